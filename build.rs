@@ -1,0 +1,34 @@
+//! Compiles `proto/` with protox: no `protoc` has to be installed.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+const FILES: [&str; 5] = [
+    "leasehold/v1/common.proto",
+    "leasehold/v1/job.proto",
+    "leasehold/v1/member.proto",
+    "leasehold/v1/operator.proto",
+    "leasehold/v1/verifier.proto",
+];
+
+/// Messages that carry a secret: their `Debug` is written by hand, in `src/proto.rs`.
+const SECRET: [&str; 6] = [
+    "leasehold.v1.Session",
+    "leasehold.v1.JoinAttemptRequest",
+    "leasehold.v1.BeginAttemptResponse",
+    "leasehold.v1.IssueCredentialResponse",
+    "leasehold.v1.RenewLeaseResponse",
+    "leasehold.v1.IntrospectRequest",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_source_info(true).include_imports(true).open_files(FILES)?;
+    tonic_prost_build::configure()
+        .skip_debug(SECRET)
+        .emit_rerun_if_changed(false)
+        .compile_fds(compiler.file_descriptor_set())?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    Ok(())
+}

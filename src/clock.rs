@@ -1,0 +1,221 @@
+//! Time, in three kinds that never mix.
+//!
+//! | Type | Runs on | For |
+//! |---|---|---|
+//! | [`Wall`] | the wall clock | certificates, claims, what people read |
+//! | [`LeaseTime`] | boottime plus the largest lead that the wall ever had over it | deadlines of leases, jobs, locks |
+//! | [`BootTime`] | `CLOCK_BOOTTIME` alone | liveness: beats, ticks |
+//!
+//! The lease timeline never steps back and counts suspension: a wall clock that is set back lengthens no lease, one that
+//! is set forward shortens all. This is the only module that may read a clock or sleep; everything else takes a [`Now`]
+//! or a [`Clock`].
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use nix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
+
+/// Milliseconds since the Unix epoch, on the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Wall(pub u64);
+
+/// Milliseconds on the lease timeline. Close to Unix milliseconds, but never steps back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeaseTime(pub u64);
+
+/// Milliseconds since the machine was started, suspension included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BootTime(pub u64);
+
+/// One reading of all three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    pub wall: Wall,
+    pub lease: LeaseTime,
+    pub boot: BootTime,
+}
+
+/// The one source of time. The daemon has a [`SystemClock`], a test one that it moves by hand.
+pub trait Clock: Send + Sync + 'static {
+    /// Reads all three clocks at once.
+    fn now(&self) -> Now;
+    /// Resolves at or after a moment of the lease timeline; at once where that has passed.
+    fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()>;
+    /// Resolves after a span of the lease timeline.
+    fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
+        self.sleep_until(self.now().lease.plus(span))
+    }
+}
+
+/// The clocks of this machine.
+#[derive(Debug, Default)]
+pub struct SystemClock {
+    /// The largest lead of the wall over boottime that was seen, in ms.
+    lead: std::sync::Arc<AtomicI64>,
+}
+
+/// A lead that grew by more than this between two readings is worth an alarm.
+pub const LEAD_ALARM_MS: i64 = 60_000;
+
+impl SystemClock {
+    /// Begins with the present lead of the wall over boottime.
+    pub fn new() -> Self {
+        let clock = SystemClock::default();
+        clock.now();
+        clock
+    }
+
+    /// Raises the lease timeline to at least a moment that is known to have passed, such as the last ledger record's.
+    pub fn not_before(&self, at_least: Wall) {
+        let boot = boottime_ms();
+        self.lead.fetch_max(signed(at_least.0).saturating_sub(signed(boot)), Ordering::AcqRel);
+    }
+
+    fn read(lead: &AtomicI64) -> Now {
+        let boot = boottime_ms();
+        let wall = wall_ms();
+        let seen = signed(wall).saturating_sub(signed(boot));
+        let before = lead.fetch_max(seen, Ordering::AcqRel);
+        if before != 0 && seen.saturating_sub(before) > LEAD_ALARM_MS {
+            tracing::error!(
+                lead_ms = seen.saturating_sub(before),
+                "the wall clock was set forward: leases end earlier by as much"
+            );
+        }
+        let lease = boot.saturating_add_signed(before.max(seen));
+        Now { wall: Wall(wall), lease: LeaseTime(lease), boot: BootTime(boot) }
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Now {
+        Self::read(&self.lead)
+    }
+
+    fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()> {
+        let lead = self.lead.clone();
+        Box::pin(async move {
+            loop {
+                let left = deadline.since(Self::read(&lead).lease);
+                if left.is_zero() {
+                    return;
+                }
+                // The wall may be set forward and the machine may sleep: look again at least each second.
+                tokio::time::sleep(left.min(Duration::from_secs(1))).await;
+            }
+        })
+    }
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+fn boottime_ms() -> u64 {
+    // A machine without the clock fails closed: every deadline has passed.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(u64::MAX >> 2, |t| {
+        u64::try_from(t.tv_sec())
+            .unwrap_or(0)
+            .saturating_mul(1_000)
+            .saturating_add(u64::try_from(t.tv_nsec()).unwrap_or(0) / 1_000_000)
+    })
+}
+
+fn wall_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_REALTIME).map_or(u64::MAX >> 2, |t| {
+        u64::try_from(t.tv_sec())
+            .unwrap_or(0)
+            .saturating_mul(1_000)
+            .saturating_add(u64::try_from(t.tv_nsec()).unwrap_or(0) / 1_000_000)
+    })
+}
+
+impl Now {
+    /// The wall time at which a moment of the lease timeline comes, as far as can be said now.
+    pub fn wall_at(&self, deadline: LeaseTime) -> Wall {
+        Wall(self.wall.0.saturating_add(deadline.0).saturating_sub(self.lease.0))
+    }
+
+    /// The moment of the lease timeline that a wall time falls on, as far as can be said now. The past becomes now.
+    pub fn lease_at(&self, wall: Wall) -> LeaseTime {
+        LeaseTime(self.lease.0.saturating_add(wall.0.saturating_sub(self.wall.0)))
+    }
+}
+
+macro_rules! spans {
+    ($($t:ident)*) => {$(
+        impl $t {
+            /// Later by a span; stops at the end of time.
+            #[must_use]
+            pub fn plus(self, span: Duration) -> Self {
+                $t(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+            }
+            /// The span from an earlier moment to this one; zero where that is not earlier.
+            pub fn since(self, earlier: Self) -> Duration {
+                Duration::from_millis(self.0.saturating_sub(earlier.0))
+            }
+        }
+    )*};
+}
+spans!(Wall LeaseTime BootTime);
+
+impl Wall {
+    /// Whole seconds since the Unix epoch, rounded down: what a JWT's NumericDate takes.
+    pub fn seconds(self) -> u64 {
+        self.0 / 1_000
+    }
+
+    /// From whole seconds since the Unix epoch.
+    pub fn from_seconds(seconds: u64) -> Self {
+        Wall(seconds.saturating_mul(1_000))
+    }
+
+    /// Reads RFC 3339.
+    pub fn parse(text: &str) -> Option<Self> {
+        let t = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+        u64::try_from(t.unix_timestamp_nanos() / 1_000_000).ok().map(Wall)
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds.
+impl fmt::Display for Wall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nanos = i128::from(self.0).saturating_mul(1_000_000);
+        let text = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|t| {
+            t.format(format_description!(
+                "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+            ))
+            .ok()
+        });
+        f.write_str(text.as_deref().unwrap_or("9999-12-31T23:59:59.999Z"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wall_time_is_printed_as_rfc_3339_and_read_back() {
+        let t = Wall(1_795_148_000_123);
+        assert_eq!(t.to_string(), "2026-11-20T04:13:20.123Z");
+        assert_eq!(Wall::parse(&t.to_string()), Some(t));
+    }
+
+    #[test]
+    fn a_wall_clock_behind_the_last_record_does_not_take_the_lease_timeline_back() {
+        let clock = SystemClock::new();
+        let ahead = clock.now().wall.plus(Duration::from_secs(3_600));
+        clock.not_before(ahead);
+        assert!(clock.now().lease >= LeaseTime(ahead.0));
+        assert!(clock.now().wall < ahead);
+    }
+}

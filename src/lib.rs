@@ -1,0 +1,8 @@
+//! Leasehold.
+
+pub mod clock;
+pub mod limits;
+pub mod name;
+pub mod proto;
+pub mod reason;
+pub mod secret;

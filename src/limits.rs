@@ -1,0 +1,118 @@
+//! Every bound in one place, each with its unit and its reason. Past a bound comes a clear refusal, never a silent drop.
+
+use std::time::Duration;
+
+// ---------- what a request may be ----------
+
+/// Bytes of one gRPC message. A job specification of a thousand resources is under 256 KiB.
+pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a name's part: a tenant, a dataset, a version, an instance.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Bytes of free text that people write: reasons, justifications.
+pub const TEXT_BYTES_MAX: usize = 512;
+/// Bytes of a caller's idempotency key, and of a scheduler's attempt key.
+pub const KEY_BYTES_MAX: usize = 256;
+/// Resources that one job may name: each is decided at creation, and each adds up to four fences to a lease.
+pub const JOB_RESOURCES_MAX: usize = 64;
+/// Prompts, parameters, patterns in one specification.
+pub const SPEC_LIST_MAX: usize = 256;
+/// Members of one attempt.
+pub const MEMBERS_MAX: u32 = 10_000;
+/// Attempts of one job.
+pub const ATTEMPTS_MAX: u32 = 1_000;
+/// Entries of a page, where the caller asked for none and at the most.
+pub const PAGE_DEFAULT: usize = 100;
+/// The most entries of a page.
+pub const PAGE_MAX: usize = 1_000;
+
+// ---------- how long ----------
+
+/// The longest that a job may last. A run of three weeks with a week to spare.
+pub const JOB_DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The shortest life of a credential that makes sense: a renewal needs a part of it.
+pub const TTL_MIN: Duration = Duration::from_secs(1);
+/// The longest life of a lease between renewals.
+pub const LEASE_TTL_MAX: Duration = Duration::from_secs(15 * 60);
+/// The life of a lease where nobody asked for another.
+pub const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(5 * 60);
+/// The longest life of a token whose audience checks nothing but `/keys`: until then a revocation may go unnoticed.
+pub const OFFLINE_TOKEN_TTL_MAX: Duration = Duration::from_secs(5 * 60);
+/// Between two beats of a member.
+pub const BEAT: Duration = Duration::from_secs(5);
+/// Missed beats after which a member is away.
+pub const LOST_AFTER: u32 = 3;
+/// How long a member that is away may come back to the same attempt.
+pub const REJOIN: Duration = Duration::from_secs(3600);
+/// After a drain began, how long reading goes on.
+pub const DRAIN_READ: Duration = Duration::from_secs(10);
+/// After a drain began, the longest that checkpoint writes go on: the notice of a spot machine.
+pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(120);
+/// After a drain began, how long checkpoint writes go on where nobody said: the default of Kubernetes.
+pub const DRAIN_GRACE_DEFAULT: Duration = Duration::from_secs(30);
+/// Between two ticks of a verifier's feed.
+pub const TICK: Duration = Duration::from_secs(1);
+/// The age of the last echoed tick past which a verifier refuses everything.
+pub const FEED_STALE: Duration = Duration::from_secs(3);
+/// The difference between a verifier's clock and the daemon's past which it refuses everything.
+pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
+/// How long a caller's idempotency key is remembered.
+pub const IDEMPOTENCY: Duration = Duration::from_secs(24 * 3600);
+/// How long past its tokens' life a lowered fence is kept: clocks differ, feeds reconnect.
+pub const FENCE_RETENTION_MARGIN: Duration = Duration::from_secs(60);
+
+// ---------- how many ----------
+
+/// Open jobs of one tenant.
+pub const JOBS_OPEN_PER_TENANT_MAX: usize = 100_000;
+/// Closed jobs kept in memory for `job list`; older ones are in the ledger.
+pub const JOBS_CLOSED_MAX: usize = 10_000;
+/// Live leases of one job.
+pub const LEASES_PER_JOB_MAX: usize = 100_000;
+/// Live leases of the daemon: under 1 GiB.
+pub const LEASES_MAX: usize = 2_000_000;
+/// Ended leases kept for `lease list`, newest first.
+pub const LEASES_ENDED_MAX: usize = 10_000;
+/// Locks in force.
+pub const LOCKS_MAX: usize = 100_000;
+/// Names of one snapshot message of the fence feed: about 100 KiB.
+pub const FEED_CHUNK: usize = 1_000;
+/// Lowerings that a slow verifier may fall behind before it must start over.
+pub const FEED_BACKLOG: usize = 16_384;
+/// Records that may wait for the disk. Past it, what widens access is refused.
+pub const LEDGER_QUEUE_MAX: usize = 65_536;
+/// Bytes of one ledger record.
+pub const LEDGER_RECORD_BYTES_MAX: usize = 256 << 10;
+/// Start-overs of one request under a changing revision before it is refused as contended.
+pub const REVISION_RETRIES: u32 = 8;
+/// Bytes of a token. Beyond it proxies and clients cut headers.
+pub const TOKEN_BYTES_MAX: usize = 4 << 10;
+
+// ---------- connections ----------
+
+/// A TLS handshake, from accept to done.
+pub const HANDSHAKE: Duration = Duration::from_secs(5);
+/// Handshakes under way at once.
+pub const HANDSHAKES_MAX: usize = 512;
+/// Connections open at once.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Streams of one HTTP/2 connection.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Bytes of a request's headers: a token and what goes with it.
+pub const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// From the end of a connection's SVID to the cut.
+pub const CONNECTION_GRACE: Duration = Duration::from_secs(2);
+/// Certificates of a presented chain.
+pub const CHAIN_MAX: usize = 8;
+/// Bytes of one presented certificate.
+pub const CERTIFICATE_BYTES_MAX: usize = 16 << 10;
+/// Requests in work at once; more wait a moment or are refused.
+pub const REQUESTS_MAX: usize = 4_096;
+/// SIGTERM to exit.
+pub const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The longest that a request may wait for its record.
+pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
+
+// ---------- files ----------
+
+/// Bytes of a configuration, catalog or policy file.
+pub const FILE_BYTES_MAX: u64 = 16 << 20;

@@ -1,0 +1,143 @@
+//! What is asked: actions, methods, scopes, and the kinds of those who ask.
+
+use std::{collections::BTreeSet, fmt, str::FromStr};
+
+use super::{NameError, ResourceKind, ResourceName, text_form};
+
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident, $wanted:literal { $( $(#[$vdoc:meta])* $variant:ident = $text:literal, )* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $( $(#[$vdoc])* $variant, )* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                match text {
+                    $($text => Ok($name::$variant),)*
+                    _ => Err(NameError::new(text, $wanted, concat!("it is one of:" $(, " ", $text)*))),
+                }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+        text_form!($name);
+    };
+}
+
+words! {
+    /// What is done to a resource.
+    Action, "an action" {
+        ReadDataset = "read_dataset",
+        ReadModel = "read_model",
+        /// Changing a model. Nobody asks for it by name: the broker derives it where a job reads a model and writes a checkpoint.
+        Finetune = "finetune",
+        WriteCheckpoint = "write_checkpoint",
+        ReadCheckpoint = "read_checkpoint",
+        DeleteCheckpoint = "delete_checkpoint",
+    }
+}
+
+words! {
+    /// The method of adaptation.
+    Method, "a method" {
+        Full = "full",
+        Lora = "lora",
+        Adapter = "adapter",
+        PromptTuning = "prompt-tuning",
+        Preference = "preference",
+    }
+}
+
+words! {
+    /// Which half of the work a lease opens; never both.
+    Half, "a half" {
+        /// Datasets and base models.
+        Reading = "reading",
+        /// Read, list, write and delete of the job's own checkpoints.
+        Writing = "writing",
+    }
+}
+
+words! {
+    /// What a principal is.
+    PrincipalKind, "a kind of principal" {
+        /// Takes part in jobs.
+        Workload = "workload",
+        /// Describes, begins and ends jobs: CI, a person.
+        Launcher = "launcher",
+        /// Does so for the jobs of one cluster.
+        Scheduler = "scheduler",
+        /// Sees what is live, approves, revokes.
+        Operator = "operator",
+        /// Checks credentials for an audience.
+        Verifier = "verifier",
+        /// Reads the ledger.
+        Auditor = "auditor",
+    }
+}
+
+impl Action {
+    /// The half of the work that a credential for this action belongs to. Finetune is decided, never issued.
+    pub const fn half(self) -> Option<Half> {
+        match self {
+            Action::ReadDataset | Action::ReadModel => Some(Half::Reading),
+            Action::WriteCheckpoint | Action::ReadCheckpoint | Action::DeleteCheckpoint => {
+                Some(Half::Writing)
+            }
+            Action::Finetune => None,
+        }
+    }
+
+    /// The kind of resource that this is done to.
+    pub const fn applies_to(self) -> ResourceKind {
+        match self {
+            Action::ReadDataset => ResourceKind::Dataset,
+            Action::ReadModel | Action::Finetune => ResourceKind::Model,
+            Action::WriteCheckpoint | Action::ReadCheckpoint | Action::DeleteCheckpoint => {
+                ResourceKind::Checkpoint
+            }
+        }
+    }
+}
+
+/// One resource and what is done to it. A scope only narrows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scope {
+    pub resource: ResourceName,
+    pub actions: BTreeSet<Action>,
+}
+
+impl Scope {
+    /// All that one half of the work may do to a resource of this kind.
+    pub fn whole(resource: ResourceName) -> Self {
+        let actions = match resource.kind() {
+            ResourceKind::Dataset => BTreeSet::from([Action::ReadDataset]),
+            ResourceKind::Model => BTreeSet::from([Action::ReadModel]),
+            ResourceKind::Checkpoint => {
+                BTreeSet::from([Action::WriteCheckpoint, Action::ReadCheckpoint, Action::DeleteCheckpoint])
+            }
+        };
+        Scope { resource, actions }
+    }
+
+    pub fn half(&self) -> Half {
+        match self.resource.kind() {
+            ResourceKind::Dataset | ResourceKind::Model => Half::Reading,
+            ResourceKind::Checkpoint => Half::Writing,
+        }
+    }
+}

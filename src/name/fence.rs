@@ -1,0 +1,221 @@
+//! The names behind which leases stand: a closed list with one grammar.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use super::{
+    AttemptNumber, HumanName, InstanceName, JobId, LeaseId, NameError, ResourceName, SpiffeId, TenantName,
+    TrustDomain, text_form,
+};
+
+/// The name of a fence.
+///
+/// | Form | Ends |
+/// |---|---|
+/// | `epoch` | everything of this life of the daemon |
+/// | `domain:TD` | all of one trust domain's holders |
+/// | `tenant:T` | all of a tenant's jobs, and all use of its resources |
+/// | `job:J` | a job |
+/// | `attempt:J/N`, `attempt:J/N/reading` | an attempt, or its reading half |
+/// | `member:J/N/I`, `member:J/N/I/reading` | a member, or its reading half |
+/// | `identity:spiffe://…` | all that a SPIFFE ID holds or launched |
+/// | `human:NAME` | all done on behalf of a person |
+/// | `dataset:T/D[@V]`, `model:T/M[@V]`, `checkpoint:T/C` | a resource, all versions or one |
+/// | `lease:L` | one lease |
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FenceName(Arc<str>);
+
+/// What a fence name names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FenceKind {
+    Epoch,
+    Domain(TrustDomain),
+    Tenant(TenantName),
+    Job(JobId),
+    Attempt(JobId, AttemptNumber),
+    AttemptReading(JobId, AttemptNumber),
+    Member(JobId, AttemptNumber, InstanceName),
+    MemberReading(JobId, AttemptNumber, InstanceName),
+    Identity(SpiffeId),
+    Human(HumanName),
+    Resource(ResourceName),
+    Lease(LeaseId),
+}
+
+impl From<FenceKind> for FenceName {
+    fn from(kind: FenceKind) -> Self {
+        let text = match kind {
+            FenceKind::Epoch => "epoch".to_owned(),
+            FenceKind::Domain(d) => format!("domain:{d}"),
+            FenceKind::Tenant(t) => format!("tenant:{t}"),
+            FenceKind::Job(j) => format!("job:{j}"),
+            FenceKind::Attempt(j, n) => format!("attempt:{j}/{n}"),
+            FenceKind::AttemptReading(j, n) => format!("attempt:{j}/{n}/reading"),
+            FenceKind::Member(j, n, i) => format!("member:{j}/{n}/{i}"),
+            FenceKind::MemberReading(j, n, i) => format!("member:{j}/{n}/{i}/reading"),
+            FenceKind::Identity(i) => format!("identity:{i}"),
+            FenceKind::Human(h) => format!("human:{h}"),
+            FenceKind::Resource(r) => r.as_str().to_owned(),
+            FenceKind::Lease(l) => format!("lease:{l}"),
+        };
+        FenceName(text.into())
+    }
+}
+
+impl FenceName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What it names.
+    pub fn kind(&self) -> FenceKind {
+        #[expect(clippy::expect_used, reason = "made from a kind, or parsed into one")]
+        parse(&self.0).expect("a fence name is always valid")
+    }
+
+    pub fn epoch() -> Self {
+        FenceKind::Epoch.into()
+    }
+    pub fn domain(d: TrustDomain) -> Self {
+        FenceKind::Domain(d).into()
+    }
+    pub fn tenant(t: TenantName) -> Self {
+        FenceKind::Tenant(t).into()
+    }
+    pub fn job(j: JobId) -> Self {
+        FenceKind::Job(j).into()
+    }
+    pub fn attempt(j: JobId, n: AttemptNumber) -> Self {
+        FenceKind::Attempt(j, n).into()
+    }
+    pub fn attempt_reading(j: JobId, n: AttemptNumber) -> Self {
+        FenceKind::AttemptReading(j, n).into()
+    }
+    pub fn member(j: JobId, n: AttemptNumber, i: InstanceName) -> Self {
+        FenceKind::Member(j, n, i).into()
+    }
+    pub fn member_reading(j: JobId, n: AttemptNumber, i: InstanceName) -> Self {
+        FenceKind::MemberReading(j, n, i).into()
+    }
+    pub fn identity(i: SpiffeId) -> Self {
+        FenceKind::Identity(i).into()
+    }
+    pub fn human(h: HumanName) -> Self {
+        FenceKind::Human(h).into()
+    }
+    pub fn resource(r: ResourceName) -> Self {
+        FenceKind::Resource(r).into()
+    }
+    pub fn lease(l: LeaseId) -> Self {
+        FenceKind::Lease(l).into()
+    }
+}
+
+fn parse(text: &str) -> Result<FenceKind, &'static str> {
+    const NOT: &str = "what follows its kind is not such a name";
+    if text == "epoch" {
+        return Ok(FenceKind::Epoch);
+    }
+    let (kind, rest) =
+        text.split_once(':').ok_or("it has the form KIND:NAME, as job:j-… or dataset:acme/tickets@v3")?;
+    fn attempt(text: &str) -> Option<(JobId, AttemptNumber)> {
+        let (job, number) = text.split_once('/')?;
+        let n = number.parse().ok().and_then(AttemptNumber::new)?;
+        // One name, one text: no leading zero, no sign.
+        (n.to_string() == number).then_some((job.parse().ok()?, n))
+    }
+    match kind {
+        "domain" => rest.parse().map(FenceKind::Domain).map_err(|_| NOT),
+        "tenant" => rest.parse().map(FenceKind::Tenant).map_err(|_| NOT),
+        "job" => rest.parse().map(FenceKind::Job).map_err(|_| NOT),
+        "attempt" => {
+            let (rest, reading) = rest.strip_suffix("/reading").map_or((rest, false), |r| (r, true));
+            let (j, n) = attempt(rest).ok_or(NOT)?;
+            Ok(if reading { FenceKind::AttemptReading(j, n) } else { FenceKind::Attempt(j, n) })
+        }
+        "member" => {
+            let mut cut = rest.splitn(4, '/');
+            let (j, n, i, reading) = (cut.next(), cut.next(), cut.next(), cut.next());
+            let (Some(j), Some(n), Some(i)) = (j, n, i) else { return Err(NOT) };
+            let (j, n) = attempt(&format!("{j}/{n}")).ok_or(NOT)?;
+            let i = i.parse().map_err(|_| NOT)?;
+            match reading {
+                None => Ok(FenceKind::Member(j, n, i)),
+                Some("reading") => Ok(FenceKind::MemberReading(j, n, i)),
+                Some(_) => Err(NOT),
+            }
+        }
+        "identity" => rest.parse().map(FenceKind::Identity).map_err(|_| NOT),
+        "human" => rest.parse().map(FenceKind::Human).map_err(|_| NOT),
+        "dataset" | "model" | "checkpoint" => text.parse().map(FenceKind::Resource).map_err(|_| NOT),
+        "lease" => rest.parse().map(FenceKind::Lease).map_err(|_| NOT),
+        _ => Err(
+            "its kind is none of epoch, domain, tenant, job, attempt, member, identity, human, dataset, model, checkpoint, lease",
+        ),
+    }
+}
+
+impl FromStr for FenceName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        parse(text).map_err(|why| NameError::new(text, "a name of the fence grammar", why))?;
+        Ok(FenceName(text.into()))
+    }
+}
+
+impl fmt::Display for FenceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+text_form!(FenceName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_reads_back_as_itself() {
+        let (j, n, i) = (JobId(7), AttemptNumber::FIRST, "node-1".parse::<InstanceName>().unwrap());
+        for k in [
+            FenceKind::Epoch,
+            FenceKind::Domain("td.example".parse().unwrap()),
+            FenceKind::Tenant("acme".parse().unwrap()),
+            FenceKind::Job(j),
+            FenceKind::Attempt(j, n),
+            FenceKind::AttemptReading(j, n),
+            FenceKind::Member(j, n, i.clone()),
+            FenceKind::MemberReading(j, n, i.clone()),
+            FenceKind::Member(j, n, "reading".parse().unwrap()),
+            FenceKind::Identity("spiffe://td.example/a".parse().unwrap()),
+            FenceKind::Human("ada".parse().unwrap()),
+            FenceKind::Resource("dataset:acme/tickets@v3".parse().unwrap()),
+            FenceKind::Resource("checkpoint:acme/lora".parse().unwrap()),
+            FenceKind::Lease(LeaseId(9)),
+        ] {
+            let name = FenceName::from(k.clone());
+            assert_eq!(name.kind(), k);
+            assert_eq!(name.as_str().parse::<FenceName>().unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn one_thing_has_one_name() {
+        let j = JobId(7);
+        for t in [
+            "Epoch".to_owned(),
+            "epoch:".into(),
+            "volume:x".into(),
+            format!("attempt:{j}/0"),
+            format!("attempt:{j}/01"),
+            format!("attempt:{j}/+1"),
+            format!("attempt:{j}/1/writing"),
+            format!("member:{j}/1"),
+            format!("member:{j}/1/a/b"),
+            "identity:spiffe://td".into(),
+            "dataset:acme/../x".into(),
+            "tenant:Acme".into(),
+        ] {
+            assert!(t.parse::<FenceName>().is_err(), "{t}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Identifiers that the daemon makes: opaque, 128 random bits, no capability. Knowing one opens nothing.
+
+use std::{fmt, num::NonZeroU64, str::FromStr};
+
+use super::{NameError, text_form};
+use crate::secret::{NoRandomness, random_u128};
+
+/// Crockford's base 32, lower case.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const DIGITS: usize = 26;
+
+fn write_base32(value: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for i in (0..DIGITS).rev() {
+        let digit = usize::try_from((value >> (i * 5)) & 31).unwrap_or(0);
+        f.write_str(std::str::from_utf8(ALPHABET.get(digit..=digit).unwrap_or(b"0")).unwrap_or("0"))?;
+    }
+    Ok(())
+}
+
+fn read_base32(text: &str) -> Option<u128> {
+    if text.len() != DIGITS {
+        return None;
+    }
+    let mut value: u128 = 0;
+    for (i, b) in text.bytes().enumerate() {
+        let digit = ALPHABET.iter().position(|a| *a == b)?;
+        if i == 0 && digit > 7 {
+            return None; // more than 128 bits
+        }
+        value = (value << 5) | digit as u128;
+    }
+    Some(value)
+}
+
+macro_rules! id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal, $wanted:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub u128);
+
+        impl $name {
+            /// Draws a new one.
+            pub fn random() -> Result<Self, NoRandomness> {
+                random_u128().map($name)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str($prefix)?;
+                write_base32(self.0, f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                text.strip_prefix($prefix)
+                    .and_then(read_base32)
+                    .map($name)
+                    .ok_or_else(|| NameError::new(text, $wanted, concat!("it is `", $prefix, "` and 26 letters and digits")))
+            }
+        }
+        text_form!($name);
+    };
+}
+
+id! {
+    /// A job: `j-` and 26 characters.
+    JobId, "j-", "a job id"
+}
+id! {
+    /// A lease: `l-` and 26 characters.
+    LeaseId, "l-", "a lease id"
+}
+
+/// The number of an attempt, from 1. A fencing number: a greater one ends all smaller ones.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptNumber(NonZeroU64);
+
+impl AttemptNumber {
+    pub const FIRST: AttemptNumber = AttemptNumber(NonZeroU64::MIN);
+
+    pub fn new(n: u64) -> Option<Self> {
+        NonZeroU64::new(n).map(AttemptNumber)
+    }
+
+    pub fn value(self) -> u64 {
+        self.0.get()
+    }
+
+    #[must_use]
+    pub fn next(self) -> Self {
+        AttemptNumber(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for AttemptNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+impl fmt::Debug for AttemptNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+impl serde::Serialize for AttemptNumber {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_u64(self.value())
+    }
+}
+impl<'de> serde::Deserialize<'de> for AttemptNumber {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        NonZeroU64::deserialize(d).map(AttemptNumber)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_and_nothing_else_is_one() {
+        for v in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef] {
+            assert_eq!(JobId(v).to_string().parse::<JobId>().unwrap(), JobId(v));
+        }
+        for t in [
+            "",
+            "j-",
+            "j-0",
+            "l-00000000000000000000000000",
+            "j-80000000000000000000000000",
+            "j-0000000000000000000000000U",
+        ] {
+            assert!(t.parse::<JobId>().is_err(), "{t}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! Short names that people and schedulers give: tenants, instances, humans.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use super::{NameError, text_form};
+use crate::limits::NAME_BYTES_MAX;
+
+/// Whether a text is one part of a name: it begins with a letter or digit, goes on with letters, digits, `.`, `_`, `-`,
+/// has no `..`, and is at most [`NAME_BYTES_MAX`] bytes.
+pub(super) fn check_part(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() {
+        return Err("a part of it is empty");
+    }
+    if text.len() > NAME_BYTES_MAX {
+        return Err("a part of it is longer than 128 bytes");
+    }
+    if text.contains("..") {
+        return Err("it contains `..`");
+    }
+    if !text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric()) {
+        return Err("a part of it does not begin with a letter or digit");
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+        return Err("it is made of letters, digits, `.`, `_` and `-`");
+    }
+    Ok(())
+}
+
+macro_rules! label {
+    ($(#[$doc:meta])* $name:ident, $wanted:literal, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let check: fn(&str) -> Result<(), &'static str> = $check;
+                check(text).map_err(|why| NameError::new(text, $wanted, why))?;
+                Ok($name(text.into()))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        text_form!($name);
+    };
+}
+
+label! {
+    /// The owner of data, models and jobs: `acme`. Lower-case letters, digits and `-`, so that no two look alike.
+    TenantName, "a tenant name", |text| {
+        check_part(text)?;
+        if text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            Ok(())
+        } else {
+            Err("a tenant name is made of a-z, 0-9 and `-`")
+        }
+    }
+}
+label! {
+    /// What a scheduler calls one member of an attempt: a pod, a node, a rank group.
+    InstanceName, "an instance name", check_part
+}
+label! {
+    /// A person, for separation of duties: `ada`.
+    HumanName, "the name of a person", check_part
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_dots_controls_or_excess_are_refused() {
+        for t in ["", "..", "a..b", "a/b", "a b", "a\n", "\u{0}", "-a", ".a", "ü", &"a".repeat(129)] {
+            assert!(t.parse::<InstanceName>().is_err(), "{t:?}");
+        }
+        for t in ["a", "node-7", "tuner.0_1", &"a".repeat(128)] {
+            assert!(t.parse::<InstanceName>().is_ok(), "{t:?}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_has_no_other_case_twin() {
+        assert!("Acme".parse::<TenantName>().is_err());
+        assert!("acme-2".parse::<TenantName>().is_ok());
+    }
+}

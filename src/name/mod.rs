@@ -1,0 +1,67 @@
+//! Names and identifiers: parsed once, at the edge, and always valid after that.
+//!
+//! Owns the grammar of everything that can be named. No clock, no I/O, no state. Each type has one text form, which
+//! `Display` writes and `FromStr` reads.
+
+mod action;
+mod digest;
+mod fence;
+mod id;
+mod label;
+mod pattern;
+mod pin;
+mod resource;
+mod spiffe;
+
+pub use action::{Action, Half, Method, PrincipalKind, Scope};
+pub use digest::Digest;
+pub use fence::{FenceKind, FenceName};
+pub use id::{AttemptNumber, JobId, LeaseId};
+pub use label::{HumanName, InstanceName, TenantName};
+pub use pattern::SpiffePattern;
+pub use pin::Pin;
+pub use resource::{ResourceKind, ResourceName};
+pub use spiffe::{SpiffeId, TrustDomain};
+
+/// Why a text is not a name of the kind that was wanted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{shown}` is not {wanted}: {why}")]
+pub struct NameError {
+    shown: String,
+    wanted: &'static str,
+    why: &'static str,
+}
+
+impl NameError {
+    fn new(text: &str, wanted: &'static str, why: &'static str) -> Self {
+        // What is shown is bounded and holds no control character: it ends in logs and terminals.
+        let mut shown: String = text.chars().take(80).flat_map(char::escape_default).collect();
+        if text.chars().nth(80).is_some() {
+            shown.push('…');
+        }
+        NameError { shown, wanted, why }
+    }
+}
+
+/// Implements the text forms of a newtype over its `Display` and `FromStr`: Debug, Serialize, Deserialize.
+macro_rules! text_form {
+    ($t:ty) => {
+        impl std::fmt::Debug for $t {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                std::fmt::Display::fmt(self, f)
+            }
+        }
+        impl serde::Serialize for $t {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $t {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str> as serde::Deserialize>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+use text_form;

@@ -1,0 +1,155 @@
+//! Patterns over SPIFFE IDs: segments, never characters.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use super::{NameError, SpiffeId, TrustDomain, text_form};
+
+/// A SPIFFE ID in which `*` stands for one path segment and a last `**` for one or more.
+///
+/// The trust domain is always said in full. `spiffe://td/tenant/a` matches that ID alone: neither `/tenant/ab` nor
+/// `/tenant/a/b`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpiffePattern {
+    text: Arc<str>,
+    domain: TrustDomain,
+    segments: Arc<[Segment]>,
+}
+
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Segment {
+    Exactly(Box<str>),
+    One,
+    Rest,
+}
+
+impl SpiffePattern {
+    pub fn matches(&self, id: &SpiffeId) -> bool {
+        if id.trust_domain() != self.domain {
+            return false;
+        }
+        let mut parts = id.segments();
+        for s in self.segments.iter() {
+            match (s, parts.next()) {
+                (Segment::Rest, Some(_)) => return true,
+                (Segment::One, Some(_)) => {}
+                (Segment::Exactly(want), Some(is)) if **want == *is => {}
+                _ => return false,
+            }
+        }
+        parts.next().is_none()
+    }
+
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.domain
+    }
+
+    /// The ID itself, where the pattern has no wildcard.
+    pub fn exact(&self) -> Option<SpiffeId> {
+        self.segments.iter().all(|s| matches!(s, Segment::Exactly(_))).then(|| self.text.parse().ok())?
+    }
+
+    /// Whether some SPIFFE ID matches both.
+    pub fn overlaps(&self, other: &SpiffePattern) -> bool {
+        fn meet(a: &[Segment], b: &[Segment]) -> bool {
+            match (a.split_first(), b.split_first()) {
+                (None, None) => true,
+                (Some((Segment::Rest, _)), Some(_)) | (Some(_), Some((Segment::Rest, _))) => true,
+                (Some((Segment::Exactly(x), _)), Some((Segment::Exactly(y), _))) if x != y => false,
+                (Some((_, a)), Some((_, b))) => meet(a, b),
+                _ => false,
+            }
+        }
+        self.domain == other.domain && meet(&self.segments, &other.segments)
+    }
+}
+
+impl FromStr for SpiffePattern {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let bad = |why| NameError::new(text, "a SPIFFE ID pattern", why);
+        let rest = text.strip_prefix("spiffe://").ok_or_else(|| bad("it does not begin with `spiffe://`"))?;
+        let (domain, path) = rest.split_once('/').ok_or_else(|| bad("it has no path"))?;
+        let domain: TrustDomain =
+            domain.parse().map_err(|_| bad("its trust domain is not one, or has a wildcard"))?;
+        let mut segments = Vec::new();
+        let mut plain = format!("spiffe://{domain}");
+        for s in path.split('/') {
+            if matches!(segments.last(), Some(Segment::Rest)) {
+                return Err(bad("`**` stands only at the end"));
+            }
+            segments.push(match s {
+                "*" => Segment::One,
+                "**" => Segment::Rest,
+                s if s.contains('*') => return Err(bad("`*` stands for a whole segment")),
+                s => Segment::Exactly(s.into()),
+            });
+            plain.push('/');
+            plain.push_str(if s.contains('*') { "x" } else { s });
+        }
+        plain.parse::<SpiffeId>().map_err(|_| bad("without its wildcards it is not a SPIFFE ID"))?;
+        Ok(SpiffePattern { text: text.into(), domain, segments: segments.into() })
+    }
+}
+
+impl fmt::Display for SpiffePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+text_form!(SpiffePattern);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hits(pattern: &str, id: &str) -> bool {
+        pattern.parse::<SpiffePattern>().unwrap().matches(&id.parse().unwrap())
+    }
+
+    #[test]
+    fn a_pattern_matches_by_whole_segments() {
+        assert!(hits("spiffe://td/tenant/a", "spiffe://td/tenant/a"));
+        assert!(!hits("spiffe://td/tenant/a", "spiffe://td/tenant/ab"));
+        assert!(!hits("spiffe://td/tenant/a", "spiffe://td/tenant/a/b"));
+        assert!(!hits("spiffe://td/tenant/a", "spiffe://td.evil/tenant/a"));
+        assert!(hits("spiffe://td/ns/*/sa/x", "spiffe://td/ns/ml/sa/x"));
+        assert!(!hits("spiffe://td/ns/*/sa/x", "spiffe://td/ns/a/b/sa/x"));
+        assert!(hits("spiffe://td/slurm/**", "spiffe://td/slurm/a/b/c"));
+        assert!(!hits("spiffe://td/slurm/**", "spiffe://td/slurm"));
+    }
+
+    #[test]
+    fn a_pattern_that_could_surprise_is_refused() {
+        for p in [
+            "spiffe://*/a",
+            "spiffe://td/a*",
+            "spiffe://td/**/a",
+            "spiffe://td",
+            "spiffe://td/a/../b",
+            "td/a",
+        ] {
+            assert!(p.parse::<SpiffePattern>().is_err(), "{p}");
+        }
+    }
+
+    #[test]
+    fn overlap_is_symmetric_and_agrees_with_matching() {
+        let p = |t: &str| t.parse::<SpiffePattern>().unwrap();
+        for (a, b, both) in [
+            ("spiffe://td/a/*", "spiffe://td/*/b", true),
+            ("spiffe://td/a/**", "spiffe://td/a/b/c", true),
+            ("spiffe://td/a", "spiffe://td/a/b", false),
+            ("spiffe://td/a/**", "spiffe://td/a", false),
+            ("spiffe://td/a", "spiffe://other/a", false),
+        ] {
+            assert_eq!(p(a).overlaps(&p(b)), both, "{a} {b}");
+            assert_eq!(p(b).overlaps(&p(a)), both, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn only_a_pattern_without_wildcards_is_one_id() {
+        assert!("spiffe://td/a/b".parse::<SpiffePattern>().unwrap().exact().is_some());
+        assert!("spiffe://td/a/*".parse::<SpiffePattern>().unwrap().exact().is_none());
+    }
+}

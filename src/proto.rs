@@ -1,0 +1,51 @@
+//! The wire types of `proto/leasehold/v1`, compiled at build time. Used by the edges, by clients and by `verify` alone:
+//! everything else has types of its own.
+
+/// Package `leasehold.v1`.
+#[allow(clippy::all, clippy::pedantic, clippy::indexing_slicing, missing_docs)]
+pub mod v1 {
+    tonic::include_proto!("leasehold.v1");
+}
+
+/// The compiled descriptors, for reflection.
+pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
+macro_rules! redacted {
+    ($($t:ident { $($shown:ident),* })*) => {$(
+        /// Shows nothing that is secret.
+        impl std::fmt::Debug for v1::$t {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($t))$(.field(stringify!($shown), &self.$shown))*.finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+redacted! {
+    Session { job, attempt, instance }
+    JoinAttemptRequest { job, attempt, instance }
+    BeginAttemptResponse { attempt }
+    IssueCredentialResponse { lease, token_expires }
+    RenewLeaseResponse { lease, token_expires }
+    IntrospectRequest { presenter }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::v1;
+
+    #[test]
+    fn no_message_with_a_secret_shows_it_in_its_debug() {
+        let session = v1::Session { secret: b"5ecret".to_vec(), ..Default::default() };
+        let shown = format!(
+            "{:?}{:?}{:?}{:?}{:?}{:?}",
+            v1::KeepAliveRequest { session: Some(session.clone()), ..Default::default() },
+            v1::IssueCredentialRequest { session: Some(session), ..Default::default() },
+            v1::IssueCredentialResponse { token: "5ecret".into(), ..Default::default() },
+            v1::BeginAttemptResponse { ticket: "5ecret".into(), ..Default::default() },
+            v1::JoinAttemptRequest { ticket: "5ecret".into(), ..Default::default() },
+            v1::IntrospectRequest { token: "5ecret".into(), ..Default::default() },
+        );
+        assert!(!shown.contains("5ecret") && !shown.contains("53, 101"), "{shown}");
+    }
+}
