@@ -1,6 +1,7 @@
 //! Leasehold.
 
 pub mod clock;
+pub mod fence;
 pub mod limits;
 pub mod name;
 pub mod proto;

@@ -1,0 +1,292 @@
+//! The one owner of fences by name.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::broadcast;
+
+use super::{
+    Lowering, Seq, Stand, Subscription,
+    stand::{Fence, FenceSet},
+};
+use crate::{clock::LeaseTime, limits::FEED_BACKLOG, name::FenceName};
+
+/// One number that every change which ends leases by a sweep raises before it sweeps: policy, catalog, locks on prefixes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Revision(pub u64);
+
+/// The answer to a lowering.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lowered {
+    pub seq: Seq,
+    /// Live leases that stood behind it.
+    pub behind: u64,
+    /// False where nobody had stood there since an earlier lowering: that one's answer is repeated.
+    pub first: bool,
+}
+
+/// The fences by name.
+///
+/// One short mutex orders [`Registry::stand`] and [`Registry::lower`]; it is never held across an await, nor while another
+/// lock is taken. Checks do not come here: they load what a [`Stand`] holds.
+///
+/// Why a check after an acknowledged lowering cannot miss it: `lower` stores with Release before it returns; the
+/// acknowledgement carries a happens-before edge to whoever acts on it, and the check's Acquire load is then ordered after
+/// the store.
+pub struct Registry {
+    inner: Mutex<Inner>,
+    revision: AtomicU64,
+    feed: broadcast::Sender<Lowering>,
+}
+
+struct Inner {
+    seq: Seq,
+    by_name: HashMap<FenceName, Entry>,
+    sets: HashMap<Arc<[FenceName]>, Weak<FenceSet>>,
+}
+
+struct Entry {
+    fence: Arc<Fence>,
+    /// When it was last lowered; what pruning goes by.
+    lowered_at: LeaseTime,
+}
+
+impl Registry {
+    /// Begins after a Seq: the last one that the ledger holds.
+    pub fn new(start: Seq) -> Self {
+        Registry {
+            inner: Mutex::new(Inner { seq: start, by_name: HashMap::new(), sets: HashMap::new() }),
+            revision: AtomicU64::new(1),
+            feed: broadcast::Sender::new(FEED_BACKLOG),
+        }
+    }
+
+    // A panic elsewhere cannot leave it half changed: every change below is complete before the guard goes.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place behind all of these names at one instant. Names are sorted and distinct in the set that is kept.
+    ///
+    /// Whoever stands first and reads jobs, locks, catalog and policy after it cannot miss a change that was made first and
+    /// lowered after it.
+    pub fn stand(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
+        let mut names: Vec<FenceName> = names.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut inner = self.lock();
+        let at = inner.seq;
+        if let Some(set) = inner.sets.get(names.as_slice()).and_then(Weak::upgrade) {
+            for f in &set.fences {
+                f.stood_since.store(true, Ordering::Relaxed);
+            }
+            return Stand { at, set };
+        }
+        let names: Arc<[FenceName]> = names.into();
+        let fences = names
+            .iter()
+            .map(|name| {
+                let fence = inner.fence(name);
+                fence.stood_since.store(true, Ordering::Relaxed);
+                fence
+            })
+            .collect();
+        let set = Arc::new(FenceSet { fences });
+        inner.sets.insert(names, Arc::downgrade(&set));
+        Stand { at, set }
+    }
+
+    /// Ends all that stands behind a name: one store, whatever their number, and one event in the feed.
+    ///
+    /// A name that nobody has seen is lowered too. A second lowering of a name behind which nobody stood since the first is
+    /// the first one's answer.
+    pub fn lower(&self, name: &FenceName, now: LeaseTime) -> Lowered {
+        let mut inner = self.lock();
+        let fence = inner.fence(name);
+        let before = fence.lowered.load(Ordering::Relaxed);
+        let behind = fence.behind.load(Ordering::Relaxed);
+        if before > 0 && !fence.stood_since.load(Ordering::Relaxed) {
+            return Lowered { seq: Seq(before), behind, first: false };
+        }
+        let seq = Seq(inner.seq.0.saturating_add(1));
+        inner.seq = seq;
+        fence.stood_since.store(false, Ordering::Relaxed);
+        fence.lowered.store(seq.0, Ordering::Release);
+        if let Some(e) = inner.by_name.get_mut(name) {
+            e.lowered_at = now;
+        }
+        // Under the mutex, so that the feed's order is the order of Seq. No receiver is no fault.
+        let _ = self.feed.send(Lowering { seq, name: name.clone() });
+        Lowered { seq, behind, first: true }
+    }
+
+    /// Live leases behind a name.
+    pub fn behind(&self, name: &FenceName) -> u64 {
+        self.lock().by_name.get(name).map_or(0, |e| e.fence.behind.load(Ordering::Relaxed))
+    }
+
+    /// The present count of lowerings.
+    pub fn seq(&self) -> Seq {
+        self.lock().seq
+    }
+
+    /// The present revision. Read before the names of a request are computed, and compared after its lease is inserted.
+    pub fn revision(&self) -> Revision {
+        Revision(self.revision.load(Ordering::Acquire))
+    }
+
+    /// Raises the revision: before a sweep, after the change that it sweeps for.
+    pub fn raise_revision(&self) -> Revision {
+        Revision(self.revision.fetch_add(1, Ordering::AcqRel).saturating_add(1))
+    }
+
+    /// All lowered names that are kept, and every lowering from there on.
+    pub fn subscribe(&self) -> Subscription {
+        let inner = self.lock();
+        let snapshot = inner
+            .by_name
+            .iter()
+            .filter_map(|(name, e)| {
+                let seq = e.fence.lowered.load(Ordering::Relaxed);
+                (seq > 0).then(|| (name.clone(), Seq(seq)))
+            })
+            .collect();
+        Subscription { snapshot, at: inner.seq, lowerings: self.feed.subscribe() }
+    }
+
+    /// Drops the entries that nobody holds and whose lowering is older than any token can be. Answers how many.
+    ///
+    /// `retention` is the longest token life used in this epoch and a margin.
+    pub fn prune(&self, now: LeaseTime, retention: Duration) -> usize {
+        let mut inner = self.lock();
+        inner.sets.retain(|_, set| set.strong_count() > 0);
+        let before = inner.by_name.len();
+        // New holders are made under this mutex alone, so a count of one means nobody holds it and nobody can begin to.
+        inner.by_name.retain(|_, e| {
+            let held = Arc::strong_count(&e.fence) > 1;
+            let lowered = e.fence.lowered.load(Ordering::Relaxed) > 0;
+            held || (lowered && now.since(e.lowered_at) <= retention)
+        });
+        before.saturating_sub(inner.by_name.len())
+    }
+
+    /// Names that are kept.
+    pub fn len(&self) -> usize {
+        self.lock().by_name.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Inner {
+    fn fence(&mut self, name: &FenceName) -> Arc<Fence> {
+        if let Some(e) = self.by_name.get(name) {
+            return e.fence.clone();
+        }
+        let fence = Arc::new(Fence {
+            name: name.clone(),
+            lowered: AtomicU64::new(0),
+            stood_since: AtomicBool::new(false),
+            behind: AtomicU64::new(0),
+        });
+        self.by_name.insert(name.clone(), Entry { fence: fence.clone(), lowered_at: LeaseTime(0) });
+        fence
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: LeaseTime = LeaseTime(1_000_000);
+
+    fn name(text: &str) -> FenceName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_stand_ends_with_any_of_its_names_and_with_no_other() {
+        let r = Registry::new(Seq(0));
+        let s = r.stand([name("tenant:acme"), name("dataset:acme/d@v1")]);
+        r.lower(&name("tenant:other"), NOW);
+        assert!(s.is_up());
+        let lowered = r.lower(&name("dataset:acme/d@v1"), NOW);
+        assert!(!s.is_up());
+        assert_eq!(s.lowered(), Some((&name("dataset:acme/d@v1"), lowered.seq)));
+    }
+
+    #[test]
+    fn nothing_is_raised_a_new_stand_is_good_and_the_old_one_stays_dead() {
+        let r = Registry::new(Seq(0));
+        let old = r.stand([name("tenant:acme")]);
+        r.lower(&name("tenant:acme"), NOW);
+        let new = r.stand([name("tenant:acme")]);
+        assert!(new.is_up() && !old.is_up());
+        r.lower(&name("tenant:acme"), NOW);
+        assert!(!new.is_up() && !old.is_up());
+    }
+
+    #[test]
+    fn lowering_twice_is_one_lowering_until_somebody_stands_there_again() {
+        let r = Registry::new(Seq(0));
+        let first = r.lower(&name("tenant:acme"), NOW);
+        let second = r.lower(&name("tenant:acme"), NOW);
+        assert!(first.first && !second.first);
+        assert_eq!(first.seq, second.seq);
+        let _s = r.stand([name("tenant:acme")]);
+        assert!(r.lower(&name("tenant:acme"), NOW).seq > first.seq);
+    }
+
+    #[test]
+    fn a_name_nobody_has_seen_is_lowered_and_told_to_those_who_listen() {
+        let r = Registry::new(Seq(41));
+        let mut sub = r.subscribe();
+        assert_eq!((sub.snapshot.len(), sub.at), (0, Seq(41)));
+        r.lower(&name("tenant:acme"), NOW);
+        assert_eq!(sub.lowerings.try_recv().unwrap(), Lowering { seq: Seq(42), name: name("tenant:acme") });
+        assert_eq!(r.subscribe().snapshot, [(name("tenant:acme"), Seq(42))]);
+    }
+
+    #[test]
+    fn a_fence_is_pruned_when_nobody_holds_it_and_its_lowering_is_old() {
+        let r = Registry::new(Seq(0));
+        let keep = Duration::from_secs(60);
+        let s = r.stand([name("tenant:acme"), name("tenant:other")]);
+        r.lower(&name("tenant:acme"), NOW);
+        let late = NOW.plus(Duration::from_secs(3_600));
+        assert_eq!(r.prune(late, keep), 0, "a stand holds both");
+        assert!(!s.is_up());
+        drop(s);
+        assert_eq!(r.prune(NOW, keep), 1, "the one never lowered goes, the young lowering stays");
+        assert_eq!(r.prune(late, keep), 1);
+        assert!(r.is_empty());
+    }
+
+    #[test]
+    fn stands_on_the_same_names_share_one_set() {
+        let r = Registry::new(Seq(0));
+        let a = r.stand([name("tenant:a"), name("tenant:b")]);
+        let b = r.stand([name("tenant:b"), name("tenant:a"), name("tenant:b")]);
+        assert!(Arc::ptr_eq(&a.set, &b.set));
+    }
+
+    #[test]
+    fn the_count_behind_a_name_is_that_of_the_leases_that_entered() {
+        let r = Registry::new(Seq(0));
+        let s = r.stand([name("tenant:a"), name("tenant:b")]);
+        s.enter();
+        s.enter();
+        assert_eq!(r.behind(&name("tenant:a")), 2);
+        s.leave();
+        assert_eq!(r.lower(&name("tenant:b"), NOW).behind, 1);
+        assert_eq!(r.behind(&name("tenant:c")), 0);
+    }
+}

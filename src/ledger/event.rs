@@ -1,0 +1,336 @@
+//! What the ledger records: schema version 1.
+//!
+//! Each variant is one `type`; its fields stand beside the envelope's in one JSON object. Fields are only ever added, with
+//! a default; a change of meaning is a new `v`. Nothing here is a secret: of secrets there are digests, of tokens `jti` and
+//! the digest of their claims.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::LeaseTime,
+    name::{
+        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method, Pin,
+        ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
+    },
+    reason::Reason,
+};
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type")]
+pub enum Event {
+    /// A life of the daemon began. Everything of the one before that was not durable is over.
+    #[serde(rename = "epoch.began")]
+    EpochBegan(EpochBegan),
+    /// A clean stop.
+    #[serde(rename = "epoch.ended")]
+    EpochEnded { reason: String },
+    #[serde(rename = "catalog.loaded")]
+    CatalogLoaded { catalog: Digest, policy: Digest, by: Actor, ended: u64 },
+
+    #[serde(rename = "job.created")]
+    JobCreated(Box<JobCreated>),
+    #[serde(rename = "job.closed")]
+    JobClosed { job: JobId, outcome: Outcome, at: LeaseTime, by: Actor, detail: String, ending: Ending },
+    /// Two reports of one end disagreed; the first stands.
+    #[serde(rename = "job.conflict")]
+    JobConflict {
+        job: JobId,
+        attempt: Option<AttemptNumber>,
+        stands: Outcome,
+        reported: Outcome,
+        by: Actor,
+        detail: String,
+    },
+
+    #[serde(rename = "attempt.began")]
+    AttemptBegan {
+        job: JobId,
+        attempt: AttemptNumber,
+        key: String,
+        at: LeaseTime,
+        by: Actor,
+        /// SHA-256 of the ticket.
+        ticket: Digest,
+        decision: Decision,
+    },
+    #[serde(rename = "attempt.draining")]
+    AttemptDraining {
+        job: JobId,
+        attempt: AttemptNumber,
+        reading_ends: LeaseTime,
+        writing_ends: LeaseTime,
+        by: Actor,
+        detail: String,
+    },
+    #[serde(rename = "attempt.ended")]
+    AttemptEnded {
+        job: JobId,
+        attempt: AttemptNumber,
+        outcome: Outcome,
+        at: LeaseTime,
+        by: Actor,
+        detail: String,
+        ending: Ending,
+    },
+
+    #[serde(rename = "member.joined")]
+    MemberJoined {
+        job: JobId,
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        member: SpiffeId,
+        /// SHA-256 of the session secret.
+        session: Digest,
+        at: LeaseTime,
+    },
+    #[serde(rename = "member.away")]
+    MemberAway {
+        job: JobId,
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        at: LeaseTime,
+        detail: String,
+        ending: Ending,
+    },
+    #[serde(rename = "member.left")]
+    MemberLeft {
+        job: JobId,
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        at: LeaseTime,
+        outcome: Option<Outcome>,
+        detail: String,
+        ending: Ending,
+    },
+    #[serde(rename = "member.lost")]
+    MemberLost {
+        job: JobId,
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        at: LeaseTime,
+        detail: String,
+        ending: Ending,
+    },
+
+    /// A credential is about to be handed out: its record comes first.
+    #[serde(rename = "credential.issued")]
+    CredentialIssued(Box<CredentialIssued>),
+    /// A credential whose record was written was not handed out after all.
+    #[serde(rename = "credential.cancelled")]
+    CredentialCancelled { lease: LeaseId, job: JobId, reason: Reason },
+    #[serde(rename = "credential.renewed")]
+    CredentialRenewed {
+        lease: LeaseId,
+        job: JobId,
+        attempt: AttemptNumber,
+        generation: u32,
+        expires: LeaseTime,
+        decision: Decision,
+        credential: Credential,
+    },
+    /// Leases that one cause ended. More than [`LEASES_PER_RECORD`] are cut into several records.
+    #[serde(rename = "leases.ended")]
+    LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
+
+    /// Everything behind a name was ended.
+    #[serde(rename = "revoked")]
+    Revoked { name: FenceName, by: Actor, reason: String, ending: Ending },
+    #[serde(rename = "lock.set")]
+    LockSet { name: String, by: Actor, reason: String, at: LeaseTime, until: Option<LeaseTime>, ending: Ending },
+    #[serde(rename = "lock.lifted")]
+    LockLifted { name: String, by: Actor, reason: String },
+
+    /// Requests that were refused. The first of a kind in a minute is recorded alone, the rest as one with a count.
+    #[serde(rename = "denied")]
+    Denied { by: String, rpc: String, reason: Reason, text: String, rules: Vec<String>, count: u64 },
+}
+
+/// Leases in one `leases.ended` record at most: a record stays well under its byte limit.
+pub const LEASES_PER_RECORD: usize = 4_000;
+
+/// One life of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochBegan {
+    /// Random bits that tell two lives with one number apart.
+    pub nonce: String,
+    pub version: String,
+    pub catalog: Digest,
+    pub policy: Digest,
+    /// The count of lowerings that this life begins with.
+    pub seq: u64,
+}
+
+/// Who did it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Actor {
+    /// A caller, as its SVID said.
+    SpiffeId(SpiffeId),
+    /// The daemon itself, for this reason: a deadline, a lost member.
+    Daemon(String),
+}
+
+/// How a job, an attempt or a member ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Completed,
+    Failed,
+    Interrupted,
+    Lost,
+    Cancelled,
+    Rejected,
+    Expired,
+    Revoked,
+    Superseded,
+}
+
+/// What an ending lowered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ending {
+    /// The count of lowerings after it; 0 where nothing was lowered.
+    pub seq: u64,
+    /// Live leases that stood behind it.
+    pub behind: u64,
+}
+
+/// A job, as it was described and decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobCreated {
+    pub job: JobId,
+    pub launcher: SpiffeId,
+    pub acting_for: Option<HumanName>,
+    pub idempotency_key: String,
+    pub spec: JobSpec,
+    pub spec_digest: Digest,
+    pub at: LeaseTime,
+    pub ends: LeaseTime,
+    /// What the job opens, as the catalog had it.
+    pub inputs: Vec<Input>,
+    pub outputs: Vec<ResourceName>,
+    pub decision: Decision,
+    /// Gates that hold it back; empty where it is ready.
+    pub waiting_for: Vec<Gate>,
+}
+
+/// A gate that holds a job back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gate {
+    pub id: String,
+    pub explanation: String,
+    pub approver_group: String,
+    pub approvals_needed: u32,
+}
+
+/// A job's specification, normalised. Its digest is SHA-256 over its canonical JSON (RFC 8785).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The version of this normal form.
+    pub v: u32,
+    pub name: String,
+    pub tenant: TenantName,
+    pub purpose: String,
+    pub why: String,
+    pub max_duration_ms: u64,
+    pub method: Option<Method>,
+    pub params_digest: Option<Digest>,
+    pub free_params: Vec<String>,
+    pub prompt_lineage: Vec<String>,
+    pub read: Vec<ResourceName>,
+    pub write: Vec<ResourceName>,
+    pub pins: BTreeMap<ResourceName, Pin>,
+    pub start: Vec<SpiffePattern>,
+    pub join: Vec<SpiffePattern>,
+    pub expect: u32,
+    pub max: u32,
+    pub attempts: u32,
+    pub done_when: String,
+    pub acting_for: Option<HumanName>,
+    pub credential_ttl_ms: Option<u64>,
+    pub drain_ms: Option<u64>,
+}
+
+/// A dataset or model that a job reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    pub resource: ResourceName,
+    pub pin: Pin,
+    /// Of datasets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data_classes: Vec<String>,
+    /// Of models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+}
+
+/// What policy said, and which policy it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    /// `allow` or `wait`. Denials have a record of their own.
+    pub result: String,
+    /// The rules that decided, by action and resource.
+    pub rules: Vec<String>,
+    pub policy: Digest,
+    pub catalog: Digest,
+}
+
+/// A credential and all that an auditor will ask of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CredentialIssued {
+    pub lease: LeaseId,
+    pub job: JobId,
+    pub attempt: AttemptNumber,
+    pub tenant: TenantName,
+    pub instance: InstanceName,
+    pub member: SpiffeId,
+    /// SHA-256 of the SVID that asked.
+    pub svid_sha256: Digest,
+    pub launcher: SpiffeId,
+    pub acting_for: Option<HumanName>,
+    pub purpose: String,
+    pub why: String,
+    pub half: Half,
+    pub audience: SpiffeId,
+    pub scopes: Vec<Scope>,
+    pub inputs: Vec<Input>,
+    pub outputs: Vec<ResourceName>,
+    pub method: Option<Method>,
+    pub params_digest: Option<Digest>,
+    pub prompt_lineage: Vec<String>,
+    pub decision: Decision,
+    pub stood_at: u64,
+    pub issued: LeaseTime,
+    pub expires: LeaseTime,
+    pub expires_at_latest: LeaseTime,
+    pub credential: Credential,
+}
+
+/// A token, without the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    pub jti: String,
+    pub kid: String,
+    pub claims_sha256: Digest,
+    /// Unix seconds.
+    pub expires: u64,
+    pub binding: String,
+}
+
+/// Why leases ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// Their deadline came.
+    Expired,
+    /// Their holder gave them back.
+    Released,
+    /// A fence was lowered.
+    Lowered { name: FenceName, seq: u64 },
+    /// A fresh decision no longer allows them.
+    NoLongerAllowed { actions: Vec<Action> },
+}
