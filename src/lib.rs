@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod fence;
+pub mod job;
 pub mod limits;
 pub mod name;
 pub mod proto;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::LeaseTime,
     name::{
-        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method, Pin,
+        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method, Outcome, Pin,
         ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
     },
     reason::Reason,
@@ -171,21 +171,6 @@ pub enum Actor {
     SpiffeId(SpiffeId),
     /// The daemon itself, for this reason: a deadline, a lost member.
     Daemon(String),
-}
-
-/// How a job, an attempt or a member ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    Completed,
-    Failed,
-    Interrupted,
-    Lost,
-    Cancelled,
-    Rejected,
-    Expired,
-    Revoked,
-    Superseded,
 }
 
 /// What an ending lowered.

@@ -13,7 +13,7 @@ mod pin;
 mod resource;
 mod spiffe;
 
-pub use action::{Action, Half, Method, PrincipalKind, Scope};
+pub use action::{Action, Half, Method, Outcome, PrincipalKind, Scope};
 pub use digest::Digest;
 pub use fence::{FenceKind, FenceName};
 pub use id::{AttemptNumber, JobId, LeaseId};
