@@ -8,3 +8,4 @@ pub mod name;
 pub mod proto;
 pub mod reason;
 pub mod secret;
+pub mod token;
