@@ -135,6 +135,9 @@ pub enum Event {
     #[serde(rename = "leases.ended")]
     LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
 
+    /// A fence was lowered as the consequence of something recorded elsewhere.
+    #[serde(rename = "lowered")]
+    Lowered { name: FenceName, because: String, ending: Ending },
     /// Everything behind a name was ended.
     #[serde(rename = "revoked")]
     Revoked { name: FenceName, by: Actor, reason: String, ending: Ending },

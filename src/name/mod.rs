@@ -33,7 +33,7 @@ pub struct NameError {
 }
 
 impl NameError {
-    fn new(text: &str, wanted: &'static str, why: &'static str) -> Self {
+    pub(crate) fn new(text: &str, wanted: &'static str, why: &'static str) -> Self {
         // What is shown is bounded and holds no control character: it ends in logs and terminals.
         let mut shown: String = text.chars().take(80).flat_map(char::escape_default).collect();
         if text.chars().nth(80).is_some() {
