@@ -1,7 +1,9 @@
 //! Leasehold.
 
 pub mod clock;
+pub mod identity;
 pub mod limits;
+pub mod link;
 pub mod name;
 pub mod proto;
 pub mod reason;
