@@ -178,6 +178,25 @@ fn identity_c11_a_leaf_that_signed_itself_is_refused() {
 }
 
 #[test]
+fn identity_b28_a_signature_made_with_a_weak_digest_is_refused() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let mut issued = root.svid("/a");
+    assert!(client(&issued, &trust).is_ok());
+    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224, which is as long; in the body and beside the signature.
+    let (sha_256, sha_224) =
+        ([0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2], [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 1]);
+    let mut der = issued.chain[0].to_vec();
+    let places: Vec<usize> = (0..der.len() - 8).filter(|i| der[*i..*i + 8] == sha_256).collect();
+    assert_eq!(places.len(), 2);
+    for place in places {
+        der[place..place + 8].copy_from_slice(&sha_224);
+    }
+    issued.chain[0] = CertificateDer::from(der);
+    assert_eq!(id(&issued, &trust), Err(SvidError::SignatureAlgorithm));
+}
+
+#[test]
 fn identity_c12_long_chains_are_refused_before_they_are_read() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
