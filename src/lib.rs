@@ -3,7 +3,9 @@
 pub mod clock;
 pub mod fence;
 pub mod job;
+pub mod identity;
 pub mod limits;
+pub mod link;
 pub mod name;
 pub mod proto;
 pub mod reason;
