@@ -2,6 +2,8 @@
 
 pub mod clock;
 pub mod fence;
+#[cfg(feature = "server")]
+pub mod ledger;
 pub mod limits;
 pub mod name;
 pub mod proto;
