@@ -4,6 +4,8 @@ pub mod clock;
 pub mod fence;
 pub mod job;
 pub mod identity;
+#[cfg(feature = "server")]
+pub mod ledger;
 pub mod limits;
 pub mod link;
 pub mod name;
