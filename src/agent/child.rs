@@ -74,7 +74,9 @@ impl SpawnError {
 /// The one child of this wrapper, in a process group of its own.
 ///
 /// Everything below the wrapper counts as the job's: the wrapper adopts orphans, reaps them and ends what remains. So a
-/// process holds at most one `Child`, and starts nothing else while it does. Dropping it sends the child its death signal.
+/// process holds at most one `Child`, and starts nothing else while it does. Dropping it sends the child's group the
+/// death signal. Where the wrapper itself is killed, the kernel sends that to the child alone: what the child started has
+/// lost its access, and ends with the child or not.
 #[derive(Debug)]
 pub struct Child {
     handle: ChildHandle,
@@ -83,6 +85,7 @@ pub struct Child {
     report: (PipeReader, PipeWriter),
     program: PathBuf,
     has_terminal: bool,
+    on_drop: Signal,
     status: Option<ExitStatus>,
     /// The thread that started the child, and waits for this to go: the kernel sends the death signal when the *thread*
     /// that started a process ends, and a runtime's threads come and go.
@@ -141,7 +144,17 @@ impl Child {
         let (keeper, child) = start_on_its_own_thread(command)?;
         let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
         let handle = ChildHandle { pid, below, state: Arc::default() };
-        Ok(Child { handle, child, deaths, report, program, has_terminal, status: None, _keeper: keeper })
+        Ok(Child {
+            handle,
+            child,
+            deaths,
+            report,
+            program,
+            has_terminal,
+            on_drop: spec.on_wrapper_death,
+            status: None,
+            _keeper: keeper,
+        })
     }
 
     pub fn handle(&self) -> ChildHandle {
@@ -231,6 +244,12 @@ impl Child {
             }
             self.handle.send(Signal::SIGCONT);
         }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.handle.send(self.on_drop);
     }
 }
 

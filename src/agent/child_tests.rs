@@ -379,7 +379,7 @@ fn the_child_gets_its_arguments_its_environment_and_nothing_of_the_shim() {
 fn wrapper_entry() {
     let Some(file) = std::env::var_os("LEASEHOLD_TEST_FILE") else { return };
     alone("wrapper_entry", || async move {
-        let mut child = sh("sleep 600");
+        let mut child = sh("exec sleep 600");
         fs::write(file, format!("{}\n", child.handle().pid())).unwrap();
         let _ = child.wait().await;
     });
@@ -410,11 +410,14 @@ fn a_wrapper_that_is_killed_takes_its_child_with_it() {
 #[test]
 fn a_child_that_is_dropped_is_ended() {
     alone("a_child_that_is_dropped_is_ended", || async {
-        let child = sh("sleep 600");
-        let pid = child.handle().pid();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pid");
+        let child =
+            sh(&format!("sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600' & wait", file.display()));
+        let (pid, grandchild) = (child.handle().pid(), pid_of(&line_in(&file).await));
         drop(child);
         gone(pid).await;
+        gone(grandchild).await;
     });
 }
 
