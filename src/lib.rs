@@ -1,5 +1,7 @@
 //! Leasehold.
 
+#[cfg(feature = "cli")]
+pub mod agent;
 pub mod clock;
 pub mod fence;
 pub mod job;
