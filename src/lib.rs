@@ -2,6 +2,8 @@
 
 #[cfg(feature = "cli")]
 pub mod agent;
+#[cfg(feature = "server")]
+pub mod catalog;
 pub mod clock;
 pub mod fence;
 pub mod job;
