@@ -107,7 +107,12 @@ impl Broker {
         if self.fences.revision() != revision {
             let rules = self.rules();
             if let Err(refusal) = self.decide_job(&rules, &widened.job, Phase::Running) {
-                self.end_quietly(id, attempt, Outcome::Revoked, "policy changed while the attempt was beginning");
+                self.end_quietly(
+                    id,
+                    attempt,
+                    Outcome::Revoked,
+                    "policy changed while the attempt was beginning",
+                );
                 return Err(refusal);
             }
         }
@@ -137,9 +142,7 @@ impl Broker {
         let now = self.clock.now().lease;
         let done = self
             .state
-            .narrow(id, &caller.actor(), |j| {
-                Ok(j.drain(attempt, grace, reason, now)?.into_iter().collect())
-            })
+            .narrow(id, &caller.actor(), |j| Ok(j.drain(attempt, grace, reason, now)?.into_iter().collect()))
             .map_err(|r| state_refusal(r, move_refusal))?;
         match done.value.attempt(attempt).map(|a| a.state) {
             Some(AttemptState::Draining { reading_ends, writing_ends }) => {
@@ -162,8 +165,14 @@ impl Broker {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         self.authorize_job(caller, Rpc::EndAttempt, &job, detail)?;
         // A workload speaks for itself alone, and only as the member that it is.
-        if caller.principal.kind == PrincipalKind::Workload && instance.is_none() && job.launcher != *caller.id() {
-            return Err(Refusal::new(Reason::NotAMember, "a member ends only itself: say which instance you are"));
+        if caller.principal.kind == PrincipalKind::Workload
+            && instance.is_none()
+            && job.launcher != *caller.id()
+        {
+            return Err(Refusal::new(
+                Reason::NotAMember,
+                "a member ends only itself: say which instance you are",
+            ));
         }
         if let Some(instance) = instance {
             let is_member = job
@@ -200,7 +209,13 @@ impl Broker {
     }
 
     /// Ends a job and all of its access.
-    pub fn close_job(&self, caller: &Caller, id: JobId, outcome: Outcome, reason: &str) -> Result<Ended, Refusal> {
+    pub fn close_job(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        outcome: Outcome,
+        reason: &str,
+    ) -> Result<Ended, Refusal> {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         self.authorize_job(caller, Rpc::CloseJob, &job, reason)?;
         let now = self.clock.now().lease;
@@ -266,9 +281,15 @@ impl Broker {
 pub(super) fn move_refusal(illegal: Illegal) -> Refusal {
     let refusal = Refusal::new(illegal.reason(), illegal.to_string());
     match illegal {
-        Illegal::Stale(..) => refusal.fix("this run was replaced by a newer one: stop, it has no access any more"),
-        Illegal::KeyUsed(_) => refusal.fix("a new run needs a new key: use the scheduler's restart count in it"),
-        Illegal::AttemptsExhausted(_) => refusal.fix("create another job, or allow more with members.attempts"),
+        Illegal::Stale(..) => {
+            refusal.fix("this run was replaced by a newer one: stop, it has no access any more")
+        }
+        Illegal::KeyUsed(_) => {
+            refusal.fix("a new run needs a new key: use the scheduler's restart count in it")
+        }
+        Illegal::AttemptsExhausted(_) => {
+            refusal.fix("create another job, or allow more with members.attempts")
+        }
         Illegal::AwaitingApproval => refusal.fix("see whom it waits for: leasehold job show"),
         _ => refusal,
     }

@@ -64,7 +64,7 @@ impl Broker {
     /// Finds the caller in the catalog. No match is nobody.
     pub fn caller(&self, peer: &Peer) -> Result<Caller, Refusal> {
         let rules = self.rules();
-        let principal = rules.catalog.principal(peer.spiffe_id()).cloned().ok_or_else(|| {
+        let principal = rules.catalog().principal(peer.spiffe_id()).cloned().ok_or_else(|| {
             Refusal::new(Reason::PrincipalUnknown, "no catalog entry matches your SPIFFE ID")
                 .with("you", peer.spiffe_id().to_string())
                 .fix("have a [[principal]] whose match covers this ID added to your tenant's catalog file")

@@ -43,11 +43,15 @@ impl Default for Settings {
     }
 }
 
-/// Catalog and policy, always of one load: a decision never mixes two.
-#[derive(Debug)]
+/// Policy and the catalog that it was made with, always of one load: a decision never mixes two.
 pub struct Rules {
-    pub catalog: Catalog,
     pub engine: Engine,
+}
+
+impl Rules {
+    pub fn catalog(&self) -> &Catalog {
+        self.engine.catalog()
+    }
 }
 
 /// One life of the daemon.

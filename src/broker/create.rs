@@ -77,7 +77,7 @@ impl Broker {
             }
             self.unlocked(names.iter())?;
             check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
-            let inputs = inputs_of(&rules.catalog, &spec)?;
+            let inputs = inputs_of(rules.catalog(), &spec)?;
 
             let now = self.clock.now();
             let mut job = Job {
@@ -207,8 +207,8 @@ fn joiners(rules: &super::Rules, job: &Job) -> Result<Vec<(Option<SpiffeId>, Arc
         let mut any = false;
         // One identity has one entry, the first that matches; a pattern can meet several.
         let entries: Vec<Arc<Principal>> = match pattern.exact() {
-            Some(id) => rules.catalog.principal(&id).cloned().into_iter().collect(),
-            None => rules.catalog.principals_overlapping(pattern).cloned().collect(),
+            Some(id) => rules.catalog().principal(&id).cloned().into_iter().collect(),
+            None => rules.catalog().principals_overlapping(pattern).cloned().collect(),
         };
         for p in entries {
             any = true;
@@ -228,8 +228,11 @@ fn joiners(rules: &super::Rules, job: &Job) -> Result<Vec<(Option<SpiffeId>, Arc
         }
     }
     if found.is_empty() {
-        return Err(Refusal::new(Reason::NotAMember, "nobody whom the job names in members.join is a workload")
-            .fix("name the identity that the training process will have in members.join"));
+        return Err(Refusal::new(
+            Reason::NotAMember,
+            "nobody whom the job names in members.join is a workload",
+        )
+        .fix("name the identity that the training process will have in members.join"));
     }
     Ok(found)
 }
@@ -251,23 +254,32 @@ fn inputs_of(catalog: &crate::catalog::Catalog, spec: &Spec) -> Result<Vec<Input
     let mut inputs = Vec::new();
     for name in spec.read.iter().chain(&spec.write) {
         let found = catalog.resource(name).filter(|r| r.visible_to(&spec.tenant)).ok_or_else(|| {
-            Refusal::new(Reason::ResourceNotFound, format!("there is no {name}, or none that this tenant may see"))
-                .fix("check the name and its version; its owner can share it with your tenant")
+            Refusal::new(
+                Reason::ResourceNotFound,
+                format!("there is no {name}, or none that this tenant may see"),
+            )
+            .fix("check the name and its version; its owner can share it with your tenant")
         })?;
         if let Some(wanted) = spec.pins.get(name)
             && *wanted != found.pin
         {
-            return Err(Refusal::new(Reason::PinMismatch, format!("{name} is not pinned to what you rely on"))
-                .with("yours", wanted.to_string())
-                .with("catalog", found.pin.to_string())
-                .fix(format!("find out from {} why it changed before you train on it", found.owner)));
+            return Err(Refusal::new(
+                Reason::PinMismatch,
+                format!("{name} is not pinned to what you rely on"),
+            )
+            .with("yours", wanted.to_string())
+            .with("catalog", found.pin.to_string())
+            .fix(format!("find out from {} why it changed before you train on it", found.owner)));
         }
         if name.kind() != ResourceKind::Checkpoint {
             inputs.push(Input {
                 resource: name.clone(),
                 pin: found.pin.clone(),
                 classification: found.dataset().map(|d| d.classification.to_string()),
-                data_classes: found.dataset().map(|d| d.data_classes.iter().cloned().collect()).unwrap_or_default(),
+                data_classes: found
+                    .dataset()
+                    .map(|d| d.data_classes.iter().cloned().collect())
+                    .unwrap_or_default(),
                 tier: found.model().map(|m| m.tier.to_string()),
             });
         }

@@ -7,7 +7,7 @@ use crate::{
     fence::{Revision, Stand},
     job::{Gate, Job},
     ledger,
-    name::{Action, ResourceKind, ResourceName, Scope},
+    name::{Action, ResourceKind, ResourceName, Scope, SpiffeId},
     policy::{Asker, Bundle, Decision, Engine, Grant, Phase, Verdict},
     reason::{Reason, Refusal},
 };
@@ -15,7 +15,11 @@ use crate::{
 /// All that a job does: what it reads, what it writes, and the tuning that follows from it. Nobody asks for `finetune` by
 /// name, so that not asking does not get round its gate: whatever writes a checkpoint tunes the model of its line, and
 /// each model that it reads besides.
-pub(super) fn work_of(rules: &Rules, read: &[ResourceName], write: &[ResourceName]) -> Vec<(Action, ResourceName)> {
+pub(super) fn work_of(
+    rules: &Rules,
+    read: &[ResourceName],
+    write: &[ResourceName],
+) -> Vec<(Action, ResourceName)> {
     let mut parts = BTreeSet::new();
     for r in read.iter().chain(write) {
         parts.extend(Scope::whole(r.clone()).actions.into_iter().map(|a| (a, r.clone())));
@@ -29,7 +33,8 @@ fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]) -> BTreeS
         return BTreeSet::new();
     }
     let read = read.iter().filter(|r| r.kind() == ResourceKind::Model).cloned();
-    let lines = write.iter().filter_map(|w| rules.catalog.checkpoint(w)?.checkpoint().map(|c| c.model.clone()));
+    let lines =
+        write.iter().filter_map(|w| rules.catalog().checkpoint(w)?.checkpoint().map(|c| c.model.clone()));
     read.chain(lines).collect()
 }
 
@@ -59,8 +64,14 @@ impl Broker {
     }
 
     /// Asks for a Grant. The stand was taken before; it goes into the Grant.
-    pub(super) fn ask(&self, q: Question<'_>, stand: Stand, revision: Revision) -> Result<Grant, Refusal> {
-        match self.with_bundle(q, |engine, asker, bundle| engine.decide(asker, bundle, stand, revision)) {
+    pub(super) fn ask(
+        &self,
+        holder: &SpiffeId,
+        q: Question<'_>,
+        stand: Stand,
+        revision: Revision,
+    ) -> Result<Grant, Refusal> {
+        match self.with_bundle(q, |engine, _, bundle| engine.decide(holder, bundle, stand, revision)) {
             Decision::Grant(grant) => Ok(grant),
             Decision::Denied { refusal, .. } => Err(refusal),
             Decision::Waiting { gates, .. } => {
@@ -118,6 +129,6 @@ pub(super) fn decision_record(rules: &Rules, result: &str, by: Vec<String>) -> l
         result: result.to_owned(),
         rules: by,
         policy: rules.engine.digest(),
-        catalog: rules.catalog.digest(),
+        catalog: rules.catalog().digest(),
     }
 }

@@ -133,7 +133,7 @@ impl Broker {
                 ttl: life.deadline.since(now.lease),
                 parts: &parts,
             };
-            let grant = self.ask(question, stand, revision)?;
+            let grant = self.ask(caller.id(), question, stand, revision)?;
             self.table.room(job.id).map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
 
             let id = LeaseId::random().map_err(|_| no_random())?;
@@ -152,11 +152,11 @@ impl Broker {
             let claims = self.claims(&facts, &standing, &life, caller, binding, &offer.locations, now)?;
             let minted = Minted::prepare(&self.key, &claims)
                 .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
-            let record = self.issued_record(&job, &facts, &grant, &rules, caller, &claims, &minted, &life, now, binding);
+            let record = self
+                .issued_record(&job, &facts, &grant, &rules, caller, &claims, &minted, &life, now, binding);
             self.record(&record).await?;
 
-            let terms =
-                Terms { id, issued: now.lease, deadline: life.deadline, latest: life.latest, facts };
+            let terms = Terms { id, issued: now.lease, deadline: life.deadline, latest: life.latest, facts };
             let lease = match self.table.insert(grant, terms) {
                 Ok(lease) => lease,
                 Err(unborn) => {
@@ -196,7 +196,8 @@ impl Broker {
 
     /// The offer that a request means, narrowed to its scopes.
     fn chosen(&self, rules: &Rules, job: &Job, request: &IssueRequest) -> Result<(Offer, Audience), Refusal> {
-        let mut offers: Vec<Offer> = self.offers(job).into_iter().filter(|o| o.half == request.half).collect();
+        let mut offers: Vec<Offer> =
+            self.offers(job).into_iter().filter(|o| o.half == request.half).collect();
         if let Some(audience) = &request.audience {
             offers.retain(|o| o.audience == *audience);
         }
@@ -232,7 +233,7 @@ impl Broker {
             offer.scopes.clone_from(&request.scopes);
             offer.locations.retain(|name, _| request.scopes.iter().any(|s| s.resource == *name));
         }
-        let audience = rules.catalog.audience(&offer.audience).cloned().ok_or_else(|| {
+        let audience = rules.catalog().audience(&offer.audience).cloned().ok_or_else(|| {
             Refusal::new(Reason::AudienceUnknown, format!("the catalog has no audience {}", offer.audience))
         })?;
         Ok((offer, audience))
@@ -269,7 +270,7 @@ impl Broker {
         let mut shortened_by = Vec::new();
         let mut latest = job.ends;
         let mut why_latest = "the end of the job";
-        for r in offer.scopes.iter().filter_map(|s| rules.catalog.resource(&s.resource)) {
+        for r in offer.scopes.iter().filter_map(|s| rules.catalog().resource(&s.resource)) {
             if let Some(until) = r.dataset().and_then(|d| d.retain_until) {
                 let until = now.lease_at(until);
                 if until < latest {
@@ -278,7 +279,8 @@ impl Broker {
             }
         }
         if half == Half::Writing
-            && let Some(AttemptState::Draining { writing_ends, .. }) = job.attempt(session.attempt).map(|a| a.state)
+            && let Some(AttemptState::Draining { writing_ends, .. }) =
+                job.attempt(session.attempt).map(|a| a.state)
             && writing_ends < latest
         {
             (latest, why_latest) = (writing_ends, "the drain of the attempt");
@@ -301,7 +303,8 @@ impl Broker {
             let offline = now.wall.plus(limits::OFFLINE_TOKEN_TTL_MAX);
             if offline < token_expires {
                 token_expires = offline;
-                shortened_by.push("an audience that checks signatures alone (the token's life only)".to_owned());
+                shortened_by
+                    .push("an audience that checks signatures alone (the token's life only)".to_owned());
             }
         }
         Life { deadline, latest, token_expires, shortened_by }
@@ -400,7 +403,12 @@ impl Broker {
         }))
     }
 
-    pub(super) fn credential_record(&self, claims: &Claims, minted: &Minted, binding: Binding) -> ledger::Credential {
+    pub(super) fn credential_record(
+        &self,
+        claims: &Claims,
+        minted: &Minted,
+        binding: Binding,
+    ) -> ledger::Credential {
         ledger::Credential {
             jti: claims.jti.clone(),
             kid: self.key.id().to_string(),

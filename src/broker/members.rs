@@ -12,13 +12,7 @@ use std::{
 use dashmap::DashMap;
 use tokio::sync::{broadcast, watch};
 
-use super::{
-    Broker, Caller,
-    attempts::move_refusal,
-    caller::job_not_found,
-    create::state_refusal,
-    names,
-};
+use super::{Broker, Caller, attempts::move_refusal, caller::job_not_found, create::state_refusal, names};
 use crate::{
     catalog::IdentityUse,
     clock::{BootTime, LeaseTime},
@@ -122,9 +116,12 @@ impl Broker {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         self.authorize_job(caller, Rpc::JoinAttempt, &job, "")?;
         if !job.spec.members.may_join(caller.id()) {
-            return Err(Refusal::new(Reason::NotAMember, "the job does not name your identity in members.join")
-                .with("you", caller.id().to_string())
-                .fix("add it to members.join in the job file, or run with an identity that is there"));
+            return Err(Refusal::new(
+                Reason::NotAMember,
+                "the job does not name your identity in members.join",
+            )
+            .with("you", caller.id().to_string())
+            .fix("add it to members.join in the job file, or run with an identity that is there"));
         }
         self.unlocked(names.iter())?;
         if caller.principal.identity == IdentityUse::Shared {
@@ -244,7 +241,13 @@ impl Broker {
     }
 
     /// Takes a member out of sight: its leases end, and it may come back.
-    pub(super) fn member_gone(&self, id: JobId, attempt: AttemptNumber, instance: &InstanceName, detail: &str) {
+    pub(super) fn member_gone(
+        &self,
+        id: JobId,
+        attempt: AttemptNumber,
+        instance: &InstanceName,
+        detail: &str,
+    ) {
         let now = self.clock.now().lease;
         let by = Actor::Daemon(detail.to_owned());
         let done = self.state.narrow(id, &by, |j| {
@@ -264,7 +267,7 @@ impl Broker {
         let rules = self.rules();
         let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
         for name in job.spec.read.iter().chain(&job.spec.write) {
-            let Some(r) = rules.catalog.resource(name) else { continue };
+            let Some(r) = rules.catalog().resource(name) else { continue };
             let scope = Scope::whole(name.clone());
             let half = scope.half();
             let offer = offers.entry((half, r.audience.clone())).or_insert_with(|| Offer {
@@ -363,9 +366,8 @@ impl Attachment {
     fn job_notice(&mut self) -> Option<Notice> {
         let (_, attempt, instance) = &self.key;
         let job = self.watch.borrow_and_update().clone();
-        let ended = |reason: Reason, message: String| {
-            Some(Notice { kind: NoticeKind::Revoked, reason, message })
-        };
+        let ended =
+            |reason: Reason, message: String| Some(Notice { kind: NoticeKind::Revoked, reason, message });
         let detail = |d: &str| if d.is_empty() { String::new() } else { format!(": {d}") };
         if let JobState::Closed(outcome) = job.state {
             let reason = if outcome == Outcome::Revoked { Reason::Revoked } else { Reason::JobClosed };
@@ -374,13 +376,18 @@ impl Attachment {
         let a = job.attempt(*attempt)?;
         match a.state {
             AttemptState::Ended(Outcome::Superseded) => {
-                return ended(Reason::AttemptStale, format!("attempt {attempt} is over{}", detail(&a.detail)));
+                return ended(
+                    Reason::AttemptStale,
+                    format!("attempt {attempt} is over{}", detail(&a.detail)),
+                );
             }
             AttemptState::Ended(outcome) => {
                 let reason = if outcome == Outcome::Revoked { Reason::Revoked } else { Reason::AttemptEnded };
                 return ended(reason, format!("attempt {attempt} is over ({outcome}){}", detail(&a.detail)));
             }
-            AttemptState::Draining { reading_ends, writing_ends } if self.drain_told != Some(writing_ends) => {
+            AttemptState::Draining { reading_ends, writing_ends }
+                if self.drain_told != Some(writing_ends) =>
+            {
                 self.drain_told = Some(writing_ends);
                 return Some(Notice {
                     kind: NoticeKind::Drain { reading_ends, writing_ends },

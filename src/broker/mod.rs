@@ -26,7 +26,7 @@ pub use caller::Caller;
 pub use context::{Broker, Rules, Settings};
 pub use create::{CreatedJob, PartDecision};
 pub use introspect::{Introspected, Verdict};
-pub use issue::{IssueRequest, Issued, Renewed};
+pub use issue::{Binding, Bound, IssueRequest, Issued, Renewed};
 pub use members::{Attachment, JoinedMember, Notice, NoticeKind, Offer, Session};
 pub use operate::{Locked, Revoked};
 pub use queries::{LeaseView, WhoAmI};

@@ -2,7 +2,9 @@
 
 use crate::{
     job::Job,
-    name::{AttemptNumber, FenceName, Half, HumanName, InstanceName, ResourceName, Scope, SpiffeId, TenantName},
+    name::{
+        AttemptNumber, FenceName, Half, HumanName, InstanceName, ResourceName, Scope, SpiffeId, TenantName,
+    },
 };
 
 /// What a job as such depends on: its tenant, its launcher, the human it acts for, its resources.

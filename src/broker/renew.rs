@@ -48,8 +48,11 @@ impl Broker {
             lease.check(now.lease).map_err(|r| lease_refusal(&lease, r))?;
             let facts = &lease.facts;
             let phase = self.phase(&job, session, facts.half)?;
-            let audience = rules.catalog.audience(&facts.audience).cloned().ok_or_else(|| {
-                Refusal::new(Reason::AudienceUnknown, format!("the catalog has no audience {}", facts.audience))
+            let audience = rules.catalog().audience(&facts.audience).cloned().ok_or_else(|| {
+                Refusal::new(
+                    Reason::AudienceUnknown,
+                    format!("the catalog has no audience {}", facts.audience),
+                )
             })?;
             let locations = self
                 .offers(&job)
@@ -64,7 +67,8 @@ impl Broker {
                 locations,
             };
             let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
-            let mut life = self.life(&rules, caller, &job, session, &offer, &audience, facts.half, wanted, now);
+            let mut life =
+                self.life(&rules, caller, &job, session, &offer, &audience, facts.half, wanted, now);
             if lease.latest < life.deadline {
                 life.deadline = lease.latest;
                 life.shortened_by.push("the latest end of the lease".to_owned());
@@ -80,7 +84,7 @@ impl Broker {
                 ttl: life.deadline.since(now.lease),
                 parts: &parts,
             };
-            let grant = self.ask(question, stand, revision)?;
+            let grant = self.ask(caller.id(), question, stand, revision)?;
             let generation = lease.generation().saturating_add(1);
             let binding = binding(caller, &audience);
             let standing = Standing { lease: id, generation, stood_at: lease.stand().at(), names: &names };
@@ -125,7 +129,12 @@ impl Broker {
     }
 
     /// Gives a lease back before its time. A second time answers as the first.
-    pub fn release(&self, caller: &Caller, session: &Session, id: LeaseId) -> Result<(Ending, Option<u64>), Refusal> {
+    pub fn release(
+        &self,
+        caller: &Caller,
+        session: &Session,
+        id: LeaseId,
+    ) -> Result<(Ending, Option<u64>), Refusal> {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::ReleaseLease, &job, "")?;
         self.own_lease(caller, session, id)?;

@@ -10,11 +10,7 @@ use std::{
 
 use dashmap::DashMap;
 
-use super::{
-    Fired, Refused,
-    cell::Cell,
-    deadlines::Deadlines,
-};
+use super::{Fired, Refused, cell::Cell, deadlines::Deadlines};
 use crate::{
     clock::LeaseTime,
     fence::{Seq, Stand},
