@@ -13,8 +13,8 @@ use super::*;
 use crate::{
     clock::Wall,
     fence::{Registry, Seq},
-    name::Method,
-    policy::{Phase, Relation, SCHEMA},
+    name::{Method, ResourceName, TenantName},
+    policy::{Phase, Relation, Rpc, SCHEMA, entities::ALL_TENANTS, slice::Reads},
 };
 
 const NOW: &str = "2026-11-20T10:00:00Z";
@@ -211,22 +211,29 @@ fn what_ships_is_what_is_built_in_and_loads_without_a_warning() {
 fn every_action_of_the_schema_is_asked_by_the_daemon_and_the_contexts_fit_it() {
     let engine = shipped();
     let groups: BTreeSet<_> = engine.rules.schema.action_groups().cloned().collect();
-    let asked: BTreeSet<_> = Act::all().map(|a| action_uid(&engine.types, a)).collect();
+    let asked: BTreeSet<_> = Act::all().map(|a| a.uid(&engine.types)).collect();
     for action in engine.rules.schema.actions() {
         assert!(asked.contains(action) || groups.contains(action), "{action} is never asked");
     }
     let ask = Ask::of(&[]);
     let caller: SpiffeId = TRAINER.parse().unwrap();
     for act in Act::all() {
-        let context = match act {
-            Act::Part(_) => engine.job_context(TRAINER, &ask.bundle()).unwrap(),
+        let facts = match act {
+            Act::Part(_) => Facts::of_job(TRAINER, &ask.bundle()),
             Act::Rpc(rpc) => {
                 let relations = Relation::ALL;
-                let call = Call { caller: &caller, rpc, tenant: None, relations, now: ask.now, reason: "x" };
-                call_context(&call).unwrap()
+                Facts::of_call(&Call {
+                    caller: &caller,
+                    rpc,
+                    tenant: None,
+                    relations,
+                    now: ask.now,
+                    reason: "x",
+                })
             }
         };
-        context.validate(&engine.rules.schema, &action_uid(&engine.types, act)).unwrap();
+        let context = facts.context(&Reads::everything(), &engine.types, &engine.prepared).unwrap();
+        context.validate(&engine.rules.schema, &act.uid(&engine.types)).unwrap();
     }
 }
 
@@ -574,4 +581,23 @@ fn the_same_question_has_the_same_answer() {
     for case in cases() {
         assert_eq!(case.run(&a), case.run(&b), "{case:?}");
     }
+}
+
+#[test]
+fn a_kept_answer_is_given_only_to_the_same_question() {
+    let engine = shipped();
+    let mut ask = Ask::of(&[("read_dataset", "dataset:acme/tickets@v1")]);
+    ask.now = Wall::parse("2026-06-30T11:59:59.999Z").unwrap();
+    assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
+    assert!(matches!(ask.judge(&engine, "spiffe://k8s.acme.example/ns/ml/job/j2"), Verdict::Allow { .. }));
+    assert_eq!(engine.memo.len(), 1, "the shipped rules do not look at who it is within an entry");
+    ask.now = Wall::parse("2026-06-30T12:00:00.000Z").unwrap();
+    ask.refusal(&engine, TRAINER);
+    ask.now = Wall::parse("2026-06-30T11:59:58Z").unwrap();
+    assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
+    ask.purpose = "demo-bot".into();
+    ask.refusal(&engine, TRAINER);
+    ask.purpose = "support-tuning".into();
+    ask.refusal(&engine, "spiffe://k8s.acme.example/ns/etl/sa/x");
+    assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
 }

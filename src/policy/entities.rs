@@ -92,8 +92,8 @@ pub(super) struct Prepared {
     pub(super) entities: Entities,
     pub(super) principals: HashMap<SpiffePattern, EntityUid>,
     pub(super) resources: HashMap<ResourceName, EntityUid>,
-    pub(super) tenants: HashMap<TenantName, EntityUid>,
-    pub(super) all_tenants: EntityUid,
+    tenants: HashMap<TenantName, EntityUid>,
+    all_tenants: EntityUid,
 }
 
 impl Prepared {
@@ -125,6 +125,13 @@ impl Prepared {
         }
         prepared.entities = Entities::from_entities(all, Some(schema)).map_err(catalog_fault)?;
         Ok(prepared)
+    }
+
+    /// A tenant's entity, or that of what belongs to no tenant.
+    pub(super) fn tenant_uid(&self, types: &Types, tenant: Option<&TenantName>) -> EntityUid {
+        let Some(name) = tenant else { return self.all_tenants.clone() };
+        // A tenant that has left the catalog still has jobs to end.
+        self.tenants.get(name).cloned().unwrap_or_else(|| types.tenant_uid(name.as_str()))
     }
 }
 

@@ -53,11 +53,11 @@ pub(super) enum Cause {
 }
 
 impl Cause {
-    pub(super) fn of(outcome: Outcome, permits: Vec<Arc<Rule>>) -> Self {
+    pub(super) fn of(outcome: &Outcome, permits: impl FnOnce() -> Vec<Arc<Rule>>) -> Self {
         match outcome {
-            Outcome::Forbid(rules) | Outcome::Wait(rules, _) => Cause::Forbidden(rules),
-            Outcome::Allow(_) | Outcome::Nothing => Cause::Nothing { permits },
-            Outcome::Error(failed) => Cause::Error(failed),
+            Outcome::Forbid(rules) | Outcome::Wait(rules, _) => Cause::Forbidden(rules.clone()),
+            Outcome::Allow(_) | Outcome::Nothing => Cause::Nothing { permits: permits() },
+            Outcome::Error(failed) => Cause::Error(failed.clone()),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Policy: what is allowed, decided by Cedar. The only maker of a [`Grant`], and no lease exists without one.
 //!
 //! Owns the schema, the reading and strict validation of policies, the entities made of the catalog, gates, and the words of
-//! a refusal. An engine never changes: a new policy or catalog makes another one. Same input, same decision: no clock, no
-//! lock, no await, no state of jobs or locks in here.
+//! a refusal. An engine never changes: a new policy or catalog makes another one. Same input, same decision, which is why
+//! answers may be kept: no clock, no await, no state of jobs or locks in here.
 //!
 //! Cedar skips a rule whose evaluation fails, so that a broken `forbid` would forbid nothing: policies are validated strictly
 //! when they are read, and any failure that validation cannot foresee denies.
@@ -12,9 +12,14 @@ mod decision;
 mod engine;
 mod entities;
 mod explain;
+mod facts;
 mod fault;
+mod literals;
+mod memo;
+mod probe;
 mod rpc;
 mod rules;
+mod slice;
 mod source;
 
 pub use ask::{Asker, Bundle, Call, Phase};

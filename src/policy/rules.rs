@@ -58,7 +58,7 @@ pub(super) struct Rules {
     pub(super) digest: Digest,
     pub(super) policies: Vec<(Arc<Rule>, Policy)>,
     /// Where each policy stands: file and line.
-    pub(super) places: HashMap<String, (String, usize)>,
+    places: HashMap<String, (String, usize)>,
 }
 
 impl Rules {
@@ -86,6 +86,14 @@ impl Rules {
             Some(errors) => Err(errors),
             None => Ok(Rules { schema, digest: source::digest(&texts), policies, places }),
         }
+    }
+}
+
+impl Rules {
+    /// A mistake of one rule.
+    pub(super) fn fault(&self, rule: &Rule, what: impl Into<String>) -> PolicyFault {
+        let (file, line) = self.places.get(&rule.id).cloned().unwrap_or_default();
+        PolicyFault { file, line, policy: Some(rule.id.clone()), what: what.into() }
     }
 }
 
