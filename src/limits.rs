@@ -168,3 +168,5 @@ pub const RETRY_MAX: Duration = BEAT;
 pub const CATALOG_ENTRIES_MAX: usize = 100_000;
 /// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
 pub const POLICIES_MAX: usize = 1_000;
+/// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
+pub const DECISIONS_KEPT_MAX: usize = 65_536;
