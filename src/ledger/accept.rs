@@ -569,7 +569,7 @@ impl Shared {
         };
         let mut state = self.lock();
         state.shut = Some(why.clone());
-        self.health.send_replace(health);
+        self.health.send_if_modified(|h| (*h != health).then(|| *h = health.clone()).is_some());
         let mut all: VecDeque<Waiting> = batch.into();
         all.append(&mut state.queue);
         let mut refused = Vec::new();
