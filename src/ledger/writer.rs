@@ -7,10 +7,11 @@
 use std::{io, sync::Arc, thread};
 
 use super::{
-    accept::{Again, Body, Health, Shared, Stopped, Turn, Waiting},
+    accept::{Health, Stopped},
     event::Event,
     file::{Disk, DiskFile, Held, is_full},
     open::{Options, PROBE_FILE, RESERVE_FILE, write_head},
+    queue::{Again, Body, Shared, Turn, Waiting},
     record::{self, Envelope, EventText, Head},
     segment,
 };
