@@ -1,11 +1,19 @@
 //! Leasehold.
 
+#[cfg(feature = "cli")]
+pub mod agent;
+#[cfg(feature = "server")]
+pub mod catalog;
 pub mod clock;
 pub mod fence;
+pub mod job;
+pub mod identity;
 #[cfg(feature = "server")]
 pub mod ledger;
 pub mod limits;
+pub mod link;
 pub mod name;
 pub mod proto;
 pub mod reason;
 pub mod secret;
+pub mod token;

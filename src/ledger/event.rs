@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::{LeaseTime, Wall},
     name::{
-        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method, Pin,
+        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method, Outcome, Pin,
         ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
     },
     reason::Reason,
@@ -135,6 +135,9 @@ pub enum Event {
     #[serde(rename = "leases.ended")]
     LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
 
+    /// A fence was lowered as the consequence of something recorded elsewhere.
+    #[serde(rename = "lowered")]
+    Lowered { name: FenceName, because: String, ending: Ending },
     /// Everything behind a name was ended.
     #[serde(rename = "revoked")]
     Revoked { name: FenceName, by: Actor, reason: String, ending: Ending },
@@ -194,21 +197,6 @@ pub enum Actor {
     SpiffeId(SpiffeId),
     /// The daemon itself, for this reason: a deadline, a lost member.
     Daemon(String),
-}
-
-/// How a job, an attempt or a member ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Outcome {
-    Completed,
-    Failed,
-    Interrupted,
-    Lost,
-    Cancelled,
-    Rejected,
-    Expired,
-    Revoked,
-    Superseded,
 }
 
 /// What an ending lowered.

@@ -89,6 +89,22 @@ words! {
     }
 }
 
+words! {
+    /// How a job, an attempt or a member ended.
+    Outcome, "an outcome" {
+        Completed = "completed",
+        Failed = "failed",
+        Interrupted = "interrupted",
+        Lost = "lost",
+        Cancelled = "cancelled",
+        Rejected = "rejected",
+        Expired = "expired",
+        Revoked = "revoked",
+        /// Attempts only: a newer one began.
+        Superseded = "superseded",
+    }
+}
+
 impl Action {
     /// The half of the work that a credential for this action belongs to. Finetune is decided, never issued.
     pub const fn half(self) -> Option<Half> {

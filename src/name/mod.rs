@@ -13,7 +13,7 @@ mod pin;
 mod resource;
 mod spiffe;
 
-pub use action::{Action, Half, Method, PrincipalKind, Scope};
+pub use action::{Action, Half, Method, Outcome, PrincipalKind, Scope};
 pub use digest::Digest;
 pub use fence::{FenceKind, FenceName};
 pub use id::{AttemptNumber, JobId, LeaseId};
@@ -33,7 +33,7 @@ pub struct NameError {
 }
 
 impl NameError {
-    fn new(text: &str, wanted: &'static str, why: &'static str) -> Self {
+    pub(crate) fn new(text: &str, wanted: &'static str, why: &'static str) -> Self {
         // What is shown is bounded and holds no control character: it ends in logs and terminals.
         let mut shown: String = text.chars().take(80).flat_map(char::escape_default).collect();
         if text.chars().nth(80).is_some() {

@@ -1,0 +1,205 @@
+//! What changes a job. Each is one record of the ledger.
+
+use super::{Attempt, AttemptState, Job, JobState, Member, MemberState};
+use crate::{
+    clock::LeaseTime,
+    name::{AttemptNumber, FenceName, InstanceName, Outcome, SpiffeId},
+    secret::SecretDigest,
+};
+
+/// One step of a job's life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    Closed {
+        outcome: Outcome,
+        at: LeaseTime,
+        detail: String,
+    },
+    AttemptBegan {
+        attempt: AttemptNumber,
+        key: String,
+        at: LeaseTime,
+        ticket: SecretDigest,
+    },
+    AttemptDraining {
+        attempt: AttemptNumber,
+        reading_ends: LeaseTime,
+        writing_ends: LeaseTime,
+        detail: String,
+    },
+    AttemptEnded {
+        attempt: AttemptNumber,
+        outcome: Outcome,
+        at: LeaseTime,
+        detail: String,
+    },
+    MemberJoined {
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        member: SpiffeId,
+        session: SecretDigest,
+        at: LeaseTime,
+    },
+    MemberAway {
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        at: LeaseTime,
+        detail: String,
+    },
+    MemberLeft {
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        at: LeaseTime,
+        outcome: Option<Outcome>,
+        detail: String,
+    },
+    MemberLost {
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        at: LeaseTime,
+        detail: String,
+    },
+}
+
+impl Change {
+    /// Whether it opens the way to access: its record must be on disk before it takes effect.
+    pub fn widens(&self) -> bool {
+        matches!(self, Change::AttemptBegan { .. } | Change::MemberJoined { .. })
+    }
+}
+
+impl Job {
+    /// Makes one step. Legal by construction where the change came from a move of this job; on a replay of the ledger, a
+    /// change that no longer fits (a begin whose job was closed while its record was written) changes nothing.
+    pub fn apply(&mut self, change: &Change) {
+        if self.is_closed() {
+            return;
+        }
+        match change {
+            Change::Closed { outcome, at, detail } => self.close_now(*outcome, *at, detail),
+            Change::AttemptBegan { attempt, key, at, ticket } => {
+                if let Some(previous) = self.attempts.last_mut().filter(|a| !a.is_ended()) {
+                    previous.end_now(Outcome::Superseded, *at, &format!("attempt {attempt} began"));
+                }
+                self.attempts.push(Attempt {
+                    number: *attempt,
+                    key: key.clone(),
+                    state: AttemptState::Running,
+                    began: *at,
+                    ended: None,
+                    members: Default::default(),
+                    ticket: *ticket,
+                    detail: String::new(),
+                });
+                self.state = JobState::Running;
+            }
+            Change::AttemptDraining { attempt, reading_ends, writing_ends, detail } => {
+                if let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) {
+                    a.state =
+                        AttemptState::Draining { reading_ends: *reading_ends, writing_ends: *writing_ends };
+                    a.detail.clone_from(detail);
+                }
+            }
+            Change::AttemptEnded { attempt, outcome, at, detail } => {
+                let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
+                a.end_now(*outcome, *at, detail);
+                if *outcome == Outcome::Completed || !self.attempts_left() {
+                    self.close_now(*outcome, *at, detail);
+                } else {
+                    self.state = JobState::Ready;
+                    self.detail.clone_from(detail);
+                }
+            }
+            Change::MemberJoined { attempt, instance, member, session, at } => {
+                let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
+                a.members.insert(
+                    instance.clone(),
+                    Member {
+                        spiffe_id: member.clone(),
+                        session: *session,
+                        state: MemberState::Joined,
+                        joined: *at,
+                        outcome: None,
+                    },
+                );
+                if a.state == AttemptState::Suspended {
+                    a.state = AttemptState::Running;
+                }
+            }
+            Change::MemberAway { attempt, instance, at, .. } => {
+                self.set_member(*attempt, instance, MemberState::Away { since: *at }, None);
+            }
+            Change::MemberLeft { attempt, instance, outcome, .. } => {
+                self.set_member(*attempt, instance, MemberState::Left, *outcome);
+            }
+            Change::MemberLost { attempt, instance, .. } => {
+                self.set_member(*attempt, instance, MemberState::Lost, None);
+            }
+        }
+    }
+
+    /// The names to lower once a narrowing change is made, or a begin is recorded. To be asked before it is applied.
+    pub fn fences_of(&self, change: &Change) -> Vec<FenceName> {
+        if self.is_closed() {
+            return Vec::new();
+        }
+        match change {
+            Change::Closed { .. } => vec![FenceName::job(self.id)],
+            Change::AttemptBegan { .. } => {
+                self.current().map(|a| FenceName::attempt(self.id, a.number)).into_iter().collect()
+            }
+            Change::AttemptEnded { attempt, outcome, .. } => {
+                let mut names = vec![FenceName::attempt(self.id, *attempt)];
+                if *outcome == Outcome::Completed || !self.attempts_left() {
+                    names.push(FenceName::job(self.id));
+                }
+                names
+            }
+            Change::MemberAway { attempt, instance, .. }
+            | Change::MemberLeft { attempt, instance, .. }
+            | Change::MemberLost { attempt, instance, .. } => {
+                vec![FenceName::member(self.id, *attempt, instance.clone())]
+            }
+            Change::AttemptDraining { .. } | Change::MemberJoined { .. } => Vec::new(),
+        }
+    }
+
+    fn close_now(&mut self, outcome: Outcome, at: LeaseTime, detail: &str) {
+        for a in self.attempts.iter_mut().filter(|a| !a.is_ended()) {
+            a.end_now(outcome, at, detail);
+        }
+        self.state = JobState::Closed(outcome);
+        self.closed = Some(at);
+        detail.clone_into(&mut self.detail);
+        self.waiting_for.clear();
+    }
+
+    fn set_member(
+        &mut self,
+        attempt: AttemptNumber,
+        instance: &InstanceName,
+        state: MemberState,
+        outcome: Option<Outcome>,
+    ) {
+        let Some(a) = self.attempt_mut(attempt).filter(|a| !a.is_ended()) else { return };
+        let Some(m) = a.members.get_mut(instance) else { return };
+        m.state = state;
+        m.outcome = outcome.or(m.outcome);
+        if a.state == AttemptState::Running && a.joined() == 0 {
+            a.state = AttemptState::Suspended;
+        }
+    }
+}
+
+impl Attempt {
+    fn end_now(&mut self, outcome: Outcome, at: LeaseTime, detail: &str) {
+        self.state = AttemptState::Ended(outcome);
+        self.ended = Some(at);
+        detail.clone_into(&mut self.detail);
+        for m in self.members.values_mut() {
+            if matches!(m.state, MemberState::Joined | MemberState::Away { .. }) {
+                m.state = MemberState::Left;
+            }
+        }
+    }
+}

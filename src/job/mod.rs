@@ -1,0 +1,21 @@
+//! Jobs and their attempts: states and legal moves.
+//!
+//! Owns what a job is and what may become of it. Pure: no clock, no await, no I/O, and no say in who may: that is the
+//! broker's question. A move is decided against a [`Job`] as it stands and answers the [`Change`]s that make it; applying
+//! the same changes in the same order always gives the same job, which is how it is rebuilt after a restart.
+//!
+//! ```text
+//! Job      AwaitingApproval → Ready ⇄ Running → Closed
+//! Attempt  Running ⇄ Suspended, either → Draining, any → Ended
+//! Member   Joined ⇄ Away → Left | Lost
+//! ```
+
+mod change;
+mod moves;
+mod spec;
+mod state;
+
+pub use change::Change;
+pub use moves::{Begin, Close, End, Illegal, Join};
+pub use spec::{DoneWhen, Members, Spec, Tuning};
+pub use state::{Attempt, AttemptState, Gate, Input, Job, JobState, Member, MemberState};

@@ -1,0 +1,297 @@
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::*;
+use crate::{
+    job::{JobState, Members, Spec},
+    name::{Digest, FenceName, JobId},
+};
+
+const NOW: LeaseTime = LeaseTime(1_000_000);
+const N1: AttemptNumber = AttemptNumber::FIRST;
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn digest(n: u8) -> SecretDigest {
+    SecretDigest([n; 32])
+}
+
+fn node(n: u32) -> InstanceName {
+    format!("node-{n}").parse().unwrap()
+}
+
+fn worker() -> SpiffeId {
+    "spiffe://td/worker".parse().unwrap()
+}
+
+fn job(expect: u32, attempts: u32) -> Job {
+    let spec = Spec {
+        name: "j".into(),
+        tenant: "acme".parse().unwrap(),
+        purpose: "p".into(),
+        why: String::new(),
+        max_duration: MINUTE,
+        tune: None,
+        read: vec![],
+        write: vec![],
+        pins: BTreeMap::new(),
+        members: Members {
+            start: vec![],
+            join: vec!["spiffe://td/worker".parse().unwrap()],
+            expect,
+            max: expect,
+            attempts,
+            done_when: DoneWhen::All,
+        },
+        acting_for: None,
+        credential_ttl: None,
+        drain: None,
+    };
+    Job {
+        id: JobId(1),
+        spec: Arc::new(spec),
+        spec_digest: Digest::ZERO,
+        launcher: worker(),
+        acting_for: None,
+        idempotency_key: "k".into(),
+        created: NOW,
+        ends: NOW.plus(Duration::from_secs(3_600)),
+        inputs: Arc::new([]),
+        state: JobState::Ready,
+        waiting_for: vec![],
+        attempts: vec![],
+        closed: None,
+        detail: String::new(),
+    }
+}
+
+fn begun(job: &mut Job, key: &str) -> AttemptNumber {
+    let Begin::New(change) = job.begin(key, false, digest(0), NOW).unwrap() else { panic!("not new") };
+    job.apply(&change);
+    job.attempts.last().unwrap().number
+}
+
+fn joined(job: &mut Job, n: AttemptNumber, i: u32) {
+    let Join::New(change) = job.join(n, &node(i), &worker(), digest(1), NOW).unwrap() else {
+        panic!("not new")
+    };
+    job.apply(&change);
+}
+
+fn apply(job: &mut Job, end: Result<End, Illegal>) {
+    let End::Now(changes) = end.unwrap() else { panic!("not now") };
+    changes.iter().for_each(|c| job.apply(c));
+}
+
+/// Each state that a job can be in, by name.
+fn states() -> Vec<(&'static str, Job)> {
+    let mut all = Vec::new();
+    let mut waiting = job(1, 2);
+    waiting.state = JobState::AwaitingApproval;
+    all.push(("awaiting", waiting));
+    all.push(("ready", job(1, 2)));
+    let mut running = job(1, 2);
+    begun(&mut running, "k1");
+    all.push(("begun", running.clone()));
+    joined(&mut running, N1, 1);
+    all.push(("running", running.clone()));
+    let mut suspended = running.clone();
+    let away = suspended.away(N1, &node(1), "", NOW).unwrap();
+    suspended.apply(&away);
+    all.push(("suspended", suspended));
+    let mut draining = running.clone();
+    let drain = draining.drain(N1, MINUTE, "", NOW).unwrap().unwrap();
+    draining.apply(&drain);
+    all.push(("draining", draining));
+    let mut failed = running.clone();
+    let end = failed.end_attempt(N1, Outcome::Failed, "", NOW);
+    apply(&mut failed, end);
+    all.push(("failed-once", failed));
+    let mut completed = running.clone();
+    let end = completed.end_attempt(N1, Outcome::Completed, "", NOW);
+    apply(&mut completed, end);
+    all.push(("completed", completed));
+    all
+}
+
+/// What each move answers in each state: the whole table, so that a new state or move has a row or fails.
+#[test]
+fn every_move_is_legal_or_refused_as_the_table_says_in_every_state() {
+    let table: &[(&str, [&str; 7])] = &[
+        // state, begin a new key, begin the first key again, join, drain, end attempt 1 completed, member's end, close
+        (
+            "awaiting",
+            [
+                "APPROVAL_REQUIRED",
+                "APPROVAL_REQUIRED",
+                "ATTEMPT_NOT_FOUND",
+                "ATTEMPT_NOT_FOUND",
+                "ATTEMPT_NOT_FOUND",
+                "ATTEMPT_NOT_FOUND",
+                "ok",
+            ],
+        ),
+        (
+            "ready",
+            [
+                "ok",
+                "ok",
+                "ATTEMPT_NOT_FOUND",
+                "ATTEMPT_NOT_FOUND",
+                "ATTEMPT_NOT_FOUND",
+                "ATTEMPT_NOT_FOUND",
+                "ok",
+            ],
+        ),
+        ("begun", ["ok", "same", "ok", "ok", "ok", "NOT_A_MEMBER", "ok"]),
+        ("running", ["ok", "same", "same", "ok", "ok", "ok", "ok"]),
+        ("suspended", ["ok", "same", "ok", "ok", "ok", "ok", "ok"]),
+        ("draining", ["ATTEMPT_DRAINING", "same", "same", "same", "ok", "ok", "ok"]),
+        (
+            "failed-once",
+            ["ok", "ATTEMPT_KEY_USED", "ATTEMPT_ENDED", "ATTEMPT_ENDED", "conflict", "conflict", "ok"],
+        ),
+        ("completed", ["JOB_CLOSED", "JOB_CLOSED", "JOB_CLOSED", "JOB_CLOSED", "same", "same", "same"]),
+    ];
+    let code = |r: Result<&'static str, Illegal>| r.unwrap_or_else(|i| i.reason().code());
+    let states = states();
+    assert_eq!(states.len(), table.len());
+    for ((name, job), (row, expected)) in states.iter().zip(table) {
+        assert_eq!(name, row);
+        let begin = |key| {
+            code(job.begin(key, false, digest(0), NOW).map(|b| match b {
+                Begin::New(_) => "ok",
+                Begin::Existing(_) => "same",
+            }))
+        };
+        let end = |r: Result<End, Illegal>| {
+            code(r.map(|e| match e {
+                End::Now(_) => "ok",
+                End::Already => "same",
+                End::Conflict(_) => "conflict",
+            }))
+        };
+        let got = [
+            begin("k2"),
+            begin("k1"),
+            code(job.join(N1, &node(1), &worker(), digest(1), NOW).map(|j| match j {
+                Join::New(_) => "ok",
+                Join::Same => "same",
+            })),
+            code(job.drain(N1, MINUTE, "", NOW).map(|d| if d.is_some() { "ok" } else { "same" })),
+            end(job.end_attempt(N1, Outcome::Completed, "", NOW)),
+            end(job.end_member(N1, &node(1), Outcome::Completed, "", NOW)),
+            match job.close(Outcome::Completed, "", NOW) {
+                Close::Now(_) => "ok",
+                Close::Already => "same",
+                Close::Conflict(_) => "conflict",
+            },
+        ];
+        assert_eq!(got, *expected, "in state {name}");
+    }
+}
+
+#[test]
+fn an_end_reported_twice_is_one_and_twice_differently_keeps_the_first() {
+    let mut j = job(1, 1);
+    begun(&mut j, "k");
+    joined(&mut j, N1, 1);
+    let end = j.end_member(N1, &node(1), Outcome::Failed, "exit code 1", NOW);
+    apply(&mut j, end);
+    assert_eq!(j.state, JobState::Closed(Outcome::Failed));
+    assert_eq!(j.end_member(N1, &node(1), Outcome::Failed, "", NOW), Ok(End::Already));
+    assert_eq!(j.end_member(N1, &node(1), Outcome::Completed, "", NOW), Ok(End::Conflict(Outcome::Failed)));
+    assert_eq!(j.close(Outcome::Completed, "", NOW), Close::Conflict(Outcome::Failed));
+}
+
+#[test]
+fn beginning_n_ends_the_one_before_and_its_number_is_stale() {
+    let mut j = job(1, 3);
+    begun(&mut j, "a");
+    joined(&mut j, N1, 1);
+    let Begin::New(change) = j.begin("b", false, digest(0), NOW).unwrap() else { panic!() };
+    assert_eq!(j.fences_of(&change), [FenceName::attempt(j.id, N1)]);
+    j.apply(&change);
+    assert_eq!(j.attempts[0].state, AttemptState::Ended(Outcome::Superseded));
+    assert!(matches!(j.running(N1), Err(Illegal::Stale(..))));
+    assert!(matches!(j.end_attempt(N1, Outcome::Completed, "", NOW), Err(Illegal::Stale(..))));
+    assert!(matches!(j.end_member(N1, &node(1), Outcome::Completed, "", NOW), Err(Illegal::Stale(..))));
+    assert_eq!(j.begin("b", false, digest(0), NOW), Ok(Begin::Existing(N1.next())));
+}
+
+#[test]
+fn the_attempt_ends_when_all_expected_members_have_completed_and_at_the_first_failure() {
+    let mut j = job(2, 1);
+    begun(&mut j, "k");
+    joined(&mut j, N1, 1);
+    joined(&mut j, N1, 2);
+    assert!(matches!(j.join(N1, &node(3), &worker(), digest(1), NOW), Err(Illegal::MembersFull(2))));
+    let mut failing = j.clone();
+    let end = j.end_member(N1, &node(1), Outcome::Completed, "", NOW);
+    apply(&mut j, end);
+    assert_eq!(j.state, JobState::Running);
+    let end = j.end_member(N1, &node(2), Outcome::Completed, "", NOW);
+    apply(&mut j, end);
+    assert_eq!(j.state, JobState::Closed(Outcome::Completed));
+    let end = failing.end_member(N1, &node(1), Outcome::Failed, "", NOW);
+    apply(&mut failing, end);
+    assert_eq!(failing.state, JobState::Closed(Outcome::Failed));
+}
+
+#[test]
+fn a_member_that_is_away_comes_back_with_its_secret_and_nobody_else_as_it() {
+    let mut j = job(1, 1);
+    begun(&mut j, "k");
+    joined(&mut j, N1, 1);
+    let away = j.away(N1, &node(1), "", NOW).unwrap();
+    assert_eq!(j.fences_of(&away), [FenceName::member(j.id, N1, node(1))]);
+    j.apply(&away);
+    assert_eq!(j.attempts[0].state, AttemptState::Suspended);
+    assert!(j.away(N1, &node(1), "", NOW).is_none(), "twice is once");
+    assert!(matches!(j.join(N1, &node(1), &worker(), digest(2), NOW), Err(Illegal::InstanceTaken(_))));
+    let other = "spiffe://td/other".parse().unwrap();
+    assert!(matches!(j.join(N1, &node(1), &other, digest(1), NOW), Err(Illegal::InstanceTaken(_))));
+    joined(&mut j, N1, 1);
+    assert_eq!(j.attempts[0].state, AttemptState::Running);
+}
+
+#[test]
+fn time_alone_loses_members_ends_drains_and_closes_the_job() {
+    let mut j = job(1, 1);
+    begun(&mut j, "k");
+    joined(&mut j, N1, 1);
+    assert_eq!(j.overdue(MINUTE, NOW.plus(MINUTE * 2)), []);
+    let away = j.away(N1, &node(1), "", NOW).unwrap();
+    j.apply(&away);
+    assert_eq!(j.overdue(MINUTE, NOW.plus(MINUTE)), []);
+    let changes = j.overdue(MINUTE, NOW.plus(MINUTE * 2));
+    assert!(matches!(
+        changes[..],
+        [Change::MemberLost { .. }, Change::AttemptEnded { outcome: Outcome::Lost, .. }]
+    ));
+
+    let mut drained = job(1, 2);
+    begun(&mut drained, "k");
+    let drain = drained.drain(N1, MINUTE, "", NOW).unwrap().unwrap();
+    drained.apply(&drain);
+    assert!(
+        drained.drain(N1, MINUTE * 2, "", NOW).unwrap().is_none(),
+        "a second drain never prolongs the first"
+    );
+    assert_eq!(drained.overdue(MINUTE, NOW.plus(Duration::from_secs(59))), []);
+    assert!(matches!(
+        drained.overdue(MINUTE, NOW.plus(MINUTE))[..],
+        [Change::AttemptEnded { outcome: Outcome::Interrupted, .. }]
+    ));
+
+    let old = job(1, 1);
+    assert!(matches!(old.overdue(MINUTE, old.ends)[..], [Change::Closed { outcome: Outcome::Expired, .. }]));
+}
+
+#[test]
+fn a_begin_whose_job_was_closed_meanwhile_changes_nothing() {
+    let mut j = job(1, 1);
+    let Begin::New(begin) = j.begin("k", false, digest(0), NOW).unwrap() else { panic!() };
+    let Close::Now(close) = j.close(Outcome::Revoked, "", NOW) else { panic!() };
+    j.apply(&close);
+    j.apply(&begin);
+    assert!(j.attempts.is_empty() && j.is_closed());
+}

@@ -1,0 +1,102 @@
+//! What a job is going to do, as its launcher described it: checked, with every default filled in.
+
+use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
+
+use crate::name::{
+    Digest, HumanName, InstanceName, Method, Pin, ResourceName, SpiffeId, SpiffePattern, TenantName,
+};
+
+/// A job's specification. Made by the edge that read it; every bound of `limits` holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    pub name: String,
+    pub tenant: TenantName,
+    pub purpose: String,
+    pub why: String,
+    pub max_duration: Duration,
+    pub tune: Option<Tuning>,
+    /// Datasets and models, each with its version.
+    pub read: Vec<ResourceName>,
+    /// Checkpoint lines.
+    pub write: Vec<ResourceName>,
+    /// Pins that the launcher relies on.
+    pub pins: BTreeMap<ResourceName, Pin>,
+    pub members: Members,
+    pub acting_for: Option<HumanName>,
+    /// The life asked for each lease; `None` takes the daemon's.
+    pub credential_ttl: Option<Duration>,
+    /// Time for checkpoint writes after a drain began; `None` takes the daemon's.
+    pub drain: Option<Duration>,
+}
+
+/// How the model is going to be changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    pub method: Method,
+    pub params_digest: Option<Digest>,
+    pub free_params: Vec<String>,
+    /// Prompt versions that the tuning draws on.
+    pub prompts: Vec<String>,
+}
+
+/// Who may take part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Members {
+    /// Who may begin an attempt, beside the launcher.
+    pub start: Vec<SpiffePattern>,
+    /// Who may join one. Never empty: the edge fills in the launcher.
+    pub join: Vec<SpiffePattern>,
+    /// How many make the attempt whole; at least 1.
+    pub expect: u32,
+    /// How many may be joined at once; at least `expect`.
+    pub max: u32,
+    /// How many attempts the job may have; at least 1.
+    pub attempts: u32,
+    pub done_when: DoneWhen,
+}
+
+impl Members {
+    pub fn may_join(&self, id: &SpiffeId) -> bool {
+        self.join.iter().any(|p| p.matches(id))
+    }
+
+    pub fn may_start(&self, id: &SpiffeId) -> bool {
+        self.start.iter().any(|p| p.matches(id))
+    }
+}
+
+/// When the ends of members end their attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DoneWhen {
+    /// All of the expected members have completed.
+    All,
+    /// One has.
+    Any,
+    /// This one has.
+    Instance(InstanceName),
+}
+
+impl fmt::Display for DoneWhen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DoneWhen::All => f.write_str("all"),
+            DoneWhen::Any => f.write_str("any"),
+            DoneWhen::Instance(i) => write!(f, "instance:{i}"),
+        }
+    }
+}
+
+impl FromStr for DoneWhen {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "" | "all" => Ok(DoneWhen::All),
+            "any" => Ok(DoneWhen::Any),
+            _ => text
+                .strip_prefix("instance:")
+                .and_then(|i| i.parse().ok())
+                .map(DoneWhen::Instance)
+                .ok_or("it is `all`, `any` or `instance:NAME`"),
+        }
+    }
+}

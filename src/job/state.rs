@@ -1,0 +1,142 @@
+//! A job as it stands.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::Spec;
+use crate::{
+    clock::LeaseTime,
+    name::{AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, Pin, ResourceName, SpiffeId},
+    secret::SecretDigest,
+};
+
+/// The state of a job. `Closed` is absorbing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobState {
+    AwaitingApproval,
+    Ready,
+    Running,
+    Closed(Outcome),
+}
+
+/// The state of an attempt. `Ended` is absorbing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttemptState {
+    Running,
+    /// Nobody is joined, so nobody has access.
+    Suspended,
+    /// The reading half ends first, then the writing half and with it the attempt.
+    Draining {
+        reading_ends: LeaseTime,
+        writing_ends: LeaseTime,
+    },
+    Ended(Outcome),
+}
+
+/// The state of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberState {
+    Joined,
+    Away { since: LeaseTime },
+    Left,
+    Lost,
+}
+
+/// A job: what it was to do, and how far it is.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub id: JobId,
+    pub spec: Arc<Spec>,
+    pub spec_digest: Digest,
+    pub launcher: SpiffeId,
+    pub acting_for: Option<HumanName>,
+    pub idempotency_key: String,
+    pub created: LeaseTime,
+    /// The end of all access, whatever happens.
+    pub ends: LeaseTime,
+    /// What it reads, as the catalog had it when it was created.
+    pub inputs: Arc<[Input]>,
+    pub state: JobState,
+    pub waiting_for: Vec<Gate>,
+    /// In the order of their numbers; the last one is the current one.
+    pub attempts: Vec<Attempt>,
+    pub closed: Option<LeaseTime>,
+    /// Why it is as it is, in one line.
+    pub detail: String,
+}
+
+/// A dataset or model that a job reads, as the catalog had it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Input {
+    pub resource: ResourceName,
+    pub pin: Pin,
+    pub classification: Option<String>,
+    pub data_classes: Vec<String>,
+    pub tier: Option<String>,
+}
+
+/// A rule that wants approval first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    pub id: String,
+    pub explanation: String,
+    pub approver_group: String,
+    pub approvals_needed: u32,
+}
+
+/// One run of a job.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    pub number: AttemptNumber,
+    pub key: String,
+    pub state: AttemptState,
+    pub began: LeaseTime,
+    pub ended: Option<LeaseTime>,
+    pub members: BTreeMap<InstanceName, Member>,
+    pub ticket: SecretDigest,
+    pub detail: String,
+}
+
+/// One participant of an attempt.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub spiffe_id: SpiffeId,
+    pub session: SecretDigest,
+    pub state: MemberState,
+    pub joined: LeaseTime,
+    /// What it said of its own end.
+    pub outcome: Option<Outcome>,
+}
+
+impl Job {
+    pub fn is_closed(&self) -> bool {
+        matches!(self.state, JobState::Closed(_))
+    }
+
+    /// The attempt that is not over, if there is one.
+    pub fn current(&self) -> Option<&Attempt> {
+        self.attempts.last().filter(|a| !a.is_ended())
+    }
+
+    pub fn attempt(&self, number: AttemptNumber) -> Option<&Attempt> {
+        self.attempts.iter().find(|a| a.number == number)
+    }
+
+    pub(super) fn attempt_mut(&mut self, number: AttemptNumber) -> Option<&mut Attempt> {
+        self.attempts.iter_mut().find(|a| a.number == number)
+    }
+
+    /// Whether another attempt may begin.
+    pub fn attempts_left(&self) -> bool {
+        self.attempts.len() < self.spec.members.attempts as usize
+    }
+}
+
+impl Attempt {
+    pub fn is_ended(&self) -> bool {
+        matches!(self.state, AttemptState::Ended(_))
+    }
+
+    pub fn joined(&self) -> usize {
+        self.members.values().filter(|m| m.state == MemberState::Joined).count()
+    }
+}

@@ -1,0 +1,163 @@
+//! Deadline, generation and end of one lease in one atomic word, so that no two of them are ever seen apart.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::clock::LeaseTime;
+
+const ENDED: u64 = 1 << 63;
+/// One step of the generation: bits 42 to 62.
+const GENERATION: u64 = 1 << 42;
+/// The deadline in ms of the lease timeline: bits 0 to 41, until the year 2109.
+const DEADLINE: u64 = GENERATION - 1;
+const GENERATION_MAX: u64 = (ENDED >> 42) - 1;
+
+/// Why a lease is not good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error("the lease has ended")]
+    Ended,
+    #[error("the lease has expired")]
+    Expired,
+    #[error("what the lease stands on was revoked")]
+    Lowered,
+    #[error("the lease was renewed as often as it can be")]
+    WornOut,
+    #[error("another renewal came first")]
+    Overtaken,
+}
+
+/// What a due deadline found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// It was due, and is ended now.
+    Expired,
+    /// It was renewed: look again then.
+    Later(LeaseTime),
+    /// It had ended before.
+    Already,
+}
+
+/// The one word. Every change is a compare-and-exchange: a renewal and an expiry that race have one winner.
+#[derive(Debug)]
+pub(super) struct Cell(AtomicU64);
+
+impl Cell {
+    pub(super) fn new(deadline: LeaseTime) -> Self {
+        Cell(AtomicU64::new(deadline.0.min(DEADLINE)))
+    }
+
+    pub(super) fn deadline(&self) -> LeaseTime {
+        LeaseTime(self.0.load(Ordering::Acquire) & DEADLINE)
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        u32::try_from((self.0.load(Ordering::Acquire) & !ENDED) >> 42).unwrap_or(u32::MAX)
+    }
+
+    /// Whether it is neither ended nor due.
+    pub(super) fn check(&self, now: LeaseTime) -> Result<(), Refused> {
+        Self::look(self.0.load(Ordering::Acquire), now)
+    }
+
+    fn look(word: u64, now: LeaseTime) -> Result<(), Refused> {
+        if word & ENDED != 0 {
+            return Err(Refused::Ended);
+        }
+        if now.0 >= word & DEADLINE {
+            return Err(Refused::Expired);
+        }
+        Ok(())
+    }
+
+    /// Sets a new deadline with the next generation, where the lease still lives at `now` and no other renewal made that
+    /// generation first. The deadline may be nearer than before: a renewal under shorter limits shortens.
+    pub(super) fn renew(&self, next: u32, now: LeaseTime, deadline: LeaseTime) -> Result<(), Refused> {
+        let next = u64::from(next);
+        let mut word = self.0.load(Ordering::Acquire);
+        loop {
+            Self::look(word, now)?;
+            if next > GENERATION_MAX {
+                return Err(Refused::WornOut);
+            }
+            if word >> 42 != next.wrapping_sub(1) {
+                return Err(Refused::Overtaken);
+            }
+            let new = (next << 42) | deadline.0.min(DEADLINE);
+            match self.0.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(()),
+                Err(seen) => word = seen,
+            }
+        }
+    }
+
+    /// Ends it; whether this call did.
+    pub(super) fn end(&self) -> bool {
+        self.0.fetch_or(ENDED, Ordering::AcqRel) & ENDED == 0
+    }
+
+    /// Ends it only if its deadline is still due.
+    pub(super) fn fire(&self, now: LeaseTime) -> Fired {
+        let mut word = self.0.load(Ordering::Acquire);
+        loop {
+            if word & ENDED != 0 {
+                return Fired::Already;
+            }
+            if now.0 < word & DEADLINE {
+                return Fired::Later(LeaseTime(word & DEADLINE));
+            }
+            match self.0.compare_exchange_weak(word, word | ENDED, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Fired::Expired,
+                Err(seen) => word = seen,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn law_09_a_check_at_the_deadline_is_refused_however_late_the_clean_up_is() {
+        let c = Cell::new(LeaseTime(100));
+        assert_eq!(c.check(LeaseTime(99)), Ok(()));
+        assert_eq!(c.check(LeaseTime(100)), Err(Refused::Expired));
+    }
+
+    #[test]
+    fn law_17_a_lease_that_is_over_is_not_renewed_and_the_refusal_changes_nothing() {
+        let c = Cell::new(LeaseTime(100));
+        assert_eq!(c.renew(1, LeaseTime(100), LeaseTime(900)), Err(Refused::Expired));
+        assert_eq!((c.deadline(), c.generation()), (LeaseTime(100), 0));
+        assert_eq!(c.renew(1, LeaseTime(99), LeaseTime(200)), Ok(()));
+        assert!(c.end());
+        assert!(!c.end(), "ended once");
+        assert_eq!(c.renew(2, LeaseTime(99), LeaseTime(900)), Err(Refused::Ended));
+    }
+
+    #[test]
+    fn law_18_an_expiry_that_was_due_before_a_renewal_does_not_undo_it() {
+        let c = Cell::new(LeaseTime(100));
+        c.renew(1, LeaseTime(99), LeaseTime(200)).unwrap();
+        assert_eq!(c.fire(LeaseTime(100)), Fired::Later(LeaseTime(200)));
+        assert_eq!(c.check(LeaseTime(150)), Ok(()));
+        assert_eq!(c.fire(LeaseTime(200)), Fired::Expired);
+        assert_eq!(c.fire(LeaseTime(200)), Fired::Already);
+    }
+
+    #[test]
+    fn of_two_renewals_at_once_one_makes_the_generation() {
+        let c = Cell::new(LeaseTime(100));
+        assert_eq!(c.renew(1, LeaseTime(1), LeaseTime(200)), Ok(()));
+        assert_eq!(c.renew(1, LeaseTime(1), LeaseTime(900)), Err(Refused::Overtaken));
+        assert_eq!((c.deadline(), c.generation()), (LeaseTime(200), 1));
+    }
+
+    #[test]
+    fn a_generation_never_runs_over_into_the_end() {
+        let c = Cell(AtomicU64::new((GENERATION_MAX << 42) | 100));
+        let next = u32::try_from(GENERATION_MAX + 1).unwrap();
+        assert_eq!(c.renew(next, LeaseTime(1), LeaseTime(200)), Err(Refused::WornOut));
+        assert_eq!(c.check(LeaseTime(1)), Ok(()));
+    }
+}

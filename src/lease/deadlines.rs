@@ -1,0 +1,48 @@
+//! When to look at which lease. An entry is a hint to look, never the end itself: a renewal moves nothing here.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{clock::LeaseTime, name::LeaseId};
+
+/// Deadlines in one slot share a look: 256 ms.
+const SLOT_BITS: u32 = 8;
+
+#[derive(Debug, Default)]
+pub(super) struct Deadlines(Mutex<BTreeMap<u64, Vec<LeaseId>>>);
+
+impl Deadlines {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Vec<LeaseId>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn arm(&self, id: LeaseId, deadline: LeaseTime) {
+        self.lock().entry(deadline.0 >> SLOT_BITS).or_default().push(id);
+    }
+
+    /// At most `max` leases whose slot is over.
+    pub(super) fn due(&self, now: LeaseTime, max: usize) -> Vec<LeaseId> {
+        let mut slots = self.lock();
+        let mut out = Vec::new();
+        while out.len() < max {
+            let Some(mut first) = slots.first_entry() else { break };
+            if *first.key() >= now.0 >> SLOT_BITS {
+                break;
+            }
+            let ids = first.get_mut();
+            let keep = ids.len().saturating_sub(max.saturating_sub(out.len()));
+            out.extend(ids.drain(keep..));
+            if ids.is_empty() {
+                first.remove();
+            }
+        }
+        out
+    }
+
+    /// When the next slot will be over.
+    pub(super) fn next(&self) -> Option<LeaseTime> {
+        self.lock().first_key_value().map(|(slot, _)| LeaseTime(slot.saturating_add(1) << SLOT_BITS))
+    }
+}

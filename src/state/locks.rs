@@ -1,0 +1,171 @@
+//! Locks: prohibitions that outlive their moment.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use crate::{
+    clock::LeaseTime,
+    ledger::Actor,
+    name::{FenceKind, FenceName, NameError, SpiffeId},
+};
+
+/// What a lock is on: a name of the fence grammar, or all SPIFFE IDs below a path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LockName {
+    Name(FenceName),
+    /// `identity-prefix:spiffe://td/a/`: every SPIFFE ID that begins so. Ends in a slash, so that it ends at a segment.
+    Prefix(String),
+}
+
+const PREFIX: &str = "identity-prefix:";
+
+impl FromStr for LockName {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let Some(prefix) = text.strip_prefix(PREFIX) else { return Ok(LockName::Name(text.parse()?)) };
+        let bad = |why| NameError::new(text, "a SPIFFE ID prefix", why);
+        let inner = prefix.strip_suffix('/').ok_or_else(|| bad("it does not end in a slash"))?;
+        // A path below the trust domain, or the trust domain itself.
+        if format!("{inner}/x").parse::<SpiffeId>().is_err() {
+            return Err(bad("without its last slash it is neither a SPIFFE ID nor `spiffe://` and a trust domain"));
+        }
+        Ok(LockName::Prefix(prefix.to_owned()))
+    }
+}
+
+impl fmt::Display for LockName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LockName::Name(n) => n.fmt(f),
+            LockName::Prefix(p) => write!(f, "{PREFIX}{p}"),
+        }
+    }
+}
+
+/// A prohibition: nothing new behind this name until it is lifted or its time is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lock {
+    pub name: LockName,
+    pub reason: String,
+    pub by: Actor,
+    pub since: LeaseTime,
+    pub until: Option<LeaseTime>,
+}
+
+impl Lock {
+    pub fn stands(&self, now: LeaseTime) -> bool {
+        self.until.is_none_or(|u| now < u)
+    }
+}
+
+/// The locks in force.
+#[derive(Clone, Debug, Default)]
+pub struct Locks(BTreeMap<LockName, Lock>);
+
+impl Locks {
+    pub fn insert(&mut self, lock: Lock) {
+        self.0.insert(lock.name.clone(), lock);
+    }
+
+    pub fn remove(&mut self, name: &LockName) -> Option<Lock> {
+        self.0.remove(name)
+    }
+
+    pub fn find(&self, name: &LockName, now: LeaseTime) -> Option<&Lock> {
+        self.0.get(name).filter(|l| l.stands(now))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Forgets those whose time is over.
+    pub fn prune(&mut self, now: LeaseTime) {
+        self.0.retain(|_, l| l.stands(now));
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Lock> {
+        self.0.values()
+    }
+
+    /// The lock that stands before any of these names, if one does.
+    pub fn against<'a>(
+        &self,
+        names: impl Iterator<Item = &'a FenceName>,
+        now: LeaseTime,
+    ) -> Option<&Lock> {
+        for name in names {
+            if let Some(lock) = self.find(&LockName::Name(name.clone()), now) {
+                return Some(lock);
+            }
+            if let FenceKind::Identity(id) = name.kind() {
+                // Every prefix that ends at a segment; their number is bounded by the ID's length.
+                let text = id.as_str();
+                let ends = text.match_indices('/').map(|(i, _)| i).filter(|i| *i > "spiffe://".len());
+                for end in ends {
+                    let prefix = text.get(..=end).unwrap_or_default().to_owned();
+                    if let Some(lock) = self.find(&LockName::Prefix(prefix), now) {
+                        return Some(lock);
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: LeaseTime = LeaseTime(1_000);
+
+    fn lock(name: &str, until: Option<LeaseTime>) -> Lock {
+        Lock {
+            name: name.parse().unwrap(),
+            reason: "r".into(),
+            by: Actor::Daemon("test".into()),
+            since: NOW,
+            until,
+        }
+    }
+
+    fn hits(locks: &Locks, name: &str, now: LeaseTime) -> bool {
+        locks.against([name.parse().unwrap()].iter(), now).is_some()
+    }
+
+    #[test]
+    fn a_prefix_ends_at_a_segment() {
+        let mut locks = Locks::default();
+        locks.insert(lock("identity-prefix:spiffe://td/ns/ml/", None));
+        assert!(hits(&locks, "identity:spiffe://td/ns/ml/a", NOW));
+        assert!(hits(&locks, "identity:spiffe://td/ns/ml/a/b", NOW));
+        assert!(!hits(&locks, "identity:spiffe://td/ns/mlx/a", NOW));
+        assert!(!hits(&locks, "identity:spiffe://td/ns/ml", NOW));
+        assert!(!hits(&locks, "identity:spiffe://td2/ns/ml/a", NOW));
+        locks.insert(lock("identity-prefix:spiffe://td2/", None));
+        assert!(hits(&locks, "identity:spiffe://td2/ns/ml/a", NOW));
+    }
+
+    #[test]
+    fn a_lock_stands_until_its_time_is_over() {
+        let mut locks = Locks::default();
+        locks.insert(lock("tenant:acme", Some(LeaseTime(2_000))));
+        assert!(hits(&locks, "tenant:acme", LeaseTime(1_999)));
+        assert!(!hits(&locks, "tenant:acme", LeaseTime(2_000)));
+        locks.prune(LeaseTime(2_000));
+        assert!(locks.is_empty());
+    }
+
+    #[test]
+    fn names_that_could_lock_by_mistake_are_refused() {
+        for t in ["identity-prefix:spiffe://td/a", "identity-prefix:spiffe:///", "identity-prefix:spiffe://", "identity-prefix:", "nope:x", "identity-prefix:spiffe://td/a//"] {
+            assert!(t.parse::<LockName>().is_err(), "{t}");
+        }
+        let p: LockName = "identity-prefix:spiffe://td/a/".parse().unwrap();
+        assert_eq!(p.to_string(), "identity-prefix:spiffe://td/a/");
+    }
+}

@@ -1,0 +1,20 @@
+//! The identity of work: jobs, attempts, members, locks, idempotency keys. What outlives the process.
+//!
+//! Owns the one copy in memory and the order in which it changes; rebuilt from the ledger before the daemon is ready.
+//! Never decides who may. Two ways to change it, and no third:
+//!
+//! - what **widens** access is recorded first: [`Store::widen`], [`Store::create`], [`Store::unlock`] resolve when the record
+//!   is on disk, and only then does the change show;
+//! - what **narrows** it takes effect at once: [`Store::narrow`], [`Store::lock`], [`Store::revoke`] change the state, lower
+//!   the fences, hand the record over and answer, in that order and under one mutex, so that the ledger, the count of
+//!   lowerings and the state agree on what came first.
+
+mod locks;
+mod rebuild;
+mod records;
+mod store;
+
+pub use locks::{Lock, LockName, Locks};
+pub use rebuild::{RebuildError, Rebuilt};
+pub use records::{input_record, spec_digest, spec_record};
+pub use store::{Committed, Created, NewJob, Refused, Store, Widened};

@@ -1,0 +1,252 @@
+//! Between what the state holds and what the ledger records.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    fence::Seq,
+    job::{Change, DoneWhen, Gate, Input, Job, JobState, Members, Spec, Tuning},
+    ledger::{self, Actor, Decision, Ending, Event},
+    name::{Digest, JobId},
+    secret::SecretDigest,
+};
+
+/// The version of the normal form that specifications are digested in.
+const SPEC_VERSION: u32 = 1;
+
+/// The record of a specification.
+pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
+    ledger::JobSpec {
+        v: SPEC_VERSION,
+        name: spec.name.clone(),
+        tenant: spec.tenant.clone(),
+        purpose: spec.purpose.clone(),
+        why: spec.why.clone(),
+        max_duration_ms: millis(spec.max_duration),
+        method: spec.tune.as_ref().map(|t| t.method),
+        params_digest: spec.tune.as_ref().and_then(|t| t.params_digest),
+        free_params: spec.tune.as_ref().map(|t| t.free_params.clone()).unwrap_or_default(),
+        prompt_lineage: spec.tune.as_ref().map(|t| t.prompts.clone()).unwrap_or_default(),
+        read: spec.read.clone(),
+        write: spec.write.clone(),
+        pins: spec.pins.clone(),
+        start: spec.members.start.clone(),
+        join: spec.members.join.clone(),
+        expect: spec.members.expect,
+        max: spec.members.max,
+        attempts: spec.members.attempts,
+        done_when: spec.members.done_when.to_string(),
+        acting_for: spec.acting_for.clone(),
+        credential_ttl_ms: spec.credential_ttl.map(millis),
+        drain_ms: spec.drain.map(millis),
+    }
+}
+
+/// SHA-256 over the canonical JSON (RFC 8785) of a specification's record.
+pub fn spec_digest(spec: &Spec) -> Result<Digest, serde_json::Error> {
+    serde_json_canonicalizer::to_vec(&spec_record(spec)).map(|json| Digest::of(&json))
+}
+
+pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
+    let done_when: DoneWhen = r.done_when.parse()?;
+    Ok(Spec {
+        name: r.name,
+        tenant: r.tenant,
+        purpose: r.purpose,
+        why: r.why,
+        max_duration: Duration::from_millis(r.max_duration_ms),
+        tune: r.method.map(|method| Tuning {
+            method,
+            params_digest: r.params_digest,
+            free_params: r.free_params,
+            prompts: r.prompt_lineage,
+        }),
+        read: r.read,
+        write: r.write,
+        pins: r.pins,
+        members: Members {
+            start: r.start,
+            join: r.join,
+            expect: r.expect,
+            max: r.max,
+            attempts: r.attempts,
+            done_when,
+        },
+        acting_for: r.acting_for,
+        credential_ttl: r.credential_ttl_ms.map(Duration::from_millis),
+        drain: r.drain_ms.map(Duration::from_millis),
+    })
+}
+
+pub fn input_record(i: &Input) -> ledger::Input {
+    ledger::Input {
+        resource: i.resource.clone(),
+        pin: i.pin.clone(),
+        classification: i.classification.clone(),
+        data_classes: i.data_classes.clone(),
+        tier: i.tier.clone(),
+    }
+}
+
+pub(super) fn created_record(job: &Job, decision: Decision) -> Event {
+    Event::JobCreated(Box::new(ledger::JobCreated {
+        job: job.id,
+        launcher: job.launcher.clone(),
+        acting_for: job.acting_for.clone(),
+        idempotency_key: job.idempotency_key.clone(),
+        spec: spec_record(&job.spec),
+        spec_digest: job.spec_digest,
+        at: job.created,
+        ends: job.ends,
+        inputs: job.inputs.iter().map(input_record).collect(),
+        outputs: job.spec.write.clone(),
+        decision,
+        waiting_for: job
+            .waiting_for
+            .iter()
+            .map(|g| ledger::Gate {
+                id: g.id.clone(),
+                explanation: g.explanation.clone(),
+                approver_group: g.approver_group.clone(),
+                approvals_needed: g.approvals_needed,
+            })
+            .collect(),
+    }))
+}
+
+pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
+    let waiting_for: Vec<Gate> = r
+        .waiting_for
+        .into_iter()
+        .map(|g| Gate {
+            id: g.id,
+            explanation: g.explanation,
+            approver_group: g.approver_group,
+            approvals_needed: g.approvals_needed,
+        })
+        .collect();
+    let inputs: Vec<Input> = r
+        .inputs
+        .into_iter()
+        .map(|i| Input {
+            resource: i.resource,
+            pin: i.pin,
+            classification: i.classification,
+            data_classes: i.data_classes,
+            tier: i.tier,
+        })
+        .collect();
+    Ok(Job {
+        id: r.job,
+        spec: Arc::new(spec_of(r.spec)?),
+        spec_digest: r.spec_digest,
+        launcher: r.launcher,
+        acting_for: r.acting_for,
+        idempotency_key: r.idempotency_key,
+        created: r.at,
+        ends: r.ends,
+        inputs: inputs.into(),
+        state: if waiting_for.is_empty() { JobState::Ready } else { JobState::AwaitingApproval },
+        waiting_for,
+        attempts: Vec::new(),
+        closed: None,
+        detail: String::new(),
+    })
+}
+
+/// The record of one change. `decision` is that of a begin; `ending` that of what narrows.
+pub(super) fn change_record(
+    job: JobId,
+    change: &Change,
+    by: Actor,
+    decision: Option<Decision>,
+    ending: Ending,
+) -> Event {
+    match change.clone() {
+        Change::Closed { outcome, at, detail } => Event::JobClosed { job, outcome, at, by, detail, ending },
+        Change::AttemptBegan { attempt, key, at, ticket } => Event::AttemptBegan {
+            job,
+            attempt,
+            key,
+            at,
+            by,
+            ticket: Digest(ticket.0),
+            decision: decision.unwrap_or_else(|| Decision {
+                result: "allow".into(),
+                rules: Vec::new(),
+                policy: Digest::ZERO,
+                catalog: Digest::ZERO,
+            }),
+        },
+        Change::AttemptDraining { attempt, reading_ends, writing_ends, detail } => {
+            Event::AttemptDraining { job, attempt, reading_ends, writing_ends, by, detail }
+        }
+        Change::AttemptEnded { attempt, outcome, at, detail } => {
+            Event::AttemptEnded { job, attempt, outcome, at, by, detail, ending }
+        }
+        Change::MemberJoined { attempt, instance, member, session, at } => {
+            Event::MemberJoined { job, attempt, instance, member, session: Digest(session.0), at }
+        }
+        Change::MemberAway { attempt, instance, at, detail } => {
+            Event::MemberAway { job, attempt, instance, at, detail, ending }
+        }
+        Change::MemberLeft { attempt, instance, at, outcome, detail } => {
+            Event::MemberLeft { job, attempt, instance, at, outcome, detail, ending }
+        }
+        Change::MemberLost { attempt, instance, at, detail } => {
+            Event::MemberLost { job, attempt, instance, at, detail, ending }
+        }
+    }
+}
+
+/// The change that a record tells of, where it is one of a job's life.
+pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
+    let none = Ending::default();
+    Some(match event {
+        Event::JobClosed { job, outcome, at, detail, ending, .. } => {
+            (job, Change::Closed { outcome, at, detail }, ending)
+        }
+        Event::AttemptBegan { job, attempt, key, at, ticket, .. } => {
+            (job, Change::AttemptBegan { attempt, key, at, ticket: SecretDigest(ticket.0) }, none)
+        }
+        Event::AttemptDraining { job, attempt, reading_ends, writing_ends, detail, .. } => {
+            (job, Change::AttemptDraining { attempt, reading_ends, writing_ends, detail }, none)
+        }
+        Event::AttemptEnded { job, attempt, outcome, at, detail, ending, .. } => {
+            (job, Change::AttemptEnded { attempt, outcome, at, detail }, ending)
+        }
+        Event::MemberJoined { job, attempt, instance, member, session, at } => {
+            let session = SecretDigest(session.0);
+            (job, Change::MemberJoined { attempt, instance, member, session, at }, none)
+        }
+        Event::MemberAway { job, attempt, instance, at, detail, ending } => {
+            (job, Change::MemberAway { attempt, instance, at, detail }, ending)
+        }
+        Event::MemberLeft { job, attempt, instance, at, outcome, detail, ending } => {
+            (job, Change::MemberLeft { attempt, instance, at, outcome, detail }, ending)
+        }
+        Event::MemberLost { job, attempt, instance, at, detail, ending } => {
+            (job, Change::MemberLost { attempt, instance, at, detail }, ending)
+        }
+        _ => return None,
+    })
+}
+
+/// The greatest count of lowerings that a record speaks of.
+pub(super) fn seq_of(event: &Event) -> Seq {
+    Seq(match event {
+        Event::EpochBegan(e) => e.seq,
+        Event::JobClosed { ending, .. }
+        | Event::AttemptEnded { ending, .. }
+        | Event::MemberAway { ending, .. }
+        | Event::MemberLeft { ending, .. }
+        | Event::MemberLost { ending, .. }
+        | Event::Revoked { ending, .. }
+        | Event::Lowered { ending, .. }
+        | Event::LockSet { ending, .. } => ending.seq,
+        _ => 0,
+    })
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}

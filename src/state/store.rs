@@ -1,0 +1,473 @@
+//! The store: the state in memory, and the two ways to change it.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, watch};
+
+use super::{
+    Lock, LockName, Locks,
+    records::{change_record, created_record},
+};
+use crate::{
+    clock::{Clock, LeaseTime},
+    fence::{Lowered, Registry, Revision, Seq},
+    job::{Change, Job},
+    ledger::{Actor, Decision, Deferred, Ending, Event, Ledger},
+    limits,
+    name::{Digest, FenceName, JobId, SpiffeId, TenantName},
+    reason::Reason,
+};
+
+/// Why a change was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refused<E> {
+    /// The move itself is not legal.
+    #[error(transparent)]
+    Move(E),
+    #[error("there is no such job")]
+    NoJob,
+    /// Another specification has this idempotency key.
+    #[error("the idempotency key belongs to {0}, which has another specification")]
+    KeyConflict(JobId),
+    #[error("the tenant has {} open jobs, as many as it may", limits::JOBS_OPEN_PER_TENANT_MAX)]
+    TooManyJobs,
+    #[error("there are {} locks, as many as there may be", limits::LOCKS_MAX)]
+    TooManyLocks,
+    #[error("there is no such lock")]
+    NoLock,
+    /// The record could not be written, so nothing was changed.
+    #[error("the record could not be written: {0}")]
+    Ledger(String),
+    /// Something narrower happened while the record was being written.
+    #[error("the job ended meanwhile")]
+    Overtaken,
+    #[error("too many changes of one job at once")]
+    Contended,
+}
+
+impl<E> Refused<E> {
+    /// The code, where it is not the move's own.
+    pub fn reason(&self) -> Option<Reason> {
+        Some(match self {
+            Refused::Move(_) => return None,
+            Refused::NoJob => Reason::JobNotFound,
+            Refused::KeyConflict(_) => Reason::IdempotencyConflict,
+            Refused::TooManyJobs | Refused::TooManyLocks => Reason::QuotaExceeded,
+            Refused::NoLock => Reason::LockNotFound,
+            Refused::Ledger(_) => Reason::LedgerUnavailable,
+            Refused::Overtaken => Reason::JobClosed,
+            Refused::Contended => Reason::Contended,
+        })
+    }
+}
+
+/// A narrowing change, in force.
+#[derive(Debug)]
+pub struct Committed<T> {
+    pub value: T,
+    pub ending: Ending,
+    /// Names that were lowered, for the clean-up behind them.
+    pub lowered: Vec<FenceName>,
+    /// The last record of the change; `None` where nothing changed.
+    pub record: Option<Deferred>,
+}
+
+/// A widening change, recorded and in force.
+#[derive(Debug)]
+pub struct Widened {
+    pub job: Arc<Job>,
+    pub lowered: Vec<FenceName>,
+}
+
+/// The outcome of creating a job.
+#[derive(Debug)]
+pub enum Created {
+    New(Arc<Job>),
+    /// The key and the specification are those of a job that is there.
+    Existing(Arc<Job>),
+}
+
+/// A job to be created, decided.
+#[derive(Debug)]
+pub struct NewJob {
+    pub job: Job,
+    pub decision: Decision,
+}
+
+#[derive(Debug)]
+struct Slot {
+    job: Arc<Job>,
+    /// A widening change whose record is being written. Others of this job wait; narrowing ones do not.
+    busy: bool,
+    watch: watch::Sender<Arc<Job>>,
+}
+
+#[derive(Debug)]
+enum KeyUse {
+    /// The job's record is being written.
+    Pending,
+    Job { job: JobId, spec: Digest, at: LeaseTime },
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    jobs: HashMap<JobId, Slot>,
+    /// In the order of their creation, for listing.
+    order: BTreeMap<(LeaseTime, JobId), ()>,
+    closed: VecDeque<JobId>,
+    open_by_tenant: HashMap<TenantName, usize>,
+    keys: HashMap<(SpiffeId, String), KeyUse>,
+    locks: Locks,
+}
+
+/// The state in memory. One mutex orders its changes; it is held for short, synchronous steps alone, never across an await.
+/// While it is held the fence registry and the ledger's queue are entered, in that order; neither ever comes back here.
+pub struct Store {
+    inner: Mutex<Inner>,
+    /// Wakes whoever waits for a widening change of a job, or of a key, to be done.
+    freed: Notify,
+    fences: Arc<Registry>,
+    ledger: Ledger,
+    clock: Arc<dyn Clock>,
+}
+
+impl Store {
+    /// Begins from what the ledger told.
+    pub fn new(rebuilt: super::Rebuilt, fences: Arc<Registry>, ledger: Ledger, clock: Arc<dyn Clock>) -> Self {
+        let mut inner = Inner { locks: rebuilt.locks, ..Inner::default() };
+        for job in rebuilt.jobs {
+            inner.keys.insert(
+                (job.launcher.clone(), job.idempotency_key.clone()),
+                KeyUse::Job { job: job.id, spec: job.spec_digest, at: job.created },
+            );
+            inner.put(job);
+        }
+        Store { inner: Mutex::new(inner), freed: Notify::new(), fences, ledger, clock }
+    }
+
+    // Each step below leaves the state whole before the guard goes, so a panic elsewhere cannot leave it half changed.
+    fn lock_inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---------- reading: after standing ----------
+
+    /// The job as it stands.
+    pub fn job(&self, id: JobId) -> Option<Arc<Job>> {
+        self.lock_inner().jobs.get(&id).map(|s| s.job.clone())
+    }
+
+    /// The job now and at each change. A slow watcher sees the newest only.
+    pub fn watch(&self, id: JobId) -> Option<watch::Receiver<Arc<Job>>> {
+        self.lock_inner().jobs.get(&id).map(|s| s.watch.subscribe())
+    }
+
+    /// Jobs that a filter lets pass, newest first, from below a place in the order.
+    pub fn list(
+        &self,
+        below: Option<(LeaseTime, JobId)>,
+        max: usize,
+        mut pass: impl FnMut(&Job) -> bool,
+    ) -> Vec<Arc<Job>> {
+        let inner = self.lock_inner();
+        let upper = below.unwrap_or((LeaseTime(u64::MAX), JobId(u128::MAX)));
+        inner
+            .order
+            .range(..upper)
+            .rev()
+            .filter_map(|((_, id), ())| inner.jobs.get(id))
+            .filter(|s| pass(&s.job))
+            .take(max)
+            .map(|s| s.job.clone())
+            .collect()
+    }
+
+    /// All jobs that are not closed.
+    pub fn open_jobs(&self) -> Vec<Arc<Job>> {
+        self.lock_inner().jobs.values().filter(|s| !s.job.is_closed()).map(|s| s.job.clone()).collect()
+    }
+
+    /// The job that a caller's idempotency key made, if it is remembered.
+    pub fn by_key(&self, launcher: &SpiffeId, key: &str) -> Option<Arc<Job>> {
+        let inner = self.lock_inner();
+        match inner.keys.get(&(launcher.clone(), key.to_owned()))? {
+            KeyUse::Job { job, .. } => inner.jobs.get(job).map(|s| s.job.clone()),
+            KeyUse::Pending => None,
+        }
+    }
+
+    /// The lock that stands before any of these names.
+    pub fn locked<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Option<Lock> {
+        self.lock_inner().locks.against(names, self.clock.now().lease).cloned()
+    }
+
+    /// The locks in force.
+    pub fn locks(&self) -> Vec<Lock> {
+        let now = self.clock.now().lease;
+        self.lock_inner().locks.iter().filter(|l| l.stands(now)).cloned().collect()
+    }
+
+    // ---------- what widens: the record first ----------
+
+    /// Creates a job, or finds the one that the key made. Resolves when it is on disk.
+    pub async fn create(&self, new: NewJob) -> Result<Created, Refused<std::convert::Infallible>> {
+        let NewJob { job, decision } = new;
+        let key = (job.launcher.clone(), job.idempotency_key.clone());
+        let appending = loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            {
+                let mut inner = self.lock_inner();
+                match inner.keys.get(&key) {
+                    Some(KeyUse::Job { job: id, spec, .. }) => {
+                        let found = inner.jobs.get(id).map(|s| s.job.clone());
+                        return match found {
+                            Some(found) if *spec == job.spec_digest => Ok(Created::Existing(found)),
+                            _ => Err(Refused::KeyConflict(*id)),
+                        };
+                    }
+                    Some(KeyUse::Pending) => {}
+                    None => {
+                        let open = inner.open_by_tenant.get(&job.spec.tenant).copied().unwrap_or(0);
+                        if open >= limits::JOBS_OPEN_PER_TENANT_MAX {
+                            return Err(Refused::TooManyJobs);
+                        }
+                        inner.keys.insert(key.clone(), KeyUse::Pending);
+                        break self.ledger.append(&created_record(&job, decision));
+                    }
+                }
+            }
+            freed.await;
+        };
+        let written = appending.await;
+        let mut inner = self.lock_inner();
+        inner.keys.remove(&key);
+        self.freed.notify_waiters();
+        written.map_err(|e| Refused::Ledger(e.to_string()))?;
+        inner.keys.insert(key, KeyUse::Job { job: job.id, spec: job.spec_digest, at: job.created });
+        Ok(Created::New(inner.put(job)))
+    }
+
+    /// Makes a widening change of a job: decided under the mutex, recorded, then made. `decide` is asked again where another
+    /// widening change came first, and answers `Ok(None)` where there is nothing to change.
+    pub async fn widen<E>(
+        &self,
+        id: JobId,
+        by: Actor,
+        decision: Option<Decision>,
+        decide: impl Fn(&Job) -> Result<Option<Change>, E>,
+    ) -> Result<Widened, Refused<E>> {
+        let mut turns = 0u32;
+        let (change, appending) = loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            {
+                let mut inner = self.lock_inner();
+                let slot = inner.jobs.get_mut(&id).ok_or(Refused::NoJob)?;
+                if !slot.busy {
+                    let Some(change) = decide(&slot.job).map_err(Refused::Move)? else {
+                        return Ok(Widened { job: slot.job.clone(), lowered: Vec::new() });
+                    };
+                    slot.busy = true;
+                    let record =
+                        change_record(id, &change, by.clone(), decision.clone(), Ending::default());
+                    break (change, self.ledger.append(&record));
+                }
+            }
+            turns = turns.saturating_add(1);
+            if turns > limits::MEMBERS_MAX {
+                return Err(Refused::Contended);
+            }
+            freed.await;
+        };
+        let written = appending.await;
+        let mut inner = self.lock_inner();
+        let Some(slot) = inner.jobs.get_mut(&id) else { return Err(Refused::NoJob) };
+        slot.busy = false;
+        self.freed.notify_waiters();
+        written.map_err(|e| Refused::Ledger(e.to_string()))?;
+        if slot.job.is_closed() {
+            return Err(Refused::Overtaken);
+        }
+        let names = slot.job.fences_of(&change);
+        let job = inner.apply(id, &change).ok_or(Refused::NoJob)?;
+        let mut lowered = Vec::new();
+        for name in names {
+            let l = self.fences.lower(&name, self.clock.now().lease);
+            let because = "a newer attempt began".to_owned();
+            self.ledger.defer(&Event::Lowered { name: name.clone(), because, ending: ending(l) });
+            lowered.push(name);
+        }
+        Ok(Widened { job, lowered })
+    }
+
+    /// Lifts a lock. Resolves when that is on disk; nothing that the lock ended comes back.
+    pub async fn unlock(
+        &self,
+        name: &LockName,
+        by: Actor,
+        reason: &str,
+    ) -> Result<Lock, Refused<std::convert::Infallible>> {
+        let (lock, appending) = {
+            let inner = self.lock_inner();
+            let lock = inner.locks.find(name, self.clock.now().lease).cloned().ok_or(Refused::NoLock)?;
+            let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
+            (lock, self.ledger.append(&record))
+        };
+        appending.await.map_err(|e| Refused::Ledger(e.to_string()))?;
+        self.lock_inner().locks.remove(name);
+        Ok(lock)
+    }
+
+    // ---------- what narrows: at once ----------
+
+    /// Makes narrowing changes of a job: decided under the mutex, made, their fences lowered, their records handed over.
+    pub fn narrow<E>(
+        &self,
+        id: JobId,
+        by: &Actor,
+        decide: impl FnOnce(&Job) -> Result<Vec<Change>, E>,
+    ) -> Result<Committed<Arc<Job>>, Refused<E>> {
+        let mut inner = self.lock_inner();
+        let slot = inner.jobs.get(&id).ok_or(Refused::NoJob)?;
+        let changes = decide(&slot.job).map_err(Refused::Move)?;
+        let mut done = Committed {
+            value: slot.job.clone(),
+            ending: Ending { seq: 0, behind: 0 },
+            lowered: Vec::new(),
+            record: None,
+        };
+        for change in changes {
+            let names = done.value.fences_of(&change);
+            done.value = inner.apply(id, &change).ok_or(Refused::NoJob)?;
+            let mut one = Ending::default();
+            for name in names {
+                let l = self.fences.lower(&name, self.clock.now().lease);
+                one.seq = one.seq.max(l.seq.0);
+                one.behind = one.behind.max(l.behind);
+                done.lowered.push(name);
+            }
+            done.ending.seq = done.ending.seq.max(one.seq);
+            done.ending.behind = done.ending.behind.max(one.behind);
+            done.record = Some(self.ledger.defer(&change_record(id, &change, by.clone(), None, one)));
+        }
+        if done.ending.seq == 0 {
+            done.ending.seq = self.fences.seq().0;
+        }
+        Ok(done)
+    }
+
+    /// Ends all that stands behind a name. What it names stays what it was: a new stand is good.
+    pub fn revoke(&self, name: &FenceName, by: Actor, reason: &str) -> Committed<()> {
+        let _order = self.lock_inner();
+        let l = self.fences.lower(name, self.clock.now().lease);
+        let record = l.first.then(|| {
+            let (name, reason) = (name.clone(), reason.to_owned());
+            self.ledger.defer(&Event::Revoked { name, by, reason, ending: ending(l) })
+        });
+        Committed { value: (), ending: ending(l), lowered: vec![name.clone()], record }
+    }
+
+    /// Lowers a fence as the consequence of something else: a drain's reading half, a sweep.
+    pub fn lower(&self, name: &FenceName, because: &str) -> Lowered {
+        let _order = self.lock_inner();
+        let l = self.fences.lower(name, self.clock.now().lease);
+        if l.first {
+            let (name, because) = (name.clone(), because.to_owned());
+            self.ledger.defer(&Event::Lowered { name, because, ending: ending(l) });
+        }
+        l
+    }
+
+    /// Locks: nothing new behind the name, and nothing old. For a prefix the revision is raised and the caller sweeps.
+    pub fn lock(&self, lock: Lock) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
+        let mut inner = self.lock_inner();
+        inner.locks.prune(self.clock.now().lease);
+        if inner.locks.len() >= limits::LOCKS_MAX {
+            return Err(Refused::TooManyLocks);
+        }
+        inner.locks.insert(lock.clone());
+        let (ending, lowered, revision) = match &lock.name {
+            LockName::Name(name) => {
+                let l = self.fences.lower(name, lock.since);
+                (ending(l), vec![name.clone()], None)
+            }
+            LockName::Prefix(_) => {
+                let revision = self.fences.raise_revision();
+                (Ending { seq: self.fences.seq().0, behind: 0 }, Vec::new(), Some(revision))
+            }
+        };
+        let record = self.ledger.defer(&Event::LockSet {
+            name: lock.name.to_string(),
+            by: lock.by.clone(),
+            reason: lock.reason.clone(),
+            at: lock.since,
+            until: lock.until,
+            ending,
+        });
+        Ok((Committed { value: lock, ending, lowered, record: Some(record) }, revision))
+    }
+
+    /// Forgets what need not be remembered any more: old keys, locks whose time is over.
+    pub fn prune(&self, now: LeaseTime) {
+        let mut inner = self.lock_inner();
+        inner.locks.prune(now);
+        inner.keys.retain(|_, k| match k {
+            KeyUse::Pending => true,
+            KeyUse::Job { at, .. } => now.since(*at) < limits::IDEMPOTENCY,
+        });
+    }
+}
+
+fn ending(l: Lowered) -> Ending {
+    let Lowered { seq: Seq(seq), behind, .. } = l;
+    Ending { seq, behind }
+}
+
+impl Inner {
+    fn put(&mut self, job: Job) -> Arc<Job> {
+        let job = Arc::new(job);
+        self.order.insert((job.created, job.id), ());
+        if job.is_closed() {
+            self.remember_closed(job.id);
+        } else {
+            let open = self.open_by_tenant.entry(job.spec.tenant.clone()).or_default();
+            *open = open.saturating_add(1);
+        }
+        let watch = watch::Sender::new(job.clone());
+        self.jobs.insert(job.id, Slot { job: job.clone(), busy: false, watch });
+        job
+    }
+
+    fn apply(&mut self, id: JobId, change: &Change) -> Option<Arc<Job>> {
+        let slot = self.jobs.get_mut(&id)?;
+        let was_open = !slot.job.is_closed();
+        let mut next = Job::clone(&slot.job);
+        next.apply(change);
+        let job = Arc::new(next);
+        slot.job = job.clone();
+        slot.watch.send_replace(job.clone());
+        if was_open && job.is_closed() {
+            if let Some(open) = self.open_by_tenant.get_mut(&job.spec.tenant) {
+                *open = open.saturating_sub(1);
+            }
+            self.remember_closed(id);
+        }
+        Some(job)
+    }
+
+    fn remember_closed(&mut self, id: JobId) {
+        self.closed.push_back(id);
+        while self.closed.len() > limits::JOBS_CLOSED_MAX {
+            let Some(old) = self.closed.pop_front() else { break };
+            if let Some(slot) = self.jobs.remove(&old) {
+                self.order.remove(&(slot.job.created, old));
+            }
+        }
+    }
+}

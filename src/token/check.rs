@@ -1,0 +1,153 @@
+//! Checking a token by itself: form, key, signature, issuer, audience, time, presenter.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Deserialize;
+
+use super::{Claims, KeySet};
+use crate::{clock::Wall, limits::TOKEN_BYTES_MAX, name::SpiffeId, reason::Reason};
+
+/// How far in the future `nbf` may lie: the clocks of two machines differ.
+const NOT_BEFORE_LEEWAY_SECONDS: u64 = 5;
+
+/// Why a token was refused. Never shows any part of the token.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    #[error("the token is not one of this issuer's form: {0}")]
+    Malformed(&'static str),
+    #[error("the token is signed with a key that is not known")]
+    KeyUnknown,
+    #[error("the token's signature is not that of its key")]
+    Signature,
+    #[error("the token is of another issuer")]
+    Issuer,
+    #[error("the token is for another audience: `{0}`")]
+    Audience(SpiffeId),
+    #[error("the token expired at {0}")]
+    Expired(Wall),
+    #[error("the token is not valid before {0}")]
+    NotYetValid(Wall),
+    #[error("the token was presented without the holder's SVID")]
+    NoPresenter,
+    #[error("the token belongs to `{subject}`, and `{presenter}` presented it")]
+    Presenter { subject: SpiffeId, presenter: SpiffeId },
+    #[error("the token is bound to another certificate of its holder: renew the lease with the present one")]
+    Certificate,
+}
+
+impl TokenError {
+    pub fn reason(&self) -> Reason {
+        match self {
+            TokenError::Malformed(_) => Reason::TokenMalformed,
+            TokenError::KeyUnknown => Reason::TokenKeyUnknown,
+            TokenError::Signature => Reason::TokenSignature,
+            TokenError::Issuer => Reason::TokenIssuer,
+            TokenError::Audience(_) => Reason::TokenAudience,
+            TokenError::Expired(_) => Reason::TokenExpired,
+            TokenError::NotYetValid(_) => Reason::TokenNotYetValid,
+            TokenError::NoPresenter | TokenError::Presenter { .. } => Reason::TokenPresenter,
+            TokenError::Certificate => Reason::TokenCertificate,
+        }
+    }
+}
+
+/// Who presented a token, as the one who checks it saw.
+#[derive(Clone, Copy, Debug)]
+pub enum Presenter<'a> {
+    /// By its SVID, over mutual TLS, with the SHA-256 of the certificate where it is known.
+    Svid { id: &'a SpiffeId, x5t_s256: Option<&'a [u8; 32]> },
+    /// The audience does not see who presents: the catalog says so, and a bound token is refused.
+    Unseen,
+}
+
+/// What a token must say.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected<'a> {
+    pub issuer: &'a str,
+    pub audience: &'a SpiffeId,
+    pub presenter: Presenter<'a>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    alg: String,
+    typ: String,
+    kid: String,
+}
+
+/// The key id that a token names, where it has the form of one: to fetch keys before the check.
+pub fn peek_key_id(token: &str) -> Option<String> {
+    let (header, _) = token.split_once('.')?;
+    read_header(header).ok().map(|h| h.kid)
+}
+
+fn read_header(part: &str) -> Result<Header, TokenError> {
+    let bytes =
+        URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed("its header is not base64url"))?;
+    // Strict: `crit`, `jwk`, `jku`, `x5c` and all else that could choose another key or rule is an unknown member.
+    let header: Header = serde_json::from_slice(&bytes)
+        .map_err(|_| TokenError::Malformed("its header has other members than alg, typ and kid"))?;
+    if header.alg != "ES256" {
+        return Err(TokenError::Malformed("its algorithm is not ES256"));
+    }
+    if header.typ != "at+jwt" {
+        return Err(TokenError::Malformed("its type is not at+jwt"));
+    }
+    Ok(header)
+}
+
+/// Checks all that the token alone can say. What lowered its fences, if anything did, is for whoever follows the feed.
+pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> Result<Claims, TokenError> {
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(TokenError::Malformed("it is longer than 4096 bytes"));
+    }
+    let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed("it has no three parts"))?;
+    let (header, body) = signed.split_once('.').ok_or(TokenError::Malformed("it has no three parts"))?;
+    if body.contains('.') {
+        return Err(TokenError::Malformed("it has more than three parts"));
+    }
+    let header = read_header(header)?;
+    let signature = URL_SAFE_NO_PAD
+        .decode(signature)
+        .map_err(|_| TokenError::Malformed("its signature is not base64url"))?;
+    match keys.verifies(&header.kid, signed.as_bytes(), &signature) {
+        None => return Err(TokenError::KeyUnknown),
+        Some(false) => return Err(TokenError::Signature),
+        Some(true) => {}
+    }
+    let body =
+        URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Malformed("its claims are not base64url"))?;
+    let claims: Claims = serde_json::from_slice(&body)
+        .map_err(|_| TokenError::Malformed("its claims are not those of a lease"))?;
+
+    if claims.iss != expected.issuer {
+        return Err(TokenError::Issuer);
+    }
+    if claims.aud != *expected.audience {
+        return Err(TokenError::Audience(claims.aud));
+    }
+    if now >= Wall::from_seconds(claims.exp) {
+        return Err(TokenError::Expired(Wall::from_seconds(claims.exp)));
+    }
+    if Wall::from_seconds(claims.nbf.saturating_sub(NOT_BEFORE_LEEWAY_SECONDS)) > now {
+        return Err(TokenError::NotYetValid(Wall::from_seconds(claims.nbf)));
+    }
+    match (expected.presenter, &claims.cnf) {
+        (Presenter::Unseen, None) => {}
+        (Presenter::Unseen, Some(_)) => return Err(TokenError::NoPresenter),
+        (Presenter::Svid { id, .. }, _) if *id != claims.sub => {
+            return Err(TokenError::Presenter { subject: claims.sub, presenter: id.clone() });
+        }
+        (Presenter::Svid { .. }, None) => {}
+        (Presenter::Svid { x5t_s256, .. }, Some(cnf)) => {
+            if !x5t_s256.is_some_and(|x| URL_SAFE_NO_PAD.encode(x) == cnf.x5t_s256) {
+                return Err(TokenError::Certificate);
+            }
+        }
+    }
+    Ok(claims)
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

@@ -1,0 +1,191 @@
+//! The signing key of one life of the daemon, and the public keys that a verifier knows.
+
+use std::{collections::BTreeMap, fmt};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use ring::{
+    rand::SystemRandom,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use crate::secret::sha256;
+
+/// `EPOCH.N.THUMBPRINT`: the life of the daemon, the key's number in it, and its RFC 7638 thumbprint.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyId(String);
+
+impl KeyId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The life of the daemon that made the key.
+    pub fn epoch(&self) -> Option<u64> {
+        self.0.split('.').next()?.parse().ok()
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a key could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("the system could not make an ES256 key")]
+    Generate,
+    #[error("the key set is not a JWK Set: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("key `{0}` is not an ES256 signing key with coordinates of 32 bytes")]
+    NotEs256(String),
+    #[error("two keys have the id `{0}`")]
+    Twice(String),
+}
+
+/// An ES256 key pair made at start and never written anywhere.
+pub struct SigningKey {
+    id: KeyId,
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SigningKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl SigningKey {
+    /// Makes the `n`th key of an epoch.
+    pub fn generate(epoch: u64, n: u32) -> Result<Self, KeyError> {
+        let random = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
+            .map_err(|_| KeyError::Generate)?;
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random)
+            .map_err(|_| KeyError::Generate)?;
+        let (x, y) = coordinates(pair.public_key().as_ref()).ok_or(KeyError::Generate)?;
+        // RFC 7638 section 3: the required members, in lexicographic order, without white space.
+        let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
+        let thumbprint = URL_SAFE_NO_PAD.encode(sha256(canonical.as_bytes()));
+        Ok(SigningKey { id: KeyId(format!("{epoch}.{n}.{thumbprint}")), pair, random })
+    }
+
+    pub fn id(&self) -> &KeyId {
+        &self.id
+    }
+
+    /// The public half as a set of one.
+    pub fn public(&self) -> KeySet {
+        KeySet { keys: BTreeMap::from([(self.id.0.clone(), self.pair.public_key().as_ref().to_vec())]) }
+    }
+
+    /// The signature of RFC 7518 section 3.4: R and S, 32 bytes each.
+    pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.pair.sign(&self.random, message).map(|s| s.as_ref().to_vec()).map_err(|_| KeyError::Generate)
+    }
+}
+
+/// The public keys that tokens may be signed with, by id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeySet {
+    /// Uncompressed points: 0x04, X, Y.
+    keys: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Jwks {
+    keys: Vec<Jwk>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Jwk {
+    kty: String,
+    crv: String,
+    x: String,
+    y: String,
+    kid: String,
+    #[serde(rename = "use")]
+    usage: String,
+    alg: String,
+}
+
+impl KeySet {
+    /// Adds the keys of another set.
+    pub fn extend(&mut self, other: KeySet) {
+        self.keys.extend(other.keys);
+    }
+
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub fn contains(&self, kid: &str) -> bool {
+        self.keys.contains_key(kid)
+    }
+
+    /// Whether a signature is that of the key with this id; `None` where there is no such key.
+    pub(super) fn verifies(&self, kid: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
+        let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.keys.get(kid)?);
+        Some(key.verify(message, signature).is_ok())
+    }
+
+    /// A JWK Set (RFC 7517).
+    pub fn to_jwks(&self) -> String {
+        let keys = self
+            .keys
+            .iter()
+            .filter_map(|(kid, point)| {
+                let (x, y) = coordinates(point)?;
+                Some(Jwk {
+                    kty: "EC".into(),
+                    crv: "P-256".into(),
+                    x,
+                    y,
+                    kid: kid.clone(),
+                    usage: "sig".into(),
+                    alg: "ES256".into(),
+                })
+            })
+            .collect();
+        serde_json::to_string(&Jwks { keys }).unwrap_or_else(|_| r#"{"keys":[]}"#.into())
+    }
+
+    /// Reads a JWK Set. Strict: each key is an ES256 signing key with an id of its own.
+    pub fn from_jwks(text: &str) -> Result<Self, KeyError> {
+        let jwks: Jwks = serde_json::from_str(text)?;
+        let mut set = KeySet::default();
+        for k in jwks.keys {
+            let point = (k.kty == "EC" && k.crv == "P-256" && k.usage == "sig" && k.alg == "ES256")
+                .then(|| point(&k.x, &k.y))
+                .flatten()
+                .ok_or_else(|| KeyError::NotEs256(k.kid.clone()))?;
+            if set.keys.insert(k.kid.clone(), point).is_some() {
+                return Err(KeyError::Twice(k.kid));
+            }
+        }
+        Ok(set)
+    }
+}
+
+fn coordinates(point: &[u8]) -> Option<(String, String)> {
+    let [4, xy @ ..] = point else { return None };
+    if xy.len() != 64 {
+        return None;
+    }
+    let (x, y) = xy.split_at(32);
+    Some((URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y)))
+}
+
+fn point(x: &str, y: &str) -> Option<Vec<u8>> {
+    let (x, y) = (URL_SAFE_NO_PAD.decode(x).ok()?, URL_SAFE_NO_PAD.decode(y).ok()?);
+    (x.len() == 32 && y.len() == 32).then(|| [&[4], x.as_slice(), y.as_slice()].concat())
+}

@@ -1,0 +1,55 @@
+//! Making a token.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use super::{Claims, SigningKey};
+use crate::{limits::TOKEN_BYTES_MAX, name::Digest, secret::SecretText};
+
+/// Why a token could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MintError {
+    #[error(
+        "the token would be {0} bytes, above the {TOKEN_BYTES_MAX} that headers carry: ask for fewer resources at once"
+    )]
+    TooLarge(usize),
+    #[error("the token could not be signed")]
+    Sign,
+}
+
+/// Claims made ready to be signed: their digest goes into the ledger before the signature is made.
+#[derive(Debug)]
+pub struct Minted {
+    signing_input: String,
+    /// SHA-256 of the claims' JSON.
+    pub claims_digest: Digest,
+}
+
+impl Minted {
+    /// Writes header and claims, and refuses what would be too large.
+    pub fn prepare(key: &SigningKey, claims: &Claims) -> Result<Self, MintError> {
+        let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{}"}}"#, key.id());
+        let body = serde_json::to_vec(claims).map_err(|_| MintError::Sign)?;
+        let mut signing_input = URL_SAFE_NO_PAD.encode(header);
+        signing_input.push('.');
+        URL_SAFE_NO_PAD.encode_string(&body, &mut signing_input);
+        let whole = signing_input.len().saturating_add(1 + 86);
+        if whole > TOKEN_BYTES_MAX {
+            return Err(MintError::TooLarge(whole));
+        }
+        Ok(Minted { signing_input, claims_digest: Digest::of(&body) })
+    }
+
+    /// Signs. The one moment at which a credential comes to be.
+    pub fn sign(self, key: &SigningKey) -> Result<SecretText, MintError> {
+        let signature = key.sign(self.signing_input.as_bytes()).map_err(|_| MintError::Sign)?;
+        let mut token = self.signing_input;
+        token.push('.');
+        URL_SAFE_NO_PAD.encode_string(&signature, &mut token);
+        Ok(SecretText::new(token))
+    }
+}
+
+/// Prepares and signs in one go.
+pub fn mint(key: &SigningKey, claims: &Claims) -> Result<SecretText, MintError> {
+    Minted::prepare(key, claims)?.sign(key)
+}

@@ -1,0 +1,15 @@
+//! Tokens: JWS compact (RFC 7515) with ES256, in the profile of RFC 9068 and RFC 9396.
+//!
+//! Owns the signing key of one life of the daemon, the claims, minting and checking. Never reads a clock, never keeps a
+//! token. A token names the fences of its lease, so that it and a feed of lowerings are enough to decide whether it is good
+//! now; what is checked here is only what the token alone can say.
+
+mod check;
+mod claims;
+mod keys;
+mod mint;
+
+pub use check::{Expected, Presenter, TokenError, check, peek_key_id};
+pub use claims::{AuthorizationDetail, Claims, Confirmation, DETAIL_TYPE, LeaseClaims};
+pub use keys::{KeyError, KeyId, KeySet, SigningKey};
+pub use mint::{MintError, Minted, mint};
