@@ -163,6 +163,19 @@ impl Forgetful {
         Forgetful { core: Arc::new(core) }
     }
 
+    /// The process is killed, the machine goes on: another disk as this one is seen now, synced or not.
+    pub fn kill(&self) -> Forgetful {
+        let state = self.state();
+        let left = State {
+            inodes: state.inodes.clone(),
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            next_inode: state.next_inode,
+            ..State::default()
+        };
+        Forgetful { core: Arc::new(Core { state: Mutex::new(left), ..Core::default() }) }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.core.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
