@@ -103,3 +103,69 @@ fn unanswered(status: &tonic::Status) -> Refusal {
     Refusal::new(reason, "leasehold could not be asked about the token")
         .with("answer", format!("{}: {}", status.code(), status.message()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+    use crate::{
+        proto::v1::IntrospectResponse,
+        token::Confirmation,
+        verify::testing::{AUDIENCE, Daemon, HOLDER},
+    };
+
+    fn introspector(daemon: &Daemon) -> Introspector {
+        Introspector::new(&daemon.connector("/files"), AUDIENCE.parse().unwrap(), daemon.clock.clone())
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_vouches_for_is_good_for_its_holder_its_audience_and_its_certificate() {
+        let daemon = Daemon::start().await;
+        let asks = introspector(&daemon);
+        *daemon.wire.introspection.lock().unwrap() =
+            Ok(IntrospectResponse { active: true, ..Default::default() });
+        let (holder, thief) = (HOLDER.parse().unwrap(), "spiffe://a.example/thief".parse().unwrap());
+        let by = |id, x5t_s256| Presenter::Svid { id, x5t_s256 };
+        let token = daemon.token(|_| ());
+        let good = asks.introspect(&token, by(&holder, None)).await.unwrap();
+        assert_eq!(good.claims, daemon.claims());
+        assert!(good.opens(&"dataset:acme/tickets@v3".parse().unwrap(), Action::ReadDataset));
+        assert!(!good.opens(&"dataset:acme/tickets@v4".parse().unwrap(), Action::ReadDataset));
+        {
+            let asked = daemon.wire.introspected.lock().unwrap();
+            assert_eq!((asked[0].token.as_str(), asked[0].presenter.as_str()), (token.as_str(), HOLDER));
+        }
+        let reason =
+            async |token: &str, presenter| asks.introspect(token, presenter).await.unwrap_err().reason;
+        assert_eq!(reason(&token, by(&thief, None)).await, Reason::TokenPresenter);
+        let other = daemon.token(|c| c.aud = "spiffe://a.example/other".parse().unwrap());
+        assert_eq!(reason(&other, by(&holder, None)).await, Reason::TokenAudience);
+        let bound =
+            daemon.token(|c| c.cnf = Some(Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode([1; 32]) }));
+        assert!(asks.introspect(&bound, by(&holder, Some(&[1; 32]))).await.is_ok());
+        assert_eq!(reason(&bound, by(&holder, Some(&[2; 32]))).await, Reason::TokenCertificate);
+        assert_eq!(reason(&bound, Presenter::Unseen).await, Reason::TokenPresenter);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_not_good_and_a_question_that_is_refused_each_keep_their_reason() {
+        let daemon = Daemon::start().await;
+        let asks = introspector(&daemon);
+        let token = daemon.token(|_| ());
+        let says = |answer| *daemon.wire.introspection.lock().unwrap() = answer;
+        says(Ok(IntrospectResponse { active: false, reason: "REVOKED".into(), ..Default::default() }));
+        assert_eq!(asks.introspect(&token, Presenter::Unseen).await.unwrap_err().reason, Reason::Revoked);
+        let none = std::collections::HashMap::<String, String>::new();
+        let details = ErrorDetails::with_error_info("AUDIENCE_UNKNOWN", "leasehold", none);
+        says(Err(tonic::Status::with_error_details(tonic::Code::PermissionDenied, "no", details)));
+        let refused = asks.introspect(&token, Presenter::Unseen).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::AudienceUnknown);
+        assert!(refused.fact("answer").is_some_and(|text| !text.contains(&token)));
+        let long = "x".repeat(TOKEN_BYTES_MAX + 1);
+        assert_eq!(
+            asks.introspect(&long, Presenter::Unseen).await.unwrap_err().reason,
+            Reason::TokenMalformed
+        );
+    }
+}

@@ -29,7 +29,7 @@ mod session;
 mod verifier;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use access::Access;
 pub use introspect::{Introspected, Introspector};
