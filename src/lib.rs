@@ -27,3 +27,5 @@ pub mod secret;
 #[cfg(feature = "server")]
 pub mod state;
 pub mod token;
+#[cfg(feature = "verify")]
+pub mod verify;
