@@ -3,6 +3,8 @@
 pub mod clock;
 pub mod fence;
 pub mod job;
+#[cfg(feature = "server")]
+pub mod ledger;
 pub mod limits;
 pub mod name;
 pub mod proto;

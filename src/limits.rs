@@ -82,6 +82,24 @@ pub const FEED_BACKLOG: usize = 16_384;
 pub const LEDGER_QUEUE_MAX: usize = 65_536;
 /// Bytes of one ledger record.
 pub const LEDGER_RECORD_BYTES_MAX: usize = 256 << 10;
+/// Bytes of the records that may wait for the disk.
+pub const LEDGER_QUEUE_BYTES_MAX: usize = 256 << 20;
+/// Endings that are kept in memory while the disk is away, each as a record of its own. Past it they are coalesced.
+pub const LEDGER_DEFERRED_MAX: usize = 262_144;
+/// Bytes that are written and synced at once.
+pub const LEDGER_BATCH_BYTES_MAX: usize = 4 << 20;
+/// Bytes of one line that is read back: a record and its envelope, with room for a larger bound of old.
+pub const LEDGER_LINE_BYTES_MAX: usize = 16 << 20;
+/// Bytes past which a segment is closed and the next one begun: a file that people can still open.
+pub const LEDGER_SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes kept back for endings on a full disk: some ten thousand records.
+pub const LEDGER_RESERVE_BYTES: u64 = 16 << 20;
+/// Between a write error and the first try again, and between two tries at the most.
+pub const LEDGER_RETRY_FIRST: Duration = Duration::from_millis(100);
+/// See [`LEDGER_RETRY_FIRST`].
+pub const LEDGER_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Lines that a reader of the ledger's tail holds at once.
+pub const LEDGER_TAIL_CHUNK: usize = 256;
 /// Start-overs of one request under a changing revision before it is refused as contended.
 pub const REVISION_RETRIES: u32 = 8;
 /// Bytes of a token. Beyond it proxies and clients cut headers.

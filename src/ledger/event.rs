@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::LeaseTime,
+    clock::{LeaseTime, Wall},
     name::{
         Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method, Outcome, Pin,
         ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
@@ -142,13 +142,36 @@ pub enum Event {
     #[serde(rename = "revoked")]
     Revoked { name: FenceName, by: Actor, reason: String, ending: Ending },
     #[serde(rename = "lock.set")]
-    LockSet { name: String, by: Actor, reason: String, at: LeaseTime, until: Option<LeaseTime>, ending: Ending },
+    LockSet {
+        name: String,
+        by: Actor,
+        reason: String,
+        at: LeaseTime,
+        until: Option<LeaseTime>,
+        ending: Ending,
+    },
     #[serde(rename = "lock.lifted")]
     LockLifted { name: String, by: Actor, reason: String },
 
     /// Requests that were refused. The first of a kind in a minute is recorded alone, the rest as one with a count.
     #[serde(rename = "denied")]
     Denied { by: String, rpc: String, reason: Reason, text: String, rules: Vec<String>, count: u64 },
+
+    /// Endings that took effect while the disk was away, beyond what memory could keep one by one.
+    #[serde(rename = "records.coalesced")]
+    Coalesced(Coalesced),
+}
+
+/// What is left of records that could not be kept one by one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coalesced {
+    pub records: u64,
+    /// How many there were of each `type`.
+    pub types: BTreeMap<String, u64>,
+    /// When the last of them happened; the record's own time is that of the first.
+    pub last: Wall,
+    /// SHA-256 over them, chained: each over the digest before it and the record's fields.
+    pub digest: Digest,
 }
 
 /// Leases in one `leases.ended` record at most: a record stays well under its byte limit.

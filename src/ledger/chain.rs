@@ -1,0 +1,280 @@
+//! The chain: reading all segments in order, each record held against the one before it.
+//!
+//! Opening and verifying both read here. Nothing is changed, nothing is held in memory but one line.
+
+use std::{
+    fmt,
+    io::{self, BufRead, BufReader, Read},
+};
+
+use super::{
+    file::Disk,
+    record::{self, Head, Record},
+    segment,
+};
+use crate::{limits, name::Digest};
+
+/// What does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("this is not a record: {0}")]
+    Malformed(&'static str),
+    #[error("its event cannot be read: {0}")]
+    Event(String),
+    #[error("it is of version {0}, which this build does not read: use the build that wrote it")]
+    Version(u64),
+    #[error("it does not match its own hash: it was changed after it was written")]
+    Hash,
+    #[error("it has index {found} where {expected} was to come: records were removed, inserted or moved")]
+    Index { expected: u64, found: u64 },
+    #[error(
+        "it does not follow the record before it: its `prev` is {found}, that record's digest is {expected}"
+    )]
+    Prev { expected: Digest, found: Digest },
+    #[error("it is of epoch {found}, after one of epoch {before}")]
+    Epoch { before: u64, found: u64 },
+    #[error(
+        "the file begins with record {found}, but {expected} was to come: a segment before it is missing"
+    )]
+    SegmentMissing { expected: u64, found: u64 },
+    #[error("the file's name says that it begins with record {named}, but it begins with {found}")]
+    SegmentName { named: u64, found: u64 },
+    #[error("the file is empty, and others follow it")]
+    SegmentEmpty,
+    #[error("the line is cut off, and other segments follow it")]
+    CutInside,
+    #[error("the record is whole, but its newline was changed")]
+    Newline,
+    #[error("the ledger ends here, but record {expected} was in it once: its tail was cut off")]
+    TailCut { expected: u64 },
+    #[error("its digest is {found}, but the head that was kept says {expected}: the ledger was rewritten")]
+    HeadDigest { expected: Digest, found: Digest },
+    #[error("the head file is not what was written: {0}")]
+    HeadFile(&'static str),
+}
+
+/// A place in the ledger that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {what}", place = Place { file, line: *line, index: *index })]
+pub struct Tamper {
+    pub file: String,
+    /// From 1; 0 where the file as a whole is meant.
+    pub line: u64,
+    /// The index that the record has or should have.
+    pub index: u64,
+    pub what: Fault,
+}
+
+struct Place<'a> {
+    file: &'a str,
+    line: u64,
+    index: u64,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ledger file {}", self.file)?;
+        if self.line > 0 {
+            write!(f, ", line {}", self.line)?;
+        }
+        write!(f, " (record {})", self.index)
+    }
+}
+
+/// Why a ledger cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Tamper(#[from] Tamper),
+    #[error("{file} cannot be read")]
+    Io { file: String, source: io::Error },
+}
+
+/// All that was read, and how it ends.
+#[derive(Debug)]
+pub(super) struct Walked {
+    pub(super) head: Head,
+    pub(super) epoch: u64,
+    pub(super) segments: u64,
+    pub(super) bytes: u64,
+    /// The last segment with a record in it, and its bytes up to the end of the last whole record.
+    pub(super) last: Option<(String, u64)>,
+    pub(super) end: End,
+}
+
+/// How the last segment ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Whole,
+    /// A line without a newline: a write that never ended and was never answered.
+    Torn {
+        file: String,
+        keep: u64,
+        cut: u64,
+    },
+    /// A segment that was made and not written.
+    Empty {
+        file: String,
+    },
+}
+
+/// Reads everything. `each` gets every record with its `type`.
+pub(super) fn walk(
+    disk: &dyn Disk,
+    heads: &[Head],
+    each: &mut dyn FnMut(Record, &str),
+) -> Result<Walked, ReadError> {
+    let files =
+        disk.list().map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
+    let segments = segment::of(files);
+    let mut walk = Walk {
+        heads,
+        file: String::new(),
+        line: 0,
+        walked: Walked {
+            head: Head::START,
+            epoch: 0,
+            segments: u64::try_from(segments.len()).unwrap_or(u64::MAX),
+            bytes: 0,
+            last: None,
+            end: End::Whole,
+        },
+    };
+    let mut left = segments.len();
+    for (first, file) in segments {
+        left = left.saturating_sub(1);
+        walk.file = file;
+        walk.line = 0;
+        walk.segment(disk, first, left == 0, each)?;
+    }
+    walk.finish()
+}
+
+struct Walk<'a> {
+    heads: &'a [Head],
+    file: String,
+    line: u64,
+    walked: Walked,
+}
+
+impl Walk<'_> {
+    fn segment(
+        &mut self,
+        disk: &dyn Disk,
+        named: u64,
+        is_last: bool,
+        each: &mut dyn FnMut(Record, &str),
+    ) -> Result<(), ReadError> {
+        let failed = |file: &str, source| ReadError::Io { file: file.to_owned(), source };
+        let mut input =
+            BufReader::with_capacity(256 << 10, disk.read(&self.file, 0).map_err(|e| failed(&self.file, e))?);
+        let mut line = Vec::new();
+        let mut at = 0u64;
+        loop {
+            line.clear();
+            let cap = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+            let read =
+                (&mut input).take(cap).read_until(b'\n', &mut line).map_err(|e| failed(&self.file, e))?;
+            let read = u64::try_from(read).unwrap_or(u64::MAX);
+            if read == 0 {
+                break;
+            }
+            self.line += 1;
+            if line.pop_if(|b| *b == b'\n').is_none() {
+                if read == cap {
+                    return Err(self.fault(Fault::Malformed("it is longer than any record")));
+                }
+                return self.torn(&line, at, is_last);
+            }
+            self.record(&line, named, each)?;
+            at = at.saturating_add(read);
+            self.walked.bytes = self.walked.bytes.saturating_add(read);
+        }
+        if at == 0 {
+            if !is_last {
+                return Err(self.fault(Fault::SegmentEmpty));
+            }
+            self.walked.end = End::Empty { file: self.file.clone() };
+        } else {
+            self.walked.last = Some((self.file.clone(), at));
+        }
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        line: &[u8],
+        named: u64,
+        each: &mut dyn FnMut(Record, &str),
+    ) -> Result<(), ReadError> {
+        let (record, kind) = record::decode(line).map_err(|what| self.fault(what))?;
+        let Head { index: before, digest } = self.walked.head;
+        let expected = before.saturating_add(1).saturating_add(record.refused);
+        let found = record.index;
+        if self.line == 1 && found > expected {
+            return Err(self.fault(Fault::SegmentMissing { expected, found }));
+        }
+        if found != expected {
+            return Err(self.fault(Fault::Index { expected, found }));
+        }
+        if self.line == 1 && named != found {
+            return Err(self.fault(Fault::SegmentName { named, found }));
+        }
+        if record.prev != digest {
+            return Err(self.fault(Fault::Prev { expected: digest, found: record.prev }));
+        }
+        if record.epoch < self.walked.epoch {
+            return Err(self.fault(Fault::Epoch { before: self.walked.epoch, found: record.epoch }));
+        }
+        let head = Head { index: found, digest: Digest::of(line) };
+        for kept in self.heads.iter().filter(|kept| kept.index > before && kept.index <= found) {
+            if kept.digest != head.digest {
+                return Err(self.fault(Fault::HeadDigest { expected: kept.digest, found: head.digest }));
+            }
+        }
+        self.walked.head = head;
+        self.walked.epoch = record.epoch;
+        each(record, kind);
+        Ok(())
+    }
+
+    /// A last line without a newline.
+    fn torn(&mut self, line: &[u8], keep: u64, is_last: bool) -> Result<(), ReadError> {
+        if !is_last {
+            return Err(self.fault(Fault::CutInside));
+        }
+        // A crash leaves a part of a record, or blocks that were never written. It does not leave a whole record with one
+        // byte behind it.
+        if let Some([changed, rest @ ..]) = record::after_whole_record(line)
+            && (*changed != 0 || rest.is_empty())
+        {
+            return Err(self.fault(Fault::Newline));
+        }
+        let cut = u64::try_from(line.len()).unwrap_or(u64::MAX);
+        self.walked.end = End::Torn { file: self.file.clone(), keep, cut };
+        if keep > 0 {
+            self.walked.last = Some((self.file.clone(), keep));
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Walked, ReadError> {
+        match self.heads.iter().map(|h| h.index).max() {
+            Some(expected) if expected > self.walked.head.index => {
+                Err(self.fault(Fault::TailCut { expected }))
+            }
+            _ => Ok(self.walked),
+        }
+    }
+
+    fn fault(&self, what: Fault) -> ReadError {
+        let index = match &what {
+            Fault::Index { found, .. }
+            | Fault::SegmentMissing { found, .. }
+            | Fault::SegmentName { found, .. } => *found,
+            Fault::TailCut { .. } => self.walked.head.index,
+            _ => self.walked.head.index.saturating_add(1),
+        };
+        ReadError::Tamper(Tamper { file: self.file.clone(), line: self.line, index, what })
+    }
+}

@@ -1,0 +1,203 @@
+//! The file layer: what the ledger asks of a disk, and a directory that does it.
+//!
+//! All that is durable goes through here, so that tests can put a disk below the ledger that fills up, fails, and forgets
+//! what was not synced.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::fcntl::{Flock, FlockArg, posix_fallocate};
+
+const LOCK_FILE: &str = "lock";
+/// Bytes of the lock file that are worth showing.
+const LOCK_NOTE_BYTES_MAX: u64 = 64;
+
+/// One directory of files. Names are plain file names. A change of names is durable after [`sync_dir`](Disk::sync_dir).
+pub trait Disk: Send + Sync + 'static {
+    /// Takes the directory for this process alone, until what is returned is dropped.
+    fn lock(&self) -> Result<Held, LockError>;
+    /// The names of the files, in any order.
+    fn list(&self) -> io::Result<Vec<String>>;
+    /// Reads a file from an offset on.
+    fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>>;
+    /// Makes a new, empty file; fails where it exists.
+    fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Opens a file to write at its end.
+    fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>>;
+    /// Cuts a file off. Durable when it returns.
+    fn truncate(&self, file: &str, bytes: u64) -> io::Result<()>;
+    /// Replaces a file by another one.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Removes a file.
+    fn remove(&self, file: &str) -> io::Result<()>;
+    /// Sees to it that a file exists and has this much room of the disk. Durable when it returns.
+    fn reserve(&self, file: &str, bytes: u64) -> io::Result<()>;
+    /// Makes created, renamed and removed names durable.
+    fn sync_dir(&self) -> io::Result<()>;
+}
+
+/// A file that is written at its end.
+pub trait DiskFile: Send {
+    /// Writes all of it. After an error an unknown part of it stands there.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes all that was written durable. After an error nothing is known of it.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+/// The exclusive hold on a directory, given back when dropped.
+pub struct Held(#[expect(dead_code, reason = "it is held, not used")] Box<dyn Send + Sync>);
+
+impl Held {
+    pub fn new(guard: impl Send + Sync + 'static) -> Self {
+        Held(Box::new(guard))
+    }
+}
+
+/// Why a directory could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    #[error("another process has it{}: stop that one first", .by.as_ref().map(|b| format!(", {b}")).unwrap_or_default())]
+    Held {
+        /// What the other process wrote about itself, as far as it is readable.
+        by: Option<String>,
+    },
+    #[error("its lock file cannot be made")]
+    Io(#[source] io::Error),
+}
+
+/// A directory of the file system. A local one: `flock` and `fdatasync` promise little on a network's.
+#[derive(Clone, Debug)]
+pub struct Dir {
+    path: PathBuf,
+}
+
+impl Dir {
+    /// Opens a directory and makes it, private to this user, where it is not there.
+    pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
+        let dir = Dir { path: path.into() };
+        if dir.path.is_dir() {
+            return Ok(dir);
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(&dir.path)?;
+        if let Some(parent) = dir.path.parent().filter(|p| !p.as_os_str().is_empty()) {
+            File::open(parent)?.sync_all()?;
+        }
+        Ok(dir)
+    }
+
+    /// Takes a directory as it is, to read it.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Dir { path: path.into() }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+impl Disk for Dir {
+    fn lock(&self) -> Result<Held, LockError> {
+        let path = self.file(LOCK_FILE);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(LockError::Io)?;
+        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
+            if errno == nix::errno::Errno::EWOULDBLOCK {
+                LockError::Held { by: read_note(file) }
+            } else {
+                LockError::Io(errno.into())
+            }
+        })?;
+        // A note for whoever comes second. On a full or read-only disk there is none, and the lock holds all the same.
+        let _ = lock
+            .set_len(0)
+            .and_then(|()| lock.seek(SeekFrom::Start(0)))
+            .and_then(|_| lock.write_all(format!("process {}\n", std::process::id()).as_bytes()));
+        Ok(Held::new(lock))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        fs::read_dir(&self.path)?
+            .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
+            .collect()
+    }
+
+    fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
+        let mut file = File::open(self.file(file))?;
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(Box::new(file))
+    }
+
+    fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
+        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.file(file))?;
+        Ok(Box::new(AppendFile(file)))
+    }
+
+    fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(AppendFile(OpenOptions::new().append(true).open(self.file(file))?)))
+    }
+
+    fn truncate(&self, file: &str, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).open(self.file(file))?;
+        file.set_len(bytes)?;
+        file.sync_all()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.file(from), self.file(to))
+    }
+
+    fn remove(&self, file: &str) -> io::Result<()> {
+        fs::remove_file(self.file(file))
+    }
+
+    fn reserve(&self, file: &str, bytes: u64) -> io::Result<()> {
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.file(file))?;
+        posix_fallocate(&file, 0, i64::try_from(bytes).unwrap_or(i64::MAX))?;
+        file.sync_all()?;
+        self.sync_dir()
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+struct AppendFile(File);
+
+impl DiskFile for AppendFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+fn read_note(mut file: File) -> Option<String> {
+    file.seek(SeekFrom::Start(0)).ok()?;
+    let mut note = String::new();
+    file.take(LOCK_NOTE_BYTES_MAX).read_to_string(&mut note).ok()?;
+    let note: String = note.trim().chars().filter(|c| !c.is_control()).collect();
+    (!note.is_empty()).then_some(note)
+}
+
+/// Whether an error says that there is no room left.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

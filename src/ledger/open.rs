@@ -1,0 +1,249 @@
+//! Opening a ledger: take it for this process, read all of it, repair what a crash left, start the writer.
+
+use std::{
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    accept::{Ledger, Shared},
+    chain::{self, End, Fault, ReadError, Tamper},
+    file::{Dir, Disk, LockError, is_full},
+    record::{Head, Record},
+    writer::{Segment, Writer},
+};
+use crate::{
+    clock::{Clock, Wall},
+    limits,
+    name::Digest,
+};
+
+pub(super) const HEAD_FILE: &str = "head";
+const HEAD_DRAFT: &str = "head.new";
+pub(super) const RESERVE_FILE: &str = "reserve";
+pub(super) const PROBE_FILE: &str = "probe";
+/// The head file's line is some 110 bytes.
+const HEAD_BYTES_MAX: u64 = 1_024;
+
+/// How a ledger is written. The defaults are those of [`limits`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes past which a new segment is begun.
+    pub segment_bytes: u64,
+    /// Bytes kept back for endings on a full disk; 0 keeps none.
+    pub reserve_bytes: u64,
+    /// From a write error to the first try again; doubled up to `retry_max`.
+    pub retry_first: Duration,
+    pub retry_max: Duration,
+    /// Endings kept one by one while the disk is away.
+    pub deferred_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            segment_bytes: limits::LEDGER_SEGMENT_BYTES,
+            reserve_bytes: limits::LEDGER_RESERVE_BYTES,
+            retry_first: limits::LEDGER_RETRY_FIRST,
+            retry_max: limits::LEDGER_RETRY_MAX,
+            deferred_max: limits::LEDGER_DEFERRED_MAX,
+        }
+    }
+}
+
+/// A ledger that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    pub ledger: Ledger,
+    /// All records, in order; empty where they were handed out one by one.
+    pub entries: Vec<Record>,
+    /// One more than the last epoch in the ledger. It counts once its own record is durable.
+    pub epoch: u64,
+    /// The latest time of any record: the present is not before it.
+    pub latest: Option<Wall>,
+    /// What was repaired or is wrong, for people.
+    pub warnings: Vec<String>,
+}
+
+/// Why a ledger cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the ledger cannot be taken: {0}")]
+    Lock(#[from] LockError),
+    #[error(
+        "the ledger was tampered with or damaged, and is not used: {0}; restore it from a copy, or see `audit verify`"
+    )]
+    Tamper(#[from] Tamper),
+    #[error("the ledger cannot be {what}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+impl From<ReadError> for OpenError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Tamper(t) => OpenError::Tamper(t),
+            ReadError::Io { source, .. } => OpenError::Io { what: "read", source },
+        }
+    }
+}
+
+impl Ledger {
+    /// Opens the ledger in a directory, made where it is not there. Blocks until all of it is read.
+    pub fn open(dir: &Path, clock: Arc<dyn Clock>, options: Options) -> Result<Opened, OpenError> {
+        let dir = Dir::create(dir).map_err(|source| OpenError::Io { what: "made", source })?;
+        Self::open_on(Arc::new(dir), clock, options)
+    }
+
+    /// Opens the ledger on a disk.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+    ) -> Result<Opened, OpenError> {
+        let mut entries = Vec::new();
+        let mut opened = Self::open_with(disk, clock, options, &mut |record| entries.push(record))?;
+        opened.entries = entries;
+        Ok(opened)
+    }
+
+    /// Opens the ledger on a disk and hands out its records one by one, as they are read. Where this fails, what was
+    /// handed out is void.
+    pub fn open_with(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        each: &mut dyn FnMut(Record),
+    ) -> Result<Opened, OpenError> {
+        let lock = disk.lock()?;
+        let mut latest = None;
+        let kept = read_head(disk.as_ref())?;
+        let walked = chain::walk(disk.as_ref(), kept.as_slice(), &mut |record, _| {
+            latest = latest.max(Some(record.time));
+            each(record);
+        })?;
+        let mut warnings = Vec::new();
+        repair(disk.as_ref(), &walked.end, &mut warnings)
+            .map_err(|source| OpenError::Io { what: "repaired", source })?;
+        // What a killed process left may be in memory only: it counts from here on.
+        let segment = walked
+            .last
+            .map(|(name, bytes)| {
+                let mut file = disk.append(&name)?;
+                file.sync()?;
+                Ok(Segment { name, file, bytes })
+            })
+            .transpose()
+            .and_then(|segment| disk.sync_dir().map(|()| segment))
+            .map_err(|source| OpenError::Io { what: "synced", source })?;
+
+        let reserve = match options.reserve_bytes {
+            0 => Ok(()),
+            bytes => disk.reserve(RESERVE_FILE, bytes),
+        };
+        let shut = reserve.as_ref().err().map(|error| {
+            warnings.push(format!(
+                "the ledger's reserve cannot be taken, nothing is appended until it is: {error}"
+            ));
+            if is_full(error) {
+                // A part of it would only take room from the endings.
+                let _ = disk.remove(RESERVE_FILE);
+            }
+            error.to_string().into()
+        });
+        let failing = shut.is_some();
+        let epoch = walked.epoch.saturating_add(1);
+        let shared = Arc::new(Shared::new(walked.head, shut));
+        let deferred_max = options.deferred_max;
+        let writer = Writer {
+            shared: shared.clone(),
+            disk: disk.clone(),
+            lock,
+            options,
+            epoch,
+            tip: walked.head,
+            segment,
+            reserved: !failing,
+            unsealed: None,
+        };
+        let thread =
+            writer.start(failing).map_err(|source| OpenError::Io { what: "given a thread", source })?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        let ledger = Ledger::new(shared, clock, disk, epoch, deferred_max, thread);
+        Ok(Opened { ledger, entries: Vec::new(), epoch, latest, warnings })
+    }
+}
+
+fn repair(disk: &dyn Disk, end: &End, warnings: &mut Vec<String>) -> io::Result<()> {
+    match end {
+        End::Whole => Ok(()),
+        End::Torn { file, keep, cut } => {
+            warnings.push(format!(
+                "ledger file {file} ended in {cut} bytes of a record that was never answered: they were cut off"
+            ));
+            if *keep > 0 {
+                return disk.truncate(file, *keep);
+            }
+            disk.remove(file)?;
+            disk.sync_dir()
+        }
+        End::Empty { file } => {
+            disk.remove(file)?;
+            disk.sync_dir()
+        }
+    }
+}
+
+/// What the head file holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeadLine {
+    v: u32,
+    index: u64,
+    digest: Digest,
+}
+
+impl HeadLine {
+    fn write(head: Head) -> String {
+        format!("{{\"v\":1,\"index\":{},\"digest\":\"{}\"}}\n", head.index, head.digest)
+    }
+}
+
+/// Reads the head file, where there is one.
+pub(super) fn read_head(disk: &dyn Disk) -> Result<Option<Head>, ReadError> {
+    let fault = |what| {
+        ReadError::Tamper(Tamper { file: HEAD_FILE.into(), line: 1, index: 0, what: Fault::HeadFile(what) })
+    };
+    let failed = |source| ReadError::Io { file: HEAD_FILE.into(), source };
+    let mut text = Vec::new();
+    match disk.read(HEAD_FILE, 0) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+        Ok(file) => file.take(HEAD_BYTES_MAX).read_to_end(&mut text).map_err(failed)?,
+    };
+    let line: HeadLine = serde_json::from_slice(&text).map_err(|_| fault("it cannot be read"))?;
+    let head = Head { index: line.index, digest: line.digest };
+    if text != HeadLine::write(head).as_bytes() {
+        return Err(fault("it is not in its one form"));
+    }
+    Ok(Some(head))
+}
+
+/// Replaces the head file, durably.
+pub(super) fn write_head(disk: &dyn Disk, head: Head) -> io::Result<()> {
+    match disk.remove(HEAD_DRAFT) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = disk.create(HEAD_DRAFT)?;
+    file.write(HeadLine::write(head).as_bytes())?;
+    file.sync()?;
+    drop(file);
+    disk.rename(HEAD_DRAFT, HEAD_FILE)?;
+    disk.sync_dir()
+}

@@ -1,0 +1,248 @@
+//! One record: an [`Event`] in its envelope, as one line.
+//!
+//! ```text
+//! {"v":1,"index":7,"prev":"sha256:…","time":"2026-11-20T10:02:11.402Z","epoch":3,"type":…,…,"hash":"sha256:…"}
+//! ```
+//! The envelope has one text form, in this order, so that a record can be read and checked without building a tree of it.
+//! `prev` is SHA-256 over the bytes of the line before, without its newline; all zero for the first. `hash` is SHA-256 over
+//! the bytes of this line up to `,"hash"`. `"refused":n` stands after `epoch` where n places before this one stayed empty.
+
+use std::io::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::{chain::Fault, event::Event};
+use crate::{clock::Wall, name::Digest};
+
+/// The version of the form that is written. Older ones stay readable.
+const VERSION: u64 = 1;
+
+const HASH_OPEN: &str = ",\"hash\":\"sha256:";
+/// From `,"hash"` to the end of the line.
+const HASH_BYTES: usize = HASH_OPEN.len() + 64 + 2;
+
+/// One record, as it was read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// Its place in the ledger, from 1.
+    pub index: u64,
+    /// The digest of the line before it.
+    pub prev: Digest,
+    /// When it was accepted. The wall clock may step: order is by `index`.
+    pub time: Wall,
+    pub epoch: u64,
+    /// Places right before this one that stayed empty: records that were accepted and then refused by a write error.
+    pub refused: u64,
+    pub event: Event,
+}
+
+/// A place in the chain: the index of a record and the digest of its line. All zero before the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Head {
+    pub index: u64,
+    pub digest: Digest,
+}
+
+impl Head {
+    /// Before the first record.
+    pub const START: Head = Head { index: 0, digest: Digest::ZERO };
+}
+
+/// The fields of an event as they stand in a line, without the braces.
+#[derive(Clone, Debug)]
+pub(super) struct EventText(String);
+
+impl EventText {
+    pub(super) fn of(event: &Event) -> Result<Self, serde_json::Error> {
+        let mut text = serde_json::to_string(event)?;
+        text.pop();
+        text.remove(0);
+        Ok(EventText(text))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The event's `type`.
+    pub(super) fn kind(&self) -> &str {
+        kind_of(&self.0)
+    }
+}
+
+/// The `type` that a text of fields begins with.
+fn kind_of(fields: &str) -> &str {
+    fields.strip_prefix("\"type\":\"").and_then(|t| t.split_once('"')).map_or("", |(kind, _)| kind)
+}
+
+/// What stands around an event.
+pub(super) struct Envelope {
+    pub(super) index: u64,
+    pub(super) prev: Digest,
+    pub(super) time: Wall,
+    pub(super) epoch: u64,
+    pub(super) refused: u64,
+}
+
+/// Writes a line with its newline and returns its digest.
+pub(super) fn encode(out: &mut Vec<u8>, envelope: &Envelope, event: &EventText) -> Digest {
+    let Envelope { index, prev, time, epoch, refused } = envelope;
+    let mut line = format!(
+        "{{\"v\":{VERSION},\"index\":{index},\"prev\":\"{prev}\",\"time\":\"{time}\",\"epoch\":{epoch}"
+    )
+    .into_bytes();
+    if *refused > 0 {
+        line.extend_from_slice(format!(",\"refused\":{refused}").as_bytes());
+    }
+    line.push(b',');
+    line.extend_from_slice(event.0.as_bytes());
+    let hash = Digest::of(&line);
+    line.extend_from_slice(format!(",\"hash\":\"{hash}\"}}").as_bytes());
+    let digest = Digest::of(&line);
+    line.push(b'\n');
+    // A vector takes all.
+    let _ = out.write_all(&line);
+    digest
+}
+
+/// Reads a line without its newline, and holds it against its own hash. Strict: nothing but what [`encode`] writes.
+/// The event's `type` comes with it.
+pub(super) fn decode(line: &[u8]) -> Result<(Record, &str), Fault> {
+    let line = std::str::from_utf8(line).map_err(|_| Fault::Malformed("it is not UTF-8"))?;
+    let rest = line.strip_prefix("{\"v\":").ok_or(Fault::Malformed("it does not begin with `{\"v\":`"))?;
+    let (version, rest) = number(rest).ok_or(Fault::Malformed("`v` is not a number"))?;
+    if version != VERSION {
+        return Err(Fault::Version(version));
+    }
+    let cut = line.len().checked_sub(HASH_BYTES);
+    let (sealed, seal) =
+        cut.and_then(|at| line.split_at_checked(at)).ok_or(Fault::Malformed("it is too short"))?;
+    let hash = seal
+        .strip_prefix(",\"hash\":\"")
+        .and_then(|t| t.strip_suffix("\"}"))
+        .and_then(|t| t.parse::<Digest>().ok())
+        .ok_or(Fault::Malformed("it does not end with its hash"))?;
+    if Digest::of(sealed.as_bytes()) != hash {
+        return Err(Fault::Hash);
+    }
+
+    let rest = rest.strip_suffix(seal).ok_or(Fault::Malformed("it is too short"))?;
+    let (index, rest) = field(rest, ",\"index\":").ok_or(Fault::Malformed("`index` is not a number"))?;
+    let (prev, rest) = text(rest, ",\"prev\":\"").ok_or(Fault::Malformed("`prev` is missing"))?;
+    let prev = prev.parse().map_err(|_| Fault::Malformed("`prev` is not a digest"))?;
+    let (time, rest) = text(rest, ",\"time\":\"").ok_or(Fault::Malformed("`time` is missing"))?;
+    let time = Wall::parse(time).ok_or(Fault::Malformed("`time` is not RFC 3339"))?;
+    let (epoch, rest) = field(rest, ",\"epoch\":").ok_or(Fault::Malformed("`epoch` is not a number"))?;
+    let (refused, rest) = field(rest, ",\"refused\":").unwrap_or((0, rest));
+    let fields = rest.strip_prefix(',').ok_or(Fault::Malformed("it holds no event"))?;
+    let event = serde_json::from_str(&format!("{{{fields}}}")).map_err(|e| Fault::Event(e.to_string()))?;
+    Ok((Record { index, prev, time, epoch, refused, event }, kind_of(fields)))
+}
+
+/// The index of a line that is known to be good.
+pub(super) fn index_of(line: &[u8]) -> Option<u64> {
+    let start = std::str::from_utf8(line.get(..line.len().min(64))?).ok()?;
+    let (_, rest) = number(start.strip_prefix("{\"v\":")?)?;
+    field(rest, ",\"index\":").map(|(index, _)| index)
+}
+
+/// The bytes that follow a whole record in a line that should hold nothing else.
+pub(super) fn after_whole_record(line: &[u8]) -> Option<&[u8]> {
+    let open = HASH_OPEN.as_bytes();
+    let at = line.windows(open.len()).rposition(|w| w == open)?;
+    let (record, rest) = line.split_at_checked(at + HASH_BYTES)?;
+    decode(record).is_ok().then_some(rest)
+}
+
+/// A decimal number without sign or leading zeros, and what follows it.
+fn number(text: &str) -> Option<(u64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, rest) = text.split_at_checked(end)?;
+    if digits.len() > 1 && digits.starts_with('0') {
+        return None;
+    }
+    Some((digits.parse().ok()?, rest))
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<(u64, &'a str)> {
+    number(text.strip_prefix(name)?)
+}
+
+fn text<'a>(rest: &'a str, open: &str) -> Option<(&'a str, &'a str)> {
+    rest.strip_prefix(open)?.split_once('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(refused: u64, event: &Event) -> Vec<u8> {
+        let envelope = Envelope {
+            index: 7 + refused,
+            prev: Digest::of(b"before"),
+            time: Wall(1_795_148_000_123),
+            epoch: 3,
+            refused,
+        };
+        let mut out = Vec::new();
+        encode(&mut out, &envelope, &EventText::of(event).unwrap());
+        assert_eq!(out.pop(), Some(b'\n'));
+        out
+    }
+
+    #[test]
+    fn a_record_reads_back_as_it_was_written_and_is_plain_json() {
+        let event = Event::EpochEnded { reason: "a \"quoted\", {braced} \u{7}\nreason, déjà".into() };
+        for refused in [0, 4] {
+            let line = line(refused, &event);
+            let (record, kind) = decode(&line).unwrap();
+            assert_eq!(kind, "epoch.ended");
+            assert_eq!(
+                record,
+                Record {
+                    index: 7 + refused,
+                    prev: Digest::of(b"before"),
+                    time: Wall(1_795_148_000_123),
+                    epoch: 3,
+                    refused,
+                    event: event.clone()
+                }
+            );
+            assert_eq!(index_of(&line), Some(7 + refused));
+            let json: serde_json::Value = serde_json::from_slice(&line).unwrap();
+            assert_eq!(json["type"], "epoch.ended");
+            assert_eq!(json["time"], "2026-11-20T04:13:20.123Z");
+        }
+    }
+
+    #[test]
+    fn no_single_changed_byte_of_a_line_is_read_as_a_record() {
+        let line = line(2, &Event::EpochEnded { reason: "done".into() });
+        for at in 0..line.len() {
+            for bit in 0..8 {
+                let mut changed = line.clone();
+                changed[at] ^= 1 << bit;
+                assert!(decode(&changed).is_err(), "byte {at}, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_version_is_refused_as_such() {
+        let line = line(0, &Event::EpochEnded { reason: "done".into() });
+        let later = String::from_utf8(line).unwrap().replacen("\"v\":1", "\"v\":2", 1);
+        assert_eq!(decode(later.as_bytes()).unwrap_err(), Fault::Version(2));
+    }
+
+    #[test]
+    fn a_record_of_version_one_as_first_written_is_still_read() {
+        let first = br#"{"v":1,"index":1,"prev":"sha256:0000000000000000000000000000000000000000000000000000000000000000","time":"2026-11-20T04:13:20.123Z","epoch":1,"type":"epoch.ended","reason":"first"#;
+        let mut line = first.to_vec();
+        line.extend_from_slice(b"\"");
+        let hash = Digest::of(&line);
+        line.extend_from_slice(format!(",\"hash\":\"{hash}\"}}").as_bytes());
+        let (record, _) = decode(&line).unwrap();
+        assert_eq!(record.event, Event::EpochEnded { reason: "first".into() });
+    }
+}

@@ -1,0 +1,174 @@
+//! Reading the ledger's end as it grows.
+//!
+//! A reader pulls from the files, never past what is durable, at its own pace. Nothing is queued for it and the writer
+//! knows nothing of it: it loses no record however slow it is, and each line says how many durable ones are behind it.
+
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead, BufReader, Read},
+    sync::Arc,
+};
+
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+
+use super::{accept::Stopped, file::Disk, record, segment};
+use crate::limits;
+
+/// A reader of durable records, in order.
+pub struct Tail {
+    disk: Arc<dyn Disk>,
+    durable: watch::Receiver<u64>,
+    stopped: watch::Receiver<Option<Stopped>>,
+    /// The least index that is still wanted.
+    next: u64,
+    /// The segment that is read, and the offset of the next line in it.
+    place: Option<Place>,
+    ready: VecDeque<(u64, String)>,
+}
+
+#[derive(Clone)]
+struct Place {
+    first: u64,
+    file: String,
+    offset: u64,
+}
+
+/// One line of the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TailLine {
+    pub index: u64,
+    /// As it is on disk, without the newline.
+    pub line: String,
+    /// How far behind this reader is: places that were durable after this one when the line was handed out.
+    pub behind: u64,
+}
+
+/// Why the tail cannot be read on.
+#[derive(Debug, thiserror::Error)]
+pub enum TailError {
+    #[error("a ledger segment cannot be read")]
+    Io(#[source] io::Error),
+    #[error("ledger file {file} holds what is no record: see `audit verify`")]
+    Damaged { file: String },
+    #[error("record {index} is no longer in the ledger's files: see `audit verify`")]
+    Missing { index: u64 },
+    #[error("the task that reads the ledger was cut off")]
+    Cancelled,
+}
+
+impl Tail {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        durable: watch::Receiver<u64>,
+        stopped: watch::Receiver<Option<Stopped>>,
+        from: u64,
+    ) -> Self {
+        let next = if from == 0 { durable.borrow().saturating_add(1) } else { from };
+        Tail { disk, durable, stopped, next, place: None, ready: VecDeque::new() }
+    }
+
+    /// The next line, as soon as there is one; nothing once the ledger is closed and all was read.
+    pub async fn next(&mut self) -> Option<Result<TailLine, TailError>> {
+        loop {
+            // Looked at before the files: what was written before the end is still read.
+            let over = self.stopped.borrow().is_some();
+            if let Some(line) = self.next_present().await {
+                return Some(line);
+            }
+            if over {
+                return None;
+            }
+            let next = self.next;
+            tokio::select! {
+                _ = self.stopped.wait_for(Option::is_some) => {}
+                _ = self.durable.wait_for(|d| *d >= next) => {}
+            }
+        }
+    }
+
+    /// The next line of those that are durable now; nothing where all were read.
+    pub async fn next_present(&mut self) -> Option<Result<TailLine, TailError>> {
+        if self.ready.is_empty() {
+            let durable = *self.durable.borrow();
+            if durable < self.next {
+                return None;
+            }
+            let (disk, place, next) = (self.disk.clone(), self.place.take(), self.next);
+            let read = tokio::task::spawn_blocking(move || read(disk.as_ref(), place, next, durable)).await;
+            match read.unwrap_or(Err(TailError::Cancelled)) {
+                // What is durable is there, so nothing here means that somebody took it away.
+                Ok((_, lines)) if lines.is_empty() => return Some(Err(TailError::Missing { index: next })),
+                Ok((place, lines)) => {
+                    self.place = place;
+                    self.ready = lines;
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        let (index, line) = self.ready.pop_front()?;
+        self.next = index.saturating_add(1);
+        let behind = self.durable.borrow().saturating_sub(index);
+        Some(Ok(TailLine { index, line, behind }))
+    }
+
+    /// The lines as a stream. It ends after an error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<TailLine, TailError>> + Send {
+        stream::unfold(Some(self), |tail| async move {
+            let mut tail = tail?;
+            let item = tail.next().await?;
+            let rest = item.is_ok().then_some(tail);
+            Some((item, rest))
+        })
+    }
+}
+
+type Chunk = (Option<Place>, VecDeque<(u64, String)>);
+
+/// Reads a bounded number of lines from a place on. What stands past the durable end is not looked at: it may be cut off.
+fn read(disk: &dyn Disk, place: Option<Place>, next: u64, durable: u64) -> Result<Chunk, TailError> {
+    let segments = segment::of(disk.list().map_err(TailError::Io)?);
+    let mut place = match place {
+        Some(place) => place,
+        None => {
+            let start = segments.iter().rev().find(|(first, _)| *first <= next).or(segments.first());
+            let Some((first, file)) = start else { return Ok((None, VecDeque::new())) };
+            Place { first: *first, file: file.clone(), offset: 0 }
+        }
+    };
+    let mut lines = VecDeque::new();
+    let mut bytes = 0;
+    loop {
+        let file = disk.read(&place.file, place.offset).map_err(TailError::Io)?;
+        let mut input = BufReader::with_capacity(64 << 10, file);
+        loop {
+            let mut line = Vec::new();
+            let cap = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+            let read = (&mut input).take(cap).read_until(b'\n', &mut line).map_err(TailError::Io)?;
+            if line.pop_if(|b| *b == b'\n').is_none() {
+                break;
+            }
+            let damaged = || TailError::Damaged { file: place.file.clone() };
+            let index = record::index_of(&line).ok_or_else(damaged)?;
+            if index > durable {
+                return Ok((Some(place), lines));
+            }
+            if index >= next {
+                bytes += line.len();
+                lines.push_back((index, String::from_utf8(line).map_err(|_| damaged())?));
+            }
+            place.offset = place.offset.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+            if index == durable
+                || lines.len() >= limits::LEDGER_TAIL_CHUNK
+                || bytes >= limits::LEDGER_BATCH_BYTES_MAX
+            {
+                return Ok((Some(place), lines));
+            }
+        }
+        // A segment past the durable end may be removed again.
+        match segments.iter().find(|(first, _)| *first > place.first && *first <= durable) {
+            Some((first, file)) => place = Place { first: *first, file: file.clone(), offset: 0 },
+            None => return Ok((Some(place), lines)),
+        }
+    }
+}
