@@ -199,6 +199,61 @@ impl fmt::Display for Wall {
     }
 }
 
+/// A clock that stands still until a test moves it.
+#[cfg(test)]
+pub mod manual {
+    use std::time::Duration;
+
+    use futures_util::future::BoxFuture;
+    use tokio::sync::watch;
+
+    use super::{BootTime, Clock, LeaseTime, Now, Wall};
+
+    /// All three clocks, moved by hand. Whoever sleeps wakes when the lease timeline has come to its moment.
+    #[derive(Debug)]
+    pub struct ManualClock(watch::Sender<Now>);
+
+    impl ManualClock {
+        /// Stands at a wall time, with the lease timeline at the same number, an hour after the machine was started.
+        pub fn new(wall: Wall) -> Self {
+            let now = Now { wall, lease: LeaseTime(wall.0), boot: BootTime(3_600_000) };
+            ManualClock(watch::Sender::new(now))
+        }
+
+        /// Lets time pass on all three.
+        pub fn advance(&self, span: Duration) {
+            self.0.send_modify(|now| {
+                *now =
+                    Now { wall: now.wall.plus(span), lease: now.lease.plus(span), boot: now.boot.plus(span) };
+            });
+        }
+
+        /// Sets the wall clock alone. As with the system's, a step forward takes the lease timeline along, a step back
+        /// does not.
+        pub fn set_wall(&self, wall: Wall) {
+            self.0.send_modify(|now| {
+                now.wall = wall;
+                now.lease = now.lease.max(LeaseTime(wall.0));
+            });
+        }
+    }
+
+    impl Clock for ManualClock {
+        fn now(&self) -> Now {
+            *self.0.borrow()
+        }
+
+        fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()> {
+            let mut now = self.0.subscribe();
+            Box::pin(async move {
+                if now.wait_for(|now| now.lease >= deadline).await.is_err() {
+                    std::future::pending::<()>().await; // the clock is gone: time stands still
+                }
+            })
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,10 +2,12 @@
 
 pub mod clock;
 pub mod fence;
+pub mod identity;
 pub mod job;
 #[cfg(feature = "server")]
 pub mod ledger;
 pub mod limits;
+pub mod link;
 pub mod name;
 pub mod proto;
 pub mod reason;

@@ -123,6 +123,19 @@ pub const CONNECTION_GRACE: Duration = Duration::from_secs(2);
 pub const CHAIN_MAX: usize = 8;
 /// Bytes of one presented certificate.
 pub const CERTIFICATE_BYTES_MAX: usize = 16 << 10;
+/// From NotBefore to NotAfter of an SVID: a day, with an hour for issuers that set NotBefore back. A longer one is no
+/// short-lived identity, and with no revocation of SVIDs its end is the only thing that ends it.
+pub const SVID_LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
+/// Trust domains with a bundle.
+pub const TRUST_DOMAINS_MAX: usize = 1_024;
+/// Roots of one trust domain: two while they rotate, more where regions have their own.
+pub const BUNDLE_ROOTS_MAX: usize = 64;
+/// Failed handshakes that the log names in one minute; it counts the others.
+pub const HANDSHAKE_FAILURES_LOGGED: u32 = 60;
+/// From one look at the identity files to the next. SPIRE rotates half a life before the end.
+pub const IDENTITY_POLL: Duration = Duration::from_secs(2);
+/// Between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found in the sum.
+pub const PING: Duration = Duration::from_secs(5);
 /// Requests in work at once; more wait a moment or are refused.
 pub const REQUESTS_MAX: usize = 4_096;
 /// SIGTERM to exit.
@@ -134,3 +147,5 @@ pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes of a configuration, catalog or policy file.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
+/// Bytes of a certificate, key or bundle file: a bundle of 64 large roots is under 256 KiB.
+pub const PEM_BYTES_MAX: u64 = 1 << 20;

@@ -1,0 +1,197 @@
+//! The roots of each trust domain (SPIFFE Trust Domain and Bundle, sections 3 and 4).
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::pki_types::TrustAnchor;
+
+use super::{LoadError, LoadFault, SvidError, load, signing::SigningLife};
+use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
+
+/// Roots by trust domain. Asked by trust domain only, never merged: a domain's roots vouch for that domain alone.
+#[derive(Clone)]
+pub struct TrustBundles {
+    revision: u64,
+    svid_life_max: Duration,
+    by_domain: BTreeMap<TrustDomain, Arc<Roots>>,
+}
+
+/// The roots of one trust domain.
+#[derive(Default)]
+pub(super) struct Roots {
+    /// What webpki is given.
+    pub(super) anchors: Vec<TrustAnchor<'static>>,
+    /// The life of each, in the same order: webpki does not look at a root's.
+    pub(super) lives: Vec<SigningLife>,
+    /// SHA-256 of each, in the same order.
+    digests: Vec<[u8; 32]>,
+}
+
+impl TrustBundles {
+    /// Nobody is trusted.
+    pub fn empty() -> Self {
+        TrustBundles { revision: 0, svid_life_max: limits::SVID_LIFE_MAX, by_domain: BTreeMap::new() }
+    }
+
+    /// Adds the bundle of a trust domain from PEM. `file` is what an error calls it.
+    ///
+    /// Expired roots are left out. A root that is no CA, or may not sign, is an error, and so are a bundle without a root
+    /// that is valid now and a second bundle for one domain.
+    pub fn with_pem(
+        mut self,
+        domain: TrustDomain,
+        file: &str,
+        pem: &[u8],
+        now: Wall,
+    ) -> Result<Self, LoadError> {
+        if self.by_domain.len() >= limits::TRUST_DOMAINS_MAX {
+            return Err(LoadFault::TooManyDomains.of(file));
+        }
+        let roots = Roots::from_pem(file, pem, now)?;
+        match self.by_domain.entry(domain) {
+            Entry::Vacant(place) => place.insert(Arc::new(roots)),
+            Entry::Occupied(place) => {
+                return Err(LoadFault::DomainRepeated { domain: place.key().clone() }.of(file));
+            }
+        };
+        Ok(self)
+    }
+
+    /// Sets the longest life of an SVID that is accepted. [`limits::SVID_LIFE_MAX`] where nobody did.
+    #[must_use]
+    pub fn with_svid_life_max(mut self, life_max: Duration) -> Self {
+        self.svid_life_max = life_max;
+        self
+    }
+
+    #[must_use]
+    pub(super) fn with_revision(mut self, revision: u64) -> Self {
+        self.revision = revision;
+        self
+    }
+
+    /// Grows whenever the roots change. Connections are verified again when it does.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The trust domains that have a bundle.
+    pub fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
+        self.by_domain.keys()
+    }
+
+    /// How many roots a trust domain has; none where it has no bundle.
+    pub fn root_count(&self, domain: &TrustDomain) -> Option<usize> {
+        self.by_domain.get(domain).map(|roots| roots.anchors.len())
+    }
+
+    pub(super) fn roots(&self, domain: &TrustDomain) -> Option<&Arc<Roots>> {
+        self.by_domain.get(domain)
+    }
+
+    pub(super) fn svid_life_max(&self) -> Duration {
+        self.svid_life_max
+    }
+
+    /// Whether both trust the same roots for the same domains, and accept the same lives.
+    pub(super) fn trusts_as(&self, other: &TrustBundles) -> bool {
+        self.svid_life_max == other.svid_life_max
+            && self.by_domain.len() == other.by_domain.len()
+            && self.by_domain.iter().zip(&other.by_domain).all(|((domain, roots), (other_domain, others))| {
+                domain == other_domain && roots.digests == others.digests
+            })
+    }
+
+    /// The same without the roots that have expired; `None` where there is none. A domain that loses its last root keeps
+    /// its place, so that it is refused for its roots and not as unknown.
+    pub(super) fn without_expired(&self, now: Wall) -> Option<TrustBundles> {
+        let expired = |roots: &Roots| roots.lives.iter().any(|life| now >= life.not_after);
+        if !self.by_domain.values().any(|roots| expired(roots)) {
+            return None;
+        }
+        let mut kept = self.clone();
+        for roots in kept.by_domain.values_mut().filter(|roots| expired(roots)) {
+            *roots = Arc::new(roots.without_expired(now));
+        }
+        Some(kept)
+    }
+
+    /// Pairs of trust domains that share a root: each can then make SVIDs of the other's (section 6.2).
+    pub(super) fn shared_roots(&self) -> Vec<(&TrustDomain, &TrustDomain)> {
+        let mut first: BTreeMap<&[u8; 32], &TrustDomain> = BTreeMap::new();
+        let mut shared = Vec::new();
+        for (domain, roots) in &self.by_domain {
+            for digest in &roots.digests {
+                match first.entry(digest) {
+                    Entry::Vacant(place) => {
+                        place.insert(domain);
+                    }
+                    Entry::Occupied(place) => shared.push((*place.get(), domain)),
+                }
+            }
+        }
+        shared
+    }
+}
+
+impl Roots {
+    fn from_pem(file: &str, pem: &[u8], now: Wall) -> Result<Self, LoadError> {
+        let mut roots = Roots::default();
+        let mut expired = 0;
+        for (der, number) in load::certificates(file, pem, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
+            let bad = |why| LoadFault::Certificate { number, why }.of(file);
+            let life = SigningLife::parse(der).map_err(bad)?;
+            let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| bad(SvidError::Malformed))?;
+            let digest = sha256(der);
+            if now >= life.not_after {
+                expired += 1;
+            } else if !roots.digests.contains(&digest) {
+                roots.push(anchor.to_owned(), life, digest);
+            }
+        }
+        if roots.anchors.is_empty() {
+            return Err(LoadFault::NoRoot { expired }.of(file));
+        }
+        Ok(roots)
+    }
+
+    fn push(&mut self, anchor: TrustAnchor<'static>, life: SigningLife, digest: [u8; 32]) {
+        self.anchors.push(anchor);
+        self.lives.push(life);
+        self.digests.push(digest);
+    }
+
+    fn without_expired(&self, now: Wall) -> Self {
+        let mut kept = Roots::default();
+        for ((anchor, life), digest) in self.anchors.iter().zip(&self.lives).zip(&self.digests) {
+            if now < life.not_after {
+                kept.push(anchor.clone(), *life, *digest);
+            }
+        }
+        kept
+    }
+
+    /// The life of an anchor that webpki hands back by reference.
+    pub(super) fn life_of(&self, anchor: &TrustAnchor<'_>) -> Option<SigningLife> {
+        let place = self.anchors.iter().position(|one| std::ptr::eq(one, anchor))?;
+        self.lives.get(place).copied()
+    }
+}
+
+impl fmt::Debug for TrustBundles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TrustBundles(revision {}", self.revision)?;
+        for (domain, roots) in &self.by_domain {
+            write!(f, ", {domain}: {} roots", roots.anchors.len())?;
+        }
+        f.write_str(")")
+    }
+}
+
+#[cfg(test)]
+#[path = "bundle_tests.rs"]
+mod tests;

@@ -1,0 +1,193 @@
+//! Our own SVID and the trust bundles from PEM files, followed as they are rotated.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::{IdentitySource, LoadError, Trust, TrustBundles, X509Svid, load, source::Published};
+use crate::{
+    clock::{Clock, Wall},
+    limits,
+    name::TrustDomain,
+};
+
+/// Which files.
+#[derive(Clone, Debug)]
+pub struct IdentityFiles {
+    /// The chain of our own SVID, leaf first, and its private key. `None`: this process has no SVID.
+    pub svid: Option<(PathBuf, PathBuf)>,
+    /// The roots of each trust domain.
+    pub bundles: Vec<(TrustDomain, PathBuf)>,
+}
+
+/// Whether a reload found anything new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    Changed,
+    Unchanged,
+}
+
+/// Shows what the files held when they last could be read: all of them or, where one is bad, what was before. Files are
+/// looked at every [`limits::IDENTITY_POLL`] while [`FileSource::follow`] runs.
+pub struct FileSource {
+    files: IdentityFiles,
+    clock: Arc<dyn Clock>,
+    published: Published,
+    /// The marks of the files at the last attempt. Held through a reload, so that two do not cross.
+    last: Mutex<Attempt>,
+}
+
+/// What was seen and said at the last attempt.
+#[derive(Default)]
+struct Attempt {
+    marks: Vec<Mark>,
+    said_expired: bool,
+}
+
+/// What changes when a file is written or replaced: device, inode, size, modification and change time.
+type Mark = Option<(u64, u64, u64, i64, i64, i64, i64)>;
+
+impl FileSource {
+    /// Loads all files, or says which cannot be used.
+    pub fn open(files: IdentityFiles, clock: Arc<dyn Clock>) -> Result<Self, LoadError> {
+        let marks = files.marks();
+        let (svid, bundles) = files.load(clock.now().wall)?;
+        let last = Mutex::new(Attempt { marks, said_expired: false });
+        Ok(FileSource { files, clock, published: Published::new(svid, bundles), last })
+    }
+
+    /// Loads all files anew, whether they look changed or not. What was before stays where one cannot be used.
+    pub fn reload(&self) -> Result<Reloaded, LoadError> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.marks = self.files.marks();
+        self.load_anew(&mut last)
+    }
+
+    /// Looks at the files until the end: takes what was rotated, drops roots that expired. Runs as a task of its own; a bad
+    /// file is logged once and the last good trust kept.
+    pub async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.clock.sleep(limits::IDENTITY_POLL) => {}
+            }
+            let source = self.clone();
+            let looked = tokio::task::spawn_blocking(move || source.look()).await;
+            if let Err(error) = looked {
+                tracing::error!(%error, "the look at the identity files did not finish");
+            }
+        }
+    }
+
+    /// One look: a reload if a file changed since the last attempt, and the expired roots dropped.
+    fn look(&self) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let marks = self.files.marks();
+        if marks != last.marks {
+            last.marks = marks;
+            match self.load_anew(&mut last) {
+                Ok(Reloaded::Changed) => {
+                    let trust = self.published.current();
+                    tracing::info!(revision = trust.revision, svid = ?trust.svid, bundles = ?trust.bundles, "identity files reloaded");
+                }
+                Ok(Reloaded::Unchanged) => {}
+                Err(error) => {
+                    tracing::error!(error = %chain(&error), "identity files changed and cannot be used: the last good ones stay");
+                }
+            }
+        }
+        self.drop_expired(&mut last);
+    }
+
+    fn load_anew(&self, last: &mut Attempt) -> Result<Reloaded, LoadError> {
+        let (svid, bundles) = self.files.load(self.clock.now().wall)?;
+        let trust = self.published.current();
+        let leaf = |svid: &Option<Arc<X509Svid>>| svid.as_ref().map(|svid| svid.leaf().clone());
+        if leaf(&svid) == leaf(&trust.svid) && bundles.trusts_as(&trust.bundles) {
+            return Ok(Reloaded::Unchanged);
+        }
+        last.said_expired = false;
+        self.published.replace(svid, bundles);
+        Ok(Reloaded::Changed)
+    }
+
+    fn drop_expired(&self, last: &mut Attempt) {
+        let now = self.clock.now().wall;
+        let trust = self.published.current();
+        if let Some(bundles) = trust.bundles.without_expired(now) {
+            tracing::warn!(?bundles, "roots expired and were dropped");
+            self.published.replace(trust.svid.clone(), bundles);
+        }
+        if let Some(svid) = trust.svid.as_ref().filter(|svid| now >= svid.not_after())
+            && !last.said_expired
+        {
+            last.said_expired = true;
+            tracing::error!(?svid, "our own SVID has expired and was not replaced: nobody will accept it");
+        }
+    }
+}
+
+impl IdentitySource for FileSource {
+    fn current(&self) -> Arc<Trust> {
+        self.published.current()
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<Trust>> {
+        self.published.watch()
+    }
+}
+
+impl IdentityFiles {
+    fn load(&self, now: Wall) -> Result<(Option<Arc<X509Svid>>, TrustBundles), LoadError> {
+        let svid = match &self.svid {
+            Some((cert, key)) => Some(Arc::new(X509Svid::load(cert, key)?)),
+            None => None,
+        };
+        let mut bundles = TrustBundles::empty();
+        for (domain, path) in &self.bundles {
+            let pem = load::read(path)?;
+            bundles = bundles.with_pem(domain.clone(), &path.display().to_string(), &pem, now)?;
+        }
+        Ok((svid, bundles))
+    }
+
+    fn marks(&self) -> Vec<Mark> {
+        let own = self.svid.iter().flat_map(|(cert, key)| [cert, key]);
+        own.chain(self.bundles.iter().map(|(_, path)| path)).map(|path| mark(path)).collect()
+    }
+}
+
+fn mark(path: &Path) -> Mark {
+    let seen = fs::metadata(path).ok()?;
+    Some((
+        seen.dev(),
+        seen.ino(),
+        seen.size(),
+        seen.mtime(),
+        seen.mtime_nsec(),
+        seen.ctime(),
+        seen.ctime_nsec(),
+    ))
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+#[path = "file_tests.rs"]
+mod tests;

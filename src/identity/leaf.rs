@@ -1,0 +1,287 @@
+//! The rules for the certificate of a workload (X509-SVID sections 2 to 5.2), without those about its path to a root.
+
+use std::{collections::HashSet, time::Duration};
+
+use x509_parser::{
+    asn1_rs::{Any, Class, FromDer, Oid, Sequence, Tag},
+    certificate::X509Certificate,
+    extensions::{ExtendedKeyUsage, GeneralName, KeyUsage, ParsedExtension, X509Extension},
+    oid_registry::{
+        OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CRL_DISTRIBUTION_POINTS,
+        OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_NAME_CONSTRAINTS,
+        OID_X509_EXT_SUBJECT_ALT_NAME,
+    },
+    public_key::PublicKey,
+    x509::X509Version,
+};
+
+use super::SvidError;
+use crate::{clock::Wall, limits, name::SpiffeId, secret::sha256};
+
+/// The facts of a leaf that kept every rule for leaves. Says nothing of who signed it: that is a path's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The one URI of its subject alternative name.
+    pub spiffe_id: SpiffeId,
+    /// Valid from here, inclusive.
+    pub not_before: Wall,
+    /// Valid until here, exclusive: at this moment it is over.
+    pub not_after: Wall,
+    /// SHA-256 of its DER: the `x5t#S256` of RFC 8705 section 3.1.
+    pub x5t_s256: [u8; 32],
+    /// The serial number in lower-case hex.
+    pub serial: String,
+}
+
+impl Leaf {
+    /// Reads a leaf from its DER and checks every rule that needs neither the time nor a root.
+    pub fn parse(der: &[u8]) -> Result<Leaf, SvidError> {
+        let cert = parse_certificate(der)?;
+        check_extensions(&cert)?;
+        let spiffe_id = spiffe_id(&cert)?;
+        check_basic_constraints(&cert)?;
+        check_key_usage(&cert)?;
+        check_extended_key_usage(&cert)?;
+        check_key(&cert)?;
+        let (not_before, not_after) = validity(&cert);
+        Ok(Leaf { spiffe_id, not_before, not_after, x5t_s256: sha256(der), serial: serial(&cert)? })
+    }
+
+    /// Whether it is valid now. No leeway: issuers set NotBefore back.
+    pub fn check_time(&self, now: Wall) -> Result<(), SvidError> {
+        if now < self.not_before {
+            return Err(SvidError::NotYetValid { not_before: self.not_before });
+        }
+        if now >= self.not_after {
+            return Err(SvidError::Expired { not_after: self.not_after });
+        }
+        Ok(())
+    }
+
+    /// Whether its life is no longer than an SVID's may be.
+    pub fn check_life(&self, life_max: Duration) -> Result<(), SvidError> {
+        let life = self.not_after.since(self.not_before);
+        if life > life_max {
+            return Err(SvidError::LifeTooLong { seconds: life.as_secs(), seconds_max: life_max.as_secs() });
+        }
+        Ok(())
+    }
+}
+
+/// Reads one certificate and nothing after it.
+pub(super) fn parse_certificate(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {
+    if der.len() > limits::CERTIFICATE_BYTES_MAX {
+        return Err(SvidError::CertificateTooLarge { bytes: der.len() });
+    }
+    let (rest, cert) = X509Certificate::from_der(der).map_err(|_| SvidError::Malformed)?;
+    if !rest.is_empty() {
+        return Err(SvidError::TrailingBytes { bytes: rest.len() });
+    }
+    if cert.version() != X509Version::V3 {
+        return Err(SvidError::NotVersion3);
+    }
+    Ok(cert)
+}
+
+/// NotBefore and NotAfter. What lies before 1970 becomes 1970.
+pub(super) fn validity(cert: &X509Certificate<'_>) -> (Wall, Wall) {
+    let wall = |seconds: i64| Wall::from_seconds(u64::try_from(seconds).unwrap_or(0));
+    (wall(cert.validity().not_before.timestamp()), wall(cert.validity().not_after.timestamp()))
+}
+
+/// An extension that is there at most once, and readable if it is there.
+pub(super) fn extension<'c, 'a>(
+    cert: &'c X509Certificate<'a>,
+    oid: &Oid<'_>,
+    name: &'static str,
+) -> Result<Option<&'c X509Extension<'a>>, SvidError> {
+    let found = cert
+        .get_extension_unique(oid)
+        .map_err(|_| SvidError::ExtensionRepeated { extension: name.to_owned() })?;
+    match found.map(X509Extension::parsed_extension) {
+        Some(ParsedExtension::ParseError { .. } | ParsedExtension::Unparsed) => {
+            Err(SvidError::ExtensionMalformed { extension: name })
+        }
+        _ => Ok(found),
+    }
+}
+
+/// The key usage and whether it is critical.
+pub(super) fn key_usage<'c>(
+    cert: &'c X509Certificate<'_>,
+) -> Result<Option<(&'c KeyUsage, bool)>, SvidError> {
+    match extension(cert, &OID_X509_EXT_KEY_USAGE, "key usage")? {
+        None => Ok(None),
+        Some(found) => match found.parsed_extension() {
+            ParsedExtension::KeyUsage(usage) => Ok(Some((usage, found.critical))),
+            _ => Err(SvidError::ExtensionMalformed { extension: "key usage" }),
+        },
+    }
+}
+
+/// Whether basic constraints are there, and then whether they say CA.
+pub(super) fn is_ca(cert: &X509Certificate<'_>) -> Result<Option<bool>, SvidError> {
+    match extension(cert, &OID_X509_EXT_BASIC_CONSTRAINTS, "basic constraints")? {
+        None => Ok(None),
+        Some(found) => match found.parsed_extension() {
+            ParsedExtension::BasicConstraints(constraints) => Ok(Some(constraints.ca)),
+            _ => Err(SvidError::ExtensionMalformed { extension: "basic constraints" }),
+        },
+    }
+}
+
+/// The subject alternative names and whether they are critical.
+pub(super) fn alternative_names<'c, 'a>(
+    cert: &'c X509Certificate<'a>,
+) -> Result<Option<AlternativeNames<'c, 'a>>, SvidError> {
+    const NAME: &str = "subject alternative name";
+    let Some(found) = extension(cert, &OID_X509_EXT_SUBJECT_ALT_NAME, NAME)? else { return Ok(None) };
+    let ParsedExtension::SubjectAlternativeName(names) = found.parsed_extension() else {
+        return Err(SvidError::ExtensionMalformed { extension: NAME });
+    };
+    Ok(Some(AlternativeNames {
+        names: &names.general_names,
+        uris: count_uris(found.value)?,
+        critical: found.critical,
+    }))
+}
+
+pub(super) struct AlternativeNames<'c, 'a> {
+    pub(super) names: &'c [GeneralName<'a>],
+    /// URIs by their tag, whether they can be read or not.
+    pub(super) uris: usize,
+    critical: bool,
+}
+
+/// Counts the entries with the tag of a URI in the raw extension. The parsers leave out what is not UTF-8, and an SVID
+/// with a second URI must not pass because that one cannot be read.
+fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
+    const URI: Tag = Tag(6);
+    let (rest, names) = Sequence::from_der(extension_value).map_err(|_| SvidError::SanInvalid)?;
+    if !rest.is_empty() {
+        return Err(SvidError::SanInvalid);
+    }
+    let mut names: &[u8] = &names.content;
+    let mut uris = 0;
+    while !names.is_empty() {
+        let (rest, name) = Any::from_der(names).map_err(|_| SvidError::SanInvalid)?;
+        if name.class() != Class::ContextSpecific {
+            return Err(SvidError::SanInvalid);
+        }
+        uris += usize::from(name.tag() == URI);
+        names = rest;
+    }
+    Ok(uris)
+}
+
+fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
+    let san = alternative_names(cert)?.ok_or(SvidError::SanAbsent)?;
+    if san.uris > 1 {
+        return Err(SvidError::UriRepeated { found: san.uris });
+    }
+    if san.names.iter().any(|name| matches!(name, GeneralName::Invalid(..))) {
+        return Err(SvidError::SanInvalid);
+    }
+    let uri = san
+        .names
+        .iter()
+        .find_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+        .ok_or(SvidError::UriAbsent)?;
+    if cert.subject().iter().next().is_none() && !san.critical {
+        return Err(SvidError::SanNotCritical);
+    }
+    if uri.strip_prefix("spiffe://").is_some_and(|rest| !rest.contains('/')) {
+        return Err(SvidError::PathAbsent);
+    }
+    uri.parse().map_err(SvidError::NotASpiffeId)
+}
+
+/// No extension twice, none critical that is not understood here or by webpki.
+fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
+    let known = [
+        OID_X509_EXT_SUBJECT_ALT_NAME,
+        OID_X509_EXT_KEY_USAGE,
+        OID_X509_EXT_BASIC_CONSTRAINTS,
+        OID_X509_EXT_EXTENDED_KEY_USAGE,
+        OID_X509_EXT_NAME_CONSTRAINTS,
+        OID_X509_EXT_CRL_DISTRIBUTION_POINTS,
+    ];
+    let mut seen = HashSet::new();
+    for found in cert.extensions() {
+        let extension = || found.oid.to_id_string().chars().take(64).collect();
+        if !seen.insert(&found.oid) {
+            return Err(SvidError::ExtensionRepeated { extension: extension() });
+        }
+        if found.critical && !known.contains(&found.oid) {
+            return Err(SvidError::ExtensionUnknown { extension: extension() });
+        }
+    }
+    Ok(())
+}
+
+fn check_basic_constraints(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
+    match is_ca(cert)? {
+        None => Err(SvidError::BasicConstraintsAbsent),
+        Some(true) => Err(SvidError::LeafIsCa),
+        Some(false) => Ok(()),
+    }
+}
+
+fn check_key_usage(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
+    let (usage, critical) = key_usage(cert)?.ok_or(SvidError::KeyUsageAbsent)?;
+    if usage.key_cert_sign() {
+        return Err(SvidError::LeafSignsCertificates);
+    }
+    if usage.crl_sign() {
+        return Err(SvidError::LeafSignsCrls);
+    }
+    if !usage.digital_signature() {
+        return Err(SvidError::DigitalSignatureAbsent);
+    }
+    if !critical {
+        return Err(SvidError::KeyUsageNotCritical);
+    }
+    Ok(())
+}
+
+/// May be absent; both purposes must be in it where it is there.
+fn check_extended_key_usage(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
+    const NAME: &str = "extended key usage";
+    let Some(found) = extension(cert, &OID_X509_EXT_EXTENDED_KEY_USAGE, NAME)? else { return Ok(()) };
+    match found.parsed_extension() {
+        ParsedExtension::ExtendedKeyUsage(ExtendedKeyUsage { client_auth: false, .. }) => {
+            Err(SvidError::ClientAuthAbsent)
+        }
+        ParsedExtension::ExtendedKeyUsage(ExtendedKeyUsage { server_auth: false, .. }) => {
+            Err(SvidError::ServerAuthAbsent)
+        }
+        ParsedExtension::ExtendedKeyUsage(_) => Ok(()),
+        _ => Err(SvidError::ExtensionMalformed { extension: NAME }),
+    }
+}
+
+/// Keys of a kind that ring does not know fail in the handshake; a short RSA key is named here.
+fn check_key(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
+    match cert.public_key().parsed() {
+        Ok(PublicKey::RSA(key)) if key.key_size() < 2048 => {
+            Err(SvidError::KeyTooShort { bits: key.key_size() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn serial(cert: &X509Certificate<'_>) -> Result<String, SvidError> {
+    let raw = cert.raw_serial();
+    // 20 bytes and a leading zero that keeps the number positive.
+    if raw.len() > 21 {
+        return Err(SvidError::SerialTooLong);
+    }
+    Ok(raw.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+#[path = "leaf_tests.rs"]
+mod tests;

@@ -1,0 +1,100 @@
+//! Reading identity files, and what can be wrong with them.
+
+use std::{fs::File, io, io::Read, path::Path};
+
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use zeroize::Zeroizing;
+
+use super::SvidError;
+use crate::{limits, name::TrustDomain};
+
+/// Which file cannot be used, and why. Never holds a byte of a file.
+#[derive(Debug, thiserror::Error)]
+#[error("`{file}`: {fault}")]
+pub struct LoadError {
+    /// The path, or what the bytes are where they came from memory.
+    pub file: String,
+    /// What is wrong with it.
+    #[source]
+    pub fault: LoadFault,
+}
+
+/// What is wrong with an identity file.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadFault {
+    #[error("cannot be read: check that it exists and that this user may read it")]
+    Unreadable(#[source] io::Error),
+    #[error("is larger than {} bytes", limits::PEM_BYTES_MAX)]
+    TooLarge,
+    #[error("is not PEM: write certificates and keys between BEGIN and END lines")]
+    NotPem,
+    #[error("holds no certificate: write the SVID first, then its intermediates, as PEM")]
+    NoCertificate,
+    #[error("holds {found} certificates, at most {max} are read")]
+    TooManyCertificates { found: usize, max: usize },
+    #[error("certificate {number} cannot be used: {why}")]
+    Certificate {
+        /// Counted from 1.
+        number: usize,
+        why: SvidError,
+    },
+    #[error("holds no private key: write it as PKCS#8 PEM")]
+    NoKey,
+    #[error(
+        "holds a private key that cannot be used: use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits and more"
+    )]
+    KeyUnusable,
+    #[error("holds the key of another certificate: write the key and the chain of one SVID")]
+    KeyOfAnother,
+    #[error("holds no root that is valid now ({expired} have expired): fetch the bundle anew")]
+    NoRoot { expired: usize },
+    #[error("is a second bundle of the trust domain `{domain}`: name each trust domain once")]
+    DomainRepeated { domain: TrustDomain },
+    #[error("is one bundle more than the {} that are read", limits::TRUST_DOMAINS_MAX)]
+    TooManyDomains,
+}
+
+impl LoadFault {
+    pub(super) fn of(self, file: &str) -> LoadError {
+        LoadError { file: file.to_owned(), fault: self }
+    }
+}
+
+/// Reads a file that must be small. What is read is wiped when it goes: it may be a key.
+pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, LoadError> {
+    let file = path.display().to_string();
+    let unreadable = |e: io::Error| LoadFault::Unreadable(e).of(&file);
+    // Room for all of it from the start, so that no copy is left behind when the buffer grows.
+    let capacity = usize::try_from(limits::PEM_BYTES_MAX).unwrap_or(usize::MAX).saturating_add(1);
+    let opened = File::open(path).map_err(unreadable)?;
+    let expected = opened.metadata().map_err(unreadable)?.len();
+    if expected > limits::PEM_BYTES_MAX {
+        return Err(LoadFault::TooLarge.of(&file));
+    }
+    let mut bytes = Zeroizing::new(Vec::with_capacity(
+        usize::try_from(expected).unwrap_or(capacity).saturating_add(1).min(capacity),
+    ));
+    opened.take(limits::PEM_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > limits::PEM_BYTES_MAX {
+        return Err(LoadFault::TooLarge.of(&file));
+    }
+    Ok(bytes)
+}
+
+/// The certificates of a PEM text, in order.
+pub(super) fn certificates(
+    file: &str,
+    pem: &[u8],
+    max: usize,
+) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let all = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| LoadFault::NotPem.of(file))?;
+    if all.is_empty() {
+        return Err(LoadFault::NoCertificate.of(file));
+    }
+    if all.len() > max {
+        return Err(LoadFault::TooManyCertificates { found: all.len(), max }.of(file));
+    }
+    Ok(all)
+}

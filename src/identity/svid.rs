@@ -1,0 +1,86 @@
+//! Our own X.509-SVID with its private key.
+
+use std::{fmt, path::Path, sync::Arc};
+
+use rustls::{
+    crypto::ring::sign::any_supported_type,
+    pki_types::{PrivateKeyDer, pem, pem::PemObject},
+    sign::CertifiedKey,
+};
+use zeroize::Zeroize;
+
+use super::{Leaf, LoadError, LoadFault, load};
+use crate::{clock::Wall, limits, name::SpiffeId};
+
+/// The SVID that this process presents. Its leaf keeps the rules for leaves and its key is the leaf's; whether it is
+/// valid now is asked at each use, since it is rotated under us.
+///
+/// The key's file is wiped from memory once ring has taken the key from it. Ring keeps what it signs with, and shows it
+/// to nobody.
+pub struct X509Svid {
+    leaf: Leaf,
+    certified: Arc<CertifiedKey>,
+}
+
+impl X509Svid {
+    /// Loads the chain, leaf first, from one PEM file and its private key from another.
+    pub fn load(cert_file: &Path, key_file: &Path) -> Result<Self, LoadError> {
+        let cert = load::read(cert_file)?;
+        let key = load::read(key_file)?;
+        Self::parse(&cert_file.display().to_string(), &cert, &key_file.display().to_string(), &key)
+    }
+
+    /// Reads the chain, leaf first, and its private key from PEM in memory.
+    pub fn from_pem(cert: &[u8], key: &[u8]) -> Result<Self, LoadError> {
+        Self::parse("certificate chain", cert, "private key", key)
+    }
+
+    fn parse(cert_file: &str, cert: &[u8], key_file: &str, key: &[u8]) -> Result<Self, LoadError> {
+        let chain = load::certificates(cert_file, cert, limits::CHAIN_MAX)?;
+        let first = chain.first().ok_or_else(|| LoadFault::NoCertificate.of(cert_file))?;
+        let leaf =
+            Leaf::parse(first).map_err(|why| LoadFault::Certificate { number: 1, why }.of(cert_file))?;
+        let mut der = PrivateKeyDer::from_pem_slice(key).map_err(|e| {
+            if matches!(e, pem::Error::NoItemsFound) { LoadFault::NoKey } else { LoadFault::NotPem }
+                .of(key_file)
+        })?;
+        let key = any_supported_type(&der);
+        der.zeroize();
+        let certified = CertifiedKey::new(chain, key.map_err(|_| LoadFault::KeyUnusable.of(key_file))?);
+        certified.keys_match().map_err(|_| LoadFault::KeyOfAnother.of(key_file))?;
+        Ok(X509Svid { leaf, certified: Arc::new(certified) })
+    }
+
+    pub fn spiffe_id(&self) -> &SpiffeId {
+        &self.leaf.spiffe_id
+    }
+
+    /// Its end, exclusive.
+    pub fn not_after(&self) -> Wall {
+        self.leaf.not_after
+    }
+
+    /// What its leaf says.
+    pub fn leaf(&self) -> &Leaf {
+        &self.leaf
+    }
+
+    /// Whether it is valid now.
+    pub fn is_current(&self, now: Wall) -> bool {
+        self.leaf.check_time(now).is_ok()
+    }
+
+    pub(super) fn certified(&self) -> Arc<CertifiedKey> {
+        self.certified.clone()
+    }
+}
+
+impl fmt::Debug for X509Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "X509Svid({}, until {}, key [redacted])", self.leaf.spiffe_id, self.leaf.not_after)
+    }
+}
+
+#[cfg(test)]
+#[path = "svid_tests.rs"]
+mod tests;

@@ -1,0 +1,164 @@
+//! What rustls asks about a peer's certificates, answered by our rules alone.
+
+use std::{fmt, sync::Arc};
+
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::verify_tls13_signature,
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+
+use super::{
+    IdentitySource, SvidError,
+    path::{self, Side, Verified},
+};
+use crate::{clock::Clock, name::SpiffeId};
+
+/// Verifies chains with the newest bundles of a source, at the time of our clock.
+struct Rules {
+    source: Arc<dyn IdentitySource>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Rules {
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        side: Side,
+    ) -> Result<Verified, SvidError> {
+        // Counted first, so that a flood of certificates is not even copied.
+        if above.len() >= crate::limits::CHAIN_MAX {
+            return Err(SvidError::ChainTooLong { found: above.len().saturating_add(1) });
+        }
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(above).cloned().collect();
+        path::verify(&chain, side, self.clock.now().wall, &self.source.current().bundles)
+    }
+}
+
+/// For servers: the client must present an SVID, of a trust domain with a bundle, signed by a root of that domain.
+pub(super) struct ClientSvidVerifier(Rules);
+
+impl ClientSvidVerifier {
+    pub(super) fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>) -> Self {
+        ClientSvidVerifier(Rules { source, clock })
+    }
+}
+
+impl ClientCertVerifier for ClientSvidVerifier {
+    /// None: they would tell every stranger whom we trust.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        true
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        _rustls_time: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.0.verify(leaf, above, Side::Client)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("tls 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        possession(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        path::algorithms().supported_schemes()
+    }
+}
+
+/// For clients: the server must present an SVID with exactly the configured SPIFFE ID. Host names mean nothing.
+pub(super) struct ServerSvidVerifier {
+    rules: Rules,
+    wanted: SpiffeId,
+}
+
+impl ServerSvidVerifier {
+    pub(super) fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>, wanted: SpiffeId) -> Self {
+        ServerSvidVerifier { rules: Rules { source, clock }, wanted }
+    }
+}
+
+impl ServerCertVerifier for ServerSvidVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        _host: &ServerName<'_>,
+        _ocsp: &[u8],
+        _rustls_time: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let found = self.rules.verify(leaf, above, Side::Server)?.leaf.spiffe_id;
+        if found != self.wanted {
+            return Err(SvidError::OtherServer { wanted: self.wanted.clone(), found }.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _leaf: &CertificateDer<'_>,
+        _signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(Error::General("tls 1.2 is not spoken here".to_owned()))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        possession(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        path::algorithms().supported_schemes()
+    }
+}
+
+/// Whether the peer holds the key of its leaf.
+fn possession(
+    message: &[u8],
+    leaf: &CertificateDer<'_>,
+    signed: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    verify_tls13_signature(message, leaf, signed, &path::algorithms())
+        .map_err(|_| SvidError::NotPossessed.into())
+}
+
+impl fmt::Debug for ClientSvidVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientSvidVerifier")
+    }
+}
+
+impl fmt::Debug for ServerSvidVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerSvidVerifier({})", self.wanted)
+    }
+}

@@ -1,0 +1,320 @@
+//! The accept loop: what tonic's own server cannot do, a deadline for each connection.
+
+use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, Either, Ready, ready};
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::{Service, ServiceExt};
+
+use super::{
+    connection::{Connection, Ending, refusal},
+    failure::{FailureCause, FailureLog, HandshakeFailure, HandshakeObserver},
+};
+use crate::{
+    clock::Clock,
+    identity::{IdentitySource, Peer, SvidError, Trust, server_config},
+    limits,
+};
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// What is spoken inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 alone.
+    Grpc,
+    /// HTTP/1.1 or HTTP/2, as the client prefers.
+    Http,
+}
+
+impl Protocol {
+    fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Protocol::Grpc => &[b"h2"],
+            Protocol::Http => &[b"h2", b"http/1.1"],
+        }
+    }
+}
+
+/// Turns TCP connections into attested ones. A clone is a few pointers.
+#[derive(Clone)]
+pub struct Acceptor {
+    tls: TlsAcceptor,
+    protocol: Protocol,
+    source: Arc<dyn IdentitySource>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Acceptor {
+    pub fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>, protocol: Protocol) -> Self {
+        let config = server_config(source.clone(), clock.clone(), protocol.alpn());
+        Acceptor { tls: TlsAcceptor::from(config), protocol, source, clock }
+    }
+
+    /// The handshake. The receiver has seen the very trust that the peer was verified by, so that no change is missed.
+    async fn accept(&self, tcp: TcpStream) -> Result<Accepted, FailureCause> {
+        let tls = tokio::select! {
+            tls = self.tls.accept(tcp) => tls.map_err(|e| FailureCause::of(&e))?,
+            () = self.clock.sleep(limits::HANDSHAKE) => return Err(FailureCause::TimedOut),
+        };
+        let mut trust = self.source.watch();
+        let bundles = trust.borrow_and_update().bundles.clone();
+        let peer =
+            Peer::of_client(tls.get_ref().1, self.clock.now().wall, &bundles).map_err(FailureCause::Svid)?;
+        Ok(Accepted { tls, peer, trust })
+    }
+}
+
+struct Accepted {
+    tls: TlsStream<TcpStream>,
+    peer: Peer,
+    trust: watch::Receiver<Arc<Trust>>,
+}
+
+/// The bounds of one listener. The defaults are those of `limits`.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Handshakes under way at once. More wait in the kernel's queue.
+    pub handshakes_max: usize,
+    /// Connections open at once. More are closed after their handshake.
+    pub connections_max: usize,
+    /// Streams of one HTTP/2 connection.
+    pub streams_max: u32,
+    /// Bytes of a request's headers.
+    pub header_bytes_max: u32,
+    /// From the end of a connection's SVID to the cut.
+    pub grace: Duration,
+    /// From the begin of a shutdown to the cut.
+    pub drain: Duration,
+    /// Told of every failed handshake.
+    pub observer: HandshakeObserver,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        ServeOptions {
+            handshakes_max: limits::HANDSHAKES_MAX,
+            connections_max: limits::CONNECTIONS_MAX,
+            streams_max: limits::STREAMS_PER_CONNECTION_MAX,
+            header_bytes_max: limits::HEADER_BYTES_MAX,
+            grace: limits::CONNECTION_GRACE,
+            drain: limits::SHUTDOWN,
+            observer: HandshakeObserver::default(),
+        }
+    }
+}
+
+/// Serves a listener until `shutdown`, then drains its connections, and returns when the last is gone.
+///
+/// Each request carries a [`Connection`] in its extensions. A connection ends at its SVID's NotAfter, or when a change of
+/// the bundles leaves it without a root, or at shutdown: its [`Connection::ended`] is cancelled, the client is told to
+/// go (GOAWAY), requests that still come on it are refused, and after a grace it is cut.
+///
+/// One task for the loop and one for each connection. A connection's failure ends that connection alone.
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    service: S,
+    options: ServeOptions,
+    shutdown: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body + Default + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let tasks = TaskTracker::new();
+    let handshakes = Arc::new(Semaphore::new(options.handshakes_max));
+    let shared = Arc::new(Shared {
+        http: http(acceptor.protocol, &options),
+        connections: Arc::new(Semaphore::new(options.connections_max)),
+        failures: FailureLog::new(acceptor.clock.clone(), options.observer.clone()),
+        acceptor,
+        options,
+        shutdown: shutdown.clone(),
+    });
+    let accept = async {
+        loop {
+            // The permit comes first: who cannot be shaken hands with now waits in the kernel.
+            let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((tcp, remote)) => {
+                    tasks.spawn(attend(tcp, remote, permit, shared.clone(), service.clone()));
+                }
+                Err(error) => {
+                    // Out of files, most often: others must close first.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    shared.acceptor.clock.sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = accept => {}
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+/// What the connections of one listener share.
+struct Shared {
+    http: auto::Builder<TokioExecutor>,
+    acceptor: Acceptor,
+    options: ServeOptions,
+    connections: Arc<Semaphore>,
+    failures: FailureLog,
+    shutdown: CancellationToken,
+}
+
+fn http(protocol: Protocol, options: &ServeOptions) -> auto::Builder<TokioExecutor> {
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits::PING)
+        .keep_alive_timeout(limits::PING)
+        .max_concurrent_streams(options.streams_max)
+        .max_header_list_size(options.header_bytes_max);
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::HANDSHAKE)
+        .max_buf_size(usize::try_from(options.header_bytes_max).unwrap_or(usize::MAX).max(8 << 10));
+    match protocol {
+        Protocol::Grpc => http.http2_only(),
+        Protocol::Http => http,
+    }
+}
+
+/// One connection, from its handshake to its end.
+async fn attend<S, B>(
+    tcp: TcpStream,
+    remote: SocketAddr,
+    handshake: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+    service: S,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Body + Default + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let refused = |cause| shared.failures.note(&HandshakeFailure { remote, cause });
+    let _ = tcp.set_nodelay(true);
+    let accepted = tokio::select! {
+        accepted = shared.acceptor.accept(tcp) => accepted,
+        () = shared.shutdown.cancelled() => return,
+    };
+    let Accepted { tls, peer, trust } = match accepted {
+        Ok(accepted) => accepted,
+        Err(cause) => return refused(cause),
+    };
+    let Ok(_open) = shared.connections.clone().try_acquire_owned() else {
+        return refused(FailureCause::Overloaded);
+    };
+    drop(handshake);
+    let connection = Connection::new(peer, remote);
+    let _ended_at_last = connection.ended.clone().drop_guard();
+    let clock = &shared.acceptor.clock;
+    let guarded = Guarded { service, connection: connection.clone(), clock: clock.clone() };
+    let http = shared.http.serve_connection(TokioIo::new(tls), guarded);
+    tokio::pin!(http);
+    let ending = tokio::select! {
+        closed = http.as_mut() => {
+            if let Err(error) = closed {
+                tracing::debug!(%remote, %error, "connection lost");
+            }
+            return;
+        }
+        ending = ending(&connection, trust, clock, &shared.shutdown) => ending,
+    };
+    tracing::debug!(%remote, peer = ?connection.peer, %ending, "connection ends");
+    let grace = if ending == Ending::ShuttingDown { shared.options.drain } else { shared.options.grace };
+    connection.end(ending);
+    http.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = http => {}
+        () = clock.sleep(grace) => {}
+    }
+}
+
+/// Resolves when a connection must end, and says why.
+async fn ending(
+    connection: &Connection,
+    mut trust: watch::Receiver<Arc<Trust>>,
+    clock: &Arc<dyn Clock>,
+    shutdown: &CancellationToken,
+) -> Ending {
+    let not_after = connection.peer.not_after();
+    loop {
+        let now = clock.now();
+        if now.wall >= not_after {
+            return Ending::SvidExpired { not_after };
+        }
+        let changed = async {
+            if trust.changed().await.is_err() {
+                std::future::pending::<()>().await; // the source is gone: nothing changes any more
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => return Ending::ShuttingDown,
+            () = clock.sleep_until(now.lease_at(not_after)) => continue,
+            () = changed => {}
+        }
+        let bundles = trust.borrow_and_update().bundles.clone();
+        match connection.peer.check(clock.now().wall, &bundles) {
+            Err(SvidError::Expired { not_after }) => return Ending::SvidExpired { not_after },
+            Err(why) => return Ending::SvidUntrusted { why },
+            Ok(()) => {}
+        }
+    }
+}
+
+/// The service of one connection: puts the [`Connection`] into each request, and refuses those that come after its end.
+struct Guarded<S> {
+    service: S,
+    connection: Connection,
+    clock: Arc<dyn Clock>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for Guarded<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Error: Into<BoxError>,
+    S::Future: Send + 'static,
+    B: Default + Send + 'static,
+{
+    type Response = Response<B>;
+    type Error = BoxError;
+    type Future =
+        Either<Ready<Result<Response<B>, BoxError>>, BoxFuture<'static, Result<Response<B>, BoxError>>>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Err(ending) = self.connection.check(self.clock.now().wall) {
+            return Either::Left(ready(Ok(refusal(&request, &ending))));
+        }
+        request.extensions_mut().insert(self.connection.clone());
+        let answer = self.service.clone().oneshot(request);
+        Either::Right(Box::pin(async move { answer.await.map_err(Into::into) }))
+    }
+}
+
+#[cfg(test)]
+#[path = "accept_tests.rs"]
+mod tests;

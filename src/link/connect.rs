@@ -1,0 +1,205 @@
+//! From a client to a server of a known SPIFFE ID.
+
+use std::{fmt, net::Ipv4Addr, str::FromStr, sync::Arc};
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::transport::Channel;
+use tower::service_fn;
+
+use super::{ConnectError, primed::Primed};
+use crate::{
+    clock::Clock,
+    identity::{IdentitySource, Peer, client_config},
+    limits,
+    name::SpiffeId,
+};
+
+/// A server: where it listens and who it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    address: String,
+    server_id: SpiffeId,
+}
+
+/// The address is not `HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{shown}` is not an address: write `HOST:PORT`, without a scheme or a path")]
+pub struct EndpointError {
+    shown: String,
+}
+
+impl Endpoint {
+    /// From `host:port`, where the host is a name, an IPv4 address or an IPv6 address in brackets.
+    pub fn new(address: &str, server_id: SpiffeId) -> Result<Self, EndpointError> {
+        let error =
+            || EndpointError { shown: address.chars().take(80).flat_map(char::escape_default).collect() };
+        let authority = http::uri::Authority::from_str(address).map_err(|_| error())?;
+        let written = authority.as_str() == address && !address.contains('@');
+        if !written || authority.host().is_empty() || authority.port_u16().is_none() {
+            return Err(error());
+        }
+        Ok(Endpoint { address: address.to_owned(), server_id })
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn server_id(&self) -> &SpiffeId {
+        &self.server_id
+    }
+}
+
+/// What is spoken inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alpn {
+    Http1,
+    Http2,
+}
+
+/// A connection to a server that is who it must be.
+#[derive(Debug)]
+pub struct Dialed {
+    pub tls: TlsStream<TcpStream>,
+    pub server: Peer,
+}
+
+/// Makes connections, each with the newest SVID and bundles of the source. A clone is a few pointers.
+#[derive(Clone)]
+pub struct Connector {
+    source: Arc<dyn IdentitySource>,
+    clock: Arc<dyn Clock>,
+    endpoint: Endpoint,
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+}
+
+impl Connector {
+    pub fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>, endpoint: Endpoint) -> Self {
+        let config =
+            |alpn: &[&[u8]]| client_config(source.clone(), clock.clone(), endpoint.server_id.clone(), alpn);
+        Connector { http1: config(&[b"http/1.1"]), http2: config(&[b"h2"]), source, clock, endpoint }
+    }
+
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Connects, for a plain HTTP client.
+    ///
+    /// The server may still refuse our SVID: in TLS 1.3 it says so only at the first read, and [`explain`](super::explain)
+    /// finds it in the error of the HTTP client.
+    pub async fn connect(&self, alpn: Alpn) -> Result<Dialed, ConnectError> {
+        self.in_time(self.dial(alpn)).await
+    }
+
+    /// A gRPC channel that connects at its first call, and again by itself when the connection was lost or told to go.
+    /// A dead server is found within two [`limits::PING`]. Must be called inside a Tokio runtime.
+    ///
+    /// A call that fails for want of a connection has a [`ConnectError`] in its Status: [`explain`](super::explain).
+    pub fn channel(&self) -> Channel {
+        let connector = self.clone();
+        self.transport().connect_with_connector_lazy(service_fn(move |_: Uri| {
+            let connector = connector.clone();
+            async move { connector.connect_grpc().await.map(TokioIo::new) }
+        }))
+    }
+
+    /// The same, connected now.
+    pub async fn connected_channel(&self) -> Result<Channel, ConnectError> {
+        let connector = self.clone();
+        let service = service_fn(move |_: Uri| {
+            let connector = connector.clone();
+            async move { connector.connect_grpc().await.map(TokioIo::new) }
+        });
+        self.transport().connect_with_connector(service).await.map_err(|error| {
+            super::explain(&error).unwrap_or_else(|| ConnectError::Protocol {
+                address: self.endpoint.address.clone(),
+                found: error.to_string(),
+            })
+        })
+    }
+
+    /// Connects and waits until the server has accepted our SVID.
+    async fn connect_grpc(&self) -> Result<Primed<TlsStream<TcpStream>>, ConnectError> {
+        self.in_time(async {
+            let dialed = self.dial(Alpn::Http2).await?;
+            Primed::wait(dialed.tls).await.map_err(|e| ConnectError::of(&self.endpoint.address, e))
+        })
+        .await
+    }
+
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, ConnectError>>,
+    ) -> Result<T, ConnectError> {
+        tokio::select! {
+            done = work => done,
+            () = self.clock.sleep(limits::HANDSHAKE) => {
+                Err(ConnectError::TimedOut { address: self.endpoint.address.clone() })
+            }
+        }
+    }
+
+    async fn dial(&self, alpn: Alpn) -> Result<Dialed, ConnectError> {
+        self.check_own_svid()?;
+        let address = &self.endpoint.address;
+        let tcp = TcpStream::connect(address)
+            .await
+            .map_err(|e| ConnectError::Unreachable { address: address.clone(), cause: Arc::new(e) })?;
+        let _ = tcp.set_nodelay(true);
+        let config = match alpn {
+            Alpn::Http1 => &self.http1,
+            Alpn::Http2 => &self.http2,
+        };
+        // rustls wants a name. Ours is never sent and never compared: a server is its SPIFFE ID.
+        let nameless = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let tls = TlsConnector::from(config.clone())
+            .connect(nameless, tcp)
+            .await
+            .map_err(|e| ConnectError::of(address, e))?;
+        let bundles = &self.source.current().bundles;
+        let server = Peer::of_server(tls.get_ref().1, self.clock.now().wall, bundles)
+            .map_err(|why| ConnectError::ServerRefused { address: address.clone(), why })?;
+        Ok(Dialed { tls, server })
+    }
+
+    /// An SVID that nobody would accept is not even tried: the alert would not say why.
+    fn check_own_svid(&self) -> Result<(), ConnectError> {
+        let trust = self.source.current();
+        let svid = trust.svid.as_ref().ok_or(ConnectError::OwnSvidAbsent)?;
+        if svid.is_current(self.clock.now().wall) {
+            return Ok(());
+        }
+        Err(ConnectError::OwnSvidExpired {
+            spiffe_id: svid.spiffe_id().clone(),
+            not_before: svid.leaf().not_before,
+            not_after: svid.not_after(),
+        })
+    }
+
+    fn transport(&self) -> tonic::transport::Endpoint {
+        let uri = format!("https://{}", self.endpoint.address);
+        #[expect(clippy::expect_used, reason = "an Endpoint's address was parsed as an authority")]
+        tonic::transport::Endpoint::from_shared(uri)
+            .expect("an authority makes a URI")
+            .http2_keep_alive_interval(limits::PING)
+            .keep_alive_timeout(limits::PING)
+            .keep_alive_while_idle(true)
+            .http2_max_header_list_size(limits::HEADER_BYTES_MAX)
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connector({} at {})", self.endpoint.server_id, self.endpoint.address)
+    }
+}
+
+#[cfg(test)]
+#[path = "connect_tests.rs"]
+mod tests;

@@ -1,0 +1,154 @@
+//! What can be wrong with a connection to a server.
+
+use std::{error::Error, io, sync::Arc};
+
+use rustls::AlertDescription;
+
+use crate::{
+    clock::Wall,
+    identity::SvidError,
+    name::SpiffeId,
+    reason::{Reason, Refusal},
+};
+
+/// Why there is no connection. Each has a [`Reason`] and a line on what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("cannot reach `{address}`")]
+    Unreachable {
+        address: String,
+        #[source]
+        cause: Arc<io::Error>,
+    },
+    #[error("`{address}` did not answer in time")]
+    TimedOut { address: String },
+    /// The server refused our SVID. It says no more than the alert; its log has the rule.
+    #[error("`{address}` refused our SVID (TLS alert {alert})")]
+    Refused { address: String, alert: String },
+    /// We refused the server's SVID.
+    #[error("the SVID of the server at `{address}` is refused: {why}")]
+    ServerRefused { address: String, why: SvidError },
+    #[error("no SVID to connect with")]
+    OwnSvidAbsent,
+    #[error("our own SVID, `{spiffe_id}`, is valid only from {not_before} to {not_after}")]
+    OwnSvidExpired { spiffe_id: SpiffeId, not_before: Wall, not_after: Wall },
+    #[error("`{address}` does not speak our protocol: {found}")]
+    Protocol { address: String, found: String },
+}
+
+impl ConnectError {
+    pub fn reason(&self) -> Reason {
+        match self {
+            ConnectError::Unreachable { .. }
+            | ConnectError::TimedOut { .. }
+            | ConnectError::Protocol { .. } => Reason::Unreachable,
+            ConnectError::Refused { alert, .. } if alert == CERTIFICATE_REQUIRED => {
+                Reason::NoClientCertificate
+            }
+            ConnectError::Refused { .. } => Reason::SvidUntrusted,
+            ConnectError::ServerRefused { why, .. } => why.reason(),
+            ConnectError::OwnSvidAbsent => Reason::NoClientCertificate,
+            ConnectError::OwnSvidExpired { .. } => Reason::SvidExpired,
+        }
+    }
+
+    /// What would change it.
+    pub fn fix(&self) -> String {
+        match self {
+            ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } => {
+                "check that the server runs, the address, and the network between".to_owned()
+            }
+            ConnectError::Refused { .. } => {
+                "check that the server has the bundle of our trust domain and that our SVID is an X.509-SVID; \
+                 the rule that it breaks is in the server's log"
+                    .to_owned()
+            }
+            ConnectError::ServerRefused { why: SvidError::OtherServer { found, .. }, .. } => {
+                format!("if `{found}` is the server that you mean, configure that SPIFFE ID; else correct the address")
+            }
+            ConnectError::ServerRefused { why, .. } => match why.reason() {
+                Reason::SvidExpired => "renew the server's SVID, and compare the clocks".to_owned(),
+                Reason::SvidInvalid => "issue the server an SVID that keeps the rule".to_owned(),
+                _ => "check that our bundle of the server's trust domain is the present one".to_owned(),
+            },
+            ConnectError::OwnSvidAbsent => "name the files of an X.509-SVID and its key".to_owned(),
+            ConnectError::OwnSvidExpired { .. } => {
+                "renew it: check that the SPIFFE agent runs and writes to the configured files, and the clock"
+                    .to_owned()
+            }
+            ConnectError::Protocol { .. } => {
+                "check that the address is that of a TLS 1.3 listener of leasehold".to_owned()
+            }
+        }
+    }
+
+    /// In the form of every refusal.
+    pub fn refusal(&self) -> Refusal {
+        Refusal::new(self.reason(), self.to_string()).fix(self.fix())
+    }
+
+    /// Reads the failure of a handshake, or of the first read after it.
+    pub(super) fn of(address: &str, error: io::Error) -> Self {
+        let address = address.to_owned();
+        if let Some(why) = SvidError::in_io(&error) {
+            return ConnectError::ServerRefused { address, why };
+        }
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::AlertReceived(alert)) => Self::of_alert(address, *alert),
+            Some(other) => ConnectError::Protocol { address, found: other.to_string() },
+            None => ConnectError::Unreachable { address, cause: Arc::new(error) },
+        }
+    }
+
+    fn of_alert(address: String, alert: AlertDescription) -> Self {
+        use AlertDescription as A;
+        let text = format!("{alert:?}");
+        match alert {
+            A::CertificateUnknown
+            | A::CertificateRequired
+            | A::CertificateExpired
+            | A::CertificateRevoked
+            | A::UnsupportedCertificate
+            | A::BadCertificate
+            | A::NoCertificate
+            | A::UnknownCA
+            | A::DecryptError
+            | A::AccessDenied => ConnectError::Refused { address, alert: text },
+            _ => ConnectError::Protocol { address, found: format!("TLS alert {text}") },
+        }
+    }
+}
+
+/// How rustls writes the alert for an absent client certificate (RFC 8446 section 6.2).
+const CERTIFICATE_REQUIRED: &str = "CertificateRequired";
+
+/// Finds why there was no connection in what a client library made of it: a `tonic::Status`, a `hyper::Error`, an
+/// `io::Error`, whatever they wrapped it in. `None` where the connection was there and something else failed.
+pub fn explain(error: &(dyn Error + 'static)) -> Option<ConnectError> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<ConnectError>() {
+            return Some(found.clone());
+        }
+        if let Some(io) = error.downcast_ref::<io::Error>()
+            && let Some(found) = explain_io(io)
+        {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// What an `io::Error` holds is not among its sources.
+fn explain_io(error: &io::Error) -> Option<ConnectError> {
+    let inner = error.get_ref()?;
+    if let Some(found) = inner.downcast_ref::<ConnectError>() {
+        return Some(found.clone());
+    }
+    let address = "the server".to_owned();
+    match inner.downcast_ref::<rustls::Error>()? {
+        rustls::Error::AlertReceived(alert) => Some(ConnectError::of_alert(address, *alert)),
+        other => SvidError::in_tls(other).map(|why| ConnectError::ServerRefused { address, why }),
+    }
+}

@@ -1,0 +1,178 @@
+//! Handshakes that failed.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use crate::{
+    clock::{BootTime, Clock},
+    identity::SvidError,
+    limits,
+    reason::Reason,
+};
+
+/// Somebody who connected and was turned away before a request was read.
+#[derive(Clone, Debug)]
+pub struct HandshakeFailure {
+    pub remote: SocketAddr,
+    pub cause: FailureCause,
+}
+
+/// Why a handshake failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FailureCause {
+    /// The client broke a rule for SVIDs.
+    #[error("{0}")]
+    Svid(SvidError),
+    /// The client refused us: most often its trust bundle lacks our root.
+    #[error("the peer sent the alert {0}")]
+    Alert(String),
+    /// Not TLS 1.3, or not TLS.
+    #[error("{0}")]
+    Protocol(String),
+    #[error("the handshake took longer than {} s", limits::HANDSHAKE.as_secs())]
+    TimedOut,
+    /// The connection was lost. Port scans and health checks of load balancers look like this.
+    #[error("the peer went away")]
+    Closed,
+    #[error("as many connections are open as there may be")]
+    Overloaded,
+}
+
+impl HandshakeFailure {
+    /// The code for metrics and the log; none where the peer never came to say who it is.
+    pub fn reason(&self) -> Option<Reason> {
+        match &self.cause {
+            FailureCause::Svid(why) => Some(why.reason()),
+            FailureCause::Overloaded => Some(Reason::Overloaded),
+            FailureCause::Alert(_)
+            | FailureCause::Protocol(_)
+            | FailureCause::TimedOut
+            | FailureCause::Closed => None,
+        }
+    }
+}
+
+impl FailureCause {
+    pub(super) fn of(error: &io::Error) -> Self {
+        if let Some(why) = SvidError::in_io(error) {
+            return FailureCause::Svid(why);
+        }
+        match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+            Some(rustls::Error::AlertReceived(alert)) => FailureCause::Alert(format!("{alert:?}")),
+            Some(other) => FailureCause::Protocol(other.to_string()),
+            None => FailureCause::Closed,
+        }
+    }
+}
+
+/// Told of every failed handshake, logged or not: for counting them. Must not wait.
+#[derive(Clone)]
+pub struct HandshakeObserver(Arc<dyn Fn(&HandshakeFailure) + Send + Sync>);
+
+impl HandshakeObserver {
+    pub fn new(observe: impl Fn(&HandshakeFailure) + Send + Sync + 'static) -> Self {
+        HandshakeObserver(Arc::new(observe))
+    }
+}
+
+impl Default for HandshakeObserver {
+    fn default() -> Self {
+        HandshakeObserver::new(|_| {})
+    }
+}
+
+impl fmt::Debug for HandshakeObserver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HandshakeObserver")
+    }
+}
+
+/// Logs failures, at most [`limits::HANDSHAKE_FAILURES_LOGGED`] in a minute: strangers must not fill our disk.
+pub(super) struct FailureLog {
+    clock: Arc<dyn Clock>,
+    observer: HandshakeObserver,
+    minute: Mutex<Minute>,
+}
+
+struct Minute {
+    began: BootTime,
+    logged: u32,
+    left_out: u64,
+}
+
+/// What to do with one failure.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    /// Log it, after saying how many of the last minute were left out.
+    Log {
+        left_out: u64,
+    },
+    LeaveOut,
+}
+
+impl FailureLog {
+    pub(super) fn new(clock: Arc<dyn Clock>, observer: HandshakeObserver) -> Self {
+        let began = clock.now().boot;
+        FailureLog { clock, observer, minute: Mutex::new(Minute { began, logged: 0, left_out: 0 }) }
+    }
+
+    pub(super) fn note(&self, failure: &HandshakeFailure) {
+        (self.observer.0)(failure);
+        let Turn::Log { left_out } = self.turn() else { return };
+        if left_out > 0 {
+            tracing::warn!(left_out, "more handshakes failed than are logged");
+        }
+        let HandshakeFailure { remote, cause } = failure;
+        match failure.reason() {
+            Some(reason) => tracing::warn!(%reason, %remote, %cause, "handshake refused"),
+            None => tracing::warn!(%remote, %cause, "handshake failed"),
+        }
+    }
+
+    fn turn(&self) -> Turn {
+        let now = self.clock.now().boot;
+        let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut left_out = 0;
+        if now.since(minute.began) >= Duration::from_secs(60) {
+            left_out = minute.left_out;
+            *minute = Minute { began: now, logged: 0, left_out: 0 };
+        }
+        if minute.logged >= limits::HANDSHAKE_FAILURES_LOGGED {
+            minute.left_out = minute.left_out.saturating_add(1);
+            return Turn::LeaveOut;
+        }
+        minute.logged += 1;
+        Turn::Log { left_out }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Wall, manual::ManualClock};
+
+    #[test]
+    fn a_flood_of_failures_is_counted_whole_and_logged_within_its_bound() {
+        let clock = Arc::new(ManualClock::new(Wall(1_000_000)));
+        let seen = Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let counted = seen.clone();
+        let observer = HandshakeObserver::new(move |_| {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+        let log = FailureLog::new(clock.clone(), observer);
+        let failure = HandshakeFailure { remote: ([127, 0, 0, 1], 1).into(), cause: FailureCause::Closed };
+        for _ in 0..1_000 {
+            log.note(&failure);
+        }
+        assert_eq!(seen.load(std::sync::atomic::Ordering::Relaxed), 1_000);
+        assert_eq!(log.turn(), Turn::LeaveOut);
+        clock.advance(Duration::from_secs(60));
+        let left_out = 1_001 - u64::from(limits::HANDSHAKE_FAILURES_LOGGED);
+        assert_eq!(log.turn(), Turn::Log { left_out });
+        assert_eq!(log.turn(), Turn::Log { left_out: 0 });
+    }
+}

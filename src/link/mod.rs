@@ -1,0 +1,27 @@
+//! Connections: mutual TLS between X.509-SVIDs, both ways of making one.
+//!
+//! Owns the accept loop, with a deadline for every connection, and the client's connector. A connection lives no longer
+//! than the SVID that opened it: it ends at its NotAfter, when a change of the bundles leaves it without a root, and at
+//! shutdown. Knows nothing of what is served or asked over it.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `accept` | [`serve`]: the loop, the handshakes, the deadlines |
+//! | `connection` | [`Connection`]: what a request knows of where it came from, and the [`Ending`] of it |
+//! | `failure` | [`HandshakeFailure`]: who was turned away and why, counted and logged within bounds |
+//! | `connect` | [`Connector`]: from a client to a server of a known SPIFFE ID |
+//! | `connect_error` | [`ConnectError`]: what can be wrong with that, and what to do |
+//! | `primed` | a stream whose first bytes were waited for |
+
+mod accept;
+mod connect;
+mod connect_error;
+mod connection;
+mod failure;
+mod primed;
+
+pub use accept::{Acceptor, Protocol, ServeOptions, serve};
+pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
+pub use connect_error::{ConnectError, explain};
+pub use connection::{Connection, Ending};
+pub use failure::{FailureCause, HandshakeFailure, HandshakeObserver};
