@@ -1,5 +1,7 @@
 //! Leasehold.
 
+#[cfg(feature = "server")]
+pub mod catalog;
 pub mod clock;
 pub mod fence;
 pub mod identity;

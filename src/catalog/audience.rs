@@ -1,0 +1,47 @@
+//! Who checks credentials, and how.
+
+use std::collections::BTreeSet;
+
+use crate::name::{SpiffeId, TenantName};
+
+super::words! {
+    /// What an audience does before it serves.
+    Checks {
+        /// Verifies offline and follows the fence feed.
+        Feed = "feed",
+        /// Asks the daemon each time.
+        Introspect = "introspect",
+        /// Verifies the signature by `/keys` and nothing else: a revocation shows when the token ends.
+        Jwt = "jwt",
+    }
+}
+
+super::words! {
+    /// Whether an audience sees the caller's SVID.
+    Presenter {
+        /// It compares the token's subject with the presenter's SVID.
+        Mtls = "mtls",
+        /// It does not: whoever holds the token uses it.
+        None = "none",
+    }
+}
+
+/// One `[[audience]]`: a resource server by name.
+#[derive(Clone, Debug)]
+pub struct Audience {
+    /// The tenant whose file declares it.
+    pub tenant: TenantName,
+    /// What `aud` says.
+    pub name: SpiffeId,
+    /// The identities that check for it. Never empty.
+    pub verifiers: BTreeSet<SpiffeId>,
+    pub checks: Checks,
+    pub presenter: Presenter,
+    /// The tenants whose resources may name it.
+    pub serves: BTreeSet<TenantName>,
+    /// The tenants whose leases can reach it: those it serves, and those that a resource kept here is shared with. What
+    /// its fence feed must tell of.
+    pub reached_by: BTreeSet<TenantName>,
+    /// Where it stands, as `acme.toml:30`.
+    pub declared: String,
+}

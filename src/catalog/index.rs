@@ -1,0 +1,156 @@
+//! The catalog as it is asked.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{Audience, CatalogErrors, Principal, Resource, load};
+use crate::name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName, TrustDomain};
+
+/// Who may come and what there is to open, all of it checked. Cheap to clone; never changes.
+#[derive(Clone, Debug)]
+pub struct Catalog(Arc<Index>);
+
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) digest: Option<Digest>,
+    pub(super) warnings: Vec<String>,
+    pub(super) tenants: BTreeSet<TenantName>,
+    /// In the order of the files and of the lines in them. Verifiers that have no entry of their own come last.
+    pub(super) principals: Vec<Arc<Principal>>,
+    /// The entry that decides for an ID which some entry spells out.
+    pub(super) exact: HashMap<SpiffeId, Arc<Principal>>,
+    /// Entries with wildcards, in order.
+    pub(super) wild: HashMap<TrustDomain, Vec<Arc<Principal>>>,
+    pub(super) resources: HashMap<ResourceName, Resource>,
+    pub(super) audiences: HashMap<SpiffeId, Audience>,
+}
+
+/// How many of each a catalog holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub tenants: usize,
+    pub principals: usize,
+    pub datasets: usize,
+    pub models: usize,
+    pub checkpoints: usize,
+    pub audiences: usize,
+}
+
+impl Counts {
+    /// Datasets, models and checkpoint lines.
+    pub fn resources(self) -> usize {
+        self.datasets + self.models + self.checkpoints
+    }
+}
+
+impl Catalog {
+    /// Reads a directory of `TENANT.toml` files. Answers every mistake, or a catalog without one.
+    pub fn load(dir: &Path) -> Result<Self, CatalogErrors> {
+        load::read(dir).map(Self::of)
+    }
+
+    /// Knows nobody and nothing.
+    pub fn empty() -> Self {
+        Self::of(load::nothing())
+    }
+
+    fn of(mut index: Index) -> Self {
+        for p in &index.principals {
+            let wild = index.wild.entry(p.pattern.trust_domain().clone()).or_default();
+            match p.pattern.exact() {
+                Some(id) => {
+                    // An earlier wildcard entry of the same file wins over it.
+                    let first = wild.iter().find(|q| q.pattern.matches(&id)).unwrap_or(p);
+                    index.exact.insert(id, first.clone());
+                }
+                None => wild.push(p.clone()),
+            }
+        }
+        Catalog(Arc::new(index))
+    }
+
+    /// Over the names and bytes of its files.
+    pub fn digest(&self) -> Digest {
+        self.0.digest.unwrap_or(Digest::ZERO)
+    }
+
+    /// What is no mistake, but should be known: an empty directory, a file that is not read.
+    pub fn warnings(&self) -> &[String] {
+        &self.0.warnings
+    }
+
+    pub fn counts(&self) -> Counts {
+        let of = |kind| self.0.resources.keys().filter(|n| n.kind() == kind).count();
+        Counts {
+            tenants: self.0.tenants.len(),
+            principals: self.0.principals.len(),
+            datasets: of(ResourceKind::Dataset),
+            models: of(ResourceKind::Model),
+            checkpoints: of(ResourceKind::Checkpoint),
+            audiences: self.0.audiences.len(),
+        }
+    }
+
+    pub fn tenants(&self) -> impl Iterator<Item = &TenantName> {
+        self.0.tenants.iter()
+    }
+
+    pub fn has_tenant(&self, tenant: &TenantName) -> bool {
+        self.0.tenants.contains(tenant)
+    }
+
+    /// The entry that an identity falls under: the first match of the one file that knows it.
+    pub fn principal(&self, id: &SpiffeId) -> Option<&Arc<Principal>> {
+        let exact = self.0.exact.get(id);
+        exact.or_else(|| self.0.wild.get(&id.trust_domain())?.iter().find(|p| p.pattern.matches(id)))
+    }
+
+    /// The entries under which an identity that a pattern matches may fall.
+    pub fn principals_overlapping(&self, pattern: &SpiffePattern) -> impl Iterator<Item = &Arc<Principal>> {
+        self.0.principals.iter().filter(move |p| p.pattern.overlaps(pattern))
+    }
+
+    pub fn principals(&self) -> impl Iterator<Item = &Arc<Principal>> {
+        self.0.principals.iter()
+    }
+
+    /// A dataset, model or checkpoint line; datasets and models by their version.
+    pub fn resource(&self, name: &ResourceName) -> Option<&Resource> {
+        self.0.resources.get(name)
+    }
+
+    /// The resource, where the name is a dataset's.
+    pub fn dataset(&self, name: &ResourceName) -> Option<&Resource> {
+        self.resource(name).filter(|r| r.name.kind() == ResourceKind::Dataset)
+    }
+
+    /// The resource, where the name is a model's.
+    pub fn model(&self, name: &ResourceName) -> Option<&Resource> {
+        self.resource(name).filter(|r| r.name.kind() == ResourceKind::Model)
+    }
+
+    /// The resource, where the name is a checkpoint line's.
+    pub fn checkpoint(&self, name: &ResourceName) -> Option<&Resource> {
+        self.resource(name).filter(|r| r.name.kind() == ResourceKind::Checkpoint)
+    }
+
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.0.resources.values()
+    }
+
+    pub fn audience(&self, name: &SpiffeId) -> Option<&Audience> {
+        self.0.audiences.get(name)
+    }
+
+    pub fn audiences(&self) -> impl Iterator<Item = &Audience> {
+        self.0.audiences.values()
+    }
+
+    /// The audiences that an identity checks for.
+    pub fn audiences_of_verifier(&self, id: &SpiffeId) -> impl Iterator<Item = &Audience> {
+        self.0.audiences.values().filter(move |a| a.verifiers.contains(id))
+    }
+}

@@ -1,0 +1,57 @@
+//! The catalog: who may come, and what there is to open. One TOML file per tenant, owned by that team.
+//!
+//! Owns principals, datasets, models, checkpoint lines and audiences, and the strict reading of them: unknown keys,
+//! duplicates, missing fields and dangling references are errors, all of them at once, each with its place. Nobody is known
+//! by default. A catalog never changes: a reload makes another one. Decides nothing; no clock, no lock, no await here.
+
+mod audience;
+mod document;
+mod fault;
+mod file;
+mod index;
+mod load;
+mod principal;
+mod resource;
+
+pub use audience::{Audience, Checks, Presenter};
+pub use fault::{CatalogErrors, Fault};
+pub use index::{Catalog, Counts};
+pub use principal::{HumanPattern, IdentityUse, Principal};
+pub use resource::{
+    CheckpointFacts, Classification, DatasetFacts, Enforcement, Environment, Facts, ModelFacts, Resource,
+    Risk, SourceTrust, Tier, ToolAccess,
+};
+
+/// Implements a closed list of words: `as_str`, `ALL`, `Display` and a `FromStr` whose error names them all.
+macro_rules! words {
+    ($(#[$doc:meta])* $name:ident { $( $(#[$vdoc:meta])* $variant:ident = $text:literal, )* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $( $(#[$vdoc])* $variant, )* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = &'static str;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $($text => Ok($name::$variant),)*
+                    _ => Err(concat!("it is one of:" $(, " ", $text)*)),
+                }
+            }
+        }
+    };
+}
+use words;

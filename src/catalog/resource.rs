@@ -1,0 +1,149 @@
+//! What there is to open.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    clock::Wall,
+    name::{Pin, ResourceName, SpiffeId, TenantName},
+};
+
+super::words! {
+    /// How confidential a dataset is.
+    Classification {
+        Public = "public",
+        Internal = "internal",
+        Confidential = "confidential",
+        Restricted = "restricted",
+    }
+}
+super::words! {
+    /// How far the source of a dataset is trusted.
+    SourceTrust {
+        Curated = "curated",
+        Reviewed = "reviewed",
+        Untrusted = "untrusted",
+    }
+}
+super::words! {
+    /// What hangs on a model.
+    Tier {
+        Production = "production",
+        Staging = "staging",
+        Lab = "lab",
+        Sandbox = "sandbox",
+    }
+}
+super::words! {
+    /// Where a model runs.
+    Environment {
+        Production = "production",
+        Staging = "staging",
+        Development = "development",
+    }
+}
+super::words! {
+    /// What harm a changed model could do.
+    Risk {
+        Low = "low",
+        Medium = "medium",
+        High = "high",
+    }
+}
+super::words! {
+    /// What tools a model can call.
+    ToolAccess {
+        None = "none",
+        Sandbox = "sandbox",
+        Production = "production",
+    }
+}
+super::words! {
+    /// Whether the audience is the only way in.
+    Enforcement {
+        Audience = "audience",
+        /// There are other ways to the bytes, as a uid on a shared file system; every answer says so.
+        Advisory = "advisory",
+    }
+}
+
+/// A dataset, a model or a checkpoint line.
+#[derive(Clone, Debug)]
+pub struct Resource {
+    pub name: ResourceName,
+    pub tenant: TenantName,
+    /// The folder that it is, as a URL that ends in a slash.
+    pub location: String,
+    /// Who opens it to holders of a credential.
+    pub audience: SpiffeId,
+    pub pin: Pin,
+    /// Whom to ask. Printed in every refusal.
+    pub owner: String,
+    pub enforced: Enforcement,
+    /// Other tenants whose jobs may read it.
+    pub shared_with: BTreeSet<TenantName>,
+    pub facts: Facts,
+    /// Where it stands, as `acme.toml:40`.
+    pub declared: String,
+}
+
+/// What only one kind of resource has.
+#[derive(Clone, Debug)]
+pub enum Facts {
+    Dataset(DatasetFacts),
+    Model(ModelFacts),
+    Checkpoint(CheckpointFacts),
+}
+
+#[derive(Clone, Debug)]
+pub struct DatasetFacts {
+    pub classification: Classification,
+    pub data_classes: BTreeSet<String>,
+    pub source_trust: SourceTrust,
+    /// What it may be used for.
+    pub purposes: BTreeSet<String>,
+    /// The moment from which nobody reads it any more.
+    pub retain_until: Option<Wall>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ModelFacts {
+    pub tier: Tier,
+    pub environment: Environment,
+    pub risk: Risk,
+    pub tool_access: ToolAccess,
+}
+
+/// A checkpoint line: its jobs and attempts become folders below it.
+#[derive(Clone, Debug)]
+pub struct CheckpointFacts {
+    /// The model that its checkpoints change.
+    pub model: ResourceName,
+}
+
+impl Resource {
+    /// Whether a tenant may know that it exists.
+    pub fn visible_to(&self, tenant: &TenantName) -> bool {
+        self.tenant == *tenant || self.shared_with.contains(tenant)
+    }
+
+    pub fn dataset(&self) -> Option<&DatasetFacts> {
+        match &self.facts {
+            Facts::Dataset(facts) => Some(facts),
+            Facts::Model(_) | Facts::Checkpoint(_) => None,
+        }
+    }
+
+    pub fn model(&self) -> Option<&ModelFacts> {
+        match &self.facts {
+            Facts::Model(facts) => Some(facts),
+            Facts::Dataset(_) | Facts::Checkpoint(_) => None,
+        }
+    }
+
+    pub fn checkpoint(&self) -> Option<&CheckpointFacts> {
+        match &self.facts {
+            Facts::Checkpoint(facts) => Some(facts),
+            Facts::Dataset(_) | Facts::Model(_) => None,
+        }
+    }
+}
