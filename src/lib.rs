@@ -1,5 +1,7 @@
 //! Leasehold.
 
+#[cfg(feature = "cli")]
+pub mod agent;
 #[cfg(feature = "server")]
 pub mod catalog;
 pub mod clock;

@@ -153,3 +153,18 @@ pub const PEM_BYTES_MAX: u64 = 1 << 20;
 pub const CATALOG_ENTRIES_MAX: usize = 100_000;
 /// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
 pub const POLICIES_MAX: usize = 1_000;
+
+// ---------- the wrapper ----------
+
+/// From the polite signal to SIGKILL, where the specification says nothing else.
+pub const TERM_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+/// The longest that a child may take after the polite signal: its access is gone already.
+pub const TERM_GRACE_MAX: Duration = Duration::from_secs(10 * 60);
+/// From SIGKILL until the wrapper no longer waits: a process in an uninterruptible wait may never go.
+pub const KILL_WAIT: Duration = Duration::from_secs(2);
+/// Credentials of one member: two halves of as many audiences as a job has resources.
+pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
+/// The first wait of a client between two attempts at one call.
+pub const RETRY_FIRST: Duration = Duration::from_millis(100);
+/// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.
+pub const RETRY_MAX: Duration = BEAT;

@@ -1,0 +1,280 @@
+use std::{
+    os::unix::fs::PermissionsExt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use super::*;
+
+fn secret(text: &str) -> SecretText {
+    SecretText::new(text.to_owned())
+}
+
+fn entry(name: &str, half: Half) -> IndexEntry {
+    let resource = match half {
+        Half::Reading => "dataset:acme/tickets@v3",
+        Half::Writing => "checkpoint:acme/lora",
+    };
+    IndexEntry {
+        name: name.into(),
+        half,
+        audience: "files.acme".into(),
+        lease: LeaseId(7),
+        expires: Wall(1_795_148_000_000),
+        resources: vec![IndexResource {
+            scope: Scope::whole(resource.parse().unwrap()),
+            location: Some("https://files.acme/tickets/".into()),
+        }],
+    }
+}
+
+fn index(credentials: Vec<IndexEntry>) -> Index {
+    Index { job: JobId(1), attempt: AttemptNumber::FIRST, credentials }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let mut all: Vec<_> =
+        fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn files_are_private_and_hold_exactly_the_token() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    let token = dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
+    let listed = dir.write_index(&index(vec![entry("reading-files.acme", Half::Reading)])).unwrap();
+    assert_eq!((mode(dir.path()), mode(&token), mode(&listed)), (0o700, 0o600, 0o600));
+    assert_eq!(fs::read(&token).unwrap(), b"abc.def.ghi");
+    assert_eq!(names(dir.path()), ["credentials.json", "reading-files.acme"]);
+}
+
+#[test]
+fn two_directories_have_names_that_nobody_can_guess() {
+    let base = tempfile::tempdir().unwrap();
+    let (a, b) = (
+        CredentialDir::create(Some(base.path())).unwrap(),
+        CredentialDir::create(Some(base.path())).unwrap(),
+    );
+    let random = |d: &CredentialDir| d.path().to_str().unwrap().splitn(4, '-').last().unwrap().to_owned();
+    assert!(random(&a).len() >= 43 && random(&a) != random(&b), "{a:?} {b:?}");
+    assert!(a.path().exists(), "the second one took the first for a dead one's");
+}
+
+#[test]
+fn the_index_says_what_each_credential_opens_and_holds_no_secret() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    let token = dir.put("r", &secret("5ecret")).unwrap();
+    let listed =
+        fs::read_to_string(dir.write_index(&index(vec![entry("r", Half::Reading)])).unwrap()).unwrap();
+    assert!(!listed.contains("5ecret"));
+    let read: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(
+        read,
+        json!({
+            "job": JobId(1).to_string(),
+            "attempt": 1,
+            "credentials": [{
+                "half": "reading",
+                "audience": "files.acme",
+                "path": token,
+                "expires": "2026-11-20T04:13:20.000Z",
+                "lease": LeaseId(7).to_string(),
+                "resources": [{
+                    "resource": "dataset:acme/tickets@v3",
+                    "actions": ["read_dataset"],
+                    "location": "https://files.acme/tickets/",
+                }],
+            }],
+        })
+    );
+    assert!(matches!(
+        dir.write_index(&index(vec![entry("gone", Half::Reading)])),
+        Err(CredentialError::Name(_))
+    ));
+}
+
+#[test]
+fn variables_name_files_and_only_where_there_is_no_doubt() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    for name in ["r1", "r2", "w"] {
+        dir.put(name, &secret("5ecret")).unwrap();
+    }
+    let of = |credentials| {
+        dir.write_index(&index(credentials)).unwrap();
+        dir.env().into_iter().collect::<BTreeMap<_, _>>()
+    };
+    let env = of(vec![entry("r1", Half::Reading), entry("r2", Half::Reading), entry("w", Half::Writing)]);
+    assert!(!env.contains_key(OsStr::new("LEASEHOLD_TOKEN_FILE_READING")));
+    assert_eq!(env[OsStr::new("LEASEHOLD_TOKEN_FILE_WRITING")], dir.path().join("w").into_os_string());
+    assert_eq!(
+        env[OsStr::new("LEASEHOLD_CREDENTIALS")],
+        dir.path().join("credentials.json").into_os_string()
+    );
+    assert_eq!(env[OsStr::new("LEASEHOLD_JOB")], OsString::from(JobId(1).to_string()));
+    assert_eq!(env[OsStr::new("LEASEHOLD_ATTEMPT")], "1");
+    assert!(!format!("{env:?}{dir:?}").contains("5ecret"));
+    let env = of(vec![entry("r1", Half::Reading)]);
+    assert_eq!(env[OsStr::new("LEASEHOLD_TOKEN_FILE_READING")], dir.path().join("r1").into_os_string());
+    assert!(!env.contains_key(OsStr::new("LEASEHOLD_TOKEN_FILE_WRITING")));
+}
+
+#[test]
+fn a_reader_never_sees_a_torn_or_missing_token_while_it_is_replaced() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    let token = |c: char| secret(&c.to_string().repeat(3_000));
+    let path = dir.put("r", &token('a')).unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let reader = thread::spawn({
+        let done = done.clone();
+        move || {
+            let (mut reads, mut seen) = (0, std::collections::BTreeSet::new());
+            while !done.load(Ordering::Relaxed) {
+                let bytes = fs::read(&path).expect("the file is always there");
+                assert_eq!(bytes.len(), 3_000);
+                assert!(bytes.iter().all(|b| *b == bytes[0]), "torn");
+                reads += 1;
+                seen.insert(bytes[0]);
+            }
+            (reads, seen.len())
+        }
+    });
+    for _ in 0..200 {
+        for c in ['b', 'c', 'd'] {
+            dir.put("r", &token(c)).unwrap();
+        }
+        thread::yield_now();
+    }
+    done.store(true, Ordering::Relaxed);
+    let (reads, seen) = reader.join().unwrap();
+    assert!(reads > 1 && seen > 1, "{reads} reads saw {seen} tokens");
+    assert_eq!(names(dir.path()), ["r"]);
+}
+
+#[test]
+fn after_a_wipe_no_file_is_left_and_none_comes_back() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    let path = dir.put("r", &secret("5ecret")).unwrap();
+    dir.write_index(&index(vec![entry("r", Half::Reading)])).unwrap();
+    let mut held = File::open(&path).unwrap();
+    dir.wipe();
+    assert!(names(dir.path()).is_empty());
+    let mut left = String::new();
+    io::Read::read_to_string(&mut held, &mut left).unwrap();
+    assert_eq!(left, "\0\0\0\0\0\0", "what an open file still gives is overwritten");
+    assert!(matches!(dir.put("r", &secret("again")), Err(CredentialError::Wiped)));
+    assert!(matches!(dir.write_index(&index(Vec::new())), Err(CredentialError::Wiped)));
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn one_credential_can_go_while_another_stays() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    dir.put("r", &secret("1")).unwrap();
+    dir.put("w", &secret("2")).unwrap();
+    dir.remove("r");
+    dir.remove("r");
+    assert_eq!(names(dir.path()), ["w"]);
+    dir.put("r", &secret("3")).unwrap();
+    assert_eq!(names(dir.path()), ["r", "w"]);
+}
+
+#[test]
+fn dropping_the_directory_takes_everything_away() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    dir.put("r", &secret("5ecret")).unwrap();
+    drop(dir);
+    assert!(names(base.path()).is_empty());
+}
+
+#[test]
+fn a_name_that_leaves_the_directory_or_hides_in_it_is_refused() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    for name in ["", ".", "..", "../x", "a/b", ".hidden", "a\0b", "credentials.json", &"x".repeat(201)] {
+        assert!(matches!(dir.put(name, &secret("s")), Err(CredentialError::Name(_))), "{name:?}");
+    }
+    assert!(names(dir.path()).is_empty());
+}
+
+#[test]
+fn credentials_are_bounded() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    for i in 0..CREDENTIALS_MAX {
+        dir.put(&format!("c{i}"), &secret("s")).unwrap();
+    }
+    assert!(matches!(dir.put("more", &secret("s")), Err(CredentialError::TooMany)));
+    dir.put("c0", &secret("t")).unwrap();
+}
+
+#[test]
+fn a_dead_wrappers_directory_is_removed_and_a_living_ones_is_not() {
+    let base = tempfile::tempdir().unwrap();
+    let stale = |name: &str| {
+        let path = base.path().join(name);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("reading"), "5ecret").unwrap();
+        path
+    };
+    // The first process has this id, but another start: the id was used again.
+    let reused = stale("leasehold-1-1-aaaa");
+    let gone = stale("leasehold-2147483000-5-bbbb");
+    let locked = stale("leasehold-2147483001-5-cccc");
+    let alive = stale(&format!("leasehold-{}-{}-dddd", getpid(), processes::start_of(getpid()).unwrap()));
+    let others = stale("leasehold-data");
+    let lock = File::open(&locked).unwrap();
+    lock.try_lock().unwrap();
+    let dir = CredentialDir::create(Some(base.path())).unwrap();
+    assert!(!reused.exists() && !gone.exists());
+    for left in [&locked, &alive, &others] {
+        assert!(left.join("reading").exists(), "{left:?}");
+    }
+    assert!(dir.path().exists());
+}
+
+#[test]
+fn a_link_in_a_dead_wrappers_directory_is_removed_and_not_followed() {
+    let base = tempfile::tempdir().unwrap();
+    let outside = base.path().join("outside");
+    fs::write(&outside, "mine").unwrap();
+    let stale = base.path().join("leasehold-2147483000-5-bbbb");
+    fs::create_dir(&stale).unwrap();
+    std::os::unix::fs::symlink(&outside, stale.join("reading")).unwrap();
+    let _dir = CredentialDir::create(Some(base.path())).unwrap();
+    assert!(!stale.exists());
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "mine");
+}
+
+#[test]
+fn without_a_wish_the_directory_is_on_memory_or_says_that_it_is_not() {
+    let dir = CredentialDir::create(None).unwrap();
+    let base = dir.path().parent().unwrap();
+    assert_eq!(is_memory(base), dir.warning().is_none());
+    let foreign = usual_places(Some(PathBuf::from("/proc")));
+    assert!(!foreign.contains(&PathBuf::from("/proc")));
+    assert_eq!(foreign.last(), Some(&std::env::temp_dir()));
+}
+
+#[test]
+fn a_place_that_cannot_be_used_is_an_error_that_names_it() {
+    let e = CredentialDir::create(Some(Path::new("/nowhere/at/all"))).unwrap_err();
+    assert_eq!(
+        e.to_string(),
+        "no private directory for credentials could be made in /nowhere/at/all: name another with --dir"
+    );
+}

@@ -1,0 +1,157 @@
+//! The environment of the child: what it gets, and the standing credentials that it does not inherit.
+
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+};
+
+/// Variables that hold or name a standing credential to a place where data or models are. With one of them a script
+/// reads past the broker, often without knowing.
+///
+/// Regions, endpoints and account names stay: they open nothing. Keys of experiment trackers (`WANDB_API_KEY`,
+/// `MLFLOW_TRACKING_TOKEN`) stay too: a run without its metrics is lost, and what they open is not what the broker guards.
+const STANDING_CREDENTIALS: &[&str] = &[
+    "AWS_ACCESS_KEY_ID",
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_PASSWORD",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "CLOUDSDK_AUTH_ACCESS_TOKEN",
+    "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
+    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
+    "DATABRICKS_CLIENT_SECRET",
+    "DATABRICKS_TOKEN",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CREDENTIALS",
+    "GOOGLE_OAUTH_ACCESS_TOKEN",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HUGGINGFACEHUB_API_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "IDENTITY_HEADER",
+    "KAGGLE_KEY",
+    "LAKECTL_CREDENTIALS_ACCESS_KEY_ID",
+    "LAKECTL_CREDENTIALS_SECRET_ACCESS_KEY",
+    "MSI_SECRET",
+    "VAULT_TOKEN",
+];
+
+/// The prefix of what the wrapper itself sets. Inherited ones are another job's.
+const OWN: &[&str] = &[
+    "LEASEHOLD_ATTEMPT",
+    "LEASEHOLD_CREDENTIALS",
+    "LEASEHOLD_JOB",
+    "LEASEHOLD_TOKEN_FILE_READING",
+    "LEASEHOLD_TOKEN_FILE_WRITING",
+];
+
+/// How the child's environment differs from the wrapper's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ChildEnvironment {
+    /// Set for the child. No value is a secret.
+    pub set: Vec<(OsString, OsString)>,
+    /// Taken away from the child.
+    pub removed: BTreeSet<OsString>,
+}
+
+impl ChildEnvironment {
+    /// From the names that the wrapper inherited, those to keep all the same (`keep_env`), and what is set.
+    pub fn new(
+        inherited: impl IntoIterator<Item = OsString>,
+        keep: &[String],
+        set: Vec<(OsString, OsString)>,
+    ) -> Self {
+        let kept = |name: &OsStr| keep.iter().any(|k| OsStr::new(k) == name);
+        let is = |list: &[&str], name: &OsStr| list.iter().any(|n| OsStr::new(n) == name);
+        let removed = inherited
+            .into_iter()
+            .filter(|name| is(OWN, name) || is(STANDING_CREDENTIALS, name) && !kept(name))
+            .collect();
+        ChildEnvironment { set, removed }
+    }
+
+    /// From the wrapper's own environment.
+    pub fn of_this_process(keep: &[String], set: Vec<(OsString, OsString)>) -> Self {
+        Self::new(std::env::vars_os().map(|(name, _)| name), keep, set)
+    }
+
+    /// One line for stderr where standing credentials were taken away: their names, never their values.
+    pub fn notice(&self) -> Option<String> {
+        let names: Vec<_> = self
+            .removed
+            .iter()
+            .filter_map(|n| n.to_str())
+            .filter(|n| STANDING_CREDENTIALS.contains(n))
+            .collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "standing credentials are not passed on: {}; list a name in [run] keep_env to pass it",
+                names.join(", ")
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(list: &[&str]) -> Vec<OsString> {
+        list.iter().map(OsString::from).collect()
+    }
+
+    #[test]
+    fn standing_credentials_are_removed_and_what_opens_nothing_stays() {
+        let inherited =
+            names(&["PATH", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HF_HOME", "WANDB_API_KEY"]);
+        let env = ChildEnvironment::new(inherited, &[], Vec::new());
+        assert_eq!(env.removed, names(&["AWS_SECRET_ACCESS_KEY", "HF_TOKEN"]).into_iter().collect());
+        assert_eq!(
+            env.notice().unwrap(),
+            "standing credentials are not passed on: AWS_SECRET_ACCESS_KEY, HF_TOKEN; list a name in [run] keep_env to pass it"
+        );
+    }
+
+    #[test]
+    fn what_keep_env_names_is_kept_and_nothing_else() {
+        let env = ChildEnvironment::new(
+            names(&["AWS_PROFILE", "AWS_SESSION_TOKEN"]),
+            &["AWS_PROFILE".into()],
+            Vec::new(),
+        );
+        assert_eq!(env.removed, names(&["AWS_SESSION_TOKEN"]).into_iter().collect());
+    }
+
+    #[test]
+    fn what_an_outer_wrapper_set_is_never_passed_on() {
+        let env = ChildEnvironment::new(names(OWN), &["LEASEHOLD_JOB".into()], Vec::new());
+        assert_eq!(env.removed.len(), OWN.len());
+        assert_eq!(env.notice(), None);
+    }
+
+    #[test]
+    fn the_list_is_in_order_and_names_each_variable_once() {
+        assert!(STANDING_CREDENTIALS.is_sorted_by(|a, b| a < b));
+    }
+}

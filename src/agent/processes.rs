@@ -1,0 +1,205 @@
+//! The processes below the wrapper, as `/proc` shows them: who descends from whom, and how they are ended.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
+    },
+    unistd::{Pid, getpid},
+};
+
+use crate::{clock::Clock, limits::KILL_WAIT};
+
+/// One process, and when it was started: an id alone may come to mean another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Process {
+    pub(super) pid: Pid,
+    /// In clock ticks since the machine was started.
+    pub(super) start: u64,
+}
+
+/// What could not be ended: processes in an uninterruptible wait. Their access has ended all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Left {
+    pub pids: Vec<Pid>,
+}
+
+/// When a process was started, in clock ticks since the machine was; None where there is no such process.
+pub(super) fn start_of(pid: Pid) -> Option<u64> {
+    Some(stat_of(pid)?.start)
+}
+
+struct Stat {
+    parent: Pid,
+    start: u64,
+    dead: bool,
+}
+
+fn stat_of(pid: Pid) -> Option<Stat> {
+    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    read_stat(&String::from_utf8_lossy(&text))
+}
+
+/// proc_pid_stat(5). A name may hold spaces and brackets, so fields count from the last bracket.
+fn read_stat(text: &str) -> Option<Stat> {
+    let (_, after) = text.rsplit_once(')')?;
+    let mut fields = after.split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    // `starttime` is field 22; the state is field 3, its parent 4.
+    let start = fields.nth(17)?.parse().ok()?;
+    Some(Stat { parent: Pid::from_raw(parent), start, dead: matches!(state, "Z" | "X") })
+}
+
+/// All that lives below the wrapper and was not there before it began.
+///
+/// The wrapper adopts what loses its parent (it is a subreaper, or the first process), so that whatever the child
+/// started, in sessions of its own or not, is found here: torchrun starts every worker in its own session.
+#[derive(Clone, Debug)]
+pub(super) struct Below {
+    /// What somebody else put below this process before (`helper & exec leasehold run …`), with what descends from it.
+    before: BTreeSet<Process>,
+}
+
+impl Below {
+    /// From now on.
+    pub(super) fn new() -> Self {
+        Below { before: living(&BTreeSet::new()).into_iter().collect() }
+    }
+
+    pub(super) fn living(&self) -> Vec<Process> {
+        living(&self.before)
+    }
+
+    /// Ends all of them: `term` first, each once, SIGKILL when the grace is over, and then for a moment more until they
+    /// are gone. Processes that are started meanwhile are found and ended too.
+    pub(super) async fn end(&self, polite: Option<(Signal, Duration)>, clock: &dyn Clock) -> Left {
+        let mut told = BTreeSet::new();
+        if let Some((signal, grace)) = polite {
+            let deadline = clock.now().lease.plus(grace);
+            let mut pause = Duration::from_millis(5);
+            loop {
+                let living = self.scan().await;
+                if living.is_empty() {
+                    return Left { pids: Vec::new() };
+                }
+                for process in living.into_iter().filter(|p| told.insert(*p)) {
+                    send(process, signal);
+                    // A stopped process acts on nothing but SIGKILL until it is continued.
+                    send(process, Signal::SIGCONT);
+                }
+                let left = deadline.since(clock.now().lease);
+                if left.is_zero() {
+                    break;
+                }
+                clock.sleep(left.min(pause)).await;
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+        }
+        let deadline = clock.now().lease.plus(KILL_WAIT);
+        loop {
+            let living = self.scan().await;
+            if living.is_empty() || deadline.since(clock.now().lease).is_zero() {
+                return Left { pids: living.into_iter().map(|p| p.pid).collect() };
+            }
+            for process in living {
+                send(process, Signal::SIGKILL);
+            }
+            clock.sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Reading `/proc` takes milliseconds on a busy host: not on a thread that beats.
+    async fn scan(&self) -> Vec<Process> {
+        let below = self.clone();
+        tokio::task::spawn_blocking(move || below.living()).await.unwrap_or_default()
+    }
+}
+
+fn living(except: &BTreeSet<Process>) -> Vec<Process> {
+    let mut children: BTreeMap<Pid, Vec<(Pid, Stat)>> = BTreeMap::new();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in pids.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw)) {
+        if let Some(stat) = stat_of(pid) {
+            children.entry(stat.parent).or_default().push((pid, stat));
+        }
+    }
+    let (mut found, mut next) = (Vec::new(), vec![getpid()]);
+    while let Some(parent) = next.pop() {
+        for (pid, stat) in children.remove(&parent).unwrap_or_default() {
+            let process = Process { pid, start: stat.start };
+            if except.contains(&process) {
+                continue;
+            }
+            next.push(pid);
+            if !stat.dead {
+                found.push(process);
+            }
+        }
+    }
+    found
+}
+
+fn send(process: Process, signal: Signal) {
+    // Looked at once more, so that a process that took over the id is not hit.
+    if start_of(process.pid) == Some(process.start)
+        && let Err(e) = kill(process.pid, signal)
+        && e != Errno::ESRCH
+    {
+        tracing::warn!(pid = %process.pid, %signal, error = %e, "a process of the job could not be signalled");
+    }
+}
+
+/// Takes the statuses of dead children of this process, all but `own`'s: those were orphaned and adopted. Nothing else
+/// may be started by the wrapper, or its status is taken here.
+pub(super) fn reap_orphans(own: Option<Pid>) {
+    loop {
+        match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
+            Ok(WaitStatus::StillAlive) => return,
+            Ok(status) if status.pid().is_some() && status.pid() == own => return,
+            Ok(status) => {
+                let _ = waitpid(status.pid(), Some(WaitPidFlag::WNOHANG));
+            }
+            Err(Errno::EINTR) => {}
+            // A signal that nix has no name for: the status says no pid, so the dead are looked up one by one.
+            Err(Errno::EINVAL) => return reap_by_name(own),
+            Err(_) => return,
+        }
+    }
+}
+
+fn reap_by_name(own: Option<Pid>) {
+    let me = getpid();
+    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in pids.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw)) {
+        if Some(pid) != own && stat_of(pid).is_some_and(|s| s.dead && s.parent == me) {
+            let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
+        let stat = read_stat("7 (a) b (c) Z 4 7 7 0 -1 1 2 3 4 5 6 7 8 9 20 0 1 0 12345 0 0").unwrap();
+        assert_eq!((stat.parent.as_raw(), stat.start, stat.dead), (4, 12345, true));
+        assert!(read_stat("7 (a").is_none() && read_stat("").is_none());
+    }
+
+    #[test]
+    fn this_process_has_a_start_and_no_process_has_none() {
+        assert!(start_of(getpid()).is_some_and(|s| s > 0));
+        assert_eq!(start_of(Pid::from_raw(i32::MAX)), None);
+    }
+}

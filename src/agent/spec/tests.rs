@@ -1,0 +1,276 @@
+use std::{fs, time::Duration};
+
+use super::*;
+
+const GOOD: &str = r#"
+name         = "support-lora"
+tenant       = "acme"
+purpose      = "support-tuning"
+why          = "CHG-1412 weekly refresh"
+max_duration = "8d"
+credential_ttl = "5m"
+acting_for   = "human:ada"
+
+[tune]
+method      = "lora"
+params      = "axolotl.yaml"
+free_params = ["learning_rate", "seed"]
+prompts     = ["prompts:/support-sys/12"]
+
+[[read]]
+resource = "dataset:acme/tickets@v3"
+pin = "none"
+
+[[read]]
+resource = "model:acme/base-7b@2026.10"
+
+[[write]]
+resource = "checkpoint:acme/support-lora"
+
+[members]
+start = ["spiffe://hpc.acme/slurm/ml-support/*"]
+join  = ["spiffe://hpc.acme/slurm/ml-support/*"]
+expect = 8
+max    = 8
+attempts = 20
+done_when = "all"
+
+[run]
+drain     = "120s"
+on_revoke = "kill"
+on_away   = "hold"
+hold_max  = "8m"
+rejoin    = "30m"
+grace     = "3s"
+keep_env  = ["AWS_PROFILE"]
+"#;
+
+/// What is wrong with a TOML text, as `LINE: what`.
+fn wrong(text: &str) -> Vec<String> {
+    match RunSpec::read(Path::new("job.toml"), text, false) {
+        Ok(_) => Vec::new(),
+        Err(e) => e.problems().iter().map(|p| format!("{}: {}", p.line, p.what)).collect(),
+    }
+}
+
+/// The least that is right, on its first three lines, and something more from line 4.
+fn with(more: &str) -> Vec<String> {
+    wrong(&format!(
+        "name = \"a\"\npurpose = \"p\"\nmax_duration = \"1h\"\n{more}\n[[write]]\nresource = \"checkpoint:acme/a\"\n"
+    ))
+}
+
+#[test]
+fn a_whole_specification_is_read_into_the_job_and_the_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("job.toml");
+    fs::write(&path, GOOD).unwrap();
+    fs::write(folder.path().join("axolotl.yaml"), "lr: 1e-4\n").unwrap();
+    let spec = RunSpec::load(&path).unwrap();
+    let job = &spec.job;
+    assert_eq!(
+        (job.name.as_str(), job.tenant.as_str(), job.acting_for.as_str()),
+        ("support-lora", "acme", "human:ada")
+    );
+    assert_eq!(job.max_duration.unwrap().seconds, 8 * 24 * 3600);
+    assert_eq!((job.credential_ttl.unwrap().seconds, job.drain.unwrap().seconds), (300, 120));
+    assert_eq!(job.read, ["dataset:acme/tickets@v3", "model:acme/base-7b@2026.10"]);
+    assert_eq!(job.write, ["checkpoint:acme/support-lora"]);
+    assert_eq!(job.pins.get("dataset:acme/tickets@v3").map(String::as_str), Some("none"));
+    assert_eq!(job.pins.len(), 1);
+    let tune = job.tune.as_ref().unwrap();
+    assert_eq!(tune.method(), v1::Method::Lora);
+    assert_eq!(tune.params_digest, crate::name::Digest::of(b"lr: 1e-4\n").to_string());
+    let members = job.members.as_ref().unwrap();
+    assert_eq!((members.expect, members.max, members.attempts), (8, 8, 20));
+    let run = RunSettings {
+        on_revoke: OnRevoke::Kill,
+        grace: Duration::from_secs(3),
+        drain: Some(Duration::from_secs(120)),
+        rejoin: Duration::from_secs(1800),
+        keep_env: vec!["AWS_PROFILE".into()],
+    };
+    assert_eq!(spec.run, run);
+}
+
+#[test]
+fn json_says_the_same_as_toml() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("axolotl.yaml"), "x").unwrap();
+    let value: serde_json::Value = toml::from_str(GOOD).unwrap();
+    for name in ["job.json", "job", "job.toml"] {
+        let path = folder.path().join(name);
+        let text =
+            if name == "job.toml" { GOOD.to_owned() } else { serde_json::to_string_pretty(&value).unwrap() };
+        fs::write(&path, text).unwrap();
+    }
+    let toml = RunSpec::load(&folder.path().join("job.toml")).unwrap();
+    assert_eq!(RunSpec::load(&folder.path().join("job.json")).unwrap(), toml);
+    assert_eq!(RunSpec::load(&folder.path().join("job")).unwrap(), toml);
+}
+
+#[test]
+fn the_least_specification_takes_the_defaults() {
+    assert_eq!(with(""), Vec::<String>::new());
+    let text =
+        "name = \"a\"\npurpose = \"p\"\nmax_duration = \"1h\"\n[[write]]\nresource = \"checkpoint:acme/a\"";
+    let spec = RunSpec::read(Path::new("job.toml"), text, false).unwrap();
+    assert_eq!(spec.run, RunSettings::default());
+    assert_eq!((spec.job.tune, spec.job.members, spec.job.drain), (None, None, None));
+}
+
+#[test]
+fn what_is_missing_is_told_with_what_to_write() {
+    assert_eq!(
+        wrong(""),
+        [
+            "1: max_duration is missing: write max_duration = \"8h\", the hard end of all access",
+            "1: name is missing: write name = \"…\"",
+            "1: purpose is missing: write purpose = \"…\", one that every dataset allows",
+            "1: read is missing: write [[read]] resource = \"dataset:…\" or [[write]] resource = \"checkpoint:…\"",
+        ]
+    );
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once_in_the_order_of_lines() {
+    let text = "name = \"a b\"\nnmae = 1\npurpose = 7\nmax_duration = \"100y\"\n[[read]]\nresource = \"dataset:acme/../x@v1\"\n[run]\non_revoke = \"maybe\"\n";
+    let lines: Vec<_> = wrong(text).iter().map(|l| l.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(lines, ["1", "2", "3", "4", "6", "8"]);
+    let all = RunSpec::read(Path::new("dir/job.toml"), text, false).unwrap_err();
+    assert_eq!(all.to_string().lines().count(), 6);
+    assert!(all.to_string().lines().all(|l| l.starts_with("dir/job.toml:")), "{all}");
+}
+
+#[test]
+fn each_wrong_line_is_named_and_says_what_to_write() {
+    for (more, told) in [
+        ("colour = 1", "4: colour is not a key: write one of run, name, tenant"),
+        ("tenant = \"Acme\"", "4: tenant: `Acme` is not a tenant name"),
+        ("why = \"\"", "4: why: is empty: write a word"),
+        ("why = \"a\\u0007\"", "4: why: holds a control character"),
+        (
+            "credential_ttl = \"0s\"",
+            "4: credential_ttl: `0s` stands here: write a time from \"1s\" to \"15m\"",
+        ),
+        ("credential_ttl = \"100y\"", "4: credential_ttl: `100y` stands here"),
+        ("acting_for = \"ada\"", "4: acting_for: `ada` is not a person: write \"human:NAME\""),
+        ("[tune]", "4: tune.method is missing: write one of full, lora"),
+        ("[tune]\nmethod = \"qlora\"", "5: tune.method: `qlora` is not a method"),
+        ("[tune]\nmethod = \"full\"\nparams = \"gone.yaml\"", "6: tune.params: `gone.yaml` cannot be read"),
+        ("[tune]\nmethod = \"full\"\nparams = \"/\"", "6: tune.params: `/` is not a file"),
+        (
+            "[tune]\nmethod = \"full\"\nfree_params = [\"a\",\n3]",
+            "7: tune.free_params: a whole number stands here: write a text",
+        ),
+        ("tune = 3", "4: tune is a whole number: write a table"),
+        ("[[read]]\npin = \"none\"", "4: read.resource is missing: write resource = \"dataset:"),
+        (
+            "[[read]]\nresource = \"dataset:acme/t\"",
+            "5: read.resource: dataset:acme/t has no version: write dataset:acme/t@VERSION",
+        ),
+        (
+            "[[read]]\nresource = \"checkpoint:acme/t\"",
+            "5: read.resource: checkpoint:acme/t is a checkpoint line: write it in [[write]]",
+        ),
+        (
+            "[[write]]\nresource = \"dataset:acme/t@v1\"",
+            "5: write.resource: dataset:acme/t@v1 is a dataset, which no job writes",
+        ),
+        ("[[read]]\nresource = \"dataset:acme/t@v1\"\npin = \"main\"", "6: read.pin: `main` is not a pin"),
+        (
+            "[[read]]\nresource = \"dataset:acme/t@v1\"\n[[read]]\nresource = \"dataset:acme/t@v1\"",
+            "7: read.resource: dataset:acme/t@v1 stands twice: remove one",
+        ),
+        ("read = \"dataset:acme/t@v1\"", "4: read: a text stands here: write [[read]]"),
+        ("read = [\"dataset:acme/t@v1\"]", "4: read is a text: write a table"),
+        (
+            "[members]\njoin = [\"spiffe://td/a*\"]",
+            "5: members.join: `spiffe://td/a*` is not a SPIFFE ID pattern",
+        ),
+        ("[members]\nexpect = 0", "5: members.expect: 0 stands here: write a whole number from 1 to 10000"),
+        ("[members]\nexpect = 2.5", "5: members.expect: a number that is not whole stands here"),
+        ("[members]\nexpect = 4\nmax = 2", "6: members.max: 2 is less than expect: write at least 4"),
+        (
+            "[members]\ndone_when = \"some\"",
+            "5: members.done_when: `some` stands here: write \"all\", \"any\" or \"instance:NAME\"",
+        ),
+        ("[run]\ndrain = \"3m\"", "5: run.drain: `3m` stands here: write a time from \"1s\" to \"2m\""),
+        ("[run]\ngrace = \"soon\"", "5: run.grace: `soon` stands here"),
+        ("[run]\nkeep_env = [\"AWS_*\"]", "5: run.keep_env: `AWS_*` is not the name of a variable"),
+        ("[run]\non_exit = 1", "5: run.on_exit is not a key: write one of on_revoke"),
+    ] {
+        let all = with(more);
+        assert_eq!(all.len(), 1, "{more}: {all:?}");
+        assert!(all[0].starts_with(told), "{more}: {all:?}");
+    }
+}
+
+#[test]
+fn what_is_not_served_yet_is_refused_by_its_name() {
+    for (more, told) in [
+        (
+            "[[read]]\nresource = \"dataset:acme/t@v1\"\nas = \"s3://a/b/\"",
+            "6: read.as comes with the S3 gateway and is not served yet: remove it",
+        ),
+        (
+            "[[read]]\nresource = \"model:acme/t@v1\"\nstage = \"/m\"",
+            "6: read.stage comes with the S3 gateway and is not served yet: remove it",
+        ),
+        (
+            "[[write]]\nresource = \"checkpoint:acme/t\"\nsync = \"/o\"",
+            "6: write.sync comes with the S3 gateway and is not served yet: remove it",
+        ),
+        (
+            "[run]\non_away = \"fail\"",
+            "5: run.on_away: `fail` comes with the S3 gateway and is not served yet: remove it",
+        ),
+        (
+            "[run]\nhold_max = \"9m\"",
+            "5: run.hold_max: `9m` comes with the S3 gateway and is not served yet: remove it",
+        ),
+        ("[sweep]\nmax_jobs = 3", "4: sweep is for sweeps, which are not served yet: remove [sweep]"),
+    ] {
+        assert_eq!(with(more), [told], "{more}");
+    }
+}
+
+#[test]
+fn json_problems_have_their_lines_too() {
+    let text = "{\n\"name\": \"a\",\n\"purpose\": \"p\",\n\"max_duration\": \"0s\",\n\"write\": [\n{\"resource\": \"x\"},\n{\"resource\": \"checkpoint:acme/a\", \"sync\": 1}]}";
+    let all = RunSpec::read(Path::new("job.json"), text, true).unwrap_err();
+    assert_eq!(all.problems().iter().map(|p| p.line).collect::<Vec<_>>(), [4, 6, 7], "{all}");
+    let broken = RunSpec::read(Path::new("job.json"), "{\n\"name\" 1}", true).unwrap_err();
+    assert_eq!(broken.to_string(), "job.json:2: expected `:`");
+}
+
+#[test]
+fn too_many_resources_are_refused() {
+    let many: String = (0..65).map(|i| format!("[[read]]\nresource = \"dataset:acme/d{i}@v1\"\n")).collect();
+    assert_eq!(with(&many), ["4: read: 65 entries: write at most 64"]);
+    let many: String = (0..64).map(|i| format!("[[read]]\nresource = \"dataset:acme/d{i}@v1\"\n")).collect();
+    assert_eq!(with(&many), ["1: 65 resources: write at most 64 in [[read]] and [[write]] together"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_an_error_and_no_panic() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = |name: &str| RunSpec::load(&folder.path().join(name)).unwrap_err().to_string();
+    assert!(told("gone.toml").contains("gone.toml:1: cannot be read"), "{}", told("gone.toml"));
+    fs::write(folder.path().join("big.toml"), " ".repeat(MESSAGE_BYTES_MAX + 1)).unwrap();
+    assert!(told("big.toml").contains("is longer than"));
+    fs::write(folder.path().join("latin.toml"), b"name = \"\xe9\"").unwrap();
+    assert!(told("latin.toml").contains("is not UTF-8"));
+    assert!(RunSpec::load(folder.path()).unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn no_text_makes_the_reader_panic() {
+    proptest::proptest!(|(text in "\\PC{0,200}", json: bool)| {
+        let _ = RunSpec::read(Path::new("job"), &text, json);
+    });
+    proptest::proptest!(|(cut in 0usize..GOOD.len(), json: bool)| {
+        let text: String = GOOD.chars().take(cut).collect();
+        assert!(RunSpec::read(Path::new("/nowhere/job"), &text, json).is_err());
+    });
+}
