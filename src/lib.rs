@@ -5,6 +5,8 @@ pub mod agent;
 #[cfg(feature = "server")]
 pub mod catalog;
 pub mod clock;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod fence;
 pub mod identity;
 pub mod job;
