@@ -4,23 +4,23 @@
 //! handed over in, and the pace of retries. Never decides anything about access, never puts a secret into an argument,
 //! an environment variable or a log, and never lets an ending of access wait for the end of a process.
 
-//mod child;
-//mod command;
+mod child;
+mod command;
 mod credentials;
-//mod ending;
+mod ending;
 mod environment;
 mod processes;
 mod retry;
-//mod signals;
+mod signals;
 mod spec;
-//mod terminal;
+mod terminal;
 
-//pub use child::{Child, ChildHandle, ChildSpec, SpawnError};
-//pub use command::{CommandError, exec_shim, resolve};
+pub use child::{Child, ChildHandle, ChildSpec, SpawnError};
+pub use command::{CommandError, exec_shim, resolve};
 pub use credentials::{CredentialDir, CredentialError, Index, IndexEntry, IndexResource};
-//pub use ending::{ChildEnd, Ended};
+pub use ending::{ChildEnd, Ended};
 pub use environment::ChildEnvironment;
 pub use processes::Left;
 pub use retry::Backoff;
-//pub use signals::Signals;
+pub use signals::Signals;
 pub use spec::{OnRevoke, RunSettings, RunSpec, SpecErrors, SpecProblem};

@@ -54,9 +54,12 @@ fn read_stat(text: &str) -> Option<Stat> {
     let mut fields = after.split_ascii_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    // `starttime` is field 22; the state is field 3, its parent 4.
-    let start = fields.nth(17)?.parse().ok()?;
-    Some(Stat { parent: Pid::from_raw(parent), start, dead: matches!(state, "Z" | "X") })
+    // The state is field 3, the parent 4, `num_threads` 20, `starttime` 22.
+    let threads: u64 = fields.nth(15)?.parse().ok()?;
+    let start = fields.nth(1)?.parse().ok()?;
+    // A first thread that has ended shows as dead though others of its process live on.
+    let dead = matches!(state, "Z" | "X") && threads <= 1;
+    Some(Stat { parent: Pid::from_raw(parent), start, dead })
 }
 
 /// All that lives below the wrapper and was not there before it began.
@@ -75,7 +78,7 @@ impl Below {
         Below { before: living(&BTreeSet::new()).into_iter().collect() }
     }
 
-    pub(super) fn living(&self) -> Vec<Process> {
+    fn living(&self) -> Vec<Process> {
         living(&self.before)
     }
 
@@ -120,7 +123,13 @@ impl Below {
     /// Reading `/proc` takes milliseconds on a busy host: not on a thread that beats.
     async fn scan(&self) -> Vec<Process> {
         let below = self.clone();
-        tokio::task::spawn_blocking(move || below.living()).await.unwrap_or_default()
+        let twice = move || {
+            // What begins while the list is read may be missed once where process ids have just begun again at the low end.
+            let living = below.living();
+            if living.is_empty() { below.living() } else { living }
+        };
+        // A runtime that shuts down runs no such task: looked up here, so that nothing passes for ended.
+        tokio::task::spawn_blocking(twice).await.unwrap_or_else(|_| self.living())
     }
 }
 
@@ -194,6 +203,8 @@ mod tests {
     fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
         let stat = read_stat("7 (a) b (c) Z 4 7 7 0 -1 1 2 3 4 5 6 7 8 9 20 0 1 0 12345 0 0").unwrap();
         assert_eq!((stat.parent.as_raw(), stat.start, stat.dead), (4, 12345, true));
+        let threads = read_stat("7 (a) Z 4 7 7 0 -1 1 2 3 4 5 6 7 8 9 20 0 2 0 12345 0 0").unwrap();
+        assert!(!threads.dead, "one of its threads lives");
         assert!(read_stat("7 (a").is_none() && read_stat("").is_none());
     }
 

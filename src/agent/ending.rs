@@ -1,0 +1,151 @@
+//! How a child ended, and what that means for its attempt.
+
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::Signal;
+
+use super::command::CommandError;
+use crate::proto::v1;
+
+/// How the process itself ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildEnd {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By a signal with this number.
+    Signalled(i32),
+}
+
+impl ChildEnd {
+    /// What the wrapper exits with in its place: its code, or 128 and the signal, as a shell says it.
+    pub fn exit_code(self) -> u8 {
+        let code = match self {
+            ChildEnd::Exited(code) => code,
+            ChildEnd::Signalled(signal) => signal.saturating_add(128),
+        };
+        u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+impl From<std::process::ExitStatus> for ChildEnd {
+    fn from(status: std::process::ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => ChildEnd::Exited(code),
+            (None, signal) => ChildEnd::Signalled(signal.unwrap_or(0)),
+        }
+    }
+}
+
+/// The end of a child, with what came before it.
+#[derive(Debug)]
+pub struct Ended {
+    pub end: ChildEnd,
+    /// The first signal that asked it to end and went through the wrapper.
+    pub asked: Option<Signal>,
+    /// The command could not be run at all: the code is the wrapper's own, not the child's.
+    pub not_run: Option<CommandError>,
+}
+
+/// Signals that ask a process to end, each also the exit code that shells and trainers give for it (128 and its number).
+const ASKING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Whether a signal asks a process to end.
+pub(super) fn asks_to_end(signal: Signal) -> bool {
+    ASKING.contains(&signal)
+}
+
+impl Ended {
+    pub fn exit_code(&self) -> u8 {
+        self.not_run.as_ref().map_or(self.end.exit_code(), CommandError::exit_code)
+    }
+
+    /// What the attempt is told.
+    ///
+    /// | The child | Outcome |
+    /// |---|---|
+    /// | exits with 0 | completed: its own word stands, whatever it was told before |
+    /// | ends otherwise after a signal that the wrapper passed on, or that the wrapper ended it with | interrupted: trainers differ in their codes (torchrun exits with 1 after SIGTERM) |
+    /// | is ended by SIGTERM, SIGINT or SIGHUP, or exits with 143, 130 or 129 | interrupted: somebody else asked |
+    /// | anything else, SIGKILL from outside (out of memory) among it | failed |
+    pub fn outcome(&self) -> v1::Outcome {
+        const BY_CONVENTION: [i32; 3] =
+            [Signal::SIGTERM as i32, Signal::SIGINT as i32, Signal::SIGHUP as i32];
+        let interrupted = match self.end {
+            _ if self.not_run.is_some() => false,
+            ChildEnd::Exited(0) => return v1::Outcome::Completed,
+            _ if self.asked.is_some() => true,
+            ChildEnd::Exited(code) => BY_CONVENTION.iter().any(|s| s + 128 == code),
+            ChildEnd::Signalled(signal) => BY_CONVENTION.contains(&signal),
+        };
+        if interrupted { v1::Outcome::Interrupted } else { v1::Outcome::Failed }
+    }
+
+    /// One line for people and the ledger, as in `exit code 1 after SIGTERM`.
+    pub fn detail(&self) -> String {
+        if let Some(error) = &self.not_run {
+            return error.to_string();
+        }
+        let mut text = match self.end {
+            ChildEnd::Exited(code) => format!("exit code {code}"),
+            ChildEnd::Signalled(n) => match Signal::try_from(n) {
+                Ok(Signal::SIGKILL) if self.asked.is_none() => {
+                    "ended by SIGKILL from outside; where memory is short, the kernel does that".to_owned()
+                }
+                Ok(signal) => format!("ended by {signal}"),
+                Err(_) => format!("ended by signal {n}"),
+            },
+        };
+        if let Some(asked) = self.asked {
+            text.push_str(&format!(" after {asked}"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_has_its_outcome_code_and_detail() {
+        use v1::Outcome::{Completed, Failed, Interrupted};
+        let term = Some(Signal::SIGTERM);
+        for (end, asked, outcome, code, detail) in [
+            (ChildEnd::Exited(0), None, Completed, 0, "exit code 0"),
+            (ChildEnd::Exited(0), term, Completed, 0, "exit code 0 after SIGTERM"),
+            (ChildEnd::Exited(3), None, Failed, 3, "exit code 3"),
+            (ChildEnd::Exited(1), term, Interrupted, 1, "exit code 1 after SIGTERM"),
+            (ChildEnd::Exited(143), None, Interrupted, 143, "exit code 143"),
+            (ChildEnd::Exited(130), None, Interrupted, 130, "exit code 130"),
+            (ChildEnd::Exited(137), None, Failed, 137, "exit code 137"),
+            (ChildEnd::Exited(127), None, Failed, 127, "exit code 127"),
+            (ChildEnd::Signalled(15), None, Interrupted, 143, "ended by SIGTERM"),
+            (ChildEnd::Signalled(2), None, Interrupted, 130, "ended by SIGINT"),
+            (ChildEnd::Signalled(1), None, Interrupted, 129, "ended by SIGHUP"),
+            (
+                ChildEnd::Signalled(9),
+                None,
+                Failed,
+                137,
+                "ended by SIGKILL from outside; where memory is short, the kernel does that",
+            ),
+            (ChildEnd::Signalled(9), term, Interrupted, 137, "ended by SIGKILL after SIGTERM"),
+            (ChildEnd::Signalled(11), None, Failed, 139, "ended by SIGSEGV"),
+            (ChildEnd::Signalled(40), None, Failed, 168, "ended by signal 40"),
+        ] {
+            let ended = Ended { end, asked, not_run: None };
+            assert_eq!(
+                (ended.outcome(), ended.exit_code(), ended.detail().as_str()),
+                (outcome, code, detail),
+                "{end:?} {asked:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_command_that_could_not_be_run_has_failed_though_it_was_asked_to_end() {
+        let not_run = Some(CommandError::NotFound { command: "x".into() });
+        let ended = Ended { end: ChildEnd::Exited(127), asked: Some(Signal::SIGTERM), not_run };
+        assert_eq!((ended.outcome(), ended.exit_code()), (v1::Outcome::Failed, 127));
+    }
+}
