@@ -14,6 +14,13 @@ pub mod identity;
 pub mod job;
 #[cfg(feature = "server")]
 pub mod lease;
+pub mod catalog;
+pub mod clock;
+#[cfg(feature = "server")]
+pub mod config;
+pub mod fence;
+pub mod identity;
+pub mod job;
 #[cfg(feature = "server")]
 pub mod ledger;
 pub mod limits;

@@ -108,6 +108,8 @@ pub const LEDGER_LINE_BYTES_MAX: usize = 16 << 20;
 pub const LEDGER_SEGMENT_BYTES: u64 = 64 << 20;
 /// Bytes kept back for endings on a full disk: some ten thousand records.
 pub const LEDGER_RESERVE_BYTES: u64 = 16 << 20;
+/// Free bytes on the ledger's disk below which nothing is issued any more: an operator has time to act.
+pub const FREE_SPACE_STOP: u64 = 1 << 30;
 /// Between a write error and the first try again, and between two tries at the most.
 pub const LEDGER_RETRY_FIRST: Duration = Duration::from_millis(100);
 /// See [`LEDGER_RETRY_FIRST`].

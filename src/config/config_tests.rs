@@ -1,0 +1,216 @@
+use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use tracing::level_filters::LevelFilter;
+
+use super::*;
+
+const LEAST: &str = r#"
+[server]
+state = "state"
+[issuer]
+url = "http://127.0.0.1:8444"
+[identity]
+cert = "svid.pem"
+key = "svid.key"
+bundles = { "td.example" = "bundle.pem" }
+[policy]
+dir = "policy"
+catalog = "catalog.d"
+"#;
+
+fn read(text: &str) -> Result<Loaded, ConfigErrors> {
+    Config::read(Path::new("/etc/x/leasehold.toml"), text)
+}
+
+fn problems(text: &str) -> Vec<String> {
+    let errors = read(text).unwrap_err();
+    errors.problems().iter().map(|p| format!("{}: {}", p.line, p.what)).collect()
+}
+
+#[test]
+fn the_configuration_that_is_shipped_is_read_and_leaves_nothing_to_a_default() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/leasehold.toml");
+    let loaded = Config::load(&file).unwrap();
+    assert_eq!(loaded.defaults, [], "the shipped file names every key");
+    let config = loaded.config;
+    assert_eq!(config.server.grpc.port(), 8443);
+    assert_eq!(config.identity.bundles.len(), 3);
+    assert_eq!(config.ledger.free_space_stop_bytes, 5 << 30);
+    assert!(matches!(config.issuer.listen, IssuerListen::Tls { .. }));
+    assert_eq!(config.paths().len(), 10);
+}
+
+#[test]
+fn the_least_that_can_be_written_is_enough_and_every_default_is_named() {
+    let loaded = read(LEAST).unwrap();
+    let named: Vec<_> = loaded.defaults.iter().map(|d| format!("{} = {}", d.key, d.value)).collect();
+    assert_eq!(
+        named,
+        [
+            "server.grpc = \"0.0.0.0:8443\"",
+            "server.probe = \"127.0.0.1:9090\"",
+            "issuer.listen = \"127.0.0.1:8444\"",
+            "identity.max_svid_ttl = \"1day1h\"",
+            "policy.explain = \"requester\"",
+            "lease.token_ttl = \"5m\"",
+            "lease.beat = \"5s\"",
+            "lease.lost_after = 3",
+            "lease.rejoin = \"1h\"",
+            "ledger.segment = \"64MiB\"",
+            "ledger.free_space_stop = \"1GiB\"",
+            "log.format = \"text\"",
+            "log.level = \"info\"",
+        ]
+    );
+    let config = loaded.config;
+    assert_eq!(config.lease.beat, Duration::from_secs(5));
+    assert_eq!(config.log.level, LevelFilter::INFO);
+    assert_eq!(config.policy.explain, Explain::Requester);
+}
+
+#[test]
+fn relative_paths_are_relative_to_the_file() {
+    let config = read(LEAST).unwrap().config;
+    assert_eq!(config.identity.key, Path::new("/etc/x/svid.key"));
+    let absolute = LEAST.replace("\"state\"", "\"/var/lib/l\"");
+    assert_eq!(read(&absolute).unwrap().config.server.state, Path::new("/var/lib/l"));
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once_with_its_line() {
+    let told = problems(
+        r#"[server]
+grpc = "example.org:8443"
+stat = "x"
+[issuer]
+url = "http://issuer.example"
+listen = "0.0.0.0:8444"
+[identity]
+socket = "unix:///run/spire.sock"
+cert = "svid.pem"
+key = 5
+bundles = { "TD" = "bundle.pem" }
+[policy]
+dir = "policy"
+catalog = "catalog.d"
+explain = "nobody"
+[lease]
+token_ttl = "100y"
+lost_after = 0
+[ledger]
+segment = "256"
+[log]
+level = true
+[gateway]
+listen = "0.0.0.0:9443"
+[notify]
+url = "https://hooks.example"
+"#,
+    );
+    insta::assert_snapshot!(told.join("\n"), @r#"
+    1: server.state is missing: write state = "/var/lib/leasehold"
+    2: server.grpc: `example.org:8443` is not an address: write IP:PORT, as "0.0.0.0:8443" or "[::]:8443"
+    3: server.stat is not a key: write one of grpc, probe, state, or remove it
+    5: issuer.url: `http://issuer.example` is plain HTTP: write https://
+    6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everybody: write both, or listen on 127.0.0.1
+    8: identity.socket is for the SPIFFE Workload API, which is not served yet: write identity.cert, identity.key and identity.bundles, the files that spiffe-helper keeps current
+    10: identity.key: a whole number stands here: write a text in quotes
+    11: identity.bundles: `TD` is not a trust domain: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user
+    15: policy.explain: `nobody` stands here: write one of requester, operators
+    17: lease.token_ttl: `100y` is out of bounds: write 1s to 15m
+    18: lease.lost_after: `0` is out of bounds: write a whole number from 1 to 60
+    20: ledger.segment: `256` is not a size: write a whole number and KiB, MiB, GiB or TiB, as "1MiB"
+    22: log.level: true or false stands here: write a text in quotes
+    23: gateway comes with the S3 gateway and is not served yet: remove [gateway]
+    25: notify comes with approvals and is not served yet: remove [notify]
+    "#);
+}
+
+#[test]
+fn a_listener_for_everybody_without_a_certificate_is_refused() {
+    let open = LEAST.replace("[identity]", "listen = \"0.0.0.0:8444\"\n[identity]");
+    assert!(problems(&open)[0].contains("plain HTTP for everybody"));
+    let half = LEAST.replace("[identity]", "cert = \"c.pem\"\n[identity]");
+    assert_eq!(problems(&half), ["6: issuer.cert has no key beside it: write issuer.key too"]);
+    let both =
+        LEAST.replace("[identity]", "listen = \"0.0.0.0:8444\"\ncert = \"c\"\nkey = \"k\"\n[identity]");
+    assert!(read(&both).is_ok());
+}
+
+#[test]
+fn trust_domains_must_name_the_domains_that_have_bundles() {
+    let with = |list: &str| LEAST.replace("[policy]", &format!("trust_domains = [{list}]\n[policy]"));
+    assert!(read(&with("\"td.example\"")).is_ok());
+    assert_eq!(
+        problems(&with("\"other.example\"")),
+        [
+            "10: identity.trust_domains: `other.example` has no bundle: write one, or remove it",
+            "10: identity.trust_domains: `td.example` has a bundle and is not listed: list it, or remove trust_domains",
+        ]
+    );
+    let nobody = LEAST.replace("bundles = { \"td.example\" = \"bundle.pem\" }", "bundles = {}");
+    assert!(problems(&nobody)[0].contains("nobody could come in"));
+}
+
+#[test]
+fn two_listeners_never_share_an_address() {
+    let same = LEAST.replace("[issuer]", "probe = \"127.0.0.1:8444\"\n[issuer]");
+    assert_eq!(
+        problems(&same),
+        ["1: issuer.listen is 127.0.0.1:8444, as server.probe is: write another port"]
+    );
+    let any = LEAST.replace(
+        "[issuer]",
+        "grpc = \"127.0.0.1:0\"\nprobe = \"127.0.0.1:0\"\n[issuer]\nlisten = \"127.0.0.1:0\"",
+    );
+    assert!(read(&any).is_ok(), "port 0 is another one each time");
+}
+
+#[test]
+fn an_issuer_is_https_and_nothing_more_than_a_url() {
+    for bad in [
+        "leasehold.example.org",
+        "http://leasehold.example.org",
+        "https://leasehold.example.org/",
+        "https://leasehold.example.org?x=1",
+        "https://leasehold.example.org#f",
+        "https://u@leasehold.example.org",
+        "ftp://leasehold.example.org",
+        "",
+    ] {
+        assert!(read(&LEAST.replace("http://127.0.0.1:8444", bad)).is_err(), "{bad}");
+    }
+    for good in
+        ["https://leasehold.example.org", "https://x.example:8444/a", "http://localhost:1", "http://[::1]:2"]
+    {
+        assert!(read(&LEAST.replace("http://127.0.0.1:8444", good)).is_ok(), "{good}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_or_not_there_is_told_with_its_place() {
+    assert!(problems("[server\ngrpc = 5")[0].starts_with("1: "));
+    let twice = problems(&format!("{LEAST}dir = \"x\"\n"));
+    assert_eq!(twice, ["13: duplicate key: `dir`"]);
+    let gone = Config::load(Path::new("/nonexistent/l.toml")).unwrap_err().to_string();
+    assert!(gone.starts_with("/nonexistent/l.toml:1: cannot be read"), "{gone}");
+    assert!(problems("").len() >= 6, "nothing is configured by an empty file");
+}
+
+#[test]
+fn a_key_that_others_may_read_is_told_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = folder.path().join("svid.key");
+    std::fs::write(&key, "k").unwrap();
+    let path = ConfiguredPath { key: "identity.key".into(), path: key.clone(), wanted: PathUse::PrivateFile };
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
+    assert_eq!(path.check(), Err(PathFault::OpenToOthers { mode: 0o640 }));
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(path.check(), Ok(()));
+    let of =
+        |path: &Path, wanted| ConfiguredPath { key: String::new(), path: path.to_owned(), wanted }.check();
+    assert_eq!(of(&key, PathUse::Directory), Err(PathFault::NotADirectory));
+    assert_eq!(of(folder.path(), PathUse::File), Err(PathFault::NotAFile));
+    assert_eq!(of(&folder.path().join("new"), PathUse::State), Ok(()));
+    assert!(of(&folder.path().join("a/b"), PathUse::State).is_err());
+}

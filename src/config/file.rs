@@ -1,0 +1,291 @@
+//! The configuration file, section by section.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tracing::level_filters::LevelFilter;
+
+use super::{
+    Config, ConfigErrors, Explain, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig,
+    LogConfig, LogFormat, PolicyConfig, ServerConfig,
+    table::{self, Notes, Table, shown},
+    units::{size, size_written, span, written},
+};
+use crate::{
+    limits::{
+        BEAT, FREE_SPACE_STOP, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEDGER_SEGMENT_BYTES,
+        LOST_AFTER, REJOIN, SVID_LIFE_MAX, TRUST_DOMAINS_MAX, TTL_MIN,
+    },
+    name::TrustDomain,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A configuration, and what its file left to us.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    pub config: Config,
+    pub defaults: Vec<DefaultUsed>,
+}
+
+/// A key that the file does not have, and the value that stands for it, as it would be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultUsed {
+    /// As in `lease.beat`.
+    pub key: String,
+    pub value: String,
+}
+
+impl Config {
+    /// Reads a file. Relative paths in it are relative to it. Says all that is wrong with it at once.
+    pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+        Self::read(path, &table::read_text(path)?)
+    }
+
+    /// Reads the text of a file.
+    pub(super) fn read(path: &Path, text: &str) -> Result<Loaded, ConfigErrors> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let (config, defaults) = table::read(path, text, |root, notes| whole(root, folder, notes))?;
+        Ok(Loaded { config, defaults })
+    }
+}
+
+/// Every section is read, whatever is wrong with another.
+fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
+    root.refuse("gateway", "comes with the S3 gateway and is not served yet: remove [gateway]", notes);
+    root.refuse("notify", "comes with approvals and is not served yet: remove [notify]", notes);
+    let server = server(root.table("server", notes), folder, notes);
+    let issuer = issuer(root.table("issuer", notes), folder, notes);
+    let identity = identity(root.table("identity", notes), folder, notes);
+    let policy = policy(root.table("policy", notes), folder, notes);
+    let lease = lease(root.table("lease", notes), notes);
+    let ledger = ledger(root.table("ledger", notes), notes);
+    let log = log(root.table("log", notes), notes);
+    let config = Config {
+        server: server?,
+        issuer: issuer?,
+        identity: identity?,
+        policy: policy?,
+        lease: lease?,
+        ledger: ledger?,
+        log: log?,
+    };
+    check_addresses(&config, root.line(), notes);
+    Some(config)
+}
+
+fn server(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<ServerConfig> {
+    let grpc = table.or("grpc", "0.0.0.0:8443", notes, address);
+    let probe = table.or("probe", "127.0.0.1:9090", notes, address);
+    let state = table.need("state", "\"/var/lib/leasehold\"", notes, |t| path(t, folder));
+    table.finish(notes);
+    Some(ServerConfig { grpc: grpc?, probe: probe?, state: state? })
+}
+
+fn issuer(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IssuerConfig> {
+    let url =
+        table.need("url", "\"https://leasehold.example.org\", the iss of every token", notes, issuer_url);
+    let line = table.line_of("listen");
+    let address = table.or("listen", "127.0.0.1:8444", notes, address);
+    let (has_cert, has_key) = (table.has("cert"), table.has("key"));
+    let (line_cert, line_key) = (table.line_of("cert"), table.line_of("key"));
+    let cert = table.text("cert", notes, |t| path(t, folder));
+    let key = table.text("key", notes, |t| path(t, folder));
+    table.finish(notes);
+    let listen = match (has_cert, has_key) {
+        (true, true) => Some(IssuerListen::Tls { address: address?, cert: cert?, key: key? }),
+        (true, false) => {
+            notes.problem(line_cert, "issuer.cert has no key beside it: write issuer.key too");
+            None
+        }
+        (false, true) => {
+            notes.problem(line_key, "issuer.key has no certificate beside it: write issuer.cert too");
+            None
+        }
+        (false, false) => match address? {
+            a if a.ip().is_loopback() => Some(IssuerListen::Loopback(a)),
+            a => {
+                let what = format!(
+                    "issuer.listen: {a} without issuer.cert and issuer.key would be plain HTTP for everybody: \
+                     write both, or listen on 127.0.0.1"
+                );
+                notes.problem(line, what);
+                None
+            }
+        },
+    };
+    Some(IssuerConfig { url: url?, listen: listen? })
+}
+
+fn identity(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IdentityConfig> {
+    table.refuse(
+        "socket",
+        "is for the SPIFFE Workload API, which is not served yet: write identity.cert, identity.key and \
+         identity.bundles, the files that spiffe-helper keeps current",
+        notes,
+    );
+    let cert = table.need("cert", "\"svid.pem\"", notes, |t| path(t, folder));
+    let key = table.need("key", "\"svid.key\"", notes, |t| path(t, folder));
+    let bundles_line = table.line_of("bundles");
+    let bundles = table.table_if_there("bundles", notes).map(|t| bundles(t, folder, notes));
+    if bundles.as_ref().is_none_or(|b| b.as_ref().is_some_and(BTreeMap::is_empty)) {
+        let what = "identity.bundles names no trust domain, so nobody could come in: write bundles = { \"example.org\" = \"bundle.pem\" }";
+        notes.problem(bundles_line, what);
+    }
+    let bundles = bundles.flatten();
+    let domains = table.list("trust_domains", notes, str::parse::<TrustDomain>);
+    if let (Some((line, domains)), Some(bundles)) = (&domains, &bundles) {
+        let listed: BTreeSet<_> = domains.iter().collect();
+        for lacking in listed.iter().filter(|d| !bundles.contains_key(**d)) {
+            notes.problem(
+                *line,
+                format!("identity.trust_domains: `{lacking}` has no bundle: write one, or remove it"),
+            );
+        }
+        for lacking in bundles.keys().filter(|d| !listed.contains(d)) {
+            notes.problem(*line, format!("identity.trust_domains: `{lacking}` has a bundle and is not listed: list it, or remove trust_domains"));
+        }
+    }
+    let max_svid_ttl =
+        table.or("max_svid_ttl", &written(SVID_LIFE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
+    table.finish(notes);
+    Some(IdentityConfig { cert: cert?, key: key?, bundles: bundles?, max_svid_ttl: max_svid_ttl? })
+}
+
+fn bundles(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<BTreeMap<TrustDomain, PathBuf>> {
+    let line = table.line();
+    let entries = table.texts(notes);
+    if entries.len() > TRUST_DOMAINS_MAX {
+        notes.problem(
+            line,
+            format!("identity.bundles: {} entries: write at most {TRUST_DOMAINS_MAX}", entries.len()),
+        );
+        return None;
+    }
+    let mut good = !table.is_absent();
+    let mut out = BTreeMap::new();
+    for (name, line, file) in entries {
+        let read = name.parse::<TrustDomain>().map_err(|e| e.to_string());
+        match read.and_then(|domain| Ok((domain, path(file, folder)?))) {
+            Ok((domain, file)) => {
+                out.insert(domain, file);
+            }
+            Err(why) => {
+                good = false;
+                notes.problem(line, format!("identity.bundles: {why}"));
+            }
+        }
+    }
+    good.then_some(out)
+}
+
+fn policy(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<PolicyConfig> {
+    let dir = table.need("dir", "\"policy\"", notes, |t| path(t, folder));
+    let catalog = table.need("catalog", "\"catalog.d\"", notes, |t| path(t, folder));
+    let explain = table.or("explain", "requester", notes, |t| match t {
+        "requester" => Ok(Explain::Requester),
+        "operators" => Ok(Explain::Operators),
+        other => Err(one_of(other, &["requester", "operators"])),
+    });
+    table.finish(notes);
+    Some(PolicyConfig { dir: dir?, catalog: catalog?, explain: explain? })
+}
+
+fn lease(mut table: Table<'_>, notes: &mut Notes) -> Option<LeaseConfig> {
+    let token_ttl =
+        table.or("token_ttl", &written(LEASE_TTL_DEFAULT), notes, |t| span(t, TTL_MIN..=LEASE_TTL_MAX));
+    let beat = table.or("beat", &written(BEAT), notes, |t| span(t, SECOND..=MINUTE));
+    let lost_after = table.count_or("lost_after", 1..=60, LOST_AFTER, notes);
+    let rejoin = table.or("rejoin", &written(REJOIN), notes, |t| span(t, TTL_MIN..=JOB_DURATION_MAX));
+    table.finish(notes);
+    Some(LeaseConfig { token_ttl: token_ttl?, beat: beat?, lost_after: lost_after?, rejoin: rejoin? })
+}
+
+fn ledger(mut table: Table<'_>, notes: &mut Notes) -> Option<LedgerConfig> {
+    let segment =
+        table.or("segment", &size_written(LEDGER_SEGMENT_BYTES), notes, |t| size(t, 1 << 20..=16 << 30));
+    let stop =
+        table.or("free_space_stop", &size_written(FREE_SPACE_STOP), notes, |t| size(t, 1 << 20..=1 << 40));
+    table.finish(notes);
+    Some(LedgerConfig { segment_bytes: segment?, free_space_stop_bytes: stop? })
+}
+
+fn log(mut table: Table<'_>, notes: &mut Notes) -> Option<LogConfig> {
+    let format = table.or("format", "text", notes, |t| match t {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(one_of(other, &["text", "json"])),
+    });
+    let level = table.or("level", "info", notes, |t| match t {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        "trace" => Ok(LevelFilter::TRACE),
+        other => Err(one_of(other, &["error", "warn", "info", "debug", "trace"])),
+    });
+    table.finish(notes);
+    Some(LogConfig { format: format?, level: level? })
+}
+
+/// One address, one listener. Port 0 is another each time.
+fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
+    let all = [
+        ("server.grpc", config.server.grpc),
+        ("server.probe", config.server.probe),
+        ("issuer.listen", config.issuer.listen.address()),
+    ];
+    for (i, (name, address)) in all.iter().enumerate() {
+        for (other, _) in all.iter().skip(i + 1).filter(|(_, a)| a == address && a.port() != 0) {
+            notes.problem(line, format!("{other} is {address}, as {name} is: write another port"));
+        }
+    }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!("`{}` is not an address: write IP:PORT, as \"0.0.0.0:8443\" or \"[::]:8443\"", shown(text))
+    })
+}
+
+fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("is no path: write one".to_owned());
+    }
+    Ok(folder.join(text))
+}
+
+/// An issuer is a URL with https and without query or fragment (RFC 8414 section 2); plain on a loopback host alone.
+fn issuer_url(text: &str) -> Result<String, String> {
+    let wrong = |why: &str| format!("`{}` {why}", shown(text));
+    let uri: http::Uri = text
+        .parse()
+        .map_err(|_| wrong("is not a URL: write https://HOST, with a port and a path where there are any"))?;
+    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    match uri.scheme_str() {
+        Some("https") => {}
+        Some("http") if loopback => {}
+        Some("http") => return Err(wrong("is plain HTTP: write https://")),
+        _ => return Err(wrong("is not a URL: write https://HOST")),
+    }
+    if uri.query().is_some()
+        || text.contains('#')
+        || uri.authority().is_some_and(|a| a.as_str().contains('@'))
+    {
+        return Err(wrong("has more than an issuer may: write scheme, host, port and path alone"));
+    }
+    if text.ends_with('/') {
+        return Err(wrong("ends in a slash, and verifiers compare it letter by letter: write it without"));
+    }
+    Ok(text.to_owned())
+}
+
+fn one_of(found: &str, words: &[&str]) -> String {
+    format!("`{}` stands here: write one of {}", shown(found), words.join(", "))
+}

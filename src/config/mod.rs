@@ -1,0 +1,33 @@
+//! The daemon's configuration: `leasehold.toml`, as the operator wrote it.
+//!
+//! Owns the file's form and its strictness: unknown keys are errors, everything that is wrong is told at once, each with
+//! its line and what to write instead, and every default that was used can be named. Opens no other file, asks no clock,
+//! starts nothing: [`Config`] says where things are, the daemon goes there.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `settings` | [`Config`]: what is always valid once it exists |
+//! | `file` | the reading of it, section by section |
+//! | `table` | one TOML table, read key by key; contexts of the command line are read by it too |
+//! | `problem` | [`ConfigErrors`]: all that is wrong with a file |
+//! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
+//! | `units` | spans of time and sizes, as people write them |
+
+mod file;
+mod paths;
+mod problem;
+mod settings;
+pub(crate) mod table;
+mod units;
+
+pub use file::{DefaultUsed, Loaded};
+pub use paths::{ConfiguredPath, PathFault, PathUse};
+pub use problem::{ConfigErrors, ConfigProblem};
+pub use settings::{
+    Config, Explain, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
+    LogFormat, PolicyConfig, ServerConfig,
+};
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

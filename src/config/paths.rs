@@ -1,0 +1,100 @@
+//! Every path that a configuration names.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::{Config, IssuerListen};
+
+/// One path, and what it must be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfiguredPath {
+    /// As in `identity.key`.
+    pub key: String,
+    pub path: PathBuf,
+    pub wanted: PathUse,
+}
+
+/// What a path is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathUse {
+    /// A file that is read.
+    File,
+    /// A file that is read, and that others must not read.
+    PrivateFile,
+    /// A directory that is read.
+    Directory,
+    /// A directory that is written, made where it does not exist.
+    State,
+}
+
+/// What is wrong with a path, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathFault {
+    #[error("cannot be read ({why}): write the path of a file that this user may read")]
+    Unreadable { why: String },
+    #[error("is not a file: write the path of one")]
+    NotAFile,
+    #[error("is not a directory: write the path of one, or make it")]
+    NotADirectory,
+    #[error("may be read by others (mode {mode:04o}): chmod 600 it")]
+    OpenToOthers { mode: u32 },
+    #[error("cannot be made: {parent} is not there; make it first")]
+    NoParent { parent: String },
+}
+
+impl Config {
+    /// All paths, in the order of the file.
+    pub fn paths(&self) -> Vec<ConfiguredPath> {
+        let one = |key: &str, path: &Path, wanted| ConfiguredPath {
+            key: key.to_owned(),
+            path: path.to_owned(),
+            wanted,
+        };
+        let mut out = vec![one("server.state", &self.server.state, PathUse::State)];
+        if let IssuerListen::Tls { cert, key, .. } = &self.issuer.listen {
+            out.push(one("issuer.cert", cert, PathUse::File));
+            out.push(one("issuer.key", key, PathUse::PrivateFile));
+        }
+        out.push(one("identity.cert", &self.identity.cert, PathUse::File));
+        out.push(one("identity.key", &self.identity.key, PathUse::PrivateFile));
+        for (domain, path) in &self.identity.bundles {
+            out.push(one(&format!("identity.bundles.\"{domain}\""), path, PathUse::File));
+        }
+        out.push(one("policy.dir", &self.policy.dir, PathUse::Directory));
+        out.push(one("policy.catalog", &self.policy.catalog, PathUse::Directory));
+        out
+    }
+}
+
+impl ConfiguredPath {
+    /// Looks whether it is what it must be. Reads nothing of it.
+    pub fn check(&self) -> Result<(), PathFault> {
+        let unreadable = |e: std::io::Error| PathFault::Unreadable { why: e.to_string() };
+        match self.wanted {
+            PathUse::File | PathUse::PrivateFile => {
+                let seen = File::open(&self.path).and_then(|f| f.metadata()).map_err(unreadable)?;
+                let mode = seen.permissions().mode() & 0o7777;
+                if !seen.is_file() {
+                    Err(PathFault::NotAFile)
+                } else if self.wanted == PathUse::PrivateFile && mode & 0o077 != 0 {
+                    Err(PathFault::OpenToOthers { mode })
+                } else {
+                    Ok(())
+                }
+            }
+            PathUse::Directory => fs::read_dir(&self.path).map_err(|_| PathFault::NotADirectory).map(drop),
+            PathUse::State if self.path.exists() => {
+                fs::read_dir(&self.path).map_err(|_| PathFault::NotADirectory).map(drop)
+            }
+            PathUse::State => match self.path.parent() {
+                Some(parent) if parent.as_os_str().is_empty() || parent.is_dir() => Ok(()),
+                parent => Err(PathFault::NoParent {
+                    parent: parent.map(|p| p.display().to_string()).unwrap_or_default(),
+                }),
+            },
+        }
+    }
+}

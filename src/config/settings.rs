@@ -1,0 +1,128 @@
+//! The configuration, always valid once it exists.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use tracing::level_filters::LevelFilter;
+
+use crate::{ledger, name::TrustDomain};
+
+/// The daemon's configuration. Paths are absolute, or relative to where the process is.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub issuer: IssuerConfig,
+    pub identity: IdentityConfig,
+    pub policy: PolicyConfig,
+    pub lease: LeaseConfig,
+    pub ledger: LedgerConfig,
+    pub log: LogConfig,
+}
+
+/// Where the daemon listens, and where it keeps what outlives it.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// gRPC over mutual TLS.
+    pub grpc: SocketAddr,
+    /// `/livez`, `/readyz`, `/metrics`, without TLS.
+    pub probe: SocketAddr,
+    /// The ledger's directory. Made where it does not exist.
+    pub state: PathBuf,
+}
+
+/// Who signs tokens, and where that is looked up.
+#[derive(Clone, Debug)]
+pub struct IssuerConfig {
+    /// The `iss` of every token: an origin, with a path or without, no slash at its end.
+    pub url: String,
+    pub listen: IssuerListen,
+}
+
+/// How discovery and `/keys` are served.
+#[derive(Clone, Debug)]
+pub enum IssuerListen {
+    /// Over TLS, with a server certificate that clients of the web accept.
+    Tls { address: SocketAddr, cert: PathBuf, key: PathBuf },
+    /// Plain, on a loopback address alone.
+    Loopback(SocketAddr),
+}
+
+impl IssuerListen {
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            IssuerListen::Tls { address, .. } | IssuerListen::Loopback(address) => *address,
+        }
+    }
+}
+
+/// Who the daemon is, and whom it believes.
+#[derive(Clone, Debug)]
+pub struct IdentityConfig {
+    /// The chain of its own SVID, leaf first.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// The roots of each trust domain. Never empty: nobody else is let in.
+    pub bundles: BTreeMap<TrustDomain, PathBuf>,
+    /// The longest life of an SVID that is accepted.
+    pub max_svid_ttl: Duration,
+}
+
+/// What is decided by.
+#[derive(Clone, Debug)]
+pub struct PolicyConfig {
+    /// Cedar policies.
+    pub dir: PathBuf,
+    pub catalog: PathBuf,
+    pub explain: Explain,
+}
+
+/// Who sees the rule that refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Explain {
+    /// Whoever was refused.
+    Requester,
+    /// Operators alone, in the ledger.
+    Operators,
+}
+
+/// How long things live.
+#[derive(Clone, Debug)]
+pub struct LeaseConfig {
+    /// The life of a credential where nobody asked for another.
+    pub token_ttl: Duration,
+    /// Between two beats of a member.
+    pub beat: Duration,
+    /// Missed beats after which a member is away.
+    pub lost_after: u32,
+    /// How long a member that is away may come back to the same attempt.
+    pub rejoin: Duration,
+}
+
+/// How the ledger is written.
+#[derive(Clone, Debug)]
+pub struct LedgerConfig {
+    /// Bytes past which a new segment is begun.
+    pub segment_bytes: u64,
+    /// Free bytes on its disk below which nothing is issued any more.
+    pub free_space_stop_bytes: u64,
+}
+
+impl LedgerConfig {
+    /// What the ledger is opened with.
+    pub fn options(&self) -> ledger::Options {
+        ledger::Options { segment_bytes: self.segment_bytes, ..ledger::Options::default() }
+    }
+}
+
+/// What is logged, on stderr.
+#[derive(Clone, Copy, Debug)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    pub level: LevelFilter,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

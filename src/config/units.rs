@@ -1,0 +1,75 @@
+//! Spans of time and sizes, as people write them: `5m`, `256MiB`.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use super::table::shown;
+
+/// Reads a span of time within bounds.
+pub(super) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let (least, most) = (written(*bounds.start()), written(*bounds.end()));
+    match humantime::parse_duration(text) {
+        Ok(d) if bounds.contains(&d) => Ok(d),
+        Ok(_) => Err(format!("`{}` is out of bounds: write {least} to {most}", shown(text))),
+        Err(_) => Err(format!(
+            "`{}` is not a span of time: write a number and a unit, as \"{least}\" to \"{most}\"",
+            shown(text)
+        )),
+    }
+}
+
+/// A span as it would be written: `5m`, `1h`.
+pub(super) fn written(span: Duration) -> String {
+    humantime::format_duration(span).to_string().replace(' ', "")
+}
+
+const UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+
+/// Reads a size in bytes within bounds.
+pub(super) fn size(text: &str, bounds: RangeInclusive<u64>) -> Result<u64, String> {
+    let unit = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
+    let number = unit.and_then(|(number, bytes)| number.trim_end().parse::<u64>().ok()?.checked_mul(bytes));
+    let (least, most) = (size_written(*bounds.start()), size_written(*bounds.end()));
+    match number {
+        Some(n) if bounds.contains(&n) => Ok(n),
+        Some(_) => Err(format!("`{}` is out of bounds: write {least} to {most}", shown(text))),
+        None => Err(format!(
+            "`{}` is not a size: write a whole number and KiB, MiB, GiB or TiB, as \"{least}\"",
+            shown(text)
+        )),
+    }
+}
+
+/// A size as it would be written: `256MiB`.
+pub(super) fn size_written(bytes: u64) -> String {
+    let unit = UNITS.iter().rev().find(|(_, unit)| bytes >= *unit && bytes % unit == 0);
+    match unit {
+        Some((name, unit)) => format!("{}{name}", bytes / unit),
+        None => format!("{}KiB", bytes.div_ceil(1 << 10)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back() {
+        for s in [1, 5, 90, 300, 3_600, 86_400 * 30] {
+            let d = Duration::from_secs(s);
+            assert_eq!(span(&written(d), Duration::ZERO..=Duration::MAX), Ok(d));
+        }
+        for b in [0, 1 << 10, 256 << 20, 5 << 30, 3 << 40] {
+            assert_eq!(size(&size_written(b), 0..=u64::MAX), Ok(b));
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_or_span_is_refused_with_what_to_write() {
+        for t in ["", "5", "5 apples", "-1MiB", "1.5GiB", "99999999999TiB"] {
+            let e = size(t, 1 << 20..=1 << 30).unwrap_err();
+            assert!(e.contains("write"), "{e}");
+        }
+        let e = span("100y", Duration::from_secs(1)..=Duration::from_secs(900)).unwrap_err();
+        assert_eq!(e, "`100y` is out of bounds: write 1s to 15m");
+    }
+}
