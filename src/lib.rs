@@ -46,6 +46,8 @@ pub mod catalog;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod daemon;
 pub mod fence;
 pub mod identity;
 pub mod job;

@@ -2,6 +2,7 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, service::Routes};
@@ -34,8 +35,22 @@ impl Edge {
         Edge { broker, reloader, stopping, work: Arc::new(Semaphore::new(limits::REQUESTS_MAX)) }
     }
 
-    /// All services, with health and reflection.
-    pub fn routes<H>(self, health: H) -> Result<Routes, tonic_reflection::server::Error>
+    /// All services, with health and reflection, as one that `link` serves.
+    pub fn service<H>(self, health: H) -> Result<Service, tonic_reflection::server::Error>
+    where
+        H: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        H::Response: axum::response::IntoResponse,
+        H::Future: Send + 'static,
+    {
+        Ok(Service(self.routes(health)?))
+    }
+
+    fn routes<H>(self, health: H) -> Result<Routes, tonic_reflection::server::Error>
     where
         H: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
             + tonic::server::NamedService
@@ -140,6 +155,46 @@ impl Edge {
             }
         }
     }
+}
+
+/// The services, with the Reason put into answers that tonic gives by itself.
+#[derive(Clone)]
+pub struct Service(Routes);
+
+impl<B> tower::Service<http::Request<B>> for Service
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError> + Send,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        tower::Service::<http::Request<B>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let answer = self.0.call(request);
+        Box::pin(async move { Ok(with_reason(answer.await?)) })
+    }
+}
+
+/// A message over the limit is refused by tonic with a bare OUT_OF_RANGE, an unknown call with a bare UNIMPLEMENTED: both
+/// get their Reason.
+fn with_reason(answer: http::Response<tonic::body::Body>) -> http::Response<tonic::body::Body> {
+    let bare = !answer.headers().contains_key("grpc-status-details-bin");
+    let code = answer.headers().get("grpc-status").and_then(|v| v.to_str().ok());
+    let refusal = match code {
+        Some("11") if bare => Refusal::new(
+            Reason::MessageTooLarge,
+            format!("the message is larger than {} bytes", limits::MESSAGE_BYTES_MAX),
+        ),
+        Some("12") if bare => Refusal::new(Reason::NotSupported, "this daemon has no such call")
+            .fix("compare versions: leasehold whoami shows the daemon's"),
+        _ => return answer,
+    };
+    status(&refusal).into_http()
 }
 
 /// The client's deadline: the `grpc-timeout` header, digits and one unit.

@@ -58,6 +58,7 @@ impl Broker {
         key: &str,
         supersede: bool,
     ) -> Result<Began, Refusal> {
+        self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
         let revision = self.fences.revision();
         let rules = self.rules();

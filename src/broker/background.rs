@@ -36,6 +36,14 @@ pub enum Task {
 impl Task {
     pub const ALL: [Task; 3] = [Task::Expiry, Task::Reaper, Task::Pruning];
 
+    pub const fn name(self) -> &'static str {
+        match self {
+            Task::Expiry => "the expiry of leases",
+            Task::Reaper => "the reaper",
+            Task::Pruning => "the pruning",
+        }
+    }
+
     /// Works until it is cancelled.
     pub async fn run(self, broker: Arc<Broker>, stop: CancellationToken) {
         let work = async {

@@ -1,6 +1,12 @@
 //! The broker and what it is made of.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -15,6 +21,7 @@ use crate::{
     limits,
     name::{AttemptNumber, JobId},
     policy::Engine,
+    reason::{Reason, Refusal},
     secret::SecretText,
     state::Store,
     token::SigningKey,
@@ -69,6 +76,8 @@ pub struct Broker {
     pub(super) denials: Denials,
     /// Tickets of attempts of this life, for a launcher whose first answer was lost.
     pub(super) tickets: DashMap<(JobId, AttemptNumber), SecretText>,
+    /// Nothing that widens is taken: the ledger's disk is nearly full.
+    held: AtomicBool,
 }
 
 impl Broker {
@@ -97,6 +106,7 @@ impl Broker {
             sessions: Sessions::default(),
             denials: Denials::default(),
             tickets: DashMap::new(),
+            held: AtomicBool::new(false),
         })
     }
 
@@ -127,6 +137,23 @@ impl Broker {
     /// The public keys as a JWK Set.
     pub fn jwks(&self) -> String {
         self.key.public().to_jwks()
+    }
+
+    /// Holds everything that widens access, or lets it go on.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+    }
+
+    /// Refuses while everything that widens is held.
+    pub(super) fn widening(&self) -> Result<(), Refusal> {
+        if self.held.load(Ordering::Acquire) {
+            return Err(Refusal::new(
+                Reason::LedgerUnavailable,
+                "the ledger's disk is nearly full, so nothing is given until it has room",
+            )
+            .fix("operators: free space, or move sealed segments away; endings still work"));
+        }
+        Ok(())
     }
 
     pub fn live_leases(&self) -> usize {

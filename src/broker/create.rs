@@ -52,6 +52,7 @@ impl Broker {
         idempotency_key: &str,
         dry_run: bool,
     ) -> Result<CreatedJob, Refusal> {
+        self.widening()?;
         let spec = Arc::new(spec);
         let digest = spec_digest(&spec)
             .map_err(|_| Refusal::new(Reason::FieldInvalid, "the specification has no canonical form"))?;

@@ -99,6 +99,7 @@ pub(super) struct Life {
 impl Broker {
     /// Issues one credential.
     pub async fn issue(&self, caller: &Caller, request: &IssueRequest) -> Result<Issued, Refusal> {
+        self.widening()?;
         let session = &request.session;
         for _ in 0..limits::REVISION_RETRIES {
             let revision = self.fences.revision();

@@ -109,6 +109,7 @@ impl Broker {
         session: SecretDigest,
         ticket: Option<&str>,
     ) -> Result<JoinedMember, Refusal> {
+        self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
         let names = names::of_member(&named, attempt, instance, caller.id());
         let stand = self.fences.stand(names.iter().cloned());

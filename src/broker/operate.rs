@@ -194,6 +194,7 @@ impl Broker {
             LockName::Prefix(_) => None,
         };
         self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
+        self.widening()?;
         self.state
             .unlock(name, caller.actor(), reason)
             .await

@@ -32,6 +32,7 @@ impl Broker {
         id: LeaseId,
         ttl: Option<Duration>,
     ) -> Result<Renewed, Refusal> {
+        self.widening()?;
         for _ in 0..limits::REVISION_RETRIES {
             let revision = self.fences.revision();
             let rules = self.rules();
