@@ -116,8 +116,9 @@ pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
 
 /// Bytes of a configuration, catalog or policy file.
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
-/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy.
-pub const CATALOG_ENTRIES_MAX: usize = 100_000;
+/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
+/// tenants are compared in pairs.
+pub const CATALOG_ENTRIES_MAX: usize = 20_000;
 /// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
 pub const POLICIES_MAX: usize = 1_000;
 /// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
