@@ -180,8 +180,6 @@ pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.
 pub const RETRY_MAX: Duration = BEAT;
-/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy.
-pub const CATALOG_ENTRIES_MAX: usize = 100_000;
 /// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
 /// tenants are compared in pairs.
 pub const CATALOG_ENTRIES_MAX: usize = 20_000;

@@ -213,7 +213,7 @@ fn joiners(rules: &super::Rules, job: &Job) -> Result<Vec<(Option<SpiffeId>, Arc
         };
         for p in entries {
             any = true;
-            if p.kind != PrincipalKind::Workload {
+            if p.disabled || p.kind != PrincipalKind::Workload {
                 continue;
             }
             if !found.iter().any(|(_, q)| Arc::ptr_eq(q, &p)) {
