@@ -95,7 +95,9 @@ impl Forgetful {
     /// Waits until a sync stands at the gate.
     pub fn wait_for_sync(&self) {
         let state = self.state();
-        drop(self.core.gate.wait_while(state, |s| s.at_gate == 0).unwrap());
+        let limit = std::time::Duration::from_secs(20);
+        let (_state, waited) = self.core.gate.wait_timeout_while(state, limit, |s| s.at_gate == 0).unwrap();
+        assert!(!waited.timed_out(), "nobody came to sync");
     }
 
     /// Bytes that all files take.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::clock::{Clock, LeaseTime, Now, SystemClock};
 
-pub(super) const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_secs(20);
 
 pub(super) fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock::new())
@@ -41,6 +41,11 @@ fn number(record: &Record) -> u64 {
     }
 }
 
+/// Fails rather than hangs.
+async fn soon<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LONG, what).await.expect("in time")
+}
+
 fn read_all(disk: &Forgetful) -> Vec<Record> {
     let opened = Ledger::open_on(Arc::new(disk.clone()), clock(), quick()).unwrap();
     opened.entries
@@ -48,7 +53,7 @@ fn read_all(disk: &Forgetful) -> Vec<Record> {
 
 async fn until(ledger: &Ledger, what: impl Fn(&Health) -> bool) {
     let mut health = ledger.watch_health();
-    tokio::time::timeout(LONG, health.wait_for(|h| what(h))).await.expect("in time").unwrap();
+    soon(health.wait_for(|h| what(h))).await.unwrap();
 }
 
 #[tokio::test]
@@ -259,8 +264,8 @@ async fn after_a_write_error_appends_are_refused_endings_kept_and_their_indices_
         assert_eq!(ledger.waiting(), (2, 2));
 
         disk.set(Faults::default());
-        assert_eq!(ending.durable().await, Ok(4));
-        assert_eq!(later.durable().await, Ok(5));
+        assert_eq!(soon(ending.durable()).await, Ok(4));
+        assert_eq!(soon(later.durable()).await, Ok(5));
         until(&ledger, |h| *h == Health::Good).await;
         assert_eq!(ledger.append(&said(8)).await, Ok(6));
         ledger.close(LONG).await.unwrap();
@@ -311,7 +316,7 @@ async fn on_a_full_disk_endings_go_into_the_reserve_and_appends_wait_until_there
     // Endings are durable although the disk is full, one by one.
     for n in 3..20 {
         let ending = ledger.defer(&said(n));
-        assert_eq!(ending.durable().await, Ok(n - 1));
+        assert_eq!(soon(ending.durable()).await, Ok(n - 1));
         assert!(matches!(ledger.append(&said(0)).await, Err(LedgerError::Unavailable { .. })));
     }
     until(&ledger, |h| matches!(h, Health::EndingsOnly { .. })).await;
@@ -353,10 +358,10 @@ async fn endings_past_the_bound_are_counted_loudly_and_never_answer_durable() {
     assert!(lost.iter().all(|d| d.index == 5), "one place for all of them");
     disk.set(Faults::default());
     for (ending, index) in kept.into_iter().zip(2..) {
-        assert_eq!(ending.durable().await, Ok(index));
+        assert_eq!(soon(ending.durable()).await, Ok(index));
     }
     for ending in lost {
-        assert_eq!(ending.durable().await, Err(LedgerError::Coalesced));
+        assert_eq!(soon(ending.durable()).await, Err(LedgerError::Coalesced));
     }
     until(&ledger, |h| *h == Health::Good).await;
     assert_eq!(ledger.append(&said(16)).await, Ok(6));
@@ -383,7 +388,7 @@ async fn past_the_queue_and_past_a_records_size_an_append_is_refused_at_once() {
     assert_eq!(ledger.append(&said(0)).now_or_never(), Some(Err(LedgerError::QueueFull)));
     let ending = ledger.defer(&said(1));
     disk.release();
-    assert_eq!(ending.durable().await, Ok(crate::limits::LEDGER_QUEUE_MAX as u64 + 1));
+    assert_eq!(soon(ending.durable()).await, Ok(crate::limits::LEDGER_QUEUE_MAX as u64 + 1));
     ledger.append(&said(2)).await.unwrap();
 }
 
@@ -407,7 +412,7 @@ async fn law_40_closing_writes_what_was_accepted_and_takes_nothing_more() {
         assert_eq!(answer, Ok(n as u64 + 1));
     }
     assert!(head.index >= 50);
-    assert_eq!(ledger.stopped().await, Stopped::Closed);
+    assert_eq!(soon(ledger.stopped()).await, Stopped::Closed);
     assert_eq!(ledger.health(), Health::Stopped);
     assert_eq!(ledger.defer(&said(1)).durable().await, Err(LedgerError::Closed));
     assert_eq!(verify(&disk, Some(head)).unwrap().head, head);
@@ -422,7 +427,7 @@ async fn closing_a_ledger_whose_disk_is_away_says_how_many_records_were_lost() {
     let _ = ledger.append(&said(1)).await;
     let ending = ledger.defer(&said(2));
     assert_eq!(ledger.close(LONG).await, Err(CloseError::Unwritten { records: 1 }));
-    assert_eq!(ending.durable().await, Err(LedgerError::Closed));
+    assert_eq!(soon(ending.durable()).await, Err(LedgerError::Closed));
 }
 
 /// A clock on which every deadline has passed.
@@ -447,7 +452,7 @@ async fn closing_does_not_wait_for_a_disk_past_its_deadline() {
     assert_eq!(ledger.close(LONG).await, Err(CloseError::Deadline { records: 1 }));
     disk.release();
     assert_eq!(appending.await, Ok(1));
-    assert_eq!(ledger.stopped().await, Stopped::Closed);
+    assert_eq!(soon(ledger.stopped()).await, Stopped::Closed);
 }
 
 #[tokio::test]
@@ -458,7 +463,7 @@ async fn law_38_a_writer_that_dies_is_noticed_and_nobody_waits_for_it() {
     let stopped = ledger.stopped();
     disk.set(Faults { panic: true, ..Faults::default() });
     assert_eq!(ledger.append(&said(2)).await, Err(LedgerError::Closed));
-    assert_eq!(stopped.await, Stopped::Died);
+    assert_eq!(soon(stopped).await, Stopped::Died);
     assert_eq!(ledger.health(), Health::Stopped);
     assert_eq!(ledger.append(&said(3)).await, Err(LedgerError::Closed));
     assert_eq!(ledger.wait_durable(2).await, Err(LedgerError::Closed));
@@ -560,7 +565,7 @@ async fn dropping_the_last_handle_writes_what_waits_and_gives_the_ledger_back() 
     let stopped = ledger.stopped();
     let ending = ledger.defer(&said(1));
     drop(ledger);
-    assert_eq!(ending.durable().await, Ok(1));
-    assert_eq!(stopped.await, Stopped::Closed);
+    assert_eq!(soon(ending.durable()).await, Ok(1));
+    assert_eq!(soon(stopped).await, Stopped::Closed);
     assert_eq!(read_all(&disk).len(), 1);
 }
