@@ -4,6 +4,8 @@
 pub mod agent;
 #[cfg(feature = "server")]
 pub mod catalog;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
