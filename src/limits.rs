@@ -158,6 +158,10 @@ pub const REQUESTS_MAX: usize = 4_096;
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a request may wait for its record.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
+/// The longest that the command line waits for one answer: twice what a record may take.
+pub const CALL: Duration = Duration::from_secs(10);
+/// Between two looks of a command that watches a list.
+pub const WATCH: Duration = Duration::from_secs(2);
 
 // ---------- files ----------
 
