@@ -73,7 +73,7 @@ impl Server {
 
     async fn refusal_of(&self, client: Arc<ClientConfig>) -> SvidError {
         let met = self.meet(client).await;
-        let alert = met.client.err().expect("the client must not read a byte");
+        let alert = met.client.expect_err("the client must not read a byte");
         assert!(alert.to_string().contains("received fatal alert"), "{alert}");
         SvidError::in_io(&met.server.err().unwrap()).unwrap()
     }

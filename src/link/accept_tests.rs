@@ -24,12 +24,17 @@ async fn call(channel: &mut Channel, path: &str) -> Result<Response<Body>, tonic
     channel.call(Request::builder().method("POST").uri(uri).body(Body::empty()).unwrap()).await
 }
 
+/// Fails a test instead of letting it hang. Nothing that passes waits.
+async fn soon<T>(work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(30), work).await.expect("it must not take this long")
+}
+
 async fn text(response: Response<Body>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
 async fn chunk(body: &mut Body) -> Option<Bytes> {
-    body.frame().await.map(|frame| frame.unwrap().into_data().unwrap())
+    soon(body.frame()).await.map(|frame| frame.unwrap().into_data().unwrap())
 }
 
 #[tokio::test]
@@ -159,7 +164,7 @@ async fn a_wall_clock_that_is_set_forward_ends_connections_and_one_set_back_prol
     server.clock.advance(Duration::from_secs(1));
     assert!(!connection.ended.is_cancelled());
     server.clock.set_wall(NOW.plus(HOUR));
-    connection.ended.cancelled().await;
+    soon(connection.ended.cancelled()).await;
     assert_eq!(connection.ending().reason(), Reason::SvidExpired);
 }
 
@@ -171,7 +176,7 @@ async fn a_stream_that_does_not_stop_is_cut_after_the_grace() {
     assert_eq!(chunk(&mut body).await.unwrap(), "first");
     let connection = server.last_connection();
     server.clock.advance(HOUR);
-    connection.ended.cancelled().await;
+    soon(connection.ended.cancelled()).await;
     let cut = body.frame();
     tokio::pin!(cut);
     // The grace begins when the connection's task comes to it: let time pass until the cut is seen.
@@ -235,7 +240,7 @@ async fn a_drain_ends_at_its_deadline() {
     let mut body = call(&mut channel, "/stuck").await.unwrap().into_body();
     assert_eq!(chunk(&mut body).await.unwrap(), "first");
     server.shutdown.cancel();
-    server.last_connection().ended.cancelled().await;
+    soon(server.last_connection().ended.cancelled()).await;
     assert!(!server.serving.is_finished());
     while !server.serving.is_finished() {
         server.clock.advance(limits::SHUTDOWN);
@@ -279,7 +284,7 @@ async fn connections_have_a_bound_that_is_given_back() {
         (FailureCause::Overloaded, Some(Reason::Overloaded))
     );
     drop(first);
-    connection.ended.cancelled().await;
+    soon(connection.ended.cancelled()).await;
     assert_eq!(connection.ending(), Ending::Closed);
     while connector.connected_channel().await.is_err() {}
 }
@@ -305,7 +310,7 @@ async fn http_1_is_served_where_it_is_offered_and_ends_the_same_way() {
     let bytes = answer.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(bytes, "spiffe://a.example/a");
     server.clock.advance(HOUR);
-    driving.await.unwrap().unwrap();
+    soon(driving).await.unwrap().unwrap();
     assert!(sender.send_request(request()).await.is_err());
 }
 
