@@ -1,6 +1,8 @@
 //! Leasehold.
 
 pub mod clock;
+#[cfg(feature = "cli")]
+pub mod dev;
 pub mod fence;
 pub mod identity;
 pub mod job;
