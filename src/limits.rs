@@ -187,3 +187,21 @@ pub const CATALOG_ENTRIES_MAX: usize = 20_000;
 pub const POLICIES_MAX: usize = 1_000;
 /// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
 pub const DECISIONS_KEPT_MAX: usize = 65_536;
+// ---------- the file server ----------
+
+/// Bytes that are read, checked and sent at a time.
+pub const FILE_CHUNK: usize = 64 << 10;
+/// Transfers under way at once; more are refused.
+pub const FILE_TRANSFERS_MAX: usize = 512;
+/// Bytes of one uploaded file, where nobody said: the shard of a large checkpoint.
+pub const FILE_UPLOAD_BYTES_MAX: u64 = 16 << 30;
+/// Segments of a path below a resource.
+pub const FILE_PATH_DEPTH_MAX: usize = 32;
+/// Bytes of one segment: what file systems take.
+pub const FILE_SEGMENT_BYTES_MAX: usize = 255;
+/// Entries of a listing. A folder with more is refused, never shown in part.
+pub const FILE_LISTING_MAX: usize = 10_000;
+/// After an access ended, how long a transfer may take to notice before its connection is cut.
+pub const FILE_CUT_GRACE: Duration = Duration::from_millis(100);
+/// Ended transfers that a slow observer may fall behind.
+pub const FILE_TRANSFERS_TOLD: usize = 1_024;
