@@ -12,7 +12,7 @@ use std::{
 use super::Authority;
 use crate::{
     clock::{Clock, Wall},
-    config::{Config, ConfigErrors, Loaded},
+    config::{Config, ConfigErrors},
     identity::{FileSource, IdentityFiles, IdentitySource, LoadError},
     name::{SpiffeId, TrustDomain},
 };
@@ -200,7 +200,7 @@ impl Household {
 
     /// The daemon's configuration, as its file says.
     pub fn config(&self) -> Result<Config, SetupError> {
-        Ok(Loaded::read(&self.path("leasehold.toml"))?.config)
+        Ok(Config::load(&self.path("leasehold.toml"))?.config)
     }
 
     fn write_files(&self) -> Result<(), SetupError> {
@@ -352,8 +352,9 @@ fn authority(ca: &Path, now: Wall) -> Result<Authority, SetupError> {
     let domain: TrustDomain = TRUST_DOMAIN.parse()?;
     let (cert, key) = (ca.join("root.pem"), ca.join("root.key"));
     if cert.exists() && key.exists() {
-        let read =
-            |path: &Path| fs::read_to_string(path).map_err(|source| SetupError::Read { path: path.to_owned(), source });
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(|source| SetupError::Read { path: path.to_owned(), source })
+        };
         return Ok(Authority::load(domain, read(&cert)?, &read(&key)?, now, ROOT_LIFE)?);
     }
     let authority = Authority::generate(domain, now, ROOT_LIFE)?;
@@ -375,8 +376,13 @@ fn write(path: &Path, text: &str, mode: u32, exists: Exists) -> Result<(), Setup
         return Ok(());
     }
     let draft = path.with_extension("draft");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&draft).map_err(failed)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&draft)
+        .map_err(failed)?;
     io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
     fs::rename(&draft, path).map_err(failed)
 }
