@@ -17,6 +17,8 @@ pub mod ledger;
 pub mod limits;
 pub mod link;
 pub mod name;
+#[cfg(feature = "server")]
+pub mod policy;
 pub mod proto;
 pub mod reason;
 pub mod secret;

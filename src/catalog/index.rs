@@ -6,8 +6,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{Audience, CatalogErrors, Principal, Resource, load};
-use crate::name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName, TrustDomain};
+use super::{Audience, CatalogErrors, Principal, Resource, load, tree::Tree};
+use crate::name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName};
 
 /// Who may come and what there is to open, all of it checked. Cheap to clone; never changes.
 #[derive(Clone, Debug)]
@@ -20,10 +20,7 @@ pub(super) struct Index {
     pub(super) tenants: BTreeSet<TenantName>,
     /// In the order of the files and of the lines in them. Verifiers that have no entry of their own come last.
     pub(super) principals: Vec<Arc<Principal>>,
-    /// The entry that decides for an ID which some entry spells out.
-    pub(super) exact: HashMap<SpiffeId, Arc<Principal>>,
-    /// Entries with wildcards, in order.
-    pub(super) wild: HashMap<TrustDomain, Vec<Arc<Principal>>>,
+    pub(super) by_segments: Tree,
     pub(super) resources: HashMap<ResourceName, Resource>,
     pub(super) audiences: HashMap<SpiffeId, Audience>,
 }
@@ -58,17 +55,7 @@ impl Catalog {
     }
 
     fn of(mut index: Index) -> Self {
-        for p in &index.principals {
-            let wild = index.wild.entry(p.pattern.trust_domain().clone()).or_default();
-            match p.pattern.exact() {
-                Some(id) => {
-                    // An earlier wildcard entry of the same file wins over it.
-                    let first = wild.iter().find(|q| q.pattern.matches(&id)).unwrap_or(p);
-                    index.exact.insert(id, first.clone());
-                }
-                None => wild.push(p.clone()),
-            }
-        }
+        index.by_segments = Tree::of(&index.principals);
         Catalog(Arc::new(index))
     }
 
@@ -104,8 +91,7 @@ impl Catalog {
 
     /// The entry that an identity falls under: the first match of the one file that knows it.
     pub fn principal(&self, id: &SpiffeId) -> Option<&Arc<Principal>> {
-        let exact = self.0.exact.get(id);
-        exact.or_else(|| self.0.wild.get(&id.trust_domain())?.iter().find(|p| p.pattern.matches(id)))
+        self.0.by_segments.find(id)
     }
 
     /// The entries under which an identity that a pattern matches may fall.

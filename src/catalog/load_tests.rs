@@ -302,3 +302,26 @@ fn what_is_not_a_catalog_file_is_said_and_not_read() {
     assert_eq!(c.warnings().len(), 1, "{:?}", c.warnings());
     assert!(c.warnings()[0].contains("acme.toml.bak"));
 }
+
+proptest::proptest! {
+    /// The naive model: the first entry of the list whose pattern matches.
+    #[test]
+    fn the_entry_found_is_the_first_that_matches(
+        patterns in proptest::collection::btree_set("(/(a|b|\\*)){1,3}(/\\*\\*)?", 1..12),
+        ids in proptest::collection::vec("(/(a|b|c)){1,4}", 1..12),
+        backwards in proptest::bool::ANY,
+    ) {
+        let mut patterns: Vec<&String> = patterns.iter().collect();
+        if backwards { patterns.reverse(); }
+        let mut text = "[tenant.acme]\n".to_owned();
+        for p in &patterns {
+            text += &format!("[[principal]]\nmatch = \"spiffe://t{p}\"\nkind = \"workload\"\n");
+        }
+        let c = load(&[("acme.toml", &text)]).unwrap();
+        for i in &ids {
+            let id = id(&format!("spiffe://t{i}"));
+            let naive = c.principals().find(|p| p.pattern.matches(&id)).map(|p| &p.pattern);
+            proptest::prop_assert_eq!(c.principal(&id).map(|p| &p.pattern), naive);
+        }
+    }
+}

@@ -12,6 +12,8 @@ mod index;
 mod load;
 mod principal;
 mod resource;
+mod tree;
+mod value;
 
 pub use audience::{Audience, Checks, Presenter};
 pub use fault::{CatalogErrors, Fault};

@@ -1,0 +1,62 @@
+//! Principals by the segments of their patterns, so that an identity is found without trying every entry.
+
+use std::{collections::HashMap, str::Split, sync::Arc};
+
+use super::Principal;
+use crate::name::SpiffeId;
+
+/// One place in a pattern; the trust domain is the first.
+#[derive(Debug, Default)]
+pub(super) struct Tree {
+    exactly: HashMap<Box<str>, Tree>,
+    /// Below `*`.
+    one: Option<Box<Tree>>,
+    /// The entry that ends in `**` here.
+    rest: Option<Entry>,
+    /// The entry that ends here.
+    end: Option<Entry>,
+}
+
+/// An entry and its place in the catalog: the first one that matches wins.
+type Entry = (usize, Arc<Principal>);
+
+impl Tree {
+    pub(super) fn of(principals: &[Arc<Principal>]) -> Self {
+        let mut tree = Tree::default();
+        for (place, principal) in principals.iter().enumerate() {
+            let pattern = principal.pattern.to_string();
+            let mut node = &mut tree;
+            let mut segments = segments(&pattern);
+            let last = loop {
+                match segments.next() {
+                    Some("**") => break &mut node.rest,
+                    Some("*") => node = node.one.get_or_insert_default(),
+                    Some(exactly) => node = node.exactly.entry(exactly.into()).or_default(),
+                    None => break &mut node.end,
+                }
+            };
+            last.get_or_insert_with(|| (place, principal.clone()));
+        }
+        tree
+    }
+
+    /// The first entry that matches.
+    pub(super) fn find(&self, id: &SpiffeId) -> Option<&Arc<Principal>> {
+        self.first(segments(id.as_str())).map(|(_, principal)| principal)
+    }
+
+    /// At most two ways at each segment, and none that no pattern goes.
+    fn first(&self, mut left: Split<'_, char>) -> Option<&Entry> {
+        let Some(segment) = left.next() else { return self.end.as_ref() };
+        let ways = [
+            self.exactly.get(segment).and_then(|t| t.first(left.clone())),
+            self.one.as_ref().and_then(|t| t.first(left)),
+            self.rest.as_ref(),
+        ];
+        ways.into_iter().flatten().min_by_key(|(place, _)| *place)
+    }
+}
+
+fn segments(text: &str) -> Split<'_, char> {
+    text.strip_prefix("spiffe://").unwrap_or(text).split('/')
+}

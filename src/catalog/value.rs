@@ -1,0 +1,188 @@
+//! The values of a tenant's file, each read into what is always valid or refused with a reason.
+
+use std::{collections::BTreeSet, str::FromStr};
+
+use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
+use toml::{
+    de::DeValue,
+    value::{Datetime, Offset},
+};
+
+use super::{
+    document::{Placed, sort_of, text},
+    fault::shown,
+};
+use crate::{
+    clock::Wall,
+    limits::{NAME_BYTES_MAX, TEXT_BYTES_MAX},
+    name::{NameError, Pin, ResourceKind, ResourceName, TenantName},
+};
+
+/// A lower-case word, as of roles, groups, purposes and data classes. No two look alike.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Word(String);
+
+impl FromStr for Word {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
+        if text.is_empty() || text.len() > NAME_BYTES_MAX {
+            Err("a word has 1 to 128 letters")
+        } else if !text.bytes().all(plain) {
+            Err("a word is made of a-z, 0-9, `-` and `_`")
+        } else {
+            Ok(Word(text.to_owned()))
+        }
+    }
+}
+
+pub(super) fn words(list: Vec<Placed<Word>>) -> BTreeSet<String> {
+    list.into_iter().map(|w| w.value.0).collect()
+}
+
+/// A line for people.
+pub(super) fn line_of_text(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() {
+        Err("it is empty".to_owned())
+    } else if text.len() > TEXT_BYTES_MAX {
+        Err(format!("it has more than {TEXT_BYTES_MAX} bytes"))
+    } else if text.chars().any(char::is_control) {
+        Err("it holds a control character".to_owned())
+    } else {
+        Ok(text.to_owned())
+    }
+}
+
+/// A name as the tenant's own file writes it: without kind and tenant.
+pub(super) fn local_name(
+    kind: ResourceKind,
+    tenant: &TenantName,
+    text: &str,
+) -> Result<ResourceName, String> {
+    if let Ok(full) = text.parse::<ResourceName>() {
+        return Err(if full.tenant() == *tenant {
+            format!("`{}` says kind and tenant, which this file says already", shown(text))
+        } else {
+            format!(
+                "`{}` is of tenant `{}`: it belongs into the file of that tenant",
+                shown(text),
+                full.tenant()
+            )
+        });
+    }
+    if text.contains('/') || text.contains(':') {
+        return Err(format!("`{}` has a tenant or a kind in it", shown(text)));
+    }
+    let name: ResourceName =
+        format!("{}:{tenant}/{text}", kind.as_str()).parse().map_err(|e: NameError| e.to_string())?;
+    match (kind, name.version()) {
+        (ResourceKind::Dataset | ResourceKind::Model, None) => {
+            Err(format!("`{}` has no version, as in NAME@VERSION", shown(text)))
+        }
+        _ => Ok(name),
+    }
+}
+
+/// The model of a checkpoint line: a name of this file, or the full name of another tenant's.
+pub(super) fn model_name(tenant: &TenantName, text: &str) -> Result<ResourceName, String> {
+    match text.parse::<ResourceName>() {
+        Ok(full) if full.kind() == ResourceKind::Model && full.version().is_some() => Ok(full),
+        Ok(_) => Err(format!("`{}` is not a model with its version", shown(text))),
+        Err(_) => local_name(ResourceKind::Model, tenant, text),
+    }
+}
+
+/// A folder, as a URL that ends in a slash.
+pub(super) fn location(text: &str) -> Result<String, String> {
+    let (scheme, rest) = text.split_once("://").ok_or("it is no URL: it has no `://`")?;
+    let plain = !scheme.is_empty()
+        && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'+');
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let why = if !plain {
+        "its scheme is not in lower-case letters"
+    } else if text.len() > TEXT_BYTES_MAX {
+        "it is longer than 512 bytes"
+    } else if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        "it holds a space, a control character or one beyond ASCII"
+    } else if authority.contains('@') {
+        "it holds a user or a secret before `@`"
+    } else if scheme != "file" && authority.is_empty() {
+        "it names no bucket or host"
+    } else if text.contains(['?', '#', '%', '\\']) {
+        "it holds a query, a fragment or an escape"
+    } else if path.split('/').any(|s| s == "." || s == "..") {
+        "it holds a segment `.` or `..`"
+    } else if path.split('/').rev().skip(1).any(str::is_empty) && !path.is_empty() {
+        "it holds an empty segment"
+    } else if !text.ends_with('/') {
+        "a location is a folder and ends in `/`"
+    } else {
+        return Ok(text.to_owned());
+    };
+    Err(format!("`{}`: {why}", shown(text)))
+}
+
+/// `"none"`, or a table of a kind and its value.
+pub(super) fn pin(value: &DeValue<'_>) -> Result<Pin, String> {
+    let table = match value {
+        DeValue::String(text) if text == "none" => return Ok(Pin::None),
+        DeValue::String(text) => {
+            return Err(format!("`{}` is no pin: it is a table, or \"none\"", shown(text)));
+        }
+        DeValue::Table(table) => table,
+        other => return Err(format!("it is {}, not a table or \"none\"", sort_of(other))),
+    };
+    let kind = match table.get("kind").map(|k| text(k.get_ref())) {
+        Some(kind) => kind?,
+        None => return Err("it has no `kind`".to_owned()),
+    };
+    let key = match kind {
+        "manifest" | "s3-versions" => "sha256",
+        "hf-revision" => "sha1",
+        "lakefs-commit" | "iceberg-snapshot" => "id",
+        _ => {
+            return Err(format!(
+                "its kind `{}` is none of manifest, hf-revision, lakefs-commit, iceberg-snapshot, s3-versions",
+                shown(kind)
+            ));
+        }
+    };
+    if let Some(other) = table.keys().find(|k| *k.get_ref() != "kind" && *k.get_ref() != key) {
+        return Err(format!("a {kind} has `kind` and `{key}`, not `{}`", shown(other.get_ref())));
+    }
+    let Some(found) = table.get(key) else { return Err(format!("a {kind} has no `{key}`")) };
+    format!("{kind}:{}", text(found.get_ref())?).parse().map_err(|e: NameError| e.to_string())
+}
+
+/// A date, which is its beginning in UTC, or a moment with its offset.
+pub(super) fn moment(value: &DeValue<'_>) -> Result<Wall, String> {
+    let DeValue::Datetime(at) = value else {
+        return Err(format!("it is {}, not a date without quotes", sort_of(value)));
+    };
+    wall(at).ok_or_else(|| match (at.time, at.offset) {
+        (Some(_), None) => "it says a time but not in which zone: end it with Z".to_owned(),
+        _ => "it is not a moment after 1970".to_owned(),
+    })
+}
+
+fn wall(at: &Datetime) -> Option<Wall> {
+    let date = at.date?;
+    let month = Month::try_from(date.month).ok()?;
+    let date = Date::from_calendar_date(i32::from(date.year), month, date.day).ok()?;
+    let moment = match (at.time, at.offset) {
+        (None, None) => date.midnight().assume_utc(),
+        (Some(t), Some(offset)) => {
+            let nanos = t.nanosecond.unwrap_or(0);
+            let time = Time::from_hms_nano(t.hour, t.minute, t.second.unwrap_or(0), nanos).ok()?;
+            let minutes = match offset {
+                Offset::Z => 0,
+                Offset::Custom { minutes } => minutes,
+            };
+            let offset = UtcOffset::from_whole_seconds(i32::from(minutes) * 60).ok()?;
+            OffsetDateTime::new_in_offset(date, time, offset)
+        }
+        _ => return None,
+    };
+    // Whole seconds, as policies have them: a fraction is dropped, which only shortens.
+    u64::try_from(moment.unix_timestamp()).ok().map(Wall::from_seconds)
+}

@@ -1,0 +1,135 @@
+//! What the engine answers: grants, gates, denials.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    fence::{Revision, Stand},
+    name::{Action, Digest, ResourceName, SpiffeId, TenantName},
+    reason::Refusal,
+};
+
+/// A rule that wants people's approval before it lets a request pass.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Gate {
+    /// The id of the rule, and what `context.approved` must hold.
+    pub id: String,
+    pub explanation: String,
+    pub approver_group: String,
+    pub approvals_needed: u32,
+    /// How long an approval is good.
+    pub approval_ttl: Duration,
+}
+
+/// One part of a bundle, and the rules that decided it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    pub action: Action,
+    pub resource: ResourceName,
+    /// Sorted ids.
+    pub rules: Vec<String>,
+}
+
+/// `read_dataset dataset:acme/tickets@v3: trainer-reads-own-or-shared-data`, as the ledger has it.
+impl fmt::Display for Decided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.action, self.resource, self.rules.join(", "))
+    }
+}
+
+/// What policy says of a bundle. Opens nothing.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    Allow {
+        parts: Vec<Decided>,
+    },
+    /// Nothing stands in the way but gates.
+    Wait {
+        gates: Vec<Gate>,
+        parts: Vec<Decided>,
+    },
+    Deny {
+        refusal: Refusal,
+        /// The ids of the rules that denied; empty where none permitted. For operators and the ledger.
+        rules: Vec<String>,
+    },
+}
+
+/// A verdict on a request that has taken its stand. The stand comes back whatever was decided.
+#[derive(Debug)]
+pub enum Decision {
+    Grant(Grant),
+    Waiting { gates: Vec<Gate>, parts: Vec<Decided>, stand: Stand },
+    Denied { refusal: Refusal, rules: Vec<String>, stand: Stand },
+}
+
+/// The witness that policy allowed exactly this, behind this stand. Made here alone; good for one lease.
+#[derive(Debug)]
+#[must_use = "a grant is made to be turned into a lease"]
+pub struct Grant {
+    parts: GrantParts,
+}
+
+/// What a [`Grant`] carries.
+#[derive(Debug)]
+pub struct GrantParts {
+    pub holder: SpiffeId,
+    pub tenant: TenantName,
+    pub job: String,
+    pub attempt: u64,
+    pub granted: Vec<Decided>,
+    /// The policy and the catalog that it was decided by.
+    pub policy: Digest,
+    pub catalog: Digest,
+    pub stand: Stand,
+    /// The revision that was read before the stand was taken.
+    pub revision: Revision,
+}
+
+impl Grant {
+    pub(super) fn new(parts: GrantParts) -> Self {
+        Grant { parts }
+    }
+
+    pub fn holder(&self) -> &SpiffeId {
+        &self.parts.holder
+    }
+
+    pub fn tenant(&self) -> &TenantName {
+        &self.parts.tenant
+    }
+
+    pub fn job(&self) -> &str {
+        &self.parts.job
+    }
+
+    pub fn attempt(&self) -> u64 {
+        self.parts.attempt
+    }
+
+    pub fn granted(&self) -> &[Decided] {
+        &self.parts.granted
+    }
+
+    /// The digest of the policy that allowed it.
+    pub fn policy(&self) -> Digest {
+        self.parts.policy
+    }
+
+    /// The digest of the catalog that it was decided by.
+    pub fn catalog(&self) -> Digest {
+        self.parts.catalog
+    }
+
+    pub fn stand(&self) -> &Stand {
+        &self.parts.stand
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.parts.revision
+    }
+
+    /// Takes it apart, for the lease that it becomes.
+    pub fn into_parts(self) -> GrantParts {
+        self.parts
+    }
+}

@@ -1,0 +1,342 @@
+//! The engine: rules sliced by who asks what, and the catalog's entities, prepared for many decisions.
+
+use std::{collections::HashMap, sync::Arc};
+
+use cedar_policy::{Authorizer, Decision as Answer, Entities, EntityUid, PolicySet, Request};
+
+use super::{
+    Asker, Bundle, Call, Decided, Decision, Explain, Gate, Grant, GrantParts, PolicyErrors, PolicySource,
+    Rule, Verdict,
+    entities::{Prepared, Types},
+    explain::{self, Cause, Who},
+    facts::Facts,
+    literals,
+    memo::{Memo, Question},
+    rules::Rules,
+    slice::{self, Act, Slice, Slices},
+};
+use crate::{
+    catalog::{Catalog, Principal, Resource},
+    fence::{Revision, Stand},
+    name::{Action, Digest, PrincipalKind, SpiffeId},
+    reason::{Reason, Refusal},
+};
+
+/// Decides by one set of policies over one catalog. Never changes; share it behind an `Arc`.
+pub struct Engine {
+    rules: Arc<Rules>,
+    by_id: Arc<HashMap<String, Arc<Rule>>>,
+    pub(super) types: Types,
+    pub(super) slices: Arc<Slices>,
+    pub(super) catalog: Catalog,
+    pub(super) prepared: Prepared,
+    explain: Explain,
+    warnings: Vec<String>,
+    authorizer: Authorizer,
+    memo: Memo,
+}
+
+/// What the rules say of one act.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    Allow(Vec<Arc<Rule>>),
+    /// Gates, and what permits it once they are open.
+    Wait(Vec<Arc<Rule>>, Vec<Arc<Rule>>),
+    Forbid(Vec<Arc<Rule>>),
+    /// Nothing permits it.
+    Nothing,
+    Error(Vec<String>),
+}
+
+impl Engine {
+    /// Reads and validates policies, and prepares them for a catalog.
+    pub fn load(from: &PolicySource, catalog: &Catalog, explain: Explain) -> Result<Self, PolicyErrors> {
+        let rules = Arc::new(Rules::load(from)?);
+        let types = Types::new()?;
+        let slices = Arc::new(slice::cut(&rules, &types)?);
+        let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
+        Engine::assemble(rules, Arc::new(by_id), types, slices, catalog.clone(), explain)
+    }
+
+    /// The same policies over another catalog.
+    pub fn with_catalog(&self, catalog: &Catalog) -> Result<Self, PolicyErrors> {
+        let (rules, by_id) = (self.rules.clone(), self.by_id.clone());
+        Engine::assemble(rules, by_id, self.types.clone(), self.slices.clone(), catalog.clone(), self.explain)
+    }
+
+    fn assemble(
+        rules: Arc<Rules>,
+        by_id: Arc<HashMap<String, Arc<Rule>>>,
+        types: Types,
+        slices: Arc<Slices>,
+        catalog: Catalog,
+        explain: Explain,
+    ) -> Result<Self, PolicyErrors> {
+        let prepared = Prepared::new(&types, &rules.schema, &catalog)?;
+        let warnings = literals::check(&rules, &types, &prepared)?;
+        let (authorizer, memo) = (Authorizer::new(), Memo::default());
+        Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })
+    }
+
+    /// Over the schema and the names and texts of the policy files.
+    pub fn digest(&self) -> Digest {
+        self.rules.digest
+    }
+
+    /// The catalog that it decides over.
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// The policies, in the order of their files.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.policies.iter().map(|(rule, _)| &**rule)
+    }
+
+    /// What is no mistake, but should be known: a rule about a resource that the catalog does not have.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Whether a call may be made at all. Says nothing of what the call will show or do beyond its tenant.
+    pub fn authorize(&self, call: &Call<'_>) -> Result<(), Refusal> {
+        self.authorize_by(call).map(|_| ()).map_err(|(refusal, _)| refusal)
+    }
+
+    /// As [`Engine::authorize`], with the ids of the rules that decided, for the ledger.
+    pub fn authorize_by(&self, call: &Call<'_>) -> Result<Vec<String>, (Refusal, Vec<String>)> {
+        let Some(principal) = self.catalog.principal(call.caller) else {
+            return Err((explain::unknown(call.caller.as_str()), Vec::new()));
+        };
+        let act = Act::Rpc(call.rpc);
+        let Some(slice) = self.slices.get(&(principal.kind, act)) else {
+            return Err((explain::wrong_kind(call, principal, &self.kinds(act)), Vec::new()));
+        };
+        let tenant = self.prepared.tenant_uid(&self.types, call.tenant);
+        match &*self.outcome(slice, principal, &tenant, &Facts::of_call(call)) {
+            Outcome::Allow(rules) => Ok(ids(rules)),
+            outcome => {
+                let cause = Cause::of(outcome, || self.permits(slice));
+                log_errors(&cause, act);
+                Err((explain::call_denied(call, principal, &cause, self.explain), cause.rules()))
+            }
+        }
+    }
+
+    /// What policy says of a bundle. Opens nothing: for jobs that are being created, for sweeps, for dry runs.
+    pub fn judge(&self, asker: Asker<'_>, bundle: &Bundle<'_>) -> Verdict {
+        let (name, principal) = match asker {
+            Asker::Identity(id) => (id.to_string(), self.catalog.principal(id)),
+            Asker::Entry(entry) => (entry.pattern.to_string(), self.entry(entry)),
+        };
+        let Some(principal) = principal else {
+            return Verdict::Deny { refusal: explain::unknown(&name), rules: Vec::new() };
+        };
+        let deny = |refusal| Verdict::Deny { refusal, rules: Vec::new() };
+        if bundle.parts.is_empty() {
+            return deny(Refusal::new(Reason::FieldMissing, "nothing was asked for").fix("name a resource"));
+        }
+        let who = Who { name: &name, principal, bundle };
+        let mut resources = Vec::with_capacity(bundle.parts.len());
+        for (action, name) in bundle.parts {
+            if action.applies_to() != name.kind() {
+                return deny(explain::wrong_resource(*action, name));
+            }
+            match self.catalog.resource(name).filter(|r| r.visible_to(&principal.tenant)) {
+                Some(resource) => resources.push((*action, resource)),
+                None => return deny(explain::not_found(&who, name)),
+            }
+        }
+        if principal.kind != PrincipalKind::Workload {
+            return deny(explain::holds_nothing(&who));
+        }
+        self.judge_parts(&who, &resources)
+    }
+
+    /// Decides a request that has taken its stand.
+    pub fn decide(
+        &self,
+        holder: &SpiffeId,
+        bundle: &Bundle<'_>,
+        stand: Stand,
+        revision: Revision,
+    ) -> Decision {
+        match self.judge(Asker::Identity(holder), bundle) {
+            Verdict::Allow { parts } => Decision::Grant(Grant::new(GrantParts {
+                holder: holder.clone(),
+                tenant: bundle.tenant.clone(),
+                job: bundle.job.to_owned(),
+                attempt: bundle.attempt,
+                granted: parts,
+                policy: self.digest(),
+                catalog: self.catalog.digest(),
+                stand,
+                revision,
+            })),
+            Verdict::Wait { gates, parts } => Decision::Waiting { gates, parts, stand },
+            Verdict::Deny { refusal, rules } => Decision::Denied { refusal, rules, stand },
+        }
+    }
+
+    /// The entry of this engine's own catalog by the same pattern: one of another catalog has no say here.
+    fn entry(&self, entry: &Principal) -> Option<&Arc<Principal>> {
+        self.catalog.principals().find(|p| p.pattern == entry.pattern)
+    }
+
+    fn judge_parts(&self, who: &Who<'_>, parts: &[(Action, &Resource)]) -> Verdict {
+        let facts = Facts::of_job(who.name, who.bundle);
+        let mut decided = Vec::with_capacity(parts.len());
+        let mut gates: Vec<Gate> = Vec::new();
+        let mut denied: Vec<(Action, &Resource, Cause)> = Vec::new();
+        for (action, resource) in parts {
+            let outcome = self.part(who.principal, *action, resource, &facts);
+            let rules = match &*outcome {
+                Outcome::Allow(rules) => ids(rules),
+                Outcome::Wait(waiting, permits) => {
+                    gates.extend(waiting.iter().filter_map(|r| r.gate.clone()));
+                    ids(waiting.iter().chain(permits))
+                }
+                Outcome::Nothing => {
+                    denied.push((*action, resource, self.why_nothing(who, *action, resource)));
+                    continue;
+                }
+                outcome => {
+                    denied.push((*action, resource, Cause::of(outcome, Vec::new)));
+                    continue;
+                }
+            };
+            decided.push(Decided { action: *action, resource: resource.name.clone(), rules });
+        }
+        if let Some(((action, resource, cause), others)) = denied.split_first() {
+            log_errors(cause, Act::Part(*action));
+            let mut rules: Vec<String> = denied.iter().flat_map(|(_, _, c)| c.rules()).collect();
+            rules.sort();
+            rules.dedup();
+            let refusal = explain::part_denied(who, *action, resource, cause, others, self.explain);
+            return Verdict::Deny { refusal, rules };
+        }
+        gates.sort();
+        gates.dedup();
+        if gates.is_empty() {
+            Verdict::Allow { parts: decided }
+        } else {
+            Verdict::Wait { gates, parts: decided }
+        }
+    }
+
+    fn part(&self, principal: &Principal, action: Action, on: &Resource, facts: &Facts<'_>) -> Arc<Outcome> {
+        let slice = self.slices.get(&(principal.kind, Act::Part(action)));
+        match (slice, self.prepared.resources.get(&on.name)) {
+            (Some(slice), Some(uid)) => self.outcome(slice, principal, uid, facts),
+            _ => Arc::new(Outcome::Nothing),
+        }
+    }
+
+    /// The answer to a question: kept, or worked out.
+    fn outcome(
+        &self,
+        slice: &Slice,
+        principal: &Principal,
+        on: &EntityUid,
+        facts: &Facts<'_>,
+    ) -> Arc<Outcome> {
+        let Some(me) = self.prepared.principals.get(&principal.pattern) else {
+            return Arc::new(Outcome::Nothing);
+        };
+        let mut question = Question::new(256);
+        question.add(slice.action.id().unescaped());
+        question.add(me.id().unescaped());
+        question.add(on.id().unescaped());
+        facts.ask(&slice.reads, &mut question);
+        self.memo.answer(question, || self.evaluate(slice, &self.prepared.entities, me, on, facts))
+    }
+
+    /// Works an answer out.
+    pub(super) fn evaluate(
+        &self,
+        slice: &Slice,
+        entities: &Entities,
+        principal: &EntityUid,
+        on: &EntityUid,
+        facts: &Facts<'_>,
+    ) -> Outcome {
+        // Not checked against the schema again: entities were, and the context is made of facts alone. A test holds both to it.
+        let request = facts.context(&slice.reads, &self.types, &self.prepared).and_then(|context| {
+            Request::new(principal.clone(), slice.action.clone(), on.clone(), context, None)
+                .map_err(|e| e.to_string())
+        });
+        let request = match request {
+            Ok(request) => request,
+            Err(e) => return Outcome::Error(vec![e]),
+        };
+        let (allowed, rules) = match self.ask(&request, &slice.all, entities) {
+            Ok(answer) => answer,
+            Err(failed) => return Outcome::Error(failed),
+        };
+        if allowed {
+            return Outcome::Allow(rules);
+        }
+        let (gates, guards): (Vec<_>, Vec<_>) = rules.into_iter().partition(|r| r.gate.is_some());
+        match &slice.without_gates {
+            _ if !guards.is_empty() => Outcome::Forbid(guards),
+            Some(open) if !gates.is_empty() => match self.ask(&request, open, entities) {
+                // People are asked only for what could pass once they agree.
+                Ok((true, permits)) => Outcome::Wait(gates, permits),
+                Ok((false, _)) => Outcome::Nothing,
+                Err(failed) => Outcome::Error(failed),
+            },
+            _ => Outcome::Nothing,
+        }
+    }
+
+    /// Whether it is allowed, and by which rules. `Err` where any rule could not be evaluated.
+    fn ask(
+        &self,
+        request: &Request,
+        policies: &PolicySet,
+        entities: &Entities,
+    ) -> Result<(bool, Vec<Arc<Rule>>), Vec<String>> {
+        let response = self.authorizer.is_authorized(request, policies, entities);
+        let mut failed: Vec<String> = response.diagnostics().errors().map(ToString::to_string).collect();
+        if !failed.is_empty() {
+            failed.sort();
+            return Err(failed);
+        }
+        let reasons = response.diagnostics().reason();
+        let mut rules: Vec<Arc<Rule>> =
+            reasons.filter_map(|id| self.by_id.get::<str>(id.as_ref()).cloned()).collect();
+        rules.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok((response.decision() == Answer::Allow, rules))
+    }
+
+    /// The rules of a slice that permit, sorted.
+    pub(super) fn permits(&self, slice: &Slice) -> Vec<Arc<Rule>> {
+        let ids = slice.all.policies().map(|p| p.id());
+        let mut permits: Vec<Arc<Rule>> =
+            ids.filter_map(|id| self.by_id.get::<str>(id.as_ref())).filter(|r| r.permits).cloned().collect();
+        permits.sort_by(|a, b| a.id.cmp(&b.id));
+        permits
+    }
+
+    /// The kinds of principal that the schema knows for an act.
+    fn kinds(&self, act: Act) -> Vec<PrincipalKind> {
+        PrincipalKind::ALL.iter().copied().filter(|k| self.slices.contains_key(&(*k, act))).collect()
+    }
+}
+
+fn ids<'r>(rules: impl IntoIterator<Item = &'r Arc<Rule>>) -> Vec<String> {
+    let mut ids: Vec<String> = rules.into_iter().map(|r| r.id.clone()).collect();
+    ids.sort();
+    ids
+}
+
+/// A rule that could not be evaluated is a fault of the policy: operators must hear of it, requesters must not.
+fn log_errors(cause: &Cause, act: Act) {
+    if let Cause::Error(failed) = cause {
+        tracing::error!(action = act.as_str(), errors = ?failed, "a policy could not be evaluated, which denies");
+    }
+}
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -1,0 +1,603 @@
+//! The shipped policies case by case, and what a bad policy set comes to.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+use super::*;
+use crate::{
+    clock::Wall,
+    fence::{Registry, Seq},
+    name::{Method, ResourceName, TenantName},
+    policy::{Phase, Relation, Rpc, SCHEMA, entities::ALL_TENANTS, slice::Reads},
+};
+
+const NOW: &str = "2026-11-20T10:00:00Z";
+const TRAINER: &str = "spiffe://k8s.acme.example/ns/ml/job/j1";
+
+fn config(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(path)
+}
+
+fn catalog() -> Catalog {
+    Catalog::load(&config("catalog.d")).unwrap()
+}
+
+fn shipped() -> Engine {
+    Engine::load(&PolicySource::Default, &catalog(), Explain::Requester).unwrap()
+}
+
+/// An engine of one policy file, as a site would write it.
+fn site(policies: &str) -> Result<Engine, Vec<String>> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("site.cedar"), policies).unwrap();
+    Engine::load(&PolicySource::Dir(dir.path().into()), &catalog(), Explain::Requester)
+        .map_err(|e| e.iter().map(ToString::to_string).collect())
+}
+
+/// A bundle that is owned, with what most cases share.
+struct Ask {
+    tenant: TenantName,
+    purpose: String,
+    ttl: Duration,
+    now: Wall,
+    method: Option<Method>,
+    phase: Phase,
+    approved: BTreeSet<String>,
+    own_checkpoint: bool,
+    parts: Vec<(Action, ResourceName)>,
+}
+
+impl Ask {
+    fn of(parts: &[(&str, &str)]) -> Self {
+        Ask {
+            tenant: "acme".parse().unwrap(),
+            purpose: "support-tuning".into(),
+            ttl: Duration::from_secs(300),
+            now: Wall::parse(NOW).unwrap(),
+            method: Some(Method::Lora),
+            phase: Phase::Running,
+            approved: BTreeSet::new(),
+            own_checkpoint: true,
+            parts: parts.iter().map(|(a, r)| (a.parse().unwrap(), r.parse().unwrap())).collect(),
+        }
+    }
+
+    fn bundle(&self) -> Bundle<'_> {
+        Bundle {
+            job: "j-00000000000000000000000001",
+            tenant: &self.tenant,
+            attempt: 1,
+            phase: self.phase,
+            purpose: &self.purpose,
+            method: self.method,
+            ttl: self.ttl,
+            now: self.now,
+            approved: &self.approved,
+            own_checkpoint: self.own_checkpoint,
+            parts: &self.parts,
+        }
+    }
+
+    fn judge(&self, engine: &Engine, who: &str) -> Verdict {
+        engine.judge(Asker::Identity(&who.parse().unwrap()), &self.bundle())
+    }
+
+    fn refusal(&self, engine: &Engine, who: &str) -> Refusal {
+        match self.judge(engine, who) {
+            Verdict::Deny { refusal, .. } => refusal,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cases {
+    case: Vec<Case>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Case {
+    r#as: String,
+    r#do: String,
+    on: String,
+    expect: String,
+    rule: Option<String>,
+    tenant: Option<String>,
+    purpose: Option<String>,
+    method: Option<String>,
+    ttl: Option<u64>,
+    approved: Option<BTreeSet<String>>,
+    own_checkpoint: Option<bool>,
+    phase: Option<String>,
+    now: Option<String>,
+    relation: Option<Vec<String>>,
+}
+
+impl Case {
+    /// What the engine answers, in the words of a case, and the rules that decided.
+    fn run(&self, engine: &Engine) -> (&'static str, Vec<String>) {
+        let now = Wall::parse(self.now.as_deref().unwrap_or(NOW)).unwrap();
+        let refused = |refusal: &Refusal| match refusal.reason {
+            Reason::PolicyDenied => "deny",
+            Reason::ResourceNotFound => "absent",
+            Reason::KindNotAllowed => "kind",
+            _ => "error",
+        };
+        if let Some(rpc) = Rpc::parse(&self.r#do) {
+            let tenant = (self.on != ALL_TENANTS).then(|| self.on.parse().unwrap());
+            let relations: Vec<Relation> =
+                self.relation.iter().flatten().map(|r| Relation::parse(r).unwrap()).collect();
+            let caller = self.r#as.parse().unwrap();
+            let (tenant, relations) = (tenant.as_ref(), relations.as_slice());
+            let call = Call { caller: &caller, rpc, tenant, relations, now, reason: "" };
+            return match engine.authorize_by(&call) {
+                Ok(rules) => ("allow", rules),
+                Err((refusal, rules)) => (refused(&refusal), rules),
+            };
+        }
+        let mut ask = Ask::of(&[(self.r#do.as_str(), self.on.as_str())]);
+        ask.now = now;
+        if let Some(t) = &self.tenant {
+            ask.tenant = t.parse().unwrap();
+        }
+        if let Some(p) = &self.purpose {
+            ask.purpose.clone_from(p);
+        }
+        if let Some(m) = &self.method {
+            ask.method = Some(m.parse().unwrap());
+        }
+        if let Some(a) = &self.approved {
+            ask.approved.clone_from(a);
+        }
+        ask.ttl = Duration::from_secs(self.ttl.unwrap_or(300));
+        ask.own_checkpoint = self.own_checkpoint.unwrap_or(true);
+        ask.phase = match self.phase.as_deref() {
+            Some("creating") => Phase::Creating,
+            Some("draining") => Phase::Draining,
+            _ => Phase::Running,
+        };
+        let rules_of = |parts: Vec<Decided>| parts.into_iter().flat_map(|p| p.rules).collect();
+        match ask.judge(engine, &self.r#as) {
+            Verdict::Allow { parts } => ("allow", rules_of(parts)),
+            Verdict::Wait { gates, .. } => ("wait", gates.into_iter().map(|g| g.id).collect()),
+            Verdict::Deny { refusal, rules } => (refused(&refusal), rules),
+        }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let text = fs::read_to_string(config("policy/tests.toml")).unwrap();
+    toml::from_str::<Cases>(&text).unwrap().case
+}
+
+#[test]
+fn every_case_of_the_shipped_policies_is_decided_as_it_says_by_the_rule_that_it_says() {
+    let engine = shipped();
+    for case in cases() {
+        let (got, rules) = case.run(&engine);
+        assert_eq!(got, case.expect, "{case:?} was decided by {rules:?}");
+        let want: Vec<String> = case.rule.iter().cloned().collect();
+        assert_eq!(rules, want, "{case:?}");
+    }
+}
+
+#[test]
+fn every_shipped_policy_decides_some_case_in_its_own_way() {
+    let engine = shipped();
+    let decided: BTreeSet<(String, bool)> =
+        cases().into_iter().filter_map(|c| Some((c.rule?, c.expect == "allow"))).collect();
+    for rule in engine.rules() {
+        assert!(decided.contains(&(rule.id.clone(), rule.permits)), "no case is decided by {}", rule.id);
+    }
+}
+
+#[test]
+fn what_ships_is_what_is_built_in_and_loads_without_a_warning() {
+    let dir = Engine::load(&PolicySource::Dir(config("policy")), &catalog(), Explain::Requester).unwrap();
+    assert_eq!(dir.digest(), shipped().digest());
+    assert!(dir.warnings().is_empty(), "{:?}", dir.warnings());
+    assert_eq!(fs::read_to_string(config("policy/leasehold.cedarschema")).unwrap(), SCHEMA);
+}
+
+#[test]
+fn every_action_of_the_schema_is_asked_by_the_daemon_and_the_contexts_fit_it() {
+    let engine = shipped();
+    let groups: BTreeSet<_> = engine.rules.schema.action_groups().cloned().collect();
+    let asked: BTreeSet<_> = Act::all().map(|a| a.uid(&engine.types)).collect();
+    for action in engine.rules.schema.actions() {
+        assert!(asked.contains(action) || groups.contains(action), "{action} is never asked");
+    }
+    let ask = Ask::of(&[]);
+    let caller: SpiffeId = TRAINER.parse().unwrap();
+    for act in Act::all() {
+        let facts = match act {
+            Act::Part(_) => Facts::of_job(TRAINER, &ask.bundle()),
+            Act::Rpc(rpc) => {
+                let relations = Relation::ALL;
+                Facts::of_call(&Call {
+                    caller: &caller,
+                    rpc,
+                    tenant: None,
+                    relations,
+                    now: ask.now,
+                    reason: "x",
+                })
+            }
+        };
+        let context = facts.context(&Reads::everything(), &engine.types, &engine.prepared).unwrap();
+        context.validate(&engine.rules.schema, &act.uid(&engine.types)).unwrap();
+    }
+}
+
+#[test]
+fn a_bundle_is_decided_whole_and_one_denial_denies_all() {
+    let engine = shipped();
+    let job = [
+        ("read_dataset", "dataset:acme/contracts@v1"),
+        ("read_model", "model:acme/base-1b@2026.04"),
+        ("finetune", "model:acme/base-1b@2026.04"),
+        ("write_checkpoint", "checkpoint:acme/lab-lora"),
+        ("read_checkpoint", "checkpoint:acme/lab-lora"),
+        ("delete_checkpoint", "checkpoint:acme/lab-lora"),
+    ];
+    let Verdict::Allow { parts } = Ask::of(&job).judge(&engine, TRAINER) else { panic!() };
+    assert_eq!(parts.len(), job.len());
+    assert!(parts.iter().all(|p| !p.rules.is_empty()));
+    assert_eq!(
+        parts[0].to_string(),
+        "read_dataset dataset:acme/contracts@v1: trainer-reads-own-or-shared-data"
+    );
+    let mut ask = Ask::of(&job);
+    ask.purpose = "demo-bot".into();
+    assert_eq!(ask.refusal(&engine, TRAINER).reason, Reason::PolicyDenied);
+    assert_eq!(Ask::of(&[]).refusal(&engine, TRAINER).reason, Reason::FieldMissing);
+    let odd = Ask::of(&[("read_dataset", "model:acme/base-1b@2026.04")]);
+    assert_eq!(odd.refusal(&engine, TRAINER).reason, Reason::FieldInvalid);
+}
+
+#[test]
+fn gates_of_all_parts_are_waited_for_together_and_a_denial_goes_first() {
+    let engine = shipped();
+    let job = [
+        ("read_dataset", "dataset:acme/tickets@v3"),
+        ("finetune", "model:acme/base-7b@2026.10"),
+        ("finetune", "model:acme/agent-7b@2026.11"),
+    ];
+    let Verdict::Wait { gates, parts } = Ask::of(&job).judge(&engine, TRAINER) else { panic!() };
+    let ids: Vec<&str> = gates.iter().map(|g| g.id.as_str()).collect();
+    assert_eq!(ids, ["gate-production-finetune", "gate-sensitive-data", "gate-tool-access"]);
+    assert_eq!((gates[0].approver_group.as_str(), gates[0].approvals_needed), ("model-owners", 2));
+    assert_eq!(gates[0].approval_ttl, Duration::from_secs(4 * 3600));
+    assert!(parts[0].rules.contains(&"trainer-reads-own-or-shared-data".to_owned()));
+    let mut ask = Ask::of(&job);
+    ask.approved = ids.iter().map(ToString::to_string).collect();
+    assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
+    ask.approved.remove("gate-tool-access");
+    assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Wait { gates, .. } if gates.len() == 1));
+    ask.ttl = Duration::from_secs(301);
+    assert_eq!(ask.refusal(&engine, TRAINER).reason, Reason::PolicyDenied);
+}
+
+#[test]
+fn a_grant_carries_the_stand_that_was_taken_before_it() {
+    let engine = shipped();
+    let fences = Registry::new(Seq(7));
+    let holder: SpiffeId = TRAINER.parse().unwrap();
+    let ask = Ask::of(&[("read_dataset", "dataset:acme/contracts@v1")]);
+    let stand = fences.stand(["tenant:acme".parse().unwrap()]);
+    let Decision::Grant(grant) = engine.decide(&holder, &ask.bundle(), stand, Revision(3)) else { panic!() };
+    assert_eq!((grant.stand().at(), grant.revision(), grant.holder()), (Seq(7), Revision(3), &holder));
+    assert_eq!((grant.policy(), grant.catalog()), (engine.digest(), engine.catalog().digest()));
+    fences.lower(&"tenant:acme".parse().unwrap(), crate::clock::LeaseTime(1));
+    assert!(!grant.into_parts().stand.is_up());
+    let denied = Ask::of(&[("read_dataset", "dataset:acme/nothing@v1")]);
+    let stand = fences.stand(["tenant:acme".parse().unwrap()]);
+    let Decision::Denied { stand, refusal, .. } =
+        engine.decide(&holder, &denied.bundle(), stand, Revision(3))
+    else {
+        panic!()
+    };
+    assert!(stand.is_up() && refusal.reason == Reason::ResourceNotFound);
+}
+
+#[test]
+fn what_is_not_there_and_what_is_anothers_are_refused_in_the_same_words() {
+    let engine = shipped();
+    let who = "spiffe://k8s.globex.example/ns/ml/job/j1";
+    let say = |name: &str| {
+        let mut ask = Ask::of(&[("read_dataset", name)]);
+        ask.tenant = "globex".parse().unwrap();
+        let r = ask.refusal(&engine, who);
+        (r.reason, format!("{r:?}").replace(name, "NAME"))
+    };
+    assert_eq!(say("dataset:acme/contracts@v1"), say("dataset:acme/nothing@v1"));
+    assert_eq!(say("dataset:acme/contracts@v1"), say("dataset:nobody/x@v1"));
+    assert!(!say("dataset:acme/contracts@v1").1.contains("legal@acme.example"));
+}
+
+#[test]
+fn a_refusal_names_who_asked_the_rule_and_the_way_out() {
+    let engine = shipped();
+    let mut ask = Ask::of(&[("read_dataset", "dataset:acme/tickets@v3")]);
+    ask.purpose = "demo-bot".into();
+    let r = ask.refusal(&engine, TRAINER);
+    assert_eq!(r.text, "this job may not read dataset:acme/tickets@v3");
+    assert_eq!(r.fact("you").unwrap(), format!("{TRAINER}; purpose asked: \"demo-bot\""));
+    assert_eq!(
+        r.fact("rule").unwrap(),
+        "trainer-reads-own-or-shared-data: this dataset may be used for: support-eval, support-tuning"
+    );
+    assert_eq!(
+        r.fact("fix").unwrap(),
+        "set purpose in job.toml to one of these if it is true, or ask its owner, data-tickets@acme.example"
+    );
+    let etl = "spiffe://k8s.acme.example/ns/etl/sa/nightly";
+    let r = Ask::of(&[("read_model", "model:acme/base-1b@2026.04")]).refusal(&engine, etl);
+    assert!(r.fact("rule").unwrap().ends_with("it wants the role trainer; your roles: none"), "{r:?}");
+    assert!(r.fact("fix").unwrap().contains("acme.toml:"), "{r:?}");
+    // Both are missing: both are said.
+    ask.parts = Ask::of(&[("read_dataset", "dataset:acme/corpus@2026-10")]).parts;
+    let r = ask.refusal(&engine, etl);
+    assert!(r.fact("rule").unwrap().contains("by the role trainer"), "{r:?}");
+    assert!(r.fact("fix").unwrap().contains("and set purpose = \"support-tuning\""), "{r:?}");
+    ask.parts = Ask::of(&[("read_dataset", "dataset:acme/tickets@v3")]).parts;
+    ask.purpose = "support-tuning".into();
+    let r = ask.refusal(&engine, "spiffe://hpc.acme.example/slurm/ml-support/n1");
+    assert!(r.fact("rule").unwrap().starts_with("guard-shared-identity: restricted data"), "{r:?}");
+    assert!(r.fact("fix").unwrap().contains("identity = \"job\", or ask its owner"), "{r:?}");
+    let mut other = Ask::of(&[("read_checkpoint", "checkpoint:acme/lab-lora")]);
+    other.own_checkpoint = false;
+    let r = other.refusal(&engine, TRAINER);
+    assert!(r.text.contains("read back") && r.fact("fix").unwrap().contains("this job writes"), "{r:?}");
+}
+
+#[test]
+fn a_refused_call_names_the_rules_that_would_permit_it() {
+    let engine = shipped();
+    let caller: SpiffeId = "spiffe://k8s.acme.example/ns/ci/sa/launcher".parse().unwrap();
+    let tenant: TenantName = "globex".parse().unwrap();
+    let call = Call {
+        caller: &caller,
+        rpc: Rpc::CreateJob,
+        tenant: Some(&tenant),
+        relations: &[],
+        now: Wall::parse(NOW).unwrap(),
+        reason: "",
+    };
+    let r = engine.authorize(&call).unwrap_err();
+    assert_eq!(r.text, "this launcher may not call CreateJob in tenant globex");
+    assert!(
+        r.fact("rule").unwrap().contains("launcher-creates-jobs: jobs are created by launchers"),
+        "{r:?}"
+    );
+    let r = engine.authorize(&Call { rpc: Rpc::Revoke, ..call }).unwrap_err();
+    assert_eq!((r.reason, r.text.as_ref()), (Reason::KindNotAllowed, "a launcher may not call Revoke"));
+    let nobody: SpiffeId = "spiffe://k8s.acme.example/nobody".parse().unwrap();
+    let r = engine.authorize(&Call { caller: &nobody, ..call }).unwrap_err();
+    assert_eq!(r.reason, Reason::PrincipalUnknown);
+}
+
+#[test]
+fn where_rules_are_for_operators_the_requester_sees_none() {
+    let engine = Engine::load(&PolicySource::Default, &catalog(), Explain::Operators).unwrap();
+    let mut ask = Ask::of(&[
+        ("read_dataset", "dataset:acme/tickets@v3"),
+        ("read_dataset", "dataset:acme/contracts@v1"),
+    ]);
+    ask.purpose = "demo-bot".into();
+    let Verdict::Deny { refusal, rules } = ask.judge(&engine, TRAINER) else { panic!() };
+    assert_eq!(rules, ["trainer-reads-own-or-shared-data"]);
+    let shown = format!("{refusal:?}");
+    assert!(refusal.fact("rule").is_none() && !shown.contains("support-tuning"), "{shown}");
+    assert!(!shown.contains("trainer-reads") && shown.contains("data-tickets@acme.example"), "{shown}");
+}
+
+#[test]
+fn no_policy_and_no_catalog_allow_nothing() {
+    let ask = Ask::of(&[("read_dataset", "dataset:acme/contracts@v1")]);
+    let none = site("").unwrap();
+    assert_eq!(ask.refusal(&none, TRAINER).reason, Reason::PolicyDenied);
+    let empty = Engine::load(&PolicySource::Default, &Catalog::empty(), Explain::Requester).unwrap();
+    assert_eq!(ask.refusal(&empty, TRAINER).reason, Reason::PrincipalUnknown);
+    let again = empty.with_catalog(&catalog()).unwrap();
+    assert!(matches!(ask.judge(&again, TRAINER), Verdict::Allow { .. }));
+}
+
+#[test]
+fn an_entry_of_the_catalog_is_judged_as_whoever_comes_under_it() {
+    let engine = shipped();
+    let c = catalog();
+    let ask = Ask::of(&[("read_dataset", "dataset:acme/contracts@v1")]);
+    let verdict = |pattern: &str| {
+        let entry = c.principals().find(|p| p.pattern.to_string() == pattern).unwrap();
+        engine.judge(Asker::Entry(entry), &ask.bundle())
+    };
+    assert!(matches!(verdict("spiffe://k8s.acme.example/ns/ml/job/*"), Verdict::Allow { .. }));
+    assert!(matches!(verdict("spiffe://hpc.acme.example/slurm/ml-support/*"), Verdict::Deny { .. }));
+}
+
+// ---------- bad policies ----------
+
+const PERMIT: &str = "@id(\"open\") permit (principal is Leasehold::Workload, action, resource);\n";
+
+#[test]
+fn a_rule_that_fails_denies_and_is_named_to_operators_alone() {
+    let site = site(&format!(
+        "{PERMIT}@id(\"broken\") forbid (principal is Leasehold::Workload, \
+         action == Leasehold::Action::\"read_dataset\", resource is Leasehold::Dataset)\n\
+         when {{ context.ttl_seconds * 9223372036854775807 > 0 }};"
+    ))
+    .unwrap();
+    let ask = Ask::of(&[("read_dataset", "dataset:acme/contracts@v1")]);
+    let Verdict::Deny { refusal, rules } = ask.judge(&site, TRAINER) else { panic!() };
+    assert_eq!(refusal.reason, Reason::PolicyError);
+    assert!(rules.iter().any(|r| r.contains("broken")), "{rules:?}");
+    assert!(!format!("{refusal:?}").contains("broken"), "{refusal:?}");
+    // The same rule, where its arithmetic holds, has its say.
+    let mut none = ask;
+    none.ttl = Duration::from_secs(1);
+    assert_eq!(none.refusal(&site, TRAINER).reason, Reason::PolicyDenied);
+}
+
+#[test]
+fn a_rule_that_fails_denies_a_call_too() {
+    let site = site(&format!(
+        "{PERMIT}@id(\"broken\") forbid (principal, action == Leasehold::Action::\"CreateJob\", resource)\n\
+         when {{ context.now.offset(duration(\"9223372036854775807ms\")) > context.now }};"
+    ))
+    .unwrap();
+    let caller: SpiffeId = TRAINER.parse().unwrap();
+    let tenant: TenantName = "acme".parse().unwrap();
+    let now = Wall::parse(NOW).unwrap();
+    let call =
+        Call { caller: &caller, rpc: Rpc::CreateJob, tenant: Some(&tenant), relations: &[], now, reason: "" };
+    assert_eq!(site.authorize(&call).unwrap_err().reason, Reason::PolicyError);
+}
+
+#[test]
+fn mistakes_in_policies_come_all_at_once_each_with_its_line_and_policy() {
+    let found = site(concat!(
+        "@id(\"one\")\npermit (principal is Leasehold::Workload, action == Leasehold::Action::\"finetune\", resource is Leasehold::Model)\n",
+        "when {\n  resource.teir == \"lab\" };\n",
+        "@id(\"two\")\nforbid (principal, action == Leasehold::Action::\"fine_tune\", resource);\n",
+        "permit (principal is Leasehold::Workload, action == Leasehold::Action::\"CreateJob\", resource);\n",
+        "@id(\"one\")\nforbid (principal, action, resource);\n",
+        "@id(\"four\") @explian(\"x\")\nforbid (principal, action, resource) when { principal.disabled };\n",
+        "@id(\"five\")\nforbid (principal is Leasehold::Workload, action == Leasehold::Action::\"read_dataset\", resource is Leasehold::Dataset)\n",
+        "when { resource.retain_until < context.now };\n",
+    ))
+    .err()
+    .unwrap();
+    for (place, what) in [
+        ("site.cedar:4: policy `one`", "attribute `teir`"),
+        ("site.cedar:6: policy `two`", "fine_tune"),
+        ("site.cedar:7: ", "no good @id"),
+        ("site.cedar:8: policy `one`", "stands at line 1 already"),
+        ("site.cedar:10: policy `four`", "unknown annotation @explian"),
+        ("site.cedar:14: policy `five`", "retain_until"),
+    ] {
+        assert!(found.iter().any(|f| f.starts_with(place) && f.contains(what)), "{place} {what}: {found:#?}");
+    }
+}
+
+#[test]
+fn a_typo_in_the_grammar_has_its_line() {
+    let found = site("@id(\"a\")\npermit (principal, action, resource)\nwhen { true }\n@id(\"b\")\nforbit (principal, action, resource);\n")
+        .err()
+        .unwrap();
+    assert!(found.iter().any(|f| f.starts_with("site.cedar:4: ")), "{found:?}");
+}
+
+#[test]
+fn a_gate_says_who_approves_and_can_be_opened() {
+    let gate = |annotations: &str, rest: &str| {
+        site(&format!(
+            "@id(\"g\") {annotations}\nforbid (principal is Leasehold::Workload, \
+             action == Leasehold::Action::\"finetune\", resource is Leasehold::Model) {rest};"
+        ))
+        .map(|_| ())
+        .map_err(|e| e.join("\n"))
+    };
+    const ALL: &str =
+        "@gate(\"approval\") @explain(\"e\") @approver_group(\"g\") @approvals(\"1\") @approval_ttl(\"4h\")";
+    const OPENS: &str = "unless { context.approved.contains(\"g\") }";
+    assert_eq!(gate(ALL, OPENS), Ok(()));
+    assert!(gate(ALL, "unless { context.approved.contains(\"h\") }").unwrap_err().contains("ever open it"));
+    assert!(gate(&ALL.replace("\"1\"", "\"0\""), OPENS).unwrap_err().contains("@approvals"));
+    assert!(gate(&ALL.replace("4h", "soon"), OPENS).unwrap_err().contains("@approval_ttl"));
+    assert!(gate(&ALL.replace("@explain(\"e\")", ""), OPENS).unwrap_err().contains("no @explain"));
+    assert!(gate(&ALL.replace("approval\")", "vote\")"), OPENS).unwrap_err().contains("vote"));
+    assert!(gate("@approvals(\"1\")", OPENS).unwrap_err().contains("for gates"));
+    // It would hold back calls for ever: they bring no approvals.
+    let call = site(&format!(
+        "@id(\"g\") {ALL}\nforbid (principal, action, resource) \
+         unless {{ context has approved && context.approved.contains(\"g\") }};"
+    ));
+    assert!(call.err().unwrap().join("\n").contains("holds back what jobs do"));
+}
+
+#[test]
+fn a_rule_about_nobody_is_a_mistake_and_one_about_an_absent_dataset_a_warning() {
+    let found = site(
+        "@id(\"a\") forbid (principal == Leasehold::Workload::\"spiffe://k8s.acme.example/ns/ml/job/j1\", action, resource);",
+    )
+    .err()
+    .unwrap();
+    assert!(
+        found[0].contains("no entry of the catalog") && found[0].contains("context.spiffe_id"),
+        "{found:?}"
+    );
+    let found = site("@id(\"a\") forbid (principal, action, resource == Leasehold::Dataset::\"tickets\");")
+        .err()
+        .unwrap();
+    assert!(found.iter().any(|f| f.contains("write it in full")), "{found:?}");
+    let good = site(
+        "@id(\"a\") forbid (principal == Leasehold::Workload::\"spiffe://k8s.acme.example/ns/ml/job/*\", action, \
+         resource == Leasehold::Dataset::\"dataset:acme/later@v1\");",
+    )
+    .unwrap();
+    assert_eq!(good.warnings().len(), 1);
+}
+
+#[test]
+fn a_rule_about_one_identity_looks_at_its_spiffe_id() {
+    let site = site(&format!(
+        "{PERMIT}@id(\"not-j1\") forbid (principal is Leasehold::Workload, action in Leasehold::Action::\"tune_part\", resource)\n\
+         when {{ context.spiffe_id == \"{TRAINER}\" }};"
+    ))
+    .unwrap();
+    let ask = Ask::of(&[("read_dataset", "dataset:acme/contracts@v1")]);
+    assert_eq!(ask.refusal(&site, TRAINER).reason, Reason::PolicyDenied);
+    assert!(matches!(ask.judge(&site, "spiffe://k8s.acme.example/ns/ml/job/j2"), Verdict::Allow { .. }));
+}
+
+#[test]
+fn a_file_that_would_not_be_read_is_a_mistake_and_so_is_another_schema() {
+    let dir = tempfile::tempdir().unwrap();
+    let load = || Engine::load(&PolicySource::Dir(dir.path().into()), &Catalog::empty(), Explain::Requester);
+    fs::write(dir.path().join("leasehold.cedarschema"), SCHEMA).unwrap();
+    assert!(load().is_ok());
+    fs::write(dir.path().join("leasehold.cedarschema"), format!("{SCHEMA}\n")).unwrap();
+    assert!(load().err().unwrap().to_string().contains("built in"));
+    fs::write(dir.path().join("leasehold.cedarschema"), SCHEMA).unwrap();
+    fs::write(dir.path().join("guard.ceder"), "x").unwrap();
+    assert!(load().err().unwrap().to_string().contains("would not be read"));
+    assert!(
+        Engine::load(&PolicySource::Dir("/nowhere".into()), &Catalog::empty(), Explain::Requester).is_err()
+    );
+}
+
+#[test]
+fn the_same_question_has_the_same_answer() {
+    let (a, b) = (shipped(), shipped());
+    for case in cases() {
+        assert_eq!(case.run(&a), case.run(&b), "{case:?}");
+    }
+}
+
+#[test]
+fn a_kept_answer_is_given_only_to_the_same_question() {
+    let engine = shipped();
+    let mut ask = Ask::of(&[("read_dataset", "dataset:acme/tickets@v1")]);
+    ask.now = Wall::parse("2026-06-30T11:59:59.999Z").unwrap();
+    assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
+    assert!(matches!(ask.judge(&engine, "spiffe://k8s.acme.example/ns/ml/job/j2"), Verdict::Allow { .. }));
+    assert_eq!(engine.memo.len(), 1, "the shipped rules do not look at who it is within an entry");
+    ask.now = Wall::parse("2026-06-30T12:00:00.000Z").unwrap();
+    ask.refusal(&engine, TRAINER);
+    ask.now = Wall::parse("2026-06-30T11:59:58Z").unwrap();
+    assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
+    ask.purpose = "demo-bot".into();
+    ask.refusal(&engine, TRAINER);
+    ask.purpose = "support-tuning".into();
+    ask.refusal(&engine, "spiffe://k8s.acme.example/ns/etl/sa/x");
+    assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
+}

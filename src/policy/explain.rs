@@ -1,0 +1,264 @@
+//! The words of a refusal: what was refused, by which rule, and what would change it.
+
+use std::sync::Arc;
+
+use super::{Bundle, Call, Rule, engine::Outcome};
+use crate::{
+    catalog::{Principal, Resource},
+    name::{Action, PrincipalKind, ResourceName},
+    reason::{Reason, Refusal},
+};
+
+/// Who sees the rule that refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Explain {
+    /// The one who is refused.
+    #[default]
+    Requester,
+    /// Operators alone, in the ledger and the log.
+    Operators,
+}
+
+/// Who asks, and for what job.
+pub(super) struct Who<'a> {
+    pub(super) name: &'a str,
+    pub(super) principal: &'a Principal,
+    pub(super) bundle: &'a Bundle<'a>,
+}
+
+/// Why an act was denied.
+#[derive(Debug)]
+pub(super) enum Cause {
+    Forbidden(Vec<Arc<Rule>>),
+    /// The rule would permit it for another purpose, with this role where one is named.
+    Purpose {
+        rule: Arc<Rule>,
+        role: Option<String>,
+    },
+    /// The rule would permit it to this role.
+    Role {
+        rule: Arc<Rule>,
+        role: String,
+    },
+    /// The rule would permit it of checkpoints of the job's own.
+    OtherJobsCheckpoint {
+        rule: Arc<Rule>,
+    },
+    /// None of these permits it.
+    Nothing {
+        permits: Vec<Arc<Rule>>,
+    },
+    /// What could not be evaluated. Not for the one who asked.
+    Error(Vec<String>),
+}
+
+impl Cause {
+    pub(super) fn of(outcome: &Outcome, permits: impl FnOnce() -> Vec<Arc<Rule>>) -> Self {
+        match outcome {
+            Outcome::Forbid(rules) | Outcome::Wait(rules, _) => Cause::Forbidden(rules.clone()),
+            Outcome::Allow(_) | Outcome::Nothing => Cause::Nothing { permits: permits() },
+            Outcome::Error(failed) => Cause::Error(failed.clone()),
+        }
+    }
+
+    /// The ids of the rules that denied, or would have permitted; for errors what Cedar says, which names the policy.
+    pub(super) fn rules(&self) -> Vec<String> {
+        match self {
+            Cause::Forbidden(rules) => rules.iter().map(|r| r.id.clone()).collect(),
+            Cause::Purpose { rule, .. } | Cause::Role { rule, .. } | Cause::OtherJobsCheckpoint { rule } => {
+                vec![rule.id.clone()]
+            }
+            Cause::Nothing { .. } => Vec::new(),
+            Cause::Error(failed) => failed.clone(),
+        }
+    }
+
+    fn reason(&self) -> Reason {
+        match self {
+            Cause::Error(_) => Reason::PolicyError,
+            _ => Reason::PolicyDenied,
+        }
+    }
+}
+
+/// How many rules, or further refusals, are shown at most.
+const SHOWN_MAX: usize = 4;
+
+pub(super) fn unknown(name: &str) -> Refusal {
+    Refusal::new(Reason::PrincipalUnknown, "no catalog entry matches this identity")
+        .with("you", name)
+        .fix("have a [[principal]] that matches it added to its tenant's catalog file")
+}
+
+pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[PrincipalKind]) -> Refusal {
+    let kinds: Vec<&str> = kinds.iter().map(|k| k.as_str()).collect();
+    Refusal::new(Reason::KindNotAllowed, format!("a {} may not call {}", principal.kind, call.rpc))
+        .with("you", call_you(call, principal))
+        .fix(format!("call it as one of: {}", kinds.join(", ")))
+}
+
+/// A member, or the launcher that wants to be one, that is no workload.
+pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
+    let text = format!("a {} holds no part of a job", who.principal.kind);
+    Refusal::new(Reason::KindNotAllowed, text)
+        .with("you", you(who))
+        .fix("name the workloads that do the work in members.join")
+}
+
+pub(super) fn wrong_resource(action: Action, name: &ResourceName) -> Refusal {
+    let text = format!("{action} is not done to {name}");
+    Refusal::new(Reason::FieldInvalid, text).fix(format!("name a {} for it", action.applies_to().as_str()))
+}
+
+/// The same for what is not there and for what belongs to another tenant.
+pub(super) fn not_found(who: &Who<'_>, name: &ResourceName) -> Refusal {
+    let text = format!("there is no {name} that this job may know of");
+    Refusal::new(Reason::ResourceNotFound, text)
+        .with("you", you(who))
+        .fix("check its name and version; if it is another tenant's, ask its owner to share it")
+}
+
+pub(super) fn part_denied(
+    who: &Who<'_>,
+    action: Action,
+    resource: &Resource,
+    cause: &Cause,
+    others: &[(Action, &Resource, Cause)],
+    explain: Explain,
+) -> Refusal {
+    let mut refusal = Refusal::new(cause.reason(), may_not(action, resource)).with("you", you(who));
+    if explain == Explain::Requester
+        && let Some(rule) = part_rule(who, resource, cause)
+    {
+        refusal = refusal.with("rule", rule);
+    }
+    refusal = refusal.fix(part_fix(who, resource, cause, explain));
+    for (action, resource, cause) in others.iter().take(SHOWN_MAX) {
+        let rule = part_rule(who, resource, cause).filter(|_| explain == Explain::Requester);
+        let rule = rule.map(|r| format!(" ({r})")).unwrap_or_default();
+        refusal = refusal.with("also", format!("{}{rule}", may_not(*action, resource)));
+    }
+    match others.len().checked_sub(SHOWN_MAX) {
+        Some(more) if more > 0 => refusal.with("also", format!("{more} more")),
+        _ => refusal,
+    }
+}
+
+pub(super) fn call_denied(
+    call: &Call<'_>,
+    principal: &Principal,
+    cause: &Cause,
+    explain: Explain,
+) -> Refusal {
+    let place = call.tenant.map_or_else(|| "across tenants".to_owned(), |t| format!("in tenant {t}"));
+    let text = format!("this {} may not call {} {place}", principal.kind, call.rpc);
+    let mut refusal = Refusal::new(cause.reason(), text).with("you", call_you(call, principal));
+    if explain == Explain::Requester
+        && let Some(rule) = rule_lines(cause)
+    {
+        refusal = refusal.with("rule", rule);
+    }
+    let ask = format!("ask an operator of tenant {}", principal.tenant);
+    let said = match cause {
+        Cause::Forbidden(rules) => rules.first().and_then(|r| r.fix.clone()),
+        _ => None,
+    };
+    let fix = match cause {
+        Cause::Error(_) => "tell an operator: a policy could not be evaluated, the log names it".to_owned(),
+        _ => said.filter(|_| explain == Explain::Requester).unwrap_or(ask),
+    };
+    refusal.fix(fix)
+}
+
+fn may_not(action: Action, resource: &Resource) -> String {
+    let verb = match action {
+        Action::ReadDataset | Action::ReadModel => "read",
+        Action::Finetune => "tune",
+        Action::WriteCheckpoint => "write",
+        Action::ReadCheckpoint => "read back",
+        Action::DeleteCheckpoint => "delete from",
+    };
+    format!("this job may not {verb} {}", resource.name)
+}
+
+fn you(who: &Who<'_>) -> String {
+    format!("{}; purpose asked: {:?}", who.name, who.bundle.purpose)
+}
+
+fn call_you(call: &Call<'_>, p: &Principal) -> String {
+    let mut out = format!("{}: {} of tenant {}", call.caller, p.kind, p.tenant);
+    for (what, words) in [("roles", &p.roles), ("groups", &p.groups)] {
+        if !words.is_empty() {
+            out = format!("{out}; {what}: {}", words.iter().cloned().collect::<Vec<_>>().join(", "));
+        }
+    }
+    out
+}
+
+fn rule_lines(cause: &Cause) -> Option<String> {
+    let lines =
+        |rules: &[Arc<Rule>]| rules.iter().take(SHOWN_MAX).map(|r| r.said()).collect::<Vec<_>>().join("; ");
+    match cause {
+        Cause::Forbidden(rules) => Some(lines(rules)),
+        Cause::Purpose { rule, .. } | Cause::Role { rule, .. } | Cause::OtherJobsCheckpoint { rule } => {
+            Some(rule.said())
+        }
+        Cause::Nothing { permits } if permits.is_empty() => Some("no rule permits it to anyone".to_owned()),
+        Cause::Nothing { permits } => Some(format!("none of these permits it: {}", lines(permits))),
+        Cause::Error(_) => None,
+    }
+}
+
+fn part_rule(who: &Who<'_>, resource: &Resource, cause: &Cause) -> Option<String> {
+    let roles = || match who.principal.roles.len() {
+        0 => "none".to_owned(),
+        _ => who.principal.roles.iter().cloned().collect::<Vec<_>>().join(", "),
+    };
+    match cause {
+        Cause::Purpose { rule, role } => {
+            let purposes = resource
+                .dataset()
+                .map_or_else(String::new, |d| d.purposes.iter().cloned().collect::<Vec<_>>().join(", "));
+            let kind = resource.name.kind().as_str();
+            let role = role.as_ref().map(|r| format!(", by the role {r}; your roles: {}", roles()));
+            Some(format!("{}: this {kind} may be used for: {purposes}{}", rule.id, role.unwrap_or_default()))
+        }
+        Cause::Role { rule, role } => {
+            Some(format!("{}: it wants the role {role}; your roles: {}", rule.id, roles()))
+        }
+        _ => rule_lines(cause),
+    }
+}
+
+fn part_fix(who: &Who<'_>, resource: &Resource, cause: &Cause, explain: Explain) -> String {
+    let ask = format!("ask its owner, {}", resource.owner);
+    if let Cause::Error(_) = cause {
+        return format!("tell an operator: a policy could not be evaluated, the log names it; or {ask}");
+    }
+    if explain == Explain::Operators {
+        return format!("{ask}, or an operator, who can see the rule");
+    }
+    let role_fix = |role: &str| {
+        let entry = &who.principal.matched;
+        format!("have the role {role} added to the catalog entry {entry} if this workload is one")
+    };
+    match cause {
+        Cause::Purpose { role, .. } => {
+            let purposes = resource.dataset().map(|d| &d.purposes);
+            let purpose = purposes.map(|p| match p.iter().next() {
+                Some(only) if p.len() == 1 => format!("set purpose = \"{only}\" in job.toml if that is true"),
+                _ => "set purpose in job.toml to one of these if it is true".to_owned(),
+            });
+            let parts = [role.as_deref().map(role_fix), purpose];
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            format!("{}, or {ask}", parts.join(" and "))
+        }
+        Cause::Role { role, .. } => format!("{}, or {ask}", role_fix(role)),
+        Cause::OtherJobsCheckpoint { .. } => format!("name a checkpoint line that this job writes, or {ask}"),
+        Cause::Forbidden(rules) => match rules.first().and_then(|r| r.fix.as_ref()) {
+            Some(fix) => format!("{fix}, or {ask}"),
+            None => ask,
+        },
+        Cause::Nothing { .. } | Cause::Error(_) => ask,
+    }
+}

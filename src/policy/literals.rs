@@ -1,0 +1,48 @@
+//! What rules name by name: a rule about something that no request can name would be a rule that is not there.
+
+use std::collections::HashSet;
+
+use cedar_policy::EntityUid;
+
+use super::{
+    PolicyErrors,
+    entities::{ALL_TENANTS, Prepared, Types},
+    rules::Rules,
+};
+use crate::name::{ResourceName, TenantName};
+
+/// Answers what should be known but is no mistake: a rule about a resource that the catalog does not have.
+pub(super) fn check(rules: &Rules, types: &Types, prepared: &Prepared) -> Result<Vec<String>, PolicyErrors> {
+    let principals: HashSet<&EntityUid> = prepared.principals.values().collect();
+    let (mut faults, mut warnings) = (Vec::new(), Vec::new());
+    for (rule, policy) in &rules.policies {
+        for uid in policy.entity_literals() {
+            let (id, kind) = (uid.id().unescaped(), uid.type_name());
+            if types.kind_of(kind).is_some() && !principals.contains(&uid) {
+                faults.push(rules.fault(rule, format!("no entry of the catalog is {uid}; {PRINCIPAL}")));
+            }
+            if *kind == types.tenant && id != ALL_TENANTS && id.parse::<TenantName>().is_err() {
+                faults.push(
+                    rules.fault(rule, format!("{uid} is not a tenant; name one, or \"{ALL_TENANTS}\"")),
+                );
+            }
+            let Some(kind) = types.resource_kind_of(kind) else { continue };
+            match id.parse::<ResourceName>() {
+                Ok(name) if name.kind() != kind => {
+                    faults.push(rules.fault(rule, format!("{uid} is not of its kind; {RESOURCE}")));
+                }
+                Err(_) => faults.push(rules.fault(rule, format!("{uid} is not a name; {RESOURCE}"))),
+                Ok(name) if !prepared.resources.contains_key(&name) => warnings.push(format!(
+                    "{}: policy `{}` is about {name}, which the catalog does not have",
+                    rule.place, rule.id
+                )),
+                Ok(_) => {}
+            }
+        }
+    }
+    PolicyErrors::of(faults).map_or(Ok(warnings), Err)
+}
+
+const PRINCIPAL: &str =
+    "name one by its `match` and kind, or write context.spiffe_id == \"spiffe://…\" in a condition";
+const RESOURCE: &str = "write it in full, as in Leasehold::Dataset::\"dataset:acme/tickets@v3\"";

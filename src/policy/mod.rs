@@ -1,0 +1,32 @@
+//! Policy: what is allowed, decided by Cedar. The only maker of a [`Grant`], and no lease exists without one.
+//!
+//! Owns the schema, the reading and strict validation of policies, the entities made of the catalog, gates, and the words of
+//! a refusal. An engine never changes: a new policy or catalog makes another one. Same input, same decision, which is why
+//! answers may be kept: no clock, no await, no state of jobs or locks in here.
+//!
+//! Cedar skips a rule whose evaluation fails, so that a broken `forbid` would forbid nothing: policies are validated strictly
+//! when they are read, and any failure that validation cannot foresee denies.
+
+mod ask;
+mod decision;
+mod engine;
+mod entities;
+mod explain;
+mod facts;
+mod fault;
+mod literals;
+mod memo;
+mod probe;
+mod rpc;
+mod rules;
+mod slice;
+mod source;
+
+pub use ask::{Asker, Bundle, Call, Phase};
+pub use decision::{Decided, Decision, Gate, Grant, GrantParts, Verdict};
+pub use engine::Engine;
+pub use explain::Explain;
+pub use fault::{PolicyErrors, PolicyFault};
+pub use rpc::{Relation, Rpc};
+pub use rules::{Rule, SCHEMA};
+pub use source::PolicySource;

@@ -1,0 +1,107 @@
+//! Why nothing permitted it: which one change would have, tried out, since policies are the site's own.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use cedar_policy::{Entities, Entity, EntityUid};
+
+use super::{
+    Bundle, Engine, Rule,
+    engine::Outcome,
+    entities::principal_entity,
+    explain::{Cause, Who},
+    facts::Facts,
+    slice::Act,
+};
+use crate::{
+    catalog::{Principal, Resource},
+    name::Action,
+};
+
+/// Roles that are tried at most: a refusal must stay cheap.
+const ROLES_TRIED_MAX: usize = 16;
+
+/// One act of one principal, with something changed.
+struct Trial<'a> {
+    name: &'a str,
+    principal: &'a Principal,
+    entities: &'a Entities,
+    action: Action,
+    resource: &'a Resource,
+}
+
+impl Engine {
+    /// The first change that helps: another purpose, the job's own checkpoints, a role, a role and a purpose.
+    pub(super) fn why_nothing(&self, who: &Who<'_>, action: Action, resource: &Resource) -> Cause {
+        let (name, entities) = (who.name, &self.prepared.entities);
+        let now = Trial { name, principal: who.principal, entities, action, resource };
+        if let Some(rule) = self.with_a_purpose(who.bundle, &now) {
+            return Cause::Purpose { rule, role: None };
+        }
+        let own = Bundle { own_checkpoint: true, ..who.bundle.clone() };
+        if let Some(rule) = self.would(&own, &now) {
+            return Cause::OtherJobsCheckpoint { rule };
+        }
+        for role in self.roles() {
+            let mut principal = who.principal.clone();
+            principal.roles.insert(role.clone());
+            let Some(entities) = self.few_entities(&principal, action, resource) else { continue };
+            let trial = Trial { name, principal: &principal, entities: &entities, action, resource };
+            if let Some(rule) = self.would(who.bundle, &trial) {
+                return Cause::Role { rule, role };
+            }
+            if let Some(rule) = self.with_a_purpose(who.bundle, &trial) {
+                return Cause::Purpose { rule, role: Some(role) };
+            }
+        }
+        let slice = self.slices.get(&(who.principal.kind, Act::Part(action)));
+        Cause::Nothing { permits: slice.map_or_else(Vec::new, |s| self.permits(s)) }
+    }
+
+    /// The rule that would permit it for some purpose that the dataset allows.
+    fn with_a_purpose(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
+        let mut purposes = trial.resource.dataset()?.purposes.iter();
+        purposes.find_map(|purpose| self.would(&Bundle { purpose, ..bundle.clone() }, trial))
+    }
+
+    /// The rule that would permit it, were things so.
+    fn would(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
+        let slice = self.slices.get(&(trial.principal.kind, Act::Part(trial.action)))?;
+        let me = self.prepared.principals.get(&trial.principal.pattern)?;
+        let on = self.prepared.resources.get(&trial.resource.name)?;
+        let facts = Facts::of_job(trial.name, bundle);
+        match self.evaluate(slice, trial.entities, me, on, &facts) {
+            Outcome::Allow(rules) | Outcome::Wait(_, rules) => rules.into_iter().next(),
+            Outcome::Forbid(_) | Outcome::Nothing | Outcome::Error(_) => None,
+        }
+    }
+
+    /// The role that the shipped policies know, and those that principals of the catalog have.
+    fn roles(&self) -> Vec<String> {
+        let known: BTreeSet<&String> = self.catalog.principals().flat_map(|p| &p.roles).collect();
+        let others = known.into_iter().filter(|r| *r != "trainer").cloned();
+        std::iter::once("trainer".to_owned()).chain(others).take(ROLES_TRIED_MAX).collect()
+    }
+
+    /// Only what one decision looks at, with another principal in the place of its entry.
+    fn few_entities(&self, principal: &Principal, action: Action, resource: &Resource) -> Option<Entities> {
+        let slice = self.slices.get(&(principal.kind, Act::Part(action)))?;
+        let all = &self.prepared.entities;
+        let model = resource.checkpoint().and_then(|c| self.prepared.resources.get(&c.model));
+        let named = [Some(&slice.action), self.prepared.resources.get(&resource.name), model];
+        let mut few: HashMap<EntityUid, Entity> = HashMap::new();
+        for uid in named.into_iter().flatten() {
+            few.insert(uid.clone(), all.get(uid)?.clone());
+            for above in all.ancestors(uid).into_iter().flatten() {
+                if let Some(entity) = all.get(above) {
+                    few.insert(above.clone(), entity.clone());
+                }
+            }
+        }
+        let me = principal_entity(&self.types, principal).ok()?;
+        few.insert(me.uid(), me);
+        Entities::from_entities(few.into_values(), None).ok()
+    }
+}

@@ -1,0 +1,108 @@
+//! The calls of the API, each one action of the schema, and how a caller stands to what it calls upon.
+
+use std::fmt;
+
+macro_rules! closed {
+    ($(#[$doc:meta])* $name:ident { $( $(#[$vdoc:meta])* $variant:ident = $text:literal, )* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $name { $( $(#[$vdoc])* $variant, )* }
+
+        impl $name {
+            pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $($name::$variant => $text,)* }
+            }
+
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some($name::$variant),)* _ => None }
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+closed! {
+    /// One call of the API, by its name in the proto.
+    Rpc {
+        CreateJob = "CreateJob",
+        GetJob = "GetJob",
+        ListJobs = "ListJobs",
+        CloseJob = "CloseJob",
+        BeginAttempt = "BeginAttempt",
+        DrainAttempt = "DrainAttempt",
+        EndAttempt = "EndAttempt",
+        WatchJob = "WatchJob",
+        JoinAttempt = "JoinAttempt",
+        KeepAlive = "KeepAlive",
+        IssueCredential = "IssueCredential",
+        RenewLease = "RenewLease",
+        ReleaseLease = "ReleaseLease",
+        ListLeases = "ListLeases",
+        GetLease = "GetLease",
+        Revoke = "Revoke",
+        Lock = "Lock",
+        Unlock = "Unlock",
+        ListLocks = "ListLocks",
+        WaitDurable = "WaitDurable",
+        ReloadCatalog = "ReloadCatalog",
+        TailLedger = "TailLedger",
+        WhoAmI = "WhoAmI",
+        Introspect = "Introspect",
+        WatchFences = "WatchFences",
+        GetKeys = "GetKeys",
+    }
+}
+
+closed! {
+    /// How a caller stands to the job, member or audience that a call names. Said by whoever knows the state.
+    Relation {
+        /// It created the job.
+        Launcher = "launcher",
+        /// The job names it in `members.start`.
+        Start = "start",
+        /// The job names it in `members.join`.
+        Join = "join",
+        /// It is a member of the attempt.
+        Member = "member",
+        /// The call concerns the caller's own membership alone.
+        Itself = "self",
+        /// It checks for the audience.
+        Verifier = "verifier",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message;
+
+    use super::*;
+
+    #[test]
+    fn every_call_of_the_proto_is_one_action_and_no_other_is() {
+        let files = prost_types::FileDescriptorSet::decode(crate::proto::DESCRIPTOR).unwrap();
+        let methods: BTreeSet<String> = files
+            .file
+            .iter()
+            .filter(|f| f.package() == "leasehold.v1")
+            .flat_map(|f| f.service.iter().flat_map(|s| s.method.iter().map(|m| m.name().to_owned())))
+            .collect();
+        let known: BTreeSet<String> = Rpc::ALL.iter().map(ToString::to_string).collect();
+        assert!(methods.len() > 20);
+        assert_eq!(methods, known);
+    }
+
+    #[test]
+    fn names_read_back() {
+        assert!(Rpc::ALL.iter().all(|r| Rpc::parse(r.as_str()) == Some(*r)));
+        assert!(Relation::ALL.iter().all(|r| Relation::parse(r.as_str()) == Some(*r)));
+    }
+}

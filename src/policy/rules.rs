@@ -1,0 +1,265 @@
+//! Policies as rules: parsed, annotated, validated strictly.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator};
+use miette::Diagnostic;
+
+use super::{
+    Gate, PolicyErrors,
+    fault::PolicyFault,
+    source::{self, PolicySource, PolicyText},
+};
+use crate::{
+    limits::{POLICIES_MAX, TEXT_BYTES_MAX},
+    name::Digest,
+};
+
+/// The schema that all policies are written in.
+pub const SCHEMA: &str = include_str!("../../config/policy/leasehold.cedarschema");
+
+const ANNOTATIONS: [&str; 7] =
+    ["id", "explain", "fix", "gate", "approver_group", "approvals", "approval_ttl"];
+
+/// One policy and what it says of itself.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    pub id: String,
+    /// What a person reads who is refused by it.
+    pub explain: Option<String>,
+    /// What would change it.
+    pub fix: Option<String>,
+    /// Set where it holds back rather than forbids.
+    pub gate: Option<Gate>,
+    /// Whether it permits.
+    pub permits: bool,
+    /// Where it stands, as `leasehold.cedar:24`.
+    pub place: String,
+}
+
+impl Rule {
+    /// `id: explanation`.
+    pub fn said(&self) -> String {
+        match &self.explain {
+            Some(explain) => format!("{}: {explain}", self.id),
+            None => self.id.clone(),
+        }
+    }
+}
+
+/// All policies of a source, good ones only.
+pub(super) struct Rules {
+    pub(super) schema: Schema,
+    pub(super) digest: Digest,
+    pub(super) policies: Vec<(Arc<Rule>, Policy)>,
+    /// Where each policy stands: file and line.
+    places: HashMap<String, (String, usize)>,
+}
+
+impl Rules {
+    /// Reads, parses and validates. Answers every mistake that can be found, or rules without one.
+    pub(super) fn load(from: &PolicySource) -> Result<Self, PolicyErrors> {
+        let texts = from.read()?;
+        let schema = Schema::from_cedarschema_str(SCHEMA)
+            .map_err(|e| PolicyErrors::one("leasehold.cedarschema", e.to_string()))?
+            .0;
+        let mut reading = Reading::default();
+        for (number, text) in texts.iter().enumerate() {
+            reading.file(number, text);
+        }
+        if reading.policies.len() > POLICIES_MAX {
+            let what = format!("{} policies, {POLICIES_MAX} are the most", reading.policies.len());
+            return Err(PolicyErrors::one("the policy set", what));
+        }
+        reading.validate(&schema, &texts);
+        let Reading { faults, policies, places, .. } = reading;
+        let places = places
+            .into_iter()
+            .filter_map(|(id, (number, line))| Some((id, (texts.get(number)?.file.clone(), line))))
+            .collect();
+        match PolicyErrors::of(faults) {
+            Some(errors) => Err(errors),
+            None => Ok(Rules { schema, digest: source::digest(&texts), policies, places }),
+        }
+    }
+}
+
+impl Rules {
+    /// A mistake of one rule.
+    pub(super) fn fault(&self, rule: &Rule, what: impl Into<String>) -> PolicyFault {
+        let (file, line) = self.places.get(&rule.id).cloned().unwrap_or_default();
+        PolicyFault { file, line, policy: Some(rule.id.clone()), what: what.into() }
+    }
+}
+
+#[derive(Default)]
+struct Reading {
+    faults: Vec<PolicyFault>,
+    policies: Vec<(Arc<Rule>, Policy)>,
+    /// By id: the number of the file, and the line.
+    places: BTreeMap<String, (usize, usize)>,
+}
+
+impl Reading {
+    fn file(&mut self, number: usize, text: &PolicyText) {
+        let set = match PolicySet::from_str(&text.text) {
+            Ok(set) => set,
+            Err(errors) => {
+                for e in errors.iter() {
+                    let line = offset(e).map_or(0, |at| line_of(&text.text, at));
+                    self.fault(text, line, None, said(e));
+                }
+                return;
+            }
+        };
+        for t in set.templates() {
+            let at = t.as_ref().loc().map_or(0, |l| l.start());
+            let line = line_of(&text.text, at);
+            self.fault(text, line, None, "a template is never linked here; write a policy".to_owned());
+        }
+        let mut policies: Vec<(usize, &Policy)> =
+            set.policies().map(|p| (p.as_ref().loc().map_or(0, |l| l.start()), p)).collect();
+        policies.sort_by_key(|(at, _)| *at);
+        for (at, policy) in policies {
+            self.policy(number, text, line_of(&text.text, at), policy);
+        }
+    }
+
+    fn policy(&mut self, number: usize, text: &PolicyText, line: usize, policy: &Policy) {
+        let place = format!("{}:{line}", text.file);
+        let id = match policy.annotation("id").filter(|id| is_id(id)) {
+            Some(id) => id.to_owned(),
+            None => {
+                let what = "it has no good @id; write @id(\"…\") above it, of a-z, 0-9 and `-`".to_owned();
+                self.fault(text, line, None, what);
+                place.clone()
+            }
+        };
+        if let Some((_, before)) = self.places.get(&id) {
+            let what = format!("this @id stands at line {before} already; give each policy its own");
+            self.fault(text, line, Some(&id), what);
+            return;
+        }
+        for (key, value) in policy.annotations() {
+            if !ANNOTATIONS.contains(&key) {
+                let what = format!("unknown annotation @{key}; known: {}", ANNOTATIONS.join(", "));
+                self.fault(text, line, Some(&id), what);
+            }
+            if value.is_empty() || value.len() > TEXT_BYTES_MAX || value.chars().any(char::is_control) {
+                let what = format!("@{key} is empty, too long or holds a control character");
+                self.fault(text, line, Some(&id), what);
+            }
+        }
+        let gate = match gate(&id, policy) {
+            Ok(gate) => gate,
+            Err(what) => {
+                self.fault(text, line, Some(&id), what);
+                None
+            }
+        };
+        let rule = Rule {
+            id: id.clone(),
+            explain: policy.annotation("explain").map(str::to_owned),
+            fix: policy.annotation("fix").map(str::to_owned),
+            gate,
+            permits: policy.effect() == Effect::Permit,
+            place,
+        };
+        self.places.insert(id.clone(), (number, line));
+        self.policies.push((Arc::new(rule), policy.new_id(PolicyId::new(&id))));
+    }
+
+    fn validate(&mut self, schema: &Schema, texts: &[PolicyText]) {
+        let set = match PolicySet::from_policies(self.policies.iter().map(|(_, p)| p.clone())) {
+            Ok(set) => set,
+            Err(e) => {
+                let file = "the policy set".to_owned();
+                self.faults.push(PolicyFault { file, line: 0, policy: None, what: e.to_string() });
+                return;
+            }
+        };
+        let found = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
+        // A warning is a rule that can never apply, or letters that look like others: no site wants either.
+        let errors = found.validation_errors().map(|e| (e.policy_id().to_string(), offset(e), said(e)));
+        let warnings = found.validation_warnings().map(|w| (w.policy_id().to_string(), offset(w), said(w)));
+        let all: Vec<_> = errors.chain(warnings).collect();
+        for (id, at, what) in all {
+            let Some((number, line)) = self.places.get(&id).copied() else { continue };
+            let Some(text) = texts.get(number) else { continue };
+            let line = at.map_or(line, |at| line_of(&text.text, at));
+            // Cedar begins with the policy's id, which stands before it here.
+            let prefix = format!("for policy `{id}`, ");
+            let what = what.strip_prefix(&prefix).unwrap_or(&what).to_owned();
+            self.fault(text, line, Some(&id), what);
+        }
+    }
+
+    fn fault(&mut self, text: &PolicyText, line: usize, id: Option<&str>, what: String) {
+        self.faults.push(PolicyFault { file: text.file.clone(), line, policy: id.map(str::to_owned), what });
+    }
+}
+
+fn is_id(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= 128
+        && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+/// Reads what a gate says of itself. A gate forbids, looks for its own id, and says who approves.
+fn gate(id: &str, policy: &Policy) -> Result<Option<Gate>, String> {
+    let Some(kind) = policy.annotation("gate") else {
+        let only = ["approver_group", "approvals", "approval_ttl"];
+        return match only.iter().find(|k| policy.annotation(k).is_some()) {
+            Some(k) => Err(format!("@{k} is for gates; add @gate(\"approval\"), or leave it out")),
+            None => Ok(None),
+        };
+    };
+    if kind != "approval" {
+        return Err(format!("@gate(\"{kind}\") is not known; write @gate(\"approval\")"));
+    }
+    if policy.effect() == Effect::Permit {
+        return Err("a gate on a permit would be lost when it denies; write a forbid … unless".to_owned());
+    }
+    let need = |key: &str| {
+        policy.annotation(key).map(str::to_owned).ok_or_else(|| format!("a gate has no @{key}; add it"))
+    };
+    let (explanation, approver_group) = (need("explain")?, need("approver_group")?);
+    let approvals_needed = need("approvals")?
+        .parse()
+        .ok()
+        .filter(|n| (1..=100).contains(n))
+        .ok_or("@approvals is not a number from 1 to 100")?;
+    let approval_ttl = humantime::parse_duration(&need("approval_ttl")?)
+        .ok()
+        .filter(|d| (Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600)).contains(d))
+        .ok_or("@approval_ttl is not a time from 1s to 30d, as in \"4h\"")?;
+    let text: String = policy.to_cedar().unwrap_or_default().split_whitespace().collect();
+    if !text.contains(&format!("context.approved.contains(\"{id}\")")) {
+        return Err(format!(
+            "no approval would ever open it; add unless {{ context.approved.contains(\"{id}\") }}"
+        ));
+    }
+    Ok(Some(Gate { id: id.to_owned(), explanation, approver_group, approvals_needed, approval_ttl }))
+}
+
+/// The byte offset that a diagnostic points at.
+fn offset(e: &dyn Diagnostic) -> Option<usize> {
+    e.labels()?.map(|l| l.offset()).next()
+}
+
+/// A diagnostic and its help in one line.
+fn said(e: &dyn Diagnostic) -> String {
+    let help = e.help().map(|h| format!("; {h}")).unwrap_or_default();
+    let labels = e.labels().into_iter().flatten().filter_map(|l| l.label().map(|l| format!(": {l}")));
+    let label = labels.take(1).collect::<String>();
+    format!("{e}{label}{help}").replace('\n', " ")
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|b| *b == b'\n').count() + 1
+}

@@ -1,0 +1,191 @@
+//! Policies by what they can speak of: one act of one kind of principal.
+
+use std::collections::{BTreeSet, HashMap};
+
+use cedar_policy::{
+    ActionConstraint, Entities, EntityId, EntityTypeName, EntityUid, Policy, PolicySet, PrincipalConstraint,
+};
+use serde_json::Value as Json;
+
+use super::{PolicyErrors, Rpc, Rule, entities::Types, rules::Rules};
+use crate::name::{Action, PrincipalKind};
+
+/// What is done: to a resource, or by calling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Act {
+    Part(Action),
+    Rpc(Rpc),
+}
+
+impl Act {
+    pub(super) fn all() -> impl Iterator<Item = Act> {
+        Action::ALL.iter().map(|a| Act::Part(*a)).chain(Rpc::ALL.iter().map(|r| Act::Rpc(*r)))
+    }
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Act::Part(action) => action.as_str(),
+            Act::Rpc(rpc) => rpc.as_str(),
+        }
+    }
+
+    pub(super) fn uid(self, types: &Types) -> EntityUid {
+        EntityUid::from_type_name_and_id(types.action.clone(), EntityId::new(self.as_str()))
+    }
+}
+
+/// The policies that can speak of one act of one kind of principal.
+pub(super) struct Slice {
+    pub(super) action: EntityUid,
+    pub(super) all: PolicySet,
+    /// All but the gates; `None` where there are none.
+    pub(super) without_gates: Option<PolicySet>,
+    pub(super) reads: Reads,
+}
+
+/// The slices, by kind of principal and act. An act that the schema does not know for a kind has none.
+pub(super) type Slices = HashMap<(PrincipalKind, Act), Slice>;
+
+/// Sorts policies by the kinds of principal and the acts that their scopes can match.
+pub(super) fn cut(rules: &Rules, types: &Types) -> Result<Slices, PolicyErrors> {
+    let actions = rules.schema.action_entities().map_err(schema_fault)?;
+    let mut out = Slices::new();
+    let mut faults = Vec::new();
+    for act in Act::all() {
+        let action = act.uid(types);
+        let kinds = rules
+            .schema
+            .principals_for_action(&action)
+            .ok_or_else(|| schema_fault(format!("it has no action `{}`", act.as_str())))?;
+        for kind in kinds.filter_map(|t| types.kind_of(t)) {
+            let Some(type_name) = types.principal(kind) else { continue };
+            let speaking: Vec<(&Rule, &Policy)> = rules
+                .policies
+                .iter()
+                .filter(|(_, p)| speaks_of_action(p, &action, &actions) && speaks_of_principal(p, type_name))
+                .map(|(rule, policy)| (&**rule, policy))
+                .collect();
+            for (rule, _) in speaking.iter().filter(|(r, _)| r.gate.is_some() && matches!(act, Act::Rpc(_))) {
+                let what = "a gate holds back what jobs do, not calls; name actions of tune_part";
+                faults.push(rules.fault(rule, what));
+            }
+            out.insert((kind, act), slice(action.clone(), &speaking)?);
+        }
+    }
+    PolicyErrors::of(faults).map_or(Ok(out), Err)
+}
+
+fn slice(action: EntityUid, speaking: &[(&Rule, &Policy)]) -> Result<Slice, PolicyErrors> {
+    let set = |policies: &mut dyn Iterator<Item = &(&Rule, &Policy)>| {
+        PolicySet::from_policies(policies.map(|(_, p)| (*p).clone())).map_err(schema_fault)
+    };
+    let gated = speaking.iter().any(|(r, _)| r.gate.is_some());
+    let mut reads = Reads::default();
+    for (_, policy) in speaking {
+        reads.note(policy);
+    }
+    Ok(Slice {
+        action,
+        all: set(&mut speaking.iter())?,
+        without_gates: if gated {
+            Some(set(&mut speaking.iter().filter(|(r, _)| r.gate.is_none()))?)
+        } else {
+            None
+        },
+        reads,
+    })
+}
+
+fn schema_fault(e: impl ToString) -> PolicyErrors {
+    PolicyErrors::one("leasehold.cedarschema", e.to_string())
+}
+
+fn speaks_of_action(policy: &Policy, action: &EntityUid, actions: &Entities) -> bool {
+    match policy.action_constraint() {
+        ActionConstraint::Any => true,
+        ActionConstraint::Eq(a) => a == *action,
+        ActionConstraint::In(list) => list.iter().any(|a| a == action || actions.is_ancestor_of(a, action)),
+    }
+}
+
+fn speaks_of_principal(policy: &Policy, kind: &EntityTypeName) -> bool {
+    match policy.principal_constraint() {
+        PrincipalConstraint::Any | PrincipalConstraint::In(_) => true,
+        PrincipalConstraint::Eq(uid) => uid.type_name() == kind,
+        PrincipalConstraint::Is(t) | PrincipalConstraint::IsIn(t, _) => t == *kind,
+    }
+}
+
+/// What the policies of a slice look at in the context: nothing else can change their answer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Reads {
+    fields: BTreeSet<String>,
+    /// Set where a policy uses the context in a way that does not show which fields it looks at.
+    everything: bool,
+}
+
+impl Reads {
+    pub(super) fn of(&self, field: &str) -> bool {
+        self.everything || self.fields.contains(field)
+    }
+
+    #[cfg(test)]
+    pub(super) fn everything() -> Self {
+        Reads { fields: BTreeSet::new(), everything: true }
+    }
+
+    fn note(&mut self, policy: &Policy) {
+        match policy.to_json() {
+            Ok(json) => self.note_json(&json),
+            Err(_) => self.everything = true,
+        }
+    }
+
+    /// Walks Cedar's JSON form, in which `context.x` is `{".": {"left": {"Var": "context"}, "attr": "x"}}` and
+    /// `context has x` the same under `has`.
+    fn note_json(&mut self, json: &Json) {
+        match json {
+            Json::Object(map) => {
+                let context = |v: &Json| v.get("Var").and_then(Json::as_str) == Some("context");
+                for (key, value) in map {
+                    let attribute = value.get("attr").and_then(Json::as_str);
+                    match (key.as_str(), value.get("left"), attribute) {
+                        ("." | "has", Some(left), Some(field)) if context(left) => {
+                            self.fields.insert(field.to_owned());
+                        }
+                        ("Var", _, _) if value.as_str() == Some("context") => self.everything = true,
+                        _ => self.note_json(value),
+                    }
+                }
+            }
+            Json::Array(items) => items.iter().for_each(|i| self.note_json(i)),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reads(condition: &str) -> Reads {
+        let text = format!("permit (principal, action, resource) when {{ {condition} }};");
+        let mut reads = Reads::default();
+        reads.note(&Policy::parse(None, text).unwrap());
+        reads
+    }
+
+    #[test]
+    fn what_a_policy_reads_of_the_context_is_found_or_taken_to_be_everything() {
+        let some = reads("context.a == 1 && (context has b || principal.c.contains(context[\"d\"].e))");
+        assert!(!some.everything, "{some:?}");
+        assert_eq!(some.fields.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "d"]);
+        assert!(!some.of("now") && some.of("d"));
+        assert_eq!(reads("principal.context == \"context\""), Reads::default());
+        for whole in
+            ["context == resource.x", "[context].contains(context)", "(if true then context else context).a"]
+        {
+            assert!(reads(whole).of("now"), "{whole}");
+        }
+    }
+}

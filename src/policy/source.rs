@@ -1,0 +1,91 @@
+//! Where policies come from: a directory of `.cedar` files, or the set that is built in.
+
+use std::{fs, path::PathBuf};
+
+use super::{PolicyErrors, fault::PolicyFault, rules::SCHEMA};
+use crate::{limits::FILE_BYTES_MAX, name::Digest};
+
+const DEFAULT: &str = include_str!("../../config/policy/leasehold.cedar");
+
+/// Where to read policies from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicySource {
+    /// The set that Leasehold ships in `config/policy`.
+    Default,
+    /// A directory of `.cedar` files. The schema is built in.
+    Dir(PathBuf),
+}
+
+/// One file's text.
+pub(super) struct PolicyText {
+    pub(super) file: String,
+    pub(super) text: String,
+}
+
+impl PolicySource {
+    /// Reads all files, in the order of their names.
+    pub(super) fn read(&self) -> Result<Vec<PolicyText>, PolicyErrors> {
+        match self {
+            PolicySource::Default => {
+                Ok(vec![PolicyText { file: "leasehold.cedar".to_owned(), text: DEFAULT.to_owned() }])
+            }
+            PolicySource::Dir(dir) => read_dir(dir),
+        }
+    }
+}
+
+/// Over the schema, and the names and texts of the files.
+pub(super) fn digest(texts: &[PolicyText]) -> Digest {
+    let mut bytes = b"leasehold policy v1\n".to_vec();
+    let files = texts.iter().flat_map(|t| [t.file.as_bytes(), t.text.as_bytes()]);
+    for part in std::iter::once(SCHEMA.as_bytes()).chain(files) {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+    Digest::of(&bytes)
+}
+
+fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
+    let shown = dir.display().to_string();
+    let entries = fs::read_dir(dir)
+        .and_then(|d| d.collect::<Result<Vec<_>, _>>())
+        .map_err(|e| PolicyErrors::one(&shown, format!("the directory cannot be read: {e}")))?;
+    let mut names: Vec<_> = entries.into_iter().map(|e| e.file_name()).collect();
+    names.sort();
+    let mut faults = Vec::new();
+    let mut texts = Vec::new();
+    for name in names {
+        let file = name.to_string_lossy().into_owned();
+        // Hidden files are how editors and mounted volumes keep their own.
+        if file.starts_with('.') || file.ends_with(".md") || file.ends_with(".toml") {
+            continue;
+        }
+        let wanted = file.ends_with(".cedar");
+        if !wanted && !file.ends_with(".cedarschema") {
+            // A guard in a file that is not read would be a guard that is not there.
+            faults.push(fault(&file, "would not be read; name it NAME.cedar, or move it elsewhere"));
+            continue;
+        }
+        match read_file(&dir.join(&name)) {
+            Ok(text) if wanted => texts.push(PolicyText { file, text }),
+            Ok(text) if text == SCHEMA => {}
+            Ok(_) => faults.push(fault(
+                &file,
+                "differs from the schema that is built in; delete it, or copy the one that this version ships",
+            )),
+            Err(why) => faults.push(fault(&file, why)),
+        }
+    }
+    PolicyErrors::of(faults).map_or(Ok(texts), Err)
+}
+
+fn read_file(path: &std::path::Path) -> Result<String, String> {
+    match fs::metadata(path) {
+        Ok(m) if m.len() > FILE_BYTES_MAX => Err(format!("has more than {FILE_BYTES_MAX} bytes")),
+        _ => fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}")),
+    }
+}
+
+fn fault(file: &str, what: impl Into<String>) -> PolicyFault {
+    PolicyFault { file: file.to_owned(), line: 0, policy: None, what: what.into() }
+}
