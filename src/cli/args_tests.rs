@@ -27,7 +27,7 @@ fn every_subcommand_tells_what_it_does_and_shows_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 17);
+    assert_eq!(seen, 18);
 }
 
 #[test]
@@ -55,6 +55,8 @@ fn what_is_promised_can_be_written() {
         "lock identity-prefix:spiffe://td.example/a/ --reason why",
         "lock list",
         "unlock tenant:acme --reason why",
+        "policy check",
+        "policy check policy --catalog catalog.d",
         "catalog check catalog.d",
         "catalog reload --dry-run",
         "token inspect -",

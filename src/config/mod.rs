@@ -24,8 +24,8 @@ pub use file::{DefaultUsed, Loaded};
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use problem::{ConfigErrors, ConfigProblem};
 pub use settings::{
-    Config, Explain, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
-    LogFormat, PolicyConfig, ServerConfig,
+    Config, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
+    PolicyConfig, ServerConfig,
 };
 
 #[cfg(test)]
