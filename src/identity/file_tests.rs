@@ -1,1 +1,135 @@
+use super::*;
+use crate::{
+    clock::manual::ManualClock,
+    identity::{
+        LoadFault,
+        testing::{HOUR, Issued, NOW, TestCa, at},
+    },
+};
 
+/// A folder with an SVID, its key and a bundle, and a source that reads it.
+struct Folder {
+    dir: tempfile::TempDir,
+    clock: Arc<ManualClock>,
+    files: IdentityFiles,
+}
+
+impl Folder {
+    fn new(issued: &Issued, roots: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let files = IdentityFiles {
+            svid: Some((path("svid.pem"), path("key.pem"))),
+            bundles: vec![("example.org".parse().unwrap(), path("bundle.pem"))],
+        };
+        let folder = Folder { dir, clock: Arc::new(ManualClock::new(NOW)), files };
+        folder.write("svid.pem", &issued.chain_pem());
+        folder.write("key.pem", &issued.key_pem());
+        folder.write("bundle.pem", roots);
+        folder
+    }
+
+    /// As agents do: a new file, moved over the old one.
+    fn write(&self, name: &str, text: &str) {
+        let new = self.dir.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.dir.path().join(name)).unwrap();
+    }
+
+    fn open(&self) -> Result<FileSource, LoadError> {
+        FileSource::open(self.files.clone(), self.clock.clone())
+    }
+}
+
+fn id(source: &FileSource) -> String {
+    source.current().svid.as_ref().unwrap().spiffe_id().to_string()
+}
+
+#[test]
+fn files_are_loaded_all_or_not_at_all() {
+    let ca = TestCa::new("example.org");
+    let folder = Folder::new(&ca.svid("/a"), &ca.pem());
+    let trust = folder.open().unwrap().current();
+    assert_eq!((trust.revision, trust.bundles.revision()), (1, 1));
+    assert_eq!(trust.bundles.root_count(&ca.domain()), Some(1));
+    for name in ["svid.pem", "key.pem", "bundle.pem"] {
+        let folder = Folder::new(&ca.svid("/a"), &ca.pem());
+        fs::remove_file(folder.dir.path().join(name)).unwrap();
+        let error = folder.open().err().unwrap();
+        assert!(error.file.ends_with(name) && matches!(error.fault, LoadFault::Unreadable(_)), "{error}");
+    }
+}
+
+#[test]
+fn identity_h07_a_rotated_svid_is_taken_once_both_its_files_are_there() {
+    let ca = TestCa::new("example.org");
+    let folder = Folder::new(&ca.svid("/a"), &ca.pem());
+    let source = folder.open().unwrap();
+    let changes = source.watch();
+    let next = ca.svid("/b");
+    folder.write("svid.pem", &next.chain_pem());
+    source.look();
+    assert_eq!(id(&source), "spiffe://example.org/a", "the key is not its own yet");
+    assert!(!changes.has_changed().unwrap());
+    folder.write("key.pem", &next.key_pem());
+    source.look();
+    assert_eq!(id(&source), "spiffe://example.org/b");
+    assert!(changes.has_changed().unwrap());
+    let trust = source.current();
+    assert_eq!((trust.revision, trust.bundles.revision()), (2, 1), "the roots are the same");
+}
+
+#[test]
+fn identity_d06_a_changed_bundle_raises_its_revision_and_a_bad_one_changes_nothing() {
+    let (old, new) = (TestCa::new("example.org"), TestCa::new("example.org"));
+    let folder = Folder::new(&old.svid("/a"), &old.pem());
+    let source = folder.open().unwrap();
+    folder.write("bundle.pem", "half a fi");
+    source.look();
+    assert!(source.reload().is_err());
+    assert_eq!(source.current().bundles.revision(), 1);
+    folder.write("bundle.pem", &new.pem());
+    source.look();
+    let trust = source.current();
+    assert_eq!((trust.revision, trust.bundles.revision()), (2, 2));
+    source.look();
+    assert_eq!(source.reload().unwrap(), Reloaded::Unchanged);
+    assert_eq!(source.current().revision, 2);
+}
+
+#[test]
+fn identity_c09_a_root_that_expires_is_dropped_though_no_file_changes() {
+    let fresh = TestCa::new("example.org");
+    let short = TestCa::with("example.org", &|p| p.not_after = at(NOW.plus(HOUR)));
+    let folder = Folder::new(&fresh.svid("/a"), &format!("{}{}", short.pem(), fresh.pem()));
+    let source = folder.open().unwrap();
+    assert_eq!(source.current().bundles.root_count(&fresh.domain()), Some(2));
+    folder.clock.advance(HOUR - std::time::Duration::from_millis(1));
+    source.look();
+    assert_eq!(source.current().bundles.root_count(&fresh.domain()), Some(2));
+    folder.clock.advance(std::time::Duration::from_millis(1));
+    source.look();
+    let bundles = source.current().bundles.clone();
+    assert_eq!((bundles.root_count(&fresh.domain()), bundles.revision()), (Some(1), 2));
+}
+
+#[tokio::test]
+async fn a_source_that_is_followed_sees_a_rotation_at_its_next_look_and_stops_when_told() {
+    let ca = TestCa::new("example.org");
+    let folder = Folder::new(&ca.svid("/a"), &ca.pem());
+    let source = Arc::new(folder.open().unwrap());
+    let mut changes = source.watch();
+    let shutdown = CancellationToken::new();
+    let following = tokio::spawn(source.clone().follow(shutdown.clone()));
+    let next = ca.svid("/b");
+    folder.write("svid.pem", &next.chain_pem());
+    folder.write("key.pem", &next.key_pem());
+    // The task may not sleep yet when the clock is first moved: move it until the change is seen.
+    while !changes.has_changed().unwrap() {
+        folder.clock.advance(limits::IDENTITY_POLL);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(changes.borrow_and_update().svid.as_ref().unwrap().spiffe_id().path(), "/b");
+    shutdown.cancel();
+    following.await.unwrap();
+}

@@ -1,6 +1,6 @@
 //! Reading identity files, and what can be wrong with them.
 
-use std::{fs::File, io, io::Read, path::Path};
+use std::{error::Error, fmt, fs::File, io, io::Read, path::Path};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use zeroize::Zeroizing;
@@ -9,14 +9,25 @@ use super::SvidError;
 use crate::{limits, name::TrustDomain};
 
 /// Which file cannot be used, and why. Never holds a byte of a file.
-#[derive(Debug, thiserror::Error)]
-#[error("`{file}`: {fault}")]
+#[derive(Debug)]
 pub struct LoadError {
     /// The path, or what the bytes are where they came from memory.
     pub file: String,
     /// What is wrong with it.
-    #[source]
     pub fault: LoadFault,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` {}", self.file, self.fault)
+    }
+}
+
+/// The fault is in the line already: what lies below is its cause.
+impl Error for LoadError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.fault.source()
+    }
 }
 
 /// What is wrong with an identity file.

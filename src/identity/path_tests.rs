@@ -1,1 +1,302 @@
+use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, GeneralSubtree, IsCa, KeyUsagePurpose};
+use rustls::pki_types::CertificateDer;
+
+use super::*;
+use crate::{
+    identity::testing::{HOUR, Issued, NOW, TestCa, at, bundles, extension, uri},
+    reason::Reason,
+};
+
+fn client(issued: &Issued, bundles: &TrustBundles) -> Result<Verified, SvidError> {
+    verify(&issued.chain, Side::Client, NOW, bundles)
+}
+
+fn id(issued: &Issued, bundles: &TrustBundles) -> Result<String, SvidError> {
+    client(issued, bundles).map(|verified| verified.leaf.spiffe_id.to_string())
+}
+
+fn unknown_issuer(domain: &str) -> SvidError {
+    SvidError::IssuerUnknown { domain: domain.parse().unwrap() }
+}
+
+fn one_sub_ca(p: &mut CertificateParams) {
+    p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+}
+
+#[test]
+fn identity_c01_a_leaf_below_a_root_or_an_intermediate_is_accepted_in_any_order() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    assert!(client(&root.svid("/a"), &trust).is_ok());
+    let upper = root.intermediate("upper", &|_| {});
+    let lower = upper.intermediate("lower", &|_| {});
+    let mut issued = lower.svid("/a");
+    assert_eq!(issued.chain.len(), 3);
+    assert!(client(&issued, &trust).is_ok());
+    issued.chain.swap(1, 2);
+    assert!(client(&issued, &trust).is_ok());
+    issued.chain.push(root.der.clone());
+    assert!(client(&issued, &trust).is_ok());
+    assert!(verify(&issued.chain, Side::Server, NOW, &trust).is_ok());
+}
+
+#[test]
+fn identity_c02_a_chain_that_does_not_reach_a_root_is_refused() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let mut without_intermediate = root.intermediate("upper", &|_| {}).svid("/a");
+    without_intermediate.chain.truncate(1);
+    assert_eq!(id(&without_intermediate, &trust), Err(unknown_issuer("example.org")));
+    let stranger = TestCa::with("example.org", &|p| p.distinguished_name = rcgen::DistinguishedName::new());
+    assert_eq!(id(&stranger.svid("/a"), &trust), Err(unknown_issuer("example.org")));
+    assert_eq!(id(&root.impostor().svid("/a"), &trust), Err(SvidError::SignatureWrong));
+    let mut flipped = root.svid("/a");
+    assert!(client(&flipped, &trust).is_ok());
+    let mut der = flipped.chain[0].to_vec();
+    let last = der.len() - 1;
+    der[last] ^= 1;
+    flipped.chain[0] = CertificateDer::from(der);
+    assert_eq!(id(&flipped, &trust), Err(SvidError::SignatureWrong));
+}
+
+#[test]
+fn identity_c03_an_intermediate_that_is_no_ca_signs_nothing() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let not_ca = root.intermediate("upper", &|p| p.is_ca = IsCa::ExplicitNoCa);
+    assert_eq!(id(&not_ca.svid("/a"), &trust), Err(SvidError::SignerNotCa));
+    assert!(client(&root.intermediate("upper", &|_| {}).svid("/a"), &trust).is_ok());
+}
+
+#[test]
+fn identity_c04_a_path_length_is_kept() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let upper = root.intermediate("upper", &one_sub_ca);
+    assert!(client(&upper.svid("/a"), &trust).is_ok());
+    let lower = upper.intermediate("lower", &|_| {});
+    assert_eq!(id(&lower.svid("/a"), &trust), Err(SvidError::PathLength));
+}
+
+#[test]
+fn identity_c05_an_intermediate_without_key_cert_sign_signs_nothing() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    for usages in [vec![], vec![KeyUsagePurpose::DigitalSignature], vec![KeyUsagePurpose::CrlSign]] {
+        let upper = root.intermediate("upper", &|p| p.key_usages = usages.clone());
+        assert_eq!(id(&upper.svid("/a"), &trust), Err(SvidError::SignerKeyUsage), "{usages:?}");
+    }
+    let upper = root.intermediate("upper", &|p| p.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
+    assert!(client(&upper.svid("/a"), &trust).is_ok());
+}
+
+#[test]
+fn identity_c05_a_bad_intermediate_does_not_hide_a_good_one() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let good = root.intermediate("upper", &|_| {});
+    let mut issued = good.svid("/a");
+    // The same name and key, signed by the same root, without the right to sign: webpki finds this path first.
+    let bad = root.intermediate_for(&good, &|p| p.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    issued.chain.insert(1, bad);
+    assert!(client(&issued, &trust).is_ok());
+    issued.chain.remove(2);
+    assert_eq!(id(&issued, &trust), Err(SvidError::SignerKeyUsage));
+}
+
+#[test]
+fn identity_c06_c07_the_id_of_a_signer_has_no_path_and_may_be_of_another_domain() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let named =
+        |text: &str| root.intermediate("upper", &|p| p.subject_alt_names = vec![uri(text)]).svid("/a");
+    assert_eq!(id(&named("spiffe://example.org/ca"), &trust), Err(SvidError::SignerHasPath));
+    assert!(client(&named("spiffe://example.org"), &trust).is_ok());
+    assert!(client(&named("spiffe://other.example"), &trust).is_ok());
+    let unnamed = root.intermediate("upper", &|p| p.subject_alt_names.clear());
+    assert!(client(&unnamed.svid("/a"), &trust).is_ok());
+}
+
+#[test]
+fn identity_c08_name_constraints_on_uris_fail_closed() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    // permitted: uniformResourceIdentifier "example.org"
+    let value = crate::identity::testing::tlv;
+    let subtree = value(0x30, &value(0x86, b"example.org"));
+    let constraints = value(0x30, &value(0xa0, &subtree));
+    let upper = root.intermediate("upper", &|p| {
+        p.custom_extensions.push(extension(30, true, constraints.clone()));
+    });
+    assert_eq!(id(&upper.svid("/a"), &trust), Err(SvidError::NameConstrained));
+    let on_dns = root.intermediate("upper", &|p| {
+        p.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("example.org".to_owned())],
+            excluded_subtrees: vec![],
+        });
+    });
+    assert!(client(&on_dns.svid("/a"), &trust).is_ok());
+}
+
+#[test]
+fn identity_c09_a_root_that_expired_after_it_was_loaded_vouches_for_nobody() {
+    let end = NOW.plus(HOUR / 2);
+    let root = TestCa::with("example.org", &|p| p.not_after = at(end));
+    let trust = bundles(&[&root]);
+    let chain = root.svid("/a").chain;
+    let verified = verify(&chain, Side::Client, Wall(end.0 - 1), &trust).unwrap();
+    assert_eq!(verified.ends, end, "a peer ends with its root");
+    let error = verify(&chain, Side::Client, end, &trust).unwrap_err();
+    assert_eq!(error, SvidError::RootsExpired { domain: root.domain() });
+    let other = TestCa::new("example.org");
+    let error = verify(&chain, Side::Client, end, &bundles(&[&root, &other])).unwrap_err();
+    assert_eq!(error, SvidError::SignerExpired { not_after: end });
+}
+
+#[test]
+fn identity_c09_an_intermediate_ends_before_its_not_after_too() {
+    let root = TestCa::new("example.org");
+    let end = NOW.plus(HOUR / 2);
+    let upper = root.intermediate("upper", &|p| p.not_after = at(end));
+    let chain = upper.svid("/a").chain;
+    let trust = bundles(&[&root]);
+    assert_eq!(verify(&chain, Side::Client, Wall(end.0 - 1), &trust).unwrap().ends, end);
+    for late in [end, end.plus(Duration::from_secs(2))] {
+        let error = verify(&chain, Side::Client, late, &trust).unwrap_err();
+        assert_eq!(error, SvidError::SignerExpired { not_after: end });
+        assert_eq!(error.reason(), Reason::SvidUntrusted);
+    }
+}
+
+#[test]
+fn identity_c11_a_leaf_that_signed_itself_is_refused() {
+    let root = TestCa::new("example.org");
+    let issued = root.self_signed_leaf("spiffe://example.org/a");
+    assert_eq!(id(&issued, &bundles(&[&root])), Err(unknown_issuer("example.org")));
+}
+
+#[test]
+fn identity_b28_a_signature_made_with_a_weak_digest_is_refused() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let mut issued = root.svid("/a");
+    assert!(client(&issued, &trust).is_ok());
+    // ecdsa-with-SHA256 becomes ecdsa-with-SHA224, which is as long; in the body and beside the signature.
+    let (sha_256, sha_224) =
+        ([0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2], [0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 1]);
+    let mut der = issued.chain[0].to_vec();
+    let places: Vec<usize> = (0..der.len() - 8).filter(|i| der[*i..*i + 8] == sha_256).collect();
+    assert_eq!(places.len(), 2);
+    for place in places {
+        der[place..place + 8].copy_from_slice(&sha_224);
+    }
+    issued.chain[0] = CertificateDer::from(der);
+    assert_eq!(id(&issued, &trust), Err(SvidError::SignatureAlgorithm));
+}
+
+#[test]
+fn identity_c12_long_chains_are_refused_before_they_are_read() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let mut issued = root.svid("/a");
+    issued.chain.resize(limits::CHAIN_MAX, root.der.clone());
+    assert!(client(&issued, &trust).is_ok());
+    issued.chain.push(CertificateDer::from(vec![0]));
+    assert_eq!(id(&issued, &trust), Err(SvidError::ChainTooLong { found: limits::CHAIN_MAX + 1 }));
+    issued.chain.truncate(1);
+    issued.chain.push(CertificateDer::from(vec![0; limits::CERTIFICATE_BYTES_MAX + 1]));
+    assert!(matches!(id(&issued, &trust), Err(SvidError::CertificateTooLarge { .. })));
+    assert_eq!(verify(&[], Side::Client, NOW, &trust).unwrap_err(), SvidError::NotPresented);
+}
+
+#[test]
+fn identity_b24_b25_b29_time_and_life_are_checked_on_the_way() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let issued = root.svid("/a");
+    let at_time = |now| verify(&issued.chain, Side::Client, now, &trust).map(|v| v.ends);
+    let end = NOW.plus(HOUR);
+    assert_eq!(at_time(Wall(end.0 - 1)), Ok(end));
+    assert_eq!(
+        at_time(end),
+        Err(SvidError::Expired { not_after: end }),
+        "webpki alone would accept this second"
+    );
+    let begin = Wall(NOW.0 - 10_000);
+    assert_eq!(at_time(begin), Ok(end));
+    assert_eq!(at_time(Wall(begin.0 - 1)), Err(SvidError::NotYetValid { not_before: begin }));
+    let long = root.issue("spiffe://example.org/a", &|p| p.not_after = at(NOW.plus(48 * HOUR)));
+    assert!(matches!(id(&long, &trust), Err(SvidError::LifeTooLong { .. })));
+    assert!(client(&long, &trust.with_svid_life_max(49 * HOUR)).is_ok());
+}
+
+#[test]
+fn identity_d01_d02_d03_d04_a_domain_is_vouched_for_by_its_own_roots_and_no_others() {
+    let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
+    let both = bundles(&[&a, &b]);
+    for (signer, issuer) in [(&a, "a.example"), (&b, "b.example")] {
+        for claimed in ["a.example", "b.example"] {
+            let issued = signer.issue(&format!("spiffe://{claimed}/x"), &|_| {});
+            let found = id(&issued, &both);
+            if issuer == claimed {
+                assert!(found.is_ok());
+            } else {
+                assert_eq!(found, Err(unknown_issuer(claimed)));
+            }
+        }
+    }
+    let of_b_by_a = a.issue("spiffe://b.example/x", &|_| {});
+    let error = id(&of_b_by_a, &bundles(&[&a])).unwrap_err();
+    assert_eq!(error, SvidError::TrustDomainUnknown { domain: b.domain() });
+    assert_eq!(error.reason(), Reason::TrustDomainUnknown);
+}
+
+#[test]
+fn identity_d05_d06_any_root_of_the_bundle_will_do_until_it_is_removed() {
+    let (old, new) = (
+        TestCa::new("example.org"),
+        TestCa::with("example.org", &|p| {
+            p.distinguished_name.push(rcgen::DnType::CommonName, "the next root");
+        }),
+    );
+    let rotating = bundles(&[&old, &new]);
+    assert!(client(&old.svid("/a"), &rotating).is_ok());
+    assert!(client(&new.svid("/a"), &rotating).is_ok());
+    let after = bundles(&[&new]);
+    assert_eq!(id(&old.svid("/a"), &after), Err(unknown_issuer("example.org")));
+    assert!(client(&new.svid("/a"), &after).is_ok());
+}
+
+#[test]
+fn identity_d07_a_domain_without_a_bundle_is_nobody() {
+    let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
+    let issued = b.svid("/x");
+    assert!(client(&issued, &bundles(&[&a, &b])).is_ok());
+    let error = id(&issued, &bundles(&[&a])).unwrap_err();
+    assert_eq!(error, SvidError::TrustDomainUnknown { domain: b.domain() });
+    assert_eq!(id(&issued, &TrustBundles::empty()).unwrap_err(), error);
+}
+
+#[test]
+fn identity_d08_a_domain_whose_last_root_expired_is_refused() {
+    let root = TestCa::with("example.org", &|p| p.not_after = at(NOW.plus(HOUR / 2)));
+    let chain = root.svid("/a").chain;
+    let trust = bundles(&[&root]);
+    assert!(trust.without_expired(NOW).is_none());
+    let later = NOW.plus(HOUR / 2);
+    let none_left = trust.without_expired(later).unwrap();
+    assert_eq!(none_left.root_count(&root.domain()), Some(0));
+    let error = verify(&chain, Side::Client, later, &none_left).unwrap_err();
+    assert_eq!(error, SvidError::RootsExpired { domain: root.domain() });
+}
+
+#[test]
+fn identity_d13_the_same_path_in_two_domains_is_two_identities() {
+    let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
+    let both = bundles(&[&a, &b]);
+    let of = |ca: &TestCa| client(&ca.svid("/tune/job-1"), &both).unwrap().leaf.spiffe_id;
+    assert_ne!(of(&a), of(&b));
+    assert_eq!(of(&a).path(), of(&b).path());
+}

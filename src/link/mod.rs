@@ -19,6 +19,8 @@ mod connect_error;
 mod connection;
 mod failure;
 mod primed;
+#[cfg(test)]
+mod testing;
 
 pub use accept::{Acceptor, Protocol, ServeOptions, serve};
 pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
