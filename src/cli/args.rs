@@ -15,13 +15,30 @@ use crate::{agent, name::PrincipalKind};
 #[command(name = "leasehold", version, max_term_width = 110, after_help = AFTER)]
 #[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// How data is printed on stdout, and refusals on stderr.
-    #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "Everywhere")]
+    /// How data and refusals are printed: for people, or one JSON value (one per line where they keep coming).
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        value_name = "table|json",
+        hide_possible_values = true,
+        hide_default_value = true,
+        help_heading = "Everywhere"
+    )]
     output: Format,
     /// The context to use; see `leasehold context list`.
-    #[arg(long, global = true, env = "LEASEHOLD_CONTEXT", value_name = "NAME", help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        env = "LEASEHOLD_CONTEXT",
+        hide_env_values = true,
+        value_name = "NAME",
+        help_heading = "Everywhere"
+    )]
     context: Option<String>,
-    /// The identity of the context to use. Each command prefers one by itself.
+    /// The identity of the context to use; each command prefers one by itself.
     #[arg(long = "as", global = true, value_name = "ROLE", value_parser = words::role(), help_heading = "Everywhere")]
     role: Option<PrincipalKind>,
     #[command(subcommand)]
@@ -75,6 +92,11 @@ impl Cli {
             let _ = e.print();
             if failed { Exit::Usage } else { Exit::Ok }
         })
+    }
+
+    #[cfg(test)]
+    pub(super) async fn run_in(self, session: &Session) -> Result<Exit, Failure> {
+        self.command.run(session).await
     }
 
     /// Does what was asked, and says why not.

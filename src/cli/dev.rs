@@ -6,9 +6,9 @@ use clap::Args;
 
 use super::{Exit, Failure, Session};
 
-/// Runs a daemon of your own: one folder with a trust domain, identities, catalog, policies and sample data.
+/// Runs a daemon of your own, in one folder.
 ///
-/// Everything is made where it is absent and kept where it is there. Writes the context `dev`, which every other command
+/// Makes a trust domain, identities, catalog, policies and sample data. Everything is made where it is absent and kept where it is there. Writes the context `dev`, which every other command
 /// then finds by itself, and prints commands to try. Stop it with Ctrl-C; jobs and locks are there again at the next start.
 /// For this machine alone: its keys lie in the folder.
 #[derive(Debug, Args)]
