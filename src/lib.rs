@@ -1,7 +1,46 @@
-//! Leasehold.
+//! Leasehold gives every model-tuning job exactly the access it was approved for, for exactly as long as it runs.
+//!
+//! A daemon stands between the programs that launch and run tuning jobs and the datasets and model artefacts that those
+//! jobs touch. It attests its callers by SPIFFE X.509-SVID, decides by policy, issues short-lived credentials for named
+//! resources, keeps every lease in memory, and ends all of them the moment the job completes, fails or is interrupted.
+//!
+//! # The floors
+//!
+//! Each module uses only floors below its own, as listed in `tests/tidy.rs`, which fails on any other path.
+//!
+//! | Floor | Module | Is for | Never |
+//! |---|---|---|---|
+//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] | time, secrets, bounds, codes of refusal, the wire | decides |
+//! | 1 | [`name`] | everything that can be named, parsed once | reads a clock |
+//! | 2 | [`fence`] | names that are lowered, places behind them, the feed | waits, does I/O |
+//! | 3 | [`identity`] | the SVID rules, trust bundles, both TLS configurations; the only maker of a `Peer` | authorizes |
+//! | 3 | [`catalog`] | who may come, what there is to open | decides |
+//! | 3 | [`job`] | states and legal moves of jobs, attempts, members; pure | knows who may |
+//! | 4 | [`link`] | the mTLS accept loop with a deadline per connection; the client's connector | knows what is asked |
+//! | 4 | [`policy`] | Cedar; the only maker of a `Grant` | keeps state |
+//! | 5 | [`lease`] | the table of live leases, deadlines, quotas | exists without a `Grant` |
+//! | 5 | [`token`] | ES256 tokens: claims, minting, checking | reads a clock |
+//! | 5 | [`ledger`] | the append-only, hash-chained, durable record | decides |
+//! | 6 | [`state`] | jobs, attempts, members, locks; the one place where endings change state and lower fences | says who may |
+//! | 6 | [`verify`] | for resource servers: the token check, the feed's follower | talks to anything but the daemon |
+//! | 7 | [`broker`] | the use cases, each request written once | speaks a wire format |
+//! | 8 | [`api`] [`agent`] | the gRPC and HTTP edges; the wrapper `run` | import each other |
+//! | 9 | [`config`] [`daemon`] [`dev`] | the daemon's file, its start and stop; everything on one machine, to try | |
+//! | 10 | [`cli`] | one file per subcommand | |
+//!
+//! # Where to look
+//!
+//! - Why a revocation is one store, whatever stands behind it: [`fence`].
+//! - The order in which a credential comes to be: `broker/issue.rs`.
+//! - What ends when a job ends: [`state::Store`], [`job::Job::fences_of`].
+//! - Checking credentials in a server of your own: [`verify`], and `dev/file_server.rs` as an example.
 
 #[cfg(feature = "cli")]
 pub mod agent;
+#[cfg(feature = "server")]
+pub mod api;
+#[cfg(feature = "server")]
+pub mod broker;
 #[cfg(feature = "server")]
 pub mod catalog;
 #[cfg(feature = "cli")]
@@ -9,9 +48,13 @@ pub mod cli;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod daemon;
 pub mod fence;
 pub mod identity;
 pub mod job;
+#[cfg(feature = "server")]
+pub mod lease;
 #[cfg(feature = "server")]
 pub mod ledger;
 pub mod limits;
@@ -22,4 +65,8 @@ pub mod policy;
 pub mod proto;
 pub mod reason;
 pub mod secret;
+#[cfg(feature = "server")]
+pub mod state;
 pub mod token;
+#[cfg(feature = "verify")]
+pub mod verify;

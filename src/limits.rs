@@ -55,6 +55,14 @@ pub const TICK: Duration = Duration::from_secs(1);
 pub const FEED_STALE: Duration = Duration::from_secs(3);
 /// The difference between a verifier's clock and the daemon's past which it refuses everything.
 pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
+/// The first wait of a verifier before it connects its feed again; doubled each time.
+pub const FEED_RETRY_MIN: Duration = Duration::from_millis(100);
+/// The longest such wait: under [`FEED_STALE`], so that a daemon that is back is heard again within it.
+pub const FEED_RETRY_MAX: Duration = Duration::from_secs(2);
+/// Between two looks for newer public keys: a token with a made-up key id costs the daemon no more than that.
+pub const KEY_REFRESH: Duration = Duration::from_secs(1);
+/// How long a verifier waits for the daemon's word on a token.
+pub const INTROSPECT_WAIT: Duration = Duration::from_secs(5);
 /// How long a caller's idempotency key is remembered.
 pub const IDEMPOTENCY: Duration = Duration::from_secs(24 * 3600);
 /// How long past its tokens' life a lowered fence is kept: clocks differ, feeds reconnect.
@@ -78,6 +86,12 @@ pub const LOCKS_MAX: usize = 100_000;
 pub const FEED_CHUNK: usize = 1_000;
 /// Lowerings that a slow verifier may fall behind before it must start over.
 pub const FEED_BACKLOG: usize = 16_384;
+/// Ticks of a feed that may be under way: a second more than go stale.
+pub const FEED_TICKS_MAX: usize = 4;
+/// Lowered names that a verifier keeps, at about 150 bytes: a thousand endings a second for as long as tokens live.
+pub const FEED_FENCES_MAX: usize = 1_000_000;
+/// Public keys of one life of the daemon: two while they rotate.
+pub const KEYS_MAX: usize = 64;
 /// Records that may wait for the disk. Past it, what widens access is refused.
 pub const LEDGER_QUEUE_MAX: usize = 65_536;
 /// Bytes of one ledger record.

@@ -63,7 +63,7 @@ impl OperatorService for Answers {
         &self,
         r: Request<v1::WaitDurableRequest>,
     ) -> Result<Response<v1::WaitDurableResponse>, Status> {
-        self.asked.lock().unwrap().push(format!("wait {}", r.get_ref().index));
+        self.asked.lock().unwrap().push(format!("wait {} of {}", r.get_ref().index, r.get_ref().epoch));
         Ok(Response::new(v1::WaitDurableResponse { durable_index: self.durable_index }))
     }
 
@@ -197,7 +197,7 @@ impl Drop for Running {
 }
 
 fn ended(durable: bool) -> Answers {
-    let ending = v1::Ending { seq: 9, behind: 2, durable, index: 7 };
+    let ending = v1::Ending { seq: 9, behind: 2, durable, index: 7, epoch: 3 };
     let answer = v1::RevokeResponse { ending: Some(ending), ..Default::default() };
     Answers { revoke: Mutex::new(Some(Ok(answer))), ..Default::default() }
 }
@@ -223,7 +223,7 @@ async fn a_revocation_waits_until_it_is_on_disk_and_ends_with_five_where_it_is_n
     let revoke = "revoke tenant:acme --reason leak";
     let daemon = Running::start(Answers { durable_index: 7, ..ended(false) }).await;
     assert_eq!(daemon.run(revoke).await.unwrap(), Exit::Ok);
-    assert_eq!(daemon.asked(), ["revoke tenant:acme", "wait 7"]);
+    assert_eq!(daemon.asked(), ["revoke tenant:acme", "wait 7 of 3"]);
 
     let daemon = Running::start(Answers { durable_index: 6, ..ended(false) }).await;
     let failure = daemon.run(revoke).await.unwrap_err();

@@ -3,7 +3,6 @@ use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use tracing::level_filters::LevelFilter;
 
 use super::*;
-use crate::policy::Explain;
 
 const LEAST: &str = r#"
 [server]

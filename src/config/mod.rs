@@ -28,6 +28,9 @@ pub use settings::{
     PolicyConfig, ServerConfig,
 };
 
+/// Who sees the rule that refused: policy's own word.
+pub use crate::policy::Explain;
+
 #[cfg(test)]
 #[path = "config_tests.rs"]
 mod tests;

@@ -5,6 +5,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -37,6 +38,7 @@ pub enum Reloaded {
 /// looked at every [`limits::IDENTITY_POLL`] while [`FileSource::follow`] runs.
 pub struct FileSource {
     files: IdentityFiles,
+    svid_life_max: Duration,
     clock: Arc<dyn Clock>,
     published: Published,
     /// The marks of the files at the last attempt. Held through a reload, so that two do not cross.
@@ -56,10 +58,19 @@ type Mark = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 impl FileSource {
     /// Loads all files, or says which cannot be used.
     pub fn open(files: IdentityFiles, clock: Arc<dyn Clock>) -> Result<Self, LoadError> {
+        Self::open_limited(files, limits::SVID_LIFE_MAX, clock)
+    }
+
+    /// The same, with a longest life of the SVIDs that are accepted.
+    pub fn open_limited(
+        files: IdentityFiles,
+        svid_life_max: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, LoadError> {
         let marks = files.marks();
-        let (svid, bundles) = files.load(clock.now().wall)?;
+        let (svid, bundles) = files.load(svid_life_max, clock.now().wall)?;
         let last = Mutex::new(Attempt { marks, said_expired: false });
-        Ok(FileSource { files, clock, published: Published::new(svid, bundles), last })
+        Ok(FileSource { files, svid_life_max, clock, published: Published::new(svid, bundles), last })
     }
 
     /// Loads all files anew, whether they look changed or not. What was before stays where one cannot be used.
@@ -106,7 +117,7 @@ impl FileSource {
     }
 
     fn load_anew(&self, last: &mut Attempt) -> Result<Reloaded, LoadError> {
-        let (svid, bundles) = self.files.load(self.clock.now().wall)?;
+        let (svid, bundles) = self.files.load(self.svid_life_max, self.clock.now().wall)?;
         let trust = self.published.current();
         let leaf = |svid: &Option<Arc<X509Svid>>| svid.as_ref().map(|svid| svid.leaf().clone());
         if leaf(&svid) == leaf(&trust.svid) && bundles.trusts_as(&trust.bundles) {
@@ -144,12 +155,16 @@ impl IdentitySource for FileSource {
 }
 
 impl IdentityFiles {
-    fn load(&self, now: Wall) -> Result<(Option<Arc<X509Svid>>, TrustBundles), LoadError> {
+    fn load(
+        &self,
+        svid_life_max: Duration,
+        now: Wall,
+    ) -> Result<(Option<Arc<X509Svid>>, TrustBundles), LoadError> {
         let svid = match &self.svid {
             Some((cert, key)) => Some(Arc::new(X509Svid::load(cert, key)?)),
             None => None,
         };
-        let mut bundles = TrustBundles::empty();
+        let mut bundles = TrustBundles::empty().with_svid_life_max(svid_life_max);
         for (domain, path) in &self.bundles {
             let pem = load::read(path)?;
             bundles = bundles.with_pem(domain.clone(), &path.display().to_string(), &pem, now)?;

@@ -22,6 +22,8 @@ pub enum Refused {
     Lowered,
     #[error("the lease was renewed as often as it can be")]
     WornOut,
+    #[error("another renewal came first")]
+    Overtaken,
 }
 
 /// What a due deadline found.
@@ -67,20 +69,22 @@ impl Cell {
         Ok(())
     }
 
-    /// Sets a new deadline and the next generation, where the lease still lives at `now`.
-    ///
-    /// The deadline may be nearer than before: a renewal under shorter limits shortens.
-    pub(super) fn renew(&self, now: LeaseTime, deadline: LeaseTime) -> Result<u32, Refused> {
+    /// Sets a new deadline with the next generation, where the lease still lives at `now` and no other renewal made that
+    /// generation first. The deadline may be nearer than before: a renewal under shorter limits shortens.
+    pub(super) fn renew(&self, next: u32, now: LeaseTime, deadline: LeaseTime) -> Result<(), Refused> {
+        let next = u64::from(next);
         let mut word = self.0.load(Ordering::Acquire);
         loop {
             Self::look(word, now)?;
-            let generation = (word >> 42).saturating_add(1);
-            if generation > GENERATION_MAX {
+            if next > GENERATION_MAX {
                 return Err(Refused::WornOut);
             }
-            let next = (generation << 42) | deadline.0.min(DEADLINE);
-            match self.0.compare_exchange_weak(word, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Ok(u32::try_from(generation).unwrap_or(u32::MAX)),
+            if word >> 42 != next.wrapping_sub(1) {
+                return Err(Refused::Overtaken);
+            }
+            let new = (next << 42) | deadline.0.min(DEADLINE);
+            match self.0.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(()),
                 Err(seen) => word = seen,
             }
         }
@@ -123,18 +127,18 @@ mod tests {
     #[test]
     fn law_17_a_lease_that_is_over_is_not_renewed_and_the_refusal_changes_nothing() {
         let c = Cell::new(LeaseTime(100));
-        assert_eq!(c.renew(LeaseTime(100), LeaseTime(900)), Err(Refused::Expired));
+        assert_eq!(c.renew(1, LeaseTime(100), LeaseTime(900)), Err(Refused::Expired));
         assert_eq!((c.deadline(), c.generation()), (LeaseTime(100), 0));
-        assert_eq!(c.renew(LeaseTime(99), LeaseTime(200)), Ok(1));
+        assert_eq!(c.renew(1, LeaseTime(99), LeaseTime(200)), Ok(()));
         assert!(c.end());
         assert!(!c.end(), "ended once");
-        assert_eq!(c.renew(LeaseTime(99), LeaseTime(900)), Err(Refused::Ended));
+        assert_eq!(c.renew(2, LeaseTime(99), LeaseTime(900)), Err(Refused::Ended));
     }
 
     #[test]
     fn law_18_an_expiry_that_was_due_before_a_renewal_does_not_undo_it() {
         let c = Cell::new(LeaseTime(100));
-        c.renew(LeaseTime(99), LeaseTime(200)).unwrap();
+        c.renew(1, LeaseTime(99), LeaseTime(200)).unwrap();
         assert_eq!(c.fire(LeaseTime(100)), Fired::Later(LeaseTime(200)));
         assert_eq!(c.check(LeaseTime(150)), Ok(()));
         assert_eq!(c.fire(LeaseTime(200)), Fired::Expired);
@@ -142,9 +146,18 @@ mod tests {
     }
 
     #[test]
+    fn of_two_renewals_at_once_one_makes_the_generation() {
+        let c = Cell::new(LeaseTime(100));
+        assert_eq!(c.renew(1, LeaseTime(1), LeaseTime(200)), Ok(()));
+        assert_eq!(c.renew(1, LeaseTime(1), LeaseTime(900)), Err(Refused::Overtaken));
+        assert_eq!((c.deadline(), c.generation()), (LeaseTime(200), 1));
+    }
+
+    #[test]
     fn a_generation_never_runs_over_into_the_end() {
         let c = Cell(AtomicU64::new((GENERATION_MAX << 42) | 100));
-        assert_eq!(c.renew(LeaseTime(1), LeaseTime(200)), Err(Refused::WornOut));
+        let next = u32::try_from(GENERATION_MAX + 1).unwrap();
+        assert_eq!(c.renew(next, LeaseTime(1), LeaseTime(200)), Err(Refused::WornOut));
         assert_eq!(c.check(LeaseTime(1)), Ok(()));
     }
 }

@@ -10,11 +10,7 @@ use std::{
 
 use dashmap::DashMap;
 
-use super::{
-    Fired, Refused,
-    cell::Cell,
-    deadlines::Deadlines,
-};
+use super::{Fired, Refused, cell::Cell, deadlines::Deadlines};
 use crate::{
     clock::LeaseTime,
     fence::{Seq, Stand},
@@ -80,14 +76,21 @@ impl Lease {
     }
 
     /// Prolongs it from `now` under a fresh decision, never past its latest end. The stand stays the old one.
-    pub fn renew(&self, _decided: &Grant, now: LeaseTime, deadline: LeaseTime) -> Result<(u32, LeaseTime), Refused> {
+    ///
+    /// `generation` is the one that the credential was prepared for: where another renewal made it first, nothing changes.
+    pub fn renew(
+        &self,
+        _decided: &Grant,
+        generation: u32,
+        now: LeaseTime,
+        deadline: LeaseTime,
+    ) -> Result<(), Refused> {
         if !self.stand.is_up() {
             return Err(Refused::Lowered);
         }
-        let deadline = deadline.min(self.latest);
-        let generation = self.cell.renew(now, deadline)?;
+        self.cell.renew(generation, now, deadline.min(self.latest))?;
         // A fence that went down meanwhile: the lease is dead whatever its deadline says, and the answer says so.
-        if self.stand.is_up() { Ok((generation, deadline)) } else { Err(Refused::Lowered) }
+        if self.stand.is_up() { Ok(()) } else { Err(Refused::Lowered) }
     }
 }
 
@@ -156,7 +159,7 @@ impl Table {
         let lease = Arc::new(Lease {
             id,
             cell: Cell::new(deadline.min(latest)),
-            stand: grant.into_stand(),
+            stand: grant.into_parts().stand,
             issued,
             latest,
             facts,

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::{LeaseTime, Wall},
     name::{
-        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method, Outcome, Pin,
-        ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
+        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method,
+        Outcome, Pin, ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
     },
     reason::Reason,
 };

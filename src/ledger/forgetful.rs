@@ -95,7 +95,9 @@ impl Forgetful {
     /// Waits until a sync stands at the gate.
     pub fn wait_for_sync(&self) {
         let state = self.state();
-        drop(self.core.gate.wait_while(state, |s| s.at_gate == 0).unwrap());
+        let limit = std::time::Duration::from_secs(20);
+        let (_state, waited) = self.core.gate.wait_timeout_while(state, limit, |s| s.at_gate == 0).unwrap();
+        assert!(!waited.timed_out(), "nobody came to sync");
     }
 
     /// Bytes that all files take.
@@ -161,6 +163,19 @@ impl Forgetful {
         }
         let core = Core { state: Mutex::new(left), ..Core::default() };
         Forgetful { core: Arc::new(core) }
+    }
+
+    /// The process is killed, the machine goes on: another disk as this one is seen now, synced or not.
+    pub fn kill(&self) -> Forgetful {
+        let state = self.state();
+        let left = State {
+            inodes: state.inodes.clone(),
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            next_inode: state.next_inode,
+            ..State::default()
+        };
+        Forgetful { core: Arc::new(Core { state: Mutex::new(left), ..Core::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

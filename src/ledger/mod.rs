@@ -31,6 +31,7 @@ mod chain;
 mod event;
 mod file;
 mod open;
+mod queue;
 mod record;
 mod segment;
 mod tail;

@@ -10,9 +10,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    accept::{Ledger, Shared},
+    accept::Ledger,
     chain::{self, End, Fault, ReadError, Tamper},
     file::{Dir, Disk, LockError, is_full},
+    queue::Shared,
     record::{Head, Record},
     writer::{Segment, Writer},
 };

@@ -7,8 +7,6 @@
 //! `prev` is SHA-256 over the bytes of the line before, without its newline; all zero for the first. `hash` is SHA-256 over
 //! the bytes of this line up to `,"hash"`. `"refused":n` stands after `epoch` where n places before this one stayed empty.
 
-use std::io::Write;
-
 use serde::{Deserialize, Serialize};
 
 use super::{chain::Fault, event::Event};
@@ -101,8 +99,7 @@ pub(super) fn encode(out: &mut Vec<u8>, envelope: &Envelope, event: &EventText) 
     line.extend_from_slice(format!(",\"hash\":\"{hash}\"}}").as_bytes());
     let digest = Digest::of(&line);
     line.push(b'\n');
-    // A vector takes all.
-    let _ = out.write_all(&line);
+    out.append(&mut line);
     digest
 }
 

@@ -7,10 +7,11 @@
 use std::{io, sync::Arc, thread};
 
 use super::{
-    accept::{Again, Body, Health, Shared, Stopped, Turn, Waiting},
+    accept::{Health, Stopped},
     event::Event,
     file::{Disk, DiskFile, Held, is_full},
     open::{Options, PROBE_FILE, RESERVE_FILE, write_head},
+    queue::{Again, Body, Shared, Turn, Waiting},
     record::{self, Envelope, EventText, Head},
     segment,
 };
@@ -63,8 +64,8 @@ impl Writer {
     }
 
     fn run(&mut self, failing: bool) {
-        if failing {
-            self.recover();
+        if failing && !self.recover() {
+            return;
         }
         while let Turn::Write(batch) = self.shared.next() {
             match self.write(&batch) {
@@ -72,7 +73,9 @@ impl Writer {
                 Err(error) => {
                     tracing::error!(%error, "the ledger cannot be written: nothing that widens access is taken until it can");
                     self.shared.failed(batch, Health::Failing { why: error.to_string().into() });
-                    self.recover();
+                    if !self.recover() {
+                        return;
+                    }
                 }
             }
         }
@@ -127,21 +130,21 @@ impl Writer {
         Ok(())
     }
 
-    /// Tries until the disk takes everything again, or the ledger is closed. Endings go first.
-    fn recover(&mut self) {
+    /// Tries until the disk takes everything again. Endings go first. False where the ledger was closed before it did.
+    fn recover(&mut self) -> bool {
         let mut delay = self.options.retry_first;
         let mut last = false;
         loop {
             let stuck = match self.attempt() {
                 Ok(()) if self.shared.healed() => {
                     tracing::warn!(index = self.tip.index, "the ledger is written again");
-                    return;
+                    return true;
                 }
                 Ok(()) => continue,
                 Err(stuck) => stuck,
             };
             if last {
-                return;
+                return false;
             }
             let (eager, health) = match &stuck {
                 Stuck::EndingsOnly(e) => (true, Health::EndingsOnly { why: e.to_string().into() }),

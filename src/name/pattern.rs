@@ -48,6 +48,20 @@ impl SpiffePattern {
         self.segments.iter().all(|s| matches!(s, Segment::Exactly(_))).then(|| self.text.parse().ok())?
     }
 
+    /// A SPIFFE ID that it matches, to name it by in a decision: `any` for each wildcard.
+    pub fn example(&self) -> SpiffeId {
+        let path: Vec<&str> = self
+            .segments
+            .iter()
+            .map(|s| match s {
+                Segment::Exactly(s) => s,
+                Segment::One | Segment::Rest => "any",
+            })
+            .collect();
+        #[expect(clippy::expect_used, reason = "the parser has checked it with each wildcard replaced")]
+        format!("spiffe://{}/{}", self.domain, path.join("/")).parse().expect("a pattern matches an ID")
+    }
+
     /// Whether some SPIFFE ID matches both.
     pub fn overlaps(&self, other: &SpiffePattern) -> bool {
         fn meet(a: &[Segment], b: &[Segment]) -> bool {
@@ -144,6 +158,14 @@ mod tests {
         ] {
             assert_eq!(p(a).overlaps(&p(b)), both, "{a} {b}");
             assert_eq!(p(b).overlaps(&p(a)), both, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_matches_its_own_example() {
+        for p in ["spiffe://td/a/b", "spiffe://td/*/b/**", "spiffe://td/**"] {
+            let p = p.parse::<SpiffePattern>().unwrap();
+            assert!(p.matches(&p.example()), "{p}");
         }
     }
 

@@ -26,7 +26,9 @@ impl FromStr for LockName {
         let inner = prefix.strip_suffix('/').ok_or_else(|| bad("it does not end in a slash"))?;
         // A path below the trust domain, or the trust domain itself.
         if format!("{inner}/x").parse::<SpiffeId>().is_err() {
-            return Err(bad("without its last slash it is neither a SPIFFE ID nor `spiffe://` and a trust domain"));
+            return Err(bad(
+                "without its last slash it is neither a SPIFFE ID nor `spiffe://` and a trust domain",
+            ));
         }
         Ok(LockName::Prefix(prefix.to_owned()))
     }
@@ -92,11 +94,7 @@ impl Locks {
     }
 
     /// The lock that stands before any of these names, if one does.
-    pub fn against<'a>(
-        &self,
-        names: impl Iterator<Item = &'a FenceName>,
-        now: LeaseTime,
-    ) -> Option<&Lock> {
+    pub fn against<'a>(&self, names: impl Iterator<Item = &'a FenceName>, now: LeaseTime) -> Option<&Lock> {
         for name in names {
             if let Some(lock) = self.find(&LockName::Name(name.clone()), now) {
                 return Some(lock);
@@ -162,7 +160,14 @@ mod tests {
 
     #[test]
     fn names_that_could_lock_by_mistake_are_refused() {
-        for t in ["identity-prefix:spiffe://td/a", "identity-prefix:spiffe:///", "identity-prefix:spiffe://", "identity-prefix:", "nope:x", "identity-prefix:spiffe://td/a//"] {
+        for t in [
+            "identity-prefix:spiffe://td/a",
+            "identity-prefix:spiffe:///",
+            "identity-prefix:spiffe://",
+            "identity-prefix:",
+            "nope:x",
+            "identity-prefix:spiffe://td/a//",
+        ] {
             assert!(t.parse::<LockName>().is_err(), "{t}");
         }
         let p: LockName = "identity-prefix:spiffe://td/a/".parse().unwrap();

@@ -63,7 +63,8 @@ impl Rebuilt {
                 }
                 other => {
                     if let Some((id, change, _)) = change_of(other) {
-                        let job = jobs.get_mut(&id).ok_or_else(|| bad("it is about a job that is not there"))?;
+                        let job =
+                            jobs.get_mut(&id).ok_or_else(|| bad("it is about a job that is not there"))?;
                         job.apply(&change);
                     }
                 }

@@ -65,7 +65,6 @@ impl<E> Refused<E> {
 }
 
 /// A narrowing change, in force.
-#[derive(Debug)]
 pub struct Committed<T> {
     pub value: T,
     pub ending: Ending,
@@ -109,7 +108,11 @@ struct Slot {
 enum KeyUse {
     /// The job's record is being written.
     Pending,
-    Job { job: JobId, spec: Digest, at: LeaseTime },
+    Job {
+        job: JobId,
+        spec: Digest,
+        at: LeaseTime,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -136,7 +139,12 @@ pub struct Store {
 
 impl Store {
     /// Begins from what the ledger told.
-    pub fn new(rebuilt: super::Rebuilt, fences: Arc<Registry>, ledger: Ledger, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        rebuilt: super::Rebuilt,
+        fences: Arc<Registry>,
+        ledger: Ledger,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let mut inner = Inner { locks: rebuilt.locks, ..Inner::default() };
         for job in rebuilt.jobs {
             inner.keys.insert(
@@ -274,8 +282,7 @@ impl Store {
                         return Ok(Widened { job: slot.job.clone(), lowered: Vec::new() });
                     };
                     slot.busy = true;
-                    let record =
-                        change_record(id, &change, by.clone(), decision.clone(), Ending::default());
+                    let record = change_record(id, &change, by.clone(), decision.clone(), Ending::default());
                     break (change, self.ledger.append(&record));
                 }
             }
@@ -385,7 +392,10 @@ impl Store {
     }
 
     /// Locks: nothing new behind the name, and nothing old. For a prefix the revision is raised and the caller sweeps.
-    pub fn lock(&self, lock: Lock) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
+    pub fn lock(
+        &self,
+        lock: Lock,
+    ) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
         let mut inner = self.lock_inner();
         inner.locks.prune(self.clock.now().lease);
         if inner.locks.len() >= limits::LOCKS_MAX {

@@ -59,6 +59,24 @@ pub enum Presenter<'a> {
     Unseen,
 }
 
+impl Presenter<'_> {
+    /// Whether claims that are known to be true may be used by this presenter.
+    pub fn may_present(self, claims: &Claims) -> Result<(), TokenError> {
+        match (self, &claims.cnf) {
+            (Presenter::Unseen, None) => Ok(()),
+            (Presenter::Unseen, Some(_)) => Err(TokenError::NoPresenter),
+            (Presenter::Svid { id, .. }, _) if *id != claims.sub => {
+                Err(TokenError::Presenter { subject: claims.sub.clone(), presenter: id.clone() })
+            }
+            (Presenter::Svid { .. }, None) => Ok(()),
+            (Presenter::Svid { x5t_s256, .. }, Some(cnf)) => x5t_s256
+                .is_some_and(|x| URL_SAFE_NO_PAD.encode(x) == cnf.x5t_s256)
+                .then_some(())
+                .ok_or(TokenError::Certificate),
+        }
+    }
+}
+
 /// What a token must say.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
@@ -132,19 +150,7 @@ pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> R
     if Wall::from_seconds(claims.nbf.saturating_sub(NOT_BEFORE_LEEWAY_SECONDS)) > now {
         return Err(TokenError::NotYetValid(Wall::from_seconds(claims.nbf)));
     }
-    match (expected.presenter, &claims.cnf) {
-        (Presenter::Unseen, None) => {}
-        (Presenter::Unseen, Some(_)) => return Err(TokenError::NoPresenter),
-        (Presenter::Svid { id, .. }, _) if *id != claims.sub => {
-            return Err(TokenError::Presenter { subject: claims.sub, presenter: id.clone() });
-        }
-        (Presenter::Svid { .. }, None) => {}
-        (Presenter::Svid { x5t_s256, .. }, Some(cnf)) => {
-            if !x5t_s256.is_some_and(|x| URL_SAFE_NO_PAD.encode(x) == cnf.x5t_s256) {
-                return Err(TokenError::Certificate);
-            }
-        }
-    }
+    expected.presenter.may_present(&claims)?;
     Ok(claims)
 }
 

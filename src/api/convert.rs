@@ -1,0 +1,353 @@
+//! Between the wire's types and the house's.
+
+use std::time::Duration;
+
+use crate::{
+    broker::{Broker, LeaseView, Offer},
+    clock::{LeaseTime, Now, Wall},
+    job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
+    lease::{Facts, Lease},
+    ledger::{Actor, Ending},
+    name::{Action, AttemptNumber, Half, InstanceName, LeaseId, NameError, Outcome, Scope},
+    proto::v1,
+    reason::{Reason, Refusal},
+    state::Lock,
+};
+
+pub(super) fn timestamp(wall: Wall) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(wall.seconds()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(wall.0 % 1_000).unwrap_or(0).saturating_mul(1_000_000),
+    }
+}
+
+pub(super) fn at(now: Now, t: LeaseTime) -> Option<prost_types::Timestamp> {
+    Some(timestamp(now.wall_at(t)))
+}
+
+pub(super) fn span(d: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(d.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// A name in a field.
+pub(super) fn named<T: std::str::FromStr<Err = NameError>>(
+    field: &'static str,
+    text: &str,
+) -> Result<T, Refusal> {
+    if text.is_empty() {
+        return Err(Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field));
+    }
+    text.parse()
+        .map_err(|e: NameError| Refusal::new(Reason::FieldInvalid, e.to_string()).with("field", field))
+}
+
+/// A name in a field that may be left empty.
+pub(super) fn maybe_named<T: std::str::FromStr<Err = NameError>>(
+    field: &'static str,
+    text: &str,
+) -> Result<Option<T>, Refusal> {
+    if text.is_empty() { Ok(None) } else { named(field, text).map(Some) }
+}
+
+pub(super) fn attempt_number(n: u64) -> Result<AttemptNumber, Refusal> {
+    AttemptNumber::new(n).ok_or_else(|| {
+        Refusal::new(Reason::FieldMissing, "`attempt` is required: attempts count from 1")
+            .with("field", "attempt")
+    })
+}
+
+/// Free text of people, within its bound and without control characters.
+pub(super) fn text(field: &'static str, text: &str, max: usize) -> Result<String, Refusal> {
+    if text.len() > max {
+        return Err(Refusal::new(Reason::FieldInvalid, format!("`{field}` is longer than {max} bytes"))
+            .with("field", field));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        return Err(Refusal::new(Reason::FieldInvalid, format!("`{field}` has control characters in it"))
+            .with("field", field));
+    }
+    Ok(text.to_owned())
+}
+
+/// The same where something must be said.
+pub(super) fn required_text(field: &'static str, value: &str, max: usize) -> Result<String, Refusal> {
+    if value.trim().is_empty() {
+        return Err(Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field));
+    }
+    text(field, value, max)
+}
+
+/// A life: more than zero, exact, and short of absurd.
+pub(super) fn life(
+    field: &'static str,
+    d: Option<&prost_types::Duration>,
+    max: Duration,
+) -> Result<Option<Duration>, Refusal> {
+    let Some(d) = d else { return Ok(None) };
+    let bad =
+        |why: String| Err(Refusal::new(Reason::TtlInvalid, format!("`{field}` {why}")).with("field", field));
+    let (Ok(seconds), Ok(nanos)) = (u64::try_from(d.seconds), u32::try_from(d.nanos)) else {
+        return bad("is below zero".into());
+    };
+    if nanos > 999_999_999 {
+        return bad("has more than a second of nanoseconds".into());
+    }
+    let life = Duration::new(seconds, nanos);
+    if life < Duration::from_millis(1) {
+        return bad("is zero: say how long, or leave it out".into());
+    }
+    if life > max {
+        return bad(format!("is longer than {} s, the most that there is", max.as_secs()));
+    }
+    Ok(Some(life))
+}
+
+macro_rules! outcomes {
+    ($($house:ident = $wire:ident),*) => {
+        pub(super) fn outcome(o: Outcome) -> v1::Outcome {
+            match o { $(Outcome::$house => v1::Outcome::$wire,)* }
+        }
+        pub(super) fn outcome_of(o: v1::Outcome) -> Option<Outcome> {
+            match o { v1::Outcome::Unspecified => None, $(v1::Outcome::$wire => Some(Outcome::$house),)* }
+        }
+    };
+}
+outcomes!(
+    Completed = Completed,
+    Failed = Failed,
+    Interrupted = Interrupted,
+    Lost = Lost,
+    Cancelled = Cancelled,
+    Rejected = Rejected,
+    Expired = Expired,
+    Revoked = Revoked,
+    Superseded = Superseded
+);
+
+/// The outcome in a field, which must be one of those that a caller may report.
+pub(super) fn reported(value: i32, among: &[Outcome]) -> Result<Outcome, Refusal> {
+    v1::Outcome::try_from(value).ok().and_then(outcome_of).filter(|o| among.contains(o)).ok_or_else(|| {
+        let names: Vec<&str> = among.iter().map(|o| o.as_str()).collect();
+        Refusal::new(Reason::FieldInvalid, format!("`outcome` is one of {}", names.join(", ")))
+            .with("field", "outcome")
+    })
+}
+
+pub(super) fn action(a: Action) -> v1::Action {
+    match a {
+        Action::ReadDataset => v1::Action::ReadDataset,
+        Action::ReadModel => v1::Action::ReadModel,
+        Action::Finetune => v1::Action::Finetune,
+        Action::WriteCheckpoint => v1::Action::WriteCheckpoint,
+        Action::ReadCheckpoint => v1::Action::ReadCheckpoint,
+        Action::DeleteCheckpoint => v1::Action::DeleteCheckpoint,
+    }
+}
+
+fn action_of(a: v1::Action) -> Option<Action> {
+    Some(match a {
+        v1::Action::Unspecified => return None,
+        v1::Action::ReadDataset => Action::ReadDataset,
+        v1::Action::ReadModel => Action::ReadModel,
+        v1::Action::Finetune => Action::Finetune,
+        v1::Action::WriteCheckpoint => Action::WriteCheckpoint,
+        v1::Action::ReadCheckpoint => Action::ReadCheckpoint,
+        v1::Action::DeleteCheckpoint => Action::DeleteCheckpoint,
+    })
+}
+
+pub(super) fn half(h: Half) -> v1::Half {
+    match h {
+        Half::Reading => v1::Half::Reading,
+        Half::Writing => v1::Half::Writing,
+    }
+}
+
+pub(super) fn half_of(value: i32) -> Result<Half, Refusal> {
+    match v1::Half::try_from(value) {
+        Ok(v1::Half::Reading) => Ok(Half::Reading),
+        Ok(v1::Half::Writing) => Ok(Half::Writing),
+        Ok(v1::Half::Unspecified) | Err(_) => {
+            Err(Refusal::new(Reason::FieldMissing, "`half` is required: reading or writing")
+                .with("field", "half"))
+        }
+    }
+}
+
+pub(super) fn scope(s: &Scope) -> v1::Scope {
+    v1::Scope {
+        resource: s.resource.to_string(),
+        actions: s.actions.iter().map(|a| action(*a) as i32).collect(),
+    }
+}
+
+pub(super) fn scope_of(s: &v1::Scope) -> Result<Scope, Refusal> {
+    let resource: crate::name::ResourceName = named("scopes.resource", &s.resource)?;
+    if s.actions.is_empty() {
+        return Ok(Scope::whole(resource));
+    }
+    let actions = s
+        .actions
+        .iter()
+        .map(|a| v1::Action::try_from(*a).ok().and_then(action_of))
+        .collect::<Option<_>>()
+        .ok_or_else(|| {
+            Refusal::new(Reason::FieldInvalid, "`scopes.actions` names an action that there is not")
+                .with("field", "scopes.actions")
+        })?;
+    Ok(Scope { resource, actions })
+}
+
+pub(super) fn offer(o: Offer) -> v1::Offer {
+    v1::Offer {
+        half: half(o.half) as i32,
+        audience: o.audience.to_string(),
+        scopes: o.scopes.iter().map(scope).collect(),
+        locations: o.locations.into_iter().map(|(n, l)| (n.to_string(), l)).collect(),
+    }
+}
+
+pub(super) fn ending(broker: &Broker, e: Ending, index: Option<u64>, durable: bool) -> v1::Ending {
+    v1::Ending { seq: e.seq, behind: e.behind, durable, index: index.unwrap_or(0), epoch: broker.epoch() }
+}
+
+pub(super) fn member(now: Now, instance: &InstanceName, m: &Member) -> v1::Member {
+    let state = match m.state {
+        MemberState::Joined => v1::MemberState::Joined,
+        MemberState::Away { .. } => v1::MemberState::Away,
+        MemberState::Left => v1::MemberState::Left,
+        MemberState::Lost => v1::MemberState::Lost,
+    };
+    v1::Member {
+        spiffe_id: m.spiffe_id.to_string(),
+        instance: instance.to_string(),
+        state: state as i32,
+        joined: at(now, m.joined),
+    }
+}
+
+pub(super) fn attempt(now: Now, a: &Attempt) -> v1::Attempt {
+    let (state, ended) = match a.state {
+        AttemptState::Running => (v1::AttemptState::Running, None),
+        AttemptState::Suspended => (v1::AttemptState::Suspended, None),
+        AttemptState::Draining { .. } => (v1::AttemptState::Draining, None),
+        AttemptState::Ended(o) => (v1::AttemptState::Ended, Some(o)),
+    };
+    v1::Attempt {
+        number: a.number.value(),
+        state: state as i32,
+        outcome: ended.map_or(v1::Outcome::Unspecified, outcome) as i32,
+        key: a.key.clone(),
+        began: at(now, a.began),
+        ended: a.ended.and_then(|t| at(now, t)),
+        members: a.members.iter().map(|(i, m)| member(now, i, m)).collect(),
+        detail: a.detail.clone(),
+    }
+}
+
+pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
+    let now = broker.clock().now();
+    let (state, closed) = match j.state {
+        JobState::AwaitingApproval => (v1::JobState::AwaitingApproval, None),
+        JobState::Ready => (v1::JobState::Ready, None),
+        JobState::Running => (v1::JobState::Running, None),
+        JobState::Closed(o) => (v1::JobState::Closed, Some(o)),
+    };
+    v1::Job {
+        id: j.id.to_string(),
+        name: j.spec.name.clone(),
+        tenant: j.spec.tenant.to_string(),
+        state: state as i32,
+        outcome: closed.map_or(v1::Outcome::Unspecified, outcome) as i32,
+        launcher: j.launcher.to_string(),
+        acting_for: j.acting_for.as_ref().map(|h| format!("human:{h}")).unwrap_or_default(),
+        purpose: j.spec.purpose.clone(),
+        why: j.spec.why.clone(),
+        created: at(now, j.created),
+        ends_at_latest: at(now, j.ends),
+        spec_digest: j.spec_digest.to_string(),
+        attempts: j.attempts.iter().map(|a| attempt(now, a)).collect(),
+        waiting_for: j
+            .waiting_for
+            .iter()
+            .map(|g| v1::Gate {
+                id: g.id.clone(),
+                explanation: g.explanation.clone(),
+                approver_group: g.approver_group.clone(),
+                approvals_needed: g.approvals_needed,
+            })
+            .collect(),
+        detail: j.detail.clone(),
+        spec: Some(super::spec::to_wire(&j.spec)),
+        live_leases: broker.live_leases_of(j.id) as u64,
+        closed: j.closed.and_then(|t| at(now, t)),
+    }
+}
+
+fn lease_of(now: Now, id: LeaseId, f: &Facts) -> v1::Lease {
+    let _ = now;
+    v1::Lease {
+        id: id.to_string(),
+        job: f.job.to_string(),
+        attempt: f.attempt.value(),
+        tenant: f.tenant.to_string(),
+        holder: f.holder.to_string(),
+        instance: f.instance.to_string(),
+        half: half(f.half) as i32,
+        audience: f.audience.to_string(),
+        scopes: f.scopes.iter().map(scope).collect(),
+        ..v1::Lease::default()
+    }
+}
+
+pub(super) fn lease(now: Now, l: &Lease) -> v1::Lease {
+    v1::Lease {
+        issued: at(now, l.issued),
+        expires: at(now, l.deadline()),
+        expires_at_latest: at(now, l.latest),
+        generation: l.generation(),
+        stood_at: l.stand().at().0,
+        state: "live".into(),
+        ..lease_of(now, l.id, &l.facts)
+    }
+}
+
+pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
+    match view {
+        LeaseView::Live(l) => lease(now, l),
+        LeaseView::Ended(e) => v1::Lease {
+            issued: at(now, e.issued),
+            expires: at(now, e.deadline),
+            expires_at_latest: at(now, e.latest),
+            generation: e.generation,
+            stood_at: e.stood_at.0,
+            state: "ended".into(),
+            cause: e.cause.clone(),
+            ..lease_of(now, e.id, &e.facts)
+        },
+    }
+}
+
+pub(super) fn lock(now: Now, l: &Lock) -> v1::Lock {
+    v1::Lock {
+        name: l.name.to_string(),
+        reason: l.reason.clone(),
+        by: match &l.by {
+            Actor::SpiffeId(id) => id.to_string(),
+            Actor::Daemon(why) => format!("the daemon: {why}"),
+        },
+        since: at(now, l.since),
+        until: l.until.and_then(|t| at(now, t)),
+    }
+}
+
+pub(super) fn binding(b: crate::broker::Binding) -> v1::Binding {
+    match b {
+        crate::broker::Binding::Subject => v1::Binding::Subject,
+        crate::broker::Binding::Certificate => v1::Binding::Certificate,
+        crate::broker::Binding::Bearer => v1::Binding::Bearer,
+    }
+}

@@ -1,0 +1,214 @@
+//! What every call goes through, whatever it asks.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, service::Routes};
+
+use super::{job::Jobs, member::MembersService, operator::Operators, status::status, verifier::Verifiers};
+use crate::{
+    broker::{Broker, Caller, Rules},
+    limits,
+    link::Connection,
+    policy::Rpc,
+    proto::{self, v1},
+    reason::{Reason, Refusal},
+};
+
+/// Reads catalog and policy again from where the configuration says. Blocking.
+pub type Reloader = Arc<dyn Fn() -> Result<Rules, Refusal> + Send + Sync>;
+
+/// The gRPC edge.
+#[derive(Clone)]
+pub struct Edge {
+    pub(super) broker: Arc<Broker>,
+    pub(super) reloader: Reloader,
+    /// Cancelled when the daemon begins to stop: streams end and say so.
+    pub(super) stopping: CancellationToken,
+    work: Arc<Semaphore>,
+}
+
+impl Edge {
+    pub fn new(broker: Arc<Broker>, reloader: Reloader, stopping: CancellationToken) -> Self {
+        Edge { broker, reloader, stopping, work: Arc::new(Semaphore::new(limits::REQUESTS_MAX)) }
+    }
+
+    /// All services, with health and reflection, as one that `link` serves.
+    pub fn service<H>(self, health: H) -> Result<Service, tonic_reflection::server::Error>
+    where
+        H: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        H::Response: axum::response::IntoResponse,
+        H::Future: Send + 'static,
+    {
+        Ok(Service(self.routes(health)?))
+    }
+
+    fn routes<H>(self, health: H) -> Result<Routes, tonic_reflection::server::Error>
+    where
+        H: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
+            + tonic::server::NamedService
+            + Clone
+            + Send
+            + Sync
+            + 'static,
+        H::Response: axum::response::IntoResponse,
+        H::Future: Send + 'static,
+    {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let max = limits::MESSAGE_BYTES_MAX;
+        Ok(Routes::new(
+            v1::job_service_server::JobServiceServer::new(Jobs(self.clone())).max_decoding_message_size(max),
+        )
+        .add_service(
+            v1::member_service_server::MemberServiceServer::new(MembersService(self.clone()))
+                .max_decoding_message_size(max),
+        )
+        .add_service(
+            v1::operator_service_server::OperatorServiceServer::new(Operators(self.clone()))
+                .max_decoding_message_size(max),
+        )
+        .add_service(
+            v1::verifier_service_server::VerifierServiceServer::new(Verifiers(self))
+                .max_decoding_message_size(max),
+        )
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .add_service(health))
+    }
+
+    /// The connection that a request came on, where its SVID still holds.
+    pub(super) fn connection<T>(&self, request: &Request<T>) -> Result<Connection, Status> {
+        let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
+            status(&Refusal::new(Reason::Internal, "the request came over no attested connection"))
+        })?;
+        connection
+            .check(self.broker.clock().now().wall)
+            .map_err(|ending| status(&Refusal::new(ending.reason(), ending.to_string())))?;
+        Ok(connection)
+    }
+
+    /// The caller as the catalog knows it.
+    pub(super) fn caller(&self, rpc: Rpc, connection: &Connection) -> Result<Caller, Status> {
+        self.broker.caller(&connection.peer).map_err(|r| self.refuse(rpc, connection, &r))
+    }
+
+    /// Turns a refusal into a status, once it is counted, logged and, where it is a denial, recorded.
+    pub(super) fn refuse(&self, rpc: Rpc, connection: &Connection, refusal: &Refusal) -> Status {
+        self.broker.refused(connection.peer.spiffe_id(), rpc.as_str(), refusal);
+        status(refusal)
+    }
+
+    /// Runs one use case in a task of its own: a client that goes away does not leave half of it behind.
+    pub(super) async fn call<Q, A, F, Fut>(
+        &self,
+        rpc: Rpc,
+        request: Request<Q>,
+        use_case: F,
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+        F: FnOnce(Arc<Broker>, Caller, Q) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<A, Refusal>> + Send,
+    {
+        let connection = self.connection(&request)?;
+        let caller = self.caller(rpc, &connection)?;
+        let Ok(permit) = self.work.clone().try_acquire_owned() else {
+            let busy = Refusal::new(Reason::Overloaded, "too many requests at once: try again in a moment");
+            return Err(self.refuse(rpc, &connection, &busy));
+        };
+        let patience = patience(&request);
+        let (broker, query) = (self.broker.clone(), request.into_inner());
+        let task = tokio::spawn(async move {
+            let answer = use_case(broker, caller, query).await;
+            drop(permit);
+            answer
+        });
+        let answer = match patience {
+            None => task.await,
+            Some(patience) => match tokio::time::timeout(patience, task).await {
+                Ok(answer) => answer,
+                Err(_) => return Err(Status::deadline_exceeded("the call took longer than its deadline")),
+            },
+        };
+        match answer {
+            Ok(Ok(answer)) => Ok(Response::new(answer)),
+            Ok(Err(refusal)) => Err(self.refuse(rpc, &connection, &refusal)),
+            Err(failed) => {
+                tracing::error!(%rpc, panicked = failed.is_panic(), "a use case did not finish");
+                Err(self.refuse(
+                    rpc,
+                    &connection,
+                    &Refusal::new(Reason::Internal, "a fault of the daemon: its log has the cause"),
+                ))
+            }
+        }
+    }
+}
+
+/// The services, with the Reason put into answers that tonic gives by itself.
+#[derive(Clone)]
+pub struct Service(Routes);
+
+impl<B> tower::Service<http::Request<B>> for Service
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError> + Send,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        tower::Service::<http::Request<B>>::poll_ready(&mut self.0, cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let answer = self.0.call(request);
+        Box::pin(async move { Ok(with_reason(answer.await?)) })
+    }
+}
+
+/// A message over the limit is refused by tonic with a bare OUT_OF_RANGE, an unknown call with a bare UNIMPLEMENTED: both
+/// get their Reason.
+fn with_reason(answer: http::Response<tonic::body::Body>) -> http::Response<tonic::body::Body> {
+    let bare = !answer.headers().contains_key("grpc-status-details-bin");
+    let code = answer.headers().get("grpc-status").and_then(|v| v.to_str().ok());
+    let refusal = match code {
+        Some("11") if bare => Refusal::new(
+            Reason::MessageTooLarge,
+            format!("the message is larger than {} bytes", limits::MESSAGE_BYTES_MAX),
+        ),
+        Some("12") if bare => Refusal::new(Reason::NotSupported, "this daemon has no such call")
+            .fix("compare versions: leasehold whoami shows the daemon's"),
+        _ => return answer,
+    };
+    status(&refusal).into_http()
+}
+
+/// The client's deadline: the `grpc-timeout` header, digits and one unit.
+fn patience<T>(request: &Request<T>) -> Option<Duration> {
+    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let n: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(n.saturating_mul(3_600))),
+        "M" => Some(Duration::from_secs(n.saturating_mul(60))),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}

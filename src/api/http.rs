@@ -1,0 +1,84 @@
+//! The HTTP edges: the issuer's discovery and keys for verifiers that speak OIDC, and the probes.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::{broker::Broker, limits, reason::Reason};
+
+/// Whether the daemon takes requests, and if not, why.
+pub type Readiness = Arc<dyn Fn() -> Result<(), Reason> + Send + Sync>;
+
+/// `/.well-known/openid-configuration` and `/keys` (RFC 8414, RFC 7517). Kept by clients no longer than a token of an
+/// audience that has nothing else lives.
+pub fn issuer_routes(broker: Arc<Broker>) -> Router {
+    let issuer = broker.settings().issuer.clone();
+    let discovery = serde_json::json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{}/keys", issuer.trim_end_matches('/')),
+        "response_types_supported": ["token"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["ES256"],
+        "token_endpoint_auth_methods_supported": ["tls_client_auth"],
+        "authorization_details_types_supported": [crate::token::DETAIL_TYPE],
+        "tls_client_certificate_bound_access_tokens": true,
+    })
+    .to_string();
+    Router::new()
+        .route(
+            "/.well-known/openid-configuration",
+            get(move || {
+                let discovery = discovery.clone();
+                async move { json(discovery) }
+            }),
+        )
+        .route(
+            "/keys",
+            get(move || {
+                let jwks = broker.jwks();
+                async move { json(jwks) }
+            }),
+        )
+}
+
+/// `/livez`, `/readyz`, `/metrics`.
+pub fn probe_routes(ready: Readiness, metrics: Option<PrometheusHandle>) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route(
+            "/readyz",
+            get(move || {
+                let ready = ready();
+                async move {
+                    match ready {
+                        Ok(()) => "ok\n".into_response(),
+                        Err(reason) => {
+                            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
+                        }
+                    }
+                }
+            }),
+        )
+        .route(
+            "/metrics",
+            get(move || {
+                let text = metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+                async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
+            }),
+        )
+}
+
+fn json(body: String) -> Response {
+    let mut response = ([(header::CONTENT_TYPE, "application/json")], body).into_response();
+    let age = format!("public, max-age={}", limits::OFFLINE_TOKEN_TTL_MAX.as_secs());
+    if let Ok(age) = HeaderValue::from_str(&age) {
+        response.headers_mut().insert(header::CACHE_CONTROL, age);
+    }
+    response
+}

@@ -1,0 +1,247 @@
+//! JobService on the wire.
+
+use std::pin::Pin;
+
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert::{
+        self, attempt_number, ending, life, maybe_named, named, reported, required_text, text, timestamp,
+    },
+    edge::Edge,
+    spec,
+};
+use crate::{
+    clock::LeaseTime,
+    limits,
+    name::{JobId, Outcome},
+    policy::Rpc,
+    proto::v1::{self, job_service_server::JobService},
+    reason::{Reason, Refusal},
+};
+
+pub(super) struct Jobs(pub Edge);
+
+const STREAM_BUFFER: usize = 4;
+
+#[tonic::async_trait]
+impl JobService for Jobs {
+    async fn create_job(
+        &self,
+        request: Request<v1::CreateJobRequest>,
+    ) -> Result<Response<v1::CreateJobResponse>, Status> {
+        self.0
+            .call(Rpc::CreateJob, request, |broker, caller, q| async move {
+                let wire = q.spec.ok_or_else(|| {
+                    Refusal::new(Reason::FieldMissing, "`spec` is required").with("field", "spec")
+                })?;
+                let key = if q.dry_run {
+                    text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
+                } else {
+                    required_text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
+                };
+                let spec = spec::from_wire(&wire, caller.tenant(), caller.id())?;
+                let done = broker.create_job(&caller, spec, &key, q.dry_run).await?;
+                Ok(v1::CreateJobResponse {
+                    job: Some(convert::job(&broker, &done.job)),
+                    created: done.created,
+                    decisions: done
+                        .decisions
+                        .into_iter()
+                        .map(|d| v1::Decision {
+                            principal: d.principal,
+                            action: d.action,
+                            resource: d.resource,
+                            result: d.result.to_owned(),
+                            rules: d.rules,
+                        })
+                        .collect(),
+                })
+            })
+            .await
+    }
+
+    async fn get_job(
+        &self,
+        request: Request<v1::GetJobRequest>,
+    ) -> Result<Response<v1::GetJobResponse>, Status> {
+        self.0
+            .call(Rpc::GetJob, request, |broker, caller, q| async move {
+                let job = broker.get_job(&caller, named("job", &q.job)?)?;
+                Ok(v1::GetJobResponse { job: Some(convert::job(&broker, &job)) })
+            })
+            .await
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<v1::ListJobsRequest>,
+    ) -> Result<Response<v1::ListJobsResponse>, Status> {
+        self.0
+            .call(Rpc::ListJobs, request, |broker, caller, q| async move {
+                let max = page_size(q.page_size);
+                let below = job_page(&q.page_token)?;
+                let jobs = broker.list_jobs(&caller, q.open_only, below, max.saturating_add(1));
+                let more = jobs.len() > max;
+                let shown = jobs.get(..jobs.len().min(max)).unwrap_or_default();
+                let next_page_token = match shown.last() {
+                    Some(last) if more => format!("{}.{}", last.created.0, last.id),
+                    _ => String::new(),
+                };
+                let jobs = shown.iter().map(|j| convert::job(&broker, j)).collect();
+                Ok(v1::ListJobsResponse { jobs, next_page_token })
+            })
+            .await
+    }
+
+    async fn close_job(
+        &self,
+        request: Request<v1::CloseJobRequest>,
+    ) -> Result<Response<v1::CloseJobResponse>, Status> {
+        self.0
+            .call(Rpc::CloseJob, request, |broker, caller, q| async move {
+                let job: JobId = named("job", &q.job)?;
+                let reason = text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let outcome = match q.outcome {
+                    0 => Outcome::Cancelled,
+                    o => reported(
+                        o,
+                        &[Outcome::Completed, Outcome::Failed, Outcome::Interrupted, Outcome::Cancelled],
+                    )?,
+                };
+                let done = broker.close_job(&caller, job, outcome, &reason)?;
+                Ok(v1::CloseJobResponse {
+                    job: Some(convert::job(&broker, &done.job)),
+                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
+                })
+            })
+            .await
+    }
+
+    async fn begin_attempt(
+        &self,
+        request: Request<v1::BeginAttemptRequest>,
+    ) -> Result<Response<v1::BeginAttemptResponse>, Status> {
+        self.0
+            .call(Rpc::BeginAttempt, request, |broker, caller, q| async move {
+                let job: JobId = named("job", &q.job)?;
+                let key = required_text("key", &q.key, limits::KEY_BYTES_MAX)?;
+                let began = broker.begin_attempt(&caller, job, &key, q.supersede).await?;
+                let now = broker.clock().now();
+                Ok(v1::BeginAttemptResponse {
+                    attempt: began.job.attempt(began.attempt).map(|a| convert::attempt(now, a)),
+                    ticket: began.ticket.map(|t| t.expose().to_owned()).unwrap_or_default(),
+                })
+            })
+            .await
+    }
+
+    async fn drain_attempt(
+        &self,
+        request: Request<v1::DrainAttemptRequest>,
+    ) -> Result<Response<v1::DrainAttemptResponse>, Status> {
+        self.0
+            .call(Rpc::DrainAttempt, request, |broker, caller, q| async move {
+                let job: JobId = named("job", &q.job)?;
+                let attempt = attempt_number(q.attempt)?;
+                let grace = life("grace", q.grace.as_ref(), limits::DRAIN_GRACE_MAX)?;
+                let reason = text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let drained = broker.drain_attempt(&caller, job, attempt, grace, &reason)?;
+                let now = broker.clock().now();
+                Ok(v1::DrainAttemptResponse {
+                    reading_ends: Some(timestamp(now.wall_at(drained.reading_ends))),
+                    writing_ends: Some(timestamp(now.wall_at(drained.writing_ends))),
+                })
+            })
+            .await
+    }
+
+    async fn end_attempt(
+        &self,
+        request: Request<v1::EndAttemptRequest>,
+    ) -> Result<Response<v1::EndAttemptResponse>, Status> {
+        self.0
+            .call(Rpc::EndAttempt, request, |broker, caller, q| async move {
+                let job: JobId = named("job", &q.job)?;
+                let attempt = attempt_number(q.attempt)?;
+                let outcome = reported(
+                    q.outcome,
+                    &[Outcome::Completed, Outcome::Failed, Outcome::Interrupted, Outcome::Lost],
+                )?;
+                let instance = maybe_named("instance", &q.instance)?;
+                let detail = text("detail", &q.detail, limits::TEXT_BYTES_MAX)?;
+                let done = broker.end_attempt(&caller, job, attempt, outcome, instance.as_ref(), &detail)?;
+                Ok(v1::EndAttemptResponse {
+                    job: Some(convert::job(&broker, &done.job)),
+                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
+                    conflict: done.conflict,
+                })
+            })
+            .await
+    }
+
+    type WatchJobStream = Pin<Box<dyn Stream<Item = Result<v1::WatchJobResponse, Status>> + Send>>;
+
+    async fn watch_job(
+        &self,
+        request: Request<v1::WatchJobRequest>,
+    ) -> Result<Response<Self::WatchJobStream>, Status> {
+        let connection = self.0.connection(&request)?;
+        let caller = self.0.caller(Rpc::WatchJob, &connection)?;
+        let id = named("job", &request.get_ref().job);
+        let watch = id.and_then(|id| self.0.broker.watch_job(&caller, id));
+        let mut watch = watch.map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
+        let (tx, rx) = tokio::sync::mpsc::channel(STREAM_BUFFER);
+        let (broker, stopping) = (self.0.broker.clone(), self.0.stopping.clone());
+        tokio::spawn(async move {
+            loop {
+                let job = watch.borrow_and_update().clone();
+                let closed = job.is_closed();
+                let shown = v1::WatchJobResponse { job: Some(convert::job(&broker, &job)) };
+                drop(job);
+                if tx.send(Ok(shown)).await.is_err() || closed {
+                    return;
+                }
+                let ending = tokio::select! {
+                    changed = watch.changed() => match changed {
+                        Ok(()) => continue,
+                        Err(_) => Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again"),
+                    },
+                    () = connection.ended.cancelled() => {
+                        let e = connection.ending();
+                        Refusal::new(e.reason(), e.to_string())
+                    }
+                    () = stopping.cancelled() => {
+                        Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again")
+                    }
+                    () = tx.closed() => return,
+                };
+                let _ = tx.send(Err(super::status(&ending))).await;
+                return;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+}
+
+pub(super) fn page_size(asked: u32) -> usize {
+    match usize::try_from(asked).unwrap_or(usize::MAX) {
+        0 => limits::PAGE_DEFAULT,
+        n => n.min(limits::PAGE_MAX),
+    }
+}
+
+fn job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token
+        .split_once('.')
+        .and_then(|(t, id)| Some((LeaseTime(t.parse().ok()?), id.parse().ok()?)))
+        .map(Some)
+        .ok_or_else(|| {
+            Refusal::new(Reason::FieldInvalid, "`page_token` is not one that an answer gave")
+                .with("field", "page_token")
+        })
+}

@@ -1,0 +1,253 @@
+//! MemberService on the wire.
+
+use std::pin::Pin;
+
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    convert::{self, attempt_number, ending, half_of, life, maybe_named, named, scope_of, span, timestamp},
+    edge::Edge,
+};
+use crate::{
+    broker::{Attachment, Broker, IssueRequest, Notice, NoticeKind, Session},
+    limits,
+    link::Connection,
+    name::{InstanceName, JobId},
+    policy::Rpc,
+    proto::v1::{self, member_service_server::MemberService},
+    reason::{Reason, Refusal},
+    secret::{Secret, SecretDigest},
+};
+
+pub(super) struct MembersService(pub Edge);
+
+/// Notices and beats that wait for a slow member. Past it, beats are left out: the next one says the same.
+const STREAM_BUFFER: usize = 16;
+
+fn session(wire: Option<v1::Session>) -> Result<Session, Refusal> {
+    let missing = || Refusal::new(Reason::FieldMissing, "`session` is required").with("field", "session");
+    let wire = wire.ok_or_else(missing)?;
+    let secret = Secret::from_bytes(&wire.secret).ok_or_else(|| {
+        Refusal::new(Reason::FieldInvalid, "`session.secret` is not 32 bytes").with("field", "session.secret")
+    })?;
+    Ok(Session {
+        job: named("session.job", &wire.job)?,
+        attempt: attempt_number(wire.attempt)?,
+        instance: named("session.instance", &wire.instance)?,
+        secret,
+    })
+}
+
+#[tonic::async_trait]
+impl MemberService for MembersService {
+    async fn join_attempt(
+        &self,
+        request: Request<v1::JoinAttemptRequest>,
+    ) -> Result<Response<v1::JoinAttemptResponse>, Status> {
+        self.0
+            .call(Rpc::JoinAttempt, request, |broker, caller, q| async move {
+                let job: JobId = named("job", &q.job)?;
+                let attempt = attempt_number(q.attempt)?;
+                let instance: InstanceName = named("instance", &q.instance)?;
+                let digest = SecretDigest::from_bytes(&q.session_digest).ok_or_else(|| {
+                    Refusal::new(
+                        Reason::FieldInvalid,
+                        "`session_digest` is not 32 bytes, the SHA-256 of a secret",
+                    )
+                    .with("field", "session_digest")
+                })?;
+                let ticket = (!q.ticket.is_empty()).then_some(q.ticket.as_str());
+                let joined = broker.join_attempt(&caller, job, attempt, &instance, digest, ticket).await?;
+                let now = broker.clock().now();
+                let settings = broker.settings();
+                Ok(v1::JoinAttemptResponse {
+                    member: Some(convert::member(now, &instance, &joined.member)),
+                    offers: joined.offers.into_iter().map(convert::offer).collect(),
+                    beat: Some(span(settings.beat)),
+                    lost_after: settings.lost_after,
+                    epoch: broker.epoch(),
+                    ends_at_latest: convert::at(now, joined.job.ends),
+                    rejoin: Some(span(settings.rejoin)),
+                })
+            })
+            .await
+    }
+
+    type KeepAliveStream = Pin<Box<dyn Stream<Item = Result<v1::KeepAliveResponse, Status>> + Send>>;
+
+    async fn keep_alive(
+        &self,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        let connection = self.0.connection(&request)?;
+        let caller = self.0.caller(Rpc::KeepAlive, &connection)?;
+        let refuse = |r: Refusal| self.0.refuse(Rpc::KeepAlive, &connection, &r);
+        let mut beats = request.into_inner();
+        let first = tokio::time::timeout(limits::HANDSHAKE, beats.next()).await;
+        let Ok(Some(first)) = first else {
+            return Err(refuse(Refusal::new(Reason::FieldMissing, "the first message names the session")));
+        };
+        let first = first?;
+        let session = session(first.session).map_err(refuse)?;
+        let attachment = self.0.broker.attach(&caller, &session).map_err(refuse)?;
+        let (tx, rx) = mpsc::channel(STREAM_BUFFER);
+        let _ = tx.try_send(Ok(beat(&self.0.broker, first.beat)));
+        let stream = KeepAlive {
+            broker: self.0.broker.clone(),
+            stopping: self.0.stopping.clone(),
+            connection,
+            attachment,
+            beats,
+            tx,
+        };
+        tokio::spawn(stream.run());
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn issue_credential(
+        &self,
+        request: Request<v1::IssueCredentialRequest>,
+    ) -> Result<Response<v1::IssueCredentialResponse>, Status> {
+        self.0
+            .call(Rpc::IssueCredential, request, |broker, caller, q| async move {
+                let request = IssueRequest {
+                    session: session(q.session)?,
+                    half: half_of(q.half)?,
+                    audience: maybe_named("audience", &q.audience)?,
+                    scopes: q.scopes.iter().map(scope_of).collect::<Result<_, _>>()?,
+                    ttl: life("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?,
+                };
+                let issued = broker.issue(&caller, &request).await?;
+                let now = broker.clock().now();
+                Ok(v1::IssueCredentialResponse {
+                    lease: Some(convert::lease(now, &issued.lease)),
+                    token: issued.token.expose().to_owned(),
+                    token_expires: Some(timestamp(issued.token_expires)),
+                    revocation_bound: Some(v1::RevocationBound {
+                        at_most: Some(span(issued.bound.at_most)),
+                        by: issued.bound.by.to_owned(),
+                    }),
+                    binding: convert::binding(issued.binding) as i32,
+                    shortened_by: issued.shortened_by,
+                    locations: issued.locations.into_iter().map(|(n, l)| (n.to_string(), l)).collect(),
+                })
+            })
+            .await
+    }
+
+    async fn renew_lease(
+        &self,
+        request: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        self.0
+            .call(Rpc::RenewLease, request, |broker, caller, q| async move {
+                let session = session(q.session)?;
+                let ttl = life("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?;
+                let renewed = broker.renew(&caller, &session, named("lease", &q.lease)?, ttl).await?;
+                let now = broker.clock().now();
+                Ok(v1::RenewLeaseResponse {
+                    lease: Some(convert::lease(now, &renewed.lease)),
+                    token: renewed.token.expose().to_owned(),
+                    token_expires: Some(timestamp(renewed.token_expires)),
+                    shortened_by: renewed.shortened_by,
+                })
+            })
+            .await
+    }
+
+    async fn release_lease(
+        &self,
+        request: Request<v1::ReleaseLeaseRequest>,
+    ) -> Result<Response<v1::ReleaseLeaseResponse>, Status> {
+        self.0
+            .call(Rpc::ReleaseLease, request, |broker, caller, q| async move {
+                let session = session(q.session)?;
+                let (done, index) = broker.release(&caller, &session, named("lease", &q.lease)?)?;
+                Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done, index, false)) })
+            })
+            .await
+    }
+}
+
+/// One member's stream, until it, the connection or the daemon ends. Dropping the attachment without a goodbye is the loss
+/// that ends the member's leases.
+struct KeepAlive {
+    broker: std::sync::Arc<Broker>,
+    stopping: tokio_util::sync::CancellationToken,
+    connection: Connection,
+    attachment: Attachment,
+    beats: Streaming<v1::KeepAliveRequest>,
+    tx: mpsc::Sender<Result<v1::KeepAliveResponse, Status>>,
+}
+
+impl KeepAlive {
+    async fn run(mut self) {
+        loop {
+            tokio::select! {
+                message = self.beats.next() => match message {
+                    Some(Ok(m)) if m.goodbye => return self.attachment.goodbye(),
+                    Some(Ok(m)) => {
+                        if let Err(ending) = self.connection.check(self.broker.clock().now().wall) {
+                            return self.end(&Refusal::new(ending.reason(), ending.to_string())).await;
+                        }
+                        self.attachment.beat();
+                        let _ = self.tx.try_send(Ok(beat(&self.broker, m.beat)));
+                    }
+                    Some(Err(_)) | None => return,
+                },
+                notice = self.attachment.notice() => {
+                    let last = matches!(notice.kind, NoticeKind::Revoked | NoticeKind::Reconnect);
+                    let message = self.notice(&notice);
+                    // A member that does not read is not waited for: its access is over whether it hears of it or not.
+                    let told = tokio::time::timeout(limits::CONNECTION_GRACE, self.tx.send(Ok(message))).await;
+                    if last || !matches!(told, Ok(Ok(()))) {
+                        return;
+                    }
+                }
+                () = self.connection.ended.cancelled() => {
+                    let e = self.connection.ending();
+                    return self.end(&Refusal::new(e.reason(), e.to_string())).await;
+                }
+                () = self.stopping.cancelled() => {
+                    let stop = Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again");
+                    return self.end(&stop).await;
+                }
+            }
+        }
+    }
+
+    async fn end(self, why: &Refusal) {
+        let send = self.tx.send(Err(super::status(why)));
+        let _ = tokio::time::timeout(limits::CONNECTION_GRACE, send).await;
+    }
+
+    fn notice(&self, n: &Notice) -> v1::KeepAliveResponse {
+        use v1::notice::Kind;
+        let now = self.broker.clock().now();
+        let (kind, reading, writing) = match n.kind {
+            NoticeKind::Revoked => (Kind::Revoked, None, None),
+            NoticeKind::Drain { reading_ends, writing_ends } => {
+                (Kind::Drain, convert::at(now, reading_ends), convert::at(now, writing_ends))
+            }
+            NoticeKind::Reconnect => (Kind::Reconnect, None, None),
+            NoticeKind::Reissue => (Kind::Reissue, None, None),
+        };
+        v1::KeepAliveResponse {
+            beat: 0,
+            time: Some(timestamp(now.wall)),
+            notice: Some(v1::Notice {
+                kind: kind as i32,
+                reason: n.reason.code().to_owned(),
+                message: n.message.clone(),
+                reading_ends: reading,
+                writing_ends: writing,
+            }),
+        }
+    }
+}
+
+fn beat(broker: &Broker, beat: u64) -> v1::KeepAliveResponse {
+    v1::KeepAliveResponse { beat, time: Some(timestamp(broker.clock().now().wall)), notice: None }
+}

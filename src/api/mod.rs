@@ -1,0 +1,19 @@
+//! The gRPC and HTTP edges: what goes over the wire, and nothing else.
+//!
+//! Reads requests into the words of the house, hands them to the broker, writes the answers. Decides nothing, keeps nothing.
+//! Every refusal becomes a `google.rpc.Status` with an `ErrorInfo` whose reason is the [`Reason`](crate::reason::Reason)'s
+//! code: the mapping is `status`, the one exhaustive match of this edge.
+
+mod convert;
+mod edge;
+mod http;
+mod job;
+mod member;
+mod operator;
+mod spec;
+mod status;
+mod verifier;
+
+pub use edge::{Edge, Reloader};
+pub use http::{Readiness, issuer_routes, probe_routes};
+pub use status::status;

@@ -1,0 +1,241 @@
+//! OperatorService on the wire.
+
+use std::pin::Pin;
+
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::{Request, Response, Status};
+
+use super::{
+    convert::{self, ending, life, maybe_named, named, required_text, timestamp},
+    edge::Edge,
+    job::page_size,
+};
+use crate::{
+    ledger::TailError,
+    limits,
+    name::{FenceName, LeaseId},
+    policy::Rpc,
+    proto::v1::{self, operator_service_server::OperatorService},
+    reason::{Reason, Refusal},
+    state::LockName,
+};
+
+pub(super) struct Operators(pub Edge);
+
+const STREAM_BUFFER: usize = 64;
+
+#[tonic::async_trait]
+impl OperatorService for Operators {
+    async fn list_leases(
+        &self,
+        request: Request<v1::ListLeasesRequest>,
+    ) -> Result<Response<v1::ListLeasesResponse>, Status> {
+        self.0
+            .call(Rpc::ListLeases, request, |broker, caller, q| async move {
+                let behind: Option<FenceName> = maybe_named("behind", &q.behind)?;
+                let views = broker.list_leases(&caller, behind.as_ref(), q.live_only)?;
+                let after: Option<LeaseId> = maybe_named("page_token", &q.page_token)?;
+                let start = match after {
+                    None => 0,
+                    Some(id) => views.iter().position(|v| v.id() == id).map_or(0, |i| i.saturating_add(1)),
+                };
+                let max = page_size(q.page_size);
+                let rest = views.get(start..).unwrap_or_default();
+                let page = rest.get(..rest.len().min(max)).unwrap_or_default();
+                let now = broker.clock().now();
+                Ok(v1::ListLeasesResponse {
+                    leases: page.iter().map(|v| convert::lease_view(now, v)).collect(),
+                    next_page_token: match page.last() {
+                        Some(last) if rest.len() > max => last.id().to_string(),
+                        _ => String::new(),
+                    },
+                })
+            })
+            .await
+    }
+
+    async fn get_lease(
+        &self,
+        request: Request<v1::GetLeaseRequest>,
+    ) -> Result<Response<v1::GetLeaseResponse>, Status> {
+        self.0
+            .call(Rpc::GetLease, request, |broker, caller, q| async move {
+                let view = broker.get_lease(&caller, named("lease", &q.lease)?)?;
+                Ok(v1::GetLeaseResponse { lease: Some(convert::lease_view(broker.clock().now(), &view)) })
+            })
+            .await
+    }
+
+    async fn revoke(
+        &self,
+        request: Request<v1::RevokeRequest>,
+    ) -> Result<Response<v1::RevokeResponse>, Status> {
+        self.0
+            .call(Rpc::Revoke, request, |broker, caller, q| async move {
+                let name: FenceName = named("name", &q.name)?;
+                let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let done = broker.revoke(&caller, &name, &reason, q.dry_run)?;
+                Ok(v1::RevokeResponse {
+                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
+                    jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
+                    notes: done.notes,
+                })
+            })
+            .await
+    }
+
+    async fn lock(&self, request: Request<v1::LockRequest>) -> Result<Response<v1::LockResponse>, Status> {
+        self.0
+            .call(Rpc::Lock, request, |broker, caller, q| async move {
+                let name: LockName = named("name", &q.name)?;
+                let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let ttl = life("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
+                let done = broker.lock(&caller, name, &reason, ttl, q.dry_run)?;
+                Ok(v1::LockResponse {
+                    lock: Some(convert::lock(broker.clock().now(), &done.lock)),
+                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
+                })
+            })
+            .await
+    }
+
+    async fn unlock(
+        &self,
+        request: Request<v1::UnlockRequest>,
+    ) -> Result<Response<v1::UnlockResponse>, Status> {
+        self.0
+            .call(Rpc::Unlock, request, |broker, caller, q| async move {
+                let name: LockName = named("name", &q.name)?;
+                let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let lifted = broker.unlock(&caller, &name, &reason).await?;
+                Ok(v1::UnlockResponse { lifted: Some(convert::lock(broker.clock().now(), &lifted)) })
+            })
+            .await
+    }
+
+    async fn list_locks(
+        &self,
+        request: Request<v1::ListLocksRequest>,
+    ) -> Result<Response<v1::ListLocksResponse>, Status> {
+        self.0
+            .call(Rpc::ListLocks, request, |broker, caller, _| async move {
+                let now = broker.clock().now();
+                let locks = broker.list_locks(&caller)?.iter().map(|l| convert::lock(now, l)).collect();
+                Ok(v1::ListLocksResponse { locks })
+            })
+            .await
+    }
+
+    async fn wait_durable(
+        &self,
+        request: Request<v1::WaitDurableRequest>,
+    ) -> Result<Response<v1::WaitDurableResponse>, Status> {
+        self.0
+            .call(Rpc::WaitDurable, request, |broker, caller, q| async move {
+                Ok(v1::WaitDurableResponse {
+                    durable_index: broker.wait_durable(&caller, q.index, q.epoch).await?,
+                })
+            })
+            .await
+    }
+
+    async fn reload_catalog(
+        &self,
+        request: Request<v1::ReloadCatalogRequest>,
+    ) -> Result<Response<v1::ReloadCatalogResponse>, Status> {
+        let reloader = self.0.reloader.clone();
+        self.0
+            .call(Rpc::ReloadCatalog, request, |broker, caller, q| async move {
+                broker.may_reload(&caller)?;
+                let read = tokio::task::spawn_blocking(move || reloader()).await;
+                let rules =
+                    read.map_err(|_| Refusal::new(Reason::Internal, "the catalog could not be read"))??;
+                let counts = rules.catalog().counts();
+                let digest = rules.catalog().digest().to_string();
+                let ended = if q.dry_run {
+                    0
+                } else {
+                    let by = crate::ledger::Actor::SpiffeId(caller.id().clone());
+                    broker.replace_rules(rules, by).ended
+                };
+                Ok(v1::ReloadCatalogResponse {
+                    digest,
+                    principals: u32::try_from(counts.principals).unwrap_or(u32::MAX),
+                    resources: u32::try_from(counts.resources()).unwrap_or(u32::MAX),
+                    ended,
+                })
+            })
+            .await
+    }
+
+    type TailLedgerStream = Pin<Box<dyn Stream<Item = Result<v1::TailLedgerResponse, Status>> + Send>>;
+
+    async fn tail_ledger(
+        &self,
+        request: Request<v1::TailLedgerRequest>,
+    ) -> Result<Response<Self::TailLedgerStream>, Status> {
+        let connection = self.0.connection(&request)?;
+        let caller = self.0.caller(Rpc::TailLedger, &connection)?;
+        let q = request.into_inner();
+        let from = match q.from_index {
+            0 => self.0.broker.ledger().head().index.saturating_add(1),
+            n => n,
+        };
+        let tail = self.0.broker.tail_ledger(&caller, from);
+        let mut tail = tail.map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
+        let (tx, rx) = tokio::sync::mpsc::channel(STREAM_BUFFER);
+        let stopping = self.0.stopping.clone();
+        tokio::spawn(async move {
+            loop {
+                let next = async { if q.no_follow { tail.next_present().await } else { tail.next().await } };
+                let message = tokio::select! {
+                    line = next => match line {
+                        None => return,
+                        Some(Ok(line)) => Ok(v1::TailLedgerResponse { index: line.index, record: line.line }),
+                        Some(Err(e)) => Err(tail_refusal(&e)),
+                    },
+                    () = connection.ended.cancelled() => {
+                        let e = connection.ending();
+                        Err(Refusal::new(e.reason(), e.to_string()))
+                    }
+                    () = stopping.cancelled() => {
+                        Err(Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again"))
+                    }
+                    () = tx.closed() => return,
+                };
+                let last = message.is_err();
+                if tx.send(message.map_err(|r| super::status(&r))).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+
+    async fn who_am_i(
+        &self,
+        request: Request<v1::WhoAmIRequest>,
+    ) -> Result<Response<v1::WhoAmIResponse>, Status> {
+        let connection = self.0.connection(&request)?;
+        let broker = &self.0.broker;
+        let seen = broker.whoami(&connection.peer).caller;
+        let p = seen.as_ref().map(|c| &c.principal);
+        Ok(Response::new(v1::WhoAmIResponse {
+            spiffe_id: connection.peer.spiffe_id().to_string(),
+            kind: p.map(|p| p.kind.to_string()).unwrap_or_default(),
+            tenant: p.map(|p| p.tenant.to_string()).unwrap_or_default(),
+            roles: p.map(|p| p.roles.iter().cloned().collect()).unwrap_or_default(),
+            groups: p.map(|p| p.groups.iter().cloned().collect()).unwrap_or_default(),
+            svid_expires: Some(timestamp(connection.peer.not_after())),
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: broker.epoch(),
+            matched: p.map(|p| p.matched.clone()).unwrap_or_default(),
+            server_time: Some(timestamp(broker.clock().now().wall)),
+        }))
+    }
+}
+
+fn tail_refusal(e: &TailError) -> Refusal {
+    tracing::warn!(error = %e, "a ledger reader was cut off");
+    Refusal::new(Reason::FellBehind, e.to_string()).fix("read on from the last record that you have")
+}

@@ -1,0 +1,329 @@
+//! A job's specification, read from the wire: every mistake at once.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::convert::{life, span};
+use crate::{
+    job::{DoneWhen, Members, Spec, Tuning},
+    limits,
+    name::{
+        Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffeId, SpiffePattern,
+        TenantName,
+    },
+    proto::v1,
+    reason::{Reason, Refusal},
+};
+
+/// What was wrong, field by field.
+#[derive(Default)]
+struct Mistakes {
+    first: Option<Reason>,
+    found: Vec<String>,
+}
+
+impl Mistakes {
+    fn add(&mut self, reason: Reason, what: String) {
+        self.first.get_or_insert(reason);
+        self.found.push(what);
+    }
+
+    fn name<T: std::str::FromStr<Err = impl std::fmt::Display>>(
+        &mut self,
+        field: &str,
+        text: &str,
+    ) -> Option<T> {
+        match text.parse() {
+            Ok(name) => Some(name),
+            Err(e) => {
+                self.add(Reason::FieldInvalid, format!("`{field}`: {e}"));
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, field: &str, text: &str, max: usize, required: bool) -> String {
+        if required && text.trim().is_empty() {
+            self.add(Reason::FieldMissing, format!("`{field}` is required"));
+        }
+        if text.len() > max {
+            self.add(Reason::FieldInvalid, format!("`{field}` is longer than {max} bytes"));
+        }
+        if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+            self.add(Reason::FieldInvalid, format!("`{field}` has control characters in it"));
+        }
+        text.to_owned()
+    }
+
+    fn list<'a>(&mut self, field: &str, list: &'a [String], max: usize) -> &'a [String] {
+        if list.len() > max {
+            self.add(Reason::FieldInvalid, format!("`{field}` has more than {max} entries"));
+        }
+        list.get(..list.len().min(max)).unwrap_or_default()
+    }
+
+    fn life(
+        &mut self,
+        field: &'static str,
+        d: Option<&prost_types::Duration>,
+        max: Duration,
+    ) -> Option<Duration> {
+        match life(field, d, max) {
+            Ok(life) => life,
+            Err(refusal) => {
+                self.add(refusal.reason, refusal.text.into_owned());
+                None
+            }
+        }
+    }
+}
+
+/// Reads a specification. `tenant` and `caller` are what it means where it does not say.
+pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &SpiffeId) -> Result<Spec, Refusal> {
+    let mut m = Mistakes::default();
+    let name = m.name::<InstanceName>("name", &wire.name).map(|n| n.to_string()).unwrap_or_default();
+    let tenant = if wire.tenant.is_empty() { Some(tenant.clone()) } else { m.name("tenant", &wire.tenant) };
+    let purpose = m.text("purpose", &wire.purpose, limits::NAME_BYTES_MAX, true);
+    let why = m.text("why", &wire.why, limits::TEXT_BYTES_MAX, false);
+    let max_duration = m.life("max_duration", wire.max_duration.as_ref(), limits::JOB_DURATION_MAX);
+    if wire.max_duration.is_none() {
+        m.add(Reason::FieldMissing, "`max_duration` is required: the hard end of all access".into());
+    }
+
+    let read = resources(&mut m, "read", &wire.read, &[ResourceKind::Dataset, ResourceKind::Model]);
+    let write = resources(&mut m, "write", &wire.write, &[ResourceKind::Checkpoint]);
+    if wire.read.is_empty() && wire.write.is_empty() {
+        m.add(Reason::FieldMissing, "`read` or `write` is required: a job opens something".into());
+    }
+    let mut pins = std::collections::BTreeMap::new();
+    for (resource, pin) in &wire.pins {
+        if let (Some(r), Some(p)) = (m.name::<ResourceName>("pins", resource), m.name::<Pin>("pins", pin)) {
+            pins.insert(r, p);
+        }
+    }
+    let tune = wire.tune.as_ref().and_then(|t| tuning(&mut m, t));
+    if !write.is_empty() && wire.tune.is_none() {
+        m.add(
+            Reason::FieldMissing,
+            "`tune.method` is required: a job that writes a checkpoint tunes a model".into(),
+        );
+    }
+    let members = members(&mut m, wire.members.as_ref(), caller);
+    let acting_for = match wire.acting_for.as_str() {
+        "" => None,
+        text => m.name::<HumanName>("acting_for", text.strip_prefix("human:").unwrap_or(text)),
+    };
+    let credential_ttl = m.life("credential_ttl", wire.credential_ttl.as_ref(), limits::JOB_DURATION_MAX);
+    let drain = m.life("drain", wire.drain.as_ref(), limits::DRAIN_GRACE_MAX);
+
+    match (m.first, tenant, max_duration) {
+        (None, Some(tenant), Some(max_duration)) => Ok(Spec {
+            name,
+            tenant,
+            purpose,
+            why,
+            max_duration,
+            tune,
+            read,
+            write,
+            pins,
+            members,
+            acting_for,
+            credential_ttl,
+            drain,
+        }),
+        (reason, ..) => {
+            let refusal = Refusal::new(
+                reason.unwrap_or(Reason::FieldInvalid),
+                match m.found.as_slice() {
+                    [one] => one.clone(),
+                    many => format!("the specification has {} mistakes", many.len()),
+                },
+            );
+            Err(if m.found.len() > 1 {
+                m.found.into_iter().fold(refusal, |r, what| r.with("field", what))
+            } else {
+                refusal
+            })
+        }
+    }
+}
+
+fn resources(m: &mut Mistakes, field: &str, list: &[String], kinds: &[ResourceKind]) -> Vec<ResourceName> {
+    let mut seen = BTreeSet::new();
+    let mut out = Vec::new();
+    for text in m.list(field, list, limits::JOB_RESOURCES_MAX) {
+        let Some(r) = m.name::<ResourceName>(field, text) else { continue };
+        if !kinds.contains(&r.kind()) {
+            let kinds: Vec<&str> = kinds.iter().map(|k| k.as_str()).collect();
+            m.add(Reason::FieldInvalid, format!("`{field}`: {r} is not a {}", kinds.join(" or ")));
+        } else if r.kind() != ResourceKind::Checkpoint && r.version().is_none() {
+            m.add(Reason::FieldInvalid, format!("`{field}`: {r} wants its version, as in {r}@v1"));
+        } else if !seen.insert(r.clone()) {
+            m.add(Reason::FieldInvalid, format!("`{field}`: {r} is named twice"));
+        } else {
+            out.push(r);
+        }
+    }
+    out
+}
+
+fn tuning(m: &mut Mistakes, t: &v1::Tuning) -> Option<Tuning> {
+    let method = match v1::Method::try_from(t.method) {
+        Ok(v1::Method::Full) => Method::Full,
+        Ok(v1::Method::Lora) => Method::Lora,
+        Ok(v1::Method::Adapter) => Method::Adapter,
+        Ok(v1::Method::PromptTuning) => Method::PromptTuning,
+        Ok(v1::Method::Preference) => Method::Preference,
+        Ok(v1::Method::Unspecified) | Err(_) => {
+            m.add(
+                Reason::FieldMissing,
+                "`tune.method` is required: full, lora, adapter, prompt-tuning or preference".into(),
+            );
+            return None;
+        }
+    };
+    let params_digest = if t.params_digest.is_empty() {
+        None
+    } else {
+        m.name::<Digest>("tune.params_digest", &t.params_digest)
+    };
+    let texts = |m: &mut Mistakes, field, list: &[String]| {
+        m.list(field, list, limits::SPEC_LIST_MAX)
+            .iter()
+            .map(|x| m.text(field, x, limits::TEXT_BYTES_MAX, true))
+            .collect()
+    };
+    let free_params = texts(m, "tune.free_params", &t.free_params);
+    let prompts = texts(m, "tune.prompts", &t.prompts);
+    Some(Tuning { method, params_digest, free_params, prompts })
+}
+
+fn members(m: &mut Mistakes, wire: Option<&v1::Members>, caller: &SpiffeId) -> Members {
+    let default = v1::Members::default();
+    let w = wire.unwrap_or(&default);
+    let patterns = |m: &mut Mistakes, field, list: &[String]| -> Vec<SpiffePattern> {
+        m.list(field, list, limits::SPEC_LIST_MAX).iter().filter_map(|x| m.name(field, x)).collect()
+    };
+    let start = patterns(m, "members.start", &w.start);
+    let mut join = patterns(m, "members.join", &w.join);
+    if w.join.is_empty() {
+        join.extend(caller.as_str().parse::<SpiffePattern>().ok());
+    }
+    let expect = w.expect.max(1);
+    let max = if w.max == 0 { expect } else { w.max };
+    if max < expect {
+        m.add(Reason::FieldInvalid, format!("`members.max` is {max}, below `members.expect`, {expect}"));
+    }
+    if max > limits::MEMBERS_MAX {
+        m.add(Reason::FieldInvalid, format!("`members.max` is above {}", limits::MEMBERS_MAX));
+    }
+    let attempts = w.attempts.max(1);
+    if attempts > limits::ATTEMPTS_MAX {
+        m.add(Reason::FieldInvalid, format!("`members.attempts` is above {}", limits::ATTEMPTS_MAX));
+    }
+    let done_when = w.done_when.parse::<DoneWhen>().unwrap_or_else(|e| {
+        m.add(Reason::FieldInvalid, format!("`members.done_when`: {e}"));
+        DoneWhen::All
+    });
+    Members { start, join, expect, max, attempts, done_when }
+}
+
+/// The specification as it is shown.
+pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
+    let texts = |list: &[ResourceName]| list.iter().map(ToString::to_string).collect();
+    let patterns = |list: &[SpiffePattern]| list.iter().map(ToString::to_string).collect();
+    v1::JobSpec {
+        name: spec.name.clone(),
+        tenant: spec.tenant.to_string(),
+        purpose: spec.purpose.clone(),
+        why: spec.why.clone(),
+        max_duration: Some(span(spec.max_duration)),
+        tune: spec.tune.as_ref().map(|t| v1::Tuning {
+            method: match t.method {
+                Method::Full => v1::Method::Full,
+                Method::Lora => v1::Method::Lora,
+                Method::Adapter => v1::Method::Adapter,
+                Method::PromptTuning => v1::Method::PromptTuning,
+                Method::Preference => v1::Method::Preference,
+            } as i32,
+            params_digest: t.params_digest.map(|d| d.to_string()).unwrap_or_default(),
+            free_params: t.free_params.clone(),
+            prompts: t.prompts.clone(),
+        }),
+        read: texts(&spec.read),
+        write: texts(&spec.write),
+        members: Some(v1::Members {
+            start: patterns(&spec.members.start),
+            join: patterns(&spec.members.join),
+            expect: spec.members.expect,
+            max: spec.members.max,
+            attempts: spec.members.attempts,
+            done_when: spec.members.done_when.to_string(),
+        }),
+        acting_for: spec.acting_for.as_ref().map(|h| format!("human:{h}")).unwrap_or_default(),
+        credential_ttl: spec.credential_ttl.map(span),
+        pins: spec.pins.iter().map(|(r, p)| (r.to_string(), p.to_string())).collect(),
+        drain: spec.drain.map(span),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire() -> v1::JobSpec {
+        v1::JobSpec {
+            name: "lora".into(),
+            purpose: "tuning".into(),
+            max_duration: Some(span(Duration::from_secs(60))),
+            read: vec!["dataset:acme/d@v1".into()],
+            ..Default::default()
+        }
+    }
+
+    fn read(w: &v1::JobSpec) -> Result<Spec, Refusal> {
+        from_wire(w, &"acme".parse().unwrap(), &"spiffe://td/me".parse().unwrap())
+    }
+
+    #[test]
+    fn what_is_left_out_takes_the_callers_tenant_and_identity() {
+        let spec = read(&wire()).unwrap();
+        assert_eq!(spec.tenant.as_str(), "acme");
+        assert!(spec.members.may_join(&"spiffe://td/me".parse().unwrap()));
+        assert_eq!((spec.members.expect, spec.members.max, spec.members.attempts), (1, 1, 1));
+        assert_eq!(read(&to_wire(&spec)).unwrap(), spec, "and it reads back");
+    }
+
+    #[test]
+    fn law_03_absurd_lives_are_refused() {
+        let span = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
+        for d in [
+            span(0, 0),
+            span(-1, 0),
+            span(100 * 365 * 86_400, 0),
+            span(i64::MAX, 0),
+            span(1, -1),
+            span(0, 999),
+        ] {
+            let e = read(&v1::JobSpec { max_duration: d, ..wire() }).unwrap_err();
+            assert_eq!(e.reason, Reason::TtlInvalid, "{d:?}");
+            let e = read(&v1::JobSpec { credential_ttl: d, ..wire() }).unwrap_err();
+            assert_eq!(e.reason, Reason::TtlInvalid, "{d:?}");
+        }
+    }
+
+    #[test]
+    fn law_08_names_that_climb_are_refused_and_all_mistakes_come_at_once() {
+        let e = read(&v1::JobSpec {
+            name: "a/b".into(),
+            read: vec!["dataset:acme/../x@v1".into(), "checkpoint:acme/c".into(), "dataset:acme/d".into()],
+            write: vec!["checkpoint:acme/c".into()],
+            members: Some(v1::Members { done_when: "never".into(), expect: 3, max: 2, ..Default::default() }),
+            ..wire()
+        })
+        .unwrap_err();
+        let found: Vec<&str> = e.facts.iter().map(|(_, v)| v.as_str()).collect();
+        assert_eq!(found.len(), 7, "{found:#?}");
+        assert!(found.iter().any(|f| f.contains("..")));
+    }
+}

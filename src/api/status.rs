@@ -1,0 +1,106 @@
+//! From a refusal to a gRPC status.
+
+use std::collections::HashMap;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::reason::{Reason, Refusal};
+
+/// The `domain` of every `ErrorInfo`.
+pub const DOMAIN: &str = "leasehold";
+
+/// The gRPC code of a reason.
+pub fn code(reason: Reason) -> Code {
+    use Reason as R;
+    match reason {
+        R::NoClientCertificate
+        | R::SvidInvalid
+        | R::SvidExpired
+        | R::TrustDomainUnknown
+        | R::SvidUntrusted => Code::Unauthenticated,
+        R::PrincipalUnknown
+        | R::KindNotAllowed
+        | R::PolicyDenied
+        | R::PolicyError
+        | R::Locked
+        | R::NotAMember
+        | R::SessionMismatch
+        | R::TicketRequired
+        | R::TokenMalformed
+        | R::TokenKeyUnknown
+        | R::TokenSignature
+        | R::TokenIssuer
+        | R::TokenAudience
+        | R::TokenExpired
+        | R::TokenNotYetValid
+        | R::TokenPresenter
+        | R::TokenCertificate
+        | R::TokenEpoch
+        | R::TokenScope => Code::PermissionDenied,
+        R::FieldInvalid | R::FieldMissing | R::TtlInvalid | R::MessageTooLarge | R::CatalogInvalid => {
+            Code::InvalidArgument
+        }
+        R::NotSupported => Code::Unimplemented,
+        R::JobNotFound
+        | R::AttemptNotFound
+        | R::LeaseNotFound
+        | R::ResourceNotFound
+        | R::LockNotFound
+        | R::AudienceUnknown => Code::NotFound,
+        R::PinMismatch
+        | R::ApprovalRequired
+        | R::JobClosed
+        | R::AttemptStale
+        | R::AttemptEnded
+        | R::AttemptKeyUsed
+        | R::AttemptDraining
+        | R::AttemptsExhausted
+        | R::StateConflict
+        | R::NotJoined
+        | R::LeaseExpired
+        | R::LeaseEnded
+        | R::Revoked
+        | R::EpochChanged => Code::FailedPrecondition,
+        R::IdempotencyConflict | R::InstanceTaken => Code::AlreadyExists,
+        R::MembersFull | R::QuotaExceeded | R::Overloaded => Code::ResourceExhausted,
+        R::Contended => Code::Aborted,
+        R::FellBehind => Code::DataLoss,
+        R::FeedStale | R::ClockDifference | R::LedgerUnavailable | R::ShuttingDown | R::Unreachable => {
+            Code::Unavailable
+        }
+        R::Internal => Code::Internal,
+    }
+}
+
+/// The status of a refusal: its line as the message, its reason and facts as `ErrorInfo`.
+pub fn status(refusal: &Refusal) -> Status {
+    let mut facts: HashMap<String, String> = HashMap::new();
+    for (label, value) in &refusal.facts {
+        facts
+            .entry(label.to_string())
+            .and_modify(|v| {
+                v.push('\n');
+                v.push_str(value);
+            })
+            .or_insert_with(|| value.clone());
+    }
+    let details = ErrorDetails::with_error_info(refusal.reason.code(), DOMAIN, facts);
+    Status::with_error_details(code(refusal.reason), refusal.text.to_string(), details)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_code_that_is_not_ok() {
+        for r in Reason::ALL {
+            assert_ne!(code(*r), Code::Ok, "{r}");
+            let s = status(&Refusal::new(*r, "text").with("rule", "a").with("rule", "b").fix("c"));
+            let info = s.get_error_details().error_info().cloned().unwrap();
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (r.code(), "leasehold"));
+            assert_eq!(info.metadata["rule"], "a\nb");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The background work, all of it, in one place.
+//!
+//! | Task | Does | When cancelled | When it fails |
+//! |---|---|---|---|
+//! | [`Task::Expiry`] | takes out leases whose deadline came | stops at once; what is due is dead anyway | the daemon stops in order |
+//! | [`Task::Reaper`] | members without beats, drains, jobs at their end | stops at once; the next life does it | the daemon stops in order |
+//! | [`Task::Pruning`] | old fences, keys, locks; counts of denials | stops at once | the daemon stops in order |
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Broker, members::beat_window};
+use crate::{
+    clock::BootTime,
+    job::{AttemptState, Job},
+    ledger::{Actor, Cause, Event, LEASES_PER_RECORD},
+    limits,
+    name::{FenceName, LeaseId},
+};
+
+/// Leases looked at in one turn, so that issuing is never kept waiting.
+const EXPIRY_BATCH: usize = 2_000;
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const REAP_EACH: Duration = Duration::from_millis(500);
+const PRUNE_EACH: Duration = Duration::from_secs(10);
+
+/// One piece of background work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    Expiry,
+    Reaper,
+    Pruning,
+}
+
+impl Task {
+    pub const ALL: [Task; 3] = [Task::Expiry, Task::Reaper, Task::Pruning];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Task::Expiry => "the expiry of leases",
+            Task::Reaper => "the reaper",
+            Task::Pruning => "the pruning",
+        }
+    }
+
+    /// Works until it is cancelled.
+    pub async fn run(self, broker: Arc<Broker>, stop: CancellationToken) {
+        let work = async {
+            match self {
+                Task::Expiry => broker.expiry().await,
+                Task::Reaper => broker.reaper().await,
+                Task::Pruning => broker.pruning().await,
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+impl Broker {
+    async fn expiry(&self) {
+        loop {
+            let now = self.clock.now().lease;
+            let (gone, looked) = self.table.expire(now, EXPIRY_BATCH);
+            if !gone.is_empty() {
+                metrics::counter!("leasehold_leases_expired_total").increment(gone.len() as u64);
+                let ids: Vec<LeaseId> = gone.iter().map(|l| l.id).collect();
+                for leases in ids.chunks(LEASES_PER_RECORD) {
+                    self.ledger.defer(&Event::LeasesEnded {
+                        cause: Cause::Expired,
+                        leases: leases.to_vec(),
+                        by: None,
+                    });
+                }
+            }
+            if looked >= EXPIRY_BATCH {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let next = now.plus(LOOK_AGAIN);
+            self.clock
+                .sleep_until(
+                    self.table
+                        .next_deadline()
+                        .map_or(next, |d| d.max(now.plus(Duration::from_millis(20))).min(next)),
+                )
+                .await;
+        }
+    }
+
+    async fn reaper(&self) {
+        let mut last: Option<BootTime> = None;
+        let mut discount = Duration::ZERO;
+        loop {
+            let now = self.clock.now();
+            // A daemon that stood still calls nobody lost for it: its own stall is taken off, once.
+            if let Some(before) = last {
+                let stall = now.boot.since(before).saturating_sub(REAP_EACH.saturating_mul(4));
+                discount = if stall.is_zero() { Duration::ZERO } else { stall };
+            }
+            last = Some(now.boot);
+            let window = beat_window(self.settings.beat, self.settings.lost_after).saturating_add(discount);
+            for key in self.sessions.silent(now.boot, window) {
+                let (job, attempt, instance) = &key;
+                self.member_gone(*job, *attempt, instance, "it missed its beats");
+                self.sessions.forget(&key);
+            }
+            for job in self.state.open_jobs() {
+                self.reap(&job);
+            }
+            self.clock.sleep(REAP_EACH).await;
+        }
+    }
+
+    /// What time alone makes of one job.
+    fn reap(&self, job: &Job) {
+        let now = self.clock.now().lease;
+        if let Some(a) = job.current()
+            && let AttemptState::Draining { reading_ends, .. } = a.state
+            && now >= reading_ends
+        {
+            let name = FenceName::attempt_reading(job.id, a.number);
+            if self.fences.behind(&name) > 0 {
+                self.state.lower(&name, "the drain's time for reading is over");
+                self.sweep(&[name], "drained");
+            }
+        }
+        if job.overdue(self.settings.rejoin, now).is_empty() {
+            return;
+        }
+        let by = Actor::Daemon("its time was over".into());
+        let done = self
+            .state
+            .narrow(job.id, &by, |j| Ok::<_, std::convert::Infallible>(j.overdue(self.settings.rejoin, now)));
+        if let Ok(done) = done {
+            tracing::info!(job = %job.id, state = ?done.value.state, detail = %done.value.detail, "its time was over");
+            self.sweep(&done.lowered, "time over");
+        }
+    }
+
+    async fn pruning(&self) {
+        let retention = limits::LEASE_TTL_MAX.saturating_add(limits::FENCE_RETENTION_MARGIN);
+        loop {
+            let now = self.clock.now().lease;
+            self.fences.prune(now, retention);
+            self.state.prune(now);
+            self.flush_denials();
+            metrics::gauge!("leasehold_leases_live").set(self.table.len() as f64);
+            metrics::gauge!("leasehold_fences").set(self.fences.len() as f64);
+            self.clock.sleep(PRUNE_EACH).await;
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Who asks: a peer, and what the catalog says of it.
+
+use std::sync::Arc;
+
+use super::{Broker, Rules};
+use crate::{
+    catalog::Principal,
+    identity::Peer,
+    job::Job,
+    ledger::Actor,
+    name::{PrincipalKind, SpiffeId, TenantName},
+    policy::{Call, Relation, Rpc},
+    reason::{Reason, Refusal},
+    state::LockName,
+};
+
+/// A peer that the catalog knows, with the rules that it was looked up in.
+#[derive(Clone)]
+pub struct Caller {
+    pub peer: Peer,
+    pub principal: Arc<Principal>,
+    pub(super) rules: Arc<Rules>,
+}
+
+impl Caller {
+    pub fn id(&self) -> &SpiffeId {
+        self.peer.spiffe_id()
+    }
+
+    pub fn tenant(&self) -> &TenantName {
+        &self.principal.tenant
+    }
+
+    pub(super) fn actor(&self) -> Actor {
+        Actor::SpiffeId(self.id().clone())
+    }
+
+    /// How it stands to a job. Empty for a stranger.
+    pub(super) fn relations(&self, job: &Job) -> Vec<Relation> {
+        let id = self.id();
+        let mut all = Vec::new();
+        if job.launcher == *id {
+            all.push(Relation::Launcher);
+        }
+        if job.spec.members.may_start(id) {
+            all.push(Relation::Start);
+        }
+        if job.spec.members.may_join(id) {
+            all.push(Relation::Join);
+        }
+        if job.attempts.iter().any(|a| a.members.values().any(|m| m.spiffe_id == *id)) {
+            all.push(Relation::Member);
+        }
+        all
+    }
+}
+
+pub(super) fn job_not_found() -> Refusal {
+    Refusal::new(Reason::JobNotFound, "there is no such job, or none that you may see")
+        .fix("list those that you may see: leasehold job list")
+}
+
+impl Broker {
+    /// Finds the caller in the catalog. No match is nobody.
+    pub fn caller(&self, peer: &Peer) -> Result<Caller, Refusal> {
+        let rules = self.rules();
+        let principal = rules.catalog().principal(peer.spiffe_id()).cloned().ok_or_else(|| {
+            Refusal::new(Reason::PrincipalUnknown, "no catalog entry matches your SPIFFE ID")
+                .with("you", peer.spiffe_id().to_string())
+                .fix("have a [[principal]] whose match covers this ID added to your tenant's catalog file")
+        })?;
+        Ok(Caller { peer: peer.clone(), principal, rules })
+    }
+
+    /// Whether policy lets the caller make this call on this tenant's things; `None` stands for all tenants.
+    pub(super) fn authorize(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        tenant: Option<&TenantName>,
+        relations: &[Relation],
+        reason: &str,
+    ) -> Result<(), Refusal> {
+        caller.rules.engine.authorize(&Call {
+            caller: caller.id(),
+            rpc,
+            tenant,
+            relations,
+            now: self.clock.now().wall,
+            reason,
+        })
+    }
+
+    /// The same for a call about a job. A stranger gets the answer that an absent job gets.
+    pub(super) fn authorize_job(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        job: &Job,
+        reason: &str,
+    ) -> Result<(), Refusal> {
+        let relations = caller.relations(job);
+        self.authorize(caller, rpc, Some(&job.spec.tenant), &relations, reason).map_err(|refusal| {
+            let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor)
+                && caller.tenant() == &job.spec.tenant;
+            if relations.is_empty() && !oversees { job_not_found() } else { refusal }
+        })
+    }
+
+    /// Refuses where a lock stands before any of the names.
+    pub(super) fn unlocked<'a>(
+        &self,
+        names: impl Iterator<Item = &'a crate::name::FenceName>,
+    ) -> Result<(), Refusal> {
+        match self.state.locked(names) {
+            None => Ok(()),
+            Some(lock) => {
+                let what = match &lock.name {
+                    LockName::Name(n) => n.to_string(),
+                    LockName::Prefix(p) => p.clone(),
+                };
+                let refusal = Refusal::new(Reason::Locked, format!("{what} is locked"))
+                    .with("why", lock.reason.clone())
+                    .with("since", self.wall_text(lock.since));
+                let refusal = match lock.until {
+                    Some(until) => refusal.with("until", self.wall_text(until)),
+                    None => refusal,
+                };
+                Err(refusal.fix(format!("ask an operator to lift it: leasehold unlock {}", lock.name)))
+            }
+        }
+    }
+
+    pub(super) fn wall_text(&self, at: crate::clock::LeaseTime) -> String {
+        self.clock.now().wall_at(at).to_string()
+    }
+}

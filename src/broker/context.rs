@@ -1,0 +1,166 @@
+//! The broker and what it is made of.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use dashmap::DashMap;
+
+use super::{denials::Denials, members::Sessions};
+use crate::{
+    catalog::Catalog,
+    clock::Clock,
+    fence::Registry,
+    lease::Table,
+    ledger::Ledger,
+    limits,
+    name::{AttemptNumber, JobId},
+    policy::Engine,
+    reason::{Reason, Refusal},
+    secret::SecretText,
+    state::Store,
+    token::SigningKey,
+};
+
+/// What the daemon is told by its configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The `iss` of every token.
+    pub issuer: String,
+    pub lease_ttl: Duration,
+    pub beat: Duration,
+    pub lost_after: u32,
+    pub rejoin: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            issuer: String::new(),
+            lease_ttl: limits::LEASE_TTL_DEFAULT,
+            beat: limits::BEAT,
+            lost_after: limits::LOST_AFTER,
+            rejoin: limits::REJOIN,
+        }
+    }
+}
+
+/// Policy and the catalog that it was made with, always of one load: a decision never mixes two.
+pub struct Rules {
+    pub engine: Engine,
+}
+
+impl Rules {
+    pub fn catalog(&self) -> &Catalog {
+        self.engine.catalog()
+    }
+}
+
+/// One life of the daemon.
+pub struct Broker {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) fences: Arc<Registry>,
+    pub(super) state: Store,
+    pub(super) table: Table,
+    pub(super) ledger: Ledger,
+    pub(super) rules: ArcSwap<Rules>,
+    pub(super) key: SigningKey,
+    pub(super) epoch: u64,
+    pub(super) settings: Settings,
+    pub(super) sessions: Sessions,
+    pub(super) denials: Denials,
+    /// Tickets of attempts of this life, for a launcher whose first answer was lost.
+    pub(super) tickets: DashMap<(JobId, AttemptNumber), SecretText>,
+    /// Nothing that widens is taken: the ledger's disk is nearly full.
+    held: AtomicBool,
+}
+
+impl Broker {
+    /// Puts one life together. The ledger is open and its epoch's record durable; the state is rebuilt.
+    #[expect(clippy::too_many_arguments, reason = "the one place where all floors meet")]
+    pub fn new(
+        clock: Arc<dyn Clock>,
+        fences: Arc<Registry>,
+        state: Store,
+        ledger: Ledger,
+        rules: Rules,
+        key: SigningKey,
+        epoch: u64,
+        settings: Settings,
+    ) -> Arc<Self> {
+        Arc::new(Broker {
+            clock,
+            fences,
+            state,
+            table: Table::default(),
+            ledger,
+            rules: ArcSwap::from_pointee(rules),
+            key,
+            epoch,
+            settings,
+            sessions: Sessions::default(),
+            denials: Denials::default(),
+            tickets: DashMap::new(),
+            held: AtomicBool::new(false),
+        })
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    pub fn fences(&self) -> &Registry {
+        &self.fences
+    }
+
+    pub fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// The public keys as a JWK Set.
+    pub fn jwks(&self) -> String {
+        self.key.public().to_jwks()
+    }
+
+    /// Holds everything that widens access, or lets it go on.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Release);
+    }
+
+    /// Refuses while everything that widens is held.
+    pub(super) fn widening(&self) -> Result<(), Refusal> {
+        if self.held.load(Ordering::Acquire) {
+            return Err(Refusal::new(
+                Reason::LedgerUnavailable,
+                "the ledger's disk is nearly full, so nothing is given until it has room",
+            )
+            .fix("operators: free space, or move sealed segments away; endings still work"));
+        }
+        Ok(())
+    }
+
+    pub fn live_leases(&self) -> usize {
+        self.table.len()
+    }
+
+    pub fn open_jobs(&self) -> usize {
+        self.state.open_jobs().len()
+    }
+}

@@ -1,0 +1,328 @@
+//! Creating a job: describing it, having it decided for all who may take part, recording it.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    Broker, Caller,
+    decide::{Question, decision_record, work_of},
+    names,
+};
+use crate::{
+    catalog::Principal,
+    job::{Gate, Input, Job, JobState, Spec},
+    limits,
+    name::{HumanName, JobId, Outcome, PrincipalKind, ResourceKind, SpiffeId},
+    policy::{Asker, Phase, Relation, Rpc, Verdict as Said},
+    reason::{Reason, Refusal},
+    state::{Created, NewJob, spec_digest},
+};
+
+/// What policy said of one action, for one who may take part.
+#[derive(Clone, Debug)]
+pub struct PartDecision {
+    pub principal: String,
+    pub action: String,
+    pub resource: String,
+    /// `allow` or `wait`.
+    pub result: &'static str,
+    pub rules: Vec<String>,
+}
+
+/// The answer to creating a job.
+#[derive(Clone, Debug)]
+pub struct CreatedJob {
+    pub job: Arc<Job>,
+    pub created: bool,
+    pub decisions: Vec<PartDecision>,
+}
+
+/// What was decided of a job as a whole.
+pub(super) struct Verdict {
+    pub gates: Vec<Gate>,
+    pub rules: Vec<String>,
+    pub decisions: Vec<PartDecision>,
+}
+
+impl Broker {
+    /// Creates a job. Idempotent by the caller's key; with `dry_run` it is decided and nothing else.
+    pub async fn create_job(
+        &self,
+        caller: &Caller,
+        spec: Spec,
+        idempotency_key: &str,
+        dry_run: bool,
+    ) -> Result<CreatedJob, Refusal> {
+        self.widening()?;
+        let spec = Arc::new(spec);
+        let digest = spec_digest(&spec)
+            .map_err(|_| Refusal::new(Reason::FieldInvalid, "the specification has no canonical form"))?;
+        for _ in 0..limits::REVISION_RETRIES {
+            let revision = self.fences.revision();
+            let rules = self.rules();
+            let mut names = names::of_spec(
+                &spec.tenant,
+                caller.id(),
+                spec.acting_for.as_ref(),
+                spec.read.iter().chain(&spec.write).cloned(),
+            );
+            let id = JobId::random().map_err(|_| Refusal::new(Reason::Internal, "no random bytes"))?;
+            names.push(crate::name::FenceName::job(id));
+            let stand = self.fences.stand(names.iter().cloned());
+
+            self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
+            if !dry_run && let Some(existing) = self.state.by_key(caller.id(), idempotency_key) {
+                if existing.spec_digest == digest {
+                    return Ok(CreatedJob { job: existing, created: false, decisions: Vec::new() });
+                }
+                return Err(key_conflict(existing.id));
+            }
+            self.unlocked(names.iter())?;
+            check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
+            let inputs = inputs_of(rules.catalog(), &spec)?;
+
+            let now = self.clock.now();
+            let mut job = Job {
+                id,
+                spec: spec.clone(),
+                spec_digest: digest,
+                launcher: caller.id().clone(),
+                acting_for: spec.acting_for.clone(),
+                idempotency_key: idempotency_key.to_owned(),
+                created: now.lease,
+                ends: now.lease.plus(spec.max_duration),
+                inputs: inputs.into(),
+                state: JobState::Ready,
+                waiting_for: Vec::new(),
+                attempts: Vec::new(),
+                closed: None,
+                detail: String::new(),
+            };
+            let verdict = self.decide_job(&rules, &job, Phase::Creating)?;
+            if !verdict.gates.is_empty() {
+                job.state = JobState::AwaitingApproval;
+                job.detail = format!(
+                    "waits for {}",
+                    verdict.gates.iter().map(|g| g.id.as_str()).collect::<Vec<_>>().join(", ")
+                );
+                job.waiting_for = verdict.gates;
+            }
+            if dry_run {
+                return Ok(CreatedJob { job: Arc::new(job), created: false, decisions: verdict.decisions });
+            }
+            let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
+            let decision = decision_record(&rules, result, verdict.rules);
+            let (job, created) = match self.state.create(NewJob { job, decision }).await {
+                Ok(Created::New(job)) => (job, true),
+                Ok(Created::Existing(job)) => (job, false),
+                Err(refused) => return Err(state_refusal(refused, |never| match never {})),
+            };
+            if !created {
+                return Ok(CreatedJob { job, created, decisions: verdict.decisions });
+            }
+            if let Some((name, _)) = stand.lowered() {
+                let detail = format!("{name} was revoked while it was being created");
+                self.close_quietly(job.id, Outcome::Revoked, &detail);
+                return Err(Refusal::new(Reason::Revoked, detail));
+            }
+            if self.fences.revision() == revision {
+                metrics::counter!("leasehold_jobs_created_total").increment(1);
+                return Ok(CreatedJob { job, created, decisions: verdict.decisions });
+            }
+            // Rules changed while it was recorded: decide again what is there.
+            let rules = self.rules();
+            if let Err(refusal) = self.decide_job(&rules, &job, Phase::Creating) {
+                self.close_quietly(job.id, Outcome::Revoked, "policy changed while it was being created");
+                return Err(refusal);
+            }
+            return Ok(CreatedJob { job, created, decisions: verdict.decisions });
+        }
+        Err(Refusal::new(Reason::Contended, "policy and catalog are changing: try again"))
+    }
+
+    /// Decides a job for every catalog entry that its `join` can match.
+    pub(super) fn decide_job(
+        &self,
+        rules: &super::Rules,
+        job: &Job,
+        phase: Phase,
+    ) -> Result<Verdict, Refusal> {
+        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+        let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
+        let mut verdict = Verdict { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
+        let mut gates = BTreeSet::new();
+        let mut by = BTreeSet::new();
+        for (asker, principal) in joiners(rules, job)? {
+            let asker = asker.as_ref().map_or(Asker::Entry(&principal), Asker::Identity);
+            let question =
+                Question { rules, asker, job, attempt: job.attempts.len() as u64, phase, ttl, parts: &parts };
+            let (result, parts) = match self.judge(question) {
+                Said::Deny { refusal, .. } => return Err(refusal),
+                Said::Allow { parts } => ("allow", parts),
+                Said::Wait { gates: wanted, parts } => {
+                    for g in wanted {
+                        if gates.insert(g.id.clone()) {
+                            verdict.gates.push(Gate {
+                                id: g.id,
+                                explanation: g.explanation,
+                                approver_group: g.approver_group,
+                                approvals_needed: g.approvals_needed,
+                            });
+                        }
+                    }
+                    ("wait", parts)
+                }
+            };
+            by.extend(parts.iter().map(ToString::to_string));
+            verdict.decisions.extend(parts.into_iter().map(|d| PartDecision {
+                principal: principal.pattern.to_string(),
+                action: d.action.to_string(),
+                resource: d.resource.to_string(),
+                result,
+                rules: d.rules,
+            }));
+        }
+        verdict.rules = by.into_iter().collect();
+        Ok(verdict)
+    }
+
+    /// Closes a job that must not be, whatever state it is in by now.
+    pub(super) fn close_quietly(&self, job: JobId, outcome: Outcome, detail: &str) {
+        let by = crate::ledger::Actor::Daemon(detail.to_owned());
+        let now = self.clock.now().lease;
+        let closed = self.state.narrow(job, &by, |j| {
+            Ok::<_, std::convert::Infallible>(match j.close(outcome, detail, now) {
+                crate::job::Close::Now(change) => vec![change],
+                crate::job::Close::Already | crate::job::Close::Conflict(_) => Vec::new(),
+            })
+        });
+        if let Ok(done) = closed {
+            self.sweep(&done.lowered, &format!("job {}", outcome.as_str()));
+        }
+    }
+}
+
+/// The catalog entries that may join, each with the one identity that the job names, where it names one.
+fn joiners(rules: &super::Rules, job: &Job) -> Result<Vec<(Option<SpiffeId>, Arc<Principal>)>, Refusal> {
+    let mut found: Vec<(Option<SpiffeId>, Arc<Principal>)> = Vec::new();
+    for pattern in &job.spec.members.join {
+        let mut any = false;
+        // One identity has one entry, the first that matches; a pattern can meet several.
+        let entries: Vec<Arc<Principal>> = match pattern.exact() {
+            Some(id) => rules.catalog().principal(&id).cloned().into_iter().collect(),
+            None => rules.catalog().principals_overlapping(pattern).cloned().collect(),
+        };
+        for p in entries {
+            any = true;
+            if p.disabled || p.kind != PrincipalKind::Workload {
+                continue;
+            }
+            if !found.iter().any(|(_, q)| Arc::ptr_eq(q, &p)) {
+                found.push((pattern.exact(), p));
+            }
+        }
+        if !any {
+            return Err(Refusal::new(
+                Reason::PrincipalUnknown,
+                format!("no catalog entry matches the member {pattern}"),
+            )
+            .fix("have a [[principal]] of kind workload added, or correct members.join in the job file"));
+        }
+    }
+    if found.is_empty() {
+        return Err(Refusal::new(
+            Reason::NotAMember,
+            "nobody whom the job names in members.join is a workload",
+        )
+        .fix("name the identity that the training process will have in members.join"));
+    }
+    Ok(found)
+}
+
+/// Only a principal whose entry says so is believed about the human behind a job; a person speaks for themself.
+fn check_human(principal: &Principal, id: &SpiffeId, human: Option<&HumanName>) -> Result<(), Refusal> {
+    let Some(human) = human else { return Ok(()) };
+    if principal.may_act_for(human) || principal.human(id).as_ref() == Some(human) {
+        return Ok(());
+    }
+    Err(Refusal::new(Reason::PolicyDenied, format!("your word that you act for {human} is not believed"))
+        .with("rule", format!("{} has no may_act_for that covers human:{human}", principal.matched))
+        .fix("leave acting_for out, or have may_act_for added to your catalog entry"))
+}
+
+/// What the job reads, as the catalog has it, with the pins compared. What is absent and what belongs to a stranger get
+/// one answer.
+fn inputs_of(catalog: &crate::catalog::Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
+    let mut inputs = Vec::new();
+    for name in spec.read.iter().chain(&spec.write) {
+        let found = catalog.resource(name).filter(|r| r.visible_to(&spec.tenant)).ok_or_else(|| {
+            Refusal::new(
+                Reason::ResourceNotFound,
+                format!("there is no {name}, or none that this tenant may see"),
+            )
+            .fix("check the name and its version; its owner can share it with your tenant")
+        })?;
+        if let Some(wanted) = spec.pins.get(name)
+            && *wanted != found.pin
+        {
+            return Err(Refusal::new(
+                Reason::PinMismatch,
+                format!("{name} is not pinned to what you rely on"),
+            )
+            .with("yours", wanted.to_string())
+            .with("catalog", found.pin.to_string())
+            .fix(format!("find out from {} why it changed before you train on it", found.owner)));
+        }
+        if name.kind() != ResourceKind::Checkpoint {
+            inputs.push(Input {
+                resource: name.clone(),
+                pin: found.pin.clone(),
+                classification: found.dataset().map(|d| d.classification.to_string()),
+                data_classes: found
+                    .dataset()
+                    .map(|d| d.data_classes.iter().cloned().collect())
+                    .unwrap_or_default(),
+                tier: found.model().map(|m| m.tier.to_string()),
+            });
+        }
+    }
+    for name in spec.pins.keys() {
+        if !spec.read.contains(name) {
+            return Err(Refusal::new(Reason::FieldInvalid, format!("{name} is pinned but not read"))
+                .fix("pin only what [[read]] names"));
+        }
+    }
+    Ok(inputs)
+}
+
+fn key_conflict(job: JobId) -> Refusal {
+    Refusal::new(
+        Reason::IdempotencyConflict,
+        format!("this idempotency key belongs to {job}, which has another specification"),
+    )
+    .fix("use another key for another job, or send the same specification")
+}
+
+/// What the state said, in the words of a refusal.
+pub(super) fn state_refusal<E>(
+    refused: crate::state::Refused<E>,
+    of_move: impl FnOnce(E) -> Refusal,
+) -> Refusal
+where
+    E: std::fmt::Display + std::fmt::Debug,
+{
+    use crate::state::Refused;
+    match refused {
+        Refused::Move(e) => of_move(e),
+        Refused::NoJob => super::caller::job_not_found(),
+        Refused::KeyConflict(job) => key_conflict(job),
+        Refused::Ledger(why) => {
+            tracing::error!(%why, "a record could not be written");
+            Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
+                .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
+        }
+        other => {
+            let reason = other.reason().unwrap_or(Reason::Internal);
+            Refusal::new(reason, other.to_string())
+        }
+    }
+}

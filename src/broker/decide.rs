@@ -1,0 +1,134 @@
+//! What a job's work asks of policy, and asking it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Broker, Rules};
+use crate::{
+    fence::{Revision, Stand},
+    job::{Gate, Job},
+    ledger,
+    name::{Action, ResourceKind, ResourceName, Scope, SpiffeId},
+    policy::{Asker, Bundle, Decision, Engine, Grant, Phase, Verdict},
+    reason::{Reason, Refusal},
+};
+
+/// All that a job does: what it reads, what it writes, and the tuning that follows from it. Nobody asks for `finetune` by
+/// name, so that not asking does not get round its gate: whatever writes a checkpoint tunes the model of its line, and
+/// each model that it reads besides.
+pub(super) fn work_of(
+    rules: &Rules,
+    read: &[ResourceName],
+    write: &[ResourceName],
+) -> Vec<(Action, ResourceName)> {
+    let mut parts = BTreeSet::new();
+    for r in read.iter().chain(write) {
+        parts.extend(Scope::whole(r.clone()).actions.into_iter().map(|a| (a, r.clone())));
+    }
+    parts.extend(tuned(rules, read, write).into_iter().map(|m| (Action::Finetune, m)));
+    parts.into_iter().collect()
+}
+
+fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]) -> BTreeSet<ResourceName> {
+    if write.is_empty() {
+        return BTreeSet::new();
+    }
+    let read = read.iter().filter(|r| r.kind() == ResourceKind::Model).cloned();
+    let lines =
+        write.iter().filter_map(|w| rules.catalog().checkpoint(w)?.checkpoint().map(|c| c.model.clone()));
+    read.chain(lines).collect()
+}
+
+/// What a set of scopes does, with the tuning that the whole job is decided for.
+pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<(Action, ResourceName)> {
+    let mut parts: BTreeSet<(Action, ResourceName)> =
+        scopes.iter().flat_map(|s| s.actions.iter().map(|a| (*a, s.resource.clone()))).collect();
+    parts.extend(tuned(rules, &job.spec.read, &job.spec.write).into_iter().map(|m| (Action::Finetune, m)));
+    parts.into_iter().collect()
+}
+
+/// What is decided, and for whom.
+pub(super) struct Question<'a> {
+    pub rules: &'a Rules,
+    pub asker: Asker<'a>,
+    pub job: &'a Job,
+    pub attempt: u64,
+    pub phase: Phase,
+    pub ttl: Duration,
+    pub parts: &'a [(Action, ResourceName)],
+}
+
+impl Broker {
+    /// What policy says, without anything coming of it.
+    pub(super) fn judge(&self, q: Question<'_>) -> Verdict {
+        self.with_bundle(q, |engine, asker, bundle| engine.judge(asker, bundle))
+    }
+
+    /// Asks for a Grant. The stand was taken before; it goes into the Grant.
+    pub(super) fn ask(
+        &self,
+        holder: &SpiffeId,
+        q: Question<'_>,
+        stand: Stand,
+        revision: Revision,
+    ) -> Result<Grant, Refusal> {
+        match self.with_bundle(q, |engine, _, bundle| engine.decide(holder, bundle, stand, revision)) {
+            Decision::Grant(grant) => Ok(grant),
+            Decision::Denied { refusal, .. } => Err(refusal),
+            Decision::Waiting { gates, .. } => {
+                let gates: Vec<Gate> = gates
+                    .into_iter()
+                    .map(|g| Gate {
+                        id: g.id,
+                        explanation: g.explanation,
+                        approver_group: g.approver_group,
+                        approvals_needed: g.approvals_needed,
+                    })
+                    .collect();
+                Err(waiting(&gates))
+            }
+        }
+    }
+
+    fn with_bundle<R>(&self, q: Question<'_>, f: impl FnOnce(&Engine, Asker<'_>, &Bundle<'_>) -> R) -> R {
+        let approved = BTreeSet::new();
+        let job = q.job.id.to_string();
+        let bundle = Bundle {
+            job: &job,
+            tenant: &q.job.spec.tenant,
+            attempt: q.attempt,
+            phase: q.phase,
+            purpose: &q.job.spec.purpose,
+            method: q.job.spec.tune.as_ref().map(|t| t.method),
+            ttl: q.ttl,
+            now: self.clock.now().wall,
+            approved: &approved,
+            own_checkpoint: true,
+            parts: q.parts,
+        };
+        f(&q.rules.engine, q.asker, &bundle)
+    }
+}
+
+/// The refusal of what waits for people.
+pub(super) fn waiting(gates: &[Gate]) -> Refusal {
+    let names: Vec<&str> = gates.iter().map(|g| g.id.as_str()).collect();
+    let mut refusal =
+        Refusal::new(Reason::ApprovalRequired, format!("approval is needed first: {}", names.join(", ")));
+    for g in gates {
+        refusal = refusal.with(
+            "rule",
+            format!("{}: {}; {} of group {}", g.id, g.explanation, g.approvals_needed, g.approver_group),
+        );
+    }
+    refusal
+}
+
+/// What the ledger keeps of a decision.
+pub(super) fn decision_record(rules: &Rules, result: &str, by: Vec<String>) -> ledger::Decision {
+    ledger::Decision {
+        result: result.to_owned(),
+        rules: by,
+        policy: rules.engine.digest(),
+        catalog: rules.catalog().digest(),
+    }
+}

@@ -1,0 +1,109 @@
+//! Whether a token is good now, for those who ask instead of following the feed.
+
+use std::sync::Arc;
+
+use super::{Broker, Caller};
+use crate::{
+    catalog::Presenter as Sees,
+    clock::Wall,
+    lease::{Lease, Refused},
+    name::SpiffeId,
+    policy::{Relation, Rpc},
+    reason::{Reason, Refusal},
+    token::{Claims, Expected, Presenter, TokenError, check},
+};
+
+/// The answer to an introspection. A token that is not good is an answer, not an error.
+#[derive(Debug)]
+pub struct Introspected {
+    pub verdict: Verdict,
+}
+
+#[derive(Debug)]
+pub enum Verdict {
+    Active { claims: Box<Claims>, lease: Arc<Lease> },
+    Inactive { reason: Reason },
+}
+
+impl Broker {
+    /// Checks a token for one of the audiences that the caller verifies. Of other audiences it learns nothing.
+    pub fn introspect(
+        &self,
+        caller: &Caller,
+        token: &str,
+        presenter: Option<&SpiffeId>,
+    ) -> Result<Introspected, Refusal> {
+        self.authorize(caller, Rpc::Introspect, Some(caller.tenant()), &[Relation::Verifier], "")?;
+        let rules = self.rules();
+        let now = self.clock.now();
+        let keys = self.key.public();
+        let mut seen = Reason::TokenAudience;
+        for audience in rules.catalog().audiences_of_verifier(caller.id()) {
+            let shown = match (presenter, audience.presenter) {
+                (Some(id), _) => Presenter::Svid { id, x5t_s256: None },
+                (None, Sees::None) => Presenter::Unseen,
+                (None, Sees::Mtls) => {
+                    seen = Reason::TokenPresenter;
+                    continue;
+                }
+            };
+            let expected =
+                Expected { issuer: &self.settings.issuer, audience: &audience.name, presenter: shown };
+            match check(token, &keys, expected, now.wall) {
+                Ok(claims) => {
+                    let verdict = match self.still_good(&claims, now.wall) {
+                        Ok(lease) => Verdict::Active { claims: Box::new(claims), lease },
+                        Err(reason) => Verdict::Inactive { reason },
+                    };
+                    return Ok(Introspected { verdict });
+                }
+                Err(TokenError::Audience(_)) => {}
+                Err(e) => seen = self.of_old_key(token, e.reason()),
+            }
+        }
+        Ok(Introspected { verdict: Verdict::Inactive { reason: seen } })
+    }
+
+    /// A key that is not this life's, but has the form of an older life's, is told apart from a foreign one.
+    fn of_old_key(&self, token: &str, reason: Reason) -> Reason {
+        let epoch = crate::token::peek_key_id(token).and_then(|k| k.split('.').next()?.parse::<u64>().ok());
+        match epoch {
+            Some(e) if reason == Reason::TokenKeyUnknown && e < self.epoch => Reason::TokenEpoch,
+            _ => reason,
+        }
+    }
+
+    fn still_good(&self, claims: &Claims, now: Wall) -> Result<Arc<Lease>, Reason> {
+        if claims.lh.epoch != self.epoch {
+            return Err(Reason::TokenEpoch);
+        }
+        let lease = self.table.find(claims.lh.lease).ok_or(Reason::LeaseEnded)?;
+        let agrees = lease.facts.job == claims.lh.job
+            && lease.facts.attempt == claims.lh.attempt
+            && lease.facts.holder == claims.sub
+            && lease.stand().at().0 == claims.lh.stood_at;
+        if !agrees || now >= Wall::from_seconds(claims.exp) {
+            return Err(Reason::LeaseEnded);
+        }
+        lease.check(self.clock.now().lease).map_err(|r| match r {
+            Refused::Expired => Reason::LeaseExpired,
+            Refused::Lowered => Reason::Revoked,
+            Refused::Ended | Refused::WornOut | Refused::Overtaken => Reason::LeaseEnded,
+        })?;
+        Ok(lease)
+    }
+
+    /// Whether the caller checks for an audience: what following its feed asks.
+    pub fn may_watch(&self, caller: &Caller, audience: &SpiffeId) -> Result<(), Refusal> {
+        let rules = self.rules();
+        let verifies = rules.catalog().audience(audience).is_some_and(|a| a.verifiers.contains(caller.id()));
+        if !verifies {
+            return Err(Refusal::new(
+                Reason::AudienceUnknown,
+                format!("you do not verify for {audience}, or there is no such audience"),
+            )
+            .fix("have your SPIFFE ID added to verifiers of that [[audience]]"));
+        }
+        self.authorize(caller, Rpc::WatchFences, Some(caller.tenant()), &[Relation::Verifier], "")
+    }
+}

@@ -1,0 +1,429 @@
+//! Members: joining an attempt, beating while they live, going.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use tokio::sync::{broadcast, watch};
+
+use super::{Broker, Caller, attempts::move_refusal, caller::job_not_found, create::state_refusal, names};
+use crate::{
+    catalog::IdentityUse,
+    clock::{BootTime, LeaseTime},
+    fence::{Lowering, Stand},
+    job::{AttemptState, Change, Job, JobState, Join, Member, MemberState},
+    ledger::Actor,
+    limits,
+    name::{AttemptNumber, Half, InstanceName, JobId, Outcome, ResourceName, Scope, SpiffeId},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    secret::{Secret, SecretDigest},
+};
+
+/// Names a member and proves that the caller is it.
+#[derive(Clone, Debug)]
+pub struct Session {
+    pub job: JobId,
+    pub attempt: AttemptNumber,
+    pub instance: InstanceName,
+    pub secret: Secret,
+}
+
+/// One credential that may be asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub half: Half,
+    pub audience: SpiffeId,
+    pub scopes: Vec<Scope>,
+    pub locations: BTreeMap<ResourceName, String>,
+}
+
+/// A member, joined.
+#[derive(Debug)]
+pub struct JoinedMember {
+    pub job: Arc<Job>,
+    pub member: Member,
+    pub offers: Vec<Offer>,
+}
+
+/// Something that a member must act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub kind: NoticeKind,
+    pub reason: Reason,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// Access has ended and does not come back in this attempt.
+    Revoked,
+    /// Finish.
+    Drain { reading_ends: LeaseTime, writing_ends: LeaseTime },
+    /// Connect again.
+    Reconnect,
+    /// The leases have ended; new ones may be asked for.
+    Reissue,
+}
+
+type MemberKey = (JobId, AttemptNumber, InstanceName);
+
+/// The connections of joined members. A member is away when it has none.
+#[derive(Default)]
+pub(super) struct Sessions(DashMap<MemberKey, Arc<Presence>>);
+
+pub(super) struct Presence {
+    streams: AtomicU32,
+    last_beat: AtomicU64,
+}
+
+impl Sessions {
+    /// Members whose last beat is older than the window.
+    pub(super) fn silent(&self, now: BootTime, window: Duration) -> Vec<MemberKey> {
+        self.0
+            .iter()
+            .filter(|p| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window)
+            .map(|p| p.key().clone())
+            .collect()
+    }
+
+    pub(super) fn forget(&self, key: &MemberKey) {
+        self.0.remove(key);
+    }
+}
+
+impl Broker {
+    /// Makes the caller a member of an attempt.
+    pub async fn join_attempt(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        attempt: AttemptNumber,
+        instance: &InstanceName,
+        session: SecretDigest,
+        ticket: Option<&str>,
+    ) -> Result<JoinedMember, Refusal> {
+        self.widening()?;
+        let named = self.state.job(id).ok_or_else(job_not_found)?;
+        let names = names::of_member(&named, attempt, instance, caller.id());
+        let stand = self.fences.stand(names.iter().cloned());
+
+        let job = self.state.job(id).ok_or_else(job_not_found)?;
+        self.authorize_job(caller, Rpc::JoinAttempt, &job, "")?;
+        if !job.spec.members.may_join(caller.id()) {
+            return Err(Refusal::new(
+                Reason::NotAMember,
+                "the job does not name your identity in members.join",
+            )
+            .with("you", caller.id().to_string())
+            .fix("add it to members.join in the job file, or run with an identity that is there"));
+        }
+        self.unlocked(names.iter())?;
+        if caller.principal.identity == IdentityUse::Shared {
+            let running = job.running(attempt).map_err(move_refusal)?;
+            let brought = ticket.and_then(Secret::from_text).map(|t| t.digest());
+            if brought != Some(running.ticket) {
+                return Err(Refusal::new(
+                    Reason::TicketRequired,
+                    "several jobs share your identity, so joining needs the ticket of this attempt",
+                )
+                .fix("hand over by file what BeginAttempt answered as ticket, or use an identity of its own per job"));
+            }
+        }
+        let now = self.clock.now().lease;
+        let widened = self
+            .state
+            .widen(id, caller.actor(), None, |j| {
+                Ok(match j.join(attempt, instance, caller.id(), session, now)? {
+                    Join::New(change) => Some(change),
+                    Join::Same => None,
+                })
+            })
+            .await
+            .map_err(|r| state_refusal(r, move_refusal))?;
+        if let Some((name, _)) = stand.lowered()
+            && name != &crate::name::FenceName::member(id, attempt, instance.clone())
+        {
+            let refusal = Refusal::new(Reason::Revoked, format!("{name} was revoked while you were joining"));
+            self.member_gone(id, attempt, instance, &refusal.text);
+            return Err(refusal);
+        }
+        let member = widened
+            .job
+            .running(attempt)
+            .map_err(move_refusal)?
+            .members
+            .get(instance)
+            .cloned()
+            .ok_or_else(|| Refusal::new(Reason::NotJoined, "the membership ended meanwhile"))?;
+        // Somebody must beat soon, or the member is away again.
+        let beat = self.clock.now().boot;
+        self.sessions
+            .0
+            .entry((id, attempt, instance.clone()))
+            .or_insert_with(|| {
+                Arc::new(Presence { streams: AtomicU32::new(0), last_beat: AtomicU64::new(beat.0) })
+            })
+            .last_beat
+            .fetch_max(beat.0, Ordering::AcqRel);
+        let offers = self.offers(&widened.job);
+        Ok(JoinedMember { job: widened.job, member, offers })
+    }
+
+    /// The member that a session names, where the caller is it and it is joined. Anything else is one of three answers:
+    /// the job is not there for the caller, the attempt is not the current one, or the caller is not that member.
+    pub(super) fn member(&self, caller: &Caller, session: &Session) -> Result<(Arc<Job>, Member), Refusal> {
+        let job = self.state.job(session.job).ok_or_else(job_not_found)?;
+        if caller.relations(&job).is_empty() {
+            return Err(job_not_found());
+        }
+        let a = job.running(session.attempt).map_err(move_refusal)?;
+        let m = a
+            .members
+            .get(&session.instance)
+            .filter(|m| m.spiffe_id == *caller.id() && m.session == session.secret.digest())
+            .cloned()
+            .ok_or_else(|| {
+                Refusal::new(
+                    Reason::SessionMismatch,
+                    format!("you are not the member {} of this attempt", session.instance),
+                )
+                .fix("join first; a session belongs to one identity, one instance and one secret")
+            })?;
+        match m.state {
+            MemberState::Joined => Ok((job, m)),
+            MemberState::Away { .. } => Err(Refusal::new(Reason::NotJoined, "you are away: join again")),
+            MemberState::Left | MemberState::Lost => {
+                Err(Refusal::new(Reason::NotJoined, "you are no longer a member of this attempt"))
+            }
+        }
+    }
+
+    /// Takes up a member's keep-alive stream.
+    pub fn attach(self: &Arc<Self>, caller: &Caller, session: &Session) -> Result<Attachment, Refusal> {
+        let (job, _) = self.member(caller, session)?;
+        self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
+        let names = names::of_member(&job, session.attempt, &session.instance, caller.id());
+        // Listening begins before the stand, so that no lowering falls between the two.
+        let lowerings = self.fences.subscribe().lowerings;
+        let watch = self.state.watch(session.job).ok_or_else(job_not_found)?;
+        let stand = self.fences.stand(names.iter().cloned());
+        let (job, _) = self.member(caller, session)?;
+        let key = (session.job, session.attempt, session.instance.clone());
+        let beat = self.clock.now().boot;
+        let presence = self
+            .sessions
+            .0
+            .entry(key.clone())
+            .or_insert_with(|| {
+                Arc::new(Presence { streams: AtomicU32::new(0), last_beat: AtomicU64::new(beat.0) })
+            })
+            .clone();
+        presence.streams.fetch_add(1, Ordering::AcqRel);
+        presence.last_beat.fetch_max(beat.0, Ordering::AcqRel);
+        drop(job);
+        Ok(Attachment {
+            broker: self.clone(),
+            key,
+            presence,
+            names,
+            stand,
+            lowerings,
+            watch,
+            drain_told: None,
+            left: false,
+        })
+    }
+
+    /// Takes a member out of sight: its leases end, and it may come back.
+    pub(super) fn member_gone(
+        &self,
+        id: JobId,
+        attempt: AttemptNumber,
+        instance: &InstanceName,
+        detail: &str,
+    ) {
+        let now = self.clock.now().lease;
+        let by = Actor::Daemon(detail.to_owned());
+        let done = self.state.narrow(id, &by, |j| {
+            Ok::<_, std::convert::Infallible>(j.away(attempt, instance, detail, now).into_iter().collect())
+        });
+        if let Ok(done) = done
+            && !done.lowered.is_empty()
+        {
+            tracing::info!(job = %id, %attempt, %instance, detail, "member away");
+            metrics::counter!("leasehold_members_away_total").increment(1);
+            self.sweep(&done.lowered, "member away");
+        }
+    }
+
+    /// One credential per half and audience, with what the job does there.
+    pub(super) fn offers(&self, job: &Job) -> Vec<Offer> {
+        let rules = self.rules();
+        let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
+        for name in job.spec.read.iter().chain(&job.spec.write) {
+            let Some(r) = rules.catalog().resource(name) else { continue };
+            let scope = Scope::whole(name.clone());
+            let half = scope.half();
+            let offer = offers.entry((half, r.audience.clone())).or_insert_with(|| Offer {
+                half,
+                audience: r.audience.clone(),
+                scopes: Vec::new(),
+                locations: BTreeMap::new(),
+            });
+            offer.scopes.push(scope);
+            let mut location = r.location.clone();
+            if half == Half::Writing {
+                location.push_str(&format!("{}/", job.id));
+            }
+            offer.locations.insert(name.clone(), location);
+        }
+        offers.into_values().collect()
+    }
+}
+
+/// A member's keep-alive stream, as the broker sees it. Dropping it without [`Attachment::goodbye`] is a loss: where it was
+/// the member's last stream, the member is away at once and its leases are over.
+pub struct Attachment {
+    broker: Arc<Broker>,
+    key: MemberKey,
+    presence: Arc<Presence>,
+    names: Vec<crate::name::FenceName>,
+    stand: Stand,
+    lowerings: broadcast::Receiver<Lowering>,
+    watch: watch::Receiver<Arc<Job>>,
+    drain_told: Option<LeaseTime>,
+    left: bool,
+}
+
+impl Attachment {
+    /// The member lives.
+    pub fn beat(&self) {
+        let now = self.broker.clock.now().boot;
+        self.presence.last_beat.fetch_max(now.0, Ordering::AcqRel);
+    }
+
+    /// The member goes by itself. Its leases end with it; the attempt's state stays.
+    pub fn goodbye(mut self) {
+        self.left = true;
+        let (job, attempt, instance) = self.key.clone();
+        let now = self.broker.clock.now().lease;
+        let by = Actor::Daemon("the member said goodbye".into());
+        let done = self.broker.state.narrow(job, &by, |j| {
+            let joined = j
+                .running(attempt)
+                .ok()
+                .and_then(|a| a.members.get(&instance))
+                .is_some_and(|m| matches!(m.state, MemberState::Joined | MemberState::Away { .. }));
+            Ok::<_, std::convert::Infallible>(if joined {
+                vec![Change::MemberLeft {
+                    attempt,
+                    instance: instance.clone(),
+                    at: now,
+                    outcome: None,
+                    detail: "it said goodbye".into(),
+                }]
+            } else {
+                Vec::new()
+            })
+        });
+        if let Ok(done) = done {
+            self.broker.sweep(&done.lowered, "released");
+        }
+        self.broker.sessions.forget(&self.key);
+    }
+
+    /// The next thing that the member must act on. After `Revoked` nothing comes.
+    pub async fn notice(&mut self) -> Notice {
+        loop {
+            if let Some(notice) = self.job_notice() {
+                return notice;
+            }
+            if let Some((name, _)) = self.stand.lowered() {
+                let message = format!("{name} was revoked");
+                self.stand = self.broker.fences.stand(self.names.iter().cloned());
+                return Notice { kind: NoticeKind::Reissue, reason: Reason::Revoked, message };
+            }
+            tokio::select! {
+                changed = self.watch.changed() => if changed.is_err() {
+                    return Notice {
+                        kind: NoticeKind::Reconnect,
+                        reason: Reason::ShuttingDown,
+                        message: "the daemon is stopping".into(),
+                    };
+                },
+                // A lag loses nothing: what counts is the stand, which is looked at again.
+                _ = self.lowerings.recv() => {}
+            }
+        }
+    }
+
+    fn job_notice(&mut self) -> Option<Notice> {
+        let (_, attempt, instance) = &self.key;
+        let job = self.watch.borrow_and_update().clone();
+        let ended =
+            |reason: Reason, message: String| Some(Notice { kind: NoticeKind::Revoked, reason, message });
+        let detail = |d: &str| if d.is_empty() { String::new() } else { format!(": {d}") };
+        if let JobState::Closed(outcome) = job.state {
+            let reason = if outcome == Outcome::Revoked { Reason::Revoked } else { Reason::JobClosed };
+            return ended(reason, format!("the job is closed ({outcome}){}", detail(&job.detail)));
+        }
+        let a = job.attempt(*attempt)?;
+        match a.state {
+            AttemptState::Ended(Outcome::Superseded) => {
+                return ended(
+                    Reason::AttemptStale,
+                    format!("attempt {attempt} is over{}", detail(&a.detail)),
+                );
+            }
+            AttemptState::Ended(outcome) => {
+                let reason = if outcome == Outcome::Revoked { Reason::Revoked } else { Reason::AttemptEnded };
+                return ended(reason, format!("attempt {attempt} is over ({outcome}){}", detail(&a.detail)));
+            }
+            AttemptState::Draining { reading_ends, writing_ends }
+                if self.drain_told != Some(writing_ends) =>
+            {
+                self.drain_told = Some(writing_ends);
+                return Some(Notice {
+                    kind: NoticeKind::Drain { reading_ends, writing_ends },
+                    reason: Reason::AttemptDraining,
+                    message: format!("attempt {attempt} is draining{}", detail(&a.detail)),
+                });
+            }
+            _ => {}
+        }
+        match a.members.get(instance).map(|m| m.state) {
+            Some(MemberState::Joined) => None,
+            Some(MemberState::Away { .. }) => Some(Notice {
+                kind: NoticeKind::Reconnect,
+                reason: Reason::NotJoined,
+                message: "you were taken for lost: join again".into(),
+            }),
+            Some(MemberState::Left | MemberState::Lost) | None => {
+                ended(Reason::NotJoined, "the membership is over".into())
+            }
+        }
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let was_last = self.presence.streams.fetch_sub(1, Ordering::AcqRel) == 1;
+        if was_last && !self.left {
+            let (job, attempt, instance) = &self.key;
+            self.broker.member_gone(*job, *attempt, instance, "its connection was lost");
+            self.broker.sessions.forget(&self.key);
+        }
+    }
+}
+
+/// What a beat window amounts to.
+pub(super) fn beat_window(beat: Duration, lost_after: u32) -> Duration {
+    beat.saturating_mul(lost_after.max(1)).max(limits::TTL_MIN)
+}

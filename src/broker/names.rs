@@ -1,0 +1,84 @@
+//! The names of the fences that a request stands behind.
+
+use crate::{
+    job::Job,
+    name::{
+        AttemptNumber, FenceName, Half, HumanName, InstanceName, ResourceName, Scope, SpiffeId, TenantName,
+    },
+};
+
+/// What a job as such depends on: its tenant, its launcher, the human it acts for, its resources.
+pub(super) fn of_spec(
+    tenant: &TenantName,
+    launcher: &SpiffeId,
+    acting_for: Option<&HumanName>,
+    resources: impl Iterator<Item = ResourceName>,
+) -> Vec<FenceName> {
+    let mut names = vec![
+        FenceName::epoch(),
+        FenceName::tenant(tenant.clone()),
+        FenceName::identity(launcher.clone()),
+        FenceName::domain(launcher.trust_domain()),
+    ];
+    names.extend(acting_for.cloned().map(FenceName::human));
+    for r in resources {
+        names.push(FenceName::tenant(r.tenant()));
+        names.push(FenceName::resource(r.unversioned()));
+        names.push(FenceName::resource(r));
+    }
+    names
+}
+
+/// What a job depends on, and the job itself.
+pub(super) fn of_job(job: &Job) -> Vec<FenceName> {
+    let mut names = of_spec(
+        &job.spec.tenant,
+        &job.launcher,
+        job.acting_for.as_ref(),
+        job.spec.read.iter().chain(&job.spec.write).cloned(),
+    );
+    names.push(FenceName::job(job.id));
+    names
+}
+
+/// What a member's place depends on, whatever it is going to open.
+pub(super) fn of_member(
+    job: &Job,
+    attempt: AttemptNumber,
+    instance: &InstanceName,
+    holder: &SpiffeId,
+) -> Vec<FenceName> {
+    let mut names = of_job(job);
+    names.extend([
+        FenceName::attempt(job.id, attempt),
+        FenceName::member(job.id, attempt, instance.clone()),
+        FenceName::identity(holder.clone()),
+        FenceName::domain(holder.trust_domain()),
+    ]);
+    names
+}
+
+/// What a lease depends on: only the resources of its own scopes.
+pub(super) fn of_lease(
+    job: &Job,
+    attempt: AttemptNumber,
+    instance: &InstanceName,
+    holder: &SpiffeId,
+    half: Half,
+    scopes: &[Scope],
+) -> Vec<FenceName> {
+    let resources = scopes.iter().map(|s| s.resource.clone());
+    let mut names = of_spec(&job.spec.tenant, &job.launcher, job.acting_for.as_ref(), resources);
+    names.extend([
+        FenceName::job(job.id),
+        FenceName::attempt(job.id, attempt),
+        FenceName::member(job.id, attempt, instance.clone()),
+        FenceName::identity(holder.clone()),
+        FenceName::domain(holder.trust_domain()),
+    ]);
+    if half == Half::Reading {
+        names.push(FenceName::attempt_reading(job.id, attempt));
+        names.push(FenceName::member_reading(job.id, attempt, instance.clone()));
+    }
+    names
+}

@@ -1,0 +1,345 @@
+//! What operators do: revoke, lock, unlock. What ends access is in force when it is answered.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Broker, Caller, create::state_refusal};
+use crate::{
+    job::{Change, Close, Job, MemberState},
+    ledger::{Actor, Ending, Event, LEASES_PER_RECORD},
+    name::{FenceKind, FenceName, JobId, LeaseId, Outcome, SpiffeId, TenantName},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    state::{Lock, LockName},
+};
+
+/// The answer to a revocation.
+#[derive(Debug, Default)]
+pub struct Revoked {
+    pub ending: Ending,
+    pub index: Option<u64>,
+    pub durable: bool,
+    pub jobs_closed: Vec<JobId>,
+    pub notes: Vec<String>,
+}
+
+/// The answer to a lock.
+#[derive(Debug)]
+pub struct Locked {
+    pub lock: Lock,
+    pub ending: Ending,
+    pub index: Option<u64>,
+    pub durable: bool,
+}
+
+impl Broker {
+    /// Ends all access behind a name. A job or lease that is not there is NOT_FOUND; every other valid name is lowered
+    /// though nobody stands there yet.
+    pub fn revoke(
+        &self,
+        caller: &Caller,
+        name: &FenceName,
+        reason: &str,
+        dry_run: bool,
+    ) -> Result<Revoked, Refusal> {
+        let tenant = self.tenant_of(caller, name)?;
+        self.authorize(caller, Rpc::Revoke, tenant.as_ref(), &[], reason)?;
+        if matches!(name.kind(), FenceKind::Epoch) {
+            return Err(Refusal::new(
+                Reason::FieldInvalid,
+                "the epoch is ended by a restart, not by a revocation",
+            ));
+        }
+        if dry_run {
+            return Ok(self.would_revoke(name));
+        }
+        metrics::counter!("leasehold_revocations_total").increment(1);
+        tracing::warn!(%name, by = %caller.id(), reason, "revoked");
+        let mut answer = Revoked { durable: true, ..Revoked::default() };
+        match name.kind() {
+            FenceKind::Job(job) => {
+                let ended = self.close_job_as(caller.actor(), job, Outcome::Revoked, reason)?;
+                answer.ending = ended.0;
+                answer.index = ended.1;
+                answer.jobs_closed.push(job);
+            }
+            FenceKind::Attempt(job, attempt) => {
+                let now = self.clock.now().lease;
+                let done = self
+                    .state
+                    .narrow(job, &caller.actor(), |j| {
+                        Ok(match j.end_attempt(attempt, Outcome::Revoked, reason, now)? {
+                            crate::job::End::Now(changes) => changes,
+                            crate::job::End::Already | crate::job::End::Conflict(_) => Vec::new(),
+                        })
+                    })
+                    .map_err(|r| state_refusal(r, super::attempts::move_refusal))?;
+                self.sweep(&done.lowered, "revoked");
+                answer.ending = done.ending;
+                answer.index = done.record.map(|r| r.index);
+                if done.value.is_closed() {
+                    answer.jobs_closed.push(job);
+                }
+            }
+            FenceKind::Lease(id) => {
+                let behind = u64::from(self.table.find(id).is_some());
+                self.table.remove(id, self.clock.now().lease, &format!("revoked: {reason}"));
+                let done = self.state.revoke(name, caller.actor(), reason);
+                answer.ending = Ending { seq: done.ending.seq, behind };
+                answer.index = done.record.map(|r| r.index);
+            }
+            kind => {
+                // The state first: an identity's memberships end before its fence goes down.
+                if let FenceKind::Identity(id) = &kind {
+                    let ended = self.end_memberships(caller, id, reason);
+                    if ended > 0 {
+                        answer.notes.push(format!("{ended} membership(s) of it ended"));
+                    }
+                    answer.notes.push(
+                        "it may join and ask again: only a lock keeps it out (leasehold lock)".to_owned(),
+                    );
+                } else if matches!(
+                    kind,
+                    FenceKind::Tenant(_)
+                        | FenceKind::Domain(_)
+                        | FenceKind::Human(_)
+                        | FenceKind::Resource(_)
+                ) {
+                    answer.notes.push(
+                        "jobs may ask again for what policy still allows: only a lock keeps them out (leasehold lock)"
+                            .to_owned(),
+                    );
+                }
+                let done = self.state.revoke(name, caller.actor(), reason);
+                self.sweep(&done.lowered, "revoked");
+                answer.ending = done.ending;
+                answer.index = done.record.map(|r| r.index);
+            }
+        }
+        answer.durable = answer.index.is_none_or(|i| self.ledger.is_durable(i));
+        Ok(answer)
+    }
+
+    fn would_revoke(&self, name: &FenceName) -> Revoked {
+        let behind = match name.kind() {
+            FenceKind::Lease(id) => u64::from(self.table.find(id).is_some()),
+            _ => self.fences.behind(name),
+        };
+        let jobs_closed = match name.kind() {
+            FenceKind::Job(job) if self.state.job(job).is_some_and(|j| !j.is_closed()) => vec![job],
+            _ => Vec::new(),
+        };
+        Revoked {
+            ending: Ending { seq: self.fences.seq().0, behind },
+            index: None,
+            durable: true,
+            jobs_closed,
+            notes: vec!["dry run: nothing was changed".to_owned()],
+        }
+    }
+
+    /// Locks: what is there ends, and nothing new comes until it is lifted.
+    pub fn lock(
+        &self,
+        caller: &Caller,
+        name: LockName,
+        reason: &str,
+        ttl: Option<Duration>,
+        dry_run: bool,
+    ) -> Result<Locked, Refusal> {
+        let tenant = match &name {
+            LockName::Name(n) => self.tenant_of(caller, n)?,
+            LockName::Prefix(_) => None,
+        };
+        self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
+        let now = self.clock.now().lease;
+        let lock = Lock {
+            name: name.clone(),
+            reason: reason.to_owned(),
+            by: caller.actor(),
+            since: now,
+            until: ttl.map(|t| now.plus(t)),
+        };
+        if dry_run {
+            let behind = match &name {
+                LockName::Name(n) => self.fences.behind(n),
+                LockName::Prefix(p) => {
+                    let held = |id: &SpiffeId| id.as_str().starts_with(p.as_str());
+                    self.table.live(None).iter().filter(|l| held(&l.facts.holder)).count() as u64
+                }
+            };
+            let ending = Ending { seq: self.fences.seq().0, behind };
+            return Ok(Locked { lock, ending, index: None, durable: true });
+        }
+        tracing::warn!(%name, by = %caller.id(), reason, "locked");
+        let (done, revision) = self.state.lock(lock).map_err(|r| state_refusal(r, |never| match never {}))?;
+        let mut ending = done.ending;
+        if let LockName::Name(n) = &name
+            && let FenceKind::Identity(id) = n.kind()
+        {
+            self.end_memberships(caller, &id, reason);
+        }
+        if revision.is_some() {
+            ending.behind = self.sweep_locked_prefix(&name, reason);
+        }
+        self.sweep(&done.lowered, "locked");
+        let index = done.record.map(|r| r.index);
+        let durable = index.is_none_or(|i| self.ledger.is_durable(i));
+        Ok(Locked { lock: done.value, ending, index, durable })
+    }
+
+    /// Lifts a lock; resolves when that is on disk.
+    pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
+        let tenant = match name {
+            LockName::Name(n) => self.tenant_of(caller, n)?,
+            LockName::Prefix(_) => None,
+        };
+        self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
+        self.widening()?;
+        self.state
+            .unlock(name, caller.actor(), reason)
+            .await
+            .map_err(|r| state_refusal(r, |never| match never {}))
+    }
+
+    /// The locks that the caller may see: its tenant's, or all.
+    pub fn list_locks(&self, caller: &Caller) -> Result<Vec<Lock>, Refusal> {
+        let everything = self.authorize(caller, Rpc::ListLocks, None, &[], "").is_ok();
+        if !everything {
+            self.authorize(caller, Rpc::ListLocks, Some(caller.tenant()), &[], "")?;
+        }
+        let mine = |lock: &Lock| match &lock.name {
+            LockName::Name(n) => self.tenant_of(caller, n).ok().flatten().as_ref() == Some(caller.tenant()),
+            LockName::Prefix(_) => false,
+        };
+        Ok(self.state.locks().into_iter().filter(|l| everything || mine(l)).collect())
+    }
+
+    /// Ends all memberships of an identity.
+    fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> usize {
+        let mut ended = 0usize;
+        for job in self.state.open_jobs() {
+            let now = self.clock.now().lease;
+            let done = self.state.narrow(job.id, &caller.actor(), |j| {
+                Ok::<_, std::convert::Infallible>(leave_all(j, id, reason, now))
+            });
+            if let Ok(done) = done {
+                ended = ended.saturating_add(done.lowered.len());
+                self.sweep(&done.lowered, "identity revoked");
+            }
+        }
+        ended
+    }
+
+    /// After the lock on a prefix and the raised revision: every identity below it that holds or launched something.
+    fn sweep_locked_prefix(&self, name: &LockName, reason: &str) -> u64 {
+        let LockName::Prefix(prefix) = name else { return 0 };
+        let mut ids = std::collections::BTreeSet::new();
+        for job in self.state.open_jobs() {
+            ids.insert(job.launcher.clone());
+            ids.extend(job.attempts.iter().flat_map(|a| a.members.values().map(|m| m.spiffe_id.clone())));
+        }
+        ids.extend(self.table.live(None).iter().map(|l| l.facts.holder.clone()));
+        let mut behind = 0u64;
+        for id in ids.into_iter().filter(|id| id.as_str().starts_with(prefix.as_str())) {
+            let fence = FenceName::identity(id);
+            behind = behind.saturating_add(self.state.lower(&fence, reason).behind);
+            self.sweep(&[fence], "locked");
+        }
+        behind
+    }
+
+    /// The tenant whose operators may end what stands behind a name; `None` where only those of all tenants may.
+    fn tenant_of(&self, caller: &Caller, name: &FenceName) -> Result<Option<TenantName>, Refusal> {
+        let not_found = |reason, what: &str| {
+            Err(Refusal::new(reason, format!("there is no such {what}, or none that you may see")))
+        };
+        let of_job = |id: JobId| self.state.job(id).map(|j: Arc<Job>| j.spec.tenant.clone());
+        match name.kind() {
+            FenceKind::Job(j)
+            | FenceKind::Attempt(j, _)
+            | FenceKind::AttemptReading(j, _)
+            | FenceKind::Member(j, ..)
+            | FenceKind::MemberReading(j, ..) => match of_job(j) {
+                Some(tenant) if self.sees(caller, &tenant) => Ok(Some(tenant)),
+                _ => not_found(Reason::JobNotFound, "job"),
+            },
+            FenceKind::Lease(id) => match self.lease_tenant(id) {
+                Some(tenant) if self.sees(caller, &tenant) => Ok(Some(tenant)),
+                _ => not_found(Reason::LeaseNotFound, "lease"),
+            },
+            FenceKind::Tenant(t) => Ok(Some(t)),
+            FenceKind::Resource(r) => Ok(Some(r.tenant())),
+            FenceKind::Identity(id) => Ok(caller.rules.catalog().principal(&id).map(|p| p.tenant.clone())),
+            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => Ok(None),
+        }
+    }
+
+    /// Whether a tenant's things exist for the caller.
+    pub(super) fn sees(&self, caller: &Caller, tenant: &TenantName) -> bool {
+        caller.tenant() == tenant || self.authorize(caller, Rpc::GetJob, Some(tenant), &[], "").is_ok()
+    }
+
+    fn lease_tenant(&self, id: LeaseId) -> Option<TenantName> {
+        self.table
+            .find(id)
+            .map(|l| l.facts.tenant.clone())
+            .or_else(|| self.table.ended().into_iter().find(|l| l.id == id).map(|l| l.facts.tenant.clone()))
+    }
+
+    pub(super) fn close_job_as(
+        &self,
+        by: Actor,
+        job: JobId,
+        outcome: Outcome,
+        reason: &str,
+    ) -> Result<(Ending, Option<u64>), Refusal> {
+        let now = self.clock.now().lease;
+        let done = self
+            .state
+            .narrow(job, &by, |j| {
+                Ok::<_, std::convert::Infallible>(match j.close(outcome, reason, now) {
+                    Close::Now(change) => vec![change],
+                    Close::Already | Close::Conflict(_) => Vec::new(),
+                })
+            })
+            .map_err(|r| state_refusal(r, |never| match never {}))?;
+        self.sweep(&done.lowered, &format!("job {outcome}"));
+        Ok((done.ending, done.record.map(|r| r.index)))
+    }
+
+    /// Clears out what a lowering ended: frees places, remembers the leases for a while, records them with their cause.
+    /// They are dead before this begins.
+    pub(super) fn sweep(&self, lowered: &[FenceName], cause: &str) {
+        let now = self.clock.now().lease;
+        for name in lowered {
+            let gone = self.table.sweep(name, now, cause);
+            let ids: Vec<LeaseId> = gone.iter().map(|l| l.id).collect();
+            let seq = self.fences.seq().0;
+            for leases in ids.chunks(LEASES_PER_RECORD) {
+                self.ledger.defer(&Event::LeasesEnded {
+                    cause: crate::ledger::Cause::Lowered { name: name.clone(), seq },
+                    leases: leases.to_vec(),
+                    by: None,
+                });
+            }
+        }
+    }
+}
+
+/// All memberships of one identity in a job's current attempt end.
+fn leave_all(job: &Job, id: &SpiffeId, reason: &str, at: crate::clock::LeaseTime) -> Vec<Change> {
+    let Some(a) = job.current() else { return Vec::new() };
+    a.members
+        .iter()
+        .filter(|(_, m)| {
+            m.spiffe_id == *id && matches!(m.state, MemberState::Joined | MemberState::Away { .. })
+        })
+        .map(|(instance, _)| Change::MemberLeft {
+            attempt: a.number,
+            instance: instance.clone(),
+            at,
+            outcome: None,
+            detail: format!("its identity was revoked: {reason}"),
+        })
+        .collect()
+}

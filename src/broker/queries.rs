@@ -1,0 +1,195 @@
+//! Looking: jobs, leases, oneself. Shows no secret, and to nobody what is not theirs to see.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{Broker, Caller, caller::job_not_found, renew::lease_not_found};
+use crate::{
+    clock::LeaseTime,
+    job::Job,
+    lease::{Ended, Lease},
+    ledger::{LedgerError, Tail},
+    name::{FenceName, JobId, LeaseId, PrincipalKind},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+};
+
+/// A lease that lives, or one that ended a short while ago.
+#[derive(Clone, Debug)]
+pub enum LeaseView {
+    Live(Arc<Lease>),
+    Ended(Ended),
+}
+
+impl LeaseView {
+    pub fn id(&self) -> LeaseId {
+        match self {
+            LeaseView::Live(l) => l.id,
+            LeaseView::Ended(e) => e.id,
+        }
+    }
+}
+
+/// How the daemon sees a peer.
+#[derive(Clone)]
+pub struct WhoAmI {
+    pub caller: Option<Caller>,
+}
+
+impl Broker {
+    pub fn get_job(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Refusal> {
+        let job = self.state.job(id).ok_or_else(job_not_found)?;
+        self.authorize_job(caller, Rpc::GetJob, &job, "")?;
+        Ok(job)
+    }
+
+    /// The job now and at each change.
+    pub fn watch_job(&self, caller: &Caller, id: JobId) -> Result<watch::Receiver<Arc<Job>>, Refusal> {
+        let job = self.state.job(id).ok_or_else(job_not_found)?;
+        self.authorize_job(caller, Rpc::WatchJob, &job, "")?;
+        self.state.watch(id).ok_or_else(job_not_found)
+    }
+
+    /// Jobs that the caller may see, newest first, below a place in the order.
+    pub fn list_jobs(
+        &self,
+        caller: &Caller,
+        open_only: bool,
+        below: Option<(LeaseTime, JobId)>,
+        max: usize,
+    ) -> Vec<Arc<Job>> {
+        let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor);
+        let own = oversees && self.authorize(caller, Rpc::ListJobs, Some(caller.tenant()), &[], "").is_ok();
+        let all = oversees && self.authorize(caller, Rpc::ListJobs, None, &[], "").is_ok();
+        self.state.list(below, max, |job| {
+            if open_only && job.is_closed() {
+                return false;
+            }
+            all || (own && job.spec.tenant == *caller.tenant()) || !caller.relations(job).is_empty()
+        })
+    }
+
+    pub fn live_leases_of(&self, job: JobId) -> usize {
+        self.table.of_job_count(job)
+    }
+
+    /// Leases that the caller may see: live ones first, then those that ended, newest first.
+    pub fn list_leases(
+        &self,
+        caller: &Caller,
+        behind: Option<&FenceName>,
+        live_only: bool,
+    ) -> Result<Vec<LeaseView>, Refusal> {
+        let all = self.authorize(caller, Rpc::ListLeases, None, &[], "").is_ok();
+        if !all {
+            self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "")?;
+        }
+        let mine = |tenant: &crate::name::TenantName| all || tenant == caller.tenant();
+        let now = self.clock.now().lease;
+        let mut live: Vec<Arc<Lease>> = self
+            .table
+            .live(behind)
+            .into_iter()
+            .filter(|l| mine(&l.facts.tenant) && l.check(now).is_ok())
+            .collect();
+        live.sort_by_key(|l| std::cmp::Reverse((l.issued, l.id)));
+        let mut views: Vec<LeaseView> = live.into_iter().map(LeaseView::Live).collect();
+        if !live_only {
+            let ended = self.table.ended().into_iter();
+            views.extend(
+                ended.filter(|e| mine(&e.facts.tenant) && stood_behind(e, behind)).map(LeaseView::Ended),
+            );
+        }
+        Ok(views)
+    }
+
+    pub fn get_lease(&self, caller: &Caller, id: LeaseId) -> Result<LeaseView, Refusal> {
+        let view = match self.table.find(id) {
+            Some(lease) => Some(LeaseView::Live(lease)),
+            None => self.table.ended().into_iter().find(|e| e.id == id).map(LeaseView::Ended),
+        };
+        let view = view.ok_or_else(lease_not_found)?;
+        let tenant = match &view {
+            LeaseView::Live(l) => l.facts.tenant.clone(),
+            LeaseView::Ended(e) => e.facts.tenant.clone(),
+        };
+        if !self.sees(caller, &tenant) {
+            return Err(lease_not_found());
+        }
+        self.authorize(caller, Rpc::GetLease, Some(&tenant), &[], "")?;
+        Ok(view)
+    }
+
+    /// Waits until a record and all before it are on disk.
+    ///
+    /// `epoch` is that of the answer that gave the index; 0 takes the present one.
+    pub async fn wait_durable(&self, caller: &Caller, index: u64, epoch: u64) -> Result<u64, Refusal> {
+        self.authorize(caller, Rpc::WaitDurable, Some(caller.tenant()), &[], "")?;
+        if epoch != 0 && epoch != self.epoch {
+            return Err(Refusal::new(
+                Reason::EpochChanged,
+                format!("the daemon was started again: place {index} of epoch {epoch} says nothing now"),
+            )
+            .fix("do it again: a second time is the first one's answer where that lasted"));
+        }
+        self.ledger.wait_durable(index).await.map_err(|e| match e {
+            LedgerError::NoSuchIndex { index } => {
+                Refusal::new(Reason::FieldInvalid, format!("no record {index} was accepted yet"))
+            }
+            e => {
+                tracing::error!(error = %e, "a record is not durable");
+                Refusal::new(
+                    Reason::LedgerUnavailable,
+                    "the record is not on disk: what it ended stays ended while this daemon lives",
+                )
+                .fix("mend the disk; the daemon writes it as soon as it can")
+            }
+        })
+    }
+
+    /// The ledger from a record on. It tells of every tenant: only those who may see all may read it.
+    pub fn tail_ledger(&self, caller: &Caller, from: u64) -> Result<Tail, Refusal> {
+        if self.authorize(caller, Rpc::TailLedger, None, &[], "").is_err() {
+            self.authorize(caller, Rpc::TailLedger, Some(caller.tenant()), &[], "")?;
+            let only_tenant = caller.rules.catalog().tenants().all(|t| t == caller.tenant());
+            if !only_tenant {
+                return Err(Refusal::new(
+                    Reason::KindNotAllowed,
+                    "the ledger tells of every tenant, and you may see one",
+                )
+                .fix("ask a platform operator, or an auditor of all tenants"));
+            }
+        }
+        Ok(self.ledger.tail(from))
+    }
+
+    pub fn whoami(&self, peer: &crate::identity::Peer) -> WhoAmI {
+        WhoAmI { caller: self.caller(peer).ok() }
+    }
+}
+
+fn stood_behind(e: &Ended, behind: Option<&FenceName>) -> bool {
+    use crate::name::FenceKind;
+    let Some(name) = behind else { return true };
+    match name.kind() {
+        FenceKind::Job(j) => e.facts.job == j,
+        FenceKind::Attempt(j, n) | FenceKind::AttemptReading(j, n) => {
+            e.facts.job == j && e.facts.attempt == n
+        }
+        FenceKind::Member(j, n, i) | FenceKind::MemberReading(j, n, i) => {
+            e.facts.job == j && e.facts.attempt == n && e.facts.instance == i
+        }
+        FenceKind::Identity(id) => e.facts.holder == id,
+        FenceKind::Domain(d) => e.facts.holder.trust_domain() == d,
+        FenceKind::Tenant(t) => {
+            e.facts.tenant == t || e.facts.scopes.iter().any(|s| s.resource.tenant() == t)
+        }
+        FenceKind::Resource(r) => {
+            e.facts.scopes.iter().any(|s| s.resource == r || s.resource.unversioned() == r)
+        }
+        FenceKind::Lease(l) => e.id == l,
+        FenceKind::Epoch => true,
+        FenceKind::Human(_) => false,
+    }
+}

@@ -1,0 +1,82 @@
+//! Taking a new catalog and policy: all of it, or nothing; then a sweep of what they no longer allow.
+
+use std::sync::Arc;
+
+use super::{
+    Broker, Caller, Rules,
+    decide::{Question, work_of},
+};
+use crate::{
+    job::{Job, MemberState},
+    ledger::{Actor, Event},
+    limits,
+    name::{Digest, FenceName, InstanceName, SpiffeId},
+    policy::{Asker, Phase, Rpc, Verdict},
+    reason::Refusal,
+};
+
+/// What a reload came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    pub catalog: Digest,
+    pub policy: Digest,
+    /// Leases of members that the new rules no longer allow.
+    pub ended: u64,
+}
+
+impl Broker {
+    /// Whether the caller may have the catalog read again.
+    pub fn may_reload(&self, caller: &Caller) -> Result<(), Refusal> {
+        self.authorize(caller, Rpc::ReloadCatalog, Some(caller.tenant()), &[], "")
+    }
+
+    /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read
+    /// the old ones looks at the revision once more before it hands anything out.
+    pub fn replace_rules(&self, rules: Rules, by: Actor) -> Reloaded {
+        let rules = Arc::new(rules);
+        self.rules.store(rules.clone());
+        self.fences.raise_revision();
+        let mut ended = 0u64;
+        for job in self.state.open_jobs() {
+            for (instance, id) in joined(&job) {
+                if self.still_allowed(&rules, &job, &id) {
+                    continue;
+                }
+                let Some(a) = job.current() else { continue };
+                let name = FenceName::member(job.id, a.number, instance);
+                let lowered = self.state.lower(&name, "catalog or policy no longer allow it");
+                ended = ended.saturating_add(lowered.behind);
+                self.sweep(&[name], "no longer allowed");
+            }
+        }
+        let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
+        self.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
+        tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
+        Reloaded { catalog, policy, ended }
+    }
+
+    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> bool {
+        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+        let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
+        let question = Question {
+            rules,
+            asker: Asker::Identity(id),
+            job,
+            attempt: job.attempts.len() as u64,
+            phase: Phase::Running,
+            ttl,
+            parts: &parts,
+        };
+        rules.catalog().principal(id).is_some() && matches!(self.judge(question), Verdict::Allow { .. })
+    }
+}
+
+fn joined(job: &Job) -> Vec<(InstanceName, SpiffeId)> {
+    job.current().map_or_else(Vec::new, |a| {
+        a.members
+            .iter()
+            .filter(|(_, m)| m.state == MemberState::Joined)
+            .map(|(i, m)| (i.clone(), m.spiffe_id.clone()))
+            .collect()
+    })
+}

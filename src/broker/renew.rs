@@ -1,0 +1,181 @@
+//! Renewing and giving back: the same order as issuing, under the names that the lease already stands behind.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Broker, Caller, Session,
+    decide::{Question, decision_record, work_of_scopes},
+    issue::{Renewed, Standing, binding},
+    members::Offer,
+};
+use crate::{
+    fence::Lowered,
+    lease::{Lease, Refused},
+    ledger::{Ending, Event},
+    limits,
+    name::{FenceName, LeaseId},
+    policy::{Asker, Rpc},
+    reason::{Reason, Refusal},
+    token::Minted,
+};
+
+pub(super) fn lease_not_found() -> Refusal {
+    Refusal::new(Reason::LeaseNotFound, "there is no such lease, or none of yours")
+}
+
+impl Broker {
+    /// Prolongs a lease from now, after a fresh decision, never past its latest end.
+    pub async fn renew(
+        &self,
+        caller: &Caller,
+        session: &Session,
+        id: LeaseId,
+        ttl: Option<Duration>,
+    ) -> Result<Renewed, Refusal> {
+        self.widening()?;
+        for _ in 0..limits::REVISION_RETRIES {
+            let revision = self.fences.revision();
+            let rules = self.rules();
+            self.member(caller, session)?;
+            let lease = self.own_lease(caller, session, id)?;
+            let names: Vec<FenceName> = lease.stand().names().cloned().collect();
+            // A stand for the decision alone: the lease keeps its own.
+            let stand = self.fences.stand(names.iter().cloned());
+
+            let (job, _) = self.member(caller, session)?;
+            self.authorize_job(caller, Rpc::RenewLease, &job, "")?;
+            self.unlocked(names.iter())?;
+            let now = self.clock.now();
+            lease.check(now.lease).map_err(|r| lease_refusal(&lease, r))?;
+            let facts = &lease.facts;
+            let phase = self.phase(&job, session, facts.half)?;
+            let audience = rules.catalog().audience(&facts.audience).cloned().ok_or_else(|| {
+                Refusal::new(
+                    Reason::AudienceUnknown,
+                    format!("the catalog has no audience {}", facts.audience),
+                )
+            })?;
+            let locations = self
+                .offers(&job)
+                .into_iter()
+                .filter(|o| o.half == facts.half && o.audience == facts.audience)
+                .flat_map(|o| o.locations)
+                .collect();
+            let offer = Offer {
+                half: facts.half,
+                audience: facts.audience.clone(),
+                scopes: facts.scopes.clone(),
+                locations,
+            };
+            let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
+            let mut life =
+                self.life(&rules, caller, &job, session, &offer, &audience, facts.half, wanted, now);
+            if lease.latest < life.deadline {
+                life.deadline = lease.latest;
+                life.shortened_by.push("the latest end of the lease".to_owned());
+            }
+            life.token_expires = life.token_expires.min(now.wall_at(life.deadline));
+            let parts = work_of_scopes(&rules, &job, &facts.scopes);
+            let question = Question {
+                rules: &rules,
+                asker: Asker::Identity(caller.id()),
+                job: &job,
+                attempt: session.attempt.value(),
+                phase,
+                ttl: life.deadline.since(now.lease),
+                parts: &parts,
+            };
+            let grant = self.ask(caller.id(), question, stand, revision)?;
+            let generation = lease.generation().saturating_add(1);
+            let binding = binding(caller, &audience);
+            let standing = Standing { lease: id, generation, stood_at: lease.stand().at(), names: &names };
+            let claims = self.claims(facts, &standing, &life, caller, binding, &offer.locations, now)?;
+            let minted = Minted::prepare(&self.key, &claims)
+                .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
+            let by = grant.granted().iter().map(ToString::to_string).collect();
+            self.record(&Event::CredentialRenewed {
+                lease: id,
+                job: job.id,
+                attempt: facts.attempt,
+                generation,
+                expires: life.deadline,
+                decision: decision_record(&rules, "allow", by),
+                credential: self.credential_record(&claims, &minted, binding),
+            })
+            .await?;
+            // One at a time for each lease: of two renewals at once, the second starts over with the next generation.
+            match lease.renew(&grant, generation, self.clock.now().lease, life.deadline) {
+                Ok(()) => {}
+                Err(Refused::Overtaken) => continue,
+                Err(refused) => {
+                    self.cancelled(id, job.id, lease_reason(refused));
+                    return Err(lease_refusal(&lease, refused));
+                }
+            }
+            if self.fences.revision() != revision {
+                continue;
+            }
+            let token = minted
+                .sign(&self.key)
+                .map_err(|_| Refusal::new(Reason::Internal, "the token could not be signed"))?;
+            metrics::counter!("leasehold_leases_renewed_total").increment(1);
+            return Ok(Renewed {
+                lease,
+                token,
+                token_expires: life.token_expires,
+                shortened_by: life.shortened_by,
+            });
+        }
+        Err(Refusal::new(Reason::Contended, "policy, catalog or the lease are changing: try again"))
+    }
+
+    /// Gives a lease back before its time. A second time answers as the first.
+    pub fn release(
+        &self,
+        caller: &Caller,
+        session: &Session,
+        id: LeaseId,
+    ) -> Result<(Ending, Option<u64>), Refusal> {
+        let (job, _) = self.member(caller, session)?;
+        self.authorize_job(caller, Rpc::ReleaseLease, &job, "")?;
+        self.own_lease(caller, session, id)?;
+        let Lowered { seq, .. } = self.end_lease(id, "released");
+        Ok((Ending { seq: seq.0, behind: 1 }, None))
+    }
+
+    /// Ends one lease: its own word first, then its name for those who follow the feed.
+    pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> Lowered {
+        self.table.remove(id, self.clock.now().lease, cause);
+        self.state.lower(&FenceName::lease(id), cause)
+    }
+
+    /// A lease of this member, in this attempt. A foreign lease and an absent one get the same answer.
+    fn own_lease(&self, caller: &Caller, session: &Session, id: LeaseId) -> Result<Arc<Lease>, Refusal> {
+        self.table
+            .find(id)
+            .filter(|l| {
+                l.facts.job == session.job
+                    && l.facts.attempt == session.attempt
+                    && l.facts.instance == session.instance
+                    && l.facts.holder == *caller.id()
+            })
+            .ok_or_else(lease_not_found)
+    }
+}
+
+fn lease_reason(refused: Refused) -> Reason {
+    match refused {
+        Refused::Ended | Refused::WornOut => Reason::LeaseEnded,
+        Refused::Expired => Reason::LeaseExpired,
+        Refused::Lowered => Reason::Revoked,
+        Refused::Overtaken => Reason::Contended,
+    }
+}
+
+pub(super) fn lease_refusal(lease: &Lease, refused: Refused) -> Refusal {
+    let text = match (refused, lease.stand().lowered()) {
+        (Refused::Lowered, Some((name, _))) => format!("the lease ended: {name} was revoked"),
+        _ => refused.to_string(),
+    };
+    Refusal::new(lease_reason(refused), text).fix("ask for a new credential, if the job still may")
+}

@@ -1,0 +1,90 @@
+//! The plain and the web-TLS listeners: probes, discovery and keys.
+
+use std::{path::Path, sync::Arc};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+    service::TowerToHyperService,
+};
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::StartError;
+use crate::limits;
+
+/// Connections to these listeners at once. They answer small, fixed texts.
+const CONNECTIONS_MAX: usize = 256;
+
+/// Loads a web server's certificate: the issuer's listener is for clients that know names, not SPIFFE IDs.
+pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, StartError> {
+    let bad = |path: &Path, what: String| StartError::IssuerTls { path: path.to_owned(), what };
+    let chain = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| bad(cert, e.to_string()))?;
+    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| bad(key, e.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| bad(cert, e.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, key_der)
+        .map_err(|e| bad(cert, e.to_string()))?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Serves a router until `shutdown`, over TLS where an acceptor is given.
+pub(super) async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    shutdown: CancellationToken,
+) {
+    let tasks = TaskTracker::new();
+    let room = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = room.clone().acquire_owned().await else { break };
+        let tcp = tokio::select! {
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => match accepted {
+                Ok((tcp, _)) => tcp,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+        };
+        let (router, tls, shutdown) = (router.clone(), tls.clone(), shutdown.clone());
+        tasks.spawn(async move {
+            let service = TowerToHyperService::new(router);
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HANDSHAKE);
+            let served = async {
+                match tls {
+                    None => drop(builder.serve_connection(TokioIo::new(tcp), service).await),
+                    Some(tls) => {
+                        if let Ok(Ok(tls)) = tokio::time::timeout(limits::HANDSHAKE, tls.accept(tcp)).await {
+                            drop(builder.serve_connection(TokioIo::new(tls), service).await);
+                        }
+                    }
+                }
+            };
+            tokio::select! {
+                () = served => {}
+                () = shutdown.cancelled() => {}
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}

@@ -1,0 +1,12 @@
+//! The daemon: from a configuration to a life that serves, and from a signal to an orderly end.
+//!
+//! Owns the order of start and stop, the listeners and the background work. Ready only when the state is rebuilt and this
+//! life's own record is durable; a task that dies takes the daemon down in order.
+
+mod listeners;
+mod rules;
+mod start;
+mod telemetry;
+
+pub use start::{Daemon, StartError, Stopped};
+pub use telemetry::{init_logging, init_metrics};

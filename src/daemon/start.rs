@@ -1,0 +1,359 @@
+//! Start and stop.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{net::TcpListener, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tonic_health::ServingStatus;
+
+use super::{listeners, rules, telemetry};
+use crate::{
+    api::{Edge, Reloader, issuer_routes, probe_routes},
+    broker::{Broker, Settings, Task},
+    clock::{Clock, SystemClock},
+    config::{Config, IssuerListen},
+    fence::Registry,
+    identity::{FileSource, IdentityFiles, IdentitySource, LoadError},
+    ledger::{Actor, EpochBegan, Event, Ledger, LedgerError, OpenError},
+    limits,
+    link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
+    reason::{Reason, Refusal},
+    secret::random_u128,
+    state::{RebuildError, Rebuilt, Store},
+    token::{KeyError, SigningKey},
+};
+
+/// Why the daemon did not start. Nothing was served.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the identity files cannot be used")]
+    Identity(#[from] LoadError),
+    #[error("{0}")]
+    Rules(Refusal),
+    #[error(transparent)]
+    Ledger(#[from] OpenError),
+    #[error(transparent)]
+    Rebuild(#[from] RebuildError),
+    #[error("the record of this start could not be written")]
+    Epoch(#[source] LedgerError),
+    #[error("no signing key could be made")]
+    Key(#[from] KeyError),
+    #[error("{address} cannot be listened on for {what}")]
+    Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
+    #[error("{} cannot be used for the issuer's listener: {what}", path.display())]
+    IssuerTls { path: PathBuf, what: String },
+    #[error("the services could not be put together: {0}")]
+    Services(String),
+    #[error("the start was broken off: {0}")]
+    BrokenOff(String),
+}
+
+/// How the daemon stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// It was asked to.
+    InOrder,
+    /// A part of it died, or the ledger could not be closed.
+    Failed,
+}
+
+/// A daemon that serves.
+pub struct Daemon {
+    /// Where it listens, for each the address that the system gave.
+    pub grpc: SocketAddr,
+    pub issuer: SocketAddr,
+    pub probe: SocketAddr,
+    pub warnings: Vec<String>,
+    pub broker: Arc<Broker>,
+    reloader: Reloader,
+    identity: Arc<FileSource>,
+    ledger: Ledger,
+    stop: CancellationToken,
+    tasks: JoinSet<&'static str>,
+}
+
+impl Daemon {
+    /// Starts with the clocks of this machine.
+    pub async fn start(config: &Config) -> Result<Self, StartError> {
+        let clock = Arc::new(SystemClock::new());
+        let raise = clock.clone();
+        Self::start_with(config, clock, move |at| raise.not_before(at)).await
+    }
+
+    /// Starts with another clock. `not_before` is told the time of the ledger's last record.
+    pub async fn start_with(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        not_before: impl FnOnce(crate::clock::Wall) + Send,
+    ) -> Result<Self, StartError> {
+        let identity = Arc::new(open_identity(config, clock.clone())?);
+        let rules = rules::read(&config.policy).map_err(StartError::Rules)?;
+
+        // Listening comes before the ledger is touched: a second daemon fails here, or at the ledger's lock, and harms nothing.
+        let grpc = listen("gRPC", config.server.grpc).await?;
+        let issuer = listen("discovery and keys", config.issuer.listen.address()).await?;
+        let probe = listen("probes", config.server.probe).await?;
+        let tls = match &config.issuer.listen {
+            IssuerListen::Loopback(_) => None,
+            IssuerListen::Tls { cert, key, .. } => Some(listeners::web_tls(cert, key)?),
+        };
+
+        let (dir, options, ledger_clock) =
+            (config.server.state.clone(), config.ledger.options(), clock.clone());
+        let opened = tokio::task::spawn_blocking(move || Ledger::open(&dir, ledger_clock, options))
+            .await
+            .map_err(|e| StartError::BrokenOff(e.to_string()))??;
+        for warning in &opened.warnings {
+            tracing::warn!(%warning, "ledger");
+        }
+        if let Some(latest) = opened.latest {
+            not_before(latest);
+        }
+        let now = clock.now();
+        let records = opened.entries.into_iter().map(|r| (r.index, r.event));
+        let rebuilt = Rebuilt::from_records(records, now.lease)?;
+        let (ledger, epoch) = (opened.ledger, opened.epoch);
+        tracing::info!(
+            epoch,
+            jobs = rebuilt.jobs.iter().filter(|j| !j.is_closed()).count(),
+            locks = rebuilt.locks.len(),
+            seq = %rebuilt.seq,
+            "rebuilt from the ledger"
+        );
+        let nonce = random_u128().map_err(|_| KeyError::Generate)?;
+        ledger
+            .append(&Event::EpochBegan(EpochBegan {
+                nonce: format!("{nonce:032x}"),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                catalog: rules.catalog().digest(),
+                policy: rules.engine.digest(),
+                seq: rebuilt.seq.0,
+            }))
+            .await
+            .map_err(StartError::Epoch)?;
+
+        let fences = Arc::new(Registry::new(rebuilt.seq));
+        let state = Store::new(rebuilt, fences.clone(), ledger.clone(), clock.clone());
+        let settings = Settings {
+            issuer: config.issuer.url.clone(),
+            lease_ttl: config.lease.token_ttl,
+            beat: config.lease.beat,
+            lost_after: config.lease.lost_after,
+            rejoin: config.lease.rejoin,
+        };
+        let key = SigningKey::generate(epoch, 1)?;
+        let broker = Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);
+        let policy = config.policy.clone();
+        let reloader: Reloader = Arc::new(move || rules::read(&policy));
+
+        let mut daemon = Daemon {
+            grpc: local(&grpc, config.server.grpc),
+            issuer: local(&issuer, config.issuer.listen.address()),
+            probe: local(&probe, config.server.probe),
+            warnings: opened.warnings,
+            broker,
+            reloader,
+            identity,
+            ledger,
+            stop: CancellationToken::new(),
+            tasks: JoinSet::new(),
+        };
+        daemon
+            .begin(grpc, issuer, tls, probe, clock, config.ledger.free_space_stop_bytes, &config.server.state)
+            .await?;
+        Ok(daemon)
+    }
+
+    /// Begins all work of this life. Everything that runs is in this list.
+    #[expect(clippy::too_many_arguments, reason = "one call, from the one place that has them all")]
+    async fn begin(
+        &mut self,
+        grpc: TcpListener,
+        issuer: TcpListener,
+        tls: Option<tokio_rustls::TlsAcceptor>,
+        probe: TcpListener,
+        clock: Arc<dyn Clock>,
+        free_space_stop: u64,
+        state: &std::path::Path,
+    ) -> Result<(), StartError> {
+        let stop = self.stop.clone();
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_service_status("", ServingStatus::Serving).await;
+        for service in ["JobService", "MemberService", "OperatorService", "VerifierService"] {
+            health.set_service_status(format!("leasehold.v1.{service}"), ServingStatus::Serving).await;
+        }
+        let edge = Edge::new(self.broker.clone(), self.reloader.clone(), stop.clone());
+        let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
+        let source: Arc<dyn IdentitySource> = self.identity.clone();
+        let acceptor = Acceptor::new(source, clock.clone(), Protocol::Grpc);
+        let observer = HandshakeObserver::new(|failure: &HandshakeFailure| {
+            let reason = failure.reason().map_or("NONE", Reason::code);
+            metrics::counter!("leasehold_handshakes_failed_total", "reason" => reason).increment(1);
+        });
+        let options = ServeOptions { observer, ..ServeOptions::default() };
+        let serving = crate::link::serve(grpc, acceptor, service, options, stop.clone());
+        self.tasks.spawn(async move {
+            serving.await;
+            "the gRPC listener"
+        });
+
+        let routes = issuer_routes(self.broker.clone());
+        let shutdown = stop.clone();
+        self.tasks.spawn(async move {
+            listeners::serve(issuer, tls, routes, shutdown).await;
+            "the issuer's listener"
+        });
+        let (ledger, stopping) = (self.ledger.clone(), stop.clone());
+        let ready = Arc::new(move || match (stopping.is_cancelled(), ledger.health()) {
+            (true, _) => Err(Reason::ShuttingDown),
+            (false, crate::ledger::Health::Good) => Ok(()),
+            (false, _) => Err(Reason::LedgerUnavailable),
+        });
+        let routes = probe_routes(ready, telemetry::init_metrics());
+        let shutdown = stop.clone();
+        self.tasks.spawn(async move {
+            listeners::serve(probe, None, routes, shutdown).await;
+            "the probes' listener"
+        });
+        for task in Task::ALL {
+            let (broker, shutdown) = (self.broker.clone(), stop.clone());
+            self.tasks.spawn(async move {
+                task.run(broker, shutdown).await;
+                task.name()
+            });
+        }
+        let (identity, shutdown) = (self.identity.clone(), stop.clone());
+        self.tasks.spawn(async move {
+            identity.follow(shutdown).await;
+            "the look at the identity files"
+        });
+        let (broker, shutdown, state) = (self.broker.clone(), stop.clone(), state.to_owned());
+        self.tasks.spawn(async move {
+            watch_free_space(broker, clock, state, free_space_stop, shutdown).await;
+            "the look at the disk"
+        });
+        let (ledger, shutdown) = (self.ledger.clone(), stop);
+        self.tasks.spawn(async move {
+            tokio::select! {
+                _ = ledger.stopped() => {}
+                () = shutdown.cancelled() => {}
+            }
+            "the ledger"
+        });
+        Ok(())
+    }
+
+    /// What stops it, for whoever holds it elsewhere.
+    pub fn stopper(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
+    /// Reads catalog, policy and identity files again. A bad one changes nothing.
+    pub fn reload(&self) {
+        if let Err(error) = self.identity.reload() {
+            tracing::error!(error = %error, "the identity files cannot be used: the last good ones stay");
+        }
+        match (self.reloader)() {
+            Ok(rules) => {
+                self.broker.replace_rules(rules, Actor::Daemon("SIGHUP".into()));
+            }
+            Err(refusal) => tracing::error!(text = %refusal.text, "catalog or policy were not taken"),
+        }
+    }
+
+    /// Serves until it is stopped or a part of it dies, then drains, records the end and closes the ledger.
+    pub async fn run(mut self) -> Stopped {
+        let died = tokio::select! {
+            () = self.stop.cancelled() => None,
+            ended = self.tasks.join_next() => Some(ended),
+        };
+        let mut stopped = Stopped::InOrder;
+        if let Some(ended) = died
+            && !self.stop.is_cancelled()
+        {
+            stopped = Stopped::Failed;
+            match ended {
+                Some(Ok(what)) => tracing::error!(what, "a part of the daemon ended by itself: stopping"),
+                Some(Err(e)) => tracing::error!(error = %e, "a part of the daemon failed: stopping"),
+                None => {}
+            }
+        }
+        tracing::info!("stopping: no new work, streams are told to connect again");
+        self.stop.cancel();
+        let drained = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(limits::SHUTDOWN.saturating_add(limits::CONNECTION_GRACE), drained)
+            .await
+            .is_err()
+        {
+            tracing::warn!("connections were still open at the end of the drain");
+            self.tasks.shutdown().await;
+        }
+        self.ledger.defer(&Event::EpochEnded { reason: "stopped".into() });
+        match self.ledger.close(limits::LEDGER_WAIT).await {
+            Ok(head) => tracing::info!(index = head.index, digest = %head.digest, "ledger closed"),
+            Err(error) => {
+                tracing::error!(%error, "the ledger was not closed in order");
+                stopped = Stopped::Failed;
+            }
+        }
+        stopped
+    }
+}
+
+fn open_identity(config: &Config, clock: Arc<dyn Clock>) -> Result<FileSource, LoadError> {
+    let files = IdentityFiles {
+        svid: Some((config.identity.cert.clone(), config.identity.key.clone())),
+        bundles: config.identity.bundles.iter().map(|(d, p)| (d.clone(), p.clone())).collect(),
+    };
+    FileSource::open_limited(files, config.identity.max_svid_ttl, clock)
+}
+
+async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
+}
+
+fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(asked)
+}
+
+/// Stops issuing, loudly, before the disk is full.
+async fn watch_free_space(
+    broker: Arc<Broker>,
+    clock: Arc<dyn Clock>,
+    state: PathBuf,
+    stop_bytes: u64,
+    shutdown: CancellationToken,
+) {
+    const EACH: Duration = Duration::from_secs(5);
+    let low = AtomicBool::new(false);
+    loop {
+        if let Ok(stat) = nix::sys::statvfs::statvfs(&state) {
+            let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+            let is_low = free < stop_bytes;
+            if low.swap(is_low, Ordering::AcqRel) != is_low {
+                if is_low {
+                    tracing::error!(
+                        free,
+                        stop_bytes,
+                        "the ledger's disk is nearly full: nothing more is issued"
+                    );
+                } else {
+                    tracing::info!(free, "the ledger's disk has room again: issuing goes on");
+                }
+            }
+            broker.hold(is_low);
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = clock.sleep(EACH) => {}
+        }
+    }
+}

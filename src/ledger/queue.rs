@@ -1,0 +1,325 @@
+//! The records that wait for the disk, in the order in which they were accepted.
+//!
+//! One short mutex orders all callers and the writer. Callers put records at the back, the writer thread takes them from
+//! the front and says here what became of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    accept::{Health, LedgerError, Stopped},
+    event::Coalesced,
+    record::{EventText, Head},
+};
+use crate::{clock::Wall, limits, name::Digest};
+
+/// What callers and the writer thread share.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    /// Wakes the writer. Nobody else waits on it.
+    pub(super) wake: Condvar,
+    pub(super) durable: watch::Sender<u64>,
+    pub(super) health: watch::Sender<Health>,
+    pub(super) stopped: watch::Sender<Option<Stopped>>,
+}
+
+pub(super) struct State {
+    /// The index that the next accepted record gets.
+    pub(super) next: u64,
+    /// Accepted, in order, and not with the writer.
+    queue: VecDeque<Waiting>,
+    /// Records in the queue and with the writer; of them endings; bytes of all.
+    pub(super) waiting: usize,
+    pub(super) deferred: usize,
+    pub(super) bytes: usize,
+    pub(super) head: Head,
+    /// Places that hold coalesced records: they are durable for nobody.
+    pub(super) coalesced: BTreeSet<u64>,
+    /// Why appends are refused.
+    shut: Option<Arc<str>>,
+    closing: bool,
+    pub(super) stopped: Option<Stopped>,
+}
+
+/// An accepted record.
+pub(super) struct Waiting {
+    pub(super) index: u64,
+    pub(super) time: Wall,
+    pub(super) body: Body,
+    answer: Option<oneshot::Sender<Result<u64, LedgerError>>>,
+    way: Way,
+}
+
+/// What an accepted record says.
+pub(super) enum Body {
+    Event(EventText),
+    Coalesced(Box<Coalesced>),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    Append,
+    Defer,
+}
+
+/// Why the writer thread was woken.
+pub(super) enum Turn {
+    Write(Vec<Waiting>),
+    Close,
+}
+
+/// Why the writer thread looks at a disk that failed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    Time,
+    Ending,
+    Close,
+}
+
+/// Places of coalesced records that are remembered. Each is one more burst past the bound.
+const COALESCED_MAX: usize = 1_024;
+
+impl State {
+    pub(super) fn admits(&self, bytes: usize) -> Result<(), LedgerError> {
+        if self.closing || self.stopped.is_some() {
+            return Err(LedgerError::Closed);
+        }
+        if let Some(why) = &self.shut {
+            return Err(LedgerError::Unavailable { why: why.clone() });
+        }
+        if self.waiting >= limits::LEDGER_QUEUE_MAX
+            || self.bytes.saturating_add(bytes) > limits::LEDGER_QUEUE_BYTES_MAX
+        {
+            return Err(LedgerError::QueueFull);
+        }
+        Ok(())
+    }
+
+    pub(super) fn accept(
+        &mut self,
+        time: Wall,
+        body: Body,
+        answer: Option<oneshot::Sender<Result<u64, LedgerError>>>,
+        way: Way,
+    ) -> u64 {
+        let index = self.next;
+        self.next = index.saturating_add(1);
+        let waiting = Waiting { index, time, body, answer, way };
+        self.count(&waiting, true);
+        self.queue.push_back(waiting);
+        index
+    }
+
+    pub(super) fn coalesce(&mut self, now: Wall, kind: &str, text: &str) -> u64 {
+        if let Some(Waiting { index, body: Body::Coalesced(coalesced), .. }) = self.queue.back_mut() {
+            coalesced.add(now, kind, text);
+            return *index;
+        }
+        let mut coalesced = Coalesced { records: 0, types: BTreeMap::new(), last: now, digest: Digest::ZERO };
+        coalesced.add(now, kind, text);
+        let index = self.accept(now, Body::Coalesced(Box::new(coalesced)), None, Way::Defer);
+        if self.coalesced.len() >= COALESCED_MAX {
+            self.coalesced.pop_first();
+        }
+        self.coalesced.insert(index);
+        tracing::error!(
+            index,
+            kind,
+            "more endings wait for the disk than memory keeps: from here on they are counted, not kept one by one"
+        );
+        index
+    }
+
+    fn count(&mut self, w: &Waiting, comes: bool) {
+        let bytes = match &w.body {
+            Body::Event(text) => text.as_str().len(),
+            Body::Coalesced(_) => 0,
+        };
+        let endings = usize::from(w.way == Way::Defer);
+        if comes {
+            self.waiting += 1;
+            self.deferred += endings;
+            self.bytes += bytes;
+        } else {
+            self.waiting = self.waiting.saturating_sub(1);
+            self.deferred = self.deferred.saturating_sub(endings);
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// As much from the front as is written at once.
+    fn take(&mut self) -> Vec<Waiting> {
+        let mut bytes = 0usize;
+        let mut batch = Vec::new();
+        while bytes < limits::LEDGER_BATCH_BYTES_MAX
+            && let Some(w) = self.queue.pop_front()
+        {
+            bytes += match &w.body {
+                Body::Event(text) => text.as_str().len(),
+                Body::Coalesced(_) => 0,
+            };
+            batch.push(w);
+        }
+        batch
+    }
+}
+
+impl Coalesced {
+    fn add(&mut self, now: Wall, kind: &str, text: &str) {
+        self.records = self.records.saturating_add(1);
+        let of_kind = self.types.entry(kind.to_owned()).or_default();
+        *of_kind = of_kind.saturating_add(1);
+        self.last = now;
+        self.digest = Digest::of(&[&self.digest.0, text.as_bytes()].concat());
+    }
+}
+
+impl Shared {
+    /// `shut` is why appends are refused from the start.
+    pub(super) fn new(head: Head, shut: Option<Arc<str>>) -> Self {
+        let health = shut.clone().map_or(Health::Good, |why| Health::Failing { why });
+        Shared {
+            state: Mutex::new(State {
+                next: head.index.saturating_add(1),
+                queue: VecDeque::new(),
+                waiting: 0,
+                deferred: 0,
+                bytes: 0,
+                head,
+                coalesced: BTreeSet::new(),
+                shut,
+                closing: false,
+                stopped: None,
+            }),
+            wake: Condvar::new(),
+            durable: watch::Sender::new(head.index),
+            health: watch::Sender::new(health),
+            stopped: watch::Sender::new(None),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing under this mutex leaves the state half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closing = true;
+        self.wake.notify_one();
+    }
+
+    /// Waits for records. All that wait by now are one batch; the last one comes before the end.
+    pub(super) fn next(&self) -> Turn {
+        let mut state = self.lock();
+        loop {
+            if !state.queue.is_empty() {
+                return Turn::Write(state.take());
+            }
+            if state.closing {
+                return Turn::Close;
+            }
+            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Takes the endings that wait, where any do.
+    pub(super) fn next_endings(&self) -> Option<Vec<Waiting>> {
+        let mut state = self.lock();
+        (!state.queue.is_empty()).then(|| state.take())
+    }
+
+    /// A batch is durable: says so to all who wait for it.
+    pub(super) fn written(&self, batch: Vec<Waiting>, head: Head) {
+        let mut state = self.lock();
+        state.head = head;
+        for w in &batch {
+            state.count(w, false);
+        }
+        drop(state);
+        self.durable.send_replace(head.index);
+        for w in batch {
+            if let Some(answer) = w.answer {
+                // Whoever asked may be gone.
+                let _ = answer.send(Ok(w.index));
+            }
+        }
+    }
+
+    /// Writing failed: shuts appends, refuses those that were accepted, keeps the endings in their order.
+    pub(super) fn failed(&self, batch: Vec<Waiting>, health: Health) {
+        let why: Arc<str> = match &health {
+            Health::EndingsOnly { why } | Health::Failing { why } => why.clone(),
+            Health::Good | Health::Stopped => "it is stopped".into(),
+        };
+        let mut state = self.lock();
+        state.shut = Some(why.clone());
+        self.health.send_if_modified(|h| (*h != health).then(|| *h = health.clone()).is_some());
+        let mut all: VecDeque<Waiting> = batch.into();
+        all.append(&mut state.queue);
+        let mut refused = Vec::new();
+        for w in all {
+            match w.way {
+                Way::Defer => state.queue.push_back(w),
+                Way::Append => {
+                    state.count(&w, false);
+                    refused.extend(w.answer);
+                }
+            }
+        }
+        let last = state.queue.back().map_or(state.head.index, |w| w.index);
+        state.next = last.saturating_add(1);
+        drop(state);
+        for answer in refused {
+            let _ = answer.send(Err(LedgerError::Unavailable { why: why.clone() }));
+        }
+    }
+
+    /// Opens appends again, unless endings wait still.
+    pub(super) fn healed(&self) -> bool {
+        let mut state = self.lock();
+        if !state.queue.is_empty() {
+            return false;
+        }
+        state.shut = None;
+        self.health.send_replace(Health::Good);
+        true
+    }
+
+    /// Waits until a failed disk is worth another try. `eager`: an ending is a reason.
+    pub(super) fn again(&self, delay: Duration, eager: bool) -> Again {
+        let state = self.lock();
+        let idle = |s: &mut State| !s.closing && (!eager || s.queue.is_empty());
+        let (state, _) =
+            self.wake.wait_timeout_while(state, delay, idle).unwrap_or_else(PoisonError::into_inner);
+        if state.closing {
+            Again::Close
+        } else if eager && !state.queue.is_empty() {
+            Again::Ending
+        } else {
+            Again::Time
+        }
+    }
+
+    /// The thread ends. Who waits still is told; what waits still is lost with the process.
+    pub(super) fn stop(&self, how: Stopped) {
+        let mut state = self.lock();
+        state.stopped = Some(how);
+        state.closing = true;
+        let left: VecDeque<_> = std::mem::take(&mut state.queue);
+        let lost = state.waiting;
+        drop(state);
+        if lost > 0 {
+            tracing::error!(records = lost, "the ledger stopped with records that were not written");
+        }
+        for answer in left.into_iter().filter_map(|w| w.answer) {
+            let _ = answer.send(Err(LedgerError::Closed));
+        }
+        self.health.send_replace(Health::Stopped);
+        self.stopped.send_replace(Some(how));
+    }
+}

@@ -1,0 +1,99 @@
+//! A use that was allowed, to be looked at again while it lasts.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use super::{
+    board::{Board, Moment},
+    verifier::{refused, stands},
+};
+use crate::{
+    clock::Wall,
+    name::FenceName,
+    reason::Refusal,
+    token::{Claims, TokenError},
+};
+
+/// The witness that a token opened what was asked, when it was asked. Only a [`Verifier`](super::Verifier) makes one.
+///
+/// Says nothing about later: whoever goes on serving asks [`Access::check`] before each part, and stops when
+/// [`Access::ended`] resolves. A clone is a pointer.
+#[derive(Clone)]
+pub struct Access(Arc<Held>);
+
+struct Held {
+    board: Arc<Board>,
+    claims: Claims,
+    names: Vec<FenceName>,
+    /// The board's version at which all names were last found in order.
+    seen: AtomicU64,
+}
+
+impl Access {
+    pub(super) fn new(board: Arc<Board>, claims: Claims, names: Vec<FenceName>, version: u64) -> Self {
+        Access(Arc::new(Held { board, claims, names, seen: AtomicU64::new(version) }))
+    }
+
+    /// What the token says.
+    pub fn claims(&self) -> &Claims {
+        &self.0.claims
+    }
+
+    /// Whether the use may go on now. A few atomic loads and one reading of the clock while nothing was lowered; a look at
+    /// each name where something was.
+    pub fn check(&self) -> Result<(), Refusal> {
+        self.look().map(|_| ())
+    }
+
+    /// Resolves when the use must end: at once when a fence goes down, at the token's `exp`, when the feed goes stale or
+    /// the daemon has begun a new life. For whoever waits for something else than the next part.
+    pub fn ended(&self) -> impl Future<Output = Refusal> + Send + 'static {
+        let access = self.clone();
+        async move {
+            let mut changes = access.0.board.changes();
+            loop {
+                changes.mark_unchanged();
+                let moment = match access.look() {
+                    Ok(moment) => moment,
+                    Err(refusal) => return refusal,
+                };
+                tokio::select! {
+                    // The sender is on the board, which this access holds.
+                    _ = changes.changed() => {}
+                    () = access.0.board.clock().sleep_until(moment.until(access.expires())) => {}
+                }
+            }
+        }
+    }
+
+    fn look(&self) -> Result<Moment, Refusal> {
+        let Held { board, claims, names, seen } = &*self.0;
+        let moment = board.fresh().map_err(|refusal| {
+            // What is known of this token says more than that the feed is not fresh.
+            stands(&board.state(), claims, names).err().unwrap_or(refusal)
+        })?;
+        if moment.daemon >= self.expires() {
+            return Err(refused(&TokenError::Expired(self.expires())));
+        }
+        if seen.load(Ordering::Relaxed) != moment.version {
+            stands(&board.state(), claims, names)?;
+            seen.store(moment.version, Ordering::Relaxed);
+        }
+        Ok(moment)
+    }
+
+    fn expires(&self) -> Wall {
+        Wall::from_seconds(self.0.claims.exp)
+    }
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Access({}, {})", self.0.claims.sub, self.0.claims.lh.lease)
+    }
+}

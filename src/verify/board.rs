@@ -1,0 +1,173 @@
+//! What the follower has written and every check reads: the state of the feed, its age, and a count of changes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{fences::Fences, keys::Keys};
+use crate::{
+    clock::{BootTime, Clock, LeaseTime, Now, Wall},
+    limits::{CLOCK_DIFFERENCE_MAX, FEED_STALE},
+    reason::{Reason, Refusal},
+};
+
+/// Written by the follower alone; read by anyone, without waiting.
+///
+/// A check that saw version `v` and found everything in order need not look at the names again while the version is still
+/// `v`: the follower raises it (Release) after each change, and a check reads it (Acquire) before it looks.
+pub(super) struct Board {
+    clock: Arc<dyn Clock>,
+    state: ArcSwap<State>,
+    version: AtomicU64,
+    /// When the last tick that came back was sent, in ms of our boottime. Stored with Release after the lowerings that came
+    /// before its echo, so that whoever finds the feed fresh also sees those.
+    tick_sent: AtomicU64,
+    /// The daemon's wall clock minus our boottime, in ms, as of the same tick.
+    lead: AtomicI64,
+    changed: watch::Sender<()>,
+}
+
+/// The state of the feed.
+pub(super) struct State {
+    /// The newest life of the daemon that was ever seen.
+    pub(super) epoch: Option<u64>,
+    /// What is known of it, or why everything is refused.
+    pub(super) view: Result<View, Refusal>,
+}
+
+/// All that is known of one life of the daemon.
+#[derive(Clone)]
+pub(super) struct View {
+    pub(super) epoch: u64,
+    pub(super) issuer: Arc<str>,
+    pub(super) fences: Arc<Fences>,
+    pub(super) keys: Arc<Keys>,
+}
+
+/// The moment at which the feed is looked at, and found fresh.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// One reading of our own clocks.
+    pub(super) now: Now,
+    /// The daemon's wall clock at that reading: what claims are held against. Ahead of the true one by at most the time that
+    /// the last tick was under way.
+    pub(super) daemon: Wall,
+    /// From when on this feed is stale, unless another tick comes back.
+    pub(super) stale_from: BootTime,
+    pub(super) version: u64,
+}
+
+/// No tick has come back yet.
+const NEVER: u64 = 0;
+
+impl Board {
+    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+        let starting = Refusal::new(Reason::FeedStale, "the fence feed has not begun yet");
+        Board {
+            clock,
+            state: ArcSwap::from_pointee(State { epoch: None, view: Err(starting) }),
+            version: AtomicU64::new(1),
+            tick_sent: AtomicU64::new(NEVER),
+            lead: AtomicI64::new(0),
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(super) fn state(&self) -> arc_swap::Guard<Arc<State>> {
+        self.state.load()
+    }
+
+    /// Sees every change that comes after this call: another state, a lowering, a feed that is fresh again.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Finds the feed fresh, or says why nothing can be decided by it. A few atomic loads and one reading of the clock.
+    pub(super) fn fresh(&self) -> Result<Moment, Refusal> {
+        // The tick before the version: lowerings that came before a fresh tick are then never missed.
+        let sent = self.tick_sent.load(Ordering::Acquire);
+        let lead = self.lead.load(Ordering::Relaxed);
+        let version = self.version.load(Ordering::Acquire);
+        let now = self.clock.now();
+        if sent == NEVER {
+            return Err(match &self.state().view {
+                Err(refusal) => refusal.clone(),
+                Ok(_) => Refusal::new(Reason::FeedStale, "the fence feed has not been answered yet"),
+            });
+        }
+        let age = now.boot.since(BootTime(sent));
+        if age > FEED_STALE {
+            return Err(Refusal::new(
+                Reason::FeedStale,
+                format!(
+                    "the fence feed is {:.1} s old: whether this was revoked cannot be known",
+                    age.as_secs_f64()
+                ),
+            )
+            .fix("check the connection between this server and leasehold"));
+        }
+        let daemon = Wall(now.boot.0.saturating_add_signed(lead));
+        if Duration::from_millis(now.wall.0.abs_diff(daemon.0)) > CLOCK_DIFFERENCE_MAX {
+            return Err(Refusal::new(
+                Reason::ClockDifference,
+                format!("this server's clock says {} and leasehold's {daemon}", now.wall),
+            )
+            .fix("set both clocks by the same source"));
+        }
+        let stale_from = BootTime(sent).plus(FEED_STALE).plus(Duration::from_millis(1));
+        Ok(Moment { now, daemon, stale_from, version })
+    }
+
+    // ---------- the follower's ----------
+
+    /// Decides by this view from now on. One of another life is not fresh before a tick has come back from it.
+    pub(super) fn publish(&self, view: View) {
+        if self.state().epoch != Some(view.epoch) {
+            self.tick_sent.store(NEVER, Ordering::Release);
+        }
+        self.state.store(Arc::new(State { epoch: Some(view.epoch), view: Ok(view) }));
+        self.touch();
+    }
+
+    /// Refuses everything from now on.
+    pub(super) fn refuse(&self, epoch: Option<u64>, refusal: Refusal) {
+        self.tick_sent.store(NEVER, Ordering::Release);
+        self.state.store(Arc::new(State { epoch, view: Err(refusal) }));
+        self.touch();
+    }
+
+    /// Says that something changed. After the change.
+    pub(super) fn touch(&self) {
+        self.version.fetch_add(1, Ordering::Release);
+        self.changed.send_replace(());
+    }
+
+    /// Takes the echo of a tick: when it was sent, and what the daemon's clock said since.
+    pub(super) fn ticked(&self, sent: BootTime, daemon: Wall) {
+        let was_fresh = self.fresh().is_ok();
+        self.lead.store(daemon.0.cast_signed().saturating_sub(sent.0.cast_signed()), Ordering::Relaxed);
+        self.tick_sent.store(sent.0.max(1), Ordering::Release);
+        if !was_fresh {
+            self.changed.send_replace(());
+        }
+    }
+}
+
+impl Moment {
+    /// The moment of the lease timeline at which the daemon's wall clock comes to `end`, or the feed goes stale.
+    pub(super) fn until(&self, end: Wall) -> LeaseTime {
+        let left = end.since(self.daemon).min(self.stale_from.since(self.now.boot));
+        self.now.lease.plus(left)
+    }
+}

@@ -1,0 +1,375 @@
+use std::sync::atomic::Ordering;
+
+use super::*;
+use crate::{
+    clock::{Wall, manual::ManualClock},
+    name::{Action, FenceName, ResourceName},
+    token::{Presenter, SigningKey},
+    verify::{
+        Access, Verifier,
+        testing::{AUDIENCE, Daemon, EPOCH, HOLDER, JOB, SEQ, Subscription, a_moment, soon},
+    },
+};
+
+fn dataset() -> ResourceName {
+    "dataset:acme/tickets@v3".parse().unwrap()
+}
+
+fn job() -> FenceName {
+    FenceName::job(JOB)
+}
+
+async fn check(verifier: &Verifier, token: &str) -> Result<Access, Refusal> {
+    let holder = HOLDER.parse().unwrap();
+    let presenter = Presenter::Svid { id: &holder, x5t_s256: None };
+    verifier.check(token, presenter, &dataset(), Action::ReadDataset).await
+}
+
+async fn reason(verifier: &Verifier, token: &str) -> Reason {
+    check(verifier, token).await.unwrap_err().reason
+}
+
+/// Ticks and time go on together for a while.
+async fn live(clock: &ManualClock, feed: &mut Subscription, span: Duration) {
+    let end = clock.now().lease.plus(span);
+    while clock.now().lease < end {
+        clock.advance(TICK);
+        feed.tick(clock.now().wall).await;
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_decided_before_the_feed_is_complete_and_a_tick_has_come_back() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, token) = (daemon.verifier(), daemon.token(|_| ()));
+    assert_eq!(reason(&verifier, &token).await, Reason::FeedStale);
+    let mut feed = daemon.subscription().await;
+    assert_eq!(feed.audience, AUDIENCE);
+    let now = daemon.clock.now().wall;
+    feed.start(EPOCH, now).await;
+    soon(|| daemon.wire.keys_asked.load(Ordering::SeqCst) == 1).await;
+    feed.snapshot(&[(&job(), 90)], None).await;
+    feed.snapshot(&[(&FenceName::epoch(), 3)], None).await;
+    assert_eq!(reason(&verifier, &token).await, Reason::FeedStale);
+    feed.snapshot(&[], Some(SEQ)).await;
+    let first = feed.next_tick().await;
+    assert_eq!(first, 1, "a complete feed ticks at once");
+    assert_eq!(reason(&verifier, &token).await, Reason::FeedStale, "no tick has come back");
+    let ready = verifier.ready();
+    feed.echo(first, now).await;
+    ready.await;
+    let access = check(&verifier, &token).await.unwrap();
+    assert_eq!(access.claims().lh.job, JOB);
+    assert!(access.check().is_ok());
+    // What stood before the lowering in the snapshot is refused by its name.
+    let old = check(&verifier, &daemon.token(|c| c.lh.stood_at = 89)).await.unwrap_err();
+    assert_eq!((old.reason, old.text.to_string()), (Reason::Revoked, format!("revoked: {}", job())));
+}
+
+#[tokio::test]
+async fn law_10_after_a_lowering_is_heard_no_use_begins_or_goes_on_and_the_refusal_names_the_fence() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, feed) = daemon.following().await;
+    let token = daemon.token(|_| ());
+    let access = check(&verifier, &token).await.unwrap();
+    let other = check(&verifier, &daemon.token(|c| c.lh.job = crate::name::JobId(9))).await.unwrap();
+    let ended = tokio::spawn(access.ended());
+    let unharmed = tokio::spawn(other.ended());
+    feed.lowered(&job(), SEQ + 1, SEQ).await;
+    let refusal = ended.await.unwrap();
+    assert_eq!((refusal.reason, refusal.text.to_string()), (Reason::Revoked, format!("revoked: {}", job())));
+    assert_eq!(access.check().unwrap_err(), refusal);
+    assert_eq!(check(&verifier, &token).await.unwrap_err(), refusal);
+    assert!(other.check().is_ok());
+    // law 13: a new stand is good, an old one stays dead.
+    assert!(check(&verifier, &daemon.token(|c| c.lh.stood_at = SEQ + 1)).await.is_ok());
+    assert_eq!(reason(&verifier, &token).await, Reason::Revoked);
+    a_moment().await;
+    assert!(!unharmed.is_finished(), "what stands behind other fences goes on");
+}
+
+#[tokio::test]
+async fn law_11_each_fence_of_a_token_ends_it() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, feed) = daemon.following().await;
+    let names = daemon.claims().fence_names();
+    assert_eq!(names.len(), 13, "{names:?}");
+    for (n, name) in (0u64..).zip(&names) {
+        let token = daemon.token(|c| c.lh.stood_at = SEQ + n);
+        let access = check(&verifier, &token).await.unwrap();
+        feed.lowered(name, SEQ + n + 1, SEQ + n).await;
+        let refusal = access.ended().await;
+        assert_eq!((refusal.reason, refusal.text.to_string()), (Reason::Revoked, format!("revoked: {name}")));
+    }
+}
+
+#[tokio::test]
+async fn a_feed_whose_ticks_do_not_come_back_is_stale_by_the_time_that_the_last_was_sent() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, mut feed) = daemon.following().await;
+    let (token, clock) = (daemon.token(|_| ()), daemon.clock.clone());
+    let access = check(&verifier, &token).await.unwrap();
+    // The second tick is sent after a second, and its echo comes two seconds later: it is as old as its sending.
+    clock.advance(TICK);
+    let second = feed.next_tick().await;
+    clock.advance(2 * TICK);
+    assert!(access.check().is_ok(), "exactly at the limit");
+    feed.echo(second, clock.now().wall).await;
+    clock.advance(Duration::from_millis(1));
+    soon(|| verifier.state().is_ok()).await;
+    let began = clock.now().boot;
+    while verifier.state().is_ok() {
+        clock.advance(Duration::from_millis(1));
+    }
+    assert_eq!(clock.now().boot.since(began), TICK, "three seconds after it was sent");
+    assert_eq!(access.ended().await.reason, Reason::FeedStale);
+    assert_eq!(reason(&verifier, &token).await, Reason::FeedStale);
+    // It comes back by itself, with another connection.
+    let mut again = daemon.subscription().await;
+    again.start(EPOCH, clock.now().wall).await;
+    again.snapshot(&[], Some(SEQ)).await;
+    again.tick(clock.now().wall).await;
+    verifier.ready().await;
+    assert!(check(&verifier, &token).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_missing_echo_starts_the_feed_over() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, mut feed) = daemon.following().await;
+    daemon.clock.advance(TICK);
+    let skipped = feed.next_tick().await;
+    daemon.clock.advance(TICK);
+    let next = feed.next_tick().await;
+    assert_eq!(next, skipped + 1);
+    feed.echo(next, daemon.clock.now().wall).await;
+    soon(|| verifier.state().is_err()).await;
+    daemon.subscription().await;
+}
+
+#[tokio::test]
+async fn a_gap_refuses_everything_at_once_and_starts_the_feed_over() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, feed) = daemon.following().await;
+    let token = daemon.token(|_| ());
+    let access = check(&verifier, &token).await.unwrap();
+    feed.lowered(&FenceName::human("bob".parse().unwrap()), SEQ + 3, SEQ + 2).await;
+    assert_eq!(access.ended().await.reason, Reason::FeedStale);
+    assert_eq!(reason(&verifier, &token).await, Reason::FeedStale);
+    // The snapshot has what was missing.
+    let mut again = daemon.subscription().await;
+    again.start(EPOCH, daemon.clock.now().wall).await;
+    again.snapshot(&[(&job(), SEQ + 2)], Some(SEQ + 3)).await;
+    again.tick(daemon.clock.now().wall).await;
+    verifier.ready().await;
+    assert_eq!(reason(&verifier, &token).await, Reason::Revoked);
+}
+
+#[tokio::test]
+async fn a_snapshot_from_before_what_was_seen_is_refused() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, feed) = daemon.following().await;
+    drop(feed);
+    let mut again = daemon.subscription().await;
+    again.start(EPOCH, daemon.clock.now().wall).await;
+    again.snapshot(&[], Some(SEQ - 1)).await;
+    soon(|| verifier.state().is_err()).await;
+    assert!(again.requests.message().await.is_err() || again.out.is_closed());
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_replaced_without_a_refusal_within_the_stale_limit() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, feed) = daemon.following().await;
+    let access = check(&verifier, &daemon.token(|_| ())).await.unwrap();
+    let _ = feed.out.send(Err(tonic::Status::resource_exhausted("FELL_BEHIND"))).await;
+    let mut again = daemon.subscription().await;
+    assert!(access.check().is_ok(), "what was heard until the last tick is still known");
+    again.start(EPOCH, daemon.clock.now().wall).await;
+    again.snapshot(&[(&job(), SEQ + 1)], Some(SEQ + 1)).await;
+    again.tick(daemon.clock.now().wall).await;
+    assert_eq!(access.ended().await.reason, Reason::Revoked);
+}
+
+#[tokio::test]
+async fn a_clock_more_than_thirty_seconds_apart_refuses_everything_until_it_is_set() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, mut feed) = daemon.following().await;
+    let (token, clock) = (daemon.token(|_| ()), daemon.clock.clone());
+    let apart = |seconds: u64| Wall(clock.now().wall.0 + seconds * 1_000);
+    for (seconds, decided) in [(31, false), (29, true)] {
+        clock.advance(TICK);
+        feed.tick(apart(seconds)).await;
+        soon(|| verifier.state().is_ok() == decided).await;
+        let outcome = check(&verifier, &token).await.map(|_| ()).map_err(|r| r.reason);
+        assert_eq!(outcome, if decided { Ok(()) } else { Err(Reason::ClockDifference) });
+    }
+    // Our own wall is set back between two ticks: that is seen before the next one.
+    clock.set_wall(Wall(clock.now().wall.0 - 3_600_000));
+    assert_eq!(reason(&verifier, &token).await, Reason::ClockDifference);
+}
+
+#[tokio::test]
+async fn law_12_a_token_ends_by_the_daemons_clock_not_by_ours() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, mut feed) = daemon.following().await;
+    let clock = daemon.clock.clone();
+    let exp = clock.now().wall.seconds() + 10;
+    let token = daemon.token(|c| c.exp = exp);
+    let access = check(&verifier, &token).await.unwrap();
+    let ended = tokio::spawn(access.ended());
+    clock.set_wall(Wall(clock.now().wall.0 - 20_000));
+    for _ in 0..9 {
+        clock.advance(TICK);
+        let daemon_says = Wall(clock.now().wall.0 + 20_000);
+        feed.tick(daemon_says).await;
+        assert!(access.check().is_ok());
+    }
+    clock.advance(TICK);
+    assert_eq!(access.check().unwrap_err().reason, Reason::TokenExpired);
+    assert_eq!(ended.await.unwrap().reason, Reason::TokenExpired);
+    assert_eq!(reason(&verifier, &token).await, Reason::TokenExpired);
+}
+
+#[tokio::test]
+async fn law_39_a_new_life_of_the_daemon_forgets_the_old_fences_and_refuses_the_old_tokens() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, feed) = daemon.following().await;
+    let old = daemon.token(|_| ());
+    let access = check(&verifier, &old).await.unwrap();
+    let ended = tokio::spawn(access.ended());
+    feed.lowered(&FenceName::human("bob".parse().unwrap()), SEQ + 5, SEQ).await;
+    drop(feed);
+    daemon.key = SigningKey::generate(EPOCH + 1, 1).unwrap();
+    *daemon.wire.jwks.lock().unwrap() = daemon.key.public().to_jwks();
+    daemon.wire.epoch.store(EPOCH + 1, Ordering::SeqCst);
+    let mut again = daemon.subscription().await;
+    again.start(EPOCH + 1, daemon.clock.now().wall).await;
+    assert_eq!(ended.await.unwrap().reason, Reason::TokenEpoch, "before anything of the new one is known");
+    // A lowering that was not durable may be lost between two lives: the seq may lie before.
+    again.snapshot(&[], Some(SEQ)).await;
+    again.tick(daemon.clock.now().wall).await;
+    verifier.ready().await;
+    assert_eq!(reason(&verifier, &old).await, Reason::TokenEpoch);
+    assert_eq!(access.check().unwrap_err().reason, Reason::TokenEpoch);
+    let new = daemon.token(|c| c.lh.epoch = EPOCH + 1);
+    assert!(check(&verifier, &new).await.is_ok());
+    // The new key over claims of the old epoch.
+    assert_eq!(reason(&verifier, &daemon.token(|_| ())).await, Reason::TokenEpoch);
+}
+
+#[tokio::test]
+async fn an_older_life_of_the_daemon_is_never_gone_back_to() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, feed) = daemon.following().await;
+    let token = daemon.token(|_| ());
+    drop(feed);
+    let older = daemon.subscription().await;
+    older.start(EPOCH - 1, daemon.clock.now().wall).await;
+    soon(|| verifier.state().is_err()).await;
+    assert_eq!(reason(&verifier, &token).await, Reason::TokenEpoch);
+    let mut again = daemon.subscription().await;
+    again.start(EPOCH, daemon.clock.now().wall).await;
+    again.snapshot(&[], Some(SEQ)).await;
+    again.tick(daemon.clock.now().wall).await;
+    verifier.ready().await;
+    assert!(check(&verifier, &token).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_known_is_looked_for_once_and_then_refused() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, mut feed) = daemon.following().await;
+    let asked = || daemon.wire.keys_asked.load(Ordering::SeqCst);
+    assert_eq!(asked(), 1);
+    let rotated = SigningKey::generate(EPOCH, 2).unwrap();
+    let token = crate::token::mint(&rotated, &daemon.claims()).unwrap();
+    assert_eq!(reason(&verifier, token.expose()).await, Reason::TokenKeyUnknown);
+    assert_eq!(asked(), 1, "it was asked less than a second ago");
+    live(&daemon.clock, &mut feed, Duration::from_secs(2)).await;
+    soon(|| verifier.state().is_ok()).await;
+    assert_eq!(reason(&verifier, token.expose()).await, Reason::TokenKeyUnknown);
+    assert_eq!(asked(), 2);
+    let mut both = daemon.key.public();
+    both.extend(rotated.public());
+    *daemon.wire.jwks.lock().unwrap() = both.to_jwks();
+    live(&daemon.clock, &mut feed, Duration::from_secs(2)).await;
+    assert!(check(&verifier, token.expose()).await.is_ok());
+    assert!(check(&verifier, &daemon.token(|_| ())).await.is_ok());
+    assert_eq!(asked(), 3);
+    // A key of another life is not asked for at all.
+    live(&daemon.clock, &mut feed, Duration::from_secs(2)).await;
+    let other = SigningKey::generate(EPOCH + 1, 1).unwrap();
+    let other = crate::token::mint(&other, &daemon.claims()).unwrap();
+    assert_eq!(reason(&verifier, other.expose()).await, Reason::TokenEpoch);
+    assert_eq!(asked(), 3);
+}
+
+#[tokio::test]
+async fn a_token_that_is_older_than_what_the_snapshot_retains_is_refused() {
+    let mut daemon = Daemon::start().await;
+    let verifier = daemon.verifier();
+    let mut feed = daemon.subscription().await;
+    let now = daemon.clock.now().wall;
+    let since = Wall::from_seconds(now.seconds() - 60);
+    feed.start_since(EPOCH, now, since).await;
+    feed.snapshot(&[], Some(SEQ)).await;
+    feed.tick(now).await;
+    verifier.ready().await;
+    let issued = |seconds: u64| daemon.token(|c| c.iat = now.seconds() - seconds);
+    assert!(check(&verifier, &issued(60)).await.is_ok());
+    assert_eq!(reason(&verifier, &issued(61)).await, Reason::FeedStale);
+}
+
+#[tokio::test]
+async fn law_13_a_token_of_another_holder_audience_or_scope_is_refused_each_with_its_own_reason() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, _feed) = daemon.following().await;
+    let token = daemon.token(|_| ());
+    let (holder, thief) = (HOLDER.parse().unwrap(), "spiffe://a.example/thief".parse().unwrap());
+    let ask = async |token: &str, id, resource: &str, action| {
+        let presenter = Presenter::Svid { id, x5t_s256: None };
+        let resource = resource.parse().unwrap();
+        verifier.check(token, presenter, &resource, action).await.map(|_| ()).map_err(|r| r.reason)
+    };
+    let (mine, read) = ("dataset:acme/tickets@v3", Action::ReadDataset);
+    assert_eq!(ask(&token, &holder, mine, read).await, Ok(()));
+    assert_eq!(ask(&token, &thief, mine, read).await, Err(Reason::TokenPresenter));
+    assert_eq!(ask(&token, &holder, "dataset:acme/tickets@v4", read).await, Err(Reason::TokenScope));
+    assert_eq!(ask(&token, &holder, mine, Action::ReadModel).await, Err(Reason::TokenScope));
+    let elsewhere = daemon.token(|c| c.aud = "spiffe://a.example/other".parse().unwrap());
+    assert_eq!(ask(&elsewhere, &holder, mine, read).await, Err(Reason::TokenAudience));
+    let epoch = daemon.token(|c| c.lh.epoch = EPOCH - 1);
+    assert_eq!(ask(&epoch, &holder, mine, read).await, Err(Reason::TokenEpoch));
+    let expired = daemon.token(|c| c.exp = c.iat);
+    assert_eq!(ask(&expired, &holder, mine, read).await, Err(Reason::TokenExpired));
+    assert_eq!(ask("x", &holder, mine, read).await, Err(Reason::TokenMalformed));
+}
+
+#[tokio::test]
+async fn whatever_ends_the_follower_refuses_everything() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, _feed) = daemon.following().await;
+    let access = check(&verifier, &daemon.token(|_| ())).await.unwrap();
+    let ended = access.ended();
+    verifier.shutdown().await;
+    verifier.shutdown().await;
+    assert_eq!(verifier.state().unwrap_err().reason, Reason::FeedStale);
+    assert_eq!(ended.await.reason, Reason::FeedStale);
+    drop(verifier);
+    let (verifier, _feed) = daemon.following().await;
+    let access = check(&verifier, &daemon.token(|_| ())).await.unwrap();
+    drop(verifier);
+    assert_eq!(access.ended().await.reason, Reason::FeedStale);
+}
+
+#[test]
+fn back_off_is_jittered_and_never_beyond_its_cap() {
+    for retries in [0, 1, 5, 31, 32, u32::MAX] {
+        let cap = FEED_RETRY_MIN.saturating_mul(2u32.saturating_pow(retries.min(20))).min(FEED_RETRY_MAX);
+        for _ in 0..50 {
+            let wait = back_off(retries);
+            assert!(wait > Duration::ZERO && wait <= cap, "{retries}: {wait:?}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The lowered names, as the feed tells them.
+
+use std::{
+    collections::{HashMap, hash_map::RandomState},
+    hash::BuildHasher,
+    sync::{
+        PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use crate::{
+    clock::{BootTime, Wall},
+    fence::Seq,
+    limits::FEED_FENCES_MAX,
+    name::FenceName,
+};
+
+/// Parts of the map, each with a lock of its own: a check waits at most for the growth of one of them.
+const SHARDS: usize = 64;
+
+/// Each name that is lowered, with the Seq of its last lowering.
+///
+/// Written by the follower alone, read by every check. A lowering that [`Fences::lower`] has returned from is seen by each
+/// read that begins after it: both take the lock of the name's shard.
+pub(super) struct Fences {
+    shards: Box<[RwLock<HashMap<FenceName, Lowered>>]>,
+    hasher: RandomState,
+    count: AtomicUsize,
+    /// Lowerings before it may be absent, so that whatever was issued before it cannot be judged. Milliseconds of the
+    /// daemon's wall clock.
+    complete_since: AtomicU64,
+}
+
+#[derive(Clone, Copy)]
+struct Lowered {
+    seq: Seq,
+    heard: BootTime,
+}
+
+/// More names are lowered than are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("more than {FEED_FENCES_MAX} names are lowered")]
+pub(super) struct TooMany;
+
+impl Fences {
+    pub(super) fn new(complete_since: Wall) -> Self {
+        Fences {
+            shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
+            hasher: RandomState::new(),
+            count: AtomicUsize::new(0),
+            complete_since: AtomicU64::new(complete_since.0),
+        }
+    }
+
+    /// Takes a lowering. A name's Seq only grows.
+    pub(super) fn lower(&self, name: FenceName, seq: Seq, heard: BootTime) -> Result<(), TooMany> {
+        let Some(shard) = self.shard(&name) else { return Err(TooMany) };
+        let mut shard = write(shard);
+        if let Some(known) = shard.get_mut(&name) {
+            *known = Lowered { seq: known.seq.max(seq), heard };
+            return Ok(());
+        }
+        if self.count.load(Ordering::Relaxed) >= FEED_FENCES_MAX {
+            return Err(TooMany);
+        }
+        self.count.fetch_add(1, Ordering::Relaxed);
+        shard.insert(name, Lowered { seq, heard });
+        Ok(())
+    }
+
+    /// Of these names, the one that was lowered first after a stand was taken, if any was.
+    pub(super) fn lowered_after<'a>(
+        &self,
+        names: &'a [FenceName],
+        stood_at: Seq,
+    ) -> Option<(&'a FenceName, Seq)> {
+        names
+            .iter()
+            .filter_map(|name| Some((name, read(self.shard(name)?).get(name)?.seq)))
+            .filter(|(_, seq)| *seq > stood_at)
+            .min_by_key(|(_, seq)| *seq)
+    }
+
+    /// From when on every lowering is known.
+    pub(super) fn complete_since(&self) -> Wall {
+        Wall(self.complete_since.load(Ordering::Acquire))
+    }
+
+    /// Forgets what was heard before a moment, and first of all says so: whatever was issued before `complete_since` is
+    /// refused from then on.
+    pub(super) fn prune(&self, heard_before: BootTime, complete_since: Wall) {
+        self.complete_since.fetch_max(complete_since.0, Ordering::AcqRel);
+        for shard in &self.shards {
+            let mut shard = write(shard);
+            let before = shard.len();
+            shard.retain(|_, lowered| lowered.heard >= heard_before);
+            self.count.fetch_sub(before.saturating_sub(shard.len()), Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    fn shard(&self, name: &FenceName) -> Option<&RwLock<HashMap<FenceName, Lowered>>> {
+        let hash = self.hasher.hash_one(name);
+        self.shards.get(usize::try_from(hash % SHARDS as u64).unwrap_or(0))
+    }
+}
+
+// A panic elsewhere cannot leave a shard half changed: each change is one call of the map.
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::JobId;
+
+    fn job(n: u128) -> FenceName {
+        FenceName::job(JobId(n))
+    }
+
+    #[test]
+    fn law_11_the_name_that_was_lowered_first_after_the_stand_is_the_one_that_is_told() {
+        let fences = Fences::new(Wall(0));
+        for (name, seq) in [(1, 5), (2, 9), (3, 7), (4, 3)] {
+            fences.lower(job(name), Seq(seq), BootTime(0)).unwrap();
+        }
+        let names = [job(1), job(2), job(3), job(4), job(5)];
+        let first = |stood_at| fences.lowered_after(&names, Seq(stood_at)).map(|(n, seq)| (n.clone(), seq.0));
+        assert_eq!(first(0), Some((job(4), 3)));
+        assert_eq!(
+            first(5),
+            Some((job(3), 7)),
+            "a fence that was lowered at the stand's own Seq is not after it"
+        );
+        assert_eq!(first(8), Some((job(2), 9)));
+        assert_eq!(first(9), None);
+    }
+
+    #[test]
+    fn a_seq_never_goes_back() {
+        let fences = Fences::new(Wall(0));
+        fences.lower(job(1), Seq(9), BootTime(0)).unwrap();
+        fences.lower(job(1), Seq(4), BootTime(0)).unwrap();
+        assert!(fences.lowered_after(&[job(1)], Seq(8)).is_some());
+        assert_eq!(fences.len(), 1);
+    }
+
+    #[test]
+    fn what_is_forgotten_moves_the_moment_from_which_all_is_known() {
+        let fences = Fences::new(Wall(100));
+        fences.lower(job(1), Seq(1), BootTime(10)).unwrap();
+        fences.lower(job(2), Seq(2), BootTime(20)).unwrap();
+        fences.prune(BootTime(20), Wall(500));
+        assert_eq!((fences.len(), fences.complete_since()), (1, Wall(500)));
+        assert!(fences.lowered_after(&[job(1)], Seq(0)).is_none());
+        assert!(fences.lowered_after(&[job(2)], Seq(0)).is_some());
+        fences.prune(BootTime(0), Wall(400));
+        assert_eq!(fences.complete_since(), Wall(500), "it never goes back");
+    }
+}

@@ -1,0 +1,171 @@
+//! The same question, put to the daemon: for audiences whose `checks` is `introspect`.
+
+use std::{fmt, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use tonic::transport::Channel;
+use tonic_types::StatusExt;
+
+use super::verifier::refused;
+use crate::{
+    clock::Clock,
+    limits::{INTROSPECT_WAIT, TOKEN_BYTES_MAX},
+    link::{Connector, explain},
+    name::{Action, ResourceName, SpiffeId},
+    proto::v1::{IntrospectRequest, verifier_service_client::VerifierServiceClient},
+    reason::{Reason, Refusal},
+    token::{Claims, Presenter, TokenError},
+};
+
+/// Asks the daemon whether a token is good now. Nothing is remembered: each answer is as of its own question.
+#[derive(Clone)]
+pub struct Introspector {
+    daemon: VerifierServiceClient<Channel>,
+    audience: SpiffeId,
+    clock: Arc<dyn Clock>,
+}
+
+/// What the daemon has vouched for, at the moment of its answer.
+#[derive(Clone, Debug)]
+pub struct Introspected {
+    pub claims: Claims,
+}
+
+impl Introspected {
+    /// Whether it opens a resource for an action.
+    pub fn opens(&self, resource: &ResourceName, action: Action) -> bool {
+        self.claims.opens(resource, action)
+    }
+}
+
+impl Introspector {
+    /// Connects at the first question. Must be called inside a Tokio runtime.
+    pub fn new(connector: &Connector, audience: SpiffeId, clock: Arc<dyn Clock>) -> Self {
+        Introspector { daemon: VerifierServiceClient::new(connector.channel()), audience, clock }
+    }
+
+    /// Asks. A daemon that does not answer within [`INTROSPECT_WAIT`] is a refusal like any other.
+    pub async fn introspect(&self, token: &str, presenter: Presenter<'_>) -> Result<Introspected, Refusal> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(refused(&TokenError::Malformed("it is longer than 4096 bytes")));
+        }
+        let presenter_id = match presenter {
+            Presenter::Svid { id, .. } => id.to_string(),
+            Presenter::Unseen => String::new(),
+        };
+        let request = IntrospectRequest { token: token.to_owned(), presenter: presenter_id };
+        let mut daemon = self.daemon.clone();
+        let answer = tokio::select! {
+            answer = daemon.introspect(request) => answer.map_err(|status| unanswered(&status))?.into_inner(),
+            () = self.clock.sleep(INTROSPECT_WAIT) => {
+                return Err(Refusal::new(Reason::Unreachable, "leasehold did not answer in time"));
+            }
+        };
+        if !answer.active {
+            let reason = Reason::parse(&answer.reason).unwrap_or(Reason::Internal);
+            return Err(Refusal::new(reason, format!("leasehold says that the token is not good: {reason}")));
+        }
+        // The daemon has verified these very bytes: what they say is true.
+        let claims = claims_of(token).ok_or_else(|| {
+            refused(&TokenError::Malformed("leasehold calls it good, and it cannot be read here"))
+        })?;
+        if claims.aud != self.audience {
+            return Err(refused(&TokenError::Audience(claims.aud)));
+        }
+        // What the daemon was told of the presenter is its SPIFFE ID; the certificate is compared here.
+        presenter.may_present(&claims).map_err(|error| refused(&error))?;
+        Ok(Introspected { claims })
+    }
+}
+
+impl fmt::Debug for Introspector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Introspector({})", self.audience)
+    }
+}
+
+fn claims_of(token: &str) -> Option<Claims> {
+    let body = token.split('.').nth(1)?;
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()
+}
+
+/// No word on the token: no connection, or the daemon refused the question itself.
+fn unanswered(status: &tonic::Status) -> Refusal {
+    if let Some(error) = explain(status) {
+        return error.refusal();
+    }
+    let details = status.get_error_details();
+    let reason = details.error_info().and_then(|info| Reason::parse(&info.reason));
+    let reason = reason.unwrap_or(match status.code() {
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Reason::Unreachable,
+        _ => Reason::Internal,
+    });
+    Refusal::new(reason, "leasehold could not be asked about the token")
+        .with("answer", format!("{}: {}", status.code(), status.message()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+    use crate::{
+        proto::v1::IntrospectResponse,
+        token::Confirmation,
+        verify::testing::{AUDIENCE, Daemon, HOLDER},
+    };
+
+    fn introspector(daemon: &Daemon) -> Introspector {
+        Introspector::new(&daemon.connector("/files"), AUDIENCE.parse().unwrap(), daemon.clock.clone())
+    }
+
+    #[tokio::test]
+    async fn what_the_daemon_vouches_for_is_good_for_its_holder_its_audience_and_its_certificate() {
+        let daemon = Daemon::start().await;
+        let asks = introspector(&daemon);
+        *daemon.wire.introspection.lock().unwrap() =
+            Ok(IntrospectResponse { active: true, ..Default::default() });
+        let (holder, thief) = (HOLDER.parse().unwrap(), "spiffe://a.example/thief".parse().unwrap());
+        let by = |id, x5t_s256| Presenter::Svid { id, x5t_s256 };
+        let token = daemon.token(|_| ());
+        let good = asks.introspect(&token, by(&holder, None)).await.unwrap();
+        assert_eq!(good.claims, daemon.claims());
+        assert!(good.opens(&"dataset:acme/tickets@v3".parse().unwrap(), Action::ReadDataset));
+        assert!(!good.opens(&"dataset:acme/tickets@v4".parse().unwrap(), Action::ReadDataset));
+        {
+            let asked = daemon.wire.introspected.lock().unwrap();
+            assert_eq!((asked[0].token.as_str(), asked[0].presenter.as_str()), (token.as_str(), HOLDER));
+        }
+        let reason =
+            async |token: &str, presenter| asks.introspect(token, presenter).await.unwrap_err().reason;
+        assert_eq!(reason(&token, by(&thief, None)).await, Reason::TokenPresenter);
+        let other = daemon.token(|c| c.aud = "spiffe://a.example/other".parse().unwrap());
+        assert_eq!(reason(&other, by(&holder, None)).await, Reason::TokenAudience);
+        let bound =
+            daemon.token(|c| c.cnf = Some(Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode([1; 32]) }));
+        assert!(asks.introspect(&bound, by(&holder, Some(&[1; 32]))).await.is_ok());
+        assert_eq!(reason(&bound, by(&holder, Some(&[2; 32]))).await, Reason::TokenCertificate);
+        assert_eq!(reason(&bound, Presenter::Unseen).await, Reason::TokenPresenter);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_is_not_good_and_a_question_that_is_refused_each_keep_their_reason() {
+        let daemon = Daemon::start().await;
+        let asks = introspector(&daemon);
+        let token = daemon.token(|_| ());
+        let says = |answer| *daemon.wire.introspection.lock().unwrap() = answer;
+        says(Ok(IntrospectResponse { active: false, reason: "REVOKED".into(), ..Default::default() }));
+        assert_eq!(asks.introspect(&token, Presenter::Unseen).await.unwrap_err().reason, Reason::Revoked);
+        let none = std::collections::HashMap::<String, String>::new();
+        let details = ErrorDetails::with_error_info("AUDIENCE_UNKNOWN", "leasehold", none);
+        says(Err(tonic::Status::with_error_details(tonic::Code::PermissionDenied, "no", details)));
+        let refused = asks.introspect(&token, Presenter::Unseen).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::AudienceUnknown);
+        assert!(refused.fact("answer").is_some_and(|text| !text.contains(&token)));
+        let long = "x".repeat(TOKEN_BYTES_MAX + 1);
+        assert_eq!(
+            asks.introspect(&long, Presenter::Unseen).await.unwrap_err().reason,
+            Reason::TokenMalformed
+        );
+    }
+}

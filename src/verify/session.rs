@@ -1,0 +1,261 @@
+//! One subscription to the fence feed, message by message. No clock, no await, no I/O here.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use super::fences::{Fences, TooMany};
+use crate::{
+    clock::{BootTime, Now, Wall},
+    fence::Seq,
+    limits::{FEED_STALE, FEED_TICKS_MAX, FENCE_RETENTION_MARGIN, LEASE_TTL_MAX},
+    link::ConnectError,
+    name::{FenceName, NameError},
+    proto::v1::{
+        FeedLowered, FeedSnapshot, FeedStart, FeedTick, LoweredFence, WatchFencesResponse,
+        watch_fences_response::Event,
+    },
+    token::KeyError,
+};
+
+/// Why a subscription is over, and a new one is needed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Break {
+    #[error("no connection: {0}")]
+    Connect(#[from] ConnectError),
+    #[error("the daemon ended the feed: {}: {}", .0.code(), .0.message())]
+    Ended(Box<tonic::Status>),
+    #[error("the daemon closed the feed")]
+    Closed,
+    #[error("the daemon was silent for more than {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("the feed is of epoch {offered}, and epoch {known} was seen before")]
+    OlderEpoch { offered: u64, known: u64 },
+    #[error("the snapshot is of seq {offered}, and {known} was seen before")]
+    OlderSeq { offered: Seq, known: Seq },
+    #[error("a lowering is missing: the one after {prev} came, and the last was {last}")]
+    Gap { prev: Seq, last: Seq },
+    #[error("tick {found} came back, and {expected:?} was next")]
+    TickOrder { found: u64, expected: Option<u64> },
+    #[error("the feed is not in its form: {0}")]
+    Malformed(&'static str),
+    #[error("a lowered name cannot be read: {0}")]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    #[error("the public keys are of epoch {keys}, and the feed of epoch {feed}")]
+    KeysOfAnotherEpoch { keys: u64, feed: u64 },
+    #[error("the public keys cannot be read: {0}")]
+    Keys(#[from] KeyError),
+    #[error("the daemon has {0} public keys")]
+    KeyCount(usize),
+}
+
+impl From<tonic::Status> for Break {
+    fn from(status: tonic::Status) -> Self {
+        match crate::link::explain(&status) {
+            Some(error) => Break::Connect(error),
+            None => Break::Ended(Box::new(status)),
+        }
+    }
+}
+
+impl Break {
+    /// Whether what was known before cannot be relied on any more: something is missing, or the daemon is not the one it was.
+    /// A feed that was merely lost is as good as its last tick.
+    pub(super) fn voids(&self) -> bool {
+        match self {
+            Break::Connect(_)
+            | Break::Ended(_)
+            | Break::Closed
+            | Break::Silent(_)
+            | Break::KeysOfAnotherEpoch { .. }
+            | Break::Keys(_)
+            | Break::KeyCount(_) => false,
+            Break::OlderEpoch { .. }
+            | Break::OlderSeq { .. }
+            | Break::Gap { .. }
+            | Break::TickOrder { .. }
+            | Break::Malformed(_)
+            | Break::Name(_)
+            | Break::TooMany(_) => true,
+        }
+    }
+}
+
+/// The newest place that was ever seen. What lies before it is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Newest {
+    pub(super) epoch: Option<u64>,
+    pub(super) seq: Seq,
+}
+
+/// What a message means for the follower.
+pub(super) enum Heard {
+    /// The feed has begun: of this epoch, by this issuer.
+    Began { epoch: u64, issuer: Arc<str> },
+    /// More is to come before anything can be decided.
+    Incomplete,
+    /// All names are known, and from here on each lowering comes.
+    Complete(Arc<Fences>),
+    /// A name was lowered, and is in the fences now.
+    Lowered,
+    /// The tick that was sent at this moment came back, and the daemon's clock said this.
+    Ticked { sent: BootTime, daemon: Wall },
+    /// A tick that says nothing: it came back before the snapshot was complete.
+    Ignored,
+}
+
+/// One subscription.
+pub(super) struct Session {
+    phase: Phase,
+    newest: Newest,
+    /// The ticks that have not come back, oldest first.
+    under_way: VecDeque<(u64, BootTime)>,
+    next_tick: u64,
+    heard: BootTime,
+    retention: Duration,
+}
+
+enum Phase {
+    Opening,
+    Snapshot(Arc<Fences>),
+    Following(Arc<Fences>),
+}
+
+impl Session {
+    pub(super) fn new(newest: Newest, now: Now) -> Self {
+        Session {
+            phase: Phase::Opening,
+            newest,
+            under_way: VecDeque::new(),
+            next_tick: 1,
+            heard: now.boot,
+            retention: Duration::ZERO,
+        }
+    }
+
+    /// The place that the next subscription must not lie before.
+    pub(super) fn newest(&self) -> Newest {
+        self.newest
+    }
+
+    /// From when on the daemon counts as gone.
+    pub(super) fn silent_from(&self) -> BootTime {
+        let since = match (&self.phase, self.under_way.front()) {
+            (Phase::Following(_), Some((_, sent))) => *sent,
+            _ => self.heard,
+        };
+        since.plus(FEED_STALE).plus(Duration::from_millis(1))
+    }
+
+    /// The tick to send now. Only a complete feed ticks: until then an echo would say nothing of its age.
+    pub(super) fn tick(&mut self, now: Now) -> Result<u64, Break> {
+        if self.under_way.len() >= FEED_TICKS_MAX {
+            return Err(Break::Silent(FEED_STALE));
+        }
+        let tick = self.next_tick;
+        self.next_tick = tick.saturating_add(1);
+        self.under_way.push_back((tick, now.boot));
+        Ok(tick)
+    }
+
+    /// Takes one message.
+    pub(super) fn hear(&mut self, message: WatchFencesResponse, now: Now) -> Result<Heard, Break> {
+        self.heard = now.boot;
+        match message.event.ok_or(Break::Malformed("a message is empty"))? {
+            Event::Start(start) => self.start(start),
+            Event::Snapshot(part) => self.snapshot(part, now),
+            Event::Lowered(lowered) => self.lowered(lowered, now),
+            Event::Tick(tick) => self.ticked(tick),
+        }
+    }
+
+    /// Forgets the lowerings that can refuse no token that lives.
+    pub(super) fn prune(&self, now: Now, daemon: Wall) {
+        let Phase::Following(fences) = &self.phase else { return };
+        let retention = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
+        // What was heard comes after what was done: two seconds cover the way and the rounding of `iat`.
+        let heard_before = BootTime(now.boot.0.saturating_sub(retention).saturating_sub(2_000));
+        fences.prune(heard_before, Wall(daemon.0.saturating_sub(retention)));
+    }
+
+    fn start(&mut self, start: FeedStart) -> Result<Heard, Break> {
+        if !matches!(self.phase, Phase::Opening) {
+            return Err(Break::Malformed("it starts twice"));
+        }
+        if let Some(known) = self.newest.epoch.filter(|known| start.epoch < *known) {
+            return Err(Break::OlderEpoch { offered: start.epoch, known });
+        }
+        if start.issuer.is_empty() {
+            return Err(Break::Malformed("its start names no issuer"));
+        }
+        let time = wall(start.time).ok_or(Break::Malformed("its start has no time"))?;
+        let since = wall(start.retained_since)
+            .ok_or(Break::Malformed("its start does not say since when lowerings are retained"))?;
+        if self.newest.epoch != Some(start.epoch) {
+            // Seq goes on over lives, but a lowering that was not durable may be lost between them.
+            self.newest = Newest { epoch: Some(start.epoch), seq: Seq::default() };
+        }
+        self.retention = time.since(since).max(LEASE_TTL_MAX.saturating_add(FENCE_RETENTION_MARGIN));
+        self.phase = Phase::Snapshot(Arc::new(Fences::new(since)));
+        Ok(Heard::Began { epoch: start.epoch, issuer: start.issuer.into() })
+    }
+
+    fn snapshot(&mut self, part: FeedSnapshot, now: Now) -> Result<Heard, Break> {
+        let Phase::Snapshot(fences) = &self.phase else {
+            return Err(Break::Malformed("a part of a snapshot came out of place"));
+        };
+        for LoweredFence { name, seq } in part.fences {
+            fences.lower(name.parse::<FenceName>()?, Seq(seq), now.boot)?;
+        }
+        if !part.complete {
+            return Ok(Heard::Incomplete);
+        }
+        let (offered, known) = (Seq(part.seq), self.newest.seq);
+        if offered < known {
+            return Err(Break::OlderSeq { offered, known });
+        }
+        self.newest.seq = offered;
+        let fences = fences.clone();
+        self.phase = Phase::Following(fences.clone());
+        Ok(Heard::Complete(fences))
+    }
+
+    fn lowered(&mut self, lowered: FeedLowered, now: Now) -> Result<Heard, Break> {
+        let Phase::Following(fences) = &self.phase else {
+            return Err(Break::Malformed("a lowering came before the snapshot was complete"));
+        };
+        let (seq, prev, last) = (Seq(lowered.seq), Seq(lowered.prev), self.newest.seq);
+        if prev != last {
+            return Err(Break::Gap { prev, last });
+        }
+        if seq <= last {
+            return Err(Break::Malformed("the seq of a lowering is not above the one before"));
+        }
+        fences.lower(lowered.name.parse()?, seq, now.boot)?;
+        self.newest.seq = seq;
+        Ok(Heard::Lowered)
+    }
+
+    fn ticked(&mut self, tick: FeedTick) -> Result<Heard, Break> {
+        // The message that opens the subscription has no tick; a daemon that echoes it all the same does no harm.
+        if tick.tick == 0 {
+            return Ok(Heard::Ignored);
+        }
+        let expected = self.under_way.pop_front();
+        let Some((_, sent)) = expected.filter(|(expected, _)| *expected == tick.tick) else {
+            return Err(Break::TickOrder { found: tick.tick, expected: expected.map(|(tick, _)| tick) });
+        };
+        let daemon = wall(tick.time).ok_or(Break::Malformed("a tick has no time"))?;
+        Ok(match self.phase {
+            Phase::Following(_) => Heard::Ticked { sent, daemon },
+            Phase::Opening | Phase::Snapshot(_) => Heard::Ignored,
+        })
+    }
+}
+
+/// A moment of the daemon's wall clock. Nothing of ours lies before 1970.
+fn wall(time: Option<prost_types::Timestamp>) -> Option<Wall> {
+    let time = time?;
+    let millis = u64::try_from(time.nanos).ok()? / 1_000_000;
+    Some(Wall(u64::try_from(time.seconds).ok()?.checked_mul(1_000)?.checked_add(millis)?))
+}

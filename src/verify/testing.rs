@@ -1,0 +1,305 @@
+//! A scripted stand-in for the daemon's side of the wire: real TLS, real gRPC, a clock that is moved by hand. It says what
+//! a test tells it to say, right or wrong; whether the real daemon says the right things is tested elsewhere.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use prost_types::Timestamp;
+use tokio::{
+    net::TcpListener,
+    sync::{broadcast, mpsc},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Settings, Verifier};
+use crate::{
+    clock::{Clock, Wall, manual::ManualClock},
+    identity::{
+        StaticSource,
+        testing::{NOW, TestCa, bundles},
+    },
+    link::{Acceptor, Connector, Endpoint, Protocol, ServeOptions, serve},
+    name::{AttemptNumber, FenceName, JobId, LeaseId, Scope},
+    proto::v1::{
+        FeedLowered, FeedSnapshot, FeedStart, FeedTick, GetKeysRequest, GetKeysResponse, IntrospectRequest,
+        IntrospectResponse, LoweredFence, WatchFencesRequest, WatchFencesResponse,
+        verifier_service_server::{VerifierService, VerifierServiceServer},
+        watch_fences_response::Event,
+    },
+    token::{Claims, LeaseClaims, SigningKey, mint},
+};
+
+pub(crate) const ISSUER: &str = "https://leasehold.example";
+pub(crate) const AUDIENCE: &str = "spiffe://a.example/files";
+pub(crate) const HOLDER: &str = "spiffe://a.example/worker";
+pub(crate) const JOB: JobId = JobId(2);
+const DAEMON: &str = "spiffe://a.example/daemon";
+/// The epoch that a scripted daemon begins in, and the seq.
+pub(crate) const EPOCH: u64 = 7;
+pub(crate) const SEQ: u64 = 100;
+
+/// The scripted daemon.
+pub(crate) struct Daemon {
+    pub(crate) ca: TestCa,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) key: SigningKey,
+    pub(crate) wire: Arc<Wire>,
+    address: SocketAddr,
+    subscriptions: mpsc::UnboundedReceiver<Subscription>,
+    _shutdown: DropGuard,
+}
+
+/// What the service answers, and who asked.
+pub(crate) struct Wire {
+    opened: mpsc::UnboundedSender<Subscription>,
+    pub(crate) epoch: AtomicU64,
+    pub(crate) jwks: Mutex<String>,
+    pub(crate) keys_asked: AtomicUsize,
+    pub(crate) introspected: Mutex<Vec<IntrospectRequest>>,
+    pub(crate) introspection: Mutex<Result<IntrospectResponse, Status>>,
+}
+
+/// The daemon's side of one WatchFences stream.
+pub(crate) struct Subscription {
+    pub(crate) audience: String,
+    pub(crate) out: mpsc::Sender<Result<WatchFencesResponse, Status>>,
+    pub(crate) requests: Streaming<WatchFencesRequest>,
+}
+
+impl Daemon {
+    pub(crate) async fn start() -> Self {
+        let ca = TestCa::new("a.example");
+        let clock = Arc::new(ManualClock::new(NOW));
+        let own = Arc::new(ca.svid("/daemon").svid());
+        let source = Arc::new(StaticSource::new(Some(own), bundles(&[&ca])));
+        let key = SigningKey::generate(EPOCH, 1).unwrap();
+        let (opened, subscriptions) = mpsc::unbounded_channel();
+        let wire = Arc::new(Wire {
+            opened,
+            epoch: AtomicU64::new(EPOCH),
+            jwks: Mutex::new(key.public().to_jwks()),
+            keys_asked: AtomicUsize::new(0),
+            introspected: Mutex::default(),
+            introspection: Mutex::new(Err(Status::unimplemented(""))),
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let acceptor = Acceptor::new(source, clock.clone(), Protocol::Grpc);
+        let service = VerifierServiceServer::from_arc(wire.clone());
+        let shutdown = CancellationToken::new();
+        tokio::spawn(serve(listener, acceptor, service, ServeOptions::default(), shutdown.clone()));
+        Daemon { ca, clock, key, wire, address, subscriptions, _shutdown: shutdown.drop_guard() }
+    }
+
+    /// With this SVID to the daemon.
+    pub(crate) fn connector(&self, path: &str) -> Connector {
+        let endpoint = Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap();
+        Connector::new(self.source(path), self.clock.clone(), endpoint)
+    }
+
+    pub(crate) fn source(&self, path: &str) -> Arc<StaticSource> {
+        Arc::new(StaticSource::new(Some(Arc::new(self.ca.svid(path).svid())), bundles(&[&self.ca])))
+    }
+
+    pub(crate) fn verifier(&self) -> Verifier {
+        let connector = self.connector("/files");
+        Verifier::start(Settings {
+            connector,
+            audience: AUDIENCE.parse().unwrap(),
+            clock: self.clock.clone(),
+        })
+    }
+
+    /// The next subscription that was opened. Lets time pass where the follower waits before it comes.
+    pub(crate) async fn subscription(&mut self) -> Subscription {
+        loop {
+            tokio::select! {
+                biased;
+                opened = self.subscriptions.recv() => return opened.unwrap(),
+                () = a_moment() => self.clock.advance(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    /// A subscription that was brought to where lowerings follow and the first tick has come back, and a verifier on it.
+    pub(crate) async fn following(&mut self) -> (Verifier, Subscription) {
+        let verifier = self.verifier();
+        let mut feed = self.subscription().await;
+        feed.start(EPOCH, self.clock.now().wall).await;
+        feed.snapshot(&[], Some(SEQ)).await;
+        feed.tick(self.clock.now().wall).await;
+        soon(|| verifier.state().is_ok()).await;
+        (verifier, feed)
+    }
+
+    /// The claims of a lease that took its stand at [`SEQ`], for a dataset.
+    pub(crate) fn claims(&self) -> Claims {
+        Claims {
+            iss: ISSUER.into(),
+            sub: HOLDER.parse().unwrap(),
+            aud: AUDIENCE.parse().unwrap(),
+            exp: NOW.seconds() + 300,
+            nbf: NOW.seconds(),
+            iat: NOW.seconds(),
+            jti: "x".into(),
+            client_id: HOLDER.parse().unwrap(),
+            authorization_details: vec![(&Scope::whole("dataset:acme/tickets@v3".parse().unwrap())).into()],
+            lh: LeaseClaims {
+                epoch: EPOCH,
+                stood_at: SEQ,
+                lease: LeaseId(1),
+                generation: 0,
+                job: JOB,
+                attempt: AttemptNumber::FIRST,
+                member: "node-1".parse().unwrap(),
+                tenant: "acme".parse().unwrap(),
+                fences: vec![FenceName::human("ada".parse().unwrap())],
+            },
+            cnf: None,
+        }
+    }
+
+    pub(crate) fn token(&self, change: impl FnOnce(&mut Claims)) -> String {
+        let mut claims = self.claims();
+        change(&mut claims);
+        mint(&self.key, &claims).unwrap().expose().to_owned()
+    }
+}
+
+impl Subscription {
+    pub(crate) async fn say(&self, event: Event) {
+        // A follower that has gone hears nothing: the test sees that by other means.
+        let _ = self.out.send(Ok(WatchFencesResponse { event: Some(event) })).await;
+    }
+
+    pub(crate) async fn start(&self, epoch: u64, time: Wall) {
+        let retained_since = Wall(time.0 - 1_000_000);
+        self.start_since(epoch, time, retained_since).await;
+    }
+
+    pub(crate) async fn start_since(&self, epoch: u64, time: Wall, since: Wall) {
+        self.say(Event::Start(FeedStart {
+            epoch,
+            issuer: ISSUER.into(),
+            time: Some(timestamp(time)),
+            retained_since: Some(timestamp(since)),
+        }))
+        .await;
+    }
+
+    /// A part of the snapshot, the last where it has a seq.
+    pub(crate) async fn snapshot(&self, names: &[(&FenceName, u64)], complete: Option<u64>) {
+        let fences =
+            names.iter().map(|(name, seq)| LoweredFence { name: name.to_string(), seq: *seq }).collect();
+        let seq = complete.unwrap_or_default();
+        self.say(Event::Snapshot(FeedSnapshot { fences, complete: complete.is_some(), seq })).await;
+    }
+
+    pub(crate) async fn lowered(&self, name: &FenceName, seq: u64, prev: u64) {
+        self.say(Event::Lowered(FeedLowered { name: name.to_string(), seq, prev })).await;
+    }
+
+    /// Waits for the next tick and sends it back with this time.
+    pub(crate) async fn tick(&mut self, time: Wall) {
+        let tick = self.next_tick().await;
+        self.echo(tick, time).await;
+    }
+
+    pub(crate) async fn next_tick(&mut self) -> u64 {
+        self.requests.message().await.unwrap().unwrap().tick
+    }
+
+    pub(crate) async fn echo(&self, tick: u64, time: Wall) {
+        self.say(Event::Tick(FeedTick { tick, time: Some(timestamp(time)) })).await;
+    }
+
+    /// Sends every tick back and lowers what it is told to, from a task of its own, until the stream ends.
+    pub(crate) fn go_on(mut self, clock: Arc<ManualClock>) -> Lowering {
+        let (names, mut told) = broadcast::channel::<FenceName>(64);
+        tokio::spawn(async move {
+            let mut seq = SEQ;
+            loop {
+                tokio::select! {
+                    request = self.requests.message() => {
+                        let Ok(Some(request)) = request else { return };
+                        self.echo(request.tick, clock.now().wall).await;
+                    }
+                    name = told.recv() => {
+                        let Ok(name) = name else { return };
+                        self.lowered(&name, seq + 1, seq).await;
+                        seq += 1;
+                    }
+                }
+            }
+        });
+        Lowering(names)
+    }
+}
+
+/// Lowers fences on a subscription that goes on by itself. Dropping it ends the subscription.
+pub(crate) struct Lowering(broadcast::Sender<FenceName>);
+
+impl Lowering {
+    pub(crate) fn lower(&self, name: FenceName) {
+        self.0.send(name).unwrap();
+    }
+}
+
+/// Waits until something is so: it will be as soon as the network has done its part. Fails after ten seconds.
+pub(crate) async fn soon(mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            a_moment().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it is so within ten seconds");
+}
+
+/// Lets other tasks and the network go on.
+pub(crate) async fn a_moment() {
+    tokio::time::sleep(Duration::from_micros(200)).await;
+}
+
+pub(crate) fn timestamp(wall: Wall) -> Timestamp {
+    let nanos = i32::try_from(wall.0 % 1_000).unwrap() * 1_000_000;
+    Timestamp { seconds: i64::try_from(wall.seconds()).unwrap(), nanos }
+}
+
+#[tonic::async_trait]
+impl VerifierService for Wire {
+    type WatchFencesStream = ReceiverStream<Result<WatchFencesResponse, Status>>;
+
+    async fn watch_fences(
+        &self,
+        request: Request<Streaming<WatchFencesRequest>>,
+    ) -> Result<Response<Self::WatchFencesStream>, Status> {
+        let mut requests = request.into_inner();
+        let opening = requests.message().await?.ok_or_else(|| Status::invalid_argument("no opening"))?;
+        let (out, events) = mpsc::channel(64);
+        let opened = Subscription { audience: opening.audience, out, requests };
+        self.opened.send(opened).map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ReceiverStream::new(events)))
+    }
+
+    async fn get_keys(&self, _: Request<GetKeysRequest>) -> Result<Response<GetKeysResponse>, Status> {
+        self.keys_asked.fetch_add(1, Ordering::SeqCst);
+        let epoch = self.epoch.load(Ordering::SeqCst);
+        Ok(Response::new(GetKeysResponse { jwks: self.jwks.lock().unwrap().clone(), epoch }))
+    }
+
+    async fn introspect(
+        &self,
+        request: Request<IntrospectRequest>,
+    ) -> Result<Response<IntrospectResponse>, Status> {
+        self.introspected.lock().unwrap().push(request.into_inner());
+        self.introspection.lock().unwrap().clone().map(Response::new)
+    }
+}

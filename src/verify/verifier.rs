@@ -1,0 +1,186 @@
+//! Tokens in, accesses out.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    access::Access,
+    board::{Board, Moment, State, View},
+    feed::Follower,
+};
+use crate::{
+    clock::{Clock, Wall},
+    fence::Seq,
+    link::Connector,
+    name::{Action, FenceName, ResourceName, SpiffeId},
+    reason::{Reason, Refusal},
+    token::{self, Claims, Expected, KeySet, Presenter, TokenError, peek_key_id},
+};
+
+/// What a verifier needs.
+pub struct Settings {
+    /// To the daemon, with an SVID that the catalog names as a verifier of the audience.
+    pub connector: Connector,
+    /// Whom the tokens must be for: the `name` of the `[[audience]]`.
+    pub audience: SpiffeId,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Decides whether a token is good now, from memory. A clone is a pointer; the last one that goes ends the follower.
+///
+/// Refuses everything while it does not know: before the feed is complete, when no tick has come back for
+/// [`FEED_STALE`](crate::limits::FEED_STALE), while the two clocks are more than
+/// [`CLOCK_DIFFERENCE_MAX`](crate::limits::CLOCK_DIFFERENCE_MAX) apart, and for ever tokens of another life of the daemon.
+#[derive(Clone)]
+pub struct Verifier {
+    audience: Arc<SpiffeId>,
+    board: Arc<Board>,
+    follower: Arc<Handle>,
+}
+
+struct Handle {
+    task: Mutex<Option<JoinHandle<()>>>,
+    ended: CancellationToken,
+    _guard: DropGuard,
+}
+
+impl Verifier {
+    /// Begins to follow the daemon's fence feed. Must be called inside a Tokio runtime.
+    pub fn start(settings: Settings) -> Self {
+        let Settings { connector, audience, clock } = settings;
+        let board = Arc::new(Board::new(clock.clone()));
+        let ended = CancellationToken::new();
+        let follower = Follower::new(connector, audience.clone(), clock, board.clone());
+        let task = Mutex::new(Some(tokio::spawn(follower.run(ended.clone()))));
+        let _guard = ended.clone().drop_guard();
+        Verifier { audience: Arc::new(audience), board, follower: Arc::new(Handle { task, ended, _guard }) }
+    }
+
+    /// Whom the tokens must be for.
+    pub fn audience(&self) -> &SpiffeId {
+        &self.audience
+    }
+
+    /// Resolves when tokens can be decided. Does not say why they cannot yet: the log does, and [`Verifier::state`].
+    pub async fn ready(&self) {
+        let mut changes = self.board.changes();
+        while self.state().is_err() {
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await; // the board is gone: it never will be
+            }
+        }
+    }
+
+    /// Whether tokens can be decided now, or why everything is refused.
+    pub fn state(&self) -> Result<(), Refusal> {
+        self.now().map(|_| ())
+    }
+
+    /// Ends the follower. Everything is refused from then on.
+    pub async fn shutdown(&self) {
+        self.follower.ended.cancel();
+        let task = self.follower.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task
+            && let Err(error) = task.await
+        {
+            tracing::error!(%error, "the follower of the fence feed did not end in order");
+        }
+    }
+
+    /// Decides whether a token opens a resource for an action, for whoever presented it.
+    ///
+    /// Waits for nothing but, where the token names a public key that is not known, one look for newer keys.
+    pub async fn check(
+        &self,
+        token: &str,
+        presenter: Presenter<'_>,
+        resource: &ResourceName,
+        action: Action,
+    ) -> Result<Access, Refusal> {
+        let keys = self.keys_for(token).await?;
+        let (moment, state) = self.now()?;
+        let view = view(&state)?;
+        let expected = Expected { issuer: &view.issuer, audience: &self.audience, presenter };
+        let claims = token::check(token, &keys, expected, moment.daemon).map_err(|e| refused(&e))?;
+        let names = claims.fence_names();
+        stands(&state, &claims, &names)?;
+        if !claims.opens(resource, action) {
+            return Err(Refusal::new(
+                Reason::TokenScope,
+                format!("the token does not open `{resource}` for `{action}`"),
+            ));
+        }
+        Ok(Access::new(self.board.clone(), claims, names, moment.version))
+    }
+
+    /// The public keys, newer ones where the token names one that is not known.
+    async fn keys_for(&self, token: &str) -> Result<Arc<KeySet>, Refusal> {
+        let (_, state) = self.now()?;
+        let view = view(&state)?;
+        let Some(kid) = peek_key_id(token) else { return Ok(view.keys.set()) };
+        // `EPOCH.N.THUMBPRINT`: a key of another life of the daemon is not worth asking for.
+        match kid.split('.').next().and_then(|epoch| epoch.parse::<u64>().ok()) {
+            Some(epoch) if epoch == view.epoch => Ok(view.keys.with(&kid, &**self.board.clock()).await),
+            Some(epoch) => Err(of_epoch(epoch, view.epoch)),
+            None => Ok(view.keys.set()),
+        }
+    }
+
+    fn now(&self) -> Result<(Moment, Arc<State>), Refusal> {
+        let moment = self.board.fresh()?;
+        let state = Arc::clone(&self.board.state());
+        view(&state)?;
+        Ok((moment, state))
+    }
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Verifier({})", self.audience)
+    }
+}
+
+/// Whether none of the fences of a token was lowered since its lease took its stand, as far as this view says.
+pub(super) fn stands(state: &State, claims: &Claims, names: &[FenceName]) -> Result<(), Refusal> {
+    if let Some(epoch) = state.epoch
+        && epoch != claims.lh.epoch
+    {
+        return Err(of_epoch(claims.lh.epoch, epoch));
+    }
+    let fences = &view(state)?.fences;
+    if let Some((name, seq)) = fences.lowered_after(names, Seq(claims.lh.stood_at)) {
+        return Err(Refusal::new(Reason::Revoked, format!("revoked: {name}")).with("seq", seq.to_string()));
+    }
+    // After the names: what is forgotten is first refused by its age. `iat` is in whole seconds, rounded down.
+    let issued_by = Wall::from_seconds(claims.iat.saturating_add(1));
+    if issued_by <= fences.complete_since() {
+        return Err(Refusal::new(
+            Reason::FeedStale,
+            "the token is older than the lowerings that the fence feed still tells",
+        )
+        .fix("renew the lease"));
+    }
+    Ok(())
+}
+
+/// A refusal of the token by itself.
+pub(super) fn refused(error: &TokenError) -> Refusal {
+    Refusal::new(error.reason(), error.to_string())
+}
+
+fn view(state: &State) -> Result<&View, Refusal> {
+    state.view.as_ref().map_err(Clone::clone)
+}
+
+fn of_epoch(token: u64, feed: u64) -> Refusal {
+    Refusal::new(
+        Reason::TokenEpoch,
+        format!("the token is of epoch {token}, and leasehold is in epoch {feed}"),
+    )
+    .fix("obtain a new one")
+}
