@@ -86,11 +86,16 @@ impl Cli {
         if args.get(1).is_some_and(|a| a == "__exec") {
             agent::exec_shim(args.into_iter().skip(2));
         }
-        Cli::try_parse_from(args).map_err(|e| {
-            let failed = e.use_stderr();
-            // Nobody is left to be told where it cannot be written.
-            let _ = e.print();
-            if failed { Exit::Usage } else { Exit::Ok }
+        Cli::try_parse_from(&args).map_err(|e| match e.use_stderr() {
+            true if wants_json(&args) => {
+                output::note(&unreadable(&e).to_json().to_string());
+                Exit::Usage
+            }
+            failed => {
+                // Nobody is left to be told where it cannot be written.
+                let _ = e.print();
+                if failed { Exit::Usage } else { Exit::Ok }
+            }
         })
     }
 
@@ -116,6 +121,21 @@ impl Cli {
             Err(failure) => tell(&failure, &session),
         }
     }
+}
+
+/// Whether a command line that cannot be read asks for JSON all the same.
+fn wants_json(args: &[OsString]) -> bool {
+    let words: Vec<_> = args.iter().skip(1).take_while(|a| *a != "--").filter_map(|a| a.to_str()).collect();
+    words.iter().any(|w| ["-ojson", "-o=json", "--output=json"].contains(w))
+        || words.windows(2).any(|two| matches!(two, ["-o" | "--output", "json"]))
+}
+
+/// What clap says in many lines, in one.
+fn unreadable(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    Failure::usage(first.trim_start_matches("error: ").to_owned())
+        .fix("`leasehold help` and the command's --help")
 }
 
 fn tell(failure: &Failure, session: &Session) -> Exit {

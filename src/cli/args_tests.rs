@@ -111,3 +111,17 @@ fn a_command_that_is_run_keeps_its_own_arguments() {
     assert_eq!(args.command, ["python", "-o", "x", "--as", "y"]);
     assert_eq!(cli.output, Format::Table);
 }
+
+#[test]
+fn a_command_line_that_cannot_be_read_is_told_as_json_where_that_was_asked() {
+    let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+    for line in ["leasehold jobs -o json", "leasehold --output=json jobs", "leasehold jobs -ojson"] {
+        assert!(wants_json(&words(line)), "{line}");
+    }
+    for line in ["leasehold jobs", "leasehold -o table jobs", "leasehold run -- x -o json"] {
+        assert!(!wants_json(&words(line)), "{line}");
+    }
+    let json = unreadable(&parse(&["job", "show", "j-1"]).unwrap_err()).to_json();
+    assert_eq!(json["error"]["exit"], 64);
+    assert!(json["error"]["message"].as_str().unwrap().starts_with("invalid value 'j-1'"), "{json}");
+}
