@@ -158,6 +158,10 @@ pub const REQUESTS_MAX: usize = 4_096;
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a request may wait for its record.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
+/// The longest that the command line waits for one answer: twice what a record may take.
+pub const CALL: Duration = Duration::from_secs(10);
+/// Between two looks of a command that watches a list.
+pub const WATCH: Duration = Duration::from_secs(2);
 
 // ---------- files ----------
 
@@ -165,6 +169,13 @@ pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of a certificate, key or bundle file: a bundle of 64 large roots is under 256 KiB.
 pub const PEM_BYTES_MAX: u64 = 1 << 20;
+/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
+/// tenants are compared in pairs.
+pub const CATALOG_ENTRIES_MAX: usize = 20_000;
+/// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
+pub const POLICIES_MAX: usize = 1_000;
+/// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
+pub const DECISIONS_KEPT_MAX: usize = 65_536;
 
 // ---------- the wrapper ----------
 
