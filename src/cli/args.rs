@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{self, Write},
+    path::Path,
 };
 
 use clap::{Parser, Subcommand};
@@ -85,6 +86,9 @@ impl Cli {
         let args: Vec<OsString> = std::env::args_os().collect();
         if args.get(1).is_some_and(|a| a == "__exec") {
             agent::exec_shim(args.into_iter().skip(2));
+        }
+        if let (Some("__await"), Some(file)) = (args.get(1).and_then(|a| a.to_str()), args.get(2)) {
+            return Err(Exit::Child(crate::dev::demo::await_word(Path::new(file))));
         }
         Cli::try_parse_from(&args).map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {

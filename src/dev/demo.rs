@@ -11,6 +11,7 @@ mod watch;
 use std::{path::PathBuf, sync::Arc};
 
 pub use story::tell;
+pub use watch::await_word;
 
 use super::Household;
 use crate::clock::Clock;

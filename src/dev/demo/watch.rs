@@ -201,3 +201,19 @@ fn reading_token(below: &Path) -> Option<SecretText> {
         .find(|c| c.get("half").and_then(|h| h.as_str()) == Some("reading"))?;
     crate::dev::read_token(Path::new(reading.get("path")?.as_str()?)).ok()
 }
+
+/// The child of the story: says its process id, waits for a file, and ends with the code that stands in it.
+pub fn await_word(go: &Path) -> u8 {
+    let draft = go.with_extension("pid-draft");
+    let told = std::fs::write(&draft, std::process::id().to_string())
+        .and_then(|()| std::fs::rename(&draft, go.with_extension("pid")));
+    if told.is_err() {
+        return 1;
+    }
+    loop {
+        if let Ok(text) = std::fs::read_to_string(go) {
+            return text.trim().parse().unwrap_or(1);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
