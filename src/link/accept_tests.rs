@@ -180,12 +180,15 @@ async fn a_stream_that_does_not_stop_is_cut_after_the_grace() {
     let cut = body.frame();
     tokio::pin!(cut);
     // The grace begins when the connection's task comes to it: let time pass until the cut is seen.
-    let frame = loop {
-        tokio::select! {
-            frame = &mut cut => break frame,
-            () = tokio::task::yield_now() => server.clock.advance(limits::CONNECTION_GRACE),
+    let frame = soon(async {
+        loop {
+            tokio::select! {
+                frame = &mut cut => break frame,
+                () = tokio::task::yield_now() => server.clock.advance(limits::CONNECTION_GRACE),
+            }
         }
-    };
+    })
+    .await;
     assert!(frame.is_none_or(|frame| frame.is_err()));
 }
 
@@ -242,10 +245,13 @@ async fn a_drain_ends_at_its_deadline() {
     server.shutdown.cancel();
     soon(server.last_connection().ended.cancelled()).await;
     assert!(!server.serving.is_finished());
-    while !server.serving.is_finished() {
-        server.clock.advance(limits::SHUTDOWN);
-        tokio::task::yield_now().await;
-    }
+    soon(async {
+        while !server.serving.is_finished() {
+            server.clock.advance(limits::SHUTDOWN);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
