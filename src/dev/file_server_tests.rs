@@ -355,14 +355,14 @@ async fn over_http_2_the_stream_of_a_lowered_fence_is_cut_and_others_of_its_conn
     assert_eq!(text(client.send_request(small).await.unwrap()).await, "0123456789");
 }
 
-#[tokio::test]
-async fn a_download_whose_client_reads_no_more_is_cut_with_its_connection() {
-    let mut case = Case::new().await;
-    let token = case.daemon.token(|_| ());
-    let response = case.ask(request(Method::GET, "/dataset/acme/tickets@v3/large", &token)).await;
+/// Reads one frame and no more, lowers a fence, and sees the rest fail to come.
+async fn cut_while_stalled(case: &mut Case, response: Response<Incoming>) {
     let mut body = response.into_body();
     let mut bytes = body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
-    // Nothing more is read: all buffers fill, and the server is not asked for another chunk.
+    // Nothing more is read: all buffers fill, and then the body is not asked for another chunk.
+    for _ in 0..300 {
+        a_moment().await;
+    }
     case.lowering.lower(FenceName::job(JOB));
     let clock = case.daemon.clock.clone();
     let passing = tokio::spawn(async move {
@@ -383,6 +383,27 @@ async fn a_download_whose_client_reads_no_more_is_cut_with_its_connection() {
         }
     };
     assert!(bytes < LARGE, "{bytes}: {error}");
+}
+
+#[tokio::test]
+async fn a_download_whose_client_reads_no_more_is_cut() {
+    let mut case = Case::new().await;
+    let token = case.daemon.token(|_| ());
+    let response = case.ask(request(Method::GET, "/dataset/acme/tickets@v3/large", &token)).await;
+    cut_while_stalled(&mut case, response).await;
+}
+
+#[tokio::test]
+async fn over_http_2_a_stream_whose_client_reads_no_more_is_cut_with_its_connection() {
+    let mut case = Case::new().await;
+    let dialed = case.connector("/worker").connect(Alpn::Http2).await.unwrap();
+    let (mut client, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(dialed.tls)).await.unwrap();
+    tokio::spawn(connection);
+    let token = case.daemon.token(|_| ());
+    let large = request(Method::GET, "https://files/dataset/acme/tickets@v3/large", &token);
+    let response = client.send_request(large).await.unwrap();
+    cut_while_stalled(&mut case, response).await;
 }
 
 #[tokio::test]
