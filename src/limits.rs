@@ -169,6 +169,13 @@ pub const WATCH: Duration = Duration::from_secs(2);
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of a certificate, key or bundle file: a bundle of 64 large roots is under 256 KiB.
 pub const PEM_BYTES_MAX: u64 = 1 << 20;
+/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
+/// tenants are compared in pairs.
+pub const CATALOG_ENTRIES_MAX: usize = 20_000;
+/// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
+pub const POLICIES_MAX: usize = 1_000;
+/// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
+pub const DECISIONS_KEPT_MAX: usize = 65_536;
 
 // ---------- the wrapper ----------
 
@@ -190,10 +197,21 @@ pub const REPORT: Duration = Duration::from_secs(5);
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.
 pub const RETRY_MAX: Duration = BEAT;
-/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
-/// tenants are compared in pairs.
-pub const CATALOG_ENTRIES_MAX: usize = 20_000;
-/// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
-pub const POLICIES_MAX: usize = 1_000;
-/// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
-pub const DECISIONS_KEPT_MAX: usize = 65_536;
+// ---------- the file server ----------
+
+/// Bytes that are read, checked and sent at a time.
+pub const FILE_CHUNK: usize = 64 << 10;
+/// Transfers under way at once; more are refused.
+pub const FILE_TRANSFERS_MAX: usize = 512;
+/// Bytes of one uploaded file, where nobody said: the shard of a large checkpoint.
+pub const FILE_UPLOAD_BYTES_MAX: u64 = 16 << 30;
+/// Segments of a path below a resource.
+pub const FILE_PATH_DEPTH_MAX: usize = 32;
+/// Bytes of one segment: what file systems take.
+pub const FILE_SEGMENT_BYTES_MAX: usize = 255;
+/// Entries of a listing. A folder with more is refused, never shown in part.
+pub const FILE_LISTING_MAX: usize = 10_000;
+/// After an access ended, how long a transfer may take to notice before its connection is cut.
+pub const FILE_CUT_GRACE: Duration = Duration::from_millis(100);
+/// Ended transfers that a slow observer may fall behind.
+pub const FILE_TRANSFERS_TOLD: usize = 1_024;

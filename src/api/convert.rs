@@ -210,8 +210,8 @@ pub(super) fn offer(o: Offer) -> v1::Offer {
     }
 }
 
-pub(super) fn ending(e: Ending, index: Option<u64>, durable: bool) -> v1::Ending {
-    v1::Ending { seq: e.seq, behind: e.behind, durable, index: index.unwrap_or(0) }
+pub(super) fn ending(broker: &Broker, e: Ending, index: Option<u64>, durable: bool) -> v1::Ending {
+    v1::Ending { seq: e.seq, behind: e.behind, durable, index: index.unwrap_or(0), epoch: broker.epoch() }
 }
 
 pub(super) fn member(now: Now, instance: &InstanceName, m: &Member) -> v1::Member {

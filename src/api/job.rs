@@ -113,7 +113,7 @@ impl JobService for Jobs {
                 let done = broker.close_job(&caller, job, outcome, &reason)?;
                 Ok(v1::CloseJobResponse {
                     job: Some(convert::job(&broker, &done.job)),
-                    ending: Some(ending(done.ending, done.index, done.durable)),
+                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
                 })
             })
             .await
@@ -174,7 +174,7 @@ impl JobService for Jobs {
                 let done = broker.end_attempt(&caller, job, attempt, outcome, instance.as_ref(), &detail)?;
                 Ok(v1::EndAttemptResponse {
                     job: Some(convert::job(&broker, &done.job)),
-                    ending: Some(ending(done.ending, done.index, done.durable)),
+                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
                     conflict: done.conflict,
                 })
             })

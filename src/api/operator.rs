@@ -76,7 +76,7 @@ impl OperatorService for Operators {
                 let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let done = broker.revoke(&caller, &name, &reason, q.dry_run)?;
                 Ok(v1::RevokeResponse {
-                    ending: Some(ending(done.ending, done.index, done.durable)),
+                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
                     jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
                     notes: done.notes,
                 })
@@ -93,7 +93,7 @@ impl OperatorService for Operators {
                 let done = broker.lock(&caller, name, &reason, ttl, q.dry_run)?;
                 Ok(v1::LockResponse {
                     lock: Some(convert::lock(broker.clock().now(), &done.lock)),
-                    ending: Some(ending(done.ending, done.index, done.durable)),
+                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
                 })
             })
             .await
@@ -132,7 +132,9 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::WaitDurableResponse>, Status> {
         self.0
             .call(Rpc::WaitDurable, request, |broker, caller, q| async move {
-                Ok(v1::WaitDurableResponse { durable_index: broker.wait_durable(&caller, q.index).await? })
+                Ok(v1::WaitDurableResponse {
+                    durable_index: broker.wait_durable(&caller, q.index, q.epoch).await?,
+                })
             })
             .await
     }

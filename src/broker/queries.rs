@@ -122,8 +122,17 @@ impl Broker {
     }
 
     /// Waits until a record and all before it are on disk.
-    pub async fn wait_durable(&self, caller: &Caller, index: u64) -> Result<u64, Refusal> {
+    ///
+    /// `epoch` is that of the answer that gave the index; 0 takes the present one.
+    pub async fn wait_durable(&self, caller: &Caller, index: u64, epoch: u64) -> Result<u64, Refusal> {
         self.authorize(caller, Rpc::WaitDurable, Some(caller.tenant()), &[], "")?;
+        if epoch != 0 && epoch != self.epoch {
+            return Err(Refusal::new(
+                Reason::EpochChanged,
+                format!("the daemon was started again: place {index} of epoch {epoch} says nothing now"),
+            )
+            .fix("do it again: a second time is the first one's answer where that lasted"));
+        }
         self.ledger.wait_durable(index).await.map_err(|e| match e {
             LedgerError::NoSuchIndex { index } => {
                 Refusal::new(Reason::FieldInvalid, format!("no record {index} was accepted yet"))

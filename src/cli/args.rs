@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::{self, Write},
+    path::Path,
 };
 
 use clap::{Parser, Subcommand};
@@ -15,13 +16,30 @@ use crate::{agent, name::PrincipalKind};
 #[command(name = "leasehold", version, max_term_width = 110, after_help = AFTER)]
 #[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// How data is printed on stdout, and refusals on stderr.
-    #[arg(short, long, global = true, value_enum, default_value = "table", help_heading = "Everywhere")]
+    /// How data and refusals are printed: for people, or one JSON value (one per line where they keep coming).
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        value_name = "table|json",
+        hide_possible_values = true,
+        hide_default_value = true,
+        help_heading = "Everywhere"
+    )]
     output: Format,
     /// The context to use; see `leasehold context list`.
-    #[arg(long, global = true, env = "LEASEHOLD_CONTEXT", value_name = "NAME", help_heading = "Everywhere")]
+    #[arg(
+        long,
+        global = true,
+        env = "LEASEHOLD_CONTEXT",
+        hide_env_values = true,
+        value_name = "NAME",
+        help_heading = "Everywhere"
+    )]
     context: Option<String>,
-    /// The identity of the context to use. Each command prefers one by itself.
+    /// The identity of the context to use; each command prefers one by itself.
     #[arg(long = "as", global = true, value_name = "ROLE", value_parser = words::role(), help_heading = "Everywhere")]
     role: Option<PrincipalKind>,
     #[command(subcommand)]
@@ -48,6 +66,7 @@ enum Command {
     Revoke(super::revoke::RevokeArgs),
     Lock(super::lock::LockArgs),
     Unlock(super::unlock::UnlockArgs),
+    Policy(super::policy::PolicyArgs),
     Catalog(super::catalog::CatalogArgs),
     Token(super::token::TokenArgs),
     Audit(super::audit::AuditArgs),
@@ -68,12 +87,25 @@ impl Cli {
         if args.get(1).is_some_and(|a| a == "__exec") {
             agent::exec_shim(args.into_iter().skip(2));
         }
-        Cli::try_parse_from(args).map_err(|e| {
-            let failed = e.use_stderr();
-            // Nobody is left to be told where it cannot be written.
-            let _ = e.print();
-            if failed { Exit::Usage } else { Exit::Ok }
+        if let (Some("__await"), Some(file)) = (args.get(1).and_then(|a| a.to_str()), args.get(2)) {
+            return Err(Exit::Child(crate::dev::demo::await_word(Path::new(file))));
+        }
+        Cli::try_parse_from(&args).map_err(|e| match e.use_stderr() {
+            true if wants_json(&args) => {
+                output::note(&unreadable(&e).to_json().to_string());
+                Exit::Usage
+            }
+            failed => {
+                // Nobody is left to be told where it cannot be written.
+                let _ = e.print();
+                if failed { Exit::Usage } else { Exit::Ok }
+            }
         })
+    }
+
+    #[cfg(test)]
+    pub(super) async fn run_in(self, session: &Session) -> Result<Exit, Failure> {
+        self.command.run(session).await
     }
 
     /// Does what was asked, and says why not.
@@ -93,6 +125,21 @@ impl Cli {
             Err(failure) => tell(&failure, &session),
         }
     }
+}
+
+/// Whether a command line that cannot be read asks for JSON all the same.
+fn wants_json(args: &[OsString]) -> bool {
+    let words: Vec<_> = args.iter().skip(1).take_while(|a| *a != "--").filter_map(|a| a.to_str()).collect();
+    words.iter().any(|w| ["-ojson", "-o=json", "--output=json"].contains(w))
+        || words.windows(2).any(|two| matches!(two, ["-o" | "--output", "json"]))
+}
+
+/// What clap says in many lines, in one.
+fn unreadable(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    Failure::usage(first.trim_start_matches("error: ").to_owned())
+        .fix("`leasehold help` and the command's --help")
 }
 
 fn tell(failure: &Failure, session: &Session) -> Exit {
@@ -120,6 +167,7 @@ impl Command {
             Command::Revoke(args) => args.run(session).await,
             Command::Lock(args) => args.run(session).await,
             Command::Unlock(args) => args.run(session).await,
+            Command::Policy(args) => args.run(session),
             Command::Catalog(args) => args.run(session).await,
             Command::Token(args) => args.run(session).await,
             Command::Audit(args) => args.run(session).await,

@@ -27,7 +27,7 @@ fn every_subcommand_tells_what_it_does_and_shows_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 17);
+    assert_eq!(seen, 18);
 }
 
 #[test]
@@ -55,6 +55,8 @@ fn what_is_promised_can_be_written() {
         "lock identity-prefix:spiffe://td.example/a/ --reason why",
         "lock list",
         "unlock tenant:acme --reason why",
+        "policy check",
+        "policy check policy --catalog catalog.d",
         "catalog check catalog.d",
         "catalog reload --dry-run",
         "token inspect -",
@@ -108,4 +110,18 @@ fn a_command_that_is_run_keeps_its_own_arguments() {
     let Command::Run(args) = cli.command else { panic!("not run") };
     assert_eq!(args.command, ["python", "-o", "x", "--as", "y"]);
     assert_eq!(cli.output, Format::Table);
+}
+
+#[test]
+fn a_command_line_that_cannot_be_read_is_told_as_json_where_that_was_asked() {
+    let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+    for line in ["leasehold jobs -o json", "leasehold --output=json jobs", "leasehold jobs -ojson"] {
+        assert!(wants_json(&words(line)), "{line}");
+    }
+    for line in ["leasehold jobs", "leasehold -o table jobs", "leasehold run -- x -o json"] {
+        assert!(!wants_json(&words(line)), "{line}");
+    }
+    let json = unreadable(&parse(&["job", "show", "j-1"]).unwrap_err()).to_json();
+    assert_eq!(json["error"]["exit"], 64);
+    assert!(json["error"]["message"].as_str().unwrap().starts_with("invalid value 'j-1'"), "{json}");
 }

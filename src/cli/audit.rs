@@ -105,6 +105,14 @@ fn verify(dir: &Path, head: Option<&str>, session: &Session) -> Result<Exit, Fai
             .fix("name the directory of the ledger: server.state of the daemon's configuration"));
     }
     let report = ledger::verify(&Dir::at(dir), expected).map_err(|e| of_ledger(&e, dir))?;
+    if report.records == 0 {
+        // A daemon writes its first record before it is ready, so this is no ledger, or no longer one.
+        return Err(Failure::new(
+            Exit::VerificationFailed,
+            format!("`{}` holds no record of a ledger", dir.display()),
+        )
+        .fix("name the directory of the ledger; if it is this one, its segments were taken away"));
+    }
     let now = session.now().wall;
     if session.is_json() {
         let at = |place: Option<(u64, crate::clock::Wall)>| {
@@ -250,6 +258,15 @@ mod tests {
           fix     keep these files as they are; compare with a copy and with heads that were kept elsewhere
         Nothing was changed.
         "#);
+    }
+
+    #[test]
+    fn a_directory_without_a_record_is_not_good() {
+        let folder = tempfile::tempdir().unwrap();
+        let session = Session::new(crate::cli::Format::Json, None, None);
+        assert_eq!(verify(folder.path(), None, &session).unwrap_err().exit.code(), 7);
+        let gone = folder.path().join("gone");
+        assert_eq!(verify(&gone, None, &session).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

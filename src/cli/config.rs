@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    failure::mistakes,
     output::{columns, note, print, print_json},
 };
 use crate::config::{Config, ConfiguredPath, PathFault};
@@ -81,7 +80,10 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
         }
     }
     if !faults.is_empty() {
-        let what = mistakes(&file.display().to_string(), faults.len());
+        let what = match faults.len() {
+            1 => format!("a path of {} cannot be used", file.display()),
+            n => format!("{n} paths of {} cannot be used", file.display()),
+        };
         return Err(Failure { exit: Exit::Failure, ..Failure::of_problems(what, faults.into_iter()) });
     }
     note("The configuration is good.");

@@ -48,10 +48,10 @@ enum ContextCommand {
 
 impl ContextArgs {
     pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let path = Session::contexts_path()?;
-        let mut contexts = Contexts::load(&path)?;
+        let path = session.contexts_file()?;
+        let mut contexts = Contexts::load(path)?;
         let save = |contexts: &Contexts| {
-            contexts.save(&path).map_err(|e| {
+            contexts.save(path).map_err(|e| {
                 Failure::new(Exit::Failure, format!("`{}` cannot be written: {e}", path.display()))
                     .fix("set LEASEHOLD_CONTEXTS to a file that you may write")
             })

@@ -22,7 +22,7 @@ use crate::{
     proto::v1,
 };
 
-/// Looks at everything that must be right between you and the daemon, and says what to do about what is not.
+/// Says what is not right between you and the daemon, and what to do.
 ///
 /// Looks at the context, each file that it names and its mode, the validity of each SVID, the connection, the daemon's view
 /// of you and the difference of the clocks. Exits with 1 where something is wrong. Changes nothing.
@@ -105,11 +105,11 @@ impl DoctorArgs {
 }
 
 async fn look(session: &Session, report: &mut Report) {
-    let path = match Session::contexts_path() {
+    let path = match session.contexts_file() {
         Ok(path) => path,
         Err(failure) => return report.of("contexts", failure),
     };
-    match Contexts::load(&path) {
+    match Contexts::load(path) {
         Ok(contexts) => {
             report.ok("contexts", format!("{} in {}", contexts.contexts.len(), path.display()));
         }

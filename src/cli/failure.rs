@@ -82,6 +82,12 @@ impl Failure {
         self
     }
 
+    /// The same, as `run` ends with it where its command never began: 125, as `env` and `docker` do.
+    #[must_use]
+    pub fn before_the_command(self) -> Self {
+        Failure { exit: Exit::Child(125), ..self }.saying("Nothing was started, no access was given.")
+    }
+
     /// A file with mistakes, one line each.
     pub fn of_problems(what: String, problems: impl Iterator<Item = String>) -> Self {
         problems.fold(Self::usage(what), |failure, line| failure.with("", line))
@@ -99,7 +105,8 @@ impl Failure {
 
     /// For people. Ends without a newline. What came from elsewhere is shown without control characters.
     pub fn render(&self) -> String {
-        let kind = match self.exit {
+        // `run` has an exit code of its own for every refusal.
+        let kind = match self.reason.map_or(self.exit, Exit::of) {
             Exit::Denied | Exit::AwaitingApproval => "denied",
             _ => "error",
         };

@@ -8,7 +8,7 @@ fn a_refusal_reads_as_the_house_writes_them() {
             .with("rule", "tenant-read-own-or-shared-data: this dataset may be used for: support-tuning")
             .with("you", "spiffe://k8s.acme.example/ns/ml/sa/tuner; purpose asked: \"demo-bot\""),
     )
-    .saying("Nothing was started, no access was given.");
+    .before_the_command();
     insta::assert_snapshot!(failure.render(), @r#"
     leasehold: denied: this job may not read dataset:acme/tickets@v3
       you    spiffe://k8s.acme.example/ns/ml/sa/tuner; purpose asked: "demo-bot"
@@ -16,7 +16,7 @@ fn a_refusal_reads_as_the_house_writes_them() {
       fix    set purpose = "support-tuning" in job.toml if that is true, or ask its owner, data-tickets@acme.example
     Nothing was started, no access was given.
     "#);
-    assert_eq!(failure.exit.code(), 2);
+    assert_eq!(failure.exit.code(), 125);
 }
 
 #[test]

@@ -38,6 +38,7 @@ mod doctor;
 mod job;
 mod lease;
 mod lock;
+mod policy;
 mod revoke;
 mod run;
 mod serve;

@@ -50,8 +50,7 @@ pub struct RunArgs {
 
 impl RunArgs {
     pub(super) async fn run(self, _session: &Session) -> Result<Exit, Failure> {
-        Err(Failure { exit: Exit::Child(125), ..not_built("run") }
-            .saying("Nothing was started, no access was given."))
+        Err(not_built("run").before_the_command())
     }
 }
 

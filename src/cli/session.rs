@@ -1,10 +1,13 @@
 //! What every command is given: where to print, which context, as whom, and the time.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     Client, Exit, Failure, Format,
-    contexts::{Context, Contexts, SvidFiles},
+    contexts::{Context, Contexts, NoPlace, SvidFiles},
 };
 use crate::{
     clock::{Clock, Now, SystemClock},
@@ -17,6 +20,7 @@ use crate::{
 pub struct Session {
     pub output: Format,
     pub clock: Arc<dyn Clock>,
+    contexts_file: Result<PathBuf, NoPlace>,
     context: Option<String>,
     role: Option<PrincipalKind>,
 }
@@ -31,7 +35,18 @@ pub struct Chosen {
 
 impl Session {
     pub(super) fn new(output: Format, context: Option<String>, role: Option<PrincipalKind>) -> Self {
-        Session { output, clock: Arc::new(SystemClock::new()), context, role }
+        let (clock, contexts_file) = (Arc::new(SystemClock::new()), Contexts::default_path());
+        Session { output, clock, contexts_file, context, role }
+    }
+
+    /// With a clock and a contexts file of its own.
+    #[cfg(test)]
+    pub(super) fn of_test(
+        clock: Arc<dyn Clock>,
+        contexts_file: PathBuf,
+        role: Option<PrincipalKind>,
+    ) -> Self {
+        Session { clock, contexts_file: Ok(contexts_file), ..Session::new(Format::Table, None, role) }
     }
 
     pub fn now(&self) -> Now {
@@ -42,14 +57,15 @@ impl Session {
         self.output == Format::Json
     }
 
-    pub fn contexts_path() -> Result<PathBuf, Failure> {
-        Contexts::default_path().map_err(|e| Failure::new(Exit::Failure, e.to_string()))
+    /// Where the contexts are.
+    pub fn contexts_file(&self) -> Result<&Path, Failure> {
+        self.contexts_file.as_deref().map_err(|e| Failure::new(Exit::Failure, e.to_string()))
     }
 
     /// The context that `--context` names, or else the current one.
     pub fn context(&self) -> Result<(String, Context), Failure> {
-        let path = Self::contexts_path()?;
-        let mut contexts = Contexts::load(&path)?;
+        let path = self.contexts_file()?;
+        let mut contexts = Contexts::load(path)?;
         let known = contexts.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
         let Some(name) = self.context.clone().or_else(|| contexts.current.take()) else {
             return Err(Failure::new(Exit::Failure, "no context is chosen, so there is no daemon to ask")
@@ -131,3 +147,7 @@ impl Session {
 fn words(roles: &[PrincipalKind], between: &str) -> String {
     roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(between)
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -15,9 +15,9 @@ pub(super) async fn settle(client: &Client, ending: &mut v1::Ending, wait: Wait)
     if ending.durable || wait == Wait::No {
         return Ok(());
     }
-    let index = ending.index;
+    let (index, epoch) = (ending.index, ending.epoch);
     let asked = client
-        .ask_within(LEDGER_WAIT, Manner::Reads, v1::WaitDurableRequest { index }, async |request| {
+        .ask_within(LEDGER_WAIT, Manner::Reads, v1::WaitDurableRequest { index, epoch }, async |request| {
             client.operator().wait_durable(request).await
         })
         .await;

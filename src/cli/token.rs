@@ -25,7 +25,9 @@ use crate::{
     secret::SecretText,
 };
 
-/// Looks at credentials. A token is a secret: it is read from a file, never from an argument, and never printed.
+/// Looks at credentials.
+///
+/// A token is a secret: it is read from a file, never from an argument, and never printed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

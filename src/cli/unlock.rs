@@ -11,7 +11,9 @@ use super::{
 };
 use crate::{name::PrincipalKind, proto::v1};
 
-/// Lifts a lock. Nothing that it ended comes back: new access is asked for and decided anew.
+/// Lifts a lock.
+///
+/// Nothing that it ended comes back: new access is asked for and decided anew.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

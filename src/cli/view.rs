@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     output::{columns, fields},
-    when::{both, rough, short, value},
+    when::{both, short, value},
 };
 use crate::{clock::Wall, proto::v1};
 
@@ -270,12 +270,7 @@ pub(super) fn lock_value(l: &v1::Lock, now: Wall) -> Value {
 }
 
 pub(super) fn ending_value(e: &v1::Ending) -> Value {
-    json!({ "seq": e.seq, "behind": e.behind, "durable": e.durable, "index": e.index })
-}
-
-/// A span of the wire, for people.
-pub(super) fn span(d: Option<&prost_types::Duration>) -> String {
-    d.and_then(|d| std::time::Duration::try_from(*d).ok()).map_or_else(String::new, rough)
+    json!({ "seq": e.seq, "behind": e.behind, "durable": e.durable, "index": e.index, "epoch": e.epoch })
 }
 
 /// Empty text is none.
