@@ -68,7 +68,7 @@ impl DemoArgs {
                 }))
             } else {
                 let mark = if claim.holds { "ok  " } else { "FAIL" };
-                print(&format!("{mark} {:>9.1} ms  {}\n{:18}{}", claim.ms, claim.claim, "", claim.observed))
+                print(&format!("{mark} {:>9.1} ms  {}\n{:18}{}\n", claim.ms, claim.claim, "", claim.observed))
             };
         };
         let told = tokio::time::timeout(LONGEST, tell(&stage, &mut report)).await;
@@ -78,7 +78,7 @@ impl DemoArgs {
         match told {
             Ok(Ok(true)) => {
                 if !is_json {
-                    print(&format!("all {count} claims were observed"))?;
+                    print(&format!("all {count} claims were observed\n"))?;
                 }
                 Ok(Exit::Ok)
             }

@@ -158,7 +158,8 @@ and while that runs, in a third:
 
   leasehold lease list
   leasehold revoke job:ID --reason \"to see it end\"
-  leasehold audit tail --from 1 --no-follow",
+  leasehold audit tail --from 1 --no-follow
+",
         data = house.data.display(),
         contexts = contexts.display(),
     )

@@ -8,6 +8,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use clap::{Args, Subcommand};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use serde_json::{Value, json};
 
 use super::{
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     clock::Wall,
+    identity::Leaf,
     limits::TOKEN_BYTES_MAX,
     name::{PrincipalKind, SpiffeId},
     proto::v1,
@@ -58,6 +60,9 @@ enum TokenCommand {
         /// Who presents it, where the audience sees that.
         #[arg(long, value_name = "SPIFFE ID")]
         presenter: Option<SpiffeId>,
+        /// The certificate that the presenter shows, PEM, instead of its SPIFFE ID: a token may be bound to it.
+        #[arg(long, value_name = "FILE", conflicts_with = "presenter")]
+        presenter_svid: Option<PathBuf>,
     },
 }
 
@@ -65,7 +70,11 @@ impl TokenArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.command {
             TokenCommand::Inspect { file } => inspect(&file, session),
-            TokenCommand::Check { file, audience, presenter } => {
+            TokenCommand::Check { file, audience, presenter, presenter_svid } => {
+                let presenter = match presenter_svid {
+                    Some(svid) => Some(presented(&svid)?),
+                    None => presenter.map(|id| (id, Vec::new())),
+                };
                 check(&file, &audience, presenter, session).await
             }
         }
@@ -178,18 +187,27 @@ fn page(header: &Value, claims: &Value, now: Wall) -> String {
     ])
 }
 
+/// Who shows a certificate, and its thumbprint.
+fn presented(file: &Path) -> Result<(SpiffeId, Vec<u8>), Failure> {
+    let unusable = |why: String| {
+        Failure::new(Exit::Failure, format!("{} is no SVID: {why}", file.display()))
+            .fix("name the certificate chain of the token's holder, PEM, leaf first")
+    };
+    let leaf = CertificateDer::from_pem_file(file).map_err(|e| unusable(e.to_string()))?;
+    let leaf = Leaf::parse(&leaf).map_err(|e| unusable(e.to_string()))?;
+    Ok((leaf.spiffe_id, leaf.x5t_s256.to_vec()))
+}
+
 async fn check(
     file: &Path,
     audience: &SpiffeId,
-    presenter: Option<SpiffeId>,
+    presenter: Option<(SpiffeId, Vec<u8>)>,
     session: &Session,
 ) -> Result<Exit, Failure> {
     let token = read(file)?;
     let client = session.client(&[PrincipalKind::Verifier, PrincipalKind::Operator])?;
-    let request = v1::IntrospectRequest {
-        token: token.expose().to_owned(),
-        presenter: presenter.map(|p| p.to_string()).unwrap_or_default(),
-    };
+    let (presenter, presenter_sha256) = presenter.map(|(id, x5t)| (id.to_string(), x5t)).unwrap_or_default();
+    let request = v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 };
     let answer = client.ask(Manner::Reads, request, async |r| client.verifier().introspect(r).await).await?;
     if !answer.active {
         return Err(inactive(&answer.reason));

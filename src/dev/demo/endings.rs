@@ -7,7 +7,7 @@ use tokio::process::Child;
 
 use super::{
     calls::{self, Membership, say},
-    story::Story,
+    story::{Story, introspection},
     watch::{Checks, Moment, Seen, Wrapped, within},
 };
 use crate::{
@@ -206,7 +206,7 @@ impl Story<'_> {
     }
 
     pub(super) async fn expiry(&mut self, checks: &Checks<'_>) {
-        let claim = "a lease of one second ends by itself";
+        let claim = "a lease of two seconds ends by itself";
         let begun = async {
             let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
             self.member(&job.id, "expiry", Some(Duration::from_secs(2)), checks).await
@@ -218,7 +218,7 @@ impl Story<'_> {
             Err(why) => return self.say_ms(claim, 0.0, Err(why)),
         };
         let seen = checks.refused(&token).await.map(|r| r.text.into_owned());
-        self.say("a lease of two seconds ends by itself", start, seen);
+        self.say(claim, start, seen);
     }
 
     /// Answers the token of before the lock.
@@ -281,7 +281,7 @@ impl Story<'_> {
             let job = self.stage.create(spec).await.map_err(|s| say(&s))?;
             let mut member = self.stage.enter(&job.id, "restart").await.map_err(|s| say(&s))?;
             let (lease, token) = member.issue(None).await.map_err(|s| say(&s))?;
-            let was = self.introspected(&token).await?;
+            let was = self.introspected(&token, checks).await?;
             if !was.active {
                 return Err(format!("the credential was not good before: {}", was.reason));
             }
@@ -289,7 +289,7 @@ impl Story<'_> {
             let start = Moment::now();
             *daemon = self.stage.daemon().await?;
             let back = start.ms();
-            let now = self.introspected(&token).await?;
+            let now = self.introspected(&token, checks).await?;
             if now.active {
                 return Err("a credential of the life before is still good".to_owned());
             }
@@ -320,9 +320,8 @@ impl Story<'_> {
         }
     }
 
-    async fn introspected(&self, token: &SecretText) -> Seen<v1::IntrospectResponse> {
-        let presenter = self.stage.house.id(Role::Trainer).map_err(|e| e.to_string())?.to_string();
-        let request = v1::IntrospectRequest { token: token.expose().to_owned(), presenter };
+    async fn introspected(&self, token: &SecretText, checks: &Checks<'_>) -> Seen<v1::IntrospectResponse> {
+        let request = introspection(token, checks);
         Ok(self.stage.verifiers()?.introspect(request).await.map_err(|s| say(&s))?.into_inner())
     }
 

@@ -223,12 +223,8 @@ impl Story<'_> {
         let start = Moment::now();
         let seen = async {
             let mut client = self.stage.verifiers()?;
-            let presenter = match checks.presenter {
-                Presenter::Svid { id, .. } => id.to_string(),
-                Presenter::Unseen => String::new(),
-            };
-            let request = v1::IntrospectRequest { token: token.expose().to_owned(), presenter };
-            let seen = client.introspect(request).await.map_err(|s| say(&s))?.into_inner();
+            let seen =
+                client.introspect(introspection(&token, checks)).await.map_err(|s| say(&s))?.into_inner();
             if !seen.active {
                 return Err(format!("not active: {}", seen.reason));
             }
@@ -351,6 +347,17 @@ impl Story<'_> {
         let seen = flipped(&state, &self.stage.house.path("ledger-copy"));
         self.say("one flipped byte in a copy of it is found", start, seen);
     }
+}
+
+/// The question whether a token is good, with all that is known of who presents it.
+pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::IntrospectRequest {
+    let (presenter, presenter_sha256) = match checks.presenter {
+        Presenter::Svid { id, x5t_s256 } => {
+            (id.to_string(), x5t_s256.map(|x| x.to_vec()).unwrap_or_default())
+        }
+        Presenter::Unseen => (String::new(), Vec::new()),
+    };
+    v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 }
 }
 
 fn short(digest: &Digest) -> String {
