@@ -50,6 +50,8 @@ pub mod clock;
 pub mod config;
 #[cfg(feature = "server")]
 pub mod daemon;
+#[cfg(feature = "cli")]
+pub mod dev;
 pub mod fence;
 pub mod identity;
 pub mod job;
