@@ -43,6 +43,8 @@ pub mod api;
 pub mod broker;
 #[cfg(feature = "server")]
 pub mod catalog;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;

@@ -191,13 +191,6 @@ pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.
 pub const RETRY_MAX: Duration = BEAT;
-/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
-/// tenants are compared in pairs.
-pub const CATALOG_ENTRIES_MAX: usize = 20_000;
-/// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
-pub const POLICIES_MAX: usize = 1_000;
-/// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
-pub const DECISIONS_KEPT_MAX: usize = 65_536;
 // ---------- the file server ----------
 
 /// Bytes that are read, checked and sent at a time.
