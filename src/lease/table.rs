@@ -75,6 +75,21 @@ impl Lease {
         &self.stand
     }
 
+    /// How it is remembered once it ended.
+    pub fn as_ended(&self, at: LeaseTime, cause: &str) -> Ended {
+        Ended {
+            id: self.id,
+            facts: self.facts.clone(),
+            issued: self.issued,
+            deadline: self.deadline(),
+            latest: self.latest,
+            generation: self.generation(),
+            stood_at: self.stand.at(),
+            at,
+            cause: cause.to_owned(),
+        }
+    }
+
     /// Prolongs it from `now` under a fresh decision, never past its latest end. The stand stays the old one.
     ///
     /// `generation` is the one that the credential was prepared for: where another renewal made it first, nothing changes.
@@ -198,17 +213,7 @@ impl Table {
         if ended.len() >= limits::LEASES_ENDED_MAX {
             ended.pop_front();
         }
-        ended.push_back(Ended {
-            id,
-            facts: lease.facts.clone(),
-            issued: lease.issued,
-            deadline: lease.deadline(),
-            latest: lease.latest,
-            generation: lease.generation(),
-            stood_at: lease.stand.at(),
-            at: now,
-            cause: cause.to_owned(),
-        });
+        ended.push_back(lease.as_ended(now, cause));
         drop(ended);
         Some(lease)
     }
