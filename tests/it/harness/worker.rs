@@ -275,10 +275,11 @@ impl KeepAlive {
         assert_eq!(echo.beat, self.beats, "{:?}", echo.notice);
     }
 
-    /// Leaves.
-    pub async fn goodbye(self) {
+    /// Leaves, and waits until the daemon has closed the stream.
+    pub async fn goodbye(mut self) {
         let bye = v1::KeepAliveRequest { session: None, beat: self.beats + 1, goodbye: true };
         self.tx.send(bye).await.unwrap();
+        soon("the end of the stream", async { while let Ok(Some(_)) = self.rx.message().await {} }).await;
     }
 
     /// The next notice, past beats.

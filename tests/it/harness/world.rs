@@ -18,7 +18,7 @@ use leasehold::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::{Authority, Client, Credentials, DAEMON, NOW, Records, TestClock, soon};
+use super::{Authority, Client, Credentials, DAEMON, NOW, Records, TestClock, eventually, soon};
 
 const DOMAINS: [&str; 6] = [
     "leasehold.example",
@@ -197,7 +197,7 @@ impl World {
     pub async fn records(&self) -> Records {
         if let Some(daemon) = &self.daemon {
             let ledger = daemon.broker.ledger();
-            soon("the ledger", ledger.wait_durable(ledger.head().index)).await.unwrap();
+            eventually("the ledger", async || ledger.waiting() == (0, 0)).await;
         }
         Records::read(&self.file("state"))
     }
