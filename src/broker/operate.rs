@@ -245,7 +245,7 @@ impl Broker {
         let mut behind = 0u64;
         for id in ids.into_iter().filter(|id| id.as_str().starts_with(prefix.as_str())) {
             let fence = FenceName::identity(id);
-            behind = behind.saturating_add(self.state.lower(&fence, reason).behind);
+            behind = behind.saturating_add(self.state.lower(&fence, reason).ending.behind);
             self.sweep(&[fence], "locked");
         }
         behind
@@ -286,7 +286,7 @@ impl Broker {
         self.table
             .find(id)
             .map(|l| l.facts.tenant.clone())
-            .or_else(|| self.table.ended().into_iter().find(|l| l.id == id).map(|l| l.facts.tenant.clone()))
+            .or_else(|| self.table.find_ended(id).map(|l| l.facts.tenant.clone()))
     }
 
     pub(super) fn close_job_as(

@@ -104,7 +104,7 @@ impl Broker {
     pub fn get_lease(&self, caller: &Caller, id: LeaseId) -> Result<LeaseView, Refusal> {
         let view = match self.table.find(id) {
             Some(lease) => Some(self.lease_view(lease)),
-            None => self.table.ended().into_iter().find(|e| e.id == id).map(LeaseView::Ended),
+            None => self.table.find_ended(id).map(LeaseView::Ended),
         };
         let view = view.ok_or_else(lease_not_found)?;
         let tenant = match &view {

@@ -21,6 +21,9 @@ use crate::{
     policy::Grant,
 };
 
+/// What is remembered of a lease whose deadline came.
+pub const EXPIRED: &str = "expired";
+
 /// What a lease is for. Shared by the leases of one member, half and audience.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -227,7 +230,7 @@ impl Table {
             let Some(lease) = self.find(id) else { continue };
             match lease.cell.fire(now) {
                 Fired::Later(deadline) => self.deadlines.arm(id, deadline),
-                Fired::Expired | Fired::Already => gone.extend(self.remove(id, now, "expired")),
+                Fired::Expired | Fired::Already => gone.extend(self.remove(id, now, EXPIRED)),
             }
         }
         (gone, looked)
@@ -278,6 +281,12 @@ impl Table {
     /// Leases that ended a short while ago, newest first.
     pub fn ended(&self) -> Vec<Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+
+    /// A lease that ended a short while ago.
+    pub fn find_ended(&self, id: LeaseId) -> Option<Ended> {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.iter().rev().find(|l| l.id == id).cloned()
     }
 
     pub fn of_job(&self, job: JobId) -> Vec<Arc<Lease>> {

@@ -494,6 +494,54 @@ async fn a_revoked_identity_may_come_back_and_a_locked_one_may_not() {
     Refused::of(&no).is(Code::PermissionDenied, "LOCKED");
 }
 
+// ---------- leases ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_16_a_lease_that_is_over_cannot_be_renewed_and_says_how_it_ended() {
+    let mut s = scene().await;
+    let operator = s.world.client(OPERATOR).await;
+    operator.revoke(TICKETS).await.unwrap();
+    let no = refused(s.worker.renew(&s.tokens[0].lease.id).await);
+    no.is(Code::FailedPrecondition, "LEASE_ENDED");
+    assert!(no.text.contains("revoked"), "{}", no.text);
+    let shown = |l: &Token| v1::GetLeaseRequest { lease: l.lease.id.clone() };
+    let before = operator.operators().get_lease(shown(&s.tokens[0])).await.unwrap().into_inner();
+    refused(s.worker.renew(&s.tokens[0].lease.id).await).is(Code::FailedPrecondition, "LEASE_ENDED");
+    let after = operator.operators().get_lease(shown(&s.tokens[0])).await.unwrap().into_inner();
+    assert_eq!(before, after, "a refused renewal changed the lease");
+    for _ in 0..61 {
+        s.worker.beat().await;
+        s.world.time().pass_until(Duration::from_secs(5), async || false).await;
+    }
+    refused(s.worker.renew(&s.tokens[1].lease.id).await).is(Code::FailedPrecondition, "LEASE_EXPIRED");
+    // Of somebody else's lease it learns nothing, whether it lives, ended or never was.
+    let absent = refused(s.worker.renew(&LeaseId(7).to_string()).await);
+    absent.is(Code::NotFound, "LEASE_NOT_FOUND");
+    assert_eq!(refused(s.worker.renew(&s.others.lease.id).await), absent);
+    s.other.release(&s.others.lease.id).await.ok();
+    assert_eq!(refused(s.worker.renew(&s.others.lease.id).await), absent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_given_back_is_over_and_twice_is_once() {
+    let s = scene().await;
+    let first = s.worker.release(&s.tokens[0].lease.id).await.unwrap().into_inner().ending.unwrap();
+    s.tokens[0].is_dead(&s.gateway, "LEASE_ENDED").await;
+    s.tokens[1].is_live(&s.gateway).await;
+    assert_eq!(first.behind, 1);
+    assert!(first.index > 0, "nobody can wait until it is on disk");
+    let operator = s.world.client(OPERATOR).await;
+    let wait = v1::WaitDurableRequest { index: first.index, epoch: first.epoch };
+    operator.operators().wait_durable(wait).await.unwrap();
+    let again = s.worker.release(&s.tokens[0].lease.id).await.unwrap().into_inner().ending.unwrap();
+    assert_eq!((again.seq, again.behind), (first.seq, first.behind));
+    let records = s.world.records().await;
+    let name = format!("lease:{}", s.tokens[0].lease.id);
+    assert_eq!(records.of("lowered").iter().filter(|r| r["name"] == name).count(), 1);
+    refused(s.worker.release(&s.others.lease.id).await).is(Code::NotFound, "LEASE_NOT_FOUND");
+    s.others.is_live(&s.gateway).await;
+}
+
 // ---------- locks ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

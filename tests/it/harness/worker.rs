@@ -1,6 +1,6 @@
 //! A member of an attempt, with its session and its keep-alive stream.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use leasehold::{
     proto::v1::{self, Half, notice::Kind},
@@ -126,6 +126,8 @@ pub struct KeepAlive {
     tx: mpsc::Sender<v1::KeepAliveRequest>,
     pub rx: Streaming<v1::KeepAliveResponse>,
     beats: u64,
+    /// Notices that came while a beat was waited for.
+    noticed: VecDeque<v1::Notice>,
 }
 
 impl World {
@@ -205,7 +207,7 @@ impl Worker {
         let first = v1::KeepAliveRequest { session: self.session(), beat: 1, goodbye: false };
         tx.send(first).await.unwrap();
         let answer = self.client.members().keep_alive(ReceiverStream::new(rx)).await?;
-        let mut stream = KeepAlive { tx, rx: answer.into_inner(), beats: 1 };
+        let mut stream = KeepAlive { tx, rx: answer.into_inner(), beats: 1, noticed: VecDeque::new() };
         let beat = soon("a first beat", stream.rx.message()).await?.expect("a first beat");
         assert_eq!((beat.beat, beat.notice), (1, None));
         Ok(stream)
@@ -271,8 +273,17 @@ impl KeepAlive {
         self.beats += 1;
         let beat = v1::KeepAliveRequest { session: None, beat: self.beats, goodbye: false };
         self.tx.send(beat).await.unwrap();
-        let echo = soon("a beat", self.rx.message()).await.unwrap().expect("a beat");
-        assert_eq!(echo.beat, self.beats, "{:?}", echo.notice);
+        soon("a beat", async {
+            loop {
+                let message = self.rx.message().await.unwrap().expect("a beat");
+                match message.notice {
+                    Some(notice) => self.noticed.push_back(notice),
+                    None if message.beat == self.beats => return,
+                    None => {}
+                }
+            }
+        })
+        .await;
     }
 
     /// Leaves, and waits until the daemon has closed the stream.
@@ -284,6 +295,9 @@ impl KeepAlive {
 
     /// The next notice, past beats.
     pub async fn notice(&mut self) -> v1::Notice {
+        if let Some(notice) = self.noticed.pop_front() {
+            return notice;
+        }
         soon("a notice", async {
             loop {
                 match self.rx.message().await {
