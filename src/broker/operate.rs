@@ -88,11 +88,13 @@ impl Broker {
                 answer.index = done.record.map(|r| r.index);
             }
             kind => {
-                // The state first: an identity's memberships end before its fence goes down.
+                // The state first: an identity's memberships end before its fence goes down. The clean-up comes after both,
+                // so that the answer counts what stood behind the identity.
+                let mut ended = Vec::new();
                 if let FenceKind::Identity(id) = &kind {
-                    let ended = self.end_memberships(caller, id, reason);
-                    if ended > 0 {
-                        answer.notes.push(format!("{ended} membership(s) of it ended"));
+                    ended = self.end_memberships(caller, id, reason);
+                    if !ended.is_empty() {
+                        answer.notes.push(format!("{} membership(s) of it ended", ended.len()));
                     }
                     answer.notes.push(
                         "it may join and ask again: only a lock keeps it out (leasehold lock)".to_owned(),
@@ -111,6 +113,7 @@ impl Broker {
                 }
                 let done = self.state.revoke(name, caller.actor(), reason);
                 self.sweep(&done.lowered, "revoked");
+                self.sweep(&ended, "identity revoked");
                 answer.ending = done.ending;
                 answer.index = done.record.map(|r| r.index);
             }
@@ -163,8 +166,8 @@ impl Broker {
             let behind = match &name {
                 LockName::Name(n) => self.fences.behind(n),
                 LockName::Prefix(p) => {
-                    let held = |id: &SpiffeId| id.as_str().starts_with(p.as_str());
-                    self.table.live(None).iter().filter(|l| held(&l.facts.holder)).count() as u64
+                    let below = |n: &FenceName| matches!(n.kind(), FenceKind::Identity(id) if id.as_str().starts_with(p.as_str()));
+                    self.table.live(None).iter().filter(|l| l.stand().names().any(below)).count() as u64
                 }
             };
             let ending = Ending { seq: self.fences.seq().0, behind };
@@ -176,7 +179,8 @@ impl Broker {
         if let LockName::Name(n) = &name
             && let FenceKind::Identity(id) = n.kind()
         {
-            self.end_memberships(caller, &id, reason);
+            let ended = self.end_memberships(caller, &id, reason);
+            self.sweep(&ended, "locked");
         }
         if revision.is_some() {
             ending.behind = self.sweep_locked_prefix(&name, reason);
@@ -214,17 +218,16 @@ impl Broker {
         Ok(self.state.locks().into_iter().filter(|l| everything || mine(l)).collect())
     }
 
-    /// Ends all memberships of an identity.
-    fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> usize {
-        let mut ended = 0usize;
+    /// Ends all memberships of an identity. Answers the names that this lowered, for the clean-up.
+    fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> Vec<FenceName> {
+        let mut ended = Vec::new();
         for job in self.state.open_jobs() {
             let now = self.clock.now().lease;
             let done = self.state.narrow(job.id, &caller.actor(), |j| {
                 Ok::<_, std::convert::Infallible>(leave_all(j, id, reason, now))
             });
             if let Ok(done) = done {
-                ended = ended.saturating_add(done.lowered.len());
-                self.sweep(&done.lowered, "identity revoked");
+                ended.extend(done.lowered);
             }
         }
         ended
@@ -242,7 +245,7 @@ impl Broker {
         let mut behind = 0u64;
         for id in ids.into_iter().filter(|id| id.as_str().starts_with(prefix.as_str())) {
             let fence = FenceName::identity(id);
-            behind = behind.saturating_add(self.state.lower(&fence, reason).behind);
+            behind = behind.saturating_add(self.state.lower(&fence, reason).ending.behind);
             self.sweep(&[fence], "locked");
         }
         behind
@@ -283,7 +286,7 @@ impl Broker {
         self.table
             .find(id)
             .map(|l| l.facts.tenant.clone())
-            .or_else(|| self.table.ended().into_iter().find(|l| l.id == id).map(|l| l.facts.tenant.clone()))
+            .or_else(|| self.table.find_ended(id).map(|l| l.facts.tenant.clone()))
     }
 
     pub(super) fn close_job_as(

@@ -86,15 +86,12 @@ impl Broker {
             self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "")?;
         }
         let mine = |tenant: &crate::name::TenantName| all || tenant == caller.tenant();
-        let now = self.clock.now().lease;
-        let mut live: Vec<Arc<Lease>> = self
-            .table
-            .live(behind)
-            .into_iter()
-            .filter(|l| mine(&l.facts.tenant) && l.check(now).is_ok())
-            .collect();
+        let mut live: Vec<Arc<Lease>> =
+            self.table.live(behind).into_iter().filter(|l| mine(&l.facts.tenant)).collect();
         live.sort_by_key(|l| std::cmp::Reverse((l.issued, l.id)));
-        let mut views: Vec<LeaseView> = live.into_iter().map(LeaseView::Live).collect();
+        let mut views: Vec<LeaseView> = live.into_iter().map(|l| self.lease_view(l)).collect();
+        views.retain(|v| !live_only || matches!(v, LeaseView::Live(_)));
+        views.sort_by_key(|v| matches!(v, LeaseView::Ended(_)));
         if !live_only {
             let ended = self.table.ended().into_iter();
             views.extend(
@@ -106,8 +103,8 @@ impl Broker {
 
     pub fn get_lease(&self, caller: &Caller, id: LeaseId) -> Result<LeaseView, Refusal> {
         let view = match self.table.find(id) {
-            Some(lease) => Some(LeaseView::Live(lease)),
-            None => self.table.ended().into_iter().find(|e| e.id == id).map(LeaseView::Ended),
+            Some(lease) => Some(self.lease_view(lease)),
+            None => self.table.find_ended(id).map(LeaseView::Ended),
         };
         let view = view.ok_or_else(lease_not_found)?;
         let tenant = match &view {
@@ -119,6 +116,15 @@ impl Broker {
         }
         self.authorize(caller, Rpc::GetLease, Some(&tenant), &[], "")?;
         Ok(view)
+    }
+
+    /// A lease of the table as it is now: one that is over is shown so, though the clean-up has not come to it yet.
+    fn lease_view(&self, lease: Arc<Lease>) -> LeaseView {
+        let now = self.clock.now().lease;
+        match lease.check(now) {
+            Ok(()) => LeaseView::Live(lease),
+            Err(why) => LeaseView::Ended(lease.as_ended(now.min(lease.deadline()), &why.to_string())),
+        }
     }
 
     /// Waits until a record and all before it are on disk.

@@ -19,9 +19,9 @@ use crate::{
 
 /// Runs a daemon of your own: one folder with a trust domain, identities, catalog, policies and sample data.
 ///
-/// Everything is made where it is absent and kept where it is there. Writes the context `dev`, which every other command
-/// then finds by itself, and prints commands to try. Stop it with Ctrl-C; jobs and locks are there again at the next start.
-/// For this machine alone: its keys lie in the folder.
+/// Makes a trust domain, identities, catalog, policies and sample data, each where it is absent. Writes the context `dev`,
+/// which every other command then finds by itself, and prints commands to try. Stop it with Ctrl-C; jobs and locks are there
+/// again at the next start. For this machine alone: its keys lie in the folder.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,

@@ -117,7 +117,6 @@ enum Closing {
     Cancelled,
 }
 
-const LAUNCHERS: [PrincipalKind; 2] = [PrincipalKind::Launcher, PrincipalKind::Workload];
 const READERS: [PrincipalKind; 5] = [
     PrincipalKind::Operator,
     PrincipalKind::Launcher,
@@ -125,8 +124,9 @@ const READERS: [PrincipalKind; 5] = [
     PrincipalKind::Workload,
     PrincipalKind::Auditor,
 ];
+/// An operator ends any job of its tenant, the others only those that they launched or were named for.
 const ENDERS: [PrincipalKind; 4] =
-    [PrincipalKind::Launcher, PrincipalKind::Workload, PrincipalKind::Scheduler, PrincipalKind::Operator];
+    [PrincipalKind::Operator, PrincipalKind::Launcher, PrincipalKind::Workload, PrincipalKind::Scheduler];
 const NO_JOB: &str = "No job was created, no access was given.";
 
 impl JobArgs {
@@ -169,6 +169,14 @@ pub(super) fn read_spec(path: &std::path::Path) -> Result<RunSpec, Failure> {
     })
 }
 
+/// Who asks for a job: where it names nobody to join, its launcher does the work too, and so is a workload.
+fn creators(spec: &v1::JobSpec) -> [PrincipalKind; 2] {
+    match &spec.members {
+        Some(members) if !members.join.is_empty() => [PrincipalKind::Launcher, PrincipalKind::Workload],
+        _ => [PrincipalKind::Workload, PrincipalKind::Launcher],
+    }
+}
+
 async fn submit(
     client: &Client,
     spec: v1::JobSpec,
@@ -197,7 +205,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
         return check(&args.spec, session).await;
     }
     let spec = read_spec(&args.spec)?;
-    let client = session.client(&LAUNCHERS)?;
+    let client = session.client(&creators(&spec.job))?;
     let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
     let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
     if !session.is_json() {
@@ -247,7 +255,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
 
 async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failure> {
     let spec = read_spec(path)?;
-    let client = session.client(&LAUNCHERS)?;
+    let client = session.client(&creators(&spec.job))?;
     let (job, answer) = submit(&client, spec.job, None, true).await?;
     if session.is_json() {
         print_json(&json!({
