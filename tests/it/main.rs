@@ -12,3 +12,4 @@ mod harness;
 
 mod endings;
 mod path;
+mod run;

@@ -7,6 +7,7 @@
 //! | `world` | [`World`]: a daemon with its files, started, stopped and started again |
 //! | `client` | [`Client`]: an identity on a connection, and what refusals look like from there |
 //! | `worker` | [`Worker`]: a member of an attempt, with its session and its keep-alive stream |
+//! | `wrapper` | [`Wrapper`]: a real `leasehold run` beside a real child |
 //! | `records` | the ledger, read from its files as an auditor does |
 
 mod authority;
@@ -15,6 +16,7 @@ mod clock;
 mod records;
 mod worker;
 mod world;
+mod wrapper;
 
 pub use authority::{Authority, Credentials};
 pub use client::{Client, Refused, refused};
@@ -22,6 +24,7 @@ pub use clock::{NOW, TestClock};
 pub use records::Records;
 pub use worker::{KeepAlive, Token, Worker, spec};
 pub use world::{Setup, World};
+pub use wrapper::{Wrapper, job_toml};
 
 use std::{future::Future, time::Duration};
 
