@@ -277,3 +277,23 @@ async fn run_whose_end_cannot_be_reported_says_when_access_ends() {
     );
     assert_wiped(&wrapper);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_takes_up_a_new_svid_and_is_never_away_for_it() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let gateway = world.client(GATEWAY).await;
+    let before = wrapper.file("writing-gateway").unwrap();
+    let lease = gateway.introspect(&before, WORKER).await.lease.unwrap().id;
+    world.write_worker();
+    eventually("a token of the new connection", async || {
+        wrapper.file("writing-gateway").is_some_and(|now| now != before)
+    })
+    .await;
+    let after = gateway.introspect(&wrapper.file("writing-gateway").unwrap(), WORKER).await;
+    assert_eq!(after.lease.map(|l| l.id), Some(lease), "one who was away would hold another lease");
+    assert!(!wrapper.stderr().contains("daemon"), "{}", wrapper.stderr());
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0));
+}

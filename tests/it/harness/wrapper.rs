@@ -37,13 +37,20 @@ pub struct Wrapper {
 }
 
 impl World {
+    /// Writes a new SVID of the worker, as its agent does: each file whole, the key first.
+    pub fn write_worker(&self) {
+        let svid = self.svid(WORKER);
+        for (name, text) in [("worker.key", &svid.key), ("worker.pem", &svid.cert)] {
+            self.write("next", text);
+            fs::set_permissions(self.file("next"), fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(self.file("next"), self.file(name)).unwrap();
+        }
+    }
+
     /// Runs a shell script under the wrapper, as the usual worker, on the specification's text.
     pub fn wrap(&self, spec: &str, args: &[&str], script: &str) -> Wrapper {
         self.write("job.toml", spec);
-        let svid = self.svid(WORKER);
-        self.write("worker.pem", &svid.cert);
-        self.write("worker.key", &svid.key);
-        fs::set_permissions(self.file("worker.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        self.write_worker();
         self.write(
             "contexts.toml",
             &format!(
