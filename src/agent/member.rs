@@ -2,21 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::{FutureExt, StreamExt, future::LocalBoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 
 use super::{
     CredentialDir, CredentialError, Voice,
     calls::{Calls, timed},
     held::{Granted, Held, index},
+    meaning::{AttemptIs, Meaning, Over, meaning, over_by},
     retry::{Backoff, Fraction, SystemFraction},
-    stream::{Act, Connected, Meaning, Membership, Stream, act, connect, meaning},
+    stream::{Act, Connected, Membership, Stream, act},
+    work::{self, Work},
 };
 use crate::{
     clock::{Clock, LeaseTime, Wall},
     identity::{IdentitySource, Trust},
-    limits::{CALL, DRAIN_GRACE_DEFAULT, REPORT, RETRY_MAX},
-    name::{Half, LeaseId},
+    limits::RETRY_MAX,
+    name::Half,
     proto::v1,
     reason::{Reason, Refusal},
 };
@@ -28,13 +30,6 @@ pub(super) enum Command {
     Drain { grace: Option<Duration>, reason: String },
     /// The child has ended.
     Finish { outcome: v1::Outcome, detail: String },
-}
-
-/// Access is over before the child is. The files were wiped before this was told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Over {
-    pub(super) reason: Reason,
-    pub(super) message: String,
 }
 
 /// What came of telling the daemon how the child ended.
@@ -89,22 +84,10 @@ struct Away {
     said: bool,
 }
 
-/// Whether, where our access is over, the attempt is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum AttemptIs {
-    Over,
-    Open,
-}
+type Works = FuturesUnordered<work::Pending>;
 
-/// What is under way, and comes back with an answer.
-enum Work {
-    Issued { at: usize, answer: Result<v1::IssueCredentialResponse, Refusal> },
-    Renewed { at: usize, lease: LeaseId, answer: Result<v1::RenewLeaseResponse, Refusal> },
-    Connected(Result<Connected, Refusal>),
-    Drained(Result<v1::DrainAttemptResponse, Refusal>),
-}
-
-type Works = FuturesUnordered<LocalBoxFuture<'static, Work>>;
+/// How long to wait until the daemon has taken note of a goodbye.
+const GOODBYE: Duration = Duration::from_millis(500);
 
 /// Why the first credentials are not there.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +160,7 @@ impl Member {
                 command = commands.recv() => match command {
                     Some(Command::Finish { outcome, detail }) => return self.finish(outcome, detail).await,
                     Some(Command::Drain { grace, reason }) => {
-                        works.push(self.drain(grace, reason));
+                        works.push(work::drain(self.calls.clone(), &self.who, grace, reason));
                         None
                     }
                     // The run is gone, and with it whoever would be told.
@@ -217,36 +200,16 @@ impl Member {
         };
         if !self.connecting && is_due(connect_at) {
             self.connecting = true;
-            let (calls, who, clock) = (self.calls.anew(), self.who.clone(), self.place.clock.clone());
-            works.push(
-                async move { Work::Connected(connect(calls, &who, || clock.now()).await) }.boxed_local(),
-            );
+            works.push(work::join(self.calls.anew(), self.who.clone(), self.place.clock.clone()));
         }
         if matches!(self.link, Link::Down(_)) {
             return;
         }
         for (at, held) in self.held.iter_mut().enumerate().filter(|(_, h)| is_due(h.schedule.due())) {
             held.schedule.asked();
-            let calls = self.calls.clone();
             works.push(match held.lease {
-                Some(lease) => {
-                    let session = Some(self.who.session());
-                    let request = v1::RenewLeaseRequest { session, lease: lease.to_string(), ttl: None };
-                    async move {
-                        let answer = calls.answer(calls.members().renew_lease(timed(CALL, request))).await;
-                        Work::Renewed { at, lease, answer }
-                    }
-                    .boxed_local()
-                }
-                None => {
-                    let request = held.request(&self.who);
-                    async move {
-                        let answer =
-                            calls.answer(calls.members().issue_credential(timed(CALL, request))).await;
-                        Work::Issued { at, answer }
-                    }
-                    .boxed_local()
-                }
+                Some(lease) => work::renew(self.calls.clone(), at, lease, self.who.session()),
+                None => work::issue(self.calls.clone(), at, held.request(&self.who)),
             });
         }
     }
@@ -294,11 +257,14 @@ impl Member {
             return;
         }
         self.write_index();
+        let nothing_left = self.held.iter().all(|h| h.schedule.expires().is_none());
         if matches!(self.link, Link::Down(_)) {
-            self.place.voice.say(
+            if nothing_left {
+                self.place.voice.say(
                 "the credentials have expired and their files are removed; the command goes on, and they are there again \
                  when the daemon is",
-            );
+                );
+            }
         } else {
             gone.iter().for_each(|line| self.place.voice.say(line));
         }
@@ -330,7 +296,11 @@ impl Member {
         match act(&notice) {
             Act::Over => {
                 let reason = Reason::parse(&notice.reason).unwrap_or(Reason::Revoked);
-                return Some((Over { reason, message: notice.message }, AttemptIs::Over));
+                let attempt = match reason {
+                    Reason::Revoked => AttemptIs::Over,
+                    other => AttemptIs::after(other),
+                };
+                return Some((Over { reason, message: notice.message }, attempt));
             }
             Act::Drain { reading_ends, writing_ends } => {
                 self.reading_ends = reading_ends.map(|wall| self.local(wall));
@@ -560,50 +530,21 @@ impl Member {
 
     // ---------- the end ----------
 
-    fn drain(&self, grace: Option<Duration>, reason: String) -> LocalBoxFuture<'static, Work> {
-        let request = v1::DrainAttemptRequest {
-            job: self.who.job.to_string(),
-            attempt: self.who.attempt.value(),
-            grace: grace.and_then(|g| g.try_into().ok()),
-            reason,
-        };
-        let calls = self.calls.clone();
-        async move {
-            let patience = grace.unwrap_or(DRAIN_GRACE_DEFAULT);
-            let ask = async |span| {
-                calls.within(span, calls.jobs().drain_attempt(timed(span, request.clone()))).await
-            };
-            Work::Drained(calls.persist(patience, ask).await)
-        }
-        .boxed_local()
-    }
-
-    /// Reports within [`REPORT`], and leaves.
+    /// Reports within [`REPORT`](crate::limits::REPORT), and leaves.
     async fn finish(self, outcome: v1::Outcome, detail: String) -> Report {
         if self.over == Some(AttemptIs::Over) {
             return Report::NotNeeded;
         }
-        let request = v1::EndAttemptRequest {
-            job: self.who.job.to_string(),
-            attempt: self.who.attempt.value(),
-            outcome: outcome.into(),
-            instance: self.who.instance.to_string(),
-            detail,
-        };
-        let calls = &self.calls;
-        let ask =
-            async |span| calls.within(span, calls.jobs().end_attempt(timed(span, request.clone()))).await;
-        let report = match calls.persist(REPORT, ask).await {
-            Ok(_) => Report::Delivered,
-            Err(refusal) if is_end(refusal.reason) => Report::NotNeeded,
+        let report = match work::report(&self.calls, &self.who, outcome, detail).await {
+            Ok(()) => Report::Delivered,
+            Err(refusal) if AttemptIs::after(refusal.reason) == AttemptIs::Over => Report::NotNeeded,
             Err(refusal) => Report::Failed(refusal),
         };
         if let Link::Up(stream) = self.link {
             // Where the report was taken this changes nothing; where not, our leases end now.
-            let bye = stream.goodbye();
             tokio::select! {
-                () = bye => {}
-                () = self.place.clock.sleep(Duration::from_millis(500)) => {}
+                () = stream.goodbye() => {}
+                () = self.place.clock.sleep(GOODBYE) => {}
             }
         }
         report
@@ -626,15 +567,4 @@ async fn changed(trust: &mut watch::Receiver<Arc<Trust>>) {
 
 fn svid_end(trust: &Trust) -> Option<Wall> {
     trust.svid.as_ref().map(|svid| svid.not_after())
-}
-
-/// Refused for good. The attempt may go on without us.
-fn over_by(refusal: Refusal) -> (Over, AttemptIs) {
-    let attempt = if is_end(refusal.reason) { AttemptIs::Over } else { AttemptIs::Open };
-    let fix = refusal.fact("fix").map(|fix| format!("; {fix}")).unwrap_or_default();
-    (Over { reason: refusal.reason, message: format!("{}{fix}", refusal.text) }, attempt)
-}
-
-fn is_end(reason: Reason) -> bool {
-    matches!(reason, Reason::JobClosed | Reason::AttemptEnded | Reason::AttemptStale)
 }

@@ -12,6 +12,7 @@ mod credentials;
 mod ending;
 mod environment;
 mod held;
+mod meaning;
 mod member;
 mod processes;
 mod retry;
@@ -22,6 +23,7 @@ mod spec;
 mod stream;
 mod terminal;
 mod voice;
+mod work;
 
 pub use child::{Child, ChildHandle, ChildSpec, SpawnError};
 pub use command::{CommandError, exec_shim, resolve};

@@ -11,7 +11,8 @@ use super::{
     RunSpec, Signals, SpawnError, Voice,
     begin::{Begun, Request, begin},
     command,
-    member::{Command, Member, ObtainError, Over, Place, Report},
+    meaning::Over,
+    member::{Command, Member, ObtainError, Place, Report},
 };
 use crate::{
     clock::Clock,
@@ -151,7 +152,6 @@ pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
         dir,
         clock: place.clock,
         voice: place.voice,
-        over: None,
     };
     Ok(run.to_the_end(member).await)
 }
@@ -223,7 +223,6 @@ struct Run {
     dir: Arc<CredentialDir>,
     clock: Arc<dyn Clock>,
     voice: Voice,
-    over: Option<Over>,
 }
 
 impl Run {
@@ -245,7 +244,7 @@ impl Run {
                         let _ = commands.try_send(Command::Drain { grace: self.settings.drain, reason });
                     }
                 }
-                Some(over) = told.recv() => terminating = self.access_is_over(over),
+                Some(over) = told.recv() => terminating = self.access_is_over(&over),
                 left = finished(&mut terminating) => {
                     terminating = None;
                     self.say_left(&left);
@@ -279,7 +278,7 @@ impl Run {
     }
 
     /// Says why, and tells the child as the settings want it.
-    fn access_is_over(&mut self, over: Over) -> Option<BoxFuture<'static, Left>> {
+    fn access_is_over(&self, over: &Over) -> Option<BoxFuture<'static, Left>> {
         let what = match over.reason {
             Reason::AttemptStale => "this attempt was superseded",
             _ => "access has ended",
@@ -294,7 +293,6 @@ impl Run {
         };
         self.voice.say(&format!("{what} ({}): {}", over.reason, over.message));
         self.voice.say(&format!("the credential files are wiped; {then}"));
-        self.over = Some(over);
         let (handle, how, clock) = (self.handle.clone(), self.on_revoke, self.clock.clone());
         Some(async move { handle.terminate(how, grace, &*clock).await }.boxed())
     }

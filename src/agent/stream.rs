@@ -183,88 +183,6 @@ pub(super) fn act(notice: &v1::Notice) -> Act {
     }
 }
 
-/// What a refusal means for a member that runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// Nothing was decided, or our own identity is at fault, which its agent renews: try again.
-    Later,
-    /// The daemon does not see us joined: join again.
-    Join,
-    /// The lease is over: ask for another.
-    Anew,
-    /// This half is over for the attempt.
-    Drained,
-    /// Decided, and against us.
-    Over,
-}
-
-/// Without a wildcard: a new reason must be thought about here.
-pub(super) fn meaning(reason: Reason) -> Meaning {
-    use Reason as R;
-    match reason {
-        R::NotJoined | R::SessionMismatch => Meaning::Join,
-        R::LeaseNotFound | R::LeaseExpired | R::LeaseEnded | R::Revoked | R::EpochChanged => Meaning::Anew,
-        R::AttemptDraining => Meaning::Drained,
-
-        R::PrincipalUnknown
-        | R::KindNotAllowed
-        | R::JobNotFound
-        | R::AttemptNotFound
-        | R::ResourceNotFound
-        | R::AudienceUnknown
-        | R::PinMismatch
-        | R::PolicyDenied
-        | R::PolicyError
-        | R::ApprovalRequired
-        | R::Locked
-        | R::JobClosed
-        | R::AttemptStale
-        | R::AttemptEnded
-        | R::NotAMember
-        | R::InstanceTaken
-        | R::TicketRequired
-        | R::MembersFull => Meaning::Over,
-
-        R::NoClientCertificate
-        | R::SvidInvalid
-        | R::SvidExpired
-        | R::TrustDomainUnknown
-        | R::SvidUntrusted
-        | R::FieldInvalid
-        | R::FieldMissing
-        | R::TtlInvalid
-        | R::MessageTooLarge
-        | R::NotSupported
-        | R::LockNotFound
-        | R::IdempotencyConflict
-        | R::AttemptKeyUsed
-        | R::AttemptsExhausted
-        | R::StateConflict
-        | R::QuotaExceeded
-        | R::TokenMalformed
-        | R::TokenKeyUnknown
-        | R::TokenSignature
-        | R::TokenIssuer
-        | R::TokenAudience
-        | R::TokenExpired
-        | R::TokenNotYetValid
-        | R::TokenPresenter
-        | R::TokenCertificate
-        | R::TokenEpoch
-        | R::TokenScope
-        | R::FeedStale
-        | R::ClockDifference
-        | R::FellBehind
-        | R::LedgerUnavailable
-        | R::CatalogInvalid
-        | R::Contended
-        | R::Overloaded
-        | R::ShuttingDown
-        | R::Unreachable
-        | R::Internal => Meaning::Later,
-    }
-}
-
 pub(super) fn wall_of(t: &prost_types::Timestamp) -> Wall {
     let ms = u64::try_from(t.seconds).unwrap_or(0).saturating_mul(1_000);
     Wall(ms.saturating_add(u64::try_from(t.nanos).unwrap_or(0) / 1_000_000))
@@ -294,17 +212,6 @@ mod tests {
         assert_eq!(act(&notice(Kind::Drain)), drain);
         assert_eq!(act(&notice(Kind::Unspecified)), Act::Nothing);
         assert_eq!(act(&v1::Notice { kind: 99, ..Default::default() }), Act::Nothing, "a newer daemon's");
-    }
-
-    #[test]
-    fn a_daemon_that_cannot_answer_is_waited_for_and_a_decision_is_not_argued_with() {
-        for reason in Reason::ALL.iter().filter(|r| super::super::calls::is_passing(**r)) {
-            assert_eq!(meaning(*reason), Meaning::Later, "{reason}");
-        }
-        for reason in [Reason::Locked, Reason::PolicyDenied, Reason::JobClosed, Reason::AttemptStale] {
-            assert_eq!(meaning(reason), Meaning::Over, "{reason}");
-        }
-        assert_eq!(meaning(Reason::SvidExpired), Meaning::Later, "its agent may renew it yet");
     }
 
     #[test]
