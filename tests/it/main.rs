@@ -10,5 +10,6 @@
 
 mod harness;
 
+mod bad_input;
 mod endings;
 mod path;
