@@ -12,4 +12,5 @@ mod harness;
 
 mod bad_input;
 mod endings;
+mod matrix;
 mod path;
