@@ -10,5 +10,7 @@
 
 mod harness;
 
+mod bad_input;
 mod endings;
+mod matrix;
 mod path;

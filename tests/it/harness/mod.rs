@@ -16,7 +16,7 @@ mod records;
 mod worker;
 mod world;
 
-pub use authority::{Authority, Credentials};
+pub use authority::{Authority, Credentials, at, uri};
 pub use client::{Client, Refused, refused};
 pub use clock::{NOW, TestClock};
 pub use records::Records;
