@@ -160,11 +160,11 @@ pub(super) async fn begin(
     // Noted before it is asked for: the answer may be lost when it was done.
     begun.joined = Some(instance);
     let join = async |_: Duration| connect(calls.clone(), &who, || place.clock.now()).await;
-    let joined = calls.persist(START_PATIENCE, join).await;
-    if joined.as_ref().is_err_and(|refusal| refusal.reason != Reason::Unreachable) {
-        begun.joined = None;
-    }
-    let connected = joined?;
+    let connected = calls.persist(START_PATIENCE, join).await.inspect_err(|refusal| {
+        if refusal.reason != Reason::Unreachable {
+            begun.joined = None;
+        }
+    })?;
     begun.ends_at_latest = connected.ends_at_latest;
     Ok((who, connected))
 }

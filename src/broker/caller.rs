@@ -113,7 +113,7 @@ impl Broker {
     ) -> Result<(), Refusal> {
         self.authorize(caller, rpc, Some(&job.spec.tenant), &relations, reason).map_err(|refusal| {
             let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor)
-                && caller.tenant() == &job.spec.tenant;
+                && self.sees(caller, &job.spec.tenant);
             if relations.is_empty() && !oversees { job_not_found() } else { refusal }
         })
     }

@@ -41,7 +41,7 @@ impl Broker {
         reason: &str,
         dry_run: bool,
     ) -> Result<Revoked, Refusal> {
-        let tenant = self.tenant_of(caller, name)?;
+        let tenant = self.tenant_of(caller, Rpc::Revoke, name, reason)?;
         self.authorize(caller, Rpc::Revoke, tenant.as_ref(), &[], reason)?;
         if matches!(name.kind(), FenceKind::Epoch) {
             return Err(Refusal::new(
@@ -150,7 +150,7 @@ impl Broker {
         dry_run: bool,
     ) -> Result<Locked, Refusal> {
         let tenant = match &name {
-            LockName::Name(n) => self.tenant_of(caller, n)?,
+            LockName::Name(n) => self.tenant_of(caller, Rpc::Lock, n, reason)?,
             LockName::Prefix(_) => None,
         };
         self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
@@ -194,7 +194,7 @@ impl Broker {
     /// Lifts a lock; resolves when that is on disk.
     pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
         let tenant = match name {
-            LockName::Name(n) => self.tenant_of(caller, n)?,
+            LockName::Name(n) => self.tenant_of(caller, Rpc::Unlock, n, reason)?,
             LockName::Prefix(_) => None,
         };
         self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
@@ -212,7 +212,9 @@ impl Broker {
             self.authorize(caller, Rpc::ListLocks, Some(caller.tenant()), &[], "")?;
         }
         let mine = |lock: &Lock| match &lock.name {
-            LockName::Name(n) => self.tenant_of(caller, n).ok().flatten().as_ref() == Some(caller.tenant()),
+            LockName::Name(n) => {
+                self.tenant_of(caller, Rpc::ListLocks, n, "").ok().flatten().as_ref() == Some(caller.tenant())
+            }
             LockName::Prefix(_) => false,
         };
         Ok(self.state.locks().into_iter().filter(|l| everything || mine(l)).collect())
@@ -252,9 +254,18 @@ impl Broker {
     }
 
     /// The tenant whose operators may end what stands behind a name; `None` where only those of all tenants may.
-    fn tenant_of(&self, caller: &Caller, name: &FenceName) -> Result<Option<TenantName>, Refusal> {
-        let not_found = |reason, what: &str| {
-            Err(Refusal::new(reason, format!("there is no such {what}, or none that you may see")))
+    ///
+    /// Who may not make the call at all is told so before it is told whether there is such a job or lease.
+    fn tenant_of(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        name: &FenceName,
+        reason: &str,
+    ) -> Result<Option<TenantName>, Refusal> {
+        let not_found = |code, what: &str| {
+            self.authorize(caller, rpc, Some(caller.tenant()), &[], reason)?;
+            Err(Refusal::new(code, format!("there is no such {what}, or none that you may see")))
         };
         let of_job = |id: JobId| self.state.job(id).map(|j: Arc<Job>| j.spec.tenant.clone());
         match name.kind() {

@@ -1,6 +1,6 @@
 //! Looking: jobs, leases, oneself. Shows no secret, and to nobody what is not theirs to see.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -10,8 +10,8 @@ use crate::{
     job::Job,
     lease::{Ended, Lease},
     ledger::{LedgerError, Tail},
-    name::{FenceName, JobId, LeaseId, PrincipalKind},
-    policy::Rpc,
+    name::{FenceName, JobId, LeaseId, PrincipalKind, TenantName},
+    policy::{Relation, Rpc},
     reason::{Reason, Refusal},
 };
 
@@ -62,11 +62,22 @@ impl Broker {
         let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor);
         let own = oversees && self.authorize(caller, Rpc::ListJobs, Some(caller.tenant()), &[], "").is_ok();
         let all = oversees && self.authorize(caller, Rpc::ListJobs, None, &[], "").is_ok();
+        // The policy is asked once for each way to stand to a job of a tenant: the list is made under the state's mutex.
+        let mut said: BTreeMap<(TenantName, Vec<Relation>), bool> = BTreeMap::new();
         self.state.list(below, max, |job| {
             if open_only && job.is_closed() {
                 return false;
             }
-            all || (own && job.spec.tenant == *caller.tenant()) || !caller.relations(job).is_empty()
+            if all || (own && job.spec.tenant == *caller.tenant()) {
+                return true;
+            }
+            let relations = caller.relations(job);
+            if relations.is_empty() {
+                return false;
+            }
+            *said.entry((job.spec.tenant.clone(), relations)).or_insert_with_key(|(tenant, relations)| {
+                self.authorize(caller, Rpc::ListJobs, Some(tenant), relations, "").is_ok()
+            })
         })
     }
 
@@ -106,13 +117,18 @@ impl Broker {
             Some(lease) => Some(self.lease_view(lease)),
             None => self.table.find_ended(id).map(LeaseView::Ended),
         };
-        let view = view.ok_or_else(lease_not_found)?;
+        // Who may not look at leases at all is told so before it is told whether there is such a one.
+        let absent = || match self.authorize(caller, Rpc::GetLease, Some(caller.tenant()), &[], "") {
+            Ok(()) => lease_not_found(),
+            Err(refusal) => refusal,
+        };
+        let view = view.ok_or_else(absent)?;
         let tenant = match &view {
             LeaseView::Live(l) => l.facts.tenant.clone(),
             LeaseView::Ended(e) => e.facts.tenant.clone(),
         };
         if !self.sees(caller, &tenant) {
-            return Err(lease_not_found());
+            return Err(absent());
         }
         self.authorize(caller, Rpc::GetLease, Some(&tenant), &[], "")?;
         Ok(view)

@@ -40,7 +40,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// The port of gRPC on loopback; the three after it serve the keys, the probes and the files. 0 takes free ones.
-    #[arg(long, value_name = "N", default_value_t = 8443)]
+    #[arg(long, value_name = "N", default_value_t = 8443, env = "LEASEHOLD_DEV_PORT", hide_env = true)]
     pub port: u16,
     #[command(subcommand)]
     pub command: Option<DevCommand>,

@@ -53,6 +53,9 @@ enum JobCommand {
         /// At most this many.
         #[arg(long, value_name = "N", default_value_t = PAGE_DEFAULT)]
         limit: usize,
+        /// The ids alone, one a line: for scripts.
+        #[arg(long, short = 'q')]
+        ids: bool,
     },
     /// Shows one job with its attempts and members.
     Show {
@@ -134,7 +137,7 @@ impl JobArgs {
         match self.command {
             JobCommand::Create(args) => create(args, session).await,
             JobCommand::Check { spec } => check(&spec, session).await,
-            JobCommand::List { open, limit } => list(open, limit, session).await,
+            JobCommand::List { open, limit, ids } => list(open, limit, ids, session).await,
             JobCommand::Show { job, watch: true } => watch(job, session).await,
             JobCommand::Show { job, watch: false } => {
                 let client = session.client(&READERS)?;
@@ -276,7 +279,7 @@ async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failur
     Ok(Exit::Ok)
 }
 
-async fn list(open_only: bool, limit: usize, session: &Session) -> Result<Exit, Failure> {
+async fn list(open_only: bool, limit: usize, ids: bool, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&READERS)?;
     let mut jobs = Vec::new();
     let mut page_token = String::new();
@@ -294,7 +297,9 @@ async fn list(open_only: bool, limit: usize, session: &Session) -> Result<Exit, 
         }
     };
     let now = session.now().wall;
-    if session.is_json() {
+    if ids {
+        print(&jobs.iter().map(|j| format!("{}\n", j.id)).collect::<String>())?;
+    } else if session.is_json() {
         print_json(&jobs.iter().map(|j| view::job_value(j, now)).collect())?;
     } else {
         print(&view::job_table(&jobs, now))?;

@@ -239,7 +239,7 @@ async fn law_30_a_member_that_beats_is_not_lost() {
     let mut s = scene().await;
     for _ in 0..12 {
         s.worker.beat().await;
-        s.world.time().pass_until(Duration::from_secs(4), async || false).await;
+        s.world.time().pass(Duration::from_secs(4)).await;
     }
     s.worker.beat().await;
     s.tokens[0].is_live(&s.gateway).await;
@@ -303,7 +303,7 @@ async fn law_26_an_expiry_is_recorded_and_frees_its_place() {
     for _ in 0..62 {
         s.worker.beat().await;
         s.other.beat().await;
-        s.world.time().pass_until(Duration::from_secs(5), async || false).await;
+        s.world.time().pass(Duration::from_secs(5)).await;
     }
     eventually("the expiry", async || s.launcher.job(&job).await.live_leases == 0).await;
     let records = s.recorded_once().await;
@@ -342,7 +342,7 @@ async fn law_27_a_job_ends_at_its_maximum_duration() {
     for _ in 0..12 {
         s.worker.beat().await;
         s.other.beat().await;
-        s.world.time().pass_until(Duration::from_secs(5), async || false).await;
+        s.world.time().pass(Duration::from_secs(5)).await;
     }
     s.world.time().advance(Duration::from_secs(1));
     eventually("the end", async || s.launcher.job(&job).await.state() == JobState::Closed).await;
@@ -511,7 +511,7 @@ async fn law_16_a_lease_that_is_over_cannot_be_renewed_and_says_how_it_ended() {
     assert_eq!(before, after, "a refused renewal changed the lease");
     for _ in 0..61 {
         s.worker.beat().await;
-        s.world.time().pass_until(Duration::from_secs(5), async || false).await;
+        s.world.time().pass(Duration::from_secs(5)).await;
     }
     refused(s.worker.renew(&s.tokens[1].lease.id).await).is(Code::FailedPrecondition, "LEASE_EXPIRED");
     // Of somebody else's lease it learns nothing, whether it lives, ended or never was.
@@ -673,7 +673,7 @@ async fn a_drain_ends_reading_first_then_writing_and_with_it_the_attempt() {
     assert!(s.tokens[1].seen_by(&s.gateway).await.active && last.seen_by(&s.gateway).await.active);
     s.worker.beat().await;
     let time = s.world.time();
-    time.pass_until(Duration::from_secs(10), async || false).await;
+    time.pass(Duration::from_secs(10)).await;
     s.worker.beat().await;
     let time = s.world.time();
     let job = s.worker.job.clone();

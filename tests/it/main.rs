@@ -10,6 +10,8 @@
 
 mod harness;
 
+mod bad_input;
 mod endings;
+mod matrix;
 mod path;
 mod run;

@@ -34,6 +34,17 @@ impl TestClock {
         });
     }
 
+    /// Lets time pass in steps of a second.
+    pub async fn pass(&self, span: Duration) {
+        const STEP: Duration = Duration::from_secs(1);
+        let mut left = span;
+        while !left.is_zero() {
+            self.advance(left.min(STEP));
+            left = left.saturating_sub(STEP);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
     /// Lets time pass in steps of half a second, as a daemon that is awake sees it, until the answer is yes or `most` has
     /// passed. Answers how much did.
     pub async fn pass_until(&self, most: Duration, mut ask: impl AsyncFnMut() -> bool) -> Option<Duration> {

@@ -18,11 +18,11 @@ mod worker;
 mod world;
 mod wrapper;
 
-pub use authority::{Authority, Credentials};
+pub use authority::{Authority, Credentials, at, uri};
 pub use client::{Client, Refused, refused};
 pub use clock::{NOW, TestClock};
 pub use records::Records;
-pub use worker::{KeepAlive, Token, Worker, spec};
+pub use worker::{Token, Worker, spec};
 pub use world::{Setup, World};
 pub use wrapper::{Wrapper, job_toml};
 

@@ -191,7 +191,34 @@ impl World {
         Client::new(id, credentials, channel)
     }
 
+    /// An HTTP answer from one of the plain listeners: its status and its body.
+    pub async fn http(&self, address: std::net::SocketAddr, path: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();
+        let ask = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        tcp.write_all(ask.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon("an HTTP answer", tcp.read_to_string(&mut answer)).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+    }
+
+    /// A counter of the daemon's metrics, summed over this process, where a label says so.
+    pub async fn counted(&self, name: &str, label: &str) -> f64 {
+        let (_, text) = self.http(self.daemon().probe, "/metrics").await;
+        let lines = text.lines().filter(|l| l.starts_with(name) && l.contains(label));
+        lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     // ---------- what is left behind ----------
+
+    /// What must be the same after a request that was refused: records (of what was denied apart), jobs, leases, lowerings.
+    pub async fn snapshot(&self) -> (Vec<String>, usize, usize, u64) {
+        let broker = &self.daemon().broker;
+        let records = self.records().await;
+        let kinds = records.kinds().into_iter().filter(|k| *k != "denied").map(str::to_owned).collect();
+        (kinds, broker.open_jobs(), broker.live_leases(), broker.fences().seq().0)
+    }
 
     /// The ledger as an auditor reads it, once all of it is on disk.
     pub async fn records(&self) -> Records {
