@@ -1,6 +1,6 @@
 //! Renewing and giving back: the same order as issuing, under the names that the lease already stands behind.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
     Broker, Caller, LeaseView, Session,

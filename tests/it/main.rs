@@ -10,7 +10,12 @@
 
 mod harness;
 
+mod accounting;
+mod audit;
 mod bad_input;
 mod endings;
+mod idempotency;
+mod lifecycle;
 mod matrix;
 mod path;
+mod surfaces;
