@@ -43,11 +43,15 @@ pub mod api;
 pub mod broker;
 #[cfg(feature = "server")]
 pub mod catalog;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod clock;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]
 pub mod daemon;
+#[cfg(feature = "cli")]
+pub mod dev;
 pub mod fence;
 pub mod identity;
 pub mod job;

@@ -158,6 +158,10 @@ pub const REQUESTS_MAX: usize = 4_096;
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a request may wait for its record.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
+/// The longest that the command line waits for one answer: twice what a record may take.
+pub const CALL: Duration = Duration::from_secs(10);
+/// Between two looks of a command that watches a list.
+pub const WATCH: Duration = Duration::from_secs(2);
 
 // ---------- files ----------
 
@@ -165,6 +169,13 @@ pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
 pub const FILE_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of a certificate, key or bundle file: a bundle of 64 large roots is under 256 KiB.
 pub const PEM_BYTES_MAX: u64 = 1 << 20;
+/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
+/// tenants are compared in pairs.
+pub const CATALOG_ENTRIES_MAX: usize = 20_000;
+/// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
+pub const POLICIES_MAX: usize = 1_000;
+/// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
+pub const DECISIONS_KEPT_MAX: usize = 65_536;
 
 // ---------- the wrapper ----------
 
@@ -176,14 +187,31 @@ pub const TERM_GRACE_MAX: Duration = Duration::from_secs(10 * 60);
 pub const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Credentials of one member: two halves of as many audiences as a job has resources.
 pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
+/// How long a run tries to begin while the daemon cannot answer: a restart of it goes unnoticed, a wrong address does not hang.
+pub const START_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest that a run which did not begin takes to close what it had made.
+pub const UNDO: Duration = Duration::from_secs(3);
+/// The longest that a wrapper takes to report the end of its child: past it, access ends by the heartbeat window.
+pub const REPORT: Duration = Duration::from_secs(5);
 /// The first wait of a client between two attempts at one call.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.
 pub const RETRY_MAX: Duration = BEAT;
-/// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
-/// tenants are compared in pairs.
-pub const CATALOG_ENTRIES_MAX: usize = 20_000;
-/// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
-pub const POLICIES_MAX: usize = 1_000;
-/// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.
-pub const DECISIONS_KEPT_MAX: usize = 65_536;
+// ---------- the file server ----------
+
+/// Bytes that are read, checked and sent at a time.
+pub const FILE_CHUNK: usize = 64 << 10;
+/// Transfers under way at once; more are refused.
+pub const FILE_TRANSFERS_MAX: usize = 512;
+/// Bytes of one uploaded file, where nobody said: the shard of a large checkpoint.
+pub const FILE_UPLOAD_BYTES_MAX: u64 = 16 << 30;
+/// Segments of a path below a resource.
+pub const FILE_PATH_DEPTH_MAX: usize = 32;
+/// Bytes of one segment: what file systems take.
+pub const FILE_SEGMENT_BYTES_MAX: usize = 255;
+/// Entries of a listing. A folder with more is refused, never shown in part.
+pub const FILE_LISTING_MAX: usize = 10_000;
+/// After an access ended, how long a transfer may take to notice before its connection is cut.
+pub const FILE_CUT_GRACE: Duration = Duration::from_millis(100);
+/// Ended transfers that a slow observer may fall behind.
+pub const FILE_TRANSFERS_TOLD: usize = 1_024;

@@ -1,1 +1,12 @@
-fn main() {}
+//! The binary: parse, run, exit code.
+
+use std::process::ExitCode;
+
+use leasehold::cli::Cli;
+
+fn main() -> ExitCode {
+    match Cli::from_env() {
+        Ok(cli) => cli.run().into(),
+        Err(exit) => exit.into(),
+    }
+}

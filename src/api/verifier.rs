@@ -35,7 +35,14 @@ impl VerifierService for Verifiers {
         self.0
             .call(Rpc::Introspect, request, |broker, caller, q| async move {
                 let presenter: Option<SpiffeId> = maybe_named("presenter", &q.presenter)?;
-                let seen = broker.introspect(&caller, &q.token, presenter.as_ref())?;
+                let certificate = match q.presenter_sha256.as_slice() {
+                    [] => None,
+                    bytes => Some(<&[u8; 32]>::try_from(bytes).map_err(|_| {
+                        Refusal::new(Reason::FieldInvalid, "`presenter_sha256` is not 32 bytes")
+                            .with("field", "presenter_sha256")
+                    })?),
+                };
+                let seen = broker.introspect(&caller, &q.token, presenter.as_ref(), certificate)?;
                 Ok(match seen.verdict {
                     Verdict::Inactive { reason } => v1::IntrospectResponse {
                         active: false,

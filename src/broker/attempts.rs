@@ -62,6 +62,8 @@ impl Broker {
         let named = self.state.job(id).ok_or_else(job_not_found)?;
         let revision = self.fences.revision();
         let rules = self.rules();
+        // Who asks is looked up after the revision was read, as everything that is decided by.
+        let caller = &self.caller(&caller.peer)?;
         let mut all = names::of_job(&named);
         all.push(FenceName::identity(caller.id().clone()));
         let stand = self.fences.stand(all.iter().cloned());

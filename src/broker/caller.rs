@@ -81,7 +81,7 @@ impl Broker {
         relations: &[Relation],
         reason: &str,
     ) -> Result<(), Refusal> {
-        caller.rules.engine.authorize(&Call {
+        self.rules().engine.authorize(&Call {
             caller: caller.id(),
             rpc,
             tenant,

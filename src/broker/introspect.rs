@@ -32,6 +32,7 @@ impl Broker {
         caller: &Caller,
         token: &str,
         presenter: Option<&SpiffeId>,
+        certificate: Option<&[u8; 32]>,
     ) -> Result<Introspected, Refusal> {
         self.authorize(caller, Rpc::Introspect, Some(caller.tenant()), &[Relation::Verifier], "")?;
         let rules = self.rules();
@@ -40,7 +41,7 @@ impl Broker {
         let mut seen = Reason::TokenAudience;
         for audience in rules.catalog().audiences_of_verifier(caller.id()) {
             let shown = match (presenter, audience.presenter) {
-                (Some(id), _) => Presenter::Svid { id, x5t_s256: None },
+                (Some(id), _) => Presenter::Svid { id, x5t_s256: certificate },
                 (None, Sees::None) => Presenter::Unseen,
                 (None, Sees::Mtls) => {
                     seen = Reason::TokenPresenter;

@@ -35,6 +35,8 @@ impl Broker {
         for _ in 0..limits::REVISION_RETRIES {
             let revision = self.fences.revision();
             let rules = self.rules();
+            // Who asks is looked up after the revision was read, as everything that is decided by.
+            let caller = &self.caller(&caller.peer)?;
             self.member(caller, session)?;
             let lease = match self.own_lease(caller, session, id)? {
                 LeaseView::Live(lease) => lease,

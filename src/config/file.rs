@@ -10,8 +10,8 @@ use std::{
 use tracing::level_filters::LevelFilter;
 
 use super::{
-    Config, ConfigErrors, Explain, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig,
-    LogConfig, LogFormat, PolicyConfig, ServerConfig,
+    Config, ConfigErrors, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
+    LogFormat, PolicyConfig, ServerConfig,
     table::{self, Notes, Table, shown},
     units::{size, size_written, span, written},
 };
@@ -21,6 +21,7 @@ use crate::{
         LOST_AFTER, REJOIN, SVID_LIFE_MAX, TRUST_DOMAINS_MAX, TTL_MIN,
     },
     name::TrustDomain,
+    policy::Explain,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

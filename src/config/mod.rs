@@ -24,9 +24,12 @@ pub use file::{DefaultUsed, Loaded};
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use problem::{ConfigErrors, ConfigProblem};
 pub use settings::{
-    Config, Explain, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
-    LogFormat, PolicyConfig, ServerConfig,
+    Config, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
+    PolicyConfig, ServerConfig,
 };
+
+/// Who sees the rule that refused: policy's own word.
+pub use crate::policy::Explain;
 
 #[cfg(test)]
 #[path = "config_tests.rs"]

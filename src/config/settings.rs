@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 
 use tracing::level_filters::LevelFilter;
 
-use crate::{ledger, name::TrustDomain};
+use crate::{ledger, name::TrustDomain, policy::Explain};
 
 /// The daemon's configuration. Paths are absolute, or relative to where the process is.
 #[derive(Clone, Debug)]
@@ -72,16 +72,8 @@ pub struct PolicyConfig {
     /// Cedar policies.
     pub dir: PathBuf,
     pub catalog: PathBuf,
+    /// Who sees the rule that refused.
     pub explain: Explain,
-}
-
-/// Who sees the rule that refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Explain {
-    /// Whoever was refused.
-    Requester,
-    /// Operators alone, in the ledger.
-    Operators,
 }
 
 /// How long things live.

@@ -139,7 +139,8 @@ impl<'t> Table<'t> {
         Some(self.below(format!("{}{key}.", self.prefix), line, value, notes))
     }
 
-    /// All that is left, as tables by their names: for keys that are names.
+    /// All that is left, as tables by their names: for keys that are names, as those of contexts.
+    #[cfg(feature = "cli")]
     pub(crate) fn tables(&mut self, notes: &mut Notes) -> Vec<(&'t str, Table<'t>)> {
         let left = std::mem::take(&mut self.left);
         let below = left.into_iter().map(|(name, line, value)| {

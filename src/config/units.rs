@@ -41,7 +41,7 @@ pub(super) fn size(text: &str, bounds: RangeInclusive<u64>) -> Result<u64, Strin
 
 /// A size as it would be written: `256MiB`.
 pub(super) fn size_written(bytes: u64) -> String {
-    let unit = UNITS.iter().rev().find(|(_, unit)| bytes >= *unit && bytes % unit == 0);
+    let unit = UNITS.iter().rev().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     match unit {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
         None => format!("{}KiB", bytes.div_ceil(1 << 10)),

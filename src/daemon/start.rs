@@ -262,19 +262,27 @@ impl Daemon {
         self.stop.clone()
     }
 
-    /// Reads catalog, policy and identity files again. A bad one changes nothing.
+    /// Reads identity files, catalog and policy again. A bad one changes nothing. Blocking.
     pub fn reload(&self) {
-        if let Err(error) = self.identity.reload() {
-            tracing::error!(error = %error, "the identity files cannot be used: the last good ones stay");
-        }
-        match (self.reloader)() {
-            Ok(rules) => {
-                self.broker.replace_rules(rules, Actor::Daemon("SIGHUP".into()));
+        (self.reloader())();
+    }
+
+    /// What reads them again, for whoever hears of it elsewhere.
+    pub fn reloader(&self) -> Arc<dyn Fn() + Send + Sync> {
+        let (identity, read, broker) = (self.identity.clone(), self.reloader.clone(), self.broker.clone());
+        Arc::new(move || {
+            if let Err(error) = identity.reload() {
+                tracing::error!(error = %error, "the identity files cannot be used: the last good ones stay");
             }
-            Err(refusal) => {
-                tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken")
+            match read() {
+                Ok(rules) => {
+                    broker.replace_rules(rules, Actor::Daemon("reload".into()));
+                }
+                Err(refusal) => {
+                    tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken");
+                }
             }
-        }
+        })
     }
 
     /// Serves until it is stopped or a part of it dies, then drains, records the end and closes the ledger.

@@ -1,6 +1,6 @@
 //! Logs on stderr, metrics in the form of Prometheus.
 
-use std::sync::OnceLock;
+use std::{io::IsTerminal, sync::OnceLock};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -14,7 +14,10 @@ pub fn init_logging(log: &LogConfig) {
     let registry = tracing_subscriber::registry().with(filter);
     let done = match log.format {
         LogFormat::Text => {
-            registry.with(fmt::layer().with_writer(std::io::stderr).with_target(false)).try_init()
+            let ansi = std::io::stderr().is_terminal();
+            registry
+                .with(fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false))
+                .try_init()
         }
         LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
     };

@@ -243,6 +243,7 @@ async fn attend<S, B>(
             return;
         }
         ending = ending(&connection, trust, clock, &shared.shutdown) => ending,
+        () = connection.cut.cancelled() => return,
     };
     tracing::debug!(%remote, peer = ?connection.peer, %ending, "connection ends");
     let grace = if ending == Ending::ShuttingDown { shared.options.drain } else { shared.options.grace };
@@ -251,6 +252,7 @@ async fn attend<S, B>(
     tokio::select! {
         _ = http => {}
         () = clock.sleep(grace) => {}
+        () = connection.cut.cancelled() => {}
     }
 }
 

@@ -52,11 +52,13 @@ pub struct Connection {
     /// For logs. Nothing is decided by it.
     pub remote: SocketAddr,
     ending: Arc<OnceLock<Ending>>,
+    pub(super) cut: CancellationToken,
 }
 
 impl Connection {
     pub(super) fn new(peer: Peer, remote: SocketAddr) -> Self {
-        Connection { peer, ended: CancellationToken::new(), remote, ending: Arc::new(OnceLock::new()) }
+        let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
+        Connection { peer, ended, remote, ending: Arc::new(OnceLock::new()), cut }
     }
 
     /// Whether requests on it are served now. For each use; costs two loads and a comparison.
@@ -74,6 +76,12 @@ impl Connection {
     /// Why it ended. Means something once [`Connection::ended`] is cancelled.
     pub fn ending(&self) -> Ending {
         self.ending.get().cloned().unwrap_or(Ending::Closed)
+    }
+
+    /// Closes it at once, with all that is under way on it: the last resort against a client that reads no more, whose
+    /// transfer nothing else can stop.
+    pub fn cut(&self) {
+        self.cut.cancel();
     }
 
     /// The first cause stays. The cause is there before anybody is woken.

@@ -104,6 +104,30 @@ async fn law_11_each_fence_of_a_token_ends_it() {
 }
 
 #[tokio::test]
+async fn law_23_one_lowering_ends_a_thousand_uses_behind_it_and_nothing_else() {
+    let mut daemon = Daemon::start().await;
+    let (verifier, feed) = daemon.following().await;
+    let (mut behind, mut beside) = (Vec::new(), Vec::new());
+    for n in 0..1_000u128 {
+        let token = daemon.token(|c| {
+            c.lh.lease = crate::name::LeaseId(n);
+            c.lh.job = crate::name::JobId(n % 2);
+        });
+        let access = check(&verifier, &token).await.unwrap();
+        if n % 2 == 0 { &mut behind } else { &mut beside }.push((tokio::spawn(access.ended()), access));
+    }
+    let lowering = feed.go_on(daemon.clock.clone());
+    lowering.lower(FenceName::job(crate::name::JobId(0)));
+    for (ended, access) in behind {
+        assert_eq!(ended.await.unwrap().reason, Reason::Revoked);
+        assert_eq!(access.check().unwrap_err().reason, Reason::Revoked);
+    }
+    for (ended, access) in beside {
+        assert!(access.check().is_ok() && !ended.is_finished());
+    }
+}
+
+#[tokio::test]
 async fn a_feed_whose_ticks_do_not_come_back_is_stale_by_the_time_that_the_last_was_sent() {
     let mut daemon = Daemon::start().await;
     let (verifier, mut feed) = daemon.following().await;

@@ -49,11 +49,15 @@ impl Introspector {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(refused(&TokenError::Malformed("it is longer than 4096 bytes")));
         }
-        let presenter_id = match presenter {
-            Presenter::Svid { id, .. } => id.to_string(),
-            Presenter::Unseen => String::new(),
+        let (id, certificate) = match presenter {
+            Presenter::Svid { id, x5t_s256 } => (id.to_string(), x5t_s256.map(|x| x.to_vec())),
+            Presenter::Unseen => (String::new(), None),
         };
-        let request = IntrospectRequest { token: token.to_owned(), presenter: presenter_id };
+        let request = IntrospectRequest {
+            token: token.to_owned(),
+            presenter: id,
+            presenter_sha256: certificate.unwrap_or_default(),
+        };
         let mut daemon = self.daemon.clone();
         let answer = tokio::select! {
             answer = daemon.introspect(request) => answer.map_err(|status| unanswered(&status))?.into_inner(),

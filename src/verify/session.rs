@@ -259,3 +259,139 @@ fn wall(time: Option<prost_types::Timestamp>) -> Option<Wall> {
     let millis = u64::try_from(time.nanos).ok()? / 1_000_000;
     Some(Wall(u64::try_from(time.seconds).ok()?.checked_mul(1_000)?.checked_add(millis)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::LeaseTime,
+        name::JobId,
+        verify::testing::{EPOCH, ISSUER, SEQ, timestamp},
+    };
+
+    const T: Wall = Wall(1_795_148_000_000);
+
+    fn at(seconds: u64) -> Now {
+        let ms = seconds * 1_000;
+        Now { wall: Wall(T.0 + ms), lease: LeaseTime(T.0 + ms), boot: BootTime(5_000_000 + ms) }
+    }
+
+    fn job(n: u128) -> FenceName {
+        FenceName::job(JobId(n))
+    }
+
+    fn start(epoch: u64) -> Event {
+        Event::Start(FeedStart {
+            epoch,
+            issuer: ISSUER.into(),
+            time: Some(timestamp(T)),
+            retained_since: Some(timestamp(Wall(T.0 - 60_000))),
+        })
+    }
+
+    fn snapshot(names: &[FenceName], complete: bool) -> Event {
+        let fences = names.iter().map(|n| LoweredFence { name: n.to_string(), seq: 1 }).collect();
+        Event::Snapshot(FeedSnapshot { fences, complete, seq: SEQ })
+    }
+
+    fn lowered(name: &str, prev: u64, seq: u64) -> Event {
+        Event::Lowered(FeedLowered { name: name.into(), seq, prev })
+    }
+
+    fn tick(tick: u64) -> Event {
+        Event::Tick(FeedTick { tick, time: Some(timestamp(T)) })
+    }
+
+    fn hear(session: &mut Session, event: Event, seconds: u64) -> Result<Heard, Break> {
+        session.hear(WatchFencesResponse { event: Some(event) }, at(seconds))
+    }
+
+    /// A session that has heard these, without a break.
+    fn session(events: impl IntoIterator<Item = Event>) -> Session {
+        let mut session = Session::new(Newest::default(), at(0));
+        for event in events {
+            hear(&mut session, event, 0).unwrap();
+        }
+        session
+    }
+
+    fn following() -> Session {
+        session([start(EPOCH), snapshot(&[], true)])
+    }
+
+    #[test]
+    fn each_message_out_of_its_form_or_place_breaks_the_feed_and_voids_what_was_known() {
+        let unnamed = || Event::Start(FeedStart { issuer: String::new(), ..began() });
+        let timeless = || Event::Start(FeedStart { time: None, ..began() });
+        let unretained = || Event::Start(FeedStart { retained_since: None, ..began() });
+        fn began() -> FeedStart {
+            let Event::Start(start) = start(EPOCH) else { panic!() };
+            start
+        }
+        let job = job(1).to_string();
+        let cases: Vec<(&str, Vec<Event>, Event)> = vec![
+            ("no issuer", vec![], unnamed()),
+            ("no time", vec![], timeless()),
+            ("no retention", vec![], unretained()),
+            ("a second start", vec![start(EPOCH)], start(EPOCH)),
+            ("a snapshot first", vec![], snapshot(&[], true)),
+            ("a lowering too early", vec![start(EPOCH)], lowered(&job, 0, 1)),
+            ("a snapshot too late", vec![start(EPOCH), snapshot(&[], true)], snapshot(&[], true)),
+            ("a gap", vec![start(EPOCH), snapshot(&[], true)], lowered(&job, SEQ + 1, SEQ + 2)),
+            ("a repetition", vec![start(EPOCH), snapshot(&[], true)], lowered(&job, SEQ, SEQ)),
+            ("a bad name", vec![start(EPOCH), snapshot(&[], true)], lowered("job:x", SEQ, SEQ + 1)),
+            ("a tick that nobody sent", vec![start(EPOCH), snapshot(&[], true)], tick(1)),
+        ];
+        for (what, before, event) in cases {
+            let error = hear(&mut session(before), event, 0).map(|_| ()).unwrap_err();
+            assert!(error.voids(), "{what}: {error}");
+        }
+        let mut empty = following();
+        assert!(empty.hear(WatchFencesResponse { event: None }, at(0)).is_err());
+    }
+
+    #[test]
+    fn ticks_come_back_in_order_and_count_only_where_the_feed_is_complete() {
+        let mut early = session([start(EPOCH)]);
+        assert_eq!(early.tick(at(0)).unwrap(), 1);
+        assert!(matches!(hear(&mut early, tick(1), 1).unwrap(), Heard::Ignored));
+        let mut session = following();
+        assert_eq!((session.tick(at(0)).unwrap(), session.tick(at(1)).unwrap()), (1, 2));
+        assert!(matches!(hear(&mut session, tick(0), 2).unwrap(), Heard::Ignored));
+        let Heard::Ticked { sent, .. } = hear(&mut session, tick(1), 2).unwrap() else { panic!() };
+        assert_eq!(sent, at(0).boot, "its age is that of its sending");
+        assert!(matches!(
+            hear(&mut session, tick(1), 2),
+            Err(Break::TickOrder { found: 1, expected: Some(2) })
+        ));
+    }
+
+    #[test]
+    fn lowerings_do_not_hide_that_ticks_stay_away() {
+        let mut session = following();
+        session.tick(at(0)).unwrap();
+        let silent = session.silent_from();
+        assert_eq!(silent.since(at(0).boot), FEED_STALE + Duration::from_millis(1));
+        hear(&mut session, lowered(&job(1).to_string(), SEQ, SEQ + 1), 2).unwrap();
+        assert_eq!(session.silent_from(), silent);
+        for _ in 1..FEED_TICKS_MAX {
+            session.tick(at(2)).unwrap();
+        }
+        assert!(matches!(session.tick(at(2)), Err(Break::Silent(_))));
+    }
+
+    #[test]
+    fn lowerings_are_forgotten_when_no_token_that_they_would_refuse_can_be_alive() {
+        let mut session = session([start(EPOCH), snapshot(&[job(1)], false), snapshot(&[], true)]);
+        let Phase::Following(fences) = &session.phase else { panic!() };
+        let fences = fences.clone();
+        let life = LEASE_TTL_MAX.as_secs() + FENCE_RETENTION_MARGIN.as_secs();
+        hear(&mut session, lowered(&job(2).to_string(), SEQ, SEQ + 1), 100).unwrap();
+        session.prune(at(life + 2), at(life + 2).wall);
+        assert_eq!(fences.len(), 2, "not yet");
+        session.prune(at(life + 3), at(life + 3).wall);
+        assert_eq!(fences.len(), 1);
+        assert_eq!(fences.complete_since(), at(3).wall);
+        assert!(fences.lowered_after(&[job(2)], Seq(SEQ)).is_some());
+    }
+}

@@ -1,0 +1,186 @@
+//! What can be written on the command line.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    path::Path,
+};
+
+use clap::{Parser, Subcommand};
+
+use super::{Exit, Failure, Format, Session, output, words};
+use crate::{agent, name::PrincipalKind};
+
+/// Gives every tuning job exactly the access it was approved for, for exactly as long as it runs.
+#[derive(Debug, Parser)]
+#[command(name = "leasehold", version, max_term_width = 110, after_help = AFTER)]
+#[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// How data and refusals are printed: for people, or one JSON value (one per line where they keep coming).
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value = "table",
+        value_name = "table|json",
+        hide_possible_values = true,
+        hide_default_value = true,
+        help_heading = "Everywhere"
+    )]
+    output: Format,
+    /// The context to use; see `leasehold context list`.
+    #[arg(
+        long,
+        global = true,
+        env = "LEASEHOLD_CONTEXT",
+        hide_env_values = true,
+        value_name = "NAME",
+        help_heading = "Everywhere"
+    )]
+    context: Option<String>,
+    /// The identity of the context to use; each command prefers one by itself.
+    #[arg(long = "as", global = true, value_name = "ROLE", value_parser = words::role(), help_heading = "Everywhere")]
+    role: Option<PrincipalKind>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER: &str = "\
+Begin with:
+  leasehold demo                               the whole story in seconds
+  leasehold dev                                a daemon of your own, and a context for it
+  leasehold run --spec job.toml -- python train.py
+
+Exit codes: 0 ok, 1 failure, 2 denied, 3 awaiting approval, 4 ended or stale attempt, 5 not durable,
+7 verification failed, 64 usage. `run` exits with its command's code; 125 for a failure of its own.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Demo(super::demo::DemoArgs),
+    Dev(super::dev::DevArgs),
+    Serve(super::serve::ServeArgs),
+    Run(super::run::RunArgs),
+    Job(super::job::JobArgs),
+    Lease(super::lease::LeaseArgs),
+    Revoke(super::revoke::RevokeArgs),
+    Lock(super::lock::LockArgs),
+    Unlock(super::unlock::UnlockArgs),
+    Policy(super::policy::PolicyArgs),
+    Catalog(super::catalog::CatalogArgs),
+    Token(super::token::TokenArgs),
+    Audit(super::audit::AuditArgs),
+    Whoami(super::whoami::WhoamiArgs),
+    Doctor(super::doctor::DoctorArgs),
+    Context(super::context::ContextArgs),
+    Config(super::config::ConfigArgs),
+    Completions(super::completions::CompletionsArgs),
+}
+
+impl Cli {
+    /// Reads the command line of this process. `Err` is the exit code where there is nothing to do: help was asked for,
+    /// or what was written is no command.
+    ///
+    /// Becomes the child of a wrapper where this process was started for that. Call it first, before any thread.
+    pub fn from_env() -> Result<Cli, Exit> {
+        let args: Vec<OsString> = std::env::args_os().collect();
+        if args.get(1).is_some_and(|a| a == "__exec") {
+            agent::exec_shim(args.into_iter().skip(2));
+        }
+        if let (Some("__await"), Some(file)) = (args.get(1).and_then(|a| a.to_str()), args.get(2)) {
+            return Err(Exit::Child(crate::dev::demo::await_word(Path::new(file))));
+        }
+        Cli::try_parse_from(&args).map_err(|e| match e.use_stderr() {
+            true if wants_json(&args) => {
+                output::note(&unreadable(&e).to_json().to_string());
+                Exit::Usage
+            }
+            failed => {
+                // Nobody is left to be told where it cannot be written.
+                let _ = e.print();
+                if failed { Exit::Usage } else { Exit::Ok }
+            }
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) async fn run_in(self, mut session: Session) -> Result<Exit, Failure> {
+        session.output = self.output;
+        self.command.run(&session).await
+    }
+
+    /// Does what was asked, and says why not.
+    pub fn run(self) -> Exit {
+        let session = Session::new(self.output, self.context, self.role);
+        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+            Ok(runtime) => runtime,
+            Err(e) => {
+                return tell(&Failure::new(Exit::Failure, format!("no threads to run on: {e}")), &session);
+            }
+        };
+        let done = runtime.block_on(self.command.run(&session));
+        // What reads stdin or a disk may never come back; the process ends without it.
+        runtime.shutdown_background();
+        match done {
+            Ok(exit) => exit,
+            Err(failure) => tell(&failure, &session),
+        }
+    }
+}
+
+/// Whether a command line that cannot be read asks for JSON all the same.
+fn wants_json(args: &[OsString]) -> bool {
+    let words: Vec<_> = args.iter().skip(1).take_while(|a| *a != "--").filter_map(|a| a.to_str()).collect();
+    words.iter().any(|w| ["-ojson", "-o=json", "--output=json"].contains(w))
+        || words.windows(2).any(|two| matches!(two, ["-o" | "--output", "json"]))
+}
+
+/// What clap says in many lines, in one.
+fn unreadable(error: &clap::Error) -> Failure {
+    let text = error.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    Failure::usage(first.trim_start_matches("error: ").to_owned())
+        .fix("`leasehold help` and the command's --help")
+}
+
+fn tell(failure: &Failure, session: &Session) -> Exit {
+    if failure.exit == Exit::Ok {
+        return Exit::Ok;
+    }
+    if session.is_json() {
+        output::note(&failure.to_json().to_string());
+    } else {
+        output::note(&failure.render());
+    }
+    let _ = io::stderr().flush();
+    failure.exit
+}
+
+impl Command {
+    async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self {
+            Command::Demo(args) => args.run(session).await,
+            Command::Dev(args) => args.run(session).await,
+            Command::Serve(args) => args.run(session).await,
+            Command::Run(args) => args.run(session).await,
+            Command::Job(args) => args.run(session).await,
+            Command::Lease(args) => args.run(session).await,
+            Command::Revoke(args) => args.run(session).await,
+            Command::Lock(args) => args.run(session).await,
+            Command::Unlock(args) => args.run(session).await,
+            Command::Policy(args) => args.run(session),
+            Command::Catalog(args) => args.run(session).await,
+            Command::Token(args) => args.run(session).await,
+            Command::Audit(args) => args.run(session).await,
+            Command::Whoami(args) => args.run(session).await,
+            Command::Doctor(args) => args.run(session).await,
+            Command::Context(args) => args.run(session),
+            Command::Config(args) => args.run(session),
+            Command::Completions(args) => args.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "args_tests.rs"]
+mod tests;

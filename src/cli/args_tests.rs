@@ -1,0 +1,127 @@
+use clap::CommandFactory;
+
+use super::*;
+
+fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+    Cli::try_parse_from(std::iter::once("leasehold").chain(line.iter().copied()))
+}
+
+const JOB: &str = "j-00000000000000000000000007";
+
+#[test]
+fn the_command_line_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn every_subcommand_tells_what_it_does_and_shows_examples() {
+    let command = Cli::command();
+    let mut seen = 0;
+    for sub in command.get_subcommands() {
+        let name = sub.get_name();
+        assert!(sub.get_about().is_some(), "{name} has no help");
+        let after = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+        assert!(after.contains(&format!("leasehold {name}")), "{name} has no example of its own");
+        for below in sub.get_subcommands() {
+            assert!(below.get_about().is_some(), "{name} {} has no help", below.get_name());
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 18);
+}
+
+#[test]
+fn what_is_promised_can_be_written() {
+    for line in [
+        "demo -o json",
+        "dev --dir d --data x --port 0",
+        "serve --config leasehold.toml",
+        "run --spec job.toml -- python train.py --epochs 3",
+        &format!(
+            "run --spec job.toml --job {JOB} --attempt-key k --instance n0 --on-revoke kill --dir d -- true"
+        ),
+        "job create --spec job.toml --idempotency-key k --wait",
+        "job create --spec job.toml --dry-run",
+        "job check job.toml",
+        "job list --open -o json",
+        &format!("job show {JOB} --watch"),
+        &format!("job close {JOB} --outcome failed --reason why"),
+        &format!("job drain {JOB} --grace 30s"),
+        "lease list --behind dataset:acme/tickets@v3 --all",
+        "lease show l-00000000000000000000000009",
+        &format!("revoke {JOB} --reason why --dry-run"),
+        "revoke identity:spiffe://td.example/w --reason why --no-wait",
+        "lock tenant:acme --reason why --ttl 8h",
+        "lock identity-prefix:spiffe://td.example/a/ --reason why",
+        "lock list",
+        "unlock tenant:acme --reason why",
+        "policy check",
+        "policy check policy --catalog catalog.d",
+        "catalog check catalog.d",
+        "catalog reload --dry-run",
+        "token inspect -",
+        "token check f --audience spiffe://td.example/files",
+        "audit verify ledger --head 7:sha256:00",
+        "audit tail --from 1 --no-follow -o json",
+        "whoami --as operator",
+        "doctor --context dev",
+        "context list",
+        "context use dev",
+        "config check leasehold.toml",
+        "completions bash",
+    ] {
+        assert!(
+            parse(&line.split(' ').collect::<Vec<_>>()).is_ok(),
+            "{line}: {}",
+            parse(&line.split(' ').collect::<Vec<_>>()).unwrap_err()
+        );
+    }
+}
+
+#[test]
+fn what_is_wrong_is_refused_before_anything_is_asked() {
+    for line in [
+        "",
+        "jobs",
+        "job show j-1",
+        "revoke job:nope --reason why",
+        "revoke tenant:acme",
+        "revoke tenant:acme --reason why --dry-run --no-wait",
+        "revoke epoch --reason why",
+        "lock tenant:acme",
+        "lock tenant:acme --reason why --ttl 0s",
+        "unlock tenant:acme",
+        "run --spec job.toml",
+        "run --spec job.toml --on-revoke sleep -- true",
+        "run -- true",
+        "whoami --as boss",
+        "whoami -o yaml",
+        "token check f",
+        "token check f --audience files",
+    ] {
+        let words: Vec<_> = line.split(' ').filter(|w| !w.is_empty()).collect();
+        assert!(parse(&words).is_err(), "{line}");
+    }
+}
+
+#[test]
+fn a_command_that_is_run_keeps_its_own_arguments() {
+    let cli = parse(&["run", "--spec", "job.toml", "--", "python", "-o", "x", "--as", "y"]).unwrap();
+    let Command::Run(args) = cli.command else { panic!("not run") };
+    assert_eq!(args.command, ["python", "-o", "x", "--as", "y"]);
+    assert_eq!(cli.output, Format::Table);
+}
+
+#[test]
+fn a_command_line_that_cannot_be_read_is_told_as_json_where_that_was_asked() {
+    let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+    for line in ["leasehold jobs -o json", "leasehold --output=json jobs", "leasehold jobs -ojson"] {
+        assert!(wants_json(&words(line)), "{line}");
+    }
+    for line in ["leasehold jobs", "leasehold -o table jobs", "leasehold run -- x -o json"] {
+        assert!(!wants_json(&words(line)), "{line}");
+    }
+    let json = unreadable(&parse(&["job", "show", "j-1"]).unwrap_err()).to_json();
+    assert_eq!(json["error"]["exit"], 64);
+    assert!(json["error"]["message"].as_str().unwrap().starts_with("invalid value 'j-1'"), "{json}");
+}

@@ -1,0 +1,107 @@
+//! `leasehold catalog`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{
+    Exit, Failure, Session,
+    client::Manner,
+    failure::mistakes,
+    output::{fields, note, print, print_json},
+};
+use crate::{catalog::Catalog, name::PrincipalKind, proto::v1};
+
+/// Checks and reloads who may come and what there is to open.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold catalog check /etc/leasehold/catalog.d
+  leasehold catalog reload --dry-run            what the running daemon would take
+  leasehold catalog reload")]
+pub struct CatalogArgs {
+    #[command(subcommand)]
+    command: CatalogCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum CatalogCommand {
+    /// Reads a directory of catalog files and says all that is wrong with them. Offline.
+    Check {
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+    /// Has the daemon read its catalog again: all of it is good, or nothing changes.
+    Reload {
+        /// Read and check, change nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+impl CatalogArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self.command {
+            CatalogCommand::Check { dir } => check(&dir, session),
+            CatalogCommand::Reload { dry_run } => reload(dry_run, session).await,
+        }
+    }
+}
+
+/// Reads a catalog; all that is wrong with it at once.
+pub(super) fn load(dir: &std::path::Path) -> Result<Catalog, Failure> {
+    Catalog::load(dir).map_err(|errors| {
+        let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        let what = mistakes(&format!("the catalog {}", dir.display()), lines.len());
+        Failure { exit: Exit::Failure, ..Failure::of_problems(what, lines.into_iter()) }
+    })
+}
+
+fn check(dir: &std::path::Path, session: &Session) -> Result<Exit, Failure> {
+    let catalog = load(dir)?;
+    let counts = catalog.counts();
+    if session.is_json() {
+        print_json(&json!({
+            "digest": catalog.digest().to_string(), "tenants": counts.tenants, "principals": counts.principals,
+            "datasets": counts.datasets, "models": counts.models, "checkpoints": counts.checkpoints,
+            "audiences": counts.audiences, "warnings": catalog.warnings(),
+        }))?;
+        return Ok(Exit::Ok);
+    }
+    print(&fields([
+        ("good", dir.display().to_string()),
+        ("digest", catalog.digest().to_string()),
+        ("tenants", counts.tenants.to_string()),
+        ("principals", counts.principals.to_string()),
+        ("datasets", counts.datasets.to_string()),
+        ("models", counts.models.to_string()),
+        ("checkpoint lines", counts.checkpoints.to_string()),
+        ("audiences", counts.audiences.to_string()),
+    ]))?;
+    for warning in catalog.warnings() {
+        note(&format!("leasehold: warning: {}", warning.escape_debug()));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
+    let client = session.client(&[PrincipalKind::Operator])?;
+    let manner = if dry_run { Manner::Reads } else { Manner::Changes };
+    let request = v1::ReloadCatalogRequest { dry_run };
+    let answer = client.ask(manner, request, async |r| client.operator().reload_catalog(r).await).await?;
+    if session.is_json() {
+        print_json(&json!({
+            "dry_run": dry_run, "digest": answer.digest, "principals": answer.principals,
+            "resources": answer.resources, "ended": answer.ended,
+        }))?;
+    } else {
+        print(&fields([
+            (if dry_run { "would be taken" } else { "taken" }, answer.digest),
+            ("principals", answer.principals.to_string()),
+            ("resources", answer.resources.to_string()),
+            (if dry_run { "leases that would end" } else { "leases ended" }, answer.ended.to_string()),
+        ]))?;
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,194 @@
+//! Asking the daemon: one connection, a deadline on each call, answers or a [`Failure`].
+
+use std::{borrow::Cow, sync::Arc, time::Duration};
+
+use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
+use tonic_types::StatusExt;
+
+use super::{Exit, Failure, failure::Effect};
+use crate::{
+    clock::Clock,
+    identity::{FileSource, IdentitySource},
+    limits::{CALL, MESSAGE_BYTES_MAX},
+    link::{Connector, explain},
+    name::SpiffeId,
+    proto::v1::{
+        job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
+        verifier_service_client::VerifierServiceClient,
+    },
+    reason::{Reason, Refusal},
+};
+
+/// The `domain` of every ErrorInfo that leasehold makes.
+const ERROR_DOMAIN: &str = "leasehold";
+
+/// A connection to the daemon of a context.
+pub struct Client {
+    channel: Channel,
+    connector: Connector,
+    source: Arc<FileSource>,
+    clock: Arc<dyn Clock>,
+}
+
+/// Whether a call that failed on its way may have changed anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Manner {
+    Reads,
+    Changes,
+}
+
+impl Client {
+    pub(super) fn new(connector: Connector, source: Arc<FileSource>, clock: Arc<dyn Clock>) -> Self {
+        Client { channel: connector.channel(), connector, source, clock }
+    }
+
+    pub(super) fn jobs(&self) -> JobServiceClient<Channel> {
+        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn operator(&self) -> OperatorServiceClient<Channel> {
+        OperatorServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn verifier(&self) -> VerifierServiceClient<Channel> {
+        VerifierServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    /// Who we are on this connection.
+    pub(super) fn you(&self) -> Option<SpiffeId> {
+        self.source.current().svid.as_ref().map(|svid| svid.spiffe_id().clone())
+    }
+
+    /// Asks once, within [`CALL`].
+    pub(super) async fn ask<M, T>(
+        &self,
+        manner: Manner,
+        message: M,
+        call: impl AsyncFnOnce(Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        self.ask_within(CALL, manner, message, call).await
+    }
+
+    pub(super) async fn ask_within<M, T>(
+        &self,
+        deadline: Duration,
+        manner: Manner,
+        message: M,
+        call: impl AsyncFnOnce(Request<M>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Failure> {
+        let mut request = Request::new(message);
+        // The daemon is told of a moment more: it is our clock that gives up first, and says so.
+        request.set_timeout(deadline.saturating_add(Duration::from_secs(1)));
+        let answer = tokio::select! {
+            answer = call(request) => answer,
+            () = self.clock.sleep(deadline) => Err(Status::deadline_exceeded("no answer")),
+        };
+        answer.map(Response::into_inner).map_err(|status| self.failure(&status, manner))
+    }
+
+    /// Opens a stream; only its opening has a deadline.
+    pub(super) async fn follow<M, T>(
+        &self,
+        message: M,
+        call: impl AsyncFnOnce(Request<M>) -> Result<Response<Streaming<T>>, Status>,
+    ) -> Result<Streaming<T>, Failure> {
+        let answer = tokio::select! {
+            answer = call(Request::new(message)) => answer,
+            () = self.clock.sleep(CALL) => Err(Status::deadline_exceeded("no answer")),
+        };
+        answer.map(Response::into_inner).map_err(|status| self.failure(&status, Manner::Reads))
+    }
+
+    pub(super) fn failure(&self, status: &Status, manner: Manner) -> Failure {
+        let failure = of_status(status, manner, self.connector.endpoint().address());
+        match self.you() {
+            Some(you) if failure.facts.iter().all(|(label, _)| label != "you") => {
+                failure.with("you", you.to_string())
+            }
+            _ => failure,
+        }
+    }
+}
+
+/// A page of a thousand jobs with their specifications.
+const ANSWER_BYTES_MAX: usize = 64 * MESSAGE_BYTES_MAX;
+
+/// Reads what the daemon, or the way to it, answered instead of an answer.
+pub(super) fn of_status(status: &Status, manner: Manner, address: &str) -> Failure {
+    // Without a connection nothing was asked.
+    if let Some(error) = explain(status) {
+        return error.refusal().into();
+    }
+    let details = status.get_error_details();
+    let info = details.error_info().filter(|info| info.domain == ERROR_DOMAIN);
+    let mut failure = match info.map(|info| (Reason::parse(&info.reason), info)) {
+        Some((Some(reason), info)) => {
+            let mut refusal = Refusal::new(reason, status.message().to_owned());
+            let mut facts: Vec<_> = info.metadata.iter().collect();
+            facts.sort();
+            for (label, value) in facts {
+                refusal = refusal.with(label.clone(), value.clone());
+            }
+            Failure::from(refusal)
+        }
+        Some((None, info)) => Failure::new(exit_of_code(status.code()), status.message().to_owned())
+            .with("reason", info.reason.clone())
+            .fix("this daemon is newer: update leasehold"),
+        None => bare(status, address),
+    };
+    if manner == Manner::Changes && may_have_happened(status.code(), failure.reason) {
+        failure.effect = Effect::Unknown;
+    }
+    failure
+}
+
+/// Whether work may have begun when this was answered.
+fn may_have_happened(code: Code, reason: Option<Reason>) -> bool {
+    match reason {
+        Some(reason) => matches!(reason, Reason::Unreachable | Reason::Internal),
+        None => !matches!(code, Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied),
+    }
+}
+
+fn exit_of_code(code: Code) -> Exit {
+    match code {
+        Code::Unauthenticated | Code::PermissionDenied => Exit::Denied,
+        Code::InvalidArgument => Exit::Usage,
+        _ => Exit::Failure,
+    }
+}
+
+/// What tonic, or something between, answered on its own.
+fn bare(status: &Status, address: &str) -> Failure {
+    let said = || status.message().to_owned();
+    let refusal =
+        |reason, text: Cow<'static, str>, fix: &str| Failure::from(Refusal::new(reason, text).fix(fix));
+    match status.code() {
+        Code::DeadlineExceeded => refusal(
+            Reason::Unreachable,
+            format!("`{address}` did not answer in time").into(),
+            "check that the daemon is well: its /readyz, its log",
+        ),
+        Code::Unavailable | Code::Cancelled => refusal(
+            Reason::Unreachable,
+            format!("the connection to `{address}` was lost").into(),
+            "try again; its log says why it went away",
+        )
+        .with("said", said()),
+        Code::Unimplemented => refusal(
+            Reason::NotSupported,
+            "this daemon does not know that request".into(),
+            "update the daemon, or use the leasehold that came with it",
+        ),
+        Code::OutOfRange => refusal(
+            Reason::MessageTooLarge,
+            "the message is larger than what is read".into(),
+            "ask for less at once",
+        ),
+        code => Failure::new(exit_of_code(code), format!("the daemon answered {code}")).with("said", said()),
+    }
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

@@ -1,0 +1,169 @@
+//! `leasehold context`.
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    Exit, Failure, Session,
+    contexts::{Context, Contexts},
+    output::{columns, fields, note, print, print_json},
+};
+
+/// Chooses the daemon to speak to, and shows what is known of each.
+///
+/// Contexts lie in $LEASEHOLD_CONTEXTS, else in leasehold/contexts.toml below $XDG_CONFIG_HOME or ~/.config. `dev` writes
+/// one; for a daemon of your own write [context.NAME] with server, server_id, bundles and an identity for each role.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold context list
+  leasehold context use prod
+  leasehold context show dev
+  leasehold --context prod lease list           for one command")]
+pub struct ContextArgs {
+    #[command(subcommand)]
+    command: ContextCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ContextCommand {
+    /// Lists the contexts; the current one has a star.
+    List,
+    /// Shows one, the current one otherwise.
+    Show {
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+    },
+    /// Makes one the current one.
+    Use {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Forgets one. Its keys and certificates stay where they are.
+    Delete {
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+impl ContextArgs {
+    pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let path = session.contexts_file()?;
+        let mut contexts = Contexts::load(path)?;
+        let save = |contexts: &Contexts| {
+            contexts.save(path).map_err(|e| {
+                Failure::new(Exit::Failure, format!("`{}` cannot be written: {e}", path.display()))
+                    .fix("set LEASEHOLD_CONTEXTS to a file that you may write")
+            })
+        };
+        match self.command {
+            ContextCommand::List => list(&contexts, session)?,
+            ContextCommand::Show { name } => {
+                let (name, context) = match name {
+                    Some(name) => {
+                        let context =
+                            contexts.contexts.remove(&name).ok_or_else(|| unknown(&name, &contexts))?;
+                        (name, context)
+                    }
+                    None => session.context()?,
+                };
+                show(&name, &context, session)?;
+            }
+            ContextCommand::Use { name } => {
+                if !contexts.contexts.contains_key(&name) {
+                    return Err(unknown(&name, &contexts));
+                }
+                contexts.current = Some(name.clone());
+                save(&contexts)?;
+                note(&format!("The current context is {name}."));
+            }
+            ContextCommand::Delete { name } => {
+                if contexts.contexts.remove(&name).is_none() {
+                    return Err(unknown(&name, &contexts));
+                }
+                let was_current = contexts.current.take_if(|current| *current == name).is_some();
+                save(&contexts)?;
+                let now = if was_current { " No context is the current one now." } else { "" };
+                note(&format!("Context {name} is forgotten.{now}"));
+            }
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn unknown(name: &str, contexts: &Contexts) -> Failure {
+    let known = contexts.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
+    Failure::new(Exit::Failure, format!("there is no context `{}`", name.escape_debug())).fix(
+        if known.is_empty() {
+            "start `leasehold dev`, which writes one".to_owned()
+        } else {
+            format!("name one of: {known}")
+        },
+    )
+}
+
+fn list(contexts: &Contexts, session: &Session) -> Result<(), Failure> {
+    let is_current = |name: &String| contexts.current.as_ref() == Some(name);
+    if session.is_json() {
+        let all = contexts.contexts.iter().map(|(name, context)| {
+            let mut value = value(name, context);
+            if let Some(fields) = value.as_object_mut() {
+                fields.insert("current".to_owned(), Value::Bool(is_current(name)));
+            }
+            value
+        });
+        return print_json(&all.collect());
+    }
+    let rows = contexts.contexts.iter().map(|(name, context)| {
+        let star = if is_current(name) { "*" } else { "" };
+        vec![
+            star.to_owned(),
+            name.clone(),
+            context.server.clone(),
+            roles(context),
+            context.server_id.to_string(),
+        ]
+    });
+    print(&columns(&["", "NAME", "SERVER", "IDENTITIES", "SERVER ID"], rows))
+}
+
+fn roles(context: &Context) -> String {
+    context.identities.keys().map(|r| r.as_str()).collect::<Vec<_>>().join(",")
+}
+
+fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure> {
+    if session.is_json() {
+        return print_json(&value(name, context));
+    }
+    let bundles = context.bundles.iter().map(|(domain, path)| format!("{domain}: {}", path.display()));
+    let identities = context
+        .identities
+        .iter()
+        .map(|(role, files)| format!("{role}: {}, {}", files.cert.display(), files.key.display()));
+    print(&fields([
+        ("name", name.to_owned()),
+        ("server", context.server.clone()),
+        ("server id", context.server_id.to_string()),
+        ("issuer", context.issuer.clone().unwrap_or_default()),
+        ("bundles", bundles.collect::<Vec<_>>().join("\n")),
+        ("identities", identities.collect::<Vec<_>>().join("\n")),
+    ]))
+}
+
+fn value(name: &str, context: &Context) -> Value {
+    let bundles: serde_json::Map<_, _> =
+        context.bundles.iter().map(|(d, p)| (d.to_string(), json!(p.display().to_string()))).collect();
+    let identities: serde_json::Map<_, _> = context
+        .identities
+        .iter()
+        .map(|(role, files)| {
+            let files =
+                json!({ "cert": files.cert.display().to_string(), "key": files.key.display().to_string() });
+            (role.to_string(), files)
+        })
+        .collect();
+    json!({
+        "name": name, "server": context.server, "server_id": context.server_id.as_str(),
+        "issuer": context.issuer, "bundles": bundles, "identities": identities,
+    })
+}

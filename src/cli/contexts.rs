@@ -1,0 +1,281 @@
+//! Contexts: which daemon the command line speaks to, and as whom.
+
+use std::{
+    collections::BTreeMap,
+    env, fmt, fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    config::{
+        ConfigErrors,
+        table::{self, Notes, Table, shown},
+    },
+    link::Endpoint,
+    name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
+};
+
+/// The contexts file: `current = "dev"` and a `[context.NAME]` for each daemon.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contexts {
+    /// The one that is used where nobody names another.
+    pub current: Option<String>,
+    pub contexts: BTreeMap<String, Context>,
+}
+
+/// One daemon, and the identities that we have for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// `HOST:PORT` of its gRPC listener.
+    pub server: String,
+    /// Who it must be.
+    pub server_id: SpiffeId,
+    /// Where its trust domain's roots are, and those of others.
+    pub bundles: BTreeMap<TrustDomain, PathBuf>,
+    /// The `iss` of its tokens, where it is known.
+    pub issuer: Option<String>,
+    /// Our own SVIDs by what they are used for.
+    pub identities: BTreeMap<PrincipalKind, SvidFiles>,
+}
+
+/// The files of one SVID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SvidFiles {
+    /// The chain, leaf first.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// Where there is no contexts file to be: neither `LEASEHOLD_CONTEXTS` nor `XDG_CONFIG_HOME` nor `HOME` is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no place for contexts: set LEASEHOLD_CONTEXTS to a file, or HOME")]
+pub struct NoPlace;
+
+impl Contexts {
+    /// `$LEASEHOLD_CONTEXTS`, else `leasehold/contexts.toml` in `$XDG_CONFIG_HOME` or `~/.config`.
+    pub fn default_path() -> Result<PathBuf, NoPlace> {
+        let var = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        var("LEASEHOLD_CONTEXTS")
+            .or_else(|| {
+                let folder = var("XDG_CONFIG_HOME").or_else(|| Some(var("HOME")?.join(".config")))?;
+                Some(folder.join("leasehold/contexts.toml"))
+            })
+            .ok_or(NoPlace)
+    }
+
+    /// Reads a file. One that does not exist has no contexts. Relative paths in it are relative to it.
+    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+        if !path.exists() {
+            return Ok(Contexts::default());
+        }
+        Self::read(path, &table::read_text(path)?)
+    }
+
+    fn read(path: &Path, text: &str) -> Result<Self, ConfigErrors> {
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let (contexts, _) = table::read(path, text, |root, notes| whole(root, folder, notes))?;
+        Ok(contexts)
+    }
+
+    /// Writes the file whole or not at all, for this user alone: mode 0600, in a directory of mode 0700 where it makes one.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let mut draft = tempfile::Builder::new()
+            .prefix(".contexts-")
+            .permissions(fs::Permissions::from_mode(0o600))
+            .tempfile_in(folder)?;
+        draft.write_all(self.to_string().as_bytes())?;
+        draft.as_file().sync_all()?;
+        draft.persist(path)?;
+        Ok(())
+    }
+}
+
+fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Contexts> {
+    let current_line = root.line_of("current");
+    let current = root.text("current", notes, |t| Ok::<_, String>(t.to_owned()));
+    let mut contexts = BTreeMap::new();
+    if let Some(mut named) = root.table_if_there("context", notes) {
+        for (name, table) in named.tables(notes) {
+            let line = table.line();
+            match name.parse::<InstanceName>() {
+                Ok(_) => {}
+                Err(_) => notes.problem(
+                    line,
+                    format!(
+                        "`{}` is no name of a context: write letters, digits, `.`, `_`, `-`",
+                        shown(name)
+                    ),
+                ),
+            }
+            if let Some(context) = context(table, folder, notes) {
+                contexts.insert(name.to_owned(), context);
+            }
+        }
+    }
+    if let Some(current) = current.as_ref().filter(|c| !contexts.contains_key(*c)) {
+        notes.problem(
+            current_line,
+            format!("current: there is no good [context.{}]: write the name of one that is", shown(current)),
+        );
+    }
+    Some(Contexts { current, contexts })
+}
+
+fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Context> {
+    let server_id =
+        table.need("server_id", "\"spiffe://example.org/leasehold\"", notes, str::parse::<SpiffeId>);
+    let id = server_id.clone();
+    let server = table.need("server", "\"localhost:8443\"", notes, |t| match id {
+        Some(id) => Endpoint::new(t, id).map(|e| e.address().to_owned()).map_err(|e| e.to_string()),
+        None => Ok(t.to_owned()),
+    });
+    let issuer = table.text("issuer", notes, |t| Ok::<_, String>(t.to_owned()));
+    let line = table.line_of("bundles");
+    let mut bundles = BTreeMap::new();
+    if let Some(mut named) = table.table_if_there("bundles", notes) {
+        for (domain, line, path) in named.texts(notes) {
+            match domain.parse::<TrustDomain>() {
+                Ok(domain) => {
+                    bundles.insert(domain, folder.join(path));
+                }
+                Err(e) => notes.problem(line, format!("bundles: {e}")),
+            }
+        }
+    }
+    if let Some(domain) = server_id.as_ref().map(SpiffeId::trust_domain).filter(|d| !bundles.contains_key(d))
+    {
+        notes.problem(
+            line,
+            format!("a context has no bundle of its server's trust domain: write bundles = {{ \"{domain}\" = \"bundle.pem\" }}"),
+        );
+    }
+    let mut identities = BTreeMap::new();
+    if let Some(mut named) = table.table_if_there("identity", notes) {
+        for (role, mut table) in named.tables(notes) {
+            let line = table.line();
+            let cert = table.need("cert", "\"svid.pem\"", notes, |t| Ok::<_, String>(folder.join(t)));
+            let key = table.need("key", "\"svid.key\"", notes, |t| Ok::<_, String>(folder.join(t)));
+            table.finish(notes);
+            match (role.parse::<PrincipalKind>(), cert, key) {
+                (Ok(role), Some(cert), Some(key)) => {
+                    identities.insert(role, SvidFiles { cert, key });
+                }
+                (Err(e), ..) => notes.problem(line, e.to_string()),
+                _ => {}
+            }
+        }
+    }
+    table.finish(notes);
+    Some(Context { server: server?, server_id: server_id?, bundles, issuer, identities })
+}
+
+/// The file's text.
+impl fmt::Display for Contexts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let quoted = |text: &str| toml::Value::from(text).to_string();
+        let path = |path: &Path| quoted(&path.to_string_lossy());
+        writeln!(f, "# Which daemon `leasehold` speaks to, and as whom. See `leasehold context --help`.")?;
+        if let Some(current) = &self.current {
+            writeln!(f, "current = {}", quoted(current))?;
+        }
+        for (name, context) in &self.contexts {
+            let name = quoted(name);
+            writeln!(f, "\n[context.{name}]")?;
+            writeln!(f, "server = {}", quoted(&context.server))?;
+            writeln!(f, "server_id = {}", quoted(context.server_id.as_str()))?;
+            if let Some(issuer) = &context.issuer {
+                writeln!(f, "issuer = {}", quoted(issuer))?;
+            }
+            writeln!(f, "\n[context.{name}.bundles]")?;
+            for (domain, file) in &context.bundles {
+                writeln!(f, "{} = {}", quoted(domain.as_str()), path(file))?;
+            }
+            for (role, files) in &context.identities {
+                writeln!(f, "\n[context.{name}.identity.{role}]")?;
+                writeln!(f, "cert = {}", path(&files.cert))?;
+                writeln!(f, "key = {}", path(&files.key))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some() -> Contexts {
+        let context = Context {
+            server: "localhost:8443".into(),
+            server_id: "spiffe://dev.example/leasehold".parse().unwrap(),
+            bundles: BTreeMap::from([("dev.example".parse().unwrap(), PathBuf::from("/d/b \"quoted\".pem"))]),
+            issuer: Some("http://127.0.0.1:8444".into()),
+            identities: BTreeMap::from([
+                (PrincipalKind::Workload, SvidFiles { cert: "/d/w.pem".into(), key: "/d/w.key".into() }),
+                (PrincipalKind::Operator, SvidFiles { cert: "/d/o.pem".into(), key: "/d/o.key".into() }),
+            ]),
+        };
+        Contexts {
+            current: Some("dev".into()),
+            contexts: BTreeMap::from([("dev".into(), context.clone()), ("prod-2.eu".into(), context)]),
+        }
+    }
+
+    #[test]
+    fn contexts_read_back_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/leasehold/contexts.toml");
+        assert_eq!(Contexts::load(&path).unwrap(), Contexts::default());
+        some().save(&path).unwrap();
+        assert_eq!(Contexts::load(&path).unwrap(), some());
+        let changed = Contexts { current: Some("prod-2.eu".into()), ..some() };
+        changed.save(&path).unwrap();
+        assert_eq!(Contexts::load(&path).unwrap(), changed);
+        let left: Vec<_> =
+            fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["contexts.toml"], "no draft is left behind");
+    }
+
+    #[test]
+    fn contexts_are_for_their_user_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("leasehold/contexts.toml");
+        some().save(&path).unwrap();
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        some().save(&path).unwrap();
+        assert_eq!(mode(&path), 0o600);
+    }
+
+    #[test]
+    fn all_mistakes_of_contexts_are_told_at_once() {
+        let text = r#"
+current = "gone"
+[context.a]
+server = "https://localhost:8443"
+server_id = "spiffe://td.example/l"
+[context.a.identity.boss]
+cert = "c.pem"
+key = "k.pem"
+[context.b]
+server = "localhost:1"
+server_id = "td.example"
+bundles = { "td.example" = "b.pem" }
+colour = "red"
+"#;
+        let errors = Contexts::read(Path::new("/c/contexts.toml"), text).unwrap_err();
+        insta::assert_snapshot!(errors.to_string(), @r#"
+        /c/contexts.toml:2: current: there is no good [context.gone]: write the name of one that is
+        /c/contexts.toml:3: a context has no bundle of its server's trust domain: write bundles = { "td.example" = "bundle.pem" }
+        /c/contexts.toml:4: context.a.server: `https://localhost:8443` is not an address: write `HOST:PORT`, without a scheme or a path
+        /c/contexts.toml:6: `boss` is not a kind of principal: it is one of: workload launcher scheduler operator verifier auditor
+        /c/contexts.toml:11: context.b.server_id: `td.example` is not a SPIFFE ID: it does not begin with `spiffe://` in lower case
+        /c/contexts.toml:13: context.b.colour is not a key: write one of server_id, server, issuer, bundles, identity, or remove it
+        "#);
+    }
+}

@@ -1,0 +1,299 @@
+//! `leasehold dev`.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    Context, Contexts, Exit, Failure, Session, SvidFiles,
+    output::note,
+    serve::{Stops, not_started, serve},
+};
+use crate::{
+    config::{LogConfig, LogFormat},
+    daemon::{Daemon, Stopped, init_logging, init_metrics},
+    dev::{FileClient, Household, Ports, Role, Running, TRUST_DOMAIN, free_ports, read_token},
+    link::{Connector, Endpoint},
+    name::{PrincipalKind, ResourceName},
+};
+
+/// Runs a daemon of your own: one folder with a trust domain, identities, catalog, policies and sample data.
+///
+/// Makes a trust domain, identities, catalog, policies and sample data, each where it is absent. Writes the context `dev`,
+/// which every other command then finds by itself, and prints commands to try. Stop it with Ctrl-C; jobs and locks are there
+/// again at the next start. For this machine alone: its keys lie in the folder.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  leasehold dev
+  leasehold dev --data ~/tickets                serve a folder of yours as a dataset
+  leasehold dev --dir /tmp/try --port 18443     beside another one
+  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/tickets-0001.jsonl"
+)]
+pub struct DevArgs {
+    /// Where everything lies [default: leasehold/dev in the user's data directory]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// A folder to serve as a dataset, read only. The sample data otherwise.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// The port of gRPC on loopback; the three after it serve the keys, the probes and the files. 0 takes free ones.
+    #[arg(long, value_name = "N", default_value_t = 8443, env = "LEASEHOLD_DEV_PORT", hide_env = true)]
+    pub port: u16,
+    #[command(subcommand)]
+    pub command: Option<DevCommand>,
+}
+
+/// What a job's program does with its credentials at the file server of `dev`.
+#[derive(Debug, Subcommand)]
+pub enum DevCommand {
+    /// Reads a file of a dataset or model, or the listing of a folder, inside a job. To stdout.
+    Fetch {
+        /// As in dataset:dev/data@v1/tickets-0001.jsonl
+        #[arg(value_name = "RESOURCE/PATH")]
+        what: String,
+    },
+    /// Stores a file as a part of a checkpoint, inside a job. From stdin.
+    Store {
+        /// As in checkpoint:dev/tuned/step-100.bin
+        #[arg(value_name = "RESOURCE/PATH")]
+        what: String,
+    },
+}
+
+impl DevArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self.command {
+            Some(DevCommand::Fetch { what }) => fetch(session, &what).await,
+            Some(DevCommand::Store { what }) => store(session, &what).await,
+            None => self.serve(session).await,
+        }
+    }
+
+    async fn serve(self, session: &Session) -> Result<Exit, Failure> {
+        let mut stops = Stops::listen()?;
+        init_logging(&LogConfig {
+            format: LogFormat::Text,
+            level: tracing::level_filters::LevelFilter::WARN,
+        });
+        init_metrics();
+        let dir = match self.dir {
+            Some(dir) => dir,
+            None => default_dir()?,
+        };
+        let ports = match self.port {
+            0 => free_ports().map_err(|e| failed("no ports on loopback", &e))?,
+            port => ports_from(port)?,
+        };
+        let house = Household::set_up(&dir, self.data.as_deref(), ports, session.clock.clone())
+            .map_err(|e| failed("the folder could not be set up", &chain(&e)))?;
+        let house = Arc::new(house);
+        let config = house.config().map_err(|e| failed("the configuration cannot be used", &e))?;
+        let daemon = tokio::select! {
+            daemon = Daemon::start(&config) => daemon.map_err(|e| not_started(&e))?,
+            () = stops.stop() => return Ok(Exit::Ok),
+        };
+        let running = Running::start(&house, session.clock.clone())
+            .await
+            .map_err(|e| failed("the file server did not start", &chain(&e)))?;
+        let file = session.contexts_file()?.to_owned();
+        let mut contexts = Contexts::load(&file)?;
+        let mine = contexts_of(&house)?;
+        contexts.contexts.extend(mine.contexts);
+        contexts.current = mine.current;
+        contexts.save(&file).map_err(|e| failed("the context could not be written", &e))?;
+        running.verifier.ready().await;
+        super::output::print(&hello(&house, &file))?;
+        let stopped = serve(daemon, stops).await;
+        running.stop().await;
+        Ok(match stopped {
+            Stopped::InOrder => Exit::Ok,
+            Stopped::Failed => Exit::Failure,
+        })
+    }
+}
+
+/// The context `dev` of a household.
+pub(super) fn contexts_of(house: &Household) -> Result<Contexts, Failure> {
+    let id = house.id(Role::Daemon).map_err(|e| failed("no name", &e))?;
+    let domain = house.domain().map_err(|e| failed("no name", &e))?;
+    let svid = |role: Role| SvidFiles { cert: house.cert(role), key: house.key(role) };
+    let context = Context {
+        server: format!("localhost:{}", house.ports.grpc),
+        server_id: id,
+        bundles: BTreeMap::from([(domain, house.bundle())]),
+        issuer: Some(format!("http://localhost:{}", house.ports.issuer)),
+        identities: BTreeMap::from([
+            (PrincipalKind::Workload, svid(Role::Trainer)),
+            (PrincipalKind::Launcher, svid(Role::Launcher)),
+            (PrincipalKind::Operator, svid(Role::Operator)),
+            (PrincipalKind::Verifier, svid(Role::Files)),
+        ]),
+    };
+    Ok(Contexts { current: Some("dev".into()), contexts: BTreeMap::from([("dev".into(), context)]) })
+}
+
+fn hello(house: &Household, contexts: &std::path::Path) -> String {
+    let root = house.root().display();
+    let Ports { grpc, issuer, probe, files } = house.ports;
+    format!(
+        "leasehold dev is ready. Stop it with Ctrl-C.
+
+  daemon       localhost:{grpc}, trust domain {TRUST_DOMAIN}
+  keys         http://localhost:{issuer}/keys
+  probes       http://localhost:{probe}/readyz
+  file server  https://localhost:{files}
+  dataset      dataset:dev/data@v1 is {data}
+  folder       {root}
+  context      dev, in {contexts}
+
+Try, in another terminal:
+
+  leasehold whoami
+  leasehold run --spec {root}/job.toml -- sh -c 'leasehold dev fetch dataset:dev/data@v1/; sleep 300'
+
+and while that runs, in a third:
+
+  leasehold lease list
+  leasehold revoke job:ID --reason \"to see it end\"
+  leasehold audit tail --from 1 --no-follow
+",
+        data = house.data.display(),
+        contexts = contexts.display(),
+    )
+}
+
+fn default_dir() -> Result<PathBuf, Failure> {
+    let var = |name| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    var("XDG_DATA_HOME")
+        .or_else(|| Some(var("HOME")?.join(".local/share")))
+        .map(|data| data.join("leasehold/dev"))
+        .ok_or_else(|| {
+            Failure::usage("no place for the folder: neither XDG_DATA_HOME nor HOME is set")
+                .fix("name one with --dir")
+        })
+}
+
+fn ports_from(grpc: u16) -> Result<Ports, Failure> {
+    let next = |n: u16| {
+        grpc.checked_add(n)
+            .ok_or_else(|| Failure::usage(format!("--port {grpc} leaves no room for the three after it")))
+    };
+    Ok(Ports { grpc, issuer: next(1)?, probe: next(2)?, files: next(3)? })
+}
+
+/// What the wrapper's index says of one resource.
+struct Held {
+    token_file: PathBuf,
+    audience: String,
+    /// `HOST:PORT` and the path of the resource there.
+    authority: String,
+    path: String,
+}
+
+/// Splits `KIND:TENANT/NAME@VERSION/PATH`.
+fn split(what: &str) -> Result<(ResourceName, String), Failure> {
+    let mut parts = what.splitn(3, '/');
+    let (tenant, name, path) = (parts.next(), parts.next(), parts.next());
+    let resource = format!("{}/{}", tenant.unwrap_or_default(), name.unwrap_or_default());
+    let resource = resource.parse().map_err(|e| Failure::usage(format!("{e}")))?;
+    Ok((resource, path.unwrap_or_default().to_owned()))
+}
+
+fn held(resource: &ResourceName) -> Result<Held, Failure> {
+    let outside = || {
+        Failure::new(Exit::Failure, "this is no job: LEASEHOLD_CREDENTIALS names no file of credentials")
+            .fix("run it inside one: leasehold run --spec job.toml -- leasehold dev fetch …")
+    };
+    let index = std::env::var_os("LEASEHOLD_CREDENTIALS").ok_or_else(outside)?;
+    let text = std::fs::read(&index).map_err(|_| {
+        Failure::new(Exit::Ended, "the credentials of this job are gone: its access has ended")
+    })?;
+    let index: serde_json::Value =
+        serde_json::from_slice(&text).map_err(|e| failed("the index of credentials cannot be read", &e))?;
+    let list =
+        |v: &serde_json::Value, key: &str| v.get(key).and_then(|l| l.as_array()).cloned().unwrap_or_default();
+    let text =
+        |v: &serde_json::Value, key: &str| v.get(key).and_then(|t| t.as_str()).unwrap_or_default().to_owned();
+    for credential in list(&index, "credentials") {
+        for r in list(&credential, "resources") {
+            if text(&r, "resource") != resource.as_str() {
+                continue;
+            }
+            let location: http::Uri = text(&r, "location")
+                .parse()
+                .map_err(|e| failed("the location of the resource cannot be read", &e))?;
+            let authority = location.authority().map(ToString::to_string).unwrap_or_default();
+            return Ok(Held {
+                token_file: text(&credential, "path").into(),
+                audience: text(&credential, "audience"),
+                authority,
+                path: location.path().to_owned(),
+            });
+        }
+    }
+    Err(Failure::new(Exit::Denied, format!("this job has no credential for {resource}"))
+        .fix("name it in the job file, under [[read]] or [[write]]"))
+}
+
+async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
+    let (resource, path) = split(what)?;
+    let held = held(&resource)?;
+    let client = files(session, &held)?;
+    let token = read_token(&held.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
+    let coming = client.get(&format!("{}{path}", held.path), &token).await.map_err(|e| refused(&e))?;
+    coming.write_to(&mut tokio::io::stdout()).await.map_err(|e| refused(&e))?;
+    Ok(Exit::Ok)
+}
+
+async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
+    use tokio::io::AsyncReadExt;
+    let (resource, path) = split(what)?;
+    let held = held(&resource)?;
+    let client = files(session, &held)?;
+    let mut bytes = Vec::new();
+    tokio::io::stdin()
+        .take(crate::limits::FILE_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .await
+        .map_err(|e| failed("stdin cannot be read", &e))?;
+    let token = read_token(&held.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
+    let count = bytes.len();
+    client.put(&format!("{}{path}", held.path), &token, bytes.into()).await.map_err(|e| refused(&e))?;
+    note(&format!("stored {count} bytes as {what}"));
+    Ok(Exit::Ok)
+}
+
+fn files(session: &Session, held: &Held) -> Result<FileClient, Failure> {
+    let chosen = session.choose(&[PrincipalKind::Workload])?;
+    let (_, source) = session.connector(&chosen)?;
+    let server = held.audience.parse().map_err(|e| failed("the audience is no SPIFFE ID", &e))?;
+    let endpoint =
+        Endpoint::new(&held.authority, server).map_err(|e| failed("the location is no address", &e))?;
+    Ok(FileClient::new(Connector::new(source, session.clock.clone(), endpoint)))
+}
+
+fn refused(error: &crate::dev::ClientError) -> Failure {
+    match error {
+        crate::dev::ClientError::Refused(refusal) => refusal.clone().into(),
+        e => failed("the file server", &chain(e)),
+    }
+}
+
+fn failed(what: &str, e: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failure, format!("{what}: {e}"))
+}
+
+/// An error and its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        line.push_str(": ");
+        line.push_str(&e.to_string());
+        cause = e.source();
+    }
+    line
+}

@@ -1,0 +1,273 @@
+//! `leasehold doctor`.
+
+use std::{path::Path, time::Duration};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    Client, Exit, Failure, Session,
+    client::Manner,
+    contexts::{Context, Contexts},
+    output::{print, print_json},
+    when,
+};
+use crate::{
+    clock::Wall,
+    config::{ConfiguredPath, PathUse},
+    identity::{TrustBundles, X509Svid},
+    limits::CLOCK_DIFFERENCE_MAX,
+    link::Connector,
+    name::PrincipalKind,
+    proto::v1,
+};
+
+/// Says what is not right between you and the daemon, and what to do.
+///
+/// Looks at the context, each file that it names and its mode, the validity of each SVID, the connection, the daemon's view
+/// of you and the difference of the clocks. Exits with 1 where something is wrong. Changes nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold doctor
+  leasehold doctor --context prod --as operator
+  leasehold doctor -o json | jq '.[] | select(.ok | not)'")]
+pub struct DoctorArgs {}
+
+/// One thing that was looked at.
+struct Check {
+    what: String,
+    found: Result<String, Wrong>,
+}
+
+/// What is wrong, and what to do.
+struct Wrong {
+    what: String,
+    fix: String,
+}
+
+#[derive(Default)]
+struct Report(Vec<Check>);
+
+impl Report {
+    fn ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
+        self.0.push(Check { what: what.into(), found: Ok(found.into()) });
+    }
+
+    fn wrong(&mut self, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Check { what: what.into(), found: Err(Wrong { what: why.into(), fix: fix.into() }) });
+    }
+
+    fn of(&mut self, what: &str, failure: Failure) {
+        let fix = failure.facts.iter().filter(|(l, _)| l == "fix").map(|(_, v)| v.clone()).next_back();
+        let lines = failure.facts.iter().filter(|(l, _)| l.is_empty()).map(|(_, v)| format!("; {v}"));
+        let why = std::iter::once(failure.text.to_string()).chain(lines).collect::<String>();
+        self.wrong(what, why, fix.unwrap_or_else(|| "correct it".to_owned()));
+    }
+
+    fn is_well(&self) -> bool {
+        self.0.iter().all(|c| c.found.is_ok())
+    }
+
+    fn render(&self) -> String {
+        let width = self.0.iter().map(|c| c.what.chars().count()).max().unwrap_or(0) + 2;
+        let mut out = String::new();
+        for check in &self.0 {
+            let (state, said) = match &check.found {
+                Ok(found) => ("ok  ", found.clone()),
+                Err(wrong) => ("FAIL", format!("{}\n      {:<width$}fix: {}", wrong.what, "", wrong.fix)),
+            };
+            out.push_str(&format!("{state}  {:<width$}{said}\n", check.what));
+        }
+        out
+    }
+
+    fn to_json(&self) -> serde_json::Value {
+        let all = self.0.iter().map(|check| match &check.found {
+            Ok(found) => json!({ "check": check.what, "ok": true, "found": found }),
+            Err(wrong) => json!({ "check": check.what, "ok": false, "found": wrong.what, "fix": wrong.fix }),
+        });
+        all.collect()
+    }
+}
+
+impl DoctorArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let mut report = Report::default();
+        look(session, &mut report).await;
+        if session.is_json() {
+            print_json(&report.to_json())?;
+        } else {
+            print(&report.render())?;
+        }
+        Ok(if report.is_well() { Exit::Ok } else { Exit::Failure })
+    }
+}
+
+async fn look(session: &Session, report: &mut Report) {
+    let path = match session.contexts_file() {
+        Ok(path) => path,
+        Err(failure) => return report.of("contexts", failure),
+    };
+    match Contexts::load(path) {
+        Ok(contexts) => {
+            report.ok("contexts", format!("{} in {}", contexts.contexts.len(), path.display()));
+        }
+        Err(errors) => return report.of("contexts", Failure::from(errors)),
+    }
+    let (name, context) = match session.context() {
+        Ok(found) => found,
+        Err(failure) => return report.of("context", failure),
+    };
+    report.ok("context", format!("{name}: {} as {}", context.server, context.server_id));
+    let now = session.now().wall;
+    look_at_bundles(&context, now, report);
+    look_at_svids(&context, session.role(), now, report);
+    // A file that cannot be used was told of already, and the daemon is not asked with it.
+    let chosen = match session.choose(PrincipalKind::ALL) {
+        Ok(chosen) => chosen,
+        Err(failure) => return report.of("identity", failure),
+    };
+    if let Ok((connector, source)) = session.connector(&chosen) {
+        if !look_at_connection(&connector, report).await {
+            return;
+        }
+        look_at_daemon(&Client::new(connector, source, session.clock.clone()), session, report).await;
+    }
+}
+
+fn look_at_bundles(context: &Context, now: Wall, report: &mut Report) {
+    for (domain, path) in &context.bundles {
+        let what = format!("bundle {domain}");
+        let read = std::fs::read(path).map_err(|e| format!("{} cannot be read: {e}", path.display()));
+        let loaded = read.and_then(|pem| {
+            let file = path.display().to_string();
+            TrustBundles::empty().with_pem(domain.clone(), &file, &pem, now).map_err(|e| e.to_string())
+        });
+        match loaded {
+            Ok(bundle) => {
+                report.ok(
+                    what,
+                    format!("{} roots in {}", bundle.root_count(domain).unwrap_or(0), path.display()),
+                );
+            }
+            Err(why) => report.wrong(what, why, "fetch the bundle of that trust domain anew, as PEM"),
+        }
+    }
+}
+
+fn look_at_svids(context: &Context, only: Option<PrincipalKind>, now: Wall, report: &mut Report) {
+    for (role, files) in context.identities.iter().filter(|(role, _)| only.is_none_or(|o| o == **role)) {
+        let what = format!("SVID {role}");
+        let file = |path: &Path, wanted| ConfiguredPath { key: what.clone(), path: path.to_owned(), wanted };
+        let mut readable = true;
+        for path in [file(&files.cert, PathUse::File), file(&files.key, PathUse::PrivateFile)] {
+            if let Err(fault) = path.check() {
+                readable &= matches!(fault, crate::config::PathFault::OpenToOthers { .. });
+                report.wrong(
+                    what.clone(),
+                    format!("`{}` {fault}", path.path.display()),
+                    "see that whatever issues this SVID writes it there, for this user alone",
+                );
+            }
+        }
+        if !readable {
+            continue;
+        }
+        match X509Svid::load(&files.cert, &files.key) {
+            Err(error) => {
+                report.wrong(what, error.to_string(), "issue this SVID anew, chain and key together");
+            }
+            Ok(svid) if !svid.is_current(now) => report.wrong(
+                what,
+                format!(
+                    "{} is valid from {} to {}",
+                    svid.spiffe_id(),
+                    svid.leaf().not_before,
+                    svid.not_after()
+                ),
+                "renew it: see that the SPIFFE agent, or `leasehold dev`, runs; compare the clock",
+            ),
+            Ok(svid) => {
+                let (id, until) = (svid.spiffe_id(), when::relative(svid.not_after(), now));
+                report.ok(what, format!("{id}, ends {until}"));
+            }
+        }
+    }
+}
+
+async fn look_at_connection(connector: &Connector, report: &mut Report) -> bool {
+    let address = connector.endpoint().address();
+    match connector.connected_channel().await {
+        Ok(_) => {
+            report.ok("connection", format!("{address}, TLS 1.3, both sides attested"));
+            true
+        }
+        Err(error) => {
+            report.wrong("connection", error.to_string(), error.fix());
+            false
+        }
+    }
+}
+
+async fn look_at_daemon(client: &Client, session: &Session, report: &mut Report) {
+    let before = session.now();
+    let asked =
+        client.ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await).await;
+    let after = session.now();
+    let answer = match asked {
+        Ok(answer) => answer,
+        Err(failure) => return report.of("daemon", failure),
+    };
+    report.ok("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch));
+    if answer.kind.is_empty() {
+        report.wrong(
+            "catalog",
+            format!("no entry matches {}", answer.spiffe_id),
+            "add a [[principal]] that matches it to the tenant's file, then `leasehold catalog reload`",
+        );
+    } else {
+        let matched =
+            if answer.matched.is_empty() { String::new() } else { format!(", by {}", answer.matched) };
+        report.ok("catalog", format!("you are a {} of {}{matched}", answer.kind, answer.tenant));
+    }
+    let round_trip = after.boot.since(before.boot);
+    let middle = before.wall.plus(round_trip / 2);
+    match when::moment(answer.server_time.as_ref()) {
+        Some(theirs) => judge_clocks(middle, theirs, round_trip, report),
+        None => report.wrong("clock", "the daemon told no time", "use the leasehold that came with it"),
+    }
+}
+
+fn judge_clocks(ours: Wall, theirs: Wall, round_trip: Duration, report: &mut Report) {
+    let apart = ours.since(theirs).max(theirs.since(ours));
+    let shown = format!("{} ms from the daemon's, ± {} ms", apart.as_millis(), round_trip.as_millis() / 2);
+    if apart > CLOCK_DIFFERENCE_MAX {
+        let most = CLOCK_DIFFERENCE_MAX.as_secs();
+        report.wrong("clock", format!("{shown}; verifiers refuse beyond {most} s"), "set both clocks by NTP");
+    } else {
+        report.ok("clock", shown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_for_each_look_and_a_fix_for_what_is_wrong() {
+        let mut report = Report::default();
+        report.ok("contexts", "1 in /c.toml");
+        assert!(report.is_well());
+        judge_clocks(Wall(100_000), Wall(100_020), Duration::from_millis(4), &mut report);
+        judge_clocks(Wall(100_000), Wall(140_000), Duration::from_millis(4), &mut report);
+        assert!(!report.is_well());
+        insta::assert_snapshot!(report.render(), @r#"
+        ok    contexts  1 in /c.toml
+        ok    clock     20 ms from the daemon's, ± 2 ms
+        FAIL  clock     40000 ms from the daemon's, ± 2 ms; verifiers refuse beyond 30 s
+                        fix: set both clocks by NTP
+        "#);
+        assert_eq!(report.to_json()[2]["ok"], false);
+    }
+}

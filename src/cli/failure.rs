@@ -1,0 +1,196 @@
+//! Why a command did not do what it was asked, in the words that its user reads.
+
+use std::{borrow::Cow, fmt::Write as _};
+
+use serde_json::{Map, Value, json};
+
+use super::Exit;
+use crate::{
+    config::ConfigErrors,
+    reason::{Reason, Refusal},
+};
+
+/// The end of a command that failed. Shown on stderr:
+///
+/// ```text
+/// leasehold: denied: this job may not read dataset:acme/tickets@v3
+///   you    spiffe://k8s.acme.example/ns/ml/sa/tuner
+///   rule   tenant-read-own-or-shared-data: this dataset may be used for: support-tuning
+///   fix    set purpose = "support-tuning" in job.toml if that is true
+/// Nothing was changed.
+/// ```
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The code of the refusal; none where it is this command's own.
+    pub reason: Option<Reason>,
+    pub text: Cow<'static, str>,
+    /// Labelled lines, in order. Without a label: a line of a list.
+    pub facts: Vec<(Cow<'static, str>, String)>,
+    pub exit: Exit,
+    pub effect: Effect,
+}
+
+/// What a failed command has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    Nothing,
+    /// The answer was lost on its way: it may have been done.
+    Unknown,
+    /// In other words.
+    Said(Cow<'static, str>),
+}
+
+impl Effect {
+    pub fn text(&self) -> &str {
+        match self {
+            Effect::Nothing => "Nothing was changed.",
+            Effect::Unknown => "It is not known whether it was done: look before you do it again.",
+            Effect::Said(text) => text,
+        }
+    }
+}
+
+/// Labels that stand first, in this order. The others follow as they came, and `fix` is the last.
+const FIRST: [&str; 4] = ["", "you", "asked", "rule"];
+
+impl Failure {
+    /// A failure that no daemon answered.
+    pub fn new(exit: Exit, text: impl Into<Cow<'static, str>>) -> Self {
+        Failure { reason: None, text: text.into(), facts: Vec::new(), exit, effect: Effect::Nothing }
+    }
+
+    /// What was written on the command line, or in a file that it names, is wrong.
+    pub fn usage(text: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Exit::Usage, text)
+    }
+
+    #[must_use]
+    pub fn with(mut self, label: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
+        self.facts.push((label.into(), value.into()));
+        self
+    }
+
+    #[must_use]
+    pub fn fix(self, value: impl Into<String>) -> Self {
+        self.with("fix", value)
+    }
+
+    /// Says what was changed in other words.
+    #[must_use]
+    pub fn saying(mut self, effect: impl Into<Cow<'static, str>>) -> Self {
+        self.effect = Effect::Said(effect.into());
+        self
+    }
+
+    /// The same, as `run` ends with it where its command never began: 125, as `env` and `docker` do.
+    #[must_use]
+    pub fn before_the_command(self) -> Self {
+        Failure { exit: Exit::Child(125), ..self }.saying("Nothing was started, no access was given.")
+    }
+
+    /// A file with mistakes, one line each.
+    pub fn of_problems(what: String, problems: impl Iterator<Item = String>) -> Self {
+        problems.fold(Self::usage(what), |failure, line| failure.with("", line))
+    }
+
+    fn ordered(&self) -> Vec<(&str, &str)> {
+        let place = |label: &str| match label {
+            "fix" => FIRST.len() + 1,
+            _ => FIRST.iter().position(|l| *l == label).unwrap_or(FIRST.len()),
+        };
+        let mut facts: Vec<_> = self.facts.iter().map(|(l, v)| (l.as_ref(), v.as_str())).collect();
+        facts.sort_by_key(|(label, _)| place(label));
+        facts
+    }
+
+    /// For people. Ends without a newline. What came from elsewhere is shown without control characters.
+    pub fn render(&self) -> String {
+        // `run` has an exit code of its own for every refusal.
+        let kind = match self.reason.map_or(self.exit, Exit::of) {
+            Exit::Denied | Exit::AwaitingApproval => "denied",
+            _ => "error",
+        };
+        let facts = self.ordered();
+        let width = facts.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0).max(5) + 2;
+        let mut out = format!("leasehold: {kind}: {}\n", printable(&self.text));
+        for (label, value) in facts {
+            let mut lines = value.lines();
+            let first = printable(lines.next().unwrap_or_default());
+            // Writing to a String never fails.
+            let _ = match label {
+                "" => writeln!(out, "  {first}"),
+                label => writeln!(out, "  {:<width$}{first}", printable(label)),
+            };
+            for line in lines {
+                let _ = writeln!(out, "  {:<width$}{}", "", printable(line));
+            }
+        }
+        out.push_str(self.effect.text());
+        out
+    }
+
+    /// For programs: one line of JSON.
+    pub fn to_json(&self) -> Value {
+        let mut facts = Map::new();
+        let mut lines = Vec::new();
+        for (label, value) in self.ordered() {
+            match (label, facts.get_mut(label)) {
+                ("", _) => lines.push(Value::from(value)),
+                (_, Some(Value::String(before))) => {
+                    before.push('\n');
+                    before.push_str(value);
+                }
+                _ => {
+                    facts.insert(label.to_owned(), Value::from(value));
+                }
+            }
+        }
+        let mut error = json!({
+            "reason": self.reason.map(Reason::code),
+            "message": self.text,
+            "facts": facts,
+            "effect": self.effect.text(),
+            "exit": self.exit.code(),
+        });
+        if let (false, Some(error)) = (lines.is_empty(), error.as_object_mut()) {
+            error.insert("problems".to_owned(), Value::Array(lines));
+        }
+        json!({ "error": error })
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Failure {
+            reason: Some(refusal.reason),
+            text: refusal.text,
+            facts: refusal.facts,
+            exit: Exit::of(refusal.reason),
+            effect: Effect::Nothing,
+        }
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        let problems = errors.problems();
+        let file = problems.first().map(|p| p.file.display().to_string()).unwrap_or_default();
+        Failure::of_problems(mistakes(&file, problems.len()), problems.iter().map(ToString::to_string))
+    }
+}
+
+/// `job.toml has 2 mistakes`.
+pub(super) fn mistakes(what: &str, count: usize) -> String {
+    match count {
+        1 => format!("{what} has a mistake"),
+        n => format!("{what} has {n} mistakes"),
+    }
+}
+
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+#[cfg(test)]
+#[path = "failure_tests.rs"]
+mod tests;

@@ -1,0 +1,446 @@
+//! `leasehold job`.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde_json::json;
+
+use super::{
+    Client, Exit, Failure, Session,
+    client::Manner,
+    failure::mistakes,
+    output::{note, print, print_json, print_json_line},
+    settle::{Wait, settle},
+    view, when, words,
+};
+use crate::{
+    agent::RunSpec,
+    limits::{DRAIN_GRACE_MAX, PAGE_DEFAULT, PAGE_MAX},
+    name::{JobId, PrincipalKind},
+    proto::v1,
+    secret::random_u128,
+};
+
+/// Describes, shows and ends tuning jobs.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold job check job.toml                  what would be decided, and who would be asked
+  JOB=$(leasehold job create --spec job.toml)
+  leasehold job list --open
+  leasehold job show $JOB --watch
+  leasehold job close $JOB --outcome cancelled --reason \"wrong parameters\"")]
+pub struct JobArgs {
+    #[command(subcommand)]
+    command: JobCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum JobCommand {
+    /// Creates a job and prints its id. Exits with 3 where people must approve it first.
+    Create(CreateArgs),
+    /// Says what would be decided for a specification, and who would be asked. Creates nothing.
+    Check {
+        /// job.toml, or the same as JSON.
+        #[arg(value_name = "SPEC")]
+        spec: PathBuf,
+    },
+    /// Lists jobs, newest first.
+    List {
+        /// Leave closed jobs out.
+        #[arg(long)]
+        open: bool,
+        /// At most this many.
+        #[arg(long, value_name = "N", default_value_t = PAGE_DEFAULT)]
+        limit: usize,
+        /// The ids alone, one a line: for scripts.
+        #[arg(long, short = 'q')]
+        ids: bool,
+    },
+    /// Shows one job with its attempts and members.
+    Show {
+        #[arg(value_name = "ID")]
+        job: JobId,
+        /// Show each change until it is closed; exit with 4 where it did not complete.
+        #[arg(long, short)]
+        watch: bool,
+    },
+    /// Ends a job and all of its access.
+    Close {
+        #[arg(value_name = "ID")]
+        job: JobId,
+        /// How it ended.
+        #[arg(long, value_enum, default_value = "cancelled")]
+        outcome: Closing,
+        /// For whoever reads it later.
+        #[arg(long, value_name = "TEXT", value_parser = words::reason)]
+        reason: Option<String>,
+        /// Do not wait until it is on disk.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Lets an attempt finish: reading ends soon, checkpoint writes at the end of the grace.
+    Drain {
+        #[arg(value_name = "ID")]
+        job: JobId,
+        /// The attempt; the last one otherwise.
+        #[arg(long, value_name = "N")]
+        attempt: Option<u64>,
+        /// Time for checkpoint writes, at most 2m; the job's otherwise.
+        #[arg(long, value_name = "SPAN", value_parser = words::span)]
+        grace: Option<Duration>,
+        /// For whoever reads it later.
+        #[arg(long, value_name = "TEXT", value_parser = words::reason)]
+        reason: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// job.toml, or the same as JSON.
+    #[arg(long, value_name = "FILE")]
+    spec: PathBuf,
+    /// The same key and specification are the same job, for a day. A new key otherwise.
+    #[arg(long, value_name = "K")]
+    idempotency_key: Option<String>,
+    /// Wait until it is approved, or is not.
+    #[arg(long)]
+    wait: bool,
+    /// Decide, create nothing; the same as `job check`.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+}
+
+/// How a job may be closed by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Closing {
+    Completed,
+    Failed,
+    Interrupted,
+    Cancelled,
+}
+
+const READERS: [PrincipalKind; 5] = [
+    PrincipalKind::Operator,
+    PrincipalKind::Launcher,
+    PrincipalKind::Scheduler,
+    PrincipalKind::Workload,
+    PrincipalKind::Auditor,
+];
+/// An operator ends any job of its tenant, the others only those that they launched or were named for.
+const ENDERS: [PrincipalKind; 4] =
+    [PrincipalKind::Operator, PrincipalKind::Launcher, PrincipalKind::Workload, PrincipalKind::Scheduler];
+const NO_JOB: &str = "No job was created, no access was given.";
+
+impl JobArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self.command {
+            JobCommand::Create(args) => create(args, session).await,
+            JobCommand::Check { spec } => check(&spec, session).await,
+            JobCommand::List { open, limit, ids } => list(open, limit, ids, session).await,
+            JobCommand::Show { job, watch: true } => watch(job, session).await,
+            JobCommand::Show { job, watch: false } => {
+                let client = session.client(&READERS)?;
+                let job = get(&client, job).await?;
+                let now = session.now().wall;
+                if session.is_json() {
+                    print_json(&view::job_value(&job, now))?;
+                } else {
+                    print(&view::job_page(&job, now))?;
+                }
+                Ok(Exit::Ok)
+            }
+            JobCommand::Close { job, outcome, reason, no_wait } => {
+                let wait = if no_wait { Wait::No } else { Wait::UntilDurable };
+                close(job, outcome, reason, wait, session).await
+            }
+            JobCommand::Drain { job, attempt, grace, reason } => {
+                drain(job, attempt, grace, reason, session).await
+            }
+        }
+    }
+}
+
+/// Reads a specification; all that is wrong with it at once.
+pub(super) fn read_spec(path: &std::path::Path) -> Result<RunSpec, Failure> {
+    RunSpec::load(path).map_err(|errors| {
+        let problems = errors.problems();
+        let what = mistakes(&path.display().to_string(), problems.len());
+        Failure::of_problems(what, problems.iter().map(ToString::to_string))
+            .fix("`leasehold job check` reads it again")
+            .saying(NO_JOB)
+    })
+}
+
+/// Who asks for a job: where it names nobody to join, its launcher does the work too, and so is a workload.
+fn creators(spec: &v1::JobSpec) -> [PrincipalKind; 2] {
+    match &spec.members {
+        Some(members) if !members.join.is_empty() => [PrincipalKind::Launcher, PrincipalKind::Workload],
+        _ => [PrincipalKind::Workload, PrincipalKind::Launcher],
+    }
+}
+
+async fn submit(
+    client: &Client,
+    spec: v1::JobSpec,
+    key: Option<String>,
+    dry_run: bool,
+) -> Result<(v1::Job, v1::CreateJobResponse), Failure> {
+    let idempotency_key = match key {
+        Some(key) => key,
+        None => {
+            let drawn = random_u128().map_err(|e| Failure::new(Exit::Failure, e.to_string()))?;
+            format!("cli-{drawn:032x}")
+        }
+    };
+    let request = v1::CreateJobRequest { spec: Some(spec), idempotency_key, dry_run };
+    let manner = if dry_run { Manner::Reads } else { Manner::Changes };
+    let mut answer = client
+        .ask(manner, request, async |request| client.jobs().create_job(request).await)
+        .await
+        .map_err(|f| if f.effect == super::Effect::Nothing { f.saying(NO_JOB) } else { f })?;
+    let job = answer.job.take().ok_or_else(incomplete)?;
+    Ok((job, answer))
+}
+
+async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
+    if args.dry_run {
+        return check(&args.spec, session).await;
+    }
+    let spec = read_spec(&args.spec)?;
+    let client = session.client(&creators(&spec.job))?;
+    let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
+    let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
+    if !session.is_json() {
+        print(&format!("{}\n", job.id))?;
+        if !answer.created {
+            note("It was there already: the same key and specification.");
+        }
+        if awaiting(&job) {
+            note(view::gate_table(&job.waiting_for).trim_end());
+        }
+    }
+    if args.wait && awaiting(&job) {
+        let id = job.id.clone();
+        follow(&client, &id, |seen| {
+            let done = !awaiting(&seen);
+            job = seen;
+            Ok(done)
+        })
+        .await?;
+    }
+    if session.is_json() {
+        print_json(&json!({
+            "job": view::job_value(&job, session.now().wall), "created": answer.created,
+            "decisions": answer.decisions.iter().map(view::decision_value).collect::<Vec<_>>(),
+        }))?;
+    }
+    match (job.state(), job.outcome()) {
+        (v1::JobState::AwaitingApproval, _) => {
+            if !session.is_json() {
+                note(&format!("Job {} waits for approval. No access is given before.", job.id));
+            }
+            Ok(Exit::AwaitingApproval)
+        }
+        (v1::JobState::Closed, v1::Outcome::Rejected) => {
+            Err(Failure::new(Exit::Denied, format!("job {} was rejected", job.id))
+                .with("why", job.detail)
+                .saying("No access was given."))
+        }
+        (v1::JobState::Closed, _) => {
+            Err(Failure::new(Exit::Ended, format!("job {} is closed: {}", job.id, view::job_word(&job)))
+                .with("why", job.detail)
+                .saying("No access was given."))
+        }
+        _ => Ok(Exit::Ok),
+    }
+}
+
+async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failure> {
+    let spec = read_spec(path)?;
+    let client = session.client(&creators(&spec.job))?;
+    let (job, answer) = submit(&client, spec.job, None, true).await?;
+    if session.is_json() {
+        print_json(&json!({
+            "job": view::job_value(&job, session.now().wall),
+            "decisions": answer.decisions.iter().map(view::decision_value).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        print(&view::decision_table(&answer.decisions))?;
+        if !job.waiting_for.is_empty() {
+            print(&format!("\n{}", view::gate_table(&job.waiting_for)))?;
+        }
+    }
+    if job.state() == v1::JobState::AwaitingApproval {
+        note("These would be asked first. Nothing was created.");
+        return Ok(Exit::AwaitingApproval);
+    }
+    note("It would be allowed. Nothing was created.");
+    Ok(Exit::Ok)
+}
+
+async fn list(open_only: bool, limit: usize, ids: bool, session: &Session) -> Result<Exit, Failure> {
+    let client = session.client(&READERS)?;
+    let mut jobs = Vec::new();
+    let mut page_token = String::new();
+    let more = loop {
+        let page_size = u32::try_from(limit.saturating_sub(jobs.len()).min(PAGE_MAX)).unwrap_or(0);
+        if page_size == 0 {
+            break !page_token.is_empty();
+        }
+        let request = v1::ListJobsRequest { open_only, page_size, page_token };
+        let answer = client.ask(Manner::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
+        jobs.extend(answer.jobs);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break false;
+        }
+    };
+    let now = session.now().wall;
+    if ids {
+        print(&jobs.iter().map(|j| format!("{}\n", j.id)).collect::<String>())?;
+    } else if session.is_json() {
+        print_json(&jobs.iter().map(|j| view::job_value(j, now)).collect())?;
+    } else {
+        print(&view::job_table(&jobs, now))?;
+    }
+    if more {
+        note("There are more: --limit N.");
+    }
+    Ok(Exit::Ok)
+}
+
+async fn get(client: &Client, job: JobId) -> Result<v1::Job, Failure> {
+    let request = v1::GetJobRequest { job: job.to_string() };
+    let answer = client.ask(Manner::Reads, request, async |r| client.jobs().get_job(r).await).await?;
+    answer.job.ok_or_else(incomplete)
+}
+
+/// Hands each state of a job over, until it is enough or the job is closed.
+async fn follow(
+    client: &Client,
+    job: &str,
+    mut seen: impl FnMut(v1::Job) -> Result<bool, Failure>,
+) -> Result<(), Failure> {
+    let request = v1::WatchJobRequest { job: job.to_owned() };
+    let mut stream = client.follow(request, async |r| client.jobs().watch_job(r).await).await?;
+    loop {
+        let next = stream.message().await.map_err(|status| client.failure(&status, Manner::Reads))?;
+        let Some(answer) = next else { return Ok(()) };
+        if seen(answer.job.ok_or_else(incomplete)?)? {
+            return Ok(());
+        }
+    }
+}
+
+async fn watch(job: JobId, session: &Session) -> Result<Exit, Failure> {
+    let client = session.client(&READERS)?;
+    let mut last = v1::Job::default();
+    follow(&client, &job.to_string(), |seen| {
+        let now = session.now().wall;
+        if session.is_json() {
+            print_json_line(&view::job_value(&seen, now))?;
+        } else {
+            let attempt = seen.attempts.last().map_or(0, |a| a.number);
+            let (word, leases) = (view::job_word(&seen), seen.live_leases);
+            let detail = if seen.detail.is_empty() {
+                String::new()
+            } else {
+                format!("  {}", seen.detail.escape_debug())
+            };
+            print(&format!("{now}  {word:<18}attempt {attempt}  {leases} live leases{detail}\n"))?;
+        }
+        let closed = seen.state() == v1::JobState::Closed;
+        last = seen;
+        Ok(closed)
+    })
+    .await?;
+    match (last.state(), last.outcome()) {
+        (v1::JobState::Closed, v1::Outcome::Completed) => Ok(Exit::Ok),
+        (v1::JobState::Closed, _) => Ok(Exit::Ended),
+        _ => Err(Failure::new(Exit::Failure, "the daemon stopped telling of this job")
+            .fix("it may be restarting: watch again")),
+    }
+}
+
+async fn close(
+    job: JobId,
+    outcome: Closing,
+    reason: Option<String>,
+    wait: Wait,
+    session: &Session,
+) -> Result<Exit, Failure> {
+    let client = session.client(&ENDERS)?;
+    let outcome = match outcome {
+        Closing::Completed => v1::Outcome::Completed,
+        Closing::Failed => v1::Outcome::Failed,
+        Closing::Interrupted => v1::Outcome::Interrupted,
+        Closing::Cancelled => v1::Outcome::Cancelled,
+    };
+    let request = v1::CloseJobRequest {
+        job: job.to_string(),
+        outcome: outcome.into(),
+        reason: reason.unwrap_or_default(),
+    };
+    let answer = client.ask(Manner::Changes, request, async |r| client.jobs().close_job(r).await).await?;
+    let job = answer.job.ok_or_else(incomplete)?;
+    let mut ending = answer.ending.unwrap_or_default();
+    let settled = settle(&client, &mut ending, wait).await;
+    if session.is_json() {
+        print_json(&json!({
+            "job": view::job_value(&job, session.now().wall), "ending": view::ending_value(&ending),
+        }))?;
+    } else {
+        let word = view::job_word(&job);
+        print(&format!("{} {word}: {} live leases ended, seq {}\n", job.id, ending.behind, ending.seq))?;
+        if job.outcome() != outcome {
+            note("It was over before: the first outcome stays.");
+        }
+    }
+    settled.map(|()| Exit::Ok)
+}
+
+async fn drain(
+    job: JobId,
+    attempt: Option<u64>,
+    grace: Option<Duration>,
+    reason: Option<String>,
+    session: &Session,
+) -> Result<Exit, Failure> {
+    if grace.is_some_and(|g| g > DRAIN_GRACE_MAX) {
+        return Err(Failure::usage("a grace is at most 2m").fix("write --grace 2m, or less"));
+    }
+    let client = session.client(&ENDERS)?;
+    let attempt = match attempt {
+        Some(n) => n,
+        None => get(&client, job).await?.attempts.last().map(|a| a.number).ok_or_else(|| {
+            Failure::new(Exit::Failure, format!("job {job} has no attempt to drain"))
+                .fix(format!("`leasehold job close {job}` ends the job itself"))
+        })?,
+    };
+    let request = v1::DrainAttemptRequest {
+        job: job.to_string(),
+        attempt,
+        grace: grace.and_then(words::wire),
+        reason: reason.unwrap_or_default(),
+    };
+    let answer = client.ask(Manner::Changes, request, async |r| client.jobs().drain_attempt(r).await).await?;
+    let now = session.now().wall;
+    let (reading, writing) = (answer.reading_ends.as_ref(), answer.writing_ends.as_ref());
+    if session.is_json() {
+        print_json(&json!({
+            "job": job.to_string(), "attempt": attempt, "reading_ends": when::value(reading, now),
+            "writing_ends": when::value(writing, now),
+        }))?;
+    } else {
+        let (reading, writing) = (when::short(reading, now), when::short(writing, now));
+        print(&format!("{job} attempt {attempt} drains: reading ends {reading}, writing {writing}\n"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+/// The daemon left out what every answer has.
+pub(super) fn incomplete() -> Failure {
+    Failure::new(Exit::Failure, "the daemon's answer is not complete")
+        .fix("use the leasehold that came with the daemon; `leasehold whoami` tells its version")
+}

@@ -1,0 +1,132 @@
+//! `leasehold lease`.
+
+use std::io::{IsTerminal, stdout};
+
+use clap::{Args, Subcommand};
+
+use super::{
+    Client, Exit, Failure, Session,
+    client::Manner,
+    job::incomplete,
+    output::{note, print, print_json, print_json_line},
+    view, words,
+};
+use crate::{
+    limits::{PAGE_DEFAULT, PAGE_MAX, WATCH},
+    name::{LeaseId, PrincipalKind},
+    proto::v1,
+};
+
+/// Shows who holds what, now.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold lease list
+  leasehold lease list --behind dataset:acme/tickets@v3
+  leasehold lease list --behind job:j-… --all
+  leasehold lease list --watch
+  leasehold lease show l-…")]
+pub struct LeaseArgs {
+    #[command(subcommand)]
+    command: LeaseCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum LeaseCommand {
+    /// Lists live leases.
+    List(ListArgs),
+    /// Shows one lease.
+    Show {
+        #[arg(value_name = "ID")]
+        lease: LeaseId,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Those that end when this name is revoked: a job, an identity, a dataset, a tenant…
+    #[arg(long, value_name = "NAME", value_parser = words::ending_name)]
+    behind: Option<String>,
+    /// Also those that ended a short while ago.
+    #[arg(long)]
+    all: bool,
+    /// At most this many.
+    #[arg(long, value_name = "N", default_value_t = PAGE_DEFAULT)]
+    limit: usize,
+    /// Look again every two seconds.
+    #[arg(long, short)]
+    watch: bool,
+}
+
+const READERS: [PrincipalKind; 4] =
+    [PrincipalKind::Operator, PrincipalKind::Auditor, PrincipalKind::Launcher, PrincipalKind::Workload];
+
+impl LeaseArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let client = session.client(&READERS)?;
+        match self.command {
+            LeaseCommand::Show { lease } => {
+                let request = v1::GetLeaseRequest { lease: lease.to_string() };
+                let answer = client
+                    .ask(Manner::Reads, request, async |r| client.operator().get_lease(r).await)
+                    .await?;
+                let lease = answer.lease.ok_or_else(incomplete)?;
+                let now = session.now().wall;
+                if session.is_json() {
+                    print_json(&view::lease_value(&lease, now))?;
+                } else {
+                    print(&view::lease_page(&lease, now))?;
+                }
+                Ok(Exit::Ok)
+            }
+            LeaseCommand::List(args) if args.watch => loop {
+                let (leases, _) = fetch(&client, &args).await?;
+                let now = session.now().wall;
+                if session.is_json() {
+                    print_json_line(&leases.iter().map(|l| view::lease_value(l, now)).collect())?;
+                } else {
+                    let clear = if stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
+                    print(&format!("{clear}{now}\n{}\n", view::lease_table(&leases, now)))?;
+                }
+                session.clock.sleep(WATCH).await;
+            },
+            LeaseCommand::List(args) => {
+                let (leases, more) = fetch(&client, &args).await?;
+                let now = session.now().wall;
+                if session.is_json() {
+                    print_json(&leases.iter().map(|l| view::lease_value(l, now)).collect())?;
+                } else {
+                    print(&view::lease_table(&leases, now))?;
+                }
+                if more {
+                    note("There are more: --limit N.");
+                }
+                Ok(Exit::Ok)
+            }
+        }
+    }
+}
+
+async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool), Failure> {
+    let mut leases = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page_size = u32::try_from(args.limit.saturating_sub(leases.len()).min(PAGE_MAX)).unwrap_or(0);
+        if page_size == 0 {
+            return Ok((leases, !page_token.is_empty()));
+        }
+        let request = v1::ListLeasesRequest {
+            behind: args.behind.clone().unwrap_or_default(),
+            live_only: !args.all,
+            page_size,
+            page_token,
+        };
+        let answer =
+            client.ask(Manner::Reads, request, async |r| client.operator().list_leases(r).await).await?;
+        leases.extend(answer.leases);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            return Ok((leases, false));
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! `leasehold lock`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::{
+    Exit, Failure, Session,
+    client::Manner,
+    output::{fields, note, print, print_json},
+    revoke::ended,
+    settle::{Wait, settle},
+    view, words,
+};
+use crate::{name::PrincipalKind, proto::v1};
+
+/// Ends all access behind one name and keeps new access out until the lock is lifted.
+///
+/// A lock survives a restart. It never says who is right: it stops everything first.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Examples:
+  leasehold lock tenant:acme --reason \"incident 7\" --dry-run
+  leasehold lock identity:spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"key leaked\" --ttl 8h
+  leasehold lock identity-prefix:spiffe://hpc.acme.example/slurm/ --reason \"cluster compromised\"
+  leasehold lock list
+  leasehold unlock tenant:acme --reason \"incident 7 is over\""
+)]
+pub struct LockArgs {
+    #[command(subcommand)]
+    command: Option<LockCommand>,
+    /// As for `revoke`, or identity-prefix:spiffe://…/ for all below a path.
+    #[arg(value_name = "NAME", required = true, value_parser = words::lock_name)]
+    name: Option<String>,
+    /// For the people who are kept out, and for the auditor.
+    #[arg(long, value_name = "TEXT", required = true, value_parser = words::reason)]
+    reason: Option<String>,
+    /// Lift it by itself after this; it stays until lifted otherwise.
+    #[arg(long, value_name = "SPAN", value_parser = words::span)]
+    ttl: Option<Duration>,
+    /// Count what would end, change nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not wait until it is on disk.
+    #[arg(long, conflicts_with = "dry_run")]
+    no_wait: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum LockCommand {
+    /// Lists the locks in force.
+    List,
+}
+
+impl LockArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match (self.command, self.name, self.reason) {
+            (None, Some(name), Some(reason)) => {
+                let request = v1::LockRequest {
+                    name,
+                    reason,
+                    ttl: self.ttl.and_then(words::wire),
+                    dry_run: self.dry_run,
+                };
+                let wait = if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable };
+                lock(request, wait, session).await
+            }
+            _ => list(session).await,
+        }
+    }
+}
+
+async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result<Exit, Failure> {
+    let client = session.client(&[PrincipalKind::Operator])?;
+    let (name, dry_run) = (request.name.clone(), request.dry_run);
+    let manner = if dry_run { Manner::Reads } else { Manner::Changes };
+    let answer = client.ask(manner, request, async |r| client.operator().lock(r).await).await?;
+    let mut ending = answer.ending.unwrap_or_default();
+    let settled = settle(&client, &mut ending, wait).await;
+    let now = session.now().wall;
+    if session.is_json() {
+        print_json(&json!({
+            "lock": answer.lock.as_ref().map(|l| view::lock_value(l, now)), "dry_run": dry_run,
+            "ending": view::ending_value(&ending),
+        }))?;
+    } else {
+        print(&fields(ended(&name, dry_run, &ending, Vec::new())))?;
+        if !dry_run {
+            note(&format!("Nothing new behind {name} until `leasehold unlock {name} --reason …`."));
+        }
+    }
+    settled.map(|()| Exit::Ok)
+}
+
+async fn list(session: &Session) -> Result<Exit, Failure> {
+    let client = session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?;
+    let answer = client
+        .ask(Manner::Reads, v1::ListLocksRequest {}, async |r| client.operator().list_locks(r).await)
+        .await?;
+    let now = session.now().wall;
+    if session.is_json() {
+        print_json(&answer.locks.iter().map(|l| view::lock_value(l, now)).collect())?;
+    } else {
+        print(&view::lock_table(&answer.locks, now))?;
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,62 @@
+//! The command line: one file per subcommand.
+//!
+//! Owns how a command is written, how answers and refusals read, and the exit codes. Data goes to stdout, the rest to
+//! stderr. Decides nothing: what can be known offline is read by the floor that owns it, everything else is asked of the
+//! daemon of the chosen context, under one of our own SVIDs.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `args` | [`Cli`]: what can be written, and who does it |
+//! | `session` | [`Session`]: the surroundings of one command |
+//! | `contexts` | [`Contexts`]: which daemon, as whom; `dev` writes one |
+//! | `client` | [`Client`]: asking, with deadlines |
+//! | `failure`, `exit` | [`Failure`], [`Exit`]: how refusals read, and the code for each |
+//! | `output`, `view`, `when`, `words` | tables, JSON, moments, and the words that become values |
+//! | `settle` | waiting until an ending is on disk |
+//! | all others | a subcommand each |
+
+mod args;
+mod client;
+mod contexts;
+mod exit;
+mod failure;
+mod output;
+mod session;
+mod settle;
+mod view;
+mod when;
+mod words;
+
+mod audit;
+mod catalog;
+mod completions;
+mod config;
+mod context;
+mod demo;
+mod dev;
+mod doctor;
+mod job;
+mod lease;
+mod lock;
+mod policy;
+mod revoke;
+mod run;
+mod serve;
+mod token;
+mod unlock;
+mod whoami;
+
+pub use args::Cli;
+pub use client::Client;
+pub use contexts::{Context, Contexts, NoPlace, SvidFiles};
+pub use demo::DemoArgs;
+pub use dev::DevArgs;
+pub use exit::Exit;
+pub use failure::{Effect, Failure};
+pub use output::Format;
+pub use run::RunArgs;
+pub use serve::ServeArgs;
+pub use session::{Chosen, Session};
+
+#[cfg(test)]
+mod daemon_tests;

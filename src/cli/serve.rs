@@ -1,0 +1,132 @@
+//! `leasehold serve`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Exit, Failure, Session};
+use crate::{
+    config::Config,
+    daemon::{Daemon, StartError, Stopped, init_logging, init_metrics},
+};
+
+/// Runs the daemon until SIGTERM.
+///
+/// SIGHUP reads catalog and policies anew; a bad one changes nothing. Logs go to stderr. Check the file first with
+/// `leasehold config check`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold serve --config /etc/leasehold/leasehold.toml
+  leasehold config check /etc/leasehold/leasehold.toml && systemctl reload leasehold")]
+pub struct ServeArgs {
+    /// The configuration; paths in it are relative to it.
+    #[arg(long, value_name = "FILE", env = "LEASEHOLD_CONFIG")]
+    pub config: PathBuf,
+}
+
+impl ServeArgs {
+    pub(super) async fn run(self, _session: &Session) -> Result<Exit, Failure> {
+        // Listened for from the first moment, so that a stop while starting is a stop.
+        let mut stops = Stops::listen()?;
+        let loaded = Config::load(&self.config)?;
+        init_logging(&loaded.config.log);
+        init_metrics();
+        let daemon = tokio::select! {
+            daemon = Daemon::start(&loaded.config) => daemon.map_err(|e| not_started(&e))?,
+            () = stops.stop() => return Ok(Exit::Ok),
+        };
+        tracing::info!(
+            grpc = %daemon.grpc,
+            issuer = %daemon.issuer,
+            probe = %daemon.probe,
+            epoch = daemon.broker.epoch(),
+            version = env!("CARGO_PKG_VERSION"),
+            "ready"
+        );
+        Ok(match serve(daemon, stops).await {
+            Stopped::InOrder => Exit::Ok,
+            Stopped::Failed => Exit::Failure,
+        })
+    }
+}
+
+/// Serves until a signal stops it.
+pub(super) async fn serve(daemon: Daemon, mut stops: Stops) -> Stopped {
+    let stopper = daemon.stopper();
+    let reload = daemon.reloader();
+    let signals = tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = stops.term.recv() => return stopper.cancel(),
+                _ = stops.int.recv() => return stopper.cancel(),
+                _ = stops.hangup.recv() => {
+                    tracing::info!("SIGHUP: reading identity files, catalog and policy anew");
+                    // A panic in it must not end the daemon's ear for SIGTERM; what is bad is logged.
+                    let reload = reload.clone();
+                    let _ = tokio::task::spawn_blocking(move || reload()).await;
+                }
+            }
+        }
+    });
+    let stopped = daemon.run().await;
+    signals.abort();
+    stopped
+}
+
+/// The signals that a daemon listens to.
+pub(super) struct Stops {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
+}
+
+impl Stops {
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let listen = |kind| {
+            signal(kind)
+                .map_err(|e| Failure::new(Exit::Failure, format!("signals cannot be listened to: {e}")))
+        };
+        Ok(Stops {
+            term: listen(SignalKind::terminate())?,
+            int: listen(SignalKind::interrupt())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
+    }
+
+    pub(super) async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+}
+
+/// Why it did not start, with all causes.
+pub(super) fn not_started(error: &StartError) -> Failure {
+    let mut text = error.to_string();
+    let mut lines = Vec::new();
+    if let StartError::Rules(refusal) = error {
+        text = "catalog or policy cannot be used".to_owned();
+        lines.extend(refusal.text.lines().map(str::to_owned));
+    }
+    let mut cause = std::error::Error::source(error);
+    while let Some(e) = cause {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        cause = e.source();
+    }
+    let failure = lines.into_iter().fold(Failure::new(Exit::Failure, text), |f, line| f.with("", line));
+    failure
+        .fix(match error {
+            StartError::Listen { .. } => {
+                "choose another address in the configuration, or stop what listens there"
+            }
+            StartError::Ledger(_) => {
+                "one daemon has one ledger: see `leasehold audit verify` for what is wrong with it"
+            }
+            _ => "`leasehold config check FILE` looks at everything that it names",
+        })
+        .saying("Nothing was served.")
+}

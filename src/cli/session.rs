@@ -1,0 +1,153 @@
+//! What every command is given: where to print, which context, as whom, and the time.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    Client, Exit, Failure, Format,
+    contexts::{Context, Contexts, NoPlace, SvidFiles},
+};
+use crate::{
+    clock::{Clock, Now, SystemClock},
+    identity::{FileSource, IdentityFiles},
+    link::{Connector, Endpoint},
+    name::PrincipalKind,
+};
+
+/// The surroundings of one command.
+pub struct Session {
+    pub output: Format,
+    pub clock: Arc<dyn Clock>,
+    contexts_file: Result<PathBuf, NoPlace>,
+    context: Option<String>,
+    role: Option<PrincipalKind>,
+}
+
+/// A context that was chosen, and the identity to use in it.
+pub struct Chosen {
+    pub name: String,
+    pub context: Context,
+    pub role: PrincipalKind,
+    pub svid: SvidFiles,
+}
+
+impl Session {
+    pub(super) fn new(output: Format, context: Option<String>, role: Option<PrincipalKind>) -> Self {
+        let (clock, contexts_file) = (Arc::new(SystemClock::new()), Contexts::default_path());
+        Session { output, clock, contexts_file, context, role }
+    }
+
+    /// With a clock and a contexts file of its own.
+    #[cfg(test)]
+    pub(super) fn of_test(
+        clock: Arc<dyn Clock>,
+        contexts_file: PathBuf,
+        role: Option<PrincipalKind>,
+    ) -> Self {
+        Session { clock, contexts_file: Ok(contexts_file), ..Session::new(Format::Table, None, role) }
+    }
+
+    pub fn now(&self) -> Now {
+        self.clock.now()
+    }
+
+    pub fn is_json(&self) -> bool {
+        self.output == Format::Json
+    }
+
+    /// Where the contexts are.
+    pub fn contexts_file(&self) -> Result<&Path, Failure> {
+        self.contexts_file.as_deref().map_err(|e| Failure::new(Exit::Failure, e.to_string()))
+    }
+
+    /// The context that `--context` names, or else the current one.
+    pub fn context(&self) -> Result<(String, Context), Failure> {
+        let path = self.contexts_file()?;
+        let mut contexts = Contexts::load(path)?;
+        let known = contexts.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
+        let Some(name) = self.context.clone().or_else(|| contexts.current.take()) else {
+            return Err(Failure::new(Exit::Failure, "no context is chosen, so there is no daemon to ask")
+                .with("file", path.display().to_string())
+                .fix(if known.is_empty() {
+                    "start `leasehold dev`, which writes one, or describe your daemon in that file".to_owned()
+                } else {
+                    format!("`leasehold context use NAME`, or --context NAME; there are: {known}")
+                }));
+        };
+        match contexts.contexts.remove(&name) {
+            Some(context) => Ok((name, context)),
+            None => {
+                Err(Failure::new(Exit::Failure, format!("there is no context `{}`", name.escape_debug()))
+                    .with("file", path.display().to_string())
+                    .fix(if known.is_empty() {
+                        "start `leasehold dev`, which writes one".to_owned()
+                    } else {
+                        format!("name one of: {known}")
+                    }))
+            }
+        }
+    }
+
+    /// The context, and in it the identity of `--as`, or else the first of those that this command prefers.
+    pub fn choose(&self, prefer: &[PrincipalKind]) -> Result<Chosen, Failure> {
+        let (name, mut context) = self.context()?;
+        let role = match self.role {
+            Some(role) => context.identities.contains_key(&role).then_some(role),
+            None => prefer.iter().copied().find(|role| context.identities.contains_key(role)),
+        };
+        let found = role.and_then(|role| Some((role, context.identities.remove(&role)?)));
+        let Some((role, svid)) = found else {
+            let wanted = self.role.map_or_else(|| words(prefer, " or "), |r| r.to_string());
+            let have: Vec<_> = context.identities.keys().copied().collect();
+            return Err(Failure::new(
+                Exit::Failure,
+                format!("context `{name}` has no identity for {wanted}"),
+            )
+            .with("has", if have.is_empty() { "none".to_owned() } else { words(&have, ", ") })
+            .fix(format!(
+                "write [context.{name}.identity.{}] with cert and key, or choose another by --as",
+                prefer.first().map_or("workload", |r| r.as_str())
+            )));
+        };
+        Ok(Chosen { name, context, role, svid })
+    }
+
+    /// A client for the chosen daemon. Connects at its first call.
+    pub fn client(&self, prefer: &[PrincipalKind]) -> Result<Client, Failure> {
+        let chosen = self.choose(prefer)?;
+        let (connector, source) = self.connector(&chosen)?;
+        Ok(Client::new(connector, source, self.clock.clone()))
+    }
+
+    /// The way to the chosen daemon, with the source of our own SVID: who stays longer than a call follows it.
+    pub fn connector(&self, chosen: &Chosen) -> Result<(Connector, Arc<FileSource>), Failure> {
+        let context = &chosen.context;
+        let files = IdentityFiles {
+            svid: Some((chosen.svid.cert.clone(), chosen.svid.key.clone())),
+            bundles: context.bundles.iter().map(|(d, p)| (d.clone(), p.clone())).collect(),
+        };
+        let source = FileSource::open(files, self.clock.clone()).map_err(|e| {
+            Failure::new(Exit::Failure, format!("the identity of context `{}` cannot be used", chosen.name))
+                .with("file", e.to_string())
+                .fix("`leasehold doctor` looks at each file")
+        })?;
+        let source = Arc::new(source);
+        let endpoint = Endpoint::new(&context.server, context.server_id.clone())
+            .map_err(|e| Failure::new(Exit::Failure, e.to_string()))?;
+        Ok((Connector::new(source.clone(), self.clock.clone(), endpoint), source))
+    }
+
+    pub(super) fn role(&self) -> Option<PrincipalKind> {
+        self.role
+    }
+}
+
+fn words(roles: &[PrincipalKind], between: &str) -> String {
+    roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(between)
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,339 @@
+//! Commands against a daemon that answers as the test says, over real connections.
+
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, sync::Mutex, time::Duration};
+
+use clap::Parser;
+use tokio::net::TcpListener;
+use tokio_stream::Empty;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, service::Routes};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use super::*;
+use crate::{
+    cli::{Cli, Effect},
+    clock::manual::ManualClock,
+    identity::{
+        StaticSource,
+        testing::{NOW, TestCa, bundles},
+    },
+    limits::CALL,
+    link::{Acceptor, Protocol, ServeOptions, serve},
+    proto::v1::{
+        self,
+        operator_service_server::{OperatorService, OperatorServiceServer},
+    },
+    reason::Reason,
+};
+
+const DAEMON: &str = "spiffe://td.example/daemon";
+
+/// What the daemon answers, and what it was asked.
+#[derive(Default)]
+struct Answers {
+    revoke: Mutex<Option<Result<v1::RevokeResponse, Status>>>,
+    durable_index: u64,
+    asked: Mutex<Vec<String>>,
+    /// Never answers at all.
+    is_silent: bool,
+}
+
+#[tonic::async_trait]
+impl OperatorService for Answers {
+    async fn who_am_i(&self, _: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
+        self.asked.lock().unwrap().push("whoami".to_owned());
+        if self.is_silent {
+            std::future::pending::<()>().await;
+        }
+        Ok(Response::new(v1::WhoAmIResponse {
+            spiffe_id: "spiffe://td.example/op".into(),
+            kind: "operator".into(),
+            tenant: "acme".into(),
+            server_time: Some(prost_types::Timestamp { seconds: 1_795_148_000, nanos: 0 }),
+            ..Default::default()
+        }))
+    }
+
+    async fn revoke(&self, r: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
+        self.asked.lock().unwrap().push(format!("revoke {}", r.get_ref().name));
+        self.revoke.lock().unwrap().take().unwrap().map(Response::new)
+    }
+
+    async fn wait_durable(
+        &self,
+        r: Request<v1::WaitDurableRequest>,
+    ) -> Result<Response<v1::WaitDurableResponse>, Status> {
+        self.asked.lock().unwrap().push(format!("wait {} of {}", r.get_ref().index, r.get_ref().epoch));
+        Ok(Response::new(v1::WaitDurableResponse { durable_index: self.durable_index }))
+    }
+
+    async fn list_leases(
+        &self,
+        r: Request<v1::ListLeasesRequest>,
+    ) -> Result<Response<v1::ListLeasesResponse>, Status> {
+        // Three pages of one.
+        let page = r.get_ref().page_token.len();
+        self.asked.lock().unwrap().push(format!("page {page}"));
+        let next_page_token = if page < 2 { "x".repeat(page + 1) } else { String::new() };
+        let lease = v1::Lease { id: format!("l-{page}"), state: "live".into(), ..Default::default() };
+        Ok(Response::new(v1::ListLeasesResponse { leases: vec![lease], next_page_token }))
+    }
+
+    async fn get_lease(
+        &self,
+        _: Request<v1::GetLeaseRequest>,
+    ) -> Result<Response<v1::GetLeaseResponse>, Status> {
+        Ok(Response::new(v1::GetLeaseResponse { lease: None }))
+    }
+
+    async fn lock(&self, _: Request<v1::LockRequest>) -> Result<Response<v1::LockResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn unlock(&self, _: Request<v1::UnlockRequest>) -> Result<Response<v1::UnlockResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_locks(
+        &self,
+        _: Request<v1::ListLocksRequest>,
+    ) -> Result<Response<v1::ListLocksResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn reload_catalog(
+        &self,
+        _: Request<v1::ReloadCatalogRequest>,
+    ) -> Result<Response<v1::ReloadCatalogResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    type TailLedgerStream = Empty<Result<v1::TailLedgerResponse, Status>>;
+
+    async fn tail_ledger(
+        &self,
+        _: Request<v1::TailLedgerRequest>,
+    ) -> Result<Response<Self::TailLedgerStream>, Status> {
+        Ok(Response::new(tokio_stream::empty()))
+    }
+}
+
+/// A daemon that runs, and a folder with a context for it.
+struct Running {
+    answers: Arc<Answers>,
+    clock: Arc<ManualClock>,
+    folder: tempfile::TempDir,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    async fn start(answers: Answers) -> Self {
+        let ca = TestCa::new("td.example");
+        let clock = Arc::new(ManualClock::new(NOW));
+        let answers = Arc::new(answers);
+        let source = StaticSource::new(Some(Arc::new(ca.svid("/daemon").svid())), bundles(&[&ca]));
+        let acceptor = Acceptor::new(Arc::new(source), clock.clone(), Protocol::Grpc);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap().to_string();
+        let shutdown = CancellationToken::new();
+        let routes = Routes::new(OperatorServiceServer::from_arc(answers.clone())).prepare();
+        tokio::spawn(serve(listener, acceptor, routes, ServeOptions::default(), shutdown.clone()));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let operator = ca.svid("/op");
+        fs::write(path("bundle.pem"), ca.pem()).unwrap();
+        fs::write(path("op.pem"), operator.chain_pem()).unwrap();
+        fs::write(path("op.key"), operator.key_pem()).unwrap();
+        fs::set_permissions(path("op.key"), fs::Permissions::from_mode(0o600)).unwrap();
+        let context = Context {
+            server,
+            server_id: DAEMON.parse().unwrap(),
+            bundles: BTreeMap::from([(ca.domain(), path("bundle.pem"))]),
+            issuer: None,
+            identities: BTreeMap::from([(
+                PrincipalKind::Operator,
+                SvidFiles { cert: path("op.pem"), key: path("op.key") },
+            )]),
+        };
+        let running = Running { answers, clock, folder, shutdown };
+        running.save(context);
+        running
+    }
+
+    fn contexts(&self) -> PathBuf {
+        self.folder.path().join("contexts.toml")
+    }
+
+    fn save(&self, context: Context) {
+        let contexts = BTreeMap::from([("test".to_owned(), context)]);
+        Contexts { current: Some("test".into()), contexts }.save(&self.contexts()).unwrap();
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Context)) {
+        let mut context = Contexts::load(&self.contexts()).unwrap().contexts.remove("test").unwrap();
+        change(&mut context);
+        self.save(context);
+    }
+
+    fn session(&self) -> Session {
+        Session::of_test(self.clock.clone(), self.contexts(), None)
+    }
+
+    async fn run(&self, line: &str) -> Result<Exit, Failure> {
+        let words = std::iter::once("leasehold").chain(line.split(' '));
+        Cli::try_parse_from(words).unwrap().run_in(self.session()).await
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut *self.answers.asked.lock().unwrap())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+fn ended(durable: bool) -> Answers {
+    let ending = v1::Ending { seq: 9, behind: 2, durable, index: 7, epoch: 3 };
+    let answer = v1::RevokeResponse { ending: Some(ending), ..Default::default() };
+    Answers { revoke: Mutex::new(Some(Ok(answer))), ..Default::default() }
+}
+
+#[tokio::test]
+async fn a_well_set_up_context_asks_and_the_doctor_finds_nothing() {
+    let daemon = Running::start(Answers::default()).await;
+    assert_eq!(daemon.run("whoami").await.unwrap(), Exit::Ok);
+    assert_eq!(daemon.run("doctor").await.unwrap(), Exit::Ok);
+    fs::set_permissions(daemon.folder.path().join("op.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(daemon.run("doctor").await.unwrap(), Exit::Failure, "a key that others may read");
+}
+
+#[tokio::test]
+async fn the_doctor_finds_clocks_that_are_apart() {
+    let daemon = Running::start(Answers::default()).await;
+    daemon.clock.advance(Duration::from_secs(31));
+    assert_eq!(daemon.run("doctor").await.unwrap(), Exit::Failure);
+}
+
+#[tokio::test]
+async fn a_revocation_waits_until_it_is_on_disk_and_ends_with_five_where_it_is_not() {
+    let revoke = "revoke tenant:acme --reason leak";
+    let daemon = Running::start(Answers { durable_index: 7, ..ended(false) }).await;
+    assert_eq!(daemon.run(revoke).await.unwrap(), Exit::Ok);
+    assert_eq!(daemon.asked(), ["revoke tenant:acme", "wait 7 of 3"]);
+
+    let daemon = Running::start(Answers { durable_index: 6, ..ended(false) }).await;
+    let failure = daemon.run(revoke).await.unwrap_err();
+    assert_eq!(failure.exit, Exit::NotDurable);
+    assert!(matches!(failure.effect, Effect::Said(_)), "it is in force all the same");
+
+    let daemon = Running::start(ended(true)).await;
+    assert_eq!(daemon.run(revoke).await.unwrap(), Exit::Ok);
+    assert_eq!(daemon.asked(), ["revoke tenant:acme"], "what is durable is not waited for");
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_daemon_arrives_with_its_reason_lines_and_who_we_are() {
+    let details = ErrorDetails::with_error_info(
+        "POLICY_DENIED",
+        "leasehold",
+        [("rule".to_owned(), "operators-end-access".to_owned())],
+    );
+    let status = Status::with_error_details(tonic::Code::PermissionDenied, "you may not end this", details);
+    let answers = Answers { revoke: Mutex::new(Some(Err(status))), ..Default::default() };
+    let daemon = Running::start(answers).await;
+    let failure = daemon.run("revoke tenant:other --reason x").await.unwrap_err();
+    assert_eq!((failure.reason, failure.exit), (Some(Reason::PolicyDenied), Exit::Denied));
+    insta::assert_snapshot!(failure.render(), @r#"
+    leasehold: denied: you may not end this
+      you    spiffe://td.example/op
+      rule   operators-end-access
+    Nothing was changed.
+    "#);
+}
+
+#[tokio::test]
+async fn a_list_goes_through_its_pages_up_to_its_limit() {
+    let daemon = Running::start(Answers::default()).await;
+    assert_eq!(daemon.run("lease list").await.unwrap(), Exit::Ok);
+    assert_eq!(daemon.asked(), ["page 0", "page 1", "page 2"]);
+    assert_eq!(daemon.run("lease list --limit 2").await.unwrap(), Exit::Ok);
+    assert_eq!(daemon.asked(), ["page 0", "page 1"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_leaves_out_what_it_must_have_is_a_failure() {
+    let daemon = Running::start(Answers::default()).await;
+    let failure = daemon.run("lease show l-00000000000000000000000009").await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Failure);
+    let failure = daemon.run("lock list").await.unwrap_err();
+    assert_eq!(failure.reason, Some(Reason::NotSupported));
+    assert_eq!(daemon.run("audit tail --no-follow").await.unwrap(), Exit::Ok);
+}
+
+#[tokio::test]
+async fn a_daemon_that_is_silent_is_given_up_in_time() {
+    let daemon = Running::start(Answers { is_silent: true, ..Default::default() }).await;
+    let passing = async {
+        while daemon.asked().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        daemon.clock.advance(CALL);
+        std::future::pending::<()>().await;
+    };
+    let failure = tokio::select! {
+        answer = daemon.run("whoami") => answer.unwrap_err(),
+        () = passing => unreachable!(),
+    };
+    assert_eq!(failure.reason, Some(Reason::Unreachable));
+    assert_eq!(failure.effect, Effect::Nothing);
+}
+
+#[tokio::test]
+async fn who_is_not_the_daemon_is_never_asked() {
+    let daemon = Running::start(ended(true)).await;
+    daemon.change(|context| context.server_id = "spiffe://td.example/other".parse().unwrap());
+    let failure = daemon.run("revoke tenant:acme --reason x").await.unwrap_err();
+    assert_eq!((failure.exit, failure.effect.clone()), (Exit::Denied, Effect::Nothing));
+    assert!(daemon.asked().is_empty());
+    assert_eq!(daemon.run("doctor").await.unwrap(), Exit::Failure);
+
+    daemon.change(|context| context.server = "127.0.0.1:1".into());
+    let failure = daemon.run("whoami").await.unwrap_err();
+    assert_eq!((failure.reason, failure.exit), (Some(Reason::Unreachable), Exit::Failure));
+}
+
+#[tokio::test]
+async fn an_svid_that_is_over_is_not_even_tried() {
+    let daemon = Running::start(Answers::default()).await;
+    daemon.clock.advance(Duration::from_secs(2 * 3600));
+    let failure = daemon.run("whoami").await.unwrap_err();
+    assert_eq!(failure.reason, Some(Reason::SvidExpired));
+}
+
+#[tokio::test]
+async fn an_identity_that_the_context_does_not_have_is_told_with_those_that_it_has() {
+    let daemon = Running::start(Answers::default()).await;
+    let session = Session::of_test(daemon.clock.clone(), daemon.contexts(), Some(PrincipalKind::Launcher));
+    let failure = session.client(PrincipalKind::ALL).err().unwrap();
+    assert!(failure.render().contains("has    operator"), "{}", failure.render());
+    let failure = daemon.run("job check /nonexistent.toml").await.unwrap_err();
+    assert_eq!(failure.exit, Exit::Usage, "a specification is read before anybody is asked");
+    fs::remove_file(daemon.folder.path().join("op.key")).unwrap();
+    let failure = daemon.run("whoami").await.unwrap_err();
+    assert!(failure.render().contains("op.key"), "{}", failure.render());
+}
+
+#[tokio::test]
+async fn contexts_are_chosen_and_forgotten() {
+    let daemon = Running::start(Answers::default()).await;
+    assert_eq!(daemon.run("context use other").await.unwrap_err().exit, Exit::Failure);
+    assert_eq!(daemon.run("context use test").await.unwrap(), Exit::Ok);
+    assert_eq!(daemon.run("context delete test").await.unwrap(), Exit::Ok);
+    assert_eq!(Contexts::load(&daemon.contexts()).unwrap(), Contexts::default());
+    let failure = daemon.run("whoami").await.unwrap_err();
+    assert!(failure.render().contains("leasehold dev"), "{}", failure.render());
+}

@@ -1,0 +1,305 @@
+//! `leasehold token`.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use clap::{Args, Subcommand};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use serde_json::{Value, json};
+
+use super::{
+    Exit, Failure, Session,
+    client::Manner,
+    output::{fields, note, print, print_json},
+    view, when,
+};
+use crate::{
+    clock::Wall,
+    identity::Leaf,
+    limits::TOKEN_BYTES_MAX,
+    name::{PrincipalKind, SpiffeId},
+    proto::v1,
+    reason::{Reason, Refusal},
+    secret::SecretText,
+};
+
+/// Looks at credentials.
+///
+/// A token is a secret: it is read from a file, never from an argument, and never printed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold token inspect $LEASEHOLD_DIR/reading.token
+  leasehold token inspect - < reading.token
+  leasehold token check reading.token --audience spiffe://k8s.acme.example/ns/data/sa/gateway")]
+pub struct TokenArgs {
+    #[command(subcommand)]
+    command: TokenCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Shows what a token says of itself. Offline; nothing is verified.
+    Inspect {
+        /// The token's file, or - for stdin.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Asks the daemon whether a token is good now, as a verifier of its audience. Exits with 7 or 4 where it is not.
+    Check {
+        /// The token's file, or - for stdin.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The audience that it must be for.
+        #[arg(long, value_name = "SPIFFE ID")]
+        audience: SpiffeId,
+        /// Who presents it, where the audience sees that.
+        #[arg(long, value_name = "SPIFFE ID")]
+        presenter: Option<SpiffeId>,
+        /// The certificate that the presenter shows, PEM, instead of its SPIFFE ID: a token may be bound to it.
+        #[arg(long, value_name = "FILE", conflicts_with = "presenter")]
+        presenter_svid: Option<PathBuf>,
+    },
+}
+
+impl TokenArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        match self.command {
+            TokenCommand::Inspect { file } => inspect(&file, session),
+            TokenCommand::Check { file, audience, presenter, presenter_svid } => {
+                let presenter = match presenter_svid {
+                    Some(svid) => Some(presented(&svid)?),
+                    None => presenter.map(|id| (id, Vec::new())),
+                };
+                check(&file, &audience, presenter, session).await
+            }
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<SecretText, Failure> {
+    let mut text = String::new();
+    // A newline or two beyond the greatest token.
+    let most = u64::try_from(TOKEN_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(64);
+    let read = if file == Path::new("-") {
+        io::stdin().take(most).read_to_string(&mut text)
+    } else {
+        File::open(file).and_then(|f| f.take(most).read_to_string(&mut text))
+    };
+    let token = SecretText::new(text);
+    match read {
+        Err(e) => Err(Failure::new(Exit::Failure, format!("`{}` cannot be read: {e}", file.display()))
+            .fix("name the file that holds the token, or - for stdin")),
+        Ok(_) if token.expose().trim().len() > TOKEN_BYTES_MAX => {
+            Err(malformed(format!("it is longer than the {TOKEN_BYTES_MAX} bytes of the greatest token")))
+        }
+        Ok(_) => Ok(SecretText::new(token.expose().trim().to_owned())),
+    }
+}
+
+fn malformed(why: impl Into<String>) -> Failure {
+    Refusal::new(Reason::TokenMalformed, "this is not a token")
+        .with("why", why)
+        .fix("name a file that holds one JWT in compact form, as `run` writes them")
+        .into()
+}
+
+/// The header and the claims of a JWT, unverified.
+fn decode(token: &str) -> Result<(Value, Value), Failure> {
+    let parts: Vec<_> = token.split('.').collect();
+    let [header, claims, _signature] = parts.as_slice() else {
+        return Err(malformed(format!("it has {} parts between dots, a token has three", parts.len())));
+    };
+    let part = |name: &str, text: &str| {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+        bytes
+            .and_then(|b| serde_json::from_slice::<Value>(&b).ok())
+            .filter(Value::is_object)
+            .ok_or_else(|| malformed(format!("its {name} is not base64url of a JSON object")))
+    };
+    Ok((part("header", header)?, part("payload", claims)?))
+}
+
+const UNVERIFIED: &str = "Nothing was verified: anybody can write a token that says this. `leasehold token check` asks the daemon.";
+
+fn inspect(file: &Path, session: &Session) -> Result<Exit, Failure> {
+    let token = read(file)?;
+    let (header, claims) = decode(token.expose())?;
+    if session.is_json() {
+        print_json(&json!({ "verified": false, "header": header, "claims": claims }))?;
+    } else {
+        print(&page(&header, &claims, session.now().wall))?;
+    }
+    note(UNVERIFIED);
+    Ok(Exit::Ok)
+}
+
+fn page(header: &Value, claims: &Value, now: Wall) -> String {
+    let text = |value: Option<&Value>| match value {
+        None | Some(Value::Null) => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(items)) => items
+            .iter()
+            .map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned))
+            .collect::<Vec<_>>()
+            .join("\n"),
+        Some(other) => other.to_string(),
+    };
+    let time = |key: &str| {
+        claims
+            .get(key)
+            .and_then(Value::as_u64)
+            .map(Wall::from_seconds)
+            .map_or_else(|| text(claims.get(key)), |at| format!("{at} ({})", when::relative(at, now)))
+    };
+    let lease = |key: &str| text(claims.get("lh").and_then(|lh| lh.get(key)));
+    let details = claims.get("authorization_details").and_then(Value::as_array);
+    let opens = details.into_iter().flatten().map(|detail| {
+        let actions = text(detail.get("actions")).replace('\n', ", ");
+        format!("{}: {actions}", text(detail.get("identifier")))
+    });
+    fields([
+        ("algorithm", text(header.get("alg"))),
+        ("type", text(header.get("typ"))),
+        ("key", text(header.get("kid"))),
+        ("issuer", text(claims.get("iss"))),
+        ("subject", text(claims.get("sub"))),
+        ("audience", text(claims.get("aud"))),
+        ("opens", opens.collect::<Vec<_>>().join("\n")),
+        ("issued", time("iat")),
+        ("not before", time("nbf")),
+        ("expires", time("exp")),
+        ("id", text(claims.get("jti"))),
+        ("lease", lease("lease")),
+        ("generation", lease("gen")),
+        ("job", lease("job")),
+        ("attempt", lease("attempt")),
+        ("member", lease("member")),
+        ("tenant", lease("tenant")),
+        ("epoch", lease("epoch")),
+        ("stood at", lease("stood_at")),
+        ("other fences", lease("fences")),
+        ("bound to", text(claims.get("cnf").and_then(|cnf| cnf.get("x5t#S256")))),
+    ])
+}
+
+/// Who shows a certificate, and its thumbprint.
+fn presented(file: &Path) -> Result<(SpiffeId, Vec<u8>), Failure> {
+    let unusable = |why: String| {
+        Failure::new(Exit::Failure, format!("{} is no SVID: {why}", file.display()))
+            .fix("name the certificate chain of the token's holder, PEM, leaf first")
+    };
+    let leaf = CertificateDer::from_pem_file(file).map_err(|e| unusable(e.to_string()))?;
+    let leaf = Leaf::parse(&leaf).map_err(|e| unusable(e.to_string()))?;
+    Ok((leaf.spiffe_id, leaf.x5t_s256.to_vec()))
+}
+
+async fn check(
+    file: &Path,
+    audience: &SpiffeId,
+    presenter: Option<(SpiffeId, Vec<u8>)>,
+    session: &Session,
+) -> Result<Exit, Failure> {
+    let token = read(file)?;
+    let client = session.client(&[PrincipalKind::Verifier, PrincipalKind::Operator])?;
+    let (presenter, presenter_sha256) = presenter.map(|(id, x5t)| (id.to_string(), x5t)).unwrap_or_default();
+    let request = v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 };
+    let answer = client.ask(Manner::Reads, request, async |r| client.verifier().introspect(r).await).await?;
+    if !answer.active {
+        return Err(inactive(&answer.reason));
+    }
+    if answer.audience != audience.as_str() {
+        return Err(Refusal::new(Reason::TokenAudience, "the token is good, but for another audience")
+            .with("audience", answer.audience)
+            .fix(format!("present it there; for {audience} the job needs a credential of its own"))
+            .into());
+    }
+    let now = session.now().wall;
+    if session.is_json() {
+        print_json(&json!({
+            "active": true, "subject": answer.subject, "audience": answer.audience,
+            "expires": when::value(answer.expires.as_ref(), now),
+            "lease": answer.lease.as_ref().map(|l| view::lease_value(l, now)),
+        }))?;
+    } else {
+        print(&fields([
+            ("good now", "yes, the daemon says so".to_owned()),
+            ("subject", answer.subject),
+            ("audience", answer.audience),
+            ("expires", when::both(answer.expires.as_ref(), now)),
+            ("lease", answer.lease.map(|l| l.id).unwrap_or_default()),
+        ]))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn inactive(code: &str) -> Failure {
+    const TEXT: &str = "the token is not good now";
+    match Reason::parse(code) {
+        Some(reason) => Refusal::new(reason, TEXT).with("reason", code).into(),
+        None => Failure::new(Exit::VerificationFailed, TEXT).with("reason", code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(header: &str, claims: &str) -> String {
+        format!("{}.{}.c2ln", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn a_token_says_what_it_says_and_its_signature_is_never_shown() {
+        let (header, claims) = decode(&token(
+            r#"{"alg":"ES256","typ":"at+jwt","kid":"1.1.x"}"#,
+            r#"{"iss":"https://l.example","sub":"spiffe://td.example/w","aud":"spiffe://td.example/f","exp":1795148300,
+               "authorization_details":[{"type":"leasehold.v1","identifier":"dataset:acme/t@v3","actions":["read_dataset"]}],
+               "lh":{"epoch":3,"lease":"l-1","fences":["human:ada"]}}"#,
+        ))
+        .unwrap();
+        let shown = page(&header, &claims, Wall(1_795_148_000_000));
+        insta::assert_snapshot!(shown, @r#"
+        algorithm     ES256
+        type          at+jwt
+        key           1.1.x
+        issuer        https://l.example
+        subject       spiffe://td.example/w
+        audience      spiffe://td.example/f
+        opens         dataset:acme/t@v3: read_dataset
+        expires       2026-11-20T04:18:20.000Z (in 5m)
+        lease         l-1
+        epoch         3
+        other fences  human:ada
+        "#);
+    }
+
+    #[test]
+    fn what_is_no_token_is_refused_without_being_shown() {
+        for text in ["", "5ecret", "5ecret.a", "5ecret.a.b", "W10.W10.x", "a.b.c.d"] {
+            let failure = decode(text).unwrap_err();
+            assert_eq!(failure.exit, Exit::VerificationFailed);
+            assert!(!failure.render().contains("5ecret"), "{}", failure.render());
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_good_ends_with_the_code_of_its_reason() {
+        assert_eq!(inactive("TOKEN_EXPIRED").exit.code(), 7);
+        assert_eq!(inactive("REVOKED").exit.code(), 4);
+        assert_eq!(inactive("SOMETHING_NEW").exit.code(), 7);
+    }
+
+    #[test]
+    fn a_file_that_is_longer_than_any_token_is_not_read_whole() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "x".repeat(1 << 20)).unwrap();
+        assert_eq!(read(file.path()).unwrap_err().reason, Some(Reason::TokenMalformed));
+        std::fs::write(file.path(), " a.b.c\n").unwrap();
+        assert_eq!(read(file.path()).unwrap().expose(), "a.b.c");
+    }
+}

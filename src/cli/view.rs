@@ -1,0 +1,379 @@
+//! What the daemon answers, as rows, pages and JSON.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{
+    output::{columns, fields},
+    when::{both, short, value},
+};
+use crate::{clock::Wall, proto::v1};
+
+/// The word of an enum of the wire: `JOB_STATE_AWAITING_APPROVAL` is `awaiting-approval`.
+fn word(name: &str, prefix: &str) -> String {
+    match name.strip_prefix(prefix).unwrap_or(name) {
+        "UNSPECIFIED" => String::new(),
+        word => word.to_ascii_lowercase().replace('_', "-"),
+    }
+}
+
+pub(super) fn job_state(job: &v1::Job) -> String {
+    word(job.state().as_str_name(), "JOB_STATE_")
+}
+
+fn outcome(outcome: v1::Outcome) -> String {
+    word(outcome.as_str_name(), "OUTCOME_")
+}
+
+fn half(half: v1::Half) -> String {
+    word(half.as_str_name(), "HALF_")
+}
+
+fn attempt_state(attempt: &v1::Attempt) -> String {
+    match outcome(attempt.outcome()) {
+        o if o.is_empty() => word(attempt.state().as_str_name(), "ATTEMPT_STATE_"),
+        o => o,
+    }
+}
+
+/// `ready`, `running`, or how it ended.
+pub(super) fn job_word(job: &v1::Job) -> String {
+    match outcome(job.outcome()) {
+        o if o.is_empty() => job_state(job),
+        o => o,
+    }
+}
+
+pub(super) fn job_table(jobs: &[v1::Job], now: Wall) -> String {
+    let rows = jobs.iter().map(|job| {
+        vec![
+            job.id.clone(),
+            job.name.clone(),
+            job.tenant.clone(),
+            job_word(job),
+            job.attempts.len().to_string(),
+            job.live_leases.to_string(),
+            short(job.created.as_ref(), now),
+            if job.closed.is_some() { "-".to_owned() } else { short(job.ends_at_latest.as_ref(), now) },
+        ]
+    });
+    columns(&["ID", "NAME", "TENANT", "STATE", "ATTEMPTS", "LEASES", "CREATED", "ENDS"], rows)
+}
+
+pub(super) fn job_page(job: &v1::Job, now: Wall) -> String {
+    let spec = job.spec.clone().unwrap_or_default();
+    let mut out = fields([
+        ("id", job.id.clone()),
+        ("name", job.name.clone()),
+        ("tenant", job.tenant.clone()),
+        ("state", job_word(job)),
+        ("why so", job.detail.clone()),
+        ("launcher", job.launcher.clone()),
+        ("acting for", job.acting_for.clone()),
+        ("purpose", job.purpose.clone()),
+        ("why", job.why.clone()),
+        ("reads", spec.read.join("\n")),
+        ("writes", spec.write.join("\n")),
+        ("created", both(job.created.as_ref(), now)),
+        ("ends at latest", both(job.ends_at_latest.as_ref(), now)),
+        ("closed", both(job.closed.as_ref(), now)),
+        ("live leases", job.live_leases.to_string()),
+        ("spec", job.spec_digest.clone()),
+    ]);
+    if !job.waiting_for.is_empty() {
+        out.push('\n');
+        out.push_str(&gate_table(&job.waiting_for));
+    }
+    if !job.attempts.is_empty() {
+        out.push('\n');
+        let rows = job.attempts.iter().map(|a| {
+            vec![
+                a.number.to_string(),
+                attempt_state(a),
+                a.members.len().to_string(),
+                short(a.began.as_ref(), now),
+                short(a.ended.as_ref(), now),
+                a.detail.clone(),
+            ]
+        });
+        out.push_str(&columns(&["ATTEMPT", "STATE", "MEMBERS", "BEGAN", "ENDED", "WHY SO"], rows));
+    }
+    let members = job.attempts.iter().flat_map(|a| a.members.iter().map(move |m| (a.number, m)));
+    let rows: Vec<_> = members
+        .map(|(number, m)| {
+            vec![
+                number.to_string(),
+                m.instance.clone(),
+                word(m.state().as_str_name(), "MEMBER_STATE_"),
+                short(m.joined.as_ref(), now),
+                m.spiffe_id.clone(),
+            ]
+        })
+        .collect();
+    if !rows.is_empty() {
+        out.push('\n');
+        out.push_str(&columns(&["ATTEMPT", "MEMBER", "STATE", "JOINED", "SPIFFE ID"], rows));
+    }
+    out
+}
+
+pub(super) fn gate_table(gates: &[v1::Gate]) -> String {
+    let rows = gates.iter().map(|g| {
+        vec![g.id.clone(), g.approver_group.clone(), g.approvals_needed.to_string(), g.explanation.clone()]
+    });
+    columns(&["WAITS FOR", "GROUP", "APPROVALS", "BECAUSE"], rows)
+}
+
+fn gate_value(g: &v1::Gate) -> Value {
+    json!({
+        "id": g.id, "explanation": g.explanation, "approver_group": g.approver_group,
+        "approvals_needed": g.approvals_needed,
+    })
+}
+
+pub(super) fn job_value(job: &v1::Job, now: Wall) -> Value {
+    let attempts = job.attempts.iter().map(|a| {
+        let members = a.members.iter().map(|m| {
+            json!({
+                "spiffe_id": m.spiffe_id, "instance": m.instance,
+                "state": word(m.state().as_str_name(), "MEMBER_STATE_"),
+                "joined": value(m.joined.as_ref(), now),
+            })
+        });
+        json!({
+            "number": a.number, "state": word(a.state().as_str_name(), "ATTEMPT_STATE_"),
+            "outcome": some(outcome(a.outcome())), "key": a.key, "began": value(a.began.as_ref(), now),
+            "ended": value(a.ended.as_ref(), now), "detail": some(a.detail.clone()),
+            "members": members.collect::<Vec<_>>(),
+        })
+    });
+    json!({
+        "id": job.id, "name": job.name, "tenant": job.tenant, "state": job_state(job),
+        "outcome": some(outcome(job.outcome())), "launcher": job.launcher,
+        "acting_for": some(job.acting_for.clone()), "purpose": job.purpose, "why": job.why,
+        "created": value(job.created.as_ref(), now), "ends_at_latest": value(job.ends_at_latest.as_ref(), now),
+        "closed": value(job.closed.as_ref(), now), "spec_digest": job.spec_digest,
+        "detail": some(job.detail.clone()), "live_leases": job.live_leases,
+        "waiting_for": job.waiting_for.iter().map(gate_value).collect::<Vec<_>>(),
+        "attempts": attempts.collect::<Vec<_>>(),
+        "spec": job.spec.as_ref().map(spec_value),
+    })
+}
+
+fn spec_value(spec: &v1::JobSpec) -> Value {
+    let tune = spec.tune.as_ref().map(|t| {
+        json!({
+            "method": word(t.method().as_str_name(), "METHOD_"), "params_digest": some(t.params_digest.clone()),
+            "free_params": t.free_params, "prompts": t.prompts,
+        })
+    });
+    let members = spec.members.as_ref().map(|m| {
+        json!({
+            "start": m.start, "join": m.join, "expect": m.expect, "max": m.max, "attempts": m.attempts,
+            "done_when": some(m.done_when.clone()),
+        })
+    });
+    let pins: BTreeMap<_, _> = spec.pins.iter().collect();
+    json!({
+        "name": spec.name, "tenant": some(spec.tenant.clone()), "purpose": spec.purpose, "why": spec.why,
+        "max_duration_s": spec.max_duration.as_ref().map(|d| d.seconds), "tune": tune, "read": spec.read,
+        "write": spec.write, "members": members, "acting_for": some(spec.acting_for.clone()),
+        "credential_ttl_s": spec.credential_ttl.as_ref().map(|d| d.seconds), "pins": pins,
+        "drain_s": spec.drain.as_ref().map(|d| d.seconds),
+    })
+}
+
+pub(super) fn decision_table(decisions: &[v1::Decision]) -> String {
+    let rows = decisions.iter().map(|d| {
+        vec![d.result.clone(), d.action.clone(), d.resource.clone(), d.principal.clone(), d.rules.join(", ")]
+    });
+    columns(&["RESULT", "ACTION", "RESOURCE", "PRINCIPAL", "RULES"], rows)
+}
+
+pub(super) fn decision_value(d: &v1::Decision) -> Value {
+    json!({
+        "principal": d.principal, "action": d.action, "resource": d.resource, "result": d.result,
+        "rules": d.rules,
+    })
+}
+
+pub(super) fn lease_table(leases: &[v1::Lease], now: Wall) -> String {
+    let rows = leases.iter().map(|l| {
+        vec![
+            l.id.clone(),
+            l.state.clone(),
+            half(l.half()),
+            l.job.clone(),
+            l.attempt.to_string(),
+            l.instance.clone(),
+            if l.state == "live" { short(l.expires.as_ref(), now) } else { "-".to_owned() },
+            l.audience.clone(),
+            l.cause.clone(),
+        ]
+    });
+    columns(&["ID", "STATE", "HALF", "JOB", "ATTEMPT", "MEMBER", "EXPIRES", "AUDIENCE", "CAUSE"], rows)
+}
+
+pub(super) fn lease_page(l: &v1::Lease, now: Wall) -> String {
+    let scopes: Vec<_> =
+        l.scopes.iter().map(|s| format!("{}: {}", s.resource, actions(s).join(", "))).collect();
+    fields([
+        ("id", l.id.clone()),
+        ("state", l.state.clone()),
+        ("cause", l.cause.clone()),
+        ("half", half(l.half())),
+        ("opens", scopes.join("\n")),
+        ("audience", l.audience.clone()),
+        ("holder", l.holder.clone()),
+        ("job", l.job.clone()),
+        ("attempt", l.attempt.to_string()),
+        ("member", l.instance.clone()),
+        ("tenant", l.tenant.clone()),
+        ("issued", both(l.issued.as_ref(), now)),
+        ("expires", both(l.expires.as_ref(), now)),
+        ("at the latest", both(l.expires_at_latest.as_ref(), now)),
+        ("generation", l.generation.to_string()),
+        ("stood at", l.stood_at.to_string()),
+    ])
+}
+
+fn actions(scope: &v1::Scope) -> Vec<String> {
+    scope.actions().map(|a| a.as_str_name().trim_start_matches("ACTION_").to_ascii_lowercase()).collect()
+}
+
+pub(super) fn lease_value(l: &v1::Lease, now: Wall) -> Value {
+    let scopes = l.scopes.iter().map(|s| json!({ "resource": s.resource, "actions": actions(s) }));
+    json!({
+        "id": l.id, "state": l.state, "cause": some(l.cause.clone()), "half": half(l.half()), "job": l.job,
+        "attempt": l.attempt, "tenant": l.tenant, "holder": l.holder, "instance": l.instance,
+        "audience": l.audience, "scopes": scopes.collect::<Vec<_>>(), "issued": value(l.issued.as_ref(), now),
+        "expires": value(l.expires.as_ref(), now),
+        "expires_at_latest": value(l.expires_at_latest.as_ref(), now), "generation": l.generation,
+        "stood_at": l.stood_at,
+    })
+}
+
+pub(super) fn lock_table(locks: &[v1::Lock], now: Wall) -> String {
+    let rows = locks.iter().map(|l| {
+        let until = if l.until.is_none() { "lifted".to_owned() } else { short(l.until.as_ref(), now) };
+        vec![l.name.clone(), short(l.since.as_ref(), now), until, l.by.clone(), l.reason.clone()]
+    });
+    columns(&["NAME", "SINCE", "UNTIL", "BY", "REASON"], rows)
+}
+
+pub(super) fn lock_value(l: &v1::Lock, now: Wall) -> Value {
+    json!({
+        "name": l.name, "reason": l.reason, "by": l.by, "since": value(l.since.as_ref(), now),
+        "until": value(l.until.as_ref(), now),
+    })
+}
+
+pub(super) fn ending_value(e: &v1::Ending) -> Value {
+    json!({ "seq": e.seq, "behind": e.behind, "durable": e.durable, "index": e.index, "epoch": e.epoch })
+}
+
+/// Empty text is none.
+pub(super) fn some(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_of_the_wire_has_one_for_people() {
+        assert_eq!(word("JOB_STATE_AWAITING_APPROVAL", "JOB_STATE_"), "awaiting-approval");
+        assert_eq!(word("OUTCOME_UNSPECIFIED", "OUTCOME_"), "");
+        let job = v1::Job {
+            state: v1::JobState::Closed.into(),
+            outcome: v1::Outcome::Interrupted.into(),
+            ..Default::default()
+        };
+        assert_eq!((job_state(&job).as_str(), job_word(&job).as_str()), ("closed", "interrupted"));
+    }
+
+    #[test]
+    fn a_list_says_what_is_live_and_for_how_long() {
+        let now = Wall(1_795_148_000_000);
+        let at = |s: i64| Some(prost_types::Timestamp { seconds: 1_795_148_000 + s, nanos: 0 });
+        let lease = v1::Lease {
+            id: "l-1".into(),
+            state: "live".into(),
+            half: v1::Half::Reading.into(),
+            job: "j-1".into(),
+            attempt: 1,
+            instance: "n0".into(),
+            expires: at(252),
+            audience: "spiffe://td.example/files".into(),
+            ..Default::default()
+        };
+        let ended =
+            v1::Lease { id: "l-2".into(), state: "revoked".into(), cause: "op: x".into(), ..lease.clone() };
+        insta::assert_snapshot!(lease_table(&[lease, ended], now), @r#"
+        ID   STATE    HALF     JOB  ATTEMPT  MEMBER  EXPIRES    AUDIENCE                   CAUSE
+        l-1  live     reading  j-1  1        n0      in 4m 12s  spiffe://td.example/files
+        l-2  revoked  reading  j-1  1        n0      -          spiffe://td.example/files  op: x
+        "#);
+    }
+
+    #[test]
+    fn a_job_is_shown_with_its_attempts_members_and_what_it_waits_for() {
+        let now = Wall(1_795_148_000_000);
+        let at = |s: i64| Some(prost_types::Timestamp { seconds: 1_795_148_000 + s, nanos: 0 });
+        let job = v1::Job {
+            id: "j-1".into(),
+            name: "support-lora".into(),
+            tenant: "acme".into(),
+            state: v1::JobState::Running.into(),
+            launcher: "spiffe://td.example/ci".into(),
+            purpose: "support-tuning".into(),
+            created: at(-60),
+            ends_at_latest: at(3_600),
+            waiting_for: vec![v1::Gate {
+                id: "prod".into(),
+                explanation: "production".into(),
+                approver_group: "ops".into(),
+                approvals_needed: 1,
+            }],
+            attempts: vec![v1::Attempt {
+                number: 1,
+                state: v1::AttemptState::Running.into(),
+                began: at(-30),
+                members: vec![v1::Member {
+                    spiffe_id: "spiffe://td.example/w".into(),
+                    instance: "n0".into(),
+                    state: v1::MemberState::Joined.into(),
+                    joined: at(-29),
+                }],
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        insta::assert_snapshot!(job_page(&job, now), @r#"
+        id              j-1
+        name            support-lora
+        tenant          acme
+        state           running
+        launcher        spiffe://td.example/ci
+        purpose         support-tuning
+        created         2026-11-20T04:12:20.000Z (1m ago)
+        ends at latest  2026-11-20T05:13:20.000Z (in 1h)
+        live leases     0
+
+        WAITS FOR  GROUP  APPROVALS  BECAUSE
+        prod       ops    1          production
+
+        ATTEMPT  STATE    MEMBERS  BEGAN    ENDED  WHY SO
+        1        running  1        30s ago  -
+
+        ATTEMPT  MEMBER  STATE   JOINED   SPIFFE ID
+        1        n0      joined  29s ago  spiffe://td.example/w
+        "#);
+        let json = job_value(&job, now);
+        assert_eq!(json["attempts"][0]["members"][0]["state"], "joined");
+        assert_eq!(json["created"]["from_now_s"], -60);
+        assert_eq!(json["outcome"], Value::Null);
+    }
+}

@@ -1,0 +1,158 @@
+//! The calls of the story: who takes part, over gRPC.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, transport::Channel};
+use tonic_types::StatusExt;
+
+use super::{Stage, watch::Seen};
+use crate::{
+    dev::{Role, household::TENANT},
+    link::Connector,
+    proto::v1::{
+        self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient,
+        operator_service_client::OperatorServiceClient, verifier_service_client::VerifierServiceClient,
+    },
+    secret::{Secret, SecretText},
+};
+
+pub(super) fn say(status: &Status) -> String {
+    match crate::link::explain(status) {
+        Some(connect) => connect.to_string(),
+        None => format!("{} ({})", status.message(), reason(status)),
+    }
+}
+
+/// The Reason of a refusal.
+pub(super) fn reason(status: &Status) -> String {
+    status
+        .get_error_details()
+        .error_info()
+        .map_or_else(|| format!("{:?}", status.code()), |i| i.reason.clone())
+}
+
+impl Stage {
+    pub(super) fn connector(&self, role: Role) -> Seen<Connector> {
+        self.house.connector(role, self.clock.clone()).map_err(|e| e.to_string())
+    }
+
+    pub(super) fn jobs(&self, role: Role) -> Seen<JobServiceClient<Channel>> {
+        Ok(JobServiceClient::new(self.connector(role)?.channel()))
+    }
+
+    pub(super) fn operators(&self, role: Role) -> Seen<OperatorServiceClient<Channel>> {
+        Ok(OperatorServiceClient::new(self.connector(role)?.channel()))
+    }
+
+    pub(super) fn verifiers(&self) -> Seen<VerifierServiceClient<Channel>> {
+        Ok(VerifierServiceClient::new(self.connector(Role::Files)?.channel()))
+    }
+
+    /// What the sample job asks for.
+    pub(super) fn spec(&self, attempts: u32) -> v1::JobSpec {
+        v1::JobSpec {
+            name: "demo".into(),
+            purpose: "trying-out".into(),
+            max_duration: Some(span(Duration::from_secs(600))),
+            tune: Some(v1::Tuning { method: v1::Method::Lora as i32, ..Default::default() }),
+            read: vec![format!("dataset:{TENANT}/data@v1"), format!("model:{TENANT}/base@1")],
+            write: vec![format!("checkpoint:{TENANT}/tuned")],
+            members: Some(v1::Members { attempts, ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    pub(super) async fn create(&self, spec: v1::JobSpec) -> Result<v1::Job, Status> {
+        let key = Secret::random().map_err(|e| Status::internal(e.to_string()))?.to_text();
+        let request = v1::CreateJobRequest {
+            spec: Some(spec),
+            idempotency_key: key.expose().to_owned(),
+            dry_run: false,
+        };
+        let mut jobs = self.jobs(Role::Trainer).map_err(Status::internal)?;
+        Ok(jobs.create_job(request).await?.into_inner().job.unwrap_or_default())
+    }
+
+    /// Begins, joins, keeps alive.
+    pub(super) async fn enter(&self, job: &str, key: &str) -> Result<Membership, Status> {
+        let mut jobs = self.jobs(Role::Trainer).map_err(Status::internal)?;
+        let began = jobs
+            .begin_attempt(v1::BeginAttemptRequest { job: job.into(), key: key.into(), supersede: true })
+            .await?
+            .into_inner();
+        let attempt = began.attempt.unwrap_or_default().number;
+        let secret = Secret::random().map_err(|e| Status::internal(e.to_string()))?;
+        let session = v1::Session {
+            job: job.into(),
+            attempt,
+            instance: "teller".into(),
+            secret: secret.expose().to_vec(),
+        };
+        let channel = self.connector(Role::Trainer).map_err(Status::internal)?.channel();
+        let mut members = MemberServiceClient::new(channel);
+        members
+            .join_attempt(v1::JoinAttemptRequest {
+                job: job.into(),
+                attempt,
+                instance: "teller".into(),
+                session_digest: secret.digest().0.to_vec(),
+                ticket: began.ticket,
+            })
+            .await?;
+        let (beats, stream) = mpsc::channel(4);
+        let hello = v1::KeepAliveRequest { session: Some(session.clone()), beat: 1, goodbye: false };
+        beats.send(hello).await.map_err(|e| Status::internal(e.to_string()))?;
+        let notices = members.keep_alive(ReceiverStream::new(stream)).await?.into_inner();
+        let beating = beats.clone();
+        let beater = tokio::spawn(async move {
+            for beat in 2u64.. {
+                tokio::time::sleep(crate::limits::BEAT / 2).await;
+                if beating.send(v1::KeepAliveRequest { session: None, beat, goodbye: false }).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Membership { session, members, _beats: beats, _notices: notices, beater: Arc::new(Guard(beater)) })
+    }
+}
+
+/// A member, beating.
+pub(super) struct Membership {
+    pub session: v1::Session,
+    pub members: MemberServiceClient<Channel>,
+    _beats: mpsc::Sender<v1::KeepAliveRequest>,
+    _notices: tonic::Streaming<v1::KeepAliveResponse>,
+    #[expect(dead_code, reason = "it is held, not used")]
+    beater: Arc<Guard>,
+}
+
+struct Guard(tokio::task::JoinHandle<()>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Membership {
+    /// Issues the credential of the reading half.
+    pub(super) async fn issue(&mut self, ttl: Option<Duration>) -> Result<(v1::Lease, SecretText), Status> {
+        let request = v1::IssueCredentialRequest {
+            session: Some(self.session.clone()),
+            half: v1::Half::Reading as i32,
+            ttl: ttl.map(span),
+            ..Default::default()
+        };
+        let issued = self.members.issue_credential(request).await?.into_inner();
+        Ok((issued.lease.unwrap_or_default(), SecretText::new(issued.token)))
+    }
+}
+
+pub(super) fn span(d: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(d.subsec_nanos()).unwrap_or(0),
+    }
+}

@@ -1,0 +1,219 @@
+//! Watching a token until it is refused, and processes until they are there or gone.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::process::{Child, Command};
+
+use super::Stage;
+use crate::{
+    name::{Action, ResourceName},
+    reason::Refusal,
+    secret::SecretText,
+    token::Presenter,
+    verify::Verifier,
+};
+
+/// How long anything of the story may take by itself.
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_millis(1);
+
+pub(super) type Seen<T> = Result<T, String>;
+
+/// A moment to measure from.
+#[derive(Clone, Copy)]
+pub(super) struct Moment(tokio::time::Instant);
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        Moment(tokio::time::Instant::now())
+    }
+
+    /// The time since, in ms.
+    pub(super) fn ms(self) -> f64 {
+        self.0.elapsed().as_secs_f64() * 1_000.0
+    }
+}
+
+/// Who checks, and as whom the token is presented.
+pub(super) struct Checks<'a> {
+    pub verifier: &'a Verifier,
+    pub presenter: Presenter<'a>,
+    pub resource: ResourceName,
+}
+
+impl Checks<'_> {
+    pub(super) async fn check(&self, token: &SecretText) -> Result<(), Refusal> {
+        let action = Action::ReadDataset;
+        self.verifier.check(token.expose(), self.presenter, &self.resource, action).await.map(drop)
+    }
+
+    /// Waits until the token is refused, and says why.
+    pub(super) async fn refused(&self, token: &SecretText) -> Seen<Refusal> {
+        within("the token to be refused", async {
+            loop {
+                if let Err(refusal) = self.check(token).await {
+                    return refusal;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await
+    }
+
+    /// Waits until the token is accepted: the verifier may still be catching up.
+    pub(super) async fn accepted(&self, token: &SecretText) -> Seen<()> {
+        within("the token to be accepted", async {
+            while self.check(token).await.is_err() {
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await
+    }
+}
+
+pub(super) async fn within<T>(what: &str, wait: impl Future<Output = T>) -> Seen<T> {
+    tokio::time::timeout(PATIENCE, wait)
+        .await
+        .map_err(|_| format!("waited {} s for {what}", PATIENCE.as_secs()))
+}
+
+/// A wrapper that runs a job, with the place where its credentials appear.
+pub(super) struct Wrapped {
+    pub process: Child,
+    pub dir: PathBuf,
+    /// Writing a number here ends the child with that code.
+    pub go: PathBuf,
+    pub log: PathBuf,
+}
+
+impl Stage {
+    /// Starts `leasehold run` around a child that waits for its word.
+    pub(super) fn wrap(&self, name: &str) -> Seen<Wrapped> {
+        let dir = self.house.path(&format!("run-{name}"));
+        std::fs::create_dir_all(dir.join("credentials")).map_err(|e| e.to_string())?;
+        let (go, log) = (dir.join("go"), dir.join("stderr"));
+        let stderr = std::fs::File::create(&log).map_err(|e| e.to_string())?;
+        let process = Command::new(&self.program)
+            .env("LEASEHOLD_CONTEXTS", &self.contexts)
+            .args(["run", "--spec"])
+            .arg(self.house.path("job.toml"))
+            .arg("--dir")
+            .arg(dir.join("credentials"))
+            .arg("--")
+            .arg(&self.program)
+            .arg("__await")
+            .arg(&go)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        Ok(Wrapped { process, dir, go, log })
+    }
+}
+
+impl Wrapped {
+    /// Waits for the credential of the reading half.
+    pub(super) async fn token(&mut self) -> Seen<SecretText> {
+        let below = self.dir.join("credentials");
+        let log = self.log.clone();
+        let found = within("the wrapper to hand over credentials", async {
+            loop {
+                if let Some(token) = reading_token(&below) {
+                    return Ok(token);
+                }
+                if let Ok(Some(status)) = self.process.try_wait() {
+                    let said = std::fs::read_to_string(&log).unwrap_or_default();
+                    return Err(format!("the wrapper ended with {status}: {said}"));
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await??;
+        Ok(found)
+    }
+
+    pub(super) fn pid(&self) -> Seen<nix::unistd::Pid> {
+        let id = self.process.id().ok_or("the wrapper is gone")?;
+        Ok(nix::unistd::Pid::from_raw(i32::try_from(id).map_err(|e| e.to_string())?))
+    }
+
+    /// The child's process id: it writes it beside the file that it waits for.
+    pub(super) async fn child(&self) -> Seen<nix::unistd::Pid> {
+        let file = self.go.with_extension("pid");
+        let id = within("the child to start", async {
+            loop {
+                if let Some(id) =
+                    std::fs::read_to_string(&file).ok().and_then(|t| t.trim().parse::<i32>().ok())
+                {
+                    return id;
+                }
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await?;
+        Ok(nix::unistd::Pid::from_raw(id))
+    }
+
+    pub(super) fn end_child(&self, code: u8) -> Seen<()> {
+        let draft = self.go.with_extension("draft");
+        std::fs::write(&draft, code.to_string()).map_err(|e| e.to_string())?;
+        std::fs::rename(draft, &self.go).map_err(|e| e.to_string())
+    }
+
+    /// How the wrapper ended, and whether it left a file behind.
+    pub(super) async fn ended(&mut self) -> Seen<String> {
+        let status = within("the wrapper to end", self.process.wait()).await?.map_err(|e| e.to_string())?;
+        use std::os::unix::process::ExitStatusExt;
+        Ok(match (status.code(), status.signal()) {
+            (Some(code), _) => format!("exit {code}"),
+            (None, Some(signal)) => format!("signal {signal}"),
+            (None, None) => "ended".into(),
+        })
+    }
+
+    pub(super) fn files_left(&self) -> bool {
+        reading_token(&self.dir.join("credentials")).is_some()
+    }
+
+    pub(super) fn said(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+/// The token of the reading half, from the index that the wrapper wrote.
+fn reading_token(below: &Path) -> Option<SecretText> {
+    let index = std::fs::read_dir(below)
+        .ok()?
+        .filter_map(Result::ok)
+        .map(|e| e.path().join("credentials.json"))
+        .find(|p| p.exists())?;
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
+    let reading = json
+        .get("credentials")?
+        .as_array()?
+        .iter()
+        .find(|c| c.get("half").and_then(|h| h.as_str()) == Some("reading"))?;
+    crate::dev::read_token(Path::new(reading.get("path")?.as_str()?)).ok()
+}
+
+/// The child of the story: says its process id, waits for a file, and ends with the code that stands in it.
+pub fn await_word(go: &Path) -> u8 {
+    let draft = go.with_extension("pid-draft");
+    let told = std::fs::write(&draft, std::process::id().to_string())
+        .and_then(|()| std::fs::rename(&draft, go.with_extension("pid")));
+    if told.is_err() {
+        return 1;
+    }
+    loop {
+        if let Ok(text) = std::fs::read_to_string(go) {
+            return text.trim().parse().unwrap_or(1);
+        }
+        std::thread::sleep(LOOK);
+    }
+}

@@ -1,0 +1,438 @@
+//! A small file server behind leases, on [`verify`](crate::verify) alone: the model for authors of resource servers.
+//!
+//! ```text
+//! GET            /dataset/TENANT/NAME@VERSION/PATH     a file, a range of it, or the JSON listing of a folder
+//! GET            /model/TENANT/NAME@VERSION/PATH
+//! PUT GET DELETE /checkpoint/TENANT/NAME/JOB/PATH      JOB is the token's own
+//! Authorization: Bearer TOKEN, over mutual TLS with the SVID of the token's holder
+//! ```
+//!
+//! What every resource server does, in this order: (1) read what is asked, (2) [`Verifier::check`] the token for it, with
+//! the peer of the connection as presenter, (3) only then look whether it exists, (4) [`Access::check`] before each part,
+//! (5) stop when [`Access::ended`] resolves, (6) before an upload becomes visible, check once more.
+
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper::body::Incoming;
+use nix::errno::Errno;
+use tokio::{
+    io::AsyncWriteExt,
+    net::TcpListener,
+    sync::{Semaphore, broadcast},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    folder::{Below, Folder, Found},
+    target::Target,
+    transfer::{BoxError, Direction, Download, Tally, Transfer, TransferEnd},
+};
+use crate::{
+    clock::Clock,
+    identity::IdentitySource,
+    limits::{FILE_TRANSFERS_MAX, FILE_TRANSFERS_TOLD, FILE_UPLOAD_BYTES_MAX},
+    link::{Acceptor, Connection, Protocol, ServeOptions, serve},
+    name::ResourceName,
+    reason::{Reason, Refusal},
+    secret::random_u128,
+    token::Presenter,
+    verify::{Access, Verifier},
+};
+
+type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// Serves folders as datasets and models, and takes checkpoints. A clone is a few pointers.
+#[derive(Clone)]
+pub struct FileServer {
+    verifier: Verifier,
+    folders: Arc<HashMap<ResourceName, Folder>>,
+    checkpoints: Folder,
+    upload_bytes_max: u64,
+    transfers: Arc<Semaphore>,
+    told: broadcast::Sender<Transfer>,
+}
+
+/// An answer that is none of the above.
+enum Failure {
+    Refused(Refusal),
+    /// With the status that says it.
+    Status(StatusCode, Refusal),
+    Disk(io::Error),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Failure::Refused(refusal)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Disk(error)
+    }
+}
+
+impl FileServer {
+    /// Datasets and models by their names with version, each in a folder of its own; checkpoints under
+    /// `checkpoints/TENANT/NAME/JOB`.
+    pub fn new(verifier: Verifier, folders: HashMap<ResourceName, PathBuf>, checkpoints: PathBuf) -> Self {
+        let folders = folders.into_iter().map(|(name, path)| (name, Folder::new(path))).collect();
+        FileServer {
+            verifier,
+            folders: Arc::new(folders),
+            checkpoints: Folder::new(checkpoints),
+            upload_bytes_max: FILE_UPLOAD_BYTES_MAX,
+            transfers: Arc::new(Semaphore::new(FILE_TRANSFERS_MAX)),
+            told: broadcast::Sender::new(FILE_TRANSFERS_TOLD),
+        }
+    }
+
+    /// Takes no upload that is larger.
+    #[must_use]
+    pub fn with_upload_bytes_max(mut self, bytes: u64) -> Self {
+        self.upload_bytes_max = bytes;
+        self
+    }
+
+    /// Every transfer from now on, as it ends.
+    pub fn transfers(&self) -> broadcast::Receiver<Transfer> {
+        self.told.subscribe()
+    }
+
+    /// Serves until the shutdown. What an earlier life left half uploaded is removed first: a folder of checkpoints has one
+    /// server.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        source: Arc<dyn IdentitySource>,
+        clock: Arc<dyn Clock>,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        let checkpoints = self.checkpoints.clone();
+        blocking(move || checkpoints.clear(&staging())).await?;
+        let acceptor = Acceptor::new(source, clock.clone(), Protocol::Http);
+        let service = tower::service_fn(move |request| {
+            let (server, clock) = (self.clone(), clock.clone());
+            async move { Ok::<_, std::convert::Infallible>(server.answer(request, clock).await) }
+        });
+        serve(listener, acceptor, service, ServeOptions::default(), shutdown).await;
+        Ok(())
+    }
+
+    async fn answer(&self, request: Request<Incoming>, clock: Arc<dyn Clock>) -> Response<Body> {
+        match self.handle(request, clock).await {
+            Ok(response) => response,
+            Err(Failure::Refused(refusal)) => refused(status(refusal.reason), &refusal),
+            Err(Failure::Status(status, refusal)) => refused(status, &refusal),
+            Err(Failure::Disk(error)) => disk(&error),
+        }
+    }
+
+    async fn handle(
+        &self,
+        request: Request<Incoming>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Response<Body>, Failure> {
+        let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
+            Refusal::new(Reason::NoClientCertificate, "the request came on no attested connection")
+        })?;
+        let target = Target::parse(request.method(), request.uri().path())?;
+        let token = bearer(request.headers())?;
+        let peer = &connection.peer;
+        let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
+        let access = self.verifier.check(token, presenter, &target.resource, target.action).await?;
+        let (folder, below) = self.place(&target, &access)?;
+        match *request.method() {
+            Method::PUT => {
+                let tally = self.tally(Direction::Upload, &target, &connection)?;
+                self.take(request, folder, below, access, tally).await
+            }
+            Method::DELETE => {
+                access.check()?;
+                blocking(move || folder.remove(&below)).await?;
+                Ok(empty(StatusCode::NO_CONTENT))
+            }
+            _ => match blocking(move || folder.find(&below)).await? {
+                Found::Folder(entries) => {
+                    access.check()?;
+                    let listing = serde_json::json!({ "entries": entries }).to_string();
+                    Ok(json(StatusCode::OK, listing))
+                }
+                Found::File(file, length) => {
+                    let part = Part::wanted(request.headers(), length)?;
+                    let tally = self.tally(Direction::Download, &target, &connection)?;
+                    let file = part.of(file).await?;
+                    let body = Download::new(file, part.length, access, tally, connection, clock);
+                    Ok(part.response(length, body.boxed_unsync()))
+                }
+            },
+        }
+    }
+
+    /// Where it would be, if it is there.
+    fn place(&self, target: &Target, access: &Access) -> Result<(Folder, Below), Failure> {
+        let below = target.below.clone();
+        let Some(job) = target.job else {
+            let folder = self.folders.get(&target.resource).cloned();
+            return Ok((folder.ok_or_else(|| io::Error::from(Errno::ENOENT))?, below));
+        };
+        let own = access.claims().lh.job;
+        if own != job {
+            let text = format!("the token opens the checkpoints of {own}, not those of {job}");
+            return Err(Refusal::new(Reason::TokenScope, text).into());
+        }
+        let tenant = target.resource.tenant();
+        Ok((
+            self.checkpoints.clone(),
+            below.under([tenant.as_str(), target.resource.name(), &job.to_string()]),
+        ))
+    }
+
+    fn tally(
+        &self,
+        direction: Direction,
+        target: &Target,
+        connection: &Connection,
+    ) -> Result<Tally, Refusal> {
+        let permit = self.transfers.clone().try_acquire_owned().map_err(|_| {
+            Refusal::new(Reason::Overloaded, "as many transfers are under way as there may be: try again")
+        })?;
+        Ok(Tally {
+            transfer: Transfer {
+                direction,
+                peer: connection.peer.spiffe_id().clone(),
+                resource: target.resource.clone(),
+                path: target.below.display(),
+                bytes: 0,
+                end: TransferEnd::Broken,
+            },
+            told: self.told.clone(),
+            _permit: permit,
+        })
+    }
+
+    /// Takes an upload: to a place that nobody reads, and from there to its own when it is whole and the access still holds.
+    async fn take(
+        &self,
+        request: Request<Incoming>,
+        folder: Folder,
+        below: Below,
+        access: Access,
+        mut tally: Tally,
+    ) -> Result<Response<Body>, Failure> {
+        let most = self.upload_bytes_max;
+        let too_large = || {
+            let text = format!("an upload is at most {most} bytes");
+            Failure::Status(StatusCode::PAYLOAD_TOO_LARGE, Refusal::new(Reason::QuotaExceeded, text))
+        };
+        let mut body = request.into_body();
+        if http_body::Body::size_hint(&body).lower() > most {
+            return Err(too_large());
+        }
+        let name = random_u128().map_err(io::Error::other)?;
+        let (upload, file) = blocking(move || folder.upload(&staging(), format!("{name:032x}"))).await?;
+        let mut file = tokio::fs::File::from_std(file);
+        let mut ended = Box::pin(access.ended());
+        let cut = |tally: &mut Tally, refusal: Refusal| {
+            tally.ends(TransferEnd::Cut(refusal.reason));
+            Failure::Refused(refusal)
+        };
+        loop {
+            let frame = tokio::select! {
+                frame = body.frame() => frame,
+                refusal = &mut ended => return Err(cut(&mut tally, refusal)),
+            };
+            access.check().map_err(|refusal| cut(&mut tally, refusal))?;
+            let Some(frame) = frame else { break };
+            let Ok(bytes) = frame.map_err(|_| broken())?.into_data() else { continue };
+            tally.add(bytes.len());
+            if tally.transfer.bytes > most {
+                return Err(too_large());
+            }
+            file.write_all(&bytes).await?;
+        }
+        file.flush().await?;
+        file.sync_all().await?;
+        access.check().map_err(|refusal| cut(&mut tally, refusal))?;
+        blocking(move || upload.place(&below)).await?;
+        tally.ends(TransferEnd::Whole);
+        Ok(empty(StatusCode::CREATED))
+    }
+}
+
+/// The client is most likely gone, and does not read this.
+fn broken() -> Failure {
+    let refusal = Refusal::new(Reason::FieldInvalid, "the upload broke off: nothing was kept");
+    Failure::Status(StatusCode::BAD_REQUEST, refusal)
+}
+
+/// Beside the tenants, with a name that no tenant can have.
+fn staging() -> Below {
+    Below::one(".uploads")
+}
+
+/// Waits for the disk on a thread that may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// The token of RFC 6750 section 2.1.
+fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let mut all = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (all.next(), all.next()) else {
+        return Err(Refusal::new(Reason::TokenMalformed, "the request brought no token, or more than one")
+            .fix("send `Authorization: Bearer TOKEN`"));
+    };
+    value
+        .to_str()
+        .ok()
+        .and_then(|text| text.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim())
+        .ok_or_else(|| {
+            Refusal::new(Reason::TokenMalformed, "the authorization is not `Bearer TOKEN`")
+                .fix("send `Authorization: Bearer TOKEN`")
+        })
+}
+
+/// A file, or one range of it.
+struct Part {
+    from: u64,
+    length: u64,
+    range: bool,
+}
+
+impl Part {
+    /// Reads a single range (RFC 9110 section 14.1.2). Several, or what is no range, is the whole file.
+    fn wanted(headers: &HeaderMap, length: u64) -> Result<Self, Failure> {
+        let whole = Part { from: 0, length, range: false };
+        // Without validators no condition can hold, and then the range does not count (section 13.1.5).
+        if headers.contains_key(header::IF_RANGE) {
+            return Ok(whole);
+        }
+        let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+        let Some((first, last)) =
+            range.and_then(|text| text.strip_prefix("bytes=")).and_then(|r| r.split_once('-'))
+        else {
+            return Ok(whole);
+        };
+        let (from, to) = match (first.trim().parse::<u64>(), last.trim().parse::<u64>()) {
+            (Ok(from), Ok(to)) if from <= to => (from, to.saturating_add(1).min(length)),
+            (Ok(from), Err(_)) if last.trim().is_empty() => (from, length),
+            (Err(_), Ok(suffix)) if first.trim().is_empty() => (length.saturating_sub(suffix), length),
+            _ => return Ok(whole),
+        };
+        if from >= to {
+            let text = format!("the file has {length} bytes");
+            return Err(Failure::Status(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                Refusal::new(Reason::FieldInvalid, text),
+            ));
+        }
+        Ok(Part { from, length: to.saturating_sub(from), range: true })
+    }
+
+    async fn of(&self, file: std::fs::File) -> io::Result<tokio::fs::File> {
+        use tokio::io::AsyncSeekExt;
+        let mut file = tokio::fs::File::from_std(file);
+        if self.from > 0 {
+            file.seek(io::SeekFrom::Start(self.from)).await?;
+        }
+        Ok(file)
+    }
+
+    fn response(&self, length: u64, body: Body) -> Response<Body> {
+        let mut response = Response::new(body);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_LENGTH, self.length.into());
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        // What was revoked must not live on in a cache.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if self.range {
+            let last = self.from.saturating_add(self.length).saturating_sub(1);
+            if let Ok(value) = format!("bytes {}-{last}/{length}", self.from).parse() {
+                headers.insert(header::CONTENT_RANGE, value);
+            }
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        response
+    }
+}
+
+/// 401 where another token would do, 403 where none of this holder's would, 503 where it cannot be known now.
+fn status(reason: Reason) -> StatusCode {
+    match reason {
+        Reason::FieldInvalid => StatusCode::BAD_REQUEST,
+        Reason::NotSupported => StatusCode::METHOD_NOT_ALLOWED,
+        Reason::TokenMalformed
+        | Reason::TokenKeyUnknown
+        | Reason::TokenSignature
+        | Reason::TokenIssuer
+        | Reason::TokenAudience
+        | Reason::TokenExpired
+        | Reason::TokenNotYetValid
+        | Reason::TokenCertificate
+        | Reason::TokenEpoch
+        | Reason::NoClientCertificate => StatusCode::UNAUTHORIZED,
+        Reason::FeedStale | Reason::ClockDifference | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::FORBIDDEN,
+    }
+}
+
+fn refused(status: StatusCode, refusal: &Refusal) -> Response<Body> {
+    let text = serde_json::json!({
+        "reason": refusal.reason.code(),
+        "message": refusal.text,
+        "fix": refusal.fact("fix"),
+    });
+    let mut response = json(status, text.to_string());
+    let headers = response.headers_mut();
+    headers.insert("leasehold-reason", HeaderValue::from_static(refusal.reason.code()));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// Only those whose token opened the resource come here: they may know what is there.
+fn disk(error: &io::Error) -> Response<Body> {
+    let says = |status, reason, text: &'static str| refused(status, &Refusal::new(reason, text));
+    match error.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO) => {
+            says(StatusCode::NOT_FOUND, Reason::ResourceNotFound, "there is no such file")
+        }
+        Some(Errno::EISDIR | Errno::EEXIST | Errno::EPERM) => {
+            says(StatusCode::CONFLICT, Reason::StateConflict, "a folder is there: name a file below it")
+        }
+        Some(Errno::E2BIG) => {
+            says(StatusCode::CONFLICT, Reason::QuotaExceeded, "the folder has more entries than are listed")
+        }
+        _ => {
+            tracing::error!(%error, "a file could not be served");
+            says(StatusCode::INTERNAL_SERVER_ERROR, Reason::Internal, "the file could not be served")
+        }
+    }
+}
+
+fn json(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::default());
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+#[path = "file_server_tests.rs"]
+mod tests;

@@ -1,0 +1,315 @@
+//! A folder that nothing leads out of.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
+
+use nix::{
+    dir::Dir,
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, open, openat, renameat},
+    sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat},
+    unistd::{UnlinkatFlags, unlinkat},
+};
+
+use crate::limits::{FILE_LISTING_MAX, FILE_PATH_DEPTH_MAX, FILE_SEGMENT_BYTES_MAX};
+
+/// A path below a folder: plain names, each decoded once. Empty for the folder itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Below(Vec<String>);
+
+/// Why a text is no such path.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BelowError {
+    #[error("the path is not percent-encoded UTF-8")]
+    Encoding,
+    #[error("a part of the path is empty, `.` or `..`")]
+    Dots,
+    #[error("a part of the path holds a slash or a control character")]
+    Character,
+    #[error("a part of the path is longer than {FILE_SEGMENT_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("the path is more than {FILE_PATH_DEPTH_MAX} folders deep")]
+    TooDeep,
+}
+
+impl Below {
+    /// Reads what follows a resource in a URL. It is cut at its slashes first and decoded after: an encoded slash cuts
+    /// nothing and is refused.
+    pub(super) fn parse(text: &str) -> Result<Self, BelowError> {
+        let text = text.strip_suffix('/').unwrap_or(text);
+        if text.is_empty() {
+            return Ok(Below(Vec::new()));
+        }
+        let segments: Vec<String> =
+            text.split('/').take(FILE_PATH_DEPTH_MAX + 1).map(segment).collect::<Result<_, _>>()?;
+        if segments.len() > FILE_PATH_DEPTH_MAX {
+            return Err(BelowError::TooDeep);
+        }
+        Ok(Below(segments))
+    }
+
+    /// A name of our own.
+    pub(super) fn one(name: &str) -> Self {
+        Below(vec![name.to_owned()])
+    }
+
+    /// The same path, that much deeper. For names that were parsed elsewhere.
+    pub(super) fn under(self, parents: [&str; 3]) -> Self {
+        Below(parents.into_iter().map(str::to_owned).chain(self.0).collect())
+    }
+
+    /// Whether it names the folder itself.
+    pub(super) fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn display(&self) -> String {
+        self.0.join("/")
+    }
+}
+
+fn segment(text: &str) -> Result<String, BelowError> {
+    let name = decode(text)?;
+    if matches!(name.as_str(), "" | "." | "..") {
+        return Err(BelowError::Dots);
+    }
+    if name.chars().any(|c| c == '/' || c.is_control()) {
+        return Err(BelowError::Character);
+    }
+    if name.len() > FILE_SEGMENT_BYTES_MAX {
+        return Err(BelowError::TooLong);
+    }
+    Ok(name)
+}
+
+/// Percent-decodes once (RFC 3986 section 2.1).
+pub(super) fn decode(text: &str) -> Result<String, BelowError> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16));
+        let (Some(high), Some(low)) = (digit(), digit()) else { return Err(BelowError::Encoding) };
+        bytes.push(u8::try_from(high * 16 + low).map_err(|_| BelowError::Encoding)?);
+    }
+    String::from_utf8(bytes).map_err(|_| BelowError::Encoding)
+}
+
+/// What is at a path.
+pub(super) enum Found {
+    File(File, u64),
+    Folder(Vec<Entry>),
+}
+
+/// One line of a listing.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// `file` or `folder`. Links and devices are neither served nor shown.
+    pub(super) kind: &'static str,
+    pub(super) bytes: u64,
+}
+
+/// A folder, opened name by name from its root, and no name may be a link: there is no moment between a look and a use
+/// in which a path could be made to lead elsewhere. Every call waits for the disk: not for async tasks.
+#[derive(Clone, Debug)]
+pub(super) struct Folder(PathBuf);
+
+impl Folder {
+    pub(super) fn new(root: PathBuf) -> Self {
+        Folder(root)
+    }
+
+    /// Opens a file, or lists a folder.
+    pub(super) fn find(&self, below: &Below) -> io::Result<Found> {
+        let Some((name, parents)) = below.0.split_last() else {
+            return list(self.walk(&[], Missing::Fails)?);
+        };
+        let parent = self.walk(parents, Missing::Fails)?;
+        // Not to wait for a writer, should it be a pipe.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let found = openat(parent, name.as_str(), flags, Mode::empty())?;
+        let seen = fstat(&found)?;
+        match kind(seen.st_mode) {
+            SFlag::S_IFREG => Ok(Found::File(found.into(), u64::try_from(seen.st_size).unwrap_or(0))),
+            SFlag::S_IFDIR => list(found),
+            _ => Err(Errno::ENOENT.into()),
+        }
+    }
+
+    /// A new file without a place yet: it takes one by [`Upload::place`], or leaves nothing.
+    pub(super) fn upload(&self, staging: &Below, name: String) -> io::Result<(Upload, File)> {
+        let folder = self.walk(&staging.0, Missing::IsMade)?;
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(&folder, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+        Ok((Upload { root: self.clone(), folder, name: Some(name) }, file.into()))
+    }
+
+    /// Removes a file. A folder is refused.
+    pub(super) fn remove(&self, below: &Below) -> io::Result<()> {
+        let (name, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
+        let parent = self.walk(parents, Missing::Fails)?;
+        Ok(unlinkat(parent, name.as_str(), UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    /// Removes the files of a folder that an earlier life left behind.
+    pub(super) fn clear(&self, below: &Below) -> io::Result<()> {
+        let folder = self.walk(&below.0, Missing::IsMade)?;
+        let Found::Folder(entries) = list(folder)? else { return Ok(()) };
+        let folder = self.walk(&below.0, Missing::Fails)?;
+        for entry in entries {
+            unlinkat(&folder, entry.name.as_str(), UnlinkatFlags::NoRemoveDir)?;
+        }
+        Ok(())
+    }
+
+    fn walk(&self, names: &[String], missing: Missing) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut at = open(&self.0, flags, Mode::empty())?;
+        for name in names {
+            if missing == Missing::IsMade {
+                match mkdirat(&at, name.as_str(), Mode::S_IRWXU) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            at = openat(&at, name.as_str(), flags | OFlag::O_NOFOLLOW, Mode::empty())?;
+        }
+        Ok(at)
+    }
+}
+
+/// What becomes of a folder on the way that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    Fails,
+    IsMade,
+}
+
+/// A file that is being written. Dropped without a place, it is gone.
+pub(super) struct Upload {
+    root: Folder,
+    folder: OwnedFd,
+    name: Option<String>,
+}
+
+impl Upload {
+    /// Puts it where it belongs, in place of what was there.
+    pub(super) fn place(mut self, below: &Below) -> io::Result<()> {
+        let (target, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
+        let parent = self.root.walk(parents, Missing::IsMade)?;
+        if let Some(name) = &self.name {
+            renameat(&self.folder, name.as_str(), &parent, target.as_str())?;
+        }
+        self.name = None;
+        // The name is on disk when this is: the bytes were before.
+        Ok(nix::unistd::fsync(&parent)?)
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if let Some(name) = self.name.take()
+            && let Err(error) = unlinkat(&self.folder, name.as_str(), UnlinkatFlags::NoRemoveDir)
+        {
+            tracing::error!(%error, name, "an unfinished upload could not be removed");
+        }
+    }
+}
+
+fn kind(mode: nix::libc::mode_t) -> SFlag {
+    SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
+}
+
+fn list(folder: OwnedFd) -> io::Result<Found> {
+    let mut open = Dir::from_fd(folder.try_clone()?)?;
+    let mut entries = Vec::new();
+    for entry in open.iter() {
+        let entry = entry?;
+        let Ok(name) = entry.file_name().to_str() else { continue };
+        if matches!(name, "." | "..") {
+            continue;
+        }
+        let seen = match fstatat(folder.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(seen) => seen,
+            Err(Errno::ENOENT) => continue, // removed meanwhile
+            Err(error) => return Err(error.into()),
+        };
+        let (kind, bytes) = match kind(seen.st_mode) {
+            SFlag::S_IFREG => ("file", u64::try_from(seen.st_size).unwrap_or(0)),
+            SFlag::S_IFDIR => ("folder", 0),
+            _ => continue,
+        };
+        if entries.len() >= FILE_LISTING_MAX {
+            return Err(Errno::E2BIG.into());
+        }
+        entries.push(Entry { name: name.to_owned(), kind, bytes });
+    }
+    entries.sort();
+    Ok(Found::Folder(entries))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_decoded_once_and_never_climbs() {
+        let below = |text: &str| Below::parse(text).map(|b| b.0.join("|"));
+        assert_eq!(below("").unwrap(), "");
+        assert_eq!(below("a/b%20c/d/").unwrap(), "a|b c|d");
+        assert_eq!(below("a%252e%252e").unwrap(), "a%2e%2e", "once");
+        for (text, why) in [
+            ("..", BelowError::Dots),
+            ("a/../b", BelowError::Dots),
+            ("%2e%2e/b", BelowError::Dots),
+            ("a/%2E/b", BelowError::Dots),
+            ("a//b", BelowError::Dots),
+            ("/etc/passwd", BelowError::Dots),
+            ("..%2fb", BelowError::Character),
+            ("%2fetc", BelowError::Character),
+            ("a%00b", BelowError::Character),
+            ("%zz", BelowError::Encoding),
+            ("%f", BelowError::Encoding),
+            ("%ff", BelowError::Encoding),
+        ] {
+            assert_eq!(below(text), Err(why), "{text}");
+        }
+        assert_eq!(below(&"a".repeat(256)), Err(BelowError::TooLong));
+        assert_eq!(below(&"a/".repeat(33)), Err(BelowError::TooDeep));
+    }
+
+    #[test]
+    fn no_link_is_followed_and_no_device_is_opened() {
+        let outside = tempfile::tempdir().unwrap();
+        std::fs::write(outside.path().join("secret"), "x").unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let link =
+            |to: &std::path::Path, name| std::os::unix::fs::symlink(to, root.path().join(name)).unwrap();
+        std::fs::create_dir(root.path().join("in")).unwrap();
+        std::fs::write(root.path().join("in/file"), "y").unwrap();
+        link(outside.path(), "out");
+        link(&outside.path().join("secret"), "one");
+        link(&root.path().join("in/file"), "even_inside");
+        nix::unistd::mkfifo(&root.path().join("pipe"), Mode::S_IRWXU).unwrap();
+        let folder = Folder::new(root.path().to_owned());
+        for path in ["out/secret", "out", "one", "even_inside", "pipe", "in/file/x"] {
+            assert!(folder.find(&Below::parse(path).unwrap()).is_err(), "{path}");
+        }
+        assert!(matches!(folder.find(&Below::parse("in/file").unwrap()).unwrap(), Found::File(_, 1)));
+        let Found::Folder(entries) = folder.find(&Below::parse("").unwrap()).unwrap() else { panic!() };
+        assert_eq!(entries, [Entry { name: "in".into(), kind: "folder", bytes: 0 }]);
+        let (upload, _) = folder.upload(&Below::parse("staging").unwrap(), "t".into()).unwrap();
+        assert!(upload.place(&Below::parse("out/new").unwrap()).is_err());
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read_dir(root.path().join("staging")).unwrap().count(), 0, "it leaves nothing");
+        assert!(folder.remove(&Below::parse("out/secret").unwrap()).is_err());
+    }
+}

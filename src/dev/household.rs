@@ -1,0 +1,400 @@
+//! Everything that a daemon needs, in one folder: a trust domain, identities, catalog, policies, sample data.
+
+use std::{
+    fs, io,
+    net::Ipv4Addr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::Authority;
+use crate::{
+    clock::{Clock, Wall},
+    config::{Config, ConfigErrors},
+    identity::{FileSource, IdentityFiles, IdentitySource, LoadError},
+    name::{SpiffeId, TrustDomain},
+};
+
+/// The trust domain of `dev` and `demo`.
+pub const TRUST_DOMAIN: &str = "dev.leasehold";
+/// The tenant that owns the sample data.
+pub const TENANT: &str = "dev";
+const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// SVIDs are issued anew at each start and at half of this.
+pub const SVID_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// Who takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The daemon itself.
+    Daemon,
+    /// Runs jobs.
+    Trainer,
+    /// Describes jobs for others.
+    Launcher,
+    /// Revokes and locks.
+    Operator,
+    /// The file server, which is an audience and its verifier.
+    Files,
+}
+
+impl Role {
+    pub const ALL: [Role; 5] = [Role::Daemon, Role::Trainer, Role::Launcher, Role::Operator, Role::Files];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Daemon => "daemon",
+            Role::Trainer => "trainer",
+            Role::Launcher => "launcher",
+            Role::Operator => "operator",
+            Role::Files => "files",
+        }
+    }
+
+    /// The path of its SPIFFE ID.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Role::Daemon => "/daemon",
+            Role::Trainer => "/trainer",
+            Role::Launcher => "/launcher",
+            Role::Operator => "/people/you",
+            Role::Files => "/files",
+        }
+    }
+
+    /// Host names for clients that want one: gRPC clients and browsers do not look at SPIFFE IDs.
+    fn dns(self) -> &'static [&'static str] {
+        match self {
+            Role::Daemon | Role::Files => &["localhost"],
+            Role::Trainer | Role::Launcher | Role::Operator => &[],
+        }
+    }
+}
+
+/// Why a household could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("{} cannot be written", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{} cannot be read", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is no directory", path.display())]
+    NoDirectory { path: PathBuf },
+    #[error("a certificate could not be made: {0}")]
+    Certificate(#[from] rcgen::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    #[error(transparent)]
+    Identity(#[from] LoadError),
+    #[error("a name could not be made: {0}")]
+    Name(#[from] crate::name::NameError),
+}
+
+/// The ports on loopback that it listens on.
+#[derive(Clone, Copy, Debug)]
+pub struct Ports {
+    pub grpc: u16,
+    pub issuer: u16,
+    pub probe: u16,
+    pub files: u16,
+}
+
+/// A folder that holds all of it. What is there is kept; SVIDs are issued anew each time.
+pub struct Household {
+    root: PathBuf,
+    authority: Authority,
+    clock: Arc<dyn Clock>,
+    /// The folder that is served as `dataset:dev/data@v1`.
+    pub data: PathBuf,
+    pub ports: Ports,
+}
+
+impl Household {
+    /// Sets it up.
+    pub fn set_up(
+        root: &Path,
+        data: Option<&Path>,
+        ports: Ports,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, SetupError> {
+        for dir in ["", "ca", "svid", "catalog.d", "policy", "data", "models/base", "checkpoints", "state"] {
+            make_dir(&root.join(dir))?;
+        }
+        let root = canonical(root)?;
+        let data = match data {
+            None => root.join("data"),
+            Some(dir) if dir.is_dir() => canonical(dir)?,
+            Some(dir) => return Err(SetupError::NoDirectory { path: dir.to_owned() }),
+        };
+        let authority = authority(&root.join("ca"), clock.now().wall)?;
+        let house = Household { root, authority, clock, data, ports };
+        house.issue_svids()?;
+        house.write_files()?;
+        Ok(house)
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.root.join(below)
+    }
+
+    pub fn bundle(&self) -> PathBuf {
+        self.path("ca/bundle.pem")
+    }
+
+    pub fn cert(&self, role: Role) -> PathBuf {
+        self.path(&format!("svid/{}.pem", role.as_str()))
+    }
+
+    pub fn key(&self, role: Role) -> PathBuf {
+        self.path(&format!("svid/{}.key", role.as_str()))
+    }
+
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path("checkpoints")
+    }
+
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    pub fn id(&self, role: Role) -> Result<SpiffeId, SetupError> {
+        Ok(self.authority.id(role.path())?)
+    }
+
+    pub fn domain(&self) -> Result<TrustDomain, SetupError> {
+        Ok(TRUST_DOMAIN.parse()?)
+    }
+
+    /// The SVID of one who takes part, with the domain's bundle, followed as it rotates.
+    pub fn source(&self, role: Role) -> Result<Arc<FileSource>, SetupError> {
+        let files = IdentityFiles {
+            svid: Some((self.cert(role), self.key(role))),
+            bundles: vec![(self.domain()?, self.bundle())],
+        };
+        Ok(Arc::new(FileSource::open(files, self.clock.clone())?))
+    }
+
+    /// The same, as those who connect take it.
+    pub fn identity(&self, role: Role) -> Result<Arc<dyn IdentitySource>, SetupError> {
+        Ok(self.source(role)?)
+    }
+
+    /// Issues all SVIDs anew and puts them in place of the old ones.
+    pub fn issue_svids(&self) -> Result<(), SetupError> {
+        let now = self.clock.now().wall;
+        for role in Role::ALL {
+            let pem = self.authority.issue(&self.id(role)?, role.dns(), now, SVID_LIFE)?;
+            // The certificate last: whoever looks between the two finds that they do not fit, and looks again.
+            write(&self.key(role), &pem.key, 0o600, Exists::Replace)?;
+            write(&self.cert(role), &pem.cert, 0o644, Exists::Replace)?;
+        }
+        Ok(())
+    }
+
+    /// The daemon's configuration, as its file says.
+    pub fn config(&self) -> Result<Config, SetupError> {
+        Ok(Config::load(&self.path("leasehold.toml"))?.config)
+    }
+
+    fn write_files(&self) -> Result<(), SetupError> {
+        let Ports { grpc, issuer, probe, files } = self.ports;
+        let localhost = Ipv4Addr::LOCALHOST;
+        let replace = |name: &str, text: &str| write(&self.path(name), text, 0o600, Exists::Replace);
+        let keep = |name: &str, text: &str| write(&self.path(name), text, 0o600, Exists::Keep);
+        write(&self.bundle(), self.authority.bundle(), 0o644, Exists::Replace)?;
+        replace(
+            "leasehold.toml",
+            &format!(
+                r#"# Written by `leasehold dev` at each start. The daemon's configuration: compare config/leasehold.toml.
+[server]
+grpc  = "{localhost}:{grpc}"
+probe = "{localhost}:{probe}"
+state = "state"
+
+[issuer]
+url    = "http://localhost:{issuer}"
+listen = "{localhost}:{issuer}"
+
+[identity]
+cert    = "svid/daemon.pem"
+key     = "svid/daemon.key"
+bundles = {{ "{TRUST_DOMAIN}" = "ca/bundle.pem" }}
+
+[policy]
+dir     = "policy"
+catalog = "catalog.d"
+
+[ledger]
+free_space_stop = "16MiB"
+"#
+            ),
+        )?;
+        keep("policy/leasehold.cedar", include_str!("../../config/policy/leasehold.cedar"))?;
+        keep("catalog.d/platform.toml", PLATFORM)?;
+        replace("catalog.d/dev.toml", &self.catalog(files))?;
+        keep("job.toml", JOB)?;
+        keep("params.yaml", "learning_rate: 0.0002\nepochs: 3\n")?;
+        keep("data/tickets-0001.jsonl", SAMPLE_DATA)?;
+        keep("models/base/config.json", "{\"architectures\": [\"Sample\"], \"hidden_size\": 8}\n")?;
+        Ok(())
+    }
+
+    fn catalog(&self, files: u16) -> String {
+        let td = TRUST_DOMAIN;
+        format!(
+            r#"# Written by `leasehold dev` at each start. A tenant's catalog: compare config/catalog.d.
+[tenant.{TENANT}]
+contact = "you"
+
+[[principal]]
+match = "spiffe://{td}/trainer"
+kind  = "workload"
+roles = ["trainer"]
+
+[[principal]]
+match       = "spiffe://{td}/launcher"
+kind        = "launcher"
+may_act_for = ["human:*"]
+
+[[audience]]
+name      = "spiffe://{td}/files"
+verifiers = ["spiffe://{td}/files"]
+checks    = "feed"
+presenter = "mtls"
+
+[[dataset]]
+name           = "data@v1"
+location       = "https://localhost:{files}/dataset/{TENANT}/data@v1/"
+audience       = "spiffe://{td}/files"
+pin            = "none"
+classification = "internal"
+data_classes   = []
+source_trust   = "curated"
+purposes       = ["trying-out"]
+owner          = "you"
+
+[[dataset]]
+name           = "people@v1"
+location       = "https://localhost:{files}/dataset/{TENANT}/people@v1/"
+audience       = "spiffe://{td}/files"
+pin            = "none"
+classification = "confidential"
+data_classes   = ["pii"]
+source_trust   = "curated"
+purposes       = ["trying-out"]
+owner          = "you"
+
+[[model]]
+name        = "base@1"
+location    = "https://localhost:{files}/model/{TENANT}/base@1/"
+audience    = "spiffe://{td}/files"
+pin         = "none"
+tier        = "lab"
+environment = "development"
+risk        = "low"
+tool_access = "none"
+owner       = "you"
+
+[[checkpoint]]
+name     = "tuned"
+model    = "base@1"
+location = "https://localhost:{files}/checkpoint/{TENANT}/tuned/"
+audience = "spiffe://{td}/files"
+owner    = "you"
+"#
+        )
+    }
+}
+
+const PLATFORM: &str = r#"# Written by `leasehold dev` where it was absent. The operators of this daemon.
+[tenant.platform]
+contact = "you"
+
+[[principal]]
+match  = "spiffe://dev.leasehold/people/*"
+kind   = "operator"
+human  = "segment:2"
+groups = ["platform-operators"]
+"#;
+
+const JOB: &str = r#"# Written by `leasehold dev` where it was absent. What a run needs: nothing here is secret.
+name         = "try-it"
+purpose      = "trying-out"            # a purpose that every dataset below allows
+why          = "looking around"
+max_duration = "1h"                    # the hard end of all access
+
+[tune]
+method = "lora"
+params = "params.yaml"                 # its digest is recorded
+
+[[read]]
+resource = "dataset:dev/data@v1"       # the sample data, or what --data named
+[[read]]
+resource = "model:dev/base@1"
+
+[[write]]
+resource = "checkpoint:dev/tuned"
+"#;
+
+const SAMPLE_DATA: &str = r#"{"id": 1, "text": "the lamp in room 4 flickers", "label": "facilities"}
+{"id": 2, "text": "my invoice has two lines for one item", "label": "billing"}
+{"id": 3, "text": "the door opens only from inside", "label": "facilities"}
+"#;
+
+fn authority(ca: &Path, now: Wall) -> Result<Authority, SetupError> {
+    let domain: TrustDomain = TRUST_DOMAIN.parse()?;
+    let (cert, key) = (ca.join("root.pem"), ca.join("root.key"));
+    if cert.exists() && key.exists() {
+        let read = |path: &Path| {
+            fs::read_to_string(path).map_err(|source| SetupError::Read { path: path.to_owned(), source })
+        };
+        return Ok(Authority::load(domain, read(&cert)?, &read(&key)?, now, ROOT_LIFE)?);
+    }
+    let authority = Authority::generate(domain, now, ROOT_LIFE)?;
+    write(&key, &authority.key(), 0o600, Exists::Replace)?;
+    write(&cert, authority.bundle(), 0o644, Exists::Replace)?;
+    Ok(authority)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Exists {
+    Keep,
+    Replace,
+}
+
+/// Writes a file whole or not at all.
+fn write(path: &Path, text: &str, mode: u32, exists: Exists) -> Result<(), SetupError> {
+    let failed = |source| SetupError::Write { path: path.to_owned(), source };
+    if exists == Exists::Keep && path.exists() {
+        return Ok(());
+    }
+    let draft = path.with_extension("draft");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&draft)
+        .map_err(failed)?;
+    io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
+    fs::rename(&draft, path).map_err(failed)
+}
+
+fn make_dir(path: &Path) -> Result<(), SetupError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| SetupError::Write { path: path.to_owned(), source })
+}
+
+fn canonical(path: &Path) -> Result<PathBuf, SetupError> {
+    path.canonicalize().map_err(|source| SetupError::Read { path: path.to_owned(), source })
+}

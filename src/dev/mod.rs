@@ -1,0 +1,33 @@
+//! What runs in one place so that all of it can be seen: for development, demonstration, and as a model.
+//!
+//! Real parts only: the daemon, the identities, the file server and the processes are those of any other day. For one
+//! machine: the root's key lies in the folder.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `authority` | [`Authority`]: a trust domain's root, and the SVIDs that it issues |
+//! | `household` | [`Household`]: everything that a daemon needs, in one folder |
+//! | `running` | [`Running`]: a household with its file server, to try |
+//! | `file_server` | [`FileServer`]: serves folders behind leases, on `verify` alone; the model for authors of resource servers |
+//! | `target` | what a request line asks for |
+//! | `folder` | `Folder`: a folder that nothing leads out of |
+//! | `transfer` | [`Transfer`]: bytes under way, cut when their access ends |
+//! | `client` | [`FileClient`]: what a job's program does with its credentials |
+//! | `demo` | [`demo::tell`]: the whole story, each claim observed |
+
+mod authority;
+mod client;
+pub mod demo;
+mod file_server;
+mod folder;
+mod household;
+mod running;
+mod target;
+mod transfer;
+
+pub use authority::{Authority, SvidPem};
+pub use client::{ClientError, Coming, FileClient, read_token};
+pub use file_server::FileServer;
+pub use household::{Household, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
+pub use running::{Running, free_ports};
+pub use transfer::{Direction, Transfer, TransferEnd};

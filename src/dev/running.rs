@@ -1,0 +1,113 @@
+//! A household with its file server running beside the daemon.
+
+use std::{collections::HashMap, io, net::Ipv4Addr, sync::Arc};
+
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{FileServer, Household, Ports, Role, SetupError, household::TENANT};
+use crate::{
+    clock::Clock,
+    identity::FileSource,
+    link::{Connector, Endpoint, EndpointError},
+    verify::{Settings, Verifier},
+};
+
+/// The file server, and what keeps identities fresh.
+pub struct Running {
+    pub verifier: Verifier,
+    pub server: FileServer,
+    tasks: Vec<JoinHandle<()>>,
+    stop: CancellationToken,
+}
+
+/// Why the file server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunningError {
+    #[error(transparent)]
+    Setup(#[from] SetupError),
+    #[error("port {port} cannot be listened on for the file server")]
+    Listen { port: u16, source: io::Error },
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error(transparent)]
+    Name(#[from] crate::name::NameError),
+}
+
+impl Running {
+    /// Starts the file server of a household. The daemon may come later: until its feed is complete, everything is refused.
+    pub async fn start(house: &Arc<Household>, clock: Arc<dyn Clock>) -> Result<Self, RunningError> {
+        let stop = CancellationToken::new();
+        let port = house.ports.files;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
+            .await
+            .map_err(|source| RunningError::Listen { port, source })?;
+        let source: Arc<FileSource> = house.source(Role::Files)?;
+        let connector = house.connector(Role::Files, clock.clone())?;
+        let verifier =
+            Verifier::start(Settings { connector, audience: house.id(Role::Files)?, clock: clock.clone() });
+        let folders = HashMap::from([
+            (format!("dataset:{TENANT}/data@v1").parse()?, house.data.clone()),
+            (format!("model:{TENANT}/base@1").parse()?, house.path("models/base")),
+        ]);
+        let server = FileServer::new(verifier.clone(), folders, house.checkpoints());
+        let serving = server.clone().serve(listener, source.clone(), clock.clone(), stop.clone());
+        let mut tasks = vec![tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the file server stopped");
+            }
+        })];
+        tasks.push(tokio::spawn(source.follow(stop.clone())));
+        let (house, shutdown) = (house.clone(), stop.clone());
+        tasks.push(tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = clock.sleep(super::SVID_LIFE / 2) => {}
+                }
+                if let Err(error) = house.issue_svids() {
+                    tracing::error!(%error, "SVIDs could not be issued anew");
+                }
+            }
+        }));
+        Ok(Running { verifier, server, tasks, stop })
+    }
+
+    /// Stops it, with its connections.
+    pub async fn stop(self) {
+        self.verifier.shutdown().await;
+        self.stop.cancel();
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+impl Household {
+    /// To the daemon, as one who takes part.
+    pub fn connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
+        let address = format!("localhost:{}", self.ports.grpc);
+        let endpoint = Endpoint::new(&address, self.id(Role::Daemon)?)?;
+        Ok(Connector::new(self.identity(role)?, clock, endpoint))
+    }
+
+    /// To the file server, as one who takes part.
+    pub fn files_connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
+        let address = format!("localhost:{}", self.ports.files);
+        let endpoint = Endpoint::new(&address, self.id(Role::Files)?)?;
+        Ok(Connector::new(self.identity(role)?, clock, endpoint))
+    }
+}
+
+/// Four ports on loopback that are free now.
+pub fn free_ports() -> io::Result<Ports> {
+    let bind = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
+    // All four are held until the last is known, so that they differ.
+    let held = [bind()?, bind()?, bind()?, bind()?];
+    let mut ports = [0u16; 4];
+    for (port, listener) in ports.iter_mut().zip(&held) {
+        *port = listener.local_addr()?.port();
+    }
+    let [grpc, issuer, probe, files] = ports;
+    Ok(Ports { grpc, issuer, probe, files })
+}

@@ -1,0 +1,174 @@
+//! Bytes under way, cut when their access ends.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt, future::BoxFuture};
+use http_body::{Body, Frame, SizeHint};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    sync::{OwnedSemaphorePermit, broadcast},
+};
+use tokio_util::{
+    io::poll_read_buf,
+    sync::{CancellationToken, DropGuard},
+};
+
+use crate::{
+    clock::Clock,
+    limits::{FILE_CHUNK, FILE_CUT_GRACE},
+    link::Connection,
+    name::{ResourceName, SpiffeId},
+    reason::{Reason, Refusal},
+    verify::Access,
+};
+
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// One transfer, told to whoever observes when it is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    pub direction: Direction,
+    pub peer: SpiffeId,
+    pub resource: ResourceName,
+    /// Below the resource.
+    pub path: String,
+    /// What went over the line, as far as this server knows.
+    pub bytes: u64,
+    pub end: TransferEnd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    Download,
+    Upload,
+}
+
+/// How a transfer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferEnd {
+    /// All of it was there.
+    Whole,
+    /// Cut, because its access ended.
+    Cut(Reason),
+    /// The client went away, or the disk failed.
+    Broken,
+}
+
+/// Counts a transfer, and tells of it when it is dropped.
+pub(super) struct Tally {
+    pub(super) transfer: Transfer,
+    pub(super) told: broadcast::Sender<Transfer>,
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+impl Tally {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.transfer.bytes = self.transfer.bytes.saturating_add(bytes as u64);
+    }
+
+    pub(super) fn ends(&mut self, end: TransferEnd) {
+        self.transfer.end = end;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        let _ = self.told.send(self.transfer.clone()); // nobody may be observing
+    }
+}
+
+/// A file on its way to a client, by the chunk.
+///
+/// The access is looked at before each chunk, and its end is waited for beside the disk. What neither can reach is a client
+/// that reads no more: then nobody asks this body for anything, and a task of its own cuts the connection.
+pub(super) struct Download {
+    file: Pin<Box<dyn AsyncRead + Send>>,
+    left: u64,
+    access: Access,
+    ended: BoxFuture<'static, Refusal>,
+    tally: Tally,
+    _over: DropGuard,
+}
+
+impl Download {
+    /// Sends the next `bytes` of a file.
+    pub(super) fn new(
+        file: impl AsyncRead + Send + 'static,
+        bytes: u64,
+        access: Access,
+        tally: Tally,
+        connection: Connection,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let over = CancellationToken::new();
+        let (ended, done) = (access.ended(), over.clone());
+        tokio::spawn(async move {
+            let last_resort = async {
+                ended.await;
+                clock.sleep(FILE_CUT_GRACE).await;
+            };
+            tokio::select! {
+                () = done.cancelled() => {}
+                () = last_resort => connection.cut(),
+            }
+        });
+        let ended = access.ended().boxed();
+        let file = Box::pin(file.take(bytes));
+        Download { file, left: bytes, access, ended, tally, _over: over.drop_guard() }
+    }
+}
+
+impl Body for Download {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        if this.left == 0 {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(refusal) = this.ended.poll_unpin(cx) {
+            this.ended = futures_util::future::ready(refusal.clone()).boxed();
+            return Poll::Ready(Some(Err(refusal.into())));
+        }
+        let mut chunk = BytesMut::with_capacity(FILE_CHUNK);
+        let read = ready!(poll_read_buf(this.file.as_mut(), cx, &mut chunk))?;
+        if read == 0 {
+            return Poll::Ready(Some(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())));
+        }
+        this.access.check()?;
+        this.left = this.left.saturating_sub(read as u64);
+        this.tally.add(read);
+        if this.left == 0 {
+            this.tally.ends(TransferEnd::Whole);
+        }
+        Poll::Ready(Some(Ok(Frame::data(chunk.freeze()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if self.left > 0
+            && let Err(refusal) = self.access.check()
+        {
+            self.tally.ends(TransferEnd::Cut(refusal.reason));
+        }
+    }
+}

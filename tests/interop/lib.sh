@@ -1,0 +1,164 @@
+# What the interop suites share. Sourced by their `run` scripts; see README.md.
+#
+# A suite ends 0 when all of its checks passed, 1 when one failed, 77 when a program that it needs is absent and cannot be
+# installed. It ends only processes that it started, by their ids.
+
+set -euo pipefail
+
+# gRPC tells on stderr of each handshake that is refused, as some are here on purpose.
+export GRPC_VERBOSITY=NONE
+
+interop=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$interop/../.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+# What is installed stays between runs; `work` is new for each.
+kept=$target/interop
+work=
+
+passed=0
+failed=0
+started=()
+
+pass() {
+    passed=$((passed + 1))
+    printf 'PASS  %s\n' "$*"
+}
+
+fail() {
+    failed=$((failed + 1))
+    printf 'FAIL  %s\n' "$*"
+}
+
+# check WORDS COMMAND…: passes where the command succeeds.
+check() {
+    local words=$1
+    shift
+    if "$@"; then pass "$words"; else fail "$words"; fi
+}
+
+# The last line of a suite, and its exit code.
+finish() {
+    printf '%d passed, %d failed\n' "$passed" "$failed"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+}
+
+die() {
+    printf 'FAIL  %s\n' "$*"
+    failed=$((failed + 1))
+    finish || true
+    exit 1
+}
+
+not_run() {
+    printf 'not run: %s, because %s\n' "$suite" "$*"
+    exit 77
+}
+
+# Begins the suite NAME: a new folder for this run, removed at the end where all went well.
+begin() {
+    suite=$1
+    mkdir -p "$kept"
+    work=$(mktemp -d "$kept/$suite.XXXXXX")
+    trap clean_up EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+}
+
+clean_up() {
+    local code=$? pid
+    trap - EXIT
+    for pid in "${started[@]}"; do
+        stop "$pid" || true
+    done
+    if [ "$code" -eq 0 ] || [ "$code" -eq 77 ]; then
+        rm -rf "$work"
+    else
+        printf 'what was left for you to look at: %s\n' "$work"
+    fi
+    exit "$code"
+}
+
+# wait_for SECONDS COMMAND…: asks ten times a second.
+wait_for() {
+    local tries=$(($1 * 10))
+    shift
+    while ! "$@"; do
+        tries=$((tries - 1))
+        [ "$tries" -gt 0 ] || return 1
+        sleep 0.1
+    done
+}
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+# Asks a process to end, and makes it after 10 s.
+stop() {
+    kill -TERM "$1" 2>/dev/null || return 0
+    wait_for 10 gone "$1" || kill -KILL "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+}
+
+# need PROGRAM PACKAGE: installs Debian's package where the program is absent and may be installed.
+need() {
+    command -v "$1" >/dev/null && return 0
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        printf 'installing %s\n' "$2"
+        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$2"; } \
+            >"$work/apt.log" 2>&1 </dev/null || true
+        hash -r
+    fi
+    command -v "$1" >/dev/null || not_run "the program $1 is absent and could not be installed"
+}
+
+# Sets `leasehold` to the program under test: $LEASEHOLD, or one that is built here.
+need_leasehold() {
+    if [ -n "${LEASEHOLD:-}" ]; then
+        leasehold=$LEASEHOLD
+        [ -x "$leasehold" ] || die "LEASEHOLD names no program: $leasehold"
+    else
+        (cd "$root" && cargo build --quiet --locked) || die "leasehold does not build"
+        leasehold=$target/debug/leasehold
+    fi
+}
+
+# Sets `python` to one that has what requirements.txt of this suite says, in an environment of its own.
+need_python() {
+    local wanted=$interop/$suite/requirements.txt env=$kept/venv-$suite
+    need python3 python3
+    python=$env/bin/python
+    cmp -s "$wanted" "$env/installed.txt" && return 0
+    rm -rf "$env"
+    if ! python3 -m venv "$env" >"$work/venv.log" 2>&1; then
+        # Debian keeps the module in a package of its own.
+        need_venv_package
+        python3 -m venv "$env" >>"$work/venv.log" 2>&1 || not_run "python3 cannot make a virtual environment"
+    fi
+    "$python" -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: -r "$wanted" \
+        </dev/null || die "the packages of requirements.txt could not be installed"
+    cp "$wanted" "$env/installed.txt"
+}
+
+need_venv_package() {
+    [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || not_run "python3 has no module venv"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv; } \
+        >"$work/apt.log" 2>&1 </dev/null || not_run "python3 has no module venv, and it could not be installed"
+}
+
+# Starts `leasehold dev` in a folder of its own on free ports, and waits until it is ready. Sets `folder`, `log`, `grpc` and
+# `issuer`, and LEASEHOLD_CONTEXTS, so that every other command finds it.
+start_dev() {
+    folder=$work/dev
+    log=$work/dev.log
+    export LEASEHOLD_CONTEXTS=$work/contexts.toml
+    unset LEASEHOLD_LOG LEASEHOLD_CONTEXT
+    "$leasehold" dev --dir "$folder" --port 0 >"$work/dev.out" 2>"$log" </dev/null &
+    daemon=$!
+    started+=("$daemon")
+    wait_for 60 dev_settled || die "leasehold dev was not ready within 60 s"
+    gone "$daemon" && die "leasehold dev ended: $(tail -n 3 "$log")"
+    grpc=$(sed -n 's/^ *daemon *\(localhost:[0-9]*\),.*/\1/p' "$work/dev.out")
+    issuer=$(sed -n 's|^ *keys *\(http://localhost:[0-9]*\)/keys$|\1|p' "$work/dev.out")
+    [ -n "$grpc" ] && [ -n "$issuer" ] || die "leasehold dev did not say where it listens"
+}
+
+dev_settled() { grep -qs "is ready" "$work/dev.out" || gone "$daemon"; }
