@@ -10,8 +10,13 @@
 
 mod harness;
 
+mod accounting;
+mod audit;
 mod bad_input;
 mod endings;
+mod idempotency;
+mod lifecycle;
 mod matrix;
 mod path;
 mod run;
+mod surfaces;
