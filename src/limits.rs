@@ -187,6 +187,12 @@ pub const TERM_GRACE_MAX: Duration = Duration::from_secs(10 * 60);
 pub const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Credentials of one member: two halves of as many audiences as a job has resources.
 pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
+/// How long a run tries to begin while the daemon cannot answer: a restart of it goes unnoticed, a wrong address does not hang.
+pub const START_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest that a run which did not begin takes to close what it had made.
+pub const UNDO: Duration = Duration::from_secs(3);
+/// The longest that a wrapper takes to report the end of its child: past it, access ends by the heartbeat window.
+pub const REPORT: Duration = Duration::from_secs(5);
 /// The first wait of a client between two attempts at one call.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.

@@ -95,7 +95,7 @@ impl Ended {
                 Err(_) => format!("ended by signal {n}"),
             },
         };
-        if let Some(asked) = self.asked {
+        if let Some(asked) = self.asked.filter(|s| self.end != ChildEnd::Signalled(*s as i32)) {
             text.push_str(&format!(" after {asked}"));
         }
         text
@@ -120,6 +120,7 @@ mod tests {
             (ChildEnd::Exited(137), None, Failed, 137, "exit code 137"),
             (ChildEnd::Exited(127), None, Failed, 127, "exit code 127"),
             (ChildEnd::Signalled(15), None, Interrupted, 143, "ended by SIGTERM"),
+            (ChildEnd::Signalled(15), term, Interrupted, 143, "ended by SIGTERM"),
             (ChildEnd::Signalled(2), None, Interrupted, 130, "ended by SIGINT"),
             (ChildEnd::Signalled(1), None, Interrupted, 129, "ended by SIGHUP"),
             (

@@ -60,8 +60,11 @@ const STANDING_CREDENTIALS: &[&str] = &[
 /// The prefix of what the wrapper itself sets. Inherited ones are another job's.
 const OWN: &[&str] = &[
     "LEASEHOLD_ATTEMPT",
+    "LEASEHOLD_BUNDLE",
     "LEASEHOLD_CREDENTIALS",
     "LEASEHOLD_JOB",
+    "LEASEHOLD_SVID_CERT",
+    "LEASEHOLD_SVID_KEY",
     "LEASEHOLD_TOKEN_FILE_READING",
     "LEASEHOLD_TOKEN_FILE_WRITING",
 ];

@@ -4,16 +4,26 @@
 //! handed over in, and the pace of retries. Never decides anything about access, never puts a secret into an argument,
 //! an environment variable or a log, and never lets an ending of access wait for the end of a process.
 
+mod begin;
+mod calls;
 mod child;
 mod command;
 mod credentials;
 mod ending;
 mod environment;
+mod held;
+mod meaning;
+mod member;
 mod processes;
 mod retry;
+mod run;
+mod schedule;
 mod signals;
 mod spec;
+mod stream;
 mod terminal;
+mod voice;
+mod work;
 
 pub use child::{Child, ChildHandle, ChildSpec, SpawnError};
 pub use command::{CommandError, exec_shim, resolve};
@@ -22,5 +32,7 @@ pub use ending::{ChildEnd, Ended};
 pub use environment::ChildEnvironment;
 pub use processes::Left;
 pub use retry::Backoff;
+pub use run::{RunError, RunOptions, RunPlace, SvidPaths, run};
 pub use signals::Signals;
 pub use spec::{OnRevoke, RunSettings, RunSpec, SpecErrors, SpecProblem};
+pub use voice::Voice;

@@ -24,6 +24,12 @@ pub trait Fraction {
 #[derive(Debug)]
 pub struct SystemFraction(SystemRandom);
 
+impl SystemFraction {
+    pub(super) fn new() -> Self {
+        SystemFraction(SystemRandom::new())
+    }
+}
+
 impl Fraction for SystemFraction {
     fn draw(&mut self) -> f64 {
         let mut bytes = [0u8; 4];
@@ -41,7 +47,7 @@ impl<F: FnMut() -> f64> Fraction for F {
 impl Backoff {
     /// Begins at `first`; no wait is longer than `cap`.
     pub fn new(first: Duration, cap: Duration) -> Self {
-        Backoff { step: first.min(cap), cap, fraction: SystemFraction(SystemRandom::new()) }
+        Backoff { step: first.min(cap), cap, fraction: SystemFraction::new() }
     }
 }
 

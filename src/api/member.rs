@@ -165,7 +165,8 @@ impl MemberService for MembersService {
             .call(Rpc::ReleaseLease, request, |broker, caller, q| async move {
                 let session = session(q.session)?;
                 let (done, index) = broker.release(&caller, &session, named("lease", &q.lease)?)?;
-                Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done, index, false)) })
+                let durable = index.is_none_or(|i| broker.ledger().is_durable(i));
+                Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done, index, durable)) })
             })
             .await
     }

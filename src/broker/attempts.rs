@@ -15,7 +15,7 @@ use crate::{
     ledger::{Actor, Ending, Event},
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind},
-    policy::{Phase, Rpc},
+    policy::{Phase, Relation, Rpc},
     reason::{Reason, Refusal},
     secret::{Secret, SecretText},
     state::Committed,
@@ -62,6 +62,8 @@ impl Broker {
         let named = self.state.job(id).ok_or_else(job_not_found)?;
         let revision = self.fences.revision();
         let rules = self.rules();
+        // Who asks is looked up after the revision was read, as everything that is decided by.
+        let caller = &self.caller(&caller.peer)?;
         let mut all = names::of_job(&named);
         all.push(FenceName::identity(caller.id().clone()));
         let stand = self.fences.stand(all.iter().cloned());
@@ -138,7 +140,9 @@ impl Broker {
         reason: &str,
     ) -> Result<Drained, Refusal> {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
-        self.authorize_job(caller, Rpc::DrainAttempt, &job, reason)?;
+        let mut relations = caller.relations(&job);
+        relations.extend(is_all_of(caller, &job, attempt).then_some(Relation::Itself));
+        self.authorize_job_as(caller, Rpc::DrainAttempt, &job, relations, reason)?;
         let grace = grace.or(job.spec.drain).unwrap_or(limits::DRAIN_GRACE_DEFAULT);
         let now = self.clock.now().lease;
         let done = self
@@ -164,7 +168,13 @@ impl Broker {
         detail: &str,
     ) -> Result<Ended, Refusal> {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
-        self.authorize_job(caller, Rpc::EndAttempt, &job, detail)?;
+        let is_member = instance.is_some_and(|i| {
+            let member = job.attempt(attempt).and_then(|a| a.members.get(i));
+            member.is_some_and(|m| m.spiffe_id == *caller.id())
+        });
+        let mut relations = caller.relations(&job);
+        relations.extend(is_member.then_some(Relation::Itself));
+        self.authorize_job_as(caller, Rpc::EndAttempt, &job, relations, detail)?;
         // A workload speaks for itself alone, and only as the member that it is.
         if caller.principal.kind == PrincipalKind::Workload
             && instance.is_none()
@@ -175,14 +185,11 @@ impl Broker {
                 "a member ends only itself: say which instance you are",
             ));
         }
-        if let Some(instance) = instance {
-            let is_member = job
-                .attempt(attempt)
-                .and_then(|a| a.members.get(instance))
-                .is_some_and(|m| m.spiffe_id == *caller.id());
-            if !is_member && caller.principal.kind == PrincipalKind::Workload {
-                return Err(move_refusal(Illegal::NotAMember(instance.clone())));
-            }
+        if let Some(instance) = instance
+            && !is_member
+            && caller.principal.kind == PrincipalKind::Workload
+        {
+            return Err(move_refusal(Illegal::NotAMember(instance.clone())));
         }
         let now = self.clock.now().lease;
         let decide = |j: &Job| match instance {
@@ -276,6 +283,15 @@ impl Broker {
         let detail = detail.to_owned();
         self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
     }
+}
+
+/// Whether an attempt is one of a single member, and the caller is it: what drains the attempt drains nobody else.
+fn is_all_of(caller: &Caller, job: &Job, attempt: AttemptNumber) -> bool {
+    let Some(a) = job.attempt(attempt) else { return false };
+    let mut members = a.members.values();
+    job.spec.members.max == 1
+        && members.next().is_some_and(|m| m.spiffe_id == *caller.id())
+        && members.next().is_none()
 }
 
 /// Why a move is not legal, in the words of a refusal.

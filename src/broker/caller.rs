@@ -81,7 +81,7 @@ impl Broker {
         relations: &[Relation],
         reason: &str,
     ) -> Result<(), Refusal> {
-        caller.rules.engine.authorize(&Call {
+        self.rules().engine.authorize(&Call {
             caller: caller.id(),
             rpc,
             tenant,
@@ -99,10 +99,21 @@ impl Broker {
         job: &Job,
         reason: &str,
     ) -> Result<(), Refusal> {
-        let relations = caller.relations(job);
+        self.authorize_job_as(caller, rpc, job, caller.relations(job), reason)
+    }
+
+    /// The same with more said of how the caller stands to what it calls upon.
+    pub(super) fn authorize_job_as(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        job: &Job,
+        relations: Vec<Relation>,
+        reason: &str,
+    ) -> Result<(), Refusal> {
         self.authorize(caller, rpc, Some(&job.spec.tenant), &relations, reason).map_err(|refusal| {
             let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor)
-                && caller.tenant() == &job.spec.tenant;
+                && self.sees(caller, &job.spec.tenant);
             if relations.is_empty() && !oversees { job_not_found() } else { refusal }
         })
     }

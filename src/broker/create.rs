@@ -56,87 +56,86 @@ impl Broker {
         let spec = Arc::new(spec);
         let digest = spec_digest(&spec)
             .map_err(|_| Refusal::new(Reason::FieldInvalid, "the specification has no canonical form"))?;
-        for _ in 0..limits::REVISION_RETRIES {
-            let revision = self.fences.revision();
-            let rules = self.rules();
-            let mut names = names::of_spec(
-                &spec.tenant,
-                caller.id(),
-                spec.acting_for.as_ref(),
-                spec.read.iter().chain(&spec.write).cloned(),
+        let revision = self.fences.revision();
+        let rules = self.rules();
+        // Who asks is looked up after the revision was read, as everything that is decided by.
+        let caller = &self.caller(&caller.peer)?;
+        let mut names = names::of_spec(
+            &spec.tenant,
+            caller.id(),
+            spec.acting_for.as_ref(),
+            spec.read.iter().chain(&spec.write).cloned(),
+        );
+        let id = JobId::random().map_err(|_| Refusal::new(Reason::Internal, "no random bytes"))?;
+        names.push(crate::name::FenceName::job(id));
+        let stand = self.fences.stand(names.iter().cloned());
+
+        self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
+        if !dry_run && let Some(existing) = self.state.by_key(caller.id(), idempotency_key) {
+            if existing.spec_digest == digest {
+                return Ok(CreatedJob { job: existing, created: false, decisions: Vec::new() });
+            }
+            return Err(key_conflict(existing.id));
+        }
+        self.unlocked(names.iter())?;
+        check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
+        let inputs = inputs_of(rules.catalog(), &spec)?;
+
+        let now = self.clock.now();
+        let mut job = Job {
+            id,
+            spec: spec.clone(),
+            spec_digest: digest,
+            launcher: caller.id().clone(),
+            acting_for: spec.acting_for.clone(),
+            idempotency_key: idempotency_key.to_owned(),
+            created: now.lease,
+            ends: now.lease.plus(spec.max_duration),
+            inputs: inputs.into(),
+            state: JobState::Ready,
+            waiting_for: Vec::new(),
+            attempts: Vec::new(),
+            closed: None,
+            detail: String::new(),
+        };
+        let verdict = self.decide_job(&rules, &job, Phase::Creating)?;
+        if !verdict.gates.is_empty() {
+            job.state = JobState::AwaitingApproval;
+            job.detail = format!(
+                "waits for {}",
+                verdict.gates.iter().map(|g| g.id.as_str()).collect::<Vec<_>>().join(", ")
             );
-            let id = JobId::random().map_err(|_| Refusal::new(Reason::Internal, "no random bytes"))?;
-            names.push(crate::name::FenceName::job(id));
-            let stand = self.fences.stand(names.iter().cloned());
-
-            self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
-            if !dry_run && let Some(existing) = self.state.by_key(caller.id(), idempotency_key) {
-                if existing.spec_digest == digest {
-                    return Ok(CreatedJob { job: existing, created: false, decisions: Vec::new() });
-                }
-                return Err(key_conflict(existing.id));
-            }
-            self.unlocked(names.iter())?;
-            check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
-            let inputs = inputs_of(rules.catalog(), &spec)?;
-
-            let now = self.clock.now();
-            let mut job = Job {
-                id,
-                spec: spec.clone(),
-                spec_digest: digest,
-                launcher: caller.id().clone(),
-                acting_for: spec.acting_for.clone(),
-                idempotency_key: idempotency_key.to_owned(),
-                created: now.lease,
-                ends: now.lease.plus(spec.max_duration),
-                inputs: inputs.into(),
-                state: JobState::Ready,
-                waiting_for: Vec::new(),
-                attempts: Vec::new(),
-                closed: None,
-                detail: String::new(),
-            };
-            let verdict = self.decide_job(&rules, &job, Phase::Creating)?;
-            if !verdict.gates.is_empty() {
-                job.state = JobState::AwaitingApproval;
-                job.detail = format!(
-                    "waits for {}",
-                    verdict.gates.iter().map(|g| g.id.as_str()).collect::<Vec<_>>().join(", ")
-                );
-                job.waiting_for = verdict.gates;
-            }
-            if dry_run {
-                return Ok(CreatedJob { job: Arc::new(job), created: false, decisions: verdict.decisions });
-            }
-            let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
-            let decision = decision_record(&rules, result, verdict.rules);
-            let (job, created) = match self.state.create(NewJob { job, decision }).await {
-                Ok(Created::New(job)) => (job, true),
-                Ok(Created::Existing(job)) => (job, false),
-                Err(refused) => return Err(state_refusal(refused, |never| match never {})),
-            };
-            if !created {
-                return Ok(CreatedJob { job, created, decisions: verdict.decisions });
-            }
-            if let Some((name, _)) = stand.lowered() {
-                let detail = format!("{name} was revoked while it was being created");
-                self.close_quietly(job.id, Outcome::Revoked, &detail);
-                return Err(Refusal::new(Reason::Revoked, detail));
-            }
-            if self.fences.revision() == revision {
-                metrics::counter!("leasehold_jobs_created_total").increment(1);
-                return Ok(CreatedJob { job, created, decisions: verdict.decisions });
-            }
-            // Rules changed while it was recorded: decide again what is there.
-            let rules = self.rules();
-            if let Err(refusal) = self.decide_job(&rules, &job, Phase::Creating) {
-                self.close_quietly(job.id, Outcome::Revoked, "policy changed while it was being created");
-                return Err(refusal);
-            }
+            job.waiting_for = verdict.gates;
+        }
+        if dry_run {
+            return Ok(CreatedJob { job: Arc::new(job), created: false, decisions: verdict.decisions });
+        }
+        let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
+        let decision = decision_record(&rules, result, verdict.rules);
+        let (job, created) = match self.state.create(NewJob { job, decision }).await {
+            Ok(Created::New(job)) => (job, true),
+            Ok(Created::Existing(job)) => (job, false),
+            Err(refused) => return Err(state_refusal(refused, |never| match never {})),
+        };
+        if !created {
             return Ok(CreatedJob { job, created, decisions: verdict.decisions });
         }
-        Err(Refusal::new(Reason::Contended, "policy and catalog are changing: try again"))
+        if let Some((name, _)) = stand.lowered() {
+            let detail = format!("{name} was revoked while it was being created");
+            self.close_quietly(job.id, Outcome::Revoked, &detail);
+            return Err(Refusal::new(Reason::Revoked, detail));
+        }
+        if self.fences.revision() == revision {
+            metrics::counter!("leasehold_jobs_created_total").increment(1);
+            return Ok(CreatedJob { job, created, decisions: verdict.decisions });
+        }
+        // Rules changed while it was recorded: decide again what is there.
+        let rules = self.rules();
+        if let Err(refusal) = self.decide_job(&rules, &job, Phase::Creating) {
+            self.close_quietly(job.id, Outcome::Revoked, "policy changed while it was being created");
+            return Err(refusal);
+        }
+        Ok(CreatedJob { job, created, decisions: verdict.decisions })
     }
 
     /// Decides a job for every catalog entry that its `join` can match.
@@ -201,9 +200,12 @@ impl Broker {
     }
 }
 
+/// One identity that the job names, or all under a pattern, and the catalog entry that it falls under.
+type Joiner = (Option<SpiffeId>, Arc<Principal>);
+
 /// The catalog entries that may join, each with the one identity that the job names, where it names one.
-fn joiners(rules: &super::Rules, job: &Job) -> Result<Vec<(Option<SpiffeId>, Arc<Principal>)>, Refusal> {
-    let mut found: Vec<(Option<SpiffeId>, Arc<Principal>)> = Vec::new();
+fn joiners(rules: &super::Rules, job: &Job) -> Result<Vec<Joiner>, Refusal> {
+    let mut found: Vec<Joiner> = Vec::new();
     for pattern in &job.spec.members.join {
         let mut any = false;
         // One identity has one entry, the first that matches; a pattern can meet several.

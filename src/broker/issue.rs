@@ -104,6 +104,8 @@ impl Broker {
         for _ in 0..limits::REVISION_RETRIES {
             let revision = self.fences.revision();
             let rules = self.rules();
+            // Who asks is looked up after the revision was read, as everything that is decided by.
+            let caller = &self.caller(&caller.peer)?;
             let (job, _) = self.member(caller, session)?;
             let (offer, audience) = self.chosen(&rules, &job, request)?;
             let names = names::of_lease(

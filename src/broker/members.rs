@@ -213,7 +213,7 @@ impl Broker {
         // Listening begins before the stand, so that no lowering falls between the two.
         let lowerings = self.fences.subscribe().lowerings;
         let watch = self.state.watch(session.job).ok_or_else(job_not_found)?;
-        let stand = self.fences.stand(names.iter().cloned());
+        let stand = self.fences.observe(names.iter().cloned());
         let (job, _) = self.member(caller, session)?;
         let key = (session.job, session.attempt, session.instance.clone());
         let beat = self.clock.now().boot;
@@ -347,7 +347,7 @@ impl Attachment {
             }
             if let Some((name, _)) = self.stand.lowered() {
                 let message = format!("{name} was revoked");
-                self.stand = self.broker.fences.stand(self.names.iter().cloned());
+                self.stand = self.broker.fences.observe(self.names.iter().cloned());
                 return Notice { kind: NoticeKind::Reissue, reason: Reason::Revoked, message };
             }
             tokio::select! {

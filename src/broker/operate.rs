@@ -41,7 +41,7 @@ impl Broker {
         reason: &str,
         dry_run: bool,
     ) -> Result<Revoked, Refusal> {
-        let tenant = self.tenant_of(caller, name)?;
+        let tenant = self.tenant_of(caller, Rpc::Revoke, name, reason)?;
         self.authorize(caller, Rpc::Revoke, tenant.as_ref(), &[], reason)?;
         if matches!(name.kind(), FenceKind::Epoch) {
             return Err(Refusal::new(
@@ -88,11 +88,13 @@ impl Broker {
                 answer.index = done.record.map(|r| r.index);
             }
             kind => {
-                // The state first: an identity's memberships end before its fence goes down.
+                // The state first: an identity's memberships end before its fence goes down. The clean-up comes after both,
+                // so that the answer counts what stood behind the identity.
+                let mut ended = Vec::new();
                 if let FenceKind::Identity(id) = &kind {
-                    let ended = self.end_memberships(caller, id, reason);
-                    if ended > 0 {
-                        answer.notes.push(format!("{ended} membership(s) of it ended"));
+                    ended = self.end_memberships(caller, id, reason);
+                    if !ended.is_empty() {
+                        answer.notes.push(format!("{} membership(s) of it ended", ended.len()));
                     }
                     answer.notes.push(
                         "it may join and ask again: only a lock keeps it out (leasehold lock)".to_owned(),
@@ -111,6 +113,7 @@ impl Broker {
                 }
                 let done = self.state.revoke(name, caller.actor(), reason);
                 self.sweep(&done.lowered, "revoked");
+                self.sweep(&ended, "identity revoked");
                 answer.ending = done.ending;
                 answer.index = done.record.map(|r| r.index);
             }
@@ -147,7 +150,7 @@ impl Broker {
         dry_run: bool,
     ) -> Result<Locked, Refusal> {
         let tenant = match &name {
-            LockName::Name(n) => self.tenant_of(caller, n)?,
+            LockName::Name(n) => self.tenant_of(caller, Rpc::Lock, n, reason)?,
             LockName::Prefix(_) => None,
         };
         self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
@@ -163,8 +166,8 @@ impl Broker {
             let behind = match &name {
                 LockName::Name(n) => self.fences.behind(n),
                 LockName::Prefix(p) => {
-                    let held = |id: &SpiffeId| id.as_str().starts_with(p.as_str());
-                    self.table.live(None).iter().filter(|l| held(&l.facts.holder)).count() as u64
+                    let below = |n: &FenceName| matches!(n.kind(), FenceKind::Identity(id) if id.as_str().starts_with(p.as_str()));
+                    self.table.live(None).iter().filter(|l| l.stand().names().any(below)).count() as u64
                 }
             };
             let ending = Ending { seq: self.fences.seq().0, behind };
@@ -176,7 +179,8 @@ impl Broker {
         if let LockName::Name(n) = &name
             && let FenceKind::Identity(id) = n.kind()
         {
-            self.end_memberships(caller, &id, reason);
+            let ended = self.end_memberships(caller, &id, reason);
+            self.sweep(&ended, "locked");
         }
         if revision.is_some() {
             ending.behind = self.sweep_locked_prefix(&name, reason);
@@ -190,7 +194,7 @@ impl Broker {
     /// Lifts a lock; resolves when that is on disk.
     pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
         let tenant = match name {
-            LockName::Name(n) => self.tenant_of(caller, n)?,
+            LockName::Name(n) => self.tenant_of(caller, Rpc::Unlock, n, reason)?,
             LockName::Prefix(_) => None,
         };
         self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
@@ -208,23 +212,24 @@ impl Broker {
             self.authorize(caller, Rpc::ListLocks, Some(caller.tenant()), &[], "")?;
         }
         let mine = |lock: &Lock| match &lock.name {
-            LockName::Name(n) => self.tenant_of(caller, n).ok().flatten().as_ref() == Some(caller.tenant()),
+            LockName::Name(n) => {
+                self.tenant_of(caller, Rpc::ListLocks, n, "").ok().flatten().as_ref() == Some(caller.tenant())
+            }
             LockName::Prefix(_) => false,
         };
         Ok(self.state.locks().into_iter().filter(|l| everything || mine(l)).collect())
     }
 
-    /// Ends all memberships of an identity.
-    fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> usize {
-        let mut ended = 0usize;
+    /// Ends all memberships of an identity. Answers the names that this lowered, for the clean-up.
+    fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> Vec<FenceName> {
+        let mut ended = Vec::new();
         for job in self.state.open_jobs() {
             let now = self.clock.now().lease;
             let done = self.state.narrow(job.id, &caller.actor(), |j| {
                 Ok::<_, std::convert::Infallible>(leave_all(j, id, reason, now))
             });
             if let Ok(done) = done {
-                ended = ended.saturating_add(done.lowered.len());
-                self.sweep(&done.lowered, "identity revoked");
+                ended.extend(done.lowered);
             }
         }
         ended
@@ -242,16 +247,25 @@ impl Broker {
         let mut behind = 0u64;
         for id in ids.into_iter().filter(|id| id.as_str().starts_with(prefix.as_str())) {
             let fence = FenceName::identity(id);
-            behind = behind.saturating_add(self.state.lower(&fence, reason).behind);
+            behind = behind.saturating_add(self.state.lower(&fence, reason).ending.behind);
             self.sweep(&[fence], "locked");
         }
         behind
     }
 
     /// The tenant whose operators may end what stands behind a name; `None` where only those of all tenants may.
-    fn tenant_of(&self, caller: &Caller, name: &FenceName) -> Result<Option<TenantName>, Refusal> {
-        let not_found = |reason, what: &str| {
-            Err(Refusal::new(reason, format!("there is no such {what}, or none that you may see")))
+    ///
+    /// Who may not make the call at all is told so before it is told whether there is such a job or lease.
+    fn tenant_of(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        name: &FenceName,
+        reason: &str,
+    ) -> Result<Option<TenantName>, Refusal> {
+        let not_found = |code, what: &str| {
+            self.authorize(caller, rpc, Some(caller.tenant()), &[], reason)?;
+            Err(Refusal::new(code, format!("there is no such {what}, or none that you may see")))
         };
         let of_job = |id: JobId| self.state.job(id).map(|j: Arc<Job>| j.spec.tenant.clone());
         match name.kind() {
@@ -283,7 +297,7 @@ impl Broker {
         self.table
             .find(id)
             .map(|l| l.facts.tenant.clone())
-            .or_else(|| self.table.ended().into_iter().find(|l| l.id == id).map(|l| l.facts.tenant.clone()))
+            .or_else(|| self.table.find_ended(id).map(|l| l.facts.tenant.clone()))
     }
 
     pub(super) fn close_job_as(

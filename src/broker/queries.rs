@@ -1,6 +1,6 @@
 //! Looking: jobs, leases, oneself. Shows no secret, and to nobody what is not theirs to see.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -10,8 +10,8 @@ use crate::{
     job::Job,
     lease::{Ended, Lease},
     ledger::{LedgerError, Tail},
-    name::{FenceName, JobId, LeaseId, PrincipalKind},
-    policy::Rpc,
+    name::{FenceName, JobId, LeaseId, PrincipalKind, TenantName},
+    policy::{Relation, Rpc},
     reason::{Reason, Refusal},
 };
 
@@ -62,11 +62,22 @@ impl Broker {
         let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor);
         let own = oversees && self.authorize(caller, Rpc::ListJobs, Some(caller.tenant()), &[], "").is_ok();
         let all = oversees && self.authorize(caller, Rpc::ListJobs, None, &[], "").is_ok();
+        // The policy is asked once for each way to stand to a job of a tenant: the list is made under the state's mutex.
+        let mut said: BTreeMap<(TenantName, Vec<Relation>), bool> = BTreeMap::new();
         self.state.list(below, max, |job| {
             if open_only && job.is_closed() {
                 return false;
             }
-            all || (own && job.spec.tenant == *caller.tenant()) || !caller.relations(job).is_empty()
+            if all || (own && job.spec.tenant == *caller.tenant()) {
+                return true;
+            }
+            let relations = caller.relations(job);
+            if relations.is_empty() {
+                return false;
+            }
+            *said.entry((job.spec.tenant.clone(), relations)).or_insert_with_key(|(tenant, relations)| {
+                self.authorize(caller, Rpc::ListJobs, Some(tenant), relations, "").is_ok()
+            })
         })
     }
 
@@ -86,15 +97,12 @@ impl Broker {
             self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "")?;
         }
         let mine = |tenant: &crate::name::TenantName| all || tenant == caller.tenant();
-        let now = self.clock.now().lease;
-        let mut live: Vec<Arc<Lease>> = self
-            .table
-            .live(behind)
-            .into_iter()
-            .filter(|l| mine(&l.facts.tenant) && l.check(now).is_ok())
-            .collect();
+        let mut live: Vec<Arc<Lease>> =
+            self.table.live(behind).into_iter().filter(|l| mine(&l.facts.tenant)).collect();
         live.sort_by_key(|l| std::cmp::Reverse((l.issued, l.id)));
-        let mut views: Vec<LeaseView> = live.into_iter().map(LeaseView::Live).collect();
+        let mut views: Vec<LeaseView> = live.into_iter().map(|l| self.lease_view(l)).collect();
+        views.retain(|v| !live_only || matches!(v, LeaseView::Live(_)));
+        views.sort_by_key(|v| matches!(v, LeaseView::Ended(_)));
         if !live_only {
             let ended = self.table.ended().into_iter();
             views.extend(
@@ -106,19 +114,33 @@ impl Broker {
 
     pub fn get_lease(&self, caller: &Caller, id: LeaseId) -> Result<LeaseView, Refusal> {
         let view = match self.table.find(id) {
-            Some(lease) => Some(LeaseView::Live(lease)),
-            None => self.table.ended().into_iter().find(|e| e.id == id).map(LeaseView::Ended),
+            Some(lease) => Some(self.lease_view(lease)),
+            None => self.table.find_ended(id).map(LeaseView::Ended),
         };
-        let view = view.ok_or_else(lease_not_found)?;
+        // Who may not look at leases at all is told so before it is told whether there is such a one.
+        let absent = || match self.authorize(caller, Rpc::GetLease, Some(caller.tenant()), &[], "") {
+            Ok(()) => lease_not_found(),
+            Err(refusal) => refusal,
+        };
+        let view = view.ok_or_else(absent)?;
         let tenant = match &view {
             LeaseView::Live(l) => l.facts.tenant.clone(),
             LeaseView::Ended(e) => e.facts.tenant.clone(),
         };
         if !self.sees(caller, &tenant) {
-            return Err(lease_not_found());
+            return Err(absent());
         }
         self.authorize(caller, Rpc::GetLease, Some(&tenant), &[], "")?;
         Ok(view)
+    }
+
+    /// A lease of the table as it is now: one that is over is shown so, though the clean-up has not come to it yet.
+    fn lease_view(&self, lease: Arc<Lease>) -> LeaseView {
+        let now = self.clock.now().lease;
+        match lease.check(now) {
+            Ok(()) => LeaseView::Live(lease),
+            Err(why) => LeaseView::Ended(lease.as_ended(now.min(lease.deadline()), &why.to_string())),
+        }
     }
 
     /// Waits until a record and all before it are on disk.

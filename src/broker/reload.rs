@@ -45,7 +45,7 @@ impl Broker {
                 let Some(a) = job.current() else { continue };
                 let name = FenceName::member(job.id, a.number, instance);
                 let lowered = self.state.lower(&name, "catalog or policy no longer allow it");
-                ended = ended.saturating_add(lowered.behind);
+                ended = ended.saturating_add(lowered.ending.behind);
                 self.sweep(&[name], "no longer allowed");
             }
         }

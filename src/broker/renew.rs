@@ -1,16 +1,15 @@
 //! Renewing and giving back: the same order as issuing, under the names that the lease already stands behind.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::{
-    Broker, Caller, Session,
+    Broker, Caller, LeaseView, Session,
     decide::{Question, decision_record, work_of_scopes},
     issue::{Renewed, Standing, binding},
     members::Offer,
 };
 use crate::{
-    fence::Lowered,
-    lease::{Lease, Refused},
+    lease::{EXPIRED, Ended, Lease, Refused},
     ledger::{Ending, Event},
     limits,
     name::{FenceName, LeaseId},
@@ -36,8 +35,13 @@ impl Broker {
         for _ in 0..limits::REVISION_RETRIES {
             let revision = self.fences.revision();
             let rules = self.rules();
+            // Who asks is looked up after the revision was read, as everything that is decided by.
+            let caller = &self.caller(&caller.peer)?;
             self.member(caller, session)?;
-            let lease = self.own_lease(caller, session, id)?;
+            let lease = match self.own_lease(caller, session, id)? {
+                LeaseView::Live(lease) => lease,
+                LeaseView::Ended(over) => return Err(over_refusal(&over)),
+            };
             let names: Vec<FenceName> = lease.stand().names().cloned().collect();
             // A stand for the decision alone: the lease keeps its own.
             let stand = self.fences.stand(names.iter().cloned());
@@ -138,30 +142,38 @@ impl Broker {
     ) -> Result<(Ending, Option<u64>), Refusal> {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::ReleaseLease, &job, "")?;
-        self.own_lease(caller, session, id)?;
-        let Lowered { seq, .. } = self.end_lease(id, "released");
-        Ok((Ending { seq: seq.0, behind: 1 }, None))
-    }
-
-    /// Ends one lease: its own word first, then its name for those who follow the feed.
-    pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> Lowered {
-        self.table.remove(id, self.clock.now().lease, cause);
-        self.state.lower(&FenceName::lease(id), cause)
+        match self.own_lease(caller, session, id)? {
+            LeaseView::Ended(over) if over.cause != RELEASED => {
+                return Ok((Ending { seq: self.fences.seq().0, behind: 0 }, None));
+            }
+            LeaseView::Live(_) | LeaseView::Ended(_) => {}
+        }
+        // Its own word first, then its name for those who follow the feed.
+        self.table.remove(id, self.clock.now().lease, RELEASED);
+        let done = self.state.lower(&FenceName::lease(id), RELEASED);
+        Ok((Ending { seq: done.ending.seq, behind: 1 }, done.record.map(|r| r.index)))
     }
 
     /// A lease of this member, in this attempt. A foreign lease and an absent one get the same answer.
-    fn own_lease(&self, caller: &Caller, session: &Session, id: LeaseId) -> Result<Arc<Lease>, Refusal> {
-        self.table
-            .find(id)
-            .filter(|l| {
-                l.facts.job == session.job
-                    && l.facts.attempt == session.attempt
-                    && l.facts.instance == session.instance
-                    && l.facts.holder == *caller.id()
-            })
-            .ok_or_else(lease_not_found)
+    fn own_lease(&self, caller: &Caller, session: &Session, id: LeaseId) -> Result<LeaseView, Refusal> {
+        let view = match self.table.find(id) {
+            Some(lease) => LeaseView::Live(lease),
+            None => LeaseView::Ended(self.table.find_ended(id).ok_or_else(lease_not_found)?),
+        };
+        let facts = match &view {
+            LeaseView::Live(l) => &l.facts,
+            LeaseView::Ended(e) => &e.facts,
+        };
+        let own = facts.job == session.job
+            && facts.attempt == session.attempt
+            && facts.instance == session.instance
+            && facts.holder == *caller.id();
+        if own { Ok(view) } else { Err(lease_not_found()) }
     }
 }
+
+/// What is remembered of a lease that its holder gave back.
+const RELEASED: &str = "released";
 
 fn lease_reason(refused: Refused) -> Reason {
     match refused {
@@ -170,6 +182,12 @@ fn lease_reason(refused: Refused) -> Reason {
         Refused::Lowered => Reason::Revoked,
         Refused::Overtaken => Reason::Contended,
     }
+}
+
+fn over_refusal(over: &Ended) -> Refusal {
+    let reason = if over.cause == EXPIRED { Reason::LeaseExpired } else { Reason::LeaseEnded };
+    Refusal::new(reason, format!("the lease is over: {}", over.cause))
+        .fix("ask for a new credential, if the job still may")
 }
 
 pub(super) fn lease_refusal(lease: &Lease, refused: Refused) -> Refusal {

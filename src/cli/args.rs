@@ -104,8 +104,9 @@ impl Cli {
     }
 
     #[cfg(test)]
-    pub(super) async fn run_in(self, session: &Session) -> Result<Exit, Failure> {
-        self.command.run(session).await
+    pub(super) async fn run_in(self, mut session: Session) -> Result<Exit, Failure> {
+        session.output = self.output;
+        self.command.run(&session).await
     }
 
     /// Does what was asked, and says why not.

@@ -19,9 +19,9 @@ use crate::{
 
 /// Runs a daemon of your own: one folder with a trust domain, identities, catalog, policies and sample data.
 ///
-/// Everything is made where it is absent and kept where it is there. Writes the context `dev`, which every other command
-/// then finds by itself, and prints commands to try. Stop it with Ctrl-C; jobs and locks are there again at the next start.
-/// For this machine alone: its keys lie in the folder.
+/// Makes a trust domain, identities, catalog, policies and sample data, each where it is absent. Writes the context `dev`,
+/// which every other command then finds by itself, and prints commands to try. Stop it with Ctrl-C; jobs and locks are there
+/// again at the next start. For this machine alone: its keys lie in the folder.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -40,7 +40,7 @@ pub struct DevArgs {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// The port of gRPC on loopback; the three after it serve the keys, the probes and the files. 0 takes free ones.
-    #[arg(long, value_name = "N", default_value_t = 8443)]
+    #[arg(long, value_name = "N", default_value_t = 8443, env = "LEASEHOLD_DEV_PORT", hide_env = true)]
     pub port: u16,
     #[command(subcommand)]
     pub command: Option<DevCommand>,

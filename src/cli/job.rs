@@ -53,6 +53,9 @@ enum JobCommand {
         /// At most this many.
         #[arg(long, value_name = "N", default_value_t = PAGE_DEFAULT)]
         limit: usize,
+        /// The ids alone, one a line: for scripts.
+        #[arg(long, short = 'q')]
+        ids: bool,
     },
     /// Shows one job with its attempts and members.
     Show {
@@ -117,7 +120,6 @@ enum Closing {
     Cancelled,
 }
 
-const LAUNCHERS: [PrincipalKind; 2] = [PrincipalKind::Launcher, PrincipalKind::Workload];
 const READERS: [PrincipalKind; 5] = [
     PrincipalKind::Operator,
     PrincipalKind::Launcher,
@@ -125,8 +127,9 @@ const READERS: [PrincipalKind; 5] = [
     PrincipalKind::Workload,
     PrincipalKind::Auditor,
 ];
+/// An operator ends any job of its tenant, the others only those that they launched or were named for.
 const ENDERS: [PrincipalKind; 4] =
-    [PrincipalKind::Launcher, PrincipalKind::Workload, PrincipalKind::Scheduler, PrincipalKind::Operator];
+    [PrincipalKind::Operator, PrincipalKind::Launcher, PrincipalKind::Workload, PrincipalKind::Scheduler];
 const NO_JOB: &str = "No job was created, no access was given.";
 
 impl JobArgs {
@@ -134,7 +137,7 @@ impl JobArgs {
         match self.command {
             JobCommand::Create(args) => create(args, session).await,
             JobCommand::Check { spec } => check(&spec, session).await,
-            JobCommand::List { open, limit } => list(open, limit, session).await,
+            JobCommand::List { open, limit, ids } => list(open, limit, ids, session).await,
             JobCommand::Show { job, watch: true } => watch(job, session).await,
             JobCommand::Show { job, watch: false } => {
                 let client = session.client(&READERS)?;
@@ -169,6 +172,14 @@ pub(super) fn read_spec(path: &std::path::Path) -> Result<RunSpec, Failure> {
     })
 }
 
+/// Who asks for a job: where it names nobody to join, its launcher does the work too, and so is a workload.
+fn creators(spec: &v1::JobSpec) -> [PrincipalKind; 2] {
+    match &spec.members {
+        Some(members) if !members.join.is_empty() => [PrincipalKind::Launcher, PrincipalKind::Workload],
+        _ => [PrincipalKind::Workload, PrincipalKind::Launcher],
+    }
+}
+
 async fn submit(
     client: &Client,
     spec: v1::JobSpec,
@@ -197,7 +208,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
         return check(&args.spec, session).await;
     }
     let spec = read_spec(&args.spec)?;
-    let client = session.client(&LAUNCHERS)?;
+    let client = session.client(&creators(&spec.job))?;
     let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
     let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
     if !session.is_json() {
@@ -247,7 +258,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
 
 async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failure> {
     let spec = read_spec(path)?;
-    let client = session.client(&LAUNCHERS)?;
+    let client = session.client(&creators(&spec.job))?;
     let (job, answer) = submit(&client, spec.job, None, true).await?;
     if session.is_json() {
         print_json(&json!({
@@ -268,7 +279,7 @@ async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failur
     Ok(Exit::Ok)
 }
 
-async fn list(open_only: bool, limit: usize, session: &Session) -> Result<Exit, Failure> {
+async fn list(open_only: bool, limit: usize, ids: bool, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&READERS)?;
     let mut jobs = Vec::new();
     let mut page_token = String::new();
@@ -286,7 +297,9 @@ async fn list(open_only: bool, limit: usize, session: &Session) -> Result<Exit, 
         }
     };
     let now = session.now().wall;
-    if session.is_json() {
+    if ids {
+        print(&jobs.iter().map(|j| format!("{}\n", j.id)).collect::<String>())?;
+    } else if session.is_json() {
         print_json(&jobs.iter().map(|j| view::job_value(j, now)).collect())?;
     } else {
         print(&view::job_table(&jobs, now))?;

@@ -57,3 +57,6 @@ pub use output::Format;
 pub use run::RunArgs;
 pub use serve::ServeArgs;
 pub use session::{Chosen, Session};
+
+#[cfg(test)]
+mod daemon_tests;

@@ -1,13 +1,19 @@
 //! `leasehold run`.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    error::Error,
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
+use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Session};
+use super::{Exit, Failure, Session, job};
 use crate::{
-    agent::OnRevoke,
-    name::{InstanceName, JobId},
+    agent::{self, OnRevoke, RunError, RunOptions, RunPlace, SvidPaths, Voice},
+    identity::IdentitySource,
+    name::{InstanceName, JobId, PrincipalKind},
 };
 
 /// Runs a command with the access of a job, and ends that access with it.
@@ -34,7 +40,7 @@ pub struct RunArgs {
     /// The scheduler's key for this run: the same key is the same attempt. One of its own otherwise.
     #[arg(long, value_name = "K", value_parser = key)]
     pub attempt_key: Option<String>,
-    /// The name of this member in the attempt: pod, node, rank group [default: the host's name]
+    /// The name of this member in the attempt: pod, node, rank group [default: the host's name and the process id]
     #[arg(long, value_name = "NAME")]
     pub instance: Option<InstanceName>,
     /// What happens to the command when its access is revoked: term, kill or ignore. The specification's otherwise.
@@ -49,9 +55,66 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    pub(super) async fn run(self, _session: &Session) -> Result<Exit, Failure> {
-        Err(not_built("run").before_the_command())
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let spec = job::read_spec(&self.spec).map_err(Failure::before_the_command)?;
+        let chosen = session.choose(&[PrincipalKind::Workload]).map_err(Failure::before_the_command)?;
+        let (connector, source) = session.connector(&chosen).map_err(Failure::before_the_command)?;
+        let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
+        let options = RunOptions {
+            spec,
+            job: self.job,
+            idempotency_key: None,
+            attempt_key: self.attempt_key,
+            instance: self.instance,
+            on_revoke: self.on_revoke,
+            dir: self.dir,
+            command: self.command,
+            svid: bundle.map(|bundle| SvidPaths {
+                cert: absolute(&chosen.svid.cert),
+                key: absolute(&chosen.svid.key),
+                bundle: absolute(bundle),
+            }),
+        };
+        // A run outlives its SVID: what its agent writes is taken up.
+        let rotation = CancellationToken::new();
+        let _until_the_end = rotation.clone().drop_guard();
+        tokio::spawn(source.clone().follow(rotation));
+        let place = RunPlace {
+            connector,
+            identity: source.clone(),
+            clock: session.clock.clone(),
+            voice: Voice::stderr(),
+        };
+        match agent::run(options, place).await {
+            Ok(code) => Ok(Exit::Child(code)),
+            Err(error) => Err(failure(error, &*source)),
+        }
     }
+}
+
+/// The command may change its directory.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
+    let exit = Exit::Child(error.exit_code());
+    let failure = match error {
+        RunError::Refused(refusal) => {
+            let failure = Failure::from(refusal);
+            match &source.current().svid {
+                Some(svid) if failure.facts.iter().all(|(label, _)| label != "you") => {
+                    failure.with("you", svid.spiffe_id().to_string())
+                }
+                _ => failure,
+            }
+        }
+        other => match other.source() {
+            Some(cause) => Failure::new(exit, other.to_string()).with("cause", cause.to_string()),
+            None => Failure::new(exit, other.to_string()),
+        },
+    };
+    Failure { exit, ..failure.before_the_command() }
 }
 
 fn key(text: &str) -> Result<String, String> {
@@ -60,9 +123,4 @@ fn key(text: &str) -> Result<String, String> {
         return Err(format!("write 1 to {KEY_BYTES_MAX} bytes without control characters"));
     }
     Ok(text.to_owned())
-}
-
-/// Until it is joined to the floor that does it.
-pub(super) fn not_built(command: &str) -> Failure {
-    Failure::new(Exit::Failure, format!("`{command}` is not built yet"))
 }

@@ -182,7 +182,7 @@ impl Running {
 
     async fn run(&self, line: &str) -> Result<Exit, Failure> {
         let words = std::iter::once("leasehold").chain(line.split(' '));
-        Cli::try_parse_from(words).unwrap().run_in(&self.session()).await
+        Cli::try_parse_from(words).unwrap().run_in(self.session()).await
     }
 
     fn asked(&self) -> Vec<String> {

@@ -10,10 +10,7 @@ use crate::{
 
 /// Reads both anew: all of it is good, or none of it is taken. Blocking.
 pub(super) fn read(policy: &PolicyConfig) -> Result<Rules, Refusal> {
-    let invalid = |text: String| {
-        Refusal::new(Reason::CatalogInvalid, text).fix("nothing was changed: correct it and reload")
-    };
-    let catalog = Catalog::load(&policy.catalog).map_err(|e| invalid(e.to_string()))?;
+    let catalog = Catalog::load(&policy.catalog).map_err(|e| invalid(&e.to_string()))?;
     for warning in catalog.warnings() {
         tracing::warn!(%warning, "catalog");
     }
@@ -22,9 +19,21 @@ pub(super) fn read(policy: &PolicyConfig) -> Result<Rules, Refusal> {
         config::Explain::Operators => Explain::Operators,
     };
     let engine = Engine::load(&PolicySource::Dir(policy.dir.clone()), &catalog, explain)
-        .map_err(|e| invalid(e.to_string()))?;
+        .map_err(|e| invalid(&e.to_string()))?;
     for warning in engine.warnings() {
         tracing::warn!(%warning, "policy");
     }
     Ok(Rules { engine })
 }
+
+/// What is wrong with the files: how much of it in the first line, each mistake a fact of its own.
+fn invalid(all: &str) -> Refusal {
+    let mut lines = all.lines();
+    let first = lines.next().unwrap_or("catalog and policy cannot be read").trim_end_matches(':');
+    lines
+        .fold(Refusal::new(Reason::CatalogInvalid, first.to_owned()), |r, line| r.with(MISTAKE, line.trim()))
+        .fix("nothing was changed: correct it and reload")
+}
+
+/// The label of each mistake.
+pub(super) const MISTAKE: &str = "mistake";

@@ -36,7 +36,7 @@ use crate::{
 pub enum StartError {
     #[error("the identity files cannot be used")]
     Identity(#[from] LoadError),
-    #[error("{0}")]
+    #[error("{}", with_mistakes(.0))]
     Rules(Refusal),
     #[error(transparent)]
     Ledger(#[from] OpenError),
@@ -54,6 +54,12 @@ pub enum StartError {
     Services(String),
     #[error("the start was broken off: {0}")]
     BrokenOff(String),
+}
+
+/// The refusal's line and a line for each mistake.
+fn with_mistakes(refusal: &Refusal) -> String {
+    let mistakes = refusal.facts.iter().filter(|(label, _)| label == rules::MISTAKE);
+    mistakes.fold(refusal.text.to_string(), |all, (_, mistake)| format!("{all}\n{mistake}"))
 }
 
 /// How the daemon stopped.
@@ -272,7 +278,9 @@ impl Daemon {
                 Ok(rules) => {
                     broker.replace_rules(rules, Actor::Daemon("reload".into()));
                 }
-                Err(refusal) => tracing::error!(text = %refusal.text, "catalog or policy were not taken"),
+                Err(refusal) => {
+                    tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken");
+                }
             }
         })
     }

@@ -10,10 +10,10 @@
 //! | `running` | [`Running`]: a household with its file server, to try |
 //! | `file_server` | [`FileServer`]: serves folders behind leases, on `verify` alone; the model for authors of resource servers |
 //! | `target` | what a request line asks for |
-//! | `folder` | [`Folder`](folder::Folder): a folder that nothing leads out of |
+//! | `folder` | `Folder`: a folder that nothing leads out of |
 //! | `transfer` | [`Transfer`]: bytes under way, cut when their access ends |
 //! | `client` | [`FileClient`]: what a job's program does with its credentials |
-//! | `demo` | [`demo::Demo`]: the whole story, each claim observed |
+//! | `demo` | [`demo::tell`]: the whole story, each claim observed |
 
 mod authority;
 mod client;

@@ -77,29 +77,18 @@ impl Registry {
     /// Whoever stands first and reads jobs, locks, catalog and policy after it cannot miss a change that was made first and
     /// lowered after it.
     pub fn stand(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
-        let mut names: Vec<FenceName> = names.into_iter().collect();
-        names.sort_unstable();
-        names.dedup();
         let mut inner = self.lock();
-        let at = inner.seq;
-        if let Some(set) = inner.sets.get(names.as_slice()).and_then(Weak::upgrade) {
-            for f in &set.fences {
-                f.stood_since.store(true, Ordering::Relaxed);
-            }
-            return Stand { at, set };
+        let stand = inner.place(names);
+        for f in &stand.set.fences {
+            f.stood_since.store(true, Ordering::Relaxed);
         }
-        let names: Arc<[FenceName]> = names.into();
-        let fences = names
-            .iter()
-            .map(|name| {
-                let fence = inner.fence(name);
-                fence.stood_since.store(true, Ordering::Relaxed);
-                fence
-            })
-            .collect();
-        let set = Arc::new(FenceSet { fences });
-        inner.sets.insert(names, Arc::downgrade(&set));
-        Stand { at, set }
+        stand
+    }
+
+    /// The same place, for whoever only wants to hear of a lowering and asks for nothing there: it makes no later lowering
+    /// a new one.
+    pub fn observe(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
+        self.lock().place(names)
     }
 
     /// Ends all that stands behind a name: one store, whatever their number, and one event in the feed.
@@ -187,6 +176,21 @@ impl Registry {
 }
 
 impl Inner {
+    fn place(&mut self, names: impl IntoIterator<Item = FenceName>) -> Stand {
+        let mut names: Vec<FenceName> = names.into_iter().collect();
+        names.sort_unstable();
+        names.dedup();
+        let at = self.seq;
+        if let Some(set) = self.sets.get(names.as_slice()).and_then(Weak::upgrade) {
+            return Stand { at, set };
+        }
+        let names: Arc<[FenceName]> = names.into();
+        let fences = names.iter().map(|name| self.fence(name)).collect();
+        let set = Arc::new(FenceSet { fences });
+        self.sets.insert(names, Arc::downgrade(&set));
+        Stand { at, set }
+    }
+
     fn fence(&mut self, name: &FenceName) -> Arc<Fence> {
         if let Some(e) = self.by_name.get(name) {
             return e.fence.clone();
@@ -210,6 +214,18 @@ mod tests {
 
     fn name(text: &str) -> FenceName {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn whoever_only_observes_makes_no_second_lowering() {
+        let r = Registry::new(Seq(0));
+        let name = FenceName::epoch();
+        let first = r.lower(&name, LeaseTime(1));
+        let seen = r.observe([name.clone()]);
+        assert!(seen.is_up());
+        assert_eq!(r.lower(&name, LeaseTime(2)), Lowered { first: false, ..first });
+        let stand = r.stand([name.clone()]);
+        assert!(r.lower(&name, LeaseTime(3)).first && !stand.is_up() && !seen.is_up());
     }
 
     #[test]

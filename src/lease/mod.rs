@@ -9,4 +9,4 @@ mod deadlines;
 mod table;
 
 pub use cell::{Fired, Refused};
-pub use table::{Ended, Facts, Lease, QuotaExceeded, Table, Terms, Unborn};
+pub use table::{EXPIRED, Ended, Facts, Lease, QuotaExceeded, Table, Terms, Unborn};

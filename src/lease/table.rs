@@ -21,6 +21,9 @@ use crate::{
     policy::Grant,
 };
 
+/// What is remembered of a lease whose deadline came.
+pub const EXPIRED: &str = "expired";
+
 /// What a lease is for. Shared by the leases of one member, half and audience.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Facts {
@@ -73,6 +76,21 @@ impl Lease {
 
     pub fn stand(&self) -> &Stand {
         &self.stand
+    }
+
+    /// How it is remembered once it ended.
+    pub fn as_ended(&self, at: LeaseTime, cause: &str) -> Ended {
+        Ended {
+            id: self.id,
+            facts: self.facts.clone(),
+            issued: self.issued,
+            deadline: self.deadline(),
+            latest: self.latest,
+            generation: self.generation(),
+            stood_at: self.stand.at(),
+            at,
+            cause: cause.to_owned(),
+        }
     }
 
     /// Prolongs it from `now` under a fresh decision, never past its latest end. The stand stays the old one.
@@ -198,17 +216,7 @@ impl Table {
         if ended.len() >= limits::LEASES_ENDED_MAX {
             ended.pop_front();
         }
-        ended.push_back(Ended {
-            id,
-            facts: lease.facts.clone(),
-            issued: lease.issued,
-            deadline: lease.deadline(),
-            latest: lease.latest,
-            generation: lease.generation(),
-            stood_at: lease.stand.at(),
-            at: now,
-            cause: cause.to_owned(),
-        });
+        ended.push_back(lease.as_ended(now, cause));
         drop(ended);
         Some(lease)
     }
@@ -222,7 +230,7 @@ impl Table {
             let Some(lease) = self.find(id) else { continue };
             match lease.cell.fire(now) {
                 Fired::Later(deadline) => self.deadlines.arm(id, deadline),
-                Fired::Expired | Fired::Already => gone.extend(self.remove(id, now, "expired")),
+                Fired::Expired | Fired::Already => gone.extend(self.remove(id, now, EXPIRED)),
             }
         }
         (gone, looked)
@@ -273,6 +281,12 @@ impl Table {
     /// Leases that ended a short while ago, newest first.
     pub fn ended(&self) -> Vec<Ended> {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+    }
+
+    /// A lease that ended a short while ago.
+    pub fn find_ended(&self, id: LeaseId) -> Option<Ended> {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.iter().rev().find(|l| l.id == id).cloned()
     }
 
     pub fn of_job(&self, job: JobId) -> Vec<Arc<Lease>> {

@@ -381,14 +381,14 @@ impl Store {
     }
 
     /// Lowers a fence as the consequence of something else: a drain's reading half, a sweep.
-    pub fn lower(&self, name: &FenceName, because: &str) -> Lowered {
+    pub fn lower(&self, name: &FenceName, because: &str) -> Committed<()> {
         let _order = self.lock_inner();
         let l = self.fences.lower(name, self.clock.now().lease);
-        if l.first {
+        let record = l.first.then(|| {
             let (name, because) = (name.clone(), because.to_owned());
-            self.ledger.defer(&Event::Lowered { name, because, ending: ending(l) });
-        }
-        l
+            self.ledger.defer(&Event::Lowered { name, because, ending: ending(l) })
+        });
+        Committed { value: (), ending: ending(l), lowered: vec![name.clone()], record }
     }
 
     /// Locks: nothing new behind the name, and nothing old. For a prefix the revision is raised and the caller sweeps.

@@ -94,7 +94,7 @@ impl Stage {
     /// Starts `leasehold run` around a child that waits for its word.
     pub(super) fn wrap(&self, name: &str) -> Seen<Wrapped> {
         let dir = self.house.path(&format!("run-{name}"));
-        std::fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
+        std::fs::create_dir_all(dir.join("credentials")).map_err(|e| e.to_string())?;
         let (go, log) = (dir.join("go"), dir.join("stderr"));
         let stderr = std::fs::File::create(&log).map_err(|e| e.to_string())?;
         let process = Command::new(&self.program)

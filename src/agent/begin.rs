@@ -1,0 +1,295 @@
+//! How a run begins: a job, an attempt, a member; and how that is taken back where nothing can be started.
+
+use std::{fs, time::Duration};
+
+use super::{
+    RunError, Voice,
+    calls::{Calls, timed},
+    run::RunPlace,
+    stream::{Connected, Membership, connect},
+};
+use crate::{
+    clock::Wall,
+    limits::{NAME_BYTES_MAX, START_PATIENCE, TEXT_BYTES_MAX, UNDO},
+    name::{AttemptNumber, InstanceName, JobId},
+    proto::v1,
+    reason::{Reason, Refusal},
+    secret::{NoRandomness, Secret, SecretText, random_u128},
+};
+
+/// What is to begin.
+pub(super) struct Request<'a> {
+    pub(super) job: Option<JobId>,
+    pub(super) spec: &'a v1::JobSpec,
+    pub(super) idempotency_key: Option<String>,
+    pub(super) attempt_key: Option<String>,
+    pub(super) instance: Option<InstanceName>,
+}
+
+/// What this run has made so far, and so must end where it cannot go on.
+pub(super) struct Begun {
+    calls: Calls,
+    job: Option<JobId>,
+    is_own_job: bool,
+    attempt: Option<AttemptNumber>,
+    is_own_attempt: bool,
+    joined: Option<InstanceName>,
+    expects: u32,
+    ends_at_latest: Option<Wall>,
+}
+
+impl Begun {
+    pub(super) fn new(place: &RunPlace) -> Self {
+        Begun {
+            calls: Calls::new(place.connector.clone(), place.clock.clone()),
+            job: None,
+            is_own_job: false,
+            attempt: None,
+            is_own_attempt: false,
+            joined: None,
+            expects: 1,
+            ends_at_latest: None,
+        }
+    }
+
+    /// Whether the attempt has no other member than this one.
+    pub(super) fn is_alone(&self) -> bool {
+        self.expects <= 1
+    }
+
+    /// The line that a run begins with.
+    pub(super) fn described(&self, opens: &[String]) -> String {
+        let job = self.job.map(|j| j.to_string()).unwrap_or_default();
+        let attempt = self.attempt.map(|a| a.to_string()).unwrap_or_default();
+        let until = self.ends_at_latest.map(|end| format!("; until {end} at the latest")).unwrap_or_default();
+        let opens = if opens.is_empty() { "opens nothing".to_owned() } else { opens.join("; ") };
+        format!("{job}, attempt {attempt}: {opens}{until}")
+    }
+
+    /// Ends what was made, as well as it can be within [`UNDO`].
+    pub(super) async fn undo(&self, why: &str, voice: &Voice) {
+        let Some(job) = self.job else { return };
+        let reason = one_line(&format!("not started: {why}"));
+        let calls = &self.calls;
+        let undone = match (self.is_own_job, self.attempt, &self.joined) {
+            (true, ..) => {
+                let request = v1::CloseJobRequest {
+                    job: job.to_string(),
+                    outcome: v1::Outcome::Cancelled.into(),
+                    reason,
+                };
+                let ask = async |span| {
+                    calls.within(span, calls.jobs().close_job(timed(span, request.clone()))).await
+                };
+                calls.persist(UNDO, ask).await.map(drop)
+            }
+            (false, Some(attempt), joined) if joined.is_some() || self.is_own_attempt => {
+                let request = v1::EndAttemptRequest {
+                    job: job.to_string(),
+                    attempt: attempt.value(),
+                    outcome: v1::Outcome::Failed.into(),
+                    instance: joined.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    detail: reason,
+                };
+                let ask = async |span| {
+                    calls.within(span, calls.jobs().end_attempt(timed(span, request.clone()))).await
+                };
+                calls.persist(UNDO, ask).await.map(drop)
+            }
+            _ => return,
+        };
+        if let Err(refusal) = undone {
+            voice.say(&format!(
+                "{job} could not be ended ({}: {refusal}): nobody holds access to it; close it with `leasehold job close {job}`",
+                refusal.reason
+            ));
+        }
+    }
+}
+
+/// Creates the job, begins the attempt, joins it. What is made is noted before the next step.
+pub(super) async fn begin(
+    request: Request<'_>,
+    begun: &mut Begun,
+    place: &RunPlace,
+) -> Result<(Membership, Connected), RunError> {
+    let calls = begun.calls.clone();
+    let job = match request.job {
+        Some(id) => found(&calls, id).await?,
+        None => {
+            let key = match request.idempotency_key {
+                Some(key) => key,
+                None => own_key()?,
+            };
+            let (job, created) = created(&calls, request.spec, key).await?;
+            // Not where the key found another run's.
+            begun.is_own_job = created;
+            job
+        }
+    };
+    let id: JobId = job.id.parse().map_err(|_| not_understood())?;
+    begun.job = Some(id);
+    if let Some(waiting) = waiting(&job) {
+        // It stays, for those who approve it.
+        begun.job = None;
+        return Err(waiting.into());
+    }
+    begun.expects = job.spec.and_then(|s| s.members).map_or(1, |m| m.expect);
+
+    let own_attempt = request.attempt_key.is_none();
+    let key = match request.attempt_key {
+        Some(key) => key,
+        None => own_key()?,
+    };
+    let began = attempt(&calls, id, key).await?;
+    let number = began.attempt.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(not_understood)?;
+    begun.attempt = Some(number);
+    begun.is_own_attempt = own_attempt;
+
+    let instance = match request.instance {
+        Some(instance) => instance,
+        None => own_instance(),
+    };
+    let who = Membership {
+        job: id,
+        attempt: number,
+        instance: instance.clone(),
+        secret: Secret::random()?,
+        ticket: SecretText::new(began.ticket),
+    };
+    // Noted before it is asked for: the answer may be lost when it was done.
+    begun.joined = Some(instance);
+    let join = async |_: Duration| connect(calls.clone(), &who, || place.clock.now()).await;
+    let connected = calls.persist(START_PATIENCE, join).await.map_err(|refusal| {
+        if refusal.reason != Reason::Unreachable {
+            begun.joined = None;
+        }
+        refusal
+    })?;
+    begun.ends_at_latest = connected.ends_at_latest;
+    Ok((who, connected))
+}
+
+async fn created(calls: &Calls, spec: &v1::JobSpec, key: String) -> Result<(v1::Job, bool), Refusal> {
+    let request =
+        v1::CreateJobRequest { spec: Some(spec.clone()), idempotency_key: key.clone(), dry_run: false };
+    let mut tries = 0_u32;
+    let ask = async |span| {
+        tries = tries.saturating_add(1);
+        calls.within(span, calls.jobs().create_job(timed(span, request.clone()))).await
+    };
+    let answer = calls.persist(START_PATIENCE, ask).await?;
+    let job = answer.job.ok_or_else(not_understood)?;
+    // A second try may find what the first one made.
+    Ok((job, answer.created || tries > 1))
+}
+
+async fn found(calls: &Calls, id: JobId) -> Result<v1::Job, Refusal> {
+    let request = v1::GetJobRequest { job: id.to_string() };
+    let ask = async |span| calls.within(span, calls.jobs().get_job(timed(span, request.clone()))).await;
+    calls.persist(START_PATIENCE, ask).await?.job.ok_or_else(not_understood)
+}
+
+async fn attempt(calls: &Calls, id: JobId, key: String) -> Result<v1::BeginAttemptResponse, Refusal> {
+    let request = v1::BeginAttemptRequest { job: id.to_string(), key, supersede: false };
+    let ask = async |span| calls.within(span, calls.jobs().begin_attempt(timed(span, request.clone()))).await;
+    calls.persist(START_PATIENCE, ask).await
+}
+
+/// Whom the job waits for, where it does.
+fn waiting(job: &v1::Job) -> Option<Refusal> {
+    if job.state() != v1::JobState::AwaitingApproval {
+        return None;
+    }
+    let refusal = Refusal::new(Reason::ApprovalRequired, format!("{} waits for approval", job.id));
+    let refusal = job.waiting_for.iter().fold(refusal, |refusal, gate| {
+        let people = format!("{} of {}", gate.approvals_needed, gate.approver_group);
+        refusal.with("asks", format!("{people} ({}: {})", gate.id, gate.explanation))
+    });
+    Some(refusal.fix(format!("the job stays; once they have approved it: leasehold run --job {} …", job.id)))
+}
+
+fn not_understood() -> Refusal {
+    Refusal::new(Reason::NotSupported, "the daemon's answer is not understood")
+        .fix("update leasehold, or use the one that came with the daemon")
+}
+
+fn own_key() -> Result<String, NoRandomness> {
+    Ok(format!("run-{:032x}", random_u128()?))
+}
+
+fn own_instance() -> InstanceName {
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    instance_of(host.trim(), std::process::id())
+}
+
+/// The host's name, with what no name may hold replaced, and the process id.
+fn instance_of(host: &str, pid: u32) -> InstanceName {
+    let suffix = format!("-{pid}");
+    let room = NAME_BYTES_MAX.saturating_sub(suffix.len());
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' };
+    let mut name: String = host.chars().map(plain).take(room).collect();
+    while name.contains("..") {
+        name = name.replace("..", ".");
+    }
+    let name = name.trim_start_matches(['-', '.']);
+    let name = if name.is_empty() { "host" } else { name };
+    #[expect(clippy::expect_used, reason = "made of the letters of the grammar, within its length")]
+    format!("{name}{suffix}").parse().expect("a host and a number are an instance name")
+}
+
+/// Within the bound of free text, on one line.
+fn one_line(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
+        if out.len().saturating_add(c.len_utf8()) > TEXT_BYTES_MAX {
+            break;
+        }
+        out.push(c);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_host_makes_an_instance_name() {
+        for (host, name) in [
+            ("node-7", "node-7-42"),
+            ("Node_7.acme.example", "Node-7.acme.example-42"),
+            ("..", "host-42"),
+            ("", "host-42"),
+            ("-x", "x-42"),
+            ("höst", "h-st-42"),
+            ("a....b", "a.b-42"),
+        ] {
+            assert_eq!(instance_of(host, 42).as_str(), name);
+        }
+        assert_eq!(instance_of(&"a".repeat(500), u32::MAX).as_str().len(), NAME_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_job_that_waits_says_whom_for() {
+        let gate = v1::Gate {
+            id: "gate-x".into(),
+            explanation: "tuning a production model".into(),
+            approver_group: "model-owners".into(),
+            approvals_needed: 2,
+        };
+        let mut job = v1::Job { id: "j-1".into(), waiting_for: vec![gate], ..Default::default() };
+        job.set_state(v1::JobState::Ready);
+        assert_eq!(waiting(&job), None);
+        job.set_state(v1::JobState::AwaitingApproval);
+        let refusal = waiting(&job).unwrap();
+        assert_eq!(refusal.reason, Reason::ApprovalRequired);
+        assert_eq!(refusal.fact("asks"), Some("2 of model-owners (gate-x: tuning a production model)"));
+    }
+
+    #[test]
+    fn what_is_reported_is_one_line_within_its_bound() {
+        assert_eq!(one_line("a\nb"), "a b");
+        assert!(one_line(&"é".repeat(1_000)).len() <= TEXT_BYTES_MAX);
+    }
+}

@@ -1,0 +1,142 @@
+//! What a refusal means for a member that runs, and what is left to say where access is over.
+
+use crate::reason::{Reason, Refusal};
+
+/// What to do about a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// Nothing was decided, or our own identity is at fault, which its agent renews: try again.
+    Later,
+    /// The daemon does not see us joined: join again.
+    Join,
+    /// The lease is over: ask for another.
+    Anew,
+    /// This half is over for the attempt.
+    Drained,
+    /// Decided, and against us.
+    Over,
+}
+
+/// Without a wildcard: a new reason must be thought about here.
+pub(super) fn meaning(reason: Reason) -> Meaning {
+    use Reason as R;
+    match reason {
+        R::NotJoined | R::SessionMismatch => Meaning::Join,
+        R::LeaseNotFound | R::LeaseExpired | R::LeaseEnded | R::Revoked | R::EpochChanged => Meaning::Anew,
+        R::AttemptDraining => Meaning::Drained,
+
+        R::PrincipalUnknown
+        | R::KindNotAllowed
+        | R::JobNotFound
+        | R::AttemptNotFound
+        | R::ResourceNotFound
+        | R::AudienceUnknown
+        | R::PinMismatch
+        | R::PolicyDenied
+        | R::PolicyError
+        | R::ApprovalRequired
+        | R::Locked
+        | R::JobClosed
+        | R::AttemptStale
+        | R::AttemptEnded
+        | R::NotAMember
+        | R::InstanceTaken
+        | R::TicketRequired
+        | R::MembersFull => Meaning::Over,
+
+        R::NoClientCertificate
+        | R::SvidInvalid
+        | R::SvidExpired
+        | R::TrustDomainUnknown
+        | R::SvidUntrusted
+        | R::FieldInvalid
+        | R::FieldMissing
+        | R::TtlInvalid
+        | R::MessageTooLarge
+        | R::NotSupported
+        | R::LockNotFound
+        | R::IdempotencyConflict
+        | R::AttemptKeyUsed
+        | R::AttemptsExhausted
+        | R::StateConflict
+        | R::QuotaExceeded
+        | R::TokenMalformed
+        | R::TokenKeyUnknown
+        | R::TokenSignature
+        | R::TokenIssuer
+        | R::TokenAudience
+        | R::TokenExpired
+        | R::TokenNotYetValid
+        | R::TokenPresenter
+        | R::TokenCertificate
+        | R::TokenEpoch
+        | R::TokenScope
+        | R::FeedStale
+        | R::ClockDifference
+        | R::FellBehind
+        | R::LedgerUnavailable
+        | R::CatalogInvalid
+        | R::Contended
+        | R::Overloaded
+        | R::ShuttingDown
+        | R::Unreachable
+        | R::Internal => Meaning::Later,
+    }
+}
+
+/// Access is over before the child is. The files were wiped before this was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Over {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+/// Whether, where our access is over, the attempt is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AttemptIs {
+    Over,
+    Open,
+}
+
+impl AttemptIs {
+    pub(super) fn after(reason: Reason) -> Self {
+        match reason {
+            Reason::JobClosed | Reason::AttemptEnded | Reason::AttemptStale => AttemptIs::Over,
+            _ => AttemptIs::Open,
+        }
+    }
+}
+
+/// Refused for good. The attempt may go on without us.
+pub(super) fn over_by(refusal: Refusal) -> (Over, AttemptIs) {
+    let attempt = AttemptIs::after(refusal.reason);
+    let fix = refusal.fact("fix").map(|fix| format!("; {fix}")).unwrap_or_default();
+    (Over { reason: refusal.reason, message: format!("{}{fix}", refusal.text) }, attempt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_that_cannot_answer_is_waited_for_and_a_decision_is_not_argued_with() {
+        for reason in Reason::ALL.iter().filter(|r| super::super::calls::is_passing(**r)) {
+            assert_eq!(meaning(*reason), Meaning::Later, "{reason}");
+        }
+        for reason in [Reason::Locked, Reason::PolicyDenied, Reason::JobClosed, Reason::AttemptStale] {
+            assert_eq!(meaning(reason), Meaning::Over, "{reason}");
+        }
+        assert_eq!(meaning(Reason::SvidExpired), Meaning::Later, "its agent may renew it yet");
+    }
+
+    #[test]
+    fn a_run_that_lost_its_access_still_ends_an_attempt_that_goes_on() {
+        let locked = Refusal::new(Reason::Locked, "identity:x is locked").fix("ask an operator");
+        let (over, attempt) = over_by(locked);
+        assert_eq!(over.message, "identity:x is locked; ask an operator");
+        assert_eq!(attempt, AttemptIs::Open);
+        for reason in [Reason::JobClosed, Reason::AttemptEnded, Reason::AttemptStale] {
+            assert_eq!(AttemptIs::after(reason), AttemptIs::Over, "{reason}");
+        }
+    }
+}

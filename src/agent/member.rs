@@ -1,0 +1,570 @@
+//! The member that the wrapper is: it beats, renews, comes back when it was away, and hears when its access is over.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    CredentialDir, CredentialError, Voice,
+    calls::{Calls, timed},
+    held::{Granted, Held, index},
+    meaning::{AttemptIs, Meaning, Over, meaning, over_by},
+    retry::{Backoff, Fraction, SystemFraction},
+    stream::{Act, Connected, Membership, Stream, act},
+    work::{self, Work},
+};
+use crate::{
+    clock::{Clock, LeaseTime, Wall},
+    identity::{IdentitySource, Trust},
+    limits::RETRY_MAX,
+    name::Half,
+    proto::v1,
+    reason::{Reason, Refusal},
+};
+
+/// What the run asks of its member.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// The platform has asked the child to end: checkpoints may still be written for the grace.
+    Drain { grace: Option<Duration>, reason: String },
+    /// The child has ended.
+    Finish { outcome: v1::Outcome, detail: String },
+}
+
+/// What came of telling the daemon how the child ended.
+#[derive(Debug)]
+pub(super) enum Report {
+    Delivered,
+    /// The attempt was over before.
+    NotNeeded,
+    Failed(Refusal),
+}
+
+/// The surroundings of a member.
+pub(super) struct Place {
+    pub(super) dir: Arc<CredentialDir>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) identity: Arc<dyn IdentitySource>,
+    pub(super) voice: Voice,
+    /// How long to go on coming back.
+    pub(super) rejoin: Duration,
+}
+
+/// One member with its credentials. All that it does, it does while [`serve`](Self::serve) is polled; dropping it without
+/// a report is a loss to the daemon, which ends its leases.
+pub(super) struct Member {
+    place: Place,
+    who: Membership,
+    calls: Calls,
+    link: Link,
+    /// A connection is being made: the way back, or the next one before our SVID ends.
+    connecting: bool,
+    /// When to change to a connection of our new SVID.
+    change_at: Option<LeaseTime>,
+    epoch: u64,
+    lead_ms: i64,
+    window: Duration,
+    held: Vec<Held>,
+    reading_ends: Option<LeaseTime>,
+    over: Option<AttemptIs>,
+    svid: Option<Wall>,
+    draw: SystemFraction,
+}
+
+enum Link {
+    Up(Stream),
+    Down(Away),
+}
+
+struct Away {
+    since: LeaseTime,
+    retry_at: Option<LeaseTime>,
+    waits: Backoff,
+    said: bool,
+}
+
+type Works = FuturesUnordered<work::Pending>;
+
+/// How long to wait until the daemon has taken note of a goodbye.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// Why the first credentials are not there.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ObtainError {
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error(transparent)]
+    Files(#[from] CredentialError),
+}
+
+impl Member {
+    /// From a first connection. Nothing is held yet.
+    pub(super) fn new(who: Membership, connected: Connected, place: Place) -> Result<Self, Refusal> {
+        let held = Held::of_offers(connected.offers, place.clock.now().lease)?;
+        Ok(Member {
+            who,
+            calls: connected.calls,
+            connecting: false,
+            change_at: None,
+            epoch: connected.epoch,
+            lead_ms: connected.stream.lead_ms,
+            window: connected.stream.window(),
+            link: Link::Up(connected.stream),
+            held,
+            reading_ends: None,
+            over: None,
+            svid: svid_end(&place.identity.current()),
+            draw: SystemFraction::new(),
+            place,
+        })
+    }
+
+    /// Obtains all that was offered, and writes the files and their index.
+    pub(super) async fn obtain(&mut self, patience: Duration) -> Result<(), ObtainError> {
+        for at in 0..self.held.len() {
+            let Some(request) = self.held.get(at).map(|h| h.request(&self.who)) else { continue };
+            let calls = self.calls.clone();
+            let issue = async |span| {
+                calls.within(span, calls.members().issue_credential(timed(span, request.clone()))).await
+            };
+            let granted = self.calls.persist(patience, issue).await.and_then(Granted::of_issue);
+            self.put(at, granted.map_err(ObtainError::Refused)?)?;
+        }
+        self.place.dir.write_index(&index(&self.held, &self.who))?;
+        Ok(())
+    }
+
+    /// What the credentials open.
+    pub(super) fn opens(&self) -> Vec<String> {
+        self.held.iter().map(Held::opens).collect()
+    }
+
+    /// How long after the last beat the daemon ends the access of a member by itself.
+    pub(super) fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// Lives until it is told how the child ended, and reports that. Tells once where access is over before.
+    pub(super) async fn serve(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        over: mpsc::Sender<Over>,
+    ) -> Report {
+        let mut works = Works::new();
+        let mut trust = self.place.identity.watch();
+        loop {
+            self.begin_due(&mut works);
+            let timer = self.place.clock.sleep_until(self.wake_at());
+            let ending = tokio::select! {
+                command = commands.recv() => match command {
+                    Some(Command::Finish { outcome, detail }) => return self.finish(outcome, detail).await,
+                    Some(Command::Drain { grace, reason }) => {
+                        works.push(work::drain(self.calls.clone(), &self.who, grace, reason));
+                        None
+                    }
+                    // The run is gone, and with it whoever would be told.
+                    None => return Report::NotNeeded,
+                },
+                message = heard(&mut self.link) => self.message(message),
+                Some(work) = works.next(), if !works.is_empty() => self.done(work),
+                () = changed(&mut trust) => {
+                    self.identity_changed(&trust.borrow().clone());
+                    None
+                }
+                () = timer => {
+                    self.time_passed();
+                    None
+                }
+            };
+            if let (Some((ending, attempt)), None) = (ending, self.over) {
+                self.over = Some(attempt);
+                self.place.dir.wipe();
+                self.held.iter_mut().for_each(|h| h.schedule.stop());
+                let _ = over.try_send(ending);
+            }
+        }
+    }
+
+    // ---------- what is due ----------
+
+    fn begin_due(&mut self, works: &mut Works) {
+        if self.over.is_some() {
+            return;
+        }
+        let now = self.place.clock.now().lease;
+        let is_due = |at: Option<LeaseTime>| at.is_some_and(|at| at <= now);
+        let connect_at = match &self.link {
+            Link::Up(_) => self.change_at,
+            Link::Down(away) => away.retry_at,
+        };
+        if !self.connecting && is_due(connect_at) {
+            self.connecting = true;
+            works.push(work::join(self.calls.anew(), self.who.clone(), self.place.clock.clone()));
+        }
+        if matches!(self.link, Link::Down(_)) {
+            return;
+        }
+        for (at, held) in self.held.iter_mut().enumerate().filter(|(_, h)| is_due(h.schedule.due())) {
+            held.schedule.asked();
+            works.push(match held.lease {
+                Some(lease) => work::renew(self.calls.clone(), at, lease, self.who.session()),
+                None => work::issue(self.calls.clone(), at, held.request(&self.who)),
+            });
+        }
+    }
+
+    fn wake_at(&self) -> LeaseTime {
+        let link = match &self.link {
+            Link::Up(stream) => {
+                Some(stream.next()).into_iter().chain(self.change_at.filter(|_| !self.connecting)).min()
+            }
+            Link::Down(away) => away.retry_at.filter(|_| !self.connecting && self.over.is_none()),
+        };
+        let is_up = matches!(self.link, Link::Up(_));
+        let due = self.held.iter().filter_map(|h| h.schedule.due()).filter(|_| is_up);
+        let ends = self.held.iter().filter_map(|h| h.schedule.expires());
+        due.chain(ends).chain(link).chain(self.reading_ends).min().unwrap_or(LeaseTime(u64::MAX))
+    }
+
+    fn time_passed(&mut self) {
+        let now = self.place.clock.now().lease;
+        if let Link::Up(stream) = &mut self.link
+            && !stream.beat(now)
+        {
+            self.lost(now);
+        }
+        if self.reading_ends.is_some_and(|at| at <= now) {
+            self.reading_ends = None;
+            self.end_reading();
+        }
+        self.remove_expired(now);
+    }
+
+    fn remove_expired(&mut self, now: LeaseTime) {
+        let mut gone = Vec::new();
+        for held in self.held.iter_mut().filter(|h| h.schedule.expires().is_some_and(|at| at <= now)) {
+            held.remove(&self.place.dir);
+            held.schedule.expired();
+            gone.push(match held.schedule.due() {
+                None if !held.shortened_by.is_empty() => {
+                    format!("what {} has ended: {}", held.opens(), held.shortened_by.join(", "))
+                }
+                _ => format!("what {} has expired, for want of a renewal", held.opens()),
+            });
+        }
+        if gone.is_empty() {
+            return;
+        }
+        self.write_index();
+        let nothing_left = self.held.iter().all(|h| h.schedule.expires().is_none());
+        if matches!(self.link, Link::Down(_)) {
+            if nothing_left {
+                self.place.voice.say(
+                "the credentials have expired and their files are removed; the command goes on, and they are there again \
+                 when the daemon is",
+                );
+            }
+        } else {
+            gone.iter().for_each(|line| self.place.voice.say(line));
+        }
+    }
+
+    // ---------- the stream ----------
+
+    fn message(
+        &mut self,
+        message: Result<Option<v1::KeepAliveResponse>, tonic::Status>,
+    ) -> Option<(Over, AttemptIs)> {
+        let now = self.place.clock.now().lease;
+        let response = match message {
+            Ok(Some(response)) => response,
+            Ok(None) => {
+                self.lost(now);
+                return None;
+            }
+            Err(status) => {
+                tracing::debug!(%status, "the stream ended");
+                self.lost(now);
+                return None;
+            }
+        };
+        if let Link::Up(stream) = &mut self.link {
+            stream.heard(now);
+        }
+        let notice = response.notice?;
+        match act(&notice) {
+            Act::Over => {
+                let reason = Reason::parse(&notice.reason).unwrap_or(Reason::Revoked);
+                let attempt = match reason {
+                    Reason::Revoked => AttemptIs::Over,
+                    other => AttemptIs::after(other),
+                };
+                return Some((Over { reason, message: notice.message }, attempt));
+            }
+            Act::Drain { reading_ends, writing_ends } => {
+                self.reading_ends = reading_ends.map(|wall| self.local(wall));
+                let until = |wall: Option<Wall>| wall.map_or_else(String::new, |w| format!(" until {w}"));
+                self.place.voice.say(&format!(
+                    "{}: reading goes on{}, checkpoint writes{}",
+                    notice.message,
+                    until(reading_ends),
+                    until(writing_ends)
+                ));
+            }
+            Act::Reconnect => self.lost(now),
+            Act::Anew => self.ask_anew(now),
+            Act::Nothing => {}
+        }
+        None
+    }
+
+    /// The stream is gone: the daemon counts us as away, and ends our leases if it lives.
+    fn lost(&mut self, now: LeaseTime) {
+        if matches!(self.link, Link::Down(_)) {
+            return;
+        }
+        let mut waits = Backoff::default();
+        let retry_at = waits.next().map(|wait| now.plus(wait));
+        self.change_at = None;
+        self.link = Link::Down(Away { since: now, retry_at, waits, said: false });
+    }
+
+    fn ask_anew(&mut self, now: LeaseTime) {
+        for held in self.held.iter_mut().filter(|h| h.schedule.is_wanted()) {
+            held.lease = None;
+            held.schedule.hurry(now);
+        }
+    }
+
+    fn identity_changed(&mut self, trust: &Trust) {
+        let end = svid_end(trust);
+        if end.is_some() && end != self.svid {
+            self.svid = end;
+            let now = self.place.clock.now().lease;
+            match &mut self.link {
+                Link::Up(_) => self.change_at = Some(now),
+                Link::Down(away) => away.retry_at = away.retry_at.map(|_| now),
+            }
+        }
+    }
+
+    // ---------- answers ----------
+
+    fn done(&mut self, work: Work) -> Option<(Over, AttemptIs)> {
+        match work {
+            Work::Issued { at, answer } => {
+                let counts = self.held.get_mut(at)?.schedule.answered();
+                match answer.and_then(Granted::of_issue) {
+                    Ok(granted) if counts => self.granted(at, granted),
+                    // A lease that nobody holds ends with the attempt.
+                    Ok(_) => None,
+                    Err(refusal) => self.refused(at, refusal, counts),
+                }
+            }
+            Work::Renewed { at, lease, answer } => {
+                let held = self.held.get_mut(at)?;
+                let counts = held.schedule.answered() && held.lease == Some(lease);
+                match answer.and_then(Granted::of_renewal) {
+                    Ok(granted) if counts => self.granted(at, granted),
+                    Ok(_) => None,
+                    Err(refusal) => self.refused(at, refusal, counts),
+                }
+            }
+            Work::Connected(answer) => {
+                self.connecting = false;
+                match answer {
+                    Ok(connected) => {
+                        self.connected(connected);
+                        None
+                    }
+                    Err(refusal) => self.not_connected(refusal),
+                }
+            }
+            Work::Drained(Ok(answer)) => {
+                let reading_ends = answer.reading_ends.as_ref().map(super::stream::wall_of);
+                self.reading_ends = reading_ends.map(|wall| self.local(wall));
+                None
+            }
+            Work::Drained(Err(refusal)) => {
+                if self.over.is_none() {
+                    self.place.voice.say(&format!(
+                        "the daemon could not be told that the command is to end ({}: {refusal}); its access goes on until it has ended",
+                        refusal.reason
+                    ));
+                }
+                None
+            }
+        }
+    }
+
+    fn granted(&mut self, at: usize, granted: Granted) -> Option<(Over, AttemptIs)> {
+        match self.put(at, granted) {
+            Ok(()) => self.write_index(),
+            // Access has ended meanwhile.
+            Err(CredentialError::Wiped) => {}
+            Err(error) => {
+                self.place.voice.say(&format!("{error}; trying again"));
+                let now = self.place.clock.now().lease;
+                self.held.get_mut(at)?.schedule.failed(now);
+            }
+        }
+        None
+    }
+
+    fn refused(&mut self, at: usize, refusal: Refusal, counts: bool) -> Option<(Over, AttemptIs)> {
+        let now = self.place.clock.now().lease;
+        let held = self.held.get_mut(at)?;
+        let is_renewal = held.lease.is_some();
+        match meaning(refusal.reason) {
+            Meaning::Over => return Some(over_by(refusal)),
+            // What was overtaken is due by itself.
+            _ if !counts => {}
+            Meaning::Drained if held.half == Half::Reading => self.end_reading(),
+            Meaning::Anew if is_renewal => {
+                held.lease = None;
+                held.schedule.hurry(now);
+            }
+            Meaning::Join => {
+                held.schedule.failed(now);
+                self.lost(now);
+            }
+            Meaning::Anew | Meaning::Later | Meaning::Drained => held.schedule.failed(now),
+        }
+        None
+    }
+
+    fn connected(&mut self, connected: Connected) {
+        let now = self.place.clock.now().lease;
+        self.change_at = None;
+        self.calls = connected.calls;
+        self.lead_ms = connected.stream.lead_ms;
+        self.window = connected.stream.window();
+        // The one before is dropped only now: a member that has a stream is never away.
+        let before = std::mem::replace(&mut self.link, Link::Up(connected.stream));
+        let begins_anew = connected.epoch != self.epoch;
+        self.epoch = connected.epoch;
+        for held in &mut self.held {
+            if begins_anew {
+                held.lease = None;
+            }
+            if held.schedule.is_wanted() {
+                held.schedule.hurry(now);
+            }
+        }
+        if let Link::Down(Away { said: true, .. }) = before {
+            self.place.voice.say("the daemon is back: credentials are obtained anew");
+        }
+    }
+
+    fn not_connected(&mut self, refusal: Refusal) -> Option<(Over, AttemptIs)> {
+        let now = self.place.clock.now().lease;
+        let is_decided =
+            meaning(refusal.reason) != Meaning::Later && meaning(refusal.reason) != Meaning::Anew;
+        let Link::Down(away) = &mut self.link else {
+            // The old connection lives: what was decided is told there.
+            self.change_at = Some(now.plus(RETRY_MAX));
+            return None;
+        };
+        if is_decided {
+            return Some(over_by(refusal));
+        }
+        if now.since(away.since) >= self.place.rejoin {
+            away.retry_at = None;
+            self.place.voice.say(&format!(
+                "the daemon has been away for {}: no longer trying to come back; the command goes on without access",
+                humantime::format_duration(Duration::from_secs(self.place.rejoin.as_secs()))
+            ));
+            return None;
+        }
+        away.retry_at = away.waits.next().map(|wait| now.plus(wait));
+        if !std::mem::replace(&mut away.said, true) {
+            let until = self.held.iter().filter_map(|h| h.schedule.expires()).max();
+            let until = until.map_or_else(
+                || "no credentials are left".to_owned(),
+                |at| {
+                    format!("credentials are good until {} at the latest", self.place.clock.now().wall_at(at))
+                },
+            );
+            self.place.voice.say(&format!(
+                "the daemon is away ({}: {refusal}): {until}; the command goes on, trying to come back",
+                refusal.reason
+            ));
+        }
+        None
+    }
+
+    // ---------- credentials ----------
+
+    fn put(&mut self, at: usize, granted: Granted) -> Result<(), CredentialError> {
+        let now = self.place.clock.now();
+        let wall = Wall(now.wall.0.saturating_add_signed(self.lead_ms));
+        let draw = self.draw.draw();
+        match self.held.get_mut(at) {
+            Some(held) => held.put(&self.place.dir, granted, now.lease, wall, draw),
+            None => Ok(()),
+        }
+    }
+
+    fn write_index(&self) {
+        match self.place.dir.write_index(&index(&self.held, &self.who)) {
+            Ok(_) | Err(CredentialError::Wiped) => {}
+            Err(error) => self.place.voice.say(&error.to_string()),
+        }
+    }
+
+    fn end_reading(&mut self) {
+        for held in self.held.iter_mut().filter(|h| h.half == Half::Reading) {
+            held.schedule.stop();
+            held.lease = None;
+            held.remove(&self.place.dir);
+        }
+        self.write_index();
+    }
+
+    /// A moment of the daemon's clock on our timeline.
+    fn local(&self, theirs: Wall) -> LeaseTime {
+        let ours = Wall(theirs.0.saturating_add_signed(self.lead_ms.saturating_neg()));
+        self.place.clock.now().lease_at(ours)
+    }
+
+    // ---------- the end ----------
+
+    /// Reports within [`REPORT`](crate::limits::REPORT), and leaves.
+    async fn finish(self, outcome: v1::Outcome, detail: String) -> Report {
+        if self.over == Some(AttemptIs::Over) {
+            return Report::NotNeeded;
+        }
+        let report = match work::report(&self.calls, &self.who, outcome, detail).await {
+            Ok(()) => Report::Delivered,
+            Err(refusal) if AttemptIs::after(refusal.reason) == AttemptIs::Over => Report::NotNeeded,
+            Err(refusal) => Report::Failed(refusal),
+        };
+        if let Link::Up(stream) = self.link {
+            // Where the report was taken this changes nothing; where not, our leases end now.
+            tokio::select! {
+                () = stream.goodbye() => {}
+                () = self.place.clock.sleep(GOODBYE) => {}
+            }
+        }
+        report
+    }
+}
+
+/// The next message, where there is a stream to hear it on.
+async fn heard(link: &mut Link) -> Result<Option<v1::KeepAliveResponse>, tonic::Status> {
+    match link {
+        Link::Up(stream) => stream.message().await,
+        Link::Down(_) => std::future::pending().await,
+    }
+}
+
+async fn changed(trust: &mut watch::Receiver<Arc<Trust>>) {
+    if trust.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn svid_end(trust: &Trust) -> Option<Wall> {
+    trust.svid.as_ref().map(|svid| svid.not_after())
+}

@@ -1,0 +1,212 @@
+//! Commands against a real daemon, as an operator and a launcher type them.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use clap::Parser;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{Cli, Context, Contexts, Exit, Failure, Session, SvidFiles};
+use crate::{
+    clock::{Clock, SystemClock},
+    daemon::{Daemon, Stopped},
+    dev::{Household, Role, free_ports},
+    ledger::{self, Dir, Head},
+    name::{JobId, PrincipalKind},
+    reason::Reason,
+};
+
+/// A household whose daemon runs, and a context for it.
+struct Home {
+    folder: tempfile::TempDir,
+    house: Household,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+    running: JoinHandle<Stopped>,
+}
+
+impl Home {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let root = folder.path().join("dev");
+        let house = Household::set_up(&root, None, free_ports().unwrap(), clock.clone()).unwrap();
+        let daemon = Daemon::start(&house.config().unwrap()).await.unwrap();
+        let files = |role| SvidFiles { cert: house.cert(role), key: house.key(role) };
+        let context = Context {
+            server: daemon.grpc.to_string(),
+            server_id: house.id(Role::Daemon).unwrap(),
+            bundles: BTreeMap::from([(house.domain().unwrap(), house.bundle())]),
+            issuer: None,
+            identities: BTreeMap::from([
+                (PrincipalKind::Workload, files(Role::Trainer)),
+                (PrincipalKind::Launcher, files(Role::Launcher)),
+                (PrincipalKind::Operator, files(Role::Operator)),
+                (PrincipalKind::Verifier, files(Role::Files)),
+            ]),
+        };
+        let contexts = BTreeMap::from([("dev".to_owned(), context)]);
+        let path = folder.path().join("contexts.toml");
+        Contexts { current: Some("dev".into()), contexts }.save(&path).unwrap();
+        let (stop, running) = (daemon.stopper(), tokio::spawn(daemon.run()));
+        Home { folder, house, clock, stop, running }
+    }
+
+    fn spec(&self) -> PathBuf {
+        self.house.path("job.toml")
+    }
+
+    async fn run_as(&self, role: Option<PrincipalKind>, words: &[&str]) -> Result<Exit, Failure> {
+        let cli = Cli::try_parse_from(std::iter::once(&"leasehold").chain(words)).unwrap();
+        let contexts = self.folder.path().join("contexts.toml");
+        cli.run_in(Session::of_test(self.clock.clone(), contexts, role)).await
+    }
+
+    async fn run(&self, words: &[&str]) -> Result<Exit, Failure> {
+        self.run_as(None, words).await
+    }
+
+    /// Creates a job, and finds its id where the daemon wrote it.
+    async fn job(&self, key: &str) -> String {
+        let spec = self.spec();
+        let spec = spec.to_str().unwrap();
+        let create = ["job", "create", "--spec", spec, "--idempotency-key", key];
+        assert_eq!(self.run(&create).await.unwrap(), Exit::Ok);
+        assert_eq!(
+            self.run(&create).await.unwrap(),
+            Exit::Ok,
+            "the same key and specification are the same job"
+        );
+        let text = ledger_text(&self.house.path("state"));
+        let id = text.match_indices("\"j-").filter_map(|(at, _)| text.get(at + 1..at + 29)).last().unwrap();
+        id.parse::<JobId>().unwrap().to_string()
+    }
+
+    async fn stop(self) -> (tempfile::TempDir, PathBuf) {
+        self.stop.cancel();
+        assert_eq!(self.running.await.unwrap(), Stopped::InOrder);
+        (self.folder, self.house.path("state"))
+    }
+}
+
+fn ledger_text(state: &Path) -> String {
+    let mut files: Vec<_> = fs::read_dir(state).unwrap().map(|e| e.unwrap().path()).collect();
+    files.retain(|f| f.extension().is_some_and(|e| e == "jsonl"));
+    files.sort();
+    files.iter().map(|f| fs::read_to_string(f).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_looks_revokes_locks_and_unlocks() {
+    let home = Home::start().await;
+    for words in [
+        &["whoami"][..],
+        &["whoami", "-o", "json"],
+        &["doctor"],
+        &["job", "list"],
+        &["lease", "list", "--all"],
+        &["lock", "list"],
+        &["catalog", "reload", "--dry-run"],
+        &["catalog", "reload"],
+    ] {
+        assert_eq!(home.run(words).await.unwrap(), Exit::Ok, "{words:?}");
+    }
+    let spec = home.spec();
+    assert_eq!(home.run(&["job", "check", spec.to_str().unwrap()]).await.unwrap(), Exit::Ok);
+    let job = home.job("first").await;
+    assert_eq!(home.run(&["job", "show", &job]).await.unwrap(), Exit::Ok);
+
+    let revoke = ["revoke", &job, "--reason", "wrong data"];
+    assert_eq!(home.run(&[&revoke[..], &["--dry-run"]].concat()).await.unwrap(), Exit::Ok);
+    assert_eq!(home.run(&revoke).await.unwrap(), Exit::Ok);
+    assert_eq!(
+        home.run(&["job", "show", &job, "--watch"]).await.unwrap(),
+        Exit::Ended,
+        "a revoked job is closed"
+    );
+
+    let lock = ["lock", "dataset:dev/data@v1", "--reason", "recalled"];
+    assert_eq!(home.run(&lock).await.unwrap(), Exit::Ok);
+    let refused = home.run(&["job", "create", "--spec", spec.to_str().unwrap()]).await.unwrap_err();
+    assert_eq!((refused.reason, refused.exit), (Some(Reason::Locked), Exit::Denied), "{}", refused.render());
+    assert!(refused.render().ends_with("No job was created, no access was given."));
+    let unlock = ["unlock", "dataset:dev/data@v1", "--reason", "good again"];
+    assert_eq!(home.run(&unlock).await.unwrap(), Exit::Ok);
+    assert_eq!(home.run(&unlock).await.unwrap_err().reason, Some(Reason::LockNotFound));
+    home.job("second").await;
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_may_not_do_is_refused_with_its_reason() {
+    let home = Home::start().await;
+    let launcher = Some(PrincipalKind::Launcher);
+    let refused = home.run_as(launcher, &["lock", "tenant:dev", "--reason", "x"]).await.unwrap_err();
+    assert_eq!(refused.exit, Exit::Denied, "{}", refused.render());
+    let you = refused.facts.iter().filter(|(label, _)| label == "you").count();
+    assert_eq!(you, 1, "{}", refused.render());
+    let absent = JobId(7).to_string();
+    let refused = home.run(&["job", "show", &absent]).await.unwrap_err();
+    assert_eq!((refused.reason, refused.exit), (Some(Reason::JobNotFound), Exit::Failure));
+    let refused = home.run(&["revoke", &absent, "--reason", "x"]).await.unwrap_err();
+    assert_eq!(refused.reason, Some(Reason::JobNotFound));
+    let token = home.folder.path().join("token");
+    fs::write(&token, "a.b.c").unwrap();
+    let check = ["token", "check", token.to_str().unwrap(), "--audience", "spiffe://dev.leasehold/files"];
+    let refused = home.run(&check).await.unwrap_err();
+    assert_eq!(refused.exit, Exit::VerificationFailed, "{}", refused.render());
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_is_followed_and_verified_and_a_flipped_byte_is_found() {
+    let home = Home::start().await;
+    let job = home.job("first").await;
+    assert_eq!(home.run(&["job", "close", &job, "--reason", "done looking"]).await.unwrap(), Exit::Ok);
+    assert_eq!(home.run(&["audit", "tail", "--from", "1", "--no-follow"]).await.unwrap(), Exit::Ok);
+    let contexts = home.folder.path().join("contexts.toml");
+    let clock = home.clock.clone();
+    let (_folder, state) = home.stop().await;
+    let verify = async |head: Option<&str>| {
+        let mut words = vec!["leasehold", "audit", "verify", state.to_str().unwrap()];
+        words.extend(head.into_iter().flat_map(|h| ["--head", h]));
+        Cli::try_parse_from(words)
+            .unwrap()
+            .run_in(Session::of_test(clock.clone(), contexts.clone(), None))
+            .await
+    };
+    assert_eq!(verify(None).await.unwrap(), Exit::Ok);
+    let Head { index, digest } = ledger::verify(&Dir::at(&state), None).unwrap().head;
+    assert_eq!(verify(Some(&format!("{index}:{digest}"))).await.unwrap(), Exit::Ok);
+    let later = format!("{}:{digest}", index + 1);
+    assert_eq!(
+        verify(Some(&later)).await.unwrap_err().exit,
+        Exit::VerificationFailed,
+        "the tail was cut off"
+    );
+
+    let segment = fs::read_dir(&state).unwrap().map(|e| e.unwrap().path());
+    let segment = segment.into_iter().find(|f| f.extension().is_some_and(|e| e == "jsonl")).unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    assert_eq!(verify(None).await.unwrap_err().exit, Exit::VerificationFailed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_gone_is_told_as_unreachable() {
+    let home = Home::start().await;
+    home.stop.cancel();
+    while !home.running.is_finished() {
+        tokio::task::yield_now().await;
+    }
+    let failure = home.run(&["whoami"]).await.unwrap_err();
+    assert_eq!((failure.reason, failure.exit), (Some(Reason::Unreachable), Exit::Failure));
+    assert_eq!(home.run(&["doctor"]).await.unwrap(), Exit::Failure);
+}

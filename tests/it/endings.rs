@@ -1,0 +1,749 @@
+//! Every ending that needs no process: each ends all access behind it at once, and nothing else.
+
+use std::time::Duration;
+
+use leasehold::{
+    ledger::Actor,
+    name::{JobId, LeaseId},
+    proto::v1::{self, Half, JobState, Outcome, notice::Kind},
+};
+use tonic::Code;
+
+use crate::harness::*;
+
+/// A member with a credential of each half, and a member of another job beside it.
+struct Scene {
+    world: World,
+    launcher: Client,
+    gateway: Client,
+    worker: Worker,
+    tokens: [Token; 2],
+    other: Worker,
+    others: Token,
+}
+
+async fn scene() -> Scene {
+    scene_with(World::start().await, spec()).await
+}
+
+async fn scene_with(world: World, spec: v1::JobSpec) -> Scene {
+    let (launcher, gateway) = (world.client(LAUNCHER).await, world.client(GATEWAY).await);
+    let worker = world.working_on(spec, WORKER).await;
+    let tokens = worker.issue_both().await;
+    let other = beside(&world).await;
+    let others = other.issue(Half::Reading).await;
+    Scene { world, launcher, gateway, worker, tokens, other, others }
+}
+
+/// A job of another launcher for nobody, of other data.
+async fn beside(world: &World) -> Worker {
+    let spec = v1::JobSpec {
+        name: "beside".into(),
+        read: vec!["dataset:acme/fading@v1".into()],
+        write: vec![],
+        tune: None,
+        acting_for: String::new(),
+        members: Some(v1::Members { join: vec![OTHER_WORKER.into()], ..Default::default() }),
+        ..spec()
+    };
+    let launcher = world.client(NIGHTLY).await;
+    let job = launcher.create(spec, "beside").await.unwrap().into_inner().job.unwrap();
+    launcher.begin(&job.id, "run-1").await.unwrap();
+    let mut worker = Worker::join(world.client(OTHER_WORKER).await, &job.id, 1, "rank-0", "").await.unwrap();
+    worker.keep_alive().await;
+    worker
+}
+
+impl Scene {
+    async fn all_dead(&self) {
+        for token in &self.tokens {
+            token.is_dead(&self.gateway, "LEASE_ENDED").await;
+        }
+        assert_eq!(self.launcher.job(&self.worker.job).await.live_leases, 0);
+    }
+
+    async fn other_lives(&self) {
+        self.others.is_live(&self.gateway).await;
+    }
+
+    async fn notice(&mut self) -> v1::Notice {
+        self.worker.stream.as_mut().unwrap().notice().await
+    }
+
+    /// Neither new credentials nor renewed ones, for this reason.
+    async fn nothing_more(&self, reason: &str) {
+        let issue = refused(self.worker.try_issue(Half::Reading).await);
+        let renew = refused(self.worker.renew(&self.tokens[0].lease.id).await);
+        assert_eq!((issue.reason.as_str(), renew.reason.as_str()), (reason, reason), "{}", issue.text);
+    }
+
+    /// Each lease of the job ended in one record.
+    async fn recorded_once(&self) -> Records {
+        let records = self.world.records().await;
+        for token in &self.tokens {
+            let named = |r: &&serde_json::Value| {
+                r["leases"].as_array().is_some_and(|l| l.iter().any(|id| *id == token.lease.id.as_str()))
+            };
+            assert_eq!(records.of("leases.ended").into_iter().filter(named).count(), 1, "{}", token.lease.id);
+        }
+        records
+    }
+}
+
+// ---------- reports ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_27_a_report_of_any_outcome_ends_every_credential_of_the_job() {
+    for outcome in [Outcome::Completed, Outcome::Failed, Outcome::Interrupted, Outcome::Lost] {
+        let mut s = scene().await;
+        let answer = s.launcher.end(&s.worker.job, 1, outcome).await.unwrap().into_inner();
+        assert_eq!(answer.ending.unwrap().behind, 2);
+        let job = answer.job.unwrap();
+        assert_eq!((job.state(), job.outcome()), (JobState::Closed, outcome));
+        s.all_dead().await;
+        s.other_lives().await;
+        assert_eq!(s.notice().await.kind(), Kind::Revoked);
+        s.nothing_more("JOB_CLOSED").await;
+        let records = s.recorded_once().await;
+        let ended = records.one("attempt.ended");
+        assert_eq!(ended["outcome"], outcome.as_str_name().trim_start_matches("OUTCOME_").to_lowercase());
+        assert_eq!(ended["ending"]["behind"], 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_27_a_cancelled_job_ends_with_all_of_its_credentials() {
+    let mut s = scene().await;
+    let request =
+        v1::CloseJobRequest { job: s.worker.job.clone(), outcome: 0, reason: "no longer wanted".into() };
+    let answer = s.launcher.jobs().close_job(request).await.unwrap().into_inner();
+    assert_eq!(answer.job.unwrap().outcome(), Outcome::Cancelled);
+    s.all_dead().await;
+    s.other_lives().await;
+    assert!(s.notice().await.message.contains("no longer wanted"));
+    s.nothing_more("JOB_CLOSED").await;
+    s.recorded_once().await;
+}
+
+/// The wrapper of a member that is named in `join` alone reports for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_27_a_member_ends_itself_and_with_it_an_attempt_of_one() {
+    let s = scene().await;
+    let answer = s.worker.end_self(Outcome::Completed).await.unwrap().into_inner();
+    assert_eq!(answer.job.unwrap().outcome(), Outcome::Completed);
+    s.all_dead().await;
+    s.other_lives().await;
+    s.recorded_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_31b_one_member_cannot_end_another_nor_the_attempt_nor_the_job() {
+    let world = World::start().await;
+    let two = v1::Members { join: vec![WORKER.into(), OTHER_WORKER.into()], expect: 2, ..Default::default() };
+    let first = world.working_on(v1::JobSpec { members: Some(two), ..spec() }, WORKER).await;
+    let second = Worker::join(world.client(OTHER_WORKER).await, &first.job, 1, "rank-1", "").await.unwrap();
+    let token = first.issue(Half::Reading).await;
+    let report = |instance: &str| v1::EndAttemptRequest {
+        job: first.job.clone(),
+        attempt: 1,
+        outcome: Outcome::Failed as i32,
+        instance: instance.into(),
+        detail: String::new(),
+    };
+    let mut jobs = second.client.jobs();
+    for instance in ["rank-0", ""] {
+        let no = refused(jobs.end_attempt(report(instance)).await);
+        assert_eq!(no.code, Code::PermissionDenied, "{instance}: {no:?}");
+    }
+    let close = v1::CloseJobRequest { job: first.job.clone(), outcome: 0, reason: "mine".into() };
+    refused(jobs.close_job(close).await).is(Code::PermissionDenied, "POLICY_DENIED");
+    let drain = v1::DrainAttemptRequest { job: first.job.clone(), attempt: 1, ..Default::default() };
+    refused(jobs.drain_attempt(drain).await).is(Code::PermissionDenied, "POLICY_DENIED");
+    token.is_live(&world.client(GATEWAY).await).await;
+    // Of its own end it may speak, and the other goes on.
+    let done = second.end_self(Outcome::Completed).await.unwrap().into_inner();
+    assert_eq!(done.job.unwrap().state(), JobState::Running);
+    token.is_live(&world.client(GATEWAY).await).await;
+}
+
+// ---------- loss ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_30_a_lost_stream_ends_the_members_leases_and_the_member_may_come_back() {
+    let mut s = scene().await;
+    s.worker.stream = None;
+    eventually("the loss", async || !s.tokens[0].seen_by(&s.gateway).await.active).await;
+    s.all_dead().await;
+    s.other_lives().await;
+    let attempt = &s.launcher.job(&s.worker.job).await.attempts[0];
+    assert_eq!(attempt.state(), v1::AttemptState::Suspended);
+    assert_eq!(attempt.members[0].state(), v1::MemberState::Away);
+    s.nothing_more("NOT_JOINED").await;
+    // Nobody else comes back in its place; it does, and gets new leases, never the old ones.
+    let thief = Worker::join(s.worker.client.clone(), &s.worker.job, 1, "rank-0", "").await.err().unwrap();
+    Refused::of(&thief).is(Code::AlreadyExists, "INSTANCE_TAKEN");
+    s.worker.rejoin().await.unwrap();
+    s.worker.keep_alive().await;
+    let fresh = s.worker.issue(Half::Reading).await;
+    fresh.is_live(&s.gateway).await;
+    s.all_dead_but_one().await;
+    assert_eq!(s.launcher.job(&s.worker.job).await.attempts[0].state(), v1::AttemptState::Running);
+    s.recorded_once().await;
+}
+
+impl Scene {
+    async fn all_dead_but_one(&self) {
+        for token in &self.tokens {
+            token.is_dead(&self.gateway, "LEASE_ENDED").await;
+        }
+        assert_eq!(self.launcher.job(&self.worker.job).await.live_leases, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_30_a_second_stream_before_the_first_is_dropped_costs_nothing() {
+    let mut s = scene().await;
+    let second = s.worker.open_stream().await.unwrap();
+    s.worker.stream = Some(second);
+    // The loss of the first has been seen once the second was still answered after it.
+    for _ in 0..20 {
+        s.worker.beat().await;
+    }
+    for token in &s.tokens {
+        token.is_live(&s.gateway).await;
+    }
+    let records = s.world.records().await;
+    assert!(records.of("member.away").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_30_missed_beats_end_the_members_leases_within_the_heartbeat_window() {
+    let mut s = scene().await;
+    let took = s
+        .world
+        .time()
+        .pass_until(Duration::from_secs(60), async || !s.tokens[0].seen_by(&s.gateway).await.active)
+        .await
+        .expect("a member without beats is lost");
+    assert!(took > Duration::from_secs(15) && took <= Duration::from_secs(17), "{took:?}");
+    s.all_dead().await;
+    assert_eq!(s.notice().await.kind(), Kind::Reconnect);
+    // The other one missed its beats too.
+    let records = s.world.records().await;
+    assert_eq!(records.of("member.away").len(), 2);
+    assert!(records.of("member.away")[0]["detail"].as_str().unwrap().contains("beats"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_30_a_member_that_beats_is_not_lost() {
+    let mut s = scene().await;
+    for _ in 0..12 {
+        s.worker.beat().await;
+        s.world.time().pass(Duration::from_secs(4)).await;
+    }
+    s.worker.beat().await;
+    s.tokens[0].is_live(&s.gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_30_a_member_that_does_not_come_back_in_time_is_lost_and_with_it_its_attempt() {
+    let world = World::with(|s| s.lease = "rejoin = \"30s\"".into()).await;
+    let mut s = scene_with(world, spec()).await;
+    s.worker.stream = None;
+    eventually("the loss", async || !s.tokens[0].seen_by(&s.gateway).await.active).await;
+    let job = s.worker.job.clone();
+    s.world
+        .time()
+        .pass_until(Duration::from_secs(60), async || s.launcher.job(&job).await.state() == JobState::Closed)
+        .await
+        .expect("it is lost");
+    assert_eq!(s.launcher.job(&job).await.outcome(), Outcome::Lost);
+    Refused::of(&s.worker.rejoin().await.unwrap_err()).is(Code::FailedPrecondition, "JOB_CLOSED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clean_goodbye_leaves_and_ends_the_members_leases() {
+    let mut s = scene().await;
+    s.worker.stream.take().unwrap().goodbye().await;
+    eventually("the goodbye", async || !s.tokens[0].seen_by(&s.gateway).await.active).await;
+    s.all_dead().await;
+    s.nothing_more("NOT_JOINED").await;
+    let records = s.recorded_once().await;
+    assert!(records.of("member.away").is_empty());
+    records.one("member.left");
+}
+
+// ---------- time ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_9_a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
+    let s = scene().await;
+    let life = Duration::from_secs(300);
+    s.world.time().advance(life - Duration::from_millis(1));
+    // The beats are behind as well: keep the member from being the reason.
+    s.tokens[0].is_live(&s.gateway).await;
+    s.world.time().advance(Duration::from_millis(1));
+    let seen = s.tokens[0].seen_by(&s.gateway).await;
+    assert!(!seen.active, "a lease was good at its deadline");
+    assert!(
+        ["TOKEN_EXPIRED", "LEASE_EXPIRED", "LEASE_ENDED"].contains(&seen.reason.as_str()),
+        "{}",
+        seen.reason
+    );
+    let listed = v1::GetLeaseRequest { lease: s.tokens[0].lease.id.clone() };
+    let operator = s.world.client(OPERATOR).await;
+    let lease = operator.operators().get_lease(listed).await.unwrap().into_inner().lease.unwrap();
+    assert_eq!(lease.state, "ended", "an expired lease is shown as live");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_26_an_expiry_is_recorded_and_frees_its_place() {
+    let mut s = scene().await;
+    let job = s.worker.job.clone();
+    for _ in 0..62 {
+        s.worker.beat().await;
+        s.other.beat().await;
+        s.world.time().pass(Duration::from_secs(5)).await;
+    }
+    eventually("the expiry", async || s.launcher.job(&job).await.live_leases == 0).await;
+    let records = s.recorded_once().await;
+    let causes: Vec<_> = records.of("leases.ended").iter().map(|r| r["cause"].clone()).collect();
+    assert!(causes.iter().all(|c| *c == "expired"), "{causes:?}");
+    // The member is still there and asks again.
+    s.worker.issue(Half::Reading).await.is_live(&s.gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_12_stepping_the_wall_clock_lengthens_no_lease() {
+    let s = scene().await;
+    let hour = Duration::from_secs(3_600);
+    let now = s.world.clock.now().wall;
+    s.world.time().set_wall(leasehold::clock::Wall(now.0 - 3_600_000));
+    s.world.time().advance(Duration::from_secs(301));
+    assert!(
+        !s.tokens[0].seen_by(&s.gateway).await.active,
+        "a wall clock that was set back lengthened a lease"
+    );
+    let s = scene().await;
+    s.world.time().set_wall(s.world.clock.now().wall.plus(hour));
+    assert!(
+        !s.tokens[0].seen_by(&s.gateway).await.active,
+        "a lease outlived a wall clock that was set forward"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_27_a_job_ends_at_its_maximum_duration() {
+    let world = World::start().await;
+    let short = v1::JobSpec { max_duration: Some(prost_types::Duration { seconds: 60, nanos: 0 }), ..spec() };
+    let mut s = scene_with(world, short).await;
+    assert!(s.tokens[0].answer.shortened_by.iter().any(|w| w.contains("end of the job")));
+    let job = s.worker.job.clone();
+    for _ in 0..12 {
+        s.worker.beat().await;
+        s.other.beat().await;
+        s.world.time().pass(Duration::from_secs(5)).await;
+    }
+    s.world.time().advance(Duration::from_secs(1));
+    eventually("the end", async || s.launcher.job(&job).await.state() == JobState::Closed).await;
+    assert_eq!(s.launcher.job(&job).await.outcome(), Outcome::Interrupted);
+    s.all_dead_for_time().await;
+    s.other_lives().await;
+    s.nothing_more("JOB_CLOSED").await;
+}
+
+impl Scene {
+    async fn all_dead_for_time(&self) {
+        for token in &self.tokens {
+            assert!(!token.seen_by(&self.gateway).await.active);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_4_retention_ends_a_lease_and_says_so() {
+    let world = World::start().await;
+    let gateway = world.client(GATEWAY).await;
+    let other = beside(&world).await;
+    let token = other.issue(Half::Reading).await;
+    assert!(
+        token.answer.shortened_by.iter().any(|w| w.contains("retention")),
+        "{:?}",
+        token.answer.shortened_by
+    );
+    world.time().advance(Duration::from_secs(120));
+    assert!(!token.seen_by(&gateway).await.active);
+}
+
+// ---------- revocation ----------
+
+/// What of the scene a revocation ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Ends {
+    reading: bool,
+    writing: bool,
+    other: bool,
+}
+const BOTH: Ends = Ends { reading: true, writing: true, other: false };
+const READING: Ends = Ends { reading: true, writing: false, other: false };
+const WRITING: Ends = Ends { reading: false, writing: true, other: false };
+const ALL: Ends = Ends { reading: true, writing: true, other: true };
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_23_a_revocation_ends_all_that_stands_behind_its_name_and_nothing_else() {
+    let cases: [(&str, &str, Ends, u64); 14] = [
+        ("job:JOB", OPERATOR, BOTH, 2),
+        ("attempt:JOB/1", OPERATOR, BOTH, 2),
+        ("attempt:JOB/1/reading", OPERATOR, READING, 1),
+        ("member:JOB/1/rank-0", OPERATOR, BOTH, 2),
+        ("lease:LEASE", OPERATOR, READING, 1),
+        ("identity:spiffe://k8s.acme.example/ns/ml/job/tuner", OPERATOR, BOTH, 2),
+        ("identity:spiffe://k8s.acme.example/ns/ci/sa/launcher", OPERATOR, BOTH, 2),
+        ("dataset:acme/tickets@v3", OPERATOR, READING, 1),
+        ("dataset:acme/tickets", OPERATOR, READING, 1),
+        ("model:acme/base-7b@2026.10", OPERATOR, READING, 1),
+        ("checkpoint:acme/support-lora", OPERATOR, WRITING, 1),
+        ("tenant:acme", OPERATOR, ALL, 3),
+        ("domain:k8s.acme.example", PLATFORM, ALL, 3),
+        ("human:ada", PLATFORM, BOTH, 2),
+    ];
+    for (name, who, ends, behind) in cases {
+        let s = scene().await;
+        let name = name.replace("JOB", &s.worker.job).replace("LEASE", &s.tokens[0].lease.id);
+        let operator = s.world.client(who).await;
+        let dry = v1::RevokeRequest { name: name.clone(), reason: "what if".into(), dry_run: true };
+        let dry = operator.operators().revoke(dry).await.unwrap().into_inner();
+        assert_eq!(dry.ending.unwrap().behind, behind, "{name}: dry run");
+        s.tokens[0].is_live(&s.gateway).await;
+
+        let done = operator.revoke(&name).await.unwrap().into_inner();
+        let ending = done.ending.unwrap();
+        assert_eq!(ending.behind, behind, "{name}");
+        assert!(ending.seq > 0, "{name}");
+        let now = Ends {
+            reading: !s.tokens[0].seen_by(&s.gateway).await.active,
+            writing: !s.tokens[1].seen_by(&s.gateway).await.active,
+            other: !s.others.seen_by(&s.gateway).await.active,
+        };
+        assert_eq!(now, ends, "{name}");
+        let waited = v1::WaitDurableRequest { index: ending.index, epoch: ending.epoch };
+        operator.operators().wait_durable(waited).await.unwrap();
+        let records = s.world.records().await;
+        let by = serde_json::to_value(Actor::SpiffeId(who.parse().unwrap())).unwrap();
+        let told = records.all.iter().filter(|r| r["by"] == by).count();
+        assert!(told >= 1, "{name}: nobody is named in the ledger");
+        // Revoking again changes nothing and answers.
+        if !name.starts_with("lease:") {
+            operator.revoke(&name).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_22_revoking_is_idempotent_and_the_unknown_is_not_found() {
+    let s = scene().await;
+    let operator = s.world.client(OPERATOR).await;
+    let first = operator.revoke(TICKETS).await.unwrap().into_inner().ending.unwrap();
+    let again = operator.revoke(TICKETS).await.unwrap().into_inner().ending.unwrap();
+    assert_eq!(first.seq, again.seq);
+    let lease = format!("lease:{}", s.tokens[1].lease.id);
+    let first = operator.revoke(&lease).await.unwrap().into_inner().ending.unwrap();
+    let again = operator.revoke(&lease).await.unwrap().into_inner().ending.unwrap();
+    assert_eq!((first.seq, first.behind), (again.seq, 1));
+    let records = s.world.records().await;
+    assert_eq!(records.of("revoked").len(), 2);
+    let (job, lease) = (format!("job:{}", JobId(7)), format!("lease:{}", LeaseId(7)));
+    for (name, reason) in [(job.as_str(), "JOB_NOT_FOUND"), (lease.as_str(), "LEASE_NOT_FOUND")] {
+        let first = refused(operator.revoke(name).await);
+        assert_eq!(refused(operator.revoke(name).await), first);
+        assert_eq!(first.reason, reason, "{}", first.text);
+    }
+    // Everything else that is a valid name is lowered, though nobody stands there yet.
+    let done = operator.revoke("dataset:acme/not-yet@v1").await.unwrap().into_inner().ending.unwrap();
+    assert_eq!(done.behind, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_25_two_revocations_at_once_produce_one_ending_and_one_record() {
+    let s = scene().await;
+    let (a, b) = (s.world.client(OPERATOR).await, s.world.client(PLATFORM).await);
+    let (one, two) = tokio::join!(a.revoke(TICKETS), b.revoke(TICKETS));
+    let (one, two) = (one.unwrap().into_inner().ending.unwrap(), two.unwrap().into_inner().ending.unwrap());
+    assert_eq!(one.seq, two.seq);
+    let records = s.world.records().await;
+    assert_eq!(records.of("revoked").len(), 1);
+    assert_eq!(records.of("leases.ended").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_identity_may_come_back_and_a_locked_one_may_not() {
+    let mut s = scene().await;
+    let operator = s.world.client(OPERATOR).await;
+    let name = format!("identity:{WORKER}");
+    let notes = operator.revoke(&name).await.unwrap().into_inner().notes.join(" ");
+    assert!(notes.contains("only a lock keeps it out"), "{notes}");
+    assert_eq!(s.notice().await.kind(), Kind::Revoked);
+    s.nothing_more("NOT_JOINED").await;
+    let back = Worker::join(s.worker.client.clone(), &s.worker.job, 1, "rank-0-again", "").await.unwrap();
+    let fresh = back.issue(Half::Reading).await;
+    fresh.is_live(&s.gateway).await;
+
+    operator.lock(&name).await.unwrap();
+    assert!(!fresh.seen_by(&s.gateway).await.active);
+    let no = Worker::join(s.worker.client.clone(), &s.worker.job, 1, "rank-0-third", "").await.err().unwrap();
+    Refused::of(&no).is(Code::PermissionDenied, "LOCKED");
+}
+
+// ---------- leases ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_16_a_lease_that_is_over_cannot_be_renewed_and_says_how_it_ended() {
+    let mut s = scene().await;
+    let operator = s.world.client(OPERATOR).await;
+    operator.revoke(TICKETS).await.unwrap();
+    let no = refused(s.worker.renew(&s.tokens[0].lease.id).await);
+    no.is(Code::FailedPrecondition, "LEASE_ENDED");
+    assert!(no.text.contains("revoked"), "{}", no.text);
+    let shown = |l: &Token| v1::GetLeaseRequest { lease: l.lease.id.clone() };
+    let before = operator.operators().get_lease(shown(&s.tokens[0])).await.unwrap().into_inner();
+    refused(s.worker.renew(&s.tokens[0].lease.id).await).is(Code::FailedPrecondition, "LEASE_ENDED");
+    let after = operator.operators().get_lease(shown(&s.tokens[0])).await.unwrap().into_inner();
+    assert_eq!(before, after, "a refused renewal changed the lease");
+    for _ in 0..61 {
+        s.worker.beat().await;
+        s.world.time().pass(Duration::from_secs(5)).await;
+    }
+    refused(s.worker.renew(&s.tokens[1].lease.id).await).is(Code::FailedPrecondition, "LEASE_EXPIRED");
+    // Of somebody else's lease it learns nothing, whether it lives, ended or never was.
+    let absent = refused(s.worker.renew(&LeaseId(7).to_string()).await);
+    absent.is(Code::NotFound, "LEASE_NOT_FOUND");
+    assert_eq!(refused(s.worker.renew(&s.others.lease.id).await), absent);
+    s.other.release(&s.others.lease.id).await.ok();
+    assert_eq!(refused(s.worker.renew(&s.others.lease.id).await), absent);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_given_back_is_over_and_twice_is_once() {
+    let s = scene().await;
+    let first = s.worker.release(&s.tokens[0].lease.id).await.unwrap().into_inner().ending.unwrap();
+    s.tokens[0].is_dead(&s.gateway, "LEASE_ENDED").await;
+    s.tokens[1].is_live(&s.gateway).await;
+    assert_eq!(first.behind, 1);
+    assert!(first.index > 0, "nobody can wait until it is on disk");
+    let operator = s.world.client(OPERATOR).await;
+    let wait = v1::WaitDurableRequest { index: first.index, epoch: first.epoch };
+    operator.operators().wait_durable(wait).await.unwrap();
+    let again = s.worker.release(&s.tokens[0].lease.id).await.unwrap().into_inner().ending.unwrap();
+    assert_eq!((again.seq, again.behind), (first.seq, first.behind));
+    let records = s.world.records().await;
+    let name = format!("lease:{}", s.tokens[0].lease.id);
+    assert_eq!(records.of("lowered").iter().filter(|r| r["name"] == name).count(), 1);
+    refused(s.worker.release(&s.others.lease.id).await).is(Code::NotFound, "LEASE_NOT_FOUND");
+    s.others.is_live(&s.gateway).await;
+}
+
+// ---------- locks ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_13_a_token_from_before_a_lock_stays_dead_after_the_unlock() {
+    let mut s = scene().await;
+    let operator = s.world.client(OPERATOR).await;
+    let locked = operator.lock(TICKETS).await.unwrap().into_inner();
+    assert_eq!((locked.ending.unwrap().behind, locked.lock.unwrap().by), (1, OPERATOR.to_owned()));
+    s.tokens[0].is_dead(&s.gateway, "LEASE_ENDED").await;
+    s.tokens[1].is_live(&s.gateway).await;
+    assert_eq!(s.notice().await.kind(), Kind::Reissue);
+    let no = refused(s.worker.try_issue(Half::Reading).await);
+    no.is(Code::PermissionDenied, "LOCKED");
+    assert!(no.facts["why"].contains("under investigation") && no.facts["fix"].contains("unlock"), "{no:?}");
+    // A job over the locked data is not created either, and none begins.
+    let no = refused(s.launcher.create(v1::JobSpec { name: "next".into(), ..spec() }, "next").await);
+    no.is(Code::PermissionDenied, "LOCKED");
+
+    operator.unlock(TICKETS).await.unwrap();
+    s.tokens[0].is_dead(&s.gateway, "LEASE_ENDED").await;
+    s.worker.issue(Half::Reading).await.is_live(&s.gateway).await;
+    s.tokens[0].is_dead(&s.gateway, "LEASE_ENDED").await;
+    refused(operator.unlock(TICKETS).await).is(Code::NotFound, "LOCK_NOT_FOUND");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_31_a_lock_on_a_prefix_of_identities_ends_what_is_below_it_and_keeps_it_out() {
+    let s = scene().await;
+    let platform = s.world.client(PLATFORM).await;
+    let prefix = "identity-prefix:spiffe://k8s.acme.example/ns/ml/";
+    let dry = v1::LockRequest { name: prefix.into(), reason: "r".into(), dry_run: true, ttl: None };
+    let would = platform.operators().lock(dry).await.unwrap().into_inner().ending.unwrap().behind;
+    let did = platform.lock(prefix).await.unwrap().into_inner().ending.unwrap().behind;
+    assert_eq!((would, did), (3, 3));
+    assert!(!s.tokens[0].seen_by(&s.gateway).await.active);
+    assert!(!s.others.seen_by(&s.gateway).await.active);
+    refused(s.worker.try_issue(Half::Reading).await).is(Code::PermissionDenied, "LOCKED");
+    platform.unlock(prefix).await.unwrap();
+    s.worker.issue(Half::Reading).await.is_live(&s.gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_with_a_time_lifts_itself_and_raises_nothing() {
+    let s = scene().await;
+    let operator = s.world.client(OPERATOR).await;
+    let request = v1::LockRequest {
+        name: TICKETS.into(),
+        reason: "for a minute".into(),
+        ttl: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
+        dry_run: false,
+    };
+    operator.operators().lock(request).await.unwrap();
+    s.world.time().advance(Duration::from_millis(9_999));
+    refused(s.worker.try_issue(Half::Reading).await).is(Code::PermissionDenied, "LOCKED");
+    s.world.time().advance(Duration::from_millis(1));
+    s.worker.issue(Half::Reading).await.is_live(&s.gateway).await;
+    s.tokens[0].is_dead(&s.gateway, "LEASE_ENDED").await;
+}
+
+// ---------- attempts ----------
+
+fn twice() -> v1::JobSpec {
+    let members = v1::Members { join: vec![WORKER.into()], attempts: 2, ..Default::default() };
+    v1::JobSpec { members: Some(members), ..spec() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_29_a_newer_attempt_ends_the_one_before_and_it_can_do_nothing_more() {
+    let mut s = scene_with(World::start().await, twice()).await;
+    let began = s.launcher.begin(&s.worker.job, "run-2").await.unwrap().into_inner();
+    assert_eq!(began.attempt.unwrap().number, 2);
+    s.all_dead().await;
+    s.other_lives().await;
+    assert_eq!(s.notice().await.reason, "ATTEMPT_STALE");
+    s.nothing_more("ATTEMPT_STALE").await;
+    let late = refused(s.worker.end_self(Outcome::Completed).await);
+    late.is(Code::FailedPrecondition, "ATTEMPT_STALE");
+    assert!(late.facts["fix"].contains("stop"));
+    let again = refused(s.launcher.end(&s.worker.job, 1, Outcome::Completed).await);
+    again.is(Code::FailedPrecondition, "ATTEMPT_STALE");
+    assert_eq!(s.launcher.job(&s.worker.job).await.state(), JobState::Running);
+    let next = Worker::join(s.worker.client.clone(), &s.worker.job, 2, "rank-0", "").await.unwrap();
+    next.issue(Half::Reading).await.is_live(&s.gateway).await;
+    s.recorded_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failed_attempt_leads_to_the_next_and_the_last_one_closes_the_job() {
+    let s = scene_with(World::start().await, twice()).await;
+    let answer = s.launcher.end(&s.worker.job, 1, Outcome::Failed).await.unwrap().into_inner();
+    assert_eq!(answer.job.unwrap().state(), JobState::Ready);
+    s.all_dead().await;
+    s.nothing_more("ATTEMPT_ENDED").await;
+    refused(s.launcher.begin(&s.worker.job, "run-1").await).is(Code::FailedPrecondition, "ATTEMPT_KEY_USED");
+    s.launcher.begin(&s.worker.job, "run-2").await.unwrap();
+    let answer = s.launcher.end(&s.worker.job, 2, Outcome::Failed).await.unwrap().into_inner();
+    assert_eq!(answer.job.unwrap().outcome(), Outcome::Failed);
+    refused(s.launcher.begin(&s.worker.job, "run-3").await).is(Code::FailedPrecondition, "JOB_CLOSED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_ends_reading_first_then_writing_and_with_it_the_attempt() {
+    let mut s = scene().await;
+    let request = v1::DrainAttemptRequest {
+        job: s.worker.job.clone(),
+        attempt: 1,
+        grace: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        reason: "spot notice".into(),
+    };
+    let answer = s.launcher.jobs().drain_attempt(request.clone()).await.unwrap().into_inner();
+    let now = i64::try_from(NOW.seconds()).unwrap();
+    assert_eq!(answer.reading_ends.unwrap().seconds - now, 10);
+    assert_eq!(answer.writing_ends.unwrap().seconds - now, 30);
+    let notice = s.notice().await;
+    assert_eq!((notice.kind(), notice.writing_ends), (Kind::Drain, answer.writing_ends));
+    // Nothing new to read, and checkpoints no longer than the grace.
+    refused(s.worker.try_issue(Half::Reading).await).is(Code::FailedPrecondition, "ATTEMPT_DRAINING");
+    let last = s.worker.issue(Half::Writing).await;
+    assert_eq!(last.lease.expires, answer.writing_ends);
+    assert!(last.answer.shortened_by.iter().any(|w| w.contains("drain")), "{:?}", last.answer.shortened_by);
+    refused(s.launcher.begin(&s.worker.job, "run-2").await);
+
+    let time = s.world.time();
+    let reading_ended = time
+        .pass_until(Duration::from_secs(20), async || !s.tokens[0].seen_by(&s.gateway).await.active)
+        .await
+        .expect("reading ends");
+    assert!(reading_ended <= Duration::from_secs(11), "{reading_ended:?}");
+    assert!(s.tokens[1].seen_by(&s.gateway).await.active && last.seen_by(&s.gateway).await.active);
+    s.worker.beat().await;
+    let time = s.world.time();
+    time.pass(Duration::from_secs(10)).await;
+    s.worker.beat().await;
+    let time = s.world.time();
+    let job = s.worker.job.clone();
+    time.pass_until(Duration::from_secs(20), async || s.launcher.job(&job).await.state() == JobState::Closed)
+        .await
+        .expect("the attempt ends");
+    let ended = s.launcher.job(&s.worker.job).await;
+    assert_eq!(ended.outcome(), Outcome::Interrupted);
+    assert!(!s.tokens[1].seen_by(&s.gateway).await.active && !last.seen_by(&s.gateway).await.active);
+    s.recorded_once().await;
+}
+
+// ---------- the daemon ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_39_a_restart_never_widens_access_and_the_member_goes_on() {
+    let mut s = scene().await;
+    let operator = s.world.client(OPERATOR).await;
+    operator.lock("dataset:acme/patients@v1").await.unwrap();
+    drop(operator);
+    let stream = s.worker.stream.take().unwrap();
+    s.world.restart().await;
+    drop(stream);
+    // The leases are dead: another key, another epoch.
+    let gateway = s.world.client(GATEWAY).await;
+    for token in &s.tokens {
+        token.is_dead(&gateway, "TOKEN_EPOCH").await;
+    }
+    // The job is there, suspended; nothing is given before the member has joined again.
+    let launcher = s.world.client(LAUNCHER).await;
+    let job = launcher.job(&s.worker.job).await;
+    assert_eq!((job.state(), job.attempts[0].state()), (JobState::Running, v1::AttemptState::Suspended));
+    assert_eq!(job.live_leases, 0);
+    s.worker.client = s.world.client(WORKER).await;
+    refused(s.worker.try_issue(Half::Reading).await).is(Code::FailedPrecondition, "NOT_JOINED");
+    s.worker.rejoin().await.unwrap();
+    s.worker.keep_alive().await;
+    assert_eq!(s.worker.joined.epoch, 2);
+    s.worker.issue(Half::Reading).await.is_live(&gateway).await;
+    for token in &s.tokens {
+        token.is_dead(&gateway, "TOKEN_EPOCH").await;
+    }
+    // The lock is still there, and so is what the caller's keys made.
+    let operator = s.world.client(OPERATOR).await;
+    let locks = operator.operators().list_locks(v1::ListLocksRequest {}).await.unwrap().into_inner().locks;
+    assert_eq!(locks.len(), 1);
+    assert_eq!((locks[0].name.as_str(), locks[0].by.as_str()), ("dataset:acme/patients@v1", OPERATOR));
+    let same = launcher.create(spec(), "key of support-lora").await.unwrap().into_inner();
+    assert_eq!((same.created, same.job.unwrap().id), (false, s.worker.job.clone()));
+    let again = launcher.begin(&s.worker.job, "run-1").await.unwrap().into_inner();
+    assert_eq!(again.attempt.unwrap().number, 1);
+    let records = s.world.records().await;
+    assert_eq!(records.report.epochs, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_39_what_was_over_before_a_restart_is_over_after_it() {
+    let mut s = scene_with(World::start().await, twice()).await;
+    s.launcher.end(&s.worker.job, 1, Outcome::Failed).await.unwrap();
+    let seq_before = s.world.daemon().broker.fences().seq();
+    s.world.restart().await;
+    assert!(s.world.daemon().broker.fences().seq() >= seq_before, "the count of lowerings went back");
+    let launcher = s.world.client(LAUNCHER).await;
+    refused(launcher.begin(&s.worker.job, "run-1").await).is(Code::FailedPrecondition, "ATTEMPT_KEY_USED");
+    let began = launcher.begin(&s.worker.job, "run-2").await.unwrap().into_inner();
+    assert_eq!(began.attempt.unwrap().number, 2);
+    launcher.end(&s.worker.job, 2, Outcome::Completed).await.unwrap();
+    s.world.restart().await;
+    let launcher = s.world.client(LAUNCHER).await;
+    let job = launcher.job(&s.worker.job).await;
+    assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Completed));
+    refused(launcher.begin(&s.worker.job, "run-3").await).is(Code::FailedPrecondition, "JOB_CLOSED");
+}

@@ -1,0 +1,74 @@
+//! What a test needs to meet the daemon as its callers do.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `clock` | [`TestClock`]: all three times, moved by hand |
+//! | `authority` | [`Authority`]: a trust domain that makes SVIDs, good and bad |
+//! | `world` | [`World`]: a daemon with its files, started, stopped and started again |
+//! | `client` | [`Client`]: an identity on a connection, and what refusals look like from there |
+//! | `worker` | [`Worker`]: a member of an attempt, with its session and its keep-alive stream |
+//! | `records` | the ledger, read from its files as an auditor does |
+
+mod authority;
+mod client;
+mod clock;
+mod records;
+mod worker;
+mod world;
+
+pub use authority::{Authority, Credentials, at, uri};
+pub use client::{Client, Refused, refused};
+pub use clock::{NOW, TestClock};
+pub use records::Records;
+pub use worker::{KeepAlive, Token, Worker, spec};
+pub use world::{Setup, World};
+
+use std::{future::Future, time::Duration};
+
+/// The longest that anything may take in real time before a test gives up. No test waits for it to pass.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Resolves with what a future answers, or fails the test where it takes too long.
+pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// Asks again and again until the answer is yes.
+pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
+    soon(what, async {
+        while !ask().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+// ---------- the cast ----------
+
+pub const DAEMON: &str = "spiffe://leasehold.example/daemon";
+pub const LAUNCHER: &str = "spiffe://k8s.acme.example/ns/ci/sa/launcher";
+/// Another launcher of the same tenant.
+pub const NIGHTLY: &str = "spiffe://k8s.acme.example/ns/ci/sa/nightly";
+/// A workload whose identity belongs to one job.
+pub const WORKER: &str = "spiffe://k8s.acme.example/ns/ml/job/tuner";
+/// A workload of the same tenant that belongs to another job.
+pub const OTHER_WORKER: &str = "spiffe://k8s.acme.example/ns/ml/job/other";
+/// A workload whose identity several jobs share.
+pub const SHARED: &str = "spiffe://hpc.acme.example/slurm/ml-support/node";
+pub const DISABLED: &str = "spiffe://k8s.acme.example/ns/old/job/tuner";
+pub const OPERATOR: &str = "spiffe://people.acme.example/u/ada";
+pub const AUDITOR: &str = "spiffe://people.acme.example/audit/eve";
+pub const PLATFORM: &str = "spiffe://people.platform.example/ops/root";
+pub const GLOBEX_LAUNCHER: &str = "spiffe://k8s.globex.example/ns/ci/sa/launcher";
+pub const GLOBEX_WORKER: &str = "spiffe://k8s.globex.example/ns/ml/job/tuner";
+pub const GLOBEX_OPERATOR: &str = "spiffe://k8s.globex.example/u/bob";
+/// The resource server of acme, which follows the feed.
+pub const GATEWAY: &str = "spiffe://k8s.acme.example/ns/data/sa/gateway";
+/// An audience of acme that knows `/keys` alone.
+pub const WEB: &str = "spiffe://k8s.acme.example/ns/data/sa/web";
+/// In a trusted domain, and in no catalog.
+pub const NOBODY: &str = "spiffe://k8s.acme.example/ns/default/sa/nobody";
+
+pub const TICKETS: &str = "dataset:acme/tickets@v3";
+pub const MODEL: &str = "model:acme/base-7b@2026.10";
+pub const LINE: &str = "checkpoint:acme/support-lora";

@@ -1,0 +1,49 @@
+//! The ledger, read from its files as an auditor does.
+
+use std::{fs, path::Path};
+
+use leasehold::ledger::{Dir, Report, verify};
+use serde_json::Value;
+
+/// All records of a ledger, whose chain was found whole.
+pub struct Records {
+    pub report: Report,
+    pub all: Vec<Value>,
+    /// The files' text.
+    pub text: String,
+}
+
+impl Records {
+    /// Verifies the chain, then reads.
+    pub fn read(state: &Path) -> Self {
+        let report =
+            verify(&Dir::at(state), None).unwrap_or_else(|e| panic!("the ledger does not hold: {e}"));
+        let mut segments: Vec<_> = fs::read_dir(state)
+            .unwrap()
+            .map(|f| f.unwrap().path())
+            .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
+            .collect();
+        segments.sort();
+        let text: String = segments.iter().map(|p| fs::read_to_string(p).unwrap()).collect();
+        let all: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        assert_eq!(all.len() as u64, report.records);
+        Records { report, all, text }
+    }
+
+    /// The records of one type, oldest first.
+    pub fn of(&self, kind: &str) -> Vec<&Value> {
+        self.all.iter().filter(|r| r["type"] == kind).collect()
+    }
+
+    /// The one record of a type.
+    pub fn one(&self, kind: &str) -> &Value {
+        match self.of(kind).as_slice() {
+            [one] => one,
+            all => panic!("{} records of {kind}: {:?}", all.len(), self.kinds()),
+        }
+    }
+
+    pub fn kinds(&self) -> Vec<&str> {
+        self.all.iter().map(|r| r["type"].as_str().unwrap_or_default()).collect()
+    }
+}

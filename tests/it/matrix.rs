@@ -1,0 +1,291 @@
+//! Law 42: who may call what, for every call of the proto, on what lives, what has ended and what never was.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
+
+use leasehold::{
+    name::{JobId, LeaseId},
+    proto::{self, v1},
+    secret::Secret,
+};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status};
+
+use crate::harness::*;
+
+/// The columns of the matrix.
+const CALLERS: [(&str, &str); 11] = [
+    ("launcher", LAUNCHER),
+    ("member", WORKER),
+    ("nightly", NIGHTLY),
+    ("other", OTHER_WORKER),
+    ("operator", OPERATOR),
+    ("auditor", AUDITOR),
+    ("platform", PLATFORM),
+    ("verifier", GATEWAY),
+    ("globex", GLOBEX_LAUNCHER),
+    ("globex-op", GLOBEX_OPERATOR),
+    ("nobody", NOBODY),
+];
+
+/// A row for each call; its head says what the words mean.
+const MATRIX: &str = include_str!("matrix.txt");
+
+/// What a call is made on.
+#[derive(Clone)]
+struct Target {
+    job: String,
+    lease: String,
+    session: v1::Session,
+    token: String,
+}
+
+/// One call, by its name in the proto. Those that end or hold something do it for the target alone.
+async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(), Status> {
+    fn done<T>(answer: Result<Response<T>, Status>) -> Result<(), Status> {
+        answer.map(|_| ())
+    }
+    let (mut jobs, mut members) = (client.jobs(), client.members());
+    let (mut operators, mut verifiers) = (client.operators(), client.verifiers());
+    let (job, reason) = (t.job.clone(), "the matrix".to_owned());
+    let session = Some(t.session.clone());
+    match rpc {
+        "CreateJob" => {
+            let spec = v1::JobSpec { acting_for: String::new(), ..spec() };
+            let request =
+                v1::CreateJobRequest { spec: Some(spec), idempotency_key: format!("{turn}"), dry_run: true };
+            done(jobs.create_job(request).await)
+        }
+        "GetJob" => done(jobs.get_job(v1::GetJobRequest { job }).await),
+        "ListJobs" => {
+            let listed = jobs.list_jobs(v1::ListJobsRequest::default()).await?.into_inner().jobs;
+            // Success here is to be shown the job.
+            match listed.iter().any(|j| j.id == t.job) {
+                true => Ok(()),
+                false => Err(Status::ok("unseen")),
+            }
+        }
+        "CloseJob" => done(jobs.close_job(v1::CloseJobRequest { job, outcome: 0, reason }).await),
+        "BeginAttempt" => done(
+            jobs.begin_attempt(v1::BeginAttemptRequest { job, key: "run-1".into(), supersede: false }).await,
+        ),
+        "DrainAttempt" => {
+            done(jobs.drain_attempt(v1::DrainAttemptRequest { job, attempt: 1, grace: None, reason }).await)
+        }
+        "EndAttempt" => {
+            let request = v1::EndAttemptRequest {
+                job,
+                attempt: 1,
+                outcome: 2,
+                instance: "rank-0".into(),
+                detail: reason,
+            };
+            done(jobs.end_attempt(request).await)
+        }
+        "WatchJob" => {
+            let mut stream = jobs.watch_job(v1::WatchJobRequest { job }).await?.into_inner();
+            stream.message().await.map(|_| ())
+        }
+        "JoinAttempt" => {
+            let request = v1::JoinAttemptRequest {
+                job,
+                attempt: 1,
+                instance: t.session.instance.clone(),
+                session_digest: Secret::from_bytes(&t.session.secret).unwrap().digest().0.to_vec(),
+                ticket: String::new(),
+            };
+            done(members.join_attempt(request).await)
+        }
+        "KeepAlive" => {
+            let (tx, rx) = mpsc::channel(1);
+            tx.send(v1::KeepAliveRequest { session, beat: 1, goodbye: false }).await.unwrap();
+            let mut stream = members.keep_alive(ReceiverStream::new(rx)).await?.into_inner();
+            stream.message().await.map(|_| ())
+        }
+        "IssueCredential" => done(
+            members
+                .issue_credential(v1::IssueCredentialRequest { session, half: 1, ..Default::default() })
+                .await,
+        ),
+        "RenewLease" => done(
+            members.renew_lease(v1::RenewLeaseRequest { session, lease: t.lease.clone(), ttl: None }).await,
+        ),
+        "ReleaseLease" => {
+            done(members.release_lease(v1::ReleaseLeaseRequest { session, lease: t.lease.clone() }).await)
+        }
+        "ListLeases" => {
+            let behind = format!("job:{job}");
+            done(operators.list_leases(v1::ListLeasesRequest { behind, ..Default::default() }).await)
+        }
+        "GetLease" => done(operators.get_lease(v1::GetLeaseRequest { lease: t.lease.clone() }).await),
+        "Revoke" => done(
+            operators.revoke(v1::RevokeRequest { name: format!("job:{job}"), reason, dry_run: false }).await,
+        ),
+        "Lock" => {
+            let request = v1::LockRequest { name: format!("job:{job}"), reason, ttl: None, dry_run: false };
+            done(operators.lock(request).await)
+        }
+        "Unlock" => done(operators.unlock(v1::UnlockRequest { name: format!("job:{job}"), reason }).await),
+        "ListLocks" => done(operators.list_locks(v1::ListLocksRequest {}).await),
+        "WaitDurable" => done(operators.wait_durable(v1::WaitDurableRequest { index: 1, epoch: 0 }).await),
+        "ReloadCatalog" => done(operators.reload_catalog(v1::ReloadCatalogRequest { dry_run: true }).await),
+        "TailLedger" => {
+            let request = v1::TailLedgerRequest { from_index: 1, no_follow: true };
+            let mut stream = operators.tail_ledger(request).await?.into_inner();
+            stream.message().await.map(|_| ())
+        }
+        "WhoAmI" => done(operators.who_am_i(v1::WhoAmIRequest {}).await),
+        "Introspect" => {
+            let request = v1::IntrospectRequest { token: t.token.clone(), presenter: WORKER.into() };
+            done(verifiers.introspect(request).await)
+        }
+        "WatchFences" => {
+            let (tx, rx) = mpsc::channel(1);
+            tx.send(v1::WatchFencesRequest { audience: GATEWAY.into(), tick: 1 }).await.unwrap();
+            let mut stream = verifiers.watch_fences(ReceiverStream::new(rx)).await?.into_inner();
+            stream.message().await.map(|_| ())
+        }
+        "GetKeys" => done(verifiers.get_keys(v1::GetKeysRequest {}).await),
+        other => panic!("{other} is in the proto and not in the matrix: say here who may call it"),
+    }
+}
+
+fn rpcs() -> Vec<String> {
+    let files = prost_types::FileDescriptorSet::decode(proto::DESCRIPTOR).unwrap();
+    let ours = files.file.iter().filter(|f| f.package() == "leasehold.v1");
+    ours.flat_map(|f| f.service.iter().flat_map(|s| s.method.iter().map(|m| m.name().to_owned()))).collect()
+}
+
+/// A job with a member and a lease; the worker is kept so that it stays joined.
+async fn target(launcher: &Client, worker: &Client, turn: usize) -> (Target, Worker) {
+    let key = format!("target-{turn}");
+    let job = launcher.create(v1::JobSpec { name: key.clone(), ..spec() }, &key).await.unwrap();
+    let job = job.into_inner().job.unwrap().id;
+    launcher.begin(&job, "run-1").await.unwrap();
+    let worker = Worker::join(worker.clone(), &job, 1, "rank-0", "").await.unwrap();
+    let token = worker.issue(v1::Half::Reading).await;
+    let target =
+        Target { job, lease: token.lease.id.clone(), session: worker.session().unwrap(), token: token.text };
+    (target, worker)
+}
+
+fn word(answer: &Result<(), Status>) -> String {
+    match answer {
+        Ok(()) => ".".into(),
+        Err(s) if s.code() == tonic::Code::Ok => s.message().to_owned(),
+        Err(s) => {
+            let no = Refused::of(s);
+            match no.reason.as_str() {
+                "JOB_NOT_FOUND" => "job?".into(),
+                "LEASE_NOT_FOUND" => "lease?".into(),
+                "RESOURCE_NOT_FOUND" => "resource?".into(),
+                "AUDIENCE_UNKNOWN" => "audience?".into(),
+                "POLICY_DENIED" => "denied".into(),
+                "PRINCIPAL_UNKNOWN" => "who?".into(),
+                "KIND_NOT_ALLOWED" => "kind".into(),
+                "SESSION_MISMATCH" => "session".into(),
+                "NOT_A_MEMBER" => "member".into(),
+                other => other.to_owned(),
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_42_only_those_whom_policy_names_succeed_at_each_call() {
+    let world = World::start().await;
+    let mut callers = Vec::new();
+    for (column, id) in CALLERS {
+        callers.push((column, world.client(id).await));
+    }
+    let (launcher, worker) = (callers[0].1.clone(), callers[1].1.clone());
+    let mut seen = String::new();
+    let mut turn = 0;
+    for rpc in rpcs() {
+        write!(seen, "{rpc:<16}").unwrap();
+        for (_, client) in &callers {
+            turn += 1;
+            let (t, kept) = target(&launcher, &worker, turn).await;
+            if rpc == "Unlock" {
+                world.client(OPERATOR).await.lock(&format!("job:{}", t.job)).await.unwrap();
+            }
+            let answer = soon(&rpc, call(client, &rpc, &t, turn)).await;
+            write!(seen, "{:<10}", word(&answer)).unwrap();
+            drop(kept);
+        }
+        seen.truncate(seen.trim_end().len());
+        seen.push('\n');
+    }
+    let mut head = format!("{:<16}", "");
+    for (column, _) in CALLERS {
+        write!(head, "{column:<10}").unwrap();
+    }
+    let seen = format!("{}\n{seen}", head.trim_end());
+    let (mut expected, mut found) = (BTreeMap::new(), BTreeMap::new());
+    for (rows, text) in [(&mut expected, MATRIX), (&mut found, seen.as_str())] {
+        rows.extend(text.lines().filter(|l| !l.starts_with('#')).map(|l| {
+            let mut words = l.split_whitespace();
+            (words.next().unwrap_or_default().to_owned(), words.map(str::to_owned).collect::<Vec<_>>())
+        }));
+    }
+    let known: BTreeSet<_> = expected.keys().cloned().collect();
+    for rpc in rpcs() {
+        assert!(known.contains(&rpc), "{rpc} has no row in matrix.txt; the matrix as it is now:\n{seen}");
+    }
+    assert_eq!(expected, found, "the matrix as it is now:\n{seen}");
+}
+
+/// To whom a job is not shown it is the same whether it lives, has ended or never was: code, reason, text and facts.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_42_absent_and_foreign_are_the_same_in_code_reason_and_text() {
+    let world = World::start().await;
+    let (launcher, worker) = (world.client(LAUNCHER).await, world.client(WORKER).await);
+    let (live, kept) = target(&launcher, &worker, 1).await;
+    let (ended, _gone) = target(&launcher, &worker, 2).await;
+    launcher.end(&ended.job, 1, v1::Outcome::Completed).await.unwrap();
+    let absent = Target {
+        job: JobId(7).to_string(),
+        lease: LeaseId(7).to_string(),
+        session: v1::Session { job: JobId(7).to_string(), ..live.session.clone() },
+        token: live.token.clone(),
+    };
+    let of_one_thing = [
+        "GetJob",
+        "CloseJob",
+        "BeginAttempt",
+        "DrainAttempt",
+        "EndAttempt",
+        "WatchJob",
+        "JoinAttempt",
+        "KeepAlive",
+        "IssueCredential",
+        "RenewLease",
+        "ReleaseLease",
+        "GetLease",
+        "Revoke",
+        "Lock",
+        "Unlock",
+    ];
+    for id in [NIGHTLY, OTHER_WORKER, GATEWAY, GLOBEX_LAUNCHER, GLOBEX_WORKER, GLOBEX_OPERATOR] {
+        let stranger = world.client(id).await;
+        for rpc in of_one_thing {
+            let mut answers = Vec::new();
+            for t in [&live, &ended, &absent] {
+                let no = soon(rpc, call(&stranger, rpc, t, 3)).await.expect_err(rpc);
+                let mut no = Refused::of(&no);
+                for name in [&t.job, &t.lease] {
+                    no.text = no.text.replace(name.as_str(), "NAME");
+                    no.facts.values_mut().for_each(|v| *v = v.replace(name.as_str(), "NAME"));
+                }
+                answers.push(no);
+            }
+            assert_eq!(answers[0], answers[2], "{id} {rpc}: one that lives");
+            assert_eq!(answers[1], answers[2], "{id} {rpc}: one that has ended");
+        }
+    }
+    drop(kept);
+}
