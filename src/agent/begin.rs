@@ -160,11 +160,10 @@ pub(super) async fn begin(
     // Noted before it is asked for: the answer may be lost when it was done.
     begun.joined = Some(instance);
     let join = async |_: Duration| connect(calls.clone(), &who, || place.clock.now()).await;
-    let connected = calls.persist(START_PATIENCE, join).await.map_err(|refusal| {
+    let connected = calls.persist(START_PATIENCE, join).await.inspect_err(|refusal| {
         if refusal.reason != Reason::Unreachable {
             begun.joined = None;
         }
-        refusal
     })?;
     begun.ends_at_latest = connected.ends_at_latest;
     Ok((who, connected))

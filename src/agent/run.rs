@@ -153,7 +153,7 @@ pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
         clock: place.clock,
         voice: place.voice,
     };
-    Ok(run.to_the_end(member).await)
+    Ok(run.until_the_end(member).await)
 }
 
 /// The member with all of its credentials, and the environment that names them.
@@ -226,7 +226,7 @@ struct Run {
 }
 
 impl Run {
-    async fn to_the_end(mut self, member: Member) -> u8 {
+    async fn until_the_end(mut self, member: Member) -> u8 {
         let (commands, orders) = mpsc::channel(4);
         let (tell, mut told) = mpsc::channel(1);
         let serving = member.serve(orders, tell);
