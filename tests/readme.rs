@@ -3,6 +3,14 @@
 //! A block is `console`, with what it means behind the word: `stays` keeps its command running while the later blocks run, and
 //! `ends N` says what it exits with when something ended it. A line's `# exit N` says what it exits with; else 0.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test says what is wrong by failing"
+)]
+
 use std::{
     path::Path,
     process::{Child, Command, Stdio},

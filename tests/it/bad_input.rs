@@ -333,7 +333,7 @@ async fn a_request_of_five_mebibytes_is_refused_with_its_reason_and_the_connecti
     refused_so!(world, InvalidArgument, "MESSAGE_TOO_LARGE", launcher.create(huge, "k").await);
     let worker = world.working().await;
     let gateway = world.client(GATEWAY).await;
-    let ask = v1::IntrospectRequest { token: "x".repeat(5 << 20), presenter: String::new() };
+    let ask = v1::IntrospectRequest { token: "x".repeat(5 << 20), ..Default::default() };
     refused_so!(world, InvalidArgument, "MESSAGE_TOO_LARGE", gateway.verifiers().introspect(ask).await);
     assert!(launcher.create(v1::JobSpec { name: "next".into(), ..spec() }, "next").await.is_ok());
     drop(worker);

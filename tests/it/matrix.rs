@@ -140,7 +140,11 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         }
         "WhoAmI" => done(operators.who_am_i(v1::WhoAmIRequest {}).await),
         "Introspect" => {
-            let request = v1::IntrospectRequest { token: t.token.clone(), presenter: WORKER.into() };
+            let request = v1::IntrospectRequest {
+                token: t.token.clone(),
+                presenter: WORKER.into(),
+                ..Default::default()
+            };
             done(verifiers.introspect(request).await)
         }
         "WatchFences" => {

@@ -20,7 +20,7 @@ pub use authority::{Authority, Credentials, at, uri};
 pub use client::{Client, Refused, refused};
 pub use clock::{NOW, TestClock};
 pub use records::Records;
-pub use worker::{KeepAlive, Token, Worker, spec};
+pub use worker::{Token, Worker, spec};
 pub use world::{Setup, World};
 
 use std::{future::Future, time::Duration};

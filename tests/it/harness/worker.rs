@@ -95,7 +95,8 @@ impl Client {
 
     /// Whether a token is good now, and why not.
     pub async fn introspect(&self, token: &str, presenter: &str) -> v1::IntrospectResponse {
-        let request = v1::IntrospectRequest { token: token.into(), presenter: presenter.into() };
+        let request =
+            v1::IntrospectRequest { token: token.into(), presenter: presenter.into(), ..Default::default() };
         self.verifiers().introspect(request).await.unwrap().into_inner()
     }
 }
