@@ -104,9 +104,10 @@ impl Broker {
             last = Some(now.boot);
             let window = beat_window(self.settings.beat, self.settings.lost_after).saturating_add(discount);
             for key in self.sessions.silent(now.boot, window) {
-                let (job, attempt, instance) = &key;
-                self.member_gone(*job, *attempt, instance, "it missed its beats");
-                self.sessions.forget(&key);
+                if self.sessions.forget_silent(&key, now.boot, window) {
+                    let (job, attempt, instance) = &key;
+                    self.member_gone(*job, *attempt, instance, "it missed its beats");
+                }
             }
             for job in self.state.open_jobs() {
                 self.reap(&job);

@@ -93,7 +93,20 @@ impl Sessions {
             .collect()
     }
 
-    pub(super) fn forget(&self, key: &MemberKey) {
+    /// Forgets a member that is still silent. False where it has beaten meanwhile.
+    pub(super) fn forget_silent(&self, key: &MemberKey, now: BootTime, window: Duration) -> bool {
+        let silent = |p: &Presence| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window;
+        self.0.remove_if(key, |_, p| silent(p)).is_some()
+    }
+
+    /// Forgets a member whose last stream this presence saw. False where the member is there by another presence, having come
+    /// back since, or by another stream.
+    fn forget_gone(&self, key: &MemberKey, presence: &Arc<Presence>) -> bool {
+        let gone = |p: &Arc<Presence>| Arc::ptr_eq(p, presence) && p.streams.load(Ordering::Acquire) == 0;
+        self.0.remove_if(key, |_, p| gone(p)).is_some()
+    }
+
+    fn forget(&self, key: &MemberKey) {
         self.0.remove(key);
     }
 }
@@ -217,16 +230,15 @@ impl Broker {
         let (job, _) = self.member(caller, session)?;
         let key = (session.job, session.attempt, session.instance.clone());
         let beat = self.clock.now().boot;
-        let presence = self
-            .sessions
-            .0
-            .entry(key.clone())
-            .or_insert_with(|| {
+        // Counted while the map's entry is held, so that nobody forgets it in between.
+        let presence = {
+            let held = self.sessions.0.entry(key.clone()).or_insert_with(|| {
                 Arc::new(Presence { streams: AtomicU32::new(0), last_beat: AtomicU64::new(beat.0) })
-            })
-            .clone();
-        presence.streams.fetch_add(1, Ordering::AcqRel);
-        presence.last_beat.fetch_max(beat.0, Ordering::AcqRel);
+            });
+            held.streams.fetch_add(1, Ordering::AcqRel);
+            held.last_beat.fetch_max(beat.0, Ordering::AcqRel);
+            held.clone()
+        };
         drop(job);
         Ok(Attachment {
             broker: self.clone(),
@@ -415,10 +427,10 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let was_last = self.presence.streams.fetch_sub(1, Ordering::AcqRel) == 1;
-        if was_last && !self.left {
+        // A stream may end long after its member was lost and came back by another one.
+        if was_last && !self.left && self.broker.sessions.forget_gone(&self.key, &self.presence) {
             let (job, attempt, instance) = &self.key;
             self.broker.member_gone(*job, *attempt, instance, "its connection was lost");
-            self.broker.sessions.forget(&self.key);
         }
     }
 }

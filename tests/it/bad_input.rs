@@ -471,7 +471,7 @@ async fn a_policy_with_a_typo_is_not_taken_and_changes_nothing() {
         assert!(no.facts.get("mistake").unwrap_or(&no.text).contains("leasehold.cedar"), "{no:?}");
         let mut second = World::prepared(|_| {});
         second.write("policy/leasehold.cedar", &format!("{good}\n{typo}\n"));
-        let why = second.try_start().await.err().expect("it does not start either");
+        let why = second.try_start().await.expect_err("it does not start either");
         assert!(why.to_string().contains("leasehold.cedar"), "{why}");
     }
     token.is_live(&gateway).await;
