@@ -157,7 +157,11 @@ impl Broker {
                 .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
             let record = self
                 .issued_record(&job, &facts, &grant, &rules, caller, &claims, &minted, &life, now, binding);
-            self.record(&record).await?;
+            if let Err(refusal) = self.record(&record).await {
+                // It may be on disk all the same: what was not handed out is said to be so.
+                self.cancelled(id, job.id, refusal.reason);
+                return Err(refusal);
+            }
 
             let terms = Terms { id, issued: now.lease, deadline: life.deadline, latest: life.latest, facts };
             let lease = match self.table.insert(grant, terms) {

@@ -5,6 +5,8 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::err_expect,
+    clippy::disallowed_methods,
     reason = "a test that cannot go on has failed"
 )]
 
@@ -18,4 +20,5 @@ mod idempotency;
 mod lifecycle;
 mod matrix;
 mod path;
+mod run;
 mod surfaces;
