@@ -103,8 +103,8 @@ impl Broker {
             }
             last = Some(now.boot);
             let window = beat_window(self.settings.beat, self.settings.lost_after).saturating_add(discount);
-            for (key, presence) in self.sessions.silent(now.boot, window) {
-                if self.sessions.end(&key, &presence) {
+            for key in self.sessions.silent(now.boot, window) {
+                if self.sessions.forget_silent(&key, now.boot, window) {
                     let (job, attempt, instance) = &key;
                     self.member_gone(*job, *attempt, instance, "it missed its beats");
                 }

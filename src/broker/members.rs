@@ -92,9 +92,9 @@ impl Presence {
 
 impl Sessions {
     /// Members whose last beat is older than the window.
-    pub(super) fn silent(&self, now: BootTime, window: Duration) -> Vec<(MemberKey, Arc<Presence>)> {
+    pub(super) fn silent(&self, now: BootTime, window: Duration) -> Vec<MemberKey> {
         let is_silent = |p: &Presence| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window;
-        self.0.iter().filter(|p| is_silent(p)).map(|p| (p.key().clone(), p.clone())).collect()
+        self.0.iter().filter(|p| is_silent(p)).map(|p| p.key().clone()).collect()
     }
 
     /// Begins a presence anew: a member that joins, or is back. What is left of an earlier one has no say any more.
@@ -102,19 +102,38 @@ impl Sessions {
         self.0.insert(key, Presence::new(beat));
     }
 
-    /// The present one.
-    fn take_up(&self, key: MemberKey, beat: BootTime) -> Arc<Presence> {
-        self.0.entry(key).or_insert_with(|| Presence::new(beat)).clone()
+    /// Makes sure that there is one.
+    fn take_up(&self, key: MemberKey, beat: BootTime) {
+        self.0.entry(key).or_insert_with(|| Presence::new(beat));
+    }
+
+    /// The present one, with one stream more. Counted while the map's entry is held, so that nobody forgets it in between.
+    fn open_stream(&self, key: MemberKey, beat: BootTime) -> Arc<Presence> {
+        let held = self.0.entry(key).or_insert_with(|| Presence::new(beat));
+        held.streams.fetch_add(1, Ordering::AcqRel);
+        held.last_beat.fetch_max(beat.0, Ordering::AcqRel);
+        held.clone()
     }
 
     fn has(&self, key: &MemberKey) -> bool {
         self.0.contains_key(key)
     }
 
-    /// Ends this very presence; false where a newer one has begun, or it ended before. To be asked before its member is taken
-    /// for gone.
-    pub(super) fn end(&self, key: &MemberKey, presence: &Arc<Presence>) -> bool {
-        self.0.remove_if(key, |_, present| Arc::ptr_eq(present, presence)).is_some()
+    /// Forgets a member that is still silent. False where it has beaten meanwhile.
+    pub(super) fn forget_silent(&self, key: &MemberKey, now: BootTime, window: Duration) -> bool {
+        let silent = |p: &Presence| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window;
+        self.0.remove_if(key, |_, p| silent(p)).is_some()
+    }
+
+    /// Forgets a member whose last stream this presence saw. False where the member is there by another presence, having come
+    /// back since, or by another stream.
+    fn forget_gone(&self, key: &MemberKey, presence: &Arc<Presence>) -> bool {
+        let gone = |p: &Arc<Presence>| Arc::ptr_eq(p, presence) && p.streams.load(Ordering::Acquire) == 0;
+        self.0.remove_if(key, |_, p| gone(p)).is_some()
+    }
+
+    fn forget(&self, key: &MemberKey) {
+        self.0.remove(key);
     }
 }
 
@@ -186,7 +205,7 @@ impl Broker {
         let (key, beat) = ((id, attempt, instance.clone()), self.clock.now().boot);
         match widened.changed {
             true => self.sessions.begin(key, beat),
-            false => drop(self.sessions.take_up(key, beat)),
+            false => self.sessions.take_up(key, beat),
         }
         let offers = self.offers(&widened.job);
         Ok(JoinedMember { job: widened.job, member, offers })
@@ -233,9 +252,7 @@ impl Broker {
         let (job, _) = self.member(caller, session)?;
         let key = (session.job, session.attempt, session.instance.clone());
         let beat = self.clock.now().boot;
-        let presence = self.sessions.take_up(key.clone(), beat);
-        presence.streams.fetch_add(1, Ordering::AcqRel);
-        presence.last_beat.fetch_max(beat.0, Ordering::AcqRel);
+        let presence = self.sessions.open_stream(key.clone(), beat);
         drop(job);
         Ok(Attachment {
             broker: self.clone(),
@@ -356,7 +373,7 @@ impl Attachment {
         if let Ok(done) = done {
             self.broker.sweep(&done.lowered, "released");
         }
-        self.broker.sessions.end(&self.key, &self.presence);
+        self.broker.sessions.forget(&self.key);
     }
 
     /// The next thing that the member must act on. After `Revoked` nothing comes.
@@ -435,8 +452,8 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let was_last = self.presence.streams.fetch_sub(1, Ordering::AcqRel) == 1;
-        // The presence first: a member that joins again meanwhile has begun another, which this loss does not concern.
-        if was_last && !self.left && self.broker.sessions.end(&self.key, &self.presence) {
+        // A stream may end long after its member was lost and came back by another one.
+        if was_last && !self.left && self.broker.sessions.forget_gone(&self.key, &self.presence) {
             let (job, attempt, instance) = &self.key;
             self.broker.member_gone(*job, *attempt, instance, "its connection was lost");
         }
