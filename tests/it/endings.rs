@@ -431,7 +431,8 @@ async fn law_23_a_revocation_ends_all_that_stands_behind_its_name_and_nothing_el
         ("identity:spiffe://k8s.acme.example/ns/ci/sa/launcher", OPERATOR, BOTH, 2),
         ("dataset:acme/tickets@v3", OPERATOR, READING, 1),
         ("dataset:acme/tickets", OPERATOR, READING, 1),
-        ("model:acme/base-7b@2026.10", OPERATOR, READING, 1),
+        // The writing half too: it tunes that model.
+        ("model:acme/base-7b@2026.10", OPERATOR, BOTH, 2),
         ("checkpoint:acme/support-lora", OPERATOR, WRITING, 1),
         ("tenant:acme", OPERATOR, ALL, 3),
         ("domain:k8s.acme.example", PLATFORM, ALL, 3),
