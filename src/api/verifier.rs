@@ -2,8 +2,9 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use tokio::sync::{broadcast::error::RecvError, mpsc};
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use futures_util::{Stream, StreamExt, future, stream};
+use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
     edge::Edge,
 };
 use crate::{
-    broker::{Broker, Verdict},
+    broker::{Broker, Caller, Verdict},
     fence::Subscription,
     limits,
     link::Connection,
@@ -80,10 +81,20 @@ impl VerifierService for Verifiers {
         let audience: SpiffeId = named("audience", &first.audience).map_err(refuse)?;
         self.0.broker.may_watch(&caller, &audience).map_err(refuse)?;
         let (tx, rx) = mpsc::channel(STREAM_BUFFER);
-        let feed =
-            Feed { broker: self.0.broker.clone(), stopping: self.0.stopping.clone(), connection, ticks, tx };
-        tokio::spawn(feed.run(first.tick));
-        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+        let (last, end) = oneshot::channel();
+        let feed = Feed {
+            broker: self.0.broker.clone(),
+            stopping: self.0.stopping.clone(),
+            connection,
+            caller,
+            audience,
+            ticks,
+            tx,
+        };
+        tokio::spawn(feed.run(first.tick, last));
+        // How it ended comes after what was sent before it, however late that is read.
+        let end = stream::once(end).filter_map(|end| future::ready(end.ok().map(Err)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx).chain(end))))
     }
 
     async fn get_keys(
@@ -98,21 +109,23 @@ impl VerifierService for Verifiers {
     }
 }
 
-/// One verifier's feed.
+/// One verifier's feed: the lowerings that concern its audience, each with the one before it in this feed.
 struct Feed {
     broker: Arc<Broker>,
     stopping: tokio_util::sync::CancellationToken,
     connection: Connection,
+    caller: Caller,
+    audience: SpiffeId,
     ticks: Streaming<v1::WatchFencesRequest>,
     tx: mpsc::Sender<Result<v1::WatchFencesResponse, Status>>,
 }
 
 impl Feed {
-    async fn run(mut self, first_tick: u64) {
+    async fn run(mut self, first_tick: u64, end: oneshot::Sender<Status>) {
         metrics::gauge!("leasehold_fence_feeds").increment(1.0);
         if let Err(why) = self.follow(first_tick).await {
-            let end = self.tx.send(Err(super::status(&why)));
-            let _ = tokio::time::timeout(limits::CONNECTION_GRACE, end).await;
+            // A client that is gone hears nothing more.
+            let _ = end.send(super::status(&why));
         }
         metrics::gauge!("leasehold_fence_feeds").decrement(1.0);
     }
@@ -134,6 +147,7 @@ impl Feed {
         for chunk in snapshot.chunks(limits::FEED_CHUNK) {
             let fences = chunk
                 .iter()
+                .filter(|(name, _)| self.broker.is_told_of_name(&self.audience, name))
                 .map(|(name, seq)| v1::LoweredFence { name: name.to_string(), seq: seq.0 })
                 .collect();
             self.send(Event::Snapshot(v1::FeedSnapshot { fences, complete: false, seq: 0 })).await?;
@@ -147,6 +161,7 @@ impl Feed {
                 // Lowerings before ticks: an echoed tick says that all that was lowered before it was sent before it.
                 biased;
                 lowering = lowerings.recv() => match lowering {
+                    Ok(l) if !self.broker.is_told_of(&self.audience, &l) => {}
                     Ok(l) => {
                         let (name, seq) = (l.name.to_string(), l.seq.0);
                         self.send(Event::Lowered(v1::FeedLowered { name, seq, prev })).await?;
@@ -167,6 +182,7 @@ impl Feed {
                         if let Err(e) = self.connection.check(self.broker.clock().now().wall) {
                             return Err(Refusal::new(e.reason(), e.to_string()));
                         }
+                        self.broker.may_still_watch(&mut self.caller, &self.audience)?;
                         self.tick(m.tick).await?;
                     }
                     Some(Err(_)) | None => return Ok(()),

@@ -34,6 +34,7 @@ impl Broker {
     /// the old ones looks at the revision once more before it hands anything out.
     pub fn replace_rules(&self, rules: Rules, by: Actor) -> Reloaded {
         let rules = Arc::new(rules);
+        self.reach.widen(rules.catalog());
         self.rules.store(rules.clone());
         self.fences.raise_revision();
         let mut ended = 0u64;

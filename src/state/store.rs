@@ -320,14 +320,16 @@ impl Store {
         by: Actor,
         reason: &str,
     ) -> Result<Lock, Refused<std::convert::Infallible>> {
-        let (lock, appending) = {
+        let (turn, lock, appending) = {
             let inner = self.lock_inner();
-            let lock = inner.locks.find(name, self.clock.now().lease).cloned().ok_or(Refused::NoLock)?;
+            let (turn, lock) = inner.locks.set(name, self.clock.now().lease).ok_or(Refused::NoLock)?;
+            let lock = lock.clone();
             let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
-            (lock, self.ledger.append(&record))
+            (turn, lock, self.ledger.append(&record))
         };
         appending.await.map_err(|e| Refused::Ledger(e.to_string()))?;
-        self.lock_inner().locks.remove(name);
+        // A lock that was set again meanwhile, and recorded after this, stays.
+        self.lock_inner().locks.lift(name, turn);
         Ok(lock)
     }
 
@@ -398,10 +400,10 @@ impl Store {
     ) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
         let mut inner = self.lock_inner();
         inner.locks.prune(self.clock.now().lease);
-        if inner.locks.len() >= limits::LOCKS_MAX {
+        if inner.locks.len() >= limits::LOCKS_MAX && !inner.locks.contains(&lock.name) {
             return Err(Refused::TooManyLocks);
         }
-        inner.locks.insert(lock.clone());
+        let lock = inner.locks.insert(lock).clone();
         let (ending, lowered, revision) = match &lock.name {
             LockName::Name(name) => {
                 let l = self.fences.lower(name, lock.since);
