@@ -199,9 +199,14 @@ impl Feed {
     /// Sends, waiting no longer than a feed may be stale: a verifier that reads slower than that refuses everything anyway.
     async fn send(&self, event: Event) -> Result<(), Refusal> {
         let message = v1::WatchFencesResponse { event: Some(event) };
-        match tokio::time::timeout(limits::FEED_STALE, self.tx.send(Ok(message))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Refusal::new(Reason::FellBehind, "the feed is not read: start over")),
+        let sent = tokio::select! {
+            biased;
+            sent = self.tx.send(Ok(message)) => sent.is_ok(),
+            () = self.broker.clock().sleep(limits::FEED_STALE) => false,
+        };
+        match sent {
+            true => Ok(()),
+            false => Err(Refusal::new(Reason::FellBehind, "the feed is not read: start over")),
         }
     }
 }

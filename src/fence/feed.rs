@@ -58,6 +58,33 @@ pub struct Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{clock::LeaseTime, fence::Registry, limits::FEED_BACKLOG, name::HumanName};
+
+    #[tokio::test]
+    async fn law_37_two_thousand_who_do_not_read_hold_nothing_up_and_learn_how_much_they_missed() {
+        let registry = Registry::new(Seq(0));
+        let mut idle: Vec<Subscription> = (0..2_000).map(|_| registry.subscribe()).collect();
+        let mut reader = registry.subscribe();
+        let missed = 100;
+        for n in 1..=FEED_BACKLOG + missed {
+            let name: HumanName = format!("u{n}").parse().unwrap();
+            let lowered = registry.lower(&FenceName::human(name), LeaseTime(1));
+            // Each is in force, and with the one who reads, though two thousand do not.
+            let heard = reader.lowerings.try_recv().unwrap();
+            assert_eq!((lowered.seq, heard.seq), (Seq(n as u64), Seq(n as u64)));
+        }
+        for subscription in &mut idle {
+            let lagged = subscription.lowerings.recv().await.unwrap_err();
+            assert_eq!(lagged, broadcast::error::RecvError::Lagged(missed as u64));
+        }
+        // What is kept for all of them together is bounded, and whoever starts over misses nothing.
+        assert_eq!(idle[0].lowerings.len(), FEED_BACKLOG);
+        let anew = registry.subscribe();
+        assert_eq!(
+            (anew.snapshot.len(), anew.at),
+            (FEED_BACKLOG + missed, Seq((FEED_BACKLOG + missed) as u64))
+        );
+    }
 
     #[test]
     fn whom_a_lowering_concerns_is_found_out_once_for_all_who_listen() {

@@ -12,5 +12,7 @@ mod harness;
 
 mod bad_input;
 mod endings;
+mod feed;
+mod locks;
 mod matrix;
 mod path;
