@@ -74,6 +74,7 @@ impl World {
 
     /// All of the files, and no daemon yet.
     pub fn prepared(change: impl FnOnce(&mut Setup)) -> Self {
+        super::log::capture();
         let mut setup = Setup::default();
         change(&mut setup);
         let manual = (!setup.real_clock).then(|| Arc::new(TestClock::new()));
@@ -118,6 +119,12 @@ impl World {
         self.write("svid.pem", &svid.cert);
         self.write("svid.key", &svid.key);
         fs::set_permissions(self.file("svid.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Gives the daemon a new SVID, as SPIRE does half a life before the end of the old one.
+    pub fn rotate(&self) {
+        self.write_identity(&self.svid(DAEMON));
+        self.daemon().reload();
     }
 
     // ---------- the daemon ----------
