@@ -18,6 +18,7 @@ mod bad_input;
 mod endings;
 mod feed;
 mod idempotency;
+mod laws;
 mod lifecycle;
 mod locks;
 mod matrix;
