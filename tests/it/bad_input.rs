@@ -141,7 +141,7 @@ async fn whoever_brings_no_good_svid_reads_an_alert_and_not_one_application_byte
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_principal_without_a_catalog_entry_may_ask_who_it_is_and_nothing_else() {
+async fn identity_d10_who_is_trusted_and_in_no_catalog_may_ask_who_it_is_and_nothing_else() {
     let world = World::start().await;
     let nobody = world.client(NOBODY).await;
     let seen = nobody.operators().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
