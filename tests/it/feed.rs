@@ -304,6 +304,23 @@ async fn two_hundred_feeds_hear_each_lowering_in_order() {
     }
 }
 
+/// The age of a feed is that of its last echoed tick, so that one must say: all that was lowered before it was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_10_a_tick_never_comes_back_before_what_was_lowered_before_it() {
+    // More than a task of the runtime takes in one turn.
+    const BURST: usize = 1_000;
+    let world = World::start().await;
+    let mut feed = Feed::open(&world.client(GATEWAY).await, GATEWAY).await;
+    let fences = world.daemon().broker.fences();
+    for round in 0..20 {
+        for n in 0..BURST {
+            let name: FenceName = format!("human:u{round}-{n}").parse().unwrap();
+            fences.lower(&name, LeaseTime(1));
+        }
+        assert_eq!(feed.heard().await.len(), BURST, "in round {round}");
+    }
+}
+
 /// A client that never reads costs what its windows hold, and nobody else anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_37_law_43_a_feed_that_is_never_read_harms_nobody_and_is_told_that_it_fell_behind() {
