@@ -3,7 +3,10 @@
 use std::{pin::Pin, sync::Arc};
 
 use futures_util::{Stream, StreamExt, future, stream};
-use tokio::sync::{broadcast::error::RecvError, mpsc, oneshot};
+use tokio::sync::{
+    broadcast::error::{RecvError, TryRecvError},
+    mpsc, oneshot,
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -13,7 +16,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, Caller, Verdict},
-    fence::Subscription,
+    fence::{Lowering, Subscription},
     limits,
     link::Connection,
     name::SpiffeId,
@@ -158,18 +161,10 @@ impl Feed {
         self.tick(first_tick).await?;
         loop {
             tokio::select! {
-                // Lowerings before ticks: an echoed tick says that all that was lowered before it was sent before it.
                 biased;
                 lowering = lowerings.recv() => match lowering {
-                    Ok(l) if !self.broker.is_told_of(&self.audience, &l) => {}
-                    Ok(l) => {
-                        let (name, seq) = (l.name.to_string(), l.seq.0);
-                        self.send(Event::Lowered(v1::FeedLowered { name, seq, prev })).await?;
-                        prev = seq;
-                    }
-                    Err(RecvError::Lagged(missed)) => {
-                        return Err(Refusal::new(Reason::FellBehind, format!("{missed} lowerings were missed: start over")));
-                    }
+                    Ok(lowering) => self.lowered(lowering, &mut prev).await?,
+                    Err(RecvError::Lagged(missed)) => return Err(missing(missed)),
                     Err(RecvError::Closed) => return Err(stopping()),
                 },
                 () = self.connection.ended.cancelled() => {
@@ -183,12 +178,32 @@ impl Feed {
                             return Err(Refusal::new(e.reason(), e.to_string()));
                         }
                         self.broker.may_still_watch(&mut self.caller, &self.audience)?;
+                        // An echoed tick says that all that was lowered before it was sent before it. The order of the
+                        // branches does not: both can come between the look at the one and the look at the other.
+                        for _ in 0..lowerings.len() {
+                            match lowerings.try_recv() {
+                                Ok(lowering) => self.lowered(lowering, &mut prev).await?,
+                                Err(TryRecvError::Lagged(missed)) => return Err(missing(missed)),
+                                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                            }
+                        }
                         self.tick(m.tick).await?;
                     }
                     Some(Err(_)) | None => return Ok(()),
                 },
             }
         }
+    }
+
+    /// Tells of a lowering, where it concerns the audience.
+    async fn lowered(&self, lowering: Lowering, prev: &mut u64) -> Result<(), Refusal> {
+        if !self.broker.is_told_of(&self.audience, &lowering) {
+            return Ok(());
+        }
+        let (name, seq) = (lowering.name.to_string(), lowering.seq.0);
+        self.send(Event::Lowered(v1::FeedLowered { name, seq, prev: *prev })).await?;
+        *prev = seq;
+        Ok(())
     }
 
     async fn tick(&self, tick: u64) -> Result<(), Refusal> {
@@ -209,6 +224,10 @@ impl Feed {
             false => Err(Refusal::new(Reason::FellBehind, "the feed is not read: start over")),
         }
     }
+}
+
+fn missing(missed: u64) -> Refusal {
+    Refusal::new(Reason::FellBehind, format!("{missed} lowerings were missed: start over"))
 }
 
 fn stopping() -> Refusal {
