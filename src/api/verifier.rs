@@ -179,7 +179,7 @@ impl Feed {
                         }
                         self.broker.may_still_watch(&mut self.caller, &self.audience)?;
                         // An echoed tick says that all that was lowered before it was sent before it. The order of the
-                        // branches does not: a task that has had its turn is told that nothing was lowered.
+                        // branches does not: both can come between the look at the one and the look at the other.
                         for _ in 0..lowerings.len() {
                             match lowerings.try_recv() {
                                 Ok(lowering) => self.lowered(lowering, &mut prev).await?,
