@@ -12,6 +12,6 @@ mod feed;
 mod registry;
 mod stand;
 
-pub use feed::{Lowering, Subscription};
+pub use feed::{Concern, Lowering, Subscription};
 pub use registry::{Lowered, Registry, Revision};
 pub use stand::{Seq, Stand};

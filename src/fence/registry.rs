@@ -111,7 +111,7 @@ impl Registry {
             e.lowered_at = now;
         }
         // Under the mutex, so that the feed's order is the order of Seq. No receiver is no fault.
-        let _ = self.feed.send(Lowering { seq, name: name.clone() });
+        let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
     }
 
@@ -133,6 +133,11 @@ impl Registry {
     /// Raises the revision: before a sweep, after the change that it sweeps for.
     pub fn raise_revision(&self) -> Revision {
         Revision(self.revision.fetch_add(1, Ordering::AcqRel).saturating_add(1))
+    }
+
+    /// Every lowering from now on, without what was lowered before.
+    pub fn listen(&self) -> broadcast::Receiver<Lowering> {
+        self.feed.subscribe()
     }
 
     /// All lowered names that are kept, and every lowering from there on.
@@ -267,7 +272,7 @@ mod tests {
         let mut sub = r.subscribe();
         assert_eq!((sub.snapshot.len(), sub.at), (0, Seq(41)));
         r.lower(&name("tenant:acme"), NOW);
-        assert_eq!(sub.lowerings.try_recv().unwrap(), Lowering { seq: Seq(42), name: name("tenant:acme") });
+        assert_eq!(sub.lowerings.try_recv().unwrap(), Lowering::new(Seq(42), name("tenant:acme")));
         assert_eq!(r.subscribe().snapshot, [(name("tenant:acme"), Seq(42))]);
     }
 

@@ -10,3 +10,6 @@ mod table;
 
 pub use cell::{Fired, Refused};
 pub use table::{EXPIRED, Ended, Facts, Lease, QuotaExceeded, Table, Terms, Unborn};
+
+#[cfg(test)]
+mod law_tests;

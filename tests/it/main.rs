@@ -10,14 +10,18 @@
     reason = "a test that cannot go on has failed"
 )]
 
+mod guarded;
 mod harness;
 
 mod accounting;
 mod audit;
 mod bad_input;
 mod endings;
+mod feed;
 mod idempotency;
+mod laws;
 mod lifecycle;
+mod locks;
 mod matrix;
 mod path;
 mod run;
