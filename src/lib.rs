@@ -69,6 +69,7 @@ pub mod reason;
 pub mod secret;
 #[cfg(feature = "server")]
 pub mod state;
+mod sync;
 pub mod token;
 #[cfg(feature = "verify")]
 pub mod verify;

@@ -147,6 +147,7 @@ impl Broker {
             let now = self.clock.now().lease;
             self.fences.prune(now, retention);
             self.state.prune(now);
+            self.table.prune(now);
             self.flush_denials();
             metrics::gauge!("leasehold_leases_live").set(self.table.len() as f64);
             metrics::gauge!("leasehold_fences").set(self.fences.len() as f64);
