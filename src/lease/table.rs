@@ -16,7 +16,7 @@ use crate::{
     limits,
     name::{FenceKind, FenceName, JobId, LeaseId, SpiffeId, TenantName},
     policy::Grant,
-    sync::{AtomicUsize, Mutex},
+    sync::{AtomicUsize, Mutex, MutexGuard},
 };
 
 /// What is remembered of a lease whose deadline came.
@@ -43,8 +43,8 @@ pub enum LeaseEvent {
 }
 
 /// All live leases, with what finds and counts them: by id, by job and place, by holder, by tenant. All of it changes in
-/// [`Table::insert`] and [`Table::remove`]; whoever takes a lease out of the index by id takes it out of the others. No lock
-/// is taken while another is held.
+/// [`Table::insert`] and [`Table::remove`]; whoever takes a lease out of the index by id takes it out of the others. Of its
+/// locks, `clearing` is taken before any other, and no two of the others are held at once.
 #[derive(Debug)]
 pub struct Table {
     quotas: Quotas,
@@ -55,6 +55,8 @@ pub struct Table {
     count: AtomicUsize,
     deadlines: Deadlines,
     ended: Memory,
+    /// Held while leases are taken out, so that whoever is refused a place can wait for those that are just being given back.
+    clearing: Mutex<()>,
     /// Dead leases whose places were given back before the sweep of their lowering came to them: it has yet to tell of them.
     untold: Mutex<Vec<Arc<Lease>>>,
     events: broadcast::Sender<LeaseEvent>,
@@ -77,6 +79,7 @@ impl Table {
             count: AtomicUsize::new(0),
             deadlines: Deadlines::default(),
             ended: Memory::default(),
+            clearing: Mutex::new(()),
             untold: Mutex::new(Vec::new()),
             events: broadcast::Sender::new(limits::LEASE_EVENTS_BACKLOG),
         }
@@ -109,6 +112,10 @@ impl Table {
         now: LeaseTime,
         attempt: impl Fn() -> Result<(), QuotaExceeded>,
     ) -> Result<(), QuotaExceeded> {
+        if attempt().is_ok() {
+            return Ok(());
+        }
+        let clearing = self.clearing();
         loop {
             let Err(exceeded) = attempt() else { return Ok(()) };
             let dead = self.by_job.dead(|f| match exceeded {
@@ -123,11 +130,15 @@ impl Table {
             for lease in dead {
                 let name = lease.stand.lowered().map(|(name, _)| name);
                 let cause = name.map_or_else(String::new, |name| format!("{name} was revoked"));
-                if let Some(lease) = self.remove(lease.id, now, &cause) {
+                if let Some(lease) = self.take_out(&clearing, lease.id, now, &cause) {
                     self.untold.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
                 }
             }
         }
+    }
+
+    fn clearing(&self) -> MutexGuard<'_, ()> {
+        self.clearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the lease of a Grant. It goes in first, and its fences are looked at after: whatever is lowered meanwhile
@@ -192,6 +203,16 @@ impl Table {
     /// Ends a lease and takes it out of every index; remembers it for a while. `None` where it is not there (any more): of
     /// several that try, one does.
     pub fn remove(&self, id: LeaseId, now: LeaseTime, cause: &str) -> Option<Arc<Lease>> {
+        self.take_out(&self.clearing(), id, now, cause)
+    }
+
+    fn take_out(
+        &self,
+        _clearing: &MutexGuard<'_, ()>,
+        id: LeaseId,
+        now: LeaseTime,
+        cause: &str,
+    ) -> Option<Arc<Lease>> {
         let lease = self.by_id.remove(id)?;
         // Its own end first: whoever still holds it sees that at its next check.
         lease.cell.end();
