@@ -164,6 +164,10 @@ pub const PING: Duration = Duration::from_secs(5);
 pub const REQUESTS_MAX: usize = 4_096;
 /// SIGTERM to exit.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The longest that a call waits for an ending to be on disk. Who wants to wait on asks again.
+pub const DURABLE_WAIT: Duration = Duration::from_secs(30);
+/// How often a stream that stays open asks again whether its caller may still read it.
+pub const REAUTHORIZE: Duration = Duration::from_secs(5);
 /// The longest that a request may wait for its record.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
 /// The longest that the command line waits for one answer: twice what a record may take.

@@ -64,8 +64,9 @@ impl Broker {
         let rules = self.rules();
         // Who asks is looked up after the revision was read, as everything that is decided by.
         let caller = &self.caller(&caller.peer)?;
-        let mut all = names::of_job(&named);
+        let mut all = names::of_job(&rules, &named);
         all.push(FenceName::identity(caller.id().clone()));
+        all.push(FenceName::domain(caller.id().trust_domain()));
         let stand = self.fences.stand(all.iter().cloned());
 
         let job = self.state.job(id).ok_or_else(job_not_found)?;
@@ -252,9 +253,8 @@ impl Broker {
         self.tickets.retain(|(job, attempt), _| {
             *job != done.value.id || done.value.attempt(*attempt).is_some_and(|a| !a.is_ended())
         });
-        let index = done.record.as_ref().map(|r| r.index);
-        let durable = index.is_none_or(|i| self.ledger.is_durable(i));
-        Ended { job: done.value, ending: done.ending, index, durable, conflict }
+        let (index, durable) = self.durability(done.record.as_ref().map(|r| r.index));
+        Ended { job: done.value, ending: done.ending, index: Some(index), durable, conflict }
     }
 
     pub(super) fn end_quietly(&self, id: JobId, attempt: AttemptNumber, outcome: Outcome, detail: &str) {
@@ -280,8 +280,11 @@ impl Broker {
         by: Actor,
         detail: &str,
     ) {
-        let detail = detail.to_owned();
-        self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
+        // One for each reporter and outcome in a minute: who repeats it fills no ledger.
+        if self.is_first_conflict(job, reported, &by) {
+            let detail = detail.to_owned();
+            self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
+        }
     }
 }
 

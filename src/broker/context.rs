@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -78,6 +78,8 @@ pub struct Broker {
     pub(super) tickets: DashMap<(JobId, AttemptNumber), SecretText>,
     /// Nothing that widens is taken: the ledger's disk is nearly full.
     held: AtomicBool,
+    /// One reload at a time.
+    pub(super) reloading: Mutex<()>,
 }
 
 impl Broker {
@@ -107,6 +109,7 @@ impl Broker {
             denials: Denials::default(),
             tickets: DashMap::new(),
             held: AtomicBool::new(false),
+            reloading: Mutex::new(()),
         })
     }
 
@@ -124,6 +127,16 @@ impl Broker {
 
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Where an ending is in the ledger, and whether it is on disk. One that found everything ended already has no record of its
+    /// own: it is as durable as all that was accepted before it.
+    pub(super) fn durability(&self, record: Option<u64>) -> (u64, bool) {
+        let index = record.unwrap_or_else(|| {
+            let (waiting, _) = self.ledger.waiting();
+            self.ledger.head().index.saturating_add(waiting as u64)
+        });
+        (index, self.ledger.is_durable(index))
     }
 
     pub fn fences(&self) -> &Registry {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Broker, Caller,
-    decide::{Question, decision_record, work_of},
+    decide::{Question, decision_record, tuned, work_of},
     names,
 };
 use crate::{
@@ -64,7 +64,7 @@ impl Broker {
             &spec.tenant,
             caller.id(),
             spec.acting_for.as_ref(),
-            spec.read.iter().chain(&spec.write).cloned(),
+            spec.read.iter().chain(&spec.write).cloned().chain(tuned(&rules, &spec.read, &spec.write)),
         );
         let id = JobId::random().map_err(|_| Refusal::new(Reason::Internal, "no random bytes"))?;
         names.push(crate::name::FenceName::job(id));

@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use super::{
     Broker, Caller, Rules, Session,
     attempts::move_refusal,
-    decide::{Question, decision_record, work_of_scopes},
+    decide::{Question, decision_record, unchanged, work_of_scopes},
     members::Offer,
     names,
 };
@@ -109,6 +109,7 @@ impl Broker {
             let (job, _) = self.member(caller, session)?;
             let (offer, audience) = self.chosen(&rules, &job, request)?;
             let names = names::of_lease(
+                &rules,
                 &job,
                 session.attempt,
                 &session.instance,
@@ -122,6 +123,7 @@ impl Broker {
             let (job, member) = self.member(caller, session)?;
             self.authorize_job(caller, Rpc::IssueCredential, &job, "")?;
             self.unlocked(names.iter())?;
+            unchanged(&rules, &job, &offer.scopes)?;
             let phase = self.phase(&job, session, request.half)?;
             let now = self.clock.now();
             let wanted = request.ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);

@@ -118,7 +118,8 @@ impl Broker {
                 answer.index = done.record.map(|r| r.index);
             }
         }
-        answer.durable = answer.index.is_none_or(|i| self.ledger.is_durable(i));
+        let (index, durable) = self.durability(answer.index);
+        (answer.index, answer.durable) = (Some(index), durable);
         Ok(answer)
     }
 
@@ -186,9 +187,8 @@ impl Broker {
             ending.behind = self.sweep_locked_prefix(&name, reason);
         }
         self.sweep(&done.lowered, "locked");
-        let index = done.record.map(|r| r.index);
-        let durable = index.is_none_or(|i| self.ledger.is_durable(i));
-        Ok(Locked { lock: done.value, ending, index, durable })
+        let (index, durable) = self.durability(done.record.map(|r| r.index));
+        Ok(Locked { lock: done.value, ending, index: Some(index), durable })
     }
 
     /// Lifts a lock; resolves when that is on disk.

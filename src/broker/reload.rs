@@ -1,16 +1,16 @@
 //! Taking a new catalog and policy: all of it, or nothing; then a sweep of what they no longer allow.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::{
     Broker, Caller, Rules,
-    decide::{Question, work_of},
+    decide::{Question, unchanged, work_of},
 };
 use crate::{
     job::{Job, MemberState},
     ledger::{Actor, Event},
     limits,
-    name::{Digest, FenceName, InstanceName, SpiffeId},
+    name::{Digest, FenceName, InstanceName, Scope, SpiffeId},
     policy::{Asker, Phase, Rpc, Verdict},
     reason::Refusal,
 };
@@ -30,10 +30,26 @@ impl Broker {
         self.authorize(caller, Rpc::ReloadCatalog, Some(caller.tenant()), &[], "")
     }
 
+    /// Reads rules anew and puts them in force: one at a time, so that what was read later is in force later. Blocking.
+    pub fn reload(
+        &self,
+        read: impl FnOnce() -> Result<Rules, Refusal>,
+        by: Actor,
+        dry_run: bool,
+    ) -> Result<(Arc<Rules>, Reloaded), Refusal> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = Arc::new(read()?);
+        if dry_run {
+            let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
+            return Ok((rules, Reloaded { catalog, policy, ended: 0 }));
+        }
+        let reloaded = self.replace_rules(rules.clone(), by);
+        Ok((rules, reloaded))
+    }
+
     /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read
     /// the old ones looks at the revision once more before it hands anything out.
-    pub fn replace_rules(&self, rules: Rules, by: Actor) -> Reloaded {
-        let rules = Arc::new(rules);
+    fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> Reloaded {
         self.rules.store(rules.clone());
         self.fences.raise_revision();
         let mut ended = 0u64;
@@ -67,7 +83,11 @@ impl Broker {
             ttl,
             parts: &parts,
         };
-        rules.catalog().principal(id).is_some() && matches!(self.judge(question), Verdict::Allow { .. })
+        let scopes: Vec<Scope> =
+            job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();
+        unchanged(rules, job, &scopes).is_ok()
+            && rules.catalog().principal(id).is_some()
+            && matches!(self.judge(question), Verdict::Allow { .. })
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Broker, Caller, LeaseView, Session,
-    decide::{Question, decision_record, work_of_scopes},
+    decide::{Question, decision_record, unchanged, work_of_scopes},
     issue::{Renewed, Standing, binding},
     members::Offer,
 };
@@ -12,7 +12,7 @@ use crate::{
     lease::{EXPIRED, Ended, Lease, Refused},
     ledger::{Ending, Event},
     limits,
-    name::{FenceName, LeaseId},
+    name::{FenceName, LeaseId, Scope},
     policy::{Asker, Rpc},
     reason::{Reason, Refusal},
     token::Minted,
@@ -59,6 +59,17 @@ impl Broker {
                     format!("the catalog has no audience {}", facts.audience),
                 )
             })?;
+            unchanged(&rules, &job, &facts.scopes)?;
+            let moved = |s: &Scope| {
+                rules.catalog().resource(&s.resource).is_none_or(|r| r.audience != facts.audience)
+            };
+            if let Some(s) = facts.scopes.iter().find(|s| moved(s)) {
+                return Err(Refusal::new(
+                    Reason::AudienceUnknown,
+                    format!("{} is no longer served by {}", s.resource, facts.audience),
+                )
+                .fix("ask for a new credential: the catalog says where it is served now"));
+            }
             let locations = self
                 .offers(&job)
                 .into_iter()
@@ -97,7 +108,7 @@ impl Broker {
             let minted = Minted::prepare(&self.key, &claims)
                 .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
             let by = grant.granted().iter().map(ToString::to_string).collect();
-            self.record(&Event::CredentialRenewed {
+            let record = Event::CredentialRenewed {
                 lease: id,
                 job: job.id,
                 attempt: facts.attempt,
@@ -105,18 +116,25 @@ impl Broker {
                 expires: life.deadline,
                 decision: decision_record(&rules, "allow", by),
                 credential: self.credential_record(&claims, &minted, binding),
-            })
-            .await?;
+            };
+            if let Err(refusal) = self.record(&record).await {
+                self.cancelled(id, job.id, refusal.reason);
+                return Err(refusal);
+            }
             // One at a time for each lease: of two renewals at once, the second starts over with the next generation.
             match lease.renew(&grant, generation, self.clock.now().lease, life.deadline) {
                 Ok(()) => {}
-                Err(Refused::Overtaken) => continue,
+                Err(Refused::Overtaken) => {
+                    self.cancelled(id, job.id, Reason::Contended);
+                    continue;
+                }
                 Err(refused) => {
                     self.cancelled(id, job.id, lease_reason(refused));
                     return Err(lease_refusal(&lease, refused));
                 }
             }
             if self.fences.revision() != revision {
+                self.cancelled(id, job.id, Reason::Contended);
                 continue;
             }
             let token = minted

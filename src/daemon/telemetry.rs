@@ -49,9 +49,11 @@ mod tests {
     fn a_log_that_goes_to_a_file_or_where_no_color_is_set_has_no_escape_sequences() {
         let file = tempfile::tempfile().unwrap();
         assert!(!colored(&file, None));
-        let terminal = nix::pty::openpty(None, None).unwrap().slave;
-        assert!(colored(&terminal, None));
-        assert!(colored(&terminal, Some(OsStr::new(""))));
-        assert!(!colored(&terminal, Some(OsStr::new("1"))));
+        // Both ends are kept: without its master a terminal is none.
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let terminal = &pair.slave;
+        assert!(colored(terminal, None));
+        assert!(colored(terminal, Some(OsStr::new(""))));
+        assert!(!colored(terminal, Some(OsStr::new("1"))));
     }
 }

@@ -137,6 +137,11 @@ impl Registry {
         Revision(self.revision.fetch_add(1, Ordering::AcqRel).saturating_add(1))
     }
 
+    /// Every lowering from now on, without what was lowered before.
+    pub fn listen(&self) -> broadcast::Receiver<Lowering> {
+        self.feed.subscribe()
+    }
+
     /// All lowered names that are kept, and every lowering from there on.
     pub fn subscribe(&self) -> Subscription {
         let inner = self.lock();

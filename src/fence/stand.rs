@@ -86,6 +86,11 @@ impl Stand {
         Arc::as_ptr(&self.set).addr()
     }
 
+    /// All names lowered since, in no order.
+    pub fn lowered_names(&self) -> impl Iterator<Item = &FenceName> {
+        self.set.fences.iter().filter(|f| f.lowered.load(Ordering::Acquire) > self.at.0).map(|f| &f.name)
+    }
+
     /// The names that it stands behind.
     pub fn names(&self) -> impl Iterator<Item = &FenceName> {
         self.set.fences.iter().map(|f| &f.name)

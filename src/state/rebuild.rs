@@ -1,6 +1,6 @@
 //! The state as the ledger tells it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::{
     Lock, LockName, Locks,
@@ -42,7 +42,15 @@ impl Rebuilt {
         let mut order = Vec::new();
         let mut locks = Locks::default();
         let mut seq = Seq(0);
-        for (index, event) in records {
+        let records: Vec<(u64, Event)> = records.into_iter().collect();
+        let withdrawn: HashSet<u64> = records
+            .iter()
+            .filter_map(|(_, event)| match event {
+                Event::Withdrawn { index, .. } => Some(*index),
+                _ => None,
+            })
+            .collect();
+        for (index, event) in records.into_iter().filter(|(index, _)| !withdrawn.contains(index)) {
             let bad = |what| RebuildError { index, what };
             seq = seq.max(seq_of(&event));
             match event {
@@ -95,5 +103,43 @@ fn suspend(job: &mut Job, now: LeaseTime) {
     for instance in joined {
         let detail = "the daemon was started again".to_owned();
         job.apply(&Change::MemberAway { attempt, instance, at: now, detail });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Actor;
+
+    fn lock(name: &str) -> Event {
+        Event::LockSet {
+            name: name.into(),
+            by: Actor::Daemon("test".into()),
+            reason: "r".into(),
+            at: LeaseTime(1),
+            until: None,
+            ending: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_record_that_was_withdrawn_takes_no_effect_in_a_later_life() {
+        let why = "overtaken".to_owned();
+        let records = [
+            (1, lock("tenant:acme")),
+            (
+                2,
+                Event::LockLifted {
+                    name: "tenant:acme".into(),
+                    by: Actor::Daemon("t".into()),
+                    reason: "r".into(),
+                },
+            ),
+        ];
+        let lifted = Rebuilt::from_records(records.clone(), LeaseTime(5)).unwrap();
+        assert!(lifted.locks.is_empty());
+        let withdrawn = (3, Event::Withdrawn { index: 2, job: JobId(1), why });
+        let stands = Rebuilt::from_records(records.into_iter().chain([withdrawn]), LeaseTime(5)).unwrap();
+        assert_eq!(stands.locks.len(), 1);
     }
 }

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     clock::{Clock, LeaseTime},
     fence::{Lowered, Registry, Revision, Seq},
-    job::{Change, Job},
-    ledger::{Actor, Decision, Deferred, Ending, Event, Ledger},
+    job::{Change, Job, JobState},
+    ledger::{Actor, Appending, Decision, Deferred, Ending, Event, Ledger},
     limits,
     name::{Digest, FenceName, JobId, SpiffeId, TenantName},
     reason::Reason,
@@ -78,6 +78,8 @@ pub struct Committed<T> {
 #[derive(Debug)]
 pub struct Widened {
     pub job: Arc<Job>,
+    /// False where there was nothing to change.
+    pub changed: bool,
     pub lowered: Vec<FenceName>,
 }
 
@@ -251,11 +253,11 @@ impl Store {
             }
             freed.await;
         };
-        let written = appending.await;
+        let written = self.written(job.id, appending).await;
         let mut inner = self.lock_inner();
         inner.keys.remove(&key);
         self.freed.notify_waiters();
-        written.map_err(|e| Refused::Ledger(e.to_string()))?;
+        written.map_err(Refused::Ledger)?;
         inner.keys.insert(key, KeyUse::Job { job: job.id, spec: job.spec_digest, at: job.created });
         Ok(Created::New(inner.put(job)))
     }
@@ -279,7 +281,7 @@ impl Store {
                 let slot = inner.jobs.get_mut(&id).ok_or(Refused::NoJob)?;
                 if !slot.busy {
                     let Some(change) = decide(&slot.job).map_err(Refused::Move)? else {
-                        return Ok(Widened { job: slot.job.clone(), lowered: Vec::new() });
+                        return Ok(Widened { job: slot.job.clone(), changed: false, lowered: Vec::new() });
                     };
                     slot.busy = true;
                     let record = change_record(id, &change, by.clone(), decision.clone(), Ending::default());
@@ -292,14 +294,20 @@ impl Store {
             }
             freed.await;
         };
-        let written = appending.await;
+        let written = self.written(id, appending).await;
         let mut inner = self.lock_inner();
         let Some(slot) = inner.jobs.get_mut(&id) else { return Err(Refused::NoJob) };
         slot.busy = false;
         self.freed.notify_waiters();
-        written.map_err(|e| Refused::Ledger(e.to_string()))?;
-        if slot.job.is_closed() {
-            return Err(Refused::Overtaken);
+        let index = written.map_err(Refused::Ledger)?;
+        // Decided again: something narrower may have come while the record was written, and it stands.
+        match decide(&slot.job) {
+            Ok(Some(again)) if again == change => {}
+            otherwise => {
+                let why = "something narrower came while it was recorded".to_owned();
+                self.ledger.defer(&Event::Withdrawn { index, job: id, why });
+                return Err(otherwise.err().map_or(Refused::Overtaken, Refused::Move));
+            }
         }
         let names = slot.job.fences_of(&change);
         let job = inner.apply(id, &change).ok_or(Refused::NoJob)?;
@@ -310,7 +318,7 @@ impl Store {
             self.ledger.defer(&Event::Lowered { name: name.clone(), because, ending: ending(l) });
             lowered.push(name);
         }
-        Ok(Widened { job, lowered })
+        Ok(Widened { job, changed: true, lowered })
     }
 
     /// Lifts a lock. Resolves when that is on disk; nothing that the lock ended comes back.
@@ -326,9 +334,31 @@ impl Store {
             let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
             (lock, self.ledger.append(&record))
         };
-        appending.await.map_err(|e| Refused::Ledger(e.to_string()))?;
-        self.lock_inner().locks.remove(name);
+        tokio::time::timeout(limits::LEDGER_WAIT, appending)
+            .await
+            .map_err(|_| Refused::Ledger("it took too long".to_owned()))?
+            .map_err(|e| Refused::Ledger(e.to_string()))?;
+        let mut inner = self.lock_inner();
+        // Only the lock that was asked about: one that was set meanwhile stands, and its record comes after this one's.
+        if inner.locks.find(name, self.clock.now().lease) == Some(&lock) {
+            inner.locks.remove(name);
+        }
         Ok(lock)
+    }
+
+    /// Waits until a widening record is on disk. Where that cannot be known in time, the record is withdrawn: it may be there
+    /// all the same, and must not take effect in a later life.
+    async fn written(&self, job: JobId, appending: Appending) -> Result<u64, String> {
+        let place = appending.index();
+        let why = match tokio::time::timeout(limits::LEDGER_WAIT, appending).await {
+            Ok(Ok(index)) => return Ok(index),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "it took too long".to_owned(),
+        };
+        if let Some(index) = place {
+            self.ledger.defer(&Event::Withdrawn { index, job, why: why.clone() });
+        }
+        Err(why)
     }
 
     // ---------- what narrows: at once ----------
@@ -362,6 +392,15 @@ impl Store {
             done.ending.seq = done.ending.seq.max(one.seq);
             done.ending.behind = done.ending.behind.max(one.behind);
             done.record = Some(self.ledger.defer(&change_record(id, &change, by.clone(), None, one)));
+            // The end of a job is said in so many words where an attempt's end is that too: whatever else was being recorded
+            // meanwhile, a later life finds the job closed.
+            if let (JobState::Closed(outcome), false) =
+                (done.value.state, matches!(change, Change::Closed { .. }))
+            {
+                let at = done.value.closed.unwrap_or_else(|| self.clock.now().lease);
+                let closed = Change::Closed { outcome, at, detail: done.value.detail.clone() };
+                done.record = Some(self.ledger.defer(&change_record(id, &closed, by.clone(), None, one)));
+            }
         }
         if done.ending.seq == 0 {
             done.ending.seq = self.fences.seq().0;
@@ -401,6 +440,13 @@ impl Store {
         if inner.locks.len() >= limits::LOCKS_MAX {
             return Err(Refused::TooManyLocks);
         }
+        // A lock on what is locked may prolong it, never shorten it: that is Unlock's to do. The first reason stands.
+        let lock = match inner.locks.find(&lock.name, lock.since) {
+            None => lock,
+            Some(stands) => {
+                Lock { until: stands.until.zip(lock.until).map(|(a, b)| a.max(b)), ..stands.clone() }
+            }
+        };
         inner.locks.insert(lock.clone());
         let (ending, lowered, revision) = match &lock.name {
             LockName::Name(name) => {

@@ -433,6 +433,20 @@ async fn an_identity_that_jobs_share_joins_with_the_ticket_alone() {
     let worker = Worker::join(node, &job, 1, "rank-0", &ticket).await.unwrap();
     let token = worker.issue(Half::Reading).await;
     assert_eq!(token.answer.binding(), v1::Binding::Certificate);
+    // It is good with the very certificate that it was asked with, and with no other.
+    let gateway = world.client(GATEWAY).await;
+    let own = worker.client.credentials.sha256().to_vec();
+    for (sha256, active, reason) in
+        [(own, true, ""), (vec![7; 32], false, "TOKEN_CERTIFICATE"), (vec![], false, "TOKEN_CERTIFICATE")]
+    {
+        let ask = v1::IntrospectRequest {
+            token: token.text.clone(),
+            presenter: SHARED.into(),
+            presenter_sha256: sha256,
+        };
+        let seen = gateway.verifiers().introspect(ask).await.unwrap().into_inner();
+        assert_eq!((seen.active, seen.reason.as_str()), (active, reason));
+    }
 }
 
 // ---------- policy ----------
@@ -457,7 +471,7 @@ async fn a_policy_with_a_typo_is_not_taken_and_changes_nothing() {
         assert!(no.facts.get("mistake").unwrap_or(&no.text).contains("leasehold.cedar"), "{no:?}");
         let mut second = World::prepared(|_| {});
         second.write("policy/leasehold.cedar", &format!("{good}\n{typo}\n"));
-        let why = second.try_start().await.err().expect("it does not start either");
+        let why = second.try_start().await.expect_err("it does not start either");
         assert!(why.to_string().contains("leasehold.cedar"), "{why}");
     }
     token.is_live(&gateway).await;

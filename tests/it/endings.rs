@@ -234,6 +234,36 @@ async fn law_30_missed_beats_end_the_members_leases_within_the_heartbeat_window(
     assert!(records.of("member.away")[0]["detail"].as_str().unwrap().contains("beats"));
 }
 
+/// A stream that nobody reads outlives its member's loss. Its end, which comes late, is not the loss of the next stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_30_the_late_end_of_a_lost_stream_is_no_loss_of_the_member_that_came_back() {
+    let mut s = scene().await;
+    s.worker.client = s.world.narrow_client(WORKER).await;
+    s.worker.keep_alive().await;
+    let mut stuck = s.worker.stream.take().unwrap();
+    stuck.flood(600).await;
+    s.world
+        .time()
+        .pass_until(Duration::from_secs(60), async || !s.tokens[0].seen_by(&s.gateway).await.active)
+        .await
+        .expect("it is lost");
+    s.worker.client = s.world.client(WORKER).await;
+    s.worker.rejoin().await.unwrap();
+    s.worker.keep_alive().await;
+    let fresh = s.worker.issue(Half::Reading).await;
+    stuck.drained().await;
+    for _ in 0..20 {
+        s.worker.beat().await;
+    }
+    fresh.is_live(&s.gateway).await;
+    // It is watched like any other: without beats it is lost again.
+    s.world
+        .time()
+        .pass_until(Duration::from_secs(60), async || !fresh.seen_by(&s.gateway).await.active)
+        .await
+        .expect("it is lost again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_30_a_member_that_beats_is_not_lost() {
     let mut s = scene().await;

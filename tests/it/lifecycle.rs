@@ -58,7 +58,7 @@ async fn a_bad_catalog_at_start_is_told_whole() {
             "[tenant.acme]\n[[principal]]\nmatch = \"x\"\nkind = \"wrokload\"\n[[datasett]]\n".into(),
         );
     });
-    let why = world.try_start().await.err().expect("it does not start").to_string();
+    let why = world.try_start().await.expect_err("it does not start").to_string();
     for (line, what) in [("acme.toml:3", "match"), ("acme.toml:4", "wrokload"), ("acme.toml:5", "datasett")] {
         assert!(why.contains(line) && why.contains(what), "{line} {what}: {why}");
     }

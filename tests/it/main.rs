@@ -5,9 +5,12 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::err_expect,
+    clippy::disallowed_methods,
     reason = "a test that cannot go on has failed"
 )]
 
+mod guarded;
 mod harness;
 
 mod accounting;
