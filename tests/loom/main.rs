@@ -16,7 +16,10 @@ use leasehold::{
     policy::Grant,
 };
 use loom::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     thread,
 };
 
@@ -104,7 +107,8 @@ fn asking_and_sweeping(looks_again: bool, changes_first: bool) {
     explore(move || {
         let fences = Arc::new(Registry::new(Seq(0)));
         let allowed = Arc::new(AtomicBool::new(true));
-        let inserted = Arc::new(AtomicBool::new(false));
+        // A part of the table: an insert and the sweep that looks for it are ordered by its lock.
+        let inserted = Arc::new(Mutex::new(false));
         let (f2, a2, i2) = (fences.clone(), allowed.clone(), inserted.clone());
         let asker = thread::spawn(move || {
             let revision = f2.revision();
@@ -112,9 +116,7 @@ fn asking_and_sweeping(looks_again: bool, changes_first: bool) {
             if !a2.load(Ordering::Acquire) {
                 return None;
             }
-            // The table's shards are mutexes: an insert and the sweep that looks for it are ordered by them.
-            i2.store(true, Ordering::SeqCst);
-            loom::sync::atomic::fence(Ordering::SeqCst);
+            *i2.lock().unwrap() = true;
             (!looks_again || f2.revision() == revision).then_some(stand)
         });
         if changes_first {
@@ -124,8 +126,8 @@ fn asking_and_sweeping(looks_again: bool, changes_first: bool) {
             fences.raise_revision();
             allowed.store(false, Ordering::Release);
         }
-        loom::sync::atomic::fence(Ordering::SeqCst);
-        if inserted.load(Ordering::SeqCst) {
+        let found = *inserted.lock().unwrap();
+        if found {
             fences.lower(&job(), NOW);
         }
         let stand = asker.join().unwrap();
