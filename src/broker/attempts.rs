@@ -113,13 +113,14 @@ impl Broker {
         }
         if self.fences.revision() != revision {
             let rules = self.rules();
-            if let Err(refusal) = self.decide_job(&rules, &widened.job, Phase::Running) {
-                self.end_quietly(
-                    id,
-                    attempt,
-                    Outcome::Revoked,
-                    "policy changed while the attempt was beginning",
-                );
+            let today = self.caller(&caller.peer).and_then(|caller| {
+                self.authorize_job(&caller, Rpc::BeginAttempt, &widened.job, "")?;
+                self.unlocked(all.iter())?;
+                self.decide_job(&rules, &widened.job, Phase::Running)
+            });
+            if let Err(refusal) = today {
+                let detail = "rules or locks changed while the attempt was beginning";
+                self.end_quietly(id, attempt, Outcome::Revoked, detail);
                 return Err(refusal);
             }
         }

@@ -149,6 +149,7 @@ impl Broker {
             let now = self.clock.now().lease;
             self.fences.prune(now, retention);
             self.state.prune(now);
+            self.table.prune(now);
             self.flush_denials();
             self.tickets.retain(|(job, attempt), _| {
                 self.state.job(*job).is_some_and(|j| j.attempt(*attempt).is_some_and(|a| !a.is_ended()))

@@ -131,8 +131,9 @@ impl Broker {
         }
         // Rules changed while it was recorded: decide again what is there.
         let rules = self.rules();
-        if let Err(refusal) = self.decide_job(&rules, &job, Phase::Creating) {
-            self.close_quietly(job.id, Outcome::Revoked, "policy changed while it was being created");
+        let today = self.unlocked(names.iter()).and_then(|()| self.decide_job(&rules, &job, Phase::Creating));
+        if let Err(refusal) = today {
+            self.close_quietly(job.id, Outcome::Revoked, "rules or locks changed while it was being created");
             return Err(refusal);
         }
         Ok(CreatedJob { job, created, decisions: verdict.decisions })

@@ -139,7 +139,6 @@ impl Broker {
                 parts: &parts,
             };
             let grant = self.ask(caller.id(), question, stand, revision)?;
-            self.table.room(job.id).map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
 
             let id = LeaseId::random().map_err(|_| no_random())?;
             let facts = Arc::new(Facts {
@@ -152,6 +151,9 @@ impl Broker {
                 audience: offer.audience.clone(),
                 scopes: offer.scopes.clone(),
             });
+            self.table
+                .room(&facts, now.lease)
+                .map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
             let binding = binding(caller, &audience);
             let standing = Standing { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
             let claims = self.claims(&facts, &standing, &life, caller, binding, &offer.locations, now)?;
@@ -172,6 +174,7 @@ impl Broker {
                     let reason = match &unborn {
                         Unborn::Quota(_) => Reason::QuotaExceeded,
                         Unborn::Lowered(_) => Reason::Revoked,
+                        Unborn::IdTaken(_) => Reason::Internal,
                     };
                     self.cancelled(id, job.id, reason);
                     return Err(Refusal::new(reason, unborn.to_string()));

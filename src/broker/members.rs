@@ -150,10 +150,13 @@ impl Broker {
     ) -> Result<JoinedMember, Refusal> {
         self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
+        let revision = self.fences.revision();
         let names = names::of_member(&self.rules(), &named, attempt, instance, caller.id());
         let stand = self.fences.stand(names.iter().cloned());
 
         let job = self.state.job(id).ok_or_else(job_not_found)?;
+        // Who asks is looked up after the revision was read, as everything that is decided by.
+        let caller = &self.caller(&caller.peer)?;
         self.authorize_job(caller, Rpc::JoinAttempt, &job, "")?;
         if !job.spec.members.may_join(caller.id()) {
             return Err(Refusal::new(
@@ -192,6 +195,17 @@ impl Broker {
             let refusal = Refusal::new(Reason::Revoked, format!("{name} was revoked while you were joining"));
             self.member_gone(id, attempt, instance, &refusal.text);
             return Err(refusal);
+        }
+        // Rules or locks on prefixes changed while it was recorded: asked again, by those of today.
+        if self.fences.revision() != revision {
+            let today = self.caller(&caller.peer).and_then(|caller| {
+                self.authorize_job(&caller, Rpc::JoinAttempt, &widened.job, "")?;
+                self.unlocked(names.iter())
+            });
+            if let Err(refusal) = today {
+                self.member_gone(id, attempt, instance, &refusal.text);
+                return Err(refusal);
+            }
         }
         let member = widened
             .job

@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use super::{
     Broker, Caller, Rules,
     decide::{Question, unchanged, work_of},
+    renew::stands_behind_todays_names,
 };
 use crate::{
     job::{Job, MemberState},
@@ -56,11 +57,13 @@ impl Broker {
         let mut ended = 0u64;
         for job in self.state.open_jobs() {
             for (instance, id) in joined(&job) {
-                if self.still_allowed(&rules, &job, &id) {
-                    continue;
-                }
                 let Some(a) = job.current() else { continue };
                 let name = FenceName::member(job.id, a.number, instance);
+                if self.still_allowed(&rules, &job, &id)
+                    && self.stand_behind_todays_names(&rules, &job, &name)
+                {
+                    continue;
+                }
                 let lowered = self.state.lower(&name, "catalog or policy no longer allow it");
                 ended = ended.saturating_add(lowered.ending.behind);
                 self.sweep(&[name], "no longer allowed");
@@ -70,6 +73,15 @@ impl Broker {
         self.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
         tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
         Reloaded { catalog, policy, ended }
+    }
+
+    /// Whether the catalog still says of a member's leases that they depend on what they stand behind.
+    fn stand_behind_todays_names(&self, rules: &Rules, job: &Job, member: &FenceName) -> bool {
+        let mut leases = self.table.live(Some(member));
+        // Those that share their facts share their place, and one answer.
+        leases.sort_unstable_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.dedup_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
     }
 
     fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> bool {

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use super::{
-    Broker, Caller, LeaseView, Session,
+    Broker, Caller, LeaseView, Rules, Session,
     decide::{Question, decision_record, unchanged, work_of_scopes},
     issue::{Renewed, Standing, binding},
     members::Offer,
     names,
 };
 use crate::{
+    job::Job,
     lease::{EXPIRED, Ended, Lease, Refused},
     ledger::{Ending, Event},
     limits,
@@ -66,6 +67,13 @@ impl Broker {
             let (job, _) = self.member(caller, session)?;
             self.authorize_job(caller, Rpc::RenewLease, &job, "")?;
             self.unlocked(names.iter().chain([&FenceName::lease(id)]))?;
+            if !stands_behind_todays_names(&rules, &job, &lease) {
+                return Err(Refusal::new(
+                    Reason::LeaseEnded,
+                    "the catalog has changed what this lease depends on, so it is not renewed",
+                )
+                .fix("ask for a new credential, if the job still may"));
+            }
             let now = self.clock.now();
             lease.check(now.lease).map_err(|r| lease_refusal(&lease, r))?;
             let facts = &lease.facts;
@@ -138,6 +146,7 @@ impl Broker {
                 self.cancelled(id, job.id, refusal.reason);
                 return Err(refusal);
             }
+            let before = lease.deadline();
             // One at a time for each lease: of two renewals at once, the second starts over with the next generation.
             match lease.renew(&grant, generation, self.clock.now().lease, life.deadline) {
                 Ok(()) => {}
@@ -151,6 +160,8 @@ impl Broker {
                 }
             }
             if self.fences.revision() != revision {
+                // What yesterday's rules prolonged is taken back. Where another renewal came between, it looks by itself.
+                let _ = lease.renew(&grant, generation.saturating_add(1), self.clock.now().lease, before);
                 self.cancelled(id, job.id, Reason::Contended);
                 continue;
             }
@@ -209,6 +220,13 @@ impl Broker {
 
 /// What is remembered of a lease that its holder gave back.
 const RELEASED: &str = "released";
+
+/// Whether a lease stands behind all that it would stand behind if it were issued today: the catalog says what a job tunes.
+pub(super) fn stands_behind_todays_names(rules: &Rules, job: &Job, lease: &Lease) -> bool {
+    let f = &lease.facts;
+    let today = names::of_lease(rules, job, f.attempt, &f.instance, &f.holder, f.half, &f.scopes);
+    today.iter().all(|name| lease.stand().names().any(|n| n == name))
+}
 
 fn lease_reason(refused: Refused) -> Reason {
     match refused {

@@ -11,6 +11,8 @@
 mod feed;
 mod registry;
 mod stand;
+#[cfg(any(feature = "loom", feature = "shuttle"))]
+mod wrong;
 
 pub use feed::{Concern, Lowering, Subscription};
 pub use registry::{Lowered, Registry, Revision};

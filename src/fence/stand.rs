@@ -2,13 +2,13 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
-use crate::name::FenceName;
+use crate::{
+    name::FenceName,
+    sync::{AtomicBool, AtomicU64},
+};
 
 /// The count of lowerings. Goes on over restarts; 0 is before the first.
 #[derive(
@@ -72,6 +72,18 @@ impl Stand {
             .filter(|(_, seq)| *seq > self.at.0)
             .min_by_key(|(_, seq)| *seq)
             .map(|(name, seq)| (name, Seq(seq)))
+    }
+
+    /// The last lowering of any of its fences, before it was taken or after.
+    #[cfg(feature = "server")]
+    pub(crate) fn last_lowering(&self) -> Seq {
+        Seq(self.set.fences.iter().map(|f| f.lowered.load(Ordering::Acquire)).max().unwrap_or(0))
+    }
+
+    /// The same number for all stands behind the same names, as long as one of them is held.
+    #[cfg(feature = "server")]
+    pub(crate) fn place(&self) -> usize {
+        Arc::as_ptr(&self.set).addr()
     }
 
     /// All names lowered since, in no order.

@@ -91,7 +91,8 @@ impl Grant {
     }
 
     /// A Grant that no policy was asked for: for models and tests of what comes after it, in no build that ships.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "loom", feature = "shuttle"))]
+    #[expect(clippy::unwrap_used, reason = "two names that are valid")]
     pub fn supposed(stand: Stand, revision: Revision) -> Self {
         let (holder, tenant) = ("spiffe://td.example/holder".parse().unwrap(), "acme".parse().unwrap());
         let (policy, catalog) = (Digest::ZERO, Digest::ZERO);
