@@ -50,7 +50,8 @@ fn rows(job: &str) -> Vec<Row> {
         row("human:ada", all),
         row("dataset:acme/tickets@v3", of_reading),
         row("dataset:acme/tickets", of_reading),
-        row("model:acme/base-7b@2026.10", of_reading),
+        // The writing half too: it tunes that model.
+        row("model:acme/base-7b@2026.10", all),
         row("checkpoint:acme/support-lora", &[Create, Begin, Join, Writing]),
         row("identity-prefix:spiffe://k8s.acme.example/ns/ml/", &[Join, Reading, Writing]),
         row("identity-prefix:spiffe://k8s.acme.example/ns/ml/job/", &[Join, Reading, Writing]),
