@@ -257,7 +257,7 @@ async fn the_owner_of_a_model_that_is_tuned_elsewhere_ends_that_where_it_is_chec
         assert!(acme.contains("shared_with"));
         setup.catalog.insert("acme.toml", acme);
         let line = format!(
-            "{}\n[[checkpoint]]\nname = \"borrowed\"\nmodel = \"acme/base-7b@2026.10\"\n\
+            "{}\n[[checkpoint]]\nname = \"borrowed\"\nmodel = \"{MODEL}\"\n\
              location = \"s3://globex-models/out/\"\naudience = \"{GLOBEX_GATEWAY}\"\nowner = \"data@globex.example\"\n",
             globex(false)
         );
