@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::LeaseTime,
-    job::{AttemptState, Begin, Close, End, Illegal, Job},
+    job::{AttemptState, Begin, Change, Close, End, Illegal, Job},
     ledger::{Actor, Ending, Event},
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind},
@@ -77,6 +77,9 @@ impl Broker {
         match job.begin(key, supersede, ticket.digest(), now) {
             Err(illegal) => return Err(move_refusal(illegal)),
             Ok(Begin::Existing(attempt)) => return Ok(self.began_before(job, attempt)),
+            Ok(Begin::New(Change::AttemptBegan { attempt, .. })) => {
+                self.unlocked([FenceName::attempt(id, attempt)].iter())?;
+            }
             Ok(Begin::New(_)) => {}
         }
         let verdict = self.decide_job(&rules, &job, Phase::Running)?;

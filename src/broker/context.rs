@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
-use super::{denials::Denials, members::Sessions};
+use super::{denials::Denials, feed::Reach, members::Sessions};
 use crate::{
     catalog::Catalog,
     clock::Clock,
@@ -74,6 +74,7 @@ pub struct Broker {
     pub(super) settings: Settings,
     pub(super) sessions: Sessions,
     pub(super) denials: Denials,
+    pub(super) reach: Reach,
     /// Tickets of attempts of this life, for a launcher whose first answer was lost.
     pub(super) tickets: DashMap<(JobId, AttemptNumber), SecretText>,
     /// Nothing that widens is taken: the ledger's disk is nearly full.
@@ -95,6 +96,8 @@ impl Broker {
         epoch: u64,
         settings: Settings,
     ) -> Arc<Self> {
+        let reach = Reach::default();
+        reach.widen(rules.catalog());
         Arc::new(Broker {
             clock,
             fences,
@@ -107,6 +110,7 @@ impl Broker {
             settings,
             sessions: Sessions::default(),
             denials: Denials::default(),
+            reach,
             tickets: DashMap::new(),
             held: AtomicBool::new(false),
             reloading: Mutex::new(()),

@@ -249,6 +249,10 @@ impl Broker {
             MemberState::Joined => Ok((job, m)),
             MemberState::Away { .. } => Err(Refusal::new(Reason::NotJoined, "you are away: join again")),
             MemberState::Left | MemberState::Lost => {
+                // A lock that ended the membership says more than that it is over.
+                let names =
+                    names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
+                self.unlocked(names.iter())?;
                 Err(Refusal::new(Reason::NotJoined, "you are no longer a member of this attempt"))
             }
         }

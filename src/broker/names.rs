@@ -64,7 +64,6 @@ pub(super) fn of_member(
 }
 
 /// What a lease depends on: the resources of its own scopes, and the models that its job tunes.
-#[expect(clippy::too_many_arguments, reason = "each is a fence")]
 pub(super) fn of_lease(
     rules: &Rules,
     job: &Job,

@@ -51,6 +51,7 @@ impl Broker {
     /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read
     /// the old ones looks at the revision once more before it hands anything out.
     fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> Reloaded {
+        self.reach.widen(rules.catalog());
         self.rules.store(rules.clone());
         self.fences.raise_revision();
         let mut ended = 0u64;

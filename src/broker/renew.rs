@@ -39,10 +39,26 @@ impl Broker {
             let rules = self.rules();
             // Who asks is looked up after the revision was read, as everything that is decided by.
             let caller = &self.caller(&caller.peer)?;
-            self.member(caller, session)?;
+            let (job, _) = self.member(caller, session)?;
             let lease = match self.own_lease(caller, session, id)? {
                 LeaseView::Live(lease) => lease,
-                LeaseView::Ended(over) => return Err(over_refusal(&over)),
+                LeaseView::Ended(over) => {
+                    // A lock says more than the end that it made.
+                    let facts = &over.facts;
+                    let (attempt, half) = (facts.attempt, facts.half);
+                    let mut names = names::of_lease(
+                        &rules,
+                        &job,
+                        attempt,
+                        &facts.instance,
+                        &facts.holder,
+                        half,
+                        &facts.scopes,
+                    );
+                    names.push(FenceName::lease(id));
+                    self.unlocked(names.iter())?;
+                    return Err(over_refusal(&over));
+                }
             };
             let names: Vec<FenceName> = lease.stand().names().cloned().collect();
             // A stand for the decision alone: the lease keeps its own.
@@ -50,7 +66,7 @@ impl Broker {
 
             let (job, _) = self.member(caller, session)?;
             self.authorize_job(caller, Rpc::RenewLease, &job, "")?;
-            self.unlocked(names.iter())?;
+            self.unlocked(names.iter().chain([&FenceName::lease(id)]))?;
             if !stands_behind_todays_names(&rules, &job, &lease) {
                 return Err(Refusal::new(
                     Reason::LeaseEnded,

@@ -14,6 +14,6 @@ mod stand;
 #[cfg(any(feature = "loom", feature = "shuttle"))]
 mod wrong;
 
-pub use feed::{Lowering, Subscription};
+pub use feed::{Concern, Lowering, Subscription};
 pub use registry::{Lowered, Registry, Revision};
 pub use stand::{Seq, Stand};

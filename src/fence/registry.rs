@@ -113,7 +113,7 @@ impl Registry {
             e.lowered_at = now;
         }
         // Under the mutex, so that the feed's order is the order of Seq. No receiver is no fault.
-        let _ = self.feed.send(Lowering { seq, name: name.clone() });
+        let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
     }
 
@@ -274,7 +274,7 @@ mod tests {
         let mut sub = r.subscribe();
         assert_eq!((sub.snapshot.len(), sub.at), (0, Seq(41)));
         r.lower(&name("tenant:acme"), NOW);
-        assert_eq!(sub.lowerings.try_recv().unwrap(), Lowering { seq: Seq(42), name: name("tenant:acme") });
+        assert_eq!(sub.lowerings.try_recv().unwrap(), Lowering::new(Seq(42), name("tenant:acme")));
         assert_eq!(r.subscribe().snapshot, [(name("tenant:acme"), Seq(42))]);
     }
 

@@ -97,6 +97,7 @@ impl Stand {
     }
 
     /// Counts one live lease behind each fence.
+    #[cfg(any(test, feature = "server"))]
     pub(crate) fn enter(&self) {
         for f in &self.set.fences {
             f.behind.fetch_add(1, Ordering::Relaxed);
@@ -104,6 +105,7 @@ impl Stand {
     }
 
     /// Takes one live lease off each fence's count. Once for each [`Stand::enter`].
+    #[cfg(any(test, feature = "server"))]
     pub(crate) fn leave(&self) {
         for f in &self.set.fences {
             f.behind.fetch_sub(1, Ordering::Relaxed);

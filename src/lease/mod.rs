@@ -19,3 +19,6 @@ pub use ended::Ended;
 pub use quota::{QuotaExceeded, Quotas};
 pub use right::{Facts, Lease, Terms};
 pub use table::{EXPIRED, LeaseEvent, Table, Unborn};
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod law_tests;

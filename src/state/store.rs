@@ -328,21 +328,19 @@ impl Store {
         by: Actor,
         reason: &str,
     ) -> Result<Lock, Refused<std::convert::Infallible>> {
-        let (lock, appending) = {
+        let (turn, lock, appending) = {
             let inner = self.lock_inner();
-            let lock = inner.locks.find(name, self.clock.now().lease).cloned().ok_or(Refused::NoLock)?;
+            let (turn, lock) = inner.locks.set(name, self.clock.now().lease).ok_or(Refused::NoLock)?;
+            let lock = lock.clone();
             let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
-            (lock, self.ledger.append(&record))
+            (turn, lock, self.ledger.append(&record))
         };
         tokio::time::timeout(limits::LEDGER_WAIT, appending)
             .await
             .map_err(|_| Refused::Ledger("it took too long".to_owned()))?
             .map_err(|e| Refused::Ledger(e.to_string()))?;
-        let mut inner = self.lock_inner();
-        // Only the lock that was asked about: one that was set meanwhile stands, and its record comes after this one's.
-        if inner.locks.find(name, self.clock.now().lease) == Some(&lock) {
-            inner.locks.remove(name);
-        }
+        // A lock that was set again meanwhile, and recorded after this, stays.
+        self.lock_inner().locks.lift(name, turn);
         Ok(lock)
     }
 
@@ -437,17 +435,10 @@ impl Store {
     ) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
         let mut inner = self.lock_inner();
         inner.locks.prune(self.clock.now().lease);
-        if inner.locks.len() >= limits::LOCKS_MAX {
+        if inner.locks.len() >= limits::LOCKS_MAX && !inner.locks.contains(&lock.name) {
             return Err(Refused::TooManyLocks);
         }
-        // A lock on what is locked may prolong it, never shorten it: that is Unlock's to do. The first reason stands.
-        let lock = match inner.locks.find(&lock.name, lock.since) {
-            None => lock,
-            Some(stands) => {
-                Lock { until: stands.until.zip(lock.until).map(|(a, b)| a.max(b)), ..stands.clone() }
-            }
-        };
-        inner.locks.insert(lock.clone());
+        let lock = inner.locks.insert(lock).clone();
         let (ending, lowered, revision) = match &lock.name {
             LockName::Name(name) => {
                 let l = self.fences.lower(name, lock.since);

@@ -306,7 +306,7 @@ async fn a_clean_goodbye_leaves_and_ends_the_members_leases() {
 // ---------- time ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_9_a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
+async fn law_09_a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
     let s = scene().await;
     let life = Duration::from_secs(300);
     s.world.time().advance(life - Duration::from_millis(1));
@@ -391,7 +391,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_4_retention_ends_a_lease_and_says_so() {
+async fn law_04_retention_ends_a_lease_and_says_so() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let other = beside(&world).await;
@@ -431,7 +431,8 @@ async fn law_23_a_revocation_ends_all_that_stands_behind_its_name_and_nothing_el
         ("identity:spiffe://k8s.acme.example/ns/ci/sa/launcher", OPERATOR, BOTH, 2),
         ("dataset:acme/tickets@v3", OPERATOR, READING, 1),
         ("dataset:acme/tickets", OPERATOR, READING, 1),
-        ("model:acme/base-7b@2026.10", OPERATOR, READING, 1),
+        // The writing half too: it tunes that model.
+        ("model:acme/base-7b@2026.10", OPERATOR, BOTH, 2),
         ("checkpoint:acme/support-lora", OPERATOR, WRITING, 1),
         ("tenant:acme", OPERATOR, ALL, 3),
         ("domain:k8s.acme.example", PLATFORM, ALL, 3),
@@ -719,7 +720,7 @@ async fn a_drain_ends_reading_first_then_writing_and_with_it_the_attempt() {
 // ---------- the daemon ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39_a_restart_never_widens_access_and_the_member_goes_on() {
+async fn law_39_law_39a_a_restart_never_widens_access_and_the_member_goes_on() {
     let mut s = scene().await;
     let operator = s.world.client(OPERATOR).await;
     operator.lock("dataset:acme/patients@v1").await.unwrap();

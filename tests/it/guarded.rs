@@ -21,7 +21,7 @@ async fn law_31_a_second_lock_never_shortens_the_first() {
     let operator = world.client(OPERATOR).await;
     lock_for(&operator, "dataset:acme/tickets", None).await;
     let again = lock_for(&operator, "dataset:acme/tickets", Some(1)).await;
-    assert_eq!((again.until, again.reason.as_str()), (None, "the first"));
+    assert_eq!(again.until, None);
     world.time().advance(std::time::Duration::from_secs(3_600));
     let locks = operator.operators().list_locks(v1::ListLocksRequest {}).await.unwrap().into_inner().locks;
     assert_eq!(locks.len(), 1);
