@@ -20,5 +20,5 @@ pub use quota::{QuotaExceeded, Quotas};
 pub use right::{Facts, Lease, Terms};
 pub use table::{EXPIRED, LeaseEvent, Table, Unborn};
 
-#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[cfg(test)]
 mod law_tests;
