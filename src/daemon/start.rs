@@ -27,7 +27,7 @@ use crate::{
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     reason::{Reason, Refusal},
     secret::random_u128,
-    state::{RebuildError, Rebuilt, Store},
+    state::{Left, Recorded, Store},
     token::{KeyError, SigningKey},
 };
 
@@ -40,8 +40,6 @@ pub enum StartError {
     Rules(Refusal),
     #[error(transparent)]
     Ledger(#[from] OpenError),
-    #[error(transparent)]
-    Rebuild(#[from] RebuildError),
     #[error("the record of this start could not be written")]
     Epoch(#[source] LedgerError),
     #[error("no signing key could be made")]
@@ -114,7 +112,8 @@ impl Daemon {
 
         let (dir, options, ledger_clock) =
             (config.server.state.clone(), config.ledger.options(), clock.clone());
-        let opened = tokio::task::spawn_blocking(move || Ledger::open(&dir, ledger_clock, options))
+        let opening = move || Ledger::open_folded::<Recorded>(&dir, ledger_clock, options);
+        let (opened, recorded) = tokio::task::spawn_blocking(opening)
             .await
             .map_err(|e| StartError::BrokenOff(e.to_string()))??;
         for warning in &opened.warnings {
@@ -124,16 +123,13 @@ impl Daemon {
             not_before(latest);
         }
         let now = clock.now();
-        let records = opened.entries.into_iter().map(|r| (r.index, r.event));
-        let rebuilt = Rebuilt::from_records(records, now.lease)?;
+        let rebuilt = recorded.rebuilt(now.lease);
         let (ledger, epoch) = (opened.ledger, opened.epoch);
-        tracing::info!(
-            epoch,
-            jobs = rebuilt.jobs.iter().filter(|j| !j.is_closed()).count(),
-            locks = rebuilt.locks.len(),
-            seq = %rebuilt.seq,
-            "rebuilt from the ledger"
-        );
+        if epoch > 1 {
+            let Left { jobs, suspended, draining, locks } = rebuilt.left();
+            let (seq, in_order) = (rebuilt.seq, rebuilt.in_order);
+            tracing::info!(epoch, in_order, jobs, suspended, draining, locks, %seq, "this is what the last life left");
+        }
         let nonce = random_u128().map_err(|_| KeyError::Generate)?;
         ledger
             .append(&Event::EpochBegan(EpochBegan {

@@ -19,9 +19,14 @@
 //! files can compute a chain of their own, or cut the tail: that is found only by comparing with a [`Head`] kept elsewhere.
 //! The `head` file beside the segments, written at each new segment and at a clean stop, finds accidents, not attackers.
 //!
+//! **A segment begins with a snapshot**, where the ledger was opened [with a fold](Ledger::open_folded): the next start
+//! reads the last snapshot and what follows, verifying proves that each one follows from the records before it, and
+//! segments before it may be moved away.
+//!
 //! | File | Holds |
 //! |---|---|
 //! | `ledger-<first index, 20 digits>.jsonl` | a segment: one record per line |
+//! | `state-<index, 20 digits>.snapshot` | what follows from all records before that one, with which a segment begins |
 //! | `head` | index and digest of a record that was durable |
 //! | `reserve` | room on the disk, given back when it is full, for endings only |
 //! | `lock` | the process that has the ledger; an exclusive `flock` |
@@ -30,6 +35,7 @@ mod accept;
 mod chain;
 mod event;
 mod file;
+mod fold;
 mod open;
 mod queue;
 mod record;
@@ -39,7 +45,7 @@ mod verify;
 mod writer;
 
 #[cfg(test)]
-mod forgetful;
+pub(crate) mod forgetful;
 #[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
@@ -49,7 +55,8 @@ pub use accept::{Appending, CloseError, Deferred, Health, Ledger, LedgerError, S
 pub use chain::{Fault, ReadError, Tamper};
 pub use event::*;
 pub use file::{Dir, Disk, DiskFile, Held, LockError};
+pub use fold::Fold;
 pub use open::{OpenError, Opened, Options};
 pub use record::{Head, Record};
 pub use tail::{Tail, TailError, TailLine};
-pub use verify::{Report, verify};
+pub use verify::{Report, verify, verify_folded};

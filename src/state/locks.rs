@@ -61,36 +61,53 @@ impl Lock {
 
 /// The locks in force.
 #[derive(Clone, Debug, Default)]
-pub struct Locks(BTreeMap<LockName, Lock>);
+pub struct Locks {
+    /// Each with its turn: setting one anew is another turn, though all of it is the same.
+    by_name: BTreeMap<LockName, (u64, Lock)>,
+    turns: u64,
+}
 
 impl Locks {
     pub fn insert(&mut self, lock: Lock) {
-        self.0.insert(lock.name.clone(), lock);
+        self.turns = self.turns.saturating_add(1);
+        self.by_name.insert(lock.name.clone(), (self.turns, lock));
     }
 
     pub fn remove(&mut self, name: &LockName) -> Option<Lock> {
-        self.0.remove(name)
+        self.by_name.remove(name).map(|(_, lock)| lock)
     }
 
     pub fn find(&self, name: &LockName, now: LeaseTime) -> Option<&Lock> {
-        self.0.get(name).filter(|l| l.stands(now))
+        self.find_turn(name, now).map(|(_, lock)| lock)
+    }
+
+    /// The lock and its turn.
+    pub fn find_turn(&self, name: &LockName, now: LeaseTime) -> Option<(u64, &Lock)> {
+        self.by_name.get(name).filter(|(_, l)| l.stands(now)).map(|(turn, lock)| (*turn, lock))
+    }
+
+    /// Removes a lock, unless it was set anew since this turn.
+    pub fn remove_turn(&mut self, name: &LockName, turn: u64) {
+        if self.by_name.get(name).is_some_and(|(t, _)| *t == turn) {
+            self.by_name.remove(name);
+        }
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.by_name.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.by_name.is_empty()
     }
 
     /// Forgets those whose time is over.
     pub fn prune(&mut self, now: LeaseTime) {
-        self.0.retain(|_, l| l.stands(now));
+        self.by_name.retain(|_, (_, l)| l.stands(now));
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Lock> {
-        self.0.values()
+        self.by_name.values().map(|(_, lock)| lock)
     }
 
     /// The lock that stands before any of these names, if one does.

@@ -153,6 +153,9 @@ impl Store {
             );
             inner.put(job);
         }
+        for (key, super::Key { job, spec, at }) in rebuilt.keys {
+            inner.keys.entry(key).or_insert(KeyUse::Job { job, spec, at });
+        }
         Store { inner: Mutex::new(inner), freed: Notify::new(), fences, ledger, clock }
     }
 
@@ -320,14 +323,19 @@ impl Store {
         by: Actor,
         reason: &str,
     ) -> Result<Lock, Refused<std::convert::Infallible>> {
-        let (lock, appending) = {
+        let (turn, lock, appending) = {
             let inner = self.lock_inner();
-            let lock = inner.locks.find(name, self.clock.now().lease).cloned().ok_or(Refused::NoLock)?;
+            let (turn, lock) = inner
+                .locks
+                .find_turn(name, self.clock.now().lease)
+                .map(|(turn, lock)| (turn, lock.clone()))
+                .ok_or(Refused::NoLock)?;
             let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
-            (lock, self.ledger.append(&record))
+            (turn, lock, self.ledger.append(&record))
         };
         appending.await.map_err(|e| Refused::Ledger(e.to_string()))?;
-        self.lock_inner().locks.remove(name);
+        // One that was set while the record was written stays: its record is behind this one.
+        self.lock_inner().locks.remove_turn(name, turn);
         Ok(lock)
     }
 
