@@ -22,7 +22,7 @@ use crate::{
     config::{Config, IssuerListen},
     fence::Registry,
     identity::{FileSource, IdentityFiles, IdentitySource, LoadError},
-    ledger::{Actor, EpochBegan, Event, Ledger, LedgerError, OpenError},
+    ledger::{Actor, EpochBegan, Event, HeadKey, HeadKeyError, Ledger, LedgerError, OpenError},
     limits,
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     reason::{Reason, Refusal},
@@ -40,6 +40,8 @@ pub enum StartError {
     Rules(Refusal),
     #[error(transparent)]
     Ledger(#[from] OpenError),
+    #[error("heads of the ledger cannot be signed")]
+    HeadKey(#[from] HeadKeyError),
     #[error("the record of this start could not be written")]
     Epoch(#[source] LedgerError),
     #[error("no signing key could be made")]
@@ -112,7 +114,12 @@ impl Daemon {
 
         let (dir, options, ledger_clock) =
             (config.server.state.clone(), config.ledger.options(), clock.clone());
-        let opening = move || Ledger::open_folded::<Recorded>(&dir, ledger_clock, options);
+        let opening = move || {
+            let (opened, recorded) = Ledger::open_folded::<Recorded>(&dir, ledger_clock, options)?;
+            // With the ledger taken: no other daemon makes a key at the same time.
+            opened.ledger.sign_with(HeadKey::open(&dir)?);
+            Ok::<_, StartError>((opened, recorded))
+        };
         let (opened, recorded) = tokio::task::spawn_blocking(opening)
             .await
             .map_err(|e| StartError::BrokenOff(e.to_string()))??;
@@ -138,6 +145,7 @@ impl Daemon {
                 catalog: rules.catalog().digest(),
                 policy: rules.engine.digest(),
                 seq: rebuilt.seq.0,
+                head_key: ledger.head_public().map(|key| key.id()),
             }))
             .await
             .map_err(StartError::Epoch)?;

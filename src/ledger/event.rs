@@ -203,6 +203,9 @@ pub struct EpochBegan {
     pub policy: Digest,
     /// The count of lowerings that this life begins with.
     pub seq: u64,
+    /// The key that this life signs heads with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_key: Option<Digest>,
 }
 
 /// Who did it.

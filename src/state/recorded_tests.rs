@@ -481,6 +481,7 @@ async fn an_old_ledger_without_snapshots_opens_and_begins_to_have_them() {
         catalog: Digest::ZERO,
         policy: Digest::ZERO,
         seq: 7,
+        head_key: None,
     };
     assert_eq!(opened.ledger.append(&Event::EpochBegan(began)).await, Ok(62), "61 is the snapshot");
     opened.ledger.close(LONG).await.unwrap();
