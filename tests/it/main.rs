@@ -12,5 +12,6 @@ mod harness;
 
 mod bad_input;
 mod endings;
+mod ledger;
 mod matrix;
 mod path;
