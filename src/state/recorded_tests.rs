@@ -300,8 +300,9 @@ impl Life {
             (_, Some(_)) => {
                 let n = dice.roll(NAMES);
                 let name = lock(n, now).name;
-                let turn = book.touch(n);
                 self.work.spawn(async move {
+                    // Now: its record is accepted at the first poll.
+                    let turn = book.touch(n);
                     if store.unlock(&name, actor(), "by chance").await.is_ok() {
                         book.settle(n, turn, false);
                     }
@@ -575,4 +576,47 @@ fn law_39_the_key_of_a_closed_job_outlives_the_jobs_that_are_remembered() {
     // A day later they count no more.
     recorded.take(created_record(&job(max + 9, at.plus(limits::IDEMPOTENCY)), decision())).unwrap();
     assert!(recorded.rebuilt(at).keys.is_empty());
+}
+
+#[test]
+fn law_39_a_completion_that_was_answered_while_a_begin_was_being_written_closes_the_job_after_a_restart() {
+    let at = LeaseTime(1_000_000);
+    let job = job(1, at);
+    let began = |n| Change::AttemptBegan {
+        attempt: AttemptNumber::new(n).unwrap(),
+        key: format!("run {n}"),
+        at,
+        ticket: SecretDigest([1; 32]),
+    };
+    let (attempt, detail) = (AttemptNumber::FIRST, "done".to_owned());
+    let completed = Change::AttemptEnded { attempt, outcome: Outcome::Completed, at, detail };
+    let mut recorded = Recorded::default();
+    recorded.take(created_record(&job, decision())).unwrap();
+    // In memory the second begin was never made: the completion came before its record was durable.
+    for change in [began(1), began(2), completed] {
+        recorded.take(change_record(job.id, &change, actor(), None, Default::default())).unwrap();
+    }
+    let found = recorded.rebuilt(at);
+    assert_eq!(found.jobs[0].state, JobState::Closed(Outcome::Completed));
+}
+
+#[tokio::test]
+async fn law_31_a_lock_that_is_set_while_the_one_before_is_being_lifted_stands() {
+    let disk = Forgetful::default();
+    let mut dice = Dice(31);
+    let (life, _) = Life::begin(&disk, quick(&mut dice), "the first life");
+    let now = life.clock.now().lease;
+    life.store.lock(lock(1, now)).unwrap().0.record.unwrap().durable().await.unwrap();
+    disk.hold();
+    let name = lock(1, now).name;
+    let store = life.store.clone();
+    let lifting = tokio::spawn(async move { store.unlock(&name, actor(), "mended").await });
+    tokio::task::yield_now().await;
+    disk.wait_for_sync();
+    let (again, _) = life.store.lock(lock(1, now)).unwrap();
+    disk.release();
+    lifting.await.unwrap().unwrap();
+    again.record.unwrap().durable().await.unwrap();
+    assert_eq!(life.store.locks().len(), 1, "the lifting took the newer lock with it");
+    assert_eq!(read_all(&disk).rebuilt(now).locks.len(), 1);
 }
