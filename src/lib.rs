@@ -10,7 +10,7 @@
 //!
 //! | Floor | Module | Is for | Never |
 //! |---|---|---|---|
-//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] | time, secrets, bounds, codes of refusal, the wire | decides |
+//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] `sync` | time, secrets, bounds, codes of refusal, the wire, the primitives that model checkers replace | decides |
 //! | 1 | [`name`] | everything that can be named, parsed once | reads a clock |
 //! | 2 | [`fence`] | names that are lowered, places behind them, the feed | waits, does I/O |
 //! | 3 | [`identity`] | the SVID rules, trust bundles, both TLS configurations; the only maker of a `Peer` | authorizes |
@@ -69,6 +69,7 @@ pub mod reason;
 pub mod secret;
 #[cfg(feature = "server")]
 pub mod state;
+mod sync;
 pub mod token;
 #[cfg(feature = "verify")]
 pub mod verify;

@@ -76,10 +76,18 @@ pub const JOBS_OPEN_PER_TENANT_MAX: usize = 100_000;
 pub const JOBS_CLOSED_MAX: usize = 10_000;
 /// Live leases of one job.
 pub const LEASES_PER_JOB_MAX: usize = 100_000;
+/// Live leases of one identity, which several jobs may share.
+pub const LEASES_PER_HOLDER_MAX: usize = 250_000;
+/// Live leases of one tenant's jobs: half of all, so that no tenant keeps the others out.
+pub const LEASES_PER_TENANT_MAX: usize = 1_000_000;
 /// Live leases of the daemon: under 1 GiB.
 pub const LEASES_MAX: usize = 2_000_000;
 /// Ended leases kept for `lease list`, newest first.
 pub const LEASES_ENDED_MAX: usize = 10_000;
+/// How long an ended lease is kept for it: as long as a renewal of it may still be tried.
+pub const LEASES_ENDED_KEPT: Duration = Duration::from_secs(3600);
+/// Events of leases that a slow watcher may fall behind before it is told what it missed.
+pub const LEASE_EVENTS_BACKLOG: usize = 4_096;
 /// Locks in force.
 pub const LOCKS_MAX: usize = 100_000;
 /// Names of one snapshot message of the fence feed: about 100 KiB.
@@ -160,6 +168,10 @@ pub const PING: Duration = Duration::from_secs(5);
 pub const REQUESTS_MAX: usize = 4_096;
 /// SIGTERM to exit.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
+/// The longest that a call waits for an ending to be on disk. Who wants to wait on asks again.
+pub const DURABLE_WAIT: Duration = Duration::from_secs(30);
+/// How often a stream that stays open asks again whether its caller may still read it.
+pub const REAUTHORIZE: Duration = Duration::from_secs(5);
 /// The longest that a request may wait for its record.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
 /// The longest that the command line waits for one answer: twice what a record may take.

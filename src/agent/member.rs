@@ -8,9 +8,10 @@ use tokio::sync::{mpsc, watch};
 use super::{
     CredentialDir, CredentialError, Voice,
     calls::{Calls, timed},
-    held::{Granted, Held, index},
+    held::Granted,
+    holdings::{Holdings, shown},
     meaning::{AttemptIs, Meaning, Over, meaning, over_by},
-    retry::{Backoff, Fraction, SystemFraction},
+    retry::Backoff,
     stream::{Act, Connected, Membership, Stream, act},
     work::{self, Work},
 };
@@ -65,11 +66,12 @@ pub(super) struct Member {
     epoch: u64,
     lead_ms: i64,
     window: Duration,
-    held: Vec<Held>,
+    holdings: Holdings,
     reading_ends: Option<LeaseTime>,
+    /// Set once our access is over.
     over: Option<AttemptIs>,
-    svid: Option<Wall>,
-    draw: SystemFraction,
+    /// The digest of the certificate that our present connection was made with, or the next one will be.
+    svid: Option<[u8; 32]>,
 }
 
 enum Link {
@@ -101,7 +103,8 @@ pub(super) enum ObtainError {
 impl Member {
     /// From a first connection. Nothing is held yet.
     pub(super) fn new(who: Membership, connected: Connected, place: Place) -> Result<Self, Refusal> {
-        let held = Held::of_offers(connected.offers, place.clock.now().lease)?;
+        let now = place.clock.now().lease;
+        let holdings = Holdings::of_offers(connected.offers, now, place.dir.clone(), place.voice.clone())?;
         Ok(Member {
             who,
             calls: connected.calls,
@@ -111,33 +114,32 @@ impl Member {
             lead_ms: connected.stream.lead_ms,
             window: connected.stream.window(),
             link: Link::Up(connected.stream),
-            held,
+            holdings,
             reading_ends: None,
             over: None,
-            svid: svid_end(&place.identity.current()),
-            draw: SystemFraction::new(),
+            svid: svid_of(&place.identity.current()),
             place,
         })
     }
 
     /// Obtains all that was offered, and writes the files and their index.
     pub(super) async fn obtain(&mut self, patience: Duration) -> Result<(), ObtainError> {
-        for at in 0..self.held.len() {
-            let Some(request) = self.held.get(at).map(|h| h.request(&self.who)) else { continue };
+        for at in 0..self.holdings.len() {
+            let Some(request) = self.holdings.get(at).map(|h| h.request(&self.who)) else { continue };
             let calls = self.calls.clone();
             let issue = async |span| {
                 calls.within(span, calls.members().issue_credential(timed(span, request.clone()))).await
             };
             let granted = self.calls.persist(patience, issue).await.and_then(Granted::of_issue);
-            self.put(at, granted.map_err(ObtainError::Refused)?)?;
+            let granted = granted.map_err(ObtainError::Refused)?;
+            self.holdings.put(at, granted, self.place.clock.now(), self.lead_ms)?;
         }
-        self.place.dir.write_index(&index(&self.held, &self.who))?;
-        Ok(())
+        Ok(self.holdings.write_index(&self.who)?)
     }
 
     /// What the credentials open.
     pub(super) fn opens(&self) -> Vec<String> {
-        self.held.iter().map(Held::opens).collect()
+        self.holdings.opens()
     }
 
     /// How long after the last beat the daemon ends the access of a member by itself.
@@ -153,6 +155,7 @@ impl Member {
     ) -> Report {
         let mut works = Works::new();
         let mut trust = self.place.identity.watch();
+        self.identity_changed(&self.place.identity.current());
         loop {
             self.begin_due(&mut works);
             let timer = self.place.clock.sleep_until(self.wake_at());
@@ -179,8 +182,7 @@ impl Member {
             };
             if let (Some((ending, attempt)), None) = (ending, self.over) {
                 self.over = Some(attempt);
-                self.place.dir.wipe();
-                self.held.iter_mut().for_each(|h| h.schedule.stop());
+                self.holdings.end();
                 let _ = over.try_send(ending);
             }
         }
@@ -205,7 +207,7 @@ impl Member {
         if matches!(self.link, Link::Down(_)) {
             return;
         }
-        for (at, held) in self.held.iter_mut().enumerate().filter(|(_, h)| is_due(h.schedule.due())) {
+        for (at, held) in self.holdings.due(now) {
             held.schedule.asked();
             works.push(match held.lease {
                 Some(lease) => work::renew(self.calls.clone(), at, lease, self.who.session()),
@@ -215,16 +217,14 @@ impl Member {
     }
 
     fn wake_at(&self) -> LeaseTime {
-        let link = match &self.link {
-            Link::Up(stream) => {
-                Some(stream.next()).into_iter().chain(self.change_at.filter(|_| !self.connecting)).min()
-            }
-            Link::Down(away) => away.retry_at.filter(|_| !self.connecting && self.over.is_none()),
+        let connects = !self.connecting && self.over.is_none();
+        let (beat, connect, due) = match &self.link {
+            Link::Up(stream) => (Some(stream.next()), self.change_at, self.holdings.next_due()),
+            // Nothing is asked for where nobody would hear it.
+            Link::Down(away) => (None, away.retry_at, None),
         };
-        let is_up = matches!(self.link, Link::Up(_));
-        let due = self.held.iter().filter_map(|h| h.schedule.due()).filter(|_| is_up);
-        let ends = self.held.iter().filter_map(|h| h.schedule.expires());
-        due.chain(ends).chain(link).chain(self.reading_ends).min().unwrap_or(LeaseTime(u64::MAX))
+        let all = [beat, connect.filter(|_| connects), due, self.holdings.next_end(), self.reading_ends];
+        all.into_iter().flatten().min().unwrap_or(LeaseTime(u64::MAX))
     }
 
     fn time_passed(&mut self) {
@@ -236,37 +236,24 @@ impl Member {
         }
         if self.reading_ends.is_some_and(|at| at <= now) {
             self.reading_ends = None;
-            self.end_reading();
+            self.holdings.end_reading();
+            self.holdings.refresh_index(&self.who);
         }
         self.remove_expired(now);
     }
 
     fn remove_expired(&mut self, now: LeaseTime) {
-        let mut gone = Vec::new();
-        for held in self.held.iter_mut().filter(|h| h.schedule.expires().is_some_and(|at| at <= now)) {
-            held.remove(&self.place.dir);
-            held.schedule.expired();
-            gone.push(match held.schedule.due() {
-                None if !held.shortened_by.is_empty() => {
-                    format!("what {} has ended: {}", held.opens(), held.shortened_by.join(", "))
-                }
-                _ => format!("what {} has expired, for want of a renewal", held.opens()),
-            });
-        }
+        let gone = self.holdings.remove_expired(now);
         if gone.is_empty() {
             return;
         }
-        self.write_index();
-        let nothing_left = self.held.iter().all(|h| h.schedule.expires().is_none());
-        if matches!(self.link, Link::Down(_)) {
-            if nothing_left {
-                self.place.voice.say(
-                "the credentials have expired and their files are removed; the command goes on, and they are there again \
-                 when the daemon is",
-                );
-            }
-        } else {
-            gone.iter().for_each(|line| self.place.voice.say(line));
+        self.holdings.refresh_index(&self.who);
+        match self.link {
+            Link::Up(_) => gone.iter().for_each(|line| self.place.voice.say(line)),
+            Link::Down(_) if self.holdings.last_end().is_none() => self.place.voice.say(
+                "the credentials have expired and their files are removed; the command goes on, and they are there again when the daemon is",
+            ),
+            Link::Down(_) => {}
         }
     }
 
@@ -313,7 +300,7 @@ impl Member {
                 ));
             }
             Act::Reconnect => self.lost(now),
-            Act::Anew => self.ask_anew(now),
+            Act::Anew => self.holdings.ask_anew(now),
             Act::Nothing => {}
         }
         None
@@ -330,17 +317,10 @@ impl Member {
         self.link = Link::Down(Away { since: now, retry_at, waits, said: false });
     }
 
-    fn ask_anew(&mut self, now: LeaseTime) {
-        for held in self.held.iter_mut().filter(|h| h.schedule.is_wanted()) {
-            held.lease = None;
-            held.schedule.hurry(now);
-        }
-    }
-
     fn identity_changed(&mut self, trust: &Trust) {
-        let end = svid_end(trust);
-        if end.is_some() && end != self.svid {
-            self.svid = end;
+        let svid = svid_of(trust);
+        if svid.is_some() && svid != self.svid {
+            self.svid = svid;
             let now = self.place.clock.now().lease;
             match &mut self.link {
                 Link::Up(_) => self.change_at = Some(now),
@@ -354,7 +334,7 @@ impl Member {
     fn done(&mut self, work: Work) -> Option<(Over, AttemptIs)> {
         match work {
             Work::Issued { at, answer } => {
-                let counts = self.held.get_mut(at)?.schedule.answered();
+                let counts = self.holdings.get_mut(at)?.schedule.answered();
                 match answer.and_then(Granted::of_issue) {
                     Ok(granted) if counts => self.granted(at, granted),
                     // A lease that nobody holds ends with the attempt.
@@ -363,7 +343,7 @@ impl Member {
                 }
             }
             Work::Renewed { at, lease, answer } => {
-                let held = self.held.get_mut(at)?;
+                let held = self.holdings.get_mut(at)?;
                 let counts = held.schedule.answered() && held.lease == Some(lease);
                 match answer.and_then(Granted::of_renewal) {
                     Ok(granted) if counts => self.granted(at, granted),
@@ -399,14 +379,14 @@ impl Member {
     }
 
     fn granted(&mut self, at: usize, granted: Granted) -> Option<(Over, AttemptIs)> {
-        match self.put(at, granted) {
-            Ok(()) => self.write_index(),
+        let now = self.place.clock.now();
+        match self.holdings.put(at, granted, now, self.lead_ms) {
+            Ok(()) => self.holdings.refresh_index(&self.who),
             // Access has ended meanwhile.
             Err(CredentialError::Wiped) => {}
             Err(error) => {
                 self.place.voice.say(&format!("{error}; trying again"));
-                let now = self.place.clock.now().lease;
-                self.held.get_mut(at)?.schedule.failed(now);
+                self.holdings.get_mut(at)?.schedule.failed(now.lease);
             }
         }
         None
@@ -414,13 +394,16 @@ impl Member {
 
     fn refused(&mut self, at: usize, refusal: Refusal, counts: bool) -> Option<(Over, AttemptIs)> {
         let now = self.place.clock.now().lease;
-        let held = self.held.get_mut(at)?;
+        let held = self.holdings.get_mut(at)?;
         let is_renewal = held.lease.is_some();
         match meaning(refusal.reason) {
             Meaning::Over => return Some(over_by(refusal)),
             // What was overtaken is due by itself.
             _ if !counts => {}
-            Meaning::Drained if held.half == Half::Reading => self.end_reading(),
+            Meaning::Drained if held.half == Half::Reading => {
+                self.holdings.end_reading();
+                self.holdings.refresh_index(&self.who);
+            }
             Meaning::Anew if is_renewal => {
                 held.lease = None;
                 held.schedule.hurry(now);
@@ -442,15 +425,11 @@ impl Member {
         self.window = connected.stream.window();
         // The one before is dropped only now: a member that has a stream is never away.
         let before = std::mem::replace(&mut self.link, Link::Up(connected.stream));
-        let begins_anew = connected.epoch != self.epoch;
-        self.epoch = connected.epoch;
-        for held in &mut self.held {
-            if begins_anew {
-                held.lease = None;
-            }
-            if held.schedule.is_wanted() {
-                held.schedule.hurry(now);
-            }
+        if connected.epoch == self.epoch {
+            self.holdings.hurry(now);
+        } else {
+            self.epoch = connected.epoch;
+            self.holdings.ask_anew(now);
         }
         if let Link::Down(Away { said: true, .. }) = before {
             self.place.voice.say("the daemon is back: credentials are obtained anew");
@@ -473,53 +452,28 @@ impl Member {
             away.retry_at = None;
             self.place.voice.say(&format!(
                 "the daemon has been away for {}: no longer trying to come back; the command goes on without access",
-                humantime::format_duration(Duration::from_secs(self.place.rejoin.as_secs()))
+                shown(self.place.rejoin)
             ));
             return None;
         }
         away.retry_at = away.waits.next().map(|wait| now.plus(wait));
         if !std::mem::replace(&mut away.said, true) {
-            let until = self.held.iter().filter_map(|h| h.schedule.expires()).max();
-            let until = until.map_or_else(
+            let what = match refusal.reason {
+                Reason::Unreachable | Reason::ShuttingDown => "the daemon is away",
+                _ => "the way to the daemon is barred",
+            };
+            let until = self.holdings.last_end().map_or_else(
                 || "no credentials are left".to_owned(),
                 |at| {
                     format!("credentials are good until {} at the latest", self.place.clock.now().wall_at(at))
                 },
             );
             self.place.voice.say(&format!(
-                "the daemon is away ({}: {refusal}): {until}; the command goes on, trying to come back",
+                "{what} ({}: {refusal}): {until}; the command goes on, trying to come back",
                 refusal.reason
             ));
         }
         None
-    }
-
-    // ---------- credentials ----------
-
-    fn put(&mut self, at: usize, granted: Granted) -> Result<(), CredentialError> {
-        let now = self.place.clock.now();
-        let wall = Wall(now.wall.0.saturating_add_signed(self.lead_ms));
-        let draw = self.draw.draw();
-        match self.held.get_mut(at) {
-            Some(held) => held.put(&self.place.dir, granted, now.lease, wall, draw),
-            None => Ok(()),
-        }
-    }
-
-    fn write_index(&self) {
-        match self.place.dir.write_index(&index(&self.held, &self.who)) {
-            Ok(_) | Err(CredentialError::Wiped) => {}
-            Err(error) => self.place.voice.say(&error.to_string()),
-        }
-    }
-
-    fn end_reading(&mut self) {
-        for held in self.held.iter_mut().filter(|h| h.half == Half::Reading) {
-            held.schedule.stop();
-            held.lease = None;
-            held.remove(&self.place.dir);
-        }
-        self.write_index();
     }
 
     /// A moment of the daemon's clock on our timeline.
@@ -565,6 +519,6 @@ async fn changed(trust: &mut watch::Receiver<Arc<Trust>>) {
     }
 }
 
-fn svid_end(trust: &Trust) -> Option<Wall> {
-    trust.svid.as_ref().map(|svid| svid.not_after())
+fn svid_of(trust: &Trust) -> Option<[u8; 32]> {
+    trust.svid.as_ref().map(|svid| svid.leaf().x5t_s256)
 }

@@ -12,6 +12,7 @@ mod credentials;
 mod ending;
 mod environment;
 mod held;
+mod holdings;
 mod meaning;
 mod member;
 mod processes;

@@ -121,9 +121,6 @@ pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
     let program = options.command.first().cloned().unwrap_or_default();
     command::resolve(&program, std::env::var_os("PATH").as_deref()).map_err(SpawnError::from)?;
     let dir = Arc::new(CredentialDir::create(options.dir.as_deref())?);
-    if let Some(warning) = dir.warning() {
-        place.voice.say(warning);
-    }
 
     let mut begun = Begun::new(&place);
     let prepared = tokio::select! {
@@ -140,6 +137,9 @@ pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
             return Err(error);
         }
     };
+    if let Some(warning) = dir.warning() {
+        place.voice.say(warning);
+    }
     place.voice.say(&begun.described(&member.opens()));
     let run = Run {
         handle: child.handle(),

@@ -28,11 +28,14 @@ pub struct Edge {
     /// Cancelled when the daemon begins to stop: streams end and say so.
     pub(super) stopping: CancellationToken,
     work: Arc<Semaphore>,
+    /// Room of their own for the calls that end access: whatever else waits for a disk, these do not wait for it.
+    endings: Arc<Semaphore>,
 }
 
 impl Edge {
     pub fn new(broker: Arc<Broker>, reloader: Reloader, stopping: CancellationToken) -> Self {
-        Edge { broker, reloader, stopping, work: Arc::new(Semaphore::new(limits::REQUESTS_MAX)) }
+        let room = || Arc::new(Semaphore::new(limits::REQUESTS_MAX));
+        Edge { broker, reloader, stopping, work: room(), endings: room() }
     }
 
     /// All services, with health and reflection, as one that `link` serves.
@@ -100,7 +103,43 @@ impl Edge {
 
     /// The caller as the catalog knows it.
     pub(super) fn caller(&self, rpc: Rpc, connection: &Connection) -> Result<Caller, Status> {
-        self.broker.caller(&connection.peer).map_err(|r| self.refuse(rpc, connection, &r))
+        let known = self.broker.caller(&connection.peer).and_then(|caller| {
+            if !open_to_the_locked(rpc) {
+                self.broker.not_locked_out(&caller)?;
+            }
+            Ok(caller)
+        });
+        known.map_err(|r| self.refuse(rpc, connection, &r))
+    }
+
+    /// Resolves when a stream that stays open must end, and says why: its connection has ended, the daemon is stopping, or its
+    /// caller may no longer read it.
+    pub(super) async fn stream_over(
+        &self,
+        rpc: Rpc,
+        connection: &Connection,
+        may: impl Fn(&Broker, &Caller) -> Result<(), Refusal> + Send,
+    ) -> Refusal {
+        let denied = async {
+            loop {
+                self.broker.clock().sleep(limits::REAUTHORIZE).await;
+                let caller = self.broker.caller(&connection.peer);
+                if let Err(refusal) = caller.and_then(|caller| may(&self.broker, &caller)) {
+                    self.broker.refused(connection.peer.spiffe_id(), rpc.as_str(), &refusal);
+                    return refusal;
+                }
+            }
+        };
+        tokio::select! {
+            refusal = denied => refusal,
+            () = connection.ended.cancelled() => {
+                let ending = connection.ending();
+                Refusal::new(ending.reason(), ending.to_string())
+            }
+            () = self.stopping.cancelled() => {
+                Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again")
+            }
+        }
     }
 
     /// Turns a refusal into a status, once it is counted, logged and, where it is a denial, recorded.
@@ -124,7 +163,8 @@ impl Edge {
     {
         let connection = self.connection(&request)?;
         let caller = self.caller(rpc, &connection)?;
-        let Ok(permit) = self.work.clone().try_acquire_owned() else {
+        let room = if ends_access(rpc) { &self.endings } else { &self.work };
+        let Ok(permit) = room.clone().try_acquire_owned() else {
             let busy = Refusal::new(Reason::Overloaded, "too many requests at once: try again in a moment");
             return Err(self.refuse(rpc, &connection, &busy));
         };
@@ -195,6 +235,40 @@ fn with_reason(answer: http::Response<tonic::body::Body>) -> http::Response<toni
         _ => return answer,
     };
     status(&refusal).into_http()
+}
+
+/// The calls that only reduce access.
+fn ends_access(rpc: Rpc) -> bool {
+    matches!(
+        rpc,
+        Rpc::CloseJob
+            | Rpc::DrainAttempt
+            | Rpc::EndAttempt
+            | Rpc::ReleaseLease
+            | Rpc::Revoke
+            | Rpc::Lock
+            | Rpc::WaitDurable
+    )
+}
+
+/// The calls that a caller makes though a lock stands before its own identity: looking at itself and its jobs, ending them, and
+/// checking credentials, which lets nobody in.
+fn open_to_the_locked(rpc: Rpc) -> bool {
+    matches!(
+        rpc,
+        Rpc::WhoAmI
+            | Rpc::GetJob
+            | Rpc::ListJobs
+            | Rpc::WatchJob
+            | Rpc::CloseJob
+            | Rpc::DrainAttempt
+            | Rpc::EndAttempt
+            | Rpc::ReleaseLease
+            | Rpc::WaitDurable
+            | Rpc::Introspect
+            | Rpc::WatchFences
+            | Rpc::GetKeys
+    )
 }
 
 /// The client's deadline: the `grpc-timeout` header, digits and one unit.

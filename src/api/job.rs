@@ -13,6 +13,7 @@ use super::{
     spec,
 };
 use crate::{
+    broker::{Broker, Caller},
     clock::LeaseTime,
     limits,
     name::{JobId, Outcome},
@@ -189,16 +190,20 @@ impl JobService for Jobs {
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let connection = self.0.connection(&request)?;
         let caller = self.0.caller(Rpc::WatchJob, &connection)?;
-        let id = named("job", &request.get_ref().job);
-        let watch = id.and_then(|id| self.0.broker.watch_job(&caller, id));
+        let id: JobId = named("job", &request.get_ref().job)
+            .map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
+        let watch = self.0.broker.watch_job(&caller, id);
         let mut watch = watch.map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
         let (tx, rx) = tokio::sync::mpsc::channel(STREAM_BUFFER);
-        let (broker, stopping) = (self.0.broker.clone(), self.0.stopping.clone());
+        let edge = self.0.clone();
         tokio::spawn(async move {
+            let may = |broker: &Broker, caller: &Caller| broker.watch_job(caller, id).map(drop);
+            let over = edge.stream_over(Rpc::WatchJob, &connection, may);
+            tokio::pin!(over);
             loop {
                 let job = watch.borrow_and_update().clone();
                 let closed = job.is_closed();
-                let shown = v1::WatchJobResponse { job: Some(convert::job(&broker, &job)) };
+                let shown = v1::WatchJobResponse { job: Some(convert::job(&edge.broker, &job)) };
                 drop(job);
                 if tx.send(Ok(shown)).await.is_err() || closed {
                     return;
@@ -206,15 +211,10 @@ impl JobService for Jobs {
                 let ending = tokio::select! {
                     changed = watch.changed() => match changed {
                         Ok(()) => continue,
-                        Err(_) => Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again"),
+                        // Closed so long ago that it is forgotten.
+                        Err(_) => return,
                     },
-                    () = connection.ended.cancelled() => {
-                        let e = connection.ending();
-                        Refusal::new(e.reason(), e.to_string())
-                    }
-                    () = stopping.cancelled() => {
-                        Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again")
-                    }
+                    refusal = &mut over => refusal,
                     () = tx.closed() => return,
                 };
                 let _ = tx.send(Err(super::status(&ending))).await;

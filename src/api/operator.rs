@@ -11,6 +11,7 @@ use super::{
     job::page_size,
 };
 use crate::{
+    broker::{Broker, Caller},
     ledger::TailError,
     limits,
     name::{FenceName, LeaseId},
@@ -148,22 +149,17 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::ReloadCatalog, request, |broker, caller, q| async move {
                 broker.may_reload(&caller)?;
-                let read = tokio::task::spawn_blocking(move || reloader()).await;
-                let rules =
-                    read.map_err(|_| Refusal::new(Reason::Internal, "the catalog could not be read"))??;
+                let by = crate::ledger::Actor::SpiffeId(caller.id().clone());
+                let reload = move || broker.reload(|| reloader(), by, q.dry_run);
+                let done = tokio::task::spawn_blocking(reload).await;
+                let (rules, done) =
+                    done.map_err(|_| Refusal::new(Reason::Internal, "the catalog could not be read"))??;
                 let counts = rules.catalog().counts();
-                let digest = rules.catalog().digest().to_string();
-                let ended = if q.dry_run {
-                    0
-                } else {
-                    let by = crate::ledger::Actor::SpiffeId(caller.id().clone());
-                    broker.replace_rules(rules, by).ended
-                };
                 Ok(v1::ReloadCatalogResponse {
-                    digest,
+                    digest: done.catalog.to_string(),
                     principals: u32::try_from(counts.principals).unwrap_or(u32::MAX),
                     resources: u32::try_from(counts.resources()).unwrap_or(u32::MAX),
-                    ended,
+                    ended: done.ended,
                 })
             })
             .await
@@ -185,8 +181,11 @@ impl OperatorService for Operators {
         let tail = self.0.broker.tail_ledger(&caller, from);
         let mut tail = tail.map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
         let (tx, rx) = tokio::sync::mpsc::channel(STREAM_BUFFER);
-        let stopping = self.0.stopping.clone();
+        let edge = self.0.clone();
         tokio::spawn(async move {
+            let may = |broker: &Broker, caller: &Caller| broker.tail_ledger(caller, from).map(drop);
+            let over = edge.stream_over(Rpc::TailLedger, &connection, may);
+            tokio::pin!(over);
             loop {
                 let next = async { if q.no_follow { tail.next_present().await } else { tail.next().await } };
                 let message = tokio::select! {
@@ -195,13 +194,7 @@ impl OperatorService for Operators {
                         Some(Ok(line)) => Ok(v1::TailLedgerResponse { index: line.index, record: line.line }),
                         Some(Err(e)) => Err(tail_refusal(&e)),
                     },
-                    () = connection.ended.cancelled() => {
-                        let e = connection.ending();
-                        Err(Refusal::new(e.reason(), e.to_string()))
-                    }
-                    () = stopping.cancelled() => {
-                        Err(Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again"))
-                    }
+                    refusal = &mut over => Err(refusal),
                     () = tx.closed() => return,
                 };
                 let last = message.is_err();

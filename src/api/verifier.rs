@@ -2,8 +2,12 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use tokio::sync::{broadcast::error::RecvError, mpsc};
-use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use futures_util::{Stream, StreamExt, future, stream};
+use tokio::sync::{
+    broadcast::error::{RecvError, TryRecvError},
+    mpsc, oneshot,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
@@ -11,8 +15,8 @@ use super::{
     edge::Edge,
 };
 use crate::{
-    broker::{Broker, Verdict},
-    fence::Subscription,
+    broker::{Broker, Caller, Verdict},
+    fence::{Lowering, Subscription},
     limits,
     link::Connection,
     name::SpiffeId,
@@ -80,10 +84,20 @@ impl VerifierService for Verifiers {
         let audience: SpiffeId = named("audience", &first.audience).map_err(refuse)?;
         self.0.broker.may_watch(&caller, &audience).map_err(refuse)?;
         let (tx, rx) = mpsc::channel(STREAM_BUFFER);
-        let feed =
-            Feed { broker: self.0.broker.clone(), stopping: self.0.stopping.clone(), connection, ticks, tx };
-        tokio::spawn(feed.run(first.tick));
-        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+        let (last, end) = oneshot::channel();
+        let feed = Feed {
+            broker: self.0.broker.clone(),
+            stopping: self.0.stopping.clone(),
+            connection,
+            caller,
+            audience,
+            ticks,
+            tx,
+        };
+        tokio::spawn(feed.run(first.tick, last));
+        // How it ended comes after what was sent before it, however late that is read.
+        let end = stream::once(end).filter_map(|end| future::ready(end.ok().map(Err)));
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx).chain(end))))
     }
 
     async fn get_keys(
@@ -98,21 +112,23 @@ impl VerifierService for Verifiers {
     }
 }
 
-/// One verifier's feed.
+/// One verifier's feed: the lowerings that concern its audience, each with the one before it in this feed.
 struct Feed {
     broker: Arc<Broker>,
     stopping: tokio_util::sync::CancellationToken,
     connection: Connection,
+    caller: Caller,
+    audience: SpiffeId,
     ticks: Streaming<v1::WatchFencesRequest>,
     tx: mpsc::Sender<Result<v1::WatchFencesResponse, Status>>,
 }
 
 impl Feed {
-    async fn run(mut self, first_tick: u64) {
+    async fn run(mut self, first_tick: u64, end: oneshot::Sender<Status>) {
         metrics::gauge!("leasehold_fence_feeds").increment(1.0);
         if let Err(why) = self.follow(first_tick).await {
-            let end = self.tx.send(Err(super::status(&why)));
-            let _ = tokio::time::timeout(limits::CONNECTION_GRACE, end).await;
+            // A client that is gone hears nothing more.
+            let _ = end.send(super::status(&why));
         }
         metrics::gauge!("leasehold_fence_feeds").decrement(1.0);
     }
@@ -134,6 +150,7 @@ impl Feed {
         for chunk in snapshot.chunks(limits::FEED_CHUNK) {
             let fences = chunk
                 .iter()
+                .filter(|(name, _)| self.broker.is_told_of_name(&self.audience, name))
                 .map(|(name, seq)| v1::LoweredFence { name: name.to_string(), seq: seq.0 })
                 .collect();
             self.send(Event::Snapshot(v1::FeedSnapshot { fences, complete: false, seq: 0 })).await?;
@@ -144,17 +161,10 @@ impl Feed {
         self.tick(first_tick).await?;
         loop {
             tokio::select! {
-                // Lowerings before ticks: an echoed tick says that all that was lowered before it was sent before it.
                 biased;
                 lowering = lowerings.recv() => match lowering {
-                    Ok(l) => {
-                        let (name, seq) = (l.name.to_string(), l.seq.0);
-                        self.send(Event::Lowered(v1::FeedLowered { name, seq, prev })).await?;
-                        prev = seq;
-                    }
-                    Err(RecvError::Lagged(missed)) => {
-                        return Err(Refusal::new(Reason::FellBehind, format!("{missed} lowerings were missed: start over")));
-                    }
+                    Ok(lowering) => self.lowered(lowering, &mut prev).await?,
+                    Err(RecvError::Lagged(missed)) => return Err(missing(missed)),
                     Err(RecvError::Closed) => return Err(stopping()),
                 },
                 () = self.connection.ended.cancelled() => {
@@ -167,12 +177,33 @@ impl Feed {
                         if let Err(e) = self.connection.check(self.broker.clock().now().wall) {
                             return Err(Refusal::new(e.reason(), e.to_string()));
                         }
+                        self.broker.may_still_watch(&mut self.caller, &self.audience)?;
+                        // An echoed tick says that all that was lowered before it was sent before it. The order of the
+                        // branches does not: both can come between the look at the one and the look at the other.
+                        for _ in 0..lowerings.len() {
+                            match lowerings.try_recv() {
+                                Ok(lowering) => self.lowered(lowering, &mut prev).await?,
+                                Err(TryRecvError::Lagged(missed)) => return Err(missing(missed)),
+                                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                            }
+                        }
                         self.tick(m.tick).await?;
                     }
                     Some(Err(_)) | None => return Ok(()),
                 },
             }
         }
+    }
+
+    /// Tells of a lowering, where it concerns the audience.
+    async fn lowered(&self, lowering: Lowering, prev: &mut u64) -> Result<(), Refusal> {
+        if !self.broker.is_told_of(&self.audience, &lowering) {
+            return Ok(());
+        }
+        let (name, seq) = (lowering.name.to_string(), lowering.seq.0);
+        self.send(Event::Lowered(v1::FeedLowered { name, seq, prev: *prev })).await?;
+        *prev = seq;
+        Ok(())
     }
 
     async fn tick(&self, tick: u64) -> Result<(), Refusal> {
@@ -184,11 +215,20 @@ impl Feed {
     /// Sends, waiting no longer than a feed may be stale: a verifier that reads slower than that refuses everything anyway.
     async fn send(&self, event: Event) -> Result<(), Refusal> {
         let message = v1::WatchFencesResponse { event: Some(event) };
-        match tokio::time::timeout(limits::FEED_STALE, self.tx.send(Ok(message))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Refusal::new(Reason::FellBehind, "the feed is not read: start over")),
+        let sent = tokio::select! {
+            biased;
+            sent = self.tx.send(Ok(message)) => sent.is_ok(),
+            () = self.broker.clock().sleep(limits::FEED_STALE) => false,
+        };
+        match sent {
+            true => Ok(()),
+            false => Err(Refusal::new(Reason::FellBehind, "the feed is not read: start over")),
         }
     }
+}
+
+fn missing(missed: u64) -> Refusal {
+    Refusal::new(Reason::FellBehind, format!("{missed} lowerings were missed: start over"))
 }
 
 fn stopping() -> Refusal {

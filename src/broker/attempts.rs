@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::LeaseTime,
-    job::{AttemptState, Begin, Close, End, Illegal, Job},
+    job::{AttemptState, Begin, Change, Close, End, Illegal, Job},
     ledger::{Actor, Ending, Event},
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind},
@@ -64,8 +64,9 @@ impl Broker {
         let rules = self.rules();
         // Who asks is looked up after the revision was read, as everything that is decided by.
         let caller = &self.caller(&caller.peer)?;
-        let mut all = names::of_job(&named);
+        let mut all = names::of_job(&rules, &named);
         all.push(FenceName::identity(caller.id().clone()));
+        all.push(FenceName::domain(caller.id().trust_domain()));
         let stand = self.fences.stand(all.iter().cloned());
 
         let job = self.state.job(id).ok_or_else(job_not_found)?;
@@ -76,6 +77,9 @@ impl Broker {
         match job.begin(key, supersede, ticket.digest(), now) {
             Err(illegal) => return Err(move_refusal(illegal)),
             Ok(Begin::Existing(attempt)) => return Ok(self.began_before(job, attempt)),
+            Ok(Begin::New(Change::AttemptBegan { attempt, .. })) => {
+                self.unlocked([FenceName::attempt(id, attempt)].iter())?;
+            }
             Ok(Begin::New(_)) => {}
         }
         let verdict = self.decide_job(&rules, &job, Phase::Running)?;
@@ -109,13 +113,14 @@ impl Broker {
         }
         if self.fences.revision() != revision {
             let rules = self.rules();
-            if let Err(refusal) = self.decide_job(&rules, &widened.job, Phase::Running) {
-                self.end_quietly(
-                    id,
-                    attempt,
-                    Outcome::Revoked,
-                    "policy changed while the attempt was beginning",
-                );
+            let today = self.caller(&caller.peer).and_then(|caller| {
+                self.authorize_job(&caller, Rpc::BeginAttempt, &widened.job, "")?;
+                self.unlocked(all.iter())?;
+                self.decide_job(&rules, &widened.job, Phase::Running)
+            });
+            if let Err(refusal) = today {
+                let detail = "rules or locks changed while the attempt was beginning";
+                self.end_quietly(id, attempt, Outcome::Revoked, detail);
                 return Err(refusal);
             }
         }
@@ -252,9 +257,8 @@ impl Broker {
         self.tickets.retain(|(job, attempt), _| {
             *job != done.value.id || done.value.attempt(*attempt).is_some_and(|a| !a.is_ended())
         });
-        let index = done.record.as_ref().map(|r| r.index);
-        let durable = index.is_none_or(|i| self.ledger.is_durable(i));
-        Ended { job: done.value, ending: done.ending, index, durable, conflict }
+        let (index, durable) = self.durability(done.record.as_ref().map(|r| r.index));
+        Ended { job: done.value, ending: done.ending, index: Some(index), durable, conflict }
     }
 
     pub(super) fn end_quietly(&self, id: JobId, attempt: AttemptNumber, outcome: Outcome, detail: &str) {
@@ -280,8 +284,11 @@ impl Broker {
         by: Actor,
         detail: &str,
     ) {
-        let detail = detail.to_owned();
-        self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
+        // One for each reporter and outcome in a minute: who repeats it fills no ledger.
+        if self.is_first_conflict(job, reported, &by) {
+            let detail = detail.to_owned();
+            self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
+        }
     }
 }
 

@@ -104,11 +104,13 @@ impl Broker {
             last = Some(now.boot);
             let window = beat_window(self.settings.beat, self.settings.lost_after).saturating_add(discount);
             for key in self.sessions.silent(now.boot, window) {
-                let (job, attempt, instance) = &key;
-                self.member_gone(*job, *attempt, instance, "it missed its beats");
-                self.sessions.forget(&key);
+                if self.sessions.forget_silent(&key, now.boot, window) {
+                    let (job, attempt, instance) = &key;
+                    self.member_gone(*job, *attempt, instance, "it missed its beats");
+                }
             }
             for job in self.state.open_jobs() {
+                self.lose_the_absent(&job, now.lease, window);
                 self.reap(&job);
             }
             self.clock.sleep(REAP_EACH).await;
@@ -147,7 +149,11 @@ impl Broker {
             let now = self.clock.now().lease;
             self.fences.prune(now, retention);
             self.state.prune(now);
+            self.table.prune(now);
             self.flush_denials();
+            self.tickets.retain(|(job, attempt), _| {
+                self.state.job(*job).is_some_and(|j| j.attempt(*attempt).is_some_and(|a| !a.is_ended()))
+            });
             metrics::gauge!("leasehold_leases_live").set(self.table.len() as f64);
             metrics::gauge!("leasehold_fences").set(self.fences.len() as f64);
             self.clock.sleep(PRUNE_EACH).await;

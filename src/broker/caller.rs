@@ -8,7 +8,7 @@ use crate::{
     identity::Peer,
     job::Job,
     ledger::Actor,
-    name::{PrincipalKind, SpiffeId, TenantName},
+    name::{FenceName, PrincipalKind, SpiffeId, TenantName},
     policy::{Call, Relation, Rpc},
     reason::{Reason, Refusal},
     state::LockName,
@@ -72,6 +72,12 @@ impl Broker {
         Ok(Caller { peer: peer.clone(), principal, rules })
     }
 
+    /// Refuses a caller before whose own identity, or its trust domain, a lock stands.
+    pub fn not_locked_out(&self, caller: &Caller) -> Result<(), Refusal> {
+        let names = [FenceName::identity(caller.id().clone()), FenceName::domain(caller.id().trust_domain())];
+        self.unlocked(names.iter())
+    }
+
     /// Whether policy lets the caller make this call on this tenant's things; `None` stands for all tenants.
     pub(super) fn authorize(
         &self,
@@ -119,10 +125,7 @@ impl Broker {
     }
 
     /// Refuses where a lock stands before any of the names.
-    pub(super) fn unlocked<'a>(
-        &self,
-        names: impl Iterator<Item = &'a crate::name::FenceName>,
-    ) -> Result<(), Refusal> {
+    pub(super) fn unlocked<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Result<(), Refusal> {
         match self.state.locked(names) {
             None => Ok(()),
             Some(lock) => {

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
-use super::{denials::Denials, members::Sessions};
+use super::{denials::Denials, feed::Reach, members::Sessions};
 use crate::{
     catalog::Catalog,
     clock::Clock,
@@ -74,10 +74,13 @@ pub struct Broker {
     pub(super) settings: Settings,
     pub(super) sessions: Sessions,
     pub(super) denials: Denials,
+    pub(super) reach: Reach,
     /// Tickets of attempts of this life, for a launcher whose first answer was lost.
     pub(super) tickets: DashMap<(JobId, AttemptNumber), SecretText>,
     /// Nothing that widens is taken: the ledger's disk is nearly full.
     held: AtomicBool,
+    /// One reload at a time.
+    pub(super) reloading: Mutex<()>,
 }
 
 impl Broker {
@@ -93,6 +96,8 @@ impl Broker {
         epoch: u64,
         settings: Settings,
     ) -> Arc<Self> {
+        let reach = Reach::default();
+        reach.widen(rules.catalog());
         Arc::new(Broker {
             clock,
             fences,
@@ -105,8 +110,10 @@ impl Broker {
             settings,
             sessions: Sessions::default(),
             denials: Denials::default(),
+            reach,
             tickets: DashMap::new(),
             held: AtomicBool::new(false),
+            reloading: Mutex::new(()),
         })
     }
 
@@ -124,6 +131,16 @@ impl Broker {
 
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Where an ending is in the ledger, and whether it is on disk. One that found everything ended already has no record of its
+    /// own: it is as durable as all that was accepted before it.
+    pub(super) fn durability(&self, record: Option<u64>) -> (u64, bool) {
+        let index = record.unwrap_or_else(|| {
+            let (waiting, _) = self.ledger.waiting();
+            self.ledger.head().index.saturating_add(waiting as u64)
+        });
+        (index, self.ledger.is_durable(index))
     }
 
     pub fn fences(&self) -> &Registry {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Broker, Caller,
-    decide::{Question, decision_record, work_of},
+    decide::{Question, decision_record, tuned, work_of},
     names,
 };
 use crate::{
@@ -64,7 +64,7 @@ impl Broker {
             &spec.tenant,
             caller.id(),
             spec.acting_for.as_ref(),
-            spec.read.iter().chain(&spec.write).cloned(),
+            spec.read.iter().chain(&spec.write).cloned().chain(tuned(&rules, &spec.read, &spec.write)),
         );
         let id = JobId::random().map_err(|_| Refusal::new(Reason::Internal, "no random bytes"))?;
         names.push(crate::name::FenceName::job(id));
@@ -131,8 +131,9 @@ impl Broker {
         }
         // Rules changed while it was recorded: decide again what is there.
         let rules = self.rules();
-        if let Err(refusal) = self.decide_job(&rules, &job, Phase::Creating) {
-            self.close_quietly(job.id, Outcome::Revoked, "policy changed while it was being created");
+        let today = self.unlocked(names.iter()).and_then(|()| self.decide_job(&rules, &job, Phase::Creating));
+        if let Err(refusal) = today {
+            self.close_quietly(job.id, Outcome::Revoked, "rules or locks changed while it was being created");
             return Err(refusal);
         }
         Ok(CreatedJob { job, created, decisions: verdict.decisions })

@@ -28,7 +28,8 @@ pub(super) fn work_of(
     parts.into_iter().collect()
 }
 
-fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]) -> BTreeSet<ResourceName> {
+/// The models that a job tunes.
+pub(super) fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]) -> BTreeSet<ResourceName> {
     if write.is_empty() {
         return BTreeSet::new();
     }
@@ -44,6 +45,24 @@ pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<
         scopes.iter().flat_map(|s| s.actions.iter().map(|a| (*a, s.resource.clone()))).collect();
     parts.extend(tuned(rules, &job.spec.read, &job.spec.write).into_iter().map(|m| (Action::Finetune, m)));
     parts.into_iter().collect()
+}
+
+/// Refuses where the catalog no longer has what the job was created with: another pin is other data under the same name.
+pub(super) fn unchanged(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(), Refusal> {
+    for input in job.inputs.iter().filter(|i| scopes.iter().any(|s| s.resource == i.resource)) {
+        let now = rules.catalog().resource(&input.resource).map(|r| &r.pin);
+        if now.is_some_and(|pin| *pin != input.pin) {
+            let refusal = Refusal::new(
+                Reason::PinMismatch,
+                format!("{} is not what it was when this job was created", input.resource),
+            );
+            return Err(refusal
+                .with("yours", input.pin.to_string())
+                .with("catalog", now.map(ToString::to_string).unwrap_or_default())
+                .fix("create a new job, which is decided for what the catalog has now"));
+        }
+    }
+    Ok(())
 }
 
 /// What is decided, and for whom.

@@ -5,8 +5,8 @@ use dashmap::DashMap;
 use super::Broker;
 use crate::{
     clock::BootTime,
-    ledger::Event,
-    name::SpiffeId,
+    ledger::{Actor, Event},
+    name::{JobId, Outcome, SpiffeId},
     reason::{Reason, Refusal},
 };
 
@@ -56,6 +56,25 @@ impl Broker {
         if first {
             self.ledger.defer(&denied(kind, refusal.text.to_string(), rules, 1));
         }
+    }
+
+    /// Whether this is the first such report in its minute. Counted with the denials, and bounded with them.
+    pub(super) fn is_first_conflict(&self, job: JobId, reported: Outcome, by: &Actor) -> bool {
+        let by = match by {
+            Actor::SpiffeId(id) => id.to_string(),
+            Actor::Daemon(_) => return true,
+        };
+        let kind = Kind { by, rpc: format!("{job} {reported}"), reason: Reason::StateConflict };
+        if self.denials.0.len() >= KINDS_MAX && !self.denials.0.contains_key(&kind) {
+            return false;
+        }
+        let mut first = false;
+        let since = self.clock.now().boot;
+        self.denials.0.entry(kind).or_insert_with(|| {
+            first = true;
+            Minute { since, more: 0, text: String::new(), rules: Vec::new() }
+        });
+        first
     }
 
     /// Records the counts of minutes that are over.

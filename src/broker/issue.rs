@@ -10,7 +10,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use super::{
     Broker, Caller, Rules, Session,
     attempts::move_refusal,
-    decide::{Question, decision_record, work_of_scopes},
+    decide::{Question, decision_record, unchanged, work_of_scopes},
     members::Offer,
     names,
 };
@@ -109,6 +109,7 @@ impl Broker {
             let (job, _) = self.member(caller, session)?;
             let (offer, audience) = self.chosen(&rules, &job, request)?;
             let names = names::of_lease(
+                &rules,
                 &job,
                 session.attempt,
                 &session.instance,
@@ -122,6 +123,7 @@ impl Broker {
             let (job, member) = self.member(caller, session)?;
             self.authorize_job(caller, Rpc::IssueCredential, &job, "")?;
             self.unlocked(names.iter())?;
+            unchanged(&rules, &job, &offer.scopes)?;
             let phase = self.phase(&job, session, request.half)?;
             let now = self.clock.now();
             let wanted = request.ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
@@ -137,7 +139,6 @@ impl Broker {
                 parts: &parts,
             };
             let grant = self.ask(caller.id(), question, stand, revision)?;
-            self.table.room(job.id).map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
 
             let id = LeaseId::random().map_err(|_| no_random())?;
             let facts = Arc::new(Facts {
@@ -150,6 +151,9 @@ impl Broker {
                 audience: offer.audience.clone(),
                 scopes: offer.scopes.clone(),
             });
+            self.table
+                .room(&facts, now.lease)
+                .map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
             let binding = binding(caller, &audience);
             let standing = Standing { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
             let claims = self.claims(&facts, &standing, &life, caller, binding, &offer.locations, now)?;
@@ -157,7 +161,11 @@ impl Broker {
                 .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
             let record = self
                 .issued_record(&job, &facts, &grant, &rules, caller, &claims, &minted, &life, now, binding);
-            self.record(&record).await?;
+            if let Err(refusal) = self.record(&record).await {
+                // It may be on disk all the same: what was not handed out is said to be so.
+                self.cancelled(id, job.id, refusal.reason);
+                return Err(refusal);
+            }
 
             let terms = Terms { id, issued: now.lease, deadline: life.deadline, latest: life.latest, facts };
             let lease = match self.table.insert(grant, terms) {
@@ -166,6 +174,7 @@ impl Broker {
                     let reason = match &unborn {
                         Unborn::Quota(_) => Reason::QuotaExceeded,
                         Unborn::Lowered(_) => Reason::Revoked,
+                        Unborn::IdTaken(_) => Reason::Internal,
                     };
                     self.cancelled(id, job.id, reason);
                     return Err(Refusal::new(reason, unborn.to_string()));

@@ -78,22 +78,61 @@ type MemberKey = (JobId, AttemptNumber, InstanceName);
 #[derive(Default)]
 pub(super) struct Sessions(DashMap<MemberKey, Arc<Presence>>);
 
+/// One member being there, from a join to its loss.
 pub(super) struct Presence {
     streams: AtomicU32,
     last_beat: AtomicU64,
 }
 
+impl Presence {
+    fn new(beat: BootTime) -> Arc<Self> {
+        Arc::new(Presence { streams: AtomicU32::new(0), last_beat: AtomicU64::new(beat.0) })
+    }
+}
+
 impl Sessions {
     /// Members whose last beat is older than the window.
     pub(super) fn silent(&self, now: BootTime, window: Duration) -> Vec<MemberKey> {
-        self.0
-            .iter()
-            .filter(|p| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window)
-            .map(|p| p.key().clone())
-            .collect()
+        let is_silent = |p: &Presence| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window;
+        self.0.iter().filter(|p| is_silent(p)).map(|p| p.key().clone()).collect()
     }
 
-    pub(super) fn forget(&self, key: &MemberKey) {
+    /// Begins a presence anew: a member that joins, or is back. What is left of an earlier one has no say any more.
+    fn begin(&self, key: MemberKey, beat: BootTime) {
+        self.0.insert(key, Presence::new(beat));
+    }
+
+    /// Makes sure that there is one.
+    fn take_up(&self, key: MemberKey, beat: BootTime) {
+        self.0.entry(key).or_insert_with(|| Presence::new(beat));
+    }
+
+    /// The present one, with one stream more. Counted while the map's entry is held, so that nobody forgets it in between.
+    fn open_stream(&self, key: MemberKey, beat: BootTime) -> Arc<Presence> {
+        let held = self.0.entry(key).or_insert_with(|| Presence::new(beat));
+        held.streams.fetch_add(1, Ordering::AcqRel);
+        held.last_beat.fetch_max(beat.0, Ordering::AcqRel);
+        held.clone()
+    }
+
+    fn has(&self, key: &MemberKey) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// Forgets a member that is still silent. False where it has beaten meanwhile.
+    pub(super) fn forget_silent(&self, key: &MemberKey, now: BootTime, window: Duration) -> bool {
+        let silent = |p: &Presence| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window;
+        self.0.remove_if(key, |_, p| silent(p)).is_some()
+    }
+
+    /// Forgets a member whose last stream this presence saw. False where the member is there by another presence, having come
+    /// back since, or by another stream.
+    fn forget_gone(&self, key: &MemberKey, presence: &Arc<Presence>) -> bool {
+        let gone = |p: &Arc<Presence>| Arc::ptr_eq(p, presence) && p.streams.load(Ordering::Acquire) == 0;
+        self.0.remove_if(key, |_, p| gone(p)).is_some()
+    }
+
+    fn forget(&self, key: &MemberKey) {
         self.0.remove(key);
     }
 }
@@ -111,10 +150,13 @@ impl Broker {
     ) -> Result<JoinedMember, Refusal> {
         self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
-        let names = names::of_member(&named, attempt, instance, caller.id());
+        let revision = self.fences.revision();
+        let names = names::of_member(&self.rules(), &named, attempt, instance, caller.id());
         let stand = self.fences.stand(names.iter().cloned());
 
         let job = self.state.job(id).ok_or_else(job_not_found)?;
+        // Who asks is looked up after the revision was read, as everything that is decided by.
+        let caller = &self.caller(&caller.peer)?;
         self.authorize_job(caller, Rpc::JoinAttempt, &job, "")?;
         if !job.spec.members.may_join(caller.id()) {
             return Err(Refusal::new(
@@ -147,12 +189,23 @@ impl Broker {
             })
             .await
             .map_err(|r| state_refusal(r, move_refusal))?;
-        if let Some((name, _)) = stand.lowered()
-            && name != &crate::name::FenceName::member(id, attempt, instance.clone())
-        {
+        // The member's own fence may have been lowered when it was lost before; every other lowering since ends the joining.
+        let own = crate::name::FenceName::member(id, attempt, instance.clone());
+        if let Some(name) = stand.lowered_names().find(|name| **name != own) {
             let refusal = Refusal::new(Reason::Revoked, format!("{name} was revoked while you were joining"));
             self.member_gone(id, attempt, instance, &refusal.text);
             return Err(refusal);
+        }
+        // Rules or locks on prefixes changed while it was recorded: asked again, by those of today.
+        if self.fences.revision() != revision {
+            let today = self.caller(&caller.peer).and_then(|caller| {
+                self.authorize_job(&caller, Rpc::JoinAttempt, &widened.job, "")?;
+                self.unlocked(names.iter())
+            });
+            if let Err(refusal) = today {
+                self.member_gone(id, attempt, instance, &refusal.text);
+                return Err(refusal);
+            }
         }
         let member = widened
             .job
@@ -163,15 +216,11 @@ impl Broker {
             .cloned()
             .ok_or_else(|| Refusal::new(Reason::NotJoined, "the membership ended meanwhile"))?;
         // Somebody must beat soon, or the member is away again.
-        let beat = self.clock.now().boot;
-        self.sessions
-            .0
-            .entry((id, attempt, instance.clone()))
-            .or_insert_with(|| {
-                Arc::new(Presence { streams: AtomicU32::new(0), last_beat: AtomicU64::new(beat.0) })
-            })
-            .last_beat
-            .fetch_max(beat.0, Ordering::AcqRel);
+        let (key, beat) = ((id, attempt, instance.clone()), self.clock.now().boot);
+        match widened.changed {
+            true => self.sessions.begin(key, beat),
+            false => self.sessions.take_up(key, beat),
+        }
         let offers = self.offers(&widened.job);
         Ok(JoinedMember { job: widened.job, member, offers })
     }
@@ -200,6 +249,10 @@ impl Broker {
             MemberState::Joined => Ok((job, m)),
             MemberState::Away { .. } => Err(Refusal::new(Reason::NotJoined, "you are away: join again")),
             MemberState::Left | MemberState::Lost => {
+                // A lock that ended the membership says more than that it is over.
+                let names =
+                    names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
+                self.unlocked(names.iter())?;
                 Err(Refusal::new(Reason::NotJoined, "you are no longer a member of this attempt"))
             }
         }
@@ -209,24 +262,15 @@ impl Broker {
     pub fn attach(self: &Arc<Self>, caller: &Caller, session: &Session) -> Result<Attachment, Refusal> {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
-        let names = names::of_member(&job, session.attempt, &session.instance, caller.id());
+        let names = names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
         // Listening begins before the stand, so that no lowering falls between the two.
-        let lowerings = self.fences.subscribe().lowerings;
+        let lowerings = self.fences.listen();
         let watch = self.state.watch(session.job).ok_or_else(job_not_found)?;
         let stand = self.fences.observe(names.iter().cloned());
         let (job, _) = self.member(caller, session)?;
         let key = (session.job, session.attempt, session.instance.clone());
         let beat = self.clock.now().boot;
-        let presence = self
-            .sessions
-            .0
-            .entry(key.clone())
-            .or_insert_with(|| {
-                Arc::new(Presence { streams: AtomicU32::new(0), last_beat: AtomicU64::new(beat.0) })
-            })
-            .clone();
-        presence.streams.fetch_add(1, Ordering::AcqRel);
-        presence.last_beat.fetch_max(beat.0, Ordering::AcqRel);
+        let presence = self.sessions.open_stream(key.clone(), beat);
         drop(job);
         Ok(Attachment {
             broker: self.clone(),
@@ -260,6 +304,17 @@ impl Broker {
             tracing::info!(job = %id, %attempt, %instance, detail, "member away");
             metrics::counter!("leasehold_members_away_total").increment(1);
             self.sweep(&done.lowered, "member away");
+        }
+    }
+
+    /// A member that counts as joined though nothing of it is there, and has not joined just now, is away.
+    pub(super) fn lose_the_absent(&self, job: &Job, now: LeaseTime, window: Duration) {
+        let Some(a) = job.current() else { return };
+        for (instance, m) in &a.members {
+            let key = (job.id, a.number, instance.clone());
+            if m.state == MemberState::Joined && now.since(m.joined) > window && !self.sessions.has(&key) {
+                self.member_gone(job.id, a.number, instance, "it is not there");
+            }
         }
     }
 
@@ -415,10 +470,10 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let was_last = self.presence.streams.fetch_sub(1, Ordering::AcqRel) == 1;
-        if was_last && !self.left {
+        // A stream may end long after its member was lost and came back by another one.
+        if was_last && !self.left && self.broker.sessions.forget_gone(&self.key, &self.presence) {
             let (job, attempt, instance) = &self.key;
             self.broker.member_gone(*job, *attempt, instance, "its connection was lost");
-            self.broker.sessions.forget(&self.key);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The names of the fences that a request stands behind.
 
+use super::{Rules, decide::tuned};
 use crate::{
     job::Job,
     name::{
@@ -30,12 +31,15 @@ pub(super) fn of_spec(
 }
 
 /// What a job depends on, and the job itself.
-pub(super) fn of_job(job: &Job) -> Vec<FenceName> {
+///
+/// Among its resources are the models that it tunes, though it reads them not: its decision stands on them.
+pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
+    let tuned = tuned(rules, &job.spec.read, &job.spec.write);
     let mut names = of_spec(
         &job.spec.tenant,
         &job.launcher,
         job.acting_for.as_ref(),
-        job.spec.read.iter().chain(&job.spec.write).cloned(),
+        job.spec.read.iter().chain(&job.spec.write).cloned().chain(tuned),
     );
     names.push(FenceName::job(job.id));
     names
@@ -43,12 +47,13 @@ pub(super) fn of_job(job: &Job) -> Vec<FenceName> {
 
 /// What a member's place depends on, whatever it is going to open.
 pub(super) fn of_member(
+    rules: &Rules,
     job: &Job,
     attempt: AttemptNumber,
     instance: &InstanceName,
     holder: &SpiffeId,
 ) -> Vec<FenceName> {
-    let mut names = of_job(job);
+    let mut names = of_job(rules, job);
     names.extend([
         FenceName::attempt(job.id, attempt),
         FenceName::member(job.id, attempt, instance.clone()),
@@ -58,8 +63,9 @@ pub(super) fn of_member(
     names
 }
 
-/// What a lease depends on: only the resources of its own scopes.
+/// What a lease depends on: the resources of its own scopes, and the models that its job tunes.
 pub(super) fn of_lease(
+    rules: &Rules,
     job: &Job,
     attempt: AttemptNumber,
     instance: &InstanceName,
@@ -67,7 +73,8 @@ pub(super) fn of_lease(
     half: Half,
     scopes: &[Scope],
 ) -> Vec<FenceName> {
-    let resources = scopes.iter().map(|s| s.resource.clone());
+    let tuned = tuned(rules, &job.spec.read, &job.spec.write);
+    let resources = scopes.iter().map(|s| s.resource.clone()).chain(tuned);
     let mut names = of_spec(&job.spec.tenant, &job.launcher, job.acting_for.as_ref(), resources);
     names.extend([
         FenceName::job(job.id),

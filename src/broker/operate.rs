@@ -118,15 +118,21 @@ impl Broker {
                 answer.index = done.record.map(|r| r.index);
             }
         }
-        answer.durable = answer.index.is_none_or(|i| self.ledger.is_durable(i));
+        let (index, durable) = self.durability(answer.index);
+        (answer.index, answer.durable) = (Some(index), durable);
         Ok(answer)
     }
 
-    fn would_revoke(&self, name: &FenceName) -> Revoked {
-        let behind = match name.kind() {
+    /// Live leases that a name would end.
+    fn behind(&self, name: &FenceName) -> u64 {
+        match name.kind() {
             FenceKind::Lease(id) => u64::from(self.table.find(id).is_some()),
             _ => self.fences.behind(name),
-        };
+        }
+    }
+
+    fn would_revoke(&self, name: &FenceName) -> Revoked {
+        let behind = self.behind(name);
         let jobs_closed = match name.kind() {
             FenceKind::Job(job) if self.state.job(job).is_some_and(|j| !j.is_closed()) => vec![job],
             _ => Vec::new(),
@@ -164,7 +170,7 @@ impl Broker {
         };
         if dry_run {
             let behind = match &name {
-                LockName::Name(n) => self.fences.behind(n),
+                LockName::Name(n) => self.behind(n),
                 LockName::Prefix(p) => {
                     let below = |n: &FenceName| matches!(n.kind(), FenceKind::Identity(id) if id.as_str().starts_with(p.as_str()));
                     self.table.live(None).iter().filter(|l| l.stand().names().any(below)).count() as u64
@@ -176,19 +182,26 @@ impl Broker {
         tracing::warn!(%name, by = %caller.id(), reason, "locked");
         let (done, revision) = self.state.lock(lock).map_err(|r| state_refusal(r, |never| match never {}))?;
         let mut ending = done.ending;
-        if let LockName::Name(n) = &name
-            && let FenceKind::Identity(id) = n.kind()
-        {
-            let ended = self.end_memberships(caller, &id, reason);
-            self.sweep(&ended, "locked");
+        if let LockName::Name(n) = &name {
+            match n.kind() {
+                FenceKind::Identity(id) => {
+                    let ended = self.end_memberships(caller, &id, reason);
+                    self.sweep(&ended, "locked");
+                }
+                // A lease's own end is its own word: nobody stands behind its name.
+                FenceKind::Lease(id) => {
+                    let gone = self.table.remove(id, now, &format!("locked: {reason}"));
+                    ending.behind = u64::from(gone.is_some());
+                }
+                _ => {}
+            }
         }
         if revision.is_some() {
             ending.behind = self.sweep_locked_prefix(&name, reason);
         }
         self.sweep(&done.lowered, "locked");
-        let index = done.record.map(|r| r.index);
-        let durable = index.is_none_or(|i| self.ledger.is_durable(i));
-        Ok(Locked { lock: done.value, ending, index, durable })
+        let (index, durable) = self.durability(done.record.map(|r| r.index));
+        Ok(Locked { lock: done.value, ending, index: Some(index), durable })
     }
 
     /// Lifts a lock; resolves when that is on disk.
@@ -293,7 +306,7 @@ impl Broker {
         caller.tenant() == tenant || self.authorize(caller, Rpc::GetJob, Some(tenant), &[], "").is_ok()
     }
 
-    fn lease_tenant(&self, id: LeaseId) -> Option<TenantName> {
+    pub(super) fn lease_tenant(&self, id: LeaseId) -> Option<TenantName> {
         self.table
             .find(id)
             .map(|l| l.facts.tenant.clone())

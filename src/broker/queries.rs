@@ -10,6 +10,7 @@ use crate::{
     job::Job,
     lease::{Ended, Lease},
     ledger::{LedgerError, Tail},
+    limits,
     name::{FenceName, JobId, LeaseId, PrincipalKind, TenantName},
     policy::{Relation, Rpc},
     reason::{Reason, Refusal},
@@ -155,19 +156,22 @@ impl Broker {
             )
             .fix("do it again: a second time is the first one's answer where that lasted"));
         }
-        self.ledger.wait_durable(index).await.map_err(|e| match e {
-            LedgerError::NoSuchIndex { index } => {
-                Refusal::new(Reason::FieldInvalid, format!("no record {index} was accepted yet"))
-            }
-            e => {
-                tracing::error!(error = %e, "a record is not durable");
-                Refusal::new(
-                    Reason::LedgerUnavailable,
-                    "the record is not on disk: what it ended stays ended while this daemon lives",
-                )
-                .fix("mend the disk; the daemon writes it as soon as it can")
-            }
-        })
+        let waited = tokio::time::timeout(limits::DURABLE_WAIT, self.ledger.wait_durable(index)).await;
+        waited.unwrap_or_else(|_| Err(LedgerError::Unavailable { why: "it takes too long".into() })).map_err(
+            |e| match e {
+                LedgerError::NoSuchIndex { index } => {
+                    Refusal::new(Reason::FieldInvalid, format!("no record {index} was accepted yet"))
+                }
+                e => {
+                    tracing::error!(error = %e, "a record is not durable");
+                    Refusal::new(
+                        Reason::LedgerUnavailable,
+                        "the record is not on disk: what it ended stays ended while this daemon lives",
+                    )
+                    .fix("mend the disk; the daemon writes it as soon as it can")
+                }
+            },
+        )
     }
 
     /// The ledger from a record on. It tells of every tenant: only those who may see all may read it.

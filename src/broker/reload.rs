@@ -1,16 +1,17 @@
 //! Taking a new catalog and policy: all of it, or nothing; then a sweep of what they no longer allow.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::{
     Broker, Caller, Rules,
-    decide::{Question, work_of},
+    decide::{Question, unchanged, work_of},
+    renew::stands_behind_todays_names,
 };
 use crate::{
     job::{Job, MemberState},
     ledger::{Actor, Event},
     limits,
-    name::{Digest, FenceName, InstanceName, SpiffeId},
+    name::{Digest, FenceName, InstanceName, Scope, SpiffeId},
     policy::{Asker, Phase, Rpc, Verdict},
     reason::Refusal,
 };
@@ -30,20 +31,39 @@ impl Broker {
         self.authorize(caller, Rpc::ReloadCatalog, Some(caller.tenant()), &[], "")
     }
 
+    /// Reads rules anew and puts them in force: one at a time, so that what was read later is in force later. Blocking.
+    pub fn reload(
+        &self,
+        read: impl FnOnce() -> Result<Rules, Refusal>,
+        by: Actor,
+        dry_run: bool,
+    ) -> Result<(Arc<Rules>, Reloaded), Refusal> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = Arc::new(read()?);
+        if dry_run {
+            let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
+            return Ok((rules, Reloaded { catalog, policy, ended: 0 }));
+        }
+        let reloaded = self.replace_rules(rules.clone(), by);
+        Ok((rules, reloaded))
+    }
+
     /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read
     /// the old ones looks at the revision once more before it hands anything out.
-    pub fn replace_rules(&self, rules: Rules, by: Actor) -> Reloaded {
-        let rules = Arc::new(rules);
+    fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> Reloaded {
+        self.reach.widen(rules.catalog());
         self.rules.store(rules.clone());
         self.fences.raise_revision();
         let mut ended = 0u64;
         for job in self.state.open_jobs() {
             for (instance, id) in joined(&job) {
-                if self.still_allowed(&rules, &job, &id) {
-                    continue;
-                }
                 let Some(a) = job.current() else { continue };
                 let name = FenceName::member(job.id, a.number, instance);
+                if self.still_allowed(&rules, &job, &id)
+                    && self.stand_behind_todays_names(&rules, &job, &name)
+                {
+                    continue;
+                }
                 let lowered = self.state.lower(&name, "catalog or policy no longer allow it");
                 ended = ended.saturating_add(lowered.ending.behind);
                 self.sweep(&[name], "no longer allowed");
@@ -53,6 +73,15 @@ impl Broker {
         self.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
         tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
         Reloaded { catalog, policy, ended }
+    }
+
+    /// Whether the catalog still says of a member's leases that they depend on what they stand behind.
+    fn stand_behind_todays_names(&self, rules: &Rules, job: &Job, member: &FenceName) -> bool {
+        let mut leases = self.table.live(Some(member));
+        // Those that share their facts share their place, and one answer.
+        leases.sort_unstable_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.dedup_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
     }
 
     fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> bool {
@@ -67,7 +96,11 @@ impl Broker {
             ttl,
             parts: &parts,
         };
-        rules.catalog().principal(id).is_some() && matches!(self.judge(question), Verdict::Allow { .. })
+        let scopes: Vec<Scope> =
+            job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();
+        unchanged(rules, job, &scopes).is_ok()
+            && rules.catalog().principal(id).is_some()
+            && matches!(self.judge(question), Verdict::Allow { .. })
     }
 }
 

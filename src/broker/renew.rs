@@ -3,16 +3,18 @@
 use std::time::Duration;
 
 use super::{
-    Broker, Caller, LeaseView, Session,
-    decide::{Question, decision_record, work_of_scopes},
+    Broker, Caller, LeaseView, Rules, Session,
+    decide::{Question, decision_record, unchanged, work_of_scopes},
     issue::{Renewed, Standing, binding},
     members::Offer,
+    names,
 };
 use crate::{
+    job::Job,
     lease::{EXPIRED, Ended, Lease, Refused},
     ledger::{Ending, Event},
     limits,
-    name::{FenceName, LeaseId},
+    name::{FenceName, LeaseId, Scope},
     policy::{Asker, Rpc},
     reason::{Reason, Refusal},
     token::Minted,
@@ -37,10 +39,26 @@ impl Broker {
             let rules = self.rules();
             // Who asks is looked up after the revision was read, as everything that is decided by.
             let caller = &self.caller(&caller.peer)?;
-            self.member(caller, session)?;
+            let (job, _) = self.member(caller, session)?;
             let lease = match self.own_lease(caller, session, id)? {
                 LeaseView::Live(lease) => lease,
-                LeaseView::Ended(over) => return Err(over_refusal(&over)),
+                LeaseView::Ended(over) => {
+                    // A lock says more than the end that it made.
+                    let facts = &over.facts;
+                    let (attempt, half) = (facts.attempt, facts.half);
+                    let mut names = names::of_lease(
+                        &rules,
+                        &job,
+                        attempt,
+                        &facts.instance,
+                        &facts.holder,
+                        half,
+                        &facts.scopes,
+                    );
+                    names.push(FenceName::lease(id));
+                    self.unlocked(names.iter())?;
+                    return Err(over_refusal(&over));
+                }
             };
             let names: Vec<FenceName> = lease.stand().names().cloned().collect();
             // A stand for the decision alone: the lease keeps its own.
@@ -48,7 +66,14 @@ impl Broker {
 
             let (job, _) = self.member(caller, session)?;
             self.authorize_job(caller, Rpc::RenewLease, &job, "")?;
-            self.unlocked(names.iter())?;
+            self.unlocked(names.iter().chain([&FenceName::lease(id)]))?;
+            if !stands_behind_todays_names(&rules, &job, &lease) {
+                return Err(Refusal::new(
+                    Reason::LeaseEnded,
+                    "the catalog has changed what this lease depends on, so it is not renewed",
+                )
+                .fix("ask for a new credential, if the job still may"));
+            }
             let now = self.clock.now();
             lease.check(now.lease).map_err(|r| lease_refusal(&lease, r))?;
             let facts = &lease.facts;
@@ -59,6 +84,17 @@ impl Broker {
                     format!("the catalog has no audience {}", facts.audience),
                 )
             })?;
+            unchanged(&rules, &job, &facts.scopes)?;
+            let moved = |s: &Scope| {
+                rules.catalog().resource(&s.resource).is_none_or(|r| r.audience != facts.audience)
+            };
+            if let Some(s) = facts.scopes.iter().find(|s| moved(s)) {
+                return Err(Refusal::new(
+                    Reason::AudienceUnknown,
+                    format!("{} is no longer served by {}", s.resource, facts.audience),
+                )
+                .fix("ask for a new credential: the catalog says where it is served now"));
+            }
             let locations = self
                 .offers(&job)
                 .into_iter()
@@ -97,7 +133,7 @@ impl Broker {
             let minted = Minted::prepare(&self.key, &claims)
                 .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
             let by = grant.granted().iter().map(ToString::to_string).collect();
-            self.record(&Event::CredentialRenewed {
+            let record = Event::CredentialRenewed {
                 lease: id,
                 job: job.id,
                 attempt: facts.attempt,
@@ -105,18 +141,28 @@ impl Broker {
                 expires: life.deadline,
                 decision: decision_record(&rules, "allow", by),
                 credential: self.credential_record(&claims, &minted, binding),
-            })
-            .await?;
+            };
+            if let Err(refusal) = self.record(&record).await {
+                self.cancelled(id, job.id, refusal.reason);
+                return Err(refusal);
+            }
+            let before = lease.deadline();
             // One at a time for each lease: of two renewals at once, the second starts over with the next generation.
             match lease.renew(&grant, generation, self.clock.now().lease, life.deadline) {
                 Ok(()) => {}
-                Err(Refused::Overtaken) => continue,
+                Err(Refused::Overtaken) => {
+                    self.cancelled(id, job.id, Reason::Contended);
+                    continue;
+                }
                 Err(refused) => {
                     self.cancelled(id, job.id, lease_reason(refused));
                     return Err(lease_refusal(&lease, refused));
                 }
             }
             if self.fences.revision() != revision {
+                // What yesterday's rules prolonged is taken back. Where another renewal came between, it looks by itself.
+                let _ = lease.renew(&grant, generation.saturating_add(1), self.clock.now().lease, before);
+                self.cancelled(id, job.id, Reason::Contended);
                 continue;
             }
             let token = minted
@@ -174,6 +220,13 @@ impl Broker {
 
 /// What is remembered of a lease that its holder gave back.
 const RELEASED: &str = "released";
+
+/// Whether a lease stands behind all that it would stand behind if it were issued today: the catalog says what a job tunes.
+pub(super) fn stands_behind_todays_names(rules: &Rules, job: &Job, lease: &Lease) -> bool {
+    let f = &lease.facts;
+    let today = names::of_lease(rules, job, f.attempt, &f.instance, &f.holder, f.half, &f.scopes);
+    today.iter().all(|name| lease.stand().names().any(|n| n == name))
+}
 
 fn lease_reason(refused: Refused) -> Reason {
     match refused {

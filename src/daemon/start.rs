@@ -278,13 +278,8 @@ impl Daemon {
             if let Err(error) = identity.reload() {
                 tracing::error!(error = %error, "the identity files cannot be used: the last good ones stay");
             }
-            match read() {
-                Ok(rules) => {
-                    broker.replace_rules(rules, Actor::Daemon("reload".into()));
-                }
-                Err(refusal) => {
-                    tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken");
-                }
+            if let Err(refusal) = broker.reload(|| read(), Actor::Daemon("reload".into()), false) {
+                tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken");
             }
         })
     }

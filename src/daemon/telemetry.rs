@@ -1,6 +1,11 @@
 //! Logs on stderr, metrics in the form of Prometheus.
 
-use std::{io::IsTerminal, sync::OnceLock};
+use std::{
+    env,
+    ffi::OsStr,
+    io::{self, IsTerminal},
+    sync::OnceLock,
+};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
@@ -8,24 +13,47 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberI
 use crate::config::{LogConfig, LogFormat};
 
 /// Sends the log to stderr. Once for each process; a second time changes nothing. `LEASEHOLD_LOG` overrules the level.
+/// Coloured for people at a terminal only, and not where `NO_COLOR` is set: files and collectors get plain text.
 pub fn init_logging(log: &LogConfig) {
     let filter = EnvFilter::try_from_env("LEASEHOLD_LOG")
         .unwrap_or_else(|_| EnvFilter::default().add_directive(log.level.into()));
     let registry = tracing_subscriber::registry().with(filter);
     let done = match log.format {
         LogFormat::Text => {
-            let ansi = std::io::stderr().is_terminal();
+            let colored = colored(&io::stderr(), env::var_os("NO_COLOR").as_deref());
             registry
-                .with(fmt::layer().with_writer(std::io::stderr).with_ansi(ansi).with_target(false))
+                .with(fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(colored))
                 .try_init()
         }
-        LogFormat::Json => registry.with(fmt::layer().json().with_writer(std::io::stderr)).try_init(),
+        LogFormat::Json => registry.with(fmt::layer().json().with_writer(io::stderr)).try_init(),
     };
     drop(done);
+}
+
+/// As no-color.org has it: any value but the empty one says no.
+fn colored(stderr: &impl IsTerminal, no_color: Option<&OsStr>) -> bool {
+    stderr.is_terminal() && no_color.is_none_or(OsStr::is_empty)
 }
 
 /// Begins to count. Once for each process; later calls answer the same handle.
 pub fn init_metrics() -> Option<PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_goes_to_a_file_or_where_no_color_is_set_has_no_escape_sequences() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(!colored(&file, None));
+        // Both ends are kept: without its master a terminal is none.
+        let pair = nix::pty::openpty(None, None).unwrap();
+        let terminal = &pair.slave;
+        assert!(colored(terminal, None));
+        assert!(colored(terminal, Some(OsStr::new(""))));
+        assert!(!colored(terminal, Some(OsStr::new("1"))));
+    }
 }

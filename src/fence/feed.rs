@@ -1,16 +1,48 @@
 //! The feed of lowerings: each in order, to whoever listens. Nobody who listens is ever waited for.
 
+use std::sync::{Arc, OnceLock};
+
 use tokio::sync::broadcast;
 
 use super::Seq;
-use crate::name::FenceName;
+use crate::name::{FenceName, TenantName};
 
 /// One lowering, as it happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Lowering {
     pub seq: Seq,
     pub name: FenceName,
+    /// Found out once, by the first of those who listen, for all of them.
+    concern: Arc<OnceLock<Concern>>,
 }
+
+/// Whom a lowering concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// Everybody: its name is no tenant's, or whose it is cannot be known any more.
+    All,
+    /// The leases of one tenant.
+    Tenant(TenantName),
+}
+
+impl Lowering {
+    pub fn new(seq: Seq, name: FenceName) -> Self {
+        Lowering { seq, name, concern: Arc::default() }
+    }
+
+    /// Whom it concerns. `find` is asked at most once for each lowering, however many listen.
+    pub fn concern(&self, find: impl FnOnce(&FenceName) -> Concern) -> &Concern {
+        self.concern.get_or_init(|| find(&self.name))
+    }
+}
+
+impl PartialEq for Lowering {
+    fn eq(&self, other: &Self) -> bool {
+        (self.seq, &self.name) == (other.seq, &other.name)
+    }
+}
+
+impl Eq for Lowering {}
 
 /// The names lowered so far, and every lowering from there on. Nothing lies between the two.
 #[derive(Debug)]
@@ -21,4 +53,45 @@ pub struct Subscription {
     pub at: Seq,
     /// What comes after it. A receiver that lags past [`crate::limits::FEED_BACKLOG`] gets `Lagged` and starts over.
     pub lowerings: broadcast::Receiver<Lowering>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::LeaseTime, fence::Registry, limits::FEED_BACKLOG, name::HumanName};
+
+    #[tokio::test]
+    async fn law_37_two_thousand_who_do_not_read_hold_nothing_up_and_learn_how_much_they_missed() {
+        let registry = Registry::new(Seq(0));
+        let mut idle: Vec<Subscription> = (0..2_000).map(|_| registry.subscribe()).collect();
+        let mut reader = registry.subscribe();
+        let missed = 100;
+        for n in 1..=FEED_BACKLOG + missed {
+            let name: HumanName = format!("u{n}").parse().unwrap();
+            let lowered = registry.lower(&FenceName::human(name), LeaseTime(1));
+            // Each is in force, and with the one who reads, though two thousand do not.
+            let heard = reader.lowerings.try_recv().unwrap();
+            assert_eq!((lowered.seq, heard.seq), (Seq(n as u64), Seq(n as u64)));
+        }
+        for subscription in &mut idle {
+            let lagged = subscription.lowerings.recv().await.unwrap_err();
+            assert_eq!(lagged, broadcast::error::RecvError::Lagged(missed as u64));
+        }
+        // What is kept for all of them together is bounded, and whoever starts over misses nothing.
+        assert_eq!(idle[0].lowerings.len(), FEED_BACKLOG);
+        let anew = registry.subscribe();
+        assert_eq!(
+            (anew.snapshot.len(), anew.at),
+            (FEED_BACKLOG + missed, Seq((FEED_BACKLOG + missed) as u64))
+        );
+    }
+
+    #[test]
+    fn whom_a_lowering_concerns_is_found_out_once_for_all_who_listen() {
+        let first = Lowering::new(Seq(1), FenceName::epoch());
+        let second = first.clone();
+        let acme = Concern::Tenant("acme".parse().unwrap());
+        assert_eq!(*first.concern(|_| acme.clone()), acme);
+        assert_eq!(*second.concern(|_| panic!("it was asked twice")), acme);
+    }
 }

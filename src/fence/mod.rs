@@ -11,7 +11,9 @@
 mod feed;
 mod registry;
 mod stand;
+#[cfg(any(feature = "loom", feature = "shuttle"))]
+mod wrong;
 
-pub use feed::{Lowering, Subscription};
+pub use feed::{Concern, Lowering, Subscription};
 pub use registry::{Lowered, Registry, Revision};
 pub use stand::{Seq, Stand};

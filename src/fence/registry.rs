@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -15,7 +12,12 @@ use super::{
     Lowering, Seq, Stand, Subscription,
     stand::{Fence, FenceSet},
 };
-use crate::{clock::LeaseTime, limits::FEED_BACKLOG, name::FenceName};
+use crate::{
+    clock::LeaseTime,
+    limits::FEED_BACKLOG,
+    name::FenceName,
+    sync::{AtomicBool, AtomicU64, Mutex, MutexGuard},
+};
 
 /// One number that every change which ends leases by a sweep raises before it sweeps: policy, catalog, locks on prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,17 +44,17 @@ pub struct Lowered {
 pub struct Registry {
     inner: Mutex<Inner>,
     revision: AtomicU64,
-    feed: broadcast::Sender<Lowering>,
+    pub(super) feed: broadcast::Sender<Lowering>,
 }
 
-struct Inner {
-    seq: Seq,
-    by_name: HashMap<FenceName, Entry>,
-    sets: HashMap<Arc<[FenceName]>, Weak<FenceSet>>,
+pub(super) struct Inner {
+    pub(super) seq: Seq,
+    pub(super) by_name: HashMap<FenceName, Entry>,
+    pub(super) sets: HashMap<Arc<[FenceName]>, Weak<FenceSet>>,
 }
 
-struct Entry {
-    fence: Arc<Fence>,
+pub(super) struct Entry {
+    pub(super) fence: Arc<Fence>,
     /// When it was last lowered; what pruning goes by.
     lowered_at: LeaseTime,
 }
@@ -68,7 +70,7 @@ impl Registry {
     }
 
     // A panic elsewhere cannot leave it half changed: every change below is complete before the guard goes.
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -111,7 +113,7 @@ impl Registry {
             e.lowered_at = now;
         }
         // Under the mutex, so that the feed's order is the order of Seq. No receiver is no fault.
-        let _ = self.feed.send(Lowering { seq, name: name.clone() });
+        let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
     }
 
@@ -133,6 +135,11 @@ impl Registry {
     /// Raises the revision: before a sweep, after the change that it sweeps for.
     pub fn raise_revision(&self) -> Revision {
         Revision(self.revision.fetch_add(1, Ordering::AcqRel).saturating_add(1))
+    }
+
+    /// Every lowering from now on, without what was lowered before.
+    pub fn listen(&self) -> broadcast::Receiver<Lowering> {
+        self.feed.subscribe()
     }
 
     /// All lowered names that are kept, and every lowering from there on.
@@ -191,7 +198,7 @@ impl Inner {
         Stand { at, set }
     }
 
-    fn fence(&mut self, name: &FenceName) -> Arc<Fence> {
+    pub(super) fn fence(&mut self, name: &FenceName) -> Arc<Fence> {
         if let Some(e) = self.by_name.get(name) {
             return e.fence.clone();
         }
@@ -206,7 +213,7 @@ impl Inner {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
 mod tests {
     use super::*;
 
@@ -267,7 +274,7 @@ mod tests {
         let mut sub = r.subscribe();
         assert_eq!((sub.snapshot.len(), sub.at), (0, Seq(41)));
         r.lower(&name("tenant:acme"), NOW);
-        assert_eq!(sub.lowerings.try_recv().unwrap(), Lowering { seq: Seq(42), name: name("tenant:acme") });
+        assert_eq!(sub.lowerings.try_recv().unwrap(), Lowering::new(Seq(42), name("tenant:acme")));
         assert_eq!(r.subscribe().snapshot, [(name("tenant:acme"), Seq(42))]);
     }
 

@@ -2,13 +2,13 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
-use crate::name::FenceName;
+use crate::{
+    name::FenceName,
+    sync::{AtomicBool, AtomicU64},
+};
 
 /// The count of lowerings. Goes on over restarts; 0 is before the first.
 #[derive(
@@ -74,12 +74,30 @@ impl Stand {
             .map(|(name, seq)| (name, Seq(seq)))
     }
 
+    /// The last lowering of any of its fences, before it was taken or after.
+    #[cfg(feature = "server")]
+    pub(crate) fn last_lowering(&self) -> Seq {
+        Seq(self.set.fences.iter().map(|f| f.lowered.load(Ordering::Acquire)).max().unwrap_or(0))
+    }
+
+    /// The same number for all stands behind the same names, as long as one of them is held.
+    #[cfg(feature = "server")]
+    pub(crate) fn place(&self) -> usize {
+        Arc::as_ptr(&self.set).addr()
+    }
+
+    /// All names lowered since, in no order.
+    pub fn lowered_names(&self) -> impl Iterator<Item = &FenceName> {
+        self.set.fences.iter().filter(|f| f.lowered.load(Ordering::Acquire) > self.at.0).map(|f| &f.name)
+    }
+
     /// The names that it stands behind.
     pub fn names(&self) -> impl Iterator<Item = &FenceName> {
         self.set.fences.iter().map(|f| &f.name)
     }
 
     /// Counts one live lease behind each fence.
+    #[cfg(any(test, feature = "server"))]
     pub(crate) fn enter(&self) {
         for f in &self.set.fences {
             f.behind.fetch_add(1, Ordering::Relaxed);
@@ -87,6 +105,7 @@ impl Stand {
     }
 
     /// Takes one live lease off each fence's count. Once for each [`Stand::enter`].
+    #[cfg(any(test, feature = "server"))]
     pub(crate) fn leave(&self) {
         for f in &self.set.fences {
             f.behind.fetch_sub(1, Ordering::Relaxed);

@@ -293,6 +293,24 @@ fn identity_d08_a_domain_whose_last_root_expired_is_refused() {
 }
 
 #[test]
+fn identity_d09_a_chain_to_any_root_that_is_in_no_bundle_is_refused_and_no_others_are_ever_loaded() {
+    // An authority as a browser knows them: without a SPIFFE ID, and good in all else.
+    let public = TestCa::with("example.org", &|p| {
+        p.subject_alt_names = Vec::new();
+        p.distinguished_name = rcgen::DistinguishedName::new();
+        p.distinguished_name.push(rcgen::DnType::CommonName, "A public root");
+    });
+    let issued = public.svid("/a");
+    assert!(client(&issued, &bundles(&[&public])).is_ok(), "in the bundle it would do");
+    assert_eq!(id(&issued, &bundles(&[&TestCa::new("example.org")])), Err(unknown_issuer("example.org")));
+    // Whatever would bring the system's roots, or those of browsers, is not in the build.
+    let lock = include_str!("../../Cargo.lock");
+    for roots in ["webpki-roots", "rustls-native-certs", "rustls-platform-verifier", "openssl-probe"] {
+        assert!(!lock.contains(&format!("name = \"{roots}\"")), "{roots} is in Cargo.lock");
+    }
+}
+
+#[test]
 fn identity_d13_the_same_path_in_two_domains_is_two_identities() {
     let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
     let both = bundles(&[&a, &b]);

@@ -209,11 +209,12 @@ impl Job {
         let a = self.running(number)?;
         let grace = grace.min(limits::DRAIN_GRACE_MAX);
         let writing_ends = now.plus(grace);
-        let reading_ends = now.plus(limits::DRAIN_READ.min(grace));
-        if let AttemptState::Draining { writing_ends: before, .. } = a.state
-            && before <= writing_ends
-        {
-            return Ok(None);
+        let mut reading_ends = now.plus(limits::DRAIN_READ.min(grace));
+        if let AttemptState::Draining { reading_ends: reading_before, writing_ends: before } = a.state {
+            if before <= writing_ends {
+                return Ok(None);
+            }
+            reading_ends = reading_ends.min(reading_before);
         }
         Ok(Some(Change::AttemptDraining {
             attempt: number,

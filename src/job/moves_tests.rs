@@ -287,6 +287,19 @@ fn time_alone_loses_members_ends_drains_and_closes_the_job() {
 }
 
 #[test]
+fn a_shorter_second_drain_ends_writing_sooner_and_reading_no_later() {
+    let mut j = job(1, 1);
+    begun(&mut j, "k");
+    let first = j.drain(N1, MINUTE * 2, "", NOW).unwrap().unwrap();
+    j.apply(&first);
+    let later = NOW.plus(Duration::from_secs(3));
+    let second = j.drain(N1, MINUTE, "", later).unwrap().unwrap();
+    let Change::AttemptDraining { reading_ends, writing_ends, .. } = second else { panic!() };
+    assert_eq!(reading_ends, NOW.plus(limits::DRAIN_READ));
+    assert_eq!(writing_ends, later.plus(MINUTE));
+}
+
+#[test]
 fn a_begin_whose_job_was_closed_meanwhile_changes_nothing() {
     let mut j = job(1, 1);
     let Begin::New(begin) = j.begin("k", false, digest(0), NOW).unwrap() else { panic!() };

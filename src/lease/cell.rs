@@ -1,8 +1,8 @@
 //! Deadline, generation and end of one lease in one atomic word, so that no two of them are ever seen apart.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use crate::clock::LeaseTime;
+use crate::{clock::LeaseTime, sync::AtomicU64};
 
 const ENDED: u64 = 1 << 63;
 /// One step of the generation: bits 42 to 62.
@@ -39,7 +39,7 @@ pub enum Fired {
 
 /// The one word. Every change is a compare-and-exchange: a renewal and an expiry that race have one winner.
 #[derive(Debug)]
-pub(super) struct Cell(AtomicU64);
+pub(super) struct Cell(pub(super) AtomicU64);
 
 impl Cell {
     pub(super) fn new(deadline: LeaseTime) -> Self {
@@ -113,7 +113,7 @@ impl Cell {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
 mod tests {
     use super::*;
 

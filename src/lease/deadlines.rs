@@ -1,11 +1,12 @@
 //! When to look at which lease. An entry is a hint to look, never the end itself: a renewal moves nothing here.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::PoisonError};
 
-use crate::{clock::LeaseTime, name::LeaseId};
+use crate::{
+    clock::LeaseTime,
+    name::LeaseId,
+    sync::{Mutex, MutexGuard},
+};
 
 /// Deadlines in one slot share a look: 256 ms.
 const SLOT_BITS: u32 = 8;

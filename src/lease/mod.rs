@@ -6,7 +6,19 @@
 
 mod cell;
 mod deadlines;
+mod ended;
+mod index;
+mod quota;
+mod right;
 mod table;
+#[cfg(any(feature = "loom", feature = "shuttle"))]
+mod wrong;
 
 pub use cell::{Fired, Refused};
-pub use table::{EXPIRED, Ended, Facts, Lease, QuotaExceeded, Table, Terms, Unborn};
+pub use ended::Ended;
+pub use quota::{QuotaExceeded, Quotas};
+pub use right::{Facts, Lease, Terms};
+pub use table::{EXPIRED, LeaseEvent, Table, Unborn};
+
+#[cfg(test)]
+mod law_tests;

@@ -1,116 +1,26 @@
 //! The table of leases.
 
-use std::{
-    collections::{HashSet, VecDeque},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{Arc, PoisonError, atomic::Ordering};
+
+use tokio::sync::broadcast;
+
+use super::{
+    Ended, Facts, Fired, Lease, QuotaExceeded, Quotas, Terms,
+    deadlines::Deadlines,
+    ended::Memory,
+    index::{ById, ByJob},
+    quota::Tally,
 };
-
-use dashmap::DashMap;
-
-use super::{Fired, Refused, cell::Cell, deadlines::Deadlines};
 use crate::{
     clock::LeaseTime,
-    fence::{Seq, Stand},
     limits,
-    name::{
-        AttemptNumber, FenceKind, FenceName, Half, InstanceName, JobId, LeaseId, Scope, SpiffeId, TenantName,
-    },
+    name::{FenceKind, FenceName, JobId, LeaseId, SpiffeId, TenantName},
     policy::Grant,
+    sync::{AtomicUsize, Mutex, MutexGuard},
 };
 
 /// What is remembered of a lease whose deadline came.
 pub const EXPIRED: &str = "expired";
-
-/// What a lease is for. Shared by the leases of one member, half and audience.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Facts {
-    pub tenant: TenantName,
-    pub job: JobId,
-    pub attempt: AttemptNumber,
-    pub instance: InstanceName,
-    pub holder: SpiffeId,
-    pub half: Half,
-    pub audience: SpiffeId,
-    pub scopes: Vec<Scope>,
-}
-
-/// What a new lease is to be.
-#[derive(Debug)]
-pub struct Terms {
-    pub id: LeaseId,
-    pub issued: LeaseTime,
-    pub deadline: LeaseTime,
-    /// No renewal goes past it.
-    pub latest: LeaseTime,
-    pub facts: Arc<Facts>,
-}
-
-/// A bounded right.
-#[derive(Debug)]
-pub struct Lease {
-    pub id: LeaseId,
-    cell: Cell,
-    stand: Stand,
-    pub issued: LeaseTime,
-    pub latest: LeaseTime,
-    pub facts: Arc<Facts>,
-}
-
-impl Lease {
-    /// Whether it is good at `now`. No lock, no look-up: a few loads.
-    pub fn check(&self, now: LeaseTime) -> Result<(), Refused> {
-        self.cell.check(now)?;
-        if self.stand.is_up() { Ok(()) } else { Err(Refused::Lowered) }
-    }
-
-    pub fn deadline(&self) -> LeaseTime {
-        self.cell.deadline()
-    }
-
-    pub fn generation(&self) -> u32 {
-        self.cell.generation()
-    }
-
-    pub fn stand(&self) -> &Stand {
-        &self.stand
-    }
-
-    /// How it is remembered once it ended.
-    pub fn as_ended(&self, at: LeaseTime, cause: &str) -> Ended {
-        Ended {
-            id: self.id,
-            facts: self.facts.clone(),
-            issued: self.issued,
-            deadline: self.deadline(),
-            latest: self.latest,
-            generation: self.generation(),
-            stood_at: self.stand.at(),
-            at,
-            cause: cause.to_owned(),
-        }
-    }
-
-    /// Prolongs it from `now` under a fresh decision, never past its latest end. The stand stays the old one.
-    ///
-    /// `generation` is the one that the credential was prepared for: where another renewal made it first, nothing changes.
-    pub fn renew(
-        &self,
-        _decided: &Grant,
-        generation: u32,
-        now: LeaseTime,
-        deadline: LeaseTime,
-    ) -> Result<(), Refused> {
-        if !self.stand.is_up() {
-            return Err(Refused::Lowered);
-        }
-        self.cell.renew(generation, now, deadline.min(self.latest))?;
-        // A fence that went down meanwhile: the lease is dead whatever its deadline says, and the answer says so.
-        if self.stand.is_up() { Ok(()) } else { Err(Refused::Lowered) }
-    }
-}
 
 /// Why a lease was not made, or not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -120,108 +30,212 @@ pub enum Unborn {
     /// A fence was lowered while it was being made.
     #[error("`{0}` was revoked meanwhile")]
     Lowered(FenceName),
+    /// Of 128 random bits: the source of randomness is broken.
+    #[error("another lease has the id {0}")]
+    IdTaken(LeaseId),
 }
 
-/// As many leases as there may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum QuotaExceeded {
-    #[error("the job holds {} leases, as many as one job may", limits::LEASES_PER_JOB_MAX)]
-    Job,
-    #[error("the daemon holds {} leases, as many as it may", limits::LEASES_MAX)]
-    Daemon,
-}
-
-/// A lease that ended, as long as it is remembered.
+/// Something that became of a lease, for those who watch.
 #[derive(Clone, Debug)]
-pub struct Ended {
-    pub id: LeaseId,
-    pub facts: Arc<Facts>,
-    pub issued: LeaseTime,
-    pub deadline: LeaseTime,
-    pub latest: LeaseTime,
-    pub generation: u32,
-    pub stood_at: Seq,
-    pub at: LeaseTime,
-    /// In one line.
-    pub cause: String,
+pub enum LeaseEvent {
+    Made(Arc<Lease>),
+    Ended(Ended),
 }
 
-/// All live leases, with what finds them. Two kinds of index: by id and by job. Both change in [`Table::insert`] and
-/// [`Table::remove`] alone.
-#[derive(Debug, Default)]
+/// All live leases, with what finds and counts them: by id, by job and place, by holder, by tenant. All of it changes in
+/// [`Table::insert`] and [`Table::remove`]; whoever takes a lease out of the index by id takes it out of the others. Of its
+/// locks, `clearing` is taken before any other, and no two of the others are held at once.
+#[derive(Debug)]
 pub struct Table {
-    leases: DashMap<LeaseId, Arc<Lease>>,
-    by_job: DashMap<JobId, HashSet<LeaseId>>,
+    quotas: Quotas,
+    by_id: ById,
+    by_job: ByJob,
+    holders: Tally<SpiffeId>,
+    tenants: Tally<TenantName>,
     count: AtomicUsize,
     deadlines: Deadlines,
-    ended: Mutex<VecDeque<Ended>>,
+    ended: Memory,
+    /// Held while leases are taken out, so that whoever is refused a place can wait for those that are just being given back.
+    clearing: Mutex<()>,
+    /// Dead leases whose places were given back before the sweep of their lowering came to them: it has yet to tell of them.
+    untold: Mutex<Vec<Arc<Lease>>>,
+    events: broadcast::Sender<LeaseEvent>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Table::new(Quotas::default())
+    }
 }
 
 impl Table {
-    /// Refuses what would be beyond a quota. To be asked before anything is minted.
-    pub fn room(&self, job: JobId) -> Result<(), QuotaExceeded> {
-        if self.count.load(Ordering::Relaxed) >= limits::LEASES_MAX {
-            return Err(QuotaExceeded::Daemon);
+    pub fn new(quotas: Quotas) -> Self {
+        Table {
+            quotas,
+            by_id: ById::default(),
+            by_job: ByJob::default(),
+            holders: Tally::default(),
+            tenants: Tally::default(),
+            count: AtomicUsize::new(0),
+            deadlines: Deadlines::default(),
+            ended: Memory::default(),
+            clearing: Mutex::new(()),
+            untold: Mutex::new(Vec::new()),
+            events: broadcast::Sender::new(limits::LEASE_EVENTS_BACKLOG),
         }
-        if self.of_job_count(job) >= limits::LEASES_PER_JOB_MAX {
-            return Err(QuotaExceeded::Job);
+    }
+
+    /// Refuses what would be beyond a quota. To be asked before anything is minted; [`Table::insert`] asks again.
+    ///
+    /// What a lowering ended takes no place any more, whether its sweep has come to it or not.
+    pub fn room(&self, facts: &Facts, now: LeaseTime) -> Result<(), QuotaExceeded> {
+        self.with_dead_out(facts, now, || self.full(facts).map_or(Ok(()), Err))
+    }
+
+    fn full(&self, facts: &Facts) -> Option<QuotaExceeded> {
+        let q = &self.quotas;
+        if self.len() >= q.daemon {
+            Some(QuotaExceeded::Daemon(q.daemon))
+        } else if self.tenants.of(&facts.tenant) >= q.tenant {
+            Some(QuotaExceeded::Tenant(q.tenant))
+        } else if self.holders.of(&facts.holder) >= q.holder {
+            Some(QuotaExceeded::Holder(q.holder))
+        } else {
+            (self.of_job_count(facts.job) >= q.job).then_some(QuotaExceeded::Job(q.job))
         }
-        Ok(())
+    }
+
+    /// Tries; as long as a quota refuses, gives back the places of the dead that count against it and tries again.
+    fn with_dead_out(
+        &self,
+        facts: &Facts,
+        now: LeaseTime,
+        attempt: impl Fn() -> Result<(), QuotaExceeded>,
+    ) -> Result<(), QuotaExceeded> {
+        if attempt().is_ok() {
+            return Ok(());
+        }
+        let clearing = self.clearing();
+        loop {
+            let Err(exceeded) = attempt() else { return Ok(()) };
+            let dead = self.by_job.dead(|f| match exceeded {
+                QuotaExceeded::Job(_) => f.job == facts.job,
+                QuotaExceeded::Holder(_) => f.holder == facts.holder,
+                QuotaExceeded::Tenant(_) => f.tenant == facts.tenant,
+                QuotaExceeded::Daemon(_) => true,
+            });
+            if dead.is_empty() {
+                return Err(exceeded);
+            }
+            for lease in dead {
+                let name = lease.stand.lowered().map(|(name, _)| name);
+                let cause = name.map_or_else(String::new, |name| format!("{name} was revoked"));
+                if let Some(lease) = self.take_out(&clearing, lease.id, now, &cause) {
+                    self.untold.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
+                }
+            }
+        }
+    }
+
+    fn clearing(&self) -> MutexGuard<'_, ()> {
+        self.clearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes the lease of a Grant. It goes in first, and its fences are looked at after: whatever is lowered meanwhile
     /// either finds it here or is seen by this look. One that is born dead is out of every index before the error.
     pub fn insert(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
-        let Terms { id, issued, deadline, latest, facts } = terms;
-        self.room(facts.job)?;
-        let lease = Arc::new(Lease {
-            id,
-            cell: Cell::new(deadline.min(latest)),
-            stand: grant.into_parts().stand,
-            issued,
-            latest,
-            facts,
-        });
-        lease.stand.enter();
-        self.count.fetch_add(1, Ordering::Relaxed);
-        self.by_job.entry(lease.facts.job).or_default().insert(id);
-        self.leases.insert(id, lease.clone());
-        self.deadlines.arm(id, lease.deadline());
+        let (id, issued) = (terms.id, terms.issued);
+        let lease = self.put(grant, terms)?;
         if let Some((name, _)) = lease.stand.lowered() {
             let name = name.clone();
             self.remove(id, issued, "revoked before it was handed out");
             return Err(Unborn::Lowered(name));
         }
+        if self.events.receiver_count() > 0 {
+            let _ = self.events.send(LeaseEvent::Made(lease.clone()));
+        }
         Ok(lease)
     }
 
-    pub fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
-        self.leases.get(&id).map(|l| l.clone())
+    /// Puts it into every index.
+    pub(super) fn put(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
+        let facts = terms.facts.clone();
+        self.with_dead_out(&facts, terms.issued, || self.reserve(&facts))?;
+        let lease = self.by_job.make(grant.into_parts().stand, terms);
+        lease.stand.enter();
+        if !self.by_id.insert(lease.clone()) {
+            self.unindex(&lease);
+            return Err(Unborn::IdTaken(lease.id));
+        }
+        self.deadlines.arm(lease.id, lease.deadline());
+        Ok(lease)
     }
 
-    /// Ends a lease and takes it out of every index; remembers it for a while. `None` where it is not there (any more).
+    /// Takes a place in everything that has a quota, or in nothing.
+    fn reserve(&self, facts: &Facts) -> Result<(), QuotaExceeded> {
+        let q = &self.quotas;
+        if self.count.fetch_add(1, Ordering::Relaxed) >= q.daemon {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(QuotaExceeded::Daemon(q.daemon));
+        }
+        if !self.tenants.take(&facts.tenant, q.tenant) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(QuotaExceeded::Tenant(q.tenant));
+        }
+        if !self.holders.take(&facts.holder, q.holder) {
+            self.tenants.give_back(&facts.tenant);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(QuotaExceeded::Holder(q.holder));
+        }
+        if !self.by_job.reserve(facts.job, q.job) {
+            self.holders.give_back(&facts.holder);
+            self.tenants.give_back(&facts.tenant);
+            self.count.fetch_sub(1, Ordering::Relaxed);
+            return Err(QuotaExceeded::Job(q.job));
+        }
+        Ok(())
+    }
+
+    pub fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        self.by_id.find(id)
+    }
+
+    /// Ends a lease and takes it out of every index; remembers it for a while. `None` where it is not there (any more): of
+    /// several that try, one does.
     pub fn remove(&self, id: LeaseId, now: LeaseTime, cause: &str) -> Option<Arc<Lease>> {
+        self.take_out(&self.clearing(), id, now, cause)
+    }
+
+    fn take_out(
+        &self,
+        _clearing: &MutexGuard<'_, ()>,
+        id: LeaseId,
+        now: LeaseTime,
+        cause: &str,
+    ) -> Option<Arc<Lease>> {
+        let lease = self.by_id.remove(id)?;
         // Its own end first: whoever still holds it sees that at its next check.
-        let (_, lease) = self.leases.remove(&id)?;
         lease.cell.end();
-        if let dashmap::Entry::Occupied(mut e) = self.by_job.entry(lease.facts.job) {
-            e.get_mut().remove(&id);
-            if e.get().is_empty() {
-                e.remove();
-            }
+        self.unindex(&lease);
+        let ended = lease.as_ended(now, cause);
+        if self.events.receiver_count() > 0 {
+            let _ = self.events.send(LeaseEvent::Ended(ended.clone()));
         }
-        self.count.fetch_sub(1, Ordering::Relaxed);
-        lease.stand.leave();
-        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if ended.len() >= limits::LEASES_ENDED_MAX {
-            ended.pop_front();
-        }
-        ended.push_back(lease.as_ended(now, cause));
-        drop(ended);
+        self.ended.add(ended);
         Some(lease)
     }
 
-    /// Looks at up to `max` deadlines that came, and ends those that are still due.
+    fn unindex(&self, lease: &Lease) {
+        self.by_job.remove(lease);
+        lease.stand.leave();
+        self.by_job.give_back(lease.facts.job);
+        self.holders.give_back(&lease.facts.holder);
+        self.tenants.give_back(&lease.facts.tenant);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Looks at up to `max` deadlines that came, and ends those that are still due. Answers them, and how many were looked
+    /// at.
     pub fn expire(&self, now: LeaseTime, max: usize) -> (Vec<Arc<Lease>>, usize) {
         let due = self.deadlines.due(now, max);
         let looked = due.len();
@@ -241,62 +255,67 @@ impl Table {
         self.deadlines.next()
     }
 
-    /// Takes out the leases that a lowering of this name ended. They are dead already; this frees their places.
+    /// Takes out the leases that a lowering of this name ended, and answers them. They are dead already; this frees their
+    /// places, where those were not given back before.
     pub fn sweep(&self, name: &FenceName, now: LeaseTime, cause: &str) -> Vec<Arc<Lease>> {
-        let candidates: Vec<LeaseId> = match name.kind() {
-            FenceKind::Lease(id) => vec![id],
-            FenceKind::Job(j)
-            | FenceKind::Attempt(j, _)
-            | FenceKind::AttemptReading(j, _)
-            | FenceKind::Member(j, ..)
-            | FenceKind::MemberReading(j, ..) => {
-                self.by_job.get(&j).map(|ids| ids.iter().copied().collect()).unwrap_or_default()
-            }
-            _ => self.leases.iter().filter(|l| !l.stand.is_up()).map(|l| l.id).collect(),
-        };
-        candidates
+        let mut gone: Vec<Arc<Lease>> = self
+            .behind(name, |l| !l.stand.is_up())
             .into_iter()
-            .filter(|id| self.find(*id).is_some_and(|l| !l.stand.is_up()))
-            .filter_map(|id| self.remove(id, now, cause))
-            .collect()
+            .filter_map(|l| self.remove(l.id, now, cause))
+            .collect();
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.extend(untold.extract_if(.., |l| l.stand.names().any(|n| n == name)));
+        gone
     }
 
     /// All live leases, or those behind one name.
     pub fn live(&self, behind: Option<&FenceName>) -> Vec<Arc<Lease>> {
-        match behind {
-            None => self.leases.iter().map(|l| l.clone()).collect(),
-            Some(name) => match name.kind() {
-                FenceKind::Lease(id) => self.find(id).into_iter().collect(),
-                FenceKind::Job(j) => self.of_job(j),
-                _ => self
-                    .leases
-                    .iter()
-                    .filter(|l| l.stand.names().any(|n| n == name))
-                    .map(|l| l.clone())
-                    .collect(),
-            },
+        behind.map_or_else(|| self.by_id.all(), |name| self.behind(name, |_| true))
+    }
+
+    fn behind(&self, name: &FenceName, pass: impl Fn(&Lease) -> bool) -> Vec<Arc<Lease>> {
+        match name.kind() {
+            FenceKind::Lease(id) => self.find(id).into_iter().filter(|l| pass(l)).collect(),
+            FenceKind::Job(j)
+            | FenceKind::Attempt(j, _)
+            | FenceKind::AttemptReading(j, _)
+            | FenceKind::Member(j, ..)
+            | FenceKind::MemberReading(j, ..) => self.by_job.of(j, name, pass),
+            _ => self.by_job.behind(name, pass),
         }
+    }
+
+    /// Forgets the leases that ended longer ago than they are kept.
+    pub fn prune(&self, now: LeaseTime) {
+        self.ended.prune(now);
     }
 
     /// Leases that ended a short while ago, newest first.
     pub fn ended(&self) -> Vec<Ended> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).iter().rev().cloned().collect()
+        self.ended.all()
     }
 
     /// A lease that ended a short while ago.
     pub fn find_ended(&self, id: LeaseId) -> Option<Ended> {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.iter().rev().find(|l| l.id == id).cloned()
+        self.ended.find(id)
     }
 
-    pub fn of_job(&self, job: JobId) -> Vec<Arc<Lease>> {
-        let ids: Vec<LeaseId> =
-            self.by_job.get(&job).map(|ids| ids.iter().copied().collect()).unwrap_or_default();
-        ids.into_iter().filter_map(|id| self.find(id)).collect()
+    /// What becomes of leases from now on. Nobody who listens is ever waited for: whoever falls more than
+    /// [`limits::LEASE_EVENTS_BACKLOG`] behind is told how many it missed.
+    pub fn watch(&self) -> broadcast::Receiver<LeaseEvent> {
+        self.events.subscribe()
     }
 
     pub fn of_job_count(&self, job: JobId) -> usize {
-        self.by_job.get(&job).map_or(0, |ids| ids.len())
+        self.by_job.count(job)
+    }
+
+    pub fn of_holder_count(&self, holder: &SpiffeId) -> usize {
+        self.holders.of(holder)
+    }
+
+    pub fn of_tenant_count(&self, tenant: &TenantName) -> usize {
+        self.tenants.of(tenant)
     }
 
     pub fn len(&self) -> usize {
@@ -307,3 +326,7 @@ impl Table {
         self.len() == 0
     }
 }
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[path = "table_tests.rs"]
+mod tests;

@@ -135,6 +135,10 @@ pub enum Event {
     #[serde(rename = "leases.ended")]
     LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
 
+    /// The record at this index, of something that widens, did not take effect: it was overtaken, or not known to be on disk in
+    /// time. Whoever rebuilds the state leaves it out.
+    #[serde(rename = "withdrawn")]
+    Withdrawn { index: u64, job: JobId, why: String },
     /// A fence was lowered as the consequence of something recorded elsewhere.
     #[serde(rename = "lowered")]
     Lowered { name: FenceName, because: String, ending: Ending },

@@ -21,8 +21,8 @@ pub trait Fold: Send + 'static {
     fn form(&self) -> u32;
     /// Whether events of this `type` change it.
     fn takes(&self, kind: &str) -> bool;
-    /// Takes one more event. After an error it is of no use.
-    fn apply(&mut self, event: Event) -> Result<(), &'static str>;
+    /// Takes one more event, of the record at this index. After an error it is of no use.
+    fn apply(&mut self, index: u64, event: Event) -> Result<(), &'static str>;
     /// How many things it holds, roughly: what a snapshot costs.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {

@@ -171,7 +171,7 @@ impl Ledger {
             latest = latest.max(Some(line.time));
             records = records.saturating_add(1);
             if folded.takes(line.kind) {
-                folded.apply(super::record::event(line.fields)?).map_err(Fault::Misfit)?;
+                folded.apply(line.index, super::record::event(line.fields)?).map_err(Fault::Misfit)?;
             }
             Ok(())
         })?;

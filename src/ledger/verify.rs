@@ -105,7 +105,7 @@ fn walk(
             && let Some(fold) = fold.as_deref_mut()
             && fold.takes(kind)
         {
-            fold.apply(record.event.clone()).map_err(Fault::Misfit)?;
+            fold.apply(index, record.event.clone()).map_err(Fault::Misfit)?;
         }
         report.records += 1;
         report.first.get_or_insert((record.index, record.time));

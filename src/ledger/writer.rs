@@ -170,8 +170,9 @@ impl Writer {
             let Some(fold) = &mut self.fold else { continue };
             if let Body::Event(text) = &w.body
                 && fold.takes(text.kind())
-                && let Err(what) =
-                    record::event(text.as_str()).map_err(|_| "it cannot be read").and_then(|e| fold.apply(e))
+                && let Err(what) = record::event(text.as_str())
+                    .map_err(|_| "it cannot be read")
+                    .and_then(|e| fold.apply(w.index, e))
             {
                 tracing::error!(index = w.index, what, "a record does not fit: no more snapshots are made");
                 self.fold = None;

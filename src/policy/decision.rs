@@ -90,6 +90,16 @@ impl Grant {
         Grant { parts }
     }
 
+    /// A Grant that no policy was asked for: for models and tests of what comes after it, in no build that ships.
+    #[cfg(any(test, feature = "loom", feature = "shuttle"))]
+    #[expect(clippy::unwrap_used, reason = "two names that are valid")]
+    pub fn supposed(stand: Stand, revision: Revision) -> Self {
+        let (holder, tenant) = ("spiffe://td.example/holder".parse().unwrap(), "acme".parse().unwrap());
+        let (policy, catalog) = (Digest::ZERO, Digest::ZERO);
+        let (job, attempt, granted) = (String::new(), 1, Vec::new());
+        Grant::new(GrantParts { holder, tenant, job, attempt, granted, policy, catalog, stand, revision })
+    }
+
     pub fn holder(&self) -> &SpiffeId {
         &self.parts.holder
     }

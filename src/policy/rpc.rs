@@ -80,25 +80,7 @@ closed! {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use prost::Message;
-
     use super::*;
-
-    #[test]
-    fn every_call_of_the_proto_is_one_action_and_no_other_is() {
-        let files = prost_types::FileDescriptorSet::decode(crate::proto::DESCRIPTOR).unwrap();
-        let methods: BTreeSet<String> = files
-            .file
-            .iter()
-            .filter(|f| f.package() == "leasehold.v1")
-            .flat_map(|f| f.service.iter().flat_map(|s| s.method.iter().map(|m| m.name().to_owned())))
-            .collect();
-        let known: BTreeSet<String> = Rpc::ALL.iter().map(ToString::to_string).collect();
-        assert!(methods.len() > 20);
-        assert_eq!(methods, known);
-    }
 
     #[test]
     fn names_read_back() {

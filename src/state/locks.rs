@@ -62,35 +62,50 @@ impl Lock {
 /// The locks in force.
 #[derive(Clone, Debug, Default)]
 pub struct Locks {
-    /// Each with its turn: setting one anew is another turn, though all of it is the same.
-    by_name: BTreeMap<LockName, (u64, Lock)>,
-    turns: u64,
+    by_name: BTreeMap<LockName, (Turn, Lock)>,
+    last: Turn,
 }
 
+/// Which setting of a lock it was: a later one of the same name is another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Turn(u64);
+
 impl Locks {
-    pub fn insert(&mut self, lock: Lock) {
-        self.turns = self.turns.saturating_add(1);
-        self.by_name.insert(lock.name.clone(), (self.turns, lock));
+    /// Sets a lock, and answers it as it stands: one that is there already keeps the longer time. Only lifting shortens.
+    pub fn insert(&mut self, mut lock: Lock) -> &Lock {
+        self.last.0 = self.last.0.saturating_add(1);
+        if let Some((_, before)) = self.by_name.get(&lock.name)
+            && before.stands(lock.since)
+        {
+            lock.until = before.until.zip(lock.until).map(|(a, b)| a.max(b));
+        }
+        let slot = self.by_name.entry(lock.name.clone()).insert_entry((self.last, lock));
+        &slot.into_mut().1
     }
 
+    /// Lifts a lock, whichever setting of it stands.
     pub fn remove(&mut self, name: &LockName) -> Option<Lock> {
         self.by_name.remove(name).map(|(_, lock)| lock)
     }
 
-    pub fn find(&self, name: &LockName, now: LeaseTime) -> Option<&Lock> {
-        self.find_turn(name, now).map(|(_, lock)| lock)
-    }
-
-    /// The lock and its turn.
-    pub fn find_turn(&self, name: &LockName, now: LeaseTime) -> Option<(u64, &Lock)> {
-        self.by_name.get(name).filter(|(_, l)| l.stands(now)).map(|(turn, lock)| (*turn, lock))
-    }
-
-    /// Removes a lock, unless it was set anew since this turn.
-    pub fn remove_turn(&mut self, name: &LockName, turn: u64) {
+    /// Lifts one setting of a lock; leaves a later one, which was not meant.
+    pub fn lift(&mut self, name: &LockName, turn: Turn) {
         if self.by_name.get(name).is_some_and(|(t, _)| *t == turn) {
             self.by_name.remove(name);
         }
+    }
+
+    pub fn find(&self, name: &LockName, now: LeaseTime) -> Option<&Lock> {
+        self.set(name, now).map(|(_, lock)| lock)
+    }
+
+    /// The lock with the setting that it is of.
+    pub fn set(&self, name: &LockName, now: LeaseTime) -> Option<(Turn, &Lock)> {
+        self.by_name.get(name).filter(|(_, l)| l.stands(now)).map(|(turn, lock)| (*turn, lock))
+    }
+
+    pub fn contains(&self, name: &LockName) -> bool {
+        self.by_name.contains_key(name)
     }
 
     pub fn len(&self) -> usize {
@@ -172,6 +187,40 @@ mod tests {
         assert!(hits(&locks, "tenant:acme", LeaseTime(1_999)));
         assert!(!hits(&locks, "tenant:acme", LeaseTime(2_000)));
         locks.prune(LeaseTime(2_000));
+        assert!(locks.is_empty());
+    }
+
+    #[test]
+    fn a_second_lock_never_shortens_the_first() {
+        let mut locks = Locks::default();
+        for (first, second, stands) in [
+            (None, Some(2_000), None),
+            (Some(2_000), None, None),
+            (Some(3_000), Some(2_000), Some(3_000)),
+            (Some(2_000), Some(3_000), Some(3_000)),
+        ] {
+            locks.insert(lock("tenant:acme", first.map(LeaseTime)));
+            let again = Lock { reason: "again".into(), ..lock("tenant:acme", second.map(LeaseTime)) };
+            let set = locks.insert(again);
+            assert_eq!((set.until, set.reason.as_str()), (stands.map(LeaseTime), "again"));
+            locks.remove(&"tenant:acme".parse().unwrap());
+        }
+        // One whose time is over is no first.
+        locks.insert(lock("tenant:acme", Some(LeaseTime(500))));
+        assert_eq!(locks.insert(lock("tenant:acme", Some(LeaseTime(2_000)))).until, Some(LeaseTime(2_000)));
+    }
+
+    #[test]
+    fn a_lock_that_is_set_while_another_is_being_lifted_stays() {
+        let mut locks = Locks::default();
+        let name: LockName = "tenant:acme".parse().unwrap();
+        locks.insert(lock("tenant:acme", None));
+        let (turn, _) = locks.set(&name, NOW).unwrap();
+        locks.insert(lock("tenant:acme", None));
+        locks.lift(&name, turn);
+        assert!(locks.contains(&name), "the one that was meant is gone, and this is another");
+        let (turn, _) = locks.set(&name, NOW).unwrap();
+        locks.lift(&name, turn);
         assert!(locks.is_empty());
     }
 

@@ -14,13 +14,14 @@ use super::{
     Lock, LockName, Locks, Rebuilt,
     rebuild::{Key, suspend},
     records::{
-        change_of, gate_of, gate_record, input_of, input_record, job_of, seq_of, spec_of, spec_record,
+        change_of, change_record, gate_of, gate_record, input_of, input_record, job_of, seq_of, spec_of,
+        spec_record,
     },
 };
 use crate::{
     clock::LeaseTime,
     fence::Seq,
-    job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
+    job::{Attempt, AttemptState, Change, Job, JobState, Member, MemberState},
     ledger::{self, Actor, Event, Fold},
     limits,
     name::{AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, SpiffeId},
@@ -34,7 +35,7 @@ const FORM: u32 = 1;
 /// All that outlives the process, as far as the records were read.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
-    jobs: HashMap<JobId, Arc<Job>>,
+    jobs: HashMap<JobId, Entry>,
     /// In the order in which they were closed; the oldest beyond the bound are forgotten.
     closed: VecDeque<JobId>,
     /// Closed jobs that are no longer here.
@@ -47,19 +48,52 @@ pub struct Recorded {
     in_order: bool,
 }
 
+/// A job, and what it was before the last record that widened it: that one may be withdrawn, as long as its epoch lasts.
+#[derive(Clone, Debug)]
+struct Entry {
+    job: Arc<Job>,
+    /// The index of that record. Where it made the job, there is no before.
+    widened: u64,
+    before: Option<(Arc<Job>, Vec<Change>)>,
+}
+
+/// Changes that are kept to be made again after a withdrawal. A record waits for the disk for a few seconds; past this many
+/// changes meanwhile it counts.
+const SINCE_MAX: usize = limits::MEMBERS_MAX as usize;
+
+impl Entry {
+    fn apply(&mut self, index: u64, change: Change) {
+        if change.widens() {
+            self.widened = index;
+            self.before = Some((self.job.clone(), Vec::new()));
+        }
+        Arc::make_mut(&mut self.job).apply(&change);
+        if let Some((_, since)) = &mut self.before
+            && !change.widens()
+        {
+            since.push(change);
+        }
+        self.before.take_if(|(_, since)| since.len() > SINCE_MAX);
+    }
+}
+
 impl Recorded {
     /// Takes one more event.
-    pub fn take(&mut self, event: Event) -> Result<(), &'static str> {
+    pub fn take(&mut self, index: u64, event: Event) -> Result<(), &'static str> {
         self.seq = self.seq.max(seq_of(&event));
         self.in_order = matches!(event, Event::EpochEnded { .. });
         match event {
             Event::JobCreated(created) => {
                 let job = job_of(*created)?;
                 self.prune_keys(job.created);
-                if self.jobs.insert(job.id, Arc::new(job)).is_some() {
+                let entry = Entry { job: Arc::new(job), widened: index, before: None };
+                if self.jobs.insert(entry.job.id, entry).is_some() {
                     return Err("it creates a job that is there already");
                 }
             }
+            // Nothing of the life before is under way any more.
+            Event::EpochBegan(_) => self.jobs.values_mut().for_each(|e| e.before = None),
+            Event::Withdrawn { index, job, .. } => self.withdraw(index, job),
             Event::LockSet { name, by, reason, at, until, .. } => {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
                 self.locks.prune(at);
@@ -71,7 +105,7 @@ impl Recorded {
             }
             other => {
                 let Some((id, change, _)) = change_of(other) else { return Ok(()) };
-                let Some(job) = self.jobs.get_mut(&id) else {
+                let Some(entry) = self.jobs.get_mut(&id) else {
                     // One that was forgotten is closed, and nothing changes it.
                     return if self.forgotten > 0 {
                         Ok(())
@@ -79,9 +113,9 @@ impl Recorded {
                         Err("it is about a job that is not there")
                     };
                 };
-                let was_closed = job.is_closed();
-                Arc::make_mut(job).apply(&change);
-                if !was_closed && job.is_closed() {
+                let was_closed = entry.job.is_closed();
+                entry.apply(index, change);
+                if !was_closed && entry.job.is_closed() {
                     self.remember_closed(id);
                 }
             }
@@ -89,12 +123,31 @@ impl Recorded {
         Ok(())
     }
 
+    /// Undoes a record that widened, and makes again what came after it.
+    fn withdraw(&mut self, index: u64, id: JobId) {
+        let Some(entry) = self.jobs.get_mut(&id).filter(|e| e.widened == index) else { return };
+        match entry.before.take() {
+            Some((before, since)) => {
+                let was_closed = entry.job.is_closed();
+                entry.job = before;
+                let job = Arc::make_mut(&mut entry.job);
+                since.iter().for_each(|change| job.apply(change));
+                if !was_closed && entry.job.is_closed() {
+                    self.remember_closed(id);
+                }
+            }
+            // Nobody was told of it.
+            None if entry.job.attempts.is_empty() && !entry.job.is_closed() => drop(self.jobs.remove(&id)),
+            None => {}
+        }
+    }
+
     /// What a new life begins with: whoever was joined is away since `now`, and locks whose time is over are gone.
     pub fn rebuilt(&self, now: LeaseTime) -> Rebuilt {
         let mut locks = self.locks.clone();
         locks.prune(now);
         let jobs = self.ordered().map(|job| {
-            let mut job = Job::clone(job);
+            let mut job = Job::clone(&job.job);
             suspend(&mut job, now);
             job
         });
@@ -108,16 +161,19 @@ impl Recorded {
     }
 
     /// The closed ones as they were closed, then the open ones by id.
-    fn ordered(&self) -> impl Iterator<Item = &Arc<Job>> {
-        let mut open: Vec<&Arc<Job>> = self.jobs.values().filter(|j| !j.is_closed()).collect();
-        open.sort_unstable_by_key(|j| j.id);
+    fn ordered(&self) -> impl Iterator<Item = &Entry> {
+        let mut open: Vec<&Entry> = self.jobs.values().filter(|e| !e.job.is_closed()).collect();
+        open.sort_unstable_by_key(|e| e.job.id);
         self.closed.iter().filter_map(|id| self.jobs.get(id)).chain(open)
     }
 
     fn remember_closed(&mut self, id: JobId) {
         self.closed.push_back(id);
         while self.closed.len() > limits::JOBS_CLOSED_MAX {
-            let Some(job) = self.closed.pop_front().and_then(|old| self.jobs.remove(&old)) else { continue };
+            let Some(Entry { job, .. }) = self.closed.pop_front().and_then(|old| self.jobs.remove(&old))
+            else {
+                continue;
+            };
             self.forgotten = self.forgotten.saturating_add(1);
             let key = Key { job: job.id, spec: job.spec_digest, at: job.created };
             self.keys.insert((job.launcher.clone(), job.idempotency_key.clone()), key);
@@ -152,8 +208,8 @@ impl Fold for Recorded {
         )
     }
 
-    fn apply(&mut self, event: Event) -> Result<(), &'static str> {
-        self.take(event)
+    fn apply(&mut self, index: u64, event: Event) -> Result<(), &'static str> {
+        self.take(index, event)
     }
 
     fn len(&self) -> usize {
@@ -168,8 +224,15 @@ impl Fold for Recorded {
             Ok::<_, serde_json::Error>(())
         };
         line(&Item::Counts { seq: self.seq.0, forgotten: self.forgotten, in_order: self.in_order })?;
-        for job in self.ordered() {
-            line(&Item::Job(Box::new(JobItem::of(job))))?;
+        for Entry { job, widened, before } in self.ordered() {
+            let by = || Actor::Daemon(String::new());
+            let again = |c: &Change| change_record(job.id, c, by(), None, Default::default());
+            let before = before.as_ref().map(|(before, since)| Before {
+                job: JobItem::of(before),
+                since: since.iter().map(again).collect(),
+            });
+            let job = Box::new(JobItem::of(job));
+            line(&Item::Job { job, widened: *widened, before: before.map(Box::new) })?;
         }
         for lock in self.locks.iter() {
             line(&Item::Lock {
@@ -194,12 +257,19 @@ impl Fold for Recorded {
                 Item::Counts { seq, forgotten, in_order } => {
                     (read.seq, read.forgotten, read.in_order) = (Seq(seq), forgotten, in_order);
                 }
-                Item::Job(item) => {
-                    let job = item.job()?;
+                Item::Job { job, widened, before } => {
+                    let job = Arc::new(job.job()?);
                     if job.is_closed() {
                         read.closed.push_back(job.id);
                     }
-                    read.jobs.insert(job.id, Arc::new(job));
+                    let before = match before {
+                        None => None,
+                        Some(before) => {
+                            let since = before.since.into_iter().filter_map(change_of);
+                            Some((Arc::new(before.job.job()?), since.map(|(_, change, _)| change).collect()))
+                        }
+                    };
+                    read.jobs.insert(job.id, Entry { job, widened, before });
                 }
                 Item::Lock { name, reason, by, since, until } => {
                     let name = name.parse().map_err(|e: crate::name::NameError| e.to_string())?;
@@ -224,7 +294,12 @@ enum Item {
         forgotten: u64,
         in_order: bool,
     },
-    Job(Box<JobItem>),
+    Job {
+        job: Box<JobItem>,
+        widened: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<Box<Before>>,
+    },
     Lock {
         name: String,
         reason: String,
@@ -240,6 +315,13 @@ enum Item {
         spec: Digest,
         at: LeaseTime,
     },
+}
+
+/// A job before the last record that widened it, and what came after that.
+#[derive(Serialize, Deserialize)]
+struct Before {
+    job: JobItem,
+    since: Vec<Event>,
 }
 
 #[derive(Serialize, Deserialize)]

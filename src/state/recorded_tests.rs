@@ -106,7 +106,7 @@ fn quick(dice: &mut Dice) -> Options {
 /// What the records give when all of them are read.
 fn read_all(disk: &Forgetful) -> Recorded {
     let mut all = Recorded::default();
-    let each = &mut |record: crate::ledger::Record| all.take(record.event).unwrap();
+    let each = &mut |record: crate::ledger::Record| all.take(record.index, record.event).unwrap();
     // A copy: reading takes the disk.
     let opened = Ledger::open_with(Arc::new(disk.kill()), clock(), Options::default(), each).unwrap();
     drop(opened);
@@ -428,8 +428,8 @@ async fn lived(disk: &Forgetful, segment_records: u64, jobs: u128) -> String {
         all.push(change_record(job.id, &change, actor(), None, Default::default()));
     }
     for event in all {
-        recorded.take(event.clone()).unwrap();
-        opened.ledger.append(&event).await.unwrap();
+        let index = opened.ledger.append(&event).await.unwrap();
+        recorded.take(index, event).unwrap();
     }
     opened.ledger.close(LONG).await.unwrap();
     text(&recorded)
@@ -516,10 +516,10 @@ impl Fold for Liar {
     fn takes(&self, kind: &str) -> bool {
         self.0.takes(kind)
     }
-    fn apply(&mut self, event: Event) -> Result<(), &'static str> {
+    fn apply(&mut self, index: u64, event: Event) -> Result<(), &'static str> {
         match event {
             Event::JobClosed { .. } => Ok(()), // "it never ended"
-            event => self.0.take(event),
+            event => self.0.take(index, event),
         }
     }
     fn len(&self) -> usize {
@@ -561,9 +561,9 @@ fn law_39_the_key_of_a_closed_job_outlives_the_jobs_that_are_remembered() {
     let at = LeaseTime(1_000_000);
     for n in 1..=max + 3 {
         let job = job(n, at);
-        recorded.take(created_record(&job, decision())).unwrap();
+        recorded.take(1, created_record(&job, decision())).unwrap();
         let change = Change::Closed { outcome: Outcome::Failed, at, detail: String::new() };
-        recorded.take(change_record(job.id, &change, actor(), None, Default::default())).unwrap();
+        recorded.take(2, change_record(job.id, &change, actor(), None, Default::default())).unwrap();
     }
     let mut again = Recorded::default();
     again.read(&recorded.write().unwrap()).unwrap();
@@ -574,7 +574,7 @@ fn law_39_the_key_of_a_closed_job_outlives_the_jobs_that_are_remembered() {
     forgotten.sort_unstable();
     assert_eq!(forgotten, [("key 1", 1), ("key 2", 2), ("key 3", 3)]);
     // A day later they count no more.
-    recorded.take(created_record(&job(max + 9, at.plus(limits::IDEMPOTENCY)), decision())).unwrap();
+    recorded.take(1, created_record(&job(max + 9, at.plus(limits::IDEMPOTENCY)), decision())).unwrap();
     assert!(recorded.rebuilt(at).keys.is_empty());
 }
 
@@ -591,10 +591,10 @@ fn law_39_a_completion_that_was_answered_while_a_begin_was_being_written_closes_
     let (attempt, detail) = (AttemptNumber::FIRST, "done".to_owned());
     let completed = Change::AttemptEnded { attempt, outcome: Outcome::Completed, at, detail };
     let mut recorded = Recorded::default();
-    recorded.take(created_record(&job, decision())).unwrap();
+    recorded.take(1, created_record(&job, decision())).unwrap();
     // In memory the second begin was never made: the completion came before its record was durable.
     for change in [began(1), began(2), completed] {
-        recorded.take(change_record(job.id, &change, actor(), None, Default::default())).unwrap();
+        recorded.take(2, change_record(job.id, &change, actor(), None, Default::default())).unwrap();
     }
     let found = recorded.rebuilt(at);
     assert_eq!(found.jobs[0].state, JobState::Closed(Outcome::Completed));
@@ -619,4 +619,62 @@ async fn law_31_a_lock_that_is_set_while_the_one_before_is_being_lifted_stands()
     again.record.unwrap().durable().await.unwrap();
     assert_eq!(life.store.locks().len(), 1, "the lifting took the newer lock with it");
     assert_eq!(read_all(&disk).rebuilt(now).locks.len(), 1);
+}
+
+#[test]
+fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_a_snapshot() {
+    let at = LeaseTime(1_000_000);
+    let (kept, never) = (job(1, at), job(2, at));
+    let (attempt, ticket) = (AttemptNumber::FIRST, SecretDigest([1; 32]));
+    let began = Change::AttemptBegan { attempt, key: "run 1".into(), at, ticket };
+    let draining =
+        Change::AttemptDraining { attempt, reading_ends: at, writing_ends: at, detail: "by hand".into() };
+    let joined = Change::MemberJoined {
+        attempt,
+        instance: "rank-0".parse().unwrap(),
+        member: worker(),
+        session: SecretDigest([2; 32]),
+        at,
+    };
+    let record = |change: &Change| change_record(kept.id, change, actor(), None, Default::default());
+    let withdrawn = |index, job| Event::Withdrawn { index, job, why: "overtaken".into() };
+    let events = [
+        created_record(&kept, decision()),
+        created_record(&never, decision()),
+        record(&began),
+        withdrawn(2, never.id),
+        record(&joined),
+        record(&draining),
+        withdrawn(5, kept.id),
+        // Not the last one that widened: it counts.
+        withdrawn(3, kept.id),
+    ];
+    // A snapshot at any place on the way changes nothing.
+    for cut in 0..=events.len() {
+        let mut recorded = Recorded::default();
+        for (n, event) in events.iter().enumerate() {
+            if n == cut {
+                let mut again = Recorded::default();
+                again.read(&recorded.write().unwrap()).unwrap();
+                assert_eq!(text(&again), text(&recorded));
+                recorded = again;
+            }
+            recorded.take(n as u64 + 1, event.clone()).unwrap();
+        }
+        let found = recorded.rebuilt(at).jobs;
+        assert_eq!(found.len(), 1, "a job that was withdrawn is there, cut at {cut}");
+        assert_eq!(found[0].attempts.len(), 1);
+        assert!(
+            found[0].attempts[0].members.is_empty(),
+            "a member that was withdrawn is there, cut at {cut}"
+        );
+        assert_eq!(found[0].attempts[0].detail, "by hand", "what came after it is lost, cut at {cut}");
+    }
+    // And a begin that was withdrawn leaves a job without an attempt.
+    let mut recorded = Recorded::default();
+    let events = [created_record(&kept, decision()), record(&began), withdrawn(2, kept.id)];
+    for (n, event) in events.into_iter().enumerate() {
+        recorded.take(n as u64 + 1, event).unwrap();
+    }
+    assert!(recorded.rebuilt(at).jobs[0].attempts.is_empty());
 }

@@ -14,8 +14,8 @@ use super::{
 use crate::{
     clock::{Clock, LeaseTime},
     fence::{Lowered, Registry, Revision, Seq},
-    job::{Change, Job},
-    ledger::{Actor, Decision, Deferred, Ending, Event, Ledger},
+    job::{Change, Job, JobState},
+    ledger::{Actor, Appending, Decision, Deferred, Ending, Event, Ledger},
     limits,
     name::{Digest, FenceName, JobId, SpiffeId, TenantName},
     reason::Reason,
@@ -78,6 +78,8 @@ pub struct Committed<T> {
 #[derive(Debug)]
 pub struct Widened {
     pub job: Arc<Job>,
+    /// False where there was nothing to change.
+    pub changed: bool,
     pub lowered: Vec<FenceName>,
 }
 
@@ -254,11 +256,11 @@ impl Store {
             }
             freed.await;
         };
-        let written = appending.await;
+        let written = self.written(job.id, appending).await;
         let mut inner = self.lock_inner();
         inner.keys.remove(&key);
         self.freed.notify_waiters();
-        written.map_err(|e| Refused::Ledger(e.to_string()))?;
+        written.map_err(Refused::Ledger)?;
         inner.keys.insert(key, KeyUse::Job { job: job.id, spec: job.spec_digest, at: job.created });
         Ok(Created::New(inner.put(job)))
     }
@@ -282,7 +284,7 @@ impl Store {
                 let slot = inner.jobs.get_mut(&id).ok_or(Refused::NoJob)?;
                 if !slot.busy {
                     let Some(change) = decide(&slot.job).map_err(Refused::Move)? else {
-                        return Ok(Widened { job: slot.job.clone(), lowered: Vec::new() });
+                        return Ok(Widened { job: slot.job.clone(), changed: false, lowered: Vec::new() });
                     };
                     slot.busy = true;
                     let record = change_record(id, &change, by.clone(), decision.clone(), Ending::default());
@@ -295,14 +297,20 @@ impl Store {
             }
             freed.await;
         };
-        let written = appending.await;
+        let written = self.written(id, appending).await;
         let mut inner = self.lock_inner();
         let Some(slot) = inner.jobs.get_mut(&id) else { return Err(Refused::NoJob) };
         slot.busy = false;
         self.freed.notify_waiters();
-        written.map_err(|e| Refused::Ledger(e.to_string()))?;
-        if slot.job.is_closed() {
-            return Err(Refused::Overtaken);
+        let index = written.map_err(Refused::Ledger)?;
+        // Decided again: something narrower may have come while the record was written, and it stands.
+        match decide(&slot.job) {
+            Ok(Some(again)) if again == change => {}
+            otherwise => {
+                let why = "something narrower came while it was recorded".to_owned();
+                self.ledger.defer(&Event::Withdrawn { index, job: id, why });
+                return Err(otherwise.err().map_or(Refused::Overtaken, Refused::Move));
+            }
         }
         let names = slot.job.fences_of(&change);
         let job = inner.apply(id, &change).ok_or(Refused::NoJob)?;
@@ -313,7 +321,7 @@ impl Store {
             self.ledger.defer(&Event::Lowered { name: name.clone(), because, ending: ending(l) });
             lowered.push(name);
         }
-        Ok(Widened { job, lowered })
+        Ok(Widened { job, changed: true, lowered })
     }
 
     /// Lifts a lock. Resolves when that is on disk; nothing that the lock ended comes back.
@@ -325,18 +333,33 @@ impl Store {
     ) -> Result<Lock, Refused<std::convert::Infallible>> {
         let (turn, lock, appending) = {
             let inner = self.lock_inner();
-            let (turn, lock) = inner
-                .locks
-                .find_turn(name, self.clock.now().lease)
-                .map(|(turn, lock)| (turn, lock.clone()))
-                .ok_or(Refused::NoLock)?;
+            let (turn, lock) = inner.locks.set(name, self.clock.now().lease).ok_or(Refused::NoLock)?;
+            let lock = lock.clone();
             let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
             (turn, lock, self.ledger.append(&record))
         };
-        appending.await.map_err(|e| Refused::Ledger(e.to_string()))?;
-        // One that was set while the record was written stays: its record is behind this one.
-        self.lock_inner().locks.remove_turn(name, turn);
+        tokio::time::timeout(limits::LEDGER_WAIT, appending)
+            .await
+            .map_err(|_| Refused::Ledger("it took too long".to_owned()))?
+            .map_err(|e| Refused::Ledger(e.to_string()))?;
+        // A lock that was set again meanwhile, and recorded after this, stays.
+        self.lock_inner().locks.lift(name, turn);
         Ok(lock)
+    }
+
+    /// Waits until a widening record is on disk. Where that cannot be known in time, the record is withdrawn: it may be there
+    /// all the same, and must not take effect in a later life.
+    async fn written(&self, job: JobId, appending: Appending) -> Result<u64, String> {
+        let place = appending.index();
+        let why = match tokio::time::timeout(limits::LEDGER_WAIT, appending).await {
+            Ok(Ok(index)) => return Ok(index),
+            Ok(Err(e)) => e.to_string(),
+            Err(_) => "it took too long".to_owned(),
+        };
+        if let Some(index) = place {
+            self.ledger.defer(&Event::Withdrawn { index, job, why: why.clone() });
+        }
+        Err(why)
     }
 
     // ---------- what narrows: at once ----------
@@ -370,6 +393,15 @@ impl Store {
             done.ending.seq = done.ending.seq.max(one.seq);
             done.ending.behind = done.ending.behind.max(one.behind);
             done.record = Some(self.ledger.defer(&change_record(id, &change, by.clone(), None, one)));
+            // The end of a job is said in so many words where an attempt's end is that too: whatever else was being recorded
+            // meanwhile, a later life finds the job closed.
+            if let (JobState::Closed(outcome), false) =
+                (done.value.state, matches!(change, Change::Closed { .. }))
+            {
+                let at = done.value.closed.unwrap_or_else(|| self.clock.now().lease);
+                let closed = Change::Closed { outcome, at, detail: done.value.detail.clone() };
+                done.record = Some(self.ledger.defer(&change_record(id, &closed, by.clone(), None, one)));
+            }
         }
         if done.ending.seq == 0 {
             done.ending.seq = self.fences.seq().0;
@@ -406,10 +438,10 @@ impl Store {
     ) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
         let mut inner = self.lock_inner();
         inner.locks.prune(self.clock.now().lease);
-        if inner.locks.len() >= limits::LOCKS_MAX {
+        if inner.locks.len() >= limits::LOCKS_MAX && !inner.locks.contains(&lock.name) {
             return Err(Refused::TooManyLocks);
         }
-        inner.locks.insert(lock.clone());
+        let lock = inner.locks.insert(lock).clone();
         let (ending, lowered, revision) = match &lock.name {
             LockName::Name(name) => {
                 let l = self.fences.lower(name, lock.since);

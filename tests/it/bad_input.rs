@@ -141,7 +141,7 @@ async fn whoever_brings_no_good_svid_reads_an_alert_and_not_one_application_byte
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_principal_without_a_catalog_entry_may_ask_who_it_is_and_nothing_else() {
+async fn identity_d10_who_is_trusted_and_in_no_catalog_may_ask_who_it_is_and_nothing_else() {
     let world = World::start().await;
     let nobody = world.client(NOBODY).await;
     let seen = nobody.operators().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
@@ -190,7 +190,7 @@ async fn a_pin_that_differs_is_refused_with_both_pins() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_3_lives_of_zero_less_than_zero_and_a_hundred_years_are_refused_wherever_one_is_asked() {
+async fn law_03_lives_of_zero_less_than_zero_and_a_hundred_years_are_refused_wherever_one_is_asked() {
     let world = World::start().await;
     let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
     let worker = world.working().await;
@@ -253,7 +253,7 @@ async fn law_3_lives_of_zero_less_than_zero_and_a_hundred_years_are_refused_wher
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_8_names_that_could_be_read_two_ways_are_refused_at_the_edge() {
+async fn law_08_names_that_could_be_read_two_ways_are_refused_at_the_edge() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let mut bad: Vec<v1::JobSpec> = Vec::new();
@@ -433,6 +433,20 @@ async fn an_identity_that_jobs_share_joins_with_the_ticket_alone() {
     let worker = Worker::join(node, &job, 1, "rank-0", &ticket).await.unwrap();
     let token = worker.issue(Half::Reading).await;
     assert_eq!(token.answer.binding(), v1::Binding::Certificate);
+    // It is good with the very certificate that it was asked with, and with no other.
+    let gateway = world.client(GATEWAY).await;
+    let own = worker.client.credentials.sha256().to_vec();
+    for (sha256, active, reason) in
+        [(own, true, ""), (vec![7; 32], false, "TOKEN_CERTIFICATE"), (vec![], false, "TOKEN_CERTIFICATE")]
+    {
+        let ask = v1::IntrospectRequest {
+            token: token.text.clone(),
+            presenter: SHARED.into(),
+            presenter_sha256: sha256,
+        };
+        let seen = gateway.verifiers().introspect(ask).await.unwrap().into_inner();
+        assert_eq!((seen.active, seen.reason.as_str()), (active, reason));
+    }
 }
 
 // ---------- policy ----------
@@ -457,7 +471,7 @@ async fn a_policy_with_a_typo_is_not_taken_and_changes_nothing() {
         assert!(no.facts.get("mistake").unwrap_or(&no.text).contains("leasehold.cedar"), "{no:?}");
         let mut second = World::prepared(|_| {});
         second.write("policy/leasehold.cedar", &format!("{good}\n{typo}\n"));
-        let why = second.try_start().await.err().expect("it does not start either");
+        let why = second.try_start().await.expect_err("it does not start either");
         assert!(why.to_string().contains("leasehold.cedar"), "{why}");
     }
     token.is_live(&gateway).await;
@@ -532,7 +546,7 @@ async fn a_purpose_that_the_owner_does_not_allow_is_refused_by_its_rule_and_its_
 /// Whatever a client that vanishes leaves behind is whole: every lease is recorded, and every record has its lease or its
 /// cancellation.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_5_a_client_that_vanishes_in_mid_request_leaves_no_lease_or_a_recorded_one() {
+async fn law_05_a_client_that_vanishes_in_mid_request_leaves_no_lease_or_a_recorded_one() {
     let world = World::start().await;
     let worker = world.working().await;
     let mut answered = 0;

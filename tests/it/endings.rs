@@ -234,6 +234,36 @@ async fn law_30_missed_beats_end_the_members_leases_within_the_heartbeat_window(
     assert!(records.of("member.away")[0]["detail"].as_str().unwrap().contains("beats"));
 }
 
+/// A stream that nobody reads outlives its member's loss. Its end, which comes late, is not the loss of the next stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_30_the_late_end_of_a_lost_stream_is_no_loss_of_the_member_that_came_back() {
+    let mut s = scene().await;
+    s.worker.client = s.world.narrow_client(WORKER).await;
+    s.worker.keep_alive().await;
+    let mut stuck = s.worker.stream.take().unwrap();
+    stuck.flood(600).await;
+    s.world
+        .time()
+        .pass_until(Duration::from_secs(60), async || !s.tokens[0].seen_by(&s.gateway).await.active)
+        .await
+        .expect("it is lost");
+    s.worker.client = s.world.client(WORKER).await;
+    s.worker.rejoin().await.unwrap();
+    s.worker.keep_alive().await;
+    let fresh = s.worker.issue(Half::Reading).await;
+    stuck.drained().await;
+    for _ in 0..20 {
+        s.worker.beat().await;
+    }
+    fresh.is_live(&s.gateway).await;
+    // It is watched like any other: without beats it is lost again.
+    s.world
+        .time()
+        .pass_until(Duration::from_secs(60), async || !fresh.seen_by(&s.gateway).await.active)
+        .await
+        .expect("it is lost again");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_30_a_member_that_beats_is_not_lost() {
     let mut s = scene().await;
@@ -276,7 +306,7 @@ async fn a_clean_goodbye_leaves_and_ends_the_members_leases() {
 // ---------- time ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_9_a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
+async fn law_09_a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
     let s = scene().await;
     let life = Duration::from_secs(300);
     s.world.time().advance(life - Duration::from_millis(1));
@@ -361,7 +391,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_4_retention_ends_a_lease_and_says_so() {
+async fn law_04_retention_ends_a_lease_and_says_so() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let other = beside(&world).await;
@@ -401,7 +431,8 @@ async fn law_23_a_revocation_ends_all_that_stands_behind_its_name_and_nothing_el
         ("identity:spiffe://k8s.acme.example/ns/ci/sa/launcher", OPERATOR, BOTH, 2),
         ("dataset:acme/tickets@v3", OPERATOR, READING, 1),
         ("dataset:acme/tickets", OPERATOR, READING, 1),
-        ("model:acme/base-7b@2026.10", OPERATOR, READING, 1),
+        // The writing half too: it tunes that model.
+        ("model:acme/base-7b@2026.10", OPERATOR, BOTH, 2),
         ("checkpoint:acme/support-lora", OPERATOR, WRITING, 1),
         ("tenant:acme", OPERATOR, ALL, 3),
         ("domain:k8s.acme.example", PLATFORM, ALL, 3),
@@ -689,7 +720,7 @@ async fn a_drain_ends_reading_first_then_writing_and_with_it_the_attempt() {
 // ---------- the daemon ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39_a_restart_never_widens_access_and_the_member_goes_on() {
+async fn law_39_law_39a_a_restart_never_widens_access_and_the_member_goes_on() {
     let mut s = scene().await;
     let operator = s.world.client(OPERATOR).await;
     operator.lock("dataset:acme/patients@v1").await.unwrap();

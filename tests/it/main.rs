@@ -5,13 +5,25 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::err_expect,
+    clippy::disallowed_methods,
     reason = "a test that cannot go on has failed"
 )]
 
+mod guarded;
 mod harness;
 
+mod accounting;
+mod audit;
 mod bad_input;
 mod endings;
+mod feed;
+mod idempotency;
+mod laws;
 mod ledger;
+mod lifecycle;
+mod locks;
 mod matrix;
 mod path;
+mod run;
+mod surfaces;

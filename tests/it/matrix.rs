@@ -7,6 +7,7 @@ use std::{
 
 use leasehold::{
     name::{JobId, LeaseId},
+    policy::Rpc,
     proto::{self, v1},
     secret::Secret,
 };
@@ -197,6 +198,13 @@ fn word(answer: &Result<(), Status>) -> String {
             }
         }
     }
+}
+
+#[test]
+fn every_call_of_the_proto_is_one_action_and_no_other_is() {
+    let known: BTreeSet<String> = Rpc::ALL.iter().map(ToString::to_string).collect();
+    assert!(known.len() > 20);
+    assert_eq!(rpcs().into_iter().collect::<BTreeSet<_>>(), known);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

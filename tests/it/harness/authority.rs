@@ -5,11 +5,13 @@ use std::{sync::Arc, time::Duration};
 use leasehold::{
     clock::Wall,
     identity::{StaticSource, TrustBundles, X509Svid},
+    secret::sha256,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose, SanType,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use time::OffsetDateTime;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -68,6 +70,11 @@ impl Authority {
 }
 
 impl Credentials {
+    /// SHA-256 of the leaf: what a token that is bound to it says.
+    pub fn sha256(&self) -> [u8; 32] {
+        sha256(&CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap())
+    }
+
     /// What a client connects with, trusting the daemon's domain alone.
     pub fn source(&self, trusted: &Authority, now: Wall) -> Arc<StaticSource> {
         let svid = X509Svid::from_pem(self.cert.as_bytes(), self.key.as_bytes()).unwrap();

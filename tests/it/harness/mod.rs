@@ -7,21 +7,27 @@
 //! | `world` | [`World`]: a daemon with its files, started, stopped and started again |
 //! | `client` | [`Client`]: an identity on a connection, and what refusals look like from there |
 //! | `worker` | [`Worker`]: a member of an attempt, with its session and its keep-alive stream |
+//! | `wrapper` | [`Wrapper`]: a real `leasehold run` beside a real child |
+//! | `log` | what the daemons have logged |
 //! | `records` | the ledger, read from its files as an auditor does |
 
 mod authority;
 mod client;
 mod clock;
+mod log;
 mod records;
 mod worker;
 mod world;
+mod wrapper;
 
 pub use authority::{Authority, Credentials, at, uri};
 pub use client::{Client, Refused, refused};
 pub use clock::{NOW, TestClock};
+pub use log::logged;
 pub use records::Records;
-pub use worker::{KeepAlive, Token, Worker, spec};
-pub use world::{Setup, World};
+pub use worker::{Token, Worker, spec};
+pub use world::World;
+pub use wrapper::{Wrapper, job_toml};
 
 use std::{future::Future, time::Duration};
 

@@ -287,6 +287,20 @@ impl KeepAlive {
         .await;
     }
 
+    /// Beats many times without reading one echo, until the daemon can send no more.
+    pub async fn flood(&mut self, beats: u64) {
+        for _ in 0..beats {
+            self.beats += 1;
+            let beat = v1::KeepAliveRequest { session: None, beat: self.beats, goodbye: false };
+            soon("room for a beat", self.tx.send(beat)).await.unwrap();
+        }
+    }
+
+    /// Reads all that is left, to the end of the stream.
+    pub async fn drained(mut self) {
+        soon("the end of the stream", async { while let Ok(Some(_)) = self.rx.message().await {} }).await;
+    }
+
     /// Leaves, and waits until the daemon has closed the stream.
     pub async fn goodbye(mut self) {
         let bye = v1::KeepAliveRequest { session: None, beat: self.beats + 1, goodbye: true };

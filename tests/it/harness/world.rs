@@ -8,12 +8,13 @@ use std::{
     sync::Arc,
 };
 
+use hyper_util::rt::TokioIo;
 use leasehold::{
     clock::{Clock, SystemClock},
     config::Config,
     daemon::{Daemon, StartError, Stopped},
     identity::StaticSource,
-    link::{Connector, Endpoint},
+    link::{Alpn, Connector, Endpoint},
 };
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -74,6 +75,7 @@ impl World {
 
     /// All of the files, and no daemon yet.
     pub fn prepared(change: impl FnOnce(&mut Setup)) -> Self {
+        super::log::capture();
         let mut setup = Setup::default();
         change(&mut setup);
         let manual = (!setup.real_clock).then(|| Arc::new(TestClock::new()));
@@ -118,6 +120,12 @@ impl World {
         self.write("svid.pem", &svid.cert);
         self.write("svid.key", &svid.key);
         fs::set_permissions(self.file("svid.key"), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Gives the daemon a new SVID, as SPIRE does half a life before the end of the old one.
+    pub fn rotate(&self) {
+        self.write_identity(&self.svid(DAEMON));
+        self.daemon().reload();
     }
 
     // ---------- the daemon ----------
@@ -188,6 +196,20 @@ impl World {
         let channel: Channel = soon("a connection", connector.connected_channel())
             .await
             .unwrap_or_else(|why| panic!("{id} cannot connect: {why}"));
+        Client::new(id, credentials, channel)
+    }
+
+    /// The same with room for a kibibyte of answers on each stream: what it does not read, the daemon cannot send.
+    pub async fn narrow_client(&self, id: &str) -> Client {
+        let credentials = self.svid(id);
+        let connector = self.connector(&credentials);
+        let dial = tower::service_fn(move |_: http::Uri| {
+            let connector = connector.clone();
+            async move { connector.connect(Alpn::Http2).await.map(|d| TokioIo::new(d.tls)) }
+        });
+        let endpoint =
+            tonic::transport::Endpoint::from_static("https://narrow").initial_stream_window_size(1_024);
+        let channel = soon("a connection", endpoint.connect_with_connector(dial)).await.unwrap();
         Client::new(id, credentials, channel)
     }
 

@@ -1,0 +1,261 @@
+//! All credentials of one member together: their files, their index, and what is due next.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    CredentialDir, CredentialError, Voice,
+    held::{Granted, Held, index},
+    retry::{Fraction, SystemFraction},
+    stream::Membership,
+};
+use crate::{
+    clock::{LeaseTime, Now, Wall},
+    name::Half,
+    proto::v1,
+    reason::Refusal,
+};
+
+/// What a member holds, and the directory that it is in.
+pub(super) struct Holdings {
+    held: Vec<Held>,
+    dir: Arc<CredentialDir>,
+    voice: Voice,
+    draw: SystemFraction,
+}
+
+impl Holdings {
+    /// What was offered; nothing of it is held yet, and all of it is due.
+    pub(super) fn of_offers(
+        offers: Vec<v1::Offer>,
+        now: LeaseTime,
+        dir: Arc<CredentialDir>,
+        voice: Voice,
+    ) -> Result<Self, Refusal> {
+        Ok(Holdings { held: Held::of_offers(offers, now)?, dir, voice, draw: SystemFraction::new() })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) fn get(&self, at: usize) -> Option<&Held> {
+        self.held.get(at)
+    }
+
+    pub(super) fn get_mut(&mut self, at: usize) -> Option<&mut Held> {
+        self.held.get_mut(at)
+    }
+
+    /// What the credentials open.
+    pub(super) fn opens(&self) -> Vec<String> {
+        self.held.iter().map(Held::opens).collect()
+    }
+
+    // ---------- what is due ----------
+
+    /// Those to ask for now, each with its place.
+    pub(super) fn due(&mut self, now: LeaseTime) -> impl Iterator<Item = (usize, &mut Held)> {
+        self.held.iter_mut().enumerate().filter(move |(_, h)| h.schedule.due().is_some_and(|at| at <= now))
+    }
+
+    pub(super) fn next_due(&self) -> Option<LeaseTime> {
+        self.held.iter().filter_map(|h| h.schedule.due()).min()
+    }
+
+    pub(super) fn next_end(&self) -> Option<LeaseTime> {
+        self.held.iter().filter_map(|h| h.schedule.expires()).min()
+    }
+
+    /// When the last of what is held dies; none where nothing is held.
+    pub(super) fn last_end(&self) -> Option<LeaseTime> {
+        self.held.iter().filter_map(|h| h.schedule.expires()).max()
+    }
+
+    /// All that is wanted is asked for at once: over a new connection.
+    pub(super) fn hurry(&mut self, now: LeaseTime) {
+        self.held.iter_mut().filter(|h| h.schedule.is_wanted()).for_each(|h| h.schedule.hurry(now));
+    }
+
+    /// The leases are over: other ones are asked for at once.
+    pub(super) fn ask_anew(&mut self, now: LeaseTime) {
+        self.held.iter_mut().for_each(|h| h.lease = None);
+        self.hurry(now);
+    }
+
+    // ---------- files ----------
+
+    /// Puts a credential into its files. The daemon's clock is ahead of ours by `lead_ms`.
+    pub(super) fn put(
+        &mut self,
+        at: usize,
+        granted: Granted,
+        now: Now,
+        lead_ms: i64,
+    ) -> Result<(), CredentialError> {
+        let wall = Wall(now.wall.0.saturating_add_signed(lead_ms));
+        let draw = self.draw.draw();
+        match self.held.get_mut(at) {
+            Some(held) => held.put(&self.dir, granted, now.lease, wall, draw),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn write_index(&self, who: &Membership) -> Result<(), CredentialError> {
+        self.dir.write_index(&index(&self.held, who)).map(drop)
+    }
+
+    /// The same for a run that goes on where it cannot be written.
+    pub(super) fn refresh_index(&self, who: &Membership) {
+        match self.write_index(who) {
+            Ok(()) | Err(CredentialError::Wiped) => {}
+            Err(error) => self.voice.say(&error.to_string()),
+        }
+    }
+
+    /// Takes away what is dead by now. Answers a line for each.
+    pub(super) fn remove_expired(&mut self, now: LeaseTime) -> Vec<String> {
+        let mut gone = Vec::new();
+        for held in self.held.iter_mut().filter(|h| h.schedule.expires().is_some_and(|at| at <= now)) {
+            held.remove(&self.dir);
+            held.schedule.expired();
+            gone.push(match held.schedule.due() {
+                None if !held.shortened_by.is_empty() => {
+                    format!("what {} has ended: {}", held.opens(), held.shortened_by.join(", "))
+                }
+                _ => format!("what {} has expired, for want of a renewal", held.opens()),
+            });
+        }
+        gone
+    }
+
+    /// Takes the reading half away for good: the attempt drains.
+    pub(super) fn end_reading(&mut self) {
+        for held in self.held.iter_mut().filter(|h| h.half == Half::Reading) {
+            held.schedule.stop();
+            held.lease = None;
+            held.remove(&self.dir);
+        }
+    }
+
+    /// Takes everything away for good.
+    pub(super) fn end(&mut self) {
+        self.dir.wipe();
+        self.held.iter_mut().for_each(|h| h.schedule.stop());
+    }
+}
+
+/// Text for a span that people set: whole seconds.
+pub(super) fn shown(span: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, fs};
+
+    use super::*;
+    use crate::{
+        name::{AttemptNumber, JobId, LeaseId},
+        secret::{Secret, SecretText},
+    };
+
+    const NOW: Now =
+        Now { wall: Wall(1_800_000_000_000), lease: LeaseTime(1_000_000), boot: crate::clock::BootTime(1) };
+
+    struct Scene {
+        base: tempfile::TempDir,
+        dir: Arc<CredentialDir>,
+        all: Holdings,
+        who: Membership,
+    }
+
+    fn scene() -> Scene {
+        let base = tempfile::tempdir().unwrap();
+        let dir = Arc::new(CredentialDir::create(Some(base.path())).unwrap());
+        let offer = |half: v1::Half, resource: &str| v1::Offer {
+            half: half.into(),
+            audience: "spiffe://td.example/gateway".into(),
+            scopes: vec![v1::Scope { resource: resource.into(), actions: vec![] }],
+            locations: HashMap::new(),
+        };
+        let offers = vec![
+            offer(v1::Half::Reading, "dataset:acme/t@v1"),
+            offer(v1::Half::Writing, "checkpoint:acme/c"),
+        ];
+        let all = Holdings::of_offers(offers, NOW.lease, dir.clone(), Voice::new(|_| {})).unwrap();
+        let who = Membership {
+            job: JobId(1),
+            attempt: AttemptNumber::FIRST,
+            instance: "a".parse().unwrap(),
+            secret: Secret::random().unwrap(),
+            ticket: SecretText::new(String::new()),
+        };
+        Scene { base, dir, all, who }
+    }
+
+    impl Scene {
+        /// Grants a credential of ten seconds on the daemon's clock.
+        fn grant(&mut self, at: usize, lead_ms: i64) {
+            let daemon = Wall(NOW.wall.0.saturating_add_signed(lead_ms));
+            let granted = Granted {
+                lease: LeaseId(at as u128),
+                token: SecretText::new("t".into()),
+                token_expires: daemon.plus(Duration::from_secs(10)),
+                latest: None,
+                shortened_by: Vec::new(),
+            };
+            self.all.get_mut(at).unwrap().schedule.asked();
+            self.all.get_mut(at).unwrap().schedule.answered();
+            self.all.put(at, granted, NOW, lead_ms).unwrap();
+        }
+
+        fn files(&self) -> usize {
+            assert!(self.base.path().exists());
+            fs::read_dir(self.dir.path()).unwrap().count()
+        }
+    }
+
+    #[test]
+    fn a_clock_that_differs_from_the_daemons_shortens_and_lengthens_nothing() {
+        for lead_ms in [0, 3_600_000, -3_600_000] {
+            let mut scene = scene();
+            scene.grant(0, lead_ms);
+            assert_eq!(scene.all.next_end(), Some(NOW.lease.plus(Duration::from_secs(10))), "{lead_ms}");
+        }
+    }
+
+    #[test]
+    fn what_is_dead_is_taken_away_at_its_moment_and_asked_for_all_the_same() {
+        let mut scene = scene();
+        (0..2).for_each(|at| scene.grant(at, 0));
+        assert_eq!(scene.files(), 4);
+        let end = NOW.lease.plus(Duration::from_secs(10));
+        assert!(scene.all.remove_expired(LeaseTime(end.0 - 1)).is_empty());
+        assert_eq!(scene.all.remove_expired(end).len(), 2);
+        assert_eq!((scene.files(), scene.all.last_end()), (0, None));
+        assert_eq!(scene.all.due(end).count(), 2);
+    }
+
+    #[test]
+    fn a_drain_takes_the_reading_half_and_leaves_the_writing_half() {
+        let mut scene = scene();
+        (0..2).for_each(|at| scene.grant(at, 0));
+        scene.all.end_reading();
+        scene.all.write_index(&scene.who).unwrap();
+        let index = fs::read_to_string(scene.dir.path().join("credentials.json")).unwrap();
+        assert!(index.contains("writing") && !index.contains("reading"), "{index}");
+        scene.all.ask_anew(NOW.lease);
+        let due: Vec<usize> = scene.all.due(NOW.lease).map(|(at, _)| at).collect();
+        assert_eq!(due, [1], "the reading half is not asked for again");
+    }
+
+    #[test]
+    fn after_the_end_nothing_is_held_due_or_put_again() {
+        let mut scene = scene();
+        (0..2).for_each(|at| scene.grant(at, 0));
+        scene.all.end();
+        scene.all.hurry(NOW.lease);
+        assert_eq!((scene.files(), scene.all.next_due(), scene.all.next_end()), (0, None, None));
+        assert!(matches!(scene.all.write_index(&scene.who), Err(CredentialError::Wiped)));
+    }
+}

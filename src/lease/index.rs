@@ -1,0 +1,245 @@
+//! What finds a live lease: by its id, and by its job and the place where it stands.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+};
+
+use hashbrown::HashTable;
+
+use super::{Facts, Lease, Terms};
+use crate::{
+    fence::{Seq, Stand},
+    name::{FenceName, JobId, LeaseId},
+    sync::{MODEL, Mutex, MutexGuard, RwLock},
+};
+
+/// Parts of the index by id, each with a lock of its own: the longest that a look-up waits is the growth of one of them.
+const ID_SHARDS: usize = if MODEL { 2 } else { 256 };
+/// Parts of the index by job.
+const JOB_SHARDS: usize = if MODEL { 1 } else { 64 };
+
+// An id is 128 random bits that nobody outside chooses: one half is the hash, the other the shard.
+fn hash(id: LeaseId) -> u64 {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
+    let low = id.0 as u64;
+    low
+}
+
+fn shard(bits: u128, shards: usize) -> usize {
+    usize::try_from((bits >> 64) % shards as u128).unwrap_or(0)
+}
+
+fn hash_of(lease: &Arc<Lease>) -> u64 {
+    hash(lease.id)
+}
+
+/// Leases by id. Eight bytes a lease, since the id is in the lease.
+#[derive(Debug)]
+pub(super) struct ById(Box<[RwLock<HashTable<Arc<Lease>>>]>);
+
+impl Default for ById {
+    fn default() -> Self {
+        ById((0..ID_SHARDS).map(|_| RwLock::new(HashTable::new())).collect())
+    }
+}
+
+impl ById {
+    fn shard(&self, id: LeaseId) -> &RwLock<HashTable<Arc<Lease>>> {
+        #[expect(clippy::indexing_slicing, reason = "a remainder of the length, which is never 0")]
+        &self.0[shard(id.0, self.0.len())]
+    }
+
+    /// Whether it was not there before; where it was, nothing changes.
+    pub(super) fn insert(&self, lease: Arc<Lease>) -> bool {
+        let mut shard = self.shard(lease.id).write().unwrap_or_else(PoisonError::into_inner);
+        if shard.find(hash(lease.id), |l| l.id == lease.id).is_some() {
+            return false;
+        }
+        shard.insert_unique(hash(lease.id), lease, hash_of);
+        true
+    }
+
+    pub(super) fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        let shard = self.shard(id).read().unwrap_or_else(PoisonError::into_inner);
+        shard.find(hash(id), |l| l.id == id).cloned()
+    }
+
+    /// Of several that take it out, one gets it.
+    pub(super) fn remove(&self, id: LeaseId) -> Option<Arc<Lease>> {
+        let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
+        shard.find_entry(hash(id), |l| l.id == id).ok().map(|e| e.remove().0)
+    }
+
+    /// All of them, a part at a time: no look-up waits for the whole.
+    pub(super) fn all(&self) -> Vec<Arc<Lease>> {
+        let mut out = Vec::new();
+        for shard in &self.0 {
+            out.extend(shard.read().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        }
+        out
+    }
+}
+
+/// The leases of one place: of one member, half and set of resources.
+#[derive(Debug)]
+struct Group {
+    /// Of its first lease; shared by all that are for the same.
+    facts: Arc<Facts>,
+    leases: HashTable<Arc<Lease>>,
+    /// The last lowering that its dead were looked for after.
+    seen: Seq,
+}
+
+impl Group {
+    /// Whether its leases stand behind a name. They all stand behind the same ones.
+    fn is_behind(&self, name: &FenceName) -> bool {
+        self.leases.iter().next().is_some_and(|l| l.stand.names().any(|n| n == name))
+    }
+}
+
+#[derive(Debug, Default)]
+struct JobLeases {
+    groups: HashMap<usize, Group>,
+    count: usize,
+}
+
+/// Leases by job, and within it by the place where they stand.
+#[derive(Debug)]
+pub(super) struct ByJob(Box<[Mutex<HashMap<JobId, JobLeases>>]>);
+
+impl Default for ByJob {
+    fn default() -> Self {
+        ByJob((0..JOB_SHARDS).map(|_| Mutex::new(HashMap::new())).collect())
+    }
+}
+
+impl ByJob {
+    fn shard(&self, job: JobId) -> MutexGuard<'_, HashMap<JobId, JobLeases>> {
+        #[expect(clippy::indexing_slicing, reason = "a remainder of the length, which is never 0")]
+        self.0[shard(job.0, self.0.len())].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a place in a job, which a lease is then made in; false where `max` are taken.
+    pub(super) fn reserve(&self, job: JobId, max: usize) -> bool {
+        let mut shard = self.shard(job);
+        match shard.get_mut(&job) {
+            Some(j) if j.count >= max => false,
+            Some(j) => {
+                j.count = j.count.saturating_add(1);
+                true
+            }
+            None if max == 0 => false,
+            None => {
+                shard.insert(job, JobLeases { count: 1, ..JobLeases::default() });
+                true
+            }
+        }
+    }
+
+    /// Gives back a place that no lease was made in, or whose lease was taken out.
+    pub(super) fn give_back(&self, job: JobId) {
+        let mut shard = self.shard(job);
+        let Some(j) = shard.get_mut(&job) else { return };
+        j.count = j.count.saturating_sub(1);
+        if j.count == 0 {
+            shard.remove(&job);
+        }
+    }
+
+    /// Makes the lease in a place that was reserved.
+    pub(super) fn make(&self, stand: Stand, mut terms: Terms) -> Arc<Lease> {
+        let mut shard = self.shard(terms.facts.job);
+        let job = shard.entry(terms.facts.job).or_default();
+        let group = job.groups.entry(stand.place()).or_insert_with(|| Group {
+            facts: terms.facts.clone(),
+            leases: HashTable::new(),
+            seen: stand.at(),
+        });
+        if *group.facts == *terms.facts {
+            terms.facts = group.facts.clone();
+        }
+        let lease = Arc::new(Lease::new(stand, terms));
+        group.leases.insert_unique(hash(lease.id), lease.clone(), hash_of);
+        lease
+    }
+
+    /// Takes a lease out. Its place is given back by [`ByJob::give_back`].
+    pub(super) fn remove(&self, lease: &Lease) {
+        let mut shard = self.shard(lease.facts.job);
+        let Some(job) = shard.get_mut(&lease.facts.job) else { return };
+        let place = lease.stand.place();
+        let Some(group) = job.groups.get_mut(&place) else { return };
+        if let Ok(found) = group.leases.find_entry(hash(lease.id), |l| std::ptr::eq(&**l, lease)) {
+            found.remove();
+        }
+        if group.leases.is_empty() {
+            job.groups.remove(&place);
+        }
+    }
+
+    pub(super) fn count(&self, job: JobId) -> usize {
+        self.shard(job).get(&job).map_or(0, |j| j.count)
+    }
+
+    /// The leases of one job that stand behind a name and pass.
+    pub(super) fn of(&self, job: JobId, name: &FenceName, pass: impl Fn(&Lease) -> bool) -> Vec<Arc<Lease>> {
+        let shard = self.shard(job);
+        let Some(job) = shard.get(&job) else { return Vec::new() };
+        job.groups
+            .values()
+            .filter(|g| g.is_behind(name))
+            .flat_map(|g| &g.leases)
+            .filter(|l| pass(l))
+            .cloned()
+            .collect()
+    }
+
+    /// The leases that stand behind a name, a part at a time. What is looked at is places, of which there are far fewer.
+    pub(super) fn behind(&self, name: &FenceName, pass: impl Fn(&Lease) -> bool) -> Vec<Arc<Lease>> {
+        let mut out = Vec::new();
+        for shard in &self.0 {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for group in shard.values().flat_map(|j| j.groups.values()) {
+                if group.is_behind(name) {
+                    out.extend(group.leases.iter().filter(|l| pass(l)).cloned());
+                }
+            }
+        }
+        out
+    }
+
+    /// The leases that a lowering ended and that were not looked for since, of the jobs whose facts pass. A place where
+    /// nothing was lowered since the last look costs a few loads.
+    pub(super) fn dead(&self, pass: impl Fn(&Facts) -> bool) -> Vec<Arc<Lease>> {
+        let mut out = Vec::new();
+        for shard in &self.0 {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            for group in shard.values_mut().flat_map(|j| j.groups.values_mut()) {
+                if !pass(&group.facts) {
+                    continue;
+                }
+                let Some(last) = group.leases.iter().next().map(|l| l.stand.last_lowering()) else {
+                    continue;
+                };
+                if last > group.seen {
+                    group.seen = last;
+                    out.extend(group.leases.iter().filter(|l| !l.stand.is_up()).cloned());
+                }
+            }
+        }
+        out
+    }
+
+    /// Jobs, and places in all of them.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        let mut sizes = (0, 0);
+        for shard in &self.0 {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            sizes.0 += shard.len();
+            sizes.1 += shard.values().map(|j| j.groups.len()).sum::<usize>();
+        }
+        sizes
+    }
+}

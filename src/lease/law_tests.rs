@@ -1,0 +1,104 @@
+//! Laws that need more leases than a client can ask for.
+
+use std::sync::Arc;
+
+use super::{Facts, Lease, Table, Terms, Unborn};
+use crate::{
+    clock::LeaseTime,
+    fence::{Registry, Seq},
+    limits::{LEASES_ENDED_MAX, LEASES_PER_JOB_MAX},
+    name::{AttemptNumber, FenceName, Half, JobId, LeaseId},
+    policy::Grant,
+};
+
+const JOB: JobId = JobId(7);
+const NOW: LeaseTime = LeaseTime(1_000_000);
+const DUE: LeaseTime = LeaseTime(2_000_000);
+
+struct Scene {
+    fences: Registry,
+    table: Table,
+    next: u128,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Scene { fences: Registry::new(Seq(0)), table: Table::default(), next: 0 }
+    }
+
+    /// A lease of a job, of one of a hundred holders and tenants, so that no bound but the job's is met.
+    fn insert(&mut self, job: JobId) -> Result<Arc<Lease>, Unborn> {
+        self.next += 1;
+        let n = self.next % 100;
+        let facts = Facts {
+            tenant: format!("t{n}").parse().unwrap(),
+            job,
+            attempt: AttemptNumber::FIRST,
+            instance: "rank-0".parse().unwrap(),
+            holder: format!("spiffe://td.example/w/{n}").parse().unwrap(),
+            half: Half::Reading,
+            audience: "spiffe://td.example/files".parse().unwrap(),
+            scopes: Vec::new(),
+        };
+        let stand = self.fences.stand([FenceName::job(job)]);
+        let terms =
+            Terms { id: LeaseId(self.next), issued: NOW, deadline: DUE, latest: DUE, facts: Arc::new(facts) };
+        self.table.insert(Grant::supposed(stand, self.fences.revision()), terms)
+    }
+}
+
+#[test]
+fn law_07_a_lease_beyond_the_quota_of_its_job_is_refused_and_an_ending_frees_its_place() {
+    let mut s = Scene::new();
+    for _ in 0..LEASES_PER_JOB_MAX {
+        s.insert(JOB).unwrap();
+    }
+    assert!(matches!(s.insert(JOB), Err(Unborn::Quota(_))));
+    assert_eq!((s.table.len(), s.table.of_job_count(JOB)), (LEASES_PER_JOB_MAX, LEASES_PER_JOB_MAX));
+    assert!(s.table.find(LeaseId(s.next)).is_none(), "what was refused is there");
+    // Others are unharmed, and each way to end frees a place.
+    s.insert(JobId(8)).unwrap();
+    s.table.remove(LeaseId(1), NOW, "released").unwrap();
+    s.insert(JOB).unwrap();
+    assert!(s.insert(JOB).is_err());
+    s.fences.lower(&FenceName::job(JOB), NOW);
+    assert_eq!(s.table.sweep(&FenceName::job(JOB), NOW, "revoked").len(), LEASES_PER_JOB_MAX);
+    assert_eq!((s.table.len(), s.table.of_job_count(JOB)), (1, 0));
+    s.insert(JOB).unwrap();
+}
+
+#[test]
+fn law_33_a_turn_of_the_clean_up_is_bounded_work_however_many_leases_are_due() {
+    const ALL: usize = 5_000;
+    const TURN: usize = 700;
+    let mut s = Scene::new();
+    let leases: Vec<_> = (0..ALL).map(|_| s.insert(JOB).unwrap()).collect();
+    assert!(leases.iter().all(|l| l.check(LeaseTime(DUE.0 - 1)).is_ok()));
+    // All are dead at the deadline, before anybody has cleaned up.
+    assert!(leases.iter().all(|l| l.check(DUE).is_err()));
+    assert_eq!(s.table.len(), ALL);
+    let late = LeaseTime(DUE.0 + 1_000);
+    let (mut left, mut turns) = (ALL, 0);
+    while left > 0 {
+        let (gone, looked) = s.table.expire(late, TURN);
+        assert!(looked <= TURN && !gone.is_empty(), "a turn looked at {looked}");
+        left -= gone.len();
+        turns += 1;
+        assert_eq!(s.table.len(), left);
+    }
+    assert_eq!(turns, ALL.div_ceil(TURN));
+}
+
+#[test]
+fn law_36_ended_leases_are_remembered_in_a_bounded_number_and_the_oldest_go_first() {
+    let mut s = Scene::new();
+    let more = 10;
+    for _ in 0..LEASES_ENDED_MAX + more {
+        let lease = s.insert(JOB).unwrap();
+        s.table.remove(lease.id, NOW, "released").unwrap();
+    }
+    assert_eq!(s.table.ended().len(), LEASES_ENDED_MAX);
+    assert!(s.table.find_ended(LeaseId(more as u128)).is_none());
+    assert_eq!(s.table.find_ended(LeaseId(more as u128 + 1)).unwrap().cause, "released");
+    assert!(s.table.is_empty());
+}

@@ -1,0 +1,92 @@
+//! How many leases there may be: of a job, a holder, a tenant, in all.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    sync::PoisonError,
+};
+
+use crate::{limits, sync::Mutex};
+
+/// As many leases as there may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuotaExceeded {
+    #[error("the job holds {0} leases, as many as one job may")]
+    Job(usize),
+    #[error("the identity holds {0} leases, as many as one may")]
+    Holder(usize),
+    #[error("the tenant's jobs hold {0} leases, as many as one tenant's may")]
+    Tenant(usize),
+    #[error("the daemon holds {0} leases, as many as it may")]
+    Daemon(usize),
+}
+
+/// The bounds. Past one, nothing is minted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quotas {
+    pub job: usize,
+    pub holder: usize,
+    pub tenant: usize,
+    pub daemon: usize,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Quotas {
+            job: limits::LEASES_PER_JOB_MAX,
+            holder: limits::LEASES_PER_HOLDER_MAX,
+            tenant: limits::LEASES_PER_TENANT_MAX,
+            daemon: limits::LEASES_MAX,
+        }
+    }
+}
+
+/// Places taken by name. A name with none takes no memory.
+#[derive(Debug)]
+pub(super) struct Tally<K>(Mutex<HashMap<K, usize>>);
+
+impl<K> Default for Tally<K> {
+    fn default() -> Self {
+        Tally(Mutex::new(HashMap::new()))
+    }
+}
+
+impl<K: Clone + Eq + Hash> Tally<K> {
+    /// Takes one place; false where `max` are taken.
+    pub(super) fn take(&self, name: &K, max: usize) -> bool {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match taken.get_mut(name) {
+            Some(n) if *n >= max => false,
+            Some(n) => {
+                *n = n.saturating_add(1);
+                true
+            }
+            None if max == 0 => false,
+            None => {
+                taken.insert(name.clone(), 1);
+                true
+            }
+        }
+    }
+
+    /// Gives one place back.
+    pub(super) fn give_back(&self, name: &K) {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut e) = taken.entry(name.clone()) {
+            *e.get_mut() = e.get().saturating_sub(1);
+            if *e.get() == 0 {
+                e.remove();
+            }
+        }
+    }
+
+    pub(super) fn of(&self, name: &K) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
+    }
+
+    /// Names that hold a place.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}

@@ -1,0 +1,90 @@
+//! One lease, and what it is for.
+
+use std::sync::Arc;
+
+use super::{Refused, cell::Cell};
+use crate::{
+    clock::LeaseTime,
+    fence::Stand,
+    name::{AttemptNumber, Half, InstanceName, JobId, LeaseId, Scope, SpiffeId, TenantName},
+    policy::Grant,
+};
+
+/// What a lease is for. Leases of one member, half and audience share one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Facts {
+    pub tenant: TenantName,
+    pub job: JobId,
+    pub attempt: AttemptNumber,
+    pub instance: InstanceName,
+    pub holder: SpiffeId,
+    pub half: Half,
+    pub audience: SpiffeId,
+    pub scopes: Vec<Scope>,
+}
+
+/// What a new lease is to be.
+#[derive(Debug)]
+pub struct Terms {
+    pub id: LeaseId,
+    pub issued: LeaseTime,
+    pub deadline: LeaseTime,
+    /// No renewal goes past it.
+    pub latest: LeaseTime,
+    pub facts: Arc<Facts>,
+}
+
+/// A bounded right.
+#[derive(Debug)]
+pub struct Lease {
+    pub id: LeaseId,
+    pub(super) cell: Cell,
+    pub(super) stand: Stand,
+    pub issued: LeaseTime,
+    pub latest: LeaseTime,
+    pub facts: Arc<Facts>,
+}
+
+impl Lease {
+    /// The lease of a Grant. Nobody finds it before it is in the table.
+    pub(super) fn new(stand: Stand, terms: Terms) -> Self {
+        let Terms { id, issued, deadline, latest, facts } = terms;
+        Lease { id, cell: Cell::new(deadline.min(latest)), stand, issued, latest, facts }
+    }
+
+    /// Whether it is good at `now`. No lock, no look-up: a few loads.
+    pub fn check(&self, now: LeaseTime) -> Result<(), Refused> {
+        self.cell.check(now)?;
+        if self.stand.is_up() { Ok(()) } else { Err(Refused::Lowered) }
+    }
+
+    pub fn deadline(&self) -> LeaseTime {
+        self.cell.deadline()
+    }
+
+    pub fn generation(&self) -> u32 {
+        self.cell.generation()
+    }
+
+    pub fn stand(&self) -> &Stand {
+        &self.stand
+    }
+
+    /// Prolongs it from `now` under a fresh decision, never past its latest end. The stand stays the old one.
+    ///
+    /// `generation` is the one that the credential was prepared for: where another renewal made it first, nothing changes.
+    pub fn renew(
+        &self,
+        _decided: &Grant,
+        generation: u32,
+        now: LeaseTime,
+        deadline: LeaseTime,
+    ) -> Result<(), Refused> {
+        if !self.stand.is_up() {
+            return Err(Refused::Lowered);
+        }
+        self.cell.renew(generation, now, deadline.min(self.latest))?;
+        // A fence that went down meanwhile: the lease is dead whatever its deadline says, and the answer says so.
+        if self.stand.is_up() { Ok(()) } else { Err(Refused::Lowered) }
+    }
+}

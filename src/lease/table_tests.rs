@@ -1,0 +1,419 @@
+//! The table against a naive model, its quotas, its memory, its events.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use tokio::sync::broadcast::error::TryRecvError;
+
+use super::*;
+use crate::{
+    fence::{Registry, Revision, Seq},
+    lease::Refused,
+    name::{AttemptNumber, Half},
+};
+
+const START: LeaseTime = LeaseTime(1_000_000);
+
+/// Who asks: one of three jobs of two tenants, one of two members, which two jobs share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Who {
+    job: u8,
+    member: u8,
+}
+
+impl Who {
+    fn tenant(self) -> &'static str {
+        if self.job == 0 { "globex" } else { "acme" }
+    }
+
+    fn holder(self) -> String {
+        format!("spiffe://td.example/ns/ml/m{}", self.member)
+    }
+
+    fn facts(self) -> Arc<Facts> {
+        Arc::new(Facts {
+            tenant: self.tenant().parse().unwrap(),
+            job: JobId(self.job.into()),
+            attempt: AttemptNumber::FIRST,
+            instance: format!("m{}", self.member).parse().unwrap(),
+            holder: self.holder().parse().unwrap(),
+            half: Half::Reading,
+            audience: "spiffe://td.example/files".parse().unwrap(),
+            scopes: Vec::new(),
+        })
+    }
+
+    fn names(self) -> Vec<FenceName> {
+        let (job, first) = (JobId(self.job.into()), AttemptNumber::FIRST);
+        vec![
+            FenceName::tenant(self.tenant().parse().unwrap()),
+            FenceName::job(job),
+            FenceName::attempt(job, first),
+            FenceName::member(job, first, format!("m{}", self.member).parse().unwrap()),
+            FenceName::identity(self.holder().parse().unwrap()),
+            format!("dataset:acme/d{}", self.job % 2).parse().unwrap(),
+        ]
+    }
+}
+
+fn everybody() -> impl Iterator<Item = Who> {
+    (0..3).flat_map(|job| (0..2).map(move |member| Who { job, member }))
+}
+
+fn grant(fences: &Registry, who: Who) -> Grant {
+    Grant::supposed(fences.stand(who.names()), Revision(1))
+}
+
+fn terms(id: u128, who: Who, now: LeaseTime, ttl: u64) -> Terms {
+    let deadline = now.plus(Duration::from_millis(ttl));
+    Terms {
+        id: LeaseId(id),
+        issued: now,
+        deadline,
+        latest: now.plus(Duration::from_secs(60)),
+        facts: who.facts(),
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Issue {
+        job: u8,
+        member: u8,
+        ttl: u64,
+    },
+    Renew {
+        lease: usize,
+        ttl: u64,
+    },
+    Remove {
+        lease: usize,
+    },
+    /// Lowers one of somebody's names, and sweeps it or leaves that for later.
+    Lower {
+        job: u8,
+        member: u8,
+        which: usize,
+        sweep: bool,
+    },
+    Pass {
+        ms: u64,
+    },
+    Expire {
+        max: usize,
+    },
+    Prune,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3u8, 0..2u8, 1..5_000u64).prop_map(|(job, member, ttl)| Step::Issue { job, member, ttl }),
+        2 => (any::<usize>(), 1..5_000u64).prop_map(|(lease, ttl)| Step::Renew { lease, ttl }),
+        1 => any::<usize>().prop_map(|lease| Step::Remove { lease }),
+        2 => (0..3u8, 0..2u8, 0..6usize, any::<bool>())
+            .prop_map(|(job, member, which, sweep)| Step::Lower { job, member, which, sweep }),
+        2 => (0..3_000u64).prop_map(|ms| Step::Pass { ms }),
+        2 => (0..6usize).prop_map(|max| Step::Expire { max }),
+        1 => Just(Step::Prune),
+    ]
+}
+
+/// One lease as a list knows it.
+#[derive(Debug)]
+struct Known {
+    who: Who,
+    deadline: LeaseTime,
+    lowered: bool,
+}
+
+/// The same by a list of leases, where everything is counted anew.
+struct Naive {
+    now: LeaseTime,
+    /// All that are in the table, dead ones too.
+    there: BTreeMap<LeaseId, Known>,
+    unswept: BTreeSet<FenceName>,
+}
+
+impl Naive {
+    fn assert_same(&self, table: &Table, fences: &Registry) {
+        let ids: BTreeSet<LeaseId> = self.there.keys().copied().collect();
+        let found = |leases: Vec<Arc<Lease>>| leases.iter().map(|l| l.id).collect::<BTreeSet<_>>();
+        let count = |pass: &dyn Fn(&Known) -> bool| self.there.values().filter(|k| pass(k)).count();
+        assert_eq!(found(table.live(None)), ids);
+        assert_eq!(table.len(), ids.len());
+        let mut places = BTreeSet::new();
+        for who in everybody() {
+            assert_eq!(table.of_job_count(JobId(who.job.into())), count(&|k| k.who.job == who.job));
+            let holder = who.holder().parse().unwrap();
+            assert_eq!(table.of_holder_count(&holder), count(&|k| k.who.member == who.member));
+            let tenant = who.tenant().parse().unwrap();
+            assert_eq!(table.of_tenant_count(&tenant), count(&|k| k.who.tenant() == who.tenant()));
+            for name in who.names() {
+                let behind: BTreeSet<LeaseId> = self
+                    .there
+                    .iter()
+                    .filter(|(_, k)| k.who.names().contains(&name))
+                    .map(|(id, _)| *id)
+                    .collect();
+                assert_eq!(fences.behind(&name), behind.len() as u64, "{name}");
+                assert_eq!(found(table.live(Some(&name))), behind, "{name}");
+            }
+        }
+        for (id, known) in &self.there {
+            let lease = table.find(*id).unwrap();
+            let good = !known.lowered && self.now < known.deadline;
+            assert_eq!(lease.check(self.now).is_ok(), good);
+            assert_eq!(lease.deadline(), known.deadline);
+            places.insert(known.who);
+        }
+        let jobs: BTreeSet<u8> = places.iter().map(|w| w.job).collect();
+        assert_eq!(
+            table.by_job.sizes(),
+            (jobs.len(), places.len()),
+            "law 35: an index entry without a lease"
+        );
+        let holders: BTreeSet<u8> = places.iter().map(|w| w.member).collect();
+        let tenants: BTreeSet<&str> = places.iter().map(|w| w.tenant()).collect();
+        assert_eq!((table.holders.len(), table.tenants.len()), (holders.len(), tenants.len()));
+    }
+
+    fn nth(&self, n: usize) -> Option<LeaseId> {
+        self.there.keys().nth(n.checked_rem(self.there.len())?).copied()
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn law_34_35_counts_and_indices_equal_the_live_set_after_any_history(
+        steps in proptest::collection::vec(step(), 1..60),
+    ) {
+        let fences = Registry::new(Seq(0));
+        let table = Table::default();
+        let mut naive = Naive { now: START, there: BTreeMap::new(), unswept: BTreeSet::new() };
+        let mut generations: BTreeMap<LeaseId, u32> = BTreeMap::new();
+        for (id, step) in (1u128..).zip(steps) {
+            match step {
+                Step::Issue { job, member, ttl } => {
+                    let who = Who { job, member };
+                    let lease = table.insert(grant(&fences, who), terms(id, who, naive.now, ttl)).unwrap();
+                    naive.there.insert(lease.id, Known { who, deadline: lease.deadline(), lowered: false });
+                }
+                Step::Renew { lease, ttl } => {
+                    let Some(id) = naive.nth(lease) else { continue };
+                    let lease = table.find(id).unwrap();
+                    let next = generations.get(&id).copied().unwrap_or(0) + 1;
+                    let wanted = naive.now.plus(Duration::from_millis(ttl));
+                    let known = naive.there.get_mut(&id).unwrap();
+                    let decided = Grant::supposed(fences.observe([FenceName::epoch()]), Revision(1));
+                    let done = lease.renew(&decided, next, naive.now, wanted);
+                    if known.lowered {
+                        prop_assert_eq!(done, Err(Refused::Lowered));
+                    } else if naive.now >= known.deadline {
+                        prop_assert_eq!(done, Err(Refused::Expired));
+                    } else {
+                        prop_assert_eq!(done, Ok(()));
+                        known.deadline = wanted.min(lease.latest);
+                        generations.insert(id, next);
+                    }
+                }
+                Step::Remove { lease } => {
+                    let Some(id) = naive.nth(lease) else { continue };
+                    prop_assert!(table.remove(id, naive.now, "released").is_some());
+                    prop_assert!(table.remove(id, naive.now, "released").is_none());
+                    prop_assert_eq!(table.find_ended(id).map(|e| e.cause), Some("released".to_owned()));
+                    naive.there.remove(&id);
+                }
+                Step::Lower { job, member, which, sweep } => {
+                    let name = Who { job, member }.names().swap_remove(which);
+                    fences.lower(&name, naive.now);
+                    for known in naive.there.values_mut().filter(|k| k.who.names().contains(&name)) {
+                        known.lowered = true;
+                    }
+                    naive.unswept.insert(name);
+                    if sweep {
+                        for name in std::mem::take(&mut naive.unswept) {
+                            let gone = table.sweep(&name, naive.now, "revoked");
+                            for lease in gone {
+                                let known = naive.there.remove(&lease.id);
+                                prop_assert!(known.is_some_and(|k| k.lowered), "law 23: the sweep took a live lease");
+                            }
+                        }
+                        prop_assert!(naive.there.values().all(|k| !k.lowered), "the sweep left a dead lease");
+                    }
+                }
+                Step::Pass { ms } => naive.now = naive.now.plus(Duration::from_millis(ms)),
+                Step::Expire { max } => {
+                    let (gone, looked) = table.expire(naive.now, max);
+                    prop_assert!(gone.len() <= looked && looked <= max, "law 33: more than one turn's work");
+                    for lease in gone {
+                        let known = naive.there.remove(&lease.id).unwrap();
+                        prop_assert!(known.deadline <= naive.now, "a lease was ended before its deadline");
+                    }
+                }
+                Step::Prune => {
+                    fences.prune(naive.now, Duration::from_secs(1));
+                    table.prune(naive.now);
+                }
+            }
+            naive.assert_same(&table, &fences);
+        }
+        // In the end time ends them all, and nothing is left anywhere.
+        naive.now = naive.now.plus(Duration::from_secs(120));
+        while table.expire(naive.now, 7).1 > 0 {}
+        naive.there.clear();
+        naive.assert_same(&table, &fences);
+        prop_assert_eq!(table.next_deadline(), None);
+        fences.prune(naive.now.plus(Duration::from_secs(60)), Duration::from_secs(1));
+        prop_assert!(fences.is_empty(), "a fence outlived all that stood behind it");
+    }
+}
+
+fn quotas() -> Quotas {
+    Quotas { job: 2, holder: 3, tenant: 4, daemon: 5 }
+}
+
+#[test]
+fn law_07_each_quota_is_a_bound_of_its_own_and_an_ending_frees_its_place() {
+    let fences = Registry::new(Seq(0));
+    let table = Table::new(quotas());
+    let insert = |id, job, member| {
+        let who = Who { job, member };
+        let room = table.room(&who.facts(), START);
+        let made = table.insert(grant(&fences, who), terms(id, who, START, 100));
+        assert_eq!(room.is_ok(), made.is_ok(), "what is asked before minting says the same");
+        made.map(drop)
+    };
+    assert_eq!((insert(1, 1, 0), insert(2, 1, 0)), (Ok(()), Ok(())));
+    assert_eq!(insert(3, 1, 0), Err(QuotaExceeded::Job(2).into()));
+    assert_eq!(insert(3, 2, 0), Ok(()));
+    assert_eq!(insert(4, 2, 0), Err(QuotaExceeded::Holder(3).into()));
+    assert_eq!(insert(4, 2, 1), Ok(()));
+    assert_eq!(insert(5, 1, 1), Err(QuotaExceeded::Tenant(4).into()));
+    assert_eq!(insert(5, 0, 1), Ok(()));
+    assert_eq!(insert(6, 0, 1), Err(QuotaExceeded::Daemon(5).into()));
+    table.remove(LeaseId(4), START, "released").unwrap();
+    assert_eq!(insert(6, 0, 1), Ok(()));
+    assert_eq!(table.len(), 5, "a refused lease takes no place");
+}
+
+#[test]
+fn law_07_a_lowering_frees_its_places_at_once_and_its_sweep_still_tells_of_each_lease() {
+    let fences = Registry::new(Seq(0));
+    let table = Table::new(quotas());
+    let who = Who { job: 1, member: 0 };
+    for id in [1, 2] {
+        table.insert(grant(&fences, who), terms(id, who, START, 100)).unwrap();
+    }
+    let attempt = FenceName::attempt(JobId(1), AttemptNumber::FIRST);
+    fences.lower(&attempt, START);
+    assert_eq!(table.room(&who.facts(), START), Ok(()));
+    table.insert(grant(&fences, who), terms(3, who, START, 100)).unwrap();
+    table.insert(grant(&fences, who), terms(4, who, START, 100)).unwrap();
+    assert_eq!(table.room(&who.facts(), START), Err(QuotaExceeded::Job(2)));
+    assert_eq!(table.find_ended(LeaseId(1)).map(|e| e.cause), Some(format!("{attempt} was revoked")));
+    let told: BTreeSet<u128> = table.sweep(&attempt, START, "ended").iter().map(|l| l.id.0).collect();
+    assert_eq!(told, [1, 2].into());
+    assert!(table.sweep(&attempt, START, "ended").is_empty(), "law 26: an ending is told once");
+    assert_eq!(table.len(), 2);
+}
+
+#[test]
+fn law_06_a_lease_that_is_born_dead_is_nowhere_and_an_id_is_given_once() {
+    let fences = Registry::new(Seq(0));
+    let table = Table::default();
+    let who = Who { job: 1, member: 0 };
+    let late = grant(&fences, who);
+    let name = FenceName::job(JobId(1));
+    fences.lower(&name, START);
+    assert_eq!(table.insert(late, terms(1, who, START, 100)).unwrap_err(), Unborn::Lowered(name.clone()));
+    assert!(table.is_empty() && table.find(LeaseId(1)).is_none() && fences.behind(&name) == 0);
+    let first = table.insert(grant(&fences, who), terms(2, who, START, 100)).unwrap();
+    let twice = table.insert(grant(&fences, who), terms(2, who, START, 900)).unwrap_err();
+    assert_eq!(twice, Unborn::IdTaken(LeaseId(2)));
+    assert_eq!((table.len(), fences.behind(&name)), (1, 1));
+    assert!(Arc::ptr_eq(&table.find(LeaseId(2)).unwrap(), &first));
+}
+
+#[test]
+fn law_32_many_leases_with_one_deadline_drain_in_bounded_turns_and_none_is_accepted_late() {
+    const MANY: u128 = 20_000;
+    let fences = Registry::new(Seq(0));
+    let table = Table::default();
+    let who = Who { job: 1, member: 0 };
+    let mut held = None;
+    for id in 0..MANY {
+        held = Some(table.insert(grant(&fences, who), terms(id << 64 | id, who, START, 5_000)).unwrap());
+    }
+    let deadline = START.plus(Duration::from_secs(5));
+    assert_eq!(held.unwrap().check(deadline), Err(Refused::Expired), "none is cleaned up yet");
+    let mut turns = 0;
+    // The slot of the deadline is over a moment later.
+    let late = deadline.plus(Duration::from_millis(256));
+    loop {
+        let (gone, looked) = table.expire(late, 1_000);
+        assert!(looked <= 1_000);
+        if looked == 0 {
+            break;
+        }
+        turns += 1;
+        assert_eq!(gone.len(), looked);
+        assert!(table.live(None).iter().all(|l| l.check(late).is_err()), "a late accept");
+    }
+    assert_eq!(turns, 20);
+    assert!(table.is_empty() && fences.behind(&FenceName::job(JobId(1))) == 0);
+}
+
+#[test]
+fn law_36_ended_leases_are_kept_for_a_bounded_time_and_number() {
+    let fences = Registry::new(Seq(0));
+    let table = Table::default();
+    let who = Who { job: 1, member: 0 };
+    let many = limits::LEASES_ENDED_MAX as u128 + 10;
+    for id in 0..many {
+        table.insert(grant(&fences, who), terms(id, who, START, 5_000)).unwrap();
+        table.remove(LeaseId(id), START, "released").unwrap();
+    }
+    let ended = table.ended();
+    assert_eq!(ended.len(), limits::LEASES_ENDED_MAX);
+    assert_eq!(ended.first().map(|e| e.id), Some(LeaseId(many - 1)), "newest first");
+    assert!(table.find_ended(LeaseId(9)).is_none(), "the oldest went");
+    assert!(table.find_ended(LeaseId(10)).is_some());
+    table.prune(START.plus(limits::LEASES_ENDED_KEPT));
+    assert_eq!(table.ended().len(), limits::LEASES_ENDED_MAX, "as long as that they are kept");
+    table.prune(START.plus(limits::LEASES_ENDED_KEPT).plus(Duration::from_millis(1)));
+    assert!(table.ended().is_empty() && table.find_ended(LeaseId(many - 1)).is_none());
+}
+
+#[test]
+fn law_37_whoever_watches_leases_without_reading_stops_nobody_and_is_told_what_it_lost() {
+    let fences = Registry::new(Seq(0));
+    let table = Table::default();
+    let who = Who { job: 1, member: 0 };
+    let mut slow = table.watch();
+    let pairs = limits::LEASE_EVENTS_BACKLOG as u128 / 2 + 3;
+    for id in 0..pairs {
+        table.insert(grant(&fences, who), terms(id, who, START, 5_000)).unwrap();
+        table.remove(LeaseId(id), START, "released").unwrap();
+    }
+    assert!(matches!(slow.try_recv(), Err(TryRecvError::Lagged(6))));
+    assert!(matches!(slow.try_recv(), Ok(LeaseEvent::Made(l)) if l.id == LeaseId(3)));
+    assert!(
+        matches!(slow.try_recv(), Ok(LeaseEvent::Ended(e)) if e.id == LeaseId(3) && e.cause == "released")
+    );
+}
+
+#[test]
+fn leases_for_the_same_share_what_they_are_for() {
+    let fences = Registry::new(Seq(0));
+    let table = Table::default();
+    let (one, other) = (Who { job: 1, member: 0 }, Who { job: 1, member: 1 });
+    let a = table.insert(grant(&fences, one), terms(1, one, START, 100)).unwrap();
+    let b = table.insert(grant(&fences, one), terms(2, one, START, 100)).unwrap();
+    let c = table.insert(grant(&fences, other), terms(3, other, START, 100)).unwrap();
+    assert!(Arc::ptr_eq(&a.facts, &b.facts) && !Arc::ptr_eq(&a.facts, &c.facts));
+}

@@ -1,0 +1,402 @@
+//! The fence feed: who hears of which lowering, in what order, and what becomes of those who do not read.
+
+use std::time::Duration;
+
+use leasehold::{
+    clock::LeaseTime,
+    name::{Action, FenceName},
+    proto::v1::{self, Half, Outcome, WatchFencesRequest, WatchFencesResponse, watch_fences_response::Event},
+    token::Presenter,
+    verify::{Settings, Verifier},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Streaming};
+
+use crate::harness::*;
+
+/// The resource server of globex.
+const GLOBEX_GATEWAY: &str = "spiffe://k8s.globex.example/ns/data/sa/gateway";
+const REVIEWS: &str = "dataset:globex/reviews@v1";
+
+/// Globex's server follows the feed, and its reviews may be shared.
+fn globex(shared: bool) -> String {
+    let text = include_str!("harness/catalog/globex.toml").replace("\"introspect\"", "\"feed\"");
+    let owner = "owner          = \"data@globex.example\"";
+    assert!(text.contains(owner) && text.contains("\"feed\""));
+    text.replace(owner, &format!("{owner}\nshared_with = [{}]", if shared { "\"acme\"" } else { "" }))
+}
+
+async fn world(shared: bool) -> World {
+    World::with(|setup| {
+        setup.catalog.insert("globex.toml", globex(shared));
+    })
+    .await
+}
+
+/// One subscription, read by hand. Each lowering that it hears must name the one before it.
+struct Feed {
+    tx: mpsc::Sender<WatchFencesRequest>,
+    rx: Streaming<WatchFencesResponse>,
+    ticks: u64,
+    prev: u64,
+    /// The names of the snapshot.
+    snapshot: Vec<String>,
+}
+
+impl Feed {
+    async fn open(client: &Client, audience: &str) -> Self {
+        let (tx, rx) = mpsc::channel(8);
+        tx.send(WatchFencesRequest { audience: audience.into(), tick: 1 }).await.unwrap();
+        let rx = client.verifiers().watch_fences(ReceiverStream::new(rx)).await.unwrap().into_inner();
+        let mut feed = Feed { tx, rx, ticks: 1, prev: 0, snapshot: Vec::new() };
+        let mut complete = false;
+        loop {
+            match feed.next().await {
+                Event::Start(start) => assert!(start.epoch > 0 && !complete),
+                Event::Snapshot(part) => {
+                    assert!(!complete, "more came after the mark");
+                    feed.snapshot.extend(part.fences.into_iter().map(|f| f.name));
+                    (complete, feed.prev) = (part.complete, part.seq);
+                }
+                Event::Tick(tick) => {
+                    assert!(complete && tick.tick == 1);
+                    return feed;
+                }
+                Event::Lowered(l) => panic!("{} was lowered before the first tick came back", l.name),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Event {
+        let message = soon("a message", self.rx.message()).await.unwrap().expect("a message");
+        message.event.expect("an event")
+    }
+
+    /// The names that were lowered before a tick that is sent now.
+    async fn heard(&mut self) -> Vec<String> {
+        self.ticks += 1;
+        self.tx.send(WatchFencesRequest { audience: String::new(), tick: self.ticks }).await.unwrap();
+        let mut names = Vec::new();
+        loop {
+            match self.next().await {
+                Event::Lowered(l) => {
+                    assert_eq!(l.prev, self.prev, "{}: the one before it in this subscription", l.name);
+                    assert!(l.seq > l.prev);
+                    self.prev = l.seq;
+                    names.push(l.name);
+                }
+                Event::Tick(tick) => {
+                    assert_eq!(tick.tick, self.ticks);
+                    return names;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+/// A job of globex that reads its own reviews, with a member.
+async fn globex_worker(world: &World) -> Worker {
+    let members = v1::Members { join: vec![GLOBEX_WORKER.into()], ..Default::default() };
+    let spec = v1::JobSpec {
+        read: vec![REVIEWS.into()],
+        write: vec![],
+        tune: None,
+        acting_for: String::new(),
+        members: Some(members),
+        ..spec()
+    };
+    let launcher = world.client(GLOBEX_LAUNCHER).await;
+    let job = launcher.create(spec, "globex").await.unwrap().into_inner().job.unwrap();
+    launcher.begin(&job.id, "run-1").await.unwrap();
+    let mut worker = Worker::join(world.client(GLOBEX_WORKER).await, &job.id, 1, "rank-0", "").await.unwrap();
+    worker.keep_alive().await;
+    worker
+}
+
+/// A job of acme that reads globex's reviews.
+async fn guest(world: &World) -> Worker {
+    let spec =
+        v1::JobSpec { name: "guest".into(), read: vec![REVIEWS.into()], write: vec![], tune: None, ..spec() };
+    world.working_on(spec, WORKER).await
+}
+
+fn verifier(world: &World, audience: &str) -> Verifier {
+    Verifier::start(Settings {
+        connector: world.connector(&world.svid(audience)),
+        audience: audience.parse().unwrap(),
+        clock: world.clock.clone(),
+    })
+}
+
+/// Lowers each name that a job and its tenant have, from the least to the greatest. Answers the names.
+async fn lower_all(platform: &Client, worker: &Worker, tenant: &str, resource: &str) -> Vec<String> {
+    let (job, token) = (&worker.job, worker.issue(Half::Reading).await);
+    let names = vec![
+        format!("lease:{}", token.lease.id),
+        format!("member:{job}/1/rank-0/reading"),
+        format!("member:{job}/1/rank-0"),
+        format!("attempt:{job}/1/reading"),
+        format!("attempt:{job}/1"),
+        format!("job:{job}"),
+        resource.to_owned(),
+        resource.split('@').next().unwrap().to_owned(),
+        format!("tenant:{tenant}"),
+    ];
+    for name in &names {
+        platform.revoke(name).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    names
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verifier_hears_of_the_tenants_it_serves_and_of_what_concerns_all_and_of_no_other() {
+    let world = world(false).await;
+    let platform = world.client(PLATFORM).await;
+    let (acme, other) = (world.working().await, globex_worker(&world).await);
+    let mut at_acme = Feed::open(&world.client(GATEWAY).await, GATEWAY).await;
+    let mut at_globex = Feed::open(&world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
+
+    let of_acme = lower_all(&platform, &acme, "acme", TICKETS).await;
+    let of_globex = lower_all(&platform, &other, "globex", REVIEWS).await;
+    let of_all = [
+        "human:ada".to_owned(),
+        "domain:hpc.acme.example".to_owned(),
+        format!("identity:{LAUNCHER}"),
+        format!("identity:{GLOBEX_WORKER}"),
+    ];
+    for name in &of_all {
+        platform.revoke(name).await.unwrap();
+    }
+    for (feed, own, foreign) in [(&mut at_acme, &of_acme, &of_globex), (&mut at_globex, &of_globex, &of_acme)]
+    {
+        let heard = feed.heard().await;
+        for name in own.iter().chain(&of_all) {
+            assert!(heard.contains(name), "{name} was not told: {heard:?}");
+        }
+        for name in foreign {
+            assert!(!heard.contains(name), "{name} was told to a stranger");
+        }
+        assert_eq!(feed.heard().await, [""; 0], "told twice");
+    }
+    // Whoever comes later reads the same in the snapshot.
+    let late = Feed::open(&world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
+    for name in of_globex.iter().chain(&of_all) {
+        assert!(late.snapshot.contains(name), "{name} is not in the snapshot: {:?}", late.snapshot);
+    }
+    for name in &of_acme {
+        assert!(!late.snapshot.contains(name), "{name} is in a stranger's snapshot");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_whose_job_may_open_what_is_shared_is_heard_of_where_it_is_kept() {
+    let world = world(true).await;
+    let (platform, launcher) = (world.client(PLATFORM).await, world.client(LAUNCHER).await);
+    let worker = guest(&world).await;
+    let token = worker.issue(Half::Reading).await;
+    assert_eq!(token.lease.audience, GLOBEX_GATEWAY);
+    let verifier = verifier(&world, GLOBEX_GATEWAY);
+    soon("a verifier", verifier.ready()).await;
+    let (holder, reviews) = (WORKER.parse().unwrap(), REVIEWS.parse().unwrap());
+    let presenter = Presenter::Svid { id: &holder, x5t_s256: None };
+    let access = verifier.check(&token.text, presenter, &reviews, Action::ReadDataset).await.unwrap();
+    let mut feed = Feed::open(&world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
+    // Of what lies between, this server hears nothing; its feed has no gap for it.
+    let fences = world.daemon().broker.fences();
+    fences.lower(&"tenant:platform".parse().unwrap(), LeaseTime(1));
+    launcher.end(&worker.job, 1, Outcome::Failed).await.unwrap();
+    let why = soon("the access to end", access.ended()).await;
+    assert_eq!(why.reason.code(), "REVOKED");
+    let heard = feed.heard().await;
+    assert!(heard.contains(&format!("job:{}", worker.job)), "{heard:?}");
+    assert!(!heard.contains(&"tenant:platform".to_owned()));
+    platform.revoke("tenant:acme").await.unwrap();
+    assert_eq!(feed.heard().await, ["tenant:acme"]);
+}
+
+/// The catalog that takes a share away also ends what was given under it. The server that holds the data must hear that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_20_a_share_that_is_taken_away_ends_its_leases_where_they_are_checked() {
+    let world = world(true).await;
+    let worker = guest(&world).await;
+    let token = worker.issue(Half::Reading).await;
+    let verifier = verifier(&world, GLOBEX_GATEWAY);
+    soon("a verifier", verifier.ready()).await;
+    let (holder, reviews) = (WORKER.parse().unwrap(), REVIEWS.parse().unwrap());
+    let presenter = Presenter::Svid { id: &holder, x5t_s256: None };
+    let access = verifier.check(&token.text, presenter, &reviews, Action::ReadDataset).await.unwrap();
+
+    world.write("catalog.d/globex.toml", &globex(false));
+    let operator = world.client(PLATFORM).await;
+    operator.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: false }).await.unwrap();
+    let why = soon("the access to end", access.ended()).await;
+    assert_eq!(why.reason.code(), "REVOKED");
+    // One who connects after that is told as well: the token would be good for a while yet.
+    let late = Feed::open(&world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
+    let member = format!("member:{}/1/rank-0", worker.job);
+    assert!(late.snapshot.contains(&member), "{:?}", late.snapshot);
+}
+
+/// A share that is new is heard of by those who were listening before it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_share_is_heard_of_without_connecting_again() {
+    let world = world(false).await;
+    let mut feed = Feed::open(&world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
+    world.write("catalog.d/globex.toml", &globex(true));
+    let operator = world.client(PLATFORM).await;
+    operator.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: false }).await.unwrap();
+    let worker = guest(&world).await;
+    worker.issue(Half::Reading).await;
+    world.client(LAUNCHER).await.end(&worker.job, 1, Outcome::Completed).await.unwrap();
+    let heard = feed.heard().await;
+    assert!(heard.contains(&format!("job:{}", worker.job)), "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_verifies_no_more_is_told_no_more() {
+    let world = world(false).await;
+    let mut feed = Feed::open(&world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
+    let verifiers = format!("verifiers = [\"{GLOBEX_GATEWAY}\"]");
+    let other = globex(false).replace(&verifiers, &format!("verifiers = [\"{GLOBEX_GATEWAY}-2\"]"));
+    assert!(other.contains("gateway-2"));
+    world.write("catalog.d/globex.toml", &other);
+    let operator = world.client(PLATFORM).await;
+    operator.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: false }).await.unwrap();
+    feed.tx.send(WatchFencesRequest { audience: String::new(), tick: 2 }).await.unwrap();
+    let end = soon("an end", async {
+        loop {
+            match feed.rx.message().await {
+                Ok(Some(m)) => assert!(!matches!(m.event, Some(Event::Tick(_))), "its tick came back"),
+                Ok(None) => panic!("it ended without saying why"),
+                Err(status) => return Refused::of(&status),
+            }
+        }
+    })
+    .await;
+    assert!(["PRINCIPAL_UNKNOWN", "AUDIENCE_UNKNOWN"].contains(&end.reason.as_str()), "{end:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_feeds_hear_each_lowering_in_order() {
+    const FEEDS: usize = 200;
+    let world = World::start().await;
+    let mut feeds = Vec::new();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(world.client(GATEWAY).await);
+    }
+    for n in 0..FEEDS {
+        feeds.push(Feed::open(&clients[n % clients.len()], GATEWAY).await);
+    }
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let platform = world.client(PLATFORM).await;
+    let mut lowered = vec![format!("lease:{}", token.lease.id)];
+    platform.revoke(&lowered[0]).await.unwrap();
+    for n in 0..20 {
+        lowered.push(format!("human:u{n}"));
+        platform.revoke(&lowered[n + 1]).await.unwrap();
+    }
+    for feed in &mut feeds {
+        assert_eq!(feed.heard().await, lowered);
+    }
+}
+
+/// The age of a feed is that of its last echoed tick, so that one must say: all that was lowered before it was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn law_10_a_tick_never_comes_back_before_what_was_lowered_before_it() {
+    const TICKS: u64 = 600;
+    let world = World::start().await;
+    let mut feed = Feed::open(&world.client(GATEWAY).await, GATEWAY).await;
+    let broker = world.daemon().broker.clone();
+    let stop = CancellationToken::new();
+    let lowering = tokio::task::spawn_blocking({
+        let (broker, stop) = (broker.clone(), stop.clone());
+        move || {
+            for n in 0u64.. {
+                let name: FenceName = format!("human:u{n}").parse().unwrap();
+                broker.fences().lower(&name, LeaseTime(1));
+                // In bursts, and no faster than they are read.
+                if n % 30 == 29 {
+                    std::thread::sleep(Duration::from_micros(500));
+                }
+                if stop.is_cancelled() {
+                    return;
+                }
+            }
+        }
+    });
+    for tick in 2..TICKS + 2 {
+        let lowered = broker.fences().seq().0;
+        feed.tx.send(WatchFencesRequest { audience: String::new(), tick }).await.unwrap();
+        loop {
+            match feed.next().await {
+                Event::Lowered(l) => {
+                    assert_eq!(l.prev, feed.prev);
+                    feed.prev = l.seq;
+                }
+                Event::Tick(echo) => {
+                    assert_eq!(echo.tick, tick);
+                    let heard = feed.prev;
+                    assert!(
+                        heard >= lowered,
+                        "tick {tick}: {lowered} was lowered before it, and {heard} heard"
+                    );
+                    break;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    stop.cancel();
+    soon("the end of the lowerings", lowering).await.unwrap();
+    feed.ticks = TICKS + 1;
+    feed.heard().await;
+    assert_eq!(feed.prev, broker.fences().seq().0);
+}
+
+/// A client that never reads costs what its windows hold, and nobody else anything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_37_law_43_a_feed_that_is_never_read_harms_nobody_and_is_told_that_it_fell_behind() {
+    const BURSTS: u64 = 30;
+    const BURST: u64 = 200;
+    let world = World::start().await;
+    let mut sleeper = Feed::open(&world.client(GATEWAY).await, GATEWAY).await;
+    let mut reader = Feed::open(&world.client(GATEWAY).await, GATEWAY).await;
+    let worker = world.working().await;
+    let fences = world.daemon().broker.fences();
+    // Names of two kilobytes: what the connection holds is soon full.
+    let path = "p".repeat(1_900);
+    let mut heard = 0;
+    for burst in 0..BURSTS {
+        for n in 0..BURST {
+            let name: FenceName = format!("identity:spiffe://td.example/{path}/{burst}/{n}").parse().unwrap();
+            fences.lower(&name, LeaseTime(1));
+        }
+        heard += reader.heard().await.len() as u64;
+        assert_eq!(heard, (burst + 1) * BURST);
+        worker.issue(Half::Reading).await;
+    }
+    world.time().advance(Duration::from_millis(3_001));
+    assert_eq!(reader.heard().await.len(), 0);
+    // It wakes up, reads what was under way, and is told.
+    let mut read = 0;
+    let end = soon("the end of the sleeper's feed", async {
+        loop {
+            match sleeper.rx.message().await {
+                Ok(Some(_)) => read += 1,
+                Ok(None) => panic!("it ended without saying why"),
+                Err(status) => return Refused::of(&status),
+            }
+        }
+    })
+    .await;
+    assert_eq!((end.code, end.reason.as_str()), (Code::DataLoss, "FELL_BEHIND"), "{end:?}");
+    assert!(read < BURSTS * BURST, "all of it was kept for one who does not read");
+    // Starting over, it has all of it.
+    let again = Feed::open(&world.client(GATEWAY).await, GATEWAY).await;
+    assert_eq!(again.snapshot.len() as u64, BURSTS * BURST);
+}

@@ -1,0 +1,180 @@
+//! A real `leasehold run` beside a real child, told by a context file as a user's is.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    process::{Child, Command},
+};
+
+use super::{Client, DAEMON, LINE, MODEL, TICKETS, WORKER, World, eventually, soon};
+
+/// What the usual run needs. Lines for the top of the file come first, tables last.
+pub fn job_toml(top: &str, tables: &str) -> String {
+    format!(
+        "name = \"support-lora\"\npurpose = \"support-tuning\"\nmax_duration = \"2h\"\n{top}\n\
+         [tune]\nmethod = \"lora\"\n\
+         [[read]]\nresource = \"{TICKETS}\"\n[[read]]\nresource = \"{MODEL}\"\n[[write]]\nresource = \"{LINE}\"\n{tables}"
+    )
+}
+
+/// A wrapper that was started. Killed when it goes, and its child with it.
+pub struct Wrapper {
+    process: Child,
+    out: Arc<Mutex<String>>,
+    err: Arc<Mutex<String>>,
+    credentials: PathBuf,
+}
+
+impl World {
+    /// Writes a new SVID of the worker, as its agent does: each file whole, the key first.
+    pub fn write_worker(&self) {
+        let svid = self.svid(WORKER);
+        for (name, text) in [("worker.key", &svid.key), ("worker.pem", &svid.cert)] {
+            self.write("next", text);
+            fs::set_permissions(self.file("next"), fs::Permissions::from_mode(0o600)).unwrap();
+            fs::rename(self.file("next"), self.file(name)).unwrap();
+        }
+    }
+
+    /// Runs a shell script under the wrapper, as the usual worker, on the specification's text.
+    pub fn wrap(&self, spec: &str, args: &[&str], script: &str) -> Wrapper {
+        self.write("job.toml", spec);
+        self.write_worker();
+        self.write(
+            "contexts.toml",
+            &format!(
+                "current = \"it\"\n[context.it]\nserver = \"{}\"\nserver_id = \"{DAEMON}\"\n\
+                 bundles = {{ \"leasehold.example\" = \"leasehold.example.pem\" }}\n\
+                 [context.it.identity.workload]\ncert = \"worker.pem\"\nkey = \"worker.key\"\n",
+                self.daemon().grpc
+            ),
+        );
+        let credentials = self.file("credentials");
+        fs::create_dir_all(&credentials).unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+            .args(["run", "--spec"])
+            .arg(self.file("job.toml"))
+            .arg("--dir")
+            .arg(&credentials)
+            .args(args)
+            .args(["--", "sh", "-c", script])
+            .env("LEASEHOLD_CONTEXTS", self.file("contexts.toml"))
+            .env("HERE", self.dir.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let out = collect(process.stdout.take().unwrap());
+        let err = collect(process.stderr.take().unwrap());
+        Wrapper { process, out, err, credentials }
+    }
+}
+
+impl Wrapper {
+    pub fn stdout(&self) -> String {
+        self.out.lock().unwrap().clone()
+    }
+
+    pub fn stderr(&self) -> String {
+        self.err.lock().unwrap().clone()
+    }
+
+    /// Waits until the wrapper has said this.
+    pub async fn says(&self, text: &str) {
+        let heard = tokio::time::timeout(super::PATIENCE, async {
+            eventually(text, async || self.stderr().contains(text)).await;
+        });
+        if heard.await.is_err() {
+            panic!("it never said `{text}`, but: {}", self.stderr());
+        }
+    }
+
+    /// Waits until the child has said this.
+    pub async fn child_says(&self, text: &str) {
+        eventually(text, async || self.stdout().contains(text)).await;
+    }
+
+    /// The job, as the first line names it.
+    pub async fn job(&self) -> String {
+        self.says(", attempt ").await;
+        let stderr = self.stderr();
+        let line = stderr.lines().find(|l| l.contains(", attempt ")).unwrap();
+        line.trim_start_matches("leasehold: ").split(',').next().unwrap().to_owned()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().expect("it runs").try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Its exit code, once it has ended and all that was said is here.
+    pub async fn exit(&mut self) -> Option<i32> {
+        let status = soon("the end of the wrapper", self.process.wait()).await.unwrap();
+        let done = async || Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.err) == 1;
+        eventually("the end of its streams", done).await;
+        status.code()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    /// The credential files that are there, by name.
+    pub fn files(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .directory()
+            .map(|d| {
+                fs::read_dir(d).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+            })
+            .unwrap_or_default();
+        names.retain(|n| !n.starts_with('.'));
+        names.sort();
+        names
+    }
+
+    pub fn file(&self, name: &str) -> Option<String> {
+        fs::read_to_string(self.directory()?.join(name)).ok()
+    }
+
+    /// Its private directory.
+    pub fn directory(&self) -> Option<PathBuf> {
+        fs::read_dir(&self.credentials).unwrap().map(|e| e.unwrap().path()).find(|p| is_dir(p))
+    }
+}
+
+impl Client {
+    /// Where the job and its last attempt are.
+    pub async fn stands(&self, job: &str) -> (leasehold::proto::v1::Job, leasehold::proto::v1::Attempt) {
+        let job = self.job(job).await;
+        let attempt = job.attempts.last().cloned().unwrap_or_default();
+        (job, attempt)
+    }
+}
+
+fn is_dir(path: &Path) -> bool {
+    path.is_dir()
+}
+
+fn collect(mut from: impl AsyncRead + Unpin + Send + 'static) -> Arc<Mutex<String>> {
+    let text = Arc::new(Mutex::new(String::new()));
+    let into = text.clone();
+    tokio::spawn(async move {
+        let mut chunk = [0u8; 4096];
+        while let Ok(n @ 1..) = from.read(&mut chunk).await {
+            into.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..n]));
+        }
+    });
+    text
+}

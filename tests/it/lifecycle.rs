@@ -1,0 +1,176 @@
+//! Start and stop, and connections that end.
+
+use std::time::Duration;
+
+use leasehold::{
+    daemon::{StartError, Stopped},
+    proto::v1::{self, Half},
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+use crate::harness::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_is_taken_is_named_and_nothing_is_touched() {
+    let world = World::start().await;
+    for key in ["server]\ngrpc", "probe", "issuer]\nurl = \"https://leasehold.example\"\nlisten"] {
+        let mut second = World::prepared(|_| {});
+        let taken = world.daemon().grpc;
+        let text = second.read("leasehold.toml");
+        second.write(
+            "leasehold.toml",
+            &text.replacen(&format!("{key} = \"127.0.0.1:0\""), &format!("{key} = \"{taken}\""), 1),
+        );
+        match second.try_start().await {
+            Err(StartError::Listen { address, .. }) => assert_eq!(address, taken),
+            other => panic!("{key}: {:?}", other.err()),
+        }
+        assert!(
+            !second.file("state").exists(),
+            "a daemon that cannot listen has no business with the ledger"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_has_one_daemon() {
+    let world = World::start().await;
+    let mut second = World::prepared(|_| {});
+    let text = second.read("leasehold.toml");
+    let state = world.file("state").display().to_string();
+    second.write("leasehold.toml", &text.replace("state = \"state\"", &format!("state = \"{state}\"")));
+    let before = world.snapshot().await;
+    match second.try_start().await {
+        Err(StartError::Ledger(why)) => assert!(!why.to_string().is_empty()),
+        other => panic!("{:?}", other.err()),
+    }
+    assert_eq!(world.snapshot().await, before);
+    world.working().await.issue(Half::Reading).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_catalog_at_start_is_told_whole() {
+    let mut world = World::prepared(|s| {
+        s.catalog.insert(
+            "acme.toml",
+            "[tenant.acme]\n[[principal]]\nmatch = \"x\"\nkind = \"wrokload\"\n[[datasett]]\n".into(),
+        );
+    });
+    let why = world.try_start().await.expect_err("it does not start").to_string();
+    for (line, what) in [("acme.toml:3", "match"), ("acme.toml:4", "wrokload"), ("acme.toml:5", "datasett")] {
+        assert!(why.contains(line) && why.contains(what), "{line} {what}: {why}");
+    }
+    assert!(!world.file("state").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_40_a_stop_ends_every_stream_with_a_reason_that_says_to_come_back() {
+    let mut world = World::start().await;
+    let mut worker = world.working().await;
+    let launcher = world.client(LAUNCHER).await;
+    let job = worker.job.clone();
+    let mut watch = launcher.jobs().watch_job(v1::WatchJobRequest { job }).await.unwrap().into_inner();
+    watch.message().await.unwrap().unwrap();
+    let platform = world.client(PLATFORM).await;
+    let ask = v1::TailLedgerRequest { from_index: 0, no_follow: false };
+    let mut tail = platform.operators().tail_ledger(ask).await.unwrap().into_inner();
+    let (tx, rx) = mpsc::channel(1);
+    tx.send(v1::WatchFencesRequest { audience: GATEWAY.into(), tick: 1 }).await.unwrap();
+    let gateway = world.client(GATEWAY).await;
+    let mut feed = gateway.verifiers().watch_fences(ReceiverStream::new(rx)).await.unwrap().into_inner();
+    feed.message().await.unwrap().unwrap();
+
+    let mut stream = worker.stream.take().unwrap();
+    let endings = async {
+        stream.refused().await.is(Code::Unavailable, "SHUTTING_DOWN");
+        async fn last<T>(stream: &mut tonic::Streaming<T>) -> Refused {
+            loop {
+                match stream.message().await {
+                    Ok(Some(_)) => {}
+                    Ok(None) => panic!("it ended without a word"),
+                    Err(status) => return Refused::of(&status),
+                }
+            }
+        }
+        last(&mut watch).await.is(Code::Unavailable, "SHUTTING_DOWN");
+        last(&mut tail).await.is(Code::Unavailable, "SHUTTING_DOWN");
+        last(&mut feed).await.is(Code::Unavailable, "SHUTTING_DOWN");
+    };
+    let (stopped, ()) = tokio::join!(world.stop(), soon("the endings", endings));
+    assert_eq!(stopped, Some(Stopped::InOrder));
+    let records = world.records().await;
+    assert_eq!(records.kinds().last(), Some(&"epoch.ended"));
+    assert!(records.report.head_file);
+    // Nothing answers any more, and the next life takes up what is there.
+    assert!(launcher.jobs().list_jobs(v1::ListJobsRequest::default()).await.is_err());
+    world.restart().await;
+    assert_eq!(world.client(LAUNCHER).await.job(&worker.job).await.state(), v1::JobState::Running);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_41_stopping_at_once_and_twice_is_safe() {
+    let mut world = World::prepared(|_| {});
+    for epoch in 1..=3u64 {
+        world.try_start().await.unwrap();
+        let stopper = world.daemon().stopper();
+        stopper.cancel();
+        stopper.cancel();
+        assert_eq!(world.stop().await, Some(Stopped::InOrder));
+        assert_eq!(world.stop().await, None);
+        assert_eq!(world.records().await.report.epoch, epoch);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_ends_with_the_svid_that_opened_it() {
+    let world = World::start().await;
+    let now = world.clock.now().wall;
+    let short =
+        world.authority(WORKER).issue(WORKER, now, |p| p.not_after = at(now.plus(Duration::from_secs(30))));
+    let channel = world.connector(&short).connected_channel().await.unwrap();
+    let client = Client::new(WORKER, short, channel);
+    let launcher = world.client(LAUNCHER).await;
+    let job = launcher.create(spec(), "k").await.unwrap().into_inner().job.unwrap().id;
+    launcher.begin(&job, "run-1").await.unwrap();
+    let mut worker = Worker::join(client, &job, 1, "rank-0", "").await.unwrap();
+    worker.keep_alive().await;
+    let token = worker.issue(Half::Reading).await;
+    // A token never outlives the SVID that it was asked with, and says so.
+    let life = token.answer.token_expires.unwrap().seconds - i64::try_from(now.seconds()).unwrap();
+    assert_eq!(life, 30);
+    assert!(token.answer.shortened_by.iter().any(|w| w.contains("SVID")), "{:?}", token.answer.shortened_by);
+
+    // The next stream is there before the first connection ends, under a rotated SVID: the lease lives on, and is renewed.
+    let mut first = worker.stream.take().unwrap();
+    worker.client = world.client(WORKER).await;
+    worker.keep_alive().await;
+    world.time().advance(Duration::from_secs(30));
+    first.refused().await.is(Code::Unauthenticated, "SVID_EXPIRED");
+    let renewed = worker.renew(&token.lease.id).await.unwrap().into_inner();
+    let gateway = world.client(GATEWAY).await;
+    assert!(gateway.introspect(&renewed.token, WORKER).await.active);
+    assert!(world.records().await.of("member.away").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_daemon_goes_on_with_a_rotated_svid_of_its_own() {
+    let world = World::start().await;
+    world.time().advance(Duration::from_secs(20 * 3_600));
+    world.rotate();
+    world.time().advance(Duration::from_secs(5 * 3_600));
+    world.client(LAUNCHER).await.create(spec(), "k").await.unwrap();
+}
+
+/// On the clocks of this machine, as it runs for everybody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_path_holds_on_the_clocks_of_this_machine() {
+    let world = World::with(|s| s.real_clock = true).await;
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let gateway = world.client(GATEWAY).await;
+    token.is_live(&gateway).await;
+    world.client(LAUNCHER).await.end(&worker.job, 1, v1::Outcome::Completed).await.unwrap();
+    token.is_dead(&gateway, "LEASE_ENDED").await;
+}

@@ -1,0 +1,299 @@
+//! `leasehold run`: a real wrapper, a real child, a real daemon.
+
+use std::{fs, net::TcpListener, os::unix::fs::PermissionsExt, time::Instant};
+
+use leasehold::proto::v1::{AttemptState, JobState, ListJobsRequest, MemberState, Outcome};
+use nix::sys::signal::Signal;
+
+use crate::harness::*;
+
+/// Says that it is there, and goes on until the file `go` is.
+const UNTIL_TOLD: &str = "echo up; while [ ! -e $HERE/go ]; do sleep 0.02; done; echo down";
+
+async fn world() -> World {
+    World::with(|setup| setup.real_clock = true).await
+}
+
+/// A world whose daemon comes back where it was.
+async fn world_with_an_address() -> World {
+    let mut world = World::prepared(|setup| setup.real_clock = true);
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = world.read("leasehold.toml").replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1);
+    world.write("leasehold.toml", &config);
+    world.restart().await;
+    world
+}
+
+fn assert_wiped(wrapper: &Wrapper) {
+    assert_eq!(wrapper.directory(), None, "its directory is left: {:?}", wrapper.files());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_exits_with_its_childs_code_and_the_job_ends_as_the_child_did() {
+    let world = world().await;
+    for (script, code, outcome, detail) in [
+        ("cat $LEASEHOLD_TOKEN_FILE_READING; exit 0", 0, Outcome::Completed, "exit code 0"),
+        ("exit 3", 3, Outcome::Failed, "exit code 3"),
+        ("kill -SEGV $$", 139, Outcome::Failed, "ended by SIGSEGV"),
+        ("nonesuch-command", 127, Outcome::Failed, "exit code 127"),
+    ] {
+        let mut wrapper = world.wrap(&job_toml("", ""), &[], script);
+        assert_eq!(wrapper.exit().await, Some(code), "{script}: {}", wrapper.stderr());
+        let (job, attempt) = world.client(WORKER).await.stands(&wrapper.job().await).await;
+        assert_eq!((job.state(), job.outcome(), job.live_leases), (JobState::Closed, outcome, 0), "{script}");
+        assert!(attempt.detail.ends_with(detail), "{script}: {}", attempt.detail);
+        assert!(wrapper.stderr().contains("all access has ended"), "{}", wrapper.stderr());
+        assert_wiped(&wrapper);
+        // The child's stdout is the child's alone: here, a token.
+        assert_eq!(wrapper.stdout().matches('.').count(), if code == 0 { 2 } else { 0 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_hands_over_each_half_as_private_files_that_open_it() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let names = ["reading-gateway", "reading-gateway.header", "writing-gateway", "writing-gateway.header"];
+    assert_eq!(wrapper.files(), [&["credentials.json"], &names[..]].concat());
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let directory = wrapper.directory().unwrap();
+    assert_eq!(mode(directory.clone()), 0o700);
+    let gateway = world.client(GATEWAY).await;
+    for name in names {
+        assert_eq!(mode(directory.join(name)), 0o600, "{name}");
+        let text = wrapper.file(name).unwrap();
+        let token = text.trim_start_matches("Authorization: Bearer ").trim_end();
+        assert_eq!(name.ends_with(".header"), token.len() < text.len());
+        assert!(gateway.introspect(token, WORKER).await.active, "{name}");
+    }
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0));
+    assert_eq!(wrapper.stdout(), "up\ndown\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_denied_starts_nothing_and_leaves_nothing() {
+    let world = world().await;
+    let spec = job_toml("", "").replace("purpose = \"support-tuning\"", "purpose = \"demo-bot\"");
+    let mut wrapper = world.wrap(&spec, &[], "touch $HERE/started");
+    assert_eq!(wrapper.exit().await, Some(125));
+    let said = wrapper.stderr();
+    assert!(said.starts_with("leasehold: denied: this job may not read dataset:acme/tickets@v3\n"), "{said}");
+    assert!(said.contains("\n  you    spiffe://k8s.acme.example/ns/ml/job/tuner"), "{said}");
+    assert!(
+        said.contains("\n  fix    ") && said.ends_with("Nothing was started, no access was given.\n"),
+        "{said}"
+    );
+    assert!(!world.file("started").exists());
+    assert_eq!(wrapper.stdout(), "");
+    assert_wiped(&wrapper);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_cannot_join_closes_the_job_that_it_created() {
+    let world = world().await;
+    let spec = job_toml("", &format!("[members]\njoin = [\"{OTHER_WORKER}\"]\n"));
+    let mut wrapper = world.wrap(&spec, &[], "touch $HERE/started");
+    assert_eq!(wrapper.exit().await, Some(125));
+    assert!(wrapper.stderr().contains("members.join"), "{}", wrapper.stderr());
+    assert!(!world.file("started").exists());
+    let jobs = world.client(OPERATOR).await.jobs().list_jobs(ListJobsRequest::default()).await.unwrap();
+    let [job] = &jobs.into_inner().jobs[..] else { panic!("one job") };
+    assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Cancelled));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_must_wait_for_people_says_whom_and_keeps_the_job() {
+    let world = world().await;
+    let spec = job_toml("", "").replace(TICKETS, "dataset:acme/patients@v1");
+    let mut wrapper = world.wrap(&spec, &[], "touch $HERE/started");
+    assert_eq!(wrapper.exit().await, Some(125));
+    let said = wrapper.stderr();
+    assert!(said.contains("waits for approval") && said.contains("1 of data-protection"), "{said}");
+    assert!(!world.file("started").exists());
+    let jobs = world.client(OPERATOR).await.jobs().list_jobs(ListJobsRequest::default()).await.unwrap();
+    assert_eq!(jobs.into_inner().jobs[0].state(), JobState::AwaitingApproval);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_passes_sigterm_on_and_the_attempt_drains() {
+    let world = world().await;
+    let script = format!("trap 'echo told' TERM; {UNTIL_TOLD}; exit 9");
+    let mut wrapper = world.wrap(&job_toml("", "[run]\ndrain = \"60s\"\n"), &[], &script);
+    wrapper.child_says("up").await;
+    let (client, job) = (world.client(WORKER).await, wrapper.job().await);
+    wrapper.signal(Signal::SIGTERM);
+    wrapper.child_says("told").await;
+    eventually("a drain", async || client.stands(&job).await.1.state() == AttemptState::Draining).await;
+    wrapper.says("checkpoint writes until").await;
+    assert_eq!(wrapper.files().len(), 5, "a drain begins with both halves");
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(9));
+    let (job, attempt) = client.stands(&job).await;
+    assert_eq!((job.outcome(), job.live_leases), (Outcome::Interrupted, 0));
+    assert!(attempt.detail.ends_with("exit code 9 after SIGTERM"), "{}", attempt.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_revoked_wipes_the_files_says_why_and_ends_the_child() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let job = wrapper.job().await;
+    world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
+    assert_eq!(wrapper.exit().await, Some(143));
+    let said = wrapper.stderr();
+    assert!(said.contains("(REVOKED)") && said.contains("seen in the wild"), "{said}");
+    assert!(said.contains("the command is ended by SIGTERM"), "{said}");
+    assert_wiped(&wrapper);
+    assert_eq!(world.client(WORKER).await.stands(&job).await.0.outcome(), Outcome::Revoked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_revoked_with_ignore_lets_the_child_go_on_without_access() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &["--on-revoke", "ignore"], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let job = wrapper.job().await;
+    world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
+    wrapper.says("goes on without access").await;
+    assert_eq!(wrapper.files(), [""; 0]);
+    assert!(wrapper.is_running());
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0));
+    assert_eq!(wrapper.stdout(), "up\ndown\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_of_a_locked_identity_ends_and_reports_its_attempt() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &["--on-revoke", "kill"], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let job = wrapper.job().await;
+    world.client(OPERATOR).await.lock(&format!("identity:{WORKER}")).await.unwrap();
+    assert_eq!(wrapper.exit().await, Some(137));
+    assert_wiped(&wrapper);
+    let (job, _) = world.client(OPERATOR).await.stands(&job).await;
+    assert_eq!((job.state(), job.live_leases), (JobState::Closed, 0), "{}", wrapper.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_that_a_newer_attempt_replaced_ends() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", "[members]\nattempts = 2\n"), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let (client, job) = (world.client(WORKER).await, wrapper.job().await);
+    client.begin(&job, "a requeue").await.unwrap();
+    assert_eq!(wrapper.exit().await, Some(143));
+    assert!(wrapper.stderr().contains("this attempt was superseded (ATTEMPT_STALE)"), "{}", wrapper.stderr());
+    let (job, attempt) = client.stands(&job).await;
+    assert_eq!((job.state(), attempt.number), (JobState::Running, 2), "the new one is left alone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_killed_is_seen_within_a_second_and_its_child_goes_too() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], "echo up; exec sleep 600");
+    wrapper.child_says("up").await;
+    let (client, job) = (world.client(WORKER).await, wrapper.job().await);
+    let gateway = world.client(GATEWAY).await;
+    let token = wrapper.file("reading-gateway").unwrap();
+    assert!(gateway.introspect(&token, WORKER).await.active);
+    wrapper.signal(Signal::SIGKILL);
+    let killed = Instant::now();
+    eventually("it is away", async || {
+        let (job, attempt) = client.stands(&job).await;
+        job.live_leases == 0 && attempt.members[0].state() == MemberState::Away
+    })
+    .await;
+    assert!(killed.elapsed().as_millis() < 1_000, "{:?}", killed.elapsed());
+    assert!(!gateway.introspect(&token, WORKER).await.active);
+    // The streams end with the child: the kernel has told it.
+    assert_eq!(wrapper.exit().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_renews_each_credential_in_place_and_in_time() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("credential_ttl = \"2s\"", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let gateway = world.client(GATEWAY).await;
+    let (mut seen, mut leases) = (Vec::new(), Vec::new());
+    while seen.len() < 5 {
+        let token = wrapper.file("reading-gateway").expect("there is never no file");
+        let answer = gateway.introspect(&token, WORKER).await;
+        assert!(answer.active, "after {} renewals: {}", seen.len(), answer.reason);
+        if !seen.contains(&token) {
+            seen.push(token);
+            leases.push(answer.lease.unwrap().id);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    leases.dedup();
+    assert_eq!(leases.len(), 1, "one lease, renewed");
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_outlives_a_daemon_that_goes_away_and_comes_back() {
+    let mut world = world_with_an_address().await;
+    let mut wrapper = world.wrap(&job_toml("credential_ttl = \"3s\"", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let job = wrapper.job().await;
+    let before = wrapper.file("reading-gateway").unwrap();
+    world.stop().await;
+    wrapper.says("the daemon is away").await;
+    assert!(wrapper.file("reading-gateway").is_some(), "what is good yet stays");
+    wrapper.says("the credentials have expired and their files are removed").await;
+    assert_eq!(wrapper.files(), ["credentials.json"]);
+    assert!(wrapper.is_running());
+    world.restart().await;
+    wrapper.says("the daemon is back").await;
+    eventually("new credentials", async || wrapper.files().len() == 5).await;
+    let gateway = world.client(GATEWAY).await;
+    assert!(gateway.introspect(&wrapper.file("reading-gateway").unwrap(), WORKER).await.active);
+    assert!(!gateway.introspect(&before, WORKER).await.active, "nothing of the life before is good again");
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0));
+    assert_eq!(wrapper.stdout(), "up\ndown\n", "the child never noticed");
+    let (job, attempt) = world.client(WORKER).await.stands(&job).await;
+    assert_eq!((job.outcome(), attempt.number), (Outcome::Completed, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_whose_end_cannot_be_reported_says_when_access_ends() {
+    let mut world = world_with_an_address().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    world.stop().await;
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0));
+    let said = wrapper.stderr();
+    assert!(
+        said.contains("could not be reported") && said.contains("access ends by itself within 15 s"),
+        "{said}"
+    );
+    assert_wiped(&wrapper);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_takes_up_a_new_svid_and_is_never_away_for_it() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let gateway = world.client(GATEWAY).await;
+    let before = wrapper.file("writing-gateway").unwrap();
+    let lease = gateway.introspect(&before, WORKER).await.lease.unwrap().id;
+    world.write_worker();
+    eventually("a token of the new connection", async || {
+        wrapper.file("writing-gateway").is_some_and(|now| now != before)
+    })
+    .await;
+    let after = gateway.introspect(&wrapper.file("writing-gateway").unwrap(), WORKER).await;
+    assert_eq!(after.lease.map(|l| l.id), Some(lease), "one who was away would hold another lease");
+    assert!(!wrapper.stderr().contains("daemon"), "{}", wrapper.stderr());
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0));
+}

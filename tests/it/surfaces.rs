@@ -1,0 +1,306 @@
+//! Health, reflection, probes, discovery, keys, reload.
+
+use std::time::Duration;
+
+use leasehold::{
+    name::Action,
+    proto::v1::{self, Half},
+    token::Presenter,
+    verify::{Settings, Verifier},
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use crate::harness::*;
+
+const SERVICES: [&str; 4] = [
+    "leasehold.v1.JobService",
+    "leasehold.v1.MemberService",
+    "leasehold.v1.OperatorService",
+    "leasehold.v1.VerifierService",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_answers_for_the_daemon_and_each_service() {
+    let world = World::start().await;
+    let mut health = HealthClient::new(world.client(NOBODY).await.channel);
+    for service in SERVICES.into_iter().chain([""]) {
+        let ask = HealthCheckRequest { service: service.into() };
+        let status = health.check(ask).await.unwrap().into_inner().status();
+        assert_eq!(status, ServingStatus::Serving, "{service}");
+    }
+    let unknown = HealthCheckRequest { service: "nope".into() };
+    assert_eq!(health.check(unknown).await.unwrap_err().code(), tonic::Code::NotFound);
+}
+
+macro_rules! reflects {
+    ($name:ident, $version:ident) => {
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            use tonic_reflection::pb::$version::{
+                ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+                server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+            };
+            let world = World::start().await;
+            let mut client = ServerReflectionClient::new(world.client(LAUNCHER).await.channel);
+            let ask = |message| ServerReflectionRequest { host: String::new(), message_request: Some(message) };
+            let asks = tokio_stream::iter([
+                ask(MessageRequest::ListServices(String::new())),
+                ask(MessageRequest::FileContainingSymbol("leasehold.v1.JobService.CreateJob".into())),
+            ]);
+            let mut answers = client.server_reflection_info(asks).await.unwrap().into_inner();
+            let first = answers.message().await.unwrap().unwrap().message_response;
+            let Some(MessageResponse::ListServicesResponse(listed)) = first else { panic!("{first:?}") };
+            let names: Vec<String> = listed.service.into_iter().map(|s| s.name).collect();
+            for service in SERVICES.into_iter().chain(["grpc.health.v1.Health"]) {
+                assert!(names.iter().any(|n| n == service), "{service}: {names:?}");
+            }
+            let second = answers.message().await.unwrap().unwrap().message_response;
+            assert!(matches!(second, Some(MessageResponse::FileDescriptorResponse(f)) if !f.file_descriptor_proto.is_empty()));
+        }
+    };
+}
+reflects!(reflection_v1_tells_every_service, v1);
+reflects!(reflection_v1alpha_tells_every_service, v1alpha);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_there_is_not_is_refused_with_its_reason() {
+    let world = World::start().await;
+    let mut grpc = tonic::client::Grpc::new(world.client(LAUNCHER).await.channel);
+    grpc.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<v1::GetJobRequest, v1::GetJobResponse>::default();
+    let path = http::uri::PathAndQuery::from_static("/leasehold.v1.JobService/Sweep");
+    let answer = grpc.unary(tonic::Request::new(v1::GetJobRequest::default()), path, codec).await;
+    refused(answer).is(tonic::Code::Unimplemented, "NOT_SUPPORTED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_probes_answer_and_the_metrics_name_no_tenant_and_no_job() {
+    let world = World::start().await;
+    let worker = world.working().await;
+    worker.issue(Half::Reading).await;
+    let probe = world.daemon().probe;
+    assert_eq!(world.http(probe, "/livez").await, (200, "ok\n".into()));
+    assert_eq!(world.http(probe, "/readyz").await, (200, "ok\n".into()));
+    let (status, metrics) = world.http(probe, "/metrics").await;
+    assert_eq!(status, 200);
+    assert!(metrics.contains("leasehold_credentials_issued_total"), "{metrics}");
+    assert!(
+        !metrics.contains("acme") && !metrics.contains(&worker.job),
+        "a tenant or a job is in the metrics"
+    );
+    assert_eq!(world.http(probe, "/debug").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_reads_discovery_and_keys_alone_verifies_a_token() {
+    let world = World::start().await;
+    let handbook =
+        v1::JobSpec { read: vec!["dataset:acme/handbook@v1".into()], write: vec![], tune: None, ..spec() };
+    let worker = world.working_on(handbook, WORKER).await;
+    let token = worker.issue(Half::Reading).await;
+    assert_eq!(token.answer.binding(), v1::Binding::Bearer);
+    let bound = token.answer.revocation_bound.unwrap();
+    assert_eq!((bound.by.as_str(), bound.at_most.unwrap().seconds), ("expiry", 300));
+
+    let issuer = world.daemon().issuer;
+    let (status, discovery) = world.http(issuer, "/.well-known/openid-configuration").await;
+    let discovery: serde_json::Value = serde_json::from_str(&discovery).unwrap();
+    assert_eq!((status, &discovery["issuer"]), (200, &"https://leasehold.example".into()));
+    assert_eq!(discovery["jwks_uri"], "https://leasehold.example/keys");
+    let (_, keys) = world.http(issuer, "/keys").await;
+    assert!(!keys.contains("\"d\""), "a private key is published");
+    let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&keys).unwrap();
+    let kid = jsonwebtoken::decode_header(&token.text).unwrap().kid.unwrap();
+    let key = jsonwebtoken::DecodingKey::from_jwk(jwks.find(&kid).unwrap()).unwrap();
+    let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+    rules.set_audience(&[WEB]);
+    rules.set_issuer(&["https://leasehold.example"]);
+    rules.validate_exp = false; // its clock is not this test's
+    let seen = jsonwebtoken::decode::<serde_json::Value>(&token.text, &key, &rules).unwrap();
+    assert_eq!(seen.claims["sub"], WORKER);
+    let grpc = world.client(GATEWAY).await.verifiers().get_keys(v1::GetKeysRequest {}).await.unwrap();
+    assert_eq!(grpc.into_inner().jwks, keys);
+    // It cannot be opened by another audience.
+    rules.set_audience(&[GATEWAY]);
+    assert!(jsonwebtoken::decode::<serde_json::Value>(&token.text, &key, &rules).is_err());
+}
+
+// ---------- reload ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_catalog_is_told_whole_and_changes_nothing() {
+    let world = World::start().await;
+    let (gateway, operator) = (world.client(GATEWAY).await, world.client(OPERATOR).await);
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let good = world.read("catalog.d/acme.toml");
+    world.write(
+        "catalog.d/acme.toml",
+        &good
+            .replace("roles    = [\"trainer\"]", "rolls = [\"trainer\"]")
+            .replace("tier        = \"lab\"", "tier = \"nope\""),
+    );
+    let digest = world.daemon().broker.rules().catalog().digest();
+    world.daemon().reload();
+    let no = refused(operator.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: false }).await);
+    no.is(tonic::Code::InvalidArgument, "CATALOG_INVALID");
+    let told = format!("{} {}", no.text, no.facts["mistake"]);
+    assert!(told.contains("rolls") && told.contains("nope") && told.contains("acme.toml:"), "{told}");
+    assert_eq!(world.daemon().broker.rules().catalog().digest(), digest);
+    token.is_live(&gateway).await;
+    worker.issue(Half::Writing).await.is_live(&gateway).await;
+    assert!(world.records().await.of("catalog.loaded").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_20_a_good_catalog_ends_at_once_what_it_no_longer_allows() {
+    let changes: [(&str, &str, &str); 4] = [
+        (
+            "a role taken away",
+            "identity = \"job\"\nroles    = [\"trainer\"]\n[[principal]]\nmatch = \"spiffe://hpc",
+            "identity = \"job\"\nroles    = []\n[[principal]]\nmatch = \"spiffe://hpc",
+        ),
+        (
+            "a purpose taken away",
+            "purposes       = [\"support-tuning\", \"support-eval\"]",
+            "purposes = [\"support-eval\"]",
+        ),
+        (
+            "an identity disabled",
+            "identity = \"job\"\nroles    = [\"trainer\"]\n[[principal]]\nmatch = \"spiffe://hpc",
+            "identity = \"job\"\nroles    = [\"trainer\"]\ndisabled = true\n[[principal]]\nmatch = \"spiffe://hpc",
+        ),
+        (
+            "a dataset made sensitive",
+            "classification = \"internal\"\ndata_classes   = []",
+            "classification = \"internal\"\ndata_classes   = [\"pii\"]",
+        ),
+    ];
+    for (what, from, to) in changes {
+        let world = World::start().await;
+        let (gateway, operator) = (world.client(GATEWAY).await, world.client(OPERATOR).await);
+        let mut worker = world.working().await;
+        let token = worker.issue(Half::Reading).await;
+        let good = world.read("catalog.d/acme.toml");
+        assert!(good.contains(from), "{what}");
+        world.write("catalog.d/acme.toml", &good.replacen(from, to, 1));
+        let ask = v1::ReloadCatalogRequest { dry_run: true };
+        operator.operators().reload_catalog(ask).await.unwrap();
+        token.is_live(&gateway).await;
+        let ask = v1::ReloadCatalogRequest { dry_run: false };
+        let answer = operator.operators().reload_catalog(ask).await.unwrap().into_inner();
+        assert_eq!(answer.ended, 1, "{what}");
+        assert!(!token.seen_by(&gateway).await.active, "{what}");
+        assert_eq!(
+            worker.stream.as_mut().unwrap().notice().await.kind(),
+            v1::notice::Kind::Reissue,
+            "{what}"
+        );
+        assert!(worker.try_issue(Half::Reading).await.is_err(), "{what}");
+        assert!(worker.renew(&token.lease.id).await.is_err(), "{what}");
+        // Taken back, it may ask again, and the old token stays dead.
+        world.write("catalog.d/acme.toml", &good);
+        world.daemon().reload();
+        worker.issue(Half::Reading).await.is_live(&gateway).await;
+        assert!(!token.seen_by(&gateway).await.active, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_that_changes_nothing_ends_nothing() {
+    let world = World::start().await;
+    let gateway = world.client(GATEWAY).await;
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    world.daemon().reload();
+    token.is_live(&gateway).await;
+    assert_eq!(world.records().await.one("catalog.loaded")["ended"], 0);
+}
+
+// ---------- verifiers ----------
+
+/// A verifier that follows the feed across a restart: old tokens are dead, it comes back by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verifier_refuses_what_is_not_for_it_and_what_is_not_fresh() {
+    let mut world = World::start().await;
+    let verifier = Verifier::start(Settings {
+        connector: world.connector(&world.svid(GATEWAY)),
+        audience: GATEWAY.parse().unwrap(),
+        clock: world.clock.clone(),
+    });
+    soon("a verifier", verifier.ready()).await;
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let (holder, thief) = (WORKER.parse().unwrap(), OTHER_WORKER.parse().unwrap());
+    let tickets = TICKETS.parse().unwrap();
+    let by = |id| Presenter::Svid { id, x5t_s256: None };
+    verifier.check(&token.text, by(&holder), &tickets, Action::ReadDataset).await.unwrap();
+    let cases = [
+        ("TOKEN_PRESENTER", verifier.check(&token.text, by(&thief), &tickets, Action::ReadDataset).await),
+        (
+            "TOKEN_SCOPE",
+            verifier
+                .check(
+                    &token.text,
+                    by(&holder),
+                    &"dataset:acme/patients@v1".parse().unwrap(),
+                    Action::ReadDataset,
+                )
+                .await,
+        ),
+        ("TOKEN_MALFORMED", verifier.check("x", by(&holder), &tickets, Action::ReadDataset).await),
+        (
+            "TOKEN_SIGNATURE",
+            verifier.check(&tampered(&token.text), by(&holder), &tickets, Action::ReadDataset).await,
+        ),
+    ];
+    for (reason, answer) in cases {
+        assert_eq!(answer.unwrap_err().reason.code(), reason);
+    }
+    drop(worker);
+    world.stop().await;
+    eventually("staleness", async || {
+        world.time().advance(Duration::from_millis(500));
+        verifier.check(&token.text, by(&holder), &tickets, Action::ReadDataset).await.is_err()
+    })
+    .await;
+    verifier.shutdown().await;
+}
+
+/// The token with another signature of the right form.
+fn tampered(token: &str) -> String {
+    let (rest, signature) = token.rsplit_once('.').unwrap();
+    let first = if signature.starts_with('A') { 'B' } else { 'A' };
+    format!("{rest}.{first}{}", &signature[1..])
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_13_introspection_says_what_is_wrong_with_a_token_and_nothing_else() {
+    let world = World::start().await;
+    let gateway = world.client(GATEWAY).await;
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let cases = [
+        (token.text.clone(), OTHER_WORKER, "TOKEN_PRESENTER"),
+        (tampered(&token.text), WORKER, "TOKEN_SIGNATURE"),
+        ("not a token".into(), WORKER, "TOKEN_MALFORMED"),
+        (String::new(), WORKER, "TOKEN_MALFORMED"),
+        (token.text.clone(), "", "TOKEN_PRESENTER"),
+    ];
+    for (text, presenter, reason) in cases {
+        let seen = gateway.introspect(&text, presenter).await;
+        assert_eq!((seen.active, seen.reason.as_str()), (false, reason), "{presenter}");
+        assert_eq!(seen, v1::IntrospectResponse { reason: seen.reason.clone(), ..Default::default() });
+    }
+    // A token of another daemon's key, of the same form.
+    let other = World::start().await;
+    let foreign = other.working().await.issue(Half::Reading).await;
+    assert_eq!(gateway.introspect(&foreign.text, WORKER).await.reason, "TOKEN_KEY_UNKNOWN");
+    // One whose audience it does not check.
+    let theirs = "spiffe://k8s.globex.example/ns/data/sa/gateway";
+    let stranger = world.client(theirs).await;
+    let seen = stranger.introspect(&token.text, WORKER).await;
+    assert_eq!((seen.active, seen.reason.as_str()), (false, "TOKEN_AUDIENCE"));
+}

@@ -1,0 +1,275 @@
+//! The smallest histories of fences and leases under every interleaving there is, and every reordering that loom knows.
+//!
+//! loom lets an Acquire load see what a Release store allows and no more, where shuttle takes every access for sequentially
+//! consistent: the orderings of the registry and of the lease's word are held here, the table as a whole in `tests/model`.
+//!
+//! `cargo test --no-default-features --features loom --test loom`
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+
+use leasehold::{
+    clock::LeaseTime,
+    fence::{Registry, Revision, Seq},
+    lease::{Facts, Refused, Table, Terms},
+    name::{AttemptNumber, FenceName, Half, JobId, LeaseId},
+    policy::Grant,
+};
+use loom::{
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+const NOW: LeaseTime = LeaseTime(1_000_000);
+const SOON: LeaseTime = LeaseTime(NOW.0 + 100);
+const LATER: LeaseTime = LeaseTime(NOW.0 + 60_000);
+
+fn job() -> FenceName {
+    FenceName::job(JobId(7))
+}
+
+fn terms() -> Terms {
+    Terms {
+        id: LeaseId(1),
+        issued: NOW,
+        deadline: SOON,
+        latest: LeaseTime(NOW.0 + 600_000),
+        facts: Arc::new(Facts {
+            tenant: "acme".parse().unwrap(),
+            job: JobId(7),
+            attempt: AttemptNumber::FIRST,
+            instance: "node-1".parse().unwrap(),
+            holder: "spiffe://td.example/tuner".parse().unwrap(),
+            half: Half::Reading,
+            audience: "spiffe://td.example/files".parse().unwrap(),
+            scopes: Vec::new(),
+        }),
+    }
+}
+
+/// Every interleaving with at most three switches that nobody asked for.
+fn explore(history: impl Fn() + Send + Sync + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(history);
+}
+
+/// The end of a job against one who asks. `Relaxed` state: it is the registry's mutex that orders the two.
+fn asking_and_ending(stands_first: bool, changes_first: bool) {
+    explore(move || {
+        let fences = Arc::new(Registry::new(Seq(0)));
+        let open = Arc::new(AtomicBool::new(true));
+        let (f2, o2) = (fences.clone(), open.clone());
+        let asker = thread::spawn(move || {
+            let (stand, allowed) = if stands_first {
+                let stand = f2.stand([job()]);
+                (stand, o2.load(Ordering::Relaxed))
+            } else {
+                let allowed = o2.load(Ordering::Relaxed);
+                (f2.stand([job()]), allowed)
+            };
+            allowed.then_some(stand)
+        });
+        if changes_first {
+            open.store(false, Ordering::Relaxed);
+            fences.lower(&job(), NOW);
+        } else {
+            fences.lower(&job(), NOW);
+            open.store(false, Ordering::Relaxed);
+        }
+        let stand = asker.join().unwrap();
+        assert!(stand.is_none_or(|s| !s.is_up()), "a live place of an ended job");
+    });
+}
+
+#[test]
+fn law_10_stand_then_decide_against_change_then_lower_leaves_nothing_live() {
+    asking_and_ending(true, true);
+}
+
+#[test]
+#[should_panic(expected = "a live place of an ended job")]
+fn law_10_deciding_before_standing_is_caught() {
+    asking_and_ending(false, true);
+}
+
+#[test]
+#[should_panic(expected = "a live place of an ended job")]
+fn law_10_lowering_before_changing_is_caught() {
+    asking_and_ending(true, false);
+}
+
+/// A sweep against one who asks: the rules are read after the revision, and the revision is looked at again.
+fn asking_and_sweeping(looks_again: bool, changes_first: bool) {
+    explore(move || {
+        let fences = Arc::new(Registry::new(Seq(0)));
+        let allowed = Arc::new(AtomicBool::new(true));
+        // A part of the table: an insert and the sweep that looks for it are ordered by its lock.
+        let inserted = Arc::new(Mutex::new(false));
+        let (f2, a2, i2) = (fences.clone(), allowed.clone(), inserted.clone());
+        let asker = thread::spawn(move || {
+            let revision = f2.revision();
+            let stand = f2.stand([job()]);
+            if !a2.load(Ordering::Acquire) {
+                return None;
+            }
+            *i2.lock().unwrap() = true;
+            (!looks_again || f2.revision() == revision).then_some(stand)
+        });
+        if changes_first {
+            allowed.store(false, Ordering::Release);
+            fences.raise_revision();
+        } else {
+            fences.raise_revision();
+            allowed.store(false, Ordering::Release);
+        }
+        let found = *inserted.lock().unwrap();
+        if found {
+            fences.lower(&job(), NOW);
+        }
+        let stand = asker.join().unwrap();
+        assert!(stand.is_none_or(|s| !s.is_up()), "a live place that today's policy forbids");
+    });
+}
+
+#[test]
+fn law_20_a_sweep_or_the_second_look_at_the_revision_finds_every_lease() {
+    asking_and_sweeping(true, true);
+}
+
+#[test]
+#[should_panic(expected = "today's policy forbids")]
+fn law_20_no_second_look_at_the_revision_is_caught() {
+    asking_and_sweeping(false, true);
+}
+
+#[test]
+#[should_panic(expected = "today's policy forbids")]
+fn law_20_raising_before_changing_is_caught() {
+    asking_and_sweeping(true, false);
+}
+
+/// One who heard that it was lowered, and uses it.
+fn acknowledged(with: (Ordering, Ordering)) {
+    explore(move || {
+        let fences = Arc::new(Registry::new(Seq(0)));
+        let stand = fences.stand([job()]);
+        let answered = Arc::new(AtomicBool::new(false));
+        let (f2, a2) = (fences, answered.clone());
+        let operator = thread::spawn(move || {
+            f2.lower(&job(), NOW);
+            a2.store(true, with.0);
+        });
+        if answered.load(with.1) {
+            assert!(!stand.is_up(), "a use began after the answer");
+        }
+        operator.join().unwrap();
+    });
+}
+
+#[test]
+fn law_10_an_answer_that_synchronises_is_enough() {
+    acknowledged((Ordering::Release, Ordering::Acquire));
+}
+
+#[test]
+#[should_panic(expected = "a use began after the answer")]
+fn law_10_an_answer_that_does_not_is_not() {
+    acknowledged((Ordering::Relaxed, Ordering::Relaxed));
+}
+
+#[test]
+fn law_10_whoever_sees_it_down_sees_the_change_that_came_before() {
+    explore(|| {
+        let fences = Arc::new(Registry::new(Seq(0)));
+        let stand = fences.stand([job()]);
+        let cause = Arc::new(AtomicU64::new(0));
+        let (f2, c2) = (fences, cause.clone());
+        let operator = thread::spawn(move || {
+            c2.store(9, Ordering::Relaxed);
+            f2.lower(&job(), NOW);
+        });
+        if !stand.is_up() {
+            assert_eq!(cause.load(Ordering::Relaxed), 9);
+        }
+        operator.join().unwrap();
+    });
+}
+
+#[test]
+fn law_25_two_lowerings_at_once_are_one() {
+    explore(|| {
+        let fences = Arc::new(Registry::new(Seq(0)));
+        let stand = fences.stand([job()]);
+        let f2 = fences.clone();
+        let other = thread::spawn(move || f2.lower(&job(), NOW));
+        let mine = fences.lower(&job(), NOW);
+        let other = other.join().unwrap();
+        assert_eq!((mine.seq, other.seq), (Seq(1), Seq(1)));
+        assert!(mine.first != other.first && !stand.is_up());
+    });
+}
+
+/// An entry is pruned while one holds a stand and another gives one up.
+fn pruning(prune: fn(&Registry)) {
+    explore(move || {
+        let fences = Arc::new(Registry::new(Seq(0)));
+        let mine = fences.stand([job()]);
+        let f2 = fences.clone();
+        let pruner = thread::spawn(move || prune(&f2));
+        drop(fences.stand([job()]));
+        pruner.join().unwrap();
+        fences.lower(&job(), NOW);
+        assert!(!mine.is_up(), "a lowering missed a place");
+    });
+}
+
+#[test]
+fn law_10_a_fence_that_is_held_is_not_pruned() {
+    pruning(|f| {
+        f.prune(NOW, std::time::Duration::ZERO);
+    });
+}
+
+#[test]
+#[should_panic(expected = "a lowering missed a place")]
+fn law_10_pruning_by_the_count_of_leases_is_caught() {
+    pruning(|f| f.prune_by_lease_count());
+}
+
+/// A renewal in the last moment, while the deadline fires and an operator ends the lease.
+#[test]
+fn law_17_18_a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {
+    explore(|| {
+        let fences = Registry::new(Seq(0));
+        let table = Arc::new(Table::default());
+        let grant = Grant::supposed(fences.stand([job()]), Revision(1));
+        let decided = Grant::supposed(fences.stand([job()]), Revision(1));
+        let lease = table.insert(grant, terms()).unwrap();
+        let (l2, t2) = (lease.clone(), table.clone());
+        let renewal = thread::spawn(move || l2.renew(&decided, 1, LeaseTime(SOON.0 - 1), LATER));
+        let ending = thread::spawn(move || t2.remove(LeaseId(1), NOW, "revoked").is_some());
+        assert!(ending.join().unwrap());
+        assert_eq!(lease.check(NOW), Err(Refused::Ended), "a renewal raised an ended lease");
+        let _ = renewal.join().unwrap();
+        assert_eq!(lease.check(NOW), Err(Refused::Ended), "a renewal raised an ended lease");
+    });
+}
+
+#[test]
+#[should_panic(expected = "a renewal raised an ended lease")]
+fn law_17_a_renewal_by_plain_store_is_caught() {
+    explore(|| {
+        let fences = Registry::new(Seq(0));
+        let table = Table::default();
+        let lease = table.insert(Grant::supposed(fences.stand([job()]), Revision(1)), terms()).unwrap();
+        let l2 = lease.clone();
+        let renewal = thread::spawn(move || l2.renew_by_plain_store(1, NOW, LATER));
+        assert!(table.remove(LeaseId(1), NOW, "revoked").is_some());
+        let _ = renewal.join().unwrap();
+        assert_eq!(lease.check(NOW), Err(Refused::Ended), "a renewal raised an ended lease");
+    });
+}

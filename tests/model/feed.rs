@@ -1,0 +1,106 @@
+//! The feed: a snapshot and every lowering after it, in their order.
+
+use std::collections::BTreeMap;
+
+use leasehold::{
+    clock::LeaseTime,
+    fence::{Lowering, Seq, Subscription},
+    name::FenceName,
+};
+use shuttle::thread;
+use tokio::sync::broadcast::error::TryRecvError;
+
+use super::world::{NOW, World, explore, name};
+
+const NAMES: [&str; 3] = ["tenant:acme", "human:ada", "domain:td.example"];
+
+/// All that a subscriber knows once it has read what there is.
+fn known(mut from: Subscription) -> BTreeMap<FenceName, Seq> {
+    let mut known: BTreeMap<_, _> = from.snapshot.into_iter().collect();
+    let mut last = from.at;
+    loop {
+        match from.lowerings.try_recv() {
+            Ok(Lowering { seq, name }) => {
+                assert_eq!(seq.0, last.0 + 1, "the feed is not in the order of its Seqs");
+                last = seq;
+                known.insert(name, seq);
+            }
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return known,
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+fn lowerings_while_somebody_subscribes(subscribe: fn(&World) -> Subscription, lower: fn(&World, &FenceName)) {
+    explore(move || {
+        let w = World::new();
+        let lowerers: Vec<_> = NAMES
+            .map(|n| {
+                let w = w.clone();
+                thread::spawn(move || lower(&w, &name(n)))
+            })
+            .into();
+        let subscription = subscribe(&w);
+        for t in lowerers {
+            t.join().unwrap();
+        }
+        let known = known(subscription);
+        for n in NAMES {
+            assert!(known.contains_key(&name(n)), "a lowering was lost between snapshot and stream");
+        }
+    });
+}
+
+#[test]
+fn law_13_nothing_is_lost_between_snapshot_and_stream() {
+    lowerings_while_somebody_subscribes(
+        |w| w.fences.subscribe(),
+        |w, n| {
+            w.fences.lower(n, NOW);
+        },
+    );
+}
+
+#[test]
+#[should_panic(expected = "lost between snapshot and stream")]
+fn law_13_a_snapshot_taken_before_the_stream_begins_is_caught() {
+    lowerings_while_somebody_subscribes(
+        |w| {
+            let first = w.fences.subscribe();
+            let mut then = w.fences.subscribe();
+            (then.snapshot, then.at) = (first.snapshot, then.at);
+            then
+        },
+        |w, n| {
+            w.fences.lower(n, NOW);
+        },
+    );
+}
+
+#[test]
+#[should_panic(expected = "not in the order of its Seqs")]
+fn law_13_a_lowering_that_takes_its_seq_and_tells_of_it_later_is_caught() {
+    lowerings_while_somebody_subscribes(
+        |w| w.fences.subscribe(),
+        |w, n| {
+            w.fences.lower_in_two_steps(n);
+        },
+    );
+}
+
+#[test]
+fn law_37_whoever_does_not_read_the_feed_stops_nobody_and_is_told_what_it_lost() {
+    shuttle::check_random(
+        || {
+            let w = World::new();
+            let mut slow = w.fences.subscribe().lowerings;
+            let backlog = leasehold::limits::FEED_BACKLOG as u64;
+            for n in 0..backlog + 5 {
+                let person = name(&format!("human:p{n}"));
+                assert_eq!(w.fences.lower(&person, LeaseTime(n)).seq, Seq(n + 1));
+            }
+            assert_eq!(slow.try_recv(), Err(TryRecvError::Lagged(5)));
+        },
+        1,
+    );
+}
