@@ -213,7 +213,7 @@ impl Inner {
     }
 }
 
-#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

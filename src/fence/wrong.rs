@@ -27,7 +27,7 @@ impl Registry {
             (inner.seq, inner.fence(name))
         };
         fence.lowered.store(seq.0, Ordering::Release);
-        let _ = self.feed.send(Lowering { seq, name: name.clone() });
+        let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind: fence.behind.load(Ordering::Relaxed), first: true }
     }
 

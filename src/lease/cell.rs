@@ -113,7 +113,7 @@ impl Cell {
     }
 }
 
-#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

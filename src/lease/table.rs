@@ -327,6 +327,6 @@ impl Table {
     }
 }
 
-#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[cfg(test)]
 #[path = "table_tests.rs"]
 mod tests;

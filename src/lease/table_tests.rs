@@ -189,7 +189,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn law_34_35_counts_and_indices_equal_the_live_set_after_any_history(
+    fn law_34_law_35_counts_and_indices_equal_the_live_set_after_any_history(
         steps in proptest::collection::vec(step(), 1..60),
     ) {
         let fences = Registry::new(Seq(0));

@@ -242,7 +242,7 @@ fn law_10_pruning_by_the_count_of_leases_is_caught() {
 
 /// A renewal in the last moment, while the deadline fires and an operator ends the lease.
 #[test]
-fn law_17_18_a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {
+fn law_17_law_18_a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {
     explore(|| {
         let fences = Registry::new(Seq(0));
         let table = Arc::new(Table::default());

@@ -20,7 +20,7 @@ fn known(mut from: Subscription) -> BTreeMap<FenceName, Seq> {
     let mut last = from.at;
     loop {
         match from.lowerings.try_recv() {
-            Ok(Lowering { seq, name }) => {
+            Ok(Lowering { seq, name, .. }) => {
                 assert_eq!(seq.0, last.0 + 1, "the feed is not in the order of its Seqs");
                 last = seq;
                 known.insert(name, seq);
