@@ -235,6 +235,7 @@ impl Ledger {
             epoch,
             tip: walked.head,
             segment,
+            resting: None,
             reserved: !failing,
             unsealed: None,
             fold,

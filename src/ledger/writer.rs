@@ -29,6 +29,8 @@ pub(super) struct Writer {
     pub(super) tip: Head,
     /// The segment that is written; none where the next record begins one.
     pub(super) segment: Option<Segment>,
+    /// A good segment whose file was closed while the disk is away: an administrator may make it read-only meanwhile.
+    pub(super) resting: Option<(String, u64)>,
     /// Whether the reserve has its room on the disk.
     pub(super) reserved: bool,
     /// A segment with bytes past its durable end, to be cut before anything else is written.
@@ -127,6 +129,11 @@ impl Writer {
         }
         let Some(first) = first else { return Ok(()) };
 
+        if let Some((name, bytes)) = &self.resting {
+            let file = self.disk.append(name)?;
+            self.segment = Some(Segment { name: name.clone(), file, bytes: *bytes });
+            self.resting = None;
+        }
         // With a fold, a segment ends where a snapshot has its place; without one, where it is full.
         let full = |s: &Segment| self.fold.is_none() && s.bytes >= self.options.segment_bytes;
         let mut segment = match self.segment.take() {
@@ -219,6 +226,9 @@ impl Writer {
                 Stuck::Failing(e) => (false, Health::Failing { why: e.to_string().into() }),
             };
             self.shared.failed(Vec::new(), health);
+            if let Some(Segment { name, bytes, .. }) = self.segment.take() {
+                self.resting = Some((name, bytes));
+            }
             match self.shared.again(delay, eager) {
                 Again::Time => delay = delay.saturating_mul(2).min(self.options.retry_max),
                 Again::Ending => {}

@@ -111,10 +111,9 @@ async fn law_26_over_random_histories_every_ending_is_in_exactly_one_record_with
             workers.push(member(&world, n).await);
         }
         for turn in 0..60 {
-            for n in 0..workers.len() {
-                let worker = &mut workers[n];
+            for (n, worker) in workers.iter_mut().enumerate() {
                 if world.daemon().broker.open_jobs() < 3 && worker.rejoin().await.is_err() {
-                    workers[n] = member(&world, 10 + turn * 4 + n).await;
+                    *worker = member(&world, 10 + turn * 4 + n).await;
                 } else if dice.roll(3) == 0 {
                     drop(worker.try_issue([Half::Reading, Half::Writing][dice.roll(2)]).await);
                 }
