@@ -294,6 +294,16 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_names_what_was_lowered_and_not_what_is_merely_known() {
+        let r = Registry::new(Seq(6));
+        let s = r.stand([name("tenant:acme"), name("tenant:other")]);
+        assert_eq!((r.subscribe().snapshot.len(), r.seq(), s.at()), (0, Seq(6), Seq(6)));
+        r.lower(&name("tenant:acme"), NOW);
+        assert_eq!(r.subscribe().snapshot, [(name("tenant:acme"), Seq(7))]);
+        assert_eq!(r.seq(), Seq(7));
+    }
+
+    #[test]
     fn stands_on_the_same_names_share_one_set() {
         let r = Registry::new(Seq(0));
         let a = r.stand([name("tenant:a"), name("tenant:b")]);
