@@ -312,6 +312,19 @@ mod tests {
     }
 
     #[test]
+    fn pruning_forgets_the_sets_that_nobody_stands_in_and_no_other() {
+        let r = Registry::new(Seq(0));
+        let keep = Duration::from_secs(60);
+        let a = r.stand([name("tenant:a"), name("tenant:b")]);
+        drop(r.stand([name("tenant:c")]));
+        assert_eq!((r.prune(NOW, keep), r.len(), r.lock().sets.len()), (1, 2, 1));
+        let b = r.stand([name("tenant:a"), name("tenant:b")]);
+        assert!(Arc::ptr_eq(&a.set, &b.set), "who stands there still shares it");
+        drop((a, b));
+        assert_eq!((r.prune(NOW, keep), r.len(), r.lock().sets.len()), (2, 0, 0));
+    }
+
+    #[test]
     fn the_count_behind_a_name_is_that_of_the_leases_that_entered() {
         let r = Registry::new(Seq(0));
         let s = r.stand([name("tenant:a"), name("tenant:b")]);
