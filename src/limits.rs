@@ -114,6 +114,10 @@ pub const LEDGER_BATCH_BYTES_MAX: usize = 4 << 20;
 pub const LEDGER_LINE_BYTES_MAX: usize = 16 << 20;
 /// Bytes past which a segment is closed and the next one begun: a file that people can still open.
 pub const LEDGER_SEGMENT_BYTES: u64 = 64 << 20;
+/// Records past which a segment is closed all the same: a start reads at most so many beside the snapshot.
+pub const LEDGER_SEGMENT_RECORDS: u64 = 20_000;
+/// Bytes of a snapshot that is read: a million jobs of a kilobyte.
+pub const LEDGER_SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 /// Bytes kept back for endings on a full disk: some ten thousand records.
 pub const LEDGER_RESERVE_BYTES: u64 = 16 << 20;
 /// Free bytes on the ledger's disk below which nothing is issued any more: an operator has time to act.

@@ -210,6 +210,11 @@ pub(super) fn offer(o: Offer) -> v1::Offer {
     }
 }
 
+/// The signed head as it goes out; empty where there is none yet.
+pub(super) fn ledger_head(broker: &Broker) -> String {
+    broker.ledger().signed_head().map(|head| head.as_str().to_owned()).unwrap_or_default()
+}
+
 pub(super) fn ending(broker: &Broker, e: Ending, index: Option<u64>, durable: bool) -> v1::Ending {
     v1::Ending { seq: e.seq, behind: e.behind, durable, index: index.unwrap_or(0), epoch: broker.epoch() }
 }

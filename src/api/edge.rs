@@ -251,7 +251,8 @@ fn ends_access(rpc: Rpc) -> bool {
     )
 }
 
-/// The calls that a caller makes though a lock stands before its own identity: looking at itself and its jobs, and ending them.
+/// The calls that a caller makes though a lock stands before its own identity: looking at itself and its jobs, ending them, and
+/// checking credentials, which lets nobody in.
 fn open_to_the_locked(rpc: Rpc) -> bool {
     matches!(
         rpc,
@@ -264,6 +265,9 @@ fn open_to_the_locked(rpc: Rpc) -> bool {
             | Rpc::EndAttempt
             | Rpc::ReleaseLease
             | Rpc::WaitDurable
+            | Rpc::Introspect
+            | Rpc::WatchFences
+            | Rpc::GetKeys
     )
 }
 

@@ -6,7 +6,7 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{self, ending, life, maybe_named, named, required_text, timestamp},
+    convert::{self, ending, ledger_head, life, maybe_named, named, required_text, timestamp},
     edge::Edge,
     job::page_size,
 };
@@ -135,6 +135,7 @@ impl OperatorService for Operators {
             .call(Rpc::WaitDurable, request, |broker, caller, q| async move {
                 Ok(v1::WaitDurableResponse {
                     durable_index: broker.wait_durable(&caller, q.index, q.epoch).await?,
+                    ledger_head: ledger_head(&broker),
                 })
             })
             .await
@@ -224,6 +225,11 @@ impl OperatorService for Operators {
             epoch: broker.epoch(),
             matched: p.map(|p| p.matched.clone()).unwrap_or_default(),
             server_time: Some(timestamp(broker.clock().now().wall)),
+            ledger_head: p.map(|_| ledger_head(broker)).unwrap_or_default(),
+            ledger_key: p
+                .and_then(|_| broker.ledger().head_public())
+                .map(|key| key.to_pem())
+                .unwrap_or_default(),
         }))
     }
 }

@@ -208,7 +208,8 @@ impl Feed {
 
     async fn tick(&self, tick: u64) -> Result<(), Refusal> {
         let time = Some(timestamp(self.broker.clock().now().wall));
-        self.send(Event::Tick(v1::FeedTick { tick, time })).await
+        let ledger_head = convert::ledger_head(&self.broker);
+        self.send(Event::Tick(v1::FeedTick { tick, time, ledger_head })).await
     }
 
     /// Sends, waiting no longer than a feed may be stale: a verifier that reads slower than that refuses everything anyway.

@@ -15,27 +15,47 @@ use crate::{
     reason::Refusal,
 };
 
-/// The tenants whose leases can be at each audience, in this life of the daemon.
+/// Whose lowerings can end a lease at each audience, in this life of the daemon.
 ///
 /// It only grows: a tenant that loses its way to an audience by a new catalog may have left tokens there, and the lowerings
 /// that end them come after the catalog is in force.
 #[derive(Default)]
-pub(super) struct Reach(ArcSwap<HashMap<SpiffeId, BTreeSet<TenantName>>>);
+pub(super) struct Reach(ArcSwap<HashMap<SpiffeId, Near>>);
+
+/// The tenants of one audience.
+#[derive(Clone, Default)]
+struct Near {
+    /// Whose jobs can hold leases there.
+    holders: BTreeSet<TenantName>,
+    /// On whose things those leases can stand: their own, and what is shared with them, wherever it is kept. A lease stands
+    /// behind the models that its job tunes.
+    owners: BTreeSet<TenantName>,
+}
 
 impl Reach {
     /// Takes in a catalog. Before anything is issued under it.
     pub(super) fn widen(&self, catalog: &Catalog) {
+        let mut lenders: HashMap<&TenantName, BTreeSet<&TenantName>> = HashMap::new();
+        for r in catalog.resources() {
+            for tenant in &r.shared_with {
+                lenders.entry(tenant).or_default().insert(&r.tenant);
+            }
+        }
         self.0.rcu(|known| {
             let mut reach = HashMap::clone(known);
             for a in catalog.audiences() {
-                reach.entry(a.name.clone()).or_default().extend(a.reached_by.iter().cloned());
+                let near: &mut Near = reach.entry(a.name.clone()).or_default();
+                near.holders.extend(a.reached_by.iter().cloned());
+                near.owners.extend(near.holders.iter().cloned());
+                let lent = near.holders.iter().filter_map(|holder| lenders.get(holder));
+                near.owners.extend(lent.flatten().map(|owner| TenantName::clone(owner)));
             }
             reach
         });
     }
 
-    fn contains(&self, audience: &SpiffeId, tenant: &TenantName) -> bool {
-        self.0.load().get(audience).is_some_and(|tenants| tenants.contains(tenant))
+    fn near(&self, audience: &SpiffeId, is_near: impl FnOnce(&Near) -> bool) -> bool {
+        self.0.load().get(audience).is_some_and(is_near)
     }
 }
 
@@ -63,7 +83,8 @@ impl Broker {
     fn concerns(&self, audience: &SpiffeId, concern: &Concern) -> bool {
         match concern {
             Concern::All => true,
-            Concern::Tenant(tenant) => self.reach.contains(audience, tenant),
+            Concern::JobsOf(tenant) => self.reach.near(audience, |near| near.holders.contains(tenant)),
+            Concern::ThingsOf(tenant) => self.reach.near(audience, |near| near.owners.contains(tenant)),
         }
     }
 
@@ -72,8 +93,8 @@ impl Broker {
         let of_job = |id: JobId| self.state.job(id).map(|j| j.spec.tenant.clone());
         let tenant = match name.kind() {
             FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Identity(_) | FenceKind::Human(_) => None,
-            FenceKind::Tenant(t) => Some(t),
-            FenceKind::Resource(r) => Some(r.tenant()),
+            FenceKind::Tenant(t) => return Concern::ThingsOf(t),
+            FenceKind::Resource(r) => return Concern::ThingsOf(r.tenant()),
             FenceKind::Job(j)
             | FenceKind::Attempt(j, _)
             | FenceKind::AttemptReading(j, _)
@@ -81,6 +102,6 @@ impl Broker {
             | FenceKind::MemberReading(j, ..) => of_job(j),
             FenceKind::Lease(id) => self.lease_tenant(id),
         };
-        tenant.map_or(Concern::All, Concern::Tenant)
+        tenant.map_or(Concern::All, Concern::JobsOf)
     }
 }

@@ -1,6 +1,6 @@
 //! What operators do: revoke, lock, unlock. What ends access is in force when it is answered.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Broker, Caller, create::state_refusal};
 use crate::{
@@ -339,15 +339,20 @@ impl Broker {
     pub(super) fn sweep(&self, lowered: &[FenceName], cause: &str) {
         let now = self.clock.now().lease;
         for name in lowered {
-            let gone = self.table.sweep(name, now, cause);
-            let ids: Vec<LeaseId> = gone.iter().map(|l| l.id).collect();
-            let seq = self.fences.seq().0;
-            for leases in ids.chunks(LEASES_PER_RECORD) {
-                self.ledger.defer(&Event::LeasesEnded {
-                    cause: crate::ledger::Cause::Lowered { name: name.clone(), seq },
-                    leases: leases.to_vec(),
-                    by: None,
-                });
+            // What is found dead here may have died of another lowering at the same time: each lease says itself which.
+            let mut by_cause: BTreeMap<(FenceName, u64), Vec<LeaseId>> = BTreeMap::new();
+            for lease in self.table.sweep(name, now, cause) {
+                let (fence, seq) = lease.stand().lowered().map_or((name, 0), |(fence, seq)| (fence, seq.0));
+                by_cause.entry((fence.clone(), seq)).or_default().push(lease.id);
+            }
+            for ((name, seq), ids) in by_cause {
+                for leases in ids.chunks(LEASES_PER_RECORD) {
+                    self.ledger.defer(&Event::LeasesEnded {
+                        cause: crate::ledger::Cause::Lowered { name: name.clone(), seq },
+                        leases: leases.to_vec(),
+                        by: None,
+                    });
+                }
             }
         }
     }

@@ -17,9 +17,11 @@ use super::{
     when,
 };
 use crate::{
-    ledger::{self, Dir, Head, ReadError, Report},
+    ledger::{self, Dir, Head, HeadPublic, ReadError, Report, SignedHead},
+    limits,
     name::{Digest, PrincipalKind},
     proto::v1,
+    state::Recorded,
 };
 
 /// Reads the record of every decision and every ending.
@@ -27,8 +29,9 @@ use crate::{
 #[command(after_help = "\
 Examples:
   leasehold audit verify /var/lib/leasehold
-  leasehold audit verify /var/lib/leasehold -o json | jq -r '\"\\(.head.index):\\(.head.digest)\"' > head.txt   keep it elsewhere
-  leasehold audit verify /var/lib/leasehold --head $(cat head.txt)
+  leasehold audit head --key > ledger.pub        once; keep it elsewhere
+  leasehold audit head > head.json               as often as you like; keep the last one elsewhere
+  leasehold audit verify /var/lib/leasehold --head head.json --key ledger.pub
   leasehold audit tail --from 1 --no-follow -o json | jq 'select(.record.type == \"revoked\")'")]
 pub struct AuditArgs {
     #[command(subcommand)]
@@ -44,9 +47,18 @@ enum AuditCommand {
     Verify {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
-        /// A head that was kept elsewhere: INDEX:sha256:…, or a file that holds one.
+        /// A head that was kept elsewhere: INDEX:sha256:…, or a file that holds one. The signature of a signed one is checked.
         #[arg(long, value_name = "FILE|INDEX:DIGEST")]
         head: Option<String>,
+        /// The public key that the head must be signed with, as PEM; else the one in DIR.
+        #[arg(long, value_name = "FILE", requires = "head")]
+        key: Option<PathBuf>,
+    },
+    /// Prints the last durable record as the daemon signs it: keep it elsewhere, for `audit verify --head`.
+    Head {
+        /// Print the public key instead, once, to keep it with the heads.
+        #[arg(long)]
+        key: bool,
     },
     /// Prints records as they are written.
     Tail {
@@ -62,7 +74,8 @@ enum AuditCommand {
 impl AuditArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.command {
-            AuditCommand::Verify { dir, head } => verify(&dir, head.as_deref(), session),
+            AuditCommand::Verify { dir, head, key } => verify(&dir, head.as_deref(), key.as_deref(), session),
+            AuditCommand::Head { key } => head(key, session).await,
             AuditCommand::Tail { from, no_follow } => tail(from, no_follow, session).await,
         }
     }
@@ -75,7 +88,14 @@ struct HeadFile {
     digest: Digest,
 }
 
-fn read_head(text: &str) -> Result<Head, Failure> {
+/// A head that was kept, and its signature where it has one.
+#[derive(Debug, PartialEq)]
+struct Kept {
+    head: Head,
+    signed: Option<SignedHead>,
+}
+
+fn read_head(text: &str) -> Result<Kept, Failure> {
     let wrong = |why: String| {
         Failure::usage(format!("`{}` is no head: {why}", text.escape_debug()))
             .fix("write INDEX:sha256:…, or the path of a file that holds it")
@@ -85,26 +105,75 @@ fn read_head(text: &str) -> Result<Head, Failure> {
         Some(Head { index: index.parse().ok()?, digest: digest.parse().ok()? })
     };
     if let Some(head) = parse(text) {
-        return Ok(head);
+        return Ok(Kept { head, signed: None });
     }
     let mut held = String::new();
     File::open(text)
         .and_then(|f| f.take(4_096).read_to_string(&mut held))
         .map_err(|e| wrong(e.to_string()))?;
+    if let Ok(signed) = held.parse::<SignedHead>() {
+        return Ok(Kept { head: signed.head, signed: Some(signed) });
+    }
     let json = || {
         let head: HeadFile = serde_json::from_str(&held).ok()?;
         Some(Head { index: head.index, digest: head.digest })
     };
-    parse(&held).or_else(json).ok_or_else(|| wrong("the file holds none".to_owned()))
+    let head = parse(&held).or_else(json).ok_or_else(|| wrong("the file holds none".to_owned()))?;
+    Ok(Kept { head, signed: None })
 }
 
-fn verify(dir: &Path, head: Option<&str>, session: &Session) -> Result<Exit, Failure> {
-    let expected = head.map(read_head).transpose()?;
+/// Believes a signed head by a key, and one that is not signed only where no key was given.
+fn believe(kept: &Kept, key: Option<&Path>, dir: &Path) -> Result<(), Failure> {
+    let Some(signed) = &kept.signed else {
+        return match key {
+            None => Ok(()),
+            Some(_) => Err(Failure::usage("the head is not signed, and a key was given to check it by")
+                .fix("give a head as `leasehold audit head` prints it, or leave the key away")),
+        };
+    };
+    let path = key.map_or_else(|| dir.join(ledger::HEAD_PUBLIC_FILE), Path::to_owned);
+    let mut pem = String::new();
+    File::open(&path)
+        .and_then(|f| f.take(limits::PEM_BYTES_MAX).read_to_string(&mut pem))
+        .map_err(|e| Failure::usage(format!("the key {} cannot be read: {e}", path.display())))?;
+    let public = HeadPublic::from_pem(&pem)
+        .ok_or_else(|| Failure::usage(format!("{} is no Ed25519 public key as PEM", path.display())))?;
+    public.verify(signed).map_err(|why| {
+        Failure::new(Exit::VerificationFailed, format!("the head is not to be believed: {why}"))
+            .with("key", format!("{}, {}", public.id(), path.display()))
+            .with("head", format!("says that it was signed with {}", signed.key))
+            .fix(
+                "compare with the key that `leasehold audit head --key` printed when you began to keep heads",
+            )
+    })
+}
+
+async fn head(key: bool, session: &Session) -> Result<Exit, Failure> {
+    let client = session.client(PrincipalKind::ALL)?;
+    let answer = client
+        .ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
+        .await?;
+    if answer.ledger_head.is_empty() {
+        return Err(Failure::new(Exit::Denied, "the daemon hands its head to those whom its catalog knows")
+            .fix("come as one of them: see `leasehold whoami`"));
+    }
+    print(&if key { answer.ledger_key } else { format!("{}\n", answer.ledger_head) })?;
+    Ok(Exit::Ok)
+}
+
+fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session) -> Result<Exit, Failure> {
+    let kept = head.map(read_head).transpose()?;
     if !dir.is_dir() {
         return Err(Failure::usage(format!("`{}` is not a directory", dir.display()))
             .fix("name the directory of the ledger: server.state of the daemon's configuration"));
     }
-    let report = ledger::verify(&Dir::at(dir), expected).map_err(|e| of_ledger(&e, dir))?;
+    if let Some(kept) = &kept {
+        believe(kept, key, dir)?;
+    }
+    let expected = kept.as_ref().map(|k| k.head);
+    let signed = kept.as_ref().is_some_and(|k| k.signed.is_some());
+    let report = ledger::verify_folded(&Dir::at(dir), expected, &mut Recorded::default())
+        .map_err(|e| of_ledger(&e, dir))?;
     if report.records == 0 {
         // A daemon writes its first record before it is ready, so this is no ledger, or no longer one.
         return Err(Failure::new(
@@ -124,7 +193,8 @@ fn verify(dir: &Path, head: Option<&str>, session: &Session) -> Result<Exit, Fai
             "head": { "index": report.head.index, "digest": report.head.digest.to_string() },
             "epochs": report.epochs, "epoch": report.epoch, "types": report.types, "refused": report.refused,
             "torn_bytes": report.torn, "compared_with_kept_head": expected.is_some(),
-            "compared_with_head_file": report.head_file,
+            "compared_with_head_file": report.head_file, "kept_head_is_signed": signed,
+            "snapshots": report.snapshots, "snapshots_followed": report.snapshots_followed,
         }))?;
     } else {
         let last = report.last.map(|(_, at)| format!("{at} ({})", when::relative(at, now)));
@@ -134,6 +204,13 @@ fn verify(dir: &Path, head: Option<&str>, session: &Session) -> Result<Exit, Fai
             ("records", report.records.to_string()),
             ("of them", types.collect::<Vec<_>>().join("\n")),
             ("segments", report.segments.to_string()),
+            (
+                "snapshots",
+                format!(
+                    "{}, of which {} follow from the records",
+                    report.snapshots, report.snapshots_followed
+                ),
+            ),
             ("first", report.first.map(|(_, at)| at.to_string()).unwrap_or_default()),
             ("last", last.unwrap_or_default()),
             ("epochs", report.epochs.to_string()),
@@ -156,6 +233,9 @@ fn remarks(report: &Report, compared: bool) -> Vec<&'static str> {
         out.push(
             "Some places are empty: their records were refused by a write error, and never answered as good.",
         );
+    }
+    if report.first.is_some_and(|(index, _)| index > 1) {
+        out.push("The ledger does not begin with its first record here: what was before is believed as its first snapshot says.");
     }
     if !compared {
         out.push("Compared with no head that was kept elsewhere: keep this one, and give it by --head the next time.");
@@ -231,17 +311,35 @@ mod tests {
         let digest = Digest::of(b"x");
         let written = format!("7:{digest}");
         let head = Head { index: 7, digest };
-        assert_eq!(read_head(&written).unwrap(), head);
+        assert_eq!(read_head(&written).unwrap(), Kept { head, signed: None });
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         for text in [format!("{written}\n"), format!(r#"{{"v":1,"index":7,"digest":"{digest}"}}"#)] {
             std::fs::write(path, text).unwrap();
-            assert_eq!(read_head(path).unwrap(), head);
+            assert_eq!(read_head(path).unwrap(), Kept { head, signed: None });
         }
         std::fs::write(path, "{}").unwrap();
         for bad in [path, "/nonexistent/head", "7", "x:sha256:00"] {
             assert_eq!(read_head(bad).unwrap_err().exit, Exit::Usage, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_signed_head_is_believed_by_its_key_alone() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let key = ledger::HeadKey::open(dir.path()).unwrap();
+        ledger::HeadKey::open(other.path()).unwrap();
+        let signed = key.sign(1, Head { index: 7, digest: Digest::of(b"x") }, crate::clock::Wall(1));
+        let path = dir.path().join("kept.json");
+        std::fs::write(&path, format!("{}\n", signed.as_str())).unwrap();
+        let kept = read_head(path.to_str().unwrap()).unwrap();
+        assert_eq!(kept.signed.as_ref(), Some(&signed));
+        believe(&kept, None, dir.path()).unwrap();
+        believe(&kept, Some(&dir.path().join("head.pub")), other.path()).unwrap();
+        let failure = believe(&kept, None, other.path()).unwrap_err();
+        assert_eq!(failure.exit.code(), 7);
+        let unsigned = Kept { signed: None, ..kept };
+        assert_eq!(believe(&unsigned, Some(&path), dir.path()).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]
@@ -264,9 +362,9 @@ mod tests {
     fn a_directory_without_a_record_is_not_good() {
         let folder = tempfile::tempdir().unwrap();
         let session = Session::new(crate::cli::Format::Json, None, None);
-        assert_eq!(verify(folder.path(), None, &session).unwrap_err().exit.code(), 7);
+        assert_eq!(verify(folder.path(), None, None, &session).unwrap_err().exit.code(), 7);
         let gone = folder.path().join("gone");
-        assert_eq!(verify(&gone, None, &session).unwrap_err().exit, Exit::Usage);
+        assert_eq!(verify(&gone, None, None, &session).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]

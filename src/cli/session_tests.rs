@@ -64,7 +64,7 @@ impl OperatorService for Answers {
         r: Request<v1::WaitDurableRequest>,
     ) -> Result<Response<v1::WaitDurableResponse>, Status> {
         self.asked.lock().unwrap().push(format!("wait {} of {}", r.get_ref().index, r.get_ref().epoch));
-        Ok(Response::new(v1::WaitDurableResponse { durable_index: self.durable_index }))
+        Ok(Response::new(v1::WaitDurableResponse { durable_index: self.durable_index, ..Default::default() }))
     }
 
     async fn list_leases(

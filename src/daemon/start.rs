@@ -22,12 +22,12 @@ use crate::{
     config::{Config, IssuerListen},
     fence::Registry,
     identity::{FileSource, IdentityFiles, IdentitySource, LoadError},
-    ledger::{Actor, EpochBegan, Event, Ledger, LedgerError, OpenError},
+    ledger::{Actor, EpochBegan, Event, HeadKey, HeadKeyError, Ledger, LedgerError, OpenError},
     limits,
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     reason::{Reason, Refusal},
     secret::random_u128,
-    state::{RebuildError, Rebuilt, Store},
+    state::{Left, Recorded, Store},
     token::{KeyError, SigningKey},
 };
 
@@ -40,8 +40,8 @@ pub enum StartError {
     Rules(Refusal),
     #[error(transparent)]
     Ledger(#[from] OpenError),
-    #[error(transparent)]
-    Rebuild(#[from] RebuildError),
+    #[error("heads of the ledger cannot be signed")]
+    HeadKey(#[from] HeadKeyError),
     #[error("the record of this start could not be written")]
     Epoch(#[source] LedgerError),
     #[error("no signing key could be made")]
@@ -114,7 +114,13 @@ impl Daemon {
 
         let (dir, options, ledger_clock) =
             (config.server.state.clone(), config.ledger.options(), clock.clone());
-        let opened = tokio::task::spawn_blocking(move || Ledger::open(&dir, ledger_clock, options))
+        let opening = move || {
+            let (opened, recorded) = Ledger::open_folded::<Recorded>(&dir, ledger_clock, options)?;
+            // With the ledger taken: no other daemon makes a key at the same time.
+            opened.ledger.sign_with(HeadKey::open(&dir)?);
+            Ok::<_, StartError>((opened, recorded))
+        };
+        let (opened, recorded) = tokio::task::spawn_blocking(opening)
             .await
             .map_err(|e| StartError::BrokenOff(e.to_string()))??;
         for warning in &opened.warnings {
@@ -124,16 +130,13 @@ impl Daemon {
             not_before(latest);
         }
         let now = clock.now();
-        let records = opened.entries.into_iter().map(|r| (r.index, r.event));
-        let rebuilt = Rebuilt::from_records(records, now.lease)?;
+        let rebuilt = recorded.rebuilt(now.lease);
         let (ledger, epoch) = (opened.ledger, opened.epoch);
-        tracing::info!(
-            epoch,
-            jobs = rebuilt.jobs.iter().filter(|j| !j.is_closed()).count(),
-            locks = rebuilt.locks.len(),
-            seq = %rebuilt.seq,
-            "rebuilt from the ledger"
-        );
+        if epoch > 1 {
+            let Left { jobs, suspended, draining, locks } = rebuilt.left();
+            let (seq, in_order) = (rebuilt.seq, rebuilt.in_order);
+            tracing::info!(epoch, in_order, jobs, suspended, draining, locks, %seq, "this is what the last life left");
+        }
         let nonce = random_u128().map_err(|_| KeyError::Generate)?;
         ledger
             .append(&Event::EpochBegan(EpochBegan {
@@ -142,6 +145,7 @@ impl Daemon {
                 catalog: rules.catalog().digest(),
                 policy: rules.engine.digest(),
                 seq: rebuilt.seq.0,
+                head_key: ledger.head_public().map(|key| key.id()),
             }))
             .await
             .map_err(StartError::Epoch)?;

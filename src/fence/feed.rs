@@ -21,8 +21,10 @@ pub struct Lowering {
 pub enum Concern {
     /// Everybody: its name is no tenant's, or whose it is cannot be known any more.
     All,
-    /// The leases of one tenant.
-    Tenant(TenantName),
+    /// The leases of one tenant's jobs.
+    JobsOf(TenantName),
+    /// Whoever opens or tunes what is a tenant's.
+    ThingsOf(TenantName),
 }
 
 impl Lowering {
@@ -90,7 +92,7 @@ mod tests {
     fn whom_a_lowering_concerns_is_found_out_once_for_all_who_listen() {
         let first = Lowering::new(Seq(1), FenceName::epoch());
         let second = first.clone();
-        let acme = Concern::Tenant("acme".parse().unwrap());
+        let acme = Concern::JobsOf("acme".parse().unwrap());
         assert_eq!(*first.concern(|_| acme.clone()), acme);
         assert_eq!(*second.concern(|_| panic!("it was asked twice")), acme);
     }

@@ -101,7 +101,15 @@ impl Job {
                 }
             }
             Change::AttemptEnded { attempt, outcome, at, detail } => {
-                let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
+                let Some(a) = self.attempt_mut(*attempt) else { return };
+                if a.is_ended() {
+                    // On a replay alone: a begin was recorded first, and the completion that came while its record was
+                    // written closed the job before it was made.
+                    if a.state == AttemptState::Ended(Outcome::Superseded) && *outcome == Outcome::Completed {
+                        self.close_now(*outcome, *at, detail);
+                    }
+                    return;
+                }
                 a.end_now(*outcome, *at, detail);
                 if *outcome == Outcome::Completed || !self.attempts_left() {
                     self.close_now(*outcome, *at, detail);

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     task::{Context, Poll},
     thread::JoinHandle,
     time::Duration,
@@ -17,6 +17,7 @@ use super::{
     queue::{Body, Shared, Way},
     record::{EventText, Head},
     tail::Tail,
+    witness::{HeadKey, HeadPublic, SignedHead},
 };
 use crate::{clock::Clock, limits};
 
@@ -32,7 +33,14 @@ struct Inner {
     disk: Arc<dyn Disk>,
     epoch: u64,
     deferred_max: usize,
+    signing: OnceLock<Signing>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The key that heads are signed with, and what it signed last.
+struct Signing {
+    key: HeadKey,
+    last: Mutex<Option<SignedHead>>,
 }
 
 /// Why a record is not, or not known to be, durable.
@@ -117,7 +125,8 @@ impl Ledger {
         thread: JoinHandle<()>,
     ) -> Self {
         let thread = Mutex::new(Some(thread));
-        Ledger { inner: Arc::new(Inner { shared, clock, disk, epoch, deferred_max, thread }) }
+        let signing = OnceLock::new();
+        Ledger { inner: Arc::new(Inner { shared, clock, disk, epoch, deferred_max, signing, thread }) }
     }
 
     /// The epoch that this life of the daemon writes.
@@ -221,6 +230,32 @@ impl Ledger {
     /// The last durable record.
     pub fn head(&self) -> Head {
         self.inner.shared.lock().head
+    }
+
+    /// Signs heads with this key from now on. The first key stays.
+    pub fn sign_with(&self, key: HeadKey) {
+        // A second key is a second caller's mistake, and changes nothing.
+        let _ = self.inner.signing.set(Signing { key, last: Mutex::new(None) });
+    }
+
+    /// The last durable record, signed; nothing without a key, or before the first record. One that was signed already is
+    /// handed out again.
+    pub fn signed_head(&self) -> Option<SignedHead> {
+        let Signing { key, last } = self.inner.signing.get()?;
+        let head = self.head();
+        if head == Head::START {
+            return None;
+        }
+        let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.as_ref().is_none_or(|signed| signed.head != head) {
+            *last = Some(key.sign(self.inner.epoch, head, self.inner.clock.now().wall));
+        }
+        last.clone()
+    }
+
+    /// The public half of the key that heads are signed with.
+    pub fn head_public(&self) -> Option<HeadPublic> {
+        self.inner.signing.get().map(|s| s.key.public())
     }
 
     /// How the ledger is now.

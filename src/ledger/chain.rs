@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     file::Disk,
-    record::{self, Head, Record},
+    record::{self, Head, Line},
     segment,
 };
 use crate::{limits, name::Digest};
@@ -51,6 +51,14 @@ pub enum Fault {
     HeadDigest { expected: Digest, found: Digest },
     #[error("the head file is not what was written: {0}")]
     HeadFile(&'static str),
+    #[error("it does not fit the records before it: {0}")]
+    Misfit(&'static str),
+    #[error("the records before it give a state of digest {expected}, but it says {found}")]
+    Snapshot { expected: Digest, found: Digest },
+    #[error(
+        "the head that was kept is of record {kept}, but the records before {first} are not here: verify them with the copy that has them"
+    )]
+    HeadGone { kept: u64, first: u64 },
 }
 
 /// A place in the ledger that does not fit.
@@ -118,17 +126,36 @@ pub(super) enum End {
     },
 }
 
-/// Reads everything. `each` gets every record with its `type`.
+/// Where the reading begins.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// At the first record there ever was.
+    First,
+    /// At the first one that is here: an older one may have been moved away, before a segment that begins with a snapshot.
+    Here,
+    /// At the segment that begins with this record, a snapshot.
+    At(u64),
+}
+
+/// What is done with each record; a fault of its own ends the reading.
+pub(super) type Each<'a> = &'a mut dyn FnMut(Line<'_>) -> Result<(), Fault>;
+
+/// Reads everything from a place on. `each` gets every line once it fits the chain.
 pub(super) fn walk(
     disk: &dyn Disk,
     heads: &[Head],
-    each: &mut dyn FnMut(Record, &str),
+    begin: Begin,
+    each: Each<'_>,
 ) -> Result<Walked, ReadError> {
     let files =
         disk.list().map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
-    let segments = segment::of(files);
+    let mut segments = segment::of(files);
+    if let Begin::At(first) = begin {
+        segments.retain(|(named, _)| *named >= first);
+    }
     let mut walk = Walk {
         heads,
+        begin,
         file: String::new(),
         line: 0,
         walked: Walked {
@@ -152,6 +179,7 @@ pub(super) fn walk(
 
 struct Walk<'a> {
     heads: &'a [Head],
+    begin: Begin,
     file: String,
     line: u64,
     walked: Walked,
@@ -163,7 +191,7 @@ impl Walk<'_> {
         disk: &dyn Disk,
         named: u64,
         is_last: bool,
-        each: &mut dyn FnMut(Record, &str),
+        each: Each<'_>,
     ) -> Result<(), ReadError> {
         let failed = |file: &str, source| ReadError::Io { file: file.to_owned(), source };
         let mut input =
@@ -201,13 +229,11 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn record(
-        &mut self,
-        line: &[u8],
-        named: u64,
-        each: &mut dyn FnMut(Record, &str),
-    ) -> Result<(), ReadError> {
-        let (record, kind) = record::decode(line).map_err(|what| self.fault(what))?;
+    fn record(&mut self, line: &[u8], named: u64, each: Each<'_>) -> Result<(), ReadError> {
+        let record = record::split(line).map_err(|what| self.fault(what))?;
+        if self.begin != Begin::First && self.walked.head == Head::START && record.kind == record::SNAPSHOT {
+            self.begin_at(&record)?;
+        }
         let Head { index: before, digest } = self.walked.head;
         let expected = before.saturating_add(1).saturating_add(record.refused);
         let found = record.index;
@@ -232,9 +258,26 @@ impl Walk<'_> {
                 return Err(self.fault(Fault::HeadDigest { expected: kept.digest, found: head.digest }));
             }
         }
+        let epoch = record.epoch;
+        each(record).map_err(|what| self.fault(what))?;
         self.walked.head = head;
+        self.walked.epoch = epoch;
+        Ok(())
+    }
+
+    /// Takes what the first record says of the one before it, which is not read.
+    fn begin_at(&mut self, record: &Line<'_>) -> Result<(), ReadError> {
+        let index = record.index.saturating_sub(1).saturating_sub(record.refused);
+        self.walked.head = Head { index, digest: record.prev };
         self.walked.epoch = record.epoch;
-        each(record, kind);
+        for kept in self.heads {
+            if kept.index == index && kept.digest != record.prev {
+                return Err(self.fault(Fault::HeadDigest { expected: kept.digest, found: record.prev }));
+            }
+            if kept.index < index && self.begin == Begin::Here {
+                return Err(self.fault(Fault::HeadGone { kept: kept.index, first: record.index }));
+            }
+        }
         Ok(())
     }
 

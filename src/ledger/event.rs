@@ -161,9 +161,25 @@ pub enum Event {
     #[serde(rename = "denied")]
     Denied { by: String, rpc: String, reason: Reason, text: String, rules: Vec<String>, count: u64 },
 
+    /// What follows from all records before this one stands in a file beside the segment that begins here.
+    #[serde(rename = "snapshot")]
+    Snapshot(Snapshot),
+
     /// Endings that took effect while the disk was away, beyond what memory could keep one by one.
     #[serde(rename = "records.coalesced")]
     Coalesced(Coalesced),
+}
+
+/// The state that follows from all records before this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The version of its text.
+    pub form: u32,
+    /// SHA-256 of its text.
+    pub digest: Digest,
+    pub bytes: u64,
+    /// The latest time of any record before this one.
+    pub latest: Wall,
 }
 
 /// What is left of records that could not be kept one by one.
@@ -191,6 +207,9 @@ pub struct EpochBegan {
     pub policy: Digest,
     /// The count of lowerings that this life begins with.
     pub seq: u64,
+    /// The key that this life signs heads with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_key: Option<Digest>,
 }
 
 /// Who did it.

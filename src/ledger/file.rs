@@ -106,15 +106,14 @@ impl Dir {
 impl Disk for Dir {
     fn lock(&self) -> Result<Held, LockError> {
         let path = self.file(LOCK_FILE);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(LockError::Io)?;
-        let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
+        let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        // Held by a handle that cannot write, so that an administrator may make the file system read-only meanwhile. Where
+        // it is read-only already, the file of an earlier life will do.
+        let file = match (File::open(&path), made) {
+            (Ok(file), _) => file,
+            (Err(_), Err(error)) | (Err(error), Ok(_)) => return Err(LockError::Io(error)),
+        };
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(file, errno)| {
             if errno == nix::errno::Errno::EWOULDBLOCK {
                 LockError::Held { by: read_note(file) }
             } else {
@@ -122,10 +121,7 @@ impl Disk for Dir {
             }
         })?;
         // A note for whoever comes second. On a full or read-only disk there is none, and the lock holds all the same.
-        let _ = lock
-            .set_len(0)
-            .and_then(|()| lock.seek(SeekFrom::Start(0)))
-            .and_then(|_| lock.write_all(format!("process {}\n", std::process::id()).as_bytes()));
+        let _ = fs::write(&path, format!("process {}\n", std::process::id()));
         Ok(Held::new(lock))
     }
 

@@ -16,13 +16,20 @@
 //!
 //! **What the chain shows, and what not.** Each line ends with the hash of itself and begins with the digest of the line
 //! before it. A changed, removed, moved or inserted byte or line is found, also in the last line. Whoever can write the
-//! files can compute a chain of their own, or cut the tail: that is found only by comparing with a [`Head`] kept elsewhere.
+//! files can compute a chain of their own, or cut the tail: that is found only by comparing with a [`Head`] kept elsewhere: a
+//! [`SignedHead`] goes out with answers and with each tick of the fence feed, so that many keep one.
 //! The `head` file beside the segments, written at each new segment and at a clean stop, finds accidents, not attackers.
+//!
+//! **A segment begins with a snapshot**, where the ledger was opened [with a fold](Ledger::open_folded): the next start
+//! reads the last snapshot and what follows, verifying proves that each one follows from the records before it, and
+//! segments before it may be moved away.
 //!
 //! | File | Holds |
 //! |---|---|
 //! | `ledger-<first index, 20 digits>.jsonl` | a segment: one record per line |
+//! | `state-<index, 20 digits>.snapshot` | what follows from all records before that one, with which a segment begins |
 //! | `head` | index and digest of a record that was durable |
+//! | `head.key`, `head.pub` | the key that heads are signed with, and its public half |
 //! | `reserve` | room on the disk, given back when it is full, for endings only |
 //! | `lock` | the process that has the ledger; an exclusive `flock` |
 
@@ -30,16 +37,18 @@ mod accept;
 mod chain;
 mod event;
 mod file;
+mod fold;
 mod open;
 mod queue;
 mod record;
 mod segment;
 mod tail;
 mod verify;
+mod witness;
 mod writer;
 
 #[cfg(test)]
-mod forgetful;
+pub(crate) mod forgetful;
 #[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
@@ -49,7 +58,9 @@ pub use accept::{Appending, CloseError, Deferred, Health, Ledger, LedgerError, S
 pub use chain::{Fault, ReadError, Tamper};
 pub use event::*;
 pub use file::{Dir, Disk, DiskFile, Held, LockError};
+pub use fold::Fold;
 pub use open::{OpenError, Opened, Options};
 pub use record::{Head, Record};
 pub use tail::{Tail, TailError, TailLine};
-pub use verify::{Report, verify};
+pub use verify::{Report, verify, verify_folded};
+pub use witness::{HEAD_PUBLIC_FILE, HeadError, HeadKey, HeadKeyError, HeadPublic, SignedHead};

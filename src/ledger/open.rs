@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     accept::Ledger,
-    chain::{self, End, Fault, ReadError, Tamper},
-    file::{Dir, Disk, LockError, is_full},
+    chain::{self, Begin, Each, End, Fault, ReadError, Tamper, Walked},
+    file::{Dir, Disk, Held, LockError, is_full},
+    fold::{self, Fold},
     queue::Shared,
     record::{Head, Record},
     writer::{Segment, Writer},
@@ -35,6 +36,8 @@ const HEAD_BYTES_MAX: u64 = 1_024;
 pub struct Options {
     /// Bytes past which a new segment is begun.
     pub segment_bytes: u64,
+    /// Records past which a new segment is begun, where segments begin with snapshots.
+    pub segment_records: u64,
     /// Bytes kept back for endings on a full disk; 0 keeps none.
     pub reserve_bytes: u64,
     /// From a write error to the first try again; doubled up to `retry_max`.
@@ -48,6 +51,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             segment_bytes: limits::LEDGER_SEGMENT_BYTES,
+            segment_records: limits::LEDGER_SEGMENT_RECORDS,
             reserve_bytes: limits::LEDGER_RESERVE_BYTES,
             retry_first: limits::LEDGER_RETRY_FIRST,
             retry_max: limits::LEDGER_RETRY_MAX,
@@ -81,6 +85,15 @@ pub enum OpenError {
     Tamper(#[from] Tamper),
     #[error("the ledger cannot be {what}")]
     Io { what: &'static str, source: io::Error },
+}
+
+/// Something that was read, one by one or folded, on opening.
+struct Past {
+    begin: Begin,
+    latest: Option<Wall>,
+    /// What is written on with.
+    fold: Option<Box<dyn Fold>>,
+    since_snapshot: u64,
 }
 
 impl From<ReadError> for OpenError {
@@ -121,11 +134,64 @@ impl Ledger {
     ) -> Result<Opened, OpenError> {
         let lock = disk.lock()?;
         let mut latest = None;
-        let kept = read_head(disk.as_ref())?;
-        let walked = chain::walk(disk.as_ref(), kept.as_slice(), &mut |record, _| {
-            latest = latest.max(Some(record.time));
-            each(record);
+        let walked = read(disk.as_ref(), Begin::First, &mut |line| {
+            latest = latest.max(Some(line.time));
+            each(line.record()?);
+            Ok(())
         })?;
+        let past = Past { begin: Begin::First, latest, fold: None, since_snapshot: 0 };
+        Self::begin(disk, clock, options, lock, walked, past)
+    }
+
+    /// Opens the ledger in a directory and folds its records: those after the last snapshot, or all where there is none
+    /// that fits. Segments begin with a snapshot from then on. Blocks until all of it is read.
+    pub fn open_folded<F: Fold + Clone + Default>(
+        dir: &Path,
+        clock: Arc<dyn Clock>,
+        options: Options,
+    ) -> Result<(Opened, F), OpenError> {
+        let dir = Dir::create(dir).map_err(|source| OpenError::Io { what: "made", source })?;
+        Self::open_folded_on(Arc::new(dir), clock, options)
+    }
+
+    /// The same on a disk.
+    pub fn open_folded_on<F: Fold + Clone + Default>(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+    ) -> Result<(Opened, F), OpenError> {
+        let lock = disk.lock()?;
+        let mut folded = F::default();
+        let found = fold::begin(disk.as_ref(), &mut folded)
+            .map_err(|source| OpenError::Io { what: "read", source })?;
+        let mut latest = found.as_ref().map(|(_, s)| s.latest);
+        let begin = found.map_or(Begin::First, |(first, _)| Begin::At(first));
+        let mut records = 0u64;
+        let walked = read(disk.as_ref(), begin, &mut |line| {
+            latest = latest.max(Some(line.time));
+            records = records.saturating_add(1);
+            if folded.takes(line.kind) {
+                folded.apply(line.index, super::record::event(line.fields)?).map_err(Fault::Misfit)?;
+            }
+            Ok(())
+        })?;
+        let fold: Box<dyn Fold> = Box::new(folded.clone());
+        let past = Past { begin, latest, fold: Some(fold), since_snapshot: records };
+        Ok((Self::begin(disk, clock, options, lock, walked, past)?, folded))
+    }
+
+    fn begin(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        lock: Held,
+        walked: Walked,
+        past: Past,
+    ) -> Result<Opened, OpenError> {
+        let Past { begin, latest, fold, since_snapshot } = past;
+        if let Begin::At(first) = begin {
+            tracing::debug!(first, records = since_snapshot, "the ledger was read from its last snapshot on");
+        }
         let mut warnings = Vec::new();
         repair(disk.as_ref(), &walked.end, &mut warnings)
             .map_err(|source| OpenError::Io { what: "repaired", source })?;
@@ -158,6 +224,8 @@ impl Ledger {
         let failing = shut.is_some();
         let epoch = walked.epoch.saturating_add(1);
         let shared = Arc::new(Shared::new(walked.head, shut));
+        // What took long to read now is a snapshot the next time.
+        shared.lock().rotate = fold.is_some() && since_snapshot >= options.segment_records;
         let deferred_max = options.deferred_max;
         let writer = Writer {
             shared: shared.clone(),
@@ -169,6 +237,10 @@ impl Ledger {
             segment,
             reserved: !failing,
             unsealed: None,
+            fold,
+            latest: latest.unwrap_or(Wall(0)),
+            since_snapshot,
+            snapshot_held: 0,
         };
         let thread =
             writer.start(failing).map_err(|source| OpenError::Io { what: "given a thread", source })?;
@@ -178,6 +250,11 @@ impl Ledger {
         let ledger = Ledger::new(shared, clock, disk, epoch, deferred_max, thread);
         Ok(Opened { ledger, entries: Vec::new(), epoch, latest, warnings })
     }
+}
+
+fn read(disk: &dyn Disk, begin: Begin, each: Each<'_>) -> Result<Walked, ReadError> {
+    let kept = read_head(disk)?;
+    chain::walk(disk, kept.as_slice(), begin, each)
 }
 
 fn repair(disk: &dyn Disk, end: &End, warnings: &mut Vec<String>) -> io::Result<()> {

@@ -43,6 +43,8 @@ pub(super) struct State {
     /// Why appends are refused.
     shut: Option<Arc<str>>,
     closing: bool,
+    /// The segment is full: the next accepted record is preceded by a snapshot.
+    pub(super) rotate: bool,
     pub(super) stopped: Option<Stopped>,
 }
 
@@ -59,6 +61,8 @@ pub(super) struct Waiting {
 pub(super) enum Body {
     Event(EventText),
     Coalesced(Box<Coalesced>),
+    /// A place for the snapshot that a segment begins with. Nobody waits for it, and it is refused like an append.
+    Snapshot,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -107,6 +111,20 @@ impl State {
         answer: Option<oneshot::Sender<Result<u64, LedgerError>>>,
         way: Way,
     ) -> u64 {
+        if self.rotate && self.shut.is_none() {
+            self.rotate = false;
+            self.push(time, Body::Snapshot, None, Way::Append);
+        }
+        self.push(time, body, answer, way)
+    }
+
+    fn push(
+        &mut self,
+        time: Wall,
+        body: Body,
+        answer: Option<oneshot::Sender<Result<u64, LedgerError>>>,
+        way: Way,
+    ) -> u64 {
         let index = self.next;
         self.next = index.saturating_add(1);
         let waiting = Waiting { index, time, body, answer, way };
@@ -136,10 +154,7 @@ impl State {
     }
 
     fn count(&mut self, w: &Waiting, comes: bool) {
-        let bytes = match &w.body {
-            Body::Event(text) => text.as_str().len(),
-            Body::Coalesced(_) => 0,
-        };
+        let bytes = w.body.bytes();
         let endings = usize::from(w.way == Way::Defer);
         if comes {
             self.waiting += 1;
@@ -152,20 +167,29 @@ impl State {
         }
     }
 
-    /// As much from the front as is written at once.
+    /// As much from the front as is written at once. A snapshot begins a batch: what it says is known once all before it
+    /// is durable.
     fn take(&mut self) -> Vec<Waiting> {
         let mut bytes = 0usize;
         let mut batch = Vec::new();
         while bytes < limits::LEDGER_BATCH_BYTES_MAX
+            && let Some(next) = self.queue.front()
+            && (batch.is_empty() || !matches!(next.body, Body::Snapshot))
             && let Some(w) = self.queue.pop_front()
         {
-            bytes += match &w.body {
-                Body::Event(text) => text.as_str().len(),
-                Body::Coalesced(_) => 0,
-            };
+            bytes += w.body.bytes();
             batch.push(w);
         }
         batch
+    }
+}
+
+impl Body {
+    fn bytes(&self) -> usize {
+        match self {
+            Body::Event(text) => text.as_str().len(),
+            Body::Coalesced(_) | Body::Snapshot => 0,
+        }
     }
 }
 
@@ -194,6 +218,7 @@ impl Shared {
                 coalesced: BTreeSet::new(),
                 shut,
                 closing: false,
+                rotate: false,
                 stopped: None,
             }),
             wake: Condvar::new(),

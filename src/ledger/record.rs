@@ -103,9 +103,43 @@ pub(super) fn encode(out: &mut Vec<u8>, envelope: &Envelope, event: &EventText) 
     digest
 }
 
-/// Reads a line without its newline, and holds it against its own hash. Strict: nothing but what [`encode`] writes.
-/// The event's `type` comes with it.
+/// A line that matches its own hash, taken apart; its event is not read yet.
+pub(super) struct Line<'a> {
+    pub(super) index: u64,
+    pub(super) prev: Digest,
+    pub(super) time: Wall,
+    pub(super) epoch: u64,
+    pub(super) refused: u64,
+    /// The event's `type`.
+    pub(super) kind: &'a str,
+    pub(super) fields: &'a str,
+}
+
+/// The `type` of the record that a segment begins with.
+pub(super) const SNAPSHOT: &str = "snapshot";
+
+/// Reads the event from its fields.
+pub(super) fn event(fields: &str) -> Result<Event, Fault> {
+    serde_json::from_str(&format!("{{{fields}}}")).map_err(|e| Fault::Event(e.to_string()))
+}
+
+impl Line<'_> {
+    pub(super) fn record(self) -> Result<Record, Fault> {
+        let Line { index, prev, time, epoch, refused, fields, .. } = self;
+        Ok(Record { index, prev, time, epoch, refused, event: event(fields)? })
+    }
+}
+
+/// Reads a line whole.
 pub(super) fn decode(line: &[u8]) -> Result<(Record, &str), Fault> {
+    let line = split(line)?;
+    let kind = line.kind;
+    Ok((line.record()?, kind))
+}
+
+/// Takes a line without its newline apart, and holds it against its own hash. Strict: nothing but what [`encode`] writes,
+/// but for the event, which is read by [`event`].
+pub(super) fn split(line: &[u8]) -> Result<Line<'_>, Fault> {
     let line = std::str::from_utf8(line).map_err(|_| Fault::Malformed("it is not UTF-8"))?;
     let rest = line.strip_prefix("{\"v\":").ok_or(Fault::Malformed("it does not begin with `{\"v\":`"))?;
     let (version, rest) = number(rest).ok_or(Fault::Malformed("`v` is not a number"))?;
@@ -133,8 +167,7 @@ pub(super) fn decode(line: &[u8]) -> Result<(Record, &str), Fault> {
     let (epoch, rest) = field(rest, ",\"epoch\":").ok_or(Fault::Malformed("`epoch` is not a number"))?;
     let (refused, rest) = field(rest, ",\"refused\":").unwrap_or((0, rest));
     let fields = rest.strip_prefix(',').ok_or(Fault::Malformed("it holds no event"))?;
-    let event = serde_json::from_str(&format!("{{{fields}}}")).map_err(|e| Fault::Event(e.to_string()))?;
-    Ok((Record { index, prev, time, epoch, refused, event }, kind_of(fields)))
+    Ok(Line { index, prev, time, epoch, refused, kind: kind_of(fields), fields })
 }
 
 /// The index of a line that is known to be good.

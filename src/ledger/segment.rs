@@ -1,8 +1,14 @@
 //! The names of segments: `ledger-` and the index of the first record, in 20 digits, so that names sort as records do.
+//! A snapshot's file has the index of the record that holds its digest: `state-`, 20 digits, `.snapshot`.
 
 const PREFIX: &str = "ledger-";
 const SUFFIX: &str = ".jsonl";
 const DIGITS: usize = 20;
+
+const SNAPSHOT_PREFIX: &str = "state-";
+const SNAPSHOT_SUFFIX: &str = ".snapshot";
+/// A snapshot while it is written.
+pub(super) const SNAPSHOT_DRAFT: &str = "snapshot.new";
 
 /// The name of the segment that begins with this index.
 pub(super) fn name(first: u64) -> String {
@@ -11,9 +17,26 @@ pub(super) fn name(first: u64) -> String {
 
 /// The first index of a segment by its name; nothing where the file is no segment.
 pub(super) fn first(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
+    number(name, PREFIX, SUFFIX)
+}
+
+fn number(name: &str, prefix: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
     (digits.len() == DIGITS && digits.bytes().all(|b| b.is_ascii_digit())).then_some(())?;
     digits.parse().ok()
+}
+
+/// The name of the snapshot whose record has this index.
+pub(super) fn snapshot_name(index: u64) -> String {
+    format!("{SNAPSHOT_PREFIX}{index:020}{SNAPSHOT_SUFFIX}")
+}
+
+/// The snapshots among the files of a directory, in order.
+pub(super) fn snapshots_of(files: Vec<String>) -> Vec<(u64, String)> {
+    let index = |f: &str| number(f, SNAPSHOT_PREFIX, SNAPSHOT_SUFFIX);
+    let mut all: Vec<_> = files.into_iter().filter_map(|f| Some((index(&f)?, f))).collect();
+    all.sort();
+    all
 }
 
 /// The segments among the files of a directory, in order.

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use super::{
-    chain::{self, End, ReadError},
+    chain::{self, Begin, End, Fault, ReadError},
+    event::Event,
     file::Disk,
+    fold::{self, Fold},
     open::read_head,
     record::Head,
 };
-use crate::clock::Wall;
+use crate::{clock::Wall, name::Digest};
 
 /// What a ledger holds, all of which fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,9 @@ pub struct Report {
     pub torn: u64,
     /// Whether the ledger's own head file was there to compare with.
     pub head_file: bool,
+    /// Segments that begin with a snapshot, and how many of the snapshots were found to follow from the records before.
+    pub snapshots: u64,
+    pub snapshots_followed: u64,
 }
 
 /// Reads the whole ledger. `expected` is a head that was kept elsewhere: the record must be there, as it was.
@@ -40,6 +45,24 @@ pub struct Report {
 /// Without it a cut tail is found as far back as the head file beside the segments goes, and a chain that was computed
 /// anew is not found at all.
 pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<Report, ReadError> {
+    walk(disk, expected, None)
+}
+
+/// The same, and each snapshot must be what the records before it give. Where those were moved away, what the first
+/// snapshot file that is there says is believed.
+pub fn verify_folded(
+    disk: &dyn Disk,
+    expected: Option<Head>,
+    fold: &mut dyn Fold,
+) -> Result<Report, ReadError> {
+    walk(disk, expected, Some(fold))
+}
+
+fn walk(
+    disk: &dyn Disk,
+    expected: Option<Head>,
+    mut fold: Option<&mut dyn Fold>,
+) -> Result<Report, ReadError> {
     let kept = read_head(disk)?;
     let heads: Vec<Head> = kept.into_iter().chain(expected).collect();
     let mut report = Report {
@@ -55,8 +78,35 @@ pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<Report, ReadErr
         refused: 0,
         torn: 0,
         head_file: kept.is_some(),
+        snapshots: 0,
+        snapshots_followed: 0,
     };
-    let walked = chain::walk(disk, &heads, &mut |record, kind| {
+    // Whether the fold is what all records so far give.
+    let mut known = true;
+    let walked = chain::walk(disk, &heads, Begin::Here, &mut |line| {
+        let (index, kind) = (line.index, line.kind);
+        let record = line.record()?;
+        if let Event::Snapshot(said) = &record.event {
+            report.snapshots += 1;
+            known &= report.records > 0 || index == 1;
+            if let Some(fold) = fold.as_deref_mut() {
+                if known && said.form == fold.form() {
+                    let text = fold.write().map_err(|e| Fault::Event(e.to_string()))?;
+                    let (expected, found) = (Digest::of(&text), said.digest);
+                    if expected != found {
+                        return Err(Fault::Snapshot { expected, found });
+                    }
+                    report.snapshots_followed += 1;
+                } else if !known {
+                    known = fold::read(disk, index, said, fold);
+                }
+            }
+        } else if known
+            && let Some(fold) = fold.as_deref_mut()
+            && fold.takes(kind)
+        {
+            fold.apply(index, record.event.clone()).map_err(Fault::Misfit)?;
+        }
         report.records += 1;
         report.first.get_or_insert((record.index, record.time));
         report.last = Some((record.index, record.time));
@@ -71,6 +121,7 @@ pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<Report, ReadErr
                 report.types.insert(kind.to_owned(), 1);
             }
         }
+        Ok(())
     })?;
     report.segments = walked.segments;
     report.bytes = walked.bytes;

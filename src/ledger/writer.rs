@@ -8,13 +8,15 @@ use std::{io, sync::Arc, thread};
 
 use super::{
     accept::{Health, Stopped},
-    event::Event,
+    event::{Event, Snapshot},
     file::{Disk, DiskFile, Held, is_full},
+    fold::{self, Fold},
     open::{Options, PROBE_FILE, RESERVE_FILE, write_head},
     queue::{Again, Body, Shared, Turn, Waiting},
     record::{self, Envelope, EventText, Head},
     segment,
 };
+use crate::clock::Wall;
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
@@ -31,6 +33,13 @@ pub(super) struct Writer {
     pub(super) reserved: bool,
     /// A segment with bytes past its durable end, to be cut before anything else is written.
     pub(super) unsealed: Option<(String, u64)>,
+    /// What follows from the durable records; segments begin with it where there is one.
+    pub(super) fold: Option<Box<dyn Fold>>,
+    /// The latest time of any durable record.
+    pub(super) latest: Wall,
+    /// Durable records since the last snapshot, and how many things that one held.
+    pub(super) since_snapshot: u64,
+    pub(super) snapshot_held: u64,
 }
 
 /// A segment that is written.
@@ -84,10 +93,17 @@ impl Writer {
 
     /// Writes a batch and makes it durable.
     fn write(&mut self, batch: &[Waiting]) -> io::Result<()> {
+        let snapshot = match batch {
+            [Waiting { index, body: Body::Snapshot, .. }, ..] => self.snapshot(*index),
+            _ => None,
+        };
         let mut lines = Vec::new();
         let mut tip = self.tip;
         let mut first = None;
         for w in batch {
+            if matches!(w.body, Body::Snapshot) && snapshot.is_none() {
+                continue; // its place stays empty
+            }
             first.get_or_insert(w.index);
             let envelope = Envelope {
                 index: w.index,
@@ -102,13 +118,19 @@ impl Writer {
                     let text = EventText::of(&Event::Coalesced((**coalesced).clone()))?;
                     record::encode(&mut lines, &envelope, &text)
                 }
+                Body::Snapshot => {
+                    let Some(snapshot) = snapshot.clone() else { continue };
+                    record::encode(&mut lines, &envelope, &EventText::of(&Event::Snapshot(snapshot))?)
+                }
             };
             tip = Head { index: w.index, digest };
         }
         let Some(first) = first else { return Ok(()) };
 
+        // With a fold, a segment ends where a snapshot has its place; without one, where it is full.
+        let full = |s: &Segment| self.fold.is_none() && s.bytes >= self.options.segment_bytes;
         let mut segment = match self.segment.take() {
-            Some(s) if s.bytes < self.options.segment_bytes => s,
+            Some(s) if snapshot.is_none() && !full(&s) => s,
             full => {
                 if full.is_some() {
                     self.keep_head();
@@ -125,9 +147,54 @@ impl Writer {
         segment.file.sync()?;
         self.unsealed = None;
         segment.bytes = segment.bytes.saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX));
+        let is_full = segment.bytes >= self.options.segment_bytes;
         self.segment = Some(segment);
         self.tip = tip;
+        if snapshot.is_some() {
+            self.since_snapshot = 0;
+            self.snapshot_held =
+                self.fold.as_deref().map_or(0, |f| u64::try_from(f.len()).unwrap_or(u64::MAX));
+            if let Err(error) = fold::prune(self.disk.as_ref()) {
+                tracing::warn!(%error, "an old ledger snapshot cannot be removed");
+            }
+        }
+        self.fold(batch, is_full);
         Ok(())
+    }
+
+    /// Gives the fold what is durable now, and asks for a snapshot where it is time.
+    fn fold(&mut self, batch: &[Waiting], is_full: bool) {
+        for w in batch {
+            self.latest = self.latest.max(w.time);
+            self.since_snapshot = self.since_snapshot.saturating_add(1);
+            let Some(fold) = &mut self.fold else { continue };
+            if let Body::Event(text) = &w.body
+                && fold.takes(text.kind())
+                && let Err(what) = record::event(text.as_str())
+                    .map_err(|_| "it cannot be read")
+                    .and_then(|e| fold.apply(w.index, e))
+            {
+                tracing::error!(index = w.index, what, "a record does not fit: no more snapshots are made");
+                self.fold = None;
+            }
+        }
+        // Large states less often: a snapshot costs what it holds.
+        let enough = self.options.segment_records.max(self.snapshot_held.saturating_mul(2));
+        if self.fold.is_some() && (is_full || self.since_snapshot >= enough) {
+            self.shared.lock().rotate = true;
+        }
+    }
+
+    /// Writes the snapshot for a place. A disk that fails here is only reported: records matter more.
+    fn snapshot(&mut self, index: u64) -> Option<Snapshot> {
+        let fold = self.fold.as_deref()?;
+        match fold::write(self.disk.as_ref(), index, fold) {
+            Ok(snapshot) => Some(Snapshot { latest: self.latest, ..snapshot }),
+            Err(error) => {
+                tracing::warn!(%error, "a ledger snapshot cannot be written: the segment goes on");
+                None
+            }
+        }
     }
 
     /// Tries until the disk takes everything again. Endings go first. False where the ledger was closed before it did.

@@ -11,10 +11,15 @@
 
 mod locks;
 mod rebuild;
+mod recorded;
 mod records;
 mod store;
 
+#[cfg(test)]
+mod recorded_tests;
+
 pub use locks::{Lock, LockName, Locks};
-pub use rebuild::{RebuildError, Rebuilt};
+pub use rebuild::{Key, Left, Rebuilt};
+pub use recorded::Recorded;
 pub use records::{input_record, spec_digest, spec_record};
 pub use store::{Committed, Created, NewJob, Refused, Store, Widened};

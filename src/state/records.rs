@@ -100,41 +100,41 @@ pub(super) fn created_record(job: &Job, decision: Decision) -> Event {
         inputs: job.inputs.iter().map(input_record).collect(),
         outputs: job.spec.write.clone(),
         decision,
-        waiting_for: job
-            .waiting_for
-            .iter()
-            .map(|g| ledger::Gate {
-                id: g.id.clone(),
-                explanation: g.explanation.clone(),
-                approver_group: g.approver_group.clone(),
-                approvals_needed: g.approvals_needed,
-            })
-            .collect(),
+        waiting_for: job.waiting_for.iter().map(gate_record).collect(),
     }))
 }
 
+pub(super) fn gate_record(g: &Gate) -> ledger::Gate {
+    ledger::Gate {
+        id: g.id.clone(),
+        explanation: g.explanation.clone(),
+        approver_group: g.approver_group.clone(),
+        approvals_needed: g.approvals_needed,
+    }
+}
+
+pub(super) fn gate_of(g: ledger::Gate) -> Gate {
+    Gate {
+        id: g.id,
+        explanation: g.explanation,
+        approver_group: g.approver_group,
+        approvals_needed: g.approvals_needed,
+    }
+}
+
+pub(super) fn input_of(i: ledger::Input) -> Input {
+    Input {
+        resource: i.resource,
+        pin: i.pin,
+        classification: i.classification,
+        data_classes: i.data_classes,
+        tier: i.tier,
+    }
+}
+
 pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
-    let waiting_for: Vec<Gate> = r
-        .waiting_for
-        .into_iter()
-        .map(|g| Gate {
-            id: g.id,
-            explanation: g.explanation,
-            approver_group: g.approver_group,
-            approvals_needed: g.approvals_needed,
-        })
-        .collect();
-    let inputs: Vec<Input> = r
-        .inputs
-        .into_iter()
-        .map(|i| Input {
-            resource: i.resource,
-            pin: i.pin,
-            classification: i.classification,
-            data_classes: i.data_classes,
-            tier: i.tier,
-        })
-        .collect();
+    let waiting_for: Vec<Gate> = r.waiting_for.into_iter().map(gate_of).collect();
+    let inputs: Vec<Input> = r.inputs.into_iter().map(input_of).collect();
     Ok(Job {
         id: r.job,
         spec: Arc::new(spec_of(r.spec)?),

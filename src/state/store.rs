@@ -155,6 +155,9 @@ impl Store {
             );
             inner.put(job);
         }
+        for (key, super::Key { job, spec, at }) in rebuilt.keys {
+            inner.keys.entry(key).or_insert(KeyUse::Job { job, spec, at });
+        }
         Store { inner: Mutex::new(inner), freed: Notify::new(), fences, ledger, clock }
     }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
 use super::{fences::Fences, keys::Keys};
@@ -32,6 +32,8 @@ pub(super) struct Board {
     /// The daemon's wall clock minus our boottime, in ms, as of the same tick.
     lead: AtomicI64,
     changed: watch::Sender<()>,
+    /// The last signed head of the ledger that a tick brought.
+    ledger_head: ArcSwapOption<String>,
 }
 
 /// The state of the feed.
@@ -77,6 +79,7 @@ impl Board {
             tick_sent: AtomicU64::new(NEVER),
             lead: AtomicI64::new(0),
             changed: watch::Sender::new(()),
+            ledger_head: ArcSwapOption::empty(),
         }
     }
 
@@ -91,6 +94,11 @@ impl Board {
     /// Sees every change that comes after this call: another state, a lowering, a feed that is fresh again.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// The last signed head of the ledger that came.
+    pub(super) fn ledger_head(&self) -> Option<Arc<String>> {
+        self.ledger_head.load_full()
     }
 
     /// Finds the feed fresh, or says why nothing can be decided by it. A few atomic loads and one reading of the clock.
@@ -151,6 +159,13 @@ impl Board {
     pub(super) fn touch(&self) {
         self.version.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
+    }
+
+    /// Keeps a signed head of the ledger.
+    pub(super) fn witness(&self, head: String) {
+        if !head.is_empty() && self.ledger_head.load().as_deref().map(String::as_str) != Some(head.as_str()) {
+            self.ledger_head.store(Some(Arc::new(head)));
+        }
     }
 
     /// Takes the echo of a tick: when it was sent, and what the daemon's clock said since.

@@ -136,8 +136,9 @@ impl Follower {
                     tick_at = Some(now.lease);
                 }
                 Heard::Lowered => self.board.touch(),
-                Heard::Ticked { sent, daemon } => {
+                Heard::Ticked { sent, daemon, ledger_head } => {
                     self.board.ticked(sent, daemon);
+                    self.board.witness(ledger_head);
                     *retries = 0;
                     if now.lease >= prune_at {
                         session.prune(now, daemon);

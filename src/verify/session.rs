@@ -99,7 +99,7 @@ pub(super) enum Heard {
     /// A name was lowered, and is in the fences now.
     Lowered,
     /// The tick that was sent at this moment came back, and the daemon's clock said this.
-    Ticked { sent: BootTime, daemon: Wall },
+    Ticked { sent: BootTime, daemon: Wall, ledger_head: String },
     /// A tick that says nothing: it came back before the snapshot was complete.
     Ignored,
 }
@@ -247,7 +247,7 @@ impl Session {
         };
         let daemon = wall(tick.time).ok_or(Break::Malformed("a tick has no time"))?;
         Ok(match self.phase {
-            Phase::Following(_) => Heard::Ticked { sent, daemon },
+            Phase::Following(_) => Heard::Ticked { sent, daemon, ledger_head: tick.ledger_head },
             Phase::Opening | Phase::Snapshot(_) => Heard::Ignored,
         })
     }
@@ -299,7 +299,7 @@ mod tests {
     }
 
     fn tick(tick: u64) -> Event {
-        Event::Tick(FeedTick { tick, time: Some(timestamp(T)) })
+        Event::Tick(FeedTick { tick, time: Some(timestamp(T)), ledger_head: format!("head {tick}") })
     }
 
     fn hear(session: &mut Session, event: Event, seconds: u64) -> Result<Heard, Break> {

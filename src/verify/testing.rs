@@ -218,7 +218,7 @@ impl Subscription {
     }
 
     pub(crate) async fn echo(&self, tick: u64, time: Wall) {
-        self.say(Event::Tick(FeedTick { tick, time: Some(timestamp(time)) })).await;
+        self.say(Event::Tick(FeedTick { tick, time: Some(timestamp(time)), ..Default::default() })).await;
     }
 
     /// Sends every tick back and lowers what it is told to, from a task of its own, until the stream ends.

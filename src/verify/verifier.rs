@@ -81,6 +81,12 @@ impl Verifier {
         self.now().map(|_| ())
     }
 
+    /// The last signed head of the daemon's ledger that came with the feed: a line for `leasehold audit verify --head`.
+    /// Written to where the daemon's operators cannot reach it, it shows that the ledger was cut or rewritten.
+    pub fn ledger_head(&self) -> Option<String> {
+        self.board.ledger_head().map(|head| String::clone(&head))
+    }
+
     /// Ends the follower. Everything is refused from then on.
     pub async fn shutdown(&self) {
         self.follower.ended.cancel();

@@ -108,6 +108,10 @@ async fn globex_worker(world: &World) -> Worker {
         members: Some(members),
         ..spec()
     };
+    globex_worker_on(world, spec).await
+}
+
+async fn globex_worker_on(world: &World, spec: v1::JobSpec) -> Worker {
     let launcher = world.client(GLOBEX_LAUNCHER).await;
     let job = launcher.create(spec, "globex").await.unwrap().into_inner().job.unwrap();
     launcher.begin(&job.id, "run-1").await.unwrap();
@@ -238,6 +242,53 @@ async fn law_20_a_share_that_is_taken_away_ends_its_leases_where_they_are_checke
     let late = Feed::open(&world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
     let member = format!("member:{}/1/rank-0", worker.job);
     assert!(late.snapshot.contains(&member), "{:?}", late.snapshot);
+}
+
+/// A lease stands behind the models that its job tunes, whoever's they are and wherever they are kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_owner_of_a_model_that_is_tuned_elsewhere_ends_that_where_it_is_checked() {
+    const BORROWED: &str = "checkpoint:globex/borrowed";
+    let world = World::with(|setup| {
+        let acme = setup.catalog["acme.toml"].replacen(
+            "location    = \"s3://acme-models/base-7b",
+            "shared_with = [\"globex\"]\nlocation    = \"s3://acme-models/base-7b",
+            1,
+        );
+        assert!(acme.contains("shared_with"));
+        setup.catalog.insert("acme.toml", acme);
+        let line = format!(
+            "{}\n[[checkpoint]]\nname = \"borrowed\"\nmodel = \"{MODEL}\"\n\
+             location = \"s3://globex-models/out/\"\naudience = \"{GLOBEX_GATEWAY}\"\nowner = \"data@globex.example\"\n",
+            globex(false)
+        );
+        setup.catalog.insert("globex.toml", line);
+    })
+    .await;
+    let acme = world.working().await;
+    let members = v1::Members { join: vec![GLOBEX_WORKER.into()], ..Default::default() };
+    let tuning = v1::JobSpec {
+        read: vec![REVIEWS.into()],
+        write: vec![BORROWED.into()],
+        acting_for: String::new(),
+        members: Some(members),
+        ..spec()
+    };
+    let worker = globex_worker_on(&world, tuning).await;
+    let token = worker.issue(Half::Writing).await;
+    let verifier = verifier(&world, GLOBEX_GATEWAY);
+    soon("a verifier", verifier.ready()).await;
+    let (holder, line) = (GLOBEX_WORKER.parse().unwrap(), BORROWED.parse().unwrap());
+    let presenter = Presenter::Svid { id: &holder, x5t_s256: None };
+    let access = verifier.check(&token.text, presenter, &line, Action::WriteCheckpoint).await.unwrap();
+    let mut feed = Feed::open(&world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
+    let operator = world.client(OPERATOR).await;
+    // What the owner's own jobs do is none of globex's business; what becomes of the model is.
+    operator.revoke(&format!("job:{}", acme.job)).await.unwrap();
+    operator.revoke(MODEL).await.unwrap();
+    let why = soon("the access to end", access.ended()).await;
+    assert_eq!(why.text, format!("revoked: {MODEL}"));
+    operator.revoke("tenant:acme").await.unwrap();
+    assert_eq!(feed.heard().await, [MODEL, "tenant:acme"]);
 }
 
 /// A share that is new is heard of by those who were listening before it.

@@ -50,7 +50,8 @@ fn rows(job: &str) -> Vec<Row> {
         row("human:ada", all),
         row("dataset:acme/tickets@v3", of_reading),
         row("dataset:acme/tickets", of_reading),
-        row("model:acme/base-7b@2026.10", of_reading),
+        // The writing half too: it tunes that model.
+        row("model:acme/base-7b@2026.10", all),
         row("checkpoint:acme/support-lora", &[Create, Begin, Join, Writing]),
         row("identity-prefix:spiffe://k8s.acme.example/ns/ml/", &[Join, Reading, Writing]),
         row("identity-prefix:spiffe://k8s.acme.example/ns/ml/job/", &[Join, Reading, Writing]),
@@ -167,6 +168,13 @@ impl Scene {
         self.worker.keep_alive().await;
     }
 
+    /// As one sees it whom no lock of these tests shuts out: a lock on a domain shuts out its verifiers too.
+    async fn is_live(&self, token: &Token) -> bool {
+        let request = v1::GetLeaseRequest { lease: token.lease.id.clone() };
+        let answer = self.platform.operators().get_lease(request).await.unwrap().into_inner();
+        answer.lease.unwrap().state == "live"
+    }
+
     /// The connections to a daemon that was started again.
     async fn reconnect(&mut self) {
         self.platform = self.world.client(PLATFORM).await;
@@ -193,8 +201,7 @@ async fn law_31_a_lock_on_any_name_ends_what_is_behind_it_and_lets_nothing_new_i
         let behind = dead.iter().filter(|d| **d).count() as u64;
         assert_eq!(set.ending.unwrap().behind, behind, "{name}");
         for (token, dead) in tokens.iter().zip(dead) {
-            let seen = token.seen_by(&s.gateway).await;
-            assert_eq!(seen.active, !dead, "{name}: {:?} {}", token.lease.half(), seen.reason);
+            assert_eq!(s.is_live(token).await, !dead, "{name}: {:?}", token.lease.half());
             let renewed = s.worker.renew(&token.lease.id).await;
             match dead {
                 true => locked(&name, "renew", renewed),
@@ -208,7 +215,8 @@ async fn law_31_a_lock_on_any_name_ends_what_is_behind_it_and_lets_nothing_new_i
         s.member_again().await;
         s.doors(&Row { name: name.clone(), shuts: &[] }).await;
         for (token, dead) in tokens.iter().zip(dead) {
-            assert_eq!(token.seen_by(&s.gateway).await.active, !dead, "{name}: it came back with the unlock");
+            assert_eq!(s.is_live(token).await, !dead, "{name}: it came back with the unlock");
+            assert_eq!(token.seen_by(&s.gateway).await.active, !dead, "{name}: its token did");
         }
     }
 }
@@ -228,7 +236,7 @@ async fn law_31_a_lock_with_a_time_lifts_itself_on_any_name() {
         s.doors(&Row { name: row.name.clone(), shuts: &[] }).await;
         assert_eq!(s.locks().await, []);
         for (token, door) in tokens.iter().zip([Reading, Writing]) {
-            let live = token.seen_by(&s.gateway).await.active;
+            let live = s.is_live(token).await;
             assert_eq!(live, !row.shuts.contains(&door), "{}: it came back with time", row.name);
         }
     }

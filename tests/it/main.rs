@@ -20,6 +20,7 @@ mod endings;
 mod feed;
 mod idempotency;
 mod laws;
+mod ledger;
 mod lifecycle;
 mod locks;
 mod matrix;

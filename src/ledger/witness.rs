@@ -1,0 +1,296 @@
+//! Signed heads: what others keep, so that a cut or rewritten ledger is found.
+//!
+//! The ledger's key is an Ed25519 pair that is made at the first start and stays: `head.key`, private to the daemon's user,
+//! and `head.pub` for auditors, beside the segments. A signed head is one line of JSON,
+//! `{"v":1,"epoch":…,"index":…,"digest":…,"time":…,"key":…,"signature":…}`; the signature is over
+//! `leasehold ledger head` and a newline, and then the line up to `,"signature"`. Whoever has the key and the files can sign
+//! another past: that is why heads are handed out all the time, to all who are fed.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    str::FromStr,
+};
+
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use ring::{
+    rand::SystemRandom,
+    signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
+};
+use serde::{Deserialize, Serialize};
+
+use super::record::Head;
+use crate::{clock::Wall, limits, name::Digest};
+
+const KEY_FILE: &str = "head.key";
+const KEY_DRAFT: &str = "head.key.new";
+/// The public key's file, in the ledger's directory.
+pub const HEAD_PUBLIC_FILE: &str = "head.pub";
+const CONTEXT: &str = "leasehold ledger head\n";
+const SIGNATURE: &str = ",\"signature\":\"";
+/// SubjectPublicKeyInfo of Ed25519 (RFC 8410) before the 32 bytes.
+const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// The ledger's private key.
+pub struct HeadKey {
+    pair: Ed25519KeyPair,
+    public: HeadPublic,
+}
+
+/// The ledger's public key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadPublic([u8; 32]);
+
+/// A durable record, signed with the ledger's key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SignedHead {
+    pub epoch: u64,
+    pub head: Head,
+    /// When it was signed, on the daemon's wall clock.
+    pub time: Wall,
+    /// SHA-256 of the public key's SubjectPublicKeyInfo.
+    pub key: Digest,
+    line: String,
+}
+
+/// Why the ledger's key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadKeyError {
+    #[error("the ledger's key {file} cannot be {what}")]
+    Io { file: &'static str, what: &'static str, source: io::Error },
+    #[error("the ledger's key {file} may be read by others: make it private, as by chmod 600")]
+    Open { file: &'static str },
+    #[error("{file} is no {what}: restore it, or move it away to have a new one made")]
+    Malformed { file: &'static str, what: &'static str },
+    #[error("the system could not make an Ed25519 key")]
+    Generate,
+}
+
+/// Why a signed head is not believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    #[error("it is no signed head")]
+    Malformed,
+    #[error("it was signed with another key")]
+    OtherKey,
+    #[error("its signature does not fit what it says")]
+    Signature,
+}
+
+impl HeadKey {
+    /// Opens the key in the ledger's directory, or makes it there where there is none.
+    pub fn open(dir: &Path) -> Result<Self, HeadKeyError> {
+        let failed = |what| move |source| HeadKeyError::Io { file: KEY_FILE, what, source };
+        let path = dir.join(KEY_FILE);
+        let pem = match File::open(&path) {
+            Ok(file) => {
+                if file.metadata().map_err(failed("read"))?.permissions().mode() & 0o077 != 0 {
+                    return Err(HeadKeyError::Open { file: KEY_FILE });
+                }
+                let mut pem = String::new();
+                file.take(limits::PEM_BYTES_MAX).read_to_string(&mut pem).map_err(failed("read"))?;
+                zeroize::Zeroizing::new(pem)
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
+                    .map_err(|_| HeadKeyError::Generate)?;
+                let pem = zeroize::Zeroizing::new(to_pem("PRIVATE KEY", made.as_ref()));
+                let draft = dir.join(KEY_DRAFT);
+                write(&draft, pem.as_bytes(), 0o600)
+                    .and_then(|()| fs::rename(&draft, &path))
+                    .and_then(|()| File::open(dir)?.sync_all())
+                    .map_err(failed("made"))?;
+                pem
+            }
+            Err(e) => return Err(failed("read")(e)),
+        };
+        let malformed = HeadKeyError::Malformed { file: KEY_FILE, what: "Ed25519 key in PKCS#8" };
+        let pair = from_pem("PRIVATE KEY", &pem).and_then(|der| Ed25519KeyPair::from_pkcs8(&der).ok());
+        let pair = pair.ok_or(malformed)?;
+        let public = <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| HeadKeyError::Generate)?;
+        let public = HeadPublic(public);
+        // For auditors. A disk that takes no file now may take it at the next start.
+        let shown = dir.join(HEAD_PUBLIC_FILE);
+        if fs::read_to_string(&shown).ok().as_deref() != Some(public.to_pem().as_str())
+            && let Err(error) = write(&shown, public.to_pem().as_bytes(), 0o644)
+        {
+            tracing::warn!(%error, "the ledger's public key cannot be written beside it");
+        }
+        Ok(HeadKey { pair, public })
+    }
+
+    pub fn public(&self) -> HeadPublic {
+        self.public
+    }
+
+    /// Signs a durable record.
+    pub fn sign(&self, epoch: u64, head: Head, time: Wall) -> SignedHead {
+        let (key, Head { index, digest }) = (self.public.id(), head);
+        let mut line = format!(
+            "{{\"v\":1,\"epoch\":{epoch},\"index\":{index},\"digest\":\"{digest}\",\"time\":\"{time}\",\"key\":\"{key}\""
+        );
+        let signature = self.pair.sign(format!("{CONTEXT}{line}").as_bytes());
+        line.push_str(SIGNATURE);
+        line.push_str(&URL_SAFE_NO_PAD.encode(signature));
+        line.push_str("\"}");
+        SignedHead { epoch, head, time, key, line }
+    }
+}
+
+impl std::fmt::Debug for HeadKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HeadKey({})", self.public.id())
+    }
+}
+
+impl HeadPublic {
+    /// SHA-256 of the SubjectPublicKeyInfo.
+    pub fn id(&self) -> Digest {
+        Digest::of(&self.spki())
+    }
+
+    pub fn to_pem(&self) -> String {
+        to_pem("PUBLIC KEY", &self.spki())
+    }
+
+    /// Reads a PEM file's text: one Ed25519 public key.
+    pub fn from_pem(text: &str) -> Option<Self> {
+        let der = from_pem("PUBLIC KEY", text)?;
+        der.strip_prefix(SPKI.as_slice())?.try_into().ok().map(HeadPublic)
+    }
+
+    /// Whether a head was signed with this key, as it stands.
+    pub fn verify(&self, signed: &SignedHead) -> Result<(), HeadError> {
+        if signed.key != self.id() {
+            return Err(HeadError::OtherKey);
+        }
+        let (said, signature) = signed.line.split_once(SIGNATURE).ok_or(HeadError::Malformed)?;
+        let signature = signature.strip_suffix("\"}").and_then(|s| URL_SAFE_NO_PAD.decode(s).ok());
+        UnparsedPublicKey::new(&ED25519, self.0)
+            .verify(format!("{CONTEXT}{said}").as_bytes(), &signature.ok_or(HeadError::Malformed)?)
+            .map_err(|_| HeadError::Signature)
+    }
+
+    fn spki(&self) -> Vec<u8> {
+        [SPKI.as_slice(), &self.0].concat()
+    }
+}
+
+impl SignedHead {
+    /// The line, without a newline: what is kept, and given to `audit verify --head`.
+    pub fn as_str(&self) -> &str {
+        &self.line
+    }
+}
+
+/// Reads a line. Whether its signature fits is for [`HeadPublic::verify`].
+impl FromStr for SignedHead {
+    type Err = HeadError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        #[derive(Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Line {
+            v: u32,
+            epoch: u64,
+            index: u64,
+            digest: Digest,
+            time: String,
+            key: Digest,
+            signature: String,
+        }
+        let line = text.trim();
+        let said: Line = serde_json::from_str(line).map_err(|_| HeadError::Malformed)?;
+        let time = Wall::parse(&said.time).ok_or(HeadError::Malformed)?;
+        // One form: what is signed is what was read.
+        if said.v != 1 || serde_json::to_string(&said).ok().as_deref() != Some(line) {
+            return Err(HeadError::Malformed);
+        }
+        let head = Head { index: said.index, digest: said.digest };
+        Ok(SignedHead { epoch: said.epoch, head, time, key: said.key, line: line.to_owned() })
+    }
+}
+
+fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn to_pem(label: &str, der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let mut pem = format!("-----BEGIN {label}-----\n");
+    let mut rest = text.as_str();
+    while !rest.is_empty() {
+        let (line, more) = rest.split_at_checked(64).unwrap_or((rest, ""));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = more;
+    }
+    pem.push_str(&format!("-----END {label}-----\n"));
+    pem
+}
+
+fn from_pem(label: &str, text: &str) -> Option<Vec<u8>> {
+    let body = text.trim().strip_prefix(&format!("-----BEGIN {label}-----"))?;
+    let body = body.strip_suffix(&format!("-----END {label}-----"))?;
+    STANDARD.decode(body.split_ascii_whitespace().collect::<String>()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Wall = Wall(1_795_148_000_123);
+
+    fn head(index: u64) -> Head {
+        Head { index, digest: Digest::of(b"line") }
+    }
+
+    #[test]
+    fn the_key_is_made_once_private_and_signs_the_same_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = HeadKey::open(dir.path()).unwrap();
+        let signed = key.sign(3, head(7), AT);
+        let again = HeadKey::open(dir.path()).unwrap();
+        assert_eq!(again.public(), key.public());
+        again.public().verify(&signed).unwrap();
+        let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(KEY_FILE), 0o600);
+        let shown = fs::read_to_string(dir.path().join(HEAD_PUBLIC_FILE)).unwrap();
+        assert_eq!(HeadPublic::from_pem(&shown), Some(key.public()));
+        let private = fs::read_to_string(dir.path().join(KEY_FILE)).unwrap();
+        assert!(!format!("{key:?}").contains(private.lines().nth(1).unwrap()));
+
+        fs::set_permissions(dir.path().join(KEY_FILE), fs::Permissions::from_mode(0o640)).unwrap();
+        assert!(matches!(HeadKey::open(dir.path()), Err(HeadKeyError::Open { .. })));
+    }
+
+    #[test]
+    fn a_signed_head_reads_back_and_no_changed_byte_of_it_is_believed() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = HeadKey::open(dir.path()).unwrap();
+        let signed = key.sign(3, head(7), AT);
+        let read: SignedHead = format!("{}\n", signed.as_str()).parse().unwrap();
+        assert_eq!((read.epoch, read.head, read.time), (3, head(7), AT));
+        assert_eq!(read, signed);
+        for at in 0..signed.as_str().len() {
+            for bit in 0..7 {
+                let mut changed = signed.as_str().as_bytes().to_vec();
+                changed[at] ^= 1 << bit;
+                let believed = String::from_utf8(changed)
+                    .ok()
+                    .and_then(|t| t.parse::<SignedHead>().ok())
+                    .is_some_and(|h| key.public().verify(&h).is_ok() && h != signed);
+                assert!(!believed, "byte {at}, bit {bit}");
+            }
+        }
+        let other = tempfile::tempdir().unwrap();
+        let other = HeadKey::open(other.path()).unwrap();
+        assert_eq!(other.public().verify(&signed), Err(HeadError::OtherKey));
+    }
+}

@@ -1,0 +1,680 @@
+//! The laws of what outlives the process, over random histories on a disk that forgets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::ErrorKind,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+
+use super::{
+    records::{change_record, created_record, spec_digest},
+    *,
+};
+use crate::{
+    clock::{Clock, LeaseTime, SystemClock},
+    fence::Registry,
+    job::{Begin, Change, Close, DoneWhen, End, Job, JobState, Join, Members, Spec},
+    ledger::{
+        Actor, Decision, EpochBegan, Event, Fault, Fold, Ledger, Options, ReadError,
+        forgetful::{Dice, Faults, Forgetful},
+        verify_folded,
+    },
+    limits,
+    name::{AttemptNumber, Digest, JobId, Outcome, SpiffeId},
+    secret::SecretDigest,
+};
+
+const LONG: Duration = Duration::from_secs(20);
+const NAMES: u64 = 6;
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock::new())
+}
+
+fn worker() -> SpiffeId {
+    "spiffe://td/worker".parse().unwrap()
+}
+
+fn actor() -> Actor {
+    Actor::SpiffeId(worker())
+}
+
+fn decision() -> Decision {
+    Decision { result: "allow".into(), rules: Vec::new(), policy: Digest::ZERO, catalog: Digest::ZERO }
+}
+
+fn job(id: u128, at: LeaseTime) -> Job {
+    let spec = Spec {
+        name: format!("job {id}"),
+        tenant: "acme".parse().unwrap(),
+        purpose: "tuning".into(),
+        why: "to \"see\"".into(),
+        max_duration: Duration::from_secs(3_600),
+        tune: None,
+        read: vec!["dataset:acme/tickets@v3".parse().unwrap()],
+        write: vec!["checkpoint:acme/support-lora".parse().unwrap()],
+        pins: BTreeMap::new(),
+        members: Members {
+            start: vec![],
+            join: vec!["spiffe://td/worker".parse().unwrap()],
+            expect: 1,
+            max: 2,
+            attempts: 3,
+            done_when: DoneWhen::All,
+        },
+        acting_for: None,
+        credential_ttl: Some(Duration::from_secs(60)),
+        drain: None,
+    };
+    Job {
+        id: JobId(id),
+        spec_digest: spec_digest(&spec).unwrap(),
+        spec: Arc::new(spec),
+        launcher: worker(),
+        acting_for: None,
+        idempotency_key: format!("key {id}"),
+        created: at,
+        ends: at.plus(Duration::from_secs(3_600)),
+        inputs: Arc::new([]),
+        state: JobState::Ready,
+        waiting_for: vec![],
+        attempts: vec![],
+        closed: None,
+        detail: String::new(),
+    }
+}
+
+fn lock(n: u64, now: LeaseTime) -> Lock {
+    let name = if n == 0 { "identity-prefix:spiffe://td/a/".into() } else { format!("tenant:t{n}") };
+    Lock { name: name.parse().unwrap(), reason: format!("reason {n}"), by: actor(), since: now, until: None }
+}
+
+fn quick(dice: &mut Dice) -> Options {
+    Options {
+        segment_bytes: 4_000 + dice.roll(20_000),
+        segment_records: 10 + dice.roll(30),
+        reserve_bytes: 64 << 10,
+        retry_first: Duration::from_millis(1),
+        retry_max: Duration::from_millis(4),
+        ..Options::default()
+    }
+}
+
+/// What the records give when all of them are read.
+fn read_all(disk: &Forgetful) -> Recorded {
+    let mut all = Recorded::default();
+    let each = &mut |record: crate::ledger::Record| all.take(record.index, record.event).unwrap();
+    // A copy: reading takes the disk.
+    let opened = Ledger::open_with(Arc::new(disk.kill()), clock(), Options::default(), each).unwrap();
+    drop(opened);
+    all
+}
+
+fn text(recorded: &Recorded) -> String {
+    String::from_utf8(recorded.write().unwrap()).unwrap()
+}
+
+/// What was answered.
+#[derive(Default)]
+struct Promised {
+    created: BTreeSet<JobId>,
+    attempts: BTreeMap<JobId, AttemptNumber>,
+    closed: BTreeSet<JobId>,
+    /// By number: how often it was touched, and whether it stands, where that is known.
+    locks: BTreeMap<u64, (u64, Option<bool>)>,
+    /// Nothing that is answered from here on counts: the process is gone.
+    over: bool,
+}
+
+#[derive(Clone, Default)]
+struct Book(Arc<Mutex<Promised>>);
+
+impl Book {
+    fn write(&self, what: impl FnOnce(&mut Promised)) {
+        let mut book = self.0.lock().unwrap();
+        if !book.over {
+            what(&mut book);
+        }
+    }
+
+    fn touch(&self, lock: u64) -> u64 {
+        let mut turn = 0;
+        self.write(|b| {
+            let entry = b.locks.entry(lock).or_default();
+            *entry = (entry.0 + 1, None);
+            turn = entry.0;
+        });
+        turn
+    }
+
+    fn settle(&self, lock: u64, turn: u64, stands: bool) {
+        self.write(|b| {
+            let entry = b.locks.entry(lock).or_default();
+            if entry.0 == turn {
+                entry.1 = Some(stands);
+            }
+        });
+    }
+
+    fn holds(&self, found: &Rebuilt, at: &str) {
+        let book = self.0.lock().unwrap();
+        let jobs: BTreeMap<JobId, &Job> = found.jobs.iter().map(|j| (j.id, j)).collect();
+        for id in &book.created {
+            assert!(jobs.contains_key(id), "{at}: {id} was answered and is gone");
+        }
+        for (id, number) in &book.attempts {
+            assert!(jobs[id].attempts.iter().any(|a| a.number == *number), "{at}: {id} lost an attempt");
+        }
+        for id in &book.closed {
+            assert!(jobs[id].is_closed(), "{at}: {id} answered closed and is {:?}", jobs[id].state);
+        }
+        for (n, (_, stands)) in &book.locks {
+            let name = lock(*n, LeaseTime(0)).name;
+            let found = found.locks.iter().any(|l| l.name == name);
+            if let Some(stands) = stands {
+                assert_eq!(found, *stands, "{at}: {name}");
+            }
+        }
+    }
+}
+
+/// One life: a store on a ledger, and steps of chance.
+struct Life {
+    store: Arc<Store>,
+    ledger: Ledger,
+    clock: Arc<dyn Clock>,
+    known: Vec<JobId>,
+    next: u128,
+    work: JoinSet<()>,
+}
+
+impl Life {
+    fn begin(disk: &Forgetful, options: Options, at: &str) -> (Self, Rebuilt) {
+        let clock = clock();
+        let all = read_all(disk);
+        let (opened, recorded) =
+            Ledger::open_folded_on::<Recorded>(Arc::new(disk.clone()), clock.clone(), options)
+                .unwrap_or_else(|e| panic!("{at}: {e}"));
+        assert_eq!(
+            text(&recorded),
+            text(&all),
+            "{at}: a snapshot and what follows is not what all records give"
+        );
+        let rebuilt = recorded.rebuilt(clock.now().lease);
+        let again = recorded.rebuilt(clock.now().lease);
+        let known: Vec<JobId> = rebuilt.jobs.iter().map(|j| j.id).collect();
+        let fences = Arc::new(Registry::new(rebuilt.seq));
+        let store = Store::new(rebuilt, fences, opened.ledger.clone(), clock.clone());
+        let next = known.iter().map(|id| id.0).max().unwrap_or(0) + 1_000;
+        let (store, work) = (Arc::new(store), JoinSet::new());
+        (Life { store, ledger: opened.ledger, clock, known, next, work }, again)
+    }
+
+    fn step(&mut self, dice: &mut Dice, book: &Book) {
+        let now = self.clock.now().lease;
+        let (store, book) = (self.store.clone(), book.clone());
+        let picked = usize::try_from(dice.roll(self.known.len() as u64)).unwrap();
+        let id = self.known.get(picked).copied();
+        match (dice.roll(12), id) {
+            (0 | 1, _) | (_, None) => {
+                self.next += 1;
+                let new = NewJob { job: job(self.next, now), decision: decision() };
+                let id = new.job.id;
+                self.known.push(id);
+                self.work.spawn(async move {
+                    if store.create(new).await.is_ok() {
+                        book.write(|b| {
+                            let _ = b.created.insert(id);
+                        });
+                    }
+                });
+            }
+            (2..=4, Some(id)) => {
+                let key = format!("run {}", dice.roll(5));
+                self.work.spawn(async move {
+                    let ticket = SecretDigest([1; 32]);
+                    let begun = store.widen(id, actor(), Some(decision()), |j: &Job| {
+                        j.begin(&key, true, ticket, now).map(|b| match b {
+                            Begin::New(change) => Some(change),
+                            _ => None,
+                        })
+                    });
+                    if let Ok(done) = begun.await
+                        && let Some(last) = done.job.attempts.last().map(|a| a.number)
+                    {
+                        book.write(|b| {
+                            let _ = b.attempts.insert(id, last);
+                        });
+                    }
+                });
+            }
+            (5, Some(id)) => {
+                let instance = format!("rank-{}", dice.roll(2)).parse().unwrap();
+                self.work.spawn(async move {
+                    let joined = store.widen(id, actor(), None, |j: &Job| {
+                        let Some(number) = j.current().map(|a| a.number) else { return Ok(None) };
+                        j.join(number, &instance, &worker(), SecretDigest([2; 32]), now).map(
+                            |join| match join {
+                                Join::New(change) => Some(change),
+                                _ => None,
+                            },
+                        )
+                    });
+                    let _ = joined.await;
+                });
+            }
+            (6 | 7, Some(id)) => {
+                let outcome = [Outcome::Completed, Outcome::Failed][usize::try_from(dice.roll(2)).unwrap()];
+                let ended = store.narrow(id, &actor(), |j: &Job| {
+                    let Some(a) = j.current() else { return Ok(Vec::new()) };
+                    j.end_attempt(a.number, outcome, "by chance", now).map(|end| match end {
+                        End::Now(changes) => changes,
+                        End::Already | End::Conflict(_) => Vec::new(),
+                    })
+                });
+                self.promise_closed(id, ended.ok(), book);
+            }
+            (8, Some(id)) => {
+                let closed = store.narrow(id, &actor(), |j: &Job| {
+                    Ok::<_, std::convert::Infallible>(match j.close(Outcome::Cancelled, "by chance", now) {
+                        Close::Now(change) => vec![change],
+                        Close::Already | Close::Conflict(_) => Vec::new(),
+                    })
+                });
+                self.promise_closed(id, closed.ok(), book);
+            }
+            (9 | 10, _) => {
+                let n = dice.roll(NAMES);
+                let turn = book.touch(n);
+                let (done, _) = store.lock(lock(n, now)).unwrap();
+                let record = done.record.unwrap();
+                self.work.spawn(async move {
+                    if record.durable().await.is_ok() {
+                        book.settle(n, turn, true);
+                    }
+                });
+            }
+            (_, Some(_)) => {
+                let n = dice.roll(NAMES);
+                let name = lock(n, now).name;
+                self.work.spawn(async move {
+                    // Now: its record is accepted at the first poll.
+                    let turn = book.touch(n);
+                    if store.unlock(&name, actor(), "by chance").await.is_ok() {
+                        book.settle(n, turn, false);
+                    }
+                });
+            }
+        }
+    }
+
+    fn promise_closed(&mut self, id: JobId, done: Option<Committed<Arc<Job>>>, book: Book) {
+        if let Some(Committed { value, record: Some(record), .. }) = done
+            && value.is_closed()
+        {
+            self.work.spawn(async move {
+                if record.durable().await.is_ok() {
+                    book.write(|b| {
+                        let _ = b.closed.insert(id);
+                    });
+                }
+            });
+        }
+    }
+
+    async fn rest(&mut self) {
+        while self.work.join_next().await.is_some() {}
+    }
+}
+
+/// `LEASEHOLD_CRASHES` is how many histories are lived through, each of four lives; `LEASEHOLD_SEED` the first one's seed.
+fn seeds() -> std::ops::Range<u64> {
+    let number = |name, otherwise| std::env::var(name).map_or(otherwise, |n| n.parse().unwrap());
+    let (first, count) = (number("LEASEHOLD_SEED", 0), number("LEASEHOLD_CRASHES", 10));
+    first..first + count
+}
+
+#[tokio::test]
+async fn law_39_law_39b_the_loss_of_all_that_was_not_synced_takes_nothing_that_was_promised() {
+    let (mut snapshots, mut promises) = (0, 0);
+    for seed in seeds() {
+        println!("seed {seed}");
+        let mut dice = Dice(seed);
+        let mut disk = Forgetful::default();
+        let book = Book::default();
+        for life in 0..4 {
+            let at = format!("seed {seed}, life {life}");
+            let (mut running, found) = Life::begin(&disk, quick(&mut dice), &at);
+            book.holds(&found, &at);
+            book.0.lock().unwrap().over = false;
+            for _ in 0..dice.roll(120) {
+                match dice.roll(14) {
+                    0 => disk.hold(),
+                    1 | 2 => disk.release(),
+                    3 => disk.set(Faults { sync: Some(ErrorKind::Other), ..Faults::default() }),
+                    4 | 5 => disk.set(Faults::default()),
+                    _ => running.step(&mut dice, &book),
+                }
+                for _ in 0..dice.roll(4) {
+                    tokio::task::yield_now().await;
+                }
+            }
+            if dice.roll(3) == 0 {
+                // It ends in order: what is in memory is what the records give.
+                disk.set(Faults::default());
+                disk.release();
+                tokio::time::timeout(LONG, running.rest()).await.expect("all is answered");
+                let ended = running.ledger.defer(&Event::EpochEnded { reason: "stopped".into() });
+                ended.durable().await.unwrap();
+                running.ledger.close(LONG).await.unwrap();
+                let told = read_all(&disk).rebuilt(running.clock.now().lease);
+                assert!(told.in_order, "{at}");
+                for job in &told.jobs {
+                    let seen = running.store.job(job.id).unwrap_or_else(|| panic!("{at}: {} is new", job.id));
+                    assert_eq!(
+                        seen.is_closed(),
+                        job.is_closed(),
+                        "{at}: {} {:?} {:?}",
+                        job.id,
+                        seen.state,
+                        job.state
+                    );
+                    let last = |j: &Job| j.attempts.last().map(|a| (a.number, a.is_ended()));
+                    assert!(seen.is_closed() || last(&seen) == last(job), "{at}: {}", job.id);
+                }
+                let names = |locks: Vec<Lock>| locks.into_iter().map(|l| l.name).collect::<BTreeSet<_>>();
+                assert_eq!(names(running.store.locks()), names(told.locks.iter().cloned().collect()), "{at}");
+                continue;
+            }
+            let left = if dice.roll(2) == 0 {
+                book.0.lock().unwrap().over = true;
+                let left = disk.kill();
+                disk.release();
+                left
+            } else {
+                let left = disk.crash(&mut dice);
+                // Answers that were given before the power went are read now.
+                running.ledger.close(LONG).await.ok();
+                tokio::time::timeout(LONG, running.rest()).await.expect("all is answered");
+                left
+            };
+            running.work.shutdown().await;
+            disk = left;
+        }
+        let report = verify_folded(&disk, None, &mut Recorded::default())
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        assert_eq!(report.snapshots_followed, report.snapshots, "seed {seed}");
+        snapshots += report.snapshots;
+        let book = book.0.lock().unwrap();
+        promises += book.closed.len() + book.locks.len();
+    }
+    assert!(snapshots > 0 && promises > 0, "nothing was tried");
+}
+
+/// A ledger of some lives, and what its records give.
+async fn lived(disk: &Forgetful, segment_records: u64, jobs: u128) -> String {
+    let options = Options { segment_records, reserve_bytes: 0, ..Options::default() };
+    let (opened, mut recorded) =
+        Ledger::open_folded_on::<Recorded>(Arc::new(disk.clone()), clock(), options).unwrap();
+    let first = recorded.len() as u128;
+    let mut all = Vec::new();
+    for n in 0..jobs {
+        let job = job(1 + first + n, LeaseTime(1_000_000));
+        all.push(created_record(&job, decision()));
+        let change = Change::Closed { outcome: Outcome::Completed, at: job.created, detail: "done".into() };
+        all.push(change_record(job.id, &change, actor(), None, Default::default()));
+    }
+    for event in all {
+        let index = opened.ledger.append(&event).await.unwrap();
+        recorded.take(index, event).unwrap();
+    }
+    opened.ledger.close(LONG).await.unwrap();
+    text(&recorded)
+}
+
+fn segments(disk: &Forgetful) -> Vec<String> {
+    use crate::ledger::Disk;
+    let mut names = disk.list().unwrap();
+    names.retain(|n| n.starts_with("ledger-"));
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_start_reads_the_last_snapshot_and_what_follows_and_no_older_segment() {
+    use crate::ledger::Disk;
+    let disk = Forgetful::default();
+    let said = lived(&disk, 10, 40).await;
+    let names = segments(&disk);
+    assert!(names.len() > 3, "{names:?}");
+    // Moved away, as an administrator may: nothing but the last segment and its snapshot is read.
+    for old in &names[..names.len() - 1] {
+        disk.remove(old).unwrap();
+    }
+    let opened = Ledger::open_folded_on::<Recorded>(Arc::new(disk.kill()), clock(), Options::default());
+    assert_eq!(text(&opened.unwrap().1), said);
+    let report = verify_folded(&disk, None, &mut Recorded::default()).unwrap();
+    assert!(report.first.unwrap().0 > 1);
+    assert_eq!((report.snapshots, report.snapshots_followed), (1, 0), "what it says is believed, not proved");
+    // A head of what was moved away cannot be compared, and that is said.
+    let old = crate::ledger::Head { index: 2, digest: Digest::ZERO };
+    let Err(ReadError::Tamper(t)) = verify_folded(&disk, Some(old), &mut Recorded::default()) else {
+        panic!()
+    };
+    assert!(matches!(t.what, Fault::HeadGone { kept: 2, .. }), "{t}");
+}
+
+#[tokio::test]
+async fn an_old_ledger_without_snapshots_opens_and_begins_to_have_them() {
+    let disk = Forgetful::default();
+    let said = lived(&disk, u64::MAX, 30).await;
+    assert_eq!(segments(&disk).len(), 1);
+    let options = Options { segment_records: 10, reserve_bytes: 0, ..Options::default() };
+    let (opened, recorded) =
+        Ledger::open_folded_on::<Recorded>(Arc::new(disk.clone()), clock(), options).unwrap();
+    assert_eq!(text(&recorded), said);
+    let began = EpochBegan {
+        nonce: "0".into(),
+        version: "0".into(),
+        catalog: Digest::ZERO,
+        policy: Digest::ZERO,
+        seq: 7,
+        head_key: None,
+    };
+    assert_eq!(opened.ledger.append(&Event::EpochBegan(began)).await, Ok(62), "61 is the snapshot");
+    opened.ledger.close(LONG).await.unwrap();
+    assert_eq!(segments(&disk).len(), 2);
+    let report = verify_folded(&disk, None, &mut Recorded::default()).unwrap();
+    assert_eq!((report.snapshots, report.snapshots_followed), (1, 1));
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_not_used_and_more_records_are_read_instead() {
+    let disk = Forgetful::default();
+    let said = lived(&disk, 10, 40).await;
+    let last = segments(&disk).pop().unwrap();
+    let name = last.replace("ledger-", "state-").replace(".jsonl", ".snapshot");
+    let (mut bytes, _) = disk.file(&name).unwrap();
+    bytes[40] ^= 1;
+    disk.put(&name, bytes);
+    let opened = Ledger::open_folded_on::<Recorded>(Arc::new(disk.kill()), clock(), Options::default());
+    assert_eq!(text(&opened.unwrap().1), said);
+    verify_folded(&disk, None, &mut Recorded::default()).unwrap();
+}
+
+/// Says of the state what is not so.
+#[derive(Clone, Default)]
+struct Liar(Recorded);
+
+impl Fold for Liar {
+    fn form(&self) -> u32 {
+        self.0.form()
+    }
+    fn takes(&self, kind: &str) -> bool {
+        self.0.takes(kind)
+    }
+    fn apply(&mut self, index: u64, event: Event) -> Result<(), &'static str> {
+        match event {
+            Event::JobClosed { .. } => Ok(()), // "it never ended"
+            event => self.0.take(index, event),
+        }
+    }
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn write(&self) -> Result<Vec<u8>, serde_json::Error> {
+        self.0.write()
+    }
+    fn read(&mut self, text: &[u8]) -> Result<(), String> {
+        self.0.read(text)
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_that_does_not_follow_from_the_records_before_it_is_found() {
+    let disk = Forgetful::default();
+    let options = Options { segment_records: 4, reserve_bytes: 0, ..Options::default() };
+    let (opened, _) = Ledger::open_folded_on::<Liar>(Arc::new(disk.clone()), clock(), options).unwrap();
+    for n in 1..=3 {
+        let job = job(n, LeaseTime(1_000_000));
+        opened.ledger.append(&created_record(&job, decision())).await.unwrap();
+        let change = Change::Closed { outcome: Outcome::Revoked, at: job.created, detail: "ended".into() };
+        let closed = change_record(job.id, &change, actor(), None, Default::default());
+        opened.ledger.append(&closed).await.unwrap();
+    }
+    opened.ledger.close(LONG).await.unwrap();
+    // The chain by itself is good.
+    crate::ledger::verify(&disk, None).unwrap();
+    let Err(ReadError::Tamper(t)) = verify_folded(&disk, None, &mut Recorded::default()) else {
+        panic!("a lie was believed")
+    };
+    assert!(matches!(t.what, Fault::Snapshot { .. }), "{t}");
+}
+
+#[test]
+fn law_39_the_key_of_a_closed_job_outlives_the_jobs_that_are_remembered() {
+    let mut recorded = Recorded::default();
+    let max = limits::JOBS_CLOSED_MAX as u128;
+    let at = LeaseTime(1_000_000);
+    for n in 1..=max + 3 {
+        let job = job(n, at);
+        recorded.take(1, created_record(&job, decision())).unwrap();
+        let change = Change::Closed { outcome: Outcome::Failed, at, detail: String::new() };
+        recorded.take(2, change_record(job.id, &change, actor(), None, Default::default())).unwrap();
+    }
+    let mut again = Recorded::default();
+    again.read(&recorded.write().unwrap()).unwrap();
+    assert_eq!(text(&again), text(&recorded));
+    let rebuilt = again.rebuilt(at);
+    assert_eq!(rebuilt.jobs.len() as u128, max);
+    let mut forgotten: Vec<_> = rebuilt.keys.iter().map(|((_, key), k)| (key.as_str(), k.job.0)).collect();
+    forgotten.sort_unstable();
+    assert_eq!(forgotten, [("key 1", 1), ("key 2", 2), ("key 3", 3)]);
+    // A day later they count no more.
+    recorded.take(1, created_record(&job(max + 9, at.plus(limits::IDEMPOTENCY)), decision())).unwrap();
+    assert!(recorded.rebuilt(at).keys.is_empty());
+}
+
+#[test]
+fn law_39_a_completion_that_was_answered_while_a_begin_was_being_written_closes_the_job_after_a_restart() {
+    let at = LeaseTime(1_000_000);
+    let job = job(1, at);
+    let began = |n| Change::AttemptBegan {
+        attempt: AttemptNumber::new(n).unwrap(),
+        key: format!("run {n}"),
+        at,
+        ticket: SecretDigest([1; 32]),
+    };
+    let (attempt, detail) = (AttemptNumber::FIRST, "done".to_owned());
+    let completed = Change::AttemptEnded { attempt, outcome: Outcome::Completed, at, detail };
+    let mut recorded = Recorded::default();
+    recorded.take(1, created_record(&job, decision())).unwrap();
+    // In memory the second begin was never made: the completion came before its record was durable.
+    for change in [began(1), began(2), completed] {
+        recorded.take(2, change_record(job.id, &change, actor(), None, Default::default())).unwrap();
+    }
+    let found = recorded.rebuilt(at);
+    assert_eq!(found.jobs[0].state, JobState::Closed(Outcome::Completed));
+}
+
+#[tokio::test]
+async fn law_31_a_lock_that_is_set_while_the_one_before_is_being_lifted_stands() {
+    let disk = Forgetful::default();
+    let mut dice = Dice(31);
+    let (life, _) = Life::begin(&disk, quick(&mut dice), "the first life");
+    let now = life.clock.now().lease;
+    life.store.lock(lock(1, now)).unwrap().0.record.unwrap().durable().await.unwrap();
+    disk.hold();
+    let name = lock(1, now).name;
+    let store = life.store.clone();
+    let lifting = tokio::spawn(async move { store.unlock(&name, actor(), "mended").await });
+    tokio::task::yield_now().await;
+    disk.wait_for_sync();
+    let (again, _) = life.store.lock(lock(1, now)).unwrap();
+    disk.release();
+    lifting.await.unwrap().unwrap();
+    again.record.unwrap().durable().await.unwrap();
+    assert_eq!(life.store.locks().len(), 1, "the lifting took the newer lock with it");
+    assert_eq!(read_all(&disk).rebuilt(now).locks.len(), 1);
+}
+
+#[test]
+fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_a_snapshot() {
+    let at = LeaseTime(1_000_000);
+    let (kept, never) = (job(1, at), job(2, at));
+    let (attempt, ticket) = (AttemptNumber::FIRST, SecretDigest([1; 32]));
+    let began = Change::AttemptBegan { attempt, key: "run 1".into(), at, ticket };
+    let draining =
+        Change::AttemptDraining { attempt, reading_ends: at, writing_ends: at, detail: "by hand".into() };
+    let joined = Change::MemberJoined {
+        attempt,
+        instance: "rank-0".parse().unwrap(),
+        member: worker(),
+        session: SecretDigest([2; 32]),
+        at,
+    };
+    let record = |change: &Change| change_record(kept.id, change, actor(), None, Default::default());
+    let withdrawn = |index, job| Event::Withdrawn { index, job, why: "overtaken".into() };
+    let events = [
+        created_record(&kept, decision()),
+        created_record(&never, decision()),
+        record(&began),
+        withdrawn(2, never.id),
+        record(&joined),
+        record(&draining),
+        withdrawn(5, kept.id),
+        // Not the last one that widened: it counts.
+        withdrawn(3, kept.id),
+    ];
+    // A snapshot at any place on the way changes nothing.
+    for cut in 0..=events.len() {
+        let mut recorded = Recorded::default();
+        for (n, event) in events.iter().enumerate() {
+            if n == cut {
+                let mut again = Recorded::default();
+                again.read(&recorded.write().unwrap()).unwrap();
+                assert_eq!(text(&again), text(&recorded));
+                recorded = again;
+            }
+            recorded.take(n as u64 + 1, event.clone()).unwrap();
+        }
+        let found = recorded.rebuilt(at).jobs;
+        assert_eq!(found.len(), 1, "a job that was withdrawn is there, cut at {cut}");
+        assert_eq!(found[0].attempts.len(), 1);
+        assert!(
+            found[0].attempts[0].members.is_empty(),
+            "a member that was withdrawn is there, cut at {cut}"
+        );
+        assert_eq!(found[0].attempts[0].detail, "by hand", "what came after it is lost, cut at {cut}");
+    }
+    // And a begin that was withdrawn leaves a job without an attempt.
+    let mut recorded = Recorded::default();
+    let events = [created_record(&kept, decision()), record(&began), withdrawn(2, kept.id)];
+    for (n, event) in events.into_iter().enumerate() {
+        recorded.take(n as u64 + 1, event).unwrap();
+    }
+    assert!(recorded.rebuilt(at).jobs[0].attempts.is_empty());
+}

@@ -1,0 +1,216 @@
+//! The real daemon on a small real disk that fills up and goes read-only: a tmpfs in a mount namespace of its own.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use leasehold::{
+    ledger::{self, Dir},
+    proto::v1::{self, Half},
+};
+use tonic::Code;
+
+use super::process::{Place, durable};
+use crate::harness::*;
+
+/// Room for the ledger's reserve and a little more.
+const SMALL: &str = "24m";
+const LARGE: &str = "64m";
+
+/// A file system of its own under the daemon's state, that other processes do not see. It goes with this.
+struct SmallDisk {
+    holder: Child,
+    state: PathBuf,
+}
+
+impl SmallDisk {
+    /// Mounts it, or says why this machine does not allow that.
+    fn mount(place: &Place) -> Result<Self, String> {
+        let state = place.world.file("state");
+        fs::create_dir(&state).unwrap();
+        let script = "mount -t tmpfs -o mode=700,size=\"$1\" tmpfs \"$0\" && echo mounted && exec cat";
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(&state)
+            .arg(SMALL)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(|e| format!("unshare: {e}"))?;
+        let mut said = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        if said.trim() != "mounted" {
+            let mut why = String::new();
+            holder.stderr.take().unwrap().read_to_string(&mut why).unwrap();
+            holder.wait().unwrap();
+            return Err(why.trim().to_owned());
+        }
+        Ok(SmallDisk { holder, state })
+    }
+
+    /// The words before a command that runs inside.
+    fn inside(&self) -> [String; 4] {
+        ["nsenter".into(), "--target".into(), self.holder.id().to_string(), "--mount".into()]
+    }
+
+    /// The daemon's state as it is inside.
+    fn seen(&self) -> PathBuf {
+        let state = self.state.strip_prefix("/").unwrap();
+        PathBuf::from(format!("/proc/{}/root", self.holder.id())).join(state)
+    }
+
+    /// Fills it to the last byte.
+    fn fill(&self) {
+        let mut file =
+            fs::File::options().append(true).create(true).open(self.seen().join("filler")).unwrap();
+        for chunk in [64 << 10, 4_096, 1] {
+            while file.write_all(&vec![7; chunk]).is_ok() {}
+        }
+    }
+
+    fn remount(&self, how: &str) -> Output {
+        let [nsenter, rest @ ..] = self.inside();
+        let mount = ["mount", "-o", &format!("remount,{how}")].map(str::to_owned);
+        Command::new(nsenter).args(rest).args(mount).arg(&self.state).output().unwrap()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+/// Asks for a credential until one is given, beating meanwhile.
+async fn given_again(worker: &mut Worker) -> Token {
+    let mut token = None;
+    eventually("issuing to go on", async || {
+        worker.beat().await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        token = worker.try_issue(Half::Reading).await.ok().map(|a| worker.token(a.into_inner()));
+        token.is_some()
+    })
+    .await;
+    token.unwrap()
+}
+
+/// Asks until it is refused for the ledger's sake: what fits into the last page of a file still goes through.
+async fn refused_for_the_disk(worker: &mut Worker) {
+    eventually("a refusal", async || match worker.try_issue(Half::Reading).await {
+        Ok(_) => false,
+        Err(status) => {
+            Refused::of(&status).is(Code::Unavailable, "LEDGER_UNAVAILABLE");
+            true
+        }
+    })
+    .await;
+}
+
+async fn another(place: &Place, n: u32) -> Worker {
+    let holder = format!("spiffe://k8s.acme.example/ns/ml/job/disk-{n}");
+    let members = v1::Members { join: vec![holder.clone()], ..Default::default() };
+    let launcher = place.client(LAUNCHER);
+    let spec = v1::JobSpec { members: Some(members), ..spec() };
+    let job = launcher.create(spec, &format!("disk {n}")).await.unwrap().into_inner().job.unwrap().id;
+    let began = launcher.begin(&job, "run-1").await.unwrap().into_inner();
+    let mut worker = Worker::join(place.client(&holder), &job, 1, "rank-0", &began.ticket).await.unwrap();
+    worker.keep_alive().await;
+    worker
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_39b_on_a_full_and_a_read_only_disk_nothing_is_given_endings_work_and_it_heals() {
+    let place = Place::new();
+    let disk = match SmallDisk::mount(&place) {
+        Ok(disk) => disk,
+        Err(why) => {
+            eprintln!("SKIPPED: no mount namespace on this machine ({why}); the file layer's tests stand in");
+            return;
+        }
+    };
+    let inside = disk.inside();
+    let mut process = place.start_by(&inside.each_ref().map(String::as_str));
+    process.ready().await;
+    let (operator, gateway) = (place.client(OPERATOR), place.client(GATEWAY));
+    let (mut first, mut second, mut third) =
+        (another(&place, 1).await, another(&place, 2).await, another(&place, 3).await);
+    let [one, two] = [first.issue(Half::Reading).await, second.issue(Half::Reading).await];
+
+    // Full: nothing that widens. The disk goes read-only on top of it, as file systems do that saw an error.
+    // Where the look at the free space comes before a write, that write never fails: once more.
+    loop {
+        disk.fill();
+        refused_for_the_disk(&mut first).await;
+        if process.log().contains("the ledger cannot be written") {
+            break;
+        }
+        fs::remove_file(disk.seen().join("filler")).unwrap();
+        given_again(&mut first).await;
+    }
+    let mut said = String::new();
+    eventually("a read-only disk", async || {
+        let done = disk.remount("ro");
+        said = String::from_utf8_lossy(&done.stderr).into_owned();
+        done.status.success()
+    })
+    .await;
+    let ending = operator.revoke(&format!("job:{}", first.job)).await.unwrap().into_inner().ending.unwrap();
+    assert!(!ending.durable && ending.index > 0, "{ending:?}");
+    one.is_dead(&gateway, "LEASE_ENDED").await;
+    two.is_live(&gateway).await;
+    let locked = operator.lock("dataset:acme/patients@v1").await.unwrap().into_inner();
+    let locked_ending = locked.ending.unwrap();
+    assert!(!locked_ending.durable);
+    refused_for_the_disk(&mut second).await;
+    let launcher = place.client(LAUNCHER);
+    refused(launcher.create(spec(), "no").await).is(Code::Unavailable, "LEDGER_UNAVAILABLE");
+    assert_eq!(place.probe("/readyz").await, Some(503));
+    assert_eq!(place.probe("/livez").await, Some(200));
+    let wait = v1::WaitDurableRequest { index: ending.index, epoch: ending.epoch };
+    let mut operators = operator.operators();
+    let waiting = tokio::time::timeout(Duration::from_millis(500), operators.wait_durable(wait)).await;
+    assert!(!matches!(waiting, Ok(Ok(_))), "a read-only disk made a record durable");
+
+    // Healed: the endings are written first, then issuing goes on.
+    let healed = disk.remount(&format!("rw,size={LARGE}"));
+    assert!(healed.status.success(), "{said} {healed:?}");
+    let mut on_disk = false;
+    eventually("the endings on disk", async || {
+        second.beat().await;
+        third.beat().await;
+        on_disk = durable(&operator, &ending).await && durable(&operator, &locked_ending).await;
+        on_disk
+    })
+    .await;
+    given_again(&mut second).await;
+    third.beat().await;
+
+    // Full again: an ending takes the reserve, and is on disk though nothing else fits.
+    disk.fill();
+    refused_for_the_disk(&mut second).await;
+    let ending = operator.revoke(&format!("job:{}", second.job)).await.unwrap().into_inner().ending.unwrap();
+    eventually("an ending in the reserve", async || durable(&operator, &ending).await).await;
+    refused_for_the_disk(&mut third).await;
+    fs::remove_file(disk.seen().join("filler")).unwrap();
+    let last = given_again(&mut third).await;
+    last.is_live(&gateway).await;
+
+    // What answered durable is there after a kill.
+    process.kill().await;
+    ledger::verify(&Dir::at(disk.seen()), None).unwrap();
+    let mut process = place.start_by(&inside.each_ref().map(String::as_str));
+    assert_eq!(process.ready().await, 2);
+    for worker in [&first, &second] {
+        assert_eq!(place.client(LAUNCHER).job(&worker.job).await.state(), v1::JobState::Closed);
+    }
+    assert_eq!(place.client(LAUNCHER).job(&third.job).await.state(), v1::JobState::Running);
+    let locks = place.client(OPERATOR).operators().list_locks(v1::ListLocksRequest {}).await.unwrap();
+    assert_eq!(locks.into_inner().locks[0].name, "dataset:acme/patients@v1");
+    process.stop().await;
+}

@@ -1,0 +1,23 @@
+//! The daemon as a process of its own, in its bad hours: killed at random moments under load, stopped by signals at every
+//! moment of its life, on a disk that fills up. Real clients over real connections; nothing is simulated.
+//!
+//! `LEASEHOLD_CRASHES=100 cargo test --test crash -- --nocapture` kills it a hundred times instead of ten;
+//! `LEASEHOLD_SEED=N` begins with another seed than the one that is printed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on has failed"
+)]
+
+#[path = "../it/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the other tests from the outside use all of it")]
+mod harness;
+
+mod dice;
+mod disk;
+mod kill;
+mod load;
+mod process;
+mod stop;
