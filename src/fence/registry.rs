@@ -294,11 +294,34 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_names_what_was_lowered_and_not_what_is_merely_known() {
+        let r = Registry::new(Seq(6));
+        let s = r.stand([name("tenant:acme"), name("tenant:other")]);
+        assert_eq!((r.subscribe().snapshot.len(), r.seq(), s.at()), (0, Seq(6), Seq(6)));
+        r.lower(&name("tenant:acme"), NOW);
+        assert_eq!(r.subscribe().snapshot, [(name("tenant:acme"), Seq(7))]);
+        assert_eq!(r.seq(), Seq(7));
+    }
+
+    #[test]
     fn stands_on_the_same_names_share_one_set() {
         let r = Registry::new(Seq(0));
         let a = r.stand([name("tenant:a"), name("tenant:b")]);
         let b = r.stand([name("tenant:b"), name("tenant:a"), name("tenant:b")]);
         assert!(Arc::ptr_eq(&a.set, &b.set));
+    }
+
+    #[test]
+    fn pruning_forgets_the_sets_that_nobody_stands_in_and_no_other() {
+        let r = Registry::new(Seq(0));
+        let keep = Duration::from_secs(60);
+        let a = r.stand([name("tenant:a"), name("tenant:b")]);
+        drop(r.stand([name("tenant:c")]));
+        assert_eq!((r.prune(NOW, keep), r.len(), r.lock().sets.len()), (1, 2, 1));
+        let b = r.stand([name("tenant:a"), name("tenant:b")]);
+        assert!(Arc::ptr_eq(&a.set, &b.set), "who stands there still shares it");
+        drop((a, b));
+        assert_eq!((r.prune(NOW, keep), r.len(), r.lock().sets.len()), (2, 0, 0));
     }
 
     #[test]

@@ -159,5 +159,9 @@ mod tests {
         let next = u32::try_from(GENERATION_MAX + 1).unwrap();
         assert_eq!(c.renew(next, LeaseTime(1), LeaseTime(200)), Err(Refused::WornOut));
         assert_eq!(c.check(LeaseTime(1)), Ok(()));
+        let c = Cell(AtomicU64::new(((GENERATION_MAX - 1) << 42) | 100));
+        let last = u32::try_from(GENERATION_MAX).unwrap();
+        assert_eq!(c.renew(last, LeaseTime(1), LeaseTime(200)), Ok(()), "the last one is a generation too");
+        assert_eq!((c.deadline(), c.generation(), c.check(LeaseTime(1))), (LeaseTime(200), last, Ok(())));
     }
 }
