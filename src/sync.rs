@@ -4,20 +4,20 @@
 //! only, so nothing else runs in a build with either.
 
 #[cfg(feature = "loom")]
-pub(crate) use loom::sync::{
-    Mutex, MutexGuard, RwLock,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize},
-};
+use loom::sync as here;
 #[cfg(all(feature = "shuttle", not(feature = "loom")))]
-pub(crate) use shuttle::sync::{
-    Mutex, MutexGuard, RwLock,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize},
-};
+use shuttle::sync as here;
 #[cfg(not(any(feature = "loom", feature = "shuttle")))]
-pub(crate) use std::sync::{
-    Mutex, MutexGuard, RwLock,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize},
+use std::sync as here;
+
+pub(crate) use here::{
+    Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64},
 };
+// Of the leases alone, which a verifier has none of.
+#[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]
+pub(crate) use here::{RwLock, atomic::AtomicUsize};
 
 /// Whether this build is for a model checker, which wants everything small.
+#[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]
 pub(crate) const MODEL: bool = cfg!(any(feature = "loom", feature = "shuttle"));
