@@ -318,6 +318,7 @@ mod tests {
         let a = r.stand([name("tenant:a"), name("tenant:b")]);
         drop(r.stand([name("tenant:c")]));
         assert_eq!((r.prune(NOW, keep), r.len(), r.lock().sets.len()), (1, 2, 1));
+        assert!(!r.is_empty());
         let b = r.stand([name("tenant:a"), name("tenant:b")]);
         assert!(Arc::ptr_eq(&a.set, &b.set), "who stands there still shares it");
         drop((a, b));
