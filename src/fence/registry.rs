@@ -224,6 +224,19 @@ mod tests {
     }
 
     #[test]
+    fn a_stand_tells_every_name_that_was_lowered_since_and_no_other() {
+        let r = Registry::new(Seq(0));
+        r.lower(&name("tenant:before"), NOW);
+        let s = r.stand([name("tenant:before"), name("tenant:a"), name("tenant:b"), name("tenant:c")]);
+        assert_eq!(s.lowered_names().count(), 0);
+        let seq = r.lower(&name("tenant:a"), NOW).seq;
+        r.lower(&name("tenant:c"), NOW);
+        let lowered: Vec<&FenceName> = s.lowered_names().collect();
+        assert_eq!(lowered, [&name("tenant:a"), &name("tenant:c")]);
+        assert_eq!(seq.to_string(), "2");
+    }
+
+    #[test]
     fn whoever_only_observes_makes_no_second_lowering() {
         let r = Registry::new(Seq(0));
         let name = FenceName::epoch();
