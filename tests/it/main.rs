@@ -24,6 +24,7 @@ mod ledger;
 mod lifecycle;
 mod locks;
 mod matrix;
+mod mistakes;
 mod path;
 mod run;
 mod surfaces;
