@@ -148,8 +148,19 @@ pub const TOKEN_BYTES_MAX: usize = 4 << 10;
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes under way at once.
 pub const HANDSHAKES_MAX: usize = 512;
+/// Connections that wait for one, a socket each: enough for all that come back at once after a restart.
+pub const HANDSHAKES_WAITING_MAX: usize = 4_096;
+/// While all of those are under way: the silence after which one is given up for another that waits. An honest client
+/// answers within a round trip.
+pub const HANDSHAKE_SILENCE: Duration = Duration::from_millis(500);
+/// While all of those are under way: the longest that one may take, silent or not. Thousands that come back at once after a
+/// restart are done in less.
+pub const HANDSHAKE_CROWDED: Duration = Duration::from_secs(2);
 /// Connections open at once.
 pub const CONNECTIONS_MAX: usize = 20_000;
+/// Connections of one SPIFFE ID open at once: all members of the largest attempt may share one, half of them in the middle of
+/// a rotation with their second connection open, and a fifth is left for everybody else.
+pub const CONNECTIONS_PER_PEER_MAX: usize = 16_000;
 /// Streams of one HTTP/2 connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
 /// Bytes of a request's headers: a token and what goes with it.
@@ -160,6 +171,8 @@ pub const CONNECTION_GRACE: Duration = Duration::from_secs(2);
 pub const CHAIN_MAX: usize = 8;
 /// Bytes of one presented certificate.
 pub const CERTIFICATE_BYTES_MAX: usize = 16 << 10;
+/// Names of every kind in one certificate's subject alternative name: one is the SPIFFE ID, the others are host names.
+pub const SAN_NAMES_MAX: usize = 64;
 /// From NotBefore to NotAfter of an SVID: a day, with an hour for issuers that set NotBefore back. A longer one is no
 /// short-lived identity, and with no revocation of SVIDs its end is the only thing that ends it.
 pub const SVID_LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
@@ -175,6 +188,8 @@ pub const IDENTITY_POLL: Duration = Duration::from_secs(2);
 pub const PING: Duration = Duration::from_secs(5);
 /// Requests in work at once; more wait a moment or are refused.
 pub const REQUESTS_MAX: usize = 4_096;
+/// Requests of one SPIFFE ID in work at once: a quarter is left for everybody else.
+pub const REQUESTS_PER_PEER_MAX: usize = 3_072;
 /// SIGTERM to exit.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a call waits for an ending to be on disk. Who wants to wait on asks again.

@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, service::Routes};
 
@@ -11,7 +11,8 @@ use super::{job::Jobs, member::MembersService, operator::Operators, status::stat
 use crate::{
     broker::{Broker, Caller, Rules},
     limits,
-    link::Connection,
+    link::{Connection, Share, Shares},
+    name::SpiffeId,
     policy::Rpc,
     proto::{self, v1},
     reason::{Reason, Refusal},
@@ -27,15 +28,48 @@ pub struct Edge {
     pub(super) reloader: Reloader,
     /// Cancelled when the daemon begins to stop: streams end and say so.
     pub(super) stopping: CancellationToken,
-    work: Arc<Semaphore>,
+    work: Room,
     /// Room of their own for the calls that end access: whatever else waits for a disk, these do not wait for it.
-    endings: Arc<Semaphore>,
+    endings: Room,
+}
+
+/// Room for requests in work at once, of all and of each identity.
+#[derive(Clone)]
+struct Room {
+    all: Arc<Semaphore>,
+    each: Arc<Shares>,
+}
+
+impl Room {
+    fn new(requests_per_peer_max: usize) -> Self {
+        Room { all: Arc::new(Semaphore::new(limits::REQUESTS_MAX)), each: Shares::new(requests_per_peer_max) }
+    }
+
+    /// A place for one request, until it is dropped.
+    fn take(&self, id: &SpiffeId) -> Result<(OwnedSemaphorePermit, Share), Refusal> {
+        let share = self.each.take(id).ok_or_else(|| {
+            let most = self.each.most();
+            let text = format!("this identity has {most} requests in work, as many as one may");
+            Refusal::new(Reason::Overloaded, text).fix("try again in a moment, with fewer at once")
+        })?;
+        let place = self.all.clone().try_acquire_owned().map_err(|_| {
+            Refusal::new(Reason::Overloaded, "too many requests at once: try again in a moment")
+        })?;
+        Ok((place, share))
+    }
 }
 
 impl Edge {
     pub fn new(broker: Arc<Broker>, reloader: Reloader, stopping: CancellationToken) -> Self {
-        let room = || Arc::new(Semaphore::new(limits::REQUESTS_MAX));
+        let room = || Room::new(limits::REQUESTS_PER_PEER_MAX);
         Edge { broker, reloader, stopping, work: room(), endings: room() }
+    }
+
+    /// Lets one identity have so many requests in work at once: [`limits::REQUESTS_PER_PEER_MAX`] where nobody said. The calls
+    /// that end access are counted apart, with the same bound.
+    #[must_use]
+    pub fn with_requests_per_peer(self, max: usize) -> Self {
+        Edge { work: Room::new(max), endings: Room::new(max), ..self }
     }
 
     /// All services, with health and reflection, as one that `link` serves.
@@ -164,15 +198,13 @@ impl Edge {
         let connection = self.connection(&request)?;
         let caller = self.caller(rpc, &connection)?;
         let room = if ends_access(rpc) { &self.endings } else { &self.work };
-        let Ok(permit) = room.clone().try_acquire_owned() else {
-            let busy = Refusal::new(Reason::Overloaded, "too many requests at once: try again in a moment");
-            return Err(self.refuse(rpc, &connection, &busy));
-        };
+        let place =
+            room.take(connection.peer.spiffe_id()).map_err(|busy| self.refuse(rpc, &connection, &busy))?;
         let patience = patience(&request);
         let (broker, query) = (self.broker.clone(), request.into_inner());
         let task = tokio::spawn(async move {
             let answer = use_case(broker, caller, query).await;
-            drop(permit);
+            drop(place);
             answer
         });
         let answer = match patience {
@@ -284,5 +316,29 @@ fn patience<T>(request: &Request<T>) -> Option<Duration> {
         "u" => Some(Duration::from_micros(n)),
         "n" => Some(Duration::from_nanos(n)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_one_identity_leave_room_for_the_others_and_are_refused_so_that_they_are_tried_again() {
+        let (many, other): (SpiffeId, SpiffeId) =
+            ("spiffe://td/many".parse().unwrap(), "spiffe://td/other".parse().unwrap());
+        let room = Room::new(limits::REQUESTS_PER_PEER_MAX);
+        let held: Vec<_> = (0..limits::REQUESTS_PER_PEER_MAX).map(|_| room.take(&many).unwrap()).collect();
+        let refusal = room.take(&many).err().unwrap();
+        assert_eq!(refusal.reason, Reason::Overloaded);
+        assert_eq!(status(&refusal).code(), tonic::Code::ResourceExhausted);
+        assert!(refusal.text.contains("3072 requests") && refusal.fact("fix").is_some(), "{refusal}");
+        let left = limits::REQUESTS_MAX - limits::REQUESTS_PER_PEER_MAX;
+        let others: Vec<_> = (0..left).map(|_| room.take(&other).unwrap()).collect();
+        let full = room.take(&other).err().unwrap();
+        assert!(full.text.contains("too many requests at once"), "{full}");
+        drop(held);
+        assert!(room.take(&many).is_ok() && room.take(&other).is_ok());
+        drop(others);
     }
 }

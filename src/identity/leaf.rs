@@ -154,7 +154,7 @@ pub(super) struct AlternativeNames<'c, 'a> {
 }
 
 /// Counts the entries with the tag of a URI in the raw extension. The parsers leave out what is not UTF-8, and an SVID
-/// with a second URI must not pass because that one cannot be read.
+/// with a second URI must not pass because that one cannot be read. Names of every kind have a bound together.
 fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
     const URI: Tag = Tag(6);
     let (rest, names) = Sequence::from_der(extension_value).map_err(|_| SvidError::SanInvalid)?;
@@ -162,11 +162,15 @@ fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
         return Err(SvidError::SanInvalid);
     }
     let mut names: &[u8] = &names.content;
-    let mut uris = 0;
+    let (mut found, mut uris) = (0usize, 0);
     while !names.is_empty() {
         let (rest, name) = Any::from_der(names).map_err(|_| SvidError::SanInvalid)?;
         if name.class() != Class::ContextSpecific {
             return Err(SvidError::SanInvalid);
+        }
+        found += 1;
+        if found > limits::SAN_NAMES_MAX {
+            return Err(SvidError::SanTooLong);
         }
         uris += usize::from(name.tag() == URI);
         names = rest;

@@ -5,19 +5,39 @@ use rcgen::{
 
 use super::*;
 use crate::{
-    identity::testing::{Change, NOW, TestCa, at, extension, raw_san, tlv, uri},
+    identity::{
+        judge::judged,
+        testing::{Change, Issued, NOW, TestCa, at, bundles, extension, raw_san, tlv, uri},
+    },
     reason::Reason,
 };
 
 const ID: &str = "spiffe://example.org/tune/job-1";
 
-/// The leaf of a certificate that was good before this change.
+/// The leaf of a certificate that was good before this change. A server says the same of it in a handshake, but for what
+/// depends on the time.
 fn leaf(change: Change<'_>) -> Result<Leaf, SvidError> {
-    Leaf::parse(TestCa::new("example.org").issue(ID, change).leaf())
+    let ca = TestCa::new("example.org");
+    presented(&ca, &ca.issue(ID, change))
 }
 
-fn unchanged() -> Vec<u8> {
-    TestCa::new("example.org").issue(ID, &|_| {}).leaf().to_vec()
+fn presented(ca: &TestCa, issued: &Issued) -> Result<Leaf, SvidError> {
+    let parsed = Leaf::parse(issued.leaf());
+    match (&parsed, judged(issued, &bundles(&[ca]), NOW)) {
+        (Ok(leaf), Ok(peer)) => assert_eq!(&leaf.spiffe_id, peer.spiffe_id()),
+        (Err(why), Err(said)) => assert_eq!(why, &said),
+        (Ok(_), Err(SvidError::LifeTooLong { .. })) => {}
+        (parsed, said) => panic!("{parsed:?}, and the server says {said:?}"),
+    }
+    parsed
+}
+
+/// A good SVID of which the bytes are changed.
+fn of_bytes(change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Result<Leaf, SvidError> {
+    let ca = TestCa::new("example.org");
+    let mut issued = ca.issue(ID, &|_| {});
+    issued.chain[0] = change(issued.leaf().to_vec()).into();
+    presented(&ca, &issued)
 }
 
 fn usages(params: &mut CertificateParams, usages: &[KeyUsagePurpose]) {
@@ -28,7 +48,7 @@ fn usages(params: &mut CertificateParams, usages: &[KeyUsagePurpose]) {
 fn identity_b01_a_plain_svid_is_accepted_and_says_its_facts() {
     let ca = TestCa::new("example.org");
     let issued = ca.issue(ID, &|p| p.serial_number = Some(vec![0x0a, 0xff].into()));
-    let leaf = Leaf::parse(issued.leaf()).unwrap();
+    let leaf = presented(&ca, &issued).unwrap();
     assert_eq!(leaf.spiffe_id.as_str(), ID);
     assert_eq!(leaf.not_after, NOW.plus(Duration::from_secs(3_600)));
     assert_eq!(leaf.not_before.0, NOW.0 - 10_000);
@@ -234,17 +254,21 @@ fn identity_b24_b25_validity_begins_with_not_before_and_ends_before_not_after() 
 
 #[test]
 fn identity_b26_bytes_behind_a_certificate_and_old_versions_are_refused() {
-    let good = unchanged();
-    assert!(Leaf::parse(&good).is_ok());
-    let longer = [good.as_slice(), &[0]].concat();
-    assert_eq!(Leaf::parse(&longer), Err(SvidError::TrailingBytes { bytes: 1 }));
-    assert_eq!(Leaf::parse(&good[..good.len() - 1]), Err(SvidError::Malformed));
-    assert_eq!(Leaf::parse(&[]), Err(SvidError::Malformed));
-    // version [0] { INTEGER 2 }, first in the body: make it 1, which is X.509 v2.
-    let place = good.windows(5).position(|w| w == [0xa0, 0x03, 0x02, 0x01, 0x02]).unwrap();
-    let mut older = good.clone();
-    older[place + 4] = 1;
-    assert_eq!(Leaf::parse(&older), Err(SvidError::NotVersion3));
+    assert!(of_bytes(|good| good).is_ok());
+    let longer = of_bytes(|good| [good.as_slice(), &[0]].concat());
+    assert_eq!(longer, Err(SvidError::TrailingBytes { bytes: 1 }));
+    let shorter = of_bytes(|good| good[..good.len() - 1].to_vec());
+    assert_eq!(shorter, Err(SvidError::Malformed));
+    assert_eq!(of_bytes(|_| Vec::new()), Err(SvidError::Malformed));
+    // version [0] { INTEGER 2 }, first in the body: make it X.509 v2, and v1.
+    for version in [1, 0] {
+        let older = of_bytes(|mut good| {
+            let place = good.windows(5).position(|w| w == [0xa0, 0x03, 0x02, 0x01, 0x02]).unwrap();
+            good[place + 4] = version;
+            good
+        });
+        assert_eq!(older, Err(SvidError::NotVersion3));
+    }
 }
 
 #[test]
@@ -272,10 +296,18 @@ fn identity_b28_a_short_rsa_key_is_refused() {
         modulus.resize(bits / 8 + 1, 0xc5);
         let key = [tlv(0x02, &modulus), tlv(0x02, &[1, 0, 1])].concat();
         let ca = TestCa::new("example.org");
-        Leaf::parse(&ca.issue_for(ID, &Rsa(tlv(0x30, &key))))
+        let mut issued = ca.issue(ID, &|_| {});
+        issued.chain[0] = ca.issue_for(ID, &Rsa(tlv(0x30, &key)));
+        (Leaf::parse(issued.leaf()), judged(&issued, &bundles(&[&ca]), NOW).unwrap_err())
     };
-    assert!(of_bits(2048).is_ok());
-    assert_eq!(of_bits(1024), Err(SvidError::KeyTooShort { bits: 1024 }));
+    let (long, short) = (of_bits(2048), of_bits(1024));
+    assert!(long.0.is_ok());
+    assert_eq!(
+        long.1,
+        SvidError::NotPossessed,
+        "the chain is good: only the key, which nobody has, is missing"
+    );
+    assert_eq!(short, (Err(SvidError::KeyTooShort { bits: 1024 }), SvidError::KeyTooShort { bits: 1024 }));
 }
 
 #[test]
@@ -292,6 +324,19 @@ fn identity_b29_a_life_longer_than_a_day_and_an_hour_is_refused() {
     let error = life(25 * 3600 + 1).unwrap_err();
     assert_eq!(error, SvidError::LifeTooLong { seconds: 90_001, seconds_max: 90_000 });
     assert_eq!(error.reason(), Reason::SvidInvalid);
+}
+
+#[test]
+fn names_beside_the_id_have_a_bound() {
+    let with = |names: usize| {
+        leaf(&|p| {
+            for n in 1..names {
+                p.subject_alt_names.push(SanType::DnsName(format!("host-{n}").try_into().unwrap()));
+            }
+        })
+    };
+    assert_eq!(with(limits::SAN_NAMES_MAX).unwrap().spiffe_id.as_str(), ID);
+    assert_eq!(with(limits::SAN_NAMES_MAX + 1), Err(SvidError::SanTooLong));
 }
 
 #[test]

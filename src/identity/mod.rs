@@ -32,6 +32,10 @@ mod tls;
 mod verifier;
 
 #[cfg(test)]
+pub(crate) mod judge;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
 pub(crate) mod testing;
 
 pub use bundle::TrustBundles;

@@ -5,12 +5,28 @@ use rustls::pki_types::CertificateDer;
 
 use super::*;
 use crate::{
-    identity::testing::{HOUR, Issued, NOW, TestCa, at, bundles, extension, uri},
+    identity::{
+        judge::judged,
+        testing::{HOUR, Issued, NOW, TestCa, at, bundles, extension, uri},
+    },
     reason::Reason,
 };
 
-fn client(issued: &Issued, bundles: &TrustBundles) -> Result<Verified, SvidError> {
-    verify(&issued.chain, Side::Client, NOW, bundles)
+fn client(issued: &Issued, trust: &TrustBundles) -> Result<Verified, SvidError> {
+    client_at(issued, NOW, trust)
+}
+
+/// The verdict on a client's chain. A server says the same of it in a handshake.
+fn client_at(issued: &Issued, now: Wall, trust: &TrustBundles) -> Result<Verified, SvidError> {
+    let found = verify(&issued.chain, Side::Client, now, trust);
+    match (&found, judged(issued, trust, now)) {
+        (Ok(verified), Ok(peer)) => {
+            assert_eq!((&verified.leaf.spiffe_id, verified.ends), (peer.spiffe_id(), peer.not_after()));
+        }
+        (Err(why), Err(said)) => assert_eq!(why, &said),
+        (found, said) => panic!("{found:?}, and the server says {said:?}"),
+    }
+    found
 }
 
 fn id(issued: &Issued, bundles: &TrustBundles) -> Result<String, SvidError> {
@@ -145,13 +161,13 @@ fn identity_c09_a_root_that_expired_after_it_was_loaded_vouches_for_nobody() {
     let end = NOW.plus(HOUR / 2);
     let root = TestCa::with("example.org", &|p| p.not_after = at(end));
     let trust = bundles(&[&root]);
-    let chain = root.svid("/a").chain;
-    let verified = verify(&chain, Side::Client, Wall(end.0 - 1), &trust).unwrap();
+    let issued = root.svid("/a");
+    let verified = client_at(&issued, Wall(end.0 - 1), &trust).unwrap();
     assert_eq!(verified.ends, end, "a peer ends with its root");
-    let error = verify(&chain, Side::Client, end, &trust).unwrap_err();
+    let error = client_at(&issued, end, &trust).unwrap_err();
     assert_eq!(error, SvidError::RootsExpired { domain: root.domain() });
     let other = TestCa::new("example.org");
-    let error = verify(&chain, Side::Client, end, &bundles(&[&root, &other])).unwrap_err();
+    let error = client_at(&issued, end, &bundles(&[&root, &other])).unwrap_err();
     assert_eq!(error, SvidError::SignerExpired { not_after: end });
 }
 
@@ -160,11 +176,11 @@ fn identity_c09_an_intermediate_ends_before_its_not_after_too() {
     let root = TestCa::new("example.org");
     let end = NOW.plus(HOUR / 2);
     let upper = root.intermediate("upper", &|p| p.not_after = at(end));
-    let chain = upper.svid("/a").chain;
+    let issued = upper.svid("/a");
     let trust = bundles(&[&root]);
-    assert_eq!(verify(&chain, Side::Client, Wall(end.0 - 1), &trust).unwrap().ends, end);
+    assert_eq!(client_at(&issued, Wall(end.0 - 1), &trust).unwrap().ends, end);
     for late in [end, end.plus(Duration::from_secs(2))] {
-        let error = verify(&chain, Side::Client, late, &trust).unwrap_err();
+        let error = client_at(&issued, late, &trust).unwrap_err();
         assert_eq!(error, SvidError::SignerExpired { not_after: end });
         assert_eq!(error.reason(), Reason::SvidUntrusted);
     }
@@ -175,6 +191,66 @@ fn identity_c11_a_leaf_that_signed_itself_is_refused() {
     let root = TestCa::new("example.org");
     let issued = root.self_signed_leaf("spiffe://example.org/a");
     assert_eq!(id(&issued, &bundles(&[&root])), Err(unknown_issuer("example.org")));
+    assert!(client(&root.svid("/a"), &bundles(&[&root])).is_ok());
+}
+
+#[test]
+fn identity_c10_c11_a_bundle_takes_nothing_that_may_not_sign_so_that_no_chain_ends_there() {
+    let root = TestCa::new("example.org");
+    // Below what may not sign: webpki takes any certificate as an anchor, and would accept these.
+    let not_ca = TestCa::with("example.org", &|p| p.is_ca = IsCa::ExplicitNoCa);
+    let no_signing = TestCa::with("example.org", &|p| p.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    for (bad, rule) in [(&not_ca, SvidError::SignerNotCa), (&no_signing, SvidError::SignerKeyUsage)] {
+        let pem = format!("{}{}", root.pem(), bad.pem());
+        let refused =
+            TrustBundles::empty().with_pem(root.domain(), "bundle", pem.as_bytes(), NOW).unwrap_err();
+        assert!(refused.to_string().contains(&rule.to_string()), "{refused}");
+        assert!(client(&bad.svid("/a"), &bundles(&[&root])).is_err());
+    }
+    // A leaf that sits in the bundle is no way in either.
+    let leaf = root.svid("/a");
+    let pem = format!("{}{}", root.pem(), leaf.chain_pem());
+    assert!(TrustBundles::empty().with_pem(root.domain(), "bundle", pem.as_bytes(), NOW).is_err());
+    assert!(client(&leaf, &bundles(&[&root])).is_ok());
+}
+
+#[test]
+fn identity_c13_revocation_lists_are_not_asked_for_and_a_chain_that_names_one_is_accepted() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let lists = |p: &mut CertificateParams| {
+        p.crl_distribution_points =
+            vec![rcgen::CrlDistributionPoint { uris: vec!["http://example.org/list.crl".to_owned()] }];
+    };
+    let upper = root.intermediate("upper", &lists);
+    assert!(client(&upper.issue("spiffe://example.org/a", &lists), &trust).is_ok());
+    assert!(client(&root.svid("/a"), &trust).is_ok());
+}
+
+#[test]
+fn identity_b27_a_critical_extension_that_nobody_knows_is_refused_above_the_leaf_too() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let with = |critical| {
+        let unknown = extension(99, critical, vec![0x05, 0x00]);
+        root.intermediate("upper", &|p| p.custom_extensions.push(unknown.clone())).svid("/a")
+    };
+    assert!(client(&with(false), &trust).is_ok());
+    assert!(matches!(id(&with(true), &trust), Err(SvidError::ExtensionUnknown { .. })));
+}
+
+#[test]
+fn identity_c12_a_path_has_a_length_at_most() {
+    let root = TestCa::new("example.org");
+    let trust = bundles(&[&root]);
+    let below = |authorities: usize| {
+        let lowest = (1..authorities).fold(root.intermediate("1", &|_| {}), |upper, n| {
+            upper.intermediate(&(n + 1).to_string(), &|_| {})
+        });
+        lowest.svid("/a")
+    };
+    assert!(client(&below(6), &trust).is_ok());
+    assert_eq!(id(&below(7), &trust), Err(SvidError::PathTooDeep));
 }
 
 #[test]
@@ -208,7 +284,8 @@ fn identity_c12_long_chains_are_refused_before_they_are_read() {
     issued.chain.truncate(1);
     issued.chain.push(CertificateDer::from(vec![0; limits::CERTIFICATE_BYTES_MAX + 1]));
     assert!(matches!(id(&issued, &trust), Err(SvidError::CertificateTooLarge { .. })));
-    assert_eq!(verify(&[], Side::Client, NOW, &trust).unwrap_err(), SvidError::NotPresented);
+    issued.chain.clear();
+    assert_eq!(id(&issued, &trust), Err(SvidError::NotPresented));
 }
 
 #[test]
@@ -216,7 +293,7 @@ fn identity_b24_b25_b29_time_and_life_are_checked_on_the_way() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let issued = root.svid("/a");
-    let at_time = |now| verify(&issued.chain, Side::Client, now, &trust).map(|v| v.ends);
+    let at_time = |now| client_at(&issued, now, &trust).map(|v| v.ends);
     let end = NOW.plus(HOUR);
     assert_eq!(at_time(Wall(end.0 - 1)), Ok(end));
     assert_eq!(
@@ -282,13 +359,14 @@ fn identity_d07_a_domain_without_a_bundle_is_nobody() {
 #[test]
 fn identity_d08_a_domain_whose_last_root_expired_is_refused() {
     let root = TestCa::with("example.org", &|p| p.not_after = at(NOW.plus(HOUR / 2)));
-    let chain = root.svid("/a").chain;
+    let issued = root.svid("/a");
     let trust = bundles(&[&root]);
+    assert!(client(&issued, &trust).is_ok());
     assert!(trust.without_expired(NOW).is_none());
     let later = NOW.plus(HOUR / 2);
     let none_left = trust.without_expired(later).unwrap();
     assert_eq!(none_left.root_count(&root.domain()), Some(0));
-    let error = verify(&chain, Side::Client, later, &none_left).unwrap_err();
+    let error = client_at(&issued, later, &none_left).unwrap_err();
     assert_eq!(error, SvidError::RootsExpired { domain: root.domain() });
 }
 

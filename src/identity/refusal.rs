@@ -58,6 +58,8 @@ pub enum SvidError {
         "a subject alternative name is not in the form of its kind (section 2, RFC 5280 section 4.2.1.6)"
     )]
     SanInvalid,
+    #[error("the subject alternative name has more than {} names: register fewer", limits::SAN_NAMES_MAX)]
+    SanTooLong,
     #[error(
         "the subject is empty and the subject alternative name not critical (section 3.1, RFC 5280 section 4.1.2.6)"
     )]
@@ -176,6 +178,7 @@ impl SvidError {
             | E::KeyTooShort { .. }
             | E::SanAbsent
             | E::SanInvalid
+            | E::SanTooLong
             | E::SanNotCritical
             | E::UriAbsent
             | E::UriRepeated { .. }

@@ -254,7 +254,7 @@ async fn identity_h07_a_rotated_svid_is_presented_without_a_restart() {
 }
 
 #[tokio::test]
-async fn tls_1_2_is_answered_by_an_alert_and_nothing_else() {
+async fn identity_b30_tls_1_2_is_answered_by_an_alert_and_nothing_else() {
     let server = Server::new(|ca| bundles(&[ca]));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -38,6 +38,34 @@ impl Rules {
     }
 }
 
+/// Whether the peer holds the key of its leaf: the part that both verifiers owe rustls in the same words. TLS 1.3 alone.
+macro_rules! tls_1_3_signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _leaf: &CertificateDer<'_>,
+            _signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            Err(Error::General("tls 1.2 is not spoken here".to_owned()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            leaf: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, Error> {
+            verify_tls13_signature(message, leaf, signed, &path::algorithms())
+                .map_err(|_| SvidError::NotPossessed.into())
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            path::algorithms().supported_schemes()
+        }
+    };
+}
+
 /// For servers: the client must present an SVID, of a trust domain with a bundle, signed by a root of that domain.
 pub(super) struct ClientSvidVerifier(Rules);
 
@@ -67,27 +95,7 @@ impl ClientCertVerifier for ClientSvidVerifier {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("tls 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        possession(message, leaf, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        path::algorithms().supported_schemes()
-    }
+    tls_1_3_signatures!();
 }
 
 /// For clients: the server must present an SVID with exactly the configured SPIFFE ID. Host names mean nothing.
@@ -118,37 +126,7 @@ impl ServerCertVerifier for ServerSvidVerifier {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _leaf: &CertificateDer<'_>,
-        _signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("tls 1.2 is not spoken here".to_owned()))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        leaf: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        possession(message, leaf, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        path::algorithms().supported_schemes()
-    }
-}
-
-/// Whether the peer holds the key of its leaf.
-fn possession(
-    message: &[u8],
-    leaf: &CertificateDer<'_>,
-    signed: &DigitallySignedStruct,
-) -> Result<HandshakeSignatureValid, Error> {
-    verify_tls13_signature(message, leaf, signed, &path::algorithms())
-        .map_err(|_| SvidError::NotPossessed.into())
+    tls_1_3_signatures!();
 }
 
 impl fmt::Debug for ClientSvidVerifier {
@@ -162,3 +140,7 @@ impl fmt::Debug for ServerSvidVerifier {
         write!(f, "ServerSvidVerifier({})", self.wanted)
     }
 }
+
+#[cfg(test)]
+#[path = "verifier_tests.rs"]
+mod tests;

@@ -21,6 +21,8 @@ use tower::{Service, ServiceExt};
 use super::{
     connection::{Connection, Ending, refusal},
     failure::{FailureCause, FailureLog, HandshakeFailure, HandshakeObserver},
+    heard::Heard,
+    share::Shares,
 };
 use crate::{
     clock::Clock,
@@ -64,10 +66,30 @@ impl Acceptor {
     }
 
     /// The handshake. The receiver has seen the very trust that the peer was verified by, so that no change is missed.
-    async fn accept(&self, tcp: TcpStream) -> Result<Accepted, FailureCause> {
-        let tls = tokio::select! {
-            tls = self.tls.accept(tcp) => tls.map_err(|e| FailureCause::of(&e))?,
-            () = self.clock.sleep(limits::HANDSHAKE) => return Err(FailureCause::TimedOut),
+    ///
+    /// Where others wait for its place, one that stands still is given up at once, and one that goes on sooner than
+    /// else: half-open handshakes, however many, keep nobody out.
+    async fn accept(&self, tcp: TcpStream, places: &Semaphore) -> Result<Accepted, FailureCause> {
+        let mut handshake = self.tls.accept(Heard::new(tcp));
+        let began = self.clock.now().boot;
+        let mut heard = 0;
+        let tls = loop {
+            // The handshake comes first: what has arrived is read before it counts as silence, however busy we are.
+            tokio::select! {
+                biased;
+                tls = &mut handshake => break tls.map_err(|e| FailureCause::of(&e))?,
+                () = self.clock.sleep(limits::HANDSHAKE_SILENCE) => {}
+            }
+            let took = self.clock.now().boot.since(began);
+            if took >= limits::HANDSHAKE {
+                return Err(FailureCause::TimedOut);
+            }
+            let so_far = handshake.get_ref().map_or(heard, Heard::bytes);
+            let stands_still = so_far == heard;
+            if places.available_permits() == 0 && (stands_still || took >= limits::HANDSHAKE_CROWDED) {
+                return Err(FailureCause::GaveWay);
+            }
+            heard = so_far;
         };
         let mut trust = self.source.watch();
         let bundles = trust.borrow_and_update().bundles.clone();
@@ -78,7 +100,7 @@ impl Acceptor {
 }
 
 struct Accepted {
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<Heard<TcpStream>>,
     peer: Peer,
     trust: watch::Receiver<Arc<Trust>>,
 }
@@ -86,10 +108,14 @@ struct Accepted {
 /// The bounds of one listener. The defaults are those of `limits`.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Handshakes under way at once. More wait in the kernel's queue.
+    /// Handshakes under way at once. More wait.
     pub handshakes_max: usize,
+    /// Connections that wait for a handshake. More wait in the kernel's queue.
+    pub waiting_max: usize,
     /// Connections open at once. More are closed after their handshake.
     pub connections_max: usize,
+    /// Connections of one SPIFFE ID open at once. On more, every request is refused.
+    pub connections_per_peer_max: usize,
     /// Streams of one HTTP/2 connection.
     pub streams_max: u32,
     /// Bytes of a request's headers.
@@ -106,7 +132,9 @@ impl Default for ServeOptions {
     fn default() -> Self {
         ServeOptions {
             handshakes_max: limits::HANDSHAKES_MAX,
+            waiting_max: limits::HANDSHAKES_WAITING_MAX,
             connections_max: limits::CONNECTIONS_MAX,
+            connections_per_peer_max: limits::CONNECTIONS_PER_PEER_MAX,
             streams_max: limits::STREAMS_PER_CONNECTION_MAX,
             header_bytes_max: limits::HEADER_BYTES_MAX,
             grace: limits::CONNECTION_GRACE,
@@ -138,10 +166,12 @@ pub async fn serve<S, B>(
     B::Error: Into<BoxError>,
 {
     let tasks = TaskTracker::new();
-    let handshakes = Arc::new(Semaphore::new(options.handshakes_max));
+    let waiting = Arc::new(Semaphore::new(options.waiting_max));
     let shared = Arc::new(Shared {
         http: http(acceptor.protocol, &options),
+        handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
         connections: Arc::new(Semaphore::new(options.connections_max)),
+        peers: Shares::new(options.connections_per_peer_max),
         failures: FailureLog::new(acceptor.clock.clone(), options.observer.clone()),
         acceptor,
         options,
@@ -149,11 +179,11 @@ pub async fn serve<S, B>(
     });
     let accept = async {
         loop {
-            // The permit comes first: who cannot be shaken hands with now waits in the kernel.
-            let Ok(permit) = handshakes.clone().acquire_owned().await else { return };
+            // Who has no place here waits in the kernel, whose queue is short: past it, connecting itself takes seconds.
+            let Ok(place) = waiting.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((tcp, remote)) => {
-                    tasks.spawn(attend(tcp, remote, permit, shared.clone(), service.clone()));
+                    tasks.spawn(attend(tcp, remote, place, shared.clone(), service.clone()));
                 }
                 Err(error) => {
                     // Out of files, most often: others must close first.
@@ -177,7 +207,9 @@ struct Shared {
     http: auto::Builder<TokioExecutor>,
     acceptor: Acceptor,
     options: ServeOptions,
+    handshakes: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    peers: Arc<Shares>,
     failures: FailureLog,
     shutdown: CancellationToken,
 }
@@ -204,7 +236,7 @@ fn http(protocol: Protocol, options: &ServeOptions) -> auto::Builder<TokioExecut
 async fn attend<S, B>(
     tcp: TcpStream,
     remote: SocketAddr,
-    handshake: OwnedSemaphorePermit,
+    waiting: OwnedSemaphorePermit,
     shared: Arc<Shared>,
     service: S,
 ) where
@@ -217,8 +249,14 @@ async fn attend<S, B>(
 {
     let refused = |cause| shared.failures.note(&HandshakeFailure { remote, cause });
     let _ = tcp.set_nodelay(true);
+    let handshake = tokio::select! {
+        place = shared.handshakes.acquire() => place,
+        () = shared.acceptor.clock.sleep(limits::HANDSHAKE) => return refused(FailureCause::GaveWay),
+        () = shared.shutdown.cancelled() => return,
+    };
+    drop(waiting);
     let accepted = tokio::select! {
-        accepted = shared.acceptor.accept(tcp) => accepted,
+        accepted = shared.acceptor.accept(tcp, &shared.handshakes) => accepted,
         () = shared.shutdown.cancelled() => return,
     };
     let Accepted { tls, peer, trust } = match accepted {
@@ -229,8 +267,14 @@ async fn attend<S, B>(
         return refused(FailureCause::Overloaded);
     };
     drop(handshake);
+    let share = shared.peers.take(peer.spiffe_id());
     let connection = Connection::new(peer, remote);
     let _ended_at_last = connection.ended.clone().drop_guard();
+    if share.is_none() {
+        let max = shared.peers.most();
+        refused(FailureCause::PeerFull { id: connection.peer.spiffe_id().clone(), max });
+        connection.end(Ending::PeerFull { max });
+    }
     let clock = &shared.acceptor.clock;
     let guarded = Guarded { service, connection: connection.clone(), clock: clock.clone() };
     let http = shared.http.serve_connection(TokioIo::new(tls), guarded);
@@ -243,6 +287,8 @@ async fn attend<S, B>(
             return;
         }
         ending = ending(&connection, trust, clock, &shared.shutdown) => ending,
+        // Stays as long as a client needs to ask once and to be told why not.
+        () = clock.sleep(shared.options.grace), if share.is_none() => connection.ending(),
         () = connection.cut.cancelled() => return,
     };
     tracing::debug!(%remote, peer = ?connection.peer, %ending, "connection ends");

@@ -376,3 +376,172 @@ async fn a_server_without_an_svid_or_bundles_lets_nobody_in() {
     assert!(matches!(error, ConnectError::Refused { .. } | ConnectError::Protocol { .. }), "{error:?}");
     assert!(server.seen.lock().unwrap().is_empty());
 }
+
+/// The first flight of a client of this server.
+fn client_hello(server: &TestServer) -> Vec<u8> {
+    let source = Arc::new(StaticSource::new(None, bundles(&[&server.ca])));
+    let config = client_config(source, server.clock.clone(), DAEMON.parse().unwrap(), &[b"h2"]);
+    let name = rustls::pki_types::ServerName::try_from("daemon").unwrap();
+    let mut hello = Vec::new();
+    rustls::ClientConnection::new(config, name).unwrap().write_tls(&mut hello).unwrap();
+    hello
+}
+
+/// Both ends of every socket of a flood are in this process.
+fn allow_files(wanted: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn identity_c12_a_thousand_half_open_handshakes_slow_nobody_who_is_in_and_keep_nobody_out() {
+    const FLOOD: usize = 1_000;
+    allow_files(4_096);
+    let server = TestServer::start(Protocol::Grpc).await;
+    let connector = server.client(&server.ca.svid("/a")).1;
+    let mut inside = connector.connected_channel().await.unwrap();
+    let hello = client_hello(&server);
+    let mut half_open = Vec::new();
+    for n in 0..FLOOD {
+        let mut tcp = TcpStream::connect(server.address).await.unwrap();
+        let said = [&[][..], &hello[..hello.len() / 2], &hello][n % 3];
+        tcp.write_all(said).await.unwrap();
+        half_open.push(tcp);
+    }
+    // Who is in: no time passes, no handshake ends, and every answer comes.
+    let began = std::time::Instant::now();
+    for _ in 0..100 {
+        let answer = soon(call(&mut inside, "/who")).await.unwrap();
+        assert_eq!(text(answer).await, "spiffe://a.example/a");
+    }
+    let served = began.elapsed() / 100;
+    // Who is honest and comes last waits behind all of them.
+    let given_up = || {
+        let failures = server.failures.lock().unwrap();
+        failures.iter().filter(|failure| failure.cause == FailureCause::GaveWay).count()
+    };
+    let honest = tokio::spawn(async move { connector.connected_channel().await.map(drop) });
+    let mut waited = Duration::ZERO;
+    while given_up() <= FLOOD - limits::HANDSHAKES_MAX {
+        server.clock.advance(limits::HANDSHAKE_SILENCE);
+        waited += limits::HANDSHAKE_SILENCE;
+        assert!(waited < limits::HANDSHAKE, "it got in by no deadline: {} gave way", given_up());
+        // What this step does, it does in real time.
+        let mut before = usize::MAX;
+        while before != given_up() {
+            before = given_up();
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+    soon(honest).await.unwrap().unwrap();
+    let answer = soon(call(&mut inside, "/who")).await.unwrap();
+    assert_eq!(text(answer).await, "spiffe://a.example/a");
+    eprintln!("{FLOOD} half-open handshakes: {served:?} for an answer, {waited:?} for a handshake");
+}
+
+#[tokio::test]
+async fn a_handshake_that_stands_still_is_left_alone_while_there_is_room() {
+    let server = TestServer::start(Protocol::Grpc).await;
+    let mut slow = TcpStream::connect(server.address).await.unwrap();
+    let mut waited = Duration::ZERO;
+    while waited + limits::HANDSHAKE_SILENCE < limits::HANDSHAKE {
+        server.clock.advance(limits::HANDSHAKE_SILENCE);
+        waited += limits::HANDSHAKE_SILENCE;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert!(server.failures.lock().unwrap().is_empty());
+    }
+    // It still may say hello, and is answered.
+    slow.write_all(&client_hello(&server)).await.unwrap();
+    assert_eq!(soon(slow.read_u8()).await.unwrap(), 0x16);
+}
+
+#[tokio::test]
+async fn a_handshake_that_goes_on_and_on_gives_way_too_when_others_wait() {
+    let options = ServeOptions { handshakes_max: 1, ..ServeOptions::default() };
+    let server = TestServer::with(Protocol::Grpc, options).await;
+    let hello = client_hello(&server);
+    let mut trickle = TcpStream::connect(server.address).await.unwrap();
+    let mut waited = Duration::ZERO;
+    for byte in hello {
+        let _ = trickle.write_all(&[byte]).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if !server.failures.lock().unwrap().is_empty() {
+            break;
+        }
+        server.clock.advance(limits::HANDSHAKE_SILENCE);
+        waited += limits::HANDSHAKE_SILENCE;
+    }
+    assert_eq!(server.failure().await.cause, FailureCause::GaveWay);
+    assert!(waited >= limits::HANDSHAKE_SILENCE && waited <= limits::HANDSHAKE_CROWDED * 2, "{waited:?}");
+}
+
+#[tokio::test]
+async fn an_identity_has_its_share_of_the_connections_and_is_told_so() {
+    let options = ServeOptions { connections_per_peer_max: 1, ..ServeOptions::default() };
+    let server = TestServer::with(Protocol::Grpc, options).await;
+    let connector = server.client(&server.ca.svid("/a")).1;
+    let mut first = connector.connected_channel().await.unwrap();
+    assert!(call(&mut first, "/who").await.is_ok());
+    let connection = server.last_connection();
+    let mut second = connector.connected_channel().await.unwrap();
+    let answer = call(&mut second, "/who").await.unwrap();
+    assert_eq!(
+        (answer.status().as_u16(), &answer.headers()["leasehold-reason"]),
+        (429, &"OVERLOADED".parse().unwrap())
+    );
+    let request = Request::builder()
+        .method("POST")
+        .uri("https://daemon/who")
+        .header("content-type", "application/grpc")
+        .body(Body::empty())
+        .unwrap();
+    second.ready().await.unwrap();
+    let answer = second.call(request).await.unwrap();
+    let status = tonic::Status::from_header_map(answer.headers()).unwrap();
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    assert_eq!(tonic_types::StatusExt::get_details_error_info(&status).unwrap().reason, "OVERLOADED");
+    assert!(status.message().contains("1 connections open"), "{}", status.message());
+    let failure = server.failure().await;
+    assert_eq!(failure.reason(), Some(Reason::Overloaded));
+    assert!(failure.cause.to_string().contains("spiffe://a.example/a"), "{}", failure.cause);
+    // Another identity has its own share, and this one has it again once the first is closed.
+    let other = server.client(&server.ca.svid("/b")).1;
+    assert_eq!(
+        text(call(&mut other.connected_channel().await.unwrap(), "/who").await.unwrap()).await,
+        "spiffe://a.example/b"
+    );
+    assert_eq!(text(call(&mut first, "/who").await.unwrap()).await, "spiffe://a.example/a");
+    drop((first, second));
+    soon(connection.ended.cancelled()).await;
+    soon(async {
+        loop {
+            let mut again = connector.connected_channel().await.unwrap();
+            if call(&mut again, "/who").await.unwrap().status().is_success() {
+                break;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_connection_beyond_the_share_stays_no_longer_than_the_grace() {
+    let options = ServeOptions { connections_per_peer_max: 0, ..ServeOptions::default() };
+    let server = TestServer::with(Protocol::Grpc, options).await;
+    let dialed = server.client(&server.ca.svid("/a")).1.connect(Alpn::Http2).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(dialed.tls)).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let request = Request::builder().uri("https://daemon/who").body(Body::empty()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status().as_u16(), 429);
+    soon(async {
+        while !driving.is_finished() {
+            server.clock.advance(limits::CONNECTION_GRACE);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}

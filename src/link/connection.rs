@@ -25,6 +25,10 @@ pub enum Ending {
     SvidExpired { not_after: Wall },
     #[error("the SVID that opened this connection is no longer trusted: connect again with another")]
     SvidUntrusted { why: SvidError },
+    #[error(
+        "this identity has {max} connections open, as many as one may: close some, or try again in a moment"
+    )]
+    PeerFull { max: usize },
     #[error("the server is stopping: connect again")]
     ShuttingDown,
     #[error("the connection is closed")]
@@ -36,6 +40,7 @@ impl Ending {
         match self {
             Ending::SvidExpired { .. } => Reason::SvidExpired,
             Ending::SvidUntrusted { why } => why.reason(),
+            Ending::PeerFull { .. } => Reason::Overloaded,
             Ending::ShuttingDown => Reason::ShuttingDown,
             Ending::Closed => Reason::Unreachable,
         }
@@ -91,17 +96,22 @@ impl Connection {
     }
 }
 
-/// The answer to a request on a connection that has ended: gRPC's UNAUTHENTICATED, or UNAVAILABLE at shutdown, with the
-/// Reason; to other HTTP 401 or 503 with nothing in it.
+/// The answer to a request on a connection that has ended: gRPC's UNAUTHENTICATED, RESOURCE_EXHAUSTED where the identity has
+/// its share, or UNAVAILABLE at shutdown, with the Reason; to other HTTP 401, 429 or 503 with nothing in it.
 pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &Ending) -> Response<B> {
     let reason = ending.reason();
-    let stopping = matches!(ending, Ending::ShuttingDown | Ending::Closed);
+    let (code, status) = match ending {
+        Ending::SvidExpired { .. } | Ending::SvidUntrusted { .. } => {
+            (tonic::Code::Unauthenticated, StatusCode::UNAUTHORIZED)
+        }
+        Ending::PeerFull { .. } => (tonic::Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+        Ending::ShuttingDown | Ending::Closed => (tonic::Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
+    };
     let grpc = request
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if grpc {
-        let code = if stopping { tonic::Code::Unavailable } else { tonic::Code::Unauthenticated };
         let details = ErrorDetails::with_error_info(
             reason.code(),
             ERROR_DOMAIN,
@@ -110,8 +120,7 @@ pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &Ending) -> R
         return tonic::Status::with_error_details(code, ending.to_string(), details).into_http();
     }
     let mut response = Response::new(B::default());
-    *response.status_mut() =
-        if stopping { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::UNAUTHORIZED };
+    *response.status_mut() = status;
     response.headers_mut().insert("leasehold-reason", HeaderValue::from_static(reason.code()));
     response
 }

@@ -11,6 +11,7 @@ use crate::{
     clock::{BootTime, Clock},
     identity::SvidError,
     limits,
+    name::SpiffeId,
     reason::Reason,
 };
 
@@ -38,8 +39,14 @@ pub enum FailureCause {
     /// The connection was lost. Port scans and health checks of load balancers look like this.
     #[error("the peer went away")]
     Closed,
+    /// It stood still, or went on slowly, while others waited for its place.
+    #[error("the handshake was given up for others that waited")]
+    GaveWay,
     #[error("as many connections are open as there may be")]
     Overloaded,
+    /// The handshake was good: what is refused are the requests that follow it.
+    #[error("`{id}` has {max} connections open, as many as one identity may")]
+    PeerFull { id: SpiffeId, max: usize },
 }
 
 impl HandshakeFailure {
@@ -47,10 +54,11 @@ impl HandshakeFailure {
     pub fn reason(&self) -> Option<Reason> {
         match &self.cause {
             FailureCause::Svid(why) => Some(why.reason()),
-            FailureCause::Overloaded => Some(Reason::Overloaded),
+            FailureCause::Overloaded | FailureCause::PeerFull { .. } => Some(Reason::Overloaded),
             FailureCause::Alert(_)
             | FailureCause::Protocol(_)
             | FailureCause::TimedOut
+            | FailureCause::GaveWay
             | FailureCause::Closed => None,
         }
     }

@@ -12,13 +12,17 @@
 //! | `connect` | [`Connector`]: from a client to a server of a known SPIFFE ID |
 //! | `connect_error` | [`ConnectError`]: what can be wrong with that, and what to do |
 //! | `primed` | a stream whose first bytes were waited for |
+//! | `heard` | a stream that counts what it has heard |
+//! | `share` | [`Shares`]: what each identity has under way at once |
 
 mod accept;
 mod connect;
 mod connect_error;
 mod connection;
 mod failure;
+mod heard;
 mod primed;
+mod share;
 #[cfg(test)]
 mod testing;
 
@@ -27,3 +31,4 @@ pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
 pub use connect_error::{ConnectError, explain};
 pub use connection::{Connection, Ending};
 pub use failure::{FailureCause, HandshakeFailure, HandshakeObserver};
+pub use share::{Share, Shares};

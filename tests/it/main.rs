@@ -25,6 +25,7 @@ mod lifecycle;
 mod locks;
 mod matrix;
 mod members;
+mod mistakes;
 mod path;
 mod requeue;
 mod restart;

@@ -1,0 +1,362 @@
+//! What reads hostile input, beside a second parser of the same: each function takes any bytes and panics where ours accepts
+//! what the other does not, reads something else in it, or does not write again what it read.
+//!
+//! libFuzzer calls them for hours (`fuzz_targets/`), an ordinary test for a moment (`tests/fuzz_smoke.rs`, which includes this
+//! file).
+
+use std::{fmt, str::FromStr, sync::OnceLock, time::Duration};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use leasehold::{
+    clock::Wall,
+    identity::{Leaf, TrustBundles, X509Svid},
+    name::{
+        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, NameError,
+        Pin, PrincipalKind, ResourceName, Scope, SpiffeId, SpiffePattern, TenantName, TrustDomain,
+    },
+    token::{self, Claims, Expected, KeySet, LeaseClaims, Presenter, SigningKey},
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    SanType,
+};
+use x509_parser::prelude::FromDer;
+
+/// A function that takes any bytes, and what it begins with.
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+/// All of them.
+pub const TARGETS: [Target; 5] = [
+    Target { name: "spiffe_id", run: spiffe_id, seeds: spiffe_id_seeds },
+    Target { name: "svid", run: svid, seeds: svid_seeds },
+    Target { name: "bundle", run: bundle, seeds: bundle_seeds },
+    Target { name: "token", run: token, seeds: token_seeds },
+    Target { name: "names", run: names, seeds: name_seeds },
+];
+
+/// 2026-11-20T04:13:20Z.
+const NOW: Wall = Wall(1_795_148_000_000);
+
+// ---------- the SPIFFE ID ----------
+
+/// Beside the `spiffe` crate and `url`.
+pub fn spiffe_id(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let theirs = spiffe::SpiffeId::new(text);
+    match text.parse::<SpiffeId>() {
+        Ok(ours) => {
+            assert_eq!(ours.as_str(), text, "nothing is normalised");
+            let theirs = theirs.unwrap_or_else(|e| panic!("we accept `{text}`, spiffe does not: {e}"));
+            assert_eq!(theirs.to_string(), text);
+            assert_eq!(theirs.trust_domain().to_string(), ours.trust_domain().as_str());
+            assert_eq!(theirs.path(), ours.path());
+            assert_eq!(format!("/{}", ours.segments().collect::<Vec<_>>().join("/")), ours.path());
+            let url =
+                url::Url::parse(text).unwrap_or_else(|e| panic!("we accept `{text}`, url does not: {e}"));
+            assert_eq!(url.host_str(), Some(ours.trust_domain().as_str()));
+            assert_eq!((url.path(), url.query(), url.fragment()), (ours.path(), None, None));
+            assert!(url.username().is_empty() && url.password().is_none() && url.port().is_none());
+        }
+        // It puts scheme and trust domain into lower case, and has IDs without a path and of any length.
+        Err(_) => {
+            if let Ok(theirs) = theirs {
+                let normalised = theirs.to_string() != text;
+                assert!(
+                    normalised || theirs.path().is_empty() || text.len() > 2048,
+                    "spiffe accepts `{text}`, we do not"
+                );
+            }
+        }
+    }
+    if let Ok(domain) = text.parse::<TrustDomain>() {
+        assert_eq!(domain.as_str(), text);
+        assert_eq!(spiffe::TrustDomain::new(text).map(|t| t.to_string()).ok().as_deref(), Some(text));
+        assert!(format!("spiffe://{text}/a").parse::<SpiffeId>().is_ok());
+    }
+}
+
+fn spiffe_id_seeds() -> Vec<Vec<u8>> {
+    [
+        "spiffe://example.org/a",
+        "spiffe://example.org/ns/x/sa/y",
+        "spiffe://10.0.0.1/.a/..b/...",
+        "spiffe://td:8080/u@x?q#f/%41",
+        "SPIFFE://TD//a/./../",
+        "spiffe://a_b-c.9",
+    ]
+    .map(|text| text.as_bytes().to_vec())
+    .to_vec()
+}
+
+// ---------- the SVID ----------
+
+/// Beside x509-parser, webpki and the `spiffe` crate.
+pub fn svid(data: &[u8]) {
+    let Ok(leaf) = Leaf::parse(data) else { return };
+    let (rest, cert) = x509_parser::certificate::X509Certificate::from_der(data).expect("we read it");
+    assert!(rest.is_empty());
+    let seconds = |wall: Wall| i64::try_from(wall.seconds()).unwrap_or(i64::MAX);
+    assert_eq!(seconds(leaf.not_after), cert.validity().not_after.timestamp().max(0));
+    assert_eq!(seconds(leaf.not_before), cert.validity().not_before.timestamp().max(0));
+    assert_eq!(leaf.serial, cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect::<String>());
+    assert!(!cert.is_ca());
+    let theirs = spiffe::cert::spiffe_id_from_der(data)
+        .unwrap_or_else(|e| panic!("we read {}, spiffe does not: {e}", leaf.spiffe_id));
+    assert_eq!(theirs.to_string(), leaf.spiffe_id.as_str());
+    // What webpki cannot read has no path to a root; what it reads has this one URI.
+    let der = rustls_pki_types::CertificateDer::from(data);
+    if let Ok(cert) = webpki::EndEntityCert::try_from(&der) {
+        assert_eq!(cert.valid_uri_names().collect::<Vec<_>>(), [leaf.spiffe_id.as_str()]);
+    }
+    assert_eq!(Leaf::parse(data).as_ref(), Ok(&leaf), "the same bytes are the same leaf");
+}
+
+struct Made {
+    root: rcgen::Certificate,
+    leaf: rcgen::Certificate,
+    key: KeyPair,
+}
+
+fn made() -> Made {
+    let date = |wall: Wall| time::OffsetDateTime::from_unix_timestamp(wall.seconds() as i64).expect("a date");
+    let mut ca = CertificateParams::default();
+    ca.not_before = date(NOW);
+    ca.not_after = date(NOW.plus(Duration::from_secs(86_400)));
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    ca.subject_alt_names = vec![SanType::URI("spiffe://td".try_into().expect("ASCII"))];
+    let mut params = CertificateParams::default();
+    params.not_before = date(NOW);
+    params.not_after = date(NOW.plus(Duration::from_secs(3_600)));
+    params.is_ca = IsCa::ExplicitNoCa;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.subject_alt_names = vec![
+        SanType::URI("spiffe://td/a/b".try_into().expect("ASCII")),
+        SanType::DnsName("localhost".try_into().expect("ASCII")),
+    ];
+    let (ca_key, key) = (KeyPair::generate().expect("a key"), KeyPair::generate().expect("a key"));
+    let root = ca.self_signed(&ca_key).expect("a root");
+    let leaf = params.signed_by(&key, &Issuer::from_params(&ca, &ca_key)).expect("a leaf");
+    Made { root, leaf, key }
+}
+
+fn svid_seeds() -> Vec<Vec<u8>> {
+    let made = made();
+    vec![made.leaf.der().to_vec(), made.root.der().to_vec()]
+}
+
+// ---------- the bundle ----------
+
+/// PEM, beside a reading of our own of what PEM is.
+pub fn bundle(data: &[u8]) {
+    let domain = || "td".parse::<TrustDomain>().expect("a trust domain");
+    let load = || TrustBundles::empty().with_pem(domain(), "bundle", data, NOW);
+    // Whatever it is, neither half of an SVID is made of it without the other.
+    if let Ok(svid) = X509Svid::from_pem(data, data) {
+        assert!(svid.leaf().not_after >= svid.leaf().not_before);
+    }
+    let Ok(bundles) = load() else { return };
+    let roots = bundles.root_count(&domain()).expect("it has a bundle");
+    let text = String::from_utf8_lossy(data);
+    let blocks = text.matches("-----BEGIN CERTIFICATE-----").count();
+    assert!((1..=blocks).contains(&roots), "{roots} roots of {blocks} blocks");
+    assert_eq!(load().ok().and_then(|again| again.root_count(&domain())), Some(roots));
+    assert!(load().expect("it loaded").with_pem(domain(), "bundle", data, NOW).is_err(), "no two are merged");
+    let end = Wall(u64::MAX);
+    assert!(TrustBundles::empty().with_pem(domain(), "bundle", data, end).is_err(), "all have ended by then");
+}
+
+fn bundle_seeds() -> Vec<Vec<u8>> {
+    let (one, two) = (made(), made());
+    vec![
+        one.root.pem().into_bytes(),
+        format!("{}{}", one.root.pem(), two.root.pem()).into_bytes(),
+        format!("{}{}", one.leaf.pem(), one.key.serialize_pem()).into_bytes(),
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode([0x30, 0]))
+            .into_bytes(),
+    ]
+}
+
+// ---------- the token ----------
+
+/// A token of this process and all that it takes to check it.
+struct Issued {
+    keys: KeySet,
+    claims: Claims,
+    text: String,
+    theirs: jsonwebtoken::DecodingKey,
+}
+
+fn issued() -> &'static Issued {
+    static ISSUED: OnceLock<Issued> = OnceLock::new();
+    ISSUED.get_or_init(|| {
+        let key = SigningKey::generate(3, 1).expect("a key");
+        let holder: SpiffeId = "spiffe://td/worker".parse().expect("an ID");
+        let claims = Claims {
+            iss: "https://leasehold.example".into(),
+            sub: holder.clone(),
+            aud: "spiffe://td/gateway".parse().expect("an ID"),
+            exp: NOW.seconds() + 300,
+            nbf: NOW.seconds(),
+            iat: NOW.seconds(),
+            jti: "x".into(),
+            client_id: holder,
+            authorization_details: vec![(&Scope::whole("dataset:acme/d@v1".parse().expect("a name"))).into()],
+            lh: LeaseClaims {
+                epoch: 3,
+                stood_at: 7,
+                lease: LeaseId(1),
+                generation: 0,
+                job: JobId(2),
+                attempt: AttemptNumber::FIRST,
+                member: "node-1".parse().expect("a name"),
+                tenant: "acme".parse().expect("a name"),
+                fences: vec![],
+            },
+            cnf: None,
+        };
+        let text = token::mint(&key, &claims).expect("a token").expose().to_owned();
+        let keys = key.public();
+        let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&keys.to_jwks()).expect("a JWK set");
+        let theirs = jsonwebtoken::DecodingKey::from_jwk(&jwks.keys[0]).expect("a key");
+        Issued { keys, claims, text, theirs }
+    })
+}
+
+fn check(text: &str) -> Option<Claims> {
+    let Issued { keys, claims, .. } = issued();
+    let presenter = Presenter::Svid { id: &claims.sub, x5t_s256: None };
+    let expected = Expected { issuer: &claims.iss, audience: &claims.aud, presenter };
+    token::check(text, keys, expected, NOW).ok()
+}
+
+/// Beside jsonwebtoken. The bytes are taken as a token, as a key set, and as changes of a good token: a place, and what it is
+/// xored with.
+pub fn token(data: &[u8]) {
+    let issued = issued();
+    if let Ok(text) = std::str::from_utf8(data) {
+        assert!(check(text).is_none() || text == issued.text, "a token that nobody signed: {text}");
+        if let Some(kid) = token::peek_key_id(text) {
+            assert!(kid.len() <= text.len());
+        }
+        if let Ok(keys) = KeySet::from_jwks(text) {
+            let again = KeySet::from_jwks(&keys.to_jwks()).expect("what we write we read");
+            assert_eq!((again.len(), again.to_jwks()), (keys.len(), keys.to_jwks()));
+        }
+    }
+    let mut changed = issued.text.clone().into_bytes();
+    for change in data.chunks_exact(3) {
+        let place = usize::from(u16::from_be_bytes([change[0], change[1]])) % changed.len();
+        changed[place] ^= change[2];
+    }
+    let Ok(text) = String::from_utf8(changed) else { return };
+    let ours = check(&text);
+    assert_eq!(ours.is_some(), text == issued.text, "one token has one spelling: {text}");
+    let Some(ours) = ours else { return };
+    let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
+    rules.validate_exp = false; // by its own clock
+    rules.set_audience(&[ours.aud.as_str()]);
+    rules.set_issuer(&[&ours.iss]);
+    let theirs = jsonwebtoken::decode::<Claims>(&text, &issued.theirs, &rules).expect("we accept it");
+    assert_eq!((&theirs.claims, &ours), (&ours, &issued.claims));
+    assert_eq!(theirs.header.kid, token::peek_key_id(&text));
+}
+
+fn token_seeds() -> Vec<Vec<u8>> {
+    let issued = issued();
+    vec![
+        issued.text.clone().into_bytes(),
+        issued.keys.to_jwks().into_bytes(),
+        vec![0, 5, 0],
+        vec![0, 5, 1, 1, 40, 2],
+        br#"{"keys":[{"kty":"EC","crv":"P-256","use":"sig","alg":"ES256","kid":"a","x":"AA","y":"AA"}]}"#
+            .to_vec(),
+    ]
+}
+
+// ---------- the names ----------
+
+/// One text form each: what is read is written again, and serde reads as `FromStr` does.
+pub fn names(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    one_form::<Action>(text);
+    one_form::<Digest>(text);
+    one_form::<FenceName>(text);
+    one_form::<Half>(text);
+    one_form::<HumanName>(text);
+    one_form::<InstanceName>(text);
+    one_form::<JobId>(text);
+    one_form::<LeaseId>(text);
+    one_form::<Pin>(text);
+    one_form::<PrincipalKind>(text);
+    one_form::<ResourceName>(text);
+    one_form::<SpiffeId>(text);
+    one_form::<SpiffePattern>(text);
+    one_form::<TenantName>(text);
+    one_form::<TrustDomain>(text);
+    // A pattern without a wildcard matches its ID and no other; one with any matches the ID that it gives for an example.
+    if let Ok(pattern) = text.parse::<SpiffePattern>() {
+        assert!(pattern.matches(&pattern.example()) && pattern.overlaps(&pattern));
+        assert_eq!(pattern.exact(), text.parse::<SpiffeId>().ok());
+    }
+    if let Ok(resource) = text.parse::<ResourceName>() {
+        let whole = resource.unversioned();
+        assert_eq!(whole.unversioned(), whole);
+        assert!(text.starts_with(&whole.to_string()), "{whole} of {text}");
+    }
+}
+
+fn one_form<T>(text: &str)
+where
+    T: FromStr<Err = NameError> + fmt::Display + serde::de::DeserializeOwned + PartialEq + fmt::Debug,
+{
+    let json = serde_json::Value::String(text.to_owned());
+    let by_serde = serde_json::from_value::<T>(json).ok();
+    match text.parse::<T>() {
+        Ok(name) => {
+            assert_eq!(name.to_string(), text, "a second spelling of one {}", std::any::type_name::<T>());
+            assert_eq!(by_serde.as_ref(), Some(&name));
+        }
+        Err(why) => {
+            assert!(by_serde.is_none(), "serde takes `{text}`");
+            let line = why.to_string();
+            assert!(line.len() < 1_200 && !line.contains(|c: char| c.is_control()), "{line:?}");
+        }
+    }
+}
+
+fn name_seeds() -> Vec<Vec<u8>> {
+    let mut all = [
+        "dataset:acme/tickets@v3",
+        "model:acme/base-7b@2026.10",
+        "checkpoint:acme/support-lora",
+        "read-dataset",
+        "reading",
+        "human:ada",
+        "ada",
+        "acme",
+        "rank-0",
+        "workload",
+        "7",
+        "epoch",
+        "domain:example.org",
+        "tenant:acme",
+        "identity:spiffe://td/a",
+        "spiffe://td/tenant/*/**",
+        "sha256:4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de",
+        "hf-revision:4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    all.push(JobId(2).to_string());
+    all.push(LeaseId(3).to_string());
+    all.push(FenceName::attempt(JobId(2), AttemptNumber::FIRST).to_string());
+    all.push(FenceName::lease(LeaseId(3)).to_string());
+    all.into_iter().map(String::into_bytes).collect()
+}

@@ -1,0 +1,142 @@
+//! The fuzz targets for a moment, without a fuzzer: the same functions on their seeds and on changes of them, the same in every
+//! run. `LEASEHOLD_FUZZ_ROUNDS` makes the moment longer. `fuzz/` has the long run.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a target that panics has found something"
+)]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+#[allow(dead_code, reason = "libFuzzer calls the targets by name, this file by the list")]
+#[path = "../fuzz/src/lib.rs"]
+mod targets;
+
+/// What is worth putting into a text or a certificate at any place.
+const WORDS: [&[u8]; 14] = [
+    b"spiffe://",
+    b"/",
+    b"//",
+    b"/..",
+    b"%41",
+    b"\xff",
+    b"@",
+    b":",
+    b"*",
+    b".",
+    b"\0",
+    b"\x30\x82",
+    b"\x86\x01",
+    b"\n",
+];
+
+/// xorshift64*: no more than a sequence that is the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        usize::try_from(self.next() >> 33).unwrap() % n.max(1)
+    }
+
+    fn byte(&mut self) -> u8 {
+        u8::try_from(self.next() >> 56).unwrap()
+    }
+
+    /// One seed, changed a few times.
+    fn input(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = seeds[self.below(seeds.len())].clone();
+        for _ in 0..self.below(4) {
+            let place = self.below(bytes.len() + 1);
+            match self.below(7) {
+                0 if !bytes.is_empty() => {
+                    let place = self.below(bytes.len());
+                    bytes[place] ^= 1 << self.below(8);
+                }
+                1 if !bytes.is_empty() => {
+                    let place = self.below(bytes.len());
+                    bytes[place] = self.byte();
+                }
+                2 => bytes.insert(place, self.byte()),
+                3 => {
+                    let end = (place + self.below(9)).min(bytes.len());
+                    drop(bytes.drain(place..end));
+                }
+                4 => {
+                    let word = WORDS[self.below(WORDS.len())];
+                    bytes.splice(place..place, word.iter().copied());
+                }
+                5 => {
+                    let end = (place + self.below(40)).min(bytes.len());
+                    let again = bytes[place..end].to_vec();
+                    bytes.splice(end..end, again);
+                }
+                _ => {
+                    let other = &seeds[self.below(seeds.len())];
+                    let cut = self.below(other.len() + 1);
+                    bytes.truncate(place);
+                    bytes.extend_from_slice(&other[cut..]);
+                }
+            }
+        }
+        bytes
+    }
+}
+
+fn smoke(name: &str, rounds: usize) {
+    let target = targets::TARGETS.iter().find(|target| target.name == name).unwrap();
+    let rounds = std::env::var("LEASEHOLD_FUZZ_ROUNDS").map_or(rounds, |n| n.parse().unwrap());
+    let seeds = (target.seeds)();
+    let mut dice = Dice(0x1ea5_e401_d000_0001);
+    let changed = (0..rounds).map(|_| dice.input(&seeds));
+    for input in seeds.clone().into_iter().chain(changed) {
+        if catch_unwind(AssertUnwindSafe(|| (target.run)(&input))).is_err() {
+            let hex: String = input.iter().map(|b| format!("{b:02x}")).collect();
+            panic!("{name} found something: `{}`, in hex {hex}", String::from_utf8_lossy(&input));
+        }
+    }
+}
+
+#[test]
+fn spiffe_ids_are_read_as_two_other_parsers_read_them() {
+    smoke("spiffe_id", 50_000);
+}
+
+#[test]
+fn svids_are_read_as_three_other_parsers_read_them() {
+    smoke("svid", 20_000);
+}
+
+#[test]
+fn bundles_are_read_the_same_twice_and_never_merged() {
+    smoke("bundle", 3_000);
+}
+
+#[test]
+fn tokens_have_one_spelling_and_another_library_reads_the_same_claims() {
+    smoke("token", 3_000);
+}
+
+#[test]
+fn names_have_one_form_each() {
+    smoke("names", 20_000);
+}
+
+#[test]
+fn every_target_has_a_smoke_a_fuzzer_and_seeds() {
+    let here = include_str!("fuzz_smoke.rs");
+    let manifest = include_str!("../fuzz/Cargo.toml");
+    for target in &targets::TARGETS {
+        assert!(here.contains(&format!("smoke(\"{}\", ", target.name)), "{} has no smoke", target.name);
+        assert!(manifest.contains(&format!("name = \"{}\"", target.name)), "{} has no fuzzer", target.name);
+        assert!(!(target.seeds)().is_empty());
+    }
+}
