@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use rustls::pki_types::TrustAnchor;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 
-use super::{LoadError, LoadFault, SvidError, load, signing::SigningLife};
+use super::{BundleDocument, LoadError, LoadFault, SvidError, document::is_json, load, signing::SigningLife};
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
 
 /// Roots by trust domain. Asked by trust domain only, never merged: a domain's roots vouch for that domain alone.
@@ -29,6 +29,10 @@ pub(super) struct Roots {
     pub(super) lives: Vec<SigningLife>,
     /// SHA-256 of each, in the same order.
     digests: Vec<[u8; 32]>,
+    /// How many were left out because they have expired.
+    expired: usize,
+    /// The publisher's, where there is one.
+    sequence: Option<u64>,
 }
 
 impl TrustBundles {
@@ -48,17 +52,55 @@ impl TrustBundles {
         pem: &[u8],
         now: Wall,
     ) -> Result<Self, LoadError> {
+        let roots = Roots::from_pem(file, pem, now)?;
+        self.insert(domain, file, Arc::new(roots))?;
+        Ok(self)
+    }
+
+    /// Adds the bundle of a trust domain from its document. Expired roots are left out; none at all is a bundle, too: it
+    /// revokes every SVID of the trust domain.
+    pub fn with_document(
+        mut self,
+        domain: TrustDomain,
+        file: &str,
+        document: &BundleDocument,
+        now: Wall,
+    ) -> Result<Self, LoadError> {
+        let roots = Roots::from_document(file, document, now)?;
+        self.insert(domain, file, Arc::new(roots))?;
+        Ok(self)
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        domain: TrustDomain,
+        file: &str,
+        roots: Arc<Roots>,
+    ) -> Result<(), LoadError> {
         if self.by_domain.len() >= limits::TRUST_DOMAINS_MAX {
             return Err(LoadFault::TooManyDomains.of(file));
         }
-        let roots = Roots::from_pem(file, pem, now)?;
         match self.by_domain.entry(domain) {
-            Entry::Vacant(place) => place.insert(Arc::new(roots)),
-            Entry::Occupied(place) => {
-                return Err(LoadFault::DomainRepeated { domain: place.key().clone() }.of(file));
+            Entry::Vacant(place) => {
+                place.insert(roots);
+                Ok(())
             }
-        };
-        Ok(self)
+            Entry::Occupied(place) => Err(LoadFault::DomainRepeated { domain: place.key().clone() }.of(file)),
+        }
+    }
+
+    /// Gives a trust domain these roots, in the place of others.
+    pub(super) fn add(&mut self, domain: TrustDomain, roots: Roots) {
+        self.by_domain.insert(domain, Arc::new(roots));
+    }
+
+    /// Takes the roots of the trust domains that have none here yet, as far as they are wanted and there is room.
+    pub(super) fn add_all(&mut self, others: &TrustBundles, wanted: impl Fn(&TrustDomain) -> bool) {
+        for (domain, roots) in others.by_domain.iter().filter(|(domain, _)| wanted(domain)) {
+            if self.by_domain.len() < limits::TRUST_DOMAINS_MAX {
+                self.by_domain.entry(domain.clone()).or_insert_with(|| roots.clone());
+            }
+        }
     }
 
     /// Sets the longest life of an SVID that is accepted. [`limits::SVID_LIFE_MAX`] where nobody did.
@@ -102,7 +144,7 @@ impl TrustBundles {
         self.svid_life_max == other.svid_life_max
             && self.by_domain.len() == other.by_domain.len()
             && self.by_domain.iter().zip(&other.by_domain).all(|((domain, roots), (other_domain, others))| {
-                domain == other_domain && roots.digests == others.digests
+                domain == other_domain && roots.digests == others.digests && roots.sequence == others.sequence
             })
     }
 
@@ -139,24 +181,72 @@ impl TrustBundles {
 }
 
 impl Roots {
-    fn from_pem(file: &str, pem: &[u8], now: Wall) -> Result<Self, LoadError> {
-        let mut roots = Roots::default();
-        let mut expired = 0;
-        for (der, number) in load::certificates(file, pem, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
-            let bad = |why| LoadFault::Certificate { number, why }.of(file);
-            let life = SigningLife::parse(der).map_err(bad)?;
-            let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| bad(SvidError::Malformed))?;
-            let digest = sha256(der);
-            if now >= life.not_after {
-                expired += 1;
-            } else if !roots.digests.contains(&digest) {
-                roots.push(anchor.to_owned(), life, digest);
-            }
+    /// The roots of a file, which is PEM, or the SPIFFE bundle document.
+    pub(super) fn from_file(
+        file: &str,
+        bytes: &[u8],
+        domain: &TrustDomain,
+        now: Wall,
+    ) -> Result<Self, LoadError> {
+        if is_json(bytes) {
+            Self::from_document(file, &BundleDocument::parse(file, bytes, domain)?, now)
+        } else {
+            Self::from_pem(file, bytes, now)
         }
-        if roots.anchors.is_empty() {
-            return Err(LoadFault::NoRoot { expired }.of(file));
+    }
+
+    pub(super) fn from_document(file: &str, document: &BundleDocument, now: Wall) -> Result<Self, LoadError> {
+        let mut roots = Roots { sequence: document.sequence, ..Roots::default() };
+        for (der, number) in document.roots.iter().zip(1..) {
+            roots.take(der, now).map_err(|why| LoadFault::Certificate { number, why }.of(file))?;
         }
         Ok(roots)
+    }
+
+    /// Whether these come after others of the same trust domain: a publisher's sequence never goes back (section 4.1.1).
+    pub(super) fn is_older_than(&self, shown: &Roots) -> bool {
+        matches!((self.sequence, shown.sequence), (Some(new), Some(shown)) if new < shown)
+    }
+
+    fn from_pem(file: &str, pem: &[u8], now: Wall) -> Result<Self, LoadError> {
+        let mut roots = Roots::default();
+        for (der, number) in load::certificates(file, pem, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
+            roots.take(der, now).map_err(|why| LoadFault::Certificate { number, why }.of(file))?;
+        }
+        if roots.anchors.is_empty() {
+            return Err(roots.none_left(file));
+        }
+        Ok(roots)
+    }
+
+    /// The roots of a concatenation of DER that can be used, and a line for each certificate that cannot. Expired roots are
+    /// left out without a word: issuers leave them in for a while.
+    pub(super) fn from_der(what: &str, der: &[u8], now: Wall) -> Result<(Self, Vec<String>), LoadError> {
+        let (mut roots, mut left_out) = (Roots::default(), Vec::new());
+        for (der, number) in load::concatenated(what, der, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
+            if let Err(why) = roots.take(der, now) {
+                left_out.push(LoadFault::Certificate { number, why }.of(what).to_string());
+            }
+        }
+        Ok((roots, left_out))
+    }
+
+    /// Why a bundle without a root is none.
+    pub(super) fn none_left(&self, what: &str) -> LoadError {
+        LoadFault::NoRoot { expired: self.expired }.of(what)
+    }
+
+    /// Takes a root that is valid now; counts one that has expired.
+    fn take(&mut self, der: &CertificateDer<'_>, now: Wall) -> Result<(), SvidError> {
+        let life = SigningLife::parse(der)?;
+        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| SvidError::Malformed)?;
+        let digest = sha256(der);
+        if now >= life.not_after {
+            self.expired = self.expired.saturating_add(1);
+        } else if !self.digests.contains(&digest) {
+            self.push(anchor.to_owned(), life, digest);
+        }
+        Ok(())
     }
 
     fn push(&mut self, anchor: TrustAnchor<'static>, life: SigningLife, digest: [u8; 32]) {
@@ -166,7 +256,7 @@ impl Roots {
     }
 
     fn without_expired(&self, now: Wall) -> Self {
-        let mut kept = Roots::default();
+        let mut kept = Roots { sequence: self.sequence, ..Roots::default() };
         for ((anchor, life), digest) in self.anchors.iter().zip(&self.lives).zip(&self.digests) {
             if now < life.not_after {
                 kept.push(anchor.clone(), *life, *digest);

@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, fs::File, io, io::Read, path::Path};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::asn1_rs::{Any, FromDer};
 use zeroize::Zeroizing;
 
 use super::SvidError;
@@ -39,6 +40,19 @@ pub enum LoadFault {
     TooLarge,
     #[error("is not PEM: write certificates and keys between BEGIN and END lines")]
     NotPem,
+    #[error("is not a SPIFFE bundle document, which is JSON: {why}")]
+    NotJson { why: String },
+    #[error("is not a SPIFFE bundle document: {why}")]
+    NotABundle { why: String },
+    #[error("names what is no trust domain: {why}")]
+    DomainName { why: String },
+    #[error("key {number} has a certificate that cannot be read: write base64 of its DER into `x5c`")]
+    X5c {
+        /// Counted from 1.
+        number: usize,
+    },
+    #[error("is not a concatenation of DER certificates")]
+    NotDer,
     #[error("holds no certificate: write the SVID first, then its intermediates, as PEM")]
     NoCertificate,
     #[error("holds {found} certificates, at most {max} are read")]
@@ -66,6 +80,10 @@ pub enum LoadFault {
 }
 
 impl LoadFault {
+    pub(super) fn not_a_bundle(why: &str) -> Self {
+        LoadFault::NotABundle { why: why.to_owned() }
+    }
+
     pub(super) fn of(self, file: &str) -> LoadError {
         LoadError { file: file.to_owned(), fault: self }
     }
@@ -106,6 +124,25 @@ pub(super) fn certificates(
     }
     if all.len() > max {
         return Err(LoadFault::TooManyCertificates { found: all.len(), max }.of(file));
+    }
+    Ok(all)
+}
+
+/// The certificates of a concatenation of DER, in order. `what` is what an error calls it.
+pub(super) fn concatenated(
+    what: &str,
+    mut der: &[u8],
+    max: usize,
+) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let mut all = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) = Any::from_der(der).map_err(|_| LoadFault::NotDer.of(what))?;
+        let one = der.len().checked_sub(rest.len()).and_then(|len| der.get(..len)).unwrap_or_default();
+        if all.len() >= max {
+            return Err(LoadFault::TooManyCertificates { found: all.len().saturating_add(1), max }.of(what));
+        }
+        all.push(CertificateDer::from(one.to_vec()));
+        der = rest;
     }
     Ok(all)
 }

@@ -31,3 +31,7 @@ mod requeue;
 mod restart;
 mod run;
 mod surfaces;
+mod workload_api;
+
+#[path = "../workload/mod.rs"]
+mod workload;
