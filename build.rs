@@ -1,6 +1,11 @@
 //! Compiles `proto/` with protox: no `protoc` has to be installed.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+};
 
 const FILES: [&str; 5] = [
     "leasehold/v1/common.proto",
@@ -30,5 +35,24 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_fds(compiler.file_descriptor_set())?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptor.bin"), compiler.encode_file_descriptor_set())?;
+    workload_api(&out)
+}
+
+/// The SPIFFE Workload API, apart: we are its client, so reflection must not name it. The server's half is for the tests.
+fn workload_api(out: &Path) -> Result<(), Box<dyn Error>> {
+    for (folder, server) in [("workload_client", false), ("workload_server", true)] {
+        let folder = out.join(folder);
+        fs::create_dir_all(&folder)?;
+        let mut compiler = protox::Compiler::new(["proto/spiffe"])?;
+        compiler.include_source_info(true).open_files(["workload.proto"])?;
+        tonic_prost_build::configure()
+            .skip_debug(["X509SVID"])
+            .build_server(server)
+            .build_client(!server)
+            .build_transport(false)
+            .out_dir(folder)
+            .emit_rerun_if_changed(false)
+            .compile_fds(compiler.file_descriptor_set())?;
+    }
     Ok(())
 }

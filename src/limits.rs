@@ -162,6 +162,14 @@ pub const BUNDLE_ROOTS_MAX: usize = 64;
 pub const HANDSHAKE_FAILURES_LOGGED: u32 = 60;
 /// From one look at the identity files to the next. SPIRE rotates half a life before the end.
 pub const IDENTITY_POLL: Duration = Duration::from_secs(2);
+/// How long a start waits for a first identity: a registration entry reaches its agent within seconds, and people need a minute.
+pub const IDENTITY_WAIT: Duration = Duration::from_secs(60);
+/// How long the last good SVID and roots are used while their source fails: as long as the longest SVID that was made before.
+pub const IDENTITY_OUTAGE_MAX: Duration = SVID_LIFE_MAX;
+/// SVIDs that one workload is given: more than a node has tenants.
+pub const WORKLOAD_SVIDS_MAX: usize = 256;
+/// Bytes of one message of the Workload API: a thousand federated bundles of two roots.
+pub const WORKLOAD_MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// Between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found in the sum.
 pub const PING: Duration = Duration::from_secs(5);
 /// Requests in work at once; more wait a moment or are refused.

@@ -157,6 +157,8 @@ reasons! {
     // ---------- the daemon ----------
     /// The record could not be written, so nothing was given.
     LedgerUnavailable = "LEDGER_UNAVAILABLE",
+    /// No SVID to be met by, or none that may be used any more.
+    IdentityUnavailable = "IDENTITY_UNAVAILABLE",
     /// A new catalog was not taken.
     CatalogInvalid = "CATALOG_INVALID",
     /// Too many changes at once; try again.

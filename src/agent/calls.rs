@@ -106,6 +106,7 @@ pub(super) fn is_passing(reason: Reason) -> bool {
             | Reason::ShuttingDown
             | Reason::Overloaded
             | Reason::Contended
+            | Reason::IdentityUnavailable
             | Reason::LedgerUnavailable
             | Reason::Internal
     )

@@ -74,6 +74,7 @@ pub(super) fn meaning(reason: Reason) -> Meaning {
         | R::FeedStale
         | R::ClockDifference
         | R::FellBehind
+        | R::IdentityUnavailable
         | R::LedgerUnavailable
         | R::CatalogInvalid
         | R::Contended

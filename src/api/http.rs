@@ -13,7 +13,34 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use crate::{broker::Broker, limits, reason::Reason};
 
 /// Whether the daemon takes requests, and if not, why.
-pub type Readiness = Arc<dyn Fn() -> Result<(), Reason> + Send + Sync>;
+pub type Readiness = Arc<dyn Fn() -> Result<(), NotReady> + Send + Sync>;
+
+/// Why the daemon takes no requests: a code, and a line for whoever looks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotReady {
+    reason: Reason,
+    why: Option<String>,
+}
+
+impl NotReady {
+    pub fn new(reason: Reason) -> Self {
+        NotReady { reason, why: None }
+    }
+
+    /// The same, with what is behind it. The probes' listener shows it: no secret.
+    #[must_use]
+    pub fn because(self, why: String) -> Self {
+        NotReady { why: Some(why), ..self }
+    }
+}
+
+/// The code on a line of its own, then why.
+impl std::fmt::Display for NotReady {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "{}", self.reason)?;
+        self.why.as_ref().map_or(Ok(()), |why| writeln!(f, "{why}"))
+    }
+}
 
 /// `/.well-known/openid-configuration` and `/keys` (RFC 8414, RFC 7517). Kept by clients no longer than a token of an
 /// audience that has nothing else lives.
@@ -58,9 +85,7 @@ pub fn probe_routes(ready: Readiness, metrics: Option<PrometheusHandle>) -> Rout
                 async move {
                     match ready {
                         Ok(()) => "ok\n".into_response(),
-                        Err(reason) => {
-                            (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response()
-                        }
+                        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why.to_string()).into_response(),
                     }
                 }
             }),

@@ -15,5 +15,5 @@ mod status;
 mod verifier;
 
 pub use edge::{Edge, Reloader};
-pub use http::{Readiness, issuer_routes, probe_routes};
+pub use http::{NotReady, Readiness, issuer_routes, probe_routes};
 pub use status::status;

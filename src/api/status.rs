@@ -66,9 +66,12 @@ pub fn code(reason: Reason) -> Code {
         R::MembersFull | R::QuotaExceeded | R::Overloaded => Code::ResourceExhausted,
         R::Contended => Code::Aborted,
         R::FellBehind => Code::DataLoss,
-        R::FeedStale | R::ClockDifference | R::LedgerUnavailable | R::ShuttingDown | R::Unreachable => {
-            Code::Unavailable
-        }
+        R::IdentityUnavailable
+        | R::FeedStale
+        | R::ClockDifference
+        | R::LedgerUnavailable
+        | R::ShuttingDown
+        | R::Unreachable => Code::Unavailable,
         R::Internal => Code::Internal,
     }
 }

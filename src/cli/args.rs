@@ -4,12 +4,13 @@ use std::{
     ffi::OsString,
     io::{self, Write},
     path::Path,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand};
 
 use super::{Exit, Failure, Format, Session, output, words};
-use crate::{agent, name::PrincipalKind};
+use crate::{agent, identity::WorkloadEndpoint, name::PrincipalKind};
 
 /// Gives every tuning job exactly the access it was approved for, for exactly as long as it runs.
 #[derive(Debug, Parser)]
@@ -42,6 +43,20 @@ pub struct Cli {
     /// The identity of the context to use; each command prefers one by itself.
     #[arg(long = "as", global = true, value_name = "ROLE", value_parser = words::role(), help_heading = "Everywhere")]
     role: Option<PrincipalKind>,
+    /// The SPIFFE agent to ask for our SVID, in the place of what the context says: unix:///PATH.
+    #[arg(long, global = true, value_name = "URI", help_heading = "Everywhere")]
+    workload_api: Option<WorkloadEndpoint>,
+    /// How long to wait for a first SVID [default: 1m]
+    #[arg(
+        long,
+        global = true,
+        env = "LEASEHOLD_IDENTITY_WAIT",
+        hide_env_values = true,
+        value_name = "SPAN",
+        value_parser = humantime::parse_duration,
+        help_heading = "Everywhere"
+    )]
+    identity_wait: Option<Duration>,
     #[command(subcommand)]
     command: Command,
 }
@@ -111,7 +126,9 @@ impl Cli {
 
     /// Does what was asked, and says why not.
     pub fn run(self) -> Exit {
-        let session = Session::new(self.output, self.context, self.role);
+        let mut session = Session::new(self.output, self.context, self.role);
+        session.workload_api = self.workload_api;
+        session.identity_wait = self.identity_wait.unwrap_or(session.identity_wait);
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(e) => {

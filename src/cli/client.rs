@@ -5,10 +5,10 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::{Exit, Failure, failure::Effect};
+use super::{Exit, Failure, failure::Effect, output::note};
 use crate::{
     clock::Clock,
-    identity::{FileSource, IdentitySource},
+    identity::{IdentitySource, NoIdentity, first_identity},
     limits::{CALL, MESSAGE_BYTES_MAX},
     link::{Connector, explain},
     name::SpiffeId,
@@ -26,8 +26,10 @@ const ERROR_DOMAIN: &str = "leasehold";
 pub struct Client {
     channel: Channel,
     connector: Connector,
-    source: Arc<FileSource>,
+    source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
+    /// How long to wait for a first SVID.
+    identity_wait: Duration,
 }
 
 /// Whether a call that failed on its way may have changed anything.
@@ -38,8 +40,13 @@ pub(super) enum Manner {
 }
 
 impl Client {
-    pub(super) fn new(connector: Connector, source: Arc<FileSource>, clock: Arc<dyn Clock>) -> Self {
-        Client { channel: connector.channel(), connector, source, clock }
+    pub(super) fn new(
+        connector: Connector,
+        source: Arc<dyn IdentitySource>,
+        clock: Arc<dyn Clock>,
+        identity_wait: Duration,
+    ) -> Self {
+        Client { channel: connector.channel(), connector, source, clock, identity_wait }
     }
 
     pub(super) fn jobs(&self) -> JobServiceClient<Channel> {
@@ -76,6 +83,7 @@ impl Client {
         message: M,
         call: impl AsyncFnOnce(Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
+        identified(&*self.source, &*self.clock, self.identity_wait).await?;
         let mut request = Request::new(message);
         // The daemon is told of a moment more: it is our clock that gives up first, and says so.
         request.set_timeout(deadline.saturating_add(Duration::from_secs(1)));
@@ -92,6 +100,7 @@ impl Client {
         message: M,
         call: impl AsyncFnOnce(Request<M>) -> Result<Response<Streaming<T>>, Status>,
     ) -> Result<Streaming<T>, Failure> {
+        identified(&*self.source, &*self.clock, self.identity_wait).await?;
         let answer = tokio::select! {
             answer = call(Request::new(message)) => answer,
             () = self.clock.sleep(CALL) => Err(Status::deadline_exceeded("no answer")),
@@ -108,6 +117,22 @@ impl Client {
             _ => failure,
         }
     }
+}
+
+/// Waits for a first SVID, and says so. Files have theirs from the start.
+pub(super) async fn identified(
+    source: &dyn IdentitySource,
+    clock: &dyn Clock,
+    wait: Duration,
+) -> Result<(), Failure> {
+    let say =
+        |why: &str| note(&format!("leasehold: waiting up to {} s for an identity: {why}", wait.as_secs()));
+    let failed = |e: NoIdentity| {
+        Failure::from(Refusal::new(Reason::IdentityUnavailable, e.to_string()).fix(
+            "see that the SPIFFE agent runs and has an entry for this process; --identity-wait waits longer",
+        ))
+    };
+    first_identity(source, clock, wait, say).await.map(drop).map_err(failed)
 }
 
 /// A page of a thousand jobs with their specifications.

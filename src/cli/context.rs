@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 
 use super::{
     Exit, Failure, Session,
-    contexts::{Context, Contexts},
+    contexts::{Context, Contexts, SvidFrom, shown_endpoint},
     output::{columns, fields, note, print, print_json},
 };
+use crate::identity::Pick;
 
 /// Chooses the daemon to speak to, and shows what is known of each.
 ///
@@ -136,10 +137,7 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
         return print_json(&value(name, context));
     }
     let bundles = context.bundles.iter().map(|(domain, path)| format!("{domain}: {}", path.display()));
-    let identities = context
-        .identities
-        .iter()
-        .map(|(role, files)| format!("{role}: {}, {}", files.cert.display(), files.key.display()));
+    let identities = context.identities.iter().map(|(role, from)| format!("{role}: {}", svid(from)));
     print(&fields([
         ("name", name.to_owned()),
         ("server", context.server.clone()),
@@ -150,16 +148,38 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
     ]))
 }
 
+/// Where an SVID comes from, on one line.
+fn svid(from: &SvidFrom) -> String {
+    match from {
+        SvidFrom::Files(files) => format!("{}, {}", files.cert.display(), files.key.display()),
+        SvidFrom::WorkloadApi { endpoint, pick } => {
+            format!("{pick}, from {}", shown_endpoint(endpoint.as_ref()))
+        }
+    }
+}
+
 fn value(name: &str, context: &Context) -> Value {
     let bundles: serde_json::Map<_, _> =
         context.bundles.iter().map(|(d, p)| (d.to_string(), json!(p.display().to_string()))).collect();
     let identities: serde_json::Map<_, _> = context
         .identities
         .iter()
-        .map(|(role, files)| {
-            let files =
-                json!({ "cert": files.cert.display().to_string(), "key": files.key.display().to_string() });
-            (role.to_string(), files)
+        .map(|(role, from)| {
+            let from = match from {
+                SvidFrom::Files(files) => {
+                    json!({ "cert": files.cert.display().to_string(), "key": files.key.display().to_string() })
+                }
+                SvidFrom::WorkloadApi { endpoint, pick: Pick::Hint(hint) } => {
+                    json!({ "workload_api": shown_endpoint(endpoint.as_ref()), "hint": hint })
+                }
+                SvidFrom::WorkloadApi { endpoint, pick: Pick::Id(id) } => {
+                    json!({ "workload_api": shown_endpoint(endpoint.as_ref()), "spiffe_id": id.as_str() })
+                }
+                SvidFrom::WorkloadApi { endpoint, pick: Pick::First } => {
+                    json!({ "workload_api": shown_endpoint(endpoint.as_ref()) })
+                }
+            };
+            (role.to_string(), from)
         })
         .collect();
     json!({

@@ -13,6 +13,7 @@ use crate::{
         ConfigErrors,
         table::{self, Notes, Table, shown},
     },
+    identity::{ENDPOINT_VARIABLE, Pick, WorkloadEndpoint},
     link::Endpoint,
     name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
 };
@@ -37,7 +38,18 @@ pub struct Context {
     /// The `iss` of its tokens, where it is known.
     pub issuer: Option<String>,
     /// Our own SVIDs by what they are used for.
-    pub identities: BTreeMap<PrincipalKind, SvidFiles>,
+    pub identities: BTreeMap<PrincipalKind, SvidFrom>,
+}
+
+/// Where one SVID comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SvidFrom {
+    Files(SvidFiles),
+    /// The SPIFFE Workload API, with the bundles of its agent. `None`: at the socket that `SPIFFE_ENDPOINT_SOCKET` names.
+    WorkloadApi {
+        endpoint: Option<WorkloadEndpoint>,
+        pick: Pick,
+    },
 }
 
 /// The files of one SVID.
@@ -134,7 +146,7 @@ fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Con
         None => Ok(t.to_owned()),
     });
     let issuer = table.text("issuer", notes, |t| Ok::<_, String>(t.to_owned()));
-    let line = table.line_of("bundles");
+    let bundles_line = table.line_of("bundles");
     let mut bundles = BTreeMap::new();
     if let Some(mut named) = table.table_if_there("bundles", notes) {
         for (domain, line, path) in named.texts(notes) {
@@ -146,31 +158,68 @@ fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Con
             }
         }
     }
-    if let Some(domain) = server_id.as_ref().map(SpiffeId::trust_domain).filter(|d| !bundles.contains_key(d))
-    {
-        notes.problem(
-            line,
-            format!("a context has no bundle of its server's trust domain: write bundles = {{ \"{domain}\" = \"bundle.pem\" }}"),
-        );
-    }
     let mut identities = BTreeMap::new();
     if let Some(mut named) = table.table_if_there("identity", notes) {
         for (role, mut table) in named.tables(notes) {
             let line = table.line();
-            let cert = table.need("cert", "\"svid.pem\"", notes, |t| Ok::<_, String>(folder.join(t)));
-            let key = table.need("key", "\"svid.key\"", notes, |t| Ok::<_, String>(folder.join(t)));
+            let from = svid(&mut table, folder, notes);
             table.finish(notes);
-            match (role.parse::<PrincipalKind>(), cert, key) {
-                (Ok(role), Some(cert), Some(key)) => {
-                    identities.insert(role, SvidFiles { cert, key });
+            match (role.parse::<PrincipalKind>(), from) {
+                (Ok(role), Some(from)) => {
+                    identities.insert(role, from);
                 }
-                (Err(e), ..) => notes.problem(line, e.to_string()),
+                (Err(e), _) => notes.problem(line, e.to_string()),
                 _ => {}
             }
         }
     }
+    // An agent has the bundle of its own trust domain; files must name it.
+    let has_agent = identities.values().any(|from| matches!(from, SvidFrom::WorkloadApi { .. }));
+    if let Some(domain) = server_id.as_ref().map(SpiffeId::trust_domain).filter(|d| !bundles.contains_key(d))
+        && !has_agent
+    {
+        notes.problem(
+            bundles_line,
+            format!("a context has no bundle of its server's trust domain: write bundles = {{ \"{domain}\" = \"bundle.pem\" }}"),
+        );
+    }
     table.finish(notes);
     Some(Context { server: server?, server_id: server_id?, bundles, issuer, identities })
+}
+
+/// Where an SVID comes from: two files, or an agent.
+fn svid(table: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<SvidFrom> {
+    let line = table.line_of("workload_api");
+    let (has_files, has_agent) = (table.has("cert") || table.has("key"), table.has("workload_api"));
+    if has_files && has_agent {
+        notes.problem(line, "workload_api stands beside cert and key: an SVID has one source, remove one");
+    }
+    if !has_files {
+        let endpoint = table.text("workload_api", notes, |t| match t {
+            // The variable is looked up when the identity is used.
+            t if t.strip_prefix('$') == Some(ENDPOINT_VARIABLE) => Ok(None),
+            t => t.parse::<WorkloadEndpoint>().map(Some),
+        });
+        if !has_agent {
+            table.missing(
+                "cert",
+                "\"svid.pem\" and key = \"svid.key\", or workload_api = \"unix:///PATH\"",
+                notes,
+            );
+        }
+        let line = table.line_of("spiffe_id");
+        let has_both = table.has("hint") && table.has("spiffe_id");
+        let hint = table.text("hint", notes, |t| Ok::<_, String>(Pick::Hint(t.to_owned())));
+        let id = table.text("spiffe_id", notes, |t| t.parse::<SpiffeId>().map(Pick::Id));
+        if has_both {
+            notes.problem(line, "spiffe_id stands beside hint: one of them picks the SVID, remove the other");
+        }
+        return Some(SvidFrom::WorkloadApi { endpoint: endpoint?, pick: hint.or(id).unwrap_or_default() });
+    }
+    let cert = table.need("cert", "\"svid.pem\"", notes, |t| Ok::<_, String>(folder.join(t)));
+    let key = table.need("key", "\"svid.key\"", notes, |t| Ok::<_, String>(folder.join(t)));
+    let _ = table.text("workload_api", notes, |_| Ok::<_, String>(()));
+    Some(SvidFrom::Files(SvidFiles { cert: cert?, key: key? }))
 }
 
 /// The file's text.
@@ -194,13 +243,36 @@ impl fmt::Display for Contexts {
             for (domain, file) in &context.bundles {
                 writeln!(f, "{} = {}", quoted(domain.as_str()), path(file))?;
             }
-            for (role, files) in &context.identities {
+            for (role, from) in &context.identities {
                 writeln!(f, "\n[context.{name}.identity.{role}]")?;
-                writeln!(f, "cert = {}", path(&files.cert))?;
-                writeln!(f, "key = {}", path(&files.key))?;
+                match from {
+                    SvidFrom::Files(files) => {
+                        writeln!(f, "cert = {}", path(&files.cert))?;
+                        writeln!(f, "key = {}", path(&files.key))?;
+                    }
+                    SvidFrom::WorkloadApi { endpoint, pick } => {
+                        writeln!(f, "workload_api = {}", quoted(&shown_endpoint(endpoint.as_ref())))?;
+                        match pick {
+                            Pick::First => {}
+                            Pick::Hint(hint) => writeln!(f, "hint = {}", quoted(hint))?,
+                            Pick::Id(id) => writeln!(f, "spiffe_id = {}", quoted(id.as_str()))?,
+                        }
+                    }
+                }
             }
         }
         Ok(())
+    }
+}
+
+/// As it is written: a URI, or the variable that has one.
+pub(super) fn shown_endpoint(endpoint: Option<&WorkloadEndpoint>) -> String {
+    endpoint.map_or_else(|| format!("${ENDPOINT_VARIABLE}"), WorkloadEndpoint::to_string)
+}
+
+impl From<SvidFiles> for SvidFrom {
+    fn from(files: SvidFiles) -> Self {
+        SvidFrom::Files(files)
     }
 }
 
@@ -215,8 +287,24 @@ mod tests {
             bundles: BTreeMap::from([("dev.example".parse().unwrap(), PathBuf::from("/d/b \"quoted\".pem"))]),
             issuer: Some("http://127.0.0.1:8444".into()),
             identities: BTreeMap::from([
-                (PrincipalKind::Workload, SvidFiles { cert: "/d/w.pem".into(), key: "/d/w.key".into() }),
-                (PrincipalKind::Operator, SvidFiles { cert: "/d/o.pem".into(), key: "/d/o.key".into() }),
+                (
+                    PrincipalKind::Workload,
+                    SvidFiles { cert: "/d/w.pem".into(), key: "/d/w.key".into() }.into(),
+                ),
+                (
+                    PrincipalKind::Operator,
+                    SvidFrom::WorkloadApi {
+                        endpoint: Some("unix:///run/agent.sock".parse().unwrap()),
+                        pick: Pick::Hint("ops".into()),
+                    },
+                ),
+                (
+                    PrincipalKind::Launcher,
+                    SvidFrom::WorkloadApi {
+                        endpoint: None,
+                        pick: Pick::Id("spiffe://dev.example/l".parse().unwrap()),
+                    },
+                ),
             ]),
         };
         Contexts {

@@ -37,7 +37,7 @@ impl Home {
         let root = folder.path().join("dev");
         let house = Household::set_up(&root, None, free_ports().unwrap(), clock.clone()).unwrap();
         let daemon = Daemon::start(&house.config().unwrap()).await.unwrap();
-        let files = |role| SvidFiles { cert: house.cert(role), key: house.key(role) };
+        let files = |role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
         let context = Context {
             server: daemon.grpc.to_string(),
             server_id: house.id(Role::Daemon).unwrap(),

@@ -119,7 +119,7 @@ impl DevArgs {
 pub(super) fn contexts_of(house: &Household) -> Result<Contexts, Failure> {
     let id = house.id(Role::Daemon).map_err(|e| failed("no name", &e))?;
     let domain = house.domain().map_err(|e| failed("no name", &e))?;
-    let svid = |role: Role| SvidFiles { cert: house.cert(role), key: house.key(role) };
+    let svid = |role: Role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
     let context = Context {
         server: format!("localhost:{}", house.ports.grpc),
         server_id: id,
@@ -241,7 +241,7 @@ fn held(resource: &ResourceName) -> Result<Held, Failure> {
 async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
     let (resource, path) = split(what)?;
     let held = held(&resource)?;
-    let client = files(session, &held)?;
+    let client = files(session, &held).await?;
     let token = read_token(&held.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
     let coming = client.get(&format!("{}{path}", held.path), &token).await.map_err(|e| refused(&e))?;
     coming.write_to(&mut tokio::io::stdout()).await.map_err(|e| refused(&e))?;
@@ -252,7 +252,7 @@ async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
     use tokio::io::AsyncReadExt;
     let (resource, path) = split(what)?;
     let held = held(&resource)?;
-    let client = files(session, &held)?;
+    let client = files(session, &held).await?;
     let mut bytes = Vec::new();
     tokio::io::stdin()
         .take(crate::limits::FILE_BYTES_MAX)
@@ -266,9 +266,10 @@ async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn files(session: &Session, held: &Held) -> Result<FileClient, Failure> {
+async fn files(session: &Session, held: &Held) -> Result<FileClient, Failure> {
     let chosen = session.choose(&[PrincipalKind::Workload])?;
     let (_, source) = session.connector(&chosen)?;
+    super::client::identified(&*source, &*session.clock, session.identity_wait).await?;
     let server = held.audience.parse().map_err(|e| failed("the audience is no SPIFFE ID", &e))?;
     let endpoint =
         Endpoint::new(&held.authority, server).map_err(|e| failed("the location is no address", &e))?;

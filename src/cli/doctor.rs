@@ -8,15 +8,15 @@ use serde_json::json;
 use super::{
     Client, Exit, Failure, Session,
     client::Manner,
-    contexts::{Context, Contexts},
+    contexts::{Context, Contexts, SvidFrom},
     output::{print, print_json},
     when,
 };
 use crate::{
     clock::Wall,
     config::{ConfiguredPath, PathUse},
-    identity::{TrustBundles, X509Svid},
-    limits::CLOCK_DIFFERENCE_MAX,
+    identity::{IdentitySource, Pick, TrustBundles, X509Svid, first_identity},
+    limits::{CALL, CLOCK_DIFFERENCE_MAX},
     link::Connector,
     name::PrincipalKind,
     proto::v1,
@@ -128,11 +128,54 @@ async fn look(session: &Session, report: &mut Report) {
         Ok(chosen) => chosen,
         Err(failure) => return report.of("identity", failure),
     };
-    if let Ok((connector, source)) = session.connector(&chosen) {
-        if !look_at_connection(&connector, report).await {
-            return;
+    let (connector, source) = match (session.connector(&chosen), &chosen.svid) {
+        (Ok(found), _) => found,
+        (Err(failure), SvidFrom::WorkloadApi { .. }) => return report.of("SPIFFE agent", failure),
+        (Err(_), SvidFrom::Files(_)) => return,
+    };
+    if let SvidFrom::WorkloadApi { pick, .. } = &chosen.svid
+        && !look_at_agent(&*source, pick, session, report).await
+    {
+        return;
+    }
+    if !look_at_connection(&connector, report).await {
+        return;
+    }
+    let client = Client::new(connector, source, session.clock.clone(), session.identity_wait);
+    look_at_daemon(&client, session, report).await;
+}
+
+/// What the SPIFFE agent gives us. It is not waited for: who looks wants to know how it is now.
+async fn look_at_agent(
+    source: &dyn IdentitySource,
+    pick: &Pick,
+    session: &Session,
+    report: &mut Report,
+) -> bool {
+    let wait = session.identity_wait.min(CALL);
+    let first = first_identity(source, &*session.clock, wait, |_| {}).await;
+    let (trust, now) = (source.current(), session.now().wall);
+    match first.map_err(|e| e.to_string()).and_then(|_| trust.check(now).map_err(|e| e.to_string())) {
+        Ok(()) => {
+            let svid = trust
+                .svid
+                .as_ref()
+                .map(|svid| format!("{}, ends {}", svid.spiffe_id(), when::relative(svid.not_after(), now)));
+            let domains: Vec<_> = trust.bundles.domains().map(ToString::to_string).collect();
+            report.ok(
+                "SPIFFE agent",
+                format!("{}; bundles of {}", svid.unwrap_or_default(), domains.join(", ")),
+            );
+            true
         }
-        look_at_daemon(&Client::new(connector, source, session.clock.clone()), session, report).await;
+        Err(why) => {
+            report.wrong(
+                "SPIFFE agent",
+                why,
+                format!("see that the agent runs and that an entry of it gives us {pick}"),
+            );
+            false
+        }
     }
 }
 
@@ -157,7 +200,11 @@ fn look_at_bundles(context: &Context, now: Wall, report: &mut Report) {
 }
 
 fn look_at_svids(context: &Context, only: Option<PrincipalKind>, now: Wall, report: &mut Report) {
-    for (role, files) in context.identities.iter().filter(|(role, _)| only.is_none_or(|o| o == **role)) {
+    let files = context.identities.iter().filter_map(|(role, from)| match from {
+        SvidFrom::Files(files) => Some((role, files)),
+        SvidFrom::WorkloadApi { .. } => None,
+    });
+    for (role, files) in files.filter(|(role, _)| only.is_none_or(|o| o == **role)) {
         let what = format!("SVID {role}");
         let file = |path: &Path, wanted| ConfiguredPath { key: what.clone(), path: path.to_owned(), wanted };
         let mut readable = true;

@@ -100,6 +100,7 @@ impl Exit {
             | Reason::MembersFull
             | Reason::QuotaExceeded
             | Reason::FellBehind
+            | Reason::IdentityUnavailable
             | Reason::CatalogInvalid
             | Reason::Contended
             | Reason::Overloaded

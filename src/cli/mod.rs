@@ -48,7 +48,7 @@ mod whoami;
 
 pub use args::Cli;
 pub use client::Client;
-pub use contexts::{Context, Contexts, NoPlace, SvidFiles};
+pub use contexts::{Context, Contexts, NoPlace, SvidFiles, SvidFrom};
 pub use demo::DemoArgs;
 pub use dev::DevArgs;
 pub use exit::Exit;

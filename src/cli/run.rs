@@ -7,9 +7,8 @@ use std::{
 };
 
 use clap::Args;
-use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Session, job};
+use super::{Exit, Failure, Session, client::identified, contexts::SvidFrom, job};
 use crate::{
     agent::{self, OnRevoke, RunError, RunOptions, RunPlace, SvidPaths, Voice},
     identity::IdentitySource,
@@ -59,7 +58,19 @@ impl RunArgs {
         let spec = job::read_spec(&self.spec).map_err(Failure::before_the_command)?;
         let chosen = session.choose(&[PrincipalKind::Workload]).map_err(Failure::before_the_command)?;
         let (connector, source) = session.connector(&chosen).map_err(Failure::before_the_command)?;
+        identified(&*source, &*session.clock, session.identity_wait)
+            .await
+            .map_err(Failure::before_the_command)?;
         let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
+        // An agent gives the child an SVID of its own, at the socket that its environment names.
+        let svid = match (&chosen.svid, bundle) {
+            (SvidFrom::Files(files), Some(bundle)) => Some(SvidPaths {
+                cert: absolute(&files.cert),
+                key: absolute(&files.key),
+                bundle: absolute(bundle),
+            }),
+            _ => None,
+        };
         let options = RunOptions {
             spec,
             job: self.job,
@@ -69,16 +80,8 @@ impl RunArgs {
             on_revoke: self.on_revoke,
             dir: self.dir,
             command: self.command,
-            svid: bundle.map(|bundle| SvidPaths {
-                cert: absolute(&chosen.svid.cert),
-                key: absolute(&chosen.svid.key),
-                bundle: absolute(bundle),
-            }),
+            svid,
         };
-        // A run outlives its SVID: what its agent writes is taken up.
-        let rotation = CancellationToken::new();
-        let _until_the_end = rotation.clone().drop_guard();
-        tokio::spawn(source.clone().follow(rotation));
         let place = RunPlace {
             connector,
             identity: source.clone(),

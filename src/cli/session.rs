@@ -3,15 +3,19 @@
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
+
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Client, Exit, Failure, Format,
-    contexts::{Context, Contexts, NoPlace, SvidFiles},
+    contexts::{Context, Contexts, NoPlace, SvidFrom},
 };
 use crate::{
     clock::{Clock, Now, SystemClock},
-    identity::{FileSource, IdentityFiles},
+    identity::{IdentityOptions, IdentitySource, Origin, Pick, WorkloadEndpoint},
+    limits,
     link::{Connector, Endpoint},
     name::PrincipalKind,
 };
@@ -23,6 +27,10 @@ pub struct Session {
     contexts_file: Result<PathBuf, NoPlace>,
     context: Option<String>,
     role: Option<PrincipalKind>,
+    /// How long to wait for a first SVID.
+    pub identity_wait: Duration,
+    /// In the place of what the context says.
+    pub workload_api: Option<WorkloadEndpoint>,
 }
 
 /// A context that was chosen, and the identity to use in it.
@@ -30,13 +38,14 @@ pub struct Chosen {
     pub name: String,
     pub context: Context,
     pub role: PrincipalKind,
-    pub svid: SvidFiles,
+    pub svid: SvidFrom,
 }
 
 impl Session {
     pub(super) fn new(output: Format, context: Option<String>, role: Option<PrincipalKind>) -> Self {
         let (clock, contexts_file) = (Arc::new(SystemClock::new()), Contexts::default_path());
-        Session { output, clock, contexts_file, context, role }
+        let (identity_wait, workload_api) = (limits::IDENTITY_WAIT, None);
+        Session { output, clock, contexts_file, context, role, identity_wait, workload_api }
     }
 
     /// With a clock and a contexts file of its own.
@@ -98,6 +107,18 @@ impl Session {
             None => prefer.iter().copied().find(|role| context.identities.contains_key(role)),
         };
         let found = role.and_then(|role| Some((role, context.identities.remove(&role)?)));
+        let found = match (found, &self.workload_api) {
+            (found, Some(endpoint)) => {
+                // Who asks an agent by name is whoever that agent says, whatever the context has.
+                let pick = match &found {
+                    Some((_, SvidFrom::WorkloadApi { pick, .. })) => pick.clone(),
+                    _ => Pick::First,
+                };
+                let role = role.or(self.role).or(prefer.first().copied()).unwrap_or(PrincipalKind::Workload);
+                Some((role, SvidFrom::WorkloadApi { endpoint: Some(endpoint.clone()), pick }))
+            }
+            (found, None) => found,
+        };
         let Some((role, svid)) = found else {
             let wanted = self.role.map_or_else(|| words(prefer, " or "), |r| r.to_string());
             let have: Vec<_> = context.identities.keys().copied().collect();
@@ -107,7 +128,7 @@ impl Session {
             )
             .with("has", if have.is_empty() { "none".to_owned() } else { words(&have, ", ") })
             .fix(format!(
-                "write [context.{name}.identity.{}] with cert and key, or choose another by --as",
+                "write [context.{name}.identity.{}] with cert and key, or with workload_api, or choose another by --as",
                 prefer.first().map_or("workload", |r| r.as_str())
             )));
         };
@@ -118,22 +139,36 @@ impl Session {
     pub fn client(&self, prefer: &[PrincipalKind]) -> Result<Client, Failure> {
         let chosen = self.choose(prefer)?;
         let (connector, source) = self.connector(&chosen)?;
-        Ok(Client::new(connector, source, self.clock.clone()))
+        Ok(Client::new(connector, source, self.clock.clone(), self.identity_wait))
     }
 
-    /// The way to the chosen daemon, with the source of our own SVID: who stays longer than a call follows it.
-    pub fn connector(&self, chosen: &Chosen) -> Result<(Connector, Arc<FileSource>), Failure> {
+    /// The way to the chosen daemon, with the source of our own SVID, which is followed from here on. An agent may still have
+    /// to be asked: wait for the first identity before the first connection.
+    pub fn connector(&self, chosen: &Chosen) -> Result<(Connector, Arc<dyn IdentitySource>), Failure> {
         let context = &chosen.context;
-        let files = IdentityFiles {
-            svid: Some((chosen.svid.cert.clone(), chosen.svid.key.clone())),
-            bundles: context.bundles.iter().map(|(d, p)| (d.clone(), p.clone())).collect(),
-        };
-        let source = FileSource::open(files, self.clock.clone()).map_err(|e| {
+        let unusable = || {
             Failure::new(Exit::Failure, format!("the identity of context `{}` cannot be used", chosen.name))
-                .with("file", e.to_string())
-                .fix("`leasehold doctor` looks at each file")
+        };
+        let origin = match &chosen.svid {
+            SvidFrom::Files(files) => Origin::Files { cert: files.cert.clone(), key: files.key.clone() },
+            SvidFrom::WorkloadApi { endpoint: Some(endpoint), pick } => {
+                Origin::WorkloadApi { endpoint: endpoint.clone(), pick: pick.clone() }
+            }
+            SvidFrom::WorkloadApi { endpoint: None, pick } => {
+                let endpoint = WorkloadEndpoint::from_env().map_err(|e| {
+                    unusable()
+                        .with("", e.to_string())
+                        .fix("set it to the socket of your SPIFFE agent, or name that by --workload-api")
+                })?;
+                Origin::WorkloadApi { endpoint, pick: pick.clone() }
+            }
+        };
+        let bundles = context.bundles.iter().map(|(d, p)| (d.clone(), p.clone())).collect();
+        let source = IdentityOptions::new(origin, bundles).open(self.clock.clone()).map_err(|e| {
+            unusable().with("file", e.to_string()).fix("`leasehold doctor` looks at each file")
         })?;
-        let source = Arc::new(source);
+        // Ends with the process.
+        tokio::spawn(source.clone().follow(CancellationToken::new()));
         let endpoint = Endpoint::new(&context.server, context.server_id.clone())
             .map_err(|e| Failure::new(Exit::Failure, e.to_string()))?;
         Ok((Connector::new(source.clone(), self.clock.clone(), endpoint), source))

@@ -11,7 +11,7 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
 use crate::{
-    cli::{Cli, Effect},
+    cli::{Cli, Effect, SvidFiles},
     clock::manual::ManualClock,
     identity::{
         StaticSource,
@@ -153,7 +153,7 @@ impl Running {
             issuer: None,
             identities: BTreeMap::from([(
                 PrincipalKind::Operator,
-                SvidFiles { cert: path("op.pem"), key: path("op.key") },
+                SvidFrom::Files(SvidFiles { cert: path("op.pem"), key: path("op.key") }),
             )]),
         };
         let running = Running { answers, clock, folder, shutdown };

@@ -10,8 +10,8 @@ use std::{
 use tracing::level_filters::LevelFilter;
 
 use super::{
-    Config, ConfigErrors, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
-    LogFormat, PolicyConfig, ServerConfig,
+    Config, ConfigErrors, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
+    PolicyConfig, ServerConfig, identity,
     table::{self, Notes, Table, shown},
     units::{size, size_written, span, written},
 };
@@ -62,7 +62,7 @@ fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Confi
     root.refuse("notify", "comes with approvals and is not served yet: remove [notify]", notes);
     let server = server(root.table("server", notes), folder, notes);
     let issuer = issuer(root.table("issuer", notes), folder, notes);
-    let identity = identity(root.table("identity", notes), folder, notes);
+    let identity = identity::read(root.table("identity", notes), folder, notes);
     let policy = policy(root.table("policy", notes), folder, notes);
     let lease = lease(root.table("lease", notes), notes);
     let ledger = ledger(root.table("ledger", notes), notes);
@@ -121,68 +121,6 @@ fn issuer(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Issu
         },
     };
     Some(IssuerConfig { url: url?, listen: listen? })
-}
-
-fn identity(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IdentityConfig> {
-    table.refuse(
-        "socket",
-        "is for the SPIFFE Workload API, which is not served yet: write identity.cert, identity.key and \
-         identity.bundles, the files that spiffe-helper keeps current",
-        notes,
-    );
-    let cert = table.need("cert", "\"svid.pem\"", notes, |t| path(t, folder));
-    let key = table.need("key", "\"svid.key\"", notes, |t| path(t, folder));
-    let bundles_line = table.line_of("bundles");
-    let bundles = table.table_if_there("bundles", notes).map(|t| bundles(t, folder, notes));
-    if bundles.as_ref().is_none_or(|b| b.as_ref().is_some_and(BTreeMap::is_empty)) {
-        let what = "identity.bundles names no trust domain, so nobody could come in: write bundles = { \"example.org\" = \"bundle.pem\" }";
-        notes.problem(bundles_line, what);
-    }
-    let bundles = bundles.flatten();
-    let domains = table.list("trust_domains", notes, str::parse::<TrustDomain>);
-    if let (Some((line, domains)), Some(bundles)) = (&domains, &bundles) {
-        let listed: BTreeSet<_> = domains.iter().collect();
-        for lacking in listed.iter().filter(|d| !bundles.contains_key(**d)) {
-            notes.problem(
-                *line,
-                format!("identity.trust_domains: `{lacking}` has no bundle: write one, or remove it"),
-            );
-        }
-        for lacking in bundles.keys().filter(|d| !listed.contains(d)) {
-            notes.problem(*line, format!("identity.trust_domains: `{lacking}` has a bundle and is not listed: list it, or remove trust_domains"));
-        }
-    }
-    let max_svid_ttl =
-        table.or("max_svid_ttl", &written(SVID_LIFE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
-    table.finish(notes);
-    Some(IdentityConfig { cert: cert?, key: key?, bundles: bundles?, max_svid_ttl: max_svid_ttl? })
-}
-
-fn bundles(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<BTreeMap<TrustDomain, PathBuf>> {
-    let line = table.line();
-    let entries = table.texts(notes);
-    if entries.len() > TRUST_DOMAINS_MAX {
-        notes.problem(
-            line,
-            format!("identity.bundles: {} entries: write at most {TRUST_DOMAINS_MAX}", entries.len()),
-        );
-        return None;
-    }
-    let mut good = !table.is_absent();
-    let mut out = BTreeMap::new();
-    for (name, line, file) in entries {
-        let read = name.parse::<TrustDomain>().map_err(|e| e.to_string());
-        match read.and_then(|domain| Ok((domain, path(file, folder)?))) {
-            Ok((domain, file)) => {
-                out.insert(domain, file);
-            }
-            Err(why) => {
-                good = false;
-                notes.problem(line, format!("identity.bundles: {why}"));
-            }
-        }
-    }
-    good.then_some(out)
 }
 
 fn policy(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<PolicyConfig> {
@@ -254,7 +192,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
+pub(super) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err("is no path: write one".to_owned());
     }

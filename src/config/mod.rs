@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `settings` | [`Config`]: what is always valid once it exists |
 //! | `file` | the reading of it, section by section |
+//! | `identity` | the section about who the daemon is and whom it believes |
 //! | `table` | one TOML table, read key by key; contexts of the command line are read by it too |
 //! | `problem` | [`ConfigErrors`]: all that is wrong with a file |
 //! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
 //! | `units` | spans of time and sizes, as people write them |
 
 mod file;
+mod identity;
 mod paths;
 mod problem;
 mod settings;
@@ -24,8 +26,8 @@ pub use file::{DefaultUsed, Loaded};
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use problem::{ConfigErrors, ConfigProblem};
 pub use settings::{
-    Config, IdentityConfig, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
-    PolicyConfig, ServerConfig,
+    Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
+    LogFormat, PolicyConfig, ServerConfig,
 };
 
 /// Who sees the rule that refused: policy's own word.

@@ -2,11 +2,12 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use super::{Config, IssuerListen};
+use super::{Config, IdentityFrom, IssuerListen};
+use crate::identity::WorkloadEndpoint;
 
 /// One path, and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub enum PathUse {
     Directory,
     /// A directory that is written, made where it does not exist.
     State,
+    /// A socket that somebody serves.
+    Socket,
 }
 
 /// What is wrong with a path, and what to do.
@@ -37,6 +40,8 @@ pub enum PathFault {
     Unreadable { why: String },
     #[error("is not a file: write the path of one")]
     NotAFile,
+    #[error("is not a socket: write the path of the one that the SPIFFE agent serves")]
+    NotASocket,
     #[error("is not a directory: write the path of one, or make it")]
     NotADirectory,
     #[error("may be read by others (mode {mode:04o}): chmod 600 it")]
@@ -58,8 +63,16 @@ impl Config {
             out.push(one("issuer.cert", cert, PathUse::File));
             out.push(one("issuer.key", key, PathUse::PrivateFile));
         }
-        out.push(one("identity.cert", &self.identity.cert, PathUse::File));
-        out.push(one("identity.key", &self.identity.key, PathUse::PrivateFile));
+        match &self.identity.from {
+            IdentityFrom::Files { cert, key } => {
+                out.push(one("identity.cert", cert, PathUse::File));
+                out.push(one("identity.key", key, PathUse::PrivateFile));
+            }
+            IdentityFrom::WorkloadApi { endpoint: Some(WorkloadEndpoint::Unix(path)), .. } => {
+                out.push(one("identity.workload_api", path, PathUse::Socket));
+            }
+            IdentityFrom::WorkloadApi { .. } => {}
+        }
         for (domain, path) in &self.identity.bundles {
             out.push(one(&format!("identity.bundles.\"{domain}\""), path, PathUse::File));
         }
@@ -84,6 +97,10 @@ impl ConfiguredPath {
                 } else {
                     Ok(())
                 }
+            }
+            PathUse::Socket => {
+                let seen = fs::metadata(&self.path).map_err(unreadable)?;
+                if seen.file_type().is_socket() { Ok(()) } else { Err(PathFault::NotASocket) }
             }
             PathUse::Directory => fs::read_dir(&self.path).map_err(|_| PathFault::NotADirectory).map(drop),
             PathUse::State if self.path.exists() => {

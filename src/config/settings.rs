@@ -1,10 +1,20 @@
 //! The configuration, always valid once it exists.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    path::PathBuf,
+    time::Duration,
+};
 
 use tracing::level_filters::LevelFilter;
 
-use crate::{ledger, name::TrustDomain, policy::Explain};
+use crate::{
+    identity::{Pick, WorkloadEndpoint},
+    ledger,
+    name::TrustDomain,
+    policy::Explain,
+};
 
 /// The daemon's configuration. Paths are absolute, or relative to where the process is.
 #[derive(Clone, Debug)]
@@ -57,13 +67,27 @@ impl IssuerListen {
 /// Who the daemon is, and whom it believes.
 #[derive(Clone, Debug)]
 pub struct IdentityConfig {
-    /// The chain of its own SVID, leaf first.
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    /// The roots of each trust domain. Never empty: nobody else is let in.
+    pub from: IdentityFrom,
+    /// The roots of each trust domain, from files. Never empty where the daemon's own SVID comes from files too: nobody else
+    /// is let in.
     pub bundles: BTreeMap<TrustDomain, PathBuf>,
+    /// Whose SVIDs are looked at: of other trust domains that the agent has bundles of, nobody is let in. `None`: all.
+    pub trust_domains: Option<BTreeSet<TrustDomain>>,
     /// The longest life of an SVID that is accepted.
     pub max_svid_ttl: Duration,
+    /// How long a start waits for a first SVID.
+    pub wait: Duration,
+    /// How long the last good SVID and roots are used while their source fails.
+    pub outage_max: Duration,
+}
+
+/// Where the daemon's own SVID comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdentityFrom {
+    /// The chain, leaf first, and its key.
+    Files { cert: PathBuf, key: PathBuf },
+    /// The SPIFFE Workload API, with the bundles of its agent. `None`: at the socket that `SPIFFE_ENDPOINT_SOCKET` names.
+    WorkloadApi { endpoint: Option<WorkloadEndpoint>, pick: Pick },
 }
 
 /// What is decided by.

@@ -3,6 +3,7 @@
 //! Owns the order of start and stop, the listeners and the background work. Ready only when the state is rebuilt and this
 //! life's own record is durable; a task that dies takes the daemon down in order.
 
+mod identity;
 mod listeners;
 mod rules;
 mod start;

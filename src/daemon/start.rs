@@ -14,14 +14,14 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
-use super::{listeners, rules, telemetry};
+use super::{identity, listeners, rules, telemetry};
 use crate::{
-    api::{Edge, Reloader, issuer_routes, probe_routes},
+    api::{Edge, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
     broker::{Broker, Settings, Task},
     clock::{Clock, SystemClock},
     config::{Config, IssuerListen},
     fence::Registry,
-    identity::{FileSource, IdentityFiles, IdentitySource, LoadError},
+    identity::{EndpointFault, IdentitySource, LoadError, NoIdentity, first_identity},
     ledger::{Actor, EpochBegan, Event, HeadKey, HeadKeyError, Ledger, LedgerError, OpenError},
     limits,
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
@@ -36,6 +36,10 @@ use crate::{
 pub enum StartError {
     #[error("the identity files cannot be used")]
     Identity(#[from] LoadError),
+    #[error("identity.workload_api is not written, so the socket is that of the environment")]
+    WorkloadApi(#[from] EndpointFault),
+    #[error("the daemon has no identity of its own")]
+    NoIdentity(#[from] NoIdentity),
     #[error("{}", with_mistakes(.0))]
     Rules(Refusal),
     #[error(transparent)]
@@ -80,7 +84,7 @@ pub struct Daemon {
     pub warnings: Vec<String>,
     pub broker: Arc<Broker>,
     reloader: Reloader,
-    identity: Arc<FileSource>,
+    identity: Arc<dyn IdentitySource>,
     ledger: Ledger,
     stop: CancellationToken,
     tasks: JoinSet<&'static str>,
@@ -100,7 +104,7 @@ impl Daemon {
         clock: Arc<dyn Clock>,
         not_before: impl FnOnce(crate::clock::Wall) + Send,
     ) -> Result<Self, StartError> {
-        let identity = Arc::new(open_identity(config, clock.clone())?);
+        let identity = identity::open(&config.identity, clock.clone())?;
         let rules = rules::read(&config.policy).map_err(StartError::Rules)?;
 
         // Listening comes before the ledger is touched: a second daemon fails here, or at the ledger's lock, and harms nothing.
@@ -111,6 +115,19 @@ impl Daemon {
             IssuerListen::Loopback(_) => None,
             IssuerListen::Tls { cert, key, .. } => Some(listeners::web_tls(cert, key)?),
         };
+
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let (follower, shutdown) = (identity.clone(), stop.clone());
+        tasks.spawn(async move {
+            follower.follow(shutdown).await;
+            "the source of the daemon's identity"
+        });
+        let wait = config.identity.wait;
+        first_identity(&*identity, &*clock, wait, |why| {
+            tracing::warn!(why, seconds = wait.as_secs(), "no identity was issued yet: waiting for one");
+        })
+        .await?;
 
         let (dir, options, ledger_clock) =
             (config.server.state.clone(), config.ledger.options(), clock.clone());
@@ -173,8 +190,8 @@ impl Daemon {
             reloader,
             identity,
             ledger,
-            stop: CancellationToken::new(),
-            tasks: JoinSet::new(),
+            stop,
+            tasks,
         };
         daemon
             .begin(grpc, issuer, tls, probe, clock, config.ledger.free_space_stop_bytes, &config.server.state)
@@ -202,8 +219,7 @@ impl Daemon {
         }
         let edge = Edge::new(self.broker.clone(), self.reloader.clone(), stop.clone());
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
-        let source: Arc<dyn IdentitySource> = self.identity.clone();
-        let acceptor = Acceptor::new(source, clock.clone(), Protocol::Grpc);
+        let acceptor = Acceptor::new(self.identity.clone(), clock.clone(), Protocol::Grpc);
         let observer = HandshakeObserver::new(|failure: &HandshakeFailure| {
             let reason = failure.reason().map_or("NONE", Reason::code);
             metrics::counter!("leasehold_handshakes_failed_total", "reason" => reason).increment(1);
@@ -221,11 +237,17 @@ impl Daemon {
             listeners::serve(issuer, tls, routes, shutdown).await;
             "the issuer's listener"
         });
-        let (ledger, stopping) = (self.ledger.clone(), stop.clone());
-        let ready = Arc::new(move || match (stopping.is_cancelled(), ledger.health()) {
-            (true, _) => Err(Reason::ShuttingDown),
-            (false, crate::ledger::Health::Good) => Ok(()),
-            (false, _) => Err(Reason::LedgerUnavailable),
+        let (ledger, stopping, source) = (self.ledger.clone(), stop.clone(), self.identity.clone());
+        let now = clock.clone();
+        let ready: Readiness = Arc::new(move || {
+            if stopping.is_cancelled() {
+                return Err(NotReady::new(Reason::ShuttingDown));
+            }
+            identity::ready(&source.current(), now.now().wall)?;
+            match ledger.health() {
+                crate::ledger::Health::Good => Ok(()),
+                _ => Err(NotReady::new(Reason::LedgerUnavailable)),
+            }
         });
         let routes = probe_routes(ready, telemetry::init_metrics());
         let shutdown = stop.clone();
@@ -240,10 +262,10 @@ impl Daemon {
                 task.name()
             });
         }
-        let (identity, shutdown) = (self.identity.clone(), stop.clone());
+        let (source, shutdown, watching) = (self.identity.clone(), stop.clone(), clock.clone());
         self.tasks.spawn(async move {
-            identity.follow(shutdown).await;
-            "the look at the identity files"
+            identity::watch(source, watching, shutdown).await;
+            "the look at the daemon's identity"
         });
         let (broker, shutdown, state) = (self.broker.clone(), stop.clone(), state.to_owned());
         self.tasks.spawn(async move {
@@ -321,14 +343,6 @@ impl Daemon {
         }
         stopped
     }
-}
-
-fn open_identity(config: &Config, clock: Arc<dyn Clock>) -> Result<FileSource, LoadError> {
-    let files = IdentityFiles {
-        svid: Some((config.identity.cert.clone(), config.identity.key.clone())),
-        bundles: config.identity.bundles.iter().map(|(d, p)| (d.clone(), p.clone())).collect(),
-    };
-    FileSource::open_limited(files, config.identity.max_svid_ttl, clock)
 }
 
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rustls::pki_types::TrustAnchor;
+use rustls::pki_types::{CertificateDer, TrustAnchor};
 
 use super::{LoadError, LoadFault, SvidError, load, signing::SigningLife};
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
@@ -29,6 +29,8 @@ pub(super) struct Roots {
     pub(super) lives: Vec<SigningLife>,
     /// SHA-256 of each, in the same order.
     digests: Vec<[u8; 32]>,
+    /// How many were left out because they have expired.
+    expired: usize,
 }
 
 impl TrustBundles {
@@ -59,6 +61,20 @@ impl TrustBundles {
             }
         };
         Ok(self)
+    }
+
+    /// Gives a trust domain these roots, in the place of others.
+    pub(super) fn add(&mut self, domain: TrustDomain, roots: Roots) {
+        self.by_domain.insert(domain, Arc::new(roots));
+    }
+
+    /// Takes the roots of the trust domains that have none here yet, as far as they are wanted and there is room.
+    pub(super) fn add_all(&mut self, others: &TrustBundles, wanted: impl Fn(&TrustDomain) -> bool) {
+        for (domain, roots) in others.by_domain.iter().filter(|(domain, _)| wanted(domain)) {
+            if self.by_domain.len() < limits::TRUST_DOMAINS_MAX {
+                self.by_domain.entry(domain.clone()).or_insert_with(|| roots.clone());
+            }
+        }
     }
 
     /// Sets the longest life of an SVID that is accepted. [`limits::SVID_LIFE_MAX`] where nobody did.
@@ -141,22 +157,43 @@ impl TrustBundles {
 impl Roots {
     fn from_pem(file: &str, pem: &[u8], now: Wall) -> Result<Self, LoadError> {
         let mut roots = Roots::default();
-        let mut expired = 0;
         for (der, number) in load::certificates(file, pem, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
-            let bad = |why| LoadFault::Certificate { number, why }.of(file);
-            let life = SigningLife::parse(der).map_err(bad)?;
-            let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| bad(SvidError::Malformed))?;
-            let digest = sha256(der);
-            if now >= life.not_after {
-                expired += 1;
-            } else if !roots.digests.contains(&digest) {
-                roots.push(anchor.to_owned(), life, digest);
-            }
+            roots.take(der, now).map_err(|why| LoadFault::Certificate { number, why }.of(file))?;
         }
         if roots.anchors.is_empty() {
-            return Err(LoadFault::NoRoot { expired }.of(file));
+            return Err(roots.none_left(file));
         }
         Ok(roots)
+    }
+
+    /// The roots of a concatenation of DER that can be used, and a line for each certificate that cannot. Expired roots are
+    /// left out without a word: issuers leave them in for a while.
+    pub(super) fn from_der(what: &str, der: &[u8], now: Wall) -> Result<(Self, Vec<String>), LoadError> {
+        let (mut roots, mut left_out) = (Roots::default(), Vec::new());
+        for (der, number) in load::concatenated(what, der, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
+            if let Err(why) = roots.take(der, now) {
+                left_out.push(LoadFault::Certificate { number, why }.of(what).to_string());
+            }
+        }
+        Ok((roots, left_out))
+    }
+
+    /// Why a bundle without a root is none.
+    pub(super) fn none_left(&self, what: &str) -> LoadError {
+        LoadFault::NoRoot { expired: self.expired }.of(what)
+    }
+
+    /// Takes a root that is valid now; counts one that has expired.
+    fn take(&mut self, der: &CertificateDer<'_>, now: Wall) -> Result<(), SvidError> {
+        let life = SigningLife::parse(der)?;
+        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| SvidError::Malformed)?;
+        let digest = sha256(der);
+        if now >= life.not_after {
+            self.expired = self.expired.saturating_add(1);
+        } else if !self.digests.contains(&digest) {
+            self.push(anchor.to_owned(), life, digest);
+        }
+        Ok(())
     }
 
     fn push(&mut self, anchor: TrustAnchor<'static>, life: SigningLife, digest: [u8; 32]) {

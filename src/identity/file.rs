@@ -8,10 +8,14 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{IdentitySource, LoadError, Trust, TrustBundles, X509Svid, load, source::Published};
+use super::{
+    IdentitySource, LoadError, Standing, Trust, TrustBundles, X509Svid, load, outage::Outage,
+    source::Published,
+};
 use crate::{
     clock::{Clock, Wall},
     limits,
@@ -46,10 +50,10 @@ pub struct FileSource {
 }
 
 /// What was seen and said at the last attempt.
-#[derive(Default)]
 struct Attempt {
     marks: Vec<Mark>,
     said_expired: bool,
+    outage: Outage,
 }
 
 /// What changes when a file is written or replaced: device, inode, size, modification and change time.
@@ -69,8 +73,17 @@ impl FileSource {
     ) -> Result<Self, LoadError> {
         let marks = files.marks();
         let (svid, bundles) = files.load(svid_life_max, clock.now().wall)?;
-        let last = Mutex::new(Attempt { marks, said_expired: false });
-        Ok(FileSource { files, svid_life_max, clock, published: Published::new(svid, bundles), last })
+        let outage = Outage::new(limits::IDENTITY_OUTAGE_MAX);
+        let last = Mutex::new(Attempt { marks, said_expired: false, outage });
+        let published = Published::new(svid, bundles, Standing::Good);
+        Ok(FileSource { files, svid_life_max, clock, published, last })
+    }
+
+    /// The same, with a longest time that the last good trust is used while the files cannot be.
+    #[must_use]
+    pub fn with_outage_max(mut self, outage_max: Duration) -> Self {
+        self.last.get_mut().unwrap_or_else(PoisonError::into_inner).outage = Outage::new(outage_max);
+        self
     }
 
     /// Loads all files anew, whether they look changed or not. What was before stays where one cannot be used.
@@ -114,18 +127,39 @@ impl FileSource {
             }
         }
         self.drop_expired(&mut last);
+        self.give_up_in_time(&last);
     }
 
     fn load_anew(&self, last: &mut Attempt) -> Result<Reloaded, LoadError> {
-        let (svid, bundles) = self.files.load(self.svid_life_max, self.clock.now().wall)?;
+        let now = self.clock.now();
         let trust = self.published.current();
+        let (svid, bundles) = self.files.load(self.svid_life_max, now.wall).inspect_err(|error| {
+            let since = last.outage.since(now.wall, now.boot);
+            if !matches!(trust.standing, Standing::GivenUp { .. }) {
+                self.published.stand(Standing::Stale { since, why: error.to_string() });
+            }
+        })?;
+        last.outage.over();
         let leaf = |svid: &Option<Arc<X509Svid>>| svid.as_ref().map(|svid| svid.leaf().clone());
         if leaf(&svid) == leaf(&trust.svid) && bundles.trusts_as(&trust.bundles) {
+            self.published.stand(Standing::Good);
             return Ok(Reloaded::Unchanged);
         }
         last.said_expired = false;
-        self.published.replace(svid, bundles);
+        self.published.replace(svid, bundles, Standing::Good);
         Ok(Reloaded::Changed)
+    }
+
+    /// Old roots are not kept for ever: once the files were bad for too long, nobody is trusted.
+    fn give_up_in_time(&self, last: &Attempt) {
+        let trust = self.published.current();
+        if let Some(since) = last.outage.too_long(self.clock.now().boot)
+            && let Standing::Stale { why, .. } = &trust.standing
+        {
+            tracing::error!(%since, %why, "the identity files could not be used for longer than the limit: nobody is trusted any more");
+            let nobody = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
+            self.published.replace(None, nobody, Standing::GivenUp { since, why: why.clone() });
+        }
     }
 
     fn drop_expired(&self, last: &mut Attempt) {
@@ -133,7 +167,7 @@ impl FileSource {
         let trust = self.published.current();
         if let Some(bundles) = trust.bundles.without_expired(now) {
             tracing::warn!(?bundles, "roots expired and were dropped");
-            self.published.replace(trust.svid.clone(), bundles);
+            self.published.replace(trust.svid.clone(), bundles, trust.standing.clone());
         }
         if let Some(svid) = trust.svid.as_ref().filter(|svid| now >= svid.not_after())
             && !last.said_expired
@@ -151,6 +185,14 @@ impl IdentitySource for FileSource {
 
     fn watch(&self) -> watch::Receiver<Arc<Trust>> {
         self.published.watch()
+    }
+
+    fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(FileSource::follow(self, shutdown))
+    }
+
+    fn reload(&self) -> Result<Reloaded, LoadError> {
+        FileSource::reload(self)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{error::Error, fmt, fs::File, io, io::Read, path::Path};
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use x509_parser::asn1_rs::{Any, FromDer};
 use zeroize::Zeroizing;
 
 use super::SvidError;
@@ -39,6 +40,8 @@ pub enum LoadFault {
     TooLarge,
     #[error("is not PEM: write certificates and keys between BEGIN and END lines")]
     NotPem,
+    #[error("is not a concatenation of DER certificates")]
+    NotDer,
     #[error("holds no certificate: write the SVID first, then its intermediates, as PEM")]
     NoCertificate,
     #[error("holds {found} certificates, at most {max} are read")]
@@ -106,6 +109,25 @@ pub(super) fn certificates(
     }
     if all.len() > max {
         return Err(LoadFault::TooManyCertificates { found: all.len(), max }.of(file));
+    }
+    Ok(all)
+}
+
+/// The certificates of a concatenation of DER, in order. `what` is what an error calls it.
+pub(super) fn concatenated(
+    what: &str,
+    mut der: &[u8],
+    max: usize,
+) -> Result<Vec<CertificateDer<'static>>, LoadError> {
+    let mut all = Vec::new();
+    while !der.is_empty() {
+        let (rest, _) = Any::from_der(der).map_err(|_| LoadFault::NotDer.of(what))?;
+        let one = der.len().checked_sub(rest.len()).and_then(|len| der.get(..len)).unwrap_or_default();
+        if all.len() >= max {
+            return Err(LoadFault::TooManyCertificates { found: all.len().saturating_add(1), max }.of(what));
+        }
+        all.push(CertificateDer::from(one.to_vec()));
+        der = rest;
     }
     Ok(all)
 }

@@ -3,7 +3,7 @@
 //! Owns the leaf and path rules, the roots of each trust domain, both TLS configurations, and [`Peer`], which nothing
 //! else can make. A chain is verified against the roots of its own trust domain and no others; there is no pool, no
 //! system store, no host name, no resumed session. It says who a peer is, never what it may do: that is catalog and
-//! policy. No sockets either: `link` has them.
+//! policy. Its only sockets are those that identities come over: what is served and asked with them is `link`'s.
 //!
 //! | File | Noun |
 //! |---|---|
@@ -15,31 +15,51 @@
 //! | `peer` | [`Peer`]: the witness |
 //! | `svid` | [`X509Svid`]: our own, with its key |
 //! | `source` | [`IdentitySource`]: where our own SVID and the bundles come from, and when they change |
+//! | `standing` | [`Standing`]: how well a source knows what it shows |
+//! | `first` | the wait for a first identity |
 //! | `file` | [`FileSource`]: from PEM files, followed as they are rotated |
+//! | `workload` | [`WorkloadSource`]: from the SPIFFE Workload API |
+//! | `origin` | [`IdentityOptions`]: where an identity comes from, as it is configured |
+//! | `combined` | [`CombinedSource`]: several sources as one |
+//! | `outage`, `waits` | how long an origin has failed, and when it is asked again |
 //! | `verifier`, `tls` | what rustls is given |
 
 mod bundle;
+mod combined;
 mod file;
+mod first;
 mod leaf;
 mod load;
+mod origin;
+mod outage;
 mod path;
 mod peer;
 mod refusal;
 mod signing;
 mod source;
+mod standing;
 mod svid;
 mod tls;
 mod verifier;
+mod waits;
+mod workload;
 
 #[cfg(test)]
 pub(crate) mod testing;
 
 pub use bundle::TrustBundles;
+pub use combined::CombinedSource;
 pub use file::{FileSource, IdentityFiles, Reloaded};
+pub use first::{NoIdentity, first_identity};
 pub use leaf::Leaf;
 pub use load::{LoadError, LoadFault};
+pub use origin::{IdentityOptions, Origin};
 pub use peer::Peer;
 pub use refusal::SvidError;
 pub use source::{IdentitySource, StaticSource, Trust};
+pub use standing::{Standing, Unusable};
 pub use svid::X509Svid;
 pub use tls::{client_config, server_config};
+pub use workload::{
+    ENDPOINT_VARIABLE, EndpointFault, Pick, WorkloadEndpoint, WorkloadOptions, WorkloadSource,
+};

@@ -2,27 +2,63 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
-use super::{TrustBundles, X509Svid};
+use super::{LoadError, Reloaded, Standing, TrustBundles, Unusable, X509Svid};
+use crate::clock::Wall;
 
 /// Our own SVID and whom we trust, at one moment.
 #[derive(Clone, Debug)]
 pub struct Trust {
     /// Grows with every change of either.
     pub revision: u64,
-    /// Absent where a process only verifies, or has not got one yet: it then accepts and makes no connection.
+    /// Absent where a process only verifies, has not got one yet, or may not use it any more: it then accepts and makes no
+    /// connection.
     pub svid: Option<Arc<X509Svid>>,
     /// Its own revision grows only when the roots change.
     pub bundles: Arc<TrustBundles>,
+    /// Whether this is what the origin says now, or what it said last.
+    pub standing: Standing,
+}
+
+impl Trust {
+    /// Whether connections can be made and accepted with it.
+    pub fn check(&self, now: Wall) -> Result<(), Unusable> {
+        match &self.standing {
+            Standing::Awaited { why } => return Err(Unusable::Awaited { why: why.clone() }),
+            Standing::Ended { why, .. } => return Err(Unusable::Ended { why: why.clone() }),
+            Standing::GivenUp { why, .. } => return Err(Unusable::GivenUp { why: why.clone() }),
+            Standing::Good | Standing::Stale { .. } => {}
+        }
+        let svid = self.svid.as_ref().ok_or(Unusable::Absent)?;
+        if now >= svid.not_after() {
+            let why = self.standing.why().map(str::to_owned);
+            return Err(Unusable::Expired { not_after: svid.not_after(), why });
+        }
+        Ok(())
+    }
 }
 
 /// Gives the present [`Trust`], and says when it changes. Every handshake asks anew, so that a rotation needs no restart.
 pub trait IdentitySource: Send + Sync + 'static {
     /// Never waits.
     fn current(&self) -> Arc<Trust>;
-    /// Sees every change that comes after this call.
+
+    /// Sees every change that comes after this call, of the standing too.
     fn watch(&self) -> watch::Receiver<Arc<Trust>>;
+
+    /// Keeps it current until `shutdown`: as a task of its own, once. A source whose owner replaces its trust has nothing to
+    /// follow.
+    fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(shutdown.cancelled_owned())
+    }
+
+    /// Asks the origin anew at once. What was before stays where it cannot be used.
+    fn reload(&self) -> Result<Reloaded, LoadError> {
+        Ok(Reloaded::Unchanged)
+    }
 }
 
 /// A trust that is in memory already, and that its owner replaces.
@@ -31,12 +67,12 @@ pub struct StaticSource(Published);
 
 impl StaticSource {
     pub fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles) -> Self {
-        StaticSource(Published::new(svid, bundles))
+        StaticSource(Published::new(svid, bundles, Standing::Good))
     }
 
     /// Replaces both, from the next handshake on.
     pub fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles) {
-        self.0.replace(svid, bundles);
+        self.0.replace(svid, bundles, Standing::Good);
     }
 }
 
@@ -55,17 +91,18 @@ impl IdentitySource for StaticSource {
 pub(super) struct Published(watch::Sender<Arc<Trust>>);
 
 impl Published {
-    pub(super) fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles) -> Self {
+    pub(super) fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: Standing) -> Self {
         warn_of_shared_roots(&bundles);
         Published(watch::Sender::new(Arc::new(Trust {
             revision: 1,
             svid,
             bundles: Arc::new(bundles.with_revision(1)),
+            standing,
         })))
     }
 
     /// Shows another trust. The bundles keep their revision where they trust the same roots.
-    pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles) {
+    pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: Standing) {
         self.0.send_modify(|trust| {
             let bundles = if bundles.trusts_as(&trust.bundles) {
                 trust.bundles.clone()
@@ -73,7 +110,18 @@ impl Published {
                 warn_of_shared_roots(&bundles);
                 Arc::new(bundles.with_revision(trust.bundles.revision().saturating_add(1)))
             };
-            *trust = Arc::new(Trust { revision: trust.revision.saturating_add(1), svid, bundles });
+            *trust = Arc::new(Trust { revision: trust.revision.saturating_add(1), svid, bundles, standing });
+        });
+    }
+
+    /// Says how the source stands now. What it shows stays. Nobody is woken for what they know.
+    pub(super) fn stand(&self, standing: Standing) {
+        self.0.send_if_modified(|trust| {
+            let changes = trust.standing != standing;
+            if changes {
+                *trust = Arc::new(Trust { standing, ..Trust::clone(trust) });
+            }
+            changes
         });
     }
 

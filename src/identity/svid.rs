@@ -4,7 +4,7 @@ use std::{fmt, path::Path, sync::Arc};
 
 use rustls::{
     crypto::ring::sign::any_supported_type,
-    pki_types::{PrivateKeyDer, pem, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem, pem::PemObject},
     sign::CertifiedKey,
 };
 use zeroize::Zeroize;
@@ -35,17 +35,34 @@ impl X509Svid {
         Self::parse("certificate chain", cert, "private key", key)
     }
 
+    /// Reads the chain, leaf first, from a concatenation of DER, and its private key from PKCS#8 DER.
+    pub fn from_der(chain: &[u8], key: &[u8]) -> Result<Self, LoadError> {
+        const CHAIN: &str = "certificate chain";
+        let chain = load::concatenated(CHAIN, chain, limits::CHAIN_MAX)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.to_vec()));
+        Self::of(CHAIN, chain, "private key", key)
+    }
+
     fn parse(cert_file: &str, cert: &[u8], key_file: &str, key: &[u8]) -> Result<Self, LoadError> {
         let chain = load::certificates(cert_file, cert, limits::CHAIN_MAX)?;
-        let first = chain.first().ok_or_else(|| LoadFault::NoCertificate.of(cert_file))?;
-        let leaf =
-            Leaf::parse(first).map_err(|why| LoadFault::Certificate { number: 1, why }.of(cert_file))?;
-        let mut der = PrivateKeyDer::from_pem_slice(key).map_err(|e| {
+        let der = PrivateKeyDer::from_pem_slice(key).map_err(|e| {
             if matches!(e, pem::Error::NoItemsFound) { LoadFault::NoKey } else { LoadFault::NotPem }
                 .of(key_file)
         })?;
+        Self::of(cert_file, chain, key_file, der)
+    }
+
+    fn of(
+        cert_file: &str,
+        chain: Vec<CertificateDer<'static>>,
+        key_file: &str,
+        mut der: PrivateKeyDer<'static>,
+    ) -> Result<Self, LoadError> {
         let key = any_supported_type(&der);
         der.zeroize();
+        let first = chain.first().ok_or_else(|| LoadFault::NoCertificate.of(cert_file))?;
+        let leaf =
+            Leaf::parse(first).map_err(|why| LoadFault::Certificate { number: 1, why }.of(cert_file))?;
         let certified = CertifiedKey::new(chain, key.map_err(|_| LoadFault::KeyUnusable.of(key_file))?);
         certified.keys_match().map_err(|_| LoadFault::KeyOfAnother.of(key_file))?;
         Ok(X509Svid { leaf, certified: Arc::new(certified) })

@@ -1,0 +1,147 @@
+//! The section about who the daemon is and whom it believes: `[identity]`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    IdentityConfig, IdentityFrom,
+    file::path,
+    table::{Notes, Table},
+    units::{span, written},
+};
+use crate::{
+    identity::{ENDPOINT_VARIABLE, Pick, WorkloadEndpoint},
+    limits::{IDENTITY_OUTAGE_MAX, IDENTITY_WAIT, JOB_DURATION_MAX, SVID_LIFE_MAX, TRUST_DOMAINS_MAX},
+    name::{SpiffeId, TrustDomain},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+pub(super) fn read(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IdentityConfig> {
+    let has_files = table.has("cert") || table.has("key");
+    let table_has_agent = table.has("workload_api");
+    let line = table.line_of("workload_api");
+    let from = match (has_files, table.has("workload_api")) {
+        (true, true) => {
+            notes.problem(
+                line,
+                "identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one",
+            );
+            files(&mut table, folder, notes).and(None)
+        }
+        (true, false) => files(&mut table, folder, notes),
+        (false, true) => workload_api(&mut table, notes),
+        (false, false) => {
+            let files =
+                "\"svid.pem\" and key = \"svid.key\", or workload_api = \"unix:///PATH\" of a SPIFFE agent";
+            table.missing("cert", files, notes);
+            workload_api(&mut table, notes).and(None)
+        }
+    };
+    let is_files = has_files || !table_has_agent;
+    let bundles_line = table.line_of("bundles");
+    let bundles = table.table_if_there("bundles", notes).map(|t| bundles(t, folder, notes));
+    let is_empty = bundles.as_ref().is_none_or(|b| b.as_ref().is_some_and(BTreeMap::is_empty));
+    if is_empty && is_files {
+        let what = "identity.bundles names no trust domain, so nobody could come in: write bundles = { \"example.org\" = \"bundle.pem\" }";
+        notes.problem(bundles_line, what);
+    }
+    let bundles = bundles.unwrap_or_else(|| Some(BTreeMap::new()));
+    let domains = table.list("trust_domains", notes, str::parse::<TrustDomain>);
+    if let (Some((line, domains)), Some(bundles)) = (&domains, &bundles) {
+        check_domains(*line, domains, bundles, is_files, notes);
+    }
+    let max_svid_ttl =
+        table.or("max_svid_ttl", &written(SVID_LIFE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
+    let wait = table.or("wait", &written(IDENTITY_WAIT), notes, |t| span(t, SECOND..=60 * MINUTE));
+    let outage_max =
+        table.or("outage_max", &written(IDENTITY_OUTAGE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
+    table.finish(notes);
+    Some(IdentityConfig {
+        from: from?,
+        bundles: bundles?,
+        trust_domains: domains.map(|(_, domains)| domains.into_iter().collect()),
+        max_svid_ttl: max_svid_ttl?,
+        wait: wait?,
+        outage_max: outage_max?,
+    })
+}
+
+fn files(table: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IdentityFrom> {
+    let cert = table.need("cert", "\"svid.pem\"", notes, |t| path(t, folder));
+    let key = table.need("key", "\"svid.key\"", notes, |t| path(t, folder));
+    Some(IdentityFrom::Files { cert: cert?, key: key? })
+}
+
+fn workload_api(table: &mut Table<'_>, notes: &mut Notes) -> Option<IdentityFrom> {
+    let endpoint = table.text("workload_api", notes, |t| match t.strip_prefix('$') {
+        // The variable is looked up at the start.
+        Some(ENDPOINT_VARIABLE) => Ok(None),
+        _ => t.parse::<WorkloadEndpoint>().map(Some),
+    });
+    let line = table.line_of("spiffe_id");
+    let has_both = table.has("hint") && table.has("spiffe_id");
+    let hint = table.text("hint", notes, |t| match t {
+        "" => Err("an empty hint is none: write the one of the registration entry"),
+        hint => Ok(Pick::Hint(hint.to_owned())),
+    });
+    let id = table.text("spiffe_id", notes, |t| t.parse::<SpiffeId>().map(Pick::Id));
+    if has_both {
+        notes.problem(
+            line,
+            "identity.spiffe_id stands beside identity.hint: one of them picks the SVID, remove the other",
+        );
+    }
+    Some(IdentityFrom::WorkloadApi { endpoint: endpoint?, pick: hint.or(id).unwrap_or_default() })
+}
+
+/// What is listed must have roots, where all roots are from files; and all roots from files must be listed.
+fn check_domains(
+    line: usize,
+    domains: &[TrustDomain],
+    bundles: &BTreeMap<TrustDomain, PathBuf>,
+    is_files: bool,
+    notes: &mut Notes,
+) {
+    let listed: BTreeSet<_> = domains.iter().collect();
+    for lacking in listed.iter().filter(|d| is_files && !bundles.contains_key(**d)) {
+        notes.problem(
+            line,
+            format!("identity.trust_domains: `{lacking}` has no bundle: write one, or remove it"),
+        );
+    }
+    for lacking in bundles.keys().filter(|d| !listed.contains(d)) {
+        notes.problem(line, format!("identity.trust_domains: `{lacking}` has a bundle and is not listed: list it, or remove trust_domains"));
+    }
+}
+
+fn bundles(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<BTreeMap<TrustDomain, PathBuf>> {
+    let line = table.line();
+    let entries = table.texts(notes);
+    if entries.len() > TRUST_DOMAINS_MAX {
+        notes.problem(
+            line,
+            format!("identity.bundles: {} entries: write at most {TRUST_DOMAINS_MAX}", entries.len()),
+        );
+        return None;
+    }
+    let mut good = !table.is_absent();
+    let mut out = BTreeMap::new();
+    for (name, line, file) in entries {
+        let read = name.parse::<TrustDomain>().map_err(|e| e.to_string());
+        match read.and_then(|domain| Ok((domain, path(file, folder)?))) {
+            Ok((domain, file)) => {
+                out.insert(domain, file);
+            }
+            Err(why) => {
+                good = false;
+                notes.problem(line, format!("identity.bundles: {why}"));
+            }
+        }
+    }
+    good.then_some(out)
+}

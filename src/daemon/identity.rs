@@ -1,0 +1,102 @@
+//! The daemon's own identity: where it comes from, whether it can be used, and how long it lasts.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use crate::{
+    api::NotReady,
+    clock::{Clock, Wall},
+    config::{IdentityConfig, IdentityFrom},
+    identity::{IdentityOptions, IdentitySource, Leaf, Origin, Standing, Trust, WorkloadEndpoint},
+    limits,
+    reason::Reason,
+};
+
+/// The source that the configuration names.
+pub(super) fn open(
+    config: &IdentityConfig,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<dyn IdentitySource>, StartError> {
+    let origin = match &config.from {
+        IdentityFrom::Files { cert, key } => Origin::Files { cert: cert.clone(), key: key.clone() },
+        IdentityFrom::WorkloadApi { endpoint, pick } => {
+            let endpoint = match endpoint {
+                Some(endpoint) => endpoint.clone(),
+                None => WorkloadEndpoint::from_env()?,
+            };
+            Origin::WorkloadApi { endpoint, pick: pick.clone() }
+        }
+    };
+    let options = IdentityOptions {
+        origin,
+        bundles: config.bundles.iter().map(|(domain, path)| (domain.clone(), path.clone())).collect(),
+        allowed: config.trust_domains.clone(),
+        svid_life_max: config.max_svid_ttl,
+        outage_max: config.outage_max,
+    };
+    Ok(options.open(clock)?)
+}
+
+/// Whether anybody can connect: what `/readyz` says of the identity.
+pub(super) fn ready(trust: &Trust, now: Wall) -> Result<(), NotReady> {
+    trust.check(now).map_err(|why| NotReady::new(Reason::IdentityUnavailable).because(why.to_string()))
+}
+
+/// Counts and says how our identity lasts, until `shutdown`. It decides nothing.
+pub(super) async fn watch(
+    source: Arc<dyn IdentitySource>,
+    clock: Arc<dyn Clock>,
+    shutdown: CancellationToken,
+) {
+    let mut watched = Watched::default();
+    loop {
+        watched.look(&source.current(), clock.now().wall);
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = clock.sleep(limits::IDENTITY_POLL) => {}
+        }
+    }
+}
+
+/// What was seen at the last look.
+#[derive(Default)]
+struct Watched {
+    svid: Option<[u8; 32]>,
+    is_late: bool,
+}
+
+impl Watched {
+    fn look(&mut self, trust: &Trust, now: Wall) {
+        let leaf = trust.svid.as_ref().map(|svid| svid.leaf());
+        let digest = leaf.map(|leaf| leaf.x5t_s256);
+        if digest.is_some() && digest != self.svid {
+            if self.svid.is_some() {
+                metrics::counter!("leasehold_svid_rotations_total").increment(1);
+            }
+            self.svid = digest;
+        }
+        let left = leaf.map_or(Duration::ZERO, |leaf| leaf.not_after.since(now));
+        metrics::gauge!("leasehold_svid_remaining_seconds").set(left.as_secs_f64());
+        metrics::gauge!("leasehold_identity_good").set(f64::from(u8::from(trust.standing == Standing::Good)));
+        let is_late = leaf.is_none_or(|leaf| missed_half_life(leaf, now));
+        metrics::gauge!("leasehold_svid_rotation_late").set(f64::from(u8::from(is_late)));
+        if is_late && !self.is_late {
+            let why = trust.standing.why().unwrap_or("its source says nothing is wrong");
+            tracing::warn!(
+                left_seconds = left.as_secs(),
+                why,
+                "our SVID was not rotated at its half-life: see to its source before it ends"
+            );
+        }
+        self.is_late = is_late;
+    }
+}
+
+/// Whether an SVID is past the moment at which its issuer renews it: half of its life, and a tenth more, since issuers
+/// spread their renewals.
+fn missed_half_life(leaf: &Leaf, now: Wall) -> bool {
+    let life = leaf.not_after.since(leaf.not_before);
+    now.since(leaf.not_before) > life / 2 + life / 10
+}

@@ -1,0 +1,213 @@
+//! One message of the stream: a complete state, read whole or discarded (SPIFFE Workload API, section 5.2).
+
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
+
+use zeroize::Zeroize;
+
+use super::wire::{X509svid, X509svidResponse};
+use crate::{
+    clock::Wall,
+    identity::{LoadError, TrustBundles, X509Svid, bundle::Roots},
+    limits,
+    name::{SpiffeId, TrustDomain},
+};
+
+/// Which of the SVIDs that a workload is given is its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Pick {
+    /// The first: what the standard calls the default.
+    #[default]
+    First,
+    /// The first with this hint.
+    Hint(String),
+    /// The one with this SPIFFE ID.
+    Id(SpiffeId),
+}
+
+/// What a message says.
+pub(super) struct State {
+    /// `None`: there are SVIDs, and none of them is picked.
+    pub(super) svid: Option<Arc<X509Svid>>,
+    pub(super) bundles: TrustBundles,
+    /// What of it could not be used, each a line: foreign bundles only.
+    pub(super) left_out: Vec<String>,
+    /// The SPIFFE IDs and hints that were given, for people.
+    pub(super) given: Vec<String>,
+}
+
+/// Why a message is discarded, and the state before it kept.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum MessageFault {
+    #[error("`{field}` is empty, which must not be")]
+    Empty { field: &'static str },
+    #[error("it has {found} SVIDs, at most {} are read", limits::WORKLOAD_SVIDS_MAX)]
+    TooMany { found: usize },
+    #[error("the SVID of `{id}` cannot be used: {why}")]
+    Svid { id: String, why: LoadError },
+    #[error("an entry says `{said}` and its certificate `{certificate}`")]
+    OtherId { said: String, certificate: SpiffeId },
+    #[error("`{id}` is not a SPIFFE ID")]
+    Id { id: String },
+    #[error("the bundle of `{domain}` cannot be used: {why}")]
+    Bundle { domain: TrustDomain, why: LoadError },
+}
+
+impl State {
+    /// Reads a message. A foreign bundle that cannot be used leaves its trust domain with the roots that can be, or none;
+    /// everything else that is wrong discards the message.
+    pub(super) fn read(
+        mut message: X509svidResponse,
+        pick: &Pick,
+        svid_life_max: Duration,
+        now: Wall,
+    ) -> Result<Self, MessageFault> {
+        let read = Self::read_whole(&message, pick, svid_life_max, now);
+        for entry in &mut message.svids {
+            entry.x509_svid_key.zeroize();
+        }
+        read
+    }
+
+    fn read_whole(
+        message: &X509svidResponse,
+        pick: &Pick,
+        svid_life_max: Duration,
+        now: Wall,
+    ) -> Result<Self, MessageFault> {
+        check_mandatory(message)?;
+        // A hint that is there twice means the first (section 5.2.1).
+        let picked = message.svids.iter().position(|entry| pick.is(entry));
+        let svid = match picked.and_then(|at| message.svids.get(at)) {
+            Some(entry) => Some(own(entry)?),
+            None => None,
+        };
+        let mut state = State {
+            svid,
+            bundles: TrustBundles::empty().with_svid_life_max(svid_life_max),
+            left_out: Vec::new(),
+            given: message.svids.iter().map(shown).collect(),
+        };
+        // Ours first: where two entries of one domain differ, what came with our own SVID counts.
+        let first = picked.and_then(|at| message.svids.get(at));
+        for entry in first.into_iter().chain(&message.svids) {
+            let domain = domain_of(entry)?;
+            if state.bundles.root_count(&domain).is_none() {
+                state.own_bundle(domain, &entry.bundle, now)?;
+            }
+        }
+        for (key, der) in &message.federated_bundles {
+            state.foreign_bundle(key, der, now);
+        }
+        Ok(state)
+    }
+
+    fn own_bundle(&mut self, domain: TrustDomain, der: &[u8], now: Wall) -> Result<(), MessageFault> {
+        let bad = |why| MessageFault::Bundle { domain: domain.clone(), why };
+        let (roots, left_out) = Roots::from_der(domain.as_str(), der, now).map_err(bad)?;
+        if roots.anchors.is_empty() {
+            return Err(bad(roots.none_left(domain.as_str())));
+        }
+        self.left_out.extend(left_out);
+        self.bundles.add(domain, roots);
+        Ok(())
+    }
+
+    /// A trust domain without a usable root is one whose SVIDs are all invalid (Trust Domain and Bundle, section 4.1.3).
+    fn foreign_bundle(&mut self, key: &str, der: &[u8], now: Wall) {
+        let Some(domain) = key.strip_prefix("spiffe://").and_then(|d| d.parse::<TrustDomain>().ok()) else {
+            let key: String = key.chars().take(120).flat_map(char::escape_debug).collect();
+            self.left_out
+                .push(format!("`{key}` is not the SPIFFE ID of a trust domain: its bundle is left out"));
+            return;
+        };
+        if self.bundles.root_count(&domain).is_some() {
+            self.left_out.push(format!(
+                "`{domain}` is our own trust domain: its bundle among the foreign ones is left out"
+            ));
+            return;
+        }
+        if self.bundles.domains().count() >= limits::TRUST_DOMAINS_MAX {
+            self.left_out.push(format!("`{domain}` is one trust domain more than are kept: it is left out"));
+            return;
+        }
+        let roots = match Roots::from_der(domain.as_str(), der, now) {
+            Ok((roots, left_out)) => {
+                self.left_out.extend(left_out);
+                roots
+            }
+            Err(why) => {
+                self.left_out.push(format!("{why}: nobody of that trust domain is trusted"));
+                Roots::default()
+            }
+        };
+        self.bundles.add(domain, roots);
+    }
+}
+
+fn check_mandatory(message: &X509svidResponse) -> Result<(), MessageFault> {
+    let empty = |field| Err(MessageFault::Empty { field });
+    if message.svids.is_empty() {
+        return empty("svids");
+    }
+    if message.svids.len() > limits::WORKLOAD_SVIDS_MAX {
+        return Err(MessageFault::TooMany { found: message.svids.len() });
+    }
+    for entry in &message.svids {
+        match entry {
+            X509svid { spiffe_id, .. } if spiffe_id.is_empty() => return empty("spiffe_id"),
+            X509svid { x509_svid, .. } if x509_svid.is_empty() => return empty("x509_svid"),
+            X509svid { x509_svid_key, .. } if x509_svid_key.is_empty() => return empty("x509_svid_key"),
+            X509svid { bundle, .. } if bundle.is_empty() => return empty("bundle"),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn own(entry: &X509svid) -> Result<Arc<X509Svid>, MessageFault> {
+    let svid = X509Svid::from_der(&entry.x509_svid, &entry.x509_svid_key)
+        .map_err(|why| MessageFault::Svid { id: shown(entry), why })?;
+    if svid.spiffe_id().as_str() != entry.spiffe_id {
+        return Err(MessageFault::OtherId { said: shown(entry), certificate: svid.spiffe_id().clone() });
+    }
+    Ok(Arc::new(svid))
+}
+
+fn domain_of(entry: &X509svid) -> Result<TrustDomain, MessageFault> {
+    let id = entry.spiffe_id.parse::<SpiffeId>().map_err(|_| MessageFault::Id { id: shown(entry) })?;
+    Ok(id.trust_domain())
+}
+
+fn shown(entry: &X509svid) -> String {
+    let plain = |text: &str| text.chars().take(160).flat_map(char::escape_debug).collect::<String>();
+    match entry.hint.as_str() {
+        "" => plain(&entry.spiffe_id),
+        hint => format!("{} (hint {})", plain(&entry.spiffe_id), plain(hint)),
+    }
+}
+
+impl Pick {
+    fn is(&self, entry: &X509svid) -> bool {
+        match self {
+            Pick::First => true,
+            Pick::Hint(hint) => entry.hint == *hint,
+            Pick::Id(id) => entry.spiffe_id == id.as_str(),
+        }
+    }
+}
+
+impl fmt::Display for Pick {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pick::First => f.write_str("any SVID"),
+            Pick::Hint(hint) => write!(f, "an SVID with the hint `{}`", hint.escape_debug()),
+            Pick::Id(id) => write!(f, "an SVID of `{id}`"),
+        }
+    }
+}
+
+/// IDs and hints, each once.
+pub(super) fn listed(given: &[String]) -> String {
+    let mut seen = HashSet::new();
+    given.iter().filter(|one| seen.insert(*one)).take(8).cloned().collect::<Vec<_>>().join(", ")
+}

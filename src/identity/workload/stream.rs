@@ -1,0 +1,103 @@
+//! One life of the stream of the Workload API: connected, heard, ended.
+
+use std::{error::Error, io};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
+use tonic::{
+    Code, Request, Status, Streaming,
+    metadata::MetadataValue,
+    transport::{Channel, Endpoint},
+};
+use tower::service_fn;
+
+use super::{
+    WorkloadEndpoint,
+    wire::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+};
+use crate::{clock::Clock, limits};
+
+/// The metadata that every call carries (SPIFFE Workload Endpoint, section 6.1).
+const SECURITY_HEADER: &str = "workload.spiffe.io";
+
+/// How a stream ended, or why there was none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum StreamEnd {
+    /// The agent closed it in order.
+    Closed,
+    /// PermissionDenied: we may not use what we were given (section 5.2.1).
+    Denied { said: String },
+    /// InvalidArgument or Unimplemented: asking again would change nothing.
+    Never { why: String },
+    /// Anything else: it may be there later.
+    Away { why: String },
+}
+
+/// Connects and asks. Within [`limits::HANDSHAKE`].
+pub(super) async fn open(
+    endpoint: &WorkloadEndpoint,
+    clock: &dyn Clock,
+) -> Result<Streaming<X509svidResponse>, StreamEnd> {
+    tokio::select! {
+        opened = ask(endpoint) => opened,
+        () = clock.sleep(limits::HANDSHAKE) => {
+            Err(StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} did not answer in time") })
+        }
+    }
+}
+
+async fn ask(endpoint: &WorkloadEndpoint) -> Result<Streaming<X509svidResponse>, StreamEnd> {
+    let channel = connect(endpoint).await.map_err(|error| StreamEnd::Away {
+        why: format!("the SPIFFE agent at {endpoint} cannot be reached: {}", innermost(&error)),
+    })?;
+    let mut request = Request::new(X509svidRequest {});
+    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    let mut client =
+        SpiffeWorkloadApiClient::new(channel).max_decoding_message_size(limits::WORKLOAD_MESSAGE_BYTES_MAX);
+    match client.fetch_x509svid(request).await {
+        Ok(answer) => Ok(answer.into_inner()),
+        Err(status) => Err(StreamEnd::of(endpoint, &status)),
+    }
+}
+
+/// No pings on it: agents in Go count them as abuse. A socket of this machine tells when its other side dies.
+async fn connect(endpoint: &WorkloadEndpoint) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = endpoint.clone();
+    let connector = service_fn(move |_| {
+        let endpoint = endpoint.clone();
+        async move {
+            let stream = match endpoint {
+                WorkloadEndpoint::Unix(path) => Either::Left(UnixStream::connect(path).await?),
+                WorkloadEndpoint::Tcp(address) => Either::Right(TcpStream::connect(address).await?),
+            };
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+}
+
+impl StreamEnd {
+    pub(super) fn of(endpoint: &WorkloadEndpoint, status: &Status) -> Self {
+        let said: String = status.message().chars().take(200).flat_map(char::escape_debug).collect();
+        let code = status.code();
+        match code {
+            Code::PermissionDenied => StreamEnd::Denied { said },
+            Code::InvalidArgument | Code::Unimplemented => StreamEnd::Never {
+                why: format!("the SPIFFE agent at {endpoint} does not take our request ({code:?}: {said})"),
+            },
+            _ => {
+                StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} is away ({code:?}: {said})") }
+            }
+        }
+    }
+}
+
+/// What lies at the bottom of a transport's error is what people can act on.
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
+}
