@@ -26,7 +26,7 @@ need_spire() {
     spire_go "$go" list -deps tool >/dev/null 2>"$work/go.log" ||
         not_run "the Go module github.com/spiffe/spire cannot be had: $(grep -v '^go: downloading' "$work/go.log" | head -n 1)"
     mkdir -p "$spire.draft"
-    if ! GOBIN=$spire.draft spire_go "$go" install -p 2 -trimpath -ldflags '-s -w' tool 2>"$work/go.log"; then
+    if ! GOBIN=$spire.draft spire_go "$go" install -p 2 -ldflags '-s -w' tool 2>"$work/go.log"; then
         tail -n 20 "$work/go.log"
         die "SPIRE $spire_version does not build"
     fi
@@ -37,7 +37,7 @@ need_spire() {
 spire_go() {
     local go=$1
     shift
-    (cd "$interop/spire" && CGO_ENABLED=1 GOWORK=off GOTOOLCHAIN=local GOFLAGS=-mod=readonly "$go" "$@")
+    (cd "$interop/spire" && CGO_ENABLED=1 GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false" "$go" "$@")
 }
 
 # A port of loopback where nobody listens now.
