@@ -316,6 +316,11 @@ fn every_reason_is_rendered_with_its_exit_code() {
       fix    what would change it
     Nothing was changed.
     -- exit 5
+    leasehold: error: what was wrong with what (IDENTITY_UNAVAILABLE)
+      you    spiffe://td.example/w
+      fix    what would change it
+    Nothing was changed.
+    -- exit 1
     leasehold: error: what was wrong with what (CATALOG_INVALID)
       you    spiffe://td.example/w
       fix    what would change it

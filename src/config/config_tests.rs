@@ -3,6 +3,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use tracing::level_filters::LevelFilter;
 
 use super::*;
+use crate::identity::Pick;
 
 const LEAST: &str = r#"
 [server]
@@ -51,6 +52,8 @@ fn the_least_that_can_be_written_is_enough_and_every_default_is_named() {
             "server.probe = \"127.0.0.1:9090\"",
             "issuer.listen = \"127.0.0.1:8444\"",
             "identity.max_svid_ttl = \"1day1h\"",
+            "identity.wait = \"1m\"",
+            "identity.outage_max = \"1day1h\"",
             "policy.explain = \"requester\"",
             "lease.token_ttl = \"5m\"",
             "lease.beat = \"5s\"",
@@ -71,7 +74,8 @@ fn the_least_that_can_be_written_is_enough_and_every_default_is_named() {
 #[test]
 fn relative_paths_are_relative_to_the_file() {
     let config = read(LEAST).unwrap().config;
-    assert_eq!(config.identity.key, Path::new("/etc/x/svid.key"));
+    let files = IdentityFrom::Files { cert: "/etc/x/svid.pem".into(), key: "/etc/x/svid.key".into() };
+    assert_eq!(config.identity.from, files);
     let absolute = LEAST.replace("\"state\"", "\"/var/lib/l\"");
     assert_eq!(read(&absolute).unwrap().config.server.state, Path::new("/var/lib/l"));
 }
@@ -86,7 +90,7 @@ stat = "x"
 url = "http://issuer.example"
 listen = "0.0.0.0:8444"
 [identity]
-socket = "unix:///run/spire.sock"
+workload_api = "unix://run/spire.sock"
 cert = "svid.pem"
 key = 5
 bundles = { "TD" = "bundle.pem" }
@@ -113,7 +117,8 @@ url = "https://hooks.example"
     3: server.stat is not a key: write one of grpc, probe, state, or remove it
     5: issuer.url: `http://issuer.example` is plain HTTP: write https://
     6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everybody: write both, or listen on 127.0.0.1
-    8: identity.socket is for the SPIFFE Workload API, which is not served yet: write identity.cert, identity.key and identity.bundles, the files that spiffe-helper keeps current
+    8: identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one
+    8: identity.workload_api: `unix://run/spire.sock` names a host: write unix:///PATH, with three slashes and an absolute path
     10: identity.key: a whole number stands here: write a text in quotes
     11: identity.bundles: `TD` is not a trust domain: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user
     15: policy.explain: `nobody` stands here: write one of requester, operators
@@ -150,6 +155,53 @@ fn trust_domains_must_name_the_domains_that_have_bundles() {
     );
     let nobody = LEAST.replace("bundles = { \"td.example\" = \"bundle.pem\" }", "bundles = {}");
     assert!(problems(&nobody)[0].contains("nobody could come in"));
+}
+
+#[test]
+fn an_identity_from_an_agent_needs_its_socket_and_no_files() {
+    let files = "cert = \"svid.pem\"\nkey = \"svid.key\"\nbundles = { \"td.example\" = \"bundle.pem\" }";
+    let with = |lines: &str| LEAST.replace(files, lines);
+    let from = |lines: &str| read(&with(lines)).unwrap().config.identity.from;
+    let agent = |endpoint: Option<&str>, pick| IdentityFrom::WorkloadApi {
+        endpoint: endpoint.map(|e| e.parse().unwrap()),
+        pick,
+    };
+    let socket = "workload_api = \"unix:///run/spire/agent.sock\"";
+    assert_eq!(from(socket), agent(Some("unix:///run/spire/agent.sock"), Pick::First));
+    assert_eq!(from("workload_api = \"$SPIFFE_ENDPOINT_SOCKET\""), agent(None, Pick::First));
+    assert_eq!(
+        from(&format!("{socket}\nhint = \"broker\"")),
+        agent(Some("unix:///run/spire/agent.sock"), Pick::Hint("broker".into()))
+    );
+    assert_eq!(
+        from(
+            "workload_api = \"tcp://127.0.0.1:8089\"\nspiffe_id = \"spiffe://td.example/l\"\ntrust_domains = [\"td.example\"]"
+        ),
+        agent(Some("tcp://127.0.0.1:8089"), Pick::Id("spiffe://td.example/l".parse().unwrap()))
+    );
+    let told = |lines: &str| problems(&with(lines)).join("\n");
+    insta::assert_snapshot!(
+        [
+            told(""),
+            told("workload_api = \"unix://run/a.sock\""),
+            told("workload_api = \"/run/a.sock\""),
+            told(&format!("{socket}\nhint = \"\"")),
+            told(&format!("{socket}\nhint = \"a\"\nspiffe_id = \"spiffe://td.example/l\"")),
+            told(&format!("{socket}\nsocket = \"x\"")),
+            told(&format!("{socket}\nbundles = {{ \"a.example\" = \"a.pem\" }}\ntrust_domains = [\"td.example\"]")),
+        ]
+        .join("\n"),
+        @r#"
+    6: identity.cert is missing: write cert = "svid.pem" and key = "svid.key", or workload_api = "unix:///PATH" of a SPIFFE agent
+    6: identity.bundles names no trust domain, so nobody could come in: write bundles = { "example.org" = "bundle.pem" }
+    7: identity.workload_api: `unix://run/a.sock` names a host: write unix:///PATH, with three slashes and an absolute path
+    7: identity.workload_api: `/run/a.sock` is of no scheme that is known: write unix:///PATH or tcp://IP:PORT
+    8: identity.hint: an empty hint is none: write the one of the registration entry
+    9: identity.spiffe_id stands beside identity.hint: one of them picks the SVID, remove the other
+    8: identity.socket is not a key: write one of workload_api, hint, spiffe_id, bundles, trust_domains, max_svid_ttl, wait, outage_max, or remove it
+    9: identity.trust_domains: `a.example` has a bundle and is not listed: list it, or remove trust_domains
+    "#
+    );
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! The configuration file, section by section.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -18,9 +17,8 @@ use super::{
 use crate::{
     limits::{
         BEAT, FREE_SPACE_STOP, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEDGER_SEGMENT_BYTES,
-        LOST_AFTER, REJOIN, SVID_LIFE_MAX, TRUST_DOMAINS_MAX, TTL_MIN,
+        LOST_AFTER, REJOIN, TTL_MIN,
     },
-    name::TrustDomain,
     policy::Explain,
 };
 

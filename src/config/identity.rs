@@ -31,6 +31,7 @@ pub(super) fn read(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Op
                 line,
                 "identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one",
             );
+            let _ = table.text("workload_api", notes, str::parse::<WorkloadEndpoint>);
             files(&mut table, folder, notes).and(None)
         }
         (true, false) => files(&mut table, folder, notes),

@@ -9,7 +9,7 @@ use std::{
 
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
-use super::{LoadError, LoadFault, SvidError, load, signing::SigningLife};
+use super::{BundleDocument, LoadError, LoadFault, SvidError, document::is_json, load, signing::SigningLife};
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
 
 /// Roots by trust domain. Asked by trust domain only, never merged: a domain's roots vouch for that domain alone.
@@ -31,6 +31,8 @@ pub(super) struct Roots {
     digests: Vec<[u8; 32]>,
     /// How many were left out because they have expired.
     expired: usize,
+    /// The publisher's, where there is one.
+    sequence: Option<u64>,
 }
 
 impl TrustBundles {
@@ -50,17 +52,41 @@ impl TrustBundles {
         pem: &[u8],
         now: Wall,
     ) -> Result<Self, LoadError> {
+        let roots = Roots::from_pem(file, pem, now)?;
+        self.insert(domain, file, Arc::new(roots))?;
+        Ok(self)
+    }
+
+    /// Adds the bundle of a trust domain from its document. Expired roots are left out; none at all is a bundle, too: it
+    /// revokes every SVID of the trust domain.
+    pub fn with_document(
+        mut self,
+        domain: TrustDomain,
+        file: &str,
+        document: &BundleDocument,
+        now: Wall,
+    ) -> Result<Self, LoadError> {
+        let roots = Roots::from_document(file, document, now)?;
+        self.insert(domain, file, Arc::new(roots))?;
+        Ok(self)
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        domain: TrustDomain,
+        file: &str,
+        roots: Arc<Roots>,
+    ) -> Result<(), LoadError> {
         if self.by_domain.len() >= limits::TRUST_DOMAINS_MAX {
             return Err(LoadFault::TooManyDomains.of(file));
         }
-        let roots = Roots::from_pem(file, pem, now)?;
         match self.by_domain.entry(domain) {
-            Entry::Vacant(place) => place.insert(Arc::new(roots)),
-            Entry::Occupied(place) => {
-                return Err(LoadFault::DomainRepeated { domain: place.key().clone() }.of(file));
+            Entry::Vacant(place) => {
+                place.insert(roots);
+                Ok(())
             }
-        };
-        Ok(self)
+            Entry::Occupied(place) => Err(LoadFault::DomainRepeated { domain: place.key().clone() }.of(file)),
+        }
     }
 
     /// Gives a trust domain these roots, in the place of others.
@@ -118,7 +144,7 @@ impl TrustBundles {
         self.svid_life_max == other.svid_life_max
             && self.by_domain.len() == other.by_domain.len()
             && self.by_domain.iter().zip(&other.by_domain).all(|((domain, roots), (other_domain, others))| {
-                domain == other_domain && roots.digests == others.digests
+                domain == other_domain && roots.digests == others.digests && roots.sequence == others.sequence
             })
     }
 
@@ -155,6 +181,33 @@ impl TrustBundles {
 }
 
 impl Roots {
+    /// The roots of a file, which is PEM, or the SPIFFE bundle document.
+    pub(super) fn from_file(
+        file: &str,
+        bytes: &[u8],
+        domain: &TrustDomain,
+        now: Wall,
+    ) -> Result<Self, LoadError> {
+        if is_json(bytes) {
+            Self::from_document(file, &BundleDocument::parse(file, bytes, domain)?, now)
+        } else {
+            Self::from_pem(file, bytes, now)
+        }
+    }
+
+    pub(super) fn from_document(file: &str, document: &BundleDocument, now: Wall) -> Result<Self, LoadError> {
+        let mut roots = Roots { sequence: document.sequence, ..Roots::default() };
+        for (der, number) in document.roots.iter().zip(1..) {
+            roots.take(der, now).map_err(|why| LoadFault::Certificate { number, why }.of(file))?;
+        }
+        Ok(roots)
+    }
+
+    /// Whether these come after others of the same trust domain: a publisher's sequence never goes back (section 4.1.1).
+    pub(super) fn is_older_than(&self, shown: &Roots) -> bool {
+        matches!((self.sequence, shown.sequence), (Some(new), Some(shown)) if new < shown)
+    }
+
     fn from_pem(file: &str, pem: &[u8], now: Wall) -> Result<Self, LoadError> {
         let mut roots = Roots::default();
         for (der, number) in load::certificates(file, pem, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
@@ -203,7 +256,7 @@ impl Roots {
     }
 
     fn without_expired(&self, now: Wall) -> Self {
-        let mut kept = Roots::default();
+        let mut kept = Roots { sequence: self.sequence, ..Roots::default() };
         for ((anchor, life), digest) in self.anchors.iter().zip(&self.lives).zip(&self.digests) {
             if now < life.not_after {
                 kept.push(anchor.clone(), *life, *digest);

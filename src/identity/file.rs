@@ -1,4 +1,4 @@
-//! Our own SVID and the trust bundles from PEM files, followed as they are rotated.
+//! Our own SVID and the trust bundles from files, followed as they are rotated.
 
 use std::{
     fs,
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    IdentitySource, LoadError, Standing, Trust, TrustBundles, X509Svid, load, outage::Outage,
+    IdentitySource, LoadError, Standing, Trust, TrustBundles, X509Svid, bundle::Roots, load, outage::Outage,
     source::Published,
 };
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 pub struct IdentityFiles {
     /// The chain of our own SVID, leaf first, and its private key. `None`: this process has no SVID.
     pub svid: Option<(PathBuf, PathBuf)>,
-    /// The roots of each trust domain.
+    /// The roots of each trust domain, as PEM or as a SPIFFE bundle document.
     pub bundles: Vec<(TrustDomain, PathBuf)>,
 }
 
@@ -72,7 +72,7 @@ impl FileSource {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LoadError> {
         let marks = files.marks();
-        let (svid, bundles) = files.load(svid_life_max, clock.now().wall)?;
+        let (svid, bundles) = files.load(svid_life_max, clock.now().wall, &TrustBundles::empty())?;
         let outage = Outage::new(limits::IDENTITY_OUTAGE_MAX);
         let last = Mutex::new(Attempt { marks, said_expired: false, outage });
         let published = Published::new(svid, bundles, Standing::Good);
@@ -133,12 +133,13 @@ impl FileSource {
     fn load_anew(&self, last: &mut Attempt) -> Result<Reloaded, LoadError> {
         let now = self.clock.now();
         let trust = self.published.current();
-        let (svid, bundles) = self.files.load(self.svid_life_max, now.wall).inspect_err(|error| {
-            let since = last.outage.since(now.wall, now.boot);
-            if !matches!(trust.standing, Standing::GivenUp { .. }) {
-                self.published.stand(Standing::Stale { since, why: error.to_string() });
-            }
-        })?;
+        let (svid, bundles) =
+            self.files.load(self.svid_life_max, now.wall, &trust.bundles).inspect_err(|error| {
+                let since = last.outage.since(now.wall, now.boot);
+                if !matches!(trust.standing, Standing::GivenUp { .. }) {
+                    self.published.stand(Standing::Stale { since, why: error.to_string() });
+                }
+            })?;
         last.outage.over();
         let leaf = |svid: &Option<Arc<X509Svid>>| svid.as_ref().map(|svid| svid.leaf().clone());
         if leaf(&svid) == leaf(&trust.svid) && bundles.trusts_as(&trust.bundles) {
@@ -201,6 +202,7 @@ impl IdentityFiles {
         &self,
         svid_life_max: Duration,
         now: Wall,
+        shown: &TrustBundles,
     ) -> Result<(Option<Arc<X509Svid>>, TrustBundles), LoadError> {
         let svid = match &self.svid {
             Some((cert, key)) => Some(Arc::new(X509Svid::load(cert, key)?)),
@@ -208,8 +210,16 @@ impl IdentityFiles {
         };
         let mut bundles = TrustBundles::empty().with_svid_life_max(svid_life_max);
         for (domain, path) in &self.bundles {
-            let pem = load::read(path)?;
-            bundles = bundles.with_pem(domain.clone(), &path.display().to_string(), &pem, now)?;
+            let (file, bytes) = (path.display().to_string(), load::read(path)?);
+            let roots = Arc::new(Roots::from_file(&file, &bytes, domain, now)?);
+            let roots = match shown.roots(domain) {
+                Some(newer) if roots.is_older_than(newer) => {
+                    tracing::warn!(%file, %domain, "the bundle's sequence is lower than that of the one in use, which stays");
+                    newer.clone()
+                }
+                _ => roots,
+            };
+            bundles.insert(domain.clone(), &file, roots)?;
         }
         Ok((svid, bundles))
     }

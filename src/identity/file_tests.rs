@@ -65,17 +65,20 @@ fn identity_h07_a_rotated_svid_is_taken_once_both_its_files_are_there() {
     let ca = TestCa::new("example.org");
     let folder = Folder::new(&ca.svid("/a"), &ca.pem());
     let source = folder.open().unwrap();
-    let changes = source.watch();
+    let mut changes = source.watch();
     let next = ca.svid("/b");
     folder.write("svid.pem", &next.chain_pem());
     source.look();
     assert_eq!(id(&source), "spiffe://example.org/a", "the key is not its own yet");
-    assert!(!changes.has_changed().unwrap());
+    let trust = changes.borrow_and_update().clone();
+    assert_eq!(trust.revision, 1);
+    assert!(matches!(&trust.standing, Standing::Stale { since: NOW, .. }), "{trust:?}");
     folder.write("key.pem", &next.key_pem());
     source.look();
     assert_eq!(id(&source), "spiffe://example.org/b");
     assert!(changes.has_changed().unwrap());
     let trust = source.current();
+    assert_eq!(trust.standing, Standing::Good);
     assert_eq!((trust.revision, trust.bundles.revision()), (2, 1), "the roots are the same");
 }
 

@@ -40,6 +40,17 @@ pub enum LoadFault {
     TooLarge,
     #[error("is not PEM: write certificates and keys between BEGIN and END lines")]
     NotPem,
+    #[error("is not a SPIFFE bundle document, which is JSON: {why}")]
+    NotJson { why: String },
+    #[error("is not a SPIFFE bundle document: {why}")]
+    NotABundle { why: String },
+    #[error("names what is no trust domain: {why}")]
+    DomainName { why: String },
+    #[error("key {number} has a certificate that cannot be read: write base64 of its DER into `x5c`")]
+    X5c {
+        /// Counted from 1.
+        number: usize,
+    },
     #[error("is not a concatenation of DER certificates")]
     NotDer,
     #[error("holds no certificate: write the SVID first, then its intermediates, as PEM")]
@@ -69,6 +80,10 @@ pub enum LoadFault {
 }
 
 impl LoadFault {
+    pub(super) fn not_a_bundle(why: &str) -> Self {
+        LoadFault::NotABundle { why: why.to_owned() }
+    }
+
     pub(super) fn of(self, file: &str) -> LoadError {
         LoadError { file: file.to_owned(), fault: self }
     }

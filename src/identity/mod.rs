@@ -11,13 +11,14 @@
 //! | `leaf` | [`Leaf`]: what an SVID says, once it has kept the rules for leaves |
 //! | `signing` | the rules for certificates that sign others |
 //! | `bundle` | [`TrustBundles`]: the roots, by trust domain |
+//! | `document` | [`BundleDocument`]: the roots of a trust domain as JSON |
 //! | `path` | the way from a leaf to a root of its domain |
 //! | `peer` | [`Peer`]: the witness |
 //! | `svid` | [`X509Svid`]: our own, with its key |
 //! | `source` | [`IdentitySource`]: where our own SVID and the bundles come from, and when they change |
 //! | `standing` | [`Standing`]: how well a source knows what it shows |
 //! | `first` | the wait for a first identity |
-//! | `file` | [`FileSource`]: from PEM files, followed as they are rotated |
+//! | `file` | [`FileSource`]: from files, PEM or SPIFFE bundle documents, followed as they are rotated |
 //! | `workload` | [`WorkloadSource`]: from the SPIFFE Workload API |
 //! | `origin` | [`IdentityOptions`]: where an identity comes from, as it is configured |
 //! | `combined` | [`CombinedSource`]: several sources as one |
@@ -26,6 +27,7 @@
 
 mod bundle;
 mod combined;
+mod document;
 mod file;
 mod first;
 mod leaf;
@@ -49,6 +51,7 @@ pub(crate) mod testing;
 
 pub use bundle::TrustBundles;
 pub use combined::CombinedSource;
+pub use document::BundleDocument;
 pub use file::{FileSource, IdentityFiles, Reloaded};
 pub use first::{NoIdentity, first_identity};
 pub use leaf::Leaf;

@@ -27,3 +27,7 @@ mod matrix;
 mod path;
 mod run;
 mod surfaces;
+mod workload_api;
+
+#[path = "../workload/mod.rs"]
+mod workload;

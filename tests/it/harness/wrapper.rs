@@ -49,14 +49,19 @@ impl World {
 
     /// Runs a shell script under the wrapper, as the usual worker, on the specification's text.
     pub fn wrap(&self, spec: &str, args: &[&str], script: &str) -> Wrapper {
-        self.write("job.toml", spec);
         self.write_worker();
+        let files = "bundles = { \"leasehold.example\" = \"leasehold.example.pem\" }\n\
+                     [context.it.identity.workload]\ncert = \"worker.pem\"\nkey = \"worker.key\"\n";
+        self.wrap_with(files, spec, args, script)
+    }
+
+    /// The same, with these lines in the context about where its identity comes from.
+    pub fn wrap_with(&self, identity: &str, spec: &str, args: &[&str], script: &str) -> Wrapper {
+        self.write("job.toml", spec);
         self.write(
             "contexts.toml",
             &format!(
-                "current = \"it\"\n[context.it]\nserver = \"{}\"\nserver_id = \"{DAEMON}\"\n\
-                 bundles = {{ \"leasehold.example\" = \"leasehold.example.pem\" }}\n\
-                 [context.it.identity.workload]\ncert = \"worker.pem\"\nkey = \"worker.key\"\n",
+                "current = \"it\"\n[context.it]\nserver = \"{}\"\nserver_id = \"{DAEMON}\"\n{identity}",
                 self.daemon().grpc
             ),
         );

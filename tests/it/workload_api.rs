@@ -1,0 +1,464 @@
+//! The SPIFFE Workload API as a source: what is taken from it, what is discarded, and what stops us.
+
+use std::{sync::Arc, time::Duration};
+
+use leasehold::{
+    clock::Clock,
+    identity::{
+        IdentitySource, NoIdentity, Pick, Standing, Trust, WorkloadOptions, WorkloadSource, first_identity,
+    },
+    link::{Connector, Endpoint},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+
+use crate::{
+    harness::*,
+    workload::{Agent, der, entry, wire::X509svid},
+};
+
+const ID: &str = "spiffe://k8s.acme.example/ns/ml/job/tuner";
+const FOREIGN: &str = "people.acme.example";
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A source that follows an agent of its own, under a clock that stands still.
+struct Case {
+    agent: Agent,
+    clock: Arc<TestClock>,
+    authority: Authority,
+    foreign: Authority,
+    source: Arc<WorkloadSource>,
+    stop: CancellationToken,
+}
+
+impl Case {
+    fn start() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut WorkloadOptions)) -> Self {
+        let agent = Agent::start();
+        let clock = Arc::new(TestClock::new());
+        let mut options = WorkloadOptions::new(agent.uri().parse().unwrap());
+        change(&mut options);
+        let source = Arc::new(WorkloadSource::new(options, clock.clone()));
+        let stop = CancellationToken::new();
+        tokio::spawn(source.clone().follow(stop.clone()));
+        let (authority, foreign) = (Authority::new("k8s.acme.example", NOW), Authority::new(FOREIGN, NOW));
+        Case { agent, clock, authority, foreign, source, stop }
+    }
+
+    fn entry_of(&self, id: &str) -> X509svid {
+        let svid = self.authority.svid(id, self.clock.now().wall);
+        entry(id, &svid.cert, &svid.key, &self.authority.pem)
+    }
+
+    fn federated(&self) -> [(&'static str, Vec<u8>); 1] {
+        [("spiffe://people.acme.example", der(&self.foreign.pem))]
+    }
+
+    fn say_good(&self) {
+        self.agent.say(vec![self.entry_of(ID)], &self.federated());
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&Trust) -> bool) -> Arc<Trust> {
+        eventually(what, async || is(&self.source.current())).await;
+        self.source.current()
+    }
+
+    /// The same, while time passes.
+    async fn within(&self, span: Duration, what: &str, is: impl Fn(&Trust) -> bool) -> Arc<Trust> {
+        let took = self.clock.pass_until(span, async || is(&self.source.current())).await;
+        assert!(took.is_some(), "{what}: not within {span:?}: {:?}", self.source.current());
+        self.source.current()
+    }
+
+    async fn good(&self) -> Arc<Trust> {
+        self.say_good();
+        self.until("a first SVID", |t| t.svid.is_some() && t.standing == Standing::Good).await
+    }
+
+    /// Waits until a message that changes nothing would have been taken.
+    async fn next_is_taken(&self) -> Arc<Trust> {
+        let before = self.source.current().revision;
+        self.say_good();
+        self.until("the next message", |t| t.revision > before).await
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn serial(trust: &Trust) -> String {
+    trust.svid.as_ref().unwrap().leaf().serial.clone()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h01_every_call_carries_the_header_and_what_would_never_be_answered_is_not_asked_again() {
+    let case = Case::start();
+    case.good().await;
+    assert_eq!(case.agent.headers(), [Some("true".to_owned())]);
+    for code in [Code::InvalidArgument, Code::Unimplemented] {
+        let case = Case::start();
+        case.agent.refuse(code, "no");
+        let trust = case.until("the end", |t| matches!(t.standing, Standing::Ended { .. })).await;
+        assert!(trust.standing.why().unwrap().contains(&format!("{code:?}: no")), "{trust:?}");
+        let asked = case.agent.calls();
+        case.clock.pass(10 * MINUTE / 10).await;
+        assert_eq!(case.agent.calls(), asked, "{code:?} is asked again");
+        let now = case.clock.now().wall;
+        assert!(case.source.current().check(now).is_err());
+        // An operator who mended it says so.
+        case.say_good();
+        case.source.reload().unwrap();
+        case.until("an SVID", |t| t.check(now).is_ok()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h01_what_may_pass_is_asked_again_ever_slower() {
+    for code in [Code::Unavailable, Code::PermissionDenied, Code::Internal] {
+        let case = Case::start();
+        case.agent.refuse(code, "not now");
+        eventually("a first call", async || case.agent.calls() > 0).await;
+        case.clock.pass(MINUTE).await;
+        let first = case.agent.calls();
+        assert!(first >= 8, "{code:?}: {first} calls in a minute");
+        case.clock.pass(MINUTE).await;
+        let second = case.agent.calls() - first;
+        assert!((8..=30).contains(&second), "{code:?}: {second} calls in the second minute");
+        case.say_good();
+        case.within(MINUTE, "an SVID", |t| t.standing == Standing::Good && t.svid.is_some()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h03_each_message_is_the_complete_state_and_what_is_absent_is_withdrawn() {
+    let case = Case::start();
+    let trust = case.good().await;
+    let domain = FOREIGN.parse().unwrap();
+    assert_eq!(trust.bundles.root_count(&domain), Some(1));
+    let revision = trust.bundles.revision();
+    case.agent.say(vec![case.entry_of(ID)], &[]);
+    let trust = case.until("the redaction", |t| t.bundles.root_count(&domain).is_none()).await;
+    assert!(trust.bundles.revision() > revision, "live connections must be looked at again");
+    assert!(trust.svid.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h03_a_stream_that_ends_is_asked_for_anew_at_once() {
+    let case = Case::start();
+    let first = serial(&*case.good().await);
+    case.clock.pass(Duration::from_secs(2)).await;
+    let asked = case.agent.calls();
+    case.agent.close_streams();
+    // The clock stands still: no wait passes.
+    eventually("another call", async || case.agent.calls() > asked).await;
+    case.say_good();
+    case.until("the next state", |t| serial(t) != first).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h04_the_first_svid_is_ours_unless_another_is_picked_and_the_first_of_a_hint_wins() {
+    let ids = ["spiffe://k8s.acme.example/a", "spiffe://k8s.acme.example/b", "spiffe://k8s.acme.example/c"];
+    for (pick, wanted) in [
+        (Pick::First, Some(ids[0])),
+        (Pick::Hint("internal".into()), Some(ids[1])),
+        (Pick::Id(ids[2].parse().unwrap()), Some(ids[2])),
+        (Pick::Hint("external".into()), None),
+    ] {
+        let case = Case::with(|options| options.pick = pick.clone());
+        let mut entries: Vec<_> = ids.iter().map(|id| case.entry_of(id)).collect();
+        for entry in &mut entries[1..] {
+            entry.hint = "internal".into();
+        }
+        case.agent.say(entries, &[]);
+        let trust = case.until("an answer", |t| t.revision > 1).await;
+        assert_eq!(trust.svid.as_ref().map(|s| s.spiffe_id().as_str()), wanted, "{pick:?}");
+        if wanted.is_none() {
+            let why = trust.standing.why().unwrap();
+            assert!(why.contains("hint `external`") && why.contains("/b (hint internal)"), "{why}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h05_a_message_that_lacks_what_must_be_there_is_discarded_and_the_state_before_it_kept() {
+    let case = Case::start();
+    let before = serial(&*case.good().await);
+    let other = Authority::new("other.example", NOW);
+    let changes: [(&str, fn(&mut X509svid)); 8] = [
+        ("spiffe_id", |e| e.spiffe_id.clear()),
+        ("x509_svid", |e| e.x509_svid.clear()),
+        ("x509_svid_key", |e| e.x509_svid_key.clear()),
+        ("bundle", |e| e.bundle.clear()),
+        ("x509_svid", |e| e.x509_svid.truncate(40)),
+        ("the key of another", |e| {
+            let other = Authority::new("k8s.acme.example", NOW).svid(ID, NOW);
+            e.x509_svid_key = entry(ID, &other.cert, &other.key, "").x509_svid_key;
+        }),
+        ("the id of another", |e| e.spiffe_id = "spiffe://k8s.acme.example/somebody/else".into()),
+        ("bundle", |e| e.bundle = vec![0x30, 0x03, 0x02, 0x01, 0x01]),
+    ];
+    let revision = case.source.current().revision;
+    for (what, change) in changes {
+        let mut bad = case.entry_of(ID);
+        change(&mut bad);
+        // Behind a good one, too: the message is one.
+        let svids = if what == "spiffe_id" { vec![case.entry_of(ID), bad] } else { vec![bad] };
+        case.agent.say(svids, &[("spiffe://other.example", der(&other.pem))]);
+        // It was read once the log has it; a stream is read in order, so the next good one proves it too.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let trust = case.source.current();
+        assert_eq!((serial(&trust), trust.revision), (before.clone(), revision), "{what}");
+        assert_eq!(trust.bundles.root_count(&"other.example".parse().unwrap()), None, "{what}");
+    }
+    case.agent.say(Vec::new(), &[]);
+    let trust = case.next_is_taken().await;
+    assert_eq!(trust.revision, revision + 1, "only the good message changed anything");
+    assert_eq!(case.agent.calls(), 1, "the stream went on through all of it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h06_permission_denied_stops_the_use_of_the_svid_at_once_and_the_roots_at_the_limit() {
+    let case = Case::with(|options| options.outage_max = 10 * MINUTE);
+    case.good().await;
+    case.agent.refuse(Code::PermissionDenied, "no identity issued");
+    let trust = case.until("the withdrawal", |t| t.svid.is_none()).await;
+    let Standing::Ended { why, .. } = &trust.standing else { panic!("{trust:?}") };
+    assert!(why.contains("registration entry") && why.contains("uid "), "{why}");
+    assert!(trust.check(case.clock.now().wall).is_err());
+    assert_eq!(trust.bundles.domains().count(), 2, "who is connected is still known");
+    let trust = case
+        .within(11 * MINUTE, "the end of the roots", |t| matches!(t.standing, Standing::GivenUp { .. }))
+        .await;
+    assert_eq!(trust.bundles.domains().count(), 0, "old roots are not kept for ever");
+    case.say_good();
+    case.within(MINUTE, "a new identity", |t| t.check(case.clock.now().wall).is_ok()).await;
+}
+
+/// The daemon's own identity and all of its bundles come from an agent.
+fn from_agent(world: &World, agent: &Agent) {
+    let text = world.read("leasehold.toml");
+    let (from, to) = (text.find("cert = \"svid.pem\"").unwrap(), text.find("[policy]").unwrap());
+    let identity = format!("workload_api = \"{}\"\n", agent.uri());
+    world.write("leasehold.toml", &format!("{}{identity}{}", &text[..from], &text[to..]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h07_a_rotated_svid_and_bundle_are_used_by_the_next_handshake_without_a_restart() {
+    let agent = Agent::start();
+    let mut world = World::prepared(|_| {});
+    from_agent(&world, &agent);
+    let say = |world: &World, domains: &[&str]| {
+        let svid = world.svid(DAEMON);
+        let federated: Vec<_> = domains
+            .iter()
+            .map(|d| (format!("spiffe://{d}"), der(&world.authority(&format!("spiffe://{d}/x")).pem)))
+            .collect();
+        let federated: Vec<_> = federated.iter().map(|(id, der)| (id.as_str(), der.clone())).collect();
+        agent.say(vec![entry(DAEMON, &svid.cert, &svid.key, &world.authority(DAEMON).pem)], &federated);
+        svid.sha256()
+    };
+    let first = say(&world, &["k8s.acme.example", "people.acme.example"]);
+    world.restart().await;
+    let presented = async |world: &World| {
+        let worker = world.svid(WORKER);
+        let endpoint = Endpoint::new(&world.daemon().grpc.to_string(), DAEMON.parse().unwrap()).unwrap();
+        let connector = Connector::new(world.source(&worker), world.clock.clone(), endpoint);
+        let dialed = connector.connect(leasehold::link::Alpn::Http2).await.unwrap();
+        *dialed.server.x5t_s256()
+    };
+    assert_eq!(presented(&world).await, first);
+    let operator = world.client(OPERATOR).await;
+    let worker = world.working().await;
+
+    // Rotated, and the people's trust domain is no longer federated with: its live connection goes, the others stay.
+    let second = say(&world, &["k8s.acme.example"]);
+    assert_ne!(first, second);
+    eventually("the rotation", async || presented(&world).await == second).await;
+    soon("the end of the foreign connection", async {
+        while operator.operators().who_am_i(leasehold::proto::v1::WhoAmIRequest {}).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+    let credentials = world.svid(OPERATOR);
+    assert!(world.connector(&credentials).connected_channel().await.is_err());
+    worker.issue(leasehold::proto::v1::Half::Reading).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h08_foreign_bundles_are_keyed_by_the_id_of_their_domain_and_a_bad_one_costs_that_domain_alone()
+ {
+    let case = Case::start();
+    let pem = der(&case.foreign.pem);
+    let (a, b, c, d) = (
+        "a.example".parse().unwrap(),
+        "b.example".parse().unwrap(),
+        "c.example".parse().unwrap(),
+        "d.example".parse().unwrap(),
+    );
+    let both = [pem.clone(), der(&Authority::new("a.example", NOW).pem)].concat();
+    let leaf = case.authority.svid(ID, NOW);
+    case.agent.say(
+        vec![case.entry_of(ID)],
+        &[
+            ("spiffe://a.example", both),
+            ("b.example", pem.clone()),
+            ("spiffe://B.example", pem.clone()),
+            ("spiffe://b.example/", pem.clone()),
+            ("spiffe://c.example", case.foreign.pem.clone().into_bytes()),
+            ("spiffe://d.example", [der(&leaf.cert), pem.clone()].concat()),
+            // Ours is what came with our SVID.
+            ("spiffe://k8s.acme.example", [pem.clone(), pem].concat()),
+        ],
+    );
+    let trust = case.until("a state", |t| t.svid.is_some()).await;
+    let count = |domain| trust.bundles.root_count(domain);
+    assert_eq!(count(&a), Some(2), "concatenated DER");
+    assert_eq!(count(&b), None, "no other spelling of the key");
+    assert_eq!(count(&c), Some(0), "PEM is no DER: nobody of it is trusted");
+    assert_eq!(count(&d), Some(1), "what is no signing certificate is left out");
+    assert_eq!(count(&"k8s.acme.example".parse().unwrap()), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_6_7_an_outage_of_hours_is_survived_as_far_as_svids_last_and_then_nobody_is_trusted() {
+    let case = Case::start();
+    let first = serial(&*case.good().await);
+    case.agent.die();
+    case.within(MINUTE, "the outage", |t| matches!(t.standing, Standing::Stale { .. })).await;
+    let step = async |span: Duration| {
+        case.clock.advance(span);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        case.source.current()
+    };
+    let trust = step(20 * HOUR).await;
+    assert!(trust.check(case.clock.now().wall).is_ok(), "{trust:?}");
+    assert_eq!((serial(&trust), trust.bundles.domains().count()), (first, 2));
+    let trust = step(4 * HOUR + MINUTE).await;
+    assert!(trust.check(case.clock.now().wall).unwrap_err().to_string().contains("ended at"), "{trust:?}");
+    step(HOUR + MINUTE).await;
+    let trust = case.within(MINUTE, "the limit", |t| matches!(t.standing, Standing::GivenUp { .. })).await;
+    assert_eq!((trust.svid.is_none(), trust.bundles.domains().count()), (true, 0));
+    case.agent.live();
+    case.say_good();
+    case.within(MINUTE, "the agent's return", |t| t.check(case.clock.now().wall).is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_identity_is_waited_for_and_who_waits_is_told_whom_to_ask() {
+    let case = Case::start();
+    case.agent.refuse(Code::PermissionDenied, "no identity issued");
+    let (source, clock) = (case.source.clone(), case.clock.clone());
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let waiting = tokio::spawn(async move {
+        first_identity(&*source, &*clock, MINUTE, |why| told.send(why.to_owned()).unwrap()).await
+    });
+    let why = soon("what is waited for", hears.recv()).await.unwrap();
+    assert!(
+        why.contains("registration entry") && why.contains(&format!("pid {}", std::process::id())),
+        "{why}"
+    );
+    case.clock.pass(Duration::from_secs(5)).await;
+    case.say_good();
+    let took = case.clock.pass_until(MINUTE, async || waiting.is_finished()).await;
+    assert!(took.is_some());
+    assert_eq!(waiting.await.unwrap().unwrap().svid.as_ref().unwrap().spiffe_id().as_str(), ID);
+
+    let case = Case::start();
+    case.agent.refuse(Code::PermissionDenied, "no identity issued");
+    let (source, clock) = (case.source.clone(), case.clock.clone());
+    let waiting = tokio::spawn(async move { first_identity(&*source, &*clock, MINUTE, |_| {}).await });
+    assert!(case.clock.pass_until(2 * MINUTE, async || waiting.is_finished()).await.is_some());
+    let error = waiting.await.unwrap().unwrap_err();
+    assert!(matches!(error, NoIdentity::NotInTime { waited: MINUTE, .. }), "{error:?}");
+}
+
+const UNTIL_TOLD: &str = "echo up; while [ ! -e $HERE/go ]; do sleep 0.02; done; echo down";
+
+/// A worker's entry with the daemon's domain federated.
+fn say_worker(agent: &Agent, world: &World) {
+    let svid = world.svid(WORKER);
+    let entry = entry(WORKER, &svid.cert, &svid.key, &world.authority(WORKER).pem);
+    agent.say(vec![entry], &[("spiffe://leasehold.example", der(&world.authority(DAEMON).pem))]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_takes_its_identity_from_an_agent_waits_for_it_and_goes_through_rotations() {
+    let world = World::with(|setup| setup.real_clock = true).await;
+    let agent = Agent::start();
+    agent.refuse(Code::PermissionDenied, "no identity issued");
+    let identity = format!("[context.it.identity.workload]\nworkload_api = \"{}\"\n", agent.uri());
+    let mut wrapper = world.wrap_with(&identity, &job_toml("", ""), &["--identity-wait", "20s"], UNTIL_TOLD);
+    wrapper.says("waiting up to 20 s for an identity: the SPIFFE agent at unix://").await;
+    wrapper.says("ask who runs SPIRE for a registration entry").await;
+    say_worker(&agent, &world);
+    wrapper.child_says("up").await;
+    let job = wrapper.job().await;
+    let operator = world.client(OPERATOR).await;
+    for _ in 0..3 {
+        say_worker(&agent, &world);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    let (job, attempt) = operator.stands(&job).await;
+    assert_eq!((attempt.members.len(), job.live_leases), (1, 0));
+    assert!(world.records().await.of("member.away").is_empty(), "a rotation is no absence");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_without_an_identity_says_whom_to_tell_and_starts_nothing() {
+    let world = World::with(|setup| setup.real_clock = true).await;
+    let agent = Agent::start();
+    agent.refuse(Code::PermissionDenied, "no identity issued");
+    let identity = format!("[context.it.identity.workload]\nworkload_api = \"{}\"\n", agent.uri());
+    let mut wrapper =
+        world.wrap_with(&identity, &job_toml("", ""), &["--identity-wait", "300ms"], "touch $HERE/started");
+    assert_eq!(wrapper.exit().await, Some(125));
+    let said = wrapper.stderr();
+    assert!(said.contains("no identity was issued within") && said.contains("Nothing was started"), "{said}");
+    assert!(!world.file("started").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_6_7_a_daemon_whose_identity_is_taken_is_not_ready_says_why_and_comes_back() {
+    let agent = Agent::start();
+    let mut world = World::prepared(|_| {});
+    from_agent(&world, &agent);
+    let say = |world: &World| {
+        let svid = world.svid(DAEMON);
+        let entry = entry(DAEMON, &svid.cert, &svid.key, &world.authority(DAEMON).pem);
+        agent.say(vec![entry], &[("spiffe://k8s.acme.example", der(&world.authority(WORKER).pem))]);
+    };
+    say(&world);
+    world.restart().await;
+    let probe = world.daemon().probe;
+    assert_eq!(world.http(probe, "/readyz").await, (200, "ok\n".to_owned()));
+    let worker = world.working().await;
+    agent.refuse(Code::PermissionDenied, "no identity issued");
+    eventually("not ready", async || world.http(probe, "/readyz").await.0 == 503).await;
+    let (_, body) = world.http(probe, "/readyz").await;
+    assert!(body.starts_with("IDENTITY_UNAVAILABLE\n") && body.contains("registration entry"), "{body}");
+    assert_eq!(world.http(probe, "/livez").await.0, 200);
+    // Who is in stays in: its own SVID is good and its roots are known. Nobody new comes in.
+    worker.issue(leasehold::proto::v1::Half::Reading).await;
+    let launcher = world.svid(LAUNCHER);
+    assert!(world.connector(&launcher).connected_channel().await.is_err());
+    // Past the limit nobody is trusted any more.
+    world.time().pass(Duration::from_secs(3)).await;
+    world.time().advance(26 * HOUR);
+    world.time().pass(Duration::from_secs(3)).await;
+    let (code, body) = world.http(probe, "/readyz").await;
+    assert!(code == 503 && body.contains("longer than the limit"), "{code} {body}");
+    say(&world);
+    world.time().pass_until(MINUTE, async || world.http(probe, "/readyz").await.0 == 200).await.unwrap();
+    let launcher = world.svid(LAUNCHER);
+    world.connector(&launcher).connected_channel().await.unwrap();
+}
