@@ -3,7 +3,7 @@
 use std::{collections::HashMap, str::Split, sync::Arc};
 
 use super::Principal;
-use crate::name::SpiffeId;
+use crate::name::{SpiffeId, SpiffePattern};
 
 /// One place in a pattern; the trust domain is the first.
 #[derive(Debug, Default)]
@@ -42,7 +42,13 @@ impl Tree {
 
     /// The first entry that matches.
     pub(super) fn find(&self, id: &SpiffeId) -> Option<&Arc<Principal>> {
-        self.first(segments(id.as_str())).map(|(_, principal)| principal)
+        let mut left = segments(id.as_str());
+        let mut node = self.exactly.get(left.next()?)?;
+        if SpiffePattern::is_reserved(id) {
+            // No wildcard stands for it.
+            node = node.exactly.get(left.next()?)?;
+        }
+        node.first(left).map(|(_, principal)| principal)
     }
 
     /// At most two ways at each segment, and none that no pattern goes.

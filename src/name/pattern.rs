@@ -7,7 +7,8 @@ use super::{NameError, SpiffeId, TrustDomain, text_form};
 /// A SPIFFE ID in which `*` stands for one path segment and a last `**` for one or more.
 ///
 /// The trust domain is always said in full. `spiffe://td/tenant/a` matches that ID alone: neither `/tenant/ab` nor
-/// `/tenant/a/b`.
+/// `/tenant/a/b`. No wildcard stands for the first segment `spire`: SPIRE keeps it for its own servers and agents, whose SVIDs
+/// are good ones of the domain on every node. Who means them writes it out.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffePattern {
     text: Arc<str>,
@@ -22,9 +23,18 @@ enum Segment {
     Rest,
 }
 
+/// The first path segment that SPIRE keeps for itself.
+const RESERVED: &str = "spire";
+
 impl SpiffePattern {
+    /// Whether no wildcard stands for this ID's first segment.
+    pub fn is_reserved(id: &SpiffeId) -> bool {
+        id.segments().next() == Some(RESERVED)
+    }
+
     pub fn matches(&self, id: &SpiffeId) -> bool {
-        if id.trust_domain() != self.domain {
+        let written_out = matches!(self.segments.first(), Some(Segment::Exactly(_)));
+        if id.trust_domain() != self.domain || (Self::is_reserved(id) && !written_out) {
             return false;
         }
         let mut parts = id.segments();
@@ -73,7 +83,10 @@ impl SpiffePattern {
                 _ => false,
             }
         }
-        self.domain == other.domain && meet(&self.segments, &other.segments)
+        let reserved = |p: &Self| matches!(p.segments.first(), Some(Segment::Exactly(s)) if **s == *RESERVED);
+        self.domain == other.domain
+            && reserved(self) == reserved(other)
+            && meet(&self.segments, &other.segments)
     }
 }
 
@@ -147,6 +160,19 @@ mod tests {
     }
 
     #[test]
+    fn no_wildcard_matches_the_identities_of_spire_itself() {
+        for id in ["spiffe://td/spire/server", "spiffe://td/spire/agent/join_token/x"] {
+            for p in ["spiffe://td/**", "spiffe://td/*/**", "spiffe://td/*/server", "spiffe://td/*/agent/*/x"]
+            {
+                assert!(!hits(p, id), "{p} {id}");
+            }
+            assert!(hits("spiffe://td/spire/**", id), "who means it writes it out: {id}");
+        }
+        assert!(hits("spiffe://td/**", "spiffe://td/spired/server"));
+        assert!(hits("spiffe://td/**", "spiffe://td/ns/spire"));
+    }
+
+    #[test]
     fn overlap_is_symmetric_and_agrees_with_matching() {
         let p = |t: &str| t.parse::<SpiffePattern>().unwrap();
         for (a, b, both) in [
@@ -155,6 +181,9 @@ mod tests {
             ("spiffe://td/a", "spiffe://td/a/b", false),
             ("spiffe://td/a/**", "spiffe://td/a", false),
             ("spiffe://td/a", "spiffe://other/a", false),
+            ("spiffe://td/**", "spiffe://td/spire/agent/**", false),
+            ("spiffe://td/*/server", "spiffe://td/spire/server", false),
+            ("spiffe://td/spire/*", "spiffe://td/spire/server", true),
         ] {
             assert_eq!(p(a).overlaps(&p(b)), both, "{a} {b}");
             assert_eq!(p(b).overlaps(&p(a)), both, "{b} {a}");

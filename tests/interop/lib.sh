@@ -18,6 +18,8 @@ work=
 passed=0
 failed=0
 started=()
+# Folders elsewhere that go at the end in any case.
+scratch=()
 
 pass() {
     passed=$((passed + 1))
@@ -70,6 +72,7 @@ clean_up() {
     for pid in "${started[@]}"; do
         stop "$pid" || true
     done
+    rm -rf "${scratch[@]}"
     if [ "$code" -eq 0 ] || [ "$code" -eq 77 ]; then
         rm -rf "$work"
     else

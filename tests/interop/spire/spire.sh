@@ -1,0 +1,176 @@
+# SPIRE of one machine: built from its Go module, a server and an agent for each trust domain. Sourced by `run`, after lib.sh.
+
+spire_version=$(sed -n 's|.*github.com/spiffe/spire v\([0-9.]*\).*|\1|p' "$interop/spire/go.mod")
+
+# Sets `spire` to the folder with spire-server and spire-agent, built where they are not there yet. LEASEHOLD_SPIRE names a folder that
+# has them already, LEASEHOLD_SPIRE_CACHE where they are kept between runs.
+need_spire() {
+    if [ -n "${LEASEHOLD_SPIRE:-}" ]; then
+        spire=$LEASEHOLD_SPIRE
+        [ -x "$spire/spire-server" ] && [ -x "$spire/spire-agent" ] || die "LEASEHOLD_SPIRE names no folder with spire-server and spire-agent"
+        return
+    fi
+    local go wanted from=$SECONDS
+    wanted=$(cat "$interop/spire/go.mod" "$interop/spire/go.sum" | sha256sum | cut -c1-12)
+    spire=${LEASEHOLD_SPIRE_CACHE:-$kept}/spire-$spire_version-$wanted
+    if [ -x "$spire/spire-server" ] && [ -x "$spire/spire-agent" ]; then
+        printf 'SPIRE %s: built before\n' "$spire_version"
+        return
+    fi
+    go=$(command -v go || true)
+    [ -n "$go" ] || go=/usr/local/go/bin/go
+    [ -x "$go" ] || not_run "the program go is absent"
+    command -v "${CC:-cc}" >/dev/null || not_run "there is no C compiler, which SPIRE's data store needs"
+    printf 'SPIRE %s: building, some minutes\n' "$spire_version"
+    # Reads every module that is needed and compiles none: what fails here is not to be had.
+    spire_go "$go" list -deps tool >/dev/null 2>"$work/go.log" ||
+        not_run "the Go module github.com/spiffe/spire cannot be had: $(grep -v '^go: downloading' "$work/go.log" | head -n 1)"
+    mkdir -p "$spire.draft"
+    if ! GOBIN=$spire.draft spire_go "$go" install -p 2 -ldflags '-s -w' tool 2>"$work/go.log"; then
+        tail -n 20 "$work/go.log"
+        die "SPIRE $spire_version does not build"
+    fi
+    mv "$spire.draft" "$spire"
+    printf 'SPIRE %s: built in %d s\n' "$spire_version" $((SECONDS - from))
+}
+
+spire_go() {
+    local go=$1
+    shift
+    (cd "$interop/spire" && CGO_ENABLED=1 GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false" "$go" "$@")
+}
+
+# A port of loopback where nobody listens now.
+free_port() {
+    local port
+    while :; do
+        port=$((20000 + RANDOM % 12000))
+        (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
+    done
+    echo "$port"
+}
+
+# domain NAME TRUST_DOMAIN SVID_TTL CA_TTL: starts a server, which serves its bundle by https_spiffe, and an agent. The sockets are
+# $sockets/NAME-server and $sockets/NAME; `bundle_port_NAME` is where the bundle is.
+domain() {
+    local name=$1 trust_domain=$2 svid_ttl=$3 ca_ttl=$4 dir=$work/$1 port token pid
+    port=$(free_port)
+    declare -g "bundle_port_$name=$(free_port)"
+    local bundle_port=bundle_port_$name
+    mkdir -p "$dir/server" "$dir/agent"
+    cat >"$dir/server.conf" <<HCL
+server {
+    bind_address = "127.0.0.1"
+    bind_port = "$port"
+    trust_domain = "$trust_domain"
+    data_dir = "$dir/server"
+    socket_path = "$sockets/$name-server"
+    log_level = "DEBUG"
+    ca_ttl = "$ca_ttl"
+    default_x509_svid_ttl = "$svid_ttl"
+    # The agent's own: it cannot attest by a join token a second time, so it must not lose it to a stall of this machine.
+    agent_ttl = "10m"
+    federation {
+        bundle_endpoint {
+            address = "127.0.0.1"
+            port = ${!bundle_port}
+            # SPIRE asks four times in this time, and takes nothing shorter.
+            refresh_hint = "1m"
+            profile "https_spiffe" {}
+        }
+    }
+}
+plugins {
+    DataStore "sql" {
+        plugin_data {
+            database_type = "sqlite3"
+            connection_string = "$dir/server/db.sqlite3"
+        }
+    }
+    NodeAttestor "join_token" {
+        plugin_data {}
+    }
+    KeyManager "disk" {
+        plugin_data {
+            keys_path = "$dir/server/keys.json"
+        }
+    }
+}
+HCL
+    cat >"$dir/agent.conf" <<HCL
+agent {
+    server_address = "127.0.0.1"
+    server_port = "$port"
+    trust_domain = "$trust_domain"
+    trust_bundle_path = "$dir/bundle.pem"
+    data_dir = "$dir/agent"
+    socket_path = "$sockets/$name"
+    log_level = "DEBUG"
+    experimental {
+        sync_interval = "1s"
+    }
+}
+plugins {
+    NodeAttestor "join_token" {
+        plugin_data {}
+    }
+    KeyManager "disk" {
+        plugin_data {
+            directory = "$dir/agent"
+        }
+    }
+    # Everything here runs as one user: what tells workloads apart is the program, and each has a link of its own to it.
+    WorkloadAttestor "unix" {
+        plugin_data {
+            discover_workload_path = true
+            workload_size_limit = -1
+        }
+    }
+}
+HCL
+    "$spire/spire-server" run -config "$dir/server.conf" >"$dir/server.log" 2>&1 </dev/null &
+    pid=$!
+    started+=("$pid")
+    wait_for 60 server "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE server of $trust_domain was not healthy within 60 s: $(tail -n 1 "$dir/server.log")"
+    server "$name" bundle show >"$dir/bundle.pem"
+    token=$(server "$name" token generate -spiffeID "spiffe://$trust_domain/node" | sed -n 's/^Token: //p')
+    "$spire/spire-agent" run -config "$dir/agent.conf" -joinToken "$token" >"$dir/agent.log" 2>&1 </dev/null &
+    pid=$!
+    started+=("$pid")
+    wait_for 60 agent "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE agent of $trust_domain was not healthy within 60 s: $(tail -n 1 "$dir/agent.log")"
+}
+
+# server NAME COMMAND… and agent NAME COMMAND…: the command line of each. The socket's option stands behind the words of the command.
+server() {
+    local name=$1 words=()
+    shift
+    while [ $# -gt 0 ] && [ "${1#-}" = "$1" ]; do
+        words+=("$1")
+        shift
+    done
+    "$spire/spire-server" "${words[@]}" -socketPath "$sockets/$name-server" "$@"
+}
+
+agent() {
+    local name=$1
+    shift
+    "$spire/spire-agent" "$@" -socketPath "$sockets/$name"
+}
+
+# federate NAME WITH TRUST_DOMAIN_OF_WITH: NAME follows the bundle of WITH at its endpoint.
+federate() {
+    local port=bundle_port_$2
+    server "$2" bundle show -format spiffe >"$work/$2/bundle.json"
+    server "$1" federation create -trustDomain "$3" -bundleEndpointURL "https://127.0.0.1:${!port}" \
+        -bundleEndpointProfile https_spiffe -endpointSpiffeID "spiffe://$3/spire/server" \
+        -trustDomainBundlePath "$work/$2/bundle.json" -trustDomainBundleFormat spiffe >>"$work/$1/commands.log"
+}
+
+# workload NAME TRUST_DOMAIN PATH PROGRAM TTL OPTION…: whoever runs $work/bin/PROGRAM is spiffe://TRUST_DOMAIN/PATH. Prints the entry's id.
+workload() {
+    local name=$1 trust_domain=$2 path=$3 program=$4 ttl=$5
+    shift 5
+    server "$name" entry create -parentID "spiffe://$trust_domain/node" -spiffeID "spiffe://$trust_domain/$path" \
+        -selector "unix:uid:$(id -u)" -selector "unix:path:$work/bin/$program" -x509SVIDTTL "$ttl" "$@" |
+        tee -a "$work/$name/commands.log" | sed -n 's/^Entry ID *: //p'
+}
