@@ -60,7 +60,7 @@ impl Teller {
                 {
                     Told::Done(format!("it was over before: {}", failure.text))
                 }
-                Some(reason) if !is_passing(reason) && useless(reason) => {
+                Some(reason) if !failure.is_passing() && useless(reason) => {
                     Told::Dropped(failure.render().trim_start_matches("leasehold: ").to_owned())
                 }
                 _ => Told::Kept(failure),
@@ -216,7 +216,7 @@ async fn tell_each(teller: &Teller, spooled: &[Spooled], session: &Session) -> b
             Told::Done(_) | Told::Dropped(_) => one.forget(),
             Told::Kept(failure) => {
                 all_told = false;
-                if failure.reason.is_none_or(is_passing) {
+                if failure.reason.is_none() || failure.is_passing() {
                     return false;
                 }
             }
@@ -254,19 +254,6 @@ fn is_on(node: &str, member: &v1::Member) -> bool {
     let there = member.instance == node
         || member.instance.strip_prefix(node).is_some_and(|rest| rest.starts_with('.'));
     there && matches!(member.state(), v1::MemberState::Joined | v1::MemberState::Away)
-}
-
-/// Nothing was decided: the same question may be answered in a moment.
-fn is_passing(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Unreachable
-            | Reason::ShuttingDown
-            | Reason::Overloaded
-            | Reason::Contended
-            | Reason::LedgerUnavailable
-            | Reason::Internal
-    )
 }
 
 /// There is nothing left that could be ended.
