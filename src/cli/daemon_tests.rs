@@ -87,13 +87,16 @@ impl Home {
         id.parse::<JobId>().unwrap().to_string()
     }
 
-    /// Stops the daemon, and starts another with the same folder and ports.
-    pub(super) async fn restart(self) -> Self {
+    /// Stops the daemon; all else stays.
+    pub(super) async fn halt(&mut self) {
         self.stop.cancel();
-        assert_eq!(self.running.await.unwrap(), Stopped::InOrder);
+        assert_eq!((&mut self.running).await.unwrap(), Stopped::InOrder);
+    }
+
+    /// Starts another one, with the same folder and ports.
+    pub(super) async fn revive(&mut self) {
         let daemon = Daemon::start(&self.house.config().unwrap()).await.unwrap();
-        let (stop, running) = (daemon.stopper(), tokio::spawn(daemon.run()));
-        Home { stop, running, ..self }
+        (self.stop, self.running) = (daemon.stopper(), tokio::spawn(daemon.run()));
     }
 
     pub(super) async fn stop(self) -> (tempfile::TempDir, PathBuf) {

@@ -103,11 +103,12 @@ async fn a_job_that_nobody_waits_for_says_that_people_are_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_39_a_wait_for_approval_goes_on_over_a_restart_of_the_daemon() {
-    let home = Home::start().await;
+    let mut home = Home::start().await;
     let gated = gated(&home);
     let waiting = create_and_wait(&home, &gated);
     let id = recorded(&home).await;
-    let home = home.restart().await;
+    home.halt().await;
+    home.revive().await;
     assert!(!waiting.is_finished(), "it waits on");
     let close = ["job", "close", &id, "--outcome", "cancelled", "--reason", "not this one"];
     assert_eq!(home.run_as(Some(PrincipalKind::Operator), &close).await.unwrap(), Exit::Ok);

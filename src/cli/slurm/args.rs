@@ -69,13 +69,13 @@ enum SlurmCommand {
 }
 
 #[derive(Debug, Args)]
-struct Telling {
+pub(super) struct Telling {
     /// Where reports are kept until the daemon has them; one directory for all head nodes.
     #[arg(long, value_name = "DIR")]
-    spool: PathBuf,
+    pub(super) spool: PathBuf,
     /// Give up after this; what is kept is told later.
     #[arg(long, value_name = "SPAN", value_parser = words::span, default_value = "2s")]
-    timeout: Duration,
+    pub(super) timeout: Duration,
 }
 
 impl SlurmArgs {
@@ -113,7 +113,12 @@ fn unreadable(error: NotAnAllocation) -> Failure {
 
 pub(super) type Read = Result<Option<Allocation>, NotAnAllocation>;
 
-async fn prolog(read: Read, to: &Telling, runs_as: &str, session: &Session) -> Result<(), Failure> {
+pub(super) async fn prolog(
+    read: Read,
+    to: &Telling,
+    runs_as: &str,
+    session: &Session,
+) -> Result<(), Failure> {
     let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
     let id = allocation.runs_as(runs_as).map_err(unreadable)?;
     let report = Report::began(&allocation, id, session.now().wall);
@@ -124,7 +129,7 @@ async fn prolog(read: Read, to: &Telling, runs_as: &str, session: &Session) -> R
     deliver(spool.as_ref(), report, to.timeout, session).await
 }
 
-async fn epilog(read: Read, to: &Telling, session: &Session) -> Result<(), Failure> {
+pub(super) async fn epilog(read: Read, to: &Telling, session: &Session) -> Result<(), Failure> {
     let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
     let spool = open(to);
     let noted = spool.as_ref().and_then(|s| s.noted(allocation.run.slurm_job));
@@ -138,7 +143,7 @@ async fn epilog(read: Read, to: &Telling, session: &Session) -> Result<(), Failu
     deliver(spool.as_ref(), report, to.timeout, session).await
 }
 
-async fn node_epilog(read: Read, timeout: Duration, session: &Session) -> Result<(), Failure> {
+pub(super) async fn node_epilog(read: Read, timeout: Duration, session: &Session) -> Result<(), Failure> {
     let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
     let node =
         allocation.node.clone().ok_or_else(|| unreadable(NotAnAllocation::Absent("SLURMD_NODENAME")))?;

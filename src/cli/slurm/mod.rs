@@ -26,3 +26,6 @@ mod spool;
 mod teller;
 
 pub use args::SlurmArgs;
+
+#[cfg(test)]
+mod slurm_tests;

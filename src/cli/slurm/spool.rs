@@ -63,11 +63,11 @@ impl Spool {
     pub(super) fn keep(&self, report: Report) -> Result<Spooled, SpoolError> {
         let known = self.names()?;
         let name = file_name(&report);
-        let begin = end_of_name(&report.key, "begin");
+        let begin = end_of_name(&report, "begin");
         for told in known.iter().filter(|n| report.word() == "end" && n.ends_with(&begin)) {
             remove(&self.reports.join(told));
         }
-        let same = end_of_name(&report.key, report.word());
+        let same = end_of_name(&report, report.word());
         if let Some(there) = known.iter().find(|n| n.ends_with(&same)) {
             let path = self.reports.join(there);
             if let Some(report) = read(&path).and_then(|text| Report::parse(&text)) {
@@ -140,15 +140,16 @@ impl Spooled {
 const EXTENSION: &str = ".json";
 const LOCK: &str = ".turn";
 
-/// Sorts by time; one key has one name for each word.
+/// Sorts by time; one run of one job has one name for each word.
 fn file_name(report: &Report) -> String {
-    format!("{:015}{}", report.at.0, end_of_name(&report.key, report.word()))
+    format!("{:015}{}", report.at.0, end_of_name(report, report.word()))
 }
 
-fn end_of_name(key: &str, word: &str) -> String {
+fn end_of_name(report: &Report, word: &str) -> String {
+    let (job, key) = (report.job, &report.key);
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '.' };
     let key: String = key.chars().map(plain).collect();
-    format!("~{key}~{word}{EXTENSION}")
+    format!("~{job}~{key}~{word}{EXTENSION}")
 }
 
 /// A small file, where it is one.

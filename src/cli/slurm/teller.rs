@@ -107,11 +107,11 @@ impl Teller {
             let request = v1::DrainAttemptRequest {
                 job: job.id.clone(),
                 attempt: attempt.number,
-                grace: None,
                 reason: match requeued {
                     true => format!("{}: requeued", report.run),
                     false => format!("{}: cancelled, out of time or preempted", report.run),
                 },
+                ..Default::default()
             };
             client.ask(Manner::Changes, request, async |r| client.jobs().drain_attempt(r).await).await?;
             return Ok(format!("{which} drains"));
@@ -128,8 +128,8 @@ impl Teller {
             job: job.id.clone(),
             attempt: attempt.number,
             outcome: outcome.into(),
-            instance: String::new(),
             detail: format!("{}: {what}", report.run),
+            ..Default::default()
         };
         client.ask(Manner::Changes, request, async |r| client.jobs().end_attempt(r).await).await?;
         Ok(format!("{which} has ended: {what}"))
@@ -155,13 +155,14 @@ impl Teller {
         };
         let mut ended = Vec::new();
         for member in attempt.members.iter().filter(|m| is_on(node, m)) {
-            let request = v1::EndAttemptRequest {
+            let mut request = v1::EndAttemptRequest {
                 job: job.id.clone(),
                 attempt: attempt.number,
                 outcome: outcome.into(),
-                instance: member.instance.clone(),
                 detail: format!("{}: {what}", allocation.run),
+                ..Default::default()
             };
+            request.instance.clone_from(&member.instance);
             let client = &self.client;
             let asked =
                 client.ask(Manner::Changes, request, async |r| client.jobs().end_attempt(r).await).await;
