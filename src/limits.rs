@@ -253,6 +253,20 @@ pub const REPORT: Duration = Duration::from_secs(5);
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.
 pub const RETRY_MAX: Duration = BEAT;
+
+// ---------- Slurm ----------
+
+/// The longest that a prolog or an epilog waits for the daemon: slurmctld, and on a node the next job, wait for the script.
+pub const SLURM_BUDGET: Duration = Duration::from_secs(2);
+/// Reports that a head node keeps while the daemon is away: a begin and an end of each of 5,000 runs.
+pub const SPOOL_REPORTS_MAX: usize = 10_000;
+/// Bytes of one report or note on disk.
+pub const SPOOL_FILE_BYTES_MAX: u64 = 4 << 10;
+/// How long the beginning of a run is worth telling: past it, the run's own members have begun it, or have given up.
+pub const SPOOL_BEGIN_KEPT: Duration = Duration::from_secs(10 * 60);
+/// How long the end of a run is worth telling: no job lasts longer.
+pub const SPOOL_KEPT: Duration = JOB_DURATION_MAX;
+
 // ---------- the file server ----------
 
 /// Bytes that are read, checked and sent at a time.

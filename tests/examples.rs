@@ -39,6 +39,9 @@ enum Reader {
     Job,
     Catalog,
     Policy,
+    Contexts,
+    /// A shell.
+    Script,
     /// Not ours: an editor, systemd, a person.
     Other,
 }
@@ -52,22 +55,14 @@ fn reader(path: &Path) -> Option<Reader> {
             Reader::Policy
         }
         (_, n) if n.starts_with("leasehold") && n.ends_with(".toml") => Reader::Daemon,
+        (_, n) if n.starts_with("contexts") && n.ends_with(".toml") => Reader::Contexts,
+        (_, n) if n.ends_with(".sh") || n.ends_with(".sbatch") => Reader::Script,
+        ("slurm", n) if n.ends_with(".conf") => Reader::Other,
         (_, n) if n.starts_with("job") && (n.ends_with(".toml") || n.ends_with(".json")) => Reader::Job,
         (_, n)
-            if [
-                ".md",
-                ".service",
-                ".socket",
-                ".yaml",
-                ".yml",
-                ".sbatch",
-                ".sh",
-                ".json",
-                "Dockerfile",
-                "Containerfile",
-            ]
-            .iter()
-            .any(|e| n.ends_with(e)) =>
+            if [".md", ".service", ".socket", ".yaml", ".yml", ".json", "Dockerfile", "Containerfile"]
+                .iter()
+                .any(|e| n.ends_with(e)) =>
         {
             Reader::Other
         }
@@ -124,5 +119,58 @@ fn every_job_file_is_read() {
         if let Err(why) = leasehold::agent::RunSpec::load(&file) {
             panic!("{}: {why}", file.display());
         }
+    }
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn every_contexts_file_is_read() {
+    for file in read_by(Reader::Contexts) {
+        if let Err(why) = leasehold::cli::Contexts::load(&file) {
+            panic!("{}: {why}", file.display());
+        }
+    }
+}
+
+#[test]
+fn every_script_is_one_and_may_be_executed() {
+    use std::os::unix::fs::PermissionsExt;
+    for file in read_by(Reader::Script) {
+        let text = fs::read_to_string(&file).unwrap();
+        let shell =
+            text.lines().next().and_then(|l| l.strip_prefix("#!")).expect("a line that says what runs it");
+        let checked = std::process::Command::new(shell).arg("-n").arg(&file).status().unwrap();
+        assert!(checked.success(), "{} is no script of {shell}", file.display());
+        let is_batch = file.extension().is_some_and(|e| e == "sbatch");
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert!(is_batch || mode & 0o111 == 0o111, "{} cannot be executed", file.display());
+    }
+}
+
+/// Slurm gives its scripts no PATH, requeues a job whose prolog fails, and drains a node whose epilog does.
+#[test]
+fn slurms_scripts_fail_for_nothing_and_name_every_command_by_its_path() {
+    let folder = root().join("deploy/slurm");
+    let scripts: Vec<_> = read_by(Reader::Script)
+        .into_iter()
+        .filter(|f| f.starts_with(&folder) && f.extension().is_some_and(|e| e == "sh"))
+        .collect();
+    assert_eq!(scripts.len(), 3, "{scripts:?}");
+    for file in scripts {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<_> = text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
+        assert_eq!(lines.last(), Some(&"exit 0"), "{}", file.display());
+        for line in &lines[..lines.len() - 1] {
+            for command in line.split('|').map(str::trim) {
+                assert!(
+                    command.starts_with('/') || command.starts_with("export "),
+                    "{}: `{command}` is on no path",
+                    file.display()
+                );
+            }
+        }
+        // And in earnest: with nothing installed where it looks, it still succeeds.
+        let run = std::process::Command::new("/bin/sh").arg(&file).env_clear().output().unwrap();
+        assert!(run.status.success(), "{}", file.display());
     }
 }

@@ -27,7 +27,7 @@ fn every_subcommand_tells_what_it_does_and_shows_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 18);
+    assert_eq!(seen, 19);
 }
 
 #[test]
@@ -63,6 +63,11 @@ fn what_is_promised_can_be_written() {
         "token check f --audience spiffe://td.example/files",
         "audit verify ledger --head 7:sha256:00",
         "audit tail --from 1 --no-follow -o json",
+        "slurm prolog --spool /var/spool/leasehold --runs-as spiffe://td.example/slurm/{user}",
+        "slurm epilog --spool /var/spool/leasehold --timeout 1s",
+        "slurm node-epilog",
+        "slurm resend --spool /var/spool/leasehold --every 5s",
+        "slurm key",
         "whoami --as operator",
         "doctor --context dev",
         "context list",

@@ -22,16 +22,16 @@ use crate::{
 };
 
 /// A household whose daemon runs, and a context for it.
-struct Home {
-    folder: tempfile::TempDir,
-    house: Household,
-    clock: Arc<dyn Clock>,
+pub(super) struct Home {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) house: Household,
+    pub(super) clock: Arc<dyn Clock>,
     stop: CancellationToken,
     running: JoinHandle<Stopped>,
 }
 
 impl Home {
-    async fn start() -> Self {
+    pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let root = folder.path().join("dev");
@@ -57,22 +57,22 @@ impl Home {
         Home { folder, house, clock, stop, running }
     }
 
-    fn spec(&self) -> PathBuf {
+    pub(super) fn spec(&self) -> PathBuf {
         self.house.path("job.toml")
     }
 
-    async fn run_as(&self, role: Option<PrincipalKind>, words: &[&str]) -> Result<Exit, Failure> {
+    pub(super) async fn run_as(&self, role: Option<PrincipalKind>, words: &[&str]) -> Result<Exit, Failure> {
         let cli = Cli::try_parse_from(std::iter::once(&"leasehold").chain(words)).unwrap();
         let contexts = self.folder.path().join("contexts.toml");
         cli.run_in(Session::of_test(self.clock.clone(), contexts, role)).await
     }
 
-    async fn run(&self, words: &[&str]) -> Result<Exit, Failure> {
+    pub(super) async fn run(&self, words: &[&str]) -> Result<Exit, Failure> {
         self.run_as(None, words).await
     }
 
     /// Creates a job, and finds its id where the daemon wrote it.
-    async fn job(&self, key: &str) -> String {
+    pub(super) async fn job(&self, key: &str) -> String {
         let spec = self.spec();
         let spec = spec.to_str().unwrap();
         let create = ["job", "create", "--spec", spec, "--idempotency-key", key];
@@ -87,14 +87,26 @@ impl Home {
         id.parse::<JobId>().unwrap().to_string()
     }
 
-    async fn stop(self) -> (tempfile::TempDir, PathBuf) {
+    /// Stops the daemon; all else stays.
+    pub(super) async fn halt(&mut self) {
+        self.stop.cancel();
+        assert_eq!((&mut self.running).await.unwrap(), Stopped::InOrder);
+    }
+
+    /// Starts another one, with the same folder and ports.
+    pub(super) async fn revive(&mut self) {
+        let daemon = Daemon::start(&self.house.config().unwrap()).await.unwrap();
+        (self.stop, self.running) = (daemon.stopper(), tokio::spawn(daemon.run()));
+    }
+
+    pub(super) async fn stop(self) -> (tempfile::TempDir, PathBuf) {
         self.stop.cancel();
         assert_eq!(self.running.await.unwrap(), Stopped::InOrder);
         (self.folder, self.house.path("state"))
     }
 }
 
-fn ledger_text(state: &Path) -> String {
+pub(super) fn ledger_text(state: &Path) -> String {
     let mut files: Vec<_> = fs::read_dir(state).unwrap().map(|e| e.unwrap().path()).collect();
     files.retain(|f| f.extension().is_some_and(|e| e == "jsonl"));
     files.sort();

@@ -88,6 +88,21 @@ impl Failure {
         Failure { exit: Exit::Child(125), ..self }.saying("Nothing was started, no access was given.")
     }
 
+    /// Whether the same question may be answered in a moment: nothing was decided.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(
+            self.reason,
+            Some(
+                Reason::Unreachable
+                    | Reason::ShuttingDown
+                    | Reason::Overloaded
+                    | Reason::Contended
+                    | Reason::LedgerUnavailable
+                    | Reason::Internal
+            )
+        )
+    }
+
     /// A file with mistakes, one line each.
     pub fn of_problems(what: String, problems: impl Iterator<Item = String>) -> Self {
         problems.fold(Self::usage(what), |failure, line| failure.with("", line))

@@ -14,10 +14,11 @@ use super::{
     view, when, words,
 };
 use crate::{
-    agent::RunSpec,
-    limits::{DRAIN_GRACE_MAX, PAGE_DEFAULT, PAGE_MAX},
+    agent::{Backoff, RunSpec},
+    limits::{CALL, DRAIN_GRACE_MAX, PAGE_DEFAULT, PAGE_MAX},
     name::{JobId, PrincipalKind},
     proto::v1,
+    reason::Reason,
     secret::random_u128,
 };
 
@@ -26,7 +27,7 @@ use crate::{
 #[command(after_help = "\
 Examples:
   leasehold job check job.toml                  what would be decided, and who would be asked
-  JOB=$(leasehold job create --spec job.toml)
+  JOB=$(leasehold job create --spec job.toml --wait)    before anything expensive is held: ready, or exit 2
   leasehold job list --open
   leasehold job show $JOB --watch
   leasehold job close $JOB --outcome cancelled --reason \"wrong parameters\"")]
@@ -103,7 +104,7 @@ struct CreateArgs {
     /// The same key and specification are the same job, for a day. A new key otherwise.
     #[arg(long, value_name = "K")]
     idempotency_key: Option<String>,
-    /// Wait until it is approved, or is not.
+    /// Wait until it is approved (exit 0), or is not (exit 2); over restarts of the daemon.
     #[arg(long)]
     wait: bool,
     /// Decide, create nothing; the same as `job check`.
@@ -221,13 +222,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
         }
     }
     if args.wait && awaiting(&job) {
-        let id = job.id.clone();
-        follow(&client, &id, |seen| {
-            let done = !awaiting(&seen);
-            job = seen;
-            Ok(done)
-        })
-        .await?;
+        job = decided(&job.id, session).await?;
     }
     if session.is_json() {
         print_json(&json!({
@@ -253,6 +248,46 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
                 .saying("No access was given."))
         }
         _ => Ok(Exit::Ok),
+    }
+}
+
+/// Waits until people have decided, however long it takes: over restarts of the daemon and rotations of our own SVID.
+async fn decided(id: &str, session: &Session) -> Result<v1::Job, Failure> {
+    let mut waits = Backoff::default();
+    let mut said = String::new();
+    loop {
+        let mut decided = None;
+        // Each time with the SVID that there is by now.
+        let followed = match session.client(&READERS) {
+            Ok(client) => {
+                let followed = follow(&client, id, |seen| {
+                    waits = Backoff::default();
+                    said.clear();
+                    let done = seen.state() != v1::JobState::AwaitingApproval;
+                    decided = done.then_some(seen);
+                    Ok(done)
+                });
+                followed.await
+            }
+            Err(failure) => Err(failure),
+        };
+        match (decided, followed) {
+            (Some(job), _) => return Ok(job),
+            // The stream's end, our own SVID's end, and a file of it that is just being replaced.
+            (None, Ok(())) => {}
+            (None, Err(f)) if f.is_passing() || matches!(f.reason, None | Some(Reason::SvidExpired)) => {
+                if f.text != said {
+                    note(&format!("leasehold: {}. The job waits, and so do we.", f.text));
+                    said = f.text.into_owned();
+                }
+            }
+            (None, Err(failure)) => {
+                return Err(
+                    failure.saying(format!("Job {id} waits for approval. No access is given before."))
+                );
+            }
+        }
+        session.clock.sleep(waits.next().unwrap_or(CALL)).await;
     }
 }
 
@@ -445,3 +480,7 @@ pub(super) fn incomplete() -> Failure {
     Failure::new(Exit::Failure, "the daemon's answer is not complete")
         .fix("use the leasehold that came with the daemon; `leasehold whoami` tells its version")
 }
+
+#[cfg(test)]
+#[path = "job_tests.rs"]
+mod tests;

@@ -42,6 +42,7 @@ mod policy;
 mod revoke;
 mod run;
 mod serve;
+mod slurm;
 mod token;
 mod unlock;
 mod whoami;
@@ -57,6 +58,7 @@ pub use output::Format;
 pub use run::RunArgs;
 pub use serve::ServeArgs;
 pub use session::{Chosen, Session};
+pub use slurm::SlurmArgs;
 
 #[cfg(test)]
 mod daemon_tests;

@@ -1,0 +1,119 @@
+//! Jobs as a launcher makes them before anything expensive is held, against a real daemon.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use clap::Parser;
+
+use crate::{
+    cli::{
+        Cli, Exit, Failure, Session,
+        daemon_tests::{Home, ledger_text},
+    },
+    name::PrincipalKind,
+    reason::Reason,
+};
+
+/// A specification that reads what people must approve.
+fn gated(home: &Home) -> PathBuf {
+    let text =
+        fs::read_to_string(home.spec()).unwrap().replace("dataset:dev/data@v1", "dataset:dev/people@v1");
+    let path = home.house.path("gated.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+/// The jobs that were ever recorded.
+fn jobs(home: &Home) -> Vec<String> {
+    let text = ledger_text(&home.house.path("state"));
+    let mut ids: Vec<_> = text
+        .match_indices("\"j-")
+        .filter_map(|(at, _)| text.get(at + 1..at + 29))
+        .map(str::to_owned)
+        .collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// `job create --wait`, while something else happens.
+fn create_and_wait(home: &Home, spec: &std::path::Path) -> tokio::task::JoinHandle<Result<Exit, Failure>> {
+    let words = ["leasehold", "job", "create", "--spec", spec.to_str().unwrap(), "--wait"];
+    let cli = Cli::try_parse_from(words).unwrap();
+    let session = Session::of_test(Arc::clone(&home.clock), home.folder.path().join("contexts.toml"), None);
+    // A command of its own thread, as a process is.
+    let runtime = tokio::runtime::Handle::current();
+    tokio::task::spawn_blocking(move || runtime.block_on(cli.run_in(session)))
+}
+
+async fn recorded(home: &Home) -> String {
+    loop {
+        if let [id] = &jobs(home)[..] {
+            return id.clone();
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_ready_waits_for_nobody_and_one_that_is_denied_is_none() {
+    let home = Home::start().await;
+    let spec = home.spec();
+    let create = ["job", "create", "--spec", spec.to_str().unwrap(), "--wait"];
+    assert_eq!(home.run(&create).await.unwrap(), Exit::Ok);
+    assert_eq!(jobs(&home).len(), 1);
+    let other = home.house.path("other.toml");
+    fs::write(&other, fs::read_to_string(&spec).unwrap().replace("trying-out", "other-things")).unwrap();
+    let create = ["job", "create", "--spec", other.to_str().unwrap(), "--wait"];
+    let refused = home.run(&create).await.unwrap_err();
+    assert_eq!(
+        (refused.reason, refused.exit.code()),
+        (Some(Reason::PolicyDenied), 2),
+        "{}",
+        refused.render()
+    );
+    assert!(refused.render().ends_with("No job was created, no access was given."));
+    assert_eq!(jobs(&home).len(), 1);
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_says_what_would_be_decided_and_creates_nothing() {
+    let home = Home::start().await;
+    let (spec, gated) = (home.spec(), gated(&home));
+    let check = async |path: &std::path::Path| home.run(&["job", "check", path.to_str().unwrap()]).await;
+    assert_eq!(check(&spec).await.unwrap().code(), 0);
+    assert_eq!(check(&gated).await.unwrap().code(), 3, "people would be asked");
+    let other = home.house.path("other.toml");
+    fs::write(&other, fs::read_to_string(&spec).unwrap().replace("trying-out", "other-things")).unwrap();
+    let refused = check(&other).await.unwrap_err();
+    assert_eq!((refused.reason, refused.exit.code()), (Some(Reason::PolicyDenied), 2));
+    assert_eq!(jobs(&home), Vec::<String>::new());
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_nobody_waits_for_says_that_people_are_asked() {
+    let home = Home::start().await;
+    let gated = gated(&home);
+    let create = ["job", "create", "--spec", gated.to_str().unwrap()];
+    assert_eq!(home.run(&create).await.unwrap().code(), 3);
+    assert_eq!(jobs(&home).len(), 1, "it stays, for those who approve it");
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_39_a_wait_for_approval_goes_on_over_a_restart_of_the_daemon() {
+    let mut home = Home::start().await;
+    let gated = gated(&home);
+    let waiting = create_and_wait(&home, &gated);
+    let id = recorded(&home).await;
+    home.halt().await;
+    home.revive().await;
+    assert!(!waiting.is_finished(), "it waits on");
+    let close = ["job", "close", &id, "--outcome", "cancelled", "--reason", "not this one"];
+    assert_eq!(home.run_as(Some(PrincipalKind::Operator), &close).await.unwrap(), Exit::Ok);
+    let refused = waiting.await.unwrap().unwrap_err();
+    assert_eq!(refused.exit, Exit::Ended, "{}", refused.render());
+    assert!(refused.render().contains("not this one"), "{}", refused.render());
+    home.stop().await;
+}

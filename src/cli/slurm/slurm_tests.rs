@@ -1,0 +1,269 @@
+//! Prologs and epilogs against a real daemon, with the environments that slurmctld 22.05 gives them.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+
+use super::{
+    allocation::{Allocation, NotAnAllocation},
+    args::{Telling, epilog, node_epilog, prolog},
+    spool::Spool,
+    teller::tell_all,
+};
+use crate::{
+    cli::{Context, Contexts, Session, SvidFiles, daemon_tests::Home},
+    name::PrincipalKind,
+    proto::v1::{self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient},
+};
+
+const RUNS_AS: &str = "spiffe://dev.leasehold/{user}";
+
+/// A cluster whose controller the catalog knows.
+struct Cluster {
+    home: Home,
+    session: Session,
+    to: Telling,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let home = Home::start().await;
+        let catalog = home.house.path("catalog.d/platform.toml");
+        let text = fs::read_to_string(&catalog).unwrap();
+        let more = "\n[[principal]]\nmatch = \"spiffe://dev.leasehold/slurm/*\"\nkind = \"scheduler\"\n";
+        fs::write(&catalog, text + more).unwrap();
+        home.run_as(Some(PrincipalKind::Operator), &["catalog", "reload"]).await.unwrap();
+        let session = Self::session_of(&home, "controller");
+        let to = Telling { spool: home.folder.path().join("spool"), timeout: Duration::from_secs(20) };
+        Cluster { home, session, to }
+    }
+
+    /// A context whose one identity is `spiffe://dev.leasehold/slurm/NAME`.
+    fn session_of(home: &Home, name: &str) -> Session {
+        let house = &home.house;
+        let id = house.authority().id(&format!("/slurm/{name}")).unwrap();
+        let life = Duration::from_secs(3600);
+        let pem = house.authority().issue(&id, &[], home.clock.now().wall, life).unwrap();
+        let path = |end: &str| home.folder.path().join(format!("{name}.{end}"));
+        fs::write(path("pem"), &pem.cert).unwrap();
+        fs::write(path("key"), &pem.key).unwrap();
+        let dev = Contexts::load(&home.folder.path().join("contexts.toml")).unwrap();
+        let Context { server, server_id, bundles, issuer, .. } = dev.contexts["dev"].clone();
+        let svid = SvidFiles { cert: path("pem"), key: path("key") };
+        let identities = BTreeMap::from([(PrincipalKind::Scheduler, svid)]);
+        let context = Context { server, server_id, bundles, issuer, identities };
+        let contexts = BTreeMap::from([("dev".to_owned(), context)]);
+        Contexts { current: Some("dev".into()), contexts }.save(&path("toml")).unwrap();
+        Session::of_test(home.clock.clone(), path("toml"), None)
+    }
+
+    /// A job of the trainer that may have three attempts.
+    async fn job(&self, starters: &str) -> String {
+        let text = fs::read_to_string(self.home.spec()).unwrap();
+        let spec = self.home.house.path("slurm.toml");
+        fs::write(&spec, format!("{text}\n[members]\nstart = [{starters}]\nattempts = 3\n")).unwrap();
+        let client = self.home_session().client(&[PrincipalKind::Workload]).unwrap();
+        let spec = crate::agent::RunSpec::load(&spec).unwrap().job;
+        let idempotency_key = format!("{:x}", crate::secret::random_u128().unwrap());
+        let request = v1::CreateJobRequest { spec: Some(spec), idempotency_key, dry_run: false };
+        client.jobs().create_job(request).await.unwrap().into_inner().job.unwrap().id
+    }
+
+    fn home_session(&self) -> Session {
+        let path = self.home.folder.path().join("contexts.toml");
+        Session::of_test(self.home.clock.clone(), path, None)
+    }
+
+    async fn seen(&self, job: &str) -> v1::Job {
+        let client = self.home_session().client(&[PrincipalKind::Workload]).unwrap();
+        let request = v1::GetJobRequest { job: job.to_owned() };
+        client.jobs().get_job(request).await.unwrap().into_inner().job.unwrap()
+    }
+
+    /// What of a job's attempts is to be seen: key and state, or outcome.
+    async fn attempts(&self, job: &str) -> Vec<String> {
+        let attempts = self.seen(job).await.attempts;
+        attempts
+            .iter()
+            .map(|a| match a.outcome() {
+                v1::Outcome::Unspecified => format!("{} {}", a.key, a.state().as_str_name()),
+                outcome => format!("{} {}", a.key, outcome.as_str_name()),
+            })
+            .collect()
+    }
+
+    async fn prolog(&self, run: &Environment) {
+        prolog(run.read(), &self.to, RUNS_AS, &self.session).await.unwrap();
+    }
+
+    async fn epilog(&self, run: &Environment) {
+        epilog(run.read(), &self.to, &self.session).await.unwrap();
+    }
+
+    fn kept(&self) -> usize {
+        Spool::open(&self.to.spool).unwrap().pending().unwrap().len()
+    }
+}
+
+const CONTROLLER: &str = "\"spiffe://dev.leasehold/slurm/controller\", \"spiffe://dev.leasehold/slurm/node\"";
+
+/// What slurmctld sets.
+#[derive(Clone)]
+struct Environment {
+    job: String,
+    user: &'static str,
+    restarts: u32,
+    exit: &'static str,
+}
+
+impl Environment {
+    fn of(job: &str) -> Self {
+        Environment { job: job.to_owned(), user: "trainer", restarts: 0, exit: "0:0" }
+    }
+
+    fn read(&self) -> Result<Option<Allocation>, NotAnAllocation> {
+        Allocation::read(|name| {
+            Some(match name {
+                "SLURM_CLUSTER_NAME" => "hpc".to_owned(),
+                "SLURM_JOB_ID" => "4".to_owned(),
+                "SLURM_JOB_COMMENT" => format!("leasehold:{}", self.job),
+                "SLURM_JOB_USER" => self.user.to_owned(),
+                "SLURM_JOB_RESTART_COUNT" => self.restarts.to_string(),
+                "SLURM_JOB_EXIT_CODE2" => self.exit.to_owned(),
+                "SLURMD_NODENAME" => "n1".to_owned(),
+                _ => return None,
+            })
+        })
+    }
+}
+
+/// Joins the attempt of a run as a member of a node does.
+async fn join(cluster: &Cluster, job: &str, key: &str, instance: &str) {
+    let client = cluster.home_session().client(&[PrincipalKind::Workload]).unwrap();
+    let request = v1::BeginAttemptRequest { job: job.to_owned(), key: key.to_owned(), supersede: false };
+    let mut jobs: JobServiceClient<_> = client.jobs();
+    let began = jobs.begin_attempt(request).await.unwrap().into_inner();
+    let secret = crate::secret::Secret::random().unwrap();
+    let request = v1::JoinAttemptRequest {
+        job: job.to_owned(),
+        attempt: began.attempt.unwrap().number,
+        instance: instance.to_owned(),
+        session_digest: secret.digest().0.to_vec(),
+        ticket: began.ticket,
+    };
+    let session = cluster.home_session();
+    let chosen = session.choose(&[PrincipalKind::Workload]).unwrap();
+    let channel = session.connector(&chosen).unwrap().0.channel();
+    MemberServiceClient::new(channel).join_attempt(request).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_29_a_requeue_is_the_next_attempt_and_the_late_epilog_of_the_run_before_ends_nothing_of_it() {
+    let cluster = Cluster::start().await;
+    let job = cluster.job(CONTROLLER).await;
+    let first = Environment::of(&job);
+    cluster.prolog(&first).await;
+    cluster.prolog(&first).await;
+    assert_eq!(
+        cluster.attempts(&job).await,
+        ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"],
+        "run twice is run once"
+    );
+    // The environment of the epilog of run 0, as measured: it counts the run that comes.
+    let second = Environment { restarts: 1, ..first.clone() };
+    cluster.epilog(&second).await;
+    assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 OUTCOME_INTERRUPTED"]);
+    cluster.prolog(&second).await;
+    let both = ["slurm:hpc:4:0 OUTCOME_INTERRUPTED", "slurm:hpc:4:1 ATTEMPT_STATE_RUNNING"];
+    assert_eq!(cluster.attempts(&job).await, both);
+    // An end of run 0 that somebody kept, told now.
+    let noted =
+        super::report::NotedRun { job: job.parse().unwrap(), key: "slurm:hpc:4:0".into(), restarts: 0 };
+    let late = super::report::Report::ended(
+        &second.read().unwrap().unwrap(),
+        Some(&noted),
+        cluster.session.now().wall,
+    );
+    let spool = Spool::open(&cluster.to.spool).unwrap();
+    spool.keep(late.unwrap()).unwrap();
+    assert!(tell_all(&spool, None, &cluster.session).await.unwrap());
+    assert_eq!(cluster.attempts(&job).await, both);
+    let end = Environment { exit: "3:0", ..second };
+    cluster.epilog(&end).await;
+    cluster.epilog(&end).await;
+    assert_eq!(cluster.attempts(&job).await[1], "slurm:hpc:4:1 OUTCOME_FAILED");
+    assert_eq!(cluster.seen(&job).await.attempts[1].detail, "Slurm job 4 on hpc, restart 1: exit code 3");
+    assert_eq!(cluster.kept(), 0);
+    cluster.home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_of_zero_drains_who_is_at_work_and_completes_nobody() {
+    let cluster = Cluster::start().await;
+    let job = cluster.job(CONTROLLER).await;
+    let run = Environment::of(&job);
+    cluster.prolog(&run).await;
+    join(&cluster, &job, "slurm:hpc:4:0", "n1.0").await;
+    cluster.epilog(&run).await;
+    assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 ATTEMPT_STATE_DRAINING"]);
+    // The node is released: nobody is left to say anything.
+    let node = Cluster::session_of(&cluster.home, "node");
+    node_epilog(run.read(), Duration::from_secs(20), &node).await.unwrap();
+    let seen = cluster.seen(&job).await;
+    assert_eq!(seen.attempts[0].outcome(), v1::Outcome::Interrupted);
+    assert!(seen.attempts[0].detail.contains("n1 is released and nothing runs there"), "{seen:?}");
+    assert_eq!(seen.state(), v1::JobState::Ready, "it may be requeued");
+    cluster.home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_ends_its_own_members_alone() {
+    let cluster = Cluster::start().await;
+    let job = cluster.job(CONTROLLER).await;
+    let run = Environment::of(&job);
+    cluster.prolog(&run).await;
+    join(&cluster, &job, "slurm:hpc:4:0", "n10").await;
+    let node = Cluster::session_of(&cluster.home, "node");
+    node_epilog(run.read(), Duration::from_secs(20), &node).await.unwrap();
+    assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"]);
+    cluster.home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_moves_only_the_jobs_that_name_it_and_a_comment_only_its_users_own() {
+    let cluster = Cluster::start().await;
+    let elsewhere = cluster.job("\"spiffe://dev.leasehold/slurm/other\"").await;
+    cluster.prolog(&Environment::of(&elsewhere)).await;
+    assert_eq!(cluster.attempts(&elsewhere).await, Vec::<String>::new());
+    assert_eq!(cluster.kept(), 0, "it is told no second time");
+
+    let job = cluster.job(CONTROLLER).await;
+    let run = Environment::of(&job);
+    cluster.prolog(&Environment { user: "mallory", ..run.clone() }).await;
+    assert_eq!(cluster.attempts(&job).await, Vec::<String>::new(), "anybody can read a comment and copy it");
+    cluster.prolog(&run).await;
+    assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"]);
+    cluster.home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_told_is_told_when_the_daemon_is_back_and_a_beginning_that_is_over_is_not() {
+    let mut cluster = Cluster::start().await;
+    let (lost, ran) = (cluster.job(CONTROLLER).await, cluster.job(CONTROLLER).await);
+    cluster.prolog(&Environment::of(&ran)).await;
+    let folder: PathBuf = cluster.to.spool.clone();
+    cluster.home.halt().await;
+    let ended = Environment { exit: "0:9", ..Environment::of(&ran) };
+    cluster.epilog(&ended).await;
+    assert_eq!(cluster.kept(), 1);
+    // Of another Slurm job, which is over before the daemon hears of it.
+    cluster.prolog(&Environment::of(&lost)).await;
+    cluster.epilog(&Environment { exit: "1:0", ..Environment::of(&lost) }).await;
+    assert_eq!(cluster.kept(), 2, "two ends, no beginning");
+    cluster.home.revive().await;
+    let spool = Spool::open(&folder).unwrap();
+    assert!(tell_all(&spool, None, &cluster.session).await.unwrap());
+    assert_eq!(cluster.kept(), 0);
+    assert_eq!(cluster.attempts(&ran).await, ["slurm:hpc:4:0 OUTCOME_FAILED"]);
+    assert_eq!(cluster.seen(&ran).await.attempts[0].detail, "Slurm job 4 on hpc: ended by signal 9");
+    assert_eq!(cluster.attempts(&lost).await, Vec::<String>::new());
+    cluster.home.stop().await;
+}
