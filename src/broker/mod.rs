@@ -11,6 +11,7 @@ mod context;
 mod create;
 mod decide;
 mod denials;
+mod draft;
 mod feed;
 mod introspect;
 mod issue;

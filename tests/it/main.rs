@@ -25,5 +25,6 @@ mod lifecycle;
 mod locks;
 mod matrix;
 mod path;
+mod renewal;
 mod run;
 mod surfaces;
