@@ -217,7 +217,8 @@ impl Store {
 
     /// The lock that stands before any of these names.
     pub fn locked<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Option<Lock> {
-        self.lock_inner().locks.against(names, self.clock.now().lease).cloned()
+        let now = self.clock.now().lease;
+        self.lock_inner().locks.against(names, now).cloned()
     }
 
     /// The locks in force.
@@ -301,6 +302,7 @@ impl Store {
             freed.await;
         };
         let written = self.written(id, appending).await;
+        let now = self.clock.now().lease;
         let mut inner = self.lock_inner();
         let Some(slot) = inner.jobs.get_mut(&id) else { return Err(Refused::NoJob) };
         slot.busy = false;
@@ -319,7 +321,7 @@ impl Store {
         let job = inner.apply(id, &change).ok_or(Refused::NoJob)?;
         let mut lowered = Vec::new();
         for name in names {
-            let l = self.fences.lower(&name, self.clock.now().lease);
+            let l = self.fences.lower(&name, now);
             let because = "a newer attempt began".to_owned();
             self.ledger.defer(&Event::Lowered { name: name.clone(), because, ending: ending(l) });
             lowered.push(name);
@@ -395,6 +397,8 @@ impl Store {
         by: &Actor,
         decide: impl FnOnce(&Job) -> Result<Vec<Change>, E>,
     ) -> Result<Committed<Arc<Job>>, Refused<E>> {
+        // Read before anything changes: each change is made whole, with its lowering and its record.
+        let now = self.clock.now().lease;
         let mut inner = self.lock_inner();
         let slot = inner.jobs.get(&id).ok_or(Refused::NoJob)?;
         let changes = decide(&slot.job).map_err(Refused::Move)?;
@@ -409,7 +413,7 @@ impl Store {
             done.value = inner.apply(id, &change).ok_or(Refused::NoJob)?;
             let mut one = Ending::default();
             for name in names {
-                let l = self.fences.lower(&name, self.clock.now().lease);
+                let l = self.fences.lower(&name, now);
                 one.seq = one.seq.max(l.seq.0);
                 one.behind = one.behind.max(l.behind);
                 done.lowered.push(name);
@@ -422,7 +426,7 @@ impl Store {
             if let (JobState::Closed(outcome), false) =
                 (done.value.state, matches!(change, Change::Closed { .. }))
             {
-                let at = done.value.closed.unwrap_or_else(|| self.clock.now().lease);
+                let at = done.value.closed.unwrap_or(now);
                 let closed = Change::Closed { outcome, at, detail: done.value.detail.clone() };
                 done.record = Some(self.ledger.defer(&change_record(id, &closed, by.clone(), None, one)));
             }
