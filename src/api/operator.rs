@@ -11,10 +11,10 @@ use super::{
     job::page_size,
 };
 use crate::{
-    broker::{Broker, Caller},
+    broker::{Broker, Caller, LeasePlace},
     ledger::TailError,
     limits,
-    name::{FenceName, LeaseId},
+    name::FenceName,
     policy::Rpc,
     proto::v1::{self, operator_service_server::OperatorService},
     reason::{Reason, Refusal},
@@ -34,22 +34,13 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::ListLeases, request, |broker, caller, q| async move {
                 let behind: Option<FenceName> = maybe_named("behind", &q.behind)?;
-                let views = broker.list_leases(&caller, behind.as_ref(), q.live_only)?;
-                let after: Option<LeaseId> = maybe_named("page_token", &q.page_token)?;
-                let start = match after {
-                    None => 0,
-                    Some(id) => views.iter().position(|v| v.id() == id).map_or(0, |i| i.saturating_add(1)),
-                };
+                let after = lease_page(&q.page_token)?;
                 let max = page_size(q.page_size);
-                let rest = views.get(start..).unwrap_or_default();
-                let page = rest.get(..rest.len().min(max)).unwrap_or_default();
+                let page = broker.list_leases(&caller, behind.as_ref(), q.live_only, after, max)?;
                 let now = broker.clock().now();
                 Ok(v1::ListLeasesResponse {
-                    leases: page.iter().map(|v| convert::lease_view(now, v)).collect(),
-                    next_page_token: match page.last() {
-                        Some(last) if rest.len() > max => last.id().to_string(),
-                        _ => String::new(),
-                    },
+                    leases: page.leases.iter().map(|v| convert::lease_view(now, v)).collect(),
+                    next_page_token: page.next.map(|p| p.to_string()).unwrap_or_default(),
                 })
             })
             .await
@@ -232,6 +223,16 @@ impl OperatorService for Operators {
                 .unwrap_or_default(),
         }))
     }
+}
+
+fn lease_page(token: &str) -> Result<Option<LeasePlace>, Refusal> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token.parse().map(Some).map_err(|()| {
+        Refusal::new(Reason::FieldInvalid, "`page_token` is not one that an answer gave")
+            .with("field", "page_token")
+    })
 }
 
 fn tail_refusal(e: &TailError) -> Refusal {

@@ -40,17 +40,16 @@ impl Broker {
         let keys = self.key.public();
         let mut seen = Reason::TokenAudience;
         for audience in rules.catalog().audiences_of_verifier(caller.id()) {
-            let shown = match (presenter, audience.presenter) {
-                (Some(id), _) => Presenter::Svid { id, x5t_s256: certificate },
-                (None, Sees::None) => Presenter::Unseen,
-                (None, Sees::Mtls) => {
-                    seen = Reason::TokenPresenter;
-                    continue;
-                }
+            // Nothing can be said of who presents it; what the token itself is like is said all the same.
+            let unseen = presenter.is_none() && audience.presenter == Sees::Mtls;
+            let shown = match presenter {
+                Some(id) => Presenter::Svid { id, x5t_s256: certificate },
+                None => Presenter::Unseen,
             };
             let expected =
                 Expected { issuer: &self.settings.issuer, audience: &audience.name, presenter: shown };
             match check(token, &keys, expected, now.wall) {
+                Ok(_) if unseen => seen = Reason::TokenPresenter,
                 Ok(claims) => {
                     let verdict = match self.still_good(&claims, now.wall) {
                         Ok(lease) => Verdict::Active { claims: Box::new(claims), lease },

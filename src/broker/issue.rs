@@ -5,29 +5,26 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-
 use super::{
     Broker, Caller, Rules, Session,
     attempts::move_refusal,
-    decide::{Question, decision_record, unchanged, work_of_scopes},
+    decide::unchanged,
+    draft::{Draft, Standing},
     members::Offer,
     names,
 };
 use crate::{
-    catalog::{Audience, Checks, IdentityUse, Presenter},
-    clock::{LeaseTime, Now, Wall},
-    fence::Seq,
+    catalog::{Audience, Checks},
+    clock::Wall,
     job::{AttemptState, Job},
     lease::{Facts, Lease, Terms, Unborn},
-    ledger::{self, Event},
+    ledger::Event,
     limits,
-    name::{Digest, FenceName, Half, LeaseId, ResourceName, Scope, SpiffeId},
-    policy::{Asker, Grant, Phase, Rpc},
+    name::{Half, LeaseId, ResourceName, Scope, SpiffeId},
+    policy::{Phase, Rpc},
     reason::{Reason, Refusal},
-    secret::{SecretText, random_u128},
-    state::input_record,
-    token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, Minted},
+    secret::SecretText,
+    token::Minted,
 };
 
 /// What a member asks for.
@@ -88,14 +85,6 @@ impl Binding {
     }
 }
 
-/// The terms that one request comes to.
-pub(super) struct Life {
-    pub deadline: LeaseTime,
-    pub latest: LeaseTime,
-    pub token_expires: Wall,
-    pub shortened_by: Vec<String>,
-}
-
 impl Broker {
     /// Issues one credential.
     pub async fn issue(&self, caller: &Caller, request: &IssueRequest) -> Result<Issued, Refusal> {
@@ -127,18 +116,19 @@ impl Broker {
             let phase = self.phase(&job, session, request.half)?;
             let now = self.clock.now();
             let wanted = request.ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
-            let life = self.life(&rules, caller, &job, session, &offer, &audience, request.half, wanted, now);
-            let parts = work_of_scopes(&rules, &job, &offer.scopes);
-            let question = Question {
+            let draft = Draft {
                 rules: &rules,
-                asker: Asker::Identity(caller.id()),
+                caller,
                 job: &job,
-                attempt: session.attempt.value(),
+                session,
+                offer: &offer,
+                audience: &audience,
                 phase,
-                ttl: life.deadline.since(now.lease),
-                parts: &parts,
+                binding: self.binding(caller, &audience, session),
+                now,
             };
-            let grant = self.ask(caller.id(), question, stand, revision)?;
+            let life = draft.life(wanted);
+            let grant = self.grant(&draft, &life, stand, revision)?;
 
             let id = LeaseId::random().map_err(|_| no_random())?;
             let facts = Arc::new(Facts {
@@ -154,13 +144,11 @@ impl Broker {
             self.table
                 .room(&facts, now.lease)
                 .map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
-            let binding = self.binding(caller, &audience, session);
             let standing = Standing { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
-            let claims = self.claims(&facts, &standing, &life, caller, binding, &offer.locations, now)?;
+            let claims = self.claims(&draft, &facts, &standing, &life)?;
             let minted = Minted::prepare(&self.key, &claims)
                 .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
-            let record = self
-                .issued_record(&job, &facts, &grant, &rules, caller, &claims, &minted, &life, now, binding);
+            let record = self.issued_record(&draft, &facts, &grant, &life, &claims, &minted);
             if let Err(refusal) = self.record(&record).await {
                 // It may be on disk all the same: what was not handed out is said to be so.
                 self.cancelled(id, job.id, refusal.reason);
@@ -193,6 +181,7 @@ impl Broker {
             };
             drop(member);
             metrics::counter!("leasehold_credentials_issued_total").increment(1);
+            let binding = draft.binding;
             return Ok(Issued {
                 lease,
                 token,
@@ -269,183 +258,6 @@ impl Broker {
         }
     }
 
-    /// A token is bound to the certificate where the identity is shared and the audience sees certificates; and where one of
-    /// this member was, no later one is bound to less, whatever the catalog says of the identity by then.
-    pub(super) fn binding(&self, caller: &Caller, audience: &Audience, session: &Session) -> Binding {
-        if audience.presenter == Presenter::None {
-            return Binding::Bearer;
-        }
-        let key = (session.job, session.attempt, session.instance.clone());
-        match self.sessions.pin(&key, caller.principal.identity == IdentityUse::Shared) {
-            true => Binding::Certificate,
-            false => Binding::Subject,
-        }
-    }
-
-    /// Until when, and what shortened it.
-    #[expect(clippy::too_many_arguments, reason = "each bounds the life")]
-    pub(super) fn life(
-        &self,
-        rules: &Rules,
-        caller: &Caller,
-        job: &Job,
-        session: &Session,
-        offer: &Offer,
-        audience: &Audience,
-        half: Half,
-        wanted: Duration,
-        now: Now,
-    ) -> Life {
-        let mut shortened_by = Vec::new();
-        let mut latest = job.ends;
-        let mut why_latest = "the end of the job";
-        for r in offer.scopes.iter().filter_map(|s| rules.catalog().resource(&s.resource)) {
-            if let Some(until) = r.dataset().and_then(|d| d.retain_until) {
-                let until = now.lease_at(until);
-                if until < latest {
-                    (latest, why_latest) = (until, "the retention of a dataset");
-                }
-            }
-        }
-        if half == Half::Writing
-            && let Some(drain) = job.attempt(session.attempt).and_then(|a| a.drain_of(&session.instance))
-            && drain.writing_ends < latest
-        {
-            (latest, why_latest) = (drain.writing_ends, "the drain of the attempt, or of this member");
-        }
-        let mut deadline = now.lease.plus(wanted);
-        if wanted > limits::LEASE_TTL_MAX {
-            deadline = now.lease.plus(limits::LEASE_TTL_MAX);
-            shortened_by.push(format!("the longest life of a lease, {} s", limits::LEASE_TTL_MAX.as_secs()));
-        }
-        if latest < deadline {
-            deadline = latest;
-            shortened_by.push(why_latest.to_owned());
-        }
-        let mut token_expires = now.wall_at(deadline);
-        if caller.peer.not_after() < token_expires {
-            token_expires = caller.peer.not_after();
-            shortened_by.push("the end of your SVID (the token's life only)".to_owned());
-        }
-        if audience.checks == Checks::Jwt {
-            let offline = now.wall.plus(limits::OFFLINE_TOKEN_TTL_MAX);
-            if offline < token_expires {
-                token_expires = offline;
-                shortened_by
-                    .push("an audience that checks signatures alone (the token's life only)".to_owned());
-            }
-        }
-        Life { deadline, latest, token_expires, shortened_by }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a token says all of it")]
-    pub(super) fn claims(
-        &self,
-        facts: &Facts,
-        standing: &Standing<'_>,
-        life: &Life,
-        caller: &Caller,
-        binding: Binding,
-        locations: &BTreeMap<ResourceName, String>,
-        now: Now,
-    ) -> Result<Claims, Refusal> {
-        let details = facts
-            .scopes
-            .iter()
-            .map(|s| {
-                let mut d = AuthorizationDetail::from(s);
-                d.locations.extend(locations.get(&s.resource).cloned());
-                d
-            })
-            .collect();
-        let jti = random_u128().map_err(|_| no_random())?;
-        let mut claims = Claims {
-            iss: self.settings.issuer.clone(),
-            sub: facts.holder.clone(),
-            aud: facts.audience.clone(),
-            exp: life.token_expires.seconds(),
-            nbf: now.wall.seconds(),
-            iat: now.wall.seconds(),
-            jti: URL_SAFE_NO_PAD.encode(jti.to_be_bytes()),
-            client_id: facts.holder.clone(),
-            authorization_details: details,
-            lh: LeaseClaims {
-                epoch: self.epoch,
-                stood_at: standing.stood_at.0,
-                lease: standing.lease,
-                generation: standing.generation,
-                job: facts.job,
-                attempt: facts.attempt,
-                member: facts.instance.clone(),
-                tenant: facts.tenant.clone(),
-                fences: Vec::new(),
-            },
-            cnf: (binding == Binding::Certificate)
-                .then(|| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(caller.peer.x5t_s256()) }),
-        };
-        claims.set_fences(standing.names.iter());
-        Ok(claims)
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "the auditor asks for all of it")]
-    fn issued_record(
-        &self,
-        job: &Job,
-        facts: &Facts,
-        grant: &Grant,
-        rules: &Rules,
-        caller: &Caller,
-        claims: &Claims,
-        minted: &Minted,
-        life: &Life,
-        now: Now,
-        binding: Binding,
-    ) -> Event {
-        let by = grant.granted().iter().map(ToString::to_string).collect();
-        Event::CredentialIssued(Box::new(ledger::CredentialIssued {
-            lease: claims.lh.lease,
-            job: job.id,
-            attempt: facts.attempt,
-            tenant: facts.tenant.clone(),
-            instance: facts.instance.clone(),
-            member: facts.holder.clone(),
-            svid_sha256: Digest(*caller.peer.x5t_s256()),
-            launcher: job.launcher.clone(),
-            acting_for: job.acting_for.clone(),
-            purpose: job.spec.purpose.clone(),
-            why: job.spec.why.clone(),
-            half: facts.half,
-            audience: facts.audience.clone(),
-            scopes: facts.scopes.clone(),
-            inputs: job.inputs.iter().map(input_record).collect(),
-            outputs: job.spec.write.clone(),
-            method: job.spec.tune.as_ref().map(|t| t.method),
-            params_digest: job.spec.tune.as_ref().and_then(|t| t.params_digest),
-            prompt_lineage: job.spec.tune.as_ref().map(|t| t.prompts.clone()).unwrap_or_default(),
-            decision: decision_record(rules, "allow", by),
-            stood_at: claims.lh.stood_at,
-            issued: now.lease,
-            expires: life.deadline,
-            expires_at_latest: life.latest,
-            credential: self.credential_record(claims, minted, binding),
-        }))
-    }
-
-    pub(super) fn credential_record(
-        &self,
-        claims: &Claims,
-        minted: &Minted,
-        binding: Binding,
-    ) -> ledger::Credential {
-        ledger::Credential {
-            jti: claims.jti.clone(),
-            kid: self.key.id().to_string(),
-            claims_sha256: minted.claims_digest,
-            expires: claims.exp,
-            binding: binding.as_str().to_owned(),
-        }
-    }
-
     /// Waits until a record that widens access is on disk.
     pub(super) async fn record(&self, event: &Event) -> Result<(), Refusal> {
         let unavailable = |why: String| {
@@ -466,14 +278,6 @@ impl Broker {
     }
 }
 
-/// What a token says of the place that its lease took.
-pub(super) struct Standing<'a> {
-    pub lease: LeaseId,
-    pub generation: u32,
-    pub stood_at: Seq,
-    pub names: &'a [FenceName],
-}
-
 fn bound(audience: &Audience) -> Bound {
     match audience.checks {
         Checks::Feed => Bound { at_most: limits::FEED_STALE, by: "feed" },
@@ -482,6 +286,6 @@ fn bound(audience: &Audience) -> Bound {
     }
 }
 
-fn no_random() -> Refusal {
+pub(super) fn no_random() -> Refusal {
     Refusal::new(Reason::Internal, "the system gave no random bytes")
 }

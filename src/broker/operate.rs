@@ -81,10 +81,9 @@ impl Broker {
                 }
             }
             FenceKind::Lease(id) => {
-                let behind = u64::from(self.table.find(id).is_some());
-                self.table.remove(id, self.clock.now().lease, &format!("revoked: {reason}"));
-                let done = self.state.revoke(name, caller.actor(), reason);
-                answer.ending = Ending { seq: done.ending.seq, behind };
+                let behind = self.end_lease(id, &format!("revoked: {reason}"));
+                let done = self.state.revoke_lease(id, behind, caller.actor(), reason);
+                answer.ending = done.ending;
                 answer.index = done.record.map(|r| r.index);
             }
             kind => {
@@ -121,6 +120,15 @@ impl Broker {
         let (index, durable) = self.durability(answer.index);
         (answer.index, answer.durable) = (Some(index), durable);
         Ok(answer)
+    }
+
+    /// Ends one lease by its own word, and answers how many lived until then: one or none. Its name is lowered next, for those
+    /// who follow the feed.
+    pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> u64 {
+        let now = self.clock.now().lease;
+        let lived = self.table.find(id).is_some_and(|l| l.check(now).is_ok());
+        // Of several that end it, one does.
+        u64::from(self.table.remove(id, now, cause).is_some() && lived)
     }
 
     /// Live leases that a name would end.

@@ -86,33 +86,6 @@ impl Broker {
         self.table.of_job_count(job)
     }
 
-    /// Leases that the caller may see: live ones first, then those that ended, newest first.
-    pub fn list_leases(
-        &self,
-        caller: &Caller,
-        behind: Option<&FenceName>,
-        live_only: bool,
-    ) -> Result<Vec<LeaseView>, Refusal> {
-        let all = self.authorize(caller, Rpc::ListLeases, None, &[], "").is_ok();
-        if !all {
-            self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "")?;
-        }
-        let mine = |tenant: &crate::name::TenantName| all || tenant == caller.tenant();
-        let mut live: Vec<Arc<Lease>> =
-            self.table.live(behind).into_iter().filter(|l| mine(&l.facts.tenant)).collect();
-        live.sort_by_key(|l| std::cmp::Reverse((l.issued, l.id)));
-        let mut views: Vec<LeaseView> = live.into_iter().map(|l| self.lease_view(l)).collect();
-        views.retain(|v| !live_only || matches!(v, LeaseView::Live(_)));
-        views.sort_by_key(|v| matches!(v, LeaseView::Ended(_)));
-        if !live_only {
-            let ended = self.table.ended().into_iter();
-            views.extend(
-                ended.filter(|e| mine(&e.facts.tenant) && stood_behind(e, behind)).map(LeaseView::Ended),
-            );
-        }
-        Ok(views)
-    }
-
     pub fn get_lease(&self, caller: &Caller, id: LeaseId) -> Result<LeaseView, Refusal> {
         let view = match self.table.find(id) {
             Some(lease) => Some(self.lease_view(lease)),
@@ -195,7 +168,7 @@ impl Broker {
     }
 }
 
-fn stood_behind(e: &Ended, behind: Option<&FenceName>) -> bool {
+pub(super) fn stood_behind(e: &Ended, behind: Option<&FenceName>) -> bool {
     use crate::name::FenceKind;
     let Some(name) = behind else { return true };
     match name.kind() {

@@ -4,18 +4,20 @@ use std::time::Duration;
 
 use super::{
     Broker, Caller, LeaseView, Rules, Session,
-    decide::{Question, decision_record, unchanged, work_of_scopes},
-    issue::{Renewed, Standing},
+    decide::{decision_record, unchanged},
+    draft::{Draft, Standing},
+    issue::Renewed,
     members::Offer,
     names,
 };
 use crate::{
+    catalog::Audience,
     job::Job,
-    lease::{EXPIRED, Ended, Lease, Refused},
+    lease::{EXPIRED, Ended, Facts, Lease, Refused},
     ledger::{Ending, Event},
     limits,
     name::{FenceName, LeaseId, Scope},
-    policy::{Asker, Rpc},
+    policy::Rpc,
     reason::{Reason, Refusal},
     token::Minted,
 };
@@ -44,17 +46,7 @@ impl Broker {
                 LeaseView::Live(lease) => lease,
                 LeaseView::Ended(over) => {
                     // A lock says more than the end that it made.
-                    let facts = &over.facts;
-                    let (attempt, half) = (facts.attempt, facts.half);
-                    let mut names = names::of_lease(
-                        &rules,
-                        &job,
-                        attempt,
-                        &facts.instance,
-                        &facts.holder,
-                        half,
-                        &facts.scopes,
-                    );
+                    let mut names = todays_names(&rules, &job, &over.facts);
                     names.push(FenceName::lease(id));
                     self.unlocked(names.iter())?;
                     return Err(over_refusal(&over));
@@ -64,72 +56,52 @@ impl Broker {
             // A stand for the decision alone: the lease keeps its own.
             let stand = self.fences.stand(names.iter().cloned());
 
+            // Everything below is read after the stand was taken.
             let (job, _) = self.member(caller, session)?;
-            self.authorize_job(caller, Rpc::RenewLease, &job, "")?;
-            self.unlocked(names.iter().chain([&FenceName::lease(id)]))?;
-            if !stands_behind_todays_names(&rules, &job, &lease) {
-                return Err(Refusal::new(
-                    Reason::LeaseEnded,
-                    "the catalog has changed what this lease depends on, so it is not renewed",
-                )
-                .fix("ask for a new credential, if the job still may"));
-            }
+            // What the rules of a moment ago no longer allow may be allowed by those of now.
+            let over = |refusal| {
+                if self.fences.revision() == revision { Err(self.no_longer(&lease, refusal)) } else { Ok(()) }
+            };
+            let (offer, audience) = match self.still_offered(&rules, caller, &job, &lease) {
+                Ok(found) => found,
+                Err(refusal) => {
+                    over(refusal)?;
+                    continue;
+                }
+            };
             let now = self.clock.now();
             lease.check(now.lease).map_err(|r| lease_refusal(&lease, r))?;
             let facts = &lease.facts;
             let phase = self.phase(&job, session, facts.half)?;
-            let audience = rules.catalog().audience(&facts.audience).cloned().ok_or_else(|| {
-                Refusal::new(
-                    Reason::AudienceUnknown,
-                    format!("the catalog has no audience {}", facts.audience),
-                )
-            })?;
-            unchanged(&rules, &job, &facts.scopes)?;
-            let moved = |s: &Scope| {
-                rules.catalog().resource(&s.resource).is_none_or(|r| r.audience != facts.audience)
-            };
-            if let Some(s) = facts.scopes.iter().find(|s| moved(s)) {
-                return Err(Refusal::new(
-                    Reason::AudienceUnknown,
-                    format!("{} is no longer served by {}", s.resource, facts.audience),
-                )
-                .fix("ask for a new credential: the catalog says where it is served now"));
-            }
-            let locations = self
-                .offers(&job)
-                .into_iter()
-                .filter(|o| o.half == facts.half && o.audience == facts.audience)
-                .flat_map(|o| o.locations)
-                .collect();
-            let offer = Offer {
-                half: facts.half,
-                audience: facts.audience.clone(),
-                scopes: facts.scopes.clone(),
-                locations,
+            let draft = Draft {
+                rules: &rules,
+                caller,
+                job: &job,
+                session,
+                offer: &offer,
+                audience: &audience,
+                phase,
+                binding: self.binding(caller, &audience, session),
+                now,
             };
             let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
-            let mut life =
-                self.life(&rules, caller, &job, session, &offer, &audience, facts.half, wanted, now);
+            let mut life = draft.life(wanted);
             if lease.latest < life.deadline {
                 life.deadline = lease.latest;
                 life.shortened_by.push("the latest end of the lease".to_owned());
             }
             life.token_expires = life.token_expires.min(now.wall_at(life.deadline));
-            let parts = work_of_scopes(&rules, &job, &facts.scopes);
-            let question = Question {
-                rules: &rules,
-                asker: Asker::Identity(caller.id()),
-                job: &job,
-                attempt: session.attempt.value(),
-                phase,
-                ttl: life.deadline.since(now.lease),
-                parts: &parts,
+            let grant = match self.grant(&draft, &life, stand, revision) {
+                Ok(grant) => grant,
+                Err(refusal) if self.is_allowed_at_all(&draft) => return Err(refusal),
+                Err(refusal) => {
+                    over(refusal)?;
+                    continue;
+                }
             };
-            let grant = self.ask(caller.id(), question, stand, revision)?;
             let generation = lease.generation().saturating_add(1);
-            let binding = self.binding(caller, &audience, session);
             let standing = Standing { lease: id, generation, stood_at: lease.stand().at(), names: &names };
-            let claims = self.claims(facts, &standing, &life, caller, binding, &offer.locations, now)?;
+            let claims = self.claims(&draft, facts, &standing, &life)?;
             let minted = Minted::prepare(&self.key, &claims)
                 .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
             let by = grant.granted().iter().map(ToString::to_string).collect();
@@ -140,7 +112,7 @@ impl Broker {
                 generation,
                 expires: life.deadline,
                 decision: decision_record(&rules, "allow", by),
-                credential: self.credential_record(&claims, &minted, binding),
+                credential: self.credential_record(&draft, &claims, &minted),
             };
             if let Err(refusal) = self.record(&record).await {
                 self.cancelled(id, job.id, refusal.reason);
@@ -179,6 +151,60 @@ impl Broker {
         Err(Refusal::new(Reason::Contended, "policy, catalog or the lease are changing: try again"))
     }
 
+    /// What a lease is for, where the rules of today still have it: who holds it may renew, nothing that it stands behind is
+    /// locked, and the catalog says of it what it said. Whatever is refused here is refused to the lease, and ends it.
+    fn still_offered(
+        &self,
+        rules: &Rules,
+        caller: &Caller,
+        job: &Job,
+        lease: &Lease,
+    ) -> Result<(Offer, Audience), Refusal> {
+        let facts = &lease.facts;
+        self.authorize_job(caller, Rpc::RenewLease, job, "")?;
+        self.unlocked(lease.stand().names().chain([&FenceName::lease(lease.id)]))?;
+        if !stands_behind_todays_names(rules, job, lease) {
+            return Err(Refusal::new(
+                Reason::LeaseEnded,
+                "the catalog has changed what this lease depends on, so it is not renewed",
+            )
+            .fix("ask for a new credential, if the job still may"));
+        }
+        let audience = rules.catalog().audience(&facts.audience).cloned().ok_or_else(|| {
+            Refusal::new(Reason::AudienceUnknown, format!("the catalog has no audience {}", facts.audience))
+        })?;
+        unchanged(rules, job, &facts.scopes)?;
+        let moved =
+            |s: &Scope| rules.catalog().resource(&s.resource).is_none_or(|r| r.audience != facts.audience);
+        if let Some(s) = facts.scopes.iter().find(|s| moved(s)) {
+            return Err(Refusal::new(
+                Reason::AudienceUnknown,
+                format!("{} is no longer served by {}", s.resource, facts.audience),
+            )
+            .fix("ask for a new credential: the catalog says where it is served now"));
+        }
+        let offers = self.offers(job).into_iter();
+        let locations = offers
+            .filter(|o| o.half == facts.half && o.audience == facts.audience)
+            .flat_map(|o| o.locations)
+            .collect();
+        let (half, scopes) = (facts.half, facts.scopes.clone());
+        Ok((Offer { half, audience: facts.audience.clone(), scopes, locations }, audience))
+    }
+
+    /// Ends a lease that a fresh decision no longer allows: it does not live on to its deadline.
+    fn no_longer(&self, lease: &Lease, refusal: Refusal) -> Refusal {
+        // One that is over has its cause, and whoever ended it records it.
+        if lease.check(self.clock.now().lease).is_err() {
+            return refusal;
+        }
+        let because = format!("{NOT_RENEWED}{}", refusal.reason);
+        let behind = self.end_lease(lease.id, &because);
+        self.state.lower_lease(lease.id, behind, &because);
+        tracing::info!(lease = %lease.id, reason = %refusal.reason, "a lease ended at its renewal");
+        refusal.with("lease", "it has ended, since it would not be given again")
+    }
+
     /// Gives a lease back before its time. A second time answers as the first.
     pub fn release(
         &self,
@@ -195,8 +221,8 @@ impl Broker {
             LeaseView::Live(_) | LeaseView::Ended(_) => {}
         }
         // Its own word first, then its name for those who follow the feed.
-        self.table.remove(id, self.clock.now().lease, RELEASED);
-        let done = self.state.lower(&FenceName::lease(id), RELEASED);
+        let behind = self.end_lease(id, RELEASED);
+        let done = self.state.lower_lease(id, behind, RELEASED);
         Ok((Ending { seq: done.ending.seq, behind: 1 }, done.record.map(|r| r.index)))
     }
 
@@ -220,12 +246,16 @@ impl Broker {
 
 /// What is remembered of a lease that its holder gave back.
 const RELEASED: &str = "released";
+/// What is remembered of a lease that a fresh decision no longer allowed, before the reason.
+const NOT_RENEWED: &str = "not renewed: ";
 
 /// Whether a lease stands behind all that it would stand behind if it were issued today: the catalog says what a job tunes.
 pub(super) fn stands_behind_todays_names(rules: &Rules, job: &Job, lease: &Lease) -> bool {
-    let f = &lease.facts;
-    let today = names::of_lease(rules, job, f.attempt, &f.instance, &f.holder, f.half, &f.scopes);
-    today.iter().all(|name| lease.stand().names().any(|n| n == name))
+    todays_names(rules, job, &lease.facts).iter().all(|name| lease.stand().names().any(|n| n == name))
+}
+
+fn todays_names(rules: &Rules, job: &Job, f: &Facts) -> Vec<FenceName> {
+    names::of_lease(rules, job, f.attempt, &f.instance, &f.holder, f.half, &f.scopes)
 }
 
 fn lease_reason(refused: Refused) -> Reason {

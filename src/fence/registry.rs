@@ -322,6 +322,10 @@ mod tests {
         let a = r.stand([name("tenant:a"), name("tenant:b")]);
         let b = r.stand([name("tenant:b"), name("tenant:a"), name("tenant:b")]);
         assert!(Arc::ptr_eq(&a.set, &b.set));
+        let c = r.stand([name("tenant:a")]);
+        assert_eq!(a.place(), b.place());
+        assert_ne!(a.place(), c.place());
+        assert_eq!(b.names().collect::<Vec<_>>(), [&name("tenant:a"), &name("tenant:b")]);
     }
 
     #[test]

@@ -94,8 +94,8 @@ impl Memory {
     }
 
     /// Newest first.
-    pub(super) fn all(&self) -> Vec<Ended> {
+    pub(super) fn each(&self, see: impl FnMut(&Ended)) {
         let memory = self.lock();
-        memory.order.iter().rev().filter_map(|(_, id)| memory.by_id.get(id).cloned()).collect()
+        memory.order.iter().rev().filter_map(|(_, id)| memory.by_id.get(id)).for_each(see);
     }
 }

@@ -71,13 +71,11 @@ impl ById {
         shard.find_entry(hash(id), |l| l.id == id).ok().map(|e| e.remove().0)
     }
 
-    /// All of them, a part at a time: no look-up waits for the whole.
-    pub(super) fn all(&self) -> Vec<Arc<Lease>> {
-        let mut out = Vec::new();
+    /// Shows all of them, a part at a time: no look-up waits for the whole.
+    pub(super) fn each(&self, mut see: impl FnMut(&Arc<Lease>)) {
         for shard in &self.0 {
-            out.extend(shard.read().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+            shard.read().unwrap_or_else(PoisonError::into_inner).iter().for_each(&mut see);
         }
-        out
     }
 }
 
@@ -182,31 +180,20 @@ impl ByJob {
         self.shard(job).get(&job).map_or(0, |j| j.count)
     }
 
-    /// The leases of one job that stand behind a name and pass.
-    pub(super) fn of(&self, job: JobId, name: &FenceName, pass: impl Fn(&Lease) -> bool) -> Vec<Arc<Lease>> {
+    /// Shows the leases of one job that stand behind a name.
+    pub(super) fn of(&self, job: JobId, name: &FenceName, see: impl FnMut(&Arc<Lease>)) {
         let shard = self.shard(job);
-        let Some(job) = shard.get(&job) else { return Vec::new() };
-        job.groups
-            .values()
-            .filter(|g| g.is_behind(name))
-            .flat_map(|g| &g.leases)
-            .filter(|l| pass(l))
-            .cloned()
-            .collect()
+        let Some(job) = shard.get(&job) else { return };
+        job.groups.values().filter(|g| g.is_behind(name)).flat_map(|g| &g.leases).for_each(see);
     }
 
-    /// The leases that stand behind a name, a part at a time. What is looked at is places, of which there are far fewer.
-    pub(super) fn behind(&self, name: &FenceName, pass: impl Fn(&Lease) -> bool) -> Vec<Arc<Lease>> {
-        let mut out = Vec::new();
+    /// Shows the leases that stand behind a name, a part at a time. What is looked at is places, of which there are far fewer.
+    pub(super) fn behind(&self, name: &FenceName, mut see: impl FnMut(&Arc<Lease>)) {
         for shard in &self.0 {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            for group in shard.values().flat_map(|j| j.groups.values()) {
-                if group.is_behind(name) {
-                    out.extend(group.leases.iter().filter(|l| pass(l)).cloned());
-                }
-            }
+            let groups = shard.values().flat_map(|j| j.groups.values());
+            groups.filter(|g| g.is_behind(name)).flat_map(|g| &g.leases).for_each(&mut see);
         }
-        out
     }
 
     /// The leases that a lowering ended and that were not looked for since, of the jobs whose facts pass. A place where

@@ -258,11 +258,14 @@ impl Table {
     /// Takes out the leases that a lowering of this name ended, and answers them. They are dead already; this frees their
     /// places, where those were not given back before.
     pub fn sweep(&self, name: &FenceName, now: LeaseTime, cause: &str) -> Vec<Arc<Lease>> {
-        let mut gone: Vec<Arc<Lease>> = self
-            .behind(name, |l| !l.stand.is_up())
-            .into_iter()
-            .filter_map(|l| self.remove(l.id, now, cause))
-            .collect();
+        let mut dead = Vec::new();
+        self.each(Some(name), |l| {
+            if !l.stand.is_up() {
+                dead.push(l.id);
+            }
+        });
+        let mut gone: Vec<Arc<Lease>> =
+            dead.into_iter().filter_map(|id| self.remove(id, now, cause)).collect();
         let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
         gone.extend(untold.extract_if(.., |l| l.stand.names().any(|n| n == name)));
         gone
@@ -270,18 +273,23 @@ impl Table {
 
     /// All live leases, or those behind one name.
     pub fn live(&self, behind: Option<&FenceName>) -> Vec<Arc<Lease>> {
-        behind.map_or_else(|| self.by_id.all(), |name| self.behind(name, |_| true))
+        let mut out = Vec::new();
+        self.each(behind, |l| out.push(l.clone()));
+        out
     }
 
-    fn behind(&self, name: &FenceName, pass: impl Fn(&Lease) -> bool) -> Vec<Arc<Lease>> {
+    /// Shows all live leases, or those behind one name, in no order. Parts of the index are locked while they are shown: `see`
+    /// is short, and asks nothing of the table.
+    pub fn each(&self, behind: Option<&FenceName>, mut see: impl FnMut(&Arc<Lease>)) {
+        let Some(name) = behind else { return self.by_id.each(see) };
         match name.kind() {
-            FenceKind::Lease(id) => self.find(id).into_iter().filter(|l| pass(l)).collect(),
+            FenceKind::Lease(id) => self.find(id).iter().for_each(&mut see),
             FenceKind::Job(j)
             | FenceKind::Attempt(j, _)
             | FenceKind::AttemptReading(j, _)
             | FenceKind::Member(j, ..)
-            | FenceKind::MemberReading(j, ..) => self.by_job.of(j, name, pass),
-            _ => self.by_job.behind(name, pass),
+            | FenceKind::MemberReading(j, ..) => self.by_job.of(j, name, see),
+            _ => self.by_job.behind(name, see),
         }
     }
 
@@ -292,7 +300,14 @@ impl Table {
 
     /// Leases that ended a short while ago, newest first.
     pub fn ended(&self) -> Vec<Ended> {
-        self.ended.all()
+        let mut out = Vec::new();
+        self.each_ended(|e| out.push(e.clone()));
+        out
+    }
+
+    /// Shows the leases that ended a short while ago, newest first. `see` is short: nothing ends meanwhile.
+    pub fn each_ended(&self, see: impl FnMut(&Ended)) {
+        self.ended.each(see);
     }
 
     /// A lease that ended a short while ago.

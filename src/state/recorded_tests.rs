@@ -616,10 +616,42 @@ async fn law_31_a_lock_that_is_set_while_the_one_before_is_being_lifted_stands()
     disk.wait_for_sync();
     let (again, _) = life.store.lock(lock(1, now)).unwrap();
     disk.release();
-    lifting.await.unwrap().unwrap();
+    // Whoever lifted it is told that it stands.
+    assert_eq!(lifting.await.unwrap().unwrap_err(), Refused::SetAgain);
     again.record.unwrap().durable().await.unwrap();
     assert_eq!(life.store.locks().len(), 1, "the lifting took the newer lock with it");
     assert_eq!(read_all(&disk).rebuilt(now).locks.len(), 1);
+}
+
+#[tokio::test]
+async fn law_31_an_unlock_that_was_refused_takes_no_effect_in_a_later_life_though_its_record_reached_the_disk()
+ {
+    let disk = Forgetful::default();
+    let mut dice = Dice(31);
+    let (life, _) = Life::begin(&disk, quick(&mut dice), "the first life");
+    let set = Lock { until: Some(life.clock.now().lease.plus(LONG * 60)), ..lock(1, life.clock.now().lease) };
+    let record = life.store.lock(set.clone()).unwrap().0.record.unwrap();
+    assert!(record.durable().await.is_ok());
+    disk.hold();
+    // The disk stands still for longer than the request may wait.
+    let refused = life.store.unlock_within(Duration::ZERO, &set.name, actor(), "mended").await.unwrap_err();
+    assert!(matches!(refused, Refused::Ledger(_)), "{refused:?}");
+    assert_eq!(life.store.locks(), [set.clone()], "it stands, for as long as before");
+    disk.release();
+    // The one behind it is durable, so it is.
+    life.store
+        .revoke(&"tenant:other".parse().unwrap(), actor(), "at last")
+        .record
+        .unwrap()
+        .durable()
+        .await
+        .unwrap();
+    assert!(disk.durable_text().contains("lock.lifted"), "the disk had no time to take it");
+    let found: Vec<Lock> = read_all(&disk).rebuilt(set.since).locks.iter().cloned().collect();
+    assert_eq!(found, [set.clone()], "a later life has lost the lock");
+    // A second try lifts it, in every life.
+    life.store.unlock(&set.name, actor(), "mended").await.unwrap();
+    assert!(life.store.locks().is_empty() && read_all(&disk).rebuilt(set.since).locks.is_empty());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::{Notify, watch};
@@ -18,7 +19,7 @@ use crate::{
     job::{Change, Job, JobState},
     ledger::{Actor, Appending, Decision, Deferred, Ending, Event, Ledger},
     limits,
-    name::{AttemptNumber, Digest, FenceName, InstanceName, JobId, SpiffeId, TenantName},
+    name::{AttemptNumber, Digest, FenceName, InstanceName, JobId, LeaseId, SpiffeId, TenantName},
     reason::Reason,
 };
 
@@ -44,6 +45,8 @@ pub enum Refused<E> {
     Bound(JobId),
     #[error("there are {} identities, as many as there may be", limits::IDENTITIES_MAX)]
     TooManyIdentities,
+    #[error("the lock was set again while it was being lifted, and stands")]
+    SetAgain,
     /// The record could not be written, so nothing was changed.
     #[error("the record could not be written: {0}")]
     Ledger(String),
@@ -68,7 +71,7 @@ impl<E> Refused<E> {
             Refused::NoLock => Reason::LockNotFound,
             Refused::Ledger(_) => Reason::LedgerUnavailable,
             Refused::Overtaken => Reason::JobClosed,
-            Refused::Contended => Reason::Contended,
+            Refused::SetAgain | Refused::Contended => Reason::Contended,
         })
     }
 }
@@ -285,7 +288,8 @@ impl Store {
 
     /// The lock that stands before any of these names.
     pub fn locked<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Option<Lock> {
-        self.lock_inner().locks.against(names, self.clock.now().lease).cloned()
+        let now = self.clock.now().lease;
+        self.lock_inner().locks.against(names, now).cloned()
     }
 
     /// The locks in force.
@@ -404,6 +408,7 @@ impl Store {
             freed.await;
         };
         let written = self.written(id, appending).await;
+        let now = self.clock.now().lease;
         let mut inner = self.lock_inner();
         if let Some((identity, _)) = member {
             inner.identities.unclaim(identity);
@@ -425,7 +430,7 @@ impl Store {
         let job = inner.apply(id, &change).ok_or(Refused::NoJob)?;
         let mut lowered = Vec::new();
         for name in names {
-            let l = self.fences.lower(&name, self.clock.now().lease);
+            let l = self.fences.lower(&name, now);
             let because = "a newer attempt began".to_owned();
             self.ledger.defer(&Event::Lowered { name: name.clone(), because, ending: ending(l) });
             lowered.push(name);
@@ -434,8 +439,21 @@ impl Store {
     }
 
     /// Lifts a lock. Resolves when that is on disk; nothing that the lock ended comes back.
+    ///
+    /// Where the record failed, or was not known to be on disk in time, the lock stands, in this life and in later ones: that
+    /// record may be there all the same, so the lock is recorded once more behind it.
     pub async fn unlock(
         &self,
+        name: &LockName,
+        by: Actor,
+        reason: &str,
+    ) -> Result<Lock, Refused<std::convert::Infallible>> {
+        self.unlock_within(limits::LEDGER_WAIT, name, by, reason).await
+    }
+
+    pub(super) async fn unlock_within(
+        &self,
+        patience: Duration,
         name: &LockName,
         by: Actor,
         reason: &str,
@@ -447,28 +465,36 @@ impl Store {
             let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
             (turn, lock, self.ledger.append(&record))
         };
-        tokio::time::timeout(limits::LEDGER_WAIT, appending)
-            .await
-            .map_err(|_| Refused::Ledger("it took too long".to_owned()))?
-            .map_err(|e| Refused::Ledger(e.to_string()))?;
+        let accepted = appending.index().is_some();
+        let written = in_time(patience, appending).await;
+        let mut inner = self.lock_inner();
+        let stands = inner.locks.set(name, self.clock.now().lease).is_some_and(|(now, _)| now == turn);
+        if let Err(why) = written {
+            // Another setting of it is recorded behind this lifting already.
+            if accepted && stands {
+                let record = lock_record(inner.locks.insert(lock), Ending::default());
+                self.ledger.defer(&record);
+            }
+            return Err(Refused::Ledger(why));
+        }
         // A lock that was set again meanwhile, and recorded after this, stays.
-        self.lock_inner().locks.lift(name, turn);
-        Ok(lock)
+        inner.locks.lift(name, turn);
+        if inner.locks.find(name, self.clock.now().lease).is_some() {
+            Err(Refused::SetAgain)
+        } else {
+            Ok(lock)
+        }
     }
 
     /// Waits until a widening record is on disk. Where that cannot be known in time, the record is withdrawn: it may be there
     /// all the same, and must not take effect in a later life.
     async fn written(&self, job: JobId, appending: Appending) -> Result<u64, String> {
         let place = appending.index();
-        let why = match tokio::time::timeout(limits::LEDGER_WAIT, appending).await {
-            Ok(Ok(index)) => return Ok(index),
-            Ok(Err(e)) => e.to_string(),
-            Err(_) => "it took too long".to_owned(),
-        };
-        if let Some(index) = place {
+        let written = in_time(limits::LEDGER_WAIT, appending).await;
+        if let (Some(index), Err(why)) = (place, &written) {
             self.ledger.defer(&Event::Withdrawn { index, job, why: why.clone() });
         }
-        Err(why)
+        written
     }
 
     // ---------- what narrows: at once ----------
@@ -480,6 +506,8 @@ impl Store {
         by: &Actor,
         decide: impl FnOnce(&Job) -> Result<Vec<Change>, E>,
     ) -> Result<Committed<Arc<Job>>, Refused<E>> {
+        // Read before anything changes: each change is made whole, with its lowering and its record.
+        let now = self.clock.now().lease;
         let mut inner = self.lock_inner();
         let slot = inner.jobs.get(&id).ok_or(Refused::NoJob)?;
         let changes = decide(&slot.job).map_err(Refused::Move)?;
@@ -494,7 +522,7 @@ impl Store {
             done.value = inner.apply(id, &change).ok_or(Refused::NoJob)?;
             let mut one = Ending::default();
             for name in names {
-                let l = self.fences.lower(&name, self.clock.now().lease);
+                let l = self.fences.lower(&name, now);
                 one.seq = one.seq.max(l.seq.0);
                 one.behind = one.behind.max(l.behind);
                 done.lowered.push(name);
@@ -507,7 +535,7 @@ impl Store {
             if let (JobState::Closed(outcome), false) =
                 (done.value.state, matches!(change, Change::Closed { .. }))
             {
-                let at = done.value.closed.unwrap_or_else(|| self.clock.now().lease);
+                let at = done.value.closed.unwrap_or(now);
                 let closed = Change::Closed { outcome, at, detail: done.value.detail.clone() };
                 done.record = Some(self.ledger.defer(&change_record(id, &closed, by.clone(), None, one)));
             }
@@ -520,24 +548,53 @@ impl Store {
 
     /// Ends all that stands behind a name. What it names stays what it was: a new stand is good.
     pub fn revoke(&self, name: &FenceName, by: Actor, reason: &str) -> Committed<()> {
-        let _order = self.lock_inner();
-        let l = self.fences.lower(name, self.clock.now().lease);
-        let record = l.first.then(|| {
-            let (name, reason) = (name.clone(), reason.to_owned());
-            self.ledger.defer(&Event::Revoked { name, by, reason, ending: ending(l) })
-        });
-        Committed { value: (), ending: ending(l), lowered: vec![name.clone()], record }
+        self.lowered(name, None, |name, ending| Event::Revoked {
+            name,
+            by,
+            reason: reason.to_owned(),
+            ending,
+        })
+    }
+
+    /// The same for one lease, which was told by its own word that it is over. `behind` is what that ended, one or nothing:
+    /// nobody stands behind a lease's name.
+    pub fn revoke_lease(&self, id: LeaseId, behind: u64, by: Actor, reason: &str) -> Committed<()> {
+        let name = FenceName::lease(id);
+        self.lowered(&name, Some(behind), |name, ending| Event::Revoked {
+            name,
+            by,
+            reason: reason.to_owned(),
+            ending,
+        })
     }
 
     /// Lowers a fence as the consequence of something else: a drain's reading half, a sweep.
     pub fn lower(&self, name: &FenceName, because: &str) -> Committed<()> {
+        self.lowered(name, None, |name, ending| Event::Lowered { name, because: because.to_owned(), ending })
+    }
+
+    /// The same for one lease, as [`Store::revoke_lease`].
+    pub fn lower_lease(&self, id: LeaseId, behind: u64, because: &str) -> Committed<()> {
+        let name = FenceName::lease(id);
+        self.lowered(&name, Some(behind), |name, ending| Event::Lowered {
+            name,
+            because: because.to_owned(),
+            ending,
+        })
+    }
+
+    fn lowered(
+        &self,
+        name: &FenceName,
+        behind: Option<u64>,
+        event: impl FnOnce(FenceName, Ending) -> Event,
+    ) -> Committed<()> {
         let _order = self.lock_inner();
         let l = self.fences.lower(name, self.clock.now().lease);
-        let record = l.first.then(|| {
-            let (name, because) = (name.clone(), because.to_owned());
-            self.ledger.defer(&Event::Lowered { name, because, ending: ending(l) })
-        });
-        Committed { value: (), ending: ending(l), lowered: vec![name.clone()], record }
+        let mut ending = ending(l);
+        ending.behind = behind.unwrap_or(ending.behind);
+        let record = l.first.then(|| self.ledger.defer(&event(name.clone(), ending)));
+        Committed { value: (), ending, lowered: vec![name.clone()], record }
     }
 
     /// Locks: nothing new behind the name, and nothing old. For a prefix the revision is raised and the caller sweeps.
@@ -561,14 +618,7 @@ impl Store {
                 (Ending { seq: self.fences.seq().0, behind: 0 }, Vec::new(), Some(revision))
             }
         };
-        let record = self.ledger.defer(&Event::LockSet {
-            name: lock.name.to_string(),
-            by: lock.by.clone(),
-            reason: lock.reason.clone(),
-            at: lock.since,
-            until: lock.until,
-            ending,
-        });
+        let record = self.ledger.defer(&lock_record(&lock, ending));
         Ok((Committed { value: lock, ending, lowered, record: Some(record) }, revision))
     }
 
@@ -581,6 +631,25 @@ impl Store {
             KeyUse::Pending => true,
             KeyUse::Job { at, .. } => now.since(*at) < limits::IDEMPOTENCY,
         });
+    }
+}
+
+/// Waits until a record is on disk. An error says why that is not known.
+async fn in_time(patience: Duration, appending: Appending) -> Result<u64, String> {
+    match tokio::time::timeout(patience, appending).await {
+        Ok(written) => written.map_err(|e| e.to_string()),
+        Err(_) => Err("it took too long".to_owned()),
+    }
+}
+
+fn lock_record(lock: &Lock, ending: Ending) -> Event {
+    Event::LockSet {
+        name: lock.name.to_string(),
+        by: lock.by.clone(),
+        reason: lock.reason.clone(),
+        at: lock.since,
+        until: lock.until,
+        ending,
     }
 }
 

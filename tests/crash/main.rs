@@ -2,7 +2,7 @@
 //! moment of its life, on a disk that fills up. Real clients over real connections; nothing is simulated.
 //!
 //! `LEASEHOLD_CRASHES=100 cargo test --test crash -- --nocapture` kills it a hundred times instead of ten;
-//! `LEASEHOLD_SEED=N` begins with another seed than the one that is printed.
+//! `LEASEHOLD_SEED=N` begins with another seed than the one that is printed. `LEASEHOLD_IDLE=10000` makes the crowd larger.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -15,6 +15,7 @@
 #[allow(dead_code, unused_imports, reason = "the other tests from the outside use all of it")]
 mod harness;
 
+mod crowd;
 mod dice;
 mod disk;
 mod kill;

@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use super::{dice::Dice, process::Place};
 use crate::harness::*;
 
-async fn working(place: &Place) -> Worker {
+pub async fn working(place: &Place) -> Worker {
     let launcher = place.client(LAUNCHER);
     let job = launcher.create(spec(), "a job").await.unwrap().into_inner().job.unwrap().id;
     let began = launcher.begin(&job, "run-1").await.unwrap().into_inner();

@@ -139,6 +139,7 @@ async fn law_26_over_random_histories_every_ending_is_in_exactly_one_record_with
                             "revoked" => assert_eq!(record["by"]["spiffe_id"], OPERATOR, "{record}"),
                             _ => assert_eq!(record["because"], "released", "{record}"),
                         }
+                        assert_eq!(record["ending"]["behind"], 1, "{record}");
                         endings.entry(id).or_default().push(record);
                     }
                     continue;

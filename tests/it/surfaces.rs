@@ -288,6 +288,9 @@ async fn law_13_introspection_says_what_is_wrong_with_a_token_and_nothing_else()
         ("not a token".into(), WORKER, "TOKEN_MALFORMED"),
         (String::new(), WORKER, "TOKEN_MALFORMED"),
         (token.text.clone(), "", "TOKEN_PRESENTER"),
+        // Whoever is not named is asked for only where the token is one.
+        (tampered(&token.text), "", "TOKEN_SIGNATURE"),
+        ("not a token".into(), "", "TOKEN_MALFORMED"),
     ];
     for (text, presenter, reason) in cases {
         let seen = gateway.introspect(&text, presenter).await;

@@ -74,7 +74,7 @@ impl Scene {
         let text = text.replacen(&ours(house.ports.grpc), &listens, 1)
             + &format!("\n[lease]\nbeat = \"{}s\"\nlost_after = {LOST_AFTER}\n", BEAT.as_secs());
         fs::write(&file, text).unwrap();
-        let svid = |role| SvidFiles { cert: house.cert(role), key: house.key(role) };
+        let svid = |role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
         let context = Context {
             server: format!("{}:{}", Side::Daemon.address(), house.ports.grpc),
             server_id: house.id(Role::Daemon).unwrap(),

@@ -47,7 +47,7 @@ impl Cluster {
         fs::write(path("key"), &pem.key).unwrap();
         let dev = Contexts::load(&home.folder.path().join("contexts.toml")).unwrap();
         let Context { server, server_id, bundles, issuer, .. } = dev.contexts["dev"].clone();
-        let svid = SvidFiles { cert: path("pem"), key: path("key") };
+        let svid = SvidFiles { cert: path("pem"), key: path("key") }.into();
         let identities = BTreeMap::from([(PrincipalKind::Scheduler, svid)]);
         let context = Context { server, server_id, bundles, issuer, identities };
         let contexts = BTreeMap::from([("dev".to_owned(), context)]);

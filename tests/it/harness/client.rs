@@ -61,6 +61,11 @@ impl Refused {
         }
     }
 
+    /// The same where it may be no refusal: a connection that broke off has none.
+    pub fn read(status: &Status) -> Option<Self> {
+        status.get_error_details().error_info().map(|_| Self::of(status))
+    }
+
     /// Code and reason, to compare.
     pub fn is(&self, code: Code, reason: &str) {
         assert_eq!((self.code, self.reason.as_str()), (code, reason), "{}", self.text);

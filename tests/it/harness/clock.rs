@@ -1,6 +1,12 @@
 //! A clock that stands still until a test moves it.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use leasehold::clock::{BootTime, Clock, LeaseTime, Now, Wall};
@@ -12,23 +18,48 @@ use super::soon;
 pub const NOW: Wall = Wall(1_795_148_000_000);
 
 /// All three clocks, moved by hand. Whoever sleeps wakes when the lease timeline has come to its moment.
-pub struct TestClock(watch::Sender<Now>);
+pub struct TestClock {
+    now: watch::Sender<Now>,
+    /// What is to happen at one of the next readings, and how many come before it.
+    at_reading: Mutex<Option<(usize, Box<dyn FnOnce() + Send>)>>,
+    readings: AtomicUsize,
+}
 
 impl TestClock {
     pub fn new() -> Self {
-        TestClock(watch::Sender::new(Now { wall: NOW, lease: LeaseTime(NOW.0), boot: BootTime(3_600_000) }))
+        let now = Now { wall: NOW, lease: LeaseTime(NOW.0), boot: BootTime(3_600_000) };
+        TestClock {
+            now: watch::Sender::new(now),
+            at_reading: Mutex::new(None),
+            readings: AtomicUsize::new(0),
+        }
+    }
+
+    /// Makes something happen in the middle of what runs next: when the clock is read once more than `before` times.
+    pub fn at_reading(&self, before: usize, act: impl FnOnce() + Send + 'static) {
+        *self.at_reading.lock().unwrap() = Some((before, Box::new(act)));
+    }
+
+    /// How often it was read so far.
+    pub fn readings(&self) -> usize {
+        self.readings.load(Ordering::SeqCst)
+    }
+
+    /// Calls that off. Whether it was still to come.
+    pub fn call_off(&self) -> bool {
+        self.at_reading.lock().unwrap().take().is_some()
     }
 
     /// Lets time pass on all three, at once.
     pub fn advance(&self, span: Duration) {
-        self.0.send_modify(|now| {
+        self.now.send_modify(|now| {
             *now = Now { wall: now.wall.plus(span), lease: now.lease.plus(span), boot: now.boot.plus(span) };
         });
     }
 
     /// Sets the wall clock alone, as an administrator does. Forward takes the lease timeline along, back does not.
     pub fn set_wall(&self, wall: Wall) {
-        self.0.send_modify(|now| {
+        self.now.send_modify(|now| {
             now.wall = wall;
             now.lease = now.lease.max(LeaseTime(wall.0));
         });
@@ -71,11 +102,26 @@ impl TestClock {
 
 impl Clock for TestClock {
     fn now(&self) -> Now {
-        *self.0.borrow()
+        self.readings.fetch_add(1, Ordering::SeqCst);
+        let due = {
+            let mut planned = self.at_reading.lock().unwrap();
+            match &mut *planned {
+                Some((0, _)) => planned.take(),
+                Some((before, _)) => {
+                    *before -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some((_, act)) = due {
+            act();
+        }
+        *self.now.borrow()
     }
 
     fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()> {
-        let mut now = self.0.subscribe();
+        let mut now = self.now.subscribe();
         Box::pin(async move {
             if now.wait_for(|now| now.lease >= deadline).await.is_err() {
                 std::future::pending::<()>().await;

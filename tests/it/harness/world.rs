@@ -157,6 +157,11 @@ impl World {
         Some(soon("a stop", daemon.run()).await)
     }
 
+    /// Waits until the daemon ends by itself.
+    pub async fn ends_by_itself(&mut self) -> Stopped {
+        soon("an end", self.daemon.take().expect("the daemon runs").run()).await
+    }
+
     /// The daemon that runs.
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("the daemon runs")

@@ -1,0 +1,253 @@
+//! A credential as it is being made: what it is for, and what follows from that.
+
+use std::time::Duration;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use super::{
+    Binding, Broker, Caller, Offer, Rules, Session,
+    decide::{Question, decision_record, work_of_scopes},
+    issue::no_random,
+};
+use crate::{
+    catalog::{Audience, Checks, IdentityUse, Presenter},
+    clock::{LeaseTime, Now, Wall},
+    fence::{Revision, Seq, Stand},
+    job::Job,
+    lease::Facts,
+    ledger::{self, Event},
+    limits,
+    name::{Digest, FenceName, Half, LeaseId},
+    policy::{Asker, Grant, Phase, Verdict},
+    reason::Refusal,
+    secret::random_u128,
+    state::input_record,
+    token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, Minted},
+};
+
+/// All that one credential is made of, before policy is asked. Issuing and renewing begin with the same.
+#[derive(Clone, Copy)]
+pub(super) struct Draft<'a> {
+    pub rules: &'a Rules,
+    pub caller: &'a Caller,
+    pub job: &'a Job,
+    pub session: &'a Session,
+    pub offer: &'a Offer,
+    pub audience: &'a Audience,
+    pub phase: Phase,
+    pub binding: Binding,
+    pub now: Now,
+}
+
+/// Until when it is good, and what shortened that.
+pub(super) struct Life {
+    pub deadline: LeaseTime,
+    pub latest: LeaseTime,
+    pub token_expires: Wall,
+    pub shortened_by: Vec<String>,
+}
+
+/// What a token says of the place that its lease took.
+pub(super) struct Standing<'a> {
+    pub lease: LeaseId,
+    pub generation: u32,
+    pub stood_at: Seq,
+    pub names: &'a [FenceName],
+}
+
+impl Draft<'_> {
+    /// Until when, and what shortened it.
+    pub fn life(&self, wanted: Duration) -> Life {
+        let Draft { rules, caller, job, now, .. } = *self;
+        let mut shortened_by = Vec::new();
+        let mut latest = job.ends;
+        let mut why_latest = "the end of the job";
+        for r in self.offer.scopes.iter().filter_map(|s| rules.catalog().resource(&s.resource)) {
+            if let Some(until) = r.dataset().and_then(|d| d.retain_until) {
+                let until = now.lease_at(until);
+                if until < latest {
+                    (latest, why_latest) = (until, "the retention of a dataset");
+                }
+            }
+        }
+        if self.offer.half == Half::Writing
+            && let Some(drain) =
+                job.attempt(self.session.attempt).and_then(|a| a.drain_of(&self.session.instance))
+            && drain.writing_ends < latest
+        {
+            (latest, why_latest) = (drain.writing_ends, "the drain of the attempt, or of this member");
+        }
+        let mut deadline = now.lease.plus(wanted);
+        if wanted > limits::LEASE_TTL_MAX {
+            deadline = now.lease.plus(limits::LEASE_TTL_MAX);
+            shortened_by.push(format!("the longest life of a lease, {} s", limits::LEASE_TTL_MAX.as_secs()));
+        }
+        if latest < deadline {
+            deadline = latest;
+            shortened_by.push(why_latest.to_owned());
+        }
+        let mut token_expires = now.wall_at(deadline);
+        if caller.peer.not_after() < token_expires {
+            token_expires = caller.peer.not_after();
+            shortened_by.push("the end of your SVID (the token's life only)".to_owned());
+        }
+        if self.audience.checks == Checks::Jwt {
+            let offline = now.wall.plus(limits::OFFLINE_TOKEN_TTL_MAX);
+            if offline < token_expires {
+                token_expires = offline;
+                shortened_by
+                    .push("an audience that checks signatures alone (the token's life only)".to_owned());
+            }
+        }
+        Life { deadline, latest, token_expires, shortened_by }
+    }
+}
+
+impl Broker {
+    /// What the holder of a token must show: it is bound to the certificate where the identity is shared and the audience sees
+    /// certificates; and where one of this member was, no later one is bound to less, whatever the catalog says of the identity
+    /// by then.
+    pub(super) fn binding(&self, caller: &Caller, audience: &Audience, session: &Session) -> Binding {
+        if audience.presenter == Presenter::None {
+            return Binding::Bearer;
+        }
+        let key = (session.job, session.attempt, session.instance.clone());
+        match self.sessions.pin(&key, caller.principal.identity == IdentityUse::Shared) {
+            true => Binding::Certificate,
+            false => Binding::Subject,
+        }
+    }
+
+    /// Asks policy for it. The stand was taken before; it goes into the Grant.
+    pub(super) fn grant(
+        &self,
+        draft: &Draft<'_>,
+        life: &Life,
+        stand: Stand,
+        revision: Revision,
+    ) -> Result<Grant, Refusal> {
+        let ttl = life.deadline.since(draft.now.lease);
+        self.asked(draft, ttl, |question| self.ask(draft.caller.id(), question, stand, revision))
+    }
+
+    /// Whether policy would allow it for the shortest of lives: where it does, a denial said only that it is not for so long.
+    pub(super) fn is_allowed_at_all(&self, draft: &Draft<'_>) -> bool {
+        self.asked(draft, limits::TTL_MIN, |question| matches!(self.judge(question), Verdict::Allow { .. }))
+    }
+
+    fn asked<R>(&self, draft: &Draft<'_>, ttl: Duration, ask: impl FnOnce(Question<'_>) -> R) -> R {
+        let parts = work_of_scopes(draft.rules, draft.job, &draft.offer.scopes);
+        ask(Question {
+            rules: draft.rules,
+            asker: Asker::Identity(draft.caller.id()),
+            job: draft.job,
+            attempt: draft.session.attempt.value(),
+            phase: draft.phase,
+            ttl,
+            parts: &parts,
+        })
+    }
+
+    /// What its token says.
+    pub(super) fn claims(
+        &self,
+        draft: &Draft<'_>,
+        facts: &Facts,
+        standing: &Standing<'_>,
+        life: &Life,
+    ) -> Result<Claims, Refusal> {
+        let now = draft.now;
+        let details = facts
+            .scopes
+            .iter()
+            .map(|s| {
+                let mut d = AuthorizationDetail::from(s);
+                d.locations.extend(draft.offer.locations.get(&s.resource).cloned());
+                d
+            })
+            .collect();
+        let jti = random_u128().map_err(|_| no_random())?;
+        let mut claims = Claims {
+            iss: self.settings.issuer.clone(),
+            sub: facts.holder.clone(),
+            aud: facts.audience.clone(),
+            exp: life.token_expires.seconds(),
+            nbf: now.wall.seconds(),
+            iat: now.wall.seconds(),
+            jti: URL_SAFE_NO_PAD.encode(jti.to_be_bytes()),
+            client_id: facts.holder.clone(),
+            authorization_details: details,
+            lh: LeaseClaims {
+                epoch: self.epoch,
+                stood_at: standing.stood_at.0,
+                lease: standing.lease,
+                generation: standing.generation,
+                job: facts.job,
+                attempt: facts.attempt,
+                member: facts.instance.clone(),
+                tenant: facts.tenant.clone(),
+                fences: Vec::new(),
+            },
+            cnf: (draft.binding == Binding::Certificate)
+                .then(|| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(draft.caller.peer.x5t_s256()) }),
+        };
+        claims.set_fences(standing.names.iter());
+        Ok(claims)
+    }
+
+    /// The record of its first issue: all that an auditor will ask of it.
+    pub(super) fn issued_record(
+        &self,
+        draft: &Draft<'_>,
+        facts: &Facts,
+        grant: &Grant,
+        life: &Life,
+        claims: &Claims,
+        minted: &Minted,
+    ) -> Event {
+        let job = draft.job;
+        let by = grant.granted().iter().map(ToString::to_string).collect();
+        Event::CredentialIssued(Box::new(ledger::CredentialIssued {
+            lease: claims.lh.lease,
+            job: job.id,
+            attempt: facts.attempt,
+            tenant: facts.tenant.clone(),
+            instance: facts.instance.clone(),
+            member: facts.holder.clone(),
+            svid_sha256: Digest(*draft.caller.peer.x5t_s256()),
+            launcher: job.launcher.clone(),
+            acting_for: job.acting_for.clone(),
+            purpose: job.spec.purpose.clone(),
+            why: job.spec.why.clone(),
+            half: facts.half,
+            audience: facts.audience.clone(),
+            scopes: facts.scopes.clone(),
+            inputs: job.inputs.iter().map(input_record).collect(),
+            outputs: job.spec.write.clone(),
+            method: job.spec.tune.as_ref().map(|t| t.method),
+            params_digest: job.spec.tune.as_ref().and_then(|t| t.params_digest),
+            prompt_lineage: job.spec.tune.as_ref().map(|t| t.prompts.clone()).unwrap_or_default(),
+            decision: decision_record(draft.rules, "allow", by),
+            stood_at: claims.lh.stood_at,
+            issued: draft.now.lease,
+            expires: life.deadline,
+            expires_at_latest: life.latest,
+            credential: self.credential_record(draft, claims, minted),
+        }))
+    }
+
+    pub(super) fn credential_record(
+        &self,
+        draft: &Draft<'_>,
+        claims: &Claims,
+        minted: &Minted,
+    ) -> ledger::Credential {
+        ledger::Credential {
+            jti: claims.jti.clone(),
+            kid: self.key.id().to_string(),
+            claims_sha256: minted.claims_digest,
+            expires: claims.exp,
+            binding: draft.binding.as_str().to_owned(),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! A crowd of connections that ask for nothing.
+
+use std::{fs, time::Instant};
+
+use futures_util::{StreamExt, stream};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use leasehold::{
+    link::Alpn,
+    proto::v1::{self, Half},
+};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use tonic::body::Body;
+
+use super::{process::Place, stop::working};
+use crate::harness::*;
+
+/// Connections, unless `LEASEHOLD_IDLE` says another number; as many of them as the limit of open files allows.
+const IDLE: u64 = 1_000;
+/// Files that either side has open beside them.
+const OTHERS: u64 = 500;
+/// What one may take of the daemon's memory: TLS buffers and HTTP/2 windows that hold nothing.
+const BYTES_EACH_MAX: u64 = 64 << 10;
+/// Handshakes at once.
+const AT_ONCE: usize = 32;
+
+/// Bytes of a process in memory.
+fn resident(pid: nix::unistd::Pid) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
+}
+
+fn open_files(pid: nix::unistd::Pid) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_43_a_crowd_of_idle_connections_harms_nobody_and_takes_bounded_memory() {
+    // The daemon is given what this process has.
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let asked = std::env::var("LEASEHOLD_IDLE").ok().map_or(IDLE, |n| n.parse().unwrap());
+    let count = asked.min(most.saturating_sub(OTHERS));
+    let place = Place::new();
+    let process = place.serve().await;
+    let (gateway, operator) = (place.client(GATEWAY), place.client(OPERATOR));
+    assert_eq!(
+        operator.jobs().list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs,
+        []
+    );
+    let (files, before, from) = (open_files(process.pid()), resident(process.pid()), Instant::now());
+    // Each is attested, and then does no more than answer pings: one that is mute is cut as a dead peer.
+    let connector = &place.connector(OTHER_WORKER);
+    let idle: Vec<_> = stream::iter(0..count)
+        .map(|_| async move {
+            let dialed = connector.connect(Alpn::Http2).await.unwrap();
+            let (sender, connection) =
+                http2::handshake::<_, _, Body>(TokioExecutor::new(), TokioIo::new(dialed.tls)).await.unwrap();
+            tokio::spawn(connection);
+            sender
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let each = resident(process.pid()).saturating_sub(before) / count;
+    println!("{count} of {asked} connections fit: {each} bytes each, made in {:?}", from.elapsed());
+    assert!(each < BYTES_EACH_MAX, "an idle connection takes {each} bytes");
+    assert!(open_files(process.pid()) >= files + count, "they are not all open");
+    // Who was there goes on, and who is new comes in, as anybody does who finds nobody there.
+    let worker = working(&place).await;
+    let token = worker.issue(Half::Reading).await;
+    token.is_live(&gateway).await;
+    let newcomer = place.client(GATEWAY);
+    operator.revoke(TICKETS).await.unwrap();
+    assert!(!token.seen_by(&newcomer).await.active);
+    drop(idle);
+    eventually("their files to be closed", async || open_files(process.pid()) < files + 8).await;
+    process.stop().await;
+}

@@ -1,0 +1,91 @@
+//! Faults of the daemon's own: a panic in a request, or in a part of it that works by itself.
+
+use leasehold::{daemon::Stopped, proto::v1::Half};
+use tonic::{Code, Status};
+
+use crate::harness::*;
+
+/// A request, as often as it is asked for; each time a new one.
+async fn ask(
+    what: &str,
+    worker: &Worker,
+    operator: &Client,
+    launcher: &Client,
+    turn: usize,
+) -> Result<(), Status> {
+    match what {
+        "issue" => worker.try_issue(Half::Reading).await.map(drop),
+        "revoke" => operator.revoke(TICKETS).await.map(drop),
+        "lock" => operator.lock(&format!("human:u{turn}")).await.map(drop),
+        _ => launcher.create(spec(), &format!("turn {turn}")).await.map(drop),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_38_a_panic_at_any_moment_of_a_request_is_told_and_poisons_nothing() {
+    let world = World::start().await;
+    let (mut operator, mut launcher) = (world.client(OPERATOR).await, world.client(LAUNCHER).await);
+    let gateway = world.client(GATEWAY).await;
+    let mut worker = world.working().await;
+    for what in ["issue", "revoke", "lock", "create"] {
+        let mut told = 0;
+        for turn in 0.. {
+            assert!(turn < 200, "{what} never ends");
+            world.time().at_reading(turn, || panic!("a fault that a test makes"));
+            let answer = soon(what, ask(what, &worker, &operator, &launcher, turn)).await;
+            if world.time().call_off() {
+                // It came to its end without reading the clock once more.
+                if let Err(status) = answer {
+                    assert_ne!(status.code(), Code::Internal, "{what}: {status:?}");
+                }
+                break;
+            }
+            match answer.err().and_then(|status| Refused::read(&status)) {
+                Some(no) if no.reason == "INTERNAL" => told += 1,
+                // Outside of the use case: that may have taken a stream or a connection, and whoever was on it comes back.
+                _ => {
+                    (operator, launcher) = (world.client(OPERATOR).await, world.client(LAUNCHER).await);
+                    worker.client = world.client(WORKER).await;
+                    worker.rejoin().await.unwrap();
+                    worker.keep_alive().await;
+                }
+            }
+            // Everybody else goes on, by the same locks and tables, and what is counted is what lives.
+            let token = worker.issue(Half::Reading).await;
+            token.is_live(&gateway).await;
+            worker.release(&token.lease.id).await.unwrap();
+            operator.revoke("tenant:acme").await.unwrap();
+            let broker = &world.daemon().broker;
+            eventually("the clean-up", async || broker.live_leases() == 0).await;
+        }
+        assert!(told > 0, "{what}: no fault came within the use case");
+    }
+    assert!(logged().contains("a use case did not finish"));
+    world.records().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_38_a_part_of_the_daemon_that_panics_takes_it_down_in_order_and_the_next_life_goes_on() {
+    let mut world = World::start().await;
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let job = worker.job.clone();
+    drop(worker);
+    let launcher = world.client(LAUNCHER).await;
+    eventually("the loss", async || {
+        launcher.job(&job).await.attempts[0].state() == leasehold::proto::v1::AttemptState::Suspended
+    })
+    .await;
+    drop(launcher);
+    // Whoever wakes first reads the clock: the reaper, the expiry, the pruning, the look at the disk.
+    world.time().at_reading(0, || panic!("a fault that a test makes"));
+    world.time().advance(std::time::Duration::from_secs(10));
+    assert_eq!(world.ends_by_itself().await, Stopped::Failed);
+    assert!(!world.time().call_off() && logged().contains("a part of the daemon failed: stopping"));
+    // The ledger was closed in order, and the next life has the job and not the lease.
+    assert_eq!(world.records().await.kinds().last(), Some(&"epoch.ended"));
+    world.restart().await;
+    let (launcher, gateway) = (world.client(LAUNCHER).await, world.client(GATEWAY).await);
+    assert_eq!(launcher.job(&job).await.attempts.len(), 1);
+    token.is_dead(&gateway, "TOKEN_EPOCH").await;
+}

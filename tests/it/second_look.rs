@@ -1,0 +1,148 @@
+//! Rules that change in the middle of a request: whatever was decided by those of before is looked at again.
+
+use std::{
+    sync::mpsc::{self, Receiver},
+    time::Duration,
+};
+
+use leasehold::proto::v1::{AttemptState, Half, JobSpec, MemberState};
+use tonic::Status;
+
+use crate::harness::*;
+
+/// What the catalog says of a principal, and what it says after the change.
+struct Change(&'static str, &'static str);
+
+const WORKER_DISABLED: Change = Change(
+    "identity = \"job\"\nroles    = [\"trainer\"]\n[[principal]]\nmatch = \"spiffe://hpc",
+    "identity = \"job\"\nroles    = [\"trainer\"]\ndisabled = true\n[[principal]]\nmatch = \"spiffe://hpc",
+);
+const LAUNCHER_DISABLED: Change =
+    Change("kind        = \"launcher\"\n", "kind        = \"launcher\"\ndisabled    = true\n");
+
+/// Reloads at one reading of the clock. Answers how many records were on disk at that moment, once the reload is done.
+fn reload_at(world: &World, reading: usize) -> Receiver<u64> {
+    let (reload, ledger) = (world.daemon().reloader(), world.daemon().broker.ledger().clone());
+    let (tell, told) = mpsc::channel();
+    world.time().at_reading(reading, move || {
+        let durable = ledger.head().index;
+        let (done, wait) = mpsc::channel::<()>();
+        std::thread::spawn(move || {
+            reload();
+            drop(done);
+            let _ = tell.send(durable);
+        });
+        // Where whoever reads the clock holds what the reload waits for, it goes on first.
+        let _ = wait.recv_timeout(Duration::from_secs(2));
+    });
+    told
+}
+
+/// What came of one request in whose middle the rules changed.
+struct Turn {
+    /// The place of its record.
+    record: Option<u64>,
+    answer: Result<(), Status>,
+}
+
+/// Readings of the clock at the end of a request that are tried.
+const LAST: usize = 8;
+
+/// Makes a request again and again, with a reload at each of its last readings of the clock, from the last one back. Where the
+/// reload comes after the record, the decision was made before it: one of those is refused all the same, by the second look.
+async fn late(what: &str, change: Change, request: impl AsyncFn(&World, usize, &dyn Fn(&str)) -> Turn) {
+    let world = World::start().await;
+    let good = world.read("catalog.d/acme.toml");
+    assert!(good.contains(change.0), "{what}");
+    let bad = good.replacen(change.0, change.1, 1);
+    let readings = std::cell::Cell::new(0);
+    let count = |when: &str| match when {
+        "before" => readings.set(world.time().readings()),
+        _ => readings.set(world.time().readings() - readings.get()),
+    };
+    let undisturbed = request(&world, 0, &count).await;
+    assert!(undisturbed.answer.is_ok() && undisturbed.record.is_some(), "{what}: {:?}", undisturbed.answer);
+    for back in 1..=LAST.min(readings.get()) {
+        let reloaded = std::cell::Cell::new(None);
+        let arm = |when: &str| {
+            if when == "before" {
+                reloaded.set(Some(reload_at(&world, readings.get() - back)));
+            }
+        };
+        world.write("catalog.d/acme.toml", &bad);
+        let turn = request(&world, back, &arm).await;
+        let came = !world.time().call_off();
+        let durable = reloaded.take().filter(|_| came).map(|told| told.recv_timeout(PATIENCE).unwrap());
+        if turn.answer.is_err() && turn.record.zip(durable).is_some_and(|(record, durable)| record <= durable)
+        {
+            return;
+        }
+        world.write("catalog.d/acme.toml", &good);
+        world.daemon().reload();
+    }
+    panic!("{what}: rules that changed after its record were never seen");
+}
+
+fn job_of_its_own(turn: usize) -> JobSpec {
+    JobSpec { name: format!("job-{turn}"), ..spec() }
+}
+
+/// The place of the record of a kind that is about a job.
+async fn record_of(world: &World, kind: &str, job: &str) -> Option<u64> {
+    let records = world.records().await;
+    records.of(kind).iter().filter(|r| r["job"] == job).filter_map(|r| r["index"].as_u64()).next_back()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_20_a_reload_between_the_record_and_the_answer_of_a_join_is_seen() {
+    late("join", WORKER_DISABLED, async |world, turn, mark| {
+        let launcher = world.client(LAUNCHER).await;
+        let key = format!("turn {turn}");
+        let job = launcher.create(job_of_its_own(turn), &key).await.unwrap().into_inner().job.unwrap().id;
+        let ticket = launcher.begin(&job, "run-1").await.unwrap().into_inner().ticket;
+        let client = world.client(WORKER).await;
+        mark("before");
+        let answer = Worker::join(client, &job, 1, "rank-0", &ticket).await.map(drop);
+        mark("after");
+        let attempt = launcher.job(&job).await.attempts.remove(0);
+        let joined = attempt.members.iter().any(|m| m.state() == MemberState::Joined);
+        assert_eq!(joined, answer.is_ok(), "{answer:?}");
+        Turn { record: record_of(world, "member.joined", &job).await, answer }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_20_a_reload_between_the_record_and_the_answer_of_a_begin_is_seen() {
+    late("begin", LAUNCHER_DISABLED, async |world, turn, mark| {
+        let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
+        let key = format!("turn {turn}");
+        let job = launcher.create(job_of_its_own(turn), &key).await.unwrap().into_inner().job.unwrap().id;
+        mark("before");
+        let answer = launcher.begin(&job, "run-1").await.map(drop);
+        mark("after");
+        let attempts = operator.job(&job).await.attempts;
+        let runs = attempts.iter().any(|a| a.state() != AttemptState::Ended);
+        assert_eq!(runs, answer.is_ok(), "{answer:?} {attempts:?}");
+        Turn { record: record_of(world, "attempt.began", &job).await, answer }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_20_a_reload_between_the_record_and_the_answer_of_a_renewal_is_seen() {
+    late("renew", WORKER_DISABLED, async |world, turn, mark| {
+        let gateway = world.client(GATEWAY).await;
+        let worker = world.working_on(job_of_its_own(turn), WORKER).await;
+        let token = worker.issue(Half::Reading).await;
+        mark("before");
+        let answer = worker.renew(&token.lease.id).await;
+        mark("after");
+        let record = record_of(world, "credential.renewed", &worker.job).await;
+        if answer.is_err() {
+            assert!(!token.seen_by(&gateway).await.active, "{answer:?}");
+        }
+        Turn { record, answer: answer.map(drop) }
+    })
+    .await;
+}
