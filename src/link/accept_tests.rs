@@ -412,12 +412,10 @@ async fn identity_c12_a_thousand_half_open_handshakes_slow_nobody_who_is_in_and_
         half_open.push(tcp);
     }
     // Who is in: no time passes, no handshake ends, and every answer comes.
-    let began = std::time::Instant::now();
     for _ in 0..100 {
         let answer = soon(call(&mut inside, "/who")).await.unwrap();
         assert_eq!(text(answer).await, "spiffe://a.example/a");
     }
-    let served = began.elapsed() / 100;
     // Who is honest and comes last waits behind all of them.
     let given_up = || {
         let failures = server.failures.lock().unwrap();
@@ -439,7 +437,7 @@ async fn identity_c12_a_thousand_half_open_handshakes_slow_nobody_who_is_in_and_
     soon(honest).await.unwrap().unwrap();
     let answer = soon(call(&mut inside, "/who")).await.unwrap();
     assert_eq!(text(answer).await, "spiffe://a.example/a");
-    eprintln!("{FLOOD} half-open handshakes: {served:?} for an answer, {waited:?} for a handshake");
+    assert!(waited <= limits::HANDSHAKE_CROWDED, "it waited {waited:?}");
 }
 
 #[tokio::test]
