@@ -333,6 +333,13 @@ fn named_process(name: &OsStr) -> Option<(nix::unistd::Pid, u64)> {
     Some((nix::unistd::Pid::from_raw(pid.parse().ok()?), start.parse().ok()?))
 }
 
+/// Takes away a directory whose wrapper was killed.
+pub(super) fn erase_left(folder: &Path) {
+    erase_all(folder);
+    // Gone already, where the wrapper did it.
+    let _ = fs::remove_dir(folder);
+}
+
 fn erase_all(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {

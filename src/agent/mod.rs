@@ -6,11 +6,13 @@
 
 mod begin;
 mod calls;
+mod cgroup;
 mod child;
 mod command;
 mod credentials;
 mod ending;
 mod environment;
+mod guard;
 mod held;
 mod holdings;
 mod meaning;
@@ -27,10 +29,11 @@ mod voice;
 mod work;
 
 pub use child::{Child, ChildHandle, ChildSpec, SpawnError};
-pub use command::{CommandError, exec_shim, resolve};
+pub use command::{CommandError, resolve};
 pub use credentials::{CredentialDir, CredentialError, Index, IndexEntry, IndexResource};
 pub use ending::{ChildEnd, Ended};
 pub use environment::ChildEnvironment;
+pub use guard::guard;
 pub use processes::Left;
 pub use retry::Backoff;
 pub use run::{RunError, RunOptions, RunPlace, SvidPaths, run};

@@ -127,8 +127,14 @@ pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
         prepared = prepare(&options, &place, &dir, &mut begun) => prepared,
         signal = ending(&mut signals) => Err(RunError::Interrupted(signal)),
     };
-    let started = prepared
-        .and_then(|(member, env)| Ok((member, Child::spawn(&ChildSpec::new(options.command.clone(), env))?)));
+    let started = prepared.and_then(|(member, env)| {
+        let spec = ChildSpec {
+            grace: options.spec.run.grace,
+            files: Some(dir.path().to_owned()),
+            ..ChildSpec::new(options.command.clone(), env)
+        };
+        Ok((member, Child::spawn(&spec)?))
+    });
     let (member, child) = match started {
         Ok(started) => started,
         Err(error) => {
@@ -260,7 +266,7 @@ impl Run {
             Err(error) => {
                 self.voice.say(&format!("the command can no longer be followed: {error}"));
                 let end = super::ChildEnd::Exited(125);
-                Ended { end, asked: None, not_run: None }
+                Ended { end, asked: None }
             }
         };
         let finish = Command::Finish { outcome: ended.outcome(), detail: ended.detail() };
