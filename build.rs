@@ -11,10 +11,12 @@ const FILES: [&str; 5] = [
 ];
 
 /// Messages that carry a secret: their `Debug` is written by hand, in `src/proto.rs`.
-const SECRET: [&str; 6] = [
+const SECRET: [&str; 8] = [
     "leasehold.v1.Session",
     "leasehold.v1.JoinAttemptRequest",
     "leasehold.v1.BeginAttemptResponse",
+    "leasehold.v1.DrainAttemptRequest",
+    "leasehold.v1.EndAttemptRequest",
     "leasehold.v1.IssueCredentialResponse",
     "leasehold.v1.RenewLeaseResponse",
     "leasehold.v1.IntrospectRequest",

@@ -18,6 +18,8 @@ pub const JOB_RESOURCES_MAX: usize = 64;
 pub const SPEC_LIST_MAX: usize = 256;
 /// Members of one attempt.
 pub const MEMBERS_MAX: u32 = 10_000;
+/// Instances that one attempt may have had: those that left or were lost stay named.
+pub const INSTANCES_MAX: usize = 2 * MEMBERS_MAX as usize;
 /// Attempts of one job.
 pub const ATTEMPTS_MAX: u32 = 1_000;
 /// Entries of a page, where the caller asked for none and at the most.

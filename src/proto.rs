@@ -25,6 +25,8 @@ redacted! {
     Session { job, attempt, instance }
     JoinAttemptRequest { job, attempt, instance }
     BeginAttemptResponse { attempt }
+    DrainAttemptRequest { job, attempt, instance, grace, reason }
+    EndAttemptRequest { job, attempt, instance, outcome, detail }
     IssueCredentialResponse { lease, token_expires }
     RenewLeaseResponse { lease, token_expires }
     IntrospectRequest { presenter }

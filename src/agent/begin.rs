@@ -33,7 +33,7 @@ pub(super) struct Begun {
     is_own_job: bool,
     attempt: Option<AttemptNumber>,
     is_own_attempt: bool,
-    joined: Option<InstanceName>,
+    joined: Option<(InstanceName, Secret)>,
     expects: u32,
     ends_at_latest: Option<Wall>,
 }
@@ -88,8 +88,9 @@ impl Begun {
                     job: job.to_string(),
                     attempt: attempt.value(),
                     outcome: v1::Outcome::Failed.into(),
-                    instance: joined.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    instance: joined.as_ref().map(|(i, _)| i.to_string()).unwrap_or_default(),
                     detail: reason,
+                    session_secret: joined.as_ref().map(|(_, s)| s.expose().to_vec()).unwrap_or_default(),
                 };
                 let ask = async |span| {
                     calls.within(span, calls.jobs().end_attempt(timed(span, request.clone()))).await
@@ -158,7 +159,7 @@ pub(super) async fn begin(
         ticket: SecretText::new(began.ticket),
     };
     // Noted before it is asked for: the answer may be lost when it was done.
-    begun.joined = Some(instance);
+    begun.joined = Some((instance, who.secret.clone()));
     let join = async |_: Duration| connect(calls.clone(), &who, || place.clock.now()).await;
     let connected = calls.persist(START_PATIENCE, join).await.inspect_err(|refusal| {
         if refusal.reason != Reason::Unreachable {

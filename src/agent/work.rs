@@ -49,13 +49,15 @@ pub(super) fn join(calls: Calls, who: Membership, clock: Arc<dyn Clock>) -> Pend
     async move { Work::Connected(connect(calls, &who, || clock.now()).await) }.boxed_local()
 }
 
-/// Asks for as long as a drain could last.
+/// Asks to drain this member alone, for as long as a drain could last.
 pub(super) fn drain(calls: Calls, who: &Membership, grace: Option<Duration>, reason: String) -> Pending {
     let request = v1::DrainAttemptRequest {
         job: who.job.to_string(),
         attempt: who.attempt.value(),
         grace: grace.and_then(|g| g.try_into().ok()),
         reason,
+        instance: who.instance.to_string(),
+        session_secret: who.secret.expose().to_vec(),
     };
     async move {
         let patience = grace.unwrap_or(DRAIN_GRACE_DEFAULT);
@@ -79,6 +81,7 @@ pub(super) async fn report(
         outcome: outcome.into(),
         instance: who.instance.to_string(),
         detail,
+        session_secret: who.secret.expose().to_vec(),
     };
     let ask = async |span| calls.within(span, calls.jobs().end_attempt(timed(span, request.clone()))).await;
     calls.persist(REPORT, ask).await.map(drop)

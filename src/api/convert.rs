@@ -231,6 +231,9 @@ pub(super) fn member(now: Now, instance: &InstanceName, m: &Member) -> v1::Membe
         instance: instance.to_string(),
         state: state as i32,
         joined: at(now, m.joined),
+        reading_ends: m.drain.and_then(|d| at(now, d.reading_ends)),
+        writing_ends: m.drain.and_then(|d| at(now, d.writing_ends)),
+        outcome: m.outcome.map_or(v1::Outcome::Unspecified, outcome) as i32,
     }
 }
 
@@ -238,7 +241,7 @@ pub(super) fn attempt(now: Now, a: &Attempt) -> v1::Attempt {
     let (state, ended) = match a.state {
         AttemptState::Running => (v1::AttemptState::Running, None),
         AttemptState::Suspended => (v1::AttemptState::Suspended, None),
-        AttemptState::Draining { .. } => (v1::AttemptState::Draining, None),
+        AttemptState::Draining(_) => (v1::AttemptState::Draining, None),
         AttemptState::Ended(o) => (v1::AttemptState::Ended, Some(o)),
     };
     v1::Attempt {

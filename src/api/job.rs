@@ -13,13 +13,14 @@ use super::{
     spec,
 };
 use crate::{
-    broker::{Broker, Caller},
+    broker::{Broker, Caller, Concerned},
     clock::LeaseTime,
     limits,
     name::{JobId, Outcome},
     policy::Rpc,
     proto::v1::{self, job_service_server::JobService},
     reason::{Reason, Refusal},
+    secret::Secret,
 };
 
 pub(super) struct Jobs(pub Edge);
@@ -148,7 +149,8 @@ impl JobService for Jobs {
                 let attempt = attempt_number(q.attempt)?;
                 let grace = life("grace", q.grace.as_ref(), limits::DRAIN_GRACE_MAX)?;
                 let reason = text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
-                let drained = broker.drain_attempt(&caller, job, attempt, grace, &reason)?;
+                let concerned = concerned(&q.instance, &q.session_secret)?;
+                let drained = broker.drain_attempt(&caller, job, attempt, &concerned, grace, &reason)?;
                 let now = broker.clock().now();
                 Ok(v1::DrainAttemptResponse {
                     reading_ends: Some(timestamp(now.wall_at(drained.reading_ends))),
@@ -170,9 +172,9 @@ impl JobService for Jobs {
                     q.outcome,
                     &[Outcome::Completed, Outcome::Failed, Outcome::Interrupted, Outcome::Lost],
                 )?;
-                let instance = maybe_named("instance", &q.instance)?;
+                let concerned = concerned(&q.instance, &q.session_secret)?;
                 let detail = text("detail", &q.detail, limits::TEXT_BYTES_MAX)?;
-                let done = broker.end_attempt(&caller, job, attempt, outcome, instance.as_ref(), &detail)?;
+                let done = broker.end_attempt(&caller, job, attempt, &concerned, outcome, &detail)?;
                 Ok(v1::EndAttemptResponse {
                     job: Some(convert::job(&broker, &done.job)),
                     ending: Some(ending(&broker, done.ending, done.index, done.durable)),
@@ -223,6 +225,19 @@ impl JobService for Jobs {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
     }
+}
+
+/// Whom a call about an attempt concerns: all of it, or the member of this instance.
+fn concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
+    let Some(instance) = maybe_named("instance", instance)? else { return Ok(Concerned::Attempt) };
+    let bad = || {
+        Refusal::new(Reason::FieldInvalid, "`session_secret` is not 32 bytes").with("field", "session_secret")
+    };
+    let proof = match secret {
+        [] => None,
+        bytes => Some(Secret::from_bytes(bytes).ok_or_else(bad)?.digest()),
+    };
+    Ok(Concerned::Member { instance, proof })
 }
 
 pub(super) fn page_size(asked: u32) -> usize {

@@ -229,8 +229,8 @@ impl KeepAlive {
         let now = self.broker.clock().now();
         let (kind, reading, writing) = match n.kind {
             NoticeKind::Revoked => (Kind::Revoked, None, None),
-            NoticeKind::Drain { reading_ends, writing_ends } => {
-                (Kind::Drain, convert::at(now, reading_ends), convert::at(now, writing_ends))
+            NoticeKind::Drain(drain) => {
+                (Kind::Drain, convert::at(now, drain.reading_ends), convert::at(now, drain.writing_ends))
             }
             NoticeKind::Reconnect => (Kind::Reconnect, None, None),
             NoticeKind::Reissue => (Kind::Reissue, None, None),

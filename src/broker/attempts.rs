@@ -10,14 +10,13 @@ use super::{
     names,
 };
 use crate::{
-    clock::LeaseTime,
-    job::{AttemptState, Begin, Change, Close, End, Illegal, Job},
+    job::{AttemptState, Begin, Change, Close, Drain, End, Illegal, Job},
     ledger::{Actor, Ending, Event},
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind},
     policy::{Phase, Relation, Rpc},
     reason::{Reason, Refusal},
-    secret::{Secret, SecretText},
+    secret::{Secret, SecretDigest, SecretText},
     state::Committed,
 };
 
@@ -30,11 +29,13 @@ pub struct Began {
     pub ticket: Option<SecretText>,
 }
 
-/// When a draining attempt's halves end.
-#[derive(Clone, Copy, Debug)]
-pub struct Drained {
-    pub reading_ends: LeaseTime,
-    pub writing_ends: LeaseTime,
+/// Whom a drain or the report of an end concerns.
+#[derive(Clone, Debug)]
+pub enum Concerned {
+    /// All of the attempt.
+    Attempt,
+    /// One member alone. `proof` is the digest of the session secret that the caller brought.
+    Member { instance: InstanceName, proof: Option<SecretDigest> },
 }
 
 /// An ending, in force.
@@ -135,31 +136,31 @@ impl Broker {
         Began { job, attempt, ticket }
     }
 
-    /// Lets an attempt finish: reading ends soon, writing at the end of the grace.
+    /// Lets an attempt, or one member of it, finish: reading ends soon, writing at the end of the grace.
     pub fn drain_attempt(
         &self,
         caller: &Caller,
         id: JobId,
         attempt: AttemptNumber,
+        concerned: &Concerned,
         grace: Option<Duration>,
         reason: &str,
-    ) -> Result<Drained, Refusal> {
-        let job = self.state.job(id).ok_or_else(job_not_found)?;
-        let mut relations = caller.relations(&job);
-        relations.extend(is_all_of(caller, &job, attempt).then_some(Relation::Itself));
-        self.authorize_job_as(caller, Rpc::DrainAttempt, &job, relations, reason)?;
+    ) -> Result<Drain, Refusal> {
+        let job = self.about(caller, Rpc::DrainAttempt, id, attempt, concerned, reason)?;
         let grace = grace.or(job.spec.drain).unwrap_or(limits::DRAIN_GRACE_DEFAULT);
         let now = self.clock.now().lease;
-        let done = self
-            .state
-            .narrow(id, &caller.actor(), |j| Ok(j.drain(attempt, grace, reason, now)?.into_iter().collect()))
-            .map_err(|r| state_refusal(r, move_refusal))?;
-        match done.value.attempt(attempt).map(|a| a.state) {
-            Some(AttemptState::Draining { reading_ends, writing_ends }) => {
-                Ok(Drained { reading_ends, writing_ends })
-            }
-            _ => Err(Refusal::new(Reason::AttemptEnded, "the attempt ended meanwhile")),
-        }
+        let decide = |j: &Job| match concerned {
+            Concerned::Attempt => Ok(j.drain(attempt, grace, reason, now)?.into_iter().collect()),
+            Concerned::Member { instance, .. } => j.drain_member(attempt, instance, grace, reason, now),
+        };
+        let done =
+            self.state.narrow(id, &caller.actor(), decide).map_err(|r| state_refusal(r, move_refusal))?;
+        let drain = done.value.attempt(attempt).and_then(|a| match (concerned, a.state) {
+            (Concerned::Member { instance, .. }, _) => a.drain_of(instance),
+            (Concerned::Attempt, AttemptState::Draining(drain)) => Some(drain),
+            (Concerned::Attempt, _) => None,
+        });
+        drain.ok_or_else(|| Refusal::new(Reason::AttemptEnded, "the attempt ended meanwhile"))
     }
 
     /// Takes a report of how an attempt, or one member of it, ended. In force when it returns.
@@ -168,38 +169,15 @@ impl Broker {
         caller: &Caller,
         id: JobId,
         attempt: AttemptNumber,
+        concerned: &Concerned,
         outcome: Outcome,
-        instance: Option<&InstanceName>,
         detail: &str,
     ) -> Result<Ended, Refusal> {
-        let job = self.state.job(id).ok_or_else(job_not_found)?;
-        let is_member = instance.is_some_and(|i| {
-            let member = job.attempt(attempt).and_then(|a| a.members.get(i));
-            member.is_some_and(|m| m.spiffe_id == *caller.id())
-        });
-        let mut relations = caller.relations(&job);
-        relations.extend(is_member.then_some(Relation::Itself));
-        self.authorize_job_as(caller, Rpc::EndAttempt, &job, relations, detail)?;
-        // A workload speaks for itself alone, and only as the member that it is.
-        if caller.principal.kind == PrincipalKind::Workload
-            && instance.is_none()
-            && job.launcher != *caller.id()
-        {
-            return Err(Refusal::new(
-                Reason::NotAMember,
-                "a member ends only itself: say which instance you are",
-            ));
-        }
-        if let Some(instance) = instance
-            && !is_member
-            && caller.principal.kind == PrincipalKind::Workload
-        {
-            return Err(move_refusal(Illegal::NotAMember(instance.clone())));
-        }
+        self.about(caller, Rpc::EndAttempt, id, attempt, concerned, detail)?;
         let now = self.clock.now().lease;
-        let decide = |j: &Job| match instance {
-            Some(i) => j.end_member(attempt, i, outcome, detail, now),
-            None => j.end_attempt(attempt, outcome, detail, now),
+        let decide = |j: &Job| match concerned {
+            Concerned::Attempt => j.end_attempt(attempt, outcome, detail, now),
+            Concerned::Member { instance, .. } => j.end_member(attempt, instance, outcome, detail, now),
         };
         let mut stands = None;
         let done = self
@@ -219,6 +197,50 @@ impl Broker {
             self.record_conflict(id, Some(attempt), stands, outcome, caller.actor(), detail);
         }
         Ok(self.ended(done, stands.is_some(), outcome))
+    }
+
+    /// Whether the caller may make a call about an attempt, or a member of it.
+    ///
+    /// A workload speaks for itself alone, as the member that it is, and proves that it is by its session: several processes
+    /// may carry its SVID. Only the one that launched the job speaks for the whole attempt.
+    fn about(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        id: JobId,
+        attempt: AttemptNumber,
+        concerned: &Concerned,
+        reason: &str,
+    ) -> Result<Arc<Job>, Refusal> {
+        let job = self.state.job(id).ok_or_else(job_not_found)?;
+        let mut relations = caller.relations(&job);
+        let is_workload = caller.principal.kind == PrincipalKind::Workload;
+        if let Concerned::Member { instance, proof } = concerned {
+            let member = job.attempt(attempt).and_then(|a| a.members.get(instance));
+            if let Some(member) = member.filter(|m| m.spiffe_id == *caller.id()) {
+                if *proof == Some(member.session) {
+                    relations.push(Relation::Itself);
+                } else if is_workload && !relations.is_empty() {
+                    return Err(Refusal::new(
+                        Reason::SessionMismatch,
+                        format!("the session of {instance} is not proven"),
+                    )
+                    .fix("send the secret that it joined with as session_secret"));
+                }
+            }
+        }
+        let is_itself = relations.contains(&Relation::Itself);
+        self.authorize_job_as(caller, rpc, &job, relations, reason)?;
+        match concerned {
+            Concerned::Attempt if is_workload && job.launcher != *caller.id() => Err(Refusal::new(
+                Reason::NotAMember,
+                "a member speaks only for itself: say which instance you are",
+            )),
+            Concerned::Member { instance, .. } if is_workload && !is_itself => {
+                Err(move_refusal(Illegal::NotAMember(instance.clone())))
+            }
+            Concerned::Attempt | Concerned::Member { .. } => Ok(job),
+        }
     }
 
     /// Ends a job and all of its access.
@@ -290,15 +312,6 @@ impl Broker {
             self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
         }
     }
-}
-
-/// Whether an attempt is one of a single member, and the caller is it: what drains the attempt drains nobody else.
-fn is_all_of(caller: &Caller, job: &Job, attempt: AttemptNumber) -> bool {
-    let Some(a) = job.attempt(attempt) else { return false };
-    let mut members = a.members.values();
-    job.spec.members.max == 1
-        && members.next().is_some_and(|m| m.spiffe_id == *caller.id())
-        && members.next().is_none()
 }
 
 /// Why a move is not legal, in the words of a refusal.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Broker, members::beat_window};
 use crate::{
     clock::BootTime,
-    job::{AttemptState, Job},
+    job::{AttemptState, Drain, Job},
     ledger::{Actor, Cause, Event, LEASES_PER_RECORD},
     limits,
     name::{FenceName, LeaseId},
@@ -120,14 +120,20 @@ impl Broker {
     /// What time alone makes of one job.
     fn reap(&self, job: &Job) {
         let now = self.clock.now().lease;
-        if let Some(a) = job.current()
-            && let AttemptState::Draining { reading_ends, .. } = a.state
-            && now >= reading_ends
-        {
-            let name = FenceName::attempt_reading(job.id, a.number);
-            if self.fences.behind(&name) > 0 {
-                self.state.lower(&name, "the drain's time for reading is over");
-                self.sweep(&[name], "drained");
+        if let Some(a) = job.current() {
+            let mut over = Vec::new();
+            if let AttemptState::Draining(Drain { reading_ends, .. }) = a.state
+                && now >= reading_ends
+            {
+                over.push(FenceName::attempt_reading(job.id, a.number));
+            }
+            let drained = a.present().filter(|(_, m)| m.drain.is_some_and(|d| now >= d.reading_ends));
+            over.extend(drained.map(|(i, _)| FenceName::member_reading(job.id, a.number, i.clone())));
+            for name in over {
+                if self.fences.behind(&name) > 0 {
+                    self.state.lower(&name, "the drain's time for reading is over");
+                    self.sweep(&[name], "drained");
+                }
             }
         }
         if job.overdue(self.settings.rejoin, now).is_empty() {

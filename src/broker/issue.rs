@@ -254,14 +254,18 @@ impl Broker {
     /// Where the attempt is, as far as this half is concerned.
     pub(super) fn phase(&self, job: &Job, session: &Session, half: Half) -> Result<Phase, Refusal> {
         let a = job.running(session.attempt).map_err(move_refusal)?;
-        match (a.state, half) {
-            (AttemptState::Draining { .. }, Half::Reading) => Err(Refusal::new(
-                Reason::AttemptDraining,
-                "the attempt is draining: nothing is read any more",
-            )
-            .fix("save what you have: checkpoints may still be written")),
-            (AttemptState::Draining { .. }, Half::Writing) => Ok(Phase::Draining),
-            _ => Ok(Phase::Running),
+        match (a.drain_of(&session.instance), half) {
+            (Some(_), Half::Reading) => {
+                let who =
+                    if matches!(a.state, AttemptState::Draining(_)) { "the attempt is" } else { "you are" };
+                Err(Refusal::new(
+                    Reason::AttemptDraining,
+                    format!("{who} draining: nothing is read any more"),
+                )
+                .fix("save what you have: checkpoints may still be written"))
+            }
+            (Some(_), Half::Writing) => Ok(Phase::Draining),
+            (None, _) => Ok(Phase::Running),
         }
     }
 
@@ -291,11 +295,10 @@ impl Broker {
             }
         }
         if half == Half::Writing
-            && let Some(AttemptState::Draining { writing_ends, .. }) =
-                job.attempt(session.attempt).map(|a| a.state)
-            && writing_ends < latest
+            && let Some(drain) = job.attempt(session.attempt).and_then(|a| a.drain_of(&session.instance))
+            && drain.writing_ends < latest
         {
-            (latest, why_latest) = (writing_ends, "the drain of the attempt");
+            (latest, why_latest) = (drain.writing_ends, "the drain of the attempt, or of this member");
         }
         let mut deadline = now.lease.plus(wanted);
         if wanted > limits::LEASE_TTL_MAX {

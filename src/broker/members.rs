@@ -17,7 +17,7 @@ use crate::{
     catalog::IdentityUse,
     clock::{BootTime, LeaseTime},
     fence::{Lowering, Stand},
-    job::{AttemptState, Change, Job, JobState, Join, Member, MemberState},
+    job::{AttemptState, Change, Drain, Job, JobState, Join, Member, MemberState},
     ledger::Actor,
     limits,
     name::{AttemptNumber, Half, InstanceName, JobId, Outcome, ResourceName, Scope, SpiffeId},
@@ -65,7 +65,7 @@ pub enum NoticeKind {
     /// Access has ended and does not come back in this attempt.
     Revoked,
     /// Finish.
-    Drain { reading_ends: LeaseTime, writing_ends: LeaseTime },
+    Drain(Drain),
     /// Connect again.
     Reconnect,
     /// The leases have ended; new ones may be asked for.
@@ -179,10 +179,11 @@ impl Broker {
             }
         }
         let now = self.clock.now().lease;
+        let window = beat_window(self.settings.beat, self.settings.lost_after);
         let widened = self
             .state
             .widen(id, caller.actor(), None, |j| {
-                Ok(match j.join(attempt, instance, caller.id(), session, now)? {
+                Ok(match j.join(attempt, instance, caller.id(), session, window, now)? {
                     Join::New(change) => Some(change),
                     Join::Same => None,
                 })
@@ -353,7 +354,7 @@ pub struct Attachment {
     stand: Stand,
     lowerings: broadcast::Receiver<Lowering>,
     watch: watch::Receiver<Arc<Job>>,
-    drain_told: Option<LeaseTime>,
+    drain_told: Option<Drain>,
     left: bool,
 }
 
@@ -441,17 +442,17 @@ impl Attachment {
                 let reason = if outcome == Outcome::Revoked { Reason::Revoked } else { Reason::AttemptEnded };
                 return ended(reason, format!("attempt {attempt} is over ({outcome}){}", detail(&a.detail)));
             }
-            AttemptState::Draining { reading_ends, writing_ends }
-                if self.drain_told != Some(writing_ends) =>
-            {
-                self.drain_told = Some(writing_ends);
-                return Some(Notice {
-                    kind: NoticeKind::Drain { reading_ends, writing_ends },
-                    reason: Reason::AttemptDraining,
-                    message: format!("attempt {attempt} is draining{}", detail(&a.detail)),
-                });
-            }
-            _ => {}
+            AttemptState::Running | AttemptState::Suspended | AttemptState::Draining(_) => {}
+        }
+        if let Some(drain) = a.drain_of(instance)
+            && self.drain_told != Some(drain)
+        {
+            self.drain_told = Some(drain);
+            let message = match a.state {
+                AttemptState::Draining(_) => format!("attempt {attempt} is draining{}", detail(&a.detail)),
+                _ => "you are draining, alone; the others go on".to_owned(),
+            };
+            return Some(Notice { kind: NoticeKind::Drain(drain), reason: Reason::AttemptDraining, message });
         }
         match a.members.get(instance).map(|m| m.state) {
             Some(MemberState::Joined) => None,

@@ -21,7 +21,7 @@ mod queries;
 mod reload;
 mod renew;
 
-pub use attempts::{Began, Drained, Ended};
+pub use attempts::{Began, Concerned, Ended};
 pub use background::Task;
 pub use caller::Caller;
 pub use context::{Broker, Rules, Settings};

@@ -423,6 +423,7 @@ async fn drain(
         attempt,
         grace: grace.and_then(words::wire),
         reason: reason.unwrap_or_default(),
+        ..Default::default()
     };
     let answer = client.ask(Manner::Changes, request, async |r| client.jobs().drain_attempt(r).await).await?;
     let now = session.now().wall;

@@ -346,6 +346,7 @@ mod tests {
                     instance: "n0".into(),
                     state: v1::MemberState::Joined.into(),
                     joined: at(-29),
+                    ..Default::default()
                 }],
                 ..Default::default()
             }],

@@ -1,6 +1,6 @@
 //! What changes a job. Each is one record of the ledger.
 
-use super::{Attempt, AttemptState, Job, JobState, Member, MemberState};
+use super::{Attempt, AttemptState, Drain, Job, JobState, Member, MemberState};
 use crate::{
     clock::LeaseTime,
     name::{AttemptNumber, FenceName, InstanceName, Outcome, SpiffeId},
@@ -23,8 +23,7 @@ pub enum Change {
     },
     AttemptDraining {
         attempt: AttemptNumber,
-        reading_ends: LeaseTime,
-        writing_ends: LeaseTime,
+        drain: Drain,
         detail: String,
     },
     AttemptEnded {
@@ -39,6 +38,13 @@ pub enum Change {
         member: SpiffeId,
         session: SecretDigest,
         at: LeaseTime,
+    },
+    /// One member is on its way out; the others go on.
+    MemberDraining {
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        drain: Drain,
+        detail: String,
     },
     MemberAway {
         attempt: AttemptNumber,
@@ -90,14 +96,20 @@ impl Job {
                     members: Default::default(),
                     ticket: *ticket,
                     detail: String::new(),
+                    vacant_since: *at,
                 });
                 self.state = JobState::Running;
             }
-            Change::AttemptDraining { attempt, reading_ends, writing_ends, detail } => {
+            Change::AttemptDraining { attempt, drain, detail } => {
                 if let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) {
-                    a.state =
-                        AttemptState::Draining { reading_ends: *reading_ends, writing_ends: *writing_ends };
+                    a.state = AttemptState::Draining(*drain);
                     a.detail.clone_from(detail);
+                }
+            }
+            Change::MemberDraining { attempt, instance, drain, .. } => {
+                let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
+                if let Some(m) = a.members.get_mut(instance) {
+                    m.drain = Some(*drain);
                 }
             }
             Change::AttemptEnded { attempt, outcome, at, detail } => {
@@ -120,6 +132,8 @@ impl Job {
             }
             Change::MemberJoined { attempt, instance, member, session, at } => {
                 let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
+                // Who comes back is still on its way out, where it was.
+                let drain = a.members.get(instance).and_then(|m| m.drain);
                 a.members.insert(
                     instance.clone(),
                     Member {
@@ -127,6 +141,7 @@ impl Job {
                         session: *session,
                         state: MemberState::Joined,
                         joined: *at,
+                        drain,
                         outcome: None,
                     },
                 );
@@ -135,13 +150,13 @@ impl Job {
                 }
             }
             Change::MemberAway { attempt, instance, at, .. } => {
-                self.set_member(*attempt, instance, MemberState::Away { since: *at }, None);
+                self.set_member(*attempt, instance, *at, MemberState::Away { since: *at }, None);
             }
-            Change::MemberLeft { attempt, instance, outcome, .. } => {
-                self.set_member(*attempt, instance, MemberState::Left, *outcome);
+            Change::MemberLeft { attempt, instance, at, outcome, .. } => {
+                self.set_member(*attempt, instance, *at, MemberState::Left, *outcome);
             }
-            Change::MemberLost { attempt, instance, .. } => {
-                self.set_member(*attempt, instance, MemberState::Lost, None);
+            Change::MemberLost { attempt, instance, at, .. } => {
+                self.set_member(*attempt, instance, *at, MemberState::Lost, None);
             }
         }
     }
@@ -168,7 +183,9 @@ impl Job {
             | Change::MemberLost { attempt, instance, .. } => {
                 vec![FenceName::member(self.id, *attempt, instance.clone())]
             }
-            Change::AttemptDraining { .. } | Change::MemberJoined { .. } => Vec::new(),
+            Change::AttemptDraining { .. } | Change::MemberDraining { .. } | Change::MemberJoined { .. } => {
+                Vec::new()
+            }
         }
     }
 
@@ -186,6 +203,7 @@ impl Job {
         &mut self,
         attempt: AttemptNumber,
         instance: &InstanceName,
+        at: LeaseTime,
         state: MemberState,
         outcome: Option<Outcome>,
     ) {
@@ -196,6 +214,9 @@ impl Job {
         if a.state == AttemptState::Running && a.joined() == 0 {
             a.state = AttemptState::Suspended;
         }
+        if a.present().next().is_none() {
+            a.vacant_since = at;
+        }
     }
 }
 
@@ -205,7 +226,7 @@ impl Attempt {
         self.ended = Some(at);
         detail.clone_into(&mut self.detail);
         for m in self.members.values_mut() {
-            if matches!(m.state, MemberState::Joined | MemberState::Away { .. }) {
+            if m.is_present() {
                 m.state = MemberState::Left;
             }
         }

@@ -18,4 +18,4 @@ mod state;
 pub use change::Change;
 pub use moves::{Begin, Close, End, Illegal, Join};
 pub use spec::{DoneWhen, Members, Spec, Tuning};
-pub use state::{Attempt, AttemptState, Gate, Input, Job, JobState, Member, MemberState};
+pub use state::{Attempt, AttemptState, Drain, Gate, Input, Job, JobState, Member, MemberState};

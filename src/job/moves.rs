@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Attempt, AttemptState, Change, DoneWhen, Job, JobState, MemberState};
+use super::{Attempt, AttemptState, Change, DoneWhen, Drain, Job, JobState, MemberState};
 use crate::{
     clock::LeaseTime,
     limits,
@@ -38,6 +38,8 @@ pub enum Illegal {
     NotAMember(InstanceName),
     #[error("`{0}` is not joined: {1}")]
     NotJoined(InstanceName, &'static str),
+    #[error("the attempt has had as many members as it may: {0}")]
+    InstancesExhausted(usize),
 }
 
 impl Illegal {
@@ -51,7 +53,7 @@ impl Illegal {
             Illegal::KeyUsed(_) => Reason::AttemptKeyUsed,
             Illegal::Draining(_) => Reason::AttemptDraining,
             Illegal::AttemptsExhausted(_) => Reason::AttemptsExhausted,
-            Illegal::MembersFull(_) => Reason::MembersFull,
+            Illegal::MembersFull(_) | Illegal::InstancesExhausted(_) => Reason::MembersFull,
             Illegal::InstanceTaken(_) => Reason::InstanceTaken,
             Illegal::NotAMember(_) => Reason::NotAMember,
             Illegal::NotJoined(..) => Reason::NotJoined,
@@ -95,6 +97,27 @@ pub enum End {
     Conflict(Outcome),
 }
 
+impl Drain {
+    /// A drain that begins now. None where the one before ends no later: a second drain never prolongs the first.
+    fn within(before: Option<Drain>, grace: Duration, now: LeaseTime) -> Option<Drain> {
+        let grace = grace.min(limits::DRAIN_GRACE_MAX);
+        let writing_ends = now.plus(grace);
+        let reading_ends = now.plus(limits::DRAIN_READ.min(grace));
+        match before {
+            Some(before) if before.writing_ends <= writing_ends => None,
+            Some(before) => Some(Drain { reading_ends: reading_ends.min(before.reading_ends), writing_ends }),
+            None => Some(Drain { reading_ends, writing_ends }),
+        }
+    }
+
+    fn later(self, other: Drain) -> Drain {
+        Drain {
+            reading_ends: self.reading_ends.max(other.reading_ends),
+            writing_ends: self.writing_ends.max(other.writing_ends),
+        }
+    }
+}
+
 impl Job {
     /// Ends the job, whatever state it is in.
     pub fn close(&self, outcome: Outcome, detail: &str, now: LeaseTime) -> Close {
@@ -129,7 +152,7 @@ impl Job {
             return Err(Illegal::AttemptsExhausted(self.spec.members.attempts));
         }
         if let Some(a) = self.current()
-            && matches!(a.state, AttemptState::Draining { .. })
+            && matches!(a.state, AttemptState::Draining(_))
             && !supersede
         {
             return Err(Illegal::Draining(a.number));
@@ -154,12 +177,16 @@ impl Job {
     }
 
     /// Makes a member, or takes one back.
+    ///
+    /// An instance is a name that the scheduler gives: where its member has been away for longer than `window`, a process that
+    /// was started in its place takes the name over. Who lives and reaches the daemon is back by then.
     pub fn join(
         &self,
         number: AttemptNumber,
         instance: &InstanceName,
         member: &SpiffeId,
         session: SecretDigest,
+        window: Duration,
         now: LeaseTime,
     ) -> Result<Join, Illegal> {
         let a = self.running(number)?;
@@ -172,28 +199,38 @@ impl Job {
                 at: now,
             })
         };
+        let mut takes_over = false;
         if let Some(m) = a.members.get(instance) {
             let same = m.spiffe_id == *member && m.session == session;
-            return match m.state {
-                MemberState::Joined if same => Ok(Join::Same),
-                MemberState::Away { .. } if same => Ok(change()),
-                MemberState::Joined | MemberState::Away { .. } => {
-                    Err(Illegal::InstanceTaken(instance.clone()))
+            match m.state {
+                MemberState::Joined if same => return Ok(Join::Same),
+                MemberState::Away { .. } if same => return Ok(change()),
+                MemberState::Away { since } if m.spiffe_id == *member && now.since(since) > window => {
+                    takes_over = true;
                 }
-                MemberState::Left => Err(Illegal::NotJoined(instance.clone(), "it has left")),
-                MemberState::Lost => Err(Illegal::NotJoined(instance.clone(), "it was lost")),
-            };
+                MemberState::Joined | MemberState::Away { .. } => {
+                    return Err(Illegal::InstanceTaken(instance.clone()));
+                }
+                MemberState::Left if m.outcome == Some(Outcome::Completed) => {
+                    return Err(Illegal::NotJoined(instance.clone(), "it has done its part"));
+                }
+                MemberState::Left if same => {
+                    return Err(Illegal::NotJoined(instance.clone(), "it has left"));
+                }
+                MemberState::Lost if same => {
+                    return Err(Illegal::NotJoined(instance.clone(), "it was lost"));
+                }
+                MemberState::Left | MemberState::Lost => {}
+            }
         }
-        if matches!(a.state, AttemptState::Draining { .. }) {
+        if matches!(a.state, AttemptState::Draining(_)) {
             return Err(Illegal::Draining(number));
         }
-        let here = a
-            .members
-            .values()
-            .filter(|m| matches!(m.state, MemberState::Joined | MemberState::Away { .. }))
-            .count();
-        if here >= self.spec.members.max as usize {
+        if !takes_over && a.present().count() >= self.spec.members.max as usize {
             return Err(Illegal::MembersFull(self.spec.members.max));
+        }
+        if a.members.len() >= limits::INSTANCES_MAX && !a.members.contains_key(instance) {
+            return Err(Illegal::InstancesExhausted(limits::INSTANCES_MAX));
         }
         Ok(change())
     }
@@ -206,22 +243,46 @@ impl Job {
         detail: &str,
         now: LeaseTime,
     ) -> Result<Option<Change>, Illegal> {
+        let before = match self.running(number)?.state {
+            AttemptState::Draining(before) => Some(before),
+            _ => None,
+        };
+        let drain = Drain::within(before, grace, now);
+        Ok(drain.map(|drain| Change::AttemptDraining { attempt: number, drain, detail: detail.to_owned() }))
+    }
+
+    /// Lets one member finish while the others go on. Where the attempt is whole and nobody in it goes on, it is the attempt
+    /// that is on its way out.
+    pub fn drain_member(
+        &self,
+        number: AttemptNumber,
+        instance: &InstanceName,
+        grace: Duration,
+        detail: &str,
+        now: LeaseTime,
+    ) -> Result<Vec<Change>, Illegal> {
         let a = self.running(number)?;
-        let grace = grace.min(limits::DRAIN_GRACE_MAX);
-        let writing_ends = now.plus(grace);
-        let mut reading_ends = now.plus(limits::DRAIN_READ.min(grace));
-        if let AttemptState::Draining { reading_ends: reading_before, writing_ends: before } = a.state {
-            if before <= writing_ends {
-                return Ok(None);
-            }
-            reading_ends = reading_ends.min(reading_before);
+        let m = a.members.get(instance).ok_or_else(|| Illegal::NotAMember(instance.clone()))?;
+        if !m.is_present() {
+            return Err(Illegal::NotJoined(instance.clone(), "it has left, or was lost"));
         }
-        Ok(Some(Change::AttemptDraining {
+        let Some(drain) = Drain::within(a.drain_of(instance), grace, now) else { return Ok(Vec::new()) };
+        let detail = detail.to_owned();
+        let mut changes = vec![Change::MemberDraining {
             attempt: number,
-            reading_ends,
-            writing_ends,
-            detail: detail.to_owned(),
-        }))
+            instance: instance.clone(),
+            drain,
+            detail: detail.clone(),
+        }];
+        if !matches!(a.state, AttemptState::Draining(_)) && self.is_whole(a) {
+            let others = a.present().filter(|(i, _)| *i != instance).map(|(_, m)| m.drain);
+            // The attempt lasts as long as the last of its members.
+            let all = others.into_iter().try_fold(drain, |last, other| other.map(|d| last.later(d)));
+            if let Some(drain) = all {
+                changes.push(Change::AttemptDraining { attempt: number, drain, detail });
+            }
+        }
+        Ok(changes)
     }
 
     /// Ends the current attempt, for all of its members.
@@ -288,6 +349,9 @@ impl Job {
     }
 
     /// Whether the end of one member ends its attempt, and how.
+    ///
+    /// A failure of one is that of all. One that was interrupted, as a node that is taken away, goes alone, as long as others
+    /// are there or are still to come.
     fn decides(
         &self,
         a: &Attempt,
@@ -296,18 +360,25 @@ impl Job {
         detail: &str,
     ) -> Option<(Outcome, String)> {
         let said = || if detail.is_empty() { instance.to_string() } else { format!("{instance}: {detail}") };
-        if outcome != Outcome::Completed {
+        if !matches!(outcome, Outcome::Completed | Outcome::Interrupted) {
             return Some((outcome, said()));
         }
-        let done = match &self.spec.members.done_when {
-            DoneWhen::Any => true,
-            DoneWhen::Instance(i) => i == instance,
-            DoneWhen::All => {
+        let expect = self.spec.members.expect as usize;
+        let decided = match (&self.spec.members.done_when, outcome) {
+            (DoneWhen::Instance(i), _) if i == instance => true,
+            (DoneWhen::Any, Outcome::Completed) => true,
+            (DoneWhen::All, Outcome::Completed) => {
                 let completed = a.members.values().filter(|m| m.outcome == Some(Outcome::Completed)).count();
-                completed.saturating_add(1) >= self.spec.members.expect as usize
+                completed.saturating_add(1) >= expect
             }
+            _ => false,
         };
-        done.then(|| (Outcome::Completed, said()))
+        if decided {
+            return Some((outcome, said()));
+        }
+        let is_last = !a.present().any(|(i, _)| i != instance);
+        (is_last && self.is_whole(a))
+            .then(|| (Outcome::Interrupted, format!("nobody is left to complete it: {}", said())))
     }
 
     /// A member out of sight. Nothing where it is not joined.
@@ -343,42 +414,65 @@ impl Job {
             return changes;
         }
         let Some(a) = self.current() else { return changes };
-        if let AttemptState::Draining { writing_ends, .. } = a.state {
-            if now >= writing_ends {
-                changes.push(Change::AttemptEnded {
-                    attempt: a.number,
-                    outcome: Outcome::Interrupted,
-                    at: now,
-                    detail: "the grace of its drain is over".into(),
-                });
-            }
+        let end = |outcome, detail: &str| {
+            let detail = detail.to_owned();
+            Change::AttemptEnded { attempt: a.number, outcome, at: now, detail }
+        };
+        if let AttemptState::Draining(Drain { writing_ends, .. }) = a.state
+            && now >= writing_ends
+        {
+            changes.push(end(Outcome::Interrupted, "the grace of its drain is over"));
             return changes;
         }
-        let mut coming = 0usize;
-        for (instance, m) in &a.members {
-            match m.state {
-                MemberState::Away { since } if now.since(since) > rejoin => {
-                    changes.push(Change::MemberLost {
-                        attempt: a.number,
-                        instance: instance.clone(),
-                        at: now,
-                        detail: "it did not come back in time".into(),
-                    });
-                }
-                MemberState::Joined | MemberState::Away { .. } => coming = coming.saturating_add(1),
-                MemberState::Left | MemberState::Lost => {}
+        let (mut coming, mut drained) = (0usize, false);
+        for (instance, m) in a.present() {
+            let instance = instance.clone();
+            if let Some(Drain { writing_ends, .. }) = m.drain
+                && now >= writing_ends
+            {
+                drained = true;
+                changes.push(Change::MemberLeft {
+                    attempt: a.number,
+                    instance,
+                    at: now,
+                    outcome: Some(Outcome::Interrupted),
+                    detail: "the grace of its drain is over".into(),
+                });
+            } else if let MemberState::Away { since } = m.state
+                && now.since(since) > rejoin
+            {
+                changes.push(Change::MemberLost {
+                    attempt: a.number,
+                    instance,
+                    at: now,
+                    detail: "it did not come back in time".into(),
+                });
+            } else {
+                coming = coming.saturating_add(1);
             }
         }
-        let waited = a.members.is_empty() && now.since(a.began) > rejoin;
-        if waited || (coming == 0 && !changes.is_empty()) {
-            changes.push(Change::AttemptEnded {
-                attempt: a.number,
-                outcome: Outcome::Lost,
-                at: now,
-                detail: if waited { "nobody joined".into() } else { "its last member was lost".into() },
-            });
+        if coming > 0 {
+            return changes;
+        }
+        if drained && self.is_whole(a) {
+            changes.push(end(Outcome::Interrupted, "its last member has drained"));
+        } else if !drained && !changes.is_empty() {
+            changes.push(end(Outcome::Lost, "its last member was lost"));
+        } else if changes.is_empty() && now.since(a.vacant_since) > rejoin {
+            let detail = if a.members.is_empty() { "nobody joined" } else { "all of its members have left" };
+            changes.push(end(Outcome::Lost, detail));
         }
         changes
+    }
+
+    /// Whether all who were expected have come, or nobody more is let in: once they are gone, nobody is waited for.
+    fn is_whole(&self, a: &Attempt) -> bool {
+        let awaited = match &self.spec.members.done_when {
+            DoneWhen::Instance(i) => !a.members.contains_key(i),
+            DoneWhen::All | DoneWhen::Any => false,
+        };
+        matches!(a.state, AttemptState::Draining(_))
+            || (!awaited && a.members.len() >= self.spec.members.expect as usize)
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
 const NOW: LeaseTime = LeaseTime(1_000_000);
 const N1: AttemptNumber = AttemptNumber::FIRST;
 const MINUTE: Duration = Duration::from_secs(60);
+const WINDOW: Duration = Duration::from_secs(15);
 
 fn digest(n: u8) -> SecretDigest {
     SecretDigest([n; 32])
@@ -70,7 +71,7 @@ fn begun(job: &mut Job, key: &str) -> AttemptNumber {
 }
 
 fn joined(job: &mut Job, n: AttemptNumber, i: u32) {
-    let Join::New(change) = job.join(n, &node(i), &worker(), digest(1), NOW).unwrap() else {
+    let Join::New(change) = job.join(n, &node(i), &worker(), digest(1), WINDOW, NOW).unwrap() else {
         panic!("not new")
     };
     job.apply(&change);
@@ -172,7 +173,7 @@ fn every_move_is_legal_or_refused_as_the_table_says_in_every_state() {
         let got = [
             begin("k2"),
             begin("k1"),
-            code(job.join(N1, &node(1), &worker(), digest(1), NOW).map(|j| match j {
+            code(job.join(N1, &node(1), &worker(), digest(1), WINDOW, NOW).map(|j| match j {
                 Join::New(_) => "ok",
                 Join::Same => "same",
             })),
@@ -223,7 +224,7 @@ fn the_attempt_ends_when_all_expected_members_have_completed_and_at_the_first_fa
     begun(&mut j, "k");
     joined(&mut j, N1, 1);
     joined(&mut j, N1, 2);
-    assert!(matches!(j.join(N1, &node(3), &worker(), digest(1), NOW), Err(Illegal::MembersFull(2))));
+    assert!(matches!(j.join(N1, &node(3), &worker(), digest(1), WINDOW, NOW), Err(Illegal::MembersFull(2))));
     let mut failing = j.clone();
     let end = j.end_member(N1, &node(1), Outcome::Completed, "", NOW);
     apply(&mut j, end);
@@ -246,9 +247,12 @@ fn a_member_that_is_away_comes_back_with_its_secret_and_nobody_else_as_it() {
     j.apply(&away);
     assert_eq!(j.attempts[0].state, AttemptState::Suspended);
     assert!(j.away(N1, &node(1), "", NOW).is_none(), "twice is once");
-    assert!(matches!(j.join(N1, &node(1), &worker(), digest(2), NOW), Err(Illegal::InstanceTaken(_))));
+    assert!(matches!(
+        j.join(N1, &node(1), &worker(), digest(2), WINDOW, NOW),
+        Err(Illegal::InstanceTaken(_))
+    ));
     let other = "spiffe://td/other".parse().unwrap();
-    assert!(matches!(j.join(N1, &node(1), &other, digest(1), NOW), Err(Illegal::InstanceTaken(_))));
+    assert!(matches!(j.join(N1, &node(1), &other, digest(1), WINDOW, NOW), Err(Illegal::InstanceTaken(_))));
     joined(&mut j, N1, 1);
     assert_eq!(j.attempts[0].state, AttemptState::Running);
 }
@@ -294,7 +298,9 @@ fn a_shorter_second_drain_ends_writing_sooner_and_reading_no_later() {
     j.apply(&first);
     let later = NOW.plus(Duration::from_secs(3));
     let second = j.drain(N1, MINUTE, "", later).unwrap().unwrap();
-    let Change::AttemptDraining { reading_ends, writing_ends, .. } = second else { panic!() };
+    let Change::AttemptDraining { drain: Drain { reading_ends, writing_ends }, .. } = second else {
+        panic!()
+    };
     assert_eq!(reading_ends, NOW.plus(limits::DRAIN_READ));
     assert_eq!(writing_ends, later.plus(MINUTE));
 }

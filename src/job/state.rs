@@ -25,11 +25,15 @@ pub enum AttemptState {
     /// Nobody is joined, so nobody has access.
     Suspended,
     /// The reading half ends first, then the writing half and with it the attempt.
-    Draining {
-        reading_ends: LeaseTime,
-        writing_ends: LeaseTime,
-    },
+    Draining(Drain),
     Ended(Outcome),
+}
+
+/// When what is on its way out, an attempt or one member of it, stops reading and then writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    pub reading_ends: LeaseTime,
+    pub writing_ends: LeaseTime,
 }
 
 /// The state of a member.
@@ -94,6 +98,8 @@ pub struct Attempt {
     pub members: BTreeMap<InstanceName, Member>,
     pub ticket: SecretDigest,
     pub detail: String,
+    /// Since when no member is there, joined or away; of no meaning while one is.
+    pub vacant_since: LeaseTime,
 }
 
 /// One participant of an attempt.
@@ -103,7 +109,9 @@ pub struct Member {
     pub session: SecretDigest,
     pub state: MemberState,
     pub joined: LeaseTime,
-    /// What it said of its own end.
+    /// Set where it is on its way out while others may go on.
+    pub drain: Option<Drain>,
+    /// What was said of its own end.
     pub outcome: Option<Outcome>,
 }
 
@@ -138,5 +146,30 @@ impl Attempt {
 
     pub fn joined(&self) -> usize {
         self.members.values().filter(|m| m.state == MemberState::Joined).count()
+    }
+
+    /// Members that are joined, or may come back.
+    pub fn present(&self) -> impl Iterator<Item = (&InstanceName, &Member)> {
+        self.members.iter().filter(|(_, m)| m.is_present())
+    }
+
+    /// When this member stops reading and writing, where it or the whole attempt is on its way out: the sooner of the two.
+    pub fn drain_of(&self, instance: &InstanceName) -> Option<Drain> {
+        let own = self.members.get(instance).and_then(|m| m.drain);
+        match (self.state, own) {
+            (AttemptState::Draining(all), Some(own)) => Some(Drain {
+                reading_ends: all.reading_ends.min(own.reading_ends),
+                writing_ends: all.writing_ends.min(own.writing_ends),
+            }),
+            (AttemptState::Draining(all), None) => Some(all),
+            (_, own) => own,
+        }
+    }
+}
+
+impl Member {
+    /// Whether it is joined, or may come back.
+    pub fn is_present(&self) -> bool {
+        matches!(self.state, MemberState::Joined | MemberState::Away { .. })
     }
 }

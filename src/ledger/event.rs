@@ -86,6 +86,17 @@ pub enum Event {
         session: Digest,
         at: LeaseTime,
     },
+    /// One member is on its way out; the others go on.
+    #[serde(rename = "member.draining")]
+    MemberDraining {
+        job: JobId,
+        attempt: AttemptNumber,
+        instance: InstanceName,
+        reading_ends: LeaseTime,
+        writing_ends: LeaseTime,
+        by: Actor,
+        detail: String,
+    },
     #[serde(rename = "member.away")]
     MemberAway {
         job: JobId,

@@ -4,7 +4,7 @@ use super::Locks;
 use crate::{
     clock::LeaseTime,
     fence::Seq,
-    job::{AttemptState, Change, Job, MemberState},
+    job::{AttemptState, Change, Job},
     name::{Digest, JobId, SpiffeId},
 };
 
@@ -48,7 +48,7 @@ impl Rebuilt {
             left.jobs += 1;
             match job.current().map(|a| a.state) {
                 Some(AttemptState::Suspended) => left.suspended += 1,
-                Some(AttemptState::Draining { .. }) => left.draining += 1,
+                Some(AttemptState::Draining(_)) => left.draining += 1,
                 Some(AttemptState::Running | AttemptState::Ended(_)) | None => {}
             }
         }
@@ -60,12 +60,7 @@ impl Rebuilt {
 pub(super) fn suspend(job: &mut Job, now: LeaseTime) {
     let Some(a) = job.current() else { return };
     let attempt = a.number;
-    let joined: Vec<_> = a
-        .members
-        .iter()
-        .filter(|(_, m)| matches!(m.state, MemberState::Joined | MemberState::Away { .. }))
-        .map(|(i, _)| i.clone())
-        .collect();
+    let joined: Vec<_> = a.present().map(|(i, _)| i.clone()).collect();
     for instance in joined {
         let detail = "the daemon was started again".to_owned();
         job.apply(&Change::MemberAway { attempt, instance, at: now, detail });

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::LeaseTime,
     fence::Seq,
-    job::{Attempt, AttemptState, Change, Job, JobState, Member, MemberState},
+    job::{Attempt, AttemptState, Change, Drain, Job, JobState, Member, MemberState},
     ledger::{self, Actor, Event, Fold},
     limits,
     name::{AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, SpiffeId},
@@ -30,7 +30,7 @@ use crate::{
 
 /// The version of the text. Raised whenever the same records give other bytes than before: an older text is then not
 /// compared, and not begun with.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 /// All that outlives the process, as far as the records were read.
 #[derive(Clone, Debug, Default)]
@@ -362,6 +362,7 @@ struct AttemptItem {
     ticket: Digest,
     detail: String,
     members: BTreeMap<InstanceName, MemberItem>,
+    vacant_since: LeaseTime,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -369,8 +370,14 @@ struct AttemptItem {
 enum AttemptStateItem {
     Running,
     Suspended,
-    Draining { reading_ends: LeaseTime, writing_ends: LeaseTime },
+    Draining(DrainItem),
     Ended(Outcome),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct DrainItem {
+    reading_ends: LeaseTime,
+    writing_ends: LeaseTime,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -380,6 +387,8 @@ struct MemberItem {
     session: Digest,
     state: MemberStateItem,
     at: LeaseTime,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drain: Option<DrainItem>,
     outcome: Option<Outcome>,
 }
 
@@ -454,6 +463,7 @@ impl AttemptItem {
                 MemberState::Lost => MemberStateItem::Lost,
             },
             at: m.joined,
+            drain: m.drain.map(DrainItem::of),
             outcome: m.outcome,
         };
         AttemptItem {
@@ -462,9 +472,7 @@ impl AttemptItem {
             state: match a.state {
                 AttemptState::Running => AttemptStateItem::Running,
                 AttemptState::Suspended => AttemptStateItem::Suspended,
-                AttemptState::Draining { reading_ends, writing_ends } => {
-                    AttemptStateItem::Draining { reading_ends, writing_ends }
-                }
+                AttemptState::Draining(drain) => AttemptStateItem::Draining(DrainItem::of(drain)),
                 AttemptState::Ended(outcome) => AttemptStateItem::Ended(outcome),
             },
             at: a.began,
@@ -472,6 +480,7 @@ impl AttemptItem {
             ticket: Digest(a.ticket.0),
             detail: a.detail.clone(),
             members: a.members.iter().map(|(i, m)| (i.clone(), member(m))).collect(),
+            vacant_since: a.vacant_since,
         }
     }
 
@@ -486,6 +495,7 @@ impl AttemptItem {
                 MemberStateItem::Lost => MemberState::Lost,
             },
             joined: m.at,
+            drain: m.drain.map(DrainItem::drain),
             outcome: m.outcome,
         };
         Attempt {
@@ -494,9 +504,7 @@ impl AttemptItem {
             state: match self.state {
                 AttemptStateItem::Running => AttemptState::Running,
                 AttemptStateItem::Suspended => AttemptState::Suspended,
-                AttemptStateItem::Draining { reading_ends, writing_ends } => {
-                    AttemptState::Draining { reading_ends, writing_ends }
-                }
+                AttemptStateItem::Draining(drain) => AttemptState::Draining(drain.drain()),
                 AttemptStateItem::Ended(outcome) => AttemptState::Ended(outcome),
             },
             began: self.at,
@@ -504,6 +512,17 @@ impl AttemptItem {
             members: self.members.into_iter().map(|(i, m)| (i, member(m))).collect(),
             ticket: SecretDigest(self.ticket.0),
             detail: self.detail,
+            vacant_since: self.vacant_since,
         }
+    }
+}
+
+impl DrainItem {
+    fn of(Drain { reading_ends, writing_ends }: Drain) -> Self {
+        DrainItem { reading_ends, writing_ends }
+    }
+
+    fn drain(self) -> Drain {
+        Drain { reading_ends: self.reading_ends, writing_ends: self.writing_ends }
     }
 }

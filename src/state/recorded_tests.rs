@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::{Clock, LeaseTime, SystemClock},
     fence::Registry,
-    job::{Begin, Change, Close, DoneWhen, End, Job, JobState, Join, Members, Spec},
+    job::{Begin, Change, Close, DoneWhen, Drain, End, Job, JobState, Join, Members, Spec},
     ledger::{
         Actor, Decision, EpochBegan, Event, Fault, Fold, Ledger, Options, ReadError,
         forgetful::{Dice, Faults, Forgetful},
@@ -29,6 +29,7 @@ use crate::{
 
 const LONG: Duration = Duration::from_secs(20);
 const NAMES: u64 = 6;
+const WINDOW: Duration = Duration::from_secs(15);
 
 fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock::new())
@@ -256,12 +257,12 @@ impl Life {
                 self.work.spawn(async move {
                     let joined = store.widen(id, actor(), None, |j: &Job| {
                         let Some(number) = j.current().map(|a| a.number) else { return Ok(None) };
-                        j.join(number, &instance, &worker(), SecretDigest([2; 32]), now).map(
-                            |join| match join {
+                        j.join(number, &instance, &worker(), SecretDigest([2; 32]), WINDOW, now).map(|join| {
+                            match join {
                                 Join::New(change) => Some(change),
                                 _ => None,
-                            },
-                        )
+                            }
+                        })
                     });
                     let _ = joined.await;
                 });
@@ -627,8 +628,11 @@ fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_
     let (kept, never) = (job(1, at), job(2, at));
     let (attempt, ticket) = (AttemptNumber::FIRST, SecretDigest([1; 32]));
     let began = Change::AttemptBegan { attempt, key: "run 1".into(), at, ticket };
-    let draining =
-        Change::AttemptDraining { attempt, reading_ends: at, writing_ends: at, detail: "by hand".into() };
+    let draining = Change::AttemptDraining {
+        attempt,
+        drain: Drain { reading_ends: at, writing_ends: at },
+        detail: "by hand".into(),
+    };
     let joined = Change::MemberJoined {
         attempt,
         instance: "rank-0".parse().unwrap(),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     fence::Seq,
-    job::{Change, DoneWhen, Gate, Input, Job, JobState, Members, Spec, Tuning},
+    job::{Change, DoneWhen, Drain, Gate, Input, Job, JobState, Members, Spec, Tuning},
     ledger::{self, Actor, Decision, Ending, Event},
     name::{Digest, JobId},
     secret::SecretDigest,
@@ -177,8 +177,11 @@ pub(super) fn change_record(
                 catalog: Digest::ZERO,
             }),
         },
-        Change::AttemptDraining { attempt, reading_ends, writing_ends, detail } => {
+        Change::AttemptDraining { attempt, drain: Drain { reading_ends, writing_ends }, detail } => {
             Event::AttemptDraining { job, attempt, reading_ends, writing_ends, by, detail }
+        }
+        Change::MemberDraining { attempt, instance, drain: Drain { reading_ends, writing_ends }, detail } => {
+            Event::MemberDraining { job, attempt, instance, reading_ends, writing_ends, by, detail }
         }
         Change::AttemptEnded { attempt, outcome, at, detail } => {
             Event::AttemptEnded { job, attempt, outcome, at, by, detail, ending }
@@ -208,8 +211,14 @@ pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
         Event::AttemptBegan { job, attempt, key, at, ticket, .. } => {
             (job, Change::AttemptBegan { attempt, key, at, ticket: SecretDigest(ticket.0) }, none)
         }
-        Event::AttemptDraining { job, attempt, reading_ends, writing_ends, detail, .. } => {
-            (job, Change::AttemptDraining { attempt, reading_ends, writing_ends, detail }, none)
+        Event::AttemptDraining { job, attempt, reading_ends, writing_ends, detail, .. } => (
+            job,
+            Change::AttemptDraining { attempt, drain: Drain { reading_ends, writing_ends }, detail },
+            none,
+        ),
+        Event::MemberDraining { job, attempt, instance, reading_ends, writing_ends, detail, .. } => {
+            let drain = Drain { reading_ends, writing_ends };
+            (job, Change::MemberDraining { attempt, instance, drain, detail }, none)
         }
         Event::AttemptEnded { job, attempt, outcome, at, detail, ending, .. } => {
             (job, Change::AttemptEnded { attempt, outcome, at, detail }, ending)

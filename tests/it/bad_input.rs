@@ -235,7 +235,7 @@ async fn law_03_lives_of_zero_less_than_zero_and_a_hundred_years_are_refused_whe
             job: worker.job.clone(),
             attempt: 1,
             grace: life,
-            reason: String::new(),
+            ..Default::default()
         };
         refused_so!(world, InvalidArgument, "TTL_INVALID", launcher.jobs().drain_attempt(asked).await);
     }

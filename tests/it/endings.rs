@@ -148,7 +148,8 @@ async fn law_31b_one_member_cannot_end_another_nor_the_attempt_nor_the_job() {
         attempt: 1,
         outcome: Outcome::Failed as i32,
         instance: instance.into(),
-        detail: String::new(),
+        session_secret: second.secret.clone(),
+        ..Default::default()
     };
     let mut jobs = second.client.jobs();
     for instance in ["rank-0", ""] {
@@ -681,6 +682,7 @@ async fn a_drain_ends_reading_first_then_writing_and_with_it_the_attempt() {
         attempt: 1,
         grace: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
         reason: "spot notice".into(),
+        ..Default::default()
     };
     let answer = s.launcher.jobs().drain_attempt(request.clone()).await.unwrap().into_inner();
     let now = i64::try_from(NOW.seconds()).unwrap();

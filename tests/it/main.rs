@@ -24,6 +24,7 @@ mod ledger;
 mod lifecycle;
 mod locks;
 mod matrix;
+mod members;
 mod path;
 mod run;
 mod surfaces;

@@ -75,7 +75,15 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
             jobs.begin_attempt(v1::BeginAttemptRequest { job, key: "run-1".into(), supersede: false }).await,
         ),
         "DrainAttempt" => {
-            done(jobs.drain_attempt(v1::DrainAttemptRequest { job, attempt: 1, grace: None, reason }).await)
+            let request = v1::DrainAttemptRequest {
+                job,
+                attempt: 1,
+                grace: None,
+                reason,
+                instance: "rank-0".into(),
+                session_secret: t.session.secret.clone(),
+            };
+            done(jobs.drain_attempt(request).await)
         }
         "EndAttempt" => {
             let request = v1::EndAttemptRequest {
@@ -84,6 +92,7 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
                 outcome: 2,
                 instance: "rank-0".into(),
                 detail: reason,
+                session_secret: t.session.secret.clone(),
             };
             done(jobs.end_attempt(request).await)
         }

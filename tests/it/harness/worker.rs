@@ -64,8 +64,8 @@ impl Client {
             job: job.into(),
             attempt,
             outcome: outcome as i32,
-            instance: String::new(),
             detail: "as the test says".into(),
+            ..Default::default()
         };
         self.jobs().end_attempt(request).await
     }
@@ -256,6 +256,19 @@ impl Worker {
         self.client.members().release_lease(request).await
     }
 
+    /// Drains itself alone.
+    pub async fn drain_self(&self, grace: i64) -> Result<Response<v1::DrainAttemptResponse>, Status> {
+        let request = v1::DrainAttemptRequest {
+            job: self.job.clone(),
+            attempt: self.attempt,
+            grace: Some(seconds(grace)),
+            reason: "SIGTERM".into(),
+            instance: self.instance.clone(),
+            session_secret: self.secret.clone(),
+        };
+        self.client.jobs().drain_attempt(request).await
+    }
+
     /// Reports its own end.
     pub async fn end_self(&self, outcome: v1::Outcome) -> Result<Response<v1::EndAttemptResponse>, Status> {
         let request = v1::EndAttemptRequest {
@@ -264,6 +277,7 @@ impl Worker {
             outcome: outcome as i32,
             instance: self.instance.clone(),
             detail: "exit code 0".into(),
+            session_secret: self.secret.clone(),
         };
         self.client.jobs().end_attempt(request).await
     }
