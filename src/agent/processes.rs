@@ -26,6 +26,18 @@ pub(super) struct Process {
     pub(super) start: u64,
 }
 
+impl Process {
+    /// The one that has this id now.
+    pub(super) fn of(pid: Pid) -> Option<Self> {
+        start_of(pid).map(|start| Process { pid, start })
+    }
+
+    /// Whether it still runs. One that is dead and that nobody has asked about is over.
+    pub(super) fn runs(self) -> bool {
+        stat_of(self.pid).is_some_and(|stat| stat.start == self.start && !stat.dead)
+    }
+}
+
 /// What could not be ended: processes in an uninterruptible wait. Their access has ended all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
@@ -179,7 +191,7 @@ fn living(except: &BTreeSet<Process>, passed: Option<Pid>) -> Vec<Process> {
     found
 }
 
-fn send(process: Process, signal: Signal) {
+pub(super) fn send(process: Process, signal: Signal) {
     // Looked at once more, so that a process that took over the id is not hit.
     if start_of(process.pid) == Some(process.start)
         && let Err(e) = kill(process.pid, signal)
