@@ -39,7 +39,7 @@ pub struct AgentArgs {
     #[command(subcommand)]
     attach: Option<Attach>,
     #[command(flatten)]
-    join: Option<JoinArgs>,
+    join: JoinArgs,
     #[command(flatten)]
     beside: BesideArgs,
 }
@@ -79,17 +79,12 @@ struct BesideArgs {
 impl AgentArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let reach = Reach::of(session)?;
-        let (joining, beside) = match (self.attach, self.join) {
-            (Some(Attach::Attach(attach)), _) => {
+        let (joining, beside) = match self.attach {
+            Some(Attach::Attach(attach)) => {
                 let what = What::Attempt(attach.job);
                 (attach.member.joining(what, RunSettings::default(), &reach)?, attach.beside)
             }
-            (None, Some(join)) => (join.joining(&reach)?, self.beside),
-            (None, None) => {
-                return Err(Failure::usage("nothing says which job this is for").fix(
-                    "--spec FILE for a new job, --job ID for one that is there, or `leasehold agent attach ID` for one that runs",
-                ));
-            }
+            None => (self.join.joining(&reach)?, self.beside),
         };
         beside.keep(joining, reach).await
     }

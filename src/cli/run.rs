@@ -96,7 +96,10 @@ impl JoinArgs {
             }
             (Some(id), _) => What::Job(id),
             (None, Some(spec)) => What::New(spec),
-            (None, None) => return Err(Failure::usage("neither --spec nor --job says which job")),
+            (None, None) => {
+                return Err(Failure::usage("nothing says which job this is for")
+                    .fix("--spec FILE for a new one, --job ID for one that is there"));
+            }
         };
         let joining = self.member.joining(what, settings, reach)?;
         Ok(Joining { attempt_key: self.attempt_key, supersede: self.supersede, ..joining })
