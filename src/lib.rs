@@ -54,6 +54,7 @@ pub mod daemon;
 pub mod dev;
 pub mod fence;
 pub mod identity;
+#[cfg(feature = "server")]
 pub mod job;
 #[cfg(feature = "server")]
 pub mod lease;

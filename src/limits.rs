@@ -90,6 +90,13 @@ pub const LEASES_ENDED_MAX: usize = 10_000;
 pub const LEASES_ENDED_KEPT: Duration = Duration::from_secs(3600);
 /// Events of leases that a slow watcher may fall behind before it is told what it missed.
 pub const LEASE_EVENTS_BACKLOG: usize = 4_096;
+/// Identities that are or lately were members: under 256 MiB with their jobs.
+pub const IDENTITIES_MAX: usize = 1_000_000;
+/// How long after the end of its job an identity that belongs to one job alone still belongs to it: until every SVID is over
+/// that a process of that job can have had.
+pub const IDENTITY_BOUND: Duration = SVID_LIFE_MAX;
+/// Of a job's identities, how many are looked at for being members of other open jobs too when it is shown.
+pub const IDENTITIES_SHOWN: usize = 64;
 /// Locks in force.
 pub const LOCKS_MAX: usize = 100_000;
 /// Names of one snapshot message of the fence feed: about 100 KiB.

@@ -107,6 +107,8 @@ reasons! {
     InstanceTaken = "INSTANCE_TAKEN",
     /// The identity is shared between jobs and brought no ticket, or a wrong one.
     TicketRequired = "TICKET_REQUIRED",
+    /// The identity belongs to one job alone, and that is another one.
+    IdentityBound = "IDENTITY_BOUND",
     /// The attempt has as many members as it may.
     MembersFull = "MEMBERS_FULL",
 

@@ -43,6 +43,7 @@ pub(super) fn meaning(reason: Reason) -> Meaning {
         | R::NotAMember
         | R::InstanceTaken
         | R::TicketRequired
+        | R::IdentityBound
         | R::MembersFull => Meaning::Over,
 
         R::NoClientCertificate

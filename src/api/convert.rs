@@ -292,6 +292,7 @@ pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
         spec: Some(super::spec::to_wire(&j.spec)),
         live_leases: broker.live_leases_of(j.id) as u64,
         closed: j.closed.and_then(|t| at(now, t)),
+        notes: broker.notes_on(j),
     }
 }
 

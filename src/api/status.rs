@@ -27,6 +27,7 @@ pub fn code(reason: Reason) -> Code {
         | R::NotAMember
         | R::SessionMismatch
         | R::TicketRequired
+        | R::IdentityBound
         | R::TokenMalformed
         | R::TokenKeyUnknown
         | R::TokenSignature

@@ -155,6 +155,9 @@ impl Broker {
         };
         let done =
             self.state.narrow(id, &caller.actor(), decide).map_err(|r| state_refusal(r, move_refusal))?;
+        if done.record.is_some() {
+            self.call_attempt(&done.value, attempt);
+        }
         let drain = done.value.attempt(attempt).and_then(|a| match (concerned, a.state) {
             (Concerned::Member { instance, .. }, _) => a.drain_of(instance),
             (Concerned::Attempt, AttemptState::Draining(drain)) => Some(drain),

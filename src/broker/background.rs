@@ -3,6 +3,7 @@
 //! | Task | Does | When cancelled | When it fails |
 //! |---|---|---|---|
 //! | [`Task::Expiry`] | takes out leases whose deadline came | stops at once; what is due is dead anyway | the daemon stops in order |
+//! | [`Task::Calls`] | calls the members whom a lowering concerns | stops at once; their streams end with the daemon | the daemon stops in order |
 //! | [`Task::Reaper`] | members without beats, drains, jobs at their end | stops at once; the next life does it | the daemon stops in order |
 //! | [`Task::Pruning`] | old fences, keys, locks; counts of denials | stops at once | the daemon stops in order |
 
@@ -29,16 +30,18 @@ const PRUNE_EACH: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     Expiry,
+    Calls,
     Reaper,
     Pruning,
 }
 
 impl Task {
-    pub const ALL: [Task; 3] = [Task::Expiry, Task::Reaper, Task::Pruning];
+    pub const ALL: [Task; 4] = [Task::Expiry, Task::Calls, Task::Reaper, Task::Pruning];
 
     pub const fn name(self) -> &'static str {
         match self {
             Task::Expiry => "the expiry of leases",
+            Task::Calls => "the calls to members",
             Task::Reaper => "the reaper",
             Task::Pruning => "the pruning",
         }
@@ -49,6 +52,7 @@ impl Task {
         let work = async {
             match self {
                 Task::Expiry => broker.expiry().await,
+                Task::Calls => broker.calling().await,
                 Task::Reaper => broker.reaper().await,
                 Task::Pruning => broker.pruning().await,
             }
@@ -104,9 +108,11 @@ impl Broker {
             last = Some(now.boot);
             let window = beat_window(self.settings.beat, self.settings.lost_after).saturating_add(discount);
             for key in self.sessions.silent(now.boot, window) {
-                if self.sessions.forget_silent(&key, now.boot, window) {
+                if let Some(presence) = self.sessions.forget_silent(&key, now.boot, window) {
                     let (job, attempt, instance) = &key;
                     self.member_gone(*job, *attempt, instance, "it missed its beats");
+                    // A stream that is silent and not dropped hears of it where it can.
+                    presence.call();
                 }
             }
             for job in self.state.open_jobs() {

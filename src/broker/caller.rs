@@ -48,7 +48,7 @@ impl Caller {
         if job.spec.members.may_join(id) {
             all.push(Relation::Join);
         }
-        if job.attempts.iter().any(|a| a.members.values().any(|m| m.spiffe_id == *id)) {
+        if job.attempts.iter().any(|a| a.members.has(id)) {
             all.push(Relation::Member);
         }
         all

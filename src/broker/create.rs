@@ -323,6 +323,11 @@ where
             Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
                 .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
         }
+        Refused::Bound(job) => Refusal::new(
+            Reason::IdentityBound,
+            format!("your identity belongs to one job alone, and that is {job}"),
+        )
+        .fix("run each job under a SPIFFE ID of its own, or have the catalog say identity = \"shared\""),
         other => {
             let reason = other.reason().unwrap_or(Reason::Internal);
             Refusal::new(reason, other.to_string())

@@ -118,6 +118,7 @@ fn is_denial(reason: Reason) -> bool {
             | Reason::NotAMember
             | Reason::SessionMismatch
             | Reason::TicketRequired
+            | Reason::IdentityBound
             | Reason::InstanceTaken
             | Reason::AttemptStale
             | Reason::QuotaExceeded

@@ -154,7 +154,7 @@ impl Broker {
             self.table
                 .room(&facts, now.lease)
                 .map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
-            let binding = binding(caller, &audience);
+            let binding = self.binding(caller, &audience, session);
             let standing = Standing { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
             let claims = self.claims(&facts, &standing, &life, caller, binding, &offer.locations, now)?;
             let minted = Minted::prepare(&self.key, &claims)
@@ -266,6 +266,19 @@ impl Broker {
             }
             (Some(_), Half::Writing) => Ok(Phase::Draining),
             (None, _) => Ok(Phase::Running),
+        }
+    }
+
+    /// A token is bound to the certificate where the identity is shared and the audience sees certificates; and where one of
+    /// this member was, no later one is bound to less, whatever the catalog says of the identity by then.
+    pub(super) fn binding(&self, caller: &Caller, audience: &Audience, session: &Session) -> Binding {
+        if audience.presenter == Presenter::None {
+            return Binding::Bearer;
+        }
+        let key = (session.job, session.attempt, session.instance.clone());
+        match self.sessions.pin(&key, caller.principal.identity == IdentityUse::Shared) {
+            true => Binding::Certificate,
+            false => Binding::Subject,
         }
     }
 
@@ -459,15 +472,6 @@ pub(super) struct Standing<'a> {
     pub generation: u32,
     pub stood_at: Seq,
     pub names: &'a [FenceName],
-}
-
-/// A token is bound to the certificate where the identity is shared and the audience sees certificates.
-pub(super) fn binding(caller: &Caller, audience: &Audience) -> Binding {
-    match (audience.presenter, caller.principal.identity) {
-        (Presenter::None, _) => Binding::Bearer,
-        (Presenter::Mtls, IdentityUse::Shared) => Binding::Certificate,
-        (Presenter::Mtls, IdentityUse::Job) => Binding::Subject,
-    }
 }
 
 fn bound(audience: &Audience) -> Bound {

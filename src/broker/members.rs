@@ -4,26 +4,30 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use dashmap::DashMap;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{broadcast::error::RecvError, watch};
 
 use super::{Broker, Caller, attempts::move_refusal, caller::job_not_found, create::state_refusal, names};
 use crate::{
     catalog::IdentityUse,
     clock::{BootTime, LeaseTime},
-    fence::{Lowering, Stand},
+    fence::Stand,
     job::{AttemptState, Change, Drain, Job, JobState, Join, Member, MemberState},
     ledger::Actor,
     limits,
-    name::{AttemptNumber, Half, InstanceName, JobId, Outcome, ResourceName, Scope, SpiffeId},
+    name::{
+        AttemptNumber, FenceKind, FenceName, Half, InstanceName, JobId, Outcome, ResourceName, Scope,
+        SpiffeId,
+    },
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::{Secret, SecretDigest},
+    state::{Belongs, Refused},
 };
 
 /// Names a member and proves that the caller is it.
@@ -82,11 +86,25 @@ pub(super) struct Sessions(DashMap<MemberKey, Arc<Presence>>);
 pub(super) struct Presence {
     streams: AtomicU32,
     last_beat: AtomicU64,
+    /// Whether a token of it was bound to a certificate: none that comes later is bound to less.
+    pinned: AtomicBool,
+    /// Raised to have its streams look at what has become of it.
+    calls: watch::Sender<u64>,
 }
 
 impl Presence {
     fn new(beat: BootTime) -> Arc<Self> {
-        Arc::new(Presence { streams: AtomicU32::new(0), last_beat: AtomicU64::new(beat.0) })
+        Arc::new(Presence {
+            streams: AtomicU32::new(0),
+            last_beat: AtomicU64::new(beat.0),
+            pinned: AtomicBool::new(false),
+            calls: watch::Sender::new(0),
+        })
+    }
+
+    /// Has its streams look.
+    pub(super) fn call(&self) {
+        self.calls.send_modify(|n| *n = n.wrapping_add(1));
     }
 }
 
@@ -99,7 +117,9 @@ impl Sessions {
 
     /// Begins a presence anew: a member that joins, or is back. What is left of an earlier one has no say any more.
     fn begin(&self, key: MemberKey, beat: BootTime) {
-        self.0.insert(key, Presence::new(beat));
+        if let Some(before) = self.0.insert(key, Presence::new(beat)) {
+            before.call();
+        }
     }
 
     /// Makes sure that there is one.
@@ -119,10 +139,15 @@ impl Sessions {
         self.0.contains_key(key)
     }
 
-    /// Forgets a member that is still silent. False where it has beaten meanwhile.
-    pub(super) fn forget_silent(&self, key: &MemberKey, now: BootTime, window: Duration) -> bool {
+    /// Forgets a member that is still silent. None where it has beaten meanwhile.
+    pub(super) fn forget_silent(
+        &self,
+        key: &MemberKey,
+        now: BootTime,
+        window: Duration,
+    ) -> Option<Arc<Presence>> {
         let silent = |p: &Presence| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window;
-        self.0.remove_if(key, |_, p| silent(p)).is_some()
+        self.0.remove_if(key, |_, p| silent(p)).map(|(_, p)| p)
     }
 
     /// Forgets a member whose last stream this presence saw. False where the member is there by another presence, having come
@@ -134,6 +159,22 @@ impl Sessions {
 
     fn forget(&self, key: &MemberKey) {
         self.0.remove(key);
+    }
+
+    /// Has one member look.
+    fn call(&self, key: &MemberKey) {
+        if let Some(presence) = self.0.get(key) {
+            presence.call();
+        }
+    }
+
+    fn call_all(&self) {
+        self.0.iter().for_each(|p| p.call());
+    }
+
+    /// Whether a token that is issued now is bound to the certificate: where it must be, or where one before it was.
+    pub(super) fn pin(&self, key: &MemberKey, must: bool) -> bool {
+        self.0.get(key).map_or(must, |p| p.pinned.fetch_or(must, Ordering::AcqRel) || must)
     }
 }
 
@@ -178,18 +219,31 @@ impl Broker {
                 .fix("hand over by file what BeginAttempt answered as ticket, or use an identity of its own per job"));
             }
         }
+        let belongs = match caller.principal.identity {
+            IdentityUse::Job => Belongs::ToOneJob,
+            IdentityUse::Shared => Belongs::ToAny,
+        };
         let now = self.clock.now().lease;
         let window = beat_window(self.settings.beat, self.settings.lost_after);
         let widened = self
             .state
-            .widen(id, caller.actor(), None, |j| {
+            .admit(id, (caller.id(), belongs), |j| {
                 Ok(match j.join(attempt, instance, caller.id(), session, window, now)? {
                     Join::New(change) => Some(change),
                     Join::Same => None,
                 })
             })
             .await
-            .map_err(|r| state_refusal(r, move_refusal))?;
+            .map_err(|r| {
+                if matches!(r, Refused::Bound(_)) {
+                    tracing::warn!(identity = %caller.id(), job = %id, why = %r, "an identity of one job asked for another");
+                    metrics::counter!("leasehold_identities_in_several_jobs_total", "kind" => "job").increment(1);
+                }
+                state_refusal(r, move_refusal)
+            })?;
+        if widened.changed {
+            self.report_several(&widened.job, caller.id());
+        }
         // The member's own fence may have been lowered when it was lost before; every other lowering since ends the joining.
         let own = crate::name::FenceName::member(id, attempt, instance.clone());
         if let Some(name) = stand.lowered_names().find(|name| **name != own) {
@@ -224,6 +278,32 @@ impl Broker {
         }
         let offers = self.offers(&widened.job);
         Ok(JoinedMember { job: widened.job, member, offers })
+    }
+
+    /// Says of an identity that it is in several open jobs now. Once for each job of it, not for each of its members.
+    fn report_several(&self, job: &Job, id: &SpiffeId) {
+        if job.current().is_none_or(|a| a.members.instances_of(id) > 1) {
+            return;
+        }
+        let others = self.state.open_elsewhere(id, job.id);
+        if !others.is_empty() {
+            tracing::warn!(identity = %id, job = %job.id, others = others.len(), "an identity is in several open jobs");
+            metrics::counter!("leasehold_identities_in_several_jobs_total", "kind" => "shared").increment(1);
+        }
+    }
+
+    /// What whoever looks at a job should know of its identities.
+    pub fn notes_on(&self, job: &Job) -> Vec<String> {
+        let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
+            let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();
+            let more = if jobs.len() > shown.len() {
+                format!(" and {} more", jobs.len() - shown.len())
+            } else {
+                String::new()
+            };
+            format!("{id} is a member of {}{more} too", shown.join(", "))
+        };
+        self.state.in_several(job).into_iter().map(note).collect()
     }
 
     /// The member that a session names, where the caller is it and it is joined. Anything else is one of three answers:
@@ -264,26 +344,75 @@ impl Broker {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
         let names = names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
-        // Listening begins before the stand, so that no lowering falls between the two.
-        let lowerings = self.fences.listen();
-        let watch = self.state.watch(session.job).ok_or_else(job_not_found)?;
-        let stand = self.fences.observe(names.iter().cloned());
-        let (job, _) = self.member(caller, session)?;
+        // It is called from here on, and looks at once: nothing falls between the two.
         let key = (session.job, session.attempt, session.instance.clone());
-        let beat = self.clock.now().boot;
-        let presence = self.sessions.open_stream(key.clone(), beat);
-        drop(job);
-        Ok(Attachment {
+        let presence = self.sessions.open_stream(key.clone(), self.clock.now().boot);
+        let calls = presence.calls.subscribe();
+        let stand = self.fences.observe(names.iter().cloned());
+        let attachment = Attachment {
             broker: self.clone(),
             key,
             presence,
             names,
             stand,
-            lowerings,
-            watch,
+            calls,
             drain_told: None,
             left: false,
-        })
+        };
+        // Dropped where it is refused, as any stream that is lost.
+        self.member(caller, session)?;
+        Ok(attachment)
+    }
+
+    /// Calls the members whom a lowering concerns, each alone, for as long as the daemon lives: a lowering of one member costs
+    /// the thousands of others nothing.
+    pub(super) async fn calling(&self) {
+        let mut lowerings = self.fences.listen();
+        self.sessions.call_all();
+        loop {
+            match lowerings.recv().await {
+                Ok(lowering) => self.call_those_behind(&lowering.name),
+                // What was missed may concern anybody.
+                Err(RecvError::Lagged(_)) => self.sessions.call_all(),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn call_those_behind(&self, name: &FenceName) {
+        match name.kind() {
+            FenceKind::Member(job, attempt, instance) | FenceKind::MemberReading(job, attempt, instance) => {
+                self.sessions.call(&(job, attempt, instance));
+            }
+            FenceKind::Attempt(job, attempt) | FenceKind::AttemptReading(job, attempt) => {
+                if let Some(job) = self.state.job(job) {
+                    self.call_attempt(&job, attempt);
+                }
+            }
+            FenceKind::Job(job) => {
+                if let Some(job) = self.state.job(job)
+                    && let Some(last) = job.attempts.last().map(|a| a.number)
+                {
+                    self.call_attempt(&job, last);
+                }
+            }
+            // No member stands behind the name of a lease.
+            FenceKind::Lease(_) => {}
+            FenceKind::Epoch
+            | FenceKind::Domain(_)
+            | FenceKind::Tenant(_)
+            | FenceKind::Identity(_)
+            | FenceKind::Human(_)
+            | FenceKind::Resource(_) => self.sessions.call_all(),
+        }
+    }
+
+    /// Has all members of an attempt look.
+    pub(super) fn call_attempt(&self, job: &Job, attempt: AttemptNumber) {
+        let Some(a) = job.attempt(attempt) else { return };
+        for (instance, _) in a.members.iter() {
+            self.sessions.call(&(job.id, attempt, instance.clone()));
+        }
     }
 
     /// Takes a member out of sight: its leases end, and it may come back.
@@ -311,7 +440,7 @@ impl Broker {
     /// A member that counts as joined though nothing of it is there, and has not joined just now, is away.
     pub(super) fn lose_the_absent(&self, job: &Job, now: LeaseTime, window: Duration) {
         let Some(a) = job.current() else { return };
-        for (instance, m) in &a.members {
+        for (instance, m) in a.members.iter() {
             let key = (job.id, a.number, instance.clone());
             if m.state == MemberState::Joined && now.since(m.joined) > window && !self.sessions.has(&key) {
                 self.member_gone(job.id, a.number, instance, "it is not there");
@@ -352,8 +481,7 @@ pub struct Attachment {
     presence: Arc<Presence>,
     names: Vec<crate::name::FenceName>,
     stand: Stand,
-    lowerings: broadcast::Receiver<Lowering>,
-    watch: watch::Receiver<Arc<Job>>,
+    calls: watch::Receiver<u64>,
     drain_told: Option<Drain>,
     left: bool,
 }
@@ -393,11 +521,14 @@ impl Attachment {
             self.broker.sweep(&done.lowered, "released");
         }
         self.broker.sessions.forget(&self.key);
+        // Another stream of it, if there is one, is over too.
+        self.presence.call();
     }
 
     /// The next thing that the member must act on. After `Revoked` nothing comes.
     pub async fn notice(&mut self) -> Notice {
         loop {
+            self.calls.mark_unchanged();
             if let Some(notice) = self.job_notice() {
                 return notice;
             }
@@ -406,25 +537,23 @@ impl Attachment {
                 self.stand = self.broker.fences.observe(self.names.iter().cloned());
                 return Notice { kind: NoticeKind::Reissue, reason: Reason::Revoked, message };
             }
-            tokio::select! {
-                changed = self.watch.changed() => if changed.is_err() {
-                    return Notice {
-                        kind: NoticeKind::Reconnect,
-                        reason: Reason::ShuttingDown,
-                        message: "the daemon is stopping".into(),
-                    };
-                },
-                // A lag loses nothing: what counts is the stand, which is looked at again.
-                _ = self.lowerings.recv() => {}
+            if self.calls.changed().await.is_err() {
+                return Notice {
+                    kind: NoticeKind::Reconnect,
+                    reason: Reason::ShuttingDown,
+                    message: "the daemon is stopping".into(),
+                };
             }
         }
     }
 
     fn job_notice(&mut self) -> Option<Notice> {
-        let (_, attempt, instance) = &self.key;
-        let job = self.watch.borrow_and_update().clone();
+        let (id, attempt, instance) = &self.key;
         let ended =
             |reason: Reason, message: String| Some(Notice { kind: NoticeKind::Revoked, reason, message });
+        let Some(job) = self.broker.state.job(*id) else {
+            return ended(Reason::JobClosed, "the job is closed, and was long ago".into());
+        };
         let detail = |d: &str| if d.is_empty() { String::new() } else { format!(": {d}") };
         if let JobState::Closed(outcome) = job.state {
             let reason = if outcome == Outcome::Revoked { Reason::Revoked } else { Reason::JobClosed };

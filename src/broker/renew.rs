@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     Broker, Caller, LeaseView, Rules, Session,
     decide::{Question, decision_record, unchanged, work_of_scopes},
-    issue::{Renewed, Standing, binding},
+    issue::{Renewed, Standing},
     members::Offer,
     names,
 };
@@ -127,7 +127,7 @@ impl Broker {
             };
             let grant = self.ask(caller.id(), question, stand, revision)?;
             let generation = lease.generation().saturating_add(1);
-            let binding = binding(caller, &audience);
+            let binding = self.binding(caller, &audience, session);
             let standing = Standing { lease: id, generation, stood_at: lease.stand().at(), names: &names };
             let claims = self.claims(facts, &standing, &life, caller, binding, &offer.locations, now)?;
             let minted = Minted::prepare(&self.key, &claims)

@@ -54,7 +54,8 @@ impl Exit {
             | Reason::Locked
             | Reason::NotAMember
             | Reason::SessionMismatch
-            | Reason::TicketRequired => Exit::Denied,
+            | Reason::TicketRequired
+            | Reason::IdentityBound => Exit::Denied,
 
             Reason::ApprovalRequired => Exit::AwaitingApproval,
 

@@ -211,6 +211,11 @@ fn every_reason_is_rendered_with_its_exit_code() {
       fix    what would change it
     Nothing was changed.
     -- exit 2
+    leasehold: denied: what was wrong with what (IDENTITY_BOUND)
+      you    spiffe://td.example/w
+      fix    what would change it
+    Nothing was changed.
+    -- exit 2
     leasehold: error: what was wrong with what (MEMBERS_FULL)
       you    spiffe://td.example/w
       fix    what would change it

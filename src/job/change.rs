@@ -68,9 +68,17 @@ pub enum Change {
 }
 
 impl Change {
+    /// When it widened, where it did.
+    pub fn widened_at(&self) -> Option<LeaseTime> {
+        match self {
+            Change::AttemptBegan { at, .. } | Change::MemberJoined { at, .. } => Some(*at),
+            _ => None,
+        }
+    }
+
     /// Whether it opens the way to access: its record must be on disk before it takes effect.
     pub fn widens(&self) -> bool {
-        matches!(self, Change::AttemptBegan { .. } | Change::MemberJoined { .. })
+        self.widened_at().is_some()
     }
 }
 
@@ -108,8 +116,8 @@ impl Job {
             }
             Change::MemberDraining { attempt, instance, drain, .. } => {
                 let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
-                if let Some(m) = a.members.get_mut(instance) {
-                    m.drain = Some(*drain);
+                if let Some(m) = a.members.get(instance).cloned() {
+                    a.members.put(instance.clone(), Member { drain: Some(*drain), ..m });
                 }
             }
             Change::AttemptEnded { attempt, outcome, at, detail } => {
@@ -133,8 +141,9 @@ impl Job {
             Change::MemberJoined { attempt, instance, member, session, at } => {
                 let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
                 // Who comes back is still on its way out, where it was.
-                let drain = a.members.get(instance).and_then(|m| m.drain);
-                a.members.insert(
+                let same = a.members.get(instance).filter(|m| m.session == *session);
+                let drain = same.and_then(|m| m.drain);
+                a.members.put(
                     instance.clone(),
                     Member {
                         spiffe_id: member.clone(),
@@ -208,13 +217,13 @@ impl Job {
         outcome: Option<Outcome>,
     ) {
         let Some(a) = self.attempt_mut(attempt).filter(|a| !a.is_ended()) else { return };
-        let Some(m) = a.members.get_mut(instance) else { return };
-        m.state = state;
-        m.outcome = outcome.or(m.outcome);
-        if a.state == AttemptState::Running && a.joined() == 0 {
+        let Some(m) = a.members.get(instance).cloned() else { return };
+        let outcome = outcome.or(m.outcome);
+        a.members.put(instance.clone(), Member { state, outcome, ..m });
+        if a.state == AttemptState::Running && a.members.joined() == 0 {
             a.state = AttemptState::Suspended;
         }
-        if a.present().next().is_none() {
+        if a.members.present() == 0 {
             a.vacant_since = at;
         }
     }
@@ -225,10 +234,10 @@ impl Attempt {
         self.state = AttemptState::Ended(outcome);
         self.ended = Some(at);
         detail.clone_into(&mut self.detail);
-        for m in self.members.values_mut() {
-            if m.is_present() {
-                m.state = MemberState::Left;
-            }
+        let present = |(i, m): (&InstanceName, &Member)| (i.clone(), m.clone());
+        let left: Vec<_> = self.present().map(present).collect();
+        for (instance, m) in left {
+            self.members.put(instance, Member { state: MemberState::Left, ..m });
         }
     }
 }

@@ -226,10 +226,10 @@ impl Job {
         if matches!(a.state, AttemptState::Draining(_)) {
             return Err(Illegal::Draining(number));
         }
-        if !takes_over && a.present().count() >= self.spec.members.max as usize {
+        if !takes_over && a.members.present() >= self.spec.members.max as usize {
             return Err(Illegal::MembersFull(self.spec.members.max));
         }
-        if a.members.len() >= limits::INSTANCES_MAX && !a.members.contains_key(instance) {
+        if a.members.len() >= limits::INSTANCES_MAX && !a.members.contains(instance) {
             return Err(Illegal::InstancesExhausted(limits::INSTANCES_MAX));
         }
         Ok(change())
@@ -367,16 +367,14 @@ impl Job {
         let decided = match (&self.spec.members.done_when, outcome) {
             (DoneWhen::Instance(i), _) if i == instance => true,
             (DoneWhen::Any, Outcome::Completed) => true,
-            (DoneWhen::All, Outcome::Completed) => {
-                let completed = a.members.values().filter(|m| m.outcome == Some(Outcome::Completed)).count();
-                completed.saturating_add(1) >= expect
-            }
+            (DoneWhen::All, Outcome::Completed) => a.members.completed().saturating_add(1) >= expect,
             _ => false,
         };
         if decided {
             return Some((outcome, said()));
         }
-        let is_last = !a.present().any(|(i, _)| i != instance);
+        let own = a.members.get(instance).is_some_and(|m| m.is_present());
+        let is_last = a.members.present() <= usize::from(own);
         (is_last && self.is_whole(a))
             .then(|| (Outcome::Interrupted, format!("nobody is left to complete it: {}", said())))
     }
@@ -468,7 +466,7 @@ impl Job {
     /// Whether all who were expected have come, or nobody more is let in: once they are gone, nobody is waited for.
     fn is_whole(&self, a: &Attempt) -> bool {
         let awaited = match &self.spec.members.done_when {
-            DoneWhen::Instance(i) => !a.members.contains_key(i),
+            DoneWhen::Instance(i) => !a.members.contains(i),
             DoneWhen::All | DoneWhen::Any => false,
         };
         matches!(a.state, AttemptState::Draining(_))

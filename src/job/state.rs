@@ -1,8 +1,8 @@
 //! A job as it stands.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-use super::Spec;
+use super::{Roster, Spec};
 use crate::{
     clock::LeaseTime,
     name::{AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, Pin, ResourceName, SpiffeId},
@@ -95,7 +95,7 @@ pub struct Attempt {
     pub state: AttemptState,
     pub began: LeaseTime,
     pub ended: Option<LeaseTime>,
-    pub members: BTreeMap<InstanceName, Member>,
+    pub members: Roster,
     pub ticket: SecretDigest,
     pub detail: String,
     /// Since when no member is there, joined or away; of no meaning while one is.
@@ -142,10 +142,6 @@ impl Job {
 impl Attempt {
     pub fn is_ended(&self) -> bool {
         matches!(self.state, AttemptState::Ended(_))
-    }
-
-    pub fn joined(&self) -> usize {
-        self.members.values().filter(|m| m.state == MemberState::Joined).count()
     }
 
     /// Members that are joined, or may come back.

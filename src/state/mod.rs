@@ -9,6 +9,7 @@
 //!   the fences, hand the record over and answer, in that order and under one mutex, so that the ledger, the count of
 //!   lowerings and the state agree on what came first.
 
+mod identities;
 mod locks;
 mod rebuild;
 mod recorded;
@@ -18,8 +19,9 @@ mod store;
 #[cfg(test)]
 mod recorded_tests;
 
+pub use identities::Use;
 pub use locks::{Lock, LockName, Locks};
 pub use rebuild::{Key, Left, Rebuilt};
 pub use recorded::Recorded;
 pub use records::{input_record, spec_digest, spec_record};
-pub use store::{Committed, Created, NewJob, Refused, Store, Widened};
+pub use store::{Belongs, Committed, Created, NewJob, Refused, Store, Widened};

@@ -1,6 +1,6 @@
 //! The state as the ledger tells it, for a new life of the daemon.
 
-use super::Locks;
+use super::{Locks, Use};
 use crate::{
     clock::LeaseTime,
     fence::Seq,
@@ -15,6 +15,8 @@ pub struct Rebuilt {
     pub jobs: Vec<Job>,
     /// Idempotency keys of closed jobs that are no longer among them.
     pub keys: Vec<((SpiffeId, String), Key)>,
+    /// Uses of identities by closed jobs that are no longer among them.
+    pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
     /// The last count of lowerings that is known.
     pub seq: Seq,

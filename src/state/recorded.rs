@@ -6,12 +6,14 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Lock, LockName, Locks, Rebuilt,
+    Lock, LockName, Locks, Rebuilt, Use,
+    identities::uses_of,
     rebuild::{Key, suspend},
     records::{
         change_of, change_record, gate_of, gate_record, input_of, input_record, job_of, seq_of, spec_of,
@@ -42,38 +44,56 @@ pub struct Recorded {
     forgotten: u64,
     /// Idempotency keys of forgotten jobs, while they count.
     keys: BTreeMap<(SpiffeId, String), Key>,
+    /// Identities of forgotten jobs, while they count.
+    identities: BTreeMap<(SpiffeId, JobId), Use>,
     locks: Locks,
     seq: Seq,
     /// Whether the last life said that it ended.
     in_order: bool,
 }
 
-/// A job, and what it was before the last record that widened it: that one may be withdrawn, as long as its epoch lasts.
+/// A job, and what it was before the records that widened it lately: those may be withdrawn, as long as their epoch lasts.
 #[derive(Clone, Debug)]
 struct Entry {
     job: Arc<Job>,
-    /// The index of that record. Where it made the job, there is no before.
-    widened: u64,
-    before: Option<(Arc<Job>, Vec<Change>)>,
+    /// The index of the record that made it.
+    made: u64,
+    before: Option<Before>,
 }
 
-/// Changes that are kept to be made again after a withdrawal. A record waits for the disk for a few seconds; past this many
-/// changes meanwhile it counts.
+/// A job before a record that widened it, and all that came from there on, that record first.
+#[derive(Clone, Debug)]
+struct Before {
+    job: Arc<Job>,
+    since: VecDeque<(u64, Change)>,
+}
+
+/// Changes that are kept to be made again after a withdrawal; past so many the oldest counts.
 const SINCE_MAX: usize = limits::MEMBERS_MAX as usize;
+/// How long a record that widens may still be withdrawn. It waits for the disk for [`limits::LEDGER_WAIT`]; this is far more.
+const OPEN: Duration = limits::LEDGER_WAIT.saturating_mul(12);
 
 impl Entry {
     fn apply(&mut self, index: u64, change: Change) {
-        if change.widens() {
-            self.widened = index;
-            self.before = Some((self.job.clone(), Vec::new()));
+        if change.widens() && self.before.is_none() {
+            self.before = Some(Before { job: self.job.clone(), since: VecDeque::new() });
         }
         Arc::make_mut(&mut self.job).apply(&change);
-        if let Some((_, since)) = &mut self.before
-            && !change.widens()
+        let Some(Before { job, since }) = &mut self.before else { return };
+        let now = change.widened_at();
+        since.push_back((index, change));
+        // What came first and can no longer be withdrawn counts.
+        let counts = |c: &Change| match (c.widened_at(), now) {
+            (None, _) => true,
+            (Some(at), Some(now)) => now.since(at) > OPEN,
+            (Some(_), None) => false,
+        };
+        while let Some((_, first)) = since.front()
+            && (since.len() > SINCE_MAX || counts(first))
         {
-            since.push(change);
+            Arc::make_mut(job).apply(first);
+            since.pop_front();
         }
-        self.before.take_if(|(_, since)| since.len() > SINCE_MAX);
     }
 }
 
@@ -85,8 +105,8 @@ impl Recorded {
         match event {
             Event::JobCreated(created) => {
                 let job = job_of(*created)?;
-                self.prune_keys(job.created);
-                let entry = Entry { job: Arc::new(job), widened: index, before: None };
+                self.prune(job.created);
+                let entry = Entry { job: Arc::new(job), made: index, before: None };
                 if self.jobs.insert(entry.job.id, entry).is_some() {
                     return Err("it creates a job that is there already");
                 }
@@ -125,20 +145,23 @@ impl Recorded {
 
     /// Undoes a record that widened, and makes again what came after it.
     fn withdraw(&mut self, index: u64, id: JobId) {
-        let Some(entry) = self.jobs.get_mut(&id).filter(|e| e.widened == index) else { return };
-        match entry.before.take() {
-            Some((before, since)) => {
-                let was_closed = entry.job.is_closed();
-                entry.job = before;
-                let job = Arc::make_mut(&mut entry.job);
-                since.iter().for_each(|change| job.apply(change));
-                if !was_closed && entry.job.is_closed() {
-                    self.remember_closed(id);
-                }
-            }
+        let Some(entry) = self.jobs.get_mut(&id) else { return };
+        if entry.made == index {
             // Nobody was told of it.
-            None if entry.job.attempts.is_empty() && !entry.job.is_closed() => drop(self.jobs.remove(&id)),
-            None => {}
+            if entry.job.attempts.is_empty() && !entry.job.is_closed() {
+                self.jobs.remove(&id);
+            }
+            return;
+        }
+        let Some(Before { job, since }) = &mut entry.before else { return };
+        let Ok(place) = since.binary_search_by_key(&index, |(i, _)| *i) else { return };
+        since.remove(place);
+        let was_closed = entry.job.is_closed();
+        entry.job = job.clone();
+        let job = Arc::make_mut(&mut entry.job);
+        since.iter().for_each(|(_, change)| job.apply(change));
+        if !was_closed && entry.job.is_closed() {
+            self.remember_closed(id);
         }
     }
 
@@ -154,6 +177,7 @@ impl Recorded {
         Rebuilt {
             jobs: jobs.collect(),
             keys: self.keys.iter().map(|(k, v)| (k.clone(), *v)).collect(),
+            identities: self.identities.iter().map(|((id, _), u)| (id.clone(), *u)).collect(),
             locks,
             seq: self.seq,
             in_order: self.in_order,
@@ -177,12 +201,16 @@ impl Recorded {
             self.forgotten = self.forgotten.saturating_add(1);
             let key = Key { job: job.id, spec: job.spec_digest, at: job.created };
             self.keys.insert((job.launcher.clone(), job.idempotency_key.clone()), key);
+            self.identities.extend(uses_of(&job).into_iter().map(|(id, u)| ((id, job.id), u)));
         }
     }
 
-    fn prune_keys(&mut self, now: LeaseTime) {
+    fn prune(&mut self, now: LeaseTime) {
         if !self.keys.is_empty() {
             self.keys.retain(|_, k| now.since(k.at) < limits::IDEMPOTENCY);
+        }
+        if !self.identities.is_empty() {
+            self.identities.retain(|_, u| u.binds(now));
         }
     }
 }
@@ -213,7 +241,8 @@ impl Fold for Recorded {
     }
 
     fn len(&self) -> usize {
-        self.jobs.len().saturating_add(self.locks.len()).saturating_add(self.keys.len())
+        let forgotten = self.keys.len().saturating_add(self.identities.len());
+        self.jobs.len().saturating_add(self.locks.len()).saturating_add(forgotten)
     }
 
     fn write(&self) -> Result<Vec<u8>, serde_json::Error> {
@@ -224,15 +253,18 @@ impl Fold for Recorded {
             Ok::<_, serde_json::Error>(())
         };
         line(&Item::Counts { seq: self.seq.0, forgotten: self.forgotten, in_order: self.in_order })?;
-        for Entry { job, widened, before } in self.ordered() {
+        for Entry { job, made, before } in self.ordered() {
             let by = || Actor::Daemon(String::new());
-            let again = |c: &Change| change_record(job.id, c, by(), None, Default::default());
-            let before = before.as_ref().map(|(before, since)| Before {
-                job: JobItem::of(before),
+            let again = |(index, c): &(u64, Change)| SinceItem {
+                index: *index,
+                event: change_record(job.id, c, by(), None, Default::default()),
+            };
+            let before = before.as_ref().map(|Before { job, since }| BeforeItem {
+                job: JobItem::of(job),
                 since: since.iter().map(again).collect(),
             });
             let job = Box::new(JobItem::of(job));
-            line(&Item::Job { job, widened: *widened, before: before.map(Box::new) })?;
+            line(&Item::Job { job, made: *made, before: before.map(Box::new) })?;
         }
         for lock in self.locks.iter() {
             line(&Item::Lock {
@@ -247,6 +279,10 @@ impl Fold for Recorded {
             let (launcher, key) = (launcher.clone(), key.clone());
             line(&Item::Key { launcher, key, job: k.job, spec: k.spec, at: k.at })?;
         }
+        for ((identity, _), Use { job, first, closed }) in &self.identities {
+            let identity = identity.clone();
+            line(&Item::Identity { identity, job: *job, first: *first, closed: *closed })?;
+        }
         Ok(out)
     }
 
@@ -257,7 +293,7 @@ impl Fold for Recorded {
                 Item::Counts { seq, forgotten, in_order } => {
                     (read.seq, read.forgotten, read.in_order) = (Seq(seq), forgotten, in_order);
                 }
-                Item::Job { job, widened, before } => {
+                Item::Job { job, made, before } => {
                     let job = Arc::new(job.job()?);
                     if job.is_closed() {
                         read.closed.push_back(job.id);
@@ -265,11 +301,13 @@ impl Fold for Recorded {
                     let before = match before {
                         None => None,
                         Some(before) => {
-                            let since = before.since.into_iter().filter_map(change_of);
-                            Some((Arc::new(before.job.job()?), since.map(|(_, change, _)| change).collect()))
+                            let change =
+                                |s: SinceItem| change_of(s.event).map(|(_, change, _)| (s.index, change));
+                            let since = before.since.into_iter().filter_map(change).collect();
+                            Some(Before { job: Arc::new(before.job.job()?), since })
                         }
                     };
-                    read.jobs.insert(job.id, Entry { job, widened, before });
+                    read.jobs.insert(job.id, Entry { job, made, before });
                 }
                 Item::Lock { name, reason, by, since, until } => {
                     let name = name.parse().map_err(|e: crate::name::NameError| e.to_string())?;
@@ -277,6 +315,9 @@ impl Fold for Recorded {
                 }
                 Item::Key { launcher, key, job, spec, at } => {
                     read.keys.insert((launcher, key), Key { job, spec, at });
+                }
+                Item::Identity { identity, job, first, closed } => {
+                    read.identities.insert((identity, job), Use { job, first, closed });
                 }
             }
         }
@@ -296,9 +337,10 @@ enum Item {
     },
     Job {
         job: Box<JobItem>,
-        widened: u64,
+        /// The index of the record that made it.
+        made: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        before: Option<Box<Before>>,
+        before: Option<Box<BeforeItem>>,
     },
     Lock {
         name: String,
@@ -315,13 +357,26 @@ enum Item {
         spec: Digest,
         at: LeaseTime,
     },
+    /// A member of a job that was forgotten.
+    Identity {
+        identity: SpiffeId,
+        job: JobId,
+        first: LeaseTime,
+        closed: Option<LeaseTime>,
+    },
 }
 
-/// A job before the last record that widened it, and what came after that.
+/// A job before the records that may still be withdrawn, and these with all that came between them.
 #[derive(Serialize, Deserialize)]
-struct Before {
+struct BeforeItem {
     job: JobItem,
-    since: Vec<Event>,
+    since: Vec<SinceItem>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SinceItem {
+    index: u64,
+    event: Event,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -1,14 +1,15 @@
 //! The store: the state in memory, and the two ways to change it.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Lock, LockName, Locks,
+    Lock, LockName, Locks, Use,
+    identities::{Identities, uses_of},
     records::{change_record, created_record},
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     job::{Change, Job, JobState},
     ledger::{Actor, Appending, Decision, Deferred, Ending, Event, Ledger},
     limits,
-    name::{Digest, FenceName, JobId, SpiffeId, TenantName},
+    name::{AttemptNumber, Digest, FenceName, InstanceName, JobId, SpiffeId, TenantName},
     reason::Reason,
 };
 
@@ -38,6 +39,11 @@ pub enum Refused<E> {
     TooManyLocks,
     #[error("there is no such lock")]
     NoLock,
+    /// The identity belongs to one job alone, and that is this one.
+    #[error("your identity belongs to {0} alone")]
+    Bound(JobId),
+    #[error("there are {} identities, as many as there may be", limits::IDENTITIES_MAX)]
+    TooManyIdentities,
     /// The record could not be written, so nothing was changed.
     #[error("the record could not be written: {0}")]
     Ledger(String),
@@ -55,7 +61,10 @@ impl<E> Refused<E> {
             Refused::Move(_) => return None,
             Refused::NoJob => Reason::JobNotFound,
             Refused::KeyConflict(_) => Reason::IdempotencyConflict,
-            Refused::TooManyJobs | Refused::TooManyLocks => Reason::QuotaExceeded,
+            Refused::TooManyJobs | Refused::TooManyLocks | Refused::TooManyIdentities => {
+                Reason::QuotaExceeded
+            }
+            Refused::Bound(_) => Reason::IdentityBound,
             Refused::NoLock => Reason::LockNotFound,
             Refused::Ledger(_) => Reason::LedgerUnavailable,
             Refused::Overtaken => Reason::JobClosed,
@@ -101,9 +110,39 @@ pub struct NewJob {
 #[derive(Debug)]
 struct Slot {
     job: Arc<Job>,
-    /// A widening change whose record is being written. Others of this job wait; narrowing ones do not.
-    busy: bool,
+    under_way: UnderWay,
     watch: watch::Sender<Arc<Job>>,
+}
+
+/// The widening changes of one job whose records are being written. Narrowing ones never wait for them.
+///
+/// Joins of different instances go side by side, so that the thousands of one job cost a few writes; each is decided again
+/// when its record is on disk. A begin waits for a begin alone: it ends whatever joined before it.
+#[derive(Debug, Default)]
+struct UnderWay {
+    beginning: bool,
+    joining: HashSet<(AttemptNumber, InstanceName)>,
+}
+
+impl UnderWay {
+    /// Takes the place of a change. False where one that it must not meet is there.
+    fn enter(&mut self, change: &Change) -> bool {
+        match change {
+            Change::MemberJoined { attempt, instance, .. } => {
+                self.joining.insert((*attempt, instance.clone()))
+            }
+            _ => !std::mem::replace(&mut self.beginning, true),
+        }
+    }
+
+    fn leave(&mut self, change: &Change) {
+        match change {
+            Change::MemberJoined { attempt, instance, .. } => {
+                self.joining.remove(&(*attempt, instance.clone()));
+            }
+            _ => self.beginning = false,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -125,7 +164,17 @@ struct Inner {
     closed: VecDeque<JobId>,
     open_by_tenant: HashMap<TenantName, usize>,
     keys: HashMap<(SpiffeId, String), KeyUse>,
+    identities: Identities,
     locks: Locks,
+}
+
+/// What an identity may be used for, as the catalog says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belongs {
+    /// To one job alone.
+    ToOneJob,
+    /// To whichever jobs name it.
+    ToAny,
 }
 
 /// The state in memory. One mutex orders its changes; it is held for short, synchronous steps alone, never across an await.
@@ -154,6 +203,9 @@ impl Store {
                 KeyUse::Job { job: job.id, spec: job.spec_digest, at: job.created },
             );
             inner.put(job);
+        }
+        for (id, of) in rebuilt.identities {
+            inner.identities.note(&id, of);
         }
         for (key, super::Key { job, spec, at }) in rebuilt.keys {
             inner.keys.entry(key).or_insert(KeyUse::Job { job, spec, at });
@@ -201,6 +253,25 @@ impl Store {
     /// All jobs that are not closed.
     pub fn open_jobs(&self) -> Vec<Arc<Job>> {
         self.lock_inner().jobs.values().filter(|s| !s.job.is_closed()).map(|s| s.job.clone()).collect()
+    }
+
+    /// Open jobs beside this one that an identity is a member of.
+    pub fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> Vec<JobId> {
+        self.lock_inner().identities.open_elsewhere(id, job).collect()
+    }
+
+    /// The identities of a job's last attempt that are members of other open jobs too, with these. Of many, the first few.
+    pub fn in_several(&self, job: &Job) -> Vec<(SpiffeId, Vec<JobId>)> {
+        let Some(a) = job.current() else { return Vec::new() };
+        let inner = self.lock_inner();
+        let of =
+            |id: &SpiffeId| (id.clone(), inner.identities.open_elsewhere(id, job.id).collect::<Vec<_>>());
+        a.members
+            .identities()
+            .take(limits::IDENTITIES_SHOWN)
+            .map(of)
+            .filter(|(_, jobs)| !jobs.is_empty())
+            .collect()
     }
 
     /// The job that a caller's idempotency key made, if it is remembered.
@@ -274,6 +345,27 @@ impl Store {
         decision: Option<Decision>,
         decide: impl Fn(&Job) -> Result<Option<Change>, E>,
     ) -> Result<Widened, Refused<E>> {
+        self.widen_for(id, by, decision, None, decide).await
+    }
+
+    /// The same for a member. An identity that belongs to one job alone is let into no other.
+    pub async fn admit<E>(
+        &self,
+        id: JobId,
+        member: (&SpiffeId, Belongs),
+        decide: impl Fn(&Job) -> Result<Option<Change>, E>,
+    ) -> Result<Widened, Refused<E>> {
+        self.widen_for(id, Actor::SpiffeId(member.0.clone()), None, Some(member), decide).await
+    }
+
+    async fn widen_for<E>(
+        &self,
+        id: JobId,
+        by: Actor,
+        decision: Option<Decision>,
+        member: Option<(&SpiffeId, Belongs)>,
+        decide: impl Fn(&Job) -> Result<Option<Change>, E>,
+    ) -> Result<Widened, Refused<E>> {
         let mut turns = 0u32;
         let (change, appending) = loop {
             let freed = self.freed.notified();
@@ -281,12 +373,26 @@ impl Store {
             freed.as_mut().enable();
             {
                 let mut inner = self.lock_inner();
-                let slot = inner.jobs.get_mut(&id).ok_or(Refused::NoJob)?;
-                if !slot.busy {
-                    let Some(change) = decide(&slot.job).map_err(Refused::Move)? else {
-                        return Ok(Widened { job: slot.job.clone(), changed: false, lowered: Vec::new() });
-                    };
-                    slot.busy = true;
+                let Inner { jobs, identities, .. } = &mut *inner;
+                let slot = jobs.get_mut(&id).ok_or(Refused::NoJob)?;
+                let Some(change) = decide(&slot.job).map_err(Refused::Move)? else {
+                    return Ok(Widened { job: slot.job.clone(), changed: false, lowered: Vec::new() });
+                };
+                if let Some((identity, belongs)) = member {
+                    let now = self.clock.now().lease;
+                    if belongs == Belongs::ToOneJob
+                        && let Some(other) = identities.bound_elsewhere(identity, id, now)
+                    {
+                        return Err(Refused::Bound(other));
+                    }
+                    if identities.len() >= limits::IDENTITIES_MAX && !identities.knows(identity) {
+                        return Err(Refused::TooManyIdentities);
+                    }
+                }
+                if slot.under_way.enter(&change) {
+                    if let Some((identity, _)) = member {
+                        identities.claim(identity, id);
+                    }
                     let record = change_record(id, &change, by.clone(), decision.clone(), Ending::default());
                     break (change, self.ledger.append(&record));
                 }
@@ -299,8 +405,11 @@ impl Store {
         };
         let written = self.written(id, appending).await;
         let mut inner = self.lock_inner();
+        if let Some((identity, _)) = member {
+            inner.identities.unclaim(identity);
+        }
         let Some(slot) = inner.jobs.get_mut(&id) else { return Err(Refused::NoJob) };
-        slot.busy = false;
+        slot.under_way.leave(&change);
         self.freed.notify_waiters();
         let index = written.map_err(Refused::Ledger)?;
         // Decided again: something narrower may have come while the record was written, and it stands.
@@ -467,6 +576,7 @@ impl Store {
     pub fn prune(&self, now: LeaseTime) {
         let mut inner = self.lock_inner();
         inner.locks.prune(now);
+        inner.identities.prune(now);
         inner.keys.retain(|_, k| match k {
             KeyUse::Pending => true,
             KeyUse::Job { at, .. } => now.since(*at) < limits::IDEMPOTENCY,
@@ -483,6 +593,9 @@ impl Inner {
     fn put(&mut self, job: Job) -> Arc<Job> {
         let job = Arc::new(job);
         self.order.insert((job.created, job.id), ());
+        for (id, of) in uses_of(&job) {
+            self.identities.note(&id, of);
+        }
         if job.is_closed() {
             self.remember_closed(job.id);
         } else {
@@ -490,7 +603,7 @@ impl Inner {
             *open = open.saturating_add(1);
         }
         let watch = watch::Sender::new(job.clone());
-        self.jobs.insert(job.id, Slot { job: job.clone(), busy: false, watch });
+        self.jobs.insert(job.id, Slot { job: job.clone(), under_way: UnderWay::default(), watch });
         job
     }
 
@@ -502,10 +615,16 @@ impl Inner {
         let job = Arc::new(next);
         slot.job = job.clone();
         slot.watch.send_replace(job.clone());
+        if let Change::MemberJoined { attempt, member, .. } = change
+            && let Some(a) = job.attempt(*attempt)
+        {
+            self.identities.note(member, Use { job: id, first: a.began, closed: None });
+        }
         if was_open && job.is_closed() {
             if let Some(open) = self.open_by_tenant.get_mut(&job.spec.tenant) {
                 *open = open.saturating_sub(1);
             }
+            self.identities.closed(&job);
             self.remember_closed(id);
         }
         Some(job)

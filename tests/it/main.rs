@@ -26,5 +26,7 @@ mod locks;
 mod matrix;
 mod members;
 mod path;
+mod requeue;
+mod restart;
 mod run;
 mod surfaces;

@@ -247,3 +247,177 @@ async fn a_member_that_drains_and_comes_back_is_still_draining() {
     let last = c.workers[0].issue(Half::Writing).await;
     assert_eq!(last.lease.expires, told.writing_ends);
 }
+
+// ---------- whose an identity is ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_of_one_job_is_let_into_no_other_over_restarts_and_for_as_long_as_its_svids_live() {
+    let mut world = World::start().await;
+    let worker = world.working().await;
+    let other = async |world: &World, name: &str| {
+        let launcher = world.client(LAUNCHER).await;
+        let job = launcher.create(v1::JobSpec { name: name.into(), ..spec() }, name).await.unwrap();
+        let job = job.into_inner().job.unwrap().id;
+        launcher.begin(&job, "run-1").await.unwrap();
+        let joined = Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await;
+        joined.map_err(|e| Refused::of(&e))
+    };
+    let bound = |no: Refused, to: &str| {
+        no.is(Code::PermissionDenied, "IDENTITY_BOUND");
+        assert!(no.text.contains(to), "{}", no.text);
+    };
+    bound(other(&world, "second").await.err().unwrap(), &worker.job);
+    let seen = world.counted("leasehold_identities_in_several_jobs_total", "kind=\"job\"").await;
+    assert!(seen >= 1.0, "{seen}");
+    world.restart().await;
+    bound(other(&world, "third").await.err().unwrap(), &worker.job);
+    // Its job is over, and an SVID of then may still be about.
+    world.client(LAUNCHER).await.end(&worker.job, 1, Outcome::Completed).await.unwrap();
+    bound(other(&world, "fourth").await.err().unwrap(), &worker.job);
+    world.restart().await;
+    world.time().advance(Duration::from_secs(25 * 3_600));
+    world.rotate();
+    bound(other(&world, "fifth").await.err().unwrap(), &worker.job);
+    world.time().advance(Duration::from_secs(1));
+    let joined = other(&world, "sixth").await.unwrap_or_else(|no| panic!("{}", no.text));
+    // Now it is that one's.
+    bound(other(&world, "seventh").await.err().unwrap(), &joined.job);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_jobs_that_an_identity_of_one_asks_for_at_once_one_gets_it() {
+    let world = World::start().await;
+    let launcher = world.client(LAUNCHER).await;
+    let mut tries = Vec::new();
+    for n in 0..6 {
+        let name = format!("job-{n}");
+        let job = launcher.create(v1::JobSpec { name: name.clone(), ..spec() }, &name).await.unwrap();
+        let job = job.into_inner().job.unwrap().id;
+        launcher.begin(&job, "run-1").await.unwrap();
+        let client = world.client(WORKER).await;
+        tries.push(tokio::spawn(async move { Worker::join(client, &job, 1, "rank-0", "").await.is_ok() }));
+    }
+    let mut joined = 0;
+    for one in tries {
+        joined += usize::from(one.await.unwrap());
+    }
+    assert_eq!(joined, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_identity_in_two_open_jobs_is_reported() {
+    let world = World::start().await;
+    let launcher = world.client(LAUNCHER).await;
+    let before = world.counted("leasehold_identities_in_several_jobs_total", "kind=\"shared\"").await;
+    let mut jobs = Vec::new();
+    for name in ["first", "second"] {
+        let members = v1::Members { join: vec![SHARED.into()], ..Default::default() };
+        let spec = v1::JobSpec { name: name.into(), members: Some(members), ..spec() };
+        let job = launcher.create(spec, name).await.unwrap().into_inner().job.unwrap().id;
+        let ticket = launcher.begin(&job, "run-1").await.unwrap().into_inner().ticket;
+        let worker = Worker::join(world.client(SHARED).await, &job, 1, "rank-0", &ticket).await.unwrap();
+        jobs.push((job, ticket, worker));
+    }
+    let after = world.counted("leasehold_identities_in_several_jobs_total", "kind=\"shared\"").await;
+    assert!(after > before);
+    assert!(logged().contains("an identity is in several open jobs"));
+    for (own, other) in [(0, 1), (1, 0)] {
+        let notes = launcher.job(&jobs[own].0).await.notes;
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].contains(SHARED) && notes[0].contains(&jobs[other].0), "{notes:?}");
+    }
+    // The ticket of one is none for the other.
+    let no =
+        Worker::join(world.client(SHARED).await, &jobs[0].0, 1, "rank-1", &jobs[1].1).await.err().unwrap();
+    Refused::of(&no).is(Code::PermissionDenied, "TICKET_REQUIRED");
+    launcher.end(&jobs[1].0, 1, Outcome::Completed).await.unwrap();
+    assert!(launcher.job(&jobs[0].0).await.notes.is_empty());
+}
+
+/// A token of a shared identity is good with one certificate; a renewal binds it to the one that asks, and never to less.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pinned_token_is_pinned_anew_at_its_renewal_and_never_less() {
+    let world = World::start().await;
+    let (launcher, gateway) = (world.client(LAUNCHER).await, world.client(GATEWAY).await);
+    let members = v1::Members { join: vec![SHARED.into()], ..Default::default() };
+    let job = launcher.create(v1::JobSpec { members: Some(members), ..spec() }, "k").await.unwrap();
+    let job = job.into_inner().job.unwrap().id;
+    let ticket = launcher.begin(&job, "run-1").await.unwrap().into_inner().ticket;
+    let mut worker = Worker::join(world.client(SHARED).await, &job, 1, "rank-0", &ticket).await.unwrap();
+    worker.keep_alive().await;
+    let first = worker.issue(Half::Reading).await;
+    assert_eq!(first.answer.binding(), v1::Binding::Certificate);
+    let good_with = async |token: &str, certificate: Vec<u8>| {
+        let ask = v1::IntrospectRequest {
+            token: token.into(),
+            presenter: SHARED.into(),
+            presenter_sha256: certificate,
+        };
+        gateway.verifiers().introspect(ask).await.unwrap().into_inner().active
+    };
+    let before = worker.client.credentials.sha256().to_vec();
+    worker.client = world.client(SHARED).await;
+    let after = worker.client.credentials.sha256().to_vec();
+    let renewed = worker.renew(&first.lease.id).await.unwrap().into_inner().token;
+    assert!(good_with(&renewed, after.clone()).await && !good_with(&renewed, before).await);
+    // The catalog calls the identity one job's from now on: what is pinned stays so.
+    let catalog = world.read("catalog.d/acme.toml");
+    let shared = "match = \"spiffe://hpc.acme.example/slurm/ml-support/*\"\nkind  = \"workload\"";
+    let changed = catalog.replace(shared, &format!("{shared}\nidentity = \"job\""));
+    assert_ne!(changed, catalog);
+    world.write("catalog.d/acme.toml", &changed);
+    world
+        .client(PLATFORM)
+        .await
+        .operators()
+        .reload_catalog(v1::ReloadCatalogRequest::default())
+        .await
+        .unwrap();
+    let renewed = worker.renew(&first.lease.id).await.unwrap().into_inner().token;
+    assert!(good_with(&renewed, after.clone()).await);
+    assert!(!good_with(&renewed, vec![7; 32]).await, "a renewal took the pin away");
+    let another = worker.issue(Half::Writing).await;
+    assert_eq!(another.answer.binding(), v1::Binding::Certificate);
+}
+
+// ---------- a name that the scheduler gives again ----------
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_was_started_in_anothers_place_takes_its_instance_once_that_is_away_for_good() {
+    let mut c = crew(crew_of(2), 2).await;
+    let job = c.workers[0].job.clone();
+    let again = async |world: &World| Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await;
+    // Joined, and a moment away: it is its own.
+    let taken = again(&c.world).await.err().unwrap();
+    Refused::of(&taken).is(Code::AlreadyExists, "INSTANCE_TAKEN");
+    c.workers[0].stream = None;
+    eventually("its loss", async || c.attempt().await.members[0].state() == MemberState::Away).await;
+    c.live_for(14).await;
+    let taken = again(&c.world).await.err().unwrap();
+    Refused::of(&taken).is(Code::AlreadyExists, "INSTANCE_TAKEN");
+    c.live_for(4).await;
+    let fresh = again(&c.world).await.unwrap_or_else(|e| panic!("{:?}", Refused::of(&e)));
+    fresh.issue(Half::Reading).await.is_live(&c.gateway).await;
+    // The one before is nobody now: not here, and not there.
+    refused(c.workers[0].try_issue(Half::Reading).await).is(Code::PermissionDenied, "SESSION_MISMATCH");
+    Refused::of(&c.workers[0].rejoin().await.err().unwrap()).is(Code::AlreadyExists, "INSTANCE_TAKEN");
+    c.lives(0, false).await;
+    c.lives(1, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_that_everybody_has_left_without_a_word_ends_in_time() {
+    let world = World::with(|s| s.lease = "rejoin = \"30s\"".into()).await;
+    let mut c = crew_in(world, crew_of(1), 1).await;
+    c.workers[0].stream.take().unwrap().goodbye().await;
+    eventually("the goodbye", async || c.attempt().await.members[0].state() == MemberState::Left).await;
+    assert_eq!(c.attempt().await.state(), AttemptState::Suspended);
+    let took = c
+        .world
+        .time()
+        .pass_until(Duration::from_secs(60), async || c.attempt().await.state() == AttemptState::Ended)
+        .await
+        .expect("it ends");
+    assert!(took > Duration::from_secs(29) && took < Duration::from_secs(33), "{took:?}");
+    assert_eq!((c.attempt().await.outcome(), c.job().await.state()), (Outcome::Lost, JobState::Ready));
+}

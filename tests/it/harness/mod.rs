@@ -61,6 +61,8 @@ pub const WORKER: &str = "spiffe://k8s.acme.example/ns/ml/job/tuner";
 pub const OTHER_WORKER: &str = "spiffe://k8s.acme.example/ns/ml/job/other";
 /// A workload whose identity several jobs share.
 pub const SHARED: &str = "spiffe://hpc.acme.example/slurm/ml-support/node";
+/// The daemon of one cluster.
+pub const SCHEDULER: &str = "spiffe://hpc.acme.example/slurm/controller";
 pub const DISABLED: &str = "spiffe://k8s.acme.example/ns/old/job/tuner";
 pub const OPERATOR: &str = "spiffe://people.acme.example/u/ada";
 pub const AUDITOR: &str = "spiffe://people.acme.example/audit/eve";

@@ -1,0 +1,144 @@
+//! The members of an attempt.
+
+use rpds::RedBlackTreeMapSync;
+
+use super::{Member, MemberState};
+use crate::name::{InstanceName, Outcome, SpiffeId};
+
+/// The members of an attempt by their instances, and what is asked of all of them together, kept as they come and go.
+///
+/// A copy shares what did not change: each change of a job makes a new one to be shown, whatever the number of its members.
+#[derive(Clone, Debug, Default)]
+pub struct Roster {
+    members: RedBlackTreeMapSync<InstanceName, Member>,
+    /// How many instances each identity has had.
+    identities: RedBlackTreeMapSync<SpiffeId, u32>,
+    joined: usize,
+    present: usize,
+    completed: usize,
+}
+
+impl Roster {
+    /// All that there ever were, by instance.
+    pub fn iter(&self) -> impl Iterator<Item = (&InstanceName, &Member)> {
+        self.members.iter()
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// The identities that have been members.
+    pub fn identities(&self) -> impl Iterator<Item = &SpiffeId> {
+        self.identities.keys()
+    }
+
+    pub fn get(&self, instance: &InstanceName) -> Option<&Member> {
+        self.members.get(instance)
+    }
+
+    pub fn contains(&self, instance: &InstanceName) -> bool {
+        self.members.contains_key(instance)
+    }
+
+    /// Whether an identity has been a member.
+    pub fn has(&self, identity: &SpiffeId) -> bool {
+        self.identities.contains_key(identity)
+    }
+
+    /// How many instances an identity has had.
+    pub fn instances_of(&self, identity: &SpiffeId) -> u32 {
+        self.identities.get(identity).copied().unwrap_or(0)
+    }
+
+    /// How many instances there ever were.
+    pub fn len(&self) -> usize {
+        self.members.size()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// How many are joined.
+    pub fn joined(&self) -> usize {
+        self.joined
+    }
+
+    /// How many are joined, or may come back.
+    pub fn present(&self) -> usize {
+        self.present
+    }
+
+    /// How many have said that they completed.
+    pub fn completed(&self) -> usize {
+        self.completed
+    }
+
+    pub(super) fn put(&mut self, instance: InstanceName, member: Member) {
+        if let Some(before) = self.members.get(&instance) {
+            self.joined = self.joined.saturating_sub(usize::from(before.state == MemberState::Joined));
+            self.present = self.present.saturating_sub(usize::from(before.is_present()));
+            let completed = before.outcome == Some(Outcome::Completed);
+            self.completed = self.completed.saturating_sub(usize::from(completed));
+        }
+        if self.members.get(&instance).is_none_or(|before| before.spiffe_id != member.spiffe_id) {
+            let had = self.identities.get(&member.spiffe_id).copied().unwrap_or(0);
+            self.identities.insert_mut(member.spiffe_id.clone(), had.saturating_add(1));
+        }
+        self.joined = self.joined.saturating_add(usize::from(member.state == MemberState::Joined));
+        self.present = self.present.saturating_add(usize::from(member.is_present()));
+        let completed = member.outcome == Some(Outcome::Completed);
+        self.completed = self.completed.saturating_add(usize::from(completed));
+        self.members.insert_mut(instance, member);
+    }
+}
+
+impl FromIterator<(InstanceName, Member)> for Roster {
+    fn from_iter<I: IntoIterator<Item = (InstanceName, Member)>>(members: I) -> Self {
+        let mut roster = Roster::default();
+        members.into_iter().for_each(|(instance, member)| roster.put(instance, member));
+        roster
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::LeaseTime, secret::SecretDigest};
+
+    #[test]
+    fn what_is_counted_is_what_is_there_after_any_history() {
+        let mut roster = Roster::default();
+        let states = [
+            MemberState::Joined,
+            MemberState::Away { since: LeaseTime(1) },
+            MemberState::Left,
+            MemberState::Lost,
+        ];
+        let outcomes = [None, Some(Outcome::Completed), Some(Outcome::Interrupted)];
+        let mut dice = 7u64;
+        for _ in 0..2_000 {
+            dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let roll = |sides: u64, shift: u32| usize::try_from((dice >> shift) % sides).unwrap();
+            let before = roster.clone();
+            let counts = (before.len(), before.joined(), before.present(), before.completed());
+            let member = Member {
+                spiffe_id: format!("spiffe://td/w{}", roll(3, 20)).parse().unwrap(),
+                session: SecretDigest([1; 32]),
+                state: states[roll(4, 30)],
+                joined: LeaseTime(1),
+                drain: None,
+                outcome: outcomes[roll(3, 40)],
+            };
+            roster.put(format!("i{}", roll(8, 50)).parse().unwrap(), member.clone());
+            assert!(roster.has(&member.spiffe_id));
+            let count = |f: fn(&Member) -> bool| roster.values().filter(|m| f(m)).count();
+            assert_eq!(roster.joined(), count(|m| m.state == MemberState::Joined));
+            assert_eq!(roster.present(), count(Member::is_present));
+            assert_eq!(roster.completed(), count(|m| m.outcome == Some(Outcome::Completed)));
+            // Whoever holds a copy goes on seeing what it saw.
+            assert_eq!((before.len(), before.joined(), before.present(), before.completed()), counts);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! Which jobs each identity has been a member of.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use crate::{
+    clock::LeaseTime,
+    job::Job,
+    limits,
+    name::{JobId, SpiffeId},
+};
+
+/// One identity in one job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    pub job: JobId,
+    /// When the attempt began in which it was a member first.
+    pub first: LeaseTime,
+    /// The end of the job.
+    pub closed: Option<LeaseTime>,
+}
+
+impl Use {
+    /// Whether it still binds: while the job is open, and after its end for as long as an SVID lives that was made before it.
+    pub(super) fn binds(&self, now: LeaseTime) -> bool {
+        self.closed.is_none_or(|closed| now.since(closed) <= limits::IDENTITY_BOUND)
+    }
+}
+
+/// The identities that an index is made of: each with the first of a job's attempts that it was in.
+pub(super) fn uses_of(job: &Job) -> BTreeMap<SpiffeId, Use> {
+    let mut uses = BTreeMap::new();
+    for a in &job.attempts {
+        for id in a.members.identities() {
+            let new = Use { job: job.id, first: a.began, closed: job.closed };
+            uses.entry(id.clone()).or_insert(new);
+        }
+    }
+    uses
+}
+
+/// Every identity that is or was a member, with its jobs; those of jobs that closed long ago are forgotten.
+#[derive(Debug, Default)]
+pub(super) struct Identities {
+    uses: HashMap<SpiffeId, Vec<Use>>,
+    /// Jobs in the order of their ends.
+    closed: VecDeque<(LeaseTime, JobId, Vec<SpiffeId>)>,
+    /// Identities of one job whose first joins are being recorded.
+    claims: HashMap<SpiffeId, (JobId, u32)>,
+}
+
+impl Identities {
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.uses.len()
+    }
+
+    pub(super) fn knows(&self, id: &SpiffeId) -> bool {
+        self.uses.contains_key(id)
+    }
+
+    /// The other job that an identity which belongs to one alone belongs to: the first that it was used in.
+    pub(super) fn bound_elsewhere(&self, id: &SpiffeId, job: JobId, now: LeaseTime) -> Option<JobId> {
+        let binding = self.uses.get(id).into_iter().flatten().filter(|u| u.binds(now));
+        let first = binding.min_by_key(|u| (u.first, u.job)).map(|u| u.job);
+        first.or_else(|| self.claims.get(id).map(|(job, _)| *job)).filter(|first| *first != job)
+    }
+
+    /// Holds an identity for a job while a join of it is being recorded.
+    pub(super) fn claim(&mut self, id: &SpiffeId, job: JobId) {
+        let claim = self.claims.entry(id.clone()).or_insert((job, 0));
+        claim.1 = claim.1.saturating_add(1);
+    }
+
+    pub(super) fn unclaim(&mut self, id: &SpiffeId) {
+        if let Some(claim) = self.claims.get_mut(id) {
+            claim.1 = claim.1.saturating_sub(1);
+            if claim.1 == 0 {
+                self.claims.remove(id);
+            }
+        }
+    }
+
+    /// Notes a use. True where it is a new one.
+    pub(super) fn note(&mut self, id: &SpiffeId, new: Use) -> bool {
+        let uses = self.uses.entry(id.clone()).or_default();
+        if uses.iter().any(|u| u.job == new.job) {
+            return false;
+        }
+        uses.push(new);
+        if let Some(at) = new.closed {
+            self.closed.push_back((at, new.job, vec![id.clone()]));
+        }
+        true
+    }
+
+    /// Open jobs beside this one that an identity is a member of.
+    pub(super) fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> impl Iterator<Item = JobId> {
+        let uses = self.uses.get(id).into_iter().flatten();
+        uses.filter(move |u| u.job != job && u.closed.is_none()).map(|u| u.job)
+    }
+
+    /// Notes the end of a job.
+    pub(super) fn closed(&mut self, job: &Job) {
+        let Some(at) = job.closed else { return };
+        let ids: Vec<SpiffeId> = uses_of(job).into_keys().collect();
+        for id in &ids {
+            let own = self.uses.get_mut(id).into_iter().flatten().find(|u| u.job == job.id);
+            if let Some(own) = own {
+                own.closed = Some(at);
+            }
+        }
+        if !ids.is_empty() {
+            self.closed.push_back((at, job.id, ids));
+        }
+    }
+
+    /// Forgets what no longer binds.
+    pub(super) fn prune(&mut self, now: LeaseTime) {
+        while let Some((at, ..)) = self.closed.front()
+            && now.since(*at) > limits::IDENTITY_BOUND
+        {
+            let Some((_, job, ids)) = self.closed.pop_front() else { return };
+            for id in ids {
+                if let Some(uses) = self.uses.get_mut(&id) {
+                    uses.retain(|u| u.job != job);
+                    if uses.is_empty() {
+                        self.uses.remove(&id);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> SpiffeId {
+        format!("spiffe://td/{name}").parse().unwrap()
+    }
+
+    fn open(job: u128, first: u64) -> Use {
+        Use { job: JobId(job), first: LeaseTime(first), closed: None }
+    }
+
+    #[test]
+    fn an_identity_belongs_to_the_first_job_that_used_it_and_no_longer_than_an_svid_of_then_lives() {
+        let mut all = Identities::default();
+        let now = LeaseTime(1_000);
+        assert_eq!(all.bound_elsewhere(&id("a"), JobId(1), now), None);
+        assert!(all.note(&id("a"), open(2, 20)) && all.note(&id("a"), open(1, 10)));
+        assert!(!all.note(&id("a"), open(1, 30)), "it is known");
+        assert_eq!(all.bound_elsewhere(&id("a"), JobId(2), now), Some(JobId(1)));
+        assert_eq!(all.bound_elsewhere(&id("a"), JobId(1), now), None);
+        assert_eq!(all.bound_elsewhere(&id("b"), JobId(2), now), None);
+        let over = Use { closed: Some(now), ..open(3, 5) };
+        assert!(all.note(&id("c"), over));
+        let late = now.plus(limits::IDENTITY_BOUND);
+        assert_eq!(all.bound_elsewhere(&id("c"), JobId(4), late), Some(JobId(3)));
+        all.prune(late);
+        assert!(all.knows(&id("c")));
+        let later = LeaseTime(late.0 + 1);
+        assert_eq!(all.bound_elsewhere(&id("c"), JobId(4), later), None);
+        all.prune(later);
+        assert!(!all.knows(&id("c")) && all.knows(&id("a")) && all.len() == 1);
+    }
+
+    #[test]
+    fn while_a_first_join_is_recorded_the_identity_is_taken() {
+        let mut all = Identities::default();
+        let now = LeaseTime(1);
+        all.claim(&id("a"), JobId(1));
+        all.claim(&id("a"), JobId(1));
+        all.unclaim(&id("a"));
+        assert_eq!(all.bound_elsewhere(&id("a"), JobId(2), now), Some(JobId(1)));
+        assert_eq!(all.bound_elsewhere(&id("a"), JobId(1), now), None);
+        all.unclaim(&id("a"));
+        assert_eq!(all.bound_elsewhere(&id("a"), JobId(2), now), None);
+    }
+}
