@@ -66,6 +66,10 @@ fn advice(reason: Reason) -> Option<Advice> {
             "the job was described for others: your identity is not among those that may take part",
             "run it as one that is, or add yours to members.join in the job file",
         ),
+        R::IdentityBound => (
+            "a process of another job holds this identity, and it is meant for one job at a time",
+            "run each job under an identity of its own, or ask for this one to be entered as shared",
+        ),
         R::InstanceTaken => (
             "somebody takes part under this name already; two processes were given one name, or the one before is not yet gone",
             "give each process an --instance of its own; one that has died makes room within seconds",
