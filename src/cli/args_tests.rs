@@ -40,6 +40,10 @@ fn what_is_promised_can_be_written() {
         &format!(
             "run --spec job.toml --job {JOB} --attempt-key k --instance n0 --on-revoke kill --dir d -- true"
         ),
+        &format!("run --job {JOB} --attempt-key k --supersede --ticket-file t -- true"),
+        "agent --spec job.toml --ready-file r --dir d --on-revoke ignore",
+        &format!("agent --job {JOB} --attempt-key k --watch-pid 7 --on-revoke kill"),
+        &format!("agent attach {JOB} --instance n0 --ticket-file t"),
         "job create --spec job.toml --idempotency-key k --wait",
         "job create --spec job.toml --dry-run",
         "job check job.toml",
@@ -99,6 +103,10 @@ fn what_is_wrong_is_refused_before_anything_is_asked() {
         "run --spec job.toml",
         "run --spec job.toml --on-revoke sleep -- true",
         "run -- true",
+        "agent",
+        "agent --job x",
+        "agent --spec job.toml --watch-pid 0",
+        "agent attach",
         "whoami --as boss",
         "whoami -o yaml",
         "token check f",
