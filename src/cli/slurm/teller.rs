@@ -191,12 +191,13 @@ pub(super) async fn tell_all(
         let now = session.now().wall;
         rest.retain(|s| now.since(s.report.at) > 2 * SLURM_BUDGET);
     }
-    let mut all_told = tell_each(&teller, &first, session).await;
-    if let (true, Some(_turn)) = (all_told || own.is_none(), spool.turn()) {
-        spool.forget_old_runs(session.now().wall);
-        all_told &= tell_each(&teller, &rest, session).await;
+    let all_told = tell_each(&teller, &first, session).await;
+    if !all_told {
+        return Ok(false);
     }
-    Ok(all_told)
+    let Some(_turn) = spool.turn() else { return Ok(rest.is_empty()) };
+    spool.forget_old_runs(session.now().wall);
+    Ok(tell_each(&teller, &rest, session).await)
 }
 
 async fn tell_each(teller: &Teller, spooled: &[Spooled], session: &Session) -> bool {
