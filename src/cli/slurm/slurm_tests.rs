@@ -260,6 +260,9 @@ async fn what_could_not_be_told_is_told_when_the_daemon_is_back_and_a_beginning_
     assert_eq!(cluster.kept(), 2, "two ends, no beginning");
     cluster.home.revive().await;
     let spool = Spool::open(&folder).unwrap();
+    let turn = spool.turn();
+    assert!(!tell_all(&spool, None, &cluster.session).await.unwrap(), "somebody else is at it");
+    drop(turn);
     assert!(tell_all(&spool, None, &cluster.session).await.unwrap());
     assert_eq!(cluster.kept(), 0);
     assert_eq!(cluster.attempts(&ran).await, ["slurm:hpc:4:0 OUTCOME_FAILED"]);

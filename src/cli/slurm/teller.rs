@@ -12,7 +12,7 @@ use crate::{
     limits::{SLURM_BUDGET, SPOOL_BEGIN_KEPT, SPOOL_KEPT},
     name::{PrincipalKind, SpiffeId, SpiffePattern},
     proto::v1,
-    reason::Reason,
+    reason::{Reason, Refusal},
 };
 
 /// A connection to the daemon as the cluster's scheduler.
@@ -60,9 +60,7 @@ impl Teller {
                 {
                     Told::Done(format!("it was over before: {}", failure.text))
                 }
-                Some(reason) if !failure.is_passing() && useless(reason) => {
-                    Told::Dropped(failure.render().trim_start_matches("leasehold: ").to_owned())
-                }
+                Some(reason) if !failure.is_passing() && useless(reason) => dropped(&failure),
                 _ => Told::Kept(failure),
             },
         }
@@ -73,14 +71,7 @@ impl Teller {
         let job = self.job(report.job.to_string()).await?;
         // Anybody may write anything into a comment.
         if !may_take_part(&job, runs_as) {
-            return Err(Failure::from(crate::reason::Refusal::new(
-                Reason::NotAMember,
-                format!("{} is no job of {runs_as}", job.id),
-            ))
-            .with("launcher", job.launcher)
-            .fix(
-                "submit it as who launched the job, or have members.join of its job.toml name that identity",
-            ));
+            return Err(not_theirs(&job, runs_as));
         }
         let request = v1::BeginAttemptRequest { job: job.id, key: report.key.clone(), supersede: true };
         let client = &self.client;
@@ -200,12 +191,13 @@ pub(super) async fn tell_all(
         let now = session.now().wall;
         rest.retain(|s| now.since(s.report.at) > 2 * SLURM_BUDGET);
     }
-    let mut all_told = tell_each(&teller, &first, session).await;
-    if let (true, Some(_turn)) = (all_told || own.is_none(), spool.turn()) {
-        spool.forget_old_runs(session.now().wall);
-        all_told &= tell_each(&teller, &rest, session).await;
+    let all_told = tell_each(&teller, &first, session).await;
+    if !all_told {
+        return Ok(false);
     }
-    Ok(all_told)
+    let Some(_turn) = spool.turn() else { return Ok(rest.is_empty()) };
+    spool.forget_old_runs(session.now().wall);
+    Ok(tell_each(&teller, &rest, session).await)
 }
 
 async fn tell_each(teller: &Teller, spooled: &[Spooled], session: &Session) -> bool {
@@ -226,21 +218,35 @@ async fn tell_each(teller: &Teller, spooled: &[Spooled], session: &Session) -> b
     all_told
 }
 
-/// For slurmctld's log, or syslog: one line where it went well.
+fn dropped(failure: &Failure) -> Told {
+    Told::Dropped(failure.render().trim_start_matches("leasehold: ").to_owned())
+}
+
+/// Says it for syslog: one line where it went well.
 pub(super) fn say(report: &Report, told: &Told) {
-    let (run, word) = (&report.run, report.word());
+    note(&said(report, told));
+}
+
+fn said(report: &Report, told: &Told) -> String {
+    let run = &report.run;
+    let what = if report.word() == "begin" { "its beginning" } else { "its end" };
     match told {
-        Told::Done(what) => note(&format!("leasehold: {run}: {what}")),
-        Told::Dropped(why) => note(&format!("leasehold: {run}: {word} is not told: {why}")),
-        Told::Kept(failure) => note(&format!(
-            "leasehold: {run}: {word} is kept, to be told later: {}",
-            failure
-                .clone()
-                .saying("`leasehold slurm resend` tells it again.")
-                .render()
-                .trim_start_matches("leasehold: ")
-        )),
+        Told::Done(done) => format!("leasehold: {run}: {done}"),
+        Told::Dropped(why) => format!("leasehold: {run}: {what} is not told: {why}"),
+        Told::Kept(failure) => {
+            let failure = failure.clone().saying("It is kept: `leasehold slurm resend` tells it again.");
+            let why = failure.render();
+            format!("leasehold: {run}: {what} could not be told: {}", why.trim_start_matches("leasehold: "))
+        }
     }
+}
+
+fn not_theirs(job: &v1::Job, runs_as: &SpiffeId) -> Failure {
+    let text = format!("the Slurm job's comment names {}, which is no job of {runs_as}", job.id);
+    Failure::from(Refusal::new(Reason::NotAMember, text))
+        .with("launcher", job.launcher.clone())
+        .fix("submit as who launched that job, or have members.join of its job.toml name this identity")
+        .saying("No attempt was begun; the Slurm job runs without access.")
 }
 
 /// Whether this identity launched a job, or may join it.
@@ -295,6 +301,36 @@ mod tests {
         ] {
             assert_eq!(is_on("n1", &member(instance, state)), on, "{instance} {state:?}");
         }
+    }
+
+    #[test]
+    fn what_became_of_a_report_reads_so_in_syslog() {
+        use crate::cli::slurm::report::tests::allocation;
+        let id: SpiffeId = "spiffe://hpc.acme.example/slurm/ml-support/mallory".parse().unwrap();
+        let began = Report::began(&allocation(4, 0, "0:0"), id.clone(), crate::clock::Wall(0));
+        let ended = Report::ended(&allocation(4, 0, "3:0"), None, crate::clock::Wall(0)).unwrap();
+        let job = v1::Job {
+            id: crate::name::JobId(7).to_string(),
+            launcher: "spiffe://hpc.acme.example/slurm/ml-support/ada".into(),
+            ..Default::default()
+        };
+        let away = Refusal::new(Reason::Unreachable, "cannot reach `leasehold.acme.example:8443`")
+            .fix("check that the daemon runs, and the way to it");
+        let lines = [
+            said(&began, &Told::Done("attempt 1 of j-7 has begun".into())),
+            said(&began, &dropped(&not_theirs(&job, &id))),
+            said(&ended, &Told::Kept(away.into())),
+        ];
+        insta::assert_snapshot!(lines.join("\n"), @r"
+        leasehold: Slurm job 4 on hpc: attempt 1 of j-7 has begun
+        leasehold: Slurm job 4 on hpc: its beginning is not told: denied: the Slurm job's comment names j-00000000000000000000000007, which is no job of spiffe://hpc.acme.example/slurm/ml-support/mallory
+          launcher  spiffe://hpc.acme.example/slurm/ml-support/ada
+          fix       submit as who launched that job, or have members.join of its job.toml name this identity
+        No attempt was begun; the Slurm job runs without access.
+        leasehold: Slurm job 4 on hpc: its end could not be told: error: cannot reach `leasehold.acme.example:8443`
+          fix    check that the daemon runs, and the way to it
+        It is kept: `leasehold slurm resend` tells it again.
+        ");
     }
 
     #[test]
