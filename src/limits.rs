@@ -170,6 +170,14 @@ pub const IDENTITY_OUTAGE_MAX: Duration = SVID_LIFE_MAX;
 pub const WORKLOAD_SVIDS_MAX: usize = 256;
 /// Bytes of one message of the Workload API: a thousand federated bundles of two roots.
 pub const WORKLOAD_MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// Certificate authorities of the web in one file: a system has some 150.
+pub const WEB_ROOTS_MAX: usize = 1_024;
+/// From one fetch of a foreign bundle to the next, where its publisher does not say: the standard's default.
+pub const BUNDLE_REFRESH: Duration = Duration::from_secs(300);
+/// The shortest such time: a publisher that wants more is not asked more often.
+pub const BUNDLE_REFRESH_MIN: Duration = Duration::from_secs(5);
+/// The longest such time: a root that was taken away is known of within a day.
+pub const BUNDLE_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found in the sum.
 pub const PING: Duration = Duration::from_secs(5);
 /// Requests in work at once; more wait a moment or are refused.

@@ -3,7 +3,7 @@ use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use tracing::level_filters::LevelFilter;
 
 use super::*;
-use crate::identity::Pick;
+use crate::identity::{EndpointProfile, Pick};
 
 const LEAST: &str = r#"
 [server]
@@ -38,7 +38,8 @@ fn the_configuration_that_is_shipped_is_read_and_leaves_nothing_to_a_default() {
     assert_eq!(config.identity.bundles.len(), 3);
     assert_eq!(config.ledger.free_space_stop_bytes, 5 << 30);
     assert!(matches!(config.issuer.listen, IssuerListen::Tls { .. }));
-    assert_eq!(config.paths().len(), 10);
+    assert_eq!(config.identity.federation.len(), 2);
+    assert_eq!(config.paths().len(), 12);
 }
 
 #[test]
@@ -200,6 +201,58 @@ fn an_identity_from_an_agent_needs_its_socket_and_no_files() {
     9: identity.spiffe_id stands beside identity.hint: one of them picks the SVID, remove the other
     8: identity.socket is not a key: write one of workload_api, hint, spiffe_id, bundles, trust_domains, max_svid_ttl, wait, outage_max, or remove it
     9: identity.trust_domains: `a.example` has a bundle and is not listed: list it, or remove trust_domains
+    "#
+    );
+}
+
+#[test]
+fn a_bundle_endpoint_is_written_whole_and_nothing_of_it_is_guessed() {
+    let with = |entries: &str| format!("{LEAST}{entries}");
+    let spiffe = "[[federation]]\ntrust_domain = \"p.example\"\nprofile = \"https_spiffe\"\nurl = \"https://p.example/b\"\n\
+                  endpoint_id = \"spiffe://p.example/s\"\nbundle = \"p.json\"\n";
+    let web = "[[federation]]\ntrust_domain = \"w.example\"\nprofile = \"https_web\"\nurl = \"https://w.example/b\"\nca = \"web.pem\"\n";
+    let [first, second] = &read(&with(&format!("{spiffe}{web}"))).unwrap().config.identity.federation[..]
+    else {
+        panic!("two")
+    };
+    let bundle = "/etc/x/p.json".into();
+    assert_eq!(
+        first.profile,
+        EndpointProfile::Spiffe { id: "spiffe://p.example/s".parse().unwrap(), bundle }
+    );
+    assert_eq!(
+        (second.profile.clone(), second.url.to_string()),
+        (EndpointProfile::Web { ca: "/etc/x/web.pem".into() }, "https://w.example/b".to_owned())
+    );
+    let told = |entries: &str| problems(&with(entries)).join("\n");
+    insta::assert_snapshot!(
+        [
+            told("[[federation]]\n"),
+            told("[federation]\ntrust_domain = \"p.example\"\n"),
+            told(&spiffe.replace("https://p", "http://p").replace("p.example/s", "P.example/s")),
+            told(&spiffe.replace("https_spiffe", "https")),
+            told(&spiffe.replace("https_spiffe", "https_web")),
+            told(&format!("{}bundel = \"x\"\n", web.replace("web.pem", ""))),
+            told(&format!("{spiffe}ca = \"x\"\n{web}{web}")),
+            told(&web.replace("w.example\"", "td.example\"")),
+        ]
+        .join("\n"),
+        @r#"
+    13: federation.trust_domain is missing: write trust_domain = "partner.example"
+    13: federation.url is missing: write url = "https://spire.partner.example/bundle"
+    13: federation.profile is missing: write profile = "https_spiffe" or "https_web"
+    13: federation: a table stands here: write [[federation]] before each
+    16: federation.url: `http://p.example/b` is not https: a bundle is not fetched over anything else
+    17: federation.endpoint_id: `spiffe://P.example/s` is not a SPIFFE ID: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user
+    15: federation.profile: `https` stands here: write one of https_spiffe, https_web
+    13: federation.ca is missing: write ca = "/etc/ssl/certs/ca-certificates.crt", whoever may vouch for the host's name
+    17: federation.endpoint_id is for https_spiffe: remove it, or change the profile
+    18: federation.bundle is for https_spiffe: remove it, or change the profile
+    17: federation.ca: is no path: write one
+    18: federation.bundel is not a key: write one of trust_domain, url, profile, ca, or remove it
+    19: federation.ca is for https_web: remove it, or change the profile
+    25: federation: `w.example` is there twice: name each trust domain once
+    13: federation: `td.example` has a bundle in identity.bundles: it has one source, remove one
     "#
     );
 }

@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{
     Config, ConfigErrors, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
-    PolicyConfig, ServerConfig, identity,
+    PolicyConfig, ServerConfig, federation, identity,
     table::{self, Notes, Table, shown},
     units::{size, size_written, span, written},
 };
@@ -60,7 +60,8 @@ fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Confi
     root.refuse("notify", "comes with approvals and is not served yet: remove [notify]", notes);
     let server = server(root.table("server", notes), folder, notes);
     let issuer = issuer(root.table("issuer", notes), folder, notes);
-    let identity = identity::read(root.table("identity", notes), folder, notes);
+    let federation = federation::read(root.list_of_tables("federation", notes), folder, notes);
+    let identity = identity::read(root.table("identity", notes), federation, folder, notes);
     let policy = policy(root.table("policy", notes), folder, notes);
     let lease = lease(root.table("lease", notes), notes);
     let ledger = ledger(root.table("ledger", notes), notes);

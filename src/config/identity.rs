@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     IdentityConfig, IdentityFrom,
+    federation::Federated,
     file::path,
     table::{Notes, Table},
     units::{span, written},
@@ -21,7 +22,12 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-pub(super) fn read(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IdentityConfig> {
+pub(super) fn read(
+    mut table: Table<'_>,
+    federation: Option<Vec<Federated>>,
+    folder: &Path,
+    notes: &mut Notes,
+) -> Option<IdentityConfig> {
     let has_files = table.has("cert") || table.has("key");
     let table_has_agent = table.has("workload_api");
     let line = table.line_of("workload_api");
@@ -53,8 +59,11 @@ pub(super) fn read(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Op
     }
     let bundles = bundles.unwrap_or_else(|| Some(BTreeMap::new()));
     let domains = table.list("trust_domains", notes, str::parse::<TrustDomain>);
-    if let (Some((line, domains)), Some(bundles)) = (&domains, &bundles) {
-        check_domains(*line, domains, bundles, is_files, notes);
+    if let (Some(bundles), Some(federation)) = (&bundles, &federation) {
+        check_bundles(bundles, federation, notes);
+        if let Some((line, domains)) = &domains {
+            check_domains(*line, domains, bundles, federation, is_files, notes);
+        }
     }
     let max_svid_ttl =
         table.or("max_svid_ttl", &written(SVID_LIFE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
@@ -65,6 +74,7 @@ pub(super) fn read(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Op
     Some(IdentityConfig {
         from: from?,
         bundles: bundles?,
+        federation: federation?.into_iter().map(|federated| federated.endpoint).collect(),
         trust_domains: domains.map(|(_, domains)| domains.into_iter().collect()),
         max_svid_ttl: max_svid_ttl?,
         wait: wait?,
@@ -100,22 +110,46 @@ fn workload_api(table: &mut Table<'_>, notes: &mut Notes) -> Option<IdentityFrom
     Some(IdentityFrom::WorkloadApi { endpoint: endpoint?, pick: hint.or(id).unwrap_or_default() })
 }
 
+/// A trust domain has its roots from one place.
+fn check_bundles(bundles: &BTreeMap<TrustDomain, PathBuf>, federation: &[Federated], notes: &mut Notes) {
+    let mut seen = BTreeSet::new();
+    for Federated { line, endpoint } in federation {
+        let domain = &endpoint.trust_domain;
+        if bundles.contains_key(domain) {
+            notes.problem(
+                *line,
+                format!(
+                    "federation: `{domain}` has a bundle in identity.bundles: it has one source, remove one"
+                ),
+            );
+        } else if !seen.insert(domain) {
+            notes.problem(
+                *line,
+                format!("federation: `{domain}` is there twice: name each trust domain once"),
+            );
+        }
+    }
+}
+
 /// What is listed must have roots, where all roots are from files; and all roots from files must be listed.
 fn check_domains(
     line: usize,
     domains: &[TrustDomain],
     bundles: &BTreeMap<TrustDomain, PathBuf>,
+    federation: &[Federated],
     is_files: bool,
     notes: &mut Notes,
 ) {
     let listed: BTreeSet<_> = domains.iter().collect();
-    for lacking in listed.iter().filter(|d| is_files && !bundles.contains_key(**d)) {
+    let federated: BTreeSet<_> = federation.iter().map(|f| &f.endpoint.trust_domain).collect();
+    let has_roots = |domain: &TrustDomain| bundles.contains_key(domain) || federated.contains(domain);
+    for lacking in listed.iter().filter(|d| is_files && !has_roots(d)) {
         notes.problem(
             line,
             format!("identity.trust_domains: `{lacking}` has no bundle: write one, or remove it"),
         );
     }
-    for lacking in bundles.keys().filter(|d| !listed.contains(d)) {
+    for lacking in bundles.keys().chain(federated.iter().copied()).filter(|d| !listed.contains(d)) {
         notes.problem(line, format!("identity.trust_domains: `{lacking}` has a bundle and is not listed: list it, or remove trust_domains"));
     }
 }

@@ -8,12 +8,14 @@
 //! |---|---|
 //! | `settings` | [`Config`]: what is always valid once it exists |
 //! | `file` | the reading of it, section by section |
+//! | `federation` | the sections about bundle endpoints |
 //! | `identity` | the section about who the daemon is and whom it believes |
 //! | `table` | one TOML table, read key by key; contexts of the command line are read by it too |
 //! | `problem` | [`ConfigErrors`]: all that is wrong with a file |
 //! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
 //! | `units` | spans of time and sizes, as people write them |
 
+mod federation;
 mod file;
 mod identity;
 mod paths;

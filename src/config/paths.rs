@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Config, IdentityFrom, IssuerListen};
-use crate::identity::WorkloadEndpoint;
+use crate::identity::{BundleEndpoint, EndpointProfile, WorkloadEndpoint};
 
 /// One path, and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,16 @@ impl Config {
         }
         for (domain, path) in &self.identity.bundles {
             out.push(one(&format!("identity.bundles.\"{domain}\""), path, PathUse::File));
+        }
+        for BundleEndpoint { trust_domain, profile, .. } in &self.identity.federation {
+            match profile {
+                EndpointProfile::Spiffe { bundle, .. } => {
+                    out.push(one(&format!("federation.\"{trust_domain}\".bundle"), bundle, PathUse::File));
+                }
+                EndpointProfile::Web { ca } => {
+                    out.push(one(&format!("federation.\"{trust_domain}\".ca"), ca, PathUse::File));
+                }
+            }
         }
         out.push(one("policy.dir", &self.policy.dir, PathUse::Directory));
         out.push(one("policy.catalog", &self.policy.catalog, PathUse::Directory));

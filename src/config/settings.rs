@@ -10,7 +10,7 @@ use std::{
 use tracing::level_filters::LevelFilter;
 
 use crate::{
-    identity::{Pick, WorkloadEndpoint},
+    identity::{BundleEndpoint, Pick, WorkloadEndpoint},
     ledger,
     name::TrustDomain,
     policy::Explain,
@@ -71,6 +71,8 @@ pub struct IdentityConfig {
     /// The roots of each trust domain, from files. Never empty where the daemon's own SVID comes from files too: nobody else
     /// is let in.
     pub bundles: BTreeMap<TrustDomain, PathBuf>,
+    /// Bundle endpoints of foreign trust domains.
+    pub federation: Vec<BundleEndpoint>,
     /// Whose SVIDs are looked at: of other trust domains that the agent has bundles of, nobody is let in. `None`: all.
     pub trust_domains: Option<BTreeSet<TrustDomain>>,
     /// The longest life of an SVID that is accepted.

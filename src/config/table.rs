@@ -139,6 +139,23 @@ impl<'t> Table<'t> {
         Some(self.below(format!("{}{key}.", self.prefix), line, value, notes))
     }
 
+    /// The tables of a list, `[[key]]`, each read from its own line. None where there is no such list.
+    pub(crate) fn list_of_tables(&mut self, key: &'static str, notes: &mut Notes) -> Vec<Table<'t>> {
+        let Some((line, value)) = self.take(key) else { return Vec::new() };
+        let DeValue::Array(items) = value.get_ref() else {
+            let (name, what) = (format!("{}{key}", self.prefix), kind_of(value.get_ref()));
+            notes.problem(line, format!("{name}: {what} stands here: write [[{name}]] before each"));
+            return Vec::new();
+        };
+        items
+            .iter()
+            .map(|item| {
+                let line = notes.line_of(item.span().start);
+                self.below(format!("{}{key}.", self.prefix), line, item, notes)
+            })
+            .collect()
+    }
+
     /// All that is left, as tables by their names: for keys that are names, as those of contexts.
     #[cfg(feature = "cli")]
     pub(crate) fn tables(&mut self, notes: &mut Notes) -> Vec<(&'t str, Table<'t>)> {

@@ -32,6 +32,7 @@ pub(super) fn open(
     let options = IdentityOptions {
         origin,
         bundles: config.bundles.iter().map(|(domain, path)| (domain.clone(), path.clone())).collect(),
+        federation: config.federation.clone(),
         allowed: config.trust_domains.clone(),
         svid_life_max: config.max_svid_ttl,
         outage_max: config.outage_max,

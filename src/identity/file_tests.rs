@@ -136,3 +136,58 @@ async fn a_source_that_is_followed_sees_a_rotation_at_its_next_look_and_stops_wh
     shutdown.cancel();
     following.await.unwrap();
 }
+
+fn document(cas: &[&TestCa], sequence: u64) -> String {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let keys: Vec<_> = cas
+        .iter()
+        .map(|ca| serde_json::json!({ "kty": "EC", "use": "x509-svid", "x5c": [STANDARD.encode(&ca.der)] }))
+        .collect();
+    serde_json::json!({ "keys": keys, "spiffe_sequence": sequence }).to_string()
+}
+
+#[test]
+fn identity_e05_a_bundle_file_with_a_lower_sequence_than_the_one_in_use_is_passed_over() {
+    let (old, new) = (TestCa::new("example.org"), TestCa::new("example.org"));
+    let folder = Folder::new(&old.svid("/a"), &document(&[&old], 5));
+    let source = folder.open().unwrap();
+    let roots = || source.current().bundles.root_count(&old.domain());
+    assert_eq!(roots(), Some(1));
+    folder.write("bundle.pem", &document(&[&old, &new], 4));
+    source.look();
+    assert_eq!((roots(), source.current().standing.clone()), (Some(1), Standing::Good));
+    folder.write("bundle.pem", &document(&[&old, &new], 6));
+    source.look();
+    assert_eq!(roots(), Some(2));
+    // Now six is the one in use, whatever it holds.
+    folder.write("bundle.pem", &document(&[&old], 5));
+    source.look();
+    assert_eq!(roots(), Some(2));
+    folder.write("bundle.pem", &document(&[], 7));
+    source.look();
+    assert_eq!(roots(), Some(0), "identity_e04: all are revoked");
+}
+
+#[test]
+fn identity_6_7_files_that_stay_bad_for_longer_than_the_limit_leave_nobody_trusted() {
+    let ca = TestCa::new("example.org");
+    let folder = Folder::new(&ca.svid("/a"), &ca.pem());
+    let source = folder.open().unwrap();
+    folder.write("bundle.pem", "half a fi");
+    source.look();
+    assert!(matches!(source.current().standing, Standing::Stale { .. }));
+    folder.clock.advance(limits::IDENTITY_OUTAGE_MAX);
+    source.look();
+    assert_eq!(source.current().bundles.domains().count(), 1, "the limit is not past yet");
+    folder.clock.advance(Duration::from_secs(1));
+    source.look();
+    let trust = source.current();
+    assert!(matches!(trust.standing, Standing::GivenUp { .. }), "{trust:?}");
+    assert!(trust.svid.is_none() && trust.bundles.domains().count() == 0);
+    folder.write("bundle.pem", &ca.pem());
+    source.look();
+    assert_eq!(
+        (source.current().standing.clone(), source.current().bundles.domains().count()),
+        (Standing::Good, 1)
+    );
+}

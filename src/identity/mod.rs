@@ -20,6 +20,7 @@
 //! | `first` | the wait for a first identity |
 //! | `file` | [`FileSource`]: from files, PEM or SPIFFE bundle documents, followed as they are rotated |
 //! | `workload` | [`WorkloadSource`]: from the SPIFFE Workload API |
+//! | `federation` | [`BundleSource`]: the roots of a foreign trust domain, from its bundle endpoint |
 //! | `origin` | [`IdentityOptions`]: where an identity comes from, as it is configured |
 //! | `combined` | [`CombinedSource`]: several sources as one |
 //! | `outage`, `waits` | how long an origin has failed, and when it is asked again |
@@ -28,6 +29,7 @@
 mod bundle;
 mod combined;
 mod document;
+mod federation;
 mod file;
 mod first;
 mod leaf;
@@ -52,6 +54,7 @@ pub(crate) mod testing;
 pub use bundle::TrustBundles;
 pub use combined::CombinedSource;
 pub use document::BundleDocument;
+pub use federation::{BundleEndpoint, BundleSource, EndpointProfile, EndpointUrl, EndpointUrlFault};
 pub use file::{FileSource, IdentityFiles, Reloaded};
 pub use first::{NoIdentity, first_identity};
 pub use leaf::Leaf;

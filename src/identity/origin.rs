@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    CombinedSource, FileSource, IdentityFiles, IdentitySource, LoadError, Pick, WorkloadEndpoint,
-    WorkloadOptions, WorkloadSource,
+    BundleEndpoint, BundleSource, CombinedSource, FileSource, IdentityFiles, IdentitySource, LoadError, Pick,
+    WorkloadEndpoint, WorkloadOptions, WorkloadSource,
 };
 use crate::{clock::Clock, limits, name::TrustDomain};
 
@@ -23,6 +23,8 @@ pub struct IdentityOptions {
     pub origin: Origin,
     /// Roots from files, of trust domains that the agent says nothing of.
     pub bundles: Vec<(TrustDomain, PathBuf)>,
+    /// Bundle endpoints of foreign trust domains.
+    pub federation: Vec<BundleEndpoint>,
     /// Of other trust domains nobody is trusted. `None`: all that there are roots of.
     pub allowed: Option<BTreeSet<TrustDomain>>,
     /// The longest life of an SVID that is accepted.
@@ -37,6 +39,7 @@ impl IdentityOptions {
         IdentityOptions {
             origin,
             bundles,
+            federation: Vec::new(),
             allowed: None,
             svid_life_max: limits::SVID_LIFE_MAX,
             outage_max: limits::IDENTITY_OUTAGE_MAX,
@@ -62,6 +65,10 @@ impl IdentityOptions {
                 Arc::new(WorkloadSource::new(options, clock.clone()))
             }
         };
+        for endpoint in self.federation {
+            let (life, outage) = (self.svid_life_max, self.outage_max);
+            others.push(Arc::new(BundleSource::open(endpoint, life, outage, clock.clone())?));
+        }
         if others.is_empty() && self.allowed.is_none() {
             return Ok(first);
         }

@@ -6,7 +6,7 @@
 use std::{fmt, sync::Arc};
 
 use rustls::{
-    ClientConfig, ServerConfig, SignatureScheme,
+    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SignatureScheme, WantsVerifier,
     client::{ResolvesClientCert, Resumption},
     crypto::ring,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
@@ -50,13 +50,7 @@ pub fn client_config(
     alpn: &[&[u8]],
 ) -> Arc<ClientConfig> {
     let verifier = Arc::new(ServerSvidVerifier::new(source.clone(), clock, server_id));
-    #[expect(
-        clippy::expect_used,
-        reason = "ring's provider has suites for TLS 1.3; a test builds both configurations"
-    )]
-    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&TLS13])
-        .expect("ring speaks TLS 1.3")
+    let mut config = tls13_client()
         .dangerous()
         .with_custom_certificate_verifier(verifier)
         .with_client_cert_resolver(Arc::new(Newest(source)));
@@ -64,6 +58,38 @@ pub fn client_config(
     config.enable_sni = false;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Arc::new(config)
+}
+
+/// For fetching a bundle over `https_spiffe`: the server must be `server_id` under the roots of the source; we show nothing.
+pub(super) fn bundle_config_spiffe(
+    source: Arc<dyn IdentitySource>,
+    clock: Arc<dyn Clock>,
+    server_id: SpiffeId,
+) -> Arc<ClientConfig> {
+    let verifier = Arc::new(ServerSvidVerifier::new(source, clock, server_id));
+    let config = tls13_client().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    bundle_config(config)
+}
+
+/// For fetching a bundle over `https_web`: the server is known by its name under the web's roots; we show nothing.
+pub(super) fn bundle_config_web(roots: RootCertStore) -> Arc<ClientConfig> {
+    bundle_config(tls13_client().with_root_certificates(roots).with_no_client_auth())
+}
+
+fn bundle_config(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
+fn tls13_client() -> ConfigBuilder<ClientConfig, WantsVerifier> {
+    #[expect(
+        clippy::expect_used,
+        reason = "ring's provider has suites for TLS 1.3; a test builds both configurations"
+    )]
+    ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .expect("ring speaks TLS 1.3")
 }
 
 /// Presents whatever SVID the source has at the moment of the handshake.

@@ -25,6 +25,7 @@ mod lifecycle;
 mod locks;
 mod matrix;
 mod path;
+mod rotations;
 mod run;
 mod surfaces;
 mod workload_api;

@@ -1,0 +1,94 @@
+//! Where a foreign bundle is, and by what its server is known.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+use http::Uri;
+
+use crate::name::{SpiffeId, TrustDomain};
+
+/// A bundle endpoint. All of it is configured: a URL says nothing of a trust domain (SPIFFE Federation, section 7.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BundleEndpoint {
+    /// Whose bundle it is.
+    pub trust_domain: TrustDomain,
+    pub url: EndpointUrl,
+    pub profile: EndpointProfile,
+}
+
+/// How the server of a bundle endpoint is known (section 5.2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointProfile {
+    /// `https_web`: by its host name, under the roots of a PEM file, as that of the system.
+    Web { ca: PathBuf },
+    /// `https_spiffe`: by its SPIFFE ID, under the roots of that ID's trust domain. Those of `bundle` to begin with; where the
+    /// endpoint serves its own trust domain, those that it served last.
+    Spiffe { id: SpiffeId, bundle: PathBuf },
+}
+
+/// An `https` URL with a host, without a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointUrl {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) target: String,
+    text: String,
+}
+
+/// What is wrong with the URL of a bundle endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointUrlFault {
+    #[error("is no URL: write https://HOST/PATH")]
+    NotAUrl,
+    #[error("is not https: a bundle is not fetched over anything else")]
+    NotHttps,
+    #[error("names a user: remove what stands before `@`")]
+    User,
+    #[error("has a fragment: remove `#` and what follows")]
+    Fragment,
+}
+
+impl FromStr for EndpointUrl {
+    type Err = EndpointUrlFault;
+
+    fn from_str(text: &str) -> Result<Self, EndpointUrlFault> {
+        use EndpointUrlFault as F;
+        if text.contains('#') {
+            return Err(F::Fragment);
+        }
+        let uri: Uri = text.parse().map_err(|_| F::NotAUrl)?;
+        let authority = uri.authority().ok_or(F::NotAUrl)?;
+        if uri.scheme_str() != Some("https") {
+            return Err(F::NotHttps);
+        }
+        if authority.as_str().contains('@') {
+            return Err(F::User);
+        }
+        let host = authority.host();
+        let is_port_written = authority.as_str().len() > host.len();
+        if host.is_empty() || (is_port_written && authority.port_u16().is_none_or(|port| port == 0)) {
+            return Err(F::NotAUrl);
+        }
+        Ok(EndpointUrl {
+            host: host.to_owned(),
+            port: authority.port_u16().unwrap_or(443),
+            target: uri.path_and_query().map_or("/", |target| target.as_str()).to_owned(),
+            text: text.to_owned(),
+        })
+    }
+}
+
+impl fmt::Display for EndpointUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl EndpointProfile {
+    /// The standard's name of it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            EndpointProfile::Web { .. } => "https_web",
+            EndpointProfile::Spiffe { .. } => "https_spiffe",
+        }
+    }
+}

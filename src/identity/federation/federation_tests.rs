@@ -1,0 +1,448 @@
+use std::{
+    fs,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rcgen::{CertificateParams, KeyPair};
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer},
+};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    clock::manual::ManualClock,
+    identity::{
+        IdentitySource, LoadError, Standing, Trust,
+        testing::{Issued, NOW, TestCa, at},
+    },
+    limits,
+    name::TrustDomain,
+};
+
+const FOREIGN: &str = "foreign.example";
+const SERVER: &str = "spiffe://foreign.example/bundle-server";
+
+fn foreign() -> TrustDomain {
+    FOREIGN.parse().unwrap()
+}
+
+/// What the server presents and answers, and how often it was asked.
+#[derive(Clone)]
+struct Server {
+    answer: Arc<Mutex<(StatusCode, String)>>,
+    tls: Arc<Mutex<Arc<ServerConfig>>>,
+    asked: Arc<AtomicUsize>,
+    port: u16,
+}
+
+impl Server {
+    async fn start(tls: Arc<ServerConfig>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Server {
+            answer: Arc::new(Mutex::new((StatusCode::OK, "{}".into()))),
+            tls: Arc::new(Mutex::new(tls)),
+            asked: Arc::default(),
+            port: listener.local_addr().unwrap().port(),
+        };
+        let served = server.clone();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let server = served.clone();
+                tokio::spawn(async move {
+                    let tls = server.tls.lock().unwrap().clone();
+                    let Ok(stream) = TlsAcceptor::from(tls).accept(tcp).await else { return };
+                    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+                        server.asked.fetch_add(1, Ordering::SeqCst);
+                        assert_eq!(request.headers()[header::ACCEPT], "application/json");
+                        let (status, body) = server.answer.lock().unwrap().clone();
+                        let answer = Response::builder()
+                            .status(status)
+                            .header(header::LOCATION, format!("https://localhost:{}/elsewhere", server.port));
+                        let answer = answer.body(Full::new(Bytes::from(body))).unwrap();
+                        std::future::ready(Ok::<_, std::convert::Infallible>(answer))
+                    });
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        server
+    }
+
+    fn says(&self, status: StatusCode, body: &str) {
+        *self.answer.lock().unwrap() = (status, body.to_owned());
+    }
+
+    fn presents(&self, tls: Arc<ServerConfig>) {
+        *self.tls.lock().unwrap() = tls;
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+fn tls(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Arc<ServerConfig> {
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .unwrap();
+    Arc::new(config)
+}
+
+fn tls_of(issued: &Issued) -> Arc<ServerConfig> {
+    tls(issued.chain.clone(), &issued.key)
+}
+
+/// A certificate of the web for a name, and the authority that signed it.
+fn web(name: &str) -> (Arc<ServerConfig>, String) {
+    let for_long = |mut params: CertificateParams| {
+        // The web's verifier looks at the clock of this machine.
+        params.not_before = at(crate::clock::Wall::from_seconds(1_700_000_000));
+        params.not_after = at(crate::clock::Wall::from_seconds(4_000_000_000));
+        params
+    };
+    let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let mut root = for_long(CertificateParams::default());
+    root.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root_pem = root.self_signed(&root_key).unwrap().pem();
+    let leaf = for_long(CertificateParams::new([name.to_owned()]).unwrap());
+    let cert = leaf.signed_by(&key, &rcgen::Issuer::from_params(&root, &root_key)).unwrap();
+    (tls(vec![cert.der().clone()], &key), root_pem)
+}
+
+fn document(cas: &[&TestCa], sequence: u64, hint: u64) -> String {
+    let keys: Vec<_> = cas
+        .iter()
+        .map(|ca| json!({ "kty": "EC", "use": "x509-svid", "x5c": [STANDARD.encode(&ca.der)] }))
+        .collect();
+    json!({ "keys": keys, "spiffe_sequence": sequence, "spiffe_refresh_hint": hint }).to_string()
+}
+
+struct Case {
+    server: Server,
+    clock: Arc<ManualClock>,
+    source: Arc<BundleSource>,
+    folder: TempDir,
+    stop: CancellationToken,
+}
+
+impl Case {
+    /// Over `https_spiffe`, from a server that presents this and a bundle file of these.
+    async fn spiffe(presented: &Issued, configured: &[&TestCa]) -> Self {
+        let server = Server::start(tls_of(presented)).await;
+        let folder = tempfile::tempdir().unwrap();
+        let bundle = folder.path().join("initial.pem");
+        fs::write(&bundle, configured.iter().map(|ca| ca.pem()).collect::<String>()).unwrap();
+        let profile = EndpointProfile::Spiffe { id: SERVER.parse().unwrap(), bundle };
+        Self::new(server, folder, profile, "127.0.0.1").unwrap()
+    }
+
+    async fn web(tls: Arc<ServerConfig>, ca: &str) -> Self {
+        let server = Server::start(tls).await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web.pem");
+        fs::write(&path, ca).unwrap();
+        Self::new(server, folder, EndpointProfile::Web { ca: path }, "localhost").unwrap()
+    }
+
+    fn new(server: Server, folder: TempDir, profile: EndpointProfile, host: &str) -> Result<Self, LoadError> {
+        let url = format!("https://{host}:{}/bundle?x=1", server.port).parse().unwrap();
+        let clock = Arc::new(ManualClock::new(NOW));
+        let endpoint = BundleEndpoint { trust_domain: foreign(), url, profile };
+        let (life, outage) = (limits::SVID_LIFE_MAX, Duration::from_secs(1_800));
+        let source = Arc::new(BundleSource::open(endpoint, life, outage, clock.clone())?);
+        Ok(Case { server, clock, source, folder, stop: CancellationToken::new() })
+    }
+
+    fn follow(&self) {
+        tokio::spawn(self.source.clone().follow(self.stop.clone()));
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&Trust) -> bool) -> Arc<Trust> {
+        let mut watch = self.source.watch();
+        let seen = tokio::time::timeout(Duration::from_secs(20), watch.wait_for(|trust| is(trust)));
+        let seen = seen.await.map(|trust| trust.unwrap().clone());
+        seen.unwrap_or_else(|_| panic!("{what}: {:?}", self.source.current()))
+    }
+
+    async fn good(&self) -> Arc<Trust> {
+        self.until("a document", |t| t.standing == Standing::Good).await
+    }
+
+    async fn refused(&self) -> String {
+        let says = |t: &Trust| t.standing.why().is_some_and(|why| why.contains("bundle endpoint"));
+        self.until("a refusal", says).await.standing.why().unwrap().to_owned()
+    }
+
+    /// Waits until the server was asked so often, and the answer was looked at.
+    async fn asked(&self, times: usize) {
+        let asked = async {
+            while self.server.asked() < times {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        asked.unwrap_or_else(|_| panic!("asked {} times, not {times}", self.server.asked()));
+    }
+
+    fn roots(&self) -> Option<usize> {
+        self.source.current().bundles.root_count(&foreign())
+    }
+}
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[tokio::test]
+async fn identity_f01_a_document_counts_for_the_configured_trust_domain_alone_whatever_serves_it() {
+    // The server and its roots are of another trust domain than the bundle.
+    let (other, ours) = (TestCa::new("other.example"), TestCa::new(FOREIGN));
+    let server = Server::start(tls_of(&other.svid("/pages"))).await;
+    let folder = tempfile::tempdir().unwrap();
+    let bundle = folder.path().join("initial.pem");
+    fs::write(&bundle, other.pem()).unwrap();
+    let profile = EndpointProfile::Spiffe { id: "spiffe://other.example/pages".parse().unwrap(), bundle };
+    server.says(StatusCode::OK, &document(&[&ours], 1, 300));
+    let case = Case::new(server, folder, profile, "127.0.0.1").unwrap();
+    assert_eq!(case.roots(), None, "the server's roots are nobody else's");
+    case.follow();
+    let trust = case.good().await;
+    assert_eq!(trust.bundles.domains().collect::<Vec<_>>(), [&foreign()]);
+    assert_eq!(case.roots(), Some(1));
+}
+
+#[test]
+fn identity_f02_an_endpoint_is_https_and_names_no_user() {
+    use EndpointUrlFault as F;
+    let fault = |text: &str| text.parse::<EndpointUrl>().unwrap_err();
+    for text in ["http://a.example/b", "HTTP://a.example/", "spiffe://a.example/b", "a.example"] {
+        assert_eq!(fault(text), F::NotHttps, "{text}");
+    }
+    for text in ["https://u@a.example/b", "https://u:p@a.example/b", "https://@a.example/"] {
+        assert_eq!(fault(text), F::User, "{text}");
+    }
+    for text in ["", "/b", "https://", "https:///b", "https://a.example:0/", "https://a.example:x/"] {
+        assert_eq!(fault(text), F::NotAUrl, "{text}");
+    }
+    assert_eq!(fault("https://a.example/b#c"), F::Fragment);
+    let url: EndpointUrl = "https://a.example".parse().unwrap();
+    assert_eq!((url.host.as_str(), url.port, url.target.as_str()), ("a.example", 443, "/"));
+    let url: EndpointUrl = "https://[::1]:8443/b?c=d".parse().unwrap();
+    assert_eq!((url.host.as_str(), url.port, url.target.as_str()), ("[::1]", 8443, "/b?c=d"));
+}
+
+#[tokio::test]
+async fn identity_f03_over_https_web_the_server_is_its_host_name_under_the_webs_roots() {
+    let (tls, pem) = web("localhost");
+    let ours = TestCa::new(FOREIGN);
+    let case = Case::web(tls.clone(), &pem).await;
+    case.server.says(StatusCode::OK, &document(&[&ours], 1, 300));
+    case.follow();
+    case.good().await;
+    assert_eq!(case.roots(), Some(1));
+
+    let (other_name, other_pem) = web("other.example");
+    let case = Case::web(other_name, &other_pem).await;
+    case.follow();
+    assert!(case.refused().await.contains("refused"), "a certificate of another name");
+    let (_, unrelated) = web("localhost");
+    let case = Case::web(tls, &unrelated).await;
+    case.follow();
+    assert!(case.refused().await.contains("refused"), "a certificate of nobody that we know");
+    assert_eq!((case.roots(), case.server.asked()), (None, 0), "nothing was asked of it");
+}
+
+#[tokio::test]
+async fn identity_f04_over_https_spiffe_the_server_is_its_spiffe_id_and_the_host_means_nothing() {
+    let ca = TestCa::new(FOREIGN);
+    let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
+    case.server.says(StatusCode::OK, &document(&[&ca, &TestCa::new(FOREIGN)], 1, 300));
+    case.follow();
+    case.good().await;
+    assert_eq!(case.roots(), Some(2), "the address is in no certificate");
+
+    let impostor = TestCa::new(FOREIGN);
+    for (presented, why) in [
+        (ca.svid("/somebody-else"), "`spiffe://foreign.example/bundle-server` was wanted"),
+        (impostor.svid("/bundle-server"), "refused"),
+        (TestCa::new("other.example").svid("/bundle-server"), "refused"),
+    ] {
+        let case = Case::spiffe(&presented, &[&ca]).await;
+        case.follow();
+        let found = case.refused().await;
+        assert!(found.contains(why), "{found}");
+        assert_eq!((case.roots(), case.server.asked()), (Some(1), 0), "the configured bundle stays");
+    }
+}
+
+#[tokio::test]
+async fn identity_f05_one_profile_never_stands_in_for_the_other() {
+    let ca = TestCa::new(FOREIGN);
+    // A certificate of the web, and the web's root in the bundle: still no SVID of that ID.
+    let (tls, _) = web("localhost");
+    let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
+    case.server.presents(tls);
+    case.follow();
+    assert!(case.refused().await.contains("refused"));
+    // The right SVID, and its root among the web's: still no host of that name.
+    let case = Case::web(tls_of(&ca.svid("/bundle-server")), &ca.pem()).await;
+    case.follow();
+    assert!(case.refused().await.contains("refused"));
+    assert_eq!(case.server.asked(), 0);
+}
+
+#[tokio::test]
+async fn identity_f06_no_redirect_is_followed() {
+    let ca = TestCa::new(FOREIGN);
+    for status in [301, 302, 303, 307, 308] {
+        let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
+        case.server.says(StatusCode::from_u16(status).unwrap(), &document(&[], 1, 300));
+        case.follow();
+        let why = case.refused().await;
+        assert!(why.contains("sends us elsewhere"), "{why}");
+        assert_eq!((case.server.asked(), case.roots()), (1, Some(1)), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn identity_f07_it_is_asked_as_often_as_its_publisher_says_and_a_failure_waits_for_the_next_time() {
+    let (ca, next) = (TestCa::new(FOREIGN), TestCa::new(FOREIGN));
+    let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
+    case.server.says(StatusCode::OK, &document(&[&ca], 1, 60));
+    case.follow();
+    case.good().await;
+    case.clock.advance(Duration::from_secs(59));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(case.server.asked(), 1);
+    for (at, (status, body)) in [
+        (StatusCode::INTERNAL_SERVER_ERROR, String::new()),
+        (StatusCode::OK, "{\"keys\": 5}".to_owned()),
+        (StatusCode::OK, "x".repeat(2 << 20)),
+        (StatusCode::OK, document(&[&ca.svid_as_ca()], 2, 60)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        case.server.says(status, &body);
+        case.clock.advance(Duration::from_secs(60));
+        case.asked(2 + at).await;
+        assert!(
+            matches!(case.source.current().standing, Standing::Stale { .. }),
+            "{at}: {:?}",
+            case.source.current()
+        );
+        assert_eq!(case.roots(), Some(1), "the last good one stays");
+    }
+    // A lower sequence is an old document; the same contents with a new number are good.
+    case.server.says(StatusCode::OK, &document(&[&next, &ca], 2, 60));
+    case.clock.advance(Duration::from_secs(60));
+    case.good().await;
+    assert_eq!(case.roots(), Some(2));
+    case.server.says(StatusCode::OK, &document(&[&ca], 1, 60));
+    let asked = case.server.asked();
+    case.clock.advance(Duration::from_secs(60));
+    case.asked(asked + 1).await;
+    assert_eq!(case.roots(), Some(2), "identity_e05: an older one is passed over");
+    // No hint: the standard's five minutes.
+    case.server.says(StatusCode::OK, &json!({ "keys": [], "spiffe_sequence": 3 }).to_string());
+    case.clock.advance(Duration::from_secs(60));
+    case.until("the revocation of all", |t| t.bundles.root_count(&foreign()) == Some(0)).await;
+    let asked = case.server.asked();
+    case.clock.advance(Duration::from_secs(299));
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(case.server.asked(), asked);
+}
+
+#[tokio::test]
+async fn identity_f07_a_bundle_that_cannot_be_fetched_any_more_is_not_trusted_for_ever() {
+    let ca = TestCa::new(FOREIGN);
+    let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
+    case.server.says(StatusCode::OK, &document(&[&ca], 1, 300));
+    case.follow();
+    case.good().await;
+    case.server.says(StatusCode::BAD_GATEWAY, "");
+    for _ in 0..2 {
+        case.clock.advance(Duration::from_secs(300));
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    assert_eq!(case.roots(), Some(1));
+    for _ in 0..7 {
+        case.clock.advance(Duration::from_secs(300));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    case.until("the limit", |t| matches!(t.standing, Standing::GivenUp { .. })).await;
+    assert_eq!(case.roots(), None);
+    case.server.says(StatusCode::OK, &document(&[&ca], 2, 300));
+    case.clock.advance(Duration::from_secs(300));
+    case.good().await;
+    assert_eq!(case.roots(), Some(1));
+}
+
+#[tokio::test]
+async fn identity_f08_an_endpoint_that_serves_itself_is_known_by_the_configured_bundle_and_then_by_the_last_it_served()
+ {
+    let (old, new) = (TestCa::new(FOREIGN), TestCa::new(FOREIGN));
+    let case = Case::spiffe(&old.svid("/bundle-server"), &[&old]).await;
+    assert_eq!(case.roots(), Some(1), "trusted from the start");
+    case.server.says(StatusCode::OK, &document(&[&old, &new], 1, 60));
+    case.follow();
+    case.good().await;
+    // It goes over to the new root, which the configured bundle does not know.
+    case.server.presents(tls_of(&new.svid("/bundle-server")));
+    case.server.says(StatusCode::OK, &document(&[&new], 2, 60));
+    case.clock.advance(Duration::from_secs(60));
+    case.until("the next document", |t| t.bundles.root_count(&foreign()) == Some(1)).await;
+    // And back: what it served last does not vouch for the old one.
+    case.server.presents(tls_of(&old.svid("/bundle-server")));
+    case.clock.advance(Duration::from_secs(60));
+    assert!(case.refused().await.contains("refused"));
+    // An operator who says so has the configured bundle count again.
+    fs::write(case.folder.path().join("initial.pem"), old.pem()).unwrap();
+    case.server.says(StatusCode::OK, &document(&[&old], 3, 60));
+    case.source.reload().unwrap();
+    case.good().await;
+}
+
+#[tokio::test]
+async fn a_bundle_file_that_cannot_be_used_is_told_at_the_start() {
+    let ca = TestCa::new(FOREIGN);
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start(tls_of(&ca.svid("/bundle-server"))).await;
+    let bundle = folder.path().join("none.pem");
+    let profile = EndpointProfile::Spiffe { id: SERVER.parse().unwrap(), bundle };
+    let error = Case::new(server, folder, profile, "127.0.0.1").err().unwrap();
+    assert!(error.to_string().contains("none.pem"), "{error}");
+}
+
+impl TestCa {
+    /// An authority whose certificate may not sign.
+    fn svid_as_ca(&self) -> TestCa {
+        TestCa::with(FOREIGN, &|params| params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature])
+    }
+}

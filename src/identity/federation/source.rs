@@ -1,0 +1,254 @@
+//! The last good document of a bundle endpoint, asked for anew as its publisher wants.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{BundleEndpoint, EndpointProfile, fetch::fetch};
+use crate::{
+    clock::Clock,
+    identity::{
+        BundleDocument, FileSource, IdentityFiles, IdentitySource, LoadError, LoadFault, Reloaded, Standing,
+        StaticSource, SvidError, Trust, TrustBundles,
+        bundle::Roots,
+        first::NOT_ASKED_YET,
+        load,
+        outage::Outage,
+        source::Published,
+        tls::{bundle_config_spiffe, bundle_config_web},
+        waits::Waits,
+    },
+    limits,
+};
+
+/// Shows the roots of one foreign trust domain, and no SVID. Asks nothing until [`IdentitySource::follow`] runs.
+///
+/// A poll that fails waits for the next; the last good document stays, until the limit. A document with a lower sequence
+/// than the one in use is passed over. A trust domain whose endpoint serves itself over `https_spiffe` is trusted by its
+/// configured bundle from the start.
+pub struct BundleSource {
+    endpoint: BundleEndpoint,
+    svid_life_max: Duration,
+    clock: Arc<dyn Clock>,
+    tls: Arc<ClientConfig>,
+    /// Of `https_spiffe`: the roots that the endpoint's server is verified by.
+    server: Option<ServerRoots>,
+    published: Published,
+    outage: Mutex<Outage>,
+    again: Notify,
+}
+
+struct ServerRoots {
+    /// The configured bundle.
+    configured: FileSource,
+    /// What the TLS configuration looks at.
+    latest: Arc<StaticSource>,
+    /// The endpoint serves its own trust domain, and has served it: its last document counts.
+    has_served: AtomicBool,
+}
+
+impl BundleSource {
+    /// Reads the configured roots of the endpoint's server, or says why they cannot be used.
+    pub fn open(
+        endpoint: BundleEndpoint,
+        svid_life_max: Duration,
+        outage_max: Duration,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, LoadError> {
+        let mut shown = TrustBundles::empty().with_svid_life_max(svid_life_max);
+        let (tls, server) = match &endpoint.profile {
+            EndpointProfile::Web { ca } => (bundle_config_web(web_roots(ca)?), None),
+            EndpointProfile::Spiffe { id, bundle } => {
+                let files = IdentityFiles { svid: None, bundles: vec![(id.trust_domain(), bundle.clone())] };
+                let configured = FileSource::open_limited(files, svid_life_max, clock.clone())?;
+                let bundles = TrustBundles::clone(&configured.current().bundles);
+                if id.trust_domain() == endpoint.trust_domain {
+                    shown = bundles.clone();
+                }
+                let latest = Arc::new(StaticSource::new(None, bundles));
+                let tls = bundle_config_spiffe(latest.clone(), clock.clone(), id.clone());
+                (tls, Some(ServerRoots { configured, latest, has_served: AtomicBool::new(false) }))
+            }
+        };
+        let standing = Standing::Awaited { why: NOT_ASKED_YET.to_owned() };
+        Ok(BundleSource {
+            published: Published::new(None, shown, standing),
+            outage: Mutex::new(Outage::new(outage_max)),
+            endpoint,
+            svid_life_max,
+            clock,
+            tls,
+            server,
+            again: Notify::new(),
+        })
+    }
+
+    pub fn endpoint(&self) -> &BundleEndpoint {
+        &self.endpoint
+    }
+
+    async fn ask_on(&self) {
+        let mut waits = Waits::new(Duration::from_secs(1), limits::BUNDLE_REFRESH);
+        let mut interval = None;
+        loop {
+            self.take_configured();
+            let (url, domain) = (&self.endpoint.url, &self.endpoint.trust_domain);
+            match fetch(url, self.tls.clone(), domain, &*self.clock).await {
+                Ok(document) => {
+                    let hint = document.refresh_hint.unwrap_or(limits::BUNDLE_REFRESH);
+                    interval = Some(hint.clamp(limits::BUNDLE_REFRESH_MIN, limits::BUNDLE_REFRESH_MAX));
+                    self.take(&document);
+                }
+                Err(fault) => self.failed(fault.to_string()),
+            }
+            // Before there is a document nobody of that domain comes in: the first is asked for sooner.
+            let wait = interval.unwrap_or_else(|| waits.next());
+            tokio::select! {
+                () = self.clock.sleep(wait) => {}
+                () = self.again.notified() => {}
+            }
+        }
+    }
+
+    /// The server is verified by the configured bundle, as its file is now, until it has served its own.
+    fn take_configured(&self) {
+        let Some(server) = self.server.as_ref().filter(|s| !s.has_served.load(Ordering::Acquire)) else {
+            return;
+        };
+        if let Err(error) = server.configured.reload() {
+            tracing::error!(%error, "the configured bundle of a bundle endpoint cannot be used: the one before stays");
+        }
+        server.latest.replace(None, TrustBundles::clone(&server.configured.current().bundles));
+    }
+
+    fn take(&self, document: &BundleDocument) {
+        let (domain, url) = (&self.endpoint.trust_domain, &self.endpoint.url);
+        let now = self.clock.now();
+        let roots = match Roots::from_document("bundle", document, now.wall) {
+            Ok(roots) => roots,
+            Err(error) => return self.failed(format!("its answer {error}")),
+        };
+        let trust = self.published.current();
+        self.outage().over();
+        if trust.bundles.roots(domain).is_some_and(|shown| roots.is_older_than(shown)) {
+            tracing::warn!(%url, %domain, "a bundle with a lower sequence than that of the one in use was passed over");
+            return self.published.stand(Standing::Good);
+        }
+        let mut bundles = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
+        bundles.add(domain.clone(), roots);
+        if let Some(server) = &self.server
+            && self.serves_itself()
+        {
+            server.has_served.store(true, Ordering::Release);
+            server.latest.replace(None, bundles.clone());
+        }
+        if bundles.trusts_as(&trust.bundles) {
+            return self.published.stand(Standing::Good);
+        }
+        tracing::info!(%url, ?bundles, "the bundle of a foreign trust domain was fetched");
+        self.published.replace(None, bundles, Standing::Good);
+    }
+
+    fn serves_itself(&self) -> bool {
+        matches!(&self.endpoint.profile, EndpointProfile::Spiffe { id, .. }
+            if id.trust_domain() == self.endpoint.trust_domain)
+    }
+
+    fn failed(&self, fault: String) {
+        let (domain, url) = (&self.endpoint.trust_domain, &self.endpoint.url);
+        let now = self.clock.now();
+        let since = self.outage().since(now.wall, now.boot);
+        let why = format!("the bundle endpoint {url} of {domain}: {fault}");
+        let standing = match &self.published.current().standing {
+            Standing::GivenUp { .. } => return,
+            Standing::Awaited { .. } => Standing::Awaited { why },
+            _ => Standing::Stale { since, why },
+        };
+        if self.published.current().standing != standing {
+            tracing::error!(
+                why = standing.why(),
+                "a foreign bundle could not be fetched: the last good one stays"
+            );
+        }
+        self.published.stand(standing);
+    }
+
+    /// Drops roots that expire, and all of them once the outage is too long.
+    async fn tend(&self) {
+        loop {
+            self.clock.sleep(limits::IDENTITY_POLL).await;
+            let now = self.clock.now();
+            let trust = self.published.current();
+            if let Some(bundles) = trust.bundles.without_expired(now.wall) {
+                tracing::warn!(?bundles, "roots expired and were dropped");
+                self.published.replace(None, bundles, trust.standing.clone());
+            }
+            let is_failing = matches!(trust.standing, Standing::Awaited { .. } | Standing::Stale { .. });
+            if let Some(since) = self.outage().too_long(now.boot)
+                && is_failing
+            {
+                let why = trust.standing.why().unwrap_or_default().to_owned();
+                tracing::error!(%since, %why, "a bundle endpoint failed for longer than the limit: nobody of its trust domain is trusted any more");
+                let nobody = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
+                self.published.replace(None, nobody, Standing::GivenUp { since, why });
+            }
+        }
+    }
+
+    fn outage(&self) -> MutexGuard<'_, Outage> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The certificate authorities of the web, from a PEM file that is named: no store of the system is ever looked for, so that
+/// none of it can come to vouch for an SVID.
+fn web_roots(ca: &Path) -> Result<RootCertStore, LoadError> {
+    let file = ca.display().to_string();
+    let mut roots = RootCertStore::empty();
+    for (der, number) in
+        load::certificates(&file, &load::read(ca)?, limits::WEB_ROOTS_MAX)?.into_iter().zip(1..)
+    {
+        let bad = |_| LoadFault::Certificate { number, why: SvidError::Malformed }.of(&file);
+        roots.add(der).map_err(bad)?;
+    }
+    Ok(roots)
+}
+
+impl IdentitySource for BundleSource {
+    fn current(&self) -> Arc<Trust> {
+        self.published.current()
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<Trust>> {
+        self.published.watch()
+    }
+
+    fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.ask_on() => {}
+                () = self.tend() => {}
+            }
+        })
+    }
+
+    /// Asks at once; a server over `https_spiffe` is verified by the configured bundle again.
+    fn reload(&self) -> Result<Reloaded, LoadError> {
+        if let Some(server) = &self.server {
+            server.has_served.store(false, Ordering::Release);
+        }
+        self.again.notify_waiters();
+        Ok(Reloaded::Unchanged)
+    }
+}
