@@ -8,8 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leasehold::clock::Clock;
-
 use crate::{
     harness::*,
     workload::{Agent, der, entry},

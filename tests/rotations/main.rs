@@ -28,7 +28,6 @@ use std::{
 use harness::*;
 use leasehold::{
     agent::{self, RunOptions, RunPlace, RunSpec, Voice},
-    clock::Clock,
     identity::{IdentitySource, WorkloadOptions, WorkloadSource},
     link::{Connector, Endpoint},
 };
