@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     identity::{IdentitySource, NoIdentity, first_identity},
     limits::{CALL, MESSAGE_BYTES_MAX},
-    link::{Connector, explain},
+    link::{Connector, Redial, explain},
     name::SpiffeId,
     proto::v1::{
         job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
@@ -24,8 +24,7 @@ const ERROR_DOMAIN: &str = "leasehold";
 
 /// A connection to the daemon of a context.
 pub struct Client {
-    channel: Channel,
-    connector: Connector,
+    daemon: Redial,
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
     /// How long to wait for a first SVID.
@@ -46,19 +45,19 @@ impl Client {
         clock: Arc<dyn Clock>,
         identity_wait: Duration,
     ) -> Self {
-        Client { channel: connector.channel(), connector, source, clock, identity_wait }
+        Client { daemon: Redial::new(connector), source, clock, identity_wait }
     }
 
     pub(super) fn jobs(&self) -> JobServiceClient<Channel> {
-        JobServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+        JobServiceClient::new(self.daemon.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     pub(super) fn operator(&self) -> OperatorServiceClient<Channel> {
-        OperatorServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+        OperatorServiceClient::new(self.daemon.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     pub(super) fn verifier(&self) -> VerifierServiceClient<Channel> {
-        VerifierServiceClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+        VerifierServiceClient::new(self.daemon.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     /// Who we are on this connection.
@@ -109,7 +108,7 @@ impl Client {
     }
 
     pub(super) fn failure(&self, status: &Status, manner: Manner) -> Failure {
-        let failure = of_status(status, manner, self.connector.endpoint().address());
+        let failure = of_status(status, manner, self.daemon.connector().endpoint().address());
         match self.you() {
             Some(you) if failure.facts.iter().all(|(label, _)| label != "you") => {
                 failure.with("you", you.to_string())

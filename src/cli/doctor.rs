@@ -185,7 +185,7 @@ fn look_at_bundles(context: &Context, now: Wall, report: &mut Report) {
         let read = std::fs::read(path).map_err(|e| format!("{} cannot be read: {e}", path.display()));
         let loaded = read.and_then(|pem| {
             let file = path.display().to_string();
-            TrustBundles::empty().with_pem(domain.clone(), &file, &pem, now).map_err(|e| e.to_string())
+            TrustBundles::empty().with_file(domain.clone(), &file, &pem, now).map_err(|e| e.to_string())
         });
         match loaded {
             Ok(bundle) => {
@@ -194,7 +194,11 @@ fn look_at_bundles(context: &Context, now: Wall, report: &mut Report) {
                     format!("{} roots in {}", bundle.root_count(domain).unwrap_or(0), path.display()),
                 );
             }
-            Err(why) => report.wrong(what, why, "fetch the bundle of that trust domain anew, as PEM"),
+            Err(why) => report.wrong(
+                what,
+                why,
+                "fetch the bundle of that trust domain anew, as PEM or as a SPIFFE bundle document",
+            ),
         }
     }
 }

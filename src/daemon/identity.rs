@@ -54,6 +54,8 @@ pub(super) async fn watch(
     let mut watched = Watched::default();
     loop {
         watched.look(&source.current(), clock.now().wall);
+        let failing = u32::try_from(source.failing()).unwrap_or(u32::MAX);
+        metrics::gauge!("leasehold_identity_origins_failing").set(f64::from(failing));
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = clock.sleep(limits::IDENTITY_POLL) => {}
@@ -100,4 +102,65 @@ impl Watched {
 fn missed_half_life(leaf: &Leaf, now: Wall) -> bool {
     let life = leaf.not_after.since(leaf.not_before);
     now.since(leaf.not_before) > life / 2 + life / 10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::testing::{HOUR, NOW, TestCa, at, before, bundles};
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn trust(ca: &TestCa, life: Duration) -> Trust {
+        let svid = ca.issue("spiffe://example.org/daemon", &|params| {
+            params.not_before = at(before(NOW, life));
+            params.not_after = at(NOW.plus(life));
+        });
+        Trust {
+            revision: 1,
+            svid: Some(Arc::new(svid.svid())),
+            bundles: Arc::new(bundles(&[ca])),
+            standing: Standing::Good,
+        }
+    }
+
+    #[test]
+    fn the_first_missed_half_life_is_alarmed_once_and_over_with_the_next_svid() {
+        let ca = TestCa::new("example.org");
+        // At its half-life now: an issuer may take a tenth of the life more.
+        let trust_now = trust(&ca, HOUR);
+        let mut watched = Watched::default();
+        watched.look(&trust_now, NOW);
+        assert!(!watched.is_late);
+        watched.look(&trust_now, NOW.plus(12 * MINUTE));
+        assert!(!watched.is_late);
+        watched.look(&trust_now, NOW.plus(12 * MINUTE + Duration::from_secs(1)));
+        assert!(watched.is_late);
+        watched.look(&trust(&ca, 2 * HOUR), NOW.plus(13 * MINUTE));
+        assert!(!watched.is_late);
+        let gone = Trust { svid: None, ..trust_now };
+        watched.look(&gone, NOW);
+        assert!(watched.is_late, "none at all is late, too");
+    }
+
+    #[test]
+    fn a_daemon_is_ready_while_its_svid_can_be_used() {
+        let ca = TestCa::new("example.org");
+        let good = trust(&ca, HOUR);
+        let why = || "the agent is away".to_owned();
+        assert_eq!(ready(&good, NOW), Ok(()));
+        let stale = Trust { standing: Standing::Stale { since: NOW, why: why() }, ..good.clone() };
+        assert_eq!(ready(&stale, NOW), Ok(()), "an outage is survived as far as SVIDs last");
+        let said = |trust: &Trust, now| ready(trust, now).unwrap_err().to_string();
+        assert!(said(&stale, NOW.plus(HOUR)).contains("no other came: the agent is away"));
+        assert!(said(&good, NOW.plus(HOUR)).starts_with("IDENTITY_UNAVAILABLE\nour SVID ended at "));
+        for standing in [
+            Standing::Awaited { why: why() },
+            Standing::Ended { since: NOW, why: why() },
+            Standing::GivenUp { since: NOW, why: why() },
+        ] {
+            let trust = Trust { standing, ..good.clone() };
+            assert!(said(&trust, NOW).contains("the agent is away"), "{trust:?}");
+        }
+    }
 }

@@ -57,6 +57,19 @@ impl TrustBundles {
         Ok(self)
     }
 
+    /// Adds the bundle of a trust domain from what a file holds: PEM, or a SPIFFE bundle document.
+    pub fn with_file(
+        mut self,
+        domain: TrustDomain,
+        file: &str,
+        bytes: &[u8],
+        now: Wall,
+    ) -> Result<Self, LoadError> {
+        let roots = Roots::from_file(file, bytes, &domain, now)?;
+        self.insert(domain, file, Arc::new(roots))?;
+        Ok(self)
+    }
+
     /// Adds the bundle of a trust domain from its document. Expired roots are left out; none at all is a bundle, too: it
     /// revokes every SVID of the trust domain.
     pub fn with_document(

@@ -101,6 +101,10 @@ impl IdentitySource for CombinedSource {
         })
     }
 
+    fn failing(&self) -> usize {
+        self.parts.iter().map(|part| part.failing()).sum()
+    }
+
     fn reload(&self) -> Result<Reloaded, LoadError> {
         let revision = self.published.current().revision;
         // All are asked, whatever one of them says.

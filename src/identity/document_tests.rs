@@ -42,7 +42,7 @@ fn identity_e01_a_document_with_sequence_hint_and_members_of_later_versions_is_r
         "keys": [key(&ca)], "spiffe_sequence": largest, "spiffe_refresh_hint": 600, "spiffe_later": { "a": [1.5, null, true, -1] },
     }))
     .unwrap();
-    assert_eq!(document.roots, [ca.der.clone()]);
+    assert_eq!(document.roots, std::slice::from_ref(&ca.der));
     assert_eq!(document.sequence, Some(u64::MAX));
     assert_eq!(document.refresh_hint, Some(Duration::from_secs(600)));
 }
@@ -113,7 +113,7 @@ fn identity_e07_of_several_certificates_the_first_counts_none_is_passed_over_and
     let (first, second) = (TestCa::new("example.org"), TestCa::new("example.org"));
     let mut two = key(&first);
     two["x5c"] = json!([x5c(&first), x5c(&second)]);
-    assert_eq!(read(json!({ "keys": [two] })).unwrap().roots, [first.der.clone()]);
+    assert_eq!(read(json!({ "keys": [two] })).unwrap().roots, std::slice::from_ref(&first.der));
     assert_eq!(beside(|k| drop(k.as_object_mut().unwrap().remove("x5c"))).unwrap(), 1);
     assert_eq!(beside(|k| k["x5c"] = json!([])).unwrap(), 1);
     assert_eq!(beside(|k| k["kid"] = "a publisher must not".into()).unwrap(), 2);

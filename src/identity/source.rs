@@ -55,6 +55,11 @@ pub trait IdentitySource: Send + Sync + 'static {
         Box::pin(shutdown.cancelled_owned())
     }
 
+    /// How many of the origins behind it do not stand well.
+    fn failing(&self) -> usize {
+        usize::from(self.current().standing != Standing::Good)
+    }
+
     /// Asks the origin anew at once. What was before stays where it cannot be used.
     fn reload(&self) -> Result<Reloaded, LoadError> {
         Ok(Reloaded::Unchanged)

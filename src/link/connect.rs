@@ -168,10 +168,18 @@ impl Connector {
         Ok(Dialed { tls, server })
     }
 
+    /// The digest of the SVID that the next connection is made with.
+    pub(super) fn own_svid(&self) -> Option<[u8; 32]> {
+        self.source.current().svid.as_ref().map(|svid| svid.leaf().x5t_s256)
+    }
+
     /// An SVID that nobody would accept is not even tried: the alert would not say why.
     fn check_own_svid(&self) -> Result<(), ConnectError> {
         let trust = self.source.current();
-        let svid = trust.svid.as_ref().ok_or(ConnectError::OwnSvidAbsent)?;
+        let Some(svid) = &trust.svid else {
+            let why = trust.standing.why().map(str::to_owned);
+            return Err(why.map_or(ConnectError::OwnSvidAbsent, |why| ConnectError::OwnIdentity { why }));
+        };
         if svid.is_current(self.clock.now().wall) {
             return Ok(());
         }

@@ -30,6 +30,9 @@ pub enum ConnectError {
     ServerRefused { address: String, why: SvidError },
     #[error("no SVID to connect with")]
     OwnSvidAbsent,
+    /// The source of our identity gave none yet, or has taken it away.
+    #[error("no SVID to connect with: {why}")]
+    OwnIdentity { why: String },
     #[error("our own SVID, `{spiffe_id}`, is valid only from {not_before} to {not_after}")]
     OwnSvidExpired { spiffe_id: SpiffeId, not_before: Wall, not_after: Wall },
     #[error("`{address}` does not speak our protocol: {found}")]
@@ -48,6 +51,7 @@ impl ConnectError {
             ConnectError::Refused { .. } => Reason::SvidUntrusted,
             ConnectError::ServerRefused { why, .. } => why.reason(),
             ConnectError::OwnSvidAbsent => Reason::NoClientCertificate,
+            ConnectError::OwnIdentity { .. } => Reason::IdentityUnavailable,
             ConnectError::OwnSvidExpired { .. } => Reason::SvidExpired,
         }
     }
@@ -72,6 +76,9 @@ impl ConnectError {
                 _ => "check that our bundle of the server's trust domain is the present one".to_owned(),
             },
             ConnectError::OwnSvidAbsent => "name the files of an X.509-SVID and its key".to_owned(),
+            ConnectError::OwnIdentity { .. } => {
+                "see that the SPIFFE agent runs and has a registration entry for this process".to_owned()
+            }
             ConnectError::OwnSvidExpired { .. } => {
                 "renew it: check that the SPIFFE agent runs and writes to the configured files, and the clock"
                     .to_owned()

@@ -7,7 +7,7 @@ use crate::{
         testing::{HOUR, NOW, TestCa, bundles},
     },
     link::{
-        Protocol, explain,
+        Protocol, Redial, explain,
         testing::{Body, TestServer},
     },
     reason::Reason,
@@ -24,6 +24,33 @@ fn an_endpoint_is_a_host_and_a_port() {
     {
         assert!(Endpoint::new(bad, id.clone()).is_err(), "{bad}");
     }
+}
+
+#[tokio::test]
+async fn after_a_rotation_the_next_call_goes_over_a_new_connection_and_those_under_way_end_on_the_old() {
+    let server = TestServer::start(Protocol::Grpc).await;
+    let (old, new) = (server.ca.svid("/a"), server.ca.svid("/a"));
+    let (source, connector) = server.client(&old);
+    let redial = Redial::new(connector);
+    let ask = async |path: &str| {
+        let request = http::Request::get(format!("https://x{path}")).body(Body::default()).unwrap();
+        let mut channel = redial.channel();
+        tower::ServiceExt::ready(&mut channel).await.unwrap();
+        tower::Service::call(&mut channel, request).await.unwrap()
+    };
+    let mut under_way = ask("/stream").await;
+    ask("/").await;
+    let presented = || *server.last_connection().peer.x5t_s256();
+    assert_eq!(presented(), old.svid().leaf().x5t_s256);
+    source.replace(Some(Arc::new(new.svid())), bundles(&[&server.ca]));
+    ask("/").await;
+    assert_eq!(presented(), new.svid().leaf().x5t_s256);
+    let first = http_body_util::BodyExt::frame(under_way.body_mut()).await.unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), "first", "the old connection lives as long as its calls");
+    // Taken away: the connection that stands is used on.
+    source.replace(None, bundles(&[&server.ca]));
+    ask("/").await;
+    assert_eq!(presented(), new.svid().leaf().x5t_s256);
 }
 
 #[tokio::test]

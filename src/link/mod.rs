@@ -10,6 +10,7 @@
 //! | `connection` | [`Connection`]: what a request knows of where it came from, and the [`Ending`] of it |
 //! | `failure` | [`HandshakeFailure`]: who was turned away and why, counted and logged within bounds |
 //! | `connect` | [`Connector`]: from a client to a server of a known SPIFFE ID |
+//! | `redial` | [`Redial`]: a channel that is made anew when our SVID was rotated |
 //! | `connect_error` | [`ConnectError`]: what can be wrong with that, and what to do |
 //! | `primed` | a stream whose first bytes were waited for |
 //! | `heard` | a stream that counts what it has heard |
@@ -22,6 +23,7 @@ mod connection;
 mod failure;
 mod heard;
 mod primed;
+mod redial;
 mod share;
 #[cfg(test)]
 mod testing;
@@ -31,4 +33,5 @@ pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
 pub use connect_error::{ConnectError, explain};
 pub use connection::{Connection, Ending};
 pub use failure::{FailureCause, HandshakeFailure, HandshakeObserver};
+pub use redial::Redial;
 pub use share::{Share, Shares};

@@ -3,14 +3,13 @@
 use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use tonic::transport::Channel;
 use tonic_types::StatusExt;
 
 use super::verifier::refused;
 use crate::{
     clock::Clock,
     limits::{INTROSPECT_WAIT, TOKEN_BYTES_MAX},
-    link::{Connector, explain},
+    link::{Connector, Redial, explain},
     name::{Action, ResourceName, SpiffeId},
     proto::v1::{IntrospectRequest, verifier_service_client::VerifierServiceClient},
     reason::{Reason, Refusal},
@@ -20,7 +19,7 @@ use crate::{
 /// Asks the daemon whether a token is good now. Nothing is remembered: each answer is as of its own question.
 #[derive(Clone)]
 pub struct Introspector {
-    daemon: VerifierServiceClient<Channel>,
+    daemon: Arc<Redial>,
     audience: SpiffeId,
     clock: Arc<dyn Clock>,
 }
@@ -41,7 +40,7 @@ impl Introspected {
 impl Introspector {
     /// Connects at the first question. Must be called inside a Tokio runtime.
     pub fn new(connector: &Connector, audience: SpiffeId, clock: Arc<dyn Clock>) -> Self {
-        Introspector { daemon: VerifierServiceClient::new(connector.channel()), audience, clock }
+        Introspector { daemon: Arc::new(Redial::new(connector.clone())), audience, clock }
     }
 
     /// Asks. A daemon that does not answer within [`INTROSPECT_WAIT`] is a refusal like any other.
@@ -58,7 +57,7 @@ impl Introspector {
             presenter: id,
             presenter_sha256: certificate.unwrap_or_default(),
         };
-        let mut daemon = self.daemon.clone();
+        let mut daemon = VerifierServiceClient::new(self.daemon.channel());
         let answer = tokio::select! {
             answer = daemon.introspect(request) => answer.map_err(|status| unanswered(&status))?.into_inner(),
             () = self.clock.sleep(INTROSPECT_WAIT) => {

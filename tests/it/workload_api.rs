@@ -241,19 +241,11 @@ async fn identity_h06_permission_denied_stops_the_use_of_the_svid_at_once_and_th
     case.within(MINUTE, "a new identity", |t| t.check(case.clock.now().wall).is_ok()).await;
 }
 
-/// The daemon's own identity and all of its bundles come from an agent.
-fn from_agent(world: &World, agent: &Agent) {
-    let text = world.read("leasehold.toml");
-    let (from, to) = (text.find("cert = \"svid.pem\"").unwrap(), text.find("[policy]").unwrap());
-    let identity = format!("workload_api = \"{}\"\n", agent.uri());
-    world.write("leasehold.toml", &format!("{}{identity}{}", &text[..from], &text[to..]));
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn identity_h07_a_rotated_svid_and_bundle_are_used_by_the_next_handshake_without_a_restart() {
     let agent = Agent::start();
     let mut world = World::prepared(|_| {});
-    from_agent(&world, &agent);
+    world.identity_from(&agent.uri());
     let say = |world: &World, domains: &[&str]| {
         let svid = world.svid(DAEMON);
         let federated: Vec<_> = domains
@@ -431,7 +423,7 @@ async fn run_without_an_identity_says_whom_to_tell_and_starts_nothing() {
 async fn identity_6_7_a_daemon_whose_identity_is_taken_is_not_ready_says_why_and_comes_back() {
     let agent = Agent::start();
     let mut world = World::prepared(|_| {});
-    from_agent(&world, &agent);
+    world.identity_from(&agent.uri());
     let say = |world: &World| {
         let svid = world.svid(DAEMON);
         let entry = entry(DAEMON, &svid.cert, &svid.key, &world.authority(DAEMON).pem);

@@ -52,7 +52,7 @@ impl FromStr for WorkloadEndpoint {
             // `unix:/a` and `unix:///a` are one URI (RFC 3986, section 3.3): the second has an empty authority.
             let path = match rest.strip_prefix("//") {
                 Some(path) if path.starts_with('/') => path,
-                Some(path) if path.is_empty() => return Err(EndpointFault::Path(shown())),
+                Some("") => return Err(EndpointFault::Path(shown())),
                 Some(_) => return Err(EndpointFault::Authority(shown())),
                 None => rest,
             };

@@ -134,10 +134,17 @@ HCL
     wait_for 60 server "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE server of $trust_domain was not healthy within 60 s: $(tail -n 1 "$dir/server.log")"
     server "$name" bundle show >"$dir/bundle.pem"
     token=$(server "$name" token generate -spiffeID "spiffe://$trust_domain/node" | sed -n 's/^Token: //p')
-    "$spire/spire-agent" run -config "$dir/agent.conf" -joinToken "$token" >"$dir/agent.log" 2>&1 </dev/null &
-    pid=$!
-    started+=("$pid")
+    start_agent "$name" -joinToken "$token"
     wait_for 60 agent "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE agent of $trust_domain was not healthy within 60 s: $(tail -n 1 "$dir/agent.log")"
+}
+
+# start_agent NAME OPTION…: sets `agent_NAME` to its process. One that was attested before needs no token.
+start_agent() {
+    local name=$1
+    shift
+    "$spire/spire-agent" run -config "$work/$name/agent.conf" "$@" >>"$work/$name/agent.log" 2>&1 </dev/null &
+    declare -g "agent_$name=$!"
+    started+=("$!")
 }
 
 # server NAME COMMAND… and agent NAME COMMAND…: the command line of each. The socket's option stands behind the words of the command.

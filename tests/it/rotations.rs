@@ -1,0 +1,98 @@
+//! A job that runs on while every certificate under it changes, in real time.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::{
+    harness::*,
+    workload::{Agent, der, entry},
+};
+
+const ROTATIONS: u32 = 24;
+/// Of an SVID, from now. It is rotated at its half.
+const LIFE: Duration = Duration::from_secs(15);
+
+/// Measures how long this machine stands still.
+struct Stalls(Arc<AtomicU64>);
+
+impl Stalls {
+    fn watch() -> Self {
+        let longest = Arc::new(AtomicU64::new(0));
+        let seen = longest.clone();
+        std::thread::spawn(move || {
+            while Arc::strong_count(&seen) > 1 {
+                let before = Instant::now();
+                std::thread::sleep(Duration::from_millis(50));
+                seen.fetch_max(u64::try_from(before.elapsed().as_millis()).unwrap(), Ordering::SeqCst);
+            }
+        });
+        Stalls(longest)
+    }
+
+    fn longest(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+fn rotate(world: &World, daemons: &Agent, workers: &Agent) {
+    let now = world.clock.now().wall;
+    let svid = |id: &str| {
+        let authority = world.authority(id);
+        let svid = authority.issue(id, now, |params| params.not_after = at(now.plus(LIFE)));
+        entry(id, &svid.cert, &svid.key, &authority.pem)
+    };
+    let foreign = |id: &str| der(&world.authority(id).pem);
+    daemons.say(
+        vec![svid(DAEMON)],
+        &[
+            ("spiffe://k8s.acme.example", foreign(WORKER)),
+            ("spiffe://people.acme.example", foreign(OPERATOR)),
+        ],
+    );
+    workers.say(vec![svid(WORKER)], &[("spiffe://leasehold.example", foreign(DAEMON))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes three minutes of real time: tests/interop/rotations/run runs it"]
+async fn a_job_goes_through_24_rotations_in_real_time_with_svids_of_15_seconds() {
+    let stalls = Stalls::watch();
+    let (daemons, workers) = (Agent::start(), Agent::start());
+    let mut world = World::prepared(|setup| setup.real_clock = true);
+    world.identity_from(&daemons.uri());
+    rotate(&world, &daemons, &workers);
+    world.restart().await;
+    let identity = format!("[context.it.identity.workload]\nworkload_api = \"{}\"\n", workers.uri());
+    let script = "echo up; while [ ! -e $HERE/go ]; do sleep 0.1; done; echo down";
+    let mut wrapper = world.wrap_with(&identity, &job_toml("", ""), &[], script);
+    wrapper.child_says("up").await;
+    for round in 1..=ROTATIONS {
+        tokio::time::sleep(LIFE / 2).await;
+        rotate(&world, &daemons, &workers);
+        println!("rotation {round} of {ROTATIONS}, longest stall {} ms", stalls.longest().as_millis());
+    }
+    tokio::time::sleep(LIFE / 2).await;
+    world.write("go", "");
+    let code = wrapper.exit().await;
+    let said = wrapper.stderr();
+    let records = world.records().await;
+    let joined = records.of("member.joined").len();
+    let (away, denied) = (records.of("member.away").len(), records.of("denied").len());
+    let renewed = records.of("credential.renewed").len();
+    println!("{ROTATIONS} rotations, {renewed} renewals, {joined} joined, {away} away, {denied} denied");
+    let lines = said.lines().filter(|line| !line.contains("credentials are on disk")).count();
+    let good = code == Some(0) && (joined, away, denied) == (1, 0, 0) && lines == 2;
+    if !good && stalls.longest() > LIFE / 2 {
+        println!(
+            "not judged: this machine stood still for {} ms, longer than an SVID had left",
+            stalls.longest().as_millis()
+        );
+        return;
+    }
+    assert!(good, "{code:?}: {said}\n{:?}", records.kinds());
+    assert!(renewed >= 2 * usize::try_from(ROTATIONS).unwrap(), "{renewed} renewals");
+}

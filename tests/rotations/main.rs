@@ -1,0 +1,155 @@
+//! A job that runs on while every certificate under it changes: the daemon's own SVID and the worker's, two dozen times.
+//!
+//! The wrapper runs in this process, under a clock that is moved by hand, and its child is real. A wrapper takes everything
+//! below its process for the job's, so this is a program of its own, with one test, and its own `main`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on has failed"
+)]
+
+#[path = "../it/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the other tests from the outside use all of it")]
+mod harness;
+mod way;
+#[path = "../workload/mod.rs"]
+#[allow(dead_code, reason = "the tests of the source use all of it")]
+mod workload;
+
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use harness::*;
+use leasehold::{
+    agent::{self, RunOptions, RunPlace, RunSpec, Voice},
+    identity::{IdentitySource, WorkloadOptions, WorkloadSource},
+    link::{Connector, Endpoint},
+};
+use tokio_util::sync::CancellationToken;
+use way::Way;
+use workload::{Agent, der, entry};
+
+const ROTATIONS: usize = 24;
+/// Of an SVID: rotated at its half, as SPIRE does.
+const LIFE: Duration = Duration::from_secs(60);
+
+fn main() {
+    let mut args = std::env::args_os();
+    if args.nth(1).is_some_and(|arg| arg == "__exec") {
+        agent::exec_shim(args);
+    }
+    const NAME: &str = "a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal";
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let filters: Vec<_> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let wanted = filters.is_empty() || filters.iter().any(|filter| NAME.contains(filter.as_str()));
+    if words.iter().any(|word| word == "--list" || word == "--ignored") || !wanted {
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal());
+    println!("test {NAME} ... ok");
+}
+
+/// Both agents give new SVIDs.
+fn rotate(world: &World, daemons: &Agent, workers: &Agent) {
+    let now = world.clock.now().wall;
+    let svid = |id: &str| {
+        let authority = world.authority(id);
+        let svid = authority.issue(id, now, |params| params.not_after = at(now.plus(LIFE)));
+        entry(id, &svid.cert, &svid.key, &authority.pem)
+    };
+    let foreign = |id: &str| der(&world.authority(id).pem);
+    daemons.say(
+        vec![svid(DAEMON)],
+        &[
+            ("spiffe://k8s.acme.example", foreign(WORKER)),
+            ("spiffe://people.acme.example", foreign(OPERATOR)),
+        ],
+    );
+    workers.say(vec![svid(WORKER)], &[("spiffe://leasehold.example", foreign(DAEMON))]);
+}
+
+async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal() {
+    let (daemons, workers) = (Agent::start(), Agent::start());
+    let mut world = World::prepared(|_| {});
+    world.identity_from(&daemons.uri());
+    rotate(&world, &daemons, &workers);
+    world.restart().await;
+
+    let way = Way::to(world.daemon().grpc).await;
+    let options = WorkloadOptions::new(workers.uri().parse().unwrap());
+    let source = Arc::new(WorkloadSource::new(options, world.clock.clone()));
+    let stop = CancellationToken::new();
+    tokio::spawn(source.clone().follow(stop.clone()));
+    eventually("the worker's SVID", async || source.current().svid.is_some()).await;
+    let endpoint = Endpoint::new(&way.address().to_string(), DAEMON.parse().unwrap()).unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ears = heard.clone();
+    let place = RunPlace {
+        connector: Connector::new(source.clone(), world.clock.clone(), endpoint),
+        identity: source.clone(),
+        clock: world.clock.clone(),
+        voice: Voice::new(move |line| {
+            // Where this machine has no directory in memory.
+            if !line.starts_with("credentials are on disk") {
+                ears.lock().unwrap().push(line.to_owned());
+            }
+        }),
+    };
+    world.write("job.toml", &job_toml("", ""));
+    fs::create_dir(world.file("credentials")).unwrap();
+    let script = format!("while [ ! -e {} ]; do sleep 0.02; done", world.file("go").display());
+    let options = RunOptions {
+        spec: RunSpec::load(&world.file("job.toml")).unwrap(),
+        job: None,
+        idempotency_key: None,
+        attempt_key: None,
+        instance: None,
+        on_revoke: None,
+        dir: Some(world.file("credentials")),
+        command: ["sh", "-c", &script].map(Into::into).to_vec(),
+        svid: None,
+    };
+    let running = agent::run(options, place);
+    let rotating = async {
+        eventually("the begin", async || heard.lock().unwrap().iter().any(|l| l.contains(", attempt ")))
+            .await;
+        for round in 1..=ROTATIONS {
+            for _ in 0..LIFE.as_secs() / 2 {
+                way.quiet().await;
+                world.time().advance(Duration::from_secs(1));
+            }
+            way.quiet().await;
+            let (made, before) = (way.made(), source.current().revision);
+            rotate(&world, &daemons, &workers);
+            eventually("the worker's next SVID", async || source.current().revision > before).await;
+            eventually("the member's next connection", async || way.made() > made).await;
+            way.quiet().await;
+            let heard = heard.lock().unwrap();
+            assert_eq!(heard.len(), 1, "rotation {round}: {heard:?}");
+        }
+        world.write("go", "");
+    };
+    let (code, ()) = tokio::join!(running, rotating);
+    let heard = heard.lock().unwrap().clone();
+    assert_eq!(code.unwrap(), 0, "{heard:?}");
+    assert!(heard.len() == 2 && heard[1].starts_with("completed: exit code 0"), "{heard:?}");
+
+    let records = world.records().await;
+    assert_eq!(records.of("member.joined").len(), 1, "{:?}", records.kinds());
+    assert!(records.of("member.away").is_empty() && records.of("denied").is_empty(), "{:?}", records.kinds());
+    let renewed = records.of("credential.renewed").len();
+    assert!(renewed >= 2 * ROTATIONS, "both halves live no longer than an SVID: {renewed} renewals");
+    assert!(way.made() > ROTATIONS, "{} connections", way.made());
+    println!(
+        "{ROTATIONS} rotations of both SVIDs, {} connections, {renewed} renewals, none failed",
+        way.made()
+    );
+    stop.cancel();
+}

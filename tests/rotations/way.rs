@@ -1,0 +1,97 @@
+//! The way between a wrapper and its daemon: a relay that tells when nothing is under way on it, so that the clock is moved
+//! only between two exchanges.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// A relay.
+pub struct Way {
+    address: SocketAddr,
+    seen: Arc<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    /// Chunks that went either way, and where the last one went.
+    last: Mutex<(u64, Toward)>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Toward {
+    #[default]
+    Client,
+    Server,
+}
+
+impl Way {
+    pub async fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let way = Way { address: listener.local_addr().unwrap(), seen: Arc::default() };
+        let seen = way.seen.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                seen.connections.fetch_add(1, Ordering::SeqCst);
+                let Ok(server) = TcpStream::connect(server).await else { continue };
+                let (client, server) = (client.into_split(), server.into_split());
+                tokio::spawn(relay(client.0, server.1, seen.clone(), Toward::Server));
+                tokio::spawn(relay(server.0, client.1, seen.clone(), Toward::Client));
+            }
+        });
+        way
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections were made over it.
+    pub fn made(&self) -> usize {
+        self.seen.connections.load(Ordering::SeqCst)
+    }
+
+    /// Waits until nothing is under way: the server spoke last, and a while ago; or nobody spoke for a longer while.
+    pub async fn quiet(&self) {
+        const LOOK: Duration = Duration::from_millis(2);
+        let (mut count, mut same) = (u64::MAX, 0);
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let (now, toward) = *self.seen.last.lock().unwrap();
+            same = if now == count { same + 1 } else { 0 };
+            count = now;
+            if same >= if toward == Toward::Client { 2 } else { 20 } {
+                return;
+            }
+        }
+    }
+}
+
+async fn relay(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    seen: Arc<Seen>,
+    toward: Toward,
+) {
+    let mut chunk = vec![0u8; 16 << 10];
+    while let Ok(n @ 1..) = from.read(&mut chunk).await {
+        {
+            let mut last = seen.last.lock().unwrap();
+            *last = (last.0 + 1, toward);
+        }
+        if to.write_all(&chunk[..n]).await.is_err() {
+            return;
+        }
+    }
+    let _ = to.shutdown().await;
+}
