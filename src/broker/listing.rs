@@ -208,6 +208,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         /// Whatever the order in which they come, pages of any size show all of them once, in order.
         #[test]
         fn law_35_pages_show_every_lease_once_and_in_order(

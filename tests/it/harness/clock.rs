@@ -17,11 +17,14 @@ use super::soon;
 /// Where every test begins: 2026-11-20T04:13:20Z.
 pub const NOW: Wall = Wall(1_795_148_000_000);
 
+/// Something that is to happen.
+type Act = Box<dyn FnOnce() + Send>;
+
 /// All three clocks, moved by hand. Whoever sleeps wakes when the lease timeline has come to its moment.
 pub struct TestClock {
     now: watch::Sender<Now>,
     /// What is to happen at one of the next readings, and how many come before it.
-    at_reading: Mutex<Option<(usize, Box<dyn FnOnce() + Send>)>>,
+    at_reading: Mutex<Option<(usize, Act)>>,
     readings: AtomicUsize,
 }
 
