@@ -222,6 +222,11 @@ pub const REPORT: Duration = Duration::from_secs(5);
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.
 pub const RETRY_MAX: Duration = BEAT;
+/// Between two looks at a process that an agent watches and did not start.
+pub const WATCH_PID: Duration = Duration::from_millis(100);
+/// Bytes of a file that a ticket is in: 43 characters, with room for an editor's newline.
+pub const TICKET_BYTES_MAX: u64 = 256;
+
 // ---------- the file server ----------
 
 /// Bytes that are read, checked and sent at a time.

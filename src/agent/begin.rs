@@ -1,11 +1,10 @@
-//! How a run begins: a job, an attempt, a member; and how that is taken back where nothing can be started.
+//! How access begins: a job, an attempt, a member; and how that is taken back where nothing can be started.
 
 use std::{fs, time::Duration};
 
 use super::{
-    RunError, Voice,
+    Joining, RunError, RunPlace, Voice, What,
     calls::{Calls, timed},
-    run::RunPlace,
     stream::{Connected, Membership, connect},
 };
 use crate::{
@@ -17,15 +16,6 @@ use crate::{
     secret::{NoRandomness, Secret, SecretText, random_u128},
 };
 
-/// What is to begin.
-pub(super) struct Request<'a> {
-    pub(super) job: Option<JobId>,
-    pub(super) spec: &'a v1::JobSpec,
-    pub(super) idempotency_key: Option<String>,
-    pub(super) attempt_key: Option<String>,
-    pub(super) instance: Option<InstanceName>,
-}
-
 /// What this run has made so far, and so must end where it cannot go on.
 pub(super) struct Begun {
     calls: Calls,
@@ -34,7 +24,6 @@ pub(super) struct Begun {
     attempt: Option<AttemptNumber>,
     is_own_attempt: bool,
     joined: Option<(InstanceName, Secret)>,
-    expects: u32,
     ends_at_latest: Option<Wall>,
 }
 
@@ -47,14 +36,13 @@ impl Begun {
             attempt: None,
             is_own_attempt: false,
             joined: None,
-            expects: 1,
             ends_at_latest: None,
         }
     }
 
-    /// Whether the attempt has no other member than this one.
-    pub(super) fn is_alone(&self) -> bool {
-        self.expects <= 1
+    /// The job, where this process made it and nobody else will end it.
+    pub(super) fn own_job(&self) -> Option<JobId> {
+        self.job.filter(|_| self.is_own_job)
     }
 
     /// The line that a run begins with.
@@ -66,23 +54,22 @@ impl Begun {
         format!("{job}, attempt {attempt}: {opens}{until}")
     }
 
+    /// Closes the job, as well as it can be within [`UNDO`].
+    pub(super) async fn close(&self, job: JobId, reason: &str) -> Result<(), Refusal> {
+        let (job, reason) = (job.to_string(), one_line(reason));
+        let request = v1::CloseJobRequest { job, outcome: v1::Outcome::Cancelled.into(), reason };
+        let calls = &self.calls;
+        let ask = async |span| calls.within(span, calls.jobs().close_job(timed(span, request.clone()))).await;
+        calls.persist(UNDO, ask).await.map(drop)
+    }
+
     /// Ends what was made, as well as it can be within [`UNDO`].
     pub(super) async fn undo(&self, why: &str, voice: &Voice) {
         let Some(job) = self.job else { return };
         let reason = one_line(&format!("not started: {why}"));
         let calls = &self.calls;
         let undone = match (self.is_own_job, self.attempt, &self.joined) {
-            (true, ..) => {
-                let request = v1::CloseJobRequest {
-                    job: job.to_string(),
-                    outcome: v1::Outcome::Cancelled.into(),
-                    reason,
-                };
-                let ask = async |span| {
-                    calls.within(span, calls.jobs().close_job(timed(span, request.clone()))).await
-                };
-                calls.persist(UNDO, ask).await.map(drop)
-            }
+            (true, ..) => self.close(job, &reason).await,
             (false, Some(attempt), joined) if joined.is_some() || self.is_own_attempt => {
                 let request = v1::EndAttemptRequest {
                     job: job.to_string(),
@@ -108,22 +95,17 @@ impl Begun {
     }
 }
 
-/// Creates the job, begins the attempt, joins it. What is made is noted before the next step.
+/// Creates the job, begins the attempt, joins it, as far as each is asked for. What is made is noted before the next step.
 pub(super) async fn begin(
-    request: Request<'_>,
+    joining: &Joining,
     begun: &mut Begun,
     place: &RunPlace,
 ) -> Result<(Membership, Connected), RunError> {
     let calls = begun.calls.clone();
-    let job = match request.job {
-        Some(id) => found(&calls, id).await?,
-        None => {
-            let key = match request.idempotency_key {
-                Some(key) => key,
-                None => own_key()?,
-            };
-            let (job, created) = created(&calls, request.spec, key).await?;
-            // Not where the key found another run's.
+    let job = match &joining.what {
+        What::Job(id) | What::Attempt(id) => found(&calls, *id).await?,
+        What::New(spec) => {
+            let (job, created) = created(&calls, spec, own_key()?).await?;
             begun.is_own_job = created;
             job
         }
@@ -135,20 +117,25 @@ pub(super) async fn begin(
         begun.job = None;
         return Err(waiting.into());
     }
-    begun.expects = job.spec.and_then(|s| s.members).map_or(1, |m| m.expect);
 
-    let own_attempt = request.attempt_key.is_none();
-    let key = match request.attempt_key {
-        Some(key) => key,
-        None => own_key()?,
+    let (number, given) = match &joining.what {
+        What::Attempt(_) => (running(&job)?, None),
+        What::New(_) | What::Job(_) => {
+            let key = match &joining.attempt_key {
+                Some(key) => key.clone(),
+                None => own_key()?,
+            };
+            let began = attempt(&calls, id, key, joining.supersede).await?;
+            let number =
+                began.attempt.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(not_understood)?;
+            begun.is_own_attempt = joining.attempt_key.is_none();
+            (number, Some(SecretText::new(began.ticket)))
+        }
     };
-    let began = attempt(&calls, id, key).await?;
-    let number = began.attempt.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(not_understood)?;
     begun.attempt = Some(number);
-    begun.is_own_attempt = own_attempt;
 
-    let instance = match request.instance {
-        Some(instance) => instance,
+    let instance = match &joining.instance {
+        Some(instance) => instance.clone(),
         None => own_instance(),
     };
     let who = Membership {
@@ -156,7 +143,7 @@ pub(super) async fn begin(
         attempt: number,
         instance: instance.clone(),
         secret: Secret::random()?,
-        ticket: SecretText::new(began.ticket),
+        ticket: joining.ticket.clone().or(given).unwrap_or_else(|| SecretText::new(String::new())),
     };
     // Noted before it is asked for: the answer may be lost when it was done.
     begun.joined = Some((instance, who.secret.clone()));
@@ -168,6 +155,20 @@ pub(super) async fn begin(
     })?;
     begun.ends_at_latest = connected.ends_at_latest;
     Ok((who, connected))
+}
+
+/// The attempt that runs.
+fn running(job: &v1::Job) -> Result<AttemptNumber, Refusal> {
+    let none = || {
+        let refusal = Refusal::new(Reason::AttemptNotFound, format!("no attempt of {} is running", job.id));
+        match job.state() {
+            v1::JobState::Closed => refusal.fix("it is closed: create another job"),
+            _ => refusal
+                .fix(format!("begin one: leasehold agent --job {0}, or leasehold run --job {0}", job.id)),
+        }
+    };
+    let current = job.attempts.last().filter(|a| a.state() != v1::AttemptState::Ended);
+    current.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(none)
 }
 
 async fn created(calls: &Calls, spec: &v1::JobSpec, key: String) -> Result<(v1::Job, bool), Refusal> {
@@ -190,8 +191,13 @@ async fn found(calls: &Calls, id: JobId) -> Result<v1::Job, Refusal> {
     calls.persist(START_PATIENCE, ask).await?.job.ok_or_else(not_understood)
 }
 
-async fn attempt(calls: &Calls, id: JobId, key: String) -> Result<v1::BeginAttemptResponse, Refusal> {
-    let request = v1::BeginAttemptRequest { job: id.to_string(), key, supersede: false };
+async fn attempt(
+    calls: &Calls,
+    id: JobId,
+    key: String,
+    supersede: bool,
+) -> Result<v1::BeginAttemptResponse, Refusal> {
+    let request = v1::BeginAttemptRequest { job: id.to_string(), key, supersede };
     let ask = async |span| calls.within(span, calls.jobs().begin_attempt(timed(span, request.clone()))).await;
     calls.persist(START_PATIENCE, ask).await
 }

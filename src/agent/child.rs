@@ -1,36 +1,47 @@
-//! The child process: how it is started, followed and ended.
+//! The command while it runs: how it is started, followed and ended, by way of its guard.
 
 use std::{
     ffi::OsString,
     io::{self, PipeReader, PipeWriter, Read},
-    os::{fd::AsRawFd, unix::process::CommandExt},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::process::{CommandExt, ExitStatusExt},
+    },
     path::PathBuf,
     process::{self, Command, ExitStatus},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
-    thread,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use nix::{
     errno::Errno,
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::{FcntlArg, FdFlag, fcntl},
     sys::{
         prctl,
         signal::{Signal, killpg},
-        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{Pid, getpid},
 };
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader, Lines},
+    net::unix::pipe,
+    signal::unix::{SignalKind, signal},
+};
 
 use super::{
     ChildEnvironment, OnRevoke,
-    command::{self, CommandError, Orders},
+    cgroup::Leaf,
+    command::{self, CommandError},
     ending::{ChildEnd, Ended, asks_to_end},
+    guard::{Event, Orders, SUBCOMMAND},
     processes::{Below, Left, reap_orphans},
     terminal,
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    limits::{KILL_WAIT, TERM_GRACE_DEFAULT},
+};
 
 /// What is started.
 #[derive(Clone, Debug)]
@@ -38,17 +49,19 @@ pub struct ChildSpec {
     /// The command and its arguments, at least the command.
     pub argv: Vec<OsString>,
     pub env: ChildEnvironment,
-    /// What the kernel sends the child when the wrapper dies.
-    pub on_wrapper_death: Signal,
-    /// What is started to become the command: this binary's `__exec`. A test names its own.
-    pub(super) shim: (PathBuf, Vec<OsString>),
+    /// From SIGTERM to SIGKILL, for what is left of the job when the wrapper is killed.
+    pub grace: Duration,
+    /// The directory that is wiped then.
+    pub files: Option<PathBuf>,
+    /// What is started to guard the command: this binary's `__guard`. A test names its own.
+    pub(super) guard: (PathBuf, Vec<OsString>),
 }
 
 impl ChildSpec {
     pub fn new(argv: Vec<OsString>, env: ChildEnvironment) -> Self {
         // Through /proc this finds the wrapper's own binary though its file was replaced since.
-        let shim = (PathBuf::from("/proc/self/exe"), vec![command::SUBCOMMAND.into()]);
-        ChildSpec { argv, env, on_wrapper_death: Signal::SIGTERM, shim }
+        let guard = (PathBuf::from("/proc/self/exe"), vec![SUBCOMMAND.into()]);
+        ChildSpec { argv, env, grace: TERM_GRACE_DEFAULT, files: None, guard }
     }
 }
 
@@ -71,28 +84,25 @@ impl SpawnError {
     }
 }
 
-/// The one child of this wrapper, in a process group of its own.
+/// The one command of this wrapper, in a process group of its own, below a guard.
 ///
-/// Everything below the wrapper counts as the job's: the wrapper adopts orphans, reaps them and ends what remains. So a
-/// process holds at most one `Child`, and starts nothing else while it does. Dropping it sends the child's group the
-/// death signal. Where the wrapper itself is killed, the kernel sends that to the child alone: what the child started has
-/// lost its access, and ends with the child or not.
+/// Everything below the wrapper counts as the job's: what loses its parent is adopted, reaped, and ended with the job. So a
+/// process holds at most one `Child`, and starts nothing else while it does. Dropping it, and any end of the wrapper, SIGKILL
+/// too, has the guard end all that is left: SIGTERM, and SIGKILL after the grace.
 #[derive(Debug)]
 pub struct Child {
     handle: ChildHandle,
-    child: process::Child,
+    guard: process::Child,
+    /// Ends with the guard.
+    events: Option<Lines<BufReader<pipe::Receiver>>>,
+    /// Nothing is ever written to it: its end is what is told.
+    lifeline: Option<PipeWriter>,
     deaths: tokio::signal::unix::Signal,
-    report: (PipeReader, PipeWriter),
-    program: PathBuf,
     has_terminal: bool,
-    on_drop: Signal,
-    status: Option<ExitStatus>,
-    /// The thread that started the child, and waits for this to go: the kernel sends the death signal when the *thread*
-    /// that started a process ends, and a runtime's threads come and go.
-    _keeper: mpsc::Sender<()>,
+    end: Option<ChildEnd>,
 }
 
-/// For those who signal and end the child while another waits for it.
+/// For those who signal and end the command while another waits for it.
 #[derive(Clone, Debug)]
 pub struct ChildHandle {
     pid: Pid,
@@ -102,58 +112,54 @@ pub struct ChildHandle {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Once the status was taken, the id may come to mean another process.
-    reaped: bool,
+    /// From here on the id may come to mean another process.
+    is_over: bool,
     asked: Option<Signal>,
 }
 
 impl Child {
-    /// Starts the command with stdin, stdout and stderr inherited. Needs a tokio runtime.
+    /// Starts the command with stdin, stdout and stderr inherited. Needs a tokio runtime. Blocks for as long as an exec takes.
     ///
-    /// Where the wrapper is in front of a terminal, the child is put in front in its place.
+    /// Where the wrapper is in front of a terminal, the command is put in front in its place.
     pub fn spawn(spec: &ChildSpec) -> Result<Self, SpawnError> {
         let path = search_path(&spec.env);
         let called = spec.argv.first().cloned().unwrap_or_default();
         let program = command::resolve(&called, path.as_deref())?;
-        Self::start(spec, program).map_err(SpawnError::Start)
+        let leaf = Leaf::make();
+        let started = Self::start(spec, program, leaf.clone());
+        if let (Err(_), Some(leaf)) = (&started, leaf) {
+            leaf.remove();
+        }
+        started
     }
 
-    fn start(spec: &ChildSpec, program: PathBuf) -> io::Result<Self> {
+    fn start(spec: &ChildSpec, program: PathBuf, leaf: Option<Leaf>) -> Result<Self, SpawnError> {
+        // Its guard's adopted ones fall to the wrapper where the guard is killed.
         if let Err(e) = prctl::set_child_subreaper(true) {
-            tracing::warn!(error = %e, "what loses its parent goes past the wrapper and is not ended with the job");
+            tracing::warn!(error = %e, "what loses its parent and its guard is not ended with the job");
         }
-        let deaths = signal(SignalKind::child())?;
-        let report = io::pipe()?;
-        fcntl(&report.0, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        let deaths = signal(SignalKind::child()).map_err(SpawnError::Start)?;
+        let below = Below::new(leaf.clone());
         let has_terminal = terminal::is_ours();
-        let orders = Orders {
-            wrapper: getpid(),
-            report: report.1.as_raw_fd(),
-            death: spec.on_wrapper_death,
-            takes_terminal: has_terminal,
-            program: program.clone(),
-            argv: spec.argv.clone(),
+        let (guard, mut events, lifeline) =
+            guarded(spec, &program, leaf, has_terminal).map_err(SpawnError::Start)?;
+        let pid = match first_event(&mut events).map_err(SpawnError::Start)? {
+            Some(Event::Started(pid)) => pid,
+            Some(Event::NotRun(errno)) => {
+                return Err(command::not_started(&program, &Errno::from_raw(errno).into()).into());
+            }
+            _ => return Err(SpawnError::Start(io::Error::other("its guard ended at once"))),
         };
-        let mut command = Command::new(&spec.shim.0);
-        command.arg0("leasehold").args(&spec.shim.1).args(orders.to_args()).process_group(0);
-        for name in &spec.env.removed {
-            command.env_remove(name);
-        }
-        command.envs(spec.env.set.iter().map(|(name, value)| (name, value)));
-        let below = Below::new();
-        let (keeper, child) = start_on_its_own_thread(command)?;
-        let pid = Pid::from_raw(i32::try_from(child.id()).map_err(io::Error::other)?);
-        let handle = ChildHandle { pid, below, state: Arc::default() };
+        let below = below.guarded_by(Pid::from_raw(guard.id().cast_signed()));
+        let events = pipe::Receiver::from_owned_fd(OwnedFd::from(events)).map_err(SpawnError::Start)?;
         Ok(Child {
-            handle,
-            child,
+            handle: ChildHandle { pid, below, state: Arc::default() },
+            guard,
+            events: Some(BufReader::new(events).lines()),
+            lifeline: Some(lifeline),
             deaths,
-            report,
-            program,
             has_terminal,
-            on_drop: spec.on_wrapper_death,
-            status: None,
-            _keeper: keeper,
+            end: None,
         })
     }
 
@@ -161,96 +167,157 @@ impl Child {
         self.handle.clone()
     }
 
-    /// Waits for the child's end, and reaps what was orphaned below it meanwhile. Cancel safe; after the end, the same
-    /// answer again.
+    /// Waits for the command's end. Cancel safe; after the end, the same answer again.
     pub async fn wait(&mut self) -> io::Result<Ended> {
         loop {
-            if let Some(status) = self.look()? {
-                return Ok(self.ended(status));
+            if let Some(end) = self.end {
+                return Ok(Ended { end, asked: self.handle.state().asked });
             }
-            if self.deaths.recv().await.is_none() {
-                return Err(io::Error::other("the runtime no longer tells of signals"));
+            let Some(events) = &mut self.events else {
+                self.look()?;
+                if self.end.is_none() && self.deaths.recv().await.is_none() {
+                    return Err(io::Error::other("the runtime no longer tells of signals"));
+                }
+                continue;
+            };
+            tokio::select! {
+                line = events.next_line() => match line?.as_deref().map(Event::of_line) {
+                    Some(Some(Event::Ended(status))) => self.is_over(ExitStatus::from_raw(status).into()),
+                    Some(Some(Event::Stopped)) => self.follow_stop(),
+                    Some(_) => {}
+                    None => self.unguarded()?,
+                },
+                // As the first process of a container, the wrapper is where all orphans go.
+                _ = self.deaths.recv() => reap_orphans(Some(self.guard_pid())),
             }
         }
     }
 
-    /// Ends what the child left behind: SIGTERM, and SIGKILL after the grace. Called after [`wait`](Self::wait), when the
-    /// end has been reported: no ending of access waits for this.
+    /// Ends what the command left behind: SIGTERM, and SIGKILL after the grace; then the guard. Called after
+    /// [`wait`](Self::wait), when the end has been reported: no ending of access waits for this.
     pub async fn end_rest(&mut self, grace: Duration, clock: &dyn Clock) -> Left {
         let handle = self.handle();
         let end = handle.below.end(Some((Signal::SIGTERM, grace)), clock);
         tokio::pin!(end);
-        loop {
+        let guard = self.guard_pid();
+        let left = loop {
             // Each dead one tells, and must be taken before its parent's end shows.
-            reap_orphans(None);
+            reap_orphans(Some(guard));
             tokio::select! {
-                left = &mut end => {
-                    reap_orphans(None);
-                    return left;
-                }
+                left = &mut end => break left,
                 _ = self.deaths.recv() => {}
             }
+        };
+        reap_orphans(Some(guard));
+        self.lifeline = None;
+        let patience = clock.sleep(KILL_WAIT);
+        tokio::pin!(patience);
+        while let Ok(None) = self.guard.try_wait() {
+            tokio::select! {
+                _ = self.deaths.recv() => {}
+                () = &mut patience => break,
+            }
         }
+        reap_orphans(None);
+        left
     }
 
-    /// Takes what there is to take, without waiting.
-    fn look(&mut self) -> io::Result<Option<ExitStatus>> {
-        if self.status.is_some() {
-            return Ok(self.status);
-        }
-        let pid = self.handle.pid;
-        if self.has_terminal {
-            self.follow_stop();
-        }
-        reap_orphans(Some(pid));
-        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        match waitid(Id::Pid(pid), peek) {
-            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return Ok(None),
-            // EINVAL is a signal without a name. Whatever it is, it is over, and std takes the status.
-            Ok(_) | Err(_) => {}
-        }
-        let status = {
-            let mut state = self.handle.state();
-            state.reaped = true;
-            self.child.wait()?
-        };
+    fn guard_pid(&self) -> Pid {
+        Pid::from_raw(self.guard.id().cast_signed())
+    }
+
+    fn is_over(&mut self, end: ChildEnd) {
+        self.handle.state().is_over = true;
         if self.has_terminal {
             terminal::take();
         }
-        // Orphans that stood in line behind it.
+        self.end = Some(end);
+    }
+
+    /// The guard was killed: what it had adopted, the command among it, is the wrapper's own from here on.
+    fn unguarded(&mut self) -> io::Result<()> {
+        tracing::warn!(
+            "the guard of the command was killed: where the wrapper is killed too, what it started may go on"
+        );
+        self.events = None;
+        self.guard.wait().map(drop)
+    }
+
+    /// Takes what there is to take, without waiting, of a command that has no guard.
+    fn look(&mut self) -> io::Result<()> {
+        let pid = self.handle.pid;
+        reap_orphans(Some(pid));
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let end = match waitid(Id::Pid(pid), peek) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return Ok(()),
+            // It ended together with its guard, which had taken the status.
+            Err(Errno::ECHILD) => return Err(io::Error::other("its guard was killed as it ended")),
+            Ok(_) | Err(_) => match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::Exited(_, code)) => ChildEnd::Exited(code),
+                Ok(WaitStatus::Signaled(_, signal, _)) => ChildEnd::Signalled(signal as i32),
+                // By a signal that has no name.
+                _ => ChildEnd::Signalled(0),
+            },
+        };
+        self.is_over(end);
         reap_orphans(None);
-        self.status = Some(status);
-        Ok(self.status)
+        Ok(())
     }
 
-    fn ended(&mut self, status: ExitStatus) -> Ended {
-        let mut bytes = [0u8; 4];
-        let failed = self.report.0.read_exact(&mut bytes).is_ok();
-        Ended {
-            end: ChildEnd::from(status),
-            asked: self.handle.state().asked,
-            not_run: failed.then(|| command::reported(bytes, &self.program)),
-        }
-    }
-
-    /// A child that was stopped from the terminal (Ctrl-Z) stops the wrapper too; both go on together.
+    /// A command that was stopped from the terminal (Ctrl-Z) stops the wrapper too; both go on together.
     fn follow_stop(&self) {
-        let stops = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
-        let Ok(WaitStatus::Stopped(_, signal)) = waitid(Id::Pid(self.handle.pid), stops) else { return };
-        if matches!(signal, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU) {
-            terminal::stop_with_child();
-            if terminal::is_ours() {
-                terminal::give(self.handle.pid);
-            }
-            self.handle.send(Signal::SIGCONT);
+        terminal::stop_with_child();
+        if terminal::is_ours() {
+            terminal::give(self.handle.pid);
         }
+        self.handle.send(Signal::SIGCONT);
     }
 }
 
-impl Drop for Child {
-    fn drop(&mut self) {
-        self.handle.send(self.on_drop);
+/// Starts the guard, which starts the command. Answers it with our ends of the two pipes.
+fn guarded(
+    spec: &ChildSpec,
+    program: &std::path::Path,
+    leaf: Option<Leaf>,
+    takes_terminal: bool,
+) -> io::Result<(process::Child, PipeReader, PipeWriter)> {
+    let (events, tells) = io::pipe()?;
+    let (hears, lifeline) = io::pipe()?;
+    let orders = Orders {
+        wrapper: getpid(),
+        lifeline: inherited(&hears)?,
+        events: inherited(&tells)?,
+        takes_terminal,
+        grace: spec.grace,
+        files: spec.files.clone(),
+        leaf,
+        program: program.to_owned(),
+        argv: spec.argv.clone(),
+    };
+    let mut command = Command::new(&spec.guard.0);
+    // In a group of its own: who ends the wrapper's whole group leaves the guard to end what is below it.
+    command.arg0("leasehold").args(&spec.guard.1).args(orders.to_args()).process_group(0);
+    for name in &spec.env.removed {
+        command.env_remove(name);
     }
+    command.envs(spec.env.set.iter().map(|(name, value)| (name, value)));
+    let guard = command.spawn()?;
+    Ok((guard, events, lifeline))
+}
+
+/// The number of a pipe's end that the guard gets under the same one.
+fn inherited(end: &(impl AsFd + AsRawFd)) -> io::Result<i32> {
+    fcntl(end, FcntlArg::F_SETFD(FdFlag::empty()))?;
+    Ok(end.as_raw_fd())
+}
+
+/// Waits for what the guard says first.
+fn first_event(events: &mut PipeReader) -> io::Result<Option<Event>> {
+    let (mut line, mut byte) = (String::new(), [0u8]);
+    while events.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.extend(byte.map(char::from));
+    }
+    Ok(Event::of_line(&line))
 }
 
 impl ChildHandle {
@@ -286,9 +353,9 @@ impl ChildHandle {
     }
 
     fn send(&self, signal: Signal) {
-        // Held while sending: the id is the child's for as long as its status was not taken.
+        // Held while sending: what is over is not signalled by its id.
         let state = self.state();
-        if !state.reaped
+        if !state.is_over
             && let Err(e) = killpg(self.pid, signal)
             && e != Errno::ESRCH
         {
@@ -304,22 +371,6 @@ impl ChildHandle {
 fn search_path(env: &ChildEnvironment) -> Option<OsString> {
     let set = env.set.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.clone());
     set.or_else(|| std::env::var_os("PATH"))
-}
-
-/// Starts a process from a thread that lives until the sender is dropped.
-fn start_on_its_own_thread(mut command: Command) -> io::Result<(mpsc::Sender<()>, process::Child)> {
-    let (keeper, dropped) = mpsc::channel::<()>();
-    let (started, start) = mpsc::sync_channel(1);
-    thread::Builder::new().name("child-keeper".to_owned()).spawn(move || {
-        let child = command.spawn();
-        let alive = child.is_ok();
-        if started.send(child).is_ok() && alive {
-            // Nothing is ever sent: this waits for the drop.
-            let _ = dropped.recv();
-        }
-    })?;
-    let child = start.recv().map_err(io::Error::other)??;
-    Ok((keeper, child))
 }
 
 #[cfg(test)]

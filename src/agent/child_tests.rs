@@ -63,20 +63,20 @@ fn passes(mut again: Command) {
 }
 
 #[test]
-#[ignore = "not a test: the shim, which the tests start"]
-fn shim_entry() {
+#[ignore = "not a test: the guard, which the tests start"]
+fn guard_entry() {
     let mut args = std::env::args_os().skip_while(|a| a != "--");
     if args.next().is_some() {
-        command::exec_shim(args);
+        super::super::guard(args);
     }
 }
 
 fn spec<S: AsRef<str>>(argv: &[S]) -> ChildSpec {
     let argv = argv.iter().map(|a| a.as_ref().into()).collect();
     let args =
-        [full("shim_entry").as_str(), "--exact", "--ignored", "--nocapture", "-q", "--"].map(OsString::from);
+        [full("guard_entry").as_str(), "--exact", "--ignored", "--nocapture", "-q", "--"].map(OsString::from);
     ChildSpec {
-        shim: (std::env::current_exe().unwrap(), args.into()),
+        guard: (std::env::current_exe().unwrap(), args.into()),
         ..ChildSpec::new(argv, ChildEnvironment::default())
     }
 }
@@ -123,7 +123,6 @@ fn the_childs_end_is_told_as_it_was() {
             let mut child = sh(script);
             let ended = child.wait().await.unwrap();
             assert_eq!((ended.end, ended.outcome(), ended.asked), (end, outcome, None), "{script}");
-            assert!(ended.not_run.is_none(), "{script}");
             assert_eq!(child.wait().await.unwrap().end, end, "the same answer again");
             child.handle().forward(Signal::SIGTERM);
         }
@@ -289,10 +288,12 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
             go.display()
         ));
         let own = child.handle().pid();
+        let guard = child.guard_pid();
         let zombies = move || {
             let all = fs::read_dir("/proc").unwrap().flatten();
             all.filter_map(|e| fs::read_to_string(e.path().join("stat")).ok())
-                .filter(|s| s.contains(&format!(") Z {} ", getpid())) && !s.starts_with(&format!("{own} ")))
+                .filter(|s| [guard, getpid()].iter().any(|p| s.contains(&format!(") Z {p} "))))
+                .filter(|s| !s.starts_with(&format!("{own} ")))
                 .count()
         };
         let look = async {
@@ -336,14 +337,10 @@ fn a_command_that_cannot_be_run_is_not_taken_for_one_that_failed() {
         assert_eq!(refused.exit_code(), 126);
         assert_eq!(Child::spawn(&spec(&["no-such-command"])).unwrap_err().exit_code(), 127);
         fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        let mut child = Child::spawn(&spec(&[path])).unwrap();
-        let ended = child.wait().await.unwrap();
+        let refused = Child::spawn(&spec(&[path])).unwrap_err();
+        assert_eq!(refused.exit_code(), 126);
         assert_eq!(
-            (ended.exit_code(), ended.outcome(), ended.end),
-            (126, Outcome::Failed, ChildEnd::Exited(126))
-        );
-        assert_eq!(
-            ended.detail(),
+            refused.to_string(),
             format!("cannot run `{path}`: the interpreter that it names is not there")
         );
     });
@@ -367,43 +364,107 @@ fn the_child_gets_its_arguments_its_environment_and_nothing_of_the_shim() {
         assert!(read("").starts_with("sh -c tr ") && read("").ends_with(" -- a b -q "), "{}", read(""));
         let env = read(".env");
         assert!(env.lines().any(|l| l == "LEASEHOLD_JOB=j-1") && !env.contains(ALONE), "{env}");
-        assert_eq!(read(".parent").trim(), getpid().to_string());
-        let pipe = fs::read_link(format!("/proc/self/fd/{}", child.report.1.as_raw_fd())).unwrap();
+        assert_eq!(read(".parent").trim(), child.guard.id().to_string());
+        let pipe = fs::read_link(format!("/proc/self/fd/{}", child.lifeline.as_ref().unwrap().as_raw_fd()));
+        let pipe = pipe.unwrap();
         let pipe = pipe.to_str().unwrap();
         assert!(pipe.starts_with("pipe:") && !read(".fd").contains(pipe), "{pipe} {}", read(".fd"));
     });
 }
 
+/// The script of a tree: a child, one below it in a session of its own that ignores SIGTERM, and an orphan. Each writes its id.
+fn tree(folder: &Path) -> String {
+    let deaf = "trap '' TERM; echo $$ > F/NAME.new; mv F/NAME.new F/NAME; while :; do sleep 0.05; done";
+    let named = |name: &str| deaf.replace("NAME", name).replace('F', folder.to_str().unwrap());
+    format!(
+        "setsid sh -c \"{}\" & (setsid sh -c \"{}\" &); echo $$ > {}/child; wait",
+        named("rank").replace('$', "\\$"),
+        named("orphan").replace('$', "\\$"),
+        folder.display()
+    )
+}
+
 #[test]
 #[ignore = "not a test: a wrapper that a test kills"]
 fn wrapper_entry() {
-    let Some(file) = std::env::var_os("LEASEHOLD_TEST_FILE") else { return };
+    let Some(folder) = std::env::var_os("LEASEHOLD_TEST_FOLDER").map(PathBuf::from) else { return };
     alone("wrapper_entry", || async move {
-        let mut child = sh("exec sleep 600");
-        fs::write(file, format!("{}\n", child.handle().pid())).unwrap();
+        let files = folder.join("files");
+        fs::create_dir(&files).unwrap();
+        fs::write(files.join("token"), "secret").unwrap();
+        let mut spec = spec(&["sh", "-c", &tree(&folder)]);
+        (spec.grace, spec.files) = (Duration::from_millis(200), Some(files));
+        let mut child = Child::spawn(&spec).unwrap();
+        fs::write(folder.join("guard"), format!("{}\n", child.guard_pid())).unwrap();
         let _ = child.wait().await;
     });
 }
 
 #[test]
-fn a_wrapper_that_is_killed_takes_its_child_with_it() {
+fn a_wrapper_that_is_killed_leaves_no_process_and_no_file() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("pid");
     let mut wrapper = again("wrapper_entry")
         .arg("--ignored")
-        .env("LEASEHOLD_TEST_FILE", &file)
+        .env("LEASEHOLD_TEST_FOLDER", folder.path())
         .stdout(process::Stdio::null())
         .stderr(process::Stdio::null())
         .spawn()
         .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let child = tokio::time::timeout(PATIENCE, line_in(&file)).await.expect("it starts");
-        let child = pid_of(&child);
-        assert!(alive(child));
+    let body = async {
+        let mut all = Vec::new();
+        for name in ["guard", "child", "rank", "orphan"] {
+            all.push(pid_of(&line_in(&folder.path().join(name)).await));
+        }
+        assert!(all.iter().all(|pid| alive(*pid)) && folder.path().join("files/token").exists());
         wrapper.kill().unwrap();
         wrapper.wait().unwrap();
-        tokio::time::timeout(PATIENCE, gone(child)).await.expect("the child is ended");
+        for pid in all {
+            gone(pid).await;
+        }
+        assert!(!folder.path().join("files").exists());
+    };
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, body).await.expect("all of it goes") });
+}
+
+#[test]
+fn a_guard_that_is_killed_costs_nothing() {
+    alone("a_guard_that_is_killed_costs_nothing", || async {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = sh(&format!("{}; wait; exit 5", tree(folder.path())));
+        let mut all = Vec::new();
+        for name in ["child", "rank", "orphan"] {
+            all.push(pid_of(&line_in(&folder.path().join(name)).await));
+        }
+        kill(child.guard_pid(), Signal::SIGKILL).unwrap();
+        let early = tokio::time::timeout(Duration::from_millis(200), child.wait()).await;
+        assert!(early.is_err() && all.iter().all(|pid| alive(*pid)), "{early:?}");
+        kill(all[0], Signal::SIGINT).unwrap();
+        assert_eq!(child.wait().await.unwrap().end, ChildEnd::Signalled(2));
+        let left = child.end_rest(Duration::from_millis(100), &SystemClock::new()).await;
+        assert_eq!(left.pids, []);
+        assert!(!all.into_iter().any(alive));
+    });
+}
+
+#[test]
+fn a_cgroup_of_the_jobs_own_is_ended_by_one_write_and_is_gone_after() {
+    alone("a_cgroup_of_the_jobs_own_is_ended_by_one_write_and_is_gone_after", || async {
+        let Some(probe) = Leaf::make() else {
+            return println!("not run: no cgroup v2 that may be written is mounted here");
+        };
+        probe.remove();
+        let mut child = sh("trap '' TERM; cat /proc/self/cgroup; while :; do sleep 0.01; done");
+        let leaf = child.handle.below.leaf().cloned().expect("one was made");
+        let [home, folder] = leaf.paths();
+        let procs = |folder: &Path| fs::read_to_string(folder.join("cgroup.procs")).unwrap();
+        assert!(procs(folder).lines().any(|l| l == child.handle().pid().to_string()));
+        assert!(procs(home).lines().any(|l| l == child.guard_pid().to_string()), "the guard is outside");
+        leaf.kill();
+        assert_eq!(child.wait().await.unwrap().end, ChildEnd::Signalled(9));
+        let left = child.end_rest(Duration::from_millis(100), &SystemClock::new()).await;
+        assert_eq!(left.pids, []);
+        assert!(!folder.exists());
     });
 }
 

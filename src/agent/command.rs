@@ -1,28 +1,13 @@
-//! The command that is run, and the shim that becomes it.
-//!
-//! `leasehold __exec` is what the wrapper really starts: it arranges for its own end when the wrapper dies, takes the
-//! terminal where it was told to, and then becomes the command. So nothing has to happen between fork and exec, where
-//! only unsafe code can run.
+//! The command that is run: where it is, and why it cannot be run.
 
 use std::{
-    ffi::{OsStr, OsString},
-    fs::{self, OpenOptions},
-    io::{self, Write},
-    os::unix::{ffi::OsStrExt, process::CommandExt},
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use nix::{
-    errno::Errno,
-    sys::{prctl, signal::Signal},
-    unistd::{AccessFlags, Pid, access, getppid},
-};
-
-use super::terminal;
-
-/// The hidden subcommand.
-pub(super) const SUBCOMMAND: &str = "__exec";
+use nix::unistd::{AccessFlags, access};
 
 /// Why a command cannot be run. The exit codes are those of `env`, `docker` and shells.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,123 +68,18 @@ fn executable(path: &Path) -> Result<(), Option<&'static str>> {
     }
 }
 
-/// What the shim is told, in its arguments. Nothing of it is secret.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Orders {
-    /// Who must still be there.
-    pub(super) wrapper: Pid,
-    /// The wrapper's end of a pipe on which a failure to become the command is reported.
-    pub(super) report: i32,
-    /// What the kernel sends when the wrapper is gone.
-    pub(super) death: Signal,
-    pub(super) takes_terminal: bool,
-    /// Where the command is, and how it was called, with its arguments.
-    pub(super) program: PathBuf,
-    pub(super) argv: Vec<OsString>,
-}
-
-impl Orders {
-    pub(super) fn to_args(&self) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec![
-            self.wrapper.to_string().into(),
-            self.report.to_string().into(),
-            self.death.as_str().into(),
-            if self.takes_terminal { "terminal" } else { "-" }.into(),
-            "--".into(),
-            self.program.clone().into(),
-        ];
-        args.extend(self.argv.iter().cloned());
-        args
-    }
-
-    fn from_args(args: impl IntoIterator<Item = OsString>) -> Option<Self> {
-        let mut args = args.into_iter();
-        let mut word = || args.next()?.into_string().ok();
-        let wrapper = Pid::from_raw(word()?.parse().ok()?);
-        let report = word()?.parse().ok()?;
-        let death = word()?.parse().ok()?;
-        let takes_terminal = word()? == "terminal";
-        (word()? == "--").then_some(())?;
-        let program = args.next()?.into();
-        let argv: Vec<_> = args.collect();
-        (!argv.is_empty()).then_some(Orders { wrapper, report, death, takes_terminal, program, argv })
-    }
-}
-
-/// Becomes the command: the body of the hidden subcommand, given what follows `__exec`. `main` calls it before it parses
-/// anything and before it starts a thread.
-///
-/// Exits with 127 or 126 and one line on stderr where the command cannot be run, and with 125 where the wrapper is gone
-/// already. The signal mask and SIGPIPE are as a fresh process has them; what was ignored from the start (`nohup`) still is.
-pub fn exec_shim(args: impl IntoIterator<Item = OsString>) -> ! {
-    let Some(orders) = Orders::from_args(args) else {
-        complain("`__exec` is for the wrapper alone: use `leasehold run -- CMD`");
-        std::process::exit(64);
-    };
-    if let Err(e) = prctl::set_pdeathsig(orders.death) {
-        complain(&format!("the command would outlive the wrapper: the death signal was refused: {e}"));
-        std::process::exit(125);
-    }
-    // Had it died before the signal was set, none would come.
-    if getppid() != orders.wrapper {
-        std::process::exit(125);
-    }
-    if orders.takes_terminal {
-        terminal::take();
-    }
-    let error = become_command(&orders);
-    let failure = failure(&orders, &error);
-    complain(&failure.to_string());
-    report(&orders, &error);
-    std::process::exit(failure.exit_code().into());
-}
-
-/// Returns only where it failed. Empties the signal mask and restores SIGPIPE, as std does before each exec.
-fn become_command(orders: &Orders) -> io::Error {
-    let mut argv = orders.argv.iter();
-    let mut command = Command::new(&orders.program);
-    if let Some(name) = argv.next() {
-        command.arg0(name);
-    }
-    command.args(argv).exec()
-}
-
-fn failure(orders: &Orders, error: &io::Error) -> CommandError {
-    let command = orders.program.to_string_lossy().escape_debug().to_string();
+/// Why a command that was found could not be started.
+pub(super) fn not_started(program: &Path, error: &io::Error) -> CommandError {
+    let command = program.to_string_lossy().escape_debug().to_string();
     match error.kind() {
         // The file is there, or `resolve` had said so: what is missing is the interpreter that its first line names.
-        io::ErrorKind::NotFound if orders.program.exists() => CommandError::NotExecutable {
+        io::ErrorKind::NotFound if program.exists() => CommandError::NotExecutable {
             command,
             why: "the interpreter that it names is not there".to_owned(),
         },
         io::ErrorKind::NotFound => CommandError::NotFound { command },
         _ => CommandError::NotExecutable { command, why: error.to_string() },
     }
-}
-
-/// Tells the wrapper the error number, so that it does not take the exit code for the command's own.
-fn report(orders: &Orders, error: &io::Error) {
-    let pipe = format!("/proc/{}/fd/{}", orders.wrapper, orders.report);
-    if let Ok(mut pipe) = OpenOptions::new().write(true).open(pipe) {
-        let _ = pipe.write_all(&error.raw_os_error().unwrap_or(0).to_le_bytes());
-    }
-}
-
-/// What the shim reported, as the wrapper says it.
-pub(super) fn reported(bytes: [u8; 4], program: &Path) -> CommandError {
-    let orders = Orders {
-        wrapper: getppid(),
-        report: 0,
-        death: Signal::SIGTERM,
-        takes_terminal: false,
-        program: program.to_owned(),
-        argv: Vec::new(),
-    };
-    failure(&orders, &Errno::from_raw(i32::from_le_bytes(bytes)).into())
-}
-
-fn complain(text: &str) {
-    let _ = writeln!(io::stderr(), "leasehold: {text}");
 }
 
 #[cfg(test)]
@@ -230,26 +110,5 @@ mod tests {
         assert!(refused.to_string().contains("may not be executed"), "{refused}");
         assert_eq!(find("./gone/tool").unwrap_err().exit_code(), 127);
         assert!(resolve(OsStr::new("sh"), None).is_ok());
-    }
-
-    #[test]
-    fn orders_read_back_as_they_were_given() {
-        let orders = Orders {
-            wrapper: Pid::from_raw(7),
-            report: 5,
-            death: Signal::SIGTERM,
-            takes_terminal: true,
-            program: "/bin/sh".into(),
-            argv: ["sh", "-c", "--", "exit 3"].map(OsString::from).into(),
-        };
-        assert_eq!(Orders::from_args(orders.to_args()), Some(orders));
-        for bad in [
-            vec![],
-            vec!["7"],
-            vec!["7", "5", "SIGTERM", "-", "--", "/bin/sh"],
-            vec!["x", "5", "SIGTERM", "-", "--", "a", "a"],
-        ] {
-            assert_eq!(Orders::from_args(bad.iter().map(OsString::from)), None, "{bad:?}");
-        }
     }
 }

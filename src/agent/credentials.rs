@@ -39,6 +39,8 @@ const INDEX: &str = "credentials.json";
 pub struct CredentialDir {
     path: PathBuf,
     warning: Option<String>,
+    /// It was there before, and stays.
+    keep: bool,
     /// Held for its lock alone.
     _lock: File,
     state: Mutex<State>,
@@ -86,6 +88,8 @@ pub struct IndexResource {
 pub enum CredentialError {
     #[error("no private directory for credentials could be made in {}: name another with --dir", tried.display())]
     NoDirectory { tried: PathBuf, source: io::Error },
+    #[error("{} cannot hold credentials: {why}", path.display())]
+    Unfit { path: PathBuf, why: &'static str },
     #[error("the credential file {} could not be written", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error(
@@ -121,7 +125,13 @@ impl CredentialDir {
                             path.display()
                         )
                     });
-                    return Ok(CredentialDir { path, warning, _lock: lock, state: Mutex::default() });
+                    return Ok(CredentialDir {
+                        path,
+                        warning,
+                        keep: false,
+                        _lock: lock,
+                        state: Mutex::default(),
+                    });
                 }
                 Err(e) => refused = Some((base, e)),
             }
@@ -129,6 +139,40 @@ impl CredentialDir {
         let (tried, source) =
             refused.unwrap_or_else(|| (PathBuf::new(), io::Error::from(io::ErrorKind::NotFound)));
         Err(CredentialError::NoDirectory { tried, source })
+    }
+
+    /// A directory that somebody chose, so that others find the files there under names that do not change. Made where it is
+    /// not there. What a dead wrapper left in it is removed first; where anything else is in it, it is refused.
+    pub fn at(path: &Path) -> Result<Self, CredentialError> {
+        let unfit = |why| CredentialError::Unfit { path: path.to_owned(), why };
+        let failed = |source| CredentialError::NoDirectory { tried: path.to_owned(), source };
+        let made = match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => true,
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(e) => return Err(failed(e)),
+        };
+        let path = fs::canonicalize(path).map_err(failed)?;
+        let lock = File::open(&path).map_err(failed)?;
+        if !lock.metadata().map_err(failed)?.is_dir() {
+            return Err(unfit("it is no directory"));
+        }
+        if lock.try_lock().is_err() {
+            return Err(unfit("another wrapper or agent keeps its credentials there; name another"));
+        }
+        for entry in fs::read_dir(&path).map_err(failed)?.flatten() {
+            if !is_left_behind(&entry.file_name()) {
+                return Err(unfit("there are other files in it; name an empty one"));
+            }
+        }
+        erase_all(&path);
+        let others = lock.metadata().is_ok_and(|m| m.mode() & 0o022 != 0);
+        let warning = match (others, is_memory(&path)) {
+            (true, _) => Some("others may rename the files in it; give it mode 0700"),
+            (false, false) => Some("it is on disk; a directory on tmpfs would be better"),
+            (false, true) => None,
+        };
+        let warning = warning.map(|w| format!("credentials are in {}: {w}", path.display()));
+        Ok(CredentialDir { path, warning, keep: !made, _lock: lock, state: Mutex::default() })
     }
 
     pub fn path(&self) -> &Path {
@@ -237,10 +281,20 @@ impl CredentialDir {
 impl Drop for CredentialDir {
     fn drop(&mut self) {
         self.wipe();
-        if let Err(e) = fs::remove_dir(&self.path) {
+        if !self.keep
+            && let Err(e) = fs::remove_dir(&self.path)
+        {
             tracing::warn!(path = %self.path.display(), error = %e, "the directory for credentials could not be removed");
         }
     }
+}
+
+/// Whether a file in a chosen directory is one that a wrapper makes.
+fn is_left_behind(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| {
+        let hidden = name.starts_with('.') && name.ends_with(".new");
+        name == INDEX || hidden || name.starts_with("reading-") || name.starts_with("writing-")
+    })
 }
 
 fn variables(index: &Index, path: &Path, files: &BTreeMap<String, PathBuf>) -> Vec<(OsString, OsString)> {
@@ -331,6 +385,13 @@ fn named_process(name: &OsStr) -> Option<(nix::unistd::Pid, u64)> {
     let mut parts = name.to_str()?.strip_prefix(PREFIX)?.splitn(3, '-');
     let (pid, start, _random) = (parts.next()?, parts.next()?, parts.next()?);
     Some((nix::unistd::Pid::from_raw(pid.parse().ok()?), start.parse().ok()?))
+}
+
+/// Takes away a directory whose wrapper was killed.
+pub(super) fn erase_left(folder: &Path) {
+    erase_all(folder);
+    // Gone already, where the wrapper did it.
+    let _ = fs::remove_dir(folder);
 }
 
 fn erase_all(folder: &Path) {

@@ -4,7 +4,6 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::Signal;
 
-use super::command::CommandError;
 use crate::proto::v1;
 
 /// How the process itself ended.
@@ -42,8 +41,6 @@ pub struct Ended {
     pub end: ChildEnd,
     /// The first signal that asked it to end and went through the wrapper.
     pub asked: Option<Signal>,
-    /// The command could not be run at all: the code is the wrapper's own, not the child's.
-    pub not_run: Option<CommandError>,
 }
 
 /// Signals that ask a process to end, each also the exit code that shells and trainers give for it (128 and its number).
@@ -56,7 +53,7 @@ pub(super) fn asks_to_end(signal: Signal) -> bool {
 
 impl Ended {
     pub fn exit_code(&self) -> u8 {
-        self.not_run.as_ref().map_or(self.end.exit_code(), CommandError::exit_code)
+        self.end.exit_code()
     }
 
     /// What the attempt is told.
@@ -71,7 +68,6 @@ impl Ended {
         const BY_CONVENTION: [i32; 3] =
             [Signal::SIGTERM as i32, Signal::SIGINT as i32, Signal::SIGHUP as i32];
         let interrupted = match self.end {
-            _ if self.not_run.is_some() => false,
             ChildEnd::Exited(0) => return v1::Outcome::Completed,
             _ if self.asked.is_some() => true,
             ChildEnd::Exited(code) => BY_CONVENTION.iter().any(|s| s + 128 == code),
@@ -82,9 +78,6 @@ impl Ended {
 
     /// One line for people and the ledger, as in `exit code 1 after SIGTERM`.
     pub fn detail(&self) -> String {
-        if let Some(error) = &self.not_run {
-            return error.to_string();
-        }
         let mut text = match self.end {
             ChildEnd::Exited(code) => format!("exit code {code}"),
             ChildEnd::Signalled(n) => match Signal::try_from(n) {
@@ -134,19 +127,12 @@ mod tests {
             (ChildEnd::Signalled(11), None, Failed, 139, "ended by SIGSEGV"),
             (ChildEnd::Signalled(40), None, Failed, 168, "ended by signal 40"),
         ] {
-            let ended = Ended { end, asked, not_run: None };
+            let ended = Ended { end, asked };
             assert_eq!(
                 (ended.outcome(), ended.exit_code(), ended.detail().as_str()),
                 (outcome, code, detail),
                 "{end:?} {asked:?}"
             );
         }
-    }
-
-    #[test]
-    fn a_command_that_could_not_be_run_has_failed_though_it_was_asked_to_end() {
-        let not_run = Some(CommandError::NotFound { command: "x".into() });
-        let ended = Ended { end: ChildEnd::Exited(127), asked: Some(Signal::SIGTERM), not_run };
-        assert_eq!((ended.outcome(), ended.exit_code()), (v1::Outcome::Failed, 127));
     }
 }

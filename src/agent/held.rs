@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     clock::{LeaseTime, Wall},
+    limits::CREDENTIALS_MAX,
     name::{Action, Half, LeaseId, Scope},
     proto::v1,
     reason::{Reason, Refusal},
@@ -33,6 +34,8 @@ pub(super) struct Held {
     locations: HashMap<String, String>,
     /// On the daemon's clock; none where no file is there.
     token_expires: Option<Wall>,
+    /// No longer offered.
+    withdrawn: bool,
 }
 
 /// What the daemon answered, of an issue and of a renewal alike.
@@ -94,9 +97,48 @@ impl Held {
                 shortened_by: Vec::new(),
                 locations: offer.locations,
                 token_expires: None,
+                withdrawn: false,
             });
         }
         Ok(all)
+    }
+
+    /// Takes up what is offered now: the catalog may have changed while we were away. Places stay what they are, since answers
+    /// that are under way name them. True where anything is other than before.
+    pub(super) fn reoffered(
+        held: &mut Vec<Held>,
+        offers: Vec<v1::Offer>,
+        dir: &CredentialDir,
+        now: LeaseTime,
+    ) -> Result<bool, Refusal> {
+        let mut fresh = Held::of_offers(offers, now)?;
+        let mut changed = false;
+        for old in held.iter_mut() {
+            let same =
+                |new: &Held| (new.half, &new.audience, &new.scopes) == (old.half, &old.audience, &old.scopes);
+            match fresh.iter().position(same).map(|i| fresh.swap_remove(i)) {
+                Some(new) => {
+                    changed |= old.locations != new.locations || old.withdrawn;
+                    old.locations = new.locations;
+                    if std::mem::take(&mut old.withdrawn) {
+                        old.schedule = new.schedule;
+                    }
+                }
+                None if old.withdrawn => {}
+                None => {
+                    (changed, old.withdrawn, old.lease) = (true, true, None);
+                    old.schedule.stop();
+                    old.remove(dir);
+                }
+            }
+        }
+        for mut new in fresh.into_iter().take(CREDENTIALS_MAX.saturating_sub(held.len())) {
+            let taken = |name: &str| held.iter().any(|h| h.name == name);
+            new.name = file_name(new.half, &new.audience, taken);
+            held.push(new);
+            changed = true;
+        }
+        Ok(changed)
     }
 
     pub(super) fn request(&self, member: &Membership) -> v1::IssueCredentialRequest {
@@ -306,6 +348,36 @@ mod tests {
         held[0].remove(&dir);
         assert!(read("reading-gateway").is_err() && read("reading-gateway.header").is_err());
         assert!(index(&held, &member()).credentials.is_empty());
+    }
+
+    #[test]
+    fn what_is_offered_anew_is_taken_up_and_what_is_not_is_taken_away() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = CredentialDir::create(Some(base.path())).unwrap();
+        let tickets = |audience: &str| offer(v1::Half::Reading, audience, "dataset:acme/tickets@v3");
+        let (here, moved) = ("spiffe://td.example/data/gateway", "spiffe://td.example/new/gateway");
+        let mut held = vec![one()];
+        held[0].put(&dir, granted(300, 3_600), NOW, WALL, 0.5).unwrap();
+        let mut again = |offers| Held::reoffered(&mut held, offers, &dir, NOW).map(|c| (c, held.len()));
+        assert_eq!(again(vec![tickets(here)]).unwrap(), (false, 1), "nothing has changed");
+        assert_eq!(again(vec![tickets(moved)]).unwrap(), (true, 2), "it has moved to another audience");
+        assert_eq!(again(vec![tickets(moved)]).unwrap(), (false, 2));
+        assert!(!held[0].schedule.is_wanted() && held[1].schedule.is_wanted());
+        assert_eq!((held[0].name.as_str(), held[1].name.as_str()), ("reading-gateway", "reading-gateway-2"));
+        assert!(!dir.path().join("reading-gateway").exists());
+        let back = Held::reoffered(&mut held, vec![tickets(here)], &dir, NOW).unwrap();
+        assert!(back && held[0].schedule.is_wanted() && !held[1].schedule.is_wanted(), "and back");
+    }
+
+    #[test]
+    fn a_drained_half_does_not_come_back_with_its_offer() {
+        let base = tempfile::tempdir().unwrap();
+        let dir = CredentialDir::create(Some(base.path())).unwrap();
+        let mut held = vec![one()];
+        held[0].schedule.stop();
+        let same = offer(v1::Half::Reading, "spiffe://td.example/data/gateway", "dataset:acme/tickets@v3");
+        assert!(!Held::reoffered(&mut held, vec![same], &dir, NOW).unwrap());
+        assert!(!held[0].schedule.is_wanted());
     }
 
     #[test]

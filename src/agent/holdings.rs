@@ -82,6 +82,18 @@ impl Holdings {
         self.hurry(now);
     }
 
+    /// Takes up what is offered now, and writes the index where that is other than before.
+    pub(super) fn reoffer(&mut self, offers: Vec<v1::Offer>, who: &Membership, now: LeaseTime) {
+        match Held::reoffered(&mut self.held, offers, &self.dir, now) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.voice.say("what this job is offered has changed: see credentials.json");
+                self.refresh_index(who);
+            }
+            Err(refusal) => self.voice.say(&format!("what this job is offered has changed: {refusal}")),
+        }
+    }
+
     // ---------- files ----------
 
     /// Puts a credential into its files. The daemon's clock is ahead of ours by `lead_ms`.

@@ -1,5 +1,6 @@
 //! What a refusal means for a member that runs, and what is left to say where access is over.
 
+use super::{Voice, advice::means};
 use crate::reason::{Reason, Refusal};
 
 /// What to do about a refusal.
@@ -90,6 +91,20 @@ pub(super) fn meaning(reason: Reason) -> Meaning {
 pub(super) struct Over {
     pub(super) reason: Reason,
     pub(super) message: String,
+}
+
+impl Over {
+    /// What happened, and whose fault it was.
+    pub(super) fn said(&self, voice: &Voice) {
+        let what = match self.reason {
+            Reason::AttemptStale => "this attempt was superseded",
+            _ => "access has ended",
+        };
+        voice.say(&format!("{what} ({}): {}", self.reason, self.message));
+        if let Some(means) = means(self.reason) {
+            voice.say(&format!("what it means: {means}"));
+        }
+    }
 }
 
 /// Whether, where our access is over, the attempt is.

@@ -1,4 +1,4 @@
-//! The member that the wrapper is: it beats, renews, comes back when it was away, and hears when its access is over.
+//! The member that a wrapper or a sidecar is: it beats, renews, comes back when it was away, and hears when its access is over.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,13 +24,15 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What the run asks of its member.
+/// What is asked of a member.
 #[derive(Debug)]
 pub(super) enum Command {
     /// The platform has asked the child to end: checkpoints may still be written for the grace.
     Drain { grace: Option<Duration>, reason: String },
     /// The child has ended.
     Finish { outcome: v1::Outcome, detail: String },
+    /// Nobody saw how the work ended: access ends, and the attempt waits for who knows.
+    Leave,
 }
 
 /// What came of telling the daemon how the child ended.
@@ -68,6 +70,8 @@ pub(super) struct Member {
     window: Duration,
     holdings: Holdings,
     reading_ends: Option<LeaseTime>,
+    /// When a drain takes the rest, on the daemon's clock, where there is one.
+    writing_ends: Option<Wall>,
     /// Set once our access is over.
     over: Option<AttemptIs>,
     /// The digest of the certificate that our present connection was made with, or the next one will be.
@@ -116,6 +120,7 @@ impl Member {
             link: Link::Up(connected.stream),
             holdings,
             reading_ends: None,
+            writing_ends: None,
             over: None,
             svid: svid_of(&place.identity.current()),
             place,
@@ -162,6 +167,7 @@ impl Member {
             let ending = tokio::select! {
                 command = commands.recv() => match command {
                     Some(Command::Finish { outcome, detail }) => return self.finish(outcome, detail).await,
+                    Some(Command::Leave) => return self.leave().await,
                     Some(Command::Drain { grace, reason }) => {
                         works.push(work::drain(self.calls.clone(), &self.who, grace, reason));
                         None
@@ -287,10 +293,16 @@ impl Member {
                     Reason::Revoked => AttemptIs::Over,
                     other => AttemptIs::after(other),
                 };
-                return Some((Over { reason, message: notice.message }, attempt));
+                let has_drained = matches!(reason, Reason::NotJoined | Reason::AttemptEnded);
+                let message = match self.writing_ends.filter(|_| has_drained) {
+                    Some(ends) => format!("the time to finish is over: it was given until {ends}"),
+                    None => notice.message,
+                };
+                return Some((Over { reason, message }, attempt));
             }
             Act::Drain { reading_ends, writing_ends } => {
                 self.reading_ends = reading_ends.map(|wall| self.local(wall));
+                self.writing_ends = writing_ends;
                 let until = |wall: Option<Wall>| wall.map_or_else(String::new, |w| format!(" until {w}"));
                 self.place.voice.say(&format!(
                     "{}: reading goes on{}, checkpoint writes{}",
@@ -423,6 +435,7 @@ impl Member {
         self.calls = connected.calls;
         self.lead_ms = connected.stream.lead_ms;
         self.window = connected.stream.window();
+        self.holdings.reoffer(connected.offers, &self.who, now);
         // The one before is dropped only now: a member that has a stream is never away.
         let before = std::mem::replace(&mut self.link, Link::Up(connected.stream));
         if connected.epoch == self.epoch {
@@ -494,14 +507,24 @@ impl Member {
             Err(refusal) if AttemptIs::after(refusal.reason) == AttemptIs::Over => Report::NotNeeded,
             Err(refusal) => Report::Failed(refusal),
         };
-        if let Link::Up(stream) = self.link {
-            // Where the report was taken this changes nothing; where not, our leases end now.
-            tokio::select! {
-                () = stream.goodbye() => {}
-                () = self.place.clock.sleep(GOODBYE) => {}
-            }
-        }
+        // Where the report was taken this changes nothing; where not, our leases end now.
+        self.leave().await;
         report
+    }
+
+    /// Says goodbye, where there is somebody to say it to.
+    async fn leave(self) -> Report {
+        let Link::Up(stream) = self.link else {
+            return match self.over {
+                Some(_) => Report::NotNeeded,
+                None => Report::Failed(Refusal::new(Reason::Unreachable, "the daemon is away")),
+            };
+        };
+        tokio::select! {
+            () = stream.goodbye() => {}
+            () = self.place.clock.sleep(GOODBYE) => {}
+        }
+        if self.over.is_some() { Report::NotNeeded } else { Report::Delivered }
     }
 }
 

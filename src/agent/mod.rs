@@ -1,16 +1,28 @@
-//! The wrapper: what `leasehold run` does beside a training process.
+//! The wrapper and the sidecar: what `leasehold run` and `leasehold agent` do beside a training process.
 //!
 //! Owns the job specification file, the child process and all that descends from it, the files that credentials are
 //! handed over in, and the pace of retries. Never decides anything about access, never puts a secret into an argument,
 //! an environment variable or a log, and never lets an ending of access wait for the end of a process.
+//!
+//! | Noun | Files |
+//! |---|---|
+//! | access, kept: join, beat, come back, renew, files | `access` `begin` `member` `stream` `holdings` `held` `schedule` `work` `credentials` |
+//! | asking, and what an answer means | `calls` `retry` `meaning` `advice` |
+//! | a command, with all that it starts | `run` `child` `guard` `processes` `cgroup` `command` `environment` `ending` `signals` `terminal` |
+//! | a process that was there before | `beside` |
 
+mod access;
+mod advice;
 mod begin;
+mod beside;
 mod calls;
+mod cgroup;
 mod child;
 mod command;
 mod credentials;
 mod ending;
 mod environment;
+mod guard;
 mod held;
 mod holdings;
 mod meaning;
@@ -26,14 +38,18 @@ mod terminal;
 mod voice;
 mod work;
 
+pub use access::{Joining, RunError, RunPlace, SvidPaths, What};
+pub use advice::explained;
+pub use beside::{AgentEnd, AgentOptions, agent};
 pub use child::{Child, ChildHandle, ChildSpec, SpawnError};
-pub use command::{CommandError, exec_shim, resolve};
+pub use command::{CommandError, resolve};
 pub use credentials::{CredentialDir, CredentialError, Index, IndexEntry, IndexResource};
 pub use ending::{ChildEnd, Ended};
 pub use environment::ChildEnvironment;
+pub use guard::guard;
 pub use processes::Left;
 pub use retry::Backoff;
-pub use run::{RunError, RunOptions, RunPlace, SvidPaths, run};
+pub use run::{RunOptions, run};
 pub use signals::Signals;
 pub use spec::{OnRevoke, RunSettings, RunSpec, SpecErrors, SpecProblem};
 pub use voice::Voice;

@@ -1,4 +1,4 @@
-//! The processes below the wrapper, as `/proc` shows them: who descends from whom, and how they are ended.
+//! The processes below this one, as `/proc` shows them: who descends from whom, and how they are ended.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,6 +15,7 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
+use super::cgroup::Leaf;
 use crate::{clock::Clock, limits::KILL_WAIT};
 
 /// One process, and when it was started: an id alone may come to mean another.
@@ -23,6 +24,18 @@ pub(super) struct Process {
     pub(super) pid: Pid,
     /// In clock ticks since the machine was started.
     pub(super) start: u64,
+}
+
+impl Process {
+    /// The one that has this id now.
+    pub(super) fn of(pid: Pid) -> Option<Self> {
+        start_of(pid).map(|start| Process { pid, start })
+    }
+
+    /// Whether it still runs. One that is dead and that nobody has asked about is over.
+    pub(super) fn runs(self) -> bool {
+        stat_of(self.pid).is_some_and(|stat| stat.start == self.start && !stat.dead)
+    }
 }
 
 /// What could not be ended: processes in an uninterruptible wait. Their access has ended all the same.
@@ -62,24 +75,42 @@ fn read_stat(text: &str) -> Option<Stat> {
     Some(Stat { parent: Pid::from_raw(parent), start, dead })
 }
 
-/// All that lives below the wrapper and was not there before it began.
+/// All that lives below this process and was not there before it began.
 ///
-/// The wrapper adopts what loses its parent (it is a subreaper, or the first process), so that whatever the child
-/// started, in sessions of its own or not, is found here: torchrun starts every worker in its own session.
+/// The wrapper and its guard adopt what loses its parent (they are subreapers, or the first process), so that whatever the
+/// command started, in sessions of its own or not, is found here: torchrun starts every worker in its own session.
 #[derive(Clone, Debug)]
 pub(super) struct Below {
     /// What somebody else put below this process before (`helper & exec leasehold run …`), with what descends from it.
     before: BTreeSet<Process>,
+    /// Not of the job itself, though all below it is.
+    guard: Option<Pid>,
+    leaf: Option<Leaf>,
 }
 
 impl Below {
     /// From now on.
-    pub(super) fn new() -> Self {
-        Below { before: living(&BTreeSet::new()).into_iter().collect() }
+    pub(super) fn new(leaf: Option<Leaf>) -> Self {
+        let before = living(&BTreeSet::new(), None).into_iter().collect();
+        Below { before, guard: None, leaf }
+    }
+
+    /// All that there is: for the guard, which begins with nothing.
+    pub(super) fn all(leaf: Option<Leaf>) -> Self {
+        Below { before: BTreeSet::new(), guard: None, leaf }
+    }
+
+    #[cfg(test)]
+    pub(super) fn leaf(&self) -> Option<&Leaf> {
+        self.leaf.as_ref()
+    }
+
+    pub(super) fn guarded_by(self, guard: Pid) -> Self {
+        Below { guard: Some(guard), ..self }
     }
 
     fn living(&self) -> Vec<Process> {
-        living(&self.before)
+        living(&self.before, self.guard)
     }
 
     /// Ends all of them: `term` first, each once, SIGKILL when the grace is over, and then for a moment more until they
@@ -113,6 +144,9 @@ impl Below {
             if living.is_empty() || deadline.since(clock.now().lease).is_zero() {
                 return Left { pids: living.into_iter().map(|p| p.pid).collect() };
             }
+            if let Some(leaf) = &self.leaf {
+                leaf.kill();
+            }
             for process in living {
                 send(process, Signal::SIGKILL);
             }
@@ -133,7 +167,7 @@ impl Below {
     }
 }
 
-fn living(except: &BTreeSet<Process>) -> Vec<Process> {
+fn living(except: &BTreeSet<Process>, passed: Option<Pid>) -> Vec<Process> {
     let mut children: BTreeMap<Pid, Vec<(Pid, Stat)>> = BTreeMap::new();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in pids.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw)) {
@@ -149,7 +183,7 @@ fn living(except: &BTreeSet<Process>) -> Vec<Process> {
                 continue;
             }
             next.push(pid);
-            if !stat.dead {
+            if !stat.dead && Some(pid) != passed {
                 found.push(process);
             }
         }
@@ -157,7 +191,7 @@ fn living(except: &BTreeSet<Process>) -> Vec<Process> {
     found
 }
 
-fn send(process: Process, signal: Signal) {
+pub(super) fn send(process: Process, signal: Signal) {
     // Looked at once more, so that a process that took over the id is not hit.
     if start_of(process.pid) == Some(process.start)
         && let Err(e) = kill(process.pid, signal)
@@ -168,7 +202,7 @@ fn send(process: Process, signal: Signal) {
 }
 
 /// Takes the statuses of dead children of this process, all but `own`'s: those were orphaned and adopted. Nothing else
-/// may be started by the wrapper, or its status is taken here.
+/// may be started by it, or its status is taken here.
 pub(super) fn reap_orphans(own: Option<Pid>) {
     loop {
         match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {

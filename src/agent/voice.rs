@@ -10,6 +10,12 @@ use std::{
 #[derive(Clone)]
 pub struct Voice(Arc<dyn Fn(&str) + Send + Sync>);
 
+/// Data for who reads stdout, where no child has it.
+pub(super) fn print(text: &str) {
+    // Who closed it wants to know nothing more.
+    let _ = io::stdout().lock().write_all(text.as_bytes());
+}
+
 impl Voice {
     /// Speaks on the stderr that the child has too.
     pub fn stderr() -> Self {

@@ -61,6 +61,7 @@ enum Command {
     Dev(super::dev::DevArgs),
     Serve(super::serve::ServeArgs),
     Run(super::run::RunArgs),
+    Agent(super::agent::AgentArgs),
     Job(super::job::JobArgs),
     Lease(super::lease::LeaseArgs),
     Revoke(super::revoke::RevokeArgs),
@@ -81,11 +82,11 @@ impl Cli {
     /// Reads the command line of this process. `Err` is the exit code where there is nothing to do: help was asked for,
     /// or what was written is no command.
     ///
-    /// Becomes the child of a wrapper where this process was started for that. Call it first, before any thread.
+    /// Becomes the guard of a wrapper's command where this process was started for that. Call it first, before any thread.
     pub fn from_env() -> Result<Cli, Exit> {
         let args: Vec<OsString> = std::env::args_os().collect();
-        if args.get(1).is_some_and(|a| a == "__exec") {
-            agent::exec_shim(args.into_iter().skip(2));
+        if args.get(1).is_some_and(|a| a == "__guard") {
+            agent::guard(args.into_iter().skip(2));
         }
         if let (Some("__await"), Some(file)) = (args.get(1).and_then(|a| a.to_str()), args.get(2)) {
             return Err(Exit::Child(crate::dev::demo::await_word(Path::new(file))));
@@ -163,6 +164,7 @@ impl Command {
             Command::Dev(args) => args.run(session).await,
             Command::Serve(args) => args.run(session).await,
             Command::Run(args) => args.run(session).await,
+            Command::Agent(args) => args.run(session).await,
             Command::Job(args) => args.run(session).await,
             Command::Lease(args) => args.run(session).await,
             Command::Revoke(args) => args.run(session).await,

@@ -27,6 +27,7 @@ mod view;
 mod when;
 mod words;
 
+mod agent;
 mod audit;
 mod catalog;
 mod completions;
@@ -46,6 +47,7 @@ mod token;
 mod unlock;
 mod whoami;
 
+pub use agent::AgentArgs;
 pub use args::Cli;
 pub use client::Client;
 pub use contexts::{Context, Contexts, NoPlace, SvidFiles};
@@ -54,7 +56,7 @@ pub use dev::DevArgs;
 pub use exit::Exit;
 pub use failure::{Effect, Failure};
 pub use output::Format;
-pub use run::RunArgs;
+pub use run::{JoinArgs, MemberArgs, RunArgs};
 pub use serve::ServeArgs;
 pub use session::{Chosen, Session};
 

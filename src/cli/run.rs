@@ -1,9 +1,12 @@
-//! `leasehold run`.
+//! `leasehold run`, and what it has in common with `leasehold agent`.
 
 use std::{
     error::Error,
     ffi::OsString,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -11,16 +14,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure, Session, job};
 use crate::{
-    agent::{self, OnRevoke, RunError, RunOptions, RunPlace, SvidPaths, Voice},
+    agent::{self, Joining, OnRevoke, RunError, RunOptions, RunPlace, RunSettings, SvidPaths, Voice, What},
     identity::IdentitySource,
+    limits::TICKET_BYTES_MAX,
     name::{InstanceName, JobId, PrincipalKind},
+    secret::{Secret, SecretText},
 };
 
 /// Runs a command with the access of a job, and ends that access with it.
 ///
 /// Creates the job that the specification describes, begins an attempt, joins it, and hands the credentials over as files of
 /// mode 0600 named by environment variables. Renews them while the command runs, passes signals on, and reports completed,
-/// failed or interrupted from its end. Revoked from outside, the files are wiped first and the command told after.
+/// failed or interrupted from its end. Revoked from outside, the files are wiped first and the command told after. Whatever the
+/// command started ends with it, in sessions of its own or not.
 ///
 /// Exits with the command's code (128+n for signal n), with 125 for a failure of its own, 126 and 127 where the command
 /// cannot be run.
@@ -29,23 +35,12 @@ use crate::{
 Examples:
   leasehold run --spec job.toml -- python train.py
   leasehold run --spec job.toml --on-revoke kill -- ./tune.sh --epochs 3
-  leasehold run --spec job.toml --job j-… --attempt-key $SLURM_JOB_ID-$SLURM_RESTART_COUNT --instance $SLURM_NODEID -- srun …")]
+
+Many nodes, one run: the same job and key on each, another instance (Slurm: `srun` starts these):
+  leasehold run --job j-… --attempt-key $SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0} --instance $SLURMD_NODENAME -- torchrun …")]
 pub struct RunArgs {
-    /// What the run needs: job.toml, or the same as JSON.
-    #[arg(long, value_name = "FILE")]
-    pub spec: PathBuf,
-    /// A job that exists already, instead of a new one.
-    #[arg(long, value_name = "ID")]
-    pub job: Option<JobId>,
-    /// The scheduler's key for this run: the same key is the same attempt. One of its own otherwise.
-    #[arg(long, value_name = "K", value_parser = key)]
-    pub attempt_key: Option<String>,
-    /// The name of this member in the attempt: pod, node, rank group [default: the host's name and the process id]
-    #[arg(long, value_name = "NAME")]
-    pub instance: Option<InstanceName>,
-    /// What happens to the command when its access is revoked: term, kill or ignore. The specification's otherwise.
-    #[arg(long, value_name = "HOW")]
-    pub on_revoke: Option<OnRevoke>,
+    #[command(flatten)]
+    pub join: JoinArgs,
     /// Where the credential files are made [default: a directory in memory, where there is one]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -54,40 +49,149 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-impl RunArgs {
-    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let spec = job::read_spec(&self.spec).map_err(Failure::before_the_command)?;
-        let chosen = session.choose(&[PrincipalKind::Workload]).map_err(Failure::before_the_command)?;
-        let (connector, source) = session.connector(&chosen).map_err(Failure::before_the_command)?;
-        let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
-        let options = RunOptions {
-            spec,
-            job: self.job,
-            idempotency_key: None,
-            attempt_key: self.attempt_key,
-            instance: self.instance,
-            on_revoke: self.on_revoke,
-            dir: self.dir,
-            command: self.command,
-            svid: bundle.map(|bundle| SvidPaths {
-                cert: absolute(&chosen.svid.cert),
-                key: absolute(&chosen.svid.key),
-                bundle: absolute(bundle),
-            }),
+/// Which job, which attempt of it, and as which member.
+#[derive(Debug, Args)]
+pub struct JoinArgs {
+    /// What the run needs: job.toml, or the same as JSON. With --job, only its [run] is read.
+    #[arg(long, value_name = "FILE", required_unless_present = "job")]
+    pub spec: Option<PathBuf>,
+    /// A job that exists already, instead of a new one.
+    #[arg(long, value_name = "ID")]
+    pub job: Option<JobId>,
+    /// The scheduler's key for this run: the same key is the same attempt. One of its own otherwise.
+    #[arg(long, value_name = "K", value_parser = key, env = "LEASEHOLD_ATTEMPT_KEY", hide_env_values = true)]
+    pub attempt_key: Option<String>,
+    /// End an attempt that is still draining, instead of being refused.
+    #[arg(long)]
+    pub supersede: bool,
+    #[command(flatten)]
+    pub member: MemberArgs,
+}
+
+/// As which member.
+#[derive(Debug, Args)]
+pub struct MemberArgs {
+    /// The name of this member in the attempt: pod, node, rank group [default: the host's name and the process id]
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<InstanceName>,
+    /// The ticket of the attempt, where several jobs share this identity. Without --attempt-key, the running attempt is joined
+    /// and none is begun.
+    #[arg(long, value_name = "FILE")]
+    pub ticket_file: Option<PathBuf>,
+    /// What happens when access is revoked to what uses it: term, kill or ignore [default: the specification's, or term]
+    #[arg(long, value_name = "HOW")]
+    pub on_revoke: Option<OnRevoke>,
+}
+
+impl JoinArgs {
+    pub(super) fn joining(self, reach: &Reach) -> Result<Joining, Failure> {
+        let spec = self.spec.as_deref().map(job::read_spec).transpose()?;
+        let (spec, settings) = match spec {
+            Some(spec) => (Some(spec.job), spec.run),
+            None => (None, RunSettings::default()),
         };
+        let what = match (self.job, spec) {
+            (Some(id), _) if self.attempt_key.is_none() && self.member.ticket_file.is_some() => {
+                What::Attempt(id)
+            }
+            (Some(id), _) => What::Job(id),
+            (None, Some(spec)) => What::New(spec),
+            (None, None) => {
+                return Err(Failure::usage("nothing says which job this is for")
+                    .fix("--spec FILE for a new one, --job ID for one that is there"));
+            }
+        };
+        let joining = self.member.joining(what, settings, reach)?;
+        Ok(Joining { attempt_key: self.attempt_key, supersede: self.supersede, ..joining })
+    }
+}
+
+impl MemberArgs {
+    pub(super) fn joining(
+        self,
+        what: What,
+        settings: RunSettings,
+        reach: &Reach,
+    ) -> Result<Joining, Failure> {
+        let on_revoke = self.on_revoke.unwrap_or(settings.on_revoke);
+        Ok(Joining {
+            what,
+            attempt_key: None,
+            supersede: false,
+            instance: self.instance,
+            ticket: self.ticket_file.as_deref().map(ticket).transpose()?,
+            settings: RunSettings { on_revoke, ..settings },
+            svid: reach.svid.clone(),
+        })
+    }
+}
+
+/// A ticket is a secret: its file is read, and never shown.
+fn ticket(path: &Path) -> Result<SecretText, Failure> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|f| f.take(TICKET_BYTES_MAX).read_to_string(&mut text));
+    let failure = |what: String| {
+        Failure::usage(what).with("file", path.display().to_string()).fix(
+            "it is what began the attempt that writes this file: one line, 43 letters; see members in the job file",
+        )
+    };
+    read.map_err(|e| failure(format!("the ticket cannot be read: {e}")))?;
+    let ticket = SecretText::new(text.trim().to_owned());
+    match Secret::from_text(ticket.expose()) {
+        Some(_) => Ok(ticket),
+        None => Err(failure("this file does not hold a ticket".to_owned())),
+    }
+}
+
+/// The way to the daemon, and what shows who we are.
+pub(super) struct Reach {
+    pub(super) place: RunPlace,
+    pub(super) svid: Option<SvidPaths>,
+    source: Arc<dyn IdentitySource>,
+    /// Ends with the run.
+    pub(super) _rotation: tokio_util::sync::DropGuard,
+}
+
+impl Reach {
+    pub(super) fn of(session: &Session) -> Result<Self, Failure> {
+        let chosen = session.choose(&[PrincipalKind::Workload])?;
+        let (connector, source) = session.connector(&chosen)?;
+        let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
+        let svid = bundle.map(|bundle| SvidPaths {
+            cert: absolute(&chosen.svid.cert),
+            key: absolute(&chosen.svid.key),
+            bundle: absolute(bundle),
+        });
         // A run outlives its SVID: what its agent writes is taken up.
         let rotation = CancellationToken::new();
-        let _until_the_end = rotation.clone().drop_guard();
-        tokio::spawn(source.clone().follow(rotation));
+        tokio::spawn(source.clone().follow(rotation.clone()));
         let place = RunPlace {
             connector,
             identity: source.clone(),
             clock: session.clock.clone(),
             voice: Voice::stderr(),
         };
+        Ok(Reach { place, svid, source, _rotation: rotation.drop_guard() })
+    }
+
+    pub(super) fn source(&self) -> Arc<dyn IdentitySource> {
+        self.source.clone()
+    }
+}
+
+impl RunArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let reach = Reach::of(session).map_err(Failure::before_the_command)?;
+        let joining = self.join.joining(&reach).map_err(Failure::before_the_command)?;
+        let options = RunOptions { joining, dir: self.dir, command: self.command };
+        let source = reach.source();
+        let Reach { place, _rotation, .. } = reach;
         match agent::run(options, place).await {
             Ok(code) => Ok(Exit::Child(code)),
-            Err(error) => Err(failure(error, &*source)),
+            Err(error) => {
+                let exit = Exit::Child(error.exit_code());
+                Err(Failure { exit, ..failure(error, &*source).before_the_command() })
+            }
         }
     }
 }
@@ -97,11 +201,11 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
-    let exit = Exit::Child(error.exit_code());
-    let failure = match error {
+/// In the words of its user, with the exit code that commands other than `run` have for it.
+pub(super) fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
+    match error {
         RunError::Refused(refusal) => {
-            let failure = Failure::from(refusal);
+            let failure = Failure::from(agent::explained(refusal));
             match &source.current().svid {
                 Some(svid) if failure.facts.iter().all(|(label, _)| label != "you") => {
                     failure.with("you", svid.spiffe_id().to_string())
@@ -110,11 +214,10 @@ fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
             }
         }
         other => match other.source() {
-            Some(cause) => Failure::new(exit, other.to_string()).with("cause", cause.to_string()),
-            None => Failure::new(exit, other.to_string()),
+            Some(cause) => Failure::new(Exit::Failure, other.to_string()).with("cause", cause.to_string()),
+            None => Failure::new(Exit::Failure, other.to_string()),
         },
-    };
-    Failure { exit, ..failure.before_the_command() }
+    }
 }
 
 fn key(text: &str) -> Result<String, String> {

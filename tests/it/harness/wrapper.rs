@@ -34,6 +34,8 @@ pub struct Wrapper {
     out: Arc<Mutex<String>>,
     err: Arc<Mutex<String>>,
     credentials: PathBuf,
+    /// How the name of its private directory begins.
+    own: String,
 }
 
 impl World {
@@ -50,26 +52,46 @@ impl World {
     /// Runs a shell script under the wrapper, as the usual worker, on the specification's text.
     pub fn wrap(&self, spec: &str, args: &[&str], script: &str) -> Wrapper {
         self.write("job.toml", spec);
-        self.write_worker();
-        self.write(
-            "contexts.toml",
-            &format!(
-                "current = \"it\"\n[context.it]\nserver = \"{}\"\nserver_id = \"{DAEMON}\"\n\
+        let (spec, dir) = (self.file("job.toml"), self.file("credentials"));
+        let begin = ["run", "--spec", spec.to_str().unwrap(), "--dir", dir.to_str().unwrap()];
+        self.leasehold(WORKER, &[], &[&begin, args, &["--", "sh", "-c", script]].concat())
+    }
+
+    /// Runs the program itself as somebody, with a context that says so, by way of other commands where some stand before it.
+    pub fn leasehold(&self, id: &str, before: &[&str], args: &[&str]) -> Wrapper {
+        let (name, contexts) = if id == WORKER {
+            // Others may be reading theirs.
+            if !self.file("worker.pem").exists() {
+                self.write_worker();
+            }
+            ("worker", "contexts.toml".to_owned())
+        } else {
+            let svid = self.svid(id);
+            self.write("other.pem", &svid.cert);
+            self.write("other.key", &svid.key);
+            fs::set_permissions(self.file("other.key"), fs::Permissions::from_mode(0o600)).unwrap();
+            ("other", "contexts-other.toml".to_owned())
+        };
+        let text = format!(
+            "current = \"it\"\n[context.it]\nserver = \"{}\"\nserver_id = \"{DAEMON}\"\n\
                  bundles = {{ \"leasehold.example\" = \"leasehold.example.pem\" }}\n\
-                 [context.it.identity.workload]\ncert = \"worker.pem\"\nkey = \"worker.key\"\n",
-                self.daemon().grpc
-            ),
+                 [context.it.identity.workload]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n",
+            self.daemon().grpc
         );
+        if fs::read_to_string(self.file(&contexts)).ok().as_ref() != Some(&text) {
+            self.write(&contexts, &text);
+        }
         let credentials = self.file("credentials");
         fs::create_dir_all(&credentials).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_leasehold"))
-            .args(["run", "--spec"])
-            .arg(self.file("job.toml"))
-            .arg("--dir")
-            .arg(&credentials)
-            .args(args)
-            .args(["--", "sh", "-c", script])
-            .env("LEASEHOLD_CONTEXTS", self.file("contexts.toml"))
+        let words: Vec<&str> = before
+            .iter()
+            .copied()
+            .chain([env!("CARGO_BIN_EXE_leasehold")])
+            .chain(args.iter().copied())
+            .collect();
+        let mut process = Command::new(words[0])
+            .args(&words[1..])
+            .env("LEASEHOLD_CONTEXTS", self.file(&contexts))
             .env("HERE", self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -79,7 +101,9 @@ impl World {
             .unwrap();
         let out = collect(process.stdout.take().unwrap());
         let err = collect(process.stderr.take().unwrap());
-        Wrapper { process, out, err, credentials }
+        let own =
+            if before.is_empty() { format!("leasehold-{}-", process.id().unwrap()) } else { String::new() };
+        Wrapper { process, out, err, credentials, own }
     }
 }
 
@@ -115,8 +139,12 @@ impl Wrapper {
         line.trim_start_matches("leasehold: ").split(',').next().unwrap().to_owned()
     }
 
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.process.id().expect("it runs").try_into().unwrap())
+    }
+
     pub fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.process.id().expect("it runs").try_into().unwrap()), signal).unwrap();
+        kill(self.pid(), signal).unwrap();
     }
 
     /// Its exit code, once it has ended and all that was said is here.
@@ -150,7 +178,8 @@ impl Wrapper {
 
     /// Its private directory.
     pub fn directory(&self) -> Option<PathBuf> {
-        fs::read_dir(&self.credentials).unwrap().map(|e| e.unwrap().path()).find(|p| is_dir(p))
+        let is_own = |p: &Path| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&self.own));
+        fs::read_dir(&self.credentials).unwrap().map(|e| e.unwrap().path()).find(|p| p.is_dir() && is_own(p))
     }
 }
 
@@ -161,10 +190,6 @@ impl Client {
         let attempt = job.attempts.last().cloned().unwrap_or_default();
         (job, attempt)
     }
-}
-
-fn is_dir(path: &Path) -> bool {
-    path.is_dir()
 }
 
 fn collect(mut from: impl AsyncRead + Unpin + Send + 'static) -> Arc<Mutex<String>> {

@@ -1,0 +1,242 @@
+//! Access, from nothing to files: what `run` and `agent` have in common. What happens beside it, a command or a process that
+//! was there before, is theirs.
+
+use std::{ffi::OsString, path::PathBuf, sync::Arc};
+
+use nix::sys::{prctl, signal::Signal};
+
+use super::{
+    CredentialDir, CredentialError, RunSettings, Signals, SpawnError, Voice,
+    begin::{Begun, begin},
+    member::{Member, ObtainError, Place},
+};
+use crate::{
+    clock::Clock,
+    identity::IdentitySource,
+    limits::START_PATIENCE,
+    link::Connector,
+    name::{InstanceName, JobId},
+    proto::v1,
+    reason::Refusal,
+    secret::{NoRandomness, SecretText},
+};
+
+/// What is joined, and as which member.
+#[derive(Debug)]
+pub struct Joining {
+    pub what: What,
+    /// The scheduler's key for this run: the same key is the same attempt. Else one of its own.
+    pub attempt_key: Option<String>,
+    /// Whether an attempt that is still draining is ended for this one.
+    pub supersede: bool,
+    /// Else the host's name and the process id.
+    pub instance: Option<InstanceName>,
+    /// Else the one that the beginning of the attempt answers.
+    pub ticket: Option<SecretText>,
+    pub settings: RunSettings,
+    /// What the programs beside it may use to show who they are.
+    pub svid: Option<SvidPaths>,
+}
+
+/// What there is before.
+#[derive(Debug)]
+pub enum What {
+    /// Nothing: the job is created, and its first attempt begun.
+    New(v1::JobSpec),
+    /// A job: an attempt is begun, or found by its key.
+    Job(JobId),
+    /// An attempt that somebody else has begun.
+    Attempt(JobId),
+}
+
+/// Files that the environment names: `LEASEHOLD_SVID_CERT`, `LEASEHOLD_SVID_KEY`, `LEASEHOLD_BUNDLE`.
+#[derive(Clone, Debug)]
+pub struct SvidPaths {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub bundle: PathBuf,
+}
+
+/// What the world is reached by.
+pub struct RunPlace {
+    pub connector: Connector,
+    /// The connector's own source: a new SVID means a new connection.
+    pub identity: Arc<dyn IdentitySource>,
+    pub clock: Arc<dyn Clock>,
+    pub voice: Voice,
+}
+
+/// Why nothing was started. No access is left: what was made on the way was ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialError),
+    #[error("the wrapper cannot listen for signals")]
+    Signals(#[source] std::io::Error),
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+    #[error("{0} came before anything was started")]
+    Interrupted(Signal),
+    #[error("{0}")]
+    Watch(String),
+}
+
+impl RunError {
+    /// 126 and 127 where the command cannot be run, 128 + n after signal n, 125 for all else.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RunError::Spawn(e) => e.exit_code(),
+            RunError::Interrupted(signal) => u8::try_from(128 + *signal as i32).unwrap_or(u8::MAX),
+            RunError::Refused(_)
+            | RunError::Credentials(_)
+            | RunError::Signals(_)
+            | RunError::Watch(_)
+            | RunError::NoRandomness(_) => 125,
+        }
+    }
+}
+
+impl From<Refusal> for RunError {
+    fn from(refusal: Refusal) -> Self {
+        RunError::Refused(refusal)
+    }
+}
+
+impl From<ObtainError> for RunError {
+    fn from(error: ObtainError) -> Self {
+        match error {
+            ObtainError::Refused(refusal) => RunError::Refused(refusal),
+            ObtainError::Files(error) => RunError::Credentials(error),
+        }
+    }
+}
+
+/// A member with all of its credentials in files.
+pub(super) struct Access {
+    pub(super) member: Member,
+    pub(super) begun: Begun,
+    pub(super) dir: Arc<CredentialDir>,
+}
+
+impl Access {
+    /// Joins, obtains, and writes the files. What was made on the way is ended where that fails, or where a signal asks to
+    /// end: then nothing has begun.
+    pub(super) async fn obtain(
+        joining: &Joining,
+        dir: CredentialDir,
+        place: &RunPlace,
+        signals: &mut Signals,
+    ) -> Result<Self, RunError> {
+        // Neither a core file nor a debugger of the same user shows the session's secret or a token.
+        if let Err(error) = prctl::set_dumpable(false) {
+            tracing::debug!(%error, "this process may be dumped");
+        }
+        let dir = Arc::new(dir);
+        let mut begun = Begun::new(place);
+        let obtained = tokio::select! {
+            obtained = obtain(joining, place, &dir, &mut begun) => obtained,
+            signal = ending(signals) => Err(RunError::Interrupted(signal)),
+        };
+        match obtained {
+            Ok(member) => {
+                if let Some(warning) = dir.warning() {
+                    place.voice.say(warning);
+                }
+                Ok(Access { member, begun, dir })
+            }
+            Err(error) => {
+                dir.wipe();
+                begun.undo(&error.to_string(), &place.voice).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes it all back: what it was for could not be started.
+    pub(super) async fn undo(self, why: &str, voice: &Voice) {
+        self.dir.wipe();
+        self.begun.undo(why, voice).await;
+    }
+
+    /// What stands in the environment of who uses it.
+    pub(super) fn env(&self, svid: Option<&SvidPaths>) -> Vec<(OsString, OsString)> {
+        let mut set = self.dir.env();
+        if let Some(svid) = svid {
+            set.extend([
+                ("LEASEHOLD_SVID_CERT".into(), svid.cert.clone().into()),
+                ("LEASEHOLD_SVID_KEY".into(), svid.key.clone().into()),
+                ("LEASEHOLD_BUNDLE".into(), svid.bundle.clone().into()),
+            ]);
+        }
+        set
+    }
+
+    /// The line that it begins with.
+    pub(super) fn described(&self) -> String {
+        self.begun.described(&self.member.opens())
+    }
+}
+
+async fn obtain(
+    joining: &Joining,
+    place: &RunPlace,
+    dir: &Arc<CredentialDir>,
+    begun: &mut Begun,
+) -> Result<Member, RunError> {
+    let (who, connected) = begin(joining, begun, place).await?;
+    let surroundings = Place {
+        dir: dir.clone(),
+        clock: place.clock.clone(),
+        identity: place.identity.clone(),
+        voice: place.voice.clone(),
+        rejoin: joining.settings.rejoin,
+    };
+    let mut member = Member::new(who, connected, surroundings)?;
+    member.obtain(START_PATIENCE).await?;
+    Ok(member)
+}
+
+/// The next signal that asks to end. Before there is anything to pass it on to, the others mean nothing.
+async fn ending(signals: &mut Signals) -> Signal {
+    loop {
+        let signal = signals.next().await;
+        if is_farewell(signal) || signal == Signal::SIGQUIT {
+            return signal;
+        }
+    }
+}
+
+/// How a platform says that a job is to finish.
+pub(super) fn is_farewell(signal: Signal) -> bool {
+    matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reason::Reason;
+
+    #[test]
+    fn what_goes_wrong_before_the_child_is_told_apart_by_its_code() {
+        let refused = RunError::from(Refusal::new(Reason::PolicyDenied, "no"));
+        assert_eq!(refused.exit_code(), 125);
+        let gone = super::super::CommandError::NotFound { command: "x".into() };
+        assert_eq!(RunError::from(SpawnError::from(gone)).exit_code(), 127);
+        assert_eq!(RunError::Interrupted(Signal::SIGTERM).exit_code(), 143);
+        assert_eq!(RunError::Interrupted(Signal::SIGINT).exit_code(), 130);
+    }
+
+    #[test]
+    fn a_farewell_is_what_platforms_say() {
+        assert!([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().all(is_farewell));
+        assert!(
+            ![Signal::SIGUSR1, Signal::SIGQUIT, Signal::SIGCONT, Signal::SIGWINCH]
+                .into_iter()
+                .any(is_farewell)
+        );
+    }
+}

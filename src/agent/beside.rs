@@ -1,0 +1,261 @@
+//! The sidecar: a member beside a process that it did not start.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::{sys::signal::Signal, unistd::Pid};
+use tokio::sync::mpsc;
+
+use super::{
+    CredentialDir, Joining, OnRevoke, RunError, RunPlace, RunSettings, Signals, Voice,
+    access::{Access, is_farewell},
+    begin::Begun,
+    meaning::Over,
+    member::{Command, Member, Report},
+    processes::{Process, send},
+    voice::print,
+};
+use crate::{
+    clock::Clock,
+    limits::{DRAIN_GRACE_MAX, REPORT, WATCH_PID},
+    reason::{Reason, Refusal},
+};
+
+/// Beside what, and with whose access.
+#[derive(Debug)]
+pub struct AgentOptions {
+    pub joining: Joining,
+    /// The directory that the credential files are in, under names that do not change; else a private one in memory.
+    pub dir: Option<PathBuf>,
+    /// Written once all credentials are there, in the form that a shell reads; gone when access is.
+    pub ready_file: Option<PathBuf>,
+    /// The process whose end is the end; else only a signal is.
+    pub watch: Option<Pid>,
+}
+
+/// How an agent ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentEnd {
+    /// As it was asked to, or with the process that it watched.
+    InOrder,
+    /// Access was ended from outside.
+    Over,
+}
+
+/// Keeps access for processes that it did not start, until it is asked to end, until the watched one ends, or until access does.
+///
+/// Says on stdout what stands in the ready file. How the work ended nobody here has seen: the member leaves without a word
+/// on it, and its outcome stays unknown until the launcher, the scheduler or time says one.
+pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, RunError> {
+    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let watched = match options.watch {
+        None => None,
+        Some(pid) => Some(Process::of(pid).ok_or_else(|| {
+            RunError::Watch(format!(
+                "there is no process {pid} to watch: start it before, or leave --watch-pid out"
+            ))
+        })?),
+    };
+    let dir = match &options.dir {
+        Some(dir) => CredentialDir::at(dir)?,
+        None => CredentialDir::create(None)?,
+    };
+    let access = Access::obtain(&options.joining, dir, &place, &mut signals).await?;
+    let variables = lines(&access.env(options.joining.svid.as_ref()));
+    let ready = match options.ready_file.map(|file| ReadyFile::write(file, &variables)).transpose() {
+        Ok(ready) => ready,
+        Err(error) => {
+            access.undo(&error, &place.voice).await;
+            return Err(RunError::Watch(error));
+        }
+    };
+    place.voice.say(&access.described());
+    print(&variables);
+    let beside = Beside {
+        signals,
+        watched,
+        settings: options.joining.settings,
+        window: access.member.window(),
+        begun: access.begun,
+        dir: access.dir,
+        ready,
+        clock: place.clock,
+        voice: place.voice,
+    };
+    Ok(beside.until_the_end(access.member).await)
+}
+
+struct Beside {
+    signals: Signals,
+    watched: Option<Process>,
+    settings: RunSettings,
+    window: Duration,
+    begun: Begun,
+    dir: Arc<CredentialDir>,
+    ready: Option<ReadyFile>,
+    clock: Arc<dyn Clock>,
+    voice: Voice,
+}
+
+impl Beside {
+    async fn until_the_end(mut self, member: Member) -> AgentEnd {
+        let (commands, orders) = mpsc::channel(4);
+        let (tell, mut told) = mpsc::channel(1);
+        let serving = member.serve(orders, tell);
+        tokio::pin!(serving);
+        let mut drained = None;
+        let why = loop {
+            tokio::select! {
+                biased;
+                signal = self.signals.next() => match (is_farewell(signal), drained) {
+                    (true, None) => {
+                        let grace = self.settings.drain;
+                        // The daemon ends it then; where it is away, we do.
+                        let latest = grace.unwrap_or(DRAIN_GRACE_MAX).saturating_add(REPORT);
+                        drained = Some(self.clock.now().lease.plus(latest));
+                        let reason = format!("{signal} from outside");
+                        let _ = commands.try_send(Command::Drain { grace, reason });
+                        self.voice.say(&format!("{signal}: finishing; once more ends it now"));
+                    }
+                    (true, Some(_)) => break "it was asked to end",
+                    (false, _) => {}
+                },
+                () = over(&self.watched, &*self.clock) => break "the watched process has ended",
+                Some(how) = told.recv() => {
+                    self.ready = None;
+                    if drained.is_some() && matches!(how.reason, Reason::NotJoined | Reason::AttemptEnded) {
+                        self.voice.say(&how.message);
+                        break "its drain is over";
+                    }
+                    return self.access_is_over(&how).await;
+                }
+                () = self.clock.sleep_until(drained.unwrap_or(crate::clock::LeaseTime(u64::MAX))) => break "its drain is over",
+                // It ends only when it is told to.
+                _ = &mut serving => {}
+            }
+        };
+        self.dir.wipe();
+        self.ready = None;
+        let _ = commands.try_send(Command::Leave);
+        let report = tokio::select! {
+            report = &mut serving => report,
+            () = self.clock.sleep(REPORT) => Report::Failed(Refusal::new(Reason::Unreachable, "no answer")),
+        };
+        if let Some(job) = self.begun.own_job() {
+            // Nobody else would.
+            let reason = format!("outcome unknown: {why}, nobody saw how the work ended");
+            if let Err(refusal) = self.begun.close(job, &reason).await {
+                self.voice.say(&format!("{job} could not be closed ({}: {refusal})", refusal.reason));
+            }
+        }
+        self.voice.say(&match report {
+            Report::Delivered => {
+                format!("{why}; outcome unknown: nobody here saw how the work ended; all access has ended")
+            }
+            Report::NotNeeded => format!("{why}; access had ended before"),
+            Report::Failed(refusal) => format!(
+                "{why}; this could not be reported ({}: {refusal}): access ends by itself within {} s",
+                refusal.reason,
+                self.window.as_secs()
+            ),
+        });
+        AgentEnd::InOrder
+    }
+
+    /// Access was ended from outside; the files are wiped already.
+    async fn access_is_over(&self, over: &Over) -> AgentEnd {
+        let grace = self.settings.grace;
+        let then = match (self.watched, self.settings.on_revoke) {
+            (None, _) | (_, OnRevoke::Ignore) => "what runs beside it goes on without access".to_owned(),
+            (Some(p), OnRevoke::Term) => {
+                format!("process {} is ended by SIGTERM, and by SIGKILL after {} s", p.pid, grace.as_secs())
+            }
+            (Some(p), OnRevoke::Kill) => format!("process {} is ended by SIGKILL", p.pid),
+        };
+        over.said(&self.voice);
+        self.voice.say(&format!("the credential files are wiped; {then}"));
+        if let (Some(process), OnRevoke::Term) = (self.watched, self.settings.on_revoke) {
+            send(process, Signal::SIGTERM);
+            send(process, Signal::SIGCONT);
+            let ended = self::over(&self.watched, &*self.clock);
+            tokio::select! {
+                () = ended => return AgentEnd::Over,
+                () = self.clock.sleep(grace) => {}
+            }
+        }
+        if let (Some(process), OnRevoke::Term | OnRevoke::Kill) = (self.watched, self.settings.on_revoke) {
+            send(process, Signal::SIGKILL);
+        }
+        AgentEnd::Over
+    }
+}
+
+/// Until the watched process is over; without one, for ever.
+async fn over(watched: &Option<Process>, clock: &dyn Clock) {
+    let Some(process) = watched else { return std::future::pending().await };
+    while process.runs() {
+        clock.sleep(WATCH_PID).await;
+    }
+}
+
+/// Says that all is there, to whoever waits for a file. Dropping it takes the file away.
+#[derive(Debug)]
+struct ReadyFile(PathBuf);
+
+impl ReadyFile {
+    /// Whole from its first moment on.
+    fn write(path: PathBuf, text: &str) -> Result<Self, String> {
+        let write = || -> io::Result<()> {
+            let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let next = folder.join(format!(".leasehold-ready-{}", std::process::id()));
+            fs::write(&next, text)?;
+            fs::rename(&next, &path).inspect_err(|_| drop(fs::remove_file(&next)))
+        };
+        match write() {
+            Ok(()) => Ok(ReadyFile(path)),
+            Err(e) => Err(format!("the ready file {} could not be written: {e}", path.display())),
+        }
+    }
+}
+
+impl Drop for ReadyFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// `export NAME='value'`, one to a line, as `. FILE` reads it. No value is a secret.
+fn lines(variables: &[(std::ffi::OsString, std::ffi::OsString)]) -> String {
+    let text = |t: &OsStr| String::from_utf8_lossy(t.as_bytes()).replace('\'', r"'\''");
+    variables.iter().map(|(name, value)| format!("export {}='{}'\n", text(name), text(value))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_reads_is_what_was_meant() {
+        let set = [("A".into(), "/run/x".into()), ("B".into(), "it's $HOME".into())];
+        let script = format!("{}printf '%s|%s' \"$A\" \"$B\"", lines(&set));
+        let said = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8(said.stdout).unwrap(), "/run/x|it's $HOME");
+    }
+
+    #[test]
+    fn a_ready_file_is_there_whole_and_goes_with_its_agent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ready");
+        let ready = ReadyFile::write(path.clone(), "x\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "x\n");
+        drop(ready);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(ReadyFile::write("/no/such/folder/ready".into(), "x").unwrap_err().contains("/no/such"));
+    }
+}

@@ -1,0 +1,362 @@
+//! The guard: a small process between the wrapper and the command, which outlives a wrapper that is killed.
+//!
+//! ```text
+//! leasehold run ── leasehold __guard ── python train.py ── its ranks, in sessions of their own or not
+//!       └── lifeline ──▶ │ ── events ──▶ the wrapper
+//! ```
+//!
+//! It starts the command, adopts and reaps what loses its parent below, and tells the wrapper what becomes of the command.
+//! When the lifeline ends, the wrapper is gone, by whatever signal: the guard wipes the credential files and ends all that is
+//! left of the job. It holds no secret, speaks to no daemon, and no polite signal ends it. A guard that is
+//! killed costs nothing but itself: what it had adopted falls to the wrapper.
+//!
+//! Not held: that both are killed in one moment, by a kernel that ends a whole cgroup or a machine that goes. The first ends
+//! the job's processes with them; in either case the daemon ends the access by itself.
+
+use std::{
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::OpenOptionsExt,
+        process::{CommandExt, ExitStatusExt},
+    },
+    path::{Path, PathBuf},
+    process::{self, Command, ExitStatus},
+    time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::OFlag,
+    sys::{
+        prctl,
+        signal::{Signal, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
+    unistd::{Pid, close, getppid},
+};
+use tokio::{
+    io::AsyncReadExt,
+    net::unix::pipe,
+    runtime::{self, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{
+    Signals,
+    cgroup::Leaf,
+    credentials,
+    processes::{Below, reap_orphans},
+    terminal,
+};
+use crate::clock::SystemClock;
+
+/// The hidden subcommand.
+pub(super) const SUBCOMMAND: &str = "__guard";
+
+/// What the guard is told, in its arguments. Nothing of it is secret.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Orders {
+    /// Who must still be there.
+    pub(super) wrapper: Pid,
+    /// The end of a pipe that nobody writes to: it ends with the wrapper.
+    pub(super) lifeline: i32,
+    /// The end of a pipe on which events are told.
+    pub(super) events: i32,
+    pub(super) takes_terminal: bool,
+    /// From the polite signal to SIGKILL, once the wrapper is gone.
+    pub(super) grace: Duration,
+    /// The credential files, to be wiped when the wrapper is gone.
+    pub(super) files: Option<PathBuf>,
+    pub(super) leaf: Option<Leaf>,
+    /// Where the command is, and how it was called, with its arguments.
+    pub(super) program: PathBuf,
+    pub(super) argv: Vec<OsString>,
+}
+
+impl Orders {
+    pub(super) fn to_args(&self) -> Vec<OsString> {
+        let path = |path: Option<&Path>| path.map(Into::into).unwrap_or_default();
+        let [home, leaf] = self.leaf.as_ref().map_or([None, None], |l| l.paths().map(Some));
+        let mut args: Vec<OsString> = vec![
+            self.wrapper.to_string().into(),
+            self.lifeline.to_string().into(),
+            self.events.to_string().into(),
+            if self.takes_terminal { "terminal" } else { "-" }.into(),
+            self.grace.as_millis().to_string().into(),
+            path(self.files.as_deref()),
+            path(home),
+            path(leaf),
+            "--".into(),
+            self.program.clone().into(),
+        ];
+        args.extend(self.argv.iter().cloned());
+        args
+    }
+
+    fn from_args(args: impl IntoIterator<Item = OsString>) -> Option<Self> {
+        let mut args = args.into_iter();
+        let mut word = || args.next()?.into_string().ok();
+        let wrapper = Pid::from_raw(word()?.parse().ok()?);
+        let (lifeline, events) = (word()?.parse().ok()?, word()?.parse().ok()?);
+        let takes_terminal = word()? == "terminal";
+        let grace = Duration::from_millis(word()?.parse().ok()?);
+        let mut path = || args.next().map(|p| Some(PathBuf::from(p)).filter(|p| !p.as_os_str().is_empty()));
+        let (files, home, leaf) = (path()?, path()?, path()?);
+        let leaf = home.zip(leaf).map(|(home, leaf)| Leaf::of(home, leaf));
+        (args.next()?.as_bytes() == b"--").then_some(())?;
+        let program = args.next()?.into();
+        let argv: Vec<_> = args.collect();
+        let orders = Orders { wrapper, lifeline, events, takes_terminal, grace, files, leaf, program, argv };
+        (!orders.argv.is_empty()).then_some(orders)
+    }
+}
+
+/// What becomes of the command, one line each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// It runs. Always the first, or the other one of the two.
+    Started(Pid),
+    /// It could not be run, with the error's number.
+    NotRun(i32),
+    /// It was stopped from the terminal.
+    Stopped,
+    /// It is over, with the status as wait(2) tells it.
+    Ended(i32),
+}
+
+impl Event {
+    fn to_line(self) -> String {
+        match self {
+            Event::Started(pid) => format!("started {pid}\n"),
+            Event::NotRun(errno) => format!("not-run {errno}\n"),
+            Event::Stopped => "stopped 0\n".to_owned(),
+            Event::Ended(status) => format!("ended {status}\n"),
+        }
+    }
+
+    pub(super) fn of_line(line: &str) -> Option<Self> {
+        let (what, number) = line.trim_end().split_once(' ')?;
+        let number = number.parse().ok()?;
+        Some(match what {
+            "started" => Event::Started(Pid::from_raw(number)),
+            "not-run" => Event::NotRun(number),
+            "stopped" => Event::Stopped,
+            "ended" => Event::Ended(number),
+            _ => return None,
+        })
+    }
+}
+
+/// Guards a command: the body of the hidden subcommand, given what follows `__guard`. `main` calls it before it parses
+/// anything and before it starts a thread. Exits when the wrapper is gone, or done, and nothing of the job is left.
+pub fn guard(args: impl IntoIterator<Item = OsString>) -> ! {
+    let Some(orders) = Orders::from_args(args) else {
+        let _ = writeln!(
+            io::stderr(),
+            "leasehold: `__guard` is for the wrapper alone: use `leasehold run -- CMD`"
+        );
+        process::exit(64);
+    };
+    let runtime = runtime::Builder::new_current_thread().enable_all().build();
+    let code = match runtime.and_then(|runtime| begin(&runtime, orders)) {
+        Ok(()) => 0,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "leasehold: the command could not be guarded: {error}");
+            125
+        }
+    };
+    process::exit(code)
+}
+
+fn begin(runtime: &Runtime, orders: Orders) -> io::Result<()> {
+    runtime.block_on(async {
+        match Guard::begin(orders)? {
+            Some(guard) => guard.watch().await,
+            None => Ok(()),
+        }
+    })
+}
+
+struct Guard {
+    orders: Orders,
+    lifeline: pipe::Receiver,
+    deaths: tokio::signal::unix::Signal,
+    events: File,
+    command: process::Child,
+    is_over: bool,
+    /// Listened for, and never acted upon: nothing that is meant for the job or for the wrapper ends its guard. A handler, since
+    /// a mask would be the command's too.
+    _deaf: Signals,
+}
+
+impl Guard {
+    /// Starts the command. None where it could not be run, which was told.
+    fn begin(orders: Orders) -> io::Result<Option<Self>> {
+        let deaf = Signals::listen()?;
+        let deaths = signal(SignalKind::child())?;
+        let lifeline = take_over(orders.lifeline, OpenOptions::new().read(true))?;
+        let mut events = take_over(orders.events, OpenOptions::new().write(true))?;
+        // Had it died before its end of the lifeline was looked at, the end would not show.
+        if getppid() != orders.wrapper {
+            return Err(io::Error::other("the wrapper is gone"));
+        }
+        if let Err(e) = prctl::set_child_subreaper(true) {
+            let _ = writeln!(io::stderr(), "leasehold: what loses its parent is not ended with the job: {e}");
+        }
+        let mut argv = orders.argv.iter();
+        let mut command = Command::new(&orders.program);
+        if let Some(name) = argv.next() {
+            command.arg0(name);
+        }
+        command.args(argv).process_group(0);
+        let started = match &orders.leaf {
+            Some(leaf) => leaf.start_inside(|| command.spawn()),
+            None => command.spawn(),
+        };
+        let command = match started {
+            Ok(command) => command,
+            Err(error) => {
+                events.write_all(Event::NotRun(error.raw_os_error().unwrap_or(0)).to_line().as_bytes())?;
+                if let Some(leaf) = &orders.leaf {
+                    leaf.remove();
+                }
+                return Ok(None);
+            }
+        };
+        let guard = Guard {
+            lifeline: pipe::Receiver::from_file(lifeline)?,
+            orders,
+            deaths,
+            events,
+            command,
+            is_over: false,
+            _deaf: deaf,
+        };
+        if guard.orders.takes_terminal {
+            terminal::give(guard.pid());
+            // It may have asked for the terminal before it had it, and been stopped for that.
+            let _ = killpg(guard.pid(), Signal::SIGCONT);
+        }
+        guard.tell(Event::Started(guard.pid()));
+        Ok(Some(guard))
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.command.id().cast_signed())
+    }
+
+    /// Until the wrapper is gone and nothing of the job is left.
+    async fn watch(mut self) -> io::Result<()> {
+        // What died before the signal was listened for.
+        self.look();
+        let mut nothing = [0u8];
+        loop {
+            tokio::select! {
+                // Nobody writes to it: whatever shows is its end.
+                _ = self.lifeline.read(&mut nothing) => break,
+                _ = self.deaths.recv() => self.look(),
+            }
+        }
+        // In this order: access first. Where the wrapper is done, none of this finds anything.
+        if let Some(files) = &self.orders.files {
+            credentials::erase_left(files);
+        }
+        let below = Below::all(self.orders.leaf.clone());
+        let polite = Some((Signal::SIGTERM, self.orders.grace));
+        let _left = below.end(polite, &SystemClock::new()).await;
+        reap_orphans(None);
+        if let Some(leaf) = &self.orders.leaf {
+            leaf.remove();
+        }
+        Ok(())
+    }
+
+    /// Takes the statuses of what has died or stopped below.
+    fn look(&mut self) {
+        if self.is_over {
+            return reap_orphans(None);
+        }
+        let pid = self.pid();
+        if self.orders.takes_terminal && stopped_from_terminal(pid) {
+            self.tell(Event::Stopped);
+        }
+        reap_orphans(Some(pid));
+        if let Some(status) = self.ended() {
+            self.is_over = true;
+            self.tell(Event::Ended(status.into_raw()));
+            // Orphans that stood in line behind it.
+            reap_orphans(None);
+        }
+    }
+
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        match waitid(Id::Pid(self.pid()), peek) {
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => None,
+            // EINVAL is a signal without a name. Whatever it is, it is over, and std takes the status.
+            Ok(_) | Err(_) => self.command.wait().ok(),
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // A wrapper that is gone is told nothing; the lifeline says so.
+        let _ = (&self.events).write_all(event.to_line().as_bytes());
+    }
+}
+
+fn stopped_from_terminal(pid: Pid) -> bool {
+    let stops = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+    matches!(
+        waitid(Id::Pid(pid), stops),
+        Ok(WaitStatus::Stopped(_, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU))
+    )
+}
+
+/// A pipe's end that was inherited by its number, so that nothing which is started from here inherits it too.
+fn take_over(number: i32, how: &OpenOptions) -> io::Result<File> {
+    let ours = how.clone().custom_flags(OFlag::O_NONBLOCK.bits()).open(format!("/proc/self/fd/{number}"))?;
+    close(number)?;
+    Ok(ours)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_read_back_as_they_were_given() {
+        let bare = || Orders {
+            wrapper: Pid::from_raw(7),
+            lifeline: 5,
+            events: 6,
+            takes_terminal: true,
+            grace: Duration::from_millis(1_500),
+            files: None,
+            leaf: None,
+            program: "/bin/sh".into(),
+            argv: ["sh", "-c", "--", "exit 3"].map(OsString::from).into(),
+        };
+        let leaf = Some(Leaf::of("/cg".into(), "/cg/leaf".into()));
+        for orders in [bare(), Orders { files: Some("/dev/shm/x".into()), leaf, ..bare() }] {
+            assert_eq!(Orders::from_args(orders.to_args()), Some(orders));
+        }
+        let whole = ["7", "5", "6", "-", "10", "", "", "", "--", "/bin/sh", "sh"];
+        assert!(Orders::from_args(whole.map(OsString::from)).is_some());
+        for missing in 0..whole.len() {
+            let bad = whole.iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, a)| OsString::from(a));
+            assert_eq!(Orders::from_args(bad), None, "without {}", whole[missing]);
+        }
+    }
+
+    #[test]
+    fn events_read_back_as_they_were_told() {
+        for event in [Event::Started(Pid::from_raw(7)), Event::NotRun(8), Event::Stopped, Event::Ended(139)] {
+            assert_eq!(Event::of_line(&event.to_line()), Some(event));
+        }
+        assert_eq!(Event::of_line("started"), None);
+        assert_eq!(Event::of_line("else 1"), None);
+    }
+}

@@ -1,0 +1,113 @@
+//! `leasehold agent`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use nix::unistd::Pid;
+
+use super::{
+    Exit, Failure, Session,
+    run::{JoinArgs, MemberArgs, Reach, failure},
+};
+use crate::{
+    agent::{self, AgentEnd, AgentOptions, Joining, OnRevoke, RunSettings, What},
+    name::JobId,
+};
+
+/// Keeps the access of a job for a process that it did not start: a pod's sidecar, a notebook, a step of a scheduler.
+///
+/// Joins as `run` does, keeps the credential files good, and prints the variables that name them, in the form that a shell
+/// reads. The first SIGTERM (or Ctrl-C) lets it finish: reading ends soon, checkpoint writes at the end of the grace, then it
+/// exits; the second one ends it at once. How the work ended it has not seen, so it says nothing of it: the outcome is what the
+/// launcher or the scheduler reports.
+///
+/// Exits with 0 where it ended as it was asked to, or with the process that it watched, and with 4 where access was ended
+/// from outside.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  leasehold agent --spec notebook.toml --on-revoke ignore
+  leasehold agent --job j-… --attempt-key $POD_UID --dir /run/leasehold --ready-file /run/leasehold.ready
+  leasehold agent attach j-… --watch-pid $TRAINER
+
+Beside it, in a shell:
+  until [ -e /run/leasehold.ready ]; do sleep 0.1; done; . /run/leasehold.ready"
+)]
+pub struct AgentArgs {
+    #[command(subcommand)]
+    attach: Option<Attach>,
+    #[command(flatten)]
+    join: JoinArgs,
+    #[command(flatten)]
+    beside: BesideArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Attach {
+    /// Takes part in the attempt that runs, as one more member, and begins none.
+    Attach(AttachArgs),
+}
+
+#[derive(Debug, Args)]
+struct AttachArgs {
+    /// The job.
+    #[arg(value_name = "JOB")]
+    job: JobId,
+    #[command(flatten)]
+    member: MemberArgs,
+    #[command(flatten)]
+    beside: BesideArgs,
+}
+
+/// Beside what, and where the files are.
+#[derive(Debug, Args)]
+struct BesideArgs {
+    /// The directory of the credential files, which is made, or empty: names in it do not change [default: a private one in
+    /// memory]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// A file that is written once all credentials are there, and is gone when access is. A shell reads it.
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// End with this process; --on-revoke is for it.
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
+    watch_pid: Option<i32>,
+}
+
+impl AgentArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let reach = Reach::of(session)?;
+        let (joining, beside) = match self.attach {
+            Some(Attach::Attach(attach)) => {
+                let what = What::Attempt(attach.job);
+                (attach.member.joining(what, RunSettings::default(), &reach)?, attach.beside)
+            }
+            None => (self.join.joining(&reach)?, self.beside),
+        };
+        beside.keep(joining, reach).await
+    }
+}
+
+impl BesideArgs {
+    async fn keep(self, joining: Joining, reach: Reach) -> Result<Exit, Failure> {
+        if self.watch_pid.is_none() && joining.settings.on_revoke == OnRevoke::Kill {
+            return Err(Failure::usage("--on-revoke kill has nothing that it could end")
+                .fix("say which process by --watch-pid PID, or leave it out"));
+        }
+        let options = AgentOptions {
+            joining,
+            dir: self.dir,
+            ready_file: self.ready_file,
+            watch: self.watch_pid.map(Pid::from_raw),
+        };
+        let source = reach.source();
+        let Reach { place, _rotation, .. } = reach;
+        match agent::agent(options, place).await {
+            Ok(AgentEnd::InOrder) => Ok(Exit::Ok),
+            Ok(AgentEnd::Over) => Ok(Exit::Ended),
+            Err(error) => Err(failure(error, &*source).saying("Nothing was started, no access was given.")),
+        }
+    }
+}

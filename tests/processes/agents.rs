@@ -1,0 +1,216 @@
+//! `leasehold agent` beside processes that it did not start.
+
+use std::{
+    fs,
+    process::{Child, Command},
+    time::{Duration, Instant},
+};
+
+use leasehold::proto::v1::{JobState, MemberState, Outcome};
+use nix::{sys::signal::Signal, unistd::Pid};
+
+use crate::{harness::*, scene::*};
+
+/// A process that somebody else started. Ended when it goes.
+struct Beside(Child);
+
+impl Beside {
+    fn start(script: &str) -> Self {
+        Beside(Command::new("sh").args(["-c", script]).spawn().unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().try_into().unwrap())
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An agent of a job for one member, with its files where the test says, once it is ready.
+async fn ready(world: &World, more: &[&str]) -> Wrapper {
+    let job = crew(world, 1).await;
+    let (dir, ready) = (world.file("creds"), world.file("ready"));
+    let files = ["--dir", dir.to_str().unwrap(), "--ready-file", ready.to_str().unwrap()];
+    let begin = ["agent", "--job", &job, "--attempt-key", "pod-1", "--instance", "pod"];
+    let agent = world.leasehold(WORKER, &[], &[&begin, &files[..], more].concat());
+    eventually("it is ready", async || ready.exists()).await;
+    agent
+}
+
+fn token(world: &World) -> Option<String> {
+    fs::read_to_string(world.file("creds/reading-gateway")).ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_keeps_files_at_a_chosen_place_and_leaves_by_sigterm_without_a_word_on_the_outcome() {
+    let world = world().await;
+    let mut agent = ready(&world, &[]).await;
+    let variables = world.read("ready");
+    agent.child_says("LEASEHOLD_CREDENTIALS").await;
+    assert_eq!(agent.stdout(), variables, "stdout and the ready file say the same");
+    let creds = fs::canonicalize(world.file("creds")).unwrap();
+    assert!(
+        variables
+            .contains(&format!("export LEASEHOLD_TOKEN_FILE_READING='{}/reading-gateway'", creds.display()))
+    );
+    let gateway = world.client(GATEWAY).await;
+    assert!(gateway.introspect(&token(&world).unwrap(), WORKER).await.active);
+
+    let since = Instant::now();
+    agent.signal(Signal::SIGTERM);
+    agent.says("checkpoint writes until").await;
+    assert!(token(&world).is_some(), "a drain begins with both halves");
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    let (job, attempt) = world.client(LAUNCHER).await.stands(&agent.job().await).await;
+    assert_eq!(job.live_leases, 0);
+    let member = &attempt.members[0];
+    assert_eq!((member.state(), member.outcome()), (MemberState::Left, Outcome::Unspecified));
+    assert!(agent.stderr().contains("outcome unknown"), "{}", agent.stderr());
+    assert_eq!(fs::read_dir(world.dir.path().join("creds")).map_or(0, Iterator::count), 0);
+    assert!(!world.file("ready").exists());
+    row("agent: SIGTERM, twice", "access, files", since, &cause(&world).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_27_an_agent_that_is_killed_loses_its_access_and_the_next_one_takes_its_place() {
+    let world = world().await;
+    let mut agent = ready(&world, &[]).await;
+    let (job, client, gateway) =
+        (agent.job().await, world.client(LAUNCHER).await, world.client(GATEWAY).await);
+    let before = token(&world).unwrap();
+    let since = Instant::now();
+    agent.signal(Signal::SIGKILL);
+    eventually("it is away", async || {
+        let (job, attempt) = client.stands(&job).await;
+        job.live_leases == 0 && attempt.members[0].state() == MemberState::Away
+    })
+    .await;
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    assert!(!gateway.introspect(&before, WORKER).await.active);
+    assert_eq!(agent.exit().await, None);
+    row("agent: SIGKILL", "access", since, &cause(&world).await, None);
+
+    // Its place is free once it has been away for longer than the window.
+    tokio::time::sleep(WINDOW + Duration::from_millis(200)).await;
+    let since = Instant::now();
+    let dir = world.file("creds");
+    let args = [
+        "agent",
+        "--job",
+        &job,
+        "--attempt-key",
+        "pod-1",
+        "--instance",
+        "pod",
+        "--dir",
+        dir.to_str().unwrap(),
+    ];
+    let mut next = world.leasehold(WORKER, &[], &args);
+    next.child_says("LEASEHOLD_JOB").await;
+    let now = token(&world).unwrap();
+    assert!(now != before && gateway.introspect(&now, WORKER).await.active);
+    row("  and another in its place", "nothing: it goes on", since, "", None);
+    next.signal(Signal::SIGTERM);
+    next.says("finishing").await;
+    next.signal(Signal::SIGINT);
+    assert_eq!(next.exit().await, Some(0), "{}", next.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_ends_with_the_process_that_it_watches() {
+    let world = world().await;
+    let mut beside = Beside::start("exec sleep 600");
+    let mut agent = ready(&world, &["--watch-pid", &beside.pid().to_string()]).await;
+    let since = Instant::now();
+    beside.0.kill().unwrap();
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    let (job, attempt) = world.client(LAUNCHER).await.stands(&agent.job().await).await;
+    assert_eq!((job.live_leases, attempt.members[0].outcome()), (0, Outcome::Unspecified));
+    assert!(token(&world).is_none());
+    row("agent: the watched process ends", "access, files", since, &cause(&world).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_revoked_wipes_its_files_and_does_to_the_watched_process_what_it_was_told() {
+    for (how, survives) in [("term", false), ("kill", false), ("ignore", true)] {
+        let world = world().await;
+        let beside = Beside::start("trap '' HUP; exec sleep 600");
+        let more = ["--watch-pid", &beside.pid().to_string(), "--on-revoke", how];
+        let mut agent = ready(&world, &more).await;
+        let since = Instant::now();
+        let job = agent.job().await;
+        world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
+        assert_eq!(agent.exit().await, Some(4), "{}", agent.stderr());
+        assert!(token(&world).is_none() && !world.file("ready").exists());
+        assert!(agent.stderr().contains("somebody has ended this access on purpose"), "{}", agent.stderr());
+        if survives {
+            assert!(runs(beside.pid()));
+        } else {
+            gone(beside.pid()).await;
+        }
+        let ended = if survives { "access, files" } else { "access, files, watched process" };
+        row(&format!("agent: revoked, --on-revoke {how}"), ended, since, &cause(&world).await, Some(4));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_attaches_to_an_attempt_that_runs_and_begins_none() {
+    let world = world().await;
+    let job = crew(&world, 2).await;
+    let mut early = world.leasehold(WORKER, &[], &["agent", "attach", &job]);
+    assert_eq!(early.exit().await, Some(1));
+    assert!(early.stderr().contains("no attempt of"), "{}", early.stderr());
+    let dir = world.file("credentials");
+    let run = ["run", "--job", &job, "--attempt-key", "k", "--instance", "a", "--dir", dir.to_str().unwrap()];
+    let mut run = world.leasehold(WORKER, &[], &[&run[..], &["--", "sh", "-c", UNTIL_TOLD]].concat());
+    run.child_says("up").await;
+    let mut agent = world.leasehold(WORKER, &[], &["agent", "attach", &job, "--instance", "b"]);
+    agent.child_says("LEASEHOLD_CREDENTIALS").await;
+    let attempt = world.client(LAUNCHER).await.stands(&job).await.1;
+    assert_eq!((attempt.number, attempt.members.len()), (1, 2));
+    agent.signal(Signal::SIGTERM);
+    agent.says("finishing").await;
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    assert!(run.is_running(), "who goes is one of two");
+    world.write("go", "");
+    assert_eq!(run.exit().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_closes_the_job_that_it_created_and_says_that_it_saw_no_outcome() {
+    let world = world().await;
+    world.write("job.toml", &job_toml("", ""));
+    let spec = world.file("job.toml");
+    let mut agent = world.leasehold(WORKER, &[], &["agent", "--spec", spec.to_str().unwrap()]);
+    agent.child_says("LEASEHOLD_CREDENTIALS").await;
+    let since = Instant::now();
+    agent.signal(Signal::SIGINT);
+    agent.says("finishing").await;
+    agent.signal(Signal::SIGINT);
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    let (job, _) = world.client(WORKER).await.stands(&agent.job().await).await;
+    assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Cancelled));
+    assert!(job.detail.contains("outcome unknown"), "{}", job.detail);
+    row("agent: Ctrl-C, twice, in a notebook", "access, job", since, &cause(&world).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_with_other_files_is_not_taken() {
+    let world = world().await;
+    let job = crew(&world, 1).await;
+    fs::create_dir(world.file("mine")).unwrap();
+    world.write("mine/thesis.tex", "x");
+    let dir = world.file("mine");
+    let mut agent = world.leasehold(WORKER, &[], &["agent", "--job", &job, "--dir", dir.to_str().unwrap()]);
+    assert_eq!(agent.exit().await, Some(1));
+    assert!(agent.stderr().contains("there are other files in it"), "{}", agent.stderr());
+    assert_eq!(world.read("mine/thesis.tex"), "x");
+}

@@ -1,0 +1,239 @@
+//! One command under `leasehold run`.
+
+use std::time::{Duration, Instant};
+
+use leasehold::proto::v1::{JobState, MemberState, Outcome};
+use nix::sys::signal::Signal;
+
+use crate::{harness::*, scene::*};
+
+/// The job, its outcome, and that nothing of its access is left.
+async fn ended(world: &World, wrapper: &Wrapper, outcome: Outcome, detail: &str) {
+    let (job, attempt) = world.client(WORKER).await.stands(&wrapper.job().await).await;
+    assert_eq!((job.state(), job.outcome(), job.live_leases), (JobState::Closed, outcome, 0), "{detail}");
+    assert!(attempt.detail.contains(detail), "`{}` has no `{detail}`", attempt.detail);
+    assert_eq!(wrapper.directory(), None, "its directory is left");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_27_each_exit_is_told_as_it_was() {
+    let world = world().await;
+    for (script, code, outcome, detail) in [
+        ("exit 0", 0, Outcome::Completed, "exit code 0"),
+        ("exit 1", 1, Outcome::Failed, "exit code 1"),
+        ("kill -KILL $$", 137, Outcome::Failed, "ended by SIGKILL from outside"),
+        ("kill -ABRT $$", 134, Outcome::Failed, "ended by SIGABRT"),
+    ] {
+        let since = Instant::now();
+        let mut wrapper = world.wrap(&job_toml("", ""), &[], script);
+        assert_eq!(wrapper.exit().await, Some(code), "{script}: {}", wrapper.stderr());
+        ended(&world, &wrapper, outcome, detail).await;
+        row(&format!("run: {script}"), "command, access", since, &cause(&world).await, Some(code));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_27_each_signal_that_asks_to_end_interrupts() {
+    let world = world().await;
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1] {
+        let mut wrapper = world.wrap(&job_toml("", ""), &[], "echo up; exec sleep 600");
+        wrapper.child_says("up").await;
+        let since = Instant::now();
+        wrapper.signal(signal);
+        let code = 128 + signal as i32;
+        assert_eq!(wrapper.exit().await, Some(code), "{signal}: {}", wrapper.stderr());
+        let asked = signal != Signal::SIGUSR1;
+        let outcome = if asked { Outcome::Interrupted } else { Outcome::Failed };
+        ended(&world, &wrapper, outcome, &format!("ended by {signal}")).await;
+        row(
+            &format!("run: {signal} to the wrapper"),
+            "command, access",
+            since,
+            &cause(&world).await,
+            Some(code),
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_27_a_rank_that_is_killed_ends_as_its_launcher_says() {
+    let world = world().await;
+    let script = format!("{} & echo up; wait $!", rank("rank", ""));
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], &script);
+    wrapper.child_says("up").await;
+    let pid = pid_in(&world, "rank").await;
+    let since = Instant::now();
+    send(pid, Signal::SIGKILL);
+    assert_eq!(wrapper.exit().await, Some(137));
+    ended(&world, &wrapper, Outcome::Failed, "exit code 137").await;
+    row("run: SIGKILL to a rank", "command, access", since, &cause(&world).await, Some(137));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_27_law_30_a_wrapper_that_is_killed_leaves_no_access_no_process_and_no_file() {
+    let world = world().await;
+    let script =
+        format!("setsid {} & (setsid {} &); echo up; wait", rank("rank", "TERM"), rank("orphan", "HUP"));
+    let mut wrapper = world.wrap(&job_toml("", "[run]\ngrace = \"1s\"\n"), &[], &script);
+    wrapper.child_says("up").await;
+    let (rank, orphan) = (pid_in(&world, "rank").await, pid_in(&world, "orphan").await);
+    let (client, job, gateway) =
+        (world.client(WORKER).await, wrapper.job().await, world.client(GATEWAY).await);
+    let token = wrapper.file("reading-gateway").unwrap();
+    let since = Instant::now();
+    wrapper.signal(Signal::SIGKILL);
+    eventually("it is away", async || {
+        let (job, attempt) = client.stands(&job).await;
+        job.live_leases == 0 && attempt.members[0].state() == MemberState::Away
+    })
+    .await;
+    assert!(since.elapsed() < Duration::from_secs(1), "access ended after {:?}", since.elapsed());
+    assert!(!gateway.introspect(&token, WORKER).await.active);
+    row("run: SIGKILL to the wrapper", "access", since, &cause(&world).await, None);
+    gone(orphan).await;
+    gone(rank).await;
+    assert_eq!(wrapper.exit().await, None);
+    eventually("its files are gone", async || wrapper.directory().is_none()).await;
+    row("  its ranks, under setsid, one deaf to SIGTERM", "processes, files", since, "the guard", None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_27_a_memory_limit_ends_the_command_and_all_access() {
+    let what = "run: memory limit exceeded";
+    let Some(limit) = MemoryLimit::make(64 << 20) else {
+        return not_run(what, "no cgroup with a memory controller may be written here");
+    };
+    let world = world().await;
+    let script = format!("echo $$ > {} && exec tail /dev/zero", limit.procs().display());
+    let since = Instant::now();
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], &script);
+    assert_eq!(wrapper.exit().await, Some(137), "{}", wrapper.stderr());
+    ended(&world, &wrapper, Outcome::Failed, "where memory is short, the kernel does that").await;
+    row(what, "command, access", since, &cause(&world).await, Some(137));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_30_a_wrapper_that_stands_still_beyond_the_window_comes_back_by_itself() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let (client, job, gateway) =
+        (world.client(WORKER).await, wrapper.job().await, world.client(GATEWAY).await);
+    let before = wrapper.file("reading-gateway").unwrap();
+    let since = Instant::now();
+    wrapper.signal(Signal::SIGSTOP);
+    eventually("it is away", async || {
+        let (job, attempt) = client.stands(&job).await;
+        job.live_leases == 0 && attempt.members[0].state() == MemberState::Away
+    })
+    .await;
+    let most = WINDOW + Duration::from_secs(2);
+    assert!(since.elapsed() < most, "access ended after {:?}, at the most {most:?}", since.elapsed());
+    assert!(!gateway.introspect(&before, WORKER).await.active);
+    row("run: SIGSTOP to the wrapper, beyond the window", "access", since, &cause(&world).await, None);
+    let since = Instant::now();
+    wrapper.signal(Signal::SIGCONT);
+    eventually("a new credential", async || {
+        let now = wrapper.file("reading-gateway").unwrap_or_default();
+        now != before && gateway.introspect(&now, WORKER).await.active
+    })
+    .await;
+    row("  and SIGCONT", "nothing: it is back, by a new lease", since, "", None);
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    assert_eq!(wrapper.stdout(), "up\ndown\n", "the command noticed nothing");
+    ended(&world, &wrapper, Outcome::Completed, "exit code 0").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_27_ranks_in_sessions_of_their_own_and_orphans_end_with_the_job() {
+    let world = world().await;
+    let script = format!(
+        "setsid {} & (setsid {} &); until [ -e $HERE/rank ] && [ -e $HERE/orphan ]; do sleep 0.02; done; exit 0",
+        rank("rank", ""),
+        rank("orphan", "TERM")
+    );
+    let since = Instant::now();
+    let mut wrapper = world.wrap(&job_toml("", "[run]\ngrace = \"500ms\"\n"), &[], &script);
+    let (rank, orphan) = (pid_in(&world, "rank").await, pid_in(&world, "orphan").await);
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    assert!(!runs(rank) && !runs(orphan), "the wrapper ends last");
+    ended(&world, &wrapper, Outcome::Completed, "exit code 0").await;
+    row(
+        "run: ranks under setsid, orphaned grandchildren",
+        "processes, access",
+        since,
+        &cause(&world).await,
+        Some(0),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn law_10_law_27_a_command_deaf_to_sigterm_loses_access_at_once_and_its_life_after_the_grace() {
+    let world = world().await;
+    let script = format!("trap '' TERM; {UNTIL_TOLD}");
+    let mut wrapper = world.wrap(&job_toml("", "[run]\ngrace = \"1s\"\n"), &[], &script);
+    wrapper.child_says("up").await;
+    let (job, gateway) = (wrapper.job().await, world.client(GATEWAY).await);
+    let token = wrapper.file("reading-gateway").unwrap();
+    let since = Instant::now();
+    world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
+    assert!(!gateway.introspect(&token, WORKER).await.active);
+    let access = since.elapsed();
+    wrapper.says("the credential files are wiped").await;
+    assert!(wrapper.is_running() && since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    row("run: revoked, and deaf to SIGTERM", "access", since, &cause(&world).await, None);
+    assert_eq!(wrapper.exit().await, Some(137));
+    assert!(since.elapsed() >= Duration::from_secs(1), "it had its grace");
+    assert!(access < Duration::from_millis(500), "{access:?}");
+    row("  after its grace of 1 s", "command", since, "SIGKILL", Some(137));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_the_first_process_of_a_container_it_reaps_passes_signals_on_and_exits_as_its_command() {
+    let what = "run: as PID 1 of a PID namespace";
+    let can =
+        std::process::Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).output();
+    if !can.is_ok_and(|o| o.status.success()) {
+        return not_run(what, "unshare --pid is not allowed (it wants root)");
+    }
+    let world = world().await;
+    world.write("job.toml", &job_toml("", ""));
+    let (spec, dir) = (world.file("job.toml"), world.file("credentials"));
+    let (spec, dir) = (spec.to_str().unwrap(), dir.to_str().unwrap());
+    let script = "trap 'exit 7' TERM; echo up $PPID; while :; do sleep 0.02; done";
+    let args = ["run", "--spec", spec, "--dir", dir, "--", "sh", "-c", script];
+    let before = ["unshare", "--pid", "--fork", "--mount-proc"];
+    let mut wrapper = world.leasehold(WORKER, &before, &args);
+    wrapper.child_says("up").await;
+    let first = children(wrapper.pid().as_raw())[0];
+    // What somebody else starts in the container and leaves behind falls to the first process.
+    let target = first.to_string();
+    let left = std::process::Command::new("nsenter")
+        .args(["--target", &target, "--pid", "--mount", "sh", "-c", "(sleep 0.05 &) ; (sh -c 'exit 3' &)"])
+        .status()
+        .unwrap();
+    assert!(left.success());
+    eventually("no zombie of it", async || {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        children(first).into_iter().all(|pid| runs(nix::unistd::Pid::from_raw(pid)))
+    })
+    .await;
+    assert_eq!(children(first).len(), 1, "its guard alone");
+    let since = Instant::now();
+    send(nix::unistd::Pid::from_raw(first), Signal::SIGTERM);
+    assert_eq!(wrapper.exit().await, Some(7), "{}", wrapper.stderr());
+    row(what, "command, namespace, access", since, &cause(&world).await, Some(7));
+}
+
+/// The processes whose parent this is.
+fn children(parent: i32) -> Vec<i32> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let after = stat.rsplit_once(')').map(|(_, after)| after.to_owned()).unwrap_or_default();
+            after.split_ascii_whitespace().nth(1) == Some(parent.to_string().as_str())
+        })
+        .collect()
+}
