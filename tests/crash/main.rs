@@ -17,7 +17,10 @@ mod harness;
 
 mod dice;
 mod disk;
+mod fleet;
 mod kill;
 mod load;
 mod process;
+mod restart;
+mod runs;
 mod stop;
