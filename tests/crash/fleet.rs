@@ -19,7 +19,7 @@ use super::process::Place;
 use crate::harness::*;
 
 /// Members of one of the jobs, at the most: a job that is that wide.
-const WIDE: usize = 500;
+const WIDE: usize = 400;
 /// Members of each other job.
 const NARROW: usize = 50;
 /// Members that share a connection: fewer than the streams that it may have.
@@ -131,7 +131,7 @@ impl Fleet {
         })
         .await;
         for seat in self.seats.lock().unwrap().iter() {
-            assert_eq!(seat.over.as_deref(), Some("JOB_CLOSED"), "{:?}", seat.fault);
+            assert_eq!((seat.over.as_deref(), &seat.fault), (Some("JOB_CLOSED"), &None), "{}", seat.holder);
         }
     }
 }
@@ -148,15 +148,19 @@ impl Member {
         let mut waits = Backoff::default();
         loop {
             match tokio::time::timeout(CALL, self.attach()).await {
-                Ok(Ok((stream, token))) => {
+                Ok(Ok(token)) => {
                     waits = Backoff::default();
                     let epoch = self.worker.joined.epoch;
                     self.seat(|s| (s.epoch, s.at, s.token) = (epoch, Some(Instant::now()), token));
-                    if let Some(reason) = self.stay(stream).await {
+                    if let Some(reason) = self.stay().await {
                         return self.seat(|s| s.over = Some(reason));
                     }
                 }
                 Ok(Err(status)) if is_passing(&status) => self.seat(|s| s.failed += 1),
+                // It was on its way back when the job was closed.
+                Ok(Err(status)) if Refused::of(&status).reason == "JOB_CLOSED" => {
+                    return self.seat(|s| s.over = Some(Refused::of(&status).reason));
+                }
                 Ok(Err(status)) => return self.seat(|s| s.fault = Some(format!("{status:?}"))),
                 Err(_) => self.seat(|s| s.failed += 1),
             }
@@ -164,15 +168,16 @@ impl Member {
         }
     }
 
-    async fn attach(&mut self) -> Result<(KeepAlive, String), Status> {
+    async fn attach(&mut self) -> Result<String, Status> {
         self.worker.rejoin().await?;
-        let stream = self.worker.open_stream().await?;
+        self.worker.stream = Some(self.worker.open_stream().await?);
         let issued = self.worker.try_issue(Half::Reading).await?.into_inner();
-        Ok((stream, issued.token))
+        Ok(issued.token)
     }
 
     /// Beats until the stream is lost, or until access is over: then the reason.
-    async fn stay(&self, mut stream: KeepAlive) -> Option<String> {
+    async fn stay(&mut self) -> Option<String> {
+        let mut stream = self.worker.stream.take()?;
         let mut pace = tokio::time::interval(BEAT);
         let mut beat = 1;
         loop {

@@ -25,7 +25,7 @@ pub use client::{Client, Refused, refused};
 pub use clock::{NOW, TestClock};
 pub use log::logged;
 pub use records::Records;
-pub use worker::{KeepAlive, Token, Worker, spec};
+pub use worker::{Token, Worker, spec};
 pub use world::World;
 pub use wrapper::{Wrapper, job_toml};
 
