@@ -76,8 +76,12 @@ fn say_pid(go: &Path) -> io::Result<()> {
     put(&go.with_extension("pid"), &std::process::id().to_string())
 }
 
+/// What it is told to end with. A story that broke off takes its folder with it, and tells nobody any more.
 fn word(go: &Path) -> Option<u8> {
-    Some(std::fs::read_to_string(go).ok()?.trim().parse().unwrap_or(1))
+    match std::fs::read_to_string(go) {
+        Ok(text) => Some(text.trim().parse().unwrap_or(1)),
+        Err(_) => go.parent().is_some_and(|folder| !folder.exists()).then_some(1),
+    }
 }
 
 /// Writes a file whole.
