@@ -147,39 +147,42 @@ impl Member {
     async fn live(mut self) {
         let mut waits = Backoff::default();
         loop {
-            match tokio::time::timeout(CALL, self.attach()).await {
-                Ok(Ok(token)) => {
+            match self.attach().await {
+                Some(Ok(())) => {
                     waits = Backoff::default();
-                    let epoch = self.worker.joined.epoch;
-                    self.seat(|s| (s.epoch, s.at, s.token) = (epoch, Some(Instant::now()), token));
                     if let Some(reason) = self.stay().await {
                         return self.seat(|s| s.over = Some(reason));
                     }
                 }
-                Ok(Err(status)) if is_passing(&status) => self.seat(|s| s.failed += 1),
                 // It was on its way back when the job was closed.
-                Ok(Err(status)) if Refused::of(&status).reason == "JOB_CLOSED" => {
-                    return self.seat(|s| s.over = Some(Refused::of(&status).reason));
+                Some(Err(status)) if reason(&status).as_deref() == Some("JOB_CLOSED") => {
+                    return self.seat(|s| s.over = reason(&status));
                 }
-                Ok(Err(status)) => return self.seat(|s| s.fault = Some(format!("{status:?}"))),
-                Err(_) => self.seat(|s| s.failed += 1),
+                Some(Err(status)) if !is_passing(&status) => {
+                    return self.seat(|s| s.fault = Some(format!("{status:?}")));
+                }
+                Some(Err(_)) | None => self.seat(|s| s.failed += 1),
             }
             tokio::time::sleep(waits.next().unwrap()).await;
         }
     }
 
-    async fn attach(&mut self) -> Result<String, Status> {
-        self.worker.rejoin().await?;
-        self.worker.stream = Some(self.worker.open_stream().await?);
-        let issued = self.worker.try_issue(Half::Reading).await?.into_inner();
-        Ok(issued.token)
+    /// Joins, and opens its stream. Nothing where there was no answer in time.
+    async fn attach(&mut self) -> Option<Result<(), Status>> {
+        match tokio::time::timeout(CALL, self.worker.rejoin()).await.ok()? {
+            Ok(()) => {}
+            refused => return Some(refused),
+        }
+        let stream = tokio::time::timeout(CALL, self.worker.open_stream()).await.ok()?;
+        Some(stream.map(|stream| self.worker.stream = Some(stream)))
     }
 
-    /// Beats until the stream is lost, or until access is over: then the reason.
+    /// Obtains a credential and beats, until the stream is lost, or until access is over: then the reason.
     async fn stay(&mut self) -> Option<String> {
         let mut stream = self.worker.stream.take()?;
         let mut pace = tokio::time::interval(BEAT);
         let mut beat = 1;
+        let (mut obtaining, mut has_obtained) = (std::pin::pin!(self.obtain()), false);
         loop {
             tokio::select! {
                 message = stream.rx.message() => match message {
@@ -195,7 +198,27 @@ impl Member {
                     beat += 1;
                     let _ = stream.tx.try_send(v1::KeepAliveRequest { session: None, beat, goodbye: false });
                 }
+                () = &mut obtaining, if !has_obtained => has_obtained = true,
             }
+        }
+    }
+
+    async fn obtain(&self) {
+        for wait in Backoff::default() {
+            match tokio::time::timeout(CALL, self.worker.try_issue(Half::Reading)).await {
+                Ok(Ok(issued)) => {
+                    let (epoch, token) = (self.worker.joined.epoch, issued.into_inner().token);
+                    return self.seat(|s| (s.epoch, s.at, s.token) = (epoch, Some(Instant::now()), token));
+                }
+                // What has ended is told on the stream.
+                Ok(Err(status))
+                    if !is_passing(&status) && reason(&status).as_deref() != Some("JOB_CLOSED") =>
+                {
+                    return self.seat(|s| s.fault = Some(format!("{status:?}")));
+                }
+                Ok(Err(_)) | Err(_) => self.seat(|s| s.failed += 1),
+            }
+            tokio::time::sleep(wait).await;
         }
     }
 
@@ -204,13 +227,18 @@ impl Member {
     }
 }
 
+fn reason(status: &Status) -> Option<String> {
+    Some(status.get_error_details().error_info()?.reason.clone())
+}
+
 /// Whether nothing was decided, so that the same may be asked again.
 pub fn is_passing(status: &Status) -> bool {
-    match status.get_error_details().error_info() {
-        Some(info) => matches!(
-            info.reason.as_str(),
-            "SHUTTING_DOWN" | "OVERLOADED" | "CONTENDED" | "LEDGER_UNAVAILABLE" | "NOT_JOINED"
-        ),
+    match reason(status).as_deref() {
+        // Taken for lost while it came back, as a machine that is slow may be: what it held has ended, and it joins again.
+        Some("NOT_JOINED" | "REVOKED") => true,
+        Some(reason) => {
+            matches!(reason, "SHUTTING_DOWN" | "OVERLOADED" | "CONTENDED" | "LEDGER_UNAVAILABLE")
+        }
         // Without one the daemon did not say it: the connection did.
         None => matches!(
             status.code(),

@@ -1,14 +1,15 @@
 //! `kill -9` under many wrappers and very many members, and how all of them come back.
 //!
-//! `LEASEHOLD_RESTARTS=20 cargo test --test crash -- --nocapture law_39a` restarts it twenty times instead of three, and
-//! prints how long it took each time; `LEASEHOLD_MEMBERS` and `LEASEHOLD_RUNS` make it more or fewer.
+//! `LEASEHOLD_RESTARTS=20 LEASEHOLD_MEMBERS=2000 cargo test --test crash -- --nocapture law_39a` restarts it twenty times under
+//! two thousand members instead of three times under six hundred, and prints how long it took each time. `LEASEHOLD_RUNS` makes
+//! the wrappers more or fewer than forty.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use leasehold::{
     agent::Backoff,
     ledger::{self, Dir},
-    limits::{CALL, FEED_STALE},
+    limits::FEED_STALE,
     proto::v1::{self, AttemptState, Half, MemberState, Outcome},
     secret::Secret,
     verify::Verifier,
@@ -27,18 +28,21 @@ use super::{
 use crate::harness::*;
 
 /// The longest that all of them together may take. Generous: it is liveness that is asserted, not speed.
-const ALL_BACK: Duration = Duration::from_secs(60);
+const ALL_BACK: Duration = Duration::from_secs(240);
 /// The same for a job that somebody begins while they come back.
-const NEW_WORK: Duration = Duration::from_secs(30);
+const NEW_WORK: Duration = Duration::from_secs(120);
 /// Tokens of the life before that are tried over and over.
 const WATCHED: usize = 40;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_39a_law_31_thousands_come_back_from_a_restart_and_starve_nobody() {
     let restarts = number("LEASEHOLD_RESTARTS", 3);
-    let members = usize::try_from(number("LEASEHOLD_MEMBERS", 2_000)).unwrap();
+    let members = usize::try_from(number("LEASEHOLD_MEMBERS", 600)).unwrap();
     let runs = u8::try_from(number("LEASEHOLD_RUNS", 40)).unwrap();
     let place = Place::new();
+    // Segments of the usual size: each begins with a snapshot of all members.
+    let usual = place.world.read("leasehold.toml").replacen("segment = \"1MiB\"", "segment = \"64MiB\"", 1);
+    place.world.write("leasehold.toml", &usual);
     let verifier = place.verifier();
     let mut process = place.start();
     let mut epoch = process.ready().await;
@@ -185,8 +189,9 @@ async fn all_are_back(
     })
     .await;
     if back.is_err() {
-        let (members, runs) = (fleet.back(epoch), came.len());
-        panic!("after {ALL_BACK:?} {members} of {size} members and {runs} runs are back\n{}", process.log());
+        let (members, runs, log) = (fleet.back(epoch), came.len(), process.log());
+        let last = log.lines().rev().take(20).collect::<Vec<_>>().join("\n");
+        panic!("after {ALL_BACK:?} {members} of {size} members and {runs} runs are back\n{last}");
     }
     for (token, holder) in Old::of(fleet, runs).sample(WATCHED) {
         assert!(accepts(verifier, &token, &holder).await, "{holder} is back with a token that is not taken");
@@ -325,10 +330,9 @@ impl<'a> Newcomer<'a> {
     /// From nothing to a first credential, and away again. Asks again as a wrapper does.
     async fn served(mut self) {
         for wait in Backoff::default() {
-            match tokio::time::timeout(CALL, self.serve()).await {
-                Ok(Ok(())) => break,
-                Ok(Err(status)) => assert!(is_passing(&status), "{status:?}"),
-                Err(_) => {}
+            match self.serve().await {
+                Ok(()) => break,
+                Err(status) => assert!(is_passing(&status), "{status:?}"),
             }
             tokio::time::sleep(wait).await;
         }
