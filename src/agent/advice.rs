@@ -9,17 +9,23 @@ struct Advice {
     fix: &'static str,
 }
 
+/// Where what to do is written in options of these commands, which the daemon does not know.
+const OURS: [Reason; 3] = [Reason::TicketRequired, Reason::AttemptDraining, Reason::InstanceTaken];
+
 /// The same refusal with a line that says what it means, and with what to do where the daemon did not say.
 pub fn explained(refusal: Refusal) -> Refusal {
     let Some(Advice { means, fix }) = advice(refusal.reason) else { return refusal };
-    let has_fix = refusal.fact("fix").is_some();
-    let refusal = refusal.with("means", means);
-    if has_fix { refusal } else { refusal.fix(fix) }
+    let mut refusal = refusal.with("means", means);
+    if OURS.contains(&refusal.reason) {
+        refusal.facts.retain(|(label, _)| label != "fix");
+    }
+    if refusal.fact("fix").is_some() { refusal } else { refusal.fix(fix) }
 }
 
 /// The meaning alone, for a line.
 pub(super) fn means(reason: Reason) -> Option<&'static str> {
-    advice(reason).map(|a| a.means)
+    // Of our own drain there is nothing to explain.
+    advice(reason).filter(|_| reason != Reason::AttemptDraining).map(|a| a.means)
 }
 
 fn advice(reason: Reason) -> Option<Advice> {
@@ -31,7 +37,7 @@ fn advice(reason: Reason) -> Option<Advice> {
         ),
         R::JobClosed => (
             "the job is over for good, whoever ended it; nothing that you run can open it again",
-            "see why: leasehold job show; then create another job",
+            "see why: leasehold job show ID; then create another job",
         ),
         R::AttemptNotFound => {
             ("nobody has begun this job, or its run is over", "begin one: leasehold run --job ID …")
@@ -54,11 +60,15 @@ fn advice(reason: Reason) -> Option<Advice> {
         ),
         R::AttemptEnded => (
             "this run is over for all who take part in it: one of them has failed, or somebody ended it",
-            "see why: leasehold job show; a new run needs a new --attempt-key",
+            "see why: leasehold job show ID; a new run needs a new --attempt-key",
         ),
         R::NotAMember => (
             "the job was described for others: your identity is not among those that may take part",
             "run it as one that is, or add yours to members.join in the job file",
+        ),
+        R::IdentityBound => (
+            "a process of another job holds this identity, and it is meant for one job at a time",
+            "run each job under an identity of its own, or ask for this one to be entered as shared",
         ),
         R::InstanceTaken => (
             "somebody takes part under this name already; two processes were given one name, or the one before is not yet gone",
@@ -120,6 +130,8 @@ mod tests {
         assert!(theirs.fact("means").unwrap().contains("not a fault"));
         let ours = explained(Refusal::new(Reason::MembersFull, "full"));
         assert!(ours.fact("fix").unwrap().contains("members.max"));
+        let option = explained(Refusal::new(Reason::TicketRequired, "x").fix("what BeginAttempt answered"));
+        assert!(option.fact("fix").unwrap().contains("--ticket-file"));
         assert_eq!(explained(Refusal::new(Reason::TokenScope, "x")).facts.len(), 0);
     }
 }

@@ -129,7 +129,7 @@ impl Beside {
                 () = over(&self.watched, &*self.clock) => break "the watched process has ended",
                 Some(how) = told.recv() => {
                     self.ready = None;
-                    if drained.is_some() && matches!(how.reason, Reason::NotJoined | Reason::AttemptEnded) {
+                    if drained.is_some() && how.reason == Reason::AttemptDraining {
                         self.voice.say(&how.message);
                         break "its drain is over";
                     }

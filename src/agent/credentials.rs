@@ -283,6 +283,8 @@ impl Drop for CredentialDir {
         self.wipe();
         if !self.keep
             && let Err(e) = fs::remove_dir(&self.path)
+            // The guard of the command may have been first.
+            && e.kind() != io::ErrorKind::NotFound
         {
             tracing::warn!(path = %self.path.display(), error = %e, "the directory for credentials could not be removed");
         }

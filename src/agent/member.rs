@@ -257,7 +257,7 @@ impl Member {
         match self.link {
             Link::Up(_) => gone.iter().for_each(|line| self.place.voice.say(line)),
             Link::Down(_) if self.holdings.last_end().is_none() => self.place.voice.say(
-                "the credentials have expired and their files are removed; the command goes on, and they are there again when the daemon is",
+                "the credentials have expired and their files are removed; your program goes on, and they are there again when the daemon is",
             ),
             Link::Down(_) => {}
         }
@@ -294,11 +294,14 @@ impl Member {
                     other => AttemptIs::after(other),
                 };
                 let has_drained = matches!(reason, Reason::NotJoined | Reason::AttemptEnded);
-                let message = match self.writing_ends.filter(|_| has_drained) {
-                    Some(ends) => format!("the time to finish is over: it was given until {ends}"),
-                    None => notice.message,
+                let over = match self.writing_ends.filter(|_| has_drained) {
+                    Some(ends) => Over {
+                        reason: Reason::AttemptDraining,
+                        message: format!("the time to finish is over: it was given until {ends}"),
+                    },
+                    None => Over { reason, message: notice.message },
                 };
-                return Some((Over { reason, message }, attempt));
+                return Some((over, attempt));
             }
             Act::Drain { reading_ends, writing_ends } => {
                 self.reading_ends = reading_ends.map(|wall| self.local(wall));
@@ -381,7 +384,7 @@ impl Member {
             Work::Drained(Err(refusal)) => {
                 if self.over.is_none() {
                     self.place.voice.say(&format!(
-                        "the daemon could not be told that the command is to end ({}: {refusal}); its access goes on until it has ended",
+                        "the daemon could not be told that your program is to end ({}: {refusal}); its access goes on until it has ended",
                         refusal.reason
                     ));
                 }
@@ -464,7 +467,7 @@ impl Member {
         if now.since(away.since) >= self.place.rejoin {
             away.retry_at = None;
             self.place.voice.say(&format!(
-                "the daemon has been away for {}: no longer trying to come back; the command goes on without access",
+                "the daemon has been away for {}, longer than a member may be (rejoin): no longer trying to come back; not a fault of your program, which goes on without access: start it again to have some",
                 shown(self.place.rejoin)
             ));
             return None;
@@ -482,7 +485,7 @@ impl Member {
                 },
             );
             self.place.voice.say(&format!(
-                "{what} ({}: {refusal}): {until}; the command goes on, trying to come back",
+                "{what} ({}: {refusal}): {until}; your program goes on, trying to come back",
                 refusal.reason
             ));
         }

@@ -590,11 +590,20 @@ impl Attachment {
                 reason: Reason::NotJoined,
                 message: "you were taken for lost: join again".into(),
             }),
+            // A lock that ended the membership says more than that it is over.
             Some(MemberState::Left | MemberState::Lost) | None => {
-                ended(Reason::NotJoined, "the membership is over".into())
+                match self.broker.unlocked(self.names.iter()) {
+                    Ok(()) => ended(Reason::NotJoined, "the membership is over".into()),
+                    Err(locked) => ended(locked.reason, locked_text(&locked)),
+                }
             }
         }
     }
+}
+
+/// A notice is one line.
+fn locked_text(locked: &Refusal) -> String {
+    locked.fact("why").map_or_else(|| locked.text.to_string(), |why| format!("{}: {why}", locked.text))
 }
 
 impl Drop for Attachment {

@@ -1,1 +1,318 @@
-//! What people read on these paths.
+//! What people read on these paths: each says what happened, whose fault it was, and what to do.
+
+use nix::sys::signal::Signal;
+
+use crate::{harness::*, scene::*};
+
+/// What is said while a wrapper runs is told apart by how it ran.
+fn told(all: &mut String, world: &World, what: &str, wrapper: &Wrapper, code: i32) {
+    *all += &format!("# {what}\n{}-- exit {code}\n\n", plain(world, &wrapper.stderr()));
+}
+
+/// What was said, with what differs from run to run taken out.
+fn plain(world: &World, said: &str) -> String {
+    let here = world.dir.path().to_str().unwrap().to_owned();
+    let real = std::fs::canonicalize(&here).unwrap().to_str().unwrap().to_owned();
+    let said = said.replace(&here, "HERE").replace(&real, "HERE");
+    said.lines().map(|line| line.split(' ').map(word).collect::<Vec<_>>().join(" ") + "\n").collect()
+}
+
+fn word(word: &str) -> String {
+    let bare = word.trim_matches(|c: char| !c.is_ascii_alphanumeric());
+    if word.starts_with("HERE/credentials/leasehold-") {
+        return "DIR".to_owned();
+    }
+    let is_job = bare.len() == 28 && bare.starts_with("j-");
+    let is_time = bare.len() >= 20 && bare.starts_with("20") && bare.contains('T') && bare.ends_with('Z');
+    let is_address = bare.starts_with("127.0.0.1:") || bare.starts_with("localhost:");
+    match (is_job, is_time, is_address) {
+        (true, ..) => word.replace(bare, "j-…"),
+        (_, true, _) => word.replace(bare, "TIME"),
+        (.., true) => word.replace(bare, "ADDRESS"),
+        _ => word.to_owned(),
+    }
+}
+
+async fn refused(world: &World, id: &str, args: &[&str]) -> String {
+    let mut wrapper = world.leasehold(id, &[], args);
+    let code = wrapper.exit().await.unwrap();
+    format!("{}-- exit {code}\n\n", plain(world, &wrapper.stderr()))
+}
+
+fn run<'a>(job: &'a str, key: &'a str, instance: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let args = ["run", "--job", job, "--attempt-key", key, "--instance", instance];
+    [&args[..], more, &["--", "true"]].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_before_a_start_says_what_it_means_and_what_to_do() {
+    let world = world().await;
+    let launcher = world.client(LAUNCHER).await;
+    let mut all = String::new();
+    let job = crew(&world, 1).await;
+    let dir = world.file("credentials");
+    let deaf = format!("trap '' TERM; {UNTIL_TOLD}");
+    let place = ["--dir", dir.to_str().unwrap(), "--", "sh", "-c", &deaf];
+    let held = ["run", "--job", &job, "--attempt-key", "k-1", "--instance", "node-1"];
+    let mut held = world.leasehold(WORKER, &[], &[&held[..], &place].concat());
+    held.child_says("up").await;
+
+    all += &refused(&world, WORKER, &run(&job, "k-1", "node-2", &[])).await;
+    all += &refused(&world, WORKER, &run(&job, "k-1", "node-1", &[])).await;
+    all += &refused(&world, OTHER_WORKER, &run(&job, "k-1", "node-1", &[])).await;
+    held.signal(Signal::SIGTERM);
+    held.says("reading goes on").await;
+    all += &refused(&world, WORKER, &run(&job, "k-2", "node-1", &[])).await;
+    launcher.end(&job, 1, leasehold::proto::v1::Outcome::Failed).await.unwrap();
+    assert_eq!(held.exit().await, Some(137));
+    all += &refused(&world, WORKER, &run(&job, "k-1", "node-1", &[])).await;
+    all += &refused(&world, WORKER, &["agent", "attach", &job]).await;
+    for key in ["k-2", "k-3"] {
+        launcher.begin(&job, key).await.unwrap();
+    }
+    launcher.end(&job, 3, leasehold::proto::v1::Outcome::Interrupted).await.unwrap();
+    all += &refused(&world, WORKER, &run(&job, "k-4", "node-1", &[])).await;
+    all += &refused(&world, WORKER, &run("j-00000000000000000000000001", "k", "a", &[])).await;
+
+    let members = leasehold::proto::v1::Members { join: vec![SHARED.into()], ..members() };
+    let shared = launcher
+        .create(leasehold::proto::v1::JobSpec { members: Some(members), ..spec() }, "shared")
+        .await
+        .unwrap()
+        .into_inner()
+        .job
+        .unwrap()
+        .id;
+    launcher.begin(&shared, "k").await.unwrap();
+    world.write("ticket", &"A".repeat(43));
+    world.write("garbage", "soon");
+    let (ticket, garbage) = (world.file("ticket"), world.file("garbage"));
+    for file in [ticket.to_str().unwrap(), garbage.to_str().unwrap(), "/no/such/ticket"] {
+        all +=
+            &refused(&world, SHARED, &["run", "--job", &shared, "--ticket-file", file, "--", "true"]).await;
+    }
+
+    std::fs::create_dir(world.file("mine")).unwrap();
+    world.write("mine/thesis.tex", "x");
+    let mine = world.file("mine");
+    all += &refused(&world, WORKER, &["agent", "--job", &job, "--dir", mine.to_str().unwrap()]).await;
+    all += &refused(&world, WORKER, &["agent", "--job", &job, "--watch-pid", "2147483647"]).await;
+    all += &refused(&world, WORKER, &["agent", "--job", &job, "--on-revoke", "kill"]).await;
+    all += &refused(&world, WORKER, &["run", "--job", &job, "--", "no-such-command"]).await;
+    insta::assert_snapshot!(all, @r#"
+    leasehold: error: the attempt has as many members as it may: 1
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  not a fault of this process alone: the job was described for fewer than have come; the others are not touched
+      fix    start fewer, or describe the job with more in members.max
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: another participant is joined as `node-1`
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  somebody takes part under this name already; two processes were given one name, or the one before is not yet gone
+      fix    give each process an --instance of its own; one that has died makes room within seconds
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: there is no such job, or none that you may see
+      you    spiffe://k8s.acme.example/ns/ml/job/other
+      means  no job of this name is one that you may see; a mistyped name and another team's job look the same
+      fix    list those that you may see: leasehold job list
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: attempt 1 is still draining; say `supersede` to end it now
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  not a fault of this run: the run before is still saving its work and is left the time for it
+      fix    start again in a moment, or with --supersede to end the other at once
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: the key belongs to attempt 1, which is over
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  a run with this key has been, and is over; a key is never used twice, so that a late process of it gets nothing
+      fix    a new run needs a new key: use the scheduler's restart count in it
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: no attempt of j-… is running
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  nobody has begun this job, or its run is over
+      fix    begin one: leasehold agent --job j-…, or leasehold run --job j-…
+    Nothing was started, no access was given.
+    -- exit 1
+
+    leasehold: error: the job is closed: interrupted
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  the job is over for good, whoever ended it; nothing that you run can open it again
+      fix    see why: leasehold job show ID; then create another job
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: there is no such job, or none that you may see
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  no job of this name is one that you may see; a mistyped name and another team's job look the same
+      fix    list those that you may see: leasehold job list
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: denied: several jobs share your identity, so joining needs the ticket of this attempt
+      you    spiffe://hpc.acme.example/slurm/ml-support/node
+      means  several jobs run under your identity, so each process must show that it belongs to this one
+      fix    give it the file with the ticket of this run: --ticket-file FILE; a ticket of another run does not do
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: this file does not hold a ticket
+      file   HERE/garbage
+      fix    it is what began the attempt that writes this file: one line, 43 letters; see members in the job file
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: the ticket cannot be read: No such file or directory (os error 2)
+      file   /no/such/ticket
+      fix    it is what began the attempt that writes this file: one line, 43 letters; see members in the job file
+    Nothing was started, no access was given.
+    -- exit 125
+
+    leasehold: error: HERE/mine cannot hold credentials: there are other files in it; name an empty one
+    Nothing was started, no access was given.
+    -- exit 1
+
+    leasehold: error: there is no process 2147483647 to watch: start it before, or leave --watch-pid out
+    Nothing was started, no access was given.
+    -- exit 1
+
+    leasehold: error: --on-revoke kill has nothing that it could end
+      fix    say which process by --watch-pid PID, or leave it out
+    Nothing was changed.
+    -- exit 64
+
+    leasehold: error: cannot run `no-such-command`: no such command; write its path, or put it on the PATH
+    Nothing was started, no access was given.
+    -- exit 127
+    "#);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
+    let mut all = String::new();
+    let spec = job_toml("", "[members]\nattempts = 3\n[run]\ngrace = \"1s\"\ndrain = \"1s\"\n");
+    {
+        let world = world().await;
+        let mut drained = world.wrap(&spec, &[], &format!("trap '' TERM; {UNTIL_TOLD}"));
+        drained.child_says("up").await;
+        drained.signal(Signal::SIGTERM);
+        let code = drained.exit().await.unwrap();
+        told(&mut all, &world, "drained", &drained, code);
+    }
+    {
+        let world = world().await;
+        let mut revoked = world.wrap(&spec, &[], "echo up; exec sleep 600");
+        revoked.child_says("up").await;
+        let job = revoked.job().await;
+        world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
+        let code = revoked.exit().await.unwrap();
+        told(&mut all, &world, "revoked", &revoked, code);
+        let mut another = world.wrap(&spec, &[], "true");
+        let code = another.exit().await.unwrap();
+        told(&mut all, &world, "another job under the same identity", &another, code);
+    }
+    {
+        let world = world().await;
+        let mut stale = world.wrap(&spec, &[], "echo up; exec sleep 600");
+        stale.child_says("up").await;
+        let job = stale.job().await;
+        world.client(WORKER).await.begin(&job, "a requeue").await.unwrap();
+        let code = stale.exit().await.unwrap();
+        told(&mut all, &world, "superseded", &stale, code);
+    }
+    {
+        let world = world().await;
+        let mut locked = world.wrap(&spec, &["--on-revoke", "ignore"], UNTIL_TOLD);
+        locked.child_says("up").await;
+        world.client(OPERATOR).await.lock(&format!("identity:{WORKER}")).await.unwrap();
+        locked.says("goes on without access").await;
+        world.write("go", "");
+        let code = locked.exit().await.unwrap();
+        told(&mut all, &world, "locked", &locked, code);
+    }
+    {
+        let mut world = world_with_an_address().await;
+        let address = world.daemon().grpc.to_string();
+        let spec = job_toml("credential_ttl = \"2s\"", "[run]\nrejoin = \"4s\"\n");
+        let mut away = world.wrap(&spec, &[], UNTIL_TOLD);
+        away.child_says("up").await;
+        let job = away.job().await;
+        world.stop().await;
+        away.says("no longer trying to come back").await;
+        world.write("go", "");
+        let code = away.exit().await.unwrap();
+        told(&mut all, &world, "the daemon went away, for good", &away, code);
+        let mut none = world.leasehold_at(&address, WORKER, &[], &["run", "--job", &job, "--", "true"]);
+        let code = none.exit().await.unwrap();
+        told(&mut all, &world, "no daemon", &none, code);
+    }
+    insta::assert_snapshot!(all, @r#"
+    # drained
+    leasehold: credentials are on disk, in DIR name a directory on tmpfs with --dir
+    leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
+    leasehold: attempt 1 is draining: SIGTERM from outside: reading goes on until TIME, checkpoint writes until TIME
+    leasehold: access has ended (ATTEMPT_DRAINING): the time to finish is over: it was given until TIME
+    leasehold: the credential files are wiped; the command is ended by SIGTERM, and by SIGKILL after 1 s
+    leasehold: interrupted: ended by SIGKILL after SIGTERM; access had ended before
+    -- exit 137
+
+    # revoked
+    leasehold: credentials are on disk, in DIR name a directory on tmpfs with --dir
+    leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
+    leasehold: access has ended (REVOKED): the job is closed (revoked): seen in the wild
+    leasehold: what it means: somebody has ended this access on purpose; it does not come back by itself
+    leasehold: the credential files are wiped; the command is ended by SIGTERM, and by SIGKILL after 1 s
+    leasehold: interrupted: ended by SIGTERM; access had ended before
+    -- exit 143
+
+    # another job under the same identity
+    leasehold: denied: your identity belongs to one job alone, and that is j-…
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  a process of another job holds this identity, and it is meant for one job at a time
+      fix    run each job under a SPIFFE ID of its own, or have the catalog say identity = "shared"
+    Nothing was started, no access was given.
+    -- exit 125
+
+    # superseded
+    leasehold: credentials are on disk, in DIR name a directory on tmpfs with --dir
+    leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
+    leasehold: this attempt was superseded (ATTEMPT_STALE): attempt 1 is over: attempt 2 began
+    leasehold: what it means: not a fault of this run: a newer run of the same job has begun, and only one at a time has access
+    leasehold: the credential files are wiped; the command is ended by SIGTERM, and by SIGKILL after 1 s
+    leasehold: interrupted: ended by SIGTERM; access had ended before
+    -- exit 143
+
+    # locked
+    leasehold: credentials are on disk, in DIR name a directory on tmpfs with --dir
+    leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
+    leasehold: access has ended (LOCKED): identity:spiffe://k8s.acme.example/ns/ml/job/tuner is locked: under investigation
+    leasehold: what it means: somebody has shut this off until further notice, for a reason of theirs
+    leasehold: the credential files are wiped; the command goes on without access
+    leasehold: completed: exit code 0; all access has ended
+    -- exit 0
+
+    # the daemon went away, for good
+    leasehold: credentials are on disk, in DIR name a directory on tmpfs with --dir
+    leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
+    leasehold: the daemon is away (UNREACHABLE: cannot reach `ADDRESS`): credentials are good until TIME at the latest; your program goes on, trying to come back
+    leasehold: the credentials have expired and their files are removed; your program goes on, and they are there again when the daemon is
+    leasehold: the daemon has been away for 4s, longer than a member may be (rejoin): no longer trying to come back; not a fault of your program, which goes on without access: start it again to have some
+    leasehold: completed: exit code 0; this could not be reported (UNREACHABLE: cannot reach `ADDRESS`): access ends by itself within 2 s
+    -- exit 0
+
+    # no daemon
+    leasehold: error: cannot reach `ADDRESS`
+      you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      means  nothing was decided: the daemon could not be asked
+      fix    check that the server runs, the address, and the network between
+    Nothing was started, no access was given.
+    -- exit 125
+    "#);
+}

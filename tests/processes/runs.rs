@@ -17,13 +17,13 @@ async fn ended(world: &World, wrapper: &Wrapper, outcome: Outcome, detail: &str)
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_27_each_exit_is_told_as_it_was() {
-    let world = world().await;
     for (script, code, outcome, detail) in [
         ("exit 0", 0, Outcome::Completed, "exit code 0"),
         ("exit 1", 1, Outcome::Failed, "exit code 1"),
         ("kill -KILL $$", 137, Outcome::Failed, "ended by SIGKILL from outside"),
         ("kill -ABRT $$", 134, Outcome::Failed, "ended by SIGABRT"),
     ] {
+        let world = world().await;
         let since = Instant::now();
         let mut wrapper = world.wrap(&job_toml("", ""), &[], script);
         assert_eq!(wrapper.exit().await, Some(code), "{script}: {}", wrapper.stderr());
@@ -34,8 +34,8 @@ async fn law_27_each_exit_is_told_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_27_each_signal_that_asks_to_end_interrupts() {
-    let world = world().await;
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1] {
+        let world = world().await;
         let mut wrapper = world.wrap(&job_toml("", ""), &[], "echo up; exec sleep 600");
         wrapper.child_says("up").await;
         let since = Instant::now();

@@ -29,6 +29,19 @@ pub async fn world() -> World {
     .await
 }
 
+/// One whose daemon comes back where it was, or not at all.
+pub async fn world_with_an_address() -> World {
+    let mut world = World::prepared(|setup| {
+        setup.real_clock = true;
+        setup.lease = BEATS.to_owned();
+    });
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = world.read("leasehold.toml").replacen("127.0.0.1:0", &format!("127.0.0.1:{port}"), 1);
+    world.write("leasehold.toml", &config);
+    world.restart().await;
+    world
+}
+
 /// A job for so many members, all of which are the usual worker, who may begin it too.
 pub async fn crew(world: &World, n: u32) -> String {
     crew_with(world, v1::Members { expect: n, max: n, ..members() }).await

@@ -59,6 +59,11 @@ impl World {
 
     /// Runs the program itself as somebody, with a context that says so, by way of other commands where some stand before it.
     pub fn leasehold(&self, id: &str, before: &[&str], args: &[&str]) -> Wrapper {
+        self.leasehold_at(&self.daemon().grpc.to_string(), id, before, args)
+    }
+
+    /// The same with the daemon's address, whether one is there or not.
+    pub fn leasehold_at(&self, server: &str, id: &str, before: &[&str], args: &[&str]) -> Wrapper {
         let (name, contexts) = if id == WORKER {
             // Others may be reading theirs.
             if !self.file("worker.pem").exists() {
@@ -73,10 +78,9 @@ impl World {
             ("other", "contexts-other.toml".to_owned())
         };
         let text = format!(
-            "current = \"it\"\n[context.it]\nserver = \"{}\"\nserver_id = \"{DAEMON}\"\n\
+            "current = \"it\"\n[context.it]\nserver = \"{server}\"\nserver_id = \"{DAEMON}\"\n\
                  bundles = {{ \"leasehold.example\" = \"leasehold.example.pem\" }}\n\
                  [context.it.identity.workload]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n",
-            self.daemon().grpc
         );
         if fs::read_to_string(self.file(&contexts)).ok().as_ref() != Some(&text) {
             self.write(&contexts, &text);
