@@ -86,8 +86,19 @@ impl MemberService for MembersService {
         let refuse = |r: Refusal| self.0.refuse(Rpc::KeepAlive, &connection, &r);
         let mut beats = request.into_inner();
         let first = tokio::time::timeout(limits::HANDSHAKE, beats.next()).await;
-        let Ok(Some(first)) = first else {
-            return Err(refuse(Refusal::new(Reason::FieldMissing, "the first message names the session")));
+        let first = match first {
+            Ok(Some(first)) => first,
+            Ok(None) => {
+                return Err(refuse(Refusal::new(
+                    Reason::FieldMissing,
+                    "the first message names the session",
+                )));
+            }
+            // Where thousands come back at once it may be on its way.
+            Err(_) => {
+                let late = "the stream's first message did not come in time: try again";
+                return Err(refuse(Refusal::new(Reason::Overloaded, late)));
+            }
         };
         let first = first?;
         let session = session(first.session).map_err(refuse)?;

@@ -318,3 +318,80 @@ fn a_begin_whose_job_was_closed_meanwhile_changes_nothing() {
     j.apply(&begin);
     assert!(j.attempts.is_empty() && j.is_closed());
 }
+
+#[test]
+fn the_drain_of_the_last_who_goes_on_is_that_of_the_attempt() {
+    let mut j = job(2, 1);
+    begun(&mut j, "k");
+    joined(&mut j, N1, 1);
+    // One more is expected, who may go on.
+    let first = j.drain_member(N1, &node(1), MINUTE, "", NOW).unwrap();
+    assert!(matches!(first[..], [Change::MemberDraining { .. }]));
+    joined(&mut j, N1, 2);
+    first.iter().for_each(|c| j.apply(c));
+    assert!(j.drain_member(N1, &node(1), MINUTE * 2, "", NOW).unwrap().is_empty(), "it prolongs nothing");
+    let last = j.drain_member(N1, &node(2), MINUTE / 2, "", NOW).unwrap();
+    let Change::AttemptDraining { drain, .. } = &last[1] else { panic!("{last:?}") };
+    assert_eq!(drain.writing_ends, NOW.plus(MINUTE), "the attempt lasts as long as its last member");
+    last.iter().for_each(|c| j.apply(c));
+    let a = &j.attempts[0];
+    assert_eq!(a.drain_of(&node(2)).unwrap().writing_ends, NOW.plus(MINUTE / 2));
+    assert!(matches!(j.begin("k2", false, digest(0), NOW), Err(Illegal::AttemptsExhausted(1))));
+    // The second goes at its own time, and the attempt at that of the first.
+    let changes = j.overdue(MINUTE * 60, NOW.plus(MINUTE / 2));
+    assert!(
+        matches!(&changes[..], [Change::MemberLeft { instance, .. }] if *instance == node(2)),
+        "{changes:?}"
+    );
+    changes.iter().for_each(|c| j.apply(c));
+    let changes = j.overdue(MINUTE * 60, NOW.plus(MINUTE));
+    assert!(
+        matches!(changes[..], [Change::AttemptEnded { outcome: Outcome::Interrupted, .. }]),
+        "{changes:?}"
+    );
+}
+
+#[test]
+fn who_waits_for_members_that_are_still_to_come_is_not_ended_by_those_who_go() {
+    let mut j = job(2, 1);
+    begun(&mut j, "k");
+    joined(&mut j, N1, 1);
+    let end = j.end_member(N1, &node(1), Outcome::Interrupted, "", NOW);
+    apply(&mut j, end);
+    assert_eq!(j.attempts[0].state, AttemptState::Suspended, "the second may still come");
+    let gone = NOW.plus(MINUTE);
+    assert_eq!(j.overdue(MINUTE, gone), []);
+    let changes = j.overdue(MINUTE, LeaseTime(gone.0 + 1));
+    assert!(matches!(changes[..], [Change::AttemptEnded { outcome: Outcome::Lost, .. }]), "{changes:?}");
+    joined(&mut j, N1, 2);
+    let end = j.end_member(N1, &node(2), Outcome::Completed, "", NOW);
+    apply(&mut j, end);
+    // Both have come and gone, and only one completed.
+    assert_eq!(j.attempts[0].state, AttemptState::Ended(Outcome::Interrupted));
+}
+
+#[test]
+fn an_instance_that_its_member_has_left_for_good_is_given_again() {
+    let mut j = job(2, 1);
+    begun(&mut j, "k");
+    let ask = |j: &Job, n, secret, now| {
+        j.join(N1, &node(n), &worker(), digest(secret), WINDOW, now)
+            .map(|join| j.id == JobId(1) && join != Join::Same)
+    };
+    for i in [1, 2] {
+        joined(&mut j, N1, i);
+    }
+    let away = j.away(N1, &node(1), "", NOW).unwrap();
+    j.apply(&away);
+    let late = LeaseTime(NOW.plus(WINDOW).0 + 1);
+    assert!(matches!(ask(&j, 1, 2, NOW.plus(WINDOW)), Err(Illegal::InstanceTaken(_))));
+    assert_eq!(ask(&j, 1, 2, late), Ok(true), "though the attempt is full: it takes the other's place");
+    assert_eq!(ask(&j, 1, 1, late), Ok(true), "and its own member may still be the first");
+    let end = j.end_member(N1, &node(2), Outcome::Completed, "", NOW);
+    apply(&mut j, end);
+    assert!(matches!(ask(&j, 2, 2, late), Err(Illegal::NotJoined(..))), "what is done is done");
+    let lost = Change::MemberLost { attempt: N1, instance: node(1), at: late, detail: String::new() };
+    j.apply(&lost);
+    assert!(matches!(ask(&j, 1, 1, late), Err(Illegal::NotJoined(..))));
+    assert_eq!(ask(&j, 1, 2, late), Ok(true));
+}

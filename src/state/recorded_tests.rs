@@ -633,11 +633,11 @@ fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_
         drain: Drain { reading_ends: at, writing_ends: at },
         detail: "by hand".into(),
     };
-    let joined = Change::MemberJoined {
+    let joined = |instance: &str, session| Change::MemberJoined {
         attempt,
-        instance: "rank-0".parse().unwrap(),
+        instance: instance.parse().unwrap(),
         member: worker(),
-        session: SecretDigest([2; 32]),
+        session: SecretDigest([session; 32]),
         at,
     };
     let record = |change: &Change| change_record(kept.id, change, actor(), None, Default::default());
@@ -647,11 +647,13 @@ fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_
         created_record(&never, decision()),
         record(&began),
         withdrawn(2, never.id),
-        record(&joined),
+        // Joins are recorded side by side: one that is withdrawn takes none with it that came after it.
+        record(&joined("rank-0", 2)),
+        record(&joined("rank-1", 3)),
+        record(&joined("rank-1", 4)),
         record(&draining),
         withdrawn(5, kept.id),
-        // Not the last one that widened: it counts.
-        withdrawn(3, kept.id),
+        withdrawn(7, kept.id),
     ];
     // A snapshot at any place on the way changes nothing.
     for cut in 0..=events.len() {
@@ -668,10 +670,9 @@ fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_
         let found = recorded.rebuilt(at).jobs;
         assert_eq!(found.len(), 1, "a job that was withdrawn is there, cut at {cut}");
         assert_eq!(found[0].attempts.len(), 1);
-        assert!(
-            found[0].attempts[0].members.is_empty(),
-            "a member that was withdrawn is there, cut at {cut}"
-        );
+        let members: Vec<_> =
+            found[0].attempts[0].members.iter().map(|(i, m)| (i.to_string(), m.session)).collect();
+        assert_eq!(members, [("rank-1".to_owned(), SecretDigest([3; 32]))], "cut at {cut}");
         assert_eq!(found[0].attempts[0].detail, "by hand", "what came after it is lost, cut at {cut}");
     }
     // And a begin that was withdrawn leaves a job without an attempt.
@@ -681,4 +682,59 @@ fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_
         recorded.take(n as u64 + 1, event).unwrap();
     }
     assert!(recorded.rebuilt(at).jobs[0].attempts.is_empty());
+    // What came long before another that widens counts, and is kept no longer.
+    let late = at.plus(limits::LEDGER_WAIT * 20);
+    let second = Change::AttemptBegan {
+        attempt: attempt.next(),
+        key: "run 2".into(),
+        at: late,
+        ticket: SecretDigest([1; 32]),
+    };
+    let mut recorded = Recorded::default();
+    let events = [
+        created_record(&kept, decision()),
+        record(&began),
+        record(&second),
+        withdrawn(2, kept.id),
+        withdrawn(3, kept.id),
+    ];
+    for (n, event) in events.into_iter().enumerate() {
+        recorded.take(n as u64 + 1, event).unwrap();
+    }
+    assert_eq!(recorded.rebuilt(at).jobs[0].attempts.len(), 1);
+}
+
+#[test]
+fn law_39_the_identity_of_a_job_that_was_forgotten_is_still_its_own() {
+    let at = LeaseTime(1_000_000);
+    let mut recorded = Recorded::default();
+    let max = limits::JOBS_CLOSED_MAX as u128;
+    let id = |n: u128| -> SpiffeId { format!("spiffe://td/job/{n}").parse().unwrap() };
+    let attempt = AttemptNumber::FIRST;
+    for n in 1..=max + 2 {
+        let job = job(n, at);
+        recorded.take(1, created_record(&job, decision())).unwrap();
+        let began = Change::AttemptBegan { attempt, key: "run 1".into(), at, ticket: SecretDigest([1; 32]) };
+        let joined = Change::MemberJoined {
+            attempt,
+            instance: "rank-0".parse().unwrap(),
+            member: id(n),
+            session: SecretDigest([2; 32]),
+            at,
+        };
+        let closed = Change::Closed { outcome: Outcome::Completed, at, detail: String::new() };
+        for change in [began, joined, closed] {
+            recorded.take(2, change_record(job.id, &change, actor(), None, Default::default())).unwrap();
+        }
+    }
+    let mut again = Recorded::default();
+    again.read(&recorded.write().unwrap()).unwrap();
+    assert_eq!(text(&again), text(&recorded));
+    let kept = again.rebuilt(at).identities;
+    let own = |n| Use { job: JobId(n), first: at, closed: Some(at) };
+    assert_eq!(kept, [(id(1), own(1)), (id(2), own(2))]);
+    // And no longer than an SVID of then can live.
+    let late = LeaseTime(at.plus(limits::IDENTITY_BOUND).0 + 1);
+    recorded.take(3, created_record(&job(max + 9, late), decision())).unwrap();
+    assert!(recorded.rebuilt(late).identities.is_empty());
 }

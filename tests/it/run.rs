@@ -30,13 +30,14 @@ fn assert_wiped(wrapper: &Wrapper) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn run_exits_with_its_childs_code_and_the_job_ends_as_the_child_did() {
-    let world = world().await;
     for (script, code, outcome, detail) in [
         ("cat $LEASEHOLD_TOKEN_FILE_READING; exit 0", 0, Outcome::Completed, "exit code 0"),
         ("exit 3", 3, Outcome::Failed, "exit code 3"),
         ("kill -SEGV $$", 139, Outcome::Failed, "ended by SIGSEGV"),
         ("nonesuch-command", 127, Outcome::Failed, "exit code 127"),
     ] {
+        // Its identity belongs to one job alone.
+        let world = world().await;
         let mut wrapper = world.wrap(&job_toml("", ""), &[], script);
         assert_eq!(wrapper.exit().await, Some(code), "{script}: {}", wrapper.stderr());
         let (job, attempt) = world.client(WORKER).await.stands(&wrapper.job().await).await;
