@@ -325,12 +325,15 @@ fn the_drain_of_the_last_who_goes_on_is_that_of_the_attempt() {
     begun(&mut j, "k");
     joined(&mut j, N1, 1);
     // One more is expected, who may go on.
-    let first = j.drain_member(N1, &node(1), MINUTE, "", NOW).unwrap();
+    let first = j.drain_member(N1, &node(1), spans(MINUTE), "", NOW).unwrap();
     assert!(matches!(first[..], [Change::MemberDraining { .. }]));
     joined(&mut j, N1, 2);
     first.iter().for_each(|c| j.apply(c));
-    assert!(j.drain_member(N1, &node(1), MINUTE * 2, "", NOW).unwrap().is_empty(), "it prolongs nothing");
-    let last = j.drain_member(N1, &node(2), MINUTE / 2, "", NOW).unwrap();
+    assert!(
+        j.drain_member(N1, &node(1), spans(MINUTE * 2), "", NOW).unwrap().is_empty(),
+        "it prolongs nothing"
+    );
+    let last = j.drain_member(N1, &node(2), spans(MINUTE / 2), "", NOW).unwrap();
     let Change::AttemptDraining { drain, .. } = &last[1] else { panic!("{last:?}") };
     assert_eq!(drain.writing_ends, NOW.plus(MINUTE), "the attempt lasts as long as its last member");
     last.iter().for_each(|c| j.apply(c));
