@@ -10,7 +10,7 @@ use super::{
     names,
 };
 use crate::{
-    job::{AttemptState, Begin, Change, Close, Drain, End, Illegal, Job},
+    job::{AttemptState, Begin, Change, Close, Drain, DrainSpans, End, Illegal, Job},
     ledger::{Actor, Ending, Event},
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind},
@@ -148,10 +148,11 @@ impl Broker {
     ) -> Result<Drain, Refusal> {
         let job = self.about(caller, Rpc::DrainAttempt, id, attempt, concerned, reason)?;
         let grace = grace.or(job.spec.drain).unwrap_or(limits::DRAIN_GRACE_DEFAULT);
+        let spans = DrainSpans { reading: self.settings.drain_read, grace };
         let now = self.clock.now().lease;
         let decide = |j: &Job| match concerned {
-            Concerned::Attempt => Ok(j.drain(attempt, grace, reason, now)?.into_iter().collect()),
-            Concerned::Member { instance, .. } => j.drain_member(attempt, instance, grace, reason, now),
+            Concerned::Attempt => Ok(j.drain(attempt, spans, reason, now)?.into_iter().collect()),
+            Concerned::Member { instance, .. } => j.drain_member(attempt, instance, spans, reason, now),
         };
         let done =
             self.state.narrow(id, &caller.actor(), decide).map_err(|r| state_refusal(r, move_refusal))?;

@@ -36,6 +36,7 @@ pub struct Settings {
     pub beat: Duration,
     pub lost_after: u32,
     pub rejoin: Duration,
+    pub drain_read: Duration,
 }
 
 impl Default for Settings {
@@ -46,6 +47,7 @@ impl Default for Settings {
             beat: limits::BEAT,
             lost_after: limits::LOST_AFTER,
             rejoin: limits::REJOIN,
+            drain_read: limits::DRAIN_READ,
         }
     }
 }

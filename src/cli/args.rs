@@ -105,7 +105,10 @@ impl Cli {
             agent::guard(args.into_iter().skip(2));
         }
         if let (Some("__await"), Some(file)) = (args.get(1).and_then(|a| a.to_str()), args.get(2)) {
-            return Err(Exit::Child(crate::dev::demo::await_word(Path::new(file))));
+            return Err(Exit::Child(crate::dev::demo::await_word(
+                Path::new(file),
+                args.get(3).map(OsString::as_os_str),
+            )));
         }
         Cli::try_parse_from(&args).map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::{
@@ -13,29 +13,52 @@ use crate::{
     cli::dev::contexts_of,
     dev::{
         Household,
-        demo::{Claim, Stage, tell},
+        demo::{Claim, Stage, Tale, tell},
         free_ports,
     },
 };
 
-/// The whole story takes a few seconds; past this it has failed.
+/// A story takes a few seconds; past this it has failed.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Tells the whole story in seconds, on real connections and processes.
+/// Tells a whole story in seconds, on real connections and processes.
 ///
-/// Starts a daemon of its own with identities of its own in a folder that it removes, then shows callers refused and
-/// accepted, a credential issued, checked and renewed, a download cut half way, and all access ended in each way that there
-/// is. Prints one line for each claim with what was observed and how long it took; fails if one was not observed. Needs no
-/// network, no root and no other program.
+/// Starts a daemon of its own with identities of its own in a folder that it removes. The story `path` shows callers refused
+/// and accepted, a credential issued, checked and renewed, a download cut half way, and all access ended in each way that
+/// there is. The story `jobs` shows a job of four members: one killed and back, one preempted while it saves a checkpoint, a
+/// requeue that fences the attempt before it, a killed daemon that no child notices. Prints one line for each claim with what
+/// was observed and how long it took; fails if one was not observed. Needs no network, no root and no other program.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   leasehold demo
+  leasehold demo --story jobs
   leasehold demo -o json | jq -r '[.ms, .claim] | @tsv'")]
 pub struct DemoArgs {
+    /// Which story is told
+    #[arg(long, value_enum, value_name = "STORY", default_value = "path")]
+    pub story: StoryName,
     /// Keep the folder with the ledger and the logs, and say where it is
     #[arg(long)]
     pub keep: bool,
+}
+
+/// The stories that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum StoryName {
+    /// One credential, from its issue to each of its ends
+    Path,
+    /// A job with several members, as jobs really run
+    Jobs,
+}
+
+impl StoryName {
+    fn tale(self) -> Tale {
+        match self {
+            StoryName::Path => Tale::Path,
+            StoryName::Jobs => Tale::Jobs,
+        }
+    }
 }
 
 impl DemoArgs {
@@ -71,7 +94,7 @@ impl DemoArgs {
                 print(&format!("{mark} {:>9.1} ms  {}\n{:18}{}\n", claim.ms, claim.claim, "", claim.observed))
             };
         };
-        let told = tokio::time::timeout(LONGEST, tell(&stage, &mut report)).await;
+        let told = tokio::time::timeout(LONGEST, tell(self.story.tale(), &stage, &mut report)).await;
         if self.keep {
             super::output::note(&format!("kept: {}", folder.path().display()));
         }

@@ -60,6 +60,7 @@ fn the_least_that_can_be_written_is_enough_and_every_default_is_named() {
             "lease.beat = \"5s\"",
             "lease.lost_after = 3",
             "lease.rejoin = \"1h\"",
+            "lease.drain_read = \"10s\"",
             "ledger.segment = \"64MiB\"",
             "ledger.free_space_stop = \"1GiB\"",
             "log.format = \"text\"",

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     limits::{
-        BEAT, FREE_SPACE_STOP, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEDGER_SEGMENT_BYTES,
-        LOST_AFTER, REJOIN, TTL_MIN,
+        BEAT, DRAIN_GRACE_MAX, DRAIN_READ, FREE_SPACE_STOP, JOB_DURATION_MAX, LEASE_TTL_DEFAULT,
+        LEASE_TTL_MAX, LEDGER_SEGMENT_BYTES, LOST_AFTER, REJOIN, TTL_MIN,
     },
     policy::Explain,
 };
@@ -140,8 +140,16 @@ fn lease(mut table: Table<'_>, notes: &mut Notes) -> Option<LeaseConfig> {
     let beat = table.or("beat", &written(BEAT), notes, |t| span(t, SECOND..=MINUTE));
     let lost_after = table.count_or("lost_after", 1..=60, LOST_AFTER, notes);
     let rejoin = table.or("rejoin", &written(REJOIN), notes, |t| span(t, TTL_MIN..=JOB_DURATION_MAX));
+    let drain_read =
+        table.or("drain_read", &written(DRAIN_READ), notes, |t| span(t, TTL_MIN..=DRAIN_GRACE_MAX));
     table.finish(notes);
-    Some(LeaseConfig { token_ttl: token_ttl?, beat: beat?, lost_after: lost_after?, rejoin: rejoin? })
+    Some(LeaseConfig {
+        token_ttl: token_ttl?,
+        beat: beat?,
+        lost_after: lost_after?,
+        rejoin: rejoin?,
+        drain_read: drain_read?,
+    })
 }
 
 fn ledger(mut table: Table<'_>, notes: &mut Notes) -> Option<LedgerConfig> {

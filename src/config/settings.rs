@@ -113,6 +113,8 @@ pub struct LeaseConfig {
     pub lost_after: u32,
     /// How long a member that is away may come back to the same attempt.
     pub rejoin: Duration,
+    /// After a drain began, how long reading goes on.
+    pub drain_read: Duration,
 }
 
 /// How the ledger is written.

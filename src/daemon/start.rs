@@ -175,6 +175,7 @@ impl Daemon {
             beat: config.lease.beat,
             lost_after: config.lease.lost_after,
             rejoin: config.lease.rejoin,
+            drain_read: config.lease.drain_read,
         };
         let key = SigningKey::generate(epoch, 1)?;
         let broker = Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);

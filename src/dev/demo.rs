@@ -1,22 +1,59 @@
-//! The whole story, on real connections and processes: each claim with what was observed and how long it took.
+//! Stories, on real connections and processes: each claim with what was observed and how long it took.
 //!
 //! A daemon and wrappers run as processes of their own; the file server and the one who tells the story run here. Nothing is
 //! said that was not seen: a claim whose observation fails makes the whole fail.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `story` | `Story`: a story being told, and the claims that each one has |
+//! | `path` | the story of one credential, from its issue on |
+//! | `endings` | all the ways in which that one ends |
+//! | `jobs` | the story of a job with several members, as jobs really run |
+//! | `team` | `Team`: the wrappers of one attempt |
+//! | `child` | the child that the wrappers run |
+//! | `daemon` | the daemon, as a process |
+//! | `calls` | who takes part, over gRPC |
+//! | `watch` | what is waited for: tokens refused, processes there and gone |
 
 mod calls;
+mod child;
+mod daemon;
 mod endings;
+mod jobs;
+mod path;
 mod story;
+mod team;
 mod watch;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub use story::tell;
-pub use watch::await_word;
+pub use child::await_word;
 
 use super::Household;
 use crate::clock::Clock;
 
-/// What the story needs.
+/// Which story is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tale {
+    /// Of one credential: refused, issued, checked, renewed, used, ended in each way that there is.
+    Path,
+    /// Of a job with four members: one dies, one is preempted, all are requeued, the daemon is killed.
+    Jobs,
+}
+
+/// Tells one. `report` hears each claim as it was observed; the answer is whether all of them hold.
+pub async fn tell(
+    tale: Tale,
+    stage: &Stage,
+    report: &mut (dyn FnMut(&Claim) + Send),
+) -> Result<bool, String> {
+    match tale {
+        Tale::Path => path::tell(stage, report).await,
+        Tale::Jobs => jobs::tell(stage, report).await,
+    }
+}
+
+/// What a story needs.
 pub struct Stage {
     pub house: Arc<Household>,
     pub clock: Arc<dyn Clock>,

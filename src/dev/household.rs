@@ -101,6 +101,21 @@ pub struct Ports {
     pub files: u16,
 }
 
+/// How soon a daemon takes a member for lost, and how long one that drains goes on reading.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    pub beat: Duration,
+    pub lost_after: u32,
+    pub drain_read: Duration,
+}
+
+impl Pace {
+    /// How long a member may be silent.
+    pub fn window(&self) -> Duration {
+        self.beat.saturating_mul(self.lost_after)
+    }
+}
+
 /// A folder that holds all of it. What is there is kept; SVIDs are issued anew each time.
 pub struct Household {
     root: PathBuf,
@@ -196,6 +211,21 @@ impl Household {
             write(&self.cert(role), &pem.cert, 0o644, Exists::Replace)?;
         }
         Ok(())
+    }
+
+    /// Has the daemon's next life go at another pace than the usual one.
+    pub fn set_pace(&self, pace: &Pace) -> Result<(), SetupError> {
+        let file = self.path("leasehold.toml");
+        let text =
+            fs::read_to_string(&file).map_err(|source| SetupError::Read { path: file.clone(), source })?;
+        let span = humantime::format_duration;
+        let lease = format!(
+            "\n[lease]\nbeat = \"{}\"\nlost_after = {}\ndrain_read = \"{}\"\n",
+            span(pace.beat),
+            pace.lost_after,
+            span(pace.drain_read)
+        );
+        write(&file, &(text + &lease), 0o600, Exists::Replace)
     }
 
     /// The daemon's configuration, as its file says.

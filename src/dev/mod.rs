@@ -13,7 +13,7 @@
 //! | `folder` | `Folder`: a folder that nothing leads out of |
 //! | `transfer` | [`Transfer`]: bytes under way, cut when their access ends |
 //! | `client` | [`FileClient`]: what a job's program does with its credentials |
-//! | `demo` | [`demo::tell`]: the whole story, each claim observed |
+//! | `demo` | [`demo::tell`]: stories, each claim observed |
 
 mod authority;
 mod client;
@@ -28,6 +28,6 @@ mod transfer;
 pub use authority::{Authority, SvidPem};
 pub use client::{ClientError, Coming, FileClient, read_token};
 pub use file_server::FileServer;
-pub use household::{Household, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
+pub use household::{Household, Pace, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
 pub use running::{Running, free_ports};
 pub use transfer::{Direction, Transfer, TransferEnd};

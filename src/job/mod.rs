@@ -17,7 +17,7 @@ mod spec;
 mod state;
 
 pub use change::Change;
-pub use moves::{Begin, Close, End, Illegal, Join};
+pub use moves::{Begin, Close, DrainSpans, End, Illegal, Join};
 pub use roster::Roster;
 pub use spec::{DoneWhen, Members, Spec, Tuning};
 pub use state::{Attempt, AttemptState, Drain, Gate, Input, Job, JobState, Member, MemberState};

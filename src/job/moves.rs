@@ -97,12 +97,21 @@ pub enum End {
     Conflict(Outcome),
 }
 
+/// How long what drains goes on: reading for the shorter of the two, checkpoint writes for the grace, at most
+/// [`limits::DRAIN_GRACE_MAX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainSpans {
+    pub reading: Duration,
+    pub grace: Duration,
+}
+
 impl Drain {
     /// A drain that begins now. None where the one before ends no later: a second drain never prolongs the first.
-    fn within(before: Option<Drain>, grace: Duration, now: LeaseTime) -> Option<Drain> {
+    fn within(before: Option<Drain>, spans: DrainSpans, now: LeaseTime) -> Option<Drain> {
+        let DrainSpans { reading, grace } = spans;
         let grace = grace.min(limits::DRAIN_GRACE_MAX);
         let writing_ends = now.plus(grace);
-        let reading_ends = now.plus(limits::DRAIN_READ.min(grace));
+        let reading_ends = now.plus(reading.min(grace));
         match before {
             Some(before) if before.writing_ends <= writing_ends => None,
             Some(before) => Some(Drain { reading_ends: reading_ends.min(before.reading_ends), writing_ends }),
@@ -239,7 +248,7 @@ impl Job {
     pub fn drain(
         &self,
         number: AttemptNumber,
-        grace: Duration,
+        spans: DrainSpans,
         detail: &str,
         now: LeaseTime,
     ) -> Result<Option<Change>, Illegal> {
@@ -247,7 +256,7 @@ impl Job {
             AttemptState::Draining(before) => Some(before),
             _ => None,
         };
-        let drain = Drain::within(before, grace, now);
+        let drain = Drain::within(before, spans, now);
         Ok(drain.map(|drain| Change::AttemptDraining { attempt: number, drain, detail: detail.to_owned() }))
     }
 
@@ -257,7 +266,7 @@ impl Job {
         &self,
         number: AttemptNumber,
         instance: &InstanceName,
-        grace: Duration,
+        spans: DrainSpans,
         detail: &str,
         now: LeaseTime,
     ) -> Result<Vec<Change>, Illegal> {
@@ -266,7 +275,7 @@ impl Job {
         if !m.is_present() {
             return Err(Illegal::NotJoined(instance.clone(), "it has left, or was lost"));
         }
-        let Some(drain) = Drain::within(a.drain_of(instance), grace, now) else { return Ok(Vec::new()) };
+        let Some(drain) = Drain::within(a.drain_of(instance), spans, now) else { return Ok(Vec::new()) };
         let detail = detail.to_owned();
         let mut changes = vec![Change::MemberDraining {
             attempt: number,

@@ -11,6 +11,10 @@ const N1: AttemptNumber = AttemptNumber::FIRST;
 const MINUTE: Duration = Duration::from_secs(60);
 const WINDOW: Duration = Duration::from_secs(15);
 
+fn spans(grace: Duration) -> DrainSpans {
+    DrainSpans { reading: limits::DRAIN_READ, grace }
+}
+
 fn digest(n: u8) -> SecretDigest {
     SecretDigest([n; 32])
 }
@@ -99,7 +103,7 @@ fn states() -> Vec<(&'static str, Job)> {
     suspended.apply(&away);
     all.push(("suspended", suspended));
     let mut draining = running.clone();
-    let drain = draining.drain(N1, MINUTE, "", NOW).unwrap().unwrap();
+    let drain = draining.drain(N1, spans(MINUTE), "", NOW).unwrap().unwrap();
     draining.apply(&drain);
     all.push(("draining", draining));
     let mut failed = running.clone();
@@ -177,7 +181,7 @@ fn every_move_is_legal_or_refused_as_the_table_says_in_every_state() {
                 Join::New(_) => "ok",
                 Join::Same => "same",
             })),
-            code(job.drain(N1, MINUTE, "", NOW).map(|d| if d.is_some() { "ok" } else { "same" })),
+            code(job.drain(N1, spans(MINUTE), "", NOW).map(|d| if d.is_some() { "ok" } else { "same" })),
             end(job.end_attempt(N1, Outcome::Completed, "", NOW)),
             end(job.end_member(N1, &node(1), Outcome::Completed, "", NOW)),
             match job.close(Outcome::Completed, "", NOW) {
@@ -274,10 +278,10 @@ fn time_alone_loses_members_ends_drains_and_closes_the_job() {
 
     let mut drained = job(1, 2);
     begun(&mut drained, "k");
-    let drain = drained.drain(N1, MINUTE, "", NOW).unwrap().unwrap();
+    let drain = drained.drain(N1, spans(MINUTE), "", NOW).unwrap().unwrap();
     drained.apply(&drain);
     assert!(
-        drained.drain(N1, MINUTE * 2, "", NOW).unwrap().is_none(),
+        drained.drain(N1, spans(MINUTE * 2), "", NOW).unwrap().is_none(),
         "a second drain never prolongs the first"
     );
     assert_eq!(drained.overdue(MINUTE, NOW.plus(Duration::from_secs(59))), []);
@@ -294,10 +298,10 @@ fn time_alone_loses_members_ends_drains_and_closes_the_job() {
 fn a_shorter_second_drain_ends_writing_sooner_and_reading_no_later() {
     let mut j = job(1, 1);
     begun(&mut j, "k");
-    let first = j.drain(N1, MINUTE * 2, "", NOW).unwrap().unwrap();
+    let first = j.drain(N1, spans(MINUTE * 2), "", NOW).unwrap().unwrap();
     j.apply(&first);
     let later = NOW.plus(Duration::from_secs(3));
-    let second = j.drain(N1, MINUTE, "", later).unwrap().unwrap();
+    let second = j.drain(N1, spans(MINUTE), "", later).unwrap().unwrap();
     let Change::AttemptDraining { drain: Drain { reading_ends, writing_ends }, .. } = second else {
         panic!()
     };
@@ -321,12 +325,15 @@ fn the_drain_of_the_last_who_goes_on_is_that_of_the_attempt() {
     begun(&mut j, "k");
     joined(&mut j, N1, 1);
     // One more is expected, who may go on.
-    let first = j.drain_member(N1, &node(1), MINUTE, "", NOW).unwrap();
+    let first = j.drain_member(N1, &node(1), spans(MINUTE), "", NOW).unwrap();
     assert!(matches!(first[..], [Change::MemberDraining { .. }]));
     joined(&mut j, N1, 2);
     first.iter().for_each(|c| j.apply(c));
-    assert!(j.drain_member(N1, &node(1), MINUTE * 2, "", NOW).unwrap().is_empty(), "it prolongs nothing");
-    let last = j.drain_member(N1, &node(2), MINUTE / 2, "", NOW).unwrap();
+    assert!(
+        j.drain_member(N1, &node(1), spans(MINUTE * 2), "", NOW).unwrap().is_empty(),
+        "it prolongs nothing"
+    );
+    let last = j.drain_member(N1, &node(2), spans(MINUTE / 2), "", NOW).unwrap();
     let Change::AttemptDraining { drain, .. } = &last[1] else { panic!("{last:?}") };
     assert_eq!(drain.writing_ends, NOW.plus(MINUTE), "the attempt lasts as long as its last member");
     last.iter().for_each(|c| j.apply(c));

@@ -153,7 +153,7 @@ async fn refuses_all(verifier: &Verifier, tokens: &[(String, String)]) {
     }
 }
 
-async fn accepts(verifier: &Verifier, token: &str, holder: &str) -> bool {
+pub async fn accepts(verifier: &Verifier, token: &str, holder: &str) -> bool {
     let (id, tickets) = (holder.parse().unwrap(), TICKETS.parse().unwrap());
     let line = LINE.parse().unwrap();
     let presenter = Presenter::Svid { id: &id, x5t_s256: None };

@@ -65,13 +65,17 @@ impl Stage {
     }
 
     pub(super) async fn create(&self, spec: v1::JobSpec) -> Result<v1::Job, Status> {
+        self.create_as(Role::Trainer, spec).await
+    }
+
+    pub(super) async fn create_as(&self, role: Role, spec: v1::JobSpec) -> Result<v1::Job, Status> {
         let key = Secret::random().map_err(|e| Status::internal(e.to_string()))?.to_text();
         let request = v1::CreateJobRequest {
             spec: Some(spec),
             idempotency_key: key.expose().to_owned(),
             dry_run: false,
         };
-        let mut jobs = self.jobs(Role::Trainer).map_err(Status::internal)?;
+        let mut jobs = self.jobs(role).map_err(Status::internal)?;
         Ok(jobs.create_job(request).await?.into_inner().job.unwrap_or_default())
     }
 

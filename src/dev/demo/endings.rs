@@ -7,8 +7,9 @@ use tokio::process::Child;
 
 use super::{
     calls::{self, Membership, say},
-    story::{Story, introspection},
-    watch::{Checks, Moment, Seen, Wrapped, within},
+    path::introspection,
+    story::Story,
+    watch::{Checks, Moment, Seen, Wrapped, claims_of, within},
 };
 use crate::{
     dev::{Role, household::TENANT},
@@ -345,11 +346,6 @@ impl Story<'_> {
     }
 }
 
-/// The job that a token says it is of. Read, not verified: to ask the daemon about it.
 fn job_of(token: &SecretText) -> Seen<String> {
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-    let claims = token.expose().split('.').nth(1).ok_or("no token")?;
-    let json = URL_SAFE_NO_PAD.decode(claims).map_err(|e| e.to_string())?;
-    let claims: crate::token::Claims = serde_json::from_slice(&json).map_err(|e| e.to_string())?;
-    Ok(claims.lh.job.to_string())
+    Ok(claims_of(token)?.lh.job.to_string())
 }

@@ -1,79 +1,69 @@
-//! The story, in its order.
+//! A story being told, and the claims that each story has.
 
-use std::{process::Stdio, sync::Arc, time::Duration};
-
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    process::{Child, Command},
-};
+use tokio::process::Child;
 
 use super::{
     Claim, Stage,
-    calls::{self, say},
-    watch::{Checks, Moment, PATIENCE, Seen, within},
+    calls::say,
+    watch::{Moment, Seen, within},
 };
 use crate::{
-    dev::{Authority, FileClient, Role, Running, household::TENANT},
-    identity::{IdentitySource, Leaf, StaticSource, TrustBundles, X509Svid},
+    dev::{Role, Running},
+    identity::{Leaf, X509Svid},
     ledger,
-    link::Connector,
     name::Digest,
     proto::v1,
-    secret::SecretText,
-    token::Presenter,
 };
 
-/// Bytes of the file whose download is cut: more than any buffer on the way holds.
-const BIG_FILE: u64 = 64 << 20;
-
-/// Tells it. `report` hears each claim as it was observed; the answer is whether all of them hold.
-pub async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Seen<bool> {
-    let mut story = Story { stage, report, all_hold: true };
-    let big = stage.house.data.join("big.bin");
-    let file = std::fs::File::create(&big).map_err(|e| e.to_string())?;
-    file.set_len(BIG_FILE).map_err(|e| e.to_string())?;
-
-    let start = Moment::now();
-    let mut daemon = stage.daemon().await?;
-    let running = Running::start(&stage.house, stage.clock.clone()).await.map_err(|e| e.to_string())?;
-    within("the verifier's feed", running.verifier.ready()).await?;
-    story.say("a daemon starts, and a verifier follows it", start, Ok("ready, feed complete".into()));
-
-    story.callers().await;
-    story.policy().await;
-
-    let trainer = X509Svid::load(&stage.house.cert(Role::Trainer), &stage.house.key(Role::Trainer))
-        .map_err(|e| e.to_string())?;
-    let Leaf { spiffe_id, x5t_s256, .. } = trainer.leaf().clone();
-    let presenter = Presenter::Svid { id: &spiffe_id, x5t_s256: Some(&x5t_s256) };
-    let resource = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
-    let checks = Checks { verifier: &running.verifier, presenter, resource };
-
-    story.credential(&checks).await;
-    story.download(&checks, &running).await;
-    story.endings(&checks).await;
-    story.second_attempt(&checks).await;
-    story.expiry(&checks).await;
-    let locked = story.lock(&checks).await;
-    story.restart(&checks, &mut daemon, locked).await;
-    running.stop().await;
-    stage.stop(daemon).await?;
-    story.ledger().await;
-    Ok(story.all_hold)
-}
-
+/// Who tells, where, and to whom.
 pub(super) struct Story<'a> {
     pub(super) stage: &'a Stage,
     report: &'a mut (dyn FnMut(&Claim) + Send),
     all_hold: bool,
 }
 
+impl<'a> Story<'a> {
+    pub(super) fn new(stage: &'a Stage, report: &'a mut (dyn FnMut(&Claim) + Send)) -> Self {
+        Story { stage, report, all_hold: true }
+    }
+}
+
 impl Story<'_> {
+    /// Starts what each story begins with.
+    pub(super) async fn opens(&mut self) -> Seen<(Child, Running)> {
+        let start = Moment::now();
+        let daemon = self.stage.daemon().await?;
+        let running =
+            Running::start(&self.stage.house, self.stage.clock.clone()).await.map_err(|e| e.to_string())?;
+        within("the verifier's feed", running.verifier.ready()).await?;
+        self.say("a daemon starts, and a verifier follows it", start, Ok("ready, feed complete".into()));
+        Ok((daemon, running))
+    }
+
+    /// Stops it, and looks at what it leaves behind. Answers whether all that was told holds.
+    pub(super) async fn closes(mut self, daemon: Child, running: Running) -> Seen<bool> {
+        running.stop().await;
+        self.stage.stop(daemon).await?;
+        self.ledger().await;
+        Ok(self.all_hold)
+    }
+
+    /// Tells one claim that the rest depends on; nothing where it does not hold.
+    pub(super) fn need<T>(
+        &mut self,
+        claim: &'static str,
+        start: Moment,
+        seen: Seen<(String, T)>,
+    ) -> Option<T> {
+        let ms = start.ms();
+        let (observed, found) = match seen {
+            Ok((observed, found)) => (Ok(observed), Some(found)),
+            Err(why) => (Err(why), None),
+        };
+        self.say_ms(claim, ms, observed);
+        found
+    }
+
     /// Tells one claim, measured from a moment.
     pub(super) fn say(&mut self, claim: &'static str, start: Moment, seen: Seen<String>) {
         self.say_ms(claim, start.ms(), seen);
@@ -87,246 +77,6 @@ impl Story<'_> {
         };
         self.all_hold &= holds;
         (self.report)(&Claim { claim, observed, ms, holds });
-    }
-
-    async fn callers(&mut self) {
-        let start = Moment::now();
-        let seen = no_certificate(self.stage).await;
-        self.say("a caller without a certificate is refused", start, seen);
-
-        let start = Moment::now();
-        let seen = async {
-            let now = self.stage.clock.now().wall;
-            let life = Duration::from_secs(600);
-            let domain = "stranger.example".parse().map_err(|_| "no such domain")?;
-            let stranger = Authority::generate(domain, now, life).map_err(|e| e.to_string())?;
-            let id = stranger.id("/trainer").map_err(|e| e.to_string())?;
-            match self.as_svid(&stranger, &id).await? {
-                Err(status) => Ok(say(&status)),
-                Ok(_) => Err("it was let in".to_owned()),
-            }
-        }
-        .await;
-        self.say("an SVID of an unknown trust domain is refused", start, seen);
-
-        let start = Moment::now();
-        let seen = async {
-            let authority = self.stage.house.authority();
-            let id = authority.id("/nobody").map_err(|e| e.to_string())?;
-            match self.as_svid(authority, &id).await? {
-                Err(status) if calls::reason(&status) == "PRINCIPAL_UNKNOWN" => Ok(say(&status)),
-                Err(status) => Err(say(&status)),
-                Ok(_) => Err("it was served".to_owned()),
-            }
-        }
-        .await;
-        self.say("an SVID without a catalog entry may do nothing", start, seen);
-
-        let start = Moment::now();
-        let seen = async {
-            let mut client = self.stage.operators(Role::Trainer)?;
-            let who = client.who_am_i(v1::WhoAmIRequest {}).await.map_err(|s| say(&s))?.into_inner();
-            if who.kind != "workload" {
-                return Err(format!("it is taken for {:?}", who.kind));
-            }
-            Ok(format!("{} is a {} of {}, by {}", who.spiffe_id, who.kind, who.tenant, who.matched))
-        }
-        .await;
-        self.say("a workload is accepted by its SVID alone", start, seen);
-    }
-
-    /// Lists jobs under an SVID that is made for it.
-    async fn as_svid(
-        &self,
-        authority: &Authority,
-        id: &crate::name::SpiffeId,
-    ) -> Seen<Result<v1::ListJobsResponse, tonic::Status>> {
-        let house = &self.stage.house;
-        let now = self.stage.clock.now().wall;
-        let pem = authority.issue(id, &[], now, Duration::from_secs(600)).map_err(|e| e.to_string())?;
-        let svid = X509Svid::from_pem(pem.cert.as_bytes(), pem.key.as_bytes()).map_err(|e| e.to_string())?;
-        let bundles = TrustBundles::empty()
-            .with_pem(
-                house.domain().map_err(|e| e.to_string())?,
-                "bundle",
-                house.authority().bundle().as_bytes(),
-                now,
-            )
-            .map_err(|e| e.to_string())?;
-        let source: Arc<dyn IdentitySource> = Arc::new(StaticSource::new(Some(Arc::new(svid)), bundles));
-        let endpoint = self.stage.connector(Role::Trainer)?.endpoint().clone();
-        let connector = Connector::new(source, self.stage.clock.clone(), endpoint);
-        let mut jobs = v1::job_service_client::JobServiceClient::new(connector.channel());
-        Ok(jobs.list_jobs(v1::ListJobsRequest::default()).await.map(tonic::Response::into_inner))
-    }
-
-    async fn policy(&mut self) {
-        let start = Moment::now();
-        let spec = v1::JobSpec { purpose: "something-else".into(), ..self.stage.spec(1) };
-        let seen = match self.stage.create(spec).await {
-            Err(status) if calls::reason(&status) == "POLICY_DENIED" => Ok(say(&status)),
-            Err(status) => Err(say(&status)),
-            Ok(job) => Err(format!("{} was created", job.id)),
-        };
-        self.say("a purpose that the dataset does not allow is denied", start, seen);
-
-        let start = Moment::now();
-        let seen = async {
-            let mut spec = self.stage.spec(1);
-            spec.read.push(format!("dataset:{TENANT}/people@v1"));
-            let job = self.stage.create(spec).await.map_err(|s| say(&s))?;
-            if job.state() != v1::JobState::AwaitingApproval {
-                return Err(format!("it is {:?}", job.state()));
-            }
-            let gates: Vec<String> = job
-                .waiting_for
-                .iter()
-                .map(|g| format!("{} ({} of {})", g.id, g.approvals_needed, g.approver_group))
-                .collect();
-            let mut jobs = self.stage.jobs(Role::Trainer)?;
-            match self.stage.enter(&job.id, "too-early").await {
-                Err(status) if calls::reason(&status) == "APPROVAL_REQUIRED" => {}
-                Err(status) => return Err(say(&status)),
-                Ok(_) => return Err("it began all the same".to_owned()),
-            }
-            let close = v1::CloseJobRequest { job: job.id, outcome: 0, reason: "only to see".into() };
-            jobs.close_job(close).await.map_err(|s| say(&s))?;
-            Ok(format!("waits for {}; cannot begin; cancelled", gates.join(", ")))
-        }
-        .await;
-        self.say("a job on personal data waits for people", start, seen);
-    }
-
-    async fn credential(&mut self, checks: &Checks<'_>) {
-        let begun = async {
-            let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
-            self.stage.enter(&job.id, "first").await.map_err(|s| say(&s))
-        }
-        .await;
-        let mut member = match begun {
-            Ok(member) => member,
-            Err(why) => return self.say_ms("a job begins, and its worker joins", 0.0, Err(why)),
-        };
-        let start = Moment::now();
-        let issued = member.issue(None).await.map_err(|s| say(&s));
-        let (lease, token) = match issued {
-            Ok(issued) => issued,
-            Err(why) => return self.say("a credential is issued", start, Err(why)),
-        };
-        let names: Vec<&str> = lease.scopes.iter().map(|s| s.resource.as_str()).collect();
-        self.say("a credential is issued", start, Ok(format!("{} for {}", lease.id, names.join(", "))));
-
-        let start = Moment::now();
-        let seen = checks.accepted(&token).await.map(|()| "signature, fences, holder: good".to_owned());
-        self.say("it is checked offline, by the fence feed", start, seen);
-
-        let start = Moment::now();
-        let seen = async {
-            let mut client = self.stage.verifiers()?;
-            let seen =
-                client.introspect(introspection(&token, checks)).await.map_err(|s| say(&s))?.into_inner();
-            if !seen.active {
-                return Err(format!("not active: {}", seen.reason));
-            }
-            Ok(format!("active, lease {}", seen.lease.unwrap_or_default().id))
-        }
-        .await;
-        self.say("it is checked online, by asking", start, seen);
-
-        let start = Moment::now();
-        let seen = async {
-            let request = v1::RenewLeaseRequest {
-                session: Some(member.session.clone()),
-                lease: lease.id.clone(),
-                ttl: None,
-            };
-            let renewed = member.members.renew_lease(request).await.map_err(|s| say(&s))?.into_inner();
-            checks.accepted(&SecretText::new(renewed.token)).await?;
-            Ok(format!("generation {}", renewed.lease.unwrap_or_default().generation))
-        }
-        .await;
-        self.say("it is renewed after a fresh decision", start, seen);
-
-        let start = Moment::now();
-        let seen = async {
-            let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
-            let files = FileClient::new(connector.map_err(|e| e.to_string())?);
-            let path = format!("/dataset/{TENANT}/data@v1/tickets-0001.jsonl");
-            let mut bytes = Vec::new();
-            let coming = files.get(&path, &token).await.map_err(|e| e.to_string())?;
-            coming.write_to(&mut bytes).await.map_err(|e| e.to_string())?;
-            let put = format!("/checkpoint/{TENANT}/tuned/{}/step-1", member.session.job);
-            match files.put(&put, &token, bytes.clone().into()).await {
-                Err(_) => {}
-                Ok(()) => return Err("the reading half wrote a checkpoint".to_owned()),
-            }
-            Ok(format!("{} bytes of tickets-0001.jsonl; the same token writes nothing", bytes.len()))
-        }
-        .await;
-        self.say("a dataset is read with it, and no more", start, seen);
-    }
-
-    async fn download(&mut self, checks: &Checks<'_>, running: &Running) {
-        let claim = "a download is cut half way when its job is revoked";
-        let mut transfers = running.server.transfers();
-        let begun = async {
-            let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
-            let mut member = self.stage.enter(&job.id, "download").await.map_err(|s| say(&s))?;
-            let (_, token) = member.issue(None).await.map_err(|s| say(&s))?;
-            checks.accepted(&token).await?;
-            let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
-            let files = FileClient::new(connector.map_err(|e| e.to_string())?);
-            let path = format!("/dataset/{TENANT}/data@v1/big.bin");
-            let mut coming = files.get(&path, &token).await.map_err(|e| e.to_string())?;
-            while coming.got < BIG_FILE / 2 {
-                coming.next().await.map_err(|e| e.to_string())?;
-            }
-            Ok::<_, String>((job, member, coming))
-        }
-        .await;
-        let (job, _member, mut coming) = match begun {
-            Ok(begun) => begun,
-            Err(why) => return self.say_ms(claim, 0.0, Err(why)),
-        };
-        // The client stands still now; what is on the way fills the buffers and no more.
-        let start = Moment::now();
-        let revoked = self.revoke(&format!("job:{}", job.id), "shown to be cut").await;
-        if let Err(why) = revoked {
-            return self.say(claim, start, Err(why));
-        }
-        let acknowledged = start.ms();
-        let cut = within("the server to cut the transfer", async {
-            loop {
-                match transfers.recv().await {
-                    Ok(t) if t.path == "big.bin" => return Ok(t),
-                    Ok(_) => {}
-                    Err(e) => return Err(e.to_string()),
-                }
-            }
-        })
-        .await
-        .and_then(|t| t);
-        let ms = start.ms();
-        let seen = match cut {
-            Err(why) => Err(why),
-            Ok(t) => {
-                let end = loop {
-                    match coming.next().await {
-                        Ok(Some(_)) => {}
-                        Ok(None) => break Err("the client got all of it".to_owned()),
-                        Err(e) => break Ok(e.to_string()),
-                    }
-                };
-                end.map(|e| {
-                    format!(
-                        "{e}; the server let go {:.1} ms after the revocation was acknowledged ({:?})",
-                        (ms - acknowledged).max(0.0),
-                        t.end
-                    )
-                })
-            }
-        };
-        self.say_ms(claim, ms, seen);
     }
 
     pub(super) async fn revoke(&self, name: &str, why: &str) -> Seen<v1::RevokeResponse> {
@@ -349,15 +99,12 @@ impl Story<'_> {
     }
 }
 
-/// The question whether a token is good, with all that is known of who presents it.
-pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::IntrospectRequest {
-    let (presenter, presenter_sha256) = match checks.presenter {
-        Presenter::Svid { id, x5t_s256 } => {
-            (id.to_string(), x5t_s256.map(|x| x.to_vec()).unwrap_or_default())
-        }
-        Presenter::Unseen => (String::new(), Vec::new()),
-    };
-    v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 }
+impl Stage {
+    /// The certificate that tokens of the jobs here are bound to.
+    pub(super) fn trainer(&self) -> Seen<Leaf> {
+        let svid = X509Svid::load(&self.house.cert(Role::Trainer), &self.house.key(Role::Trainer));
+        Ok(svid.map_err(|e| e.to_string())?.leaf().clone())
+    }
 }
 
 fn short(digest: &Digest) -> String {
@@ -391,82 +138,5 @@ fn flipped(state: &std::path::Path, copy: &std::path::Path) -> Seen<String> {
     match ledger::verify(&ledger::Dir::at(copy), None) {
         Err(tamper) => Ok(tamper.to_string()),
         Ok(_) => Err("it was not found".into()),
-    }
-}
-
-/// TLS without a client certificate: what comes back is an alert, and no byte of an answer.
-async fn no_certificate(stage: &Stage) -> Seen<String> {
-    let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(stage.house.authority().bundle().as_bytes())
-        .map_err(|e| e.to_string())?;
-    roots.add(root).map_err(|e| e.to_string())?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let tcp = TcpStream::connect(("localhost", stage.house.ports.grpc)).await.map_err(|e| e.to_string())?;
-    let name = ServerName::try_from("localhost").map_err(|e| e.to_string())?;
-    let answer = async {
-        let mut tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
-        let _ = tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-        let mut byte = [0u8; 1];
-        tls.read(&mut byte).await
-    };
-    match within("the server's answer", answer).await? {
-        Ok(0) => Ok("closed without a byte".into()),
-        Ok(_) => Err("the server answered".into()),
-        Err(e) => Ok(e.to_string()),
-    }
-}
-
-impl Stage {
-    /// Starts the daemon and waits until it serves.
-    pub(super) async fn daemon(&self) -> Seen<Child> {
-        let log = std::fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.house.path("daemon.log"))
-            .map_err(|e| e.to_string())?;
-        let mut child = Command::new(&self.program)
-            .args(["serve", "--config"])
-            .arg(self.house.path("leasehold.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(|e| e.to_string())?;
-        within("the daemon to serve", async {
-            loop {
-                if let Ok(mut client) = self.operators(Role::Operator)
-                    && client.who_am_i(v1::WhoAmIRequest {}).await.is_ok()
-                {
-                    return Ok(());
-                }
-                if let Ok(Some(status)) = child.try_wait() {
-                    let log = std::fs::read_to_string(self.house.path("daemon.log")).unwrap_or_default();
-                    return Err(format!("the daemon ended with {status}: {log}"));
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await??;
-        Ok(child)
-    }
-
-    /// Stops it by SIGTERM.
-    pub(super) async fn stop(&self, mut daemon: Child) -> Seen<()> {
-        if let Some(id) = daemon.id().and_then(|id| i32::try_from(id).ok()) {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
-                .map_err(|e| e.to_string())?;
-        }
-        let status = tokio::time::timeout(PATIENCE, daemon.wait())
-            .await
-            .map_err(|_| "the daemon did not stop")?
-            .map_err(|e| e.to_string())?;
-        if status.success() { Ok(()) } else { Err(format!("the daemon stopped with {status}")) }
     }
 }

@@ -1,6 +1,7 @@
 //! Watching a token until it is refused, and processes until they are there or gone.
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -10,16 +11,18 @@ use tokio::process::{Child, Command};
 
 use super::Stage;
 use crate::{
-    name::{Action, ResourceName},
+    dev::household::TENANT,
+    identity::Leaf,
+    name::{Action, Half, ResourceName},
     reason::Refusal,
     secret::SecretText,
-    token::Presenter,
+    token::{Claims, Presenter},
     verify::Verifier,
 };
 
 /// How long anything of the story may take by itself.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
-const LOOK: Duration = Duration::from_millis(1);
+pub(super) const LOOK: Duration = Duration::from_millis(1);
 
 pub(super) type Seen<T> = Result<T, String>;
 
@@ -43,6 +46,15 @@ pub(super) struct Checks<'a> {
     pub verifier: &'a Verifier,
     pub presenter: Presenter<'a>,
     pub resource: ResourceName,
+}
+
+impl<'a> Checks<'a> {
+    /// The sample dataset is asked for, by the holder of a certificate.
+    pub(super) fn of(verifier: &'a Verifier, holder: &'a Leaf) -> Seen<Self> {
+        let presenter = Presenter::Svid { id: &holder.spiffe_id, x5t_s256: Some(&holder.x5t_s256) };
+        let resource = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
+        Ok(Checks { verifier, presenter, resource })
+    }
 }
 
 impl Checks<'_> {
@@ -91,22 +103,28 @@ pub(super) struct Wrapped {
 }
 
 impl Stage {
-    /// Starts `leasehold run` around a child that waits for its word.
+    /// Starts `leasehold run` around a child that waits for its word, for a job of its own.
     pub(super) fn wrap(&self, name: &str) -> Seen<Wrapped> {
+        self.wrap_as(name, &["--spec".into(), self.house.path("job.toml").into()], &[])
+    }
+
+    /// The same with other arguments, for the wrapper and for the child.
+    pub(super) fn wrap_as(&self, name: &str, run: &[OsString], child: &[&str]) -> Seen<Wrapped> {
         let dir = self.house.path(&format!("run-{name}"));
         std::fs::create_dir_all(dir.join("credentials")).map_err(|e| e.to_string())?;
         let (go, log) = (dir.join("go"), dir.join("stderr"));
         let stderr = std::fs::File::create(&log).map_err(|e| e.to_string())?;
         let process = Command::new(&self.program)
             .env("LEASEHOLD_CONTEXTS", &self.contexts)
-            .args(["run", "--spec"])
-            .arg(self.house.path("job.toml"))
+            .arg("run")
+            .args(run)
             .arg("--dir")
             .arg(dir.join("credentials"))
             .arg("--")
             .arg(&self.program)
             .arg("__await")
             .arg(&go)
+            .args(child)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr)
@@ -118,13 +136,17 @@ impl Stage {
 }
 
 impl Wrapped {
+    /// The credential of one half, where there is one.
+    pub(super) fn held(&self, half: Half) -> Option<SecretText> {
+        token_of(&self.dir.join("credentials"), half)
+    }
+
     /// Waits for the credential of the reading half.
     pub(super) async fn token(&mut self) -> Seen<SecretText> {
-        let below = self.dir.join("credentials");
         let log = self.log.clone();
         let found = within("the wrapper to hand over credentials", async {
             loop {
-                if let Some(token) = reading_token(&below) {
+                if let Some(token) = self.held(Half::Reading) {
                     return Ok(token);
                 }
                 if let Ok(Some(status)) = self.process.try_wait() {
@@ -178,7 +200,7 @@ impl Wrapped {
     }
 
     pub(super) fn files_left(&self) -> bool {
-        reading_token(&self.dir.join("credentials")).is_some()
+        self.held(Half::Reading).is_some() || self.held(Half::Writing).is_some()
     }
 
     pub(super) fn said(&self) -> String {
@@ -186,34 +208,26 @@ impl Wrapped {
     }
 }
 
-/// The token of the reading half, from the index that the wrapper wrote.
-fn reading_token(below: &Path) -> Option<SecretText> {
+/// The token of one half, from the index that the wrapper wrote.
+fn token_of(below: &Path, half: Half) -> Option<SecretText> {
     let index = std::fs::read_dir(below)
         .ok()?
         .filter_map(Result::ok)
         .map(|e| e.path().join("credentials.json"))
         .find(|p| p.exists())?;
     let json: serde_json::Value = serde_json::from_slice(&std::fs::read(index).ok()?).ok()?;
-    let reading = json
+    let one = json
         .get("credentials")?
         .as_array()?
         .iter()
-        .find(|c| c.get("half").and_then(|h| h.as_str()) == Some("reading"))?;
-    crate::dev::read_token(Path::new(reading.get("path")?.as_str()?)).ok()
+        .find(|c| c.get("half").and_then(|h| h.as_str()) == Some(half.as_str()))?;
+    crate::dev::read_token(Path::new(one.get("path")?.as_str()?)).ok()
 }
 
-/// The child of the story: says its process id, waits for a file, and ends with the code that stands in it.
-pub fn await_word(go: &Path) -> u8 {
-    let draft = go.with_extension("pid-draft");
-    let told = std::fs::write(&draft, std::process::id().to_string())
-        .and_then(|()| std::fs::rename(&draft, go.with_extension("pid")));
-    if told.is_err() {
-        return 1;
-    }
-    loop {
-        if let Ok(text) = std::fs::read_to_string(go) {
-            return text.trim().parse().unwrap_or(1);
-        }
-        std::thread::sleep(LOOK);
-    }
+/// What a token says of itself. Read, not verified: to ask the daemon about it.
+pub(super) fn claims_of(token: &SecretText) -> Seen<Claims> {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    let claims = token.expose().split('.').nth(1).ok_or("no token")?;
+    let json = URL_SAFE_NO_PAD.decode(claims).map_err(|e| e.to_string())?;
+    serde_json::from_slice(&json).map_err(|e| e.to_string())
 }

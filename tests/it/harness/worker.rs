@@ -124,7 +124,7 @@ pub struct Worker {
 
 /// A keep-alive stream.
 pub struct KeepAlive {
-    tx: mpsc::Sender<v1::KeepAliveRequest>,
+    pub tx: mpsc::Sender<v1::KeepAliveRequest>,
     pub rx: Streaming<v1::KeepAliveResponse>,
     beats: u64,
     /// Notices that came while a beat was waited for.

@@ -1,0 +1,60 @@
+//! The daemon of the stage: a process of its own.
+
+use std::{process::Stdio, time::Duration};
+
+use tokio::process::{Child, Command};
+
+use super::{
+    Stage,
+    watch::{PATIENCE, Seen, within},
+};
+use crate::{dev::Role, proto::v1};
+
+impl Stage {
+    /// Starts the daemon and waits until it serves.
+    pub(super) async fn daemon(&self) -> Seen<Child> {
+        let log = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.house.path("daemon.log"))
+            .map_err(|e| e.to_string())?;
+        let mut child = Command::new(&self.program)
+            .args(["serve", "--config"])
+            .arg(self.house.path("leasehold.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|e| e.to_string())?;
+        within("the daemon to serve", async {
+            loop {
+                if let Ok(mut client) = self.operators(Role::Operator)
+                    && client.who_am_i(v1::WhoAmIRequest {}).await.is_ok()
+                {
+                    return Ok(());
+                }
+                if let Ok(Some(status)) = child.try_wait() {
+                    let log = std::fs::read_to_string(self.house.path("daemon.log")).unwrap_or_default();
+                    return Err(format!("the daemon ended with {status}: {log}"));
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await??;
+        Ok(child)
+    }
+
+    /// Stops it by SIGTERM.
+    pub(super) async fn stop(&self, mut daemon: Child) -> Seen<()> {
+        if let Some(id) = daemon.id().and_then(|id| i32::try_from(id).ok()) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
+                .map_err(|e| e.to_string())?;
+        }
+        let status = tokio::time::timeout(PATIENCE, daemon.wait())
+            .await
+            .map_err(|_| "the daemon did not stop")?
+            .map_err(|e| e.to_string())?;
+        if status.success() { Ok(()) } else { Err(format!("the daemon stopped with {status}")) }
+    }
+}

@@ -1,0 +1,333 @@
+//! The story of one credential: how it comes to be, what it opens, and each way in which it ends.
+
+use std::{sync::Arc, time::Duration};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    Claim, Stage,
+    calls::{self, say},
+    story::Story,
+    watch::{Checks, Moment, Seen, within},
+};
+use crate::{
+    dev::{Authority, FileClient, Role, Running, household::TENANT},
+    identity::{IdentitySource, StaticSource, TrustBundles, X509Svid},
+    link::Connector,
+    proto::v1,
+    secret::SecretText,
+    token::Presenter,
+};
+
+/// Bytes of the file whose download is cut: more than any buffer on the way holds.
+const BIG_FILE: u64 = 64 << 20;
+
+pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Seen<bool> {
+    let mut story = Story::new(stage, report);
+    let big = stage.house.data.join("big.bin");
+    let file = std::fs::File::create(&big).map_err(|e| e.to_string())?;
+    file.set_len(BIG_FILE).map_err(|e| e.to_string())?;
+
+    let (mut daemon, running) = story.opens().await?;
+    story.callers().await;
+    story.policy().await;
+
+    let holder = stage.trainer()?;
+    let checks = Checks::of(&running.verifier, &holder)?;
+    story.credential(&checks).await;
+    story.download(&checks, &running).await;
+    story.endings(&checks).await;
+    story.second_attempt(&checks).await;
+    story.expiry(&checks).await;
+    let locked = story.lock(&checks).await;
+    story.restart(&checks, &mut daemon, locked).await;
+    story.closes(daemon, running).await
+}
+
+impl Story<'_> {
+    async fn callers(&mut self) {
+        let start = Moment::now();
+        let seen = no_certificate(self.stage).await;
+        self.say("a caller without a certificate is refused", start, seen);
+
+        let start = Moment::now();
+        let seen = async {
+            let now = self.stage.clock.now().wall;
+            let life = Duration::from_secs(600);
+            let domain = "stranger.example".parse().map_err(|_| "no such domain")?;
+            let stranger = Authority::generate(domain, now, life).map_err(|e| e.to_string())?;
+            let id = stranger.id("/trainer").map_err(|e| e.to_string())?;
+            match self.as_svid(&stranger, &id).await? {
+                Err(status) => Ok(say(&status)),
+                Ok(_) => Err("it was let in".to_owned()),
+            }
+        }
+        .await;
+        self.say("an SVID of an unknown trust domain is refused", start, seen);
+
+        let start = Moment::now();
+        let seen = async {
+            let authority = self.stage.house.authority();
+            let id = authority.id("/nobody").map_err(|e| e.to_string())?;
+            match self.as_svid(authority, &id).await? {
+                Err(status) if calls::reason(&status) == "PRINCIPAL_UNKNOWN" => Ok(say(&status)),
+                Err(status) => Err(say(&status)),
+                Ok(_) => Err("it was served".to_owned()),
+            }
+        }
+        .await;
+        self.say("an SVID without a catalog entry may do nothing", start, seen);
+
+        let start = Moment::now();
+        let seen = async {
+            let mut client = self.stage.operators(Role::Trainer)?;
+            let who = client.who_am_i(v1::WhoAmIRequest {}).await.map_err(|s| say(&s))?.into_inner();
+            if who.kind != "workload" {
+                return Err(format!("it is taken for {:?}", who.kind));
+            }
+            Ok(format!("{} is a {} of {}, by {}", who.spiffe_id, who.kind, who.tenant, who.matched))
+        }
+        .await;
+        self.say("a workload is accepted by its SVID alone", start, seen);
+    }
+
+    /// Lists jobs under an SVID that is made for it.
+    async fn as_svid(
+        &self,
+        authority: &Authority,
+        id: &crate::name::SpiffeId,
+    ) -> Seen<Result<v1::ListJobsResponse, tonic::Status>> {
+        let house = &self.stage.house;
+        let now = self.stage.clock.now().wall;
+        let pem = authority.issue(id, &[], now, Duration::from_secs(600)).map_err(|e| e.to_string())?;
+        let svid = X509Svid::from_pem(pem.cert.as_bytes(), pem.key.as_bytes()).map_err(|e| e.to_string())?;
+        let bundles = TrustBundles::empty()
+            .with_pem(
+                house.domain().map_err(|e| e.to_string())?,
+                "bundle",
+                house.authority().bundle().as_bytes(),
+                now,
+            )
+            .map_err(|e| e.to_string())?;
+        let source: Arc<dyn IdentitySource> = Arc::new(StaticSource::new(Some(Arc::new(svid)), bundles));
+        let endpoint = self.stage.connector(Role::Trainer)?.endpoint().clone();
+        let connector = Connector::new(source, self.stage.clock.clone(), endpoint);
+        let mut jobs = v1::job_service_client::JobServiceClient::new(connector.channel());
+        Ok(jobs.list_jobs(v1::ListJobsRequest::default()).await.map(tonic::Response::into_inner))
+    }
+
+    async fn policy(&mut self) {
+        let start = Moment::now();
+        let spec = v1::JobSpec { purpose: "something-else".into(), ..self.stage.spec(1) };
+        let seen = match self.stage.create(spec).await {
+            Err(status) if calls::reason(&status) == "POLICY_DENIED" => Ok(say(&status)),
+            Err(status) => Err(say(&status)),
+            Ok(job) => Err(format!("{} was created", job.id)),
+        };
+        self.say("a purpose that the dataset does not allow is denied", start, seen);
+
+        let start = Moment::now();
+        let seen = async {
+            let mut spec = self.stage.spec(1);
+            spec.read.push(format!("dataset:{TENANT}/people@v1"));
+            let job = self.stage.create(spec).await.map_err(|s| say(&s))?;
+            if job.state() != v1::JobState::AwaitingApproval {
+                return Err(format!("it is {:?}", job.state()));
+            }
+            let gates: Vec<String> = job
+                .waiting_for
+                .iter()
+                .map(|g| format!("{} ({} of {})", g.id, g.approvals_needed, g.approver_group))
+                .collect();
+            let mut jobs = self.stage.jobs(Role::Trainer)?;
+            match self.stage.enter(&job.id, "too-early").await {
+                Err(status) if calls::reason(&status) == "APPROVAL_REQUIRED" => {}
+                Err(status) => return Err(say(&status)),
+                Ok(_) => return Err("it began all the same".to_owned()),
+            }
+            let close = v1::CloseJobRequest { job: job.id, outcome: 0, reason: "only to see".into() };
+            jobs.close_job(close).await.map_err(|s| say(&s))?;
+            Ok(format!("waits for {}; cannot begin; cancelled", gates.join(", ")))
+        }
+        .await;
+        self.say("a job on personal data waits for people", start, seen);
+    }
+
+    async fn credential(&mut self, checks: &Checks<'_>) {
+        let begun = async {
+            let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
+            self.stage.enter(&job.id, "first").await.map_err(|s| say(&s))
+        }
+        .await;
+        let mut member = match begun {
+            Ok(member) => member,
+            Err(why) => return self.say_ms("a job begins, and its worker joins", 0.0, Err(why)),
+        };
+        let start = Moment::now();
+        let issued = member.issue(None).await.map_err(|s| say(&s));
+        let (lease, token) = match issued {
+            Ok(issued) => issued,
+            Err(why) => return self.say("a credential is issued", start, Err(why)),
+        };
+        let names: Vec<&str> = lease.scopes.iter().map(|s| s.resource.as_str()).collect();
+        self.say("a credential is issued", start, Ok(format!("{} for {}", lease.id, names.join(", "))));
+
+        let start = Moment::now();
+        let seen = checks.accepted(&token).await.map(|()| "signature, fences, holder: good".to_owned());
+        self.say("it is checked offline, by the fence feed", start, seen);
+
+        let start = Moment::now();
+        let seen = async {
+            let mut client = self.stage.verifiers()?;
+            let seen =
+                client.introspect(introspection(&token, checks)).await.map_err(|s| say(&s))?.into_inner();
+            if !seen.active {
+                return Err(format!("not active: {}", seen.reason));
+            }
+            Ok(format!("active, lease {}", seen.lease.unwrap_or_default().id))
+        }
+        .await;
+        self.say("it is checked online, by asking", start, seen);
+
+        let start = Moment::now();
+        let seen = async {
+            let request = v1::RenewLeaseRequest {
+                session: Some(member.session.clone()),
+                lease: lease.id.clone(),
+                ttl: None,
+            };
+            let renewed = member.members.renew_lease(request).await.map_err(|s| say(&s))?.into_inner();
+            checks.accepted(&SecretText::new(renewed.token)).await?;
+            Ok(format!("generation {}", renewed.lease.unwrap_or_default().generation))
+        }
+        .await;
+        self.say("it is renewed after a fresh decision", start, seen);
+
+        let start = Moment::now();
+        let seen = async {
+            let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
+            let files = FileClient::new(connector.map_err(|e| e.to_string())?);
+            let path = format!("/dataset/{TENANT}/data@v1/tickets-0001.jsonl");
+            let mut bytes = Vec::new();
+            let coming = files.get(&path, &token).await.map_err(|e| e.to_string())?;
+            coming.write_to(&mut bytes).await.map_err(|e| e.to_string())?;
+            let put = format!("/checkpoint/{TENANT}/tuned/{}/step-1", member.session.job);
+            match files.put(&put, &token, bytes.clone().into()).await {
+                Err(_) => {}
+                Ok(()) => return Err("the reading half wrote a checkpoint".to_owned()),
+            }
+            Ok(format!("{} bytes of tickets-0001.jsonl; the same token writes nothing", bytes.len()))
+        }
+        .await;
+        self.say("a dataset is read with it, and no more", start, seen);
+    }
+
+    async fn download(&mut self, checks: &Checks<'_>, running: &Running) {
+        let claim = "a download is cut half way when its job is revoked";
+        let mut transfers = running.server.transfers();
+        let begun = async {
+            let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
+            let mut member = self.stage.enter(&job.id, "download").await.map_err(|s| say(&s))?;
+            let (_, token) = member.issue(None).await.map_err(|s| say(&s))?;
+            checks.accepted(&token).await?;
+            let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
+            let files = FileClient::new(connector.map_err(|e| e.to_string())?);
+            let path = format!("/dataset/{TENANT}/data@v1/big.bin");
+            let mut coming = files.get(&path, &token).await.map_err(|e| e.to_string())?;
+            while coming.got < BIG_FILE / 2 {
+                coming.next().await.map_err(|e| e.to_string())?;
+            }
+            Ok::<_, String>((job, member, coming))
+        }
+        .await;
+        let (job, _member, mut coming) = match begun {
+            Ok(begun) => begun,
+            Err(why) => return self.say_ms(claim, 0.0, Err(why)),
+        };
+        // The client stands still now; what is on the way fills the buffers and no more.
+        let start = Moment::now();
+        let revoked = self.revoke(&format!("job:{}", job.id), "shown to be cut").await;
+        if let Err(why) = revoked {
+            return self.say(claim, start, Err(why));
+        }
+        let acknowledged = start.ms();
+        let cut = within("the server to cut the transfer", async {
+            loop {
+                match transfers.recv().await {
+                    Ok(t) if t.path == "big.bin" => return Ok(t),
+                    Ok(_) => {}
+                    Err(e) => return Err(e.to_string()),
+                }
+            }
+        })
+        .await
+        .and_then(|t| t);
+        let ms = start.ms();
+        let seen = match cut {
+            Err(why) => Err(why),
+            Ok(t) => {
+                let end = loop {
+                    match coming.next().await {
+                        Ok(Some(_)) => {}
+                        Ok(None) => break Err("the client got all of it".to_owned()),
+                        Err(e) => break Ok(e.to_string()),
+                    }
+                };
+                end.map(|e| {
+                    format!(
+                        "{e}; the server let go {:.1} ms after the revocation was acknowledged ({:?})",
+                        (ms - acknowledged).max(0.0),
+                        t.end
+                    )
+                })
+            }
+        };
+        self.say_ms(claim, ms, seen);
+    }
+}
+
+/// The question whether a token is good, with all that is known of who presents it.
+pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::IntrospectRequest {
+    let (presenter, presenter_sha256) = match checks.presenter {
+        Presenter::Svid { id, x5t_s256 } => {
+            (id.to_string(), x5t_s256.map(|x| x.to_vec()).unwrap_or_default())
+        }
+        Presenter::Unseen => (String::new(), Vec::new()),
+    };
+    v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 }
+}
+
+/// TLS without a client certificate: what comes back is an alert, and no byte of an answer.
+async fn no_certificate(stage: &Stage) -> Seen<String> {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(stage.house.authority().bundle().as_bytes())
+        .map_err(|e| e.to_string())?;
+    roots.add(root).map_err(|e| e.to_string())?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(("localhost", stage.house.ports.grpc)).await.map_err(|e| e.to_string())?;
+    let name = ServerName::try_from("localhost").map_err(|e| e.to_string())?;
+    let answer = async {
+        let mut tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        let _ = tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
+        let mut byte = [0u8; 1];
+        tls.read(&mut byte).await
+    };
+    match within("the server's answer", answer).await? {
+        Ok(0) => Ok("closed without a byte".into()),
+        Ok(_) => Err("the server answered".into()),
+        Err(e) => Ok(e.to_string()),
+    }
+}

@@ -1,0 +1,163 @@
+//! The wrappers of one attempt.
+
+use std::{ffi::OsString, time::Duration};
+
+use nix::unistd::Pid;
+
+use super::{
+    Stage,
+    calls::say,
+    watch::{Checks, Moment, Seen, Wrapped, claims_of, within},
+};
+use crate::{
+    dev::{Role, household::TENANT},
+    name::{Half, LeaseId},
+    proto::v1,
+    secret::SecretText,
+};
+
+/// Where a child saves its checkpoint.
+pub(super) const CHECKPOINT: &str = "step-100";
+
+/// The wrappers that share an attempt, each on a node of its own as it were.
+pub(super) struct Team {
+    pub job: String,
+    /// The scheduler's key of this attempt.
+    pub key: &'static str,
+    pub mates: Vec<Mate>,
+}
+
+/// One of them, with the credential of the reading half that it was last seen with.
+pub(super) struct Mate {
+    pub instance: String,
+    pub wrapped: Wrapped,
+    pub token: SecretText,
+    pub child: Pid,
+}
+
+impl Stage {
+    /// Starts one wrapper of an attempt. A child that `saves` does so when it is asked to end.
+    pub(super) fn wrap_member(&self, job: &str, key: &str, instance: &str, saves: bool) -> Seen<Wrapped> {
+        // Another place for each, as on nodes of their own.
+        let name = (1..).map(|n| format!("{key}-{instance}-{n}")).find(|name| {
+            let place = self.house.path(&format!("run-{name}"));
+            !place.exists()
+        });
+        let mut run: Vec<OsString> = vec!["--spec".into(), self.house.path(super::jobs::SPEC_FILE).into()];
+        for (flag, value) in [("--job", job), ("--attempt-key", key), ("--instance", instance)] {
+            run.extend([flag.into(), value.into()]);
+        }
+        let what = format!("checkpoint:{TENANT}/tuned/{CHECKPOINT}");
+        let child: &[&str] = if saves { &[&what] } else { &[] };
+        self.wrap_as(&name.unwrap_or_default(), &run, child)
+    }
+
+    /// The attempt of a job that began last.
+    pub(super) async fn last_attempt(&self, job: &str) -> Seen<v1::Attempt> {
+        let shown = self.job(job).await?;
+        shown.attempts.last().cloned().ok_or_else(|| "no attempt has begun".to_owned())
+    }
+
+    pub(super) async fn job(&self, job: &str) -> Seen<v1::Job> {
+        let request = v1::GetJobRequest { job: job.to_owned() };
+        let shown = self.jobs(Role::Launcher)?.get_job(request).await.map_err(|s| say(&s))?;
+        shown.into_inner().job.ok_or_else(|| "no job was shown".to_owned())
+    }
+
+    /// Waits until a member of the last attempt is in this state.
+    pub(super) async fn member_is(
+        &self,
+        job: &str,
+        instance: &str,
+        state: v1::MemberState,
+    ) -> Seen<v1::Member> {
+        within(&format!("{instance} to be {}", state.as_str_name()), async {
+            loop {
+                let attempt = self.last_attempt(job).await?;
+                let found = attempt.members.into_iter().find(|m| m.instance == instance);
+                if let Some(member) = found.filter(|m| m.state() == state) {
+                    return Ok(member);
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await?
+    }
+}
+
+impl Mate {
+    /// Waits until a wrapper's child runs and its credential is good.
+    pub(super) async fn ready(instance: &str, mut wrapped: Wrapped, checks: &Checks<'_>) -> Seen<Self> {
+        let token = wrapped.token().await?;
+        let child = wrapped.child().await?;
+        checks.accepted(&token).await.map_err(|why| format!("{instance}: {why}"))?;
+        Ok(Mate { instance: instance.to_owned(), wrapped, token, child })
+    }
+
+    /// The lease that its credential stands for.
+    pub(super) fn lease(&self) -> Seen<LeaseId> {
+        Ok(claims_of(&self.token)?.lh.lease)
+    }
+
+    /// It goes on as it was: with the lease that it had, and that lease is good.
+    pub(super) async fn is_unharmed(&mut self, checks: &Checks<'_>) -> Seen<()> {
+        let lease = self.lease()?;
+        self.token =
+            self.wrapped.held(Half::Reading).ok_or_else(|| format!("{} has no file", self.instance))?;
+        if self.lease()? != lease {
+            return Err(format!("{} had to get a new lease", self.instance));
+        }
+        checks.check(&self.token).await.map_err(|refusal| format!("{}: {refusal}", self.instance))?;
+        self.has_its_child()
+    }
+
+    /// The child that was started in the beginning still runs.
+    pub(super) fn has_its_child(&mut self) -> Seen<()> {
+        if let Ok(Some(status)) = self.wrapped.process.try_wait() {
+            return Err(format!(
+                "the wrapper of {} ended with {status}: {}",
+                self.instance,
+                self.wrapped.said()
+            ));
+        }
+        match nix::sys::signal::kill(self.child, None) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(format!("the child of {} is gone", self.instance)),
+        }
+    }
+
+    /// Waits for a credential of the reading half that is another one than before, and good.
+    pub(super) async fn renewed(&mut self, checks: &Checks<'_>) -> Seen<Moment> {
+        let instance = self.instance.clone();
+        within(&format!("a new credential of {instance}"), async {
+            loop {
+                self.has_its_child()?;
+                if let Some(token) = self.wrapped.held(Half::Reading)
+                    && token.expose() != self.token.expose()
+                    && checks.check(&token).await.is_ok()
+                {
+                    self.token = token;
+                    return Ok(Moment::now());
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await?
+    }
+}
+
+impl Team {
+    pub(super) fn mate(&mut self, instance: &str) -> Seen<&mut Mate> {
+        self.mates.iter_mut().find(|m| m.instance == instance).ok_or_else(|| format!("no {instance}"))
+    }
+
+    /// All but one go on as they were.
+    pub(super) async fn others_unharmed(&mut self, but: &str, checks: &Checks<'_>) -> Seen<usize> {
+        let mut count = 0usize;
+        for mate in self.mates.iter_mut().filter(|m| m.instance != but) {
+            mate.is_unharmed(checks).await?;
+            count = count.saturating_add(1);
+        }
+        Ok(count)
+    }
+}
