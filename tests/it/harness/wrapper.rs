@@ -60,7 +60,7 @@ impl World {
         let run = self.run_of(spec, args, script);
         let server = self.daemon().grpc.to_string();
         let run: Vec<&str> = run.iter().map(String::as_str).collect();
-        self.start(&server, "contexts.toml", identity, &[], &run)
+        self.started(&server, "contexts.toml", identity, &[], &run)
     }
 
     fn run_of(&self, spec: &str, args: &[&str], script: &str) -> Vec<String> {
@@ -94,10 +94,17 @@ impl World {
             "bundles = {{ \"leasehold.example\" = \"leasehold.example.pem\" }}\n\
              [context.it.identity.workload]\ncert = \"{name}.pem\"\nkey = \"{name}.key\"\n"
         );
-        self.start(server, contexts, &files, before, args)
+        self.started(server, contexts, &files, before, args)
     }
 
-    fn start(&self, server: &str, contexts: &str, identity: &str, before: &[&str], args: &[&str]) -> Wrapper {
+    fn started(
+        &self,
+        server: &str,
+        contexts: &str,
+        identity: &str,
+        before: &[&str],
+        args: &[&str],
+    ) -> Wrapper {
         let text = format!(
             "current = \"it\"\n[context.it]\nserver = \"{server}\"\nserver_id = \"{DAEMON}\"\n{identity}"
         );
