@@ -1,6 +1,6 @@
 //! A crowd of connections that ask for nothing.
 
-use std::{fs, time::Instant};
+use std::fs;
 
 use futures_util::{StreamExt, stream};
 use hyper::client::conn::http2;
@@ -49,7 +49,8 @@ async fn law_43_a_crowd_of_idle_connections_harms_nobody_and_takes_bounded_memor
         operator.jobs().list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs,
         []
     );
-    let (files, before, from) = (open_files(process.pid()), resident(process.pid()), Instant::now());
+    let (files, before, from) =
+        (open_files(process.pid()), resident(process.pid()), place.clock().now().boot);
     // Each is attested, and then does no more than answer pings: one that is mute is cut as a dead peer.
     let connector = &place.connector(OTHER_WORKER);
     let idle: Vec<_> = stream::iter(0..count)
@@ -64,7 +65,10 @@ async fn law_43_a_crowd_of_idle_connections_harms_nobody_and_takes_bounded_memor
         .collect()
         .await;
     let each = resident(process.pid()).saturating_sub(before) / count;
-    println!("{count} of {asked} connections fit: {each} bytes each, made in {:?}", from.elapsed());
+    println!(
+        "{count} of {asked} connections fit: {each} bytes each, made in {:?}",
+        place.clock().now().boot.since(from)
+    );
     assert!(each < BYTES_EACH_MAX, "an idle connection takes {each} bytes");
     assert!(open_files(process.pid()) >= files + count, "they are not all open");
     // Who was there goes on, and who is new comes in, as anybody does who finds nobody there.

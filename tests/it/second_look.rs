@@ -141,7 +141,9 @@ async fn law_20_a_revision_raised_between_the_record_and_the_answer_of_a_renewal
         let readings = world.time().readings() - start;
         assert!(back <= readings, "rules that changed after its record were never seen");
         let daemon = world.daemon().broker.clone();
-        world.time().at_reading(readings - back, move || drop(daemon.fences().raise_revision()));
+        world.time().at_reading(readings - back, move || {
+            daemon.fences().raise_revision();
+        });
         let renewed = worker.renew(&id).await.unwrap().into_inner();
         assert!(!world.time().call_off(), "the clock was read less often than before");
         let records = world.records().await;
