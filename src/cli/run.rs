@@ -58,7 +58,7 @@ impl RunArgs {
         let spec = job::read_spec(&self.spec).map_err(Failure::before_the_command)?;
         let chosen = session.choose(&[PrincipalKind::Workload]).map_err(Failure::before_the_command)?;
         let (connector, source) = session.connector(&chosen).map_err(Failure::before_the_command)?;
-        identified(&*source, &*session.clock, session.identity_wait)
+        identified(&*source, &*session.clock, session.identity_wait())
             .await
             .map_err(Failure::before_the_command)?;
         let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
