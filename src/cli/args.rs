@@ -133,7 +133,7 @@ impl Cli {
     pub fn run(self) -> Exit {
         let mut session = Session::new(self.output, self.context, self.role);
         session.workload_api = self.workload_api;
-        session.identity_wait = self.identity_wait.unwrap_or(session.identity_wait);
+        session.identity_wait = self.identity_wait;
         let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(e) => {

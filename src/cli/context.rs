@@ -13,7 +13,8 @@ use crate::identity::Pick;
 /// Chooses the daemon to speak to, and shows what is known of each.
 ///
 /// Contexts lie in $LEASEHOLD_CONTEXTS, else in leasehold/contexts.toml below $XDG_CONFIG_HOME or ~/.config. `dev` writes
-/// one; for a daemon of your own write [context.NAME] with server, server_id, bundles and an identity for each role.
+/// one; for a daemon of your own write [context.NAME] with server, server_id, bundles, and for each role an identity: cert and
+/// key, or workload_api.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -269,7 +269,7 @@ async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
 async fn files(session: &Session, held: &Held) -> Result<FileClient, Failure> {
     let chosen = session.choose(&[PrincipalKind::Workload])?;
     let (_, source) = session.connector(&chosen)?;
-    super::client::identified(&*source, &*session.clock, session.identity_wait).await?;
+    super::client::identified(&*source, &*session.clock, session.identity_wait()).await?;
     let server = held.audience.parse().map_err(|e| failed("the audience is no SPIFFE ID", &e))?;
     let endpoint =
         Endpoint::new(&held.authority, server).map_err(|e| failed("the location is no address", &e))?;

@@ -141,7 +141,7 @@ async fn look(session: &Session, report: &mut Report) {
     if !look_at_connection(&connector, report).await {
         return;
     }
-    let client = Client::new(connector, source, session.clock.clone(), session.identity_wait);
+    let client = Client::new(connector, source, session.clock.clone(), session.identity_wait());
     look_at_daemon(&client, session, report).await;
 }
 
@@ -152,7 +152,7 @@ async fn look_at_agent(
     session: &Session,
     report: &mut Report,
 ) -> bool {
-    let wait = session.identity_wait.min(CALL);
+    let wait = session.identity_wait().min(CALL);
     let first = first_identity(source, &*session.clock, wait, |_| {}).await;
     let (trust, now) = (source.current(), session.now().wall);
     match first.map_err(|e| e.to_string()).and_then(|_| trust.check(now).map_err(|e| e.to_string())) {

@@ -154,7 +154,7 @@ impl Reach {
     pub(super) async fn of(session: &Session) -> Result<Self, Failure> {
         let chosen = session.choose(&[PrincipalKind::Workload])?;
         let (connector, source) = session.connector(&chosen)?;
-        identified(&*source, &*session.clock, session.identity_wait).await?;
+        identified(&*source, &*session.clock, session.identity_wait()).await?;
         let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
         // A SPIFFE agent gives the child an SVID of its own, at the socket that its environment names.
         let svid = match (&chosen.svid, bundle) {

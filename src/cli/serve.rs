@@ -7,8 +7,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Exit, Failure, Session};
 use crate::{
-    config::Config,
+    config::{Config, IdentityConfig, IdentityFrom},
     daemon::{Daemon, StartError, Stopped, init_logging, init_metrics},
+    identity::Pick,
 };
 
 /// Runs the daemon until SIGTERM.
@@ -27,10 +28,11 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    pub(super) async fn run(self, _session: &Session) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         // Listened for from the first moment, so that a stop while starting is a stop.
         let mut stops = Stops::listen()?;
-        let loaded = Config::load(&self.config)?;
+        let mut loaded = Config::load(&self.config)?;
+        overrule(&mut loaded.config.identity, session);
         init_logging(&loaded.config.log);
         init_metrics();
         let daemon = tokio::select! {
@@ -49,6 +51,18 @@ impl ServeArgs {
             Stopped::InOrder => Exit::Ok,
             Stopped::Failed => Exit::Failure,
         })
+    }
+}
+
+/// What was said on the command line counts before the file.
+fn overrule(identity: &mut IdentityConfig, session: &Session) {
+    identity.wait = session.identity_wait.unwrap_or(identity.wait);
+    if let Some(endpoint) = session.workload_api.clone() {
+        let pick = match &identity.from {
+            IdentityFrom::WorkloadApi { pick, .. } => pick.clone(),
+            IdentityFrom::Files { .. } => Pick::First,
+        };
+        identity.from = IdentityFrom::WorkloadApi { endpoint: Some(endpoint), pick };
     }
 }
 
@@ -125,6 +139,12 @@ pub(super) fn not_started(error: &StartError) -> Failure {
             }
             StartError::Ledger(_) => {
                 "one daemon has one ledger: see `leasehold audit verify` for what is wrong with it"
+            }
+            StartError::NoIdentity(_) => {
+                "see that the SPIFFE agent runs and has a registration entry for the daemon, then start again"
+            }
+            StartError::WorkloadApi(_) => {
+                "write identity.workload_api, or set the variable in the daemon's unit"
             }
             _ => "`leasehold config check FILE` looks at everything that it names",
         })

@@ -27,8 +27,8 @@ pub struct Session {
     contexts_file: Result<PathBuf, NoPlace>,
     context: Option<String>,
     role: Option<PrincipalKind>,
-    /// How long to wait for a first SVID.
-    pub identity_wait: Duration,
+    /// How long to wait for a first SVID, where it was said.
+    pub identity_wait: Option<Duration>,
     /// In the place of what the context says.
     pub workload_api: Option<WorkloadEndpoint>,
 }
@@ -44,8 +44,7 @@ pub struct Chosen {
 impl Session {
     pub(super) fn new(output: Format, context: Option<String>, role: Option<PrincipalKind>) -> Self {
         let (clock, contexts_file) = (Arc::new(SystemClock::new()), Contexts::default_path());
-        let (identity_wait, workload_api) = (limits::IDENTITY_WAIT, None);
-        Session { output, clock, contexts_file, context, role, identity_wait, workload_api }
+        Session { output, clock, contexts_file, context, role, identity_wait: None, workload_api: None }
     }
 
     /// With a clock and a contexts file of its own.
@@ -60,6 +59,11 @@ impl Session {
 
     pub fn now(&self) -> Now {
         self.clock.now()
+    }
+
+    /// How long to wait for a first SVID.
+    pub fn identity_wait(&self) -> Duration {
+        self.identity_wait.unwrap_or(limits::IDENTITY_WAIT)
     }
 
     pub fn is_json(&self) -> bool {
@@ -139,7 +143,7 @@ impl Session {
     pub fn client(&self, prefer: &[PrincipalKind]) -> Result<Client, Failure> {
         let chosen = self.choose(prefer)?;
         let (connector, source) = self.connector(&chosen)?;
-        Ok(Client::new(connector, source, self.clock.clone(), self.identity_wait))
+        Ok(Client::new(connector, source, self.clock.clone(), self.identity_wait()))
     }
 
     /// The way to the chosen daemon, with the source of our own SVID, which is followed from here on. An agent may still have

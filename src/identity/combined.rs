@@ -117,3 +117,93 @@ impl IdentitySource for CombinedSource {
         Ok(if changed { Reloaded::Changed } else { Reloaded::Unchanged })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{
+        Standing, StaticSource, X509Svid,
+        testing::{TestCa, bundles},
+    };
+
+    struct Case {
+        ours: Arc<StaticSource>,
+        foreign: Arc<StaticSource>,
+        cas: [TestCa; 3],
+    }
+
+    fn case() -> Case {
+        let cas = ["a.example", "b.example", "c.example"].map(TestCa::new);
+        let svid = Some(Arc::new(cas[0].svid("/daemon").svid()));
+        Case {
+            ours: Arc::new(StaticSource::new(svid, bundles(&[&cas[0]]))),
+            foreign: Arc::new(StaticSource::new(None, bundles(&[&cas[1], &cas[2]]))),
+            cas,
+        }
+    }
+
+    fn combined(case: &Case, allowed: Option<&[&str]>) -> Arc<CombinedSource> {
+        let allowed = allowed.map(|all| all.iter().map(|d| d.parse().unwrap()).collect());
+        let life = crate::limits::SVID_LIFE_MAX;
+        Arc::new(CombinedSource::new(case.ours.clone(), vec![case.foreign.clone()], allowed, life))
+    }
+
+    fn domains(source: &CombinedSource) -> Vec<String> {
+        source.current().bundles.domains().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn the_first_source_has_our_svid_and_each_domain_the_roots_of_the_first_that_has_some() {
+        let case = case();
+        let source = combined(&case, None);
+        assert_eq!(domains(&source), ["a.example", "b.example", "c.example"]);
+        assert_eq!(source.current().svid.as_ref().unwrap().spiffe_id().as_str(), "spiffe://a.example/daemon");
+        // A later source that claims our own domain gains nothing by it.
+        let claimed = TestCa::new("a.example");
+        case.foreign.replace(None, bundles(&[&claimed, &TestCa::new("a.example"), &case.cas[1]]));
+        source.reload().unwrap();
+        assert_eq!(source.current().bundles.root_count(&case.cas[0].domain()), Some(1));
+        let presented = [case.cas[0].svid("/x").leaf().clone()];
+        let verified = |source: &CombinedSource| {
+            let now = crate::identity::testing::NOW;
+            crate::identity::path::verify(
+                &presented,
+                crate::identity::path::Side::Client,
+                now,
+                &source.current().bundles,
+            )
+        };
+        assert!(verified(&source).is_ok(), "ours are the roots that came with our SVID");
+        assert_eq!(domains(&source), ["a.example", "b.example"], "what is withdrawn is gone");
+    }
+
+    #[test]
+    fn identity_d10_a_domain_that_is_not_allowed_is_nobody_whatever_a_source_says() {
+        let case = case();
+        assert_eq!(domains(&combined(&case, Some(&["a.example", "c.example"]))), ["a.example", "c.example"]);
+        assert_eq!(domains(&combined(&case, Some(&[]))), [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn each_change_of_a_source_is_shown_and_the_roots_have_a_revision_of_their_own() {
+        let case = case();
+        let source = combined(&case, None);
+        let stop = CancellationToken::new();
+        let following = tokio::spawn(source.clone().follow(stop.clone()));
+        let mut seen = source.watch();
+        let revision = source.current().bundles.revision();
+        let next: Arc<X509Svid> = Arc::new(case.cas[0].svid("/daemon").svid());
+        case.ours.replace(Some(next.clone()), bundles(&[&case.cas[0]]));
+        let trust = seen
+            .wait_for(|t| t.svid.as_ref().is_some_and(|s| s.leaf() == next.leaf()))
+            .await
+            .unwrap()
+            .clone();
+        assert_eq!((trust.bundles.revision(), trust.standing.clone()), (revision, Standing::Good));
+        case.foreign.replace(None, bundles(&[&case.cas[2]]));
+        let trust = seen.wait_for(|t| t.bundles.domains().count() == 2).await.unwrap().clone();
+        assert!(trust.bundles.revision() > revision);
+        stop.cancel();
+        following.await.unwrap();
+    }
+}

@@ -196,16 +196,38 @@ impl Case {
         self.until("a refusal", says).await.standing.why().unwrap().to_owned()
     }
 
-    /// Waits until the server was asked so often, and the answer was looked at.
-    async fn asked(&self, times: usize) {
-        let asked = async {
-            while self.server.asked() < times {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+    /// Lets time pass, in steps, until the server was asked so often more. What was asked before is then looked at.
+    async fn asked_again(&self, times: usize, step: Duration) {
+        let wanted = self.server.asked() + times;
+        let asking = async {
+            while self.server.asked() < wanted {
+                self.clock.advance(step);
+                let before = self.server.asked();
+                for _ in 0..200 {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    if self.server.asked() > before {
+                        break;
+                    }
+                }
             }
-            tokio::time::sleep(Duration::from_millis(30)).await;
         };
-        let asked = tokio::time::timeout(Duration::from_secs(20), asked).await;
-        asked.unwrap_or_else(|_| panic!("asked {} times, not {times}", self.server.asked()));
+        let asked = tokio::time::timeout(Duration::from_secs(20), asking).await;
+        asked.unwrap_or_else(|_| panic!("asked {} times, not {wanted}", self.server.asked()));
+    }
+
+    /// Lets time pass, in steps, until the source shows this.
+    async fn passes_until(&self, step: Duration, what: &str, is: impl Fn(&Trust) -> bool) -> Arc<Trust> {
+        for _ in 0..60 {
+            self.clock.advance(step);
+            for _ in 0..40 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                let trust = self.source.current();
+                if is(&trust) {
+                    return trust;
+                }
+            }
+        }
+        panic!("{what}: {:?}", self.source.current());
     }
 
     fn roots(&self) -> Option<usize> {
@@ -333,48 +355,37 @@ async fn identity_f06_no_redirect_is_followed() {
 #[tokio::test]
 async fn identity_f07_it_is_asked_as_often_as_its_publisher_says_and_a_failure_waits_for_the_next_time() {
     let (ca, next) = (TestCa::new(FOREIGN), TestCa::new(FOREIGN));
-    let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
+    let case = Case::spiffe(&ca.for_a_day(), &[&ca]).await;
     case.server.says(StatusCode::OK, &document(&[&ca], 1, 60));
     case.follow();
     case.good().await;
     case.clock.advance(Duration::from_secs(59));
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert_eq!(case.server.asked(), 1);
-    for (at, (status, body)) in [
-        (StatusCode::INTERNAL_SERVER_ERROR, String::new()),
-        (StatusCode::OK, "{\"keys\": 5}".to_owned()),
-        (StatusCode::OK, "x".repeat(2 << 20)),
-        (StatusCode::OK, document(&[&ca.svid_as_ca()], 2, 60)),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    for (status, body, why) in [
+        (StatusCode::INTERNAL_SERVER_ERROR, String::new(), "it answered 500"),
+        (StatusCode::OK, "{\"keys\": 5}".to_owned(), "`keys` is no list"),
+        (StatusCode::OK, "x".repeat(2 << 20), "larger than"),
+        (StatusCode::OK, document(&[&ca.svid_as_ca()], 2, 60), "certificate 1 cannot be used"),
+    ] {
         case.server.says(status, &body);
-        case.clock.advance(Duration::from_secs(60));
-        case.asked(2 + at).await;
-        assert!(
-            matches!(case.source.current().standing, Standing::Stale { .. }),
-            "{at}: {:?}",
-            case.source.current()
-        );
+        let is = |t: &Trust| matches!(&t.standing, Standing::Stale { why: found, .. } if found.contains(why));
+        case.passes_until(Duration::from_secs(60), why, is).await;
         assert_eq!(case.roots(), Some(1), "the last good one stays");
     }
-    // A lower sequence is an old document; the same contents with a new number are good.
     case.server.says(StatusCode::OK, &document(&[&next, &ca], 2, 60));
-    case.clock.advance(Duration::from_secs(60));
-    case.good().await;
+    case.passes_until(Duration::from_secs(60), "the next", |t| t.standing == Standing::Good).await;
     assert_eq!(case.roots(), Some(2));
+    // A lower sequence is an old document. Asked twice: the first answer was looked at then.
     case.server.says(StatusCode::OK, &document(&[&ca], 1, 60));
-    let asked = case.server.asked();
-    case.clock.advance(Duration::from_secs(60));
-    case.asked(asked + 1).await;
+    case.asked_again(2, Duration::from_secs(60)).await;
     assert_eq!(case.roots(), Some(2), "identity_e05: an older one is passed over");
     // No hint: the standard's five minutes.
     case.server.says(StatusCode::OK, &json!({ "keys": [], "spiffe_sequence": 3 }).to_string());
-    case.clock.advance(Duration::from_secs(60));
-    case.until("the revocation of all", |t| t.bundles.root_count(&foreign()) == Some(0)).await;
+    let revoked = |t: &Trust| t.bundles.root_count(&foreign()) == Some(0);
+    case.passes_until(Duration::from_secs(60), "the revocation of all", revoked).await;
     let asked = case.server.asked();
-    case.clock.advance(Duration::from_secs(299));
+    case.clock.advance(Duration::from_secs(239));
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert_eq!(case.server.asked(), asked);
 }
@@ -382,25 +393,18 @@ async fn identity_f07_it_is_asked_as_often_as_its_publisher_says_and_a_failure_w
 #[tokio::test]
 async fn identity_f07_a_bundle_that_cannot_be_fetched_any_more_is_not_trusted_for_ever() {
     let ca = TestCa::new(FOREIGN);
-    let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
+    let case = Case::spiffe(&ca.for_a_day(), &[&ca]).await;
     case.server.says(StatusCode::OK, &document(&[&ca], 1, 300));
     case.follow();
     case.good().await;
     case.server.says(StatusCode::BAD_GATEWAY, "");
-    for _ in 0..2 {
-        case.clock.advance(Duration::from_secs(300));
-        tokio::time::sleep(Duration::from_millis(30)).await;
-    }
+    let step = Duration::from_secs(300);
+    case.passes_until(step, "the outage", |t| matches!(t.standing, Standing::Stale { .. })).await;
     assert_eq!(case.roots(), Some(1));
-    for _ in 0..7 {
-        case.clock.advance(Duration::from_secs(300));
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    case.until("the limit", |t| matches!(t.standing, Standing::GivenUp { .. })).await;
+    case.passes_until(step, "the limit", |t| matches!(t.standing, Standing::GivenUp { .. })).await;
     assert_eq!(case.roots(), None);
     case.server.says(StatusCode::OK, &document(&[&ca], 2, 300));
-    case.clock.advance(Duration::from_secs(300));
-    case.good().await;
+    case.passes_until(step, "a document", |t| t.standing == Standing::Good).await;
     assert_eq!(case.roots(), Some(1));
 }
 
@@ -416,17 +420,17 @@ async fn identity_f08_an_endpoint_that_serves_itself_is_known_by_the_configured_
     // It goes over to the new root, which the configured bundle does not know.
     case.server.presents(tls_of(&new.svid("/bundle-server")));
     case.server.says(StatusCode::OK, &document(&[&new], 2, 60));
-    case.clock.advance(Duration::from_secs(60));
-    case.until("the next document", |t| t.bundles.root_count(&foreign()) == Some(1)).await;
+    let one = |t: &Trust| t.bundles.root_count(&foreign()) == Some(1);
+    case.passes_until(Duration::from_secs(60), "the next document", one).await;
     // And back: what it served last does not vouch for the old one.
     case.server.presents(tls_of(&old.svid("/bundle-server")));
-    case.clock.advance(Duration::from_secs(60));
-    assert!(case.refused().await.contains("refused"));
+    let refused = |t: &Trust| t.standing.why().is_some_and(|why| why.contains("refused"));
+    case.passes_until(Duration::from_secs(60), "the refusal", refused).await;
     // An operator who says so has the configured bundle count again.
     fs::write(case.folder.path().join("initial.pem"), old.pem()).unwrap();
     case.server.says(StatusCode::OK, &document(&[&old], 3, 60));
     case.source.reload().unwrap();
-    case.good().await;
+    case.passes_until(Duration::from_secs(60), "a document", |t| t.standing == Standing::Good).await;
 }
 
 #[tokio::test]
@@ -441,6 +445,11 @@ async fn a_bundle_file_that_cannot_be_used_is_told_at_the_start() {
 }
 
 impl TestCa {
+    /// The server's SVID, for as long as a test may let pass.
+    fn for_a_day(&self) -> Issued {
+        self.issue(SERVER, &|params| params.not_after = at(NOW.plus(Duration::from_secs(20 * 3_600))))
+    }
+
     /// An authority whose certificate may not sign.
     fn svid_as_ca(&self) -> TestCa {
         TestCa::with(FOREIGN, &|params| params.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature])

@@ -179,10 +179,15 @@ impl WorkloadSource {
 
     fn discard(&self, fault: &MessageFault) {
         tracing::error!(%fault, "a message of the SPIFFE agent was discarded: what it said before stays");
-        if matches!(self.published.current().standing, Standing::Awaited { .. }) {
-            self.published.stand(Standing::Awaited {
-                why: format!("what the SPIFFE agent said cannot be used: {fault}"),
-            });
+        let why = format!("what the SPIFFE agent said cannot be used: {fault}");
+        match self.published.current().standing {
+            Standing::Awaited { .. } => self.published.stand(Standing::Awaited { why }),
+            Standing::Good | Standing::Stale { .. } => {
+                let now = self.clock.now();
+                let since = self.outage().since(now.wall, now.boot);
+                self.published.stand(Standing::Stale { since, why });
+            }
+            Standing::Ended { .. } | Standing::GivenUp { .. } => {}
         }
     }
 
@@ -209,8 +214,12 @@ impl WorkloadSource {
                     tracing::error!(%why, "the SPIFFE agent gives us no identity");
                 }
                 let standing = self.lacking(why, trust.svid.is_some(), now.boot);
-                if !matches!(trust.standing, Standing::GivenUp { .. }) {
-                    self.published.replace(None, TrustBundles::clone(&trust.bundles), standing);
+                match trust.standing {
+                    Standing::GivenUp { .. } => {}
+                    _ if trust.svid.is_some() => {
+                        self.published.replace(None, TrustBundles::clone(&trust.bundles), standing);
+                    }
+                    _ => self.published.stand(standing),
                 }
             }
             StreamEnd::Never { why } => {
