@@ -34,6 +34,7 @@ fn every_subcommand_tells_what_it_does_and_shows_examples() {
 fn what_is_promised_can_be_written() {
     for line in [
         "demo -o json",
+        "demo --story jobs",
         "dev --dir d --data x --port 0",
         "serve --config leasehold.toml",
         "run --spec job.toml -- python train.py --epochs 3",
