@@ -27,7 +27,7 @@ use std::{
 
 use harness::*;
 use leasehold::{
-    agent::{self, RunOptions, RunPlace, RunSpec, Voice},
+    agent::{self, Joining, RunOptions, RunPlace, RunSpec, Voice, What},
     identity::{IdentitySource, WorkloadOptions, WorkloadSource},
     link::{Connector, Endpoint},
 };
@@ -41,8 +41,8 @@ const LIFE: Duration = Duration::from_secs(60);
 
 fn main() {
     let mut args = std::env::args_os();
-    if args.nth(1).is_some_and(|arg| arg == "__exec") {
-        agent::exec_shim(args);
+    if args.nth(1).is_some_and(|arg| arg == "__guard") {
+        agent::guard(args);
     }
     const NAME: &str = "a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal";
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -105,16 +105,20 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
     world.write("job.toml", &job_toml("", ""));
     fs::create_dir(world.file("credentials")).unwrap();
     let script = format!("while [ ! -e {} ]; do sleep 0.02; done", world.file("go").display());
-    let options = RunOptions {
-        spec: RunSpec::load(&world.file("job.toml")).unwrap(),
-        job: None,
-        idempotency_key: None,
+    let spec = RunSpec::load(&world.file("job.toml")).unwrap();
+    let joining = Joining {
+        what: What::New(spec.job),
         attempt_key: None,
+        supersede: false,
         instance: None,
-        on_revoke: None,
+        ticket: None,
+        settings: spec.run,
+        svid: None,
+    };
+    let options = RunOptions {
+        joining,
         dir: Some(world.file("credentials")),
         command: ["sh", "-c", &script].map(Into::into).to_vec(),
-        svid: None,
     };
     let running = agent::run(options, place);
     let rotating = async {
