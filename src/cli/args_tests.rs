@@ -27,7 +27,7 @@ fn every_subcommand_tells_what_it_does_and_shows_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 19);
+    assert_eq!(seen, 20);
 }
 
 #[test]

@@ -191,8 +191,8 @@ async fn identity_h05_a_message_that_lacks_what_must_be_there_is_discarded_and_t
     let case = Case::start();
     let before = serial(&*case.good().await);
     let other = Authority::new("other.example", NOW);
-    type Change = (&'static str, fn(&mut X509svid));
-    let changes: [Change; 8] = [
+    type Change = fn(&mut X509svid);
+    let changes: [(&str, Change); 8] = [
         ("spiffe_id", |e| e.spiffe_id.clear()),
         ("x509_svid", |e| e.x509_svid.clear()),
         ("x509_svid_key", |e| e.x509_svid_key.clear()),
