@@ -180,6 +180,8 @@ pub const SVID_LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
 pub const TRUST_DOMAINS_MAX: usize = 1_024;
 /// Roots of one trust domain: two while they rotate, more where regions have their own.
 pub const BUNDLE_ROOTS_MAX: usize = 64;
+/// Certificates of one bundle, those that have expired among them: SPIRE leaves a root in for a day after its end, of each server.
+pub const BUNDLE_CERTIFICATES_MAX: usize = 1_024;
 /// Failed handshakes that the log names in one minute; it counts the others.
 pub const HANDSHAKE_FAILURES_LOGGED: u32 = 60;
 /// From one look at the identity files to the next. SPIRE rotates half a life before the end.

@@ -213,7 +213,7 @@ impl Roots {
         for (der, number) in document.roots.iter().zip(1..) {
             roots.take(der, now).map_err(|why| LoadFault::Certificate { number, why }.of(file))?;
         }
-        Ok(roots)
+        roots.within_bound(file)
     }
 
     /// Whether these come after others of the same trust domain: a publisher's sequence never goes back (section 4.1.1).
@@ -223,25 +223,34 @@ impl Roots {
 
     fn from_pem(file: &str, pem: &[u8], now: Wall) -> Result<Self, LoadError> {
         let mut roots = Roots::default();
-        for (der, number) in load::certificates(file, pem, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
+        for (der, number) in load::certificates(file, pem, limits::BUNDLE_CERTIFICATES_MAX)?.iter().zip(1..) {
             roots.take(der, now).map_err(|why| LoadFault::Certificate { number, why }.of(file))?;
         }
         if roots.anchors.is_empty() {
             return Err(roots.none_left(file));
         }
-        Ok(roots)
+        roots.within_bound(file)
     }
 
     /// The roots of a concatenation of DER that can be used, and a line for each certificate that cannot. Expired roots are
     /// left out without a word: issuers leave them in for a while.
     pub(super) fn from_der(what: &str, der: &[u8], now: Wall) -> Result<(Self, Vec<String>), LoadError> {
         let (mut roots, mut left_out) = (Roots::default(), Vec::new());
-        for (der, number) in load::concatenated(what, der, limits::BUNDLE_ROOTS_MAX)?.iter().zip(1..) {
+        for (der, number) in load::concatenated(what, der, limits::BUNDLE_CERTIFICATES_MAX)?.iter().zip(1..) {
             if let Err(why) = roots.take(der, now) {
                 left_out.push(LoadFault::Certificate { number, why }.of(what).to_string());
             }
         }
-        Ok((roots, left_out))
+        Ok((roots.within_bound(what)?, left_out))
+    }
+
+    /// What has expired does not count: an issuer that rotates often leaves many behind.
+    fn within_bound(self, what: &str) -> Result<Self, LoadError> {
+        let (found, max) = (self.anchors.len(), limits::BUNDLE_ROOTS_MAX);
+        if found > max {
+            return Err(LoadFault::TooManyCertificates { found, max }.of(what));
+        }
+        Ok(self)
     }
 
     /// Why a bundle without a root is none.

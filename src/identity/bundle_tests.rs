@@ -61,8 +61,9 @@ fn identity_d08_a_bundle_without_a_root_is_an_error() {
 fn a_bundle_has_a_bound_and_a_root_counts_once() {
     let ca = TestCa::new("example.org");
     assert_eq!(load(&ca.pem().repeat(3)).unwrap().root_count(&ca.domain()), Some(1));
-    assert!(load(&ca.pem().repeat(limits::BUNDLE_ROOTS_MAX)).is_ok());
-    let error = load(&ca.pem().repeat(limits::BUNDLE_ROOTS_MAX + 1)).unwrap_err();
+    let all = |many: usize| (0..many).map(|_| TestCa::new("example.org").pem()).collect::<String>();
+    assert!(load(&all(limits::BUNDLE_ROOTS_MAX)).is_ok());
+    let error = load(&all(limits::BUNDLE_ROOTS_MAX + 1)).unwrap_err();
     assert!(matches!(error, LoadFault::TooManyCertificates { .. }), "{error}");
 }
 
@@ -91,4 +92,15 @@ fn bundles_trust_alike_when_their_roots_are_the_same() {
     assert!(!bundles(&[&a, &b]).trusts_as(&bundles(&[&a])));
     assert!(!bundles(&[&a]).trusts_as(&bundles(&[&TestCa::new("a.example")])));
     assert!(!bundles(&[&a]).trusts_as(&bundles(&[&a]).with_svid_life_max(HOUR)));
+}
+
+#[test]
+fn roots_that_have_expired_do_not_count_against_the_bound() {
+    let ca = TestCa::new("example.org");
+    let mut pem = ca.pem();
+    for _ in 0..limits::BUNDLE_ROOTS_MAX {
+        pem += &TestCa::with("example.org", &|p| p.not_after = at(Wall(NOW.0 - 1_000))).pem();
+    }
+    let bundles = TrustBundles::empty().with_pem(ca.domain(), "bundle.pem", pem.as_bytes(), NOW);
+    assert_eq!(bundles.unwrap().root_count(&ca.domain()), Some(1));
 }

@@ -54,7 +54,7 @@ impl CombinedSource {
         }
         let shown = self.published.current();
         let same_svid = match (&shown.svid, &first.svid) {
-            (Some(a), Some(b)) => a.leaf() == b.leaf(),
+            (Some(a), Some(b)) => a.presents_as(b),
             (None, None) => true,
             _ => false,
         };

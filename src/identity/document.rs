@@ -83,9 +83,9 @@ impl BundleDocument {
         for (key, at) in keys.iter().zip(1..) {
             let Some(root) = x509_root(key) else { continue };
             let der = root.ok_or(LoadFault::X5c { number: at })?;
-            if roots.len() >= limits::BUNDLE_ROOTS_MAX {
+            if roots.len() >= limits::BUNDLE_CERTIFICATES_MAX {
                 let found = keys.len();
-                return Err(LoadFault::TooManyCertificates { found, max: limits::BUNDLE_ROOTS_MAX });
+                return Err(LoadFault::TooManyCertificates { found, max: limits::BUNDLE_CERTIFICATES_MAX });
             }
             roots.push(der);
         }

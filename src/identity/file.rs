@@ -141,8 +141,12 @@ impl FileSource {
                 }
             })?;
         last.outage.over();
-        let leaf = |svid: &Option<Arc<X509Svid>>| svid.as_ref().map(|svid| svid.leaf().clone());
-        if leaf(&svid) == leaf(&trust.svid) && bundles.trusts_as(&trust.bundles) {
+        let same_svid = match (&svid, &trust.svid) {
+            (Some(a), Some(b)) => a.presents_as(b),
+            (None, None) => true,
+            _ => false,
+        };
+        if same_svid && bundles.trusts_as(&trust.bundles) {
             self.published.stand(Standing::Good);
             return Ok(Reloaded::Unchanged);
         }

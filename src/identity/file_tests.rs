@@ -191,3 +191,16 @@ fn identity_6_7_files_that_stay_bad_for_longer_than_the_limit_leave_nobody_trust
         (Standing::Good, 1)
     );
 }
+
+#[test]
+fn a_chain_that_gains_its_intermediate_is_taken_though_its_leaf_is_the_same() {
+    let ca = TestCa::new("example.org");
+    let issued = ca.intermediate("below", &|_| {}).svid("/a");
+    let folder = Folder::new(&issued, &ca.pem());
+    folder.write("svid.pem", &crate::identity::testing::pem("CERTIFICATE", issued.leaf()));
+    let source = folder.open().unwrap();
+    assert_eq!(source.current().svid.as_ref().unwrap().certified().cert.len(), 1);
+    folder.write("svid.pem", &issued.chain_pem());
+    assert_eq!(source.reload().unwrap(), Reloaded::Changed);
+    assert_eq!(source.current().svid.as_ref().unwrap().certified().cert.len(), 2);
+}

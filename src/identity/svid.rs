@@ -87,6 +87,11 @@ impl X509Svid {
         self.leaf.check_time(now).is_ok()
     }
 
+    /// Whether both present the same: a chain may gain an intermediate under the same leaf.
+    pub(super) fn presents_as(&self, other: &X509Svid) -> bool {
+        self.certified.cert == other.certified.cert
+    }
+
     pub(super) fn certified(&self) -> Arc<CertifiedKey> {
         self.certified.clone()
     }
