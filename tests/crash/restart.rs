@@ -31,6 +31,8 @@ use crate::harness::*;
 const ALL_BACK: Duration = Duration::from_secs(240);
 /// The same for a job that somebody begins while they come back.
 const NEW_WORK: Duration = Duration::from_secs(120);
+/// New jobs meanwhile, at the most: each has a worker with an identity of its own.
+const NEW_JOBS: usize = 100;
 /// Tokens of the life before that are tried over and over.
 const WATCHED: usize = 40;
 
@@ -276,13 +278,13 @@ impl Newcomers {
     fn begin(place: &Place, round: u64) -> Self {
         let stop = CancellationToken::new();
         let launcher = place.client(NIGHTLY);
-        let workers: Vec<Client> = (0..8)
+        let workers: Vec<Client> = (0..NEW_JOBS)
             .map(|n| place.client(&format!("spiffe://k8s.acme.example/ns/ml/job/new-{round}-{n}")))
             .collect();
         let stopped = stop.clone();
         let task = tokio::spawn(async move {
             let mut times = Vec::new();
-            for (turn, worker) in workers.iter().cycle().enumerate() {
+            for (turn, worker) in workers.iter().enumerate() {
                 // At least one, however fast the others are.
                 if stopped.is_cancelled() && !times.is_empty() {
                     break;
