@@ -54,16 +54,18 @@ impl Books {
 /// How many launch jobs, and how many lock, at the same time.
 const LAUNCHERS: u64 = 3;
 const LOCKERS: u64 = 2;
+/// Jobs of one who launches, between two kills at the most: each has a worker with an identity of its own.
+const JOBS: u64 = 40;
 
 /// Begins to work; each client goes on until a call fails.
 pub fn begin(place: &Place, books: &Books, round: u64, dice: &mut Dice) -> JoinSet<()> {
     let mut work = JoinSet::new();
     for n in 0..LAUNCHERS {
-        let holder = format!("spiffe://k8s.acme.example/ns/ml/job/crash-{n}");
+        let holder = |job| format!("spiffe://k8s.acme.example/ns/ml/job/crash-{round}-{n}-{job}");
         let clients = Clients {
             launcher: place.client(LAUNCHER),
             operator: place.client(OPERATOR),
-            worker: place.client(&holder),
+            workers: (0..JOBS).map(|job| place.client(&holder(job))).collect(),
         };
         let (books, dice, name) = (books.clone(), dice.split(), format!("{round}-{n}"));
         work.spawn(async move {
@@ -82,17 +84,17 @@ pub fn begin(place: &Place, books: &Books, round: u64, dice: &mut Dice) -> JoinS
 struct Clients {
     launcher: Client,
     operator: Client,
-    worker: Client,
+    workers: Vec<Client>,
 }
 
 impl Clients {
     /// Jobs, one after the other: begun, joined, worked for, ended in one of the ways there are.
     async fn launch(&self, books: &Books, mut dice: Dice, name: &str) -> Result<(), tonic::Status> {
-        for turn in 0.. {
+        for (turn, worker) in self.workers.iter().enumerate() {
             let key = format!("{name}-{turn}");
             let spec = v1::JobSpec {
                 members: Some(v1::Members {
-                    join: vec![self.worker.id.clone()],
+                    join: vec![worker.id.clone()],
                     attempts: 2,
                     ..Default::default()
                 }),
@@ -102,7 +104,7 @@ impl Clients {
             books.open().jobs.insert(key, job.clone());
             let began = self.launcher.begin(&job, "run-1").await?.into_inner();
             books.open().attempts.insert(job.clone(), 1);
-            let mut worker = Worker::join(self.worker.clone(), &job, 1, "rank-0", &began.ticket).await?;
+            let mut worker = Worker::join(worker.clone(), &job, 1, "rank-0", &began.ticket).await?;
             worker.stream = Some(worker.open_stream().await?);
             for half in [Half::Reading, Half::Writing] {
                 let issued = worker.try_issue(half).await?.into_inner();
