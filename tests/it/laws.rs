@@ -402,6 +402,7 @@ async fn law_36_an_ended_lease_stays_visible_with_its_cause_and_is_no_live_one()
     let operator = world.client(OPERATOR).await;
     let [reading, writing] = worker.issue_both().await;
     worker.release(&reading.lease.id).await.unwrap();
+    world.time().advance(Duration::from_millis(1));
     operator.revoke(LINE).await.unwrap();
     for (token, cause) in [(&reading, "released"), (&writing, "revoked")] {
         let lease = shown(&operator, &token.lease.id).await;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use leasehold::proto::v1::{AttemptState, Half, JobSpec, MemberState};
+use leasehold::proto::v1::{AttemptState, Half, JobSpec, MemberState, Members};
 use tonic::Status;
 
 use crate::harness::*;
@@ -83,8 +83,14 @@ async fn late(what: &str, change: Change, request: impl AsyncFn(&World, usize, &
     panic!("{what}: rules that changed after its record were never seen");
 }
 
+/// An identity serves one job.
+fn worker_of(turn: usize) -> String {
+    format!("spiffe://k8s.acme.example/ns/ml/job/turn-{turn}")
+}
+
 fn job_of_its_own(turn: usize) -> JobSpec {
-    JobSpec { name: format!("job-{turn}"), ..spec() }
+    let members = Members { join: vec![worker_of(turn)], ..Default::default() };
+    JobSpec { name: format!("job-{turn}"), members: Some(members), ..spec() }
 }
 
 /// The place of the record of a kind that is about a job.
@@ -100,7 +106,7 @@ async fn law_20_a_reload_between_the_record_and_the_answer_of_a_join_is_seen() {
         let key = format!("turn {turn}");
         let job = launcher.create(job_of_its_own(turn), &key).await.unwrap().into_inner().job.unwrap().id;
         let ticket = launcher.begin(&job, "run-1").await.unwrap().into_inner().ticket;
-        let client = world.client(WORKER).await;
+        let client = world.client(&worker_of(turn)).await;
         mark("before");
         let answer = Worker::join(client, &job, 1, "rank-0", &ticket).await.map(drop);
         mark("after");
