@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use leasehold::proto::v1::{AttemptState, Half, JobSpec, MemberState};
+use leasehold::proto::v1::{self, AttemptState, Half, JobSpec, MemberState};
 use tonic::Status;
 
 use crate::harness::*;
@@ -98,9 +98,13 @@ async fn law_20_a_reload_between_the_record_and_the_answer_of_a_join_is_seen() {
     late("join", WORKER_DISABLED, async |world, turn, mark| {
         let launcher = world.client(LAUNCHER).await;
         let key = format!("turn {turn}");
-        let job = launcher.create(job_of_its_own(turn), &key).await.unwrap().into_inner().job.unwrap().id;
+        // An identity of one job is let into no other.
+        let worker = format!("spiffe://k8s.acme.example/ns/ml/job/turn-{turn}");
+        let members = v1::Members { join: vec![worker.clone()], ..Default::default() };
+        let job = JobSpec { members: Some(members), ..job_of_its_own(turn) };
+        let job = launcher.create(job, &key).await.unwrap().into_inner().job.unwrap().id;
         let ticket = launcher.begin(&job, "run-1").await.unwrap().into_inner().ticket;
-        let client = world.client(WORKER).await;
+        let client = world.client(&worker).await;
         mark("before");
         let answer = Worker::join(client, &job, 1, "rank-0", &ticket).await.map(drop);
         mark("after");
