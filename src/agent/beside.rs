@@ -2,8 +2,12 @@
 
 use std::{
     ffi::OsStr,
-    fs, io,
-    os::unix::ffi::OsStrExt,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -25,6 +29,7 @@ use crate::{
     clock::Clock,
     limits::{DRAIN_GRACE_MAX, REPORT, WATCH_PID},
     reason::{Reason, Refusal},
+    secret::random_u128,
 };
 
 /// Beside what, and with whose access.
@@ -204,21 +209,28 @@ async fn over(watched: &Option<Process>, clock: &dyn Clock) {
     }
 }
 
-/// Says that all is there, to whoever waits for a file. Dropping it takes the file away.
+/// Says that all is there, to whoever waits for a file. Dropping it takes the file away, where it is still this one.
 #[derive(Debug)]
-struct ReadyFile(PathBuf);
+struct ReadyFile {
+    path: PathBuf,
+    /// Kept open, so that nothing else has its number.
+    file: File,
+}
 
 impl ReadyFile {
-    /// Whole from its first moment on.
+    /// Whole from its first moment on. Made anew under a name that nobody foresees: the folder may be one that others write to.
     fn write(path: PathBuf, text: &str) -> Result<Self, String> {
-        let write = || -> io::Result<()> {
+        let write = || -> io::Result<File> {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let next = folder.join(format!(".leasehold-ready-{}", std::process::id()));
-            fs::write(&next, text)?;
-            fs::rename(&next, &path).inspect_err(|_| drop(fs::remove_file(&next)))
+            let random = random_u128().map_err(io::Error::other)?;
+            let next = folder.join(format!(".leasehold-ready-{random:032x}"));
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&next)?;
+            let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&next, &path));
+            written.inspect_err(|_| drop(fs::remove_file(&next)))?;
+            Ok(file)
         };
         match write() {
-            Ok(()) => Ok(ReadyFile(path)),
+            Ok(file) => Ok(ReadyFile { path, file }),
             Err(e) => Err(format!("the ready file {} could not be written: {e}", path.display())),
         }
     }
@@ -226,7 +238,12 @@ impl ReadyFile {
 
 impl Drop for ReadyFile {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+        let there = fs::symlink_metadata(&self.path);
+        let is_ours =
+            |m: fs::Metadata| self.file.metadata().is_ok_and(|o| (o.dev(), o.ino()) == (m.dev(), m.ino()));
+        if there.is_ok_and(is_ours) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -249,6 +266,21 @@ mod tests {
     }
 
     #[test]
+    fn a_link_that_waits_for_the_ready_file_leads_it_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, mine) = (folder.path().join("ready"), folder.path().join("mine"));
+        fs::write(&mine, "mine").unwrap();
+        let draft = folder.path().join(format!(".leasehold-ready-{}", std::process::id()));
+        for link in [draft, path.clone()] {
+            std::os::unix::fs::symlink(&mine, link).unwrap();
+        }
+        let ready = ReadyFile::write(path.clone(), "x\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "x\n");
+        drop(ready);
+        assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
+    }
+
+    #[test]
     fn a_ready_file_is_there_whole_and_goes_with_its_agent() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ready");
@@ -256,6 +288,13 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "x\n");
         drop(ready);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        // Where an agent that came later says it too, that stays.
+        let before = ReadyFile::write(path.clone(), "x\n").unwrap();
+        let after = ReadyFile::write(path.clone(), "y\n").unwrap();
+        drop(before);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "y\n");
+        drop(after);
+        assert!(!path.exists());
         assert!(ReadyFile::write("/no/such/folder/ready".into(), "x").unwrap_err().contains("/no/such"));
     }
 }

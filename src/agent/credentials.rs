@@ -39,6 +39,8 @@ const INDEX: &str = "credentials.json";
 pub struct CredentialDir {
     path: PathBuf,
     warning: Option<String>,
+    /// Somebody chose it: others may put files of their own beside ours, and those are theirs.
+    chosen: bool,
     /// It was there before, and stays.
     keep: bool,
     /// Held for its lock alone.
@@ -128,6 +130,7 @@ impl CredentialDir {
                     return Ok(CredentialDir {
                         path,
                         warning,
+                        chosen: false,
                         keep: false,
                         _lock: lock,
                         state: Mutex::default(),
@@ -172,7 +175,7 @@ impl CredentialDir {
             (false, true) => None,
         };
         let warning = warning.map(|w| format!("credentials are in {}: {w}", path.display()));
-        Ok(CredentialDir { path, warning, keep: !made, _lock: lock, state: Mutex::default() })
+        Ok(CredentialDir { path, warning, chosen: true, keep: !made, _lock: lock, state: Mutex::default() })
     }
 
     pub fn path(&self) -> &Path {
@@ -245,8 +248,14 @@ impl CredentialDir {
 
     /// Takes all files away, for good: what is put later is refused. Best effort against what the medium keeps.
     pub fn wipe(&self) {
-        self.state().wiped = true;
-        erase_all(&self.path);
+        let mut state = self.state();
+        state.wiped = true;
+        if self.chosen {
+            state.files.values().for_each(|path| erase(path));
+            erase_those(&self.path, is_left_behind);
+        } else {
+            erase_all(&self.path);
+        }
     }
 
     fn write(&self, state: &mut State, name: &str, bytes: &[u8]) -> Result<PathBuf, CredentialError> {
@@ -283,8 +292,8 @@ impl Drop for CredentialDir {
         self.wipe();
         if !self.keep
             && let Err(e) = fs::remove_dir(&self.path)
-            // The guard of the command may have been first.
-            && e.kind() != io::ErrorKind::NotFound
+            // The guard of the command may have been first, or somebody else's files are in it.
+            && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
         {
             tracing::warn!(path = %self.path.display(), error = %e, "the directory for credentials could not be removed");
         }
@@ -397,8 +406,12 @@ pub(super) fn erase_left(folder: &Path) {
 }
 
 fn erase_all(folder: &Path) {
+    erase_those(folder, |_| true);
+}
+
+fn erase_those(folder: &Path, which: impl Fn(&OsStr) -> bool) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten() {
+    for entry in entries.flatten().filter(|e| which(&e.file_name())) {
         erase(&entry.path());
     }
 }

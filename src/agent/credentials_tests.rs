@@ -261,6 +261,29 @@ fn a_link_in_a_dead_wrappers_directory_is_removed_and_not_followed() {
 }
 
 #[test]
+fn in_a_chosen_directory_what_others_put_beside_the_credentials_stays() {
+    let base = tempfile::tempdir().unwrap();
+    for (name, was_there) in [("new", false), ("old", true)] {
+        let chosen = base.path().join(name);
+        if was_there {
+            fs::create_dir(&chosen).unwrap();
+        }
+        let dir = CredentialDir::at(&chosen).unwrap();
+        dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
+        dir.put("odd", &secret("abc.def.ghi")).unwrap();
+        dir.write_index(&index(vec![entry("reading-files.acme", Half::Reading)])).unwrap();
+        fs::write(chosen.join("notes.txt"), "mine").unwrap();
+        drop(dir);
+        let left: Vec<_> = fs::read_dir(&chosen).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes.txt"], "{name}");
+        assert_eq!(fs::read_to_string(chosen.join("notes.txt")).unwrap(), "mine");
+    }
+    let alone = base.path().join("alone");
+    drop(CredentialDir::at(&alone).unwrap());
+    assert!(!alone.exists());
+}
+
+#[test]
 fn without_a_wish_the_directory_is_on_memory_or_says_that_it_is_not() {
     let dir = CredentialDir::create(None).unwrap();
     let base = dir.path().parent().unwrap();

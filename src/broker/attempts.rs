@@ -25,7 +25,7 @@ use crate::{
 pub struct Began {
     pub job: Arc<Job>,
     pub attempt: AttemptNumber,
-    /// Given with the call that began it, and again to its key as long as this life of the daemon lasts.
+    /// Given with the call that began it, and again to its key. None where it was made under another ledger's key.
     pub ticket: Option<SecretText>,
 }
 
@@ -73,11 +73,11 @@ impl Broker {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         self.authorize_job(caller, Rpc::BeginAttempt, &job, "")?;
         self.unlocked(all.iter())?;
-        let ticket = Secret::random().map_err(|_| Refusal::new(Reason::Internal, "no random bytes"))?;
+        let ticket = self.ticket(id, key)?;
         let now = self.clock.now().lease;
         match job.begin(key, supersede, ticket.digest(), now) {
             Err(illegal) => return Err(move_refusal(illegal)),
-            Ok(Begin::Existing(attempt)) => return Ok(self.began_before(job, attempt)),
+            Ok(Begin::Existing(attempt)) => return Ok(began_before(job, attempt, &ticket)),
             Ok(Begin::New(Change::AttemptBegan { attempt, .. })) => {
                 self.unlocked([FenceName::attempt(id, attempt)].iter())?;
             }
@@ -99,12 +99,11 @@ impl Broker {
             .await
             .map_err(|r| state_refusal(r, move_refusal))?;
         self.sweep(&widened.lowered, "superseded by a newer attempt");
-        let begun = widened.job.attempts.iter().find(|a| a.key == key).map(|a| (a.number, a.ticket));
-        let Some((attempt, digest)) = begun else {
+        let Some(attempt) = widened.job.attempts.iter().find(|a| a.key == key).map(|a| a.number) else {
             return Err(Refusal::new(Reason::JobClosed, "the job ended meanwhile"));
         };
-        if digest != ticket.digest() {
-            return Ok(self.began_before(widened.job, attempt));
+        if !widened.changed {
+            return Ok(began_before(widened.job, attempt, &ticket));
         }
         // Look again: what was revoked or changed while the record was written ends what has just begun.
         if let Some((name, _)) = stand.lowered() {
@@ -125,15 +124,12 @@ impl Broker {
                 return Err(refusal);
             }
         }
-        let ticket = ticket.to_text();
-        self.tickets.insert((id, attempt), ticket.clone());
         metrics::counter!("leasehold_attempts_begun_total").increment(1);
-        Ok(Began { job: widened.job, attempt, ticket: Some(ticket) })
+        Ok(Began { job: widened.job, attempt, ticket: Some(ticket.to_text()) })
     }
 
-    fn began_before(&self, job: Arc<Job>, attempt: AttemptNumber) -> Began {
-        let ticket = self.tickets.get(&(job.id, attempt)).map(|t| t.clone());
-        Began { job, attempt, ticket }
+    fn ticket(&self, job: JobId, key: &str) -> Result<Secret, Refusal> {
+        self.tickets.of(job, key).ok_or_else(|| Refusal::new(Reason::Internal, "no ticket could be made"))
     }
 
     /// Lets an attempt, or one member of it, finish: reading ends soon, writing at the end of the grace.
@@ -280,9 +276,6 @@ impl Broker {
 
     fn ended(&self, done: Committed<Arc<Job>>, conflict: bool, outcome: Outcome) -> Ended {
         self.sweep(&done.lowered, outcome.as_str());
-        self.tickets.retain(|(job, attempt), _| {
-            *job != done.value.id || done.value.attempt(*attempt).is_some_and(|a| !a.is_ended())
-        });
         let (index, durable) = self.durability(done.record.as_ref().map(|r| r.index));
         Ended { job: done.value, ending: done.ending, index: Some(index), durable, conflict }
     }
@@ -316,6 +309,12 @@ impl Broker {
             self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
         }
     }
+}
+
+/// The answer to a key that began an attempt before, in this life of the daemon or in an earlier one.
+fn began_before(job: Arc<Job>, attempt: AttemptNumber, ticket: &Secret) -> Began {
+    let is_its = job.attempt(attempt).is_some_and(|a| a.ticket == ticket.digest());
+    Began { job, attempt, ticket: is_its.then(|| ticket.to_text()) }
 }
 
 /// Why a move is not legal, in the words of a refusal.

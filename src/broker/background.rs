@@ -163,9 +163,6 @@ impl Broker {
             self.state.prune(now);
             self.table.prune(now);
             self.flush_denials();
-            self.tickets.retain(|(job, attempt), _| {
-                self.state.job(*job).is_some_and(|j| j.attempt(*attempt).is_some_and(|a| !a.is_ended()))
-            });
             metrics::gauge!("leasehold_leases_live").set(self.table.len() as f64);
             metrics::gauge!("leasehold_fences").set(self.fences.len() as f64);
             self.clock.sleep(PRUNE_EACH).await;

@@ -9,9 +9,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use dashmap::DashMap;
 
-use super::{denials::Denials, feed::Reach, members::Sessions};
+use super::{denials::Denials, feed::Reach, members::Sessions, tickets::Tickets};
 use crate::{
     catalog::Catalog,
     clock::Clock,
@@ -19,10 +18,8 @@ use crate::{
     lease::Table,
     ledger::Ledger,
     limits,
-    name::{AttemptNumber, JobId},
     policy::Engine,
     reason::{Reason, Refusal},
-    secret::SecretText,
     state::Store,
     token::SigningKey,
 };
@@ -77,8 +74,7 @@ pub struct Broker {
     pub(super) sessions: Sessions,
     pub(super) denials: Denials,
     pub(super) reach: Reach,
-    /// Tickets of attempts of this life, for a launcher whose first answer was lost.
-    pub(super) tickets: DashMap<(JobId, AttemptNumber), SecretText>,
+    pub(super) tickets: Tickets,
     /// Nothing that widens is taken: the ledger's disk is nearly full.
     held: AtomicBool,
     /// One reload at a time.
@@ -95,6 +91,7 @@ impl Broker {
         ledger: Ledger,
         rules: Rules,
         key: SigningKey,
+        tickets: Tickets,
         epoch: u64,
         settings: Settings,
     ) -> Arc<Self> {
@@ -113,7 +110,7 @@ impl Broker {
             sessions: Sessions::default(),
             denials: Denials::default(),
             reach,
-            tickets: DashMap::new(),
+            tickets,
             held: AtomicBool::new(false),
             reloading: Mutex::new(()),
         })

@@ -157,8 +157,9 @@ impl Sessions {
         self.0.remove_if(key, |_, p| gone(p)).is_some()
     }
 
-    fn forget(&self, key: &MemberKey) {
-        self.0.remove(key);
+    /// Forgets a member that has left, by the presence that it was seen by.
+    fn forget(&self, key: &MemberKey, presence: &Arc<Presence>) {
+        self.0.remove_if(key, |_, p| Arc::ptr_eq(p, presence));
     }
 
     /// Has one member look.
@@ -352,6 +353,7 @@ impl Broker {
         let attachment = Attachment {
             broker: self.clone(),
             key,
+            proof: session.secret.digest(),
             presence,
             names,
             stand,
@@ -478,6 +480,8 @@ impl Broker {
 pub struct Attachment {
     broker: Arc<Broker>,
     key: MemberKey,
+    /// Of the session that it was taken up with: another process may have taken the instance over since.
+    proof: SecretDigest,
     presence: Arc<Presence>,
     names: Vec<crate::name::FenceName>,
     stand: Stand,
@@ -504,7 +508,7 @@ impl Attachment {
                 .running(attempt)
                 .ok()
                 .and_then(|a| a.members.get(&instance))
-                .is_some_and(|m| matches!(m.state, MemberState::Joined | MemberState::Away { .. }));
+                .is_some_and(|m| m.session == self.proof && m.is_present());
             Ok::<_, std::convert::Infallible>(if joined {
                 vec![Change::MemberLeft {
                     attempt,
@@ -520,7 +524,8 @@ impl Attachment {
         if let Ok(done) = done {
             self.broker.sweep(&done.lowered, "released");
         }
-        self.broker.sessions.forget(&self.key);
+        // Nor is what another process has begun since, in the same place, forgotten.
+        self.broker.sessions.forget(&self.key, &self.presence);
         // Another stream of it, if there is one, is over too.
         self.presence.call();
     }
@@ -583,7 +588,7 @@ impl Attachment {
             };
             return Some(Notice { kind: NoticeKind::Drain(drain), reason: Reason::AttemptDraining, message });
         }
-        match a.members.get(instance).map(|m| m.state) {
+        match a.members.get(instance).filter(|m| m.session == self.proof).map(|m| m.state) {
             Some(MemberState::Joined) => None,
             Some(MemberState::Away { .. }) => Some(Notice {
                 kind: NoticeKind::Reconnect,

@@ -22,6 +22,7 @@ mod operate;
 mod queries;
 mod reload;
 mod renew;
+mod tickets;
 
 pub use attempts::{Began, Concerned, Ended};
 pub use background::Task;
@@ -35,3 +36,4 @@ pub use members::{Attachment, JoinedMember, Notice, NoticeKind, Offer, Session};
 pub use operate::{Locked, Revoked};
 pub use queries::{LeaseView, WhoAmI};
 pub use reload::Reloaded;
+pub use tickets::Tickets;

@@ -17,7 +17,7 @@ use tonic_health::ServingStatus;
 use super::{identity, listeners, rules, telemetry};
 use crate::{
     api::{Edge, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
-    broker::{Broker, Settings, Task},
+    broker::{Broker, Settings, Task, Tickets},
     clock::{Clock, SystemClock},
     config::{Config, IssuerListen},
     fence::Registry,
@@ -134,10 +134,12 @@ impl Daemon {
         let opening = move || {
             let (opened, recorded) = Ledger::open_folded::<Recorded>(&dir, ledger_clock, options)?;
             // With the ledger taken: no other daemon makes a key at the same time.
-            opened.ledger.sign_with(HeadKey::open(&dir)?);
-            Ok::<_, StartError>((opened, recorded))
+            let key = HeadKey::open(&dir)?;
+            let tickets = Tickets::new(&key.derive("tickets")?);
+            opened.ledger.sign_with(key);
+            Ok::<_, StartError>((opened, recorded, tickets))
         };
-        let (opened, recorded) = tokio::task::spawn_blocking(opening)
+        let (opened, recorded, tickets) = tokio::task::spawn_blocking(opening)
             .await
             .map_err(|e| StartError::BrokenOff(e.to_string()))??;
         for warning in &opened.warnings {
@@ -178,7 +180,8 @@ impl Daemon {
             drain_read: config.lease.drain_read,
         };
         let key = SigningKey::generate(epoch, 1)?;
-        let broker = Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);
+        let broker =
+            Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, tickets, epoch, settings);
         let policy = config.policy.clone();
         let reloader: Reloader = Arc::new(move || rules::read(&policy));
 

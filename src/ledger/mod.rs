@@ -29,7 +29,7 @@
 //! | `ledger-<first index, 20 digits>.jsonl` | a segment: one record per line |
 //! | `state-<index, 20 digits>.snapshot` | what follows from all records before that one, with which a segment begins |
 //! | `head` | index and digest of a record that was durable |
-//! | `head.key`, `head.pub` | the key that heads are signed with, and its public half |
+//! | `head.key`, `head.pub` | the key that heads are signed with and tickets derived from, and its public half |
 //! | `reserve` | room on the disk, given back when it is full, for endings only |
 //! | `lock` | the process that has the ledger; an exclusive `flock` |
 

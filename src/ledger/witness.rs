@@ -19,19 +19,22 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use ring::{
+    hkdf,
     rand::SystemRandom,
     signature::{ED25519, Ed25519KeyPair, KeyPair, UnparsedPublicKey},
 };
 use serde::{Deserialize, Serialize};
 
 use super::record::Head;
-use crate::{clock::Wall, limits, name::Digest};
+use crate::{clock::Wall, limits, name::Digest, secret::Secret};
 
 const KEY_FILE: &str = "head.key";
 const KEY_DRAFT: &str = "head.key.new";
 /// The public key's file, in the ledger's directory.
 pub const HEAD_PUBLIC_FILE: &str = "head.pub";
 const CONTEXT: &str = "leasehold ledger head\n";
+/// The salt of all that is derived from the key.
+const DERIVED: &str = "leasehold derived from the ledger's key";
 const SIGNATURE: &str = ",\"signature\":\"";
 /// SubjectPublicKeyInfo of Ed25519 (RFC 8410) before the 32 bytes.
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -40,6 +43,8 @@ const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x
 pub struct HeadKey {
     pair: Ed25519KeyPair,
     public: HeadPublic,
+    /// What [`derive`](Self::derive) begins with.
+    root: hkdf::Prk,
 }
 
 /// The ledger's public key.
@@ -110,8 +115,11 @@ impl HeadKey {
             Err(e) => return Err(failed("read")(e)),
         };
         let malformed = HeadKeyError::Malformed { file: KEY_FILE, what: "Ed25519 key in PKCS#8" };
-        let pair = from_pem("PRIVATE KEY", &pem).and_then(|der| Ed25519KeyPair::from_pkcs8(&der).ok());
-        let pair = pair.ok_or(malformed)?;
+        let both = from_pem("PRIVATE KEY", &pem).and_then(|der| {
+            let root = hkdf::Salt::new(hkdf::HKDF_SHA256, DERIVED.as_bytes()).extract(&der);
+            Some((Ed25519KeyPair::from_pkcs8(&der).ok()?, root))
+        });
+        let (pair, root) = both.ok_or(malformed)?;
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| HeadKeyError::Generate)?;
         let public = HeadPublic(public);
         // For auditors. A disk that takes no file now may take it at the next start.
@@ -121,7 +129,15 @@ impl HeadKey {
         {
             tracing::warn!(%error, "the ledger's public key cannot be written beside it");
         }
-        Ok(HeadKey { pair, public })
+        Ok(HeadKey { pair, public, root })
+    }
+
+    /// A secret that is as lasting as the key and tells nothing of it: HKDF-SHA-256 (RFC 5869), another for each purpose.
+    pub fn derive(&self, purpose: &str) -> Result<Secret, HeadKeyError> {
+        let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
+        let info = [purpose.as_bytes()];
+        let okm = self.root.expand(&info, hkdf::HKDF_SHA256).and_then(|okm| okm.fill(bytes.as_mut()));
+        okm.ok().and_then(|()| Secret::from_bytes(bytes.as_ref())).ok_or(HeadKeyError::Generate)
     }
 
     pub fn public(&self) -> HeadPublic {
@@ -257,6 +273,12 @@ mod tests {
         let key = HeadKey::open(dir.path()).unwrap();
         let signed = key.sign(3, head(7), AT);
         let again = HeadKey::open(dir.path()).unwrap();
+        // So is what is derived from it, for each purpose another, and for no two keys the same.
+        let derived = |key: &HeadKey, purpose| key.derive(purpose).unwrap().digest();
+        assert_eq!(derived(&again, "a"), derived(&key, "a"));
+        assert_ne!(derived(&again, "b"), derived(&key, "a"));
+        let elsewhere = tempfile::tempdir().unwrap();
+        assert_ne!(derived(&HeadKey::open(elsewhere.path()).unwrap(), "a"), derived(&key, "a"));
         assert_eq!(again.public(), key.public());
         again.public().verify(&signed).unwrap();
         let mode = |name: &str| fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;

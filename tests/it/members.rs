@@ -2,7 +2,15 @@
 
 use std::time::Duration;
 
-use leasehold::proto::v1::{self, AttemptState, Half, JobState, MemberState, Outcome, notice::Kind};
+use leasehold::{
+    broker::{Caller, NoticeKind, Session},
+    link::{Acceptor, Alpn, Connector, Endpoint, Protocol, ServeOptions, serve},
+    name::AttemptNumber,
+    proto::v1::{self, AttemptState, Half, JobState, MemberState, Outcome, notice::Kind},
+    reason::Reason,
+    secret::Secret,
+};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 
 use crate::harness::*;
@@ -163,6 +171,53 @@ async fn law_31b_a_member_proves_its_session_to_end_or_drain_itself() {
     assert!(c.world.records().await.of("member.left").is_empty());
     thief.end_self(Outcome::Completed).await.unwrap();
     c.lives(0, true).await;
+}
+
+/// Who calls the broker itself, as a connection of this identity would.
+async fn caller(world: &World, id: &str) -> Caller {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = Endpoint::new(&listener.local_addr().unwrap().to_string(), id.parse().unwrap()).unwrap();
+    let source = || world.svid(id).source(world.authority(id), world.clock.now().wall);
+    let acceptor = Acceptor::new(source(), world.clock.clone(), Protocol::Grpc);
+    let nothing = tower::service_fn(async |_: http::Request<hyper::body::Incoming>| {
+        Ok::<_, std::convert::Infallible>(http::Response::new(String::new()))
+    });
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(listener, acceptor, nothing, ServeOptions::default(), stop.clone()));
+    let connector = Connector::new(source(), world.clock.clone(), endpoint);
+    let peer = connector.connect(Alpn::Http2).await.unwrap().server;
+    stop.cancel();
+    soon("the end of the listener", serving).await.unwrap();
+    world.daemon().broker.caller(&peer).unwrap()
+}
+
+/// A stream may end a moment after another process has joined in its member's place.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_31b_what_is_left_of_a_member_does_not_end_the_one_in_its_place() {
+    let mut c = crew(crew_of(3), 2).await;
+    let (broker, before) = (c.world.daemon().broker.clone(), &c.workers[0]);
+    let session = Session {
+        job: before.job.parse().unwrap(),
+        attempt: AttemptNumber::FIRST,
+        instance: before.instance.parse().unwrap(),
+        secret: Secret::from_bytes(&before.secret).unwrap(),
+    };
+    let caller = caller(&c.world, WORKER).await;
+    let [leaving, mut waiting] = [(), ()].map(|()| broker.attach(&caller, &session).unwrap());
+    before.end_self(Outcome::Interrupted).await.unwrap();
+    let (client, job) = (c.world.client(WORKER).await, before.job.clone());
+    c.workers[0] = Worker::join(client, &job, 1, "rank-0", "").await.unwrap();
+    c.workers[0].keep_alive().await;
+    c.tokens[0] = c.workers[0].issue_both().await;
+    // It is told that it is over, and what it says is about itself.
+    let notice = soon("a notice", waiting.notice()).await;
+    assert_eq!((notice.kind, notice.reason), (NoticeKind::Revoked, Reason::NotJoined));
+    leaving.goodbye();
+    drop(waiting);
+    for i in 0..2 {
+        c.lives(i, true).await;
+    }
+    assert_eq!(c.world.records().await.of("member.left").len(), 1);
 }
 
 // ---------- drain of one ----------

@@ -77,6 +77,10 @@ async fn law_39a_only_the_session_of_before_and_its_ticket_come_back_in() {
     world.restart().await;
     drop(stream);
     worker.client = world.client(SHARED).await;
+    // Whoever of a crew comes first after the restart, and never had the ticket, gets it by the attempt's key.
+    let launcher = world.client(LAUNCHER).await;
+    let again = launcher.begin(&job, "run-1").await.unwrap().into_inner();
+    assert_eq!((again.attempt.unwrap().number, &again.ticket), (1, &ticket));
     let thief = Worker::join(worker.client.clone(), &job, 1, "rank-0", &ticket).await.err().unwrap();
     Refused::of(&thief).is(Code::AlreadyExists, "INSTANCE_TAKEN");
     let told = std::mem::take(&mut worker.ticket);

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use leasehold::proto::v1::{AttemptState, Half, JobSpec, MemberState, Members};
+use leasehold::proto::v1::{self, AttemptState, Half, JobSpec, MemberState};
 use tonic::Status;
 
 use crate::harness::*;
@@ -83,14 +83,8 @@ async fn late(what: &str, change: Change, request: impl AsyncFn(&World, usize, &
     panic!("{what}: rules that changed after its record were never seen");
 }
 
-/// An identity serves one job.
-fn worker_of(turn: usize) -> String {
-    format!("spiffe://k8s.acme.example/ns/ml/job/turn-{turn}")
-}
-
 fn job_of_its_own(turn: usize) -> JobSpec {
-    let members = Members { join: vec![worker_of(turn)], ..Default::default() };
-    JobSpec { name: format!("job-{turn}"), members: Some(members), ..spec() }
+    JobSpec { name: format!("job-{turn}"), ..spec() }
 }
 
 /// The place of the record of a kind that is about a job.
@@ -104,9 +98,13 @@ async fn law_20_a_reload_between_the_record_and_the_answer_of_a_join_is_seen() {
     late("join", WORKER_DISABLED, async |world, turn, mark| {
         let launcher = world.client(LAUNCHER).await;
         let key = format!("turn {turn}");
-        let job = launcher.create(job_of_its_own(turn), &key).await.unwrap().into_inner().job.unwrap().id;
+        // An identity of one job is let into no other.
+        let worker = format!("spiffe://k8s.acme.example/ns/ml/job/turn-{turn}");
+        let members = v1::Members { join: vec![worker.clone()], ..Default::default() };
+        let job = JobSpec { members: Some(members), ..job_of_its_own(turn) };
+        let job = launcher.create(job, &key).await.unwrap().into_inner().job.unwrap().id;
         let ticket = launcher.begin(&job, "run-1").await.unwrap().into_inner().ticket;
-        let client = world.client(&worker_of(turn)).await;
+        let client = world.client(&worker).await;
         mark("before");
         let answer = Worker::join(client, &job, 1, "rank-0", &ticket).await.map(drop);
         mark("after");
