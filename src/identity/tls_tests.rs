@@ -140,6 +140,26 @@ async fn identity_d11_a_peer_is_verified_again_when_the_bundles_change() {
 }
 
 #[tokio::test]
+async fn identity_c09_a_peer_ends_with_the_first_that_ends_of_all_that_came_to_vouch_for_it() {
+    let server = Server::new(|ca| bundles(&[ca]));
+    let met = server.meet(server.client(&server.ca.svid("/a"))).await;
+    let trust = server.source.current();
+    let peer = Peer::of_client(&met.server.unwrap(), NOW, &trust.bundles).unwrap();
+    assert_eq!(peer.check(NOW, &trust.bundles), Ok(NOW.plus(HOUR)));
+    // The same root, issued anew with another end: one that comes before the SVID's counts, a later one does not.
+    for (life, ends) in [(HOUR / 2, HOUR / 2), (2 * HOUR, HOUR)] {
+        let root = server
+            .ca
+            .intermediate_for(&server.ca, &|p| p.not_after = crate::identity::testing::at(NOW.plus(life)));
+        let text = crate::identity::testing::pem("CERTIFICATE", &root);
+        let other =
+            TrustBundles::empty().with_pem(server.ca.domain(), "bundle", text.as_bytes(), NOW).unwrap();
+        server.source.replace(None, other);
+        assert_eq!(peer.check(NOW, &server.source.current().bundles), Ok(NOW.plus(ends)));
+    }
+}
+
+#[tokio::test]
 async fn identity_d02_the_roots_of_another_domain_do_not_vouch_in_a_handshake() {
     let other = TestCa::new("b.example");
     let server = Server::new(|ca| bundles(&[ca, &other]));
