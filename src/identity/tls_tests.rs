@@ -106,6 +106,10 @@ fn presenting(server: &Server, issued: &Issued, key: &rcgen::KeyPair) -> Arc<Cli
 #[tokio::test]
 async fn both_sides_learn_who_the_other_is() {
     let server = Server::new(|ca| bundles(&[ca]));
+    // A second revision of the bundles.
+    server
+        .source
+        .replace(server.source.current().svid.clone(), bundles(&[&server.ca, &TestCa::new("b.example")]));
     let issued = server.ca.svid("/tune/job-1");
     let met = server.meet(server.client(&issued)).await;
     let trust = server.source.current();
@@ -113,7 +117,12 @@ async fn both_sides_learn_who_the_other_is() {
     assert_eq!(client.spiffe_id().as_str(), "spiffe://a.example/tune/job-1");
     assert_eq!(client.not_after(), NOW.plus(HOUR));
     assert_eq!(client.x5t_s256(), &crate::secret::sha256(issued.leaf()));
-    assert_eq!(client.bundle_revision(), 1);
+    assert_eq!(client.serial(), crate::identity::Leaf::parse(issued.leaf()).unwrap().serial);
+    assert_eq!(client.bundle_revision(), trust.bundles.revision());
+    assert_eq!(
+        format!("{client:?}"),
+        format!("Peer(spiffe://a.example/tune/job-1, until {})", NOW.plus(HOUR))
+    );
     let seen = met.client.unwrap();
     assert_eq!(seen.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     let daemon = Peer::of_server(&seen, NOW, &trust.bundles).unwrap();
@@ -137,6 +146,7 @@ async fn identity_d11_a_peer_is_verified_again_when_the_bundles_change() {
     server.source.replace(None, bundles(&[&other]));
     let error = peer.check(NOW, &server.source.current().bundles).unwrap_err();
     assert_eq!(error, SvidError::TrustDomainUnknown { domain: server.ca.domain() });
+    assert!(!peer.is_current(NOW, &server.source.current().bundles));
 }
 
 #[tokio::test]
