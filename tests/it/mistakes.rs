@@ -190,9 +190,11 @@ async fn identity_6_10_an_svid_proves_no_more_than_who_is_there_and_an_end_revok
     assert_eq!((no.code, no.reason.as_str()), (Code::FailedPrecondition, "JOB_CLOSED"));
     assert_eq!(refused(worker.try_issue(Half::Reading).await).reason, "JOB_CLOSED");
     // Another life of the daemon takes no token of this one, of a job that goes on either.
-    let lives = v1::JobSpec { name: "another".into(), ..spec() };
+    // By another worker: the first one's identity belongs to its job.
+    let members = v1::Members { join: vec![OTHER_WORKER.into()], ..Default::default() };
+    let lives = v1::JobSpec { name: "another".into(), members: Some(members), ..spec() };
     let (of_it, holder) = {
-        let other = world.working_on(lives, WORKER).await;
+        let other = world.working_on(lives, OTHER_WORKER).await;
         (other.issue(Half::Reading).await, other.client.id.clone())
     };
     world.restart().await;
