@@ -4,12 +4,12 @@
 //! libFuzzer calls them for hours (`fuzz_targets/`), an ordinary test for a moment (`tests/fuzz_smoke.rs`, which includes this
 //! file).
 
-use std::{fmt, str::FromStr, sync::OnceLock, time::Duration};
+use std::{collections::BTreeSet, fmt, str::FromStr, sync::OnceLock, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use leasehold::{
     clock::Wall,
-    identity::{Leaf, TrustBundles, X509Svid},
+    identity::{BundleDocument, Leaf, TrustBundles, X509Svid},
     name::{
         Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, NameError,
         Pin, PrincipalKind, ResourceName, Scope, SpiffeId, SpiffePattern, TenantName, TrustDomain,
@@ -20,20 +20,23 @@ use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType,
 };
+use serde_json::{Value, json};
 use x509_parser::prelude::FromDer;
 
 /// A function that takes any bytes, and what it begins with.
 pub struct Target {
     pub name: &'static str,
-    pub run: fn(&[u8]),
+    /// Whether ours accepted the bytes: a fuzzer that only sees refusals proves little.
+    pub run: fn(&[u8]) -> bool,
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
 /// All of them.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     Target { name: "spiffe_id", run: spiffe_id, seeds: spiffe_id_seeds },
     Target { name: "svid", run: svid, seeds: svid_seeds },
     Target { name: "bundle", run: bundle, seeds: bundle_seeds },
+    Target { name: "document", run: document, seeds: document_seeds },
     Target { name: "token", run: token, seeds: token_seeds },
     Target { name: "names", run: names, seeds: name_seeds },
 ];
@@ -44,10 +47,12 @@ const NOW: Wall = Wall(1_795_148_000_000);
 // ---------- the SPIFFE ID ----------
 
 /// Beside the `spiffe` crate and `url`.
-pub fn spiffe_id(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
+pub fn spiffe_id(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
     let theirs = spiffe::SpiffeId::new(text);
-    match text.parse::<SpiffeId>() {
+    let ours = text.parse::<SpiffeId>();
+    let accepted = ours.is_ok();
+    match ours {
         Ok(ours) => {
             assert_eq!(ours.as_str(), text, "nothing is normalised");
             let theirs = theirs.unwrap_or_else(|e| panic!("we accept `{text}`, spiffe does not: {e}"));
@@ -77,6 +82,7 @@ pub fn spiffe_id(data: &[u8]) {
         assert_eq!(spiffe::TrustDomain::new(text).map(|t| t.to_string()).ok().as_deref(), Some(text));
         assert!(format!("spiffe://{text}/a").parse::<SpiffeId>().is_ok());
     }
+    accepted
 }
 
 fn spiffe_id_seeds() -> Vec<Vec<u8>> {
@@ -95,8 +101,8 @@ fn spiffe_id_seeds() -> Vec<Vec<u8>> {
 // ---------- the SVID ----------
 
 /// Beside x509-parser, webpki and the `spiffe` crate.
-pub fn svid(data: &[u8]) {
-    let Ok(leaf) = Leaf::parse(data) else { return };
+pub fn svid(data: &[u8]) -> bool {
+    let Ok(leaf) = Leaf::parse(data) else { return false };
     let (rest, cert) = x509_parser::certificate::X509Certificate::from_der(data).expect("we read it");
     assert!(rest.is_empty());
     let seconds = |wall: Wall| i64::try_from(wall.seconds()).unwrap_or(i64::MAX);
@@ -113,6 +119,7 @@ pub fn svid(data: &[u8]) {
         assert_eq!(cert.valid_uri_names().collect::<Vec<_>>(), [leaf.spiffe_id.as_str()]);
     }
     assert_eq!(Leaf::parse(data).as_ref(), Ok(&leaf), "the same bytes are the same leaf");
+    true
 }
 
 struct Made {
@@ -154,14 +161,14 @@ fn svid_seeds() -> Vec<Vec<u8>> {
 // ---------- the bundle ----------
 
 /// PEM, beside a reading of our own of what PEM is.
-pub fn bundle(data: &[u8]) {
+pub fn bundle(data: &[u8]) -> bool {
     let domain = || "td".parse::<TrustDomain>().expect("a trust domain");
     let load = || TrustBundles::empty().with_pem(domain(), "bundle", data, NOW);
     // Whatever it is, neither half of an SVID is made of it without the other.
     if let Ok(svid) = X509Svid::from_pem(data, data) {
         assert!(svid.leaf().not_after >= svid.leaf().not_before);
     }
-    let Ok(bundles) = load() else { return };
+    let Ok(bundles) = load() else { return false };
     let roots = bundles.root_count(&domain()).expect("it has a bundle");
     let text = String::from_utf8_lossy(data);
     let blocks = text.matches("-----BEGIN CERTIFICATE-----").count();
@@ -170,6 +177,7 @@ pub fn bundle(data: &[u8]) {
     assert!(load().expect("it loaded").with_pem(domain(), "bundle", data, NOW).is_err(), "no two are merged");
     let end = Wall(u64::MAX);
     assert!(TrustBundles::empty().with_pem(domain(), "bundle", data, end).is_err(), "all have ended by then");
+    true
 }
 
 fn bundle_seeds() -> Vec<Vec<u8>> {
@@ -181,6 +189,132 @@ fn bundle_seeds() -> Vec<Vec<u8>> {
         format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode([0x30, 0]))
             .into_bytes(),
     ]
+}
+
+// ---------- the bundle document ----------
+
+/// What a naive reader takes from a bundle document: the first certificate of each key for X.509-SVIDs, and two numbers.
+#[derive(Debug, PartialEq)]
+struct Naive {
+    roots: Vec<Vec<u8>>,
+    sequence: Option<u64>,
+    refresh_hint: Option<u64>,
+}
+
+impl Naive {
+    /// `None` where it makes no sense to it. Of a member that is there twice it keeps the last, as serde_json does.
+    fn read(data: &[u8]) -> Option<Self> {
+        let json: Value = serde_json::from_slice(data).ok()?;
+        let top = json.as_object()?;
+        let Some(map) = top.get("trust_domains").filter(|_| !top.contains_key("keys")) else {
+            return Self::of(top);
+        };
+        let map = map.as_object()?;
+        let known = |name: &String| spiffe::TrustDomain::new(name).is_ok_and(|td| td.to_string() == *name);
+        if !map.keys().all(known) || !map.values().all(Value::is_object) {
+            return None;
+        }
+        Self::of(map.get("td")?.as_object()?)
+    }
+
+    fn of(bundle: &serde_json::Map<String, Value>) -> Option<Self> {
+        let number = |name: &str| match bundle.get(name) {
+            None => Some(None),
+            Some(n) => n.as_u64().map(Some),
+        };
+        let roots = bundle.get("keys")?.as_array()?.iter().filter_map(|key| {
+            let wanted =
+                key["use"] == "x509-svid" && ["RSA", "EC", "OKP"].iter().any(|&kty| key["kty"] == kty);
+            let first = key["x5c"].as_array()?.first().filter(|_| wanted)?;
+            let der = first.as_str().and_then(|text| STANDARD.decode(text).ok());
+            Some(der.filter(|der| !der.is_empty()))
+        });
+        Some(Naive {
+            roots: roots.collect::<Option<_>>()?,
+            sequence: number("spiffe_sequence")?,
+            refresh_hint: number("spiffe_refresh_hint")?,
+        })
+    }
+
+    /// Written as one would write it.
+    fn to_json(&self) -> String {
+        let keys: Vec<Value> = self
+            .roots
+            .iter()
+            .map(|der| json!({"kty": "EC", "use": "x509-svid", "x5c": [STANDARD.encode(der)]}))
+            .collect();
+        let mut document = json!({ "keys": keys });
+        for (name, n) in [("spiffe_sequence", self.sequence), ("spiffe_refresh_hint", self.refresh_hint)] {
+            if let Some(n) = n {
+                document[name] = json!(n);
+            }
+        }
+        document.to_string()
+    }
+
+    /// The roots that can vouch at [`NOW`], each once; `None` where one is no certificate of an authority.
+    fn usable(&self) -> Option<BTreeSet<&[u8]>> {
+        let mut usable = BTreeSet::new();
+        for der in &self.roots {
+            let (rest, cert) = x509_parser::certificate::X509Certificate::from_der(der).ok()?;
+            let signs = cert.key_usage().ok()?.is_some_and(|usage| usage.value.key_cert_sign());
+            if !rest.is_empty() || !cert.is_ca() || !signs {
+                return None;
+            }
+            if i64::try_from(NOW.seconds()).ok()? < cert.validity().not_after.timestamp() {
+                usable.insert(der.as_slice());
+            }
+        }
+        Some(usable)
+    }
+}
+
+/// JSON, beside serde_json and x509-parser: the same roots and numbers, the same of them usable, and the same again when it is
+/// written anew.
+pub fn document(data: &[u8]) -> bool {
+    let domain: TrustDomain = "td".parse().expect("a trust domain");
+    let theirs = Naive::read(data);
+    let ours = match BundleDocument::parse("document", data, &domain) {
+        Ok(ours) => ours,
+        Err(why) => {
+            let line = why.to_string();
+            assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
+            // The one thing that serde_json lets pass; another reader would keep the first of two.
+            assert!(theirs.is_none() || line.contains("is there twice"), "{line}, but: {theirs:?}");
+            return false;
+        }
+    };
+    let naive = Naive {
+        roots: ours.roots().iter().map(|der| der.to_vec()).collect(),
+        sequence: ours.sequence,
+        refresh_hint: ours.refresh_hint.map(|hint| hint.as_secs()),
+    };
+    assert_eq!(theirs.as_ref(), Some(&naive));
+    let again = BundleDocument::parse("document", naive.to_json().as_bytes(), &domain);
+    assert_eq!(again.ok().as_ref(), Some(&ours), "what was read is written and read again");
+    let load = TrustBundles::empty().with_document(domain.clone(), "document", &ours, NOW);
+    if let Ok(bundles) = load {
+        let usable = naive.usable().expect("no root that cannot vouch is taken");
+        assert_eq!(bundles.root_count(&domain), Some(usable.len()));
+        assert!(bundles.with_document(domain, "document", &ours, NOW).is_err(), "no two are merged");
+    }
+    true
+}
+
+fn document_seeds() -> Vec<Vec<u8>> {
+    let made = made();
+    let (root, leaf) = (STANDARD.encode(made.root.der()), STANDARD.encode(made.leaf.der()));
+    let key = json!({"kty": "EC", "use": "x509-svid", "crv": "P-256", "x": "AA", "y": "AA", "x5c": [root]});
+    [
+        json!({"spiffe_sequence": 7, "spiffe_refresh_hint": 300, "keys": [key, {"kty": "EC", "use": "jwt-svid"}]}),
+        json!({"keys": [key, key, {"kty": "RSA", "use": "x509-svid", "x5c": [root, leaf]}]}),
+        json!({"keys": [{"kty": "EC", "use": "x509-svid", "x5c": [leaf]}]}),
+        json!({"trust_domains": {"td": {"keys": [key]}, "b.example": {"keys": []}}}),
+        json!({"spiffe_sequence": 18_446_744_073_709_551_615u64, "keys": []}),
+        json!({"keys": [{"kty": "EC", "use": "x509-svid", "x5c": []}, {"use": "x509-svid", "kty": "oct"}, 1, null]}),
+    ]
+    .map(|document| document.to_string().into_bytes())
+    .to_vec()
 }
 
 // ---------- the token ----------
@@ -238,14 +372,16 @@ fn check(text: &str) -> Option<Claims> {
 
 /// Beside jsonwebtoken. The bytes are taken as a token, as a key set, and as changes of a good token: a place, and what it is
 /// xored with.
-pub fn token(data: &[u8]) {
+pub fn token(data: &[u8]) -> bool {
     let issued = issued();
+    let mut key_set = false;
     if let Ok(text) = std::str::from_utf8(data) {
         assert!(check(text).is_none() || text == issued.text, "a token that nobody signed: {text}");
         if let Some(kid) = token::peek_key_id(text) {
             assert!(kid.len() <= text.len());
         }
         if let Ok(keys) = KeySet::from_jwks(text) {
+            key_set = true;
             let again = KeySet::from_jwks(&keys.to_jwks()).expect("what we write we read");
             assert_eq!((again.len(), again.to_jwks()), (keys.len(), keys.to_jwks()));
         }
@@ -255,10 +391,10 @@ pub fn token(data: &[u8]) {
         let place = usize::from(u16::from_be_bytes([change[0], change[1]])) % changed.len();
         changed[place] ^= change[2];
     }
-    let Ok(text) = String::from_utf8(changed) else { return };
+    let Ok(text) = String::from_utf8(changed) else { return key_set };
     let ours = check(&text);
     assert_eq!(ours.is_some(), text == issued.text, "one token has one spelling: {text}");
-    let Some(ours) = ours else { return };
+    let Some(ours) = ours else { return key_set };
     let mut rules = jsonwebtoken::Validation::new(jsonwebtoken::Algorithm::ES256);
     rules.validate_exp = false; // by its own clock
     rules.set_audience(&[ours.aud.as_str()]);
@@ -266,6 +402,7 @@ pub fn token(data: &[u8]) {
     let theirs = jsonwebtoken::decode::<Claims>(&text, &issued.theirs, &rules).expect("we accept it");
     assert_eq!((&theirs.claims, &ours), (&ours, &issued.claims));
     assert_eq!(theirs.header.kid, token::peek_key_id(&text));
+    true
 }
 
 fn token_seeds() -> Vec<Vec<u8>> {
@@ -283,23 +420,25 @@ fn token_seeds() -> Vec<Vec<u8>> {
 // ---------- the names ----------
 
 /// One text form each: what is read is written again, and serde reads as `FromStr` does.
-pub fn names(data: &[u8]) {
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    one_form::<Action>(text);
-    one_form::<Digest>(text);
-    one_form::<FenceName>(text);
-    one_form::<Half>(text);
-    one_form::<HumanName>(text);
-    one_form::<InstanceName>(text);
-    one_form::<JobId>(text);
-    one_form::<LeaseId>(text);
-    one_form::<Pin>(text);
-    one_form::<PrincipalKind>(text);
-    one_form::<ResourceName>(text);
-    one_form::<SpiffeId>(text);
-    one_form::<SpiffePattern>(text);
-    one_form::<TenantName>(text);
-    one_form::<TrustDomain>(text);
+pub fn names(data: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(data) else { return false };
+    let forms = [
+        one_form::<Action>(text),
+        one_form::<Digest>(text),
+        one_form::<FenceName>(text),
+        one_form::<Half>(text),
+        one_form::<HumanName>(text),
+        one_form::<InstanceName>(text),
+        one_form::<JobId>(text),
+        one_form::<LeaseId>(text),
+        one_form::<Pin>(text),
+        one_form::<PrincipalKind>(text),
+        one_form::<ResourceName>(text),
+        one_form::<SpiffeId>(text),
+        one_form::<SpiffePattern>(text),
+        one_form::<TenantName>(text),
+        one_form::<TrustDomain>(text),
+    ];
     // A pattern without a wildcard matches its ID and no other; one with any matches the ID that it gives for an example.
     if let Ok(pattern) = text.parse::<SpiffePattern>() {
         assert!(pattern.matches(&pattern.example()) && pattern.overlaps(&pattern));
@@ -310,9 +449,10 @@ pub fn names(data: &[u8]) {
         assert_eq!(whole.unversioned(), whole);
         assert!(text.starts_with(&whole.to_string()), "{whole} of {text}");
     }
+    forms.contains(&true)
 }
 
-fn one_form<T>(text: &str)
+fn one_form<T>(text: &str) -> bool
 where
     T: FromStr<Err = NameError> + fmt::Display + serde::de::DeserializeOwned + PartialEq + fmt::Debug,
 {
@@ -322,11 +462,13 @@ where
         Ok(name) => {
             assert_eq!(name.to_string(), text, "a second spelling of one {}", std::any::type_name::<T>());
             assert_eq!(by_serde.as_ref(), Some(&name));
+            true
         }
         Err(why) => {
             assert!(by_serde.is_none(), "serde takes `{text}`");
             let line = why.to_string();
             assert!(line.len() < 1_200 && !line.contains(|c: char| c.is_control()), "{line:?}");
+            false
         }
     }
 }

@@ -24,6 +24,11 @@ pub struct BundleDocument {
 }
 
 impl BundleDocument {
+    /// The certificates of its roots, in DER and in its order. They are not looked into yet.
+    pub fn roots(&self) -> &[CertificateDer<'static>] {
+        &self.roots
+    }
+
     /// Reads the document of a trust domain. A bundle map will do, too: then the entry of the domain counts. `what` is what
     /// an error calls it.
     ///

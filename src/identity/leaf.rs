@@ -89,21 +89,13 @@ pub(super) fn validity(cert: &X509Certificate<'_>) -> (Wall, Wall) {
     (wall(cert.validity().not_before.timestamp()), wall(cert.validity().not_after.timestamp()))
 }
 
-/// An extension that is there at most once, and readable if it is there.
+/// An extension that is there at most once. Whether it can be read is for its reader to say.
 pub(super) fn extension<'c, 'a>(
     cert: &'c X509Certificate<'a>,
     oid: &Oid<'_>,
     name: &'static str,
 ) -> Result<Option<&'c X509Extension<'a>>, SvidError> {
-    let found = cert
-        .get_extension_unique(oid)
-        .map_err(|_| SvidError::ExtensionRepeated { extension: name.to_owned() })?;
-    match found.map(X509Extension::parsed_extension) {
-        Some(ParsedExtension::ParseError { .. } | ParsedExtension::Unparsed) => {
-            Err(SvidError::ExtensionMalformed { extension: name })
-        }
-        _ => Ok(found),
-    }
+    cert.get_extension_unique(oid).map_err(|_| SvidError::ExtensionRepeated { extension: name.to_owned() })
 }
 
 /// The key usage and whether it is critical.

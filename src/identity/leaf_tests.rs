@@ -343,8 +343,22 @@ fn names_beside_the_id_have_a_bound() {
 fn a_certificate_or_serial_number_larger_than_any_real_one_is_refused() {
     let large = leaf(&|p| p.custom_extensions.push(extension(99, false, tlv(0x04, &[0; 16 << 10]))));
     assert!(matches!(large, Err(SvidError::CertificateTooLarge { .. })));
+    // The largest there may be. A signature is now and then a byte longer or shorter, so that this takes a few.
+    let ca = TestCa::new("example.org");
+    let mut padding = 16_000;
+    let largest = loop {
+        let value = tlv(0x04, &vec![0; padding]);
+        let issued = ca.issue(ID, &|p| p.custom_extensions.push(extension(99, false, value.clone())));
+        if issued.leaf().len() == limits::CERTIFICATE_BYTES_MAX {
+            break issued;
+        }
+        padding = padding + limits::CERTIFICATE_BYTES_MAX - issued.leaf().len();
+    };
+    assert_eq!(presented(&ca, &largest).unwrap().spiffe_id.as_str(), ID);
     let serial = |bytes: usize| leaf(&|p| p.serial_number = Some(vec![0x7f; bytes].into()));
     assert_eq!(serial(20).unwrap().serial, "7f".repeat(20));
+    let negative_but_for_a_zero = leaf(&|p| p.serial_number = Some(vec![0xff; 20].into())).unwrap();
+    assert_eq!(negative_but_for_a_zero.serial, format!("00{}", "ff".repeat(20)));
     assert_eq!(serial(22), Err(SvidError::SerialTooLong));
 }
 

@@ -172,6 +172,21 @@ fn identity_c09_a_root_that_expired_after_it_was_loaded_vouches_for_nobody() {
 }
 
 #[test]
+fn identity_c09_a_root_vouches_for_nobody_before_its_own_life_begins() {
+    let begin = NOW.plus(HOUR / 2);
+    let root = TestCa::with("example.org", &|p| p.not_before = at(begin));
+    let issued = root.svid("/a");
+    for early in [NOW, Wall(begin.0 - 1)] {
+        let error = client_at(&issued, early, &bundles(&[&root])).unwrap_err();
+        assert_eq!(error, SvidError::RootsExpired { domain: root.domain() });
+        let beside = bundles(&[&root, &TestCa::new("example.org")]);
+        let error = client_at(&issued, early, &beside).unwrap_err();
+        assert_eq!(error, SvidError::SignerNotYetValid { not_before: begin });
+    }
+    assert!(client_at(&issued, begin, &bundles(&[&root])).is_ok());
+}
+
+#[test]
 fn identity_c09_an_intermediate_ends_before_its_not_after_too() {
     let root = TestCa::new("example.org");
     let end = NOW.plus(HOUR / 2);

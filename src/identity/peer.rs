@@ -94,14 +94,16 @@ impl Peer {
         Ok(())
     }
 
-    /// Whether it would be accepted now: its time is not over, and its chain verifies against these bundles. For a change
-    /// of the bundles; costs the signatures of the chain where they differ from those it was made with.
-    pub fn check(&self, now: Wall, bundles: &TrustBundles) -> Result<(), SvidError> {
+    /// Until when it would be accepted now: its time is not over, and its chain verifies against these bundles. Never after
+    /// [`Peer::not_after`], and before it where what vouches for it by these bundles ends sooner. For a change of the bundles;
+    /// costs the signatures of the chain where they differ from those it was made with.
+    pub fn check(&self, now: Wall, bundles: &TrustBundles) -> Result<Wall, SvidError> {
         self.check_time(now)?;
-        if bundles.revision() != self.0.bundle_revision {
-            path::verify(&self.0.chain, self.0.side, now, bundles)?;
+        if bundles.revision() == self.0.bundle_revision {
+            return Ok(self.0.not_after);
         }
-        Ok(())
+        let verified = path::verify(&self.0.chain, self.0.side, now, bundles)?;
+        Ok(verified.ends.min(self.0.not_after))
     }
 
     /// [`Peer::check`] where the rule that it breaks is of no interest.

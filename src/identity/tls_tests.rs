@@ -106,6 +106,10 @@ fn presenting(server: &Server, issued: &Issued, key: &rcgen::KeyPair) -> Arc<Cli
 #[tokio::test]
 async fn both_sides_learn_who_the_other_is() {
     let server = Server::new(|ca| bundles(&[ca]));
+    // A second revision of the bundles.
+    server
+        .source
+        .replace(server.source.current().svid.clone(), bundles(&[&server.ca, &TestCa::new("b.example")]));
     let issued = server.ca.svid("/tune/job-1");
     let met = server.meet(server.client(&issued)).await;
     let trust = server.source.current();
@@ -113,7 +117,12 @@ async fn both_sides_learn_who_the_other_is() {
     assert_eq!(client.spiffe_id().as_str(), "spiffe://a.example/tune/job-1");
     assert_eq!(client.not_after(), NOW.plus(HOUR));
     assert_eq!(client.x5t_s256(), &crate::secret::sha256(issued.leaf()));
-    assert_eq!(client.bundle_revision(), 1);
+    assert_eq!(client.serial(), crate::identity::Leaf::parse(issued.leaf()).unwrap().serial);
+    assert_eq!(client.bundle_revision(), trust.bundles.revision());
+    assert_eq!(
+        format!("{client:?}"),
+        format!("Peer(spiffe://a.example/tune/job-1, until {})", NOW.plus(HOUR))
+    );
     let seen = met.client.unwrap();
     assert_eq!(seen.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
     let daemon = Peer::of_server(&seen, NOW, &trust.bundles).unwrap();
@@ -137,6 +146,27 @@ async fn identity_d11_a_peer_is_verified_again_when_the_bundles_change() {
     server.source.replace(None, bundles(&[&other]));
     let error = peer.check(NOW, &server.source.current().bundles).unwrap_err();
     assert_eq!(error, SvidError::TrustDomainUnknown { domain: server.ca.domain() });
+    assert!(!peer.is_current(NOW, &server.source.current().bundles));
+}
+
+#[tokio::test]
+async fn identity_c09_a_peer_ends_with_the_first_that_ends_of_all_that_came_to_vouch_for_it() {
+    let server = Server::new(|ca| bundles(&[ca]));
+    let met = server.meet(server.client(&server.ca.svid("/a"))).await;
+    let trust = server.source.current();
+    let peer = Peer::of_client(&met.server.unwrap(), NOW, &trust.bundles).unwrap();
+    assert_eq!(peer.check(NOW, &trust.bundles), Ok(NOW.plus(HOUR)));
+    // The same root, issued anew with another end: one that comes before the SVID's counts, a later one does not.
+    for (life, ends) in [(HOUR / 2, HOUR / 2), (2 * HOUR, HOUR)] {
+        let root = server
+            .ca
+            .intermediate_for(&server.ca, &|p| p.not_after = crate::identity::testing::at(NOW.plus(life)));
+        let text = crate::identity::testing::pem("CERTIFICATE", &root);
+        let other =
+            TrustBundles::empty().with_pem(server.ca.domain(), "bundle", text.as_bytes(), NOW).unwrap();
+        server.source.replace(None, other);
+        assert_eq!(peer.check(NOW, &server.source.current().bundles), Ok(NOW.plus(ends)));
+    }
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    identity::{IdentitySource, Peer, SvidError, Trust, server_config},
+    identity::{IdentitySource, Peer, Trust, server_config},
     limits,
 };
 
@@ -268,7 +268,7 @@ async fn attend<S, B>(
     };
     drop(handshake);
     let share = shared.peers.take(peer.spiffe_id());
-    let connection = Connection::new(peer, remote);
+    let connection = Connection::new(peer, remote, trust.clone());
     let _ended_at_last = connection.ended.clone().drop_guard();
     if share.is_none() {
         let max = shared.peers.most();
@@ -309,12 +309,14 @@ async fn ending(
     clock: &Arc<dyn Clock>,
     shutdown: &CancellationToken,
 ) -> Ending {
-    let not_after = connection.peer.not_after();
     loop {
+        // Seen first and judged then: what changes in between is seen again.
+        trust.mark_unchanged();
         let now = clock.now();
-        if now.wall >= not_after {
-            return Ending::SvidExpired { not_after };
-        }
+        let until = match connection.holds(now.wall) {
+            Ok(until) => until,
+            Err(ending) => return ending,
+        };
         let changed = async {
             if trust.changed().await.is_err() {
                 std::future::pending::<()>().await; // the source is gone: nothing changes any more
@@ -322,14 +324,8 @@ async fn ending(
         };
         tokio::select! {
             () = shutdown.cancelled() => return Ending::ShuttingDown,
-            () = clock.sleep_until(now.lease_at(not_after)) => continue,
+            () = clock.sleep_until(now.lease_at(until)) => {}
             () = changed => {}
-        }
-        let bundles = trust.borrow_and_update().bundles.clone();
-        match connection.peer.check(clock.now().wall, &bundles) {
-            Err(SvidError::Expired { not_after }) => return Ending::SvidExpired { not_after },
-            Err(why) => return Ending::SvidUntrusted { why },
-            Ok(()) => {}
         }
     }
 }

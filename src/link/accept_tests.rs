@@ -8,8 +8,8 @@ use tonic::transport::Channel;
 use super::*;
 use crate::{
     identity::{
-        StaticSource, TrustBundles, client_config,
-        testing::{HOUR, NOW, TestCa, bundles, uri},
+        StaticSource, SvidError, TrustBundles, client_config,
+        testing::{HOUR, NOW, TestCa, at, bundles, pem, uri},
     },
     link::{
         Alpn, ConnectError, Connector, explain,
@@ -210,6 +210,53 @@ async fn identity_d11_a_root_that_goes_takes_its_connections_with_it_and_no_othe
     assert!(matches!(b.ending(), Ending::SvidUntrusted { .. }));
     assert!(b.ended.is_cancelled() && !a.ended.is_cancelled());
     assert_eq!(text(call(&mut of_a, "/who").await.unwrap()).await, "spiffe://a.example/a");
+}
+
+#[tokio::test]
+async fn identity_d11_no_request_passes_between_a_change_of_the_bundles_and_the_end_of_its_connection() {
+    let server = TestServer::start(Protocol::Grpc).await;
+    let mut channel = server.client(&server.ca.svid("/a")).1.connected_channel().await.unwrap();
+    assert!(call(&mut channel, "/who").await.is_ok());
+    let connection = server.last_connection();
+    let svid = server.source.current().svid.clone();
+    let (with, without) = (bundles(&[&server.ca]), bundles(&[&TestCa::new("b.example")]));
+    assert_eq!(connection.check(NOW), Ok(()));
+    // No await from here on: the connection's own task has seen nothing of it.
+    server.source.replace(svid.clone(), without.clone());
+    let ending = connection.check(NOW).unwrap_err();
+    assert_eq!(ending.reason(), Reason::TrustDomainUnknown);
+    assert!(!connection.ended.is_cancelled());
+    // What comes back before anybody else looked has ended nothing; what is gone when they look has.
+    server.source.replace(svid.clone(), with);
+    assert_eq!(connection.check(NOW), Ok(()));
+    server.source.replace(svid, without);
+    soon(connection.ended.cancelled()).await;
+    assert_eq!(connection.check(NOW), Err(ending));
+}
+
+#[tokio::test]
+async fn identity_c09_a_connection_ends_with_the_root_that_came_to_vouch_for_it() {
+    let server = TestServer::start(Protocol::Grpc).await;
+    let mut channel = server.client(&server.ca.svid("/a")).1.connected_channel().await.unwrap();
+    assert!(call(&mut channel, "/who").await.is_ok());
+    let connection = server.last_connection();
+    assert_eq!(connection.peer.not_after(), NOW.plus(HOUR));
+    // The same root, issued anew for half an hour.
+    let end = NOW.plus(HOUR / 2);
+    let short = server.ca.intermediate_for(&server.ca, &|p| p.not_after = at(end));
+    let short = TrustBundles::empty()
+        .with_pem(server.ca.domain(), "bundle", pem("CERTIFICATE", &short).as_bytes(), NOW)
+        .unwrap();
+    let svid = server.source.current().svid.clone();
+    server.source.replace(svid, short);
+    assert!(call(&mut channel, "/who").await.unwrap().status().is_success());
+    server.clock.advance(HOUR / 2 - Duration::from_millis(1));
+    assert_eq!(connection.check(server.clock.now().wall), Ok(()));
+    assert!(!connection.ended.is_cancelled());
+    assert_eq!(connection.check(end), Err(Ending::SvidExpired { not_after: end }));
+    server.clock.advance(Duration::from_millis(1));
+    soon(connection.ended.cancelled()).await;
+    assert_eq!(connection.ending(), Ending::SvidExpired { not_after: end });
 }
 
 #[tokio::test]

@@ -1,17 +1,22 @@
 //! What a request knows of the connection it came on.
 
 use std::{
+    fmt,
     net::SocketAddr,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use http::{HeaderValue, Request, Response, StatusCode, header};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     clock::Wall,
-    identity::{Peer, SvidError},
+    identity::{Peer, SvidError, Trust},
     reason::Reason,
 };
 
@@ -57,25 +62,37 @@ pub struct Connection {
     /// For logs. Nothing is decided by it.
     pub remote: SocketAddr,
     ending: Arc<OnceLock<Ending>>,
+    hold: Arc<Hold>,
     pub(super) cut: CancellationToken,
 }
 
 impl Connection {
-    pub(super) fn new(peer: Peer, remote: SocketAddr) -> Self {
+    /// `trust` is of the source that the peer was verified by.
+    pub(super) fn new(peer: Peer, remote: SocketAddr, trust: watch::Receiver<Arc<Trust>>) -> Self {
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
-        Connection { peer, ended, remote, ending: Arc::new(OnceLock::new()), cut }
+        let hold = Arc::new(Hold::new(&peer, trust));
+        Connection { peer, ended, remote, ending: Arc::new(OnceLock::new()), hold, cut }
     }
 
-    /// Whether requests on it are served now. For each use; costs two loads and a comparison.
+    /// Whether requests on it are served now: its SVID holds, by the bundles of this very moment. For each use; costs a few
+    /// loads, and the signatures of the chain at the first use after a change of the bundles.
     pub fn check(&self, now: Wall) -> Result<(), Ending> {
         if self.ended.is_cancelled() {
             return Err(self.ending());
         }
-        let not_after = self.peer.not_after();
-        if now >= not_after {
-            return Err(Ending::SvidExpired { not_after });
+        self.holds(now).map(drop)
+    }
+
+    /// Until when the SVID holds, as far as is known now; why it does not.
+    pub(super) fn holds(&self, now: Wall) -> Result<Wall, Ending> {
+        let until = self.hold.until(&self.peer, now).map_err(|why| match why {
+            SvidError::Expired { not_after } => Ending::SvidExpired { not_after },
+            why => Ending::SvidUntrusted { why },
+        })?;
+        if now >= until {
+            return Err(Ending::SvidExpired { not_after: until });
         }
-        Ok(())
+        Ok(until)
     }
 
     /// Why it ended. Means something once [`Connection::ended`] is cancelled.
@@ -93,6 +110,40 @@ impl Connection {
     pub(super) fn end(&self, ending: Ending) {
         let _ = self.ending.set(ending);
         self.ended.cancel();
+    }
+}
+
+/// What the newest bundles say of a peer, kept so that its chain is verified once for each of them, whoever asks first: a
+/// request, or the connection's own task. No lock across it: two that ask at once both verify, and come to the same.
+struct Hold {
+    trust: watch::Receiver<Arc<Trust>>,
+    /// The revision of the bundles that the chain was verified against last.
+    revision: AtomicU64,
+    /// The first end that any of them gave, in milliseconds. Written before the revision, and read after it.
+    until: AtomicU64,
+}
+
+impl Hold {
+    fn new(peer: &Peer, trust: watch::Receiver<Arc<Trust>>) -> Self {
+        let (revision, until) = (peer.bundle_revision(), peer.not_after().0);
+        Hold { trust, revision: AtomicU64::new(revision), until: AtomicU64::new(until) }
+    }
+
+    fn until(&self, peer: &Peer, now: Wall) -> Result<Wall, SvidError> {
+        let newest = self.trust.borrow().bundles.revision();
+        if self.revision.load(Ordering::Acquire) != newest {
+            let bundles = self.trust.borrow().bundles.clone();
+            let until = peer.check(now, &bundles)?;
+            self.until.fetch_min(until.0, Ordering::Relaxed);
+            self.revision.store(bundles.revision(), Ordering::Release);
+        }
+        Ok(Wall(self.until.load(Ordering::Relaxed)))
+    }
+}
+
+impl fmt::Debug for Hold {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hold(until {})", Wall(self.until.load(Ordering::Relaxed)))
     }
 }
 
