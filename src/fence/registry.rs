@@ -229,8 +229,13 @@ mod tests {
         r.lower(&name("tenant:before"), NOW);
         let s = r.stand([name("tenant:before"), name("tenant:a"), name("tenant:b"), name("tenant:c")]);
         assert_eq!(s.lowered_names().count(), 0);
+        #[cfg(feature = "server")]
+        assert_eq!(s.last_lowering(), Seq(1), "before it was taken");
         let seq = r.lower(&name("tenant:a"), NOW).seq;
-        r.lower(&name("tenant:c"), NOW);
+        let last = r.lower(&name("tenant:c"), NOW).seq;
+        #[cfg(feature = "server")]
+        assert_eq!(s.last_lowering(), last);
+        assert_eq!(last, Seq(3));
         let lowered: Vec<&FenceName> = s.lowered_names().collect();
         assert_eq!(lowered, [&name("tenant:a"), &name("tenant:c")]);
         assert_eq!(seq.to_string(), "2");
