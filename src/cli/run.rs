@@ -51,7 +51,7 @@ pub struct RunArgs {
 /// Which job, which attempt of it, and as which member.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// What the run needs: job.toml, or the same as JSON. With --job, only its [run] is read.
+    /// What the run needs: job.toml, or the same as JSON. With --job, only its `[run]` is read.
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// A job that exists already, instead of a new one.
