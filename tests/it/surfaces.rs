@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use leasehold::{
+    identity::BundleDocument,
     name::Action,
     proto::v1::{self, Half},
     token::Presenter,
@@ -125,6 +126,22 @@ async fn whoever_reads_discovery_and_keys_alone_verifies_a_token() {
     // It cannot be opened by another audience.
     rules.set_audience(&[GATEWAY]);
     assert!(jsonwebtoken::decode::<serde_json::Value>(&token.text, &key, &rules).is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_f09_no_bundle_endpoint_is_served_and_the_keys_of_tokens_are_nobodys_bundle() {
+    let world = World::start().await;
+    let (issuer, probe) = (world.daemon().issuer, world.daemon().probe);
+    // What makes the SVIDs publishes the bundle. Nothing here can be taken for it.
+    for path in ["/", "/bundle", "/bundle.json", "/.well-known/spiffe-bundle", "/keys/bundle"] {
+        assert_eq!(world.http(issuer, path).await.0, 404, "{path}");
+        assert_eq!(world.http(probe, path).await.0, 404, "{path}");
+    }
+    let (status, keys) = world.http(issuer, "/keys").await;
+    assert_eq!(status, 200);
+    let document =
+        BundleDocument::parse("/keys", keys.as_bytes(), &"leasehold.example".parse().unwrap()).unwrap();
+    assert!(document.roots().is_empty(), "a key of tokens is taken for a root");
 }
 
 // ---------- reload ----------
