@@ -37,6 +37,16 @@ fn attempt_state(attempt: &v1::Attempt) -> String {
     }
 }
 
+/// `joined`, `away`, `draining`, or how it went and with which outcome.
+fn member_state(member: &v1::Member) -> String {
+    let state = word(member.state().as_str_name(), "MEMBER_STATE_");
+    match outcome(member.outcome()) {
+        o if !o.is_empty() => format!("{state}, {o}"),
+        _ if member.writing_ends.is_some() && state == "joined" => "draining".to_owned(),
+        _ => state,
+    }
+}
+
 /// `ready`, `running`, or how it ended.
 pub(super) fn job_word(job: &v1::Job) -> String {
     match outcome(job.outcome()) {
@@ -106,7 +116,7 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> String {
             vec![
                 number.to_string(),
                 m.instance.clone(),
-                word(m.state().as_str_name(), "MEMBER_STATE_"),
+                member_state(m),
                 short(m.joined.as_ref(), now),
                 m.spiffe_id.clone(),
             ]
@@ -139,7 +149,8 @@ pub(super) fn job_value(job: &v1::Job, now: Wall) -> Value {
             json!({
                 "spiffe_id": m.spiffe_id, "instance": m.instance,
                 "state": word(m.state().as_str_name(), "MEMBER_STATE_"),
-                "joined": value(m.joined.as_ref(), now),
+                "joined": value(m.joined.as_ref(), now), "outcome": some(outcome(m.outcome())),
+                "reading_ends": value(m.reading_ends.as_ref(), now), "writing_ends": value(m.writing_ends.as_ref(), now),
             })
         });
         json!({
@@ -293,6 +304,15 @@ mod tests {
             ..Default::default()
         };
         assert_eq!((job_state(&job).as_str(), job_word(&job).as_str()), ("closed", "interrupted"));
+    }
+
+    #[test]
+    fn a_member_that_drains_or_went_says_so() {
+        let joined = v1::Member { state: v1::MemberState::Joined.into(), ..Default::default() };
+        let drains = v1::Member { writing_ends: Some(Default::default()), ..joined.clone() };
+        let outcome = v1::Outcome::Interrupted.into();
+        let left = v1::Member { state: v1::MemberState::Left.into(), outcome, ..drains.clone() };
+        assert_eq!([&joined, &drains, &left].map(member_state), ["joined", "draining", "left, interrupted"]);
     }
 
     #[test]
