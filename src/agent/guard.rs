@@ -50,6 +50,7 @@ use super::{
     credentials,
     processes::{Below, reap_orphans},
     terminal,
+    voice::Voice,
 };
 use crate::clock::SystemClock;
 
@@ -154,17 +155,14 @@ impl Event {
 /// anything and before it starts a thread. Exits when the wrapper is gone, or done, and nothing of the job is left.
 pub fn guard(args: impl IntoIterator<Item = OsString>) -> ! {
     let Some(orders) = Orders::from_args(args) else {
-        let _ = writeln!(
-            io::stderr(),
-            "leasehold: `__guard` is for the wrapper alone: use `leasehold run -- CMD`"
-        );
+        Voice::stderr().say("`__guard` is for the wrapper alone: use `leasehold run -- CMD`");
         process::exit(64);
     };
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let code = match runtime.and_then(|runtime| begin(&runtime, orders)) {
         Ok(()) => 0,
         Err(error) => {
-            let _ = writeln!(io::stderr(), "leasehold: the command could not be guarded: {error}");
+            Voice::stderr().say(&format!("the command could not be guarded: {error}"));
             125
         }
     };
@@ -204,7 +202,7 @@ impl Guard {
             return Err(io::Error::other("the wrapper is gone"));
         }
         if let Err(e) = prctl::set_child_subreaper(true) {
-            let _ = writeln!(io::stderr(), "leasehold: what loses its parent is not ended with the job: {e}");
+            Voice::stderr().say(&format!("what loses its parent is not ended with the job: {e}"));
         }
         let mut argv = orders.argv.iter();
         let mut command = Command::new(&orders.program);

@@ -71,8 +71,8 @@ pub(super) fn print_json_line(value: &Value) -> Result<(), Failure> {
 
 /// Says something beside the data.
 pub(super) fn note(text: &str) {
-    // Nobody is left to be told where stderr cannot be written.
-    let _ = writeln!(io::stderr(), "{text}");
+    // At once, so that no other process writes in the middle. Nobody is left to be told where stderr cannot be written.
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 #[cfg(test)]

@@ -126,8 +126,8 @@ impl Run {
     /// What the daemon has of it, at the end of all: no access, and where it could be told, how it ended.
     pub async fn is_accounted_for(&self, place: &Place) {
         let said = self.said();
-        let first = said.lines().find(|l| l.contains(", attempt ")).unwrap();
-        let id = first.trim_start_matches("leasehold: ").split(',').next().unwrap();
+        let (before, _) = said.split_once(", attempt ").unwrap();
+        let (_, id) = before.rsplit_once("leasehold: ").unwrap();
         let job = place.client(OPERATOR).job(id).await;
         assert_eq!((job.attempts.len(), job.live_leases), (1, 0), "{}", self.holder);
         if self.ended_alone && said.contains("could not be reported") {

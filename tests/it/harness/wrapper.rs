@@ -161,12 +161,12 @@ impl Wrapper {
         eventually(text, async || self.stdout().contains(text)).await;
     }
 
-    /// The job, as the first line names it.
+    /// The job, as the line that tells of its attempt names it: the child writes to the same stream, in the middle of a line too.
     pub async fn job(&self) -> String {
         self.says(", attempt ").await;
         let stderr = self.stderr();
-        let line = stderr.lines().find(|l| l.contains(", attempt ")).unwrap();
-        line.trim_start_matches("leasehold: ").split(',').next().unwrap().to_owned()
+        let (before, _) = stderr.split_once(", attempt ").unwrap();
+        before.rsplit_once("leasehold: ").unwrap().1.to_owned()
     }
 
     pub fn pid(&self) -> Pid {
