@@ -6,11 +6,11 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{
-        self, attempt_number, ending, life, maybe_named, named, reported, required_text, text, timestamp,
-    },
+    convert::{self, ending, reported},
     edge::Edge,
+    field::{attempt_number, life, maybe_named, named, page_size, required_text, text},
     spec,
+    times::timestamp,
 };
 use crate::{
     broker::{Broker, Caller, Concerned},
@@ -238,13 +238,6 @@ fn concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
         bytes => Some(Secret::from_bytes(bytes).ok_or_else(bad)?.digest()),
     };
     Ok(Concerned::Member { instance, proof })
-}
-
-pub(super) fn page_size(asked: u32) -> usize {
-    match usize::try_from(asked).unwrap_or(usize::MAX) {
-        0 => limits::PAGE_DEFAULT,
-        n => n.min(limits::PAGE_MAX),
-    }
 }
 
 fn job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {

@@ -7,8 +7,10 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert::{self, attempt_number, ending, half_of, life, maybe_named, named, scope_of, span, timestamp},
+    convert::{self, ending, half_of, scope_of},
     edge::Edge,
+    field::{attempt_number, life, maybe_named, named},
+    times::{at, span, timestamp},
 };
 use crate::{
     broker::{Attachment, Broker, IssueRequest, Notice, NoticeKind, Session},
@@ -68,7 +70,7 @@ impl MemberService for MembersService {
                     beat: Some(span(settings.beat)),
                     lost_after: settings.lost_after,
                     epoch: broker.epoch(),
-                    ends_at_latest: convert::at(now, joined.job.ends),
+                    ends_at_latest: at(now, joined.job.ends),
                     rejoin: Some(span(settings.rejoin)),
                 })
             })
@@ -241,7 +243,7 @@ impl KeepAlive {
         let (kind, reading, writing) = match n.kind {
             NoticeKind::Revoked => (Kind::Revoked, None, None),
             NoticeKind::Drain(drain) => {
-                (Kind::Drain, convert::at(now, drain.reading_ends), convert::at(now, drain.writing_ends))
+                (Kind::Drain, at(now, drain.reading_ends), at(now, drain.writing_ends))
             }
             NoticeKind::Reconnect => (Kind::Reconnect, None, None),
             NoticeKind::Reissue => (Kind::Reissue, None, None),

@@ -6,14 +6,18 @@
 
 mod convert;
 mod edge;
+mod field;
 mod http;
 mod job;
 mod member;
 mod operator;
+mod service;
 mod spec;
 mod status;
+mod times;
 mod verifier;
 
 pub use edge::{Edge, Reloader};
 pub use http::{NotReady, Readiness, issuer_routes, probe_routes};
+pub use service::Service;
 pub use status::status;

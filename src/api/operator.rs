@@ -6,9 +6,10 @@ use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{self, ending, ledger_head, life, maybe_named, named, required_text, timestamp},
+    convert::{self, ending, ledger_head},
     edge::Edge,
-    job::page_size,
+    field::{life, maybe_named, named, page_size, required_text},
+    times::timestamp,
 };
 use crate::{
     broker::{Broker, Caller, LeasePlace},

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::convert::{life, span};
+use super::{field::life, times::span};
 use crate::{
     job::{DoneWhen, Members, Spec, Tuning},
     limits,

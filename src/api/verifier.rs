@@ -11,8 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert::{self, maybe_named, named, timestamp},
+    convert,
     edge::Edge,
+    field::{maybe_named, named},
+    times::timestamp,
 };
 use crate::{
     broker::{Broker, Caller, Verdict},

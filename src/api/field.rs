@@ -1,0 +1,90 @@
+//! One field of a request, read into a word of the house. A refusal names the field.
+
+use std::time::Duration;
+
+use crate::{
+    limits,
+    name::{AttemptNumber, NameError},
+    reason::{Reason, Refusal},
+};
+
+/// A name in a field.
+pub(super) fn named<T: std::str::FromStr<Err = NameError>>(
+    field: &'static str,
+    text: &str,
+) -> Result<T, Refusal> {
+    if text.is_empty() {
+        return Err(Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field));
+    }
+    text.parse()
+        .map_err(|e: NameError| Refusal::new(Reason::FieldInvalid, e.to_string()).with("field", field))
+}
+
+/// A name in a field that may be left empty.
+pub(super) fn maybe_named<T: std::str::FromStr<Err = NameError>>(
+    field: &'static str,
+    text: &str,
+) -> Result<Option<T>, Refusal> {
+    if text.is_empty() { Ok(None) } else { named(field, text).map(Some) }
+}
+
+pub(super) fn attempt_number(n: u64) -> Result<AttemptNumber, Refusal> {
+    AttemptNumber::new(n).ok_or_else(|| {
+        Refusal::new(Reason::FieldMissing, "`attempt` is required: attempts count from 1")
+            .with("field", "attempt")
+    })
+}
+
+/// Free text of people, within its bound and without control characters.
+pub(super) fn text(field: &'static str, text: &str, max: usize) -> Result<String, Refusal> {
+    if text.len() > max {
+        return Err(Refusal::new(Reason::FieldInvalid, format!("`{field}` is longer than {max} bytes"))
+            .with("field", field));
+    }
+    if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
+        return Err(Refusal::new(Reason::FieldInvalid, format!("`{field}` has control characters in it"))
+            .with("field", field));
+    }
+    Ok(text.to_owned())
+}
+
+/// The same where something must be said.
+pub(super) fn required_text(field: &'static str, value: &str, max: usize) -> Result<String, Refusal> {
+    if value.trim().is_empty() {
+        return Err(Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field));
+    }
+    text(field, value, max)
+}
+
+/// A life: more than zero, exact, and short of absurd.
+pub(super) fn life(
+    field: &'static str,
+    d: Option<&prost_types::Duration>,
+    max: Duration,
+) -> Result<Option<Duration>, Refusal> {
+    let Some(d) = d else { return Ok(None) };
+    let bad =
+        |why: String| Err(Refusal::new(Reason::TtlInvalid, format!("`{field}` {why}")).with("field", field));
+    let (Ok(seconds), Ok(nanos)) = (u64::try_from(d.seconds), u32::try_from(d.nanos)) else {
+        return bad("is below zero".into());
+    };
+    if nanos > 999_999_999 {
+        return bad("has more than a second of nanoseconds".into());
+    }
+    let life = Duration::new(seconds, nanos);
+    if life < Duration::from_millis(1) {
+        return bad("is zero: say how long, or leave it out".into());
+    }
+    if life > max {
+        return bad(format!("is longer than {} s, the most that there is", max.as_secs()));
+    }
+    Ok(Some(life))
+}
+
+/// How many entries a page has: as many as asked, within the bound.
+pub(super) fn page_size(asked: u32) -> usize {
+    match usize::try_from(asked).unwrap_or(usize::MAX) {
+        0 => limits::PAGE_DEFAULT,
+        n => n.min(limits::PAGE_MAX),
+    }
+}
