@@ -2,11 +2,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    path::Path,
     sync::Arc,
 };
 
-use super::{Audience, CatalogErrors, Principal, Resource, load, tree::Tree};
+use super::{Audience, Principal, Resource, tree::Tree};
 use crate::name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName};
 
 /// Who may come and what there is to open, all of it checked. Cheap to clone; never changes.
@@ -44,17 +43,7 @@ impl Counts {
 }
 
 impl Catalog {
-    /// Reads a directory of `TENANT.toml` files. Answers every mistake, or a catalog without one.
-    pub fn load(dir: &Path) -> Result<Self, CatalogErrors> {
-        load::read(dir).map(Self::of)
-    }
-
-    /// Knows nobody and nothing.
-    pub fn empty() -> Self {
-        Self::of(load::nothing())
-    }
-
-    fn of(mut index: Index) -> Self {
+    pub(super) fn of(mut index: Index) -> Self {
         index.by_segments = Tree::of(&index.principals);
         Catalog(Arc::new(index))
     }

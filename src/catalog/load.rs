@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    CatalogErrors, IdentityUse, Principal,
+    Catalog, CatalogErrors, IdentityUse, Principal,
     document::Placed,
     fault::Fault,
     file::{self, TenantFile},
@@ -19,13 +19,24 @@ use crate::{
     name::{Digest, PrincipalKind, ResourceName, SpiffeId, SpiffePattern, TenantName, TrustDomain},
 };
 
-/// A catalog that knows nobody.
-pub(super) fn nothing() -> Index {
+impl Catalog {
+    /// Reads a directory of `TENANT.toml` files. Answers every mistake, or a catalog without one.
+    pub fn load(dir: &Path) -> Result<Self, CatalogErrors> {
+        read(dir).map(Self::of)
+    }
+
+    /// Knows nobody and nothing.
+    pub fn empty() -> Self {
+        Self::of(nothing())
+    }
+}
+
+fn nothing() -> Index {
     Index { digest: Some(digest(&[])), ..Index::default() }
 }
 
 /// Reads all `TENANT.toml` files of a directory.
-pub(super) fn read(dir: &Path) -> Result<Index, CatalogErrors> {
+fn read(dir: &Path) -> Result<Index, CatalogErrors> {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
     let sources = sources(dir, &mut faults, &mut warnings);
