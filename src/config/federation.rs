@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{
-    file::path,
+    paths::path,
     table::{Notes, Table},
 };
 use crate::{

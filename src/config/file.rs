@@ -1,16 +1,13 @@
 //! The configuration file, section by section.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use tracing::level_filters::LevelFilter;
 
 use super::{
-    Config, ConfigErrors, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
-    PolicyConfig, ServerConfig, federation, identity,
+    Config, ConfigErrors, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
+    LogFormat, PolicyConfig, ServerConfig, federation, identity,
+    paths::path,
     table::{self, Notes, Table, shown},
     units::{size, size_written, span, written},
 };
@@ -30,14 +27,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct Loaded {
     pub config: Config,
     pub defaults: Vec<DefaultUsed>,
-}
-
-/// A key that the file does not have, and the value that stands for it, as it would be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DefaultUsed {
-    /// As in `lease.beat`.
-    pub key: String,
-    pub value: String,
 }
 
 impl Config {
@@ -197,13 +186,6 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!("`{}` is not an address: write IP:PORT, as \"0.0.0.0:8443\" or \"[::]:8443\"", shown(text))
     })
-}
-
-pub(super) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
-    if text.is_empty() || text.contains('\0') {
-        return Err("is no path: write one".to_owned());
-    }
-    Ok(folder.join(text))
 }
 
 /// An issuer is a URL with https and without query or fragment (RFC 8414 section 2); plain on a loopback host alone.

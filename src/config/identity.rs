@@ -9,7 +9,7 @@ use std::{
 use super::{
     IdentityConfig, IdentityFrom,
     federation::Federated,
-    file::path,
+    paths::path,
     table::{Notes, Table},
     units::{span, written},
 };

@@ -24,13 +24,14 @@ mod settings;
 pub(crate) mod table;
 mod units;
 
-pub use file::{DefaultUsed, Loaded};
+pub use file::Loaded;
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use problem::{ConfigErrors, ConfigProblem};
 pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
     LogFormat, PolicyConfig, ServerConfig,
 };
+pub use table::DefaultUsed;
 
 /// Who sees the rule that refused: policy's own word.
 pub use crate::policy::Explain;

@@ -50,6 +50,14 @@ pub enum PathFault {
     NoParent { parent: String },
 }
 
+/// Reads a path as it is written: relative to the folder of the file that it stands in.
+pub(super) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err("is no path: write one".to_owned());
+    }
+    Ok(folder.join(text))
+}
+
 impl Config {
     /// All paths, in the order of the file.
     pub fn paths(&self) -> Vec<ConfiguredPath> {

@@ -13,8 +13,16 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigErrors, ConfigProblem, DefaultUsed};
+use super::{ConfigErrors, ConfigProblem};
 use crate::limits::FILE_BYTES_MAX;
+
+/// A key that the file does not have, and the value that stands for it, as it would be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultUsed {
+    /// As in `lease.beat`.
+    pub key: String,
+    pub value: String,
+}
 
 /// What is noted while a file is read: what is wrong with it, and what it left to us.
 pub(crate) struct Notes {
