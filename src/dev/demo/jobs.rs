@@ -12,7 +12,7 @@ use super::{
     calls::say,
     child,
     story::Story,
-    team::{CHECKPOINT, Mate, Team},
+    team::{CHECKPOINT, Mate, SPEC_FILE, Team},
     watch::{Checks, LOOK, Moment, Seen, claims_of, within},
 };
 use crate::{
@@ -21,9 +21,6 @@ use crate::{
     proto::v1,
     secret::SecretText,
 };
-
-/// The specification that the wrappers keep to, in the household.
-pub(super) const SPEC_FILE: &str = "jobs.toml";
 
 /// Seconds where others have minutes, so that all of it is told in one breath.
 const PACE: Pace = Pace { beat: Duration::from_secs(1), lost_after: 2, drain_read: Duration::from_secs(2) };

@@ -16,6 +16,8 @@ use crate::{
     secret::SecretText,
 };
 
+/// The specification that the wrappers keep to, in the household.
+pub(super) const SPEC_FILE: &str = "jobs.toml";
 /// Where a child saves its checkpoint.
 pub(super) const CHECKPOINT: &str = "step-100";
 
@@ -43,7 +45,7 @@ impl Stage {
             let place = self.house.path(&format!("run-{name}"));
             !place.exists()
         });
-        let mut run: Vec<OsString> = vec!["--spec".into(), self.house.path(super::jobs::SPEC_FILE).into()];
+        let mut run: Vec<OsString> = vec!["--spec".into(), self.house.path(SPEC_FILE).into()];
         for (flag, value) in [("--job", job), ("--attempt-key", key), ("--instance", instance)] {
             run.extend([flag.into(), value.into()]);
         }
