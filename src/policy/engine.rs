@@ -12,6 +12,7 @@ use super::{
     facts::Facts,
     literals,
     memo::{Memo, Question},
+    outcome::Outcome,
     rules::Rules,
     slice::{self, Act, Slice, Slices},
 };
@@ -34,18 +35,6 @@ pub struct Engine {
     warnings: Vec<String>,
     authorizer: Authorizer,
     memo: Memo,
-}
-
-/// What the rules say of one act.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    Allow(Vec<Arc<Rule>>),
-    /// Gates, and what permits it once they are open.
-    Wait(Vec<Arc<Rule>>, Vec<Arc<Rule>>),
-    Forbid(Vec<Arc<Rule>>),
-    /// Nothing permits it.
-    Nothing,
-    Error(Vec<String>),
 }
 
 impl Engine {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bundle, Call, Rule, engine::Outcome};
+use super::{Bundle, Call, Rule, outcome::Outcome};
 use crate::{
     catalog::{Principal, Resource},
     name::{Action, PrincipalKind, ResourceName},

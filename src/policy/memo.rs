@@ -5,7 +5,7 @@ use std::{fmt::Write, sync::Arc};
 
 use dashmap::DashMap;
 
-use super::engine::Outcome;
+use super::outcome::Outcome;
 use crate::limits::DECISIONS_KEPT_MAX;
 
 /// Everything that an answer depends on, in one text.

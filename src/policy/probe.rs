@@ -9,10 +9,10 @@ use cedar_policy::{Entities, Entity, EntityUid};
 
 use super::{
     Bundle, Engine, Rule,
-    engine::Outcome,
     entities::principal_entity,
     explain::{Cause, Who},
     facts::Facts,
+    outcome::Outcome,
     slice::Act,
 };
 use crate::{

@@ -13,15 +13,12 @@ use miette::Diagnostic;
 use super::{
     Gate, PolicyErrors,
     fault::PolicyFault,
-    source::{self, PolicySource, PolicyText},
+    source::{self, PolicySource, PolicyText, SCHEMA},
 };
 use crate::{
     limits::{POLICIES_MAX, TEXT_BYTES_MAX},
     name::Digest,
 };
-
-/// The schema that all policies are written in.
-pub const SCHEMA: &str = include_str!("../../config/policy/leasehold.cedarschema");
 
 const ANNOTATIONS: [&str; 7] =
     ["id", "explain", "fix", "gate", "approver_group", "approvals", "approval_ttl"];

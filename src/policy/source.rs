@@ -2,8 +2,11 @@
 
 use std::{fs, path::PathBuf};
 
-use super::{PolicyErrors, fault::PolicyFault, rules::SCHEMA};
+use super::{PolicyErrors, fault::PolicyFault};
 use crate::{limits::FILE_BYTES_MAX, name::Digest};
+
+/// The schema that all policies are written in.
+pub const SCHEMA: &str = include_str!("../../config/policy/leasehold.cedarschema");
 
 const DEFAULT: &str = include_str!("../../config/policy/leasehold.cedar");
 
