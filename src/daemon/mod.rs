@@ -3,11 +3,13 @@
 //! Owns the order of start and stop, the listeners and the background work. Ready only when the state is rebuilt and this
 //! life's own record is durable; a task that dies takes the daemon down in order.
 
+mod failure;
 mod identity;
 mod listeners;
 mod rules;
 mod start;
 mod telemetry;
 
-pub use start::{Daemon, StartError, Stopped};
+pub use failure::StartError;
+pub use start::{Daemon, Stopped};
 pub use telemetry::{init_logging, init_metrics};

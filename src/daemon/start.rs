@@ -14,57 +14,25 @@ use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
-use super::{identity, listeners, rules, telemetry};
+use super::{
+    failure::{StartError, with_mistakes},
+    identity, listeners, rules, telemetry,
+};
 use crate::{
     api::{Edge, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
     broker::{Broker, Settings, Task, Tickets},
     clock::{Clock, SystemClock},
     config::{Config, IssuerListen},
     fence::Registry,
-    identity::{EndpointFault, IdentitySource, LoadError, NoIdentity, first_identity},
-    ledger::{Actor, EpochBegan, Event, HeadKey, HeadKeyError, Ledger, LedgerError, OpenError},
+    identity::{IdentitySource, first_identity},
+    ledger::{Actor, EpochBegan, Event, HeadKey, Ledger},
     limits,
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
-    reason::{Reason, Refusal},
+    reason::Reason,
     secret::random_u128,
     state::{Left, Recorded, Store},
     token::{KeyError, SigningKey},
 };
-
-/// Why the daemon did not start. Nothing was served.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error("the identity files cannot be used")]
-    Identity(#[from] LoadError),
-    #[error("identity.workload_api is not written, so the socket is that of the environment")]
-    WorkloadApi(#[from] EndpointFault),
-    #[error("the daemon has no identity of its own")]
-    NoIdentity(#[from] NoIdentity),
-    #[error("{}", with_mistakes(.0))]
-    Rules(Refusal),
-    #[error(transparent)]
-    Ledger(#[from] OpenError),
-    #[error("heads of the ledger cannot be signed")]
-    HeadKey(#[from] HeadKeyError),
-    #[error("the record of this start could not be written")]
-    Epoch(#[source] LedgerError),
-    #[error("no signing key could be made")]
-    Key(#[from] KeyError),
-    #[error("{address} cannot be listened on for {what}")]
-    Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
-    #[error("{} cannot be used for the issuer's listener: {what}", path.display())]
-    IssuerTls { path: PathBuf, what: String },
-    #[error("the services could not be put together: {0}")]
-    Services(String),
-    #[error("the start was broken off: {0}")]
-    BrokenOff(String),
-}
-
-/// The refusal's line and a line for each mistake.
-fn with_mistakes(refusal: &Refusal) -> String {
-    let mistakes = refusal.facts.iter().filter(|(label, _)| label == rules::MISTAKE);
-    mistakes.fold(refusal.text.to_string(), |all, (_, mistake)| format!("{all}\n{mistake}"))
-}
 
 /// How the daemon stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
