@@ -13,8 +13,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    IdentitySource, LoadError, Standing, Trust, TrustBundles, X509Svid, bundle::Roots, load, outage::Outage,
-    source::Published,
+    IdentitySource, LoadError, Reloaded, Standing, Trust, TrustBundles, X509Svid, bundle::Roots, load,
+    outage::Outage, source::Published,
 };
 use crate::{
     clock::{Clock, Wall},
@@ -29,13 +29,6 @@ pub struct IdentityFiles {
     pub svid: Option<(PathBuf, PathBuf)>,
     /// The roots of each trust domain, as PEM or as a SPIFFE bundle document.
     pub bundles: Vec<(TrustDomain, PathBuf)>,
-}
-
-/// Whether a reload found anything new.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reloaded {
-    Changed,
-    Unchanged,
 }
 
 /// Shows what the files held when they last could be read: all of them or, where one is bad, what was before. Files are

@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Reloaded, Standing, TrustBundles, Unusable, X509Svid};
+use super::{LoadError, Standing, TrustBundles, Unusable, X509Svid};
 use crate::clock::Wall;
 
 /// Our own SVID and whom we trust, at one moment.
@@ -39,6 +39,13 @@ impl Trust {
         }
         Ok(())
     }
+}
+
+/// Whether a reload found anything new.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reloaded {
+    Changed,
+    Unchanged,
 }
 
 /// Gives the present [`Trust`], and says when it changes. Every handshake asks anew, so that a rotation needs no restart.
