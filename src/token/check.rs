@@ -4,7 +4,12 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
 use super::{Claims, KeySet};
-use crate::{clock::Wall, limits::TOKEN_BYTES_MAX, name::SpiffeId, reason::Reason};
+use crate::{
+    clock::Wall,
+    limits::TOKEN_BYTES_MAX,
+    name::SpiffeId,
+    reason::{Reason, Refusal},
+};
 
 /// How far in the future `nbf` may lie: the clocks of two machines differ.
 const NOT_BEFORE_LEEWAY_SECONDS: u64 = 5;
@@ -47,6 +52,13 @@ impl TokenError {
             TokenError::NoPresenter | TokenError::Presenter { .. } => Reason::TokenPresenter,
             TokenError::Certificate => Reason::TokenCertificate,
         }
+    }
+}
+
+/// A refusal of the token by itself.
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        Refusal::new(error.reason(), error.to_string())
     }
 }
 

@@ -8,10 +8,7 @@ use std::{
     },
 };
 
-use super::{
-    board::{Board, Moment},
-    verifier::{refused, stands},
-};
+use super::board::{Board, Moment};
 use crate::{
     clock::Wall,
     name::FenceName,
@@ -75,13 +72,13 @@ impl Access {
         let Held { board, claims, names, seen } = &*self.0;
         let moment = board.fresh().map_err(|refusal| {
             // What is known of this token says more than that the feed is not fresh.
-            stands(&board.state(), claims, names).err().unwrap_or(refusal)
+            board.state().stands(claims, names).err().unwrap_or(refusal)
         })?;
         if moment.daemon >= self.expires() {
-            return Err(refused(&TokenError::Expired(self.expires())));
+            return Err(TokenError::Expired(self.expires()).into());
         }
         if seen.load(Ordering::Relaxed) != moment.version {
-            stands(&board.state(), claims, names)?;
+            board.state().stands(claims, names)?;
             seen.store(moment.version, Ordering::Relaxed);
         }
         Ok(moment)

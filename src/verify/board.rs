@@ -14,8 +14,11 @@ use tokio::sync::watch;
 use super::{fences::Fences, keys::Keys};
 use crate::{
     clock::{BootTime, Clock, LeaseTime, Now, Wall},
+    fence::Seq,
     limits::{CLOCK_DIFFERENCE_MAX, FEED_STALE},
+    name::FenceName,
     reason::{Reason, Refusal},
+    token::Claims,
 };
 
 /// Written by the follower alone; read by anyone, without waiting.
@@ -42,6 +45,47 @@ pub(super) struct State {
     pub(super) epoch: Option<u64>,
     /// What is known of it, or why everything is refused.
     pub(super) view: Result<View, Refusal>,
+}
+
+impl State {
+    /// What is known of the daemon's present life, or why nothing is.
+    pub(super) fn view(&self) -> Result<&View, Refusal> {
+        self.view.as_ref().map_err(Clone::clone)
+    }
+
+    /// Whether none of the fences of a token was lowered since its lease took its stand, as far as this view says.
+    pub(super) fn stands(&self, claims: &Claims, names: &[FenceName]) -> Result<(), Refusal> {
+        if let Some(epoch) = self.epoch
+            && epoch != claims.lh.epoch
+        {
+            return Err(of_epoch(claims.lh.epoch, epoch));
+        }
+        let fences = &self.view()?.fences;
+        if let Some((name, seq)) = fences.lowered_after(names, Seq(claims.lh.stood_at)) {
+            return Err(
+                Refusal::new(Reason::Revoked, format!("revoked: {name}")).with("seq", seq.to_string())
+            );
+        }
+        // After the names: what is forgotten is first refused by its age. `iat` is in whole seconds, rounded down.
+        let issued_by = Wall::from_seconds(claims.iat.saturating_add(1));
+        if issued_by <= fences.complete_since() {
+            return Err(Refusal::new(
+                Reason::FeedStale,
+                "the token is older than the lowerings that the fence feed still tells",
+            )
+            .fix("renew the lease"));
+        }
+        Ok(())
+    }
+}
+
+/// A token of another life of the daemon than the feed's.
+pub(super) fn of_epoch(token: u64, feed: u64) -> Refusal {
+    Refusal::new(
+        Reason::TokenEpoch,
+        format!("the token is of epoch {token}, and leasehold is in epoch {feed}"),
+    )
+    .fix("obtain a new one")
 }
 
 /// All that is known of one life of the daemon.

@@ -5,7 +5,6 @@ use std::{fmt, sync::Arc};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tonic_types::StatusExt;
 
-use super::verifier::refused;
 use crate::{
     clock::Clock,
     limits::{INTROSPECT_WAIT, TOKEN_BYTES_MAX},
@@ -46,7 +45,7 @@ impl Introspector {
     /// Asks. A daemon that does not answer within [`INTROSPECT_WAIT`] is a refusal like any other.
     pub async fn introspect(&self, token: &str, presenter: Presenter<'_>) -> Result<Introspected, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(refused(&TokenError::Malformed("it is longer than 4096 bytes")));
+            return Err(TokenError::Malformed("it is longer than 4096 bytes").into());
         }
         let (id, certificate) = match presenter {
             Presenter::Svid { id, x5t_s256 } => (id.to_string(), x5t_s256.map(|x| x.to_vec())),
@@ -69,14 +68,13 @@ impl Introspector {
             return Err(Refusal::new(reason, format!("leasehold says that the token is not good: {reason}")));
         }
         // The daemon has verified these very bytes: what they say is true.
-        let claims = claims_of(token).ok_or_else(|| {
-            refused(&TokenError::Malformed("leasehold calls it good, and it cannot be read here"))
-        })?;
+        let claims = claims_of(token)
+            .ok_or(TokenError::Malformed("leasehold calls it good, and it cannot be read here"))?;
         if claims.aud != self.audience {
-            return Err(refused(&TokenError::Audience(claims.aud)));
+            return Err(TokenError::Audience(claims.aud).into());
         }
         // What the daemon was told of the presenter is its SPIFFE ID; the certificate is compared here.
-        presenter.may_present(&claims).map_err(|error| refused(&error))?;
+        presenter.may_present(&claims)?;
         Ok(Introspected { claims })
     }
 }

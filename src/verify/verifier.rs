@@ -10,16 +10,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     access::Access,
-    board::{Board, Moment, State, View},
+    board::{Board, Moment, State, of_epoch},
     feed::Follower,
 };
 use crate::{
-    clock::{Clock, Wall},
-    fence::Seq,
+    clock::Clock,
     link::Connector,
-    name::{Action, FenceName, ResourceName, SpiffeId},
+    name::{Action, ResourceName, SpiffeId},
     reason::{Reason, Refusal},
-    token::{self, Claims, Expected, KeySet, Presenter, TokenError, peek_key_id},
+    token::{self, Expected, KeySet, Presenter, peek_key_id},
 };
 
 /// What a verifier needs.
@@ -110,11 +109,11 @@ impl Verifier {
     ) -> Result<Access, Refusal> {
         let keys = self.keys_for(token).await?;
         let (moment, state) = self.now()?;
-        let view = view(&state)?;
+        let view = state.view()?;
         let expected = Expected { issuer: &view.issuer, audience: &self.audience, presenter };
-        let claims = token::check(token, &keys, expected, moment.daemon).map_err(|e| refused(&e))?;
+        let claims = token::check(token, &keys, expected, moment.daemon)?;
         let names = claims.fence_names();
-        stands(&state, &claims, &names)?;
+        state.stands(&claims, &names)?;
         if !claims.opens(resource, action) {
             return Err(Refusal::new(
                 Reason::TokenScope,
@@ -127,7 +126,7 @@ impl Verifier {
     /// The public keys, newer ones where the token names one that is not known.
     async fn keys_for(&self, token: &str) -> Result<Arc<KeySet>, Refusal> {
         let (_, state) = self.now()?;
-        let view = view(&state)?;
+        let view = state.view()?;
         let Some(kid) = peek_key_id(token) else { return Ok(view.keys.set()) };
         // `EPOCH.N.THUMBPRINT`: a key of another life of the daemon is not worth asking for.
         match kid.split('.').next().and_then(|epoch| epoch.parse::<u64>().ok()) {
@@ -140,7 +139,7 @@ impl Verifier {
     fn now(&self) -> Result<(Moment, Arc<State>), Refusal> {
         let moment = self.board.fresh()?;
         let state = Arc::clone(&self.board.state());
-        view(&state)?;
+        state.view()?;
         Ok((moment, state))
     }
 }
@@ -149,44 +148,4 @@ impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Verifier({})", self.audience)
     }
-}
-
-/// Whether none of the fences of a token was lowered since its lease took its stand, as far as this view says.
-pub(super) fn stands(state: &State, claims: &Claims, names: &[FenceName]) -> Result<(), Refusal> {
-    if let Some(epoch) = state.epoch
-        && epoch != claims.lh.epoch
-    {
-        return Err(of_epoch(claims.lh.epoch, epoch));
-    }
-    let fences = &view(state)?.fences;
-    if let Some((name, seq)) = fences.lowered_after(names, Seq(claims.lh.stood_at)) {
-        return Err(Refusal::new(Reason::Revoked, format!("revoked: {name}")).with("seq", seq.to_string()));
-    }
-    // After the names: what is forgotten is first refused by its age. `iat` is in whole seconds, rounded down.
-    let issued_by = Wall::from_seconds(claims.iat.saturating_add(1));
-    if issued_by <= fences.complete_since() {
-        return Err(Refusal::new(
-            Reason::FeedStale,
-            "the token is older than the lowerings that the fence feed still tells",
-        )
-        .fix("renew the lease"));
-    }
-    Ok(())
-}
-
-/// A refusal of the token by itself.
-pub(super) fn refused(error: &TokenError) -> Refusal {
-    Refusal::new(error.reason(), error.to_string())
-}
-
-fn view(state: &State) -> Result<&View, Refusal> {
-    state.view.as_ref().map_err(Clone::clone)
-}
-
-fn of_epoch(token: u64, feed: u64) -> Refusal {
-    Refusal::new(
-        Reason::TokenEpoch,
-        format!("the token is of epoch {token}, and leasehold is in epoch {feed}"),
-    )
-    .fix("obtain a new one")
 }
