@@ -12,8 +12,10 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
+    error::{CloseError, LedgerError},
     event::Event,
     file::Disk,
+    health::{Health, Stopped},
     queue::{Body, Shared, Way},
     record::{EventText, Head},
     tail::Tail,
@@ -41,60 +43,6 @@ struct Inner {
 struct Signing {
     key: HeadKey,
     last: Mutex<Option<SignedHead>>,
-}
-
-/// Why a record is not, or not known to be, durable.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LedgerError {
-    #[error("the ledger cannot be written now: {why}")]
-    Unavailable { why: Arc<str> },
-    #[error("too many records wait for the disk: try again in a moment")]
-    QueueFull,
-    #[error("the record has {bytes} bytes, and {} are allowed", limits::LEDGER_RECORD_BYTES_MAX)]
-    TooLarge { bytes: usize },
-    #[error("the record cannot be written as JSON")]
-    Unwritable,
-    #[error("the ledger is closed")]
-    Closed,
-    #[error(
-        "too many endings waited for the disk: this one is kept as a count and a digest, not as a record of its own"
-    )]
-    Coalesced,
-    #[error("no record {index} was accepted in this epoch")]
-    NoSuchIndex { index: u64 },
-}
-
-/// How the ledger is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// Takes everything.
-    Good,
-    /// The disk is full: the reserve was given up for endings, and nothing else is taken.
-    EndingsOnly { why: Arc<str> },
-    /// Writing fails. Endings are kept in memory, nothing else is taken.
-    Failing { why: Arc<str> },
-    /// Closed, or its thread died.
-    Stopped,
-}
-
-/// How the writer thread ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
-    /// It was asked to.
-    Closed,
-    /// It panicked: the daemon must go down.
-    Died,
-}
-
-/// Why a close is not a clean one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CloseError {
-    #[error("{records} records could not be written before the ledger was closed")]
-    Unwritten { records: usize },
-    #[error("the disk did not answer within the deadline; {records} records wait")]
-    Deadline { records: usize },
-    #[error("the ledger's thread died")]
-    Died,
 }
 
 /// An appended record. Resolves to its index when it is durable.

@@ -35,10 +35,15 @@
 
 mod accept;
 mod chain;
+mod error;
 mod event;
+mod fault;
 mod file;
 mod fold;
+mod head;
+mod health;
 mod open;
+mod options;
 mod queue;
 mod record;
 mod segment;
@@ -54,12 +59,15 @@ mod ledger_tests;
 #[cfg(test)]
 mod verify_tests;
 
-pub use accept::{Appending, CloseError, Deferred, Health, Ledger, LedgerError, Stopped};
-pub use chain::{Fault, ReadError, Tamper};
+pub use accept::{Appending, Deferred, Ledger};
+pub use error::{CloseError, LedgerError};
 pub use event::*;
+pub use fault::{Fault, ReadError, Tamper};
 pub use file::{Dir, Disk, DiskFile, Held, LockError};
 pub use fold::Fold;
-pub use open::{OpenError, Opened, Options};
+pub use health::{Health, Stopped};
+pub use open::{OpenError, Opened};
+pub use options::Options;
 pub use record::{Head, Record};
 pub use tail::{Tail, TailError, TailLine};
 pub use verify::{Report, verify, verify_folded};

@@ -1,64 +1,20 @@
 //! Opening a ledger: take it for this process, read all of it, repair what a crash left, start the writer.
 
-use std::{
-    io::{self, Read},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
-
-use serde::{Deserialize, Serialize};
+use std::{io, path::Path, sync::Arc};
 
 use super::{
     accept::Ledger,
-    chain::{self, Begin, Each, End, Fault, ReadError, Tamper, Walked},
+    chain::{self, Begin, Each, End, Walked},
+    fault::{Fault, ReadError, Tamper},
     file::{Dir, Disk, Held, LockError, is_full},
     fold::{self, Fold},
+    head::read_head,
+    options::Options,
     queue::Shared,
-    record::{Head, Record},
-    writer::{Segment, Writer},
+    record::Record,
+    writer::{RESERVE_FILE, Segment, Writer},
 };
-use crate::{
-    clock::{Clock, Wall},
-    limits,
-    name::Digest,
-};
-
-pub(super) const HEAD_FILE: &str = "head";
-const HEAD_DRAFT: &str = "head.new";
-pub(super) const RESERVE_FILE: &str = "reserve";
-pub(super) const PROBE_FILE: &str = "probe";
-/// The head file's line is some 110 bytes.
-const HEAD_BYTES_MAX: u64 = 1_024;
-
-/// How a ledger is written. The defaults are those of [`limits`].
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Bytes past which a new segment is begun.
-    pub segment_bytes: u64,
-    /// Records past which a new segment is begun, where segments begin with snapshots.
-    pub segment_records: u64,
-    /// Bytes kept back for endings on a full disk; 0 keeps none.
-    pub reserve_bytes: u64,
-    /// From a write error to the first try again; doubled up to `retry_max`.
-    pub retry_first: Duration,
-    pub retry_max: Duration,
-    /// Endings kept one by one while the disk is away.
-    pub deferred_max: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Options {
-            segment_bytes: limits::LEDGER_SEGMENT_BYTES,
-            segment_records: limits::LEDGER_SEGMENT_RECORDS,
-            reserve_bytes: limits::LEDGER_RESERVE_BYTES,
-            retry_first: limits::LEDGER_RETRY_FIRST,
-            retry_max: limits::LEDGER_RETRY_MAX,
-            deferred_max: limits::LEDGER_DEFERRED_MAX,
-        }
-    }
-}
+use crate::clock::{Clock, Wall};
 
 /// A ledger that was opened.
 #[derive(Debug)]
@@ -276,53 +232,4 @@ fn repair(disk: &dyn Disk, end: &End, warnings: &mut Vec<String>) -> io::Result<
             disk.sync_dir()
         }
     }
-}
-
-/// What the head file holds.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HeadLine {
-    v: u32,
-    index: u64,
-    digest: Digest,
-}
-
-impl HeadLine {
-    fn write(head: Head) -> String {
-        format!("{{\"v\":1,\"index\":{},\"digest\":\"{}\"}}\n", head.index, head.digest)
-    }
-}
-
-/// Reads the head file, where there is one.
-pub(super) fn read_head(disk: &dyn Disk) -> Result<Option<Head>, ReadError> {
-    let fault = |what| {
-        ReadError::Tamper(Tamper { file: HEAD_FILE.into(), line: 1, index: 0, what: Fault::HeadFile(what) })
-    };
-    let failed = |source| ReadError::Io { file: HEAD_FILE.into(), source };
-    let mut text = Vec::new();
-    match disk.read(HEAD_FILE, 0) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed(e)),
-        Ok(file) => file.take(HEAD_BYTES_MAX).read_to_end(&mut text).map_err(failed)?,
-    };
-    let line: HeadLine = serde_json::from_slice(&text).map_err(|_| fault("it cannot be read"))?;
-    let head = Head { index: line.index, digest: line.digest };
-    if text != HeadLine::write(head).as_bytes() {
-        return Err(fault("it is not in its one form"));
-    }
-    Ok(Some(head))
-}
-
-/// Replaces the head file, durably.
-pub(super) fn write_head(disk: &dyn Disk, head: Head) -> io::Result<()> {
-    match disk.remove(HEAD_DRAFT) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = disk.create(HEAD_DRAFT)?;
-    file.write(HeadLine::write(head).as_bytes())?;
-    file.sync()?;
-    drop(file);
-    disk.rename(HEAD_DRAFT, HEAD_FILE)?;
-    disk.sync_dir()
 }

@@ -12,8 +12,9 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    accept::{Health, LedgerError, Stopped},
+    error::LedgerError,
     event::Coalesced,
+    health::{Health, Stopped},
     record::{EventText, Head},
 };
 use crate::{clock::Wall, limits, name::Digest};

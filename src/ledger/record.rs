@@ -9,7 +9,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{chain::Fault, event::Event};
+use super::{event::Event, fault::Fault};
 use crate::{clock::Wall, name::Digest};
 
 /// The version of the form that is written. Older ones stay readable.

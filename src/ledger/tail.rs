@@ -12,7 +12,7 @@ use std::{
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
-use super::{accept::Stopped, file::Disk, record, segment};
+use super::{file::Disk, health::Stopped, record, segment};
 use crate::limits;
 
 /// A reader of durable records, in order.

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::{
-    chain::{self, Begin, End, Fault, ReadError},
+    chain::{self, Begin, End},
     event::Event,
+    fault::{Fault, ReadError},
     file::Disk,
     fold::{self, Fold},
-    open::read_head,
+    head::read_head,
     record::Head,
 };
 use crate::{clock::Wall, name::Digest};

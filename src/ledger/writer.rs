@@ -7,16 +7,20 @@
 use std::{io, sync::Arc, thread};
 
 use super::{
-    accept::{Health, Stopped},
     event::{Event, Snapshot},
     file::{Disk, DiskFile, Held, is_full},
     fold::{self, Fold},
-    open::{Options, PROBE_FILE, RESERVE_FILE, write_head},
+    head::write_head,
+    health::{Health, Stopped},
+    options::Options,
     queue::{Again, Body, Shared, Turn, Waiting},
     record::{self, Envelope, EventText, Head},
     segment,
 };
 use crate::clock::Wall;
+
+pub(super) const RESERVE_FILE: &str = "reserve";
+const PROBE_FILE: &str = "probe";
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,

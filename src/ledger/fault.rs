@@ -1,0 +1,89 @@
+//! What does not fit in a ledger, and where.
+
+use std::{fmt, io};
+
+use crate::name::Digest;
+
+/// What does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("this is not a record: {0}")]
+    Malformed(&'static str),
+    #[error("its event cannot be read: {0}")]
+    Event(String),
+    #[error("it is of version {0}, which this build does not read: use the build that wrote it")]
+    Version(u64),
+    #[error("it does not match its own hash: it was changed after it was written")]
+    Hash,
+    #[error("it has index {found} where {expected} was to come: records were removed, inserted or moved")]
+    Index { expected: u64, found: u64 },
+    #[error(
+        "it does not follow the record before it: its `prev` is {found}, that record's digest is {expected}"
+    )]
+    Prev { expected: Digest, found: Digest },
+    #[error("it is of epoch {found}, after one of epoch {before}")]
+    Epoch { before: u64, found: u64 },
+    #[error(
+        "the file begins with record {found}, but {expected} was to come: a segment before it is missing"
+    )]
+    SegmentMissing { expected: u64, found: u64 },
+    #[error("the file's name says that it begins with record {named}, but it begins with {found}")]
+    SegmentName { named: u64, found: u64 },
+    #[error("the file is empty, and others follow it")]
+    SegmentEmpty,
+    #[error("the line is cut off, and other segments follow it")]
+    CutInside,
+    #[error("the record is whole, but its newline was changed")]
+    Newline,
+    #[error("the ledger ends here, but record {expected} was in it once: its tail was cut off")]
+    TailCut { expected: u64 },
+    #[error("its digest is {found}, but the head that was kept says {expected}: the ledger was rewritten")]
+    HeadDigest { expected: Digest, found: Digest },
+    #[error("the head file is not what was written: {0}")]
+    HeadFile(&'static str),
+    #[error("it does not fit the records before it: {0}")]
+    Misfit(&'static str),
+    #[error("the records before it give a state of digest {expected}, but it says {found}")]
+    Snapshot { expected: Digest, found: Digest },
+    #[error(
+        "the head that was kept is of record {kept}, but the records before {first} are not here: verify them with the copy that has them"
+    )]
+    HeadGone { kept: u64, first: u64 },
+}
+
+/// A place in the ledger that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {what}", place = Place { file, line: *line, index: *index })]
+pub struct Tamper {
+    pub file: String,
+    /// From 1; 0 where the file as a whole is meant.
+    pub line: u64,
+    /// The index that the record has or should have.
+    pub index: u64,
+    pub what: Fault,
+}
+
+struct Place<'a> {
+    file: &'a str,
+    line: u64,
+    index: u64,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ledger file {}", self.file)?;
+        if self.line > 0 {
+            write!(f, ", line {}", self.line)?;
+        }
+        write!(f, " (record {})", self.index)
+    }
+}
+
+/// Why a ledger cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Tamper(#[from] Tamper),
+    #[error("{file} cannot be read")]
+    Io { file: String, source: io::Error },
+}
