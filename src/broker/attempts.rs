@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     Broker, Caller,
-    caller::job_not_found,
-    create::state_refusal,
     decide::{decision_record, waiting},
     names,
+    refusals::{job_not_found, move_refusal, state_refusal},
 };
 use crate::{
     job::{AttemptState, Begin, Change, Close, Drain, DrainSpans, End, Illegal, Job},
@@ -315,22 +314,4 @@ impl Broker {
 fn began_before(job: Arc<Job>, attempt: AttemptNumber, ticket: &Secret) -> Began {
     let is_its = job.attempt(attempt).is_some_and(|a| a.ticket == ticket.digest());
     Began { job, attempt, ticket: is_its.then(|| ticket.to_text()) }
-}
-
-/// Why a move is not legal, in the words of a refusal.
-pub(super) fn move_refusal(illegal: Illegal) -> Refusal {
-    let refusal = Refusal::new(illegal.reason(), illegal.to_string());
-    match illegal {
-        Illegal::Stale(..) => {
-            refusal.fix("this run was replaced by a newer one: stop, it has no access any more")
-        }
-        Illegal::KeyUsed(_) => {
-            refusal.fix("a new run needs a new key: use the scheduler's restart count in it")
-        }
-        Illegal::AttemptsExhausted(_) => {
-            refusal.fix("create another job, or allow more with members.attempts")
-        }
-        Illegal::AwaitingApproval => refusal.fix("see whom it waits for: leasehold job show"),
-        _ => refusal,
-    }
 }

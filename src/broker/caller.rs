@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Rules};
+use super::{Broker, Rules, refusals::job_not_found};
 use crate::{
     catalog::Principal,
     identity::Peer,
@@ -53,11 +53,6 @@ impl Caller {
         }
         all
     }
-}
-
-pub(super) fn job_not_found() -> Refusal {
-    Refusal::new(Reason::JobNotFound, "there is no such job, or none that you may see")
-        .fix("list those that you may see: leasehold job list")
 }
 
 impl Broker {

@@ -6,6 +6,7 @@ use super::{
     Broker, Caller,
     decide::{Question, decision_record, tuned, work_of},
     names,
+    refusals::{key_conflict, state_refusal},
 };
 use crate::{
     catalog::Principal,
@@ -295,42 +296,4 @@ fn inputs_of(catalog: &crate::catalog::Catalog, spec: &Spec) -> Result<Vec<Input
         }
     }
     Ok(inputs)
-}
-
-fn key_conflict(job: JobId) -> Refusal {
-    Refusal::new(
-        Reason::IdempotencyConflict,
-        format!("this idempotency key belongs to {job}, which has another specification"),
-    )
-    .fix("use another key for another job, or send the same specification")
-}
-
-/// What the state said, in the words of a refusal.
-pub(super) fn state_refusal<E>(
-    refused: crate::state::Refused<E>,
-    of_move: impl FnOnce(E) -> Refusal,
-) -> Refusal
-where
-    E: std::fmt::Display + std::fmt::Debug,
-{
-    use crate::state::Refused;
-    match refused {
-        Refused::Move(e) => of_move(e),
-        Refused::NoJob => super::caller::job_not_found(),
-        Refused::KeyConflict(job) => key_conflict(job),
-        Refused::Ledger(why) => {
-            tracing::error!(%why, "a record could not be written");
-            Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
-                .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
-        }
-        Refused::Bound(job) => Refusal::new(
-            Reason::IdentityBound,
-            format!("your identity belongs to one job alone, and that is {job}"),
-        )
-        .fix("run each job under a SPIFFE ID of its own, or have the catalog say identity = \"shared\""),
-        other => {
-            let reason = other.reason().unwrap_or(Reason::Internal);
-            Refusal::new(reason, other.to_string())
-        }
-    }
 }

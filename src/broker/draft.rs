@@ -5,21 +5,21 @@ use std::time::Duration;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use super::{
-    Binding, Broker, Caller, Offer, Rules, Session,
+    Broker, Caller, Offer, Rules, Session,
     decide::{Question, decision_record, work_of_scopes},
-    issue::no_random,
+    refusals::{move_refusal, no_random},
 };
 use crate::{
     catalog::{Audience, Checks, IdentityUse, Presenter},
     clock::{LeaseTime, Now, Wall},
     fence::{Revision, Seq, Stand},
-    job::Job,
+    job::{AttemptState, Job},
     lease::Facts,
     ledger::{self, Event},
     limits,
     name::{Digest, FenceName, Half, LeaseId},
     policy::{Asker, Grant, Phase, Verdict},
-    reason::Refusal,
+    reason::{Reason, Refusal},
     secret::random_u128,
     state::input_record,
     token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, Minted},
@@ -53,6 +53,24 @@ pub(super) struct Standing<'a> {
     pub generation: u32,
     pub stood_at: Seq,
     pub names: &'a [FenceName],
+}
+
+/// What the holder must show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    Subject,
+    Certificate,
+    Bearer,
+}
+
+impl Binding {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Binding::Subject => "subject",
+            Binding::Certificate => "certificate",
+            Binding::Bearer => "bearer",
+        }
+    }
 }
 
 impl Draft<'_> {
@@ -104,10 +122,25 @@ impl Draft<'_> {
 }
 
 impl Broker {
+    /// What a credential begins as, for what policy has not been asked yet.
+    pub(super) fn draft<'a>(
+        &self,
+        rules: &'a Rules,
+        caller: &'a Caller,
+        job: &'a Job,
+        session: &'a Session,
+        offer: &'a Offer,
+        audience: &'a Audience,
+    ) -> Result<Draft<'a>, Refusal> {
+        let phase = phase(job, session, offer.half)?;
+        let binding = self.binding(caller, audience, session);
+        Ok(Draft { rules, caller, job, session, offer, audience, phase, binding, now: self.clock.now() })
+    }
+
     /// What the holder of a token must show: it is bound to the certificate where the identity is shared and the audience sees
     /// certificates; and where one of this member was, no later one is bound to less, whatever the catalog says of the identity
     /// by then.
-    pub(super) fn binding(&self, caller: &Caller, audience: &Audience, session: &Session) -> Binding {
+    fn binding(&self, caller: &Caller, audience: &Audience, session: &Session) -> Binding {
         if audience.presenter == Presenter::None {
             return Binding::Bearer;
         }
@@ -249,5 +282,19 @@ impl Broker {
             expires: claims.exp,
             binding: draft.binding.as_str().to_owned(),
         }
+    }
+}
+
+/// Where the attempt is, as far as this half is concerned.
+fn phase(job: &Job, session: &Session, half: Half) -> Result<Phase, Refusal> {
+    let a = job.running(session.attempt).map_err(move_refusal)?;
+    match (a.drain_of(&session.instance), half) {
+        (Some(_), Half::Reading) => {
+            let who = if matches!(a.state, AttemptState::Draining(_)) { "the attempt is" } else { "you are" };
+            Err(Refusal::new(Reason::AttemptDraining, format!("{who} draining: nothing is read any more"))
+                .fix("save what you have: checkpoints may still be written"))
+        }
+        (Some(_), Half::Writing) => Ok(Phase::Draining),
+        (None, _) => Ok(Phase::Running),
     }
 }

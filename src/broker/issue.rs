@@ -7,21 +7,21 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
     Broker, Caller, Rules, Session,
-    attempts::move_refusal,
     decide::unchanged,
-    draft::{Draft, Standing},
+    draft::{Binding, Standing},
     members::Offer,
     names,
+    refusals::no_random,
 };
 use crate::{
     catalog::{Audience, Checks},
     clock::Wall,
-    job::{AttemptState, Job},
+    job::Job,
     lease::{Facts, Lease, Terms, Unborn},
     ledger::Event,
     limits,
     name::{Half, LeaseId, ResourceName, Scope, SpiffeId},
-    policy::{Phase, Rpc},
+    policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretText,
     token::Minted,
@@ -67,24 +67,6 @@ pub struct Bound {
     pub by: &'static str,
 }
 
-/// What the holder must show.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Binding {
-    Subject,
-    Certificate,
-    Bearer,
-}
-
-impl Binding {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Binding::Subject => "subject",
-            Binding::Certificate => "certificate",
-            Binding::Bearer => "bearer",
-        }
-    }
-}
-
 impl Broker {
     /// Issues one credential.
     pub async fn issue(&self, caller: &Caller, request: &IssueRequest) -> Result<Issued, Refusal> {
@@ -113,20 +95,9 @@ impl Broker {
             self.authorize_job(caller, Rpc::IssueCredential, &job, "")?;
             self.unlocked(names.iter())?;
             unchanged(&rules, &job, &offer.scopes)?;
-            let phase = self.phase(&job, session, request.half)?;
-            let now = self.clock.now();
+            let draft = self.draft(&rules, caller, &job, session, &offer, &audience)?;
+            let now = draft.now;
             let wanted = request.ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
-            let draft = Draft {
-                rules: &rules,
-                caller,
-                job: &job,
-                session,
-                offer: &offer,
-                audience: &audience,
-                phase,
-                binding: self.binding(caller, &audience, session),
-                now,
-            };
             let life = draft.life(wanted);
             let grant = self.grant(&draft, &life, stand, revision)?;
 
@@ -240,24 +211,6 @@ impl Broker {
         Ok((offer, audience))
     }
 
-    /// Where the attempt is, as far as this half is concerned.
-    pub(super) fn phase(&self, job: &Job, session: &Session, half: Half) -> Result<Phase, Refusal> {
-        let a = job.running(session.attempt).map_err(move_refusal)?;
-        match (a.drain_of(&session.instance), half) {
-            (Some(_), Half::Reading) => {
-                let who =
-                    if matches!(a.state, AttemptState::Draining(_)) { "the attempt is" } else { "you are" };
-                Err(Refusal::new(
-                    Reason::AttemptDraining,
-                    format!("{who} draining: nothing is read any more"),
-                )
-                .fix("save what you have: checkpoints may still be written"))
-            }
-            (Some(_), Half::Writing) => Ok(Phase::Draining),
-            (None, _) => Ok(Phase::Running),
-        }
-    }
-
     /// Waits until a record that widens access is on disk.
     pub(super) async fn record(&self, event: &Event) -> Result<(), Refusal> {
         let unavailable = |why: String| {
@@ -284,8 +237,4 @@ fn bound(audience: &Audience) -> Bound {
         Checks::Introspect => Bound { at_most: Duration::ZERO, by: "introspect" },
         Checks::Jwt => Bound { at_most: limits::OFFLINE_TOKEN_TTL_MAX, by: "expiry" },
     }
-}
-
-pub(super) fn no_random() -> Refusal {
-    Refusal::new(Reason::Internal, "the system gave no random bytes")
 }

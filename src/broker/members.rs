@@ -12,7 +12,10 @@ use std::{
 use dashmap::DashMap;
 use tokio::sync::{broadcast::error::RecvError, watch};
 
-use super::{Broker, Caller, attempts::move_refusal, caller::job_not_found, create::state_refusal, names};
+use super::{
+    Broker, Caller, names,
+    refusals::{job_not_found, move_refusal, state_refusal},
+};
 use crate::{
     catalog::IdentityUse,
     clock::{BootTime, LeaseTime},

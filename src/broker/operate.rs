@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use super::{Broker, Caller, create::state_refusal};
+use super::{
+    Broker, Caller,
+    refusals::{move_refusal, state_refusal},
+};
 use crate::{
     job::{Change, Close, Job, MemberState},
     ledger::{Actor, Ending, Event, LEASES_PER_RECORD},
@@ -72,7 +75,7 @@ impl Broker {
                             crate::job::End::Already | crate::job::End::Conflict(_) => Vec::new(),
                         })
                     })
-                    .map_err(|r| state_refusal(r, super::attempts::move_refusal))?;
+                    .map_err(|r| state_refusal(r, move_refusal))?;
                 self.sweep(&done.lowered, "revoked");
                 answer.ending = done.ending;
                 answer.index = done.record.map(|r| r.index);

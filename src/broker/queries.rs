@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::watch;
 
-use super::{Broker, Caller, caller::job_not_found, renew::lease_not_found};
+use super::{
+    Broker, Caller,
+    refusals::{job_not_found, lease_not_found},
+};
 use crate::{
     clock::LeaseTime,
     job::Job,

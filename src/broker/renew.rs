@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::{
     Broker, Caller, LeaseView, Rules, Session,
     decide::{decision_record, unchanged},
-    draft::{Draft, Standing},
+    draft::Standing,
     issue::Renewed,
     members::Offer,
     names,
+    refusals::lease_not_found,
 };
 use crate::{
     catalog::Audience,
@@ -21,10 +22,6 @@ use crate::{
     reason::{Reason, Refusal},
     token::Minted,
 };
-
-pub(super) fn lease_not_found() -> Refusal {
-    Refusal::new(Reason::LeaseNotFound, "there is no such lease, or none of yours")
-}
 
 impl Broker {
     /// Prolongs a lease from now, after a fresh decision, never past its latest end.
@@ -69,28 +66,16 @@ impl Broker {
                     continue;
                 }
             };
-            let now = self.clock.now();
-            lease.check(now.lease).map_err(|r| lease_refusal(&lease, r))?;
+            lease.check(self.clock.now().lease).map_err(|r| lease_refusal(&lease, r))?;
             let facts = &lease.facts;
-            let phase = self.phase(&job, session, facts.half)?;
-            let draft = Draft {
-                rules: &rules,
-                caller,
-                job: &job,
-                session,
-                offer: &offer,
-                audience: &audience,
-                phase,
-                binding: self.binding(caller, &audience, session),
-                now,
-            };
+            let draft = self.draft(&rules, caller, &job, session, &offer, &audience)?;
             let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
             let mut life = draft.life(wanted);
             if lease.latest < life.deadline {
                 life.deadline = lease.latest;
                 life.shortened_by.push("the latest end of the lease".to_owned());
             }
-            life.token_expires = life.token_expires.min(now.wall_at(life.deadline));
+            life.token_expires = life.token_expires.min(draft.now.wall_at(life.deadline));
             let grant = match self.grant(&draft, &life, stand, revision) {
                 Ok(grant) => grant,
                 Err(refusal) if self.is_allowed_at_all(&draft) => return Err(refusal),

@@ -1,0 +1,73 @@
+//! What several use cases refuse with, in the same words. A thing that is not there and one that is another's are one answer.
+
+use crate::{
+    job::Illegal,
+    name::JobId,
+    reason::{Reason, Refusal},
+    state::Refused,
+};
+
+pub(super) fn job_not_found() -> Refusal {
+    Refusal::new(Reason::JobNotFound, "there is no such job, or none that you may see")
+        .fix("list those that you may see: leasehold job list")
+}
+
+pub(super) fn lease_not_found() -> Refusal {
+    Refusal::new(Reason::LeaseNotFound, "there is no such lease, or none of yours")
+}
+
+pub(super) fn no_random() -> Refusal {
+    Refusal::new(Reason::Internal, "the system gave no random bytes")
+}
+
+/// What the state said, in the words of a refusal.
+pub(super) fn state_refusal<E>(refused: Refused<E>, of_move: impl FnOnce(E) -> Refusal) -> Refusal
+where
+    E: std::fmt::Display + std::fmt::Debug,
+{
+    match refused {
+        Refused::Move(e) => of_move(e),
+        Refused::NoJob => job_not_found(),
+        Refused::KeyConflict(job) => key_conflict(job),
+        Refused::Ledger(why) => {
+            tracing::error!(%why, "a record could not be written");
+            Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
+                .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
+        }
+        Refused::Bound(job) => Refusal::new(
+            Reason::IdentityBound,
+            format!("your identity belongs to one job alone, and that is {job}"),
+        )
+        .fix("run each job under a SPIFFE ID of its own, or have the catalog say identity = \"shared\""),
+        other => {
+            let reason = other.reason().unwrap_or(Reason::Internal);
+            Refusal::new(reason, other.to_string())
+        }
+    }
+}
+
+pub(super) fn key_conflict(job: JobId) -> Refusal {
+    Refusal::new(
+        Reason::IdempotencyConflict,
+        format!("this idempotency key belongs to {job}, which has another specification"),
+    )
+    .fix("use another key for another job, or send the same specification")
+}
+
+/// Why a move is not legal, in the words of a refusal.
+pub(super) fn move_refusal(illegal: Illegal) -> Refusal {
+    let refusal = Refusal::new(illegal.reason(), illegal.to_string());
+    match illegal {
+        Illegal::Stale(..) => {
+            refusal.fix("this run was replaced by a newer one: stop, it has no access any more")
+        }
+        Illegal::KeyUsed(_) => {
+            refusal.fix("a new run needs a new key: use the scheduler's restart count in it")
+        }
+        Illegal::AttemptsExhausted(_) => {
+            refusal.fix("create another job, or allow more with members.attempts")
+        }
+        Illegal::AwaitingApproval => refusal.fix("see whom it waits for: leasehold job show"),
+        _ => refusal,
+    }
+}
