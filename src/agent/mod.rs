@@ -51,5 +51,5 @@ pub use processes::Left;
 pub use retry::Backoff;
 pub use run::{RunOptions, run};
 pub use signals::Signals;
-pub use spec::{OnRevoke, RunSettings, RunSpec, SpecErrors, SpecProblem};
+pub use spec::{OnRevoke, RunSettings, RunSpec};
 pub use voice::Voice;

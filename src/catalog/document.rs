@@ -7,8 +7,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::fault::{Faults, shown};
-use crate::limits::SPEC_LIST_MAX;
+use super::fault::Faults;
+use crate::{
+    limits::SPEC_LIST_MAX,
+    written::{kind_of, shown},
+};
 
 /// A value and the line that it stands on.
 #[derive(Clone, Debug)]
@@ -61,7 +64,7 @@ impl<'t> Table<'t> {
         let DeValue::Table(map) = value.get_ref() else {
             faults.add(
                 at,
-                format!("`{}` is {}, not a table", shape.noun, sort_of(value.get_ref())),
+                format!("`{}` is {}, not a table", shape.noun, kind_of(value.get_ref())),
                 format!("write [[{}]]", shape.noun),
             );
             return None;
@@ -145,7 +148,7 @@ impl<'t> Table<'t> {
     ) -> Vec<Placed<T>> {
         let Some(found) = self.map.get(key) else { return Vec::new() };
         let DeValue::Array(items) = found.get_ref() else {
-            let why = format!("it is {}, not a list", sort_of(found.get_ref()));
+            let why = format!("it is {}, not a list", kind_of(found.get_ref()));
             self.wrong_at(found.span().start, key, why, faults);
             return Vec::new();
         };
@@ -182,7 +185,7 @@ fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
 pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
     match value {
         DeValue::String(text) => Ok(text),
-        other => Err(format!("it is {}, not a text in quotes", sort_of(other))),
+        other => Err(format!("it is {}, not a text in quotes", kind_of(other))),
     }
 }
 
@@ -190,20 +193,7 @@ pub(super) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
 pub(super) fn truth(value: &DeValue<'_>) -> Result<bool, String> {
     match value {
         DeValue::Boolean(b) => Ok(*b),
-        other => Err(format!("it is {}, not true or false", sort_of(other))),
-    }
-}
-
-/// What a value is, in words.
-pub(super) fn sort_of(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) => "a number",
-        DeValue::Float(_) => "a number with a point",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
+        other => Err(format!("it is {}, not true or false", kind_of(other))),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::written::Lines;
+
 /// One mistake, with its place and the way out of it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Fault {
@@ -44,15 +46,13 @@ impl CatalogErrors {
 /// Collects the mistakes of one file.
 pub(super) struct Faults<'f> {
     file: &'f str,
-    /// Byte offsets at which lines begin.
-    lines: Vec<usize>,
+    lines: Lines,
     found: Vec<Fault>,
 }
 
 impl<'f> Faults<'f> {
     pub(super) fn new(file: &'f str, text: &str) -> Self {
-        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(i, _)| i + 1)).collect();
-        Faults { file, lines, found: Vec::new() }
+        Faults { file, lines: Lines::of(text), found: Vec::new() }
     }
 
     pub(super) fn file(&self) -> &'f str {
@@ -61,7 +61,7 @@ impl<'f> Faults<'f> {
 
     /// The line, from 1, of a byte offset.
     pub(super) fn line(&self, at: usize) -> usize {
-        self.lines.partition_point(|start| *start <= at)
+        self.lines.at(at)
     }
 
     /// Notes a mistake at a byte offset.
@@ -82,13 +82,4 @@ impl<'f> Faults<'f> {
     pub(super) fn into_found(self) -> Vec<Fault> {
         self.found
     }
-}
-
-/// A text of a file as it is shown in an error: bounded, without control characters.
-pub(super) fn shown(text: &str) -> String {
-    let mut out: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().nth(80).is_some() {
-        out.push('…');
-    }
-    out
 }

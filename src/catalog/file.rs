@@ -10,12 +10,15 @@ use toml::{
 use super::{
     Audience, CheckpointFacts, DatasetFacts, Enforcement, Facts, HumanPattern, IdentityUse, ModelFacts,
     Principal, Resource,
-    document::{Placed, Shape, Table, may, nearest, need, sort_of, text, truth},
-    fault::{Fault, Faults, shown},
+    document::{Placed, Shape, Table, may, nearest, need, text, truth},
+    fault::{Fault, Faults},
     principal::HumanSegment,
     value::{Word, line_of_text, local_name, location, model_name, moment, pin, words},
 };
-use crate::name::{Pin, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName};
+use crate::{
+    name::{Pin, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
+    written::{kind_of, shown},
+};
 
 const TENANT: Shape = Shape { noun: "tenant", keys: &[may("contact", r##"contact = "#acme-ml""##)] };
 
@@ -186,7 +189,7 @@ impl TenantFile {
         let DeValue::Table(tenants) = value.get_ref() else {
             faults.add(
                 value.span().start,
-                format!("`tenant` is {}, not a table", sort_of(value.get_ref())),
+                format!("`tenant` is {}, not a table", kind_of(value.get_ref())),
                 format!("write [tenant.{}]", self.tenant),
             );
             return;
@@ -390,7 +393,7 @@ fn entries<'t>(
         other => {
             faults.add(
                 value.span().start,
-                format!("`{section}` is {}, not a list of tables", sort_of(other)),
+                format!("`{section}` is {}, not a list of tables", kind_of(other)),
                 format!("write [[{section}]]"),
             );
             &[]

@@ -74,10 +74,6 @@ impl Catalog {
         self.0.tenants.iter()
     }
 
-    pub fn has_tenant(&self, tenant: &TenantName) -> bool {
-        self.0.tenants.contains(tenant)
-    }
-
     /// The entry that an identity falls under: the first match of the one file that knows it.
     pub fn principal(&self, id: &SpiffeId) -> Option<&Arc<Principal>> {
         self.0.by_segments.find(id)

@@ -185,7 +185,7 @@ fn half_a_pin_is_no_pin() {
         ("{ kind = \"git\", id = \"x\" }", "none of manifest"),
         ("{ sha1 = \"x\" }", "it has no `kind`"),
         ("\"latest\"", "is no pin"),
-        ("7", "it is a number"),
+        ("7", "it is a whole number"),
     ] {
         let text = audience() + &dataset("d@1", "").replace("pin = \"none\"", &format!("pin = {pin}"));
         let found = mistakes(&text);

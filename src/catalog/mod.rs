@@ -3,6 +3,14 @@
 //! Owns principals, datasets, models, checkpoint lines and audiences, and the strict reading of them: unknown keys,
 //! duplicates, missing fields and dangling references are errors, all of them at once, each with its place. Nobody is known
 //! by default. A catalog never changes: a reload makes another one. Decides nothing; no clock, no lock, no await here.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `index` | [`Catalog`]: what is asked |
+//! | `principal` `resource` `audience` `tree` | what is in it, and the way to a principal |
+//! | `load` | a directory read, and what one file alone cannot show |
+//! | `file` `document` `value` | one tenant's file, its tables, its values |
+//! | `fault` | [`CatalogErrors`]: all that is wrong |
 
 mod audience;
 mod document;

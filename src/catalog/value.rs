@@ -8,14 +8,12 @@ use toml::{
     value::{Datetime, Offset},
 };
 
-use super::{
-    document::{Placed, sort_of, text},
-    fault::shown,
-};
+use super::document::{Placed, text};
 use crate::{
     clock::Wall,
     limits::{NAME_BYTES_MAX, TEXT_BYTES_MAX},
     name::{NameError, Pin, ResourceKind, ResourceName, TenantName},
+    written::{kind_of, shown},
 };
 
 /// A lower-case word, as of roles, groups, purposes and data classes. No two look alike.
@@ -130,7 +128,7 @@ pub(super) fn pin(value: &DeValue<'_>) -> Result<Pin, String> {
             return Err(format!("`{}` is no pin: it is a table, or \"none\"", shown(text)));
         }
         DeValue::Table(table) => table,
-        other => return Err(format!("it is {}, not a table or \"none\"", sort_of(other))),
+        other => return Err(format!("it is {}, not a table or \"none\"", kind_of(other))),
     };
     let kind = match table.get("kind").map(|k| text(k.get_ref())) {
         Some(kind) => kind?,
@@ -157,7 +155,7 @@ pub(super) fn pin(value: &DeValue<'_>) -> Result<Pin, String> {
 /// A date, which is its beginning in UTC, or a moment with its offset.
 pub(super) fn moment(value: &DeValue<'_>) -> Result<Wall, String> {
     let DeValue::Datetime(at) = value else {
-        return Err(format!("it is {}, not a date without quotes", sort_of(value)));
+        return Err(format!("it is {}, not a date without quotes", kind_of(value)));
     };
     wall(at).ok_or_else(|| match (at.time, at.offset) {
         (Some(_), None) => "it says a time but not in which zone: end it with Z".to_owned(),

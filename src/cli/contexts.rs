@@ -9,13 +9,11 @@ use std::{
 };
 
 use crate::{
-    config::{
-        ConfigErrors,
-        table::{self, Notes, Table, shown},
-    },
+    config::table::{self, Notes, Table},
     identity::{ENDPOINT_VARIABLE, Pick, WorkloadEndpoint},
     link::Endpoint,
     name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
+    written::{Problems, shown},
 };
 
 /// The contexts file: `current = "dev"` and a `[context.NAME]` for each daemon.
@@ -78,14 +76,14 @@ impl Contexts {
     }
 
     /// Reads a file. One that does not exist has no contexts. Relative paths in it are relative to it.
-    pub fn load(path: &Path) -> Result<Self, ConfigErrors> {
+    pub fn load(path: &Path) -> Result<Self, Problems> {
         if !path.exists() {
             return Ok(Contexts::default());
         }
         Self::read(path, &table::read_text(path)?)
     }
 
-    fn read(path: &Path, text: &str) -> Result<Self, ConfigErrors> {
+    fn read(path: &Path, text: &str) -> Result<Self, Problems> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let (contexts, _) = table::read(path, text, |root, notes| whole(root, folder, notes))?;
         Ok(contexts)

@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::Exit;
 use crate::{
-    config::ConfigErrors,
     reason::{Reason, Refusal},
+    written::Problems,
 };
 
 /// The end of a command that failed. Shown on stderr:
@@ -186,8 +186,8 @@ impl From<Refusal> for Failure {
     }
 }
 
-impl From<ConfigErrors> for Failure {
-    fn from(errors: ConfigErrors) -> Self {
+impl From<Problems> for Failure {
+    fn from(errors: Problems) -> Self {
         let problems = errors.problems();
         let file = problems.first().map(|p| p.file.display().to_string()).unwrap_or_default();
         Failure::of_problems(mistakes(&file, problems.len()), problems.iter().map(ToString::to_string))

@@ -3,7 +3,10 @@ use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 use tracing::level_filters::LevelFilter;
 
 use super::*;
-use crate::identity::{EndpointProfile, Pick};
+use crate::{
+    identity::{EndpointProfile, Pick},
+    written::Problems,
+};
 
 const LEAST: &str = r#"
 [server]
@@ -19,7 +22,7 @@ dir = "policy"
 catalog = "catalog.d"
 "#;
 
-fn read(text: &str) -> Result<Loaded, ConfigErrors> {
+fn read(text: &str) -> Result<Loaded, Problems> {
     Config::read(Path::new("/etc/x/leasehold.toml"), text)
 }
 

@@ -10,6 +10,7 @@ use crate::{
     identity::{BundleEndpoint, EndpointProfile, EndpointUrl},
     limits::TRUST_DOMAINS_MAX,
     name::{SpiffeId, TrustDomain},
+    written::shown,
 };
 
 /// One entry, and where it stands.
@@ -35,14 +36,12 @@ fn entry(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Feder
     let line = table.line();
     let trust_domain = table.need("trust_domain", "\"partner.example\"", notes, str::parse::<TrustDomain>);
     let url = table.need("url", "\"https://spire.partner.example/bundle\"", notes, |t| {
-        t.parse::<EndpointUrl>().map_err(|why| format!("`{}` {why}", super::table::shown(t)))
+        t.parse::<EndpointUrl>().map_err(|why| format!("`{}` {why}", shown(t)))
     });
     let profile = table.need("profile", "\"https_spiffe\" or \"https_web\"", notes, |t| match t {
         "https_spiffe" => Ok(true),
         "https_web" => Ok(false),
-        other => {
-            Err(format!("`{}` stands here: write one of https_spiffe, https_web", super::table::shown(other)))
-        }
+        other => Err(format!("`{}` stands here: write one of https_spiffe, https_web", shown(other))),
     });
     let file = |t: &str| path(t, folder);
     let profile = match profile {

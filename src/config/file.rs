@@ -5,10 +5,10 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use tracing::level_filters::LevelFilter;
 
 use super::{
-    Config, ConfigErrors, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
-    LogFormat, PolicyConfig, ServerConfig, federation, identity,
+    Config, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
+    PolicyConfig, ServerConfig, federation, identity,
     paths::path,
-    table::{self, Notes, Table, shown},
+    table::{self, Notes, Table},
     units::{size, size_written, span, written},
 };
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
         LEASE_TTL_MAX, LEDGER_SEGMENT_BYTES, LOST_AFTER, REJOIN, TTL_MIN,
     },
     policy::Explain,
+    written::{Problems, shown},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -31,12 +32,12 @@ pub struct Loaded {
 
 impl Config {
     /// Reads a file. Relative paths in it are relative to it. Says all that is wrong with it at once.
-    pub fn load(path: &Path) -> Result<Loaded, ConfigErrors> {
+    pub fn load(path: &Path) -> Result<Loaded, Problems> {
         Self::read(path, &table::read_text(path)?)
     }
 
     /// Reads the text of a file.
-    pub(super) fn read(path: &Path, text: &str) -> Result<Loaded, ConfigErrors> {
+    pub(super) fn read(path: &Path, text: &str) -> Result<Loaded, Problems> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let (config, defaults) = table::read(path, text, |root, notes| whole(root, folder, notes))?;
         Ok(Loaded { config, defaults })

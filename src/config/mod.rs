@@ -2,7 +2,8 @@
 //!
 //! Owns the file's form and its strictness: unknown keys are errors, everything that is wrong is told at once, each with
 //! its line and what to write instead, and every default that was used can be named. Opens no other file, asks no clock,
-//! starts nothing: [`Config`] says where things are, the daemon goes there.
+//! starts nothing: [`Config`] says where things are, the daemon goes there. What is wrong with it is told as
+//! [`Problems`](crate::written::Problems).
 //!
 //! | File | Noun |
 //! |---|---|
@@ -11,7 +12,6 @@
 //! | `federation` | the sections about bundle endpoints |
 //! | `identity` | the section about who the daemon is and whom it believes |
 //! | `table` | one TOML table, read key by key; contexts of the command line are read by it too |
-//! | `problem` | [`ConfigErrors`]: all that is wrong with a file |
 //! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
 //! | `units` | spans of time and sizes, as people write them |
 
@@ -19,14 +19,12 @@ mod federation;
 mod file;
 mod identity;
 mod paths;
-mod problem;
 mod settings;
 pub(crate) mod table;
 mod units;
 
 pub use file::Loaded;
 pub use paths::{ConfiguredPath, PathFault, PathUse};
-pub use problem::{ConfigErrors, ConfigProblem};
 pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
     LogFormat, PolicyConfig, ServerConfig,

@@ -2,8 +2,6 @@
 
 use std::{
     fmt::Display,
-    fs::File,
-    io::Read,
     ops::RangeInclusive,
     path::{Path, PathBuf},
 };
@@ -13,8 +11,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{ConfigErrors, ConfigProblem};
-use crate::limits::FILE_BYTES_MAX;
+use crate::{
+    limits::FILE_BYTES_MAX,
+    written::{self, Lines, Problem, Problems, kind_of, one_line, shown},
+};
 
 /// A key that the file does not have, and the value that stands for it, as it would be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,8 +27,8 @@ pub struct DefaultUsed {
 /// What is noted while a file is read: what is wrong with it, and what it left to us.
 pub(crate) struct Notes {
     file: PathBuf,
-    lines: Vec<usize>,
-    problems: Vec<ConfigProblem>,
+    lines: Lines,
+    problems: Vec<Problem>,
     defaults: Vec<DefaultUsed>,
 }
 
@@ -43,17 +43,9 @@ pub(crate) struct Table<'t> {
     absent: bool,
 }
 
-/// Reads a small text file whole.
-pub(crate) fn read_text(path: &Path) -> Result<String, ConfigErrors> {
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|f| f.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes))
-        .map_err(|e| format!("cannot be read: {e}"))
-        .and_then(|_| match bytes.len() as u64 {
-            n if n > FILE_BYTES_MAX => Err(format!("is longer than {FILE_BYTES_MAX} bytes")),
-            _ => String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: save it as UTF-8".to_owned()),
-        })
-        .map_err(|what| ConfigErrors::one(ConfigProblem { file: path.to_owned(), line: 1, what }))
+/// Reads the text of a file.
+pub(crate) fn read_text(path: &Path) -> Result<String, Problems> {
+    written::read_text(path, FILE_BYTES_MAX).map_err(|what| Problems::whole(path, what))
 }
 
 /// Reads a text, hands its outermost table to `read`, and answers what that made of it where nothing was wrong, with the
@@ -62,14 +54,14 @@ pub(crate) fn read<T>(
     file: &Path,
     text: &str,
     read: impl FnOnce(&mut Table<'_>, &mut Notes) -> Option<T>,
-) -> Result<(T, Vec<DefaultUsed>), ConfigErrors> {
-    let lines = text.match_indices('\n').map(|(i, _)| i + 1).collect();
+) -> Result<(T, Vec<DefaultUsed>), Problems> {
+    let lines = Lines::of(text);
     let mut notes = Notes { file: file.to_owned(), lines, problems: Vec::new(), defaults: Vec::new() };
     let (root, errors) = DeTable::parse_recoverable(text);
     for e in &errors {
-        let line = e.span().map_or(1, |s| notes.line_of(s.start));
+        let line = e.span().map_or(1, |s| notes.lines.at(s.start));
         let at = e.span().and_then(|s| text.get(s)).map(shown).filter(|t| !t.is_empty());
-        let what = e.message().split_whitespace().collect::<Vec<_>>().join(" ");
+        let what = one_line(e.message());
         notes.problem(line, at.map_or(what.clone(), |at| format!("{what}: `{at}`")));
     }
     let mut made = None;
@@ -83,23 +75,19 @@ pub(crate) fn read<T>(
         (None, true) => {
             // A reader answers nothing only after it noted why.
             notes.problem(1, "cannot be used");
-            Err(ConfigErrors::of(notes.problems))
+            Err(Problems::of(notes.problems))
         }
-        (_, false) => Err(ConfigErrors::of(notes.problems)),
+        (_, false) => Err(Problems::of(notes.problems)),
     }
 }
 
 impl Notes {
     pub(crate) fn problem(&mut self, line: usize, what: impl Into<String>) {
-        self.problems.push(ConfigProblem { file: self.file.clone(), line, what: what.into() });
+        self.problems.push(Problem { file: self.file.clone(), line, what: what.into() });
     }
 
     pub(crate) fn default_used(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.defaults.push(DefaultUsed { key: key.into(), value: value.into() });
-    }
-
-    fn line_of(&self, offset: usize) -> usize {
-        1 + self.lines.partition_point(|start| *start <= offset)
     }
 }
 
@@ -107,7 +95,7 @@ impl<'t> Table<'t> {
     fn of(prefix: String, line: usize, table: &'t DeTable<'t>, notes: &Notes) -> Self {
         let left = table.iter().map(|(key, value)| {
             let name: &str = key.get_ref();
-            (name, notes.line_of(key.span().start), value)
+            (name, notes.lines.at(key.span().start), value)
         });
         Table { prefix, line, left: left.collect(), known: Vec::new(), absent: false }
     }
@@ -158,7 +146,7 @@ impl<'t> Table<'t> {
         items
             .iter()
             .map(|item| {
-                let line = notes.line_of(item.span().start);
+                let line = notes.lines.at(item.span().start);
                 self.below(format!("{}{key}.", self.prefix), line, item, notes)
             })
             .collect()
@@ -316,7 +304,7 @@ impl<'t> Table<'t> {
             match read {
                 Ok(it) => out.push(it),
                 Err(why) => {
-                    let line = notes.line_of(item.span().start);
+                    let line = notes.lines.at(item.span().start);
                     notes.problem(line, format!("{}{key}: {why}", self.prefix));
                 }
             }
@@ -360,26 +348,4 @@ impl<'t> Table<'t> {
             );
         }
     }
-}
-
-/// What a value is, in words.
-fn kind_of(value: &DeValue<'_>) -> &'static str {
-    match value {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number with a point",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
-}
-
-/// What the file says, bounded and without control characters: it ends in logs and terminals.
-pub(crate) fn shown(text: &str) -> String {
-    let mut out: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().nth(80).is_some() {
-        out.push('…');
-    }
-    out
 }

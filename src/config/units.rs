@@ -2,7 +2,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::table::shown;
+use crate::written::shown;
 
 /// Reads a span of time within bounds.
 pub(super) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {

@@ -12,9 +12,10 @@ use std::{
 use super::Authority;
 use crate::{
     clock::{Clock, Wall},
-    config::{Config, ConfigErrors},
+    config::Config,
     identity::{FileSource, IdentityFiles, IdentitySource, LoadError},
     name::{SpiffeId, TrustDomain},
+    written::Problems,
 };
 
 /// The trust domain of `dev` and `demo`.
@@ -85,7 +86,7 @@ pub enum SetupError {
     #[error("a certificate could not be made: {0}")]
     Certificate(#[from] rcgen::Error),
     #[error(transparent)]
-    Config(#[from] ConfigErrors),
+    Config(#[from] Problems),
     #[error(transparent)]
     Identity(#[from] LoadError),
     #[error("a name could not be made: {0}")]

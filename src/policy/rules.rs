@@ -18,6 +18,7 @@ use super::{
 use crate::{
     limits::{POLICIES_MAX, TEXT_BYTES_MAX},
     name::Digest,
+    written::Lines,
 };
 
 const ANNOTATIONS: [&str; 7] =
@@ -108,7 +109,7 @@ impl Reading {
             Ok(set) => set,
             Err(errors) => {
                 for e in errors.iter() {
-                    let line = offset(e).map_or(0, |at| line_of(&text.text, at));
+                    let line = offset(e).map_or(0, |at| Lines::of(&text.text).at(at));
                     self.fault(text, line, None, said(e));
                 }
                 return;
@@ -116,14 +117,14 @@ impl Reading {
         };
         for t in set.templates() {
             let at = t.as_ref().loc().map_or(0, |l| l.start());
-            let line = line_of(&text.text, at);
+            let line = Lines::of(&text.text).at(at);
             self.fault(text, line, None, "a template is never linked here; write a policy".to_owned());
         }
         let mut policies: Vec<(usize, &Policy)> =
             set.policies().map(|p| (p.as_ref().loc().map_or(0, |l| l.start()), p)).collect();
         policies.sort_by_key(|(at, _)| *at);
         for (at, policy) in policies {
-            self.policy(number, text, line_of(&text.text, at), policy);
+            self.policy(number, text, Lines::of(&text.text).at(at), policy);
         }
     }
 
@@ -188,7 +189,7 @@ impl Reading {
         for (id, at, what) in all {
             let Some((number, line)) = self.places.get(&id).copied() else { continue };
             let Some(text) = texts.get(number) else { continue };
-            let line = at.map_or(line, |at| line_of(&text.text, at));
+            let line = at.map_or(line, |at| Lines::of(&text.text).at(at));
             // Cedar begins with the policy's id, which stands before it here.
             let prefix = format!("for policy `{id}`, ");
             let what = what.strip_prefix(&prefix).unwrap_or(&what).to_owned();
@@ -255,8 +256,4 @@ fn said(e: &dyn Diagnostic) -> String {
     let labels = e.labels().into_iter().flatten().filter_map(|l| l.label().map(|l| format!(": {l}")));
     let label = labels.take(1).collect::<String>();
     format!("{e}{label}{help}").replace('\n', " ")
-}
-
-fn line_of(text: &str, at: usize) -> usize {
-    text.bytes().take(at).filter(|b| *b == b'\n').count() + 1
 }

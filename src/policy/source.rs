@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::{PolicyErrors, fault::PolicyFault};
-use crate::{limits::FILE_BYTES_MAX, name::Digest};
+use crate::{limits::FILE_BYTES_MAX, name::Digest, written::read_text};
 
 /// The schema that all policies are written in.
 pub const SCHEMA: &str = include_str!("../../config/policy/leasehold.cedarschema");
@@ -69,7 +69,7 @@ fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
             faults.push(fault(&file, "would not be read; name it NAME.cedar, or move it elsewhere"));
             continue;
         }
-        match read_file(&dir.join(&name)) {
+        match read_text(&dir.join(&name), FILE_BYTES_MAX) {
             Ok(text) if wanted => texts.push(PolicyText { file, text }),
             Ok(text) if text == SCHEMA => {}
             Ok(_) => faults.push(fault(
@@ -80,13 +80,6 @@ fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
         }
     }
     PolicyErrors::of(faults).map_or(Ok(texts), Err)
-}
-
-fn read_file(path: &std::path::Path) -> Result<String, String> {
-    match fs::metadata(path) {
-        Ok(m) if m.len() > FILE_BYTES_MAX => Err(format!("has more than {FILE_BYTES_MAX} bytes")),
-        _ => fs::read_to_string(path).map_err(|e| format!("cannot be read: {e}")),
-    }
 }
 
 fn fault(file: &str, what: impl Into<String>) -> PolicyFault {

@@ -1,11 +1,13 @@
 //! A TOML or JSON text as one tree in which everything knows its line. Says nothing of what the keys mean.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::collections::BTreeSet;
 
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
 };
+
+use crate::written::{Lines, one_line};
 
 /// A value and the line that it begins on, counted from 1.
 #[derive(Debug)]
@@ -61,30 +63,13 @@ pub(super) fn read_toml(text: &str) -> Result<Node, Vec<Fault>> {
     }
     Err(errors
         .iter()
-        .map(|e| Fault { line: e.span().map_or(1, |s| lines.at(&s)), what: one_line(e.message()) })
+        .map(|e| Fault { line: e.span().map_or(1, |s| lines.at(s.start)), what: one_line(e.message()) })
         .collect())
-}
-
-/// Where lines begin in a text.
-struct Lines(Vec<usize>);
-
-impl Lines {
-    fn of(text: &str) -> Self {
-        Lines(text.match_indices('\n').map(|(i, _)| i + 1).collect())
-    }
-
-    fn at(&self, span: &Range<usize>) -> usize {
-        1 + self.0.partition_point(|start| *start <= span.start)
-    }
-}
-
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 fn table(table: DeTable<'_>, lines: &Lines) -> Value {
     let entries = table.into_iter().map(|(key, value)| Entry {
-        line: lines.at(&key.span()),
+        line: lines.at(key.span().start),
         key: key.into_inner().into_owned(),
         node: node(value, lines),
     });
@@ -92,7 +77,7 @@ fn table(table: DeTable<'_>, lines: &Lines) -> Value {
 }
 
 fn node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
-    let line = lines.at(&value.span());
+    let line = lines.at(value.span().start);
     let value = match value.into_inner() {
         DeValue::String(s) => Value::Text(s.into_owned()),
         DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {

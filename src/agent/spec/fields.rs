@@ -3,6 +3,7 @@
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
 use super::document::{Entry, Node, Value};
+use crate::written::shown;
 
 /// What is wrong, and on which line.
 pub(super) type Noted = Vec<(usize, String)>;
@@ -215,13 +216,4 @@ impl Fields {
             ));
         }
     }
-}
-
-/// What the file says, bounded and without control characters: it ends in logs and terminals.
-pub(super) fn shown(text: &str) -> String {
-    let mut out: String = text.chars().take(60).flat_map(char::escape_debug).collect();
-    if text.chars().nth(60).is_some() {
-        out.push('…');
-    }
-    out
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
-use super::fields::{At, Fields, Noted, shown};
+use super::fields::{At, Fields, Noted};
 use crate::{
     limits::{
         ATTEMPTS_MAX, FILE_BYTES_MAX, JOB_DURATION_MAX, JOB_RESOURCES_MAX, LEASE_TTL_MAX, MEMBERS_MAX,
@@ -12,6 +12,7 @@ use crate::{
         Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffePattern, TenantName,
     },
     proto::v1,
+    written::shown,
 };
 
 const GATEWAY: &str = "comes with the S3 gateway and is not served yet: remove it";

@@ -2,9 +2,12 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::fields::{At, Fields, Noted, shown};
-use crate::limits::{
-    DRAIN_GRACE_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX, TERM_GRACE_DEFAULT, TERM_GRACE_MAX, TTL_MIN,
+use super::fields::{At, Fields, Noted};
+use crate::{
+    limits::{
+        DRAIN_GRACE_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX, TERM_GRACE_DEFAULT, TERM_GRACE_MAX, TTL_MIN,
+    },
+    written::shown,
 };
 
 /// How the wrapper treats its child.

@@ -1,0 +1,140 @@
+//! Files that people write: how they are read, and how what is wrong with them is told.
+//!
+//! Owns what every such file has: a bound, lines, and words for what stands in it. Knows no key of any of them: the
+//! configuration, the contexts, the catalog and the job file are read by the floors that own them.
+
+use std::{
+    fmt,
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use toml::de::DeValue;
+
+/// One thing that is wrong with a file. `Display` is `FILE:LINE: what, and what to write instead`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}:{line}: {what}", file.display())]
+pub struct Problem {
+    pub file: PathBuf,
+    /// From 1; 1 where the file could not be read at all.
+    pub line: usize,
+    pub what: String,
+}
+
+/// All that is wrong with a file, in the order of its lines. Never empty. `Display` has a line for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems(Vec<Problem>);
+
+impl Problems {
+    pub(crate) fn of(mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|p| p.line);
+        Problems(problems)
+    }
+
+    /// The file as a whole is to blame.
+    pub(crate) fn whole(file: &Path, what: String) -> Self {
+        Problems(vec![Problem { file: file.to_owned(), line: 1, what }])
+    }
+
+    pub fn problems(&self) -> &[Problem] {
+        &self.0
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Problems {}
+
+/// Reads a text file whole, of so many bytes at most. An error follows the file's name: `cannot be read: …`.
+pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|f| f.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes))
+        .map_err(|e| format!("cannot be read: {e}"))?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(format!("is longer than {bytes_max} bytes"));
+    }
+    String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: save it as UTF-8".to_owned())
+}
+
+/// Where lines begin in a text.
+pub(crate) struct Lines(Vec<usize>);
+
+impl Lines {
+    pub(crate) fn of(text: &str) -> Self {
+        Lines(text.match_indices('\n').map(|(i, _)| i + 1).collect())
+    }
+
+    /// The line, from 1, of a byte offset.
+    pub(crate) fn at(&self, offset: usize) -> usize {
+        1 + self.0.partition_point(|start| *start <= offset)
+    }
+}
+
+/// What a file says, bounded and without control characters: it ends in logs and terminals.
+pub(crate) fn shown(text: &str) -> String {
+    let mut out: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+    if text.chars().nth(80).is_some() {
+        out.push('…');
+    }
+    out
+}
+
+/// A parser's message as one line.
+pub(crate) fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What a value of TOML is, in words.
+pub(crate) fn kind_of(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a text",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number with a point",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_offset_is_of_the_line_that_it_stands_in() {
+        let lines = Lines::of("a\n\nb");
+        assert_eq!([0, 1, 2, 3, 4].map(|at| lines.at(at)), [1, 1, 2, 3, 3]);
+    }
+
+    #[test]
+    fn a_file_at_its_bound_is_read_and_one_past_it_or_not_text_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, "four").unwrap();
+        assert_eq!(read_text(&path, 4).unwrap(), "four");
+        assert_eq!(read_text(&path, 3).unwrap_err(), "is longer than 3 bytes");
+        std::fs::write(&path, [0xff]).unwrap();
+        assert!(read_text(&path, 4).unwrap_err().starts_with("is not UTF-8"));
+        assert!(read_text(&dir.path().join("none"), 4).unwrap_err().starts_with("cannot be read: "));
+    }
+
+    #[test]
+    fn what_is_shown_is_bounded_and_without_control_characters() {
+        assert_eq!(shown("a\u{1b}[2J\nb"), "a\\u{1b}[2J\\nb");
+        let long = shown(&"x".repeat(1_000));
+        assert_eq!((long.chars().count(), long.ends_with('…')), (81, true));
+    }
+}
