@@ -1,5 +1,45 @@
 //! The wire types of `proto/leasehold/v1`, compiled at build time. Used by the edges, by clients and by `verify` alone:
 //! everything else has types of its own.
+//!
+//! # A client
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use leasehold::{
+//!     clock::{Clock, SystemClock},
+//!     identity::{FileSource, IdentityFiles},
+//!     link::{Connector, Endpoint, Redial, explain},
+//!     proto::{Told, v1::{GetJobRequest, job_service_client::JobServiceClient}},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+//! let files = IdentityFiles {
+//!     svid: Some(("svid.pem".into(), "svid.key".into())),
+//!     bundles: vec![("leasehold.example".parse()?, "leasehold.pem".into())],
+//! };
+//! let source = Arc::new(FileSource::open(files, clock.clone())?);
+//! let daemon = Endpoint::new("leasehold.example:8443", "spiffe://leasehold.example/daemon".parse()?)?;
+//! let daemon = Redial::new(Connector::new(source, clock, daemon)); // connects at the first call
+//!
+//! let job = std::env::args().nth(1).unwrap_or_default();
+//! match JobServiceClient::new(daemon.channel()).get_job(GetJobRequest { job }).await {
+//!     Ok(answer) => println!("{:?}", answer.into_inner().job.map(|job| job.name)),
+//!     Err(status) => match (explain(&status), Told::of(&status)) {
+//!         (Some(way), _) => eprintln!("not connected: {way}"),
+//!         (None, Some(told)) => eprintln!("refused: {}: {}", told.code, status.message()),
+//!         (None, None) => eprintln!("{status}"),
+//!     },
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod answer;
+
+pub use answer::{Told, unspoken};
 
 /// Package `leasehold.v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::indexing_slicing, missing_docs)]

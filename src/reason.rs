@@ -5,6 +5,9 @@ use std::{borrow::Cow, fmt};
 
 use serde::{Deserialize, Serialize};
 
+/// The `domain` of every `ErrorInfo` that leasehold makes.
+pub const ERROR_DOMAIN: &str = "leasehold";
+
 macro_rules! reasons {
     ($( $(#[$doc:meta])* $variant:ident = $code:literal, )*) => {
         /// A stable code for each refusal.

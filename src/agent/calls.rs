@@ -3,19 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use tonic::{Code, Request, Response, Status, transport::Channel};
-use tonic_types::StatusExt;
 
 use super::retry::Backoff;
 use crate::{
     clock::Clock,
     limits::CALL,
     link::{Connector, explain},
-    proto::v1::{job_service_client::JobServiceClient, member_service_client::MemberServiceClient},
+    proto::{
+        Told, unspoken,
+        v1::{job_service_client::JobServiceClient, member_service_client::MemberServiceClient},
+    },
     reason::{Reason, Refusal},
 };
-
-/// The `domain` of every ErrorInfo that leasehold makes.
-const ERROR_DOMAIN: &str = "leasehold";
 
 /// One connection to the daemon. A clone is the same connection.
 #[derive(Clone)]
@@ -118,38 +117,18 @@ fn refusal_of(status: &Status, address: &str) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();
     }
-    let details = status.get_error_details();
-    if let Some(info) = details.error_info().filter(|info| info.domain == ERROR_DOMAIN) {
-        let reason = Reason::parse(&info.reason).unwrap_or_else(|| of_code(status.code()));
-        let mut facts: Vec<_> = info.metadata.iter().collect();
-        facts.sort();
-        return facts
-            .into_iter()
-            .fold(Refusal::new(reason, status.message().to_owned()), |refusal, (label, value)| {
-                refusal.with(label.clone(), value.clone())
-            });
+    if let Some(told) = Told::of(status) {
+        let reason = told.reason.unwrap_or_else(|| of_code(status.code()));
+        return told.into_refusal(reason);
     }
-    match status.code() {
-        Code::DeadlineExceeded => {
-            Refusal::new(Reason::Unreachable, format!("`{address}` did not answer in time"))
-                .fix("check that the daemon is well: its /readyz, its log")
-        }
-        Code::Unimplemented => Refusal::new(Reason::NotSupported, "this daemon does not know that request")
-            .fix("update the daemon, or use the leasehold that came with it"),
-        code => match of_code(code) {
-            Reason::Unreachable => {
-                Refusal::new(Reason::Unreachable, format!("the connection to `{address}` was lost"))
-                    .with("said", status.message())
-                    .fix("try again; its log says why it went away")
-            }
-            reason => {
-                Refusal::new(reason, format!("the daemon answered {code}")).with("said", status.message())
-            }
-        },
-    }
+    let unknown = || {
+        let text = format!("the daemon answered {}", status.code());
+        Refusal::new(of_code(status.code()), text).with("said", status.message())
+    };
+    unspoken(status, address).unwrap_or_else(unknown)
 }
 
-/// What a code alone says. tonic gives `Unknown` to a connection that breaks in mid-answer.
+/// What a code alone says.
 fn of_code(code: Code) -> Reason {
     match code {
         Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded => Reason::Unreachable,
@@ -167,7 +146,7 @@ fn of_code(code: Code) -> Reason {
 mod tests {
     use std::collections::HashMap;
 
-    use tonic_types::ErrorDetails;
+    use tonic_types::{ErrorDetails, StatusExt};
 
     use super::*;
 

@@ -5,10 +5,7 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::reason::{Reason, Refusal};
-
-/// The `domain` of every `ErrorInfo`.
-pub const DOMAIN: &str = "leasehold";
+use crate::reason::{ERROR_DOMAIN, Reason, Refusal};
 
 /// The gRPC code of a reason.
 pub fn code(reason: Reason) -> Code {
@@ -89,7 +86,7 @@ pub fn status(refusal: &Refusal) -> Status {
             })
             .or_insert_with(|| value.clone());
     }
-    let details = ErrorDetails::with_error_info(refusal.reason.code(), DOMAIN, facts);
+    let details = ErrorDetails::with_error_info(refusal.reason.code(), ERROR_DOMAIN, facts);
     Status::with_error_details(code(refusal.reason), refusal.text.to_string(), details)
 }
 

@@ -1,9 +1,8 @@
 //! Asking the daemon: one connection, a deadline on each call, answers or a [`Failure`].
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
-use tonic_types::StatusExt;
 
 use super::{Exit, Failure, failure::Effect, output::note};
 use crate::{
@@ -12,15 +11,15 @@ use crate::{
     limits::{CALL, MESSAGE_BYTES_MAX},
     link::{Connector, Redial, explain},
     name::SpiffeId,
-    proto::v1::{
-        job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
-        verifier_service_client::VerifierServiceClient,
+    proto::{
+        Told, unspoken,
+        v1::{
+            job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
+            verifier_service_client::VerifierServiceClient,
+        },
     },
     reason::{Reason, Refusal},
 };
-
-/// The `domain` of every ErrorInfo that leasehold makes.
-const ERROR_DOMAIN: &str = "leasehold";
 
 /// A connection to the daemon of a context.
 pub struct Client {
@@ -143,22 +142,14 @@ pub(super) fn of_status(status: &Status, manner: Manner, address: &str) -> Failu
     if let Some(error) = explain(status) {
         return error.refusal().into();
     }
-    let details = status.get_error_details();
-    let info = details.error_info().filter(|info| info.domain == ERROR_DOMAIN);
-    let mut failure = match info.map(|info| (Reason::parse(&info.reason), info)) {
-        Some((Some(reason), info)) => {
-            let mut refusal = Refusal::new(reason, status.message().to_owned());
-            let mut facts: Vec<_> = info.metadata.iter().collect();
-            facts.sort();
-            for (label, value) in facts {
-                refusal = refusal.with(label.clone(), value.clone());
-            }
-            Failure::from(refusal)
+    let mut failure = match Told::of(status) {
+        Some(Told { reason: None, code, .. }) => {
+            Failure::new(exit_of_code(status.code()), status.message().to_owned())
+                .with("reason", code)
+                .fix("this daemon is newer: update leasehold")
         }
-        Some((None, info)) => Failure::new(exit_of_code(status.code()), status.message().to_owned())
-            .with("reason", info.reason.clone())
-            .fix("this daemon is newer: update leasehold"),
-        None => bare(status, address),
+        Some(told @ Told { reason: Some(reason), .. }) => told.into_refusal(reason).into(),
+        None => unspoken(status, address).map_or_else(|| unknown(status), Failure::from),
     };
     if manner == Manner::Changes && may_have_happened(status.code(), failure.reason) {
         failure.effect = Effect::Unknown;
@@ -182,35 +173,10 @@ fn exit_of_code(code: Code) -> Exit {
     }
 }
 
-/// What tonic, or something between, answered on its own.
-fn bare(status: &Status, address: &str) -> Failure {
-    let said = || status.message().to_owned();
-    let refusal =
-        |reason, text: Cow<'static, str>, fix: &str| Failure::from(Refusal::new(reason, text).fix(fix));
-    match status.code() {
-        Code::DeadlineExceeded => refusal(
-            Reason::Unreachable,
-            format!("`{address}` did not answer in time").into(),
-            "check that the daemon is well: its /readyz, its log",
-        ),
-        Code::Unavailable | Code::Cancelled => refusal(
-            Reason::Unreachable,
-            format!("the connection to `{address}` was lost").into(),
-            "try again; its log says why it went away",
-        )
-        .with("said", said()),
-        Code::Unimplemented => refusal(
-            Reason::NotSupported,
-            "this daemon does not know that request".into(),
-            "update the daemon, or use the leasehold that came with it",
-        ),
-        Code::OutOfRange => refusal(
-            Reason::MessageTooLarge,
-            "the message is larger than what is read".into(),
-            "ask for less at once",
-        ),
-        code => Failure::new(exit_of_code(code), format!("the daemon answered {code}")).with("said", said()),
-    }
+/// What neither the daemon nor its code explains.
+fn unknown(status: &Status) -> Failure {
+    Failure::new(exit_of_code(status.code()), format!("the daemon answered {}", status.code()))
+        .with("said", status.message())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 use std::collections::HashMap;
 
-use tonic_types::ErrorDetails;
+use tonic_types::{ErrorDetails, StatusExt};
 
 use super::*;
 use crate::link::ConnectError;

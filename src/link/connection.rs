@@ -17,11 +17,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 use crate::{
     clock::Wall,
     identity::{Peer, SvidError, Trust},
-    reason::Reason,
+    reason::{ERROR_DOMAIN, Reason},
 };
-
-/// The `domain` of the `ErrorInfo` in which link refuses requests on a connection that has ended.
-const ERROR_DOMAIN: &str = "leasehold";
 
 /// Why a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

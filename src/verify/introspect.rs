@@ -3,14 +3,16 @@
 use std::{fmt, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use tonic_types::StatusExt;
 
 use crate::{
     clock::Clock,
     limits::{INTROSPECT_WAIT, TOKEN_BYTES_MAX},
     link::{Connector, Redial, explain},
     name::{Action, ResourceName, SpiffeId},
-    proto::v1::{IntrospectRequest, verifier_service_client::VerifierServiceClient},
+    proto::{
+        Told,
+        v1::{IntrospectRequest, verifier_service_client::VerifierServiceClient},
+    },
     reason::{Reason, Refusal},
     token::{Claims, Presenter, TokenError},
 };
@@ -95,9 +97,8 @@ fn unanswered(status: &tonic::Status) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();
     }
-    let details = status.get_error_details();
-    let reason = details.error_info().and_then(|info| Reason::parse(&info.reason));
-    let reason = reason.unwrap_or(match status.code() {
+    let told = Told::of(status).and_then(|told| told.reason);
+    let reason = told.unwrap_or(match status.code() {
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Reason::Unreachable,
         _ => Reason::Internal,
     });
@@ -107,7 +108,7 @@ fn unanswered(status: &tonic::Status) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use tonic_types::ErrorDetails;
+    use tonic_types::{ErrorDetails, StatusExt};
 
     use super::*;
     use crate::{

@@ -5,15 +5,17 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Channel};
-use tonic_types::StatusExt;
 
 use super::{Stage, watch::Seen};
 use crate::{
     dev::{Role, household::TENANT},
     link::Connector,
-    proto::v1::{
-        self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient,
-        operator_service_client::OperatorServiceClient, verifier_service_client::VerifierServiceClient,
+    proto::{
+        Told,
+        v1::{
+            self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient,
+            operator_service_client::OperatorServiceClient, verifier_service_client::VerifierServiceClient,
+        },
     },
     secret::{Secret, SecretText},
 };
@@ -27,10 +29,7 @@ pub(super) fn say(status: &Status) -> String {
 
 /// The Reason of a refusal.
 pub(super) fn reason(status: &Status) -> String {
-    status
-        .get_error_details()
-        .error_info()
-        .map_or_else(|| format!("{:?}", status.code()), |i| i.reason.clone())
+    Told::of(status).map_or_else(|| format!("{:?}", status.code()), |told| told.code)
 }
 
 impl Stage {
