@@ -10,15 +10,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{denials::Denials, feed::Reach, members::Sessions, tickets::Tickets};
+use super::{Rules, denials::Denials, members::Sessions, reach::Reach, tickets::Tickets};
 use crate::{
-    catalog::Catalog,
     clock::Clock,
     fence::Registry,
     lease::Table,
     ledger::Ledger,
     limits,
-    policy::Engine,
     reason::{Reason, Refusal},
     state::Store,
     token::SigningKey,
@@ -46,17 +44,6 @@ impl Default for Settings {
             rejoin: limits::REJOIN,
             drain_read: limits::DRAIN_READ,
         }
-    }
-}
-
-/// Policy and the catalog that it was made with, always of one load: a decision never mixes two.
-pub struct Rules {
-    pub engine: Engine,
-}
-
-impl Rules {
-    pub fn catalog(&self) -> &Catalog {
-        self.engine.catalog()
     }
 }
 

@@ -3,6 +3,19 @@
 //! Each request is written once, in one order. What asks for access: read the revision, name the fences, **stand**, read the
 //! state, decide, record, insert, **look again**. What ends access: change the state, lower, answer. Owns that order, the
 //! signing key of this life of the daemon and the background work. Speaks no wire format: the edges do.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `context` | [`Broker`]: one life of the daemon, and what it is made of |
+//! | `caller` | [`Caller`]: who asks, and whether they may |
+//! | `create` `attempts` `members` | a job from its creation over attempts and members to its end |
+//! | `issue` `renew` | credentials; `draft` is what both begin with |
+//! | `introspect` `feed` `reach` | what verifiers ask and are told, and whose lowerings concern them |
+//! | `operate` `reload` | what operators do |
+//! | `queries` `listing` | looking |
+//! | `rules` `names` `decide` `tickets` | [`Rules`], the fences of a lease, the questions to policy, the tickets of attempts |
+//! | `denials` `refusals` | refused requests in the ledger; what several use cases refuse with |
+//! | `background` | [`Task`]: the work that nobody asks for |
 
 mod attempts;
 mod background;
@@ -20,15 +33,17 @@ mod members;
 mod names;
 mod operate;
 mod queries;
+mod reach;
 mod refusals;
 mod reload;
 mod renew;
+mod rules;
 mod tickets;
 
 pub use attempts::{Began, Concerned, Ended};
 pub use background::Task;
 pub use caller::Caller;
-pub use context::{Broker, Rules, Settings};
+pub use context::{Broker, Settings};
 pub use create::{CreatedJob, PartDecision};
 pub use draft::Binding;
 pub use introspect::{Introspected, Verdict};
@@ -38,4 +53,5 @@ pub use members::{Attachment, JoinedMember, Notice, NoticeKind, Offer, Session};
 pub use operate::{Locked, Revoked};
 pub use queries::{LeaseView, WhoAmI};
 pub use reload::Reloaded;
+pub use rules::Rules;
 pub use tickets::Tickets;
