@@ -25,10 +25,10 @@ use crate::{
 
 /// Decides by one set of policies over one catalog. Never changes; share it behind an `Arc`.
 pub struct Engine {
-    rules: Arc<Rules>,
-    by_id: Arc<HashMap<String, Arc<Rule>>>,
+    rules: Rules,
+    by_id: HashMap<String, Arc<Rule>>,
     pub(super) types: Types,
-    pub(super) slices: Arc<Slices>,
+    pub(super) slices: Slices,
     pub(super) catalog: Catalog,
     pub(super) prepared: Prepared,
     explain: Explain,
@@ -40,27 +40,11 @@ pub struct Engine {
 impl Engine {
     /// Reads and validates policies, and prepares them for a catalog.
     pub fn load(from: &PolicySource, catalog: &Catalog, explain: Explain) -> Result<Self, PolicyErrors> {
-        let rules = Arc::new(Rules::load(from)?);
+        let rules = Rules::load(from)?;
         let types = Types::new()?;
-        let slices = Arc::new(slice::cut(&rules, &types)?);
+        let slices = slice::cut(&rules, &types)?;
         let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
-        Engine::assemble(rules, Arc::new(by_id), types, slices, catalog.clone(), explain)
-    }
-
-    /// The same policies over another catalog.
-    pub fn with_catalog(&self, catalog: &Catalog) -> Result<Self, PolicyErrors> {
-        let (rules, by_id) = (self.rules.clone(), self.by_id.clone());
-        Engine::assemble(rules, by_id, self.types.clone(), self.slices.clone(), catalog.clone(), self.explain)
-    }
-
-    fn assemble(
-        rules: Arc<Rules>,
-        by_id: Arc<HashMap<String, Arc<Rule>>>,
-        types: Types,
-        slices: Arc<Slices>,
-        catalog: Catalog,
-        explain: Explain,
-    ) -> Result<Self, PolicyErrors> {
+        let catalog = catalog.clone();
         let prepared = Prepared::new(&types, &rules.schema, &catalog)?;
         let warnings = literals::check(&rules, &types, &prepared)?;
         let (authorizer, memo) = (Authorizer::new(), Memo::default());
