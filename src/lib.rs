@@ -10,7 +10,7 @@
 //!
 //! | Floor | Module | Is for | Never |
 //! |---|---|---|---|
-//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] `sync` | time, secrets, bounds, codes of refusal, the wire, the primitives that model checkers replace | decides |
+//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] [`written`] `sync` | time, secrets, bounds, codes of refusal, the wire, how files of people are read, the primitives that model checkers replace | decides |
 //! | 1 | [`name`] | everything that can be named, parsed once | reads a clock |
 //! | 2 | [`fence`] | names that are lowered, places behind them, the feed | waits, does I/O |
 //! | 3 | [`identity`] | the SVID rules, trust bundles, both TLS configurations; the only maker of a `Peer` | authorizes |
@@ -33,7 +33,9 @@
 //! - Why a revocation is one store, whatever stands behind it: [`fence`].
 //! - The order in which a credential comes to be: `broker/issue.rs`.
 //! - What ends when a job ends: [`state::Store`], [`job::Job::fences_of`].
-//! - Checking credentials in a server of your own: [`verify`], and `dev/file_server.rs` as an example.
+//! - Checking credentials in a server of your own: [`verify`] begins with one, `dev/file_server.rs` is a whole one.
+//! - Asking the daemon from a program of your own: [`proto`] begins with a client.
+//! - What is promised, and which test holds it: the table in `README.md`.
 
 #[cfg(feature = "cli")]
 pub mod agent;
@@ -74,3 +76,5 @@ mod sync;
 pub mod token;
 #[cfg(feature = "verify")]
 pub mod verify;
+#[cfg(feature = "server")]
+pub mod written;

@@ -3,6 +3,16 @@
 //! Reads requests into the words of the house, hands them to the broker, writes the answers. Decides nothing, keeps nothing.
 //! Every refusal becomes a `google.rpc.Status` with an `ErrorInfo` whose reason is the [`Reason`](crate::reason::Reason)'s
 //! code: the mapping is `status`, the one exhaustive match of this edge.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `service` | all of it as one service, with health and reflection |
+//! | `edge` | [`Edge`]: what every call goes through: caller, room, deadline, a task of its own |
+//! | `job` `member` `operator` `verifier` | the services, one file each |
+//! | `spec` | a job's specification, read with every mistake at once |
+//! | `field` `times` `convert` | a field read; moments; the house's words as the wire's |
+//! | `status` | [`status()`]: from a Refusal to a `google.rpc.Status` |
+//! | `http` | discovery, keys and probes |
 
 mod convert;
 mod edge;

@@ -2,6 +2,14 @@
 //!
 //! Owns the order of start and stop, the listeners and the background work. Ready only when the state is rebuilt and this
 //! life's own record is durable; a task that dies takes the daemon down in order.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `start` | [`Daemon`]: the order of start and stop, and all tasks in one list |
+//! | `failure` | [`StartError`] |
+//! | `identity` `rules` | the identity, policy and catalog that a configuration means |
+//! | `listeners` | HTTP: issuer and probes |
+//! | `telemetry` | logs and metrics |
 
 mod failure;
 mod identity;

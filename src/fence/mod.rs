@@ -7,6 +7,12 @@
 //!
 //! Owns the counter, the fences by name, the revision and the feed of lowerings. No clock, no await, no I/O: times come in
 //! as arguments. Checks take no lock.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `stand` | [`Seq`] and [`Stand`]: a place behind a set of names |
+//! | `registry` | [`Registry`]: the one mutex that orders standing and lowering |
+//! | `feed` | [`Subscription`]: every lowering, in order |
 
 mod feed;
 mod registry;

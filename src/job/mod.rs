@@ -9,6 +9,13 @@
 //! Attempt  Running ⇄ Suspended, either → Draining, any → Ended
 //! Member   Joined ⇄ Away → Left | Lost
 //! ```
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `spec` | [`Spec`]: what its launcher asked for |
+//! | `state` `roster` | [`Job`], [`Attempt`], [`Member`]; the members of an attempt |
+//! | `moves` | which moves are legal, and the changes that each makes |
+//! | `change` | [`Change`], and applying one |
 
 mod change;
 mod moves;

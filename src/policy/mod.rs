@@ -6,6 +6,15 @@
 //!
 //! Cedar skips a rule whose evaluation fails, so that a broken `forbid` would forbid nothing: policies are validated strictly
 //! when they are read, and any failure that validation cannot foresee denies.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `ask` `decision` | [`Bundle`] and [`Call`]: what is asked; [`Decision`] and [`Grant`]: what is answered |
+//! | `engine` `outcome` `memo` | [`Engine`]: rules over a catalog; what they say of one act, kept |
+//! | `source` `rules` `literals` `fault` | policies read, validated, and what is wrong with them |
+//! | `entities` `facts` `slice` | what Cedar is given: entities, context, and the rules that can matter |
+//! | `explain` `probe` | the words of a refusal, and which one change would have permitted it |
+//! | `rpc` | [`Rpc`]: each call as an action of the schema |
 
 mod ask;
 mod decision;

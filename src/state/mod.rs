@@ -8,6 +8,13 @@
 //! - what **narrows** it takes effect at once: [`Store::narrow`], [`Store::lock`], [`Store::revoke`] change the state, lower
 //!   the fences, hand the record over and answer, in that order and under one mutex, so that the ledger, the count of
 //!   lowerings and the state agree on what came first.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `store` | [`Store`]: the order of every change |
+//! | `recorded` | [`Recorded`]: the state as it follows from the records alone |
+//! | `locks` `identities` | [`Locks`]; which identity is bound to which job |
+//! | `records` `rebuild` | a change as a record; what a new life begins with |
 
 mod identities;
 mod locks;

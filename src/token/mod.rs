@@ -3,6 +3,12 @@
 //! Owns the signing key of one life of the daemon, the claims, minting and checking. Never reads a clock, never keeps a
 //! token. A token names the fences of its lease, so that it and a feed of lowerings are enough to decide whether it is good
 //! now; what is checked here is only what the token alone can say.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `keys` | [`SigningKey`] and [`KeySet`] |
+//! | `claims` | [`Claims`]: what a token says |
+//! | `mint` `check` | both directions |
 
 mod check;
 mod claims;

@@ -8,6 +8,62 @@
 //! One background task, the follower. It ends when the last clone of its [`Verifier`] goes, or at
 //! [`Verifier::shutdown`]; whatever ends it, everything is refused from then on.
 //!
+//! # A resource server
+//!
+//! Once a Verifier is started each request is three questions: is the token good for this, here, from this peer; is it still,
+//! before each part; and has it ended meanwhile. A server of your own transport asks them like this:
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use leasehold::{
+//!     clock::{Clock, SystemClock},
+//!     identity::{FileSource, IdentityFiles, IdentitySource, Peer},
+//!     link::{Connector, Endpoint},
+//!     name::Action,
+//!     reason::Refusal,
+//!     token::Presenter,
+//!     verify::{Settings, Verifier},
+//! };
+//!
+//! /// With an SVID of our own, as the verifier that the catalog names, of our `[[audience]]`.
+//! async fn start() -> Result<Verifier, Box<dyn std::error::Error>> {
+//!     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+//!     let files = IdentityFiles {
+//!         svid: Some(("svid.pem".into(), "svid.key".into())),
+//!         bundles: vec![("leasehold.example".parse()?, "leasehold.pem".into())],
+//!     };
+//!     let source = Arc::new(FileSource::open(files, clock.clone())?);
+//!     tokio::spawn(source.clone().follow(Default::default())); // rotations need no restart
+//!     let daemon = Endpoint::new("leasehold.example:8443", "spiffe://leasehold.example/daemon".parse()?)?;
+//!     let connector = Connector::new(source, clock.clone(), daemon);
+//!     let audience = "spiffe://acme.example/files".parse()?;
+//!     let verifier = Verifier::start(Settings { connector, audience, clock });
+//!     verifier.ready().await;
+//!     Ok(verifier)
+//! }
+//!
+//! /// `peer` is of the connection that the request came on: `Peer::of_client`, or `link::serve`.
+//! async fn download(verifier: &Verifier, peer: &Peer, token: &str, parts: Vec<Vec<u8>>) -> Result<(), Refusal> {
+//!     let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
+//!     let tickets = "dataset:acme/tickets@v3".parse().expect("it is a name");
+//!     let access = verifier.check(token, presenter, &tickets, Action::ReadDataset).await?;
+//!     for part in parts {
+//!         access.check()?; // loads from memory: ask it before each part
+//!         tokio::select! {
+//!             () = send(part) => {}
+//!             refusal = access.ended() => return Err(refusal), // at once, also where the reader stands still
+//!         }
+//!     }
+//!     Ok(())
+//! }
+//! # async fn send(_: Vec<u8>) {}
+//! ```
+//!
+//! `dev/file_server.rs` is a whole one, over HTTP.
+//!
+//! # Where what is
+//!
 //! | File | Noun |
 //! |---|---|
 //! | `verifier` | [`Verifier`]: tokens in, [`Access`] out |
