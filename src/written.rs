@@ -14,10 +14,10 @@ use toml::de::DeValue;
 
 /// One thing that is wrong with a file. `Display` is `FILE:LINE: what, and what to write instead`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}:{line}: {what}", file.display())]
+#[error("{}{}: {what}", file.display(), if *.line == 0 { String::new() } else { format!(":{line}") })]
 pub struct Problem {
     pub file: PathBuf,
-    /// From 1; 1 where the file could not be read at all.
+    /// From 1; 0 where the file could not be read at all, so that `Display` names none.
     pub line: usize,
     pub what: String,
 }
@@ -34,7 +34,7 @@ impl Problems {
 
     /// The file as a whole is to blame.
     pub(crate) fn whole(file: &Path, what: String) -> Self {
-        Problems(vec![Problem { file: file.to_owned(), line: 1, what }])
+        Problems(vec![Problem { file: file.to_owned(), line: 0, what }])
     }
 
     pub fn problems(&self) -> &[Problem] {

@@ -8,10 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    harness::*,
-    workload::{Agent, der, entry},
-};
+use crate::{harness::*, workload::Agent};
+
+#[path = "../rotations/rotate.rs"]
+mod rotate;
+
+use rotate::rotate;
 
 const ROTATIONS: u32 = 24;
 /// Of an SVID, from now. It is rotated at its half.
@@ -39,24 +41,6 @@ impl Stalls {
     }
 }
 
-fn rotate(world: &World, daemons: &Agent, workers: &Agent) {
-    let now = world.clock.now().wall;
-    let svid = |id: &str| {
-        let authority = world.authority(id);
-        let svid = authority.issue(id, now, |params| params.not_after = at(now.plus(LIFE)));
-        entry(id, &svid.cert, &svid.key, &authority.pem)
-    };
-    let foreign = |id: &str| der(&world.authority(id).pem);
-    daemons.say(
-        vec![svid(DAEMON)],
-        &[
-            ("spiffe://k8s.acme.example", foreign(WORKER)),
-            ("spiffe://people.acme.example", foreign(OPERATOR)),
-        ],
-    );
-    workers.say(vec![svid(WORKER)], &[("spiffe://leasehold.example", foreign(DAEMON))]);
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes three minutes of real time: tests/interop/rotations/run runs it"]
 async fn a_job_goes_through_24_rotations_in_real_time_with_svids_of_15_seconds() {
@@ -64,7 +48,7 @@ async fn a_job_goes_through_24_rotations_in_real_time_with_svids_of_15_seconds()
     let (daemons, workers) = (Agent::start(), Agent::start());
     let mut world = World::prepared(|setup| setup.real_clock = true);
     world.identity_from(&daemons.uri());
-    rotate(&world, &daemons, &workers);
+    rotate(&world, &daemons, &workers, LIFE);
     world.restart().await;
     let identity = format!("[context.it.identity.workload]\nworkload_api = \"{}\"\n", workers.uri());
     let script = "echo up; while [ ! -e $HERE/go ]; do sleep 0.1; done; echo down";
@@ -72,7 +56,7 @@ async fn a_job_goes_through_24_rotations_in_real_time_with_svids_of_15_seconds()
     wrapper.child_says("up").await;
     for round in 1..=ROTATIONS {
         tokio::time::sleep(LIFE / 2).await;
-        rotate(&world, &daemons, &workers);
+        rotate(&world, &daemons, &workers, LIFE);
         println!("rotation {round} of {ROTATIONS}, longest stall {} ms", stalls.longest().as_millis());
     }
     tokio::time::sleep(LIFE / 2).await;

@@ -14,6 +14,7 @@
 #[path = "../it/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the other tests from the outside use all of it")]
 mod harness;
+mod rotate;
 mod way;
 #[path = "../workload/mod.rs"]
 #[allow(dead_code, reason = "the tests of the source use all of it")]
@@ -31,9 +32,10 @@ use leasehold::{
     identity::{IdentitySource, WorkloadOptions, WorkloadSource},
     link::{Connector, Endpoint},
 };
+use rotate::rotate;
 use tokio_util::sync::CancellationToken;
 use way::Way;
-use workload::{Agent, der, entry};
+use workload::Agent;
 
 const ROTATIONS: usize = 24;
 /// Of an SVID: rotated at its half, as SPIRE does.
@@ -56,31 +58,12 @@ fn main() {
     println!("test {NAME} ... ok");
 }
 
-/// Both agents give new SVIDs.
-fn rotate(world: &World, daemons: &Agent, workers: &Agent) {
-    let now = world.clock.now().wall;
-    let svid = |id: &str| {
-        let authority = world.authority(id);
-        let svid = authority.issue(id, now, |params| params.not_after = at(now.plus(LIFE)));
-        entry(id, &svid.cert, &svid.key, &authority.pem)
-    };
-    let foreign = |id: &str| der(&world.authority(id).pem);
-    daemons.say(
-        vec![svid(DAEMON)],
-        &[
-            ("spiffe://k8s.acme.example", foreign(WORKER)),
-            ("spiffe://people.acme.example", foreign(OPERATOR)),
-        ],
-    );
-    workers.say(vec![svid(WORKER)], &[("spiffe://leasehold.example", foreign(DAEMON))]);
-}
-
 async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal() {
     let (daemons, workers) = (Agent::start(), Agent::start());
     // A machine that stands still for a moment while the clock is moved loses no member by it: rotations are judged here.
     let mut world = World::prepared(|setup| setup.lease = "lost_after = 60".into());
     world.identity_from(&daemons.uri());
-    rotate(&world, &daemons, &workers);
+    rotate(&world, &daemons, &workers, LIFE);
     world.restart().await;
 
     let way = Way::to(world.daemon().grpc).await;
@@ -132,7 +115,7 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
             }
             way.quiet().await;
             let (made, before) = (way.made(), source.current().revision);
-            rotate(&world, &daemons, &workers);
+            rotate(&world, &daemons, &workers, LIFE);
             eventually("the worker's next SVID", async || source.current().revision > before).await;
             eventually("the member's next connection", async || way.made() > made).await;
             way.quiet().await;
