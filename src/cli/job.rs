@@ -166,6 +166,11 @@ impl JobArgs {
 pub(super) fn read_spec(path: &std::path::Path) -> Result<RunSpec, Failure> {
     RunSpec::load(path).map_err(|errors| {
         let problems = errors.problems();
+        if let [only] = problems
+            && only.line == 0
+        {
+            return Failure::of_unreadable(&only.file, &only.what).saying(NO_JOB);
+        }
         let what = mistakes(&path.display().to_string(), problems.len());
         Failure::of_problems(what, problems.iter().map(ToString::to_string))
             .fix("`leasehold job check` reads it again")

@@ -4,10 +4,10 @@ use std::{fmt, path::PathBuf};
 
 /// One thing that is wrong. `Display` is `FILE:LINE: what, and what to write instead`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}:{line}: {what}", file.display())]
+#[error("{}{}: {what}", file.display(), if *.line == 0 { String::new() } else { format!(":{line}") })]
 pub struct ConfigProblem {
     pub file: PathBuf,
-    /// From 1; 1 where the file could not be read at all.
+    /// From 1; 0 where the file could not be read at all, so that `Display` names none.
     pub line: usize,
     pub what: String,
 }

@@ -45,7 +45,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ConfigErrors> {
             n if n > FILE_BYTES_MAX => Err(format!("is longer than {FILE_BYTES_MAX} bytes")),
             _ => String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: save it as UTF-8".to_owned()),
         })
-        .map_err(|what| ConfigErrors::one(ConfigProblem { file: path.to_owned(), line: 1, what }))
+        .map_err(|what| ConfigErrors::one(ConfigProblem { file: path.to_owned(), line: 0, what }))
 }
 
 /// Reads a text, hands its outermost table to `read`, and answers what that made of it where nothing was wrong, with the

@@ -310,6 +310,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     # no daemon
     leasehold: error: cannot reach `ADDRESS`
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      cause  Connection refused (os error 111)
       means  nothing was decided: the daemon could not be asked
       fix    check that the server runs, the address, and the network between
     Nothing was started, no access was given.

@@ -32,10 +32,10 @@ pub struct RunSpec {
 
 /// One thing that is wrong with a specification. `Display` is `FILE:LINE: what, and what to write instead`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}:{line}: {what}", file.display())]
+#[error("{}{}: {what}", file.display(), if *.line == 0 { String::new() } else { format!(":{line}") })]
 pub struct SpecProblem {
     pub file: PathBuf,
-    /// From 1; 1 where the file could not be read at all.
+    /// From 1; 0 where the file could not be read at all, so that `Display` names none.
     pub line: usize,
     pub what: String,
 }
@@ -70,7 +70,7 @@ impl RunSpec {
     /// it names is read too, for its digest.
     pub fn load(path: &Path) -> Result<Self, SpecErrors> {
         let text = read_text(path)
-            .map_err(|what| SpecErrors(vec![SpecProblem { file: path.to_owned(), line: 1, what }]))?;
+            .map_err(|what| SpecErrors(vec![SpecProblem { file: path.to_owned(), line: 0, what }]))?;
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))
             || path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("toml"))
                 && text.trim_start().starts_with('{');
