@@ -46,7 +46,13 @@ enum AuditCommand {
     ///
     /// The chain by itself cannot show that its tail was cut off, or that all of it was computed anew: compare it with a
     /// head that was kept elsewhere.
+    #[command(after_help = "\
+Examples:
+  leasehold audit verify /var/lib/leasehold
+  leasehold audit verify copy/ --head head.json --key ledger.pub
+  leasehold audit verify copy/ -o json | jq .head")]
     Verify {
+        /// The ledger: server.state of the daemon's configuration, or a copy of it.
         #[arg(value_name = "DIR")]
         dir: PathBuf,
         /// A head that was kept elsewhere: INDEX:sha256:…, or a file that holds one. The signature of a signed one is checked.
@@ -57,12 +63,24 @@ enum AuditCommand {
         key: Option<PathBuf>,
     },
     /// Prints the last durable record as the daemon signs it: keep it elsewhere, for `audit verify --head`.
+    #[command(after_help = "\
+Examples:
+  leasehold audit head >> heads.jsonl               from cron; to another machine
+  leasehold audit head --key > ledger.pub           once")]
     Head {
         /// Print the public key instead, once, to keep it with the heads.
         #[arg(long)]
         key: bool,
     },
-    /// Prints records as they are written.
+    /// Prints records as they are written, one a row. For platform operators, and auditors of all tenants.
+    ///
+    /// A row shows what people look for; `-o json` has the whole record, a line each.
+    #[command(after_help = "\
+Examples:
+  leasehold audit tail
+  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets      every version of it
+  leasehold audit tail --from 1 --no-follow --about human:ada
+  leasehold audit tail --from 1 --no-follow -o json > records.jsonl")]
     Tail {
         /// The first record to print; only what comes otherwise.
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{LogConfig, LogFormat},
-    daemon::{Daemon, Stopped, init_logging, init_metrics},
+    daemon::{Daemon, StartError, Stopped, init_logging, init_metrics},
     dev::{FileClient, Household, Ports, Role, Running, TRUST_DOMAIN, free_ports, read_token},
     link::{Connector, Endpoint},
     name::{PrincipalKind, ResourceName},
@@ -50,12 +50,19 @@ pub struct DevArgs {
 #[derive(Debug, Subcommand)]
 pub enum DevCommand {
     /// Reads a file of a dataset or model, or the listing of a folder, inside a job. To stdout.
+    #[command(after_help = "\
+Examples:
+  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/           what is there
+  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/tickets-0001.jsonl")]
     Fetch {
         /// As in dataset:dev/data@v1/tickets-0001.jsonl
         #[arg(value_name = "RESOURCE/PATH")]
         what: String,
     },
     /// Stores a file as a part of a checkpoint, inside a job. From stdin.
+    #[command(after_help = "\
+Examples:
+  leasehold run --spec job.toml -- sh -c 'echo weights | leasehold dev store checkpoint:dev/tuned/step-100.bin'")]
     Store {
         /// As in checkpoint:dev/tuned/step-100.bin
         #[arg(value_name = "RESOURCE/PATH")]
@@ -92,7 +99,7 @@ impl DevArgs {
         let house = Arc::new(house);
         let config = house.config().map_err(|e| failed("the configuration cannot be used", &e))?;
         let daemon = tokio::select! {
-            daemon = Daemon::start(&config) => daemon.map_err(|e| not_started(&e))?,
+            daemon = Daemon::start(&config) => daemon.map_err(|e| not_started_here(&e))?,
             () = stops.stop() => return Ok(Exit::Ok),
         };
         let running = Running::start(&house, session.clock.clone())
@@ -113,6 +120,16 @@ impl DevArgs {
             Stopped::Failed => Exit::Failure,
         })
     }
+}
+
+/// What `dev` listens on is chosen on its command line, and its configuration is its own.
+fn not_started_here(error: &StartError) -> Failure {
+    let mut failure = not_started(error);
+    if let StartError::Listen { .. } = error {
+        failure.facts.retain(|(label, _)| label != "fix");
+        failure = failure.fix("another `leasehold dev` may run: stop it, or take other ports by --port N; --port 0 takes free ones");
+    }
+    failure
 }
 
 /// The context `dev` of a household.
@@ -157,7 +174,7 @@ Try, in another terminal:
 and while that runs, in a third:
 
   leasehold lease list
-  leasehold revoke job:ID --reason \"to see it end\"
+  leasehold revoke job:$(leasehold job list --open --ids) --reason \"to see it end\"
   leasehold audit tail --from 1 --no-follow
 ",
         data = house.data.display(),

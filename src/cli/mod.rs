@@ -48,6 +48,7 @@ mod serve;
 mod slurm;
 mod token;
 mod unlock;
+mod version;
 mod whoami;
 
 pub use agent::AgentArgs;

@@ -234,7 +234,8 @@ mod tests {
 
     #[test]
     fn what_happened_with_a_dataset_is_its_jobs_its_leases_and_every_word_about_it() {
-        let created = |job: &str, read: &str| json!({"type": "job.created", "job": job, "spec": {"read": [read]}});
+        let created =
+            |job: &str, read: &str| json!({"type": "job.created", "job": job, "spec": {"read": [read]}});
         let records = [
             (true, created("j-1", "dataset:acme/tickets@v3")),
             (false, created("j-2", "dataset:acme/tickets-old@v3")),
