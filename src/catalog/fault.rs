@@ -25,7 +25,7 @@ impl fmt::Display for Fault {
 
 /// All that is wrong with a catalog, by file and line. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the catalog has {}: {}", if .0.len() == 1 { "a mistake".to_owned() } else { format!("{} mistakes", .0.len()) }, .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+#[error("the catalog has {} mistake(s): {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct CatalogErrors(Vec<Fault>);
 
 impl CatalogErrors {

@@ -171,7 +171,9 @@ fn wants_json(args: &[OsString]) -> bool {
 fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
     let words: Vec<_> = args.iter().skip(1).filter_map(|a| a.to_str()).collect();
     let wraps = words.iter().find(|w| ["run", "agent"].contains(w)).copied();
-    let named = |what: &str| error.to_string().contains(what);
+    // Below it stands the usage, which names everything.
+    let text = error.to_string();
+    let named = |what: &str| text.split("Usage:").next().is_some_and(|said| said.contains(what));
     match (error.kind(), wraps) {
         (ErrorKind::UnknownArgument, Some("run")) if !words.contains(&"--") => {
             Some("the command stands after `--`: leasehold run --spec job.toml -- python train.py")

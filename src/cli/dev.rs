@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::{
     Context, Contexts, Exit, Failure, Session, SvidFiles,
-    output::note,
+    output::{note, print, print_json_line},
     serve::{Stops, not_started, serve},
 };
 use crate::{
@@ -112,7 +113,11 @@ impl DevArgs {
         contexts.current = mine.current;
         contexts.save(&file).map_err(|e| failed("the context could not be written", &e))?;
         running.verifier.ready().await;
-        super::output::print(&hello(&house, &file))?;
+        if session.is_json() {
+            print_json_line(&places(&house, &file))?;
+        } else {
+            print(&hello(&house, &file))?;
+        }
         let stopped = serve(daemon, stops).await;
         running.stop().await;
         Ok(match stopped {
@@ -150,6 +155,18 @@ pub(super) fn contexts_of(house: &Household) -> Result<Contexts, Failure> {
         ]),
     };
     Ok(Contexts { current: Some("dev".into()), contexts: BTreeMap::from([("dev".into(), context)]) })
+}
+
+/// Where everything is, for programs.
+fn places(house: &Household, contexts: &std::path::Path) -> Value {
+    let Ports { grpc, issuer, probe, files } = house.ports;
+    json!({
+        "daemon": format!("localhost:{grpc}"), "trust_domain": TRUST_DOMAIN,
+        "keys": format!("http://localhost:{issuer}/keys"), "probes": format!("http://localhost:{probe}/readyz"),
+        "files": format!("https://localhost:{files}"), "dataset": "dataset:dev/data@v1",
+        "data": house.data.display().to_string(), "folder": house.root().display().to_string(),
+        "context": "dev", "contexts": contexts.display().to_string(),
+    })
 }
 
 fn hello(house: &Household, contexts: &std::path::Path) -> String {

@@ -231,16 +231,18 @@ fn look_at_svids(context: &Context, only: Option<PrincipalKind>, now: Wall, repo
             Err(error) => {
                 report.wrong(what, error.to_string(), "issue this SVID anew, chain and key together");
             }
-            Ok(svid) if !svid.is_current(now) => report.wrong(
-                what,
-                format!(
-                    "{} is valid from {} to {}",
-                    svid.spiffe_id(),
-                    svid.leaf().not_before,
-                    svid.not_after()
-                ),
-                "renew it: see that the SPIFFE agent, or `leasehold dev`, runs; compare the clock",
-            ),
+            Ok(svid) if !svid.is_current(now) => {
+                let (from, until) = (svid.leaf().not_before, svid.not_after());
+                let which = match now < from {
+                    true => format!("begins only {}", when::relative(from, now)),
+                    false => format!("ended {}", when::relative(until, now)),
+                };
+                report.wrong(
+                    what,
+                    format!("{} {which}: it is valid from {from} to {until}", svid.spiffe_id()),
+                    "renew it: see that the SPIFFE agent, or `leasehold dev`, runs; compare the clock",
+                );
+            }
             Ok(svid) => {
                 let (id, until) = (svid.spiffe_id(), when::relative(svid.not_after(), now));
                 report.ok(what, format!("{id}, ends {until}"));

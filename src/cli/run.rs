@@ -139,7 +139,7 @@ fn ticket(path: &Path) -> Result<SecretText, Failure> {
     let read = File::open(path).and_then(|f| f.take(TICKET_BYTES_MAX).read_to_string(&mut text));
     let failure = |what: String| {
         Failure::usage(what).with("file", path.display().to_string()).fix(
-            "it is what began the attempt that writes this file: one line, 43 letters; see members in the job file",
+            "it holds the ticket that BeginAttempt answered: one line, 43 letters; who has the run's --attempt-key needs none",
         )
     };
     read.map_err(|e| failure(format!("the ticket cannot be read: {e}")))?;

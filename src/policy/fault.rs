@@ -30,7 +30,7 @@ impl fmt::Display for PolicyFault {
 
 /// All that is wrong with a policy set, by file and line. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the policy set has {}: {}", if .0.len() == 1 { "a mistake".to_owned() } else { format!("{} mistakes", .0.len()) }, .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+#[error("the policy set has {} mistake(s): {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct PolicyErrors(Vec<PolicyFault>);
 
 impl PolicyErrors {
