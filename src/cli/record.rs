@@ -29,7 +29,7 @@ const LEFT_OUT: [&str; 14] = [
 const MOMENTS: [&str; 7] =
     ["ends", "until", "issued", "expires", "expires_at_latest", "reading_ends", "writing_ends"];
 
-/// What a row begins with, in this order; the rest follows by its name.
+/// What a row begins with, in this order; the rest follows as it was written.
 const FIRST: [&str; 8] = ["job", "attempt", "lease", "name", "instance", "member", "half", "scopes"];
 
 /// What of a specification an auditor reads in a row; the rest is in the JSON.
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(
             row(7, &record),
             "       7  2026-11-20T10:02:11.402Z  revoked             name=job:j-1 by=spiffe://td.example/op \
-             leases_ended=2 reason=\"wrong\u{fffd} data\"\n"
+             reason=\"wrong\u{fffd} data\" leases_ended=2\n"
         );
         let digest = format!("sha256:{}", "ab".repeat(32));
         let record = json!({
@@ -231,8 +231,8 @@ mod tests {
         });
         assert_eq!(
             row(8, &record),
-            "       8  t  leases.ended        by=\"daemon: a deadline\" cause=job:j-1 \
-             expires=2026-11-20T04:13:20.000Z leases=l-1,l-2 policy=sha256:abababababab…\n"
+            "       8  t  leases.ended        cause=job:j-1 leases=l-1,l-2 by=\"daemon: a deadline\" \
+             policy=sha256:abababababab… expires=2026-11-20T04:13:20.000Z\n"
         );
     }
 
