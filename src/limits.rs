@@ -273,6 +273,11 @@ pub const SPOOL_BEGIN_KEPT: Duration = Duration::from_secs(10 * 60);
 /// How long the end of a run is worth telling: no job lasts longer.
 pub const SPOOL_KEPT: Duration = JOB_DURATION_MAX;
 
+// ---------- the command line ----------
+
+/// Jobs and live leases that `audit tail --about` follows at once: some 60 MiB of their names.
+pub const AUDIT_FOLLOWED_MAX: usize = 1_000_000;
+
 // ---------- the file server ----------
 
 /// Bytes that are read, checked and sent at a time.

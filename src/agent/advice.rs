@@ -84,7 +84,7 @@ fn advice(reason: Reason) -> Option<Advice> {
         ),
         R::TicketRequired => (
             "several jobs run under your identity, so each process must show that it belongs to this one",
-            "give it the file with the ticket of this run: --ticket-file FILE; a ticket of another run does not do",
+            "give it the run's own key, which brings the ticket: --job ID --attempt-key K; or the ticket that BeginAttempt answered: --ticket-file FILE",
         ),
         R::MembersFull => (
             "not a fault of this process alone: the job was described for fewer than have come; the others are not touched",

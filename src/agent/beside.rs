@@ -3,7 +3,7 @@
 use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::{
         ffi::OsStrExt,
         fs::{MetadataExt, OpenOptionsExt},
@@ -71,6 +71,9 @@ pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, R
         Some(dir) => CredentialDir::at(dir)?,
         None => CredentialDir::create(None)?,
     };
+    if let Some(path) = &options.ready_file {
+        ReadyFile::forget_stale(path);
+    }
     let access = Access::obtain(&options.joining, dir, &place, &mut signals).await?;
     let variables = lines(&access.env(options.joining.svid.as_ref()));
     let ready = match options.ready_file.map(|file| ReadyFile::write(file, &variables)).transpose() {
@@ -209,6 +212,9 @@ async fn over(watched: &Option<Process>, clock: &dyn Clock) {
     }
 }
 
+/// How each ready file begins.
+const READY_BEGINS: &str = "export LEASEHOLD_JOB=";
+
 /// Says that all is there, to whoever waits for a file. Dropping it takes the file away, where it is still this one.
 #[derive(Debug)]
 struct ReadyFile {
@@ -218,6 +224,19 @@ struct ReadyFile {
 }
 
 impl ReadyFile {
+    /// What an agent that was killed left: nobody is to take it for the word of the one that starts now. Any other file stays.
+    fn forget_stale(path: &Path) {
+        if !fs::symlink_metadata(path).is_ok_and(|m| m.is_file()) {
+            return;
+        }
+        let mut text = String::new();
+        let read = File::open(path).and_then(|f| f.take(READY_BEGINS.len() as u64).read_to_string(&mut text));
+        if read.is_ok() && text == READY_BEGINS {
+            // One that cannot be taken away is replaced when all is there.
+            let _ = fs::remove_file(path);
+        }
+    }
+
     /// Whole from its first moment on. Made anew under a name that nobody foresees: the folder may be one that others write to.
     fn write(path: PathBuf, text: &str) -> Result<Self, String> {
         let write = || -> io::Result<File> {
@@ -278,6 +297,20 @@ mod tests {
         assert_eq!(fs::read_to_string(&path).unwrap(), "x\n");
         drop(ready);
         assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
+    }
+
+    #[test]
+    fn a_ready_file_that_a_killed_agent_left_is_taken_away_and_no_other_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (stale, mine, gone) =
+            (folder.path().join("ready"), folder.path().join("job.toml"), folder.path().join("gone"));
+        fs::write(&stale, "export LEASEHOLD_JOB='j-1'\nexport LEASEHOLD_ATTEMPT='1'\n").unwrap();
+        fs::write(&mine, "name = 'mine'\n").unwrap();
+        for path in [&stale, &mine, &gone] {
+            ReadyFile::forget_stale(path);
+        }
+        assert!(!stale.exists());
+        assert_eq!(fs::read_to_string(&mine).unwrap(), "name = 'mine'\n");
     }
 
     #[test]

@@ -33,7 +33,13 @@ Examples:
   leasehold agent attach j-… --watch-pid $TRAINER
 
 Beside it, in a shell:
-  until [ -e /run/leasehold.ready ]; do sleep 0.1; done; . /run/leasehold.ready"
+  until [ -e /run/leasehold.ready ]; do sleep 0.1; done; . /run/leasehold.ready
+
+Beside it, in a notebook; the tokens are renewed in their files, so read them for each request:
+  import json, os, pathlib
+  env = dict(l.removeprefix('export ').split('=', 1) for l in open('/run/leasehold.ready'))
+  os.environ.update({k: v.strip().strip(\"'\") for k, v in env.items()})
+  token = pathlib.Path(os.environ['LEASEHOLD_TOKEN_FILE_READING']).read_text()"
 )]
 pub struct AgentArgs {
     #[command(subcommand)]
@@ -47,6 +53,13 @@ pub struct AgentArgs {
 #[derive(Debug, Subcommand)]
 enum Attach {
     /// Takes part in the attempt that runs, as one more member, and begins none.
+    ///
+    /// Where several jobs share this identity it needs the ticket that BeginAttempt answered; who knows the run's key takes part by
+    /// `leasehold agent --job ID --attempt-key K`, which brings the ticket by itself.
+    #[command(after_help = "\
+Examples:
+  leasehold agent attach j-… --watch-pid $TRAINER
+  leasehold agent attach j-… --instance notebook --dir /run/leasehold --ready-file /run/leasehold.ready")]
     Attach(AttachArgs),
 }
 

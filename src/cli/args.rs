@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 
 use super::{Exit, Failure, Format, Session, output, words};
 use crate::{agent, identity::WorkloadEndpoint, name::PrincipalKind};
@@ -66,9 +66,15 @@ Begin with:
   leasehold demo                               the whole story in seconds
   leasehold dev                                a daemon of your own, and a context for it
   leasehold run --spec job.toml -- python train.py
+  leasehold doctor                             what is wrong, where something is
+
+Data goes to stdout, everything else to stderr. Only logs have colours, on a terminal, and not with NO_COLOR.
 
 Exit codes: 0 ok, 1 failure, 2 denied, 3 awaiting approval, 4 ended or stale attempt, 5 not durable,
-7 verification failed, 64 usage. `run` exits with its command's code; 125 for a failure of its own.";
+7 verification failed, 64 usage. `run` exits with its command's code; 125 for a failure of its own.
+
+Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG, LEASEHOLD_ATTEMPT_KEY,
+LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. What `run` sets for its command: leasehold run --help.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -92,6 +98,7 @@ enum Command {
     Context(super::context::ContextArgs),
     Config(super::config::ConfigArgs),
     Completions(super::completions::CompletionsArgs),
+    Version(super::version::VersionArgs),
 }
 
 impl Cli {
@@ -118,6 +125,9 @@ impl Cli {
             failed => {
                 // Nobody is left to be told where it cannot be written.
                 let _ = e.print();
+                if let Some(tip) = tip(&e, &args) {
+                    output::note(&format!("\n  tip: {tip}"));
+                }
                 if failed { Exit::Usage } else { Exit::Ok }
             }
         })
@@ -155,6 +165,27 @@ fn wants_json(args: &[OsString]) -> bool {
     let words: Vec<_> = args.iter().skip(1).take_while(|a| *a != "--").filter_map(|a| a.to_str()).collect();
     words.iter().any(|w| ["-ojson", "-o=json", "--output=json"].contains(w))
         || words.windows(2).any(|two| matches!(two, ["-o" | "--output", "json"]))
+}
+
+/// What a line may have meant that clap knows nothing of.
+fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
+    let words: Vec<_> = args.iter().skip(1).filter_map(|a| a.to_str()).collect();
+    let wraps = words.iter().find(|w| ["run", "agent"].contains(w)).copied();
+    // Below it stands the usage, which names everything.
+    let text = error.to_string();
+    let named = |what: &str| text.split("Usage:").next().is_some_and(|said| said.contains(what));
+    match (error.kind(), wraps) {
+        (ErrorKind::UnknownArgument, Some("run")) if !words.contains(&"--") => {
+            Some("the command stands after `--`: leasehold run --spec job.toml -- python train.py")
+        }
+        (ErrorKind::MissingRequiredArgument, Some("run")) if named("<CMD>") => {
+            Some("say what to run after `--`: leasehold run --spec job.toml -- python train.py")
+        }
+        (ErrorKind::MissingRequiredArgument, Some(_)) if named("--spec") => Some(
+            "--spec FILE describes a new job (see `leasehold job --help`), --job ID takes part in one that is there",
+        ),
+        _ => None,
+    }
 }
 
 /// What clap says in many lines, in one.
@@ -201,6 +232,7 @@ impl Command {
             Command::Context(args) => args.run(session),
             Command::Config(args) => args.run(session),
             Command::Completions(args) => args.run(),
+            Command::Version(args) => args.run(session),
         }
     }
 }

@@ -23,11 +23,17 @@ fn every_subcommand_tells_what_it_does_and_shows_examples() {
         let after = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
         assert!(after.contains(&format!("leasehold {name}")), "{name} has no example of its own");
         for below in sub.get_subcommands() {
-            assert!(below.get_about().is_some(), "{name} {} has no help", below.get_name());
+            let word = below.get_name();
+            assert!(below.get_about().is_some(), "{name} {word} has no help");
+            let after = below.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(after.contains(&format!("leasehold {name} {word}")), "{name} {word} has no example");
+            for arg in below.get_positionals() {
+                assert!(arg.get_help().is_some(), "{name} {word} does not say what {} is", arg.get_id());
+            }
         }
         seen += 1;
     }
-    assert_eq!(seen, 20);
+    assert_eq!(seen, 21);
 }
 
 #[test]
@@ -78,7 +84,9 @@ fn what_is_promised_can_be_written() {
         "context list",
         "context use dev",
         "config check leasehold.toml",
+        "audit tail --about dataset:acme/tickets",
         "completions bash",
+        "version -o json",
     ] {
         assert!(
             parse(&line.split(' ').collect::<Vec<_>>()).is_ok(),
@@ -116,6 +124,24 @@ fn what_is_wrong_is_refused_before_anything_is_asked() {
         let words: Vec<_> = line.split(' ').filter(|w| !w.is_empty()).collect();
         assert!(parse(&words).is_err(), "{line}");
     }
+}
+
+#[test]
+fn a_command_without_its_dashes_and_a_run_without_a_job_get_a_tip() {
+    for (line, said) in [
+        ("run --spec job.toml true", "after `--`"),
+        ("run --spec job.toml", "say what to run"),
+        ("run -- true", "--job ID"),
+        ("agent", "--job ID"),
+    ] {
+        let words: Vec<_> = line.split(' ').collect();
+        let args: Vec<_> =
+            std::iter::once("leasehold").chain(words.iter().copied()).map(OsString::from).collect();
+        let tip = tip(&parse(&words).unwrap_err(), &args).unwrap_or_default();
+        assert!(tip.contains(said), "{line}: {tip}");
+    }
+    let args = ["leasehold", "jobs"].map(OsString::from);
+    assert_eq!(tip(&parse(&["jobs"]).unwrap_err(), &args), None);
 }
 
 #[test]

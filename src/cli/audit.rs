@@ -14,7 +14,8 @@ use super::{
     Exit, Failure, Session,
     client::Manner,
     output::{fields, note, print, print_json, print_json_line},
-    when,
+    record::{self, About},
+    when, words,
 };
 use crate::{
     ledger::{self, Dir, Head, HeadPublic, ReadError, Report, SignedHead},
@@ -32,6 +33,7 @@ Examples:
   leasehold audit head --key > ledger.pub        once; keep it elsewhere
   leasehold audit head > head.json               as often as you like; keep the last one elsewhere
   leasehold audit verify /var/lib/leasehold --head head.json --key ledger.pub
+  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets
   leasehold audit tail --from 1 --no-follow -o json | jq 'select(.record.type == \"revoked\")'")]
 pub struct AuditArgs {
     #[command(subcommand)]
@@ -44,7 +46,13 @@ enum AuditCommand {
     ///
     /// The chain by itself cannot show that its tail was cut off, or that all of it was computed anew: compare it with a
     /// head that was kept elsewhere.
+    #[command(after_help = "\
+Examples:
+  leasehold audit verify /var/lib/leasehold
+  leasehold audit verify copy/ --head head.json --key ledger.pub
+  leasehold audit verify copy/ -o json | jq .head")]
     Verify {
+        /// The ledger: server.state of the daemon's configuration, or a copy of it.
         #[arg(value_name = "DIR")]
         dir: PathBuf,
         /// A head that was kept elsewhere: INDEX:sha256:…, or a file that holds one. The signature of a signed one is checked.
@@ -55,12 +63,24 @@ enum AuditCommand {
         key: Option<PathBuf>,
     },
     /// Prints the last durable record as the daemon signs it: keep it elsewhere, for `audit verify --head`.
+    #[command(after_help = "\
+Examples:
+  leasehold audit head >> heads.jsonl               from cron; to another machine
+  leasehold audit head --key > ledger.pub           once")]
     Head {
         /// Print the public key instead, once, to keep it with the heads.
         #[arg(long)]
         key: bool,
     },
-    /// Prints records as they are written.
+    /// Prints records as they are written, one a row. For platform operators, and auditors of all tenants.
+    ///
+    /// A row shows what people look for; `-o json` has the whole record, a line each.
+    #[command(after_help = "\
+Examples:
+  leasehold audit tail
+  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets      every version of it
+  leasehold audit tail --from 1 --no-follow --about human:ada
+  leasehold audit tail --from 1 --no-follow -o json > records.jsonl")]
     Tail {
         /// The first record to print; only what comes otherwise.
         #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -68,6 +88,10 @@ enum AuditCommand {
         /// Stop at the end of what is there.
         #[arg(long)]
         no_follow: bool,
+        /// Only what is about this name, as `revoke` takes it: the records that say it, and all of the jobs and leases that
+        /// they name. With --from 1 it is the whole story.
+        #[arg(long, value_name = "NAME", value_parser = words::ending_name)]
+        about: Option<String>,
     },
 }
 
@@ -76,7 +100,9 @@ impl AuditArgs {
         match self.command {
             AuditCommand::Verify { dir, head, key } => verify(&dir, head.as_deref(), key.as_deref(), session),
             AuditCommand::Head { key } => head(key, session).await,
-            AuditCommand::Tail { from, no_follow } => tail(from, no_follow, session).await,
+            AuditCommand::Tail { from, no_follow, about } => {
+                tail(from, no_follow, about.as_deref().map(About::new), session).await
+            }
         }
     }
 }
@@ -263,7 +289,12 @@ fn of_ledger(error: &ReadError, dir: &Path) -> Failure {
     }
 }
 
-async fn tail(from_index: u64, no_follow: bool, session: &Session) -> Result<Exit, Failure> {
+async fn tail(
+    from_index: u64,
+    no_follow: bool,
+    mut about: Option<About>,
+    session: &Session,
+) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Auditor, PrincipalKind::Operator])?;
     let request = v1::TailLedgerRequest { from_index, no_follow };
     let mut stream = client.follow(request, async |r| client.operator().tail_ledger(r).await).await?;
@@ -272,34 +303,19 @@ async fn tail(from_index: u64, no_follow: bool, session: &Session) -> Result<Exi
             None => return Ok(Exit::Ok),
             Some(answer) => {
                 let record: Value = serde_json::from_str(&answer.record).unwrap_or(Value::Null);
+                if let Some(about) = &mut about
+                    && !about.takes(&record)?
+                {
+                    continue;
+                }
                 if session.is_json() {
                     print_json_line(&json!({ "index": answer.index, "record": record }))?;
                 } else {
-                    print(&line(answer.index, &record))?;
+                    print(&record::row(answer.index, &record))?;
                 }
             }
         }
     }
-}
-
-/// What stands around an event, which a row shows by itself or leaves out.
-const ENVELOPE: [&str; 8] = ["v", "index", "prev", "time", "epoch", "refused", "type", "hash"];
-
-/// One row: index, time, type, and what the event says.
-fn line(index: u64, record: &Value) -> String {
-    let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
-    let said = record
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, value)| !ENVELOPE.contains(&key.as_str()) && !matches!(value, Value::Null));
-    let said: Vec<_> = said
-        .map(|(key, value)| match value {
-            Value::String(text) => format!("{key}={}", text.escape_debug()),
-            other => format!("{key}={other}"),
-        })
-        .collect();
-    format!("{index:>8}  {}  {:<18}  {}\n", text("time"), text("type"), said.join(" "))
 }
 
 #[cfg(test)]
@@ -365,17 +381,5 @@ mod tests {
         assert_eq!(verify(folder.path(), None, None, &session).unwrap_err().exit.code(), 7);
         let gone = folder.path().join("gone");
         assert_eq!(verify(&gone, None, None, &session).unwrap_err().exit, Exit::Usage);
-    }
-
-    #[test]
-    fn a_record_is_one_row_without_its_envelope() {
-        let record = json!({
-            "v": 1, "index": 7, "prev": "sha256:0", "time": "2026-11-20T10:02:11.402Z", "epoch": 3,
-            "type": "revoked", "behind": 2, "name": "job:j-1", "hash": "sha256:1",
-        });
-        assert_eq!(
-            line(7, &record),
-            "       7  2026-11-20T10:02:11.402Z  revoked             behind=2 name=job:j-1\n"
-        );
     }
 }

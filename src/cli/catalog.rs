@@ -28,11 +28,19 @@ pub struct CatalogArgs {
 #[derive(Debug, Subcommand)]
 enum CatalogCommand {
     /// Reads a directory of catalog files and says all that is wrong with them. Offline.
+    #[command(after_help = "\
+Examples:
+  leasehold catalog check /etc/leasehold/catalog.d")]
     Check {
+        /// The directory of TENANT.toml files.
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
     /// Has the daemon read its catalog again: all of it is good, or nothing changes.
+    #[command(after_help = "\
+Examples:
+  leasehold catalog reload --dry-run
+  leasehold catalog reload")]
     Reload {
         /// Read and check, change nothing.
         #[arg(long)]

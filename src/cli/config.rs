@@ -25,7 +25,14 @@ pub struct ConfigArgs {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Says all that is wrong with a file, resolves every path in it, and lists every default that it uses. Offline.
+    ///
+    /// What stands in the catalog and the policies that it names is for `catalog check` and `policy check`.
+    #[command(after_help = "\
+Examples:
+  leasehold config check /etc/leasehold/leasehold.toml
+  leasehold config check leasehold.toml -o json | jq .defaults")]
     Check {
+        /// The daemon's configuration.
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },

@@ -21,7 +21,21 @@ Examples:
   leasehold context list
   leasehold context use prod
   leasehold context show dev
-  leasehold --context prod lease list           for one command")]
+  leasehold --context prod lease list           for one command
+
+A context in that file, with SVIDs from a SPIFFE agent:
+  current = \"prod\"
+  [context.prod]
+  server    = \"leasehold.acme.example:8443\"
+  server_id = \"spiffe://acme.example/leasehold\"
+  [context.prod.identity.operator]
+  workload_api = \"unix:///run/spire/agent/public/api.sock\"
+
+… and with SVIDs in files, as spiffe-helper writes them:
+  bundles = { \"acme.example\" = \"/run/leasehold/bundle.pem\" }     below [context.prod]
+  [context.prod.identity.operator]
+  cert = \"/run/leasehold/svid.pem\"
+  key  = \"/run/leasehold/svid.key\"")]
 pub struct ContextArgs {
     #[command(subcommand)]
     command: ContextCommand,
@@ -30,19 +44,35 @@ pub struct ContextArgs {
 #[derive(Debug, Subcommand)]
 enum ContextCommand {
     /// Lists the contexts; the current one has a star.
+    #[command(after_help = "\
+Examples:
+  leasehold context list")]
     List,
     /// Shows one, the current one otherwise.
+    #[command(after_help = "\
+Examples:
+  leasehold context show
+  leasehold context show prod -o json")]
     Show {
+        /// The context, as `context list` shows it.
         #[arg(value_name = "NAME")]
         name: Option<String>,
     },
     /// Makes one the current one.
+    #[command(after_help = "\
+Examples:
+  leasehold context use prod")]
     Use {
+        /// The context, as `context list` shows it.
         #[arg(value_name = "NAME")]
         name: String,
     },
     /// Forgets one. Its keys and certificates stay where they are.
+    #[command(after_help = "\
+Examples:
+  leasehold context delete dev")]
     Delete {
+        /// The context, as `context list` shows it.
         #[arg(value_name = "NAME")]
         name: String,
     },

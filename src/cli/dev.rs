@@ -3,15 +3,16 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use clap::{Args, Subcommand};
+use serde_json::{Value, json};
 
 use super::{
     Context, Contexts, Exit, Failure, Session, SvidFiles,
-    output::note,
+    output::{note, print, print_json_line},
     serve::{Stops, not_started, serve},
 };
 use crate::{
     config::{LogConfig, LogFormat},
-    daemon::{Daemon, Stopped, init_logging, init_metrics},
+    daemon::{Daemon, StartError, Stopped, init_logging, init_metrics},
     dev::{FileClient, Household, Ports, Role, Running, TRUST_DOMAIN, free_ports, read_token},
     link::{Connector, Endpoint},
     name::{PrincipalKind, ResourceName},
@@ -50,12 +51,19 @@ pub struct DevArgs {
 #[derive(Debug, Subcommand)]
 pub enum DevCommand {
     /// Reads a file of a dataset or model, or the listing of a folder, inside a job. To stdout.
+    #[command(after_help = "\
+Examples:
+  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/           what is there
+  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/tickets-0001.jsonl")]
     Fetch {
         /// As in dataset:dev/data@v1/tickets-0001.jsonl
         #[arg(value_name = "RESOURCE/PATH")]
         what: String,
     },
     /// Stores a file as a part of a checkpoint, inside a job. From stdin.
+    #[command(after_help = "\
+Examples:
+  leasehold run --spec job.toml -- sh -c 'echo weights | leasehold dev store checkpoint:dev/tuned/step-100.bin'")]
     Store {
         /// As in checkpoint:dev/tuned/step-100.bin
         #[arg(value_name = "RESOURCE/PATH")]
@@ -92,7 +100,7 @@ impl DevArgs {
         let house = Arc::new(house);
         let config = house.config().map_err(|e| failed("the configuration cannot be used", &e))?;
         let daemon = tokio::select! {
-            daemon = Daemon::start(&config) => daemon.map_err(|e| not_started(&e))?,
+            daemon = Daemon::start(&config) => daemon.map_err(|e| not_started_here(&e))?,
             () = stops.stop() => return Ok(Exit::Ok),
         };
         let running = Running::start(&house, session.clock.clone())
@@ -105,7 +113,11 @@ impl DevArgs {
         contexts.current = mine.current;
         contexts.save(&file).map_err(|e| failed("the context could not be written", &e))?;
         running.verifier.ready().await;
-        super::output::print(&hello(&house, &file))?;
+        if session.is_json() {
+            print_json_line(&places(&house, &file))?;
+        } else {
+            print(&hello(&house, &file))?;
+        }
         let stopped = serve(daemon, stops).await;
         running.stop().await;
         Ok(match stopped {
@@ -113,6 +125,16 @@ impl DevArgs {
             Stopped::Failed => Exit::Failure,
         })
     }
+}
+
+/// What `dev` listens on is chosen on its command line, and its configuration is its own.
+fn not_started_here(error: &StartError) -> Failure {
+    let mut failure = not_started(error);
+    if let StartError::Listen { .. } = error {
+        failure.facts.retain(|(label, _)| label != "fix");
+        failure = failure.fix("another `leasehold dev` may run: stop it, or take other ports by --port N; --port 0 takes free ones");
+    }
+    failure
 }
 
 /// The context `dev` of a household.
@@ -133,6 +155,18 @@ pub(super) fn contexts_of(house: &Household) -> Result<Contexts, Failure> {
         ]),
     };
     Ok(Contexts { current: Some("dev".into()), contexts: BTreeMap::from([("dev".into(), context)]) })
+}
+
+/// Where everything is, for programs.
+fn places(house: &Household, contexts: &std::path::Path) -> Value {
+    let Ports { grpc, issuer, probe, files } = house.ports;
+    json!({
+        "daemon": format!("localhost:{grpc}"), "trust_domain": TRUST_DOMAIN,
+        "keys": format!("http://localhost:{issuer}/keys"), "probes": format!("http://localhost:{probe}/readyz"),
+        "files": format!("https://localhost:{files}"), "dataset": "dataset:dev/data@v1",
+        "data": house.data.display().to_string(), "folder": house.root().display().to_string(),
+        "context": "dev", "contexts": contexts.display().to_string(),
+    })
 }
 
 fn hello(house: &Household, contexts: &std::path::Path) -> String {
@@ -157,7 +191,7 @@ Try, in another terminal:
 and while that runs, in a third:
 
   leasehold lease list
-  leasehold revoke job:ID --reason \"to see it end\"
+  leasehold revoke job:$(leasehold job list --open --ids) --reason \"to see it end\"
   leasehold audit tail --from 1 --no-follow
 ",
         data = house.data.display(),

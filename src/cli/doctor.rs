@@ -25,7 +25,8 @@ use crate::{
 /// Says what is not right between you and the daemon, and what to do.
 ///
 /// Looks at the context, each file that it names and its mode, the validity of each SVID, the connection, the daemon's view
-/// of you and the difference of the clocks. Exits with 1 where something is wrong. Changes nothing.
+/// of you and the difference of the clocks. Exits with 1 where something is wrong. Changes nothing. Whether the daemon can issue
+/// at this moment (its disk, its own SVID) is what its /readyz says, on the address of server.probe.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -189,10 +190,11 @@ fn look_at_bundles(context: &Context, now: Wall, report: &mut Report) {
         });
         match loaded {
             Ok(bundle) => {
-                report.ok(
-                    what,
-                    format!("{} roots in {}", bundle.root_count(domain).unwrap_or(0), path.display()),
-                );
+                let roots = match bundle.root_count(domain).unwrap_or(0) {
+                    1 => "a root".to_owned(),
+                    n => format!("{n} roots"),
+                };
+                report.ok(what, format!("{roots} in {}", path.display()));
             }
             Err(why) => report.wrong(
                 what,
@@ -229,16 +231,18 @@ fn look_at_svids(context: &Context, only: Option<PrincipalKind>, now: Wall, repo
             Err(error) => {
                 report.wrong(what, error.to_string(), "issue this SVID anew, chain and key together");
             }
-            Ok(svid) if !svid.is_current(now) => report.wrong(
-                what,
-                format!(
-                    "{} is valid from {} to {}",
-                    svid.spiffe_id(),
-                    svid.leaf().not_before,
-                    svid.not_after()
-                ),
-                "renew it: see that the SPIFFE agent, or `leasehold dev`, runs; compare the clock",
-            ),
+            Ok(svid) if !svid.is_current(now) => {
+                let (from, until) = (svid.leaf().not_before, svid.not_after());
+                let which = match now < from {
+                    true => format!("begins only {}", when::relative(from, now)),
+                    false => format!("ended {}", when::relative(until, now)),
+                };
+                report.wrong(
+                    what,
+                    format!("{} {which}: it is valid from {from} to {until}", svid.spiffe_id()),
+                    "renew it: see that the SPIFFE agent, or `leasehold dev`, runs; compare the clock",
+                );
+            }
             Ok(svid) => {
                 let (id, until) = (svid.spiffe_id(), when::relative(svid.not_after(), now));
                 report.ok(what, format!("{id}, ends {until}"));
@@ -255,7 +259,11 @@ async fn look_at_connection(connector: &Connector, report: &mut Report) -> bool 
             true
         }
         Err(error) => {
-            report.wrong("connection", error.to_string(), error.fix());
+            let why = match error.cause() {
+                Some(cause) => format!("{error}: {cause}"),
+                None => error.to_string(),
+            };
+            report.wrong("connection", why, error.fix());
             false
         }
     }
@@ -280,7 +288,8 @@ async fn look_at_daemon(client: &Client, session: &Session, report: &mut Report)
     } else {
         let matched =
             if answer.matched.is_empty() { String::new() } else { format!(", by {}", answer.matched) };
-        report.ok("catalog", format!("you are a {} of {}{matched}", answer.kind, answer.tenant));
+        let article = if answer.kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+        report.ok("catalog", format!("you are {article} {} of {}{matched}", answer.kind, answer.tenant));
     }
     let round_trip = after.boot.since(before.boot);
     let middle = before.wall.plus(round_trip / 2);

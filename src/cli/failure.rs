@@ -1,6 +1,6 @@
 //! Why a command did not do what it was asked, in the words that its user reads.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt::Write as _, path::Path};
 
 use serde_json::{Map, Value, json};
 
@@ -108,6 +108,16 @@ impl Failure {
         problems.fold(Self::usage(what), |failure, line| failure.with("", line))
     }
 
+    /// A file that cannot be read at all, which is no mistake in it.
+    pub(super) fn of_unreadable(file: &Path, what: &str) -> Self {
+        let failure = Self::usage(format!("{} {what}", file.display()));
+        if what.starts_with("cannot be read") {
+            failure.fix("name a file that is there, and that this user may read")
+        } else {
+            failure
+        }
+    }
+
     fn ordered(&self) -> Vec<(&str, &str)> {
         let place = |label: &str| match label {
             "fix" => FIRST.len() + 1,
@@ -189,6 +199,11 @@ impl From<Refusal> for Failure {
 impl From<Problems> for Failure {
     fn from(errors: Problems) -> Self {
         let problems = errors.problems();
+        if let [only] = problems
+            && only.line == 0
+        {
+            return Failure::of_unreadable(&only.file, &only.what);
+        }
         let file = problems.first().map(|p| p.file.display().to_string()).unwrap_or_default();
         Failure::of_problems(mistakes(&file, problems.len()), problems.iter().map(ToString::to_string))
     }

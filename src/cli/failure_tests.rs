@@ -388,6 +388,16 @@ fn mistakes_of_a_file_stand_one_to_a_line() {
 }
 
 #[test]
+fn a_file_that_is_not_there_has_no_mistake_in_it() {
+    let failure = Failure::from(crate::config::Config::load(Path::new("/nonexistent/l.toml")).unwrap_err());
+    insta::assert_snapshot!(failure.render(), @r#"
+    leasehold: error: /nonexistent/l.toml cannot be read: No such file or directory (os error 2)
+      fix    name a file that is there, and that this user may read
+    Nothing was changed.
+    "#);
+}
+
+#[test]
 fn no_control_character_of_an_answer_reaches_the_terminal() {
     let failure =
         Failure::from(Refusal::new(Reason::Internal, "a\u{1b}[31mb").with("x\u{7}", "c\u{1b}d\ne\rf"));

@@ -30,7 +30,18 @@ Examples:
   JOB=$(leasehold job create --spec job.toml --wait)    before anything expensive is held: ready, or exit 2
   leasehold job list --open
   leasehold job show $JOB --watch
-  leasehold job close $JOB --outcome cancelled --reason \"wrong parameters\"")]
+  leasehold job close $JOB --outcome cancelled --reason \"wrong parameters\"
+
+The least that a job.toml says; deploy/slurm/job.toml has more:
+  name         = \"support-lora\"
+  purpose      = \"support-tuning\"          one that every dataset allows
+  max_duration = \"8h\"                      the hard end of all access
+  [[read]]
+  resource = \"dataset:acme/tickets@v3\"
+  [[write]]
+  resource = \"checkpoint:acme/support-lora\"
+  [members]
+  expect = 8                               wrappers of one run; 1 where it is left out")]
 pub struct JobArgs {
     #[command(subcommand)]
     command: JobCommand,
@@ -39,14 +50,28 @@ pub struct JobArgs {
 #[derive(Debug, Subcommand)]
 enum JobCommand {
     /// Creates a job and prints its id. Exits with 3 where people must approve it first.
+    #[command(after_help = "\
+Examples:
+  leasehold job create --spec job.toml
+  JOB=$(leasehold job create --spec job.toml --wait) && sbatch --comment=leasehold:$JOB train.sbatch
+  leasehold job create --spec job.toml --idempotency-key \"$CI_PIPELINE_ID\" -o json | jq -r .job.id")]
     Create(CreateArgs),
     /// Says what would be decided for a specification, and who would be asked. Creates nothing.
+    #[command(after_help = "\
+Examples:
+  leasehold job check job.toml
+  leasehold job check job.toml -o json | jq .decisions")]
     Check {
         /// job.toml, or the same as JSON.
         #[arg(value_name = "SPEC")]
         spec: PathBuf,
     },
     /// Lists jobs, newest first.
+    #[command(after_help = "\
+Examples:
+  leasehold job list --open
+  leasehold job list --open --ids | xargs -n1 leasehold job show
+  leasehold job list -o json | jq -r '.[] | select(.outcome == \"failed\") | .id'")]
     List {
         /// Leave closed jobs out.
         #[arg(long)]
@@ -59,7 +84,12 @@ enum JobCommand {
         ids: bool,
     },
     /// Shows one job with its attempts and members.
+    #[command(after_help = "\
+Examples:
+  leasehold job show j-…
+  leasehold job show j-… --watch")]
     Show {
+        /// The job, as `job list` shows it.
         #[arg(value_name = "ID")]
         job: JobId,
         /// Show each change until it is closed; exit with 4 where it did not complete.
@@ -67,7 +97,12 @@ enum JobCommand {
         watch: bool,
     },
     /// Ends a job and all of its access.
+    #[command(after_help = "\
+Examples:
+  leasehold job close j-…
+  leasehold job close j-… --outcome failed --reason \"node down\"")]
     Close {
+        /// The job, as `job list` shows it.
         #[arg(value_name = "ID")]
         job: JobId,
         /// How it ended.
@@ -81,7 +116,12 @@ enum JobCommand {
         no_wait: bool,
     },
     /// Lets an attempt finish: reading ends soon, checkpoint writes at the end of the grace.
+    #[command(after_help = "\
+Examples:
+  leasehold job drain j-…
+  leasehold job drain j-… --grace 90s --reason \"maintenance at 6\"")]
     Drain {
+        /// The job, as `job list` shows it.
         #[arg(value_name = "ID")]
         job: JobId,
         /// The attempt; the last one otherwise.
@@ -166,6 +206,11 @@ impl JobArgs {
 pub(super) fn read_spec(path: &std::path::Path) -> Result<RunSpec, Failure> {
     RunSpec::load(path).map_err(|errors| {
         let problems = errors.problems();
+        if let [only] = problems
+            && only.line == 0
+        {
+            return Failure::of_unreadable(&only.file, &only.what).saying(NO_JOB);
+        }
         let what = mistakes(&path.display().to_string(), problems.len());
         Failure::of_problems(what, problems.iter().map(ToString::to_string))
             .fix("`leasehold job check` reads it again")
@@ -338,6 +383,9 @@ async fn list(open_only: bool, limit: usize, ids: bool, session: &Session) -> Re
         print_json(&jobs.iter().map(|j| view::job_value(j, now)).collect())?;
     } else {
         print(&view::job_table(&jobs, now))?;
+        if jobs.is_empty() {
+            note(if open_only { "No open job that you may see." } else { "No job that you may see." });
+        }
     }
     if more {
         note("There are more: --limit N.");

@@ -15,6 +15,7 @@ use crate::{
     limits::{PAGE_DEFAULT, PAGE_MAX, WATCH},
     name::{LeaseId, PrincipalKind},
     proto::v1,
+    reason::Reason,
 };
 
 /// Shows who holds what, now.
@@ -34,9 +35,19 @@ pub struct LeaseArgs {
 #[derive(Debug, Subcommand)]
 enum LeaseCommand {
     /// Lists live leases.
+    #[command(after_help = "\
+Examples:
+  leasehold lease list
+  leasehold lease list --behind identity:spiffe://k8s.acme.example/ns/ml/job/7f3a --all
+  leasehold lease list -o json | jq -r '.[].id'")]
     List(ListArgs),
     /// Shows one lease.
+    #[command(after_help = "\
+Examples:
+  leasehold lease show l-…
+  leasehold lease show \"$(leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease)\"")]
     Show {
+        /// The lease, as `lease list` shows it.
         #[arg(value_name = "ID")]
         lease: LeaseId,
     },
@@ -69,7 +80,13 @@ impl LeaseArgs {
                 let request = v1::GetLeaseRequest { lease: lease.to_string() };
                 let answer = client
                     .ask(Manner::Reads, request, async |r| client.operator().get_lease(r).await)
-                    .await?;
+                    .await
+                    .map_err(|failure| match failure.reason {
+                        Some(Reason::LeaseNotFound) => failure.with("asked", lease.to_string()).fix(
+                            "`leasehold lease list --all` shows those of now; of older ones `leasehold audit tail --about`",
+                        ),
+                        _ => failure,
+                    })?;
                 let lease = answer.lease.ok_or_else(incomplete)?;
                 let now = session.now().wall;
                 if session.is_json() {
@@ -97,6 +114,12 @@ impl LeaseArgs {
                     print_json(&leases.iter().map(|l| view::lease_value(l, now)).collect())?;
                 } else {
                     print(&view::lease_table(&leases, now))?;
+                    if leases.is_empty() {
+                        note(&match &args.behind {
+                            Some(name) => format!("No lease stands behind {name}."),
+                            None => "No lease that you may see is live.".to_owned(),
+                        });
+                    }
                 }
                 if more {
                     note("There are more: --limit N.");

@@ -9,7 +9,7 @@ use super::{
     Exit, Failure, Session,
     client::Manner,
     output::{fields, note, print, print_json},
-    revoke::ended,
+    revoke::{ended, nobody},
     settle::{Wait, settle},
     view, words,
 };
@@ -53,6 +53,10 @@ pub struct LockArgs {
 #[derive(Debug, Subcommand)]
 enum LockCommand {
     /// Lists the locks in force.
+    #[command(after_help = "\
+Examples:
+  leasehold lock list
+  leasehold lock list -o json | jq -r '.[].name'")]
     List,
 }
 
@@ -89,6 +93,9 @@ async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result
         }))?;
     } else {
         print(&fields(ended(&name, dry_run, &ending, Vec::new())))?;
+        if ending.behind == 0 {
+            note(&nobody(&name));
+        }
         if !dry_run {
             note(&format!("Nothing new behind {name} until `leasehold unlock {name} --reason …`."));
         }
@@ -106,6 +113,9 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
         print_json(&answer.locks.iter().map(|l| view::lock_value(l, now)).collect())?;
     } else {
         print(&view::lock_table(&answer.locks, now))?;
+        if answer.locks.is_empty() {
+            note("No lock is in force.");
+        }
     }
     Ok(Exit::Ok)
 }

@@ -12,6 +12,7 @@
 //! | `client` | [`Client`]: asking, with deadlines |
 //! | `failure`, `exit` | [`Failure`], [`Exit`]: how refusals read, and the code for each |
 //! | `output`, `view`, `when`, `words` | tables, JSON, moments, and the words that become values |
+//! | `record` | a record of the ledger as one row, and whether it is about a name |
 //! | `settle` | waiting until an ending is on disk |
 //! | all others | a subcommand each |
 
@@ -40,12 +41,14 @@ mod job;
 mod lease;
 mod lock;
 mod policy;
+mod record;
 mod revoke;
 mod run;
 mod serve;
 mod slurm;
 mod token;
 mod unlock;
+mod version;
 mod whoami;
 
 pub use agent::AgentArgs;

@@ -30,6 +30,10 @@ pub struct PolicyArgs {
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
     /// Reads and strictly validates policies, and says all that is wrong with them. Offline.
+    #[command(after_help = "\
+Examples:
+  leasehold policy check
+  leasehold policy check /etc/leasehold/policy --catalog /etc/leasehold/catalog.d")]
     Check {
         /// A directory of .cedar files; the set that is built in otherwise.
         #[arg(value_name = "DIR")]

@@ -29,7 +29,7 @@ pub struct RevokeArgs {
     /// human:NAME; or a bare job id, lease id or SPIFFE ID.
     #[arg(value_name = "NAME", value_parser = words::ending_name)]
     name: String,
-    /// For the people who are cut off, and for the auditor.
+    /// For the people who are cut off, and for the auditor: a sentence, or a ticket.
     #[arg(long, value_name = "TEXT", value_parser = words::reason)]
     reason: String,
     /// Count what would end, change nothing.
@@ -56,13 +56,24 @@ impl RevokeArgs {
                 "jobs_closed": answer.jobs_closed, "notes": answer.notes,
             }))?;
         } else {
+            let nobody_there = ending.behind == 0 && answer.jobs_closed.is_empty();
             print(&fields(ended(&self.name, self.dry_run, &ending, answer.jobs_closed)))?;
+            if nobody_there {
+                note(&nobody(&self.name));
+            }
             for line in &answer.notes {
                 note(&line.escape_debug().to_string());
             }
         }
         settled.map(|()| Exit::Ok)
     }
+}
+
+/// A name that is written wrong ends nothing, and looks like success.
+pub(super) fn nobody(name: &str) -> String {
+    format!(
+        "No lease stood behind {name}. If that surprises you, see how it is written: leasehold lease list, job list."
+    )
 }
 
 /// What ended, or would.

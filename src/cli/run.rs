@@ -36,7 +36,15 @@ Examples:
   leasehold run --spec job.toml --on-revoke kill -- ./tune.sh --epochs 3
 
 Many nodes, one run: the same job and key on each, another instance (Slurm: `srun` starts these):
-  leasehold run --job j-… --attempt-key $SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0} --instance $SLURMD_NODENAME -- torchrun …")]
+  leasehold run --job j-… --attempt-key \"$(leasehold slurm key)\" --instance \"$SLURMD_NODENAME\" -- torchrun …
+
+What the command finds in its environment:
+  LEASEHOLD_TOKEN_FILE_READING, _WRITING   the file of the token, renewed in place; beside it .header, for curl -H @FILE
+  LEASEHOLD_CREDENTIALS                    all of them, as JSON: audience, path, resources, location, expires
+  LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   for TLS, where the SVID comes from files
+  LEASEHOLD_JOB, LEASEHOLD_ATTEMPT
+What it does not inherit: standing credentials (AWS_* keys, HF_TOKEN, VAULT_TOKEN and their like), but for those that keep_env
+below [run] of the job file names.")]
 pub struct RunArgs {
     #[command(flatten)]
     pub join: JoinArgs,
@@ -131,7 +139,7 @@ fn ticket(path: &Path) -> Result<SecretText, Failure> {
     let read = File::open(path).and_then(|f| f.take(TICKET_BYTES_MAX).read_to_string(&mut text));
     let failure = |what: String| {
         Failure::usage(what).with("file", path.display().to_string()).fix(
-            "it is what began the attempt that writes this file: one line, 43 letters; see members in the job file",
+            "it holds the ticket that BeginAttempt answered: one line, 43 letters; who has the run's --attempt-key needs none",
         )
     };
     read.map_err(|e| failure(format!("the ticket cannot be read: {e}")))?;

@@ -10,12 +10,14 @@ use crate::{
     config::{Config, IdentityConfig, IdentityFrom},
     daemon::{Daemon, StartError, Stopped, init_logging, init_metrics},
     identity::Pick,
+    ledger::{LockError, OpenError},
 };
 
 /// Runs the daemon until SIGTERM.
 ///
-/// SIGHUP reads catalog and policies anew; a bad one changes nothing. Logs go to stderr. Check the file first with
-/// `leasehold config check`.
+/// SIGHUP reads catalog, policies and identity files anew; a bad one changes nothing. Logs go to stderr; the line `ready` names
+/// what it listens on. Until it has a first SVID of its own it answers nobody, its probes neither, and the log says what is waited
+/// for. Check the file first with `leasehold config check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -127,8 +129,12 @@ pub(super) fn not_started(error: &StartError) -> Failure {
     }
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
+        let said = e.to_string();
+        // Some say their cause themselves.
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = e.source();
     }
     let failure = lines.into_iter().fold(Failure::new(Exit::Failure, text), |f, line| f.with("", line));
@@ -137,8 +143,14 @@ pub(super) fn not_started(error: &StartError) -> Failure {
             StartError::Listen { .. } => {
                 "choose another address in the configuration, or stop what listens there"
             }
-            StartError::Ledger(_) => {
-                "one daemon has one ledger: see `leasehold audit verify` for what is wrong with it"
+            StartError::Ledger(OpenError::Lock(LockError::Held { .. })) => {
+                "one daemon has one ledger: stop the other, or give this one a server.state of its own"
+            }
+            StartError::Ledger(OpenError::Tamper(_)) => {
+                "`leasehold audit verify DIR` tells where; keep the files as they are, and restore a copy that is good"
+            }
+            StartError::Ledger(_) | StartError::Epoch(_) | StartError::HeadKey(_) => {
+                "see that the directory of server.state is there, is this user's to write, and has room on its disk"
             }
             StartError::NoIdentity(_) => {
                 "see that the SPIFFE agent runs and has a registration entry for the daemon, then start again"

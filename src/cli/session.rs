@@ -133,7 +133,7 @@ impl Session {
             .with("has", if have.is_empty() { "none".to_owned() } else { words(&have, ", ") })
             .fix(format!(
                 "write [context.{name}.identity.{}] with cert and key, or with workload_api, or choose another by --as",
-                prefer.first().map_or("workload", |r| r.as_str())
+                self.role.or(prefer.first().copied()).map_or("workload", |r| r.as_str())
             )));
         };
         Ok(Chosen { name, context, role, svid })

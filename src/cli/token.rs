@@ -33,9 +33,12 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  leasehold token inspect $LEASEHOLD_DIR/reading.token
-  leasehold token inspect - < reading.token
-  leasehold token check reading.token --audience spiffe://k8s.acme.example/ns/data/sa/gateway")]
+  leasehold token inspect $LEASEHOLD_TOKEN_FILE_READING
+  leasehold token inspect - < leaked.jwt
+  leasehold token check leaked.jwt --audience spiffe://k8s.acme.example/ns/data/sa/gateway --presenter-svid svid.pem
+
+A token that leaked, at once and for good:
+  leasehold revoke \"$(leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease)\" --reason \"leaked\"")]
 pub struct TokenArgs {
     #[command(subcommand)]
     command: TokenCommand,
@@ -44,12 +47,20 @@ pub struct TokenArgs {
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
     /// Shows what a token says of itself. Offline; nothing is verified.
+    #[command(after_help = "\
+Examples:
+  leasehold token inspect leaked.jwt
+  leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease")]
     Inspect {
         /// The token's file, or - for stdin.
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
     /// Asks the daemon whether a token is good now, as a verifier of its audience. Exits with 7 or 4 where it is not.
+    #[command(after_help = "\
+Examples:
+  leasehold token check leaked.jwt --audience spiffe://… --presenter spiffe://…
+  leasehold token check leaked.jwt --audience spiffe://… --presenter-svid svid.pem      one that is bound to a certificate")]
     Check {
         /// The token's file, or - for stdin.
         #[arg(value_name = "FILE")]
@@ -239,10 +250,49 @@ async fn check(
 
 fn inactive(code: &str) -> Failure {
     const TEXT: &str = "the token is not good now";
-    match Reason::parse(code) {
-        Some(reason) => Refusal::new(reason, TEXT).with("reason", code).into(),
-        None => Failure::new(Exit::VerificationFailed, TEXT).with("reason", code),
+    let Some(reason) = Reason::parse(code) else {
+        return Failure::new(Exit::VerificationFailed, TEXT).with("reason", code);
+    };
+    let refusal = Refusal::new(reason, TEXT).with("reason", code);
+    match meaning(reason) {
+        Some((means, fix)) => refusal.with("means", means).fix(fix),
+        None => refusal,
     }
+    .into()
+}
+
+/// What a verifier's word means for somebody who holds the token in a file.
+fn meaning(reason: Reason) -> Option<(&'static str, &'static str)> {
+    Some(match reason {
+        Reason::TokenPresenter => (
+            "as far as was looked it may be good: only its holder may present it, and that is not who was named",
+            "say who presents it: --presenter SPIFFE-ID, or --presenter-svid FILE; its subject is in `leasehold token inspect`",
+        ),
+        Reason::TokenCertificate => (
+            "as far as was looked it may be good: it is bound to one certificate, which was not shown",
+            "show it by --presenter-svid FILE; whether its lease lives is in `leasehold lease show`",
+        ),
+        Reason::TokenAudience => (
+            "it is for another audience than the one that was asked as, or that one is none of this identity's",
+            "compare `leasehold token inspect`, and ask as a verifier of that audience: --as verifier",
+        ),
+        Reason::TokenExpired => {
+            ("its time is over, for everybody", "nothing is to be done: nobody takes it any more")
+        }
+        Reason::TokenEpoch => (
+            "it is of a life of the daemon before the last restart, for everybody",
+            "nothing is to be done: nobody takes it any more",
+        ),
+        Reason::TokenSignature | Reason::TokenKeyUnknown | Reason::TokenIssuer => (
+            "this daemon did not sign it",
+            "compare the issuer in `leasehold token inspect` with `leasehold context show`",
+        ),
+        Reason::Revoked | Reason::LeaseEnded | Reason::LeaseExpired => (
+            "the access behind it has ended, for everybody",
+            "see by what: leasehold lease show, or audit tail --about",
+        ),
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{
     output::{note, print, print_json},
     view, words,
 };
-use crate::{name::PrincipalKind, proto::v1};
+use crate::{name::PrincipalKind, proto::v1, reason::Reason};
 
 /// Lifts a lock.
 ///
@@ -32,8 +32,15 @@ impl UnlockArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let client = session.client(&[PrincipalKind::Operator])?;
         let request = v1::UnlockRequest { name: self.name.clone(), reason: self.reason };
-        let answer =
-            client.ask(Manner::Changes, request, async |r| client.operator().unlock(r).await).await?;
+        let answer = client
+            .ask(Manner::Changes, request, async |r| client.operator().unlock(r).await)
+            .await
+            .map_err(|failure| match failure.reason {
+                Some(Reason::LockNotFound) => {
+                    failure.with("asked", self.name.clone()).fix("name one as `leasehold lock list` shows it")
+                }
+                _ => failure,
+            })?;
         let now = session.now().wall;
         if session.is_json() {
             print_json(&json!({ "lifted": answer.lifted.as_ref().map(|l| view::lock_value(l, now)) }))?;

@@ -28,7 +28,7 @@ pub enum Illegal {
     KeyUsed(AttemptNumber),
     #[error("attempt {0} is still draining; say `supersede` to end it now")]
     Draining(AttemptNumber),
-    #[error("the job has used all of its {0} attempts")]
+    #[error("the job has used all of its attempts: {0}")]
     AttemptsExhausted(u32),
     #[error("the attempt has as many members as it may: {0}")]
     MembersFull(u32),

@@ -89,9 +89,21 @@ impl ConnectError {
         }
     }
 
+    /// What the system said of an address that cannot be reached: nobody listens, no such name, no way there.
+    pub fn cause(&self) -> Option<String> {
+        match self {
+            ConnectError::Unreachable { cause, .. } => Some(cause.to_string()),
+            _ => None,
+        }
+    }
+
     /// In the form of every refusal.
     pub fn refusal(&self) -> Refusal {
-        Refusal::new(self.reason(), self.to_string()).fix(self.fix())
+        let refusal = Refusal::new(self.reason(), self.to_string()).fix(self.fix());
+        match self.cause() {
+            Some(cause) => refusal.with("cause", cause),
+            None => refusal,
+        }
     }
 
     /// Reads the failure of a handshake, or of the first read after it.

@@ -159,19 +159,19 @@ async fn every_refusal_before_a_start_says_what_it_means_and_what_to_do() {
     leasehold: denied: several jobs share your identity, so joining needs the ticket of this attempt
       you    spiffe://hpc.acme.example/slurm/ml-support/node
       means  several jobs run under your identity, so each process must show that it belongs to this one
-      fix    give it the file with the ticket of this run: --ticket-file FILE; a ticket of another run does not do
+      fix    give it the run's own key, which brings the ticket: --job ID --attempt-key K; or the ticket that BeginAttempt answered: --ticket-file FILE
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: this file does not hold a ticket
       file   HERE/garbage
-      fix    it is what began the attempt that writes this file: one line, 43 letters; see members in the job file
+      fix    it holds the ticket that BeginAttempt answered: one line, 43 letters; who has the run's --attempt-key needs none
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: the ticket cannot be read: No such file or directory (os error 2)
       file   /no/such/ticket
-      fix    it is what began the attempt that writes this file: one line, 43 letters; see members in the job file
+      fix    it holds the ticket that BeginAttempt answered: one line, 43 letters; who has the run's --attempt-key needs none
     Nothing was started, no access was given.
     -- exit 125
 
@@ -310,6 +310,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     # no daemon
     leasehold: error: cannot reach `ADDRESS`
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
+      cause  Connection refused (os error 111)
       means  nothing was decided: the daemon could not be asked
       fix    check that the server runs, the address, and the network between
     Nothing was started, no access was given.

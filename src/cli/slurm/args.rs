@@ -37,6 +37,9 @@ pub struct SlurmArgs {
 #[derive(Debug, Subcommand)]
 enum SlurmCommand {
     /// PrologSlurmctld: begins the attempt of a run. Always exits with 0.
+    #[command(after_help = "\
+Examples:
+  leasehold slurm prolog --spool /var/spool/leasehold --runs-as 'spiffe://hpc.acme.example/slurm/{account}/{user}'")]
     Prolog {
         #[command(flatten)]
         to: Telling,
@@ -45,17 +48,27 @@ enum SlurmCommand {
         runs_as: String,
     },
     /// EpilogSlurmctld: ends or drains the attempt of a run. Always exits with 0.
+    #[command(after_help = "\
+Examples:
+  leasehold slurm epilog --spool /var/spool/leasehold")]
     Epilog {
         #[command(flatten)]
         to: Telling,
     },
     /// Epilog of a node: ends the members there that could not say so themselves. Always exits with 0.
+    #[command(after_help = "\
+Examples:
+  leasehold slurm node-epilog")]
     NodeEpilog {
         /// Give up after this.
         #[arg(long, value_name = "SPAN", value_parser = words::span, default_value = "2s")]
         timeout: Duration,
     },
     /// Tells what was kept while the daemon was away. Exits with 1 where something still is.
+    #[command(after_help = "\
+Examples:
+  leasehold slurm resend --spool /var/spool/leasehold
+  leasehold slurm resend --spool /var/spool/leasehold --every 5s")]
     Resend {
         /// Where reports are kept.
         #[arg(long, value_name = "DIR")]
@@ -65,6 +78,9 @@ enum SlurmCommand {
         every: Option<Duration>,
     },
     /// Prints the attempt key of the run that this is called in.
+    #[command(after_help = "\
+Examples:
+  leasehold run --job $JOB --attempt-key \"$(leasehold slurm key)\" --instance \"$SLURMD_NODENAME\" -- torchrun …")]
     Key,
 }
 
