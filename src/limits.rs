@@ -208,6 +208,8 @@ pub const PING: Duration = Duration::from_secs(5);
 pub const REQUESTS_MAX: usize = 4_096;
 /// Requests of one SPIFFE ID in work at once: a quarter is left for everybody else.
 pub const REQUESTS_PER_PEER_MAX: usize = 3_072;
+/// The most that a configuration may write for any of these bounds: a million sockets is what one process can hold open.
+pub const ROOM_MAX: u32 = 1_000_000;
 /// SIGTERM to exit.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a call waits for an ending to be on disk. Who wants to wait on asks again.

@@ -29,7 +29,7 @@ pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use problem::{ConfigErrors, ConfigProblem};
 pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
-    LogFormat, PolicyConfig, ServerConfig,
+    LogFormat, PolicyConfig, RoomConfig, ServerConfig,
 };
 
 /// Who sees the rule that refused: policy's own word.
