@@ -202,6 +202,10 @@ pub const BUNDLE_REFRESH: Duration = Duration::from_secs(300);
 pub const BUNDLE_REFRESH_MIN: Duration = Duration::from_secs(5);
 /// The longest such time: a root that was taken away is known of within a day.
 pub const BUNDLE_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Connections at once to each of the listeners for probes, discovery and keys. They answer small texts.
+pub const WEB_CONNECTIONS_MAX: usize = 256;
+/// How long one of those connections may be open, whatever goes on in it: a few polls of a monitor that keeps it.
+pub const WEB_CONNECTION: Duration = Duration::from_secs(60);
 /// Between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found in the sum.
 pub const PING: Duration = Duration::from_secs(5);
 /// Requests in work at once; more wait a moment or are refused.

@@ -241,9 +241,9 @@ impl Daemon {
         });
 
         let routes = issuer_routes(self.broker.clone());
-        let shutdown = stop.clone();
+        let (shutdown, time) = (stop.clone(), clock.clone());
         self.tasks.spawn(async move {
-            listeners::serve(issuer, tls, routes, shutdown).await;
+            listeners::serve(issuer, tls, routes, time, shutdown).await;
             "the issuer's listener"
         });
         let (ledger, stopping, source) = (self.ledger.clone(), stop.clone(), self.identity.clone());
@@ -259,9 +259,9 @@ impl Daemon {
             }
         });
         let routes = probe_routes(ready, telemetry::init_metrics());
-        let shutdown = stop.clone();
+        let (shutdown, time) = (stop.clone(), clock.clone());
         self.tasks.spawn(async move {
-            listeners::serve(probe, None, routes, shutdown).await;
+            listeners::serve(probe, None, routes, time, shutdown).await;
             "the probes' listener"
         });
         for task in Task::ALL {

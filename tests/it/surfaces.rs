@@ -324,3 +324,29 @@ async fn law_13_introspection_says_what_is_wrong_with_a_token_and_nothing_else()
     let seen = stranger.introspect(&token.text, WORKER).await;
     assert_eq!((seen.active, seen.reason.as_str()), (false, "TOKEN_AUDIENCE"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_say_nothing_keep_nobody_from_the_probes_and_the_keys() {
+    use tokio::{io::AsyncWriteExt, net::TcpStream};
+    let world = World::start().await;
+    for (address, path) in [(world.daemon().probe, "/livez"), (world.daemon().issuer, "/keys")] {
+        let mut silent = Vec::new();
+        for n in 0..leasehold::limits::WEB_CONNECTIONS_MAX {
+            let mut tcp = TcpStream::connect(address).await.unwrap();
+            // Nothing at all; the beginning of a request; the beginning of HTTP/2.
+            let said: &[u8] =
+                [&b""[..], b"GET /livez HTTP/1.1\r\nhost:", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"][n % 3];
+            tcp.write_all(said).await.unwrap();
+            silent.push(tcp);
+        }
+        let honest = async { world.http(address, path).await.0 };
+        let passing = async {
+            loop {
+                world.time().advance(leasehold::limits::WEB_CONNECTION);
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        let code = tokio::select! { code = honest => code, () = passing => unreachable!() };
+        assert_eq!(code, 200, "{path}");
+    }
+}
