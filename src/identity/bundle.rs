@@ -1,7 +1,7 @@
 //! The roots of each trust domain (SPIFFE Trust Domain and Bundle, sections 3 and 4).
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     sync::Arc,
     time::Duration,
@@ -175,17 +175,16 @@ impl TrustBundles {
         Some(kept)
     }
 
-    /// Pairs of trust domains that share a root: each can then make SVIDs of the other's (section 6.2).
-    pub(super) fn shared_roots(&self) -> Vec<(&TrustDomain, &TrustDomain)> {
-        let mut first: BTreeMap<&[u8; 32], &TrustDomain> = BTreeMap::new();
-        let mut shared = Vec::new();
+    /// Pairs of trust domains that share the key of a root, in whatever certificates: each can then make SVIDs of the other's
+    /// (section 6.2).
+    pub(super) fn shared_roots(&self) -> BTreeSet<(&TrustDomain, &TrustDomain)> {
+        let mut first: BTreeMap<&[u8], &TrustDomain> = BTreeMap::new();
+        let mut shared = BTreeSet::new();
         for (domain, roots) in &self.by_domain {
-            for digest in &roots.digests {
-                match first.entry(digest) {
-                    Entry::Vacant(place) => {
-                        place.insert(domain);
-                    }
-                    Entry::Occupied(place) => shared.push((*place.get(), domain)),
+            for anchor in &roots.anchors {
+                let other = *first.entry(&anchor.subject_public_key_info).or_insert(domain);
+                if other != domain {
+                    shared.insert((other, domain));
                 }
             }
         }
