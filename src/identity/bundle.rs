@@ -9,7 +9,10 @@ use std::{
 
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
-use super::{BundleDocument, LoadError, LoadFault, SvidError, document::is_json, load, signing::SigningLife};
+use super::{
+    BundleDocument, LoadError, LoadFault, SvidError, document::is_json, fresh::Fresh, load,
+    signing::SigningLife,
+};
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
 
 /// Roots by trust domain. Asked by trust domain only, never merged: a domain's roots vouch for that domain alone.
@@ -18,6 +21,8 @@ pub struct TrustBundles {
     revision: u64,
     svid_life_max: Duration,
     by_domain: BTreeMap<TrustDomain, Arc<Roots>>,
+    /// What verified against all of the above. Whatever changes it begins anew.
+    fresh: Fresh,
 }
 
 /// The roots of one trust domain.
@@ -38,7 +43,12 @@ pub(super) struct Roots {
 impl TrustBundles {
     /// Nobody is trusted.
     pub fn empty() -> Self {
-        TrustBundles { revision: 0, svid_life_max: limits::SVID_LIFE_MAX, by_domain: BTreeMap::new() }
+        TrustBundles {
+            revision: 0,
+            svid_life_max: limits::SVID_LIFE_MAX,
+            by_domain: BTreeMap::new(),
+            fresh: Fresh::default(),
+        }
     }
 
     /// Adds the bundle of a trust domain from PEM. `file` is what an error calls it.
@@ -93,6 +103,7 @@ impl TrustBundles {
         if self.by_domain.len() >= limits::TRUST_DOMAINS_MAX {
             return Err(LoadFault::TooManyDomains.of(file));
         }
+        self.fresh = Fresh::default();
         match self.by_domain.entry(domain) {
             Entry::Vacant(place) => {
                 place.insert(roots);
@@ -104,11 +115,13 @@ impl TrustBundles {
 
     /// Gives a trust domain these roots, in the place of others.
     pub(super) fn add(&mut self, domain: TrustDomain, roots: Roots) {
+        self.fresh = Fresh::default();
         self.by_domain.insert(domain, Arc::new(roots));
     }
 
     /// Takes the roots of the trust domains that have none here yet, as far as they are wanted and there is room.
     pub(super) fn add_all(&mut self, others: &TrustBundles, wanted: impl Fn(&TrustDomain) -> bool) {
+        self.fresh = Fresh::default();
         for (domain, roots) in others.by_domain.iter().filter(|(domain, _)| wanted(domain)) {
             if self.by_domain.len() < limits::TRUST_DOMAINS_MAX {
                 self.by_domain.entry(domain.clone()).or_insert_with(|| roots.clone());
@@ -120,12 +133,14 @@ impl TrustBundles {
     #[must_use]
     pub fn with_svid_life_max(mut self, life_max: Duration) -> Self {
         self.svid_life_max = life_max;
+        self.fresh = Fresh::default();
         self
     }
 
     #[must_use]
     pub(super) fn with_revision(mut self, revision: u64) -> Self {
         self.revision = revision;
+        self.fresh = Fresh::default();
         self
     }
 
@@ -146,6 +161,11 @@ impl TrustBundles {
 
     pub(super) fn roots(&self, domain: &TrustDomain) -> Option<&Arc<Roots>> {
         self.by_domain.get(domain)
+    }
+
+    /// What verified against these bundles, and was not asked for yet.
+    pub(super) fn fresh(&self) -> &Fresh {
+        &self.fresh
     }
 
     pub(super) fn svid_life_max(&self) -> Duration {

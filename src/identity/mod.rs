@@ -12,6 +12,7 @@
 //! | `signing` | the rules for certificates that sign others |
 //! | `bundle` | [`TrustBundles`]: the roots, by trust domain |
 //! | `document` | [`BundleDocument`]: the roots of a trust domain as JSON |
+//! | `fresh` | what a handshake has just verified |
 //! | `path` | the way from a leaf to a root of its domain |
 //! | `peer` | [`Peer`]: the witness |
 //! | `svid` | [`X509Svid`]: our own, with its key |
@@ -32,6 +33,7 @@ mod document;
 mod federation;
 mod file;
 mod first;
+mod fresh;
 mod leaf;
 mod load;
 mod origin;
