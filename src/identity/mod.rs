@@ -24,9 +24,11 @@
 //! | `federation` | [`BundleSource`]: the roots of a foreign trust domain, from its bundle endpoint |
 //! | `origin` | [`IdentityOptions`]: where an identity comes from, as it is configured |
 //! | `combined` | [`CombinedSource`]: several sources as one |
+//! | `asked` | what is shown of an origin that has to be asked |
 //! | `outage`, `waits` | how long an origin has failed, and when it is asked again |
 //! | `verifier`, `tls` | what rustls is given |
 
+mod asked;
 mod bundle;
 mod combined;
 mod document;
