@@ -122,6 +122,12 @@ impl WorkloadSource {
                 return StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} said nothing") };
             }
         };
+        if let Ok(None) = first {
+            // It has said nothing of us: that it hangs up in order makes it no answer.
+            return StreamEnd::Away {
+                why: format!("the SPIFFE agent at {endpoint} hung up and said nothing"),
+            };
+        }
         let mut next = first;
         loop {
             match next {
@@ -129,8 +135,28 @@ impl WorkloadSource {
                 Ok(None) => return StreamEnd::Closed,
                 Err(status) => return StreamEnd::of(endpoint, &status),
             }
-            next = messages.message().await;
+            let Some(patience) = self.patience() else {
+                next = messages.message().await;
+                continue;
+            };
+            next = tokio::select! {
+                message = messages.message() => message,
+                () = self.clock.sleep(patience) => {
+                    return StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} did not rotate our SVID in time") };
+                }
+            };
         }
+    }
+
+    /// How long an open stream may be silent: until the SVID that it brought is late. An agent that hangs, or whose place another
+    /// has taken, keeps its stream open and says nothing more; whoever listens at the endpoint now says how things are.
+    fn patience(&self) -> Option<Duration> {
+        let trust = self.asked.current();
+        let leaf = trust.svid.as_ref()?.leaf();
+        let life = leaf.not_after.since(leaf.not_before);
+        let late = leaf.not_before.plus(life * 3 / 4);
+        // One that answers and is late is asked no more often than this.
+        Some(late.since(self.clock.now().wall).max(life / 8))
     }
 
     /// Shows what a message says, or says why not.
