@@ -157,7 +157,11 @@ fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
     let (mut found, mut uris) = (0usize, 0);
     while !names.is_empty() {
         let (rest, name) = Any::from_der(names).map_err(|_| SvidError::SanInvalid)?;
-        if name.class() != Class::ContextSpecific {
+        // otherName, x400Address, directoryName and ediPartyName are of parts, each other kind is one value; and a tag below 31
+        // is one byte.
+        let of_parts = matches!(name.tag().0, 0 | 3..=5);
+        let is_short = names.first().is_some_and(|first| first & 0x1f < 0x1f);
+        if name.class() != Class::ContextSpecific || name.header.is_constructed() != of_parts || !is_short {
             return Err(SvidError::SanInvalid);
         }
         found += 1;
