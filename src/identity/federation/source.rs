@@ -63,7 +63,7 @@ impl BundleSource {
     ) -> Result<Self, LoadError> {
         let mut shown = TrustBundles::empty().with_svid_life_max(svid_life_max);
         let (tls, server) = match &endpoint.profile {
-            EndpointProfile::Web { ca } => (bundle_config_web(web_roots(ca)?), None),
+            EndpointProfile::Web { ca } => (bundle_config_web(web_roots(ca)?, clock.clone()), None),
             EndpointProfile::Spiffe { id, bundle } => {
                 let files = IdentityFiles { svid: None, bundles: vec![(id.trust_domain(), bundle.clone())] };
                 let configured = FileSource::open_limited(files, svid_life_max, clock.clone())?;
