@@ -17,7 +17,7 @@ use std::{
 
 use leasehold::{
     clock::{Clock, SystemClock, Wall},
-    identity::{Peer, StaticSource, TrustBundles, X509Svid, client_config, server_config},
+    identity::{IdentitySource, Peer, StaticSource, TrustBundles, X509Svid, client_config, server_config},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
@@ -61,9 +61,13 @@ impl Spent {
 
 fn compare(n: usize, intermediates: usize) {
     let world = World::new(intermediates);
-    let (ours, theirs, client) = (world.ours(), world.theirs(), world.client());
-    let bundles = world.bundles();
-    let peer = |tls: &ServerConnection| drop(Peer::of_client(tls, world.clock.now().wall, &bundles).unwrap());
+    let source = world.source(&world.server);
+    let (ours, theirs, client) = (world.ours(source.clone()), world.theirs(), world.client());
+    // As `link` does: with the bundles that there are now, and a server that goes on with the same.
+    let peer = |tls: &ServerConnection| {
+        let bundles = source.current().bundles.clone();
+        drop(Peer::of_client(tls, world.clock.now().wall, &bundles).unwrap());
+    };
     let (mut with_ours, mut with_theirs, mut with_peer) =
         (Spent::default(), Spent::default(), Spent::default());
     for _ in 0..n.div_ceil(TURN) {
@@ -191,8 +195,8 @@ impl World {
         client_config(self.source(&self.client), self.clock.clone(), DAEMON.parse().unwrap(), &[b"h2"])
     }
 
-    fn ours(&self) -> Arc<ServerConfig> {
-        server_config(self.source(&self.server), self.clock.clone(), &[b"h2"])
+    fn ours(&self, source: Arc<StaticSource>) -> Arc<ServerConfig> {
+        server_config(source, self.clock.clone(), &[b"h2"])
     }
 
     /// The same server with rustls' verifier.

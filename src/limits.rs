@@ -202,12 +202,18 @@ pub const BUNDLE_REFRESH: Duration = Duration::from_secs(300);
 pub const BUNDLE_REFRESH_MIN: Duration = Duration::from_secs(5);
 /// The longest such time: a root that was taken away is known of within a day.
 pub const BUNDLE_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Connections at once to each of the listeners for probes, discovery and keys. They answer small texts.
+pub const WEB_CONNECTIONS_MAX: usize = 256;
+/// How long one of those connections may be open, whatever goes on in it: a few polls of a monitor that keeps it.
+pub const WEB_CONNECTION: Duration = Duration::from_secs(60);
 /// Between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found in the sum.
 pub const PING: Duration = Duration::from_secs(5);
 /// Requests in work at once; more wait a moment or are refused.
 pub const REQUESTS_MAX: usize = 4_096;
 /// Requests of one SPIFFE ID in work at once: a quarter is left for everybody else.
 pub const REQUESTS_PER_PEER_MAX: usize = 3_072;
+/// The most that a configuration may write for any of these bounds: a million sockets is what one process can hold open.
+pub const ROOM_MAX: u32 = 1_000_000;
 /// SIGTERM to exit.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a call waits for an ending to be on disk. Who wants to wait on asks again.

@@ -39,8 +39,8 @@ struct Room {
 }
 
 impl Room {
-    fn new(requests_per_peer_max: usize) -> Self {
-        Room { all: Arc::new(Semaphore::new(limits::REQUESTS_MAX)), each: Shares::new(requests_per_peer_max) }
+    fn new(requests_max: usize, requests_per_peer_max: usize) -> Self {
+        Room { all: Arc::new(Semaphore::new(requests_max)), each: Shares::new(requests_per_peer_max) }
     }
 
     /// A place for one request, until it is dropped.
@@ -59,15 +59,16 @@ impl Room {
 
 impl Edge {
     pub fn new(broker: Arc<Broker>, reloader: Reloader, stopping: CancellationToken) -> Self {
-        let room = || Room::new(limits::REQUESTS_PER_PEER_MAX);
+        let room = || Room::new(limits::REQUESTS_MAX, limits::REQUESTS_PER_PEER_MAX);
         Edge { broker, reloader, stopping, work: room(), endings: room() }
     }
 
-    /// Lets one identity have so many requests in work at once: [`limits::REQUESTS_PER_PEER_MAX`] where nobody said. The calls
-    /// that end access are counted apart, with the same bound.
+    /// Takes so many requests in work at once, of all and of one identity: [`limits::REQUESTS_MAX`] and
+    /// [`limits::REQUESTS_PER_PEER_MAX`] where nobody said. The calls that end access are counted apart, with the same bounds.
     #[must_use]
-    pub fn with_requests_per_peer(self, max: usize) -> Self {
-        Edge { work: Room::new(max), endings: Room::new(max), ..self }
+    pub fn with_room(self, requests_max: usize, requests_per_peer_max: usize) -> Self {
+        let room = || Room::new(requests_max, requests_per_peer_max);
+        Edge { work: room(), endings: room(), ..self }
     }
 
     /// The connection that a request came on, where its SVID still holds.
@@ -233,7 +234,7 @@ mod tests {
     fn requests_of_one_identity_leave_room_for_the_others_and_are_refused_so_that_they_are_tried_again() {
         let (many, other): (SpiffeId, SpiffeId) =
             ("spiffe://td/many".parse().unwrap(), "spiffe://td/other".parse().unwrap());
-        let room = Room::new(limits::REQUESTS_PER_PEER_MAX);
+        let room = Room::new(limits::REQUESTS_MAX, limits::REQUESTS_PER_PEER_MAX);
         let held: Vec<_> = (0..limits::REQUESTS_PER_PEER_MAX).map(|_| room.take(&many).unwrap()).collect();
         let refusal = room.take(&many).err().unwrap();
         assert_eq!(refusal.reason, Reason::Overloaded);

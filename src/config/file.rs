@@ -1,20 +1,21 @@
 //! The configuration file, section by section.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{net::SocketAddr, ops::RangeInclusive, path::Path, time::Duration};
 
 use tracing::level_filters::LevelFilter;
 
 use super::{
     Config, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
-    PolicyConfig, ServerConfig, federation, identity,
+    PolicyConfig, RoomConfig, ServerConfig, federation, identity,
     paths::path,
     table::{self, Notes, Table},
     units::{size, size_written, span, written},
 };
 use crate::{
     limits::{
-        BEAT, DRAIN_GRACE_MAX, DRAIN_READ, FREE_SPACE_STOP, JOB_DURATION_MAX, LEASE_TTL_DEFAULT,
-        LEASE_TTL_MAX, LEDGER_SEGMENT_BYTES, LOST_AFTER, REJOIN, TTL_MIN,
+        BEAT, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, DRAIN_GRACE_MAX, DRAIN_READ, FREE_SPACE_STOP,
+        HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEDGER_SEGMENT_BYTES, LOST_AFTER,
+        REJOIN, REQUESTS_MAX, REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TTL_MIN,
     },
     policy::Explain,
     written::{Problems, shown},
@@ -73,8 +74,42 @@ fn server(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Serv
     let grpc = table.or("grpc", "0.0.0.0:8443", notes, address);
     let probe = table.or("probe", "127.0.0.1:9090", notes, address);
     let state = table.need("state", "\"/var/lib/leasehold\"", notes, |t| path(t, folder));
+    let room = room(&mut table, notes);
     table.finish(notes);
-    Some(ServerConfig { grpc: grpc?, probe: probe?, state: state? })
+    Some(ServerConfig { grpc: grpc?, probe: probe?, state: state?, room: room? })
+}
+
+fn room(table: &mut Table<'_>, notes: &mut Notes) -> Option<RoomConfig> {
+    const BOUNDS: RangeInclusive<u32> = 1..=ROOM_MAX;
+    let handshakes = table.room_or("handshakes_max", BOUNDS, HANDSHAKES_MAX, notes);
+    let line = table.line_of("connections_per_peer_max");
+    let connections = table.room_or("connections_max", BOUNDS, CONNECTIONS_MAX, notes);
+    let connections_each = table.room_or("connections_per_peer_max", BOUNDS, CONNECTIONS_PER_PEER_MAX, notes);
+    share(line, "connections", connections, connections_each, notes);
+    let streams = table.count_or("streams_per_connection_max", BOUNDS, STREAMS_PER_CONNECTION_MAX, notes);
+    let line = table.line_of("requests_per_peer_max");
+    let requests = table.room_or("requests_max", BOUNDS, REQUESTS_MAX, notes);
+    let requests_each = table.room_or("requests_per_peer_max", BOUNDS, REQUESTS_PER_PEER_MAX, notes);
+    share(line, "requests", requests, requests_each, notes);
+    Some(RoomConfig {
+        handshakes_max: handshakes?,
+        connections_max: connections?,
+        connections_per_peer_max: connections_each?,
+        streams_per_connection_max: streams?,
+        requests_max: requests?,
+        requests_per_peer_max: requests_each?,
+    })
+}
+
+/// A share that is larger than the whole bounds nobody.
+fn share(line: usize, what: &str, all: Option<usize>, each: Option<usize>, notes: &mut Notes) {
+    if let (Some(all), Some(each)) = (all, each)
+        && each > all
+    {
+        let keys = format!("server.{what}_per_peer_max is {each}, and server.{what}_max {all}");
+        let what = format!("{keys}: write a share of it, so that nobody takes all");
+        notes.problem(line, what);
+    }
 }
 
 fn issuer(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IssuerConfig> {

@@ -27,7 +27,7 @@ pub use file::Loaded;
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
-    LogFormat, PolicyConfig, ServerConfig,
+    LogFormat, PolicyConfig, RoomConfig, ServerConfig,
 };
 pub use table::DefaultUsed;
 

@@ -37,6 +37,24 @@ pub struct ServerConfig {
     pub probe: SocketAddr,
     /// The ledger's directory. Made where it does not exist.
     pub state: PathBuf,
+    pub room: RoomConfig,
+}
+
+/// What the gRPC listener has room for at once. What one SPIFFE ID may have is never more than what all may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RoomConfig {
+    /// Handshakes under way.
+    pub handshakes_max: usize,
+    /// Open connections.
+    pub connections_max: usize,
+    /// Open connections of one SPIFFE ID.
+    pub connections_per_peer_max: usize,
+    /// Streams of one connection.
+    pub streams_per_connection_max: u32,
+    /// Requests in work.
+    pub requests_max: usize,
+    /// Requests of one SPIFFE ID in work.
+    pub requests_per_peer_max: usize,
 }
 
 /// Who signs tokens, and where that is looked up.

@@ -282,6 +282,18 @@ impl<'t> Table<'t> {
         number
     }
 
+    /// [`Table::count_or`] of what a machine has room for.
+    pub(crate) fn room_or(
+        &mut self,
+        key: &'static str,
+        bounds: RangeInclusive<u32>,
+        default: usize,
+        notes: &mut Notes,
+    ) -> Option<usize> {
+        let default = u32::try_from(default).unwrap_or(u32::MAX);
+        self.count_or(key, bounds, default, notes).and_then(|n| usize::try_from(n).ok())
+    }
+
     /// A list of texts that may be there, with its line.
     pub(crate) fn list<T, E: Display>(
         &mut self,

@@ -3,9 +3,9 @@
 use std::{path::Path, sync::Arc};
 
 use axum::Router;
+use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use rustls::{
@@ -17,10 +17,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::StartError;
-use crate::limits;
-
-/// Connections to these listeners at once. They answer small, fixed texts.
-const CONNECTIONS_MAX: usize = 256;
+use crate::{
+    clock::Clock,
+    limits::{HANDSHAKE, WEB_CONNECTION, WEB_CONNECTIONS_MAX},
+};
 
 /// Loads a web server's certificate: the issuer's listener is for clients that know names, not SPIFFE IDs.
 pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, StartError> {
@@ -40,15 +40,17 @@ pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, StartError
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves a router until `shutdown`, over TLS where an acceptor is given.
+/// Serves a router until `shutdown`, over TLS where an acceptor is given. HTTP/1.1 alone: whoever says nothing, or reads
+/// nothing, is no probe and no verifier, and keeps its place no longer than [`WEB_CONNECTION`].
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
     router: Router,
+    clock: Arc<dyn Clock>,
     shutdown: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
-    let room = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(tokio::sync::Semaphore::new(WEB_CONNECTIONS_MAX));
     loop {
         let Ok(permit) = room.clone().acquire_owned().await else { break };
         let tcp = tokio::select! {
@@ -57,28 +59,33 @@ pub(super) async fn serve(
                 Ok((tcp, _)) => tcp,
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    clock.sleep(std::time::Duration::from_millis(50)).await;
                     continue;
                 }
             },
         };
-        let (router, tls, shutdown) = (router.clone(), tls.clone(), shutdown.clone());
+        let (router, tls, clock, shutdown) = (router.clone(), tls.clone(), clock.clone(), shutdown.clone());
         tasks.spawn(async move {
             let service = TowerToHyperService::new(router);
-            let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(limits::HANDSHAKE);
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
             let served = async {
                 match tls {
-                    None => drop(builder.serve_connection(TokioIo::new(tcp), service).await),
+                    None => drop(http.serve_connection(TokioIo::new(tcp), service).await),
                     Some(tls) => {
-                        if let Ok(Ok(tls)) = tokio::time::timeout(limits::HANDSHAKE, tls.accept(tcp)).await {
-                            drop(builder.serve_connection(TokioIo::new(tls), service).await);
+                        let tls = tokio::select! {
+                            tls = tls.accept(tcp) => tls,
+                            () = clock.sleep(HANDSHAKE) => return,
+                        };
+                        if let Ok(tls) = tls {
+                            drop(http.serve_connection(TokioIo::new(tls), service).await);
                         }
                     }
                 }
             };
             tokio::select! {
                 () = served => {}
+                () = clock.sleep(WEB_CONNECTION) => {}
                 () = shutdown.cancelled() => {}
             }
             drop(permit);

@@ -165,14 +165,11 @@ impl Daemon {
             stop,
             tasks,
         };
-        daemon
-            .begin(grpc, issuer, tls, probe, clock, config.ledger.free_space_stop_bytes, &config.server.state)
-            .await?;
+        daemon.begin(grpc, issuer, tls, probe, clock, config).await?;
         Ok(daemon)
     }
 
     /// Begins all work of this life. Everything that runs is in this list.
-    #[expect(clippy::too_many_arguments, reason = "one call, from the one place that has them all")]
     async fn begin(
         &mut self,
         grpc: TcpListener,
@@ -180,8 +177,7 @@ impl Daemon {
         tls: Option<tokio_rustls::TlsAcceptor>,
         probe: TcpListener,
         clock: Arc<dyn Clock>,
-        free_space_stop: u64,
-        state: &std::path::Path,
+        config: &Config,
     ) -> Result<(), StartError> {
         let stop = self.stop.clone();
         let (health, health_service) = tonic_health::server::health_reporter();
@@ -189,14 +185,23 @@ impl Daemon {
         for service in ["JobService", "MemberService", "OperatorService", "VerifierService"] {
             health.set_service_status(format!("leasehold.v1.{service}"), ServingStatus::Serving).await;
         }
-        let edge = Edge::new(self.broker.clone(), self.reloader.clone(), stop.clone());
+        let room = &config.server.room;
+        let edge = Edge::new(self.broker.clone(), self.reloader.clone(), stop.clone())
+            .with_room(room.requests_max, room.requests_per_peer_max);
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
         let acceptor = Acceptor::new(self.identity.clone(), clock.clone(), Protocol::Grpc);
         let observer = HandshakeObserver::new(|failure: &HandshakeFailure| {
             let reason = failure.reason().map_or("NONE", Reason::code);
             metrics::counter!("leasehold_handshakes_failed_total", "reason" => reason).increment(1);
         });
-        let options = ServeOptions { observer, ..ServeOptions::default() };
+        let options = ServeOptions {
+            handshakes_max: room.handshakes_max,
+            connections_max: room.connections_max,
+            connections_per_peer_max: room.connections_per_peer_max,
+            streams_max: room.streams_per_connection_max,
+            observer,
+            ..ServeOptions::default()
+        };
         let serving = crate::link::serve(grpc, acceptor, service, options, stop.clone());
         self.tasks.spawn(async move {
             serving.await;
@@ -204,9 +209,9 @@ impl Daemon {
         });
 
         let routes = issuer_routes(self.broker.clone());
-        let shutdown = stop.clone();
+        let (shutdown, time) = (stop.clone(), clock.clone());
         self.tasks.spawn(async move {
-            listeners::serve(issuer, tls, routes, shutdown).await;
+            listeners::serve(issuer, tls, routes, time, shutdown).await;
             "the issuer's listener"
         });
         let (ledger, stopping, source) = (self.ledger.clone(), stop.clone(), self.identity.clone());
@@ -222,9 +227,9 @@ impl Daemon {
             }
         });
         let routes = probe_routes(ready, telemetry::init_metrics());
-        let shutdown = stop.clone();
+        let (shutdown, time) = (stop.clone(), clock.clone());
         self.tasks.spawn(async move {
-            listeners::serve(probe, None, routes, shutdown).await;
+            listeners::serve(probe, None, routes, time, shutdown).await;
             "the probes' listener"
         });
         for task in Task::ALL {
@@ -239,7 +244,8 @@ impl Daemon {
             identity::watch(source, watching, shutdown).await;
             "the look at the daemon's identity"
         });
-        let (broker, shutdown, state) = (self.broker.clone(), stop.clone(), state.to_owned());
+        let (broker, shutdown, state) = (self.broker.clone(), stop.clone(), config.server.state.clone());
+        let free_space_stop = config.ledger.free_space_stop_bytes;
         self.tasks.spawn(async move {
             watch_free_space(broker, clock, state, free_space_stop, shutdown).await;
             "the look at the disk"

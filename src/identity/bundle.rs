@@ -1,7 +1,7 @@
 //! The roots of each trust domain (SPIFFE Trust Domain and Bundle, sections 3 and 4).
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
     sync::Arc,
     time::Duration,
@@ -9,7 +9,10 @@ use std::{
 
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
-use super::{BundleDocument, LoadError, LoadFault, SvidError, document::is_json, load, signing::SigningLife};
+use super::{
+    BundleDocument, LoadError, LoadFault, SvidError, document::is_json, fresh::Fresh, load,
+    signing::SigningLife,
+};
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
 
 /// Roots by trust domain. Asked by trust domain only, never merged: a domain's roots vouch for that domain alone.
@@ -18,6 +21,8 @@ pub struct TrustBundles {
     revision: u64,
     svid_life_max: Duration,
     by_domain: BTreeMap<TrustDomain, Arc<Roots>>,
+    /// What verified against all of the above. Whatever changes it begins anew.
+    fresh: Fresh,
 }
 
 /// The roots of one trust domain.
@@ -38,7 +43,12 @@ pub(super) struct Roots {
 impl TrustBundles {
     /// Nobody is trusted.
     pub fn empty() -> Self {
-        TrustBundles { revision: 0, svid_life_max: limits::SVID_LIFE_MAX, by_domain: BTreeMap::new() }
+        TrustBundles {
+            revision: 0,
+            svid_life_max: limits::SVID_LIFE_MAX,
+            by_domain: BTreeMap::new(),
+            fresh: Fresh::default(),
+        }
     }
 
     /// Adds the bundle of a trust domain from PEM. `file` is what an error calls it.
@@ -93,6 +103,7 @@ impl TrustBundles {
         if self.by_domain.len() >= limits::TRUST_DOMAINS_MAX {
             return Err(LoadFault::TooManyDomains.of(file));
         }
+        self.fresh = Fresh::default();
         match self.by_domain.entry(domain) {
             Entry::Vacant(place) => {
                 place.insert(roots);
@@ -104,11 +115,13 @@ impl TrustBundles {
 
     /// Gives a trust domain these roots, in the place of others.
     pub(super) fn add(&mut self, domain: TrustDomain, roots: Roots) {
+        self.fresh = Fresh::default();
         self.by_domain.insert(domain, Arc::new(roots));
     }
 
     /// Takes the roots of the trust domains that have none here yet, as far as they are wanted and there is room.
     pub(super) fn add_all(&mut self, others: &TrustBundles, wanted: impl Fn(&TrustDomain) -> bool) {
+        self.fresh = Fresh::default();
         for (domain, roots) in others.by_domain.iter().filter(|(domain, _)| wanted(domain)) {
             if self.by_domain.len() < limits::TRUST_DOMAINS_MAX {
                 self.by_domain.entry(domain.clone()).or_insert_with(|| roots.clone());
@@ -120,12 +133,14 @@ impl TrustBundles {
     #[must_use]
     pub fn with_svid_life_max(mut self, life_max: Duration) -> Self {
         self.svid_life_max = life_max;
+        self.fresh = Fresh::default();
         self
     }
 
     #[must_use]
     pub(super) fn with_revision(mut self, revision: u64) -> Self {
         self.revision = revision;
+        self.fresh = Fresh::default();
         self
     }
 
@@ -146,6 +161,11 @@ impl TrustBundles {
 
     pub(super) fn roots(&self, domain: &TrustDomain) -> Option<&Arc<Roots>> {
         self.by_domain.get(domain)
+    }
+
+    /// What verified against these bundles, and was not asked for yet.
+    pub(super) fn fresh(&self) -> &Fresh {
+        &self.fresh
     }
 
     pub(super) fn svid_life_max(&self) -> Duration {
@@ -175,17 +195,16 @@ impl TrustBundles {
         Some(kept)
     }
 
-    /// Pairs of trust domains that share a root: each can then make SVIDs of the other's (section 6.2).
-    pub(super) fn shared_roots(&self) -> Vec<(&TrustDomain, &TrustDomain)> {
-        let mut first: BTreeMap<&[u8; 32], &TrustDomain> = BTreeMap::new();
-        let mut shared = Vec::new();
+    /// Pairs of trust domains that share the key of a root, in whatever certificates: each can then make SVIDs of the other's
+    /// (section 6.2).
+    pub(super) fn shared_roots(&self) -> BTreeSet<(&TrustDomain, &TrustDomain)> {
+        let mut first: BTreeMap<&[u8], &TrustDomain> = BTreeMap::new();
+        let mut shared = BTreeSet::new();
         for (domain, roots) in &self.by_domain {
-            for digest in &roots.digests {
-                match first.entry(digest) {
-                    Entry::Vacant(place) => {
-                        place.insert(domain);
-                    }
-                    Entry::Occupied(place) => shared.push((*place.get(), domain)),
+            for anchor in &roots.anchors {
+                let other = *first.entry(&anchor.subject_public_key_info).or_insert(domain);
+                if other != domain {
+                    shared.insert((other, domain));
                 }
             }
         }

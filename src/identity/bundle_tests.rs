@@ -82,7 +82,17 @@ fn identity_d12_domains_that_share_a_root_are_seen() {
     assert!(bundles(&[&a, &b]).shared_roots().is_empty());
     let shared =
         bundles(&[&a]).with_pem("b.example".parse().unwrap(), "b.pem", a.pem().as_bytes(), NOW).unwrap();
-    assert_eq!(shared.shared_roots(), [(&a.domain(), &b.domain())]);
+    assert_eq!(shared.shared_roots(), [(&a.domain(), &b.domain())].into());
+    // Another certificate for the same key, and two of them: it is the key that signs.
+    let anew = a.intermediate_for(&a, &|p| p.not_after = at(NOW.plus(HOUR)));
+    assert_ne!(anew, a.der);
+    let both = format!("{}{}", crate::identity::testing::pem("CERTIFICATE", &anew), b.pem());
+    let shared =
+        bundles(&[&a]).with_pem("b.example".parse().unwrap(), "b.pem", both.as_bytes(), NOW).unwrap();
+    assert_eq!(shared.shared_roots(), [(&a.domain(), &b.domain())].into());
+    let rotating = format!("{}{}", crate::identity::testing::pem("CERTIFICATE", &anew), a.pem());
+    let alone = TrustBundles::empty().with_pem(a.domain(), "a.pem", rotating.as_bytes(), NOW).unwrap();
+    assert!(alone.root_count(&a.domain()) == Some(2) && alone.shared_roots().is_empty());
 }
 
 #[test]

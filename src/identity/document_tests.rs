@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::identity::{
-    TrustBundles,
+    SvidError, TrustBundles,
+    judge::judged,
     testing::{NOW, TestCa},
 };
 
@@ -87,6 +88,13 @@ fn identity_e04_d08_no_keys_revoke_all() {
         Some(0),
         "the trust domain is known, and nobody of it is trusted"
     );
+    let ca = TestCa::new("example.org");
+    let before = TrustBundles::empty()
+        .with_document(domain(), "bundle.json", &read(json!({ "keys": [key(&ca)] })).unwrap(), NOW)
+        .unwrap();
+    assert!(judged(&ca.svid("/a"), &before, NOW).is_ok());
+    let refused = judged(&ca.svid("/a"), &bundles, NOW).unwrap_err();
+    assert_eq!(refused, SvidError::RootsExpired { domain: domain() });
 }
 
 #[test]

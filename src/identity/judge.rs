@@ -56,6 +56,16 @@ pub(crate) fn judged(issued: &Issued, trust: &TrustBundles, now: Wall) -> Result
     Peer::of_client(&tls, now, trust)
 }
 
+/// The server's side of a good handshake, and the source that it was judged by.
+pub(crate) fn judged_by(
+    trust: &TrustBundles,
+    client: Arc<ClientConfig>,
+) -> (ServerConnection, Arc<StaticSource>) {
+    let source = Arc::new(StaticSource::new(Some(Arc::new(own().1.svid())), trust.clone()));
+    let config = server_config(source.clone(), Arc::new(ManualClock::new(NOW)), &[]);
+    (shaken(config, client).unwrap(), source)
+}
+
 /// A handshake, from the first byte to the server's last word.
 pub(crate) fn shaken(
     server: Arc<ServerConfig>,

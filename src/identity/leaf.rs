@@ -157,7 +157,11 @@ fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
     let (mut found, mut uris) = (0usize, 0);
     while !names.is_empty() {
         let (rest, name) = Any::from_der(names).map_err(|_| SvidError::SanInvalid)?;
-        if name.class() != Class::ContextSpecific {
+        // otherName, x400Address, directoryName and ediPartyName are of parts, each other kind is one value.
+        let of_parts = matches!(name.tag().0, 0 | 3..=5);
+        let written = names.len().saturating_sub(rest.len()).saturating_sub(name.data.len());
+        let is_der = name.header.is_constructed() == of_parts && written == header_bytes(name.data.len());
+        if name.class() != Class::ContextSpecific || !is_der {
             return Err(SvidError::SanInvalid);
         }
         found += 1;
@@ -168,6 +172,16 @@ fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
         names = rest;
     }
     Ok(uris)
+}
+
+/// The bytes before a value of so many: a tag below 31, and a length that is as short as it can be. The parser takes others.
+fn header_bytes(value: usize) -> usize {
+    match value {
+        0..=0x7f => 2,
+        0x80..=0xff => 3,
+        0x100..=0xffff => 4,
+        _ => 5,
+    }
 }
 
 fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {

@@ -170,6 +170,36 @@ fn identity_b13_a_second_uri_that_is_not_utf_8_still_counts() {
 }
 
 #[test]
+fn identity_b13_a_name_that_is_written_as_der_does_not_allow_is_none() {
+    let with = |names: Vec<u8>| {
+        leaf(&|p| {
+            p.subject_alt_names.clear();
+            p.custom_extensions.push(extension(17, false, tlv(0x30, &names)));
+        })
+    };
+    let id = tlv(0x86, ID.as_bytes());
+    assert!(with(id.clone()).is_ok());
+    let long_length = [&[0x86, 0x81, u8::try_from(ID.len()).unwrap()][..], ID.as_bytes()].concat();
+    let long_tag = [&[0x9f, 0x06, u8::try_from(ID.len()).unwrap()][..], ID.as_bytes()].concat();
+    for (what, name) in [
+        ("of parts", tlv(0xa6, ID.as_bytes())),
+        ("of one part", tlv(0xa6, &tlv(0x16, ID.as_bytes()))),
+        ("a length of two bytes", long_length),
+        ("a tag of two bytes", long_tag),
+        ("of another class", tlv(0x46, ID.as_bytes())),
+        ("no end", [&[0x86, 0x80][..], ID.as_bytes(), &[0, 0]].concat()),
+    ] {
+        for names in [name.clone(), [tlv(0x82, b"localhost"), name.clone()].concat()] {
+            let refused = with(names).unwrap_err();
+            let is_form = matches!(refused, SvidError::SanInvalid | SvidError::ExtensionMalformed { .. });
+            assert!(is_form, "{what}: {refused}");
+        }
+        assert!(with([id.clone(), name].concat()).is_err(), "{what}");
+    }
+    assert_eq!(with([id.clone(), tlv(0xa2, b"localhost")].concat()), Err(SvidError::SanInvalid));
+}
+
+#[test]
 fn identity_b14_no_extension_may_be_there_twice() {
     let twice = [
         ("2.5.29.17", raw_san(&[ID.as_bytes()])),

@@ -1,7 +1,8 @@
 //! Reading identity files, and what can be wrong with them.
 
-use std::{error::Error, fmt, fs::File, io, io::Read, path::Path};
+use std::{error::Error, fmt, fs::OpenOptions, io, io::Read, os::unix::fs::OpenOptionsExt, path::Path};
 
+use nix::fcntl::OFlag;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::asn1_rs::{Any, FromDer};
 use zeroize::Zeroizing;
@@ -36,6 +37,8 @@ impl Error for LoadError {
 pub enum LoadFault {
     #[error("cannot be read: check that it exists and that this user may read it")]
     Unreadable(#[source] io::Error),
+    #[error("is no file: write what is read again and again into one, not into a pipe, a socket or a folder")]
+    NotAFile,
     #[error("is larger than {} bytes", limits::PEM_BYTES_MAX)]
     TooLarge,
     #[error("is not PEM: write certificates and keys between BEGIN and END lines")]
@@ -95,8 +98,17 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, LoadError> {
     let unreadable = |e: io::Error| LoadFault::Unreadable(e).of(&file);
     // Room for all of it from the start, so that no copy is left behind when the buffer grows.
     let capacity = usize::try_from(limits::PEM_BYTES_MAX).unwrap_or(usize::MAX).saturating_add(1);
-    let opened = File::open(path).map_err(unreadable)?;
-    let expected = opened.metadata().map_err(unreadable)?.len();
+    // A pipe that nobody writes to would be waited for, for ever.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
+        .map_err(unreadable)?;
+    let metadata = opened.metadata().map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(LoadFault::NotAFile.of(&file));
+    }
+    let expected = metadata.len();
     if expected > limits::PEM_BYTES_MAX {
         return Err(LoadFault::TooLarge.of(&file));
     }

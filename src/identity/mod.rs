@@ -12,6 +12,7 @@
 //! | `signing` | the rules for certificates that sign others |
 //! | `bundle` | [`TrustBundles`]: the roots, by trust domain |
 //! | `document` | [`BundleDocument`]: the roots of a trust domain as JSON |
+//! | `fresh` | what a handshake has just verified |
 //! | `path` | the way from a leaf to a root of its domain |
 //! | `peer` | [`Peer`]: the witness |
 //! | `svid` | [`X509Svid`]: our own, with its key |
@@ -23,15 +24,18 @@
 //! | `federation` | [`BundleSource`]: the roots of a foreign trust domain, from its bundle endpoint |
 //! | `origin` | [`IdentityOptions`]: where an identity comes from, as it is configured |
 //! | `combined` | [`CombinedSource`]: several sources as one |
+//! | `asked` | what is shown of an origin that has to be asked |
 //! | `outage`, `waits` | how long an origin has failed, and when it is asked again |
 //! | `verifier`, `tls` | what rustls is given |
 
+mod asked;
 mod bundle;
 mod combined;
 mod document;
 mod federation;
 mod file;
 mod first;
+mod fresh;
 mod leaf;
 mod load;
 mod origin;

@@ -26,6 +26,12 @@ pub(super) struct Verified {
     pub(super) ends: Wall,
 }
 
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has verified a chain.
+    pub(super) static VERIFIED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Verifies a presented chain, leaf first, against the roots of the leaf's own trust domain and no others.
 pub(super) fn verify(
     chain: &[CertificateDer<'_>],
@@ -33,6 +39,8 @@ pub(super) fn verify(
     now: Wall,
     bundles: &TrustBundles,
 ) -> Result<Verified, SvidError> {
+    #[cfg(test)]
+    VERIFIED.set(VERIFIED.get() + 1);
     let (first, above) = chain.split_first().ok_or(SvidError::NotPresented)?;
     if chain.len() > limits::CHAIN_MAX {
         return Err(SvidError::ChainTooLong { found: chain.len() });

@@ -30,8 +30,8 @@ struct Facts {
 impl Peer {
     /// The client of a connection that a server has accepted.
     ///
-    /// Verifies the chain once more, whatever configuration the connection was made with: a `Peer` rests on these very
-    /// bundles, and [`Peer::bundle_revision`] says which they were.
+    /// A `Peer` rests on these very bundles, and [`Peer::bundle_revision`] says which they were. Where the handshake verified the
+    /// chain against them, that counts; else it is verified now, whatever configuration the connection was made with.
     pub fn of_client(tls: &ServerConnection, now: Wall, bundles: &TrustBundles) -> Result<Peer, SvidError> {
         Self::verified(tls.is_handshaking(), tls.peer_certificates(), Side::Client, now, bundles)
     }
@@ -49,7 +49,10 @@ impl Peer {
         bundles: &TrustBundles,
     ) -> Result<Peer, SvidError> {
         let chain = presented.filter(|_| !handshaking).ok_or(SvidError::NotPresented)?;
-        let verified = path::verify(chain, side, now, bundles)?;
+        let verified = match bundles.fresh().take(chain, side, now) {
+            Some(verified) => verified,
+            None => path::verify(chain, side, now, bundles)?,
+        };
         Ok(Peer(Arc::new(Facts {
             spiffe_id: verified.leaf.spiffe_id,
             not_after: verified.ends,

@@ -51,6 +51,25 @@ fn each_fault_of_a_file_is_named() {
 }
 
 #[test]
+fn what_is_no_file_is_refused_and_never_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe.pem");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let socket = dir.path().join("socket.pem");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    for (path, is_opened) in [(pipe, true), (dir.path().to_owned(), true), (socket, false)] {
+        let (answered, answer) = std::sync::mpsc::channel();
+        std::thread::spawn(move || answered.send(X509Svid::load(&path, &path).unwrap_err().fault));
+        let fault = answer.recv_timeout(std::time::Duration::from_secs(20)).expect("it is not waited for");
+        match fault {
+            LoadFault::NotAFile => assert!(is_opened),
+            LoadFault::Unreadable(_) => assert!(!is_opened),
+            fault => panic!("{fault}"),
+        }
+    }
+}
+
+#[test]
 fn no_byte_of_a_key_is_in_a_debug_or_an_error() {
     let ca = TestCa::new("example.org");
     let (one, other) = (ca.svid("/a"), ca.svid("/b"));

@@ -192,6 +192,7 @@ pub(crate) fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     let mut out = vec![tag];
     match value.len() {
         short @ 0..=127 => out.push(u8::try_from(short).unwrap()),
+        byte @ 128..=255 => out.extend([0x81, u8::try_from(byte).unwrap()]),
         long => {
             out.push(0x82);
             out.extend_from_slice(&u16::try_from(long).unwrap().to_be_bytes());

@@ -3,14 +3,16 @@
 //! Sessions are never resumed: rustls would hand back the chain of the first handshake without asking a verifier, and so
 //! revive an SVID that has expired or a root that was removed.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use rustls::{
     ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SignatureScheme, WantsVerifier,
     client::{ResolvesClientCert, Resumption},
     crypto::ring,
+    pki_types::UnixTime,
     server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
     sign::CertifiedKey,
+    time_provider::TimeProvider,
     version::TLS13,
 };
 
@@ -72,8 +74,10 @@ pub(super) fn bundle_config_spiffe(
 }
 
 /// For fetching a bundle over `https_web`: the server is known by its name under the web's roots; we show nothing.
-pub(super) fn bundle_config_web(roots: RootCertStore) -> Arc<ClientConfig> {
-    bundle_config(tls13_client().with_root_certificates(roots).with_no_client_auth())
+pub(super) fn bundle_config_web(roots: RootCertStore, clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
+    let mut config = tls13_client().with_root_certificates(roots).with_no_client_auth();
+    config.time_provider = Arc::new(OurTime(clock));
+    bundle_config(config)
 }
 
 fn bundle_config(mut config: ClientConfig) -> Arc<ClientConfig> {
@@ -90,6 +94,21 @@ fn tls13_client() -> ConfigBuilder<ClientConfig, WantsVerifier> {
     ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(&[&TLS13])
         .expect("ring speaks TLS 1.3")
+}
+
+/// Our clock, for a verifier of rustls' own.
+struct OurTime(Arc<dyn Clock>);
+
+impl TimeProvider for OurTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.now().wall.seconds())))
+    }
+}
+
+impl fmt::Debug for OurTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OurTime")
+    }
 }
 
 /// Presents whatever SVID the source has at the moment of the handshake.

@@ -34,7 +34,10 @@ impl Rules {
             return Err(SvidError::ChainTooLong { found: above.len().saturating_add(1) });
         }
         let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(above).cloned().collect();
-        path::verify(&chain, side, self.clock.now().wall, &self.source.current().bundles)
+        let (now, trust) = (self.clock.now().wall, self.source.current());
+        let verified = path::verify(&chain, side, now, &trust.bundles)?;
+        trust.bundles.fresh().keep(&chain, side, now, &verified);
+        Ok(verified)
     }
 }
 

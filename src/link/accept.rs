@@ -1,6 +1,14 @@
 //! The accept loop: what tonic's own server cannot do, a deadline for each connection.
 
-use std::{error::Error, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::{BoxFuture, Either, Ready, ready};
 use http::{Request, Response};
@@ -15,13 +23,12 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
 
 use super::{
     connection::{Connection, Ending, refusal},
     failure::{FailureCause, FailureLog, HandshakeFailure, HandshakeObserver},
-    heard::Heard,
     share::Shares,
 };
 use crate::{
@@ -70,7 +77,12 @@ impl Acceptor {
     /// Where others wait for its place, one that stands still is given up at once, and one that goes on sooner than
     /// else: half-open handshakes, however many, keep nobody out.
     async fn accept(&self, tcp: TcpStream, places: &Semaphore) -> Result<Accepted, FailureCause> {
-        let mut handshake = self.tls.accept(Heard::new(tcp));
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let heard_by = bytes.clone();
+        let count = move |heard: &[u8]| {
+            heard_by.fetch_add(heard.len(), Ordering::Relaxed);
+        };
+        let mut handshake = self.tls.accept(Counted::new(tcp, Box::new(count)));
         let began = self.clock.now().boot;
         let mut heard = 0;
         let tls = loop {
@@ -84,7 +96,7 @@ impl Acceptor {
             if took >= limits::HANDSHAKE {
                 return Err(FailureCause::TimedOut);
             }
-            let so_far = handshake.get_ref().map_or(heard, Heard::bytes);
+            let so_far = bytes.load(Ordering::Relaxed);
             let stands_still = so_far == heard;
             if places.available_permits() == 0 && (stands_still || took >= limits::HANDSHAKE_CROWDED) {
                 return Err(FailureCause::GaveWay);
@@ -99,8 +111,11 @@ impl Acceptor {
     }
 }
 
+/// Counts the bytes that come in: whether a peer in a handshake is still talking.
+type Counted = InspectReader<TcpStream, Box<dyn FnMut(&[u8]) + Send>>;
+
 struct Accepted {
-    tls: TlsStream<Heard<TcpStream>>,
+    tls: TlsStream<Counted>,
     peer: Peer,
     trust: watch::Receiver<Arc<Trust>>,
 }

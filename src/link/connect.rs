@@ -169,7 +169,7 @@ impl Connector {
     }
 
     /// The digest of the SVID that the next connection is made with.
-    pub(super) fn own_svid(&self) -> Option<[u8; 32]> {
+    pub fn own_svid(&self) -> Option<[u8; 32]> {
         self.source.current().svid.as_ref().map(|svid| svid.leaf().x5t_s256)
     }
 

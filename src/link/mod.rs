@@ -13,7 +13,6 @@
 //! | `redial` | [`Redial`]: a channel that is made anew when our SVID was rotated |
 //! | `connect_error` | [`ConnectError`]: what can be wrong with that, and what to do |
 //! | `primed` | a stream whose first bytes were waited for |
-//! | `heard` | a stream that counts what it has heard |
 //! | `share` | [`Shares`]: what each identity has under way at once |
 
 mod accept;
@@ -21,7 +20,6 @@ mod connect;
 mod connect_error;
 mod connection;
 mod failure;
-mod heard;
 mod primed;
 mod redial;
 mod share;

@@ -1,23 +1,28 @@
 //! The follower of the fence feed: connects, listens, ticks, and comes back when it was lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use super::session::Break;
 use super::{
     board::{Board, View},
-    keys::Keys,
-    session::{Heard, Newest, Session},
+    session::Newest,
+    subscription::{News, Subscription},
 };
 use crate::{
     clock::{Clock, LeaseTime},
-    limits::{FEED_RETRY_MAX, FEED_RETRY_MIN, FEED_STALE, FEED_TICKS_MAX, TICK},
+    limits::{FEED_RETRY_MAX, FEED_RETRY_MIN},
     link::Connector,
     name::SpiffeId,
-    proto::v1::{WatchFencesRequest, verifier_service_client::VerifierServiceClient},
     reason::{Reason, Refusal},
     secret::random_u128,
 };
@@ -28,7 +33,8 @@ const PRUNE: Duration = Duration::from_secs(60);
 /// The one writer of the [`Board`].
 ///
 /// A feed that was lost leaves the board as it is, to grow old: within the stale limit a new connection takes over without
-/// a refusal, as when our SVID was rotated. One that cannot be true empties the board at once.
+/// a refusal. One that cannot be true empties the board at once. A connection ends with the SVID that it was made with, so
+/// that a rotation opens a second feed beside the first, which takes over once it knows all that the first does.
 pub(super) struct Follower {
     connector: Connector,
     audience: SpiffeId,
@@ -80,7 +86,7 @@ impl Follower {
         self.board.refuse(self.newest.epoch, refusal);
     }
 
-    /// One subscription, from the connection to its break.
+    /// One subscription after the other, from a connection to a break.
     async fn follow(&mut self, retries: &mut u32) -> Break {
         match self.subscribe(retries).await {
             Err(reason) => reason,
@@ -88,68 +94,75 @@ impl Follower {
         }
     }
 
-    async fn subscribe(&mut self, retries: &mut u32) -> Result<std::convert::Infallible, Break> {
+    async fn subscribe(&mut self, retries: &mut u32) -> Result<Infallible, Break> {
         let clock = self.clock.clone();
-        let mut daemon = VerifierServiceClient::new(self.connector.connected_channel().await?);
-        let (requests, outgoing) = mpsc::channel(FEED_TICKS_MAX);
-        let opening = WatchFencesRequest { audience: self.audience.to_string(), tick: 0 };
-        requests.try_send(opening).map_err(|_| Break::Closed)?;
-        let mut feed = tokio::select! {
-            feed = daemon.watch_fences(ReceiverStream::new(outgoing)) => feed?.into_inner(),
-            () = clock.sleep(FEED_STALE) => return Err(Break::Silent(FEED_STALE)),
-        };
-
-        let mut session = Session::new(self.newest, clock.now());
-        let mut opened: Option<Opened> = None;
-        let mut tick_at: Option<LeaseTime> = None;
+        let mut feed =
+            Subscription::open(&self.connector, &self.audience, clock.clone(), self.newest).await?;
+        let mut succession = Succession::default();
         let mut prune_at = clock.now().lease.plus(PRUNE);
         loop {
-            let now = clock.now();
-            let silent = now.lease.plus(session.silent_from().since(now.boot));
-            let message = tokio::select! {
-                message = feed.message() => message?.ok_or(Break::Closed)?,
-                () = due(&*clock, tick_at) => {
-                    let now = clock.now();
-                    let tick = WatchFencesRequest { audience: String::new(), tick: session.tick(now)? };
-                    // A queue that is full has not moved for as many ticks: the daemon does not read.
-                    requests.try_send(tick).map_err(|_| Break::Silent(FEED_STALE))?;
-                    tick_at = Some(now.lease.plus(TICK));
+            let news = tokio::select! {
+                // First, so that what it came up to is not overtaken before it is looked at.
+                biased;
+                next = succession.next() => {
+                    if let Some(next) = self.succeed(next, &mut succession)? {
+                        feed = next;
+                        *retries = 0;
+                    }
                     continue;
                 }
-                () = clock.sleep_until(silent) => return Err(Break::Silent(FEED_STALE)),
+                news = feed.next() => news,
             };
-            let now = clock.now();
-            let heard = session.hear(message, now);
-            self.newest = session.newest();
-            match heard? {
-                Heard::Began { epoch, issuer } => {
-                    self.forget_other_epochs(epoch);
-                    let keys = Keys::fetch(daemon.clone(), epoch, &*clock).await?;
-                    opened = Some(Opened { epoch, issuer, keys: Arc::new(keys) });
-                }
-                Heard::Complete(fences) => {
-                    let Some(Opened { epoch, issuer, keys }) = opened.take() else {
-                        return Err(Break::Malformed("it was complete before it started"));
-                    };
-                    tracing::info!(epoch, lowered = fences.len(), "following the fence feed");
-                    self.board.publish(View { epoch, issuer, fences, keys });
-                    tick_at = Some(now.lease);
-                }
-                Heard::Lowered => self.board.touch(),
-                Heard::Ticked { sent, daemon, ledger_head } => {
+            self.newest = feed.newest();
+            succession.followed(self.newest);
+            match news? {
+                News::Began { epoch } => self.forget_other_epochs(epoch),
+                News::Complete(view) => self.complete(view),
+                News::Lowered => self.board.touch(),
+                News::Ticked { sent, daemon, ledger_head } => {
                     self.board.ticked(sent, daemon);
                     self.board.witness(ledger_head);
                     *retries = 0;
-                    if now.lease >= prune_at {
-                        session.prune(now, daemon);
-                        prune_at = now.lease.plus(PRUNE);
+                    let now = clock.now().lease;
+                    if now >= prune_at {
+                        feed.prune(daemon);
+                        prune_at = now.plus(PRUNE);
+                    }
+                    let own = self.connector.own_svid();
+                    if own.is_some() && own != feed.svid() {
+                        succession.begin(self, now);
                     }
                 }
-                Heard::Incomplete | Heard::Ignored => {}
             }
         }
     }
 
+    fn complete(&self, view: View) {
+        tracing::info!(epoch = view.epoch, lowered = view.fences.len(), "following the fence feed");
+        self.board.publish(view);
+    }
+
+    /// Goes over to a feed that has come up to the one that is followed; where it could not be had, it is tried again.
+    fn succeed(
+        &mut self,
+        next: Result<Successor, Break>,
+        succession: &mut Succession,
+    ) -> Result<Option<Subscription>, Break> {
+        match next {
+            Ok(Successor { feed, view }) => {
+                self.newest = feed.newest();
+                self.complete(view);
+                *succession = Succession::default();
+                Ok(Some(feed))
+            }
+            Err(reason) if reason.voids() => Err(reason),
+            Err(reason) => {
+                tracing::warn!(error = %reason, "no fence feed under our rotated SVID yet: trying again");
+                succession.again_at = Some(self.clock.now().lease.plus(FEED_RETRY_MAX));
+                Ok(None)
+            }
+        }
+    }
     /// A new life of the daemon has begun: what the old one said is over, before anything of the new one is known.
     fn forget_other_epochs(&self, epoch: u64) {
         let known = self.board.state().epoch;
@@ -163,18 +176,62 @@ impl Follower {
     }
 }
 
-/// What a start said, until the snapshot is complete.
-struct Opened {
-    epoch: u64,
-    issuer: Arc<str>,
-    keys: Arc<Keys>,
+/// The feed that is to take over from the one that is followed, while it is opened.
+#[derive(Default)]
+struct Succession {
+    opening: Option<BoxFuture<'static, Result<Successor, Break>>>,
+    /// The place up to which the feed that is followed has been heard.
+    followed: Arc<AtomicU64>,
+    /// After a failure, not before this moment.
+    again_at: Option<LeaseTime>,
 }
 
-/// Resolves at a moment, or never.
-async fn due(clock: &dyn Clock, at: Option<LeaseTime>) {
-    match at {
-        Some(at) => clock.sleep_until(at).await,
-        None => std::future::pending().await,
+/// A feed that is complete, has ticked, and knows all that the one before it does.
+struct Successor {
+    feed: Subscription,
+    view: View,
+}
+
+impl Succession {
+    fn followed(&self, newest: Newest) {
+        self.followed.store(newest.seq.0, Ordering::Relaxed);
+    }
+
+    /// Begins to open it, unless that is under way or has just failed.
+    fn begin(&mut self, follower: &Follower, now: LeaseTime) {
+        if self.opening.is_some() || self.again_at.is_some_and(|at| now < at) {
+            return;
+        }
+        let (connector, audience) = (follower.connector.clone(), follower.audience.clone());
+        let (clock, newest, followed) = (follower.clock.clone(), follower.newest, self.followed.clone());
+        self.opening = Some(Box::pin(async move {
+            let mut feed = Subscription::open(&connector, &audience, clock, newest).await?;
+            let (mut complete, mut ticks) = (None, false);
+            loop {
+                match feed.next().await? {
+                    // The feed that is followed is of a life that is over, and will break off by itself.
+                    News::Began { epoch } if Some(epoch) != newest.epoch => return Err(Break::Closed),
+                    News::Began { .. } | News::Lowered => {}
+                    News::Complete(view) => complete = Some(view),
+                    News::Ticked { .. } => ticks = true,
+                }
+                // What the followed one has heard must not be forgotten, were it for a moment.
+                if ticks
+                    && feed.newest().seq.0 >= followed.load(Ordering::Relaxed)
+                    && let Some(view) = complete.take()
+                {
+                    return Ok(Successor { feed, view });
+                }
+            }
+        }));
+    }
+
+    /// Resolves when it is open, or could not be opened. Cancel safe.
+    async fn next(&mut self) -> Result<Successor, Break> {
+        let Some(opening) = &mut self.opening else { return std::future::pending().await };
+        let opened = opening.await;
+        self.opening = None;
+        opened
     }
 }
 

@@ -3,6 +3,8 @@ use std::sync::atomic::Ordering;
 use super::*;
 use crate::{
     clock::{Wall, manual::ManualClock},
+    identity::{StaticSource, testing::bundles},
+    limits::TICK,
     name::{Action, FenceName, ResourceName},
     token::{Presenter, SigningKey},
     verify::{
@@ -213,6 +215,78 @@ async fn a_lost_connection_is_replaced_without_a_refusal_within_the_stale_limit(
     again.snapshot(&[(&job(), SEQ + 1)], Some(SEQ + 1)).await;
     again.tick(daemon.clock.now().wall).await;
     assert_eq!(access.ended().await.reason, Reason::Revoked);
+}
+
+/// Gives the verifier another SVID of the same name.
+fn rotate(daemon: &Daemon, source: &StaticSource) {
+    source.replace(Some(Arc::new(daemon.ca.svid("/files").svid())), bundles(&[&daemon.ca]));
+}
+
+#[tokio::test]
+async fn a_rotated_svid_opens_a_second_feed_that_takes_over_once_it_knows_what_the_first_does() {
+    let mut daemon = Daemon::start().await;
+    let source = daemon.source("/files");
+    let (verifier, mut first) = daemon.following_by(source.clone()).await;
+    let (token, clock) = (daemon.token(|_| ()), daemon.clock.clone());
+    let access = check(&verifier, &token).await.unwrap();
+    let unharmed = check(&verifier, &daemon.token(|c| c.lh.job = crate::name::JobId(9))).await.unwrap();
+    rotate(&daemon, &source);
+    clock.advance(TICK);
+    first.tick(clock.now().wall).await;
+    let mut second = daemon.opened().await;
+    second.start(EPOCH, clock.now().wall).await;
+    second.snapshot(&[], Some(SEQ)).await;
+    // The first hears of a lowering that the second does not know yet.
+    first.lowered(&job(), SEQ + 1, SEQ).await;
+    assert_eq!(access.ended().await.reason, Reason::Revoked);
+    second.tick(clock.now().wall).await;
+    for _ in 0..100 {
+        assert_eq!(reason(&verifier, &token).await, Reason::Revoked, "what was heard is not forgotten");
+        a_moment().await;
+    }
+    assert!(!first.out.is_closed(), "the first goes on until the second knows as much");
+    second.lowered(&job(), SEQ + 1, SEQ).await;
+    soon(|| first.out.is_closed()).await;
+    assert_eq!(reason(&verifier, &token).await, Reason::Revoked);
+    // From here on the second counts, and nothing was refused for want of a feed.
+    assert!(unharmed.check().is_ok());
+    clock.advance(TICK);
+    second.tick(clock.now().wall).await;
+    second.lowered(&FenceName::job(crate::name::JobId(9)), SEQ + 2, SEQ + 1).await;
+    let ended = unharmed.ended().await;
+    assert_eq!(ended.reason, Reason::Revoked, "{ended}");
+    assert!(daemon.subscriptions_left() == 0, "one second feed for one rotation");
+}
+
+#[tokio::test]
+async fn a_second_feed_that_cannot_be_had_harms_nothing_and_is_tried_again() {
+    let mut daemon = Daemon::start().await;
+    let source = daemon.source("/files");
+    let (verifier, mut first) = daemon.following_by(source.clone()).await;
+    let clock = daemon.clock.clone();
+    let access = check(&verifier, &daemon.token(|_| ())).await.unwrap();
+    rotate(&daemon, &source);
+    clock.advance(TICK);
+    first.tick(clock.now().wall).await;
+    let second = daemon.opened().await;
+    let _ = second.out.send(Err(tonic::Status::unavailable("not now"))).await;
+    drop(second);
+    // Time goes on tick by tick, and at each the network may do its part.
+    let mut third = None;
+    while third.is_none() {
+        clock.advance(TICK);
+        first.tick(clock.now().wall).await;
+        assert!(access.check().is_ok());
+        for _ in 0..100 {
+            a_moment().await;
+            third = third.or_else(|| daemon.opened_already());
+        }
+    }
+    let third = third.unwrap();
+    // Of another life of the daemon: that is for the feed that is followed to find out.
+    third.start(EPOCH + 1, clock.now().wall).await;
+    soon(|| third.out.is_closed()).await;
+    assert!(access.check().is_ok() && !first.out.is_closed());
 }
 
 #[tokio::test]

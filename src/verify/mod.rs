@@ -70,6 +70,7 @@
 //! | `access` | [`Access`]: a use that was allowed, to be looked at again while it lasts |
 //! | `introspect` | [`Introspector`]: the same question, put to the daemon |
 //! | `feed` | the follower: connects, listens, ticks, comes back |
+//! | `subscription` | one subscription, over the wire |
 //! | `session` | one subscription, message by message |
 //! | `board` | what the follower has written and checks read |
 //! | `fences` | the lowered names |
@@ -82,6 +83,7 @@ mod fences;
 mod introspect;
 mod keys;
 mod session;
+mod subscription;
 mod verifier;
 
 #[cfg(test)]

@@ -110,7 +110,13 @@ impl Daemon {
     }
 
     pub(crate) fn verifier(&self) -> Verifier {
-        let connector = self.connector("/files");
+        self.verifier_by(self.source("/files"))
+    }
+
+    /// With the SVID of this source.
+    pub(crate) fn verifier_by(&self, source: Arc<StaticSource>) -> Verifier {
+        let endpoint = Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap();
+        let connector = Connector::new(source, self.clock.clone(), endpoint);
         Verifier::start(Settings {
             connector,
             audience: AUDIENCE.parse().unwrap(),
@@ -129,9 +135,30 @@ impl Daemon {
         }
     }
 
+    /// The same, while the clock stands still.
+    pub(crate) async fn opened(&mut self) -> Subscription {
+        let opened = tokio::time::timeout(Duration::from_secs(10), self.subscriptions.recv()).await;
+        opened.expect("it is opened within ten seconds").unwrap()
+    }
+
+    /// One that was opened and not looked at.
+    pub(crate) fn opened_already(&mut self) -> Option<Subscription> {
+        self.subscriptions.try_recv().ok()
+    }
+
+    /// How many were.
+    pub(crate) fn subscriptions_left(&self) -> usize {
+        self.subscriptions.len()
+    }
+
     /// A subscription that was brought to where lowerings follow and the first tick has come back, and a verifier on it.
     pub(crate) async fn following(&mut self) -> (Verifier, Subscription) {
-        let verifier = self.verifier();
+        self.following_by(self.source("/files")).await
+    }
+
+    /// The same with the SVID of this source.
+    pub(crate) async fn following_by(&mut self, source: Arc<StaticSource>) -> (Verifier, Subscription) {
+        let verifier = self.verifier_by(source);
         let mut feed = self.subscription().await;
         feed.start(EPOCH, self.clock.now().wall).await;
         feed.snapshot(&[], Some(SEQ)).await;

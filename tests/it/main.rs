@@ -31,6 +31,7 @@ mod path;
 mod renewal;
 mod requeue;
 mod restart;
+mod room;
 mod rotations;
 mod run;
 mod second_look;

@@ -163,6 +163,50 @@ async fn identity_h03_a_stream_that_ends_is_asked_for_anew_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h03_6_7_an_agent_that_hangs_up_and_says_nothing_is_away_and_its_roots_are_not_kept_for_ever()
+ {
+    let case = Case::with(|options| options.outage_max = MINUTE);
+    let first = serial(&*case.good().await);
+    case.agent.hang_up();
+    let trust = case.within(MINUTE, "the outage", |t| matches!(t.standing, Standing::Stale { .. })).await;
+    assert_eq!(serial(&trust), first, "its last word holds for a while");
+    assert!(trust.standing.why().unwrap().contains("said nothing"), "{trust:?}");
+    let trust =
+        case.within(2 * MINUTE, "the limit", |t| matches!(t.standing, Standing::GivenUp { .. })).await;
+    assert_eq!((trust.svid.is_none(), trust.bundles.domains().count()), (true, 0));
+    case.say_good();
+    case.within(MINUTE, "an answer", |t| t.check(case.clock.now().wall).is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn identity_h03_an_agent_that_keeps_its_stream_open_and_says_nothing_more_is_asked_anew_before_our_svid_ends()
+ {
+    let case = Case::start();
+    let trust = case.good().await;
+    let (first, end) = (serial(&trust), trust.svid.as_ref().unwrap().not_after());
+    // Another agent takes its place at the socket. The first hangs, with our stream.
+    let next = Agent::start();
+    std::fs::remove_file(case.agent.socket()).unwrap();
+    std::os::unix::fs::symlink(next.socket(), case.agent.socket()).unwrap();
+    let left = end.since(case.clock.now().wall);
+    let say = |case: &Case| next.say(vec![case.entry_of(ID)], &case.federated());
+    say(&case);
+    case.clock.advance(left / 2);
+    case.clock.pass(Duration::from_secs(5)).await;
+    assert_eq!(next.calls(), 0, "half of its life is left: an issuer renews it about now");
+    case.clock.advance(left / 4);
+    let trust = case.within(MINUTE, "the next SVID", |t| serial(t) != first).await;
+    assert_eq!(trust.standing, Standing::Good);
+    // It is late again, and an agent that answers is not asked without end.
+    let left = trust.svid.as_ref().unwrap().not_after().since(case.clock.now().wall);
+    let asked = next.calls();
+    case.clock.advance(left * 7 / 8);
+    case.clock.pass(MINUTE).await;
+    assert!(next.calls() <= asked + 2, "{} calls", next.calls());
+    assert!(trust.check(case.clock.now().wall).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn identity_h04_the_first_svid_is_ours_unless_another_is_picked_and_the_first_of_a_hint_wins() {
     let ids = ["spiffe://k8s.acme.example/a", "spiffe://k8s.acme.example/b", "spiffe://k8s.acme.example/c"];
     for (pick, wanted) in [

@@ -43,6 +43,7 @@ use wire::{
 #[derive(Clone)]
 enum Say {
     Nothing,
+    HangUp,
     State(X509svidResponse),
     Refuse(Code, String),
 }
@@ -90,6 +91,11 @@ impl Agent {
     /// Ends every stream with this, from now on.
     pub fn refuse(&self, code: Code, message: &str) {
         self.tell(Say::Refuse(code, message.to_owned()));
+    }
+
+    /// Ends every stream in order and says nothing, from now on.
+    pub fn hang_up(&self) {
+        self.tell(Say::HangUp);
     }
 
     /// Ends the open streams in order. Who asks anew is answered.
@@ -188,6 +194,7 @@ impl SpiffeWorkloadApi for Service {
                         let _ = tx.send(Err(Status::new(code, message))).await;
                         return;
                     }
+                    Say::HangUp => return,
                     Say::State(_) | Say::Nothing => {}
                 }
                 tokio::select! {

@@ -21,7 +21,10 @@ use rustls::{
 };
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
@@ -87,6 +90,33 @@ impl Server {
         server
     }
 
+    /// Says these bytes to whoever asks, again and again or once, and then nothing; the connection stays open.
+    async fn raw(tls: Arc<ServerConfig>, said: Vec<u8>, again: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                let (tls, said) = (tls.clone(), said.clone());
+                tokio::spawn(async move {
+                    let Ok(mut stream) = TlsAcceptor::from(tls).accept(tcp).await else { return };
+                    let mut asked = [0; 1_024];
+                    let _ = stream.read(&mut asked).await;
+                    while stream.write_all(&said).await.is_ok() && stream.flush().await.is_ok() && again {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    let _ = stream.read(&mut asked).await;
+                });
+            }
+        });
+        let tls = tls_of(&TestCa::new(FOREIGN).svid("/unused"));
+        Server {
+            answer: Arc::new(Mutex::new((StatusCode::OK, String::new()))),
+            tls: Arc::new(Mutex::new(tls)),
+            asked: Arc::default(),
+            port,
+        }
+    }
+
     fn says(&self, status: StatusCode, body: &str) {
         *self.answer.lock().unwrap() = (status, body.to_owned());
     }
@@ -115,12 +145,11 @@ fn tls_of(issued: &Issued) -> Arc<ServerConfig> {
     tls(issued.chain.clone(), &issued.key)
 }
 
-/// A certificate of the web for a name, and the authority that signed it.
+/// A certificate of the web for a name, good for a day, and the authority that signed it.
 fn web(name: &str) -> (Arc<ServerConfig>, String) {
     let for_long = |mut params: CertificateParams| {
-        // The web's verifier looks at the clock of this machine.
-        params.not_before = at(crate::clock::Wall::from_seconds(1_700_000_000));
-        params.not_after = at(crate::clock::Wall::from_seconds(4_000_000_000));
+        params.not_before = at(NOW);
+        params.not_after = at(NOW.plus(Duration::from_secs(24 * 3_600)));
         params
     };
     let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
@@ -151,7 +180,10 @@ struct Case {
 impl Case {
     /// Over `https_spiffe`, from a server that presents this and a bundle file of these.
     async fn spiffe(presented: &Issued, configured: &[&TestCa]) -> Self {
-        let server = Server::start(tls_of(presented)).await;
+        Self::spiffe_at(Server::start(tls_of(presented)).await, configured)
+    }
+
+    fn spiffe_at(server: Server, configured: &[&TestCa]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let bundle = folder.path().join("initial.pem");
         fs::write(&bundle, configured.iter().map(|ca| ca.pem()).collect::<String>()).unwrap();
@@ -298,6 +330,13 @@ async fn identity_f03_over_https_web_the_server_is_its_host_name_under_the_webs_
     case.follow();
     assert!(case.refused().await.contains("refused"), "a certificate of nobody that we know");
     assert_eq!((case.roots(), case.server.asked()), (None, 0), "nothing was asked of it");
+    // Its certificate ends by the one clock that everything goes by.
+    let (tls, pem) = web("localhost");
+    let case = Case::web(tls, &pem).await;
+    case.clock.advance(Duration::from_secs(24 * 3_600 + 1));
+    case.follow();
+    let why = case.refused().await;
+    assert!(why.contains("expired") && case.server.asked() == 0, "{why}");
 }
 
 #[tokio::test]
@@ -388,6 +427,58 @@ async fn identity_f07_it_is_asked_as_often_as_its_publisher_says_and_a_failure_w
     case.clock.advance(Duration::from_secs(239));
     tokio::time::sleep(Duration::from_millis(30)).await;
     assert_eq!(case.server.asked(), asked);
+}
+
+#[tokio::test]
+async fn identity_f07_an_answer_of_any_other_kind_or_none_at_all_is_no_bundle_and_takes_no_longer_than_a_call()
+ {
+    const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
+    let ca = TestCa::new(FOREIGN);
+    let good = document(&[&ca, &TestCa::new(FOREIGN)], 1, 300);
+    let whole = |head: &str, body: &[u8]| {
+        let length = format!("content-length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), length.as_bytes(), body].concat()
+    };
+    let gzip =
+        whole(&format!("{HEAD}content-encoding: gzip\r\n"), b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xab\xae\x05\0");
+    let cut = format!("{HEAD}content-length: 999999\r\n\r\n{good}");
+    let chunks = format!("{HEAD}transfer-encoding: chunked\r\n\r\n{:x}\r\n{}", 2 << 20, "x".repeat(2 << 20));
+    let cases: Vec<(&str, Vec<u8>, bool, &str)> = vec![
+        ("says nothing", Vec::new(), false, "did not answer in time"),
+        ("drips a head for ever", b"a".to_vec(), true, ""),
+        ("goes on to go on", b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(), true, ""),
+        ("never ends its body", cut.into_bytes(), false, "did not answer in time"),
+        ("has a body without an end", chunks.into_bytes(), false, "larger than"),
+        ("has packed it", gzip, false, "is not UTF-8"),
+        (
+            "answers a part",
+            whole("HTTP/1.1 206 Partial Content\r\n", good.as_bytes()),
+            false,
+            "it answered 206",
+        ),
+        (
+            "has a page for people",
+            whole(HEAD, b"<html>log in</html>"),
+            false,
+            "is not a SPIFFE bundle document",
+        ),
+        ("speaks something else", b"SSH-2.0-x\r\n\r\n".to_vec(), false, "does not speak HTTP/1.1"),
+    ];
+    for (what, said, again, why) in cases {
+        let server = Server::raw(tls_of(&ca.for_a_day()), said, again).await;
+        let case = Case::spiffe_at(server, &[&ca]);
+        case.follow();
+        let told =
+            |t: &Trust| t.standing.why().is_some_and(|w| w.contains("bundle endpoint") && w.contains(why));
+        case.passes_until(limits::CALL, what, told).await;
+        assert_eq!(case.roots(), Some(1), "{what}: the configured bundle stays");
+    }
+    // And what is called something else but is a bundle, is one.
+    let plain = whole("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n", good.as_bytes());
+    let case = Case::spiffe_at(Server::raw(tls_of(&ca.for_a_day()), plain, false).await, &[&ca]);
+    case.follow();
+    case.good().await;
+    assert_eq!(case.roots(), Some(2));
 }
 
 #[tokio::test]

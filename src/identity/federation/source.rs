@@ -3,7 +3,7 @@
 use std::{
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{BundleEndpoint, EndpointProfile, fetch::fetch};
@@ -20,11 +20,10 @@ use crate::{
     identity::{
         BundleDocument, FileSource, IdentityFiles, IdentitySource, LoadError, LoadFault, Reloaded, Standing,
         StaticSource, SvidError, Trust, TrustBundles,
+        asked::Asked,
         bundle::Roots,
         first::NOT_ASKED_YET,
         load,
-        outage::Outage,
-        source::Published,
         tls::{bundle_config_spiffe, bundle_config_web},
         waits::Waits,
     },
@@ -38,14 +37,11 @@ use crate::{
 /// configured bundle from the start.
 pub struct BundleSource {
     endpoint: BundleEndpoint,
-    svid_life_max: Duration,
     clock: Arc<dyn Clock>,
     tls: Arc<ClientConfig>,
     /// Of `https_spiffe`: the roots that the endpoint's server is verified by.
     server: Option<ServerRoots>,
-    published: Published,
-    outage: Mutex<Outage>,
-    again: Notify,
+    asked: Asked,
 }
 
 struct ServerRoots {
@@ -67,7 +63,7 @@ impl BundleSource {
     ) -> Result<Self, LoadError> {
         let mut shown = TrustBundles::empty().with_svid_life_max(svid_life_max);
         let (tls, server) = match &endpoint.profile {
-            EndpointProfile::Web { ca } => (bundle_config_web(web_roots(ca)?), None),
+            EndpointProfile::Web { ca } => (bundle_config_web(web_roots(ca)?, clock.clone()), None),
             EndpointProfile::Spiffe { id, bundle } => {
                 let files = IdentityFiles { svid: None, bundles: vec![(id.trust_domain(), bundle.clone())] };
                 let configured = FileSource::open_limited(files, svid_life_max, clock.clone())?;
@@ -81,16 +77,9 @@ impl BundleSource {
             }
         };
         let standing = Standing::Awaited { why: NOT_ASKED_YET.to_owned() };
-        Ok(BundleSource {
-            published: Published::new(None, shown, standing),
-            outage: Mutex::new(Outage::new(outage_max)),
-            endpoint,
-            svid_life_max,
-            clock,
-            tls,
-            server,
-            again: Notify::new(),
-        })
+        let origin = format!("the bundle endpoint {} of {}", endpoint.url, endpoint.trust_domain);
+        let asked = Asked::new(origin, shown, standing, outage_max, clock.clone());
+        Ok(BundleSource { endpoint, clock, tls, server, asked })
     }
 
     pub fn endpoint(&self) -> &BundleEndpoint {
@@ -113,10 +102,7 @@ impl BundleSource {
             }
             // Before there is a document nobody of that domain comes in: the first is asked for sooner.
             let wait = interval.unwrap_or_else(|| waits.next());
-            tokio::select! {
-                () = self.clock.sleep(wait) => {}
-                () = self.again.notified() => {}
-            }
+            self.asked.wanted_after(wait).await;
         }
     }
 
@@ -138,13 +124,13 @@ impl BundleSource {
             Ok(roots) => roots,
             Err(error) => return self.failed(format!("its answer {error}")),
         };
-        let trust = self.published.current();
-        self.outage().over();
+        let trust = self.asked.current();
+        self.asked.answered();
         if trust.bundles.roots(domain).is_some_and(|shown| roots.is_older_than(shown)) {
             tracing::warn!(%url, %domain, "a bundle with a lower sequence than that of the one in use was passed over");
-            return self.published.stand(Standing::Good);
+            return self.asked.stand(Standing::Good);
         }
-        let mut bundles = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
+        let mut bundles = self.asked.nobody();
         bundles.add(domain.clone(), roots);
         if let Some(server) = &self.server
             && self.serves_itself()
@@ -153,10 +139,10 @@ impl BundleSource {
             server.latest.replace(None, bundles.clone());
         }
         if bundles.trusts_as(&trust.bundles) {
-            return self.published.stand(Standing::Good);
+            return self.asked.stand(Standing::Good);
         }
         tracing::info!(%url, ?bundles, "the bundle of a foreign trust domain was fetched");
-        self.published.replace(None, bundles, Standing::Good);
+        self.asked.replace(None, bundles, Standing::Good);
     }
 
     fn serves_itself(&self) -> bool {
@@ -166,47 +152,20 @@ impl BundleSource {
 
     fn failed(&self, fault: String) {
         let (domain, url) = (&self.endpoint.trust_domain, &self.endpoint.url);
-        let now = self.clock.now();
-        let since = self.outage().since(now.wall, now.boot);
+        let since = self.asked.failing();
         let why = format!("the bundle endpoint {url} of {domain}: {fault}");
-        let standing = match &self.published.current().standing {
+        let standing = match &self.asked.current().standing {
             Standing::GivenUp { .. } => return,
             Standing::Awaited { .. } => Standing::Awaited { why },
             _ => Standing::Stale { since, why },
         };
-        if self.published.current().standing != standing {
+        if self.asked.current().standing != standing {
             tracing::error!(
                 why = standing.why(),
                 "a foreign bundle could not be fetched: the last good one stays"
             );
         }
-        self.published.stand(standing);
-    }
-
-    /// Drops roots that expire, and all of them once the outage is too long.
-    async fn tend(&self) {
-        loop {
-            self.clock.sleep(limits::IDENTITY_POLL).await;
-            let now = self.clock.now();
-            let trust = self.published.current();
-            if let Some(bundles) = trust.bundles.without_expired(now.wall) {
-                tracing::warn!(?bundles, "roots expired and were dropped");
-                self.published.replace(None, bundles, trust.standing.clone());
-            }
-            let is_failing = matches!(trust.standing, Standing::Awaited { .. } | Standing::Stale { .. });
-            if let Some(since) = self.outage().too_long(now.boot)
-                && is_failing
-            {
-                let why = trust.standing.why().unwrap_or_default().to_owned();
-                tracing::error!(%since, %why, "a bundle endpoint failed for longer than the limit: nobody of its trust domain is trusted any more");
-                let nobody = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
-                self.published.replace(None, nobody, Standing::GivenUp { since, why });
-            }
-        }
-    }
-
-    fn outage(&self) -> MutexGuard<'_, Outage> {
-        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+        self.asked.stand(standing);
     }
 }
 
@@ -226,21 +185,15 @@ fn web_roots(ca: &Path) -> Result<RootCertStore, LoadError> {
 
 impl IdentitySource for BundleSource {
     fn current(&self) -> Arc<Trust> {
-        self.published.current()
+        self.asked.current()
     }
 
     fn watch(&self) -> watch::Receiver<Arc<Trust>> {
-        self.published.watch()
+        self.asked.watch()
     }
 
     fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = self.ask_on() => {}
-                () = self.tend() => {}
-            }
-        })
+        Box::pin(async move { self.asked.follow(self.ask_on(), shutdown).await })
     }
 
     /// Asks at once; a server over `https_spiffe` is verified by the configured bundle again.
@@ -248,7 +201,7 @@ impl IdentitySource for BundleSource {
         if let Some(server) = &self.server {
             server.has_served.store(false, Ordering::Release);
         }
-        self.again.notify_waiters();
+        self.asked.ask_now();
         Ok(Reloaded::Unchanged)
     }
 }

@@ -1,12 +1,9 @@
 //! What is shown of the Workload API, through rotations, outages and refusals.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
@@ -19,8 +16,8 @@ use super::{
 use crate::{
     clock::{BootTime, Clock},
     identity::{
-        IdentitySource, LoadError, Reloaded, Standing, Trust, TrustBundles, first::NOT_ASKED_YET,
-        outage::Outage, source::Published, waits::Waits,
+        IdentitySource, LoadError, Reloaded, Standing, Trust, TrustBundles, asked::Asked,
+        first::NOT_ASKED_YET, waits::Waits,
     },
     limits,
 };
@@ -63,9 +60,7 @@ impl WorkloadOptions {
 pub struct WorkloadSource {
     options: WorkloadOptions,
     clock: Arc<dyn Clock>,
-    published: Published,
-    outage: Mutex<Outage>,
-    again: Notify,
+    asked: Asked,
 }
 
 impl WorkloadSource {
@@ -77,13 +72,9 @@ impl WorkloadSource {
         }
         let bundles = TrustBundles::empty().with_svid_life_max(options.svid_life_max);
         let standing = Standing::Awaited { why: NOT_ASKED_YET.to_owned() };
-        WorkloadSource {
-            outage: Mutex::new(Outage::new(options.outage_max)),
-            published: Published::new(None, bundles, standing),
-            options,
-            clock,
-            again: Notify::new(),
-        }
+        let origin = format!("the SPIFFE agent at {}", options.endpoint);
+        let asked = Asked::new(origin, bundles, standing, options.outage_max, clock.clone());
+        WorkloadSource { options, clock, asked }
     }
 
     /// Asks for ever.
@@ -104,7 +95,7 @@ impl WorkloadSource {
                     Duration::ZERO
                 }
                 StreamEnd::Never { .. } => {
-                    self.again.notified().await;
+                    self.asked.wanted_now().await;
                     Duration::ZERO
                 }
                 StreamEnd::Away { .. } if lived => {
@@ -113,10 +104,7 @@ impl WorkloadSource {
                 }
                 _ => waits.next(),
             };
-            tokio::select! {
-                () = self.clock.sleep(wait) => {}
-                () = self.again.notified() => {}
-            }
+            self.asked.wanted_after(wait).await;
         }
     }
 
@@ -134,6 +122,12 @@ impl WorkloadSource {
                 return StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} said nothing") };
             }
         };
+        if let Ok(None) = first {
+            // It has said nothing of us: that it hangs up in order makes it no answer.
+            return StreamEnd::Away {
+                why: format!("the SPIFFE agent at {endpoint} hung up and said nothing"),
+            };
+        }
         let mut next = first;
         loop {
             match next {
@@ -141,8 +135,28 @@ impl WorkloadSource {
                 Ok(None) => return StreamEnd::Closed,
                 Err(status) => return StreamEnd::of(endpoint, &status),
             }
-            next = messages.message().await;
+            let Some(patience) = self.patience() else {
+                next = messages.message().await;
+                continue;
+            };
+            next = tokio::select! {
+                message = messages.message() => message,
+                () = self.clock.sleep(patience) => {
+                    return StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} did not rotate our SVID in time") };
+                }
+            };
         }
+    }
+
+    /// How long an open stream may be silent: until the SVID that it brought is late. An agent that hangs, or whose place another
+    /// has taken, keeps its stream open and says nothing more; whoever listens at the endpoint now says how things are.
+    fn patience(&self) -> Option<Duration> {
+        let trust = self.asked.current();
+        let leaf = trust.svid.as_ref()?.leaf();
+        let life = leaf.not_after.since(leaf.not_before);
+        let late = leaf.not_before.plus(life * 3 / 4);
+        // One that answers and is late is asked no more often than this.
+        Some(late.since(self.clock.now().wall).max(life / 8))
     }
 
     /// Shows what a message says, or says why not.
@@ -155,54 +169,51 @@ impl WorkloadSource {
     }
 
     fn show(&self, state: State) {
-        let now = self.clock.now();
         for line in &state.left_out {
             tracing::error!(line, "a part of what the SPIFFE agent said cannot be used");
         }
-        let had = self.published.current().svid.clone();
+        let had = self.asked.current().svid.clone();
         let standing = match &state.svid {
             Some(svid) => {
                 let (id, until) = (svid.spiffe_id(), svid.not_after());
                 tracing::info!(%id, %until, bundles = ?state.bundles, "the SPIFFE agent gave us our SVID and bundles");
-                self.outage().over();
+                self.asked.answered();
                 Standing::Good
             }
             None => {
                 let (pick, given) = (&self.options.pick, listed(&state.given));
                 let why =
                     format!("the SPIFFE agent gives us no longer, or not yet, {pick}; it gives {given}");
-                self.lacking(why, had.is_some(), now.boot)
+                self.lacking(why, had.is_some())
             }
         };
-        self.published.replace(state.svid, state.bundles, standing);
+        self.asked.replace(state.svid, state.bundles, standing);
     }
 
     fn discard(&self, fault: &MessageFault) {
         tracing::error!(%fault, "a message of the SPIFFE agent was discarded: what it said before stays");
         let why = format!("what the SPIFFE agent said cannot be used: {fault}");
-        match self.published.current().standing {
-            Standing::Awaited { .. } => self.published.stand(Standing::Awaited { why }),
+        match self.asked.current().standing {
+            Standing::Awaited { .. } => self.asked.stand(Standing::Awaited { why }),
             Standing::Good | Standing::Stale { .. } => {
-                let now = self.clock.now();
-                let since = self.outage().since(now.wall, now.boot);
-                self.published.stand(Standing::Stale { since, why });
+                let since = self.asked.failing();
+                self.asked.stand(Standing::Stale { since, why });
             }
             Standing::Ended { .. } | Standing::GivenUp { .. } => {}
         }
     }
 
     /// How we stand without an SVID: it is waited for, or was taken.
-    fn lacking(&self, why: String, was_there: bool, now: BootTime) -> Standing {
-        let since = self.outage().since(self.clock.now().wall, now);
-        match self.published.current().standing {
+    fn lacking(&self, why: String, was_there: bool) -> Standing {
+        let since = self.asked.failing();
+        match self.asked.current().standing {
             Standing::Awaited { .. } if !was_there => Standing::Awaited { why },
             _ => Standing::Ended { since, why },
         }
     }
 
     fn ended(&self, end: &StreamEnd) {
-        let trust = self.published.current();
-        let now = self.clock.now();
+        let trust = self.asked.current();
         match end {
             StreamEnd::Closed => {}
             StreamEnd::Denied { said } => {
@@ -213,71 +224,35 @@ impl WorkloadSource {
                 {
                     tracing::error!(%why, "the SPIFFE agent gives us no identity");
                 }
-                let standing = self.lacking(why, trust.svid.is_some(), now.boot);
+                let standing = self.lacking(why, trust.svid.is_some());
                 match trust.standing {
                     Standing::GivenUp { .. } => {}
                     _ if trust.svid.is_some() => {
-                        self.published.replace(None, TrustBundles::clone(&trust.bundles), standing);
+                        self.asked.replace(None, TrustBundles::clone(&trust.bundles), standing);
                     }
-                    _ => self.published.stand(standing),
+                    _ => self.asked.stand(standing),
                 }
             }
             StreamEnd::Never { why } => {
                 tracing::error!(%why, "the SPIFFE agent is not asked again before SIGHUP or a restart");
-                let since = self.outage().since(now.wall, now.boot);
-                self.published.stand(Standing::Ended { since, why: why.clone() });
+                let since = self.asked.failing();
+                self.asked.stand(Standing::Ended { since, why: why.clone() });
             }
             StreamEnd::Away { why } => {
-                let since = self.outage().since(now.wall, now.boot);
+                let since = self.asked.failing();
                 match &trust.standing {
                     Standing::Good => {
                         tracing::warn!(%why, "the SPIFFE agent is away: its last word holds as far as its SVIDs last");
-                        self.published.stand(Standing::Stale { since, why: why.clone() });
+                        self.asked.stand(Standing::Stale { since, why: why.clone() });
                     }
                     Standing::Awaited { why: before } if before != why => {
                         tracing::warn!(%why, "no identity yet");
-                        self.published.stand(Standing::Awaited { why: why.clone() });
+                        self.asked.stand(Standing::Awaited { why: why.clone() });
                     }
                     _ => {}
                 }
             }
         }
-    }
-
-    /// Drops what expires, and everything once the outage is too long.
-    async fn tend(&self) {
-        let mut said_expired = false;
-        loop {
-            self.clock.sleep(limits::IDENTITY_POLL).await;
-            let now = self.clock.now();
-            let trust = self.published.current();
-            if let Some(bundles) = trust.bundles.without_expired(now.wall) {
-                tracing::warn!(?bundles, "roots expired and were dropped");
-                self.published.replace(trust.svid.clone(), bundles, trust.standing.clone());
-            }
-            self.give_up_in_time(now.boot);
-            let expired = trust.svid.as_ref().is_some_and(|svid| now.wall >= svid.not_after());
-            if expired && !said_expired {
-                tracing::error!(svid = ?trust.svid, "our own SVID has expired and was not replaced: nobody will accept it");
-            }
-            said_expired = expired;
-        }
-    }
-
-    fn give_up_in_time(&self, now: BootTime) {
-        let Some(since) = self.outage().too_long(now) else { return };
-        let trust = self.published.current();
-        let why = match &trust.standing {
-            Standing::Stale { why, .. } | Standing::Ended { why, .. } => why.clone(),
-            Standing::Good | Standing::Awaited { .. } | Standing::GivenUp { .. } => return,
-        };
-        tracing::error!(%since, %why, "the source of our identity failed for longer than the limit: nobody is trusted any more");
-        let nobody = TrustBundles::empty().with_svid_life_max(self.options.svid_life_max);
-        self.published.replace(None, nobody, Standing::GivenUp { since, why });
-    }
-
-    fn outage(&self) -> std::sync::MutexGuard<'_, Outage> {
-        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -292,26 +267,20 @@ fn denied(endpoint: &WorkloadEndpoint, said: &str) -> String {
 
 impl IdentitySource for WorkloadSource {
     fn current(&self) -> Arc<Trust> {
-        self.published.current()
+        self.asked.current()
     }
 
     fn watch(&self) -> watch::Receiver<Arc<Trust>> {
-        self.published.watch()
+        self.asked.watch()
     }
 
     fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            tokio::select! {
-                () = shutdown.cancelled() => {}
-                () = self.ask_on() => {}
-                () = self.tend() => {}
-            }
-        })
+        Box::pin(async move { self.asked.follow(self.ask_on(), shutdown).await })
     }
 
     /// Asks at once where we were waiting to ask.
     fn reload(&self) -> Result<Reloaded, LoadError> {
-        self.again.notify_waiters();
+        self.asked.ask_now();
         Ok(Reloaded::Unchanged)
     }
 }

@@ -36,6 +36,8 @@ pub struct Setup {
     pub catalog: BTreeMap<&'static str, String>,
     /// Lines below `[lease]`.
     pub lease: String,
+    /// Lines below `[server]`.
+    pub server: String,
     /// Run on the clocks of this machine.
     pub real_clock: bool,
 }
@@ -47,7 +49,7 @@ impl Default for Setup {
             ("globex.toml", include_str!("catalog/globex.toml").to_owned()),
             ("platform.toml", include_str!("catalog/platform.toml").to_owned()),
         ]);
-        Setup { catalog, lease: String::new(), real_clock: false }
+        Setup { catalog, lease: String::new(), server: String::new(), real_clock: false }
     }
 }
 
@@ -267,12 +269,13 @@ impl World {
 fn config_text(setup: &Setup) -> String {
     let bundles: Vec<String> = DOMAINS.iter().map(|d| format!("\"{d}\" = \"{d}.pem\"")).collect();
     format!(
-        "[server]\ngrpc = \"127.0.0.1:0\"\nprobe = \"127.0.0.1:0\"\nstate = \"state\"\n\
+        "[server]\ngrpc = \"127.0.0.1:0\"\nprobe = \"127.0.0.1:0\"\nstate = \"state\"\n{}\n\
          [issuer]\nurl = \"https://leasehold.example\"\nlisten = \"127.0.0.1:0\"\n\
          [identity]\ncert = \"svid.pem\"\nkey = \"svid.key\"\nbundles = {{ {} }}\n\
          [policy]\ndir = \"policy\"\ncatalog = \"catalog.d\"\n\
          [lease]\n{}\n\
          [ledger]\nfree_space_stop = \"1MiB\"\n",
+        setup.server,
         bundles.join(", "),
         setup.lease
     )

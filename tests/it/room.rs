@@ -1,0 +1,142 @@
+//! What the configuration says of the room that there is, and of the share of it that one identity may take, over the wire.
+
+use std::{sync::mpsc, thread::JoinHandle};
+
+use leasehold::{
+    ledger::Actor,
+    proto::v1::{ListLocksRequest, ReloadCatalogRequest, WhoAmIRequest},
+    reason::{Reason, Refusal},
+};
+use tonic::{Code, Response, Status};
+
+use crate::harness::*;
+
+/// While it is there, every reload waits for it: a request that is in work for as long as a test wants.
+struct Reload {
+    let_go: mpsc::Sender<()>,
+    held: JoinHandle<()>,
+}
+
+impl Reload {
+    async fn held(world: &World) -> Self {
+        let broker = world.daemon().broker.clone();
+        let (let_go, gone) = mpsc::channel();
+        let (begun, has_begun) = tokio::sync::oneshot::channel();
+        let held = std::thread::spawn(move || {
+            let read = || {
+                begun.send(()).unwrap();
+                let _ = gone.recv();
+                Err(Refusal::new(Reason::CatalogInvalid, "a test held it"))
+            };
+            assert!(broker.reload(read, Actor::Daemon("test".into()), true).is_err());
+        });
+        soon("the reload", has_begun).await.unwrap();
+        Reload { let_go, held }
+    }
+
+    fn let_go(self) {
+        self.let_go.send(()).unwrap();
+        self.held.join().unwrap();
+    }
+}
+
+type Asked = tokio::task::JoinHandle<Result<Response<leasehold::proto::v1::ReloadCatalogResponse>, Status>>;
+
+/// Asks until there is room for it.
+fn ask_to_reload(client: &Client) -> Asked {
+    let client = client.clone();
+    tokio::spawn(async move {
+        loop {
+            let answer = client.operators().reload_catalog(ReloadCatalogRequest { dry_run: true }).await;
+            match &answer {
+                Err(status) if status.code() == Code::ResourceExhausted => tokio::task::yield_now().await,
+                _ => return answer,
+            }
+        }
+    })
+}
+
+/// Something that is answered at once, where there is room.
+async fn ask(client: &Client) -> Result<(), Status> {
+    client.operators().list_locks(ListLocksRequest {}).await.map(drop)
+}
+
+async fn until_refused(client: &Client) -> Refused {
+    eventually("a refusal", async || ask(client).await.is_err()).await;
+    Refused::of(&ask(client).await.unwrap_err())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_requests_that_one_identity_may_have_in_work_are_those_that_are_configured() {
+    let world = World::with(|setup| setup.server = "requests_per_peer_max = 2".into()).await;
+    let (operator, again) = (world.client(OPERATOR).await, world.client(OPERATOR).await);
+    let platform = world.client(PLATFORM).await;
+    let reload = Reload::held(&world).await;
+    let first = ask_to_reload(&operator);
+    let second = ask_to_reload(&again);
+    // Both are in work as soon as a third is refused, over whichever connection it comes.
+    let no = until_refused(&operator).await;
+    no.is(Code::ResourceExhausted, "OVERLOADED");
+    assert!(no.text.contains("2 requests in work"), "{}", no.text);
+    Refused::of(&ask(&again).await.unwrap_err()).is(Code::ResourceExhausted, "OVERLOADED");
+    assert!(ask(&platform).await.is_ok(), "others have their own share");
+    operator.revoke(TICKETS).await.unwrap(); // what ends access has room of its own
+    reload.let_go();
+    for asked in [first, second] {
+        soon("the answer", asked).await.unwrap().unwrap();
+    }
+    eventually("room again", async || ask(&operator).await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_requests_that_all_may_have_in_work_are_those_that_are_configured() {
+    let room = "requests_max = 2\nrequests_per_peer_max = 1";
+    let world = World::with(|setup| setup.server = room.into()).await;
+    let (operator, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
+    let launcher = world.client(LAUNCHER).await;
+    let reload = Reload::held(&world).await;
+    let asked = [ask_to_reload(&operator), ask_to_reload(&platform)];
+    until_refused(&operator).await;
+    until_refused(&platform).await;
+    let no = refused(launcher.create(spec(), "k").await);
+    no.is(Code::ResourceExhausted, "OVERLOADED");
+    assert!(no.text.contains("too many requests at once"), "{}", no.text);
+    reload.let_go();
+    for asked in asked {
+        soon("the answer", asked).await.unwrap().unwrap();
+    }
+    eventually("room again", async || launcher.create(spec(), "k").await.is_ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connections_of_one_identity_and_of_all_are_those_that_are_configured() {
+    let room = "connections_max = 3\nconnections_per_peer_max = 2";
+    let world = World::with(|setup| setup.server = room.into()).await;
+    let (one, two) = (world.client(OPERATOR).await, world.client(OPERATOR).await);
+    let three = world.client(OPERATOR).await;
+    let who = async |client: &Client| client.operators().who_am_i(WhoAmIRequest {}).await;
+    assert!(who(&one).await.is_ok() && who(&two).await.is_ok());
+    let no = refused(who(&three).await);
+    no.is(Code::ResourceExhausted, "OVERLOADED");
+    assert!(no.text.contains("2 connections open"), "{}", no.text);
+    drop(three);
+    // The third place is somebody else's, and there is no fourth.
+    let mut others = Vec::new();
+    eventually("the third connection", async || {
+        let connector = world.connector(&world.svid(PLATFORM));
+        match connector.connected_channel().await {
+            Ok(channel) => others.push(channel),
+            Err(_) => assert!(others.is_empty()),
+        }
+        !others.is_empty()
+    })
+    .await;
+    assert!(
+        world.connector(&world.svid(LAUNCHER)).connected_channel().await.is_err(),
+        "all places are taken"
+    );
+    assert!(who(&one).await.is_ok() && who(&two).await.is_ok());
+    drop(others);
+    eventually("a place", async || world.connector(&world.svid(LAUNCHER)).connected_channel().await.is_ok())
+        .await;
+}
