@@ -307,15 +307,37 @@ mod tests {
     fn a_fence_is_pruned_when_nobody_holds_it_and_its_lowering_is_old() {
         let r = Registry::new(Seq(0));
         let keep = Duration::from_secs(60);
+        let late = NOW.plus(Duration::from_secs(3_600));
         let s = r.stand([name("tenant:acme"), name("tenant:other")]);
         r.lower(&name("tenant:acme"), NOW);
-        let late = NOW.plus(Duration::from_secs(3_600));
-        assert_eq!(r.prune(late, keep), 0, "a stand holds both");
-        assert!(!s.is_up());
+        assert_eq!(r.prune(NOW, keep), 0, "a stand holds both");
         drop(s);
         assert_eq!(r.prune(NOW, keep), 1, "the one never lowered goes, the young lowering stays");
         assert_eq!(r.prune(late, keep), 1);
+        let s = r.stand([name("tenant:acme")]);
+        r.lower(&name("tenant:acme"), NOW);
+        assert_eq!(r.prune(late, keep), 0, "a stand holds it, however old its lowering is");
+        assert!(!s.is_up());
+        drop(s);
+        assert_eq!(r.prune(late, keep), 1);
         assert!(r.is_empty());
+    }
+
+    #[test]
+    fn a_fence_that_was_lowered_again_is_kept_by_its_last_lowering() {
+        let r = Registry::new(Seq(0));
+        let (keep, acme) = (Duration::from_secs(60), name("tenant:acme"));
+        r.lower(&acme, NOW);
+        drop(r.stand([acme.clone()]));
+        let again = NOW.plus(Duration::from_secs(50));
+        let last = r.lower(&acme, again).seq;
+        assert_eq!(
+            r.prune(NOW.plus(Duration::from_secs(61)), keep),
+            0,
+            "the first lowering is old, the last is not"
+        );
+        assert_eq!(r.subscribe().snapshot, [(acme, last)]);
+        assert_eq!(r.prune(again.plus(Duration::from_secs(61)), keep), 1);
     }
 
     #[test]

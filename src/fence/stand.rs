@@ -31,7 +31,7 @@ pub(super) struct Fence {
     /// The Seq of the last lowering; 0 where there was none. Stored with Release, so that whoever sees it by an Acquire load
     /// also sees the change of state that came before the lowering.
     pub(super) lowered: AtomicU64,
-    /// Live leases behind this fence: far fewer than it can count, since each takes more than a byte.
+    /// Live leases behind this fence. No machine holds as many as it can count.
     pub(super) behind: AtomicU32,
     /// Whether anybody took a stand here since the last lowering. Touched under the registry's mutex alone.
     pub(super) stood_since: AtomicBool,

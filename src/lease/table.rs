@@ -221,7 +221,7 @@ impl Table {
     }
 
     /// Ends leases that are out of the index by id already, and takes them out of the others: those of one place together,
-    /// which is what makes a million of them a matter of a second.
+    /// under one lock of their job and with one subtraction from each of their fences.
     fn bury(&self, _clearing: &MutexGuard<'_, ()>, out: &mut [Arc<Lease>], now: LeaseTime, cause: &str) {
         // Their own end first: whoever still holds one sees that at its next check.
         for lease in &*out {
