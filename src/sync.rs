@@ -12,7 +12,7 @@ use std::sync as here;
 
 pub(crate) use here::{
     Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64},
+    atomic::{AtomicBool, AtomicU32, AtomicU64},
 };
 // Of the leases alone, which a verifier has none of.
 #[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]

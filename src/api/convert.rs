@@ -242,7 +242,7 @@ pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
             generation: e.generation,
             stood_at: e.stood_at.0,
             state: "ended".into(),
-            cause: e.cause.clone(),
+            cause: e.cause.to_string(),
             ..lease_of(now, e.id, &e.facts)
         },
     }

@@ -254,7 +254,7 @@ impl Broker {
             why: job.spec.why.clone(),
             half: facts.half,
             audience: facts.audience.clone(),
-            scopes: facts.scopes.clone(),
+            scopes: facts.scopes.to_vec(),
             inputs: job.inputs.iter().map(input_record).collect(),
             outputs: job.spec.write.clone(),
             method: job.spec.tune.as_ref().map(|t| t.method),

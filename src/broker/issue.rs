@@ -110,7 +110,7 @@ impl Broker {
                 holder: caller.id().clone(),
                 half: request.half,
                 audience: offer.audience.clone(),
-                scopes: offer.scopes.clone(),
+                scopes: offer.scopes.as_slice().into(),
             });
             self.table
                 .room(&facts, now.lease)

@@ -147,7 +147,7 @@ impl Broker {
                 // It is over, though the clean-up has not come to it yet.
                 Err(why) => {
                     let at = now.min(l.deadline());
-                    let view = || LeaseView::Ended(l.as_ended(at, &why.to_string()));
+                    let view = || LeaseView::Ended(l.as_ended(at, why.to_string()));
                     first.see(LeasePlace::of_ended(at, l.id), view);
                 }
             }
@@ -182,7 +182,7 @@ mod tests {
             holder: "spiffe://td.example/holder".parse().unwrap(),
             half: crate::name::Half::Reading,
             audience: "spiffe://td.example/gateway".parse().unwrap(),
-            scopes: vec![],
+            scopes: [].into(),
         };
         LeaseView::Ended(Ended {
             id: place.id.0,

@@ -116,7 +116,7 @@ impl Broker {
         let now = self.clock.now().lease;
         match lease.check(now) {
             Ok(()) => LeaseView::Live(lease),
-            Err(why) => LeaseView::Ended(lease.as_ended(now.min(lease.deadline()), &why.to_string())),
+            Err(why) => LeaseView::Ended(lease.as_ended(now.min(lease.deadline()), why.to_string())),
         }
     }
 

@@ -173,7 +173,7 @@ impl Broker {
             .filter(|o| o.half == facts.half && o.audience == facts.audience)
             .flat_map(|o| o.locations)
             .collect();
-        let (half, scopes) = (facts.half, facts.scopes.clone());
+        let (half, scopes) = (facts.half, facts.scopes.to_vec());
         Ok((Offer { half, audience: facts.audience.clone(), scopes, locations }, audience))
     }
 
@@ -200,7 +200,7 @@ impl Broker {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::ReleaseLease, &job, "")?;
         match self.own_lease(caller, session, id)? {
-            LeaseView::Ended(over) if over.cause != RELEASED => {
+            LeaseView::Ended(over) if &*over.cause != RELEASED => {
                 return Ok((Ending { seq: self.fences.seq().0, behind: 0 }, None));
             }
             LeaseView::Live(_) | LeaseView::Ended(_) => {}
@@ -236,7 +236,7 @@ const NOT_RENEWED: &str = "not renewed: ";
 
 /// Whether a lease stands behind all that it would stand behind if it were issued today: the catalog says what a job tunes.
 pub(super) fn stands_behind_todays_names(rules: &Rules, job: &Job, lease: &Lease) -> bool {
-    todays_names(rules, job, &lease.facts).iter().all(|name| lease.stand().names().any(|n| n == name))
+    todays_names(rules, job, &lease.facts).iter().all(|name| lease.stand().is_behind(name))
 }
 
 fn todays_names(rules: &Rules, job: &Job, f: &Facts) -> Vec<FenceName> {
@@ -253,7 +253,7 @@ fn lease_reason(refused: Refused) -> Reason {
 }
 
 fn over_refusal(over: &Ended) -> Refusal {
-    let reason = if over.cause == EXPIRED { Reason::LeaseExpired } else { Reason::LeaseEnded };
+    let reason = if &*over.cause == EXPIRED { Reason::LeaseExpired } else { Reason::LeaseEnded };
     Refusal::new(reason, format!("the lease is over: {}", over.cause))
         .fix("ask for a new credential, if the job still may")
 }

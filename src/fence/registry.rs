@@ -1,12 +1,15 @@
 //! The one owner of fences by name.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError, Weak, atomic::Ordering},
+    collections::VecDeque,
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+    sync::{PoisonError, atomic::Ordering},
     time::Duration,
 };
 
+use hashbrown::HashTable;
 use tokio::sync::broadcast;
+use triomphe::{Arc, ThinArc};
 
 use super::{
     Lowering, Seq, Stand, Subscription,
@@ -16,7 +19,7 @@ use crate::{
     clock::LeaseTime,
     limits::FEED_BACKLOG,
     name::FenceName,
-    sync::{AtomicBool, AtomicU64, Mutex, MutexGuard},
+    sync::{AtomicU64, Mutex, MutexGuard},
 };
 
 /// One number that every change which ends leases by a sweep raises before it sweeps: policy, catalog, locks on prefixes.
@@ -47,23 +50,24 @@ pub struct Registry {
     pub(super) feed: broadcast::Sender<Lowering>,
 }
 
+#[derive(Default)]
 pub(super) struct Inner {
     pub(super) seq: Seq,
-    pub(super) by_name: HashMap<FenceName, Entry>,
-    pub(super) sets: HashMap<Arc<[FenceName]>, Weak<FenceSet>>,
-}
-
-pub(super) struct Entry {
-    pub(super) fence: Arc<Fence>,
-    /// When it was last lowered; what pruning goes by.
-    lowered_at: LeaseTime,
+    /// One fence for each name, which is in the fence.
+    pub(super) by_name: HashTable<Arc<Fence>>,
+    /// One set for the same fences: those are told apart by where they are.
+    pub(super) sets: HashTable<FenceSet>,
+    /// What was lowered, in that order, as long as a token from before may be about. Holds the fences of it.
+    young: VecDeque<(LeaseTime, Arc<Fence>)>,
+    /// Names are chosen by whoever asks: their hash is keyed.
+    hasher: RandomState,
 }
 
 impl Registry {
     /// Begins after a Seq: the last one that the ledger holds.
     pub fn new(start: Seq) -> Self {
         Registry {
-            inner: Mutex::new(Inner { seq: start, by_name: HashMap::new(), sets: HashMap::new() }),
+            inner: Mutex::new(Inner { seq: start, ..Inner::default() }),
             revision: AtomicU64::new(1),
             feed: broadcast::Sender::new(FEED_BACKLOG),
         }
@@ -79,9 +83,10 @@ impl Registry {
     /// Whoever stands first and reads jobs, locks, catalog and policy after it cannot miss a change that was made first and
     /// lowered after it.
     pub fn stand(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
+        let names = sorted(names);
         let mut inner = self.lock();
-        let stand = inner.place(names);
-        for f in &stand.set.fences {
+        let stand = inner.place(&names);
+        for f in stand.fences() {
             f.stood_since.store(true, Ordering::Relaxed);
         }
         stand
@@ -90,7 +95,8 @@ impl Registry {
     /// The same place, for whoever only wants to hear of a lowering and asks for nothing there: it makes no later lowering
     /// a new one.
     pub fn observe(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
-        self.lock().place(names)
+        let names = sorted(names);
+        self.lock().place(&names)
     }
 
     /// Ends all that stands behind a name: one store, whatever their number, and one event in the feed.
@@ -101,7 +107,7 @@ impl Registry {
         let mut inner = self.lock();
         let fence = inner.fence(name);
         let before = fence.lowered.load(Ordering::Relaxed);
-        let behind = fence.behind.load(Ordering::Relaxed);
+        let behind = fence.behind();
         if before > 0 && !fence.stood_since.load(Ordering::Relaxed) {
             return Lowered { seq: Seq(before), behind, first: false };
         }
@@ -109,9 +115,7 @@ impl Registry {
         inner.seq = seq;
         fence.stood_since.store(false, Ordering::Relaxed);
         fence.lowered.store(seq.0, Ordering::Release);
-        if let Some(e) = inner.by_name.get_mut(name) {
-            e.lowered_at = now;
-        }
+        inner.young.push_back((now, fence));
         // Under the mutex, so that the feed's order is the order of Seq. No receiver is no fault.
         let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
@@ -119,7 +123,7 @@ impl Registry {
 
     /// Live leases behind a name.
     pub fn behind(&self, name: &FenceName) -> u64 {
-        self.lock().by_name.get(name).map_or(0, |e| e.fence.behind.load(Ordering::Relaxed))
+        self.lock().find(name).map_or(0, |f| f.behind())
     }
 
     /// The present count of lowerings.
@@ -148,9 +152,9 @@ impl Registry {
         let snapshot = inner
             .by_name
             .iter()
-            .filter_map(|(name, e)| {
-                let seq = e.fence.lowered.load(Ordering::Relaxed);
-                (seq > 0).then(|| (name.clone(), Seq(seq)))
+            .filter_map(|f| {
+                let seq = f.lowered.load(Ordering::Relaxed);
+                (seq > 0).then(|| (f.name.clone(), Seq(seq)))
             })
             .collect();
         Subscription { snapshot, at: inner.seq, lowerings: self.feed.subscribe() }
@@ -161,14 +165,13 @@ impl Registry {
     /// `retention` is the longest token life used in this epoch and a margin.
     pub fn prune(&self, now: LeaseTime, retention: Duration) -> usize {
         let mut inner = self.lock();
-        inner.sets.retain(|_, set| set.strong_count() > 0);
-        let before = inner.by_name.len();
+        while inner.young.front().is_some_and(|(at, _)| now.since(*at) > retention) {
+            inner.young.pop_front();
+        }
         // New holders are made under this mutex alone, so a count of one means nobody holds it and nobody can begin to.
-        inner.by_name.retain(|_, e| {
-            let held = Arc::strong_count(&e.fence) > 1;
-            let lowered = e.fence.lowered.load(Ordering::Relaxed) > 0;
-            held || (lowered && now.since(e.lowered_at) <= retention)
-        });
+        inner.sets.retain(|set| ThinArc::strong_count(set) > 1);
+        let before = inner.by_name.len();
+        inner.by_name.retain(|fence| Arc::strong_count(fence) > 1);
         before.saturating_sub(inner.by_name.len())
     }
 
@@ -182,34 +185,38 @@ impl Registry {
     }
 }
 
+fn sorted(names: impl IntoIterator<Item = FenceName>) -> Vec<FenceName> {
+    let mut names: Vec<FenceName> = names.into_iter().collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 impl Inner {
-    fn place(&mut self, names: impl IntoIterator<Item = FenceName>) -> Stand {
-        let mut names: Vec<FenceName> = names.into_iter().collect();
-        names.sort_unstable();
-        names.dedup();
-        let at = self.seq;
-        if let Some(set) = self.sets.get(names.as_slice()).and_then(Weak::upgrade) {
-            return Stand { at, set };
-        }
-        let names: Arc<[FenceName]> = names.into();
-        let fences = names.iter().map(|name| self.fence(name)).collect();
-        let set = Arc::new(FenceSet { fences });
-        self.sets.insert(names, Arc::downgrade(&set));
-        Stand { at, set }
+    fn place(&mut self, names: &[FenceName]) -> Stand {
+        let fences: Vec<Arc<Fence>> = names.iter().map(|name| self.fence(name)).collect();
+        let Inner { seq, sets, hasher, .. } = self;
+        let hash_of = |fences: &[Arc<Fence>]| {
+            let mut state = hasher.build_hasher();
+            fences.iter().for_each(|f| Arc::as_ptr(f).hash(&mut state));
+            state.finish()
+        };
+        let is_this = |set: &FenceSet| {
+            set.slice.len() == fences.len() && set.slice.iter().zip(&fences).all(|(a, b)| Arc::ptr_eq(a, b))
+        };
+        let entry = sets.entry(hash_of(&fences), is_this, |set| hash_of(&set.slice));
+        let set = entry.or_insert_with(|| ThinArc::from_header_and_iter((), fences.iter().cloned()));
+        Stand { at: *seq, set: set.get().clone() }
+    }
+
+    fn find(&self, name: &FenceName) -> Option<&Arc<Fence>> {
+        self.by_name.find(self.hasher.hash_one(name), |f| f.name == *name)
     }
 
     pub(super) fn fence(&mut self, name: &FenceName) -> Arc<Fence> {
-        if let Some(e) = self.by_name.get(name) {
-            return e.fence.clone();
-        }
-        let fence = Arc::new(Fence {
-            name: name.clone(),
-            lowered: AtomicU64::new(0),
-            stood_since: AtomicBool::new(false),
-            behind: AtomicU64::new(0),
-        });
-        self.by_name.insert(name.clone(), Entry { fence: fence.clone(), lowered_at: LeaseTime(0) });
-        fence
+        let Inner { by_name, hasher, .. } = self;
+        let entry = by_name.entry(hasher.hash_one(name), |f| f.name == *name, |f| hasher.hash_one(&f.name));
+        entry.or_insert_with(|| Arc::new(Fence::new(name.clone()))).get().clone()
     }
 }
 
@@ -300,15 +307,37 @@ mod tests {
     fn a_fence_is_pruned_when_nobody_holds_it_and_its_lowering_is_old() {
         let r = Registry::new(Seq(0));
         let keep = Duration::from_secs(60);
+        let late = NOW.plus(Duration::from_secs(3_600));
         let s = r.stand([name("tenant:acme"), name("tenant:other")]);
         r.lower(&name("tenant:acme"), NOW);
-        let late = NOW.plus(Duration::from_secs(3_600));
-        assert_eq!(r.prune(late, keep), 0, "a stand holds both");
-        assert!(!s.is_up());
+        assert_eq!(r.prune(NOW, keep), 0, "a stand holds both");
         drop(s);
         assert_eq!(r.prune(NOW, keep), 1, "the one never lowered goes, the young lowering stays");
         assert_eq!(r.prune(late, keep), 1);
+        let s = r.stand([name("tenant:acme")]);
+        r.lower(&name("tenant:acme"), NOW);
+        assert_eq!(r.prune(late, keep), 0, "a stand holds it, however old its lowering is");
+        assert!(!s.is_up());
+        drop(s);
+        assert_eq!(r.prune(late, keep), 1);
         assert!(r.is_empty());
+    }
+
+    #[test]
+    fn a_fence_that_was_lowered_again_is_kept_by_its_last_lowering() {
+        let r = Registry::new(Seq(0));
+        let (keep, acme) = (Duration::from_secs(60), name("tenant:acme"));
+        r.lower(&acme, NOW);
+        drop(r.stand([acme.clone()]));
+        let again = NOW.plus(Duration::from_secs(50));
+        let last = r.lower(&acme, again).seq;
+        assert_eq!(
+            r.prune(NOW.plus(Duration::from_secs(61)), keep),
+            0,
+            "the first lowering is old, the last is not"
+        );
+        assert_eq!(r.subscribe().snapshot, [(acme, last)]);
+        assert_eq!(r.prune(again.plus(Duration::from_secs(61)), keep), 1);
     }
 
     #[test]
@@ -326,7 +355,7 @@ mod tests {
         let r = Registry::new(Seq(0));
         let a = r.stand([name("tenant:a"), name("tenant:b")]);
         let b = r.stand([name("tenant:b"), name("tenant:a"), name("tenant:b")]);
-        assert!(Arc::ptr_eq(&a.set, &b.set));
+        assert_eq!(a.place(), b.place());
         let c = r.stand([name("tenant:a")]);
         assert_eq!(a.place(), b.place());
         assert_ne!(a.place(), c.place());
@@ -342,7 +371,7 @@ mod tests {
         assert_eq!((r.prune(NOW, keep), r.len(), r.lock().sets.len()), (1, 2, 1));
         assert!(!r.is_empty());
         let b = r.stand([name("tenant:a"), name("tenant:b")]);
-        assert!(Arc::ptr_eq(&a.set, &b.set), "who stands there still shares it");
+        assert_eq!(a.place(), b.place(), "who stands there still shares it");
         drop((a, b));
         assert_eq!((r.prune(NOW, keep), r.len(), r.lock().sets.len()), (2, 0, 0));
     }
@@ -354,7 +383,7 @@ mod tests {
         s.enter();
         s.enter();
         assert_eq!(r.behind(&name("tenant:a")), 2);
-        s.leave();
+        s.leave(1);
         assert_eq!(r.lower(&name("tenant:b"), NOW).behind, 1);
         assert_eq!(r.behind(&name("tenant:c")), 0);
     }

@@ -1,13 +1,12 @@
 //! A stand: a place behind a set of fences, taken at one Seq.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{fmt, sync::atomic::Ordering};
+
+use triomphe::{Arc, ThinArc};
 
 use crate::{
     name::FenceName,
-    sync::{AtomicBool, AtomicU64},
+    sync::{AtomicBool, AtomicU32, AtomicU64},
 };
 
 /// The count of lowerings. Goes on over restarts; 0 is before the first.
@@ -24,23 +23,39 @@ impl fmt::Display for Seq {
 }
 
 /// A name and the Seq of its last lowering. Written under the registry's mutex alone, read by anyone.
+///
+/// There are as many as there are members, times three: 40 bytes with the count of who holds it, beside the name's text.
 #[derive(Debug)]
 pub(super) struct Fence {
     pub(super) name: FenceName,
     /// The Seq of the last lowering; 0 where there was none. Stored with Release, so that whoever sees it by an Acquire load
     /// also sees the change of state that came before the lowering.
     pub(super) lowered: AtomicU64,
+    /// Live leases behind this fence. No machine holds as many as it can count.
+    pub(super) behind: AtomicU32,
     /// Whether anybody took a stand here since the last lowering. Touched under the registry's mutex alone.
     pub(super) stood_since: AtomicBool,
-    /// Live leases behind this fence.
-    pub(super) behind: AtomicU64,
 }
 
-/// The fences of one set of names. Leases of one member, half and set of resources share one.
-#[derive(Debug)]
-pub(super) struct FenceSet {
-    pub(super) fences: Box<[Arc<Fence>]>,
+impl Fence {
+    /// Nobody stands there yet.
+    pub(super) fn new(name: FenceName) -> Self {
+        Fence {
+            name,
+            lowered: AtomicU64::new(0),
+            behind: AtomicU32::new(0),
+            stood_since: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn behind(&self) -> u64 {
+        self.behind.load(Ordering::Relaxed).into()
+    }
 }
+
+/// The fences of one set of names, sorted by name. Leases of one member, half and set of resources share one, which is why
+/// its fences lie in it and not a step further: a check of a lease that nobody looked at lately waits for each step.
+pub(super) type FenceSet = ThinArc<(), Arc<Fence>>;
 
 /// A place behind fences, taken before the decision that it is for.
 ///
@@ -49,10 +64,14 @@ pub(super) struct FenceSet {
 #[must_use = "a stand is taken in order to be looked at again"]
 pub struct Stand {
     pub(super) at: Seq,
-    pub(super) set: Arc<FenceSet>,
+    pub(super) set: FenceSet,
 }
 
 impl Stand {
+    pub(super) fn fences(&self) -> &[Arc<Fence>] {
+        &self.set.slice
+    }
+
     /// The Seq at which it was taken.
     pub fn at(&self) -> Seq {
         self.at
@@ -60,13 +79,12 @@ impl Stand {
 
     /// Whether no fence was lowered since. A dozen Acquire loads, no lock.
     pub fn is_up(&self) -> bool {
-        self.set.fences.iter().all(|f| f.lowered.load(Ordering::Acquire) <= self.at.0)
+        self.fences().iter().all(|f| f.lowered.load(Ordering::Acquire) <= self.at.0)
     }
 
     /// The fence lowered since with the lowest Seq, if any was.
     pub fn lowered(&self) -> Option<(&FenceName, Seq)> {
-        self.set
-            .fences
+        self.fences()
             .iter()
             .map(|f| (&f.name, f.lowered.load(Ordering::Acquire)))
             .filter(|(_, seq)| *seq > self.at.0)
@@ -77,38 +95,45 @@ impl Stand {
     /// The last lowering of any of its fences, before it was taken or after.
     #[cfg(feature = "server")]
     pub(crate) fn last_lowering(&self) -> Seq {
-        Seq(self.set.fences.iter().map(|f| f.lowered.load(Ordering::Acquire)).max().unwrap_or(0))
+        Seq(self.fences().iter().map(|f| f.lowered.load(Ordering::Acquire)).max().unwrap_or(0))
     }
 
     /// The same number for all stands behind the same names, as long as one of them is held.
     #[cfg(feature = "server")]
     pub(crate) fn place(&self) -> usize {
-        Arc::as_ptr(&self.set).addr()
+        self.set.as_ptr().addr()
     }
 
     /// All names lowered since, in no order.
     pub fn lowered_names(&self) -> impl Iterator<Item = &FenceName> {
-        self.set.fences.iter().filter(|f| f.lowered.load(Ordering::Acquire) > self.at.0).map(|f| &f.name)
+        self.fences().iter().filter(|f| f.lowered.load(Ordering::Acquire) > self.at.0).map(|f| &f.name)
     }
 
     /// The names that it stands behind.
     pub fn names(&self) -> impl Iterator<Item = &FenceName> {
-        self.set.fences.iter().map(|f| &f.name)
+        self.fences().iter().map(|f| &f.name)
+    }
+
+    /// Whether it stands behind a name.
+    #[cfg(feature = "server")]
+    pub fn is_behind(&self, name: &FenceName) -> bool {
+        self.names().any(|n| n == name)
     }
 
     /// Counts one live lease behind each fence.
     #[cfg(any(test, feature = "server"))]
     pub(crate) fn enter(&self) {
-        for f in &self.set.fences {
+        for f in self.fences() {
             f.behind.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Takes one live lease off each fence's count. Once for each [`Stand::enter`].
+    /// Takes leases of this place off each fence's count. Each once for its [`Stand::enter`].
     #[cfg(any(test, feature = "server"))]
-    pub(crate) fn leave(&self) {
-        for f in &self.set.fences {
-            f.behind.fetch_sub(1, Ordering::Relaxed);
+    pub(crate) fn leave(&self, leases: usize) {
+        let leases = u32::try_from(leases).unwrap_or(u32::MAX);
+        for f in self.fences() {
+            f.behind.fetch_sub(leases, Ordering::Relaxed);
         }
     }
 }

@@ -9,7 +9,7 @@ impl Registry {
     /// Forgets what has no lease behind it, whoever stands there.
     pub fn prune_by_lease_count(&self) {
         let mut inner = self.lock();
-        inner.by_name.retain(|_, e| e.fence.behind.load(Ordering::Relaxed) > 0);
+        inner.by_name.retain(|fence| fence.behind() > 0);
         inner.sets.clear();
     }
 
@@ -28,7 +28,7 @@ impl Registry {
         };
         fence.lowered.store(seq.0, Ordering::Release);
         let _ = self.feed.send(Lowering::new(seq, name.clone()));
-        Lowered { seq, behind: fence.behind.load(Ordering::Relaxed), first: true }
+        Lowered { seq, behind: fence.behind(), first: true }
     }
 
     /// Takes a lowering back, as an unlocking might.

@@ -1,11 +1,13 @@
 //! The short memory of leases that ended: for a bounded time, and a bounded number of them.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::VecDeque,
     sync::{Arc, PoisonError},
 };
 
-use super::{Facts, Lease};
+use hashbrown::HashTable;
+
+use super::{Facts, Lease, index::hash};
 use crate::{
     clock::LeaseTime,
     fence::Seq,
@@ -25,13 +27,13 @@ pub struct Ended {
     pub generation: u32,
     pub stood_at: Seq,
     pub at: LeaseTime,
-    /// In one line.
-    pub cause: String,
+    /// In one line. Leases that one cause ended share it.
+    pub cause: Arc<str>,
 }
 
 impl Lease {
     /// How it is remembered once it ended.
-    pub fn as_ended(&self, at: LeaseTime, cause: &str) -> Ended {
+    pub fn as_ended(&self, at: LeaseTime, cause: impl Into<Arc<str>>) -> Ended {
         Ended {
             id: self.id,
             facts: self.facts.clone(),
@@ -41,7 +43,7 @@ impl Lease {
             generation: self.generation(),
             stood_at: self.stand().at(),
             at,
-            cause: cause.to_owned(),
+            cause: cause.into(),
         }
     }
 }
@@ -52,8 +54,40 @@ pub(super) struct Memory(Mutex<Remembered>);
 
 #[derive(Debug, Default)]
 struct Remembered {
-    by_id: HashMap<LeaseId, Ended>,
-    order: VecDeque<(LeaseTime, LeaseId)>,
+    /// Each by its number: the first that was ever remembered has 0.
+    by_id: HashTable<(LeaseId, usize)>,
+    order: VecDeque<Ended>,
+    /// As many as were forgotten, which is the number of the first in `order`.
+    forgotten: usize,
+}
+
+impl Remembered {
+    fn place(&self, id: LeaseId) -> Option<usize> {
+        let (_, number) = self.by_id.find(hash(id), |(other, _)| *other == id)?;
+        number.checked_sub(self.forgotten)
+    }
+
+    fn add(&mut self, ended: Ended) {
+        let place = self.place(ended.id);
+        if let Some(there) = place.and_then(|place| self.order.get_mut(place)) {
+            *there = ended;
+            return;
+        }
+        let (id, number) = (ended.id, self.forgotten.saturating_add(self.order.len()));
+        self.by_id.insert_unique(hash(id), (id, number), |(id, _)| hash(*id));
+        self.order.push_back(ended);
+        if self.order.len() > limits::LEASES_ENDED_MAX {
+            self.forget_first();
+        }
+    }
+
+    fn forget_first(&mut self) {
+        let Some(oldest) = self.order.pop_front() else { return };
+        if let Ok(found) = self.by_id.find_entry(hash(oldest.id), |(id, _)| *id == oldest.id) {
+            found.remove();
+        }
+        self.forgotten = self.forgotten.saturating_add(1);
+    }
 }
 
 impl Memory {
@@ -61,41 +95,28 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers one more, and forgets the oldest where there are too many. A lease that is there already keeps its place
-    /// and gets the newer cause.
-    pub(super) fn add(&self, ended: Ended) {
+    /// Remembers more, and forgets the oldest where there are too many. A lease that is there already keeps its place and
+    /// gets the newer cause.
+    pub(super) fn add(&self, ended: impl IntoIterator<Item = Ended>) {
         let mut memory = self.lock();
-        let (at, id) = (ended.at, ended.id);
-        if memory.by_id.insert(id, ended).is_some() {
-            return;
-        }
-        memory.order.push_back((at, id));
-        if memory.order.len() > limits::LEASES_ENDED_MAX
-            && let Some((_, oldest)) = memory.order.pop_front()
-        {
-            memory.by_id.remove(&oldest);
-        }
+        ended.into_iter().for_each(|e| memory.add(e));
     }
 
     /// Forgets those that ended longer ago than they are kept.
     pub(super) fn prune(&self, now: LeaseTime) {
         let mut memory = self.lock();
-        while let Some((at, id)) = memory.order.front().copied() {
-            if now.since(at) <= limits::LEASES_ENDED_KEPT {
-                break;
-            }
-            memory.order.pop_front();
-            memory.by_id.remove(&id);
+        while memory.order.front().is_some_and(|e| now.since(e.at) > limits::LEASES_ENDED_KEPT) {
+            memory.forget_first();
         }
     }
 
     pub(super) fn find(&self, id: LeaseId) -> Option<Ended> {
-        self.lock().by_id.get(&id).cloned()
+        let memory = self.lock();
+        memory.order.get(memory.place(id)?).cloned()
     }
 
     /// Newest first.
     pub(super) fn each(&self, see: impl FnMut(&Ended)) {
-        let memory = self.lock();
-        memory.order.iter().rev().filter_map(|(_, id)| memory.by_id.get(id)).for_each(see);
+        self.lock().order.iter().rev().for_each(see);
     }
 }

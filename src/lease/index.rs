@@ -20,7 +20,7 @@ const ID_SHARDS: usize = if MODEL { 2 } else { 256 };
 const JOB_SHARDS: usize = if MODEL { 1 } else { 64 };
 
 // An id is 128 random bits that nobody outside chooses: one half is the hash, the other the shard.
-fn hash(id: LeaseId) -> u64 {
+pub(super) fn hash(id: LeaseId) -> u64 {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
     let low = id.0 as u64;
     low
@@ -65,10 +65,11 @@ impl ById {
         shard.find(hash(id), |l| l.id == id).cloned()
     }
 
-    /// Of several that take it out, one gets it.
-    pub(super) fn remove(&self, id: LeaseId) -> Option<Arc<Lease>> {
+    /// Takes a lease out where `over` says so when it sees it. Of several that take it out, one gets it.
+    pub(super) fn remove_if(&self, id: LeaseId, over: impl FnOnce(&Lease) -> bool) -> Option<Arc<Lease>> {
         let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
-        shard.find_entry(hash(id), |l| l.id == id).ok().map(|e| e.remove().0)
+        let found = shard.find_entry(hash(id), |l| l.id == id).ok()?;
+        over(found.get()).then(|| found.remove().0)
     }
 
     /// Shows all of them, a part at a time: no look-up waits for the whole.
@@ -92,7 +93,7 @@ struct Group {
 impl Group {
     /// Whether its leases stand behind a name. They all stand behind the same ones.
     fn is_behind(&self, name: &FenceName) -> bool {
-        self.leases.iter().next().is_some_and(|l| l.stand.names().any(|n| n == name))
+        self.leases.iter().next().is_some_and(|l| l.stand.is_behind(name))
     }
 }
 
@@ -135,21 +136,18 @@ impl ByJob {
         }
     }
 
-    /// Gives back a place that no lease was made in, or whose lease was taken out.
-    pub(super) fn give_back(&self, job: JobId) {
-        let mut shard = self.shard(job);
-        let Some(j) = shard.get_mut(&job) else { return };
-        j.count = j.count.saturating_sub(1);
-        if j.count == 0 {
-            shard.remove(&job);
-        }
-    }
-
     /// Makes the lease in a place that was reserved.
     pub(super) fn make(&self, stand: Stand, mut terms: Terms) -> Arc<Lease> {
         let mut shard = self.shard(terms.facts.job);
         let job = shard.entry(terms.facts.job).or_default();
-        let group = job.groups.entry(stand.place()).or_insert_with(|| Group {
+        let place = stand.place();
+        if !job.groups.contains_key(&place)
+            && let Some(facts) = Arc::get_mut(&mut terms.facts)
+            && let Some(others) = job.groups.values().next()
+        {
+            facts.share(&others.facts);
+        }
+        let group = job.groups.entry(place).or_insert_with(|| Group {
             facts: terms.facts.clone(),
             leases: HashTable::new(),
             seen: stand.at(),
@@ -162,17 +160,25 @@ impl ByJob {
         lease
     }
 
-    /// Takes a lease out. Its place is given back by [`ByJob::give_back`].
-    pub(super) fn remove(&self, lease: &Lease) {
-        let mut shard = self.shard(lease.facts.job);
-        let Some(job) = shard.get_mut(&lease.facts.job) else { return };
-        let place = lease.stand.place();
-        let Some(group) = job.groups.get_mut(&place) else { return };
-        if let Ok(found) = group.leases.find_entry(hash(lease.id), |l| std::ptr::eq(&**l, lease)) {
-            found.remove();
+    /// Takes out leases of one job and place, and gives back what they took of the job's quota.
+    pub(super) fn remove(&self, leases: &[Arc<Lease>]) {
+        let Some(first) = leases.first() else { return };
+        let (id, place) = (first.facts.job, first.stand.place());
+        let mut shard = self.shard(id);
+        let Some(job) = shard.get_mut(&id) else { return };
+        if let Some(group) = job.groups.get_mut(&place) {
+            for lease in leases {
+                if let Ok(found) = group.leases.find_entry(hash(lease.id), |l| Arc::ptr_eq(l, lease)) {
+                    found.remove();
+                }
+            }
+            if group.leases.is_empty() {
+                job.groups.remove(&place);
+            }
         }
-        if group.leases.is_empty() {
-            job.groups.remove(&place);
+        job.count = job.count.saturating_sub(leases.len());
+        if job.count == 0 {
+            shard.remove(&id);
         }
     }
 

@@ -38,7 +38,7 @@ impl Scene {
             holder: format!("spiffe://td.example/w/{n}").parse().unwrap(),
             half: Half::Reading,
             audience: "spiffe://td.example/files".parse().unwrap(),
-            scopes: Vec::new(),
+            scopes: [].into(),
         };
         let stand = self.fences.stand([FenceName::job(job)]);
         let terms =
@@ -99,6 +99,6 @@ fn law_36_ended_leases_are_remembered_in_a_bounded_number_and_the_oldest_go_firs
     }
     assert_eq!(s.table.ended().len(), LEASES_ENDED_MAX);
     assert!(s.table.find_ended(LeaseId(more as u128)).is_none());
-    assert_eq!(s.table.find_ended(LeaseId(more as u128 + 1)).unwrap().cause, "released");
+    assert_eq!(s.table.find_ended(LeaseId(more as u128 + 1)).unwrap().cause.as_ref(), "released");
     assert!(s.table.is_empty());
 }

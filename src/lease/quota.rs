@@ -69,11 +69,11 @@ impl<K: Clone + Eq + Hash> Tally<K> {
         }
     }
 
-    /// Gives one place back.
-    pub(super) fn give_back(&self, name: &K) {
+    /// Gives places back.
+    pub(super) fn give_back(&self, name: &K, places: usize) {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut e) = taken.entry(name.clone()) {
-            *e.get_mut() = e.get().saturating_sub(1);
+            *e.get_mut() = e.get().saturating_sub(places);
             if *e.get() == 0 {
                 e.remove();
             }

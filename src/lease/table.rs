@@ -22,6 +22,9 @@ use crate::{
 /// What is remembered of a lease whose deadline came.
 pub const EXPIRED: &str = "expired";
 
+/// Leases that a sweep takes out before others may have their turn.
+const CLEARED_AT_ONCE: usize = 1_000;
+
 /// Why a lease was not made, or not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unborn {
@@ -130,9 +133,8 @@ impl Table {
             for lease in dead {
                 let name = lease.stand.lowered().map(|(name, _)| name);
                 let cause = name.map_or_else(String::new, |name| format!("{name} was revoked"));
-                if let Some(lease) = self.take_out(&clearing, lease.id, now, &cause) {
-                    self.untold.lock().unwrap_or_else(PoisonError::into_inner).push(lease);
-                }
+                let gone = self.take_out(&clearing, [lease.id], now, &cause);
+                self.untold.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
             }
         }
     }
@@ -159,12 +161,11 @@ impl Table {
 
     /// Puts it into every index.
     pub(super) fn put(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
-        let facts = terms.facts.clone();
-        self.with_dead_out(&facts, terms.issued, || self.reserve(&facts))?;
+        self.with_dead_out(&terms.facts, terms.issued, || self.reserve(&terms.facts))?;
         let lease = self.by_job.make(grant.into_parts().stand, terms);
         lease.stand.enter();
         if !self.by_id.insert(lease.clone()) {
-            self.unindex(&lease);
+            self.unindex(std::slice::from_ref(&lease));
             return Err(Unborn::IdTaken(lease.id));
         }
         self.deadlines.arm(lease.id, lease.deadline());
@@ -183,13 +184,13 @@ impl Table {
             return Err(QuotaExceeded::Tenant(q.tenant));
         }
         if !self.holders.take(&facts.holder, q.holder) {
-            self.tenants.give_back(&facts.tenant);
+            self.tenants.give_back(&facts.tenant, 1);
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(QuotaExceeded::Holder(q.holder));
         }
         if !self.by_job.reserve(facts.job, q.job) {
-            self.holders.give_back(&facts.holder);
-            self.tenants.give_back(&facts.tenant);
+            self.holders.give_back(&facts.holder, 1);
+            self.tenants.give_back(&facts.tenant, 1);
             self.count.fetch_sub(1, Ordering::Relaxed);
             return Err(QuotaExceeded::Job(q.job));
         }
@@ -203,35 +204,53 @@ impl Table {
     /// Ends a lease and takes it out of every index; remembers it for a while. `None` where it is not there (any more): of
     /// several that try, one does.
     pub fn remove(&self, id: LeaseId, now: LeaseTime, cause: &str) -> Option<Arc<Lease>> {
-        self.take_out(&self.clearing(), id, now, cause)
+        self.take_out(&self.clearing(), [id], now, cause).pop()
     }
 
+    /// The same for many. Answers those that it was that took them out.
     fn take_out(
         &self,
-        _clearing: &MutexGuard<'_, ()>,
-        id: LeaseId,
+        clearing: &MutexGuard<'_, ()>,
+        ids: impl IntoIterator<Item = LeaseId>,
         now: LeaseTime,
         cause: &str,
-    ) -> Option<Arc<Lease>> {
-        let lease = self.by_id.remove(id)?;
-        // Its own end first: whoever still holds it sees that at its next check.
-        lease.cell.end();
-        self.unindex(&lease);
-        let ended = lease.as_ended(now, cause);
-        if self.events.receiver_count() > 0 {
-            let _ = self.events.send(LeaseEvent::Ended(ended.clone()));
-        }
-        self.ended.add(ended);
-        Some(lease)
+    ) -> Vec<Arc<Lease>> {
+        let mut out: Vec<_> = ids.into_iter().filter_map(|id| self.by_id.remove_if(id, |_| true)).collect();
+        self.bury(clearing, &mut out, now, cause);
+        out
     }
 
-    fn unindex(&self, lease: &Lease) {
-        self.by_job.remove(lease);
-        lease.stand.leave();
-        self.by_job.give_back(lease.facts.job);
-        self.holders.give_back(&lease.facts.holder);
-        self.tenants.give_back(&lease.facts.tenant);
-        self.count.fetch_sub(1, Ordering::Relaxed);
+    /// Ends leases that are out of the index by id already, and takes them out of the others: those of one place together,
+    /// under one lock of their job and with one subtraction from each of their fences.
+    fn bury(&self, _clearing: &MutexGuard<'_, ()>, out: &mut [Arc<Lease>], now: LeaseTime, cause: &str) {
+        // Their own end first: whoever still holds one sees that at its next check.
+        for lease in &*out {
+            lease.cell.end();
+        }
+        let kind = |l: &Arc<Lease>| (l.stand.place(), Arc::as_ptr(&l.facts));
+        out.sort_unstable_by_key(kind);
+        for alike in out.chunk_by(|a, b| kind(a) == kind(b)) {
+            self.unindex(alike);
+        }
+        let cause: Arc<str> = cause.into();
+        let ended = out.iter().map(|l| l.as_ended(now, cause.clone()));
+        if self.events.receiver_count() > 0 {
+            for e in ended.clone() {
+                let _ = self.events.send(LeaseEvent::Ended(e));
+            }
+        }
+        self.ended.add(ended);
+    }
+
+    /// Takes leases of one place and of the same facts out of every index but that by id.
+    fn unindex(&self, alike: &[Arc<Lease>]) {
+        let Some(first) = alike.first() else { return };
+        let n = alike.len();
+        self.by_job.remove(alike);
+        first.stand.leave(n);
+        self.holders.give_back(&first.facts.holder, n);
+        self.tenants.give_back(&first.facts.tenant, n);
+        self.count.fetch_sub(n, Ordering::Relaxed);
     }
 
     /// Looks at up to `max` deadlines that came, and ends those that are still due. Answers them, and how many were looked
@@ -239,13 +258,20 @@ impl Table {
     pub fn expire(&self, now: LeaseTime, max: usize) -> (Vec<Arc<Lease>>, usize) {
         let due = self.deadlines.due(now, max);
         let looked = due.len();
-        let mut gone = Vec::new();
+        let clearing = self.clearing();
+        let (mut gone, mut later) = (Vec::new(), Vec::new());
         for id in due {
-            let Some(lease) = self.find(id) else { continue };
-            match lease.cell.fire(now) {
-                Fired::Later(deadline) => self.deadlines.arm(id, deadline),
-                Fired::Expired | Fired::Already => gone.extend(self.remove(id, now, EXPIRED)),
-            }
+            gone.extend(self.by_id.remove_if(id, |lease| match lease.cell.fire(now) {
+                Fired::Later(deadline) => {
+                    later.push((id, deadline));
+                    false
+                }
+                Fired::Expired | Fired::Already => true,
+            }));
+        }
+        self.bury(&clearing, &mut gone, now, EXPIRED);
+        for (id, deadline) in later {
+            self.deadlines.arm(id, deadline);
         }
         (gone, looked)
     }
@@ -264,10 +290,12 @@ impl Table {
                 dead.push(l.id);
             }
         });
-        let mut gone: Vec<Arc<Lease>> =
-            dead.into_iter().filter_map(|id| self.remove(id, now, cause)).collect();
+        let mut gone = Vec::with_capacity(dead.len());
+        for turn in dead.chunks(CLEARED_AT_ONCE) {
+            gone.extend(self.take_out(&self.clearing(), turn.iter().copied(), now, cause));
+        }
         let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
-        gone.extend(untold.extract_if(.., |l| l.stand.names().any(|n| n == name)));
+        gone.extend(untold.extract_if(.., |l| l.stand.is_behind(name)));
         gone
     }
 

@@ -42,7 +42,7 @@ impl Who {
             holder: self.holder().parse().unwrap(),
             half: Half::Reading,
             audience: "spiffe://td.example/files".parse().unwrap(),
-            scopes: Vec::new(),
+            scopes: [].into(),
         })
     }
 
@@ -225,7 +225,7 @@ proptest! {
                     let Some(id) = naive.nth(lease) else { continue };
                     prop_assert!(table.remove(id, naive.now, "released").is_some());
                     prop_assert!(table.remove(id, naive.now, "released").is_none());
-                    prop_assert_eq!(table.find_ended(id).map(|e| e.cause), Some("released".to_owned()));
+                    prop_assert_eq!(table.find_ended(id).map(|e| e.cause), Some("released".into()));
                     naive.there.remove(&id);
                 }
                 Step::Lower { job, member, which, sweep } => {
@@ -315,7 +315,7 @@ fn law_07_a_lowering_frees_its_places_at_once_and_its_sweep_still_tells_of_each_
     table.insert(grant(&fences, who), terms(3, who, START, 100)).unwrap();
     table.insert(grant(&fences, who), terms(4, who, START, 100)).unwrap();
     assert_eq!(table.room(&who.facts(), START), Err(QuotaExceeded::Job(2)));
-    assert_eq!(table.find_ended(LeaseId(1)).map(|e| e.cause), Some(format!("{attempt} was revoked")));
+    assert_eq!(table.find_ended(LeaseId(1)).map(|e| e.cause), Some(format!("{attempt} was revoked").into()));
     let told: BTreeSet<u128> = table.sweep(&attempt, START, "ended").iter().map(|l| l.id.0).collect();
     assert_eq!(told, [1, 2].into());
     assert!(table.sweep(&attempt, START, "ended").is_empty(), "law 26: an ending is told once");
@@ -403,7 +403,7 @@ fn law_37_whoever_watches_leases_without_reading_stops_nobody_and_is_told_what_i
     assert!(matches!(slow.try_recv(), Err(TryRecvError::Lagged(6))));
     assert!(matches!(slow.try_recv(), Ok(LeaseEvent::Made(l)) if l.id == LeaseId(3)));
     assert!(
-        matches!(slow.try_recv(), Ok(LeaseEvent::Ended(e)) if e.id == LeaseId(3) && e.cause == "released")
+        matches!(slow.try_recv(), Ok(LeaseEvent::Ended(e)) if e.id == LeaseId(3) && &*e.cause == "released")
     );
 }
 

@@ -45,7 +45,7 @@ fn terms() -> Terms {
             holder: "spiffe://td.example/tuner".parse().unwrap(),
             half: Half::Reading,
             audience: "spiffe://td.example/files".parse().unwrap(),
-            scopes: Vec::new(),
+            scopes: [].into(),
         }),
     }
 }

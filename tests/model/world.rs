@@ -57,7 +57,7 @@ pub fn facts() -> Arc<Facts> {
         holder: "spiffe://td.example/ns/ml/tuner".parse().unwrap(),
         half: Half::Reading,
         audience: "spiffe://td.example/files".parse().unwrap(),
-        scopes: Vec::new(),
+        scopes: [].into(),
     })
 }
 
