@@ -10,6 +10,7 @@
 //!   lowerings and the state agree on what came first.
 
 mod identities;
+mod keys;
 mod locks;
 mod rebuild;
 mod recorded;
@@ -18,8 +19,11 @@ mod store;
 
 #[cfg(test)]
 mod recorded_tests;
+#[cfg(test)]
+mod version_one_tests;
 
 pub use identities::Use;
+pub use keys::TooManyKeys;
 pub use locks::{Lock, LockName, Locks};
 pub use rebuild::{Key, Left, Rebuilt};
 pub use recorded::Recorded;

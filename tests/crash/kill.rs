@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use leasehold::{
     ledger::{self, Dir},
     limits::FEED_STALE,
@@ -45,6 +46,7 @@ async fn law_39_law_39b_a_daemon_killed_at_random_moments_keeps_all_that_it_prom
             .unwrap_or_else(|e| panic!("seed {seed}, round {round}: {e}"));
         assert_eq!(report.epoch, round + 1);
         let old = books.open().tokens[before..].to_vec();
+        all_recorded(&place, &old, &format!("seed {seed}, round {round}"));
         if stays_down {
             // The feed's last tick came before the kill.
             soon("a stale feed", refuses_all(&verifier, &old)).await;
@@ -71,6 +73,22 @@ async fn law_39_law_39b_a_daemon_killed_at_random_moments_keeps_all_that_it_prom
     );
     assert!(!book.closed.is_empty() && !book.tokens.is_empty() && book.locks.len() > 1, "nothing was done");
     assert!(book.locks.values().any(|f| *f == Fate::Stands), "no lock answered durable");
+}
+
+/// No token is out whose record is not on disk: that was written first.
+fn all_recorded(place: &Place, tokens: &[(String, String)], at: &str) {
+    let ledger = Records::read(&place.world.file("state")).text;
+    for (token, holder) in tokens {
+        let claims = claims_of(token);
+        let record = format!("\"jti\":{}", claims["jti"]);
+        assert!(ledger.contains(&record), "{at}: {holder} has a token that no record tells of: {claims}");
+    }
+}
+
+/// What a token says.
+fn claims_of(token: &str) -> serde_json::Value {
+    let claims = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
 }
 
 /// What was answered is as it was answered.
