@@ -80,18 +80,21 @@ impl SystemClock {
     }
 
     fn read(lead: &AtomicI64) -> Now {
-        let boot = boottime_ms();
-        let wall = wall_ms();
+        let (now, jump_ms) = Self::at(lead, boottime_ms(), wall_ms());
+        if let Some(lead_ms) = jump_ms {
+            tracing::error!(lead_ms, "the wall clock was set forward: leases end earlier by as much");
+        }
+        now
+    }
+
+    /// What a reading of the machine's two clocks is, and by how many ms the wall jumped ahead where that is worth an alarm.
+    fn at(lead: &AtomicI64, boot: u64, wall: u64) -> (Now, Option<i64>) {
         let seen = signed(wall).saturating_sub(signed(boot));
         let before = lead.fetch_max(seen, Ordering::AcqRel);
-        if before != 0 && seen.saturating_sub(before) > LEAD_ALARM_MS {
-            tracing::error!(
-                lead_ms = seen.saturating_sub(before),
-                "the wall clock was set forward: leases end earlier by as much"
-            );
-        }
+        let jump = seen.saturating_sub(before);
         let lease = boot.saturating_add_signed(before.max(seen));
-        Now { wall: Wall(wall), lease: LeaseTime(lease), boot: BootTime(boot) }
+        let now = Now { wall: Wall(wall), lease: LeaseTime(lease), boot: BootTime(boot) };
+        (now, (before != 0 && jump > LEAD_ALARM_MS).then_some(jump))
     }
 }
 
@@ -263,6 +266,65 @@ mod tests {
         let t = Wall(1_795_148_000_123);
         assert_eq!(t.to_string(), "2026-11-20T04:13:20.123Z");
         assert_eq!(Wall::parse(&t.to_string()), Some(t));
+    }
+
+    const MINUTE: u64 = 60_000;
+    const HOUR: u64 = 60 * MINUTE;
+    const BOOT: u64 = 5 * HOUR;
+    const WALL: u64 = 1_795_148_000_000;
+
+    /// The lease timeline over readings of (boottime, wall), counted from the first, and the alarms.
+    fn over(readings: &[(u64, u64)]) -> (Vec<i64>, Vec<Option<i64>>) {
+        let lead = AtomicI64::default();
+        let read = readings.iter().map(|(boot, wall)| SystemClock::at(&lead, *boot, *wall));
+        let (nows, alarms): (Vec<Now>, Vec<_>) = read.unzip();
+        for (now, (boot, wall)) in nows.iter().zip(readings) {
+            assert_eq!((now.boot, now.wall), (BootTime(*boot), Wall(*wall)), "each clock is its own");
+        }
+        let first = signed(nows[0].lease.0);
+        (nows.iter().map(|n| signed(n.lease.0) - first).collect(), alarms)
+    }
+
+    #[test]
+    fn law_12_a_step_of_the_wall_clock_and_a_sleep_of_the_machine_lengthen_no_lease() {
+        // It begins at the wall, and goes with boottime.
+        let lead = AtomicI64::default();
+        assert_eq!(SystemClock::at(&lead, BOOT, WALL).0.lease, LeaseTime(WALL));
+        let hour = signed(HOUR);
+        // Set back by an hour, and later put right: it goes on as if nothing had been.
+        let back = [(BOOT, WALL), (BOOT + 1_000, WALL - HOUR), (BOOT + HOUR, WALL + HOUR)];
+        assert_eq!(over(&back), (vec![0, 1_000, hour], vec![None; 3]));
+        // Set forward by an hour: it goes along, with an alarm, and does not come back with the wall.
+        let forward = [(BOOT, WALL), (BOOT, WALL + HOUR), (BOOT + 1_000, WALL + 1_000), (BOOT + 2_000, WALL)];
+        let told = vec![None, Some(hour), None, None];
+        assert_eq!(over(&forward), (vec![0, hour, hour + 1_000, hour + 2_000], told));
+        // A machine that slept for an hour: boottime counts that, whether the wall has caught up with it or not.
+        for wall in [WALL, WALL + HOUR] {
+            assert_eq!(over(&[(BOOT, WALL), (BOOT + HOUR, wall)]), (vec![0, hour], vec![None; 2]));
+        }
+        // Up to a minute is what time services do.
+        let minute = signed(MINUTE);
+        let told = over(&[(BOOT, WALL), (BOOT, WALL + MINUTE), (BOOT, WALL + 2 * MINUTE + 1)]).1;
+        assert_eq!(told, [None, None, Some(minute + 1)]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn law_12_the_lease_timeline_never_goes_slower_than_boottime(
+            steps in proptest::collection::vec((0u64..3 * HOUR, 0u64..6 * HOUR), 1..40),
+        ) {
+            let lead = AtomicI64::default();
+            let (mut boot, mut before) = (BOOT, None::<Now>);
+            for (slept, wall) in steps {
+                boot += slept;
+                let (now, _) = SystemClock::at(&lead, boot, WALL + wall);
+                proptest::prop_assert!(now.lease.0 >= now.wall.0);
+                if let Some(before) = before {
+                    proptest::prop_assert!(now.lease.since(before.lease) >= now.boot.since(before.boot));
+                }
+                before = Some(now);
+            }
+        }
     }
 
     #[test]

@@ -74,6 +74,10 @@ pub const FENCE_RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
 /// Open jobs of one tenant.
 pub const JOBS_OPEN_PER_TENANT_MAX: usize = 100_000;
+/// Idempotency keys of one caller that are remembered, for [`IDEMPOTENCY`] each: a job a second, all day.
+pub const IDEMPOTENCY_KEYS_PER_CALLER_MAX: usize = 100_000;
+/// Idempotency keys that are remembered: under 300 MiB where each is 64 bytes long.
+pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
 /// Closed jobs kept in memory for `job list`; older ones are in the ledger.
 pub const JOBS_CLOSED_MAX: usize = 10_000;
 /// Live leases of one job.

@@ -90,8 +90,9 @@ impl Broker {
                 answer.index = done.record.map(|r| r.index);
             }
             kind => {
-                // The state first: an identity's memberships end before its fence goes down. The clean-up comes after both,
-                // so that the answer counts what stood behind the identity.
+                // The fence first, and an identity's memberships after it: one that came in between the two ends with them,
+                // and none that is older than the lowering is left. What is issued in between stands behind a membership.
+                let done = self.state.revoke(name, caller.actor(), reason);
                 let mut ended = Vec::new();
                 if let FenceKind::Identity(id) = &kind {
                     ended = self.end_memberships(caller, id, reason);
@@ -113,7 +114,6 @@ impl Broker {
                             .to_owned(),
                     );
                 }
-                let done = self.state.revoke(name, caller.actor(), reason);
                 self.sweep(&done.lowered, "revoked");
                 self.sweep(&ended, "identity revoked");
                 answer.ending = done.ending;
@@ -191,21 +191,23 @@ impl Broker {
             return Ok(Locked { lock, ending, index: None, durable: true });
         }
         tracing::warn!(%name, by = %caller.id(), reason, "locked");
-        let (done, revision) = self.state.lock(lock).map_err(|r| state_refusal(r, |never| match never {}))?;
-        let mut ending = done.ending;
-        if let LockName::Name(n) = &name {
-            match n.kind() {
-                FenceKind::Identity(id) => {
-                    let ended = self.end_memberships(caller, &id, reason);
-                    self.sweep(&ended, "locked");
-                }
-                // A lease's own end is its own word: nobody stands behind its name.
-                FenceKind::Lease(id) => {
-                    let gone = self.table.remove(id, now, &format!("locked: {reason}"));
-                    ending.behind = u64::from(gone.is_some());
-                }
-                _ => {}
+        let kind = match &name {
+            LockName::Name(n) => Some(n.kind()),
+            LockName::Prefix(_) => None,
+        };
+        let set = match &kind {
+            // A lease's own end is its own word: nobody stands behind its name.
+            Some(FenceKind::Lease(id)) => {
+                let end = || self.end_lease(*id, &format!("locked: {reason}"));
+                self.state.lock_lease(lock, end).map(|done| (done, None))
             }
+            _ => self.state.lock(lock),
+        };
+        let (done, revision) = set.map_err(|r| state_refusal(r, |never| match never {}))?;
+        let mut ending = done.ending;
+        if let Some(FenceKind::Identity(id)) = &kind {
+            let ended = self.end_memberships(caller, id, reason);
+            self.sweep(&ended, "locked");
         }
         if revision.is_some() {
             ending.behind = self.sweep_locked_prefix(&name, reason);

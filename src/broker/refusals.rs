@@ -39,6 +39,8 @@ where
             format!("your identity belongs to one job alone, and that is {job}"),
         )
         .fix("run each job under a SPIFFE ID of its own, or have the catalog say identity = \"shared\""),
+        Refused::TooManyKeys(full) => Refusal::new(Reason::QuotaExceeded, full.to_string())
+            .fix("wait until the oldest of them is a day old; begin the next attempt of a job that is there, rather than a new job"),
         other => {
             let reason = other.reason().unwrap_or(Reason::Internal);
             Refusal::new(reason, other.to_string())

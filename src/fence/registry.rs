@@ -249,6 +249,22 @@ mod tests {
     }
 
     #[test]
+    fn law_11_the_fence_that_was_lowered_first_is_the_one_that_is_named() {
+        let r = Registry::new(Seq(0));
+        let s = r.stand([name("tenant:a"), name("tenant:b"), name("tenant:c")]);
+        // Neither the first nor the last of its names, nor the last to go down.
+        for (lowered, seq) in [("tenant:b", 1), ("tenant:c", 2), ("tenant:a", 3)] {
+            assert_eq!(r.lower(&name(lowered), NOW).seq, Seq(seq));
+            assert_eq!(s.lowered(), Some((&name("tenant:b"), Seq(1))));
+        }
+        // What was lowered before a stand is not what ended it.
+        let later = r.stand([name("tenant:a"), name("tenant:b"), name("tenant:c")]);
+        assert_eq!(later.lowered(), None);
+        r.lower(&name("tenant:c"), NOW);
+        assert_eq!(later.lowered(), Some((&name("tenant:c"), Seq(4))));
+    }
+
+    #[test]
     fn whoever_only_observes_makes_no_second_lowering() {
         let r = Registry::new(Seq(0));
         let name = FenceName::epoch();

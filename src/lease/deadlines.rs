@@ -46,4 +46,10 @@ impl Deadlines {
     pub(super) fn next(&self) -> Option<LeaseTime> {
         self.lock().first_key_value().map(|(slot, _)| LeaseTime(slot.saturating_add(1) << SLOT_BITS))
     }
+
+    /// Leases that are to be looked at.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.lock().values().map(Vec::len).sum()
+    }
 }

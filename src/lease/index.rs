@@ -65,6 +65,12 @@ impl ById {
         shard.find(hash(id), |l| l.id == id).cloned()
     }
 
+    /// Bytes that the parts hold, filled or not.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.0.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).allocation_size()).sum()
+    }
+
     /// Takes a lease out where `over` says so when it sees it. Of several that take it out, one gets it.
     pub(super) fn remove_if(&self, id: LeaseId, over: impl FnOnce(&Lease) -> bool) -> Option<Arc<Lease>> {
         let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);

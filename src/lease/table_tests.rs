@@ -390,6 +390,29 @@ fn law_36_ended_leases_are_kept_for_a_bounded_time_and_number() {
 }
 
 #[test]
+fn law_36_a_second_fill_to_the_same_size_takes_no_more_room_than_the_first() {
+    const MANY: u128 = 30_000;
+    let fences = Registry::new(Seq(0));
+    let table = Table::default();
+    let mut room = Vec::new();
+    for fill in 0..3 {
+        for n in 0..MANY {
+            // Other ids each time, spread over the parts alike.
+            let id = fill * MANY.next_multiple_of(256) + n;
+            let who = Who { job: u8::try_from(n % 3).unwrap(), member: u8::try_from(n % 2).unwrap() };
+            table.insert(grant(&fences, who), terms(id << 64 | id, who, START, 5_000)).unwrap();
+        }
+        assert_eq!(table.len() as u128, MANY);
+        room.push((table.by_id.bytes(), table.by_job.sizes(), table.deadlines.len(), fences.len()));
+        while table.expire(START.plus(Duration::from_secs(60)), 1_000).1 > 0 {}
+        fences.prune(START, Duration::from_secs(1));
+        assert!(table.is_empty() && table.by_job.sizes() == (0, 0) && fences.is_empty());
+        assert_eq!((table.deadlines.len(), table.ended().len()), (0, limits::LEASES_ENDED_MAX));
+    }
+    assert_eq!((&room[1], &room[2]), (&room[0], &room[0]));
+}
+
+#[test]
 fn law_37_whoever_watches_leases_without_reading_stops_nobody_and_is_told_what_it_lost() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();

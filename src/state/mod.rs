@@ -17,6 +17,7 @@
 //! | `records` `rebuild` | a change as a record; what a new life begins with |
 
 mod identities;
+mod keys;
 mod locks;
 mod rebuild;
 mod recorded;
@@ -25,8 +26,11 @@ mod store;
 
 #[cfg(test)]
 mod recorded_tests;
+#[cfg(test)]
+mod version_one_tests;
 
 pub use identities::Use;
+pub use keys::TooManyKeys;
 pub use locks::{Lock, LockName, Locks};
 pub use rebuild::{Key, Left, Rebuilt};
 pub use recorded::Recorded;

@@ -5,6 +5,7 @@ use crate::{
     clock::LeaseTime,
     fence::Seq,
     job::{AttemptState, Change, Job},
+    limits,
     name::{Digest, JobId, SpiffeId},
 };
 
@@ -14,7 +15,7 @@ pub struct Rebuilt {
     /// The closed ones in the order of their ends, then the open ones.
     pub jobs: Vec<Job>,
     /// Idempotency keys of closed jobs that are no longer among them.
-    pub keys: Vec<((SpiffeId, String), Key)>,
+    pub keys: Vec<(KeyOf, Key)>,
     /// Uses of identities by closed jobs that are no longer among them.
     pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
@@ -24,12 +25,27 @@ pub struct Rebuilt {
     pub in_order: bool,
 }
 
+/// A caller, and an idempotency key of its own.
+pub(super) type KeyOf = (SpiffeId, String);
+
 /// What an idempotency key made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     pub job: JobId,
     pub spec: Digest,
     pub at: LeaseTime,
+}
+
+impl Key {
+    pub(super) fn of(job: &Job) -> (KeyOf, Key) {
+        let key = Key { job: job.id, spec: job.spec_digest, at: job.created };
+        ((job.launcher.clone(), job.idempotency_key.clone()), key)
+    }
+
+    /// Whether it is still remembered.
+    pub(super) fn counts(&self, now: LeaseTime) -> bool {
+        now.since(self.at) < limits::IDEMPOTENCY
+    }
 }
 
 /// What the life before left behind, counted for people.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Lock, LockName, Locks, Rebuilt, Use,
     identities::uses_of,
-    rebuild::{Key, suspend},
+    rebuild::{Key, KeyOf, suspend},
     records::{
         change_of, change_record, gate_of, gate_record, input_of, input_record, job_of, seq_of, spec_of,
         spec_record,
@@ -43,7 +43,7 @@ pub struct Recorded {
     /// Closed jobs that are no longer here.
     forgotten: u64,
     /// Idempotency keys of forgotten jobs, while they count.
-    keys: BTreeMap<(SpiffeId, String), Key>,
+    keys: BTreeMap<KeyOf, Key>,
     /// Identities of forgotten jobs, while they count.
     identities: BTreeMap<(SpiffeId, JobId), Use>,
     locks: Locks,
@@ -199,15 +199,15 @@ impl Recorded {
                 continue;
             };
             self.forgotten = self.forgotten.saturating_add(1);
-            let key = Key { job: job.id, spec: job.spec_digest, at: job.created };
-            self.keys.insert((job.launcher.clone(), job.idempotency_key.clone()), key);
+            let (key, made) = Key::of(&job);
+            self.keys.insert(key, made);
             self.identities.extend(uses_of(&job).into_iter().map(|(id, u)| ((id, job.id), u)));
         }
     }
 
     fn prune(&mut self, now: LeaseTime) {
         if !self.keys.is_empty() {
-            self.keys.retain(|_, k| now.since(k.at) < limits::IDEMPOTENCY);
+            self.keys.retain(|_, k| k.counts(now));
         }
         if !self.identities.is_empty() {
             self.identities.retain(|_, u| u.binds(now));

@@ -24,6 +24,7 @@ use crate::{
     },
     limits,
     name::{AttemptNumber, Digest, JobId, Outcome, SpiffeId},
+    reason::Reason,
     secret::SecretDigest,
 };
 
@@ -769,4 +770,38 @@ fn law_39_the_identity_of_a_job_that_was_forgotten_is_still_its_own() {
     let late = LeaseTime(at.plus(limits::IDENTITY_BOUND).0 + 1);
     recorded.take(3, created_record(&job(max + 9, late), decision())).unwrap();
     assert!(recorded.rebuilt(late).identities.is_empty());
+}
+
+#[tokio::test]
+async fn past_the_keys_of_a_caller_no_job_is_made_and_what_its_keys_made_is_still_found() {
+    const MAX: usize = limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX;
+    let disk = Forgetful::default();
+    let clock = clock();
+    let (opened, _) =
+        Ledger::open_folded_on::<Recorded>(Arc::new(disk.clone()), clock.clone(), Options::default())
+            .unwrap();
+    let at = clock.now().lease;
+    let used = |n: usize| {
+        let made = Key { job: JobId(1_000_000 + n as u128), spec: Digest::ZERO, at };
+        ((worker(), format!("used {n}")), made)
+    };
+    // One of a job that is there, all others of jobs that were forgotten.
+    let rebuilt =
+        Rebuilt { jobs: vec![job(1, at)], keys: (1..MAX).map(used).collect(), ..Rebuilt::default() };
+    let fences = Arc::new(Registry::new(rebuilt.seq));
+    let store = Store::new(rebuilt, fences, opened.ledger.clone(), clock);
+    let create = async |job| store.create(NewJob { job, decision: decision() }).await;
+    let full = create(job(2, at)).await.unwrap_err();
+    assert_eq!(full, Refused::TooManyKeys(TooManyKeys::OfCaller(MAX)));
+    assert_eq!(full.reason(), Some(Reason::QuotaExceeded));
+    // Whoever sends one again is answered as before: none was given up, so that no request makes two jobs.
+    assert!(matches!(create(job(1, at)).await, Ok(Created::Existing(j)) if j.id == JobId(1)));
+    let again = Job { idempotency_key: "used 7".into(), ..job(3, at) };
+    assert_eq!(create(again).await.unwrap_err(), Refused::KeyConflict(JobId(1_000_007)));
+    assert!(!disk.durable_text().contains("job.created"));
+    // Others are unharmed, and after a day so is this one.
+    let other = Job { launcher: "spiffe://td/other".parse().unwrap(), ..job(4, at) };
+    assert!(matches!(create(other).await, Ok(Created::New(_))));
+    store.prune(at.plus(limits::IDEMPOTENCY));
+    assert!(matches!(create(job(2, at)).await, Ok(Created::New(_))));
 }

@@ -9,8 +9,9 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Lock, LockName, Locks, Use,
+    Key, Lock, LockName, Locks, TooManyKeys, Use,
     identities::{Identities, uses_of},
+    keys::{KeyUse, Keys},
     records::{change_record, created_record},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     job::{Change, Job, JobState},
     ledger::{Actor, Appending, Decision, Deferred, Ending, Event, Ledger},
     limits,
-    name::{AttemptNumber, Digest, FenceName, InstanceName, JobId, LeaseId, SpiffeId, TenantName},
+    name::{AttemptNumber, FenceName, InstanceName, JobId, LeaseId, SpiffeId, TenantName},
     reason::Reason,
 };
 
@@ -36,6 +37,8 @@ pub enum Refused<E> {
     KeyConflict(JobId),
     #[error("the tenant has {} open jobs, as many as it may", limits::JOBS_OPEN_PER_TENANT_MAX)]
     TooManyJobs,
+    #[error(transparent)]
+    TooManyKeys(#[from] TooManyKeys),
     #[error("there are {} locks, as many as there may be", limits::LOCKS_MAX)]
     TooManyLocks,
     #[error("there is no such lock")]
@@ -64,9 +67,10 @@ impl<E> Refused<E> {
             Refused::Move(_) => return None,
             Refused::NoJob => Reason::JobNotFound,
             Refused::KeyConflict(_) => Reason::IdempotencyConflict,
-            Refused::TooManyJobs | Refused::TooManyLocks | Refused::TooManyIdentities => {
-                Reason::QuotaExceeded
-            }
+            Refused::TooManyJobs
+            | Refused::TooManyKeys(_)
+            | Refused::TooManyLocks
+            | Refused::TooManyIdentities => Reason::QuotaExceeded,
             Refused::Bound(_) => Reason::IdentityBound,
             Refused::NoLock => Reason::LockNotFound,
             Refused::Ledger(_) => Reason::LedgerUnavailable,
@@ -148,17 +152,6 @@ impl UnderWay {
     }
 }
 
-#[derive(Debug)]
-enum KeyUse {
-    /// The job's record is being written.
-    Pending,
-    Job {
-        job: JobId,
-        spec: Digest,
-        at: LeaseTime,
-    },
-}
-
 #[derive(Debug, Default)]
 struct Inner {
     jobs: HashMap<JobId, Slot>,
@@ -166,7 +159,7 @@ struct Inner {
     order: BTreeMap<(LeaseTime, JobId), ()>,
     closed: VecDeque<JobId>,
     open_by_tenant: HashMap<TenantName, usize>,
-    keys: HashMap<(SpiffeId, String), KeyUse>,
+    keys: Keys,
     identities: Identities,
     locks: Locks,
 }
@@ -181,7 +174,8 @@ pub enum Belongs {
 }
 
 /// The state in memory. One mutex orders its changes; it is held for short, synchronous steps alone, never across an await.
-/// While it is held the fence registry and the ledger's queue are entered, in that order; neither ever comes back here.
+/// While it is held the table of leases (by [`Store::lock_lease`]), the fence registry and the ledger's queue are entered, in
+/// that order; none of them ever comes back here.
 pub struct Store {
     inner: Mutex<Inner>,
     /// Wakes whoever waits for a widening change of a job, or of a key, to be done.
@@ -201,17 +195,18 @@ impl Store {
     ) -> Self {
         let mut inner = Inner { locks: rebuilt.locks, ..Inner::default() };
         for job in rebuilt.jobs {
-            inner.keys.insert(
-                (job.launcher.clone(), job.idempotency_key.clone()),
-                KeyUse::Job { job: job.id, spec: job.spec_digest, at: job.created },
-            );
+            let (key, made) = Key::of(&job);
+            inner.keys.put(key, made);
             inner.put(job);
         }
         for (id, of) in rebuilt.identities {
             inner.identities.note(&id, of);
         }
-        for (key, super::Key { job, spec, at }) in rebuilt.keys {
-            inner.keys.entry(key).or_insert(KeyUse::Job { job, spec, at });
+        for (key, made) in rebuilt.keys {
+            // A key that was used again after its day is that of the newer job.
+            if inner.keys.find(&key.0, &key.1).is_none() {
+                inner.keys.put(key, made);
+            }
         }
         Store { inner: Mutex::new(inner), freed: Notify::new(), fences, ledger, clock }
     }
@@ -280,8 +275,8 @@ impl Store {
     /// The job that a caller's idempotency key made, if it is remembered.
     pub fn by_key(&self, launcher: &SpiffeId, key: &str) -> Option<Arc<Job>> {
         let inner = self.lock_inner();
-        match inner.keys.get(&(launcher.clone(), key.to_owned()))? {
-            KeyUse::Job { job, .. } => inner.jobs.get(job).map(|s| s.job.clone()),
+        match inner.keys.find(launcher, key)? {
+            KeyUse::Made(made) => inner.jobs.get(&made.job).map(|s| s.job.clone()),
             KeyUse::Pending => None,
         }
     }
@@ -303,19 +298,19 @@ impl Store {
     /// Creates a job, or finds the one that the key made. Resolves when it is on disk.
     pub async fn create(&self, new: NewJob) -> Result<Created, Refused<std::convert::Infallible>> {
         let NewJob { job, decision } = new;
-        let key = (job.launcher.clone(), job.idempotency_key.clone());
+        let (key, made) = Key::of(&job);
         let appending = loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
             {
                 let mut inner = self.lock_inner();
-                match inner.keys.get(&key) {
-                    Some(KeyUse::Job { job: id, spec, .. }) => {
-                        let found = inner.jobs.get(id).map(|s| s.job.clone());
+                match inner.keys.find(&key.0, &key.1) {
+                    Some(KeyUse::Made(Key { job: id, spec, .. })) => {
+                        let found = inner.jobs.get(&id).map(|s| s.job.clone());
                         return match found {
-                            Some(found) if *spec == job.spec_digest => Ok(Created::Existing(found)),
-                            _ => Err(Refused::KeyConflict(*id)),
+                            Some(found) if spec == job.spec_digest => Ok(Created::Existing(found)),
+                            _ => Err(Refused::KeyConflict(id)),
                         };
                     }
                     Some(KeyUse::Pending) => {}
@@ -324,7 +319,7 @@ impl Store {
                         if open >= limits::JOBS_OPEN_PER_TENANT_MAX {
                             return Err(Refused::TooManyJobs);
                         }
-                        inner.keys.insert(key.clone(), KeyUse::Pending);
+                        inner.keys.hold(&key.0, &key.1)?;
                         break self.ledger.append(&created_record(&job, decision));
                     }
                 }
@@ -333,10 +328,12 @@ impl Store {
         };
         let written = self.written(job.id, appending).await;
         let mut inner = self.lock_inner();
-        inner.keys.remove(&key);
         self.freed.notify_waiters();
-        written.map_err(Refused::Ledger)?;
-        inner.keys.insert(key, KeyUse::Job { job: job.id, spec: job.spec_digest, at: job.created });
+        if let Err(why) = written {
+            inner.keys.release(&key.0, &key.1);
+            return Err(Refused::Ledger(why));
+        }
+        inner.keys.put(key, made);
         Ok(Created::New(inner.put(job)))
     }
 
@@ -602,6 +599,24 @@ impl Store {
         &self,
         lock: Lock,
     ) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
+        self.locked_with(lock, None::<fn() -> u64>)
+    }
+
+    /// The same for a lock on one lease. `end` ends it by its own word, once it is certain that the lock is set, and answers
+    /// how many lived until then, as [`Store::revoke_lease`]. It is short, and asks nothing of the state.
+    pub fn lock_lease(
+        &self,
+        lock: Lock,
+        end: impl FnOnce() -> u64,
+    ) -> Result<Committed<Lock>, Refused<std::convert::Infallible>> {
+        self.locked_with(lock, Some(end)).map(|(done, _)| done)
+    }
+
+    fn locked_with(
+        &self,
+        lock: Lock,
+        end: Option<impl FnOnce() -> u64>,
+    ) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
         let mut inner = self.lock_inner();
         inner.locks.prune(self.clock.now().lease);
         if inner.locks.len() >= limits::LOCKS_MAX && !inner.locks.contains(&lock.name) {
@@ -610,8 +625,11 @@ impl Store {
         let lock = inner.locks.insert(lock).clone();
         let (ending, lowered, revision) = match &lock.name {
             LockName::Name(name) => {
+                let own = end.map(|end| end());
                 let l = self.fences.lower(name, lock.since);
-                (ending(l), vec![name.clone()], None)
+                let mut ending = ending(l);
+                ending.behind = own.unwrap_or(ending.behind);
+                (ending, vec![name.clone()], None)
             }
             LockName::Prefix(_) => {
                 let revision = self.fences.raise_revision();
@@ -627,10 +645,7 @@ impl Store {
         let mut inner = self.lock_inner();
         inner.locks.prune(now);
         inner.identities.prune(now);
-        inner.keys.retain(|_, k| match k {
-            KeyUse::Pending => true,
-            KeyUse::Job { at, .. } => now.since(*at) < limits::IDEMPOTENCY,
-        });
+        inner.keys.prune(now);
     }
 }
 

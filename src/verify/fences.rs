@@ -155,6 +155,22 @@ mod tests {
     }
 
     #[test]
+    fn past_the_bound_no_name_is_taken_and_those_that_are_known_still_are() {
+        let fences = Fences::new(Wall(0));
+        fences.lower(job(1), Seq(1), BootTime(10)).unwrap();
+        // As many as can be, but for one.
+        fences.count.store(FEED_FENCES_MAX - 1, Ordering::Relaxed);
+        assert_eq!(fences.lower(job(2), Seq(2), BootTime(20)), Ok(()));
+        assert_eq!(fences.lower(job(3), Seq(3), BootTime(20)), Err(TooMany));
+        assert_eq!(fences.lower(job(2), Seq(4), BootTime(20)), Ok(()));
+        assert_eq!((fences.len(), fences.lowered_after(&[job(3)], Seq(0))), (FEED_FENCES_MAX, None));
+        assert!(fences.lowered_after(&[job(2)], Seq(3)).is_some());
+        fences.prune(BootTime(20), Wall(0));
+        assert_eq!(fences.len(), FEED_FENCES_MAX - 1, "one was forgotten");
+        assert_eq!(fences.lower(job(3), Seq(3), BootTime(20)), Ok(()));
+    }
+
+    #[test]
     fn what_is_forgotten_moves_the_moment_from_which_all_is_known() {
         let fences = Fences::new(Wall(100));
         fences.lower(job(1), Seq(1), BootTime(10)).unwrap();

@@ -1,5 +1,7 @@
 //! What an attack on the two orders, on locks and on the books must not get.
 
+use std::{sync::mpsc, time::Duration};
+
 use leasehold::proto::v1::{self, Half};
 use tonic::Code;
 
@@ -63,4 +65,71 @@ async fn a_second_revocation_is_as_durable_as_the_first_and_has_a_place_to_wait_
     let first = operator.revoke(&name).await.unwrap().into_inner().ending.unwrap();
     let again = operator.revoke(&name).await.unwrap().into_inner().ending.unwrap();
     assert!(again.index >= first.index && first.index > 0, "{first:?} {again:?}");
+}
+
+/// Somebody joins in the middle of the revocation of their identity, at each moment there is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn law_23_no_membership_that_is_older_than_the_revocation_of_its_identity_outlives_it() {
+    let world = World::start().await;
+    let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
+    // Other jobs, so that a revocation takes its time among them.
+    for n in 0..6 {
+        launcher
+            .create(v1::JobSpec { name: format!("beside-{n}"), ..spec() }, &format!("beside {n}"))
+            .await
+            .unwrap();
+    }
+    let (mut readings, mut joined) = (None, 0);
+    for turn in 0.. {
+        // An identity of one job is let into no other.
+        let id = format!("spiffe://k8s.acme.example/ns/ml/job/turn-{turn}");
+        let members = v1::Members { join: vec![id.clone()], max: 4, ..Default::default() };
+        let spec = v1::JobSpec { name: format!("job-{turn}"), members: Some(members), ..spec() };
+        let worker = world.working_on(spec, &id).await;
+        let (tell, told) = mpsc::channel();
+        if let Some(all) = readings {
+            if turn > all {
+                break;
+            }
+            let runtime = tokio::runtime::Handle::current();
+            let (client, job, ticket) = (worker.client.clone(), worker.job.clone(), worker.ticket.clone());
+            world.time().at_reading(turn - 1, move || {
+                let (done, wait) = mpsc::channel::<()>();
+                // On a thread of its own: what is spawned here would wait for whoever waits below.
+                std::thread::spawn(move || {
+                    let joined = runtime.block_on(Worker::join(client, &job, 1, "in-the-middle", &ticket));
+                    drop(done);
+                    let _ = tell.send(joined.is_ok());
+                });
+                // Where whoever reads the clock holds what the join waits for, it goes on first.
+                let _ = wait.recv_timeout(Duration::from_secs(1));
+            });
+        }
+        let before = world.time().readings();
+        let name = format!("identity:{id}");
+        operator.revoke(&name).await.unwrap();
+        readings.get_or_insert(world.time().readings() - before);
+        if !world.time().call_off() && turn > 0 {
+            joined += usize::from(told.recv_timeout(PATIENCE).unwrap());
+        }
+        let records = world.records().await;
+        let place = |kind: &str, key: &str, value: &str| {
+            let of_it = records.of(kind).into_iter().filter(|r| r[key] == value);
+            of_it.filter_map(|r| r["index"].as_u64()).next_back()
+        };
+        let revoked = place("revoked", "name", &name).unwrap();
+        let attempt = launcher.job(&worker.job).await.attempts.remove(0);
+        for member in attempt.members.iter().filter(|m| m.state() == v1::MemberState::Joined) {
+            let began = place("member.joined", "member", &id).unwrap();
+            assert!(
+                began > revoked,
+                "turn {turn}: {} outlived the revocation: {began}, {revoked}",
+                member.instance
+            );
+        }
+        launcher.end(&worker.job, 1, v1::Outcome::Cancelled).await.ok();
+        launcher.end(&worker.job, 1, v1::Outcome::Completed).await.ok();
+    }
+    assert!(readings.is_some_and(|all| all > 6), "the clock was hardly read: {readings:?}");
+    assert!(joined > 0, "nobody joined in the middle");
 }

@@ -67,8 +67,9 @@ async fn step(world: &World, workers: &mut [Worker], operator: &Client, dice: &m
         10 => drop(operator.revoke(["dataset:acme/tickets", TICKETS, LINE][dice.roll(3)]).await.unwrap()),
         11 => {
             let platform = world.client(PLATFORM).await;
-            let (by, name) = match dice.roll(2) {
-                0 => (&platform, "identity-prefix:spiffe://k8s.acme.example/ns/ml/".to_owned()),
+            let (by, name) = match (dice.roll(3), lease().await) {
+                (0, _) => (&platform, "identity-prefix:spiffe://k8s.acme.example/ns/ml/".to_owned()),
+                (1, Some(id)) => (operator, format!("lease:{id}")),
                 _ => (operator, format!("identity:{}", worker.client.id)),
             };
             by.lock(&name).await.unwrap();
@@ -131,12 +132,14 @@ async fn law_26_over_random_histories_every_ending_is_in_exactly_one_record_with
             let leases = match record["type"].as_str().unwrap() {
                 "leases.ended" => record["leases"].as_array().unwrap().iter().collect(),
                 "credential.cancelled" => vec![&record["lease"]],
-                // A lease that was revoked or given back by itself: that is its record, unless it was over before.
-                kind @ ("revoked" | "lowered") => {
+                // A lease that was revoked, locked or given back by itself: that is its record, unless it was over before.
+                kind @ ("revoked" | "lowered" | "lock.set") => {
                     let lease = record["name"].as_str().unwrap().strip_prefix("lease:");
                     if let Some(id) = lease.filter(|id| !endings.contains_key(id)) {
                         match kind {
-                            "revoked" => assert_eq!(record["by"]["spiffe_id"], OPERATOR, "{record}"),
+                            "revoked" | "lock.set" => {
+                                assert_eq!(record["by"]["spiffe_id"], OPERATOR, "{record}")
+                            }
                             _ => assert_eq!(record["because"], "released", "{record}"),
                         }
                         assert_eq!(record["ending"]["behind"], 1, "{record}");

@@ -1,6 +1,6 @@
 //! Start and stop, and connections that end.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use leasehold::{
     daemon::{StartError, Stopped},
@@ -107,6 +107,46 @@ async fn law_40_a_stop_ends_every_stream_with_a_reason_that_says_to_come_back() 
     assert!(launcher.jobs().list_jobs(v1::ListJobsRequest::default()).await.is_err());
     world.restart().await;
     assert_eq!(world.client(LAUNCHER).await.job(&worker.job).await.state(), v1::JobState::Running);
+}
+
+/// A stop comes at each moment of a request: what is under way is finished and answered, and nothing is begun after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_40_what_is_under_way_at_a_stop_is_finished_and_nothing_is_begun_after_it() {
+    let mut world = World::start().await;
+    let mut worker = world.working().await;
+    let mut answered = BTreeSet::from([worker.issue(Half::Reading).await.lease.id]);
+    let mut readings = None;
+    for at in 0.. {
+        world.restart().await;
+        // Without a stream: with its end the member would be away, and what it asked for refused for that.
+        worker.stream = None;
+        worker.client = world.client(WORKER).await;
+        worker.rejoin().await.unwrap();
+        let Some(all) = readings else {
+            let before = world.time().readings();
+            answered.insert(worker.issue(Half::Reading).await.lease.id);
+            readings = Some(world.time().readings() - before);
+            continue;
+        };
+        if at > all {
+            break;
+        }
+        let stopper = world.daemon().stopper();
+        world.time().at_reading(at - 1, move || stopper.cancel());
+        if let Ok(answer) = worker.try_issue(Half::Reading).await {
+            answered.insert(answer.into_inner().lease.unwrap().id);
+        }
+        assert!(!world.time().call_off(), "reading {at}: the clock was read less often than before");
+        assert!(worker.try_issue(Half::Reading).await.is_err(), "reading {at}: it issues while it stops");
+        assert_eq!(world.stop().await, Some(Stopped::InOrder), "reading {at}");
+        let records = world.records().await;
+        let leases = |kind: &str| -> BTreeSet<String> {
+            records.of(kind).iter().map(|r| r["lease"].as_str().unwrap().to_owned()).collect()
+        };
+        let given = &leases("credential.issued") - &leases("credential.cancelled");
+        assert_eq!(given, answered, "reading {at}: what is on disk is not what was answered");
+    }
+    assert!(answered.len() > 2, "not one request was finished");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -282,6 +282,11 @@ async fn a_lock_on_a_lease_ends_it_and_no_other_and_its_holder_reads_why() {
     let would = s.platform.operators().lock(dry).await.unwrap().into_inner().ending.unwrap().behind;
     let did = lock(&s.platform, &name, None).await.ending.unwrap().behind;
     assert_eq!((would, did), (1, 1));
+    // Set again it ends nothing more; and the ledger says what each ended.
+    assert_eq!(lock(&s.platform, &name, None).await.ending.unwrap().behind, 0);
+    let records = s.world.records().await;
+    let told: Vec<_> = records.of("lock.set").iter().map(|r| r["ending"]["behind"].clone()).collect();
+    assert_eq!(told, [1, 0]);
     reading.is_dead(&s.gateway, "LEASE_ENDED").await;
     writing.is_live(&s.gateway).await;
     locked(&name, "renew", s.worker.renew(&reading.lease.id).await);
