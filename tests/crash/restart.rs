@@ -19,7 +19,7 @@ use tonic::Status;
 
 use super::{
     dice::number,
-    fleet::{Fleet, is_passing, spread},
+    fleet::{Fleet, answered, is_passing, spread},
     kill::accepts,
     process::{Place, Process, durable},
     runs::Run,
@@ -120,7 +120,7 @@ async fn law_39a_law_31_thousands_come_back_from_a_restart_and_starve_nobody() {
     }
     let launcher = place.client(LAUNCHER);
     for job in &fleet.jobs {
-        launcher.end(job, 1, Outcome::Completed).await.unwrap();
+        answered(async || launcher.end(job, 1, Outcome::Completed).await).await;
     }
     fleet.is_over().await;
     process.stop().await;
@@ -259,8 +259,8 @@ async fn nothing_old_is_good(verifier: &Verifier, old: &Old) {
 async fn lock(place: &Place, round: u64) -> String {
     let operator = place.client(OPERATOR);
     let name = format!("identity:spiffe://k8s.acme.example/ns/ml/job/locked-{round}");
-    let ending = operator.lock(&name).await.unwrap().into_inner().ending.unwrap();
-    assert!(durable(&operator, &ending).await);
+    let ending = answered(async || operator.lock(&name).await).await.ending.unwrap();
+    eventually("a durable lock", async || durable(&operator, &ending).await).await;
     name
 }
 

@@ -19,7 +19,7 @@ use crate::harness::*;
 pub const SHORT: &str = "beat = \"1s\"\nlost_after = 2\nrejoin = \"30s\"";
 pub const WINDOW: Duration = Duration::from_secs(2);
 /// A window of five minutes, which nobody misses within a test: what ends ends by something else.
-pub const LONG: &str = "lost_after = 60";
+pub const LONG: &str = "lost_after = 60\ndrain_read = \"2m\"";
 
 /// Says that it is there, and goes on until the file `go` is.
 pub const UNTIL_TOLD: &str = "echo up; while [ ! -e $HERE/go ]; do sleep 0.02; done; echo down";
