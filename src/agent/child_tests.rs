@@ -21,7 +21,7 @@ use crate::{
 };
 
 const ALONE: &str = "LEASEHOLD_TEST_ALONE";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The name of a test of this module, as the test runner knows it.
 fn full(test: &str) -> String {
@@ -254,7 +254,7 @@ fn a_grandchild_in_a_session_of_its_own_is_ended_too() {
         let worker = pid_of(&line_in(&file).await);
         let (handle, clock) = (child.handle(), SystemClock::new());
         let (left, ended) =
-            tokio::join!(handle.terminate(OnRevoke::Term, Duration::from_millis(100), &clock), child.wait());
+            tokio::join!(handle.terminate(OnRevoke::Term, Duration::from_secs(3), &clock), child.wait());
         assert_eq!((ended.unwrap().end, left.pids), (ChildEnd::Signalled(15), vec![]));
         assert!(!alive(worker));
     });
@@ -281,10 +281,12 @@ fn what_a_child_leaves_behind_is_ended_after_its_end() {
 fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
     alone("orphans_are_reaped_and_the_childs_status_is_not_stolen", || async {
         let folder = tempfile::tempdir().unwrap();
-        let go = folder.path().join("go");
+        let (begun, go) = (folder.path().join("begun"), folder.path().join("go"));
+        fs::create_dir(&begun).unwrap();
         // Some are ended by a signal that has no name.
         let mut child = sh(&format!(
-            "for i in 1 2 3 4 5 6 7 8; do (setsid sh -c 'exit 1' &); (setsid sh -c 'kill -40 $$' &); done; until [ -e {} ]; do sleep 0.01; done; exit 4",
+            "for i in 1 2 3 4 5 6 7 8; do (setsid sh -c '> {0}/a'$i'; exit 1' &); (setsid sh -c '> {0}/b'$i'; kill -40 $$' &); done; until [ -e {1} ]; do sleep 0.01; done; exit 4",
+            begun.display(),
             go.display()
         ));
         let own = child.handle().pid();
@@ -297,7 +299,10 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
                 .count()
         };
         let look = async {
-            // None of them stays: long enough for all to have been started, then none is left.
+            // All of them have been, and none of them stays.
+            while fs::read_dir(&begun).unwrap().count() < 16 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             tokio::time::sleep(Duration::from_millis(200)).await;
             while zombies() > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -306,7 +311,9 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
         };
         let (ended, ()) = tokio::join!(child.wait(), look);
         assert_eq!(ended.unwrap().end, ChildEnd::Exited(4));
-        assert_eq!(zombies(), 0);
+        while zombies() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     });
 }
 

@@ -21,6 +21,10 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
+/// By how much the deadline that the daemon is told of lies behind ours. Whoever gives up before it resets the call, which ends it
+/// there; it is for a daemon that never hears of that.
+const TOLD_MORE: Duration = Duration::from_secs(60);
+
 /// A connection to the daemon of a context.
 pub struct Client {
     daemon: Redial,
@@ -83,8 +87,8 @@ impl Client {
     ) -> Result<T, Failure> {
         identified(&*self.source, &*self.clock, self.identity_wait).await?;
         let mut request = Request::new(message);
-        // The daemon is told of a moment more: it is our clock that gives up first, and says so.
-        request.set_timeout(deadline.saturating_add(Duration::from_secs(1)));
+        // It is our clock that gives up first, and says so.
+        request.set_timeout(deadline.saturating_add(TOLD_MORE));
         let answer = tokio::select! {
             answer = call(request) => answer,
             () = self.clock.sleep(deadline) => Err(Status::deadline_exceeded("no answer")),

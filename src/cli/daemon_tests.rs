@@ -8,14 +8,15 @@ use std::{
 };
 
 use clap::Parser;
+use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Cli, Context, Contexts, Exit, Failure, Session, SvidFiles};
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::{Clock, LeaseTime, Now, SystemClock},
     daemon::{Daemon, Stopped},
-    dev::{Household, Role, free_ports},
+    dev::{FreePorts, Household, Role, free_ports},
     ledger::{self, Dir, Head},
     name::{JobId, PrincipalKind},
     reason::Reason,
@@ -28,6 +29,28 @@ pub(super) struct Home {
     pub(super) clock: Arc<dyn Clock>,
     stop: CancellationToken,
     running: JoinHandle<Stopped>,
+    _ports: FreePorts,
+}
+
+/// The clocks of this machine, but who waits for an answer until a deadline waits twelve times as long: where many tests share
+/// two processors, a daemon that is well may need it.
+pub(super) struct Patient(SystemClock);
+
+impl Patient {
+    pub(super) fn clock() -> Arc<dyn Clock> {
+        Arc::new(Patient(SystemClock::new()))
+    }
+}
+
+impl Clock for Patient {
+    fn now(&self) -> Now {
+        self.0.now()
+    }
+
+    fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()> {
+        let now = self.0.now().lease;
+        self.0.sleep_until(now.plus(deadline.since(now).saturating_mul(12)))
+    }
 }
 
 impl Home {
@@ -35,7 +58,8 @@ impl Home {
         let folder = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let root = folder.path().join("dev");
-        let house = Household::set_up(&root, None, free_ports().unwrap(), clock.clone()).unwrap();
+        let ports = free_ports().unwrap();
+        let house = Household::set_up(&root, None, ports.ports, clock.clone()).unwrap();
         let daemon = Daemon::start(&house.config().unwrap()).await.unwrap();
         let files = |role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
         let context = Context {
@@ -54,7 +78,7 @@ impl Home {
         let path = folder.path().join("contexts.toml");
         Contexts { current: Some("dev".into()), contexts }.save(&path).unwrap();
         let (stop, running) = (daemon.stopper(), tokio::spawn(daemon.run()));
-        Home { folder, house, clock, stop, running }
+        Home { folder, house, clock, stop, running, _ports: ports }
     }
 
     pub(super) fn spec(&self) -> PathBuf {
@@ -64,7 +88,7 @@ impl Home {
     pub(super) async fn run_as(&self, role: Option<PrincipalKind>, words: &[&str]) -> Result<Exit, Failure> {
         let cli = Cli::try_parse_from(std::iter::once(&"leasehold").chain(words)).unwrap();
         let contexts = self.folder.path().join("contexts.toml");
-        cli.run_in(Session::of_test(self.clock.clone(), contexts, role)).await
+        cli.run_in(Session::of_test(Patient::clock(), contexts, role)).await
     }
 
     pub(super) async fn run(&self, words: &[&str]) -> Result<Exit, Failure> {

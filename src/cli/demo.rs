@@ -70,8 +70,9 @@ impl DemoArgs {
             .tempdir()
             .map_err(|e| failed("no folder could be made", &e))?;
         folder.disable_cleanup(self.keep);
-        let ports = free_ports().map_err(|e| failed("no ports on loopback", &e))?;
-        let house = Household::set_up(folder.path(), None, ports, session.clock.clone())
+        // Held to the end, while the daemon is killed and comes back.
+        let free = free_ports().map_err(|e| failed("no ports on loopback", &e))?;
+        let house = Household::set_up(folder.path(), None, free.ports, session.clock.clone())
             .map_err(|e| failed("the demonstration could not be set up", &e))?;
         let contexts = house.path("contexts.toml");
         contexts_of(&house)?.save(&contexts).map_err(|e| failed("the context could not be written", &e))?;

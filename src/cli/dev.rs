@@ -91,10 +91,12 @@ impl DevArgs {
             Some(dir) => dir,
             None => default_dir()?,
         };
-        let ports = match self.port {
-            0 => free_ports().map_err(|e| failed("no ports on loopback", &e))?,
-            port => ports_from(port)?,
+        // Held for as long as this runs.
+        let free = match self.port {
+            0 => Some(free_ports().map_err(|e| failed("no ports on loopback", &e))?),
+            _ => None,
         };
+        let ports = free.as_ref().map_or_else(|| ports_from(self.port), |free| Ok(free.ports))?;
         let house = Household::set_up(&dir, self.data.as_deref(), ports, session.clock.clone())
             .map_err(|e| failed("the folder could not be set up", &chain(&e)))?;
         let house = Arc::new(house);

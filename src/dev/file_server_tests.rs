@@ -88,7 +88,7 @@ impl Case {
     }
 
     async fn transfer(&mut self) -> Transfer {
-        tokio::time::timeout(Duration::from_secs(10), self.transfers.recv()).await.unwrap().unwrap()
+        tokio::time::timeout(Duration::from_secs(120), self.transfers.recv()).await.unwrap().unwrap()
     }
 }
 

@@ -29,5 +29,5 @@ pub use authority::{Authority, SvidPem};
 pub use client::{ClientError, Coming, FileClient, read_token};
 pub use file_server::FileServer;
 pub use household::{Household, Pace, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
-pub use running::{Running, free_ports};
+pub use running::{FreePorts, Running, free_ports};
 pub use transfer::{Direction, Transfer, TransferEnd};

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, io, net::Ipv4Addr, sync::Arc};
 
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{FileServer, Household, Ports, Role, SetupError, household::TENANT};
@@ -99,15 +102,44 @@ impl Household {
     }
 }
 
-/// Four ports on loopback that are free now.
-pub fn free_ports() -> io::Result<Ports> {
-    let bind = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    // All four are held until the last is known, so that they differ.
-    let held = [bind()?, bind()?, bind()?, bind()?];
-    let mut ports = [0u16; 4];
-    for (port, listener) in ports.iter_mut().zip(&held) {
-        *port = listener.local_addr()?.port();
+/// Four ports on loopback that are given to nobody else for as long as this lives: neither to who asks for any port nor, as the
+/// near end of a connection, to who calls. A listener that names one takes it, goes, and takes it again.
+#[derive(Debug)]
+pub struct FreePorts {
+    pub ports: Ports,
+    /// Bound, and never listening.
+    _held: [TcpSocket; 4],
+}
+
+/// Finds four ports on loopback that are free, and holds them.
+pub fn free_ports() -> io::Result<FreePorts> {
+    let hold = || {
+        let socket = TcpSocket::new_v4()?;
+        // Whoever listens there says the same: only so do both have the port.
+        socket.set_reuseaddr(true)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        Ok::<_, io::Error>((socket.local_addr()?.port(), socket))
+    };
+    let (grpc, a) = hold()?;
+    let (issuer, b) = hold()?;
+    let (probe, c) = hold()?;
+    let (files, d) = hold()?;
+    Ok(FreePorts { ports: Ports { grpc, issuer, probe, files }, _held: [a, b, c, d] })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_free_port_is_who_names_its_own_and_nobody_elses_though_nobody_listens() {
+        let free = free_ports().unwrap();
+        let grpc = (Ipv4Addr::LOCALHOST, free.ports.grpc);
+        for _ in 0..2 {
+            drop(TcpListener::bind(grpc).await.unwrap());
+            // The system gives out no port that somebody has, and this is what it asks.
+            let other = TcpSocket::new_v4().unwrap();
+            assert_eq!(other.bind(grpc.into()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        }
     }
-    let [grpc, issuer, probe, files] = ports;
-    Ok(Ports { grpc, issuer, probe, files })
 }

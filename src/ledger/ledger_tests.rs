@@ -10,7 +10,7 @@ use super::{
 };
 use crate::clock::{Clock, LeaseTime, Now, SystemClock};
 
-pub(super) const LONG: Duration = Duration::from_secs(20);
+pub(super) const LONG: Duration = Duration::from_secs(120);
 
 pub(super) fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock::new())

@@ -66,7 +66,10 @@ async fn each_failure_to_connect_is_told_apart_and_says_what_to_do() {
     let id = |text: &str| Endpoint::new(&server.address.to_string(), text.parse().unwrap()).unwrap();
     assert!(connector(Some(own.clone()), trusted(), here()).connected_channel().await.is_ok());
 
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    // A socket that is bound and does not listen: nobody else comes to listen there meanwhile.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let nobody = held.local_addr().unwrap().to_string();
     let closed = Endpoint::new(&nobody, here().server_id().clone()).unwrap();
     let expired =
         server.ca.issue("spiffe://a.example/a", &|p| p.not_after = crate::identity::testing::at(NOW));

@@ -12,7 +12,7 @@ use leasehold::{
     secret::Secret,
 };
 use tokio::{task::JoinSet, time::Instant};
-use tonic::{Code, Status};
+use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
 
 use super::process::Place;
@@ -65,9 +65,9 @@ impl Fleet {
             let members =
                 v1::Members { join: holders.clone(), expect: count, max: count, ..Default::default() };
             let spec = v1::JobSpec { members: Some(members), ..spec() };
-            let job =
-                launcher.create(spec, &format!("fleet {n}")).await.unwrap().into_inner().job.unwrap().id;
-            let began = launcher.begin(&job, "run-1").await.unwrap().into_inner();
+            let key = format!("fleet {n}");
+            let job = answered(async || launcher.create(spec.clone(), &key).await).await.job.unwrap().id;
+            let began = answered(async || launcher.begin(&job, "run-1").await).await;
             fleet.man(place, &job, &began.ticket, &holders, width);
             fleet.jobs.push(job);
         }
@@ -229,6 +229,19 @@ impl Member {
 
 fn reason(status: &Status) -> Option<String> {
     Some(status.get_error_details().error_info()?.reason.clone())
+}
+
+/// The answer to what may be asked again: while a crowd comes, a connection whose pings are not answered in time is cut, and a
+/// wrapper asks again.
+pub async fn answered<T>(ask: impl AsyncFn() -> Result<Response<T>, Status>) -> T {
+    for wait in Backoff::default() {
+        match ask().await {
+            Ok(answer) => return answer.into_inner(),
+            Err(status) => assert!(is_passing(&status), "{status:?}"),
+        }
+        tokio::time::sleep(wait).await;
+    }
+    unreachable!("it is asked for ever")
 }
 
 /// Whether nothing was decided, so that the same may be asked again.

@@ -1,6 +1,6 @@
 //! The daemon as its own process: `leasehold serve`, with its log.
 
-use std::{net::TcpListener, process::ExitStatus, sync::Arc};
+use std::{process::ExitStatus, sync::Arc};
 
 use leasehold::{
     clock::Clock,
@@ -14,7 +14,7 @@ use nix::{
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
-    process::{Child, Command},
+    process::Child,
     sync::watch,
 };
 
@@ -24,7 +24,8 @@ use crate::harness::*;
 pub struct Place {
     pub world: World,
     pub address: String,
-    probe: String,
+    probe: Port,
+    _grpc: Port,
 }
 
 /// One life of the daemon. Dropping it kills it.
@@ -35,17 +36,28 @@ pub struct Process {
 
 impl Place {
     pub fn new() -> Self {
-        let world = World::prepared(|setup| setup.real_clock = true);
-        let (address, probe) = (free_address(), free_address());
+        Self::with("")
+    }
+
+    /// The same with lines below `[lease]`.
+    pub fn with(lease: &str) -> Self {
+        let world = World::prepared(|setup| {
+            setup.real_clock = true;
+            setup.lease = lease.to_owned();
+        });
+        let (grpc, probe) = (Port::reserve(), Port::reserve());
+        let address = grpc.address.to_string();
         let text = world
             .read("leasehold.toml")
             .replacen("grpc = \"127.0.0.1:0\"", &format!("grpc = \"{address}\""), 1)
-            .replacen("probe = \"127.0.0.1:0\"", &format!("probe = \"{probe}\""), 1)
+            .replacen("probe = \"127.0.0.1:0\"", &format!("probe = \"{}\"", probe.address), 1)
             // Small segments, so that many of them begin while it is killed.
             .replacen("[ledger]\n", "[ledger]\nsegment = \"1MiB\"\n", 1);
-        assert!(text.contains(&address) && text.contains(&probe) && text.contains("segment"));
+        assert!(
+            text.contains(&address) && text.contains(&probe.address.to_string()) && text.contains("segment")
+        );
         world.write("leasehold.toml", &text);
-        Place { world, address, probe }
+        Place { world, address, probe, _grpc: grpc }
     }
 
     /// Starts a daemon; it is not ready yet.
@@ -57,10 +69,9 @@ impl Place {
     pub fn start_by(&self, before: &[&str]) -> Process {
         let words = before.iter().copied().chain([env!("CARGO_BIN_EXE_leasehold"), "serve", "--config"]);
         let words: Vec<&str> = words.collect();
-        let mut child = Command::new(words[0])
+        let mut child = plain(words[0])
             .args(&words[1..])
             .arg(self.world.file("leasehold.toml"))
-            .env_remove("LEASEHOLD_LOG")
             .stderr(std::process::Stdio::piped())
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
@@ -108,7 +119,7 @@ impl Place {
 
     /// What the probes' listener answers; nothing where nobody listens.
     pub async fn probe(&self, path: &str) -> Option<u16> {
-        let address = self.probe.parse().unwrap();
+        let address = self.probe.address;
         tokio::net::TcpStream::connect(address).await.ok()?;
         Some(self.world.http(address, path).await.0)
     }
@@ -161,20 +172,6 @@ impl Process {
         self.signal(Signal::SIGTERM);
         assert_eq!(self.ended().await.code(), Some(0), "{}", self.log());
     }
-}
-
-/// A local address that is free and that the system gives to nobody by itself.
-fn free_address() -> String {
-    let start = u64::from(std::process::id()).wrapping_mul(37);
-    static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-    for _ in 0..2_000 {
-        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let address = format!("127.0.0.1:{}", 20_000 + (start + n) % 10_000);
-        if TcpListener::bind(&address).is_ok() {
-            return address;
-        }
-    }
-    panic!("no free address");
 }
 
 /// Waits until an ending is on disk; false where the daemon went away meanwhile.

@@ -10,7 +10,7 @@ use std::{
 use leasehold::proto::v1::{JobState, Outcome};
 use tokio::{
     io::AsyncWriteExt,
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStdin},
 };
 
 use super::process::Place;
@@ -70,7 +70,7 @@ impl Run {
         let dir = place.world.file(&format!("run-{code}"));
         fs::create_dir_all(dir.join("credentials")).unwrap();
         let log = fs::File::create(dir.join("said")).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_leasehold"))
+        let mut process = plain(env!("CARGO_BIN_EXE_leasehold"))
             .args(["--context", &format!("run-{code}"), "run", "--spec"])
             .arg(place.world.file("job.toml"))
             .arg("--dir")

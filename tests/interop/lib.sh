@@ -101,13 +101,32 @@ stop() {
     wait "$1" 2>/dev/null || true
 }
 
+# several COMMAND…: three times at the most, for what the network does not always give at once.
+several() {
+    local turn
+    for turn in 1 2 3; do
+        "$@" && return 0
+        [ "$turn" -eq 3 ] || sleep $((turn * 3))
+    done
+    return 1
+}
+
+# may_install: whether Debian's packages may be installed here.
+may_install() { [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
+
+# install_package PACKAGE: Debian's; fails where it cannot be had.
+install_package() {
+    local apt=(apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120)
+    several "${apt[@]}" update >>"$work/apt.log" 2>&1 </dev/null || true
+    DEBIAN_FRONTEND=noninteractive several "${apt[@]}" install -y --no-install-recommends "$1" >>"$work/apt.log" 2>&1 </dev/null
+}
+
 # need PROGRAM PACKAGE: installs Debian's package where the program is absent and may be installed.
 need() {
     command -v "$1" >/dev/null && return 0
-    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+    if may_install; then
         printf 'installing %s\n' "$2"
-        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$2"; } \
-            >"$work/apt.log" 2>&1 </dev/null || true
+        install_package "$2" || true
         hash -r
     fi
     command -v "$1" >/dev/null || not_run "the program $1 is absent and could not be installed"
@@ -136,16 +155,29 @@ need_python() {
         need_venv_package
         python3 -m venv "$env" >>"$work/venv.log" 2>&1 || not_run "python3 cannot make a virtual environment"
     fi
-    "$python" -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: -r "$wanted" \
-        </dev/null || die "the packages of requirements.txt could not be installed"
+    several "$python" -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: -r "$wanted" \
+        >"$work/pip.log" 2>&1 </dev/null || not_run "the packages of requirements.txt cannot be had: $(tail -n 1 "$work/pip.log")"
     cp "$wanted" "$env/installed.txt"
 }
 
 need_venv_package() {
-    [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null || not_run "python3 has no module venv"
-    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv; } \
-        >"$work/apt.log" 2>&1 </dev/null || not_run "python3 has no module venv, and it could not be installed"
+    may_install || not_run "python3 has no module venv"
+    install_package python3-venv || not_run "python3 has no module venv, and it could not be installed"
 }
+
+# free_ports COUNT: the first of so many that follow each other, none of them given before in this run.
+free_ports() { python3 "$interop/ports.py" "$1" "$work/ports"; }
+
+# start_calm: notes from here on how long somebody on this machine had to wait for a processor.
+start_calm() {
+    python3 "$interop/calm.py" keep "$work/calm" &
+    started+=("$!")
+    wait_for 60 test -s "$work/calm" || die 'the note of how busy this machine is was not begun'
+}
+
+# calm A B: the seconds between two moments without that time. at_most SECONDS A B: whether they are no more than that.
+calm() { python3 "$interop/calm.py" between "$work/calm" "$1" "$2"; }
+at_most() { [ "$(python3 -c 'import sys; print(float(sys.argv[1]) <= float(sys.argv[2]))' "$(calm "$2" "$3")" "$1")" = True ]; }
 
 # Starts `leasehold dev` in a folder of its own on free ports, and waits until it is ready. Sets `folder`, `log`, `grpc` and
 # `issuer`, and LEASEHOLD_CONTEXTS, so that every other command finds it.
@@ -157,7 +189,7 @@ start_dev() {
     "$leasehold" dev --dir "$folder" --port 0 >"$work/dev.out" 2>"$log" </dev/null &
     daemon=$!
     started+=("$daemon")
-    wait_for 60 dev_settled || die "leasehold dev was not ready within 60 s"
+    wait_for 180 dev_settled || die "leasehold dev was not ready within 180 s"
     gone "$daemon" && die "leasehold dev ended: $(tail -n 3 "$log")"
     grpc=$(sed -n 's/^ *daemon *\(localhost:[0-9]*\),.*/\1/p' "$work/dev.out")
     issuer=$(sed -n 's|^ *keys *\(http://localhost:[0-9]*\)/keys$|\1|p' "$work/dev.out")

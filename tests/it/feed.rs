@@ -1,6 +1,12 @@
 //! The fence feed: who hears of which lowering, in what order, and what becomes of those who do not read.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use leasehold::{
     clock::LeaseTime,
@@ -360,19 +366,24 @@ async fn two_hundred_feeds_hear_each_lowering_in_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn law_10_a_tick_never_comes_back_before_what_was_lowered_before_it() {
     const TICKS: u64 = 600;
+    const AHEAD: u64 = 4_000;
     let world = World::start().await;
     let mut feed = Feed::open(&world.client(GATEWAY).await, GATEWAY).await;
     let broker = world.daemon().broker.clone();
     let stop = CancellationToken::new();
+    let read = Arc::new(AtomicU64::new(0));
     let lowering = tokio::task::spawn_blocking({
-        let (broker, stop) = (broker.clone(), stop.clone());
+        let (broker, stop, read) = (broker.clone(), stop.clone(), read.clone());
         move || {
             for n in 0u64.. {
                 let name: FenceName = format!("human:u{n}").parse().unwrap();
                 broker.fences().lower(&name, LeaseTime(1));
-                // In bursts, and no faster than they are read.
+                // In bursts, and never so far ahead of who reads that it would be told that it fell behind.
                 if n % 30 == 29 {
                     std::thread::sleep(Duration::from_micros(500));
+                }
+                while n > read.load(Ordering::Relaxed) + AHEAD && !stop.is_cancelled() {
+                    std::thread::sleep(Duration::from_micros(100));
                 }
                 if stop.is_cancelled() {
                     return;
@@ -388,6 +399,7 @@ async fn law_10_a_tick_never_comes_back_before_what_was_lowered_before_it() {
                 Event::Lowered(l) => {
                     assert_eq!(l.prev, feed.prev);
                     feed.prev = l.seq;
+                    read.fetch_add(1, Ordering::Relaxed);
                 }
                 Event::Tick(echo) => {
                     assert_eq!(echo.tick, tick);

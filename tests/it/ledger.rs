@@ -123,7 +123,7 @@ async fn law_26_over_random_histories_every_ending_is_in_exactly_one_record_with
         }
         operator.revoke("tenant:acme").await.unwrap();
         eventually("all to be over", async || world.daemon().broker.live_leases() == 0).await;
-        let records = world.records().await;
+        let records = world.recorded("the end of each lease", ends_all).await;
         let issued: Vec<&Value> = records.of("credential.issued");
         assert!(issued.len() > 10, "seed {seed}: {} leases", issued.len());
 
@@ -176,6 +176,19 @@ async fn law_26_over_random_histories_every_ending_is_in_exactly_one_record_with
         }
         assert!(endings.is_empty(), "seed {seed}: {endings:?} were never issued");
     }
+}
+
+/// Each lease that was issued is in a record of its end: what clean-up records comes after the clean-up.
+fn ends_all(records: &Records) -> bool {
+    let mut ended = std::collections::BTreeSet::new();
+    for record in &records.all {
+        ended.extend(record["leases"].as_array().into_iter().flatten().filter_map(Value::as_str));
+        ended.extend(record["name"].as_str().and_then(|name| name.strip_prefix("lease:")));
+        if record["type"] == "credential.cancelled" {
+            ended.extend(record["lease"].as_str());
+        }
+    }
+    records.of("credential.issued").iter().all(|r| r["lease"].as_str().is_some_and(|id| ended.contains(id)))
 }
 
 /// A lowering that ended leases is itself on record before them: what it was, who did it, and why.
@@ -237,12 +250,13 @@ async fn signed_heads_come_with_ticks_and_answers_and_show_a_cut_ledger() {
 
     // The verifier keeps the last one that a tick brought.
     let mut kept = None;
-    eventually("a head by the feed", async || {
-        world.time().advance(Duration::from_millis(500));
-        kept = verifier.ledger_head().map(|head| head.parse::<SignedHead>().unwrap());
-        kept.as_ref().is_some_and(|k| k.head.index >= answered.head.index)
-    })
-    .await;
+    world
+        .time()
+        .pass_slowly_until("a head by the feed", async || {
+            kept = verifier.ledger_head().map(|head| head.parse::<SignedHead>().unwrap());
+            kept.as_ref().is_some_and(|k| k.head.index >= answered.head.index)
+        })
+        .await;
     let kept = kept.unwrap();
     key.verify(&kept).unwrap();
     drop(verifier);

@@ -470,9 +470,10 @@ async fn an_attempt_that_everybody_has_left_without_a_word_ends_in_time() {
     let took = c
         .world
         .time()
-        .pass_until(Duration::from_secs(60), async || c.attempt().await.state() == AttemptState::Ended)
-        .await
-        .expect("it ends");
+        .pass_until("its end", Duration::from_secs(60), async || {
+            c.attempt().await.state() == AttemptState::Ended
+        })
+        .await;
     assert!(took > Duration::from_secs(29) && took < Duration::from_secs(33), "{took:?}");
     assert_eq!((c.attempt().await.outcome(), c.job().await.state()), (Outcome::Lost, JobState::Ready));
 }

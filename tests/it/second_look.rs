@@ -2,7 +2,7 @@
 
 use std::{
     sync::mpsc::{self, Receiver},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use leasehold::proto::v1::{self, AttemptState, Half, JobSpec, MemberState};
@@ -20,8 +20,9 @@ const WORKER_DISABLED: Change = Change(
 const LAUNCHER_DISABLED: Change =
     Change("kind        = \"launcher\"\n", "kind        = \"launcher\"\ndisabled    = true\n");
 
-/// Reloads at one reading of the clock. Answers how many records were on disk at that moment, once the reload is done.
-fn reload_at(world: &World, reading: usize) -> Receiver<u64> {
+/// Reloads at one reading of the clock, and gives it so long. Answers how many records were on disk at that moment, once the
+/// reload is done.
+fn reload_at(world: &World, reading: usize, most: Duration) -> Receiver<u64> {
     let (reload, ledger) = (world.daemon().reloader(), world.daemon().broker.ledger().clone());
     let (tell, told) = mpsc::channel();
     world.time().at_reading(reading, move || {
@@ -33,7 +34,7 @@ fn reload_at(world: &World, reading: usize) -> Receiver<u64> {
             let _ = tell.send(durable);
         });
         // Where whoever reads the clock holds what the reload waits for, it goes on first.
-        let _ = wait.recv_timeout(Duration::from_secs(2));
+        let _ = wait.recv_timeout(most);
     });
     told
 }
@@ -45,8 +46,9 @@ struct Turn {
     answer: Result<(), Status>,
 }
 
-/// Readings of the clock at the end of a request that are tried.
+/// Readings of the clock at the end of a request that are tried, and how often: others read it too, and not always as often.
 const LAST: usize = 12;
+const SWEEPS: usize = 5;
 
 /// Makes a request again and again, with a reload at each of its last readings of the clock, from the last one back. Where the
 /// reload comes after the record, the decision was made before it: one of those is refused all the same, by the second look.
@@ -62,15 +64,20 @@ async fn late(what: &str, change: Change, request: impl AsyncFn(&World, usize, &
     };
     let undisturbed = request(&world, 0, &count).await;
     assert!(undisturbed.answer.is_ok() && undisturbed.record.is_some(), "{what}: {:?}", undisturbed.answer);
-    for back in 1..=LAST.min(readings.get()) {
+    let mut longest = timed_reload(&world);
+    let last = LAST.min(readings.get());
+    for turn in 0..SWEEPS * last {
+        let back = 1 + turn % last;
         let reloaded = std::cell::Cell::new(None);
         let arm = |when: &str| {
             if when == "before" {
-                reloaded.set(Some(reload_at(&world, readings.get() - back)));
+                // As long as this machine may take today, and no longer: it may have to be gone on without.
+                let most = longest.saturating_mul(8).max(Duration::from_secs(1));
+                reloaded.set(Some(reload_at(&world, readings.get() - back, most)));
             }
         };
         world.write("catalog.d/acme.toml", &bad);
-        let turn = request(&world, back, &arm).await;
+        let turn = request(&world, 1 + turn, &arm).await;
         let came = !world.time().call_off();
         let durable = reloaded.take().filter(|_| came).map(|told| told.recv_timeout(PATIENCE).unwrap());
         if turn.answer.is_err() && turn.record.zip(durable).is_some_and(|(record, durable)| record <= durable)
@@ -78,9 +85,15 @@ async fn late(what: &str, change: Change, request: impl AsyncFn(&World, usize, &
             return;
         }
         world.write("catalog.d/acme.toml", &good);
-        world.daemon().reload();
+        longest = longest.max(timed_reload(&world));
     }
     panic!("{what}: rules that changed after its record were never seen");
+}
+
+fn timed_reload(world: &World) -> Duration {
+    let began = Instant::now();
+    world.daemon().reload();
+    began.elapsed()
 }
 
 fn job_of_its_own(turn: usize) -> JobSpec {
@@ -138,18 +151,23 @@ async fn law_20_a_revision_raised_between_the_record_and_the_answer_of_a_renewal
     let world = World::start().await;
     let worker = world.working().await;
     // Each of the last readings, from the last one back.
-    for back in 1..=LAST {
+    for back in (1..=LAST).cycle().take(SWEEPS * LAST) {
         let id = worker.issue(Half::Reading).await.lease.id;
         let start = world.time().readings();
         worker.renew(&id).await.unwrap();
         let readings = world.time().readings() - start;
-        assert!(back <= readings, "rules that changed after its record were never seen");
+        if back > readings {
+            continue;
+        }
         let daemon = world.daemon().broker.clone();
         world.time().at_reading(readings - back, move || {
             daemon.fences().raise_revision();
         });
         let renewed = worker.renew(&id).await.unwrap().into_inner();
-        assert!(!world.time().call_off(), "the clock was read less often than before");
+        // Somebody else read it in between, and not this time.
+        if world.time().call_off() {
+            continue;
+        }
         let records = world.records().await;
         let of_it = |kind| records.of(kind).into_iter().filter(|r| r["lease"] == *id).collect::<Vec<_>>();
         if let [cancelled] = of_it("credential.cancelled")[..] {

@@ -82,8 +82,9 @@ impl Watcher {
             }
         }
         loop {
-            let change = self.lines.recv_timeout(Duration::from_secs(40));
-            let change = change.unwrap_or_else(|_| panic!("not within 40 s: {what}; now {:?}", self.present));
+            let change = self.lines.recv_timeout(Duration::from_secs(120));
+            let change =
+                change.unwrap_or_else(|_| panic!("not within 120 s: {what}; now {:?}", self.present));
             self.take(&change);
             if so(change.seen.clone()) {
                 return change;
@@ -117,8 +118,8 @@ impl Watcher {
     /// The next change of the first token.
     pub fn next_of_first(&mut self, what: &str) -> Change {
         loop {
-            let change = self.lines.recv_timeout(Duration::from_secs(40));
-            let change = change.unwrap_or_else(|_| panic!("not within 40 s: {what}; now {:?}", self.first));
+            let change = self.lines.recv_timeout(Duration::from_secs(120));
+            let change = change.unwrap_or_else(|_| panic!("not within 120 s: {what}; now {:?}", self.first));
             self.take(&change);
             if matches!(change.seen, Seen::First(_)) {
                 return change;

@@ -80,14 +80,14 @@ async fn law_27_law_30_a_wrapper_that_is_killed_leaves_no_access_no_process_and_
     let (client, job, gateway) =
         (world.client(WORKER).await, wrapper.job().await, world.client(GATEWAY).await);
     let token = wrapper.file("reading-gateway").unwrap();
-    let since = Instant::now();
+    let (since, took) = (Instant::now(), Stopwatch::start());
     wrapper.signal(Signal::SIGKILL);
     eventually("it is away", async || {
         let (job, attempt) = client.stands(&job).await;
         job.live_leases == 0 && attempt.members[0].state() == MemberState::Away
     })
     .await;
-    assert!(since.elapsed() < Duration::from_secs(1), "access ended after {:?}", since.elapsed());
+    assert!(took.counted() < Duration::from_secs(1), "access ended after {:?}", took.counted());
     assert!(!gateway.introspect(&token, WORKER).await.active);
     row("run: SIGKILL to the wrapper", "access", since, &cause(&world).await, None);
     gone(orphan).await;
@@ -114,13 +114,13 @@ async fn law_27_a_memory_limit_ends_the_command_and_all_access() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn law_30_a_wrapper_that_stands_still_beyond_the_window_comes_back_by_itself() {
-    let world = world().await;
+    let world = world_of(SHORT).await;
     let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
     let (client, job, gateway) =
         (world.client(WORKER).await, wrapper.job().await, world.client(GATEWAY).await);
     let before = wrapper.file("reading-gateway").unwrap();
-    let since = Instant::now();
+    let (since, took) = (Instant::now(), Stopwatch::start());
     wrapper.signal(Signal::SIGSTOP);
     eventually("it is away", async || {
         let (job, attempt) = client.stands(&job).await;
@@ -128,7 +128,7 @@ async fn law_30_a_wrapper_that_stands_still_beyond_the_window_comes_back_by_itse
     })
     .await;
     let most = WINDOW + Duration::from_secs(2);
-    assert!(since.elapsed() < most, "access ended after {:?}, at the most {most:?}", since.elapsed());
+    assert!(took.counted() < most, "access ended after {:?}, at the most {most:?}", took.counted());
     assert!(!gateway.introspect(&before, WORKER).await.active);
     row("run: SIGSTOP to the wrapper, beyond the window", "access", since, &cause(&world).await, None);
     let since = Instant::now();
@@ -172,21 +172,25 @@ async fn law_27_ranks_in_sessions_of_their_own_and_orphans_end_with_the_job() {
 async fn law_10_law_27_a_command_deaf_to_sigterm_loses_access_at_once_and_its_life_after_the_grace() {
     let world = world().await;
     let script = format!("trap '' TERM; {UNTIL_TOLD}");
-    let mut wrapper = world.wrap(&job_toml("", "[run]\ngrace = \"1s\"\n"), &[], &script);
+    const GRACE: Duration = Duration::from_secs(5);
+    let mut wrapper = world.wrap(&job_toml("", "[run]\ngrace = \"5s\"\n"), &[], &script);
     wrapper.child_says("up").await;
-    let (job, gateway) = (wrapper.job().await, world.client(GATEWAY).await);
+    let (job, gateway, operator) =
+        (wrapper.job().await, world.client(GATEWAY).await, world.client(OPERATOR).await);
     let token = wrapper.file("reading-gateway").unwrap();
-    let since = Instant::now();
-    world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
+    let (since, took) = (Instant::now(), Stopwatch::start());
+    operator.revoke(&format!("job:{job}")).await.unwrap();
     assert!(!gateway.introspect(&token, WORKER).await.active);
-    let access = since.elapsed();
+    assert!(took.counted() < Duration::from_millis(500), "{:?}", took.counted());
     wrapper.says("the credential files are wiped").await;
-    assert!(wrapper.is_running() && since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    // It is not looked at for so long only where this machine stood still for all of the grace.
+    let is_early = since.elapsed() < GRACE;
+    assert!(took.counted() < Duration::from_secs(1), "{:?}", took.counted());
+    assert!(wrapper.is_running() || !is_early, "it has a grace");
     row("run: revoked, and deaf to SIGTERM", "access", since, &cause(&world).await, None);
     assert_eq!(wrapper.exit().await, Some(137));
-    assert!(since.elapsed() >= Duration::from_secs(1), "it had its grace");
-    assert!(access < Duration::from_millis(500), "{access:?}");
-    row("  after its grace of 1 s", "command", since, "SIGKILL", Some(137));
+    assert!(since.elapsed() >= GRACE, "it had its grace");
+    row("  after its grace of 5 s", "command", since, "SIGKILL", Some(137));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,12 +218,12 @@ async fn as_the_first_process_of_a_container_it_reaps_passes_signals_on_and_exit
         .status()
         .unwrap();
     assert!(left.success());
+    // Its guard alone stays; an orphan that it did not reap would stay as well.
     eventually("no zombie of it", async || {
         tokio::time::sleep(Duration::from_millis(100)).await;
-        children(first).into_iter().all(|pid| runs(nix::unistd::Pid::from_raw(pid)))
+        matches!(children(first)[..], [guard] if runs(nix::unistd::Pid::from_raw(guard)))
     })
     .await;
-    assert_eq!(children(first).len(), 1, "its guard alone");
     let since = Instant::now();
     send(nix::unistd::Pid::from_raw(first), Signal::SIGTERM);
     assert_eq!(wrapper.exit().await, Some(7), "{}", wrapper.stderr());

@@ -70,7 +70,7 @@ impl Way {
             let (now, toward) = *self.seen.last.lock().unwrap();
             same = if now == count { same + 1 } else { 0 };
             count = now;
-            if same >= if toward == Toward::Client { 2 } else { 100 } {
+            if same >= if toward == Toward::Client { 4 } else { 100 } {
                 return;
             }
         }

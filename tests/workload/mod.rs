@@ -98,6 +98,11 @@ impl Agent {
         self.tell(Say::HangUp);
     }
 
+    /// Takes calls, and says nothing on them until something else is said.
+    pub fn hesitate(&self) {
+        self.tell(Say::Nothing);
+    }
+
     /// Ends the open streams in order. Who asks anew is answered.
     pub fn close_streams(&self) {
         self.say.send_modify(|(_, closed)| *closed += 1);

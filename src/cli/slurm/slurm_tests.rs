@@ -9,7 +9,10 @@ use super::{
     teller::tell_all,
 };
 use crate::{
-    cli::{Context, Contexts, Session, SvidFiles, daemon_tests::Home},
+    cli::{
+        Context, Contexts, Session, SvidFiles,
+        daemon_tests::{Home, Patient},
+    },
     name::PrincipalKind,
     proto::v1::{self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient},
 };
@@ -52,7 +55,7 @@ impl Cluster {
         let context = Context { server, server_id, bundles, issuer, identities };
         let contexts = BTreeMap::from([("dev".to_owned(), context)]);
         Contexts { current: Some("dev".into()), contexts }.save(&path("toml")).unwrap();
-        Session::of_test(home.clock.clone(), path("toml"), None)
+        Session::of_test(Patient::clock(), path("toml"), None)
     }
 
     /// A job of the trainer that may have three attempts.
@@ -69,7 +72,7 @@ impl Cluster {
 
     fn home_session(&self) -> Session {
         let path = self.home.folder.path().join("contexts.toml");
-        Session::of_test(self.home.clock.clone(), path, None)
+        Session::of_test(Patient::clock(), path, None)
     }
 
     async fn seen(&self, job: &str) -> v1::Job {

@@ -46,12 +46,17 @@ fn foreign() -> TrustDomain {
     FOREIGN.parse().unwrap()
 }
 
+/// The longest that anything may take in real time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// What the server presents and answers, and how often it was asked.
 #[derive(Clone)]
 struct Server {
     answer: Arc<Mutex<(StatusCode, String)>>,
     tls: Arc<Mutex<Arc<ServerConfig>>>,
     asked: Arc<AtomicUsize>,
+    /// Connections that were made and have not ended.
+    open: Arc<AtomicUsize>,
     port: u16,
 }
 
@@ -62,13 +67,17 @@ impl Server {
             answer: Arc::new(Mutex::new((StatusCode::OK, "{}".into()))),
             tls: Arc::new(Mutex::new(tls)),
             asked: Arc::default(),
+            open: Arc::default(),
             port: listener.local_addr().unwrap().port(),
         };
         let served = server.clone();
         tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
                 let server = served.clone();
+                server.open.fetch_add(1, Ordering::SeqCst);
+                let ends = Ends(server.open.clone());
                 tokio::spawn(async move {
+                    let _ends = ends;
                     let tls = server.tls.lock().unwrap().clone();
                     let Ok(stream) = TlsAcceptor::from(tls).accept(tcp).await else { return };
                     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -127,6 +136,19 @@ impl Server {
 
     fn asked(&self) -> usize {
         self.asked.load(Ordering::SeqCst)
+    }
+
+    fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts a connection out.
+struct Ends(Arc<AtomicUsize>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -214,7 +236,7 @@ impl Case {
 
     async fn until(&self, what: &str, is: impl Fn(&Trust) -> bool) -> Arc<Trust> {
         let mut watch = self.source.watch();
-        let seen = tokio::time::timeout(Duration::from_secs(20), watch.wait_for(|trust| is(trust)));
+        let seen = tokio::time::timeout(PATIENCE, watch.wait_for(|trust| is(trust)));
         let seen = seen.await.map(|trust| trust.unwrap().clone());
         seen.unwrap_or_else(|_| panic!("{what}: {:?}", self.source.current()))
     }
@@ -241,10 +263,21 @@ impl Case {
                         break;
                     }
                 }
+                self.at_rest().await;
             }
         };
-        let asked = tokio::time::timeout(Duration::from_secs(20), asking).await;
+        let asked = tokio::time::timeout(PATIENCE, asking).await;
         asked.unwrap_or_else(|_| panic!("asked {} times, not {wanted}", self.server.asked()));
+    }
+
+    /// Waits until no answer is under way: while one is, time that passes brings its deadline nearer.
+    async fn at_rest(&self) {
+        let ends = async {
+            while self.server.open() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ends).await.expect("each connection ends");
     }
 
     /// Lets time pass, in steps, until the source shows this.
@@ -258,6 +291,7 @@ impl Case {
                     return trust;
                 }
             }
+            self.at_rest().await;
         }
         panic!("{what}: {:?}", self.source.current());
     }

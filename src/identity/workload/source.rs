@@ -82,11 +82,12 @@ impl WorkloadSource {
         let mut waits = Waits::new(limits::RETRY_FIRST, limits::RETRY_MAX);
         loop {
             let began = self.clock.now().boot;
-            let end = match stream::open(&self.options.endpoint, &*self.clock).await {
+            let (end, has_spoken) = match stream::open(&self.options.endpoint, &*self.clock).await {
                 Ok(messages) => self.hear(messages).await,
-                Err(end) => end,
+                Err(end) => (end, false),
             };
-            let lived = self.lived(began);
+            // One that took its time to refuse was no stream that lived: it is asked ever slower, too.
+            let lived = has_spoken && self.lived(began);
             self.ended(&end);
             let wait = match end {
                 // At once, unless the agent does nothing but close.
@@ -113,28 +114,29 @@ impl WorkloadSource {
         self.clock.now().boot.since(began) >= limits::RETRY_FIRST
     }
 
-    /// Hears one stream to its end.
-    async fn hear(&self, mut messages: Streaming<X509svidResponse>) -> StreamEnd {
+    /// Hears one stream to its end. Answers that, and whether the agent said anything on it.
+    async fn hear(&self, mut messages: Streaming<X509svidResponse>) -> (StreamEnd, bool) {
         let endpoint = &self.options.endpoint;
         let first = tokio::select! {
             message = messages.message() => message,
             () = self.clock.sleep(limits::CALL) => {
-                return StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} said nothing") };
+                let why = format!("the SPIFFE agent at {endpoint} said nothing");
+                return (StreamEnd::Away { why }, false);
             }
         };
         if let Ok(None) = first {
             // It has said nothing of us: that it hangs up in order makes it no answer.
-            return StreamEnd::Away {
-                why: format!("the SPIFFE agent at {endpoint} hung up and said nothing"),
-            };
+            let why = format!("the SPIFFE agent at {endpoint} hung up and said nothing");
+            return (StreamEnd::Away { why }, false);
         }
-        let mut next = first;
+        let (mut next, mut has_spoken) = (first, false);
         loop {
             match next {
                 Ok(Some(message)) => self.take(message),
-                Ok(None) => return StreamEnd::Closed,
-                Err(status) => return StreamEnd::of(endpoint, &status),
+                Ok(None) => return (StreamEnd::Closed, has_spoken),
+                Err(status) => return (StreamEnd::of(endpoint, &status), has_spoken),
             }
+            has_spoken = true;
             let Some(patience) = self.patience() else {
                 next = messages.message().await;
                 continue;
@@ -142,7 +144,8 @@ impl WorkloadSource {
             next = tokio::select! {
                 message = messages.message() => message,
                 () = self.clock.sleep(patience) => {
-                    return StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} did not rotate our SVID in time") };
+                    let why = format!("the SPIFFE agent at {endpoint} did not rotate our SVID in time");
+                    return (StreamEnd::Away { why }, true);
                 }
             };
         }

@@ -23,7 +23,7 @@ need_spire() {
     command -v "${CC:-cc}" >/dev/null || not_run "there is no C compiler, which SPIRE's data store needs"
     printf 'SPIRE %s: building, some minutes\n' "$spire_version"
     # Reads every module that is needed and compiles none: what fails here is not to be had.
-    spire_go "$go" list -deps tool >/dev/null 2>"$work/go.log" ||
+    several spire_go "$go" list -deps tool >/dev/null 2>"$work/go.log" ||
         not_run "the Go module github.com/spiffe/spire cannot be had: $(grep -v '^go: downloading' "$work/go.log" | head -n 1)"
     mkdir -p "$spire.draft"
     if ! GOBIN=$spire.draft spire_go "$go" install -p 2 -ldflags '-s -w' tool 2>"$work/go.log"; then
@@ -40,22 +40,12 @@ spire_go() {
     (cd "$interop/spire" && CGO_ENABLED=1 GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false" "$go" "$@")
 }
 
-# A port of loopback where nobody listens now.
-free_port() {
-    local port
-    while :; do
-        port=$((20000 + RANDOM % 12000))
-        (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-    done
-    echo "$port"
-}
-
 # domain NAME TRUST_DOMAIN SVID_TTL CA_TTL: starts a server, which serves its bundle by https_spiffe, and an agent. The sockets are
 # $sockets/NAME-server and $sockets/NAME; `bundle_port_NAME` is where the bundle is.
 domain() {
     local name=$1 trust_domain=$2 svid_ttl=$3 ca_ttl=$4 dir=$work/$1 port token pid
-    port=$(free_port)
-    declare -g "bundle_port_$name=$(free_port)"
+    port=$(free_ports 1)
+    declare -g "bundle_port_$name=$(free_ports 1)"
     local bundle_port=bundle_port_$name
     mkdir -p "$dir/server" "$dir/agent"
     cat >"$dir/server.conf" <<HCL
@@ -131,11 +121,11 @@ HCL
     "$spire/spire-server" run -config "$dir/server.conf" >"$dir/server.log" 2>&1 </dev/null &
     pid=$!
     started+=("$pid")
-    wait_for 60 server "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE server of $trust_domain was not healthy within 60 s: $(tail -n 1 "$dir/server.log")"
+    wait_for 180 server "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE server of $trust_domain was not healthy within 180 s: $(tail -n 1 "$dir/server.log")"
     server "$name" bundle show >"$dir/bundle.pem"
     token=$(server "$name" token generate -spiffeID "spiffe://$trust_domain/node" | sed -n 's/^Token: //p')
     start_agent "$name" -joinToken "$token"
-    wait_for 60 agent "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE agent of $trust_domain was not healthy within 60 s: $(tail -n 1 "$dir/agent.log")"
+    wait_for 180 agent "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE agent of $trust_domain was not healthy within 180 s: $(tail -n 1 "$dir/agent.log")"
 }
 
 # start_agent NAME OPTION…: sets `agent_NAME` to its process. One that was attested before needs no token.

@@ -1,16 +1,17 @@
 //! A clock that stands still until a test moves it.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
 use leasehold::clock::{BootTime, Clock, LeaseTime, Now, Wall};
-use tokio::sync::watch;
+use tokio::{sync::watch, task};
 
 use super::soon;
 
@@ -23,6 +24,7 @@ type Act = Box<dyn FnOnce() + Send>;
 /// All three clocks, moved by hand. Whoever sleeps wakes when the lease timeline has come to its moment.
 pub struct TestClock {
     now: watch::Sender<Now>,
+    sleepers: Arc<Mutex<Sleepers>>,
     /// What is to happen at one of the next readings, and how many come before it.
     at_reading: Mutex<Option<(usize, Act)>>,
     readings: AtomicUsize,
@@ -33,6 +35,7 @@ impl TestClock {
         let now = Now { wall: NOW, lease: LeaseTime(NOW.0), boot: BootTime(3_600_000) };
         TestClock {
             now: watch::Sender::new(now),
+            sleepers: Arc::default(),
             at_reading: Mutex::new(None),
             readings: AtomicUsize::new(0),
         }
@@ -75,31 +78,133 @@ impl TestClock {
         while !left.is_zero() {
             self.advance(left.min(STEP));
             left = left.saturating_sub(STEP);
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            self.settled().await;
         }
     }
 
-    /// Lets time pass in steps of half a second, as a daemon that is awake sees it, until the answer is yes or `most` has
-    /// passed. Answers how much did.
-    pub async fn pass_until(&self, most: Duration, mut ask: impl AsyncFnMut() -> bool) -> Option<Duration> {
+    /// Lets time pass in steps of half a second, as a daemon that is awake sees it, until the answer is yes, and answers how
+    /// much did. Once `most` has passed the clock stands still, and the answer must come of that.
+    pub async fn pass_until(
+        &self,
+        what: &str,
+        most: Duration,
+        mut ask: impl AsyncFnMut() -> bool,
+    ) -> Duration {
         const STEP: Duration = Duration::from_millis(500);
         let began = self.now().boot;
-        soon("time to pass", async {
+        soon(what, async {
             loop {
-                // The background work runs between two steps: it sleeps on this clock.
                 for _ in 0..3 {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    self.settled().await;
                     if ask().await {
-                        return Some(self.now().boot.since(began));
+                        return self.now().boot.since(began);
                     }
                 }
-                if self.now().boot.since(began) >= most {
-                    return None;
+                if self.now().boot.since(began) < most {
+                    self.advance(STEP);
+                }
+            }
+        })
+        .await
+    }
+
+    /// The same, no faster than time really passes: for what takes its way over connections whose deadlines are on this clock.
+    pub async fn pass_slowly_until(&self, what: &str, mut ask: impl AsyncFnMut() -> bool) {
+        const STEP: Duration = Duration::from_secs(1);
+        soon(what, async {
+            loop {
+                let began = Instant::now();
+                while began.elapsed() < STEP {
+                    if ask().await {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_millis(2)).await;
                 }
                 self.advance(STEP);
             }
         })
-        .await
+        .await;
+    }
+
+    /// Waits until whoever was to wake by now has woken, and whoever works in turns is asleep again: on a machine with other
+    /// work a background task would else find several steps gone when it comes to look.
+    async fn settled(&self) {
+        // One that ends when it wakes never sleeps again.
+        const MOST: Duration = Duration::from_secs(2);
+        let began = Instant::now();
+        loop {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let now = self.now.borrow().lease;
+            let mut sleepers = self.sleepers.lock().unwrap();
+            if sleepers.are_settled(now) {
+                return;
+            }
+            if began.elapsed() > MOST {
+                return sleepers.give_up_on_the_rest(now);
+            }
+        }
+    }
+}
+
+/// Who sleeps on a clock, and who has been woken and is at work.
+#[derive(Default)]
+struct Sleepers {
+    count: u64,
+    asleep: HashMap<u64, LeaseTime>,
+    /// How often each task has gone to sleep.
+    turns: HashMap<task::Id, u64>,
+    at_work: HashSet<task::Id>,
+}
+
+impl Sleepers {
+    /// From so many turns on a task is taken for one that works in turns.
+    const TURNS: u64 = 3;
+
+    fn are_settled(&self, now: LeaseTime) -> bool {
+        self.at_work.is_empty() && self.asleep.values().all(|until| now < *until)
+    }
+
+    fn give_up_on_the_rest(&mut self, now: LeaseTime) {
+        self.at_work.clear();
+        self.asleep.retain(|_, until| now < *until);
+    }
+}
+
+/// One sleep, from when it is first waited for.
+struct Asleep {
+    sleepers: Arc<Mutex<Sleepers>>,
+    id: u64,
+}
+
+impl Asleep {
+    fn until(deadline: LeaseTime, sleepers: Arc<Mutex<Sleepers>>) -> Self {
+        let mut all = sleepers.lock().unwrap();
+        all.count += 1;
+        let id = all.count;
+        all.asleep.insert(id, deadline);
+        if let Some(task) = task::try_id() {
+            *all.turns.entry(task).or_default() += 1;
+            all.at_work.remove(&task);
+        }
+        drop(all);
+        Asleep { sleepers, id }
+    }
+
+    fn wakes(&self) {
+        let mut all = self.sleepers.lock().unwrap();
+        if let Some(task) = task::try_id()
+            && all.turns.get(&task).is_some_and(|turns| *turns >= Sleepers::TURNS)
+        {
+            all.at_work.insert(task);
+        }
+    }
+}
+
+impl Drop for Asleep {
+    fn drop(&mut self) {
+        if let Ok(mut all) = self.sleepers.lock() {
+            all.asleep.remove(&self.id);
+        }
     }
 }
 
@@ -124,11 +229,13 @@ impl Clock for TestClock {
     }
 
     fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()> {
-        let mut now = self.now.subscribe();
+        let (mut now, sleepers) = (self.now.subscribe(), self.sleepers.clone());
         Box::pin(async move {
+            let asleep = Asleep::until(deadline, sleepers);
             if now.wait_for(|now| now.lease >= deadline).await.is_err() {
                 std::future::pending::<()>().await;
             }
+            asleep.wakes();
         })
     }
 }

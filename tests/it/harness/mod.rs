@@ -9,13 +9,17 @@
 //! | `worker` | [`Worker`]: a member of an attempt, with its session and its keep-alive stream |
 //! | `wrapper` | [`Wrapper`]: a real `leasehold run` beside a real child |
 //! | `log` | what the daemons have logged |
+//! | `port` | [`Port`]: an address that is nobody else's for as long as a test runs |
+//! | `stopwatch` | [`Stopwatch`]: how long something took, without the time in which this process was not let run |
 //! | `records` | the ledger, read from its files as an auditor does |
 
 mod authority;
 mod client;
 mod clock;
 mod log;
+mod port;
 mod records;
+mod stopwatch;
 mod worker;
 mod world;
 mod wrapper;
@@ -24,15 +28,20 @@ pub use authority::{Authority, Credentials, at, uri};
 pub use client::{Client, Refused, refused};
 pub use clock::{NOW, TestClock};
 pub use log::logged;
+pub use port::Port;
 pub use records::Records;
+pub use stopwatch::Stopwatch;
 pub use worker::{Token, Worker, spec};
 pub use world::World;
+#[allow(unused_imports, reason = "for who starts programs of its own")]
+pub use wrapper::plain;
 pub use wrapper::{Wrapper, job_toml};
 
 use std::{future::Future, time::Duration};
 
-/// The longest that anything may take in real time before a test gives up. No test waits for it to pass.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest that anything may take in real time before a test gives up: on a machine with much other work, long. No test
+/// waits for it to pass.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Resolves with what a future answers, or fails the test where it takes too long.
 pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {

@@ -19,7 +19,7 @@ use leasehold::{
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
-use super::{Authority, Client, Credentials, DAEMON, NOW, Records, TestClock, eventually, soon};
+use super::{Authority, Client, Credentials, DAEMON, NOW, Port, Records, TestClock, eventually, soon};
 
 const DOMAINS: [&str; 6] = [
     "leasehold.example",
@@ -60,6 +60,8 @@ pub struct World {
     manual: Option<Arc<TestClock>>,
     authorities: BTreeMap<String, Authority>,
     daemon: Option<Daemon>,
+    /// Where it always listens, in a test that chose so.
+    port: Option<Port>,
 }
 
 impl World {
@@ -88,7 +90,8 @@ impl World {
         let now = if setup.real_clock { clock.now().wall } else { NOW };
         let authorities: BTreeMap<String, Authority> =
             DOMAINS.iter().map(|d| ((*d).to_owned(), Authority::new(d, now))).collect();
-        let world = World { dir: tempfile::tempdir().unwrap(), clock, manual, authorities, daemon: None };
+        let world =
+            World { dir: tempfile::tempdir().unwrap(), clock, manual, authorities, daemon: None, port: None };
         world.write_identity(&world.authority(DAEMON).svid(DAEMON, now));
         for (domain, authority) in &world.authorities {
             world.write(&format!("{domain}.pem"), &authority.pem);
@@ -123,6 +126,16 @@ impl World {
         let text = self.read("leasehold.toml");
         let (from, to) = (text.find("cert = \"svid.pem\"").unwrap(), text.find("[policy]").unwrap());
         self.write("leasehold.toml", &format!("{}workload_api = \"{uri}\"\n{}", &text[..from], &text[to..]));
+    }
+
+    /// The daemon listens at one address from the next start on, which is nobody else's while it is away.
+    pub fn stays_where_it_is(&mut self) {
+        let port = Port::reserve();
+        let text = self.read("leasehold.toml");
+        let grpc = "grpc = \"127.0.0.1:0\"";
+        assert!(text.contains(grpc));
+        self.write("leasehold.toml", &text.replacen(grpc, &format!("grpc = \"{}\"", port.address), 1));
+        self.port = Some(port);
     }
 
     fn write_identity(&self, svid: &Credentials) {
@@ -263,6 +276,17 @@ impl World {
             eventually("the ledger", async || ledger.waiting() == (0, 0)).await;
         }
         Records::read(&self.file("state"))
+    }
+
+    /// The ledger once it has what is awaited: what follows an ending by itself is recorded after its answer.
+    pub async fn recorded(&self, what: &str, mut has: impl FnMut(&Records) -> bool) -> Records {
+        let mut records = self.records().await;
+        eventually(what, async || {
+            records = self.records().await;
+            has(&records)
+        })
+        .await;
+        records
     }
 }
 

@@ -119,7 +119,7 @@ impl World {
             .chain([env!("CARGO_BIN_EXE_leasehold")])
             .chain(args.iter().copied())
             .collect();
-        let mut process = Command::new(words[0])
+        let mut process = plain(words[0])
             .args(&words[1..])
             .env("LEASEHOLD_CONTEXTS", self.file(contexts))
             .env("HERE", self.dir.path())
@@ -148,10 +148,12 @@ impl Wrapper {
 
     /// Waits until the wrapper has said this.
     pub async fn says(&self, text: &str) {
-        let heard = tokio::time::timeout(super::PATIENCE, async {
-            eventually(text, async || self.stderr().contains(text)).await;
-        });
-        if heard.await.is_err() {
+        let heard = async {
+            while !self.stderr().contains(text) {
+                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+            }
+        };
+        if tokio::time::timeout(super::PATIENCE, heard).await.is_err() {
             panic!("it never said `{text}`, but: {}", self.stderr());
         }
     }
@@ -220,6 +222,17 @@ impl Client {
         let attempt = job.attempts.last().cloned().unwrap_or_default();
         (job, attempt)
     }
+}
+
+/// A command that has nothing of the environment that steers our program: who runs the tests may have set any of it.
+pub fn plain(program: &str) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if ["LEASEHOLD", "SPIFFE_", "SLURM"].iter().any(|ours| name.to_string_lossy().starts_with(ours)) {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 fn collect(mut from: impl AsyncRead + Unpin + Send + 'static) -> Arc<Mutex<String>> {
