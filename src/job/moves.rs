@@ -34,6 +34,8 @@ pub enum Illegal {
     MembersFull(u32),
     #[error("another participant is joined as `{0}`")]
     InstanceTaken(InstanceName),
+    #[error("`{0}` is on its way out: its place is free when its drain is over")]
+    InstanceDraining(InstanceName),
     #[error("`{0}` is not a member of the attempt")]
     NotAMember(InstanceName),
     #[error("`{0}` is not joined: {1}")]
@@ -54,7 +56,7 @@ impl Illegal {
             Illegal::Draining(_) => Reason::AttemptDraining,
             Illegal::AttemptsExhausted(_) => Reason::AttemptsExhausted,
             Illegal::MembersFull(_) | Illegal::InstancesExhausted(_) => Reason::MembersFull,
-            Illegal::InstanceTaken(_) => Reason::InstanceTaken,
+            Illegal::InstanceTaken(_) | Illegal::InstanceDraining(_) => Reason::InstanceTaken,
             Illegal::NotAMember(_) => Reason::NotAMember,
             Illegal::NotJoined(..) => Reason::NotJoined,
         }
@@ -188,7 +190,9 @@ impl Job {
     /// Makes a member, or takes one back.
     ///
     /// An instance is a name that the scheduler gives: where its member has been away for longer than `window`, a process that
-    /// was started in its place takes the name over. Who lives and reaches the daemon is back by then.
+    /// was started in its place takes the name over. Who lives and reaches the daemon is back by then. A place that drains is
+    /// nobody else's until its time is over: a successor would have longer than that. After it, or once its member has left,
+    /// whoever the scheduler starts there is another process, decided anew: an end is no prohibition, a lock is.
     pub fn join(
         &self,
         number: AttemptNumber,
@@ -215,6 +219,9 @@ impl Job {
                 MemberState::Joined if same => return Ok(Join::Same),
                 MemberState::Away { .. } if same => return Ok(change()),
                 MemberState::Away { since } if m.spiffe_id == *member && now.since(since) > window => {
+                    if m.drain.is_some_and(|drain| now < drain.writing_ends) {
+                        return Err(Illegal::InstanceDraining(instance.clone()));
+                    }
                     takes_over = true;
                 }
                 MemberState::Joined | MemberState::Away { .. } => {

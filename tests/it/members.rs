@@ -460,6 +460,27 @@ async fn a_process_that_was_started_in_anothers_place_takes_its_instance_once_th
     c.lives(1, true).await;
 }
 
+/// A process that is started in the place of one that drains, and was killed, would have more time than was given.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_takes_the_place_of_a_member_that_still_drains_and_after_it_another_process_may() {
+    let mut c = crew(crew_of(2), 2).await;
+    c.workers[0].drain_self(60).await.unwrap();
+    c.workers[0].stream = None;
+    eventually("its loss", async || c.attempt().await.members[0].state() == MemberState::Away).await;
+    c.live_for(20).await;
+    let job = c.workers[0].job.clone();
+    let again = async |world: &World| Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await;
+    let taken = again(&c.world).await.err().unwrap();
+    Refused::of(&taken).is(Code::AlreadyExists, "INSTANCE_TAKEN");
+    assert!(taken.message().contains("on its way out"), "{}", taken.message());
+    c.live_for(45).await;
+    eventually("its end", async || c.attempt().await.members[0].state() == MemberState::Left).await;
+    assert_eq!(c.attempt().await.members[0].outcome(), Outcome::Interrupted);
+    let fresh = again(&c.world).await.unwrap_or_else(|e| panic!("{:?}", Refused::of(&e)));
+    assert_eq!(fresh.joined.member.as_ref().unwrap().writing_ends, None);
+    fresh.issue(Half::Reading).await.is_live(&c.gateway).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_that_everybody_has_left_without_a_word_ends_in_time() {
     let world = World::with(|s| s.lease = "rejoin = \"30s\"".into()).await;
