@@ -28,6 +28,7 @@ use super::{
 use crate::{
     clock::Clock,
     limits::{DRAIN_GRACE_MAX, REPORT, WATCH_PID},
+    proto::v1,
     reason::{Reason, Refusal},
     secret::random_u128,
 };
@@ -56,7 +57,7 @@ pub enum AgentEnd {
 /// Keeps access for processes that it did not start, until it is asked to end, until the watched one ends, or until access does.
 ///
 /// Says on stdout what stands in the ready file. How the work ended nobody here has seen: the member leaves without a word
-/// on it, and its outcome stays unknown until the launcher, the scheduler or time says one.
+/// on it, its outcome is recorded as unknown, and whoever has seen it may still say.
 pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let watched = match options.watch {
@@ -154,8 +155,8 @@ impl Beside {
         };
         if let Some(job) = self.begun.own_job() {
             // Nobody else would.
-            let reason = format!("outcome unknown: {why}, nobody saw how the work ended");
-            if let Err(refusal) = self.begun.close(job, &reason).await {
+            let reason = format!("{why}, and nobody saw how the work ended");
+            if let Err(refusal) = self.begun.close(job, v1::Outcome::Unknown, &reason).await {
                 self.voice.say(&format!("{job} could not be closed ({}: {refusal})", refusal.reason));
             }
         }

@@ -514,8 +514,8 @@ impl Attachment {
                     attempt,
                     instance: instance.clone(),
                     at: now,
-                    outcome: None,
-                    detail: "it said goodbye".into(),
+                    outcome: Some(Outcome::Unknown),
+                    detail: "it said goodbye, and not how its work ended".into(),
                 }]
             } else {
                 Vec::new()

@@ -337,8 +337,10 @@ impl Job {
     ) -> Result<End, Illegal> {
         let a = self.attempt(number).ok_or(Illegal::NoAttempt(number))?;
         let m = a.members.get(instance).ok_or_else(|| Illegal::NotAMember(instance.clone()))?;
+        // Nobody had seen it: whoever has may say so still.
+        let said = m.outcome.filter(|o| *o != Outcome::Unknown);
         if let AttemptState::Ended(o) = a.state {
-            return match (o, m.outcome) {
+            return match (o, said) {
                 (Outcome::Superseded, _) => {
                     Err(Illegal::Stale(number, self.attempts.last().map_or(number, |c| c.number)))
                 }
@@ -348,7 +350,7 @@ impl Job {
                 (o, None) => Ok(End::Conflict(o)),
             };
         }
-        if let Some(said) = m.outcome {
+        if let Some(said) = said {
             return Ok(if said == outcome { End::Already } else { End::Conflict(said) });
         }
         let mut changes = vec![Change::MemberLeft {
@@ -473,8 +475,14 @@ impl Job {
         } else if !drained && !changes.is_empty() {
             changes.push(end(Outcome::Lost, "its last member was lost"));
         } else if changes.is_empty() && now.since(a.vacant_since) > rejoin {
-            let detail = if a.members.is_empty() { "nobody joined" } else { "all of its members have left" };
-            changes.push(end(Outcome::Lost, detail));
+            let unseen = a.members.values().any(|m| m.outcome == Some(Outcome::Unknown));
+            changes.push(match (a.members.is_empty(), unseen) {
+                (true, _) => end(Outcome::Lost, "nobody joined"),
+                (false, true) => {
+                    end(Outcome::Unknown, "all of its members have left, and nobody saw how the work ended")
+                }
+                (false, false) => end(Outcome::Lost, "all of its members have left"),
+            });
         }
         changes
     }

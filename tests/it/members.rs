@@ -460,6 +460,24 @@ async fn a_process_that_was_started_in_anothers_place_takes_its_instance_once_th
     c.lives(1, true).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_one_that_left_without_a_word_the_outcome_is_unknown_until_somebody_says_it_who_saw_it() {
+    let mut c = crew(crew_of(2), 2).await;
+    let stream = c.workers[0].stream.take().unwrap();
+    stream.goodbye().await;
+    eventually("the goodbye", async || c.attempt().await.members[0].state() == MemberState::Left).await;
+    assert_eq!(c.attempt().await.members[0].outcome(), Outcome::Unknown);
+    c.lives(0, false).await;
+    c.lives(1, true).await;
+    let said = c.workers[0].end_self(Outcome::Completed).await.unwrap().into_inner();
+    assert!(!said.conflict, "nothing was said before");
+    let again = c.workers[0].end_self(Outcome::Failed).await.unwrap().into_inner();
+    assert!(again.conflict, "what is said stands");
+    assert_eq!(c.attempt().await.members[0].outcome(), Outcome::Completed);
+    c.workers[1].end_self(Outcome::Completed).await.unwrap();
+    assert_eq!(c.attempt().await.outcome(), Outcome::Completed, "it counts as any other");
+}
+
 /// A process that is started in the place of one that drains, and was killed, would have more time than was given.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nobody_takes_the_place_of_a_member_that_still_drains_and_after_it_another_process_may() {
@@ -495,5 +513,11 @@ async fn an_attempt_that_everybody_has_left_without_a_word_ends_in_time() {
         .await
         .expect("it ends");
     assert!(took > Duration::from_secs(29) && took < Duration::from_secs(33), "{took:?}");
-    assert_eq!((c.attempt().await.outcome(), c.job().await.state()), (Outcome::Lost, JobState::Ready));
+    let attempt = c.attempt().await;
+    assert_eq!((attempt.outcome(), c.job().await.state()), (Outcome::Unknown, JobState::Ready));
+    assert_eq!(attempt.members[0].outcome(), Outcome::Unknown);
+    let records = c.world.records().await;
+    for kind in ["member.left", "attempt.ended"] {
+        assert_eq!(records.one(kind)["outcome"], "unknown");
+    }
 }

@@ -70,10 +70,10 @@ async fn an_agent_keeps_files_at_a_chosen_place_and_leaves_by_sigterm_without_a_
     let (job, attempt) = world.client(LAUNCHER).await.stands(&agent.job().await).await;
     assert_eq!(job.live_leases, 0);
     let member = &attempt.members[0];
-    assert_eq!((member.state(), member.outcome()), (MemberState::Left, Outcome::Unspecified));
+    assert_eq!((member.state(), member.outcome()), (MemberState::Left, Outcome::Unknown));
     assert!(agent.stderr().contains("outcome unknown"), "{}", agent.stderr());
     assert_eq!(fs::read_dir(world.dir.path().join("creds")).map_or(0, Iterator::count), 0);
-    assert!(!world.file("ready").exists());
+    assert!(!world.file(READY).exists());
     row("agent: SIGTERM, twice", "access, files", since, &cause(&world).await, Some(0));
 }
 
@@ -132,7 +132,7 @@ async fn an_agent_ends_with_the_process_that_it_watches() {
     assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
     let (job, attempt) = world.client(LAUNCHER).await.stands(&agent.job().await).await;
-    assert_eq!((job.live_leases, attempt.members[0].outcome()), (0, Outcome::Unspecified));
+    assert_eq!((job.live_leases, attempt.members[0].outcome()), (0, Outcome::Unknown));
     assert!(token(&world).is_none());
     row("agent: the watched process ends", "access, files", since, &cause(&world).await, Some(0));
 }
@@ -197,8 +197,11 @@ async fn an_agent_closes_the_job_that_it_created_and_says_that_it_saw_no_outcome
     agent.signal(Signal::SIGINT);
     assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
     let (job, _) = world.client(WORKER).await.stands(&agent.job().await).await;
-    assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Cancelled));
-    assert!(job.detail.contains("outcome unknown"), "{}", job.detail);
+    assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Unknown));
+    assert!(job.detail.contains("nobody saw how the work ended"), "{}", job.detail);
+    // As an auditor reads it.
+    let records = world.records().await;
+    assert_eq!(records.of("job.closed").last().unwrap()["outcome"], "unknown");
     row("agent: Ctrl-C, twice, in a notebook", "access, job", since, &cause(&world).await, Some(0));
 }
 
