@@ -245,6 +245,8 @@ pub const TERM_GRACE_MAX: Duration = Duration::from_secs(10 * 60);
 pub const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Credentials of one member: two halves of as many audiences as a job has resources.
 pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
+/// Bytes of a file of credentials that a killed wrapper left: the index of so many is under 4 MiB.
+pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a run tries to begin while the daemon cannot answer: a restart of it goes unnoticed, a wrong address does not hang.
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest that a run which did not begin takes to close what it had made.

@@ -20,6 +20,7 @@ use super::{
     CredentialDir, Joining, OnRevoke, RunError, RunPlace, RunSettings, Signals, Voice,
     access::{Access, is_farewell},
     begin::Begun,
+    manifest::draft_name,
     meaning::Over,
     member::{Command, Member, Report},
     processes::{Process, send},
@@ -30,7 +31,6 @@ use crate::{
     limits::{DRAIN_GRACE_MAX, REPORT, WATCH_PID},
     proto::v1,
     reason::{Reason, Refusal},
-    secret::random_u128,
 };
 
 /// Beside what, and with whose access.
@@ -74,7 +74,11 @@ pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, R
     };
     let access = Access::obtain(&options.joining, dir, &place, &mut signals).await?;
     let variables = lines(&access.env(options.joining.svid.as_ref()));
-    let ready = match options.ready_file.map(|file| ReadyFile::write(file, &variables)).transpose() {
+    let write_ready = |file: PathBuf| {
+        access.dir.claim(&file, variables.as_bytes()).map_err(|e| e.to_string())?;
+        ReadyFile::write(file, &variables)
+    };
+    let ready = match options.ready_file.map(write_ready).transpose() {
         Ok(ready) => ready,
         Err(error) => {
             access.undo(&error, &place.voice).await;
@@ -223,8 +227,7 @@ impl ReadyFile {
     fn write(path: PathBuf, text: &str) -> Result<Self, String> {
         let write = || -> io::Result<File> {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let random = random_u128().map_err(io::Error::other)?;
-            let next = folder.join(format!(".leasehold-ready-{random:032x}"));
+            let next = folder.join(draft_name().map_err(io::Error::other)?);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&next)?;
             let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&next, &path));
             written.inspect_err(|_| drop(fs::remove_file(&next)))?;

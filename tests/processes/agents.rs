@@ -34,13 +34,16 @@ impl Drop for Beside {
 /// An agent of a job for one member, with its files where the test says, once it is ready.
 async fn ready(world: &World, more: &[&str]) -> Wrapper {
     let job = crew(world, 1).await;
-    let (dir, ready) = (world.file("creds"), world.file("ready"));
+    let (dir, ready) = (world.file("creds"), world.file(READY));
     let files = ["--dir", dir.to_str().unwrap(), "--ready-file", ready.to_str().unwrap()];
     let begin = ["agent", "--job", &job, "--attempt-key", "pod-1", "--instance", "pod"];
     let agent = world.leasehold(WORKER, &[], &[&begin, &files[..], more].concat());
     eventually("it is ready", async || ready.exists()).await;
     agent
 }
+
+/// Beside the credentials, as a pod has it: in the volume that its containers share.
+const READY: &str = "creds/ready";
 
 fn token(world: &World) -> Option<String> {
     fs::read_to_string(world.file("creds/reading-gateway")).ok()
@@ -50,7 +53,7 @@ fn token(world: &World) -> Option<String> {
 async fn an_agent_keeps_files_at_a_chosen_place_and_leaves_by_sigterm_without_a_word_on_the_outcome() {
     let world = world().await;
     let mut agent = ready(&world, &[]).await;
-    let variables = world.read("ready");
+    let variables = world.read(READY);
     agent.child_says("LEASEHOLD_CREDENTIALS").await;
     assert_eq!(agent.stdout(), variables, "stdout and the ready file say the same");
     let creds = fs::canonicalize(world.file("creds")).unwrap();
@@ -99,7 +102,8 @@ async fn law_27_an_agent_that_is_killed_loses_its_access_and_the_next_one_takes_
     // Its place is free once it has been away for longer than the window.
     tokio::time::sleep(WINDOW + Duration::from_millis(200)).await;
     let since = Instant::now();
-    let dir = world.file("creds");
+    let (dir, ready) = (world.file("creds"), world.file(READY));
+    assert!(ready.exists(), "what was killed leaves its files");
     let args = [
         "agent",
         "--job",
@@ -110,6 +114,8 @@ async fn law_27_an_agent_that_is_killed_loses_its_access_and_the_next_one_takes_
         "pod",
         "--dir",
         dir.to_str().unwrap(),
+        "--ready-file",
+        ready.to_str().unwrap(),
     ];
     let mut next = world.leasehold(WORKER, &[], &args);
     next.child_says("LEASEHOLD_JOB").await;
@@ -148,7 +154,7 @@ async fn an_agent_that_is_revoked_wipes_its_files_and_does_to_the_watched_proces
         let job = agent.job().await;
         world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
         assert_eq!(agent.exit().await, Some(4), "{}", agent.stderr());
-        assert!(token(&world).is_none() && !world.file("ready").exists());
+        assert!(token(&world).is_none() && !world.file(READY).exists());
         assert!(agent.stderr().contains("somebody has ended this access on purpose"), "{}", agent.stderr());
         if survives {
             assert!(runs(beside.pid()));
