@@ -272,6 +272,8 @@ pub const SPOOL_REPORTS_MAX: usize = 10_000;
 pub const SPOOL_FILE_BYTES_MAX: u64 = 4 << 10;
 /// How long the beginning of a run is worth telling: past it, the run's own members have begun it, or have given up.
 pub const SPOOL_BEGIN_KEPT: Duration = Duration::from_secs(10 * 60);
+/// How long after the end of a run its beginning may still be under way: a call, and the record that it waits for.
+pub const SPOOL_BEGIN_LATEST: Duration = Duration::from_secs(20);
 /// How long the end of a run is worth telling: no job lasts longer.
 pub const SPOOL_KEPT: Duration = JOB_DURATION_MAX;
 
