@@ -208,6 +208,13 @@ pub const PING: Duration = Duration::from_secs(5);
 pub const REQUESTS_MAX: usize = 4_096;
 /// Requests of one SPIFFE ID in work at once: a quarter is left for everybody else.
 pub const REQUESTS_PER_PEER_MAX: usize = 3_072;
+/// Of the requests in work, those of members that come back to what they had before a restart: enough to fill the ledger's
+/// batches, so few that a new job's request is not behind thousands of them.
+pub const RETURNING_MAX: usize = 64;
+/// Such requests in work and waiting for their turn: half of all, the other half is for who is new.
+pub const RETURNING_WAITING_MAX: usize = REQUESTS_MAX / 2;
+/// The longest that one of them waits: half of what its client does.
+pub const RETURNING_WAIT: Duration = Duration::from_secs(5);
 /// SIGTERM to exit.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a call waits for an ending to be on disk. Who wants to wait on asks again.

@@ -10,10 +10,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{denials::Denials, feed::Reach, members::Sessions, tickets::Tickets};
+use super::{denials::Denials, feed::Reach, members::Sessions, tickets::Tickets, turns::Turns};
 use crate::{
     catalog::Catalog,
-    clock::Clock,
+    clock::{Clock, LeaseTime},
     fence::Registry,
     lease::Table,
     ledger::Ledger,
@@ -75,6 +75,9 @@ pub struct Broker {
     pub(super) denials: Denials,
     pub(super) reach: Reach,
     pub(super) tickets: Tickets,
+    /// When this life began.
+    pub(super) began: LeaseTime,
+    pub(super) turns: Turns,
     /// Nothing that widens is taken: the ledger's disk is nearly full.
     held: AtomicBool,
     /// One reload at a time.
@@ -97,6 +100,7 @@ impl Broker {
     ) -> Arc<Self> {
         let reach = Reach::default();
         reach.widen(rules.catalog());
+        let (began, turns) = (clock.now().lease, Turns::new(clock.clone()));
         Arc::new(Broker {
             clock,
             fences,
@@ -111,6 +115,8 @@ impl Broker {
             denials: Denials::default(),
             reach,
             tickets,
+            began,
+            turns,
             held: AtomicBool::new(false),
             reloading: Mutex::new(()),
         })

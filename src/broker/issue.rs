@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{
     Broker, Caller, Rules, Session,
     attempts::move_refusal,
+    caller::job_not_found,
     decide::unchanged,
     draft::{Draft, Standing},
     members::Offer,
@@ -90,6 +91,8 @@ impl Broker {
     pub async fn issue(&self, caller: &Caller, request: &IssueRequest) -> Result<Issued, Refusal> {
         self.widening()?;
         let session = &request.session;
+        let job = self.state.job(session.job).ok_or_else(job_not_found)?;
+        let _turn = self.turn_to_ask(&job, session.attempt, &session.instance, caller.id()).await?;
         for _ in 0..limits::REVISION_RETRIES {
             let revision = self.fences.revision();
             let rules = self.rules();

@@ -192,6 +192,7 @@ impl Broker {
     ) -> Result<JoinedMember, Refusal> {
         self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
+        let _turn = self.turn_to_join(&named, attempt, instance, caller.id()).await?;
         let revision = self.fences.revision();
         let names = names::of_member(&self.rules(), &named, attempt, instance, caller.id());
         let stand = self.fences.stand(names.iter().cloned());

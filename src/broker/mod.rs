@@ -23,6 +23,7 @@ mod queries;
 mod reload;
 mod renew;
 mod tickets;
+mod turns;
 
 pub use attempts::{Began, Concerned, Ended};
 pub use background::Task;
