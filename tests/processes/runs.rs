@@ -181,6 +181,7 @@ async fn law_10_law_27_a_command_deaf_to_sigterm_loses_access_at_once_and_its_li
     assert!(!gateway.introspect(&token, WORKER).await.active);
     let access = since.elapsed();
     wrapper.says("the credential files are wiped").await;
+    assert!(wrapper.files().is_empty(), "{:?}", wrapper.files());
     assert!(wrapper.is_running() && since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
     row("run: revoked, and deaf to SIGTERM", "access", since, &cause(&world).await, None);
     assert_eq!(wrapper.exit().await, Some(137));
