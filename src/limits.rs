@@ -218,6 +218,13 @@ pub const REQUESTS_MAX: usize = 4_096;
 pub const REQUESTS_PER_PEER_MAX: usize = 3_072;
 /// The most that a configuration may write for any of these bounds: a million sockets is what one process can hold open.
 pub const ROOM_MAX: u32 = 1_000_000;
+/// Of the requests in work, those of members that come back to what they had before a restart: enough to fill the ledger's
+/// batches, so few that a new job's request is not behind thousands of them.
+pub const RETURNING_MAX: usize = 64;
+/// Such requests in work and waiting for their turn: half of all, the other half is for who is new.
+pub const RETURNING_WAITING_MAX: usize = REQUESTS_MAX / 2;
+/// The longest that one of them waits: half of what its client does.
+pub const RETURNING_WAIT: Duration = Duration::from_secs(5);
 /// SIGTERM to exit.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a call waits for an ending to be on disk. Who wants to wait on asks again.
@@ -255,6 +262,8 @@ pub const TERM_GRACE_MAX: Duration = Duration::from_secs(10 * 60);
 pub const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Credentials of one member: two halves of as many audiences as a job has resources.
 pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
+/// Bytes of a file of credentials that a killed wrapper left: the index of so many is under 4 MiB.
+pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a run tries to begin while the daemon cannot answer: a restart of it goes unnoticed, a wrong address does not hang.
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
 /// The longest that a run which did not begin takes to close what it had made.
@@ -280,6 +289,8 @@ pub const SPOOL_REPORTS_MAX: usize = 10_000;
 pub const SPOOL_FILE_BYTES_MAX: u64 = 4 << 10;
 /// How long the beginning of a run is worth telling: past it, the run's own members have begun it, or have given up.
 pub const SPOOL_BEGIN_KEPT: Duration = Duration::from_secs(10 * 60);
+/// How long after the end of a run its beginning may still be under way: a call, and the record that it waits for.
+pub const SPOOL_BEGIN_LATEST: Duration = Duration::from_secs(20);
 /// How long the end of a run is worth telling: no job lasts longer.
 pub const SPOOL_KEPT: Duration = JOB_DURATION_MAX;
 

@@ -55,9 +55,9 @@ impl Begun {
     }
 
     /// Closes the job, as well as it can be within [`UNDO`].
-    pub(super) async fn close(&self, job: JobId, reason: &str) -> Result<(), Refusal> {
+    pub(super) async fn close(&self, job: JobId, outcome: v1::Outcome, reason: &str) -> Result<(), Refusal> {
         let (job, reason) = (job.to_string(), one_line(reason));
-        let request = v1::CloseJobRequest { job, outcome: v1::Outcome::Cancelled.into(), reason };
+        let request = v1::CloseJobRequest { job, outcome: outcome.into(), reason };
         let calls = &self.calls;
         let ask = async |span| calls.within(span, calls.jobs().close_job(timed(span, request.clone()))).await;
         calls.persist(UNDO, ask).await.map(drop)
@@ -69,7 +69,7 @@ impl Begun {
         let reason = one_line(&format!("not started: {why}"));
         let calls = &self.calls;
         let undone = match (self.is_own_job, self.attempt, &self.joined) {
-            (true, ..) => self.close(job, &reason).await,
+            (true, ..) => self.close(job, v1::Outcome::Cancelled, &reason).await,
             (false, Some(attempt), joined) if joined.is_some() || self.is_own_attempt => {
                 let request = v1::EndAttemptRequest {
                     job: job.to_string(),

@@ -20,6 +20,7 @@ use super::{
     CredentialDir, Joining, OnRevoke, RunError, RunPlace, RunSettings, Signals, Voice,
     access::{Access, is_farewell},
     begin::Begun,
+    manifest::draft_name,
     meaning::Over,
     member::{Command, Member, Report},
     processes::{Process, send},
@@ -28,8 +29,8 @@ use super::{
 use crate::{
     clock::Clock,
     limits::{DRAIN_GRACE_MAX, REPORT, WATCH_PID},
+    proto::v1,
     reason::{Reason, Refusal},
-    secret::random_u128,
 };
 
 /// Beside what, and with whose access.
@@ -56,7 +57,7 @@ pub enum AgentEnd {
 /// Keeps access for processes that it did not start, until it is asked to end, until the watched one ends, or until access does.
 ///
 /// Says on stdout what stands in the ready file. How the work ended nobody here has seen: the member leaves without a word
-/// on it, and its outcome stays unknown until the launcher, the scheduler or time says one.
+/// on it, its outcome is recorded as unknown, and whoever has seen it may still say.
 pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let watched = match options.watch {
@@ -76,7 +77,11 @@ pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, R
     }
     let access = Access::obtain(&options.joining, dir, &place, &mut signals).await?;
     let variables = lines(&access.env(options.joining.svid.as_ref()));
-    let ready = match options.ready_file.map(|file| ReadyFile::write(file, &variables)).transpose() {
+    let write_ready = |file: PathBuf| {
+        access.dir.claim(&file, variables.as_bytes()).map_err(|e| e.to_string())?;
+        ReadyFile::write(file, &variables)
+    };
+    let ready = match options.ready_file.map(write_ready).transpose() {
         Ok(ready) => ready,
         Err(error) => {
             access.undo(&error, &place.voice).await;
@@ -157,8 +162,8 @@ impl Beside {
         };
         if let Some(job) = self.begun.own_job() {
             // Nobody else would.
-            let reason = format!("outcome unknown: {why}, nobody saw how the work ended");
-            if let Err(refusal) = self.begun.close(job, &reason).await {
+            let reason = format!("{why}, and nobody saw how the work ended");
+            if let Err(refusal) = self.begun.close(job, v1::Outcome::Unknown, &reason).await {
                 self.voice.say(&format!("{job} could not be closed ({}: {refusal})", refusal.reason));
             }
         }
@@ -241,8 +246,7 @@ impl ReadyFile {
     fn write(path: PathBuf, text: &str) -> Result<Self, String> {
         let write = || -> io::Result<File> {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let random = random_u128().map_err(io::Error::other)?;
-            let next = folder.join(format!(".leasehold-ready-{random:032x}"));
+            let next = folder.join(draft_name().map_err(io::Error::other)?);
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(&next)?;
             let written = file.write_all(text.as_bytes()).and_then(|()| fs::rename(&next, &path));
             written.inspect_err(|_| drop(fs::remove_file(&next)))?;

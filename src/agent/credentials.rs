@@ -16,7 +16,10 @@ use nix::{
 };
 use serde_json::json;
 
-use super::processes;
+use super::{
+    manifest::{Manifest, draft_name, open_regular},
+    processes,
+};
 use crate::{
     clock::Wall,
     limits::CREDENTIALS_MAX,
@@ -39,8 +42,6 @@ const INDEX: &str = "credentials.json";
 pub struct CredentialDir {
     path: PathBuf,
     warning: Option<String>,
-    /// Somebody chose it: others may put files of their own beside ours, and those are theirs.
-    chosen: bool,
     /// It was there before, and stays.
     keep: bool,
     /// Held for its lock alone.
@@ -51,7 +52,8 @@ pub struct CredentialDir {
 #[derive(Debug, Default)]
 struct State {
     wiped: bool,
-    writes: u64,
+    /// Which files are ours, where somebody chose the directory: others may put files of their own there, and those are theirs.
+    manifest: Option<Manifest>,
     /// File of each credential, by name.
     files: BTreeMap<String, PathBuf>,
     env: Vec<(OsString, OsString)>,
@@ -130,7 +132,6 @@ impl CredentialDir {
                     return Ok(CredentialDir {
                         path,
                         warning,
-                        chosen: false,
                         keep: false,
                         _lock: lock,
                         state: Mutex::default(),
@@ -145,7 +146,8 @@ impl CredentialDir {
     }
 
     /// A directory that somebody chose, so that others find the files there under names that do not change. Made where it is
-    /// not there. What a dead wrapper left in it is removed first; where anything else is in it, it is refused.
+    /// not there. What a killed wrapper provably left in it is removed first; where anything else is in it, nothing is touched,
+    /// and it is refused.
     pub fn at(path: &Path) -> Result<Self, CredentialError> {
         let unfit = |why| CredentialError::Unfit { path: path.to_owned(), why };
         let failed = |source| CredentialError::NoDirectory { tried: path.to_owned(), source };
@@ -162,12 +164,13 @@ impl CredentialDir {
         if lock.try_lock().is_err() {
             return Err(unfit("another wrapper or agent keeps its credentials there; name another"));
         }
-        for entry in fs::read_dir(&path).map_err(failed)?.flatten() {
-            if !is_left_behind(&entry.file_name()) {
+        let left = Manifest::left_in(&path);
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            if !left.proves(&entry.map_err(failed)?.file_name()) {
                 return Err(unfit("there are other files in it; name an empty one"));
             }
         }
-        erase_all(&path);
+        left.proven().iter().for_each(|file| erase(file));
         let others = lock.metadata().is_ok_and(|m| m.mode() & 0o022 != 0);
         let warning = match (others, is_memory(&path)) {
             (true, _) => Some("others may rename the files in it; give it mode 0700"),
@@ -175,7 +178,8 @@ impl CredentialDir {
             (false, true) => None,
         };
         let warning = warning.map(|w| format!("credentials are in {}: {w}", path.display()));
-        Ok(CredentialDir { path, warning, chosen: true, keep: !made, _lock: lock, state: Mutex::default() })
+        let state = State { manifest: Some(Manifest::empty(path.clone())), ..State::default() };
+        Ok(CredentialDir { path, warning, keep: !made, _lock: lock, state: Mutex::new(state) })
     }
 
     pub fn path(&self) -> &Path {
@@ -208,6 +212,20 @@ impl CredentialDir {
         let mut state = self.state();
         if let Some(path) = state.files.remove(name) {
             erase(&path);
+        }
+    }
+
+    /// Notes a file that this process is about to write beside the credentials, so that the next one knows whose it was.
+    /// Nothing where it will be elsewhere.
+    pub(super) fn claim(&self, file: &Path, bytes: &[u8]) -> Result<(), CredentialError> {
+        let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let is_here = fs::canonicalize(folder).is_ok_and(|folder| folder == self.path);
+        let name = file.file_name().and_then(OsStr::to_str);
+        match (&mut self.state().manifest, name) {
+            (Some(manifest), Some(name)) if is_here => manifest
+                .note(name, bytes)
+                .map_err(|source| CredentialError::Write { path: file.to_owned(), source }),
+            _ => Ok(()),
         }
     }
 
@@ -250,11 +268,12 @@ impl CredentialDir {
     pub fn wipe(&self) {
         let mut state = self.state();
         state.wiped = true;
-        if self.chosen {
-            state.files.values().for_each(|path| erase(path));
-            erase_those(&self.path, is_left_behind);
-        } else {
-            erase_all(&self.path);
+        match &state.manifest {
+            Some(manifest) => {
+                state.files.values().for_each(|path| erase(path));
+                manifest.proven().iter().for_each(|path| erase(path));
+            }
+            None => erase_all(&self.path),
         }
     }
 
@@ -263,8 +282,17 @@ impl CredentialDir {
             return Err(CredentialError::Wiped);
         }
         let path = self.path.join(name);
-        state.writes += 1;
-        let next = self.path.join(format!(".{}.new", state.writes));
+        if let Some(manifest) = &mut state.manifest {
+            let failed = |source| CredentialError::Write { path: path.clone(), source };
+            if !manifest.names(name) && fs::symlink_metadata(&path).is_ok() {
+                return Err(failed(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "somebody else's file is there",
+                )));
+            }
+            manifest.note(name, bytes).map_err(failed)?;
+        }
+        let next = self.path.join(draft_name()?);
         let written = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -298,14 +326,6 @@ impl Drop for CredentialDir {
             tracing::warn!(path = %self.path.display(), error = %e, "the directory for credentials could not be removed");
         }
     }
-}
-
-/// Whether a file in a chosen directory is one that a wrapper makes.
-fn is_left_behind(name: &OsStr) -> bool {
-    name.to_str().is_some_and(|name| {
-        let hidden = name.starts_with('.') && name.ends_with(".new");
-        name == INDEX || hidden || name.starts_with("reading-") || name.starts_with("writing-")
-    })
 }
 
 fn variables(index: &Index, path: &Path, files: &BTreeMap<String, PathBuf>) -> Vec<(OsString, OsString)> {
@@ -406,19 +426,15 @@ pub(super) fn erase_left(folder: &Path) {
 }
 
 fn erase_all(folder: &Path) {
-    erase_those(folder, |_| true);
-}
-
-fn erase_those(folder: &Path, which: impl Fn(&OsStr) -> bool) {
     let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().filter(|e| which(&e.file_name())) {
+    for entry in entries.flatten() {
         erase(&entry.path());
     }
 }
 
 /// Takes a file's name away, then overwrites what it held: who opens it later finds nothing, who has it open reads zeros.
 fn erase(path: &Path) {
-    let opened = OpenOptions::new().write(true).custom_flags(nix::fcntl::OFlag::O_NOFOLLOW.bits()).open(path);
+    let opened = open_regular(OpenOptions::new().write(true), path);
     if let Err(e) = fs::remove_file(path)
         && e.kind() != io::ErrorKind::NotFound
     {

@@ -301,3 +301,78 @@ fn a_place_that_cannot_be_used_is_an_error_that_names_it() {
         "no private directory for credentials could be made in /nowhere/at/all: name another with --dir"
     );
 }
+
+/// Ends as a wrapper that is killed: nothing is wiped, and the lock is gone.
+fn killed(dir: CredentialDir) {
+    std::mem::ManuallyDrop::new(dir)._lock.unlock().unwrap();
+}
+
+#[test]
+fn what_a_killed_wrapper_left_in_a_chosen_directory_is_taken_up_by_the_next_one() {
+    let base = tempfile::tempdir().unwrap();
+    let chosen = base.path().join("creds");
+    let dir = CredentialDir::at(&chosen).unwrap();
+    dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
+    dir.put("reading-files.acme", &secret("jkl.mno.pqr")).unwrap();
+    dir.write_index(&index(vec![entry("reading-files.acme", Half::Reading)])).unwrap();
+    // The file that says that all is ready, as an agent writes it there.
+    let ready = chosen.join("ready");
+    dir.claim(&ready, b"export X='y'\n").unwrap();
+    fs::write(&ready, "export X='y'\n").unwrap();
+    fs::write(chosen.join(draft_name().unwrap()), "half a tok").unwrap();
+    killed(dir);
+    let next = CredentialDir::at(&chosen).unwrap();
+    assert_eq!(names(&chosen), Vec::<String>::new(), "nothing of the one before is left");
+    next.put("reading-files.acme", &secret("stu.vwx.yza")).unwrap();
+    drop(next);
+    assert_eq!(names(&chosen), Vec::<String>::new());
+}
+
+#[test]
+fn a_file_of_somebody_elses_is_left_alone_whatever_it_is_called() {
+    let base = tempfile::tempdir().unwrap();
+    for name in ["reading-list.txt", "writing-style.md", "credentials.json", ".leasehold", ".draft.new"] {
+        let chosen = base.path().join(format!("with {name}"));
+        fs::create_dir(&chosen).unwrap();
+        fs::write(chosen.join(name), "mine").unwrap();
+        let refused = CredentialDir::at(&chosen).unwrap_err();
+        assert!(refused.to_string().contains("there are other files in it"), "{name}: {refused}");
+        assert_eq!(fs::read_to_string(chosen.join(name)).unwrap(), "mine");
+    }
+    // Nor is one that took the place of ours after we were killed.
+    let chosen = base.path().join("creds");
+    let dir = CredentialDir::at(&chosen).unwrap();
+    dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
+    killed(dir);
+    fs::write(chosen.join("reading-files.acme"), "mine").unwrap();
+    assert!(CredentialDir::at(&chosen).is_err());
+    assert_eq!(names(&chosen), [".leasehold", "reading-files.acme"]);
+    // And while we are there, none is written over.
+    let chosen = base.path().join("shared");
+    let dir = CredentialDir::at(&chosen).unwrap();
+    fs::write(chosen.join("reading-files.acme"), "mine").unwrap();
+    assert!(dir.put("reading-files.acme", &secret("abc.def.ghi")).is_err());
+    drop(dir);
+    assert_eq!(fs::read_to_string(chosen.join("reading-files.acme")).unwrap(), "mine");
+}
+
+#[test]
+fn a_fifo_makes_nobody_wait() {
+    let base = tempfile::tempdir().unwrap();
+    let fifo = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let (told, hears) = std::sync::mpsc::channel();
+    let (chosen, stale) = (base.path().join("creds"), base.path().join("leasehold-2147483000-5-bbbb"));
+    for folder in [&chosen, &stale] {
+        fs::create_dir(folder).unwrap();
+        fifo(&folder.join("reading-files.acme"));
+    }
+    let folder = base.path().to_owned();
+    thread::spawn(move || {
+        let refused = CredentialDir::at(&folder.join("creds")).is_err();
+        drop(CredentialDir::create(Some(&folder)).unwrap());
+        told.send(refused).unwrap();
+    });
+    // It waits for a writer, or a reader, that never comes.
+    assert_eq!(hears.recv_timeout(std::time::Duration::from_secs(60)), Ok(true));
+    assert!(chosen.join("reading-files.acme").exists() && !stale.exists());
+}

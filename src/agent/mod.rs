@@ -6,7 +6,7 @@
 //!
 //! | Noun | Files |
 //! |---|---|
-//! | access, kept: join, beat, come back, renew, files | `access` `begin` `member` `stream` `holdings` `held` `schedule` `work` `credentials` |
+//! | access, kept: join, beat, come back, renew, files | `access` `begin` `member` `stream` `holdings` `held` `schedule` `work` `credentials` `manifest` |
 //! | asking, and what an answer means | `calls` `retry` `meaning` `advice` |
 //! | a command, with all that it starts | `run` `child` `guard` `processes` `cgroup` `command` `environment` `ending` `signals` `terminal` |
 //! | a process that was there before | `beside` |
@@ -25,6 +25,7 @@ mod environment;
 mod guard;
 mod held;
 mod holdings;
+mod manifest;
 mod meaning;
 mod member;
 mod processes;

@@ -32,7 +32,8 @@ outcomes!(
     Rejected = Rejected,
     Expired = Expired,
     Revoked = Revoked,
-    Superseded = Superseded
+    Superseded = Superseded,
+    Unknown = Unknown
 );
 
 /// The outcome in a field, which must be one of those that a caller may report.

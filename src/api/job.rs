@@ -109,7 +109,13 @@ impl JobService for Jobs {
                     0 => Outcome::Cancelled,
                     o => reported(
                         o,
-                        &[Outcome::Completed, Outcome::Failed, Outcome::Interrupted, Outcome::Cancelled],
+                        &[
+                            Outcome::Completed,
+                            Outcome::Failed,
+                            Outcome::Interrupted,
+                            Outcome::Cancelled,
+                            Outcome::Unknown,
+                        ],
                     )?,
                 };
                 let done = broker.close_job(&caller, job, outcome, &reason)?;

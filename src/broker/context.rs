@@ -10,9 +10,9 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{Rules, denials::Denials, members::Sessions, reach::Reach, tickets::Tickets};
+use super::{Rules, denials::Denials, members::Sessions, reach::Reach, tickets::Tickets, turns::Turns};
 use crate::{
-    clock::Clock,
+    clock::{Clock, LeaseTime},
     fence::Registry,
     lease::Table,
     ledger::Ledger,
@@ -62,6 +62,9 @@ pub struct Broker {
     pub(super) denials: Denials,
     pub(super) reach: Reach,
     pub(super) tickets: Tickets,
+    /// When this life began.
+    pub(super) began: LeaseTime,
+    pub(super) turns: Turns,
     /// Nothing that widens is taken: the ledger's disk is nearly full.
     held: AtomicBool,
     /// One reload at a time.
@@ -84,6 +87,7 @@ impl Broker {
     ) -> Arc<Self> {
         let reach = Reach::default();
         reach.widen(rules.catalog());
+        let (began, turns) = (clock.now().lease, Turns::new(clock.clone()));
         Arc::new(Broker {
             clock,
             fences,
@@ -98,6 +102,8 @@ impl Broker {
             denials: Denials::default(),
             reach,
             tickets,
+            began,
+            turns,
             held: AtomicBool::new(false),
             reloading: Mutex::new(()),
         })

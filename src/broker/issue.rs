@@ -11,7 +11,7 @@ use super::{
     draft::{Binding, Standing},
     members::Offer,
     names,
-    refusals::no_random,
+    refusals::{job_not_found, move_refusal, no_random},
 };
 use crate::{
     catalog::{Audience, Checks},
@@ -72,6 +72,8 @@ impl Broker {
     pub async fn issue(&self, caller: &Caller, request: &IssueRequest) -> Result<Issued, Refusal> {
         self.widening()?;
         let session = &request.session;
+        let job = self.state.job(session.job).ok_or_else(job_not_found)?;
+        let _turn = self.turn_to_ask(&job, session.attempt, &session.instance, caller.id()).await?;
         for _ in 0..limits::REVISION_RETRIES {
             let revision = self.fences.revision();
             let rules = self.rules();

@@ -195,6 +195,7 @@ impl Broker {
     ) -> Result<JoinedMember, Refusal> {
         self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
+        let _turn = self.turn_to_join(&named, attempt, instance, caller.id()).await?;
         let revision = self.fences.revision();
         let names = names::of_member(&self.rules(), &named, attempt, instance, caller.id());
         let stand = self.fences.stand(names.iter().cloned());
@@ -517,8 +518,8 @@ impl Attachment {
                     attempt,
                     instance: instance.clone(),
                     at: now,
-                    outcome: None,
-                    detail: "it said goodbye".into(),
+                    outcome: Some(Outcome::Unknown),
+                    detail: "it said goodbye, and not how its work ended".into(),
                 }]
             } else {
                 Vec::new()

@@ -39,6 +39,7 @@ mod reload;
 mod renew;
 mod rules;
 mod tickets;
+mod turns;
 
 pub use attempts::{Began, Concerned, Ended};
 pub use background::Task;

@@ -76,7 +76,7 @@ fn what_is_promised_can_be_written() {
         "audit tail --from 1 --no-follow -o json",
         "slurm prolog --spool /var/spool/leasehold --runs-as spiffe://td.example/slurm/{user}",
         "slurm epilog --spool /var/spool/leasehold --timeout 1s",
-        "slurm node-epilog",
+        "slurm node-epilog --spool /var/spool/leasehold",
         "slurm resend --spool /var/spool/leasehold --every 5s",
         "slurm key",
         "whoami --as operator",

@@ -34,6 +34,8 @@ pub enum Illegal {
     MembersFull(u32),
     #[error("another participant is joined as `{0}`")]
     InstanceTaken(InstanceName),
+    #[error("`{0}` is on its way out: its place is free when its drain is over")]
+    InstanceDraining(InstanceName),
     #[error("`{0}` is not a member of the attempt")]
     NotAMember(InstanceName),
     #[error("`{0}` is not joined: {1}")]
@@ -54,7 +56,7 @@ impl Illegal {
             Illegal::Draining(_) => Reason::AttemptDraining,
             Illegal::AttemptsExhausted(_) => Reason::AttemptsExhausted,
             Illegal::MembersFull(_) | Illegal::InstancesExhausted(_) => Reason::MembersFull,
-            Illegal::InstanceTaken(_) => Reason::InstanceTaken,
+            Illegal::InstanceTaken(_) | Illegal::InstanceDraining(_) => Reason::InstanceTaken,
             Illegal::NotAMember(_) => Reason::NotAMember,
             Illegal::NotJoined(..) => Reason::NotJoined,
         }
@@ -188,7 +190,9 @@ impl Job {
     /// Makes a member, or takes one back.
     ///
     /// An instance is a name that the scheduler gives: where its member has been away for longer than `window`, a process that
-    /// was started in its place takes the name over. Who lives and reaches the daemon is back by then.
+    /// was started in its place takes the name over. Who lives and reaches the daemon is back by then. A place that drains is
+    /// nobody else's until its time is over: a successor would have longer than that. After it, or once its member has left,
+    /// whoever the scheduler starts there is another process, decided anew: an end is no prohibition, a lock is.
     pub fn join(
         &self,
         number: AttemptNumber,
@@ -215,6 +219,9 @@ impl Job {
                 MemberState::Joined if same => return Ok(Join::Same),
                 MemberState::Away { .. } if same => return Ok(change()),
                 MemberState::Away { since } if m.spiffe_id == *member && now.since(since) > window => {
+                    if m.drain.is_some_and(|drain| now < drain.writing_ends) {
+                        return Err(Illegal::InstanceDraining(instance.clone()));
+                    }
                     takes_over = true;
                 }
                 MemberState::Joined | MemberState::Away { .. } => {
@@ -330,8 +337,10 @@ impl Job {
     ) -> Result<End, Illegal> {
         let a = self.attempt(number).ok_or(Illegal::NoAttempt(number))?;
         let m = a.members.get(instance).ok_or_else(|| Illegal::NotAMember(instance.clone()))?;
+        // Nobody had seen it: whoever has may say so still.
+        let said = m.outcome.filter(|o| *o != Outcome::Unknown);
         if let AttemptState::Ended(o) = a.state {
-            return match (o, m.outcome) {
+            return match (o, said) {
                 (Outcome::Superseded, _) => {
                     Err(Illegal::Stale(number, self.attempts.last().map_or(number, |c| c.number)))
                 }
@@ -341,7 +350,7 @@ impl Job {
                 (o, None) => Ok(End::Conflict(o)),
             };
         }
-        if let Some(said) = m.outcome {
+        if let Some(said) = said {
             return Ok(if said == outcome { End::Already } else { End::Conflict(said) });
         }
         let mut changes = vec![Change::MemberLeft {
@@ -466,8 +475,14 @@ impl Job {
         } else if !drained && !changes.is_empty() {
             changes.push(end(Outcome::Lost, "its last member was lost"));
         } else if changes.is_empty() && now.since(a.vacant_since) > rejoin {
-            let detail = if a.members.is_empty() { "nobody joined" } else { "all of its members have left" };
-            changes.push(end(Outcome::Lost, detail));
+            let unseen = a.members.values().any(|m| m.outcome == Some(Outcome::Unknown));
+            changes.push(match (a.members.is_empty(), unseen) {
+                (true, _) => end(Outcome::Lost, "nobody joined"),
+                (false, true) => {
+                    end(Outcome::Unknown, "all of its members have left, and nobody saw how the work ended")
+                }
+                (false, false) => end(Outcome::Lost, "all of its members have left"),
+            });
         }
         changes
     }

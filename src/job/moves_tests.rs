@@ -398,3 +398,21 @@ fn an_instance_that_its_member_has_left_for_good_is_given_again() {
     assert!(matches!(ask(&j, 1, 1, late), Err(Illegal::NotJoined(..))));
     assert_eq!(ask(&j, 1, 2, late), Ok(true));
 }
+
+#[test]
+fn a_place_that_drains_is_nobody_elses_until_its_time_is_over() {
+    let mut j = job(2, 1);
+    begun(&mut j, "k");
+    for i in [1, 2] {
+        joined(&mut j, N1, i);
+    }
+    let drain = j.drain_member(N1, &node(1), spans(MINUTE), "", NOW).unwrap();
+    drain.iter().for_each(|change| j.apply(change));
+    let away = j.away(N1, &node(1), "", NOW).unwrap();
+    j.apply(&away);
+    let ask = |j: &Job, secret, now| j.join(N1, &node(1), &worker(), digest(secret), WINDOW, now);
+    let late = NOW.plus(MINUTE - Duration::from_millis(1));
+    assert_eq!(ask(&j, 2, late), Err(Illegal::InstanceDraining(node(1))));
+    assert!(ask(&j, 1, late).is_ok(), "its own member comes back, and is still draining");
+    assert!(ask(&j, 2, NOW.plus(MINUTE)).is_ok());
+}

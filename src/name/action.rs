@@ -102,6 +102,8 @@ words! {
         Revoked = "revoked",
         /// Attempts only: a newer one began.
         Superseded = "superseded",
+        /// It left in order, and nobody saw how its work ended.
+        Unknown = "unknown",
     }
 }
 

@@ -247,6 +247,33 @@ async fn law_30_missed_beats_end_the_members_leases_within_the_heartbeat_window(
     assert!(records.of("member.away")[0]["detail"].as_str().unwrap().contains("beats"));
 }
 
+/// What a daemon sees that was stopped, or whose machine was: a leap of its clock, and nobody's beats read meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_30_a_daemon_that_stood_still_calls_nobody_lost_for_it() {
+    let mut s = scene().await;
+    for _ in 0..3 {
+        s.world.time().advance(Duration::from_secs(60));
+        // The reaper looks before it hears anybody: it is what wakes first, and has a moment for it.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        s.worker.beat().await;
+        s.other.beat().await;
+        s.world.time().pass(Duration::from_secs(3)).await;
+    }
+    s.worker.beat().await;
+    for token in &s.tokens {
+        token.is_live(&s.gateway).await;
+    }
+    assert!(s.world.records().await.of("member.away").is_empty());
+    // Its stall is taken off once: who is silent after it is lost as ever.
+    let took = s
+        .world
+        .time()
+        .pass_until(Duration::from_secs(60), async || !s.tokens[0].seen_by(&s.gateway).await.active)
+        .await
+        .expect("a member without beats is lost");
+    assert!(took <= Duration::from_secs(17), "{took:?}");
+}
+
 /// A stream that nobody reads outlives its member's loss. Its end, which comes late, is not the loss of the next stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_30_the_late_end_of_a_lost_stream_is_no_loss_of_the_member_that_came_back() {

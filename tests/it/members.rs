@@ -461,6 +461,45 @@ async fn a_process_that_was_started_in_anothers_place_takes_its_instance_once_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_one_that_left_without_a_word_the_outcome_is_unknown_until_somebody_says_it_who_saw_it() {
+    let mut c = crew(crew_of(2), 2).await;
+    let stream = c.workers[0].stream.take().unwrap();
+    stream.goodbye().await;
+    eventually("the goodbye", async || c.attempt().await.members[0].state() == MemberState::Left).await;
+    assert_eq!(c.attempt().await.members[0].outcome(), Outcome::Unknown);
+    c.lives(0, false).await;
+    c.lives(1, true).await;
+    let said = c.workers[0].end_self(Outcome::Completed).await.unwrap().into_inner();
+    assert!(!said.conflict, "nothing was said before");
+    let again = c.workers[0].end_self(Outcome::Failed).await.unwrap().into_inner();
+    assert!(again.conflict, "what is said stands");
+    assert_eq!(c.attempt().await.members[0].outcome(), Outcome::Completed);
+    c.workers[1].end_self(Outcome::Completed).await.unwrap();
+    assert_eq!(c.attempt().await.outcome(), Outcome::Completed, "it counts as any other");
+}
+
+/// A process that is started in the place of one that drains, and was killed, would have more time than was given.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_takes_the_place_of_a_member_that_still_drains_and_after_it_another_process_may() {
+    let mut c = crew(crew_of(2), 2).await;
+    c.workers[0].drain_self(60).await.unwrap();
+    c.workers[0].stream = None;
+    eventually("its loss", async || c.attempt().await.members[0].state() == MemberState::Away).await;
+    c.live_for(20).await;
+    let job = c.workers[0].job.clone();
+    let again = async |world: &World| Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await;
+    let taken = again(&c.world).await.err().unwrap();
+    Refused::of(&taken).is(Code::AlreadyExists, "INSTANCE_TAKEN");
+    assert!(taken.message().contains("on its way out"), "{}", taken.message());
+    c.live_for(45).await;
+    eventually("its end", async || c.attempt().await.members[0].state() == MemberState::Left).await;
+    assert_eq!(c.attempt().await.members[0].outcome(), Outcome::Interrupted);
+    let fresh = again(&c.world).await.unwrap_or_else(|e| panic!("{:?}", Refused::of(&e)));
+    assert_eq!(fresh.joined.member.as_ref().unwrap().writing_ends, None);
+    fresh.issue(Half::Reading).await.is_live(&c.gateway).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_attempt_that_everybody_has_left_without_a_word_ends_in_time() {
     let world = World::with(|s| s.lease = "rejoin = \"30s\"".into()).await;
     let mut c = crew_in(world, crew_of(1), 1).await;
@@ -475,5 +514,11 @@ async fn an_attempt_that_everybody_has_left_without_a_word_ends_in_time() {
         })
         .await;
     assert!(took > Duration::from_secs(29) && took < Duration::from_secs(33), "{took:?}");
-    assert_eq!((c.attempt().await.outcome(), c.job().await.state()), (Outcome::Lost, JobState::Ready));
+    let attempt = c.attempt().await;
+    assert_eq!((attempt.outcome(), c.job().await.state()), (Outcome::Unknown, JobState::Ready));
+    assert_eq!(attempt.members[0].outcome(), Outcome::Unknown);
+    let records = c.world.records().await;
+    for kind in ["member.left", "attempt.ended"] {
+        assert_eq!(records.one(kind)["outcome"], "unknown");
+    }
 }

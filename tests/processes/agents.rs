@@ -34,13 +34,16 @@ impl Drop for Beside {
 /// An agent of a job for one member, with its files where the test says, once it is ready.
 async fn ready(world: &World, more: &[&str]) -> Wrapper {
     let job = crew(world, 1).await;
-    let (dir, ready) = (world.file("creds"), world.file("ready"));
+    let (dir, ready) = (world.file("creds"), world.file(READY));
     let files = ["--dir", dir.to_str().unwrap(), "--ready-file", ready.to_str().unwrap()];
     let begin = ["agent", "--job", &job, "--attempt-key", "pod-1", "--instance", "pod"];
     let agent = world.leasehold(WORKER, &[], &[&begin, &files[..], more].concat());
     eventually("it is ready", async || ready.exists()).await;
     agent
 }
+
+/// Beside the credentials, as a pod has it: in the volume that its containers share.
+const READY: &str = "creds/ready";
 
 fn token(world: &World) -> Option<String> {
     fs::read_to_string(world.file("creds/reading-gateway")).ok()
@@ -50,7 +53,7 @@ fn token(world: &World) -> Option<String> {
 async fn an_agent_keeps_files_at_a_chosen_place_and_leaves_by_sigterm_without_a_word_on_the_outcome() {
     let world = world().await;
     let mut agent = ready(&world, &[]).await;
-    let variables = world.read("ready");
+    let variables = world.read(READY);
     agent.child_says("LEASEHOLD_CREDENTIALS").await;
     assert_eq!(agent.stdout(), variables, "stdout and the ready file say the same");
     let creds = fs::canonicalize(world.file("creds")).unwrap();
@@ -70,10 +73,10 @@ async fn an_agent_keeps_files_at_a_chosen_place_and_leaves_by_sigterm_without_a_
     let (job, attempt) = world.client(LAUNCHER).await.stands(&agent.job().await).await;
     assert_eq!(job.live_leases, 0);
     let member = &attempt.members[0];
-    assert_eq!((member.state(), member.outcome()), (MemberState::Left, Outcome::Unspecified));
+    assert_eq!((member.state(), member.outcome()), (MemberState::Left, Outcome::Unknown));
     assert!(agent.stderr().contains("outcome unknown"), "{}", agent.stderr());
     assert_eq!(fs::read_dir(world.dir.path().join("creds")).map_or(0, Iterator::count), 0);
-    assert!(!world.file("ready").exists());
+    assert!(!world.file(READY).exists());
     row("agent: SIGTERM, twice", "access, files", since, &cause(&world).await, Some(0));
 }
 
@@ -99,7 +102,8 @@ async fn law_27_an_agent_that_is_killed_loses_its_access_and_the_next_one_takes_
     // Its place is free once it has been away for longer than the window.
     tokio::time::sleep(WINDOW + Duration::from_millis(200)).await;
     let since = Instant::now();
-    let dir = world.file("creds");
+    let (dir, ready) = (world.file("creds"), world.file(READY));
+    assert!(ready.exists(), "what was killed leaves its files");
     let args = [
         "agent",
         "--job",
@@ -110,6 +114,8 @@ async fn law_27_an_agent_that_is_killed_loses_its_access_and_the_next_one_takes_
         "pod",
         "--dir",
         dir.to_str().unwrap(),
+        "--ready-file",
+        ready.to_str().unwrap(),
     ];
     let mut next = world.leasehold(WORKER, &[], &args);
     next.child_says("LEASEHOLD_JOB").await;
@@ -132,7 +138,7 @@ async fn an_agent_ends_with_the_process_that_it_watches() {
     assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
     assert!(took.counted() < Duration::from_secs(2), "{:?}", took.counted());
     let (job, attempt) = world.client(LAUNCHER).await.stands(&agent.job().await).await;
-    assert_eq!((job.live_leases, attempt.members[0].outcome()), (0, Outcome::Unspecified));
+    assert_eq!((job.live_leases, attempt.members[0].outcome()), (0, Outcome::Unknown));
     assert!(token(&world).is_none());
     row("agent: the watched process ends", "access, files", since, &cause(&world).await, Some(0));
 }
@@ -148,7 +154,7 @@ async fn an_agent_that_is_revoked_wipes_its_files_and_does_to_the_watched_proces
         let job = agent.job().await;
         world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
         assert_eq!(agent.exit().await, Some(4), "{}", agent.stderr());
-        assert!(token(&world).is_none() && !world.file("ready").exists());
+        assert!(token(&world).is_none() && !world.file(READY).exists());
         assert!(agent.stderr().contains("somebody has ended this access on purpose"), "{}", agent.stderr());
         if survives {
             assert!(runs(beside.pid()));
@@ -171,14 +177,18 @@ async fn an_agent_attaches_to_an_attempt_that_runs_and_begins_none() {
     let run = ["run", "--job", &job, "--attempt-key", "k", "--instance", "a", "--dir", dir.to_str().unwrap()];
     let mut run = world.leasehold(WORKER, &[], &[&run[..], &["--", "sh", "-c", UNTIL_TOLD]].concat());
     run.child_says("up").await;
-    let mut agent = world.leasehold(WORKER, &[], &["agent", "attach", &job, "--instance", "b"]);
+    let ready = world.file("ready");
+    let attach = ["agent", "attach", &job, "--instance", "b", "--ready-file", ready.to_str().unwrap()];
+    let mut agent = world.leasehold(WORKER, &[], &attach);
     agent.child_says("LEASEHOLD_CREDENTIALS").await;
+    assert_eq!(world.read("ready"), agent.stdout());
     let attempt = world.client(LAUNCHER).await.stands(&job).await.1;
     assert_eq!((attempt.number, attempt.members.len()), (1, 2));
     agent.signal(Signal::SIGTERM);
     agent.says("finishing").await;
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    assert!(!ready.exists(), "it goes with its agent, wherever it is");
     assert!(run.is_running(), "who goes is one of two");
     world.write("go", "");
     assert_eq!(run.exit().await, Some(0));
@@ -197,8 +207,11 @@ async fn an_agent_closes_the_job_that_it_created_and_says_that_it_saw_no_outcome
     agent.signal(Signal::SIGINT);
     assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
     let (job, _) = world.client(WORKER).await.stands(&agent.job().await).await;
-    assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Cancelled));
-    assert!(job.detail.contains("outcome unknown"), "{}", job.detail);
+    assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Unknown));
+    assert!(job.detail.contains("nobody saw how the work ended"), "{}", job.detail);
+    // As an auditor reads it.
+    let records = world.records().await;
+    assert_eq!(records.of("job.closed").last().unwrap()["outcome"], "unknown");
     row("agent: Ctrl-C, twice, in a notebook", "access, job", since, &cause(&world).await, Some(0));
 }
 

@@ -51,6 +51,7 @@ async fn law_31b_eight_wrappers_with_one_key_are_one_attempt_and_the_first_to_en
     assert_eq!(attempt.state(), AttemptState::Running);
     assert_eq!(attempt.members.iter().filter(|m| m.state() == MemberState::Joined).count(), 6);
     assert!(all[2..].iter_mut().all(Wrapper::is_running));
+    assert!(world.records().await.of("attempt.draining").is_empty(), "nobody else was asked to finish");
     row("run x 8: SIGTERM to one wrapper", "its access alone", since, &cause(&world).await, Some(143));
 
     let since = Instant::now();
@@ -76,6 +77,10 @@ async fn law_29_a_requeue_waits_for_a_drain_unless_it_is_told_to_supersede() {
     assert_eq!(early.exit().await, Some(125));
     assert!(early.stderr().contains("--supersede"), "{}", early.stderr());
     assert!(first.is_running(), "a begin that was refused leaves it alone");
+    let writing = first.files().into_iter().find(|name| name.starts_with("writing-")).unwrap();
+    let writing = first.file(&writing).unwrap();
+    let gateway = world.client(GATEWAY).await;
+    assert!(gateway.introspect(&writing, WORKER).await.active, "what drains can still write its checkpoints");
 
     let since = Instant::now();
     let mut second = wrapper_of(&world, &job, "k-2", "a", &["--supersede"], UNTIL_TOLD);

@@ -183,6 +183,7 @@ async fn law_10_law_27_a_command_deaf_to_sigterm_loses_access_at_once_and_its_li
     assert!(!gateway.introspect(&token, WORKER).await.active);
     assert!(took.counted() < Duration::from_millis(500), "{:?}", took.counted());
     wrapper.says("the credential files are wiped").await;
+    assert!(wrapper.files().is_empty(), "{:?}", wrapper.files());
     // It is not looked at for so long only where this machine stood still for all of the grace.
     let is_early = since.elapsed() < GRACE;
     assert!(took.counted() < Duration::from_secs(1), "{:?}", took.counted());

@@ -60,9 +60,8 @@ Examples:
 Examples:
   leasehold slurm node-epilog")]
     NodeEpilog {
-        /// Give up after this.
-        #[arg(long, value_name = "SPAN", value_parser = words::span, default_value = "2s")]
-        timeout: Duration,
+        #[command(flatten)]
+        to: Telling,
     },
     /// Tells what was kept while the daemon was away. Exits with 1 where something still is.
     #[command(after_help = "\
@@ -86,7 +85,7 @@ Examples:
 
 #[derive(Debug, Args)]
 pub(super) struct Telling {
-    /// Where reports are kept until the daemon has them; one directory for all head nodes.
+    /// Where reports are kept until the daemon has them; one directory for all head nodes, one on each node.
     #[arg(long, value_name = "DIR")]
     pub(super) spool: PathBuf,
     /// Give up after this; what is kept is told later.
@@ -102,8 +101,8 @@ impl SlurmArgs {
                 passing_by(prolog(Allocation::read(var), &to, &runs_as, session).await)
             }
             SlurmCommand::Epilog { to } => passing_by(epilog(Allocation::read(var), &to, session).await),
-            SlurmCommand::NodeEpilog { timeout } => {
-                passing_by(node_epilog(Allocation::read(var), timeout, session).await)
+            SlurmCommand::NodeEpilog { to } => {
+                passing_by(node_epilog(Allocation::read(var), &to, session).await)
             }
             SlurmCommand::Resend { spool, every } => resend(&spool, every, session).await,
             SlurmCommand::Key => {
@@ -159,16 +158,12 @@ pub(super) async fn epilog(read: Read, to: &Telling, session: &Session) -> Resul
     deliver(spool.as_ref(), report, to.timeout, session).await
 }
 
-pub(super) async fn node_epilog(read: Read, timeout: Duration, session: &Session) -> Result<(), Failure> {
+pub(super) async fn node_epilog(read: Read, to: &Telling, session: &Session) -> Result<(), Failure> {
     let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
     let node =
         allocation.node.clone().ok_or_else(|| unreadable(NotAnAllocation::Absent("SLURMD_NODENAME")))?;
-    let teller = Teller::new(session)?;
-    let ended = within(timeout, session, teller.release(&allocation, &node)).await??;
-    if !ended.is_empty() {
-        note(&format!("leasehold: {}: ended on {node}: {}", allocation.run, ended.join(", ")));
-    }
-    Ok(())
+    let report = Report::released(&allocation, &node, session.now().wall);
+    deliver(open(to).as_ref(), report, to.timeout, session).await
 }
 
 async fn resend(

@@ -26,6 +26,8 @@ pub(super) enum Event {
     Began { runs_as: SpiffeId },
     /// Slurm released it, or is about to.
     Ended { exit: SlurmExit, requeued: bool },
+    /// A node was released, with nothing of it running there any more.
+    Released { node: String, exit: SlurmExit },
 }
 
 /// What the prolog notes of a run, for its epilog.
@@ -66,20 +68,38 @@ impl Report {
         })
     }
 
-    /// `begin` or `end`: a run has at most one of each.
+    /// What a node's Epilog knows: its restart count may be that of the run that comes.
+    pub(super) fn released(allocation: &Allocation, node: &str, at: Wall) -> Self {
+        Report {
+            job: allocation.job,
+            key: allocation.run.key(),
+            run: allocation.run.to_string(),
+            at,
+            event: Event::Released { node: node.to_owned(), exit: allocation.exit },
+        }
+    }
+
+    /// `begin`, `end` or `release`: a run has at most one of each, and of the last one on each node.
     pub(super) fn word(&self) -> &'static str {
         match self.event {
             Event::Began { .. } => "begin",
             Event::Ended { .. } => "end",
+            Event::Released { .. } => "release",
         }
     }
 
+    /// What the keys of all runs of this Slurm job begin with.
+    pub(super) fn key_prefix(&self) -> &str {
+        let end = self.key.match_indices(':').nth(2).map_or(self.key.len(), |(at, _)| at.saturating_add(1));
+        self.key.get(..end).unwrap_or(&self.key)
+    }
+
     pub(super) fn to_line(&self) -> String {
-        let (runs_as, exit, requeued) = match &self.event {
-            Event::Began { runs_as } => (Some(runs_as.to_string()), None, None),
-            Event::Ended { exit, requeued } => {
-                (None, Some(format!("{}:{}", exit.code, exit.signal)), Some(*requeued))
-            }
+        let written = |exit: &SlurmExit| Some(format!("{}:{}", exit.code, exit.signal));
+        let (runs_as, exit, requeued, node) = match &self.event {
+            Event::Began { runs_as } => (Some(runs_as.to_string()), None, None, None),
+            Event::Ended { exit, requeued } => (None, written(exit), Some(*requeued), None),
+            Event::Released { node, exit } => (None, written(exit), None, Some(node.clone())),
         };
         let written = Written {
             version: VERSION,
@@ -90,17 +110,21 @@ impl Report {
             runs_as,
             exit,
             requeued,
+            node,
         };
         serde_json::to_string(&written).unwrap_or_default()
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let Written { version, job, key, run, at_ms, runs_as, exit, requeued } =
+        let Written { version, job, key, run, at_ms, runs_as, exit, requeued, node } =
             serde_json::from_str(text).ok()?;
-        let event = match (version, runs_as, exit, requeued) {
-            (VERSION, Some(id), None, None) => Event::Began { runs_as: id.parse().ok()? },
-            (VERSION, None, Some(exit), Some(requeued)) => {
+        let event = match (version, runs_as, exit, requeued, node) {
+            (VERSION, Some(id), None, None, None) => Event::Began { runs_as: id.parse().ok()? },
+            (VERSION, None, Some(exit), Some(requeued), None) => {
                 Event::Ended { exit: SlurmExit::parse(&exit)?, requeued }
+            }
+            (VERSION, None, Some(exit), None, Some(node)) => {
+                Event::Released { node, exit: SlurmExit::parse(&exit)? }
             }
             _ => return None,
         };
@@ -143,6 +167,8 @@ struct Written {
     exit: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     requeued: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -174,7 +200,9 @@ pub(super) mod tests {
         let id: SpiffeId = "spiffe://hpc.acme.example/slurm/ada".parse().unwrap();
         let began = Report::began(&allocation(4, 0, "0:0"), id, Wall(5));
         let ended = Report::ended(&allocation(4, 0, "3:0"), None, Wall(6)).unwrap();
-        for report in [began, ended] {
+        let released = Report::released(&allocation(4, 0, "3:0"), "n1", Wall(7));
+        assert_eq!(released.key_prefix(), allocation(4, 0, "3:0").run.key_prefix());
+        for report in [began, ended, released] {
             assert_eq!(Report::parse(&report.to_line()), Some(report.clone()));
             for odd in [
                 report.to_line().replace("\"version\":1", "\"version\":2"),

@@ -1,18 +1,22 @@
 //! Prologs and epilogs against a real daemon, with the environments that slurmctld 22.05 gives them.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
 
 use super::{
     allocation::{Allocation, NotAnAllocation},
     args::{Telling, epilog, node_epilog, prolog},
     spool::Spool,
-    teller::tell_all,
+    teller::{Teller, tell_all, tell_each},
 };
 use crate::{
     cli::{
         Context, Contexts, Session, SvidFiles,
         daemon_tests::{Home, Patient},
     },
+    clock::{Clock, LeaseTime, Now},
+    limits::{SLURM_BUDGET, SPOOL_BEGIN_LATEST},
     name::PrincipalKind,
     proto::v1::{self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient},
 };
@@ -55,7 +59,7 @@ impl Cluster {
         let context = Context { server, server_id, bundles, issuer, identities };
         let contexts = BTreeMap::from([("dev".to_owned(), context)]);
         Contexts { current: Some("dev".into()), contexts }.save(&path("toml")).unwrap();
-        Session::of_test(Patient::clock(), path("toml"), None)
+        Session::of_test(Still::after(&home.clock, Duration::ZERO), path("toml"), None)
     }
 
     /// A job of the trainer that may have three attempts.
@@ -101,8 +105,41 @@ impl Cluster {
         epilog(run.read(), &self.to, &self.session).await.unwrap();
     }
 
+    /// A spool of a node's own.
+    fn to_node(&self) -> Telling {
+        Telling { spool: self.home.folder.path().join("node-spool"), timeout: self.to.timeout }
+    }
+
+    /// The same, so much later.
+    fn later(&self, name: &str, span: Duration) -> Session {
+        let contexts = self.home.folder.path().join(format!("{name}.toml"));
+        Session::of_test(Still::after(&self.home.clock, span), contexts, None)
+    }
+
     fn kept(&self) -> usize {
         Spool::open(&self.to.spool).unwrap().pending().unwrap().len()
+    }
+}
+
+/// A clock that stands at a moment, whose timers run all the same, and patiently: how old a report is does not depend on how busy the
+/// machine is, nor whether a daemon that is well answers in time.
+struct Still(Arc<dyn Clock>, Now);
+
+impl Still {
+    fn after(clock: &Arc<dyn Clock>, span: Duration) -> Arc<Self> {
+        let now = clock.now();
+        let at = Now { wall: now.wall.plus(span), lease: now.lease.plus(span), boot: now.boot.plus(span) };
+        Arc::new(Still(clock.clone(), at))
+    }
+}
+
+impl Clock for Still {
+    fn now(&self) -> Now {
+        self.1
+    }
+
+    fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()> {
+        self.0.sleep(deadline.since(self.1.lease).saturating_mul(12))
     }
 }
 
@@ -209,7 +246,7 @@ async fn an_exit_of_zero_drains_who_is_at_work_and_completes_nobody() {
     assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 ATTEMPT_STATE_DRAINING"]);
     // The node is released: nobody is left to say anything.
     let node = Cluster::session_of(&cluster.home, "node");
-    node_epilog(run.read(), Duration::from_secs(20), &node).await.unwrap();
+    node_epilog(run.read(), &cluster.to_node(), &node).await.unwrap();
     let seen = cluster.seen(&job).await;
     assert_eq!(seen.attempts[0].outcome(), v1::Outcome::Interrupted);
     assert!(seen.attempts[0].detail.contains("n1 is released and nothing runs there"), "{seen:?}");
@@ -225,7 +262,7 @@ async fn a_node_ends_its_own_members_alone() {
     cluster.prolog(&run).await;
     join(&cluster, &job, "slurm:hpc:4:0", "n10").await;
     let node = Cluster::session_of(&cluster.home, "node");
-    node_epilog(run.read(), Duration::from_secs(20), &node).await.unwrap();
+    node_epilog(run.read(), &cluster.to_node(), &node).await.unwrap();
     assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"]);
     cluster.home.stop().await;
 }
@@ -266,10 +303,84 @@ async fn what_could_not_be_told_is_told_when_the_daemon_is_back_and_a_beginning_
     let turn = spool.turn();
     assert!(!tell_all(&spool, None, &cluster.session).await.unwrap(), "somebody else is at it");
     drop(turn);
-    assert!(tell_all(&spool, None, &cluster.session).await.unwrap());
+    // Of the one that began nothing: its beginning might be under way, and so it is told again for a while.
+    assert!(!tell_all(&spool, None, &cluster.session).await.unwrap());
+    assert_eq!(cluster.kept(), 1);
+    let later = cluster.later("controller", SPOOL_BEGIN_LATEST + Duration::from_secs(1));
+    assert!(tell_all(&spool, None, &later).await.unwrap());
     assert_eq!(cluster.kept(), 0);
     assert_eq!(cluster.attempts(&ran).await, ["slurm:hpc:4:0 OUTCOME_FAILED"]);
     assert_eq!(cluster.seen(&ran).await.attempts[0].detail, "Slurm job 4 on hpc: ended by signal 9");
     assert_eq!(cluster.attempts(&lost).await, Vec::<String>::new());
+    cluster.home.stop().await;
+}
+
+/// `leasehold slurm resend` tells a beginning at the very moment at which the epilog of that run tells its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_that_arrives_after_its_end_is_ended_and_one_that_was_not_sent_by_then_is_not_sent() {
+    let cluster = Cluster::start().await;
+    let (under_way, not_sent) = (cluster.job(CONTROLLER).await, cluster.job(CONTROLLER).await);
+    let spool = Spool::open(&cluster.to.spool).unwrap();
+    for job in [&under_way, &not_sent] {
+        let allocation = Environment::of(job).read().unwrap().unwrap();
+        let id = "spiffe://dev.leasehold/trainer".parse().unwrap();
+        spool.keep(super::report::Report::began(&allocation, id, cluster.session.now().wall)).unwrap();
+    }
+    let read = spool.pending().unwrap();
+    for job in [&under_way, &not_sent] {
+        cluster.epilog(&Environment { exit: "3:0", ..Environment::of(job) }).await;
+    }
+    assert_eq!(cluster.kept(), 2, "the ends alone");
+    // The call that was under way is answered now, whatever became of who made it.
+    let late = read.iter().find(|s| s.report.job.to_string() == under_way).unwrap();
+    let teller = Teller::new(&cluster.session).unwrap();
+    teller.tell(&late.report, &cluster.session).await;
+    assert_eq!(cluster.attempts(&under_way).await, ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"]);
+    tell_each(&teller, &read, &cluster.session).await;
+    assert_eq!(cluster.attempts(&not_sent).await, Vec::<String>::new());
+    tell_all(&spool, None, &cluster.session).await.unwrap();
+    assert_eq!(cluster.attempts(&under_way).await, ["slurm:hpc:4:0 OUTCOME_FAILED"]);
+    let later = cluster.later("controller", SPOOL_BEGIN_LATEST + Duration::from_secs(1));
+    assert!(tell_all(&spool, None, &later).await.unwrap());
+    assert_eq!(cluster.kept(), 0);
+    cluster.home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_could_not_tell_is_told_later_and_ends_no_member_of_the_run_that_came_since() {
+    let mut cluster = Cluster::start().await;
+    let (left, requeued) = (cluster.job(CONTROLLER).await, cluster.job(CONTROLLER).await);
+    for job in [&left, &requeued] {
+        cluster.prolog(&Environment::of(job)).await;
+        join(&cluster, job, "slurm:hpc:4:0", "n1").await;
+    }
+    let node = Cluster::session_of(&cluster.home, "node");
+    cluster.home.halt().await;
+    for job in [&left, &requeued] {
+        let run = Environment { exit: "0:9", ..Environment::of(job) };
+        node_epilog(run.read(), &cluster.to_node(), &node).await.unwrap();
+    }
+    let spool = Spool::open(&cluster.to_node().spool).unwrap();
+    assert_eq!(spool.pending().unwrap().len(), 2, "one of each run");
+    cluster.home.revive().await;
+    // The next run is at work on the same node by the time that it is told.
+    let next = Environment { restarts: 1, ..Environment::of(&requeued) };
+    cluster.prolog(&next).await;
+    join(&cluster, &requeued, "slurm:hpc:4:1", "n1").await;
+    let is_away = async || cluster.seen(&left).await.attempts[0].members[0].state() == v1::MemberState::Away;
+    let waits = async {
+        while !is_away().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap();
+    let later = cluster.later("node", 2 * SLURM_BUDGET + Duration::from_secs(1));
+    assert!(tell_all(&spool, None, &later).await.unwrap());
+    assert!(spool.pending().unwrap().is_empty());
+    assert_eq!(cluster.attempts(&left).await, ["slurm:hpc:4:0 OUTCOME_FAILED"]);
+    let seen = cluster.seen(&requeued).await;
+    let last = seen.attempts.last().unwrap();
+    assert_eq!((last.key.as_str(), last.state()), ("slurm:hpc:4:1", v1::AttemptState::Running));
+    assert!(last.members.iter().all(|m| m.outcome() == v1::Outcome::Unspecified), "{last:?}");
     cluster.home.stop().await;
 }

@@ -9,7 +9,7 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::report::{NotedRun, Report};
+use super::report::{Event, NotedRun, Report};
 use crate::{
     clock::Wall,
     limits::{SPOOL_FILE_BYTES_MAX, SPOOL_KEPT, SPOOL_REPORTS_MAX},
@@ -34,7 +34,7 @@ pub(super) enum SpoolError {
     Full(PathBuf),
 }
 
-/// A report on disk.
+/// A report on disk. Another script may take it away at any time: it told it, or an end has taken the place of a beginning.
 #[derive(Debug)]
 pub(super) struct Spooled {
     path: PathBuf,
@@ -131,6 +131,11 @@ impl Spool {
 }
 
 impl Spooled {
+    /// Whether it is still to be told.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
     /// It is told: nothing of it stays.
     pub(super) fn forget(&self) {
         remove(&self.path);
@@ -148,7 +153,10 @@ fn file_name(report: &Report) -> String {
 fn end_of_name(report: &Report, word: &str) -> String {
     let (job, key) = (report.job, &report.key);
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '.' };
-    let key: String = key.chars().map(plain).collect();
+    let mut key: String = key.chars().map(plain).collect();
+    if let Event::Released { node, .. } = &report.event {
+        key.extend(std::iter::once('~').chain(node.chars().map(plain)));
+    }
     format!("~{job}~{key}~{word}{EXTENSION}")
 }
 

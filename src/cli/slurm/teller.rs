@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::{
-    allocation::Allocation,
     report::{Event, Report},
     spool::{Spool, Spooled},
 };
 use crate::{
     cli::{Client, Failure, Session, client::Manner, output::note},
-    limits::{SLURM_BUDGET, SPOOL_BEGIN_KEPT, SPOOL_KEPT},
+    clock::Wall,
+    limits::{SLURM_BUDGET, SPOOL_BEGIN_KEPT, SPOOL_BEGIN_LATEST, SPOOL_KEPT},
     name::{PrincipalKind, SpiffeId, SpiffePattern},
     proto::v1,
     reason::{Reason, Refusal},
@@ -29,6 +29,8 @@ pub(super) enum Told {
     Dropped(String),
     /// It stays: why it could not be told.
     Kept(Failure),
+    /// It stays though it was told: what it is about may not have come yet.
+    Waits(String),
 }
 
 impl Teller {
@@ -42,21 +44,29 @@ impl Teller {
         let age = session.now().wall.since(report.at);
         let (kept, useless): (Duration, fn(Reason) -> bool) = match report.event {
             Event::Began { .. } => (SPOOL_BEGIN_KEPT, |_| true),
-            Event::Ended { .. } => (SPOOL_KEPT, is_over),
+            Event::Ended { .. } | Event::Released { .. } => (SPOOL_KEPT, is_over),
         };
         if age > kept {
             return Told::Dropped(format!("{} s old: too late to {}", age.as_secs(), report.word()));
         }
         let told = match &report.event {
             Event::Began { runs_as } => self.begin(report, runs_as).await,
-            Event::Ended { .. } => self.end(report).await,
+            Event::Ended { .. } => match self.end(report).await {
+                Ok(None) if age <= SPOOL_BEGIN_LATEST => {
+                    return Told::Waits(format!("this run began no attempt of {} so far", report.job));
+                }
+                Ok(None) => Ok(format!("this run began no attempt of {}", report.job)),
+                Ok(Some(done)) => Ok(done),
+                Err(failure) => Err(failure),
+            },
+            Event::Released { node, .. } => self.release(report, node, age > 2 * SLURM_BUDGET).await,
         };
         match told {
             Ok(done) => Told::Done(done),
             Err(failure) => match failure.reason {
                 // Somebody else ended it between two of our questions.
                 Some(reason)
-                    if report.word() == "end" && is_over(reason) && reason != Reason::JobNotFound =>
+                    if report.word() != "begin" && is_over(reason) && reason != Reason::JobNotFound =>
                 {
                     Told::Done(format!("it was over before: {}", failure.text))
                 }
@@ -81,16 +91,20 @@ impl Teller {
         Ok(format!("attempt {number} of {} has begun", report.job))
     }
 
-    /// Ends the attempt of a run, or drains it where somebody is still at work in it.
-    async fn end(&self, report: &Report) -> Result<String, Failure> {
-        let Event::Ended { exit, requeued } = report.event else { return Ok("nothing to end".to_owned()) };
+    /// Ends the attempt of a run, or drains it where somebody is still at work in it. Nothing where it has begun none.
+    async fn end(&self, report: &Report) -> Result<Option<String>, Failure> {
+        let Event::Ended { exit, requeued } = report.event else { return Ok(None) };
         let job = self.job(report.job.to_string()).await?;
-        let Some(attempt) = job.attempts.iter().find(|a| a.key == report.key) else {
-            return Ok(format!("this run began no attempt of {}", job.id));
+        let attempt = match job.attempts.iter().find(|a| a.key == report.key) {
+            Some(attempt) => attempt,
+            None if job.state() == v1::JobState::Closed => {
+                return Ok(Some(format!("{} was closed, and this run began no attempt of it", job.id)));
+            }
+            None => return Ok(None),
         };
         let which = format!("attempt {} of {}", attempt.number, job.id);
         if attempt.state() == v1::AttemptState::Ended {
-            return Ok(format!("{which} had ended"));
+            return Ok(Some(format!("{which} had ended")));
         }
         let client = &self.client;
         let is_at_work = attempt.members.iter().any(|m| m.state() == v1::MemberState::Joined);
@@ -105,7 +119,7 @@ impl Teller {
                 ..Default::default()
             };
             client.ask(Manner::Changes, request, async |r| client.jobs().drain_attempt(r).await).await?;
-            return Ok(format!("{which} drains"));
+            return Ok(Some(format!("{which} drains")));
         }
         let (outcome, what) = match () {
             () if requeued => (v1::Outcome::Interrupted, "requeued".to_owned()),
@@ -123,17 +137,24 @@ impl Teller {
             ..Default::default()
         };
         client.ask(Manner::Changes, request, async |r| client.jobs().end_attempt(r).await).await?;
-        Ok(format!("{which} has ended: {what}"))
+        Ok(Some(format!("{which} has ended: {what}")))
     }
 
     /// Ends the members on a node that Slurm has released: none of the run's processes is left there.
-    pub(super) async fn release(&self, allocation: &Allocation, node: &str) -> Result<Vec<String>, Failure> {
-        let job = self.job(allocation.job.to_string()).await?;
-        let prefix = allocation.run.key_prefix();
+    ///
+    /// Told late, the next run may be at work on that node by now: a member that is there, or came since, is none of this one's.
+    async fn release(&self, report: &Report, node: &str, is_late: bool) -> Result<String, Failure> {
+        let Event::Released { exit, .. } = report.event else { return Ok("nothing to release".to_owned()) };
+        let job = self.job(report.job.to_string()).await?;
+        let prefix = report.key_prefix();
         // The restart count in a node's Epilog may be the next run's, which cannot have begun while this one is released.
-        let open = |a: &&v1::Attempt| a.state() != v1::AttemptState::Ended && a.key.starts_with(&prefix);
-        let Some(attempt) = job.attempts.iter().rev().find(open) else { return Ok(Vec::new()) };
-        let exit = allocation.exit;
+        let open = |a: &&v1::Attempt| a.state() != v1::AttemptState::Ended && a.key.starts_with(prefix);
+        let Some(attempt) = job.attempts.iter().rev().find(open) else {
+            return Ok(format!("nobody was left on {node}"));
+        };
+        let is_gone = |m: &&v1::Member| {
+            is_on(node, m) && (!is_late || (m.state() == v1::MemberState::Away && joined_at(m) <= report.at))
+        };
         let outcome = match attempt.state() {
             v1::AttemptState::Draining => v1::Outcome::Interrupted,
             _ if exit.was_asked() => v1::Outcome::Interrupted,
@@ -145,12 +166,12 @@ impl Teller {
             false => format!("{node} is released: {exit}"),
         };
         let mut ended = Vec::new();
-        for member in attempt.members.iter().filter(|m| is_on(node, m)) {
+        for member in attempt.members.iter().filter(is_gone) {
             let mut request = v1::EndAttemptRequest {
                 job: job.id.clone(),
                 attempt: attempt.number,
                 outcome: outcome.into(),
-                detail: format!("{}: {what}", allocation.run),
+                detail: format!("{}: {what}", report.run),
                 ..Default::default()
             };
             request.instance.clone_from(&member.instance);
@@ -164,7 +185,10 @@ impl Teller {
                 Err(failure) => return Err(failure),
             }
         }
-        Ok(ended)
+        Ok(match ended.as_slice() {
+            [] => format!("nobody was left on {node}"),
+            ended => format!("ended on {node}: {}", ended.join(", ")),
+        })
     }
 
     async fn job(&self, job: String) -> Result<v1::Job, Failure> {
@@ -200,13 +224,18 @@ pub(super) async fn tell_all(
     Ok(tell_each(&teller, &rest, session).await)
 }
 
-async fn tell_each(teller: &Teller, spooled: &[Spooled], session: &Session) -> bool {
+pub(super) async fn tell_each(teller: &Teller, spooled: &[Spooled], session: &Session) -> bool {
     let mut all_told = true;
     for one in spooled {
+        // Its end has taken its place: it is not to begin any more.
+        if !one.is_there() {
+            continue;
+        }
         let told = teller.tell(&one.report, session).await;
         say(&one.report, &told);
         match told {
             Told::Done(_) | Told::Dropped(_) => one.forget(),
+            Told::Waits(_) => all_told = false,
             Told::Kept(failure) => {
                 all_told = false;
                 if failure.reason.is_none() || failure.is_passing() {
@@ -229,10 +258,17 @@ pub(super) fn say(report: &Report, told: &Told) {
 
 fn said(report: &Report, told: &Told) -> String {
     let run = &report.run;
-    let what = if report.word() == "begin" { "its beginning" } else { "its end" };
+    let what = match &report.event {
+        Event::Began { .. } => "its beginning".to_owned(),
+        Event::Ended { .. } => "its end".to_owned(),
+        Event::Released { node, .. } => format!("its end on {node}"),
+    };
     match told {
         Told::Done(done) => format!("leasehold: {run}: {done}"),
         Told::Dropped(why) => format!("leasehold: {run}: {what} is not told: {why}"),
+        Told::Waits(so_far) => {
+            format!("leasehold: {run}: {so_far}; {what} is told again, in case its beginning is under way")
+        }
         Told::Kept(failure) => {
             let failure = failure.clone().saying("It is kept: `leasehold slurm resend` tells it again.");
             let why = failure.render();
@@ -261,6 +297,15 @@ fn is_on(node: &str, member: &v1::Member) -> bool {
     let there = member.instance == node
         || member.instance.strip_prefix(node).is_some_and(|rest| rest.starts_with('.'));
     there && matches!(member.state(), v1::MemberState::Joined | v1::MemberState::Away)
+}
+
+/// When a member joined, or came back. Never where that is not known.
+fn joined_at(member: &v1::Member) -> Wall {
+    let ms = |t: &prost_types::Timestamp| {
+        let seconds = u64::try_from(t.seconds).ok()?.checked_mul(1_000)?;
+        seconds.checked_add(u64::try_from(t.nanos).ok()? / 1_000_000)
+    };
+    Wall(member.joined.as_ref().and_then(ms).unwrap_or(u64::MAX))
 }
 
 /// There is nothing left that could be ended.
