@@ -193,7 +193,7 @@ mod tests {
             generation: 0,
             stood_at: crate::fence::Seq(0),
             at: place.at.0,
-            cause: String::new(),
+            cause: "".into(),
         })
     }
 
