@@ -11,7 +11,7 @@ use super::{
     draft::{Binding, Standing},
     members::Offer,
     names,
-    refusals::{job_not_found, move_refusal, no_random},
+    refusals::{job_not_found, no_random},
 };
 use crate::{
     catalog::{Audience, Checks},

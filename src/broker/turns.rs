@@ -103,7 +103,7 @@ mod tests {
         drop(held);
         assert!(next.now_or_never().unwrap().is_ok());
         assert!(limits::RETURNING_WAIT < limits::CALL, "a refusal comes while somebody listens");
-        assert!(limits::RETURNING_WAITING_MAX <= limits::REQUESTS_MAX / 2, "half is for who is new");
+        const { assert!(limits::RETURNING_WAITING_MAX <= limits::REQUESTS_MAX / 2, "half is for who is new") };
     }
 
     #[tokio::test]

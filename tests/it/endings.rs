@@ -253,8 +253,8 @@ async fn law_30_a_daemon_that_stood_still_calls_nobody_lost_for_it() {
     let mut s = scene().await;
     for _ in 0..3 {
         s.world.time().advance(Duration::from_secs(60));
-        // The reaper looks before it hears anybody: it is what wakes first, and has a moment for it.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The reaper looks before it hears anybody: it is what wakes first.
+        s.world.time().settled().await;
         s.worker.beat().await;
         s.other.beat().await;
         s.world.time().pass(Duration::from_secs(3)).await;
@@ -268,9 +268,10 @@ async fn law_30_a_daemon_that_stood_still_calls_nobody_lost_for_it() {
     let took = s
         .world
         .time()
-        .pass_until(Duration::from_secs(60), async || !s.tokens[0].seen_by(&s.gateway).await.active)
-        .await
-        .expect("a member without beats is lost");
+        .pass_until("the loss of a member without beats", Duration::from_secs(60), async || {
+            !s.tokens[0].seen_by(&s.gateway).await.active
+        })
+        .await;
     assert!(took <= Duration::from_secs(17), "{took:?}");
 }
 

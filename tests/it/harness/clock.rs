@@ -128,7 +128,7 @@ impl TestClock {
 
     /// Waits until whoever was to wake by now has woken, and whoever works in turns is asleep again: on a machine with other
     /// work a background task would else find several steps gone when it comes to look.
-    async fn settled(&self) {
+    pub async fn settled(&self) {
         // One that ends when it wakes never sleeps again.
         const MOST: Duration = Duration::from_secs(2);
         let began = Instant::now();
