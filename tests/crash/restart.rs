@@ -31,9 +31,9 @@ use super::{
 use crate::harness::*;
 
 /// The longest that all of them together may take. Generous: it is liveness that is asserted, not speed.
-const ALL_BACK: Duration = Duration::from_secs(240);
+const ALL_BACK: Duration = Duration::from_secs(600);
 /// The same for a job that somebody begins while they come back.
-const NEW_WORK: Duration = Duration::from_secs(120);
+const NEW_WORK: Duration = Duration::from_secs(600);
 /// New jobs meanwhile, at the most: each has a worker with an identity of its own.
 const NEW_JOBS: usize = 100;
 /// So many who come back are a storm, in which new work has its share.
