@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{Rules, denials::Denials, members::Sessions, reach::Reach, tickets::Tickets, turns::Turns};
+use super::{Rules, denials::Denials, presence::Sessions, reach::Reach, tickets::Tickets, turns::Turns};
 use crate::{
     clock::{Clock, LeaseTime},
     fence::Registry,

@@ -9,6 +9,7 @@
 //! | `context` | [`Broker`]: one life of the daemon, and what it is made of |
 //! | `caller` | [`Caller`]: who asks, and whether they may |
 //! | `create` `attempts` `members` | a job from its creation over attempts and members to its end |
+//! | `presence` `attachment` `turns` | which members are there, the stream that says so, whose turn it is to come back |
 //! | `issue` `renew` | credentials; `draft` is what both begin with |
 //! | `introspect` `feed` `reach` | what verifiers ask and are told, and whose lowerings concern them |
 //! | `operate` `reload` | what operators do |
@@ -17,6 +18,7 @@
 //! | `denials` `refusals` | refused requests in the ledger; what several use cases refuse with |
 //! | `background` | [`Task`]: the work that nobody asks for |
 
+mod attachment;
 mod attempts;
 mod background;
 mod caller;
@@ -32,6 +34,7 @@ mod listing;
 mod members;
 mod names;
 mod operate;
+mod presence;
 mod queries;
 mod reach;
 mod refusals;
@@ -41,6 +44,7 @@ mod rules;
 mod tickets;
 mod turns;
 
+pub use attachment::{Attachment, Notice, NoticeKind};
 pub use attempts::{Began, Concerned, Ended};
 pub use background::Task;
 pub use caller::Caller;
@@ -50,7 +54,7 @@ pub use draft::Binding;
 pub use introspect::{Introspected, Verdict};
 pub use issue::{Bound, IssueRequest, Issued, Renewed};
 pub use listing::{LeasePage, LeasePlace};
-pub use members::{Attachment, JoinedMember, Notice, NoticeKind, Offer, Session};
+pub use members::{JoinedMember, Offer, Session};
 pub use operate::{Locked, Revoked};
 pub use queries::{LeaseView, WhoAmI};
 pub use reload::Reloaded;

@@ -8,7 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Exit, Failure, Session};
 use crate::{
     config::{Config, IdentityConfig, IdentityFrom},
-    daemon::{Daemon, StartError, Stopped, init_logging, init_metrics},
+    daemon::{Daemon, StartError, Stopped, allow_open_files, init_logging, init_metrics},
     identity::Pick,
     ledger::{LockError, OpenError},
 };
@@ -36,6 +36,7 @@ impl ServeArgs {
         let mut loaded = Config::load(&self.config)?;
         overrule(&mut loaded.config.identity, session);
         init_logging(&loaded.config.log);
+        allow_open_files(&loaded.config.server.room);
         init_metrics();
         let daemon = tokio::select! {
             daemon = Daemon::start(&loaded.config) => daemon.map_err(|e| not_started(&e))?,

@@ -10,14 +10,17 @@
 //! | `identity` `rules` | the identity, policy and catalog that a configuration means |
 //! | `listeners` | HTTP: issuer and probes |
 //! | `telemetry` | logs and metrics |
+//! | `open_files` | the limit on open files |
 
 mod failure;
 mod identity;
 mod listeners;
+mod open_files;
 mod rules;
 mod start;
 mod telemetry;
 
 pub use failure::StartError;
+pub use open_files::allow_open_files;
 pub use start::{Daemon, Stopped};
 pub use telemetry::{init_logging, init_metrics};

@@ -1,15 +1,21 @@
 //! Signals at every moment of a daemon's life.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use leasehold::{
     ledger::{self, Dir},
     limits,
     proto::v1,
 };
-use nix::sys::signal::Signal;
+use nix::sys::{
+    resource::{Resource, getrlimit},
+    signal::Signal,
+};
 
-use super::{dice::Dice, process::Place};
+use super::{
+    dice::Dice,
+    process::{Place, Process},
+};
 use crate::harness::*;
 
 pub async fn working(place: &Place) -> Worker {
@@ -85,6 +91,30 @@ async fn law_41_a_stop_while_starting_leaves_a_ledger_that_starts() {
     }
     let process = place.serve().await;
     working(&place).await;
+    process.stop().await;
+}
+
+/// A daemon that starts with few open files allowed, as shells have it, raises that to what it has room for, and says so where it
+/// may not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn law_43_a_daemon_that_may_open_few_files_allows_itself_more_or_says_that_it_may_not() {
+    let place = Place::new();
+    let soft = |process: &Process| -> u64 {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid())).unwrap();
+        let line = limits.lines().find(|l| l.starts_with("Max open files")).unwrap();
+        line.split_whitespace().nth(3).unwrap().parse().unwrap()
+    };
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    let mut process = place.start_by(&["sh", "-c", "ulimit -Sn 300; exec \"$@\"", "sh"]);
+    process.ready().await;
+    assert_eq!(soft(&process), most.min(limits::CONNECTIONS_MAX as u64 + 512 + 4_096 + 2 * 256 + 256));
+    process.stop().await;
+
+    let mut process = place.start_by(&["sh", "-c", "ulimit -n 300; exec \"$@\"", "sh"]);
+    let warning = process.says("raise the hard limit").await;
+    assert!(warning.contains("limit=300"), "{warning}");
+    process.ready().await;
+    assert_eq!(soft(&process), 300);
     process.stop().await;
 }
 

@@ -1,0 +1,264 @@
+//! The keep-alive stream of a member: what it is told, and what its end means.
+
+use std::sync::Arc;
+
+use tokio::sync::{broadcast::error::RecvError, watch};
+
+use super::{
+    Broker, Caller, Session, names,
+    presence::{MemberKey, Presence},
+};
+use crate::{
+    fence::Stand,
+    job::{AttemptState, Change, Drain, Job, JobState, MemberState},
+    ledger::Actor,
+    name::{AttemptNumber, FenceKind, FenceName, Outcome},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    secret::SecretDigest,
+};
+
+/// Something that a member must act on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub kind: NoticeKind,
+    pub reason: Reason,
+    pub message: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoticeKind {
+    /// Access has ended and does not come back in this attempt.
+    Revoked,
+    /// Finish.
+    Drain(Drain),
+    /// Connect again.
+    Reconnect,
+    /// The leases have ended; new ones may be asked for.
+    Reissue,
+}
+
+/// A member's keep-alive stream, as the broker sees it. Dropping it without [`Attachment::goodbye`] is a loss: where it was
+/// the member's last stream, the member is away at once and its leases are over.
+pub struct Attachment {
+    broker: Arc<Broker>,
+    key: MemberKey,
+    /// Of the session that it was taken up with: another process may have taken the instance over since.
+    proof: SecretDigest,
+    presence: Arc<Presence>,
+    names: Vec<FenceName>,
+    stand: Stand,
+    calls: watch::Receiver<u64>,
+    drain_told: Option<Drain>,
+    left: bool,
+}
+
+impl Attachment {
+    /// The member lives.
+    pub fn beat(&self) {
+        self.presence.beat(self.broker.clock.now().boot);
+    }
+
+    /// The member goes by itself. Its leases end with it; the attempt's state stays.
+    pub fn goodbye(mut self) {
+        self.left = true;
+        let (job, attempt, instance) = self.key.clone();
+        let now = self.broker.clock.now().lease;
+        let by = Actor::Daemon("the member said goodbye".into());
+        let done = self.broker.state.narrow(job, &by, |j| {
+            let joined = j
+                .running(attempt)
+                .ok()
+                .and_then(|a| a.members.get(&instance))
+                .is_some_and(|m| m.session == self.proof && m.is_present());
+            Ok::<_, std::convert::Infallible>(if joined {
+                vec![Change::MemberLeft {
+                    attempt,
+                    instance: instance.clone(),
+                    at: now,
+                    outcome: Some(Outcome::Unknown),
+                    detail: "it said goodbye, and not how its work ended".into(),
+                }]
+            } else {
+                Vec::new()
+            })
+        });
+        if let Ok(done) = done {
+            self.broker.sweep(&done.lowered, "released");
+        }
+        // Nor is what another process has begun since, in the same place, forgotten.
+        self.broker.sessions.forget(&self.key, &self.presence);
+        // Another stream of it, if there is one, is over too.
+        self.presence.call();
+    }
+
+    /// The next thing that the member must act on. After `Revoked` nothing comes.
+    pub async fn notice(&mut self) -> Notice {
+        loop {
+            self.calls.mark_unchanged();
+            if let Some(notice) = self.job_notice() {
+                return notice;
+            }
+            if let Some((name, _)) = self.stand.lowered() {
+                let message = format!("{name} was revoked");
+                self.stand = self.broker.fences.observe(self.names.iter().cloned());
+                return Notice { kind: NoticeKind::Reissue, reason: Reason::Revoked, message };
+            }
+            if self.calls.changed().await.is_err() {
+                return Notice {
+                    kind: NoticeKind::Reconnect,
+                    reason: Reason::ShuttingDown,
+                    message: "the daemon is stopping".into(),
+                };
+            }
+        }
+    }
+
+    fn job_notice(&mut self) -> Option<Notice> {
+        let (id, attempt, instance) = &self.key;
+        let ended =
+            |reason: Reason, message: String| Some(Notice { kind: NoticeKind::Revoked, reason, message });
+        let Some(job) = self.broker.state.job(*id) else {
+            return ended(Reason::JobClosed, "the job is closed, and was long ago".into());
+        };
+        let detail = |d: &str| if d.is_empty() { String::new() } else { format!(": {d}") };
+        if let JobState::Closed(outcome) = job.state {
+            let reason = if outcome == Outcome::Revoked { Reason::Revoked } else { Reason::JobClosed };
+            return ended(reason, format!("the job is closed ({outcome}){}", detail(&job.detail)));
+        }
+        let a = job.attempt(*attempt)?;
+        match a.state {
+            AttemptState::Ended(Outcome::Superseded) => {
+                return ended(
+                    Reason::AttemptStale,
+                    format!("attempt {attempt} is over{}", detail(&a.detail)),
+                );
+            }
+            AttemptState::Ended(outcome) => {
+                let reason = if outcome == Outcome::Revoked { Reason::Revoked } else { Reason::AttemptEnded };
+                return ended(reason, format!("attempt {attempt} is over ({outcome}){}", detail(&a.detail)));
+            }
+            AttemptState::Running | AttemptState::Suspended | AttemptState::Draining(_) => {}
+        }
+        if let Some(drain) = a.drain_of(instance)
+            && self.drain_told != Some(drain)
+        {
+            self.drain_told = Some(drain);
+            let message = match a.state {
+                AttemptState::Draining(_) => format!("attempt {attempt} is draining{}", detail(&a.detail)),
+                _ => "you are draining, alone; the others go on".to_owned(),
+            };
+            return Some(Notice { kind: NoticeKind::Drain(drain), reason: Reason::AttemptDraining, message });
+        }
+        match a.members.get(instance).filter(|m| m.session == self.proof).map(|m| m.state) {
+            Some(MemberState::Joined) => None,
+            Some(MemberState::Away { .. }) => Some(Notice {
+                kind: NoticeKind::Reconnect,
+                reason: Reason::NotJoined,
+                message: "you were taken for lost: join again".into(),
+            }),
+            // A lock that ended the membership says more than that it is over.
+            Some(MemberState::Left | MemberState::Lost) | None => {
+                match self.broker.unlocked(self.names.iter()) {
+                    Ok(()) => ended(Reason::NotJoined, "the membership is over".into()),
+                    Err(locked) => ended(locked.reason, locked_text(&locked)),
+                }
+            }
+        }
+    }
+}
+
+/// A notice is one line.
+fn locked_text(locked: &Refusal) -> String {
+    locked.fact("why").map_or_else(|| locked.text.to_string(), |why| format!("{}: {why}", locked.text))
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let was_last = self.presence.close_stream();
+        // A stream may end long after its member was lost and came back by another one.
+        if was_last && !self.left && self.broker.sessions.forget_gone(&self.key, &self.presence) {
+            let (job, attempt, instance) = &self.key;
+            self.broker.member_gone(*job, *attempt, instance, "its connection was lost");
+        }
+    }
+}
+
+impl Broker {
+    /// Takes up a member's keep-alive stream.
+    pub fn attach(self: &Arc<Self>, caller: &Caller, session: &Session) -> Result<Attachment, Refusal> {
+        let (job, _) = self.member(caller, session)?;
+        self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
+        let names = names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
+        // It is called from here on, and looks at once: nothing falls between the two.
+        let key = (session.job, session.attempt, session.instance.clone());
+        let presence = self.sessions.open_stream(key.clone(), self.clock.now().boot);
+        let calls = presence.calls();
+        let stand = self.fences.observe(names.iter().cloned());
+        let attachment = Attachment {
+            broker: self.clone(),
+            key,
+            proof: session.secret.digest(),
+            presence,
+            names,
+            stand,
+            calls,
+            drain_told: None,
+            left: false,
+        };
+        // Dropped where it is refused, as any stream that is lost.
+        self.member(caller, session)?;
+        Ok(attachment)
+    }
+
+    /// Calls the members whom a lowering concerns, each alone, for as long as the daemon lives: a lowering of one member costs
+    /// the thousands of others nothing.
+    pub(super) async fn calling(&self) {
+        let mut lowerings = self.fences.listen();
+        self.sessions.call_all();
+        loop {
+            match lowerings.recv().await {
+                Ok(lowering) => self.call_those_behind(&lowering.name),
+                // What was missed may concern anybody.
+                Err(RecvError::Lagged(_)) => self.sessions.call_all(),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn call_those_behind(&self, name: &FenceName) {
+        match name.kind() {
+            FenceKind::Member(job, attempt, instance) | FenceKind::MemberReading(job, attempt, instance) => {
+                self.sessions.call(&(job, attempt, instance));
+            }
+            FenceKind::Attempt(job, attempt) | FenceKind::AttemptReading(job, attempt) => {
+                if let Some(job) = self.state.job(job) {
+                    self.call_attempt(&job, attempt);
+                }
+            }
+            FenceKind::Job(job) => {
+                if let Some(job) = self.state.job(job)
+                    && let Some(last) = job.attempts.last().map(|a| a.number)
+                {
+                    self.call_attempt(&job, last);
+                }
+            }
+            // No member stands behind the name of a lease.
+            FenceKind::Lease(_) => {}
+            FenceKind::Epoch
+            | FenceKind::Domain(_)
+            | FenceKind::Tenant(_)
+            | FenceKind::Identity(_)
+            | FenceKind::Human(_)
+            | FenceKind::Resource(_) => self.sessions.call_all(),
+        }
+    }
+
+    /// Has all members of an attempt look.
+    pub(super) fn call_attempt(&self, job: &Job, attempt: AttemptNumber) {
+        let Some(a) = job.attempt(attempt) else { return };
+        for (instance, _) in a.members.iter() {
+            self.sessions.call(&(job.id, attempt, instance.clone()));
+        }
+    }
+}
