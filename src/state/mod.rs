@@ -13,7 +13,7 @@
 //! |---|---|
 //! | `store` | [`Store`]: the order of every change |
 //! | `recorded` | [`Recorded`]: the state as it follows from the records alone |
-//! | `locks` `identities` | [`Locks`]; which identity is bound to which job |
+//! | `locks` `identities` `keys` | [`Locks`]; which identity is bound to which job; which job a key made |
 //! | `records` `rebuild` | a change as a record; what a new life begins with |
 
 mod identities;

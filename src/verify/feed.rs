@@ -12,10 +12,9 @@ use std::{
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-pub(super) use super::session::Break;
 use super::{
     board::{Board, View},
-    session::Newest,
+    session::{Break, Newest},
     subscription::{News, Subscription},
 };
 use crate::{

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
 
-use super::feed::Break;
+use super::session::Break;
 use crate::{
     clock::{BootTime, Clock},
     limits::{FEED_STALE, KEY_REFRESH, KEYS_MAX},
