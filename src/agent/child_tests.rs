@@ -446,8 +446,8 @@ fn a_guard_that_is_killed_costs_nothing() {
         kill(child.guard_pid(), Signal::SIGKILL).unwrap();
         let early = tokio::time::timeout(Duration::from_millis(200), child.wait()).await;
         assert!(early.is_err() && all.iter().all(|pid| alive(*pid)), "{early:?}");
-        kill(all[0], Signal::SIGINT).unwrap();
-        assert_eq!(child.wait().await.unwrap().end, ChildEnd::Signalled(2));
+        kill(all[0], Signal::SIGKILL).unwrap();
+        assert_eq!(child.wait().await.unwrap().end, ChildEnd::Signalled(9));
         let left = child.end_rest(Duration::from_millis(100), &SystemClock::new()).await;
         assert_eq!(left.pids, []);
         assert!(!all.into_iter().any(alive));
