@@ -10,7 +10,7 @@
 //!
 //! | Floor | Module | Is for | Never |
 //! |---|---|---|---|
-//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] [`written`] `sync` | time, secrets, bounds, codes of refusal, the wire, how files of people are read, the primitives that model checkers replace | decides |
+//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] [`written`] [`plain`] `sync` | time, secrets, bounds, codes of refusal, the wire, how files of people are read, text that is safe to show, the primitives that model checkers replace | decides |
 //! | 1 | [`name`] | everything that can be named, parsed once | reads a clock |
 //! | 2 | [`fence`] | names that are lowered, places behind them, the feed | waits, does I/O |
 //! | 3 | [`identity`] | the SVID rules, trust bundles, both TLS configurations; the only maker of a `Peer` | authorizes |
@@ -65,6 +65,7 @@ pub mod ledger;
 pub mod limits;
 pub mod link;
 pub mod name;
+pub mod plain;
 #[cfg(feature = "server")]
 pub mod policy;
 pub mod proto;

@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use crate::plain;
+
 /// Takes one line at a time. stdout belongs to the child alone, so this is stderr, each line after `leasehold: `.
 #[derive(Clone)]
 pub struct Voice(Arc<dyn Fn(&str) + Send + Sync>);
@@ -32,8 +34,7 @@ impl Voice {
 
     /// Says one line. What came from elsewhere does not speak to the terminal.
     pub(super) fn say(&self, line: &str) {
-        let plain: String = line.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        (self.0)(&plain);
+        (self.0)(&plain::line(line));
     }
 }
 
@@ -54,7 +55,7 @@ mod tests {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ears = heard.clone();
         let voice = Voice::new(move |line| ears.lock().unwrap().push(line.to_owned()));
-        voice.say("revoked: \u{1b}[2Jall is well\nreally");
-        assert_eq!(*heard.lock().unwrap(), ["revoked: \u{fffd}[2Jall is well\u{fffd}really"]);
+        voice.say("revoked: \u{1b}[2Jall is well\nreally\u{202e}");
+        assert_eq!(*heard.lock().unwrap(), [r"revoked: \u{1b}[2Jall is well\nreally\u{202e}"]);
     }
 }

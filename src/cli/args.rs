@@ -9,7 +9,11 @@ use std::{
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use super::{Exit, Failure, Format, Session, output, words};
+use super::{
+    Exit, Failure, Format, Session,
+    output::{self, Page},
+    words,
+};
 use crate::{agent, identity::WorkloadEndpoint, name::PrincipalKind};
 
 /// Gives every tuning job exactly the access it was approved for, for exactly as long as it runs.
@@ -119,14 +123,14 @@ impl Cli {
         }
         Cli::try_parse_from(&args).map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {
-                output::note(&unreadable(&e).to_json().to_string());
+                output::note_page(&output::json_line(&unreadable(&e).to_json()));
                 Exit::Usage
             }
             failed => {
                 // Nobody is left to be told where it cannot be written.
                 let _ = e.print();
                 if let Some(tip) = tip(&e, &args) {
-                    output::note(&format!("\n  tip: {tip}"));
+                    output::note_page(&Page::default().below(&Page::line(&format!("  tip: {tip}"))));
                 }
                 if failed { Exit::Usage } else { Exit::Ok }
             }
@@ -201,9 +205,9 @@ fn tell(failure: &Failure, session: &Session) -> Exit {
         return Exit::Ok;
     }
     if session.is_json() {
-        output::note(&failure.to_json().to_string());
+        output::note_page(&output::json_line(&failure.to_json()));
     } else {
-        output::note(&failure.render());
+        output::note_page(&failure.page());
     }
     let _ = io::stderr().flush();
     failure.exit

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{fields, note, print, print_json, print_json_line},
+    output::{Cell, Page, fields, note, print, print_json, print_json_line, print_line},
     record::{self, About},
     when, words,
 };
@@ -183,7 +183,11 @@ async fn head(key: bool, session: &Session) -> Result<Exit, Failure> {
         return Err(Failure::new(Exit::Denied, "the daemon hands its head to those whom its catalog knows")
             .fix("come as one of them: see `leasehold whoami`"));
     }
-    print(&if key { answer.ledger_key } else { format!("{}\n", answer.ledger_head) })?;
+    match key {
+        // The key is PEM, of several lines.
+        true => print(&Page::lines(answer.ledger_key.lines()))?,
+        false => print_line(&answer.ledger_head)?,
+    }
     Ok(Exit::Ok)
 }
 
@@ -224,23 +228,19 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
         }))?;
     } else {
         let last = report.last.map(|(_, at)| format!("{at} ({})", when::relative(at, now)));
+        let (all, followed) = (report.snapshots, report.snapshots_followed);
+        let snapshots = format!("{all}, of which {followed} follow from the records");
         let types = report.types.iter().map(|(kind, count)| format!("{kind} {count}"));
         print(&fields([
-            ("good", dir.display().to_string()),
-            ("records", report.records.to_string()),
-            ("of them", types.collect::<Vec<_>>().join("\n")),
-            ("segments", report.segments.to_string()),
-            (
-                "snapshots",
-                format!(
-                    "{}, of which {} follow from the records",
-                    report.snapshots, report.snapshots_followed
-                ),
-            ),
-            ("first", report.first.map(|(_, at)| at.to_string()).unwrap_or_default()),
-            ("last", last.unwrap_or_default()),
-            ("epochs", report.epochs.to_string()),
-            ("head", format!("{}:{}", report.head.index, report.head.digest)),
+            ("good", Cell::from(dir.display().to_string())),
+            ("records", report.records.to_string().into()),
+            ("of them", Cell::list(types)),
+            ("segments", report.segments.to_string().into()),
+            ("snapshots", snapshots.into()),
+            ("first", report.first.map(|(_, at)| at.to_string()).unwrap_or_default().into()),
+            ("last", last.unwrap_or_default().into()),
+            ("epochs", report.epochs.to_string().into()),
+            ("head", format!("{}:{}", report.head.index, report.head.digest).into()),
         ]))?;
     }
     for line in remarks(&report, expected.is_some()) {
@@ -311,7 +311,7 @@ async fn tail(
                 if session.is_json() {
                     print_json_line(&json!({ "index": answer.index, "record": record }))?;
                 } else {
-                    print(&record::row(answer.index, &record))?;
+                    print_line(&record::row(answer.index, &record))?;
                 }
             }
         }

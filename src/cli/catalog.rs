@@ -88,7 +88,7 @@ fn check(dir: &std::path::Path, session: &Session) -> Result<Exit, Failure> {
         ("audiences", counts.audiences.to_string()),
     ]))?;
     for warning in catalog.warnings() {
-        note(&format!("leasehold: warning: {}", warning.escape_debug()));
+        note(&format!("leasehold: warning: {warning}"));
     }
     Ok(Exit::Ok)
 }

@@ -3,7 +3,10 @@
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::{Cli, Exit, Failure, output::print};
+use super::{
+    Cli, Exit, Failure,
+    output::{Page, print},
+};
 
 /// Prints completions for a shell.
 #[derive(Debug, Args)]
@@ -21,7 +24,7 @@ impl CompletionsArgs {
     pub(super) fn run(self) -> Result<Exit, Failure> {
         let mut script = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "leasehold", &mut script);
-        print(&String::from_utf8_lossy(&script))?;
+        print(&Page::verbatim(String::from_utf8_lossy(&script)))?;
         Ok(Exit::Ok)
     }
 }

@@ -80,11 +80,12 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
             let state = if checked.is_ok() { "ok" } else { "FAIL" };
             vec![state.to_owned(), path.key.clone(), resolved(&path.path).display().to_string()]
         });
-        print(&columns(&["", "PATH", "RESOLVED"], rows))?;
+        let paths = columns(&["", "PATH", "RESOLVED"], rows);
         let rows = loaded.defaults.iter().map(|d| vec![d.key.clone(), d.value.clone()]);
-        if !loaded.defaults.is_empty() {
-            print(&format!("\n{}", columns(&["DEFAULT USED", "VALUE"], rows)))?;
-        }
+        print(&match loaded.defaults.is_empty() {
+            true => paths,
+            false => paths.below(&columns(&["DEFAULT USED", "VALUE"], rows)),
+        })?;
     }
     if !faults.is_empty() {
         let what = match faults.len() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     contexts::{Context, Contexts, SvidFrom, shown_endpoint},
-    output::{columns, fields, note, print, print_json},
+    output::{Cell, columns, fields, note, print, print_json},
 };
 use crate::identity::Pick;
 
@@ -170,12 +170,12 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
     let bundles = context.bundles.iter().map(|(domain, path)| format!("{domain}: {}", path.display()));
     let identities = context.identities.iter().map(|(role, from)| format!("{role}: {}", svid(from)));
     print(&fields([
-        ("name", name.to_owned()),
-        ("server", context.server.clone()),
-        ("server id", context.server_id.to_string()),
-        ("issuer", context.issuer.clone().unwrap_or_default()),
-        ("bundles", bundles.collect::<Vec<_>>().join("\n")),
-        ("identities", identities.collect::<Vec<_>>().join("\n")),
+        ("name", Cell::from(name)),
+        ("server", context.server.as_str().into()),
+        ("server id", context.server_id.as_str().into()),
+        ("issuer", context.issuer.clone().unwrap_or_default().into()),
+        ("bundles", Cell::list(bundles)),
+        ("identities", Cell::list(identities)),
     ]))
 }
 

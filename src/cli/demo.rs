@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    output::{print, print_json},
+    output::{Page, print, print_json, print_line},
 };
 use crate::{
     cli::dev::contexts_of,
@@ -92,7 +92,10 @@ impl DemoArgs {
                 }))
             } else {
                 let mark = if claim.holds { "ok  " } else { "FAIL" };
-                print(&format!("{mark} {:>9.1} ms  {}\n{:18}{}\n", claim.ms, claim.claim, "", claim.observed))
+                print(&Page::lines([
+                    format!("{mark} {:>9.1} ms  {}", claim.ms, claim.claim),
+                    format!("{:18}{}", "", claim.observed),
+                ]))
             };
         };
         let told = tokio::time::timeout(LONGEST, tell(self.story.tale(), &stage, &mut report)).await;
@@ -102,7 +105,7 @@ impl DemoArgs {
         match told {
             Ok(Ok(true)) => {
                 if !is_json {
-                    print(&format!("all {count} claims were observed\n"))?;
+                    print_line(&format!("all {count} claims were observed"))?;
                 }
                 Ok(Exit::Ok)
             }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Contexts, Exit, Failure, Session, SvidFiles,
-    output::{note, print, print_json_line},
+    output::{Page, note, print, print_json_line},
     serve::{Stops, not_started, serve},
 };
 use crate::{
@@ -171,10 +171,10 @@ fn places(house: &Household, contexts: &std::path::Path) -> Value {
     })
 }
 
-fn hello(house: &Household, contexts: &std::path::Path) -> String {
+fn hello(house: &Household, contexts: &std::path::Path) -> Page {
     let root = house.root().display();
     let Ports { grpc, issuer, probe, files } = house.ports;
-    format!(
+    let text = format!(
         "leasehold dev is ready. Stop it with Ctrl-C.
 
   daemon       localhost:{grpc}, trust domain {TRUST_DOMAIN}
@@ -198,7 +198,8 @@ and while that runs, in a third:
 ",
         data = house.data.display(),
         contexts = contexts.display(),
-    )
+    );
+    Page::lines(text.lines())
 }
 
 fn default_dir() -> Result<PathBuf, Failure> {

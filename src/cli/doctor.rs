@@ -9,7 +9,7 @@ use super::{
     Client, Exit, Failure, Session,
     client::Manner,
     contexts::{Context, Contexts, SvidFrom},
-    output::{print, print_json},
+    output::{Page, print, print_json},
     when,
 };
 use crate::{
@@ -70,17 +70,15 @@ impl Report {
         self.0.iter().all(|c| c.found.is_ok())
     }
 
-    fn render(&self) -> String {
+    fn page(&self) -> Page {
         let width = self.0.iter().map(|c| c.what.chars().count()).max().unwrap_or(0) + 2;
-        let mut out = String::new();
-        for check in &self.0 {
-            let (state, said) = match &check.found {
-                Ok(found) => ("ok  ", found.clone()),
-                Err(wrong) => ("FAIL", format!("{}\n      {:<width$}fix: {}", wrong.what, "", wrong.fix)),
-            };
-            out.push_str(&format!("{state}  {:<width$}{said}\n", check.what));
-        }
-        out
+        Page::lines(self.0.iter().flat_map(|check| match &check.found {
+            Ok(found) => vec![format!("ok    {:<width$}{found}", check.what)],
+            Err(wrong) => vec![
+                format!("FAIL  {:<width$}{}", check.what, wrong.what),
+                format!("      {:<width$}fix: {}", "", wrong.fix),
+            ],
+        }))
     }
 
     fn to_json(&self) -> serde_json::Value {
@@ -99,7 +97,7 @@ impl DoctorArgs {
         if session.is_json() {
             print_json(&report.to_json())?;
         } else {
-            print(&report.render())?;
+            print(&report.page())?;
         }
         Ok(if report.is_well() { Exit::Ok } else { Exit::Failure })
     }
@@ -322,7 +320,7 @@ mod tests {
         judge_clocks(Wall(100_000), Wall(100_020), Duration::from_millis(4), &mut report);
         judge_clocks(Wall(100_000), Wall(140_000), Duration::from_millis(4), &mut report);
         assert!(!report.is_well());
-        insta::assert_snapshot!(report.render(), @r#"
+        insta::assert_snapshot!(report.page().to_string(), @r#"
         ok    contexts  1 in /c.toml
         ok    clock     20 ms from the daemon's, ± 2 ms
         FAIL  clock     40000 ms from the daemon's, ± 2 ms; verifiers refuse beyond 30 s

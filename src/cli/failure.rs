@@ -4,8 +4,9 @@ use std::{borrow::Cow, fmt::Write as _, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use super::Exit;
+use super::{Exit, output::Page};
 use crate::{
+    plain,
     reason::{Reason, Refusal},
     written::Problems,
 };
@@ -128,7 +129,7 @@ impl Failure {
         facts
     }
 
-    /// For people. Ends without a newline. What came from elsewhere is shown without control characters.
+    /// For people. Ends without a newline. What came from elsewhere is escaped.
     pub fn render(&self) -> String {
         // `run` has an exit code of its own for every refusal.
         let kind = match self.reason.map_or(self.exit, Exit::of) {
@@ -137,21 +138,22 @@ impl Failure {
         };
         let facts = self.ordered();
         let width = facts.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0).max(5) + 2;
-        let mut out = format!("leasehold: {kind}: {}\n", printable(&self.text));
+        let mut out = format!("leasehold: {kind}: {}\n", plain::line(&self.text));
         for (label, value) in facts {
-            let mut lines = value.lines();
-            let first = printable(lines.next().unwrap_or_default());
+            let (label, value) = (plain::line(label), plain::line(value));
             // Writing to a String never fails.
-            let _ = match label {
-                "" => writeln!(out, "  {first}"),
-                label => writeln!(out, "  {:<width$}{first}", printable(label)),
+            let _ = match label.is_empty() {
+                true => writeln!(out, "  {value}"),
+                false => writeln!(out, "  {label:<width$}{value}"),
             };
-            for line in lines {
-                let _ = writeln!(out, "  {:<width$}{}", "", printable(line));
-            }
         }
-        out.push_str(self.effect.text());
+        out.push_str(&plain::line(self.effect.text()));
         out
+    }
+
+    /// [`render`](Self::render), to be printed.
+    pub(super) fn page(&self) -> Page {
+        Page::verbatim(format!("{}\n", self.render()))
     }
 
     /// For programs: one line of JSON.
@@ -215,10 +217,6 @@ pub(super) fn mistakes(what: &str, count: usize) -> String {
         1 => format!("{what} has a mistake"),
         n => format!("{what} has {n} mistakes"),
     }
-}
-
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::{
     Client, Exit, Failure, Session,
     client::Manner,
     failure::mistakes,
-    output::{note, print, print_json, print_json_line},
+    output::{Page, note, note_page, print, print_json, print_json_line, print_line},
     settle::{Wait, settle},
     view, when, words,
 };
@@ -258,12 +258,12 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
     let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
     let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
     if !session.is_json() {
-        print(&format!("{}\n", job.id))?;
+        print_line(&job.id)?;
         if !answer.created {
             note("It was there already: the same key and specification.");
         }
         if awaiting(&job) {
-            note(view::gate_table(&job.waiting_for).trim_end());
+            note_page(&view::gate_table(&job.waiting_for));
         }
     }
     if args.wait && awaiting(&job) {
@@ -346,10 +346,11 @@ async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failur
             "decisions": answer.decisions.iter().map(view::decision_value).collect::<Vec<_>>(),
         }))?;
     } else {
-        print(&view::decision_table(&answer.decisions))?;
-        if !job.waiting_for.is_empty() {
-            print(&format!("\n{}", view::gate_table(&job.waiting_for)))?;
-        }
+        let decisions = view::decision_table(&answer.decisions);
+        print(&match job.waiting_for.as_slice() {
+            [] => decisions,
+            gates => decisions.below(&view::gate_table(gates)),
+        })?;
     }
     if job.state() == v1::JobState::AwaitingApproval {
         note("These would be asked first. Nothing was created.");
@@ -378,7 +379,7 @@ async fn list(open_only: bool, limit: usize, ids: bool, session: &Session) -> Re
     };
     let now = session.now().wall;
     if ids {
-        print(&jobs.iter().map(|j| format!("{}\n", j.id)).collect::<String>())?;
+        print(&Page::lines(jobs.iter().map(|j| &j.id)))?;
     } else if session.is_json() {
         print_json(&jobs.iter().map(|j| view::job_value(j, now)).collect())?;
     } else {
@@ -426,12 +427,8 @@ async fn watch(job: JobId, session: &Session) -> Result<Exit, Failure> {
         } else {
             let attempt = seen.attempts.last().map_or(0, |a| a.number);
             let (word, leases) = (view::job_word(&seen), seen.live_leases);
-            let detail = if seen.detail.is_empty() {
-                String::new()
-            } else {
-                format!("  {}", seen.detail.escape_debug())
-            };
-            print(&format!("{now}  {word:<18}attempt {attempt}  {leases} live leases{detail}\n"))?;
+            let row = format!("{now}  {word:<18}attempt {attempt}  {leases} live leases  {}", seen.detail);
+            print_line(row.trim_end())?;
         }
         let closed = seen.state() == v1::JobState::Closed;
         last = seen;
@@ -475,7 +472,7 @@ async fn close(
         }))?;
     } else {
         let word = view::job_word(&job);
-        print(&format!("{} {word}: {} live leases ended, seq {}\n", job.id, ending.behind, ending.seq))?;
+        print_line(&format!("{} {word}: {} live leases ended, seq {}", job.id, ending.behind, ending.seq))?;
         if job.outcome() != outcome {
             note("It was over before: the first outcome stays.");
         }
@@ -518,7 +515,7 @@ async fn drain(
         }))?;
     } else {
         let (reading, writing) = (when::short(reading, now), when::short(writing, now));
-        print(&format!("{job} attempt {attempt} drains: reading ends {reading}, writing {writing}\n"))?;
+        print_line(&format!("{job} attempt {attempt} drains: reading ends {reading}, writing {writing}"))?;
     }
     Ok(Exit::Ok)
 }

@@ -8,7 +8,7 @@ use super::{
     Client, Exit, Failure, Session,
     client::Manner,
     job::incomplete,
-    output::{note, print, print_json, print_json_line},
+    output::{Page, note, print, print_json, print_json_line},
     view, words,
 };
 use crate::{
@@ -103,7 +103,8 @@ impl LeaseArgs {
                     print_json_line(&leases.iter().map(|l| view::lease_value(l, now)).collect())?;
                 } else {
                     let clear = if stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
-                    print(&format!("{clear}{now}\n{}\n", view::lease_table(&leases, now)))?;
+                    let page = Page::verbatim(clear).then(&Page::line(&now.to_string()));
+                    print(&page.then(&view::lease_table(&leases, now)).below(&Page::default()))?;
                 }
                 session.clock.sleep(WATCH).await;
             },

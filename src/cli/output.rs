@@ -1,11 +1,15 @@
 //! What a command prints: data on stdout, everything else on stderr.
 
-use std::io::{self, Write};
+use std::{
+    fmt,
+    io::{self, Write},
+};
 
 use comfy_table::{ContentArrangement, Table, presets::NOTHING};
 use serde_json::Value;
 
 use super::{Exit, Failure};
+use crate::plain;
 
 /// The form of what is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -16,63 +20,140 @@ pub enum Format {
     Json,
 }
 
+/// Text that is safe to print: lines and cells, each of which was escaped when it was put in.
+///
+/// Nothing else reaches stdout or stderr, so no command can forget the escaping.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Page(String);
+
+impl Page {
+    /// One line. A line break in `text` is shown as `\n`.
+    pub(super) fn line(text: &str) -> Self {
+        Page(format!("{}\n", plain::line(text)))
+    }
+
+    /// A line for each.
+    pub(super) fn lines<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
+        texts.into_iter().fold(Page::default(), |page, text| page.then(&Page::line(text.as_ref())))
+    }
+
+    /// Text whose every line this program has made or escaped itself.
+    pub(super) fn verbatim(text: impl Into<String>) -> Self {
+        Page(text.into())
+    }
+
+    #[must_use]
+    pub(super) fn then(mut self, next: &Page) -> Self {
+        self.0.push_str(&next.0);
+        self
+    }
+
+    /// `next` after an empty line.
+    #[must_use]
+    pub(super) fn below(mut self, next: &Page) -> Self {
+        self.0.push('\n');
+        self.then(next)
+    }
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What stands in one place of a table: one line, or a list with a line for each item.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cell(String);
+
+impl Cell {
+    pub(super) fn list<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> Self {
+        let lines: Vec<_> = items.into_iter().map(|item| plain::line(item.as_ref()).into_owned()).collect();
+        Cell(lines.join("\n"))
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Cell(plain::line(&text).into_owned())
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Cell(plain::line(text).into_owned())
+    }
+}
+
 /// Rows under their headings, without borders, so that a cell can be copied.
-pub(super) fn columns(headings: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+pub(super) fn columns<C: Into<Cell>>(headings: &[&str], rows: impl IntoIterator<Item = Vec<C>>) -> Page {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings);
     for row in rows {
-        table.add_row(row.iter().map(|cell| printable(cell)));
+        table.add_row(row.into_iter().map(|cell| cell.into().0));
     }
     tidy(table)
 }
 
 /// Names and their values, one to a line. Empty values are left out.
-pub(super) fn fields(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
+pub(super) fn fields<C: Into<Cell>>(rows: impl IntoIterator<Item = (&'static str, C)>) -> Page {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
-        table.add_row([name.to_owned(), printable(&value)]);
+    for (name, value) in rows {
+        let Cell(value) = value.into();
+        if !value.is_empty() {
+            table.add_row([name.to_owned(), value]);
+        }
     }
     tidy(table)
 }
 
-fn tidy(mut table: Table) -> String {
+fn tidy(mut table: Table) -> Page {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    Page(table.lines().map(|line| format!("{}\n", line.trim_end())).collect())
 }
 
-/// What comes from elsewhere must not speak to the terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
-}
-
-/// Writes to stdout. Whoever closed it wants no more, which is no failure.
-pub(super) fn print(text: &str) -> Result<(), Failure> {
+/// Writes to stdout. If its reader has gone, there is nothing left to do, which is no failure.
+pub(super) fn print(page: &Page) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(page.0.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Ok, "stdout was closed")),
         Err(e) => Err(Failure::new(Exit::Failure, format!("stdout cannot be written: {e}"))),
         Ok(()) => Ok(()),
     }
 }
 
+/// Writes one line to stdout.
+pub(super) fn print_line(text: &str) -> Result<(), Failure> {
+    print(&Page::line(text))
+}
+
 /// One JSON value, indented.
 pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value:#}\n"))
+    print(&Page(format!("{}\n", plain::json(&format!("{value:#}")))))
 }
 
 /// One JSON value on one line.
 pub(super) fn print_json_line(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value}\n"))
+    print(&json_line(value))
 }
 
-/// Says something beside the data.
+pub(super) fn json_line(value: &Value) -> Page {
+    Page(format!("{}\n", plain::json(&value.to_string())))
+}
+
+/// Says one line beside the data.
 pub(super) fn note(text: &str) {
-    // At once, so that no other process writes in the middle. Nobody is left to be told where stderr cannot be written.
-    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+    note_page(&Page::line(text));
+}
+
+/// Says several lines beside the data.
+pub(super) fn note_page(page: &Page) {
+    // In one write, so that no other process writes in the middle. A closed stderr leaves no place to report that.
+    let _ = io::stderr().lock().write_all(page.0.as_bytes());
 }
 
 #[cfg(test)]
@@ -83,10 +164,21 @@ mod tests {
     fn a_table_has_no_borders_and_no_blanks_at_the_end_of_a_line() {
         let shown = columns(
             &["ID", "STATE"],
-            [vec!["j-1".into(), "ready".into()], vec!["j-22".into(), "x\u{1b}".into()]],
+            [vec!["j-1".into(), "ready".into()], vec!["j-22".into(), "x\u{1b}".into()]] as [Vec<String>; 2],
         );
-        assert_eq!(shown, "ID    STATE\nj-1   ready\nj-22  x\u{fffd}\n");
-        let shown = fields([("id", "j-1".into()), ("why", String::new()), ("purpose", "p".into())]);
-        assert_eq!(shown, "id       j-1\npurpose  p\n");
+        assert_eq!(shown.to_string(), "ID    STATE\nj-1   ready\nj-22  x\\u{1b}\n");
+        let shown = fields([("id", "j-1"), ("why", ""), ("purpose", "p")]);
+        assert_eq!(shown.to_string(), "id       j-1\npurpose  p\n");
+    }
+
+    #[test]
+    fn text_from_elsewhere_cannot_make_lines_of_its_own() {
+        let hostile = "wrong data\nstate  completed\u{202e}";
+        let escaped = r"wrong data\nstate  completed\u{202e}";
+        assert_eq!(Page::line(hostile).to_string(), format!("{escaped}\n"));
+        assert_eq!(fields([("why", hostile)]).to_string(), format!("why  {escaped}\n"));
+        assert_eq!(columns(&["WHY"], [vec![hostile]]).to_string(), format!("WHY\n{escaped}\n"));
+        let list = fields([("reads", Cell::list(["a", hostile]))]);
+        assert_eq!(list.to_string(), format!("reads  a\n       {escaped}\n"));
     }
 }

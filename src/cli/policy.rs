@@ -75,7 +75,6 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
         }))?;
         return Ok(Exit::Ok);
     }
-    print(&fields([("good", shown), ("digest", engine.digest().to_string())]))?;
     let rows = engine.rules().map(|rule| {
         let effect = match (&rule.gate, rule.permits) {
             (Some(_), _) => "wait",
@@ -84,9 +83,10 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
         };
         vec![effect.to_owned(), rule.id.clone(), rule.place.clone(), rule.explain.clone().unwrap_or_default()]
     });
-    print(&format!("\n{}", columns(&["EFFECT", "RULE", "PLACE", "SAYS"], rows)))?;
+    let about = fields([("good", shown), ("digest", engine.digest().to_string())]);
+    print(&about.below(&columns(&["EFFECT", "RULE", "PLACE", "SAYS"], rows)))?;
     for warning in warnings {
-        note(&format!("leasehold: warning: {}", warning.escape_debug()));
+        note(&format!("leasehold: warning: {warning}"));
     }
     Ok(Exit::Ok)
 }

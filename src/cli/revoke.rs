@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{fields, note, print, print_json},
+    output::{Cell, fields, note, print, print_json},
     settle::{Wait, settle},
     view, words,
 };
@@ -62,7 +62,7 @@ impl RevokeArgs {
                 note(&nobody(&self.name));
             }
             for line in &answer.notes {
-                note(&line.escape_debug().to_string());
+                note(line);
             }
         }
         settled.map(|()| Exit::Ok)
@@ -82,7 +82,7 @@ pub(super) fn ended(
     dry_run: bool,
     ending: &v1::Ending,
     jobs_closed: Vec<String>,
-) -> [(&'static str, String); 5] {
+) -> [(&'static str, Cell); 5] {
     let durable = if ending.durable { "yes" } else { "not yet known" };
     let (what, leases, jobs) = if dry_run {
         ("would end", "leases that would end", "jobs it would close")
@@ -90,10 +90,10 @@ pub(super) fn ended(
         ("ended", "leases ended", "jobs closed")
     };
     [
-        (what, name.to_owned()),
-        (leases, ending.behind.to_string()),
-        (jobs, jobs_closed.join("\n")),
-        ("seq", if dry_run { String::new() } else { ending.seq.to_string() }),
-        ("on disk", if dry_run { String::new() } else { durable.to_owned() }),
+        (what, name.into()),
+        (leases, ending.behind.to_string().into()),
+        (jobs, Cell::list(jobs_closed)),
+        ("seq", if dry_run { Cell::default() } else { ending.seq.to_string().into() }),
+        ("on disk", if dry_run { Cell::default() } else { durable.into() }),
     ]
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{fields, note, print, print_json},
+    output::{Cell, Page, fields, note, print, print_json},
     view, when,
 };
 use crate::{
@@ -149,29 +149,23 @@ fn inspect(file: &Path, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn page(header: &Value, claims: &Value, now: Wall) -> String {
+fn page(header: &Value, claims: &Value, now: Wall) -> Page {
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let text = |value: Option<&Value>| match value {
-        None | Some(Value::Null) => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(items)) => items
-            .iter()
-            .map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned))
-            .collect::<Vec<_>>()
-            .join("\n"),
-        Some(other) => other.to_string(),
+        None | Some(Value::Null) => Cell::default(),
+        Some(Value::Array(items)) => Cell::list(items.iter().map(word)),
+        Some(other) => word(other).into(),
     };
     let time = |key: &str| {
-        claims
-            .get(key)
-            .and_then(Value::as_u64)
-            .map(Wall::from_seconds)
-            .map_or_else(|| text(claims.get(key)), |at| format!("{at} ({})", when::relative(at, now)))
+        let at = claims.get(key).and_then(Value::as_u64).map(Wall::from_seconds);
+        at.map_or_else(|| text(claims.get(key)), |at| format!("{at} ({})", when::relative(at, now)).into())
     };
     let lease = |key: &str| text(claims.get("lh").and_then(|lh| lh.get(key)));
     let details = claims.get("authorization_details").and_then(Value::as_array);
     let opens = details.into_iter().flatten().map(|detail| {
-        let actions = text(detail.get("actions")).replace('\n', ", ");
-        format!("{}: {actions}", text(detail.get("identifier")))
+        let actions = detail.get("actions").and_then(Value::as_array).into_iter().flatten().map(word);
+        let actions: Vec<_> = actions.collect();
+        format!("{}: {}", detail.get("identifier").map(word).unwrap_or_default(), actions.join(", "))
     });
     fields([
         ("algorithm", text(header.get("alg"))),
@@ -180,7 +174,7 @@ fn page(header: &Value, claims: &Value, now: Wall) -> String {
         ("issuer", text(claims.get("iss"))),
         ("subject", text(claims.get("sub"))),
         ("audience", text(claims.get("aud"))),
-        ("opens", opens.collect::<Vec<_>>().join("\n")),
+        ("opens", Cell::list(opens)),
         ("issued", time("iat")),
         ("not before", time("nbf")),
         ("expires", time("exp")),

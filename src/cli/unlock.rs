@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{note, print, print_json},
+    output::{note, print_json, print_line},
     view, words,
 };
 use crate::{name::PrincipalKind, proto::v1, reason::Reason};
@@ -45,7 +45,7 @@ impl UnlockArgs {
         if session.is_json() {
             print_json(&json!({ "lifted": answer.lifted.as_ref().map(|l| view::lock_value(l, now)) }))?;
         } else {
-            print(&format!("{} is unlocked\n", self.name))?;
+            print_line(&format!("{} is unlocked", self.name))?;
             note("Nothing that the lock ended comes back by itself.");
         }
         Ok(Exit::Ok)

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    output::{columns, fields},
+    output::{Cell, Page, columns, fields},
     when::{both, short, value},
 };
 use crate::{clock::Wall, proto::v1};
@@ -55,7 +55,7 @@ pub(super) fn job_word(job: &v1::Job) -> String {
     }
 }
 
-pub(super) fn job_table(jobs: &[v1::Job], now: Wall) -> String {
+pub(super) fn job_table(jobs: &[v1::Job], now: Wall) -> Page {
     let rows = jobs.iter().map(|job| {
         vec![
             job.id.clone(),
@@ -71,33 +71,31 @@ pub(super) fn job_table(jobs: &[v1::Job], now: Wall) -> String {
     columns(&["ID", "NAME", "TENANT", "STATE", "ATTEMPTS", "LEASES", "CREATED", "ENDS"], rows)
 }
 
-pub(super) fn job_page(job: &v1::Job, now: Wall) -> String {
+pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
     let spec = job.spec.clone().unwrap_or_default();
-    let mut out = fields([
-        ("id", job.id.clone()),
-        ("name", job.name.clone()),
-        ("tenant", job.tenant.clone()),
-        ("state", job_word(job)),
-        ("why so", job.detail.clone()),
-        ("note", job.notes.join("\n")),
-        ("launcher", job.launcher.clone()),
-        ("acting for", job.acting_for.clone()),
-        ("purpose", job.purpose.clone()),
-        ("why", job.why.clone()),
-        ("reads", spec.read.join("\n")),
-        ("writes", spec.write.join("\n")),
-        ("created", both(job.created.as_ref(), now)),
-        ("ends at latest", both(job.ends_at_latest.as_ref(), now)),
-        ("closed", both(job.closed.as_ref(), now)),
-        ("live leases", job.live_leases.to_string()),
-        ("spec", job.spec_digest.clone()),
+    let mut page = fields([
+        ("id", Cell::from(job.id.as_str())),
+        ("name", job.name.as_str().into()),
+        ("tenant", job.tenant.as_str().into()),
+        ("state", job_word(job).into()),
+        ("why so", job.detail.as_str().into()),
+        ("note", Cell::list(&job.notes)),
+        ("launcher", job.launcher.as_str().into()),
+        ("acting for", job.acting_for.as_str().into()),
+        ("purpose", job.purpose.as_str().into()),
+        ("why", job.why.as_str().into()),
+        ("reads", Cell::list(&spec.read)),
+        ("writes", Cell::list(&spec.write)),
+        ("created", both(job.created.as_ref(), now).into()),
+        ("ends at latest", both(job.ends_at_latest.as_ref(), now).into()),
+        ("closed", both(job.closed.as_ref(), now).into()),
+        ("live leases", job.live_leases.to_string().into()),
+        ("spec", job.spec_digest.as_str().into()),
     ]);
     if !job.waiting_for.is_empty() {
-        out.push('\n');
-        out.push_str(&gate_table(&job.waiting_for));
+        page = page.below(&gate_table(&job.waiting_for));
     }
     if !job.attempts.is_empty() {
-        out.push('\n');
         let rows = job.attempts.iter().map(|a| {
             vec![
                 a.number.to_string(),
@@ -108,7 +106,7 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> String {
                 a.detail.clone(),
             ]
         });
-        out.push_str(&columns(&["ATTEMPT", "STATE", "MEMBERS", "BEGAN", "ENDED", "WHY SO"], rows));
+        page = page.below(&columns(&["ATTEMPT", "STATE", "MEMBERS", "BEGAN", "ENDED", "WHY SO"], rows));
     }
     let members = job.attempts.iter().flat_map(|a| a.members.iter().map(move |m| (a.number, m)));
     let rows: Vec<_> = members
@@ -123,13 +121,12 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> String {
         })
         .collect();
     if !rows.is_empty() {
-        out.push('\n');
-        out.push_str(&columns(&["ATTEMPT", "MEMBER", "STATE", "JOINED", "SPIFFE ID"], rows));
+        page = page.below(&columns(&["ATTEMPT", "MEMBER", "STATE", "JOINED", "SPIFFE ID"], rows));
     }
-    out
+    page
 }
 
-pub(super) fn gate_table(gates: &[v1::Gate]) -> String {
+pub(super) fn gate_table(gates: &[v1::Gate]) -> Page {
     let rows = gates.iter().map(|g| {
         vec![g.id.clone(), g.approver_group.clone(), g.approvals_needed.to_string(), g.explanation.clone()]
     });
@@ -196,7 +193,7 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
     })
 }
 
-pub(super) fn decision_table(decisions: &[v1::Decision]) -> String {
+pub(super) fn decision_table(decisions: &[v1::Decision]) -> Page {
     let rows = decisions.iter().map(|d| {
         vec![d.result.clone(), d.action.clone(), d.resource.clone(), d.principal.clone(), d.rules.join(", ")]
     });
@@ -210,7 +207,7 @@ pub(super) fn decision_value(d: &v1::Decision) -> Value {
     })
 }
 
-pub(super) fn lease_table(leases: &[v1::Lease], now: Wall) -> String {
+pub(super) fn lease_table(leases: &[v1::Lease], now: Wall) -> Page {
     let rows = leases.iter().map(|l| {
         vec![
             l.id.clone(),
@@ -227,26 +224,25 @@ pub(super) fn lease_table(leases: &[v1::Lease], now: Wall) -> String {
     columns(&["ID", "STATE", "HALF", "JOB", "ATTEMPT", "MEMBER", "EXPIRES", "AUDIENCE", "CAUSE"], rows)
 }
 
-pub(super) fn lease_page(l: &v1::Lease, now: Wall) -> String {
-    let scopes: Vec<_> =
-        l.scopes.iter().map(|s| format!("{}: {}", s.resource, actions(s).join(", "))).collect();
+pub(super) fn lease_page(l: &v1::Lease, now: Wall) -> Page {
+    let scopes = l.scopes.iter().map(|s| format!("{}: {}", s.resource, actions(s).join(", ")));
     fields([
-        ("id", l.id.clone()),
-        ("state", l.state.clone()),
-        ("cause", l.cause.clone()),
-        ("half", half(l.half())),
-        ("opens", scopes.join("\n")),
-        ("audience", l.audience.clone()),
-        ("holder", l.holder.clone()),
-        ("job", l.job.clone()),
-        ("attempt", l.attempt.to_string()),
-        ("member", l.instance.clone()),
-        ("tenant", l.tenant.clone()),
-        ("issued", both(l.issued.as_ref(), now)),
-        ("expires", both(l.expires.as_ref(), now)),
-        ("at the latest", both(l.expires_at_latest.as_ref(), now)),
-        ("generation", l.generation.to_string()),
-        ("stood at", l.stood_at.to_string()),
+        ("id", Cell::from(l.id.as_str())),
+        ("state", l.state.as_str().into()),
+        ("cause", l.cause.as_str().into()),
+        ("half", half(l.half()).into()),
+        ("opens", Cell::list(scopes)),
+        ("audience", l.audience.as_str().into()),
+        ("holder", l.holder.as_str().into()),
+        ("job", l.job.as_str().into()),
+        ("attempt", l.attempt.to_string().into()),
+        ("member", l.instance.as_str().into()),
+        ("tenant", l.tenant.as_str().into()),
+        ("issued", both(l.issued.as_ref(), now).into()),
+        ("expires", both(l.expires.as_ref(), now).into()),
+        ("at the latest", both(l.expires_at_latest.as_ref(), now).into()),
+        ("generation", l.generation.to_string().into()),
+        ("stood at", l.stood_at.to_string().into()),
     ])
 }
 
@@ -266,7 +262,7 @@ pub(super) fn lease_value(l: &v1::Lease, now: Wall) -> Value {
     })
 }
 
-pub(super) fn lock_table(locks: &[v1::Lock], now: Wall) -> String {
+pub(super) fn lock_table(locks: &[v1::Lock], now: Wall) -> Page {
     let rows = locks.iter().map(|l| {
         let until = if l.until.is_none() { "lifted".to_owned() } else { short(l.until.as_ref(), now) };
         vec![l.name.clone(), short(l.since.as_ref(), now), until, l.by.clone(), l.reason.clone()]

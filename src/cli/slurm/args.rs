@@ -13,7 +13,7 @@ use super::{
 use crate::{
     cli::{
         Exit, Failure, Session,
-        output::{note, print},
+        output::{note, note_page, print_line},
         words,
     },
     limits::SLURM_BUDGET,
@@ -107,7 +107,7 @@ impl SlurmArgs {
             SlurmCommand::Resend { spool, every } => resend(&spool, every, session).await,
             SlurmCommand::Key => {
                 let run = Run::read(&var).map_err(unreadable)?;
-                print(&format!("{}\n", run.key()))?;
+                print_line(&run.key().to_string())?;
                 Ok(Exit::Ok)
             }
         }
@@ -117,7 +117,7 @@ impl SlurmArgs {
 /// A prolog that fails has Slurm requeue the job, an epilog that fails has it drain the node: they say it, and succeed.
 fn passing_by(done: Result<(), Failure>) -> Result<Exit, Failure> {
     if let Err(failure) = done {
-        note(&failure.render());
+        note_page(&failure.page());
     }
     Ok(Exit::Ok)
 }
@@ -182,7 +182,7 @@ async fn resend(
                     .saying("They stay in the spool."));
             }
             (None, Err(failure)) => return Err(failure),
-            (Some(_), Err(failure)) => note(&failure.render()),
+            (Some(_), Err(failure)) => note_page(&failure.page()),
             (Some(_), Ok(_)) => {}
         }
         session.clock.sleep(every.unwrap_or(SLURM_BUDGET)).await;

@@ -7,7 +7,11 @@ use super::{
     spool::{Spool, Spooled},
 };
 use crate::{
-    cli::{Client, Failure, Session, client::Manner, output::note},
+    cli::{
+        Client, Failure, Session,
+        client::Manner,
+        output::{Page, note_page},
+    },
     clock::Wall,
     limits::{SLURM_BUDGET, SPOOL_BEGIN_KEPT, SPOOL_BEGIN_LATEST, SPOOL_KEPT},
     name::{PrincipalKind, SpiffeId, SpiffePattern},
@@ -253,10 +257,10 @@ fn dropped(failure: &Failure) -> Told {
 
 /// Says it for syslog: one line where it went well.
 pub(super) fn say(report: &Report, told: &Told) {
-    note(&said(report, told));
+    note_page(&said(report, told));
 }
 
-fn said(report: &Report, told: &Told) -> String {
+fn said(report: &Report, told: &Told) -> Page {
     let run = &report.run;
     let what = match &report.event {
         Event::Began { .. } => "its beginning".to_owned(),
@@ -264,15 +268,17 @@ fn said(report: &Report, told: &Told) -> String {
         Event::Released { node, .. } => format!("its end on {node}"),
     };
     match told {
-        Told::Done(done) => format!("leasehold: {run}: {done}"),
-        Told::Dropped(why) => format!("leasehold: {run}: {what} is not told: {why}"),
-        Told::Waits(so_far) => {
-            format!("leasehold: {run}: {so_far}; {what} is told again, in case its beginning is under way")
-        }
+        Told::Done(done) => Page::line(&format!("leasehold: {run}: {done}")),
+        // Lines that `Failure::render` has made.
+        Told::Dropped(why) => Page::lines(format!("leasehold: {run}: {what} is not told: {why}").lines()),
+        Told::Waits(so_far) => Page::line(&format!(
+            "leasehold: {run}: {so_far}; {what} is told again, in case its beginning is under way"
+        )),
         Told::Kept(failure) => {
             let failure = failure.clone().saying("It is kept: `leasehold slurm resend` tells it again.");
             let why = failure.render();
-            format!("leasehold: {run}: {what} could not be told: {}", why.trim_start_matches("leasehold: "))
+            let why = why.trim_start_matches("leasehold: ");
+            Page::lines(format!("leasehold: {run}: {what} could not be told: {why}").lines())
         }
     }
 }
@@ -366,7 +372,7 @@ mod tests {
             said(&began, &dropped(&not_theirs(&job, &id))),
             said(&ended, &Told::Kept(away.into())),
         ];
-        insta::assert_snapshot!(lines.join("\n"), @r"
+        insta::assert_snapshot!(lines.map(|page| page.to_string()).concat(), @r"
         leasehold: Slurm job 4 on hpc: attempt 1 of j-7 has begun
         leasehold: Slurm job 4 on hpc: its beginning is not told: denied: the Slurm job's comment names j-00000000000000000000000007, which is no job of spiffe://hpc.acme.example/slurm/ml-support/mallory
           launcher  spiffe://hpc.acme.example/slurm/ml-support/ada
