@@ -103,13 +103,13 @@ pub const IDENTITY_BOUND: Duration = SVID_LIFE_MAX;
 pub const IDENTITIES_SHOWN: usize = 64;
 /// Locks in force.
 pub const LOCKS_MAX: usize = 100_000;
-/// Names of one snapshot message of the fence feed: about 100 KiB.
+/// Fences of one snapshot message of the fence feed: about 25 KiB.
 pub const FEED_CHUNK: usize = 1_000;
 /// Lowerings that a slow verifier may fall behind before it must start over.
 pub const FEED_BACKLOG: usize = 16_384;
 /// Ticks of a feed that may be under way: a second more than go stale.
 pub const FEED_TICKS_MAX: usize = 4;
-/// Lowered names that a verifier keeps, at about 150 bytes: a thousand endings a second for as long as tokens live.
+/// Lowered fences that a verifier keeps, at about 50 bytes: a thousand endings a second for as long as tokens live.
 pub const FEED_FENCES_MAX: usize = 1_000_000;
 /// Public keys of one life of the daemon: two while they rotate.
 pub const KEYS_MAX: usize = 64;
@@ -143,8 +143,12 @@ pub const LEDGER_RETRY_MAX: Duration = Duration::from_secs(5);
 pub const LEDGER_TAIL_CHUNK: usize = 256;
 /// Start-overs of one request under a changing revision before it is refused as contended.
 pub const REVISION_RETRIES: u32 = 8;
-/// Bytes of a token. Beyond it proxies and clients cut headers.
-pub const TOKEN_BYTES_MAX: usize = 4 << 10;
+/// Bytes of a token. nginx, Apache and gunicorn take header lines of 8 KiB, and Tomcat takes 8 KiB for all lines of a
+/// request: half a KiB is left for the others. 64 resources with names of 33 bytes fit.
+pub const TOKEN_BYTES_MAX: usize = 7_680;
+/// Bytes by which an identity that joins by a pattern with wildcards may be longer than the pattern: a namespace, a name and
+/// a UID. The tokens of a job are measured with it before anyone joins.
+pub const WILDCARD_BYTES_MAX: usize = 256;
 
 // ---------- connections ----------
 

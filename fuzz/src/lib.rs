@@ -14,7 +14,7 @@ use leasehold::{
         Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, NameError,
         Pin, PrincipalKind, ResourceName, Scope, SpiffeId, SpiffePattern, TenantName, TrustDomain,
     },
-    token::{self, Claims, Expected, KeySet, LeaseClaims, Presenter, SigningKey},
+    token::{self, AuthorizationDetail, Claims, Expected, KeySet, LeaseClaims, Presenter, SigningKey},
 };
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
@@ -332,29 +332,32 @@ fn issued() -> &'static Issued {
     ISSUED.get_or_init(|| {
         let key = SigningKey::generate(3, 1).expect("a key");
         let holder: SpiffeId = "spiffe://td/worker".parse().expect("an ID");
-        let claims = Claims {
+        let (job, scope) = (JobId(2), Scope::whole("dataset:acme/d@v1".parse().expect("a name")));
+        let mut claims = Claims {
             iss: "https://leasehold.example".into(),
-            sub: holder.clone(),
+            sub: holder,
             aud: "spiffe://td/gateway".parse().expect("an ID"),
             exp: NOW.seconds() + 300,
             nbf: NOW.seconds(),
             iat: NOW.seconds(),
             jti: "x".into(),
-            client_id: holder,
-            authorization_details: vec![(&Scope::whole("dataset:acme/d@v1".parse().expect("a name"))).into()],
+            client_id: job,
+            authorization_details: AuthorizationDetail::of_scopes([&scope], job),
             lh: LeaseClaims {
                 epoch: 3,
                 stood_at: 7,
                 lease: LeaseId(1),
                 generation: 0,
-                job: JobId(2),
+                job,
                 attempt: AttemptNumber::FIRST,
-                member: "node-1".parse().expect("a name"),
                 tenant: "acme".parse().expect("a name"),
-                fences: vec![],
+                fences: Default::default(),
+                others: String::new(),
             },
             cnf: None,
         };
+        let key_of_tags = key.fence_key(&claims.aud);
+        claims.set_fences(std::iter::empty(), &key_of_tags).expect("claims of names");
         let text = token::mint(&key, &claims).expect("a token").expose().to_owned();
         let keys = key.public();
         let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&keys.to_jwks()).expect("a JWK set");

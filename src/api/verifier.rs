@@ -21,10 +21,11 @@ use crate::{
     fence::{Lowering, Subscription},
     limits,
     link::Connection,
-    name::SpiffeId,
+    name::{FenceName, SpiffeId},
     policy::Rpc,
     proto::v1::{self, verifier_service_server::VerifierService, watch_fences_response::Event},
     reason::{Reason, Refusal},
+    token::FenceKey,
 };
 
 pub(super) struct Verifiers(pub Edge);
@@ -92,6 +93,7 @@ impl VerifierService for Verifiers {
             stopping: self.0.stopping.clone(),
             connection,
             caller,
+            fences: self.0.broker.fence_key(&audience),
             audience,
             ticks,
             tx,
@@ -121,6 +123,8 @@ struct Feed {
     connection: Connection,
     caller: Caller,
     audience: SpiffeId,
+    /// Makes the tags of this audience.
+    fences: FenceKey,
     ticks: Streaming<v1::WatchFencesRequest>,
     tx: mpsc::Sender<Result<v1::WatchFencesResponse, Status>>,
 }
@@ -153,7 +157,7 @@ impl Feed {
             let fences = chunk
                 .iter()
                 .filter(|(name, _)| self.broker.is_told_of_name(&self.audience, name))
-                .map(|(name, seq)| v1::LoweredFence { name: name.to_string(), seq: seq.0 })
+                .map(|(name, seq)| v1::LoweredFence { fence: self.tag(name), seq: seq.0 })
                 .collect();
             self.send(Event::Snapshot(v1::FeedSnapshot { fences, complete: false, seq: 0 })).await?;
         }
@@ -202,10 +206,14 @@ impl Feed {
         if !self.broker.is_told_of(&self.audience, &lowering) {
             return Ok(());
         }
-        let (name, seq) = (lowering.name.to_string(), lowering.seq.0);
-        self.send(Event::Lowered(v1::FeedLowered { name, seq, prev: *prev })).await?;
+        let (fence, seq) = (self.tag(&lowering.name), lowering.seq.0);
+        self.send(Event::Lowered(v1::FeedLowered { fence, seq, prev: *prev })).await?;
         *prev = seq;
         Ok(())
+    }
+
+    fn tag(&self, name: &FenceName) -> Vec<u8> {
+        self.fences.tag(name).as_bytes().to_vec()
     }
 
     async fn tick(&self, tick: u64) -> Result<(), Refusal> {

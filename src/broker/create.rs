@@ -100,6 +100,7 @@ impl Broker {
             detail: String::new(),
         };
         let verdict = self.decide_job(&rules, &job, Phase::Creating)?;
+        self.tokens_fit(&rules, &job)?;
         if !verdict.gates.is_empty() {
             job.state = JobState::AwaitingApproval;
             job.detail = format!(
@@ -155,7 +156,7 @@ impl Broker {
         for (asker, principal) in joiners(rules, job)? {
             let asker = asker.as_ref().map_or(Asker::Entry(&principal), Asker::Identity);
             let question =
-                Question { rules, asker, job, attempt: job.attempts.len() as u64, phase, ttl, parts: &parts };
+                Question { rules, asker, job, folder: job.id, attempt: job.attempts.len() as u64, phase, ttl, parts: &parts };
             let (result, parts) = match self.judge(question) {
                 Said::Deny { refusal, .. } => return Err(refusal),
                 Said::Allow { parts } => ("allow", parts),

@@ -7,7 +7,7 @@ use crate::{
     fence::{Revision, Stand},
     job::{Gate, Job},
     ledger,
-    name::{Action, ResourceKind, ResourceName, Scope, SpiffeId},
+    name::{Action, JobId, ResourceKind, ResourceName, Scope, SpiffeId},
     policy::{Asker, Bundle, Decision, Engine, Grant, Phase, Verdict},
     reason::{Reason, Refusal},
 };
@@ -70,6 +70,8 @@ pub(super) struct Question<'a> {
     pub rules: &'a Rules,
     pub asker: Asker<'a>,
     pub job: &'a Job,
+    /// The job whose folders of its checkpoint lines are asked for.
+    pub folder: JobId,
     pub attempt: u64,
     pub phase: Phase,
     pub ttl: Duration,
@@ -121,7 +123,7 @@ impl Broker {
             ttl: q.ttl,
             now: self.clock.now().wall,
             approved: &approved,
-            own_checkpoint: true,
+            own_checkpoint: q.folder == q.job.id,
             parts: q.parts,
         };
         f(&q.rules.engine, q.asker, &bundle)

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-
 use super::{
     Broker, Caller, Offer, Rules, Session,
     decide::{Question, decision_record, work_of_scopes},
-    refusals::{move_refusal, no_random},
+    refusals::move_refusal,
+    wording::Wording,
 };
 use crate::{
     catalog::{Audience, Checks, IdentityUse, Presenter},
@@ -17,12 +16,11 @@ use crate::{
     lease::Facts,
     ledger::{self, Event},
     limits,
-    name::{Digest, FenceName, Half, LeaseId},
+    name::{Digest, FenceName, Half, JobId, LeaseId},
     policy::{Asker, Grant, Phase, Verdict},
     reason::{Reason, Refusal},
-    secret::random_u128,
     state::input_record,
-    token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, Minted},
+    token::{Claims, Minted},
 };
 
 /// All that one credential is made of, before policy is asked. Issuing and renewing begin with the same.
@@ -32,6 +30,8 @@ pub(super) struct Draft<'a> {
     pub caller: &'a Caller,
     pub job: &'a Job,
     pub session: &'a Session,
+    /// The job whose folders of its checkpoint lines are asked for.
+    pub folder: JobId,
     pub offer: &'a Offer,
     pub audience: &'a Audience,
     pub phase: Phase,
@@ -134,7 +134,8 @@ impl Broker {
     ) -> Result<Draft<'a>, Refusal> {
         let phase = phase(job, session, offer.half)?;
         let binding = self.binding(caller, audience, session);
-        Ok(Draft { rules, caller, job, session, offer, audience, phase, binding, now: self.clock.now() })
+        let (folder, now) = (session.job, self.clock.now());
+        Ok(Draft { rules, caller, job, session, folder, offer, audience, phase, binding, now })
     }
 
     /// What the holder of a token must show: it is bound to the certificate where the identity is shared and the audience sees
@@ -174,6 +175,7 @@ impl Broker {
             rules: draft.rules,
             asker: Asker::Identity(draft.caller.id()),
             job: draft.job,
+            folder: draft.folder,
             attempt: draft.session.attempt.value(),
             phase: draft.phase,
             ttl,
@@ -182,50 +184,21 @@ impl Broker {
     }
 
     /// What its token says.
-    pub(super) fn claims(
+    pub(super) fn draft_claims(
         &self,
         draft: &Draft<'_>,
         facts: &Facts,
         standing: &Standing<'_>,
         life: &Life,
     ) -> Result<Claims, Refusal> {
-        let now = draft.now;
-        let details = facts
-            .scopes
-            .iter()
-            .map(|s| {
-                let mut d = AuthorizationDetail::from(s);
-                d.locations.extend(draft.offer.locations.get(&s.resource).cloned());
-                d
-            })
-            .collect();
-        let jti = random_u128().map_err(|_| no_random())?;
-        let mut claims = Claims {
-            iss: self.settings.issuer.clone(),
-            sub: facts.holder.clone(),
-            aud: facts.audience.clone(),
-            exp: life.token_expires.seconds(),
-            nbf: now.wall.seconds(),
-            iat: now.wall.seconds(),
-            jti: URL_SAFE_NO_PAD.encode(jti.to_be_bytes()),
-            client_id: facts.holder.clone(),
-            authorization_details: details,
-            lh: LeaseClaims {
-                epoch: self.epoch,
-                stood_at: standing.stood_at.0,
-                lease: standing.lease,
-                generation: standing.generation,
-                job: facts.job,
-                attempt: facts.attempt,
-                member: facts.instance.clone(),
-                tenant: facts.tenant.clone(),
-                fences: Vec::new(),
-            },
-            cnf: (draft.binding == Binding::Certificate)
-                .then(|| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(draft.caller.peer.x5t_s256()) }),
-        };
-        claims.set_fences(standing.names.iter());
-        Ok(claims)
+        self.claims(&Wording {
+            facts,
+            folder: draft.folder,
+            standing,
+            issued: draft.now.wall,
+            expires: life.token_expires,
+            certificate: (draft.binding == Binding::Certificate).then(|| draft.caller.peer.x5t_s256()),
+        })
     }
 
     /// The record of its first issue: all that an auditor will ask of it.

@@ -7,6 +7,7 @@ use crate::{
     fence::{Concern, Lowering},
     name::{FenceKind, FenceName, JobId, SpiffeId},
     reason::Refusal,
+    token::FenceKey,
 };
 
 impl Broker {
@@ -18,6 +19,11 @@ impl Broker {
         }
         *caller = self.caller(&caller.peer)?;
         self.may_watch(caller, audience)
+    }
+
+    /// Makes the tags by which the verifiers of an audience know the fences.
+    pub fn fence_key(&self, audience: &SpiffeId) -> FenceKey {
+        self.key.fence_key(audience)
     }
 
     /// Whether a lowering is to be told to those who check for an audience.

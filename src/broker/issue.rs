@@ -24,7 +24,6 @@ use crate::{
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretText,
-    token::Minted,
 };
 
 /// What a member asks for.
@@ -118,9 +117,8 @@ impl Broker {
                 .room(&facts, now.lease)
                 .map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
             let standing = Standing { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
-            let claims = self.claims(&draft, &facts, &standing, &life)?;
-            let minted = Minted::prepare(&self.key, &claims)
-                .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
+            let claims = self.draft_claims(&draft, &facts, &standing, &life)?;
+            let minted = self.minted(&claims)?;
             let record = self.issued_record(&draft, &facts, &grant, &life, &claims, &minted);
             if let Err(refusal) = self.record(&record).await {
                 // It may be on disk all the same: what was not handed out is said to be so.
@@ -171,7 +169,7 @@ impl Broker {
     /// The offer that a request means, narrowed to its scopes.
     fn chosen(&self, rules: &Rules, job: &Job, request: &IssueRequest) -> Result<(Offer, Audience), Refusal> {
         let mut offers: Vec<Offer> =
-            self.offers(job).into_iter().filter(|o| o.half == request.half).collect();
+            Self::offers(rules, job).into_iter().filter(|o| o.half == request.half).collect();
         if let Some(audience) = &request.audience {
             offers.retain(|o| o.audience == *audience);
         }

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Broker, Caller, names,
+    Broker, Caller, Rules, names,
     refusals::{job_not_found, move_refusal, state_refusal},
+    wording::is_measured,
 };
 use crate::{
     catalog::IdentityUse,
@@ -75,6 +76,17 @@ impl Broker {
             .with("you", caller.id().to_string())
             .fix("add it to members.join in the job file, or run with an identity that is there"));
         }
+        if !is_measured(&job, caller.id()) {
+            return Err(Refusal::new(
+                Reason::QuotaExceeded,
+                format!(
+                    "your identity is more than {} bytes longer than the pattern that it joins by",
+                    limits::WILDCARD_BYTES_MAX
+                ),
+            )
+            .with("you", caller.id().to_string())
+            .fix("name it in full in members.join in the job file, or run with a shorter one"));
+        }
         self.unlocked(names.iter())?;
         if caller.principal.identity == IdentityUse::Shared {
             let running = job.running(attempt).map_err(move_refusal)?;
@@ -144,7 +156,7 @@ impl Broker {
             true => self.sessions.begin(key, beat),
             false => self.sessions.take_up(key, beat),
         }
-        let offers = self.offers(&widened.job);
+        let offers = Self::offers(&self.rules(), &widened.job);
         Ok(JoinedMember { job: widened.job, member, offers })
     }
 
@@ -241,8 +253,7 @@ impl Broker {
     }
 
     /// One credential per half and audience, with what the job does there.
-    pub(super) fn offers(&self, job: &Job) -> Vec<Offer> {
-        let rules = self.rules();
+    pub(super) fn offers(rules: &Rules, job: &Job) -> Vec<Offer> {
         let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
         for name in job.spec.read.iter().chain(&job.spec.write) {
             let Some(r) = rules.catalog().resource(name) else { continue };

@@ -10,7 +10,7 @@
 //! | `caller` | [`Caller`]: who asks, and whether they may |
 //! | `create` `attempts` `members` | a job from its creation over attempts and members to its end |
 //! | `presence` `attachment` `turns` | which members are there, the stream that says so, whose turn it is to come back |
-//! | `issue` `renew` | credentials; `draft` is what both begin with |
+//! | `issue` `renew` | credentials; `draft` is what both begin with, `wording` what their tokens say |
 //! | `introspect` `feed` `reach` | what verifiers ask and are told, and whose lowerings concern them |
 //! | `operate` `reload` | what operators do |
 //! | `queries` `listing` | looking |
@@ -43,6 +43,7 @@ mod renew;
 mod rules;
 mod tickets;
 mod turns;
+mod wording;
 
 pub use attachment::{Attachment, Notice, NoticeKind};
 pub use attempts::{Began, Concerned, Ended};

@@ -91,6 +91,7 @@ impl Broker {
             rules,
             asker: Asker::Identity(id),
             job,
+            folder: job.id,
             attempt: job.attempts.len() as u64,
             phase: Phase::Running,
             ttl,

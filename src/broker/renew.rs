@@ -20,7 +20,6 @@ use crate::{
     name::{FenceName, LeaseId, Scope},
     policy::Rpc,
     reason::{Reason, Refusal},
-    token::Minted,
 };
 
 impl Broker {
@@ -76,6 +75,7 @@ impl Broker {
                 life.shortened_by.push("the latest end of the lease".to_owned());
             }
             life.token_expires = life.token_expires.min(draft.now.wall_at(life.deadline));
+            let before = lease.deadline();
             let grant = match self.grant(&draft, &life, stand, revision) {
                 Ok(grant) => grant,
                 Err(refusal) if self.is_allowed_at_all(&draft) => return Err(refusal),
@@ -84,11 +84,12 @@ impl Broker {
                     continue;
                 }
             };
+            // The token before was promised until then: a shorter life is the new token's only.
+            life.deadline = life.deadline.max(before.min(life.latest));
             let generation = lease.generation().saturating_add(1);
             let standing = Standing { lease: id, generation, stood_at: lease.stand().at(), names: &names };
-            let claims = self.claims(&draft, facts, &standing, &life)?;
-            let minted = Minted::prepare(&self.key, &claims)
-                .map_err(|e| Refusal::new(Reason::QuotaExceeded, e.to_string()))?;
+            let claims = self.draft_claims(&draft, facts, &standing, &life)?;
+            let minted = self.minted(&claims)?;
             let by = grant.granted().iter().map(ToString::to_string).collect();
             let record = Event::CredentialRenewed {
                 lease: id,
@@ -103,7 +104,6 @@ impl Broker {
                 self.cancelled(id, job.id, refusal.reason);
                 return Err(refusal);
             }
-            let before = lease.deadline();
             // One at a time for each lease: of two renewals at once, the second starts over with the next generation.
             match lease.renew(&grant, generation, self.clock.now().lease, life.deadline) {
                 Ok(()) => {}
@@ -168,7 +168,7 @@ impl Broker {
             )
             .fix("ask for a new credential: the catalog says where it is served now"));
         }
-        let offers = self.offers(job).into_iter();
+        let offers = Self::offers(rules, job).into_iter();
         let locations = offers
             .filter(|o| o.half == facts.half && o.audience == facts.audience)
             .flat_map(|o| o.locations)

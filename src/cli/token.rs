@@ -162,10 +162,11 @@ fn page(header: &Value, claims: &Value, now: Wall) -> Page {
     };
     let lease = |key: &str| text(claims.get("lh").and_then(|lh| lh.get(key)));
     let details = claims.get("authorization_details").and_then(Value::as_array);
-    let opens = details.into_iter().flatten().map(|detail| {
-        let actions = detail.get("actions").and_then(Value::as_array).into_iter().flatten().map(word);
-        let actions: Vec<_> = actions.collect();
-        format!("{}: {}", detail.get("identifier").map(word).unwrap_or_default(), actions.join(", "))
+    let opens = details.into_iter().flatten().flat_map(|detail| {
+        let listed = |key| detail.get(key).and_then(Value::as_array).into_iter().flatten().map(word);
+        let actions = listed("actions").collect::<Vec<_>>().join(", ");
+        let identifier = detail.get("identifier").map(word).unwrap_or_default();
+        listed("names").map(|name| format!("{identifier}{name}: {actions}")).collect::<Vec<_>>()
     });
     fields([
         ("algorithm", text(header.get("alg"))),
@@ -183,11 +184,9 @@ fn page(header: &Value, claims: &Value, now: Wall) -> Page {
         ("generation", lease("gen")),
         ("job", lease("job")),
         ("attempt", lease("attempt")),
-        ("member", lease("member")),
         ("tenant", lease("tenant")),
         ("epoch", lease("epoch")),
         ("stood at", lease("stood_at")),
-        ("other fences", lease("fences")),
         ("bound to", text(claims.get("cnf").and_then(|cnf| cnf.get("x5t#S256")))),
     ])
 }
@@ -302,23 +301,22 @@ mod tests {
         let (header, claims) = decode(&token(
             r#"{"alg":"ES256","typ":"at+jwt","kid":"1.1.x"}"#,
             r#"{"iss":"https://l.example","sub":"spiffe://td.example/w","aud":"spiffe://td.example/f","exp":1795148300,
-               "authorization_details":[{"type":"leasehold.v1","identifier":"dataset:acme/t@v3","actions":["read_dataset"]}],
-               "lh":{"epoch":3,"lease":"l-1","fences":["human:ada"]}}"#,
+               "authorization_details":[{"type":"leasehold.v1","identifier":"dataset:acme/","names":["t@v3"],"actions":["read_dataset"]}],
+               "lh":{"epoch":3,"lease":"l-1","fences":"AAAAAAAAAAAAAAAA"}}"#,
         ))
         .unwrap();
         let shown = page(&header, &claims, Wall(1_795_148_000_000));
         insta::assert_snapshot!(shown, @r#"
-        algorithm     ES256
-        type          at+jwt
-        key           1.1.x
-        issuer        https://l.example
-        subject       spiffe://td.example/w
-        audience      spiffe://td.example/f
-        opens         dataset:acme/t@v3: read_dataset
-        expires       2026-11-20T04:18:20.000Z (in 5m)
-        lease         l-1
-        epoch         3
-        other fences  human:ada
+        algorithm  ES256
+        type       at+jwt
+        key        1.1.x
+        issuer     https://l.example
+        subject    spiffe://td.example/w
+        audience   spiffe://td.example/f
+        opens      dataset:acme/t@v3: read_dataset
+        expires    2026-11-20T04:18:20.000Z (in 5m)
+        lease      l-1
+        epoch      3
         "#);
     }
 

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     link::{Alpn, Connector, Endpoint},
     name::{FenceName, JobId, Scope},
-    token::Claims,
+    token::{AuthorizationDetail, Claims},
     verify::testing::{AUDIENCE, Daemon, JOB, Lowering, a_moment, soon},
 };
 
@@ -81,8 +81,7 @@ impl Case {
     /// A token for the checkpoint line.
     fn writer(&self, change: impl FnOnce(&mut Claims)) -> String {
         self.daemon.token(|c| {
-            c.authorization_details =
-                vec![(&Scope::whole("checkpoint:acme/support-lora".parse().unwrap())).into()];
+            opens(c, "checkpoint:acme/support-lora");
             change(c);
         })
     }
@@ -90,6 +89,12 @@ impl Case {
     async fn transfer(&mut self) -> Transfer {
         tokio::time::timeout(Duration::from_secs(120), self.transfers.recv()).await.unwrap().unwrap()
     }
+}
+
+/// Has a token open one resource.
+fn opens(claims: &mut Claims, resource: &str) {
+    let scope = Scope::whole(resource.parse().unwrap());
+    claims.authorization_details = AuthorizationDetail::of_scopes([&scope], claims.lh.job);
 }
 
 fn request(method: Method, path: &str, token: &str) -> Request<Sent> {
@@ -183,7 +188,7 @@ async fn a_file_a_range_of_it_and_a_listing_are_read_by_the_holder_of_a_token() 
         assert_eq!(listing["entries"], serde_json::json!([large, train]));
     }
     let model = case.daemon.token(|c| {
-        c.authorization_details = vec![(&Scope::whole("model:acme/base-7b@2026.10".parse().unwrap())).into()];
+        opens(c, "model:acme/base-7b@2026.10");
     });
     let read = case.ask(request(Method::GET, "/model/acme/base-7b@2026.10/part%201.txt", &model)).await;
     assert_eq!(text(read).await, "0123456789");
@@ -342,10 +347,7 @@ async fn over_http_2_the_stream_of_a_lowered_fence_is_cut_and_others_of_its_conn
     let uri = |path: &str| format!("https://files{path}");
     let (token, model) = (
         case.daemon.token(|_| ()),
-        case.daemon.token(|c| {
-            c.authorization_details =
-                vec![(&Scope::whole("model:acme/base-7b@2026.10".parse().unwrap())).into()];
-        }),
+        case.daemon.token(|c| opens(c, "model:acme/base-7b@2026.10")),
     );
     let large = request(Method::GET, &uri("/dataset/acme/tickets@v3/large"), &token);
     let response = client.send_request(large).await.unwrap();

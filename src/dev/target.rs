@@ -4,7 +4,7 @@ use http::Method;
 
 use super::folder::{Below, BelowError};
 use crate::{
-    name::{Action, JobId, NameError, ResourceKind, ResourceName},
+    name::{Action, JobId, NameError, Object, ResourceKind, ResourceName},
     reason::{Reason, Refusal},
 };
 
@@ -57,6 +57,14 @@ impl Target {
             return Err(Refusal::new(Reason::FieldInvalid, "the path names a folder: name a file below it"));
         }
         Ok(Target { resource, action, job, below })
+    }
+
+    /// What the token must open: of a checkpoint line, the folder of the job that the path names.
+    pub(super) fn object(&self) -> Object {
+        match self.job {
+            Some(job) => Object::folder(self.resource.clone(), job),
+            None => self.resource.clone().into(),
+        }
     }
 
     fn no_such_form() -> Refusal {

@@ -40,6 +40,11 @@ pub enum TokenError {
 }
 
 impl TokenError {
+    /// A text that is longer than any token.
+    pub fn too_long() -> Self {
+        TokenError::Malformed("it is longer than any token")
+    }
+
     pub fn reason(&self) -> Reason {
         match self {
             TokenError::Malformed(_) => Reason::TokenMalformed,
@@ -129,7 +134,7 @@ fn read_header(part: &str) -> Result<Header, TokenError> {
 /// Checks all that the token alone can say. What lowered its fences, if anything did, is for whoever follows the feed.
 pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> Result<Claims, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
-        return Err(TokenError::Malformed("it is longer than 4096 bytes"));
+        return Err(TokenError::too_long());
     }
     let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed("it has no three parts"))?;
     let (header, body) = signed.split_once('.').ok_or(TokenError::Malformed("it has no three parts"))?;
@@ -149,6 +154,9 @@ pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> R
         URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Malformed("its claims are not base64url"))?;
     let claims: Claims = serde_json::from_slice(&body)
         .map_err(|_| TokenError::Malformed("its claims are not those of a lease"))?;
+    if !claims.has_all_fences() {
+        return Err(TokenError::Malformed("its fences are not those of its other claims"));
+    }
 
     if claims.iss != expected.issuer {
         return Err(TokenError::Issuer);

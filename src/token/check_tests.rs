@@ -1,13 +1,19 @@
 use super::*;
 use crate::{
-    name::{Action, AttemptNumber, FenceName, JobId, LeaseId, ResourceName, Scope},
-    token::{Confirmation, LeaseClaims, SigningKey, mint},
+    name::{Action, AttemptNumber, FenceName, JobId, LeaseId, Object, Scope},
+    token::{AuthorizationDetail, Confirmation, FenceTags, LeaseClaims, SigningKey, mint},
 };
 
 const NOW: Wall = Wall(1_795_148_000_000);
 
+fn details(resources: &[&str]) -> Vec<AuthorizationDetail> {
+    let scopes: Vec<Scope> = resources.iter().map(|r| Scope::whole(r.parse().unwrap())).collect();
+    AuthorizationDetail::of_scopes(&scopes, JobId(2))
+}
+
+/// Without the tags of its fences.
 fn claims() -> Claims {
-    let mut claims = Claims {
+    Claims {
         iss: "https://leasehold.example".into(),
         sub: "spiffe://td/worker".parse().unwrap(),
         aud: "spiffe://td/gateway".parse().unwrap(),
@@ -15,8 +21,8 @@ fn claims() -> Claims {
         nbf: NOW.seconds(),
         iat: NOW.seconds(),
         jti: "x".into(),
-        client_id: "spiffe://td/worker".parse().unwrap(),
-        authorization_details: vec![(&Scope::whole("dataset:acme/d@v1".parse().unwrap())).into()],
+        client_id: JobId(2),
+        authorization_details: details(&["dataset:acme/d@v1"]),
         lh: LeaseClaims {
             epoch: 3,
             stood_at: 7,
@@ -24,14 +30,12 @@ fn claims() -> Claims {
             generation: 0,
             job: JobId(2),
             attempt: AttemptNumber::FIRST,
-            member: "node-1".parse().unwrap(),
             tenant: "acme".parse().unwrap(),
-            fences: vec![],
+            fences: FenceTags::default(),
+            others: String::new(),
         },
         cnf: None,
-    };
-    claims.set_fences([FenceName::human("ada".parse().unwrap()), FenceName::epoch()].iter());
-    claims
+    }
 }
 
 struct Case {
@@ -50,7 +54,14 @@ impl Case {
     fn mint(&self, change: impl FnOnce(&mut Claims)) -> String {
         let mut c = claims();
         change(&mut c);
+        let c = self.with_fences(c);
         mint(&self.key, &c).unwrap().expose().to_owned()
+    }
+
+    fn with_fences(&self, mut claims: Claims) -> Claims {
+        let others = [FenceName::human("ada".parse().unwrap()), FenceName::epoch()];
+        claims.set_fences(others.iter(), &self.key.fence_key(&claims.aud)).unwrap();
+        claims
     }
 
     fn check_as(&self, token: &str, presenter: Presenter<'_>, now: Wall) -> Result<Claims, TokenError> {
@@ -70,35 +81,68 @@ impl Case {
 }
 
 #[test]
-fn a_token_reads_back_and_names_all_of_its_fences() {
+fn a_token_reads_back_with_a_tag_for_each_of_its_fences() {
     let case = Case::new();
     let got = case.check(&case.mint(|_| ())).unwrap();
-    assert_eq!(got, claims());
-    assert_eq!(got.lh.fences, [FenceName::human("ada".parse().unwrap())], "only what the others do not say");
-    let names: Vec<String> = got.fence_names().iter().map(ToString::to_string).collect();
+    assert_eq!(got, case.with_fences(claims()));
+    let names: Vec<String> = got.said_fences().unwrap().iter().map(ToString::to_string).collect();
     let job = JobId(2);
     for n in [
         "dataset:acme/d".to_owned(),
         "dataset:acme/d@v1".into(),
         "domain:td".into(),
         "epoch".into(),
-        "human:ada".into(),
         "identity:spiffe://td/worker".into(),
         "tenant:acme".into(),
         format!("job:{job}"),
         format!("attempt:{job}/1"),
         format!("attempt:{job}/1/reading"),
-        format!("member:{job}/1/node-1"),
-        format!("member:{job}/1/node-1/reading"),
         format!("lease:{}", LeaseId(1)),
     ] {
         assert!(names.contains(&n), "{n}");
     }
-    assert_eq!(names.len(), 13);
-    let dataset: ResourceName = "dataset:acme/d@v1".parse().unwrap();
-    assert!(got.opens(&dataset, Action::ReadDataset));
-    assert!(!got.opens(&dataset, Action::ReadModel));
-    assert!(!got.opens(&dataset.unversioned(), Action::ReadDataset));
+    assert_eq!((names.len(), got.fences().len(), got.lh.others.as_str()), (10, 11, "h"));
+    let key = case.key.fence_key(&got.aud);
+    for (at, name) in names.iter().enumerate() {
+        assert_eq!((got.fences()[at], got.fence(at)), (key.tag(&name.parse().unwrap()), name.clone()));
+    }
+    assert_eq!(got.fences()[10], key.tag(&FenceName::human("ada".parse().unwrap())));
+    assert_eq!(got.fence(10), "a human that the token depends on");
+    let opens = |object: &str, action| got.opens(&object.parse().unwrap(), action);
+    assert!(opens("dataset:acme/d@v1", Action::ReadDataset));
+    assert!(!opens("dataset:acme/d@v1", Action::ReadModel));
+    assert!(!opens("dataset:acme/d", Action::ReadDataset));
+}
+
+#[test]
+fn a_token_opens_the_folder_of_its_job_and_no_other() {
+    let case = Case::new();
+    let got = case.check(&case.mint(|c| c.authorization_details = details(&["checkpoint:acme/lora"]))).unwrap();
+    let line: crate::name::ResourceName = "checkpoint:acme/lora".parse().unwrap();
+    for action in [Action::WriteCheckpoint, Action::ReadCheckpoint, Action::DeleteCheckpoint] {
+        assert!(got.opens(&Object::folder(line.clone(), JobId(2)), action));
+        assert!(!got.opens(&Object::folder(line.clone(), JobId(3)), action));
+        assert!(!got.opens(&line.clone().into(), action), "a line is no folder");
+    }
+}
+
+#[test]
+fn a_token_shows_no_name_that_its_verifier_need_not_know() {
+    let case = Case::new();
+    let token = case.mint(|_| ());
+    let body = String::from_utf8(URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap();
+    assert!(body.contains("worker") && !body.contains("ada"), "{body}");
+}
+
+#[test]
+fn a_token_without_the_tag_of_one_of_its_fences_is_refused() {
+    let case = Case::new();
+    for change in [|c: &mut Claims| drop(c.lh.fences.0.pop()), |c| c.lh.fences.0.clear(), |c| c.lh.others.clear()] {
+        let mut c = case.with_fences(claims());
+        change(&mut c);
+        let token = mint(&case.key, &c).unwrap();
+        assert_eq!(case.check(token.expose()).unwrap_err().reason(), Reason::TokenMalformed);
+    }
 }
 
 #[test]
@@ -150,7 +194,7 @@ fn a_pinned_token_is_good_with_its_certificate_alone_and_never_downgraded() {
 fn a_header_that_chooses_its_own_key_rule_or_type_is_refused() {
     let case = Case::new();
     let kid = case.key.id().to_string();
-    let body = serde_json::to_string(&claims()).unwrap();
+    let body = serde_json::to_string(&case.with_fences(claims())).unwrap();
     assert!(
         case.check(&case.signed(&format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{kid}"}}"#), &body))
             .is_ok()
@@ -178,7 +222,7 @@ fn texts_that_are_no_token_are_refused() {
     let case = Case::new();
     let good = case.mint(|_| ());
     for t in
-        ["", ".", "..", "a.b.c", &good[1..], &format!("{good}="), &format!("{good}.x"), &"a".repeat(5_000)]
+        ["", ".", "..", "a.b.c", &good[1..], &format!("{good}="), &format!("{good}.x"), &"a".repeat(TOKEN_BYTES_MAX + 1)]
     {
         assert!(case.check(t).is_err(), "{t}");
     }
@@ -215,8 +259,19 @@ fn published_keys_read_back_and_others_are_refused() {
 fn a_token_that_no_header_would_carry_is_not_made() {
     let case = Case::new();
     let mut c = claims();
-    c.authorization_details = (0..64)
-        .map(|i| (&Scope::whole(format!("dataset:acme/{}-{i}@v1", "d".repeat(60)).parse().unwrap())).into())
-        .collect();
+    let names: Vec<String> = (0..64).map(|i| format!("dataset:acme/{}-{i}@v1", "d".repeat(60))).collect();
+    c.authorization_details = details(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let c = case.with_fences(c);
     assert!(matches!(mint(&case.key, &c), Err(crate::token::MintError::TooLarge(_))));
+}
+
+#[test]
+fn as_many_resources_as_a_job_may_have_fit_into_a_token() {
+    let case = Case::new();
+    let names: Vec<String> =
+        (0..64).map(|i| format!("dataset:acme/support-tickets-region-{i:02}@2026-11")).collect();
+    let token = case.mint(|c| c.authorization_details = details(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert!(case.check(&token).is_ok(), "{} bytes", token.len());
+    let bytes = token.len();
+    assert!(bytes < TOKEN_BYTES_MAX - 400, "{bytes} bytes leave no room for longer identities");
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::{FenceKey, FenceTag, FenceTags};
 use crate::name::{
-    Action, AttemptNumber, FenceName, Half, InstanceName, JobId, LeaseId, ResourceName, Scope, SpiffeId,
+    Action, AttemptNumber, FenceKind, FenceName, Half, JobId, LeaseId, NameError, Object, Scope, SpiffeId,
     TenantName,
 };
 
@@ -24,8 +25,8 @@ pub struct Claims {
     pub nbf: u64,
     pub iat: u64,
     pub jti: String,
-    /// RFC 9068 section 2.2: the client, which is the holder.
-    pub client_id: SpiffeId,
+    /// RFC 9068 section 2.2: the client, which is the job that the holder works on.
+    pub client_id: JobId,
     pub authorization_details: Vec<AuthorizationDetail>,
     pub lh: LeaseClaims,
     /// RFC 8705 section 3.1, where the token is bound to one certificate.
@@ -33,15 +34,18 @@ pub struct Claims {
     pub cnf: Option<Confirmation>,
 }
 
-/// One resource and what may be done to it.
+/// Objects of one kind and tenant, and what may be done to them. The text of each is `identifier` and one of `names`.
+///
+/// A job may open many objects and a token must fit into a header, so what they have in common is written once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizationDetail {
     /// [`DETAIL_TYPE`].
     #[serde(rename = "type")]
     pub kind: String,
-    pub identifier: ResourceName,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub locations: Vec<String>,
+    /// Kind and tenant, as `dataset:acme/`.
+    pub identifier: String,
+    /// `tickets@v3`; for a checkpoint line `support-lora/JOB`, the folder of that job.
+    pub names: Vec<String>,
     pub actions: BTreeSet<Action>,
 }
 
@@ -56,11 +60,14 @@ pub struct LeaseClaims {
     pub generation: u32,
     pub job: JobId,
     pub attempt: AttemptNumber,
-    pub member: InstanceName,
     pub tenant: TenantName,
-    /// Fences of the lease that the other claims do not say.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub fences: Vec<FenceName>,
+    /// The tags of all fences of the lease: first those whose names the other claims say, in the order of
+    /// [`Claims::said_fences`], then those of `others`.
+    pub fences: FenceTags,
+    /// What the other fences are, a letter each: `d` a trust domain, `h` a human, `i` an identity, `m` the member, `r` a
+    /// resource, `t` a tenant.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub others: String,
 }
 
 /// The certificate that a token is bound to.
@@ -72,71 +79,134 @@ pub struct Confirmation {
 }
 
 impl Claims {
-    /// The names of all fences that the token's lease stands behind, sorted and distinct.
-    pub fn fence_names(&self) -> Vec<FenceName> {
-        let scopes = self.authorization_details.iter().map(|d| (&d.identifier, &d.actions));
-        let mut names = said_by(&self.sub, &self.lh, scopes);
-        names.extend(self.lh.fences.iter().cloned());
-        names.into_iter().collect()
+    /// The fences that the other claims name, in the order of their tags.
+    pub fn said_fences(&self) -> Result<Vec<FenceName>, NameError> {
+        let lh = &self.lh;
+        let mut said = vec![
+            FenceName::epoch(),
+            FenceName::domain(self.sub.trust_domain()),
+            FenceName::tenant(lh.tenant.clone()),
+            FenceName::job(lh.job),
+            FenceName::attempt(lh.job, lh.attempt),
+            FenceName::identity(self.sub.clone()),
+            FenceName::lease(lh.lease),
+        ];
+        let reads = |d: &AuthorizationDetail| d.actions.iter().any(|a| a.half() == Some(Half::Reading));
+        if self.authorization_details.iter().any(reads) {
+            said.push(FenceName::attempt_reading(lh.job, lh.attempt));
+        }
+        let mut known: BTreeSet<FenceName> = said.iter().cloned().collect();
+        for object in self.objects() {
+            let resource = object?.resource().clone();
+            let names = [
+                FenceName::tenant(resource.tenant()),
+                FenceName::resource(resource.unversioned()),
+                FenceName::resource(resource),
+            ];
+            said.extend(names.into_iter().filter(|name| known.insert(name.clone())));
+        }
+        Ok(said)
     }
 
-    /// Leaves in `lh.fences` only what the other claims do not say.
-    pub fn set_fences<'a>(&mut self, all: impl Iterator<Item = &'a FenceName>) {
-        let said = {
-            let scopes = self.authorization_details.iter().map(|d| (&d.identifier, &d.actions));
-            said_by(&self.sub, &self.lh, scopes)
+    /// Takes the tags of these fences and of all that the other claims name.
+    pub fn set_fences<'a>(
+        &mut self,
+        all: impl Iterator<Item = &'a FenceName>,
+        key: &FenceKey,
+    ) -> Result<(), NameError> {
+        let said = self.said_fences()?;
+        let known: BTreeSet<&FenceName> = said.iter().collect();
+        let others: BTreeSet<&FenceName> = all.filter(|name| !known.contains(name)).collect();
+        self.lh.others = others.iter().map(|name| letter(&name.kind())).collect();
+        self.lh.fences = FenceTags(said.iter().chain(others).map(|name| key.tag(name)).collect());
+        Ok(())
+    }
+
+    /// The tags of all fences that the token's lease stands behind.
+    pub fn fences(&self) -> &[FenceTag] {
+        &self.lh.fences.0
+    }
+
+    /// Whether there is one tag for each fence that the claims name, and for each of the others.
+    pub fn has_all_fences(&self) -> bool {
+        let count = |said: Vec<FenceName>| said.len().saturating_add(self.lh.others.len());
+        self.said_fences().is_ok_and(|said| count(said) == self.fences().len())
+    }
+
+    /// What the fence at a place of [`Claims::fences`] is: its name if the token says it, else its kind.
+    pub fn fence(&self, at: usize) -> String {
+        let said = self.said_fences().unwrap_or_default();
+        if let Some(name) = said.get(at) {
+            return name.to_string();
+        }
+        let letter = at.checked_sub(said.len()).and_then(|at| self.lh.others.chars().nth(at));
+        let kind = match letter {
+            Some('d') => "a trust domain",
+            Some('h') => "a human",
+            Some('i') => "an identity",
+            Some('m') => "the member",
+            Some('r') => "a resource",
+            Some('t') => "a tenant",
+            _ => "a fence",
         };
-        self.lh.fences = all.filter(|n| !said.contains(n)).cloned().collect();
+        format!("{kind} that the token depends on")
     }
 
-    /// Whether the token opens this resource for this action.
-    pub fn opens(&self, resource: &ResourceName, action: Action) -> bool {
+    /// Whether the token opens this for this action.
+    pub fn opens(&self, object: &Object, action: Action) -> bool {
+        let text = object.to_string();
+        object.is_whole()
+            && self.authorization_details.iter().any(|d| {
+                let name = text.strip_prefix(&d.identifier);
+                d.kind == DETAIL_TYPE
+                    && d.actions.contains(&action)
+                    && name.is_some_and(|name| d.names.iter().any(|n| n == name))
+            })
+    }
+
+    /// All that the token opens.
+    pub fn objects(&self) -> impl Iterator<Item = Result<Object, NameError>> {
         self.authorization_details
             .iter()
-            .any(|d| d.kind == DETAIL_TYPE && d.identifier == *resource && d.actions.contains(&action))
-    }
-
-    /// Where the issuer says that a resource is, if it says so.
-    pub fn locations(&self) -> BTreeMap<&ResourceName, &[String]> {
-        self.authorization_details.iter().map(|d| (&d.identifier, d.locations.as_slice())).collect()
+            .flat_map(|d| d.names.iter().map(|name| format!("{}{name}", d.identifier).parse()))
     }
 }
 
-impl From<&Scope> for AuthorizationDetail {
-    fn from(scope: &Scope) -> Self {
-        AuthorizationDetail {
-            kind: DETAIL_TYPE.into(),
-            identifier: scope.resource.clone(),
-            locations: Vec::new(),
-            actions: scope.actions.clone(),
+impl AuthorizationDetail {
+    /// What a job does to resources. Those of one kind, tenant and set of actions stand together.
+    pub fn of_scopes<'a>(scopes: impl IntoIterator<Item = &'a Scope>, job: JobId) -> Vec<Self> {
+        let mut groups: BTreeMap<(String, &BTreeSet<Action>), Vec<String>> = BTreeMap::new();
+        for Scope { resource, actions } in scopes {
+            let identifier = format!("{}:{}/", resource.kind().as_str(), resource.tenant());
+            let text = Object::of_job(resource.clone(), job).to_string();
+            let name = text.strip_prefix(&identifier).unwrap_or(&text).to_owned();
+            groups.entry((identifier, actions)).or_default().push(name);
         }
+        groups
+            .into_iter()
+            .map(|((identifier, actions), names)| AuthorizationDetail {
+                kind: DETAIL_TYPE.into(),
+                identifier,
+                names,
+                actions: actions.clone(),
+            })
+            .collect()
     }
 }
 
-/// The fences that subject, lease claims and scopes say by themselves.
-fn said_by<'a>(
-    sub: &SpiffeId,
-    lh: &LeaseClaims,
-    scopes: impl Iterator<Item = (&'a ResourceName, &'a BTreeSet<Action>)>,
-) -> BTreeSet<FenceName> {
-    let mut names = BTreeSet::from([
-        FenceName::epoch(),
-        FenceName::domain(sub.trust_domain()),
-        FenceName::tenant(lh.tenant.clone()),
-        FenceName::job(lh.job),
-        FenceName::attempt(lh.job, lh.attempt),
-        FenceName::member(lh.job, lh.attempt, lh.member.clone()),
-        FenceName::identity(sub.clone()),
-        FenceName::lease(lh.lease),
-    ]);
-    for (resource, actions) in scopes {
-        names.insert(FenceName::tenant(resource.tenant()));
-        names.insert(FenceName::resource(resource.unversioned()));
-        names.insert(FenceName::resource(resource.clone()));
-        if actions.iter().any(|a| a.half() == Some(Half::Reading)) {
-            names.insert(FenceName::attempt_reading(lh.job, lh.attempt));
-            names.insert(FenceName::member_reading(lh.job, lh.attempt, lh.member.clone()));
-        }
+/// The letter of [`LeaseClaims::others`].
+fn letter(kind: &FenceKind) -> char {
+    match kind {
+        FenceKind::Domain(_) => 'd',
+        FenceKind::Human(_) => 'h',
+        FenceKind::Identity(_) => 'i',
+        FenceKind::Member(..) | FenceKind::MemberReading(..) => 'm',
+        FenceKind::Resource(_) => 'r',
+        FenceKind::Tenant(_) => 't',
+        FenceKind::Epoch
+        | FenceKind::Job(_)
+        | FenceKind::Attempt(..)
+        | FenceKind::AttemptReading(..)
+        | FenceKind::Lease(_) => 'x',
     }
-    names
 }

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
+    hmac,
     rand::SystemRandom,
     signature::{
         ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
@@ -11,7 +12,8 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::secret::sha256;
+use super::FenceKey;
+use crate::{name::SpiffeId, secret::sha256};
 
 /// `EPOCH.N.THUMBPRINT`: the life of the daemon, the key's number in it, and its RFC 7638 thumbprint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,11 +49,14 @@ pub enum KeyError {
     Twice(String),
 }
 
-/// An ES256 key pair made at start and never written anywhere.
+/// An ES256 key pair and the secret of the fence tags, made at start and never written anywhere.
+///
+/// Tokens and feeds live no longer than one life of the daemon, so the secret that makes the tags of both need not either.
 pub struct SigningKey {
     id: KeyId,
     pair: EcdsaKeyPair,
     random: SystemRandom,
+    fences: hmac::Key,
 }
 
 impl fmt::Debug for SigningKey {
@@ -72,7 +77,13 @@ impl SigningKey {
         // RFC 7638 section 3: the required members, in lexicographic order, without white space.
         let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
         let thumbprint = URL_SAFE_NO_PAD.encode(sha256(canonical.as_bytes()));
-        Ok(SigningKey { id: KeyId(format!("{epoch}.{n}.{thumbprint}")), pair, random })
+        let fences = hmac::Key::generate(hmac::HMAC_SHA256, &random).map_err(|_| KeyError::Generate)?;
+        Ok(SigningKey { id: KeyId(format!("{epoch}.{n}.{thumbprint}")), pair, random, fences })
+    }
+
+    /// The key of the fence tags of one audience.
+    pub fn fence_key(&self, audience: &SpiffeId) -> FenceKey {
+        FenceKey::derive(&self.fences, audience)
     }
 
     pub fn id(&self) -> &KeyId {

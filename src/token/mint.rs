@@ -8,9 +8,7 @@ use crate::{limits::TOKEN_BYTES_MAX, name::Digest, secret::SecretText};
 /// Why a token could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
-    #[error(
-        "the token would be {0} bytes, above the {TOKEN_BYTES_MAX} that headers carry: ask for fewer resources at once"
-    )]
+    #[error("the token would be {0} bytes, and headers of common servers carry {TOKEN_BYTES_MAX}")]
     TooLarge(usize),
     #[error("the token could not be signed")]
     Sign,

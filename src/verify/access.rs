@@ -11,7 +11,6 @@ use std::{
 use super::board::{Board, Moment};
 use crate::{
     clock::Wall,
-    name::FenceName,
     reason::Refusal,
     token::{Claims, TokenError},
 };
@@ -26,14 +25,13 @@ pub struct Access(Arc<Held>);
 struct Held {
     board: Arc<Board>,
     claims: Claims,
-    names: Vec<FenceName>,
-    /// The board's version at which all names were last found in order.
+    /// The board's version at which all fences were last found in order.
     seen: AtomicU64,
 }
 
 impl Access {
-    pub(super) fn new(board: Arc<Board>, claims: Claims, names: Vec<FenceName>, version: u64) -> Self {
-        Access(Arc::new(Held { board, claims, names, seen: AtomicU64::new(version) }))
+    pub(super) fn new(board: Arc<Board>, claims: Claims, version: u64) -> Self {
+        Access(Arc::new(Held { board, claims, seen: AtomicU64::new(version) }))
     }
 
     /// What the token says.
@@ -42,7 +40,7 @@ impl Access {
     }
 
     /// Whether the use may go on now. A few atomic loads and one reading of the clock while nothing was lowered; a look at
-    /// each name where something was.
+    /// each fence if something was.
     pub fn check(&self) -> Result<(), Refusal> {
         self.look().map(|_| ())
     }
@@ -69,16 +67,16 @@ impl Access {
     }
 
     fn look(&self) -> Result<Moment, Refusal> {
-        let Held { board, claims, names, seen } = &*self.0;
+        let Held { board, claims, seen } = &*self.0;
         let moment = board.fresh().map_err(|refusal| {
             // What is known of this token says more than that the feed is not fresh.
-            board.state().stands(claims, names).err().unwrap_or(refusal)
+            board.state().stands(claims).err().unwrap_or(refusal)
         })?;
         if moment.daemon >= self.expires() {
             return Err(TokenError::Expired(self.expires()).into());
         }
         if seen.load(Ordering::Relaxed) != moment.version {
-            board.state().stands(claims, names)?;
+            board.state().stands(claims)?;
             seen.store(moment.version, Ordering::Relaxed);
         }
         Ok(moment)

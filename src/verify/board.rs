@@ -16,7 +16,6 @@ use crate::{
     clock::{BootTime, Clock, LeaseTime, Now, Wall},
     fence::Seq,
     limits::{CLOCK_DIFFERENCE_MAX, FEED_STALE},
-    name::FenceName,
     reason::{Reason, Refusal},
     token::Claims,
 };
@@ -54,19 +53,20 @@ impl State {
     }
 
     /// Whether none of the fences of a token was lowered since its lease took its stand, as far as this view says.
-    pub(super) fn stands(&self, claims: &Claims, names: &[FenceName]) -> Result<(), Refusal> {
+    pub(super) fn stands(&self, claims: &Claims) -> Result<(), Refusal> {
         if let Some(epoch) = self.epoch
             && epoch != claims.lh.epoch
         {
             return Err(of_epoch(claims.lh.epoch, epoch));
         }
         let fences = &self.view()?.fences;
-        if let Some((name, seq)) = fences.lowered_after(names, Seq(claims.lh.stood_at)) {
+        if let Some((at, seq)) = fences.lowered_after(claims.fences(), Seq(claims.lh.stood_at)) {
+            let fence = claims.fence(at);
             return Err(
-                Refusal::new(Reason::Revoked, format!("revoked: {name}")).with("seq", seq.to_string())
+                Refusal::new(Reason::Revoked, format!("revoked: {fence}")).with("seq", seq.to_string())
             );
         }
-        // After the names: what is forgotten is first refused by its age. `iat` is in whole seconds, rounded down.
+        // After the fences: what is forgotten is first refused by its age. `iat` is in whole seconds, rounded down.
         let issued_by = Wall::from_seconds(claims.iat.saturating_add(1));
         if issued_by <= fences.complete_since() {
             return Err(Refusal::new(

@@ -5,15 +5,15 @@ use crate::{
     clock::{Wall, manual::ManualClock},
     identity::{StaticSource, testing::bundles},
     limits::TICK,
-    name::{Action, FenceName, ResourceName},
+    name::{Action, FenceName, Object},
     token::{Presenter, SigningKey},
     verify::{
         Access, Verifier,
-        testing::{AUDIENCE, Daemon, EPOCH, HOLDER, JOB, SEQ, Subscription, a_moment, soon},
+        testing::{AUDIENCE, Daemon, EPOCH, HOLDER, JOB, SEQ, Subscription, a_moment, other_fences, soon},
     },
 };
 
-fn dataset() -> ResourceName {
+fn dataset() -> Object {
     "dataset:acme/tickets@v3".parse().unwrap()
 }
 
@@ -94,14 +94,19 @@ async fn law_10_after_a_lowering_is_heard_no_use_begins_or_goes_on_and_the_refus
 async fn law_11_each_fence_of_a_token_ends_it() {
     let mut daemon = Daemon::start().await;
     let (verifier, feed) = daemon.following().await;
-    let names = daemon.claims().fence_names();
-    assert_eq!(names.len(), 13, "{names:?}");
-    for (n, name) in (0u64..).zip(&names) {
+    let (said, others) = (daemon.claims().said_fences().unwrap(), other_fences());
+    assert_eq!(said.len() + others.len(), 14, "{said:?}");
+    for (n, name) in (0u64..).zip(said.iter().chain(&others)) {
+        let called = match name.as_str().split_once(':') {
+            Some(("human", _)) => "a human that the token depends on".to_owned(),
+            Some(("member", _)) => "the member that the token depends on".to_owned(),
+            _ => name.to_string(),
+        };
         let token = daemon.token(|c| c.lh.stood_at = SEQ + n);
         let access = check(&verifier, &token).await.unwrap();
         feed.lowered(name, SEQ + n + 1, SEQ + n).await;
         let refusal = access.ended().await;
-        assert_eq!((refusal.reason, refusal.text.to_string()), (Reason::Revoked, format!("revoked: {name}")));
+        assert_eq!((refusal.reason, refusal.text.to_string()), (Reason::Revoked, format!("revoked: {called}")));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The lowered names, as the feed tells them.
+//! The lowered fences, as the feed tells them.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -13,18 +13,18 @@ use crate::{
     clock::{BootTime, Wall},
     fence::Seq,
     limits::FEED_FENCES_MAX,
-    name::FenceName,
+    token::FenceTag,
 };
 
 /// Parts of the map, each with a lock of its own: a check waits at most for the growth of one of them.
 const SHARDS: usize = 64;
 
-/// Each name that is lowered, with the Seq of its last lowering.
+/// Each fence that is lowered, with the Seq of its last lowering.
 ///
-/// Written by the follower alone, read by every check. A lowering that [`Fences::lower`] has returned from is seen by each
-/// read that begins after it: both take the lock of the name's shard.
+/// Only the follower writes it, and every check reads it. A lowering that [`Fences::lower`] has returned from is seen by each
+/// read that begins after it: both take the lock of the fence's shard.
 pub(super) struct Fences {
-    shards: Box<[RwLock<HashMap<FenceName, Lowered>>]>,
+    shards: Box<[RwLock<HashMap<FenceTag, Lowered>>]>,
     hasher: RandomState,
     count: AtomicUsize,
     /// Lowerings before it may be absent, so that whatever was issued before it cannot be judged. Milliseconds of the
@@ -38,9 +38,9 @@ struct Lowered {
     heard: BootTime,
 }
 
-/// More names are lowered than are kept.
+/// More fences are lowered than are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("more than {FEED_FENCES_MAX} names are lowered")]
+#[error("more than {FEED_FENCES_MAX} fences are lowered")]
 pub(super) struct TooMany;
 
 impl Fences {
@@ -53,11 +53,11 @@ impl Fences {
         }
     }
 
-    /// Takes a lowering. A name's Seq only grows.
-    pub(super) fn lower(&self, name: FenceName, seq: Seq, heard: BootTime) -> Result<(), TooMany> {
-        let Some(shard) = self.shard(&name) else { return Err(TooMany) };
+    /// Takes a lowering. A fence's Seq only grows.
+    pub(super) fn lower(&self, tag: FenceTag, seq: Seq, heard: BootTime) -> Result<(), TooMany> {
+        let Some(shard) = self.shard(tag) else { return Err(TooMany) };
         let mut shard = write(shard);
-        if let Some(known) = shard.get_mut(&name) {
+        if let Some(known) = shard.get_mut(&tag) {
             *known = Lowered { seq: known.seq.max(seq), heard };
             return Ok(());
         }
@@ -65,19 +65,15 @@ impl Fences {
             return Err(TooMany);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        shard.insert(name, Lowered { seq, heard });
+        shard.insert(tag, Lowered { seq, heard });
         Ok(())
     }
 
-    /// Of these names, the one that was lowered first after a stand was taken, if any was.
-    pub(super) fn lowered_after<'a>(
-        &self,
-        names: &'a [FenceName],
-        stood_at: Seq,
-    ) -> Option<(&'a FenceName, Seq)> {
-        names
-            .iter()
-            .filter_map(|name| Some((name, read(self.shard(name)?).get(name)?.seq)))
+    /// Of these fences, the place of the one that was lowered first after a stand was taken, if any was.
+    pub(super) fn lowered_after(&self, tags: &[FenceTag], stood_at: Seq) -> Option<(usize, Seq)> {
+        tags.iter()
+            .enumerate()
+            .filter_map(|(at, tag)| Some((at, read(self.shard(*tag)?).get(tag)?.seq)))
             .filter(|(_, seq)| *seq > stood_at)
             .min_by_key(|(_, seq)| *seq)
     }
@@ -103,8 +99,8 @@ impl Fences {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, name: &FenceName) -> Option<&RwLock<HashMap<FenceName, Lowered>>> {
-        let hash = self.hasher.hash_one(name);
+    fn shard(&self, tag: FenceTag) -> Option<&RwLock<HashMap<FenceTag, Lowered>>> {
+        let hash = self.hasher.hash_one(tag);
         self.shards.get(usize::try_from(hash % SHARDS as u64).unwrap_or(0))
     }
 }
@@ -121,10 +117,8 @@ fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::JobId;
-
-    fn job(n: u128) -> FenceName {
-        FenceName::job(JobId(n))
+    fn job(n: u8) -> FenceTag {
+        FenceTag::from_bytes(&[n; 12]).unwrap()
     }
 
     #[test]
@@ -134,7 +128,7 @@ mod tests {
             fences.lower(job(name), Seq(seq), BootTime(0)).unwrap();
         }
         let names = [job(1), job(2), job(3), job(4), job(5)];
-        let first = |stood_at| fences.lowered_after(&names, Seq(stood_at)).map(|(n, seq)| (n.clone(), seq.0));
+        let first = |stood_at| fences.lowered_after(&names, Seq(stood_at)).map(|(at, seq)| (names[at], seq.0));
         assert_eq!(first(0), Some((job(4), 3)));
         assert_eq!(
             first(5),

@@ -8,7 +8,7 @@ use crate::{
     clock::Clock,
     limits::{INTROSPECT_WAIT, TOKEN_BYTES_MAX},
     link::{Connector, Redial, explain},
-    name::{Action, ResourceName, SpiffeId},
+    name::{Action, Object, SpiffeId},
     proto::{
         Told,
         v1::{IntrospectRequest, verifier_service_client::VerifierServiceClient},
@@ -32,9 +32,9 @@ pub struct Introspected {
 }
 
 impl Introspected {
-    /// Whether it opens a resource for an action.
-    pub fn opens(&self, resource: &ResourceName, action: Action) -> bool {
-        self.claims.opens(resource, action)
+    /// Whether it opens an object for an action.
+    pub fn opens(&self, object: &Object, action: Action) -> bool {
+        self.claims.opens(object, action)
     }
 }
 
@@ -47,7 +47,7 @@ impl Introspector {
     /// Asks. A daemon that does not answer within [`INTROSPECT_WAIT`] is a refusal like any other.
     pub async fn introspect(&self, token: &str, presenter: Presenter<'_>) -> Result<Introspected, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::Malformed("it is longer than 4096 bytes").into());
+            return Err(TokenError::too_long().into());
         }
         let (id, certificate) = match presenter {
             Presenter::Svid { id, x5t_s256 } => (id.to_string(), x5t_s256.map(|x| x.to_vec())),
@@ -132,8 +132,8 @@ mod tests {
         let token = daemon.token(|_| ());
         let good = asks.introspect(&token, by(&holder, None)).await.unwrap();
         assert_eq!(good.claims, daemon.claims());
-        assert!(good.opens(&"dataset:acme/tickets@v3".parse().unwrap(), Action::ReadDataset));
-        assert!(!good.opens(&"dataset:acme/tickets@v4".parse().unwrap(), Action::ReadDataset));
+        let opens = |name: &str| good.opens(&name.parse().unwrap(), Action::ReadDataset);
+        assert!(opens("dataset:acme/tickets@v3") && !opens("dataset:acme/tickets@v4"));
         {
             let asked = daemon.wire.introspected.lock().unwrap();
             assert_eq!((asked[0].token.as_str(), asked[0].presenter.as_str()), (token.as_str(), HOLDER));

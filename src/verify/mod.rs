@@ -20,7 +20,7 @@
 //!     clock::{Clock, SystemClock},
 //!     identity::{FileSource, IdentityFiles, IdentitySource, Peer},
 //!     link::{Connector, Endpoint},
-//!     name::Action,
+//!     name::{Action, JobId, Object, ResourceName},
 //!     reason::Refusal,
 //!     token::Presenter,
 //!     verify::{Settings, Verifier},
@@ -57,7 +57,16 @@
 //!     }
 //!     Ok(())
 //! }
+//!
+//! /// Several jobs share a line of checkpoints. A token opens the folder of its own job: the one that the request names is compared.
+//! async fn delete(verifier: &Verifier, peer: &Peer, token: &str, line: ResourceName, job: JobId) -> Result<(), Refusal> {
+//!     let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
+//!     verifier.check(token, presenter, &Object::folder(line, job), Action::DeleteCheckpoint).await?;
+//!     remove().await;
+//!     Ok(())
+//! }
 //! # async fn send(_: Vec<u8>) {}
+//! # async fn remove() {}
 //! ```
 //!
 //! `dev/file_server.rs` is a whole one, over HTTP.
@@ -73,7 +82,7 @@
 //! | `subscription` | one subscription, over the wire |
 //! | `session` | one subscription, message by message |
 //! | `board` | what the follower has written and checks read |
-//! | `fences` | the lowered names |
+//! | `fences` | the lowered fences |
 //! | `keys` | the public keys |
 
 mod access;

@@ -8,12 +8,11 @@ use crate::{
     fence::Seq,
     limits::{FEED_STALE, FEED_TICKS_MAX, FENCE_RETENTION_MARGIN, LEASE_TTL_MAX},
     link::ConnectError,
-    name::{FenceName, NameError},
     proto::v1::{
         FeedLowered, FeedSnapshot, FeedStart, FeedTick, LoweredFence, WatchFencesResponse,
         watch_fences_response::Event,
     },
-    token::KeyError,
+    token::{FenceTag, KeyError},
 };
 
 /// Why a subscription is over, and a new one is needed.
@@ -37,8 +36,6 @@ pub(super) enum Break {
     TickOrder { found: u64, expected: Option<u64> },
     #[error("the feed is not in its form: {0}")]
     Malformed(&'static str),
-    #[error("a lowered name cannot be read: {0}")]
-    Name(#[from] NameError),
     #[error(transparent)]
     TooMany(#[from] TooMany),
     #[error("the public keys are of epoch {keys}, and the feed of epoch {feed}")]
@@ -75,7 +72,6 @@ impl Break {
             | Break::Gap { .. }
             | Break::TickOrder { .. }
             | Break::Malformed(_)
-            | Break::Name(_)
             | Break::TooMany(_) => true,
         }
     }
@@ -94,9 +90,9 @@ pub(super) enum Heard {
     Began { epoch: u64, issuer: Arc<str> },
     /// More is to come before anything can be decided.
     Incomplete,
-    /// All names are known, and from here on each lowering comes.
+    /// All lowered fences are known, and from here on each lowering comes.
     Complete(Arc<Fences>),
-    /// A name was lowered, and is in the fences now.
+    /// A fence was lowered, and is in the fences now.
     Lowered,
     /// The tick that was sent at this moment came back, and the daemon's clock said this.
     Ticked { sent: BootTime, daemon: Wall, ledger_head: String },
@@ -204,8 +200,8 @@ impl Session {
         let Phase::Snapshot(fences) = &self.phase else {
             return Err(Break::Malformed("a part of a snapshot came out of place"));
         };
-        for LoweredFence { name, seq } in part.fences {
-            fences.lower(name.parse::<FenceName>()?, Seq(seq), now.boot)?;
+        for LoweredFence { fence, seq } in part.fences {
+            fences.lower(tag(&fence)?, Seq(seq), now.boot)?;
         }
         if !part.complete {
             return Ok(Heard::Incomplete);
@@ -231,7 +227,7 @@ impl Session {
         if seq <= last {
             return Err(Break::Malformed("the seq of a lowering is not above the one before"));
         }
-        fences.lower(lowered.name.parse()?, seq, now.boot)?;
+        fences.lower(tag(&lowered.fence)?, seq, now.boot)?;
         self.newest.seq = seq;
         Ok(Heard::Lowered)
     }
@@ -253,6 +249,10 @@ impl Session {
     }
 }
 
+fn tag(bytes: &[u8]) -> Result<FenceTag, Break> {
+    FenceTag::from_bytes(bytes).ok_or(Break::Malformed("a fence has not the length of a tag"))
+}
+
 /// A moment of the daemon's wall clock. Nothing of ours lies before 1970.
 fn wall(time: Option<prost_types::Timestamp>) -> Option<Wall> {
     let time = time?;
@@ -265,7 +265,6 @@ mod tests {
     use super::*;
     use crate::{
         clock::LeaseTime,
-        name::JobId,
         verify::testing::{EPOCH, ISSUER, SEQ, timestamp},
     };
 
@@ -276,8 +275,8 @@ mod tests {
         Now { wall: Wall(T.0 + ms), lease: LeaseTime(T.0 + ms), boot: BootTime(5_000_000 + ms) }
     }
 
-    fn job(n: u128) -> FenceName {
-        FenceName::job(JobId(n))
+    fn job(n: u8) -> FenceTag {
+        FenceTag::from_bytes(&[n; 12]).unwrap()
     }
 
     fn start(epoch: u64) -> Event {
@@ -289,13 +288,13 @@ mod tests {
         })
     }
 
-    fn snapshot(names: &[FenceName], complete: bool) -> Event {
-        let fences = names.iter().map(|n| LoweredFence { name: n.to_string(), seq: 1 }).collect();
+    fn snapshot(tags: &[FenceTag], complete: bool) -> Event {
+        let fences = tags.iter().map(|t| LoweredFence { fence: t.as_bytes().to_vec(), seq: 1 }).collect();
         Event::Snapshot(FeedSnapshot { fences, complete, seq: SEQ })
     }
 
-    fn lowered(name: &str, prev: u64, seq: u64) -> Event {
-        Event::Lowered(FeedLowered { name: name.into(), seq, prev })
+    fn lowered(fence: &[u8], prev: u64, seq: u64) -> Event {
+        Event::Lowered(FeedLowered { fence: fence.to_vec(), seq, prev })
     }
 
     fn tick(tick: u64) -> Event {
@@ -328,18 +327,18 @@ mod tests {
             let Event::Start(start) = start(EPOCH) else { panic!() };
             start
         }
-        let job = job(1).to_string();
+        let job = job(1);
         let cases: Vec<(&str, Vec<Event>, Event)> = vec![
             ("no issuer", vec![], unnamed()),
             ("no time", vec![], timeless()),
             ("no retention", vec![], unretained()),
             ("a second start", vec![start(EPOCH)], start(EPOCH)),
             ("a snapshot first", vec![], snapshot(&[], true)),
-            ("a lowering too early", vec![start(EPOCH)], lowered(&job, 0, 1)),
+            ("a lowering too early", vec![start(EPOCH)], lowered(job.as_bytes(), 0, 1)),
             ("a snapshot too late", vec![start(EPOCH), snapshot(&[], true)], snapshot(&[], true)),
-            ("a gap", vec![start(EPOCH), snapshot(&[], true)], lowered(&job, SEQ + 1, SEQ + 2)),
-            ("a repetition", vec![start(EPOCH), snapshot(&[], true)], lowered(&job, SEQ, SEQ)),
-            ("a bad name", vec![start(EPOCH), snapshot(&[], true)], lowered("job:x", SEQ, SEQ + 1)),
+            ("a gap", vec![start(EPOCH), snapshot(&[], true)], lowered(job.as_bytes(), SEQ + 1, SEQ + 2)),
+            ("a repetition", vec![start(EPOCH), snapshot(&[], true)], lowered(job.as_bytes(), SEQ, SEQ)),
+            ("a short tag", vec![start(EPOCH), snapshot(&[], true)], lowered(&[1; 11], SEQ, SEQ + 1)),
             ("a tick that nobody sent", vec![start(EPOCH), snapshot(&[], true)], tick(1)),
         ];
         for (what, before, event) in cases {
@@ -372,7 +371,7 @@ mod tests {
         session.tick(at(0)).unwrap();
         let silent = session.silent_from();
         assert_eq!(silent.since(at(0).boot), FEED_STALE + Duration::from_millis(1));
-        hear(&mut session, lowered(&job(1).to_string(), SEQ, SEQ + 1), 2).unwrap();
+        hear(&mut session, lowered(job(1).as_bytes(), SEQ, SEQ + 1), 2).unwrap();
         assert_eq!(session.silent_from(), silent);
         for _ in 1..FEED_TICKS_MAX {
             session.tick(at(2)).unwrap();
@@ -386,7 +385,7 @@ mod tests {
         let Phase::Following(fences) = &session.phase else { panic!() };
         let fences = fences.clone();
         let life = LEASE_TTL_MAX.as_secs() + FENCE_RETENTION_MARGIN.as_secs();
-        hear(&mut session, lowered(&job(2).to_string(), SEQ, SEQ + 1), 100).unwrap();
+        hear(&mut session, lowered(job(2).as_bytes(), SEQ, SEQ + 1), 100).unwrap();
         session.prune(at(life + 2), at(life + 2).wall);
         assert_eq!(fences.len(), 2, "not yet");
         session.prune(at(life + 3), at(life + 3).wall);

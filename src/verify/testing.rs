@@ -34,7 +34,7 @@ use crate::{
         verifier_service_server::{VerifierService, VerifierServiceServer},
         watch_fences_response::Event,
     },
-    token::{Claims, LeaseClaims, SigningKey, mint},
+    token::{AuthorizationDetail, Claims, FenceKey, LeaseClaims, SigningKey, mint},
 };
 
 pub(crate) const ISSUER: &str = "https://leasehold.example";
@@ -59,6 +59,7 @@ pub(crate) struct Daemon {
 
 /// What the service answers, and who asked.
 pub(crate) struct Wire {
+    fences: FenceKey,
     opened: mpsc::UnboundedSender<Subscription>,
     pub(crate) epoch: AtomicU64,
     pub(crate) jwks: Mutex<String>,
@@ -70,6 +71,8 @@ pub(crate) struct Wire {
 /// The daemon's side of one WatchFences stream.
 pub(crate) struct Subscription {
     pub(crate) audience: String,
+    /// Makes the tags of what it lowers.
+    fences: FenceKey,
     pub(crate) out: mpsc::Sender<Result<WatchFencesResponse, Status>>,
     pub(crate) requests: Streaming<WatchFencesRequest>,
 }
@@ -83,6 +86,7 @@ impl Daemon {
         let key = SigningKey::generate(EPOCH, 1).unwrap();
         let (opened, subscriptions) = mpsc::unbounded_channel();
         let wire = Arc::new(Wire {
+            fences: key.fence_key(&AUDIENCE.parse().unwrap()),
             opened,
             epoch: AtomicU64::new(EPOCH),
             jwks: Mutex::new(key.public().to_jwks()),
@@ -169,7 +173,8 @@ impl Daemon {
 
     /// The claims of a lease that took its stand at [`SEQ`], for a dataset.
     pub(crate) fn claims(&self) -> Claims {
-        Claims {
+        let scope = Scope::whole("dataset:acme/tickets@v3".parse().unwrap());
+        let mut claims = Claims {
             iss: ISSUER.into(),
             sub: HOLDER.parse().unwrap(),
             aud: AUDIENCE.parse().unwrap(),
@@ -177,8 +182,8 @@ impl Daemon {
             nbf: NOW.seconds(),
             iat: NOW.seconds(),
             jti: "x".into(),
-            client_id: HOLDER.parse().unwrap(),
-            authorization_details: vec![(&Scope::whole("dataset:acme/tickets@v3".parse().unwrap())).into()],
+            client_id: JOB,
+            authorization_details: AuthorizationDetail::of_scopes([&scope], JOB),
             lh: LeaseClaims {
                 epoch: EPOCH,
                 stood_at: SEQ,
@@ -186,17 +191,21 @@ impl Daemon {
                 generation: 0,
                 job: JOB,
                 attempt: AttemptNumber::FIRST,
-                member: "node-1".parse().unwrap(),
                 tenant: "acme".parse().unwrap(),
-                fences: vec![FenceName::human("ada".parse().unwrap())],
+                fences: Default::default(),
+                others: String::new(),
             },
             cnf: None,
-        }
+        };
+        claims.set_fences(other_fences().iter(), &self.wire.fences).unwrap();
+        claims
     }
 
     pub(crate) fn token(&self, change: impl FnOnce(&mut Claims)) -> String {
         let mut claims = self.claims();
         change(&mut claims);
+        let key = self.key.fence_key(&claims.aud);
+        claims.set_fences(other_fences().iter(), &key).unwrap();
         mint(&self.key, &claims).unwrap().expose().to_owned()
     }
 }
@@ -225,13 +234,17 @@ impl Subscription {
     /// A part of the snapshot, the last where it has a seq.
     pub(crate) async fn snapshot(&self, names: &[(&FenceName, u64)], complete: Option<u64>) {
         let fences =
-            names.iter().map(|(name, seq)| LoweredFence { name: name.to_string(), seq: *seq }).collect();
+            names.iter().map(|(name, seq)| LoweredFence { fence: self.tag(name), seq: *seq }).collect();
         let seq = complete.unwrap_or_default();
         self.say(Event::Snapshot(FeedSnapshot { fences, complete: complete.is_some(), seq })).await;
     }
 
     pub(crate) async fn lowered(&self, name: &FenceName, seq: u64, prev: u64) {
-        self.say(Event::Lowered(FeedLowered { name: name.to_string(), seq, prev })).await;
+        self.say(Event::Lowered(FeedLowered { fence: self.tag(name), seq, prev })).await;
+    }
+
+    fn tag(&self, name: &FenceName) -> Vec<u8> {
+        self.fences.tag(name).as_bytes().to_vec()
     }
 
     /// Waits for the next tick and sends it back with this time.
@@ -280,6 +293,16 @@ impl Lowering {
     }
 }
 
+/// The fences of a token beside those that its claims name.
+pub(crate) fn other_fences() -> [FenceName; 3] {
+    let member = || "node-1".parse().unwrap();
+    [
+        FenceName::human("ada".parse().unwrap()),
+        FenceName::member(JOB, AttemptNumber::FIRST, member()),
+        FenceName::member_reading(JOB, AttemptNumber::FIRST, member()),
+    ]
+}
+
 /// Waits until something is so: it will be as soon as the network has done its part. Fails after ten seconds.
 pub(crate) async fn soon(mut is_so: impl FnMut() -> bool) {
     let waiting = async {
@@ -311,7 +334,7 @@ impl VerifierService for Wire {
         let mut requests = request.into_inner();
         let opening = requests.message().await?.ok_or_else(|| Status::invalid_argument("no opening"))?;
         let (out, events) = mpsc::channel(64);
-        let opened = Subscription { audience: opening.audience, out, requests };
+        let opened = Subscription { audience: opening.audience, fences: self.fences.clone(), out, requests };
         self.opened.send(opened).map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(events)))
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     clock::Clock,
     link::Connector,
-    name::{Action, ResourceName, SpiffeId},
+    name::{Action, Object, SpiffeId},
     reason::{Reason, Refusal},
     token::{self, Expected, KeySet, Presenter, peek_key_id},
 };
@@ -97,14 +97,17 @@ impl Verifier {
         }
     }
 
-    /// Decides whether a token opens a resource for an action, for whoever presented it.
+    /// Decides whether a token opens an object for an action, for the peer that presented it.
+    ///
+    /// The object is a dataset or a model by its name, or the folder of one job in a checkpoint line: `Object::folder` of the
+    /// line and the job that the request names. A job's token opens its own folder and no other.
     ///
     /// Waits for nothing but, where the token names a public key that is not known, one look for newer keys.
     pub async fn check(
         &self,
         token: &str,
         presenter: Presenter<'_>,
-        resource: &ResourceName,
+        object: &Object,
         action: Action,
     ) -> Result<Access, Refusal> {
         let keys = self.keys_for(token).await?;
@@ -112,15 +115,14 @@ impl Verifier {
         let view = state.view()?;
         let expected = Expected { issuer: &view.issuer, audience: &self.audience, presenter };
         let claims = token::check(token, &keys, expected, moment.daemon)?;
-        let names = claims.fence_names();
-        state.stands(&claims, &names)?;
-        if !claims.opens(resource, action) {
+        state.stands(&claims)?;
+        if !claims.opens(object, action) {
             return Err(Refusal::new(
                 Reason::TokenScope,
-                format!("the token does not open `{resource}` for `{action}`"),
+                format!("the token does not open `{object}` for `{action}`"),
             ));
         }
-        Ok(Access::new(self.board.clone(), claims, names, moment.version))
+        Ok(Access::new(self.board.clone(), claims, moment.version))
     }
 
     /// The public keys, newer ones where the token names one that is not known.

@@ -7,7 +7,7 @@ use leasehold::{
     clock::BootTime,
     ledger::{self, Dir},
     limits::FEED_STALE,
-    name::Action,
+    name::{Action, Object},
     proto::v1,
     token::Presenter,
     verify::Verifier,
@@ -179,10 +179,16 @@ async fn last_use(place: &Place, verifier: &Verifier, tokens: &[(String, String)
     }
 }
 
+/// The folder of a token's job in the checkpoint line.
+fn folder(token: &str) -> Object {
+    let job = claims_of(token)["lh"]["job"].as_str().unwrap().to_owned();
+    format!("{LINE}/{job}").parse().unwrap()
+}
+
 pub async fn accepts(verifier: &Verifier, token: &str, holder: &str) -> bool {
     let (id, tickets) = (holder.parse().unwrap(), TICKETS.parse().unwrap());
-    let line = LINE.parse().unwrap();
+    let folder = folder(token);
     let presenter = Presenter::Svid { id: &id, x5t_s256: None };
     verifier.check(token, presenter, &tickets, Action::ReadDataset).await.is_ok()
-        || verifier.check(token, presenter, &line, Action::WriteCheckpoint).await.is_ok()
+        || verifier.check(token, presenter, &folder, Action::WriteCheckpoint).await.is_ok()
 }

@@ -35,6 +35,7 @@ mod room;
 mod rotations;
 mod run;
 mod second_look;
+mod sizes;
 mod surfaces;
 mod workload_api;
 

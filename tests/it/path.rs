@@ -38,10 +38,17 @@ async fn a_job_gets_its_access_and_loses_it_the_moment_it_ends() {
         clock: world.clock.clone(),
     });
     soon("a verifier", verifier.ready()).await;
-    let (holder, tickets, line) = (WORKER.parse().unwrap(), TICKETS.parse().unwrap(), LINE.parse().unwrap());
+    let (holder, tickets) = (WORKER.parse().unwrap(), TICKETS.parse().unwrap());
+    let line = format!("{LINE}/{}", worker.job).parse().unwrap();
     let presenter = Presenter::Svid { id: &holder, x5t_s256: None };
     let access = verifier.check(&reading.text, presenter, &tickets, Action::ReadDataset).await.unwrap();
     verifier.check(&writing.text, presenter, &line, Action::WriteCheckpoint).await.unwrap();
+    // Another job's folder of that line, and the line itself, are not this token's.
+    for other in [format!("{LINE}/{}", leasehold::name::JobId(7)), LINE.to_owned()] {
+        let other = other.parse().unwrap();
+        let no = verifier.check(&writing.text, presenter, &other, Action::DeleteCheckpoint).await.unwrap_err();
+        assert_eq!(no.reason.code(), "TOKEN_SCOPE");
+    }
     let beyond = verifier.check(&reading.text, presenter, &line, Action::WriteCheckpoint).await.unwrap_err();
     assert_eq!(beyond.reason.code(), "TOKEN_SCOPE");
 

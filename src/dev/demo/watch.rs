@@ -13,7 +13,7 @@ use super::Stage;
 use crate::{
     dev::household::TENANT,
     identity::Leaf,
-    name::{Action, Half, ResourceName},
+    name::{Action, Half, Object},
     reason::Refusal,
     secret::SecretText,
     token::{Claims, Presenter},
@@ -45,22 +45,22 @@ impl Moment {
 pub(super) struct Checks<'a> {
     pub verifier: &'a Verifier,
     pub presenter: Presenter<'a>,
-    pub resource: ResourceName,
+    pub object: Object,
 }
 
 impl<'a> Checks<'a> {
     /// The sample dataset is asked for, by the holder of a certificate.
     pub(super) fn of(verifier: &'a Verifier, holder: &'a Leaf) -> Seen<Self> {
         let presenter = Presenter::Svid { id: &holder.spiffe_id, x5t_s256: Some(&holder.x5t_s256) };
-        let resource = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
-        Ok(Checks { verifier, presenter, resource })
+        let object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
+        Ok(Checks { verifier, presenter, object })
     }
 }
 
 impl Checks<'_> {
     pub(super) async fn check(&self, token: &SecretText) -> Result<(), Refusal> {
         let action = Action::ReadDataset;
-        self.verifier.check(token.expose(), self.presenter, &self.resource, action).await.map(drop)
+        self.verifier.check(token.expose(), self.presenter, &self.object, action).await.map(drop)
     }
 
     /// Waits until the token is refused, and says why.

@@ -57,7 +57,7 @@ def good(tally, issued, claims, issuer, asked):
     bound = issued.revocation_bound
     tally.equal("the answer says that expiry alone ends it", (bound.by, bound.at_most.seconds), ("expiry", LONGEST))
     tally.equal("the answer says that whoever holds it uses it", issued.binding, 3)
-    opened = [(d["identifier"], d["actions"]) for d in claims["authorization_details"]]
+    opened = [(d["identifier"] + n, d["actions"]) for d in claims["authorization_details"] for n in d["names"]]
     tally.equal("the token opens what was asked, and no more", opened, [(DATA, ["read_dataset"])])
 
 

@@ -1,0 +1,186 @@
+//! What a token says, and whether it will fit: issuing, renewing and creating a job word it by the same code.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use super::{Broker, Offer, Rules, draft::Standing, names, refusals::no_random};
+use crate::{
+    catalog::Presenter,
+    clock::Wall,
+    fence::Seq,
+    job::Job,
+    lease::Facts,
+    limits::{ATTEMPTS_MAX, TOKEN_BYTES_MAX, WILDCARD_BYTES_MAX},
+    name::{AttemptNumber, JobId, LeaseId, SpiffeId, SpiffePattern},
+    reason::{Reason, Refusal},
+    secret::random_u128,
+    token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, MintError, Minted},
+};
+
+/// All that the claims of one token are made of.
+pub(super) struct Wording<'a> {
+    pub facts: &'a Facts,
+    /// The job whose folders of its checkpoint lines it opens.
+    pub folder: JobId,
+    pub standing: &'a Standing<'a>,
+    pub issued: Wall,
+    pub expires: Wall,
+    /// The certificate that it is bound to.
+    pub certificate: Option<&'a [u8; 32]>,
+}
+
+impl Broker {
+    pub(super) fn claims(&self, wording: &Wording<'_>) -> Result<Claims, Refusal> {
+        let Wording { facts, standing, .. } = *wording;
+        let jti = random_u128().map_err(|_| no_random())?;
+        let mut claims = Claims {
+            iss: self.settings.issuer.clone(),
+            sub: facts.holder.clone(),
+            aud: facts.audience.clone(),
+            exp: wording.expires.seconds(),
+            nbf: wording.issued.seconds(),
+            iat: wording.issued.seconds(),
+            jti: URL_SAFE_NO_PAD.encode(jti.to_be_bytes()),
+            client_id: facts.job,
+            authorization_details: AuthorizationDetail::of_scopes(facts.scopes.iter(), wording.folder),
+            lh: LeaseClaims {
+                epoch: self.epoch,
+                stood_at: standing.stood_at.0,
+                lease: standing.lease,
+                generation: standing.generation,
+                job: facts.job,
+                attempt: facts.attempt,
+                tenant: facts.tenant.clone(),
+                fences: Default::default(),
+                others: String::new(),
+            },
+            cnf: wording.certificate.map(|x| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(x) }),
+        };
+        claims.set_fences(standing.names.iter(), &self.key.fence_key(&facts.audience)).map_err(|e| {
+            tracing::error!(error = %e, "the claims of a token cannot be read back");
+            Refusal::new(Reason::Internal, "the token could not be made")
+        })?;
+        Ok(claims)
+    }
+
+    /// Makes claims ready to be signed, or refuses what is too large.
+    pub(super) fn minted(&self, claims: &Claims) -> Result<Minted, Refusal> {
+        Minted::prepare(&self.key, claims).map_err(|e| match e {
+            MintError::TooLarge(bytes) => too_large(bytes, claims),
+            MintError::Sign => Refusal::new(Reason::Internal, e.to_string()),
+        })
+    }
+
+    /// Refuses a job with a token that would not fit into a header: none of its members can be refused for that later.
+    pub(super) fn tokens_fit(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
+        for offer in Self::offers(rules, job) {
+            let sees = rules.catalog().audience(&offer.audience).map(|a| a.presenter);
+            let certificate = (sees != Some(Presenter::None)).then_some(&[0; 32]);
+            for holder in longest_holders(job) {
+                let claims = self.largest_claims(rules, job, &offer, &holder, certificate)?;
+                self.minted(&claims)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The claims of the largest token that a holder can be given of an offer.
+    fn largest_claims(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        offer: &Offer,
+        holder: &SpiffeId,
+        certificate: Option<&[u8; 32]>,
+    ) -> Result<Claims, Refusal> {
+        // Neither name is in the token: their fences are tags, and tags are of one size.
+        let (attempt, instance) = (AttemptNumber::new(ATTEMPTS_MAX.into()), "any".parse());
+        let (Some(attempt), Ok(instance)) = (attempt, instance) else {
+            return Err(Refusal::new(Reason::Internal, "the token could not be measured"));
+        };
+        let names = names::of_lease(rules, job, attempt, &instance, holder, offer.half, &offer.scopes);
+        let facts = Facts {
+            tenant: job.spec.tenant.clone(),
+            job: job.id,
+            attempt,
+            instance,
+            holder: holder.clone(),
+            half: offer.half,
+            audience: offer.audience.clone(),
+            scopes: offer.scopes.as_slice().into(),
+        };
+        let standing =
+            Standing { lease: LeaseId(0), generation: u32::MAX, stood_at: Seq(u64::MAX), names: &names };
+        let now = self.clock.now().wall;
+        let (folder, facts) = (job.id, &facts);
+        self.claims(&Wording { facts, folder, standing: &standing, issued: now, expires: now, certificate })
+    }
+}
+
+/// Of all who may join, those whose tokens are the largest: the longest identities. The launcher's own identity and trust domain
+/// are fences already, so those of others add to a token.
+fn longest_holders(job: &Job) -> impl Iterator<Item = SpiffeId> {
+    let mut longest: BTreeMap<(bool, bool), SpiffeId> = BTreeMap::new();
+    for holder in job.spec.members.join.iter().map(longest_match) {
+        let known = (holder == job.launcher, holder.trust_domain() == job.launcher.trust_domain());
+        let place = longest.entry(known).or_insert_with(|| holder.clone());
+        if place.as_str().len() < holder.as_str().len() {
+            *place = holder;
+        }
+    }
+    longest.into_values()
+}
+
+/// An identity as long as the longest that may join by a pattern.
+fn longest_match(pattern: &SpiffePattern) -> SpiffeId {
+    pattern.exact().unwrap_or_else(|| {
+        let example = pattern.example();
+        let missing = longest_by(pattern).saturating_sub(example.as_str().len());
+        // Past the longest SPIFFE ID there is nothing to measure: the example stays.
+        format!("{example}{}", "x".repeat(missing)).parse().unwrap_or(example)
+    })
+}
+
+/// The bytes of the longest identity that may join by a pattern with wildcards.
+fn longest_by(pattern: &SpiffePattern) -> usize {
+    pattern.to_string().len().saturating_add(WILDCARD_BYTES_MAX)
+}
+
+/// Whether the tokens of a job were measured for an identity as long as this one.
+pub(super) fn is_measured(job: &Job, id: &SpiffeId) -> bool {
+    let matching = job.spec.members.join.iter().filter(|p| p.matches(id));
+    matching.into_iter().any(|p| p.exact().is_some() || id.as_str().len() <= longest_by(p))
+}
+
+fn too_large(bytes: usize, claims: &Claims) -> Refusal {
+    let names: usize =
+        claims.authorization_details.iter().flat_map(|d| &d.names).map(|name| name.len()).sum();
+    let resources: usize = claims.authorization_details.iter().map(|d| d.names.len()).sum();
+    Refusal::new(
+        Reason::QuotaExceeded,
+        format!(
+            "a token for {} would be {bytes} bytes, and headers of common servers carry {TOKEN_BYTES_MAX}",
+            claims.aud
+        ),
+    )
+    .with("resources", format!("{resources}, and their names are {names} bytes"))
+    .with("holder", format!("an identity of {} bytes", claims.sub.as_str().len()))
+    .fix("name fewer resources in one job, or give them shorter names and versions; a shorter SPIFFE ID of the members helps too")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_match_of_a_pattern_is_as_long_as_it_may_be() {
+        let pattern: SpiffePattern = "spiffe://td.example/ns/*/job/*".parse().unwrap();
+        assert_eq!(longest_match(&pattern).as_str().len(), longest_by(&pattern));
+        let exact: SpiffePattern = "spiffe://td.example/one".parse().unwrap();
+        assert_eq!(longest_match(&exact).as_str(), "spiffe://td.example/one");
+        let near_the_end: SpiffePattern =
+            format!("spiffe://td.example/{}/*", "x".repeat(1_900)).parse().unwrap();
+        assert!(longest_match(&near_the_end).as_str().len() > 1_900);
+    }
+}

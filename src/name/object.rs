@@ -1,0 +1,92 @@
+//! What one request to a resource server touches.
+
+use std::{fmt, str::FromStr};
+
+use super::{JobId, NameError, ResourceKind, ResourceName};
+
+/// A dataset or a model, or the folder of one job in a checkpoint line.
+///
+/// A checkpoint line without a folder is no place to read or write, so no token opens it: several jobs share a line, and
+/// each has a folder of its own.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Object {
+    resource: ResourceName,
+    folder: Option<JobId>,
+}
+
+impl Object {
+    /// The folder that a job has in a checkpoint line.
+    pub fn folder(line: ResourceName, job: JobId) -> Self {
+        Object { resource: line, folder: Some(job) }
+    }
+
+    /// What a job opens of a resource: its own folder of a checkpoint line, and all of a dataset or a model.
+    pub fn of_job(resource: ResourceName, job: JobId) -> Self {
+        let folder = (resource.kind() == ResourceKind::Checkpoint).then_some(job);
+        Object { resource, folder }
+    }
+
+    pub fn resource(&self) -> &ResourceName {
+        &self.resource
+    }
+
+    /// Whether it is of a form that a token can open: a checkpoint line has a folder, and nothing else has one.
+    pub fn is_whole(&self) -> bool {
+        self.folder.is_some() == (self.resource.kind() == ResourceKind::Checkpoint)
+    }
+}
+
+impl From<ResourceName> for Object {
+    fn from(resource: ResourceName) -> Self {
+        Object { resource, folder: None }
+    }
+}
+
+impl From<&ResourceName> for Object {
+    fn from(resource: &ResourceName) -> Self {
+        resource.clone().into()
+    }
+}
+
+/// `dataset:acme/tickets@v3`, `checkpoint:acme/support-lora/j-…`.
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.folder {
+            None => self.resource.fmt(f),
+            Some(job) => write!(f, "{}/{job}", self.resource),
+        }
+    }
+}
+
+impl FromStr for Object {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        let folder = text.rsplit_once('/').and_then(|(line, job)| Some((line, job.parse().ok()?)));
+        match folder {
+            Some((line, job)) if line.contains('/') => Ok(Object::folder(line.parse()?, job)),
+            _ => Ok(text.parse::<ResourceName>()?.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_reads_back_as_itself() {
+        let job = JobId(7);
+        let line: ResourceName = "checkpoint:acme/lora".parse().unwrap();
+        for object in [Object::from(&line), Object::folder(line.clone(), job), "model:acme/m@1".parse().unwrap()] {
+            assert_eq!(object.to_string().parse::<Object>().unwrap(), object);
+        }
+        assert!(Object::folder(line.clone(), job).is_whole());
+        assert!(!Object::from(line).is_whole());
+        // A line may be called like a job: its name alone is no folder.
+        let odd: Object = format!("checkpoint:acme/{job}").parse().unwrap();
+        assert_eq!(odd.resource().name(), job.to_string());
+        for text in ["", "checkpoint:acme/lora/x", "dataset:acme/a/b"] {
+            assert!(text.parse::<Object>().is_err(), "{text}");
+        }
+    }
+}
