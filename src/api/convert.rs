@@ -2,7 +2,7 @@
 
 use super::{field::named, times::at};
 use crate::{
-    broker::{Broker, LeaseView, Offer},
+    broker::{Broker, Caller, LeaseView, Offer},
     clock::Now,
     job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
     lease::{Facts, Lease},
@@ -119,13 +119,17 @@ pub(super) fn offer(o: Offer) -> v1::Offer {
     }
 }
 
-/// The signed head as it goes out; empty where there is none yet.
-pub(super) fn ledger_head(broker: &Broker) -> String {
+/// The signed head as it goes out. Empty before there is one, and for callers who may not read the ledger.
+pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
+    if !broker.may_see_heads(caller) {
+        return String::new();
+    }
     broker.ledger().signed_head().map(|head| head.as_str().to_owned()).unwrap_or_default()
 }
 
 pub(super) fn ending(broker: &Broker, e: Ending, index: Option<u64>, durable: bool) -> v1::Ending {
-    v1::Ending { seq: e.seq, behind: e.behind, durable, index: index.unwrap_or(0), epoch: broker.epoch() }
+    let receipt = index.map(|index| broker.receipt(index)).unwrap_or_default();
+    v1::Ending { seq: e.seq, behind: e.behind, durable, receipt }
 }
 
 pub(super) fn member(now: Now, instance: &InstanceName, m: &Member) -> v1::Member {

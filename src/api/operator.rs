@@ -125,10 +125,8 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::WaitDurableResponse>, Status> {
         self.0
             .call(Rpc::WaitDurable, request, |broker, caller, q| async move {
-                Ok(v1::WaitDurableResponse {
-                    durable_index: broker.wait_durable(&caller, q.index, q.epoch).await?,
-                    ledger_head: ledger_head(&broker),
-                })
+                broker.wait_durable(&caller, &q.receipt).await?;
+                Ok(v1::WaitDurableResponse { ledger_head: ledger_head(&broker, &caller) })
             })
             .await
     }
@@ -217,7 +215,7 @@ impl OperatorService for Operators {
             epoch: broker.epoch(),
             matched: p.map(|p| p.matched.clone()).unwrap_or_default(),
             server_time: Some(timestamp(broker.clock().now().wall)),
-            ledger_head: p.map(|_| ledger_head(broker)).unwrap_or_default(),
+            ledger_head: seen.as_ref().map(|c| ledger_head(broker, c)).unwrap_or_default(),
             ledger_key: p
                 .and_then(|_| broker.ledger().head_public())
                 .map(|key| key.to_pem())

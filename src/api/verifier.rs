@@ -218,7 +218,7 @@ impl Feed {
 
     async fn tick(&self, tick: u64) -> Result<(), Refusal> {
         let time = Some(timestamp(self.broker.clock().now().wall));
-        let ledger_head = convert::ledger_head(&self.broker);
+        let ledger_head = convert::ledger_head(&self.broker, &self.caller);
         self.send(Event::Tick(v1::FeedTick { tick, time, ledger_head })).await
     }
 

@@ -10,7 +10,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 
-use super::{Rules, denials::Denials, presence::Sessions, reach::Reach, tickets::Tickets, turns::Turns};
+use super::{
+    Rules, denials::Denials, presence::Sessions, reach::Reach, receipt::Receipts, tickets::Tickets,
+    turns::Turns,
+};
 use crate::{
     clock::{Clock, LeaseTime},
     fence::Registry,
@@ -18,6 +21,7 @@ use crate::{
     ledger::Ledger,
     limits,
     reason::{Reason, Refusal},
+    secret::NoRandomness,
     state::Store,
     token::SigningKey,
 };
@@ -61,6 +65,7 @@ pub struct Broker {
     pub(super) sessions: Sessions,
     pub(super) denials: Denials,
     pub(super) reach: Reach,
+    pub(super) receipts: Receipts,
     pub(super) tickets: Tickets,
     /// When this life began.
     pub(super) began: LeaseTime,
@@ -84,11 +89,11 @@ impl Broker {
         tickets: Tickets,
         epoch: u64,
         settings: Settings,
-    ) -> Arc<Self> {
+    ) -> Result<Arc<Self>, NoRandomness> {
         let reach = Reach::default();
         reach.widen(rules.catalog());
         let (began, turns) = (clock.now().lease, Turns::new(clock.clone()));
-        Arc::new(Broker {
+        Ok(Arc::new(Broker {
             clock,
             fences,
             state,
@@ -101,12 +106,13 @@ impl Broker {
             sessions: Sessions::default(),
             denials: Denials::default(),
             reach,
+            receipts: Receipts::new()?,
             tickets,
             began,
             turns,
             held: AtomicBool::new(false),
             reloading: Mutex::new(()),
-        })
+        }))
     }
 
     pub fn clock(&self) -> &Arc<dyn Clock> {

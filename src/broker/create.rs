@@ -78,9 +78,10 @@ impl Broker {
             }
             return Err(key_conflict(existing.id));
         }
-        self.unlocked(names.iter())?;
         check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
+        // Before the locks: that a resource is locked is not said to those who may not know that it exists.
         let inputs = inputs_of(rules.catalog(), &spec)?;
+        self.unlocked(names.iter())?;
 
         let now = self.clock.now();
         let mut job = Job {
@@ -153,11 +154,17 @@ impl Broker {
         let mut verdict = Verdict { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
         let mut gates = BTreeSet::new();
         let mut by = BTreeSet::new();
-        for (asker, principal) in joiners(rules, job)? {
+        let judge = |asker: Asker<'_>, parts: &[_]| {
+            let (attempt, folder) = (job.attempts.len() as u64, job.id);
+            self.judge(Question { rules, asker, job, folder, attempt, phase, ttl, parts })
+        };
+        // What is not allowed to a workload of another tenant is answered as if the catalog had no such entry.
+        let is_strange = |asker: Asker<'_>, p: &Principal| {
+            p.tenant != job.spec.tenant && matches!(judge(asker, &parts), Said::Deny { .. })
+        };
+        for (asker, principal) in joiners(rules, job, is_strange)? {
             let asker = asker.as_ref().map_or(Asker::Entry(&principal), Asker::Identity);
-            let question =
-                Question { rules, asker, job, folder: job.id, attempt: job.attempts.len() as u64, phase, ttl, parts: &parts };
-            let (result, parts) = match self.judge(question) {
+            let (result, parts) = match judge(asker, &parts) {
                 Said::Deny { refusal, .. } => return Err(refusal),
                 Said::Allow { parts } => ("allow", parts),
                 Said::Wait { gates: wanted, parts } => {
@@ -206,8 +213,13 @@ impl Broker {
 /// One identity that the job names, or all under a pattern, and the catalog entry that it falls under.
 type Joiner = (Option<SpiffeId>, Arc<Principal>);
 
-/// The catalog entries that may join, each with the one identity that the job names, where it names one.
-fn joiners(rules: &super::Rules, job: &Job) -> Result<Vec<Joiner>, Refusal> {
+/// The catalog entries that may join, each with the one identity that the job names, if it names one. A strange entry is as
+/// good as none: it is another tenant's, and may not take part.
+fn joiners(
+    rules: &super::Rules,
+    job: &Job,
+    is_strange: impl Fn(Asker<'_>, &Principal) -> bool,
+) -> Result<Vec<Joiner>, Refusal> {
     let mut found: Vec<Joiner> = Vec::new();
     for pattern in &job.spec.members.join {
         let mut any = false;
@@ -216,13 +228,17 @@ fn joiners(rules: &super::Rules, job: &Job) -> Result<Vec<Joiner>, Refusal> {
             Some(id) => rules.catalog().principal(&id).cloned().into_iter().collect(),
             None => rules.catalog().principals_overlapping(pattern).cloned().collect(),
         };
+        let exact = pattern.exact();
         for p in entries {
+            if is_strange(exact.as_ref().map_or(Asker::Entry(&p), Asker::Identity), &p) {
+                continue;
+            }
             any = true;
             if p.disabled || p.kind != PrincipalKind::Workload {
                 continue;
             }
             if !found.iter().any(|(_, q)| Arc::ptr_eq(q, &p)) {
-                found.push((pattern.exact(), p));
+                found.push((exact.clone(), p));
             }
         }
         if !any {

@@ -16,6 +16,7 @@
 //! | `queries` `listing` | looking |
 //! | `rules` `names` `decide` `tickets` | [`Rules`], the fences of a lease, the questions to policy, the tickets of attempts |
 //! | `denials` `refusals` | refused requests in the ledger; what several use cases refuse with |
+//! | `receipt` | what a caller waits with until a record is on disk |
 //! | `background` | [`Task`]: the work that nobody asks for |
 
 mod attachment;
@@ -37,6 +38,7 @@ mod operate;
 mod presence;
 mod queries;
 mod reach;
+mod receipt;
 mod refusals;
 mod reload;
 mod renew;

@@ -309,7 +309,11 @@ impl Broker {
             },
             FenceKind::Tenant(t) => Ok(Some(t)),
             FenceKind::Resource(r) => Ok(Some(r.tenant())),
-            FenceKind::Identity(id) => Ok(caller.rules.catalog().principal(&id).map(|p| p.tenant.clone())),
+            // Whose an identity is, and whether it is known at all, is said to those who see its tenant.
+            FenceKind::Identity(id) => {
+                let tenant = caller.rules.catalog().principal(&id).map(|p| p.tenant.clone());
+                Ok(tenant.filter(|tenant| self.sees(caller, tenant)))
+            }
             FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => Ok(None),
         }
     }

@@ -120,42 +120,46 @@ impl Broker {
         }
     }
 
-    /// Waits until a record and all before it are on disk.
-    ///
-    /// `epoch` is that of the answer that gave the index; 0 takes the present one.
-    pub async fn wait_durable(&self, caller: &Caller, index: u64, epoch: u64) -> Result<u64, Refusal> {
+    /// What a caller waits with until the record of an ending is on disk.
+    pub fn receipt(&self, index: u64) -> Vec<u8> {
+        self.receipts.give(index)
+    }
+
+    /// Waits until the record of a receipt and all before it are on disk.
+    pub async fn wait_durable(&self, caller: &Caller, receipt: &[u8]) -> Result<(), Refusal> {
         self.authorize(caller, Rpc::WaitDurable, Some(caller.tenant()), &[], "")?;
-        if epoch != 0 && epoch != self.epoch {
-            return Err(Refusal::new(
-                Reason::EpochChanged,
-                format!("the daemon was started again: place {index} of epoch {epoch} says nothing now"),
-            )
-            .fix("do it again: a second time is the first one's answer where that lasted"));
-        }
+        let index = self.receipts.read(receipt).ok_or_else(|| {
+            Refusal::new(Reason::EpochChanged, "the receipt is none of this life of the daemon")
+                .fix("do it again: a second time is the first one's answer if that lasted")
+        })?;
         let waited = tokio::time::timeout(limits::DURABLE_WAIT, self.ledger.wait_durable(index)).await;
-        waited.unwrap_or_else(|_| Err(LedgerError::Unavailable { why: "it takes too long".into() })).map_err(
-            |e| match e {
-                LedgerError::NoSuchIndex { index } => {
-                    Refusal::new(Reason::FieldInvalid, format!("no record {index} was accepted yet"))
-                }
-                e => {
-                    tracing::error!(error = %e, "a record is not durable");
-                    Refusal::new(
-                        Reason::LedgerUnavailable,
-                        "the record is not on disk: what it ended stays ended while this daemon lives",
-                    )
-                    .fix("mend the disk; the daemon writes it as soon as it can")
-                }
-            },
-        )
+        let waited =
+            waited.unwrap_or_else(|_| Err(LedgerError::Unavailable { why: "it takes too long".into() }));
+        waited.map(drop).map_err(|error| {
+            tracing::error!(%error, "a record is not durable");
+            Refusal::new(
+                Reason::LedgerUnavailable,
+                "the record is not on disk: what it ended stays ended while this daemon lives",
+            )
+            .fix("mend the disk; the daemon writes it as soon as it can")
+        })
+    }
+
+    /// Whether a caller may see how far the ledger has come: those who may read it. It tells of every tenant.
+    pub fn may_see_heads(&self, caller: &Caller) -> bool {
+        self.is_only_tenant(caller) || self.authorize(caller, Rpc::TailLedger, None, &[], "").is_ok()
+    }
+
+    /// Whether there is no other tenant that could learn, or suffer, of what the caller does.
+    pub(super) fn is_only_tenant(&self, caller: &Caller) -> bool {
+        caller.rules.catalog().tenants().all(|tenant| tenant == caller.tenant())
     }
 
     /// The ledger from a record on. It tells of every tenant: only those who may see all may read it.
     pub fn tail_ledger(&self, caller: &Caller, from: u64) -> Result<Tail, Refusal> {
         if self.authorize(caller, Rpc::TailLedger, None, &[], "").is_err() {
             self.authorize(caller, Rpc::TailLedger, Some(caller.tenant()), &[], "")?;
-            let only_tenant = caller.rules.catalog().tenants().all(|t| t == caller.tenant());
-            if !only_tenant {
+            if !self.is_only_tenant(caller) {
                 return Err(Refusal::new(
                     Reason::KindNotAllowed,
                     "the ledger tells of every tenant, and you may see one",

@@ -180,8 +180,11 @@ async fn head(key: bool, session: &Session) -> Result<Exit, Failure> {
         .ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
         .await?;
     if answer.ledger_head.is_empty() {
-        return Err(Failure::new(Exit::Denied, "the daemon hands its head to those whom its catalog knows")
-            .fix("come as one of them: see `leasehold whoami`"));
+        return Err(Failure::new(
+            Exit::Denied,
+            "the daemon hands its head to those who may read the whole ledger",
+        )
+        .fix("come as an operator or auditor of the platform: see `leasehold whoami`"));
     }
     match key {
         // The key is PEM, of several lines.

@@ -32,7 +32,8 @@ const DAEMON: &str = "spiffe://td.example/daemon";
 #[derive(Default)]
 struct Answers {
     revoke: Mutex<Option<Result<v1::RevokeResponse, Status>>>,
-    durable_index: u64,
+    /// Why a record is not on disk.
+    not_durable: Option<&'static str>,
     asked: Mutex<Vec<String>>,
     /// Never answers at all.
     is_silent: bool,
@@ -63,8 +64,11 @@ impl OperatorService for Answers {
         &self,
         r: Request<v1::WaitDurableRequest>,
     ) -> Result<Response<v1::WaitDurableResponse>, Status> {
-        self.asked.lock().unwrap().push(format!("wait {} of {}", r.get_ref().index, r.get_ref().epoch));
-        Ok(Response::new(v1::WaitDurableResponse { durable_index: self.durable_index, ..Default::default() }))
+        self.asked.lock().unwrap().push(format!("wait {:?}", r.get_ref().receipt));
+        match self.not_durable {
+            None => Ok(Response::new(v1::WaitDurableResponse::default())),
+            Some(why) => Err(Status::failed_precondition(why)),
+        }
     }
 
     async fn list_leases(
@@ -197,7 +201,7 @@ impl Drop for Running {
 }
 
 fn ended(durable: bool) -> Answers {
-    let ending = v1::Ending { seq: 9, behind: 2, durable, index: 7, epoch: 3 };
+    let ending = v1::Ending { seq: 9, behind: 2, durable, receipt: vec![7] };
     let answer = v1::RevokeResponse { ending: Some(ending), ..Default::default() };
     Answers { revoke: Mutex::new(Some(Ok(answer))), ..Default::default() }
 }
@@ -221,11 +225,11 @@ async fn the_doctor_finds_clocks_that_are_apart() {
 #[tokio::test]
 async fn a_revocation_waits_until_it_is_on_disk_and_ends_with_five_where_it_is_not() {
     let revoke = "revoke tenant:acme --reason leak";
-    let daemon = Running::start(Answers { durable_index: 7, ..ended(false) }).await;
+    let daemon = Running::start(ended(false)).await;
     assert_eq!(daemon.run(revoke).await.unwrap(), Exit::Ok);
-    assert_eq!(daemon.asked(), ["revoke tenant:acme", "wait 7 of 3"]);
+    assert_eq!(daemon.asked(), ["revoke tenant:acme", "wait [7]"]);
 
-    let daemon = Running::start(Answers { durable_index: 6, ..ended(false) }).await;
+    let daemon = Running::start(Answers { not_durable: Some("the disk is full"), ..ended(false) }).await;
     let failure = daemon.run(revoke).await.unwrap_err();
     assert_eq!(failure.exit, Exit::NotDurable);
     assert!(matches!(failure.effect, Effect::Said(_)), "it is in force all the same");

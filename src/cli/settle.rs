@@ -15,25 +15,19 @@ pub(super) async fn settle(client: &Client, ending: &mut v1::Ending, wait: Wait)
     if ending.durable || wait == Wait::No {
         return Ok(());
     }
-    let (index, epoch) = (ending.index, ending.epoch);
-    let asked = client
-        .ask_within(LEDGER_WAIT, Manner::Reads, v1::WaitDurableRequest { index, epoch }, async |request| {
+    let wait = v1::WaitDurableRequest { receipt: ending.receipt.clone() };
+    client
+        .ask_within(LEDGER_WAIT, Manner::Reads, wait, async |request| {
             client.operator().wait_durable(request).await
         })
-        .await;
-    let why = match asked {
-        Ok(answer) if answer.durable_index >= index => {
-            ending.durable = true;
-            return Ok(());
-        }
-        Ok(answer) => format!("on disk is everything up to {}", answer.durable_index),
-        Err(failure) => failure.text.into_owned(),
-    };
-    Err(not_durable(index, why))
+        .await
+        .map_err(|failure| not_durable(failure.text.into_owned()))?;
+    ending.durable = true;
+    Ok(())
 }
 
-fn not_durable(index: u64, why: String) -> Failure {
-    Failure::new(Exit::NotDurable, format!("the record of it, {index}, is not known to be on disk"))
+fn not_durable(why: String) -> Failure {
+    Failure::new(Exit::NotDurable, "the record of it is not known to be on disk")
         .with("why", why)
         .fix("look at the daemon's disk; then do it again, which changes nothing more and waits anew")
         .saying(
@@ -47,10 +41,10 @@ mod tests {
 
     #[test]
     fn what_is_in_force_and_not_on_disk_is_told_as_both() {
-        let failure = not_durable(7, "`localhost:8443` did not answer in time".into());
+        let failure = not_durable("`localhost:8443` did not answer in time".into());
         assert_eq!(failure.exit.code(), 5);
         insta::assert_snapshot!(failure.render(), @r#"
-        leasehold: error: the record of it, 7, is not known to be on disk
+        leasehold: error: the record of it is not known to be on disk
           why    `localhost:8443` did not answer in time
           fix    look at the daemon's disk; then do it again, which changes nothing more and waits anew
         It is in force: all of that access has ended. Only a crash of the daemon now could forget it.

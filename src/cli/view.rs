@@ -278,7 +278,7 @@ pub(super) fn lock_value(l: &v1::Lock, now: Wall) -> Value {
 }
 
 pub(super) fn ending_value(e: &v1::Ending) -> Value {
-    json!({ "seq": e.seq, "behind": e.behind, "durable": e.durable, "index": e.index, "epoch": e.epoch })
+    json!({ "seq": e.seq, "behind": e.behind, "durable": e.durable })
 }
 
 /// Empty text is none.

@@ -149,7 +149,8 @@ impl Daemon {
         };
         let key = SigningKey::generate(epoch, 1)?;
         let broker =
-            Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, tickets, epoch, settings);
+            Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, tickets, epoch, settings)
+                .map_err(|_| KeyError::Generate)?;
         let policy = config.policy.clone();
         let reloader: Reloader = Arc::new(move || rules::read(&policy));
 

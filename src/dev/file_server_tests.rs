@@ -345,10 +345,8 @@ async fn over_http_2_the_stream_of_a_lowered_fence_is_cut_and_others_of_its_conn
         http2::handshake(TokioExecutor::new(), TokioIo::new(dialed.tls)).await.unwrap();
     tokio::spawn(connection);
     let uri = |path: &str| format!("https://files{path}");
-    let (token, model) = (
-        case.daemon.token(|_| ()),
-        case.daemon.token(|c| opens(c, "model:acme/base-7b@2026.10")),
-    );
+    let (token, model) =
+        (case.daemon.token(|_| ()), case.daemon.token(|c| opens(c, "model:acme/base-7b@2026.10")));
     let large = request(Method::GET, &uri("/dataset/acme/tickets@v3/large"), &token);
     let response = client.send_request(large).await.unwrap();
     assert!(cut_while_reading(&case, response).await < LARGE);

@@ -77,7 +77,9 @@ mod tests {
     fn an_object_reads_back_as_itself() {
         let job = JobId(7);
         let line: ResourceName = "checkpoint:acme/lora".parse().unwrap();
-        for object in [Object::from(&line), Object::folder(line.clone(), job), "model:acme/m@1".parse().unwrap()] {
+        for object in
+            [Object::from(&line), Object::folder(line.clone(), job), "model:acme/m@1".parse().unwrap()]
+        {
             assert_eq!(object.to_string().parse::<Object>().unwrap(), object);
         }
         assert!(Object::folder(line.clone(), job).is_whole());

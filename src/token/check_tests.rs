@@ -117,7 +117,8 @@ fn a_token_reads_back_with_a_tag_for_each_of_its_fences() {
 #[test]
 fn a_token_opens_the_folder_of_its_job_and_no_other() {
     let case = Case::new();
-    let got = case.check(&case.mint(|c| c.authorization_details = details(&["checkpoint:acme/lora"]))).unwrap();
+    let got =
+        case.check(&case.mint(|c| c.authorization_details = details(&["checkpoint:acme/lora"]))).unwrap();
     let line: crate::name::ResourceName = "checkpoint:acme/lora".parse().unwrap();
     for action in [Action::WriteCheckpoint, Action::ReadCheckpoint, Action::DeleteCheckpoint] {
         assert!(got.opens(&Object::folder(line.clone(), JobId(2)), action));
@@ -137,7 +138,9 @@ fn a_token_shows_no_name_that_its_verifier_need_not_know() {
 #[test]
 fn a_token_without_the_tag_of_one_of_its_fences_is_refused() {
     let case = Case::new();
-    for change in [|c: &mut Claims| drop(c.lh.fences.0.pop()), |c| c.lh.fences.0.clear(), |c| c.lh.others.clear()] {
+    let changes: [fn(&mut Claims); 3] =
+        [|c| drop(c.lh.fences.0.pop()), |c| c.lh.fences.0.clear(), |c| c.lh.others.clear()];
+    for change in changes {
         let mut c = case.with_fences(claims());
         change(&mut c);
         let token = mint(&case.key, &c).unwrap();
@@ -221,9 +224,16 @@ fn a_header_that_chooses_its_own_key_rule_or_type_is_refused() {
 fn texts_that_are_no_token_are_refused() {
     let case = Case::new();
     let good = case.mint(|_| ());
-    for t in
-        ["", ".", "..", "a.b.c", &good[1..], &format!("{good}="), &format!("{good}.x"), &"a".repeat(TOKEN_BYTES_MAX + 1)]
-    {
+    for t in [
+        "",
+        ".",
+        "..",
+        "a.b.c",
+        &good[1..],
+        &format!("{good}="),
+        &format!("{good}.x"),
+        &"a".repeat(TOKEN_BYTES_MAX + 1),
+    ] {
         assert!(case.check(t).is_err(), "{t}");
     }
 }
@@ -270,7 +280,8 @@ fn as_many_resources_as_a_job_may_have_fit_into_a_token() {
     let case = Case::new();
     let names: Vec<String> =
         (0..64).map(|i| format!("dataset:acme/support-tickets-region-{i:02}@2026-11")).collect();
-    let token = case.mint(|c| c.authorization_details = details(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    let token = case
+        .mint(|c| c.authorization_details = details(&names.iter().map(String::as_str).collect::<Vec<_>>()));
     assert!(case.check(&token).is_ok(), "{} bytes", token.len());
     let bytes = token.len();
     assert!(bytes < TOKEN_BYTES_MAX - 400, "{bytes} bytes leave no room for longer identities");

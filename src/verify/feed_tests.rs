@@ -106,7 +106,10 @@ async fn law_11_each_fence_of_a_token_ends_it() {
         let access = check(&verifier, &token).await.unwrap();
         feed.lowered(name, SEQ + n + 1, SEQ + n).await;
         let refusal = access.ended().await;
-        assert_eq!((refusal.reason, refusal.text.to_string()), (Reason::Revoked, format!("revoked: {called}")));
+        assert_eq!(
+            (refusal.reason, refusal.text.to_string()),
+            (Reason::Revoked, format!("revoked: {called}"))
+        );
     }
 }
 

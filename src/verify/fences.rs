@@ -128,7 +128,8 @@ mod tests {
             fences.lower(job(name), Seq(seq), BootTime(0)).unwrap();
         }
         let names = [job(1), job(2), job(3), job(4), job(5)];
-        let first = |stood_at| fences.lowered_after(&names, Seq(stood_at)).map(|(at, seq)| (names[at], seq.0));
+        let first =
+            |stood_at| fences.lowered_after(&names, Seq(stood_at)).map(|(at, seq)| (names[at], seq.0));
         assert_eq!(first(0), Some((job(4), 3)));
         assert_eq!(
             first(5),

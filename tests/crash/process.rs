@@ -176,6 +176,6 @@ impl Process {
 
 /// Waits until an ending is on disk; false where the daemon went away meanwhile.
 pub async fn durable(operator: &Client, ending: &v1::Ending) -> bool {
-    let request = v1::WaitDurableRequest { index: ending.index, epoch: ending.epoch };
+    let request = v1::WaitDurableRequest { receipt: ending.receipt.clone() };
     ending.durable || operator.operators().wait_durable(request).await.is_ok()
 }

@@ -501,7 +501,7 @@ async fn law_23_a_revocation_ends_all_that_stands_behind_its_name_and_nothing_el
             other: !s.others.seen_by(&s.gateway).await.active,
         };
         assert_eq!(now, ends, "{name}");
-        let waited = v1::WaitDurableRequest { index: ending.index, epoch: ending.epoch };
+        let waited = v1::WaitDurableRequest { receipt: ending.receipt };
         operator.operators().wait_durable(waited).await.unwrap();
         let records = s.world.records().await;
         let by = serde_json::to_value(Actor::SpiffeId(who.parse().unwrap())).unwrap();
@@ -604,9 +604,9 @@ async fn a_lease_that_is_given_back_is_over_and_twice_is_once() {
     s.tokens[0].is_dead(&s.gateway, "LEASE_ENDED").await;
     s.tokens[1].is_live(&s.gateway).await;
     assert_eq!(first.behind, 1);
-    assert!(first.index > 0, "nobody can wait until it is on disk");
+    assert!(!first.receipt.is_empty(), "nobody can wait until it is on disk");
     let operator = s.world.client(OPERATOR).await;
-    let wait = v1::WaitDurableRequest { index: first.index, epoch: first.epoch };
+    let wait = v1::WaitDurableRequest { receipt: first.receipt.clone() };
     operator.operators().wait_durable(wait).await.unwrap();
     let again = s.worker.release(&s.tokens[0].lease.id).await.unwrap().into_inner().ending.unwrap();
     assert_eq!((again.seq, again.behind), (first.seq, first.behind));

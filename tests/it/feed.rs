@@ -220,7 +220,11 @@ async fn a_verifier_hears_of_the_tenants_it_serves_and_of_what_concerns_all_and_
     // Whoever comes later reads the same in the snapshot.
     let late = Feed::open(&world, &world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
     for name in of_globex.iter().chain(&of_all) {
-        assert!(late.snapshot.contains(&late.tag(name)), "{name} is not in the snapshot: {:?}", late.snapshot);
+        assert!(
+            late.snapshot.contains(&late.tag(name)),
+            "{name} is not in the snapshot: {:?}",
+            late.snapshot
+        );
     }
     for name in &of_acme {
         assert!(!late.snapshot.contains(&late.tag(name)), "{name} is in a stranger's snapshot");

@@ -301,13 +301,14 @@ async fn a_shorter_renewal_leaves_the_older_token_its_stated_life() {
     let gateway = world.client(GATEWAY).await;
     let mut worker = world.working().await;
     let first = issue_for(&worker, 300).await;
-    let ask = v1::RenewLeaseRequest {
-        session: worker.session(),
-        lease: first.lease.id.clone(),
-        ttl: span(30),
-    };
+    let ask =
+        v1::RenewLeaseRequest { session: worker.session(), lease: first.lease.id.clone(), ttl: span(30) };
     let second = worker.client.members().renew_lease(ask).await.unwrap().into_inner();
-    assert_eq!(second.lease.as_ref().unwrap().expires, first.lease.expires, "the lease is as long as its tokens");
+    assert_eq!(
+        second.lease.as_ref().unwrap().expires,
+        first.lease.expires,
+        "the lease is as long as its tokens"
+    );
     live_for(&world, &mut worker, 40).await;
     assert_eq!(gateway.introspect(&second.token, WORKER).await.reason, "TOKEN_EXPIRED");
     assert!(gateway.introspect(&first.text, WORKER).await.active, "it was promised until its token_expires");

@@ -228,7 +228,8 @@ fn speaks_of(record: &Value, name: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signed_heads_come_with_ticks_and_answers_and_show_a_cut_ledger() {
-    let mut world = World::start().await;
+    // A head tells how much is recorded of all tenants, so it goes out while there is one.
+    let mut world = World::with(|setup| setup.catalog.retain(|file, _| *file == "acme.toml")).await;
     let verifier = Verifier::start(Settings {
         connector: world.connector(&world.svid(GATEWAY)),
         audience: GATEWAY.parse().unwrap(),

@@ -43,6 +43,8 @@ struct Target {
     lease: String,
     session: v1::Session,
     token: String,
+    /// Of a record that is on disk.
+    receipt: Vec<u8>,
 }
 
 /// One call, by its name in the proto. Those that end or hold something do it for the target alone.
@@ -141,7 +143,10 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         }
         "Unlock" => done(operators.unlock(v1::UnlockRequest { name: format!("job:{job}"), reason }).await),
         "ListLocks" => done(operators.list_locks(v1::ListLocksRequest {}).await),
-        "WaitDurable" => done(operators.wait_durable(v1::WaitDurableRequest { index: 1, epoch: 0 }).await),
+        "WaitDurable" => {
+            let receipt = t.receipt.clone();
+            done(operators.wait_durable(v1::WaitDurableRequest { receipt }).await)
+        }
         "ReloadCatalog" => done(operators.reload_catalog(v1::ReloadCatalogRequest { dry_run: true }).await),
         "TailLedger" => {
             let request = v1::TailLedgerRequest { from_index: 1, no_follow: true };
@@ -185,8 +190,13 @@ async fn target(world: &World, launcher: &Client, turn: usize) -> (Target, Worke
     launcher.begin(&job, "run-1").await.unwrap();
     let worker = Worker::join(world.client(&own).await, &job, 1, "rank-0", "").await.unwrap();
     let token = worker.issue(v1::Half::Reading).await;
-    let target =
-        Target { job, lease: token.lease.id.clone(), session: worker.session().unwrap(), token: token.text };
+    let target = Target {
+        job,
+        lease: token.lease.id.clone(),
+        session: worker.session().unwrap(),
+        token: token.text,
+        receipt: world.daemon().broker.receipt(1),
+    };
     (target, worker)
 }
 
@@ -278,6 +288,7 @@ async fn law_42_absent_and_foreign_are_the_same_in_code_reason_and_text() {
         lease: LeaseId(7).to_string(),
         session: v1::Session { job: JobId(7).to_string(), ..live.session.clone() },
         token: live.token.clone(),
+        receipt: live.receipt.clone(),
     };
     let of_one_thing = [
         "GetJob",

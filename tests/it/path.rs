@@ -46,7 +46,8 @@ async fn a_job_gets_its_access_and_loses_it_the_moment_it_ends() {
     // Another job's folder of that line, and the line itself, are not this token's.
     for other in [format!("{LINE}/{}", leasehold::name::JobId(7)), LINE.to_owned()] {
         let other = other.parse().unwrap();
-        let no = verifier.check(&writing.text, presenter, &other, Action::DeleteCheckpoint).await.unwrap_err();
+        let no =
+            verifier.check(&writing.text, presenter, &other, Action::DeleteCheckpoint).await.unwrap_err();
         assert_eq!(no.reason.code(), "TOKEN_SCOPE");
     }
     let beyond = verifier.check(&reading.text, presenter, &line, Action::WriteCheckpoint).await.unwrap_err();

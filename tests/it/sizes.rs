@@ -70,7 +70,9 @@ async fn a_job_whose_token_would_not_fit_is_never_created() {
         assert!(no.text.contains("bytes") && no.text.contains(GATEWAY), "{}", no.text);
         assert!(no.facts["resources"].starts_with("64, and their names are 5120 bytes"), "{:?}", no.facts);
     }
-    assert!(launcher.jobs().list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs.is_empty());
+    assert!(
+        launcher.jobs().list_jobs(v1::ListJobsRequest::default()).await.unwrap().into_inner().jobs.is_empty()
+    );
 }
 
 /// With longer and longer identities: what is created is issued, and what could not be issued is not created.

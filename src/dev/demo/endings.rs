@@ -255,7 +255,7 @@ impl Story<'_> {
                 Ok(_) => return Err("a new credential was issued".to_owned()),
             }
             let ending = locked.ending.unwrap_or_default();
-            let wait = v1::WaitDurableRequest { index: ending.index, epoch: ending.epoch };
+            let wait = v1::WaitDurableRequest { receipt: ending.receipt };
             client.wait_durable(wait).await.map_err(|s| say(&s))?;
             Ok((format!("{}; a new request: LOCKED; durable", refusal.text), ms))
         }
