@@ -16,8 +16,8 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Reads catalog and policy again from where the configuration says. Blocking.
-pub type Reloader = Arc<dyn Fn() -> Result<Rules, Refusal> + Send + Sync>;
+/// Reads catalog and policy again from where the configuration says, to follow these. Blocking.
+pub type Reloader = Arc<dyn Fn(&Rules) -> Result<Rules, Refusal> + Send + Sync>;
 
 /// The gRPC edge.
 #[derive(Clone)]

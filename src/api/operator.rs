@@ -140,7 +140,7 @@ impl OperatorService for Operators {
             .call(Rpc::ReloadCatalog, request, |broker, caller, q| async move {
                 broker.may_reload(&caller)?;
                 let by = crate::ledger::Actor::SpiffeId(caller.id().clone());
-                let reload = move || broker.reload(|| reloader(), by, q.dry_run);
+                let reload = move || broker.reload(|before| reloader(before), by, q.dry_run);
                 let done = tokio::task::spawn_blocking(reload).await;
                 let (rules, done) =
                     done.map_err(|_| Refusal::new(Reason::Internal, "the catalog could not be read"))??;
@@ -150,6 +150,7 @@ impl OperatorService for Operators {
                     principals: u32::try_from(counts.principals).unwrap_or(u32::MAX),
                     resources: u32::try_from(counts.resources()).unwrap_or(u32::MAX),
                     ended: done.ended,
+                    not_taken: rules.catalog().not_taken().iter().map(ToString::to_string).collect(),
                 })
             })
             .await

@@ -46,12 +46,12 @@ impl Broker {
     /// Reads rules anew and puts them in force: one at a time, so that what was read later is in force later. Blocking.
     pub fn reload(
         &self,
-        read: impl FnOnce() -> Result<Rules, Refusal>,
+        read: impl FnOnce(&Rules) -> Result<Rules, Refusal>,
         by: Actor,
         dry_run: bool,
     ) -> Result<(Arc<Rules>, Reloaded), Refusal> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
-        let rules = Arc::new(read()?);
+        let rules = Arc::new(read(&self.rules())?);
         if dry_run {
             let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
             return Ok((rules, Reloaded { catalog, policy, ended: 0 }));

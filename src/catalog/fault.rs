@@ -1,6 +1,6 @@
 //! What is wrong with a catalog, and where.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use crate::written::Lines;
 
@@ -36,6 +36,11 @@ impl CatalogErrors {
         faults.sort();
         faults.dedup();
         (!faults.is_empty()).then_some(CatalogErrors(faults))
+    }
+
+    /// Takes mistakes that are there already.
+    pub(super) fn noted(faults: BTreeSet<Fault>) -> Self {
+        CatalogErrors(faults.into_iter().collect())
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {

@@ -36,6 +36,15 @@ const PRINCIPAL: Shape = Shape {
     ],
 };
 
+/// Which identities a tenant may name. Only the platform's file holds any.
+const CLAIM: Shape = Shape {
+    noun: "claim",
+    keys: &[
+        need("tenant", r#"tenant = "acme""#),
+        need("match", r#"match = ["spiffe://k8s.acme.example/**"]"#),
+    ],
+};
+
 const AUDIENCE: Shape = Shape {
     noun: "audience",
     keys: &[
@@ -94,7 +103,10 @@ const CHECKPOINT: Shape = Shape {
     ],
 };
 
-const SECTIONS: [&str; 6] = ["tenant", "principal", "audience", "dataset", "model", "checkpoint"];
+const SECTIONS: [&str; 7] = ["tenant", "claim", "principal", "audience", "dataset", "model", "checkpoint"];
+
+/// The tenant that runs Leasehold.
+pub(super) const PLATFORM: &str = "platform";
 
 /// A resource with the lines of what must be looked up elsewhere.
 pub(super) struct ParsedResource {
@@ -116,6 +128,8 @@ pub(super) struct ParsedAudience {
 pub(super) struct TenantFile {
     pub(super) file: String,
     pub(super) tenant: TenantName,
+    /// Which patterns each tenant may name: of the platform's file only.
+    pub(super) claims: Vec<(TenantName, SpiffePattern)>,
     pub(super) principals: Vec<Placed<Principal>>,
     pub(super) audiences: Vec<ParsedAudience>,
     pub(super) resources: Vec<ParsedResource>,
@@ -136,6 +150,7 @@ pub(super) fn read(file: &str, tenant: &TenantName, source: &str) -> TenantFile 
     let mut out = TenantFile {
         file: file.to_owned(),
         tenant: tenant.clone(),
+        claims: Vec::new(),
         principals: Vec::new(),
         audiences: Vec::new(),
         resources: Vec::new(),
@@ -164,6 +179,9 @@ impl TenantFile {
             }
         }
         self.read_tenant(document, faults);
+        for value in entries(document, "claim", faults) {
+            self.read_claim(value, faults);
+        }
         for value in entries(document, "principal", faults) {
             self.read_principal(value, faults);
         }
@@ -209,6 +227,23 @@ impl TenantFile {
         }
         if tenants.is_empty() {
             faults.add(value.span().start, "it names no tenant", format!("write [tenant.{}]", self.tenant));
+        }
+    }
+
+    fn read_claim(&mut self, value: &Spanned<DeValue<'_>>, faults: &mut Faults<'_>) {
+        let Some(t) = Table::take(value, &CLAIM, "tenant", faults) else { return };
+        if self.tenant.as_str() != PLATFORM {
+            t.wrong(
+                "tenant",
+                format!("only {PLATFORM}.toml says who may name which identities: leave it out there, or"),
+                faults,
+            );
+            return;
+        }
+        let tenant = t.parse::<TenantName>("tenant", faults);
+        let patterns = t.list::<SpiffePattern>("match", faults);
+        if let Some(tenant) = tenant {
+            self.claims.extend(patterns.into_iter().map(|p| (tenant.value.clone(), p.value)));
         }
     }
 

@@ -1,11 +1,11 @@
 //! The catalog as it is asked.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
-use super::{Audience, Principal, Resource, tree::Tree};
+use super::{Audience, Fault, Principal, Resource, tree::Tree};
 use crate::name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName};
 
 /// Who may come and what there is to open, all of it checked. Cheap to clone; never changes.
@@ -16,6 +16,10 @@ pub struct Catalog(Arc<Index>);
 pub(super) struct Index {
     pub(super) digest: Option<Digest>,
     pub(super) warnings: Vec<String>,
+    /// What is wrong with what is on disk, and is not in force.
+    pub(super) not_taken: Vec<Fault>,
+    /// The files that it was made of, to fall back on.
+    pub(super) sources: BTreeMap<TenantName, Arc<str>>,
     pub(super) tenants: BTreeSet<TenantName>,
     /// In the order of the files and of the lines in them. Verifiers that have no entry of their own come last.
     pub(super) principals: Vec<Arc<Principal>>,
@@ -56,6 +60,16 @@ impl Catalog {
     /// What is no mistake, but should be known: an empty directory, a file that is not read.
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
+    }
+
+    /// What a reload did not take, because it is wrong. Each file of it is in force as it was before, or without the entries
+    /// that hang on what another file no longer has.
+    pub fn not_taken(&self) -> &[Fault] {
+        &self.0.not_taken
+    }
+
+    pub(super) fn sources(&self) -> &BTreeMap<TenantName, Arc<str>> {
+        &self.0.sources
     }
 
     pub fn counts(&self) -> Counts {

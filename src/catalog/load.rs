@@ -1,4 +1,4 @@
-//! Reads a directory of tenant files, and checks what one file alone cannot show.
+//! Reads a directory of tenant files, and checks what one file cannot show.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,8 +11,9 @@ use super::{
     Catalog, CatalogErrors, IdentityUse, Principal,
     document::Placed,
     fault::Fault,
-    file::{self, TenantFile},
+    file::{self, PLATFORM, TenantFile},
     index::Index,
+    settle::settle,
 };
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, FILE_BYTES_MAX},
@@ -23,6 +24,12 @@ impl Catalog {
     /// Reads a directory of `TENANT.toml` files. Answers every mistake, or a catalog without one.
     pub fn load(dir: &Path) -> Result<Self, CatalogErrors> {
         read(dir).map(Self::of)
+    }
+
+    /// Reads the directory again, to follow this catalog. Takes what is good of it: the mistake of one tenant holds no other
+    /// back. What was not taken is in [`Catalog::not_taken`].
+    pub fn reload(&self, dir: &Path) -> Result<Self, CatalogErrors> {
+        settle(dir, self.sources()).map(Self::of)
     }
 
     /// Knows nobody and nothing.
@@ -39,32 +46,72 @@ fn nothing() -> Index {
 fn read(dir: &Path) -> Result<Index, CatalogErrors> {
     let mut faults = Vec::new();
     let mut warnings = Vec::new();
-    let sources = sources(dir, &mut faults, &mut warnings);
-    let files: Vec<TenantFile> = sources.iter().map(|s| file::read(&s.file, &s.tenant, &s.text)).collect();
-    let mut index = nothing();
-    index.digest = Some(digest(&sources));
-    index.tenants = files.iter().map(|f| f.tenant.clone()).collect();
-    check_size(&files, &mut faults);
-    check_audiences(&files, &mut faults);
-    check_resources(&files, &mut faults);
-    check_principals(&files, &mut faults);
-    let mut files = files;
-    faults.extend(files.iter_mut().flat_map(|f| std::mem::take(&mut f.faults)));
-    if let Some(errors) = CatalogErrors::of(faults) {
-        return Err(errors);
+    let sources = sources(dir, &mut faults, &mut warnings).unwrap_or_default();
+    let mut files = parsed(&sources);
+    faults.extend(check(&mut files).faults);
+    match CatalogErrors::of(faults) {
+        Some(errors) => Err(errors),
+        None => Ok(indexed(dir, &sources, files, warnings)),
     }
+}
+
+pub(super) fn parsed(sources: &[Source]) -> Vec<TenantFile> {
+    sources.iter().map(|s| file::read(&s.file, &s.tenant, &s.text)).collect()
+}
+
+/// An index of files without a mistake.
+pub(super) fn indexed(
+    dir: &Path,
+    sources: &[Source],
+    files: Vec<TenantFile>,
+    mut warnings: Vec<String>,
+) -> Index {
     if files.is_empty() {
         warnings.push(format!("{}: no TENANT.toml in it, so nobody may do anything", dir.display()));
     }
-    index.warnings = warnings;
+    let mut index = Index {
+        digest: Some(digest(sources)),
+        warnings,
+        tenants: files.iter().map(|f| f.tenant.clone()).collect(),
+        sources: sources.iter().map(|s| (s.tenant.clone(), s.text.clone())).collect(),
+        ..Index::default()
+    };
     assemble(files, &mut index);
-    Ok(index)
+    index
 }
 
-struct Source {
-    file: String,
-    tenant: TenantName,
-    text: String,
+/// What is wrong with files, alone and together.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) faults: Vec<Fault>,
+    /// Of what two files both name: the one that a fault is noted for, and the other.
+    pub(super) conflicts: Vec<(String, String)>,
+}
+
+impl Found {
+    fn conflict(&mut self, fault: Fault, other: &TenantFile) {
+        self.conflicts.push((fault.file.clone(), other.file.clone()));
+        self.faults.push(fault);
+    }
+}
+
+/// Finds all that is wrong.
+pub(super) fn check(files: &mut [TenantFile]) -> Found {
+    let mut found = Found::default();
+    check_size(files, &mut found.faults);
+    check_claims(files, &mut found.faults);
+    check_audiences(files, &mut found);
+    check_resources(files, &mut found.faults);
+    check_principals(files, &mut found);
+    found.faults.extend(files.iter_mut().flat_map(|f| std::mem::take(&mut f.faults)));
+    found
+}
+
+/// One file as it was read.
+pub(super) struct Source {
+    pub(super) file: String,
+    pub(super) tenant: TenantName,
+    pub(super) text: Arc<str>,
 }
 
 fn digest(sources: &[Source]) -> Digest {
@@ -78,8 +125,12 @@ fn digest(sources: &[Source]) -> Digest {
     Digest::of(&bytes)
 }
 
-/// The files, in the order of their names.
-fn sources(dir: &Path, faults: &mut Vec<Fault>, warnings: &mut Vec<String>) -> Vec<Source> {
+/// The files, in the order of their names. `None` if the directory cannot be read.
+pub(super) fn sources(
+    dir: &Path,
+    faults: &mut Vec<Fault>,
+    warnings: &mut Vec<String>,
+) -> Option<Vec<Source>> {
     let mut fault = |file: &str, what: String, instead: &str| {
         faults.push(Fault { file: file.to_owned(), line: 0, what, instead: instead.to_owned() });
     };
@@ -92,7 +143,7 @@ fn sources(dir: &Path, faults: &mut Vec<Fault>, warnings: &mut Vec<String>) -> V
                 format!("the directory cannot be read: {e}"),
                 "name a directory of TENANT.toml files",
             );
-            return Vec::new();
+            return None;
         }
     };
     let mut names: Vec<_> = names.into_iter().map(|e| e.file_name()).collect();
@@ -128,7 +179,7 @@ fn sources(dir: &Path, faults: &mut Vec<Fault>, warnings: &mut Vec<String>) -> V
             _ => {}
         }
         match fs::read_to_string(&path) {
-            Ok(text) => out.push(Source { file: file.to_owned(), tenant, text }),
+            Ok(text) => out.push(Source { file: file.to_owned(), tenant, text: text.into() }),
             Err(e) => fault(
                 file,
                 format!("it cannot be read: {e}"),
@@ -136,10 +187,10 @@ fn sources(dir: &Path, faults: &mut Vec<Fault>, warnings: &mut Vec<String>) -> V
             ),
         }
     }
-    out
+    Some(out)
 }
 
-fn fault(file: &TenantFile, line: usize, what: String, instead: impl Into<String>) -> Fault {
+pub(super) fn fault(file: &TenantFile, line: usize, what: String, instead: impl Into<String>) -> Fault {
     Fault { file: file.file.clone(), line, what, instead: instead.into() }
 }
 
@@ -156,23 +207,66 @@ fn check_size(files: &[TenantFile], faults: &mut Vec<Fault>) {
     }
 }
 
-fn check_audiences(files: &[TenantFile], faults: &mut Vec<Fault>) {
-    let mut seen: HashMap<&SpiffeId, String> = HashMap::new();
+/// Every identity that a tenant's file names is one that the platform lets this tenant name. Without a platform's file all
+/// files are one team's.
+fn check_claims(files: &[TenantFile], faults: &mut Vec<Fault>) {
+    let Some(claims) = Claims::of(files) else { return };
+    for f in files {
+        for (line, id) in named_identities(f).filter(|(_, id)| !claims.cover(&f.tenant, id)) {
+            let what = format!("`{id}` is not for tenant `{}` to name, by {PLATFORM}.toml", f.tenant);
+            let instead = format!(
+                "have the platform write a [[claim]] with tenant = \"{}\" and a match that covers it",
+                f.tenant
+            );
+            faults.push(fault(f, line, what, instead));
+        }
+    }
+}
+
+/// The identities that a file names, each with its line: of principals, audiences and verifiers.
+fn named_identities(f: &TenantFile) -> impl Iterator<Item = (usize, SpiffePattern)> {
+    let of_audiences = f.audiences.iter().flat_map(|a| {
+        let ids = std::iter::once(&a.audience.name).chain(&a.audience.verifiers);
+        ids.filter_map(|id| Some((a.line, id.as_str().parse().ok()?)))
+    });
+    f.principals.iter().map(|p| (p.line, p.value.pattern.clone())).chain(of_audiences)
+}
+
+/// What each tenant may name.
+pub(super) struct Claims(Vec<(TenantName, SpiffePattern)>);
+
+impl Claims {
+    /// `None` without a platform's file.
+    pub(super) fn of(files: &[TenantFile]) -> Option<Self> {
+        files.iter().find(|f| f.tenant.as_str() == PLATFORM).map(|f| Claims(f.claims.clone()))
+    }
+
+    pub(super) fn cover(&self, tenant: &TenantName, pattern: &SpiffePattern) -> bool {
+        tenant.as_str() == PLATFORM || self.0.iter().any(|(t, claim)| t == tenant && claim.covers(pattern))
+    }
+}
+
+fn check_audiences(files: &[TenantFile], found: &mut Found) {
+    let mut seen: HashMap<&SpiffeId, (&TenantFile, usize)> = HashMap::new();
     for f in files {
         for a in &f.audiences {
-            if let Some(before) = seen.insert(&a.audience.name, format!("{}:{}", f.file, a.line)) {
-                let what = format!("audience `{}` is declared twice, before at {before}", a.audience.name);
-                faults.push(fault(
-                    f,
-                    a.line,
-                    what,
-                    "declare it once; `serves` lists the tenants that may use it",
-                ));
+            if let Some((other, line)) = seen.insert(&a.audience.name, (f, a.line)) {
+                let what = format!(
+                    "audience `{}` is declared twice, before at {}:{line}",
+                    a.audience.name, other.file
+                );
+                let instead = "declare it once; `serves` lists the tenants that may use it";
+                found.conflict(fault(f, a.line, what, instead), other);
             }
             for t in &a.serves {
                 if !files.iter().any(|f| f.tenant == t.value) {
                     let what = format!("`serves` names tenant `{}`, which has no file", t.value);
-                    faults.push(fault(f, t.line, what, format!("add {}.toml, or leave it out", t.value)));
+                    found.faults.push(fault(
+                        f,
+                        t.line,
+                        what,
+                        format!("add {}.toml, or leave it out", t.value),
+                    ));
                 }
             }
         }
@@ -268,7 +362,7 @@ struct Placement<'c> {
     entry: &'c Placed<Principal>,
 }
 
-fn check_principals(files: &[TenantFile], faults: &mut Vec<Fault>) {
+fn check_principals(files: &[TenantFile], found: &mut Found) {
     let mut patterns: HashMap<&SpiffePattern, Placement<'_>> = HashMap::new();
     let mut wild: HashMap<&TrustDomain, Vec<Placement<'_>>> = HashMap::new();
     let mut exact: HashMap<&TrustDomain, Vec<Placement<'_>>> = HashMap::new();
@@ -279,14 +373,10 @@ fn check_principals(files: &[TenantFile], faults: &mut Vec<Fault>) {
                 if before.file.tenant == file.tenant {
                     let what =
                         format!("`{pattern}` is matched twice, before at {}", before.entry.value.matched);
-                    faults.push(fault(
-                        file,
-                        entry.line,
-                        what,
-                        "write one entry for it: the first match wins",
-                    ));
+                    let instead = "write one entry for it: the first match wins";
+                    found.faults.push(fault(file, entry.line, what, instead));
                 } else {
-                    faults.push(overlap(file, entry, &before));
+                    found.conflict(overlap(file, entry, &before), before.file);
                 }
                 continue;
             }
@@ -301,12 +391,12 @@ fn check_principals(files: &[TenantFile], faults: &mut Vec<Fault>) {
                 let other_tenant = a.file.tenant != b.file.tenant;
                 if other_tenant && a.entry.value.pattern.overlaps(&b.entry.value.pattern) {
                     let (first, second) = if a.file.file < b.file.file { (a, b) } else { (b, a) };
-                    faults.push(overlap(second.file, second.entry, first));
+                    found.conflict(overlap(second.file, second.entry, first), first.file);
                 }
             }
         }
     }
-    check_verifiers(files, faults);
+    check_verifiers(files, found);
 }
 
 fn overlap(file: &TenantFile, entry: &Placed<Principal>, other: &Placement<'_>) -> Fault {
@@ -318,36 +408,30 @@ fn overlap(file: &TenantFile, entry: &Placed<Principal>, other: &Placement<'_>) 
 }
 
 /// An identity that checks for an audience is a verifier of one tenant, by an entry of its own or without one.
-fn check_verifiers(files: &[TenantFile], faults: &mut Vec<Fault>) {
-    let mut seen: HashMap<&SpiffeId, &TenantName> = HashMap::new();
+fn check_verifiers(files: &[TenantFile], found: &mut Found) {
+    let mut seen: HashMap<&SpiffeId, &TenantFile> = HashMap::new();
     for f in files {
         for a in &f.audiences {
             for id in &a.audience.verifiers {
-                let before = seen.entry(id).or_insert(&f.tenant);
-                if **before != f.tenant {
-                    let what = format!("`{id}` verifies for an audience of tenant `{before}` already");
-                    faults.push(fault(
-                        f,
-                        a.line,
-                        what,
-                        "declare one audience and list both tenants in its `serves`",
-                    ));
+                let before = *seen.entry(id).or_insert(f);
+                if before.tenant != f.tenant {
+                    let what =
+                        format!("`{id}` verifies for an audience of tenant `{}` already", before.tenant);
+                    let instead = "declare one audience and list both tenants in its `serves`";
+                    found.conflict(fault(f, a.line, what, instead), before);
                 }
                 if let Some((owner, entry)) = entry_of(files, id) {
                     if entry.kind != PrincipalKind::Verifier {
                         let what = format!("verifier `{id}` is a {} by {}", entry.kind, entry.matched);
-                        faults.push(fault(
-                            f,
-                            a.line,
-                            what,
-                            "give that entry kind = \"verifier\", or narrow its match",
-                        ));
+                        let instead = "give that entry kind = \"verifier\", or narrow its match";
+                        found.conflict(fault(f, a.line, what, instead), owner);
                     } else if owner.tenant != f.tenant {
                         let what = format!(
                             "verifier `{id}` belongs to tenant `{}` by {}",
                             owner.tenant, entry.matched
                         );
-                        faults.push(fault(f, a.line, what, "declare the audience in the file of that tenant and list this one in its `serves`"));
+                        let instead = "declare the audience in the file of that tenant and list this one in its `serves`";
+                        found.conflict(fault(f, a.line, what, instead), owner);
                     }
                 }
             }

@@ -2,13 +2,15 @@
 //!
 //! Owns principals, datasets, models, checkpoint lines and audiences, and the strict reading of them: unknown keys,
 //! duplicates, missing fields and dangling references are errors, all of them at once, each with its place. Nobody is known
-//! by default. A catalog never changes: a reload makes another one. Decides nothing; no clock, no lock, no await here.
+//! by default, and if there is a platform's file, it says which identities each tenant may name. A catalog never changes: a
+//! reload makes another one, of what is good on disk. Decides nothing; no clock, no lock, no await here.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `index` | [`Catalog`]: what is asked |
 //! | `principal` `resource` `audience` `tree` | what is in it, and the way to a principal |
-//! | `load` | a directory read, and what one file alone cannot show |
+//! | `load` | a directory read, and what one file cannot show |
+//! | `settle` | a directory read again: what of it can be taken |
 //! | `file` `document` `value` | one tenant's file, its tables, its values |
 //! | `fault` | [`CatalogErrors`]: all that is wrong |
 
@@ -20,6 +22,7 @@ mod index;
 mod load;
 mod principal;
 mod resource;
+mod settle;
 mod tree;
 mod value;
 

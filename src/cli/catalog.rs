@@ -36,7 +36,7 @@ Examples:
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
-    /// Has the daemon read its catalog again: all of it is good, or nothing changes.
+    /// Has the daemon read its catalog again. A tenant's file with a mistake stays as it was; all others are taken.
     #[command(after_help = "\
 Examples:
   leasehold catalog reload --dry-run
@@ -101,7 +101,7 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     if session.is_json() {
         print_json(&json!({
             "dry_run": dry_run, "digest": answer.digest, "principals": answer.principals,
-            "resources": answer.resources, "ended": answer.ended,
+            "resources": answer.resources, "ended": answer.ended, "not_taken": answer.not_taken,
         }))?;
     } else {
         print(&fields([
@@ -111,5 +111,11 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
             (if dry_run { "leases that would end" } else { "leases ended" }, answer.ended.to_string()),
         ]))?;
     }
-    Ok(Exit::Ok)
+    if answer.not_taken.is_empty() {
+        return Ok(Exit::Ok);
+    }
+    let what = mistakes("the catalog", answer.not_taken.len());
+    let failure = Failure::of_problems(what, answer.not_taken.into_iter());
+    Err(Failure { exit: Exit::Failure, ..failure }
+        .saying("What is wrong stays as it was. All else is taken."))
 }

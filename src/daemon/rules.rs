@@ -8,9 +8,16 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Reads both anew: all of it is good, or none of it is taken. Blocking.
-pub(super) fn read(policy: &PolicyConfig) -> Result<Rules, Refusal> {
-    let catalog = Catalog::load(&policy.catalog).map_err(|e| invalid(&e.to_string()))?;
+/// Reads both. At a start all of it must be good. Of a catalog that follows another what is good is taken. Blocking.
+pub(super) fn read(policy: &PolicyConfig, before: Option<&Catalog>) -> Result<Rules, Refusal> {
+    let catalog = match before {
+        None => Catalog::load(&policy.catalog),
+        Some(before) => before.reload(&policy.catalog),
+    }
+    .map_err(|e| invalid(&e.to_string()))?;
+    for fault in catalog.not_taken() {
+        tracing::error!(%fault, "not taken into the catalog");
+    }
     for warning in catalog.warnings() {
         tracing::warn!(%warning, "catalog");
     }

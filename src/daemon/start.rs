@@ -73,7 +73,7 @@ impl Daemon {
         not_before: impl FnOnce(crate::clock::Wall) + Send,
     ) -> Result<Self, StartError> {
         let identity = identity::open(&config.identity, clock.clone())?;
-        let rules = rules::read(&config.policy).map_err(StartError::Rules)?;
+        let rules = rules::read(&config.policy, None).map_err(StartError::Rules)?;
 
         // Listening comes before the ledger is touched: a second daemon fails here, or at the ledger's lock, and harms nothing.
         let grpc = listen("gRPC", config.server.grpc).await?;
@@ -152,7 +152,7 @@ impl Daemon {
             Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, tickets, epoch, settings)
                 .map_err(|_| KeyError::Generate)?;
         let policy = config.policy.clone();
-        let reloader: Reloader = Arc::new(move || rules::read(&policy));
+        let reloader: Reloader = Arc::new(move |before| rules::read(&policy, Some(before.catalog())));
 
         let mut daemon = Daemon {
             grpc: local(&grpc, config.server.grpc),
@@ -279,7 +279,8 @@ impl Daemon {
             if let Err(error) = identity.reload() {
                 tracing::error!(error = %error, "the identity files cannot be used: the last good ones stay");
             }
-            if let Err(refusal) = broker.reload(|| read(), Actor::Daemon("reload".into()), false) {
+            if let Err(refusal) = broker.reload(|before| read(before), Actor::Daemon("reload".into()), false)
+            {
                 tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken");
             }
         })

@@ -348,6 +348,10 @@ const PLATFORM: &str = r#"# Written by `leasehold dev` where it was absent. The 
 [tenant.platform]
 contact = "you"
 
+[[claim]]
+tenant = "dev"
+match  = ["spiffe://dev.leasehold/**"]
+
 [[principal]]
 match  = "spiffe://dev.leasehold/people/*"
 kind   = "operator"

@@ -72,6 +72,28 @@ impl SpiffePattern {
         format!("spiffe://{}/{}", self.domain, path.join("/")).parse().expect("a pattern matches an ID")
     }
 
+    /// Whether every SPIFFE ID that the other matches is matched by this one too.
+    pub fn covers(&self, other: &SpiffePattern) -> bool {
+        fn within(wide: &[Segment], narrow: &[Segment]) -> bool {
+            match (wide.split_first(), narrow.split_first()) {
+                (None, None) => true,
+                (Some((Segment::Rest, _)), Some(_)) => true,
+                (Some((Segment::One, wide)), Some((Segment::One | Segment::Exactly(_), narrow))) => {
+                    within(wide, narrow)
+                }
+                (Some((Segment::Exactly(x), wide)), Some((Segment::Exactly(y), narrow))) => {
+                    x == y && within(wide, narrow)
+                }
+                _ => false,
+            }
+        }
+        let writes_reserved =
+            |p: &Self| matches!(p.segments.first(), Some(Segment::Exactly(s)) if **s == *RESERVED);
+        self.domain == other.domain
+            && writes_reserved(self) == writes_reserved(other)
+            && within(&self.segments, &other.segments)
+    }
+
     /// Whether some SPIFFE ID matches both.
     pub fn overlaps(&self, other: &SpiffePattern) -> bool {
         fn meet(a: &[Segment], b: &[Segment]) -> bool {
@@ -202,5 +224,31 @@ mod tests {
     fn only_a_pattern_without_wildcards_is_one_id() {
         assert!("spiffe://td/a/b".parse::<SpiffePattern>().unwrap().exact().is_some());
         assert!("spiffe://td/a/*".parse::<SpiffePattern>().unwrap().exact().is_none());
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_always_matches() {
+        let covers = |wide: &str, narrow: &str| {
+            wide.parse::<SpiffePattern>().unwrap().covers(&narrow.parse::<SpiffePattern>().unwrap())
+        };
+        for (wide, narrow) in [
+            ("spiffe://td/**", "spiffe://td/a/**"),
+            ("spiffe://td/**", "spiffe://td/**"),
+            ("spiffe://td/ns/*/job/**", "spiffe://td/ns/ml/job/*"),
+            ("spiffe://td/a/*", "spiffe://td/a/b"),
+            ("spiffe://td/spire/**", "spiffe://td/spire/agent/*"),
+        ] {
+            assert!(covers(wide, narrow), "{wide} {narrow}");
+        }
+        for (wide, narrow) in [
+            ("spiffe://td/a/*", "spiffe://td/a/**"),
+            ("spiffe://td/a/b", "spiffe://td/a/*"),
+            ("spiffe://td/a/**", "spiffe://td/a"),
+            ("spiffe://td/**", "spiffe://other/a"),
+            ("spiffe://td/**", "spiffe://td/spire/agent"),
+            ("spiffe://td/a/*", "spiffe://td/a/b/c"),
+        ] {
+            assert!(!covers(wide, narrow), "{wide} {narrow}");
+        }
     }
 }

@@ -37,6 +37,7 @@ mod run;
 mod second_look;
 mod sizes;
 mod surfaces;
+mod tenants;
 mod workload_api;
 
 #[path = "../workload/mod.rs"]

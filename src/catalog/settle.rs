@@ -1,0 +1,199 @@
+//! What of a changed directory can be taken.
+//!
+//! Each tenant writes its own file, so the mistake of one must not hold the others back: a removal in a good file takes
+//! effect whatever stands in the next one. A file with a mistake stays as it was. An entry that hangs on what another
+//! tenant took away is left out, since keeping it would undo the removal.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{
+    CatalogErrors, Fault,
+    file::TenantFile,
+    index::Index,
+    load::{Claims, Found, Source, check, fault, indexed, parsed, sources},
+};
+use crate::name::{ResourceName, SpiffeId, TenantName};
+
+type Standing = BTreeMap<TenantName, Arc<str>>;
+
+/// Reads a directory again. An error only if nothing of it can be read.
+pub(super) fn settle(dir: &Path, standing: &Standing) -> Result<Index, CatalogErrors> {
+    let (mut unread, mut warnings) = (Vec::new(), Vec::new());
+    let found = sources(dir, &mut unread, &mut warnings);
+    let mut faults: BTreeSet<Fault> = unread.into_iter().collect();
+    let Some(mut sources) = found else { return Err(CatalogErrors::noted(faults)) };
+    stand_in_for_the_unread(&mut sources, &faults, standing);
+    loop {
+        let mut files = parsed(&sources);
+        let pruned = prune(&mut files, standing, &sources);
+        let found = check(&mut files);
+        if found.faults.is_empty() {
+            faults.extend(pruned);
+            let mut index = indexed(dir, &sources, files, warnings);
+            index.not_taken = faults.into_iter().collect();
+            return Ok(index);
+        }
+        let blamed = blamed(&found, &files, standing, &sources);
+        faults.extend(found.faults);
+        let before = sources.len();
+        let mut fell_back = false;
+        sources.retain_mut(|s| {
+            if !blamed.contains(&s.file) {
+                return true;
+            }
+            match standing.get(&s.tenant).filter(|text| **text != s.text) {
+                Some(text) => {
+                    s.text = text.clone();
+                    fell_back = true;
+                    true
+                }
+                // As it stands it does not fit to the others any more, and there is nothing to fall back on.
+                None => false,
+            }
+        });
+        if !fell_back && sources.len() == before {
+            return Err(CatalogErrors::noted(faults));
+        }
+    }
+}
+
+/// A file that is there and cannot be read is as it was. One that is not there is removed.
+fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Fault>, standing: &Standing) {
+    for (tenant, text) in standing {
+        let file = format!("{tenant}.toml");
+        if unread.iter().any(|f| f.file == file) && !sources.iter().any(|s| s.tenant == *tenant) {
+            sources.push(Source { file, tenant: tenant.clone(), text: text.clone() });
+        }
+    }
+    sources.sort_by(|a, b| a.file.cmp(&b.file));
+}
+
+/// Whether a file is in force as it is here.
+fn stands(standing: &Standing, source: &Source) -> bool {
+    standing.get(&source.tenant) == Some(&source.text)
+}
+
+/// The files that are at fault: of two that do not go together, the one that changed.
+fn blamed(found: &Found, files: &[TenantFile], standing: &Standing, sources: &[Source]) -> BTreeSet<String> {
+    let changed = |file: &str| sources.iter().any(|s| s.file == file && !stands(standing, s));
+    let largest_changed = || {
+        let entries = |f: &TenantFile| f.principals.len() + f.audiences.len() + f.resources.len();
+        files.iter().filter(|f| changed(&f.file)).max_by_key(|f| entries(f)).map(|f| f.file.clone())
+    };
+    let of_fault = |fault: &Fault| {
+        if changed(&fault.file) {
+            return fault.file.clone();
+        }
+        let others = found.conflicts.iter().filter(|(file, _)| *file == fault.file).map(|(_, other)| other);
+        let other = others.into_iter().find(|other| changed(other)).cloned();
+        other.or_else(largest_changed).unwrap_or_else(|| fault.file.clone())
+    };
+    found.faults.iter().map(of_fault).collect()
+}
+
+/// Takes out of files that did not change what hangs on other files and is no longer there.
+fn prune(files: &mut [TenantFile], standing: &Standing, sources: &[Source]) -> Vec<Fault> {
+    let tenants: BTreeSet<TenantName> = files.iter().map(|f| f.tenant.clone()).collect();
+    let claims = Claims::of(files);
+    let mut left_out = Vec::new();
+    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| stands(standing, s)) {
+        forget_tenants(f, &tenants);
+        if let Some(claims) = &claims {
+            left_out.extend(drop_unclaimed(f, claims));
+        }
+    }
+    let audiences: HashMap<SpiffeId, BTreeSet<TenantName>> = files
+        .iter()
+        .flat_map(|f| &f.audiences)
+        .map(|a| (a.audience.name.clone(), a.audience.serves.clone()))
+        .collect();
+    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| stands(standing, s)) {
+        let is_served = |audience: &SpiffeId, tenant| {
+            audiences.get(audience).is_some_and(|serves| serves.contains(tenant))
+        };
+        left_out.extend(drop_resources(f, "the audience that serves it", |r, tenant| {
+            is_served(&r.audience, tenant)
+        }));
+    }
+    let models: HashMap<ResourceName, BTreeSet<TenantName>> = files
+        .iter()
+        .flat_map(|f| &f.resources)
+        .map(|r| (r.resource.name.clone(), r.resource.shared_with.clone()))
+        .collect();
+    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| stands(standing, s)) {
+        left_out.extend(drop_resources(f, "the model that it changes", |r, tenant| {
+            let model = r.checkpoint().map(|c| &c.model);
+            model.is_none_or(|m| {
+                models.get(m).is_some_and(|shared| m.tenant() == *tenant || shared.contains(tenant))
+            })
+        }));
+    }
+    left_out
+}
+
+/// Tenants without a file are served nothing, and share nothing.
+fn forget_tenants(f: &mut TenantFile, tenants: &BTreeSet<TenantName>) {
+    for a in &mut f.audiences {
+        a.serves.retain(|t| tenants.contains(&t.value));
+        a.audience.serves.retain(|t| tenants.contains(t));
+        a.audience.reached_by.retain(|t| tenants.contains(t));
+    }
+    for r in &mut f.resources {
+        r.shared.retain(|t| tenants.contains(&t.value));
+        r.resource.shared_with.retain(|t| tenants.contains(t));
+    }
+}
+
+/// What the platform no longer lets a tenant name.
+fn drop_unclaimed(f: &mut TenantFile, claims: &Claims) -> Vec<Fault> {
+    let (mut principals, mut audiences) =
+        (std::mem::take(&mut f.principals), std::mem::take(&mut f.audiences));
+    let mut left_out = Vec::new();
+    let mut leave_out = |line, what: String| {
+        let what =
+            format!("{what} is left out: the platform's file does not let this tenant name it any more");
+        left_out.push(fault(f, line, what, "ask the platform for a [[claim]]"));
+    };
+    principals.retain(|p| {
+        let keep = claims.cover(&f.tenant, &p.value.pattern);
+        if !keep {
+            leave_out(p.line, format!("principal `{}`", p.value.pattern));
+        }
+        keep
+    });
+    audiences.retain(|a| {
+        let mut ids = std::iter::once(&a.audience.name).chain(&a.audience.verifiers);
+        let keep = ids.all(|id| id.as_str().parse().is_ok_and(|p| claims.cover(&f.tenant, &p)));
+        if !keep {
+            leave_out(a.line, format!("audience `{}`", a.audience.name));
+        }
+        keep
+    });
+    (f.principals, f.audiences) = (principals, audiences);
+    left_out
+}
+
+/// Resources that lack something.
+fn drop_resources(
+    f: &mut TenantFile,
+    lacks: &str,
+    is_there: impl Fn(&super::Resource, &TenantName) -> bool,
+) -> Vec<Fault> {
+    let resources = std::mem::take(&mut f.resources);
+    let (kept, dropped): (Vec<_>, Vec<_>) =
+        resources.into_iter().partition(|r| is_there(&r.resource, &f.tenant));
+    f.resources = kept;
+    let left_out = |r: super::file::ParsedResource| {
+        let what = format!("{} is left out: {lacks} is no longer there for this tenant", r.resource.name);
+        fault(f, r.line, what, "name another one, or ask the tenant that declared it")
+    };
+    dropped.into_iter().map(left_out).collect()
+}
+
+#[cfg(test)]
+#[path = "settle_tests.rs"]
+mod tests;

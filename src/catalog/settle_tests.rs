@@ -1,0 +1,188 @@
+use std::{fs, path::PathBuf};
+
+use tempfile::TempDir;
+
+use crate::{
+    catalog::Catalog,
+    name::{ResourceName, SpiffeId},
+};
+
+const PLATFORM: &str = r#"
+[tenant.platform]
+[[claim]]
+tenant = "acme"
+match  = ["spiffe://acme.example/**"]
+[[claim]]
+tenant = "globex"
+match  = ["spiffe://globex.example/**"]
+"#;
+
+/// A directory with the files of acme and globex, which acme shares a model with, and the catalog of it.
+struct Case {
+    dir: TempDir,
+    catalog: Catalog,
+}
+
+fn tenant(name: &str, more: &str) -> String {
+    format!(
+        r#"[tenant.{name}]
+[[principal]]
+match = "spiffe://{name}.example/job/*"
+kind  = "workload"
+[[audience]]
+name      = "spiffe://{name}.example/files"
+verifiers = ["spiffe://{name}.example/files"]
+checks    = "feed"
+presenter = "mtls"
+serves    = ["acme", "globex"]
+{more}"#
+    )
+}
+
+fn model(name: &str, audience: &str, more: &str) -> String {
+    format!(
+        "[[model]]\nname = \"{name}\"\nlocation = \"s3://b/m/\"\naudience = \"spiffe://{audience}.example/files\"\n\
+         pin = \"none\"\ntier = \"lab\"\nenvironment = \"development\"\nrisk = \"low\"\ntool_access = \"none\"\n\
+         owner = \"o\"\n{more}\n"
+    )
+}
+
+fn line(of: &str) -> String {
+    format!(
+        "[[checkpoint]]\nname = \"line\"\nmodel = \"{of}\"\nlocation = \"s3://b/c/\"\n\
+         audience = \"spiffe://globex.example/files\"\nowner = \"o\"\n"
+    )
+}
+
+impl Case {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let acme = tenant("acme", &model("base@1", "acme", "shared_with = [\"globex\"]"));
+        let globex = tenant("globex", &line("model:acme/base@1"));
+        for (file, text) in
+            [("acme.toml", acme.as_str()), ("globex.toml", &globex), ("platform.toml", PLATFORM)]
+        {
+            fs::write(dir.path().join(file), text).unwrap();
+        }
+        let catalog = Catalog::load(dir.path()).unwrap();
+        Case { dir, catalog }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.file(name), text).unwrap();
+    }
+
+    /// Reads again, and answers what was not taken.
+    fn reload(&mut self) -> Vec<String> {
+        self.catalog = self.catalog.reload(self.dir.path()).unwrap();
+        self.catalog.not_taken().iter().map(ToString::to_string).collect()
+    }
+
+    fn knows(&self, id: &str) -> bool {
+        self.catalog.principal(&id.parse::<SpiffeId>().unwrap()).is_some()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.catalog.resource(&name.parse::<ResourceName>().unwrap()).is_some()
+    }
+}
+
+const ACME_JOB: &str = "spiffe://acme.example/job/1";
+const GLOBEX_JOB: &str = "spiffe://globex.example/job/1";
+
+#[test]
+fn a_broken_file_stays_as_it_was_and_removals_in_others_apply() {
+    let mut case = Case::new();
+    case.write("globex.toml", "[tenant.globex\nthis is not TOML");
+    case.write("acme.toml", "[tenant.acme]\n");
+    let said = case.reload();
+    assert!(said.iter().any(|f| f.starts_with("globex.toml:")), "{said:?}");
+    assert!(!case.knows(ACME_JOB), "acme's removal waits for globex");
+    assert!(case.knows(GLOBEX_JOB), "globex lost all by a typing error");
+    // The model went with acme's file, and what hangs on it is left out.
+    assert!(!case.has("model:acme/base@1") && !case.has("checkpoint:globex/line"), "{said:?}");
+    assert!(said.iter().any(|f| f.contains("checkpoint:globex/line is left out")), "{said:?}");
+
+    case.write("globex.toml", &tenant("globex", ""));
+    assert_eq!(case.reload(), [""; 0]);
+}
+
+#[test]
+fn a_share_that_is_taken_back_leaves_out_what_hangs_on_it() {
+    let mut case = Case::new();
+    case.write("acme.toml", &tenant("acme", &model("base@1", "acme", "")));
+    let said = case.reload();
+    assert!(case.has("model:acme/base@1") && !case.has("checkpoint:globex/line"), "{said:?}");
+    assert!(case.knows(GLOBEX_JOB));
+}
+
+#[test]
+fn a_file_that_is_not_there_is_removed_and_one_that_cannot_be_read_stays() {
+    let mut case = Case::new();
+    fs::remove_file(case.file("globex.toml")).unwrap();
+    assert_eq!(case.reload(), [""; 0], "a tenant that left is no mistake of the others");
+    assert!(!case.knows(GLOBEX_JOB) && case.knows(ACME_JOB));
+    fs::write(case.file("acme.toml"), [0xff, 0xfe]).unwrap();
+    assert_eq!(case.reload().len(), 1);
+    assert!(case.knows(ACME_JOB));
+}
+
+#[test]
+fn a_tenant_names_no_identity_that_the_platform_does_not_let_it() {
+    let mut case = Case::new();
+    let globex =
+        tenant("globex", "[[principal]]\nmatch = \"spiffe://acme.example/ops/eve\"\nkind = \"operator\"\n");
+    case.write("globex.toml", &globex);
+    let said = case.reload();
+    assert!(said.iter().any(|f| f.contains("is not for tenant `globex` to name")), "{said:?}");
+    assert!(!case.knows("spiffe://acme.example/ops/eve"));
+    let strict = Catalog::load(case.dir.path()).unwrap_err();
+    assert!(strict.iter().all(|f| f.file == "globex.toml"), "{strict}");
+    // Nor as a verifier, nor as an audience.
+    for taken in
+        ["name      = \"spiffe://globex.example/files\"", "verifiers = [\"spiffe://globex.example/files\"]"]
+    {
+        case.write("globex.toml", &tenant("globex", "").replace(taken, &taken.replace("globex", "acme")));
+        assert!(Catalog::load(case.dir.path()).is_err(), "{taken}");
+    }
+}
+
+#[test]
+fn a_claim_that_is_taken_back_takes_its_identities_at_once() {
+    let mut case = Case::new();
+    let (less, _) = PLATFORM.split_once("[[claim]]\ntenant = \"globex\"").unwrap();
+    case.write("platform.toml", less);
+    let said = case.reload();
+    assert!(case.knows(ACME_JOB) && !case.knows(GLOBEX_JOB), "{said:?}");
+    case.write("globex.toml", &format!("{}\n# changed", tenant("globex", "")));
+    assert!(case.reload().iter().all(|f| f.starts_with("globex.toml")));
+    assert!(!case.knows(GLOBEX_JOB));
+    let only_platform =
+        tenant("acme", "[[claim]]\ntenant = \"acme\"\nmatch = [\"spiffe://acme.example/**\"]\n");
+    case.write("acme.toml", &only_platform);
+    assert!(case.reload().iter().any(|f| f.contains("only platform.toml")), "a tenant gave itself a claim");
+}
+
+#[test]
+fn of_two_files_that_do_not_go_together_the_one_that_changed_waits() {
+    let mut case = Case::new();
+    // Without a platform's file anyone may name anything, and acme comes before globex.
+    fs::remove_file(case.file("platform.toml")).unwrap();
+    assert_eq!(case.reload(), [""; 0]);
+    let taking = "[[principal]]\nmatch = \"spiffe://globex.example/job/*\"\nkind = \"workload\"\n";
+    let acme = tenant("acme", &format!("{}{taking}", model("base@1", "acme", "shared_with = [\"globex\"]")));
+    case.write("acme.toml", &acme);
+    assert!(!case.reload().is_empty());
+    let owner = &case.catalog.principal(&GLOBEX_JOB.parse().unwrap()).unwrap().tenant;
+    assert_eq!(owner.as_str(), "globex", "it was there first");
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_changes_nothing() {
+    let case = Case::new();
+    assert!(case.catalog.reload(&case.file("nowhere")).is_err());
+}

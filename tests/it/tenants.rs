@@ -1,0 +1,152 @@
+//! What one tenant learns of another, and can do to it.
+
+use leasehold::{
+    name::{JobId, LeaseId},
+    proto::v1::{self, Half},
+};
+use tonic::Code;
+
+use crate::harness::*;
+
+const REVIEWS: &str = "dataset:globex/reviews@v1";
+
+/// A refusal with the names that the caller chose itself put away.
+fn without(mut no: Refused, names: &[&str]) -> (Code, String, String, String) {
+    no.facts.remove("field");
+    let mut text = format!("{:?}", no.facts);
+    for name in names {
+        no.text = no.text.replace(name, "NAME");
+        text = text.replace(name, "NAME");
+    }
+    (no.code, no.reason, no.text, text)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_over_what_is_foreign_or_unknown_gets_one_answer() {
+    let world = World::start().await;
+    let launcher = world.client(LAUNCHER).await;
+    let ask = async |spec: v1::JobSpec, dry_run: bool| {
+        let request = v1::CreateJobRequest { spec: Some(spec), idempotency_key: "x".into(), dry_run };
+        refused(launcher.jobs().create_job(request).await)
+    };
+    let (unknown, member) = ("dataset:globex/nothing@v1", "spiffe://k8s.globex.example/ns/none/job/1");
+    let reading = |name: &str| v1::JobSpec { read: vec![name.into()], write: vec![], tune: None, ..spec() };
+    let joined = |id: &str| {
+        let members = v1::Members { join: vec![id.into()], ..Default::default() };
+        v1::JobSpec { members: Some(members), ..spec() }
+    };
+    let every = "spiffe://k8s.globex.example/**";
+    let none = "spiffe://k8s.nowhere.example/**";
+    for dry_run in [true, false] {
+        let nothing = without(ask(reading(unknown), dry_run).await, &[unknown]);
+        assert_eq!(without(ask(reading(REVIEWS), dry_run).await, &[REVIEWS]), nothing);
+        // A lock on it, or on its tenant, does not tell that it is there.
+        let platform = world.client(PLATFORM).await;
+        for locked in [REVIEWS, "tenant:globex"] {
+            platform.lock(locked).await.unwrap();
+            assert_eq!(without(ask(reading(REVIEWS), dry_run).await, &[REVIEWS]), nothing, "{locked}");
+            platform.unlock(locked).await.unwrap();
+        }
+        let nobody = without(ask(joined(member), dry_run).await, &[member]);
+        assert_eq!(nobody.1, "PRINCIPAL_UNKNOWN");
+        assert_eq!(without(ask(joined(GLOBEX_WORKER), dry_run).await, &[GLOBEX_WORKER]), nobody);
+        assert_eq!(without(ask(joined(every), dry_run).await, &[every]), nobody);
+        assert_eq!(without(ask(joined(none), dry_run).await, &[none]), nobody);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_of_what_is_foreign_or_unknown_gets_one_answer() {
+    let world = World::start().await;
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let operator = world.client(GLOBEX_OPERATOR).await;
+    let pairs = [
+        (format!("identity:{WORKER}"), "identity:spiffe://nowhere.example/x".to_owned()),
+        (format!("job:{}", worker.job), format!("job:{}", JobId(7))),
+        (format!("attempt:{}/1", worker.job), format!("attempt:{}/1", JobId(7))),
+        (format!("lease:{}", token.lease.id), format!("lease:{}", LeaseId(7))),
+        ("tenant:acme".into(), "tenant:nosuch".into()),
+        (TICKETS.into(), "dataset:acme/nothing@v1".into()),
+        ("human:ada".into(), "human:nobody".into()),
+        ("domain:k8s.acme.example".into(), "domain:nowhere.example".into()),
+    ];
+    for (foreign, unknown) in &pairs {
+        let names = |name: &str| name.split_once(':').unwrap().1.to_owned();
+        for dry_run in [true, false] {
+            let revoke = async |name: &str| {
+                let reason = "looking".into();
+                let request = v1::RevokeRequest { name: name.into(), reason, dry_run };
+                without(refused(operator.operators().revoke(request).await), &[&names(name)])
+            };
+            assert_eq!(revoke(foreign).await, revoke(unknown).await, "{foreign}");
+        }
+        let lock = async |name: &str| {
+            let request = v1::LockRequest {
+                name: name.into(),
+                reason: "looking".into(),
+                dry_run: true,
+                ..Default::default()
+            };
+            without(refused(operator.operators().lock(request).await), &[&names(name)])
+        };
+        assert_eq!(lock(foreign).await, lock(unknown).await, "{foreign}");
+    }
+    worker.issue(Half::Reading).await;
+}
+
+/// How much is recorded, and how much a tenant does, is not said to the others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_tenant_learns_how_much_the_others_do() {
+    let world = World::start().await;
+    let operator = world.client(GLOBEX_OPERATOR).await;
+    let whoami =
+        async |client: &Client| client.operators().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
+    assert_eq!(whoami(&operator).await.ledger_head, "");
+    assert!(!whoami(&world.client(PLATFORM).await).await.ledger_head.is_empty());
+    let ending = operator.revoke("tenant:globex").await.unwrap().into_inner().ending.unwrap();
+    let wait = v1::WaitDurableRequest { receipt: ending.receipt };
+    let waited = operator.operators().wait_durable(wait).await.unwrap().into_inner();
+    assert_eq!(waited.ledger_head, "");
+    let made_up = v1::WaitDurableRequest { receipt: vec![0; 36] };
+    refused(operator.operators().wait_durable(made_up).await).is(Code::FailedPrecondition, "EPOCH_CHANGED");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_operator_does_not_reload_what_is_all_tenants() {
+    let world = World::start().await;
+    world.write("catalog.d/acme.toml", "[tenant.acme\n");
+    let reload = async |id: &str| {
+        let client = world.client(id).await;
+        client.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: true }).await
+    };
+    let no = refused(reload(GLOBEX_OPERATOR).await);
+    no.is(Code::PermissionDenied, "KIND_NOT_ALLOWED");
+    assert!(!format!("{no:?}").contains("acme"), "{no:?}");
+    let seen = reload(PLATFORM).await.unwrap().into_inner();
+    assert!(seen.not_taken.iter().any(|m| m.starts_with("acme.toml:1")), "{:?}", seen.not_taken);
+}
+
+/// A broken file of one tenant keeps no removal of another from taking effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_file_of_one_tenant_holds_no_other_back() {
+    let world = World::start().await;
+    let mut worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let acme = world.read("catalog.d/acme.toml");
+    let trainers = "match    = \"spiffe://k8s.acme.example/ns/ml/job/*\"";
+    assert!(acme.contains(trainers));
+    world.write("catalog.d/acme.toml", &acme.replacen(trainers, &trainers.replace("/ml/", "/elsewhere/"), 1));
+    world.write("catalog.d/globex.toml", "this is no TOML");
+    let platform = world.client(PLATFORM).await;
+    let reload = v1::ReloadCatalogRequest { dry_run: false };
+    let done = platform.operators().reload_catalog(reload).await.unwrap().into_inner();
+    assert!(done.not_taken.iter().all(|m| m.starts_with("globex.toml")), "{:?}", done.not_taken);
+    assert!(done.ended >= 1, "{done:?}");
+    assert!(!world.client(GATEWAY).await.introspect(&token.text, WORKER).await.active);
+    worker.stream = None;
+    // Globex is as it was.
+    let globex = world.client(GLOBEX_OPERATOR).await;
+    let seen = globex.operators().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
+    assert_eq!(seen.tenant, "globex");
+}
