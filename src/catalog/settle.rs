@@ -112,7 +112,7 @@ fn prune(files: &mut [TenantFile], standing: &Standing, sources: &[Source]) -> V
         .map(|a| (a.audience.name.clone(), a.audience.serves.clone()))
         .collect();
     for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| stands(standing, s)) {
-        let is_served = |audience: &SpiffeId, tenant| {
+        let is_served = |audience: &SpiffeId, tenant: &TenantName| {
             audiences.get(audience).is_some_and(|serves| serves.contains(tenant))
         };
         left_out.extend(drop_resources(f, "the audience that serves it", |r, tenant| {

@@ -457,7 +457,7 @@ async fn a_policy_with_a_typo_is_not_taken_and_changes_nothing() {
     let gateway = world.client(GATEWAY).await;
     let worker = world.working().await;
     let token = worker.issue(Half::Reading).await;
-    let operator = world.client(OPERATOR).await;
+    let operator = world.client(PLATFORM).await;
     let good = world.read("policy/leasehold.cedar");
     let reload =
         async || operator.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: false }).await;

@@ -149,9 +149,10 @@ async fn law_06_law_35_what_is_in_an_index_is_a_lease_that_was_handed_out_and_th
             })
         })
         .collect();
+    let platform = world.client(PLATFORM).await;
     for _ in 0..12 {
         let reload = v1::ReloadCatalogRequest { dry_run: false };
-        operator.operators().reload_catalog(reload).await.unwrap();
+        platform.operators().reload_catalog(reload).await.unwrap();
     }
     let mut tokens = Vec::new();
     for issuer in issuers {

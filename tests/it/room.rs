@@ -23,7 +23,7 @@ impl Reload {
         let (let_go, gone) = mpsc::channel();
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let held = std::thread::spawn(move || {
-            let read = || {
+            let read = |_: &leasehold::broker::Rules| {
                 begun.send(()).unwrap();
                 let _ = gone.recv();
                 Err(Refusal::new(Reason::CatalogInvalid, "a test held it"))
@@ -69,30 +69,31 @@ async fn until_refused(client: &Client) -> Refused {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_requests_that_one_identity_may_have_in_work_are_those_that_are_configured() {
     let world = World::with(|setup| setup.server = "requests_per_peer_max = 2".into()).await;
-    let (operator, again) = (world.client(OPERATOR).await, world.client(OPERATOR).await);
-    let platform = world.client(PLATFORM).await;
+    let (platform, again) = (world.client(PLATFORM).await, world.client(PLATFORM).await);
+    let operator = world.client(OPERATOR).await;
     let reload = Reload::held(&world).await;
-    let first = ask_to_reload(&operator);
+    let first = ask_to_reload(&platform);
     let second = ask_to_reload(&again);
     // Both are in work as soon as a third is refused, over whichever connection it comes.
-    let no = until_refused(&operator).await;
+    let no = until_refused(&platform).await;
     no.is(Code::ResourceExhausted, "OVERLOADED");
     assert!(no.text.contains("2 requests in work"), "{}", no.text);
     Refused::of(&ask(&again).await.unwrap_err()).is(Code::ResourceExhausted, "OVERLOADED");
-    assert!(ask(&platform).await.is_ok(), "others have their own share");
-    operator.revoke(TICKETS).await.unwrap(); // what ends access has room of its own
+    assert!(ask(&operator).await.is_ok(), "others have their own share");
+    platform.revoke(TICKETS).await.unwrap(); // what ends access has room of its own
     reload.let_go();
     for asked in [first, second] {
         soon("the answer", asked).await.unwrap().unwrap();
     }
-    eventually("room again", async || ask(&operator).await.is_ok()).await;
+    eventually("room again", async || ask(&platform).await.is_ok()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_requests_that_all_may_have_in_work_are_those_that_are_configured() {
     let room = "requests_max = 2\nrequests_per_peer_max = 1";
     let world = World::with(|setup| setup.server = room.into()).await;
-    let (operator, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
+    let other = PLATFORM.replace("/ops/", "/ops/other-");
+    let (operator, platform) = (world.client(&other).await, world.client(PLATFORM).await);
     let launcher = world.client(LAUNCHER).await;
     let reload = Reload::held(&world).await;
     let asked = [ask_to_reload(&operator), ask_to_reload(&platform)];
