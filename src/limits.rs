@@ -278,6 +278,18 @@ pub const REPORT: Duration = Duration::from_secs(5);
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest wait between two attempts at one call: a daemon that comes back is found within a beat.
 pub const RETRY_MAX: Duration = BEAT;
+/// Threads that serve in a daemon: past it more of them wait for the same locks. Other commands run on one.
+pub const WORKER_THREADS_MAX: usize = 32;
+/// Threads that a daemon needs beside those: the ledger's writer, and work that blocks.
+pub const SPARE_THREADS: usize = 4;
+/// How long a signal is held back to see whether it came to more of our processes than one, and so to the command too.
+pub const SIGNAL_TOGETHER: Duration = Duration::from_millis(100);
+/// How much later a slow sender may still reach the last process of a group with one signal.
+pub const SIGNAL_LATE: Duration = Duration::from_secs(1);
+/// How long a guard goes on ending what is left of a job after SIGKILL, before it says what it could not end.
+pub const GUARD_PATIENCE: Duration = Duration::from_secs(30);
+/// Less than this left of an SVID, nobody else will renew it in time: a run says so.
+pub const SVID_SHORT: Duration = Duration::from_secs(60);
 /// Between two looks at a process that an agent watches and did not start.
 pub const WATCH_PID: Duration = Duration::from_millis(100);
 /// Bytes of a file that a ticket is in: 43 characters, with room for an editor's newline.

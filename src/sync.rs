@@ -21,3 +21,25 @@ pub(crate) use here::{RwLock, atomic::AtomicUsize};
 /// Whether this build is for a model checker, which wants everything small.
 #[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]
 pub(crate) const MODEL: bool = cfg!(any(feature = "loom", feature = "shuttle"));
+
+/// Runs work that blocks on a thread that it starts, or on the caller's if no thread can be started.
+///
+/// The blocking pool of the runtime panics in that case, and a pids limit must not end a wrapper. `None` if the work panicked.
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    // A thread that cannot be started drops what it was given, so both sides can take the work.
+    let theirs = std::sync::Arc::new(std::sync::Mutex::new(Some(move || {
+        // The caller may have stopped waiting.
+        let _ = done.send(work());
+    })));
+    let run = move || {
+        let taken = theirs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        if let Some(work) = taken {
+            work();
+        }
+    };
+    if std::thread::Builder::new().name("aside".to_owned()).spawn(run.clone()).is_err() {
+        run();
+    }
+    result.await.ok()
+}

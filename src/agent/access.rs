@@ -9,11 +9,12 @@ use super::{
     CredentialDir, CredentialError, RunSettings, Signals, SpawnError, Voice,
     begin::{Begun, begin},
     member::{Member, ObtainError, Place},
+    signals::{SignalNumber, Together},
 };
 use crate::{
     clock::Clock,
     identity::IdentitySource,
-    limits::START_PATIENCE,
+    limits::{START_PATIENCE, UNDO},
     link::Connector,
     name::{InstanceName, JobId},
     proto::v1,
@@ -137,9 +138,10 @@ impl Access {
         }
         let dir = Arc::new(dir);
         let mut begun = Begun::new(place);
+        let mut together = Together::default();
         let obtained = tokio::select! {
             obtained = obtain(joining, place, &dir, &mut begun) => obtained,
-            signal = ending(signals) => Err(RunError::Interrupted(signal)),
+            signal = ending(signals, &mut together, &*place.clock) => Err(RunError::Interrupted(signal)),
         };
         match obtained {
             Ok(member) => {
@@ -150,7 +152,21 @@ impl Access {
             }
             Err(error) => {
                 dir.wipe();
-                begun.undo(&error.to_string(), &place.voice).await;
+                let why = error.to_string();
+                if let RunError::Interrupted(signal) = &error
+                    && begun.has_job()
+                {
+                    let span = UNDO.as_secs();
+                    place.voice.say(&format!(
+                        "{signal}: nothing is started; what was begun is ended, within {span} s; once more leaves at once"
+                    ));
+                }
+                tokio::select! {
+                    () = begun.undo(&why, &place.voice) => {}
+                    signal = ending(signals, &mut together, &*place.clock) => {
+                        place.voice.say(&format!("{signal}: left at once; what was begun ends when nobody takes part in it"));
+                    }
+                }
                 Err(error)
             }
         }
@@ -201,18 +217,21 @@ async fn obtain(
 }
 
 /// The next signal that asks to end. Before there is anything to pass it on to, the others mean nothing.
-async fn ending(signals: &mut Signals) -> Signal {
+async fn ending(signals: &mut Signals, together: &mut Together, clock: &dyn Clock) -> Signal {
     loop {
-        let signal = signals.next().await;
-        if is_farewell(signal) || signal == Signal::SIGQUIT {
+        let heard = signals.heard().await;
+        let is_new = together.heard(heard, clock.now().lease);
+        // SIGKILL says that the process in front is gone.
+        let ends = |s: &Signal| is_farewell(*s) || matches!(s, Signal::SIGQUIT | Signal::SIGKILL);
+        if let Some(signal) = heard.signal.named().filter(ends).filter(|_| is_new) {
             return signal;
         }
     }
 }
 
 /// How a platform says that a job is to finish.
-pub(super) fn is_farewell(signal: Signal) -> bool {
-    matches!(signal, Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP)
+pub(super) fn is_farewell(signal: impl Into<SignalNumber>) -> bool {
+    matches!(signal.into().named(), Some(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP))
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub(super) struct Begun {
 impl Begun {
     pub(super) fn new(place: &RunPlace) -> Self {
         Begun {
-            calls: Calls::new(place.connector.clone(), place.clock.clone()),
+            calls: Calls::new(place.connector.clone(), place.clock.clone()).saying(place.voice.clone()),
             job: None,
             is_own_job: false,
             attempt: None,
@@ -43,6 +43,11 @@ impl Begun {
     /// The job, where this process made it and nobody else will end it.
     pub(super) fn own_job(&self) -> Option<JobId> {
         self.job.filter(|_| self.is_own_job)
+    }
+
+    /// Whether there is anything that may have to be ended.
+    pub(super) fn has_job(&self) -> bool {
+        self.job.is_some()
     }
 
     /// The line that a run begins with.
@@ -147,7 +152,7 @@ pub(super) async fn begin(
     };
     // Noted before it is asked for: the answer may be lost when it was done.
     begun.joined = Some((instance, who.secret.clone()));
-    let join = async |_: Duration| connect(calls.clone(), &who, || place.clock.now()).await;
+    let join = async |_: Duration| connect(calls.quiet(), &who, || place.clock.now()).await;
     let connected = calls.persist(START_PATIENCE, join).await.inspect_err(|refusal| {
         if refusal.reason != Reason::Unreachable {
             begun.joined = None;

@@ -1,10 +1,16 @@
 //! Asking the daemon: a deadline on each call, and a [`Refusal`] where there is no answer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tonic::{Code, Request, Response, Status, transport::Channel};
 
-use super::retry::Backoff;
+use super::{Voice, retry::Backoff};
 use crate::{
     clock::Clock,
     limits::CALL,
@@ -22,12 +28,26 @@ pub(super) struct Calls {
     connector: Connector,
     channel: Channel,
     clock: Arc<dyn Clock>,
+    /// Who is told, once, that the same is asked again.
+    voice: Option<Arc<OnceVoice>>,
 }
+
+struct OnceVoice(Voice, AtomicBool);
 
 impl Calls {
     /// Connects at the first call.
     pub(super) fn new(connector: Connector, clock: Arc<dyn Clock>) -> Self {
-        Calls { channel: connector.channel(), connector, clock }
+        Calls { channel: connector.channel(), connector, clock, voice: None }
+    }
+
+    /// Says when it has to ask again, the first time.
+    pub(super) fn saying(self, voice: Voice) -> Self {
+        Calls { voice: Some(Arc::new(OnceVoice(voice, AtomicBool::new(false)))), ..self }
+    }
+
+    /// On the same connection, without a word.
+    pub(super) fn quiet(&self) -> Self {
+        Calls { voice: None, ..self.clone() }
     }
 
     /// Another connection, with the SVID that there is by now.
@@ -80,6 +100,11 @@ impl Calls {
             let wait = waits.next().unwrap_or(CALL);
             if deadline.since(self.clock.now().lease) <= wait {
                 return Err(refusal);
+            }
+            if let Some(once) = &self.voice
+                && !once.1.swap(true, Ordering::Relaxed)
+            {
+                once.0.say(&format!("{refusal}: trying again for up to {} s", patience.as_secs()));
             }
             self.clock.sleep(wait).await;
         }

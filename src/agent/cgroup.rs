@@ -6,6 +6,8 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    thread,
+    time::Duration,
 };
 
 use nix::unistd::getpid;
@@ -25,7 +27,8 @@ impl Leaf {
     pub(super) fn make() -> Option<Self> {
         let read = |name| fs::read_to_string(format!("/proc/self/{name}")).ok();
         let home = home(&read("mountinfo")?, &read("cgroup")?)?;
-        let folder = home.join(format!("leasehold-{}-{:08x}", getpid(), random_u128().ok()? as u32));
+        remove_left(&home);
+        let folder = home.join(format!("{PREFIX}{}-{:08x}", getpid(), random_u128().ok()? as u32));
         if let Err(error) = fs::create_dir(&folder) {
             tracing::debug!(home = %home.display(), %error, "no cgroup of the job's own");
             return None;
@@ -72,9 +75,46 @@ impl Leaf {
         }
     }
 
-    /// Takes it away, where nothing is inside any more. Another may have done it.
+    /// Takes it away with what the command made inside, if no process is left there. Another may have done it.
     pub(super) fn remove(&self) {
-        let _ = fs::remove_dir(&self.folder);
+        for _ in 0..REMOVAL_TRIES {
+            if remove_tree(&self.folder, DEPTH_MAX).is_ok() || !self.folder.exists() {
+                return;
+            }
+            // A process that is dead still counts for a moment.
+            thread::sleep(Duration::from_millis(5));
+        }
+        tracing::debug!(folder = %self.folder.display(), "the cgroup of the job stays");
+    }
+}
+
+/// How the name of a leaf begins; the wrapper's process id follows.
+const PREFIX: &str = "leasehold-";
+/// Tries to remove a leaf, five milliseconds apart.
+const REMOVAL_TRIES: u32 = 100;
+/// How deep a command may have nested cgroups of its own.
+const DEPTH_MAX: u32 = 8;
+
+/// Removes a cgroup and those below it: the kernel removes one that has no processes and no cgroups inside.
+fn remove_tree(folder: &Path, depth: u32) -> io::Result<()> {
+    if depth > 0 {
+        for entry in fs::read_dir(folder)?.flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                let _ = remove_tree(&entry.path(), depth - 1);
+            }
+        }
+    }
+    fs::remove_dir(folder)
+}
+
+/// Removes the empty leaves of wrappers that were killed together with their guards.
+fn remove_left(home: &Path) {
+    for entry in fs::read_dir(home).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.split_once('-')?.0.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            let _ = remove_tree(&entry.path(), DEPTH_MAX);
+        }
     }
 }
 
@@ -130,6 +170,23 @@ mod tests {
         assert_eq!(home(inside, "0::/elsewhere\n"), None, "our place is not below this mount");
         assert_eq!(home("", "0::/\n"), None);
         assert_eq!(home(hybrid, "4:memory:/x\n"), None, "version 1 alone");
+    }
+
+    #[test]
+    fn a_leaf_that_a_killed_wrapper_left_is_removed() {
+        let home = tempfile::tempdir().unwrap();
+        let make = |name: String| {
+            let path = home.path().join(name);
+            fs::create_dir_all(path.join("made/by the command")).unwrap();
+            path
+        };
+        let left = make(format!("{PREFIX}{}-0000abcd", i32::MAX));
+        let live = make(format!("{PREFIX}{}-0000abcd", getpid()));
+        let other = make("system.slice".into());
+        remove_left(home.path());
+        assert!(!left.exists() && live.exists() && other.exists());
+        Leaf::of(home.path().into(), live.clone()).remove();
+        assert!(!live.exists());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    io::{self, PipeReader, PipeWriter, Read},
+    io::{self, PipeReader, PipeWriter, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::process::{CommandExt, ExitStatusExt},
@@ -18,7 +18,7 @@ use nix::{
     fcntl::{FcntlArg, FdFlag, fcntl},
     sys::{
         prctl,
-        signal::{Signal, killpg},
+        signal::Signal,
         wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid},
     },
     unistd::{Pid, getpid},
@@ -34,13 +34,16 @@ use super::{
     cgroup::Leaf,
     command::{self, CommandError},
     ending::{ChildEnd, Ended, asks_to_end},
+    front::Way,
     guard::{Event, Orders, SUBCOMMAND},
     processes::{Below, Left, reap_orphans},
+    rlimits::limit_of,
+    signals::SignalNumber,
     terminal,
 };
 use crate::{
     clock::Clock,
-    limits::{KILL_WAIT, TERM_GRACE_DEFAULT},
+    limits::{GUARD_PATIENCE, KILL_WAIT, TERM_GRACE_DEFAULT},
 };
 
 /// What is started.
@@ -53,6 +56,8 @@ pub struct ChildSpec {
     pub grace: Duration,
     /// The directory that is wiped then.
     pub files: Option<PathBuf>,
+    /// The process in front of the wrapper, whose group the command joins.
+    pub(super) front: Option<Way>,
     /// What is started to guard the command: this binary's `__guard`. A test names its own.
     pub(super) guard: (PathBuf, Vec<OsString>),
 }
@@ -61,7 +66,7 @@ impl ChildSpec {
     pub fn new(argv: Vec<OsString>, env: ChildEnvironment) -> Self {
         // Through /proc this finds the wrapper's own binary though its file was replaced since.
         let guard = (PathBuf::from("/proc/self/exe"), vec![SUBCOMMAND.into()]);
-        ChildSpec { argv, env, grace: TERM_GRACE_DEFAULT, files: None, guard }
+        ChildSpec { argv, env, grace: TERM_GRACE_DEFAULT, files: None, front: None, guard }
     }
 }
 
@@ -84,7 +89,7 @@ impl SpawnError {
     }
 }
 
-/// The one command of this wrapper, in a process group of its own, below a guard.
+/// The one command of this wrapper, below a guard: in a process group of its own, or in that of the shell at a terminal.
 ///
 /// Everything below the wrapper counts as the job's: what loses its parent is adopted, reaped, and ended with the job. So a
 /// process holds at most one `Child`, and starts nothing else while it does. Dropping it, and any end of the wrapper, SIGKILL
@@ -95,17 +100,28 @@ pub struct Child {
     guard: process::Child,
     /// Ends with the guard.
     events: Option<Lines<BufReader<pipe::Receiver>>>,
-    /// Nothing is ever written to it: its end is what is told.
+    /// Its end tells that the wrapper is gone; a byte before, that the rest was ended in order.
     lifeline: Option<PipeWriter>,
     deaths: tokio::signal::unix::Signal,
     has_terminal: bool,
+    front: Option<Way>,
     end: Option<ChildEnd>,
+}
+
+/// What becomes known of a command.
+#[derive(Debug)]
+pub(super) enum News {
+    Ended(Ended),
+    /// A signal came to the guard.
+    Heard(SignalNumber),
 }
 
 /// For those who signal and end the command while another waits for it.
 #[derive(Clone, Debug)]
 pub struct ChildHandle {
     pid: Pid,
+    /// Whether it leads a process group, which is the job's only then.
+    leads: bool,
     below: Below,
     state: Arc<Mutex<State>>,
 }
@@ -120,7 +136,7 @@ struct State {
 impl Child {
     /// Starts the command with stdin, stdout and stderr inherited. Needs a tokio runtime. Blocks for as long as an exec takes.
     ///
-    /// Where the wrapper is in front of a terminal, the command is put in front in its place.
+    /// If the wrapper is in front of a terminal and no process is in front of the wrapper, the command is put in front in its place.
     pub fn spawn(spec: &ChildSpec) -> Result<Self, SpawnError> {
         let path = search_path(&spec.env);
         let called = spec.argv.first().cloned().unwrap_or_default();
@@ -140,25 +156,31 @@ impl Child {
         }
         let deaths = signal(SignalKind::child()).map_err(SpawnError::Start)?;
         let below = Below::new(leaf.clone());
-        let has_terminal = terminal::is_ours();
+        let has_terminal = spec.front.is_none() && terminal::is_ours();
         let (guard, mut events, lifeline) =
             guarded(spec, &program, leaf, has_terminal).map_err(SpawnError::Start)?;
         let pid = match first_event(&mut events).map_err(SpawnError::Start)? {
             Some(Event::Started(pid)) => pid,
             Some(Event::NotRun(errno)) => {
-                return Err(command::not_started(&program, &Errno::from_raw(errno).into()).into());
+                let error = Errno::from_raw(errno).into();
+                // A limit of the machine is not the command's fault.
+                return Err(match limit_of(&error) {
+                    Some(_) => SpawnError::Start(error),
+                    None => command::not_started(&program, &error).into(),
+                });
             }
             _ => return Err(SpawnError::Start(io::Error::other("its guard ended at once"))),
         };
         let below = below.guarded_by(Pid::from_raw(guard.id().cast_signed()));
         let events = pipe::Receiver::from_owned_fd(OwnedFd::from(events)).map_err(SpawnError::Start)?;
         Ok(Child {
-            handle: ChildHandle { pid, below, state: Arc::default() },
+            handle: ChildHandle { pid, leads: spec.front.is_none(), below, state: Arc::default() },
             guard,
             events: Some(BufReader::new(events).lines()),
             lifeline: Some(lifeline),
             deaths,
             has_terminal,
+            front: spec.front.clone(),
             end: None,
         })
     }
@@ -170,8 +192,17 @@ impl Child {
     /// Waits for the command's end. Cancel safe; after the end, the same answer again.
     pub async fn wait(&mut self) -> io::Result<Ended> {
         loop {
+            if let News::Ended(ended) = self.next().await? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Waits for what becomes known next. Cancel safe; after the end, the same answer again.
+    pub(super) async fn next(&mut self) -> io::Result<News> {
+        loop {
             if let Some(end) = self.end {
-                return Ok(Ended { end, asked: self.handle.state().asked });
+                return Ok(News::Ended(Ended { end, asked: self.handle.state().asked }));
             }
             let Some(events) = &mut self.events else {
                 self.look()?;
@@ -183,7 +214,9 @@ impl Child {
             tokio::select! {
                 line = events.next_line() => match line?.as_deref().map(Event::of_line) {
                     Some(Some(Event::Ended(status))) => self.is_over(ExitStatus::from_raw(status).into()),
-                    Some(Some(Event::Stopped)) => self.follow_stop(),
+                    Some(Some(Event::Stopped(signal))) => self.follow_stop(signal),
+                    Some(Some(Event::Continued)) => self.front.iter().for_each(Way::resume),
+                    Some(Some(Event::Heard(signal))) => return Ok(News::Heard(SignalNumber(signal))),
                     Some(_) => {}
                     None => self.unguarded()?,
                 },
@@ -193,14 +226,14 @@ impl Child {
         }
     }
 
-    /// Ends what the command left behind: SIGTERM, and SIGKILL after the grace; then the guard. Called after
-    /// [`wait`](Self::wait), when the end has been reported: no ending of access waits for this.
+    /// Ends what the command left behind: SIGTERM, and SIGKILL after the grace; then the guard, which ends when nothing of the job
+    /// is left. Called after [`wait`](Self::wait), when the end has been reported: no ending of access waits for this.
     pub async fn end_rest(&mut self, grace: Duration, clock: &dyn Clock) -> Left {
         let handle = self.handle();
-        let end = handle.below.end(Some((Signal::SIGTERM, grace)), clock);
+        let end = handle.below.end(Some((Signal::SIGTERM, grace)), KILL_WAIT, clock);
         tokio::pin!(end);
         let guard = self.guard_pid();
-        let left = loop {
+        let mut left = loop {
             // Each dead one tells, and must be taken before its parent's end shows.
             reap_orphans(Some(guard));
             tokio::select! {
@@ -209,16 +242,23 @@ impl Child {
             }
         };
         reap_orphans(Some(guard));
-        self.lifeline = None;
-        let patience = clock.sleep(KILL_WAIT);
+        if let Some(mut lifeline) = self.lifeline.take() {
+            // A guard that is gone has left the rest to us.
+            let _ = lifeline.write_all(b".");
+        }
+        let patience = clock.sleep(GUARD_PATIENCE.saturating_add(KILL_WAIT));
         tokio::pin!(patience);
         while let Ok(None) = self.guard.try_wait() {
             tokio::select! {
                 _ = self.deaths.recv() => {}
-                () = &mut patience => break,
+                () = &mut patience => {
+                    left.pids.push(guard);
+                    break;
+                }
             }
         }
         reap_orphans(None);
+        handle.below.remove_leaf();
         left
     }
 
@@ -264,13 +304,17 @@ impl Child {
         Ok(())
     }
 
-    /// A command that was stopped from the terminal (Ctrl-Z) stops the wrapper too; both go on together.
-    fn follow_stop(&self) {
-        terminal::stop_with_child();
-        if terminal::is_ours() {
-            terminal::give(self.handle.pid);
+    /// Has the shell see that its job stopped. Without a shell nothing could continue what the terminal stopped, so we do.
+    fn follow_stop(&self, signal: i32) {
+        let is_from_terminal = Signal::try_from(signal)
+            .is_ok_and(|s| [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].contains(&s));
+        match &self.front {
+            Some(front) if front.stop() => return,
+            Some(front) if is_from_terminal => terminal::give(front.group()),
+            None if is_from_terminal && self.has_terminal => terminal::give(self.handle.pid),
+            _ => return,
         }
-        self.handle.send(Signal::SIGCONT);
+        self.handle.send(Signal::SIGCONT.into());
     }
 }
 
@@ -288,6 +332,7 @@ fn guarded(
         lifeline: inherited(&hears)?,
         events: inherited(&tells)?,
         takes_terminal,
+        group: spec.front.as_ref().map_or(Pid::from_raw(0), Way::group),
         grace: spec.grace,
         files: spec.files.clone(),
         leaf,
@@ -306,7 +351,7 @@ fn guarded(
 }
 
 /// The number of a pipe's end that the guard gets under the same one.
-fn inherited(end: &(impl AsFd + AsRawFd)) -> io::Result<i32> {
+pub(super) fn inherited(end: &(impl AsFd + AsRawFd)) -> io::Result<i32> {
     fcntl(end, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(end.as_raw_fd())
 }
@@ -321,17 +366,32 @@ fn first_event(events: &mut PipeReader) -> io::Result<Option<Event>> {
 }
 
 impl ChildHandle {
-    /// The child's process id, which is also its group's.
+    /// The child's process id.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Passes a signal on to the child's process group. After the child's end it goes nowhere.
-    pub fn forward(&self, signal: Signal) {
-        if asks_to_end(signal) {
+    /// Passes a signal on to the child's process group, or to the child if that is in a shell's group. After the child's end it
+    /// goes nowhere.
+    pub fn forward(&self, signal: impl Into<SignalNumber>) {
+        let signal = signal.into();
+        self.note(signal);
+        self.send(signal);
+        self.wake(signal);
+    }
+
+    /// Remembers a signal that asks to end, whether it is passed on or the child has it by itself.
+    pub(super) fn note(&self, signal: SignalNumber) {
+        if let Some(signal) = signal.named().filter(|s| asks_to_end(*s)) {
             self.asked(signal);
         }
-        self.send(signal);
+    }
+
+    /// Continues a stopped child that was asked to end: it cannot act on that before.
+    pub(super) fn wake(&self, signal: SignalNumber) {
+        if signal.named().is_some_and(asks_to_end) {
+            self.send(Signal::SIGCONT.into());
+        }
     }
 
     /// Ends everything below the wrapper as the run's settings say for a revocation: SIGTERM and, after the grace,
@@ -345,18 +405,21 @@ impl ChildHandle {
             OnRevoke::Ignore => return Left { pids: Vec::new() },
         };
         self.asked(polite.map_or(Signal::SIGKILL, |(signal, _)| signal));
-        self.below.end(polite, clock).await
+        self.below.end(polite, KILL_WAIT, clock).await
     }
 
     fn asked(&self, signal: Signal) {
         self.state().asked.get_or_insert(signal);
     }
 
-    fn send(&self, signal: Signal) {
+    fn send(&self, signal: SignalNumber) {
         // Held while sending: what is over is not signalled by its id.
         let state = self.state();
-        if !state.is_over
-            && let Err(e) = killpg(self.pid, signal)
+        if state.is_over {
+            return;
+        }
+        let sent = if self.leads { signal.send_to_group(self.pid) } else { signal.send_to(self.pid) };
+        if let Err(e) = sent
             && e != Errno::ESRCH
         {
             tracing::warn!(%signal, error = %e, "a signal could not be passed on to the command");

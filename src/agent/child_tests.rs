@@ -134,7 +134,10 @@ fn each_signal_is_passed_on() {
     alone("each_signal_is_passed_on", || async {
         let folder = tempfile::tempdir().unwrap();
         let mut signals = Signals::listen().unwrap();
-        for (n, name) in ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "CONT", "WINCH"].iter().enumerate() {
+        // What reaches real commands is tried with every signal by `--test processes`.
+        for (n, name) in
+            ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "CONT", "WINCH", "XCPU"].iter().enumerate()
+        {
             let ready = folder.path().join(name);
             let script = format!(
                 "trap 'exit 9' {name}; echo ready > {}; while :; do sleep 0.02; done",
@@ -472,6 +475,33 @@ fn a_cgroup_of_the_jobs_own_is_ended_by_one_write_and_is_gone_after() {
         let left = child.end_rest(Duration::from_millis(100), &SystemClock::new()).await;
         assert_eq!(left.pids, []);
         assert!(!folder.exists());
+    });
+}
+
+/// Whether a process runs that has this word among its arguments.
+fn any_called(word: &str) -> bool {
+    let all = fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|e| fs::read(e.path().join("cmdline")).ok())
+        .any(|line| line.split(|b| *b == 0).any(|argument| argument == word.as_bytes()))
+}
+
+#[test]
+fn what_forks_and_exits_for_ever_is_ended() {
+    alone("what_forks_and_exits_for_ever_is_ended", || async {
+        prctl::set_child_subreaper(true).unwrap();
+        for round in 0..5 {
+            let word = format!("chain-{round}-{}", getpid());
+            let mut chains: Vec<_> = (0..3)
+                .map(|_| Command::new("sh").args(["-c", "f() { f & }; f", &word]).spawn().unwrap())
+                .collect();
+            chains.iter_mut().for_each(|first| drop(first.wait()));
+            let left = Below::all(None).end(None, GUARD_PATIENCE, &SystemClock::new()).await;
+            assert_eq!(left.pids, []);
+            for _ in 0..20 {
+                assert!(!any_called(&word), "round {round}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
     });
 }
 

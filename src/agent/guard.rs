@@ -7,8 +7,9 @@
 //!
 //! It starts the command, adopts and reaps what loses its parent below, and tells the wrapper what becomes of the command.
 //! When the lifeline ends, the wrapper is gone, by whatever signal: the guard wipes the credential files and ends all that is
-//! left of the job. It holds no secret, speaks to no daemon, and no polite signal ends it. A guard that is
-//! killed costs nothing but itself: what it had adopted falls to the wrapper.
+//! left of the job, until it has no child at all. It holds no secret, speaks to no daemon, and only SIGKILL ends it. It says which
+//! signals came to it: what came to the wrapper too was sent to everything, and so to the command. A guard that is killed costs
+//! nothing but itself: what it had adopted falls to the wrapper.
 //!
 //! Not held: that both are killed in one moment, by a kernel that ends a whole cgroup or a machine that goes. The first ends
 //! the job's processes with them; in either case the daemon ends the access by itself.
@@ -49,10 +50,11 @@ use super::{
     cgroup::Leaf,
     credentials,
     processes::{Below, reap_orphans},
+    signals::unblocked,
     terminal,
     voice::Voice,
 };
-use crate::clock::SystemClock;
+use crate::{clock::SystemClock, limits::GUARD_PATIENCE};
 
 /// The hidden subcommand.
 pub(super) const SUBCOMMAND: &str = "__guard";
@@ -67,6 +69,8 @@ pub(super) struct Orders {
     /// The end of a pipe on which events are told.
     pub(super) events: i32,
     pub(super) takes_terminal: bool,
+    /// The process group that the command joins; 0 for one of its own.
+    pub(super) group: Pid,
     /// From the polite signal to SIGKILL, once the wrapper is gone.
     pub(super) grace: Duration,
     /// The credential files, to be wiped when the wrapper is gone.
@@ -86,6 +90,7 @@ impl Orders {
             self.lifeline.to_string().into(),
             self.events.to_string().into(),
             if self.takes_terminal { "terminal" } else { "-" }.into(),
+            self.group.to_string().into(),
             self.grace.as_millis().to_string().into(),
             path(self.files.as_deref()),
             path(home),
@@ -103,6 +108,7 @@ impl Orders {
         let wrapper = Pid::from_raw(word()?.parse().ok()?);
         let (lifeline, events) = (word()?.parse().ok()?, word()?.parse().ok()?);
         let takes_terminal = word()? == "terminal";
+        let group = Pid::from_raw(word()?.parse().ok()?);
         let grace = Duration::from_millis(word()?.parse().ok()?);
         let mut path = || args.next().map(|p| Some(PathBuf::from(p)).filter(|p| !p.as_os_str().is_empty()));
         let (files, home, leaf) = (path()?, path()?, path()?);
@@ -110,7 +116,8 @@ impl Orders {
         (args.next()?.as_bytes() == b"--").then_some(())?;
         let program = args.next()?.into();
         let argv: Vec<_> = args.collect();
-        let orders = Orders { wrapper, lifeline, events, takes_terminal, grace, files, leaf, program, argv };
+        let orders =
+            Orders { wrapper, lifeline, events, takes_terminal, group, grace, files, leaf, program, argv };
         (!orders.argv.is_empty()).then_some(orders)
     }
 }
@@ -122,8 +129,12 @@ pub(super) enum Event {
     Started(Pid),
     /// It could not be run, with the error's number.
     NotRun(i32),
-    /// It was stopped from the terminal.
-    Stopped,
+    /// It was stopped, by this signal.
+    Stopped(i32),
+    /// It goes on after a stop.
+    Continued,
+    /// This signal came to the guard.
+    Heard(i32),
     /// It is over, with the status as wait(2) tells it.
     Ended(i32),
 }
@@ -133,7 +144,9 @@ impl Event {
         match self {
             Event::Started(pid) => format!("started {pid}\n"),
             Event::NotRun(errno) => format!("not-run {errno}\n"),
-            Event::Stopped => "stopped 0\n".to_owned(),
+            Event::Stopped(signal) => format!("stopped {signal}\n"),
+            Event::Continued => "continued 0\n".to_owned(),
+            Event::Heard(signal) => format!("heard {signal}\n"),
             Event::Ended(status) => format!("ended {status}\n"),
         }
     }
@@ -144,7 +157,9 @@ impl Event {
         Some(match what {
             "started" => Event::Started(Pid::from_raw(number)),
             "not-run" => Event::NotRun(number),
-            "stopped" => Event::Stopped,
+            "stopped" => Event::Stopped(number),
+            "continued" => Event::Continued,
+            "heard" => Event::Heard(number),
             "ended" => Event::Ended(number),
             _ => return None,
         })
@@ -185,15 +200,14 @@ struct Guard {
     events: File,
     command: process::Child,
     is_over: bool,
-    /// Listened for, and never acted upon: nothing that is meant for the job or for the wrapper ends its guard. A handler, since
-    /// a mask would be the command's too.
-    _deaf: Signals,
+    /// Listened for and never acted upon: nothing that is meant for the job or for the wrapper ends its guard.
+    signals: Signals,
 }
 
 impl Guard {
     /// Starts the command. None where it could not be run, which was told.
     fn begin(orders: Orders) -> io::Result<Option<Self>> {
-        let deaf = Signals::listen()?;
+        let signals = Signals::listen_as_guard()?;
         let deaths = signal(SignalKind::child())?;
         let lifeline = take_over(orders.lifeline, OpenOptions::new().read(true))?;
         let mut events = take_over(orders.events, OpenOptions::new().write(true))?;
@@ -209,11 +223,11 @@ impl Guard {
         if let Some(name) = argv.next() {
             command.arg0(name);
         }
-        command.args(argv).process_group(0);
-        let started = match &orders.leaf {
+        command.args(argv).process_group(orders.group.as_raw());
+        let started = unblocked(|| match &orders.leaf {
             Some(leaf) => leaf.start_inside(|| command.spawn()),
             None => command.spawn(),
-        };
+        });
         let command = match started {
             Ok(command) => command,
             Err(error) => {
@@ -231,7 +245,7 @@ impl Guard {
             events,
             command,
             is_over: false,
-            _deaf: deaf,
+            signals,
         };
         if guard.orders.takes_terminal {
             terminal::give(guard.pid());
@@ -250,21 +264,23 @@ impl Guard {
     async fn watch(mut self) -> io::Result<()> {
         // What died before the signal was listened for.
         self.look();
-        let mut nothing = [0u8];
-        loop {
+        let mut byte = [0u8];
+        let is_done = loop {
             tokio::select! {
-                // Nobody writes to it: whatever shows is its end.
-                _ = self.lifeline.read(&mut nothing) => break,
+                // One byte says that the wrapper has ended politely what there was; an end alone, that it is gone.
+                read = self.lifeline.read(&mut byte) => break matches!(read, Ok(1)),
                 _ = self.deaths.recv() => self.look(),
+                signal = self.signals.next() => self.tell(Event::Heard(signal.0)),
             }
-        }
-        // In this order: access first. Where the wrapper is done, none of this finds anything.
+        };
+        // In this order: access first.
         if let Some(files) = &self.orders.files {
             credentials::erase_left(files);
         }
         let below = Below::all(self.orders.leaf.clone());
-        let polite = Some((Signal::SIGTERM, self.orders.grace));
-        let _left = below.end(polite, &SystemClock::new()).await;
+        let polite = (!is_done).then_some((Signal::SIGTERM, self.orders.grace));
+        let left = below.end(polite, GUARD_PATIENCE, &SystemClock::new()).await;
+        left.say(&Voice::stderr());
         reap_orphans(None);
         if let Some(leaf) = &self.orders.leaf {
             leaf.remove();
@@ -278,8 +294,8 @@ impl Guard {
             return reap_orphans(None);
         }
         let pid = self.pid();
-        if self.orders.takes_terminal && stopped_from_terminal(pid) {
-            self.tell(Event::Stopped);
+        while let Some(event) = stopped_or_continued(pid) {
+            self.tell(event);
         }
         reap_orphans(Some(pid));
         if let Some(status) = self.ended() {
@@ -305,16 +321,17 @@ impl Guard {
     }
 }
 
-fn stopped_from_terminal(pid: Pid) -> bool {
-    let stops = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
-    matches!(
-        waitid(Id::Pid(pid), stops),
-        Ok(WaitStatus::Stopped(_, Signal::SIGTSTP | Signal::SIGTTIN | Signal::SIGTTOU))
-    )
+fn stopped_or_continued(pid: Pid) -> Option<Event> {
+    let looks = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
+    match waitid(Id::Pid(pid), looks) {
+        Ok(WaitStatus::Stopped(_, signal)) => Some(Event::Stopped(signal as i32)),
+        Ok(WaitStatus::Continued(_)) => Some(Event::Continued),
+        _ => None,
+    }
 }
 
 /// A pipe's end that was inherited by its number, so that nothing which is started from here inherits it too.
-fn take_over(number: i32, how: &OpenOptions) -> io::Result<File> {
+pub(super) fn take_over(number: i32, how: &OpenOptions) -> io::Result<File> {
     let ours = how.clone().custom_flags(OFlag::O_NONBLOCK.bits()).open(format!("/proc/self/fd/{number}"))?;
     close(number)?;
     Ok(ours)
@@ -331,6 +348,7 @@ mod tests {
             lifeline: 5,
             events: 6,
             takes_terminal: true,
+            group: Pid::from_raw(3),
             grace: Duration::from_millis(1_500),
             files: None,
             leaf: None,
@@ -341,7 +359,7 @@ mod tests {
         for orders in [bare(), Orders { files: Some("/dev/shm/x".into()), leaf, ..bare() }] {
             assert_eq!(Orders::from_args(orders.to_args()), Some(orders));
         }
-        let whole = ["7", "5", "6", "-", "10", "", "", "", "--", "/bin/sh", "sh"];
+        let whole = ["7", "5", "6", "-", "0", "10", "", "", "", "--", "/bin/sh", "sh"];
         assert!(Orders::from_args(whole.map(OsString::from)).is_some());
         for missing in 0..whole.len() {
             let bad = whole.iter().enumerate().filter(|(i, _)| *i != missing).map(|(_, a)| OsString::from(a));
@@ -351,7 +369,14 @@ mod tests {
 
     #[test]
     fn events_read_back_as_they_were_told() {
-        for event in [Event::Started(Pid::from_raw(7)), Event::NotRun(8), Event::Stopped, Event::Ended(139)] {
+        for event in [
+            Event::Started(Pid::from_raw(7)),
+            Event::NotRun(8),
+            Event::Stopped(20),
+            Event::Continued,
+            Event::Heard(64),
+            Event::Ended(139),
+        ] {
             assert_eq!(Event::of_line(&event.to_line()), Some(event));
         }
         assert_eq!(Event::of_line("started"), None);

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | access, kept: join, beat, come back, renew, files | `access` `begin` `member` `stream` `holdings` `held` `schedule` `work` `credentials` `manifest` |
 //! | asking, and what an answer means | `calls` `retry` `meaning` `advice` |
-//! | a command, with all that it starts | `run` `child` `guard` `processes` `cgroup` `command` `environment` `ending` `signals` `terminal` |
+//! | a command, with all that it starts | `run` `front` `child` `guard` `processes` `cgroup` `command` `environment` `ending` `signals` `terminal` `rlimits` |
 //! | a process that was there before | `beside` |
 
 mod access;
@@ -22,6 +22,7 @@ mod command;
 mod credentials;
 mod ending;
 mod environment;
+mod front;
 mod guard;
 mod held;
 mod holdings;
@@ -30,6 +31,7 @@ mod meaning;
 mod member;
 mod processes;
 mod retry;
+mod rlimits;
 mod run;
 mod schedule;
 mod signals;
@@ -47,10 +49,12 @@ pub use command::{CommandError, resolve};
 pub use credentials::{CredentialDir, CredentialError, Index, IndexEntry, IndexResource};
 pub use ending::{ChildEnd, Ended};
 pub use environment::ChildEnvironment;
+pub use front::{Behind, stand_in_front};
 pub use guard::guard;
 pub use processes::Left;
 pub use retry::Backoff;
+pub use rlimits::limit_of;
 pub use run::{RunOptions, run};
-pub use signals::Signals;
+pub use signals::{SignalNumber, Signals};
 pub use spec::{OnRevoke, RunSettings, RunSpec};
 pub use voice::Voice;

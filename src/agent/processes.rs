@@ -15,8 +15,8 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
-use super::cgroup::Leaf;
-use crate::{clock::Clock, limits::KILL_WAIT};
+use super::{cgroup::Leaf, voice::Voice};
+use crate::{clock::Clock, sync::aside};
 
 /// One process, and when it was started: an id alone may come to mean another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,9 +45,24 @@ pub struct Left {
     pub pids: Vec<Pid>,
 }
 
+impl Left {
+    /// Says which processes are left.
+    pub(super) fn say(&self, voice: &Voice) {
+        if !self.pids.is_empty() {
+            let pids: Vec<String> = self.pids.iter().map(ToString::to_string).collect();
+            voice.say(&format!("processes that could not be ended, without access: {}", pids.join(", ")));
+        }
+    }
+}
+
 /// When a process was started, in clock ticks since the machine was; None where there is no such process.
 pub(super) fn start_of(pid: Pid) -> Option<u64> {
     Some(stat_of(pid)?.start)
+}
+
+/// The parent of a process, as it is now.
+pub(super) fn parent_of(pid: Pid) -> Option<Pid> {
+    Some(stat_of(pid)?.parent)
 }
 
 struct Stat {
@@ -109,22 +124,28 @@ impl Below {
         Below { guard: Some(guard), ..self }
     }
 
+    pub(super) fn remove_leaf(&self) {
+        self.leaf.iter().for_each(Leaf::remove);
+    }
+
     fn living(&self) -> Vec<Process> {
         living(&self.before, self.guard)
     }
 
-    /// Ends all of them: `term` first, each once, SIGKILL when the grace is over, and then for a moment more until they
-    /// are gone. Processes that are started meanwhile are found and ended too.
-    pub(super) async fn end(&self, polite: Option<(Signal, Duration)>, clock: &dyn Clock) -> Left {
+    /// Ends all of them: the polite signal first, each once, SIGKILL when the grace is over, and then for `patience` more until
+    /// they are gone. Processes that are started meanwhile are found and ended too.
+    pub(super) async fn end(
+        &self,
+        polite: Option<(Signal, Duration)>,
+        patience: Duration,
+        clock: &dyn Clock,
+    ) -> Left {
         let mut told = BTreeSet::new();
         if let Some((signal, grace)) = polite {
             let deadline = clock.now().lease.plus(grace);
             let mut pause = Duration::from_millis(5);
             loop {
-                let living = self.scan().await;
-                if living.is_empty() {
-                    return Left { pids: Vec::new() };
-                }
+                let Some(living) = self.scan().await else { return Left { pids: Vec::new() } };
                 for process in living.into_iter().filter(|p| told.insert(*p)) {
                     send(process, signal);
                     // A stopped process acts on nothing but SIGKILL until it is continued.
@@ -138,10 +159,10 @@ impl Below {
                 pause = (pause * 2).min(Duration::from_millis(100));
             }
         }
-        let deadline = clock.now().lease.plus(KILL_WAIT);
+        let deadline = clock.now().lease.plus(patience);
         loop {
-            let living = self.scan().await;
-            if living.is_empty() || deadline.since(clock.now().lease).is_zero() {
+            let Some(living) = self.scan().await else { return Left { pids: Vec::new() } };
+            if deadline.since(clock.now().lease).is_zero() {
                 return Left { pids: living.into_iter().map(|p| p.pid).collect() };
             }
             if let Some(leaf) = &self.leaf {
@@ -150,21 +171,89 @@ impl Below {
             for process in living {
                 send(process, Signal::SIGKILL);
             }
+            self.strike();
             clock.sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Reading `/proc` takes milliseconds on a busy host: not on a thread that beats.
-    async fn scan(&self) -> Vec<Process> {
-        let below = self.clone();
-        let twice = move || {
-            // What begins while the list is read may be missed once where process ids have just begun again at the low end.
-            let living = below.living();
-            if living.is_empty() { below.living() } else { living }
-        };
-        // A runtime that shuts down runs no such task: looked up here, so that nothing passes for ended.
-        tokio::task::spawn_blocking(twice).await.unwrap_or_else(|_| self.living())
+    /// SIGKILLs orphans as they come, for a moment. A process that forks and exits faster than all of `/proc` can be read falls to
+    /// this one each time: its own short list of children is read in microseconds.
+    fn strike(&self) {
+        for _ in 0..STRIKES {
+            if self.guard.is_none() {
+                reap_orphans(None);
+            }
+            let Some(children) = children_of(getpid()) else { return };
+            let orphans: Vec<Pid> = children.into_iter().filter(|pid| !self.is_known(*pid)).collect();
+            if orphans.is_empty() {
+                return;
+            }
+            for orphan in orphans {
+                // A child of ours keeps its id until we reap it.
+                let _ = kill(orphan, Signal::SIGKILL);
+            }
+        }
     }
+
+    /// Whether a child of this process is not of the job.
+    fn is_known(&self, child: Pid) -> bool {
+        Some(child) == self.guard || self.before.iter().any(|before| before.pid == child)
+    }
+
+    /// What lives. `None` only if it is proven that nothing does.
+    ///
+    /// Reading `/proc` takes milliseconds on a busy host: not on a thread that beats.
+    async fn scan(&self) -> Option<Vec<Process>> {
+        let below = self.clone();
+        let look = move || {
+            let living = below.living();
+            (!living.is_empty() || !below.is_proven_empty()).then_some(living)
+        };
+        // A look that did not finish has proven nothing.
+        aside(look).await.unwrap_or_else(|| Some(Vec::new()))
+    }
+
+    /// An empty scan proves nothing: a process that forks and exits is always elsewhere than where it is looked for. An orphan
+    /// becomes a child of the subreaper above it in the same moment in which its parent dies. So as long as anything lives, the
+    /// subreaper has a child, and one look at its own list is the proof.
+    fn is_proven_empty(&self) -> bool {
+        if self.guard.is_none() && self.before.is_empty() {
+            return has_no_child();
+        }
+        // What a guard had that is gone is ours.
+        let guard = self.guard.filter(|guard| start_of(*guard).is_some());
+        match (children_of(getpid()), guard.map_or(Some(Vec::new()), children_of)) {
+            (Some(own), Some(guarded)) => guarded.is_empty() && own.into_iter().all(|pid| self.is_known(pid)),
+            // A kernel without these lists: the guard, which ends after us, waits for its last child.
+            _ => self.living().is_empty(),
+        }
+    }
+}
+
+/// Looks at a list of children in one go. Each takes some microseconds, so all of them the time of some scans.
+const STRIKES: u32 = 500;
+
+/// The children of a process, dead ones that were not reaped among them. `None` if there is no such list (CONFIG_PROC_CHILDREN).
+fn children_of(pid: Pid) -> Option<Vec<Pid>> {
+    let mut all = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        match fs::read_to_string(task.path().join("children")) {
+            Ok(list) => {
+                all.extend(list.split_ascii_whitespace().filter_map(|p| p.parse().ok().map(Pid::from_raw)))
+            }
+            // A thread that has just ended has handed its children on.
+            Err(_) if !task.path().exists() => {}
+            Err(_) => return None,
+        }
+    }
+    Some(all)
+}
+
+/// Whether this process has no child at all, after it took the statuses of the dead ones.
+fn has_no_child() -> bool {
+    reap_orphans(None);
+    let any = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    matches!(waitid(Id::All, any), Err(Errno::ECHILD))
 }
 
 fn living(except: &BTreeSet<Process>, passed: Option<Pid>) -> Vec<Process> {
@@ -240,6 +329,15 @@ mod tests {
         let threads = read_stat("7 (a) Z 4 7 7 0 -1 1 2 3 4 5 6 7 8 9 20 0 2 0 12345 0 0").unwrap();
         assert!(!threads.dead, "one of its threads lives");
         assert!(read_stat("7 (a").is_none() && read_stat("").is_none());
+    }
+
+    #[test]
+    fn a_child_is_in_the_list_until_it_is_reaped() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = Pid::from_raw(child.id().cast_signed());
+        assert!(children_of(getpid()).unwrap().contains(&pid));
+        child.wait().unwrap();
+        assert!(!children_of(getpid()).unwrap().contains(&pid));
     }
 
     #[test]

@@ -3,19 +3,25 @@
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
+use nix::sys::signal::Signal;
 use tokio::sync::mpsc;
 
 use super::{
-    Child, ChildEnvironment, ChildSpec, CredentialDir, Ended, Joining, Left, OnRevoke, RunError, RunPlace,
-    RunSettings, Signals, SpawnError, Voice,
+    Behind, Child, ChildEnd, ChildEnvironment, ChildSpec, CredentialDir, Ended, Joining, Left, OnRevoke,
+    RunError, RunPlace, RunSettings, Signals, SpawnError, Voice,
     access::{Access, is_farewell},
+    child::News,
     command,
+    front::Way,
     meaning::Over,
     member::{Command, Member, Report},
+    rlimits::{is_own_cpu_limit, limit_of_end},
+    signals::{Heard, Process, SentTo, SignalNumber, Together},
 };
 use crate::{
-    clock::Clock,
-    limits::REPORT,
+    clock::{Clock, Wall},
+    identity::IdentitySource,
+    limits::{REPORT, SVID_SHORT},
     proto::v1,
     reason::{Reason, Refusal},
 };
@@ -23,6 +29,8 @@ use crate::{
 /// What is run, and with whose access.
 #[derive(Debug)]
 pub struct RunOptions {
+    /// The process in front of this one, at a terminal.
+    pub behind: Option<Behind>,
     pub joining: Joining,
     /// Where the credential files are made; else in memory, where there is some.
     pub dir: Option<PathBuf>,
@@ -37,7 +45,21 @@ pub struct RunOptions {
 /// Needs a process that starts nothing else meanwhile, see [`Child`].
 pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
     // First of all, so that no signal is lost: what comes from here on is passed on, or ends the start in order.
-    let mut signals = Signals::listen().map_err(RunError::Signals)?;
+    let (front, way) = options.behind.map(Behind::open).transpose().map_err(RunError::Signals)?.unzip();
+    let signals = Signals::listen_behind(front).map_err(RunError::Signals)?;
+    let ran = run_behind(options, place, signals, way.clone()).await;
+    if let (Some(way), Err(RunError::Interrupted(signal))) = (way, &ran) {
+        way.end_as(ChildEnd::Signalled(*signal as i32));
+    }
+    ran
+}
+
+async fn run_behind(
+    options: RunOptions,
+    place: RunPlace,
+    mut signals: Signals,
+    way: Option<Way>,
+) -> Result<u8, RunError> {
     let program = options.command.first().cloned().unwrap_or_default();
     command::resolve(&program, std::env::var_os("PATH").as_deref()).map_err(SpawnError::from)?;
     let dir = CredentialDir::create(options.dir.as_deref())?;
@@ -52,6 +74,7 @@ pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
     let spec = ChildSpec {
         grace: joining.settings.grace,
         files: Some(access.dir.path().to_owned()),
+        front: way.clone(),
         ..ChildSpec::new(options.command.clone(), env)
     };
     let child = match Child::spawn(&spec) {
@@ -69,8 +92,12 @@ pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
         settings: joining.settings.clone(),
         window: access.member.window(),
         dir: access.dir,
+        identity: place.identity,
         clock: place.clock,
         voice: place.voice,
+        way,
+        together: Together::default(),
+        farewells: 0,
     };
     Ok(run.until_the_end(access.member).await)
 }
@@ -83,8 +110,13 @@ struct Run {
     settings: RunSettings,
     window: Duration,
     dir: Arc<CredentialDir>,
+    identity: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
     voice: Voice,
+    way: Option<Way>,
+    together: Together,
+    /// Signals that asked to end, so far.
+    farewells: u32,
 }
 
 impl Run {
@@ -94,22 +126,34 @@ impl Run {
         let serving = member.serve(orders, tell);
         tokio::pin!(serving);
         let mut terminating: Option<BoxFuture<'static, Left>> = None;
-        let mut has_farewell = false;
+        let mut warned = None;
         let ended = loop {
+            let (identity, clock) = (self.identity.clone(), self.clock.clone());
             tokio::select! {
                 biased;
-                ended = self.child.wait() => break ended,
-                signal = self.signals.next() => {
-                    self.handle.forward(signal);
-                    if is_farewell(signal) && !std::mem::replace(&mut has_farewell, true) {
-                        let reason = format!("{signal} from outside");
-                        let _ = commands.try_send(Command::Drain { grace: self.settings.drain, reason });
+                heard = self.signals.heard() => {
+                    if heard == FRONT_IS_GONE {
+                        return self.leave();
                     }
+                    self.hear(heard);
                 }
+                news = self.child.next() => match news {
+                    Ok(News::Heard(signal)) => self.hear(Heard { signal, by: Process::Guard }),
+                    Ok(News::Ended(ended)) => break Ok(ended),
+                    Err(error) => break Err(error),
+                },
+                () = clock.sleep_until(self.together.due()) => self.pass_on(&commands),
                 Some(over) = told.recv() => terminating = self.access_is_over(&over),
                 left = finished(&mut terminating) => {
                     terminating = None;
-                    self.say_left(&left);
+                    left.say(&self.voice);
+                }
+                end = svid_ends(&*identity, &*clock, warned) => {
+                    warned = Some(end);
+                    let left = end.since(clock.now().wall).as_secs();
+                    self.voice.say(&format!(
+                        "the SVID of this run ends in {left} s, at {end}: its access ends then, unless a new one comes before"
+                    ));
                 }
                 // It ends only when it is told that the child has.
                 _ = &mut serving => {}
@@ -121,7 +165,7 @@ impl Run {
             Ok(ended) => ended,
             Err(error) => {
                 self.voice.say(&format!("the command can no longer be followed: {error}"));
-                let end = super::ChildEnd::Exited(125);
+                let end = ChildEnd::Exited(125);
                 Ended { end, asked: None }
             }
         };
@@ -134,9 +178,94 @@ impl Run {
             }
         };
         self.say_end(&ended, &report);
-        let left = self.child.end_rest(self.settings.grace, &*self.clock).await;
-        self.say_left(&left);
+        self.end_rest().await.say(&self.voice);
+        if let Some(way) = &self.way {
+            way.end_as(ended.end);
+        }
         ended.exit_code()
+    }
+
+    /// Takes note of a signal. Whether it is passed on is decided in a moment.
+    fn hear(&mut self, heard: Heard) {
+        if heard.signal == Signal::SIGXFSZ {
+            // The kernel's, about a write of ours, which says the rest.
+            self.voice.say("a file of the wrapper would be larger than RLIMIT_FSIZE (ulimit -f) allows");
+        } else if heard.signal == Signal::SIGXCPU && heard.by == Process::Wrapper && is_own_cpu_limit() {
+            self.voice.say(
+                "the wrapper has used the processor time that RLIMIT_CPU (ulimit -t) allows; it goes on up to the hard limit",
+            );
+        } else if self.together.heard(heard, self.clock.now().lease) {
+            self.handle.note(heard.signal);
+        }
+    }
+
+    /// Passes on what was sent to the wrapper. What was sent to all has reached the command.
+    fn pass_on(&mut self, commands: &mpsc::Sender<Command>) {
+        for (signal, to) in self.together.decided(self.clock.now().lease) {
+            let has_it = match to {
+                SentTo::Wrapper => {
+                    self.handle.forward(signal);
+                    "passed on to the command"
+                }
+                SentTo::All => {
+                    self.handle.wake(signal);
+                    "the command has it too"
+                }
+            };
+            if !is_farewell(signal) {
+                continue;
+            }
+            self.farewells = self.farewells.saturating_add(1);
+            if self.farewells == 1 {
+                let reason = format!("{signal} from outside");
+                let _ = commands.try_send(Command::Drain { grace: self.settings.drain, reason });
+            } else {
+                let pid = self.handle.pid();
+                self.voice.say(&format!(
+                    "{signal} again: {has_it}, which has not ended; to end it at once: kill -KILL {pid}"
+                ));
+            }
+        }
+    }
+
+    /// The process in front was killed, as the wrapper itself may be: no word is sent, and the guard ends the command.
+    fn leave(&self) -> u8 {
+        self.dir.wipe();
+        self.voice.say("the process that the shell started was killed: the credential files are wiped, the command is ended");
+        ChildEnd::Signalled(Signal::SIGKILL as i32).exit_code()
+    }
+
+    /// Ends what the command left behind, and says so if that takes its time.
+    async fn end_rest(&mut self) -> Left {
+        let (grace, clock) = (self.settings.grace, self.clock.clone());
+        let began = clock.now().lease;
+        let asked = {
+            let rest = self.child.end_rest(grace, &*clock);
+            tokio::pin!(rest);
+            let mut has_said = false;
+            loop {
+                tokio::select! {
+                    biased;
+                    left = &mut rest => return left,
+                    heard = self.signals.heard() => {
+                        // The signal that ended the command is still under way to the other processes.
+                        let is_new = self.together.heard(heard, clock.now().lease);
+                        if is_new && (is_farewell(heard.signal) || heard == FRONT_IS_GONE) {
+                            break heard.signal;
+                        }
+                    }
+                    () = clock.sleep_until(began.plus(LEFT_BEHIND)), if !has_said => {
+                        has_said = true;
+                        self.voice.say(&format!(
+                            "the command left processes behind: they had SIGTERM, and get SIGKILL after {} s; Ctrl-C ends them at once",
+                            grace.as_secs()
+                        ));
+                    }
+                }
+            }
+        };
+        self.voice.say(&format!("{asked}: what the command left behind is ended by SIGKILL"));
+        self.child.end_rest(Duration::ZERO, &*clock).await
     }
 
     /// Says why, and tells the child as the settings want it.
@@ -156,6 +285,11 @@ impl Run {
     }
 
     fn say_end(&self, ended: &Ended, report: &Report) {
+        if let (ChildEnd::Signalled(signal), None) = (ended.end, ended.asked)
+            && let Some(limit) = limit_of_end(signal)
+        {
+            self.voice.say(&format!("the command was ended by signal {signal}: {limit}"));
+        }
         let outcome = match ended.outcome() {
             v1::Outcome::Completed => "completed",
             v1::Outcome::Interrupted => "interrupted",
@@ -172,12 +306,33 @@ impl Run {
             ),
         });
     }
+}
 
-    fn say_left(&self, left: &Left) {
-        if !left.pids.is_empty() {
-            let pids: Vec<String> = left.pids.iter().map(ToString::to_string).collect();
-            self.voice
-                .say(&format!("processes that could not be ended, without access: {}", pids.join(", ")));
+const FRONT_IS_GONE: Heard = Heard { signal: SignalNumber(Signal::SIGKILL as i32), by: Process::Front };
+/// How long the rest of a command may take to end before it is spoken of.
+const LEFT_BEHIND: Duration = Duration::from_secs(1);
+
+/// Waits until the present SVID is about to end though it should have been renewed: once for each.
+async fn svid_ends(identity: &dyn IdentitySource, clock: &dyn Clock, warned: Option<Wall>) -> Wall {
+    let mut trust = identity.watch();
+    loop {
+        let late = trust.borrow_and_update().svid.as_ref().map(|svid| {
+            let (begin, end) = (svid.leaf().not_before, svid.not_after());
+            (end, SVID_SHORT.min(end.since(begin) / 3))
+        });
+        let wait = match late.filter(|(end, _)| Some(*end) != warned) {
+            Some((end, short)) => match end.since(clock.now().wall).checked_sub(short) {
+                // Looked at again within a minute: the wall clock may be set.
+                Some(wait) if !wait.is_zero() => wait.min(Duration::from_secs(60)),
+                _ => return end,
+            },
+            None => Duration::from_secs(3600),
+        };
+        tokio::select! {
+            changed = trust.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = clock.sleep(wait) => {}
         }
     }
 }

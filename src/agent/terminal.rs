@@ -1,15 +1,27 @@
-//! The terminal, where the wrapper was started from one: the child's group has it while the child runs.
+//! The terminal of this process's session. It is found by `/dev/tty`: stdin may be a pipe, and a command reads passwords there.
 
-use std::io;
+use std::fs::File;
 
 use nix::{
-    sys::signal::{SigSet, SigmaskHow, Signal, kill},
-    unistd::{Pid, getpgrp, getpid, getppid, getsid, isatty, tcgetpgrp, tcsetpgrp},
+    fcntl::OFlag,
+    sys::signal::{SigSet, SigmaskHow, Signal},
+    unistd::{Pid, getpgrp, tcgetpgrp, tcsetpgrp},
 };
 
-/// Whether the wrapper has a terminal on its stdin, and is in front of it.
+fn terminal() -> Option<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    // Reading is not asked for: it is never read here.
+    File::options().write(true).custom_flags(OFlag::O_NOCTTY.bits()).open("/dev/tty").ok()
+}
+
+/// Whether there is one.
+pub(super) fn is_there() -> bool {
+    terminal().is_some()
+}
+
+/// Whether there is one, and the caller is in front of it.
 pub(super) fn is_ours() -> bool {
-    isatty(io::stdin()).unwrap_or(false) && tcgetpgrp(io::stdin()).is_ok_and(|front| front == getpgrp())
+    terminal().is_some_and(|t| tcgetpgrp(&t).is_ok_and(|front| front == getpgrp()))
 }
 
 /// Brings the caller's own process group to the front.
@@ -19,23 +31,11 @@ pub(super) fn take() {
 
 /// Brings a process group to the front. From behind this would stop the caller (SIGTTOU), unless that is blocked.
 pub(super) fn give(group: Pid) {
+    let Some(terminal) = terminal() else { return };
     let mut ttou = SigSet::empty();
     ttou.add(Signal::SIGTTOU);
     let Ok(before) = ttou.thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return };
     // Without the terminal in front the command may be stopped when it reads from it, and says so itself.
-    let _ = tcsetpgrp(io::stdin(), group);
+    let _ = tcsetpgrp(&terminal, group);
     let _ = before.thread_set_mask();
-}
-
-/// Follows a child that was stopped from the terminal: takes the terminal back and stops too, so that the shell sees a
-/// stopped job. Returns when somebody continued it, whether in front or behind.
-///
-/// Where no shell is above that could continue it, nothing is stopped.
-pub(super) fn stop_with_child() {
-    take();
-    let session = getsid(None);
-    let has_shell = session != Ok(getpid()) && getsid(Some(getppid())) == session;
-    if has_shell {
-        let _ = kill(getpid(), Signal::SIGSTOP);
-    }
 }

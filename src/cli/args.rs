@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use super::{
     Exit, Failure, Format, Session,
     output::{self, Page},
+    threads::{self, Needs},
     words,
 };
 use crate::{agent, identity::WorkloadEndpoint, name::PrincipalKind};
@@ -61,6 +62,9 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     identity_wait: Option<Duration>,
+    /// The process in front of this one, at a terminal.
+    #[arg(skip)]
+    behind: Option<agent::Behind>,
     #[command(subcommand)]
     command: Command,
 }
@@ -111,7 +115,8 @@ impl Cli {
     ///
     /// Becomes the guard of a wrapper's command where this process was started for that. Call it first, before any thread.
     pub fn from_env() -> Result<Cli, Exit> {
-        let args: Vec<OsString> = std::env::args_os().collect();
+        let mut args: Vec<OsString> = std::env::args_os().collect();
+        let behind = agent::Behind::take(&mut args);
         if args.get(1).is_some_and(|a| a == "__guard") {
             agent::guard(args.into_iter().skip(2));
         }
@@ -121,7 +126,8 @@ impl Cli {
                 args.get(3).map(OsString::as_os_str),
             )));
         }
-        Cli::try_parse_from(&args).map_err(|e| match e.use_stderr() {
+        let parsed = Cli::try_parse_from(&args).map(|cli| Cli { behind, ..cli });
+        parsed.map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {
                 output::note_page(&output::json_line(&unreadable(&e).to_json()));
                 Exit::Usage
@@ -148,11 +154,16 @@ impl Cli {
         let mut session = Session::new(self.output, self.context, self.role);
         session.workload_api = self.workload_api;
         session.identity_wait = self.identity_wait;
-        let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(e) => {
-                return tell(&Failure::new(Exit::Failure, format!("no threads to run on: {e}")), &session);
+        session.behind = self.behind;
+        if matches!(self.command, Command::Run(_)) && self.behind.is_none() {
+            let args: Vec<OsString> = std::env::args_os().collect();
+            if let Some(code) = agent::stand_in_front(&args) {
+                return Exit::Child(code);
             }
+        }
+        let runtime = match threads::runtime(self.command.needs()) {
+            Ok(runtime) => runtime,
+            Err(failure) => return self.command.ended_before(failure, &session),
         };
         let done = runtime.block_on(self.command.run(&session));
         // What reads stdin or a disk may never come back; the process ends without it.
@@ -204,6 +215,7 @@ fn tell(failure: &Failure, session: &Session) -> Exit {
     if failure.exit == Exit::Ok {
         return Exit::Ok;
     }
+    let failure = threads::naming_the_limit(failure.clone());
     if session.is_json() {
         output::note_page(&output::json_line(&failure.to_json()));
     } else {
@@ -214,6 +226,25 @@ fn tell(failure: &Failure, session: &Session) -> Exit {
 }
 
 impl Command {
+    fn needs(&self) -> Needs {
+        match self {
+            Command::Demo(_) | Command::Dev(_) | Command::Serve(_) => Needs::Workers,
+            _ => Needs::OneThread,
+        }
+    }
+
+    /// Says a failure that came before the command began, and answers the code that the command has for it.
+    fn ended_before(&self, failure: Failure, session: &Session) -> Exit {
+        match self {
+            Command::Run(_) => tell(&failure.before_the_command(), session),
+            Command::Slurm(args) if args.never_fails() => {
+                tell(&failure, session);
+                Exit::Ok
+            }
+            _ => tell(&failure, session),
+        }
+    }
+
     async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self {
             Command::Demo(args) => args.run(session).await,

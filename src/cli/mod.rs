@@ -14,6 +14,7 @@
 //! | `output`, `view`, `when`, `words` | tables, JSON, moments, and the words that become values |
 //! | `record` | a record of the ledger as one row, and whether it is about a name |
 //! | `settle` | waiting until an ending is on disk |
+//! | `threads` | what a command runs on |
 //! | all others | a subcommand each |
 
 mod args;
@@ -24,6 +25,7 @@ mod failure;
 mod output;
 mod session;
 mod settle;
+mod threads;
 mod view;
 mod when;
 mod words;

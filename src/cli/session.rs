@@ -13,6 +13,7 @@ use super::{
     contexts::{Context, Contexts, NoPlace, SvidFrom},
 };
 use crate::{
+    agent::Behind,
     clock::{Clock, Now, SystemClock},
     identity::{IdentityOptions, IdentitySource, Origin, Pick, WorkloadEndpoint},
     limits,
@@ -31,6 +32,8 @@ pub struct Session {
     pub identity_wait: Option<Duration>,
     /// In the place of what the context says.
     pub workload_api: Option<WorkloadEndpoint>,
+    /// The process in front of this one, if a wrapper at a terminal has one.
+    pub behind: Option<Behind>,
 }
 
 /// A context that was chosen, and the identity to use in it.
@@ -44,7 +47,16 @@ pub struct Chosen {
 impl Session {
     pub(super) fn new(output: Format, context: Option<String>, role: Option<PrincipalKind>) -> Self {
         let (clock, contexts_file) = (Arc::new(SystemClock::new()), Contexts::default_path());
-        Session { output, clock, contexts_file, context, role, identity_wait: None, workload_api: None }
+        Session {
+            output,
+            clock,
+            contexts_file,
+            context,
+            role,
+            identity_wait: None,
+            workload_api: None,
+            behind: None,
+        }
     }
 
     /// With a clock and a contexts file of its own.

@@ -20,6 +20,7 @@ use crate::{
     clock::{Clock, Wall},
     limits,
     name::TrustDomain,
+    sync::aside,
 };
 
 /// Which files.
@@ -95,9 +96,8 @@ impl FileSource {
                 () = self.clock.sleep(limits::IDENTITY_POLL) => {}
             }
             let source = self.clone();
-            let looked = tokio::task::spawn_blocking(move || source.look()).await;
-            if let Err(error) = looked {
-                tracing::error!(%error, "the look at the identity files did not finish");
+            if aside(move || source.look()).await.is_none() {
+                tracing::error!("the look at the identity files did not finish");
             }
         }
     }

@@ -1,6 +1,11 @@
 //! From a client to a server of a known SPIFFE ID.
 
-use std::{fmt, net::Ipv4Addr, str::FromStr, sync::Arc};
+use std::{
+    fmt, io,
+    net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
+    str::FromStr,
+    sync::Arc,
+};
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -16,6 +21,7 @@ use crate::{
     identity::{IdentitySource, Peer, client_config},
     limits,
     name::SpiffeId,
+    sync::aside,
 };
 
 /// A server: where it listens and who it must be.
@@ -52,6 +58,17 @@ impl Endpoint {
     pub fn server_id(&self) -> &SpiffeId {
         &self.server_id
     }
+}
+
+/// Connects to `host:port`. Tokio looks names up in its blocking pool, which panics if no thread can be started.
+async fn dial_tcp(address: &str) -> io::Result<TcpStream> {
+    if let Ok(known) = address.parse::<SocketAddr>() {
+        return TcpStream::connect(known).await;
+    }
+    let name = address.to_owned();
+    let found = aside(move || name.to_socket_addrs().map(Iterator::collect::<Vec<_>>)).await;
+    let found = found.unwrap_or_else(|| Err(io::Error::other("the name could not be looked up")))?;
+    TcpStream::connect(found.as_slice()).await
 }
 
 /// What is spoken inside TLS.
@@ -148,7 +165,7 @@ impl Connector {
     async fn dial(&self, alpn: Alpn) -> Result<Dialed, ConnectError> {
         self.check_own_svid()?;
         let address = &self.endpoint.address;
-        let tcp = TcpStream::connect(address)
+        let tcp = dial_tcp(address)
             .await
             .map_err(|e| ConnectError::Unreachable { address: address.clone(), cause: Arc::new(e) })?;
         let _ = tcp.set_nodelay(true);

@@ -20,3 +20,6 @@ mod crews;
 mod people;
 mod runs;
 mod scene;
+mod signals;
+mod terminals;
+mod threads;

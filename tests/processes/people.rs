@@ -305,6 +305,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     -- exit 0
 
     # no daemon
+    leasehold: cannot reach `ADDRESS`: trying again for up to 10 s
     leasehold: error: cannot reach `ADDRESS`
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       cause  Connection refused (os error 111)

@@ -98,6 +98,40 @@ async fn law_27_law_30_a_wrapper_that_is_killed_leaves_no_access_no_process_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn law_27_what_forks_and_exits_does_not_outlive_a_killed_wrapper() {
+    let what = "run: SIGKILL to the wrapper, without a cgroup of the job's own";
+    let can =
+        std::process::Command::new("unshare").args(["--mount", "umount", "-a", "-t", "cgroup2"]).status();
+    if !can.is_ok_and(|s| s.success()) {
+        return not_run(what, "unshare --mount is not allowed (it wants root)");
+    }
+    let world = world().await;
+    world.write("job.toml", &job_toml("", "[run]\ngrace = \"200ms\"\n"));
+    let (spec, dir) = (world.file("job.toml"), world.file("credentials"));
+    let word = format!("chain-{}", std::process::id());
+    let args = ["run", "--spec", spec.to_str().unwrap(), "--dir", dir.to_str().unwrap(), "--"];
+    let chain =
+        format!("sh -c 'f() {{ f & }}; f' {word}; sh -c 'f() {{ f & }}; f' {word}; echo up; sleep 600");
+    let before = ["unshare", "--mount", "sh", "-c", "umount -a -t cgroup2; exec \"$@\"", "sh"];
+    let mut wrapper = world.leasehold(WORKER, &before, &[&args[..], &["sh", "-c", &chain]].concat());
+    wrapper.child_says("up").await;
+    let guard = nix::unistd::Pid::from_raw(children(wrapper.pid().as_raw())[0]);
+    let since = Instant::now();
+    wrapper.signal(Signal::SIGKILL);
+    assert_eq!(wrapper.exit().await, None);
+    gone(guard).await;
+    for _ in 0..40 {
+        let found = std::process::Command::new("pgrep")
+            .args(["-f", &format!("^[^ ]*sh -c .* {word}$")])
+            .output()
+            .unwrap();
+        assert!(found.stdout.is_empty(), "{}", String::from_utf8_lossy(&found.stdout));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    row(what, "processes", since, "the guard", None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn law_27_a_memory_limit_ends_the_command_and_all_access() {
     let what = "run: memory limit exceeded";
     let Some(limit) = MemoryLimit::make(64 << 20) else {
@@ -232,7 +266,7 @@ async fn as_the_first_process_of_a_container_it_reaps_passes_signals_on_and_exit
 }
 
 /// The processes whose parent this is.
-fn children(parent: i32) -> Vec<i32> {
+pub fn children(parent: i32) -> Vec<i32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|e| e.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {

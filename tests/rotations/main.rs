@@ -100,6 +100,7 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
         svid: None,
     };
     let options = RunOptions {
+        behind: None,
         joining,
         dir: Some(world.file("credentials")),
         command: ["sh", "-c", &script].map(Into::into).to_vec(),

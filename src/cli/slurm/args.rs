@@ -94,6 +94,16 @@ pub(super) struct Telling {
 }
 
 impl SlurmArgs {
+    /// Whether Slurm would drain the node, or requeue the job, if this command failed.
+    pub(in crate::cli) fn never_fails(&self) -> bool {
+        match self.command {
+            SlurmCommand::Prolog { .. } | SlurmCommand::Epilog { .. } | SlurmCommand::NodeEpilog { .. } => {
+                true
+            }
+            SlurmCommand::Resend { .. } | SlurmCommand::Key { .. } => false,
+        }
+    }
+
     pub(in crate::cli) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let var = |name: &str| std::env::var(name).ok();
         match self.command {

@@ -105,12 +105,7 @@ impl World {
         before: &[&str],
         args: &[&str],
     ) -> Wrapper {
-        let text = format!(
-            "current = \"it\"\n[context.it]\nserver = \"{server}\"\nserver_id = \"{DAEMON}\"\n{identity}"
-        );
-        if fs::read_to_string(self.file(contexts)).ok().as_ref() != Some(&text) {
-            self.write(contexts, &text);
-        }
+        self.write_contexts(server, contexts, identity);
         let credentials = self.file("credentials");
         fs::create_dir_all(&credentials).unwrap();
         let words: Vec<&str> = before
@@ -119,8 +114,9 @@ impl World {
             .chain([env!("CARGO_BIN_EXE_leasehold")])
             .chain(args.iter().copied())
             .collect();
-        let mut process = plain(words[0])
-            .args(&words[1..])
+        // In a session without a terminal, whatever the tests were started from.
+        let mut process = plain("setsid")
+            .args(&words)
             .env("LEASEHOLD_CONTEXTS", self.file(contexts))
             .env("HERE", self.dir.path())
             .stdin(Stdio::null())
@@ -136,6 +132,31 @@ impl World {
         Wrapper { process, out, err, credentials, own }
     }
 }
+
+impl World {
+    fn write_contexts(&self, server: &str, contexts: &str, identity: &str) {
+        let text = format!(
+            "current = \"it\"\n[context.it]\nserver = \"{server}\"\nserver_id = \"{DAEMON}\"\n{identity}"
+        );
+        if fs::read_to_string(self.file(contexts)).ok().as_ref() != Some(&text) {
+            self.write(contexts, &text);
+        }
+    }
+
+    /// Writes the contexts file of the usual worker, for programs that a test starts itself.
+    #[allow(dead_code, reason = "not all tests start some")]
+    pub fn contexts_of_worker(&self) -> PathBuf {
+        if !self.file("worker.pem").exists() {
+            self.write_worker();
+        }
+        self.write_contexts(&self.daemon().grpc.to_string(), "contexts.toml", WORKER_FILES);
+        self.file("contexts.toml")
+    }
+}
+
+#[allow(dead_code, reason = "not all tests start programs themselves")]
+const WORKER_FILES: &str = "bundles = { \"leasehold.example\" = \"leasehold.example.pem\" }\n\
+    [context.it.identity.workload]\ncert = \"worker.pem\"\nkey = \"worker.key\"\n";
 
 impl Wrapper {
     pub fn stdout(&self) -> String {

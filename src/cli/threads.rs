@@ -1,0 +1,132 @@
+//! The threads that a command runs on.
+
+use std::{
+    io,
+    sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
+
+use super::{Exit, Failure};
+use crate::{
+    agent::limit_of,
+    limits::{SPARE_THREADS, WORKER_THREADS_MAX},
+};
+
+/// What a command needs of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// It asks and answers: the thread that it was started with is enough.
+    OneThread,
+    /// It serves many at once.
+    Workers,
+}
+
+/// Makes the runtime of a command, or says what the machine does not give.
+///
+/// Tokio panics if a worker cannot be started, so workers are only asked for after as many threads were seen to start.
+pub(super) fn runtime(needs: Needs) -> Result<Runtime, Failure> {
+    let built = match needs {
+        Needs::OneThread => Builder::new_current_thread().enable_all().build(),
+        Needs::Workers => {
+            let cores = thread::available_parallelism().map_or(1, usize::from);
+            let (workers, refused) = affordable(cores.min(WORKER_THREADS_MAX));
+            match refused.filter(|_| workers == 0) {
+                Some(error) => Err(error),
+                None => Builder::new_multi_thread().worker_threads(workers.max(1)).enable_all().build(),
+            }
+        }
+    };
+    let runtime = built.map_err(|error| cannot_start(&error))?;
+    survive_limits(&runtime, needs);
+    Ok(runtime)
+}
+
+/// Keeps the signals of two limits from ending this process without a word. A write that is too long fails with an error then.
+fn survive_limits(runtime: &Runtime, needs: Needs) {
+    let _inside = runtime.enter();
+    // Once there is a handler, it stays.
+    let _ = signal(SignalKind::from_raw(Signal::SIGXFSZ as i32));
+    if needs == Needs::Workers
+        && let Ok(mut used_up) = signal(SignalKind::from_raw(Signal::SIGXCPU as i32))
+    {
+        runtime.spawn(async move {
+            while used_up.recv().await.is_some() {
+                tracing::error!(
+                    "the processor time of RLIMIT_CPU (ulimit -t) is used up: the kernel ends this daemon at the hard limit"
+                );
+            }
+        });
+    }
+}
+
+fn cannot_start(error: &io::Error) -> Failure {
+    Failure::new(Exit::Failure, format!("this process cannot start: {error}")).saying("Nothing was done.")
+}
+
+/// Names the limit of the platform behind a failure, if it tells of an error of the system that stands for one.
+pub(super) fn naming_the_limit(failure: Failure) -> Failure {
+    let facts = failure.facts.iter().map(|(_, value)| value.as_str());
+    let texts = std::iter::once(failure.text.as_ref()).chain(facts);
+    let number = |text: &str| text.split_once("(os error ")?.1.split_once(')')?.0.parse().ok();
+    let limit = texts.filter_map(number).find_map(|n| limit_of(&io::Error::from_raw_os_error(n)));
+    match limit {
+        Some(limit) => failure.with("limit", limit),
+        None => failure,
+    }
+}
+
+/// How many of the wanted workers can be started, with [`SPARE_THREADS`] left for the ledger and for work that blocks; and why
+/// not all of them.
+fn affordable(wanted: usize) -> (usize, Option<io::Error>) {
+    let gate = Mutex::new(());
+    let mut refused = None;
+    let started = thread::scope(|scope| {
+        let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let wait = || drop(gate.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut held = Vec::new();
+        while held.len() < wanted.saturating_add(SPARE_THREADS) {
+            match thread::Builder::new().spawn_scoped(scope, wait) {
+                Ok(thread) => held.push(thread),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        drop(closed);
+        let started = held.len();
+        held.into_iter().for_each(|thread| drop(thread.join()));
+        started
+    });
+    if refused.is_some() {
+        // The kernel counts a thread for a moment after it was joined.
+        thread::sleep(Duration::from_millis(20));
+    }
+    (started.saturating_sub(SPARE_THREADS).min(wanted), refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_workers_are_affordable_as_threads_start() {
+        assert_eq!(affordable(2).0, 2);
+        assert!(affordable(2).1.is_none());
+    }
+
+    #[test]
+    fn a_refused_thread_names_the_limit() {
+        let text = naming_the_limit(cannot_start(&io::Error::from_raw_os_error(11))).render();
+        assert!(text.contains("ulimit -u") && text.contains("pids"), "{text}");
+        let other = Failure::new(Exit::Failure, "x".to_owned()).with("cause", "no (os error 2)");
+        assert_eq!(naming_the_limit(other.clone()).render(), other.render());
+    }
+}

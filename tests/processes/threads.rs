@@ -1,0 +1,77 @@
+//! Few threads, few files, little memory: what can run does, and what cannot says why. Nothing hangs.
+
+use std::{
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use crate::{harness::*, scene::*};
+
+/// Runs the program as a user of its own that may have so many processes and threads, within a time.
+async fn limited(world: &World, limit: &str, args: &[&str]) -> Option<Output> {
+    // Limits do not count for root, and each of the users has processes of its own.
+    let user = (60_000 + std::process::id() % 5_000).to_string();
+    let binary = env!("CARGO_BIN_EXE_leasehold");
+    let script = format!("ulimit {limit} && exec \"$@\"");
+    let mut command = plain("setpriv");
+    command.args([
+        "--reuid",
+        &user,
+        "--regid",
+        &user,
+        "--clear-groups",
+        "bash",
+        "-c",
+        &script,
+        "bash",
+        binary,
+    ]);
+    command.args(args).env("LEASEHOLD_CONTEXTS", world.contexts_of_worker()).stdin(Stdio::null());
+    command.env("SLURM_JOB_ID", "1").env("SLURM_CLUSTER_NAME", "c").kill_on_drop(true);
+    for name in ["", "worker.pem", "worker.key", "contexts.toml", "leasehold.example.pem"] {
+        let path = world.file(name);
+        let id = Some(user.parse().unwrap());
+        std::os::unix::fs::chown(&path, id, id).ok()?;
+    }
+    Some(tokio::time::timeout(Duration::from_secs(60), command.output()).await.expect("it hangs").unwrap())
+}
+
+fn is_root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_runs_on_the_one_thread_that_it_has() {
+    if !is_root() {
+        return not_run("few threads", "another user's limits want root");
+    }
+    let world = world().await;
+    for limit in ["-u 1", "-n 16", "-u 1 && ulimit -n 16"] {
+        let out = limited(&world, limit, &["whoami"]).await.unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned() + &String::from_utf8_lossy(&out.stdout);
+        assert_eq!(out.status.code(), Some(0), "{limit}: {text}");
+        assert!(text.contains(WORKER) && !text.contains("panicked"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_names_the_limit_and_exits() {
+    if !is_root() {
+        return not_run("few threads", "another user's limits want root");
+    }
+    let world = world().await;
+    world.write("job.toml", &job_toml("", ""));
+    let spec = world.file("job.toml");
+    let (spec, config) = (spec.to_str().unwrap(), "/no/such/config");
+    for (limit, args, code, words) in [
+        ("-u 1", vec!["run", "--spec", spec, "--", "true"], 125, "ulimit -u"),
+        ("-n 8", vec!["run", "--spec", spec, "--", "true"], 125, "ulimit -n"),
+        ("-u 1", vec!["serve", "--config", config], 1, "ulimit -u"),
+        ("-u 1", vec!["slurm", "node-epilog", "--spool", "/no/such/spool"], 0, ""),
+    ] {
+        let out = limited(&world, limit, &args).await.unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(code), "{limit} {args:?}: {text}");
+        assert!(text.contains(words) && !text.contains("panicked"), "{limit} {args:?}: {text}");
+    }
+}
