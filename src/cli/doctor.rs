@@ -257,7 +257,7 @@ fn look_at_svids(
                 Err(why) => report.wrong(
                     what,
                     format!("a daemon refuses {}: {why}", svid.spiffe_id()),
-                    "have it issued anew so that it keeps this rule; the certificate chain and the bundle must fit",
+                    "have it issued again so that it keeps this rule; the certificate chain and the bundle must fit",
                 ),
             },
         }

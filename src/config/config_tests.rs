@@ -38,11 +38,11 @@ fn the_configuration_that_is_shipped_is_read_and_leaves_nothing_to_a_default() {
     assert_eq!(loaded.defaults, [], "the shipped file names every key");
     let config = loaded.config;
     assert_eq!(config.server.grpc.port(), 8443);
-    assert_eq!(config.identity.bundles.len(), 3);
+    assert_eq!(config.identity.bundles.len(), 5);
     assert_eq!(config.ledger.free_space_stop_bytes, 5 << 30);
     assert!(matches!(config.issuer.listen, IssuerListen::Tls { .. }));
     assert_eq!(config.identity.federation.len(), 2);
-    assert_eq!(config.paths().len(), 12);
+    assert_eq!(config.paths().len(), 14);
 }
 
 #[test]
@@ -328,7 +328,7 @@ fn an_issuer_is_https_and_nothing_more_than_a_url() {
 fn a_file_that_is_no_toml_or_not_there_is_told_with_its_place() {
     assert!(problems("[server\ngrpc = 5")[0].starts_with("1: "));
     let twice = problems(&format!("{LEAST}dir = \"x\"\n"));
-    assert_eq!(twice, ["13: duplicate key: `dir`"]);
+    assert_eq!(twice, ["13: it is not TOML: duplicate key `dir`"]);
     let gone = Config::load(Path::new("/nonexistent/l.toml")).unwrap_err().to_string();
     assert!(gone.starts_with("/nonexistent/l.toml: cannot be read"), "{gone}");
     assert!(problems("").len() >= 6, "nothing is configured by an empty file");
@@ -355,6 +355,6 @@ fn a_key_that_others_may_read_is_told_with_what_to_do() {
     assert_eq!(of(folder.path(), PathUse::File), Err(PathFault::NotAFile));
     assert_eq!(of(&folder.path().join("new"), PathUse::State), Ok(()));
     assert!(of(&folder.path().join("a/b"), PathUse::State).is_err());
-    // Nothing can be made there, by root neither.
+    // Not even root can make a file there.
     assert!(matches!(of(Path::new("/proc/self"), PathUse::State), Err(PathFault::Unwritable { .. })));
 }

@@ -61,7 +61,7 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Problems> {
 }
 
 /// Reads a text, hands its outermost table to `read`, and answers what that made of it where nothing was wrong, with the
-/// defaults that were used. No message quotes a text that is not TOML: a key may have been pasted without quotes.
+/// defaults that were used. No message quotes a value that is not TOML: a key may have been pasted without quotes.
 pub(crate) fn read<T>(
     file: &Path,
     text: &str,
@@ -72,7 +72,10 @@ pub(crate) fn read<T>(
     let (root, errors) = DeTable::parse_recoverable(text);
     for e in &errors {
         let line = e.span().map_or(1, |s| notes.lines.at(s.start));
-        notes.problem(line, format!("it is not TOML: {}", one_line(e.message())));
+        let what = one_line(e.message());
+        let key = e.span().filter(|_| what == "duplicate key").and_then(|s| text.get(s));
+        let key = key.map(|key| format!(" `{}`", shown(key))).unwrap_or_default();
+        notes.problem(line, format!("it is not TOML: {what}{key}"));
     }
     let mut made = None;
     if errors.is_empty() {

@@ -75,7 +75,7 @@ pub enum LoadFault {
     #[error("holds no private key: write it as PKCS#8 PEM")]
     NoKey,
     #[error(
-        "holds a key that is encrypted, and the daemon cannot ask for a passphrase: decrypt it (openssl pkey -in FILE -out FILE)"
+        "holds a key that is encrypted, and no passphrase can be asked for: decrypt it (openssl pkey -in FILE -out FILE)"
     )]
     KeyEncrypted,
     #[error(

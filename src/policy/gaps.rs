@@ -20,6 +20,12 @@ use crate::{
     name::{Action, Method, PrincipalKind, SpiffeId},
 };
 
+/// The questions that may still be asked, and whether one was answered by no rule.
+struct Asked {
+    left: usize,
+    has_silence: bool,
+}
+
 impl Engine {
     /// A line for each thing that the catalog says in vain under these policies. None of them is a mistake for sure.
     pub fn gaps(&self) -> Vec<String> {
@@ -53,7 +59,7 @@ impl Engine {
     /// Entries that may do nothing but ask who they are. Entries that rules cannot tell apart are judged once.
     fn idle(&self, mentioned: &BTreeSet<String>) -> Vec<String> {
         let ids: Vec<SpiffeId> = mentioned.iter().filter_map(|text| text.parse().ok()).collect();
-        let mut left = POLICY_GAP_QUESTIONS_MAX;
+        let mut asked = Asked { left: POLICY_GAP_QUESTIONS_MAX, has_silence: false };
         let mut judged: BTreeMap<_, bool> = BTreeMap::new();
         let mut lines = Vec::new();
         for p in self.catalog.principals().filter(|p| !p.disabled) {
@@ -61,7 +67,7 @@ impl Engine {
                 (&p.tenant, p.kind, p.identity.as_str(), &p.roles, &p.groups, p.pattern.trust_domain());
             let is_named =
                 ids.iter().any(|id| p.pattern.matches(id)) || mentioned.contains(&p.pattern.to_string());
-            let can = is_named || *judged.entry(alike).or_insert_with(|| self.can_do_something(p, &mut left));
+            let can = is_named || *judged.entry(alike).or_insert_with(|| self.is_of_use(p, &mut asked));
             if !can {
                 lines.push(format!(
                     "{}: `{}` is {} that no rule lets do anything: {}",
@@ -75,16 +81,22 @@ impl Engine {
         lines
     }
 
-    fn can_do_something(&self, p: &Principal, left: &mut usize) -> bool {
+    /// Whether rules let an entry do something, or forbid it everything, which is said on purpose.
+    fn is_of_use(&self, p: &Principal, asked: &mut Asked) -> bool {
+        asked.has_silence = false;
+        self.can_do_something(p, asked) || !asked.has_silence
+    }
+
+    fn can_do_something(&self, p: &Principal, asked: &mut Asked) -> bool {
         if p.kind != PrincipalKind::Workload {
-            return Rpc::ALL.iter().any(|rpc| self.may_call(p, *rpc, left));
+            return Rpc::ALL.iter().any(|rpc| self.may_call(p, *rpc, asked));
         }
         // A workload that creates jobs needs something to put into them too.
         let mut visible = self.catalog.resources().filter(|r| r.visible_to(&p.tenant)).peekable();
-        visible.peek().is_none() || visible.any(|r| self.may_hold(p, r, left))
+        visible.peek().is_none() || visible.any(|r| self.may_hold(p, r, asked))
     }
 
-    fn may_call(&self, p: &Principal, rpc: Rpc, left: &mut usize) -> bool {
+    fn may_call(&self, p: &Principal, rpc: Rpc, asked: &mut Asked) -> bool {
         if matches!(rpc, Rpc::WhoAmI | Rpc::GetKeys | Rpc::WaitDurable) {
             return false;
         }
@@ -100,11 +112,11 @@ impl Engine {
                 reason: "a reason",
             };
             let on = self.prepared.tenant_uid(&self.types, tenant);
-            self.answers(slice, p, &on, &Facts::of_call(&call), left)
+            self.answers(slice, p, &on, &Facts::of_call(&call), asked)
         })
     }
 
-    fn may_hold(&self, p: &Principal, resource: &Resource, left: &mut usize) -> bool {
+    fn may_hold(&self, p: &Principal, resource: &Resource, asked: &mut Asked) -> bool {
         let Some(on) = self.prepared.resources.get(&resource.name) else { return true };
         let name = p.pattern.to_string();
         let purposes: Vec<&str> = match resource.dataset() {
@@ -113,7 +125,9 @@ impl Engine {
         };
         let methods: Vec<Option<Method>> =
             std::iter::once(None).chain(Method::ALL.iter().copied().map(Some)).collect();
-        let actions = Action::ALL.iter().filter(|action| action.applies_to() == resource.name.kind());
+        // To read back or delete a checkpoint is of no use to an entry that never writes one.
+        let opens = |action: &Action| !matches!(action, Action::ReadCheckpoint | Action::DeleteCheckpoint);
+        let actions = Action::ALL.iter().filter(|a| opens(*a) && a.applies_to() == resource.name.kind());
         let approved = BTreeSet::new();
         actions.into_iter().any(|action| {
             let Some(slice) = self.slices.get(&(p.kind, Act::Part(*action))) else { return false };
@@ -132,7 +146,7 @@ impl Engine {
                         own_checkpoint: true,
                         parts: &[],
                     };
-                    self.answers(slice, p, on, &Facts::of_job(&name, &bundle), left)
+                    self.answers(slice, p, on, &Facts::of_job(&name, &bundle), asked)
                 })
             })
         })
@@ -145,13 +159,15 @@ impl Engine {
         p: &Principal,
         on: &cedar_policy::EntityUid,
         facts: &Facts<'_>,
-        left: &mut usize,
+        asked: &mut Asked,
     ) -> bool {
-        let (Some(me), Some(fewer)) = (self.prepared.principals.get(&p.pattern), left.checked_sub(1)) else {
+        let (Some(me), Some(fewer)) = (self.prepared.principals.get(&p.pattern), asked.left.checked_sub(1))
+        else {
             return true;
         };
-        *left = fewer;
+        asked.left = fewer;
         let outcome = self.evaluate(slice, &self.prepared.entities, me, on, facts);
+        asked.has_silence |= matches!(outcome, Outcome::Nothing);
         matches!(outcome, Outcome::Allow(_) | Outcome::Wait(..) | Outcome::Error(_))
     }
 }
