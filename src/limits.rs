@@ -251,6 +251,8 @@ pub const PEM_BYTES_MAX: u64 = 1 << 20;
 /// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
 /// tenants are compared in pairs.
 pub const CATALOG_ENTRIES_MAX: usize = 20_000;
+/// Questions that one look for idle catalog entries asks of the policies: some 0.2 s. Past it entries are taken to be of use.
+pub const POLICY_GAP_QUESTIONS_MAX: usize = 5_000;
 /// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
 pub const POLICIES_MAX: usize = 1_000;
 /// Answers of one policy engine that are kept to be given again: about 40 MiB of questions and rule lists.

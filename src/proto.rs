@@ -36,6 +36,9 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! gRPC clients in Python, Node and Java compare host names, and a SPIFFE ID is none: give the daemon's SVID a DNS name too (SPIRE's
+//! `-dns`), and connect by that name. Reflection serves all types, those of a refusal's details (`google.rpc`) included.
 
 mod answer;
 

@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 /// The `domain` of every `ErrorInfo` that leasehold makes.
 pub const ERROR_DOMAIN: &str = "leasehold";
 
+/// What can be done about [`Reason::ApprovalRequired`] in this version.
+pub(crate) const APPROVALS_ABSENT: &str = "this version has no command to approve a job: ask for what the rule lets pass without \
+                                           approval, or have the owners of the policy change the rule";
+
 macro_rules! reasons {
     ($( $(#[$doc:meta])* $variant:ident = $code:literal, )*) => {
         /// A stable code for each refusal.

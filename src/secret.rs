@@ -102,6 +102,27 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
+/// Whether a text looks as if it held a secret: a PEM block, or a long run of letters and digits as encoded keys and tokens
+/// have. Error messages do not quote such a text: people paste keys where a path or a name belongs.
+pub(crate) fn looks_secret(text: &str) -> bool {
+    /// Shorter runs are names, ULIDs and UUIDs.
+    const RUN: usize = 32;
+    let is_encoded = |run: &str| {
+        let count = |is: fn(&u8) -> bool| run.bytes().filter(is).count();
+        let (upper, lower) = (count(u8::is_ascii_uppercase), count(u8::is_ascii_lowercase));
+        let digits = count(u8::is_ascii_digit);
+        // A quarter: encoded bytes have more, words have less.
+        run.len() >= RUN && upper > 0 && lower > 0 && digits > 0 && (upper + digits) * 4 >= run.len()
+    };
+    let ends_run = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '=' | '_' | '-'));
+    text.contains("-----BEGIN") || text.contains("PRIVATE KEY") || text.split(ends_run).any(is_encoded)
+}
+
+/// What stands in an error in the place of a text that looks secret.
+pub(crate) fn withheld(text: &str) -> String {
+    format!("({} characters, not shown: they look like a key or a token)", text.chars().count())
+}
+
 /// SHA-256.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0u8; 32];
@@ -130,6 +151,27 @@ mod tests {
         let shown = format!("{s:?} {text:?} {:?}", s.digest());
         assert!(!shown.contains(text.expose()));
         assert_eq!(shown, "[redacted] [redacted] [digest]");
+    }
+
+    #[test]
+    fn pasted_keys_look_secret_and_names_do_not() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = key.serialize_pem();
+        let body: String = pem.lines().filter(|l| !l.starts_with('-')).collect();
+        for secret in [pem.as_str(), &body, "hf_AbCdEfGhIjKlMnOpQrStUvWxYz12345678", "key: -----BEGIN EC"] {
+            assert!(looks_secret(secret), "{secret}");
+            assert!(!withheld(secret).contains(secret));
+        }
+        for plain in [
+            "/run/leasehold/svid.key",
+            "/home/Ada/Projects2/support-tuning-of-October/leasehold.toml",
+            "spiffe://k8s.acme.example/ns/ml/job/01JD3M8TZZZZZZZZZZZZZZZZZZ",
+            "7f3c9a00-1111-4222-8333-444455556666",
+            "sha256:4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de",
+            "a_test_name_of_many_words_that_says_what_it_holds",
+        ] {
+            assert!(!looks_secret(plain), "{plain}");
+        }
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::{
 
 use toml::de::DeValue;
 
+use crate::secret::{looks_secret, withheld};
+
 /// One thing that is wrong with a file. `Display` is `FILE:LINE: what, and what to write instead`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{}: {what}", file.display(), if *.line == 0 { String::new() } else { format!(":{line}") })]
@@ -65,7 +67,12 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
     if bytes.len() as u64 > bytes_max {
         return Err(format!("is longer than {bytes_max} bytes"));
     }
-    String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: save it as UTF-8".to_owned())
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err("is UTF-16 text: save it as UTF-8".to_owned());
+    }
+    let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: save it as UTF-8".to_owned())?;
+    // A byte order mark says nothing in UTF-8, and is in the way of every parser.
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// Where lines begin in a text.
@@ -82,13 +89,25 @@ impl Lines {
     }
 }
 
-/// What a file says, bounded and without control characters: it ends in logs and terminals.
+/// What a file says, bounded and without control characters, since it ends in logs and terminals. A text that looks like a
+/// secret is not shown.
 pub(crate) fn shown(text: &str) -> String {
+    if looks_secret(text) {
+        return withheld(text);
+    }
     let mut out: String = text.chars().take(80).flat_map(char::escape_debug).collect();
     if text.chars().nth(80).is_some() {
         out.push('…');
     }
     out
+}
+
+/// The path of a private key, if a file is there. Otherwise the key itself may have been pasted in its place.
+pub(crate) fn shown_key_path(path: &Path) -> String {
+    match path.try_exists() {
+        Ok(true) => path.display().to_string(),
+        _ => "(not shown: no file is there, and a pasted key must not be printed)".to_owned(),
+    }
 }
 
 /// A parser's message as one line.
@@ -128,7 +147,28 @@ mod tests {
         assert_eq!(read_text(&path, 3).unwrap_err(), "is longer than 3 bytes");
         std::fs::write(&path, [0xff]).unwrap();
         assert!(read_text(&path, 4).unwrap_err().starts_with("is not UTF-8"));
+        std::fs::write(&path, "\u{feff}a = 1").unwrap();
+        assert_eq!(read_text(&path, 10).unwrap(), "a = 1", "the mark of some editors is no text");
+        std::fs::write(&path, b"\xff\xfea\0").unwrap();
+        assert_eq!(read_text(&path, 4).unwrap_err(), "is UTF-16 text: save it as UTF-8");
         assert!(read_text(&dir.path().join("none"), 4).unwrap_err().starts_with("cannot be read: "));
+    }
+
+    #[test]
+    fn a_pasted_key_is_never_shown() {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        for text in [key.clone(), key.replace('\n', ""), key.lines().nth(1).unwrap().to_owned()] {
+            assert!(
+                shown(&text).ends_with("not shown: they look like a key or a token)"),
+                "{}",
+                shown(&text)
+            );
+            assert!(shown_key_path(Path::new(&text)).starts_with("(not shown"));
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("svid.key");
+        std::fs::write(&file, &key).unwrap();
+        assert_eq!(shown_key_path(&file), file.display().to_string());
     }
 
     #[test]

@@ -102,12 +102,15 @@ fn every_daemon_configuration_is_read() {
 }
 
 #[test]
-fn the_shipped_catalog_and_policy_are_read_without_a_warning() {
+fn the_shipped_catalog_and_policy_are_read_with_one_warning() {
     let catalog = Catalog::load(&root().join("config/catalog.d")).unwrap();
     assert!(catalog.warnings().is_empty(), "{:?}", catalog.warnings());
     let policy = PolicySource::Dir(root().join("config/policy"));
     let engine = Engine::load(&policy, &catalog, Explain::Requester).unwrap();
     assert!(engine.warnings().is_empty(), "{:?}", engine.warnings());
+    // The entry that is there to show one.
+    let gaps = engine.gaps();
+    assert!(gaps.len() == 1 && gaps[0].contains("/ns/etl/sa/*"), "{gaps:?}");
     assert_eq!(read_by(Reader::Catalog).len(), catalog.counts().tenants);
     assert!(read_by(Reader::Policy).iter().any(|f| f.ends_with("leasehold.cedar")));
 }
@@ -144,6 +147,191 @@ fn every_script_is_one_and_may_be_executed() {
         let is_batch = file.extension().is_some_and(|e| e == "sbatch");
         let mode = fs::metadata(&file).unwrap().permissions().mode();
         assert!(is_batch || mode & 0o111 == 0o111, "{} cannot be executed", file.display());
+    }
+}
+
+/// The one SPIFFE ID of the daemon in all samples.
+const DAEMON: &str = "spiffe://hpc.acme.example/leasehold";
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_samples_know_one_daemon() {
+    for file in read_by(Reader::Contexts) {
+        for (name, context) in leasehold::cli::Contexts::load(&file).unwrap().contexts {
+            assert_eq!(context.server_id.as_str(), DAEMON, "{}: {name}", file.display());
+        }
+    }
+    let entries = fs::read_to_string(root().join("deploy/spire/entries.json")).unwrap();
+    let entries: serde_json::Value = serde_json::from_str(&entries).unwrap();
+    let daemon = entries["entries"].as_array().unwrap().iter().find(|e| e["entry_id"] == "leasehold-daemon");
+    assert_eq!(daemon.unwrap()["spiffe_id"], DAEMON);
+    let guide = fs::read_to_string(root().join("deploy/spire/README.md")).unwrap();
+    assert!(guide.contains(&format!("server_id = \"{DAEMON}\"")));
+}
+
+#[test]
+fn every_domain_of_the_samples_is_federated_with() {
+    let yaml = fs::read_to_string(root().join("deploy/spire/kubernetes.yaml")).unwrap();
+    let wanted = yaml.lines().filter_map(|l| l.trim().strip_prefix("federatesWith: [")).flat_map(|list| {
+        list.trim_end_matches(']')
+            .split(", ")
+            .map(|domain| domain.trim_matches('\'').to_owned())
+            .collect::<Vec<_>>()
+    });
+    for domain in wanted {
+        assert!(
+            yaml.contains(&format!("\n  trustDomain: {domain}\n")),
+            "nothing fetches the bundle of {domain}"
+        );
+    }
+}
+
+/// The sample configuration, catalog and policies, with paths, ports and a CA of this test. Stopped when it goes.
+#[cfg(feature = "cli")]
+struct Served {
+    dir: tempfile::TempDir,
+    process: std::process::Child,
+}
+
+#[cfg(feature = "cli")]
+impl Served {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path).display().to_string();
+        fs::create_dir(at("run")).unwrap();
+        let text = fs::read_to_string(root().join("config/leasehold.toml")).unwrap();
+        let text = text
+            .replace("0.0.0.0:8443", "127.0.0.1:0")
+            .replace("127.0.0.1:8445", "127.0.0.1:0")
+            .replace("0.0.0.0:8444", "127.0.0.1:0")
+            .replace("/var/lib/leasehold", &at("state"))
+            .replace("/run/leasehold", &at("run"))
+            .replace("/etc/leasehold/policy", &root().join("config/policy").display().to_string())
+            .replace("/etc/leasehold/catalog.d", &root().join("config/catalog.d").display().to_string())
+            .replace("/etc/leasehold/", &format!("{}/", at("run")))
+            .replace("/etc/ssl/certs/ca-certificates.crt", &at("run/partner.json"))
+            .replace("5GiB", "1MiB");
+        fs::write(at("leasehold.toml"), text).unwrap();
+        let hpc = Self::authority(&dir, "hpc.acme.example", "hpc.pem");
+        let k8s = Self::authority(&dir, "k8s.acme.example", "k8s.pem");
+        for (domain, file) in [
+            ("people.acme.example", "people.pem"),
+            ("k8s.globex.example", "globex-k8s.pem"),
+            ("people.globex.example", "globex-people.pem"),
+            ("partner.example", "partner.json"),
+        ] {
+            Self::authority(&dir, domain, file);
+        }
+        Self::issue(&dir, &hpc, DAEMON, "svid");
+        Self::issue(&dir, &hpc, DAEMON, "issuer");
+        Self::issue(&dir, &hpc, "spiffe://hpc.acme.example/slurm/ml-support/ada", "ada");
+        Self::issue(&dir, &k8s, "spiffe://k8s.acme.example/ns/ci/sa/launcher", "launcher");
+        let checked = Self::leasehold(&dir, &["config", "check", &at("leasehold.toml")]);
+        assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+        let process = std::process::Command::new(env!("CARGO_BIN_EXE_leasehold"))
+            .args(["serve", "--config", &at("leasehold.toml")])
+            .stderr(fs::File::create(at("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let served = Served { dir, process };
+        let grpc = served.address();
+        let identity = |role: &str, name: &str| {
+            format!("[context.s.identity.{role}]\ncert = \"run/{name}.pem\"\nkey = \"run/{name}.key\"\n")
+        };
+        let contexts = format!(
+            "current = \"s\"\n[context.s]\nserver = \"{grpc}\"\nserver_id = \"{DAEMON}\"\n\
+             bundles = {{ \"hpc.acme.example\" = \"run/hpc.pem\" }}\n{}{}",
+            identity("workload", "ada"),
+            identity("launcher", "launcher")
+        );
+        fs::write(served.dir.path().join("contexts.toml"), contexts).unwrap();
+        served
+    }
+
+    fn authority(dir: &tempfile::TempDir, domain: &str, file: &str) -> leasehold::dev::Authority {
+        use leasehold::{clock::Clock, dev::Authority};
+        let now = leasehold::clock::SystemClock::new().now().wall;
+        let life = std::time::Duration::from_secs(3_600);
+        let authority = Authority::generate(domain.parse().unwrap(), now, life).unwrap();
+        fs::write(dir.path().join("run").join(file), authority.bundle()).unwrap();
+        authority
+    }
+
+    fn issue(dir: &tempfile::TempDir, by: &leasehold::dev::Authority, id: &str, name: &str) {
+        use std::os::unix::fs::PermissionsExt;
+
+        use leasehold::clock::Clock;
+        let now = leasehold::clock::SystemClock::new().now().wall;
+        let life = std::time::Duration::from_secs(3_000);
+        let pem = by.issue(&id.parse().unwrap(), &["localhost"], now, life).unwrap();
+        let file = |end: &str| dir.path().join(format!("run/{name}.{end}"));
+        fs::write(file("pem"), pem.cert).unwrap();
+        fs::write(file("key"), pem.key).unwrap();
+        fs::set_permissions(file("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    fn leasehold(dir: &tempfile::TempDir, args: &[&str]) -> std::process::Output {
+        std::process::Command::new(env!("CARGO_BIN_EXE_leasehold"))
+            .args(args)
+            .env("LEASEHOLD_CONTEXTS", dir.path().join("contexts.toml"))
+            .output()
+            .unwrap()
+    }
+
+    /// Where gRPC is served, as the log's line `ready` says.
+    fn address(&self) -> String {
+        for _ in 0..600 {
+            let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
+            let ready = log
+                .lines()
+                .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+                .find(|line| line["fields"]["message"] == "ready");
+            if let Some(ready) = ready {
+                return ready["fields"]["grpc"].as_str().unwrap().to_owned();
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+        panic!("it is not ready:\n{}", fs::read_to_string(self.dir.path().join("log")).unwrap());
+    }
+}
+
+#[cfg(feature = "cli")]
+impl Drop for Served {
+    fn drop(&mut self) {
+        drop((self.process.kill(), self.process.wait()));
+    }
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn every_sample_job_runs_on_the_served_samples() {
+    let served = Served::start();
+    let jobs = read_by(Reader::Job);
+    assert!(!jobs.is_empty());
+    for file in jobs {
+        let spec = file.to_str().unwrap();
+        let made = Served::leasehold(&served.dir, &["job", "create", "--spec", spec, "--as", "launcher"]);
+        let said = String::from_utf8_lossy(&made.stderr).into_owned();
+        assert!(made.status.success(), "{spec}: {said}");
+        let job = String::from_utf8(made.stdout).unwrap().trim().to_owned();
+        let run = [
+            "run",
+            "--spec",
+            spec,
+            "--job",
+            &job,
+            "--attempt-key",
+            "one",
+            "--instance",
+            "n1",
+            "--as",
+            "workload",
+        ];
+        let ran = Served::leasehold(
+            &served.dir,
+            &[&run[..], &["--", "sh", "-c", "test -s \"$LEASEHOLD_CREDENTIALS\""]].concat(),
+        );
+        assert!(ran.status.success(), "{spec}: {}", String::from_utf8_lossy(&ran.stderr));
     }
 }
 

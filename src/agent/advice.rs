@@ -99,8 +99,8 @@ fn advice(reason: Reason) -> Option<Advice> {
             "start again in a moment; if it stays so, tell those who run it",
         ),
         R::SvidExpired => (
-            "the certificate that shows who you are has run out; whatever renews it here has stopped",
-            "look at what writes it: leasehold doctor",
+            "the certificate that shows who you are is not valid now: its end has come and it was not renewed, or its time has not begun",
+            "look at what writes it, and at the clock: leasehold doctor",
         ),
         R::PrincipalUnknown => (
             "who you are was proven, but nobody has entered you in the catalog",

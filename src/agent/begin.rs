@@ -12,7 +12,7 @@ use crate::{
     limits::{NAME_BYTES_MAX, START_PATIENCE, TEXT_BYTES_MAX, UNDO},
     name::{AttemptNumber, InstanceName, JobId},
     proto::v1,
-    reason::{Reason, Refusal},
+    reason::{APPROVALS_ABSENT, Reason, Refusal},
     secret::{NoRandomness, Secret, SecretText, random_u128},
 };
 
@@ -217,7 +217,7 @@ fn waiting(job: &v1::Job) -> Option<Refusal> {
         let people = format!("{} of {}", gate.approvals_needed, gate.approver_group);
         refusal.with("asks", format!("{people} ({}: {})", gate.id, gate.explanation))
     });
-    Some(refusal.fix(format!("the job stays; once they have approved it: leasehold run --job {} …", job.id)))
+    Some(refusal.fix(APPROVALS_ABSENT))
 }
 
 fn not_understood() -> Refusal {
@@ -296,6 +296,7 @@ mod tests {
         let refusal = waiting(&job).unwrap();
         assert_eq!(refusal.reason, Reason::ApprovalRequired);
         assert_eq!(refusal.fact("asks"), Some("2 of model-owners (gate-x: tuning a production model)"));
+        assert!(format!("{refusal:?}").contains("no command to approve"), "{refusal:?}");
     }
 
     #[test]

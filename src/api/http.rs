@@ -8,12 +8,14 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 
 use crate::{broker::Broker, limits, reason::Reason};
 
 /// Whether the daemon takes requests, and if not, why.
 pub type Readiness = Arc<dyn Fn() -> Result<(), NotReady> + Send + Sync>;
+
+/// Makes the text of `/metrics`, with the values of that moment.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Why the daemon takes no requests: a code, and a line for whoever looks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,7 +77,7 @@ pub fn issuer_routes(broker: Arc<Broker>) -> Router {
 }
 
 /// `/livez`, `/readyz`, `/metrics`.
-pub fn probe_routes(ready: Readiness, metrics: Option<PrometheusHandle>) -> Router {
+pub fn probe_routes(ready: Readiness, metrics: MetricsText) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route(
@@ -93,7 +95,7 @@ pub fn probe_routes(ready: Readiness, metrics: Option<PrometheusHandle>) -> Rout
         .route(
             "/metrics",
             get(move || {
-                let text = metrics.as_ref().map(PrometheusHandle::render).unwrap_or_default();
+                let text = metrics();
                 async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text) }
             }),
         )

@@ -28,6 +28,6 @@ mod times;
 mod verifier;
 
 pub use edge::{Edge, Reloader};
-pub use http::{NotReady, Readiness, issuer_routes, probe_routes};
+pub use http::{MetricsText, NotReady, Readiness, issuer_routes, probe_routes};
 pub use service::Service;
 pub use status::status;

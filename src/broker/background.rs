@@ -150,7 +150,7 @@ impl Broker {
             .state
             .narrow(job.id, &by, |j| Ok::<_, std::convert::Infallible>(j.overdue(self.settings.rejoin, now)));
         if let Ok(done) = done {
-            tracing::info!(job = %job.id, state = ?done.value.state, detail = %done.value.detail, "its time was over");
+            tracing::info!(job = %job.id, state = done.value.state.word(), detail = %done.value.detail, "its time was over");
             self.sweep(&done.lowered, "time over");
         }
     }
@@ -163,8 +163,6 @@ impl Broker {
             self.state.prune(now);
             self.table.prune(now);
             self.flush_denials();
-            metrics::gauge!("leasehold_leases_live").set(self.table.len() as f64);
-            metrics::gauge!("leasehold_fences").set(self.fences.len() as f64);
             self.clock.sleep(PRUNE_EACH).await;
         }
     }

@@ -154,6 +154,13 @@ impl Broker {
         self.key.public().to_jwks()
     }
 
+    /// Sets the gauges of what is live, for `/metrics`.
+    pub fn measure(&self) {
+        metrics::gauge!("leasehold_leases_live").set(self.table.len() as f64);
+        metrics::gauge!("leasehold_fences").set(self.fences.len() as f64);
+        metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.held.load(Ordering::Acquire))));
+    }
+
     /// Holds everything that widens access, or lets it go on.
     pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);

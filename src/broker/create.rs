@@ -130,6 +130,8 @@ impl Broker {
         }
         if self.fences.revision() == revision {
             metrics::counter!("leasehold_jobs_created_total").increment(1);
+            let (tenant, waits) = (&job.spec.tenant, !job.waiting_for.is_empty());
+            tracing::info!(job = %job.id, %tenant, launcher = %job.launcher, waits, "job created");
             return Ok(CreatedJob { job, created, decisions: verdict.decisions });
         }
         // Rules changed while it was recorded: decide again what is there.

@@ -9,7 +9,7 @@ use crate::{
     ledger,
     name::{Action, JobId, ResourceKind, ResourceName, Scope, SpiffeId},
     policy::{Asker, Bundle, Decision, Engine, Grant, Phase, Verdict},
-    reason::{Reason, Refusal},
+    reason::{APPROVALS_ABSENT, Reason, Refusal},
 };
 
 /// All that a job does: what it reads, what it writes, and the tuning that follows from it. Nobody asks for `finetune` by
@@ -141,7 +141,7 @@ pub(super) fn waiting(gates: &[Gate]) -> Refusal {
             format!("{}: {}; {} of group {}", g.id, g.explanation, g.approvals_needed, g.approver_group),
         );
     }
-    refusal
+    refusal.fix(APPROVALS_ABSENT)
 }
 
 /// What the ledger keeps of a decision.

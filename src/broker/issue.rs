@@ -152,6 +152,7 @@ impl Broker {
             };
             drop(member);
             metrics::counter!("leasehold_credentials_issued_total").increment(1);
+            tracing::info!(lease = %id, job = %job.id, holder = %caller.id(), audience = %offer.audience, "credential issued");
             let binding = draft.binding;
             return Ok(Issued {
                 lease,

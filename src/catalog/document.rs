@@ -208,7 +208,7 @@ pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str> + Clo
 }
 
 /// How many letters must be changed, added or taken to make one word of another.
-fn distance(a: &str, b: &str) -> usize {
+pub(crate) fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.chars().take(64).enumerate() {

@@ -260,12 +260,16 @@ impl TenantFile {
         let line = t.line(faults);
         let (Some(pattern), Some(kind)) = (pattern, kind) else { return };
         if identity.is_some() && kind.value != PrincipalKind::Workload {
-            t.wrong("identity", format!("a {} is no workload: leave it out, or", kind.value), faults);
+            t.wrong(
+                "identity",
+                format!("{} is no workload: leave it out, or", kind.value.with_article()),
+                faults,
+            );
         }
         if !may_act_for.is_empty() && kind.value != PrincipalKind::Launcher {
             let why = format!(
-                "a {} is not believed about people, only a launcher is: leave it out, or",
-                kind.value
+                "{} is not believed about people, only a launcher is: leave it out, or",
+                kind.value.with_article()
             );
             t.wrong("may_act_for", why, faults);
         }

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, FILE_BYTES_MAX},
     name::{Digest, PrincipalKind, ResourceName, SpiffeId, SpiffePattern, TenantName, TrustDomain},
+    written::read_text,
 };
 
 impl Catalog {
@@ -166,24 +167,12 @@ pub(super) fn sources(
             fault(file, format!("`{stem}` is not a tenant name"), "name it TENANT.toml, of a-z, 0-9 and `-`");
             continue;
         };
-        let path = dir.join(file);
-        match fs::metadata(&path) {
-            Ok(m) if m.len() > FILE_BYTES_MAX => {
-                fault(
-                    file,
-                    format!("it has more than {FILE_BYTES_MAX} bytes"),
-                    "split the tenant, or drop what is not used",
-                );
-                continue;
-            }
-            _ => {}
-        }
-        match fs::read_to_string(&path) {
+        match read_text(&dir.join(file), FILE_BYTES_MAX) {
             Ok(text) => out.push(Source { file: file.to_owned(), tenant, text: text.into() }),
-            Err(e) => fault(
+            Err(why) => fault(
                 file,
-                format!("it cannot be read: {e}"),
-                "make it a UTF-8 file that the daemon may read",
+                format!("it {why}"),
+                "make it a UTF-8 file that the daemon may read, or split the tenant",
             ),
         }
     }
@@ -422,7 +411,7 @@ fn check_verifiers(files: &[TenantFile], found: &mut Found) {
                 }
                 if let Some((owner, entry)) = entry_of(files, id) {
                     if entry.kind != PrincipalKind::Verifier {
-                        let what = format!("verifier `{id}` is a {} by {}", entry.kind, entry.matched);
+                        let what = format!("verifier `{id}` is {} by {}", entry.kind.with_article(), entry.matched);
                         let instead = "give that entry kind = \"verifier\", or narrow its match";
                         found.conflict(fault(f, a.line, what, instead), owner);
                     } else if owner.tenant != f.tenant {

@@ -27,6 +27,7 @@ mod tree;
 mod value;
 
 pub use audience::{Audience, Checks, Presenter};
+pub(crate) use document::distance;
 pub use fault::{CatalogErrors, Fault};
 pub use index::{Catalog, Counts};
 pub use principal::{HumanPattern, IdentityUse, Principal};

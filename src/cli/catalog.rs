@@ -11,7 +11,12 @@ use super::{
     failure::mistakes,
     output::{fields, note, print, print_json},
 };
-use crate::{catalog::Catalog, name::PrincipalKind, proto::v1};
+use crate::{
+    catalog::Catalog,
+    name::PrincipalKind,
+    policy::{Engine, Explain, PolicySource},
+    proto::v1,
+};
 
 /// Checks and reloads who may come and what there is to open.
 #[derive(Debug, Args)]
@@ -30,11 +35,14 @@ enum CatalogCommand {
     /// Reads a directory of catalog files and says all that is wrong with them. Offline.
     #[command(after_help = "\
 Examples:
-  leasehold catalog check /etc/leasehold/catalog.d")]
+  leasehold catalog check /etc/leasehold/catalog.d --policy /etc/leasehold/policy")]
     Check {
         /// The directory of TENANT.toml files.
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+        /// The directory of policies by which roles, groups and entries are judged; the set that is built in otherwise.
+        #[arg(long, value_name = "DIR")]
+        policy: Option<PathBuf>,
     },
     /// Has the daemon read its catalog again. A tenant's file with a mistake stays as it was; all others are taken.
     #[command(after_help = "\
@@ -51,7 +59,7 @@ Examples:
 impl CatalogArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.command {
-            CatalogCommand::Check { dir } => check(&dir, session),
+            CatalogCommand::Check { dir, policy } => check(&dir, policy, session),
             CatalogCommand::Reload { dry_run } => reload(dry_run, session).await,
         }
     }
@@ -66,14 +74,22 @@ pub(super) fn load(dir: &std::path::Path) -> Result<Catalog, Failure> {
     })
 }
 
-fn check(dir: &std::path::Path, session: &Session) -> Result<Exit, Failure> {
+fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> Result<Exit, Failure> {
     let catalog = load(dir)?;
+    let mut warnings = catalog.warnings().to_vec();
+    let judged_by =
+        policy.as_ref().map_or("the built-in policies".to_owned(), |dir| dir.display().to_string());
+    let source = policy.map_or(PolicySource::Default, PolicySource::Dir);
+    match Engine::load(&source, &catalog, Explain::Requester) {
+        Ok(engine) => warnings.extend(engine.gaps().into_iter().map(|gap| format!("by {judged_by}: {gap}"))),
+        Err(errors) => warnings.push(format!("{judged_by} cannot be used: {errors}")),
+    }
     let counts = catalog.counts();
     if session.is_json() {
         print_json(&json!({
             "digest": catalog.digest().to_string(), "tenants": counts.tenants, "principals": counts.principals,
             "datasets": counts.datasets, "models": counts.models, "checkpoints": counts.checkpoints,
-            "audiences": counts.audiences, "warnings": catalog.warnings(),
+            "audiences": counts.audiences, "warnings": warnings,
         }))?;
         return Ok(Exit::Ok);
     }
@@ -87,7 +103,7 @@ fn check(dir: &std::path::Path, session: &Session) -> Result<Exit, Failure> {
         ("checkpoint lines", counts.checkpoints.to_string()),
         ("audiences", counts.audiences.to_string()),
     ]))?;
-    for warning in catalog.warnings() {
+    for warning in &warnings {
         note(&format!("leasehold: warning: {warning}"));
     }
     Ok(Exit::Ok)

@@ -3,13 +3,17 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Exit, Failure, Session,
-    output::{columns, note, print, print_json},
+    failure::mistakes,
+    output::{Page, columns, note, print, print_json},
 };
-use crate::config::{Config, ConfiguredPath, PathFault};
+use crate::{
+    config::{Config, DefaultUsed},
+    daemon::{Inspection, inspect},
+};
 
 /// Checks the daemon's configuration.
 #[derive(Debug, Args)]
@@ -24,9 +28,10 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Says all that is wrong with a file, resolves every path in it, and lists every default that it uses. Offline.
+    /// Reads everything that a start of the daemon reads, and says all that is wrong at once. Offline.
     ///
-    /// What stands in the catalog and the policies that it names is for `catalog check` and `policy check`.
+    /// It judges the SVID as clients will, reads roots, catalog and policies, tries whether the state can be written and the
+    /// addresses can be listened on, and lists every default. Run it as the daemon's user. A daemon may be running meanwhile.
     #[command(after_help = "\
 Examples:
   leasehold config check /etc/leasehold/leasehold.toml
@@ -47,55 +52,57 @@ impl ConfigArgs {
 
 fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
     let loaded = Config::load(file).map_err(|e| Failure { exit: Exit::Failure, ..Failure::from(e) })?;
-    let paths: Vec<(ConfiguredPath, Result<(), PathFault>)> = loaded
-        .config
-        .paths()
-        .into_iter()
-        .map(|path| {
-            let checked = path.check();
-            (path, checked)
-        })
-        .collect();
-    let resolved = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let faults: Vec<_> = paths
-        .iter()
-        .filter_map(|(path, checked)| {
-            let fault = checked.as_ref().err()?;
-            Some(format!("{}: `{}` {fault}", path.key, resolved(&path.path).display()))
-        })
-        .collect();
+    let mut inspection = inspect(&loaded.config, &session.clock);
+    inspection.look_at_ports(&loaded.config);
     if session.is_json() {
-        let paths = paths.iter().map(|(path, checked)| {
-            json!({
-                "key": path.key, "path": resolved(&path.path).display().to_string(), "ok": checked.is_ok(),
-                "fault": checked.as_ref().err().map(ToString::to_string),
-            })
-        });
-        let defaults = loaded.defaults.iter().map(|d| json!({ "key": d.key, "value": d.value }));
-        print_json(&json!({
-            "good": faults.is_empty(), "paths": paths.collect::<Vec<_>>(), "defaults": defaults.collect::<Vec<_>>(),
-        }))?;
+        print_json(&value(&inspection, &loaded.defaults))?;
     } else {
-        let rows = paths.iter().map(|(path, checked)| {
-            let state = if checked.is_ok() { "ok" } else { "FAIL" };
-            vec![state.to_owned(), path.key.clone(), resolved(&path.path).display().to_string()]
-        });
-        let paths = columns(&["", "PATH", "RESOLVED"], rows);
-        let rows = loaded.defaults.iter().map(|d| vec![d.key.clone(), d.value.clone()]);
-        print(&match loaded.defaults.is_empty() {
-            true => paths,
-            false => paths.below(&columns(&["DEFAULT USED", "VALUE"], rows)),
-        })?;
+        print(&table(&inspection, &loaded.defaults))?;
+        for warning in inspection.warnings() {
+            note(&format!("leasehold: warning: {warning}"));
+        }
     }
+    let faults = inspection.faults();
     if !faults.is_empty() {
-        let what = match faults.len() {
-            1 => format!("a path of {} cannot be used", file.display()),
-            n => format!("{n} paths of {} cannot be used", file.display()),
-        };
+        let what = format!(
+            "{}, so `leasehold serve` would refuse it",
+            mistakes(&file.display().to_string(), faults.len())
+        );
         return Err(Failure { exit: Exit::Failure, ..Failure::of_problems(what, faults.into_iter()) });
     }
     note("The configuration is good.");
     Ok(Exit::Ok)
+}
+
+fn value(inspection: &Inspection, defaults: &[DefaultUsed]) -> Value {
+    let looks = inspection.looks.iter().map(|look| {
+        json!({
+            "key": look.key, "path": look.means, "ok": look.faults.is_empty(),
+            "faults": look.faults, "warnings": look.warnings,
+        })
+    });
+    let defaults = defaults.iter().map(|d| json!({ "key": d.key, "value": d.value }));
+    json!({
+        "good": inspection.faults().is_empty(),
+        "paths": looks.collect::<Vec<_>>(), "defaults": defaults.collect::<Vec<_>>(),
+    })
+}
+
+fn table(inspection: &Inspection, defaults: &[DefaultUsed]) -> Page {
+    let rows = inspection.looks.iter().map(|look| {
+        let state = match (look.faults.is_empty(), look.warnings.is_empty()) {
+            (false, _) => "FAIL",
+            (true, false) => "warn",
+            (true, true) => "ok",
+        };
+        vec![state.to_owned(), look.key.clone(), look.means.clone()]
+    });
+    let looks = columns(&["", "KEY", "RESOLVED"], rows);
+    let rows = defaults.iter().map(|d| vec![d.key.clone(), d.value.clone()]);
+    match defaults.is_empty() {
+        true => looks,
+        false => looks.below(&columns(&["DEFAULT USED", "VALUE"], rows)),
+    }
 }
 
 #[cfg(test)]
@@ -104,23 +111,33 @@ mod tests {
     use crate::cli::Format;
 
     #[test]
-    fn a_configuration_whose_files_are_not_there_is_not_good() {
+    fn a_configuration_is_good_only_if_it_can_be_served() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("leasehold.toml");
-        let text = "[server]\nstate = \"state\"\n[issuer]\nurl = \"http://127.0.0.1:1\"\n[identity]\ncert = \"c\"\nkey = \"k\"\n\
-                    bundles = { \"td.example\" = \"b\" }\n[policy]\ndir = \"p\"\ncatalog = \"d\"\n";
+        let text = "[server]\ngrpc = \"127.0.0.1:0\"\nprobe = \"127.0.0.1:0\"\nstate = \"state\"\n[issuer]\nurl = \"http://127.0.0.1:1\"\n\
+                    listen = \"127.0.0.1:0\"\n[identity]\ncert = \"c\"\nkey = \"k\"\nbundles = { \"td.example\" = \"b\" }\n\
+                    [policy]\ndir = \"p\"\ncatalog = \"d\"\n";
         std::fs::write(&file, text).unwrap();
         let session = Session::new(Format::Json, None, None);
         let failure = check(&file, &session).unwrap_err();
-        assert_eq!((failure.exit, failure.facts.len()), (Exit::Failure, 5));
+        assert_eq!(failure.exit, Exit::Failure);
+        let said = failure.render();
+        for key in [
+            "identity.cert",
+            "identity.key",
+            "identity.bundles.\"td.example\"",
+            "policy.dir",
+            "policy.catalog",
+        ] {
+            assert!(said.contains(key), "{key} is not in {said}");
+        }
         for name in ["c", "k", "b"] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(folder.path().join("k"), std::fs::Permissions::from_mode(0o600)).unwrap();
         for name in ["p", "d"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        assert_eq!(check(&file, &session).unwrap(), Exit::Ok);
+        let said = check(&file, &session).unwrap_err().render();
+        assert!(said.contains("holds no certificate") && said.contains("may be read by others"), "{said}");
     }
 }

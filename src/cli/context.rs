@@ -8,7 +8,7 @@ use super::{
     contexts::{Context, Contexts, SvidFrom, shown_endpoint},
     output::{Cell, columns, fields, note, print, print_json},
 };
-use crate::identity::Pick;
+use crate::{identity::Pick, written::shown_key_path};
 
 /// Chooses the daemon to speak to, and shows what is known of each.
 ///
@@ -182,7 +182,7 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
 /// Where an SVID comes from, on one line.
 fn svid(from: &SvidFrom) -> String {
     match from {
-        SvidFrom::Files(files) => format!("{}, {}", files.cert.display(), files.key.display()),
+        SvidFrom::Files(files) => format!("{}, {}", files.cert.display(), shown_key_path(&files.key)),
         SvidFrom::WorkloadApi { endpoint, pick } => {
             format!("{pick}, from {}", shown_endpoint(endpoint.as_ref()))
         }
@@ -198,7 +198,7 @@ fn value(name: &str, context: &Context) -> Value {
         .map(|(role, from)| {
             let from = match from {
                 SvidFrom::Files(files) => {
-                    json!({ "cert": files.cert.display().to_string(), "key": files.key.display().to_string() })
+                    json!({ "cert": files.cert.display().to_string(), "key": shown_key_path(&files.key) })
                 }
                 SvidFrom::WorkloadApi { endpoint, pick: Pick::Hint(hint) } => {
                     json!({ "workload_api": shown_endpoint(endpoint.as_ref()), "hint": hint })

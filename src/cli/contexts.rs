@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    config::table::{self, Notes, Table},
+    config::table::{self, Notes, Table, path},
     identity::{ENDPOINT_VARIABLE, Pick, WorkloadEndpoint},
     link::Endpoint,
     name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
@@ -147,11 +147,12 @@ fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Con
     let bundles_line = table.line_of("bundles");
     let mut bundles = BTreeMap::new();
     if let Some(mut named) = table.table_if_there("bundles", notes) {
-        for (domain, line, path) in named.texts(notes) {
+        for (domain, line, file) in named.texts(notes) {
             match domain.parse::<TrustDomain>() {
-                Ok(domain) => {
-                    bundles.insert(domain, folder.join(path));
-                }
+                Ok(domain) => match path(file, folder) {
+                    Ok(file) => drop(bundles.insert(domain, file)),
+                    Err(e) => notes.problem(line, format!("bundles: {e}")),
+                },
                 Err(e) => notes.problem(line, format!("bundles: {e}")),
             }
         }
@@ -214,8 +215,8 @@ fn svid(table: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<SvidF
         }
         return Some(SvidFrom::WorkloadApi { endpoint: endpoint?, pick: hint.or(id).unwrap_or_default() });
     }
-    let cert = table.need("cert", "\"svid.pem\"", notes, |t| Ok::<_, String>(folder.join(t)));
-    let key = table.need("key", "\"svid.key\"", notes, |t| Ok::<_, String>(folder.join(t)));
+    let cert = table.need("cert", "\"svid.pem\"", notes, |t| path(t, folder));
+    let key = table.need("key", "\"svid.key\"", notes, |t| path(t, folder));
     let _ = table.text("workload_api", notes, |_| Ok::<_, String>(()));
     Some(SvidFrom::Files(SvidFiles { cert: cert?, key: key? }))
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{LogConfig, LogFormat},
     daemon::{Daemon, StartError, Stopped, init_logging, init_metrics},
-    dev::{FileClient, Household, Ports, Role, Running, TRUST_DOMAIN, free_ports, read_token},
+    dev::{FileClient, Household, Ports, Role, Running, TRUST_DOMAIN, encode_path, free_ports, read_token},
     link::{Connector, Endpoint},
     name::{PrincipalKind, ResourceName},
 };
@@ -280,7 +280,8 @@ async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
     let held = held(&resource)?;
     let client = files(session, &held).await?;
     let token = read_token(&held.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
-    let coming = client.get(&format!("{}{path}", held.path), &token).await.map_err(|e| refused(&e))?;
+    let coming =
+        client.get(&format!("{}{}", held.path, encode_path(&path)), &token).await.map_err(|e| refused(&e))?;
     coming.write_to(&mut tokio::io::stdout()).await.map_err(|e| refused(&e))?;
     Ok(Exit::Ok)
 }
@@ -298,7 +299,10 @@ async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
         .map_err(|e| failed("stdin cannot be read", &e))?;
     let token = read_token(&held.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
     let count = bytes.len();
-    client.put(&format!("{}{path}", held.path), &token, bytes.into()).await.map_err(|e| refused(&e))?;
+    client
+        .put(&format!("{}{}", held.path, encode_path(&path)), &token, bytes.into())
+        .await
+        .map_err(|e| refused(&e))?;
     note(&format!("stored {count} bytes as {what}"));
     Ok(Exit::Ok)
 }

@@ -120,8 +120,8 @@ async fn look(session: &Session, report: &mut Report) {
     };
     report.ok("context", format!("{name}: {} as {}", context.server, context.server_id));
     let now = session.now().wall;
-    look_at_bundles(&context, now, report);
-    look_at_svids(&context, session.role(), now, report);
+    let roots = look_at_bundles(&context, now, report);
+    look_at_svids(&context, session.role(), &roots, now, report);
     // A file that cannot be used was told of already, and the daemon is not asked with it.
     let chosen = match session.choose(PrincipalKind::ALL) {
         Ok(chosen) => chosen,
@@ -178,32 +178,40 @@ async fn look_at_agent(
     }
 }
 
-fn look_at_bundles(context: &Context, now: Wall, report: &mut Report) {
+/// Answers the bundles that could be read.
+fn look_at_bundles(context: &Context, now: Wall, report: &mut Report) -> TrustBundles {
+    let mut roots = TrustBundles::empty();
     for (domain, path) in &context.bundles {
         let what = format!("bundle {domain}");
-        let read = std::fs::read(path).map_err(|e| format!("{} cannot be read: {e}", path.display()));
-        let loaded = read.and_then(|pem| {
-            let file = path.display().to_string();
-            TrustBundles::empty().with_file(domain.clone(), &file, &pem, now).map_err(|e| e.to_string())
-        });
-        match loaded {
-            Ok(bundle) => {
-                let roots = match bundle.root_count(domain).unwrap_or(0) {
+        let fix = "fetch the bundle of that trust domain again, as PEM or as a SPIFFE bundle document";
+        match roots.clone().with_file_at(domain.clone(), path, now) {
+            Err(why) => report.wrong(what, why.to_string(), fix),
+            Ok(more) => {
+                roots = more;
+                let mine = format!("`{domain}`");
+                let warnings: Vec<_> =
+                    roots.warnings().into_iter().filter(|w| w.starts_with(&mine)).collect();
+                let count = match roots.root_count(domain).unwrap_or(0) {
                     1 => "a root".to_owned(),
                     n => format!("{n} roots"),
                 };
-                report.ok(what, format!("{roots} in {}", path.display()));
+                match warnings.is_empty() {
+                    true => report.ok(what, format!("{count} in {}", path.display())),
+                    false => report.wrong(what, warnings.join("; "), fix),
+                }
             }
-            Err(why) => report.wrong(
-                what,
-                why,
-                "fetch the bundle of that trust domain anew, as PEM or as a SPIFFE bundle document",
-            ),
         }
     }
+    roots
 }
 
-fn look_at_svids(context: &Context, only: Option<PrincipalKind>, now: Wall, report: &mut Report) {
+fn look_at_svids(
+    context: &Context,
+    only: Option<PrincipalKind>,
+    roots: &TrustBundles,
+    now: Wall,
+    report: &mut Report,
+) {
     let files = context.identities.iter().filter_map(|(role, from)| match from {
         SvidFrom::Files(files) => Some((role, files)),
         SvidFrom::WorkloadApi { .. } => None,
@@ -217,7 +225,7 @@ fn look_at_svids(context: &Context, only: Option<PrincipalKind>, now: Wall, repo
                 readable &= matches!(fault, crate::config::PathFault::OpenToOthers { .. });
                 report.wrong(
                     what.clone(),
-                    format!("`{}` {fault}", path.path.display()),
+                    format!("`{}` {fault}", path.shown()),
                     "see that whatever issues this SVID writes it there, for this user alone",
                 );
             }
@@ -241,10 +249,17 @@ fn look_at_svids(context: &Context, only: Option<PrincipalKind>, now: Wall, repo
                     "renew it: see that the SPIFFE agent, or `leasehold dev`, runs; compare the clock",
                 );
             }
-            Ok(svid) => {
-                let (id, until) = (svid.spiffe_id(), when::relative(svid.not_after(), now));
-                report.ok(what, format!("{id}, ends {until}"));
-            }
+            Ok(svid) => match svid.judge(roots, now) {
+                Ok(()) => {
+                    let (id, until) = (svid.spiffe_id(), when::relative(svid.not_after(), now));
+                    report.ok(what, format!("{id}, ends {until}"));
+                }
+                Err(why) => report.wrong(
+                    what,
+                    format!("a daemon refuses {}: {why}", svid.spiffe_id()),
+                    "have it issued again so that it keeps this rule; the certificate chain and the bundle must fit",
+                ),
+            },
         }
     }
 }
@@ -286,8 +301,11 @@ async fn look_at_daemon(client: &Client, session: &Session, report: &mut Report)
     } else {
         let matched =
             if answer.matched.is_empty() { String::new() } else { format!(", by {}", answer.matched) };
-        let article = if answer.kind.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
-        report.ok("catalog", format!("you are {article} {} of {}{matched}", answer.kind, answer.tenant));
+        let kind = match answer.kind.parse::<PrincipalKind>() {
+            Ok(kind) => kind.with_article(),
+            Err(_) => answer.kind.as_str(),
+        };
+        report.ok("catalog", format!("you are {kind} of {}{matched}", answer.tenant));
     }
     let round_trip = after.boot.since(before.boot);
     let middle = before.wall.plus(round_trip / 2);

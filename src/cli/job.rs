@@ -18,7 +18,7 @@ use crate::{
     limits::{CALL, DRAIN_GRACE_MAX, PAGE_DEFAULT, PAGE_MAX},
     name::{JobId, PrincipalKind},
     proto::v1,
-    reason::Reason,
+    reason::{APPROVALS_ABSENT, Reason},
     secret::random_u128,
 };
 
@@ -49,7 +49,7 @@ pub struct JobArgs {
 
 #[derive(Debug, Subcommand)]
 enum JobCommand {
-    /// Creates a job and prints its id. Exits with 3 where people must approve it first.
+    /// Creates a job and prints its id. Exits with 3 if people must approve it first, which this version has no command for.
     #[command(after_help = "\
 Examples:
   leasehold job create --spec job.toml
@@ -144,7 +144,8 @@ struct CreateArgs {
     /// The same key and specification are the same job, for a day. A new key otherwise.
     #[arg(long, value_name = "K")]
     idempotency_key: Option<String>,
-    /// Wait until it is approved (exit 0), or is not (exit 2); over restarts of the daemon.
+    /// Wait until it is ready (exit 0) or closed (exit 2 or 4), over restarts of the daemon. This version has no command to
+    /// approve a job, so one that a gate holds back waits until somebody cancels it.
     #[arg(long)]
     wait: bool,
     /// Decide, create nothing; the same as `job check`.
@@ -267,6 +268,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
         }
     }
     if args.wait && awaiting(&job) {
+        note(&held_back(&job.id));
         job = decided(&job.id, session).await?;
     }
     if session.is_json() {
@@ -278,7 +280,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
     match (job.state(), job.outcome()) {
         (v1::JobState::AwaitingApproval, _) => {
             if !session.is_json() {
-                note(&format!("Job {} waits for approval. No access is given before.", job.id));
+                note(&held_back(&job.id));
             }
             Ok(Exit::AwaitingApproval)
         }
@@ -294,6 +296,11 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
         }
         _ => Ok(Exit::Ok),
     }
+}
+
+/// What to know of a job that waits for people.
+fn held_back(id: &str) -> String {
+    format!("Job {id} waits for approval, and gets no access. Note: {APPROVALS_ABSENT}.")
 }
 
 /// Waits until people have decided, however long it takes: over restarts of the daemon and rotations of our own SVID.
@@ -327,9 +334,7 @@ async fn decided(id: &str, session: &Session) -> Result<v1::Job, Failure> {
                 }
             }
             (None, Err(failure)) => {
-                return Err(
-                    failure.saying(format!("Job {id} waits for approval. No access is given before."))
-                );
+                return Err(failure.saying(held_back(id)));
             }
         }
         session.clock.sleep(waits.next().unwrap_or(CALL)).await;

@@ -62,7 +62,10 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
             Failure { exit: Exit::Failure, ..Failure::of_problems(what, lines.into_iter()) }
         })?;
     // Without a catalog nothing that a rule names is there, which says nothing of the rule.
-    let warnings = if known.is_some() { engine.warnings() } else { &[] };
+    let warnings: Vec<String> = match known {
+        Some(_) => engine.warnings().iter().cloned().chain(engine.gaps()).collect(),
+        None => Vec::new(),
+    };
     if session.is_json() {
         let rules = engine.rules().map(|rule| {
             json!({

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, Failure, Session};
+use super::{Exit, Failure, Session, failure::mistakes};
 use crate::{
     config::{Config, IdentityConfig, IdentityFrom},
     daemon::{Daemon, StartError, Stopped, allow_open_files, init_logging, init_metrics},
@@ -124,9 +124,9 @@ impl Stops {
 pub(super) fn not_started(error: &StartError) -> Failure {
     let mut text = error.to_string();
     let mut lines = Vec::new();
-    if let StartError::Rules(refusal) = error {
-        text = "catalog or policy cannot be used".to_owned();
-        lines.extend(refusal.text.lines().map(str::to_owned));
+    if let StartError::Faults(faults) = error {
+        text = mistakes("the configuration", faults.0.len());
+        lines.clone_from(&faults.0);
     }
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {

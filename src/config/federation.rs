@@ -2,10 +2,7 @@
 
 use std::path::Path;
 
-use super::{
-    paths::path,
-    table::{Notes, Table},
-};
+use super::table::{Notes, Table, path};
 use crate::{
     identity::{BundleEndpoint, EndpointProfile, EndpointUrl},
     limits::TRUST_DOMAINS_MAX,

@@ -7,8 +7,7 @@ use tracing::level_filters::LevelFilter;
 use super::{
     Config, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
     PolicyConfig, RoomConfig, ServerConfig, federation, identity,
-    paths::path,
-    table::{self, Notes, Table},
+    table::{self, Notes, Table, path},
     units::{size, size_written, span, written},
 };
 use crate::{
@@ -72,7 +71,7 @@ fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Confi
 
 fn server(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<ServerConfig> {
     let grpc = table.or("grpc", "0.0.0.0:8443", notes, address);
-    let probe = table.or("probe", "127.0.0.1:9090", notes, address);
+    let probe = table.or("probe", "127.0.0.1:8445", notes, address);
     let state = table.need("state", "\"/var/lib/leasehold\"", notes, |t| path(t, folder));
     let room = room(&mut table, notes);
     table.finish(notes);

@@ -9,8 +9,7 @@ use std::{
 use super::{
     IdentityConfig, IdentityFrom,
     federation::Federated,
-    paths::path,
-    table::{Notes, Table},
+    table::{Notes, Table, path},
     units::{span, written},
 };
 use crate::{

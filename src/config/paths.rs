@@ -2,12 +2,15 @@
 
 use std::{
     fs::{self, File},
-    os::unix::fs::{FileTypeExt, PermissionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
 use super::{Config, IdentityFrom, IssuerListen};
-use crate::identity::{BundleEndpoint, EndpointProfile, WorkloadEndpoint};
+use crate::{
+    identity::{BundleEndpoint, EndpointProfile, WorkloadEndpoint},
+    written::shown_key_path,
+};
 
 /// One path, and what it must be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,16 +49,10 @@ pub enum PathFault {
     NotADirectory,
     #[error("may be read by others (mode {mode:04o}): chmod 600 it")]
     OpenToOthers { mode: u32 },
+    #[error("cannot be written ({why}): give it to the user that the daemon runs as")]
+    Unwritable { why: String },
     #[error("cannot be made: {parent} is not there; make it first")]
     NoParent { parent: String },
-}
-
-/// Reads a path as it is written: relative to the folder of the file that it stands in.
-pub(super) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
-    if text.is_empty() || text.contains('\0') {
-        return Err("is no path: write one".to_owned());
-    }
-    Ok(folder.join(text))
 }
 
 impl Config {
@@ -100,7 +97,26 @@ impl Config {
     }
 }
 
+/// As PostgreSQL judges it: for its owner only, or for one group if root owns it.
+fn is_open(mode: u32, owner: u32) -> bool {
+    let beyond = if owner == 0 { 0o037 } else { 0o077 };
+    mode & beyond != 0
+}
+
+/// Whether files can be made in a directory, by the user that asks and on its disk. Nothing is left behind.
+fn writable(directory: &Path) -> Result<(), PathFault> {
+    tempfile::tempfile_in(directory).map(drop).map_err(|e| PathFault::Unwritable { why: e.to_string() })
+}
+
 impl ConfiguredPath {
+    /// The whole path, as it is printed. The path of a key is withheld if no file is there.
+    pub fn shown(&self) -> String {
+        match self.wanted {
+            PathUse::PrivateFile if !matches!(self.path.try_exists(), Ok(true)) => shown_key_path(&self.path),
+            _ => std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone()).display().to_string(),
+        }
+    }
+
     /// Looks whether it is what it must be. Reads nothing of it.
     pub fn check(&self) -> Result<(), PathFault> {
         let unreadable = |e: std::io::Error| PathFault::Unreadable { why: e.to_string() };
@@ -110,7 +126,7 @@ impl ConfiguredPath {
                 let mode = seen.permissions().mode() & 0o7777;
                 if !seen.is_file() {
                     Err(PathFault::NotAFile)
-                } else if self.wanted == PathUse::PrivateFile && mode & 0o077 != 0 {
+                } else if self.wanted == PathUse::PrivateFile && is_open(mode, seen.uid()) {
                     Err(PathFault::OpenToOthers { mode })
                 } else {
                     Ok(())
@@ -122,10 +138,12 @@ impl ConfiguredPath {
             }
             PathUse::Directory => fs::read_dir(&self.path).map_err(|_| PathFault::NotADirectory).map(drop),
             PathUse::State if self.path.exists() => {
-                fs::read_dir(&self.path).map_err(|_| PathFault::NotADirectory).map(drop)
+                fs::read_dir(&self.path).map_err(|_| PathFault::NotADirectory)?;
+                writable(&self.path)
             }
             PathUse::State => match self.path.parent() {
-                Some(parent) if parent.as_os_str().is_empty() || parent.is_dir() => Ok(()),
+                Some(parent) if parent.as_os_str().is_empty() => writable(Path::new(".")),
+                Some(parent) if parent.is_dir() => writable(parent),
                 parent => Err(PathFault::NoParent {
                     parent: parent.map(|p| p.display().to_string()).unwrap_or_default(),
                 }),

@@ -13,6 +13,7 @@ use toml::{
 
 use crate::{
     limits::FILE_BYTES_MAX,
+    secret::{looks_secret, withheld},
     written::{self, Lines, Problem, Problems, kind_of, one_line, shown},
 };
 
@@ -43,13 +44,24 @@ pub(crate) struct Table<'t> {
     absent: bool,
 }
 
+/// Reads a path as it is written: relative to the folder of the file that it stands in.
+pub(crate) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
+    if looks_secret(text) || text.contains('\n') {
+        return Err(format!("{}: write the path of a file that holds it", withheld(text)));
+    }
+    if text.is_empty() || text.contains('\0') {
+        return Err("is no path: write one".to_owned());
+    }
+    Ok(folder.join(text))
+}
+
 /// Reads the text of a file.
 pub(crate) fn read_text(path: &Path) -> Result<String, Problems> {
     written::read_text(path, FILE_BYTES_MAX).map_err(|what| Problems::whole(path, what))
 }
 
 /// Reads a text, hands its outermost table to `read`, and answers what that made of it where nothing was wrong, with the
-/// defaults that were used.
+/// defaults that were used. No message quotes a value that is not TOML: a key may have been pasted without quotes.
 pub(crate) fn read<T>(
     file: &Path,
     text: &str,
@@ -60,9 +72,10 @@ pub(crate) fn read<T>(
     let (root, errors) = DeTable::parse_recoverable(text);
     for e in &errors {
         let line = e.span().map_or(1, |s| notes.lines.at(s.start));
-        let at = e.span().and_then(|s| text.get(s)).map(shown).filter(|t| !t.is_empty());
         let what = one_line(e.message());
-        notes.problem(line, at.map_or(what.clone(), |at| format!("{what}: `{at}`")));
+        let key = e.span().filter(|_| what == "duplicate key").and_then(|s| text.get(s));
+        let key = key.map(|key| format!(" `{}`", shown(key))).unwrap_or_default();
+        notes.problem(line, format!("it is not TOML: {what}{key}"));
     }
     let mut made = None;
     if errors.is_empty() {

@@ -1,8 +1,8 @@
 //! Why a daemon does not start.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
-use super::rules;
+use super::{Faults, rules};
 use crate::{
     identity::{EndpointFault, LoadError, NoIdentity},
     ledger::{HeadKeyError, LedgerError, OpenError},
@@ -19,8 +19,8 @@ pub enum StartError {
     WorkloadApi(#[from] EndpointFault),
     #[error("the daemon has no identity of its own")]
     NoIdentity(#[from] NoIdentity),
-    #[error("{}", with_mistakes(.0))]
-    Rules(Refusal),
+    #[error(transparent)]
+    Faults(#[from] Faults),
     #[error(transparent)]
     Ledger(#[from] OpenError),
     #[error("heads of the ledger cannot be signed")]
@@ -31,8 +31,6 @@ pub enum StartError {
     Key(#[from] KeyError),
     #[error("{address} cannot be listened on for {what}")]
     Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
-    #[error("{} cannot be used for the issuer's listener: {what}", path.display())]
-    IssuerTls { path: PathBuf, what: String },
     #[error("the services could not be put together: {0}")]
     Services(String),
     #[error("the start was broken off: {0}")]

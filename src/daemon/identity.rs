@@ -79,6 +79,11 @@ impl Watched {
                 metrics::counter!("leasehold_svid_rotations_total").increment(1);
             }
             self.svid = digest;
+            if let Some(svid) = &trust.svid
+                && let Err(why) = svid.judge(&trust.bundles, now)
+            {
+                tracing::error!(%svid, %why, "every client refuses our SVID: have another one issued");
+            }
         }
         let left = leaf.map_or(Duration::ZERO, |leaf| leaf.not_after.since(now));
         metrics::gauge!("leasehold_svid_remaining_seconds").set(left.as_secs_f64());

@@ -10,32 +10,47 @@ use hyper_util::{
 };
 use rustls::{
     ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::StartError;
 use crate::{
     clock::Clock,
     limits::{HANDSHAKE, WEB_CONNECTION, WEB_CONNECTIONS_MAX},
 };
 
+/// What is wrong with the issuer's certificate or key.
+pub(super) struct WebFault {
+    /// `issuer.cert` or `issuer.key`.
+    pub(super) key: &'static str,
+    pub(super) what: String,
+}
+
 /// Loads a web server's certificate: the issuer's listener is for clients that know names, not SPIFFE IDs.
-pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, StartError> {
-    let bad = |path: &Path, what: String| StartError::IssuerTls { path: path.to_owned(), what };
+pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> {
+    let bad = |key: &'static str, path: &Path, what: String| WebFault {
+        key,
+        what: format!("`{}` cannot be used: {what}", path.display()),
+    };
+    let bad_cert = |e: &dyn std::error::Error| bad("issuer.cert", cert, e.to_string());
     let chain = CertificateDer::pem_file_iter(cert)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| bad(cert, e.to_string()))?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| bad(key, e.to_string()))?;
+        .map_err(|e| bad_cert(&e))?;
+    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| match e {
+        pem::Error::NoItemsFound => {
+            bad("issuer.key", key, "it holds no private key in PEM that is not encrypted".to_owned())
+        }
+        e => bad("issuer.key", key, e.to_string()),
+    })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|e| bad(cert, e.to_string()))?
+        .map_err(|e| bad_cert(&e))?
         .with_no_client_auth()
         .with_single_cert(chain, key_der)
-        .map_err(|e| bad(cert, e.to_string()))?;
+        .map_err(|e| bad_cert(&e))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -8,19 +8,24 @@
 //! | `start` | [`Daemon`]: the order of start and stop, and all tasks in one list |
 //! | `failure` | [`StartError`] |
 //! | `identity` `rules` | the identity, policy and catalog that a configuration means |
+//! | `inspect` | [`inspect()`]: all that a start reads, looked at before it serves |
 //! | `listeners` | HTTP: issuer and probes |
-//! | `telemetry` | logs and metrics |
+//! | `telemetry` | logs, and the recorder of metrics |
+//! | `metrics` | every metric, with its help |
 //! | `open_files` | the limit on open files |
 
 mod failure;
 mod identity;
+mod inspect;
 mod listeners;
+mod metrics;
 mod open_files;
 mod rules;
 mod start;
 mod telemetry;
 
 pub use failure::StartError;
+pub use inspect::{Faults, Inspection, Look, inspect};
 pub use open_files::allow_open_files;
 pub use start::{Daemon, Stopped};
 pub use telemetry::{init_logging, init_metrics};

@@ -3,43 +3,60 @@
 use crate::{
     broker::Rules,
     catalog::Catalog,
-    config::{self, PolicyConfig},
-    policy::{Engine, Explain, PolicySource},
+    config::PolicyConfig,
+    policy::{Engine, PolicySource},
     reason::{Reason, Refusal},
 };
 
-/// Reads both. At a start all of it must be good. Of a catalog that follows another what is good is taken. Blocking.
-pub(super) fn read(policy: &PolicyConfig, before: Option<&Catalog>) -> Result<Rules, Refusal> {
+/// What catalog and policy say, and all that is wrong with either.
+pub(super) struct Read {
+    pub(super) rules: Option<Rules>,
+    pub(super) catalog_faults: Vec<String>,
+    pub(super) policy_faults: Vec<String>,
+}
+
+/// Reads both. If the catalog is bad, policies are still read as far as they do not need it. At a start all of the catalog must be
+/// good; of one that follows another, what is good is taken. Blocking.
+pub(super) fn look(policy: &PolicyConfig, before: Option<&Catalog>) -> Read {
+    let mut read = Read { rules: None, catalog_faults: Vec::new(), policy_faults: Vec::new() };
+    let source = PolicySource::Dir(policy.dir.clone());
     let catalog = match before {
         None => Catalog::load(&policy.catalog),
         Some(before) => before.reload(&policy.catalog),
-    }
-    .map_err(|e| invalid(&e.to_string()))?;
-    for fault in catalog.not_taken() {
-        tracing::error!(%fault, "not taken into the catalog");
-    }
-    for warning in catalog.warnings() {
-        tracing::warn!(%warning, "catalog");
-    }
-    let explain = match policy.explain {
-        config::Explain::Requester => Explain::Requester,
-        config::Explain::Operators => Explain::Operators,
     };
-    let engine = Engine::load(&PolicySource::Dir(policy.dir.clone()), &catalog, explain)
-        .map_err(|e| invalid(&e.to_string()))?;
-    for warning in engine.warnings() {
-        tracing::warn!(%warning, "policy");
+    let engine = match catalog {
+        Ok(catalog) => Engine::load(&source, &catalog, policy.explain).map(Some),
+        Err(errors) => {
+            read.catalog_faults = errors.iter().map(ToString::to_string).collect();
+            Engine::check(&source).map(|()| None)
+        }
+    };
+    match engine {
+        Ok(engine) => read.rules = engine.map(|engine| Rules { engine }),
+        Err(errors) => read.policy_faults = errors.iter().map(ToString::to_string).collect(),
     }
-    Ok(Rules { engine })
+    read
 }
 
-/// What is wrong with the files: how much of it in the first line, each mistake a fact of its own.
-fn invalid(all: &str) -> Refusal {
-    let mut lines = all.lines();
-    let first = lines.next().unwrap_or("catalog and policy cannot be read").trim_end_matches(':');
-    lines
-        .fold(Refusal::new(Reason::CatalogInvalid, first.to_owned()), |r, line| r.with(MISTAKE, line.trim()))
-        .fix("nothing was changed: correct it and reload")
+/// Reads both again. Blocking.
+pub(super) fn read(policy: &PolicyConfig, before: Option<&Catalog>) -> Result<Rules, Refusal> {
+    let Read { rules, catalog_faults, policy_faults } = look(policy, before);
+    let Some(rules) = rules else {
+        let count = catalog_faults.len().saturating_add(policy_faults.len());
+        let text = format!("catalog and policy have {count} mistake(s)");
+        let all = catalog_faults.into_iter().chain(policy_faults);
+        return Err(all
+            .fold(Refusal::new(Reason::CatalogInvalid, text), |r, line| r.with(MISTAKE, line))
+            .fix("nothing was changed: correct it and reload"));
+    };
+    for fault in rules.catalog().not_taken() {
+        tracing::error!(%fault, "not taken into the catalog");
+    }
+    let gaps = rules.engine.gaps();
+    for warning in rules.catalog().warnings().iter().chain(rules.engine.warnings()).chain(&gaps) {
+        tracing::warn!(%warning, "catalog and policy");
+    }
+    Ok(rules)
 }
 
 /// The label of each mistake.

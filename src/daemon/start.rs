@@ -10,19 +10,20 @@ use std::{
     time::Duration,
 };
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
 use super::{
     failure::{StartError, with_mistakes},
-    identity, listeners, rules, telemetry,
+    identity, inspect, listeners, rules, telemetry,
 };
 use crate::{
-    api::{Edge, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
+    api::{Edge, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
     broker::{Broker, Settings, Task, Tickets},
     clock::{Clock, SystemClock},
-    config::{Config, IssuerListen},
+    config::Config,
     fence::Registry,
     identity::{IdentitySource, first_identity},
     ledger::{Actor, EpochBegan, Event, HeadKey, Ledger},
@@ -72,17 +73,20 @@ impl Daemon {
         clock: Arc<dyn Clock>,
         not_before: impl FnOnce(crate::clock::Wall) + Send,
     ) -> Result<Self, StartError> {
+        let (all, ours) = (config.clone(), clock.clone());
+        let inspection = tokio::task::spawn_blocking(move || inspect(&all, &ours))
+            .await
+            .map_err(|e| StartError::BrokenOff(e.to_string()))?;
+        for warning in inspection.warnings() {
+            tracing::warn!(%warning, "configuration");
+        }
+        let (rules, tls) = inspection.into_parts()?;
         let identity = identity::open(&config.identity, clock.clone())?;
-        let rules = rules::read(&config.policy, None).map_err(StartError::Rules)?;
 
         // Listening comes before the ledger is touched: a second daemon fails here, or at the ledger's lock, and harms nothing.
         let grpc = listen("gRPC", config.server.grpc).await?;
         let issuer = listen("discovery and keys", config.issuer.listen.address()).await?;
         let probe = listen("probes", config.server.probe).await?;
-        let tls = match &config.issuer.listen {
-            IssuerListen::Loopback(_) => None,
-            IssuerListen::Tls { cert, key, .. } => Some(listeners::web_tls(cert, key)?),
-        };
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -222,12 +226,16 @@ impl Daemon {
                 return Err(NotReady::new(Reason::ShuttingDown));
             }
             identity::ready(&source.current(), now.now().wall)?;
-            match ledger.health() {
-                crate::ledger::Health::Good => Ok(()),
-                _ => Err(NotReady::new(Reason::LedgerUnavailable)),
-            }
+            if is_good(&ledger) { Ok(()) } else { Err(NotReady::new(Reason::LedgerUnavailable)) }
         });
-        let routes = probe_routes(ready, telemetry::init_metrics());
+        let (recorder, broker, ledger) =
+            (telemetry::init_metrics(), self.broker.clone(), self.ledger.clone());
+        let metrics: MetricsText = Arc::new(move || {
+            broker.measure();
+            metrics::gauge!("leasehold_ledger_good").set(f64::from(u8::from(is_good(&ledger))));
+            recorder.as_ref().map(PrometheusHandle::render).unwrap_or_default()
+        });
+        let routes = probe_routes(ready, metrics);
         let (shutdown, time) = (stop.clone(), clock.clone());
         self.tasks.spawn(async move {
             listeners::serve(probe, None, routes, time, shutdown).await;
@@ -325,6 +333,10 @@ impl Daemon {
     }
 }
 
+fn is_good(ledger: &Ledger) -> bool {
+    matches!(ledger.health(), crate::ledger::Health::Good)
+}
+
 async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
 }
@@ -346,6 +358,7 @@ async fn watch_free_space(
     loop {
         if let Ok(stat) = nix::sys::statvfs::statvfs(&state) {
             let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+            metrics::gauge!("leasehold_ledger_free_bytes").set(free as f64);
             let is_low = free < stop_bytes;
             if low.swap(is_low, Ordering::AcqRel) != is_low {
                 if is_low {

@@ -7,9 +7,10 @@ use std::{
     sync::OnceLock,
 };
 
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
+use super::metrics;
 use crate::config::{LogConfig, LogFormat};
 
 /// Sends the log to stderr. Once for each process; a second time changes nothing. `LEASEHOLD_LOG` overrules the level.
@@ -38,7 +39,7 @@ fn colored(stderr: &impl IsTerminal, no_color: Option<&OsStr>) -> bool {
 /// Begins to count. Once for each process; later calls answer the same handle.
 pub fn init_metrics() -> Option<PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
-    HANDLE.get_or_init(|| PrometheusBuilder::new().install_recorder().ok()).clone()
+    HANDLE.get_or_init(metrics::install).clone()
 }
 
 #[cfg(test)]

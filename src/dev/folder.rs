@@ -102,6 +102,21 @@ pub(super) fn decode(text: &str) -> Result<String, BelowError> {
     String::from_utf8(bytes).map_err(|_| BelowError::Encoding)
 }
 
+/// Percent-encodes the names of a path, and leaves its slashes: the path of a file as it stands in a URL.
+pub fn encode_path(path: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                out.push(char::from(byte))
+            }
+            _ => drop(write!(out, "%{byte:02X}")),
+        }
+    }
+    out
+}
+
 /// What is at a path.
 pub(super) enum Found {
     File(File, u64),
@@ -259,6 +274,24 @@ fn list(folder: OwnedFd) -> io::Result<Found> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_name_of_a_file_survives_a_url() {
+        for name in [
+            "part 1.txt",
+            "100%.txt",
+            "a#b?c&d=e+f.txt",
+            "%41",
+            "grün/日本.txt",
+            "a;b@c:d[e]",
+            "\"'<>\\^`{|}~",
+        ] {
+            let encoded = encode_path(name);
+            let uri: http::Uri = format!("/dataset/acme/tickets@v3/{encoded}").parse().unwrap();
+            let path = uri.path().splitn(5, '/').nth(4).unwrap();
+            assert_eq!(Below::parse(path).unwrap().display(), name, "{encoded}");
+        }
+    }
 
     #[test]
     fn a_path_is_decoded_once_and_never_climbs() {

@@ -28,6 +28,7 @@ mod transfer;
 pub use authority::{Authority, SvidPem};
 pub use client::{ClientError, Coming, FileClient, read_token};
 pub use file_server::FileServer;
+pub use folder::encode_path;
 pub use household::{Household, Pace, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
 pub use running::{FreePorts, Running, free_ports};
 pub use transfer::{Direction, Transfer, TransferEnd};

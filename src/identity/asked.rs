@@ -117,15 +117,17 @@ impl Asked {
             let now = self.clock.now().wall;
             let trust = self.current();
             if let Some(bundles) = trust.bundles.without_expired(now) {
-                tracing::warn!(origin = self.origin, ?bundles, "roots expired and were dropped");
+                tracing::warn!(origin = self.origin, %bundles, "roots expired and were dropped");
                 self.replace(trust.svid.clone(), bundles, trust.standing.clone());
             }
             self.give_up_in_time();
-            let expired = trust.svid.as_ref().is_some_and(|svid| now >= svid.not_after());
-            if expired && !said_expired {
-                tracing::error!(svid = ?trust.svid, "our own SVID has expired and was not replaced: nobody will accept it");
+            let expired = trust.svid.as_ref().filter(|svid| now >= svid.not_after());
+            if let Some(svid) = expired
+                && !said_expired
+            {
+                tracing::error!(%svid, "our own SVID has expired and was not replaced: nobody will accept it");
             }
-            said_expired = expired;
+            said_expired = expired.is_some();
         }
     }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
     fmt,
+    path::Path,
     sync::Arc,
     time::Duration,
 };
@@ -10,8 +11,11 @@ use std::{
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
 use super::{
-    BundleDocument, LoadError, LoadFault, SvidError, document::is_json, fresh::Fresh, load,
-    signing::SigningLife,
+    BundleDocument, LoadError, LoadFault, SvidError,
+    document::is_json,
+    fresh::Fresh,
+    load,
+    signing::{SigningLife, check_signature_algorithm},
 };
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
 
@@ -36,6 +40,10 @@ pub(super) struct Roots {
     digests: Vec<[u8; 32]>,
     /// How many were left out because they have expired.
     expired: usize,
+    /// A line for each that was left out because nothing that it signs can be verified.
+    left_out: Vec<String>,
+    /// A line for each that is used, although it signs itself in a way that cannot be verified.
+    doubtful: Vec<String>,
     /// The publisher's, where there is one.
     sequence: Option<u64>,
 }
@@ -78,6 +86,11 @@ impl TrustBundles {
         let roots = Roots::from_file(file, bytes, &domain, now)?;
         self.insert(domain, file, Arc::new(roots))?;
         Ok(self)
+    }
+
+    /// Adds the bundle of a trust domain from a file.
+    pub fn with_file_at(self, domain: TrustDomain, path: &Path, now: Wall) -> Result<Self, LoadError> {
+        self.with_file(domain, &path.display().to_string(), &load::read(path)?, now)
     }
 
     /// Adds the bundle of a trust domain from its document. Expired roots are left out; none at all is a bundle, too: it
@@ -159,6 +172,12 @@ impl TrustBundles {
         self.by_domain.get(domain).map(|roots| roots.anchors.len())
     }
 
+    /// What is no fault of a bundle, but makes SVIDs be refused: a line for each root that cannot be used, and for a trust domain
+    /// without a root.
+    pub fn warnings(&self) -> Vec<String> {
+        self.by_domain.iter().flat_map(|(domain, roots)| roots.warnings(domain)).collect()
+    }
+
     pub(super) fn roots(&self, domain: &TrustDomain) -> Option<&Arc<Roots>> {
         self.by_domain.get(domain)
     }
@@ -230,7 +249,7 @@ impl Roots {
     pub(super) fn from_document(file: &str, document: &BundleDocument, now: Wall) -> Result<Self, LoadError> {
         let mut roots = Roots { sequence: document.sequence, ..Roots::default() };
         for (der, number) in document.roots.iter().zip(1..) {
-            roots.take(der, now).map_err(|why| LoadFault::Certificate { number, why }.of(file))?;
+            roots.take(file, number, der, now)?;
         }
         roots.within_bound(file)
     }
@@ -243,7 +262,7 @@ impl Roots {
     fn from_pem(file: &str, pem: &[u8], now: Wall) -> Result<Self, LoadError> {
         let mut roots = Roots::default();
         for (der, number) in load::certificates(file, pem, limits::BUNDLE_CERTIFICATES_MAX)?.iter().zip(1..) {
-            roots.take(der, now).map_err(|why| LoadFault::Certificate { number, why }.of(file))?;
+            roots.take(file, number, der, now)?;
         }
         if roots.anchors.is_empty() {
             return Err(roots.none_left(file));
@@ -256,10 +275,11 @@ impl Roots {
     pub(super) fn from_der(what: &str, der: &[u8], now: Wall) -> Result<(Self, Vec<String>), LoadError> {
         let (mut roots, mut left_out) = (Roots::default(), Vec::new());
         for (der, number) in load::concatenated(what, der, limits::BUNDLE_CERTIFICATES_MAX)?.iter().zip(1..) {
-            if let Err(why) = roots.take(der, now) {
-                left_out.push(LoadFault::Certificate { number, why }.of(what).to_string());
+            if let Err(why) = roots.take(what, number, der, now) {
+                left_out.push(why.to_string());
             }
         }
+        left_out.extend(roots.left_out.iter().cloned());
         Ok((roots.within_bound(what)?, left_out))
     }
 
@@ -274,13 +294,50 @@ impl Roots {
 
     /// Why a bundle without a root is none.
     pub(super) fn none_left(&self, what: &str) -> LoadError {
-        LoadFault::NoRoot { expired: self.expired }.of(what)
+        LoadFault::NoRoot { expired: self.expired, left_out: self.left_out.clone() }.of(what)
     }
 
-    /// Takes a root that is valid now; counts one that has expired.
-    fn take(&mut self, der: &CertificateDer<'_>, now: Wall) -> Result<(), SvidError> {
-        let life = SigningLife::parse(der)?;
-        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| SvidError::Malformed)?;
+    /// Whether it holds nothing, and held nothing that has expired.
+    pub(super) fn is_empty(&self) -> bool {
+        self.anchors.is_empty() && self.expired == 0
+    }
+
+    pub(super) fn warnings(&self, domain: &TrustDomain) -> Vec<String> {
+        let mut all: Vec<_> =
+            self.left_out.iter().chain(&self.doubtful).map(|line| format!("`{domain}`: {line}")).collect();
+        if self.anchors.is_empty() {
+            let why = load::why_none(self.expired, &self.left_out);
+            all.push(format!(
+                "`{domain}` has no root that can be used ({why}), so every SVID of it is refused (Trust Domain and Bundle section \
+                 4.1.3): fetch its bundle again"
+            ));
+        }
+        all
+    }
+
+    /// Takes a root that is valid now; counts one that has expired, and notes one that signs in a way that cannot be verified.
+    fn take(
+        &mut self,
+        file: &str,
+        number: usize,
+        der: &CertificateDer<'_>,
+        now: Wall,
+    ) -> Result<(), LoadError> {
+        let broken = |why| LoadFault::Certificate { number, why }.of(file);
+        let life = match SigningLife::parse(der) {
+            Err(why @ (SvidError::KeyAlgorithm { .. } | SvidError::KeyTooShort { .. })) => {
+                self.left_out.push(broken(why).to_string());
+                return Ok(());
+            }
+            life => life.map_err(broken)?,
+        };
+        let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| broken(SvidError::Malformed))?;
+        if let Err(why) = check_signature_algorithm(der) {
+            // It is a root all the same, but an issuer signs SVIDs as it signs itself.
+            self.doubtful.push(format!(
+                "root {number} of `{file}` signs itself so that what it signs alike is refused: {why}"
+            ));
+        }
         let digest = sha256(der);
         if now >= life.not_after {
             self.expired = self.expired.saturating_add(1);
@@ -297,10 +354,18 @@ impl Roots {
     }
 
     fn without_expired(&self, now: Wall) -> Self {
-        let mut kept = Roots { sequence: self.sequence, ..Roots::default() };
+        let mut kept = Roots {
+            sequence: self.sequence,
+            expired: self.expired,
+            left_out: self.left_out.clone(),
+            doubtful: self.doubtful.clone(),
+            ..Roots::default()
+        };
         for ((anchor, life), digest) in self.anchors.iter().zip(&self.lives).zip(&self.digests) {
             if now < life.not_after {
                 kept.push(anchor.clone(), *life, *digest);
+            } else {
+                kept.expired = kept.expired.saturating_add(1);
             }
         }
         kept
@@ -313,13 +378,20 @@ impl Roots {
     }
 }
 
+/// The trust domains, each with how many roots it has.
+impl fmt::Display for TrustBundles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, (domain, roots)) in self.by_domain.iter().enumerate() {
+            let (between, count) = (if i == 0 { "" } else { ", " }, roots.anchors.len());
+            write!(f, "{between}{domain}: {count} root{}", if count == 1 { "" } else { "s" })?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for TrustBundles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TrustBundles(revision {}", self.revision)?;
-        for (domain, roots) in &self.by_domain {
-            write!(f, ", {domain}: {} roots", roots.anchors.len())?;
-        }
-        f.write_str(")")
+        write!(f, "TrustBundles(revision {}, {self})", self.revision)
     }
 }
 

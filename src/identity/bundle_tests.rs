@@ -16,7 +16,7 @@ fn identity_c09_expired_roots_are_left_out_when_a_bundle_is_loaded() {
     let both = load(&format!("{}{}", stale.pem(), fresh.pem())).unwrap();
     assert_eq!(both.root_count(&fresh.domain()), Some(1));
     let error = load(&stale.pem()).unwrap_err();
-    assert!(matches!(error, LoadFault::NoRoot { expired: 1 }), "{error}");
+    assert!(matches!(error, LoadFault::NoRoot { expired: 1, .. }), "{error}");
 }
 
 #[test]

@@ -94,7 +94,11 @@ fn identity_e04_d08_no_keys_revoke_all() {
         .unwrap();
     assert!(judged(&ca.svid("/a"), &before, NOW).is_ok());
     let refused = judged(&ca.svid("/a"), &bundles, NOW).unwrap_err();
-    assert_eq!(refused, SvidError::RootsExpired { domain: domain() });
+    assert_eq!(refused, SvidError::RootsAbsent { domain: domain() });
+    // It is no fault of the file, and the log must say why peers are refused.
+    let warning = "`example.org` has no root that can be used (it lists none)";
+    assert!(bundles.warnings()[0].starts_with(warning), "{:?}", bundles.warnings());
+    assert_eq!(before.warnings(), [""; 0]);
 }
 
 #[test]

@@ -111,7 +111,9 @@ impl FileSource {
             match self.load_anew(&mut last) {
                 Ok(Reloaded::Changed) => {
                     let trust = self.published.current();
-                    tracing::info!(revision = trust.revision, svid = ?trust.svid, bundles = ?trust.bundles, "identity files reloaded");
+                    let svid = trust.svid.as_ref().map(|svid| svid.to_string());
+                    let (revision, bundles) = (trust.revision, &trust.bundles);
+                    tracing::info!(revision, svid, %bundles, "identity files reloaded");
                 }
                 Ok(Reloaded::Unchanged) => {}
                 Err(error) => {
@@ -164,14 +166,14 @@ impl FileSource {
         let now = self.clock.now().wall;
         let trust = self.published.current();
         if let Some(bundles) = trust.bundles.without_expired(now) {
-            tracing::warn!(?bundles, "roots expired and were dropped");
+            tracing::warn!(%bundles, "roots expired and were dropped");
             self.published.replace(trust.svid.clone(), bundles, trust.standing.clone());
         }
         if let Some(svid) = trust.svid.as_ref().filter(|svid| now >= svid.not_after())
             && !last.said_expired
         {
             last.said_expired = true;
-            tracing::error!(?svid, "our own SVID has expired and was not replaced: nobody will accept it");
+            tracing::error!(%svid, "our own SVID has expired and was not replaced: nobody will accept it");
         }
     }
 }
@@ -216,6 +218,9 @@ impl IdentityFiles {
                 }
                 _ => roots,
             };
+            for warning in roots.warnings(domain) {
+                tracing::warn!(%file, %domain, %warning, "trust bundle");
+            }
             bundles.insert(domain.clone(), &file, roots)?;
         }
         Ok((svid, bundles))

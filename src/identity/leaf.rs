@@ -11,11 +11,13 @@ use x509_parser::{
         OID_X509_EXT_EXTENDED_KEY_USAGE, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_NAME_CONSTRAINTS,
         OID_X509_EXT_SUBJECT_ALT_NAME,
     },
-    public_key::PublicKey,
     x509::X509Version,
 };
 
-use super::SvidError;
+use super::{
+    SvidError,
+    algorithm::{check_key, check_signature},
+};
 use crate::{clock::Wall, limits, name::SpiffeId, secret::sha256};
 
 /// The facts of a leaf that kept every rule for leaves. Says nothing of who signed it: that is a path's.
@@ -43,6 +45,7 @@ impl Leaf {
         check_key_usage(&cert)?;
         check_extended_key_usage(&cert)?;
         check_key(&cert)?;
+        check_signature(&cert)?;
         let (not_before, not_after) = validity(&cert);
         Ok(Leaf { spiffe_id, not_before, not_after, x5t_s256: sha256(der), serial: serial(&cert)? })
     }
@@ -270,16 +273,6 @@ fn check_extended_key_usage(cert: &X509Certificate<'_>) -> Result<(), SvidError>
         }
         ParsedExtension::ExtendedKeyUsage(_) => Ok(()),
         _ => Err(SvidError::ExtensionMalformed { extension: NAME }),
-    }
-}
-
-/// Keys of a kind that ring does not know fail in the handshake; a short RSA key is named here.
-fn check_key(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
-    match cert.public_key().parsed() {
-        Ok(PublicKey::RSA(key)) if key.key_size() < 2048 => {
-            Err(SvidError::KeyTooShort { bits: key.key_size() })
-        }
-        _ => Ok(()),
     }
 }
 

@@ -37,6 +37,12 @@ impl Error for LoadError {
 pub enum LoadFault {
     #[error("cannot be read: check that it exists and that this user may read it")]
     Unreadable(#[source] io::Error),
+    #[error(
+        "is not there: write the path of the private key's file (the value is not shown: a key may have been pasted)"
+    )]
+    KeyFileAbsent,
+    #[error("begins with a byte order mark: save it as plain ASCII or UTF-8 without one")]
+    ByteOrderMark,
     #[error("is no file: write what is read again and again into one, not into a pipe, a socket or a folder")]
     NotAFile,
     #[error("is larger than {} bytes", limits::PEM_BYTES_MAX)]
@@ -69,17 +75,32 @@ pub enum LoadFault {
     #[error("holds no private key: write it as PKCS#8 PEM")]
     NoKey,
     #[error(
+        "holds a key that is encrypted, and no passphrase can be asked for: decrypt it (openssl pkey -in FILE -out FILE)"
+    )]
+    KeyEncrypted,
+    #[error(
         "holds a private key that cannot be used: use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits and more"
     )]
     KeyUnusable,
     #[error("holds the key of another certificate: write the key and the chain of one SVID")]
     KeyOfAnother,
-    #[error("holds no root that is valid now ({expired} have expired): fetch the bundle anew")]
-    NoRoot { expired: usize },
+    #[error("holds no root that can be used now ({}): fetch the bundle again", why_none(*.expired, .left_out))]
+    NoRoot {
+        expired: usize,
+        /// A line for each root that cannot be used for another reason.
+        left_out: Vec<String>,
+    },
     #[error("is a second bundle of the trust domain `{domain}`: name each trust domain once")]
     DomainRepeated { domain: TrustDomain },
     #[error("is one bundle more than the {} that are read", limits::TRUST_DOMAINS_MAX)]
     TooManyDomains,
+}
+
+/// Why a bundle has no root.
+pub(super) fn why_none(expired: usize, left_out: &[String]) -> String {
+    let expired = (expired > 0).then(|| format!("{expired} have expired"));
+    let all: Vec<_> = expired.into_iter().chain(left_out.iter().cloned()).collect();
+    if all.is_empty() { "it lists none".to_owned() } else { all.join("; ") }
 }
 
 impl LoadFault {
@@ -119,7 +140,18 @@ pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, LoadError> {
     if bytes.len() as u64 > limits::PEM_BYTES_MAX {
         return Err(LoadFault::TooLarge.of(&file));
     }
+    if [&b"\xef\xbb\xbf"[..], b"\xff\xfe", b"\xfe\xff"].iter().any(|mark| bytes.starts_with(mark)) {
+        return Err(LoadFault::ByteOrderMark.of(&file));
+    }
     Ok(bytes)
+}
+
+/// Reads the file of a private key. If there is none, the error does not show its path.
+pub(super) fn read_key(path: &Path) -> Result<(String, Zeroizing<Vec<u8>>), LoadError> {
+    if !matches!(path.try_exists(), Ok(true)) {
+        return Err(LoadFault::KeyFileAbsent.of("private key"));
+    }
+    Ok((path.display().to_string(), read(path)?))
 }
 
 /// The certificates of a PEM text, in order.

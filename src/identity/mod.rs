@@ -8,6 +8,7 @@
 //! | File | Noun |
 //! |---|---|
 //! | `refusal` | [`SvidError`]: one variant for each rule that a peer can break |
+//! | `algorithm` | which keys and signatures can be verified |
 //! | `leaf` | [`Leaf`]: what an SVID says, once it has kept the rules for leaves |
 //! | `signing` | the rules for certificates that sign others |
 //! | `bundle` | [`TrustBundles`]: the roots, by trust domain |
@@ -28,6 +29,7 @@
 //! | `outage`, `waits` | how long an origin has failed, and when it is asked again |
 //! | `verifier`, `tls` | what rustls is given |
 
+mod algorithm;
 mod asked;
 mod bundle;
 mod combined;

@@ -53,6 +53,9 @@ pub(super) fn verify(
     let Some(roots) = bundles.roots(&domain) else { return Err(SvidError::TrustDomainUnknown { domain }) };
     leaf.check_time(now)?;
     leaf.check_life(bundles.svid_life_max())?;
+    if roots.is_empty() {
+        return Err(SvidError::RootsAbsent { domain });
+    }
     if !roots.lives.iter().any(|life| life.check_time(now).is_ok()) {
         return Err(SvidError::RootsExpired { domain });
     }
@@ -119,7 +122,9 @@ fn refusal(error: webpki::Error, domain: &TrustDomain) -> SvidError {
         W::UnknownIssuer | W::CaUsedAsEndEntity => SvidError::IssuerUnknown { domain: domain.clone() },
         W::InvalidSignatureForPublicKey | W::SignatureAlgorithmMismatch => SvidError::SignatureWrong,
         W::UnsupportedSignatureAlgorithmContext(_)
-        | W::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => SvidError::SignatureAlgorithm,
+        | W::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            SvidError::SignatureAlgorithm { found: "an algorithm".to_owned() }
+        }
         W::EndEntityUsedAsCa => SvidError::SignerNotCa,
         W::CertExpired { not_after, .. } => SvidError::SignerExpired { not_after: wall(not_after) },
         W::CertNotValidYet { not_before, .. } => {

@@ -284,7 +284,10 @@ fn identity_b28_a_signature_made_with_a_weak_digest_is_refused() {
         der[place..place + 8].copy_from_slice(&sha_224);
     }
     issued.chain[0] = CertificateDer::from(der);
-    assert_eq!(id(&issued, &trust), Err(SvidError::SignatureAlgorithm));
+    assert_eq!(
+        id(&issued, &trust),
+        Err(SvidError::SignatureAlgorithm { found: "ecdsa-with-SHA224".to_owned() })
+    );
 }
 
 #[test]

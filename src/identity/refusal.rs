@@ -14,7 +14,7 @@ use crate::{
 /// The rule that a presented chain breaks, with the section that states it. For the log of the one who refuses: the one
 /// who is refused reads a TLS alert and no more.
 ///
-/// Sections are those of the X509-SVID standard unless another one is named.
+/// Each section is named with its standard.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SvidError {
     // ---------- the presentation ----------
@@ -38,7 +38,9 @@ pub enum SvidError {
     Malformed,
     #[error("{bytes} bytes follow the certificate (RFC 5280 section 4.1)")]
     TrailingBytes { bytes: usize },
-    #[error("the certificate is not of X.509 version 3 (section 2: the SPIFFE ID is in an extension)")]
+    #[error(
+        "the certificate is not of X.509 version 3 (X509-SVID section 2: the SPIFFE ID is in an extension)"
+    )]
     NotVersion3,
     #[error("the serial number is longer than 20 bytes (RFC 5280 section 4.1.2.2)")]
     SerialTooLong,
@@ -50,49 +52,57 @@ pub enum SvidError {
     ExtensionUnknown { extension: String },
     #[error("an RSA key of {bits} bits is too short: use at least 2048, or P-256")]
     KeyTooShort { bits: usize },
+    #[error(
+        "the key is of {found}, which cannot be verified here: use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 to 8192 bits"
+    )]
+    KeyAlgorithm { found: String },
 
     // ---------- the SPIFFE ID ----------
-    #[error("there is no subject alternative name (section 2): a SPIFFE ID is a URI there and nowhere else")]
+    #[error(
+        "there is no subject alternative name (X509-SVID section 2): a SPIFFE ID is a URI there and nowhere else"
+    )]
     SanAbsent,
     #[error(
-        "a subject alternative name is not in the form of its kind (section 2, RFC 5280 section 4.2.1.6)"
+        "a subject alternative name is not in the form of its kind (X509-SVID section 2, RFC 5280 section 4.2.1.6)"
     )]
     SanInvalid,
     #[error("the subject alternative name has more than {} names: register fewer", limits::SAN_NAMES_MAX)]
     SanTooLong,
     #[error(
-        "the subject is empty and the subject alternative name not critical (section 3.1, RFC 5280 section 4.1.2.6)"
+        "the subject is empty and the subject alternative name not critical (X509-SVID section 3.1, RFC 5280 section 4.1.2.6)"
     )]
     SanNotCritical,
     #[error(
-        "the subject alternative name has no URI (section 2): a SPIFFE ID is a URI there and nowhere else"
+        "the subject alternative name has no URI (X509-SVID section 2): a SPIFFE ID is a URI there and nowhere else"
     )]
     UriAbsent,
-    #[error("the subject alternative name has {found} URIs (section 2): an SVID has exactly one")]
+    #[error("the subject alternative name has {found} URIs (X509-SVID section 2): an SVID has exactly one")]
     UriRepeated { found: usize },
-    #[error("the SPIFFE ID has no path (sections 3.1 and 5.2): it names a trust domain, not a workload")]
+    #[error(
+        "the SPIFFE ID has no path (X509-SVID sections 3.1 and 5.2): it names a trust domain, not a workload"
+    )]
     PathAbsent,
-    #[error("the URI is no SPIFFE ID (section 2): {0}")]
+    #[error("the URI is no SPIFFE ID (X509-SVID section 2): {0}")]
     NotASpiffeId(NameError),
 
     // ---------- what a leaf may be used for ----------
-    #[error("there is no basic constraints extension (section 4.1): issue the SVID with cA false")]
+    #[error("there is no basic constraints extension (X509-SVID section 4.1): issue the SVID with cA false")]
     BasicConstraintsAbsent,
-    #[error("the leaf is a CA (sections 4.1 and 5.2): a signing certificate is no identity")]
+    #[error("the leaf is a CA (X509-SVID sections 4.1 and 5.2): a signing certificate is no identity")]
     LeafIsCa,
-    #[error("there is no key usage extension (section 4.3)")]
+    #[error("there is no key usage extension (X509-SVID section 4.3)")]
     KeyUsageAbsent,
-    #[error("the key usage extension is not critical (section 4.3)")]
+    #[error("the key usage extension is not critical (X509-SVID section 4.3)")]
     KeyUsageNotCritical,
-    #[error("the key usage lacks digitalSignature (section 4.3)")]
+    #[error("the key usage lacks digitalSignature (X509-SVID section 4.3)")]
     DigitalSignatureAbsent,
-    #[error("the key usage of the leaf has keyCertSign (sections 4.3 and 5.2)")]
+    #[error("the key usage of the leaf has keyCertSign (X509-SVID sections 4.3 and 5.2)")]
     LeafSignsCertificates,
-    #[error("the key usage of the leaf has cRLSign (sections 4.3 and 5.2)")]
+    #[error("the key usage of the leaf has cRLSign (X509-SVID sections 4.3 and 5.2)")]
     LeafSignsCrls,
-    #[error("the extended key usage lacks id-kp-clientAuth (section 4.4)")]
+    #[error("the extended key usage lacks id-kp-clientAuth (X509-SVID section 4.4)")]
     ClientAuthAbsent,
-    #[error("the extended key usage lacks id-kp-serverAuth (section 4.4)")]
+    #[error("the extended key usage lacks id-kp-serverAuth (X509-SVID section 4.4)")]
     ServerAuthAbsent,
 
     // ---------- time ----------
@@ -106,35 +116,46 @@ pub enum SvidError {
     // ---------- the path ----------
     #[error("no bundle for the trust domain `{domain}` (Trust Domain and Bundle section 3)")]
     TrustDomainUnknown { domain: TrustDomain },
+    #[error(
+        "the bundle of `{domain}` has no root that can be used, so no SVID of it is valid (Trust Domain and Bundle section 4.1.3): \
+         publish its roots"
+    )]
+    RootsAbsent { domain: TrustDomain },
     #[error("no root of `{domain}` is valid now (Trust Domain and Bundle section 4.1.3): renew its bundle")]
     RootsExpired { domain: TrustDomain },
-    #[error("no root of `{domain}` signed this chain (section 5.1)")]
+    #[error("no root of `{domain}` signed this chain (X509-SVID section 5.1)")]
     IssuerUnknown { domain: TrustDomain },
-    #[error("a signature of the chain is wrong (section 5.1)")]
+    #[error("a signature of the chain is wrong (X509-SVID section 5.1)")]
     SignatureWrong,
-    #[error("a signature of the chain is made in a way that is not accepted, such as SHA-1 (section 5.1)")]
-    SignatureAlgorithm,
-    #[error("a certificate that signed another is no CA (sections 3.2 and 4.1)")]
+    #[error(
+        "a signature of the chain is made by {found}, which cannot be verified here: sign by ECDSA with SHA-256 or SHA-384, \
+         Ed25519, or RSA with SHA-256, SHA-384 or SHA-512 (RFC 5280 section 4.1.1.2)"
+    )]
+    SignatureAlgorithm { found: String },
+    #[error("a certificate that signed another is no CA (X509-SVID sections 3.2 and 4.1)")]
     SignerNotCa,
-    #[error("a certificate that signed another lacks keyCertSign (section 4.3)")]
+    #[error("a certificate that signed another lacks keyCertSign (X509-SVID section 4.3)")]
     SignerKeyUsage,
-    #[error("a certificate that signed another has a SPIFFE ID with a path (section 3.2)")]
+    #[error("a certificate that signed another has a SPIFFE ID with a path (X509-SVID section 3.2)")]
     SignerHasPath,
-    #[error("a certificate that signed another is not for TLS peers (section 4.4)")]
+    #[error("a certificate that signed another is not for TLS peers (X509-SVID section 4.4)")]
     SignerPurpose,
-    #[error("a certificate that signed another is not valid now: it ends at {not_after} (section 5.1)")]
+    #[error(
+        "a certificate that signed another is not valid now: it ends at {not_after} (X509-SVID section 5.1)"
+    )]
     SignerExpired { not_after: Wall },
-    #[error("a certificate that signed another is not valid before {not_before} (section 5.1)")]
+    #[error("a certificate that signed another is not valid before {not_before} (X509-SVID section 5.1)")]
     SignerNotYetValid { not_before: Wall },
-    #[error("a path length constraint is exceeded (section 4.1)")]
+    #[error("a path length constraint is exceeded (X509-SVID section 4.1)")]
     PathLength,
     #[error("the search for a path from the leaf to a root took too many steps")]
     PathTooDeep,
     #[error(
-        "a name constraint applies (section 4.2): chains with URI name constraints cannot be verified here"
+        "a name constraint of a signer forbids a name of this chain, or constrains URIs, which cannot be verified here \
+         (X509-SVID section 4.2): issue from a CA without that constraint"
     )]
     NameConstrained,
-    #[error("the chain does not verify (section 5.1): {found}")]
+    #[error("the chain does not verify (X509-SVID section 5.1): {found}")]
     PathInvalid { found: String },
 
     // ---------- the other side ----------
@@ -154,7 +175,8 @@ impl SvidError {
             | E::RootsExpired { .. }
             | E::IssuerUnknown { .. }
             | E::SignatureWrong
-            | E::SignatureAlgorithm
+            | E::SignatureAlgorithm { .. }
+            | E::RootsAbsent { .. }
             | E::SignerNotCa
             | E::SignerKeyUsage
             | E::SignerHasPath
@@ -176,6 +198,7 @@ impl SvidError {
             | E::ExtensionMalformed { .. }
             | E::ExtensionUnknown { .. }
             | E::KeyTooShort { .. }
+            | E::KeyAlgorithm { .. }
             | E::SanAbsent
             | E::SanInvalid
             | E::SanTooLong
@@ -204,6 +227,8 @@ impl SvidError {
             rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
                 inner.downcast_ref::<SvidError>().cloned()
             }
+            // Of CertificateVerify: each rule about certificates is an error of ours.
+            rustls::Error::InvalidCertificate(_) => Some(SvidError::NotPossessed),
             _ => None,
         }
     }
@@ -215,7 +240,8 @@ impl SvidError {
     }
 }
 
-/// One alert for every rule, `certificate_unknown`: a refusal teaches a stranger nothing of whom we trust.
+/// One alert for every rule about certificates, `certificate_unknown`: a refusal teaches a stranger nothing of whom we trust. A
+/// signature that does not fit the certificate is answered `decrypt_error` (RFC 8446 section 4.4.3), which tells of no rule.
 impl From<SvidError> for rustls::Error {
     fn from(error: SvidError) -> Self {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(std::sync::Arc::new(error))))

@@ -5,6 +5,7 @@ use x509_parser::extensions::GeneralName;
 
 use super::{
     SvidError,
+    algorithm::{check_key, check_signature},
     leaf::{alternative_names, is_ca, key_usage, parse_certificate, validity},
 };
 use crate::{clock::Wall, name::TrustDomain};
@@ -26,6 +27,7 @@ impl SigningLife {
         if !key_usage(&cert)?.is_some_and(|(usage, _)| usage.key_cert_sign()) {
             return Err(SvidError::SignerKeyUsage);
         }
+        check_key(&cert)?;
         for name in alternative_names(&cert)?.map(|san| san.names).unwrap_or_default() {
             // An ID of its own is optional. It may be of another trust domain: what counts is in whose bundle the root is.
             if let GeneralName::URI(uri) = name
@@ -48,4 +50,9 @@ impl SigningLife {
         }
         Ok(())
     }
+}
+
+/// Whether the signature that a certificate carries can be checked. A root's own is not: nothing depends on it.
+pub(super) fn check_signature_algorithm(der: &[u8]) -> Result<(), SvidError> {
+    check_signature(&parse_certificate(der)?)
 }

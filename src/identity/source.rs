@@ -33,6 +33,9 @@ impl Trust {
             Standing::Good | Standing::Stale { .. } => {}
         }
         let svid = self.svid.as_ref().ok_or(Unusable::Absent)?;
+        if now < svid.leaf().not_before {
+            return Err(Unusable::NotYetValid { not_before: svid.leaf().not_before });
+        }
         if now >= svid.not_after() {
             let why = self.standing.why().map(str::to_owned);
             return Err(Unusable::Expired { not_after: svid.not_after(), why });

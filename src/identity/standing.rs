@@ -49,6 +49,8 @@ pub enum Unusable {
     Awaited { why: String },
     #[error("our SVID ended at {not_after} and no other came{}", because(.why.as_deref()))]
     Expired { not_after: Wall, why: Option<String> },
+    #[error("our SVID is not valid before {not_before}: compare the clocks")]
+    NotYetValid { not_before: Wall },
     #[error("our identity was taken away: {why}")]
     Ended { why: String },
     #[error("the source of our identity failed for longer than the limit, so nobody is trusted: {why}")]

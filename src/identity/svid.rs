@@ -9,7 +9,11 @@ use rustls::{
 };
 use zeroize::Zeroize;
 
-use super::{Leaf, LoadError, LoadFault, load};
+use super::{
+    Leaf, LoadError, LoadFault, SvidError, TrustBundles, load,
+    path::{self, Side},
+    signing::{SigningLife, check_signature_algorithm},
+};
 use crate::{clock::Wall, limits, name::SpiffeId};
 
 /// The SVID that this process presents. Its leaf keeps the rules for leaves and its key is the leaf's; whether it is
@@ -26,8 +30,8 @@ impl X509Svid {
     /// Loads the chain, leaf first, from one PEM file and its private key from another.
     pub fn load(cert_file: &Path, key_file: &Path) -> Result<Self, LoadError> {
         let cert = load::read(cert_file)?;
-        let key = load::read(key_file)?;
-        Self::parse(&cert_file.display().to_string(), &cert, &key_file.display().to_string(), &key)
+        let (key_file, key) = load::read_key(key_file)?;
+        Self::parse(&cert_file.display().to_string(), &cert, &key_file, &key)
     }
 
     /// Reads the chain, leaf first, and its private key from PEM in memory.
@@ -45,6 +49,12 @@ impl X509Svid {
 
     fn parse(cert_file: &str, cert: &[u8], key_file: &str, key: &[u8]) -> Result<Self, LoadError> {
         let chain = load::certificates(cert_file, cert, limits::CHAIN_MAX)?;
+        let is_encrypted = [&b"BEGIN ENCRYPTED PRIVATE KEY"[..], b"Proc-Type: 4,ENCRYPTED"]
+            .iter()
+            .any(|mark| key.windows(mark.len()).any(|part| part == *mark));
+        if is_encrypted {
+            return Err(LoadFault::KeyEncrypted.of(key_file));
+        }
         let der = PrivateKeyDer::from_pem_slice(key).map_err(|e| {
             if matches!(e, pem::Error::NoItemsFound) { LoadFault::NoKey } else { LoadFault::NotPem }
                 .of(key_file)
@@ -61,8 +71,12 @@ impl X509Svid {
         let key = any_supported_type(&der);
         der.zeroize();
         let first = chain.first().ok_or_else(|| LoadFault::NoCertificate.of(cert_file))?;
-        let leaf =
-            Leaf::parse(first).map_err(|why| LoadFault::Certificate { number: 1, why }.of(cert_file))?;
+        let broken = |number, why| LoadFault::Certificate { number, why }.of(cert_file);
+        let leaf = Leaf::parse(first).map_err(|why| broken(1, why))?;
+        for (above, number) in chain.iter().skip(1).zip(2..) {
+            SigningLife::parse(above).map_err(|why| broken(number, why))?;
+            check_signature_algorithm(above).map_err(|why| broken(number, why))?;
+        }
         let certified = CertifiedKey::new(chain, key.map_err(|_| LoadFault::KeyUnusable.of(key_file))?);
         certified.keys_match().map_err(|_| LoadFault::KeyOfAnother.of(key_file))?;
         Ok(X509Svid { leaf, certified: Arc::new(certified) })
@@ -82,6 +96,18 @@ impl X509Svid {
         &self.leaf
     }
 
+    /// Judges it as a peer would in a handshake: its time, its life and, if its trust domain has a bundle here, its path to a
+    /// root. Without that bundle, the lives of the certificates above the leaf.
+    pub fn judge(&self, bundles: &TrustBundles, now: Wall) -> Result<(), SvidError> {
+        if bundles.roots(&self.leaf.spiffe_id.trust_domain()).is_some() {
+            path::verify(&self.certified.cert, Side::Client, now, bundles)?;
+            return path::verify(&self.certified.cert, Side::Server, now, bundles).map(drop);
+        }
+        self.leaf.check_time(now)?;
+        self.leaf.check_life(bundles.svid_life_max())?;
+        self.certified.cert.iter().skip(1).try_for_each(|above| SigningLife::parse(above)?.check_time(now))
+    }
+
     /// Whether it is valid now.
     pub fn is_current(&self, now: Wall) -> bool {
         self.leaf.check_time(now).is_ok()
@@ -97,9 +123,16 @@ impl X509Svid {
     }
 }
 
+/// Its SPIFFE ID and its end.
+impl fmt::Display for X509Svid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, until {}", self.leaf.spiffe_id, self.leaf.not_after)
+    }
+}
+
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "X509Svid({}, until {}, key [redacted])", self.leaf.spiffe_id, self.leaf.not_after)
+        write!(f, "X509Svid({self}, key [redacted])")
     }
 }
 

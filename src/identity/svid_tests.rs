@@ -1,7 +1,7 @@
 use super::*;
 use crate::identity::{
     SvidError,
-    testing::{NOW, TestCa},
+    testing::{HOUR, NOW, TestCa, at, bundles},
 };
 
 fn fault(cert: &str, key: &str) -> LoadFault {
@@ -44,6 +44,11 @@ fn each_fault_of_a_file_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let (missing, large) = (dir.path().join("missing.pem"), dir.path().join("large.pem"));
     std::fs::write(&large, vec![b'\n'; usize::try_from(limits::PEM_BYTES_MAX).unwrap() + 1]).unwrap();
+    let good = dir.path().join("good.pem");
+    std::fs::write(&good, &cert).unwrap();
+    let error = X509Svid::load(&good, &missing).unwrap_err();
+    assert!(matches!(error.fault, LoadFault::KeyFileAbsent));
+    assert!(!format!("{error}{error:?}").contains("missing.pem"), "a pasted key would be printed: {error}");
     let error = X509Svid::load(&missing, &missing).unwrap_err();
     assert!(matches!(error.fault, LoadFault::Unreadable(_)));
     assert!(error.to_string().contains("missing.pem"), "{error}");
@@ -80,4 +85,51 @@ fn no_byte_of_a_key_is_in_a_debug_or_an_error() {
         assert!(!shown.contains(secret), "{shown}");
     }
     assert!(format!("{:?}", one.svid()).contains("[redacted]"));
+}
+
+#[test]
+fn encrypted_keys_and_byte_order_marks_have_words() {
+    let issued = TestCa::new("example.org").svid("/a");
+    let (cert, key) = (issued.chain_pem(), issued.key_pem());
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    assert!(matches!(fault(&cert, &encrypted), LoadFault::KeyEncrypted));
+    let old =
+        "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
+    assert!(matches!(fault(&cert, old), LoadFault::KeyEncrypted));
+    let dir = tempfile::tempdir().unwrap();
+    let (cert_file, key_file) = (dir.path().join("svid.pem"), dir.path().join("svid.key"));
+    std::fs::write(&key_file, &key).unwrap();
+    let utf_16: Vec<u8> = cert.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for marked in [[b"\xef\xbb\xbf", cert.as_bytes()].concat(), [&b"\xff\xfe"[..], &utf_16].concat()] {
+        std::fs::write(&cert_file, marked).unwrap();
+        let fault = X509Svid::load(&cert_file, &key_file).unwrap_err().fault;
+        assert!(matches!(fault, LoadFault::ByteOrderMark), "{fault}");
+    }
+}
+
+#[test]
+fn an_intermediate_that_may_not_sign_is_refused_at_the_start() {
+    let ca = TestCa::new("example.org");
+    let good = ca.intermediate("good", &|_| {}).svid("/a");
+    assert!(X509Svid::from_pem(good.chain_pem().as_bytes(), good.key_pem().as_bytes()).is_ok());
+    let bad = ca.intermediate("bad", &|p| p.is_ca = rcgen::IsCa::ExplicitNoCa).svid("/a");
+    let fault = fault(&bad.chain_pem(), &bad.key_pem());
+    assert!(matches!(fault, LoadFault::Certificate { number: 2, why: SvidError::SignerNotCa }), "{fault}");
+}
+
+#[test]
+fn our_own_svid_is_judged_as_a_peer_would_judge_it() {
+    let ca = TestCa::new("example.org");
+    let trust = bundles(&[&ca]);
+    assert_eq!(ca.svid("/a").svid().judge(&trust, NOW), Ok(()));
+    let long = ca.issue("spiffe://example.org/a", &|p| p.not_after = at(NOW.plus(30 * 24 * HOUR))).svid();
+    assert!(matches!(long.judge(&trust, NOW), Err(SvidError::LifeTooLong { .. })));
+    assert!(matches!(ca.svid("/a").svid().judge(&trust, NOW.plus(HOUR)), Err(SvidError::Expired { .. })));
+    let other = ca.impostor().svid("/a").svid();
+    assert!(other.judge(&trust, NOW).is_err(), "a root of ours did not sign it");
+    // Without the bundle of its domain, the time of what it shows above the leaf still counts.
+    let short = ca.intermediate("short", &|p| p.not_after = at(NOW.plus(HOUR / 2))).svid("/a").svid();
+    assert_eq!(short.judge(&TrustBundles::empty(), NOW), Ok(()));
+    let late = short.judge(&TrustBundles::empty(), NOW.plus(HOUR / 2));
+    assert!(matches!(late, Err(SvidError::SignerExpired { .. })));
 }

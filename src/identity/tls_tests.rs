@@ -4,6 +4,7 @@ use rustls::{
     ClientConnection, HandshakeKind, ServerConnection,
     crypto::ring::sign::any_supported_type,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName},
+    sign::{Signer, SigningKey},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -184,9 +185,44 @@ async fn identity_b30_a_stolen_certificate_without_its_key_is_refused() {
     let server = Server::new(|ca| bundles(&[ca]));
     let (victim, thief) = (server.ca.svid("/victim"), server.ca.svid("/thief"));
     assert!(server.meet(presenting(&server, &victim, &victim.key)).await.server.is_ok());
-    let error = server.refusal_of(presenting(&server, &victim, &thief.key)).await;
+    let met = server.meet(presenting(&server, &victim, &thief.key)).await;
+    // RFC 8446 section 4.4.3.
+    assert_eq!(met.client.unwrap_err().to_string(), "received fatal alert: DecryptError");
+    let error = SvidError::in_io(&met.server.err().unwrap()).unwrap();
     assert_eq!(error, SvidError::NotPossessed);
     assert_eq!(error.reason(), Reason::SvidUntrusted);
+}
+
+#[tokio::test]
+async fn a_signature_scheme_that_was_not_offered_is_illegal() {
+    #[derive(Debug)]
+    struct Unoffered(Arc<dyn SigningKey>);
+    impl SigningKey for Unoffered {
+        fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn Signer>> {
+            Some(Box::new(SaysP521(self.0.choose_scheme(offered)?)))
+        }
+        fn algorithm(&self) -> rustls::SignatureAlgorithm {
+            self.0.algorithm()
+        }
+    }
+    #[derive(Debug)]
+    struct SaysP521(Box<dyn Signer>);
+    impl Signer for SaysP521 {
+        fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+            self.0.sign(message)
+        }
+        fn scheme(&self) -> SignatureScheme {
+            SignatureScheme::ECDSA_NISTP521_SHA512
+        }
+    }
+    let server = Server::new(|ca| bundles(&[ca]));
+    let issued = server.ca.svid("/a");
+    let key = any_supported_type(&PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(issued.key.serialize_der())));
+    let certified = CertifiedKey::new(issued.chain.clone(), Arc::new(Unoffered(key.unwrap())));
+    let mut config = (*server.client(&issued)).clone();
+    config.client_auth_cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from(certified));
+    let met = server.meet(Arc::new(config)).await;
+    assert_eq!(met.client.unwrap_err().to_string(), "received fatal alert: IllegalParameter");
 }
 
 #[tokio::test]

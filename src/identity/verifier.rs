@@ -60,7 +60,6 @@ macro_rules! tls_1_3_signatures {
             signed: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
             verify_tls13_signature(message, leaf, signed, &path::algorithms())
-                .map_err(|_| SvidError::NotPossessed.into())
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -18,6 +18,18 @@ pub enum JobState {
     Closed(Outcome),
 }
 
+impl JobState {
+    /// The one word for it, as in the log.
+    pub fn word(self) -> &'static str {
+        match self {
+            JobState::AwaitingApproval => "awaiting-approval",
+            JobState::Ready => "ready",
+            JobState::Running => "running",
+            JobState::Closed(outcome) => outcome.as_str(),
+        }
+    }
+}
+
 /// The state of an attempt. `Ended` is absorbing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptState {

@@ -292,7 +292,10 @@ async fn attend<S, B>(
     }
     let clock = &shared.acceptor.clock;
     let guarded = Guarded { service, connection: connection.clone(), clock: clock.clone() };
-    let http = shared.http.serve_connection(TokioIo::new(tls), guarded);
+    // What was agreed on is spoken: a bad preface is no HTTP/1.1.
+    let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2") && shared.http.is_http1_available();
+    let http = if is_h2 { shared.http.clone().http2_only() } else { shared.http.clone() };
+    let http = http.serve_connection(TokioIo::new(tls), guarded);
     tokio::pin!(http);
     let ending = tokio::select! {
         closed = http.as_mut() => {

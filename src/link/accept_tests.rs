@@ -590,3 +590,18 @@ async fn a_connection_beyond_the_share_stays_no_longer_than_the_grace() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn after_alpn_h2_a_bad_preface_is_not_answered_in_http_1() {
+    let server = TestServer::start(Protocol::Http).await;
+    let svid = Arc::new(server.ca.svid("/a").svid());
+    let source = Arc::new(StaticSource::new(Some(svid), bundles(&[&server.ca])));
+    let config = client_config(source, server.clock.clone(), DAEMON.parse().unwrap(), &[b"h2"]);
+    let tcp = TcpStream::connect(server.address).await.unwrap();
+    let name = rustls::pki_types::ServerName::try_from("daemon").unwrap();
+    let mut tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+    tls.write_all(b"GET /who HTTP/1.1\r\nhost: daemon\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = soon(tls.read_to_end(&mut answer)).await;
+    assert!(!answer.starts_with(b"HTTP/1"), "{}", String::from_utf8_lossy(&answer));
+}

@@ -107,6 +107,20 @@ words! {
     }
 }
 
+impl PrincipalKind {
+    /// As it stands in a sentence: `a workload`, `an operator`.
+    pub const fn with_article(self) -> &'static str {
+        match self {
+            PrincipalKind::Workload => "a workload",
+            PrincipalKind::Launcher => "a launcher",
+            PrincipalKind::Scheduler => "a scheduler",
+            PrincipalKind::Operator => "an operator",
+            PrincipalKind::Verifier => "a verifier",
+            PrincipalKind::Auditor => "an auditor",
+        }
+    }
+}
+
 impl Action {
     /// The half of the work that a credential for this action belongs to. Finetune is decided, never issued.
     pub const fn half(self) -> Option<Half> {

@@ -25,6 +25,8 @@ pub use pin::Pin;
 pub use resource::{ResourceKind, ResourceName};
 pub use spiffe::{SpiffeId, TrustDomain};
 
+use crate::secret::{looks_secret, withheld};
+
 /// Why a text is not a name of the kind that was wanted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{shown}` is not {wanted}: {why}")]
@@ -38,7 +40,9 @@ impl NameError {
     pub(crate) fn new(text: &str, wanted: &'static str, why: &'static str) -> Self {
         // What is shown is bounded and holds no control character: it ends in logs and terminals.
         let mut shown: String = text.chars().take(80).flat_map(char::escape_default).collect();
-        if text.chars().nth(80).is_some() {
+        if looks_secret(text) {
+            shown = withheld(text);
+        } else if text.chars().nth(80).is_some() {
             shown.push('…');
         }
         NameError { shown, wanted, why }

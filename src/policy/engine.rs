@@ -51,6 +51,11 @@ impl Engine {
         Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })
     }
 
+    /// Reads and validates policies without a catalog: all that is wrong with them alone.
+    pub fn check(from: &PolicySource) -> Result<(), PolicyErrors> {
+        Rules::load(from).map(drop)
+    }
+
     /// Over the schema and the names and texts of the policy files.
     pub fn digest(&self) -> Digest {
         self.rules.digest
@@ -64,6 +69,11 @@ impl Engine {
     /// The policies, in the order of their files.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.policies.iter().map(|(rule, _)| &**rule)
+    }
+
+    /// The policies with their rules.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &(Arc<Rule>, cedar_policy::Policy)> {
+        self.rules.policies.iter()
     }
 
     /// What is no mistake, but should be known: a rule about a resource that the catalog does not have.
@@ -306,7 +316,11 @@ fn ids<'r>(rules: impl IntoIterator<Item = &'r Arc<Rule>>) -> Vec<String> {
 /// A rule that could not be evaluated is a fault of the policy: operators must hear of it, requesters must not.
 fn log_errors(cause: &Cause, act: Act) {
     if let Cause::Error(failed) = cause {
-        tracing::error!(action = act.as_str(), errors = ?failed, "a policy could not be evaluated, which denies");
+        tracing::error!(
+            action = act.as_str(),
+            errors = failed.join("; "),
+            "a policy could not be evaluated, which denies"
+        );
     }
 }
 

@@ -92,14 +92,17 @@ pub(super) fn unknown(name: &str) -> Refusal {
 
 pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[PrincipalKind]) -> Refusal {
     let kinds: Vec<&str> = kinds.iter().map(|k| k.as_str()).collect();
-    Refusal::new(Reason::KindNotAllowed, format!("a {} may not call {}", principal.kind, call.rpc))
-        .with("you", call_you(call, principal))
-        .fix(format!("call it as one of: {}", kinds.join(", ")))
+    Refusal::new(
+        Reason::KindNotAllowed,
+        format!("{} may not call {}", principal.kind.with_article(), call.rpc),
+    )
+    .with("you", call_you(call, principal))
+    .fix(format!("call it as one of: {}", kinds.join(", ")))
 }
 
 /// A member, or the launcher that wants to be one, that is no workload.
 pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
-    let text = format!("a {} holds no part of a job", who.principal.kind);
+    let text = format!("{} holds no part of a job", who.principal.kind.with_article());
     Refusal::new(Reason::KindNotAllowed, text)
         .with("you", you(who))
         .fix("name the workloads that do the work in members.join")

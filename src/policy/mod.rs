@@ -13,6 +13,7 @@
 //! | `engine` `outcome` `memo` | [`Engine`]: rules over a catalog; what they say of one act, kept |
 //! | `source` `rules` `literals` `fault` | policies read, validated, and what is wrong with them |
 //! | `entities` `facts` `slice` | what Cedar is given: entities, context, and the rules that can matter |
+//! | `gaps` | what a catalog says in vain under the policies |
 //! | `explain` `probe` | the words of a refusal, and which one change would have permitted it |
 //! | `rpc` | [`Rpc`]: each call as an action of the schema |
 
@@ -23,6 +24,7 @@ mod entities;
 mod explain;
 mod facts;
 mod fault;
+mod gaps;
 mod literals;
 mod memo;
 mod outcome;

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     limits::{POLICIES_MAX, TEXT_BYTES_MAX},
     name::Digest,
+    secret::looks_secret,
     written::Lines,
 };
 
@@ -255,5 +256,6 @@ fn said(e: &dyn Diagnostic) -> String {
     let help = e.help().map(|h| format!("; {h}")).unwrap_or_default();
     let labels = e.labels().into_iter().flatten().filter_map(|l| l.label().map(|l| format!(": {l}")));
     let label = labels.take(1).collect::<String>();
-    format!("{e}{label}{help}").replace('\n', " ")
+    let said = format!("{e}{label}{help}").replace('\n', " ");
+    if looks_secret(&said) { "it is not Cedar, and looks like a key or a token".to_owned() } else { said }
 }

@@ -263,6 +263,10 @@ fn published_keys_read_back_and_others_are_refused() {
     assert_eq!(key.id().epoch(), Some(12));
     let bad = key.public().to_jwks().replace("P-256", "P-384");
     assert!(KeySet::from_jwks(&bad).is_err());
+    // A point with another y is not on the curve: no signature could be verified by it.
+    let mut jwks: serde_json::Value = serde_json::from_str(&key.public().to_jwks()).unwrap();
+    jwks["keys"][0]["y"] = "A".repeat(43).into();
+    assert!(KeySet::from_jwks(&jwks.to_string()).is_err());
 }
 
 #[test]

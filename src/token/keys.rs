@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
+    agreement::{self, ECDH_P256, EphemeralPrivateKey, agree_ephemeral},
     hmac,
     rand::SystemRandom,
     signature::{
@@ -198,5 +199,12 @@ fn coordinates(point: &[u8]) -> Option<(String, String)> {
 
 fn point(x: &str, y: &str) -> Option<Vec<u8>> {
     let (x, y) = (URL_SAFE_NO_PAD.decode(x).ok()?, URL_SAFE_NO_PAD.decode(y).ok()?);
-    (x.len() == 32 && y.len() == 32).then(|| [&[4], x.as_slice(), y.as_slice()].concat())
+    let point = (x.len() == 32 && y.len() == 32).then(|| [&[4], x.as_slice(), y.as_slice()].concat())?;
+    is_on_curve(&point).then_some(point)
+}
+
+/// Whether a point is on P-256. Key agreement is where ring says so: a signature fails alike for every reason.
+fn is_on_curve(point: &[u8]) -> bool {
+    let Ok(ours) = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()) else { return false };
+    agree_ephemeral(ours, &agreement::UnparsedPublicKey::new(&ECDH_P256, point), |_| ()).is_ok()
 }

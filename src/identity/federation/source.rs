@@ -130,6 +130,9 @@ impl BundleSource {
             tracing::warn!(%url, %domain, "a bundle with a lower sequence than that of the one in use was passed over");
             return self.asked.stand(Standing::Good);
         }
+        for warning in roots.warnings(domain) {
+            tracing::warn!(%url, %domain, %warning, "trust bundle");
+        }
         let mut bundles = self.asked.nobody();
         bundles.add(domain.clone(), roots);
         if let Some(server) = &self.server
@@ -141,7 +144,7 @@ impl BundleSource {
         if bundles.trusts_as(&trust.bundles) {
             return self.asked.stand(Standing::Good);
         }
-        tracing::info!(%url, ?bundles, "the bundle of a foreign trust domain was fetched");
+        tracing::info!(%url, %bundles, "the bundle of a foreign trust domain was fetched");
         self.asked.replace(None, bundles, Standing::Good);
     }
 

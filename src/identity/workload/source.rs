@@ -179,7 +179,7 @@ impl WorkloadSource {
         let standing = match &state.svid {
             Some(svid) => {
                 let (id, until) = (svid.spiffe_id(), svid.not_after());
-                tracing::info!(%id, %until, bundles = ?state.bundles, "the SPIFFE agent gave us our SVID and bundles");
+                tracing::info!(%id, %until, bundles = %state.bundles, "the SPIFFE agent gave us our SVID and bundles");
                 self.asked.answered();
                 Standing::Good
             }

@@ -1,0 +1,243 @@
+//! Everything that a start reads, looked at before anything is served. `leasehold config check` and the start itself use the
+//! same look, so that what one approves the other takes.
+
+use std::{fmt, net::TcpListener, path::Path, sync::Arc, time::Duration};
+
+use tokio_rustls::TlsAcceptor;
+
+use super::{listeners, rules};
+use crate::{
+    broker::Rules,
+    clock::{Clock, Wall},
+    config::{Config, ConfiguredPath, IdentityFrom, IssuerListen},
+    identity::{BundleSource, EndpointProfile, LoadError, TrustBundles, X509Svid},
+    limits,
+    name::TrustDomain,
+};
+
+/// What was found at one key of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// As in `identity.key`.
+    pub key: String,
+    /// The path that it means, or an address. The path of a key without a file is withheld.
+    pub means: String,
+    /// What keeps a daemon from serving.
+    pub faults: Vec<String>,
+    /// What is no fault, but should be known.
+    pub warnings: Vec<String>,
+}
+
+/// All that was looked at, in the order of the file, and what a start needs of it.
+pub struct Inspection {
+    pub looks: Vec<Look>,
+    rules: Option<Rules>,
+    tls: Option<TlsAcceptor>,
+}
+
+/// All that keeps a daemon from serving, one line for each.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Faults(pub Vec<String>);
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the configuration cannot be served")?;
+        self.0.iter().try_for_each(|fault| write!(f, "\n{fault}"))
+    }
+}
+
+/// Reads every file that a configuration names, as a start does. Blocking.
+pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
+    let looks = config.paths().iter().map(look_at_path).collect();
+    let mut all = Inspection { looks, rules: None, tls: None };
+    let roots = all.look_at_bundles(config, clock.now().wall);
+    all.look_at_svid(config, &roots, clock.now().wall);
+    all.look_at_endpoints(config, clock);
+    all.look_at_issuer(config);
+    all.look_at_rules(config);
+    all
+}
+
+impl Inspection {
+    /// Each fault as `KEY: what is wrong`.
+    pub fn faults(&self) -> Vec<String> {
+        self.lines(|look| &look.faults)
+    }
+
+    /// Each warning as `KEY: what should be known`.
+    pub fn warnings(&self) -> Vec<String> {
+        self.lines(|look| &look.warnings)
+    }
+
+    fn lines(&self, of: impl Fn(&Look) -> &Vec<String>) -> Vec<String> {
+        let lines = |look: &'_ Look| {
+            let key = look.key.clone();
+            of(look).clone().into_iter().map(move |line| format!("{key}: {line}"))
+        };
+        self.looks.iter().flat_map(lines).collect()
+    }
+
+    /// What a start goes on with.
+    pub(super) fn into_parts(self) -> Result<(Rules, Option<TlsAcceptor>), Faults> {
+        let faults = self.faults();
+        match self.rules {
+            Some(rules) if faults.is_empty() => Ok((rules, self.tls)),
+            _ => Err(Faults(faults)),
+        }
+    }
+
+    /// Tries each address. One that is in use is a warning: the daemon may be running.
+    pub fn look_at_ports(&mut self, config: &Config) {
+        let all = [
+            ("server.grpc", config.server.grpc),
+            ("server.probe", config.server.probe),
+            ("issuer.listen", config.issuer.listen.address()),
+        ];
+        for (key, address) in all {
+            let mut look = Look { key: key.to_owned(), means: address.to_string(), ..Look::default() };
+            match TcpListener::bind(address) {
+                Ok(_) => {}
+                Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                    look.warnings
+                        .push(format!("{address} is in use, by a daemon that runs or by another program"));
+                }
+                Err(e) => {
+                    look.faults.push(format!("{address} cannot be listened on ({e}): write another address"))
+                }
+            }
+            self.looks.push(look);
+        }
+    }
+
+    fn look(&mut self, key: &str) -> &mut Look {
+        let place = self.looks.iter().position(|look| look.key == key).unwrap_or_else(|| {
+            self.looks.push(Look { key: key.to_owned(), ..Look::default() });
+            self.looks.len() - 1
+        });
+        #[expect(clippy::indexing_slicing, reason = "it was found or pushed above")]
+        &mut self.looks[place]
+    }
+
+    /// Whether a file is there: what is not was noted with its path.
+    fn is_there(&self, key: &str, path: &Path) -> bool {
+        path.is_file() && self.looks.iter().any(|look| look.key == key)
+    }
+
+    fn look_at_bundles(&mut self, config: &Config, now: Wall) -> TrustBundles {
+        let mut roots = TrustBundles::empty().with_svid_life_max(config.identity.max_svid_ttl);
+        for (domain, path) in &config.identity.bundles {
+            let key = format!("identity.bundles.\"{domain}\"");
+            if !self.is_there(&key, path) {
+                continue;
+            }
+            match roots.clone().with_file_at(domain.clone(), path, now) {
+                Ok(more) => roots = more,
+                Err(error) => self.look(&key).faults.push(said(&error)),
+            }
+            let mine = format!("`{domain}`");
+            let warnings = roots.warnings().into_iter().filter(|w| w.starts_with(&mine));
+            self.look(&key).warnings.extend(warnings);
+        }
+        roots
+    }
+
+    fn look_at_svid(&mut self, config: &Config, roots: &TrustBundles, now: Wall) {
+        let IdentityFrom::Files { cert, key } = &config.identity.from else { return };
+        if !self.is_there("identity.cert", cert) || !self.is_there("identity.key", key) {
+            return;
+        }
+        match X509Svid::load(cert, key) {
+            Err(error) if error.file == key.display().to_string() => {
+                self.look("identity.key").faults.push(said(&error));
+            }
+            Err(error) => self.look("identity.cert").faults.push(said(&error)),
+            Ok(svid) => {
+                let look = self.look("identity.cert");
+                if let Err(why) = svid.judge(roots, now) {
+                    look.faults.push(format!("{}: every client would refuse it: {why}", svid.spiffe_id()));
+                } else if let Err(why) = svid.leaf().check_life(limits::SVID_LIFE_MAX) {
+                    look.warnings
+                        .push(format!("{}: clients of Leasehold refuse it: {why}", svid.spiffe_id()));
+                }
+            }
+        }
+    }
+
+    fn look_at_endpoints(&mut self, config: &Config, clock: &Arc<dyn Clock>) {
+        for endpoint in &config.identity.federation {
+            let (path, kind) = match &endpoint.profile {
+                EndpointProfile::Spiffe { bundle, .. } => (bundle, "bundle"),
+                EndpointProfile::Web { ca } => (ca, "ca"),
+            };
+            let key = format!("federation.\"{}\".{kind}", endpoint.trust_domain);
+            if !self.is_there(&key, path) {
+                continue;
+            }
+            let opened = BundleSource::open(endpoint.clone(), Duration::MAX, Duration::MAX, clock.clone());
+            if let Err(error) = opened {
+                self.look(&key).faults.push(said(&error));
+            }
+        }
+    }
+
+    fn look_at_issuer(&mut self, config: &Config) {
+        let IssuerListen::Tls { cert, key, .. } = &config.issuer.listen else { return };
+        if !self.is_there("issuer.cert", cert) || !self.is_there("issuer.key", key) {
+            return;
+        }
+        match listeners::web_tls(cert, key) {
+            Ok(acceptor) => self.tls = Some(acceptor),
+            Err(fault) => self.look(fault.key).faults.push(fault.what),
+        }
+    }
+
+    fn look_at_rules(&mut self, config: &Config) {
+        let read = rules::look(&config.policy, None);
+        self.look("policy.catalog").faults.extend(read.catalog_faults);
+        self.look("policy.dir").faults.extend(read.policy_faults);
+        if let Some(rules) = &read.rules {
+            let catalog = rules.catalog();
+            self.look("policy.catalog").warnings.extend(catalog.warnings().to_vec());
+            self.look("policy.catalog").warnings.extend(strangers(config, rules));
+            self.look("policy.dir").warnings.extend(rules.engine.warnings().to_vec());
+            self.look("policy.catalog").warnings.extend(rules.engine.gaps());
+        }
+        self.rules = read.rules;
+    }
+}
+
+fn look_at_path(path: &ConfiguredPath) -> Look {
+    let mut look = Look { key: path.key.clone(), means: path.shown(), ..Look::default() };
+    if let Err(fault) = path.check() {
+        look.faults.push(format!("`{}` {fault}", look.means));
+    }
+    look
+}
+
+/// Entries of the catalog that cannot come in, because the daemon has no roots of their trust domain and cannot get any.
+fn strangers(config: &Config, rules: &Rules) -> Vec<String> {
+    let identity = &config.identity;
+    let has_roots = |domain: &TrustDomain| {
+        let is_allowed = identity.trust_domains.as_ref().is_none_or(|allowed| allowed.contains(domain));
+        let is_fetched = identity.federation.iter().any(|endpoint| endpoint.trust_domain == *domain);
+        let is_from_agent = matches!(identity.from, IdentityFrom::WorkloadApi { .. });
+        is_allowed && (is_from_agent || is_fetched || identity.bundles.contains_key(domain))
+    };
+    let strangers = rules.catalog().principals().filter(|p| !has_roots(p.pattern.trust_domain()));
+    let said = |p: &Arc<crate::catalog::Principal>| {
+        format!(
+            "{}: `{}` cannot connect, since the daemon has no roots of `{}`: add its bundle below identity.bundles",
+            p.matched,
+            p.pattern,
+            p.pattern.trust_domain()
+        )
+    };
+    strangers.map(said).collect()
+}
+
+fn said(error: &LoadError) -> String {
+    match std::error::Error::source(error) {
+        Some(cause) => format!("{error} ({cause})"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,291 @@
+//! What a catalog says in vain: roles and groups that no rule mentions, and entries that no rule lets do anything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use serde_json::Value as Json;
+
+use super::{
+    Bundle, Call, Engine, Phase, Relation, Rpc,
+    facts::Facts,
+    outcome::Outcome,
+    slice::{Act, Slice},
+};
+use crate::{
+    catalog::{Principal, Resource, distance},
+    clock::Wall,
+    limits::POLICY_GAP_QUESTIONS_MAX,
+    name::{Action, Method, PrincipalKind, SpiffeId},
+};
+
+/// The questions that may still be asked, and whether one was answered by no rule.
+struct Asked {
+    left: usize,
+    has_silence: bool,
+}
+
+impl Engine {
+    /// A line for each thing that the catalog says in vain under these policies. None of them is a mistake for sure.
+    pub fn gaps(&self) -> Vec<String> {
+        let mentioned = self.mentioned();
+        if self.rules().next().is_none() {
+            return vec![
+                "there is no policy, so everything is denied: write .cedar files, or copy config/policy"
+                    .to_owned(),
+            ];
+        }
+        let mut lines = Vec::new();
+        for principal in self.catalog.principals().filter(|p| !p.disabled) {
+            lines.extend(unmentioned(principal, &mentioned));
+        }
+        lines.extend(self.idle(&mentioned));
+        lines
+    }
+
+    /// Every text that stands in a rule.
+    fn mentioned(&self) -> BTreeSet<String> {
+        let mut texts = BTreeSet::new();
+        for (rule, policy) in self.policies() {
+            texts.extend(rule.gate.iter().map(|gate| gate.approver_group.clone()));
+            if let Ok(json) = policy.to_json() {
+                collect(&json, &mut texts);
+            }
+        }
+        texts
+    }
+
+    /// Entries that may do nothing but ask who they are. Entries that rules cannot tell apart are judged once.
+    fn idle(&self, mentioned: &BTreeSet<String>) -> Vec<String> {
+        let ids: Vec<SpiffeId> = mentioned.iter().filter_map(|text| text.parse().ok()).collect();
+        let mut asked = Asked { left: POLICY_GAP_QUESTIONS_MAX, has_silence: false };
+        let mut judged: BTreeMap<_, bool> = BTreeMap::new();
+        let mut lines = Vec::new();
+        for p in self.catalog.principals().filter(|p| !p.disabled) {
+            let alike =
+                (&p.tenant, p.kind, p.identity.as_str(), &p.roles, &p.groups, p.pattern.trust_domain());
+            let is_named =
+                ids.iter().any(|id| p.pattern.matches(id)) || mentioned.contains(&p.pattern.to_string());
+            let can = is_named || *judged.entry(alike).or_insert_with(|| self.is_of_use(p, &mut asked));
+            if !can {
+                lines.push(format!(
+                    "{}: `{}` is {} that no rule lets do anything: {}",
+                    p.matched,
+                    p.pattern,
+                    p.kind.with_article(),
+                    wanting(p)
+                ));
+            }
+        }
+        lines
+    }
+
+    /// Whether rules let an entry do something, or forbid it everything, which is said on purpose.
+    fn is_of_use(&self, p: &Principal, asked: &mut Asked) -> bool {
+        asked.has_silence = false;
+        self.can_do_something(p, asked) || !asked.has_silence
+    }
+
+    fn can_do_something(&self, p: &Principal, asked: &mut Asked) -> bool {
+        if p.kind != PrincipalKind::Workload {
+            return Rpc::ALL.iter().any(|rpc| self.may_call(p, *rpc, asked));
+        }
+        // A workload that creates jobs needs something to put into them too.
+        let mut visible = self.catalog.resources().filter(|r| r.visible_to(&p.tenant)).peekable();
+        visible.peek().is_none() || visible.any(|r| self.may_hold(p, r, asked))
+    }
+
+    fn may_call(&self, p: &Principal, rpc: Rpc, asked: &mut Asked) -> bool {
+        if matches!(rpc, Rpc::WhoAmI | Rpc::GetKeys | Rpc::WaitDurable) {
+            return false;
+        }
+        let Some(slice) = self.slices.get(&(p.kind, Act::Rpc(rpc))) else { return false };
+        let Some(caller) = some_id(p) else { return true };
+        [Some(&p.tenant), None].into_iter().any(|tenant| {
+            let call = Call {
+                caller: &caller,
+                rpc,
+                tenant,
+                relations: Relation::ALL,
+                now: Wall(0),
+                reason: "a reason",
+            };
+            let on = self.prepared.tenant_uid(&self.types, tenant);
+            self.answers(slice, p, &on, &Facts::of_call(&call), asked)
+        })
+    }
+
+    fn may_hold(&self, p: &Principal, resource: &Resource, asked: &mut Asked) -> bool {
+        let Some(on) = self.prepared.resources.get(&resource.name) else { return true };
+        let name = p.pattern.to_string();
+        let purposes: Vec<&str> = match resource.dataset() {
+            Some(dataset) => dataset.purposes.iter().map(String::as_str).collect(),
+            None => vec![""],
+        };
+        let methods: Vec<Option<Method>> =
+            std::iter::once(None).chain(Method::ALL.iter().copied().map(Some)).collect();
+        // To read back or delete a checkpoint is of no use to an entry that never writes one.
+        let opens = |action: &Action| !matches!(action, Action::ReadCheckpoint | Action::DeleteCheckpoint);
+        let actions = Action::ALL.iter().filter(|a| opens(*a) && a.applies_to() == resource.name.kind());
+        let approved = BTreeSet::new();
+        actions.into_iter().any(|action| {
+            let Some(slice) = self.slices.get(&(p.kind, Act::Part(*action))) else { return false };
+            purposes.iter().any(|purpose| {
+                methods.iter().any(|method| {
+                    let bundle = Bundle {
+                        job: "",
+                        tenant: &p.tenant,
+                        attempt: 1,
+                        phase: Phase::Running,
+                        purpose,
+                        method: *method,
+                        ttl: Duration::from_secs(60),
+                        now: Wall(0),
+                        approved: &approved,
+                        own_checkpoint: true,
+                        parts: &[],
+                    };
+                    self.answers(slice, p, on, &Facts::of_job(&name, &bundle), asked)
+                })
+            })
+        })
+    }
+
+    /// Whether it is allowed, or waits for people. Past the bound on questions everything is taken to be.
+    fn answers(
+        &self,
+        slice: &Slice,
+        p: &Principal,
+        on: &cedar_policy::EntityUid,
+        facts: &Facts<'_>,
+        asked: &mut Asked,
+    ) -> bool {
+        let (Some(me), Some(fewer)) = (self.prepared.principals.get(&p.pattern), asked.left.checked_sub(1))
+        else {
+            return true;
+        };
+        asked.left = fewer;
+        let outcome = self.evaluate(slice, &self.prepared.entities, me, on, facts);
+        asked.has_silence |= matches!(outcome, Outcome::Nothing);
+        matches!(outcome, Outcome::Allow(_) | Outcome::Wait(..) | Outcome::Error(_))
+    }
+}
+
+/// What an entry that can do nothing most often lacks.
+fn wanting(p: &Principal) -> &'static str {
+    match p.kind {
+        PrincipalKind::Operator if p.groups.is_empty() => {
+            "it has no `groups`; write groups = [\"operators\"], or as your policies say"
+        }
+        PrincipalKind::Workload if p.roles.is_empty() => {
+            "it has no `roles`; write roles = [\"trainer\"], or as your policies say"
+        }
+        _ => "see which roles and groups your policies ask for, or write disabled = true",
+    }
+}
+
+fn unmentioned(p: &Principal, mentioned: &BTreeSet<String>) -> Vec<String> {
+    let words = p.roles.iter().map(|w| ("role", w)).chain(p.groups.iter().map(|w| ("group", w)));
+    let lines = words.filter(|(_, word)| !mentioned.contains(*word)).map(|(what, word)| {
+        let near =
+            mentioned.iter().map(|known| (distance(word, known), known)).min().filter(|(far, _)| *far <= 2);
+        let fix = match near {
+            Some((_, near)) => format!("write `{near}`?"),
+            None => "correct it, or write the rule".to_owned(),
+        };
+        format!("{}: no rule mentions the {what} `{word}`: {fix}", p.matched)
+    });
+    lines.collect()
+}
+
+/// An identity that falls under an entry.
+fn some_id(p: &Principal) -> Option<SpiffeId> {
+    p.pattern.to_string().replace("**", "x").replace('*', "x").parse().ok()
+}
+
+/// Every text of a policy in Cedar's JSON form, without its annotations.
+fn collect(json: &Json, texts: &mut BTreeSet<String>) {
+    match json {
+        Json::String(text) => drop(texts.insert(text.clone())),
+        Json::Array(items) => items.iter().for_each(|item| collect(item, texts)),
+        Json::Object(map) => {
+            map.iter().filter(|(key, _)| *key != "annotations").for_each(|(_, value)| collect(value, texts));
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        catalog::Catalog,
+        policy::{Explain, PolicySource},
+    };
+
+    fn gaps(catalog: &str, policy: &PolicySource) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("acme.toml"), format!("[tenant.acme]\n{catalog}")).unwrap();
+        let catalog = Catalog::load(dir.path()).unwrap();
+        Engine::load(policy, &catalog, Explain::Requester).unwrap().gaps()
+    }
+
+    const DATA: &str = r#"
+[[audience]]
+name = "spiffe://td/gateway"
+verifiers = ["spiffe://td/gateway"]
+checks = "feed"
+presenter = "mtls"
+[[dataset]]
+name = "a@v1"
+location = "file:///a/"
+audience = "spiffe://td/gateway"
+pin = "none"
+classification = "internal"
+data_classes = []
+source_trust = "curated"
+purposes = ["one"]
+owner = "o@x"
+"#;
+
+    #[test]
+    fn what_the_catalog_says_in_vain_is_named() {
+        let principals = r#"
+[[principal]]
+match = "spiffe://td/good/*"
+kind = "workload"
+roles = ["trainer"]
+[[principal]]
+match = "spiffe://td/typo/*"
+kind = "workload"
+roles = ["trainr"]
+[[principal]]
+match = "spiffe://td/ops/*"
+kind = "operator"
+[[principal]]
+match = "spiffe://td/oops/*"
+kind = "operator"
+groups = ["operators", "colour"]
+[[principal]]
+match = "spiffe://td/off/*"
+kind = "operator"
+disabled = true
+"#;
+        let lines = gaps(&format!("{principals}{DATA}"), &PolicySource::Default);
+        insta::assert_snapshot!(lines.join("\n"), @r#"
+        acme.toml:6: no rule mentions the role `trainr`: write `trainer`?
+        acme.toml:13: no rule mentions the group `colour`: correct it, or write the rule
+        acme.toml:6: `spiffe://td/typo/*` is a workload that no rule lets do anything: see which roles and groups your policies ask for, or write disabled = true
+        acme.toml:10: `spiffe://td/ops/*` is an operator that no rule lets do anything: it has no `groups`; write groups = ["operators"], or as your policies say
+        "#);
+    }
+
+    #[test]
+    fn an_empty_policy_directory_is_warned_of() {
+        let empty = tempfile::tempdir().unwrap();
+        let lines = gaps(DATA, &PolicySource::Dir(empty.path().to_owned()));
+        assert_eq!(lines.len(), 1);
+        assert!(lines[0].starts_with("there is no policy, so everything is denied"), "{lines:?}");
+    }
+}
