@@ -343,3 +343,29 @@ async fn finished(terminating: &mut Option<BoxFuture<'static, Left>>) -> Left {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        clock::ManualClock,
+        identity::{
+            StaticSource,
+            testing::{NOW, TestCa, bundles},
+        },
+    };
+
+    #[tokio::test]
+    async fn an_svid_that_is_about_to_end_is_told_once() {
+        let ca = TestCa::new("a.example");
+        let source = StaticSource::new(Some(Arc::new(ca.svid("/w").svid())), bundles(&[&ca]));
+        let (clock, soon) = (ManualClock::new(NOW), Duration::from_millis(50));
+        let end = source.current().svid.as_ref().unwrap().not_after();
+        let early = tokio::time::timeout(soon, svid_ends(&source, &clock, None)).await;
+        assert!(early.is_err(), "half of its life is left");
+        clock.set_wall(Wall(end.0 - 30_000));
+        assert_eq!(svid_ends(&source, &clock, None).await, end);
+        let again = tokio::time::timeout(soon, svid_ends(&source, &clock, Some(end))).await;
+        assert!(again.is_err(), "once is enough");
+    }
+}
