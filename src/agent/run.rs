@@ -348,7 +348,7 @@ async fn finished(terminating: &mut Option<BoxFuture<'static, Left>>) -> Left {
 mod tests {
     use super::*;
     use crate::{
-        clock::ManualClock,
+        clock::manual::ManualClock,
         identity::{
             StaticSource,
             testing::{NOW, TestCa, bundles},
