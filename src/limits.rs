@@ -24,6 +24,8 @@ pub const INSTANCES_MAX: usize = 2 * MEMBERS_MAX as usize;
 pub const ATTEMPTS_MAX: u32 = 1_000;
 /// Entries of a page, where the caller asked for none and at the most.
 pub const PAGE_DEFAULT: usize = 100;
+/// States, outcomes or resources that a filter of ListJobs names: there are no more states and outcomes than this.
+pub const JOB_FILTER_ITEMS_MAX: usize = 16;
 /// The most entries of a page.
 pub const PAGE_MAX: usize = 1_000;
 

@@ -13,9 +13,9 @@ use super::{
     times::timestamp,
 };
 use crate::{
-    broker::{Broker, Caller, Concerned},
-    clock::LeaseTime,
-    limits,
+    broker::{Broker, Caller, Concerned, JobFilter, WantedState},
+    clock::{LeaseTime, Wall},
+    limits::{self, JOB_FILTER_ITEMS_MAX},
     name::{JobId, Outcome},
     policy::Rpc,
     proto::v1::{self, job_service_server::JobService},
@@ -84,7 +84,7 @@ impl JobService for Jobs {
             .call(Rpc::ListJobs, request, |broker, caller, q| async move {
                 let max = page_size(q.page_size);
                 let below = job_page(&q.page_token)?;
-                let jobs = broker.list_jobs(&caller, q.open_only, below, max.saturating_add(1));
+                let jobs = broker.list_jobs(&caller, &job_filter(q)?, below, max.saturating_add(1));
                 let more = jobs.len() > max;
                 let shown = jobs.get(..jobs.len().min(max)).unwrap_or_default();
                 let next_page_token = match shown.last() {
@@ -244,6 +244,45 @@ fn concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
         bytes => Some(Secret::from_bytes(bytes).ok_or_else(bad)?.digest()),
     };
     Ok(Concerned::Member { instance, proof })
+}
+
+/// What a list is to show, as the request says it.
+fn job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
+    let bad =
+        |field: &'static str, what: String| Refusal::new(Reason::FieldInvalid, what).with("field", field);
+    if q.states.len() > JOB_FILTER_ITEMS_MAX
+        || q.outcomes.len() > JOB_FILTER_ITEMS_MAX
+        || q.resources.len() > JOB_FILTER_ITEMS_MAX
+    {
+        return Err(bad("states", format!("a filter has more than {JOB_FILTER_ITEMS_MAX} items in a list")));
+    }
+    let mut states = Vec::new();
+    for state in &q.states {
+        states.push(match v1::JobState::try_from(*state) {
+            Ok(v1::JobState::AwaitingApproval) => WantedState::AwaitingApproval,
+            Ok(v1::JobState::Ready) => WantedState::Ready,
+            Ok(v1::JobState::Running) => WantedState::Running,
+            Ok(v1::JobState::Closed) => WantedState::Closed,
+            _ => return Err(bad("states", format!("`states` holds {state}, which is no state of a job"))),
+        });
+    }
+    for outcome in &q.outcomes {
+        states.push(WantedState::ClosedAs(reported(*outcome, Outcome::ALL)?));
+    }
+    let resources = q.resources.iter().map(|r| named("resources", r)).collect::<Result<_, _>>()?;
+    let created_from = q.created_from.map(|at| {
+        let seconds = u64::try_from(at.seconds).unwrap_or(0);
+        Wall(seconds.saturating_mul(1_000).saturating_add(u64::try_from(at.nanos / 1_000_000).unwrap_or(0)))
+    });
+    Ok(JobFilter {
+        open_only: q.open_only,
+        states,
+        tenant: maybe_named("tenant", &q.tenant)?,
+        launcher: maybe_named("launcher", &q.launcher)?,
+        resources,
+        created_from,
+        id_prefix: q.id_prefix,
+    })
 }
 
 fn job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {

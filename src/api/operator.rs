@@ -12,7 +12,7 @@ use super::{
     times::timestamp,
 };
 use crate::{
-    broker::{Broker, Caller, LeasePlace},
+    broker::{Broker, Caller, LeaseFilter, LeasePlace},
     ledger::TailError,
     limits,
     name::FenceName,
@@ -35,9 +35,10 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::ListLeases, request, |broker, caller, q| async move {
                 let behind: Option<FenceName> = maybe_named("behind", &q.behind)?;
+                let filter = LeaseFilter { behind, live_only: q.live_only, id_prefix: q.id_prefix };
                 let after = lease_page(&q.page_token)?;
                 let max = page_size(q.page_size);
-                let page = broker.list_leases(&caller, behind.as_ref(), q.live_only, after, max)?;
+                let page = broker.list_leases(&caller, &filter, after, max)?;
                 let now = broker.clock().now();
                 Ok(v1::ListLeasesResponse {
                     leases: page.leases.iter().map(|v| convert::lease_view(now, v)).collect(),

@@ -1,13 +1,19 @@
 //! Pages of leases: of however many there are, the few that come next.
 
-use std::{cmp::Reverse, collections::BinaryHeap, fmt, str::FromStr, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+    fmt,
+    str::FromStr,
+    sync::Arc,
+};
 
 use super::{Broker, Caller, LeaseView, queries::stood_behind};
 use crate::{
     clock::LeaseTime,
-    lease::{Ended, Lease},
-    name::{FenceName, LeaseId, TenantName},
-    policy::Rpc,
+    lease::{Ended, Facts, Lease},
+    name::{FenceName, JobId, LeaseId},
+    policy::{Relation, Rpc},
     reason::Refusal,
 };
 
@@ -52,6 +58,24 @@ impl FromStr for LeasePlace {
         let at = LeaseTime(part()?.parse().map_err(|_| ())?);
         Ok(LeasePlace { over, at: Reverse(at), id: Reverse(part()?.parse().map_err(|_| ())?) })
     }
+}
+
+/// Which of the leases that a caller may see a list shows.
+#[derive(Clone, Debug, Default)]
+pub struct LeaseFilter {
+    /// Those that stand behind this name.
+    pub behind: Option<FenceName>,
+    pub live_only: bool,
+    /// How its id begins.
+    pub id_prefix: String,
+}
+
+/// Whose leases a caller sees.
+enum Seen {
+    All,
+    OfTenant,
+    /// Those of the jobs that the caller launched.
+    OfJobs(BTreeSet<JobId>),
 }
 
 /// Some leases, and where to go on where there are more.
@@ -119,31 +143,49 @@ impl First {
 }
 
 impl Broker {
+    fn seen_leases(&self, caller: &Caller) -> Result<Seen, Refusal> {
+        if self.authorize(caller, Rpc::ListLeases, None, &[], "").is_ok() {
+            return Ok(Seen::All);
+        }
+        let Err(refusal) = self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "") else {
+            return Ok(Seen::OfTenant);
+        };
+        let own = self.state.list(None, usize::MAX, |job| job.launcher == *caller.id());
+        let launched = [Relation::Launcher];
+        match self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &launched, "") {
+            Ok(()) if !own.is_empty() => Ok(Seen::OfJobs(own.iter().map(|job| job.id).collect())),
+            _ => Err(refusal),
+        }
+    }
+
     /// Leases that the caller may see, from beyond a place: live ones first, then those that ended, newest first.
     ///
     /// Looks at all there are and holds as many as a page has.
     pub fn list_leases(
         &self,
         caller: &Caller,
-        behind: Option<&FenceName>,
-        live_only: bool,
+        filter: &LeaseFilter,
         after: Option<LeasePlace>,
         max: usize,
     ) -> Result<LeasePage, Refusal> {
-        let all = self.authorize(caller, Rpc::ListLeases, None, &[], "").is_ok();
-        if !all {
-            self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "")?;
-        }
-        let mine = |tenant: &TenantName| all || tenant == caller.tenant();
+        let seen = self.seen_leases(caller)?;
+        let LeaseFilter { behind, live_only, id_prefix } = filter;
+        let behind = behind.as_ref();
+        let mine = |facts: &Facts| match &seen {
+            Seen::All => true,
+            Seen::OfTenant => facts.tenant == *caller.tenant(),
+            Seen::OfJobs(own) => own.contains(&facts.job),
+        };
+        let named = |id: LeaseId| id_prefix.is_empty() || id.to_string().starts_with(id_prefix);
         let now = self.clock.now().lease;
         let mut first = First::new(after, max);
         self.table.each(behind, |l: &Arc<Lease>| {
-            if !mine(&l.facts.tenant) {
+            if !mine(&l.facts) || !named(l.id) {
                 return;
             }
             match l.check(now) {
                 Ok(()) => first.see(LeasePlace::of_live(l), || LeaseView::Live(l.clone())),
-                Err(_) if live_only => {}
+                Err(_) if *live_only => {}
                 // It is over, though the clean-up has not come to it yet.
                 Err(why) => {
                     let at = now.min(l.deadline());
@@ -152,9 +194,9 @@ impl Broker {
                 }
             }
         });
-        if !live_only {
+        if !*live_only {
             self.table.each_ended(|e: &Ended| {
-                if mine(&e.facts.tenant) && stood_behind(e, behind) {
+                if mine(&e.facts) && named(e.id) && stood_behind(e, behind) {
                     first.see(LeasePlace::of_ended(e.at, e.id), || LeaseView::Ended(e.clone()));
                 }
             });

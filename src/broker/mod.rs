@@ -13,7 +13,7 @@
 //! | `issue` `renew` | credentials; `draft` is what both begin with, `wording` what their tokens say |
 //! | `introspect` `feed` `reach` | what verifiers ask and are told, and whose lowerings concern them |
 //! | `operate` `reload` | what operators do |
-//! | `queries` `listing` | looking |
+//! | `queries` `listing` `job_filter` | looking |
 //! | `rules` `names` `decide` `tickets` | [`Rules`], the fences of a lease, the questions to policy, the tickets of attempts |
 //! | `denials` `refusals` | refused requests in the ledger; what several use cases refuse with |
 //! | `receipt` | what a caller waits with until a record is on disk |
@@ -31,6 +31,7 @@ mod draft;
 mod feed;
 mod introspect;
 mod issue;
+mod job_filter;
 mod listing;
 mod members;
 mod names;
@@ -56,7 +57,8 @@ pub use create::{CreatedJob, PartDecision};
 pub use draft::Binding;
 pub use introspect::{Introspected, Verdict};
 pub use issue::{Bound, IssueRequest, Issued, Renewed};
-pub use listing::{LeasePage, LeasePlace};
+pub use job_filter::{JobFilter, WantedState};
+pub use listing::{LeaseFilter, LeasePage, LeasePlace};
 pub use members::{JoinedMember, Offer, Session};
 pub use operate::{Locked, Revoked};
 pub use queries::{LeaseView, WhoAmI};

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
-    Broker, Caller,
+    Broker, Caller, JobFilter,
     refusals::{job_not_found, lease_not_found},
 };
 use crate::{
@@ -55,11 +55,11 @@ impl Broker {
         self.state.watch(id).ok_or_else(job_not_found)
     }
 
-    /// Jobs that the caller may see, newest first, below a place in the order.
+    /// Jobs that the caller may see and that a filter takes, newest first, below a place in the order.
     pub fn list_jobs(
         &self,
         caller: &Caller,
-        open_only: bool,
+        filter: &JobFilter,
         below: Option<(LeaseTime, JobId)>,
         max: usize,
     ) -> Vec<Arc<Job>> {
@@ -68,8 +68,9 @@ impl Broker {
         let all = oversees && self.authorize(caller, Rpc::ListJobs, None, &[], "").is_ok();
         // The policy is asked once for each way to stand to a job of a tenant: the list is made under the state's mutex.
         let mut said: BTreeMap<(TenantName, Vec<Relation>), bool> = BTreeMap::new();
+        let now = self.clock.now();
         self.state.list(below, max, |job| {
-            if open_only && job.is_closed() {
+            if !filter.takes(job, now) {
                 return false;
             }
             if all || (own && job.spec.tenant == *caller.tenant()) {
@@ -100,14 +101,16 @@ impl Broker {
             Err(refusal) => refusal,
         };
         let view = view.ok_or_else(absent)?;
-        let tenant = match &view {
-            LeaseView::Live(l) => l.facts.tenant.clone(),
-            LeaseView::Ended(e) => e.facts.tenant.clone(),
+        let (tenant, job) = match &view {
+            LeaseView::Live(l) => (l.facts.tenant.clone(), l.facts.job),
+            LeaseView::Ended(e) => (e.facts.tenant.clone(), e.facts.job),
         };
         if !self.sees(caller, &tenant) {
             return Err(absent());
         }
-        self.authorize(caller, Rpc::GetLease, Some(&tenant), &[], "")?;
+        let launched = self.state.job(job).is_some_and(|job| job.launcher == *caller.id());
+        let relations: &[Relation] = if launched { &[Relation::Launcher] } else { &[] };
+        self.authorize(caller, Rpc::GetLease, Some(&tenant), relations, "")?;
         Ok(view)
     }
 

@@ -374,7 +374,7 @@ async fn list(open_only: bool, limit: usize, ids: bool, session: &Session) -> Re
         if page_size == 0 {
             break !page_token.is_empty();
         }
-        let request = v1::ListJobsRequest { open_only, page_size, page_token };
+        let request = v1::ListJobsRequest { open_only, page_size, page_token, ..Default::default() };
         let answer = client.ask(Manner::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
         jobs.extend(answer.jobs);
         page_token = answer.next_page_token;

@@ -144,6 +144,7 @@ async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool
             live_only: !args.all,
             page_size,
             page_token,
+            ..Default::default()
         };
         let answer =
             client.ask(Manner::Reads, request, async |r| client.operator().list_leases(r).await).await?;

@@ -1,0 +1,62 @@
+//! Which of the jobs that a caller may see a list shows.
+
+use crate::{
+    clock::{Now, Wall},
+    job::{Job, JobState},
+    name::{Outcome, ResourceName, SpiffeId, TenantName},
+};
+
+/// The state of a job as a list asks for it: `Closed` is any outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WantedState {
+    AwaitingApproval,
+    Ready,
+    Running,
+    Closed,
+    ClosedAs(Outcome),
+}
+
+impl WantedState {
+    fn is_of(self, state: JobState) -> bool {
+        match state {
+            JobState::AwaitingApproval => self == WantedState::AwaitingApproval,
+            JobState::Ready => self == WantedState::Ready,
+            JobState::Running => self == WantedState::Running,
+            JobState::Closed(outcome) => {
+                self == WantedState::Closed || self == WantedState::ClosedAs(outcome)
+            }
+        }
+    }
+}
+
+/// A job is shown if it fits each part that says something.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    pub open_only: bool,
+    /// One of these.
+    pub states: Vec<WantedState>,
+    pub tenant: Option<TenantName>,
+    pub launcher: Option<SpiffeId>,
+    /// All of these are read or written. A name without a version stands for each version.
+    pub resources: Vec<ResourceName>,
+    /// Created at this moment or later.
+    pub created_from: Option<Wall>,
+    /// How its id begins.
+    pub id_prefix: String,
+}
+
+impl JobFilter {
+    pub(super) fn takes(&self, job: &Job, now: Now) -> bool {
+        (!self.open_only || !job.is_closed())
+            && (self.states.is_empty() || self.states.iter().any(|s| s.is_of(job.state)))
+            && self.tenant.as_ref().is_none_or(|t| job.spec.tenant == *t)
+            && self.launcher.as_ref().is_none_or(|id| job.launcher == *id)
+            && self.resources.iter().all(|wanted| uses(job, wanted))
+            && self.created_from.is_none_or(|from| now.wall_at(job.created) >= from)
+            && (self.id_prefix.is_empty() || job.id.to_string().starts_with(&self.id_prefix))
+    }
+}
+
+fn uses(job: &Job, wanted: &ResourceName) -> bool {
+    job.spec.read.iter().chain(&job.spec.write).any(|r| r == wanted || r.unversioned() == *wanted)
+}
