@@ -411,7 +411,8 @@ fn check_verifiers(files: &[TenantFile], found: &mut Found) {
                 }
                 if let Some((owner, entry)) = entry_of(files, id) {
                     if entry.kind != PrincipalKind::Verifier {
-                        let what = format!("verifier `{id}` is {} by {}", entry.kind.with_article(), entry.matched);
+                        let what =
+                            format!("verifier `{id}` is {} by {}", entry.kind.with_article(), entry.matched);
                         let instead = "give that entry kind = \"verifier\", or narrow its match";
                         found.conflict(fault(f, a.line, what, instead), owner);
                     } else if owner.tenant != f.tenant {

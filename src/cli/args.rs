@@ -22,14 +22,14 @@ use crate::{agent, identity::WorkloadEndpoint, name::PrincipalKind};
 #[command(name = "leasehold", version, max_term_width = 110, after_help = AFTER)]
 #[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// How data and refusals are printed: for people, or one JSON value (one per line where they keep coming).
+    /// How data and refusals are printed: for people, or as one value (one per line or document if they keep coming).
     #[arg(
         short,
         long,
         global = true,
         value_enum,
         default_value = "table",
-        value_name = "table|json",
+        value_name = "table|wide|json|yaml",
         hide_possible_values = true,
         hide_default_value = true,
         help_heading = "Everywhere"
@@ -88,6 +88,7 @@ LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. What `run` sets for its command
 enum Command {
     Demo(super::demo::DemoArgs),
     Dev(super::dev::DevArgs),
+    Init(super::init::InitArgs),
     Serve(super::serve::ServeArgs),
     Run(super::run::RunArgs),
     Agent(super::agent::AgentArgs),
@@ -99,8 +100,10 @@ enum Command {
     Policy(super::policy::PolicyArgs),
     Catalog(super::catalog::CatalogArgs),
     Token(super::token::TokenArgs),
+    Svid(super::svid::SvidArgs),
     Audit(super::audit::AuditArgs),
     Whoami(super::whoami::WhoamiArgs),
+    Status(super::status::StatusArgs),
     Doctor(super::doctor::DoctorArgs),
     Slurm(super::slurm::SlurmArgs),
     Context(super::context::ContextArgs),
@@ -216,11 +219,11 @@ fn tell(failure: &Failure, session: &Session) -> Exit {
         return Exit::Ok;
     }
     let failure = threads::naming_the_limit(failure.clone());
-    if session.is_json() {
-        output::note_page(&output::json_line(&failure.to_json()));
-    } else {
-        output::note_page(&failure.page());
-    }
+    output::note_page(&match session.output {
+        Format::Json => output::json_line(&failure.to_json()),
+        Format::Yaml => output::yaml(&failure.to_json()),
+        Format::Table | Format::Wide => failure.page(),
+    });
     let _ = io::stderr().flush();
     failure.exit
 }
@@ -249,6 +252,7 @@ impl Command {
         match self {
             Command::Demo(args) => args.run(session).await,
             Command::Dev(args) => args.run(session).await,
+            Command::Init(args) => args.run(session),
             Command::Serve(args) => args.run(session).await,
             Command::Run(args) => args.run(session).await,
             Command::Agent(args) => args.run(session).await,
@@ -259,8 +263,10 @@ impl Command {
             Command::Unlock(args) => args.run(session).await,
             Command::Policy(args) => args.run(session),
             Command::Catalog(args) => args.run(session).await,
+            Command::Svid(args) => args.run(session),
             Command::Token(args) => args.run(session).await,
             Command::Audit(args) => args.run(session).await,
+            Command::Status(args) => args.run(session).await,
             Command::Whoami(args) => args.run(session).await,
             Command::Doctor(args) => args.run(session).await,
             Command::Slurm(args) => args.run(session).await,

@@ -8,14 +8,14 @@ use std::{
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{Cell, Page, fields, note, print, print_json, print_json_line, print_line},
-    record::{self, About},
-    when, words,
+    output::{Cell, Page, fields, note, print, print_line},
+    tail::TailArgs,
+    when,
 };
 use crate::{
     ledger::{self, Dir, Head, HeadPublic, ReadError, Report, SignedHead},
@@ -74,25 +74,16 @@ Examples:
     },
     /// Prints records as they are written, one a row. For platform operators, and auditors of all tenants.
     ///
-    /// A row shows what people look for; `-o json` has the whole record, a line each.
+    /// A row fits the terminal; `-o wide` shows more of a record and `-o json` all of it, a line each. Goes on after a restart of
+    /// the daemon with the record that comes next.
     #[command(after_help = "\
 Examples:
   leasehold audit tail
+  leasehold audit tail --since 2h --no-follow --type revoked,lock.set,denied
+  leasehold audit tail --since 2026-11-29T08:00:00Z --until 2026-11-29T09:00:00Z -o wide
   leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets      every version of it
-  leasehold audit tail --from 1 --no-follow --about human:ada
   leasehold audit tail --from 1 --no-follow -o json > records.jsonl")]
-    Tail {
-        /// The first record to print; only what comes otherwise.
-        #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-        from: u64,
-        /// Stop at the end of what is there.
-        #[arg(long)]
-        no_follow: bool,
-        /// Only what is about this name, as `revoke` takes it: the records that say it, and all of the jobs and leases that
-        /// they name. With --from 1 it is the whole story.
-        #[arg(long, value_name = "NAME", value_parser = words::ending_name)]
-        about: Option<String>,
-    },
+    Tail(TailArgs),
 }
 
 impl AuditArgs {
@@ -100,9 +91,7 @@ impl AuditArgs {
         match self.command {
             AuditCommand::Verify { dir, head, key } => verify(&dir, head.as_deref(), key.as_deref(), session),
             AuditCommand::Head { key } => head(key, session).await,
-            AuditCommand::Tail { from, no_follow, about } => {
-                tail(from, no_follow, about.as_deref().map(About::new), session).await
-            }
+            AuditCommand::Tail(args) => args.run(session).await,
         }
     }
 }
@@ -216,11 +205,11 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
         .fix("name the directory of the ledger; if it is this one, its segments were taken away"));
     }
     let now = session.now().wall;
-    if session.is_json() {
+    if session.for_programs() {
         let at = |place: Option<(u64, crate::clock::Wall)>| {
             place.map(|(index, time)| json!({ "index": index, "at": time.to_string() }))
         };
-        print_json(&json!({
+        session.print_value(&json!({
             "good": true, "records": report.records, "segments": report.segments, "bytes": report.bytes,
             "first": at(report.first), "last": at(report.last),
             "head": { "index": report.head.index, "digest": report.head.digest.to_string() },
@@ -288,35 +277,6 @@ fn of_ledger(error: &ReadError, dir: &Path) -> Failure {
         ReadError::Io { file, source } => {
             Failure::new(Exit::Failure, format!("{} cannot be read: {source}", dir.join(file).display()))
                 .fix("read it as a user who may, or verify a copy")
-        }
-    }
-}
-
-async fn tail(
-    from_index: u64,
-    no_follow: bool,
-    mut about: Option<About>,
-    session: &Session,
-) -> Result<Exit, Failure> {
-    let client = session.client(&[PrincipalKind::Auditor, PrincipalKind::Operator])?;
-    let request = v1::TailLedgerRequest { from_index, no_follow };
-    let mut stream = client.follow(request, async |r| client.operator().tail_ledger(r).await).await?;
-    loop {
-        match stream.message().await.map_err(|status| client.failure(&status, Manner::Reads))? {
-            None => return Ok(Exit::Ok),
-            Some(answer) => {
-                let record: Value = serde_json::from_str(&answer.record).unwrap_or(Value::Null);
-                if let Some(about) = &mut about
-                    && !about.takes(&record)?
-                {
-                    continue;
-                }
-                if session.is_json() {
-                    print_json_line(&json!({ "index": answer.index, "record": record }))?;
-                } else {
-                    print_line(&record::row(answer.index, &record))?;
-                }
-            }
         }
     }
 }

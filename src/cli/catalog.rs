@@ -9,7 +9,7 @@ use super::{
     Exit, Failure, Session,
     client::Manner,
     failure::mistakes,
-    output::{fields, note, print, print_json},
+    output::{fields, note, print},
 };
 use crate::{
     catalog::Catalog,
@@ -85,8 +85,8 @@ fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> R
         Err(errors) => warnings.push(format!("{judged_by} cannot be used: {errors}")),
     }
     let counts = catalog.counts();
-    if session.is_json() {
-        print_json(&json!({
+    if session.for_programs() {
+        session.print_value(&json!({
             "digest": catalog.digest().to_string(), "tenants": counts.tenants, "principals": counts.principals,
             "datasets": counts.datasets, "models": counts.models, "checkpoints": counts.checkpoints,
             "audiences": counts.audiences, "warnings": warnings,
@@ -114,8 +114,8 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     let manner = if dry_run { Manner::Reads } else { Manner::Changes };
     let request = v1::ReloadCatalogRequest { dry_run };
     let answer = client.ask(manner, request, async |r| client.operator().reload_catalog(r).await).await?;
-    if session.is_json() {
-        print_json(&json!({
+    if session.for_programs() {
+        session.print_value(&json!({
             "dry_run": dry_run, "digest": answer.digest, "principals": answer.principals,
             "resources": answer.resources, "ended": answer.ended, "not_taken": answer.not_taken,
         }))?;

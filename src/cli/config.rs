@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     failure::mistakes,
-    output::{Page, columns, note, print, print_json},
+    output::{Page, columns, note, print},
 };
 use crate::{
     config::{Config, DefaultUsed},
@@ -54,8 +54,8 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
     let loaded = Config::load(file).map_err(|e| Failure { exit: Exit::Failure, ..Failure::from(e) })?;
     let mut inspection = inspect(&loaded.config, &session.clock);
     inspection.look_at_ports(&loaded.config);
-    if session.is_json() {
-        print_json(&value(&inspection, &loaded.defaults))?;
+    if session.for_programs() {
+        session.print_value(&value(&inspection, &loaded.defaults))?;
     } else {
         print(&table(&inspection, &loaded.defaults))?;
         for warning in inspection.warnings() {

@@ -1,14 +1,22 @@
 //! `leasehold context`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
     Exit, Failure, Session,
     contexts::{Context, Contexts, SvidFrom, shown_endpoint},
-    output::{Cell, columns, fields, note, print, print_json},
+    output::{Cell, columns, fields, note, print},
+    words,
 };
-use crate::{identity::Pick, written::shown_key_path};
+use crate::{
+    identity::Pick,
+    link::Endpoint,
+    name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
+    written::shown_key_path,
+};
 
 /// Chooses the daemon to speak to, and shows what is known of each.
 ///
@@ -19,8 +27,8 @@ use crate::{identity::Pick, written::shown_key_path};
 #[command(after_help = "\
 Examples:
   leasehold context list
+  leasehold context add --help
   leasehold context use prod
-  leasehold context show dev
   leasehold --context prod lease list           for one command
 
 A context in that file, with SVIDs from a SPIFFE agent:
@@ -58,6 +66,14 @@ Examples:
         #[arg(value_name = "NAME")]
         name: Option<String>,
     },
+    /// Describes a daemon. The first context becomes the current one.
+    #[command(after_help = "\
+Examples:
+  leasehold context add prod --server leasehold.acme.example:8443 --server-id spiffe://acme.example/leasehold \\
+    --identity operator=unix:///run/spire/agent/public/api.sock
+  leasehold context add trial --server localhost:8443 --server-id spiffe://leasehold.test/daemon \\
+    --bundle leasehold.test=ca/bundle.pem --identity operator=svid/operator.pem,svid/operator.key")]
+    Add(AddArgs),
     /// Makes one the current one.
     #[command(after_help = "\
 Examples:
@@ -78,6 +94,59 @@ Examples:
     },
 }
 
+/// What is known of a daemon.
+#[derive(Debug, Args)]
+struct AddArgs {
+    /// What to call it.
+    #[arg(value_name = "NAME")]
+    name: InstanceName,
+    /// Where its gRPC listens.
+    #[arg(long, value_name = "HOST:PORT")]
+    server: String,
+    /// Who it must be.
+    #[arg(long, value_name = "SPIFFE ID")]
+    server_id: SpiffeId,
+    /// The roots of a trust domain, PEM or a SPIFFE bundle document. May be repeated. An agent brings those of its own.
+    #[arg(long, value_name = "DOMAIN=FILE", value_parser = words::bundle)]
+    bundle: Vec<(TrustDomain, PathBuf)>,
+    /// Who you are there: ROLE=CERT,KEY for files, or ROLE=unix:///PATH for a SPIFFE agent. May be repeated.
+    #[arg(long, value_name = "ROLE=FROM", value_parser = words::identity, required = true)]
+    identity: Vec<(PrincipalKind, SvidFrom)>,
+    /// Make it the current one.
+    #[arg(long = "use")]
+    is_current: bool,
+}
+
+impl AddArgs {
+    fn add(self, contexts: &mut Contexts) -> Result<(), Failure> {
+        let name = self.name.to_string();
+        if contexts.contexts.contains_key(&name) || contexts.broken.contains_key(&name) {
+            return Err(Failure::new(Exit::Failure, format!("there is a context `{name}` already"))
+                .fix(format!("take another name, or `leasehold context delete {name}` first")));
+        }
+        let server = Endpoint::new(&self.server, self.server_id.clone())
+            .map_err(|e| Failure::usage(e.to_string()).fix("write --server HOST:PORT"))?;
+        let has_agent = self.identity.iter().any(|(_, from)| matches!(from, SvidFrom::WorkloadApi { .. }));
+        let domain = self.server_id.trust_domain();
+        if !has_agent && self.bundle.iter().all(|(named, _)| *named != domain) {
+            return Err(Failure::usage(format!("nothing says which roots vouch for {domain}"))
+                .fix(format!("write --bundle {domain}=FILE with the bundle of that trust domain")));
+        }
+        let context = Context {
+            server: server.address().to_owned(),
+            server_id: self.server_id,
+            bundles: self.bundle.into_iter().collect(),
+            issuer: None,
+            identities: self.identity.into_iter().collect(),
+        };
+        contexts.contexts.insert(name.clone(), context);
+        if self.is_current || contexts.current.is_none() {
+            contexts.current = Some(name);
+        }
+        Ok(())
+    }
+}
+
 impl ContextArgs {
     pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
         let path = session.contexts_file()?;
@@ -89,10 +158,19 @@ impl ContextArgs {
             })
         };
         match self.command {
-            ContextCommand::List => list(&contexts, session)?,
+            ContextCommand::List => {
+                list(&contexts, session)?;
+                for (name, broken) in &contexts.broken {
+                    note(&format!("leasehold: warning: context {name} cannot be used:"));
+                    broken.problems.problems().iter().for_each(|p| note(&format!("  {p}")));
+                }
+            }
             ContextCommand::Show { name } => {
                 let (name, context) = match name {
                     Some(name) => {
+                        if let Some(broken) = contexts.broken.remove(&name) {
+                            return Err(Failure::from(broken.problems));
+                        }
                         let context =
                             contexts.contexts.remove(&name).ok_or_else(|| unknown(&name, &contexts))?;
                         (name, context)
@@ -100,6 +178,19 @@ impl ContextArgs {
                     None => session.context()?,
                 };
                 show(&name, &context, session)?;
+            }
+            ContextCommand::Add(args) => {
+                let name = args.name.to_string();
+                args.add(&mut contexts)?;
+                save(&contexts)?;
+                let is_current = contexts.current.as_ref() == Some(&name);
+                let use_it = if is_current {
+                    "It is the current one.".to_owned()
+                } else {
+                    format!("leasehold context use {name}")
+                };
+                note(&format!("Context {name} is written to {}. {use_it}", path.display()));
+                note(&format!("leasehold doctor --context {name}     looks whether it works"));
             }
             ContextCommand::Use { name } => {
                 if !contexts.contexts.contains_key(&name) {
@@ -110,7 +201,8 @@ impl ContextArgs {
                 note(&format!("The current context is {name}."));
             }
             ContextCommand::Delete { name } => {
-                if contexts.contexts.remove(&name).is_none() {
+                let was_there = contexts.contexts.remove(&name).is_some();
+                if contexts.broken.remove(&name).is_none() && !was_there {
                     return Err(unknown(&name, &contexts));
                 }
                 let was_current = contexts.current.take_if(|current| *current == name).is_some();
@@ -136,7 +228,7 @@ fn unknown(name: &str, contexts: &Contexts) -> Failure {
 
 fn list(contexts: &Contexts, session: &Session) -> Result<(), Failure> {
     let is_current = |name: &String| contexts.current.as_ref() == Some(name);
-    if session.is_json() {
+    if session.for_programs() {
         let all = contexts.contexts.iter().map(|(name, context)| {
             let mut value = value(name, context);
             if let Some(fields) = value.as_object_mut() {
@@ -144,7 +236,7 @@ fn list(contexts: &Contexts, session: &Session) -> Result<(), Failure> {
             }
             value
         });
-        return print_json(&all.collect());
+        return session.print_value(&all.collect());
     }
     let rows = contexts.contexts.iter().map(|(name, context)| {
         let star = if is_current(name) { "*" } else { "" };
@@ -164,8 +256,8 @@ fn roles(context: &Context) -> String {
 }
 
 fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure> {
-    if session.is_json() {
-        return print_json(&value(name, context));
+    if session.for_programs() {
+        return session.print_value(&value(name, context));
     }
     let bundles = context.bundles.iter().map(|(domain, path)| format!("{domain}: {}", path.display()));
     let identities = context.identities.iter().map(|(role, from)| format!("{role}: {}", svid(from)));

@@ -17,11 +17,21 @@ use crate::{
 };
 
 /// The contexts file: `current = "dev"` and a `[context.NAME]` for each daemon.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contexts {
     /// The one that is used where nobody names another.
     pub current: Option<String>,
     pub contexts: BTreeMap<String, Context>,
+    /// Contexts that cannot be used as they are written. They do not stand in the way of the others.
+    pub broken: BTreeMap<String, Broken>,
+}
+
+/// A context that cannot be used.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Broken {
+    pub problems: Problems,
+    /// As it is written, so that writing the file keeps it.
+    table: toml::Table,
 }
 
 /// One daemon, and the identities that we have for it.
@@ -64,6 +74,12 @@ pub struct SvidFiles {
 pub struct NoPlace;
 
 impl Contexts {
+    /// One context, which is the current one.
+    pub fn with(name: &str, context: Context) -> Self {
+        let contexts = BTreeMap::from([(name.to_owned(), context)]);
+        Contexts { current: Some(name.to_owned()), contexts, broken: BTreeMap::new() }
+    }
+
     /// `$LEASEHOLD_CONTEXTS`, else `leasehold/contexts.toml` in `$XDG_CONFIG_HOME` or `~/.config`.
     pub fn default_path() -> Result<PathBuf, NoPlace> {
         let var = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
@@ -85,7 +101,8 @@ impl Contexts {
 
     fn read(path: &Path, text: &str) -> Result<Self, Problems> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let (contexts, _) = table::read(path, text, |root, notes| whole(root, folder, notes))?;
+        let written = text.parse::<toml::Table>().unwrap_or_default();
+        let (contexts, _) = table::read(path, text, |root, notes| whole(root, folder, &written, notes))?;
         Ok(contexts)
     }
 
@@ -104,35 +121,41 @@ impl Contexts {
     }
 }
 
-fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Contexts> {
+fn whole(root: &mut Table<'_>, folder: &Path, written: &toml::Table, notes: &mut Notes) -> Option<Contexts> {
     let current_line = root.line_of("current");
     let current = root.text("current", notes, |t| Ok::<_, String>(t.to_owned()));
-    let mut contexts = BTreeMap::new();
+    let (mut contexts, mut broken) = (BTreeMap::new(), BTreeMap::new());
     if let Some(mut named) = root.table_if_there("context", notes) {
         for (name, table) in named.tables(notes) {
-            let line = table.line();
-            match name.parse::<InstanceName>() {
-                Ok(_) => {}
-                Err(_) => notes.problem(
-                    line,
-                    format!(
-                        "`{}` is no name of a context: write letters, digits, `.`, `_`, `-`",
-                        shown(name)
-                    ),
-                ),
-            }
-            if let Some(context) = context(table, folder, notes) {
-                contexts.insert(name.to_owned(), context);
+            let (read, problems) = notes.apart(|notes| named_context(name, table, folder, notes));
+            match (read, problems) {
+                (Some(context), None) => {
+                    contexts.insert(name.to_owned(), context);
+                }
+                (_, Some(problems)) => {
+                    let table = written.get("context").and_then(|all| all.get(name)?.as_table()).cloned();
+                    broken.insert(name.to_owned(), Broken { problems, table: table.unwrap_or_default() });
+                }
+                (None, None) => {}
             }
         }
     }
-    if let Some(current) = current.as_ref().filter(|c| !contexts.contains_key(*c)) {
+    let is_there = |name: &String| contexts.contains_key(name) || broken.contains_key(name);
+    if let Some(current) = current.as_ref().filter(|c| !is_there(c)) {
         notes.problem(
             current_line,
-            format!("current: there is no good [context.{}]: write the name of one that is", shown(current)),
+            format!("current: there is no [context.{}]: write the name of one that is", shown(current)),
         );
     }
-    Some(Contexts { current, contexts })
+    Some(Contexts { current, contexts, broken })
+}
+
+fn named_context(name: &str, table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Context> {
+    if name.parse::<InstanceName>().is_err() {
+        let why = format!("`{}` is no name of a context: write letters, digits, `.`, `_`, `-`", shown(name));
+        notes.problem(table.line(), why);
+    }
+    context(table, folder, notes)
 }
 
 fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Context> {
@@ -260,6 +283,11 @@ impl fmt::Display for Contexts {
                 }
             }
         }
+        for (name, broken) in &self.broken {
+            let named = toml::Table::from_iter([(name.clone(), toml::Value::Table(broken.table.clone()))]);
+            let all = toml::Table::from_iter([("context".to_owned(), toml::Value::Table(named))]);
+            write!(f, "\n{}", toml::to_string(&all).map_err(|_| fmt::Error)?)?;
+        }
         Ok(())
     }
 }
@@ -309,6 +337,7 @@ mod tests {
         Contexts {
             current: Some("dev".into()),
             contexts: BTreeMap::from([("dev".into(), context.clone()), ("prod-2.eu".into(), context)]),
+            broken: BTreeMap::new(),
         }
     }
 
@@ -340,9 +369,13 @@ mod tests {
     }
 
     #[test]
-    fn all_mistakes_of_contexts_are_told_at_once() {
+    fn a_bad_context_is_told_of_and_blocks_no_other() {
         let text = r#"
-current = "gone"
+current = "good"
+[context.good]
+server = "localhost:1"
+server_id = "spiffe://td.example/l"
+bundles = { "td.example" = "b.pem" }
 [context.a]
 server = "https://localhost:8443"
 server_id = "spiffe://td.example/l"
@@ -355,14 +388,25 @@ server_id = "td.example"
 bundles = { "td.example" = "b.pem" }
 colour = "red"
 "#;
-        let errors = Contexts::read(Path::new("/c/contexts.toml"), text).unwrap_err();
-        insta::assert_snapshot!(errors.to_string(), @r#"
-        /c/contexts.toml:2: current: there is no good [context.gone]: write the name of one that is
-        /c/contexts.toml:3: a context has no bundle of its server's trust domain: write bundles = { "td.example" = "bundle.pem" }
-        /c/contexts.toml:4: context.a.server: `https://localhost:8443` is not an address: write `HOST:PORT`, without a scheme or a path
-        /c/contexts.toml:6: `boss` is not a kind of principal: it is one of: workload launcher scheduler operator verifier auditor
-        /c/contexts.toml:11: context.b.server_id: `td.example` is not a SPIFFE ID: it does not begin with `spiffe://` in lower case
-        /c/contexts.toml:13: context.b.colour is not a key: write one of server_id, server, issuer, bundles, identity, or remove it
+        let path = Path::new("/c/contexts.toml");
+        let read = Contexts::read(path, text).unwrap();
+        assert_eq!(read.contexts.keys().collect::<Vec<_>>(), ["good"]);
+        let told: Vec<_> = read.broken.values().map(|b| b.problems.to_string()).collect();
+        insta::assert_snapshot!(told.join("\n"), @r#"
+        /c/contexts.toml:7: a context has no bundle of its server's trust domain: write bundles = { "td.example" = "bundle.pem" }
+        /c/contexts.toml:8: context.a.server: `https://localhost:8443` is not an address: write `HOST:PORT`, without a scheme or a path
+        /c/contexts.toml:10: `boss` is not a kind of principal: it is one of: workload launcher scheduler operator verifier auditor
+        /c/contexts.toml:15: context.b.server_id: `td.example` is not a SPIFFE ID: it does not begin with `spiffe://` in lower case
+        /c/contexts.toml:17: context.b.colour is not a key: write one of server_id, server, issuer, bundles, identity, or remove it
         "#);
+        let again = Contexts::read(path, &read.to_string()).unwrap();
+        assert_eq!(again.contexts, read.contexts);
+        let tables = |c: &Contexts| c.broken.values().map(|b| b.table.clone()).collect::<Vec<_>>();
+        assert_eq!(tables(&again), tables(&read), "writing the file keeps what it cannot read");
+        let errors = Contexts::read(path, "current = \"gone\"\n").unwrap_err();
+        assert_eq!(
+            errors.to_string(),
+            "/c/contexts.toml:1: current: there is no [context.gone]: write the name of one that is"
+        );
     }
 }

@@ -74,9 +74,8 @@ impl Home {
                 (PrincipalKind::Verifier, files(Role::Files)),
             ]),
         };
-        let contexts = BTreeMap::from([("dev".to_owned(), context)]);
         let path = folder.path().join("contexts.toml");
-        Contexts { current: Some("dev".into()), contexts }.save(&path).unwrap();
+        Contexts::with("dev", context).save(&path).unwrap();
         let (stop, running) = (daemon.stopper(), tokio::spawn(daemon.run()));
         Home { folder, house, clock, stop, running, _ports: ports }
     }

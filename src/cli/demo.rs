@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    output::{Page, print, print_json, print_line},
+    output::{Page, print, print_line},
 };
 use crate::{
     cli::dev::contexts_of,
@@ -80,13 +80,13 @@ impl DemoArgs {
             std::env::current_exe().map_err(|e| failed("this program's own path is not known", &e))?;
         let stage = Stage { house: Arc::new(house), clock: session.clock.clone(), program, contexts };
 
-        let is_json = session.is_json();
+        let for_programs = session.for_programs();
         let mut count = 0usize;
         let mut report = |claim: &Claim| {
             count = count.saturating_add(1);
             // A reader that went away ends the story at its next line; what was found stands in the exit code.
-            let _ = if is_json {
-                print_json(&json!({
+            let _ = if for_programs {
+                session.print_value(&json!({
                     "claim": claim.claim, "observed": claim.observed, "ms": (claim.ms * 10.0).round() / 10.0,
                     "holds": claim.holds,
                 }))
@@ -104,7 +104,7 @@ impl DemoArgs {
         }
         match told {
             Ok(Ok(true)) => {
-                if !is_json {
+                if !for_programs {
                     print_line(&format!("all {count} claims were observed"))?;
                 }
                 Ok(Exit::Ok)

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     Context, Contexts, Exit, Failure, Session, SvidFiles,
-    output::{Page, note, print, print_json_line},
+    output::{Page, note, print},
     serve::{Stops, not_started, serve},
 };
 use crate::{
@@ -115,8 +115,8 @@ impl DevArgs {
         contexts.current = mine.current;
         contexts.save(&file).map_err(|e| failed("the context could not be written", &e))?;
         running.verifier.ready().await;
-        if session.is_json() {
-            print_json_line(&places(&house, &file))?;
+        if session.for_programs() {
+            session.print_item(&places(&house, &file))?;
         } else {
             print(&hello(&house, &file))?;
         }
@@ -156,7 +156,7 @@ pub(super) fn contexts_of(house: &Household) -> Result<Contexts, Failure> {
             (PrincipalKind::Verifier, svid(Role::Files)),
         ]),
     };
-    Ok(Contexts { current: Some("dev".into()), contexts: BTreeMap::from([("dev".into(), context)]) })
+    Ok(Contexts::with("dev", context))
 }
 
 /// Where everything is, for programs.

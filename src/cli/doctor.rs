@@ -9,7 +9,7 @@ use super::{
     Client, Exit, Failure, Session,
     client::Manner,
     contexts::{Context, Contexts, SvidFrom},
-    output::{Page, print, print_json},
+    output::{Page, print},
     when,
 };
 use crate::{
@@ -94,8 +94,8 @@ impl DoctorArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut report = Report::default();
         look(session, &mut report).await;
-        if session.is_json() {
-            print_json(&report.to_json())?;
+        if session.for_programs() {
+            session.print_value(&report.to_json())?;
         } else {
             print(&report.page())?;
         }

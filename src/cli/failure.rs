@@ -17,7 +17,7 @@ use crate::{
 /// leasehold: denied: this job may not read dataset:acme/tickets@v3
 ///   you    spiffe://k8s.acme.example/ns/ml/sa/tuner
 ///   rule   tenant-read-own-or-shared-data: this dataset may be used for: support-tuning
-///   fix    set purpose = "support-tuning" in job.toml if that is true
+///   fix    set purpose = "support-tuning" in the job file if that is true
 /// Nothing was changed.
 /// ```
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use super::*;
 fn a_refusal_reads_as_the_house_writes_them() {
     let failure = Failure::from(
         Refusal::new(Reason::PolicyDenied, "this job may not read dataset:acme/tickets@v3")
-            .fix("set purpose = \"support-tuning\" in job.toml if that is true, or ask its owner, data-tickets@acme.example")
+            .fix("set purpose = \"support-tuning\" in the job file if that is true, or ask its owner, data-tickets@acme.example")
             .with("rule", "tenant-read-own-or-shared-data: this dataset may be used for: support-tuning")
             .with("you", "spiffe://k8s.acme.example/ns/ml/sa/tuner; purpose asked: \"demo-bot\""),
     )
@@ -13,7 +13,7 @@ fn a_refusal_reads_as_the_house_writes_them() {
     leasehold: denied: this job may not read dataset:acme/tickets@v3
       you    spiffe://k8s.acme.example/ns/ml/sa/tuner; purpose asked: "demo-bot"
       rule   tenant-read-own-or-shared-data: this dataset may be used for: support-tuning
-      fix    set purpose = "support-tuning" in job.toml if that is true, or ask its owner, data-tickets@acme.example
+      fix    set purpose = "support-tuning" in the job file if that is true, or ask its owner, data-tickets@acme.example
     Nothing was started, no access was given.
     "#);
     assert_eq!(failure.exit.code(), 125);

@@ -9,16 +9,19 @@ use super::{
     Client, Exit, Failure, Session,
     client::Manner,
     failure::mistakes,
-    output::{Page, note, note_page, print, print_json, print_json_line, print_line},
+    follow::Following,
+    ids::JobRef,
+    job_list::JobListArgs,
+    output::{note, note_page, print, print_line},
     settle::{Wait, settle},
     view, when, words,
 };
 use crate::{
-    agent::{Backoff, RunSpec},
-    limits::{CALL, DRAIN_GRACE_MAX, PAGE_DEFAULT, PAGE_MAX},
+    agent::RunSpec,
+    limits::DRAIN_GRACE_MAX,
     name::{JobId, PrincipalKind},
     proto::v1,
-    reason::{APPROVALS_ABSENT, Reason},
+    reason::APPROVALS_ABSENT,
     secret::random_u128,
 };
 
@@ -70,28 +73,20 @@ Examples:
     #[command(after_help = "\
 Examples:
   leasehold job list --open
-  leasehold job list --open --ids | xargs -n1 leasehold job show
-  leasehold job list -o json | jq -r '.[] | select(.outcome == \"failed\") | .id'")]
-    List {
-        /// Leave closed jobs out.
-        #[arg(long)]
-        open: bool,
-        /// At most this many.
-        #[arg(long, value_name = "N", default_value_t = PAGE_DEFAULT)]
-        limit: usize,
-        /// The ids alone, one a line: for scripts.
-        #[arg(long, short = 'q')]
-        ids: bool,
-    },
+  leasehold job list --state running,failed --dataset acme/tickets --since 24h
+  leasehold job list --launcher spiffe://k8s.acme.example/ns/ci/sa/launcher -o wide
+  leasehold job list --open --watch
+  leasehold job list --open --ids | xargs -n1 leasehold job show")]
+    List(JobListArgs),
     /// Shows one job with its attempts and members.
     #[command(after_help = "\
 Examples:
   leasehold job show j-…
   leasehold job show j-… --watch")]
     Show {
-        /// The job, as `job list` shows it.
+        /// The job: its id, or the beginning of it, as `job list` shows it.
         #[arg(value_name = "ID")]
-        job: JobId,
+        job: JobRef,
         /// Show each change until it is closed; exit with 4 where it did not complete.
         #[arg(long, short)]
         watch: bool,
@@ -102,9 +97,9 @@ Examples:
   leasehold job close j-…
   leasehold job close j-… --outcome failed --reason \"node down\"")]
     Close {
-        /// The job, as `job list` shows it.
+        /// The job: its id, or the beginning of it, as `job list` shows it.
         #[arg(value_name = "ID")]
-        job: JobId,
+        job: JobRef,
         /// How it ended.
         #[arg(long, value_enum, default_value = "cancelled")]
         outcome: Closing,
@@ -121,9 +116,9 @@ Examples:
   leasehold job drain j-…
   leasehold job drain j-… --grace 90s --reason \"maintenance at 6\"")]
     Drain {
-        /// The job, as `job list` shows it.
+        /// The job: its id, or the beginning of it, as `job list` shows it.
         #[arg(value_name = "ID")]
-        job: JobId,
+        job: JobRef,
         /// The attempt; the last one otherwise.
         #[arg(long, value_name = "N")]
         attempt: Option<u64>,
@@ -144,7 +139,7 @@ struct CreateArgs {
     /// The same key and specification are the same job, for a day. A new key otherwise.
     #[arg(long, value_name = "K")]
     idempotency_key: Option<String>,
-    /// Wait until it is ready (exit 0) or closed (exit 2 or 4), over restarts of the daemon. This version has no command to
+    /// Wait until it is ready (exit 0) or closed (exit 2), over restarts of the daemon. This version has no command to
     /// approve a job, so one that a gate holds back waits until somebody cancels it.
     #[arg(long)]
     wait: bool,
@@ -162,7 +157,7 @@ enum Closing {
     Cancelled,
 }
 
-const READERS: [PrincipalKind; 5] = [
+pub(super) const READERS: [PrincipalKind; 5] = [
     PrincipalKind::Operator,
     PrincipalKind::Launcher,
     PrincipalKind::Scheduler,
@@ -179,14 +174,14 @@ impl JobArgs {
         match self.command {
             JobCommand::Create(args) => create(args, session).await,
             JobCommand::Check { spec } => check(&spec, session).await,
-            JobCommand::List { open, limit, ids } => list(open, limit, ids, session).await,
-            JobCommand::Show { job, watch: true } => watch(job, session).await,
+            JobCommand::List(args) => args.run(session).await,
+            JobCommand::Show { job, watch: true } => watch(&job, session).await,
             JobCommand::Show { job, watch: false } => {
                 let client = session.client(&READERS)?;
-                let job = get(&client, job).await?;
+                let job = get(&client, job.whole(&client).await?).await?;
                 let now = session.now().wall;
-                if session.is_json() {
-                    print_json(&view::job_value(&job, now))?;
+                if session.for_programs() {
+                    session.print_value(&view::job_value(&job, now))?;
                 } else {
                     print(&view::job_page(&job, now))?;
                 }
@@ -194,10 +189,10 @@ impl JobArgs {
             }
             JobCommand::Close { job, outcome, reason, no_wait } => {
                 let wait = if no_wait { Wait::No } else { Wait::UntilDurable };
-                close(job, outcome, reason, wait, session).await
+                close(&job, outcome, reason, wait, session).await
             }
             JobCommand::Drain { job, attempt, grace, reason } => {
-                drain(job, attempt, grace, reason, session).await
+                drain(&job, attempt, grace, reason, session).await
             }
         }
     }
@@ -258,7 +253,7 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&creators(&spec.job))?;
     let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
     let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
-    if !session.is_json() {
+    if !session.for_programs() {
         print_line(&job.id)?;
         if !answer.created {
             note("It was there already: the same key and specification.");
@@ -267,19 +262,20 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
             note_page(&view::gate_table(&job.waiting_for));
         }
     }
-    if args.wait && awaiting(&job) {
+    let was_awaited = args.wait && awaiting(&job);
+    if was_awaited {
         note(&held_back(&job.id));
         job = decided(&job.id, session).await?;
     }
-    if session.is_json() {
-        print_json(&json!({
+    if session.for_programs() {
+        session.print_value(&json!({
             "job": view::job_value(&job, session.now().wall), "created": answer.created,
             "decisions": answer.decisions.iter().map(view::decision_value).collect::<Vec<_>>(),
         }))?;
     }
     match (job.state(), job.outcome()) {
         (v1::JobState::AwaitingApproval, _) => {
-            if !session.is_json() {
+            if !session.for_programs() {
                 note(&held_back(&job.id));
             }
             Ok(Exit::AwaitingApproval)
@@ -289,8 +285,10 @@ async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
                 .with("why", job.detail)
                 .saying("No access was given."))
         }
+        // Who waited asked whether it would be approved: it will not.
         (v1::JobState::Closed, _) => {
-            Err(Failure::new(Exit::Ended, format!("job {} is closed: {}", job.id, view::job_word(&job)))
+            let exit = if was_awaited { Exit::Denied } else { Exit::Ended };
+            Err(Failure::new(exit, format!("job {} is closed: {}", job.id, view::job_word(&job)))
                 .with("why", job.detail)
                 .saying("No access was given."))
         }
@@ -305,39 +303,27 @@ fn held_back(id: &str) -> String {
 
 /// Waits until people have decided, however long it takes: over restarts of the daemon and rotations of our own SVID.
 async fn decided(id: &str, session: &Session) -> Result<v1::Job, Failure> {
-    let mut waits = Backoff::default();
-    let mut said = String::new();
+    let mut following = Following::new();
+    // The daemon has just created it.
+    following.answered();
     loop {
         let mut decided = None;
-        // Each time with the SVID that there is by now.
-        let followed = match session.client(&READERS) {
-            Ok(client) => {
-                let followed = follow(&client, id, |seen| {
-                    waits = Backoff::default();
-                    said.clear();
-                    let done = seen.state() != v1::JobState::AwaitingApproval;
-                    decided = done.then_some(seen);
-                    Ok(done)
-                });
-                followed.await
-            }
-            Err(failure) => Err(failure),
+        let followed = async {
+            // Each time with the SVID that there is by now.
+            let client = session.client(&READERS)?;
+            let followed = follow(&client, id, |seen| {
+                following.answered();
+                let done = seen.state() != v1::JobState::AwaitingApproval;
+                decided = done.then_some(seen);
+                Ok(done)
+            });
+            followed.await
         };
-        match (decided, followed) {
-            (Some(job), _) => return Ok(job),
-            // The stream's end, our own SVID's end, and a file of it that is just being replaced.
-            (None, Ok(())) => {}
-            (None, Err(f)) if f.is_passing() || matches!(f.reason, None | Some(Reason::SvidExpired)) => {
-                if f.text != said {
-                    note(&format!("leasehold: {}. The job waits, and so do we.", f.text));
-                    said = f.text.into_owned();
-                }
-            }
-            (None, Err(failure)) => {
-                return Err(failure.saying(held_back(id)));
-            }
+        let followed = followed.await;
+        if let Some(job) = decided {
+            return Ok(job);
         }
-        session.clock.sleep(waits.next().unwrap_or(CALL)).await;
+        following.wait(followed, session).await.map_err(|f| f.saying(held_back(id)))?;
     }
 }
 
@@ -345,8 +331,8 @@ async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failur
     let spec = read_spec(path)?;
     let client = session.client(&creators(&spec.job))?;
     let (job, answer) = submit(&client, spec.job, None, true).await?;
-    if session.is_json() {
-        print_json(&json!({
+    if session.for_programs() {
+        session.print_value(&json!({
             "job": view::job_value(&job, session.now().wall),
             "decisions": answer.decisions.iter().map(view::decision_value).collect::<Vec<_>>(),
         }))?;
@@ -362,40 +348,6 @@ async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failur
         return Ok(Exit::AwaitingApproval);
     }
     note("It would be allowed. Nothing was created.");
-    Ok(Exit::Ok)
-}
-
-async fn list(open_only: bool, limit: usize, ids: bool, session: &Session) -> Result<Exit, Failure> {
-    let client = session.client(&READERS)?;
-    let mut jobs = Vec::new();
-    let mut page_token = String::new();
-    let more = loop {
-        let page_size = u32::try_from(limit.saturating_sub(jobs.len()).min(PAGE_MAX)).unwrap_or(0);
-        if page_size == 0 {
-            break !page_token.is_empty();
-        }
-        let request = v1::ListJobsRequest { open_only, page_size, page_token, ..Default::default() };
-        let answer = client.ask(Manner::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
-        jobs.extend(answer.jobs);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            break false;
-        }
-    };
-    let now = session.now().wall;
-    if ids {
-        print(&Page::lines(jobs.iter().map(|j| &j.id)))?;
-    } else if session.is_json() {
-        print_json(&jobs.iter().map(|j| view::job_value(j, now)).collect())?;
-    } else {
-        print(&view::job_table(&jobs, now))?;
-        if jobs.is_empty() {
-            note(if open_only { "No open job that you may see." } else { "No job that you may see." });
-        }
-    }
-    if more {
-        note("There are more: --limit N.");
-    }
     Ok(Exit::Ok)
 }
 
@@ -422,40 +374,54 @@ async fn follow(
     }
 }
 
-async fn watch(job: JobId, session: &Session) -> Result<Exit, Failure> {
-    let client = session.client(&READERS)?;
+/// Shows each change of a job until it is closed, over restarts of the daemon.
+async fn watch(job: &JobRef, session: &Session) -> Result<Exit, Failure> {
+    let mut following = Following::new();
     let mut last = v1::Job::default();
-    follow(&client, &job.to_string(), |seen| {
-        let now = session.now().wall;
-        if session.is_json() {
-            print_json_line(&view::job_value(&seen, now))?;
-        } else {
-            let attempt = seen.attempts.last().map_or(0, |a| a.number);
-            let (word, leases) = (view::job_word(&seen), seen.live_leases);
-            let row = format!("{now}  {word:<18}attempt {attempt}  {leases} live leases  {}", seen.detail);
-            print_line(row.trim_end())?;
+    loop {
+        let followed = async {
+            let client = session.client(&READERS)?;
+            let id = job.whole(&client).await?.to_string();
+            let followed = follow(&client, &id, |seen| {
+                following.answered();
+                // After a restart the daemon tells the state again.
+                if seen != last {
+                    show_change(&seen, session)?;
+                    last = seen;
+                }
+                Ok(last.state() == v1::JobState::Closed)
+            });
+            followed.await
+        };
+        let followed = followed.await;
+        match (last.state(), last.outcome()) {
+            (v1::JobState::Closed, v1::Outcome::Completed) => return Ok(Exit::Ok),
+            (v1::JobState::Closed, _) => return Ok(Exit::Ended),
+            _ => following.wait(followed, session).await?,
         }
-        let closed = seen.state() == v1::JobState::Closed;
-        last = seen;
-        Ok(closed)
-    })
-    .await?;
-    match (last.state(), last.outcome()) {
-        (v1::JobState::Closed, v1::Outcome::Completed) => Ok(Exit::Ok),
-        (v1::JobState::Closed, _) => Ok(Exit::Ended),
-        _ => Err(Failure::new(Exit::Failure, "the daemon stopped telling of this job")
-            .fix("it may be restarting: watch again")),
     }
 }
 
+fn show_change(job: &v1::Job, session: &Session) -> Result<(), Failure> {
+    let now = session.now().wall;
+    if session.for_programs() {
+        return session.print_item(&view::job_value(job, now));
+    }
+    let attempt = job.attempts.last().map_or(0, |a| a.number);
+    let (word, leases) = (view::job_word(job), job.live_leases);
+    let row = format!("{now}  {word:<18}attempt {attempt}  {leases} live leases  {}", job.detail);
+    print_line(row.trim_end())
+}
+
 async fn close(
-    job: JobId,
+    job: &JobRef,
     outcome: Closing,
     reason: Option<String>,
     wait: Wait,
     session: &Session,
 ) -> Result<Exit, Failure> {
     let client = session.client(&ENDERS)?;
+    let job = job.whole(&client).await?;
     let outcome = match outcome {
         Closing::Completed => v1::Outcome::Completed,
         Closing::Failed => v1::Outcome::Failed,
@@ -471,8 +437,8 @@ async fn close(
     let job = answer.job.ok_or_else(incomplete)?;
     let mut ending = answer.ending.unwrap_or_default();
     let settled = settle(&client, &mut ending, wait).await;
-    if session.is_json() {
-        print_json(&json!({
+    if session.for_programs() {
+        session.print_value(&json!({
             "job": view::job_value(&job, session.now().wall), "ending": view::ending_value(&ending),
         }))?;
     } else {
@@ -486,7 +452,7 @@ async fn close(
 }
 
 async fn drain(
-    job: JobId,
+    job: &JobRef,
     attempt: Option<u64>,
     grace: Option<Duration>,
     reason: Option<String>,
@@ -496,6 +462,7 @@ async fn drain(
         return Err(Failure::usage("a grace is at most 2m").fix("write --grace 2m, or less"));
     }
     let client = session.client(&ENDERS)?;
+    let job = job.whole(&client).await?;
     let attempt = match attempt {
         Some(n) => n,
         None => get(&client, job).await?.attempts.last().map(|a| a.number).ok_or_else(|| {
@@ -513,8 +480,8 @@ async fn drain(
     let answer = client.ask(Manner::Changes, request, async |r| client.jobs().drain_attempt(r).await).await?;
     let now = session.now().wall;
     let (reading, writing) = (answer.reading_ends.as_ref(), answer.writing_ends.as_ref());
-    if session.is_json() {
-        print_json(&json!({
+    if session.for_programs() {
+        session.print_value(&json!({
             "job": job.to_string(), "attempt": attempt, "reading_ends": when::value(reading, now),
             "writing_ends": when::value(writing, now),
         }))?;

@@ -7,18 +7,21 @@ use clap::{Args, Subcommand};
 use super::{
     Client, Exit, Failure, Session,
     client::Manner,
+    follow::Following,
+    ids::{self, LeaseRef},
     job::incomplete,
-    output::{Page, note, print, print_json, print_json_line},
+    output::{Page, note, print},
     view, words,
 };
 use crate::{
+    clock::Wall,
     limits::{PAGE_DEFAULT, PAGE_MAX, WATCH},
-    name::{LeaseId, PrincipalKind},
+    name::PrincipalKind,
     proto::v1,
     reason::Reason,
 };
 
-/// Shows who holds what, now.
+/// Shows who holds what, now. Launchers see what their own jobs hold.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -47,9 +50,9 @@ Examples:
   leasehold lease show l-…
   leasehold lease show \"$(leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease)\"")]
     Show {
-        /// The lease, as `lease list` shows it.
+        /// The lease: its id, or the beginning of it, as `lease list` shows it.
         #[arg(value_name = "ID")]
-        lease: LeaseId,
+        lease: LeaseRef,
     },
 }
 
@@ -74,47 +77,38 @@ const READERS: [PrincipalKind; 4] =
 
 impl LeaseArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let client = session.client(&READERS)?;
         match self.command {
             LeaseCommand::Show { lease } => {
-                let request = v1::GetLeaseRequest { lease: lease.to_string() };
+                let client = session.client(&READERS)?;
+                let id = lease.whole(&client).await?;
+                let request = v1::GetLeaseRequest { lease: id.to_string() };
                 let answer = client
                     .ask(Manner::Reads, request, async |r| client.operator().get_lease(r).await)
                     .await
                     .map_err(|failure| match failure.reason {
-                        Some(Reason::LeaseNotFound) => failure.with("asked", lease.to_string()).fix(
+                        Some(Reason::LeaseNotFound) => failure.with("asked", lease.as_str()).fix(
                             "`leasehold lease list --all` shows those of now; of older ones `leasehold audit tail --about`",
                         ),
                         _ => failure,
                     })?;
                 let lease = answer.lease.ok_or_else(incomplete)?;
                 let now = session.now().wall;
-                if session.is_json() {
-                    print_json(&view::lease_value(&lease, now))?;
+                if session.for_programs() {
+                    session.print_value(&view::lease_value(&lease, now))?;
                 } else {
                     print(&view::lease_page(&lease, now))?;
                 }
                 Ok(Exit::Ok)
             }
-            LeaseCommand::List(args) if args.watch => loop {
-                let (leases, _) = fetch(&client, &args).await?;
-                let now = session.now().wall;
-                if session.is_json() {
-                    print_json_line(&leases.iter().map(|l| view::lease_value(l, now)).collect())?;
-                } else {
-                    let clear = if stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
-                    let page = Page::verbatim(clear).then(&Page::line(&now.to_string()));
-                    print(&page.then(&view::lease_table(&leases, now)).below(&Page::default()))?;
-                }
-                session.clock.sleep(WATCH).await;
-            },
+            LeaseCommand::List(args) if args.watch => watch(&args, session).await,
             LeaseCommand::List(args) => {
+                let client = session.client(&READERS)?;
                 let (leases, more) = fetch(&client, &args).await?;
                 let now = session.now().wall;
-                if session.is_json() {
-                    print_json(&leases.iter().map(|l| view::lease_value(l, now)).collect())?;
+                if session.for_programs() {
+                    session.print_value(&leases.iter().map(|l| view::lease_value(l, now)).collect())?;
                 } else {
-                    print(&view::lease_table(&leases, now))?;
+                    print(&view::lease_table(&leases, now, session.room()))?;
                     if leases.is_empty() {
                         note(&match &args.behind {
                             Some(name) => format!("No lease stands behind {name}."),
@@ -131,7 +125,36 @@ impl LeaseArgs {
     }
 }
 
+async fn watch(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
+    let mut following = Following::new();
+    loop {
+        let looked = async {
+            let (leases, _) = fetch(&session.client(&READERS)?, args).await?;
+            following.answered();
+            let now = session.now().wall;
+            match session.for_programs() {
+                true => session.print_item(&leases.iter().map(|l| view::lease_value(l, now)).collect()),
+                false => print(&screen(now, &view::lease_table(&leases, now, session.room()))),
+            }
+        };
+        match looked.await {
+            Ok(()) => session.clock.sleep(WATCH).await,
+            failed => following.wait(failed, session).await?,
+        }
+    }
+}
+
+/// What is shown again and again: on a terminal in the place of what was there before.
+pub(super) fn screen(now: Wall, list: &Page) -> Page {
+    let clear = if stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
+    Page::verbatim(clear).then(&Page::line(&now.to_string())).then(list).below(&Page::default())
+}
+
 async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool), Failure> {
+    let behind = match &args.behind {
+        Some(name) => ids::whole_name(client, name).await?,
+        None => String::new(),
+    };
     let mut leases = Vec::new();
     let mut page_token = String::new();
     loop {
@@ -140,7 +163,7 @@ async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool
             return Ok((leases, !page_token.is_empty()));
         }
         let request = v1::ListLeasesRequest {
-            behind: args.behind.clone().unwrap_or_default(),
+            behind: behind.clone(),
             live_only: !args.all,
             page_size,
             page_token,

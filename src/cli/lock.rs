@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{fields, note, print, print_json},
+    output::{fields, note, print},
     revoke::{ended, nobody},
     settle::{Wait, settle},
     view, words,
@@ -86,8 +86,8 @@ async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result
     let mut ending = answer.ending.unwrap_or_default();
     let settled = settle(&client, &mut ending, wait).await;
     let now = session.now().wall;
-    if session.is_json() {
-        print_json(&json!({
+    if session.for_programs() {
+        session.print_value(&json!({
             "lock": answer.lock.as_ref().map(|l| view::lock_value(l, now)), "dry_run": dry_run,
             "ending": view::ending_value(&ending),
         }))?;
@@ -109,10 +109,10 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
         .ask(Manner::Reads, v1::ListLocksRequest {}, async |r| client.operator().list_locks(r).await)
         .await?;
     let now = session.now().wall;
-    if session.is_json() {
-        print_json(&answer.locks.iter().map(|l| view::lock_value(l, now)).collect())?;
+    if session.for_programs() {
+        session.print_value(&answer.locks.iter().map(|l| view::lock_value(l, now)).collect())?;
     } else {
-        print(&view::lock_table(&answer.locks, now))?;
+        print(&view::lock_table(&answer.locks, now, session.room()))?;
         if answer.locks.is_empty() {
             note("No lock is in force.");
         }

@@ -11,7 +11,8 @@
 //! | `contexts` | [`Contexts`]: which daemon, as whom; `dev` writes one |
 //! | `client` | [`Client`]: asking, with deadlines |
 //! | `failure`, `exit` | [`Failure`], [`Exit`]: how refusals read, and the code for each |
-//! | `output`, `view`, `when`, `words` | tables, JSON, moments, and the words that become values |
+//! | `output`, `grid`, `view`, `when`, `words` | what is printed, lists that fit the terminal, answers, moments, and the words that become values |
+//! | `ids`, `follow` | ids and their beginnings; following over restarts of the daemon |
 //! | `record` | a record of the ledger as one row, and whether it is about a name |
 //! | `settle` | waiting until an ending is on disk |
 //! | `threads` | what a command runs on |
@@ -22,6 +23,9 @@ mod client;
 mod contexts;
 mod exit;
 mod failure;
+mod follow;
+mod grid;
+mod ids;
 mod output;
 mod session;
 mod settle;
@@ -39,7 +43,9 @@ mod context;
 mod demo;
 mod dev;
 mod doctor;
+mod init;
 mod job;
+mod job_list;
 mod lease;
 mod lock;
 mod policy;
@@ -48,6 +54,9 @@ mod revoke;
 mod run;
 mod serve;
 mod slurm;
+mod status;
+mod svid;
+mod tail;
 mod token;
 mod unlock;
 mod version;

@@ -14,10 +14,14 @@ use crate::plain;
 /// The form of what is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people.
+    /// For people, within the terminal.
     Table,
-    /// For programs: one JSON value, or one per line where they keep coming.
+    /// For people, with all columns and whole ids.
+    Wide,
+    /// For programs: one JSON value, or one per line if they keep coming.
     Json,
+    /// For programs: one YAML document, or several if they keep coming.
+    Yaml,
 }
 
 /// Text that is safe to print: lines and cells, each of which was escaped when it was put in.
@@ -71,6 +75,10 @@ impl Cell {
         let lines: Vec<_> = items.into_iter().map(|item| plain::line(item.as_ref()).into_owned()).collect();
         Cell(lines.join("\n"))
     }
+
+    pub(super) fn into_text(self) -> String {
+        self.0
+    }
 }
 
 impl From<String> for Cell {
@@ -109,7 +117,7 @@ pub(super) fn fields<C: Into<Cell>>(rows: impl IntoIterator<Item = (&'static str
     tidy(table)
 }
 
-fn tidy(mut table: Table) -> Page {
+pub(super) fn tidy(mut table: Table) -> Page {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
@@ -132,17 +140,21 @@ pub(super) fn print_line(text: &str) -> Result<(), Failure> {
 }
 
 /// One JSON value, indented.
-pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&Page(format!("{}\n", plain::json(&format!("{value:#}")))))
+pub(super) fn json(value: &Value) -> Page {
+    Page(format!("{}\n", plain::json(&format!("{value:#}"))))
 }
 
 /// One JSON value on one line.
-pub(super) fn print_json_line(value: &Value) -> Result<(), Failure> {
-    print(&json_line(value))
-}
-
 pub(super) fn json_line(value: &Value) -> Page {
     Page(format!("{}\n", plain::json(&value.to_string())))
+}
+
+/// One YAML document. Text that is not plain is escaped as in JSON, which YAML reads too.
+pub(super) fn yaml(value: &Value) -> Page {
+    match serde_saphyr::to_string(value) {
+        Ok(text) if text.chars().all(|c| c == '\n' || plain::is_plain(c)) => Page(text),
+        _ => json(value),
+    }
 }
 
 /// Says one line beside the data.
@@ -169,6 +181,19 @@ mod tests {
         assert_eq!(shown.to_string(), "ID    STATE\nj-1   ready\nj-22  x\\u{1b}\n");
         let shown = fields([("id", "j-1"), ("why", ""), ("purpose", "p")]);
         assert_eq!(shown.to_string(), "id       j-1\npurpose  p\n");
+    }
+
+    #[test]
+    fn yaml_is_the_same_value_and_never_speaks_to_the_terminal() {
+        let value = serde_json::json!({
+            "id": "j-1", "why": "it's: \"x\"\n- y", "none": null, "list": [1, true, "yes", "1.0", "", "# no"],
+            "nested": { "a": [], "b": {}, "at": "2026-11-20T04:13:15.000Z" },
+        });
+        let text = yaml(&value).to_string();
+        assert!(!text.starts_with('{') && text.lines().any(|line| line == "id: j-1"), "{text}");
+        // What would be read as something else is quoted.
+        assert!(!text.lines().any(|line| ["- yes", "- 1.0", "- # no"].contains(&line.trim())), "{text}");
+        assert_eq!(yaml(&serde_json::json!("x\u{202e}")).to_string(), "\"x\\u202e\"\n");
     }
 
     #[test]

@@ -8,17 +8,19 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session, catalog,
     failure::mistakes,
-    output::{columns, fields, note, print, print_json},
+    output::{Page, columns, fields, note, print},
 };
 use crate::{
     catalog::Catalog,
-    policy::{Engine, Explain, PolicySource},
+    policy::{Engine, Explain, PolicyErrors, PolicySource},
 };
 
-/// Checks the rules that everything is decided by.
+/// Shows and checks the rules that everything is decided by.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  leasehold policy show                         the set that is built in
+  leasehold policy show trainer-reads-own-or-shared-data
   leasehold policy check                        the set that is built in
   leasehold policy check /etc/leasehold/policy --catalog /etc/leasehold/catalog.d
   leasehold policy check policy -o json | jq -r '.rules[] | select(.gate) | .id'")]
@@ -42,38 +44,82 @@ Examples:
         #[arg(long, value_name = "DIR")]
         catalog: Option<PathBuf>,
     },
+    /// Shows policies as they are written: all of them, or one rule. Offline.
+    #[command(after_help = "\
+Examples:
+  leasehold policy show > policy/leasehold.cedar     a copy of the built-in set, to change
+  leasehold policy show guard-ttl
+  leasehold policy show operators-look --dir /etc/leasehold/policy")]
+    Show {
+        /// The id of a rule, as refusals name it; all of them otherwise.
+        #[arg(value_name = "RULE")]
+        rule: Option<String>,
+        /// A directory of .cedar files; the set that is built in otherwise.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 impl PolicyArgs {
     pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let PolicyCommand::Check { dir, catalog } = self.command;
-        check(dir, catalog.as_deref(), session)
+        match self.command {
+            PolicyCommand::Check { dir, catalog } => check(dir, catalog.as_deref(), session),
+            PolicyCommand::Show { rule, dir } => show(rule.as_deref(), dir, session),
+        }
     }
+}
+
+/// Reads policies; all that is wrong with them at once.
+fn load(source: &PolicySource, shown: &str, catalog: &Catalog) -> Result<Engine, Failure> {
+    Engine::load(source, catalog, Explain::Requester).map_err(|errors| of_errors(&errors, shown))
+}
+
+fn of_errors(errors: &PolicyErrors, shown: &str) -> Failure {
+    let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    let what = mistakes(shown, lines.len());
+    Failure { exit: Exit::Failure, ..Failure::of_problems(what, lines.into_iter()) }
+}
+
+fn show(rule: Option<&str>, dir: Option<PathBuf>, session: &Session) -> Result<Exit, Failure> {
+    let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| d.display().to_string());
+    let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
+    let text = match rule {
+        None => source.text().map_err(|errors| of_errors(&errors, &shown))?,
+        Some(id) => {
+            let engine = load(&source, &shown, &Catalog::empty())?;
+            engine.rule_text(id).ok_or_else(|| {
+                let known: Vec<_> = engine.rules().map(|rule| rule.id.clone()).collect();
+                Failure::usage(format!("{shown} have no rule `{}`", id.escape_debug()))
+                    .with("rules", known.join(", "))
+                    .fix("name one of these; refusals and `audit tail` name rules by the same ids")
+            })?
+        }
+    };
+    match session.for_programs() {
+        true => session.print_value(&json!({ "rule": rule, "text": text }))?,
+        false => print(&Page::lines(text.lines()))?,
+    }
+    Ok(Exit::Ok)
 }
 
 fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Result<Exit, Failure> {
     let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| d.display().to_string());
     let known = catalog.map(catalog::load).transpose()?;
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
-    let engine = Engine::load(&source, known.as_ref().unwrap_or(&Catalog::empty()), Explain::Requester)
-        .map_err(|errors| {
-            let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
-            let what = mistakes(&shown, lines.len());
-            Failure { exit: Exit::Failure, ..Failure::of_problems(what, lines.into_iter()) }
-        })?;
+    let engine = load(&source, &shown, known.as_ref().unwrap_or(&Catalog::empty()))?;
     // Without a catalog nothing that a rule names is there, which says nothing of the rule.
     let warnings: Vec<String> = match known {
         Some(_) => engine.warnings().iter().cloned().chain(engine.gaps()).collect(),
         None => Vec::new(),
     };
-    if session.is_json() {
+    if session.for_programs() {
         let rules = engine.rules().map(|rule| {
             json!({
                 "id": rule.id, "permits": rule.permits, "explain": rule.explain, "place": rule.place,
                 "gate": rule.gate.as_ref().map(|gate| gate.id.clone()),
             })
         });
-        print_json(&json!({
+        session.print_value(&json!({
             "digest": engine.digest().to_string(), "rules": rules.collect::<Vec<_>>(), "warnings": warnings,
         }))?;
         return Ok(Exit::Ok);
@@ -98,6 +144,19 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
 mod tests {
     use super::*;
     use crate::cli::Format;
+
+    #[test]
+    fn a_rule_is_shown_as_it_is_written() {
+        let session = Session::new(Format::Table, None, None);
+        assert_eq!(show(None, None, &session).unwrap(), Exit::Ok);
+        assert_eq!(show(Some("guard-ttl"), None, &session).unwrap(), Exit::Ok);
+        let engine = load(&PolicySource::Default, "", &Catalog::empty()).unwrap();
+        let text = engine.rule_text("guard-ttl").unwrap();
+        assert!(text.contains("@explain(") && text.contains("context.ttl_seconds > 300"), "{text}");
+        let failure = show(Some("guard-tll"), None, &session).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.render().contains("guard-ttl"), "{}", failure.render());
+    }
 
     #[test]
     fn the_built_in_policies_are_good_and_a_typo_is_told_with_its_place() {

@@ -35,17 +35,50 @@ const FIRST: [&str; 8] = ["job", "attempt", "lease", "name", "instance", "member
 /// What of a specification an auditor reads in a row; the rest is in the JSON.
 const OF_SPEC: [&str; 6] = ["name", "tenant", "purpose", "why", "read", "write"];
 
+/// What a short row leaves out too.
+const IN_WIDE_ROWS: [&str; 8] =
+    ["tenant", "audience", "policy", "catalog", "leases", "generation", "stood_at", "purpose"];
+
 /// One row: index, time, type, and what the event says. Digests are cut short; `-o json` has all of them.
 pub(super) fn row(index: u64, record: &Value) -> String {
-    let text = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or("-");
+    written(index, text(record, "time"), record, &said(record, &[]))
+}
+
+/// [`row`] with the time to the second and without what few people look for.
+pub(super) fn short_row(index: u64, record: &Value) -> String {
+    let time = text(record, "time");
+    let seconds = time.split_once('.').map_or(time, |(seconds, _)| seconds);
+    let left_out: Vec<&str> = IN_WIDE_ROWS.iter().chain(&MOMENTS).copied().collect();
+    written(index, seconds, record, &said(record, &left_out))
+}
+
+/// When a record was written.
+pub(super) fn time(record: &Value) -> Option<Wall> {
+    let at = humantime::parse_rfc3339(record.get("time")?.as_str()?).ok()?;
+    u64::try_from(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis()).ok().map(Wall)
+}
+
+fn text<'r>(record: &'r Value, key: &str) -> &'r str {
+    record.get(key).and_then(Value::as_str).unwrap_or("-")
+}
+
+fn written(index: u64, time: &str, record: &Value, said: &[String]) -> String {
+    format!("{index:>8}  {time}  {:<18}  {}", text(record, "type"), said.join(" "))
+}
+
+/// Each `key=value` of an event, what people look for first.
+fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
     let mut said = Vec::new();
     let fields = record.as_object().into_iter().flatten();
-    let mut fields: Vec<_> = fields.filter(|(key, _)| !LEFT_OUT.contains(&key.as_str())).collect();
+    let mut fields: Vec<_> = fields
+        .filter(|(key, _)| !LEFT_OUT.contains(&key.as_str()) && !left_out.contains(&key.as_str()))
+        .collect();
     fields.sort_by_key(|(key, _)| FIRST.iter().position(|first| first == key).unwrap_or(FIRST.len()));
     for (key, value) in fields {
         match (key.as_str(), value) {
             ("spec", Value::Object(spec)) => {
-                let kept = OF_SPEC.iter().filter_map(|key| Some((*key, spec.get(*key)?)));
+                let kept = OF_SPEC.iter().filter(|key| !left_out.contains(key));
+                let kept = kept.filter_map(|key| Some((*key, spec.get(*key)?)));
                 kept.for_each(|(key, value)| say(key, value, &mut said));
             }
             // The rules are those that allowed it, one for each action: a denial has a record of its own.
@@ -64,7 +97,7 @@ pub(super) fn row(index: u64, record: &Value) -> String {
             _ => say(key, value, &mut said),
         }
     }
-    format!("{index:>8}  {}  {:<18}  {}", text("time"), text("type"), said.join(" "))
+    said
 }
 
 /// One `key=value`, quoted where it has blanks. Nothing where there is nothing.
@@ -218,6 +251,12 @@ mod tests {
             "       7  2026-11-20T10:02:11.402Z  revoked             name=job:j-1 by=spiffe://td.example/op \
              reason=\"wrong\\u{1b} data\" leases_ended=2"
         );
+        assert_eq!(
+            short_row(7, &record),
+            "       7  2026-11-20T10:02:11  revoked             name=job:j-1 by=spiffe://td.example/op \
+             reason=\"wrong\\u{1b} data\" leases_ended=2"
+        );
+        assert_eq!(time(&record), Some(Wall(1_795_168_931_402)));
         let digest = format!("sha256:{}", "ab".repeat(32));
         let record = json!({
             "time": "t", "type": "leases.ended", "cause": {"lowered": {"name": "job:j-1", "seq": 4}},

@@ -1,12 +1,13 @@
 //! `leasehold revoke`.
 
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
-    Exit, Failure, Session,
+    Client, Exit, Failure, Session,
     client::Manner,
-    output::{Cell, fields, note, print, print_json},
+    ids,
+    output::{Cell, fields, note, print},
     settle::{Wait, settle},
     view, words,
 };
@@ -21,14 +22,15 @@ use crate::{name::PrincipalKind, proto::v1};
 #[command(after_help = "\
 Examples:
   leasehold revoke j-… --reason \"wrong dataset, CHG-1412\"
+  leasehold revoke $(leasehold job list --open --ids --launcher spiffe://…) --reason \"launcher compromised\"
   leasehold revoke dataset:acme/tickets@v3 --reason \"recalled\" --dry-run
   leasehold revoke identity:spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"key leaked\"
   leasehold lock identity:spiffe://… --reason …   to keep it out as well")]
 pub struct RevokeArgs {
-    /// What to end: job:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, lease:ID, tenant:NAME, domain:NAME,
+    /// What to end, one or several: job:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, lease:ID, tenant:NAME, domain:NAME,
     /// human:NAME; or a bare job id, lease id or SPIFFE ID.
-    #[arg(value_name = "NAME", value_parser = words::ending_name)]
-    name: String,
+    #[arg(value_name = "NAME", required = true, value_parser = words::ending_name)]
+    names: Vec<String>,
     /// For the people who are cut off, and for the auditor: a sentence, or a ticket.
     #[arg(long, value_name = "TEXT", value_parser = words::reason)]
     reason: String,
@@ -43,29 +45,62 @@ pub struct RevokeArgs {
 impl RevokeArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let client = session.client(&[PrincipalKind::Operator])?;
+        // Nothing ends before each name is known.
+        let mut names = Vec::new();
+        for name in &self.names {
+            names.push(ids::whole_name(&client, name).await?);
+        }
+        let is_one = names.len() == 1;
+        let (mut values, mut failed) = (Vec::new(), Ok(Exit::Ok));
+        for name in names {
+            match self.revoke(&client, &name, session).await {
+                Ok((value, settled)) => {
+                    values.push(value);
+                    failed = failed.and(settled.map(|()| Exit::Ok));
+                }
+                Err(failure) if is_one => return Err(failure),
+                // The others end all the same: who revokes several names wants each of them ended.
+                Err(failure) => failed = failed.and(Err(failure.with("asked", name))),
+            }
+        }
+        if session.for_programs() {
+            session.print_value(&match values.pop() {
+                Some(value) if is_one => value,
+                last => values.into_iter().chain(last).collect(),
+            })?;
+        }
+        failed
+    }
+
+    /// Revokes one name. Answers what was done as a value, and whether it is on disk.
+    async fn revoke(
+        &self,
+        client: &Client,
+        name: &str,
+        session: &Session,
+    ) -> Result<(Value, Result<(), Failure>), Failure> {
         let request =
-            v1::RevokeRequest { name: self.name.clone(), reason: self.reason, dry_run: self.dry_run };
+            v1::RevokeRequest { name: name.to_owned(), reason: self.reason.clone(), dry_run: self.dry_run };
         let manner = if self.dry_run { Manner::Reads } else { Manner::Changes };
         let answer = client.ask(manner, request, async |r| client.operator().revoke(r).await).await?;
         let mut ending = answer.ending.unwrap_or_default();
         let wait = if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable };
-        let settled = settle(&client, &mut ending, wait).await;
-        if session.is_json() {
-            print_json(&json!({
-                "name": self.name, "dry_run": self.dry_run, "ending": view::ending_value(&ending),
-                "jobs_closed": answer.jobs_closed, "notes": answer.notes,
-            }))?;
-        } else {
+        let settled = settle(client, &mut ending, wait).await;
+        let value = json!({
+            "name": name, "dry_run": self.dry_run, "ending": view::ending_value(&ending),
+            "jobs_closed": answer.jobs_closed, "notes": answer.notes,
+        });
+        if !session.for_programs() {
             let nobody_there = ending.behind == 0 && answer.jobs_closed.is_empty();
-            print(&fields(ended(&self.name, self.dry_run, &ending, answer.jobs_closed)))?;
+            print(&fields(ended(name, self.dry_run, &ending, answer.jobs_closed)))?;
             if nobody_there {
-                note(&nobody(&self.name));
+                note(&nobody(name));
             }
             for line in &answer.notes {
                 note(line);
             }
         }
-        settled.map(|()| Exit::Ok)
+        Ok((value, settled))
     }
 }
 

@@ -6,11 +6,14 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Client, Exit, Failure, Format,
     contexts::{Context, Contexts, NoPlace, SvidFrom},
+    grid::Room,
+    output::{self, Page},
 };
 use crate::{
     agent::Behind,
@@ -78,8 +81,31 @@ impl Session {
         self.identity_wait.unwrap_or(limits::IDENTITY_WAIT)
     }
 
-    pub fn is_json(&self) -> bool {
-        self.output == Format::Json
+    /// Whether data is printed as a value, and not as text for people.
+    pub fn for_programs(&self) -> bool {
+        matches!(self.output, Format::Json | Format::Yaml)
+    }
+
+    /// Prints the one value that a command answers.
+    pub(super) fn print_value(&self, value: &Value) -> Result<(), Failure> {
+        output::print(&match self.output {
+            Format::Yaml => output::yaml(value),
+            Format::Table | Format::Wide | Format::Json => output::json(value),
+        })
+    }
+
+    /// Prints one of the values that keep coming: a line of JSON, or a YAML document.
+    pub(super) fn print_item(&self, value: &Value) -> Result<(), Failure> {
+        output::print(&match self.output {
+            Format::Yaml => Page::line("---").then(&output::yaml(value)),
+            Format::Table | Format::Wide | Format::Json => output::json_line(value),
+        })
+    }
+
+    /// How much of a list is shown on stdout.
+    pub(super) fn room(&self) -> Room {
+        let columns = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0.into());
+        Room { is_wide: self.output == Format::Wide, columns }
     }
 
     /// Where the contexts are.
@@ -92,25 +118,35 @@ impl Session {
         let path = self.contexts_file()?;
         let mut contexts = Contexts::load(path)?;
         let known = contexts.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
-        let Some(name) = self.context.clone().or_else(|| contexts.current.take()) else {
-            return Err(Failure::new(Exit::Failure, "no context is chosen, so there is no daemon to ask")
-                .with("file", path.display().to_string())
-                .fix(if known.is_empty() {
-                    "start `leasehold dev`, which writes one, or describe your daemon in that file".to_owned()
-                } else {
-                    format!("`leasehold context use NAME`, or --context NAME; there are: {known}")
-                }));
+        let begin = || {
+            match known.is_empty() {
+            true => "start `leasehold dev`, which writes one, or describe your daemon: leasehold context add --help".to_owned(),
+            false => format!("`leasehold context use NAME`, or --context NAME; there are: {known}"),
+        }
         };
+        let file = path.display().to_string();
+        let Some(name) = self.context.clone().or_else(|| contexts.current.take()) else {
+            let text = match path.exists() {
+                true => "no context is chosen, so there is no daemon to ask",
+                false => "the contexts file does not exist, so there is no daemon to ask",
+            };
+            let failure = Failure::new(Exit::Failure, text).with("file", file);
+            return Err(match (path.exists(), std::env::var_os("LEASEHOLD_CONTEXTS").is_some()) {
+                (false, true) => failure
+                    .with("named by", "LEASEHOLD_CONTEXTS")
+                    .fix("set LEASEHOLD_CONTEXTS to a file that is there, or unset it"),
+                _ => failure.fix(begin()),
+            });
+        };
+        if let Some(broken) = contexts.broken.remove(&name) {
+            return Err(Failure::from(broken.problems));
+        }
         match contexts.contexts.remove(&name) {
             Some(context) => Ok((name, context)),
             None => {
                 Err(Failure::new(Exit::Failure, format!("there is no context `{}`", name.escape_debug()))
-                    .with("file", path.display().to_string())
-                    .fix(if known.is_empty() {
-                        "start `leasehold dev`, which writes one".to_owned()
-                    } else {
-                        format!("name one of: {known}")
-                    }))
+                    .with("file", file)
+                    .fix(begin()))
             }
         }
     }

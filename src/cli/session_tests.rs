@@ -171,7 +171,9 @@ impl Running {
 
     fn save(&self, context: Context) {
         let contexts = BTreeMap::from([("test".to_owned(), context)]);
-        Contexts { current: Some("test".into()), contexts }.save(&self.contexts()).unwrap();
+        Contexts { current: Some("test".into()), contexts, ..Default::default() }
+            .save(&self.contexts())
+            .unwrap();
     }
 
     fn change(&self, change: impl FnOnce(&mut Context)) {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{Cell, Page, fields, note, print, print_json},
+    output::{Cell, Page, fields, note, print},
     view, when,
 };
 use crate::{
@@ -140,8 +140,8 @@ const UNVERIFIED: &str = "Nothing was verified: anybody can write a token that s
 fn inspect(file: &Path, session: &Session) -> Result<Exit, Failure> {
     let token = read(file)?;
     let (header, claims) = decode(token.expose())?;
-    if session.is_json() {
-        print_json(&json!({ "verified": false, "header": header, "claims": claims }))?;
+    if session.for_programs() {
+        session.print_value(&json!({ "verified": false, "header": header, "claims": claims }))?;
     } else {
         print(&page(&header, &claims, session.now().wall))?;
     }
@@ -223,8 +223,8 @@ async fn check(
             .into());
     }
     let now = session.now().wall;
-    if session.is_json() {
-        print_json(&json!({
+    if session.for_programs() {
+        session.print_value(&json!({
             "active": true, "subject": answer.subject, "audience": answer.audience,
             "expires": when::value(answer.expires.as_ref(), now),
             "lease": answer.lease.as_ref().map(|l| view::lease_value(l, now)),

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{note, print_json, print_line},
+    output::{note, print_line},
     view, words,
 };
 use crate::{name::PrincipalKind, proto::v1, reason::Reason};
@@ -42,8 +42,10 @@ impl UnlockArgs {
                 _ => failure,
             })?;
         let now = session.now().wall;
-        if session.is_json() {
-            print_json(&json!({ "lifted": answer.lifted.as_ref().map(|l| view::lock_value(l, now)) }))?;
+        if session.for_programs() {
+            session.print_value(
+                &json!({ "lifted": answer.lifted.as_ref().map(|l| view::lock_value(l, now)) }),
+            )?;
         } else {
             print_line(&format!("{} is unlocked", self.name))?;
             note("Nothing that the lock ended comes back by itself.");

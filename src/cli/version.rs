@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    output::{fields, print, print_json},
+    output::{fields, print},
 };
 
 /// Says which leasehold this is, and what it speaks. Asks no daemon: `leasehold whoami` tells of that one.
@@ -24,8 +24,8 @@ impl VersionArgs {
         let version = env!("CARGO_PKG_VERSION");
         let built = if cfg!(debug_assertions) { "debug" } else { "release" };
         let platform = format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS);
-        if session.is_json() {
-            print_json(&json!({
+        if session.for_programs() {
+            session.print_value(&json!({
                 "version": version, "api": API, "platform": platform, "build": built, "tls": "1.3",
             }))?;
         } else {

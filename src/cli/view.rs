@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
+    grid::{Column, Room, list},
+    ids,
     output::{Cell, Page, columns, fields},
     when::{both, short, value},
 };
@@ -55,10 +57,25 @@ pub(super) fn job_word(job: &v1::Job) -> String {
     }
 }
 
-pub(super) fn job_table(jobs: &[v1::Job], now: Wall) -> Page {
+const JOB_COLUMNS: [Column; 11] = [
+    Column::whole("ID", 0),
+    Column::cut("NAME", 12, 2),
+    Column::cut("TENANT", 6, 5),
+    Column::whole("STATE", 1),
+    Column::whole("ATTEMPTS", 7),
+    Column::whole("LEASES", 4),
+    Column::whole("CREATED", 3),
+    Column::whole("ENDS", 6),
+    Column::extra("PURPOSE"),
+    Column::extra("LAUNCHER"),
+    Column::extra("READS"),
+];
+
+pub(super) fn job_table(jobs: &[v1::Job], now: Wall, room: Room) -> Page {
+    let short_ids = ids::shortened(jobs.iter().map(|job| job.id.as_str()));
     let rows = jobs.iter().map(|job| {
         vec![
-            job.id.clone(),
+            shown_id(&job.id, &short_ids, room),
             job.name.clone(),
             job.tenant.clone(),
             job_word(job),
@@ -66,9 +83,19 @@ pub(super) fn job_table(jobs: &[v1::Job], now: Wall) -> Page {
             job.live_leases.to_string(),
             short(job.created.as_ref(), now),
             if job.closed.is_some() { "-".to_owned() } else { short(job.ends_at_latest.as_ref(), now) },
+            job.purpose.clone(),
+            job.launcher.clone(),
+            job.spec.as_ref().map(|spec| spec.read.join(", ")).unwrap_or_default(),
         ]
     });
-    columns(&["ID", "NAME", "TENANT", "STATE", "ATTEMPTS", "LEASES", "CREATED", "ENDS"], rows)
+    list(&JOB_COLUMNS, rows, room)
+}
+
+fn shown_id(id: &str, short: &BTreeMap<&str, &str>, room: Room) -> String {
+    match short.get(id) {
+        Some(short) if !room.is_wide => (*short).to_owned(),
+        _ => id.to_owned(),
+    }
 }
 
 pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
@@ -207,21 +234,39 @@ pub(super) fn decision_value(d: &v1::Decision) -> Value {
     })
 }
 
-pub(super) fn lease_table(leases: &[v1::Lease], now: Wall) -> Page {
+const LEASE_COLUMNS: [Column; 11] = [
+    Column::whole("ID", 0),
+    Column::whole("STATE", 1),
+    Column::whole("HALF", 8),
+    Column::whole("JOB", 2),
+    Column::cut("MEMBER", 8, 7),
+    Column::whole("EXPIRES", 5),
+    Column::cut("OPENS", 20, 3),
+    Column::cut("HOLDER", 24, 4),
+    Column::cut("CAUSE", 16, 6),
+    Column::extra("ATTEMPT"),
+    Column::extra("AUDIENCE"),
+];
+
+pub(super) fn lease_table(leases: &[v1::Lease], now: Wall, room: Room) -> Page {
+    let short_ids = ids::shortened(leases.iter().flat_map(|l| [l.id.as_str(), l.job.as_str()]));
     let rows = leases.iter().map(|l| {
+        let opens: Vec<_> = l.scopes.iter().map(|s| s.resource.as_str()).collect();
         vec![
-            l.id.clone(),
+            shown_id(&l.id, &short_ids, room),
             l.state.clone(),
             half(l.half()),
-            l.job.clone(),
-            l.attempt.to_string(),
+            shown_id(&l.job, &short_ids, room),
             l.instance.clone(),
             if l.state == "live" { short(l.expires.as_ref(), now) } else { "-".to_owned() },
-            l.audience.clone(),
+            opens.join(", "),
+            l.holder.clone(),
             l.cause.clone(),
+            l.attempt.to_string(),
+            l.audience.clone(),
         ]
     });
-    columns(&["ID", "STATE", "HALF", "JOB", "ATTEMPT", "MEMBER", "EXPIRES", "AUDIENCE", "CAUSE"], rows)
+    list(&LEASE_COLUMNS, rows, room)
 }
 
 pub(super) fn lease_page(l: &v1::Lease, now: Wall) -> Page {
@@ -262,12 +307,20 @@ pub(super) fn lease_value(l: &v1::Lease, now: Wall) -> Value {
     })
 }
 
-pub(super) fn lock_table(locks: &[v1::Lock], now: Wall) -> Page {
+const LOCK_COLUMNS: [Column; 5] = [
+    Column::whole("NAME", 0),
+    Column::whole("SINCE", 3),
+    Column::whole("UNTIL", 2),
+    Column::cut("BY", 16, 4),
+    Column::cut("REASON", 16, 1),
+];
+
+pub(super) fn lock_table(locks: &[v1::Lock], now: Wall, room: Room) -> Page {
     let rows = locks.iter().map(|l| {
         let until = if l.until.is_none() { "lifted".to_owned() } else { short(l.until.as_ref(), now) };
         vec![l.name.clone(), short(l.since.as_ref(), now), until, l.by.clone(), l.reason.clone()]
     });
-    columns(&["NAME", "SINCE", "UNTIL", "BY", "REASON"], rows)
+    list(&LOCK_COLUMNS, rows, room)
 }
 
 pub(super) fn lock_value(l: &v1::Lock, now: Wall) -> Value {
@@ -328,11 +381,22 @@ mod tests {
         };
         let ended =
             v1::Lease { id: "l-2".into(), state: "revoked".into(), cause: "op: x".into(), ..lease.clone() };
-        insta::assert_snapshot!(lease_table(&[lease, ended], now), @r#"
-        ID   STATE    HALF     JOB  ATTEMPT  MEMBER  EXPIRES    AUDIENCE                   CAUSE
-        l-1  live     reading  j-1  1        n0      in 4m 12s  spiffe://td.example/files
-        l-2  revoked  reading  j-1  1        n0      -          spiffe://td.example/files  op: x
-        "#);
+        let scope = |resource: &str| v1::Scope { resource: resource.into(), actions: Vec::new() };
+        let scopes = vec![scope("dataset:acme/tickets@v3"), scope("model:acme/base@1")];
+        let holder = "spiffe://td.example/ns/ml/job/7".to_owned();
+        let leases =
+            [lease, ended].map(|l| v1::Lease { scopes: scopes.clone(), holder: holder.clone(), ..l });
+        let shown = |is_wide, columns| lease_table(&leases, now, Room { is_wide, columns });
+        let all = shown(false, None).to_string();
+        assert!(all.contains("dataset:acme/tickets@v3, model:acme/base@1") && all.contains(&holder), "{all}");
+        assert!(all.contains("in 4m 12s") && all.contains("op: x"), "{all}");
+        let wide = shown(true, Some(60)).to_string();
+        assert!(wide.contains("AUDIENCE") && wide.contains("spiffe://td.example/files"), "{wide}");
+        for columns in [60, 80, 120] {
+            let text = shown(false, Some(columns)).to_string();
+            assert!(text.lines().all(|line| line.chars().count() <= columns), "{text}");
+            assert!(text.contains("l-1") && text.contains("dataset:acme/ticke"), "{text}");
+        }
     }
 
     #[test]

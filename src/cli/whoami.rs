@@ -6,7 +6,7 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     client::Manner,
-    output::{fields, print, print_json},
+    output::{fields, print},
     view, when,
 };
 use crate::{name::PrincipalKind, proto::v1};
@@ -26,8 +26,8 @@ impl WhoamiArgs {
             .ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
             .await?;
         let now = session.now().wall;
-        if session.is_json() {
-            print_json(&json!({
+        if session.for_programs() {
+            session.print_value(&json!({
                 "spiffe_id": answer.spiffe_id, "kind": view::some(answer.kind), "tenant": view::some(answer.tenant),
                 "roles": answer.roles, "groups": answer.groups, "matched": view::some(answer.matched),
                 "svid_expires": when::value(answer.svid_expires.as_ref(), now),

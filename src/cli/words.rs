@@ -1,22 +1,37 @@
 //! Words of the command line that become values: names, reasons, spans, roles.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use super::{
+    contexts::{SvidFiles, SvidFrom},
+    ids::{self, JobRef, LeaseRef},
+    job_list::SINCE_MAX,
+};
 use crate::{
+    clock::Wall,
+    identity::{Pick, WorkloadEndpoint},
+    ledger::Event,
     limits::{JOB_DURATION_MAX, TEXT_BYTES_MAX, TTL_MIN},
-    name::{FenceKind, FenceName, JobId, LeaseId, PrincipalKind, SpiffeId},
+    name::{FenceKind, FenceName, PrincipalKind, ResourceKind, ResourceName, SpiffeId, TrustDomain},
+    proto::v1,
 };
 
 /// What can be revoked: a name of the fence grammar, or the bare id of a job, a lease or a workload.
 pub(super) fn ending_name(text: &str) -> Result<String, String> {
     let name = match () {
-        () if text.parse::<JobId>().is_ok() => format!("job:{text}"),
-        () if text.parse::<LeaseId>().is_ok() => format!("lease:{text}"),
+        () if text.parse::<JobRef>().is_ok() => format!("job:{text}"),
+        () if text.parse::<LeaseRef>().is_ok() => format!("lease:{text}"),
         () if text.parse::<SpiffeId>().is_ok() => format!("identity:{text}"),
         () => text.to_owned(),
     };
+    let is_short =
+        |kind: &str, letter: &str| name.strip_prefix(kind).is_some_and(|id| ids::is_beginning(id, letter));
+    if is_short("job:", "j-") || is_short("lease:", "l-") {
+        // Made whole when the daemon can be asked.
+        return Ok(name);
+    }
     let parsed: FenceName = name.parse().map_err(|e: crate::name::NameError| e.to_string())?;
     match parsed.kind() {
         FenceKind::Epoch => Err("`epoch` is the daemon's own: stop the daemon to end everything".to_owned()),
@@ -60,6 +75,116 @@ pub(super) fn span(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The state of a job as `job list --state` takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WantedState {
+    State(v1::JobState),
+    ClosedAs(v1::Outcome),
+}
+
+pub(super) fn job_state(text: &str) -> Result<WantedState, String> {
+    let wire = |prefix: &str| format!("{prefix}{}", text.to_ascii_uppercase().replace('-', "_"));
+    let state = v1::JobState::from_str_name(&wire("JOB_STATE_")).map(WantedState::State);
+    let outcome = v1::Outcome::from_str_name(&wire("OUTCOME_")).map(WantedState::ClosedAs);
+    state.or(outcome).filter(|_| !["unspecified", "superseded"].contains(&text)).ok_or_else(|| {
+        "it is no state: write awaiting-approval, ready, running, closed, or an outcome as failed or revoked".to_owned()
+    })
+}
+
+/// A dataset, with its kind or without.
+pub(super) fn dataset(text: &str) -> Result<ResourceName, String> {
+    of_kind(ResourceKind::Dataset, "dataset:", text)
+}
+
+/// A model, with its kind or without.
+pub(super) fn model(text: &str) -> Result<ResourceName, String> {
+    of_kind(ResourceKind::Model, "model:", text)
+}
+
+fn of_kind(kind: ResourceKind, prefix: &str, text: &str) -> Result<ResourceName, String> {
+    let whole = format!("{prefix}{}", text.strip_prefix(prefix).unwrap_or(text));
+    let name: ResourceName = whole.parse().map_err(|e: crate::name::NameError| e.to_string())?;
+    if name.kind() == kind {
+        Ok(name)
+    } else {
+        Err(format!("`{name}` is of another kind: write {prefix}TENANT/NAME"))
+    }
+}
+
+/// A moment, or a span before now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Since {
+    Moment(Wall),
+    Ago(Duration),
+}
+
+impl Since {
+    pub(super) fn wall(self, now: Wall) -> Wall {
+        match self {
+            Since::Moment(at) => at,
+            Since::Ago(span) => {
+                Wall(now.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+            }
+        }
+    }
+
+    pub(super) fn timestamp(self, now: Wall) -> prost_types::Timestamp {
+        let at = self.wall(now);
+        prost_types::Timestamp {
+            seconds: i64::try_from(at.seconds()).unwrap_or(i64::MAX),
+            nanos: i32::try_from(at.0 % 1_000).unwrap_or(0).saturating_mul(1_000_000),
+        }
+    }
+}
+
+pub(super) fn since(text: &str) -> Result<Since, String> {
+    if let Ok(span) = humantime::parse_duration(text) {
+        return match span <= SINCE_MAX {
+            true => Ok(Since::Ago(span)),
+            false => Err("it is longer than ten years ago".to_owned()),
+        };
+    }
+    let at = humantime::parse_rfc3339_weak(text).ok();
+    let at = at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+    at.and_then(|at| u64::try_from(at.as_millis()).ok()).map(|ms| Since::Moment(Wall(ms))).ok_or_else(|| {
+        "it is neither a span before now, as 90s or 2h, nor a moment in UTC, as 2026-11-29T08:00:00Z"
+            .to_owned()
+    })
+}
+
+/// `DOMAIN=FILE`. The file's path is made absolute: the contexts file lies elsewhere.
+pub(super) fn bundle(text: &str) -> Result<(TrustDomain, PathBuf), String> {
+    let (domain, file) = text.split_once('=').ok_or("write DOMAIN=FILE, as acme.example=bundle.pem")?;
+    let domain = domain.parse().map_err(|e: crate::name::NameError| e.to_string())?;
+    Ok((domain, absolute(file)?))
+}
+
+/// `ROLE=CERT,KEY` or `ROLE=unix:///PATH`.
+pub(super) fn identity(text: &str) -> Result<(PrincipalKind, SvidFrom), String> {
+    let shape = "write ROLE=CERT,KEY or ROLE=unix:///PATH, as operator=svid.pem,svid.key";
+    let (role, from) = text.split_once('=').ok_or(shape)?;
+    let role = role.parse::<PrincipalKind>().map_err(|e| e.to_string())?;
+    if from.starts_with("unix:") || from.starts_with("tcp:") {
+        let endpoint = from.parse::<WorkloadEndpoint>().map_err(|e| e.to_string())?;
+        return Ok((role, SvidFrom::WorkloadApi { endpoint: Some(endpoint), pick: Pick::First }));
+    }
+    let (cert, key) = from.split_once(',').ok_or(shape)?;
+    Ok((role, SvidFiles { cert: absolute(cert)?, key: absolute(key)? }.into()))
+}
+
+fn absolute(path: &str) -> Result<PathBuf, String> {
+    std::path::absolute(path).map_err(|_| "it names no file".to_owned())
+}
+
+/// A type of the ledger's records. The refusal lists them all.
+pub(super) fn record_type(text: &str) -> Result<String, String> {
+    match serde_json::from_value::<Event>(serde_json::json!({ "type": text })) {
+        Err(e) if e.to_string().starts_with("unknown variant") => Err(e.to_string()),
+        // A type that is known, without the fields that its records have.
+        _ => Ok(text.to_owned()),
+    }
+}
+
 /// One of the kinds of principals.
 pub(super) fn role() -> impl TypedValueParser<Value = PrincipalKind> {
     let words = PrincipalKind::ALL.iter().map(|k| k.as_str());
@@ -76,8 +201,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn filters_are_words_that_people_know() {
+        assert_eq!(job_state("awaiting-approval"), Ok(WantedState::State(v1::JobState::AwaitingApproval)));
+        assert_eq!(job_state("failed"), Ok(WantedState::ClosedAs(v1::Outcome::Failed)));
+        for bad in ["", "open", "superseded", "unspecified"] {
+            assert!(job_state(bad).is_err(), "{bad}");
+        }
+        assert_eq!(dataset("acme/tickets@v3").unwrap().as_str(), "dataset:acme/tickets@v3");
+        assert_eq!(dataset("dataset:acme/tickets").unwrap().as_str(), "dataset:acme/tickets");
+        assert!(dataset("model:acme/base@1").is_err());
+        assert_eq!(record_type("lock.set"), Ok("lock.set".to_owned()));
+        assert!(record_type("lock").unwrap_err().contains("`lock.set`"), "it names those that there are");
+        let now = Wall(1_795_148_000_000);
+        assert_eq!(since("2h").unwrap().wall(now), Wall(1_795_140_800_000));
+        assert_eq!(since("2026-11-20T04:13:20Z").unwrap().wall(now), now);
+        for bad in ["", "yesterday", "100y", "2h ago"] {
+            assert!(since(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_bare_id_is_the_name_of_what_it_is() {
-        let (j, l) = (JobId(7), LeaseId(9));
+        let (j, l) = (crate::name::JobId(7), crate::name::LeaseId(9));
         for (text, name) in [
             (j.to_string(), format!("job:{j}")),
             (format!("job:{j}"), format!("job:{j}")),
@@ -85,10 +230,21 @@ mod tests {
             ("spiffe://td.example/w".into(), "identity:spiffe://td.example/w".into()),
             ("dataset:acme/tickets@v3".into(), "dataset:acme/tickets@v3".into()),
             ("human:ada".into(), "human:ada".into()),
+            ("j-0abc".into(), "job:j-0abc".into()),
+            ("lease:l-0abcd".into(), "lease:l-0abcd".into()),
         ] {
             assert_eq!(ending_name(&text), Ok(name));
         }
-        for bad in ["", "j-1", "epoch", "job:", "tenant:../x", "volume:a", "identity-prefix:spiffe://td/a/"] {
+        for bad in [
+            "",
+            "j-1",
+            "job:j-0",
+            "epoch",
+            "job:",
+            "tenant:../x",
+            "volume:a",
+            "identity-prefix:spiffe://td/a/",
+        ] {
             assert!(ending_name(bad).is_err(), "{bad}");
         }
     }

@@ -99,6 +99,14 @@ impl Notes {
         self.problems.push(Problem { file: self.file.clone(), line, what: what.into() });
     }
 
+    /// Takes out what was noted while `read` ran, so that it does not spoil the rest of the file.
+    pub(crate) fn apart<T>(&mut self, read: impl FnOnce(&mut Notes) -> T) -> (T, Option<Problems>) {
+        let before = std::mem::take(&mut self.problems);
+        let made = read(self);
+        let noted = std::mem::replace(&mut self.problems, before);
+        (made, if noted.is_empty() { None } else { Some(Problems::of(noted)) })
+    }
+
     pub(crate) fn default_used(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.defaults.push(DefaultUsed { key: key.into(), value: value.into() });
     }

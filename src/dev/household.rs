@@ -22,7 +22,7 @@ use crate::{
 pub const TRUST_DOMAIN: &str = "dev.leasehold";
 /// The tenant that owns the sample data.
 pub const TENANT: &str = "dev";
-const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// SVIDs are issued anew at each start and at half of this.
 pub const SVID_LIFE: Duration = Duration::from_secs(24 * 3600);
 
@@ -66,7 +66,7 @@ impl Role {
     }
 
     /// Host names for clients that want one: gRPC clients and browsers do not look at SPIFFE IDs.
-    fn dns(self) -> &'static [&'static str] {
+    pub(super) fn dns(self) -> &'static [&'static str] {
         match self {
             Role::Daemon | Role::Files => &["localhost"],
             Role::Trainer | Role::Launcher | Role::Operator => &[],
@@ -83,6 +83,9 @@ pub enum SetupError {
     Read { path: PathBuf, source: io::Error },
     #[error("{} is no directory", path.display())]
     NoDirectory { path: PathBuf },
+    /// An SVID of a trust domain was asked of another one's authority.
+    #[error("the authority in {} is not that of the trust domain {domain}", ca.display())]
+    OtherDomain { ca: PathBuf, domain: TrustDomain },
     #[error("a certificate could not be made: {0}")]
     Certificate(#[from] rcgen::Error),
     #[error(transparent)]
@@ -144,7 +147,7 @@ impl Household {
             Some(dir) if dir.is_dir() => canonical(dir)?,
             Some(dir) => return Err(SetupError::NoDirectory { path: dir.to_owned() }),
         };
-        let authority = authority(&root.join("ca"), clock.now().wall)?;
+        let authority = authority(TRUST_DOMAIN.parse()?, &root.join("ca"), clock.now().wall)?;
         let house = Household { root, authority, clock, data, ports };
         house.issue_svids()?;
         house.write_files()?;
@@ -383,8 +386,7 @@ const SAMPLE_DATA: &str = r#"{"id": 1, "text": "the lamp in room 4 flickers", "l
 {"id": 3, "text": "the door opens only from inside", "label": "facilities"}
 "#;
 
-fn authority(ca: &Path, now: Wall) -> Result<Authority, SetupError> {
-    let domain: TrustDomain = TRUST_DOMAIN.parse()?;
+pub(super) fn authority(domain: TrustDomain, ca: &Path, now: Wall) -> Result<Authority, SetupError> {
     let (cert, key) = (ca.join("root.pem"), ca.join("root.key"));
     if cert.exists() && key.exists() {
         let read = |path: &Path| {
@@ -399,13 +401,13 @@ fn authority(ca: &Path, now: Wall) -> Result<Authority, SetupError> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Exists {
+pub(super) enum Exists {
     Keep,
     Replace,
 }
 
 /// Writes a file whole or not at all.
-fn write(path: &Path, text: &str, mode: u32, exists: Exists) -> Result<(), SetupError> {
+pub(super) fn write(path: &Path, text: &str, mode: u32, exists: Exists) -> Result<(), SetupError> {
     let failed = |source| SetupError::Write { path: path.to_owned(), source };
     if exists == Exists::Keep && path.exists() {
         return Ok(());
@@ -422,7 +424,7 @@ fn write(path: &Path, text: &str, mode: u32, exists: Exists) -> Result<(), Setup
     fs::rename(&draft, path).map_err(failed)
 }
 
-fn make_dir(path: &Path) -> Result<(), SetupError> {
+pub(super) fn make_dir(path: &Path) -> Result<(), SetupError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -430,6 +432,6 @@ fn make_dir(path: &Path) -> Result<(), SetupError> {
         .map_err(|source| SetupError::Write { path: path.to_owned(), source })
 }
 
-fn canonical(path: &Path) -> Result<PathBuf, SetupError> {
+pub(super) fn canonical(path: &Path) -> Result<PathBuf, SetupError> {
     path.canonicalize().map_err(|source| SetupError::Read { path: path.to_owned(), source })
 }

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `authority` | [`Authority`]: a trust domain's root, and the SVIDs that it issues |
 //! | `household` | [`Household`]: everything that a daemon needs, in one folder |
+//! | `starter` | [`Starter`]: the files that a deployment begins with, and SVIDs for trials |
 //! | `running` | [`Running`]: a household with its file server, to try |
 //! | `file_server` | [`FileServer`]: serves folders behind leases, on `verify` alone; the model for authors of resource servers |
 //! | `target` | what a request line asks for |
@@ -22,6 +23,7 @@ mod file_server;
 mod folder;
 mod household;
 mod running;
+mod starter;
 mod target;
 mod transfer;
 
@@ -31,4 +33,5 @@ pub use file_server::FileServer;
 pub use folder::encode_path;
 pub use household::{Household, Pace, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
 pub use running::{FreePorts, Running, free_ports};
+pub use starter::{Started, Starter, mint, write_svid};
 pub use transfer::{Direction, Transfer, TransferEnd};

@@ -76,6 +76,11 @@ impl Engine {
         self.rules.policies.iter()
     }
 
+    /// A rule as it is written, with its annotations.
+    pub fn rule_text(&self, id: &str) -> Option<String> {
+        self.rules.policies.iter().find(|(rule, _)| rule.id == id).map(|(_, policy)| policy.to_string())
+    }
+
     /// What is no mistake, but should be known: a rule about a resource that the catalog does not have.
     pub fn warnings(&self) -> &[String] {
         &self.warnings

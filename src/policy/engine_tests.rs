@@ -337,7 +337,7 @@ fn a_refusal_names_who_asked_the_rule_and_the_way_out() {
     );
     assert_eq!(
         r.fact("fix").unwrap(),
-        "set purpose in job.toml to one of these if it is true, or ask its owner, data-tickets@acme.example"
+        "set purpose in the job file to one of these if it is true, or ask its owner, data-tickets@acme.example"
     );
     let etl = "spiffe://k8s.acme.example/ns/etl/sa/nightly";
     let r = Ask::of(&[("read_model", "model:acme/base-1b@2026.04")]).refusal(&engine, etl);

@@ -249,8 +249,10 @@ fn part_fix(who: &Who<'_>, resource: &Resource, cause: &Cause, explain: Explain)
         Cause::Purpose { role, .. } => {
             let purposes = resource.dataset().map(|d| &d.purposes);
             let purpose = purposes.map(|p| match p.iter().next() {
-                Some(only) if p.len() == 1 => format!("set purpose = \"{only}\" in job.toml if that is true"),
-                _ => "set purpose in job.toml to one of these if it is true".to_owned(),
+                Some(only) if p.len() == 1 => {
+                    format!("set purpose = \"{only}\" in the job file if that is true")
+                }
+                _ => "set purpose in the job file to one of these if it is true".to_owned(),
             });
             let parts = [role.as_deref().map(role_fix), purpose];
             let parts: Vec<String> = parts.into_iter().flatten().collect();

@@ -26,6 +26,14 @@ pub(super) struct PolicyText {
 }
 
 impl PolicySource {
+    /// All files, one after another, each after a comment with its name if there are several.
+    pub fn text(&self) -> Result<String, PolicyErrors> {
+        let texts = self.read()?;
+        let is_one = texts.len() == 1;
+        let titled = |t: PolicyText| if is_one { t.text } else { format!("// {}\n{}\n", t.file, t.text) };
+        Ok(texts.into_iter().map(titled).collect())
+    }
+
     /// Reads all files, in the order of their names.
     pub(super) fn read(&self) -> Result<Vec<PolicyText>, PolicyErrors> {
         match self {

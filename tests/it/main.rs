@@ -16,6 +16,7 @@ mod harness;
 mod accounting;
 mod audit;
 mod bad_input;
+mod commands;
 mod configuration;
 mod endings;
 mod faults;

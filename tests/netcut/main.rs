@@ -92,7 +92,7 @@ impl Scene {
             ]),
         };
         let contexts = BTreeMap::from([("cut".to_owned(), context)]);
-        Contexts { current: Some("cut".into()), contexts }
+        Contexts { current: Some("cut".into()), contexts, ..Default::default() }
             .save(&folder.path().join("contexts.toml"))
             .unwrap();
         let log = fs::File::create(folder.path().join("daemon.log")).unwrap();

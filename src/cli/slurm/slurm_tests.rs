@@ -58,7 +58,7 @@ impl Cluster {
         let identities = BTreeMap::from([(PrincipalKind::Scheduler, svid)]);
         let context = Context { server, server_id, bundles, issuer, identities };
         let contexts = BTreeMap::from([("dev".to_owned(), context)]);
-        Contexts { current: Some("dev".into()), contexts }.save(&path("toml")).unwrap();
+        Contexts { current: Some("dev".into()), contexts, ..Default::default() }.save(&path("toml")).unwrap();
         Session::of_test(Still::after(&home.clock, Duration::ZERO), path("toml"), None)
     }
 

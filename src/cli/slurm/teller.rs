@@ -287,7 +287,7 @@ fn not_theirs(job: &v1::Job, runs_as: &SpiffeId) -> Failure {
     let text = format!("the Slurm job's comment names {}, which is no job of {runs_as}", job.id);
     Failure::from(Refusal::new(Reason::NotAMember, text))
         .with("launcher", job.launcher.clone())
-        .fix("submit as who launched that job, or have members.join of its job.toml name this identity")
+        .fix("submit as who launched that job, or have members.join of its job file name this identity")
         .saying("No attempt was begun; the Slurm job runs without access.")
 }
 
@@ -376,7 +376,7 @@ mod tests {
         leasehold: Slurm job 4 on hpc: attempt 1 of j-7 has begun
         leasehold: Slurm job 4 on hpc: its beginning is not told: denied: the Slurm job's comment names j-00000000000000000000000007, which is no job of spiffe://hpc.acme.example/slurm/ml-support/mallory
           launcher  spiffe://hpc.acme.example/slurm/ml-support/ada
-          fix       submit as who launched that job, or have members.join of its job.toml name this identity
+          fix       submit as who launched that job, or have members.join of its job file name this identity
         No attempt was begun; the Slurm job runs without access.
         leasehold: Slurm job 4 on hpc: its end could not be told: error: cannot reach `leasehold.acme.example:8443`
           fix    check that the daemon runs, and the way to it

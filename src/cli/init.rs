@@ -1,0 +1,107 @@
+//! `leasehold init`.
+
+use std::{fs, path::PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    Contexts, Exit, Failure, Session, SvidFiles,
+    contexts::Context,
+    output::{Page, note, print},
+};
+use crate::{
+    dev::{Role, Starter},
+    name::{PrincipalKind, TenantName, TrustDomain},
+};
+
+/// Writes what a daemon of your own begins with: configuration, catalog, policy, and an authority for trials.
+///
+/// The files are yours to change; `leasehold serve` starts with them as they are. SVIDs from the authority last a day, and
+/// `leasehold svid mint` issues more. Use a SPIFFE agent for anything that lasts.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold init ./leasehold
+  leasehold init /etc/leasehold --trust-domain acme.example --tenant acme
+  leasehold serve --config ./leasehold/leasehold.toml
+  LEASEHOLD_CONTEXTS=./leasehold/contexts.toml leasehold whoami")]
+pub struct InitArgs {
+    /// An empty directory, or one that does not exist yet.
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// The trust domain of the SVIDs.
+    #[arg(long, value_name = "NAME", default_value = "leasehold.test")]
+    trust_domain: TrustDomain,
+    /// The team that the first catalog file is of.
+    #[arg(long, value_name = "NAME", default_value = "demo")]
+    tenant: TenantName,
+    /// The port of gRPC on loopback; the two after it serve the keys and the probes.
+    #[arg(long, value_name = "N", default_value_t = 8443, value_parser = clap::value_parser!(u16).range(1..=65_533))]
+    port: u16,
+}
+
+impl InitArgs {
+    pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let shown = self.dir.display().to_string();
+        if fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some()) {
+            return Err(Failure::new(Exit::Failure, format!("`{shown}` is not empty"))
+                .fix("name an empty directory, or one that does not exist yet"));
+        }
+        if self.tenant.as_str() == "platform" {
+            return Err(
+                Failure::usage("`platform` is the tenant of the operators").fix("name your team by --tenant")
+            );
+        }
+        let starter =
+            Starter { domain: self.trust_domain.clone(), tenant: self.tenant.clone(), port: self.port };
+        let failed = |what: &str, e: &dyn std::error::Error| {
+            let cause = e.source().map(|e| format!(": {e}")).unwrap_or_default();
+            Failure::new(Exit::Failure, format!("{what}: {e}{cause}"))
+                .fix("name a directory in a place that you may write")
+        };
+        let started = starter
+            .write(&self.dir, session.now().wall)
+            .map_err(|e| failed("the deployment could not be written", &e))?;
+        let root = started.root;
+        let svid = |role: Role| {
+            let file = |ending: &str| root.join(format!("svid/{}.{ending}", role.as_str()));
+            SvidFiles { cert: file("pem"), key: file("key") }.into()
+        };
+        let context = Context {
+            server: format!("localhost:{}", self.port),
+            server_id: started.server_id,
+            bundles: [(self.trust_domain, root.join("ca/bundle.pem"))].into(),
+            issuer: None,
+            identities: [
+                (PrincipalKind::Workload, svid(Role::Trainer)),
+                (PrincipalKind::Launcher, svid(Role::Launcher)),
+                (PrincipalKind::Operator, svid(Role::Operator)),
+            ]
+            .into(),
+        };
+        let contexts = root.join("contexts.toml");
+        Contexts::with("init", context)
+            .save(&contexts)
+            .map_err(|e| failed("the contexts could not be written", &e))?;
+        let at = |name: &str| root.join(name).display().to_string();
+        if session.for_programs() {
+            session.print_value(&json!({
+                "folder": root.display().to_string(), "config": at("leasehold.toml"), "catalog": at("catalog.d"),
+                "policy": at("policy"), "contexts": at("contexts.toml"), "authority": at("ca"), "job": at("job.toml"),
+            }))?;
+            return Ok(Exit::Ok);
+        }
+        print(&Page::lines([
+            format!("leasehold serve --config {}", at("leasehold.toml")),
+            format!("export LEASEHOLD_CONTEXTS={}", at("contexts.toml")),
+            "leasehold doctor".to_owned(),
+            format!("JOB=$(leasehold job create --spec {})", at("job.toml")),
+            "leasehold run --job \"$JOB\" -- env".to_owned(),
+        ]))?;
+        note(&format!(
+            "{shown} has all that these commands need. Its SVIDs last a day: leasehold svid mint --help."
+        ));
+        Ok(Exit::Ok)
+    }
+}

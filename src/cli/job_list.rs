@@ -1,0 +1,155 @@
+//! `leasehold job list`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{
+    Client, Exit, Failure, Session,
+    client::Manner,
+    follow::Following,
+    job::READERS,
+    lease::screen,
+    output::{Page, note, print},
+    view, words,
+};
+use crate::{
+    limits::{PAGE_DEFAULT, PAGE_MAX, WATCH},
+    name::{ResourceName, SpiffeId, TenantName},
+    proto::v1,
+};
+
+/// Which jobs, and how many of them.
+#[derive(Debug, Args)]
+pub(super) struct JobListArgs {
+    /// Leave closed jobs out.
+    #[arg(long)]
+    open: bool,
+    /// Only jobs in this state: awaiting-approval, ready, running, closed, or closed as completed, failed, interrupted, lost,
+    /// cancelled, rejected, expired, revoked or unknown. May be repeated.
+    #[arg(long, value_name = "STATE", value_parser = words::job_state, value_delimiter = ',')]
+    state: Vec<words::WantedState>,
+    /// Only jobs of this tenant.
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<TenantName>,
+    /// Only jobs that this identity created.
+    #[arg(long, value_name = "SPIFFE ID")]
+    launcher: Option<SpiffeId>,
+    /// Only jobs that read this dataset: TENANT/NAME or TENANT/NAME@VERSION.
+    #[arg(long, value_name = "NAME", value_parser = words::dataset)]
+    dataset: Option<ResourceName>,
+    /// Only jobs that read this model: TENANT/NAME or TENANT/NAME@VERSION.
+    #[arg(long, value_name = "NAME", value_parser = words::model)]
+    model: Option<ResourceName>,
+    /// Only jobs that were created since: a span as 2h, or a moment as 2026-11-29T08:00:00Z.
+    #[arg(long, value_name = "WHEN", value_parser = words::since)]
+    since: Option<words::Since>,
+    /// At most this many [default: 100; with --ids all]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// The whole ids only, one a line: for scripts.
+    #[arg(long, short = 'q')]
+    ids: bool,
+    /// Look again every two seconds.
+    #[arg(long, short, conflicts_with = "ids")]
+    watch: bool,
+}
+
+impl JobListArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        if self.watch {
+            return self.watch(session).await;
+        }
+        let client = session.client(&READERS)?;
+        let (jobs, more) = self.fetch(&client, session).await?;
+        let now = session.now().wall;
+        if self.ids {
+            print(&Page::lines(jobs.iter().map(|j| &j.id)))?;
+        } else if session.for_programs() {
+            session.print_value(&jobs.iter().map(|j| view::job_value(j, now)).collect())?;
+        } else {
+            print(&view::job_table(&jobs, now, session.room()))?;
+            if jobs.is_empty() {
+                note(match self.has_filter() {
+                    true => "No job that you may see is like this.",
+                    false => "No job that you may see.",
+                });
+            }
+        }
+        if more {
+            note("There are more: --limit N.");
+        }
+        Ok(Exit::Ok)
+    }
+
+    async fn watch(self, session: &Session) -> Result<Exit, Failure> {
+        let mut following = Following::new();
+        loop {
+            let looked = async {
+                let (jobs, _) = self.fetch(&session.client(&READERS)?, session).await?;
+                following.answered();
+                let now = session.now().wall;
+                match session.for_programs() {
+                    true => session.print_item(&jobs.iter().map(|j| view::job_value(j, now)).collect()),
+                    false => print(&screen(now, &view::job_table(&jobs, now, session.room()))),
+                }
+            };
+            match looked.await {
+                Ok(()) => session.clock.sleep(WATCH).await,
+                failed => following.wait(failed, session).await?,
+            }
+        }
+    }
+
+    fn has_filter(&self) -> bool {
+        self.open
+            || !self.state.is_empty()
+            || self.tenant.is_some()
+            || self.launcher.is_some()
+            || self.dataset.is_some()
+            || self.model.is_some()
+            || self.since.is_some()
+    }
+
+    fn request(&self, session: &Session) -> v1::ListJobsRequest {
+        let mut request = v1::ListJobsRequest {
+            open_only: self.open,
+            tenant: self.tenant.as_ref().map(ToString::to_string).unwrap_or_default(),
+            launcher: self.launcher.as_ref().map(ToString::to_string).unwrap_or_default(),
+            resources: self.dataset.iter().chain(&self.model).map(ToString::to_string).collect(),
+            created_from: self.since.map(|since| since.timestamp(session.now().wall)),
+            ..Default::default()
+        };
+        for wanted in &self.state {
+            match wanted {
+                words::WantedState::State(state) => request.states.push((*state).into()),
+                words::WantedState::ClosedAs(outcome) => request.outcomes.push((*outcome).into()),
+            }
+        }
+        request
+    }
+
+    /// The jobs, and whether there are more than were asked for.
+    async fn fetch(&self, client: &Client, session: &Session) -> Result<(Vec<v1::Job>, bool), Failure> {
+        let limit = self.limit.unwrap_or(if self.ids { usize::MAX } else { PAGE_DEFAULT });
+        let mut jobs = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let page_size = u32::try_from(limit.saturating_sub(jobs.len()).min(PAGE_MAX)).unwrap_or(0);
+            if page_size == 0 {
+                return Ok((jobs, !page_token.is_empty()));
+            }
+            let request = v1::ListJobsRequest { page_size, page_token, ..self.request(session) };
+            let answer =
+                client.ask(Manner::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
+            jobs.extend(answer.jobs);
+            page_token = answer.next_page_token;
+            if page_token.is_empty() {
+                return Ok((jobs, false));
+            }
+        }
+    }
+}
+
+/// How long ago is the longest span that can be asked for.
+pub(super) const SINCE_MAX: Duration = Duration::from_secs(3_660 * 24 * 3_600);

@@ -1,0 +1,123 @@
+//! `leasehold status`.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    Client, Exit, Failure, Session,
+    client::Manner,
+    output::{Cell, fields, print},
+    when,
+};
+use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
+
+/// Says in a few lines how the daemon is: its life, open jobs, live leases and locks, as far as you may see them.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold status
+  leasehold status --context prod -o json | jq .jobs")]
+pub struct StatusArgs {}
+
+/// How many there are of something.
+enum Count {
+    Exactly(usize),
+    /// A page was full, and there is another one.
+    AtLeast(usize),
+    /// The caller may not see it.
+    Hidden,
+}
+
+impl Count {
+    fn of(shown: usize, next_page_token: &str) -> Self {
+        if next_page_token.is_empty() { Count::Exactly(shown) } else { Count::AtLeast(shown) }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Count::Exactly(n) => n.to_string(),
+            Count::AtLeast(n) => format!("{n} or more"),
+            Count::Hidden => "not yours to see".to_owned(),
+        }
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Count::Exactly(n) => json!({ "count": n, "more": false }),
+            Count::AtLeast(n) => json!({ "count": n, "more": true }),
+            Count::Hidden => Value::Null,
+        }
+    }
+}
+
+/// A refusal to look is shown as such; what else goes wrong ends the command.
+fn seen(counted: Result<Count, Failure>) -> Result<Count, Failure> {
+    match counted {
+        Err(failure) if failure.exit == Exit::Denied => Ok(Count::Hidden),
+        other => other,
+    }
+}
+
+impl StatusArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let client = session.client(&[
+            PrincipalKind::Operator,
+            PrincipalKind::Auditor,
+            PrincipalKind::Launcher,
+            PrincipalKind::Workload,
+        ])?;
+        let who = client
+            .ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
+            .await?;
+        let ready = seen(jobs(&client, v1::JobState::Ready).await)?;
+        let running = seen(jobs(&client, v1::JobState::Running).await)?;
+        let waiting = seen(jobs(&client, v1::JobState::AwaitingApproval).await)?;
+        let leases = seen(leases(&client).await)?;
+        let locks = seen(locks(&client).await)?;
+        let now = session.now().wall;
+        if session.for_programs() {
+            session.print_value(&json!({
+                "version": who.server_version, "epoch": who.epoch, "you": who.spiffe_id,
+                "jobs": { "ready": ready.value(), "running": running.value(), "awaiting_approval": waiting.value() },
+                "live_leases": leases.value(), "locks": locks.value(),
+                "server_time": when::value(who.server_time.as_ref(), now),
+                "svid_expires": when::value(who.svid_expires.as_ref(), now),
+            }))?;
+        } else {
+            print(&fields([
+                ("daemon", Cell::from(format!("leasehold {}, epoch {}", who.server_version, who.epoch))),
+                ("you", who.spiffe_id.into()),
+                ("your SVID expires", when::both(who.svid_expires.as_ref(), now).into()),
+                ("jobs running", running.shown().into()),
+                ("jobs ready", ready.shown().into()),
+                ("jobs awaiting approval", waiting.shown().into()),
+                ("live leases", leases.shown().into()),
+                ("locks", locks.shown().into()),
+            ]))?;
+        }
+        Ok(Exit::Ok)
+    }
+}
+
+fn page_size() -> u32 {
+    u32::try_from(PAGE_MAX).unwrap_or(u32::MAX)
+}
+
+async fn jobs(client: &Client, state: v1::JobState) -> Result<Count, Failure> {
+    let request =
+        v1::ListJobsRequest { states: vec![state.into()], page_size: page_size(), ..Default::default() };
+    let answer = client.ask(Manner::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
+    Ok(Count::of(answer.jobs.len(), &answer.next_page_token))
+}
+
+async fn leases(client: &Client) -> Result<Count, Failure> {
+    let request = v1::ListLeasesRequest { live_only: true, page_size: page_size(), ..Default::default() };
+    let answer = client.ask(Manner::Reads, request, async |r| client.operator().list_leases(r).await).await?;
+    Ok(Count::of(answer.leases.len(), &answer.next_page_token))
+}
+
+async fn locks(client: &Client) -> Result<Count, Failure> {
+    let request = v1::ListLocksRequest::default();
+    let answer = client.ask(Manner::Reads, request, async |r| client.operator().list_locks(r).await).await?;
+    Ok(Count::Exactly(answer.locks.len()))
+}

@@ -1,0 +1,178 @@
+//! `leasehold audit tail`.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    Client, Exit, Failure, Session,
+    client::Manner,
+    follow::Following,
+    grid::{Room, cut},
+    ids,
+    output::print_line,
+    record::{self, About},
+    words,
+};
+use crate::{clock::Wall, ledger::SignedHead, name::PrincipalKind, proto::v1, reason::Reason};
+
+/// Which records, and whether to wait for more.
+#[derive(Debug, Args)]
+pub(super) struct TailArgs {
+    /// The first record to print; only what comes otherwise.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    from: u64,
+    /// Only records from then on: a span as 2h, or a moment as 2026-11-29T08:00:00Z.
+    #[arg(long, value_name = "WHEN", value_parser = words::since)]
+    since: Option<words::Since>,
+    /// Stop at the first record after this moment: a span before now, or a moment.
+    #[arg(long, value_name = "WHEN", value_parser = words::since)]
+    until: Option<words::Since>,
+    /// Only records of this type, as revoked or job.closed. May be repeated.
+    #[arg(long = "type", value_name = "TYPE", value_parser = words::record_type, value_delimiter = ',')]
+    types: Vec<String>,
+    /// Stop at the end of what is there.
+    #[arg(long)]
+    no_follow: bool,
+    /// Only what is about this name, as `revoke` takes it: the records that say it, and all of the jobs and leases that
+    /// they name. With --from 1 it is the whole story.
+    #[arg(long, value_name = "NAME", value_parser = words::ending_name)]
+    about: Option<String>,
+}
+
+/// How wide a row is if stdout is no terminal.
+const WIDTH: usize = 120;
+const READERS: [PrincipalKind; 2] = [PrincipalKind::Auditor, PrincipalKind::Operator];
+
+/// What is left to do when a stream has ended.
+enum After {
+    More,
+    Done,
+}
+
+/// Where the tail stands.
+struct Tail<'a> {
+    session: &'a Session,
+    types: Vec<String>,
+    about: Option<About>,
+    since: Option<Wall>,
+    until: Option<Wall>,
+    no_follow: bool,
+    /// The next record to ask for; 0 until it is known.
+    next: u64,
+    following: Following,
+}
+
+impl TailArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let now = session.now().wall;
+        let about = match &self.about {
+            Some(name) => Some(About::new(&ids::whole_name(&session.client(&READERS)?, name).await?)),
+            None => None,
+        };
+        let mut tail = Tail {
+            session,
+            types: self.types,
+            about,
+            since: self.since.map(|since| since.wall(now)),
+            until: self.until.map(|until| until.wall(now)),
+            no_follow: self.no_follow,
+            next: self.from,
+            following: Following::new(),
+        };
+        loop {
+            match tail.read().await {
+                Ok(After::Done) => return Ok(Exit::Ok),
+                Ok(After::More) => tail.following.wait(Ok(()), session).await?,
+                Err(failure) if self.no_follow => return Err(failure),
+                Err(failure) => tail.following.wait(Err(failure), session).await?,
+            }
+        }
+    }
+}
+
+impl Tail<'_> {
+    /// Prints records until the stream ends. Each time with the SVID that there is by now.
+    async fn read(&mut self) -> Result<After, Failure> {
+        let client = self.session.client(&READERS)?;
+        if self.next == 0 {
+            self.next = self.first(&client).await?;
+        }
+        let mut stream = records(&client, self.next, self.no_follow).await?;
+        while let Some(answer) = next(&client, &mut stream).await? {
+            self.following.answered();
+            let record: Value = serde_json::from_str(&answer.record).unwrap_or(Value::Null);
+            if self.until.is_some_and(|until| record::time(&record).is_some_and(|at| at > until)) {
+                return Ok(After::Done);
+            }
+            self.show(answer.index, &record)?;
+            self.next = answer.index.saturating_add(1);
+        }
+        Ok(if self.no_follow { After::Done } else { After::More })
+    }
+
+    /// The record to begin with if the command line names none: the first since a moment, or else the next that is written.
+    async fn first(&self, client: &Client) -> Result<u64, Failure> {
+        let answer = client
+            .ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
+            .await?;
+        let head = answer.ledger_head.parse::<SignedHead>().map_or(0, |signed| signed.head.index);
+        let after = if head == 0 { 0 } else { head.saturating_add(1) };
+        let Some(since) = self.since else { return Ok(after) };
+        // Records are in the order of their time, as far as the daemon's clock was.
+        let (mut low, mut high) = (1, after.max(1));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut stream = records(client, middle, true).await?;
+            let is_before = match next(client, &mut stream).await {
+                Ok(record) => record
+                    .and_then(|r| record::time(&serde_json::from_str(&r.record).ok()?))
+                    .is_some_and(|at| at < since),
+                // Its segment was moved away, as old ones are.
+                Err(failure) if failure.reason == Some(Reason::FellBehind) => true,
+                Err(failure) => return Err(failure),
+            };
+            match is_before {
+                true => low = middle + 1,
+                false => high = middle,
+            }
+        }
+        Ok(low)
+    }
+
+    fn show(&mut self, index: u64, record: &Value) -> Result<(), Failure> {
+        if self.since.is_some_and(|since| record::time(record).is_some_and(|at| at < since)) {
+            return Ok(());
+        }
+        // A job is followed from its creation on, whatever types are shown.
+        if let Some(about) = &mut self.about
+            && !about.takes(record)?
+        {
+            return Ok(());
+        }
+        let kind = record.get("type").and_then(Value::as_str).unwrap_or_default();
+        if !self.types.is_empty() && !self.types.iter().any(|t| t == kind) {
+            return Ok(());
+        }
+        if self.session.for_programs() {
+            return self.session.print_item(&json!({ "index": index, "record": record }));
+        }
+        let room = self.session.room();
+        print_line(&match room.is_wide {
+            true => record::row(index, record),
+            false => {
+                cut(&record::short_row(index, record), Room { columns: room.columns.or(Some(WIDTH)), ..room })
+            }
+        })
+    }
+}
+
+type Stream = tonic::Streaming<v1::TailLedgerResponse>;
+
+async fn records(client: &Client, from_index: u64, no_follow: bool) -> Result<Stream, Failure> {
+    let request = v1::TailLedgerRequest { from_index, no_follow };
+    client.follow(request, async |r| client.operator().tail_ledger(r).await).await
+}
+
+async fn next(client: &Client, stream: &mut Stream) -> Result<Option<v1::TailLedgerResponse>, Failure> {
+    stream.message().await.map_err(|status| client.failure(&status, Manner::Reads))
+}
