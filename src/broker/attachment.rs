@@ -9,10 +9,11 @@ use super::{
     presence::{MemberKey, Presence},
 };
 use crate::{
-    fence::Stand,
+    fence::{Revision, Stand},
     job::{AttemptState, Change, Drain, Job, JobState, MemberState},
+    lease::Ended,
     ledger::Actor,
-    name::{AttemptNumber, FenceKind, FenceName, Outcome},
+    name::{AttemptNumber, FenceKind, FenceName, LeaseId, Outcome, SpiffeId},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretDigest,
@@ -45,9 +46,13 @@ pub struct Attachment {
     key: MemberKey,
     /// Of the session that it was taken up with: another process may have taken the instance over since.
     proof: SecretDigest,
+    holder: SpiffeId,
     presence: Arc<Presence>,
     names: Vec<FenceName>,
     stand: Stand,
+    /// The rules that `names` were taken from.
+    revision: Revision,
+    leases_ended: u64,
     calls: watch::Receiver<u64>,
     drain_told: Option<Drain>,
     left: bool,
@@ -99,9 +104,7 @@ impl Attachment {
             if let Some(notice) = self.job_notice() {
                 return notice;
             }
-            if let Some((name, _)) = self.stand.lowered() {
-                let message = format!("{name} was revoked");
-                self.stand = self.broker.fences.observe(self.names.iter().cloned());
+            if let Some(message) = self.leases_over() {
                 return Notice { kind: NoticeKind::Reissue, reason: Reason::Revoked, message };
             }
             if self.calls.changed().await.is_err() {
@@ -111,6 +114,33 @@ impl Attachment {
                     message: "the daemon is stopping".into(),
                 };
             }
+        }
+    }
+
+    /// What has ended leases of the member since the last look, and left the member itself.
+    fn leases_over(&mut self) -> Option<String> {
+        let revision = self.broker.fences.revision();
+        if self.stand.lowered().is_some() || revision != self.revision {
+            // A new catalog may put the leases of today behind other names. The new place is taken before the last look at the
+            // old one, so that no lowering falls between the two.
+            self.names = self.names_today();
+            let next = self.broker.fences.observe(self.names.iter().cloned());
+            let before = std::mem::replace(&mut self.stand, next);
+            self.revision = revision;
+            if let Some((name, _)) = before.lowered() {
+                return Some(format!("{name} was revoked"));
+            }
+        }
+        let ended = self.presence.leases_ended();
+        (std::mem::replace(&mut self.leases_ended, ended) != ended)
+            .then(|| "a lease of this member was ended by itself".to_owned())
+    }
+
+    fn names_today(&self) -> Vec<FenceName> {
+        let (id, attempt, instance) = &self.key;
+        match self.broker.state.job(*id) {
+            Some(job) => names::of_member(&self.broker.rules(), &job, *attempt, instance, &self.holder),
+            None => self.names.clone(),
         }
     }
 
@@ -189,19 +219,23 @@ impl Broker {
     pub fn attach(self: &Arc<Self>, caller: &Caller, session: &Session) -> Result<Attachment, Refusal> {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
+        let revision = self.fences.revision();
         let names = names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
         // It is called from here on, and looks at once: nothing falls between the two.
         let key = (session.job, session.attempt, session.instance.clone());
         let presence = self.sessions.open_stream(key.clone(), self.clock.now().boot);
-        let calls = presence.calls();
+        let (calls, leases_ended) = (presence.calls(), presence.leases_ended());
         let stand = self.fences.observe(names.iter().cloned());
         let attachment = Attachment {
             broker: self.clone(),
             key,
             proof: session.secret.digest(),
+            holder: caller.id().clone(),
             presence,
             names,
             stand,
+            revision,
+            leases_ended,
             calls,
             drain_told: None,
             left: false,
@@ -243,7 +277,7 @@ impl Broker {
                     self.call_attempt(&job, last);
                 }
             }
-            // No member stands behind the name of a lease.
+            // No member stands behind the name of a lease: the operation that ends one calls its holder.
             FenceKind::Lease(_) => {}
             FenceKind::Epoch
             | FenceKind::Domain(_)
@@ -251,6 +285,13 @@ impl Broker {
             | FenceKind::Identity(_)
             | FenceKind::Human(_)
             | FenceKind::Resource(_) => self.sessions.call_all(),
+        }
+    }
+
+    /// Has the holder of a lease ask again: an operator has ended it by itself.
+    pub(super) fn call_holder(&self, lease: LeaseId) {
+        if let Some(Ended { facts, .. }) = self.table.find_ended(lease) {
+            self.sessions.lease_ended(&(facts.job, facts.attempt, facts.instance.clone()));
         }
     }
 

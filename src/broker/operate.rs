@@ -86,6 +86,9 @@ impl Broker {
             FenceKind::Lease(id) => {
                 let behind = self.end_lease(id, &format!("revoked: {reason}"));
                 let done = self.state.revoke_lease(id, behind, caller.actor(), reason);
+                if behind > 0 {
+                    self.call_holder(id);
+                }
                 answer.ending = done.ending;
                 answer.index = done.record.map(|r| r.index);
             }
@@ -204,6 +207,11 @@ impl Broker {
             _ => self.state.lock(lock),
         };
         let (done, revision) = set.map_err(|r| state_refusal(r, |never| match never {}))?;
+        if let Some(FenceKind::Lease(id)) = &kind
+            && done.ending.behind > 0
+        {
+            self.call_holder(*id);
+        }
         let mut ending = done.ending;
         if let Some(FenceKind::Identity(id)) = &kind {
             let ended = self.end_memberships(caller, id, reason);

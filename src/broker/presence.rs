@@ -30,6 +30,8 @@ pub(super) struct Presence {
     pinned: AtomicBool,
     /// Raised to have its streams look at what has become of it.
     calls: watch::Sender<u64>,
+    /// Leases of it that someone else ended, one by one: no fence of the member was lowered for them.
+    leases_ended: AtomicU64,
 }
 
 impl Presence {
@@ -39,6 +41,7 @@ impl Presence {
             last_beat: AtomicU64::new(beat.0),
             pinned: AtomicBool::new(false),
             calls: watch::Sender::new(0),
+            leases_ended: AtomicU64::new(0),
         })
     }
 
@@ -55,6 +58,11 @@ impl Presence {
     /// Hears each call to look.
     pub(super) fn calls(&self) -> watch::Receiver<u64> {
         self.calls.subscribe()
+    }
+
+    /// How many of its leases someone else has ended, each by itself.
+    pub(super) fn leases_ended(&self) -> u64 {
+        self.leases_ended.load(Ordering::Acquire)
     }
 
     /// Has its streams look.
@@ -120,6 +128,14 @@ impl Sessions {
     /// Has one member look.
     pub(super) fn call(&self, key: &MemberKey) {
         if let Some(presence) = self.0.get(key) {
+            presence.call();
+        }
+    }
+
+    /// Tells one member that someone else has ended a lease of it.
+    pub(super) fn lease_ended(&self, key: &MemberKey) {
+        if let Some(presence) = self.0.get(key) {
+            presence.leases_ended.fetch_add(1, Ordering::AcqRel);
             presence.call();
         }
     }

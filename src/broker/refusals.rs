@@ -2,6 +2,7 @@
 
 use crate::{
     job::Illegal,
+    limits,
     name::JobId,
     reason::{Reason, Refusal},
     state::Refused,
@@ -38,7 +39,10 @@ where
             Reason::IdentityBound,
             format!("your identity belongs to one job alone, and that is {job}"),
         )
-        .fix("run each job under a SPIFFE ID of its own, or have the catalog say identity = \"shared\""),
+        .fix(format!(
+            "go on with that job while it is open (--job {job}); or run each job under a SPIFFE ID of its own, or have the catalog say identity = \"shared\"; this one is free {} h after {job} has ended",
+            limits::IDENTITY_BOUND.as_secs() / 3600
+        )),
         Refused::TooManyKeys(full) => Refusal::new(Reason::QuotaExceeded, full.to_string())
             .fix("wait until the oldest of them is a day old; begin the next attempt of a job that is there, rather than a new job"),
         other => {

@@ -81,6 +81,8 @@ impl Broker {
                 self.sweep(&[name], "no longer allowed");
             }
         }
+        // Members stand behind the names of today from here on.
+        self.sessions.call_all();
         let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
         self.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
         tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
