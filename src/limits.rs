@@ -270,6 +270,17 @@ pub const TERM_GRACE_MAX: Duration = Duration::from_secs(10 * 60);
 pub const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Credentials of one member: two halves of as many audiences as a job has resources.
 pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
+/// What killed agents left in one place, and may be taken up by the next: as many agents as one user runs on a machine.
+pub const SESSIONS_LEFT_MAX: usize = 64;
+/// Between two looks at whether the credential files are still there: a few `stat` calls, for a second without access at most.
+pub const CREDENTIAL_LOOK: Duration = Duration::from_secs(1);
+/// How long an agent goes on after SIGTERM if the job file does not say: Kubernetes kills it after 30 s, and the report of its
+/// end takes up to [`REPORT`].
+pub const AGENT_FINISH: Duration = Duration::from_secs(20);
+/// Bytes of a file in which a neighbour says how the work ended: a word or a number.
+pub const WORD_BYTES_MAX: u64 = 64;
+/// How long such a file may be empty or without its last newline, while it is being written.
+pub const WORD_SETTLES: Duration = Duration::from_secs(1);
 /// Bytes of a file of credentials that a killed wrapper left: the index of so many is under 4 MiB.
 pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a run tries to begin while the daemon cannot answer: a restart of it goes unnoticed, a wrong address does not hang.

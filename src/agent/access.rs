@@ -82,6 +82,7 @@ pub enum RunError {
     NoRandomness(#[from] NoRandomness),
     #[error("{0} came before anything was started")]
     Interrupted(Signal),
+    /// What an agent was to look at, or to write, cannot be used.
     #[error("{0}")]
     Watch(String),
 }
@@ -116,6 +117,15 @@ impl From<ObtainError> for RunError {
     }
 }
 
+/// What becomes of the work beside a wrapper or an agent that is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AfterAKill {
+    /// The guard ends the command, so there is nothing to come back to.
+    EndsItsCommand,
+    /// The work goes on, and the next agent takes up the same place.
+    ComesBack,
+}
+
 /// A member with all of its credentials in files.
 pub(super) struct Access {
     pub(super) member: Member,
@@ -131,6 +141,7 @@ impl Access {
         dir: CredentialDir,
         place: &RunPlace,
         signals: &mut Signals,
+        after_a_kill: AfterAKill,
     ) -> Result<Self, RunError> {
         // Neither a core file nor a debugger of the same user shows the session's secret or a token.
         if let Err(error) = prctl::set_dumpable(false) {
@@ -140,7 +151,7 @@ impl Access {
         let mut begun = Begun::new(place);
         let mut together = Together::default();
         let obtained = tokio::select! {
-            obtained = obtain(joining, place, &dir, &mut begun) => obtained,
+            obtained = obtain(joining, place, &dir, &mut begun, after_a_kill) => obtained,
             signal = ending(signals, &mut together, &*place.clock) => Err(RunError::Interrupted(signal)),
         };
         match obtained {
@@ -202,8 +213,13 @@ async fn obtain(
     place: &RunPlace,
     dir: &Arc<CredentialDir>,
     begun: &mut Begun,
+    after_a_kill: AfterAKill,
 ) -> Result<Member, RunError> {
-    let (who, connected) = begin(joining, begun, place).await?;
+    let sessions = match after_a_kill {
+        AfterAKill::ComesBack => Some(&**dir),
+        AfterAKill::EndsItsCommand => None,
+    };
+    let (who, connected) = begin(joining, begun, place, sessions).await?;
     let surroundings = Place {
         dir: dir.clone(),
         clock: place.clock.clone(),

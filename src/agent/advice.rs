@@ -67,8 +67,8 @@ fn advice(reason: Reason) -> Option<Advice> {
             "run it as one that is, or add yours to members.join in the job file",
         ),
         R::IdentityBound => (
-            "a process of another job holds this identity, and it is meant for one job at a time",
-            "run each job under an identity of its own, or ask for this one to be entered as shared",
+            "this identity is meant for one job, and has taken part in another that is open or ended a short while ago; a run that was killed counts too",
+            "go on with that job while it is open (--job ID), or run each job under an identity of its own",
         ),
         R::InstanceTaken => (
             "somebody takes part under this name already; two processes were given one name, or the one before is not yet gone",

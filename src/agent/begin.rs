@@ -3,8 +3,10 @@
 use std::{fs, time::Duration};
 
 use super::{
-    Joining, RunError, RunPlace, Voice, What,
+    CredentialDir, Joining, RunError, RunPlace, Voice, What,
     calls::{Calls, timed},
+    meaning::{Meaning, meaning},
+    session::Saved,
     stream::{Connected, Membership, connect},
 };
 use crate::{
@@ -25,6 +27,8 @@ pub(super) struct Begun {
     is_own_attempt: bool,
     joined: Option<(InstanceName, Secret)>,
     ends_at_latest: Option<Wall>,
+    /// The time for checkpoint writes that the job was described with.
+    drain: Option<Duration>,
 }
 
 impl Begun {
@@ -37,7 +41,22 @@ impl Begun {
             is_own_attempt: false,
             joined: None,
             ends_at_latest: None,
+            drain: None,
         }
+    }
+
+    /// The time for checkpoint writes that the job was described with.
+    pub(super) fn drain(&self) -> Option<Duration> {
+        self.drain
+    }
+
+    /// Notes the job that this is about.
+    fn of_job(&mut self, job: &v1::Job) -> Result<JobId, Refusal> {
+        let id: JobId = job.id.parse().map_err(|_| not_understood())?;
+        self.job = Some(id);
+        let drain = job.spec.as_ref().and_then(|spec| spec.drain);
+        self.drain = drain.and_then(|d| Duration::try_from(d).ok()).filter(|d| !d.is_zero());
+        Ok(id)
     }
 
     /// The job, where this process made it and nobody else will end it.
@@ -101,22 +120,40 @@ impl Begun {
 }
 
 /// Creates the job, begins the attempt, joins it, as far as each is asked for. What is made is noted before the next step.
+///
+/// With `sessions` it comes back as the member that an agent of the same purpose was before it was killed, and keeps there what
+/// the next one needs for that.
 pub(super) async fn begin(
     joining: &Joining,
     begun: &mut Begun,
     place: &RunPlace,
+    sessions: Option<&CredentialDir>,
 ) -> Result<(Membership, Connected), RunError> {
     let calls = begun.calls.clone();
-    let job = match &joining.what {
-        What::Job(id) | What::Attempt(id) => found(&calls, *id).await?,
-        What::New(spec) => {
+    let mut left_open = None;
+    if let Some(dir) = sessions
+        && let Some(saved) = Saved::find(&dir.take_sessions(), joining)
+    {
+        dir.keep_session(Saved::text(&saved.who, saved.is_own_job, joining))?;
+        match come_back(saved, begun, place).await? {
+            CameBack::AsBefore(member) => return Ok(*member),
+            CameBack::ToItsJob(job) => left_open = Some(job),
+            CameBack::Not => {}
+        }
+    }
+    let job = match (&joining.what, left_open) {
+        (_, Some(job)) => {
+            begun.is_own_job = true;
+            *job
+        }
+        (What::Job(id) | What::Attempt(id), None) => found(&calls, *id).await?,
+        (What::New(spec), None) => {
             let (job, created) = created(&calls, spec, own_key()?).await?;
             begun.is_own_job = created;
             job
         }
     };
-    let id: JobId = job.id.parse().map_err(|_| not_understood())?;
-    begun.job = Some(id);
+    let id = begun.of_job(&job)?;
     if let Some(waiting) = waiting(&job) {
         // It stays, for those who approve it.
         begun.job = None;
@@ -146,20 +183,67 @@ pub(super) async fn begin(
     let who = Membership {
         job: id,
         attempt: number,
-        instance: instance.clone(),
+        instance,
         secret: Secret::random()?,
         ticket: joining.ticket.clone().or(given).unwrap_or_else(|| SecretText::new(String::new())),
     };
+    if let Some(dir) = sessions {
+        dir.keep_session(Saved::text(&who, begun.is_own_job, joining))?;
+    }
+    let connected = join(&who, begun, place).await?;
+    Ok((who, connected))
+}
+
+async fn join(who: &Membership, begun: &mut Begun, place: &RunPlace) -> Result<Connected, Refusal> {
+    let calls = begun.calls.clone();
     // Noted before it is asked for: the answer may be lost when it was done.
-    begun.joined = Some((instance, who.secret.clone()));
-    let join = async |_: Duration| connect(calls.quiet(), &who, || place.clock.now()).await;
+    begun.joined = Some((who.instance.clone(), who.secret.clone()));
+    let join = async |_: Duration| connect(calls.quiet(), who, || place.clock.now()).await;
     let connected = calls.persist(START_PATIENCE, join).await.inspect_err(|refusal| {
         if refusal.reason != Reason::Unreachable {
             begun.joined = None;
         }
     })?;
     begun.ends_at_latest = connected.ends_at_latest;
-    Ok((who, connected))
+    Ok(connected)
+}
+
+/// What came of coming back.
+enum CameBack {
+    AsBefore(Box<(Membership, Connected)>),
+    /// Its place is gone. Its job is open, and no other process will end it.
+    ToItsJob(Box<v1::Job>),
+    Not,
+}
+
+/// Takes up the membership of an agent that was killed.
+async fn come_back(saved: Saved, begun: &mut Begun, place: &RunPlace) -> Result<CameBack, Refusal> {
+    let Saved { who, is_own_job } = saved;
+    let calls = begun.calls.clone();
+    let job = match found(&calls, who.job).await {
+        Ok(job) if job.state() != v1::JobState::Closed => job,
+        Ok(_) => return Ok(CameBack::Not),
+        Err(refusal) if meaning(refusal.reason) == Meaning::Later => return Err(refusal),
+        Err(_) => return Ok(CameBack::Not),
+    };
+    if running(&job).ok() == Some(who.attempt) {
+        begun.of_job(&job)?;
+        (begun.is_own_job, begun.attempt) = (is_own_job, Some(who.attempt));
+        match join(&who, begun, place).await {
+            Ok(connected) => {
+                place.voice.say("this agent was killed before: it takes up the place that it had");
+                return Ok(CameBack::AsBefore(Box::new((who, connected))));
+            }
+            Err(refusal) if meaning(refusal.reason) == Meaning::Later => return Err(refusal),
+            Err(refusal) => {
+                place
+                    .voice
+                    .say(&format!("the place of the agent before is gone ({}): {refusal}", refusal.reason));
+                *begun = Begun::new(place);
+            }
+        }
+    }
+    Ok(if is_own_job { CameBack::ToItsJob(Box::new(job)) } else { CameBack::Not })
 }
 
 /// The attempt that runs.

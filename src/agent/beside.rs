@@ -4,31 +4,33 @@ use std::{
     ffi::OsStr,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{MetadataExt, OpenOptionsExt},
-    },
+    os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use nix::{sys::signal::Signal, unistd::Pid};
-use tokio::sync::mpsc;
+use nix::sys::signal::Signal;
+use tokio::sync::{mpsc, watch};
 
 use super::{
-    CredentialDir, Joining, OnRevoke, RunError, RunPlace, RunSettings, Signals, Voice,
-    access::{Access, is_farewell},
+    CredentialDir, Joining, OnRevoke, Readers, RunError, RunPlace, RunSettings, Signals, Until, Voice,
+    access::{Access, AfterAKill, is_farewell},
     begin::Begun,
+    ending::{ToFinish, outcome_name},
+    folder::is_same,
+    index::DrainNote,
     manifest::draft_name,
     meaning::Over,
-    member::{Command, Member, Report},
-    processes::{Process, send},
+    member::{Command, Member, Report, Standing},
+    neighbour::{Gone, Neighbour, Word},
+    processes::send,
+    signals::SignalNumber,
     voice::print,
 };
 use crate::{
-    clock::Clock,
-    limits::{DRAIN_GRACE_MAX, REPORT, WATCH_PID},
+    clock::{Clock, LeaseTime},
+    limits::{AGENT_FINISH, REPORT},
     proto::v1,
     reason::{Reason, Refusal},
 };
@@ -39,10 +41,12 @@ pub struct AgentOptions {
     pub joining: Joining,
     /// The directory that the credential files are in, under names that do not change; else a private one in memory.
     pub dir: Option<PathBuf>,
-    /// Written once all credentials are there, in the form that a shell reads; gone when access is.
+    /// Who may read them.
+    pub readers: Readers,
+    /// Written once all credentials are there, in the form that a shell reads; gone when one of them is.
     pub ready_file: Option<PathBuf>,
-    /// The process whose end is the end; else only a signal is.
-    pub watch: Option<Pid>,
+    /// What ends it, beside signals.
+    pub until: Until,
 }
 
 /// How an agent ended.
@@ -56,44 +60,35 @@ pub enum AgentEnd {
 
 /// Keeps access for processes that it did not start, until it is asked to end, until the watched one ends, or until access does.
 ///
-/// Says on stdout what stands in the ready file. How the work ended nobody here has seen: the member leaves without a word
-/// on it, its outcome is recorded as unknown, and whoever has seen it may still say.
+/// Says on stdout what stands in the ready file. Unless the process beside it says in a file how the work ended, the member
+/// leaves without a word on it: its outcome is recorded as unknown, and whoever has seen it may still say.
 pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
-    let watched = match options.watch {
-        None => None,
-        Some(pid) => Some(Process::of(pid).ok_or_else(|| {
-            RunError::Watch(format!(
-                "there is no process {pid} to watch: start it before, or leave --watch-pid out"
-            ))
-        })?),
-    };
+    let neighbour = Neighbour::of(&options.until).map_err(RunError::Watch)?;
     let dir = match &options.dir {
-        Some(dir) => CredentialDir::at(dir)?,
-        None => CredentialDir::create(None)?,
+        Some(dir) => CredentialDir::at(dir, options.readers)?,
+        None => CredentialDir::create(None, options.readers)?,
     };
     if let Some(path) = &options.ready_file {
         ReadyFile::forget_stale(path);
     }
-    let access = Access::obtain(&options.joining, dir, &place, &mut signals).await?;
+    let access = Access::obtain(&options.joining, dir, &place, &mut signals, AfterAKill::ComesBack).await?;
     let variables = lines(&access.env(options.joining.svid.as_ref()));
-    let write_ready = |file: PathBuf| {
-        access.dir.claim(&file, variables.as_bytes()).map_err(|e| e.to_string())?;
-        ReadyFile::write(file, &variables)
-    };
-    let ready = match options.ready_file.map(write_ready).transpose() {
-        Ok(ready) => ready,
-        Err(error) => {
-            access.undo(&error, &place.voice).await;
-            return Err(RunError::Watch(error));
-        }
-    };
+    let mut ready =
+        Ready { path: options.ready_file, text: variables.clone(), dir: access.dir.clone(), is: None };
+    if let Err(error) = ready.set(true) {
+        access.undo(&error, &place.voice).await;
+        return Err(RunError::Watch(error));
+    }
     place.voice.say(&access.described());
     print(&variables);
+    let settings = options.joining.settings;
     let beside = Beside {
         signals,
-        watched,
-        settings: options.joining.settings,
+        neighbour,
+        drain: settings.drain.or(access.begun.drain()).unwrap_or(AGENT_FINISH),
+        to_finish: ToFinish::NotAsked,
+        settings,
         window: access.member.window(),
         begun: access.begun,
         dir: access.dir,
@@ -106,12 +101,15 @@ pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, R
 
 struct Beside {
     signals: Signals,
-    watched: Option<Process>,
+    neighbour: Neighbour,
+    /// From the first signal that asks to finish until the end of access.
+    drain: Duration,
+    to_finish: ToFinish,
     settings: RunSettings,
     window: Duration,
     begun: Begun,
     dir: Arc<CredentialDir>,
-    ready: Option<ReadyFile>,
+    ready: Ready,
     clock: Arc<dyn Clock>,
     voice: Voice,
 }
@@ -119,58 +117,116 @@ struct Beside {
 impl Beside {
     async fn until_the_end(mut self, member: Member) -> AgentEnd {
         let (commands, orders) = mpsc::channel(4);
-        let (tell, mut told) = mpsc::channel(1);
-        let serving = member.serve(orders, tell);
+        let (stands, mut standing) = watch::channel(Standing::default());
+        let serving = member.serve(orders, stands);
         tokio::pin!(serving);
-        let mut drained = None;
-        let why = loop {
+        let mut ends_at = LeaseTime(u64::MAX);
+        let gone = loop {
             tokio::select! {
                 biased;
-                signal = self.signals.next() => match (is_farewell(signal), drained) {
-                    (true, None) => {
-                        let grace = self.settings.drain;
-                        // The daemon ends it then; where it is away, we do.
-                        let latest = grace.unwrap_or(DRAIN_GRACE_MAX).saturating_add(REPORT);
-                        drained = Some(self.clock.now().lease.plus(latest));
-                        let reason = format!("{signal} from outside");
-                        let _ = commands.try_send(Command::Drain { grace, reason });
-                        self.voice.say(&format!("{signal}: finishing; once more ends it now"));
-                    }
-                    (true, Some(_)) => break "it was asked to end",
+                signal = self.signals.next() => match (is_farewell(signal), ends_at.0) {
+                    (true, u64::MAX) => ends_at = self.finish_by(signal, &commands),
+                    (true, _) => break Gone { what: "it was asked to end", word: None },
                     (false, _) => {}
                 },
-                () = over(&self.watched, &*self.clock) => break "the watched process has ended",
-                Some(how) = told.recv() => {
-                    self.ready = None;
-                    if drained.is_some() && how.reason == Reason::AttemptDraining {
-                        self.voice.say(&how.message);
-                        break "its drain is over";
+                gone = self.neighbour.over(&*self.clock) => break gone,
+                Ok(()) = standing.changed() => {
+                    let now = standing.borrow_and_update().clone();
+                    if let Some(over) = now.over {
+                        self.ready.clear();
+                        if ends_at.0 == u64::MAX || !ends_with_a_drain(over.reason) {
+                            return self.access_is_over(&over).await;
+                        }
+                        self.voice.say(&over.message);
+                        break Gone { what: "its drain is over", word: None };
                     }
-                    return self.access_is_over(&how).await;
+                    self.keep_ready(now.is_complete);
+                    if now.is_draining {
+                        self.drained_from_outside();
+                    }
                 }
-                () = self.clock.sleep_until(drained.unwrap_or(crate::clock::LeaseTime(u64::MAX))) => break "its drain is over",
+                // The daemon ends it before; if it is away, this does.
+                () = self.clock.sleep_until(ends_at) => break Gone { what: "its drain is over", word: None },
                 // It ends only when it is told to.
                 _ = &mut serving => {}
             }
         };
+        self.ready.clear();
         self.dir.wipe();
-        self.ready = None;
-        let _ = commands.try_send(Command::Leave);
+        let said = gone.word.as_ref().and_then(|word| word.outcome(self.to_finish));
+        if let Some(Word::Other(text)) = &gone.word {
+            self.voice.say(&format!(
+                "the file says `{text}`, which is no exit code, and none of completed, failed, interrupted"
+            ));
+        }
+        let command = match &said {
+            Some((outcome, detail)) => Command::Finish { outcome: *outcome, detail: detail.clone() },
+            None => Command::Leave,
+        };
+        let _ = commands.try_send(command);
         let report = tokio::select! {
             report = &mut serving => report,
             () = self.clock.sleep(REPORT) => Report::Failed(Refusal::new(Reason::Unreachable, "no answer")),
         };
-        if let Some(job) = self.begun.own_job() {
-            // Nobody else would.
-            let reason = format!("{why}, and nobody saw how the work ended");
-            if let Err(refusal) = self.begun.close(job, v1::Outcome::Unknown, &reason).await {
-                self.voice.say(&format!("{job} could not be closed ({}: {refusal})", refusal.reason));
-            }
+        self.close_own_job(&gone, said.as_ref(), &report).await;
+        self.say_end(&gone, said.as_ref(), &report);
+        AgentEnd::InOrder
+    }
+
+    /// Lets the work beside it finish, for as long as the drain lasts. Answers when to end at the latest.
+    fn finish_by(&mut self, signal: SignalNumber, commands: &mpsc::Sender<Command>) -> LeaseTime {
+        self.to_finish = ToFinish::Asked;
+        let now = self.clock.now();
+        let reason = format!("{signal} from outside");
+        let writing_ends = Some(now.wall.plus(self.drain));
+        let _ = self.dir.note_drain(DrainNote { reason: reason.clone(), reading_ends: None, writing_ends });
+        let _ = commands.try_send(Command::Drain { grace: Some(self.drain), reason });
+        self.voice.say(&format!("{signal}: finishing; once more ends it now"));
+        now.lease.plus(self.drain.saturating_add(REPORT))
+    }
+
+    /// An operator drains the job: the watched process is asked to finish, if there is one.
+    fn drained_from_outside(&mut self) {
+        if std::mem::replace(&mut self.to_finish, ToFinish::Asked) == ToFinish::Asked {
+            return;
         }
+        let signal = match (self.settings.drain_signal, self.settings.on_revoke) {
+            (None, OnRevoke::Ignore) => return,
+            (signal, _) => signal.unwrap_or(Signal::SIGTERM),
+        };
+        if let Some(process) = self.neighbour.process {
+            self.voice.say(&format!("process {} is asked to finish by {signal}", process.pid));
+            send(process, signal);
+            send(process, Signal::SIGCONT);
+        }
+    }
+
+    fn keep_ready(&mut self, is_complete: bool) {
+        if let Err(error) = self.ready.set(is_complete) {
+            self.voice.say(&error);
+        }
+    }
+
+    /// Ends the job that this process created: no other process would.
+    async fn close_own_job(&self, gone: &Gone, said: Option<&(v1::Outcome, String)>, report: &Report) {
+        let Some(job) = self.begun.own_job().filter(|_| !matches!(report, Report::NotNeeded)) else { return };
+        let (outcome, reason) = match said {
+            Some((outcome, detail)) => (*outcome, detail.clone()),
+            None => (v1::Outcome::Unknown, format!("{}, and nobody saw how the work ended", gone.what)),
+        };
+        if let Err(refusal) = self.begun.close(job, outcome, &reason).await {
+            self.voice.say(&format!("{job} could not be closed ({}: {refusal})", refusal.reason));
+        }
+    }
+
+    fn say_end(&self, gone: &Gone, said: Option<&(v1::Outcome, String)>, report: &Report) {
+        let why = gone.what;
+        let outcome = match said {
+            Some((outcome, detail)) => format!("{}: {detail}", outcome_name(*outcome)),
+            None => "outcome unknown: nobody here saw how the work ended".to_owned(),
+        };
         self.voice.say(&match report {
-            Report::Delivered => {
-                format!("{why}; outcome unknown: nobody here saw how the work ended; all access has ended")
-            }
+            Report::Delivered => format!("{why}; {outcome}; all access has ended"),
             Report::NotNeeded => format!("{why}; access had ended before"),
             Report::Failed(refusal) => format!(
                 "{why}; this could not be reported ({}: {refusal}): access ends by itself within {} s",
@@ -178,13 +234,13 @@ impl Beside {
                 self.window.as_secs()
             ),
         });
-        AgentEnd::InOrder
     }
 
     /// Access was ended from outside; the files are wiped already.
-    async fn access_is_over(&self, over: &Over) -> AgentEnd {
-        let grace = self.settings.grace;
-        let then = match (self.watched, self.settings.on_revoke) {
+    async fn access_is_over(mut self, over: &Over) -> AgentEnd {
+        let (watched, on_revoke, grace) =
+            (self.neighbour.process, self.settings.on_revoke, self.settings.grace);
+        let then = match (watched, on_revoke) {
             (None, _) | (_, OnRevoke::Ignore) => "what runs beside it goes on without access".to_owned(),
             (Some(p), OnRevoke::Term) => {
                 format!("process {} is ended by SIGTERM, and by SIGKILL after {} s", p.pid, grace.as_secs())
@@ -193,27 +249,61 @@ impl Beside {
         };
         over.said(&self.voice);
         self.voice.say(&format!("the credential files are wiped; {then}"));
-        if let (Some(process), OnRevoke::Term) = (self.watched, self.settings.on_revoke) {
+        if let (Some(process), OnRevoke::Term) = (watched, on_revoke) {
             send(process, Signal::SIGTERM);
             send(process, Signal::SIGCONT);
-            let ended = self::over(&self.watched, &*self.clock);
             tokio::select! {
-                () = ended => return AgentEnd::Over,
+                _ = self.neighbour.over(&*self.clock) => return AgentEnd::Over,
                 () = self.clock.sleep(grace) => {}
             }
         }
-        if let (Some(process), OnRevoke::Term | OnRevoke::Kill) = (self.watched, self.settings.on_revoke) {
+        if let (Some(process), OnRevoke::Term | OnRevoke::Kill) = (watched, on_revoke) {
             send(process, Signal::SIGKILL);
         }
         AgentEnd::Over
     }
 }
 
-/// Until the watched process is over; without one, for ever.
-async fn over(watched: &Option<Process>, clock: &dyn Clock) {
-    let Some(process) = watched else { return std::future::pending().await };
-    while process.runs() {
-        clock.sleep(WATCH_PID).await;
+/// Whether access that ends for this reason, after a request to finish, ended as it was asked to.
+fn ends_with_a_drain(reason: Reason) -> bool {
+    use Reason::{AttemptDraining, AttemptEnded, AttemptStale, JobClosed, NotJoined};
+    matches!(reason, AttemptDraining | AttemptEnded | AttemptStale | JobClosed | NotJoined)
+}
+
+/// The ready file, if one was asked for: there for as long as all credentials are.
+struct Ready {
+    path: Option<PathBuf>,
+    text: String,
+    dir: Arc<CredentialDir>,
+    is: Option<Written>,
+}
+
+enum Written {
+    /// Beside the credentials, and kept as they are.
+    Inside(String),
+    Outside(#[expect(dead_code, reason = "held for its drop, which takes the file away")] ReadyFile),
+}
+
+impl Ready {
+    fn set(&mut self, is_complete: bool) -> Result<(), String> {
+        let Some(path) = self.path.clone().filter(|_| is_complete) else {
+            self.clear();
+            return Ok(());
+        };
+        if self.is.is_none() {
+            let inside = self.dir.put_open(&path, &self.text).map_err(|e| e.to_string())?;
+            self.is = Some(match inside {
+                Some(name) => Written::Inside(name),
+                None => Written::Outside(ReadyFile::write(path, &self.text)?),
+            });
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        if let Some(Written::Inside(name)) = self.is.take() {
+            self.dir.remove(&name);
+        }
     }
 }
 
@@ -261,10 +351,7 @@ impl ReadyFile {
 
 impl Drop for ReadyFile {
     fn drop(&mut self) {
-        let there = fs::symlink_metadata(&self.path);
-        let is_ours =
-            |m: fs::Metadata| self.file.metadata().is_ok_and(|o| (o.dev(), o.ino()) == (m.dev(), m.ino()));
-        if there.is_ok_and(is_ours) {
+        if is_same(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
     }

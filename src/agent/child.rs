@@ -394,6 +394,13 @@ impl ChildHandle {
         }
     }
 
+    /// Asks the child to finish, by the signal that its job names for that.
+    pub(super) fn ask_to_finish(&self, signal: Signal) {
+        self.asked(signal);
+        self.send(signal.into());
+        self.send(Signal::SIGCONT.into());
+    }
+
     /// Ends everything below the wrapper as the run's settings say for a revocation: SIGTERM and, after the grace,
     /// SIGKILL; SIGKILL at once; or nothing.
     ///

@@ -3,88 +3,77 @@
 use std::{
     collections::BTreeMap,
     ffi::{OsStr, OsString},
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Mutex,
 };
 
-use nix::{
-    sys::statfs::{TMPFS_MAGIC, statfs},
-    unistd::{Uid, geteuid, getpid},
-};
-use serde_json::json;
-
 use super::{
+    folder::{Folder, Readers, is_memory, look_above, remove_stale, usual_places},
+    index::{DRAIN, DrainNote, INDEX, Index},
     manifest::{Manifest, draft_name, open_regular},
-    processes,
 };
 use crate::{
-    clock::Wall,
-    limits::CREDENTIALS_MAX,
-    name::{AttemptNumber, Half, JobId, LeaseId, Scope},
-    secret::{NoRandomness, Secret, SecretText},
+    limits::{CREDENTIALS_MAX, SESSIONS_LEFT_MAX},
+    secret::{NoRandomness, SecretText},
 };
 
-/// What directories of wrappers are called: `leasehold-PID-START-RANDOM`.
-const PREFIX: &str = "leasehold-";
-const INDEX: &str = "credentials.json";
+/// What an agent needs to be the same member after it was killed. For its user alone, whoever else may read the credentials.
+const SESSION: &str = ".leasehold-session";
+const OWN_NAMES: [&str; 3] = [INDEX, DRAIN, SESSION];
 
-/// A private directory of token files, on memory where there is some.
+/// A private directory of token files, on memory if there is some.
 ///
-/// The directory has mode 0700 and a name that nobody can guess, each file 0600. A file is replaced by rename: who reads
+/// The directory has mode 0700, each file 0600, unless a group may read them. A file is replaced by rename: who reads
 /// it at any moment reads one whole token, the old or the new. After [`wipe`](Self::wipe) nothing can be put any more, so
 /// that a renewal that is under way cannot bring a revoked credential back. Dropping it wipes it.
+///
+/// What is in the files is kept in memory too, so that [`mend`](Self::mend) can write again what another program removed.
 ///
 /// While it lives the directory is locked (`flock`), which tells the next wrapper that it is not a dead one's.
 #[derive(Debug)]
 pub struct CredentialDir {
     path: PathBuf,
+    readers: Readers,
     warning: Option<String>,
-    /// It was there before, and stays.
-    keep: bool,
-    /// Held for its lock alone.
-    _lock: File,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     wiped: bool,
-    /// Which files are ours, where somebody chose the directory: others may put files of their own there, and those are theirs.
+    folder: Folder,
+    /// Which files are ours, if the user named the directory: others may put files of their own there, and those are theirs.
     manifest: Option<Manifest>,
-    /// File of each credential, by name.
-    files: BTreeMap<String, PathBuf>,
+    /// What each file holds, or is to hold as soon as it can be written.
+    files: BTreeMap<String, Kept>,
+    index: Option<Index>,
+    drain: Option<DrainNote>,
     env: Vec<(OsString, OsString)>,
+    /// Why files could not be written at the last look.
+    trouble: Option<String>,
+    /// What killed agents left here.
+    sessions: Vec<SecretText>,
 }
 
-/// What stands in `credentials.json`. No secret is among it.
-#[derive(Clone, Debug)]
-pub struct Index {
-    pub job: JobId,
-    pub attempt: AttemptNumber,
-    pub credentials: Vec<IndexEntry>,
+#[derive(Debug)]
+struct Kept {
+    text: SecretText,
+    mode: u32,
+    is_written: bool,
 }
 
-/// One credential: what it opens, and the name it was put under.
-#[derive(Clone, Debug)]
-pub struct IndexEntry {
-    pub name: String,
-    pub half: Half,
-    pub audience: String,
-    pub lease: LeaseId,
-    /// When the token ends, if it is not renewed.
-    pub expires: Wall,
-    pub resources: Vec<IndexResource>,
-}
-
-/// One resource of a credential.
-#[derive(Clone, Debug)]
-pub struct IndexResource {
-    pub scope: Scope,
-    /// Where the audience serves it.
-    pub location: Option<String>,
+/// What a look at the files came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mended {
+    /// There was nothing to do, or nothing new to say.
+    Nothing,
+    /// The files are there again. Says what had happened to them.
+    Again(String),
+    /// Some cannot be written. Says why, once for each cause.
+    Failing(String),
 }
 
 /// Why credentials could not be written.
@@ -93,7 +82,7 @@ pub enum CredentialError {
     #[error("no private directory for credentials could be made in {}: name another with --dir", tried.display())]
     NoDirectory { tried: PathBuf, source: io::Error },
     #[error("{} cannot hold credentials: {why}", path.display())]
-    Unfit { path: PathBuf, why: &'static str },
+    Unfit { path: PathBuf, why: String },
     #[error("the credential file {} could not be written", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error(
@@ -109,33 +98,35 @@ pub enum CredentialError {
 }
 
 impl CredentialDir {
-    /// Makes the directory below `base` (`--dir`), or else in the first of `$XDG_RUNTIME_DIR`, `/dev/shm` and
+    /// Makes the directory below `base` (`--dir`), or else in the first of `/dev/shm`, `$XDG_RUNTIME_DIR` and
     /// `/run/user/UID` that is memory, or else in the temporary directory, with a [`warning`](Self::warning).
     ///
     /// Directories that dead wrappers of the same user left in the same place are removed first.
-    pub fn create(base: Option<&Path>) -> Result<Self, CredentialError> {
-        let places = match base {
-            Some(base) => vec![base.to_owned()],
-            None => usual_places(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)),
+    pub fn create(base: Option<&Path>, readers: Readers) -> Result<Self, CredentialError> {
+        let (places, above) = match base {
+            Some(base) => {
+                let failed = |source| CredentialError::NoDirectory { tried: base.to_owned(), source };
+                let base = fs::canonicalize(base).map_err(failed)?;
+                let above = look_above(&base)?;
+                (vec![base], above)
+            }
+            None => (usual_places(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)), None),
         };
-        let mut refused = None;
+        let (mut refused, mut sessions) = (None, Vec::new());
         for base in places {
-            remove_stale(&base);
-            match make(&base)? {
-                Ok((path, lock)) => {
-                    let warning = (!is_memory(&base)).then(|| {
+            remove_stale(&base, |left| {
+                sessions.extend(Manifest::own_text(&left.join(SESSION)).map(SecretText::new));
+                sessions.truncate(SESSIONS_LEFT_MAX);
+            });
+            match Folder::make(&base, readers)? {
+                Ok(folder) => {
+                    let on_disk = (!is_memory(&base)).then(|| {
                         format!(
                             "credentials are on disk, in {}: name a directory on tmpfs with --dir",
-                            path.display()
+                            folder.path().display()
                         )
                     });
-                    return Ok(CredentialDir {
-                        path,
-                        warning,
-                        keep: false,
-                        _lock: lock,
-                        state: Mutex::default(),
-                    });
+                    return Ok(Self::of(folder, above.or(on_disk), None, sessions));
                 }
                 Err(e) => refused = Some((base, e)),
             }
@@ -145,168 +136,269 @@ impl CredentialDir {
         Err(CredentialError::NoDirectory { tried, source })
     }
 
-    /// A directory that somebody chose, so that others find the files there under names that do not change. Made where it is
-    /// not there. What a killed wrapper provably left in it is removed first; where anything else is in it, nothing is touched,
+    /// A directory that the user named, so that others find the files there under names that do not change. Made if it is
+    /// not there. What a killed wrapper provably left in it is removed first; if anything else is in it, nothing is touched,
     /// and it is refused.
-    pub fn at(path: &Path) -> Result<Self, CredentialError> {
-        let unfit = |why| CredentialError::Unfit { path: path.to_owned(), why };
+    pub fn at(path: &Path, readers: Readers) -> Result<Self, CredentialError> {
         let failed = |source| CredentialError::NoDirectory { tried: path.to_owned(), source };
-        let made = match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => true,
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => false,
-            Err(e) => return Err(failed(e)),
-        };
-        let path = fs::canonicalize(path).map_err(failed)?;
-        let lock = File::open(&path).map_err(failed)?;
-        if !lock.metadata().map_err(failed)?.is_dir() {
-            return Err(unfit("it is no directory"));
-        }
-        if lock.try_lock().is_err() {
-            return Err(unfit("another wrapper or agent keeps its credentials there; name another"));
-        }
-        let left = Manifest::left_in(&path);
-        for entry in fs::read_dir(&path).map_err(failed)? {
-            if !left.proves(&entry.map_err(failed)?.file_name()) {
-                return Err(unfit("there are other files in it; name an empty one"));
+        let above = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        look_above(&fs::canonicalize(above).map_err(failed)?)?;
+        let folder = Folder::named(path, readers)?;
+        // The name may be a link, which leads through other folders.
+        let above = look_above(folder.path().parent().unwrap_or(Path::new("/")))?;
+        let left = Manifest::left_in(folder.path());
+        for entry in fs::read_dir(folder.path()).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            if !left.proves(&name) {
+                let name: String =
+                    name.to_string_lossy().chars().take(80).flat_map(char::escape_default).collect();
+                let why = format!("there are other files in it (`{name}`); name an empty one");
+                return Err(CredentialError::Unfit { path: path.to_owned(), why });
             }
         }
+        let session = left.names(SESSION).then(|| Manifest::own_text(&folder.path().join(SESSION))).flatten();
         left.proven().iter().for_each(|file| erase(file));
-        let others = lock.metadata().is_ok_and(|m| m.mode() & 0o022 != 0);
-        let warning = match (others, is_memory(&path)) {
-            (true, _) => Some("others may rename the files in it; give it mode 0700"),
-            (false, false) => Some("it is on disk; a directory on tmpfs would be better"),
-            (false, true) => None,
+        let on_disk =
+            (!is_memory(folder.path())).then(|| "it is on disk; a directory on tmpfs would be better".into());
+        let warning =
+            above.or(on_disk).map(|w| format!("credentials are in {}: {w}", folder.path().display()));
+        let manifest = Manifest::empty(folder.path().to_owned())?;
+        let sessions = session.map(SecretText::new).into_iter().collect();
+        Ok(Self::of(folder, warning, Some(manifest), sessions))
+    }
+
+    fn of(
+        folder: Folder,
+        warning: Option<String>,
+        manifest: Option<Manifest>,
+        sessions: Vec<SecretText>,
+    ) -> Self {
+        let (path, readers) = (folder.path().to_owned(), folder.readers());
+        let state = State {
+            wiped: false,
+            folder,
+            manifest,
+            files: BTreeMap::new(),
+            index: None,
+            drain: None,
+            env: Vec::new(),
+            trouble: None,
+            sessions,
         };
-        let warning = warning.map(|w| format!("credentials are in {}: {w}", path.display()));
-        let state = State { manifest: Some(Manifest::empty(path.clone())), ..State::default() };
-        Ok(CredentialDir { path, warning, keep: !made, _lock: lock, state: Mutex::new(state) })
+        CredentialDir { path, readers, warning, state: Mutex::new(state) }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// One line for stderr where the files are not on memory.
+    /// One line for stderr if the files are not on memory.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// Writes or replaces the token file of a credential.
+    /// Writes or replaces the token file of a credential. If it cannot be written, it is kept for [`mend`](Self::mend).
     pub fn put(&self, name: &str, token: &SecretText) -> Result<PathBuf, CredentialError> {
-        if !is_file_name(name) || name == INDEX {
+        if !is_file_name(name) || OWN_NAMES.contains(&name) {
             return Err(CredentialError::Name(
                 name.chars().take(80).flat_map(char::escape_default).collect(),
             ));
         }
         let mut state = self.state();
-        if state.files.len() >= CREDENTIALS_MAX && !state.files.contains_key(name) {
+        let credentials = state.files.keys().filter(|n| !OWN_NAMES.contains(&n.as_str())).count();
+        if credentials >= CREDENTIALS_MAX && !state.files.contains_key(name) {
             return Err(CredentialError::TooMany);
         }
-        let path = self.write(&mut state, name, token.expose().as_bytes())?;
-        state.files.insert(name.to_owned(), path.clone());
-        Ok(path)
+        self.keep(&mut state, name, token.clone(), self.readers.file_mode())
+    }
+
+    /// Whether a file holds what was put last.
+    pub fn holds(&self, name: &str) -> bool {
+        self.state().files.get(name).is_some_and(|kept| kept.is_written)
     }
 
     /// Wipes one credential: its lease has ended, others go on.
     pub fn remove(&self, name: &str) {
         let mut state = self.state();
-        if let Some(path) = state.files.remove(name) {
-            erase(&path);
+        if state.files.remove(name).is_some() && state.folder.is_there() {
+            erase(&self.path.join(name));
         }
     }
 
-    /// Notes a file that this process is about to write beside the credentials, so that the next one knows whose it was.
-    /// Nothing where it will be elsewhere.
-    pub(super) fn claim(&self, file: &Path, bytes: &[u8]) -> Result<(), CredentialError> {
+    /// Writes a file that any user may read, in this directory or elsewhere. Answers the name of it if it is in here: then it
+    /// is one of this directory's files.
+    pub(super) fn put_open(&self, file: &Path, text: &str) -> Result<Option<String>, CredentialError> {
         let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let is_here = fs::canonicalize(folder).is_ok_and(|folder| folder == self.path);
-        let name = file.file_name().and_then(OsStr::to_str);
-        match (&mut self.state().manifest, name) {
-            (Some(manifest), Some(name)) if is_here => manifest
-                .note(name, bytes)
-                .map_err(|source| CredentialError::Write { path: file.to_owned(), source }),
-            _ => Ok(()),
+        let Some(name) = file.file_name().and_then(OsStr::to_str).filter(|_| is_here) else {
+            return Ok(None);
+        };
+        if !is_file_name(name) || OWN_NAMES.contains(&name) {
+            return Err(CredentialError::Name(name.to_owned()));
         }
+        self.keep(&mut self.state(), name, SecretText::new(text.to_owned()), 0o644)?;
+        Ok(Some(name.to_owned()))
     }
 
     /// Writes or replaces `credentials.json`. Every entry names a credential that was put.
     pub fn write_index(&self, index: &Index) -> Result<PathBuf, CredentialError> {
         let mut state = self.state();
-        let mut entries = Vec::with_capacity(index.credentials.len());
-        for entry in &index.credentials {
-            let path =
-                state.files.get(&entry.name).ok_or_else(|| CredentialError::Name(entry.name.clone()))?;
-            let resources: Vec<_> = entry
-                .resources
-                .iter()
-                .map(|r| json!({ "resource": r.scope.resource, "actions": r.scope.actions, "location": r.location }))
-                .collect();
-            entries.push(json!({
-                "half": entry.half,
-                "audience": entry.audience,
-                "path": path,
-                "expires": entry.expires.to_string(),
-                "lease": entry.lease,
-                "resources": resources,
-            }));
+        if state.wiped {
+            return Err(CredentialError::Wiped);
         }
-        let text = json!({ "job": index.job, "attempt": index.attempt, "credentials": entries }).to_string();
-        let path = self.write(&mut state, INDEX, text.as_bytes())?;
-        state.env = variables(index, &path, &state.files);
-        Ok(path)
+        let unknown = index.credentials.iter().find(|entry| !state.files.contains_key(&entry.name));
+        if let Some(entry) = unknown {
+            return Err(CredentialError::Name(entry.name.clone()));
+        }
+        state.index = Some(index.clone());
+        state.env = index.variables(&self.path);
+        self.write_state(&mut state)
+    }
+
+    /// Says in the files until when the program may finish. They are there before it is asked to.
+    pub(super) fn note_drain(&self, note: DrainNote) -> Result<(), CredentialError> {
+        let mut state = self.state();
+        let text = note.text();
+        state.drain = Some(note);
+        let noted = self.keep(&mut state, DRAIN, SecretText::new(text), self.readers.file_mode());
+        self.write_state(&mut state)?;
+        noted.map(drop)
+    }
+
+    /// Keeps what the next process needs to be the same member. No other user reads it.
+    pub(super) fn keep_session(&self, session: SecretText) -> Result<(), CredentialError> {
+        self.keep(&mut self.state(), SESSION, session, 0o600).map(drop)
+    }
+
+    /// Takes what killed agents left in this place, each once.
+    pub(super) fn take_sessions(&self) -> Vec<SecretText> {
+        std::mem::take(&mut self.state().sessions)
+    }
+
+    fn write_state(&self, state: &mut State) -> Result<PathBuf, CredentialError> {
+        let Some(index) = &state.index else { return Ok(self.path.join(INDEX)) };
+        let text = index.text(&self.path, state.drain.as_ref());
+        self.keep(state, INDEX, SecretText::new(text), self.readers.file_mode())
     }
 
     /// The variables of the child, after the last index that was written. They name files and hold no secret.
     ///
-    /// `LEASEHOLD_JOB`, `LEASEHOLD_ATTEMPT`, `LEASEHOLD_CREDENTIALS` (the index), and `LEASEHOLD_TOKEN_FILE_READING` and
-    /// `LEASEHOLD_TOKEN_FILE_WRITING` where that half has one credential.
+    /// `LEASEHOLD_JOB`, `LEASEHOLD_ATTEMPT`, `LEASEHOLD_CREDENTIALS` (the index), `LEASEHOLD_DRAIN_FILE` (there once the
+    /// program is to finish), and `LEASEHOLD_TOKEN_FILE_READING` and `LEASEHOLD_TOKEN_FILE_WRITING` if that half has one
+    /// credential.
     pub fn env(&self) -> Vec<(OsString, OsString)> {
         self.state().env.clone()
+    }
+
+    /// Writes again what is not there: a folder or a file that another program removed, or what had no space before. Takes
+    /// nothing away.
+    pub fn mend(&self) -> Mended {
+        let mut state = self.state();
+        if state.wiped {
+            return Mended::Nothing;
+        }
+        let had_folder = state.folder.is_there();
+        for (name, kept) in &mut state.files {
+            kept.is_written &= had_folder && fs::symlink_metadata(self.path.join(name)).is_ok();
+        }
+        let missing: Vec<String> =
+            state.files.iter().filter(|(_, k)| !k.is_written).map(|(name, _)| name.clone()).collect();
+        if missing.is_empty() && had_folder {
+            state.trouble = None;
+            return Mended::Nothing;
+        }
+        match self.write_missing(&mut state, had_folder, &missing) {
+            Ok(()) => {
+                let was = state.trouble.take();
+                let gone = if had_folder { "they were removed" } else { "their folder was removed" };
+                Mended::Again(was.unwrap_or_else(|| gone.to_owned()))
+            }
+            Err(cause) if state.trouble.as_ref() == Some(&cause) => Mended::Nothing,
+            Err(cause) => {
+                state.trouble = Some(cause.clone());
+                Mended::Failing(cause)
+            }
+        }
+    }
+
+    fn write_missing(&self, state: &mut State, had_folder: bool, missing: &[String]) -> Result<(), String> {
+        if !had_folder {
+            state.folder.make_again().map_err(|e| e.to_string())?;
+            if state.manifest.is_some() {
+                let manifest = Manifest::empty(self.path.clone()).map_err(|e| e.to_string())?;
+                state.manifest = Some(manifest);
+            }
+        }
+        for name in missing {
+            self.write(state, name).map_err(|e| e.to_string())?;
+        }
+        Ok(())
     }
 
     /// Takes all files away, for good: what is put later is refused. Best effort against what the medium keeps.
     pub fn wipe(&self) {
         let mut state = self.state();
         state.wiped = true;
+        // What has taken the place of our folder is not ours to erase.
+        if !state.folder.is_there() {
+            return;
+        }
         match &state.manifest {
             Some(manifest) => {
-                state.files.values().for_each(|path| erase(path));
+                state.files.keys().for_each(|name| erase(&self.path.join(name)));
                 manifest.proven().iter().for_each(|path| erase(path));
             }
             None => erase_all(&self.path),
         }
+        state.files.clear();
     }
 
-    fn write(&self, state: &mut State, name: &str, bytes: &[u8]) -> Result<PathBuf, CredentialError> {
+    fn keep(
+        &self,
+        state: &mut State,
+        name: &str,
+        text: SecretText,
+        mode: u32,
+    ) -> Result<PathBuf, CredentialError> {
+        let path = self.path.join(name);
         if state.wiped {
             return Err(CredentialError::Wiped);
         }
-        let path = self.path.join(name);
-        if let Some(manifest) = &mut state.manifest {
-            let failed = |source| CredentialError::Write { path: path.clone(), source };
-            if !manifest.names(name) && fs::symlink_metadata(&path).is_ok() {
-                return Err(failed(io::Error::new(
-                    io::ErrorKind::AlreadyExists,
-                    "somebody else's file is there",
-                )));
-            }
-            manifest.note(name, bytes).map_err(failed)?;
+        if let Some(manifest) = &state.manifest
+            && !manifest.names(name)
+            && fs::symlink_metadata(&path).is_ok()
+        {
+            let source = io::Error::new(io::ErrorKind::AlreadyExists, "it belongs to someone else");
+            return Err(CredentialError::Write { path, source });
         }
-        let next = self.path.join(draft_name()?);
-        let written = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&next)
-            .and_then(|mut f| f.write_all(bytes))
-            .and_then(|()| fs::rename(&next, &path));
-        match written {
+        state.files.insert(name.to_owned(), Kept { text, mode, is_written: false });
+        match self.write(state, name) {
             Ok(()) => Ok(path),
-            Err(source) => {
-                erase(&next);
-                Err(CredentialError::Write { path, source })
-            }
+            Err(source) => Err(CredentialError::Write { path, source }),
         }
+    }
+
+    /// Writes one file whole: a draft first, which then takes its name.
+    fn write(&self, state: &mut State, name: &str) -> io::Result<()> {
+        let Some(kept) = state.files.get_mut(name) else { return Ok(()) };
+        let text = kept.text.expose().as_bytes();
+        let draft = match &mut state.manifest {
+            Some(manifest) => {
+                manifest.note(name, text)?;
+                manifest.draft().to_owned()
+            }
+            None => draft_name().map_err(io::Error::other)?,
+        };
+        let next = self.path.join(draft);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+            self.readers.admit(&file, kept.mode)?;
+            file.write_all(text)?;
+            fs::rename(&next, self.path.join(name))
+        };
+        write().inspect_err(|_| erase(&next))?;
+        kept.is_written = true;
+        Ok(())
     }
 
     /// Poisoned or not: to wipe matters more than how another thread ended.
@@ -318,104 +410,14 @@ impl CredentialDir {
 impl Drop for CredentialDir {
     fn drop(&mut self) {
         self.wipe();
-        if !self.keep
-            && let Err(e) = fs::remove_dir(&self.path)
-            // The guard of the command may have been first, or somebody else's files are in it.
-            && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
-        {
-            tracing::warn!(path = %self.path.display(), error = %e, "the directory for credentials could not be removed");
-        }
+        self.state().folder.remove();
     }
-}
-
-fn variables(index: &Index, path: &Path, files: &BTreeMap<String, PathBuf>) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<(OsString, OsString)> = vec![
-        ("LEASEHOLD_JOB".into(), index.job.to_string().into()),
-        ("LEASEHOLD_ATTEMPT".into(), index.attempt.to_string().into()),
-        ("LEASEHOLD_CREDENTIALS".into(), path.into()),
-    ];
-    for (half, variable) in
-        [(Half::Reading, "LEASEHOLD_TOKEN_FILE_READING"), (Half::Writing, "LEASEHOLD_TOKEN_FILE_WRITING")]
-    {
-        let mut of_half = index.credentials.iter().filter(|c| c.half == half);
-        if let (Some(only), None) = (of_half.next(), of_half.next())
-            && let Some(file) = files.get(&only.name)
-        {
-            env.push((variable.into(), file.into()));
-        }
-    }
-    env
 }
 
 fn is_file_name(name: &str) -> bool {
     name.len() <= 200
         && name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-}
-
-/// Where the directory goes unless somebody says.
-fn usual_places(runtime: Option<PathBuf>) -> Vec<PathBuf> {
-    let uid = geteuid();
-    let owned = |p: &PathBuf| is_memory(p) && fs::metadata(p).is_ok_and(|m| Uid::from_raw(m.uid()) == uid);
-    let shared = PathBuf::from("/dev/shm");
-    let user = PathBuf::from(format!("/run/user/{uid}"));
-    let memory = runtime
-        .into_iter()
-        .filter(owned)
-        .chain(Some(shared).filter(|p| is_memory(p)))
-        .chain(Some(user).filter(owned));
-    memory.chain([std::env::temp_dir()]).collect()
-}
-
-fn is_memory(path: &Path) -> bool {
-    statfs(path).is_ok_and(|s| s.filesystem_type() == TMPFS_MAGIC)
-}
-
-/// Makes and locks a directory. Under its final name it is never seen without its lock.
-fn make(base: &Path) -> Result<io::Result<(PathBuf, File)>, NoRandomness> {
-    let random = Secret::random()?.to_text();
-    let pid = getpid();
-    let start = processes::start_of(pid).unwrap_or(0);
-    let name = format!("{PREFIX}{pid}-{start}-{}", random.expose());
-    let (early, path) = (base.join(format!(".{name}")), base.join(name));
-    let made = DirBuilder::new().mode(0o700).create(&early).and_then(|()| {
-        let lock = File::open(&early)?;
-        lock.try_lock()?;
-        fs::rename(&early, &path)?;
-        Ok((path, lock))
-    });
-    if made.is_err() {
-        // Nothing is in it; where it was never made, there is nothing to remove.
-        let _ = fs::remove_dir(&early);
-    }
-    Ok(made)
-}
-
-/// Removes the directories whose wrapper is dead: no such process is there, and nobody holds the lock. The lock alone
-/// would do on one machine; the process is looked for as well, in case a file system does not lock.
-fn remove_stale(base: &Path) {
-    let Ok(entries) = fs::read_dir(base) else { return };
-    for entry in entries.flatten() {
-        let (name, path) = (entry.file_name(), entry.path());
-        let ours = entry.metadata().is_ok_and(|m| m.is_dir() && Uid::from_raw(m.uid()) == geteuid());
-        let Some((pid, start)) = named_process(&name).filter(|_| ours) else { continue };
-        if processes::start_of(pid) == Some(start) {
-            continue;
-        }
-        let Ok(lock) = File::open(&path) else { continue };
-        if lock.try_lock().is_ok() {
-            erase_all(&path);
-            let removed = fs::remove_dir(&path);
-            tracing::info!(path = %path.display(), ok = removed.is_ok(), "removed the credential files of a wrapper that is gone");
-        }
-    }
-}
-
-/// The process and its start that a directory's name carries.
-fn named_process(name: &OsStr) -> Option<(nix::unistd::Pid, u64)> {
-    let mut parts = name.to_str()?.strip_prefix(PREFIX)?.splitn(3, '-');
-    let (pid, start, _random) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((nix::unistd::Pid::from_raw(pid.parse().ok()?), start.parse().ok()?))
 }
 
 /// Takes away a directory whose wrapper was killed.
@@ -425,7 +427,7 @@ pub(super) fn erase_left(folder: &Path) {
     let _ = fs::remove_dir(folder);
 }
 
-fn erase_all(folder: &Path) {
+pub(super) fn erase_all(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         erase(&entry.path());

@@ -35,6 +35,22 @@ impl From<std::process::ExitStatus> for ChildEnd {
     }
 }
 
+/// An outcome as the wrapper says it.
+pub(super) fn outcome_name(outcome: v1::Outcome) -> &'static str {
+    match outcome {
+        v1::Outcome::Completed => "completed",
+        v1::Outcome::Interrupted => "interrupted",
+        _ => "failed",
+    }
+}
+
+/// Whether a run was asked to finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ToFinish {
+    Asked,
+    NotAsked,
+}
+
 /// The end of a child, with what came before it.
 #[derive(Debug)]
 pub struct Ended {
@@ -60,7 +76,7 @@ impl Ended {
     ///
     /// | The child | Outcome |
     /// |---|---|
-    /// | exits with 0 | completed: its own word stands, whatever it was told before |
+    /// | exits with 0 | completed; [`outcome_after`](Self::outcome_after) a request to finish it is interrupted |
     /// | ends otherwise after a signal that the wrapper passed on, or that the wrapper ended it with | interrupted: trainers differ in their codes (torchrun exits with 1 after SIGTERM) |
     /// | is ended by SIGTERM, SIGINT or SIGHUP, or exits with 143, 130 or 129 | interrupted: somebody else asked |
     /// | anything else, SIGKILL from outside (out of memory) among it | failed |
@@ -74,6 +90,15 @@ impl Ended {
             ChildEnd::Signalled(signal) => BY_CONVENTION.contains(&signal),
         };
         if interrupted { v1::Outcome::Interrupted } else { v1::Outcome::Failed }
+    }
+
+    /// What the attempt is told if the run was asked to finish before, by its platform or by a drain. Many trainers save their
+    /// work then and exit with 0: the work is to go on in the next attempt.
+    pub(super) fn outcome_after(&self, request: ToFinish) -> v1::Outcome {
+        match request {
+            ToFinish::Asked => v1::Outcome::Interrupted,
+            ToFinish::NotAsked => self.outcome(),
+        }
     }
 
     /// One line for people and the ledger, as in `exit code 1 after SIGTERM`.
@@ -133,6 +158,8 @@ mod tests {
                 (outcome, code, detail),
                 "{end:?} {asked:?}"
             );
+            assert_eq!(ended.outcome_after(ToFinish::NotAsked), outcome, "{end:?}");
+            assert_eq!(ended.outcome_after(ToFinish::Asked), Interrupted, "{end:?}");
         }
     }
 }

@@ -154,7 +154,8 @@ impl Held {
         }
     }
 
-    /// Puts a credential into its files. `wall` is the daemon's time.
+    /// Puts a credential into its files. `wall` is the daemon's time. A file that cannot be written now is written later, so
+    /// what was granted counts all the same.
     pub(super) fn put(
         &mut self,
         dir: &CredentialDir,
@@ -163,15 +164,23 @@ impl Held {
         wall: Wall,
         draw: f64,
     ) -> Result<(), CredentialError> {
-        dir.put(&self.name, &granted.token)?;
         let header = SecretText::new(format!("Authorization: Bearer {}\n", granted.token.expose()));
-        dir.put(&header_name(&self.name), &header)?;
+        let written = [dir.put(&self.name, &granted.token), dir.put(&header_name(&self.name), &header)];
+        let written = written.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
+        if !matches!(written, Ok(()) | Err(CredentialError::Write { .. })) {
+            return written;
+        }
         let more = self.more(&granted);
         self.schedule.granted(now, granted.token_expires.since(wall), more, draw);
         self.lease = Some(granted.lease);
         self.token_expires = Some(granted.token_expires);
         self.shortened_by = granted.shortened_by;
-        Ok(())
+        written
+    }
+
+    /// Whether a token that is good is held.
+    pub(super) fn is_held(&self) -> bool {
+        self.token_expires.is_some()
     }
 
     fn more(&self, granted: &Granted) -> More {
@@ -336,7 +345,7 @@ mod tests {
     #[test]
     fn a_credential_is_a_token_and_a_header_and_its_removal_takes_both() {
         let base = tempfile::tempdir().unwrap();
-        let dir = CredentialDir::create(Some(base.path())).unwrap();
+        let dir = CredentialDir::create(Some(base.path()), Default::default()).unwrap();
         let mut held = vec![one()];
         held[0].put(&dir, granted(300, 3_600), NOW, WALL, 0.5).unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name));
@@ -353,7 +362,7 @@ mod tests {
     #[test]
     fn what_is_offered_anew_is_taken_up_and_what_is_not_is_taken_away() {
         let base = tempfile::tempdir().unwrap();
-        let dir = CredentialDir::create(Some(base.path())).unwrap();
+        let dir = CredentialDir::create(Some(base.path()), Default::default()).unwrap();
         let tickets = |audience: &str| offer(v1::Half::Reading, audience, "dataset:acme/tickets@v3");
         let (here, moved) = ("spiffe://td.example/data/gateway", "spiffe://td.example/new/gateway");
         let mut held = vec![one()];
@@ -372,7 +381,7 @@ mod tests {
     #[test]
     fn a_drained_half_does_not_come_back_with_its_offer() {
         let base = tempfile::tempdir().unwrap();
-        let dir = CredentialDir::create(Some(base.path())).unwrap();
+        let dir = CredentialDir::create(Some(base.path()), Default::default()).unwrap();
         let mut held = vec![one()];
         held[0].schedule.stop();
         let same = offer(v1::Half::Reading, "spiffe://td.example/data/gateway", "dataset:acme/tickets@v3");
@@ -383,7 +392,7 @@ mod tests {
     #[test]
     fn a_renewal_that_gains_nothing_is_not_repeated_in_haste() {
         let base = tempfile::tempdir().unwrap();
-        let dir = CredentialDir::create(Some(base.path())).unwrap();
+        let dir = CredentialDir::create(Some(base.path()), Default::default()).unwrap();
         let mut held = one();
         held.put(&dir, granted(10, 3_600), NOW, WALL, 0.5).unwrap();
         assert_eq!(held.more(&granted(10, 3_600)), More::NotYet, "an SVID ends before the lease");

@@ -4,13 +4,16 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     CredentialDir, CredentialError, Voice,
+    credentials::Mended,
     held::{Granted, Held, index},
+    index::DrainNote,
     retry::{Fraction, SystemFraction},
     stream::Membership,
 };
 use crate::{
     clock::{LeaseTime, Now, Wall},
-    name::Half,
+    limits::CREDENTIALS_MAX,
+    name::{Half, LeaseId},
     proto::v1,
     reason::Refusal,
 };
@@ -21,6 +24,8 @@ pub(super) struct Holdings {
     dir: Arc<CredentialDir>,
     voice: Voice,
     draw: SystemFraction,
+    /// Leases that live and that we no longer use: to be given back.
+    spent: Vec<LeaseId>,
 }
 
 impl Holdings {
@@ -31,7 +36,8 @@ impl Holdings {
         dir: Arc<CredentialDir>,
         voice: Voice,
     ) -> Result<Self, Refusal> {
-        Ok(Holdings { held: Held::of_offers(offers, now)?, dir, voice, draw: SystemFraction::new() })
+        let held = Held::of_offers(offers, now)?;
+        Ok(Holdings { held, dir, voice, draw: SystemFraction::new(), spent: Vec::new() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -82,9 +88,30 @@ impl Holdings {
         self.hurry(now);
     }
 
+    /// Notes a lease that lives beside the one that we use: its answer came too late.
+    pub(super) fn give_back(&mut self, lease: LeaseId) {
+        if self.spent.len() < CREDENTIALS_MAX && self.held.iter().all(|h| h.lease != Some(lease)) {
+            self.spent.push(lease);
+        }
+    }
+
+    /// Leases to be given back now.
+    pub(super) fn take_spent(&mut self) -> Vec<LeaseId> {
+        std::mem::take(&mut self.spent)
+    }
+
+    /// Whether all that is wanted is held.
+    pub(super) fn is_complete(&self) -> bool {
+        self.held.iter().filter(|h| h.schedule.is_wanted()).all(Held::is_held)
+    }
+
     /// Takes up what is offered now, and writes the index where that is other than before.
     pub(super) fn reoffer(&mut self, offers: Vec<v1::Offer>, who: &Membership, now: LeaseTime) {
-        match Held::reoffered(&mut self.held, offers, &self.dir, now) {
+        let before: Vec<_> = self.held.iter().map(|h| h.lease).collect();
+        let changed = Held::reoffered(&mut self.held, offers, &self.dir, now);
+        let dropped = before.into_iter().zip(&self.held).filter(|(_, held)| held.lease.is_none());
+        self.spent.extend(dropped.filter_map(|(lease, _)| lease));
+        match changed {
             Ok(false) => {}
             Ok(true) => {
                 self.voice.say("what this job is offered has changed: see credentials.json");
@@ -116,12 +143,32 @@ impl Holdings {
         self.dir.write_index(&index(&self.held, who)).map(drop)
     }
 
-    /// The same for a run that goes on where it cannot be written.
+    /// Writes the index for a run that goes on. What cannot be written now is written when it can be.
     pub(super) fn refresh_index(&self, who: &Membership) {
         match self.write_index(who) {
-            Ok(()) | Err(CredentialError::Wiped) => {}
+            Ok(()) | Err(CredentialError::Wiped | CredentialError::Write { .. }) => {}
             Err(error) => self.voice.say(&error.to_string()),
         }
+    }
+
+    /// Writes again what another program removed, or what had no space. Says each cause once.
+    pub(super) fn mend(&self) {
+        let place = self.dir.path().display();
+        match self.dir.mend() {
+            Mended::Nothing => {}
+            Mended::Again(cause) => {
+                self.voice.say(&format!("the credential files in {place} are written again ({cause})"));
+            }
+            Mended::Failing(cause) => self.voice.say(&format!(
+                "credential files in {place} cannot be written ({cause}): those that are there stay, and your program goes on; trying again until it works"
+            )),
+        }
+    }
+
+    /// Says in the files until when the program may finish.
+    pub(super) fn note_drain(&self, note: DrainNote) {
+        // What cannot be written now is written when it can be.
+        let _ = self.dir.note_drain(note);
     }
 
     /// Takes away what is dead by now. Answers a line for each.
@@ -167,7 +214,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        name::{AttemptNumber, JobId, LeaseId},
+        name::{AttemptNumber, JobId},
         secret::{Secret, SecretText},
     };
 
@@ -183,7 +230,7 @@ mod tests {
 
     fn scene() -> Scene {
         let base = tempfile::tempdir().unwrap();
-        let dir = Arc::new(CredentialDir::create(Some(base.path())).unwrap());
+        let dir = Arc::new(CredentialDir::create(Some(base.path()), Default::default()).unwrap());
         let offer = |half: v1::Half, resource: &str| v1::Offer {
             half: half.into(),
             audience: "spiffe://td.example/gateway".into(),

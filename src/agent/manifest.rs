@@ -20,10 +20,12 @@ use crate::{
 /// The digest of each file that was written, in a file beside them that is there first. It tells what a killed wrapper left
 /// from what others put there: by what a file holds, never by what it is called.
 ///
-/// Lines of a digest and a name. A file that is being replaced has two. No secret is in it.
+/// Its first line names the draft under which each file is written before it takes its own name: a name that no one else can
+/// have guessed. Then lines of a digest and a name. A file that is being replaced has two. No secret is in it.
 #[derive(Debug)]
 pub(super) struct Manifest {
     folder: PathBuf,
+    draft: String,
     files: BTreeMap<String, Vec<Digest>>,
 }
 
@@ -32,21 +34,37 @@ impl Manifest {
     const NAME: &str = ".leasehold";
 
     /// Of a directory that nothing was written to.
-    pub(super) fn empty(folder: PathBuf) -> Self {
-        Manifest { folder, files: BTreeMap::new() }
+    pub(super) fn empty(folder: PathBuf) -> Result<Self, NoRandomness> {
+        Ok(Manifest { folder, draft: draft_name()?, files: BTreeMap::new() })
     }
 
-    /// What an earlier wrapper left of it. Empty where there is none, or what is called so is something else.
+    /// What an earlier wrapper left of it. Proves nothing if there is none, or if the file of that name is something else.
     pub(super) fn left_in(folder: &Path) -> Self {
-        let mut manifest = Self::empty(folder.to_owned());
-        let text = own_file(&folder.join(Self::NAME)).and_then(|bytes| String::from_utf8(bytes).ok());
-        for line in text.iter().flat_map(|t| t.lines()).take(4 * CREDENTIALS_MAX) {
+        let nothing = || Manifest { folder: folder.to_owned(), draft: String::new(), files: BTreeMap::new() };
+        let mut manifest = nothing();
+        let Some(text) = Self::own_text(&folder.join(Self::NAME)) else { return manifest };
+        let mut lines = text.lines();
+        match lines.next().and_then(|first| first.strip_prefix(DRAFT)) {
+            Some(draft) if is_draft(draft) => manifest.draft = draft.to_owned(),
+            _ => return manifest,
+        }
+        for line in lines.take(4 * CREDENTIALS_MAX) {
             let Some((Ok(digest), name)) = line.split_once(' ').map(|(d, name)| (d.parse(), name)) else {
-                return Self::empty(folder.to_owned());
+                return nothing();
             };
             manifest.files.entry(name.to_owned()).or_default().push(digest);
         }
         manifest
+    }
+
+    /// The text of a file of this user, if it is one and no larger than we write any.
+    pub(super) fn own_text(path: &Path) -> Option<String> {
+        own_file(path).and_then(|bytes| String::from_utf8(bytes).ok())
+    }
+
+    /// The name under which the next file is written.
+    pub(super) fn draft(&self) -> &str {
+        &self.draft
     }
 
     /// Whether it names a file of this name.
@@ -63,25 +81,29 @@ impl Manifest {
         digests.drain(..old);
         let lines =
             self.files.iter().flat_map(|(name, all)| all.iter().map(move |d| format!("{d} {name}\n")));
-        let text: String = lines.collect();
-        let draft = self.folder.join(draft_name().map_err(io::Error::other)?);
+        let text: String = [format!("{DRAFT}{}\n", self.draft)].into_iter().chain(lines).collect();
+        let (own, draft) = (self.folder.join(Self::NAME), self.folder.join(&self.draft));
+        // The first one names the draft, so there is none before it.
+        let next = if self.is_there() { &draft } else { &own };
         let write = || {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next)?;
             file.write_all(text.as_bytes())?;
-            fs::rename(&draft, self.folder.join(Self::NAME))
+            if *next == own { Ok(()) } else { fs::rename(next, &own) }
         };
-        write().inspect_err(|_| drop(fs::remove_file(&draft)))
+        write().inspect_err(|_| drop(fs::remove_file(next)))
+    }
+
+    /// Whether the file is there and names this draft.
+    fn is_there(&self) -> bool {
+        !self.draft.is_empty() && Self::left_in(&self.folder).draft == self.draft
     }
 
     /// Whether what is there under a name is what a wrapper of this user wrote.
     pub(super) fn proves(&self, name: &OsStr) -> bool {
         let Some(name) = name.to_str() else { return false };
         let path = self.folder.join(name);
-        if is_draft(name) {
-            return is_own_file(&path);
-        }
-        if name == Self::NAME {
-            return !self.files.is_empty() && is_own_file(&path);
+        if name == self.draft || name == Self::NAME {
+            return !self.draft.is_empty() && is_own_file(&path);
         }
         let Some(digests) = self.files.get(name) else { return false };
         own_file(&path).is_some_and(|bytes| digests.contains(&Digest::of(&bytes)))
@@ -100,6 +122,9 @@ impl Manifest {
 pub(super) fn draft_name() -> Result<String, NoRandomness> {
     Ok(format!("{}-{:032x}.new", Manifest::NAME, random_u128()?))
 }
+
+/// Before the name of the draft.
+const DRAFT: &str = "draft ";
 
 fn is_draft(name: &str) -> bool {
     let random = name.strip_prefix(Manifest::NAME).and_then(|n| n.strip_prefix('-')?.strip_suffix(".new"));
@@ -141,8 +166,8 @@ mod tests {
     fn what_is_proven_is_what_was_written_and_nothing_that_is_only_called_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let mut manifest = Manifest::empty(folder.path().to_owned());
-        assert!(!manifest.proves(OsStr::new(Manifest::NAME)));
+        assert!(!Manifest::left_in(folder.path()).proves(OsStr::new(Manifest::NAME)));
+        let mut manifest = Manifest::empty(folder.path().to_owned()).unwrap();
         for text in ["first", "second", "third"] {
             manifest.note("reading-a", text.as_bytes()).unwrap();
         }
@@ -155,9 +180,12 @@ mod tests {
             assert!(left.proves(OsStr::new(Manifest::NAME)));
         }
         fs::write(path("reading-b"), "third").unwrap();
-        fs::write(path(&draft_name().unwrap()), "half a tok").unwrap();
+        fs::write(path(manifest.draft()), "half a tok").unwrap();
+        let others = draft_name().unwrap();
+        fs::write(path(&others), "mine").unwrap();
         let left = Manifest::left_in(folder.path());
         assert!(!left.proves(OsStr::new("reading-b")), "it names no such file");
+        assert!(!left.proves(OsStr::new(&others)), "it names another draft");
         assert_eq!(left.proven().len(), 2, "the draft and the manifest");
         assert_eq!(left.proven().last(), Some(&path(Manifest::NAME)));
         // What is called as the manifest is, and is none.

@@ -10,6 +10,7 @@ use super::{
     calls::{Calls, timed},
     held::Granted,
     holdings::{Holdings, shown},
+    index::DrainNote,
     meaning::{AttemptIs, Meaning, Over, meaning, over_by},
     retry::Backoff,
     stream::{Act, Connected, Membership, Stream, act},
@@ -18,7 +19,7 @@ use super::{
 use crate::{
     clock::{Clock, LeaseTime, Wall},
     identity::{IdentitySource, Trust},
-    limits::RETRY_MAX,
+    limits::{CREDENTIAL_LOOK, RETRY_MAX, TICK},
     name::Half,
     proto::v1,
     reason::{Reason, Refusal},
@@ -42,6 +43,17 @@ pub(super) enum Report {
     /// The attempt was over before.
     NotNeeded,
     Failed(Refusal),
+}
+
+/// Where a member stands, for the run or the agent that it belongs to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Set once access is over. The files were wiped before.
+    pub(super) over: Option<Over>,
+    /// The daemon has asked it to finish, and the files say until when.
+    pub(super) is_draining: bool,
+    /// All credentials that it wants are in their files.
+    pub(super) is_complete: bool,
 }
 
 /// The surroundings of a member.
@@ -74,6 +86,8 @@ pub(super) struct Member {
     writing_ends: Option<Wall>,
     /// Set once our access is over.
     over: Option<AttemptIs>,
+    /// When to look at the files next.
+    look_at: LeaseTime,
     /// The digest of the certificate that our present connection was made with, or the next one will be.
     svid: Option<[u8; 32]>,
 }
@@ -122,6 +136,7 @@ impl Member {
             reading_ends: None,
             writing_ends: None,
             over: None,
+            look_at: now.plus(CREDENTIAL_LOOK),
             svid: svid_of(&place.identity.current()),
             place,
         })
@@ -152,11 +167,11 @@ impl Member {
         self.window
     }
 
-    /// Lives until it is told how the child ended, and reports that. Tells once where access is over before.
+    /// Lives until it is told how the child ended, and reports that. Meanwhile it says where it stands.
     pub(super) async fn serve(
         mut self,
         mut commands: mpsc::Receiver<Command>,
-        over: mpsc::Sender<Over>,
+        standing: watch::Sender<Standing>,
     ) -> Report {
         let mut works = Works::new();
         let mut trust = self.place.identity.watch();
@@ -186,12 +201,23 @@ impl Member {
                     None
                 }
             };
-            if let (Some((ending, attempt)), None) = (ending, self.over) {
+            let ending = ending.filter(|_| self.over.is_none()).map(|(over, attempt)| {
                 self.over = Some(attempt);
                 self.holdings.end();
-                let _ = over.try_send(ending);
-            }
+                over
+            });
+            self.say_standing(&standing, ending);
         }
+    }
+
+    fn say_standing(&self, standing: &watch::Sender<Standing>, over: Option<Over>) {
+        let is_draining = self.writing_ends.is_some();
+        let is_complete = self.over.is_none() && self.holdings.is_complete();
+        standing.send_if_modified(|s| {
+            let over = over.or_else(|| s.over.take());
+            let before = std::mem::replace(s, Standing { over, is_draining, is_complete });
+            *s != before
+        });
     }
 
     // ---------- what is due ----------
@@ -213,6 +239,9 @@ impl Member {
         if matches!(self.link, Link::Down(_)) {
             return;
         }
+        for lease in self.holdings.take_spent() {
+            works.push(work::give_back(self.calls.clone(), lease, self.who.session()));
+        }
         for (at, held) in self.holdings.due(now) {
             held.schedule.asked();
             works.push(match held.lease {
@@ -229,7 +258,9 @@ impl Member {
             // Nothing is asked for where nobody would hear it.
             Link::Down(away) => (None, away.retry_at, None),
         };
-        let all = [beat, connect.filter(|_| connects), due, self.holdings.next_end(), self.reading_ends];
+        let look = Some(self.look_at).filter(|_| self.over.is_none());
+        let all =
+            [beat, connect.filter(|_| connects), due, self.holdings.next_end(), self.reading_ends, look];
         all.into_iter().flatten().min().unwrap_or(LeaseTime(u64::MAX))
     }
 
@@ -246,6 +277,10 @@ impl Member {
             self.holdings.refresh_index(&self.who);
         }
         self.remove_expired(now);
+        if self.look_at <= now {
+            self.look_at = now.plus(CREDENTIAL_LOOK);
+            self.holdings.mend();
+        }
     }
 
     fn remove_expired(&mut self, now: LeaseTime) {
@@ -293,8 +328,11 @@ impl Member {
                     Reason::Revoked => AttemptIs::Over,
                     other => AttemptIs::after(other),
                 };
-                let has_drained = matches!(reason, Reason::NotJoined | Reason::AttemptEnded);
-                let over = match self.writing_ends.filter(|_| has_drained) {
+                let by_time = matches!(reason, Reason::NotJoined | Reason::AttemptEnded | Reason::JobClosed);
+                let their_now = response.time.as_ref().map(super::stream::wall_of);
+                // A second of theirs: its reaper ticks.
+                let is_due = |ends: &Wall| by_time && their_now.is_none_or(|n| n.plus(TICK) >= *ends);
+                let over = match self.writing_ends.filter(is_due) {
                     Some(ends) => Over {
                         reason: Reason::AttemptDraining,
                         message: format!("the time to finish is over: it was given until {ends}"),
@@ -304,8 +342,7 @@ impl Member {
                 return Some((over, attempt));
             }
             Act::Drain { reading_ends, writing_ends } => {
-                self.reading_ends = reading_ends.map(|wall| self.local(wall));
-                self.writing_ends = writing_ends;
+                self.drained_until(&notice.message, reading_ends, writing_ends);
                 let until = |wall: Option<Wall>| wall.map_or_else(String::new, |w| format!(" until {w}"));
                 self.place.voice.say(&format!(
                     "{}: reading goes on{}, checkpoint writes{}",
@@ -315,10 +352,21 @@ impl Member {
                 ));
             }
             Act::Reconnect => self.lost(now),
-            Act::Anew => self.holdings.ask_anew(now),
+            // What still lives is renewed, and what does not is asked for: no lease is left beside its successor.
+            Act::Anew => {
+                self.place.voice.say(&format!("{}: asking again", notice.message));
+                self.holdings.hurry(now);
+            }
             Act::Nothing => {}
         }
         None
+    }
+
+    /// What the daemon says of a drain goes into the files first.
+    fn drained_until(&mut self, reason: &str, reading_ends: Option<Wall>, writing_ends: Option<Wall>) {
+        self.reading_ends = reading_ends.map(|wall| self.local(wall));
+        self.writing_ends = writing_ends;
+        self.holdings.note_drain(DrainNote { reason: reason.to_owned(), reading_ends, writing_ends });
     }
 
     /// The stream is gone: the daemon counts us as away, and ends our leases if it lives.
@@ -352,8 +400,10 @@ impl Member {
                 let counts = self.holdings.get_mut(at)?.schedule.answered();
                 match answer.and_then(Granted::of_issue) {
                     Ok(granted) if counts => self.granted(at, granted),
-                    // A lease that nobody holds ends with the attempt.
-                    Ok(_) => None,
+                    Ok(late) => {
+                        self.holdings.give_back(late.lease);
+                        None
+                    }
                     Err(refusal) => self.refused(at, refusal, counts),
                 }
             }
@@ -362,10 +412,14 @@ impl Member {
                 let counts = held.schedule.answered() && held.lease == Some(lease);
                 match answer.and_then(Granted::of_renewal) {
                     Ok(granted) if counts => self.granted(at, granted),
-                    Ok(_) => None,
+                    Ok(late) => {
+                        self.holdings.give_back(late.lease);
+                        None
+                    }
                     Err(refusal) => self.refused(at, refusal, counts),
                 }
             }
+            Work::GivenBack => None,
             Work::Connected(answer) => {
                 self.connecting = false;
                 match answer {
@@ -376,12 +430,13 @@ impl Member {
                     Err(refusal) => self.not_connected(refusal),
                 }
             }
-            Work::Drained(Ok(answer)) => {
-                let reading_ends = answer.reading_ends.as_ref().map(super::stream::wall_of);
-                self.reading_ends = reading_ends.map(|wall| self.local(wall));
+            Work::Drained { answer: Ok(answer), reason } => {
+                let wall = |time: &Option<_>| time.as_ref().map(super::stream::wall_of);
+                let (reading_ends, writing_ends) = (wall(&answer.reading_ends), wall(&answer.writing_ends));
+                self.drained_until(&reason, reading_ends, writing_ends);
                 None
             }
-            Work::Drained(Err(refusal)) => {
+            Work::Drained { answer: Err(refusal), .. } => {
                 if self.over.is_none() {
                     self.place.voice.say(&format!(
                         "the daemon could not be told that your program is to end ({}: {refusal}); its access goes on until it has ended",
@@ -396,9 +451,14 @@ impl Member {
     fn granted(&mut self, at: usize, granted: Granted) -> Option<(Over, AttemptIs)> {
         let now = self.place.clock.now();
         match self.holdings.put(at, granted, now, self.lead_ms) {
-            Ok(()) => self.holdings.refresh_index(&self.who),
             // Access has ended meanwhile.
             Err(CredentialError::Wiped) => {}
+            Ok(()) => self.holdings.refresh_index(&self.who),
+            // What has no space is kept and written when there is some.
+            Err(CredentialError::Write { .. }) => {
+                self.holdings.refresh_index(&self.who);
+                self.holdings.mend();
+            }
             Err(error) => {
                 self.place.voice.say(&format!("{error}; trying again"));
                 self.holdings.get_mut(at)?.schedule.failed(now.lease);
@@ -412,6 +472,11 @@ impl Member {
         let held = self.holdings.get_mut(at)?;
         let is_renewal = held.lease.is_some();
         match meaning(refusal.reason) {
+            // A lock on one lease keeps out no other: the answer to a new question says what is locked.
+            Meaning::Over if is_renewal && refusal.reason == Reason::Locked => {
+                held.lease = None;
+                held.schedule.hurry(now);
+            }
             Meaning::Over => return Some(over_by(refusal)),
             // What was overtaken is due by itself.
             _ if !counts => {}

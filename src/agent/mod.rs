@@ -6,10 +6,11 @@
 //!
 //! | Noun | Files |
 //! |---|---|
-//! | access, kept: join, beat, come back, renew, files | `access` `begin` `member` `stream` `holdings` `held` `schedule` `work` `credentials` `manifest` |
+//! | access, kept: join, beat, come back, renew | `access` `begin` `member` `stream` `holdings` `held` `schedule` `work` `session` |
+//! | files | `credentials` `index` `folder` `manifest` |
 //! | asking, and what an answer means | `calls` `retry` `meaning` `advice` |
 //! | a command, with all that it starts | `run` `front` `child` `guard` `processes` `cgroup` `command` `environment` `ending` `signals` `terminal` `rlimits` |
-//! | a process that was there before | `beside` |
+//! | a process that was there before | `beside` `neighbour` |
 
 mod access;
 mod advice;
@@ -22,18 +23,22 @@ mod command;
 mod credentials;
 mod ending;
 mod environment;
+mod folder;
 mod front;
 mod guard;
 mod held;
 mod holdings;
+mod index;
 mod manifest;
 mod meaning;
 mod member;
+mod neighbour;
 mod processes;
 mod retry;
 mod rlimits;
 mod run;
 mod schedule;
+mod session;
 mod signals;
 mod spec;
 mod stream;
@@ -46,11 +51,14 @@ pub use advice::explained;
 pub use beside::{AgentEnd, AgentOptions, agent};
 pub use child::{Child, ChildHandle, ChildSpec, SpawnError};
 pub use command::{CommandError, resolve};
-pub use credentials::{CredentialDir, CredentialError, Index, IndexEntry, IndexResource};
+pub use credentials::{CredentialDir, CredentialError};
 pub use ending::{ChildEnd, Ended};
 pub use environment::ChildEnvironment;
+pub use folder::Readers;
 pub use front::{Behind, stand_in_front};
 pub use guard::guard;
+pub use index::{Index, IndexEntry, IndexResource};
+pub use neighbour::Until;
 pub use processes::Left;
 pub use retry::Backoff;
 pub use rlimits::limit_of;

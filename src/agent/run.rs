@@ -4,24 +4,26 @@ use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use nix::sys::signal::Signal;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     Behind, Child, ChildEnd, ChildEnvironment, ChildSpec, CredentialDir, Ended, Joining, Left, OnRevoke,
-    RunError, RunPlace, RunSettings, Signals, SpawnError, Voice,
-    access::{Access, is_farewell},
+    Readers, RunError, RunPlace, RunSettings, Signals, SpawnError, Voice,
+    access::{Access, AfterAKill, is_farewell},
     child::News,
     command,
+    ending::{ToFinish, outcome_name},
     front::Way,
+    index::DrainNote,
     meaning::Over,
-    member::{Command, Member, Report},
+    member::{Command, Member, Report, Standing},
     rlimits::{is_own_cpu_limit, limit_of_end},
     signals::{Heard, Process, SentTo, SignalNumber, Together},
 };
 use crate::{
     clock::{Clock, Wall},
     identity::IdentitySource,
-    limits::{REPORT, SVID_SHORT},
+    limits::{DRAIN_GRACE_DEFAULT, REPORT, SVID_SHORT},
     proto::v1,
     reason::{Reason, Refusal},
 };
@@ -62,9 +64,9 @@ async fn run_behind(
 ) -> Result<u8, RunError> {
     let program = options.command.first().cloned().unwrap_or_default();
     command::resolve(&program, std::env::var_os("PATH").as_deref()).map_err(SpawnError::from)?;
-    let dir = CredentialDir::create(options.dir.as_deref())?;
+    let dir = CredentialDir::create(options.dir.as_deref(), Readers::default())?;
     let joining = &options.joining;
-    let access = Access::obtain(joining, dir, &place, &mut signals).await?;
+    let access = Access::obtain(joining, dir, &place, &mut signals, AfterAKill::EndsItsCommand).await?;
 
     let set = access.env(joining.svid.as_ref());
     let env = ChildEnvironment::of_this_process(&joining.settings.keep_env, set);
@@ -89,6 +91,8 @@ async fn run_behind(
         handle: child.handle(),
         child,
         signals,
+        drain: joining.settings.drain.or(access.begun.drain()).unwrap_or(DRAIN_GRACE_DEFAULT),
+        to_finish: ToFinish::NotAsked,
         settings: joining.settings.clone(),
         window: access.member.window(),
         dir: access.dir,
@@ -108,6 +112,9 @@ struct Run {
     handle: super::ChildHandle,
     signals: Signals,
     settings: RunSettings,
+    /// The time for checkpoint writes, from the moment on when the command is asked to finish.
+    drain: Duration,
+    to_finish: ToFinish,
     window: Duration,
     dir: Arc<CredentialDir>,
     identity: Arc<dyn IdentitySource>,
@@ -122,11 +129,11 @@ struct Run {
 impl Run {
     async fn until_the_end(mut self, member: Member) -> u8 {
         let (commands, orders) = mpsc::channel(4);
-        let (tell, mut told) = mpsc::channel(1);
-        let serving = member.serve(orders, tell);
+        let (stands, mut standing) = watch::channel(Standing::default());
+        let serving = member.serve(orders, stands);
         tokio::pin!(serving);
         let mut terminating: Option<BoxFuture<'static, Left>> = None;
-        let mut warned = None;
+        let (mut warned, mut is_over) = (None, false);
         let ended = loop {
             let (identity, clock) = (self.identity.clone(), self.clock.clone());
             tokio::select! {
@@ -143,7 +150,15 @@ impl Run {
                     Err(error) => break Err(error),
                 },
                 () = clock.sleep_until(self.together.due()) => self.pass_on(&commands),
-                Some(over) = told.recv() => terminating = self.access_is_over(&over),
+                Ok(()) = standing.changed() => {
+                    let now = standing.borrow_and_update().clone();
+                    if let (Some(over), false) = (now.over, is_over) {
+                        is_over = true;
+                        terminating = self.access_is_over(&over);
+                    } else if now.is_draining {
+                        self.drained_from_outside();
+                    }
+                }
                 left = finished(&mut terminating) => {
                     terminating = None;
                     left.say(&self.voice);
@@ -159,6 +174,7 @@ impl Run {
                 _ = &mut serving => {}
             }
         };
+        self.hear_what_came_with_the_end().await;
         self.dir.wipe();
         drop(terminating);
         let ended = match ended {
@@ -169,7 +185,8 @@ impl Run {
                 Ended { end, asked: None }
             }
         };
-        let finish = Command::Finish { outcome: ended.outcome(), detail: ended.detail() };
+        let outcome = ended.outcome_after(self.to_finish);
+        let finish = Command::Finish { outcome, detail: ended.detail() };
         let _ = commands.try_send(finish);
         let report = tokio::select! {
             report = &mut serving => report,
@@ -177,7 +194,7 @@ impl Run {
                 Report::Failed(Refusal::new(Reason::Unreachable, "no answer"))
             }
         };
-        self.say_end(&ended, &report);
+        self.say_end(&ended, outcome, &report);
         self.end_rest().await.say(&self.voice);
         if let Some(way) = &self.way {
             way.end_as(ended.end);
@@ -196,6 +213,48 @@ impl Run {
             );
         } else if self.together.heard(heard, self.clock.now().lease) {
             self.handle.note(heard.signal);
+            if is_farewell(heard.signal) {
+                self.note_farewell(heard.signal);
+            }
+        }
+    }
+
+    /// The files say that the command is to finish before it is asked to.
+    fn note_farewell(&mut self, signal: SignalNumber) {
+        if std::mem::replace(&mut self.to_finish, ToFinish::Asked) == ToFinish::NotAsked {
+            let writing_ends = Some(self.clock.now().wall.plus(self.drain));
+            let reason = format!("{signal} from outside");
+            // What has no space is written when there is some. The command hears the signal in any case.
+            let _ = self.dir.note_drain(DrainNote { reason, reading_ends: None, writing_ends });
+        }
+    }
+
+    /// The daemon has asked to finish: an operator drains the job. The files say until when.
+    fn drained_from_outside(&mut self) {
+        if std::mem::replace(&mut self.to_finish, ToFinish::Asked) == ToFinish::Asked {
+            return;
+        }
+        let signal = match (self.settings.drain_signal, self.settings.on_revoke) {
+            (Some(signal), _) => signal,
+            (None, OnRevoke::Term | OnRevoke::Kill) => Signal::SIGTERM,
+            (None, OnRevoke::Ignore) => {
+                self.voice.say(
+                    "the command is to finish: the file that LEASEHOLD_DRAIN_FILE names says until when",
+                );
+                return;
+            }
+        };
+        self.voice.say(&format!("the command is asked to finish by {signal}"));
+        self.handle.ask_to_finish(signal);
+    }
+
+    /// A signal to the whole group ends the command and reaches the wrapper in one moment.
+    async fn hear_what_came_with_the_end(&mut self) {
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+            while let Some(heard) = self.signals.heard().now_or_never() {
+                self.hear(heard);
+            }
         }
     }
 
@@ -204,7 +263,11 @@ impl Run {
         for (signal, to) in self.together.decided(self.clock.now().lease) {
             let has_it = match to {
                 SentTo::Wrapper => {
-                    self.handle.forward(signal);
+                    let instead = self.settings.drain_signal.filter(|_| signal == Signal::SIGTERM);
+                    match instead.filter(|_| self.farewells == 0) {
+                        Some(instead) => self.handle.ask_to_finish(instead),
+                        None => self.handle.forward(signal),
+                    }
                     "passed on to the command"
                 }
                 SentTo::All => {
@@ -218,7 +281,7 @@ impl Run {
             self.farewells = self.farewells.saturating_add(1);
             if self.farewells == 1 {
                 let reason = format!("{signal} from outside");
-                let _ = commands.try_send(Command::Drain { grace: self.settings.drain, reason });
+                let _ = commands.try_send(Command::Drain { grace: Some(self.drain), reason });
             } else {
                 let pid = self.handle.pid();
                 self.voice.say(&format!(
@@ -269,8 +332,11 @@ impl Run {
     }
 
     /// Says why, and tells the child as the settings want it.
-    fn access_is_over(&self, over: &Over) -> Option<BoxFuture<'static, Left>> {
+    fn access_is_over(&mut self, over: &Over) -> Option<BoxFuture<'static, Left>> {
         let grace = self.settings.grace;
+        if self.settings.on_revoke != OnRevoke::Ignore {
+            self.to_finish = ToFinish::Asked;
+        }
         let then = match self.settings.on_revoke {
             OnRevoke::Term => {
                 format!("the command is ended by SIGTERM, and by SIGKILL after {} s", grace.as_secs())
@@ -284,17 +350,13 @@ impl Run {
         Some(async move { handle.terminate(how, grace, &*clock).await }.boxed())
     }
 
-    fn say_end(&self, ended: &Ended, report: &Report) {
+    fn say_end(&self, ended: &Ended, outcome: v1::Outcome, report: &Report) {
         if let (ChildEnd::Signalled(signal), None) = (ended.end, ended.asked)
             && let Some(limit) = limit_of_end(signal)
         {
             self.voice.say(&format!("the command was ended by signal {signal}: {limit}"));
         }
-        let outcome = match ended.outcome() {
-            v1::Outcome::Completed => "completed",
-            v1::Outcome::Interrupted => "interrupted",
-            _ => "failed",
-        };
+        let outcome = outcome_name(outcome);
         let detail = ended.detail();
         self.voice.say(&match report {
             Report::Delivered => format!("{outcome}: {detail}; all access has ended"),

@@ -18,10 +18,22 @@ use crate::{
 
 /// What was asked, with its answer. `at` is the place of the credential among those that are held.
 pub(super) enum Work {
-    Issued { at: usize, answer: Result<v1::IssueCredentialResponse, Refusal> },
-    Renewed { at: usize, lease: LeaseId, answer: Result<v1::RenewLeaseResponse, Refusal> },
+    Issued {
+        at: usize,
+        answer: Result<v1::IssueCredentialResponse, Refusal>,
+    },
+    Renewed {
+        at: usize,
+        lease: LeaseId,
+        answer: Result<v1::RenewLeaseResponse, Refusal>,
+    },
     Connected(Result<Connected, Refusal>),
-    Drained(Result<v1::DrainAttemptResponse, Refusal>),
+    Drained {
+        answer: Result<v1::DrainAttemptResponse, Refusal>,
+        reason: String,
+    },
+    /// A lease was given back, or ends by itself.
+    GivenBack,
 }
 
 /// A question under way.
@@ -40,6 +52,18 @@ pub(super) fn renew(calls: Calls, at: usize, lease: LeaseId, session: v1::Sessio
     async move {
         let answer = calls.answer(calls.members().renew_lease(timed(CALL, request))).await;
         Work::Renewed { at, lease, answer }
+    }
+    .boxed_local()
+}
+
+/// Gives back a lease that is not used. Once: it ends by itself if that fails.
+pub(super) fn give_back(calls: Calls, lease: LeaseId, session: v1::Session) -> Pending {
+    let request = v1::ReleaseLeaseRequest { session: Some(session), lease: lease.to_string() };
+    async move {
+        if let Err(refusal) = calls.answer(calls.members().release_lease(timed(CALL, request))).await {
+            tracing::debug!(%lease, reason = %refusal.reason, "a lease could not be given back");
+        }
+        Work::GivenBack
     }
     .boxed_local()
 }
@@ -63,7 +87,8 @@ pub(super) fn drain(calls: Calls, who: &Membership, grace: Option<Duration>, rea
         let patience = grace.unwrap_or(DRAIN_GRACE_DEFAULT);
         let ask =
             async |span| calls.within(span, calls.jobs().drain_attempt(timed(span, request.clone()))).await;
-        Work::Drained(calls.persist(patience, ask).await)
+        let answer = calls.persist(patience, ask).await;
+        Work::Drained { answer, reason: request.reason }
     }
     .boxed_local()
 }

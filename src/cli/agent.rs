@@ -3,23 +3,25 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Group, Pid};
 
 use super::{
     Exit, Failure, Session,
     run::{JoinArgs, MemberArgs, Reach, failure},
 };
 use crate::{
-    agent::{self, AgentEnd, AgentOptions, Joining, OnRevoke, RunSettings, What},
+    agent::{self, AgentEnd, AgentOptions, Joining, OnRevoke, Readers, RunSettings, Until, What},
     name::JobId,
 };
 
 /// Keeps the access of a job for a process that it did not start: a pod's sidecar, a notebook, a step of a scheduler.
 ///
 /// Joins as `run` does, keeps the credential files good, and prints the variables that name them, in the form that a shell
-/// reads. The first SIGTERM (or Ctrl-C) lets it finish: reading ends soon, checkpoint writes at the end of the grace, then it
-/// exits; the second one ends it at once. How the work ended it has not seen, so it says nothing of it: the outcome is what the
-/// launcher or the scheduler reports.
+/// reads. The first SIGTERM (or Ctrl-C) lets it finish: reading ends soon, checkpoint writes after `drain` of the job file (20 s
+/// by default, so that Kubernetes does not kill it first), then it exits; the second one ends it at once. How the work ended it
+/// has not seen, unless a file says so (--until-file): the outcome is what the launcher or the scheduler reports.
+///
+/// Killed and started again in the same way, with the same --dir, it is the same member again.
 ///
 /// Exits with 0 where it ended as it was asked to, or with the process that it watched, and with 4 where access was ended
 /// from outside.
@@ -31,6 +33,12 @@ Examples:
   leasehold agent --spec notebook.toml --on-revoke ignore
   leasehold agent --job j-… --attempt-key $POD_UID --dir /run/leasehold --ready-file /run/leasehold.ready
   leasehold agent attach j-… --watch-pid $TRAINER
+
+In a pod, without a shared process namespace: the trainer says by a file how it ended (in its own container:
+`python train.py; code=$?; echo $code > /run/leasehold/ended; exit $code`), or holds a lock while it runs
+(`flock /run/leasehold/lock python train.py`):
+  leasehold agent --job j-… --attempt-key $POD_UID --dir /run/leasehold/creds --until-file /run/leasehold/ended
+  leasehold agent --job j-… --attempt-key $POD_UID --dir /run/leasehold/creds --while-locked /run/leasehold/lock
 
 Beside it, in a shell:
   until [ -e /run/leasehold.ready ]; do sleep 0.1; done; . /run/leasehold.ready
@@ -77,16 +85,39 @@ struct AttachArgs {
 /// Beside what, and where the files are.
 #[derive(Debug, Args)]
 struct BesideArgs {
-    /// The directory of the credential files, which is made, or empty: names in it do not change [default: a private one in
-    /// memory]
+    /// The directory of the credential files, which is made, or empty and your own: names in it do not change [default: a
+    /// private one in memory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// A file that is written once all credentials are there, and is gone when access is. A shell reads it.
+    /// A group that may read the credential files, by name or number.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    group: Option<Gid>,
+    /// The mode of the credential files: 0600, or 0640 for a group [default: 0600; 0640 with --group]
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+    /// A file that is written once all credentials are there, and is gone when one of them is. A shell reads it.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     /// End with this process; --on-revoke is for it.
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     watch_pid: Option<i32>,
+    /// End once this file is there. It may say how the work ended: an exit code, or completed, failed or interrupted.
+    #[arg(long, value_name = "FILE")]
+    until_file: Option<PathBuf>,
+    /// End once the lock (flock) on this file is released, after another process had it.
+    #[arg(long, value_name = "FILE")]
+    while_locked: Option<PathBuf>,
+}
+
+fn group(text: &str) -> Result<Gid, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    match Group::from_name(text) {
+        Ok(Some(group)) => Ok(group.gid),
+        Ok(None) => Err("there is no such group on this machine: write its number".to_owned()),
+        Err(error) => Err(format!("the groups of this machine cannot be read ({error}): write its number")),
+    }
 }
 
 impl AgentArgs {
@@ -109,12 +140,14 @@ impl BesideArgs {
             return Err(Failure::usage("--on-revoke kill has nothing that it could end")
                 .fix("say which process by --watch-pid PID, or leave it out"));
         }
-        let options = AgentOptions {
-            joining,
-            dir: self.dir,
-            ready_file: self.ready_file,
-            watch: self.watch_pid.map(Pid::from_raw),
+        let readers = Readers::new(self.group, self.mode.as_deref())
+            .map_err(|what| Failure::usage("--mode cannot be used").fix(what))?;
+        let until = Until {
+            process: self.watch_pid.map(Pid::from_raw),
+            file: self.until_file,
+            lock: self.while_locked,
         };
+        let options = AgentOptions { joining, dir: self.dir, readers, ready_file: self.ready_file, until };
         let source = reach.source();
         let Reach { place, .. } = reach;
         match agent::agent(options, place).await {

@@ -24,7 +24,8 @@ use crate::{
 ///
 /// Creates the job that the specification describes, begins an attempt, joins it, and hands the credentials over as files of
 /// mode 0600 named by environment variables. Renews them while the command runs, passes signals on, and reports completed,
-/// failed or interrupted from its end. Revoked from outside, the files are wiped first and the command told after. Whatever the
+/// failed or interrupted from its end; interrupted too if it was asked to finish, by SIGTERM or `leasehold job drain`, and
+/// exits with 0. A drain reaches it as SIGTERM, or as drain_signal below [run] of the job file. Revoked from outside, the files are wiped first and the command told after. Whatever the
 /// command started ends with it, in sessions of its own or not.
 ///
 /// Exits with the command's code (128+n for signal n), with 125 for a failure of its own, 126 and 127 where the command
@@ -42,6 +43,7 @@ What the command finds in its environment:
   LEASEHOLD_TOKEN_FILE_READING, _WRITING   the file of the token, renewed in place; beside it .header, for curl -H @FILE
   LEASEHOLD_CREDENTIALS                    all of them, as JSON: audience, path, resources, location, expires
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   for TLS, where the SVID comes from files
+  LEASEHOLD_DRAIN_FILE                     a file that appears when the command is to finish: reading_ends, writing_ends, reason
   LEASEHOLD_JOB, LEASEHOLD_ATTEMPT
 What it does not inherit: standing credentials (AWS_* keys, HF_TOKEN, VAULT_TOKEN and their like), but for those that keep_env
 below [run] of the job file names.")]

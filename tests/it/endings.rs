@@ -617,6 +617,18 @@ async fn a_lease_that_is_given_back_is_over_and_twice_is_once() {
     s.others.is_live(&s.gateway).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_one_lease_reaches_its_member_at_once() {
+    let mut s = scene().await;
+    let operator = s.world.client(OPERATOR).await;
+    operator.revoke(&format!("lease:{}", s.tokens[0].lease.id)).await.unwrap();
+    assert_eq!(s.notice().await.kind(), Kind::Reissue);
+    s.tokens[1].is_live(&s.gateway).await;
+    operator.lock(&format!("lease:{}", s.tokens[1].lease.id)).await.unwrap();
+    assert_eq!(s.notice().await.kind(), Kind::Reissue);
+    s.worker.issue_both().await;
+}
+
 // ---------- locks ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

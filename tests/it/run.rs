@@ -126,7 +126,7 @@ async fn run_passes_sigterm_on_and_the_attempt_drains() {
     wrapper.child_says("told").await;
     eventually("a drain", async || client.stands(&job).await.1.state() == AttemptState::Draining).await;
     wrapper.says("checkpoint writes until").await;
-    assert_eq!(wrapper.files().len(), 5, "a drain begins with both halves");
+    assert_eq!(wrapper.files().len(), 6, "a drain begins with both halves, and a file that says so");
     world.write("go", "");
     assert_eq!(wrapper.exit().await, Some(9));
     let (job, attempt) = client.stands(&job).await;
@@ -305,4 +305,138 @@ async fn run_takes_up_a_new_svid_and_is_never_away_for_it() {
     assert!(!wrapper.stderr().contains("daemon"), "{}", wrapper.stderr());
     world.write("go", "");
     assert_eq!(wrapper.exit().await, Some(0));
+}
+
+/// Goes on until SIGTERM, or the signal that is named, and then does this.
+fn until_asked(signal: &str, then: &str) -> String {
+    format!("trap '{then}' {signal}; echo up; while :; do sleep 0.02; done")
+}
+
+/// The leases of the one job, as an operator sees them: each with its half.
+async fn leases(world: &World, job: &str) -> Vec<(String, i32)> {
+    let request = leasehold::proto::v1::ListLeasesRequest {
+        behind: format!("job:{job}"),
+        live_only: true,
+        ..Default::default()
+    };
+    let answer = world.client(OPERATOR).await.operators().list_leases(request).await.unwrap().into_inner();
+    let mut all: Vec<_> = answer.leases.into_iter().map(|l| (l.id, l.half)).collect();
+    all.sort_by_key(|(_, half)| *half);
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exit_with_0_after_sigterm_is_interrupted() {
+    let world = world().await;
+    let script = until_asked("TERM", "cat $LEASEHOLD_DRAIN_FILE; exit 0");
+    let mut wrapper = world.wrap(&job_toml("", "[members]\nattempts = 2\n"), &[], &script);
+    wrapper.child_says("up").await;
+    wrapper.signal(Signal::SIGTERM);
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    assert!(wrapper.stdout().contains("writing_ends"), "the file is there first: {}", wrapper.stdout());
+    let (job, attempt) = world.client(WORKER).await.stands(&wrapper.job().await).await;
+    assert_eq!(
+        (job.state(), attempt.outcome()),
+        (JobState::Ready, Outcome::Interrupted),
+        "{}",
+        wrapper.stderr()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_by_an_operator_reaches_the_program_when_it_begins() {
+    for (settings, signal) in [("", "TERM"), ("[run]\ndrain_signal = \"USR1\"\n", "USR1")] {
+        let world = world().await;
+        let then = "cat $LEASEHOLD_DRAIN_FILE $LEASEHOLD_CREDENTIALS $LEASEHOLD_TOKEN_FILE_WRITING; exit 0";
+        let spec = job_toml("", &format!("[members]\nattempts = 2\n{settings}"));
+        let mut wrapper = world.wrap(&spec, &[], &until_asked(signal, then));
+        wrapper.child_says("up").await;
+        let job = wrapper.job().await;
+        world.client(OPERATOR).await.drain(&job).await;
+        assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+        let said = wrapper.stdout();
+        assert_eq!(said.matches("\"writing_ends\":\"").count(), 2, "{said}");
+        assert!(said.contains("maintenance") && said.contains("eyJ"), "it can still write: {said}");
+        let (job, attempt) = world.client(WORKER).await.stands(&job).await;
+        assert_eq!((job.state(), attempt.outcome()), (JobState::Ready, Outcome::Interrupted));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_dataset_leaves_one_lease_of_each_half() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let job = wrapper.job().await;
+    let before = leases(&world, &job).await;
+    let token = wrapper.file("reading-gateway");
+    world.client(OPERATOR).await.revoke("dataset:acme/tickets").await.unwrap();
+    eventually("another token", async || wrapper.file("reading-gateway") != token).await;
+    let after = leases(&world, &job).await;
+    assert_eq!((before.len(), after.len()), (2, 2), "{after:?}");
+    assert_eq!(before[1], after[1], "the writing half was not touched");
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_lease_is_replaced_at_once() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    let job = wrapper.job().await;
+    let (gateway, operator) = (world.client(GATEWAY).await, world.client(OPERATOR).await);
+    for verb in ["revoke", "lock"] {
+        let token = wrapper.file("reading-gateway").unwrap();
+        let name = format!("lease:{}", leases(&world, &job).await[0].0);
+        match verb {
+            "revoke" => drop(operator.revoke(&name).await.unwrap()),
+            _ => drop(operator.lock(&name).await.unwrap()),
+        }
+        assert!(!gateway.introspect(&token, WORKER).await.active);
+        eventually("another token", async || wrapper.file("reading-gateway").is_some_and(|t| t != token))
+            .await;
+        let next = wrapper.file("reading-gateway").unwrap();
+        assert!(gateway.introspect(&next, WORKER).await.active, "{verb}");
+    }
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_folder_that_was_removed_is_there_again() {
+    let world = world().await;
+    let script = "t=$(cat $LEASEHOLD_TOKEN_FILE_READING); rm -rf $(dirname $LEASEHOLD_CREDENTIALS); \
+                  until [ \"$(cat $LEASEHOLD_TOKEN_FILE_READING 2>/dev/null)\" = \"$t\" ]; do sleep 0.02; done; echo back";
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], script);
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    assert_eq!(wrapper.stdout(), "back\n");
+    let said = wrapper.stderr();
+    assert_eq!(said.matches("written again (their folder was removed)").count(), 1, "{said}");
+    assert_wiped(&wrapper);
+}
+
+/// The small file system needs a mount namespace of its own, which needs root.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_takes_no_token_that_is_good() {
+    let can = std::process::Command::new("unshare").args(["--mount", "true"]).output();
+    if !can.is_ok_and(|o| o.status.success()) {
+        println!("not run: unshare --mount is not allowed (it wants root)");
+        return;
+    }
+    let world = world().await;
+    world.write("job.toml", &job_toml("credential_ttl = \"6s\"", ""));
+    let script = "t=$(cat $LEASEHOLD_TOKEN_FILE_READING); dd if=/dev/zero of=$HERE/credentials/fill 2>/dev/null; sleep 4; \
+                  [ \"$(cat $LEASEHOLD_TOKEN_FILE_READING)\" = \"$t\" ] && echo kept; rm $HERE/credentials/fill; \
+                  while [ \"$(cat $LEASEHOLD_TOKEN_FILE_READING)\" = \"$t\" ]; do sleep 0.02; done; echo new";
+    let (spec, dir) = (world.file("job.toml"), world.file("credentials"));
+    let args =
+        ["run", "--spec", spec.to_str().unwrap(), "--dir", dir.to_str().unwrap(), "--", "sh", "-c", script];
+    let mount = "mount -t tmpfs -o size=256k none $HERE/credentials && exec \"$0\" \"$@\"";
+    let mut wrapper = world.leasehold(WORKER, &["unshare", "--mount", "sh", "-c", mount], &args);
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    assert_eq!(wrapper.stdout(), "kept\nnew\n", "{}", wrapper.stderr());
+    let said = wrapper.stderr();
+    assert_eq!(said.matches("cannot be written (No space left on device").count(), 1, "{said}");
+    assert_eq!(said.matches("are written again (No space left on device").count(), 1, "{said}");
 }

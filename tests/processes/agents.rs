@@ -227,3 +227,165 @@ async fn a_directory_with_other_files_is_not_taken() {
     assert!(agent.stderr().contains("there are other files in it"), "{}", agent.stderr());
     assert_eq!(world.read("mine/thesis.tex"), "x");
 }
+
+/// An agent of a new job, whose file says this, once it is ready.
+async fn of_a_new_job(world: &World, settings: &str, more: &[&str]) -> Wrapper {
+    world.write("job.toml", &job_toml("", settings));
+    let (spec, dir, ready) = (world.file("job.toml"), world.file("creds"), world.file(READY));
+    let files = ["--dir", dir.to_str().unwrap(), "--ready-file", ready.to_str().unwrap()];
+    let args = [&["agent", "--spec", spec.to_str().unwrap()], &files[..], more].concat();
+    let agent = world.leasehold(WORKER, &[], &args);
+    agent.child_says("LEASEHOLD_JOB").await;
+    agent
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_sigterm_ends_an_agent_in_order_and_in_time() {
+    let world = world().await;
+    let mut agent = of_a_new_job(&world, "[run]\ndrain = \"2s\"\n", &[]).await;
+    let (since, took) = (Instant::now(), Stopwatch::start());
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    assert!(took.counted() < Duration::from_secs(8), "{:?}", took.counted());
+    assert!(token(&world).is_none() && !world.file(READY).exists());
+    row("agent: SIGTERM, once", "access, files", since, &cause(&world).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_ends_by_default_before_kubernetes_kills_it() {
+    let world = world().await;
+    let mut agent = of_a_new_job(&world, "", &[]).await;
+    agent.signal(Signal::SIGTERM);
+    agent.says("checkpoint writes until").await;
+    let note: serde_json::Value = serde_json::from_str(&world.read("creds/drain.json")).unwrap();
+    let ends = humantime::parse_rfc3339(note["writing_ends"].as_str().unwrap()).unwrap();
+    let left = ends.duration_since(std::time::SystemTime::now()).unwrap_or_default();
+    assert!(left <= Duration::from_secs(20), "{left:?}");
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_killed_is_the_same_member_again() {
+    let world = world().await;
+    let mut agent = of_a_new_job(&world, "", &[]).await;
+    let (job, before) = (agent.job().await, token(&world).unwrap());
+    agent.signal(Signal::SIGKILL);
+    assert_eq!(agent.exit().await, None);
+    // At once: within the window in which another process could not take its place.
+    let since = Instant::now();
+    let mut next = of_a_new_job(&world, "", &[]).await;
+    assert_eq!(next.job().await, job, "{}", next.stderr());
+    let now = token(&world).unwrap();
+    assert!(now != before && world.client(GATEWAY).await.introspect(&now, WORKER).await.active);
+    row("agent: SIGKILL, and started again", "nothing: the same member", since, "", None);
+    next.signal(Signal::SIGTERM);
+    next.says("finishing").await;
+    next.signal(Signal::SIGTERM);
+    assert_eq!(next.exit().await, Some(0), "{}", next.stderr());
+    let (job, attempt) = world.client(WORKER).await.stands(&job).await;
+    assert_eq!((job.state(), attempt.members.len()), (JobState::Closed, 1));
+    assert_eq!(fs::read_dir(world.file("creds")).map_or(0, Iterator::count), 0, "its session is wiped too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ready_file_is_there_only_while_the_credentials_are() {
+    for place in ["ready", READY] {
+        let mut world = world_with_an_address().await;
+        world.write("job.toml", &job_toml("credential_ttl = \"3s\"", ""));
+        let (spec, dir, ready) = (world.file("job.toml"), world.file("creds"), world.file(place));
+        let [spec, dir, path] = [&spec, &dir, &ready].map(|p| p.to_str().unwrap());
+        let args = ["agent", "--spec", spec, "--dir", dir, "--ready-file", path];
+        let mut agent = world.leasehold(WORKER, &[], &args);
+        agent.child_says("LEASEHOLD_JOB").await;
+        assert!(ready.exists());
+        world.stop().await;
+        eventually("the token is gone", async || token(&world).is_none()).await;
+        eventually("and the ready file with it", async || !ready.exists()).await;
+        world.restart().await;
+        eventually("all is there again", async || ready.exists() && token(&world).is_some()).await;
+        agent.signal(Signal::SIGTERM);
+        agent.says("finishing").await;
+        agent.signal(Signal::SIGTERM);
+        assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_its_neighbour_ends_an_agent_and_says_the_outcome() {
+    for (text, outcome) in [
+        ("0\n", Outcome::Completed),
+        ("3\n", Outcome::Failed),
+        ("interrupted\n", Outcome::Interrupted),
+        ("", Outcome::Unknown),
+    ] {
+        let world = world().await;
+        let file = world.file("ended");
+        let mut agent = of_a_new_job(&world, "", &["--until-file", file.to_str().unwrap()]).await;
+        let (since, job) = (Instant::now(), agent.job().await);
+        world.write("ended", text);
+        assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+        let (job, _) = world.client(WORKER).await.stands(&job).await;
+        assert_eq!((job.state(), job.outcome(), job.live_leases), (JobState::Closed, outcome, 0), "{text}");
+        row(
+            &format!("agent: its neighbour wrote {text:?}"),
+            "access, files",
+            since,
+            &cause(&world).await,
+            Some(0),
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_its_neighbour_releases_ends_an_agent() {
+    let world = world().await;
+    let lock = world.file("lock");
+    let mut beside = Beside::start(&format!("exec flock {} sleep 600", lock.display()));
+    eventually("it has the lock", async || fs::File::open(&lock).is_ok_and(|f| f.try_lock_shared().is_err()))
+        .await;
+    let mut agent = of_a_new_job(&world, "", &["--while-locked", lock.to_str().unwrap()]).await;
+    assert!(agent.is_running());
+    // By the kernel, whatever ends it.
+    let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", beside.pid())).unwrap();
+    beside.0.kill().unwrap();
+    for child in children.split_whitespace() {
+        send(Pid::from_raw(child.parse().unwrap()), Signal::SIGKILL);
+    }
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    assert!(agent.stderr().contains("the lock was released"), "{}", agent.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_by_an_operator_reaches_the_watched_process() {
+    let world = world().await;
+    let mark = world.file("asked");
+    let script = format!(
+        "trap 'cp {} {}; exit 0' TERM; while :; do sleep 0.02; done",
+        world.file("creds/drain.json").display(),
+        mark.display()
+    );
+    let beside = Beside::start(&script);
+    let mut agent = ready(&world, &["--watch-pid", &beside.pid().to_string()]).await;
+    world.client(OPERATOR).await.drain(&agent.job().await).await;
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    assert!(fs::read_to_string(mark).unwrap().contains("writing_ends"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_may_read_the_files_and_everyone_may_not() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = world().await;
+    let group = nix::unistd::getegid().to_string();
+    let mut agent = ready(&world, &["--group", &group, "--mode", "0640"]).await;
+    let mode = |name: &str| fs::metadata(world.file(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode("creds"), mode("creds/reading-gateway")), (0o750, 0o640));
+    assert_eq!(mode("creds/.leasehold-session"), 0o600);
+    agent.signal(Signal::SIGTERM);
+    agent.says("finishing").await;
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
+    let mut open = world.leasehold(WORKER, &[], &["agent", "--job", &agent.job().await, "--mode", "0644"]);
+    assert_eq!(open.exit().await, Some(64));
+    assert!(open.stderr().contains("lets every user of the machine"), "{}", open.stderr());
+}

@@ -177,7 +177,7 @@ async fn every_refusal_before_a_start_says_what_it_means_and_what_to_do() {
     Nothing was started, no access was given.
     -- exit 125
 
-    leasehold: error: HERE/mine cannot hold credentials: there are other files in it; name an empty one
+    leasehold: error: HERE/mine cannot hold credentials: there are other files in it (`thesis.tex`); name an empty one
     Nothing was started, no access was given.
     -- exit 1
 
@@ -275,8 +275,8 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     # another job under the same identity
     leasehold: denied: your identity belongs to one job alone, and that is j-…
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  a process of another job holds this identity, and it is meant for one job at a time
-      fix    run each job under a SPIFFE ID of its own, or have the catalog say identity = "shared"
+      means  this identity is meant for one job, and has taken part in another that is open or ended a short while ago; a run that was killed counts too
+      fix    go on with that job while it is open (--job j-…); or run each job under a SPIFFE ID of its own, or have the catalog say identity = "shared"; this one is free 25 h after j-… has ended
     Nothing was started, no access was given.
     -- exit 125
 

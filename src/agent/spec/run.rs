@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use nix::sys::signal::Signal;
+
 use super::fields::{At, Fields, Noted};
 use crate::{
     limits::{
@@ -18,6 +20,8 @@ pub struct RunSettings {
     pub grace: Duration,
     /// Time for checkpoint writes after the first SIGTERM. None takes the daemon's.
     pub drain: Option<Duration>,
+    /// What asks the child to finish when a drain begins. None is SIGTERM.
+    pub drain_signal: Option<Signal>,
     /// How long to go on coming back to the same attempt.
     pub rejoin: Duration,
     /// Standing cloud credentials that the child inherits all the same, by the name of their variable.
@@ -30,6 +34,7 @@ impl Default for RunSettings {
             on_revoke: OnRevoke::Term,
             grace: TERM_GRACE_DEFAULT,
             drain: None,
+            drain_signal: None,
             rejoin: REJOIN,
             keep_env: Vec::new(),
         }
@@ -73,6 +78,16 @@ impl FromStr for OnRevoke {
     }
 }
 
+/// A signal that a program can catch, by its name with or without `SIG`.
+fn drain_signal(text: &str) -> Result<Signal, String> {
+    use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+    let all = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
+    let name = text.strip_prefix("SIG").unwrap_or(text);
+    all.into_iter().find(|signal| signal.as_str().strip_prefix("SIG") == Some(name)).ok_or_else(|| {
+        format!("`{}` stands here: write one of TERM, INT, HUP, QUIT, USR1, USR2", shown(text))
+    })
+}
+
 /// Reads the settings, and the drain with its line, which the job is told too.
 pub(super) fn read(root: &mut Fields, noted: &mut Noted) -> (RunSettings, Option<At<Duration>>) {
     const GATEWAY: &str = "comes with the S3 gateway and is not served yet: remove it";
@@ -86,6 +101,7 @@ pub(super) fn read(root: &mut Fields, noted: &mut Noted) -> (RunSettings, Option
     }
     let drain = fields.span("drain", TTL_MIN..=DRAIN_GRACE_MAX, noted);
     run.drain = drain.as_ref().map(|d| d.it);
+    run.drain_signal = fields.text("drain_signal", noted, drain_signal).map(|signal| signal.it);
     if let Some(rejoin) = fields.span("rejoin", TTL_MIN..=JOB_DURATION_MAX, noted) {
         run.rejoin = rejoin.it;
     }

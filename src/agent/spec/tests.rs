@@ -37,6 +37,7 @@ done_when = "all"
 
 [run]
 drain     = "120s"
+drain_signal = "USR1"
 on_revoke = "kill"
 on_away   = "hold"
 hold_max  = "8m"
@@ -87,6 +88,7 @@ fn a_whole_specification_is_read_into_the_job_and_the_settings() {
         on_revoke: OnRevoke::Kill,
         grace: Duration::from_secs(3),
         drain: Some(Duration::from_secs(120)),
+        drain_signal: Some(nix::sys::signal::Signal::SIGUSR1),
         rejoin: Duration::from_secs(1800),
         keep_env: vec!["AWS_PROFILE".into()],
     };
@@ -196,6 +198,10 @@ fn each_wrong_line_is_named_and_says_what_to_write() {
             "5: members.done_when: `some` stands here: write \"all\", \"any\" or \"instance:NAME\"",
         ),
         ("[run]\ndrain = \"3m\"", "5: run.drain: `3m` stands here: write a time from \"1s\" to \"2m\""),
+        (
+            "[run]\ndrain_signal = \"KILL\"",
+            "5: run.drain_signal: `KILL` stands here: write one of TERM, INT, HUP, QUIT, USR1, USR2",
+        ),
         ("[run]\ngrace = \"soon\"", "5: run.grace: `soon` stands here"),
         ("[run]\nkeep_env = [\"AWS_*\"]", "5: run.keep_env: `AWS_*` is not the name of a variable"),
         ("[run]\non_exit = 1", "5: run.on_exit is not a key: write one of on_revoke"),

@@ -237,6 +237,18 @@ impl Wrapper {
 }
 
 impl Client {
+    /// Has the first attempt of a job finish within a minute.
+    pub async fn drain(&self, job: &str) {
+        let request = leasehold::proto::v1::DrainAttemptRequest {
+            job: job.to_owned(),
+            attempt: 1,
+            grace: Some(super::worker::seconds(60)),
+            reason: "maintenance".into(),
+            ..Default::default()
+        };
+        self.jobs().drain_attempt(request).await.unwrap();
+    }
+
     /// Where the job and its last attempt are.
     pub async fn stands(&self, job: &str) -> (leasehold::proto::v1::Job, leasehold::proto::v1::Attempt) {
         let job = self.job(job).await;

@@ -1,0 +1,114 @@
+//! What an agent keeps of its membership in a file, so that it is the same member after it was killed.
+
+use prost::Message;
+use serde_json::json;
+
+use super::{Joining, What, stream::Membership};
+use crate::{
+    name::{AttemptNumber, Digest},
+    secret::{Secret, SecretText},
+};
+
+/// A membership of an agent that is gone.
+#[derive(Debug)]
+pub(super) struct Saved {
+    pub(super) who: Membership,
+    /// That agent created the job, and no one else will end it.
+    pub(super) is_own_job: bool,
+}
+
+impl Saved {
+    /// The text of the file. It holds the session's secret and the ticket.
+    pub(super) fn text(who: &Membership, is_own_job: bool, joining: &Joining) -> SecretText {
+        let text = json!({
+            "for": purpose(joining),
+            "job": who.job,
+            "attempt": who.attempt,
+            "instance": who.instance.to_string(),
+            "secret": who.secret.to_text().expose(),
+            "ticket": who.ticket.expose(),
+            "own_job": is_own_job,
+        });
+        SecretText::new(text.to_string())
+    }
+
+    /// The membership of an agent that was started for the same.
+    pub(super) fn find(left: &[SecretText], joining: &Joining) -> Option<Self> {
+        let wanted = purpose(joining);
+        left.iter().find_map(|text| {
+            let file: serde_json::Value = serde_json::from_str(text.expose()).ok()?;
+            let word = |key: &str| file.get(key).and_then(|v| v.as_str());
+            (word("for")? == wanted).then_some(())?;
+            let who = Membership {
+                job: word("job")?.parse().ok()?,
+                attempt: file.get("attempt")?.as_u64().and_then(AttemptNumber::new)?,
+                instance: word("instance")?.parse().ok()?,
+                secret: Secret::from_text(word("secret")?)?,
+                ticket: SecretText::new(word("ticket")?.to_owned()),
+            };
+            Some(Saved { who, is_own_job: file.get("own_job")?.as_bool()? })
+        })
+    }
+}
+
+/// What an agent was started for. Two agents of one purpose are one after the other, never beside each other in one place.
+fn purpose(joining: &Joining) -> String {
+    let what = match &joining.what {
+        What::Job(id) => format!("job {id}"),
+        What::Attempt(id) => format!("attempt of {id}"),
+        What::New(spec) => {
+            // A map has no order on the wire.
+            let mut spec = spec.clone();
+            let mut pins: Vec<_> = spec.pins.drain().collect();
+            pins.sort();
+            format!("new {} {pins:?}", Digest::of(&spec.encode_to_vec()))
+        }
+    };
+    let Joining { attempt_key, instance, .. } = joining;
+    Digest::of(format!("{what} {attempt_key:?} {instance:?}").as_bytes()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{agent::RunSettings, name::JobId, proto::v1};
+
+    fn joining(what: What) -> Joining {
+        Joining {
+            what,
+            attempt_key: Some("pod-1".into()),
+            supersede: false,
+            instance: None,
+            ticket: None,
+            settings: RunSettings::default(),
+            svid: None,
+        }
+    }
+
+    #[test]
+    fn a_session_is_found_by_who_was_started_for_the_same() {
+        let pins = ["a", "b", "c"].map(|n| (format!("dataset:acme/{n}@v1"), "none".to_owned()));
+        let spec = |name: &str| {
+            let pins = pins.iter().cloned().collect();
+            joining(What::New(v1::JobSpec { name: name.into(), pins, ..Default::default() }))
+        };
+        let who = Membership {
+            job: JobId(7),
+            attempt: AttemptNumber::FIRST,
+            instance: "node-1".parse().unwrap(),
+            secret: Secret::random().unwrap(),
+            ticket: SecretText::new("t".into()),
+        };
+        let left = [SecretText::new("no json".into()), Saved::text(&who, true, &spec("lora"))];
+        let found = Saved::find(&left, &spec("lora")).unwrap();
+        assert!(
+            found.is_own_job && found.who.job == who.job && found.who.secret.digest() == who.secret.digest()
+        );
+        assert_eq!((found.who.instance, found.who.ticket.expose()), (who.instance, "t"));
+        for other in
+            [spec("other"), joining(What::Job(JobId(7))), Joining { attempt_key: None, ..spec("lora") }]
+        {
+            assert!(Saved::find(&left, &other).is_none());
+        }
+    }
+}
