@@ -103,6 +103,8 @@ pub const IDENTITIES_MAX: usize = 1_000_000;
 pub const IDENTITY_BOUND: Duration = SVID_LIFE_MAX;
 /// Of a job's identities, how many are looked at for being members of other open jobs too when it is shown.
 pub const IDENTITIES_SHOWN: usize = 64;
+/// Identities that lift locks in any case: few enough that each is known by name.
+pub const BREAK_GLASS_MAX: usize = 16;
 /// Locks in force.
 pub const LOCKS_MAX: usize = 100_000;
 /// Fences of one snapshot message of the fence feed: about 25 KiB.
@@ -235,8 +237,8 @@ pub const RETURNING_WAIT: Duration = Duration::from_secs(5);
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a call waits for an ending to be on disk. Who wants to wait on asks again.
 pub const DURABLE_WAIT: Duration = Duration::from_secs(30);
-/// How often a stream that stays open asks again whether its caller may still read it.
-pub const REAUTHORIZE: Duration = Duration::from_secs(5);
+/// The longest until an open stream is decided again. A lock and a reload wake it at once; this is for rules that look at the time.
+pub const REAUTHORIZE: Duration = Duration::from_secs(1);
 /// The longest that a request may wait for its record.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
 /// The longest that the command line waits for one answer: twice what a record may take.
@@ -324,6 +326,9 @@ pub const SPOOL_BEGIN_KEPT: Duration = Duration::from_secs(10 * 60);
 pub const SPOOL_BEGIN_LATEST: Duration = Duration::from_secs(20);
 /// How long the end of a run is worth telling: no job lasts longer.
 pub const SPOOL_KEPT: Duration = JOB_DURATION_MAX;
+
+/// Letters by which a name may differ from the one that is offered in its place: more is another name.
+pub const NEAREST_EDITS_MAX: usize = 8;
 
 // ---------- the command line ----------
 

@@ -72,6 +72,10 @@ reasons! {
     ResourceNotFound = "RESOURCE_NOT_FOUND",
     /// No such lock.
     LockNotFound = "LOCK_NOT_FOUND",
+    /// Nothing has the name that was to be revoked or locked.
+    NameUnknown = "NAME_UNKNOWN",
+    /// A lock would shut operators out, and that was not confirmed.
+    OperatorsLockedOut = "OPERATORS_LOCKED_OUT",
     /// The caller does not verify for this audience, or the job has none by this name.
     AudienceUnknown = "AUDIENCE_UNKNOWN",
     /// The pin that the caller relies on is not the catalog's.

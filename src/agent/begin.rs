@@ -286,7 +286,7 @@ async fn attempt(
     key: String,
     supersede: bool,
 ) -> Result<v1::BeginAttemptResponse, Refusal> {
-    let request = v1::BeginAttemptRequest { job: id.to_string(), key, supersede };
+    let request = v1::BeginAttemptRequest { job: id.to_string(), key, supersede, ..Default::default() };
     let ask = async |span| calls.within(span, calls.jobs().begin_attempt(timed(span, request.clone()))).await;
     calls.persist(START_PATIENCE, ask).await
 }

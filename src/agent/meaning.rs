@@ -57,6 +57,8 @@ pub(super) fn meaning(reason: Reason) -> Meaning {
         | R::MessageTooLarge
         | R::NotSupported
         | R::LockNotFound
+        | R::NameUnknown
+        | R::OperatorsLockedOut
         | R::IdempotencyConflict
         | R::AttemptKeyUsed
         | R::AttemptsExhausted

@@ -573,6 +573,8 @@ impl Member {
         let report = match work::report(&self.calls, &self.who, outcome, detail).await {
             Ok(()) => Report::Delivered,
             Err(refusal) if AttemptIs::after(refusal.reason) == AttemptIs::Over => Report::NotNeeded,
+            // A lock has ended all access, and no report of a locked identity is taken.
+            Err(refusal) if refusal.reason == Reason::Locked => Report::NotNeeded,
             Err(refusal) => Report::Failed(refusal),
         };
         // Where the report was taken this changes nothing; where not, our leases end now.

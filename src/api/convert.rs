@@ -6,8 +6,8 @@ use crate::{
     clock::Now,
     job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
     lease::{Facts, Lease},
-    ledger::{Actor, Ending},
-    name::{Action, Half, InstanceName, LeaseId, Outcome, Scope},
+    ledger::Ending,
+    name::{Action, Half, InstanceName, LeaseId, Outcome, ResourceName, Scope, TenantName},
     proto::v1,
     reason::{Reason, Refusal},
     state::Lock,
@@ -253,14 +253,23 @@ pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
     }
 }
 
+/// As [`lease_view`], for the owner of data: of a lease of another tenant with the scopes on its own resources only.
+pub(super) fn lease_of_owner(now: Now, view: &LeaseView, owner: Option<&TenantName>) -> v1::Lease {
+    let mut shown = lease_view(now, view);
+    if let Some(owner) = owner
+        && shown.tenant != owner.as_str()
+    {
+        let is_own = |s: &v1::Scope| s.resource.parse::<ResourceName>().is_ok_and(|r| r.tenant() == *owner);
+        shown.scopes.retain(is_own);
+    }
+    shown
+}
+
 pub(super) fn lock(now: Now, l: &Lock) -> v1::Lock {
     v1::Lock {
         name: l.name.to_string(),
         reason: l.reason.clone(),
-        by: match &l.by {
-            Actor::SpiffeId(id) => id.to_string(),
-            Actor::Daemon(why) => format!("the daemon: {why}"),
-        },
+        by: l.by.to_string(),
         since: at(now, l.since),
         until: l.until.and_then(|t| at(now, t)),
     }

@@ -82,19 +82,13 @@ impl Edge {
         Ok(connection)
     }
 
-    /// The caller as the catalog knows it.
+    /// The caller as the catalog knows it, if no lock shuts it out.
     pub(super) fn caller(&self, rpc: Rpc, connection: &Connection) -> Result<Caller, Status> {
-        let known = self.broker.caller(&connection.peer).and_then(|caller| {
-            if !open_to_the_locked(rpc) {
-                self.broker.not_locked_out(&caller)?;
-            }
-            Ok(caller)
-        });
-        known.map_err(|r| self.refuse(rpc, connection, &r))
+        self.broker.admit(&connection.peer, rpc).map_err(|r| self.refuse(rpc, connection, &r))
     }
 
     /// Resolves when a stream that stays open must end, and says why: its connection has ended, the daemon is stopping, or its
-    /// caller may no longer read it.
+    /// caller may no longer have it. That is decided again after each lock and reload, and within [`limits::REAUTHORIZE`].
     pub(super) async fn stream_over(
         &self,
         rpc: Rpc,
@@ -102,14 +96,11 @@ impl Edge {
         may: impl Fn(&Broker, &Caller) -> Result<(), Refusal> + Send,
     ) -> Refusal {
         let denied = async {
-            loop {
-                self.broker.clock().sleep(limits::REAUTHORIZE).await;
-                let caller = self.broker.caller(&connection.peer);
-                if let Err(refusal) = caller.and_then(|caller| may(&self.broker, &caller)) {
-                    self.broker.refused(connection.peer.spiffe_id(), rpc.as_str(), &refusal);
-                    return refusal;
-                }
-            }
+            let broker = &*self.broker;
+            let may = move |caller: &Caller| may(broker, caller);
+            let refusal = broker.until_refused(&connection.peer, rpc, may).await;
+            self.broker.refused(connection.peer.spiffe_id(), rpc.as_str(), &refusal);
+            refusal
         };
         tokio::select! {
             refusal = denied => refusal,
@@ -187,26 +178,6 @@ fn ends_access(rpc: Rpc) -> bool {
             | Rpc::Revoke
             | Rpc::Lock
             | Rpc::WaitDurable
-    )
-}
-
-/// The calls that a caller makes though a lock stands before its own identity: looking at itself and its jobs, ending them, and
-/// checking credentials, which lets nobody in.
-fn open_to_the_locked(rpc: Rpc) -> bool {
-    matches!(
-        rpc,
-        Rpc::WhoAmI
-            | Rpc::GetJob
-            | Rpc::ListJobs
-            | Rpc::WatchJob
-            | Rpc::CloseJob
-            | Rpc::DrainAttempt
-            | Rpc::EndAttempt
-            | Rpc::ReleaseLease
-            | Rpc::WaitDurable
-            | Rpc::Introspect
-            | Rpc::WatchFences
-            | Rpc::GetKeys
     )
 }
 

@@ -16,7 +16,7 @@ use crate::{
     broker::{Broker, Caller, Concerned, JobFilter, WantedState},
     clock::{LeaseTime, Wall},
     limits::{self, JOB_FILTER_ITEMS_MAX},
-    name::{JobId, Outcome},
+    name::{JobId, Outcome, SpiffePattern},
     policy::Rpc,
     proto::v1::{self, job_service_server::JobService},
     reason::{Reason, Refusal},
@@ -135,7 +135,8 @@ impl JobService for Jobs {
             .call(Rpc::BeginAttempt, request, |broker, caller, q| async move {
                 let job: JobId = named("job", &q.job)?;
                 let key = required_text("key", &q.key, limits::KEY_BYTES_MAX)?;
-                let began = broker.begin_attempt(&caller, job, &key, q.supersede).await?;
+                let vouched = patterns("members", &q.members)?;
+                let began = broker.begin_attempt(&caller, job, &key, q.supersede, &vouched).await?;
                 let now = broker.clock().now();
                 Ok(v1::BeginAttemptResponse {
                     attempt: began.job.attempt(began.attempt).map(|a| convert::attempt(now, a)),
@@ -213,16 +214,21 @@ impl JobService for Jobs {
                 let closed = job.is_closed();
                 let shown = v1::WatchJobResponse { job: Some(convert::job(&edge.broker, &job)) };
                 drop(job);
-                if tx.send(Ok(shown)).await.is_err() || closed {
-                    return;
-                }
+                let next = async {
+                    tx.send(Ok(shown)).await.ok()?;
+                    if closed {
+                        return None;
+                    }
+                    // An error: closed so long ago that it is forgotten.
+                    watch.changed().await.ok()
+                };
                 let ending = tokio::select! {
-                    changed = watch.changed() => match changed {
-                        Ok(()) => continue,
-                        // Closed so long ago that it is forgotten.
-                        Err(_) => return,
-                    },
+                    biased;
                     refusal = &mut over => refusal,
+                    next = next => match next {
+                        Some(()) => continue,
+                        None => return,
+                    },
                     () = tx.closed() => return,
                 };
                 let _ = tx.send(Err(super::status(&ending))).await;
@@ -283,6 +289,15 @@ fn job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
         created_from,
         id_prefix: q.id_prefix,
     })
+}
+
+/// SPIFFE ID patterns in a list of the wire.
+fn patterns(field: &'static str, list: &[String]) -> Result<Vec<SpiffePattern>, Refusal> {
+    if list.len() > limits::SPEC_LIST_MAX {
+        let text = format!("`{field}` has {} entries: at most {}", list.len(), limits::SPEC_LIST_MAX);
+        return Err(Refusal::new(Reason::FieldInvalid, text).with("field", field));
+    }
+    list.iter().map(|text| named(field, text)).collect()
 }
 
 fn job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {

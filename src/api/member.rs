@@ -13,7 +13,7 @@ use super::{
     times::{at, span, timestamp},
 };
 use crate::{
-    broker::{Attachment, Broker, IssueRequest, Notice, NoticeKind, Session},
+    broker::{Attachment, Broker, Caller, IssueRequest, Notice, NoticeKind, Session},
     limits,
     link::Connection,
     name::{InstanceName, JobId},
@@ -109,7 +109,8 @@ impl MemberService for MembersService {
         let _ = tx.try_send(Ok(beat(&self.0.broker, first.beat)));
         let stream = KeepAlive {
             broker: self.0.broker.clone(),
-            stopping: self.0.stopping.clone(),
+            edge: self.0.clone(),
+            job: session.job,
             connection,
             attachment,
             beats,
@@ -177,9 +178,8 @@ impl MemberService for MembersService {
         self.0
             .call(Rpc::ReleaseLease, request, |broker, caller, q| async move {
                 let session = session(q.session)?;
-                let (done, index) = broker.release(&caller, &session, named("lease", &q.lease)?)?;
-                let durable = index.is_none_or(|i| broker.ledger().is_durable(i));
-                Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done, index, durable)) })
+                let (done, index, durable) = broker.release(&caller, &session, named("lease", &q.lease)?)?;
+                Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done, Some(index), durable)) })
             })
             .await
     }
@@ -189,7 +189,8 @@ impl MemberService for MembersService {
 /// that ends the member's leases.
 struct KeepAlive {
     broker: std::sync::Arc<Broker>,
-    stopping: tokio_util::sync::CancellationToken,
+    edge: Edge,
+    job: JobId,
     connection: Connection,
     attachment: Attachment,
     beats: Streaming<v1::KeepAliveRequest>,
@@ -198,8 +199,24 @@ struct KeepAlive {
 
 impl KeepAlive {
     async fn run(mut self) {
+        let (edge, connection, job) = (self.edge.clone(), self.connection.clone(), self.job);
+        let may = |broker: &Broker, caller: &Caller| broker.may_keep_alive(caller, job);
+        let over = edge.stream_over(Rpc::KeepAlive, &connection, may);
+        tokio::pin!(over);
         loop {
             tokio::select! {
+                biased;
+                // What happened to the member itself says more than that its stream is over.
+                notice = self.attachment.notice() => {
+                    let last = matches!(notice.kind, NoticeKind::Revoked | NoticeKind::Reconnect);
+                    let message = self.notice(&notice);
+                    // A member that does not read is not waited for: its access is over whether it hears of it or not.
+                    let told = tokio::time::timeout(limits::CONNECTION_GRACE, self.tx.send(Ok(message))).await;
+                    if last || !matches!(told, Ok(Ok(()))) {
+                        return;
+                    }
+                }
+                why = &mut over => return self.end(&why).await,
                 message = self.beats.next() => match message {
                     Some(Ok(m)) if m.goodbye => return self.attachment.goodbye(),
                     Some(Ok(m)) => {
@@ -211,23 +228,6 @@ impl KeepAlive {
                     }
                     Some(Err(_)) | None => return,
                 },
-                notice = self.attachment.notice() => {
-                    let last = matches!(notice.kind, NoticeKind::Revoked | NoticeKind::Reconnect);
-                    let message = self.notice(&notice);
-                    // A member that does not read is not waited for: its access is over whether it hears of it or not.
-                    let told = tokio::time::timeout(limits::CONNECTION_GRACE, self.tx.send(Ok(message))).await;
-                    if last || !matches!(told, Ok(Ok(()))) {
-                        return;
-                    }
-                }
-                () = self.connection.ended.cancelled() => {
-                    let e = self.connection.ending();
-                    return self.end(&Refusal::new(e.reason(), e.to_string())).await;
-                }
-                () = self.stopping.cancelled() => {
-                    let stop = Refusal::new(Reason::ShuttingDown, "the daemon is stopping: connect again");
-                    return self.end(&stop).await;
-                }
             }
         }
     }

@@ -12,7 +12,7 @@ use super::{
     times::timestamp,
 };
 use crate::{
-    broker::{Broker, Caller, LeaseFilter, LeasePlace},
+    broker::{Broker, Caller, LeaseFilter, LeasePlace, LockOrder, Manner},
     ledger::TailError,
     limits,
     name::FenceName,
@@ -41,7 +41,11 @@ impl OperatorService for Operators {
                 let page = broker.list_leases(&caller, &filter, after, max)?;
                 let now = broker.clock().now();
                 Ok(v1::ListLeasesResponse {
-                    leases: page.leases.iter().map(|v| convert::lease_view(now, v)).collect(),
+                    leases: page
+                        .leases
+                        .iter()
+                        .map(|v| convert::lease_of_owner(now, v, page.owner.as_ref()))
+                        .collect(),
                     next_page_token: page.next.map(|p| p.to_string()).unwrap_or_default(),
                 })
             })
@@ -68,7 +72,8 @@ impl OperatorService for Operators {
             .call(Rpc::Revoke, request, |broker, caller, q| async move {
                 let name: FenceName = named("name", &q.name)?;
                 let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
-                let done = broker.revoke(&caller, &name, &reason, q.dry_run)?;
+                let manner = Manner { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                let done = broker.revoke(&caller, &name, &manner)?;
                 Ok(v1::RevokeResponse {
                     ending: Some(ending(&broker, done.ending, done.index, done.durable)),
                     jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
@@ -84,7 +89,9 @@ impl OperatorService for Operators {
                 let name: LockName = named("name", &q.name)?;
                 let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let ttl = life("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
-                let done = broker.lock(&caller, name, &reason, ttl, q.dry_run)?;
+                let manner = Manner { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                let order = LockOrder { name, manner, ttl, locks_out: &q.locks_out };
+                let done = broker.lock(&caller, order)?;
                 Ok(v1::LockResponse {
                     lock: Some(convert::lock(broker.clock().now(), &done.lock)),
                     ending: Some(ending(&broker, done.ending, done.index, done.durable)),
@@ -126,7 +133,10 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::WaitDurableResponse>, Status> {
         self.0
             .call(Rpc::WaitDurable, request, |broker, caller, q| async move {
-                broker.wait_durable(&caller, &q.receipt).await?;
+                tokio::select! {
+                    durable = broker.wait_durable(&caller, &q.receipt) => durable?,
+                    refusal = broker.until_refused(&caller.peer, Rpc::WaitDurable, |_| Ok(())) => return Err(refusal),
+                };
                 Ok(v1::WaitDurableResponse { ledger_head: ledger_head(&broker, &caller) })
             })
             .await
@@ -181,16 +191,25 @@ impl OperatorService for Operators {
             loop {
                 let next = async { if q.no_follow { tail.next_present().await } else { tail.next().await } };
                 let message = tokio::select! {
+                    biased;
+                    refusal = &mut over => Err(refusal),
                     line = next => match line {
                         None => return,
                         Some(Ok(line)) => Ok(v1::TailLedgerResponse { index: line.index, record: line.line }),
                         Some(Err(e)) => Err(tail_refusal(&e)),
                     },
-                    refusal = &mut over => Err(refusal),
                     () = tx.closed() => return,
                 };
-                let last = message.is_err();
-                if tx.send(message.map_err(|r| super::status(&r))).await.is_err() || last {
+                let sent = match message {
+                    Ok(record) => tokio::select! {
+                        biased;
+                        refusal = &mut over => Err(refusal),
+                        sent = tx.send(Ok(record)) => if sent.is_ok() { Ok(()) } else { return },
+                    },
+                    Err(refusal) => Err(refusal),
+                };
+                if let Err(refusal) = sent {
+                    let _ = tx.send(Err(super::status(&refusal))).await;
                     return;
                 }
             }

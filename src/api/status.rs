@@ -45,8 +45,10 @@ pub fn code(reason: Reason) -> Code {
         | R::LeaseNotFound
         | R::ResourceNotFound
         | R::LockNotFound
+        | R::NameUnknown
         | R::AudienceUnknown => Code::NotFound,
         R::PinMismatch
+        | R::OperatorsLockedOut
         | R::ApprovalRequired
         | R::JobClosed
         | R::AttemptStale

@@ -90,9 +90,8 @@ impl VerifierService for Verifiers {
         let (last, end) = oneshot::channel();
         let feed = Feed {
             broker: self.0.broker.clone(),
-            stopping: self.0.stopping.clone(),
+            edge: self.0.clone(),
             connection,
-            caller,
             fences: self.0.broker.fence_key(&audience),
             audience,
             ticks,
@@ -119,9 +118,8 @@ impl VerifierService for Verifiers {
 /// One verifier's feed: the lowerings that concern its audience, each with the one before it in this feed.
 struct Feed {
     broker: Arc<Broker>,
-    stopping: tokio_util::sync::CancellationToken,
+    edge: Edge,
     connection: Connection,
-    caller: Caller,
     audience: SpiffeId,
     /// Makes the tags of this audience.
     fences: FenceKey,
@@ -165,25 +163,25 @@ impl Feed {
             .await?;
         let mut prev = at.0;
         self.tick(first_tick).await?;
+        let (edge, connection, audience) =
+            (self.edge.clone(), self.connection.clone(), self.audience.clone());
+        let may = |broker: &Broker, caller: &Caller| broker.may_watch(caller, &audience);
+        let over = edge.stream_over(Rpc::WatchFences, &connection, may);
+        tokio::pin!(over);
         loop {
             tokio::select! {
                 biased;
+                why = &mut over => return Err(why),
                 lowering = lowerings.recv() => match lowering {
                     Ok(lowering) => self.lowered(lowering, &mut prev).await?,
                     Err(RecvError::Lagged(missed)) => return Err(missing(missed)),
                     Err(RecvError::Closed) => return Err(stopping()),
                 },
-                () = self.connection.ended.cancelled() => {
-                    let e = self.connection.ending();
-                    return Err(Refusal::new(e.reason(), e.to_string()));
-                }
-                () = self.stopping.cancelled() => return Err(stopping()),
                 message = self.ticks.next() => match message {
                     Some(Ok(m)) => {
                         if let Err(e) = self.connection.check(self.broker.clock().now().wall) {
                             return Err(Refusal::new(e.reason(), e.to_string()));
                         }
-                        self.broker.may_still_watch(&mut self.caller, &self.audience)?;
                         // An echoed tick says that all that was lowered before it was sent before it. The order of the
                         // branches does not: both can come between the look at the one and the look at the other.
                         for _ in 0..lowerings.len() {
@@ -218,7 +216,8 @@ impl Feed {
 
     async fn tick(&self, tick: u64) -> Result<(), Refusal> {
         let time = Some(timestamp(self.broker.clock().now().wall));
-        let ledger_head = convert::ledger_head(&self.broker, &self.caller);
+        let caller = self.broker.caller(&self.connection.peer)?;
+        let ledger_head = convert::ledger_head(&self.broker, &caller);
         self.send(Event::Tick(v1::FeedTick { tick, time, ledger_head })).await
     }
 

@@ -7,13 +7,14 @@ use tokio::sync::{broadcast::error::RecvError, watch};
 use super::{
     Broker, Caller, Session, names,
     presence::{MemberKey, Presence},
+    refusals::job_not_found,
 };
 use crate::{
     fence::{Revision, Stand},
     job::{AttemptState, Change, Drain, Job, JobState, MemberState},
     lease::Ended,
     ledger::Actor,
-    name::{AttemptNumber, FenceKind, FenceName, LeaseId, Outcome, SpiffeId},
+    name::{AttemptNumber, FenceKind, FenceName, JobId, LeaseId, Outcome, SpiffeId},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretDigest,
@@ -243,6 +244,12 @@ impl Broker {
         // Dropped where it is refused, as any stream that is lost.
         self.member(caller, session)?;
         Ok(attachment)
+    }
+
+    /// Whether the caller may keep the stream of a member of this job open.
+    pub fn may_keep_alive(&self, caller: &Caller, job: JobId) -> Result<(), Refusal> {
+        let job = self.state.job(job).ok_or_else(job_not_found)?;
+        self.authorize_job(caller, Rpc::KeepAlive, &job, "")
     }
 
     /// Calls the members whom a lowering concerns, each alone, for as long as the daemon lives: a lowering of one member costs

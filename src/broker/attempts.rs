@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Broker, Caller,
+    Broker, Caller, Rules,
     decide::{decision_record, waiting},
     names,
     refusals::{job_not_found, move_refusal, state_refusal},
@@ -12,7 +12,7 @@ use crate::{
     job::{AttemptState, Begin, Change, Close, Drain, DrainSpans, End, Illegal, Job},
     ledger::{Actor, Ending, Event},
     limits,
-    name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind},
+    name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind, SpiffePattern},
     policy::{Phase, Relation, Rpc},
     reason::{Reason, Refusal},
     secret::{Secret, SecretDigest, SecretText},
@@ -24,7 +24,8 @@ use crate::{
 pub struct Began {
     pub job: Arc<Job>,
     pub attempt: AttemptNumber,
-    /// Given with the call that began it, and again to its key. None where it was made under another ledger's key.
+    /// Given with the call that began it, and again to its key. None if it was made under another ledger's key, or if only a
+    /// pattern of `members.start` covers the caller.
     pub ticket: Option<SecretText>,
 }
 
@@ -51,12 +52,15 @@ pub struct Ended {
 
 impl Broker {
     /// Begins the next attempt: validated, decided within what was approved, recorded; only then is the one before ended.
+    ///
+    /// `vouched` are those who join it without the ticket, by the word of the launcher or of a scheduler.
     pub async fn begin_attempt(
         &self,
         caller: &Caller,
         id: JobId,
         key: &str,
         supersede: bool,
+        vouched: &[SpiffePattern],
     ) -> Result<Began, Refusal> {
         self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
@@ -70,13 +74,20 @@ impl Broker {
         let stand = self.fences.stand(all.iter().cloned());
 
         let job = self.state.job(id).ok_or_else(job_not_found)?;
-        self.authorize_job(caller, Rpc::BeginAttempt, &job, "")?;
-        self.unlocked(all.iter())?;
+        self.may_begin(&rules, caller, &job, &all)?;
+        if !vouched.is_empty()
+            && caller.principal.kind == PrincipalKind::Workload
+            && job.launcher != *caller.id()
+        {
+            return Err(Refusal::new(Reason::NotAMember, "a member does not say who else may join")
+                .fix("leave `members` out: the launcher or a scheduler vouches for members"));
+        }
         let ticket = self.ticket(id, key)?;
+        let handed = takes_ticket(caller, &job).then_some(&ticket);
         let now = self.clock.now().lease;
-        match job.begin(key, supersede, ticket.digest(), now) {
+        match job.begin(key, supersede, ticket.digest(), vouched, now) {
             Err(illegal) => return Err(move_refusal(illegal)),
-            Ok(Begin::Existing(attempt)) => return Ok(began_before(job, attempt, &ticket)),
+            Ok(Begin::Existing(attempt)) => return Ok(began_before(job, attempt, handed)),
             Ok(Begin::New(Change::AttemptBegan { attempt, .. })) => {
                 self.unlocked([FenceName::attempt(id, attempt)].iter())?;
             }
@@ -90,7 +101,7 @@ impl Broker {
         let widened = self
             .state
             .widen(id, caller.actor(), Some(decision), |job| {
-                match job.begin(key, supersede, ticket.digest(), now)? {
+                match job.begin(key, supersede, ticket.digest(), vouched, now)? {
                     Begin::New(change) => Ok(Some(change)),
                     Begin::Existing(_) => Ok(None),
                 }
@@ -102,7 +113,7 @@ impl Broker {
             return Err(Refusal::new(Reason::JobClosed, "the job ended meanwhile"));
         };
         if !widened.changed {
-            return Ok(began_before(widened.job, attempt, &ticket));
+            return Ok(began_before(widened.job, attempt, handed));
         }
         // Look again: what was revoked or changed while the record was written ends what has just begun.
         if let Some((name, _)) = stand.lowered() {
@@ -111,11 +122,13 @@ impl Broker {
             return Err(Refusal::new(Reason::Revoked, detail));
         }
         if self.fences.revision() != revision {
-            let rules = self.rules();
-            let today = self.caller(&caller.peer).and_then(|caller| {
-                self.authorize_job(&caller, Rpc::BeginAttempt, &widened.job, "")?;
-                self.unlocked(all.iter())?;
-                self.decide_job(&rules, &widened.job, Phase::Running)
+            let (rules, job) = (self.rules(), &widened.job);
+            let today = self.admit(&caller.peer, Rpc::BeginAttempt).and_then(|caller| {
+                let mut names = names::of_job(&rules, job);
+                names.push(FenceName::attempt(id, attempt));
+                self.may_begin(&rules, &caller, job, &names)?;
+                let gates = self.decide_job(&rules, job, Phase::Running)?.gates;
+                if gates.is_empty() { Ok(()) } else { Err(waiting(&gates)) }
             });
             if let Err(refusal) = today {
                 let detail = "rules or locks changed while the attempt was beginning";
@@ -124,7 +137,23 @@ impl Broker {
             }
         }
         metrics::counter!("leasehold_attempts_begun_total").increment(1);
-        Ok(Began { job: widened.job, attempt, ticket: Some(ticket.to_text()) })
+        Ok(Began { job: widened.job, attempt, ticket: handed.map(Secret::to_text) })
+    }
+
+    /// What a beginning asks of the rules, beside the decision on what the job does.
+    fn may_begin(
+        &self,
+        rules: &Rules,
+        caller: &Caller,
+        job: &Job,
+        names: &[FenceName],
+    ) -> Result<(), Refusal> {
+        self.authorize_job(caller, Rpc::BeginAttempt, job, "")?;
+        self.unlocked(names.iter())?;
+        if job.launcher == *caller.id() {
+            self.may_launch(caller)?;
+        }
+        self.launcher_stands(rules, job)
     }
 
     fn ticket(&self, job: JobId, key: &str) -> Result<Secret, Refusal> {
@@ -311,7 +340,14 @@ impl Broker {
 }
 
 /// The answer to a key that began an attempt before, in this life of the daemon or in an earlier one.
-fn began_before(job: Arc<Job>, attempt: AttemptNumber, ticket: &Secret) -> Began {
-    let is_its = job.attempt(attempt).is_some_and(|a| a.ticket == ticket.digest());
-    Began { job, attempt, ticket: is_its.then(|| ticket.to_text()) }
+fn began_before(job: Arc<Job>, attempt: AttemptNumber, ticket: Option<&Secret>) -> Began {
+    let ticket = ticket.filter(|t| job.attempt(attempt).is_some_and(|a| a.ticket == t.digest()));
+    let ticket = ticket.map(Secret::to_text);
+    Began { job, attempt, ticket }
+}
+
+/// Whether the ticket is for the caller: it launched the job, or the job names exactly this identity as one that starts it. A node or a pod
+/// that only a pattern names begins an attempt without it.
+fn takes_ticket(caller: &Caller, job: &Job) -> bool {
+    job.launcher == *caller.id() || job.spec.members.names_to_start(caller.id())
 }

@@ -8,6 +8,7 @@ use crate::{
     identity::Peer,
     job::Job,
     ledger::Actor,
+    limits,
     name::{FenceName, PrincipalKind, SpiffeId, TenantName},
     policy::{Call, Relation, Rpc},
     reason::{Reason, Refusal},
@@ -37,40 +38,83 @@ impl Caller {
 
     /// How it stands to a job. Empty for a stranger.
     pub(super) fn relations(&self, job: &Job) -> Vec<Relation> {
-        let id = self.id();
-        let mut all = Vec::new();
-        if job.launcher == *id {
-            all.push(Relation::Launcher);
-        }
-        if job.spec.members.may_start(id) {
-            all.push(Relation::Start);
-        }
-        if job.spec.members.may_join(id) {
-            all.push(Relation::Join);
-        }
-        if job.attempts.iter().any(|a| a.members.has(id)) {
-            all.push(Relation::Member);
-        }
-        all
+        relations(self.id(), job)
     }
 }
 
+/// How an identity stands to a job. Empty for a stranger.
+pub(super) fn relations(id: &SpiffeId, job: &Job) -> Vec<Relation> {
+    let mut all = Vec::new();
+    if job.launcher == *id {
+        all.push(Relation::Launcher);
+    }
+    if job.spec.members.may_start(id) {
+        all.push(Relation::Start);
+    }
+    if job.spec.members.may_join(id) {
+        all.push(Relation::Join);
+    }
+    if job.attempts.iter().any(|a| a.members.has(id)) {
+        all.push(Relation::Member);
+    }
+    all
+}
+
+/// The calls of a caller whom a lock shuts out: to ask who it is, and to give back what is its own.
+fn is_open_to_the_locked(rpc: Rpc) -> bool {
+    matches!(rpc, Rpc::WhoAmI | Rpc::ReleaseLease)
+}
+
 impl Broker {
-    /// Finds the caller in the catalog. No match is nobody.
+    /// Lets a caller make a call: the catalog knows it, and no lock shuts it out. Asked again for as long as a stream is open.
+    pub fn admit(&self, peer: &Peer, rpc: Rpc) -> Result<Caller, Refusal> {
+        let caller = self.caller(peer)?;
+        let breaks_glass = matches!(rpc, Rpc::Unlock | Rpc::ListLocks) && self.breaks_glass(caller.id());
+        if !is_open_to_the_locked(rpc) && !breaks_glass {
+            let names =
+                [FenceName::identity(caller.id().clone()), FenceName::domain(caller.id().trust_domain())];
+            self.unlocked(names.iter())?;
+        }
+        Ok(caller)
+    }
+
+    /// Resolves when a caller may no longer make a call that goes on, and says why. That is decided again after each lock and each
+    /// reload, and within [`limits::REAUTHORIZE`] for rules that look at the time.
+    pub async fn until_refused(
+        &self,
+        peer: &Peer,
+        rpc: Rpc,
+        may: impl Fn(&Caller) -> Result<(), Refusal> + Send,
+    ) -> Refusal {
+        let mut changes = self.changes();
+        loop {
+            if let Err(refusal) = self.admit(peer, rpc).and_then(|caller| may(&caller)) {
+                return refusal;
+            }
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = self.clock.sleep(limits::REAUTHORIZE) => {}
+            }
+        }
+    }
+
+    /// Whether the daemon's configuration names an identity as one that lifts locks in any case.
+    pub(super) fn breaks_glass(&self, id: &SpiffeId) -> bool {
+        self.settings.break_glass.contains(id)
+    }
+
+    /// Finds the caller in the catalog. Without a match there is no caller, except for the break-glass identity.
     pub fn caller(&self, peer: &Peer) -> Result<Caller, Refusal> {
         let rules = self.rules();
-        let principal = rules.catalog().principal(peer.spiffe_id()).cloned().ok_or_else(|| {
+        let id = peer.spiffe_id();
+        let entry = rules.catalog().principal(id).cloned();
+        let entry = entry.or_else(|| self.breaks_glass(id).then(|| Arc::new(Principal::break_glass(id))));
+        let principal = entry.ok_or_else(|| {
             Refusal::new(Reason::PrincipalUnknown, "no catalog entry matches your SPIFFE ID")
                 .with("you", peer.spiffe_id().to_string())
                 .fix("have a [[principal]] whose match covers this ID added to your tenant's catalog file")
         })?;
         Ok(Caller { peer: peer.clone(), principal, rules })
-    }
-
-    /// Refuses a caller before whose own identity, or its trust domain, a lock stands.
-    pub fn not_locked_out(&self, caller: &Caller) -> Result<(), Refusal> {
-        let names = [FenceName::identity(caller.id().clone()), FenceName::domain(caller.id().trust_domain())];
-        self.unlocked(names.iter())
     }
 
     /// Whether policy lets the caller make this call on this tenant's things; `None` stands for all tenants.

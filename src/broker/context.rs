@@ -9,6 +9,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use super::{
     Rules, denials::Denials, presence::Sessions, reach::Reach, receipt::Receipts, tickets::Tickets,
@@ -20,6 +21,7 @@ use crate::{
     lease::Table,
     ledger::Ledger,
     limits,
+    name::SpiffeId,
     reason::{Reason, Refusal},
     secret::NoRandomness,
     state::Store,
@@ -36,6 +38,8 @@ pub struct Settings {
     pub lost_after: u32,
     pub rejoin: Duration,
     pub drain_read: Duration,
+    /// Who lifts locks though one shuts them out.
+    pub break_glass: Vec<SpiffeId>,
 }
 
 impl Default for Settings {
@@ -47,6 +51,7 @@ impl Default for Settings {
             lost_after: limits::LOST_AFTER,
             rejoin: limits::REJOIN,
             drain_read: limits::DRAIN_READ,
+            break_glass: Vec::new(),
         }
     }
 }
@@ -74,6 +79,8 @@ pub struct Broker {
     held: AtomicBool,
     /// One reload at a time.
     pub(super) reloading: Mutex<()>,
+    /// Raised when a lock or new rules are in force, for what stays open.
+    changes: watch::Sender<()>,
 }
 
 impl Broker {
@@ -112,6 +119,7 @@ impl Broker {
             turns,
             held: AtomicBool::new(false),
             reloading: Mutex::new(()),
+            changes: watch::Sender::new(()),
         }))
     }
 
@@ -143,6 +151,16 @@ impl Broker {
 
     pub fn fences(&self) -> &Registry {
         &self.fences
+    }
+
+    /// Resolves after each lock and each reload: what stays open must be decided again.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Has everything that stays open decided again.
+    pub(super) fn decide_again(&self) {
+        self.changes.send_replace(());
     }
 
     pub fn rules(&self) -> Arc<Rules> {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Broker, Caller,
-    decide::{Question, decision_record, tuned, work_of},
+    Broker, Caller, Rules,
+    decide::{Question, decision_record, tuned, waiting, work_of},
     names,
     refusals::{key_conflict, state_refusal},
 };
@@ -12,7 +12,7 @@ use crate::{
     catalog::Principal,
     job::{Gate, Input, Job, JobState, Spec},
     limits,
-    name::{HumanName, JobId, Outcome, PrincipalKind, ResourceKind, SpiffeId},
+    name::{FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, SpiffeId},
     policy::{Asker, Phase, Relation, Rpc, Verdict as Said},
     reason::{Reason, Refusal},
     state::{Created, NewJob, spec_digest},
@@ -68,7 +68,7 @@ impl Broker {
             spec.read.iter().chain(&spec.write).cloned().chain(tuned(&rules, &spec.read, &spec.write)),
         );
         let id = JobId::random().map_err(|_| Refusal::new(Reason::Internal, "no random bytes"))?;
-        names.push(crate::name::FenceName::job(id));
+        names.push(FenceName::job(id));
         let stand = self.fences.stand(names.iter().cloned());
 
         self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
@@ -78,10 +78,7 @@ impl Broker {
             }
             return Err(key_conflict(existing.id));
         }
-        check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
-        // Before the locks: that a resource is locked is not said to those who may not know that it exists.
-        let inputs = inputs_of(rules.catalog(), &spec)?;
-        self.unlocked(names.iter())?;
+        let inputs = self.may_create(&rules, caller, &spec, &names)?;
 
         let now = self.clock.now();
         let mut job = Job {
@@ -128,29 +125,55 @@ impl Broker {
             self.close_quietly(job.id, Outcome::Revoked, &detail);
             return Err(Refusal::new(Reason::Revoked, detail));
         }
-        if self.fences.revision() == revision {
-            metrics::counter!("leasehold_jobs_created_total").increment(1);
-            let (tenant, waits) = (&job.spec.tenant, !job.waiting_for.is_empty());
-            tracing::info!(job = %job.id, %tenant, launcher = %job.launcher, waits, "job created");
-            return Ok(CreatedJob { job, created, decisions: verdict.decisions });
-        }
-        // Rules changed while it was recorded: decide again what is there.
-        let rules = self.rules();
-        let today = self.unlocked(names.iter()).and_then(|()| self.decide_job(&rules, &job, Phase::Creating));
+        // Look again: at all of it if the rules changed while it was recorded, and at what the caller has joined meanwhile.
+        let today = match self.fences.revision() == revision {
+            true => self.may_launch(caller),
+            false => self.still_created(caller, &job),
+        };
         if let Err(refusal) = today {
             self.close_quietly(job.id, Outcome::Revoked, "rules or locks changed while it was being created");
             return Err(refusal);
         }
+        metrics::counter!("leasehold_jobs_created_total").increment(1);
+        let (tenant, waits) = (&job.spec.tenant, !job.waiting_for.is_empty());
+        tracing::info!(job = %job.id, %tenant, launcher = %job.launcher, waits, "job created");
         Ok(CreatedJob { job, created, decisions: verdict.decisions })
     }
 
-    /// Decides a job for every catalog entry that its `join` can match.
-    pub(super) fn decide_job(
+    /// What a creation asks of the rules, beside the decision on what the job does. Answers the inputs as the catalog has them.
+    fn may_create(
         &self,
-        rules: &super::Rules,
-        job: &Job,
-        phase: Phase,
-    ) -> Result<Verdict, Refusal> {
+        rules: &Rules,
+        caller: &Caller,
+        spec: &Spec,
+        names: &[FenceName],
+    ) -> Result<Vec<Input>, Refusal> {
+        self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
+        self.may_launch(caller)?;
+        check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
+        // Before the locks: that a resource is locked is not said to those who may not know that it exists.
+        let inputs = inputs_of(rules.catalog(), spec)?;
+        self.unlocked(names.iter())?;
+        Ok(inputs)
+    }
+
+    /// Decides a job that has just been recorded once more, by the rules of now: nothing that they refuse, and nothing that
+    /// would wait for people, is left as it was decided by those of before.
+    fn still_created(&self, caller: &Caller, job: &Job) -> Result<(), Refusal> {
+        let rules = self.rules();
+        let caller = self.admit(&caller.peer, Rpc::CreateJob)?;
+        let inputs = self.may_create(&rules, &caller, &job.spec, &names::of_job(&rules, job))?;
+        if inputs.as_slice() != &*job.inputs {
+            let text = "what the job reads changed in the catalog while it was being created";
+            return Err(Refusal::new(Reason::PinMismatch, text).fix("create it again"));
+        }
+        let gates = self.decide_job(&rules, job, Phase::Creating)?.gates;
+        self.tokens_fit(&rules, job)?;
+        if gates.iter().all(|g| job.waiting_for.contains(g)) { Ok(()) } else { Err(waiting(&gates)) }
+    }
+
+    /// Decides a job for every catalog entry that its `join` can match.
+    pub(super) fn decide_job(&self, rules: &Rules, job: &Job, phase: Phase) -> Result<Verdict, Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
         let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
         let mut verdict = Verdict { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
@@ -212,13 +235,14 @@ impl Broker {
     }
 }
 
-/// One identity that the job names, or all under a pattern, and the catalog entry that it falls under.
+/// One identity that takes part, or all under a pattern, and the catalog entry that it falls under.
 type Joiner = (Option<SpiffeId>, Arc<Principal>);
 
 /// The catalog entries that may join, each with the one identity that the job names, if it names one. A strange entry is as
-/// good as none: it is another tenant's, and may not take part.
+/// good as none: it is another tenant's, and may not take part. A workload that launches a job is among them: what it launches
+/// is never more than it could hold.
 fn joiners(
-    rules: &super::Rules,
+    rules: &Rules,
     job: &Job,
     is_strange: impl Fn(Asker<'_>, &Principal) -> bool,
 ) -> Result<Vec<Joiner>, Refusal> {
@@ -258,11 +282,21 @@ fn joiners(
         )
         .fix("name the identity that the training process will have in members.join"));
     }
+    let launcher = rules.catalog().principal(&job.launcher).filter(|p| p.kind == PrincipalKind::Workload);
+    if let Some(p) = launcher
+        && !found.iter().any(|(_, q)| Arc::ptr_eq(q, p))
+    {
+        found.push((Some(job.launcher.clone()), p.clone()));
+    }
     Ok(found)
 }
 
 /// Only a principal whose entry says so is believed about the human behind a job; a person speaks for themself.
-fn check_human(principal: &Principal, id: &SpiffeId, human: Option<&HumanName>) -> Result<(), Refusal> {
+pub(super) fn check_human(
+    principal: &Principal,
+    id: &SpiffeId,
+    human: Option<&HumanName>,
+) -> Result<(), Refusal> {
     let Some(human) = human else { return Ok(()) };
     if principal.may_act_for(human) || principal.human(id).as_ref() == Some(human) {
         return Ok(());

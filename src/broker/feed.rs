@@ -1,26 +1,13 @@
 //! What a verifier's feed tells: all that can end a lease at its audience, and nothing of other tenants.
 
-use std::sync::Arc;
-
-use super::{Broker, Caller};
+use super::Broker;
 use crate::{
     fence::{Concern, Lowering},
     name::{FenceKind, FenceName, JobId, SpiffeId},
-    reason::Refusal,
     token::FenceKey,
 };
 
 impl Broker {
-    /// Whether one who follows the feed of an audience still may. Looked at anew where the rules are not those of the last
-    /// look.
-    pub fn may_still_watch(&self, caller: &mut Caller, audience: &SpiffeId) -> Result<(), Refusal> {
-        if Arc::ptr_eq(&caller.rules, &self.rules()) {
-            return Ok(());
-        }
-        *caller = self.caller(&caller.peer)?;
-        self.may_watch(caller, audience)
-    }
-
     /// Makes the tags by which the verifiers of an audience know the fences.
     pub fn fence_key(&self, audience: &SpiffeId) -> FenceKey {
         self.key.fence_key(audience)

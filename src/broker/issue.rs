@@ -94,6 +94,7 @@ impl Broker {
             // Everything below is read after the stand was taken.
             let (job, member) = self.member(caller, session)?;
             self.authorize_job(caller, Rpc::IssueCredential, &job, "")?;
+            self.launcher_stands(&rules, &job)?;
             self.unlocked(names.iter())?;
             unchanged(&rules, &job, &offer.scopes)?;
             let draft = self.draft(&rules, caller, &job, session, &offer, &audience)?;

@@ -12,7 +12,7 @@ use super::{Broker, Caller, LeaseView, queries::stood_behind};
 use crate::{
     clock::LeaseTime,
     lease::{Ended, Facts, Lease},
-    name::{FenceName, JobId, LeaseId},
+    name::{FenceKind, FenceName, JobId, LeaseId, TenantName},
     policy::{Relation, Rpc},
     reason::Refusal,
 };
@@ -83,6 +83,8 @@ enum Seen {
 pub struct LeasePage {
     pub leases: Vec<LeaseView>,
     pub next: Option<LeasePlace>,
+    /// Set if the caller sees them as the owner of data: of the leases of other tenants it sees the scopes on its own.
+    pub owner: Option<TenantName>,
 }
 
 /// The first few beyond a place, whatever order they come in. Holds one more than it shows, to know whether there are more.
@@ -138,7 +140,8 @@ impl First {
             self.found.pop();
         }
         let next = self.found.peek().map(|last| last.0).filter(|_| more);
-        LeasePage { leases: self.found.into_sorted_vec().into_iter().map(|At(_, view)| view).collect(), next }
+        let leases = self.found.into_sorted_vec().into_iter().map(|At(_, view)| view).collect();
+        LeasePage { leases, next, owner: None }
     }
 }
 
@@ -160,7 +163,8 @@ impl Broker {
 
     /// Leases that the caller may see, from beyond a place: live ones first, then those that ended, newest first.
     ///
-    /// Looks at all there are and holds as many as a page has.
+    /// A caller that asks for what is behind its tenant, or behind data of its tenant, sees all that a revocation of that name
+    /// would end, other tenants' leases too. Looks at all there are and holds as many as a page has.
     pub fn list_leases(
         &self,
         caller: &Caller,
@@ -171,9 +175,15 @@ impl Broker {
         let seen = self.seen_leases(caller)?;
         let LeaseFilter { behind, live_only, id_prefix } = filter;
         let behind = behind.as_ref();
+        let is_owner = matches!(seen, Seen::OfTenant)
+            && match behind.map(FenceName::kind) {
+                Some(FenceKind::Tenant(t)) => t == *caller.tenant(),
+                Some(FenceKind::Resource(r)) => r.tenant() == *caller.tenant(),
+                _ => false,
+            };
         let mine = |facts: &Facts| match &seen {
             Seen::All => true,
-            Seen::OfTenant => facts.tenant == *caller.tenant(),
+            Seen::OfTenant => is_owner || facts.tenant == *caller.tenant(),
             Seen::OfJobs(own) => own.contains(&facts.job),
         };
         let named = |id: LeaseId| id_prefix.is_empty() || id.to_string().starts_with(id_prefix);
@@ -201,7 +211,8 @@ impl Broker {
                 }
             });
         }
-        Ok(first.page())
+        let owner = is_owner.then(|| caller.tenant().clone());
+        Ok(LeasePage { owner, ..first.page() })
     }
 }
 

@@ -61,44 +61,14 @@ impl Broker {
         let named = self.state.job(id).ok_or_else(job_not_found)?;
         let _turn = self.turn_to_join(&named, attempt, instance, caller.id()).await?;
         let revision = self.fences.revision();
-        let names = names::of_member(&self.rules(), &named, attempt, instance, caller.id());
+        let rules = self.rules();
+        let names = names::of_member(&rules, &named, attempt, instance, caller.id());
         let stand = self.fences.stand(names.iter().cloned());
 
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         // Who asks is looked up after the revision was read, as everything that is decided by.
         let caller = &self.caller(&caller.peer)?;
-        self.authorize_job(caller, Rpc::JoinAttempt, &job, "")?;
-        if !job.spec.members.may_join(caller.id()) {
-            return Err(Refusal::new(
-                Reason::NotAMember,
-                "the job does not name your identity in members.join",
-            )
-            .with("you", caller.id().to_string())
-            .fix("add it to members.join in the job file, or run with an identity that is there"));
-        }
-        if !is_measured(&job, caller.id()) {
-            return Err(Refusal::new(
-                Reason::QuotaExceeded,
-                format!(
-                    "your identity is more than {} bytes longer than the pattern that it joins by",
-                    limits::WILDCARD_BYTES_MAX
-                ),
-            )
-            .with("you", caller.id().to_string())
-            .fix("name it in full in members.join in the job file, or run with a shorter one"));
-        }
-        self.unlocked(names.iter())?;
-        if caller.principal.identity == IdentityUse::Shared {
-            let running = job.running(attempt).map_err(move_refusal)?;
-            let brought = ticket.and_then(Secret::from_text).map(|t| t.digest());
-            if brought != Some(running.ticket) {
-                return Err(Refusal::new(
-                    Reason::TicketRequired,
-                    "several jobs share your identity, so joining needs the ticket of this attempt",
-                )
-                .fix("hand over by file what BeginAttempt answered as ticket, or use an identity of its own per job"));
-            }
-        }
+        self.may_join(&rules, caller, &job, attempt, &names, ticket)?;
         let belongs = match caller.principal.identity {
             IdentityUse::Job => Belongs::ToOneJob,
             IdentityUse::Shared => Belongs::ToAny,
@@ -133,10 +103,11 @@ impl Broker {
         }
         // Rules or locks on prefixes changed while it was recorded: asked again, by those of today.
         if self.fences.revision() != revision {
-            let today = self.caller(&caller.peer).and_then(|caller| {
-                self.authorize_job(&caller, Rpc::JoinAttempt, &widened.job, "")?;
-                self.unlocked(names.iter())
-            });
+            let (rules, job) = (self.rules(), &widened.job);
+            let names = names::of_member(&rules, job, attempt, instance, caller.id());
+            let today = self
+                .admit(&caller.peer, Rpc::JoinAttempt)
+                .and_then(|caller| self.may_join(&rules, &caller, job, attempt, &names, ticket));
             if let Err(refusal) = today {
                 self.member_gone(id, attempt, instance, &refusal.text);
                 return Err(refusal);
@@ -158,6 +129,59 @@ impl Broker {
         }
         let offers = Self::offers(&self.rules(), &widened.job);
         Ok(JoinedMember { job: widened.job, member, offers })
+    }
+
+    /// What a place in an attempt asks of the rules.
+    ///
+    /// An identity that several jobs share, or that only a pattern of `members.join` covers, shows by the ticket that the place
+    /// is its own. An identity that belongs to one job needs none if the job names it, or if the one who began the attempt
+    /// vouched for it.
+    fn may_join(
+        &self,
+        rules: &Rules,
+        caller: &Caller,
+        job: &Job,
+        attempt: AttemptNumber,
+        names: &[FenceName],
+        ticket: Option<&str>,
+    ) -> Result<(), Refusal> {
+        self.authorize_job(caller, Rpc::JoinAttempt, job, "")?;
+        if !job.spec.members.may_join(caller.id()) {
+            return Err(Refusal::new(
+                Reason::NotAMember,
+                "the job does not name your identity in members.join",
+            )
+            .with("you", caller.id().to_string())
+            .fix("add it to members.join in the job file, or run with an identity that is there"));
+        }
+        if !is_measured(job, caller.id()) {
+            return Err(Refusal::new(
+                Reason::QuotaExceeded,
+                format!(
+                    "your identity is more than {} bytes longer than the pattern that it joins by",
+                    limits::WILDCARD_BYTES_MAX
+                ),
+            )
+            .with("you", caller.id().to_string())
+            .fix("name it in full in members.join in the job file, or run with a shorter one"));
+        }
+        self.unlocked(names.iter())?;
+        self.launcher_stands(rules, job)?;
+        let why = match caller.principal.identity {
+            IdentityUse::Shared => "several jobs share your identity",
+            IdentityUse::Job if job.spec.members.names_to_join(caller.id()) => return Ok(()),
+            IdentityUse::Job => "the job names your identity only by a pattern, which others match too",
+        };
+        let running = job.running(attempt).map_err(move_refusal)?;
+        let is_vouched = running.vouched.iter().any(|p| p.matches(caller.id()));
+        if is_vouched && caller.principal.identity == IdentityUse::Job {
+            return Ok(());
+        }
+        if ticket.and_then(Secret::from_text).map(|t| t.digest()) == Some(running.ticket) {
+            return Ok(());
+        }
+        Err(Refusal::new(Reason::TicketRequired, format!("{why}, so joining needs the ticket of this attempt"))
+            .fix("hand over by file what BeginAttempt answered as ticket, or name exactly this identity in members.join"))
     }
 
     /// Says of an identity that it is in several open jobs now. Once for each job of it, not for each of its members.

@@ -8,11 +8,11 @@
 //! |---|---|
 //! | `context` | [`Broker`]: one life of the daemon, and what it is made of |
 //! | `caller` | [`Caller`]: who asks, and whether they may |
-//! | `create` `attempts` `members` | a job from its creation over attempts and members to its end |
+//! | `create` `launched` `attempts` `members` | a job from its creation over attempts and members to its end |
 //! | `presence` `attachment` `turns` | which members are there, the stream that says so, whose turn it is to come back |
 //! | `issue` `renew` | credentials; `draft` is what both begin with, `wording` what their tokens say |
 //! | `introspect` `feed` `reach` | what verifiers ask and are told, and whose lowerings concern them |
-//! | `operate` `reload` | what operators do |
+//! | `operate` `reload` | what operators do; `known` looks for typing errors, `lockout` for whom a lock shuts out |
 //! | `queries` `listing` `job_filter` | looking |
 //! | `rules` `names` `decide` `tickets` | [`Rules`], the fences of a lease, the questions to policy, the tickets of attempts |
 //! | `denials` `refusals` | refused requests in the ledger; what several use cases refuse with |
@@ -32,7 +32,10 @@ mod feed;
 mod introspect;
 mod issue;
 mod job_filter;
+mod known;
+mod launched;
 mod listing;
+mod lockout;
 mod members;
 mod names;
 mod operate;
@@ -60,7 +63,7 @@ pub use issue::{Bound, IssueRequest, Issued, Renewed};
 pub use job_filter::{JobFilter, WantedState};
 pub use listing::{LeaseFilter, LeasePage, LeasePlace};
 pub use members::{JoinedMember, Offer, Session};
-pub use operate::{Locked, Revoked};
+pub use operate::{LockOrder, Locked, Manner, Revoked};
 pub use queries::{LeaseView, WhoAmI};
 pub use reload::Reloaded;
 pub use rules::Rules;

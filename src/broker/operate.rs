@@ -12,7 +12,7 @@ use crate::{
     name::{FenceKind, FenceName, JobId, LeaseId, Outcome, SpiffeId, TenantName},
     policy::Rpc,
     reason::{Reason, Refusal},
-    state::{Lock, LockName},
+    state::{Lock, LockName, Refused},
 };
 
 /// The answer to a revocation.
@@ -34,16 +34,32 @@ pub struct Locked {
     pub durable: bool,
 }
 
+/// How an operator asks for an end.
+#[derive(Clone, Debug)]
+pub struct Manner<'a> {
+    /// For those who are cut off, and for the auditor.
+    pub reason: &'a str,
+    /// Counts what would end, and changes nothing.
+    pub dry_run: bool,
+    /// Takes a name that nothing has yet.
+    pub ahead: bool,
+}
+
+/// A lock that an operator asks for.
+#[derive(Clone, Debug)]
+pub struct LockOrder<'a> {
+    pub name: LockName,
+    pub manner: Manner<'a>,
+    pub ttl: Option<Duration>,
+    /// The operators whom it may shut out, as the refusal that asked for this named them.
+    pub locks_out: &'a [String],
+}
+
 impl Broker {
-    /// Ends all access behind a name. A job or lease that is not there is NOT_FOUND; every other valid name is lowered
-    /// though nobody stands there yet.
-    pub fn revoke(
-        &self,
-        caller: &Caller,
-        name: &FenceName,
-        reason: &str,
-        dry_run: bool,
-    ) -> Result<Revoked, Refusal> {
+    /// Ends all access behind a name. A job or lease that is not there is NOT_FOUND; any other name that nothing has is refused
+    /// unless the caller says that it comes ahead of it.
+    pub fn revoke(&self, caller: &Caller, name: &FenceName, manner: &Manner<'_>) -> Result<Revoked, Refusal> {
+        let Manner { reason, dry_run, ahead } = *manner;
         let tenant = self.tenant_of(caller, Rpc::Revoke, name, reason)?;
         self.authorize(caller, Rpc::Revoke, tenant.as_ref(), &[], reason)?;
         if matches!(name.kind(), FenceKind::Epoch) {
@@ -51,6 +67,9 @@ impl Broker {
                 Reason::FieldInvalid,
                 "the epoch is ended by a restart, not by a revocation",
             ));
+        }
+        if !ahead {
+            self.is_known(caller, Rpc::Revoke, &LockName::Name(name.clone()))?;
         }
         if dry_run {
             return Ok(self.would_revoke(name));
@@ -161,27 +180,27 @@ impl Broker {
     }
 
     /// Locks: what is there ends, and nothing new comes until it is lifted.
-    pub fn lock(
-        &self,
-        caller: &Caller,
-        name: LockName,
-        reason: &str,
-        ttl: Option<Duration>,
-        dry_run: bool,
-    ) -> Result<Locked, Refusal> {
+    pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
+        let LockOrder { name, manner: Manner { reason, dry_run, ahead }, ttl, locks_out } = order;
         let tenant = match &name {
             LockName::Name(n) => self.tenant_of(caller, Rpc::Lock, n, reason)?,
             LockName::Prefix(_) => None,
         };
         self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
+        if !ahead {
+            self.is_known(caller, Rpc::Lock, &name)?;
+        }
         let now = self.clock.now().lease;
+        let is_of_all = self.authorize(caller, Rpc::Lock, None, &[], reason).is_ok();
         let lock = Lock {
             name: name.clone(),
             reason: reason.to_owned(),
             by: caller.actor(),
+            of: (!is_of_all).then(|| caller.tenant().clone()),
             since: now,
             until: ttl.map(|t| now.plus(t)),
         };
+        self.leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
         if dry_run {
             let behind = match &name {
                 LockName::Name(n) => self.behind(n),
@@ -221,27 +240,42 @@ impl Broker {
             ending.behind = self.sweep_locked_prefix(&name, reason);
         }
         self.sweep(&done.lowered, "locked");
+        self.decide_again();
         let (index, durable) = self.durability(done.record.map(|r| r.index));
         Ok(Locked { lock: done.value, ending, index: Some(index), durable })
     }
 
-    /// Lifts a lock; resolves when that is on disk.
+    /// Lifts a lock; resolves when that is on disk. Only operators of all tenants lift a lock that they set. The break-glass
+    /// identity lifts every lock.
     pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
-        let tenant = match name {
-            LockName::Name(n) => self.tenant_of(caller, Rpc::Unlock, n, reason)?,
-            LockName::Prefix(_) => None,
-        };
-        self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
+        let breaks_glass = self.breaks_glass(caller.id());
+        if !breaks_glass {
+            let tenant = match name {
+                LockName::Name(n) => self.tenant_of(caller, Rpc::Unlock, n, reason)?,
+                LockName::Prefix(_) => None,
+            };
+            self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
+        }
         self.widening()?;
-        self.state
-            .unlock(name, caller.actor(), reason)
-            .await
-            .map_err(|r| state_refusal(r, |never| match never {}))
+        let is_of_all = breaks_glass || self.authorize(caller, Rpc::Unlock, None, &[], reason).is_ok();
+        let may = |lock: &Lock| is_of_all || lock.of.as_ref() == Some(caller.tenant());
+        let lifted = self.state.unlock(name, caller.actor(), reason, may).await;
+        if breaks_glass && lifted.is_ok() {
+            tracing::warn!(%name, by = %caller.id(), reason, "a lock was lifted by the break-glass identity");
+        }
+        lifted.map_err(|refused| match refused {
+            Refused::NotTheirs(by) => Refusal::new(Reason::PolicyDenied, refused_text(name))
+                .with("locked by", by.to_string())
+                .fix("ask who set it, or another operator of the platform, to lift it"),
+            Refused::NoLock => self.no_such_lock(caller, name),
+            refused => state_refusal(refused, |never| match never {}),
+        })
     }
 
     /// The locks that the caller may see: its tenant's, or all.
     pub fn list_locks(&self, caller: &Caller) -> Result<Vec<Lock>, Refusal> {
-        let everything = self.authorize(caller, Rpc::ListLocks, None, &[], "").is_ok();
+        let everything =
+            self.breaks_glass(caller.id()) || self.authorize(caller, Rpc::ListLocks, None, &[], "").is_ok();
         if !everything {
             self.authorize(caller, Rpc::ListLocks, Some(caller.tenant()), &[], "")?;
         }
@@ -381,6 +415,10 @@ impl Broker {
             }
         }
     }
+}
+
+fn refused_text(name: &LockName) -> String {
+    format!("the lock on {name} was set by the platform, so a tenant does not lift it")
 }
 
 /// All memberships of one identity in a job's current attempt end.

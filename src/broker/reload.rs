@@ -4,6 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{
     Broker, Caller, Rules,
+    caller::relations,
     decide::{Question, unchanged, work_of},
     renew::stands_behind_todays_names,
 };
@@ -12,7 +13,7 @@ use crate::{
     ledger::{Actor, Event},
     limits,
     name::{Digest, FenceName, InstanceName, Scope, SpiffeId},
-    policy::{Asker, Phase, Rpc, Verdict},
+    policy::{Asker, Call, Phase, Rpc, Verdict},
     reason::{Reason, Refusal},
 };
 
@@ -54,7 +55,8 @@ impl Broker {
         let rules = Arc::new(read(&self.rules())?);
         if dry_run {
             let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
-            return Ok((rules, Reloaded { catalog, policy, ended: 0 }));
+            let ended = self.no_longer_allowed(&rules).iter().map(|name| self.fences.behind(name)).sum();
+            return Ok((rules, Reloaded { catalog, policy, ended }));
         }
         let reloaded = self.replace_rules(rules.clone(), by);
         Ok((rules, reloaded))
@@ -67,26 +69,37 @@ impl Broker {
         self.rules.store(rules.clone());
         self.fences.raise_revision();
         let mut ended = 0u64;
-        for job in self.state.open_jobs() {
-            for (instance, id) in joined(&job) {
-                let Some(a) = job.current() else { continue };
-                let name = FenceName::member(job.id, a.number, instance);
-                if self.still_allowed(&rules, &job, &id)
-                    && self.stand_behind_todays_names(&rules, &job, &name)
-                {
-                    continue;
-                }
-                let lowered = self.state.lower(&name, "catalog or policy no longer allow it");
-                ended = ended.saturating_add(lowered.ending.behind);
-                self.sweep(&[name], "no longer allowed");
-            }
+        for name in self.no_longer_allowed(&rules) {
+            let lowered = self.state.lower(&name, "catalog or policy no longer allow it");
+            ended = ended.saturating_add(lowered.ending.behind);
+            self.sweep(&[name], "no longer allowed");
         }
         // Members stand behind the names of today from here on.
         self.sessions.call_all();
+        self.decide_again();
         let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
         self.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
         tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
         Reloaded { catalog, policy, ended }
+    }
+
+    /// The members whose access these rules do not allow, by the names that their leases stand behind.
+    fn no_longer_allowed(&self, rules: &Rules) -> Vec<FenceName> {
+        let mut names = Vec::new();
+        for job in self.state.open_jobs() {
+            let Some(a) = job.current() else { continue };
+            let is_launched = self.launcher_stands(rules, &job).is_ok();
+            for (instance, id) in joined(&job) {
+                let name = FenceName::member(job.id, a.number, instance);
+                let is_allowed = is_launched
+                    && self.still_allowed(rules, &job, &id)
+                    && self.stand_behind_todays_names(rules, &job, &name);
+                if !is_allowed {
+                    names.push(name);
+                }
+            }
+        }
+        names
     }
 
     /// Whether the catalog still says of a member's leases that they depend on what they stand behind.
@@ -113,8 +126,16 @@ impl Broker {
         };
         let scopes: Vec<Scope> =
             job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();
+        let call = Call {
+            caller: id,
+            rpc: Rpc::IssueCredential,
+            tenant: Some(&job.spec.tenant),
+            relations: &relations(id, job),
+            now: self.clock.now().wall,
+            reason: "",
+        };
         unchanged(rules, job, &scopes).is_ok()
-            && rules.catalog().principal(id).is_some()
+            && rules.engine.authorize(&call).is_ok()
             && matches!(self.judge(question), Verdict::Allow { .. })
     }
 }

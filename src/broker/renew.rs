@@ -147,6 +147,7 @@ impl Broker {
     ) -> Result<(Offer, Audience), Refusal> {
         let facts = &lease.facts;
         self.authorize_job(caller, Rpc::RenewLease, job, "")?;
+        self.launcher_stands(rules, job)?;
         self.unlocked(lease.stand().names().chain([&FenceName::lease(lease.id)]))?;
         if !stands_behind_todays_names(rules, job, lease) {
             return Err(Refusal::new(
@@ -190,25 +191,29 @@ impl Broker {
         refusal.with("lease", "it has ended, since it would not be given again")
     }
 
-    /// Gives a lease back before its time. A second time answers as the first.
+    /// Gives a lease back before its time. A second time answers as the first. Also answers the place of the record, and
+    /// whether it is on disk.
     pub fn release(
         &self,
         caller: &Caller,
         session: &Session,
         id: LeaseId,
-    ) -> Result<(Ending, Option<u64>), Refusal> {
+    ) -> Result<(Ending, u64, bool), Refusal> {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::ReleaseLease, &job, "")?;
-        match self.own_lease(caller, session, id)? {
+        let ended_before = match self.own_lease(caller, session, id)? {
             LeaseView::Ended(over) if &*over.cause != RELEASED => {
-                return Ok((Ending { seq: self.fences.seq().0, behind: 0 }, None));
+                let (index, durable) = self.durability(None);
+                return Ok((Ending { seq: self.fences.seq().0, behind: 0 }, index, durable));
             }
-            LeaseView::Live(_) | LeaseView::Ended(_) => {}
-        }
+            LeaseView::Ended(_) => 1,
+            LeaseView::Live(_) => 0,
+        };
         // Its own word first, then its name for those who follow the feed.
         let behind = self.end_lease(id, RELEASED);
         let done = self.state.lower_lease(id, behind, RELEASED);
-        Ok((Ending { seq: done.ending.seq, behind: 1 }, done.record.map(|r| r.index)))
+        let (index, durable) = self.durability(done.record.map(|r| r.index));
+        Ok((Ending { seq: done.ending.seq, behind: behind.max(ended_before) }, index, durable))
     }
 
     /// A lease of this member, in this attempt. A foreign lease and an absent one get the same answer.

@@ -170,10 +170,42 @@ async fn an_operator_looks_revokes_locks_and_unlocks() {
     let refused = home.run(&["job", "create", "--spec", spec.to_str().unwrap()]).await.unwrap_err();
     assert_eq!((refused.reason, refused.exit), (Some(Reason::Locked), Exit::Denied), "{}", refused.render());
     assert!(refused.render().ends_with("No job was created, no access was given."));
+    let mistyped = home.run(&["lock", "dataset:dev/dta", "--reason", "recalled"]).await.unwrap_err();
+    assert_eq!((mistyped.reason, mistyped.exit), (Some(Reason::NameUnknown), Exit::Failure));
+    assert!(mistyped.render().contains("dataset:dev/data"), "{}", mistyped.render());
+    let all = home.run(&["lock", "domain:dev.leasehold", "--reason", "incident"]).await.unwrap_err();
+    assert_eq!((all.reason, all.exit), (Some(Reason::OperatorsLockedOut), Exit::Denied));
+    assert!(all.render().contains("--locks-out 'spiffe://dev.leasehold/people/*'"), "{}", all.render());
     let unlock = ["unlock", "dataset:dev/data@v1", "--reason", "good again"];
     assert_eq!(home.run(&unlock).await.unwrap(), Exit::Ok);
     assert_eq!(home.run(&unlock).await.unwrap_err().reason, Some(Reason::LockNotFound));
     home.job("second").await;
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_launcher_begins_an_attempt_and_keeps_its_ticket_in_a_file() {
+    let home = Home::start().await;
+    let launcher = Some(PrincipalKind::Launcher);
+    let spec = home.house.path("launched.toml");
+    let text = fs::read_to_string(home.spec()).unwrap();
+    fs::write(&spec, format!("{text}\n[members]\njoin = [\"spiffe://dev.leasehold/*\"]\n")).unwrap();
+    let create = ["job", "create", "--spec", spec.to_str().unwrap()];
+    assert_eq!(home.run_as(launcher, &create).await.unwrap(), Exit::Ok);
+    let ledger = ledger_text(&home.house.path("state"));
+    let at = ledger.rfind("\"j-").unwrap();
+    let (job, file) = (&ledger[at + 1..at + 29], home.folder.path().join("ticket"));
+    let file = file.to_str().unwrap();
+    let member = "spiffe://dev.leasehold/trainer";
+    let begin = ["job", "begin", job, "--attempt-key", "run-1", "--member", member, "--ticket-to", file];
+    assert_eq!(home.run_as(launcher, &begin).await.unwrap(), Exit::Ok);
+    let text = fs::read_to_string(file).unwrap();
+    assert!(crate::secret::Secret::from_text(text.trim()).is_some(), "it is no ticket");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    // A file that is there is left as it is.
+    let refused = home.run_as(launcher, &begin).await.unwrap_err();
+    assert!(refused.render().contains("cannot be written"), "{}", refused.render());
     home.stop().await;
 }
 

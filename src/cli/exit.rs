@@ -52,6 +52,7 @@ impl Exit {
             | Reason::PolicyDenied
             | Reason::PolicyError
             | Reason::Locked
+            | Reason::OperatorsLockedOut
             | Reason::NotAMember
             | Reason::SessionMismatch
             | Reason::TicketRequired
@@ -93,6 +94,7 @@ impl Exit {
             | Reason::LeaseNotFound
             | Reason::ResourceNotFound
             | Reason::LockNotFound
+            | Reason::NameUnknown
             | Reason::AudienceUnknown
             | Reason::IdempotencyConflict
             | Reason::AttemptDraining

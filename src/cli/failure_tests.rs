@@ -116,6 +116,16 @@ fn every_reason_is_rendered_with_its_exit_code() {
       fix    what would change it
     Nothing was changed.
     -- exit 1
+    leasehold: error: what was wrong with what (NAME_UNKNOWN)
+      you    spiffe://td.example/w
+      fix    what would change it
+    Nothing was changed.
+    -- exit 1
+    leasehold: denied: what was wrong with what (OPERATORS_LOCKED_OUT)
+      you    spiffe://td.example/w
+      fix    what would change it
+    Nothing was changed.
+    -- exit 2
     leasehold: error: what was wrong with what (AUDIENCE_UNKNOWN)
       you    spiffe://td.example/w
       fix    what would change it

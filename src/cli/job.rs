@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{
     Client, Exit, Failure, Session,
+    begin::{BeginArgs, begin},
     client::Manner,
     failure::mistakes,
     follow::Following,
@@ -91,6 +92,12 @@ Examples:
         #[arg(long, short)]
         watch: bool,
     },
+    /// Begins an attempt for members that run elsewhere, and says who may join it without the ticket.
+    #[command(after_help = "\
+Examples:
+  leasehold job begin j-… --attempt-key \"$RUN\" --ticket-to ticket
+  leasehold job begin j-… --attempt-key \"$RUN\" --member spiffe://k8s.acme.example/ns/ml/job/4be1c0de")]
+    Begin(BeginArgs),
     /// Ends a job and all of its access.
     #[command(after_help = "\
 Examples:
@@ -187,6 +194,7 @@ impl JobArgs {
                 }
                 Ok(Exit::Ok)
             }
+            JobCommand::Begin(args) => begin(args, session).await,
             JobCommand::Close { job, outcome, reason, no_wait } => {
                 let wait = if no_wait { Wait::No } else { Wait::UntilDurable };
                 close(&job, outcome, reason, wait, session).await

@@ -48,6 +48,13 @@ pub struct LockArgs {
     /// Do not wait until it is on disk.
     #[arg(long, conflicts_with = "dry_run")]
     no_wait: bool,
+    /// Lock a name that nothing has yet. An unknown name is refused otherwise, as one that was mistyped.
+    #[arg(long)]
+    ahead: bool,
+    /// Confirm that these operators are shut out, each as the refusal names it. They can lift nothing then; who is named as
+    /// policy.break_glass in the daemon's configuration still can.
+    #[arg(long, value_name = "OPERATORS", value_parser = words::pattern)]
+    locks_out: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +76,8 @@ impl LockArgs {
                     reason,
                     ttl: self.ttl.and_then(words::wire),
                     dry_run: self.dry_run,
+                    ahead: self.ahead,
+                    locks_out: self.locks_out,
                 };
                 let wait = if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable };
                 lock(request, wait, session).await

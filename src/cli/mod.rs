@@ -36,6 +36,7 @@ mod words;
 
 mod agent;
 mod audit;
+mod begin;
 mod catalog;
 mod completions;
 mod config;

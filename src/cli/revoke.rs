@@ -11,7 +11,10 @@ use super::{
     settle::{Wait, settle},
     view, words,
 };
-use crate::{name::PrincipalKind, proto::v1};
+use crate::{
+    name::{FenceKind, FenceName, PrincipalKind},
+    proto::v1,
+};
 
 /// Ends all access behind one name, at once.
 ///
@@ -40,6 +43,9 @@ pub struct RevokeArgs {
     /// Do not wait until it is on disk.
     #[arg(long, conflicts_with = "dry_run")]
     no_wait: bool,
+    /// Revoke a name that nothing has yet. An unknown name is refused otherwise, as one that was mistyped.
+    #[arg(long)]
+    ahead: bool,
 }
 
 impl RevokeArgs {
@@ -79,8 +85,15 @@ impl RevokeArgs {
         name: &str,
         session: &Session,
     ) -> Result<(Value, Result<(), Failure>), Failure> {
-        let request =
-            v1::RevokeRequest { name: name.to_owned(), reason: self.reason.clone(), dry_run: self.dry_run };
+        if let Some(advice) = asked_again(name) {
+            note(&advice);
+        }
+        let request = v1::RevokeRequest {
+            name: name.to_owned(),
+            reason: self.reason.clone(),
+            dry_run: self.dry_run,
+            ahead: self.ahead,
+        };
         let manner = if self.dry_run { Manner::Reads } else { Manner::Changes };
         let answer = client.ask(manner, request, async |r| client.operator().revoke(r).await).await?;
         let mut ending = answer.ending.unwrap_or_default();
@@ -102,6 +115,20 @@ impl RevokeArgs {
         }
         Ok((value, settled))
     }
+}
+
+/// What to know before a name is revoked that jobs which run go on to depend on: its end lasts for a moment.
+fn asked_again(name: &str) -> Option<String> {
+    let kind = name.parse::<FenceName>().ok()?.kind();
+    let asks_again = matches!(
+        kind,
+        FenceKind::Tenant(_) | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Resource(_)
+    );
+    asks_again.then(|| {
+        format!(
+            "Jobs that run ask again at once, and get new access if policy still allows it. To keep them out: leasehold lock {name} --reason …"
+        )
+    })
 }
 
 /// A name that is written wrong ends nothing, and looks like success.
@@ -131,4 +158,20 @@ pub(super) fn ended(
         ("seq", if dry_run { Cell::default() } else { ending.seq.to_string().into() }),
         ("on disk", if dry_run { Cell::default() } else { durable.into() }),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_jobs_ask_for_again_is_said_with_the_lock() {
+        for name in ["tenant:acme", "domain:td.example", "dataset:acme/tickets@v3", "human:ada"] {
+            assert!(asked_again(name).unwrap().contains(&format!("leasehold lock {name} ")), "{name}");
+        }
+        let job = format!("job:{}", crate::name::JobId(7));
+        for name in [job.as_str(), "identity:spiffe://td.example/a"] {
+            assert_eq!(asked_again(name), None, "{name}");
+        }
+    }
 }

@@ -230,7 +230,7 @@ pub(super) fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
     }
 }
 
-fn key(text: &str) -> Result<String, String> {
+pub(super) fn key(text: &str) -> Result<String, String> {
     use crate::limits::KEY_BYTES_MAX;
     if text.is_empty() || text.len() > KEY_BYTES_MAX || text.chars().any(char::is_control) {
         return Err(format!("write 1 to {KEY_BYTES_MAX} bytes without control characters"));

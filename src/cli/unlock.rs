@@ -9,7 +9,7 @@ use super::{
     output::{note, print_line},
     view, words,
 };
-use crate::{name::PrincipalKind, proto::v1, reason::Reason};
+use crate::{name::PrincipalKind, proto::v1};
 
 /// Lifts a lock.
 ///
@@ -32,15 +32,8 @@ impl UnlockArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let client = session.client(&[PrincipalKind::Operator])?;
         let request = v1::UnlockRequest { name: self.name.clone(), reason: self.reason };
-        let answer = client
-            .ask(Manner::Changes, request, async |r| client.operator().unlock(r).await)
-            .await
-            .map_err(|failure| match failure.reason {
-                Some(Reason::LockNotFound) => {
-                    failure.with("asked", self.name.clone()).fix("name one as `leasehold lock list` shows it")
-                }
-                _ => failure,
-            })?;
+        let answer =
+            client.ask(Manner::Changes, request, async |r| client.operator().unlock(r).await).await?;
         let now = session.now().wall;
         if session.for_programs() {
             session.print_value(

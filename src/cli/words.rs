@@ -14,7 +14,9 @@ use crate::{
     identity::{Pick, WorkloadEndpoint},
     ledger::Event,
     limits::{JOB_DURATION_MAX, TEXT_BYTES_MAX, TTL_MIN},
-    name::{FenceKind, FenceName, PrincipalKind, ResourceKind, ResourceName, SpiffeId, TrustDomain},
+    name::{
+        FenceKind, FenceName, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TrustDomain,
+    },
     proto::v1,
 };
 
@@ -50,6 +52,11 @@ pub(super) fn lock_name(text: &str) -> Result<String, String> {
             prefix.escape_debug()
         )),
     }
+}
+
+/// A SPIFFE ID, or a pattern of several.
+pub(super) fn pattern(text: &str) -> Result<String, String> {
+    text.parse::<SpiffePattern>().map(|p| p.to_string()).map_err(|e| e.to_string())
 }
 
 /// A reason that people will read.

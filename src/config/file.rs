@@ -12,10 +12,12 @@ use super::{
 };
 use crate::{
     limits::{
-        BEAT, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, DRAIN_GRACE_MAX, DRAIN_READ, FREE_SPACE_STOP,
-        HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX, LEDGER_SEGMENT_BYTES, LOST_AFTER,
-        REJOIN, REQUESTS_MAX, REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TTL_MIN,
+        BEAT, BREAK_GLASS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, DRAIN_GRACE_MAX, DRAIN_READ,
+        FREE_SPACE_STOP, HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX,
+        LEDGER_SEGMENT_BYTES, LOST_AFTER, REJOIN, REQUESTS_MAX, REQUESTS_PER_PEER_MAX, ROOM_MAX,
+        STREAMS_PER_CONNECTION_MAX, TTL_MIN,
     },
+    name::SpiffeId,
     policy::Explain,
     written::{Problems, shown},
 };
@@ -154,8 +156,15 @@ fn policy(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Poli
         "operators" => Ok(Explain::Operators),
         other => Err(one_of(other, &["requester", "operators"])),
     });
+    let line = table.line_of("break_glass");
+    let break_glass = table.list("break_glass", notes, str::parse::<SpiffeId>).map(|(_, ids)| ids);
+    if let Some(ids) = break_glass.as_ref().filter(|ids| ids.len() > BREAK_GLASS_MAX) {
+        let what = format!("policy.break_glass names {}: write at most {BREAK_GLASS_MAX}", ids.len());
+        notes.problem(line, what);
+    }
     table.finish(notes);
-    Some(PolicyConfig { dir: dir?, catalog: catalog?, explain: explain? })
+    let break_glass = break_glass.unwrap_or_default();
+    Some(PolicyConfig { dir: dir?, catalog: catalog?, explain: explain?, break_glass })
 }
 
 fn lease(mut table: Table<'_>, notes: &mut Notes) -> Option<LeaseConfig> {

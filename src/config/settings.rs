@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 use crate::{
     identity::{BundleEndpoint, Pick, WorkloadEndpoint},
     ledger,
-    name::TrustDomain,
+    name::{SpiffeId, TrustDomain},
     policy::Explain,
 };
 
@@ -118,6 +118,8 @@ pub struct PolicyConfig {
     pub catalog: PathBuf,
     /// Who sees the rule that refused.
     pub explain: Explain,
+    /// Who lifts locks in any case, also if one shuts them out.
+    pub break_glass: Vec<SpiffeId>,
 }
 
 /// How long things live.

@@ -150,6 +150,7 @@ impl Daemon {
             lost_after: config.lease.lost_after,
             rejoin: config.lease.rejoin,
             drain_read: config.lease.drain_read,
+            break_glass: config.policy.break_glass.clone(),
         };
         let key = SigningKey::generate(epoch, 1)?;
         let broker =

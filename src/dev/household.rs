@@ -264,6 +264,7 @@ bundles = {{ "{TRUST_DOMAIN}" = "ca/bundle.pem" }}
 [policy]
 dir     = "policy"
 catalog = "catalog.d"
+break_glass = ["spiffe://{TRUST_DOMAIN}/people/you"]
 
 [ledger]
 free_space_stop = "16MiB"
@@ -271,6 +272,7 @@ free_space_stop = "16MiB"
             ),
         )?;
         keep("policy/leasehold.cedar", include_str!("../../config/policy/leasehold.cedar"))?;
+        replace("policy/dev.cedar", include_str!("dev.cedar"))?;
         keep("catalog.d/platform.toml", PLATFORM)?;
         replace("catalog.d/dev.toml", &self.catalog(files))?;
         keep("job.toml", JOB)?;

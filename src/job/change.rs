@@ -3,7 +3,7 @@
 use super::{Attempt, AttemptState, Drain, Job, JobState, Member, MemberState};
 use crate::{
     clock::LeaseTime,
-    name::{AttemptNumber, FenceName, InstanceName, Outcome, SpiffeId},
+    name::{AttemptNumber, FenceName, InstanceName, Outcome, SpiffeId, SpiffePattern},
     secret::SecretDigest,
 };
 
@@ -20,6 +20,8 @@ pub enum Change {
         key: String,
         at: LeaseTime,
         ticket: SecretDigest,
+        /// Who joins without the ticket.
+        vouched: Vec<SpiffePattern>,
     },
     AttemptDraining {
         attempt: AttemptNumber,
@@ -91,7 +93,7 @@ impl Job {
         }
         match change {
             Change::Closed { outcome, at, detail } => self.close_now(*outcome, *at, detail),
-            Change::AttemptBegan { attempt, key, at, ticket } => {
+            Change::AttemptBegan { attempt, key, at, ticket, vouched } => {
                 if let Some(previous) = self.attempts.last_mut().filter(|a| !a.is_ended()) {
                     previous.end_now(Outcome::Superseded, *at, &format!("attempt {attempt} began"));
                 }
@@ -103,6 +105,7 @@ impl Job {
                     ended: None,
                     members: Default::default(),
                     ticket: *ticket,
+                    vouched: vouched.as_slice().into(),
                     detail: String::new(),
                     vacant_since: *at,
                 });

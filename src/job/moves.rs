@@ -6,7 +6,7 @@ use super::{Attempt, AttemptState, Change, DoneWhen, Drain, Job, JobState, Membe
 use crate::{
     clock::LeaseTime,
     limits,
-    name::{AttemptNumber, InstanceName, Outcome, SpiffeId},
+    name::{AttemptNumber, InstanceName, Outcome, SpiffeId, SpiffePattern},
     reason::Reason,
     secret::SecretDigest,
 };
@@ -26,6 +26,8 @@ pub enum Illegal {
     Ended(AttemptNumber, Outcome),
     #[error("the key belongs to attempt {0}, which is over")]
     KeyUsed(AttemptNumber),
+    #[error("attempt {0} began with this key and without these members")]
+    OtherMembers(AttemptNumber),
     #[error("attempt {0} is still draining; say `supersede` to end it now")]
     Draining(AttemptNumber),
     #[error("the job has used all of its attempts: {0}")]
@@ -53,6 +55,7 @@ impl Illegal {
             Illegal::Stale(..) => Reason::AttemptStale,
             Illegal::Ended(..) => Reason::AttemptEnded,
             Illegal::KeyUsed(_) => Reason::AttemptKeyUsed,
+            Illegal::OtherMembers(_) => Reason::StateConflict,
             Illegal::Draining(_) => Reason::AttemptDraining,
             Illegal::AttemptsExhausted(_) => Reason::AttemptsExhausted,
             Illegal::MembersFull(_) | Illegal::InstancesExhausted(_) => Reason::MembersFull,
@@ -145,6 +148,7 @@ impl Job {
         key: &str,
         supersede: bool,
         ticket: SecretDigest,
+        vouched: &[SpiffePattern],
         now: LeaseTime,
     ) -> Result<Begin, Illegal> {
         match self.state {
@@ -155,6 +159,8 @@ impl Job {
         if let Some(a) = self.attempts.iter().find(|a| a.key == key) {
             return if a.is_ended() {
                 Err(Illegal::KeyUsed(a.number))
+            } else if !vouched.iter().all(|p| a.vouched.contains(p)) {
+                Err(Illegal::OtherMembers(a.number))
             } else {
                 Ok(Begin::Existing(a.number))
             };
@@ -169,7 +175,8 @@ impl Job {
             return Err(Illegal::Draining(a.number));
         }
         let attempt = self.attempts.last().map_or(AttemptNumber::FIRST, |a| a.number.next());
-        Ok(Begin::New(Change::AttemptBegan { attempt, key: key.to_owned(), at: now, ticket }))
+        let (key, vouched) = (key.to_owned(), vouched.to_vec());
+        Ok(Begin::New(Change::AttemptBegan { attempt, key, at: now, ticket, vouched }))
     }
 
     /// The attempt of this number, where it is the current one and not over.

@@ -69,7 +69,7 @@ fn job(expect: u32, attempts: u32) -> Job {
 }
 
 fn begun(job: &mut Job, key: &str) -> AttemptNumber {
-    let Begin::New(change) = job.begin(key, false, digest(0), NOW).unwrap() else { panic!("not new") };
+    let Begin::New(change) = job.begin(key, false, digest(0), &[], NOW).unwrap() else { panic!("not new") };
     job.apply(&change);
     job.attempts.last().unwrap().number
 }
@@ -162,7 +162,7 @@ fn every_move_is_legal_or_refused_as_the_table_says_in_every_state() {
     for ((name, job), (row, expected)) in states.iter().zip(table) {
         assert_eq!(name, row);
         let begin = |key| {
-            code(job.begin(key, false, digest(0), NOW).map(|b| match b {
+            code(job.begin(key, false, digest(0), &[], NOW).map(|b| match b {
                 Begin::New(_) => "ok",
                 Begin::Existing(_) => "same",
             }))
@@ -212,14 +212,14 @@ fn beginning_n_ends_the_one_before_and_its_number_is_stale() {
     let mut j = job(1, 3);
     begun(&mut j, "a");
     joined(&mut j, N1, 1);
-    let Begin::New(change) = j.begin("b", false, digest(0), NOW).unwrap() else { panic!() };
+    let Begin::New(change) = j.begin("b", false, digest(0), &[], NOW).unwrap() else { panic!() };
     assert_eq!(j.fences_of(&change), [FenceName::attempt(j.id, N1)]);
     j.apply(&change);
     assert_eq!(j.attempts[0].state, AttemptState::Ended(Outcome::Superseded));
     assert!(matches!(j.running(N1), Err(Illegal::Stale(..))));
     assert!(matches!(j.end_attempt(N1, Outcome::Completed, "", NOW), Err(Illegal::Stale(..))));
     assert!(matches!(j.end_member(N1, &node(1), Outcome::Completed, "", NOW), Err(Illegal::Stale(..))));
-    assert_eq!(j.begin("b", false, digest(0), NOW), Ok(Begin::Existing(N1.next())));
+    assert_eq!(j.begin("b", false, digest(0), &[], NOW), Ok(Begin::Existing(N1.next())));
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn a_shorter_second_drain_ends_writing_sooner_and_reading_no_later() {
 #[test]
 fn a_begin_whose_job_was_closed_meanwhile_changes_nothing() {
     let mut j = job(1, 1);
-    let Begin::New(begin) = j.begin("k", false, digest(0), NOW).unwrap() else { panic!() };
+    let Begin::New(begin) = j.begin("k", false, digest(0), &[], NOW).unwrap() else { panic!() };
     let Close::Now(close) = j.close(Outcome::Revoked, "", NOW) else { panic!() };
     j.apply(&close);
     j.apply(&begin);
@@ -339,7 +339,7 @@ fn the_drain_of_the_last_who_goes_on_is_that_of_the_attempt() {
     last.iter().for_each(|c| j.apply(c));
     let a = &j.attempts[0];
     assert_eq!(a.drain_of(&node(2)).unwrap().writing_ends, NOW.plus(MINUTE / 2));
-    assert!(matches!(j.begin("k2", false, digest(0), NOW), Err(Illegal::AttemptsExhausted(1))));
+    assert!(matches!(j.begin("k2", false, digest(0), &[], NOW), Err(Illegal::AttemptsExhausted(1))));
     // The second goes at its own time, and the attempt at that of the first.
     let changes = j.overdue(MINUTE * 60, NOW.plus(MINUTE / 2));
     assert!(

@@ -60,6 +60,16 @@ impl Members {
         self.join.iter().any(|p| p.matches(id))
     }
 
+    /// Whether `join` names this identity itself, not only by a pattern that others match too.
+    pub fn names_to_join(&self, id: &SpiffeId) -> bool {
+        self.join.iter().any(|p| p.exact().is_some_and(|named| named == *id))
+    }
+
+    /// As [`Members::names_to_join`], of `start`.
+    pub fn names_to_start(&self, id: &SpiffeId) -> bool {
+        self.start.iter().any(|p| p.exact().is_some_and(|named| named == *id))
+    }
+
     pub fn may_start(&self, id: &SpiffeId) -> bool {
         self.start.iter().any(|p| p.matches(id))
     }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use super::{Roster, Spec};
 use crate::{
     clock::LeaseTime,
-    name::{AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, Pin, ResourceName, SpiffeId},
+    name::{
+        AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, Pin, ResourceName, SpiffeId,
+        SpiffePattern,
+    },
     secret::SecretDigest,
 };
 
@@ -109,6 +112,8 @@ pub struct Attempt {
     pub ended: Option<LeaseTime>,
     pub members: Roster,
     pub ticket: SecretDigest,
+    /// Whom the launcher or a scheduler vouched for when it began: they join without the ticket, if the job's `join` covers them.
+    pub vouched: Arc<[SpiffePattern]>,
     pub detail: String,
     /// Since when no member is there, joined or away; of no meaning while one is.
     pub vacant_since: LeaseTime,

@@ -4,7 +4,7 @@
 //! a default; a change of meaning is a new `v`. Nothing here is a secret: of secrets there are digests, of tokens `jti` and
 //! the digest of their claims.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +54,9 @@ pub enum Event {
         by: Actor,
         /// SHA-256 of the ticket.
         ticket: Digest,
+        /// Who joins without it, by the word of the one who began the attempt.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        vouched: Vec<SpiffePattern>,
         decision: Decision,
     },
     #[serde(rename = "attempt.draining")]
@@ -160,6 +163,9 @@ pub enum Event {
     LockSet {
         name: String,
         by: Actor,
+        /// The tenant whose operators may lift it. Absent: those of all tenants, as for every lock of an older daemon.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<TenantName>,
         reason: String,
         at: LeaseTime,
         until: Option<LeaseTime>,
@@ -231,6 +237,15 @@ pub enum Actor {
     SpiffeId(SpiffeId),
     /// The daemon itself, for this reason: a deadline, a lost member.
     Daemon(String),
+}
+
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Actor::SpiffeId(id) => id.fmt(f),
+            Actor::Daemon(why) => write!(f, "the daemon: {why}"),
+        }
+    }
 }
 
 /// What an ending lowered.

@@ -26,6 +26,13 @@ pub(super) fn check_part(text: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+impl TenantName {
+    /// The tenant of those who run the daemon, as the shipped policy calls it.
+    pub fn platform() -> Self {
+        TenantName("platform".into())
+    }
+}
+
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident, $wanted:literal, $check:expr) => {
         $(#[$doc])*

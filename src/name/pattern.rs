@@ -112,6 +112,14 @@ impl SpiffePattern {
     }
 }
 
+impl From<&SpiffeId> for SpiffePattern {
+    /// The pattern that matches this ID and no other.
+    fn from(id: &SpiffeId) -> Self {
+        let segments = id.segments().map(|s| Segment::Exactly(s.into())).collect();
+        SpiffePattern { text: id.as_str().into(), domain: id.trust_domain(), segments }
+    }
+}
+
 impl FromStr for SpiffePattern {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {

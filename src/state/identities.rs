@@ -93,10 +93,14 @@ impl Identities {
         true
     }
 
+    /// Open jobs that an identity is a member of.
+    pub(super) fn open(&self, id: &SpiffeId) -> impl Iterator<Item = JobId> {
+        self.uses.get(id).into_iter().flatten().filter(|u| u.closed.is_none()).map(|u| u.job)
+    }
+
     /// Open jobs beside this one that an identity is a member of.
     pub(super) fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> impl Iterator<Item = JobId> {
-        let uses = self.uses.get(id).into_iter().flatten();
-        uses.filter(move |u| u.job != job && u.closed.is_none()).map(|u| u.job)
+        self.open(id).filter(move |open| *open != job)
     }
 
     /// Notes the end of a job.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 use crate::{
     clock::LeaseTime,
     ledger::Actor,
-    name::{FenceKind, FenceName, NameError, SpiffeId},
+    name::{FenceKind, FenceName, NameError, SpiffeId, SpiffePattern, TenantName},
 };
 
 /// What a lock is on: a name of the fence grammar, or all SPIFFE IDs below a path.
@@ -49,6 +49,8 @@ pub struct Lock {
     pub name: LockName,
     pub reason: String,
     pub by: Actor,
+    /// The tenant whose operators set it and may lift it. `None`: those of all tenants, and no one else.
+    pub of: Option<TenantName>,
     pub since: LeaseTime,
     pub until: Option<LeaseTime>,
 }
@@ -57,6 +59,45 @@ impl Lock {
     pub fn stands(&self, now: LeaseTime) -> bool {
         self.until.is_none_or(|u| now < u)
     }
+
+    /// Whether it shuts out an identity that calls: by its name, its trust domain or a prefix.
+    pub fn shuts_out(&self, id: &SpiffeId) -> bool {
+        match &self.name {
+            LockName::Name(name) => match name.kind() {
+                FenceKind::Identity(locked) => locked == *id,
+                FenceKind::Domain(domain) => domain == id.trust_domain(),
+                _ => false,
+            },
+            LockName::Prefix(prefix) => id.as_str().starts_with(prefix),
+        }
+    }
+
+    /// As [`Lock::shuts_out`], for all or some of the identities that a pattern matches.
+    pub fn shuts_out_of(&self, pattern: &SpiffePattern) -> Extent {
+        let all_or_none = |all| if all { Extent::All } else { Extent::None };
+        match &self.name {
+            LockName::Name(name) => match name.kind() {
+                FenceKind::Identity(locked) if pattern.exact().as_ref() == Some(&locked) => Extent::All,
+                FenceKind::Identity(locked) if pattern.matches(&locked) => Extent::Some,
+                FenceKind::Domain(domain) => all_or_none(domain == *pattern.trust_domain()),
+                _ => Extent::None,
+            },
+            // A wildcard stands for whole segments and a prefix ends at one, so their texts can be compared.
+            LockName::Prefix(prefix) if pattern.to_string().starts_with(prefix) => Extent::All,
+            LockName::Prefix(prefix) => match format!("{prefix}**").parse::<SpiffePattern>() {
+                Ok(below) if below.overlaps(pattern) => Extent::Some,
+                _ => Extent::None,
+            },
+        }
+    }
+}
+
+/// How many of those that a pattern matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    None,
+    Some,
+    All,
 }
 
 /// The locks in force.
@@ -71,13 +112,17 @@ pub struct Locks {
 pub struct Turn(u64);
 
 impl Locks {
-    /// Sets a lock, and answers it as it stands: one that is there already keeps the longer time. Only lifting shortens.
+    /// Sets a lock, and answers it as it stands: one that is there already keeps the longer time. Only lifting shortens. One of
+    /// the operators of all tenants stays theirs, with their words, if a tenant's set it again.
     pub fn insert(&mut self, mut lock: Lock) -> &Lock {
         self.last.0 = self.last.0.saturating_add(1);
         if let Some((_, before)) = self.by_name.get(&lock.name)
             && before.stands(lock.since)
         {
             lock.until = before.until.zip(lock.until).map(|(a, b)| a.max(b));
+            if before.of.is_none() && lock.of.is_some() {
+                lock = Lock { until: lock.until, ..before.clone() };
+            }
         }
         let slot = self.by_name.entry(lock.name.clone()).insert_entry((self.last, lock));
         &slot.into_mut().1
@@ -158,6 +203,7 @@ mod tests {
             name: name.parse().unwrap(),
             reason: "r".into(),
             by: Actor::Daemon("test".into()),
+            of: None,
             since: NOW,
             until,
         }
@@ -208,6 +254,60 @@ mod tests {
         // One whose time is over is no first.
         locks.insert(lock("tenant:acme", Some(LeaseTime(500))));
         assert_eq!(locks.insert(lock("tenant:acme", Some(LeaseTime(2_000)))).until, Some(LeaseTime(2_000)));
+    }
+
+    #[test]
+    fn a_tenant_takes_no_lock_of_the_platform_over() {
+        let name: LockName = "tenant:acme".parse().unwrap();
+        let of = |tenant: Option<&str>, until| Lock {
+            of: tenant.map(|t| t.parse().unwrap()),
+            reason: tenant.unwrap_or("platform").into(),
+            ..lock("tenant:acme", until)
+        };
+        for (first, second, stays) in [
+            (None, Some("acme"), None),
+            (Some("acme"), None, None),
+            (Some("acme"), Some("acme"), Some("acme")),
+        ] {
+            let mut locks = Locks::default();
+            locks.insert(of(first, Some(LeaseTime(2_000))));
+            locks.insert(of(second, Some(LeaseTime(3_000))));
+            let stands = locks.find(&name, NOW).unwrap();
+            assert_eq!(stands.of, stays.map(|t: &str| t.parse().unwrap()));
+            assert_eq!(
+                (stands.reason.as_str(), stands.until),
+                (stays.unwrap_or("platform"), Some(LeaseTime(3_000)))
+            );
+        }
+        // One whose time is over is not there any more.
+        let mut locks = Locks::default();
+        locks.insert(of(None, Some(LeaseTime(500))));
+        assert!(locks.insert(of(Some("acme"), None)).of.is_some());
+    }
+
+    #[test]
+    fn a_lock_shuts_out_all_or_some_of_a_pattern() {
+        let share = |name: &str, pattern: &str| lock(name, None).shuts_out_of(&pattern.parse().unwrap());
+        for (name, pattern, wanted) in [
+            ("domain:td", "spiffe://td/u/*", Extent::All),
+            ("domain:td2", "spiffe://td/u/*", Extent::None),
+            ("identity:spiffe://td/u/a", "spiffe://td/u/a", Extent::All),
+            ("identity:spiffe://td/u/a", "spiffe://td/u/*", Extent::Some),
+            ("identity:spiffe://td/u/a", "spiffe://td/v/*", Extent::None),
+            ("identity-prefix:spiffe://td/", "spiffe://td/**", Extent::All),
+            ("identity-prefix:spiffe://td/u/", "spiffe://td/u/*", Extent::All),
+            ("identity-prefix:spiffe://td/u/", "spiffe://td/*/a", Extent::Some),
+            ("identity-prefix:spiffe://td/u/a/", "spiffe://td/u/**", Extent::Some),
+            ("identity-prefix:spiffe://td/u/a/", "spiffe://td/u/*", Extent::None),
+            ("identity-prefix:spiffe://td/ux/", "spiffe://td/u/*", Extent::None),
+            ("tenant:acme", "spiffe://td/u/*", Extent::None),
+        ] {
+            assert_eq!(share(name, pattern), wanted, "{name} {pattern}");
+        }
+        assert!(lock("identity-prefix:spiffe://td/u/", None).shuts_out(&"spiffe://td/u/a".parse().unwrap()));
+        assert!(
+            !lock("identity-prefix:spiffe://td/u/", None).shuts_out(&"spiffe://td/ux/a".parse().unwrap())
+        );
     }
 
     #[test]

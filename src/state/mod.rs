@@ -31,7 +31,7 @@ mod version_one_tests;
 
 pub use identities::Use;
 pub use keys::TooManyKeys;
-pub use locks::{Lock, LockName, Locks};
+pub use locks::{Extent, Lock, LockName, Locks};
 pub use rebuild::{Key, Left, Rebuilt};
 pub use recorded::Recorded;
 pub use records::{input_record, spec_digest, spec_record};

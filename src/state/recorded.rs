@@ -26,7 +26,9 @@ use crate::{
     job::{Attempt, AttemptState, Change, Drain, Job, JobState, Member, MemberState},
     ledger::{self, Actor, Event, Fold},
     limits,
-    name::{AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, SpiffeId},
+    name::{
+        AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, SpiffeId, SpiffePattern, TenantName,
+    },
     secret::SecretDigest,
 };
 
@@ -114,10 +116,10 @@ impl Recorded {
             // Nothing of the life before is under way any more.
             Event::EpochBegan(_) => self.jobs.values_mut().for_each(|e| e.before = None),
             Event::Withdrawn { index, job, .. } => self.withdraw(index, job),
-            Event::LockSet { name, by, reason, at, until, .. } => {
+            Event::LockSet { name, by, of, reason, at, until, .. } => {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
                 self.locks.prune(at);
-                self.locks.insert(Lock { name, reason, by, since: at, until });
+                self.locks.insert(Lock { name, reason, by, of, since: at, until });
             }
             Event::LockLifted { name, .. } => {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
@@ -271,6 +273,7 @@ impl Fold for Recorded {
                 name: lock.name.to_string(),
                 reason: lock.reason.clone(),
                 by: lock.by.clone(),
+                of: lock.of.clone(),
                 since: lock.since,
                 until: lock.until,
             })?;
@@ -309,9 +312,9 @@ impl Fold for Recorded {
                     };
                     read.jobs.insert(job.id, Entry { job, made, before });
                 }
-                Item::Lock { name, reason, by, since, until } => {
+                Item::Lock { name, reason, by, of, since, until } => {
                     let name = name.parse().map_err(|e: crate::name::NameError| e.to_string())?;
-                    read.locks.insert(Lock { name, reason, by, since, until });
+                    read.locks.insert(Lock { name, reason, by, of, since, until });
                 }
                 Item::Key { launcher, key, job, spec, at } => {
                     read.keys.insert((launcher, key), Key { job, spec, at });
@@ -346,6 +349,8 @@ enum Item {
         name: String,
         reason: String,
         by: Actor,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<TenantName>,
         since: LeaseTime,
         until: Option<LeaseTime>,
     },
@@ -415,6 +420,8 @@ struct AttemptItem {
     ended: Option<LeaseTime>,
     /// SHA-256 of the ticket.
     ticket: Digest,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    vouched: Vec<SpiffePattern>,
     detail: String,
     members: BTreeMap<InstanceName, MemberItem>,
     vacant_since: LeaseTime,
@@ -533,6 +540,7 @@ impl AttemptItem {
             at: a.began,
             ended: a.ended,
             ticket: Digest(a.ticket.0),
+            vouched: a.vouched.to_vec(),
             detail: a.detail.clone(),
             members: a.members.iter().map(|(i, m)| (i.clone(), member(m))).collect(),
             vacant_since: a.vacant_since,
@@ -566,6 +574,7 @@ impl AttemptItem {
             ended: self.ended,
             members: self.members.into_iter().map(|(i, m)| (i, member(m))).collect(),
             ticket: SecretDigest(self.ticket.0),
+            vouched: self.vouched.into(),
             detail: self.detail,
             vacant_since: self.vacant_since,
         }

@@ -91,7 +91,14 @@ fn job(id: u128, at: LeaseTime) -> Job {
 
 fn lock(n: u64, now: LeaseTime) -> Lock {
     let name = if n == 0 { "identity-prefix:spiffe://td/a/".into() } else { format!("tenant:t{n}") };
-    Lock { name: name.parse().unwrap(), reason: format!("reason {n}"), by: actor(), since: now, until: None }
+    Lock {
+        name: name.parse().unwrap(),
+        reason: format!("reason {n}"),
+        by: actor(),
+        of: None,
+        since: now,
+        until: None,
+    }
 }
 
 fn quick(dice: &mut Dice) -> Options {
@@ -239,7 +246,7 @@ impl Life {
                 self.work.spawn(async move {
                     let ticket = SecretDigest([1; 32]);
                     let begun = store.widen(id, actor(), Some(decision()), |j: &Job| {
-                        j.begin(&key, true, ticket, now).map(|b| match b {
+                        j.begin(&key, true, ticket, &[], now).map(|b| match b {
                             Begin::New(change) => Some(change),
                             _ => None,
                         })
@@ -305,7 +312,7 @@ impl Life {
                 self.work.spawn(async move {
                     // Now: its record is accepted at the first poll.
                     let turn = book.touch(n);
-                    if store.unlock(&name, actor(), "by chance").await.is_ok() {
+                    if store.unlock(&name, actor(), "by chance", |_| true).await.is_ok() {
                         book.settle(n, turn, false);
                     }
                 });
@@ -589,6 +596,7 @@ fn law_39_a_completion_that_was_answered_while_a_begin_was_being_written_closes_
         key: format!("run {n}"),
         at,
         ticket: SecretDigest([1; 32]),
+        vouched: Vec::new(),
     };
     let (attempt, detail) = (AttemptNumber::FIRST, "done".to_owned());
     let completed = Change::AttemptEnded { attempt, outcome: Outcome::Completed, at, detail };
@@ -612,7 +620,7 @@ async fn law_31_a_lock_that_is_set_while_the_one_before_is_being_lifted_stands()
     disk.hold();
     let name = lock(1, now).name;
     let store = life.store.clone();
-    let lifting = tokio::spawn(async move { store.unlock(&name, actor(), "mended").await });
+    let lifting = tokio::spawn(async move { store.unlock(&name, actor(), "mended", |_| true).await });
     tokio::task::yield_now().await;
     disk.wait_for_sync();
     let (again, _) = life.store.lock(lock(1, now)).unwrap();
@@ -635,7 +643,8 @@ async fn law_31_an_unlock_that_was_refused_takes_no_effect_in_a_later_life_thoug
     assert!(record.durable().await.is_ok());
     disk.hold();
     // The disk stands still for longer than the request may wait.
-    let refused = life.store.unlock_within(Duration::ZERO, &set.name, actor(), "mended").await.unwrap_err();
+    let refused =
+        life.store.unlock_within(Duration::ZERO, &set.name, actor(), "mended", |_| true).await.unwrap_err();
     assert!(matches!(refused, Refused::Ledger(_)), "{refused:?}");
     assert_eq!(life.store.locks(), std::slice::from_ref(&set), "it stands, for as long as before");
     disk.release();
@@ -651,7 +660,7 @@ async fn law_31_an_unlock_that_was_refused_takes_no_effect_in_a_later_life_thoug
     let found: Vec<Lock> = read_all(&disk).rebuilt(set.since).locks.iter().cloned().collect();
     assert_eq!(found, std::slice::from_ref(&set), "a later life has lost the lock");
     // A second try lifts it, in every life.
-    life.store.unlock(&set.name, actor(), "mended").await.unwrap();
+    life.store.unlock(&set.name, actor(), "mended", |_| true).await.unwrap();
     assert!(life.store.locks().is_empty() && read_all(&disk).rebuilt(set.since).locks.is_empty());
 }
 
@@ -660,7 +669,7 @@ fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_
     let at = LeaseTime(1_000_000);
     let (kept, never) = (job(1, at), job(2, at));
     let (attempt, ticket) = (AttemptNumber::FIRST, SecretDigest([1; 32]));
-    let began = Change::AttemptBegan { attempt, key: "run 1".into(), at, ticket };
+    let began = Change::AttemptBegan { attempt, key: "run 1".into(), at, ticket, vouched: Vec::new() };
     let draining = Change::AttemptDraining {
         attempt,
         drain: Drain { reading_ends: at, writing_ends: at },
@@ -722,6 +731,7 @@ fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_
         key: "run 2".into(),
         at: late,
         ticket: SecretDigest([1; 32]),
+        vouched: Vec::new(),
     };
     let mut recorded = Recorded::default();
     let events = [
@@ -747,7 +757,13 @@ fn law_39_the_identity_of_a_job_that_was_forgotten_is_still_its_own() {
     for n in 1..=max + 2 {
         let job = job(n, at);
         recorded.take(1, created_record(&job, decision())).unwrap();
-        let began = Change::AttemptBegan { attempt, key: "run 1".into(), at, ticket: SecretDigest([1; 32]) };
+        let began = Change::AttemptBegan {
+            attempt,
+            key: "run 1".into(),
+            at,
+            ticket: SecretDigest([1; 32]),
+            vouched: Vec::new(),
+        };
         let joined = Change::MemberJoined {
             attempt,
             instance: "rank-0".parse().unwrap(),

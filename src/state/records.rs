@@ -163,13 +163,14 @@ pub(super) fn change_record(
 ) -> Event {
     match change.clone() {
         Change::Closed { outcome, at, detail } => Event::JobClosed { job, outcome, at, by, detail, ending },
-        Change::AttemptBegan { attempt, key, at, ticket } => Event::AttemptBegan {
+        Change::AttemptBegan { attempt, key, at, ticket, vouched } => Event::AttemptBegan {
             job,
             attempt,
             key,
             at,
             by,
             ticket: Digest(ticket.0),
+            vouched,
             decision: decision.unwrap_or_else(|| Decision {
                 result: "allow".into(),
                 rules: Vec::new(),
@@ -208,8 +209,9 @@ pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
         Event::JobClosed { job, outcome, at, detail, ending, .. } => {
             (job, Change::Closed { outcome, at, detail }, ending)
         }
-        Event::AttemptBegan { job, attempt, key, at, ticket, .. } => {
-            (job, Change::AttemptBegan { attempt, key, at, ticket: SecretDigest(ticket.0) }, none)
+        Event::AttemptBegan { job, attempt, key, at, ticket, vouched, .. } => {
+            let ticket = SecretDigest(ticket.0);
+            (job, Change::AttemptBegan { attempt, key, at, ticket, vouched }, none)
         }
         Event::AttemptDraining { job, attempt, reading_ends, writing_ends, detail, .. } => (
             job,

@@ -43,6 +43,9 @@ pub enum Refused<E> {
     TooManyLocks,
     #[error("there is no such lock")]
     NoLock,
+    /// The lock is not the caller's to lift.
+    #[error("{0} set this lock for all tenants")]
+    NotTheirs(Actor),
     /// The identity belongs to one job alone, and that is this one.
     #[error("your identity belongs to {0} alone")]
     Bound(JobId),
@@ -73,6 +76,7 @@ impl<E> Refused<E> {
             | Refused::TooManyIdentities => Reason::QuotaExceeded,
             Refused::Bound(_) => Reason::IdentityBound,
             Refused::NoLock => Reason::LockNotFound,
+            Refused::NotTheirs(_) => Reason::PolicyDenied,
             Refused::Ledger(_) => Reason::LedgerUnavailable,
             Refused::Overtaken => Reason::JobClosed,
             Refused::SetAgain | Refused::Contended => Reason::Contended,
@@ -258,6 +262,13 @@ impl Store {
         self.lock_inner().identities.open_elsewhere(id, job).collect()
     }
 
+    /// An open job that an identity is or was a member of and did not launch.
+    pub fn open_of_others(&self, id: &SpiffeId) -> Option<JobId> {
+        let inner = self.lock_inner();
+        let is_others = |job: &JobId| inner.jobs.get(job).is_some_and(|s| s.job.launcher != *id);
+        inner.identities.open(id).find(is_others)
+    }
+
     /// The identities of a job's last attempt that are members of other open jobs too, with these. Of many, the first few.
     pub fn in_several(&self, job: &Job) -> Vec<(SpiffeId, Vec<JobId>)> {
         let Some(a) = job.current() else { return Vec::new() };
@@ -439,13 +450,15 @@ impl Store {
     ///
     /// Where the record failed, or was not known to be on disk in time, the lock stands, in this life and in later ones: that
     /// record may be there all the same, so the lock is recorded once more behind it.
+    /// `may` is asked of the lock as it stands when it is lifted.
     pub async fn unlock(
         &self,
         name: &LockName,
         by: Actor,
         reason: &str,
+        may: impl Fn(&Lock) -> bool,
     ) -> Result<Lock, Refused<std::convert::Infallible>> {
-        self.unlock_within(limits::LEDGER_WAIT, name, by, reason).await
+        self.unlock_within(limits::LEDGER_WAIT, name, by, reason, may).await
     }
 
     pub(super) async fn unlock_within(
@@ -454,11 +467,15 @@ impl Store {
         name: &LockName,
         by: Actor,
         reason: &str,
+        may: impl Fn(&Lock) -> bool,
     ) -> Result<Lock, Refused<std::convert::Infallible>> {
         let (turn, lock, appending) = {
             let inner = self.lock_inner();
             let (turn, lock) = inner.locks.set(name, self.clock.now().lease).ok_or(Refused::NoLock)?;
             let lock = lock.clone();
+            if !may(&lock) {
+                return Err(Refused::NotTheirs(lock.by));
+            }
             let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
             (turn, lock, self.ledger.append(&record))
         };
@@ -622,11 +639,12 @@ impl Store {
         if inner.locks.len() >= limits::LOCKS_MAX && !inner.locks.contains(&lock.name) {
             return Err(Refused::TooManyLocks);
         }
+        let now = lock.since;
         let lock = inner.locks.insert(lock).clone();
         let (ending, lowered, revision) = match &lock.name {
             LockName::Name(name) => {
                 let own = end.map(|end| end());
-                let l = self.fences.lower(name, lock.since);
+                let l = self.fences.lower(name, now);
                 let mut ending = ending(l);
                 ending.behind = own.unwrap_or(ending.behind);
                 (ending, vec![name.clone()], None)
@@ -661,6 +679,7 @@ fn lock_record(lock: &Lock, ending: Ending) -> Event {
     Event::LockSet {
         name: lock.name.to_string(),
         by: lock.by.clone(),
+        of: lock.of.clone(),
         reason: lock.reason.clone(),
         at: lock.since,
         until: lock.until,

@@ -229,7 +229,8 @@ async fn law_03_lives_of_zero_less_than_zero_and_a_hundred_years_are_refused_whe
         let asked =
             v1::RenewLeaseRequest { session: worker.session(), lease: token.lease.id.clone(), ttl: life };
         refused_so!(world, InvalidArgument, "TTL_INVALID", worker.client.members().renew_lease(asked).await);
-        let asked = v1::LockRequest { name: TICKETS.into(), reason: "r".into(), ttl: life, dry_run: false };
+        let asked =
+            v1::LockRequest { name: TICKETS.into(), reason: "r".into(), ttl: life, ..Default::default() };
         refused_so!(world, InvalidArgument, "TTL_INVALID", operator.operators().lock(asked).await);
         let asked = v1::DrainAttemptRequest {
             job: worker.job.clone(),
@@ -316,7 +317,7 @@ async fn law_08_names_that_could_be_read_two_ways_are_refused_at_the_edge() {
         refused_so!(world, InvalidArgument, "FIELD_INVALID", operator.lock(name).await);
     }
     refused_so!(world, InvalidArgument, "FIELD_MISSING", operator.lock("").await);
-    let silent = v1::RevokeRequest { name: TICKETS.into(), reason: " ".into(), dry_run: false };
+    let silent = v1::RevokeRequest { name: TICKETS.into(), reason: " ".into(), ..Default::default() };
     refused_so!(world, InvalidArgument, "FIELD_MISSING", operator.operators().revoke(silent).await);
     for job in ["", "../x", "j-", &"x".repeat(10_000)] {
         let no = refused(launcher.begin(job, "k").await);

@@ -486,7 +486,12 @@ async fn law_23_a_revocation_ends_all_that_stands_behind_its_name_and_nothing_el
         let s = scene().await;
         let name = name.replace("JOB", &s.worker.job).replace("LEASE", &s.tokens[0].lease.id);
         let operator = s.world.client(who).await;
-        let dry = v1::RevokeRequest { name: name.clone(), reason: "what if".into(), dry_run: true };
+        let dry = v1::RevokeRequest {
+            name: name.clone(),
+            reason: "what if".into(),
+            dry_run: true,
+            ..Default::default()
+        };
         let dry = operator.operators().revoke(dry).await.unwrap().into_inner();
         assert_eq!(dry.ending.unwrap().behind, behind, "{name}: dry run");
         s.tokens[0].is_live(&s.gateway).await;
@@ -656,10 +661,11 @@ async fn law_13_a_token_from_before_a_lock_stays_dead_after_the_unlock() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_31_a_lock_on_a_prefix_of_identities_ends_what_is_below_it_and_keeps_it_out() {
-    let s = scene().await;
+    let mut s = scene().await;
     let platform = s.world.client(PLATFORM).await;
     let prefix = "identity-prefix:spiffe://k8s.acme.example/ns/ml/";
-    let dry = v1::LockRequest { name: prefix.into(), reason: "r".into(), dry_run: true, ttl: None };
+    let dry =
+        v1::LockRequest { name: prefix.into(), reason: "r".into(), dry_run: true, ..Default::default() };
     let would = platform.operators().lock(dry).await.unwrap().into_inner().ending.unwrap().behind;
     let did = platform.lock(prefix).await.unwrap().into_inner().ending.unwrap().behind;
     assert_eq!((would, did), (3, 3));
@@ -667,6 +673,8 @@ async fn law_31_a_lock_on_a_prefix_of_identities_ends_what_is_below_it_and_keeps
     assert!(!s.others.seen_by(&s.gateway).await.active);
     refused(s.worker.try_issue(Half::Reading).await).is(Code::PermissionDenied, "LOCKED");
     platform.unlock(prefix).await.unwrap();
+    // Its stream ended with the lock, so it was away.
+    s.worker.rejoin().await.unwrap();
     s.worker.issue(Half::Reading).await.is_live(&s.gateway).await;
 }
 
@@ -678,7 +686,7 @@ async fn a_lock_with_a_time_lifts_itself_and_raises_nothing() {
         name: TICKETS.into(),
         reason: "for a minute".into(),
         ttl: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
-        dry_run: false,
+        ..Default::default()
     };
     operator.operators().lock(request).await.unwrap();
     s.world.time().advance(Duration::from_millis(9_999));

@@ -12,7 +12,7 @@ async fn lock_for(operator: &Client, name: &str, ttl: Option<i64>) -> v1::Lock {
         name: name.into(),
         reason: if ttl.is_some() { "the second".into() } else { "the first".into() },
         ttl: ttl.map(|seconds| prost_types::Duration { seconds, nanos: 0 }),
-        dry_run: false,
+        ..Default::default()
     };
     operator.operators().lock(request).await.unwrap().into_inner().lock.unwrap()
 }

@@ -118,7 +118,8 @@ fn locked<T>(name: &str, what: &str, answer: Result<Response<T>, Status>) {
 
 async fn lock(platform: &Client, name: &str, ttl: Option<i64>) -> v1::LockResponse {
     let ttl = ttl.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
-    let request = v1::LockRequest { name: name.into(), reason: MESSAGE.into(), ttl, dry_run: false };
+    let request =
+        v1::LockRequest { name: name.into(), reason: MESSAGE.into(), ttl, ahead: true, ..Default::default() };
     let answer = platform.operators().lock(request).await;
     answer.unwrap_or_else(|e| panic!("{name}: {:?}", Refused::of(&e))).into_inner()
 }
@@ -278,7 +279,7 @@ async fn a_lock_on_a_lease_ends_it_and_no_other_and_its_holder_reads_why() {
     let s = scene().await;
     let [reading, writing] = s.worker.issue_both().await;
     let name = format!("lease:{}", reading.lease.id);
-    let dry = v1::LockRequest { name: name.clone(), reason: "r".into(), dry_run: true, ttl: None };
+    let dry = v1::LockRequest { name: name.clone(), reason: "r".into(), dry_run: true, ..Default::default() };
     let would = s.platform.operators().lock(dry).await.unwrap().into_inner().ending.unwrap().behind;
     let did = lock(&s.platform, &name, None).await.ending.unwrap().behind;
     assert_eq!((would, did), (1, 1));

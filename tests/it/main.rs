@@ -18,6 +18,7 @@ mod audit;
 mod bad_input;
 mod commands;
 mod configuration;
+mod decided;
 mod endings;
 mod faults;
 mod feed;

@@ -74,7 +74,13 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         }
         "CloseJob" => done(jobs.close_job(v1::CloseJobRequest { job, outcome: 0, reason }).await),
         "BeginAttempt" => done(
-            jobs.begin_attempt(v1::BeginAttemptRequest { job, key: "run-1".into(), supersede: false }).await,
+            jobs.begin_attempt(v1::BeginAttemptRequest {
+                job,
+                key: "run-1".into(),
+                supersede: false,
+                ..Default::default()
+            })
+            .await,
         ),
         "DrainAttempt" => {
             let request = v1::DrainAttemptRequest {
@@ -135,10 +141,12 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         }
         "GetLease" => done(operators.get_lease(v1::GetLeaseRequest { lease: t.lease.clone() }).await),
         "Revoke" => done(
-            operators.revoke(v1::RevokeRequest { name: format!("job:{job}"), reason, dry_run: false }).await,
+            operators
+                .revoke(v1::RevokeRequest { name: format!("job:{job}"), reason, ..Default::default() })
+                .await,
         ),
         "Lock" => {
-            let request = v1::LockRequest { name: format!("job:{job}"), reason, ttl: None, dry_run: false };
+            let request = v1::LockRequest { name: format!("job:{job}"), reason, ..Default::default() };
             done(operators.lock(request).await)
         }
         "Unlock" => done(operators.unlock(v1::UnlockRequest { name: format!("job:{job}"), reason }).await),

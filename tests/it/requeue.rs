@@ -66,7 +66,15 @@ async fn begin(
     key: &str,
     supersede: bool,
 ) -> Result<Response<v1::BeginAttemptResponse>, Status> {
-    client.jobs().begin_attempt(v1::BeginAttemptRequest { job: job.into(), key: key.into(), supersede }).await
+    client
+        .jobs()
+        .begin_attempt(v1::BeginAttemptRequest {
+            job: job.into(),
+            key: key.into(),
+            supersede,
+            ..Default::default()
+        })
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -165,7 +165,7 @@ async fn run_revoked_with_ignore_lets_the_child_go_on_without_access() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_of_a_locked_identity_ends_and_reports_its_attempt() {
+async fn run_of_a_locked_identity_ends_and_its_word_is_not_taken() {
     let world = world().await;
     let mut wrapper = world.wrap(&job_toml("", ""), &["--on-revoke", "kill"], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -174,7 +174,8 @@ async fn run_of_a_locked_identity_ends_and_reports_its_attempt() {
     assert_eq!(wrapper.exit().await, Some(137));
     assert_wiped(&wrapper);
     let (job, _) = world.client(OPERATOR).await.stands(&job).await;
-    assert_eq!((job.state(), job.live_leases), (JobState::Closed, 0), "{}", wrapper.stderr());
+    // A locked identity ends no attempt: how its work ended is for someone else to say.
+    assert_eq!((job.state(), job.live_leases), (JobState::Running, 0), "{}", wrapper.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]

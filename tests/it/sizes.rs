@@ -111,9 +111,9 @@ async fn an_identity_that_was_not_measured_does_not_join_by_a_pattern() {
     for (more, joins) in [(WILDCARD_BYTES_MAX, true), (WILDCARD_BYTES_MAX + 1, false)] {
         let job = launcher.create(reading("wild", &names, &pattern), &format!("{more}")).await.unwrap();
         let job = job.into_inner().job.unwrap().id;
-        launcher.begin(&job, "run-1").await.unwrap();
+        let ticket = launcher.begin(&job, "run-1").await.unwrap().into_inner().ticket;
         let holder = format!("{JOBS}{}", "x".repeat(pattern.len() + more - JOBS.len()));
-        match Worker::join(world.client(&holder).await, &job, 1, "rank-0", "").await {
+        match Worker::join(world.client(&holder).await, &job, 1, "rank-0", &ticket).await {
             Ok(worker) => assert!(joins && worker.issue(Half::Reading).await.text.len() < TOKEN_BYTES_MAX),
             Err(status) => {
                 assert!(!joins);

@@ -232,6 +232,8 @@ async fn law_20_a_good_catalog_ends_at_once_what_it_no_longer_allows() {
         // Taken back, it may ask again, and the old token stays dead.
         world.write("catalog.d/acme.toml", &good);
         world.daemon().reload();
+        // The stream of an identity that was disabled has ended, and the member is away.
+        worker.rejoin().await.unwrap();
         worker.issue(Half::Reading).await.is_live(&gateway).await;
         assert!(!token.seen_by(&gateway).await.active, "{what}");
     }

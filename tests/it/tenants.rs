@@ -76,7 +76,7 @@ async fn a_revocation_of_what_is_foreign_or_unknown_gets_one_answer() {
         for dry_run in [true, false] {
             let revoke = async |name: &str| {
                 let reason = "looking".into();
-                let request = v1::RevokeRequest { name: name.into(), reason, dry_run };
+                let request = v1::RevokeRequest { name: name.into(), reason, dry_run, ..Default::default() };
                 without(refused(operator.operators().revoke(request).await), &[&names(name)])
             };
             assert_eq!(revoke(foreign).await, revoke(unknown).await, "{foreign}");

@@ -293,7 +293,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     leasehold: access has ended (LOCKED): identity:spiffe://k8s.acme.example/ns/ml/job/tuner is locked: under investigation
     leasehold: what it means: somebody has shut this off until further notice, for a reason of theirs
     leasehold: the credential files are wiped; the command goes on without access
-    leasehold: completed: exit code 0; all access has ended
+    leasehold: completed: exit code 0; access had ended before
     -- exit 0
 
     # the daemon went away, for good

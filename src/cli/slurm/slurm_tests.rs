@@ -178,7 +178,12 @@ impl Environment {
 /// Joins the attempt of a run as a member of a node does.
 async fn join(cluster: &Cluster, job: &str, key: &str, instance: &str) {
     let client = cluster.home_session().client(&[PrincipalKind::Workload]).unwrap();
-    let request = v1::BeginAttemptRequest { job: job.to_owned(), key: key.to_owned(), supersede: false };
+    let request = v1::BeginAttemptRequest {
+        job: job.to_owned(),
+        key: key.to_owned(),
+        supersede: false,
+        ..Default::default()
+    };
     let mut jobs: JobServiceClient<_> = client.jobs();
     let began = jobs.begin_attempt(request).await.unwrap().into_inner();
     let secret = crate::secret::Secret::random().unwrap();

@@ -87,7 +87,12 @@ impl Teller {
         if !may_take_part(&job, runs_as) {
             return Err(not_theirs(&job, runs_as));
         }
-        let request = v1::BeginAttemptRequest { job: job.id, key: report.key.clone(), supersede: true };
+        let request = v1::BeginAttemptRequest {
+            job: job.id,
+            key: report.key.clone(),
+            supersede: true,
+            ..Default::default()
+        };
         let client = &self.client;
         let answer =
             client.ask(Manner::Changes, request, async |r| client.jobs().begin_attempt(r).await).await?;

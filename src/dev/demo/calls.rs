@@ -82,7 +82,12 @@ impl Stage {
     pub(super) async fn enter(&self, job: &str, key: &str) -> Result<Membership, Status> {
         let mut jobs = self.jobs(Role::Trainer).map_err(Status::internal)?;
         let began = jobs
-            .begin_attempt(v1::BeginAttemptRequest { job: job.into(), key: key.into(), supersede: true })
+            .begin_attempt(v1::BeginAttemptRequest {
+                job: job.into(),
+                key: key.into(),
+                supersede: true,
+                ..Default::default()
+            })
             .await?
             .into_inner();
         let attempt = began.attempt.unwrap_or_default().number;

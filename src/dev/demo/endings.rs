@@ -244,7 +244,7 @@ impl Story<'_> {
                 name: format!("dataset:{TENANT}/data"),
                 reason: "a recall".into(),
                 ttl: None,
-                dry_run: false,
+                ..Default::default()
             };
             let locked = client.lock(request).await.map_err(|s| say(&s))?.into_inner();
             let refusal = checks.refused(&token).await?;

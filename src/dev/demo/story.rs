@@ -81,7 +81,8 @@ impl Story<'_> {
 
     pub(super) async fn revoke(&self, name: &str, why: &str) -> Seen<v1::RevokeResponse> {
         let mut client = self.stage.operators(Role::Operator)?;
-        let request = v1::RevokeRequest { name: name.into(), reason: why.into(), dry_run: false };
+        let request =
+            v1::RevokeRequest { name: name.into(), reason: why.into(), dry_run: false, ahead: false };
         Ok(client.revoke(request).await.map_err(|s| say(&s))?.into_inner())
     }
 

@@ -50,7 +50,12 @@ impl Client {
     }
 
     pub async fn begin(&self, job: &str, key: &str) -> Result<Response<v1::BeginAttemptResponse>, Status> {
-        let request = v1::BeginAttemptRequest { job: job.into(), key: key.into(), supersede: false };
+        let request = v1::BeginAttemptRequest {
+            job: job.into(),
+            key: key.into(),
+            supersede: false,
+            ..Default::default()
+        };
         self.jobs().begin_attempt(request).await
     }
 
@@ -76,14 +81,22 @@ impl Client {
     }
 
     pub async fn revoke(&self, name: &str) -> Result<Response<v1::RevokeResponse>, Status> {
-        let request =
-            v1::RevokeRequest { name: name.into(), reason: "seen in the wild".into(), dry_run: false };
+        let request = v1::RevokeRequest {
+            name: name.into(),
+            reason: "seen in the wild".into(),
+            dry_run: false,
+            ahead: true,
+        };
         self.operators().revoke(request).await
     }
 
     pub async fn lock(&self, name: &str) -> Result<Response<v1::LockResponse>, Status> {
-        let request =
-            v1::LockRequest { name: name.into(), reason: "under investigation".into(), ..Default::default() };
+        let request = v1::LockRequest {
+            name: name.into(),
+            reason: "under investigation".into(),
+            ahead: true,
+            ..Default::default()
+        };
         self.operators().lock(request).await
     }
 

@@ -38,6 +38,8 @@ pub struct Setup {
     pub lease: String,
     /// Lines below `[server]`.
     pub server: String,
+    /// Lines below `[policy]`.
+    pub policy: String,
     /// Run on the clocks of this machine.
     pub real_clock: bool,
 }
@@ -49,7 +51,13 @@ impl Default for Setup {
             ("globex.toml", include_str!("catalog/globex.toml").to_owned()),
             ("platform.toml", include_str!("catalog/platform.toml").to_owned()),
         ]);
-        Setup { catalog, lease: String::new(), server: String::new(), real_clock: false }
+        Setup {
+            catalog,
+            lease: String::new(),
+            server: String::new(),
+            policy: String::new(),
+            real_clock: false,
+        }
     }
 }
 
@@ -105,6 +113,8 @@ impl World {
         for file in fs::read_dir(shipped).unwrap().map(Result::unwrap) {
             fs::copy(file.path(), world.file("policy").join(file.file_name())).unwrap();
         }
+        // As in `leasehold dev`, wrappers create their own jobs.
+        world.write("policy/dev.cedar", include_str!("../../../src/dev/dev.cedar"));
         world.write("leasehold.toml", &config_text(&setup));
         world
     }
@@ -296,11 +306,12 @@ fn config_text(setup: &Setup) -> String {
         "[server]\ngrpc = \"127.0.0.1:0\"\nprobe = \"127.0.0.1:0\"\nstate = \"state\"\n{}\n\
          [issuer]\nurl = \"https://leasehold.example\"\nlisten = \"127.0.0.1:0\"\n\
          [identity]\ncert = \"svid.pem\"\nkey = \"svid.key\"\nbundles = {{ {} }}\n\
-         [policy]\ndir = \"policy\"\ncatalog = \"catalog.d\"\n\
+         [policy]\ndir = \"policy\"\ncatalog = \"catalog.d\"\n{}\n\
          [lease]\n{}\n\
          [ledger]\nfree_space_stop = \"1MiB\"\n",
         setup.server,
         bundles.join(", "),
+        setup.policy,
         setup.lease
     )
 }

@@ -1,0 +1,180 @@
+//! Names that operators write: whether anything has them, and which one was meant.
+
+use std::collections::BTreeSet;
+
+use super::{Broker, Caller};
+use crate::{
+    catalog::HumanPattern,
+    job::Job,
+    limits,
+    name::{FenceKind, FenceName, SpiffeId, SpiffePattern},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    state::LockName,
+};
+
+impl Broker {
+    /// Refuses a name that nothing has, with the nearest one that something has: it was mistyped, and would end nothing.
+    pub(super) fn is_known(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> Result<(), Refusal> {
+        let is_known = match name {
+            LockName::Name(name) => self.fences.behind(name) > 0 || self.is_known_name(name),
+            LockName::Prefix(prefix) => self.is_known_prefix(prefix),
+        };
+        if is_known {
+            return Ok(());
+        }
+        let written = name.to_string();
+        let refusal = Refusal::new(Reason::NameUnknown, format!("nothing is called {written}"));
+        let refusal = match nearest(&written, self.names_like(caller, rpc, name)) {
+            Some(near) => refusal.with("nearest", near),
+            None => refusal,
+        };
+        Err(refusal.fix("correct it; or say by --ahead that you mean a name which nothing has yet"))
+    }
+
+    /// The refusal of a lock that is not there, with the nearest one that is and that the caller may see.
+    pub(super) fn no_such_lock(&self, caller: &Caller, name: &LockName) -> Refusal {
+        let refusal =
+            Refusal::new(Reason::LockNotFound, "there is no such lock").with("asked", name.to_string());
+        let locks = self.list_locks(caller).unwrap_or_default().into_iter().map(|l| l.name.to_string());
+        match nearest(&name.to_string(), locks.collect()) {
+            Some(near) => refusal.with("nearest", near),
+            None => refusal,
+        }
+        .fix("name one as `leasehold lock list` shows it")
+    }
+
+    fn is_known_name(&self, name: &FenceName) -> bool {
+        let rules = self.rules();
+        let catalog = rules.catalog();
+        let some_job = |is: &dyn Fn(&Job) -> bool| !self.state.list(None, 1, is).is_empty();
+        match name.kind() {
+            // One that is not there was NOT_FOUND already.
+            FenceKind::Epoch | FenceKind::Job(_) | FenceKind::Lease(_) => true,
+            FenceKind::Attempt(job, n) | FenceKind::AttemptReading(job, n) => {
+                self.state.job(job).is_some_and(|j| j.attempt(n).is_some())
+            }
+            FenceKind::Member(job, n, instance) | FenceKind::MemberReading(job, n, instance) => {
+                let attempt = self.state.job(job).and_then(|j| j.attempt(n).cloned());
+                attempt.is_some_and(|a| a.members.get(&instance).is_some())
+            }
+            FenceKind::Tenant(tenant) => {
+                catalog.tenants().any(|t| *t == tenant) || some_job(&|j| j.spec.tenant == tenant)
+            }
+            FenceKind::Domain(domain) => {
+                catalog.principals().any(|p| *p.pattern.trust_domain() == domain)
+                    || some_job(&|j| identities(j).any(|id| id.trust_domain() == domain))
+            }
+            FenceKind::Identity(id) => {
+                catalog.principal(&id).is_some() || some_job(&|j| identities(j).any(|known| *known == id))
+            }
+            FenceKind::Human(human) => {
+                let is_one = |p: &HumanPattern| matches!(p, HumanPattern::Exactly(h) if *h == human);
+                catalog.principals().any(|p| p.may_act_for.iter().any(is_one))
+                    || some_job(&|j| j.acting_for.as_ref() == Some(&human))
+            }
+            FenceKind::Resource(resource) => {
+                let is_it = |r: &crate::name::ResourceName| *r == resource || r.unversioned() == resource;
+                catalog.resources().any(|r| is_it(&r.name))
+                    || some_job(&|j| j.spec.read.iter().chain(&j.spec.write).any(is_it))
+            }
+        }
+    }
+
+    fn is_known_prefix(&self, prefix: &str) -> bool {
+        let Ok(below) = format!("{prefix}**").parse::<SpiffePattern>() else { return false };
+        let is_below = |job: &Job| identities(job).any(|id| id.as_str().starts_with(prefix));
+        self.rules().catalog().principals().any(|p| p.pattern.overlaps(&below))
+            || !self.state.list(None, 1, is_below).is_empty()
+    }
+
+    /// The names of the same kind that the caller may know of.
+    fn names_like(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> BTreeSet<String> {
+        let everything = self.authorize(caller, rpc, None, &[], "").is_ok();
+        let rules = self.rules();
+        let catalog = rules.catalog();
+        let principals = catalog.principals().filter(|p| everything || p.tenant == *caller.tenant());
+        let mine = |job: &Job| everything || job.spec.tenant == *caller.tenant();
+        let jobs = self.state.open_jobs().into_iter().filter(|job| mine(job));
+        let mut names = BTreeSet::new();
+        let LockName::Name(name) = name else {
+            let parents = principals.filter_map(|p| parent(&p.pattern));
+            names.extend(parents.map(|above| LockName::Prefix(above).to_string()));
+            return names;
+        };
+        match name.kind() {
+            FenceKind::Tenant(_) => {
+                let tenants = catalog.tenants().filter(|t| everything || *t == caller.tenant());
+                names.extend(tenants.map(|t| FenceName::tenant(t.clone()).to_string()));
+            }
+            FenceKind::Domain(_) => {
+                names.extend(
+                    principals.map(|p| FenceName::domain(p.pattern.trust_domain().clone()).to_string()),
+                );
+            }
+            FenceKind::Identity(_) => {
+                let exact = principals.filter_map(|p| p.pattern.exact());
+                let of_jobs = jobs.flat_map(|j| identities(&j).cloned().collect::<Vec<_>>());
+                names.extend(exact.chain(of_jobs).map(|id| FenceName::identity(id).to_string()));
+            }
+            FenceKind::Human(_) => {
+                names.extend(
+                    jobs.filter_map(|j| j.acting_for.clone()).map(|h| FenceName::human(h).to_string()),
+                );
+            }
+            FenceKind::Resource(_) => {
+                let resources = catalog.resources().map(|r| &r.name);
+                for r in resources.filter(|r| everything || r.tenant() == *caller.tenant()) {
+                    names.insert(FenceName::resource(r.unversioned()).to_string());
+                    names.insert(FenceName::resource(r.clone()).to_string());
+                }
+            }
+            _ => {}
+        }
+        names
+    }
+}
+
+/// The identities of a job: its launcher's and its members'.
+fn identities(job: &Job) -> impl Iterator<Item = &SpiffeId> {
+    job.attempts.iter().flat_map(|a| a.members.identities()).chain([&job.launcher])
+}
+
+/// The path above the last segment, or above the first wildcard, with its slash.
+fn parent(pattern: &SpiffePattern) -> Option<String> {
+    let text = pattern.to_string();
+    let plain = text.split('*').next()?;
+    plain.rfind('/').and_then(|slash| plain.get(..=slash)).map(str::to_owned)
+}
+
+/// The name that differs in the fewest letters, if those are few.
+fn nearest(written: &str, names: BTreeSet<String>) -> Option<String> {
+    let most = (written.chars().count() / 4).clamp(2, limits::NEAREST_EDITS_MAX);
+    let near = names.into_iter().filter(|name| name.len().abs_diff(written.len()) <= most);
+    let counted = near.map(|name| (strsim::osa_distance(written, &name), name));
+    counted.filter(|(edits, _)| *edits <= most).min().map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_one_of_few_edits() {
+        let names = || ["dataset:dev/data", "dataset:dev/people", "tenant:dev"].map(str::to_owned).into();
+        assert_eq!(nearest("dataset:dev/dta", names()).as_deref(), Some("dataset:dev/data"));
+        assert_eq!(nearest("dataset:dve/data", names()).as_deref(), Some("dataset:dev/data"));
+        assert_eq!(nearest("tenant:nosuch", names()), None);
+    }
+
+    #[test]
+    fn a_prefix_is_the_path_above_the_first_wildcard() {
+        for (pattern, wanted) in [
+            ("spiffe://td/ns/ml/job/*", "spiffe://td/ns/ml/job/"),
+            ("spiffe://td/*/x", "spiffe://td/"),
+            ("spiffe://td/u/ada", "spiffe://td/u/"),
+        ] {
+            assert_eq!(parent(&pattern.parse().unwrap()).as_deref(), Some(wanted));
+        }
+    }
+}

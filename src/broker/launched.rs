@@ -1,0 +1,77 @@
+//! Who launched a job, and whether it still may: what it launched is never more than it could launch now.
+
+use super::{
+    Broker, Caller, Rules,
+    create::check_human,
+    decide::{Question, work_of},
+};
+use crate::{
+    job::Job,
+    limits,
+    name::{JobId, PrincipalKind},
+    policy::{Asker, Call, Phase, Relation, Rpc, Verdict},
+    reason::{Reason, Refusal},
+};
+
+impl Broker {
+    /// Refuses what stands on a launcher that these rules no longer let create the job, as of the moment when it did: one that
+    /// was disabled, removed or moved, or whose word about a person is no longer believed.
+    pub(super) fn launcher_stands(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
+        let may = || {
+            rules.engine.authorize(&Call {
+                caller: &job.launcher,
+                rpc: Rpc::CreateJob,
+                tenant: Some(&job.spec.tenant),
+                relations: &[Relation::Launcher],
+                now: self.clock.now().wall_at(job.created),
+                reason: &job.spec.why,
+            })?;
+            let Some(principal) = rules.catalog().principal(&job.launcher) else { return Ok(()) };
+            check_human(principal, &job.launcher, job.acting_for.as_ref())?;
+            self.could_hold(rules, job, principal.kind)
+        };
+        may().map_err(|why| {
+            let text = format!("{}, which launched this job, no longer may: {}", job.launcher, why.text);
+            let refusal = Refusal::new(Reason::PolicyDenied, text);
+            let refusal = match why.fact("rule") {
+                Some(rule) => refusal.with("rule", rule),
+                None => refusal,
+            };
+            refusal.fix(
+                "ask the owner of the tenant's catalog file, or have the job launched by someone who may",
+            )
+        })
+    }
+
+    /// A workload launches only what its own entry could hold, or wait for.
+    fn could_hold(&self, rules: &Rules, job: &Job, kind: PrincipalKind) -> Result<(), Refusal> {
+        if kind != PrincipalKind::Workload {
+            return Ok(());
+        }
+        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+        let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
+        let (asker, attempt, phase) = (Asker::Identity(&job.launcher), 0, Phase::Creating);
+        let folder = job.id;
+        match self.judge(Question { rules, asker, job, folder, attempt, phase, ttl, parts: &parts }) {
+            Verdict::Deny { refusal, .. } => Err(refusal),
+            Verdict::Allow { .. } | Verdict::Wait { .. } => Ok(()),
+        }
+    }
+
+    /// Refuses a workload that would create or begin a job while it is a member of an open job of someone else: what asks there
+    /// may be the training process, and would hold more than it was launched for.
+    pub(super) fn may_launch(&self, caller: &Caller) -> Result<(), Refusal> {
+        if caller.principal.kind != PrincipalKind::Workload {
+            return Ok(());
+        }
+        self.state.open_of_others(caller.id()).map_or(Ok(()), |job| Err(launches_beside(job)))
+    }
+}
+
+fn launches_beside(job: JobId) -> Refusal {
+    let text =
+        format!("you are a member of {job}, which someone else launched, so you launch no job of your own");
+    Refusal::new(Reason::PolicyDenied, text)
+        .with("rule", "a workload creates and begins jobs only while it takes part in none of someone else")
+        .fix("have the job created by a launcher, or run it under another identity")
+}

@@ -1,0 +1,81 @@
+//! Locks that would shut operators out: confirmed by name, and never without someone left who can lift them.
+
+use std::collections::BTreeSet;
+
+use super::{Broker, Caller};
+use crate::{
+    catalog::Principal,
+    name::{FenceKind, PrincipalKind, TenantName},
+    policy::{Call, Rpc},
+    reason::{Reason, Refusal},
+    state::{Extent, Lock, LockName},
+};
+
+impl Broker {
+    /// Refuses a lock that shuts operators out, unless the caller has named each of them. One that would leave no operator who
+    /// could lift it is refused in any case, unless the daemon's configuration names who breaks the glass.
+    pub(super) fn leaves_operators(
+        &self,
+        caller: &Caller,
+        lock: &Lock,
+        tenant: Option<&TenantName>,
+        confirmed: &[String],
+    ) -> Result<(), Refusal> {
+        let rules = self.rules();
+        let operators: Vec<&Principal> = rules
+            .catalog()
+            .principals()
+            .map(|p| &**p)
+            .filter(|p| p.kind == PrincipalKind::Operator && !p.disabled)
+            .collect();
+        let shut_out: BTreeSet<String> = self.whom_it_shuts_out(caller, lock, &operators);
+        if shut_out.is_empty() {
+            return Ok(());
+        }
+        let refusal = |text: String| {
+            let refusal = Refusal::new(Reason::OperatorsLockedOut, text);
+            shut_out.iter().fold(refusal, |r, who| r.with("locked out", who.clone()))
+        };
+        if self.settings.break_glass.is_empty() && !self.someone_could_lift(lock, tenant, &operators) {
+            let text = format!("a lock on {} would leave no operator who could lift it", lock.name);
+            return Err(refusal(text).fix(
+                "lock something narrower, or name an identity that lifts locks in any case as policy.break_glass in the daemon's configuration",
+            ));
+        }
+        if shut_out.iter().all(|who| confirmed.contains(who)) {
+            return Ok(());
+        }
+        let text = format!("a lock on {} would shut out operators", lock.name);
+        let options: Vec<String> = shut_out.iter().map(|who| format!("--locks-out '{who}'")).collect();
+        Err(refusal(text).fix(format!(
+            "lock something narrower; or, if these operators are to be shut out, confirm it by {}",
+            options.join(" ")
+        )))
+    }
+
+    /// Whom the caller must name: itself, and the entries of operators that more than one identity's name covers. A lock on the
+    /// identity of someone else says by its name whom it shuts out.
+    fn whom_it_shuts_out(&self, caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
+        let names_one = matches!(&lock.name, LockName::Name(n) if matches!(n.kind(), FenceKind::Identity(_)));
+        let covered =
+            operators.iter().filter(|p| !names_one && lock.shuts_out_of(&p.pattern) != Extent::None);
+        let mut names: BTreeSet<String> = covered.map(|p| p.pattern.to_string()).collect();
+        if names_one && lock.shuts_out(caller.id()) {
+            names.insert(caller.id().to_string());
+        }
+        names
+    }
+
+    /// Whether, with this lock and those that stand, an operator is left whom policy lets lift this one.
+    fn someone_could_lift(&self, lock: &Lock, tenant: Option<&TenantName>, operators: &[&Principal]) -> bool {
+        let (engine, now) = (&self.rules().engine, self.clock.now().wall);
+        let mut locks = self.state.locks();
+        locks.push(lock.clone());
+        operators.iter().any(|p| {
+            let example = p.pattern.example();
+            let call = Call { caller: &example, rpc: Rpc::Unlock, tenant, relations: &[], now, reason: "" };
+            let is_shut_out = locks.iter().any(|l| l.shuts_out_of(&p.pattern) == Extent::All);
+            !is_shut_out && engine.authorize(&call).is_ok()
+        })
+    }
+}
