@@ -3,7 +3,7 @@
 //! | Signal | What becomes of it |
 //! |---|---|
 //! | SIGKILL, SIGSTOP, 32 and 33 (the C library's own) | the kernel's; a guard ends the job if the wrapper is killed |
-//! | SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS | end the wrapper as a fault of it would; the guard does not take them and ends the job |
+//! | SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS | end the wrapper as a fault of it would (Rust lets one SIGSEGV or SIGBUS pass that is no fault); the guard does not take them and ends the job |
 //! | SIGCHLD, SIGPIPE, SIGURG | not taken |
 //! | SIGTTIN, SIGTTOU | blocked: the terminal stops a command, and never the process that keeps its access |
 //! | SIGXFSZ | taken and not passed on: the write that was too long says so itself |
@@ -13,7 +13,7 @@
 //! taken.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     future::poll_fn,
     io,
@@ -244,7 +244,8 @@ pub(super) struct Together(Vec<Sent>);
 struct Sent {
     signal: SignalNumber,
     at: LeaseTime,
-    to: BTreeSet<Process>,
+    /// When it came to each.
+    to: BTreeMap<Process, LeaseTime>,
     is_decided: bool,
 }
 
@@ -263,11 +264,11 @@ impl Together {
         self.0.retain(|sent| now.since(sent.at) < 2 * SIGNAL_LATE);
         let same = |sent: &&mut Sent| {
             let is_late = now.since(sent.at) >= SIGNAL_LATE;
-            sent.signal == heard.signal && !sent.to.contains(&heard.by) && !is_late
+            sent.signal == heard.signal && !sent.to.contains_key(&heard.by) && !is_late
         };
         if let Some(sent) = self.0.iter_mut().rev().find(same) {
-            let is_first = sent.to.iter().all(|p| *p == Process::Guard);
-            sent.to.insert(heard.by);
+            let is_first = sent.to.keys().all(|p| *p == Process::Guard);
+            sent.to.insert(heard.by, now);
             return is_first;
         }
         let again = |sent: &Sent| sent.signal == heard.signal && now.since(sent.at) < SIGNAL_TOGETHER;
@@ -275,9 +276,23 @@ impl Together {
             // Two of one kind that come together are one, as with any process.
             return false;
         }
-        let to = BTreeSet::from([heard.by]);
+        let mut to = self.taken_for_late(heard.signal, now);
+        let is_first = to.keys().all(|p| *p == Process::Guard);
+        to.insert(heard.by, now);
         self.0.push(Sent { signal: heard.signal, at: now, to, is_decided: false });
-        heard.by != Process::Guard
+        is_first && heard.by != Process::Guard
+    }
+
+    /// Takes back the arrivals of this moment that looked like late ones of a signal before: they belong to the one that begins.
+    fn taken_for_late(&mut self, signal: SignalNumber, now: LeaseTime) -> BTreeMap<Process, LeaseTime> {
+        let mut taken = BTreeMap::new();
+        for sent in self.0.iter_mut().filter(|sent| sent.signal == signal && sent.is_decided) {
+            let began = sent.at;
+            let is_late =
+                |at: LeaseTime| at.since(began) >= SIGNAL_TOGETHER && now.since(at) < SIGNAL_TOGETHER;
+            taken.extend(sent.to.extract_if(.., |_, at| is_late(*at)));
+        }
+        taken
     }
 
     /// When the next one is decided.
@@ -293,7 +308,7 @@ impl Together {
             sent.is_decided = true;
             if sent.to.len() > 1 {
                 decided.push((sent.signal, SentTo::All));
-            } else if !sent.to.contains(&Process::Guard) {
+            } else if !sent.to.contains_key(&Process::Guard) {
                 decided.push((sent.signal, SentTo::Wrapper));
             }
         }
@@ -356,8 +371,12 @@ mod tests {
             assert!(together.heard(by(Process::Wrapper), at(round)));
             assert_eq!(together.decided(at(round + 100)), [(signal, SentTo::Wrapper)]);
         }
+        // One to all, soon after, reaches the guard first.
+        assert!(!together.heard(by(Process::Guard), at(750)));
+        assert!(together.heard(by(Process::Wrapper), at(751)));
+        assert_eq!(together.decided(at(851)), [(signal, SentTo::All)]);
         // The guard is reached late by a slow sender, or by itself: neither is for the command.
-        assert!(!together.heard(by(Process::Guard), at(650)));
+        assert!(!together.heard(by(Process::Guard), at(1_400)));
         assert!(!together.heard(by(Process::Guard), at(5_000)));
         assert_eq!(together.decided(at(6_000)), []);
     }

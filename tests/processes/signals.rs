@@ -134,6 +134,16 @@ async fn law_27_a_fault_sent_to_all_leaves_no_command_without_access() {
         let job = unit.wrapper.job().await;
         let all = [unit.command, unit.guard, unit.wrapper.pid()].map(|pid| pid.to_string());
         kill_by(signal, &all);
+        // Rust lets one SIGSEGV or SIGBUS pass that is not a fault.
+        eventually("the end of the wrapper", async || {
+            let is_there = runs(unit.wrapper.pid());
+            if is_there {
+                kill_by(signal, &[unit.wrapper.pid().to_string()]);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            !is_there
+        })
+        .await;
         gone(unit.command).await;
         gone(unit.guard).await;
         let client = unit.world.client(WORKER).await;

@@ -1,8 +1,8 @@
 //! What a person at a terminal, a pipeline and a script expect of a wrapper: what they get from `env`.
 //!
-//! Each case is typed into an interactive shell, once with `env` before the command and once with `leasehold run`. `timeout` and
-//! `tini` differ from `env` in some (their command is in a group of its own, so it cannot read the terminal, and a loop around it
-//! does not end at Ctrl-C); `nohup` and `sudo` do not.
+//! Each case is typed into an interactive shell, once with `env` before the command and once with `leasehold run`. `sudo` behaves
+//! as `env` does. The commands of `timeout` and `tini` are in groups of their own: they cannot read the terminal while their stdin
+//! is a pipe, and under `tini` Ctrl-Z does not give the shell its terminal back.
 
 use std::{
     fs::File,
