@@ -4,8 +4,13 @@ use std::time::Duration;
 
 // ---------- what a request may be ----------
 
-/// Bytes of one gRPC message. A job specification of a thousand resources is under 256 KiB.
-pub const MESSAGE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one gRPC message that a client sends: what fits into a record of the ledger.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
+/// Bytes of one message on a stream that a client sends: a session and a beat, or a tick.
+pub const STREAM_MESSAGE_BYTES_MAX: usize = 8 << 10;
+/// Bytes of memory for each byte of a message, once it is decoded: a text of one byte takes some ten times that, a usual one
+/// twice.
+pub const DECODED_PER_BYTE: usize = 4;
 /// Bytes of a name's part: a tenant, a dataset, a version, an instance.
 pub const NAME_BYTES_MAX: usize = 128;
 /// Bytes of free text that people write: reasons, justifications.
@@ -28,6 +33,10 @@ pub const PAGE_DEFAULT: usize = 100;
 pub const JOB_FILTER_ITEMS_MAX: usize = 16;
 /// The most entries of a page.
 pub const PAGE_MAX: usize = 1_000;
+/// Bytes of a page: past them it ends early, and says where to go on.
+pub const PAGE_BYTES_MAX: usize = 256 << 10;
+/// Members of one job that an answer shows, those of the newest attempts first: under 4 MiB.
+pub const MEMBERS_SHOWN_MAX: usize = INSTANCES_MAX;
 
 // ---------- how long ----------
 
@@ -168,13 +177,29 @@ pub const HANDSHAKE_SILENCE: Duration = Duration::from_millis(500);
 /// While all of those are under way: the longest that one may take, silent or not. Thousands that come back at once after a
 /// restart are done in less.
 pub const HANDSHAKE_CROWDED: Duration = Duration::from_secs(2);
-/// Connections open at once.
+/// Connections of callers that the catalog knows, open at once: twice the members of the largest attempt.
 pub const CONNECTIONS_MAX: usize = 20_000;
-/// Connections of one SPIFFE ID open at once: all members of the largest attempt may share one, half of them in the middle of
-/// a rotation with their second connection open, and a fifth is left for everybody else.
-pub const CONNECTIONS_PER_PEER_MAX: usize = 16_000;
+/// Connections of one SPIFFE ID open at once: all members of the largest attempt may share one. While others are connected,
+/// one identity gets less: never more than is left for all others.
+pub const CONNECTIONS_PER_PEER_MAX: usize = MEMBERS_MAX as usize;
+/// Connections of callers that no catalog entry matches: enough to ask who one is while an entry is being written.
+pub const CONNECTIONS_UNKNOWN_MAX: usize = 256;
+/// Connections of one SPIFFE ID that no catalog entry matches.
+pub const CONNECTIONS_UNKNOWN_PER_PEER_MAX: usize = 8;
+/// Connections that are kept for operators, whoever else is connected: some for each person on call, and their scripts.
+pub const CONNECTIONS_OPERATORS_MAX: usize = 256;
+/// Connections beyond an identity's share that stay for [`CONNECTION_GRACE`], to be told why. More are cut without a word.
+pub const CONNECTIONS_REFUSED_MAX: usize = 256;
 /// Streams of one HTTP/2 connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
+/// Streams of one HTTP/2 connection of a caller that no catalog entry matches.
+pub const STREAMS_UNKNOWN_MAX: u32 = 4;
+/// Bytes that a client may send on one stream before the daemon has read them: HTTP/2's own default.
+pub const STREAM_WINDOW_BYTES: u32 = 65_535;
+/// Bytes that a client may send on one connection before the daemon has read them: HTTP/2 allows no smaller window.
+pub const CONNECTION_WINDOW_BYTES: u32 = 65_535;
+/// Bytes that HTTP/2 takes of one answer before the client has room for them.
+pub const SEND_BUFFER_BYTES: usize = 16 << 10;
 /// Bytes of a request's headers: a token and what goes with it.
 pub const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// From the end of a connection's SVID to the cut.
@@ -214,16 +239,55 @@ pub const BUNDLE_REFRESH: Duration = Duration::from_secs(300);
 pub const BUNDLE_REFRESH_MIN: Duration = Duration::from_secs(5);
 /// The longest such time: a root that was taken away is known of within a day.
 pub const BUNDLE_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Connections at once to each of the listeners for probes, discovery and keys. They answer small texts.
-pub const WEB_CONNECTIONS_MAX: usize = 256;
+/// Connections at once to each of the listeners for probes, discovery and keys. For one more, the one that has done nothing
+/// for longest gives way: a request would have to be overtaken by so many others while it arrives.
+pub const WEB_CONNECTIONS_MAX: usize = 1_024;
+/// Bytes of a request there.
+pub const WEB_REQUEST_BYTES_MAX: usize = 8 << 10;
 /// How long one of those connections may be open, whatever goes on in it: a few polls of a monitor that keeps it.
 pub const WEB_CONNECTION: Duration = Duration::from_secs(60);
 /// Between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found in the sum.
 pub const PING: Duration = Duration::from_secs(5);
-/// Requests in work at once; more wait a moment or are refused.
+/// From a request's headers to the end of its body, and from the first byte of a message on a stream to its last.
+pub const BODY: Duration = Duration::from_secs(10);
+/// How long an answer may wait for a client that does not read. Past it the connection ends.
+pub const READER_STALL: Duration = Duration::from_secs(10);
+/// Between two looks at clients that do not read.
+pub const READER_LOOK: Duration = Duration::from_secs(2);
+/// Requests in work at once; more are refused.
 pub const REQUESTS_MAX: usize = 4_096;
-/// Requests of one SPIFFE ID in work at once: a quarter is left for everybody else.
-pub const REQUESTS_PER_PEER_MAX: usize = 3_072;
+/// Requests of one SPIFFE ID in work at once: half, since all members of an attempt may share one. While others have requests
+/// in work, one identity gets less: never more than is left for all others.
+pub const REQUESTS_PER_PEER_MAX: usize = REQUESTS_MAX / 2;
+/// Requests of operators who end access, or give it back, in work at once. No one else takes this room.
+pub const REQUESTS_OPERATORS_MAX: usize = 256;
+/// Requests of callers that no catalog entry matches, in work at once.
+pub const REQUESTS_UNKNOWN_MAX: usize = 64;
+/// Such requests of one SPIFFE ID.
+pub const REQUESTS_UNKNOWN_PER_PEER_MAX: usize = 8;
+/// Calls that wait for the disk at once. They take no room from others.
+pub const DURABLE_WAITS_MAX: usize = 1_024;
+/// Such calls of one SPIFFE ID: of a script that ends many things at once.
+pub const DURABLE_WAITS_PER_PEER_MAX: usize = 128;
+/// Streams of members and of resource servers: one for each member of two of the largest attempts, twice while connections
+/// are replaced.
+pub const FEEDS_MAX: usize = 4 * MEMBERS_MAX as usize;
+/// Streams that watch a job or follow the ledger.
+pub const WATCHES_MAX: usize = 2_048;
+/// Such streams of one SPIFFE ID: a console with a job in each of its windows.
+pub const WATCHES_PER_PEER_MAX: usize = 256;
+/// Bytes that are buffered for all callers that the catalog knows, of requests and of answers.
+pub const BUFFERED_BYTES_MAX: usize = 256 << 20;
+/// Bytes that are buffered for one SPIFFE ID: an eighth.
+pub const BUFFERED_BYTES_PER_PEER_MAX: usize = BUFFERED_BYTES_MAX / 8;
+/// Bytes that are buffered for operators who end access, or give it back.
+pub const BUFFERED_BYTES_OPERATORS_MAX: usize = 32 << 20;
+/// Bytes that are buffered for all callers that no catalog entry matches.
+pub const BUFFERED_BYTES_UNKNOWN_MAX: usize = 4 << 20;
+/// Bytes that are buffered for one of them: who it is, and what reflection says.
+pub const BUFFERED_BYTES_UNKNOWN_PER_PEER_MAX: usize = 256 << 10;
+/// Bytes that a request takes beside its headers and its message: its task and its answer's beginning.
+pub const REQUEST_BYTES: usize = 4 << 10;
 /// The most that a configuration may write for any of these bounds: a million sockets is what one process can hold open.
 pub const ROOM_MAX: u32 = 1_000_000;
 /// Of the requests in work, those of members that come back to what they had before a restart: enough to fill the ledger's

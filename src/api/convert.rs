@@ -7,6 +7,7 @@ use crate::{
     job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
     lease::{Facts, Lease},
     ledger::Ending,
+    limits,
     name::{Action, Half, InstanceName, LeaseId, Outcome, ResourceName, Scope, TenantName},
     proto::v1,
     reason::{Reason, Refusal},
@@ -150,7 +151,14 @@ pub(super) fn member(now: Now, instance: &InstanceName, m: &Member) -> v1::Membe
     }
 }
 
+/// An attempt with all of its members.
 pub(super) fn attempt(now: Now, a: &Attempt) -> v1::Attempt {
+    let members: Vec<_> = a.members.iter().map(|(i, m)| member(now, i, m)).collect();
+    v1::Attempt { members_left_out: 0, members, ..attempt_summary(now, a) }
+}
+
+/// An attempt without its members.
+fn attempt_summary(now: Now, a: &Attempt) -> v1::Attempt {
     let (state, ended) = match a.state {
         AttemptState::Running => (v1::AttemptState::Running, None),
         AttemptState::Suspended => (v1::AttemptState::Suspended, None),
@@ -164,12 +172,34 @@ pub(super) fn attempt(now: Now, a: &Attempt) -> v1::Attempt {
         key: a.key.clone(),
         began: at(now, a.began),
         ended: a.ended.and_then(|t| at(now, t)),
-        members: a.members.iter().map(|(i, m)| member(now, i, m)).collect(),
+        members: Vec::new(),
         detail: a.detail.clone(),
+        members_left_out: u32::try_from(a.members.len()).unwrap_or(u32::MAX),
     }
 }
 
+/// A whole job. If it has very many members, those of its newest attempts.
 pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
+    let now = broker.clock().now();
+    let mut left = limits::MEMBERS_SHOWN_MAX;
+    let newest_first = j.attempts.iter().rev().map(|a| match left.checked_sub(a.members.len()) {
+        Some(rest) => {
+            left = rest;
+            attempt(now, a)
+        }
+        None => {
+            left = 0;
+            attempt_summary(now, a)
+        }
+    });
+    let mut attempts: Vec<_> = newest_first.collect();
+    attempts.reverse();
+    let (spec, notes) = (Some(super::spec::to_wire(&j.spec)), broker.notes_on(j));
+    v1::Job { attempts, spec, notes, ..job_summary(broker, j) }
+}
+
+/// A job as a list shows it: without its specification, members and notes.
+pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
     let now = broker.clock().now();
     let (state, closed) = match j.state {
         JobState::AwaitingApproval => (v1::JobState::AwaitingApproval, None),
@@ -190,7 +220,11 @@ pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
         created: at(now, j.created),
         ends_at_latest: at(now, j.ends),
         spec_digest: j.spec_digest.to_string(),
-        attempts: j.attempts.iter().map(|a| attempt(now, a)).collect(),
+        attempts: j
+            .attempts
+            .iter()
+            .map(|a| v1::Attempt { key: String::new(), detail: String::new(), ..attempt_summary(now, a) })
+            .collect(),
         waiting_for: j
             .waiting_for
             .iter()
@@ -202,10 +236,10 @@ pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
             })
             .collect(),
         detail: j.detail.clone(),
-        spec: Some(super::spec::to_wire(&j.spec)),
+        spec: None,
         live_leases: broker.live_leases_of(j.id) as u64,
         closed: j.closed.and_then(|t| at(now, t)),
-        notes: broker.notes_on(j),
+        notes: Vec::new(),
     }
 }
 

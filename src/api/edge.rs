@@ -2,16 +2,18 @@
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::status::status;
+use super::{
+    room::{EdgeRoom, Held, Rooms},
+    status::status,
+};
 use crate::{
     broker::{Broker, Caller, Rules},
     limits,
-    link::{Connection, Share, Shares},
-    name::SpiffeId,
+    link::{CallerClass, Classify, Connection},
+    name::PrincipalKind,
     policy::Rpc,
     reason::{Reason, Refusal},
 };
@@ -26,60 +28,80 @@ pub struct Edge {
     pub(super) reloader: Reloader,
     /// Cancelled when the daemon begins to stop: streams end and say so.
     pub(super) stopping: CancellationToken,
-    work: Room,
-    /// Room of their own for the calls that end access: whatever else waits for a disk, these do not wait for it.
-    endings: Room,
-}
-
-/// Room for requests in work at once, of all and of each identity.
-#[derive(Clone)]
-struct Room {
-    all: Arc<Semaphore>,
-    each: Arc<Shares>,
-}
-
-impl Room {
-    fn new(requests_max: usize, requests_per_peer_max: usize) -> Self {
-        Room { all: Arc::new(Semaphore::new(requests_max)), each: Shares::new(requests_per_peer_max) }
-    }
-
-    /// A place for one request, until it is dropped.
-    fn take(&self, id: &SpiffeId) -> Result<(OwnedSemaphorePermit, Share), Refusal> {
-        let share = self.each.take(id).ok_or_else(|| {
-            let most = self.each.most();
-            let text = format!("this identity has {most} requests in work, as many as one may");
-            Refusal::new(Reason::Overloaded, text).fix("try again in a moment, with fewer at once")
-        })?;
-        let place = self.all.clone().try_acquire_owned().map_err(|_| {
-            Refusal::new(Reason::Overloaded, "too many requests at once: try again in a moment")
-        })?;
-        Ok((place, share))
-    }
+    pub(super) rooms: Arc<Rooms>,
 }
 
 impl Edge {
     pub fn new(broker: Arc<Broker>, reloader: Reloader, stopping: CancellationToken) -> Self {
-        let room = || Room::new(limits::REQUESTS_MAX, limits::REQUESTS_PER_PEER_MAX);
-        Edge { broker, reloader, stopping, work: room(), endings: room() }
+        let rooms = Rooms::new(EdgeRoom::default(), broker.clock().clone());
+        Edge { broker, reloader, stopping, rooms }
     }
 
-    /// Takes so many requests in work at once, of all and of one identity: [`limits::REQUESTS_MAX`] and
-    /// [`limits::REQUESTS_PER_PEER_MAX`] where nobody said. The calls that end access are counted apart, with the same bounds.
+    /// Takes so much at once, instead of what [`limits`] says.
     #[must_use]
-    pub fn with_room(self, requests_max: usize, requests_per_peer_max: usize) -> Self {
-        let room = || Room::new(requests_max, requests_per_peer_max);
-        Edge { work: room(), endings: room(), ..self }
+    pub fn with_room(self, room: EdgeRoom) -> Self {
+        let rooms = Rooms::new(room, self.broker.clock().clone());
+        Edge { rooms, ..self }
+    }
+
+    /// What the catalog knows of a peer, for the listener.
+    pub fn classify(&self) -> Classify {
+        let broker = self.broker.clone();
+        Classify::new(move |peer| class(broker.caller(peer).ok().as_ref()))
+    }
+
+    /// Ends the connections of clients that do not read what they asked for, until `shutdown`.
+    pub async fn watch_readers(self, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.broker.clock().sleep(limits::READER_LOOK) => self.rooms.end_unread(),
+            }
+        }
+    }
+
+    /// Takes room for a request, before a byte of its body is read. A caller that no catalog entry matches gets no further
+    /// than to ask who it is.
+    pub(super) fn admit(&self, parts: &http::request::Parts) -> Result<Arc<Held>, Status> {
+        let connection = self.connection_of(&parts.extensions)?;
+        let rpc = rpc_of(parts.uri.path());
+        let caller = self.broker.caller(&connection.peer);
+        let class = class(caller.as_ref().ok());
+        let known = match (caller, rpc) {
+            (Err(refusal), Some(rpc)) if rpc != Rpc::WhoAmI => Err(refusal),
+            _ => Ok(()),
+        };
+        let headers =
+            parts.headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len()));
+        let taken = known.and_then(|()| self.rooms.take(class, rpc, &connection, headers.sum()));
+        taken.map_err(|refusal| match rpc {
+            Some(rpc) => self.refuse(rpc, &connection, &refusal),
+            None => status(&refusal),
+        })
     }
 
     /// The connection that a request came on, where its SVID still holds.
     pub(super) fn connection<T>(&self, request: &Request<T>) -> Result<Connection, Status> {
-        let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
+        self.connection_of(request.extensions())
+    }
+
+    fn connection_of(&self, extensions: &http::Extensions) -> Result<Connection, Status> {
+        let connection = extensions.get::<Connection>().cloned().ok_or_else(|| {
             status(&Refusal::new(Reason::Internal, "the request came over no attested connection"))
         })?;
         connection
             .check(self.broker.clock().now().wall)
             .map_err(|ending| status(&Refusal::new(ending.reason(), ending.to_string())))?;
         Ok(connection)
+    }
+
+    /// The room that was taken for a request.
+    pub(super) fn held<T>(&self, request: &Request<T>) -> Result<Arc<Held>, Status> {
+        request
+            .extensions()
+            .get::<Arc<Held>>()
+            .cloned()
+            .ok_or_else(|| status(&Refusal::new(Reason::Internal, "no room was taken for the request")))
     }
 
     /// The caller as the catalog knows it, if no lock shuts it out.
@@ -135,9 +157,8 @@ impl Edge {
     {
         let connection = self.connection(&request)?;
         let caller = self.caller(rpc, &connection)?;
-        let room = if ends_access(rpc) { &self.endings } else { &self.work };
-        let place =
-            room.take(connection.peer.spiffe_id()).map_err(|busy| self.refuse(rpc, &connection, &busy))?;
+        // The room that was taken for it is its own until it is done, also if the client goes away.
+        let place = self.held(&request)?;
         let patience = patience(&request);
         let (broker, query) = (self.broker.clone(), request.into_inner());
         let task = tokio::spawn(async move {
@@ -167,18 +188,20 @@ impl Edge {
     }
 }
 
-/// The calls that only reduce access.
-fn ends_access(rpc: Rpc) -> bool {
-    matches!(
-        rpc,
-        Rpc::CloseJob
-            | Rpc::DrainAttempt
-            | Rpc::EndAttempt
-            | Rpc::ReleaseLease
-            | Rpc::Revoke
-            | Rpc::Lock
-            | Rpc::WaitDurable
-    )
+/// The call that a path names; `None` for health, reflection and what is not served.
+pub(super) fn rpc_of(path: &str) -> Option<Rpc> {
+    let (_, name) = path.strip_prefix("/leasehold.v1.")?.split_once('/')?;
+    Rpc::parse(name)
+}
+
+/// How much room a caller gets.
+fn class(caller: Option<&Caller>) -> CallerClass {
+    match caller.map(|caller| &caller.principal) {
+        None => CallerClass::Unknown,
+        Some(principal) if principal.disabled => CallerClass::Unknown,
+        Some(principal) if principal.kind == PrincipalKind::Operator => CallerClass::Operator,
+        Some(_) => CallerClass::Known,
+    }
 }
 
 /// The client's deadline: the `grpc-timeout` header, digits and one unit.
@@ -194,29 +217,5 @@ fn patience<T>(request: &Request<T>) -> Option<Duration> {
         "u" => Some(Duration::from_micros(n)),
         "n" => Some(Duration::from_nanos(n)),
         _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn requests_of_one_identity_leave_room_for_the_others_and_are_refused_so_that_they_are_tried_again() {
-        let (many, other): (SpiffeId, SpiffeId) =
-            ("spiffe://td/many".parse().unwrap(), "spiffe://td/other".parse().unwrap());
-        let room = Room::new(limits::REQUESTS_MAX, limits::REQUESTS_PER_PEER_MAX);
-        let held: Vec<_> = (0..limits::REQUESTS_PER_PEER_MAX).map(|_| room.take(&many).unwrap()).collect();
-        let refusal = room.take(&many).err().unwrap();
-        assert_eq!(refusal.reason, Reason::Overloaded);
-        assert_eq!(status(&refusal).code(), tonic::Code::ResourceExhausted);
-        assert!(refusal.text.contains("3072 requests") && refusal.fact("fix").is_some(), "{refusal}");
-        let left = limits::REQUESTS_MAX - limits::REQUESTS_PER_PEER_MAX;
-        let others: Vec<_> = (0..left).map(|_| room.take(&other).unwrap()).collect();
-        let full = room.take(&other).err().unwrap();
-        assert!(full.text.contains("too many requests at once"), "{full}");
-        drop(held);
-        assert!(room.take(&many).is_ok() && room.take(&other).is_ok());
-        drop(others);
     }
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::{
-    limits,
     name::{AttemptNumber, NameError},
     reason::{Reason, Refusal},
 };
@@ -79,12 +78,4 @@ pub(super) fn life(
         return bad(format!("is longer than {} s, the most that there is", max.as_secs()));
     }
     Ok(Some(life))
-}
-
-/// How many entries a page has: as many as asked, within the bound.
-pub(super) fn page_size(asked: u32) -> usize {
-    match usize::try_from(asked).unwrap_or(usize::MAX) {
-        0 => limits::PAGE_DEFAULT,
-        n => n.min(limits::PAGE_MAX),
-    }
 }

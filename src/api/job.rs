@@ -1,21 +1,26 @@
 //! JobService on the wire.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio::sync::watch;
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
     convert::{self, ending, reported},
     edge::Edge,
-    field::{attempt_number, life, maybe_named, named, page_size, required_text, text},
+    field::{attempt_number, life, maybe_named, named, required_text, text},
+    outgoing::Outgoing,
+    page::{fitting, page_size},
     spec,
     times::timestamp,
 };
 use crate::{
     broker::{Broker, Caller, Concerned, JobFilter, WantedState},
     clock::{LeaseTime, Wall},
+    job::Job,
     limits::{self, JOB_FILTER_ITEMS_MAX},
+    link::Connection,
     name::{JobId, Outcome, SpiffePattern},
     policy::Rpc,
     proto::v1::{self, job_service_server::JobService},
@@ -24,8 +29,6 @@ use crate::{
 };
 
 pub(super) struct Jobs(pub Edge);
-
-const STREAM_BUFFER: usize = 4;
 
 #[tonic::async_trait]
 impl JobService for Jobs {
@@ -84,14 +87,12 @@ impl JobService for Jobs {
             .call(Rpc::ListJobs, request, |broker, caller, q| async move {
                 let max = page_size(q.page_size);
                 let below = job_page(&q.page_token)?;
-                let jobs = broker.list_jobs(&caller, &job_filter(q)?, below, max.saturating_add(1));
-                let more = jobs.len() > max;
-                let shown = jobs.get(..jobs.len().min(max)).unwrap_or_default();
-                let next_page_token = match shown.last() {
-                    Some(last) if more => format!("{}.{}", last.created.0, last.id),
+                let found = broker.list_jobs(&caller, &job_filter(q)?, below, max.saturating_add(1));
+                let jobs = fitting(found.iter().take(max).map(|j| convert::job_summary(&broker, j)));
+                let next_page_token = match found.get(..jobs.len()).and_then(<[_]>::last) {
+                    Some(last) if found.len() > jobs.len() => format!("{}.{}", last.created.0, last.id),
                     _ => String::new(),
                 };
-                let jobs = shown.iter().map(|j| convert::job(&broker, j)).collect();
                 Ok(v1::ListJobsResponse { jobs, next_page_token })
             })
             .await
@@ -202,41 +203,47 @@ impl JobService for Jobs {
         let id: JobId = named("job", &request.get_ref().job)
             .map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
         let watch = self.0.broker.watch_job(&caller, id);
-        let mut watch = watch.map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
-        let (tx, rx) = tokio::sync::mpsc::channel(STREAM_BUFFER);
-        let edge = self.0.clone();
-        tokio::spawn(async move {
-            let may = |broker: &Broker, caller: &Caller| broker.watch_job(caller, id).map(drop);
-            let over = edge.stream_over(Rpc::WatchJob, &connection, may);
-            tokio::pin!(over);
-            loop {
-                let job = watch.borrow_and_update().clone();
-                let closed = job.is_closed();
-                let shown = v1::WatchJobResponse { job: Some(convert::job(&edge.broker, &job)) };
-                drop(job);
-                let next = async {
-                    tx.send(Ok(shown)).await.ok()?;
-                    if closed {
-                        return None;
-                    }
-                    // An error: closed so long ago that it is forgotten.
-                    watch.changed().await.ok()
-                };
-                let ending = tokio::select! {
-                    biased;
-                    refusal = &mut over => refusal,
-                    next = next => match next {
-                        Some(()) => continue,
-                        None => return,
-                    },
-                    () = tx.closed() => return,
-                };
-                let _ = tx.send(Err(super::status(&ending))).await;
-                return;
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+        let watch = watch.map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
+        let held = self.0.held(&request)?;
+        let (out, answers) = Outgoing::new(held, self.0.broker.clock().clone());
+        tokio::spawn(watch_job(self.0.clone(), connection, id, watch, out));
+        Ok(Response::new(Box::pin(answers)))
     }
+}
+
+/// Sends a job now and at each change, until it is closed or something ends the stream.
+async fn watch_job(
+    edge: Edge,
+    connection: Connection,
+    id: JobId,
+    mut watch: watch::Receiver<Arc<Job>>,
+    mut out: Outgoing<v1::WatchJobResponse>,
+) {
+    let may = |broker: &Broker, caller: &Caller| broker.watch_job(caller, id).map(drop);
+    let over = edge.stream_over(Rpc::WatchJob, &connection, may);
+    let changes = async {
+        loop {
+            let job = watch.borrow_and_update().clone();
+            let is_closed = job.is_closed();
+            out.send(v1::WatchJobResponse { job: Some(convert::job(&edge.broker, &job)) })?;
+            drop(job);
+            if is_closed {
+                return Ok(());
+            }
+            out.ready().await?;
+            tokio::select! {
+                // An error: it was closed so long ago that it is forgotten.
+                changed = watch.changed() => if changed.is_err() { return Ok(()) },
+                () = out.gone() => return Ok(()),
+            }
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        refusal = over => Err(refusal),
+        ended = changes => ended,
+    };
+    out.end(ended);
 }
 
 /// Whom a call about an attempt concerns: all of it, or the member of this instance.

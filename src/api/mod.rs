@@ -8,6 +8,9 @@
 //! |---|---|
 //! | `service` | all of it as one service, with health and reflection |
 //! | `edge` | [`Edge`]: what every call goes through: caller, room, deadline, a task of its own |
+//! | `room` | [`EdgeRoom`]: requests, streams and bytes, of each caller and of all |
+//! | `page` `outgoing` | a page of a list; the answers of a stream |
+//! | `received` `sent` | the bodies of requests and answers, which count against that room |
 //! | `job` `member` `operator` `verifier` | the services, one file each |
 //! | `spec` | a job's specification, read with every mistake at once |
 //! | `field` `times` `convert` | a field read; moments; the house's words as the wire's |
@@ -21,6 +24,11 @@ mod http;
 mod job;
 mod member;
 mod operator;
+mod outgoing;
+mod page;
+mod received;
+mod room;
+mod sent;
 mod service;
 mod spec;
 mod status;
@@ -29,5 +37,6 @@ mod verifier;
 
 pub use edge::{Edge, Reloader};
 pub use http::{MetricsText, NotReady, Readiness, issuer_routes, probe_routes};
+pub use room::EdgeRoom;
 pub use service::Service;
 pub use status::status;

@@ -2,19 +2,22 @@
 
 use std::pin::Pin;
 
-use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
     convert::{self, ending, ledger_head},
     edge::Edge,
-    field::{life, maybe_named, named, page_size, required_text},
+    field::{life, maybe_named, named, required_text},
+    outgoing::Outgoing,
+    page::{fitting, page_size},
     times::timestamp,
 };
 use crate::{
     broker::{Broker, Caller, LeaseFilter, LeasePlace, LockOrder, Manner},
-    ledger::TailError,
+    ledger::{Tail, TailError},
     limits,
+    link::Connection,
     name::FenceName,
     policy::Rpc,
     proto::v1::{self, operator_service_server::OperatorService},
@@ -23,8 +26,6 @@ use crate::{
 };
 
 pub(super) struct Operators(pub Edge);
-
-const STREAM_BUFFER: usize = 64;
 
 #[tonic::async_trait]
 impl OperatorService for Operators {
@@ -40,13 +41,12 @@ impl OperatorService for Operators {
                 let max = page_size(q.page_size);
                 let page = broker.list_leases(&caller, &filter, after, max)?;
                 let now = broker.clock().now();
+                let leases =
+                    fitting(page.leases.iter().map(|v| convert::lease_of_owner(now, v, page.owner.as_ref())));
+                let next = page.next_after(leases.len());
                 Ok(v1::ListLeasesResponse {
-                    leases: page
-                        .leases
-                        .iter()
-                        .map(|v| convert::lease_of_owner(now, v, page.owner.as_ref()))
-                        .collect(),
-                    next_page_token: page.next.map(|p| p.to_string()).unwrap_or_default(),
+                    leases,
+                    next_page_token: next.map(|p| p.to_string()).unwrap_or_default(),
                 })
             })
             .await
@@ -119,10 +119,17 @@ impl OperatorService for Operators {
         request: Request<v1::ListLocksRequest>,
     ) -> Result<Response<v1::ListLocksResponse>, Status> {
         self.0
-            .call(Rpc::ListLocks, request, |broker, caller, _| async move {
+            .call(Rpc::ListLocks, request, |broker, caller, q| async move {
+                let after: Option<LockName> = maybe_named("page_token", &q.page_token)?;
+                let max = page_size(q.page_size);
+                let found = broker.list_locks(&caller, after, max.saturating_add(1))?;
                 let now = broker.clock().now();
-                let locks = broker.list_locks(&caller)?.iter().map(|l| convert::lock(now, l)).collect();
-                Ok(v1::ListLocksResponse { locks })
+                let locks = fitting(found.iter().take(max).map(|l| convert::lock(now, l)));
+                let next_page_token = match locks.last() {
+                    Some(last) if found.len() > locks.len() => last.name.clone(),
+                    _ => String::new(),
+                };
+                Ok(v1::ListLocksResponse { locks, next_page_token })
             })
             .await
     }
@@ -175,46 +182,17 @@ impl OperatorService for Operators {
     ) -> Result<Response<Self::TailLedgerStream>, Status> {
         let connection = self.0.connection(&request)?;
         let caller = self.0.caller(Rpc::TailLedger, &connection)?;
+        let held = self.0.held(&request)?;
         let q = request.into_inner();
         let from = match q.from_index {
             0 => self.0.broker.ledger().head().index.saturating_add(1),
             n => n,
         };
         let tail = self.0.broker.tail_ledger(&caller, from);
-        let mut tail = tail.map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
-        let (tx, rx) = tokio::sync::mpsc::channel(STREAM_BUFFER);
-        let edge = self.0.clone();
-        tokio::spawn(async move {
-            let may = |broker: &Broker, caller: &Caller| broker.tail_ledger(caller, from).map(drop);
-            let over = edge.stream_over(Rpc::TailLedger, &connection, may);
-            tokio::pin!(over);
-            loop {
-                let next = async { if q.no_follow { tail.next_present().await } else { tail.next().await } };
-                let message = tokio::select! {
-                    biased;
-                    refusal = &mut over => Err(refusal),
-                    line = next => match line {
-                        None => return,
-                        Some(Ok(line)) => Ok(v1::TailLedgerResponse { index: line.index, record: line.line }),
-                        Some(Err(e)) => Err(tail_refusal(&e)),
-                    },
-                    () = tx.closed() => return,
-                };
-                let sent = match message {
-                    Ok(record) => tokio::select! {
-                        biased;
-                        refusal = &mut over => Err(refusal),
-                        sent = tx.send(Ok(record)) => if sent.is_ok() { Ok(()) } else { return },
-                    },
-                    Err(refusal) => Err(refusal),
-                };
-                if let Err(refusal) = sent {
-                    let _ = tx.send(Err(super::status(&refusal))).await;
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+        let tail = tail.map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
+        let (out, answers) = Outgoing::new(held, self.0.broker.clock().clone());
+        tokio::spawn(tail_ledger(self.0.clone(), connection, from, q.no_follow, tail, out));
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn who_am_i(
@@ -243,6 +221,38 @@ impl OperatorService for Operators {
                 .unwrap_or_default(),
         }))
     }
+}
+
+/// Sends the ledger's records from a place on, until the last one or until something ends the stream.
+async fn tail_ledger(
+    edge: Edge,
+    connection: Connection,
+    from: u64,
+    no_follow: bool,
+    mut tail: Tail,
+    mut out: Outgoing<v1::TailLedgerResponse>,
+) {
+    let may = |broker: &Broker, caller: &Caller| broker.tail_ledger(caller, from).map(drop);
+    let over = edge.stream_over(Rpc::TailLedger, &connection, may);
+    let records = async {
+        loop {
+            let next = async { if no_follow { tail.next_present().await } else { tail.next().await } };
+            let line = tokio::select! {
+                line = next => line,
+                () = out.gone() => return Ok(()),
+            };
+            let Some(line) = line else { return Ok(()) };
+            let line = line.map_err(|e| tail_refusal(&e))?;
+            out.send(v1::TailLedgerResponse { index: line.index, record: line.line })?;
+            out.ready().await?;
+        }
+    };
+    let ended = tokio::select! {
+        biased;
+        refusal = over => Err(refusal),
+        ended = records => ended,
+    };
+    out.end(ended);
 }
 
 fn lease_page(token: &str) -> Result<Option<LeasePlace>, Refusal> {

@@ -1,20 +1,36 @@
 //! The four services with health and reflection, as one that `link` serves.
 
+use std::{
+    future::ready,
+    task::{Context, Poll},
+};
+
 use futures_util::future::BoxFuture;
 use tonic::service::Routes;
 
 use super::{
-    edge::Edge, job::Jobs, member::MembersService, operator::Operators, status::status, verifier::Verifiers,
+    edge::{Edge, rpc_of},
+    job::Jobs,
+    member::MembersService,
+    operator::Operators,
+    received::{Messages, Received, too_large},
+    sent::Sent,
+    status::status,
+    verifier::Verifiers,
 };
 use crate::{
     limits,
+    policy::Rpc,
     proto::{self, v1},
     reason::{Reason, Refusal},
 };
 
 /// The services, with the Reason put into answers that tonic gives by itself.
 #[derive(Clone)]
-pub struct Service(Routes);
+pub struct Service {
+    edge: Edge,
+    routes: Routes,
+}
 
 impl Edge {
     /// All services, with health and reflection, as one that `link` serves.
@@ -37,46 +53,59 @@ impl Edge {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let max = limits::MESSAGE_BYTES_MAX;
-        Ok(Service(
-            Routes::new(
-                v1::job_service_server::JobServiceServer::new(Jobs(self.clone()))
-                    .max_decoding_message_size(max),
-            )
-            .add_service(
-                v1::member_service_server::MemberServiceServer::new(MembersService(self.clone()))
-                    .max_decoding_message_size(max),
-            )
-            .add_service(
-                v1::operator_service_server::OperatorServiceServer::new(Operators(self.clone()))
-                    .max_decoding_message_size(max),
-            )
-            .add_service(
-                v1::verifier_service_server::VerifierServiceServer::new(Verifiers(self))
-                    .max_decoding_message_size(max),
-            )
+        let edge = self.clone();
+        let jobs = v1::job_service_server::JobServiceServer::new(Jobs(self.clone()));
+        let members = v1::member_service_server::MemberServiceServer::new(MembersService(self.clone()));
+        let operators = v1::operator_service_server::OperatorServiceServer::new(Operators(self.clone()));
+        let verifiers = v1::verifier_service_server::VerifierServiceServer::new(Verifiers(self));
+        let routes = Routes::new(jobs.max_decoding_message_size(max))
+            .add_service(members.max_decoding_message_size(max))
+            .add_service(operators.max_decoding_message_size(max))
+            .add_service(verifiers.max_decoding_message_size(max))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(health),
-        ))
+            .add_service(health);
+        Ok(Service { edge, routes })
     }
 }
 
 impl<B> tower::Service<http::Request<B>> for Service
 where
-    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B: http_body::Body<Data = bytes::Bytes> + Send + Unpin + 'static,
     B::Error: Into<tonic::codegen::StdError> + Send,
 {
     type Response = http::Response<tonic::body::Body>;
     type Error = std::convert::Infallible;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
-        tower::Service::<http::Request<B>>::poll_ready(&mut self.0, cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        tower::Service::<http::Request<Received<B>>>::poll_ready(&mut self.routes, cx)
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let answer = self.0.call(request);
-        Box::pin(async move { Ok(with_reason(answer.await?)) })
+        let (mut parts, body) = request.into_parts();
+        let held = match self.edge.admit(&parts) {
+            Ok(held) => held,
+            Err(refused) => return Box::pin(ready(Ok(refused.into_http()))),
+        };
+        parts.extensions.insert(held.clone());
+        let body = Received::new(body, messages(&parts), held.clone(), self.edge.broker.clock().clone());
+        let answer = self.routes.call(http::Request::from_parts(parts, body));
+        Box::pin(async move {
+            let answer = with_reason(answer.await?);
+            held.answered();
+            Ok(answer.map(|body| tonic::body::Body::new(Sent::new(body, held))))
+        })
+    }
+}
+
+/// How many messages a client may send with a call. Beside our own there are health, with one, and reflection, with several.
+fn messages(parts: &http::request::Parts) -> Messages {
+    match rpc_of(parts.uri.path()) {
+        Some(Rpc::KeepAlive | Rpc::WatchFences) => Messages::Many,
+        Some(_) => Messages::One,
+        None if parts.uri.path().starts_with("/grpc.reflection.") => Messages::Several,
+        None => Messages::One,
     }
 }
 
@@ -86,10 +115,7 @@ fn with_reason(answer: http::Response<tonic::body::Body>) -> http::Response<toni
     let bare = !answer.headers().contains_key("grpc-status-details-bin");
     let code = answer.headers().get("grpc-status").and_then(|v| v.to_str().ok());
     let refusal = match code {
-        Some("11") if bare => Refusal::new(
-            Reason::MessageTooLarge,
-            format!("the message is larger than {} bytes", limits::MESSAGE_BYTES_MAX),
-        ),
+        Some("11") if bare => too_large(limits::MESSAGE_BYTES_MAX),
         Some("12") if bare => Refusal::new(Reason::NotSupported, "this daemon has no such call")
             .fix("compare versions: leasehold whoami shows the daemon's"),
         _ => return answer,

@@ -14,6 +14,7 @@ use super::{
     convert,
     edge::Edge,
     field::{maybe_named, named},
+    room::Held,
     times::timestamp,
 };
 use crate::{
@@ -77,6 +78,7 @@ impl VerifierService for Verifiers {
     ) -> Result<Response<Self::WatchFencesStream>, Status> {
         let connection = self.0.connection(&request)?;
         let caller = self.0.caller(Rpc::WatchFences, &connection)?;
+        let held = self.0.held(&request)?;
         let refuse = |r: Refusal| self.0.refuse(Rpc::WatchFences, &connection, &r);
         let mut ticks = request.into_inner();
         let first = tokio::time::timeout(limits::HANDSHAKE, ticks.next()).await;
@@ -96,6 +98,7 @@ impl VerifierService for Verifiers {
             audience,
             ticks,
             tx,
+            held,
         };
         tokio::spawn(feed.run(first.tick, last));
         // How it ended comes after what was sent before it, however late that is read.
@@ -125,6 +128,7 @@ struct Feed {
     fences: FenceKey,
     ticks: Streaming<v1::WatchFencesRequest>,
     tx: mpsc::Sender<Result<v1::WatchFencesResponse, Status>>,
+    held: Arc<Held>,
 }
 
 impl Feed {
@@ -151,7 +155,11 @@ impl Feed {
             retained_since: Some(timestamp(crate::clock::Wall(retained_since))),
         }))
         .await?;
+        let bytes = std::mem::size_of_val(snapshot.as_slice());
+        self.held.read(bytes)?;
         for chunk in snapshot.chunks(limits::FEED_CHUNK) {
+            // One at a time: these are the only large messages of a feed.
+            self.all_taken().await?;
             let fences = chunk
                 .iter()
                 .filter(|(name, _)| self.broker.is_told_of_name(&self.audience, name))
@@ -161,6 +169,8 @@ impl Feed {
         }
         self.send(Event::Snapshot(v1::FeedSnapshot { fences: Vec::new(), complete: true, seq: at.0 }))
             .await?;
+        drop(snapshot);
+        self.held.forget(bytes);
         let mut prev = at.0;
         self.tick(first_tick).await?;
         let (edge, connection, audience) =
@@ -229,11 +239,21 @@ impl Feed {
             sent = self.tx.send(Ok(message)) => sent.is_ok(),
             () = self.broker.clock().sleep(limits::FEED_STALE) => false,
         };
-        match sent {
-            true => Ok(()),
-            false => Err(Refusal::new(Reason::FellBehind, "the feed is not read: start over")),
+        if sent { Ok(()) } else { Err(unread()) }
+    }
+
+    /// Waits until all that was sent was taken, no longer than a feed may be stale.
+    async fn all_taken(&self) -> Result<(), Refusal> {
+        tokio::select! {
+            biased;
+            taken = self.tx.reserve_many(STREAM_BUFFER) => taken.map(drop).map_err(|_| unread()),
+            () = self.broker.clock().sleep(limits::FEED_STALE) => Err(unread()),
         }
     }
+}
+
+fn unread() -> Refusal {
+    Refusal::new(Reason::FellBehind, "the feed is not read: start over")
 }
 
 fn missing(missed: u64) -> Refusal {

@@ -36,7 +36,11 @@ impl Broker {
     pub(super) fn no_such_lock(&self, caller: &Caller, name: &LockName) -> Refusal {
         let refusal =
             Refusal::new(Reason::LockNotFound, "there is no such lock").with("asked", name.to_string());
-        let locks = self.list_locks(caller).unwrap_or_default().into_iter().map(|l| l.name.to_string());
+        let locks = self
+            .list_locks(caller, None, limits::PAGE_MAX)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|l| l.name.to_string());
         match nearest(&name.to_string(), locks.collect()) {
             Some(near) => refusal.with("nearest", near),
             None => refusal,

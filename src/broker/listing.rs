@@ -36,6 +36,13 @@ impl LeasePlace {
     fn of_ended(at: LeaseTime, id: LeaseId) -> Self {
         LeasePlace { over: true, at: Reverse(at), id: Reverse(id) }
     }
+
+    fn of(view: &LeaseView) -> Self {
+        match view {
+            LeaseView::Live(l) => LeasePlace::of_live(l),
+            LeaseView::Ended(e) => LeasePlace::of_ended(e.at, e.id),
+        }
+    }
 }
 
 impl fmt::Display for LeasePlace {
@@ -85,6 +92,16 @@ pub struct LeasePage {
     pub next: Option<LeasePlace>,
     /// Set if the caller sees them as the owner of data: of the leases of other tenants it sees the scopes on its own.
     pub owner: Option<TenantName>,
+}
+
+impl LeasePage {
+    /// Where to go on, if only the first `shown` of them are shown.
+    pub fn next_after(&self, shown: usize) -> Option<LeasePlace> {
+        match self.leases.get(..shown) {
+            Some(first) if shown < self.leases.len() => first.last().map(LeasePlace::of),
+            _ => self.next,
+        }
+    }
 }
 
 /// The first few beyond a place, whatever order they come in. Holds one more than it shows, to know whether there are more.

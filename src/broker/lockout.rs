@@ -69,7 +69,7 @@ impl Broker {
     /// Whether, with this lock and those that stand, an operator is left whom policy lets lift this one.
     fn someone_could_lift(&self, lock: &Lock, tenant: Option<&TenantName>, operators: &[&Principal]) -> bool {
         let (engine, now) = (&self.rules().engine, self.clock.now().wall);
-        let mut locks = self.state.locks();
+        let mut locks = self.state.locks(None, usize::MAX);
         locks.push(lock.clone());
         operators.iter().any(|p| {
             let example = p.pattern.example();

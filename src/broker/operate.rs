@@ -272,8 +272,13 @@ impl Broker {
         })
     }
 
-    /// The locks that the caller may see: its tenant's, or all.
-    pub fn list_locks(&self, caller: &Caller) -> Result<Vec<Lock>, Refusal> {
+    /// The locks that the caller may see, by name, beyond one: its tenant's, or all.
+    pub fn list_locks(
+        &self,
+        caller: &Caller,
+        mut after: Option<LockName>,
+        max: usize,
+    ) -> Result<Vec<Lock>, Refusal> {
         let everything =
             self.breaks_glass(caller.id()) || self.authorize(caller, Rpc::ListLocks, None, &[], "").is_ok();
         if !everything {
@@ -285,7 +290,15 @@ impl Broker {
             }
             LockName::Prefix(_) => false,
         };
-        Ok(self.state.locks().into_iter().filter(|l| everything || mine(l)).collect())
+        let mut found = Vec::new();
+        while found.len() < max {
+            let some = self.state.locks(after.as_ref(), max);
+            let Some(last) = some.last() else { break };
+            after = Some(last.name.clone());
+            found.extend(some.into_iter().filter(|l| everything || mine(l)));
+        }
+        found.truncate(max);
+        Ok(found)
     }
 
     /// Ends all memberships of an identity. Answers the names that this lowered, for the clean-up.

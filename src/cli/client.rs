@@ -8,7 +8,7 @@ use super::{Exit, Failure, failure::Effect, output::note};
 use crate::{
     clock::Clock,
     identity::{IdentitySource, NoIdentity, first_identity},
-    limits::{CALL, MESSAGE_BYTES_MAX},
+    limits::CALL,
     link::{Connector, Redial, explain},
     name::SpiffeId,
     proto::{
@@ -137,8 +137,8 @@ pub(super) async fn identified(
     first_identity(source, clock, wait, say).await.map(drop).map_err(failed)
 }
 
-/// A page of a thousand jobs with their specifications.
-const ANSWER_BYTES_MAX: usize = 64 * MESSAGE_BYTES_MAX;
+/// The largest answer that is read: a job of many attempts with thousands of members each.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Reads what the daemon, or the way to it, answered instead of an answer.
 pub(super) fn of_status(status: &Status, manner: Manner, address: &str) -> Failure {

@@ -13,7 +13,7 @@ use super::{
     settle::{Wait, settle},
     view, words,
 };
-use crate::{name::PrincipalKind, proto::v1};
+use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
 
 /// Ends all access behind one name and keeps new access out until the lock is lifted.
 ///
@@ -114,15 +114,25 @@ async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result
 
 async fn list(session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?;
-    let answer = client
-        .ask(Manner::Reads, v1::ListLocksRequest {}, async |r| client.operator().list_locks(r).await)
-        .await?;
+    let mut locks = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let page_size = u32::try_from(PAGE_MAX).unwrap_or(u32::MAX);
+        let request = v1::ListLocksRequest { page_size, page_token };
+        let answer =
+            client.ask(Manner::Reads, request, async |r| client.operator().list_locks(r).await).await?;
+        locks.extend(answer.locks);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
     let now = session.now().wall;
     if session.for_programs() {
-        session.print_value(&answer.locks.iter().map(|l| view::lock_value(l, now)).collect())?;
+        session.print_value(&locks.iter().map(|l| view::lock_value(l, now)).collect())?;
     } else {
-        print(&view::lock_table(&answer.locks, now, session.room()))?;
-        if answer.locks.is_empty() {
+        print(&view::lock_table(&locks, now, session.room()))?;
+        if locks.is_empty() {
             note("No lock is in force.");
         }
     }

@@ -56,10 +56,14 @@ fn the_least_that_can_be_written_is_enough_and_every_default_is_named() {
             "server.probe = \"127.0.0.1:8445\"",
             "server.handshakes_max = 512",
             "server.connections_max = 20000",
-            "server.connections_per_peer_max = 16000",
+            "server.connections_per_peer_max = 10000",
+            "server.connections_unknown_max = 256",
+            "server.connections_operators_max = 256",
             "server.streams_per_connection_max = 256",
             "server.requests_max = 4096",
-            "server.requests_per_peer_max = 3072",
+            "server.requests_per_peer_max = 2048",
+            "server.buffered_max = \"256MiB\"",
+            "server.buffered_per_peer_max = \"32MiB\"",
             "issuer.listen = \"127.0.0.1:8444\"",
             "identity.max_svid_ttl = \"1day1h\"",
             "identity.wait = \"1m\"",
@@ -125,7 +129,7 @@ url = "https://hooks.example"
     insta::assert_snapshot!(told.join("\n"), @r#"
     1: server.state is missing: write state = "/var/lib/leasehold"
     2: server.grpc: `example.org:8443` is not an address: write IP:PORT, as "0.0.0.0:8443" or "[::]:8443"
-    3: server.stat is not a key: write one of grpc, probe, state, handshakes_max, connections_max, connections_per_peer_max, streams_per_connection_max, requests_max, requests_per_peer_max, or remove it
+    3: server.stat is not a key: write one of grpc, probe, state, handshakes_max, connections_max, connections_per_peer_max, connections_unknown_max, connections_operators_max, streams_per_connection_max, requests_max, requests_per_peer_max, buffered_max, buffered_per_peer_max, or remove it
     5: issuer.url: `http://issuer.example` is plain HTTP: write https://
     6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everybody: write both, or listen on 127.0.0.1
     8: identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one
@@ -155,7 +159,7 @@ fn the_room_of_one_identity_is_a_share_of_the_room_of_all() {
     };
     // Whichever of the two is written, the one that is not has its default.
     insta::assert_snapshot!(told("connections_max = 10\nrequests_per_peer_max = 5000\n").join("\n"), @"
-    2: server.connections_per_peer_max is 16000, and server.connections_max 10: write a share of it, so that nobody takes all
+    2: server.connections_per_peer_max is 10000, and server.connections_max 10: write a share of it, so that nobody takes all
     5: server.requests_per_peer_max is 5000, and server.requests_max 4096: write a share of it, so that nobody takes all
     ");
     insta::assert_snapshot!(told("handshakes_max = 0\nstreams_per_connection_max = 1000001\n").join("\n"), @"

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     limits::{
-        BEAT, BREAK_GLASS_MAX, CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, DRAIN_GRACE_MAX, DRAIN_READ,
-        FREE_SPACE_STOP, HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX,
+        BEAT, BREAK_GLASS_MAX, BUFFERED_BYTES_MAX, BUFFERED_BYTES_PER_PEER_MAX, CONNECTIONS_MAX,
+        CONNECTIONS_OPERATORS_MAX, CONNECTIONS_PER_PEER_MAX, CONNECTIONS_UNKNOWN_MAX, DRAIN_GRACE_MAX,
+        DRAIN_READ, FREE_SPACE_STOP, HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX,
         LEDGER_SEGMENT_BYTES, LOST_AFTER, REJOIN, REQUESTS_MAX, REQUESTS_PER_PEER_MAX, ROOM_MAX,
         STREAMS_PER_CONNECTION_MAX, TTL_MIN,
     },
@@ -86,28 +87,47 @@ fn room(table: &mut Table<'_>, notes: &mut Notes) -> Option<RoomConfig> {
     let line = table.line_of("connections_per_peer_max");
     let connections = table.room_or("connections_max", BOUNDS, CONNECTIONS_MAX, notes);
     let connections_each = table.room_or("connections_per_peer_max", BOUNDS, CONNECTIONS_PER_PEER_MAX, notes);
-    share(line, "connections", connections, connections_each, notes);
+    share(line, ["connections_per_peer_max", "connections_max"], connections, connections_each, notes);
+    let unknown = table.room_or("connections_unknown_max", BOUNDS, CONNECTIONS_UNKNOWN_MAX, notes);
+    let operators = table.room_or("connections_operators_max", BOUNDS, CONNECTIONS_OPERATORS_MAX, notes);
     let streams = table.count_or("streams_per_connection_max", BOUNDS, STREAMS_PER_CONNECTION_MAX, notes);
     let line = table.line_of("requests_per_peer_max");
     let requests = table.room_or("requests_max", BOUNDS, REQUESTS_MAX, notes);
     let requests_each = table.room_or("requests_per_peer_max", BOUNDS, REQUESTS_PER_PEER_MAX, notes);
-    share(line, "requests", requests, requests_each, notes);
+    share(line, ["requests_per_peer_max", "requests_max"], requests, requests_each, notes);
+    let line = table.line_of("buffered_per_peer_max");
+    let buffered = bytes_or(table, "buffered_max", BUFFERED_BYTES_MAX, notes);
+    let buffered_each = bytes_or(table, "buffered_per_peer_max", BUFFERED_BYTES_PER_PEER_MAX, notes);
+    share(line, ["buffered_per_peer_max", "buffered_max"], buffered, buffered_each, notes);
     Some(RoomConfig {
         handshakes_max: handshakes?,
         connections_max: connections?,
         connections_per_peer_max: connections_each?,
+        connections_unknown_max: unknown?,
+        connections_operators_max: operators?,
         streams_per_connection_max: streams?,
         requests_max: requests?,
         requests_per_peer_max: requests_each?,
+        buffered_bytes_max: buffered?,
+        buffered_bytes_per_peer_max: buffered_each?,
     })
 }
 
-/// A share that is larger than the whole bounds nobody.
-fn share(line: usize, what: &str, all: Option<usize>, each: Option<usize>, notes: &mut Notes) {
+/// Bytes of memory: at least four of the largest messages, decoded.
+fn bytes_or(table: &mut Table<'_>, key: &'static str, default: usize, notes: &mut Notes) -> Option<usize> {
+    const BOUNDS: RangeInclusive<u64> = 4 << 20..=1 << 40;
+    let default = u64::try_from(default).unwrap_or(u64::MAX);
+    let read = table.or(key, &size_written(default), notes, |t| size(t, BOUNDS));
+    read.and_then(|bytes| usize::try_from(bytes).ok())
+}
+
+/// A share that is larger than the whole bounds nothing.
+fn share(line: usize, keys: [&str; 2], all: Option<usize>, each: Option<usize>, notes: &mut Notes) {
     if let (Some(all), Some(each)) = (all, each)
         && each > all
     {
-        let keys = format!("server.{what}_per_peer_max is {each}, and server.{what}_max {all}");
+        let [one, whole] = keys;
+        let keys = format!("server.{one} is {each}, and server.{whole} {all}");
         let what = format!("{keys}: write a share of it, so that nobody takes all");
         notes.problem(line, what);
     }

@@ -40,21 +40,29 @@ pub struct ServerConfig {
     pub room: RoomConfig,
 }
 
-/// What the gRPC listener has room for at once. What one SPIFFE ID may have is never more than what all may.
+/// What the gRPC listener has room for at once. What one SPIFFE ID may have is never more than what is left for all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomConfig {
     /// Handshakes under way.
     pub handshakes_max: usize,
-    /// Open connections.
+    /// Open connections of callers that the catalog knows.
     pub connections_max: usize,
-    /// Open connections of one SPIFFE ID.
+    /// Open connections of one such SPIFFE ID.
     pub connections_per_peer_max: usize,
+    /// Open connections of callers that no catalog entry matches.
+    pub connections_unknown_max: usize,
+    /// Open connections that only operators may take.
+    pub connections_operators_max: usize,
     /// Streams of one connection.
     pub streams_per_connection_max: u32,
     /// Requests in work.
     pub requests_max: usize,
     /// Requests of one SPIFFE ID in work.
     pub requests_per_peer_max: usize,
+    /// Bytes that are buffered of requests and answers.
+    pub buffered_bytes_max: usize,
+    /// Bytes that are buffered for one SPIFFE ID.
+    pub buffered_bytes_per_peer_max: usize,
 }
 
 /// Who signs tokens, and where that is looked up.

@@ -1,6 +1,13 @@
 //! The plain and the web-TLS listeners: probes, discovery and keys.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -12,13 +19,13 @@ use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     clock::Clock,
-    limits::{HANDSHAKE, WEB_CONNECTION, WEB_CONNECTIONS_MAX},
+    limits::{HANDSHAKE, WEB_CONNECTION, WEB_CONNECTIONS_MAX, WEB_REQUEST_BYTES_MAX},
 };
 
 /// What is wrong with the issuer's certificate or key.
@@ -55,8 +62,10 @@ pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> 
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// Serves a router until `shutdown`, over TLS where an acceptor is given. HTTP/1.1 alone: whoever says nothing, or reads
-/// nothing, is no probe and no verifier, and keeps its place no longer than [`WEB_CONNECTION`].
+/// Serves a router until `shutdown`, over TLS if an acceptor is given. HTTP/1.1 only.
+///
+/// Every connection is taken at once. If there are too many, the one that has done nothing for longest is closed: one that says
+/// nothing, or only half of a request, keeps no one out. None stays longer than [`WEB_CONNECTION`].
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -65,9 +74,8 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
-    let room = Arc::new(tokio::sync::Semaphore::new(WEB_CONNECTIONS_MAX));
+    let open = Arc::new(Open::default());
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { break };
         let tcp = tokio::select! {
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
@@ -79,34 +87,104 @@ pub(super) async fn serve(
                 }
             },
         };
-        let (router, tls, clock, shutdown) = (router.clone(), tls.clone(), clock.clone(), shutdown.clone());
+        let place = Place::take(&open, shutdown.child_token());
+        let (router, tls, clock) = (router.clone(), tls.clone(), clock.clone());
         tasks.spawn(async move {
-            let service = TowerToHyperService::new(router);
-            let mut http = http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE);
-            let served = async {
-                match tls {
-                    None => drop(http.serve_connection(TokioIo::new(tcp), service).await),
-                    Some(tls) => {
-                        let tls = tokio::select! {
-                            tls = tls.accept(tcp) => tls,
-                            () = clock.sleep(HANDSHAKE) => return,
-                        };
-                        if let Ok(tls) = tls {
-                            drop(http.serve_connection(TokioIo::new(tls), service).await);
-                        }
-                    }
-                }
-            };
             tokio::select! {
-                () = served => {}
+                () = answer(tcp, tls, router, &place, &*clock) => {}
                 () = clock.sleep(WEB_CONNECTION) => {}
-                () = shutdown.cancelled() => {}
+                () = place.closed.cancelled() => {}
             }
-            drop(permit);
         });
     }
     drop(listener);
     tasks.close();
     tasks.wait().await;
+}
+
+/// Answers the requests of one connection.
+async fn answer(tcp: TcpStream, tls: Option<TlsAcceptor>, router: Router, place: &Place, clock: &dyn Clock) {
+    let service = TowerToHyperService::new(router);
+    let service = hyper::service::service_fn(|request| {
+        place.is_active();
+        hyper::service::Service::call(&service, request)
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HANDSHAKE).max_buf_size(WEB_REQUEST_BYTES_MAX);
+    match tls {
+        None => drop(http.serve_connection(TokioIo::new(tcp), service).await),
+        Some(tls) => {
+            let tls = tokio::select! {
+                tls = tls.accept(tcp) => tls,
+                () = clock.sleep(HANDSHAKE) => return,
+            };
+            if let Ok(tls) = tls {
+                drop(http.serve_connection(TokioIo::new(tls), service).await);
+            }
+        }
+    }
+}
+
+/// The open connections of a listener, the one that has done nothing for longest first.
+#[derive(Default)]
+struct Open(Mutex<Turns>);
+
+#[derive(Default)]
+struct Turns {
+    next: u64,
+    by_turn: BTreeMap<u64, CancellationToken>,
+}
+
+/// A connection's place among them.
+struct Place {
+    open: Arc<Open>,
+    turn: AtomicU64,
+    /// Cancelled when the connection must go.
+    closed: CancellationToken,
+}
+
+impl Place {
+    /// Takes a place, if need be that of the connection that has done nothing for longest.
+    fn take(open: &Arc<Open>, closed: CancellationToken) -> Self {
+        let mut turns = open.turns();
+        if turns.by_turn.len() >= WEB_CONNECTIONS_MAX
+            && let Some((_, oldest)) = turns.by_turn.pop_first()
+        {
+            oldest.cancel();
+        }
+        let turn = turns.add(closed.clone());
+        drop(turns);
+        Place { open: open.clone(), turn: AtomicU64::new(turn), closed }
+    }
+
+    /// The connection has made a request: it goes to the end of the line.
+    fn is_active(&self) {
+        let mut turns = self.open.turns();
+        if let Some(closed) = turns.by_turn.remove(&self.turn.load(Ordering::Relaxed)) {
+            let turn = turns.add(closed);
+            self.turn.store(turn, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let turn = self.turn.load(Ordering::Relaxed);
+        self.open.turns().by_turn.remove(&turn);
+    }
+}
+
+impl Open {
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Turns {
+    fn add(&mut self, closed: CancellationToken) -> u64 {
+        let turn = self.next;
+        self.next = turn.wrapping_add(1);
+        self.by_turn.insert(turn, closed);
+        turn
+    }
 }

@@ -32,6 +32,9 @@ pub fn allow_open_files(room: &RoomConfig) {
 fn wanted(room: &RoomConfig) -> u64 {
     let files = [
         room.connections_max,
+        room.connections_unknown_max,
+        room.connections_operators_max,
+        limits::CONNECTIONS_REFUSED_MAX,
         room.handshakes_max,
         limits::HANDSHAKES_WAITING_MAX,
         // Issuer and probes.

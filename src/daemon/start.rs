@@ -20,7 +20,7 @@ use super::{
     identity, inspect, listeners, rules, telemetry,
 };
 use crate::{
-    api::{Edge, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
+    api::{Edge, EdgeRoom, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
     broker::{Broker, Settings, Task, Tickets},
     clock::{Clock, SystemClock},
     config::Config,
@@ -192,8 +192,17 @@ impl Daemon {
             health.set_service_status(format!("leasehold.v1.{service}"), ServingStatus::Serving).await;
         }
         let room = &config.server.room;
-        let edge = Edge::new(self.broker.clone(), self.reloader.clone(), stop.clone())
-            .with_room(room.requests_max, room.requests_per_peer_max);
+        let edge = Edge::new(self.broker.clone(), self.reloader.clone(), stop.clone()).with_room(EdgeRoom {
+            requests_max: room.requests_max,
+            requests_per_peer_max: room.requests_per_peer_max,
+            buffered_bytes_max: room.buffered_bytes_max,
+            buffered_bytes_per_peer_max: room.buffered_bytes_per_peer_max,
+        });
+        let (classify, readers, shutdown) = (edge.classify(), edge.clone(), stop.clone());
+        self.tasks.spawn(async move {
+            readers.watch_readers(shutdown).await;
+            "the look at clients that do not read"
+        });
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
         let acceptor = Acceptor::new(self.identity.clone(), clock.clone(), Protocol::Grpc);
         let observer = HandshakeObserver::new(|failure: &HandshakeFailure| {
@@ -204,7 +213,10 @@ impl Daemon {
             handshakes_max: room.handshakes_max,
             connections_max: room.connections_max,
             connections_per_peer_max: room.connections_per_peer_max,
+            connections_unknown_max: room.connections_unknown_max,
+            connections_operators_max: room.connections_operators_max,
             streams_max: room.streams_per_connection_max,
+            classify,
             observer,
             ..ServeOptions::default()
         };

@@ -27,9 +27,10 @@ use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
 use tower::{Service, ServiceExt};
 
 use super::{
+    class::{CallerClass, Classify, ConnectionRoom},
     connection::{Connection, Ending, refusal},
     failure::{FailureCause, FailureLog, HandshakeFailure, HandshakeObserver},
-    share::Shares,
+    share::Full,
 };
 use crate::{
     clock::Clock,
@@ -111,8 +112,9 @@ impl Acceptor {
     }
 }
 
-/// Counts the bytes that come in: whether a peer in a handshake is still talking.
-type Counted = InspectReader<TcpStream, Box<dyn FnMut(&[u8]) + Send>>;
+/// Counts the bytes that come in.
+type Heard<S> = InspectReader<S, Box<dyn FnMut(&[u8]) + Send>>;
+type Counted = Heard<TcpStream>;
 
 struct Accepted {
     tls: TlsStream<Counted>,
@@ -127,12 +129,20 @@ pub struct ServeOptions {
     pub handshakes_max: usize,
     /// Connections that wait for a handshake. More wait in the kernel's queue.
     pub waiting_max: usize,
-    /// Connections open at once. More are closed after their handshake.
+    /// Connections of known peers open at once. More are closed after their handshake.
     pub connections_max: usize,
-    /// Connections of one SPIFFE ID open at once. On more, every request is refused.
+    /// Connections of one known SPIFFE ID open at once. On more, every request is refused.
     pub connections_per_peer_max: usize,
-    /// Streams of one HTTP/2 connection.
+    /// Connections of unknown peers open at once.
+    pub connections_unknown_max: usize,
+    /// Connections of one unknown SPIFFE ID open at once.
+    pub connections_unknown_per_peer_max: usize,
+    /// Connections that are kept for operators. Past it, an operator takes the place of a known peer.
+    pub connections_operators_max: usize,
+    /// Streams of one HTTP/2 connection of a known peer.
     pub streams_max: u32,
+    /// What is known of a peer.
+    pub classify: Classify,
     /// Bytes of a request's headers.
     pub header_bytes_max: u32,
     /// From the end of a connection's SVID to the cut.
@@ -150,6 +160,10 @@ impl Default for ServeOptions {
             waiting_max: limits::HANDSHAKES_WAITING_MAX,
             connections_max: limits::CONNECTIONS_MAX,
             connections_per_peer_max: limits::CONNECTIONS_PER_PEER_MAX,
+            connections_unknown_max: limits::CONNECTIONS_UNKNOWN_MAX,
+            connections_unknown_per_peer_max: limits::CONNECTIONS_UNKNOWN_PER_PEER_MAX,
+            connections_operators_max: limits::CONNECTIONS_OPERATORS_MAX,
+            classify: Classify::default(),
             streams_max: limits::STREAMS_PER_CONNECTION_MAX,
             header_bytes_max: limits::HEADER_BYTES_MAX,
             grace: limits::CONNECTION_GRACE,
@@ -183,10 +197,10 @@ pub async fn serve<S, B>(
     let tasks = TaskTracker::new();
     let waiting = Arc::new(Semaphore::new(options.waiting_max));
     let shared = Arc::new(Shared {
-        http: http(acceptor.protocol, &options),
+        http: http(acceptor.protocol, &options, options.streams_max),
+        http_unknown: http(acceptor.protocol, &options, limits::STREAMS_UNKNOWN_MAX),
         handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
-        connections: Arc::new(Semaphore::new(options.connections_max)),
-        peers: Shares::new(options.connections_per_peer_max),
+        room: ConnectionRoom::new(&options),
         failures: FailureLog::new(acceptor.clock.clone(), options.observer.clone()),
         acceptor,
         options,
@@ -220,22 +234,27 @@ pub async fn serve<S, B>(
 /// What the connections of one listener share.
 struct Shared {
     http: auto::Builder<TokioExecutor>,
+    http_unknown: auto::Builder<TokioExecutor>,
     acceptor: Acceptor,
     options: ServeOptions,
     handshakes: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
-    peers: Arc<Shares>,
+    room: ConnectionRoom,
     failures: FailureLog,
     shutdown: CancellationToken,
 }
 
-fn http(protocol: Protocol, options: &ServeOptions) -> auto::Builder<TokioExecutor> {
+/// What HTTP/2 buffers for one connection: what arrives up to the window of the connection, and what waits to be sent up to
+/// `SEND_BUFFER_BYTES` for each stream.
+fn http(protocol: Protocol, options: &ServeOptions, streams_max: u32) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(limits::PING)
         .keep_alive_timeout(limits::PING)
-        .max_concurrent_streams(options.streams_max)
+        .max_concurrent_streams(streams_max)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(limits::SEND_BUFFER_BYTES)
         .max_header_list_size(options.header_bytes_max);
     http.http1()
         .timer(TokioTimer::new())
@@ -278,23 +297,32 @@ async fn attend<S, B>(
         Ok(accepted) => accepted,
         Err(cause) => return refused(cause),
     };
-    let Ok(_open) = shared.connections.clone().try_acquire_owned() else {
-        return refused(FailureCause::Overloaded);
+    let class = shared.options.classify.of(&peer);
+    let share = match shared.room.take(class, peer.spiffe_id()) {
+        Ok(share) => Ok(share),
+        Err(Full::Identity { has }) => match shared.room.refused.clone().try_acquire_owned() {
+            Ok(place) => Err((has, place)),
+            Err(_) => return refused(FailureCause::Overloaded),
+        },
+        Err(Full::All { .. }) => return refused(FailureCause::Overloaded),
     };
     drop(handshake);
-    let share = shared.peers.take(peer.spiffe_id());
     let connection = Connection::new(peer, remote, trust.clone());
     let _ended_at_last = connection.ended.clone().drop_guard();
-    if share.is_none() {
-        let max = shared.peers.most();
+    if let Err((max, _)) = share {
         refused(FailureCause::PeerFull { id: connection.peer.spiffe_id().clone(), max });
         connection.end(Ending::PeerFull { max });
     }
     let clock = &shared.acceptor.clock;
     let guarded = Guarded { service, connection: connection.clone(), clock: clock.clone() };
+    let http = match class {
+        CallerClass::Unknown => shared.http_unknown.clone(),
+        CallerClass::Known | CallerClass::Operator => shared.http.clone(),
+    };
     // What was agreed on is spoken: a bad preface is no HTTP/1.1.
-    let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2") && shared.http.is_http1_available();
-    let http = if is_h2 { shared.http.clone().http2_only() } else { shared.http.clone() };
+    let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2") && http.is_http1_available();
+    let http = if is_h2 { http.http2_only() } else { http };
+    let (tls, greeted) = greeting(tls);
     let http = http.serve_connection(TokioIo::new(tls), guarded);
     tokio::pin!(http);
     let ending = tokio::select! {
@@ -306,8 +334,10 @@ async fn attend<S, B>(
         }
         ending = ending(&connection, trust, clock, &shared.shutdown) => ending,
         // Stays as long as a client needs to ask once and to be told why not.
-        () = clock.sleep(shared.options.grace), if share.is_none() => connection.ending(),
+        () = clock.sleep(shared.options.grace), if share.is_err() => connection.ending(),
+        () = connection.ended.cancelled(), if share.is_ok() => connection.ending(),
         () = connection.cut.cancelled() => return,
+        () = silent(greeted) => return refused(FailureCause::Silent),
     };
     tracing::debug!(%remote, peer = ?connection.peer, %ending, "connection ends");
     let grace = if ending == Ending::ShuttingDown { shared.options.drain } else { shared.options.grace };
@@ -317,6 +347,28 @@ async fn attend<S, B>(
         _ = http => {}
         () = clock.sleep(grace) => {}
         () = connection.cut.cancelled() => {}
+    }
+}
+
+/// The bytes with which every HTTP/2 client begins (RFC 9113 section 3.4).
+const PREFACE_BYTES: usize = 24;
+
+/// Counts what a peer says after its handshake. HTTP/1.1 has its own deadline: the one for a request's headers.
+fn greeting(tls: TlsStream<Counted>) -> (Heard<TlsStream<Counted>>, Arc<AtomicUsize>) {
+    let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    let heard = Arc::new(AtomicUsize::new(if is_http2 { 0 } else { PREFACE_BYTES }));
+    let counter = heard.clone();
+    let count = move |bytes: &[u8]| {
+        counter.fetch_add(bytes.len(), Ordering::Relaxed);
+    };
+    (InspectReader::new(tls, Box::new(count)), heard)
+}
+
+/// Resolves if a peer has not even begun to speak HTTP/2 in time. Pings, which find a dead peer, are sent only after that.
+async fn silent(heard: Arc<AtomicUsize>) {
+    tokio::time::sleep(limits::HANDSHAKE).await;
+    if heard.load(Ordering::Relaxed) >= PREFACE_BYTES {
+        std::future::pending::<()>().await;
     }
 }
 

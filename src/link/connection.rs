@@ -28,9 +28,13 @@ pub enum Ending {
     #[error("the SVID that opened this connection is no longer trusted: connect again with another")]
     SvidUntrusted { why: SvidError },
     #[error(
-        "this identity has {max} connections open, as many as one may: close some, or try again in a moment"
+        "this identity has {max} connections open, as many as one may now: close some, or try again in a moment"
     )]
     PeerFull { max: usize },
+    #[error(
+        "an answer was not read for {waited} s, so the connection is closed: read faster, or ask for less"
+    )]
+    NotRead { waited: u64 },
     #[error("the server is stopping: connect again")]
     ShuttingDown,
     #[error("the connection is closed")]
@@ -43,6 +47,7 @@ impl Ending {
             Ending::SvidExpired { .. } => Reason::SvidExpired,
             Ending::SvidUntrusted { why } => why.reason(),
             Ending::PeerFull { .. } => Reason::Overloaded,
+            Ending::NotRead { .. } => Reason::FellBehind,
             Ending::ShuttingDown => Reason::ShuttingDown,
             Ending::Closed => Reason::Unreachable,
         }
@@ -103,6 +108,11 @@ impl Connection {
         self.cut.cancel();
     }
 
+    /// Ends it because the client does not read what it asked for: it is asked to go, and cut after the grace.
+    pub fn end_unread(&self, waited: std::time::Duration) {
+        self.end(Ending::NotRead { waited: waited.as_secs() });
+    }
+
     /// The first cause stays. The cause is there before anybody is woken.
     pub(super) fn end(&self, ending: Ending) {
         let _ = self.ending.set(ending);
@@ -153,6 +163,7 @@ pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &Ending) -> R
             (tonic::Code::Unauthenticated, StatusCode::UNAUTHORIZED)
         }
         Ending::PeerFull { .. } => (tonic::Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+        Ending::NotRead { .. } => (tonic::Code::DataLoss, StatusCode::SERVICE_UNAVAILABLE),
         Ending::ShuttingDown | Ending::Closed => (tonic::Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
     };
     let grpc = request

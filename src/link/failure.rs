@@ -44,8 +44,11 @@ pub enum FailureCause {
     GaveWay,
     #[error("as many connections are open as there may be")]
     Overloaded,
+    /// The handshake was good, and HTTP/2 was not begun.
+    #[error("the peer did not begin HTTP/2 within {} s", limits::HANDSHAKE.as_secs())]
+    Silent,
     /// The handshake was good: what is refused are the requests that follow it.
-    #[error("`{id}` has {max} connections open, as many as one identity may")]
+    #[error("`{id}` has {max} connections open, as many as one identity may now")]
     PeerFull { id: SpiffeId, max: usize },
 }
 
@@ -58,6 +61,7 @@ impl HandshakeFailure {
             FailureCause::Alert(_)
             | FailureCause::Protocol(_)
             | FailureCause::TimedOut
+            | FailureCause::Silent
             | FailureCause::GaveWay
             | FailureCause::Closed => None,
         }

@@ -14,8 +14,10 @@
 //! | `connect_error` | [`ConnectError`]: what can be wrong with that, and what to do |
 //! | `primed` | a stream whose first bytes were waited for |
 //! | `share` | [`Shares`]: what each identity has under way at once |
+//! | `class` | [`CallerClass`]: how much room a connection gets, by what the server knows of its peer |
 
 mod accept;
+mod class;
 mod connect;
 mod connect_error;
 mod connection;
@@ -27,9 +29,10 @@ mod share;
 mod testing;
 
 pub use accept::{Acceptor, Protocol, ServeOptions, serve};
+pub use class::{CallerClass, Classify};
 pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
 pub use connect_error::{ConnectError, explain};
 pub use connection::{Connection, Ending};
 pub use failure::{FailureCause, HandshakeFailure, HandshakeObserver};
 pub use redial::Redial;
-pub use share::{Share, Shares};
+pub use share::{Full, Share, Shares};

@@ -2,64 +2,137 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use crate::name::SpiffeId;
 
-/// Counts what each SPIFFE ID has under way of one thing, connections or requests, and lets it have so many.
+/// Counts what each SPIFFE ID has under way of one thing (connections, requests, bytes), and bounds it.
 ///
-/// Keeps nothing of who has nothing under way. A mutex that is held for a look-up; no clock, no await here.
+/// An identity may have as much as [`Shares::most`], and never more than is left for all others. A single identity gets at
+/// most a half, two get at most a third each, and so on: however many fill their shares, one more still finds room.
+///
+/// Keeps nothing of an identity that has nothing under way. A mutex that is held for a look-up; no clock, no await here.
 #[derive(Debug)]
 pub struct Shares {
+    all: usize,
     most: usize,
-    taken: Mutex<HashMap<SpiffeId, usize>>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    total: usize,
+    each: HashMap<SpiffeId, usize>,
+}
+
+/// Why there is no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// This identity has its share, and others may still find room.
+    Identity { has: usize },
+    /// All identities together have what there is.
+    All { most: usize },
 }
 
 impl Shares {
-    /// `most` is what one identity may have at once.
-    pub fn new(most: usize) -> Arc<Self> {
-        Arc::new(Shares { most, taken: Mutex::new(HashMap::new()) })
+    /// `all` is what all identities may have together, `most` what one may have.
+    pub fn new(all: usize, most: usize) -> Arc<Self> {
+        Arc::new(Shares { all, most, taken: Mutex::default() })
     }
 
-    /// What one identity may have at once.
+    /// The most that one identity may have at once.
     pub fn most(&self) -> usize {
         self.most
     }
 
-    /// One more for this identity, until it is dropped; `None` where it has its share already.
-    pub fn take(self: &Arc<Self>, id: &SpiffeId) -> Option<Share> {
-        let mut taken = self.lock();
-        let count = taken.get(id).copied().unwrap_or(0);
-        if count >= self.most {
-            return None;
-        }
-        taken.insert(id.clone(), count.saturating_add(1));
-        drop(taken);
-        Some(Share { of: self.clone(), id: id.clone() })
+    /// Takes so much for this identity, until the share is dropped.
+    pub fn take(self: &Arc<Self>, id: &SpiffeId, amount: usize) -> Result<Share, Full> {
+        self.add(id, amount)?;
+        Ok(Share { of: self.clone(), id: id.clone(), amount: AtomicUsize::new(amount) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SpiffeId, usize>> {
+    fn add(&self, id: &SpiffeId, amount: usize) -> Result<(), Full> {
+        let mut taken = self.lock();
+        let has = taken.each.get(id).copied().unwrap_or(0);
+        let left = self.all.saturating_sub(taken.total);
+        if amount > left {
+            return Err(Full::All { most: self.all });
+        }
+        let wanted = has.saturating_add(amount);
+        if wanted > self.most.min(left) {
+            return Err(Full::Identity { has });
+        }
+        taken.set(id, wanted);
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One of an identity's share. Dropping it gives it back.
+impl Taken {
+    fn set(&mut self, id: &SpiffeId, wanted: usize) {
+        let has = self.each.get(id).copied().unwrap_or(0);
+        self.total = self.total.saturating_sub(has).saturating_add(wanted);
+        if wanted == 0 {
+            self.each.remove(id);
+        } else if let Some(entry) = self.each.get_mut(id) {
+            *entry = wanted;
+        } else {
+            self.each.insert(id.clone(), wanted);
+        }
+    }
+}
+
+/// A part of an identity's share. Dropping it gives it back.
 #[derive(Debug)]
 pub struct Share {
     of: Arc<Shares>,
     id: SpiffeId,
+    amount: AtomicUsize,
+}
+
+impl Share {
+    /// Takes more.
+    pub fn grow(&self, amount: usize) -> Result<(), Full> {
+        self.of.add(&self.id, amount)?;
+        self.amount.fetch_add(amount, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes more though there may be no room: what is taken next is refused for so long.
+    pub fn grow_past(&self, amount: usize) {
+        let mut taken = self.of.lock();
+        let has = taken.each.get(&self.id).copied().unwrap_or(0);
+        taken.set(&self.id, has.saturating_add(amount));
+        self.amount.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Gives a part back.
+    pub fn shrink(&self, amount: usize) {
+        let less = |held: usize| Some(held.saturating_sub(amount));
+        let held = self.amount.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or(0);
+        self.give_back(amount.min(held));
+    }
+
+    fn give_back(&self, amount: usize) {
+        if amount == 0 {
+            return;
+        }
+        let mut taken = self.of.lock();
+        let has = taken.each.get(&self.id).copied().unwrap_or(0);
+        taken.set(&self.id, has.saturating_sub(amount));
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let mut taken = self.of.lock();
-        match taken.get_mut(&self.id) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => {
-                taken.remove(&self.id);
-            }
-        }
+        self.give_back(self.amount.load(Ordering::Relaxed));
     }
 }
 
@@ -67,19 +140,59 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
+    fn id(name: &str) -> SpiffeId {
+        format!("spiffe://td.example/{name}").parse().unwrap()
+    }
+
     #[test]
-    fn an_identity_has_its_share_and_no_more_and_others_have_theirs() {
-        let shares = Shares::new(2);
-        let (a, b): (SpiffeId, SpiffeId) =
-            ("spiffe://a.example/x".parse().unwrap(), "spiffe://b.example/x".parse().unwrap());
-        let first = shares.take(&a).unwrap();
-        let second = shares.take(&a).unwrap();
-        assert!(shares.take(&a).is_none());
-        assert!(shares.take(&b).is_some());
+    fn an_identity_has_its_share_and_others_have_theirs() {
+        let shares = Shares::new(100, 2);
+        let (a, b) = (id("a"), id("b"));
+        let first = shares.take(&a, 1).unwrap();
+        let second = shares.take(&a, 1).unwrap();
+        assert_eq!(shares.take(&a, 1).err(), Some(Full::Identity { has: 2 }));
+        assert!(shares.take(&b, 1).is_ok());
         drop(first);
-        let third = shares.take(&a).unwrap();
-        assert!(shares.take(&a).is_none());
+        let third = shares.take(&a, 1).unwrap();
+        assert!(shares.take(&a, 1).is_err());
         drop((second, third));
-        assert!(shares.lock().is_empty(), "nothing is kept of who has nothing");
+        assert!(shares.lock().each.is_empty(), "nothing is kept of an identity that has nothing");
+        assert_eq!(shares.lock().total, 0);
+    }
+
+    #[test]
+    fn however_many_fill_their_shares_one_more_finds_room() {
+        let shares = Shares::new(1_000, 1_000);
+        let mut held = Vec::new();
+        let fill = |name: &str, held: &mut Vec<Share>| {
+            let (id, before) = (id(name), held.len());
+            while let Ok(share) = shares.take(&id, 1) {
+                held.push(share);
+            }
+            held.len() - before
+        };
+        assert_eq!(fill("first", &mut held), 500);
+        assert_eq!(fill("second", &mut held), 250);
+        for n in 0..100 {
+            let got = fill(&format!("other-{n}"), &mut held);
+            assert!(got > 0 || shares.lock().total == 1_000, "{n} got nothing of what is left");
+        }
+        assert!(shares.lock().total <= 1_000);
+    }
+
+    #[test]
+    fn a_share_grows_and_shrinks_within_its_bounds() {
+        let shares = Shares::new(100, 40);
+        let share = shares.take(&id("a"), 10).unwrap();
+        assert_eq!(share.grow(31), Err(Full::Identity { has: 10 }));
+        assert_eq!(share.grow(91), Err(Full::All { most: 100 }));
+        share.grow(30).unwrap();
+        share.grow_past(70);
+        assert!(shares.take(&id("b"), 1).is_err(), "what was taken past the bound counts");
+        share.shrink(200);
+        assert!(shares.lock().each.is_empty(), "no more is given back than was taken");
+        share.grow(40).unwrap();
+        drop(share);
+        assert_eq!(shares.lock().total, 0);
     }
 }

@@ -1,6 +1,6 @@
 //! Locks: prohibitions that outlive their moment.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, fmt, ops::Bound, str::FromStr};
 
 use crate::{
     clock::LeaseTime,
@@ -164,6 +164,12 @@ impl Locks {
     /// Forgets those whose time is over.
     pub fn prune(&mut self, now: LeaseTime) {
         self.by_name.retain(|_, (_, l)| l.stands(now));
+    }
+
+    /// By name, beyond one.
+    pub fn beyond(&self, after: Option<&LockName>) -> impl Iterator<Item = &Lock> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_name.range::<LockName, _>((from, Bound::Unbounded)).map(|(_, (_, lock))| lock)
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Lock> {

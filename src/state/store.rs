@@ -298,10 +298,10 @@ impl Store {
         self.lock_inner().locks.against(names, now).cloned()
     }
 
-    /// The locks in force.
-    pub fn locks(&self) -> Vec<Lock> {
+    /// Some of the locks in force, by name, beyond one.
+    pub fn locks(&self, after: Option<&LockName>, max: usize) -> Vec<Lock> {
         let now = self.clock.now().lease;
-        self.lock_inner().locks.iter().filter(|l| l.stands(now)).cloned().collect()
+        self.lock_inner().locks.beyond(after).filter(|l| l.stands(now)).take(max).cloned().collect()
     }
 
     // ---------- what widens: the record first ----------

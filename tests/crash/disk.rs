@@ -211,7 +211,7 @@ async fn law_39b_on_a_full_and_a_read_only_disk_nothing_is_given_endings_work_an
         assert_eq!(place.client(LAUNCHER).job(&worker.job).await.state(), v1::JobState::Closed);
     }
     assert_eq!(place.client(LAUNCHER).job(&third.job).await.state(), v1::JobState::Running);
-    let locks = place.client(OPERATOR).operators().list_locks(v1::ListLocksRequest {}).await.unwrap();
+    let locks = place.client(OPERATOR).operators().list_locks(v1::ListLocksRequest::default()).await.unwrap();
     assert_eq!(locks.into_inner().locks[0].name, "dataset:acme/patients@v1");
     process.stop().await;
 }

@@ -97,7 +97,8 @@ fn claims_of(token: &str) -> serde_json::Value {
 /// What was answered is as it was answered.
 async fn holds(place: &Place, books: &Books, dice: &mut Dice, at: &str) {
     let (launcher, operator) = (place.client(LAUNCHER), place.client(OPERATOR));
-    let locks = operator.operators().list_locks(v1::ListLocksRequest {}).await.unwrap().into_inner().locks;
+    let locks =
+        operator.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner().locks;
     let locks: BTreeMap<_, _> = locks.into_iter().map(|l| (l.name, l.by)).collect();
     let (jobs, closed, attempts, fates) = {
         let book = books.open();

@@ -25,6 +25,7 @@ pub struct Place {
     pub world: World,
     pub address: String,
     probe: Port,
+    issuer: Port,
     _grpc: Port,
 }
 
@@ -41,23 +42,34 @@ impl Place {
 
     /// The same with lines below `[lease]`.
     pub fn with(lease: &str) -> Self {
+        Self::prepared(lease, "")
+    }
+
+    /// A place whose daemon has these lines below `[server]`.
+    pub fn of_server(server: &str) -> Self {
+        Self::prepared("", server)
+    }
+
+    fn prepared(lease: &str, server: &str) -> Self {
         let world = World::prepared(|setup| {
             setup.real_clock = true;
             setup.lease = lease.to_owned();
+            setup.server = server.to_owned();
         });
-        let (grpc, probe) = (Port::reserve(), Port::reserve());
+        let (grpc, probe, issuer) = (Port::reserve(), Port::reserve(), Port::reserve());
         let address = grpc.address.to_string();
         let text = world
             .read("leasehold.toml")
             .replacen("grpc = \"127.0.0.1:0\"", &format!("grpc = \"{address}\""), 1)
             .replacen("probe = \"127.0.0.1:0\"", &format!("probe = \"{}\"", probe.address), 1)
+            .replacen("listen = \"127.0.0.1:0\"", &format!("listen = \"{}\"", issuer.address), 1)
             // Small segments, so that many of them begin while it is killed.
             .replacen("[ledger]\n", "[ledger]\nsegment = \"1MiB\"\n", 1);
         assert!(
             text.contains(&address) && text.contains(&probe.address.to_string()) && text.contains("segment")
         );
         world.write("leasehold.toml", &text);
-        Place { world, address, probe, _grpc: grpc }
+        Place { world, address, probe, issuer, _grpc: grpc }
     }
 
     /// Starts a daemon; it is not ready yet.
@@ -111,6 +123,16 @@ impl Place {
             audience: GATEWAY.parse().unwrap(),
             clock: self.world.clock.clone(),
         })
+    }
+
+    /// Where the daemon serves `/keys`.
+    pub fn issuer(&self) -> std::net::SocketAddr {
+        self.issuer.address
+    }
+
+    /// Where the daemon answers probes.
+    pub fn probes(&self) -> std::net::SocketAddr {
+        self.probe.address
     }
 
     pub fn clock(&self) -> Arc<dyn Clock> {

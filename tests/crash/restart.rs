@@ -282,7 +282,7 @@ async fn lock(place: &Place, round: u64) -> String {
 /// All locks stand, and each attempt goes on with all of its members, as the one that it was.
 async fn nothing_is_lost(place: &Place, fleet: &Fleet, locks: &BTreeSet<String>) {
     let operator = place.client(OPERATOR);
-    let answer = operator.operators().list_locks(v1::ListLocksRequest {}).await.unwrap().into_inner();
+    let answer = operator.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner();
     assert_eq!(answer.locks.into_iter().map(|l| l.name).collect::<BTreeSet<_>>(), *locks);
     for job in &fleet.jobs {
         // One that was taken for lost by a slow machine is away for a moment.

@@ -107,7 +107,10 @@ async fn law_43_a_daemon_that_may_open_few_files_allows_itself_more_or_says_that
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     let mut process = place.start_by(&["sh", "-c", "ulimit -Sn 300; exec \"$@\"", "sh"]);
     process.ready().await;
-    assert_eq!(soft(&process), most.min(limits::CONNECTIONS_MAX as u64 + 512 + 4_096 + 2 * 256 + 256));
+    assert_eq!(
+        soft(&process),
+        most.min(limits::CONNECTIONS_MAX as u64 + 3 * 256 + 512 + 4_096 + 2 * 1_024 + 256)
+    );
     process.stop().await;
 
     let mut process = place.start_by(&["sh", "-c", "ulimit -n 300; exec \"$@\"", "sh"]);

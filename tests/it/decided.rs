@@ -380,7 +380,8 @@ async fn no_lock_shuts_out_the_operators_by_mistake() {
         let no = refused(platform.lock(name).await);
         assert_eq!(no.reason, "OPERATORS_LOCKED_OUT", "{name}: {no:?}");
     }
-    let locks = platform.operators().list_locks(v1::ListLocksRequest {}).await.unwrap().into_inner().locks;
+    let locks =
+        platform.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner().locks;
     assert_eq!(locks, []);
 }
 
@@ -436,7 +437,8 @@ async fn the_break_glass_identity_lifts_every_lock() {
     world.write("catalog.d/platform.toml", &text.replace("ops/*", "ops/root"));
     world.daemon().reload();
     let glass = world.client(BREAK_GLASS).await;
-    let seen = glass.operators().list_locks(v1::ListLocksRequest {}).await.unwrap().into_inner().locks;
+    let seen =
+        glass.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner().locks;
     let seen: Vec<_> = seen.iter().map(|l| l.name.as_str()).collect();
     assert!(seen.contains(&domain), "{seen:?}");
     for name in seen {

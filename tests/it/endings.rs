@@ -816,7 +816,8 @@ async fn law_39_law_39a_a_restart_never_widens_access_and_the_member_goes_on() {
     }
     // The lock is still there, and so is what the caller's keys made.
     let operator = s.world.client(OPERATOR).await;
-    let locks = operator.operators().list_locks(v1::ListLocksRequest {}).await.unwrap().into_inner().locks;
+    let locks =
+        operator.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner().locks;
     assert_eq!(locks.len(), 1);
     assert_eq!((locks[0].name.as_str(), locks[0].by.as_str()), ("dataset:acme/patients@v1", OPERATOR));
     let same = launcher.create(spec(), "key of support-lora").await.unwrap().into_inner();

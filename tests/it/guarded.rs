@@ -25,7 +25,8 @@ async fn law_31_a_second_lock_never_shortens_the_first() {
     let again = lock_for(&operator, "dataset:acme/tickets", Some(1)).await;
     assert_eq!(again.until, None);
     world.time().advance(std::time::Duration::from_secs(3_600));
-    let locks = operator.operators().list_locks(v1::ListLocksRequest {}).await.unwrap().into_inner().locks;
+    let locks =
+        operator.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner().locks;
     assert_eq!(locks.len(), 1);
 }
 
@@ -40,7 +41,7 @@ async fn law_31_an_identity_that_is_locked_cannot_let_itself_out() {
     refused(reload).is(Code::PermissionDenied, "LOCKED");
     assert!(operator.operators().who_am_i(v1::WhoAmIRequest {}).await.is_ok(), "it may still ask who it is");
     platform.unlock(&name).await.unwrap();
-    assert!(operator.operators().list_locks(v1::ListLocksRequest {}).await.is_ok());
+    assert!(operator.operators().list_locks(v1::ListLocksRequest::default()).await.is_ok());
 }
 
 #[tokio::test]

@@ -223,7 +223,7 @@ async fn law_14_listing_and_showing_reveal_no_secret() {
     tell!("GetJob", operator.jobs().get_job(v1::GetJobRequest { job: worker.job.clone() }));
     tell!("ListJobs", operator.jobs().list_jobs(v1::ListJobsRequest::default()));
     tell!("WhoAmI", operator.operators().who_am_i(v1::WhoAmIRequest {}));
-    tell!("ListLocks", operator.operators().list_locks(v1::ListLocksRequest {}));
+    tell!("ListLocks", operator.operators().list_locks(v1::ListLocksRequest::default()));
     let ledger = world.records().await.text;
     told.push(("the ledger", ledger.clone().into_bytes(), ledger));
 

@@ -185,7 +185,7 @@ impl Scene {
     }
 
     async fn locks(&self) -> Vec<v1::Lock> {
-        let request = v1::ListLocksRequest {};
+        let request = v1::ListLocksRequest::default();
         self.platform.operators().list_locks(request).await.unwrap().into_inner().locks
     }
 }
@@ -338,6 +338,6 @@ async fn who_may_not_lock_a_name_may_not_lift_it_either() {
     }
     // The lists are told apart too.
     let seen = |l: Response<v1::ListLocksResponse>| l.into_inner().locks.len();
-    assert_eq!(seen(ada.operators().list_locks(v1::ListLocksRequest {}).await.unwrap()), 1);
-    assert_eq!(seen(bob.operators().list_locks(v1::ListLocksRequest {}).await.unwrap()), 0);
+    assert_eq!(seen(ada.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap()), 1);
+    assert_eq!(seen(bob.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap()), 0);
 }

@@ -150,7 +150,7 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
             done(operators.lock(request).await)
         }
         "Unlock" => done(operators.unlock(v1::UnlockRequest { name: format!("job:{job}"), reason }).await),
-        "ListLocks" => done(operators.list_locks(v1::ListLocksRequest {}).await),
+        "ListLocks" => done(operators.list_locks(v1::ListLocksRequest::default()).await),
         "WaitDurable" => {
             let receipt = t.receipt.clone();
             done(operators.wait_durable(v1::WaitDurableRequest { receipt }).await)

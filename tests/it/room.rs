@@ -58,7 +58,7 @@ fn ask_to_reload(client: &Client) -> Asked {
 
 /// Something that is answered at once, where there is room.
 async fn ask(client: &Client) -> Result<(), Status> {
-    client.operators().list_locks(ListLocksRequest {}).await.map(drop)
+    client.operators().list_locks(ListLocksRequest::default()).await.map(drop)
 }
 
 async fn until_refused(client: &Client) -> Refused {
@@ -113,18 +113,18 @@ async fn the_requests_that_all_may_have_in_work_are_those_that_are_configured() 
 async fn the_connections_of_one_identity_and_of_all_are_those_that_are_configured() {
     let room = "connections_max = 3\nconnections_per_peer_max = 2";
     let world = World::with(|setup| setup.server = room.into()).await;
-    let (one, two) = (world.client(OPERATOR).await, world.client(OPERATOR).await);
-    let three = world.client(OPERATOR).await;
+    let (one, two) = (world.client(LAUNCHER).await, world.client(LAUNCHER).await);
+    let three = world.client(LAUNCHER).await;
     let who = async |client: &Client| client.operators().who_am_i(WhoAmIRequest {}).await;
     assert!(who(&one).await.is_ok() && who(&two).await.is_ok());
     let no = refused(who(&three).await);
     no.is(Code::ResourceExhausted, "OVERLOADED");
     assert!(no.text.contains("2 connections open"), "{}", no.text);
     drop(three);
-    // The third place is somebody else's, and there is no fourth.
+    // The third place is another identity's, and there is no fourth.
     let mut others = Vec::new();
     eventually("the third connection", async || {
-        let connector = world.connector(&world.svid(PLATFORM));
+        let connector = world.connector(&world.svid(NIGHTLY));
         match connector.connected_channel().await {
             Ok(channel) => others.push(channel),
             Err(_) => assert!(others.is_empty()),
@@ -132,12 +132,24 @@ async fn the_connections_of_one_identity_and_of_all_are_those_that_are_configure
         !others.is_empty()
     })
     .await;
-    assert!(
-        world.connector(&world.svid(LAUNCHER)).connected_channel().await.is_err(),
-        "all places are taken"
-    );
+    assert!(world.connector(&world.svid(WORKER)).connected_channel().await.is_err(), "all places are taken");
     assert!(who(&one).await.is_ok() && who(&two).await.is_ok());
+    let (operator, stranger) = (world.client(OPERATOR).await, world.client(NOBODY).await);
+    assert!(who(&operator).await.is_ok(), "operators have places of their own");
+    assert!(who(&stranger).await.is_ok(), "and those whom no entry matches take none of the others");
     drop(others);
-    eventually("a place", async || world.connector(&world.svid(LAUNCHER)).connected_channel().await.is_ok())
+    eventually("a place", async || world.connector(&world.svid(WORKER)).connected_channel().await.is_ok())
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_may_ask_who_it_is_and_nothing_else() {
+    let world = World::start().await;
+    let stranger = world.client(NOBODY).await;
+    assert!(stranger.operators().who_am_i(WhoAmIRequest {}).await.is_ok());
+    let mut health = tonic_health::pb::health_client::HealthClient::new(stranger.channel.clone());
+    assert!(health.check(tonic_health::pb::HealthCheckRequest::default()).await.is_ok());
+    refused(stranger.create(spec(), "k").await).is(Code::PermissionDenied, "PRINCIPAL_UNKNOWN");
+    refused(stranger.operators().list_locks(ListLocksRequest::default()).await)
+        .is(Code::PermissionDenied, "PRINCIPAL_UNKNOWN");
 }

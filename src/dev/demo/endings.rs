@@ -328,7 +328,7 @@ impl Story<'_> {
 
     async fn locks(&self) -> Seen<Vec<v1::Lock>> {
         let mut client = self.stage.operators(Role::Operator)?;
-        Ok(client.list_locks(v1::ListLocksRequest {}).await.map_err(|s| say(&s))?.into_inner().locks)
+        Ok(client.list_locks(v1::ListLocksRequest::default()).await.map_err(|s| say(&s))?.into_inner().locks)
     }
 
     /// A member with a credential that the verifier accepts.

@@ -1,0 +1,174 @@
+//! The body of a request: room is taken before its bytes are read, and it must come in time.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body::{Body, Frame, SizeHint};
+use tonic::{Status, codegen::StdError};
+
+use super::{room::Held, status::status};
+use crate::{
+    clock::Clock,
+    limits,
+    reason::{Reason, Refusal},
+};
+
+/// Bytes before each message: a flag, and the length (gRPC over HTTP/2, "Length-Prefixed-Message").
+const PREFIX_BYTES: usize = 5;
+
+/// How many messages a client sends with one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Messages {
+    One,
+    /// Several, one soon after the other.
+    Several,
+    /// As many as it likes, whenever it likes.
+    Many,
+}
+
+/// A request's body that is bounded in bytes and in time.
+///
+/// As soon as a message's length is known, room is taken for all of it, decoded: a client that sends half of it holds what it
+/// says. One message, or the whole body of a call that sends one, must come within [`limits::BODY`].
+pub(super) struct Received<B> {
+    body: B,
+    messages: Messages,
+    held: Arc<Held>,
+    clock: Arc<dyn Clock>,
+    deadline: Option<BoxFuture<'static, ()>>,
+    prefix: Vec<u8>,
+    /// Bytes of the present message that are still to come.
+    left: usize,
+    /// What the present message takes, on a stream.
+    taken: usize,
+    began: bool,
+}
+
+impl<B> Received<B> {
+    pub(super) fn new(body: B, messages: Messages, held: Arc<Held>, clock: Arc<dyn Clock>) -> Self {
+        let deadline = Some(clock.sleep(limits::BODY));
+        let prefix = Vec::with_capacity(PREFIX_BYTES);
+        Received { body, messages, held, clock, deadline, prefix, left: 0, taken: 0, began: false }
+    }
+
+    /// Follows the messages through the next bytes of the body.
+    fn follow(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
+        while !bytes.is_empty() {
+            if self.left > 0 {
+                let some = self.left.min(bytes.len());
+                self.left -= some;
+                bytes = bytes.get(some..).unwrap_or_default();
+            } else {
+                let some = PREFIX_BYTES.saturating_sub(self.prefix.len()).min(bytes.len());
+                let (prefix, rest) = bytes.split_at_checked(some).unwrap_or((bytes, &[]));
+                self.prefix.extend_from_slice(prefix);
+                bytes = rest;
+                self.begin()?;
+            }
+        }
+        let is_between = self.left == 0 && self.prefix.is_empty();
+        match self.messages {
+            Messages::One => {}
+            Messages::Several if is_between => self.deadline = Some(self.clock.sleep(limits::BODY)),
+            Messages::Many if is_between => self.deadline = None,
+            Messages::Several | Messages::Many if self.deadline.is_some() => {}
+            Messages::Several | Messages::Many => self.deadline = Some(self.clock.sleep(limits::BODY)),
+        }
+        Ok(())
+    }
+
+    /// Begins a message, if its prefix is complete.
+    fn begin(&mut self) -> Result<(), Refusal> {
+        let [_, length @ ..] = self.prefix.as_slice() else { return Ok(()) };
+        let Ok(length) = <[u8; 4]>::try_from(length) else { return Ok(()) };
+        self.prefix.clear();
+        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+        let most = match self.messages {
+            Messages::One => limits::MESSAGE_BYTES_MAX,
+            Messages::Several | Messages::Many => limits::STREAM_MESSAGE_BYTES_MAX,
+        };
+        if length > most {
+            return Err(too_large(most));
+        }
+        if self.began && self.messages == Messages::One {
+            let text = "the call takes one message, and more than one came";
+            return Err(Refusal::new(Reason::FieldInvalid, text));
+        }
+        self.began = true;
+        self.held.forget(std::mem::take(&mut self.taken));
+        let decoded = length.saturating_mul(limits::DECODED_PER_BYTE);
+        self.held.read(decoded)?;
+        match self.messages {
+            Messages::One => self.held.keep(decoded),
+            Messages::Several | Messages::Many => self.taken = decoded,
+        }
+        self.left = length;
+        Ok(())
+    }
+}
+
+impl<B> Drop for Received<B> {
+    fn drop(&mut self) {
+        self.held.forget(self.taken);
+    }
+}
+
+/// The refusal of a message over its bound.
+pub(super) fn too_large(most: usize) -> Refusal {
+    Refusal::new(Reason::MessageTooLarge, format!("the message is larger than {most} bytes"))
+}
+
+fn refuse(refusal: &Refusal) -> StdError {
+    Box::<Status>::new(status(refusal))
+}
+
+impl<B> Body for Received<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<StdError>,
+{
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let this = &mut *self;
+        match Pin::new(&mut this.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                let followed = frame.data_ref().map_or(Ok(()), |bytes| this.follow(bytes));
+                Poll::Ready(Some(followed.map(|()| frame).map_err(|refusal| refuse(&refusal))))
+            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
+            Poll::Ready(None) => {
+                this.deadline = None;
+                Poll::Ready(None)
+            }
+            Poll::Pending => match this.deadline.as_mut().map(|deadline| deadline.as_mut().poll(cx)) {
+                Some(Poll::Ready(())) => {
+                    this.deadline = None;
+                    let text = format!(
+                        "the request did not come within {} s: send it whole",
+                        limits::BODY.as_secs()
+                    );
+                    Poll::Ready(Some(Err(refuse(&Refusal::new(Reason::Overloaded, text)))))
+                }
+                _ => Poll::Pending,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

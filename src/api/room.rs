@@ -1,0 +1,263 @@
+//! Room for what callers have under way: requests, streams, and the bytes that are buffered for them.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+
+use crate::{
+    clock::{BootTime, Clock},
+    limits,
+    link::{CallerClass, Connection, Full, Share, Shares},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+};
+
+/// What the gRPC edge has room for. The defaults are those of [`limits`].
+#[derive(Clone, Copy, Debug)]
+pub struct EdgeRoom {
+    /// Requests in work. Those that end access are counted apart, with the same bound.
+    pub requests_max: usize,
+    /// Requests of one SPIFFE ID in work.
+    pub requests_per_peer_max: usize,
+    /// Bytes that are buffered for all known callers, in and out.
+    pub buffered_bytes_max: usize,
+    /// Bytes that are buffered for one known SPIFFE ID.
+    pub buffered_bytes_per_peer_max: usize,
+}
+
+impl Default for EdgeRoom {
+    fn default() -> Self {
+        EdgeRoom {
+            requests_max: limits::REQUESTS_MAX,
+            requests_per_peer_max: limits::REQUESTS_PER_PEER_MAX,
+            buffered_bytes_max: limits::BUFFERED_BYTES_MAX,
+            buffered_bytes_per_peer_max: limits::BUFFERED_BYTES_PER_PEER_MAX,
+        }
+    }
+}
+
+/// The rooms, one for each kind of call: none of them can take what another needs.
+pub(super) struct Rooms {
+    work: Arc<Shares>,
+    /// For the calls that end access: they do not wait behind what waits for a disk.
+    endings: Arc<Shares>,
+    /// For operators who end access, or give it back.
+    operators: Arc<Shares>,
+    /// For WaitDurable, which takes long while the disk is away.
+    waits: Arc<Shares>,
+    /// For the streams of members and of resource servers: one for each, small.
+    feeds: Arc<Shares>,
+    /// For all other streams.
+    watches: Arc<Shares>,
+    /// For callers that no catalog entry matches, whatever they call.
+    unknown: Arc<Shares>,
+    bytes: Arc<Shares>,
+    bytes_operators: Arc<Shares>,
+    bytes_unknown: Arc<Shares>,
+    clock: Arc<dyn Clock>,
+    /// All that is under way, for the look at clients that do not read.
+    held: DashMap<u64, Weak<Held>>,
+    next: AtomicU64,
+}
+
+impl Rooms {
+    pub(super) fn new(room: EdgeRoom, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let requests = || Shares::new(room.requests_max, room.requests_per_peer_max);
+        let alike = |all| Shares::new(all, all);
+        Arc::new(Rooms {
+            work: requests(),
+            endings: requests(),
+            operators: alike(limits::REQUESTS_OPERATORS_MAX),
+            waits: Shares::new(limits::DURABLE_WAITS_MAX, limits::DURABLE_WAITS_PER_PEER_MAX),
+            feeds: alike(limits::FEEDS_MAX),
+            watches: Shares::new(limits::WATCHES_MAX, limits::WATCHES_PER_PEER_MAX),
+            unknown: Shares::new(limits::REQUESTS_UNKNOWN_MAX, limits::REQUESTS_UNKNOWN_PER_PEER_MAX),
+            bytes: Shares::new(room.buffered_bytes_max, room.buffered_bytes_per_peer_max),
+            bytes_operators: alike(limits::BUFFERED_BYTES_OPERATORS_MAX),
+            bytes_unknown: Shares::new(
+                limits::BUFFERED_BYTES_UNKNOWN_MAX,
+                limits::BUFFERED_BYTES_UNKNOWN_PER_PEER_MAX,
+            ),
+            clock,
+            held: DashMap::new(),
+            next: AtomicU64::new(0),
+        })
+    }
+
+    /// Takes room for one request before its body is read. `rpc` is `None` for health and reflection.
+    pub(super) fn take(
+        self: &Arc<Self>,
+        class: CallerClass,
+        rpc: Option<Rpc>,
+        connection: &Connection,
+        header_bytes: usize,
+    ) -> Result<Arc<Held>, Refusal> {
+        let (room, bytes) = self.of(class, rpc);
+        let id = connection.peer.spiffe_id();
+        let place = room.take(id, 1).map_err(|full| requests_full(&full))?;
+        let first = header_bytes.saturating_add(limits::REQUEST_BYTES);
+        let bytes = bytes.take(id, first).map_err(|full| bytes_full(&full))?;
+        let held = Arc::new(Held {
+            _place: place,
+            bytes,
+            request: AtomicUsize::new(first),
+            always_answers: rpc.is_some_and(ends_access),
+            connection: connection.clone(),
+            unsent: AtomicUsize::new(0),
+            moves: AtomicU64::new(1),
+            seen_moves: AtomicU64::new(0),
+            seen_at: AtomicU64::new(0),
+            key: self.next.fetch_add(1, Ordering::Relaxed),
+            rooms: Arc::downgrade(self),
+        });
+        self.held.insert(held.key, Arc::downgrade(&held));
+        Ok(held)
+    }
+
+    fn of(&self, class: CallerClass, rpc: Option<Rpc>) -> (&Arc<Shares>, &Arc<Shares>) {
+        let restores_or_ends = |rpc| ends_access(rpc) || rpc == Rpc::Unlock;
+        match (class, rpc) {
+            (CallerClass::Unknown, _) => (&self.unknown, &self.bytes_unknown),
+            (CallerClass::Operator, Some(rpc)) if restores_or_ends(rpc) => {
+                (&self.operators, &self.bytes_operators)
+            }
+            (_, Some(rpc)) if ends_access(rpc) => (&self.endings, &self.bytes),
+            (_, Some(Rpc::WaitDurable)) => (&self.waits, &self.bytes),
+            (_, Some(Rpc::KeepAlive | Rpc::WatchFences)) => (&self.feeds, &self.bytes),
+            (_, Some(Rpc::WatchJob | Rpc::TailLedger) | None) => (&self.watches, &self.bytes),
+            _ => (&self.work, &self.bytes),
+        }
+    }
+
+    /// Ends the connections of clients that do not read what they asked for.
+    pub(super) fn end_unread(&self) {
+        let now = self.clock.now().boot;
+        let unread = |held: &Held| held.unread_for(now) >= limits::READER_STALL;
+        let unread: Vec<_> = self.held.iter().filter_map(|e| e.upgrade()).filter(|h| unread(h)).collect();
+        for held in unread {
+            if !held.connection.ended.is_cancelled() {
+                tracing::info!(peer = %held.connection.peer.spiffe_id(), "an answer is not read: its connection ends");
+            }
+            held.connection.end_unread(limits::READER_STALL);
+        }
+    }
+}
+
+/// The room of one request, from its headers until its answer was sent. Dropping the last clone gives it back.
+pub(super) struct Held {
+    _place: Share,
+    bytes: Share,
+    /// Of those bytes, what the request itself takes.
+    request: AtomicUsize,
+    /// Its answer is sent though there may be no room: access has ended, and the caller must know.
+    always_answers: bool,
+    connection: Connection,
+    /// Bytes of the answer that were handed out and not sent.
+    unsent: AtomicUsize,
+    /// Counts the times that some were handed out or sent. No clock is read here: HTTP/2 holds a lock meanwhile.
+    moves: AtomicU64,
+    /// That count and the time, when the last look found another count than before.
+    seen_moves: AtomicU64,
+    seen_at: AtomicU64,
+    key: u64,
+    rooms: Weak<Rooms>,
+}
+
+impl Held {
+    /// Takes room for a message that is going to be read.
+    pub(super) fn read(&self, bytes: usize) -> Result<(), Refusal> {
+        self.bytes.grow(bytes).map_err(|full| bytes_full(&full))
+    }
+
+    /// What [`Held::read`] took is needed until the call was made.
+    pub(super) fn keep(&self, bytes: usize) {
+        self.request.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Gives back what [`Held::read`] took.
+    pub(super) fn forget(&self, bytes: usize) {
+        self.bytes.shrink(bytes);
+    }
+
+    /// The call was made: what it said is no longer needed.
+    pub(super) fn answered(&self) {
+        self.bytes.shrink(self.request.swap(0, Ordering::Relaxed));
+    }
+
+    /// Takes room for bytes of an answer that waits to be sent.
+    pub(super) fn write(&self, bytes: usize) -> Result<(), Refusal> {
+        match self.bytes.grow(bytes) {
+            Ok(()) => {}
+            Err(_) if self.always_answers => self.bytes.grow_past(bytes),
+            Err(full) => return Err(bytes_full(&full)),
+        }
+        self.unsent.fetch_add(bytes, Ordering::AcqRel);
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// These bytes were sent, or never will be.
+    pub(super) fn sent(&self, bytes: usize) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
+        self.unsent.fetch_sub(bytes, Ordering::AcqRel);
+        self.bytes.shrink(bytes);
+    }
+
+    /// For how long nothing of what waits to be sent has moved, as far as these looks have seen.
+    fn unread_for(&self, now: BootTime) -> Duration {
+        let moves = self.moves.load(Ordering::Relaxed);
+        let has_moved = self.seen_moves.swap(moves, Ordering::Relaxed) != moves;
+        if has_moved || self.unsent.load(Ordering::Acquire) == 0 {
+            self.seen_at.store(now.0, Ordering::Relaxed);
+        }
+        now.since(BootTime(self.seen_at.load(Ordering::Relaxed)))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(rooms) = self.rooms.upgrade() {
+            rooms.held.remove(&self.key);
+        }
+    }
+}
+
+/// The calls that only reduce access.
+pub(super) fn ends_access(rpc: Rpc) -> bool {
+    matches!(
+        rpc,
+        Rpc::CloseJob | Rpc::DrainAttempt | Rpc::EndAttempt | Rpc::ReleaseLease | Rpc::Revoke | Rpc::Lock
+    )
+}
+
+fn requests_full(full: &Full) -> Refusal {
+    match full {
+        Full::Identity { has } => Refusal::new(
+            Reason::Overloaded,
+            format!("this identity has {has} requests in work, as many as one may now"),
+        )
+        .fix("try again in a moment, with fewer at once"),
+        Full::All { .. } => {
+            Refusal::new(Reason::Overloaded, "too many requests at once: try again in a moment")
+        }
+    }
+}
+
+fn bytes_full(full: &Full) -> Refusal {
+    match full {
+        Full::Identity { has } => Refusal::new(
+            Reason::Overloaded,
+            format!("{has} bytes are buffered for this identity, as many as one may have now"),
+        )
+        .fix("read answers as they come, and try again with fewer requests at once"),
+        Full::All { .. } => {
+            Refusal::new(Reason::Overloaded, "too many bytes are buffered at once: try again in a moment")
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Clients that attack the daemon with frames that no honest client sends: half messages, closed windows, floods.
+//!
+//! The daemon is a process of its own, so that its memory can be measured; attackers speak HTTP/2 over real TLS. Each test is
+//! one attack. While it goes on, a well-behaved client and an operator work as usual, and `siege` measures what they feel.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `siege` | [`siege::Siege`]: a daemon, the two who work as usual, and what is measured |
+//! | `attacker` | [`attacker::Attacker`]: one connection on which anything can be sent |
+//! | `bodies` `readers` | attacks by requests that do not end; by answers that are not read |
+//! | `rooms` `plain` | attacks on connections and on waits; on the listeners without mutual TLS |
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on has failed"
+)]
+
+#[path = "../it/harness/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the other tests from the outside use all of it")]
+mod harness;
+#[path = "../crash/process.rs"]
+#[allow(dead_code, reason = "the tests that kill the daemon use all of it")]
+mod process;
+
+mod attacker;
+mod bodies;
+mod plain;
+mod readers;
+mod rooms;
+mod siege;
