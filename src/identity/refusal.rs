@@ -228,7 +228,9 @@ impl SvidError {
                 inner.downcast_ref::<SvidError>().cloned()
             }
             // Of CertificateVerify: each rule about certificates is an error of ours.
-            rustls::Error::InvalidCertificate(_) => Some(SvidError::NotPossessed),
+            rustls::Error::InvalidCertificate(CertificateError::BadSignature) => {
+                Some(SvidError::NotPossessed)
+            }
             _ => None,
         }
     }

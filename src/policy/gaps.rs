@@ -107,7 +107,7 @@ impl Engine {
                 caller: &caller,
                 rpc,
                 tenant,
-                relations: Relation::ALL,
+                relations: relations_of(p.kind),
                 now: Wall(0),
                 reason: "a reason",
             };
@@ -169,6 +169,15 @@ impl Engine {
         let outcome = self.evaluate(slice, &self.prepared.entities, me, on, facts);
         asked.has_silence |= matches!(outcome, Outcome::Nothing);
         matches!(outcome, Outcome::Allow(_) | Outcome::Wait(..) | Outcome::Error(_))
+    }
+}
+
+/// How an entry of a kind can stand to what it calls upon.
+fn relations_of(kind: PrincipalKind) -> &'static [Relation] {
+    match kind {
+        PrincipalKind::Operator | PrincipalKind::Auditor => &[],
+        PrincipalKind::Verifier => &[Relation::Verifier],
+        PrincipalKind::Workload | PrincipalKind::Launcher | PrincipalKind::Scheduler => Relation::ALL,
     }
 }
 
@@ -274,10 +283,10 @@ disabled = true
 "#;
         let lines = gaps(&format!("{principals}{DATA}"), &PolicySource::Default);
         insta::assert_snapshot!(lines.join("\n"), @r#"
-        acme.toml:6: no rule mentions the role `trainr`: write `trainer`?
-        acme.toml:13: no rule mentions the group `colour`: correct it, or write the rule
-        acme.toml:6: `spiffe://td/typo/*` is a workload that no rule lets do anything: see which roles and groups your policies ask for, or write disabled = true
-        acme.toml:10: `spiffe://td/ops/*` is an operator that no rule lets do anything: it has no `groups`; write groups = ["operators"], or as your policies say
+        acme.toml:7: no rule mentions the role `trainr`: write `trainer`?
+        acme.toml:14: no rule mentions the group `colour`: correct it, or write the rule
+        acme.toml:7: `spiffe://td/typo/*` is a workload that no rule lets do anything: see which roles and groups your policies ask for, or write disabled = true
+        acme.toml:11: `spiffe://td/ops/*` is an operator that no rule lets do anything: it has no `groups`; write groups = ["operators"], or as your policies say
         "#);
     }
 

@@ -98,6 +98,12 @@ async fn every_fault_is_named_at_once() {
 async fn what_makes_peers_be_refused_is_warned_of() {
     let world = real();
     world.write("k8s.globex.example.pem", "{\"keys\": []}");
+    let claims = world.read("catalog.d/platform.toml");
+    let claims = claims.replace(
+        "\"spiffe://hpc.acme.example/**\"",
+        "\"spiffe://hpc.acme.example/**\", \"spiffe://nowhere.example/**\"",
+    );
+    world.write("catalog.d/platform.toml", &claims);
     let catalog = world.read("catalog.d/acme.toml");
     let more = "\n[[principal]]\nmatch = \"spiffe://nowhere.example/x\"\nkind = \"workload\"\nroles = [\"trainr\"]\n";
     world.write("catalog.d/acme.toml", &format!("{catalog}{more}"));

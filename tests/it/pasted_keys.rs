@@ -39,13 +39,15 @@ fn a_pasted_key_is_printed_by_no_command() {
     let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
     let good = world.read("leasehold.toml");
     let file = world.file("leasehold.toml").display().to_string();
-    for paste in pastes(&pem) {
+    for (number, paste) in pastes(&pem).into_iter().enumerate() {
         let secret = if paste.contains(&body[..24]) {
             body[..24].to_owned()
         } else {
             paste.trim_matches('"')[..24].to_owned()
         };
-        for key in ["key = ", "cert = ", "catalog = ", "state = "] {
+        // Where no key belongs, two ways of pasting are enough.
+        let keys = ["key = ", "cert = ", "catalog = ", "state = "];
+        for key in if number < 2 { &keys[..] } else { &keys[..1] } {
             let line = good.lines().find(|line| line.starts_with(key)).unwrap();
             world.write("leasehold.toml", &good.replace(line, &format!("{key}{paste}")));
             for args in [
