@@ -99,8 +99,8 @@ async fn what_is_created_for_a_long_identity_is_also_issued() {
         }
     }
     assert!(refusals > 0, "the longest one fits");
-    // The estimate is no wider than a step of the test and the digits of counters that have not grown yet.
-    assert!((TOKEN_BYTES_MAX - 250..=TOKEN_BYTES_MAX).contains(&issued), "{issued}");
+    // What was kept free: a step of the test, the binding to a certificate, and digits of counters that have not grown yet.
+    assert!((TOKEN_BYTES_MAX - 300..=TOKEN_BYTES_MAX).contains(&issued), "{issued}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
