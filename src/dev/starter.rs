@@ -86,18 +86,23 @@ catalog = "catalog.d"
     }
 
     fn platform(&self) -> String {
+        let Starter { domain, tenant, .. } = self;
         format!(
             r#"# The operators of this daemon: they see and end access in every tenant.
 [tenant.platform]
 contact = "you"
 
+# Which SPIFFE IDs the file of each other tenant may name.
+[[claim]]
+tenant = "{tenant}"
+match  = ["spiffe://{domain}/**"]
+
 [[principal]]
-match  = "spiffe://{}/people/*"
+match  = "spiffe://{domain}/people/*"
 kind   = "operator"
 human  = "segment:2"
 groups = ["platform-operators"]
-"#,
-            self.domain
+"#
         )
     }
 
