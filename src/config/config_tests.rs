@@ -42,7 +42,7 @@ fn the_configuration_that_is_shipped_is_read_and_leaves_nothing_to_a_default() {
     assert_eq!(config.ledger.free_space_stop_bytes, 5 << 30);
     assert!(matches!(config.issuer.listen, IssuerListen::Tls { .. }));
     assert_eq!(config.identity.federation.len(), 2);
-    assert_eq!(config.paths().len(), 14);
+    assert_eq!(config.paths().len(), 15);
 }
 
 #[test]
@@ -72,6 +72,8 @@ fn the_least_that_can_be_written_is_enough_and_every_default_is_named() {
             "lease.drain_read = \"10s\"",
             "ledger.segment = \"64MiB\"",
             "ledger.free_space_stop = \"1GiB\"",
+            "ledger.rate_per_identity = 250",
+            "ledger.rate_per_tenant = 1000",
             "log.format = \"text\"",
             "log.level = \"info\"",
         ]
