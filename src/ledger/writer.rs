@@ -30,6 +30,8 @@ const PROBE_FILE: &str = "probe";
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) disk: Arc<dyn Disk>,
+    /// Gone before the lock is: its thread writes into the directory.
+    pub(super) snapshots: Snapshots,
     #[expect(dead_code, reason = "it is held until the thread ends")]
     pub(super) lock: Held,
     pub(super) options: Options,
@@ -51,7 +53,6 @@ pub(super) struct Writer {
     /// Durable records and bytes since the last snapshot was begun, and what that one held.
     pub(super) since_snapshot: Size,
     pub(super) snapshot: Size,
-    pub(super) snapshots: Snapshots,
     pub(super) clock: Arc<dyn Clock>,
     /// The head that was kept last, and when.
     pub(super) kept: (Head, BootTime),
@@ -142,9 +143,14 @@ impl Writer {
             self.keep_head();
             self.segment = None;
         }
-        if self.segment.is_none() {
-            self.begin_segment(first, is_due)?;
-        }
+        // The state before the batch, if a segment begins with it.
+        let before = match self.segment {
+            Some(_) => None,
+            None => {
+                self.begin_segment(first)?;
+                self.fold.as_deref().filter(|_| is_due).map(Fold::share)
+            }
+        };
         let Some(segment) = &mut self.segment else { return Ok(()) };
         self.unsealed = Some((segment.name.clone(), segment.bytes));
         segment.file.write(&lines)?;
@@ -154,6 +160,12 @@ impl Writer {
         let bytes = u64::try_from(lines.len()).unwrap_or(u64::MAX);
         segment.bytes = segment.bytes.saturating_add(bytes);
         self.tip = tip;
+        if let Some(state) = before {
+            // Only now is it certain that a segment begins there.
+            self.since_snapshot = Size::default();
+            self.snapshot.count = u64::try_from(state.len()).unwrap_or(u64::MAX);
+            self.snapshots.begin(first, self.latest, state);
+        }
         self.since_snapshot.bytes = self.since_snapshot.bytes.saturating_add(bytes);
         self.fold(batch);
         Ok(())
@@ -183,19 +195,13 @@ impl Writer {
         Ok((lines, tip))
     }
 
-    /// Begins the segment of this first record, and has the state before it written where that is due.
-    fn begin_segment(&mut self, first: u64, is_due: bool) -> io::Result<()> {
+    /// Begins the segment of this first record.
+    fn begin_segment(&mut self, first: u64) -> io::Result<()> {
         let name = segment::name(first);
         self.unsealed = Some((name.clone(), 0));
         let file = self.disk.create(&name)?;
         self.segment = Some(Segment { name, file, bytes: 0 });
-        self.disk.sync_dir()?;
-        if is_due && let Some(fold) = &self.fold {
-            self.snapshots.begin(first, self.latest, fold.share());
-            let count = u64::try_from(fold.len()).unwrap_or(u64::MAX);
-            (self.since_snapshot, self.snapshot.count) = (Size::default(), count);
-        }
-        Ok(())
+        self.disk.sync_dir()
     }
 
     /// Whether the next segment begins with a snapshot. Large states have fewer: a snapshot costs what it holds.

@@ -106,6 +106,7 @@ fn quick(dice: &mut Dice) -> Options {
         segment_bytes: 4_000 + dice.roll(20_000),
         segment_records: 10 + dice.roll(30),
         reserve_bytes: 64 << 10,
+        look: LONG,
         retry_first: Duration::from_millis(1),
         retry_max: Duration::from_millis(4),
         ..Options::default()
