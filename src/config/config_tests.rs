@@ -42,7 +42,7 @@ fn the_configuration_that_is_shipped_is_read_and_leaves_nothing_to_a_default() {
     assert_eq!(config.ledger.free_space_stop_bytes, 5 << 30);
     assert!(matches!(config.issuer.listen, IssuerListen::Tls { .. }));
     assert_eq!(config.identity.federation.len(), 2);
-    assert_eq!(config.paths().len(), 15);
+    assert_eq!(config.paths().len(), 14);
 }
 
 #[test]
