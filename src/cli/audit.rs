@@ -236,7 +236,7 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
         ]))?;
     }
     for line in remarks(&report, expected.is_some()) {
-        note(line);
+        note(&line);
     }
     Ok(Exit::Ok)
 }
