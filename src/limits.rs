@@ -87,10 +87,22 @@ pub const FENCE_RETENTION_MARGIN: Duration = Duration::from_secs(60);
 pub const JOBS_OPEN_PER_TENANT_MAX: usize = 100_000;
 /// Idempotency keys of one caller that are remembered, for [`IDEMPOTENCY`] each: a job a second, all day.
 pub const IDEMPOTENCY_KEYS_PER_CALLER_MAX: usize = 100_000;
+/// Idempotency keys of one tenant that are remembered: a fifth of all, two jobs a second, all day.
+pub const IDEMPOTENCY_KEYS_PER_TENANT_MAX: usize = 200_000;
+/// Bytes of those: as many of the usual length, with what is kept beside each.
+pub const IDEMPOTENCY_KEYS_BYTES_PER_TENANT_MAX: usize = 48 << 20;
 /// Idempotency keys that are remembered: under 300 MiB where each is 64 bytes long.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
-/// Closed jobs kept in memory for `job list`; older ones are in the ledger.
+/// Bytes of one tenant's open jobs, as they are recorded, with their attempts and members: 60 attempts of 10,000 members, or
+/// 100,000 jobs of the usual size.
+pub const JOBS_OPEN_BYTES_PER_TENANT_MAX: usize = 256 << 20;
+/// Bytes of all open jobs: eight times what one tenant may have.
+pub const JOBS_OPEN_BYTES_MAX: usize = 2 << 30;
+/// Closed jobs kept in memory for `job list`; older ones are in the ledger. Past it the tenant that has the most gives up its
+/// oldest.
 pub const JOBS_CLOSED_MAX: usize = 10_000;
+/// Bytes of those: one of 25 KiB each.
+pub const JOBS_CLOSED_BYTES_MAX: usize = 256 << 20;
 /// Live leases of one job.
 pub const LEASES_PER_JOB_MAX: usize = 100_000;
 /// Live leases of one identity, which several jobs may share.
@@ -142,8 +154,14 @@ pub const LEDGER_LINE_BYTES_MAX: usize = 16 << 20;
 pub const LEDGER_SEGMENT_BYTES: u64 = 64 << 20;
 /// Records past which a segment is closed all the same: a start reads at most so many beside the snapshot.
 pub const LEDGER_SEGMENT_RECORDS: u64 = 20_000;
-/// Bytes of a snapshot that is read: a million jobs of a kilobyte.
-pub const LEDGER_SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+/// Bytes of a snapshot: four times what the quotas of all tenants together let the state hold, since a job is written twice
+/// while a record of it may be withdrawn. Never reached, so that what is written can be read.
+pub const LEDGER_SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
+/// Bytes of a snapshot that are written and synced at once: a record's own sync waits behind no more.
+pub const LEDGER_SNAPSHOT_PIECE: usize = 1 << 20;
+/// Between two looks at whether the ledger's files are where they belong: for so long a removed file may go unnoticed while
+/// nothing is written. As often the head is kept, so that a tail cut off behind the daemon's back shows if it is older.
+pub const LEDGER_LOOK: Duration = Duration::from_secs(1);
 /// Bytes kept back for endings on a full disk: some ten thousand records.
 pub const LEDGER_RESERVE_BYTES: u64 = 16 << 20;
 /// Free bytes on the ledger's disk below which nothing is issued any more: an operator has time to act.
@@ -154,6 +172,20 @@ pub const LEDGER_RETRY_FIRST: Duration = Duration::from_millis(100);
 pub const LEDGER_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Lines that a reader of the ledger's tail holds at once.
 pub const LEDGER_TAIL_CHUNK: usize = 256;
+/// Kibibytes of records a second that calls of one SPIFFE ID may have written in the long run: 10,000 members that share one ID
+/// renew two credentials each every two to three minutes.
+pub const RATE_PER_IDENTITY: u32 = 250;
+/// Kibibytes of records a second that calls of one tenant may have written in the long run: four such crowds. A tenant's share of
+/// the ledger's growth is thereby at most 88 GB a day, with the bursts.
+pub const RATE_PER_TENANT: u32 = 1_000;
+/// How many seconds of these rates may be used at once, after a time without calls: 10,000 members come back after a restart
+/// with a join and two credentials each.
+pub const RATE_BURST_SECONDS: u32 = 200;
+/// Kinds of refusal (who, which call, why) that are told apart in one minute, each with two records and two lines of the log at
+/// the most: under 5 GB a day, whoever asks.
+pub const REFUSAL_KINDS_MAX: usize = 4_096;
+/// SPIFFE IDs whose rates are known at once. Past it, who is new counts by its tenant until others were quiet.
+pub const RATED_IDENTITIES_MAX: usize = 100_000;
 /// Start-overs of one request under a changing revision before it is refused as contended.
 pub const REVISION_RETRIES: u32 = 8;
 /// Bytes of a token. nginx, Apache and gunicorn take header lines of 8 KiB, and Tomcat takes 8 KiB for all lines of a

@@ -88,7 +88,11 @@ pub fn status(refusal: &Refusal) -> Status {
             })
             .or_insert_with(|| value.clone());
     }
-    let details = ErrorDetails::with_error_info(refusal.reason.code(), ERROR_DOMAIN, facts);
+    let retry_after = facts.get("retry_after").and_then(|t| t.strip_suffix('s')?.parse().ok());
+    let mut details = ErrorDetails::with_error_info(refusal.reason.code(), ERROR_DOMAIN, facts);
+    if let Some(seconds) = retry_after {
+        details.set_retry_info(Some(std::time::Duration::from_secs(seconds)));
+    }
     Status::with_error_details(code(refusal.reason), refusal.text.to_string(), details)
 }
 
@@ -105,5 +109,12 @@ mod tests {
             assert_eq!((info.reason.as_str(), info.domain.as_str()), (r.code(), "leasehold"));
             assert_eq!(info.metadata["rule"], "a\nb");
         }
+    }
+
+    #[test]
+    fn when_to_try_again_is_told_as_clients_of_google_rpc_read_it() {
+        let refusal = Refusal::new(Reason::Overloaded, "too often").with("retry_after", "7s");
+        let retry = status(&refusal).get_error_details().retry_info().cloned().unwrap();
+        assert_eq!(retry.retry_delay, Some(std::time::Duration::from_secs(7)));
     }
 }

@@ -98,6 +98,7 @@ impl Broker {
             return Err(waiting(&verdict.gates));
         }
         let decision = decision_record(&rules, "allow", verdict.rules);
+        self.charge_bytes(caller, key.len().saturating_add(decision.rules.iter().map(String::len).sum()))?;
         let widened = self
             .state
             .widen(id, caller.actor(), Some(decision), |job| {

@@ -163,6 +163,7 @@ impl Broker {
             self.state.prune(now);
             self.table.prune(now);
             self.flush_denials();
+            self.rates.prune();
             self.clock.sleep(PRUNE_EACH).await;
         }
     }

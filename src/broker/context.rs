@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    Rules, denials::Denials, presence::Sessions, reach::Reach, receipt::Receipts, tickets::Tickets,
-    turns::Turns,
+    Rules, denials::Denials, presence::Sessions, rates::Rates, reach::Reach, receipt::Receipts,
+    tickets::Tickets, turns::Turns,
 };
 use crate::{
     clock::{Clock, LeaseTime},
@@ -40,6 +40,9 @@ pub struct Settings {
     pub drain_read: Duration,
     /// Who lifts locks though one shuts them out.
     pub break_glass: Vec<SpiffeId>,
+    /// KiB of records a second that one SPIFFE ID, and one tenant, may have written.
+    pub rate_per_identity: u32,
+    pub rate_per_tenant: u32,
 }
 
 impl Default for Settings {
@@ -52,6 +55,8 @@ impl Default for Settings {
             rejoin: limits::REJOIN,
             drain_read: limits::DRAIN_READ,
             break_glass: Vec::new(),
+            rate_per_identity: limits::RATE_PER_IDENTITY,
+            rate_per_tenant: limits::RATE_PER_TENANT,
         }
     }
 }
@@ -75,6 +80,7 @@ pub struct Broker {
     /// When this life began.
     pub(super) began: LeaseTime,
     pub(super) turns: Turns,
+    pub(super) rates: Rates,
     /// Nothing that widens is taken: the ledger's disk is nearly full.
     held: AtomicBool,
     /// One reload at a time.
@@ -100,6 +106,7 @@ impl Broker {
         let reach = Reach::default();
         reach.widen(rules.catalog());
         let (began, turns) = (clock.now().lease, Turns::new(clock.clone()));
+        let rates = Rates::new(clock.clone(), settings.rate_per_identity, settings.rate_per_tenant);
         Ok(Arc::new(Broker {
             clock,
             fences,
@@ -117,6 +124,7 @@ impl Broker {
             tickets,
             began,
             turns,
+            rates,
             held: AtomicBool::new(false),
             reloading: Mutex::new(()),
             changes: watch::Sender::new(()),

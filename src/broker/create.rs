@@ -15,8 +15,11 @@ use crate::{
     name::{FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, SpiffeId},
     policy::{Asker, Phase, Relation, Rpc, Verdict as Said},
     reason::{Reason, Refusal},
-    state::{Created, NewJob, spec_digest},
+    state::{Created, NewJob, spec_bytes, spec_digest},
 };
+
+/// Bytes of the record of a job beside its specification.
+const JOB_RECORD_BYTES: usize = 1_024;
 
 /// What policy said of one action, for one who may take part.
 #[derive(Clone, Debug)]
@@ -112,6 +115,7 @@ impl Broker {
         }
         let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
         let decision = decision_record(&rules, result, verdict.rules);
+        self.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
         let (job, created) = match self.state.create(NewJob { job, decision }).await {
             Ok(Created::New(job)) => (job, true),
             Ok(Created::Existing(job)) => (job, false),

@@ -1,4 +1,6 @@
-//! Refused requests in the ledger: the first of a kind in a minute alone, the rest of that minute as one with a count.
+//! Refused requests: the first of a kind in a minute is logged and recorded, the others of that minute are counted together.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use dashmap::DashMap;
 
@@ -6,13 +8,14 @@ use super::Broker;
 use crate::{
     clock::BootTime,
     ledger::{Actor, Event},
+    limits,
     name::{JobId, Outcome, SpiffeId},
     reason::{Reason, Refusal},
 };
 
-/// Kinds of refusal that are remembered at once. Past it, further kinds share one entry: a flood fills no memory.
-const KINDS_MAX: usize = 10_000;
 const MINUTE_MS: u64 = 60_000;
+/// Kinds that all identities of one trust domain together make if the catalog knows none of them.
+const UNKNOWN_KINDS: u64 = 16;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Kind {
@@ -24,6 +27,8 @@ struct Kind {
 struct Minute {
     since: BootTime,
     more: u64,
+    /// Who was first, as long as no one else is counted here.
+    by: Option<String>,
     text: String,
     rules: Vec<String>,
 }
@@ -31,30 +36,59 @@ struct Minute {
 #[derive(Default)]
 pub(super) struct Denials(DashMap<Kind, Minute>);
 
+impl Denials {
+    /// The kind that a refusal counts for. A flood fills no memory, no log and no ledger: past the bound further kinds share
+    /// one, and identities that the catalog does not know share a few from the start.
+    fn kind(&self, by: &SpiffeId, rpc: &str, reason: Reason) -> Kind {
+        if reason == Reason::PrincipalUnknown {
+            let mut hasher = DefaultHasher::new();
+            by.hash(&mut hasher);
+            let group = hasher.finish() % UNKNOWN_KINDS;
+            return Kind { by: format!("{} {group}", by.trust_domain()), rpc: String::new(), reason };
+        }
+        let kind = Kind { by: by.to_string(), rpc: rpc.to_owned(), reason };
+        if self.0.len() < limits::REFUSAL_KINDS_MAX || self.0.contains_key(&kind) {
+            kind
+        } else {
+            Kind { by: "(others)".into(), rpc: String::new(), reason }
+        }
+    }
+}
+
 impl Broker {
-    /// Remembers that a request was refused. What is the caller's typing error is no record; what was denied is.
+    /// Counts a refused request. The first of its kind in a minute is logged; if it was denied, and is no typing error of the
+    /// caller, it is recorded too.
     pub fn refused(&self, by: &SpiffeId, rpc: &str, refusal: &Refusal) {
-        metrics::counter!("leasehold_refused_total", "reason" => refusal.reason.code()).increment(1);
-        tracing::info!(reason = %refusal.reason, %by, rpc, text = %refusal.text, "refused");
-        if !is_denial(refusal.reason) {
-            return;
-        }
-        let now = self.clock.now().boot;
-        let mut kind = Kind { by: by.to_string(), rpc: rpc.to_owned(), reason: refusal.reason };
-        if self.denials.0.len() >= KINDS_MAX && !self.denials.0.contains_key(&kind) {
-            kind = Kind { by: "(others)".into(), rpc: String::new(), reason: refusal.reason };
-        }
-        let rules: Vec<String> =
-            refusal.facts.iter().filter(|(l, _)| l == "rule").map(|(_, v)| v.clone()).collect();
+        let reason = refusal.reason;
+        metrics::counter!("leasehold_refused_total", "reason" => reason.code()).increment(1);
+        let (now, kind) = (self.clock.now().boot, self.denials.kind(by, rpc, reason));
+        let rules = || refusal.facts.iter().filter(|(l, _)| l == "rule").map(|(_, v)| v.clone());
         let mut first = false;
-        self.denials.0.entry(kind.clone()).and_modify(|m| m.more = m.more.saturating_add(1)).or_insert_with(
-            || {
+        self.denials
+            .0
+            .entry(kind)
+            .and_modify(|m| {
+                m.more = m.more.saturating_add(1);
+                m.by.take_if(|one| *one != by.as_str());
+            })
+            .or_insert_with(|| {
                 first = true;
-                Minute { since: now, more: 0, text: refusal.text.to_string(), rules: rules.clone() }
-            },
-        );
+                let (by, text) = (Some(by.to_string()), refusal.text.to_string());
+                Minute { since: now, more: 0, by, text, rules: rules().collect() }
+            });
         if first {
-            self.ledger.defer(&denied(kind, refusal.text.to_string(), rules, 1));
+            tracing::info!(%reason, %by, rpc, text = %refusal.text, "refused");
+            if is_denial(reason) {
+                let (by, rpc, text) = (by.to_string(), rpc.to_owned(), refusal.text.to_string());
+                self.ledger.defer(&Event::Denied {
+                    by,
+                    rpc,
+                    reason,
+                    text,
+                    rules: rules().collect(),
+                    count: 1,
+                });
+            }
         }
     }
 
@@ -65,40 +99,36 @@ impl Broker {
             Actor::Daemon(_) => return true,
         };
         let kind = Kind { by, rpc: format!("{job} {reported}"), reason: Reason::StateConflict };
-        if self.denials.0.len() >= KINDS_MAX && !self.denials.0.contains_key(&kind) {
+        if self.denials.0.len() >= limits::REFUSAL_KINDS_MAX && !self.denials.0.contains_key(&kind) {
             return false;
         }
         let mut first = false;
         let since = self.clock.now().boot;
         self.denials.0.entry(kind).or_insert_with(|| {
             first = true;
-            Minute { since, more: 0, text: String::new(), rules: Vec::new() }
+            Minute { since, more: 0, by: None, text: String::new(), rules: Vec::new() }
         });
         first
     }
 
-    /// Records the counts of minutes that are over.
+    /// Logs and records the counts of minutes that are over.
     pub(super) fn flush_denials(&self) {
         let now = self.clock.now().boot;
-        let over: Vec<Kind> = self
-            .denials
-            .0
-            .iter()
-            .filter(|m| now.0.saturating_sub(m.since.0) >= MINUTE_MS)
-            .map(|m| m.key().clone())
-            .collect();
+        let is_over = |m: &Minute| now.0.saturating_sub(m.since.0) >= MINUTE_MS;
+        let over: Vec<Kind> = self.denials.0.iter().filter(|m| is_over(m)).map(|m| m.key().clone()).collect();
         for kind in over {
-            if let Some((kind, m)) = self.denials.0.remove(&kind)
-                && m.more > 0
-            {
-                self.ledger.defer(&denied(kind, m.text, m.rules, m.more));
+            let Some((Kind { by, rpc, reason }, m)) = self.denials.0.remove(&kind) else { continue };
+            if m.more == 0 {
+                continue;
+            }
+            let by = m.by.unwrap_or_else(|| format!("several: {by}"));
+            tracing::info!(%reason, by, rpc, more = m.more, text = m.text, "refused more often in the last minute");
+            if is_denial(reason) {
+                let (text, rules, count) = (m.text, m.rules, m.more);
+                self.ledger.defer(&Event::Denied { by, rpc, reason, text, rules, count });
             }
         }
     }
-}
-
-fn denied(kind: Kind, text: String, rules: Vec<String>, count: u64) -> Event {
-    Event::Denied { by: kind.by, rpc: kind.rpc, reason: kind.reason, text, rules, count }
 }
 
 fn is_denial(reason: Reason) -> bool {

@@ -121,6 +121,7 @@ impl Broker {
             let claims = self.draft_claims(&draft, &facts, &standing, &life)?;
             let minted = self.minted(&claims)?;
             let record = self.issued_record(&draft, &facts, &grant, &life, &claims, &minted);
+            self.charge(caller, &record)?;
             if let Err(refusal) = self.record(&record).await {
                 // It may be on disk all the same: what was not handed out is said to be so.
                 self.cancelled(id, job.id, refusal.reason);
@@ -216,7 +217,7 @@ impl Broker {
     /// Waits until a record that widens access is on disk.
     pub(super) async fn record(&self, event: &Event) -> Result<(), Refusal> {
         let unavailable = |why: String| {
-            tracing::error!(%why, "a record could not be written");
+            tracing::debug!(%why, "a record could not be written");
             metrics::counter!("leasehold_ledger_refusals_total").increment(1);
             Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
                 .fix("try again; if it lasts, the operator finds the cause in the daemon's log")

@@ -75,6 +75,12 @@ impl Broker {
         };
         let now = self.clock.now().lease;
         let window = beat_window(self.settings.beat, self.settings.lost_after);
+        if job
+            .join(attempt, instance, caller.id(), session, window, now)
+            .is_ok_and(|j| matches!(j, Join::New(_)))
+        {
+            self.charge_bytes(caller, instance.as_str().len().saturating_add(caller.id().as_str().len()))?;
+        }
         let widened = self
             .state
             .admit(id, (caller.id(), belongs), |j| {
@@ -86,7 +92,7 @@ impl Broker {
             .await
             .map_err(|r| {
                 if matches!(r, Refused::Bound(_)) {
-                    tracing::warn!(identity = %caller.id(), job = %id, why = %r, "an identity of one job asked for another");
+                    tracing::debug!(identity = %caller.id(), job = %id, why = %r, "an identity of one job asked for another");
                     metrics::counter!("leasehold_identities_in_several_jobs_total", "kind" => "job").increment(1);
                 }
                 state_refusal(r, move_refusal)

@@ -41,6 +41,7 @@ mod names;
 mod operate;
 mod presence;
 mod queries;
+mod rates;
 mod reach;
 mod receipt;
 mod refusals;

@@ -31,7 +31,7 @@ where
         Refused::NoJob => job_not_found(),
         Refused::KeyConflict(job) => key_conflict(job),
         Refused::Ledger(why) => {
-            tracing::error!(%why, "a record could not be written");
+            tracing::debug!(%why, "a record could not be written");
             Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
                 .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
         }

@@ -100,6 +100,7 @@ impl Broker {
                 decision: decision_record(&rules, "allow", by),
                 credential: self.credential_record(&draft, &claims, &minted),
             };
+            self.charge(caller, &record)?;
             if let Err(refusal) = self.record(&record).await {
                 self.cancelled(id, job.id, refusal.reason);
                 return Err(refusal);

@@ -236,27 +236,36 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
         ]))?;
     }
     for line in remarks(&report, expected.is_some()) {
-        note(line);
+        note(&line);
     }
     Ok(Exit::Ok)
 }
 
 /// What an auditor should know beside the good news.
-fn remarks(report: &Report, compared: bool) -> Vec<&'static str> {
-    let mut out = Vec::new();
+fn remarks(report: &Report, compared: bool) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
     if report.torn > 0 {
-        out.push("The last line is not whole: a write under way, or one that a crash cut off. It was never answered.");
+        out.push(
+            "The last line is not whole: a write under way, or one that a crash cut off. It was never answered.".into(),
+        );
     }
     if report.refused > 0 {
         out.push(
-            "Some places are empty: their records were refused by a write error, and never answered as good.",
+            "Some places are empty: their records were refused by a write error, and never answered as good."
+                .into(),
         );
     }
-    if report.first.is_some_and(|(index, _)| index > 1) {
-        out.push("The ledger does not begin with its first record here: what was before is believed as its first snapshot says.");
+    if let Some((first, _)) = report.first.filter(|(index, _)| *index > 1) {
+        let last = first.saturating_sub(1);
+        out.push(format!(
+            "Records 1 to {last} are not here. What follows from them is believed as the first snapshot says: verify the \
+             segments that were moved away together with these."
+        ));
     }
     if !compared {
-        out.push("Compared with no head that was kept elsewhere: keep this one, and give it by --head the next time.");
+        out.push(
+            "Compared with no head that was kept elsewhere: keep this one, and give it by --head the next time.".into(),
+        );
     }
     out
 }

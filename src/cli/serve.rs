@@ -10,7 +10,7 @@ use crate::{
     config::{Config, IdentityConfig, IdentityFrom},
     daemon::{Daemon, StartError, Stopped, allow_open_files, init_logging, init_metrics},
     identity::Pick,
-    ledger::{LockError, OpenError},
+    ledger::{LockError, Lost, OpenError},
 };
 
 /// Runs the daemon until SIGTERM.
@@ -27,6 +27,10 @@ pub struct ServeArgs {
     /// The configuration; paths in it are relative to it.
     #[arg(long, value_name = "FILE", env = "LEASEHOLD_CONFIG")]
     pub config: PathBuf,
+    /// Begin a new ledger where the state directory shows that there was one and it is lost for good. Give it once, by hand:
+    /// no lock and no job of before is in force then, and the new ledger's first record says so.
+    #[arg(long)]
+    pub new_ledger: bool,
 }
 
 impl ServeArgs {
@@ -35,6 +39,9 @@ impl ServeArgs {
         let mut stops = Stops::listen()?;
         let mut loaded = Config::load(&self.config)?;
         overrule(&mut loaded.config.identity, session);
+        if self.new_ledger {
+            loaded.config.ledger.lost = Lost::BeginNew;
+        }
         init_logging(&loaded.config.log);
         allow_open_files(&loaded.config.server.room);
         init_metrics();

@@ -76,6 +76,8 @@ fn the_least_that_can_be_written_is_enough_and_every_default_is_named() {
             "lease.drain_read = \"10s\"",
             "ledger.segment = \"64MiB\"",
             "ledger.free_space_stop = \"1GiB\"",
+            "ledger.rate_per_identity = 250",
+            "ledger.rate_per_tenant = 1000",
             "log.format = \"text\"",
             "log.level = \"info\"",
         ]

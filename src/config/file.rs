@@ -11,12 +11,13 @@ use super::{
     units::{size, size_written, span, written},
 };
 use crate::{
+    ledger::Lost,
     limits::{
         BEAT, BREAK_GLASS_MAX, BUFFERED_BYTES_MAX, BUFFERED_BYTES_PER_PEER_MAX, CONNECTIONS_MAX,
         CONNECTIONS_OPERATORS_MAX, CONNECTIONS_PER_PEER_MAX, CONNECTIONS_UNKNOWN_MAX, DRAIN_GRACE_MAX,
         DRAIN_READ, FREE_SPACE_STOP, HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX,
-        LEDGER_SEGMENT_BYTES, LOST_AFTER, REJOIN, REQUESTS_MAX, REQUESTS_PER_PEER_MAX, ROOM_MAX,
-        STREAMS_PER_CONNECTION_MAX, TTL_MIN,
+        LEDGER_SEGMENT_BYTES, LOST_AFTER, RATE_PER_IDENTITY, RATE_PER_TENANT, REJOIN, REQUESTS_MAX,
+        REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TTL_MIN,
     },
     name::SpiffeId,
     policy::Explain,
@@ -57,7 +58,7 @@ fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Confi
     let identity = identity::read(root.table("identity", notes), federation, folder, notes);
     let policy = policy(root.table("policy", notes), folder, notes);
     let lease = lease(root.table("lease", notes), notes);
-    let ledger = ledger(root.table("ledger", notes), notes);
+    let ledger = ledger(root.table("ledger", notes), folder, notes);
     let log = log(root.table("log", notes), notes);
     let config = Config {
         server: server?,
@@ -205,13 +206,32 @@ fn lease(mut table: Table<'_>, notes: &mut Notes) -> Option<LeaseConfig> {
     })
 }
 
-fn ledger(mut table: Table<'_>, notes: &mut Notes) -> Option<LedgerConfig> {
+fn ledger(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<LedgerConfig> {
     let segment =
         table.or("segment", &size_written(LEDGER_SEGMENT_BYTES), notes, |t| size(t, 1 << 20..=16 << 30));
     let stop =
         table.or("free_space_stop", &size_written(FREE_SPACE_STOP), notes, |t| size(t, 1 << 20..=1 << 40));
+    let head_copy = table.text("head_copy", notes, |t| path(t, folder));
+    let line = table.line_of("rate_per_identity");
+    let identity = table.count_or("rate_per_identity", 1..=ROOM_MAX, RATE_PER_IDENTITY, notes);
+    let tenant = table.count_or("rate_per_tenant", 1..=ROOM_MAX, RATE_PER_TENANT, notes);
+    if let (Some(identity), Some(tenant)) = (identity, tenant)
+        && identity > tenant
+    {
+        let what = format!(
+            "ledger.rate_per_identity is {identity}, and ledger.rate_per_tenant {tenant}: write a part of it"
+        );
+        notes.problem(line, what);
+    }
     table.finish(notes);
-    Some(LedgerConfig { segment_bytes: segment?, free_space_stop_bytes: stop? })
+    Some(LedgerConfig {
+        segment_bytes: segment?,
+        free_space_stop_bytes: stop?,
+        head_copy,
+        rate_per_identity: identity?,
+        rate_per_tenant: tenant?,
+        lost: Lost::Refuse,
+    })
 }
 
 fn log(mut table: Table<'_>, notes: &mut Notes) -> Option<LogConfig> {

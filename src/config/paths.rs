@@ -32,6 +32,8 @@ pub enum PathUse {
     Directory,
     /// A directory that is written, made where it does not exist.
     State,
+    /// A file that is written, in a directory that is there.
+    Kept,
     /// A socket that somebody serves.
     Socket,
 }
@@ -64,6 +66,9 @@ impl Config {
             wanted,
         };
         let mut out = vec![one("server.state", &self.server.state, PathUse::State)];
+        if let Some(copy) = &self.ledger.head_copy {
+            out.push(one("ledger.head_copy", copy, PathUse::Kept));
+        }
         if let IssuerListen::Tls { cert, key, .. } = &self.issuer.listen {
             out.push(one("issuer.cert", cert, PathUse::File));
             out.push(one("issuer.key", key, PathUse::PrivateFile));
@@ -137,11 +142,12 @@ impl ConfiguredPath {
                 if seen.file_type().is_socket() { Ok(()) } else { Err(PathFault::NotASocket) }
             }
             PathUse::Directory => fs::read_dir(&self.path).map_err(|_| PathFault::NotADirectory).map(drop),
+            PathUse::Kept if self.path.is_dir() => Err(PathFault::NotAFile),
             PathUse::State if self.path.exists() => {
                 fs::read_dir(&self.path).map_err(|_| PathFault::NotADirectory)?;
                 writable(&self.path)
             }
-            PathUse::State => match self.path.parent() {
+            PathUse::State | PathUse::Kept => match self.path.parent() {
                 Some(parent) if parent.as_os_str().is_empty() => writable(Path::new(".")),
                 Some(parent) if parent.is_dir() => writable(parent),
                 parent => Err(PathFault::NoParent {

@@ -152,12 +152,19 @@ pub struct LedgerConfig {
     pub segment_bytes: u64,
     /// Free bytes on its disk below which nothing is issued any more.
     pub free_space_stop_bytes: u64,
+    /// A file on another disk that holds the last signed head.
+    pub head_copy: Option<PathBuf>,
+    /// Records a second that one SPIFFE ID, and one tenant, may have written in the long run.
+    pub rate_per_identity: u32,
+    pub rate_per_tenant: u32,
+    /// What a start does if the directory shows that there was a ledger, and there is none. Never from the file.
+    pub lost: ledger::Lost,
 }
 
 impl LedgerConfig {
     /// What the ledger is opened with.
     pub fn options(&self) -> ledger::Options {
-        ledger::Options { segment_bytes: self.segment_bytes, ..ledger::Options::default() }
+        ledger::Options { segment_bytes: self.segment_bytes, lost: self.lost, ..ledger::Options::default() }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::{Faults, rules};
 use crate::{
     identity::{EndpointFault, LoadError, NoIdentity},
-    ledger::{HeadKeyError, LedgerError, OpenError},
+    ledger::{CopyError, HeadKeyError, LedgerError, OpenError},
     reason::Refusal,
     token::KeyError,
 };
@@ -25,6 +25,8 @@ pub enum StartError {
     Ledger(#[from] OpenError),
     #[error("heads of the ledger cannot be signed")]
     HeadKey(#[from] HeadKeyError),
+    #[error(transparent)]
+    HeadCopy(#[from] CopyError),
     #[error("the record of this start could not be written")]
     Epoch(#[source] LedgerError),
     #[error("no signing key could be made")]

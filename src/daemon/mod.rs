@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `start` | [`Daemon`]: the order of start and stop, and all tasks in one list |
 //! | `failure` | [`StartError`] |
+//! | `record` | the ledger as a start opens it, and the copies of its head |
 //! | `identity` `rules` | the identity, policy and catalog that a configuration means |
 //! | `inspect` | [`inspect()`]: all that a start reads, looked at before it serves |
 //! | `listeners` | HTTP: issuer and probes |
@@ -20,6 +21,7 @@ mod inspect;
 mod listeners;
 mod metrics;
 mod open_files;
+mod record;
 mod rules;
 mod start;
 mod telemetry;

@@ -17,7 +17,9 @@ use tonic_health::ServingStatus;
 
 use super::{
     failure::{StartError, with_mistakes},
-    identity, inspect, listeners, rules, telemetry,
+    identity, inspect, listeners,
+    record::{self, Record},
+    rules, telemetry,
 };
 use crate::{
     api::{Edge, EdgeRoom, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
@@ -26,12 +28,12 @@ use crate::{
     config::Config,
     fence::Registry,
     identity::{IdentitySource, first_identity},
-    ledger::{Actor, EpochBegan, Event, HeadKey, Ledger},
+    ledger::{Actor, EpochBegan, Event, HeadCopy, Health, Ledger},
     limits,
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     reason::Reason,
     secret::random_u128,
-    state::{Left, Recorded, Store},
+    state::{Left, Store},
     token::{KeyError, SigningKey},
 };
 
@@ -55,6 +57,8 @@ pub struct Daemon {
     reloader: Reloader,
     identity: Arc<dyn IdentitySource>,
     ledger: Ledger,
+    /// The head's copy, if the configuration names one.
+    copy: Option<HeadCopy>,
     stop: CancellationToken,
     tasks: JoinSet<&'static str>,
 }
@@ -101,19 +105,13 @@ impl Daemon {
         })
         .await?;
 
-        let (dir, options, ledger_clock) =
-            (config.server.state.clone(), config.ledger.options(), clock.clone());
-        let opening = move || {
-            let (opened, recorded) = Ledger::open_folded::<Recorded>(&dir, ledger_clock, options)?;
-            // With the ledger taken: no other daemon makes a key at the same time.
-            let key = HeadKey::open(&dir)?;
-            let tickets = Tickets::new(&key.derive("tickets")?);
-            opened.ledger.sign_with(key);
-            Ok::<_, StartError>((opened, recorded, tickets))
-        };
-        let (opened, recorded, tickets) = tokio::task::spawn_blocking(opening)
+        let (ledger_config, state, ledger_clock) =
+            (config.ledger.clone(), config.server.state.clone(), clock.clone());
+        let opening = move || Record::open(&ledger_config, &state, ledger_clock);
+        let Record { opened, recorded, key, copy } = tokio::task::spawn_blocking(opening)
             .await
             .map_err(|e| StartError::BrokenOff(e.to_string()))??;
+        let tickets = Tickets::new(&key.derive("tickets")?);
         for warning in &opened.warnings {
             tracing::warn!(%warning, "ledger");
         }
@@ -136,10 +134,13 @@ impl Daemon {
                 catalog: rules.catalog().digest(),
                 policy: rules.engine.digest(),
                 seq: rebuilt.seq.0,
-                head_key: ledger.head_public().map(|key| key.id()),
+                head_key: Some(key.public().id()),
+                replaces: opened.replaces,
             }))
             .await
             .map_err(StartError::Epoch)?;
+        key.keep(&config.server.state)?;
+        ledger.sign_with(key);
 
         let fences = Arc::new(Registry::new(rebuilt.seq));
         let state = Store::new(rebuilt, fences.clone(), ledger.clone(), clock.clone());
@@ -151,6 +152,8 @@ impl Daemon {
             rejoin: config.lease.rejoin,
             drain_read: config.lease.drain_read,
             break_glass: config.policy.break_glass.clone(),
+            rate_per_identity: config.ledger.rate_per_identity,
+            rate_per_tenant: config.ledger.rate_per_tenant,
         };
         let key = SigningKey::generate(epoch, 1)?;
         let broker =
@@ -168,6 +171,7 @@ impl Daemon {
             reloader,
             identity,
             ledger,
+            copy,
             stop,
             tasks,
         };
@@ -239,7 +243,13 @@ impl Daemon {
                 return Err(NotReady::new(Reason::ShuttingDown));
             }
             identity::ready(&source.current(), now.now().wall)?;
-            if is_good(&ledger) { Ok(()) } else { Err(NotReady::new(Reason::LedgerUnavailable)) }
+            match ledger.health() {
+                Health::Good => Ok(()),
+                Health::EndingsOnly { why } | Health::Failing { why } => {
+                    Err(NotReady::new(Reason::LedgerUnavailable).because(why.to_string()))
+                }
+                Health::Stopped => Err(NotReady::new(Reason::LedgerUnavailable)),
+            }
         });
         let (recorder, broker, ledger) =
             (telemetry::init_metrics(), self.broker.clone(), self.ledger.clone());
@@ -272,6 +282,13 @@ impl Daemon {
             watch_free_space(broker, clock, state, free_space_stop, shutdown).await;
             "the look at the disk"
         });
+        if let Some(copy) = self.copy.clone() {
+            let (ledger, clock, shutdown) = (self.ledger.clone(), self.broker.clock().clone(), stop.clone());
+            self.tasks.spawn(async move {
+                record::keep_copies(ledger, copy, clock, shutdown).await;
+                "the copy of the ledger's head"
+            });
+        }
         let (ledger, shutdown) = (self.ledger.clone(), stop);
         self.tasks.spawn(async move {
             tokio::select! {
@@ -341,6 +358,9 @@ impl Daemon {
                 tracing::error!(%error, "the ledger was not closed in order");
                 stopped = Stopped::Failed;
             }
+        }
+        if let Some(copy) = self.copy {
+            record::keep_copy(&self.ledger, copy).await;
         }
         stopped
     }

@@ -25,6 +25,6 @@ mod state;
 
 pub use change::Change;
 pub use moves::{Begin, Close, DrainSpans, End, Illegal, Join};
-pub use roster::Roster;
+pub use roster::{Roster, member_bytes};
 pub use spec::{DoneWhen, Members, Spec, Tuning};
 pub use state::{Attempt, AttemptState, Drain, Gate, Input, Job, JobState, Member, MemberState};

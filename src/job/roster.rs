@@ -16,6 +16,14 @@ pub struct Roster {
     joined: usize,
     present: usize,
     completed: usize,
+    /// See [`member_bytes`].
+    bytes: usize,
+}
+
+/// Bytes that a member takes in memory and in a snapshot, about.
+pub fn member_bytes(instance: &InstanceName, identity: &SpiffeId) -> usize {
+    const MEMBER: usize = 384;
+    MEMBER + instance.as_str().len() + identity.as_str().len()
 }
 
 impl Roster {
@@ -60,6 +68,11 @@ impl Roster {
         self.members.is_empty()
     }
 
+    /// Bytes that all of them take, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many are joined.
     pub fn joined(&self) -> usize {
         self.joined
@@ -81,7 +94,9 @@ impl Roster {
             self.present = self.present.saturating_sub(usize::from(before.is_present()));
             let completed = before.outcome == Some(Outcome::Completed);
             self.completed = self.completed.saturating_sub(usize::from(completed));
+            self.bytes = self.bytes.saturating_sub(member_bytes(&instance, &before.spiffe_id));
         }
+        self.bytes = self.bytes.saturating_add(member_bytes(&instance, &member.spiffe_id));
         if self.members.get(&instance).is_none_or(|before| before.spiffe_id != member.spiffe_id) {
             let had = self.identities.get(&member.spiffe_id).copied().unwrap_or(0);
             self.identities.insert_mut(member.spiffe_id.clone(), had.saturating_add(1));
@@ -137,6 +152,8 @@ mod tests {
             assert_eq!(roster.joined(), count(|m| m.state == MemberState::Joined));
             assert_eq!(roster.present(), count(Member::is_present));
             assert_eq!(roster.completed(), count(|m| m.outcome == Some(Outcome::Completed)));
+            let bytes: usize = roster.iter().map(|(i, m)| member_bytes(i, &m.spiffe_id)).sum();
+            assert_eq!(roster.bytes(), bytes);
             // Whoever holds a copy goes on seeing what it saw.
             assert_eq!((before.len(), before.joined(), before.present(), before.completed()), counts);
         }

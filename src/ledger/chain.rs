@@ -45,9 +45,9 @@ pub(super) enum End {
 pub(super) enum Begin {
     /// At the first record there ever was.
     First,
-    /// At the first one that is here: an older one may have been moved away, before a segment that begins with a snapshot.
+    /// At the first one that is here: older segments were moved away, and a snapshot says what follows from them.
     Here,
-    /// At the segment that begins with this record, a snapshot.
+    /// At the segment that begins with this record: a snapshot says what follows from those before it.
     At(u64),
 }
 
@@ -145,7 +145,7 @@ impl Walk<'_> {
 
     fn record(&mut self, line: &[u8], named: u64, each: Each<'_>) -> Result<(), ReadError> {
         let record = record::split(line).map_err(|what| self.fault(what))?;
-        if self.begin != Begin::First && self.walked.head == Head::START && record.kind == record::SNAPSHOT {
+        if self.begin != Begin::First && self.walked.head == Head::START && record.index > 1 {
             self.begin_at(&record)?;
         }
         let Head { index: before, digest } = self.walked.head;

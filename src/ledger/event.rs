@@ -187,16 +187,56 @@ pub enum Event {
     Coalesced(Coalesced),
 }
 
-/// The state that follows from all records before this one.
+/// The state that follows from all records before the first one of the segment that this record stands in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
+    /// The first record of that segment. 0 in older ledgers, in which it is the snapshot's own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub before: u64,
     /// The version of its text.
     pub form: u32,
     /// SHA-256 of its text.
     pub digest: Digest,
     pub bytes: u64,
-    /// The latest time of any record before this one.
+    /// The latest time of any record before that one.
     pub latest: Wall,
+}
+
+impl Event {
+    /// Bytes of it as it is recorded, without what stands around it.
+    pub fn bytes(&self) -> usize {
+        json_bytes(self)
+    }
+}
+
+/// Bytes of something as it stands in a record. What cannot be written is as large as a record may be: none has it.
+pub fn json_bytes(value: &impl Serialize) -> usize {
+    let mut counted = Counted(0);
+    serde_json::to_writer(&mut counted, value).map_or(crate::limits::LEDGER_RECORD_BYTES_MAX, |()| counted.0)
+}
+
+struct Counted(usize);
+
+impl std::io::Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0 = self.0.saturating_add(bytes.len());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Snapshot {
+    /// The first record that is not in the state, if the snapshot's own record has this index.
+    pub(super) fn begins(&self, own: u64) -> u64 {
+        if self.before == 0 { own } else { self.before }
+    }
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// What is left of records that could not be kept one by one.
@@ -227,6 +267,9 @@ pub struct EpochBegan {
     /// The key that this life signs heads with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_key: Option<Digest>,
+    /// The last record that is known of a ledger that was lost, in whose place an operator had this one begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<super::Head>,
 }
 
 /// Who did it.

@@ -24,7 +24,8 @@ pub enum Fault {
     #[error("it is of epoch {found}, after one of epoch {before}")]
     Epoch { before: u64, found: u64 },
     #[error(
-        "the file begins with record {found}, but {expected} was to come: a segment before it is missing"
+        "the file begins with record {found}, but {expected} was to come: the records from {expected} on are missing, and no snapshot \
+         here stands for them"
     )]
     SegmentMissing { expected: u64, found: u64 },
     #[error("the file's name says that it begins with record {named}, but it begins with {found}")]
@@ -45,6 +46,8 @@ pub enum Fault {
     Misfit(&'static str),
     #[error("the records before it give a state of digest {expected}, but it says {found}")]
     Snapshot { expected: Digest, found: Digest },
+    #[error("it is of the state before record {0}, and no segment begins there")]
+    SnapshotPlace(u64),
     #[error(
         "the head that was kept is of record {kept}, but the records before {first} are not here: verify them with the copy that has them"
     )]

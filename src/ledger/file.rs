@@ -6,7 +6,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -46,6 +46,8 @@ pub trait DiskFile: Send {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes all that was written durable. After an error nothing is known of it.
     fn sync(&mut self) -> io::Result<()>;
+    /// Fails if the file no longer has the name that it was opened by. What is written to it then ends with the process.
+    fn in_place(&self) -> io::Result<()>;
 }
 
 /// The exclusive hold on a directory, given back when dropped.
@@ -138,12 +140,14 @@ impl Disk for Dir {
     }
 
     fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = OpenOptions::new().append(true).create_new(true).mode(0o600).open(self.file(file))?;
-        Ok(Box::new(AppendFile(file)))
+        let path = self.file(file);
+        let opened = OpenOptions::new().append(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(Box::new(AppendFile { file: opened, path }))
     }
 
     fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(AppendFile(OpenOptions::new().append(true).open(self.file(file))?)))
+        let path = self.file(file);
+        Ok(Box::new(AppendFile { file: OpenOptions::new().append(true).open(&path)?, path }))
     }
 
     fn truncate(&self, file: &str, bytes: u64) -> io::Result<()> {
@@ -173,15 +177,32 @@ impl Disk for Dir {
     }
 }
 
-struct AppendFile(File);
+struct AppendFile {
+    file: File,
+    path: PathBuf,
+}
 
 impl DiskFile for AppendFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_all(bytes)
+        self.file.write_all(bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+
+    fn in_place(&self) -> io::Result<()> {
+        let own = self.file.metadata()?;
+        match fs::metadata(&self.path) {
+            Ok(named) if (named.dev(), named.ino()) == (own.dev(), own.ino()) => Ok(()),
+            Ok(_) => {
+                Err(io::Error::other(format!("{} is another file than the one in use", self.path.display())))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                Err(io::Error::other(format!("{} was removed or renamed", self.path.display())))
+            }
+            Err(e) => Err(e),
+        }
     }
 }
 

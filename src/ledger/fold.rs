@@ -1,11 +1,10 @@
-//! What follows from the records, kept beside them, so that a segment can begin with it.
+//! The state that follows from the records, kept beside them, so that a start need not read all of them.
 //!
-//! The writer's thread owns one [`Fold`] and gives it every record that is durable, in order. When a segment is full, the
-//! next accepted record is preceded by a place for a snapshot: what the fold is after all records before that place is
-//! written into a file of its own, and the record at that place, the first one of the new segment, holds its digest.
-//! So a snapshot is exactly the state at its place, whatever was accepted meanwhile, and no caller waits for it.
+//! The writer's thread owns one [`Fold`] and gives it every durable record, in order. `snapshot` writes copies of it.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read, Write};
+
+use ring::digest::{Context, SHA256};
 
 use super::{
     event::{Event, Snapshot},
@@ -15,102 +14,123 @@ use super::{
 };
 use crate::{limits, name::Digest};
 
-/// What follows from the records.
+/// The state that follows from the records.
 pub trait Fold: Send + 'static {
-    /// The version of what [`write`](Fold::write) gives. Of another version nothing is read or compared.
+    /// The version of what [`write`](Fold::write) gives. A text of another version is neither read nor compared.
     fn form(&self) -> u32;
     /// Whether events of this `type` change it.
     fn takes(&self, kind: &str) -> bool;
     /// Takes one more event, of the record at this index. After an error it is of no use.
     fn apply(&mut self, index: u64, event: Event) -> Result<(), &'static str>;
-    /// How many things it holds, roughly: what a snapshot costs.
+    /// How many things it holds, roughly: the cost of a snapshot.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// All of it. The same records give the same bytes, also where it began with a snapshot on the way.
-    fn write(&self) -> Result<Vec<u8>, serde_json::Error>;
-    /// Becomes what was written. After an error it is as before.
-    fn read(&mut self, text: &[u8]) -> Result<(), String>;
+    /// A copy that another thread can write while this one changes. It shares what is equal, so it costs little whatever
+    /// the size.
+    fn share(&self) -> Box<dyn Fold>;
+    /// Writes all of it. Equal records give equal bytes, also if it began with a snapshot on the way.
+    fn write(&self, out: &mut dyn Write) -> io::Result<()>;
+    /// Becomes what was written, read piece by piece. After an error it is as before.
+    fn read(&mut self, text: &mut dyn BufRead) -> Result<(), String>;
 }
 
-/// Snapshot files that are kept: the last, and the one before it should that one be damaged.
-const KEPT: usize = 2;
+/// Bytes that are read at once.
+const READ: usize = 256 << 10;
 
-/// Writes the snapshot that belongs to a place, durably, and answers the record of it.
-pub(super) fn write(disk: &dyn Disk, index: u64, fold: &dyn Fold) -> io::Result<Snapshot> {
-    let text = fold.write()?;
-    let name = segment::snapshot_name(index);
-    let draft = segment::SNAPSHOT_DRAFT;
-    match disk.remove(draft) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = disk.create(draft)?;
-    if let Err(error) = file.write(&text).and_then(|()| file.sync()) {
-        drop(file);
-        // A part of it would only take room from the records.
-        let _ = disk.remove(draft);
-        return Err(error);
-    }
-    drop(file);
-    disk.rename(draft, &name)?;
-    disk.sync_dir()?;
-    Ok(Snapshot {
-        form: fold.form(),
-        digest: Digest::of(&text),
-        bytes: u64::try_from(text.len()).unwrap_or(u64::MAX),
-        latest: crate::clock::Wall(0),
-    })
+/// The digest of what a fold writes.
+pub(super) fn digest(fold: &dyn Fold) -> io::Result<Digest> {
+    let mut out = Hashed::new(io::sink());
+    fold.write(&mut out)?;
+    Ok(out.digest())
 }
 
-/// Removes the files of all but the last snapshots.
-pub(super) fn prune(disk: &dyn Disk) -> io::Result<()> {
-    let names = segment::snapshots_of(disk.list()?);
-    for (_, old) in names.iter().rev().skip(KEPT) {
-        disk.remove(old)?;
-    }
-    Ok(())
+/// Counts and hashes what goes through it.
+pub(super) struct Hashed<T> {
+    pub(super) inner: T,
+    pub(super) bytes: u64,
+    context: Context,
 }
 
-/// Reads the snapshot of a place into a fold. False where there is none that fits.
-pub(super) fn read(disk: &dyn Disk, index: u64, said: &Snapshot, fold: &mut dyn Fold) -> bool {
-    if said.form != fold.form() || said.bytes > limits::LEDGER_SNAPSHOT_BYTES_MAX {
+impl<T> Hashed<T> {
+    pub(super) fn new(inner: T) -> Self {
+        Hashed { inner, bytes: 0, context: Context::new(&SHA256) }
+    }
+
+    pub(super) fn digest(&self) -> Digest {
+        let digest = self.context.clone().finish();
+        Digest(<[u8; 32]>::try_from(digest.as_ref()).unwrap_or_default())
+    }
+}
+
+impl<T: Write> Write for Hashed<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.context.update(bytes.get(..written).unwrap_or(bytes));
+        self.bytes = self.bytes.saturating_add(u64::try_from(written).unwrap_or(u64::MAX));
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Finds what is recorded of the snapshot whose state a segment begins with. The record stands in that segment.
+pub(super) fn recorded(disk: &dyn Disk, first: u64) -> io::Result<Option<Snapshot>> {
+    const MARK: &[u8] = b",\"type\":\"snapshot\",";
+    let mut input = io::BufReader::with_capacity(READ, disk.read(&segment::name(first), 0)?);
+    let cap = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        (&mut input).take(cap).read_until(b'\n', &mut line)?;
+        if line.pop_if(|b| *b == b'\n').is_none() {
+            return Ok(None);
+        }
+        // The envelope is shorter than this. What else a record says may hold the mark, and is not looked at.
+        let envelope = line.get(..line.len().min(256)).unwrap_or_default();
+        if envelope.windows(MARK.len()).any(|w| w == MARK)
+            && let Ok(Line { index, kind: record::SNAPSHOT, fields, .. }) = record::split(&line)
+            && let Ok(Event::Snapshot(said)) = record::event(fields)
+            && said.begins(index) == first
+        {
+            return Ok(Some(said));
+        }
+    }
+}
+
+/// Reads the state that a segment begins with into a fold. False if no file fits what the record says.
+pub(super) fn read(disk: &dyn Disk, first: u64, said: &Snapshot, fold: &mut dyn Fold) -> bool {
+    if said.form != fold.form() {
         return false;
     }
-    let mut text = Vec::new();
-    let Ok(file) = disk.read(&segment::snapshot_name(index), 0) else { return false };
-    if file.take(said.bytes.saturating_add(1)).read_to_end(&mut text).is_err() {
+    let open = || disk.read(&segment::snapshot_name(first), 0).map(|file| file.take(said.bytes));
+    // Read twice: only a text that the digest vouches for is taken.
+    let Ok(file) = open() else { return false };
+    let mut hashed = Hashed::new(io::sink());
+    let is_whole = io::copy(&mut io::BufReader::with_capacity(READ, file), &mut hashed).is_ok();
+    if !is_whole || hashed.digest() != said.digest {
+        tracing::warn!(first, "a ledger snapshot is damaged and is not used: more records are read instead");
         return false;
     }
-    if Digest::of(&text) != said.digest {
-        tracing::warn!(index, "a ledger snapshot is damaged and is not used: more records are read instead");
-        return false;
-    }
-    match fold.read(&text) {
+    let text = open().map_err(|e| e.to_string());
+    match text.and_then(|file| fold.read(&mut io::BufReader::with_capacity(READ, file))) {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(index, %error, "a ledger snapshot cannot be read: more records are read instead");
+            tracing::warn!(first, %error, "a ledger snapshot cannot be read: more records are read instead");
             false
         }
     }
 }
 
-/// The first index of the last segment that begins with a snapshot which fits; the fold is then what that says.
+/// The first index of the last segment from which a start can begin, by a snapshot that fits; the fold is then the state
+/// that it begins with.
 pub(super) fn begin(disk: &dyn Disk, fold: &mut dyn Fold) -> io::Result<Option<(u64, Snapshot)>> {
-    for (first, file) in segment::of(disk.list()?).into_iter().rev() {
-        let mut line = Vec::new();
-        let cap = u64::try_from(limits::LEDGER_RECORD_BYTES_MAX).unwrap_or(u64::MAX);
-        let read = disk.read(&file, 0)?;
-        let mut read = io::BufReader::new(read.take(cap));
-        io::BufRead::read_until(&mut read, b'\n', &mut line)?;
-        if line.pop_if(|b| *b == b'\n').is_none() {
-            continue;
-        }
-        if let Ok(Line { index, kind: record::SNAPSHOT, fields, .. }) = record::split(&line)
-            && index == first
-            && let Ok(Event::Snapshot(said)) = record::event(fields)
-            && self::read(disk, first, &said, fold)
+    for (first, _) in segment::of(disk.list()?).into_iter().rev() {
+        if let Some(said) = recorded(disk, first)?
+            && read(disk, first, &said, fold)
         {
             return Ok(Some((first, said)));
         }

@@ -247,14 +247,14 @@ impl Disk for Forgetful {
         let inode = state.new_inode();
         state.inodes.insert(inode, Inode::default());
         state.names.insert(file.into(), inode);
-        Ok(Box::new(Open { disk: self.clone(), inode }))
+        Ok(Box::new(Open { disk: self.clone(), inode, name: file.into() }))
     }
 
     fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
         let state = self.state();
         state.alive()?;
         let inode = *state.names.get(file).ok_or(ErrorKind::NotFound)?;
-        Ok(Box::new(Open { disk: self.clone(), inode }))
+        Ok(Box::new(Open { disk: self.clone(), inode, name: file.into() }))
     }
 
     fn truncate(&self, file: &str, bytes: u64) -> io::Result<()> {
@@ -310,6 +310,7 @@ impl Disk for Forgetful {
 struct Open {
     disk: Forgetful,
     inode: u64,
+    name: String,
 }
 
 impl DiskFile for Open {
@@ -346,5 +347,9 @@ impl DiskFile for Open {
         let inode = state.inodes.get_mut(&self.inode).ok_or(ErrorKind::NotFound)?;
         inode.durable = inode.bytes.clone();
         Ok(())
+    }
+    fn in_place(&self) -> io::Result<()> {
+        let named = self.disk.state().names.get(&self.name) == Some(&self.inode);
+        named.then_some(()).ok_or_else(|| io::Error::other("it was removed, renamed or replaced"))
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::name::Digest;
 
-const HEAD_FILE: &str = "head";
+pub(super) const HEAD_FILE: &str = "head";
 const HEAD_DRAFT: &str = "head.new";
 /// The head file's line is some 110 bytes.
 const HEAD_BYTES_MAX: u64 = 1_024;

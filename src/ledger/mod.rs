@@ -18,16 +18,22 @@
 //! before it. A changed, removed, moved or inserted byte or line is found, also in the last line. Whoever can write the
 //! files can compute a chain of their own, or cut the tail: that is found only by comparing with a [`Head`] kept elsewhere: a
 //! [`SignedHead`] goes out with answers and with each tick of the fence feed, so that many keep one.
-//! The `head` file beside the segments, written at each new segment and at a clean stop, finds accidents, not attackers.
+//! The `head` file beside the segments, written each second and at a clean stop, finds accidents, not attackers; a
+//! [`HeadCopy`] on another disk finds both.
 //!
-//! **A segment begins with a snapshot**, where the ledger was opened [with a fold](Ledger::open_folded): the next start
-//! reads the last snapshot and what follows, verifying proves that each one follows from the records before it, and
-//! segments before it may be moved away.
+//! **A segment begins with a snapshot** if the ledger was opened [with a fold](Ledger::open_folded): the state of all records
+//! before it, in a file of its own, whose digest is a record of that segment. The next start reads the last snapshot and the
+//! records from its segment on. Verifying proves that each snapshot follows from the records before it. Older segments may be
+//! moved away; `verify` refuses what a start would refuse.
+//!
+//! **What is synced must still have its name.** After each sync, and every [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK)
+//! without one, the writer looks whether the segment's name still leads to the file that it writes. A directory that shows that
+//! there was a ledger (a head, a key, a snapshot) and has none is never taken for a first start.
 //!
 //! | File | Holds |
 //! |---|---|
 //! | `ledger-<first index, 20 digits>.jsonl` | a segment: one record per line |
-//! | `state-<index, 20 digits>.snapshot` | what follows from all records before that one, with which a segment begins |
+//! | `state-<index, 20 digits>.snapshot` | what follows from all records before that one, the first of a segment |
 //! | `head` | index and digest of a record that was durable |
 //! | `head.key`, `head.pub` | the key that heads are signed with and tickets derived from, and its public half |
 //! | `reserve` | room on the disk, given back when it is full, for endings only |
@@ -35,6 +41,7 @@
 
 mod accept;
 mod chain;
+mod copy;
 mod error;
 mod event;
 mod fault;
@@ -44,9 +51,11 @@ mod head;
 mod health;
 mod open;
 mod options;
+mod place;
 mod queue;
 mod record;
 mod segment;
+mod snapshot;
 mod tail;
 mod verify;
 mod witness;
@@ -57,9 +66,14 @@ pub(crate) mod forgetful;
 #[cfg(test)]
 mod ledger_tests;
 #[cfg(test)]
+mod place_tests;
+#[cfg(test)]
+mod snapshot_tests;
+#[cfg(test)]
 mod verify_tests;
 
 pub use accept::{Appending, Deferred, Ledger};
+pub use copy::{CopyError, HeadCopy};
 pub use error::{CloseError, LedgerError};
 pub use event::*;
 pub use fault::{Fault, ReadError, Tamper};
@@ -67,7 +81,7 @@ pub use file::{Dir, Disk, DiskFile, Held, LockError};
 pub use fold::Fold;
 pub use health::{Health, Stopped};
 pub use open::{OpenError, Opened};
-pub use options::Options;
+pub use options::{Lost, Options};
 pub use record::{Head, Record};
 pub use tail::{Tail, TailError, TailLine};
 pub use verify::{Report, verify, verify_folded};

@@ -1,18 +1,28 @@
 //! Opening a ledger: take it for this process, read all of it, repair what a crash left, start the writer.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     accept::Ledger,
     chain::{self, Begin, Each, End, Walked},
+    event::Snapshot,
     fault::{Fault, ReadError, Tamper},
     file::{Dir, Disk, Held, LockError, is_full},
     fold::{self, Fold},
     head::read_head,
+    options::Lost,
     options::Options,
+    place,
     queue::Shared,
-    record::Record,
-    writer::{RESERVE_FILE, Segment, Writer},
+    record::{Head, Record},
+    segment,
+    snapshot::Snapshots,
+    witness::KEY_FILE,
+    writer::{RESERVE_FILE, Segment, Size, Writer},
 };
 use crate::clock::{Clock, Wall};
 
@@ -28,6 +38,8 @@ pub struct Opened {
     pub latest: Option<Wall>,
     /// What was repaired or is wrong, for people.
     pub warnings: Vec<String>,
+    /// The last record that is known of a lost ledger, if this one was begun in its place.
+    pub replaces: Option<Head>,
 }
 
 /// Why a ledger cannot be opened.
@@ -39,6 +51,17 @@ pub enum OpenError {
         "the ledger was tampered with or damaged, and is not used: {0}; restore it from a copy, or see `audit verify`"
     )]
     Tamper(#[from] Tamper),
+    #[error(
+        "there was a ledger here and it is gone ({} without a record): its locks, jobs and decisions are not known, so nothing is \
+         served. Put the files back (ledger-*.jsonl, state-*.snapshot). Only if they are lost for good, run `leasehold serve \
+         --new-ledger` once: no lock and no job of before is in force then, and the new ledger's first record says so", found.join(", ")
+    )]
+    Gone { found: Vec<String> },
+    #[error(
+        "`--new-ledger` is only for a directory whose ledger is lost, and {file} is here: start without it, or move that ledger's \
+         files away first"
+    )]
+    NotGone { file: String },
     #[error("the ledger cannot be {what}")]
     Io { what: &'static str, source: io::Error },
 }
@@ -49,7 +72,9 @@ struct Past {
     latest: Option<Wall>,
     /// What is written on with.
     fold: Option<Box<dyn Fold>>,
-    since_snapshot: u64,
+    snapshot: Option<Snapshot>,
+    records: u64,
+    replaces: Option<Head>,
 }
 
 impl From<ReadError> for OpenError {
@@ -89,13 +114,14 @@ impl Ledger {
         each: &mut dyn FnMut(Record),
     ) -> Result<Opened, OpenError> {
         let lock = disk.lock()?;
+        let replaces = clear_lost(disk.as_ref(), &options)?;
         let mut latest = None;
-        let walked = read(disk.as_ref(), Begin::First, &mut |line| {
+        let walked = read(disk.as_ref(), &options, Begin::First, &mut |line| {
             latest = latest.max(Some(line.time));
             each(line.record()?);
             Ok(())
         })?;
-        let past = Past { begin: Begin::First, latest, fold: None, since_snapshot: 0 };
+        let past = Past { begin: Begin::First, latest, fold: None, snapshot: None, records: 0, replaces };
         Self::begin(disk, clock, options, lock, walked, past)
     }
 
@@ -116,14 +142,26 @@ impl Ledger {
         clock: Arc<dyn Clock>,
         options: Options,
     ) -> Result<(Opened, F), OpenError> {
-        let lock = disk.lock()?;
         let mut folded = F::default();
-        let found = fold::begin(disk.as_ref(), &mut folded)
-            .map_err(|source| OpenError::Io { what: "read", source })?;
+        let opened = Self::open_with_fold(disk, clock, options, &mut folded)?;
+        Ok((opened, folded))
+    }
+
+    /// Opens the ledger on a disk and folds its records into this fold.
+    pub(super) fn open_with_fold<F: Fold + Clone>(
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        options: Options,
+        folded: &mut F,
+    ) -> Result<Opened, OpenError> {
+        let lock = disk.lock()?;
+        let replaces = clear_lost(disk.as_ref(), &options)?;
+        let found =
+            fold::begin(disk.as_ref(), folded).map_err(|source| OpenError::Io { what: "read", source })?;
         let mut latest = found.as_ref().map(|(_, s)| s.latest);
-        let begin = found.map_or(Begin::First, |(first, _)| Begin::At(first));
+        let begin = found.as_ref().map_or(Begin::First, |(first, _)| Begin::At(*first));
         let mut records = 0u64;
-        let walked = read(disk.as_ref(), begin, &mut |line| {
+        let walked = read(disk.as_ref(), &options, begin, &mut |line| {
             latest = latest.max(Some(line.time));
             records = records.saturating_add(1);
             if folded.takes(line.kind) {
@@ -132,8 +170,9 @@ impl Ledger {
             Ok(())
         })?;
         let fold: Box<dyn Fold> = Box::new(folded.clone());
-        let past = Past { begin, latest, fold: Some(fold), since_snapshot: records };
-        Ok((Self::begin(disk, clock, options, lock, walked, past)?, folded))
+        let snapshot = found.map(|(_, said)| said);
+        let past = Past { begin, latest, fold: Some(fold), snapshot, records, replaces };
+        Self::begin(disk, clock, options, lock, walked, past)
     }
 
     fn begin(
@@ -144,10 +183,15 @@ impl Ledger {
         walked: Walked,
         past: Past,
     ) -> Result<Opened, OpenError> {
-        let Past { begin, latest, fold, since_snapshot } = past;
-        if let Begin::At(first) = begin {
-            tracing::debug!(first, records = since_snapshot, "the ledger was read from its last snapshot on");
+        let Past { begin, latest, fold, snapshot, records, replaces } = past;
+        let begun_with = match begin {
+            Begin::At(first) => Some(first),
+            Begin::First | Begin::Here => None,
+        };
+        if let Some(first) = begun_with {
+            tracing::debug!(first, records, "the ledger was read from its last snapshot on");
         }
+        let kept = read_head(disk.as_ref())?.unwrap_or(Head::START);
         let mut warnings = Vec::new();
         repair(disk.as_ref(), &walked.end, &mut warnings)
             .map_err(|source| OpenError::Io { what: "repaired", source })?;
@@ -180,9 +224,15 @@ impl Ledger {
         let failing = shut.is_some();
         let epoch = walked.epoch.saturating_add(1);
         let shared = Arc::new(Shared::new(walked.head, shut));
-        // What took long to read now is a snapshot the next time.
-        shared.lock().rotate = fold.is_some() && since_snapshot >= options.segment_records;
         let deferred_max = options.deferred_max;
+        let held = snapshot.as_ref().and(fold.as_deref()).map_or(0, Fold::len);
+        let snapshots = Snapshots::new(
+            shared.clone(),
+            disk.clone(),
+            clock.clone(),
+            options.snapshot_bytes_max,
+            begun_with,
+        );
         let writer = Writer {
             shared: shared.clone(),
             disk: disk.clone(),
@@ -196,8 +246,15 @@ impl Ledger {
             unsealed: None,
             fold,
             latest: latest.unwrap_or(Wall(0)),
-            since_snapshot,
-            snapshot_held: 0,
+            // What took long to read now is behind a snapshot the next time.
+            since_snapshot: Size { count: records, bytes: walked.bytes },
+            snapshot: Size {
+                count: u64::try_from(held).unwrap_or(u64::MAX),
+                bytes: snapshot.map_or(0, |said| said.bytes),
+            },
+            snapshots,
+            kept: (kept, clock.now().boot),
+            clock: clock.clone(),
         };
         let thread =
             writer.start(failing).map_err(|source| OpenError::Io { what: "given a thread", source })?;
@@ -205,13 +262,58 @@ impl Ledger {
             tracing::warn!("{warning}");
         }
         let ledger = Ledger::new(shared, clock, disk, epoch, deferred_max, thread);
-        Ok(Opened { ledger, entries: Vec::new(), epoch, latest, warnings })
+        Ok(Opened { ledger, entries: Vec::new(), epoch, latest, warnings, replaces })
     }
 }
 
-fn read(disk: &dyn Disk, begin: Begin, each: Each<'_>) -> Result<Walked, ReadError> {
-    let kept = read_head(disk)?;
-    chain::walk(disk, kept.as_slice(), begin, each)
+fn read(disk: &dyn Disk, options: &Options, begin: Begin, each: Each<'_>) -> Result<Walked, OpenError> {
+    let own = read_head(disk)?;
+    let kept = options.kept.filter(|_| options.lost == Lost::Refuse);
+    let heads: Vec<Head> = own.into_iter().chain(kept).collect();
+    let walked = chain::walk(disk, &heads, begin, each);
+    let is_empty = match &walked {
+        Ok(walked) => walked.head == Head::START,
+        // A head was kept, and no record is there at all.
+        Err(ReadError::Tamper(Tamper { index: 0, what: Fault::TailCut { .. }, .. })) => true,
+        Err(_) => false,
+    };
+    let mut found = if is_empty { traces(disk)? } else { Vec::new() };
+    if is_empty && kept.is_some() {
+        found.push("a head that was kept elsewhere".to_owned());
+    }
+    if found.is_empty() { Ok(walked?) } else { Err(OpenError::Gone { found }) }
+}
+
+fn traces(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
+    place::traces(disk).map_err(|source| OpenError::Io { what: "looked for", source })
+}
+
+/// Clears what a lost ledger left, where an operator said so, and answers its last record as far as that is known. The key
+/// stays.
+fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenError> {
+    if options.lost == Lost::Refuse {
+        return Ok(None);
+    }
+    let failed = |what| move |source| OpenError::Io { what, source };
+    let files = disk.list().map_err(failed("looked for"))?;
+    for (_, file) in segment::of(files) {
+        let mut byte = [0; 1];
+        let is_empty = disk.read(&file, 0).and_then(|mut f| f.read(&mut byte)).map_err(failed("read"))? == 0;
+        if !is_empty {
+            return Err(OpenError::NotGone { file });
+        }
+    }
+    let own = read_head(disk).unwrap_or_default();
+    let last = own.into_iter().chain(options.kept).max_by_key(|head| head.index).unwrap_or(Head::START);
+    for file in traces(disk)?.iter().filter(|f| *f != KEY_FILE) {
+        disk.remove(file).map_err(failed("cleared"))?;
+    }
+    disk.sync_dir().map_err(failed("cleared"))?;
+    tracing::warn!(
+        index = last.index,
+        "a new ledger begins in place of one that is lost, as an operator said"
+    );
+    Ok(Some(last))
 }
 
 fn repair(disk: &dyn Disk, end: &End, warnings: &mut Vec<String>) -> io::Result<()> {

@@ -44,8 +44,6 @@ pub(super) struct State {
     /// Why appends are refused.
     shut: Option<Arc<str>>,
     closing: bool,
-    /// The segment is full: the next accepted record is preceded by a snapshot.
-    pub(super) rotate: bool,
     pub(super) stopped: Option<Stopped>,
 }
 
@@ -62,8 +60,6 @@ pub(super) struct Waiting {
 pub(super) enum Body {
     Event(EventText),
     Coalesced(Box<Coalesced>),
-    /// A place for the snapshot that a segment begins with. Nobody waits for it, and it is refused like an append.
-    Snapshot,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,6 +71,8 @@ pub(super) enum Way {
 /// Why the writer thread was woken.
 pub(super) enum Turn {
     Write(Vec<Waiting>),
+    /// Nothing came for a while.
+    Look,
     Close,
 }
 
@@ -106,20 +104,6 @@ impl State {
     }
 
     pub(super) fn accept(
-        &mut self,
-        time: Wall,
-        body: Body,
-        answer: Option<oneshot::Sender<Result<u64, LedgerError>>>,
-        way: Way,
-    ) -> u64 {
-        if self.rotate && self.shut.is_none() {
-            self.rotate = false;
-            self.push(time, Body::Snapshot, None, Way::Append);
-        }
-        self.push(time, body, answer, way)
-    }
-
-    fn push(
         &mut self,
         time: Wall,
         body: Body,
@@ -168,14 +152,11 @@ impl State {
         }
     }
 
-    /// As much from the front as is written at once. A snapshot begins a batch: what it says is known once all before it
-    /// is durable.
+    /// As much from the front as is written at once.
     fn take(&mut self) -> Vec<Waiting> {
         let mut bytes = 0usize;
         let mut batch = Vec::new();
         while bytes < limits::LEDGER_BATCH_BYTES_MAX
-            && let Some(next) = self.queue.front()
-            && (batch.is_empty() || !matches!(next.body, Body::Snapshot))
             && let Some(w) = self.queue.pop_front()
         {
             bytes += w.body.bytes();
@@ -189,7 +170,7 @@ impl Body {
     fn bytes(&self) -> usize {
         match self {
             Body::Event(text) => text.as_str().len(),
-            Body::Coalesced(_) | Body::Snapshot => 0,
+            Body::Coalesced(_) => 0,
         }
     }
 }
@@ -219,7 +200,6 @@ impl Shared {
                 coalesced: BTreeSet::new(),
                 shut,
                 closing: false,
-                rotate: false,
                 stopped: None,
             }),
             wake: Condvar::new(),
@@ -239,8 +219,8 @@ impl Shared {
         self.wake.notify_one();
     }
 
-    /// Waits for records. All that wait by now are one batch; the last one comes before the end.
-    pub(super) fn next(&self) -> Turn {
+    /// Waits for records, and no longer than `idle`. All that wait by now are one batch; the last one comes before the end.
+    pub(super) fn next(&self, idle: Duration) -> Turn {
         let mut state = self.lock();
         loop {
             if !state.queue.is_empty() {
@@ -249,7 +229,11 @@ impl Shared {
             if state.closing {
                 return Turn::Close;
             }
-            state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let (woken, waited) = self.wake.wait_timeout(state, idle).unwrap_or_else(PoisonError::into_inner);
+            if waited.timed_out() && woken.queue.is_empty() && !woken.closing {
+                return Turn::Look;
+            }
+            state = woken;
         }
     }
 

@@ -1,17 +1,18 @@
 //! Verifying a ledger from its files alone, as an auditor does: nothing is changed, nothing is locked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     chain::{self, Begin, End},
-    event::Event,
+    event::{Event, Snapshot},
     fault::{Fault, ReadError},
     file::Disk,
     fold::{self, Fold},
     head::read_head,
     record::Head,
+    segment,
 };
-use crate::{clock::Wall, name::Digest};
+use crate::clock::Wall;
 
 /// What a ledger holds, all of which fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +37,7 @@ pub struct Report {
     pub torn: u64,
     /// Whether the ledger's own head file was there to compare with.
     pub head_file: bool,
-    /// Segments that begin with a snapshot, and how many of the snapshots were found to follow from the records before.
+    /// Snapshots, and how many of them were found to follow from the records before.
     pub snapshots: u64,
     pub snapshots_followed: u64,
 }
@@ -49,8 +50,8 @@ pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<Report, ReadErr
     walk(disk, expected, None)
 }
 
-/// The same, and each snapshot must be what the records before it give. Where those were moved away, what the first
-/// snapshot file that is there says is believed.
+/// Reads the whole ledger, and holds each snapshot against the state that the records before it give. If the oldest records
+/// were moved away, the first snapshot that is there is believed. A ledger from which a daemon could not start is not good.
 pub fn verify_folded(
     disk: &dyn Disk,
     expected: Option<Head>,
@@ -59,11 +60,72 @@ pub fn verify_folded(
     walk(disk, expected, Some(fold))
 }
 
-fn walk(
-    disk: &dyn Disk,
-    expected: Option<Head>,
-    mut fold: Option<&mut dyn Fold>,
-) -> Result<Report, ReadError> {
+/// Copies of the state at the beginnings of segments, at most so many: a snapshot's record comes soon after its beginning.
+const BEGINNINGS_MAX: usize = 64;
+
+/// The state along the records, beside the snapshots that should say the same.
+struct Following<'a> {
+    fold: &'a mut dyn Fold,
+    /// Whether the fold is what all records so far give.
+    known: bool,
+    /// The segment whose snapshot it was read from: with nothing before it to compare with.
+    believed: Option<u64>,
+    beginnings: VecDeque<(u64, Box<dyn Fold>)>,
+}
+
+impl Following<'_> {
+    /// A segment begins.
+    fn begin(&mut self, disk: &dyn Disk, first: u64) {
+        if !self.known
+            && let Ok(Some(said)) = fold::recorded(disk, first)
+        {
+            self.known = fold::read(disk, first, &said, self.fold);
+            self.believed = self.known.then_some(first);
+        } else if self.known {
+            self.beginnings.push_back((first, self.fold.share()));
+            if self.beginnings.len() > BEGINNINGS_MAX {
+                self.beginnings.pop_front();
+            }
+        }
+    }
+
+    /// Holds a snapshot against the state that it should be. True if it was compared.
+    fn compare(&mut self, index: u64, said: &Snapshot) -> Result<bool, Fault> {
+        let before = said.begins(index);
+        if self.believed == Some(before) {
+            return Ok(false);
+        }
+        while self.beginnings.front().is_some_and(|(first, _)| *first < before) {
+            self.beginnings.pop_front();
+        }
+        let Some((_, fold)) = self.beginnings.front().filter(|(first, _)| *first == before) else {
+            return if self.known && before != index { Err(Fault::SnapshotPlace(before)) } else { Ok(false) };
+        };
+        if said.form != fold.form() {
+            return Ok(false);
+        }
+        let expected = fold::digest(fold.as_ref()).map_err(|e| Fault::Event(e.to_string()))?;
+        let found = said.digest;
+        if expected == found { Ok(true) } else { Err(Fault::Snapshot { expected, found }) }
+    }
+}
+
+/// Where the reading begins. The records before the first segment may be elsewhere if a start can do without them.
+fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result<Begin, ReadError> {
+    let failed = |source| ReadError::Io { file: "the ledger directory".into(), source };
+    match firsts.first() {
+        None | Some(1) => Ok(Begin::First),
+        Some(first) => {
+            let startable = match fold {
+                Some(fold) => fold::begin(disk, fold.share().as_mut()).map_err(failed)?.is_some(),
+                None => fold::recorded(disk, *first).map_err(failed)?.is_some(),
+            };
+            Ok(if startable { Begin::Here } else { Begin::First })
+        }
+    }
+}
+
+fn walk(disk: &dyn Disk, expected: Option<Head>, fold: Option<&mut dyn Fold>) -> Result<Report, ReadError> {
     let kept = read_head(disk)?;
     let heads: Vec<Head> = kept.into_iter().chain(expected).collect();
     let mut report = Report {
@@ -82,28 +144,27 @@ fn walk(
         snapshots: 0,
         snapshots_followed: 0,
     };
-    // Whether the fold is what all records so far give.
-    let mut known = true;
-    let walked = chain::walk(disk, &heads, Begin::Here, &mut |line| {
+    let files =
+        disk.list().map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
+    let firsts: Vec<u64> = segment::of(files).into_iter().map(|(first, _)| first).collect();
+    let begin = beginning(disk, &firsts, fold.as_deref())?;
+    let known = begin == Begin::First;
+    let mut following =
+        fold.map(|fold| Following { fold, known, believed: None, beginnings: VecDeque::new() });
+    let walked = chain::walk(disk, &heads, begin, &mut |line| {
         let (index, kind) = (line.index, line.kind);
         let record = line.record()?;
+        if let Some(following) = &mut following
+            && firsts.binary_search(&index).is_ok()
+        {
+            following.begin(disk, index);
+        }
         if let Event::Snapshot(said) = &record.event {
             report.snapshots += 1;
-            known &= report.records > 0 || index == 1;
-            if let Some(fold) = fold.as_deref_mut() {
-                if known && said.form == fold.form() {
-                    let text = fold.write().map_err(|e| Fault::Event(e.to_string()))?;
-                    let (expected, found) = (Digest::of(&text), said.digest);
-                    if expected != found {
-                        return Err(Fault::Snapshot { expected, found });
-                    }
-                    report.snapshots_followed += 1;
-                } else if !known {
-                    known = fold::read(disk, index, said, fold);
-                }
+            if let Some(following) = &mut following {
+                report.snapshots_followed += u64::from(following.compare(index, said)?);
             }
-        } else if known
-            && let Some(fold) = fold.as_deref_mut()
+        } else if let Some(Following { fold, known: true, .. }) = &mut following
             && fold.takes(kind)
         {
             fold.apply(index, record.event.clone()).map_err(Fault::Misfit)?;

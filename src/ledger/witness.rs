@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use super::record::Head;
 use crate::{clock::Wall, limits, name::Digest, secret::Secret};
 
-const KEY_FILE: &str = "head.key";
+pub(super) const KEY_FILE: &str = "head.key";
 const KEY_DRAFT: &str = "head.key.new";
 /// The public key's file, in the ledger's directory.
 pub const HEAD_PUBLIC_FILE: &str = "head.pub";
@@ -88,38 +88,27 @@ pub enum HeadError {
 }
 
 impl HeadKey {
-    /// Opens the key in the ledger's directory, or makes it there where there is none.
+    /// Opens the key in the ledger's directory, or makes one if there is none. A new one has its name after
+    /// [`keep`](Self::keep): a key without a record shows that a ledger was lost.
     pub fn open(dir: &Path) -> Result<Self, HeadKeyError> {
         let failed = |what| move |source| HeadKeyError::Io { file: KEY_FILE, what, source };
-        let path = dir.join(KEY_FILE);
-        let pem = match File::open(&path) {
-            Ok(file) => {
-                if file.metadata().map_err(failed("read"))?.permissions().mode() & 0o077 != 0 {
-                    return Err(HeadKeyError::Open { file: KEY_FILE });
-                }
-                let mut pem = String::new();
-                file.take(limits::PEM_BYTES_MAX).read_to_string(&mut pem).map_err(failed("read"))?;
-                zeroize::Zeroizing::new(pem)
-            }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
-                    .map_err(|_| HeadKeyError::Generate)?;
-                let pem = zeroize::Zeroizing::new(to_pem("PRIVATE KEY", made.as_ref()));
-                let draft = dir.join(KEY_DRAFT);
-                write(&draft, pem.as_bytes(), 0o600)
-                    .and_then(|()| fs::rename(&draft, &path))
-                    .and_then(|()| File::open(dir)?.sync_all())
-                    .map_err(failed("made"))?;
-                pem
-            }
-            Err(e) => return Err(failed("read")(e)),
-        };
         let malformed = HeadKeyError::Malformed { file: KEY_FILE, what: "Ed25519 key in PKCS#8" };
-        let both = from_pem("PRIVATE KEY", &pem).and_then(|der| {
-            let root = hkdf::Salt::new(hkdf::HKDF_SHA256, DERIVED.as_bytes()).extract(&der);
-            Some((Ed25519KeyPair::from_pkcs8(&der).ok()?, root))
-        });
-        let (pair, root) = both.ok_or(malformed)?;
+        let (pair, root) = match read_private(&dir.join(KEY_FILE))? {
+            Some(pem) => parse(&pem).ok_or(malformed)?,
+            // A start that was killed may have signed with its draft already.
+            None => match read_private(&dir.join(KEY_DRAFT))?.and_then(|pem| parse(&pem)) {
+                Some(both) => both,
+                None => {
+                    let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
+                        .map_err(|_| HeadKeyError::Generate)?;
+                    let pem = zeroize::Zeroizing::new(to_pem("PRIVATE KEY", made.as_ref()));
+                    write(&dir.join(KEY_DRAFT), pem.as_bytes(), 0o600)
+                        .and_then(|()| File::open(dir)?.sync_all())
+                        .map_err(failed("made"))?;
+                    parse(&pem).ok_or(malformed)?
+                }
+            },
+        };
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| HeadKeyError::Generate)?;
         let public = HeadPublic(public);
         // For auditors. A disk that takes no file now may take it at the next start.
@@ -130,6 +119,15 @@ impl HeadKey {
             tracing::warn!(%error, "the ledger's public key cannot be written beside it");
         }
         Ok(HeadKey { pair, public, root })
+    }
+
+    /// Gives a new key its name, durably: once the ledger has a record.
+    pub fn keep(&self, dir: &Path) -> Result<(), HeadKeyError> {
+        let failed = |source| HeadKeyError::Io { file: KEY_FILE, what: "kept", source };
+        match fs::rename(dir.join(KEY_DRAFT), dir.join(KEY_FILE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            renamed => renamed.and_then(|()| File::open(dir)?.sync_all()).map_err(failed),
+        }
     }
 
     /// A secret that is as lasting as the key and tells nothing of it: HKDF-SHA-256 (RFC 5869), another for each purpose.
@@ -231,6 +229,29 @@ impl FromStr for SignedHead {
     }
 }
 
+/// Reads a file that only this user may read. None if there is none.
+fn read_private(path: &Path) -> Result<Option<zeroize::Zeroizing<String>>, HeadKeyError> {
+    let failed = |source| HeadKeyError::Io { file: KEY_FILE, what: "read", source };
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    if file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
+        return Err(HeadKeyError::Open { file: KEY_FILE });
+    }
+    let mut pem = zeroize::Zeroizing::new(String::new());
+    file.take(limits::PEM_BYTES_MAX).read_to_string(&mut pem).map_err(failed)?;
+    Ok(Some(pem))
+}
+
+/// The pair of a private key as PEM, and what secrets are derived from.
+fn parse(pem: &str) -> Option<(Ed25519KeyPair, hkdf::Prk)> {
+    let der = zeroize::Zeroizing::new(from_pem("PRIVATE KEY", pem)?);
+    let root = hkdf::Salt::new(hkdf::HKDF_SHA256, DERIVED.as_bytes()).extract(&der);
+    Some((Ed25519KeyPair::from_pkcs8(&der).ok()?, root))
+}
+
 fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
     file.write_all(bytes)?;
@@ -272,7 +293,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let key = HeadKey::open(dir.path()).unwrap();
         let signed = key.sign(3, head(7), AT);
+        // A start that was killed before its first record leaves a draft, which the next start takes up.
+        assert!(!dir.path().join(KEY_FILE).exists());
+        assert_eq!(HeadKey::open(dir.path()).unwrap().public(), key.public());
+        key.keep(dir.path()).unwrap();
         let again = HeadKey::open(dir.path()).unwrap();
+        again.keep(dir.path()).unwrap();
         // So is what is derived from it, for each purpose another, and for no two keys the same.
         let derived = |key: &HeadKey, purpose| key.derive(purpose).unwrap().digest();
         assert_eq!(derived(&again, "a"), derived(&key, "a"));

@@ -3,21 +3,26 @@
 //! All that waits is written with one write and one sync, and the next batch gathers meanwhile: under load many records
 //! share a sync, and a lone one waits for nothing but its own. After an error the segment is cut back to what is durable
 //! and never written again: what a failed sync left in the page cache is not to be trusted.
+//!
+//! A sync counts only if the file still has its name afterwards. A file that was removed, renamed or replaced is an error like
+//! any other: nothing is answered as durable until the name leads to the same records again.
 
 use std::{io, sync::Arc, thread};
 
 use super::{
-    event::{Event, Snapshot},
+    event::Event,
     file::{Disk, DiskFile, Held, is_full},
-    fold::{self, Fold},
+    fold::Fold,
     head::write_head,
     health::{Health, Stopped},
     options::Options,
+    place,
     queue::{Again, Body, Shared, Turn, Waiting},
     record::{self, Envelope, EventText, Head},
     segment,
+    snapshot::Snapshots,
 };
-use crate::clock::Wall;
+use crate::clock::{BootTime, Clock, Wall};
 
 pub(super) const RESERVE_FILE: &str = "reserve";
 const PROBE_FILE: &str = "probe";
@@ -25,6 +30,8 @@ const PROBE_FILE: &str = "probe";
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) disk: Arc<dyn Disk>,
+    /// Gone before the lock is: its thread writes into the directory.
+    pub(super) snapshots: Snapshots,
     #[expect(dead_code, reason = "it is held until the thread ends")]
     pub(super) lock: Held,
     pub(super) options: Options,
@@ -43,9 +50,19 @@ pub(super) struct Writer {
     pub(super) fold: Option<Box<dyn Fold>>,
     /// The latest time of any durable record.
     pub(super) latest: Wall,
-    /// Durable records since the last snapshot, and how many things that one held.
-    pub(super) since_snapshot: u64,
-    pub(super) snapshot_held: u64,
+    /// Durable records and bytes since the last snapshot was begun, and what that one held.
+    pub(super) since_snapshot: Size,
+    pub(super) snapshot: Size,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The head that was kept last, and when.
+    pub(super) kept: (Head, BootTime),
+}
+
+/// How much there is: of records or things, and of bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Size {
+    pub(super) count: u64,
+    pub(super) bytes: u64,
 }
 
 /// A segment that is written.
@@ -82,8 +99,17 @@ impl Writer {
         if failing && !self.recover() {
             return;
         }
-        while let Turn::Write(batch) = self.shared.next() {
-            match self.write(&batch) {
+        loop {
+            let (batch, done) = match self.shared.next(self.options.look) {
+                Turn::Write(batch) => {
+                    let done = self.write(&batch);
+                    (batch, done)
+                }
+                Turn::Look => (Vec::new(), self.segment.as_ref().map_or(Ok(()), |s| s.file.in_place())),
+                Turn::Close => break,
+            };
+            match done {
+                Ok(()) if batch.is_empty() => {}
                 Ok(()) => self.shared.written(batch, self.tip),
                 Err(error) => {
                     tracing::error!(%error, "the ledger cannot be written: nothing that widens access is taken until it can");
@@ -93,24 +119,63 @@ impl Writer {
                     }
                 }
             }
+            if self.clock.now().boot.0.saturating_sub(self.kept.1.0) >= millis(self.options.look) {
+                self.keep_head();
+            }
         }
         self.keep_head();
     }
 
     /// Writes a batch and makes it durable.
     fn write(&mut self, batch: &[Waiting]) -> io::Result<()> {
-        let snapshot = match batch {
-            [Waiting { index, body: Body::Snapshot, .. }, ..] => self.snapshot(*index),
-            _ => None,
+        let (lines, tip) = self.encode(batch)?;
+        let Some(first) = batch.first().map(|w| w.index) else { return Ok(()) };
+        if let Some((name, bytes)) = &self.resting {
+            let file = self.disk.append(name)?;
+            self.segment = Some(Segment { name: name.clone(), file, bytes: *bytes });
+            self.resting = None;
+        }
+        let is_due = self.is_snapshot_due();
+        if let Some(s) = &self.segment
+            && (is_due || s.bytes >= self.options.segment_bytes)
+        {
+            s.file.in_place()?;
+            self.keep_head();
+            self.segment = None;
+        }
+        // The state before the batch, if a segment begins with it.
+        let before = match self.segment {
+            Some(_) => None,
+            None => {
+                self.begin_segment(first)?;
+                self.fold.as_deref().filter(|_| is_due).map(Fold::share)
+            }
         };
+        let Some(segment) = &mut self.segment else { return Ok(()) };
+        self.unsealed = Some((segment.name.clone(), segment.bytes));
+        segment.file.write(&lines)?;
+        segment.file.sync()?;
+        segment.file.in_place()?;
+        self.unsealed = None;
+        let bytes = u64::try_from(lines.len()).unwrap_or(u64::MAX);
+        segment.bytes = segment.bytes.saturating_add(bytes);
+        self.tip = tip;
+        if let Some(state) = before {
+            // Only now is it certain that a segment begins there.
+            self.since_snapshot = Size::default();
+            self.snapshot.count = u64::try_from(state.len()).unwrap_or(u64::MAX);
+            self.snapshots.begin(first, self.latest, state);
+        }
+        self.since_snapshot.bytes = self.since_snapshot.bytes.saturating_add(bytes);
+        self.fold(batch);
+        Ok(())
+    }
+
+    /// The lines of a batch, and the head that it leads to.
+    fn encode(&self, batch: &[Waiting]) -> io::Result<(Vec<u8>, Head)> {
         let mut lines = Vec::new();
         let mut tip = self.tip;
-        let mut first = None;
         for w in batch {
-            if matches!(w.body, Body::Snapshot) && snapshot.is_none() {
-                continue; // its place stays empty
-            }
-            first.get_or_insert(w.index);
             let envelope = Envelope {
                 index: w.index,
                 prev: tip.digest,
@@ -124,86 +189,47 @@ impl Writer {
                     let text = EventText::of(&Event::Coalesced((**coalesced).clone()))?;
                     record::encode(&mut lines, &envelope, &text)
                 }
-                Body::Snapshot => {
-                    let Some(snapshot) = snapshot.clone() else { continue };
-                    record::encode(&mut lines, &envelope, &EventText::of(&Event::Snapshot(snapshot))?)
-                }
             };
             tip = Head { index: w.index, digest };
         }
-        let Some(first) = first else { return Ok(()) };
-
-        if let Some((name, bytes)) = &self.resting {
-            let file = self.disk.append(name)?;
-            self.segment = Some(Segment { name: name.clone(), file, bytes: *bytes });
-            self.resting = None;
-        }
-        // With a fold, a segment ends where a snapshot has its place; without one, where it is full.
-        let full = |s: &Segment| self.fold.is_none() && s.bytes >= self.options.segment_bytes;
-        let mut segment = match self.segment.take() {
-            Some(s) if snapshot.is_none() && !full(&s) => s,
-            full => {
-                if full.is_some() {
-                    self.keep_head();
-                }
-                let name = segment::name(first);
-                self.unsealed = Some((name.clone(), 0));
-                let file = self.disk.create(&name)?;
-                self.disk.sync_dir()?;
-                Segment { name, file, bytes: 0 }
-            }
-        };
-        self.unsealed = Some((segment.name.clone(), segment.bytes));
-        segment.file.write(&lines)?;
-        segment.file.sync()?;
-        self.unsealed = None;
-        segment.bytes = segment.bytes.saturating_add(u64::try_from(lines.len()).unwrap_or(u64::MAX));
-        let is_full = segment.bytes >= self.options.segment_bytes;
-        self.segment = Some(segment);
-        self.tip = tip;
-        if snapshot.is_some() {
-            self.since_snapshot = 0;
-            self.snapshot_held =
-                self.fold.as_deref().map_or(0, |f| u64::try_from(f.len()).unwrap_or(u64::MAX));
-            if let Err(error) = fold::prune(self.disk.as_ref()) {
-                tracing::warn!(%error, "an old ledger snapshot cannot be removed");
-            }
-        }
-        self.fold(batch, is_full);
-        Ok(())
+        Ok((lines, tip))
     }
 
-    /// Gives the fold what is durable now, and asks for a snapshot where it is time.
-    fn fold(&mut self, batch: &[Waiting], is_full: bool) {
+    /// Begins the segment of this first record.
+    fn begin_segment(&mut self, first: u64) -> io::Result<()> {
+        let name = segment::name(first);
+        self.unsealed = Some((name.clone(), 0));
+        let file = self.disk.create(&name)?;
+        self.segment = Some(Segment { name, file, bytes: 0 });
+        self.disk.sync_dir()
+    }
+
+    /// Whether the next segment begins with a snapshot. Large states have fewer: a snapshot costs what it holds.
+    fn is_snapshot_due(&self) -> bool {
+        let Size { count, bytes } = self.since_snapshot;
+        let records = self.options.segment_records.max(self.snapshot.count.saturating_mul(2));
+        let size = self.options.segment_bytes.max(self.snapshot.bytes.saturating_mul(2));
+        self.fold.is_some() && (count >= records || bytes >= size) && !self.snapshots.under_way()
+    }
+
+    /// Gives the fold what is durable now.
+    fn fold(&mut self, batch: &[Waiting]) {
         for w in batch {
             self.latest = self.latest.max(w.time);
-            self.since_snapshot = self.since_snapshot.saturating_add(1);
-            let Some(fold) = &mut self.fold else { continue };
-            if let Body::Event(text) = &w.body
-                && fold.takes(text.kind())
+            self.since_snapshot.count = self.since_snapshot.count.saturating_add(1);
+            let (Some(fold), Body::Event(text)) = (&mut self.fold, &w.body) else { continue };
+            if text.kind() == record::SNAPSHOT {
+                if let Ok(Event::Snapshot(said)) = record::event(text.as_str()) {
+                    self.snapshot.bytes = said.bytes;
+                    self.snapshots.recorded(said.before);
+                }
+            } else if fold.takes(text.kind())
                 && let Err(what) = record::event(text.as_str())
                     .map_err(|_| "it cannot be read")
                     .and_then(|e| fold.apply(w.index, e))
             {
                 tracing::error!(index = w.index, what, "a record does not fit: no more snapshots are made");
                 self.fold = None;
-            }
-        }
-        // Large states less often: a snapshot costs what it holds.
-        let enough = self.options.segment_records.max(self.snapshot_held.saturating_mul(2));
-        if self.fold.is_some() && (is_full || self.since_snapshot >= enough) {
-            self.shared.lock().rotate = true;
-        }
-    }
-
-    /// Writes the snapshot for a place. A disk that fails here is only reported: records matter more.
-    fn snapshot(&mut self, index: u64) -> Option<Snapshot> {
-        let fold = self.fold.as_deref()?;
-        match fold::write(self.disk.as_ref(), index, fold) {
-            Ok(snapshot) => Some(Snapshot { latest: self.latest, ..snapshot }),
-            Err(error) => {
-                tracing::warn!(%error, "a ledger snapshot cannot be written: the segment goes on");
-                None
             }
         }
     }
@@ -230,9 +256,7 @@ impl Writer {
                 Stuck::Failing(e) => (false, Health::Failing { why: e.to_string().into() }),
             };
             self.shared.failed(Vec::new(), health);
-            if let Some(Segment { name, bytes, .. }) = self.segment.take() {
-                self.resting = Some((name, bytes));
-            }
+            self.rest();
             match self.shared.again(delay, eager) {
                 Again::Time => delay = delay.saturating_mul(2).min(self.options.retry_max),
                 Again::Ending => {}
@@ -241,8 +265,39 @@ impl Writer {
         }
     }
 
-    /// One try: cut off what is not durable, write the endings, take the reserve back, see whether a write goes through.
+    /// Closes the segment's file while the disk is away. One that lost its name stays open: it may be the only copy.
+    fn rest(&mut self) {
+        if let Some(Segment { name, bytes, .. }) = self.segment.take_if(|s| s.file.in_place().is_ok())
+            && self.unsealed.is_none()
+        {
+            self.resting = Some((name, bytes));
+        }
+    }
+
+    /// Whether the last durable record is still where its segment's name says. A copy that was put back there will do.
+    fn find_tip(&mut self) -> io::Result<()> {
+        let displaced = match &self.segment {
+            Some(s) if s.file.in_place().is_ok() => return Ok(()),
+            Some(s) => Some((s.name.clone(), s.bytes)),
+            None => None,
+        };
+        let place = displaced.clone().or_else(|| self.resting.clone()).or_else(|| self.unsealed.clone());
+        if let Some((name, bytes)) = place.filter(|(_, bytes)| *bytes > 0) {
+            place::ends_with(self.disk.as_ref(), &name, bytes, self.tip.digest)?;
+        }
+        if let Some(found) = displaced {
+            self.segment = None;
+            if self.unsealed.is_none() {
+                self.resting = Some(found);
+            }
+        }
+        Ok(())
+    }
+
+    /// One try: look whether what is durable is there, cut off what is not, write the endings, take the reserve back, see
+    /// whether a write goes through.
     fn attempt(&mut self) -> Result<(), Stuck> {
+        self.find_tip().map_err(Stuck::Failing)?;
         self.seal().map_err(Stuck::Failing)?;
         while let Some(batch) = self.shared.next_endings() {
             match self.write(&batch) {
@@ -252,6 +307,7 @@ impl Writer {
                     if !is_full(&error) || !self.give_up_reserve() {
                         return Err(Stuck::Failing(error));
                     }
+                    self.find_tip().map_err(Stuck::Failing)?;
                     self.seal().map_err(Stuck::Failing)?;
                 }
             }
@@ -273,7 +329,7 @@ impl Writer {
                 self.disk.sync_dir()?;
             }
             tracing::warn!(file = name, bytes, "a ledger segment was cut back to its durable end and closed");
-            self.unsealed = None;
+            (self.unsealed, self.segment) = (None, None);
         }
         Ok(())
     }
@@ -316,13 +372,17 @@ impl Writer {
     }
 
     /// Writes the head file. It is a second witness, so that a disk that fails here is only reported.
-    fn keep_head(&self) {
-        if self.tip.index > 0
-            && let Err(error) = write_head(self.disk.as_ref(), self.tip)
-        {
+    fn keep_head(&mut self) {
+        let is_new = self.tip != self.kept.0;
+        self.kept = (self.tip, self.clock.now().boot);
+        if is_new && let Err(error) = write_head(self.disk.as_ref(), self.tip) {
             tracing::warn!(%error, "the ledger's head file cannot be written");
         }
     }
+}
+
+fn millis(d: std::time::Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {

@@ -13,15 +13,18 @@
 //! |---|---|
 //! | `store` | [`Store`]: the order of every change |
 //! | `recorded` | [`Recorded`]: the state as it follows from the records alone |
+//! | `closed` `size` | closed jobs that are still kept; what jobs take in bytes, and the quotas of open ones |
 //! | `locks` `identities` `keys` | [`Locks`]; which identity is bound to which job; which job a key made |
 //! | `records` `rebuild` | a change as a record; what a new life begins with |
 
+mod closed;
 mod identities;
 mod keys;
 mod locks;
 mod rebuild;
 mod recorded;
 mod records;
+mod size;
 mod store;
 
 #[cfg(test)]
@@ -35,4 +38,5 @@ pub use locks::{Extent, Lock, LockName, Locks};
 pub use rebuild::{Key, Left, Rebuilt};
 pub use recorded::Recorded;
 pub use records::{input_record, spec_digest, spec_record};
+pub use size::{QuotaFull, spec_bytes};
 pub use store::{Belongs, Committed, Created, NewJob, Refused, Store, Widened};

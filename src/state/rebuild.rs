@@ -6,7 +6,7 @@ use crate::{
     fence::Seq,
     job::{AttemptState, Change, Job},
     limits,
-    name::{Digest, JobId, SpiffeId},
+    name::{Digest, JobId, SpiffeId, TenantName},
 };
 
 /// What a new life of the daemon begins with.
@@ -29,16 +29,19 @@ pub struct Rebuilt {
 pub(super) type KeyOf = (SpiffeId, String);
 
 /// What an idempotency key made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Key {
     pub job: JobId,
+    /// The tenant of the job, whose quota it counts for.
+    pub tenant: TenantName,
     pub spec: Digest,
     pub at: LeaseTime,
 }
 
 impl Key {
     pub(super) fn of(job: &Job) -> (KeyOf, Key) {
-        let key = Key { job: job.id, spec: job.spec_digest, at: job.created };
+        let tenant = job.spec.tenant.clone();
+        let key = Key { job: job.id, tenant, spec: job.spec_digest, at: job.created };
         ((job.launcher.clone(), job.idempotency_key.clone()), key)
     }
 

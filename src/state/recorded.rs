@@ -4,21 +4,25 @@
 //! comes to the same bytes. Nothing here reads a clock; what time makes of it is for [`rebuilt`](Recorded::rebuilt).
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
+    io::{self, BufRead, Write},
     sync::Arc,
     time::Duration,
 };
 
+use rpds::RedBlackTreeMapSync;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Lock, LockName, Locks, Rebuilt, Use,
+    closed::{Closed, Turn},
     identities::uses_of,
     rebuild::{Key, KeyOf, suspend},
     records::{
         change_of, change_record, gate_of, gate_record, input_of, input_record, job_of, seq_of, spec_of,
         spec_record,
     },
+    size,
 };
 use crate::{
     clock::LeaseTime,
@@ -34,21 +38,24 @@ use crate::{
 
 /// The version of the text. Raised whenever the same records give other bytes than before: an older text is then not
 /// compared, and not begun with.
-const FORM: u32 = 2;
+const FORM: u32 = 3;
 
-/// All that outlives the process, as far as the records were read.
+/// All that outlives the process, as far as the records were read. A copy shares what is equal: one is written to a file
+/// while the original goes on.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
-    jobs: HashMap<JobId, Entry>,
-    /// In the order in which they were closed; the oldest beyond the bound are forgotten.
-    closed: VecDeque<JobId>,
+    jobs: RedBlackTreeMapSync<JobId, Entry>,
+    /// In the order in which they were closed; what is past the bounds is forgotten.
+    closed: Closed,
     /// Closed jobs that are no longer here.
     forgotten: u64,
-    /// Idempotency keys of forgotten jobs, while they count.
-    keys: BTreeMap<KeyOf, Key>,
-    /// Identities of forgotten jobs, while they count.
-    identities: BTreeMap<(SpiffeId, JobId), Use>,
-    locks: Locks,
+    /// Idempotency keys of forgotten jobs, while they count, and these in the order of their times.
+    keys: RedBlackTreeMapSync<KeyOf, Key>,
+    keys_by_time: RedBlackTreeMapSync<(LeaseTime, KeyOf), ()>,
+    /// Identities of forgotten jobs, while they count, and these in the order of the jobs' ends.
+    identities: RedBlackTreeMapSync<(SpiffeId, JobId), Use>,
+    identities_by_time: RedBlackTreeMapSync<(Option<LeaseTime>, SpiffeId, JobId), ()>,
+    locks: Arc<Locks>,
     seq: Seq,
     /// Whether the last life said that it ended.
     in_order: bool,
@@ -60,6 +67,10 @@ struct Entry {
     job: Arc<Job>,
     /// The index of the record that made it.
     made: u64,
+    /// What it took when it was created, in bytes.
+    creation: usize,
+    /// Its place among the closed ones.
+    turn: Option<Turn>,
     before: Option<Before>,
 }
 
@@ -76,6 +87,10 @@ const SINCE_MAX: usize = limits::MEMBERS_MAX as usize;
 const OPEN: Duration = limits::LEDGER_WAIT.saturating_mul(12);
 
 impl Entry {
+    fn new(job: Job, made: u64, before: Option<Before>) -> Self {
+        Entry { creation: size::of_creation(&job), job: Arc::new(job), made, turn: None, before }
+    }
+
     fn apply(&mut self, index: u64, change: Change) {
         if change.widens() && self.before.is_none() {
             self.before = Some(Before { job: self.job.clone(), since: VecDeque::new() });
@@ -108,22 +123,30 @@ impl Recorded {
             Event::JobCreated(created) => {
                 let job = job_of(*created)?;
                 self.prune(job.created);
-                let entry = Entry { job: Arc::new(job), made: index, before: None };
-                if self.jobs.insert(entry.job.id, entry).is_some() {
+                if self.jobs.contains_key(&job.id) {
                     return Err("it creates a job that is there already");
                 }
+                self.jobs.insert_mut(job.id, Entry::new(job, index, None));
             }
             // Nothing of the life before is under way any more.
-            Event::EpochBegan(_) => self.jobs.values_mut().for_each(|e| e.before = None),
+            Event::EpochBegan(_) => {
+                let under_way = self.jobs.iter().filter(|(_, e)| e.before.is_some());
+                for id in under_way.map(|(id, _)| *id).collect::<Vec<_>>() {
+                    if let Some(entry) = self.jobs.get_mut(&id) {
+                        entry.before = None;
+                    }
+                }
+            }
             Event::Withdrawn { index, job, .. } => self.withdraw(index, job),
             Event::LockSet { name, by, of, reason, at, until, .. } => {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
-                self.locks.prune(at);
-                self.locks.insert(Lock { name, reason, by, of, since: at, until });
+                let locks = Arc::make_mut(&mut self.locks);
+                locks.prune(at);
+                locks.insert(Lock { name, reason, by, of, since: at, until });
             }
             Event::LockLifted { name, .. } => {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
-                self.locks.remove(&name);
+                Arc::make_mut(&mut self.locks).remove(&name);
             }
             other => {
                 let Some((id, change, _)) = change_of(other) else { return Ok(()) };
@@ -135,11 +158,8 @@ impl Recorded {
                         Err("it is about a job that is not there")
                     };
                 };
-                let was_closed = entry.job.is_closed();
                 entry.apply(index, change);
-                if !was_closed && entry.job.is_closed() {
-                    self.remember_closed(id);
-                }
+                self.note_size(id);
             }
         }
         Ok(())
@@ -151,25 +171,22 @@ impl Recorded {
         if entry.made == index {
             // Nobody was told of it.
             if entry.job.attempts.is_empty() && !entry.job.is_closed() {
-                self.jobs.remove(&id);
+                self.jobs.remove_mut(&id);
             }
             return;
         }
         let Some(Before { job, since }) = &mut entry.before else { return };
         let Ok(place) = since.binary_search_by_key(&index, |(i, _)| *i) else { return };
         since.remove(place);
-        let was_closed = entry.job.is_closed();
         entry.job = job.clone();
         let job = Arc::make_mut(&mut entry.job);
         since.iter().for_each(|(_, change)| job.apply(change));
-        if !was_closed && entry.job.is_closed() {
-            self.remember_closed(id);
-        }
+        self.note_size(id);
     }
 
     /// What a new life begins with: whoever was joined is away since `now`, and locks whose time is over are gone.
     pub fn rebuilt(&self, now: LeaseTime) -> Rebuilt {
-        let mut locks = self.locks.clone();
+        let mut locks = Locks::clone(&self.locks);
         locks.prune(now);
         let jobs = self.ordered().map(|job| {
             let mut job = Job::clone(&job.job);
@@ -178,7 +195,7 @@ impl Recorded {
         });
         Rebuilt {
             jobs: jobs.collect(),
-            keys: self.keys.iter().map(|(k, v)| (k.clone(), *v)).collect(),
+            keys: self.keys.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             identities: self.identities.iter().map(|((id, _), u)| (id.clone(), *u)).collect(),
             locks,
             seq: self.seq,
@@ -188,31 +205,67 @@ impl Recorded {
 
     /// The closed ones as they were closed, then the open ones by id.
     fn ordered(&self) -> impl Iterator<Item = &Entry> {
-        let mut open: Vec<&Entry> = self.jobs.values().filter(|e| !e.job.is_closed()).collect();
-        open.sort_unstable_by_key(|e| e.job.id);
-        self.closed.iter().filter_map(|id| self.jobs.get(id)).chain(open)
+        let open = self.jobs.values().filter(|e| e.turn.is_none());
+        self.closed.iter().filter_map(|id| self.jobs.get(&id)).chain(open)
     }
 
-    fn remember_closed(&mut self, id: JobId) {
-        self.closed.push_back(id);
-        while self.closed.len() > limits::JOBS_CLOSED_MAX {
-            let Some(Entry { job, .. }) = self.closed.pop_front().and_then(|old| self.jobs.remove(&old))
-            else {
-                continue;
-            };
+    /// Keeps the closed ones within their bounds after a job changed.
+    fn note_size(&mut self, id: JobId) {
+        let Some(entry) = self.jobs.get_mut(&id) else { return };
+        let bytes = size::of_job(entry.creation, &entry.job);
+        match (entry.turn, entry.job.is_closed()) {
+            (Some(turn), true) => return self.closed.weigh(turn, bytes),
+            (Some(turn), false) => {
+                entry.turn = None;
+                return self.closed.remove(turn);
+            }
+            (None, false) => return,
+            (None, true) => entry.turn = Some(self.closed.push(id, &entry.job.spec.tenant, bytes)),
+        }
+        while let Some(old) = self.closed.give_up() {
+            let Some(Entry { job, .. }) = self.jobs.get(&old).cloned() else { continue };
+            self.jobs.remove_mut(&old);
             self.forgotten = self.forgotten.saturating_add(1);
             let (key, made) = Key::of(&job);
-            self.keys.insert(key, made);
-            self.identities.extend(uses_of(&job).into_iter().map(|(id, u)| ((id, job.id), u)));
+            self.put_key(key, made);
+            uses_of(&job).into_iter().for_each(|(id, of)| self.put_identity(id, of));
         }
     }
 
-    fn prune(&mut self, now: LeaseTime) {
-        if !self.keys.is_empty() {
-            self.keys.retain(|_, k| k.counts(now));
+    fn put_key(&mut self, of: KeyOf, key: Key) {
+        if let Some(before) = self.keys.get(&of) {
+            self.keys_by_time.remove_mut(&(before.at, of.clone()));
         }
-        if !self.identities.is_empty() {
-            self.identities.retain(|_, u| u.binds(now));
+        self.keys_by_time.insert_mut((key.at, of.clone()), ());
+        self.keys.insert_mut(of, key);
+    }
+
+    fn put_identity(&mut self, id: SpiffeId, of: Use) {
+        let place = (id, of.job);
+        if let Some(before) = self.identities.get(&place) {
+            self.identities_by_time.remove_mut(&(before.closed, place.0.clone(), place.1));
+        }
+        self.identities_by_time.insert_mut((of.closed, place.0.clone(), place.1), ());
+        self.identities.insert_mut(place, of);
+    }
+
+    /// Forgets what counts no more. It costs what is forgotten, however much is kept.
+    fn prune(&mut self, now: LeaseTime) {
+        while let Some(((at, of), ())) = self.keys_by_time.first()
+            && let (at, of) = (*at, of.clone())
+            && self.keys.get(&of).is_none_or(|key| !key.counts(now))
+        {
+            self.keys.remove_mut(&of);
+            self.keys_by_time.remove_mut(&(at, of));
+        }
+        // Jobs without an end, if there were any, would bind for good and come first.
+        while let Some(((closed @ Some(_), id, job), ())) = self.identities_by_time.first()
+            && let place = (id.clone(), *job)
+            && let closed = *closed
+            && self.identities.get(&place).is_none_or(|of| !of.binds(now))
+        {
+            self.identities.remove_mut(&place);
+            self.identities_by_time.remove_mut(&(closed, place.0, place.1));
         }
     }
 }
@@ -243,19 +296,21 @@ impl Fold for Recorded {
     }
 
     fn len(&self) -> usize {
-        let forgotten = self.keys.len().saturating_add(self.identities.len());
-        self.jobs.len().saturating_add(self.locks.len()).saturating_add(forgotten)
+        let forgotten = self.keys.size().saturating_add(self.identities.size());
+        self.jobs.size().saturating_add(self.locks.len()).saturating_add(forgotten)
     }
 
-    fn write(&self) -> Result<Vec<u8>, serde_json::Error> {
-        let mut out = Vec::new();
+    fn share(&self) -> Box<dyn Fold> {
+        Box::new(self.clone())
+    }
+
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
         let mut line = |item: &Item| {
-            serde_json::to_writer(&mut out, item)?;
-            out.push(b'\n');
-            Ok::<_, serde_json::Error>(())
+            serde_json::to_writer(&mut *out, item)?;
+            out.write_all(b"\n")
         };
         line(&Item::Counts { seq: self.seq.0, forgotten: self.forgotten, in_order: self.in_order })?;
-        for Entry { job, made, before } in self.ordered() {
+        for Entry { job, made, before, .. } in self.ordered() {
             let by = || Actor::Daemon(String::new());
             let again = |(index, c): &(u64, Change)| SinceItem {
                 index: *index,
@@ -278,29 +333,28 @@ impl Fold for Recorded {
                 until: lock.until,
             })?;
         }
-        for ((launcher, key), k) in &self.keys {
+        for ((launcher, key), k) in self.keys.iter() {
             let (launcher, key) = (launcher.clone(), key.clone());
-            line(&Item::Key { launcher, key, job: k.job, spec: k.spec, at: k.at })?;
+            let tenant = k.tenant.clone();
+            line(&Item::Key { launcher, key, job: k.job, tenant, spec: k.spec, at: k.at })?;
         }
-        for ((identity, _), Use { job, first, closed }) in &self.identities {
+        for ((identity, _), Use { job, first, closed }) in self.identities.iter() {
             let identity = identity.clone();
             line(&Item::Identity { identity, job: *job, first: *first, closed: *closed })?;
         }
-        Ok(out)
+        Ok(())
     }
 
-    fn read(&mut self, text: &[u8]) -> Result<(), String> {
+    fn read(&mut self, text: &mut dyn BufRead) -> Result<(), String> {
         let mut read = Recorded::default();
-        for line in text.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
-            match serde_json::from_slice(line).map_err(|e| e.to_string())? {
+        let mut locks = Locks::default();
+        for line in text.split(b'\n') {
+            match serde_json::from_slice(&line.map_err(|e| e.to_string())?).map_err(|e| e.to_string())? {
                 Item::Counts { seq, forgotten, in_order } => {
                     (read.seq, read.forgotten, read.in_order) = (Seq(seq), forgotten, in_order);
                 }
                 Item::Job { job, made, before } => {
-                    let job = Arc::new(job.job()?);
-                    if job.is_closed() {
-                        read.closed.push_back(job.id);
-                    }
+                    let job = job.job()?;
                     let before = match before {
                         None => None,
                         Some(before) => {
@@ -310,21 +364,26 @@ impl Fold for Recorded {
                             Some(Before { job: Arc::new(before.job.job()?), since })
                         }
                     };
-                    read.jobs.insert(job.id, Entry { job, made, before });
+                    let mut entry = Entry::new(job, made, before);
+                    if entry.job.is_closed() {
+                        let bytes = size::of_job(entry.creation, &entry.job);
+                        entry.turn = Some(read.closed.push(entry.job.id, &entry.job.spec.tenant, bytes));
+                    }
+                    read.jobs.insert_mut(entry.job.id, entry);
                 }
                 Item::Lock { name, reason, by, of, since, until } => {
                     let name = name.parse().map_err(|e: crate::name::NameError| e.to_string())?;
-                    read.locks.insert(Lock { name, reason, by, of, since, until });
+                    locks.insert(Lock { name, reason, by, of, since, until });
                 }
-                Item::Key { launcher, key, job, spec, at } => {
-                    read.keys.insert((launcher, key), Key { job, spec, at });
+                Item::Key { launcher, key, job, tenant, spec, at } => {
+                    read.put_key((launcher, key), Key { job, tenant, spec, at });
                 }
                 Item::Identity { identity, job, first, closed } => {
-                    read.identities.insert((identity, job), Use { job, first, closed });
+                    read.put_identity(identity, Use { job, first, closed });
                 }
             }
         }
-        *self = read;
+        *self = Recorded { locks: Arc::new(locks), ..read };
         Ok(())
     }
 }
@@ -359,6 +418,7 @@ enum Item {
         launcher: SpiffeId,
         key: String,
         job: JobId,
+        tenant: TenantName,
         spec: Digest,
         at: LeaseTime,
     },

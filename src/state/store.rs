@@ -1,7 +1,7 @@
 //! The store: the state in memory, and the two ways to change it.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -9,10 +9,12 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Key, Lock, LockName, Locks, TooManyKeys, Use,
+    Key, Lock, LockName, Locks, QuotaFull, TooManyKeys, Use,
+    closed::Closed,
     identities::{Identities, uses_of},
     keys::{KeyUse, Keys},
     records::{change_record, created_record},
+    size::{self, Open},
 };
 use crate::{
     clock::{Clock, LeaseTime},
@@ -20,7 +22,7 @@ use crate::{
     job::{Change, Job, JobState},
     ledger::{Actor, Appending, Decision, Deferred, Ending, Event, Ledger},
     limits,
-    name::{AttemptNumber, FenceName, InstanceName, JobId, LeaseId, SpiffeId, TenantName},
+    name::{AttemptNumber, FenceName, InstanceName, JobId, LeaseId, SpiffeId},
     reason::Reason,
 };
 
@@ -35,8 +37,8 @@ pub enum Refused<E> {
     /// Another specification has this idempotency key.
     #[error("the idempotency key belongs to {0}, which has another specification")]
     KeyConflict(JobId),
-    #[error("the tenant has {} open jobs, as many as it may", limits::JOBS_OPEN_PER_TENANT_MAX)]
-    TooManyJobs,
+    #[error(transparent)]
+    QuotaFull(#[from] QuotaFull),
     #[error(transparent)]
     TooManyKeys(#[from] TooManyKeys),
     #[error("there are {} locks, as many as there may be", limits::LOCKS_MAX)]
@@ -70,7 +72,7 @@ impl<E> Refused<E> {
             Refused::Move(_) => return None,
             Refused::NoJob => Reason::JobNotFound,
             Refused::KeyConflict(_) => Reason::IdempotencyConflict,
-            Refused::TooManyJobs
+            Refused::QuotaFull(_)
             | Refused::TooManyKeys(_)
             | Refused::TooManyLocks
             | Refused::TooManyIdentities => Reason::QuotaExceeded,
@@ -121,6 +123,8 @@ pub struct NewJob {
 #[derive(Debug)]
 struct Slot {
     job: Arc<Job>,
+    /// What it took when it was created, in bytes.
+    creation: usize,
     under_way: UnderWay,
     watch: watch::Sender<Arc<Job>>,
 }
@@ -161,8 +165,8 @@ struct Inner {
     jobs: HashMap<JobId, Slot>,
     /// In the order of their creation, for listing.
     order: BTreeMap<(LeaseTime, JobId), ()>,
-    closed: VecDeque<JobId>,
-    open_by_tenant: HashMap<TenantName, usize>,
+    closed: Closed,
+    open: Open,
     keys: Keys,
     identities: Identities,
     locks: Locks,
@@ -201,7 +205,11 @@ impl Store {
         for job in rebuilt.jobs {
             let (key, made) = Key::of(&job);
             inner.keys.put(key, made);
-            inner.put(job);
+            let creation = size::of_creation(&job);
+            if !job.is_closed() {
+                inner.open.add(&job.spec.tenant, size::of_job(creation, &job));
+            }
+            inner.put(job, creation);
         }
         for (id, of) in rebuilt.identities {
             inner.identities.note(&id, of);
@@ -288,7 +296,7 @@ impl Store {
         let inner = self.lock_inner();
         match inner.keys.find(launcher, key)? {
             KeyUse::Made(made) => inner.jobs.get(&made.job).map(|s| s.job.clone()),
-            KeyUse::Pending => None,
+            KeyUse::Pending { .. } => None,
         }
     }
 
@@ -310,6 +318,7 @@ impl Store {
     pub async fn create(&self, new: NewJob) -> Result<Created, Refused<std::convert::Infallible>> {
         let NewJob { job, decision } = new;
         let (key, made) = Key::of(&job);
+        let (tenant, creation) = (job.spec.tenant.clone(), size::of_creation(&job));
         let appending = loop {
             let freed = self.freed.notified();
             tokio::pin!(freed);
@@ -317,20 +326,19 @@ impl Store {
             {
                 let mut inner = self.lock_inner();
                 match inner.keys.find(&key.0, &key.1) {
-                    Some(KeyUse::Made(Key { job: id, spec, .. })) => {
+                    Some(&KeyUse::Made(Key { job: id, spec, .. })) => {
                         let found = inner.jobs.get(&id).map(|s| s.job.clone());
                         return match found {
                             Some(found) if spec == job.spec_digest => Ok(Created::Existing(found)),
                             _ => Err(Refused::KeyConflict(id)),
                         };
                     }
-                    Some(KeyUse::Pending) => {}
+                    Some(KeyUse::Pending { .. }) => {}
                     None => {
-                        let open = inner.open_by_tenant.get(&job.spec.tenant).copied().unwrap_or(0);
-                        if open >= limits::JOBS_OPEN_PER_TENANT_MAX {
-                            return Err(Refused::TooManyJobs);
-                        }
-                        inner.keys.hold(&key.0, &key.1)?;
+                        inner.open.admit(&tenant, 1, creation)?;
+                        inner.keys.hold(&key.0, &key.1, &tenant)?;
+                        // Counted from here on: many may be recorded at once.
+                        inner.open.add(&tenant, creation);
                         break self.ledger.append(&created_record(&job, decision));
                     }
                 }
@@ -342,10 +350,11 @@ impl Store {
         self.freed.notify_waiters();
         if let Err(why) = written {
             inner.keys.release(&key.0, &key.1);
+            inner.open.remove(&tenant, creation);
             return Err(Refused::Ledger(why));
         }
         inner.keys.put(key, made);
-        Ok(Created::New(inner.put(job)))
+        Ok(Created::New(inner.put(job, creation)))
     }
 
     /// Makes a widening change of a job: decided under the mutex, recorded, then made. `decide` is asked again where another
@@ -385,7 +394,7 @@ impl Store {
             freed.as_mut().enable();
             {
                 let mut inner = self.lock_inner();
-                let Inner { jobs, identities, .. } = &mut *inner;
+                let Inner { jobs, identities, open, .. } = &mut *inner;
                 let slot = jobs.get_mut(&id).ok_or(Refused::NoJob)?;
                 let Some(change) = decide(&slot.job).map_err(Refused::Move)? else {
                     return Ok(Widened { job: slot.job.clone(), changed: false, lowered: Vec::new() });
@@ -401,6 +410,7 @@ impl Store {
                         return Err(Refused::TooManyIdentities);
                     }
                 }
+                open.admit(&slot.job.spec.tenant, 0, size::of_change(&change))?;
                 if slot.under_way.enter(&change) {
                     if let Some((identity, _)) = member {
                         identities.claim(identity, id);
@@ -693,30 +703,30 @@ fn ending(l: Lowered) -> Ending {
 }
 
 impl Inner {
-    fn put(&mut self, job: Job) -> Arc<Job> {
+    /// Puts a job there, which is counted already if it is open.
+    fn put(&mut self, job: Job, creation: usize) -> Arc<Job> {
         let job = Arc::new(job);
         self.order.insert((job.created, job.id), ());
         for (id, of) in uses_of(&job) {
             self.identities.note(&id, of);
         }
-        if job.is_closed() {
-            self.remember_closed(job.id);
-        } else {
-            let open = self.open_by_tenant.entry(job.spec.tenant.clone()).or_default();
-            *open = open.saturating_add(1);
-        }
         let watch = watch::Sender::new(job.clone());
-        self.jobs.insert(job.id, Slot { job: job.clone(), under_way: UnderWay::default(), watch });
+        self.jobs.insert(job.id, Slot { job: job.clone(), creation, under_way: UnderWay::default(), watch });
+        if job.is_closed() {
+            self.remember_closed(&job, size::of_job(creation, &job));
+        }
         job
     }
 
     fn apply(&mut self, id: JobId, change: &Change) -> Option<Arc<Job>> {
         let slot = self.jobs.get_mut(&id)?;
         let was_open = !slot.job.is_closed();
+        let before = size::of_job(slot.creation, &slot.job);
         let mut next = Job::clone(&slot.job);
         next.apply(change);
         let job = Arc::new(next);
         slot.job = job.clone();
+        let bytes = size::of_job(slot.creation, &job);
         slot.watch.send_replace(job.clone());
         if let Change::MemberJoined { attempt, member, .. } = change
             && let Some(a) = job.attempt(*attempt)
@@ -724,19 +734,18 @@ impl Inner {
             self.identities.note(member, Use { job: id, first: a.began, closed: None });
         }
         if was_open && job.is_closed() {
-            if let Some(open) = self.open_by_tenant.get_mut(&job.spec.tenant) {
-                *open = open.saturating_sub(1);
-            }
+            self.open.remove(&job.spec.tenant, before);
             self.identities.closed(&job);
-            self.remember_closed(id);
+            self.remember_closed(&job, bytes);
+        } else if was_open {
+            self.open.replace(&job.spec.tenant, before, bytes);
         }
         Some(job)
     }
 
-    fn remember_closed(&mut self, id: JobId) {
-        self.closed.push_back(id);
-        while self.closed.len() > limits::JOBS_CLOSED_MAX {
-            let Some(old) = self.closed.pop_front() else { break };
+    fn remember_closed(&mut self, job: &Job, bytes: usize) {
+        self.closed.push(job.id, &job.spec.tenant, bytes);
+        while let Some(old) = self.closed.give_up() {
             if let Some(slot) = self.jobs.remove(&old) {
                 self.order.remove(&(slot.job.created, old));
             }

@@ -22,8 +22,10 @@ mod disk;
 mod fleet;
 mod kill;
 mod load;
+mod loss;
 #[allow(dead_code, reason = "the hostile clients use all of it")]
 mod process;
 mod restart;
 mod runs;
 mod stop;
+mod tenants;

@@ -1,0 +1,197 @@
+//! How much of the ledger the calls of one identity, and of one tenant, may fill.
+//!
+//! Only what widens access is counted: jobs, attempts, joins, credentials and their renewals. Each ending that a caller can
+//! cause ends something that was counted when it began, so endings are bounded with them and are never refused here.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use governor::{
+    Quota, RateLimiter, clock::Clock as GovernorClock, middleware::NoOpMiddleware,
+    state::keyed::HashMapStateStore,
+};
+
+use super::{Broker, Caller};
+use crate::{
+    clock::Clock,
+    ledger::Event,
+    limits,
+    name::{SpiffeId, TenantName},
+    reason::{Reason, Refusal},
+};
+
+/// Time since boot, for the limiters.
+#[derive(Clone)]
+struct Boot(Arc<dyn Clock>);
+
+impl GovernorClock for Boot {
+    type Instant = Duration;
+
+    fn now(&self) -> Duration {
+        Duration::from_millis(self.0.now().boot.0)
+    }
+}
+
+type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Boot, NoOpMiddleware<Duration>>;
+
+/// What each identity and each tenant may still have written, in KiB.
+pub(super) struct Rates {
+    identities: Limiter<SpiffeId>,
+    tenants: Limiter<TenantName>,
+    clock: Boot,
+}
+
+/// Why a call is refused: whose rate is used up, and when to try again.
+#[derive(Debug)]
+struct Spent {
+    whose: String,
+    wait: Duration,
+}
+
+impl Rates {
+    pub(super) fn new(clock: Arc<dyn Clock>, per_identity: u32, per_tenant: u32) -> Self {
+        let clock = Boot(clock);
+        Rates {
+            identities: RateLimiter::hashmap_with_clock(quota(per_identity), clock.clone()),
+            tenants: RateLimiter::hashmap_with_clock(quota(per_tenant), clock.clone()),
+            clock,
+        }
+    }
+
+    fn take(&self, id: &SpiffeId, tenant: &TenantName, bytes: usize) -> Result<(), Spent> {
+        let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX).saturating_add(1);
+        let kib = NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN);
+        // A flood of new identities fills no memory: those that were quiet are forgotten, and who is new meanwhile counts by
+        // its tenant only.
+        if self.identities.len() < limits::RATED_IDENTITIES_MAX {
+            take(&self.identities, id, kib, &self.clock)
+                .map_err(|wait| Spent { whose: "this identity".to_owned(), wait })?;
+        }
+        take(&self.tenants, tenant, kib, &self.clock)
+            .map_err(|wait| Spent { whose: format!("the tenant {tenant}"), wait })
+    }
+
+    /// Forgets who has all of its rate again.
+    pub(super) fn prune(&self) {
+        self.identities.retain_recent();
+        self.tenants.retain_recent();
+    }
+}
+
+/// So much a second in the long run, and what that makes in a while at once. The largest record fits always.
+fn quota(per_second: u32) -> Quota {
+    let largest =
+        u32::try_from(limits::LEDGER_RECORD_BYTES_MAX / 1_024).unwrap_or(u32::MAX).saturating_add(1);
+    let burst = per_second.saturating_mul(limits::RATE_BURST_SECONDS).max(largest);
+    let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst))
+}
+
+fn take<K>(limiter: &Limiter<K>, key: &K, kib: NonZeroU32, clock: &Boot) -> Result<(), Duration>
+where
+    K: std::hash::Hash + Eq + Clone,
+{
+    match limiter.check_key_n(key, kib) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(not_until)) => Err(not_until.wait_time_from(clock.now())),
+        // More than ever fits: the ledger refuses the record by its size.
+        Err(_) => Ok(()),
+    }
+}
+
+impl Broker {
+    /// Counts a record that a call wants written, and refuses it if the caller or its tenant had too many.
+    pub(super) fn charge(&self, caller: &Caller, record: &Event) -> Result<(), Refusal> {
+        self.charge_bytes(caller, record.bytes())
+    }
+
+    pub(super) fn charge_bytes(&self, caller: &Caller, bytes: usize) -> Result<(), Refusal> {
+        self.rates.take(caller.id(), caller.tenant(), bytes).map_err(|Spent { whose, wait }| {
+            metrics::counter!("leasehold_rate_limited_total").increment(1);
+            let seconds = wait.as_secs().saturating_add(1);
+            Refusal::new(Reason::Overloaded, format!("{whose} has had more recorded than its rate allows"))
+                .with("retry_after", format!("{seconds}s"))
+                .fix(format!(
+                    "try again in {seconds} s, and less often; operators set ledger.rate_per_identity and \
+                     ledger.rate_per_tenant"
+                ))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{BootTime, LeaseTime, Now, SystemClock};
+
+    /// A clock that stands where it is put.
+    #[derive(Default)]
+    struct Put(std::sync::atomic::AtomicU64);
+
+    impl Clock for Put {
+        fn now(&self) -> Now {
+            let boot = BootTime(self.0.load(std::sync::atomic::Ordering::Relaxed));
+            Now { boot, ..SystemClock::new().now() }
+        }
+        fn sleep_until(&self, _: LeaseTime) -> futures_util::future::BoxFuture<'static, ()> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn id(n: usize) -> SpiffeId {
+        format!("spiffe://td/w{n}").parse().unwrap()
+    }
+
+    fn tenant(name: &str) -> TenantName {
+        name.parse().unwrap()
+    }
+
+    fn taken(rates: &Rates, who: usize, of: &str) -> u32 {
+        (0..10_000_000).take_while(|_| rates.take(&id(who), &tenant(of), 100).is_ok()).count() as u32
+    }
+
+    #[test]
+    fn one_identity_leaves_room_for_its_tenant_and_a_tenant_for_others() {
+        let clock = Arc::new(Put::default());
+        let rates = Rates::new(clock.clone(), 10, 30);
+        let burst = limits::RATE_BURST_SECONDS;
+        assert_eq!(taken(&rates, 1, "acme"), 10 * burst);
+        assert_eq!(taken(&rates, 2, "acme"), 10 * burst, "another identity has its own");
+        let third: u32 = (3..40).map(|n| taken(&rates, n, "acme")).sum();
+        assert_eq!(third, 10 * burst, "and all together what the tenant has");
+        assert_eq!(taken(&rates, 99, "globex"), 10 * burst);
+        let spent = rates.take(&id(1), &tenant("acme"), 100).unwrap_err();
+        assert!(spent.wait <= Duration::from_millis(100) && spent.whose == "this identity", "{spent:?}");
+        // In the long run it is the rate, however often it is asked.
+        clock.0.store(20_000, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(taken(&rates, 1, "acme"), 200);
+    }
+
+    #[test]
+    fn a_crowd_that_shares_one_identity_comes_back_at_once() {
+        let rates = Rates::new(Arc::new(Put::default()), limits::RATE_PER_IDENTITY, limits::RATE_PER_TENANT);
+        for _ in 0..limits::MEMBERS_MAX {
+            // A join, and two credentials of a record of 2 KiB each.
+            for bytes in [500, 1_500, 1_500] {
+                rates.take(&id(1), &tenant("acme"), bytes).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn large_records_count_by_their_size_and_the_largest_fits() {
+        let rates = Rates::new(Arc::new(Put::default()), 1, 1);
+        rates.take(&id(1), &tenant("acme"), limits::LEDGER_RECORD_BYTES_MAX).unwrap();
+        assert!(rates.take(&id(1), &tenant("acme"), 1).is_err());
+    }
+
+    #[test]
+    fn quiet_identities_are_forgotten() {
+        let clock = Arc::new(Put::default());
+        let rates = Rates::new(clock.clone(), 10, 1_000_000);
+        (0..1_000).for_each(|n| rates.take(&id(n), &tenant("acme"), 1).unwrap());
+        assert_eq!(rates.identities.len(), 1_000);
+        clock.0.store(10_000, std::sync::atomic::Ordering::Relaxed);
+        rates.prune();
+        assert_eq!(rates.identities.len(), 0);
+    }
+}

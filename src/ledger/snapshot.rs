@@ -1,0 +1,184 @@
+//! Snapshots: the state that a segment begins with, written by a thread of their own while the writer goes on.
+//!
+//! When a segment begins, the writer hands over a copy of its fold, which is the state of all records before the segment.
+//! The thread writes it in pieces, each of them synced, so that the records' own syncs never wait behind the whole of it.
+//! When the file is complete, its digest is appended as a record of that segment. Until then, and if it fails, a start reads
+//! the segment before.
+
+use std::{
+    io::{self, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
+
+use super::{
+    event::{Event, Snapshot},
+    file::{Disk, DiskFile},
+    fold::{Fold, Hashed},
+    queue::{Body, Shared, Way},
+    record::EventText,
+    segment,
+};
+use crate::{
+    clock::{Clock, Wall},
+    limits,
+};
+
+/// Snapshot files that are kept: the last one, and the one before it in case the last is damaged.
+const KEPT: usize = 2;
+
+/// The snapshot that is being written, if there is one.
+pub(super) struct Snapshots {
+    pub(super) shared: Arc<Shared>,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) bytes_max: u64,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    /// Segments whose snapshots have their record, the last ones.
+    recorded: Vec<u64>,
+}
+
+impl Snapshots {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        bytes_max: u64,
+        begun_with: Option<u64>,
+    ) -> Self {
+        let recorded = begun_with.into_iter().collect();
+        Snapshots { shared, disk, clock, bytes_max, stop: Arc::default(), thread: None, recorded }
+    }
+
+    pub(super) fn under_way(&self) -> bool {
+        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    }
+
+    /// Begins to write the state that the segment of this first record begins with.
+    pub(super) fn begin(&mut self, before: u64, latest: Wall, fold: Box<dyn Fold>) {
+        let (shared, disk, clock) = (self.shared.clone(), self.disk.clone(), self.clock.clone());
+        let (bytes_max, stop) = (self.bytes_max, self.stop.clone());
+        let work = move || {
+            let draft = Draft::create(disk.as_ref(), bytes_max, &stop);
+            match draft.and_then(|draft| draft.write(disk.as_ref(), before, latest, fold.as_ref())) {
+                Ok(said) => record(&shared, clock.as_ref(), said),
+                Err(_) if stop.load(Ordering::Acquire) => {}
+                Err(error) => {
+                    tracing::warn!(%error, before, "a ledger snapshot cannot be written: the next start reads more records");
+                }
+            }
+        };
+        match thread::Builder::new().name("ledger-snapshot".into()).spawn(work) {
+            Ok(thread) => self.thread = Some(thread),
+            Err(error) => {
+                tracing::warn!(%error, before, "no thread can be started to write a ledger snapshot")
+            }
+        }
+    }
+
+    /// Notes that the record of a snapshot is durable, and removes the files of older ones.
+    pub(super) fn recorded(&mut self, before: u64) {
+        self.recorded.push(before);
+        let from = self.recorded.len().saturating_sub(KEPT);
+        self.recorded.drain(..from);
+        if let Err(error) = self.prune() {
+            tracing::warn!(%error, "an old ledger snapshot cannot be removed");
+        }
+    }
+
+    fn prune(&self) -> io::Result<()> {
+        for (before, file) in segment::snapshots_of(self.disk.list()?) {
+            if !self.recorded.contains(&before) {
+                self.disk.remove(&file)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Snapshots {
+    /// The directory is another process's once the writer is gone, so nothing is written any more.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Appends the record of a snapshot. If the ledger takes none, the snapshot counts for nothing, and the next one replaces it.
+fn record(shared: &Shared, clock: &dyn Clock, said: Snapshot) {
+    let Ok(text) = EventText::of(&Event::Snapshot(said)) else { return };
+    let mut state = shared.lock();
+    if state.admits(text.as_str().len()).is_ok() {
+        state.accept(clock.now().wall, Body::Event(text), None, Way::Append);
+        drop(state);
+        shared.wake.notify_one();
+    }
+}
+
+/// A snapshot's file while it is written.
+struct Draft<'a> {
+    file: Box<dyn DiskFile>,
+    unsynced: usize,
+    left: u64,
+    stop: &'a AtomicBool,
+}
+
+impl<'a> Draft<'a> {
+    fn create(disk: &dyn Disk, bytes_max: u64, stop: &'a AtomicBool) -> io::Result<Self> {
+        match disk.remove(segment::SNAPSHOT_DRAFT) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let file = disk.create(segment::SNAPSHOT_DRAFT)?;
+        Ok(Draft { file, unsynced: 0, left: bytes_max, stop })
+    }
+
+    fn write(self, disk: &dyn Disk, before: u64, latest: Wall, fold: &dyn Fold) -> io::Result<Snapshot> {
+        let out = io::BufWriter::with_capacity(limits::LEDGER_SNAPSHOT_PIECE, self);
+        let mut out = Hashed::new(out);
+        let written = fold.write(&mut out).and_then(|()| out.flush());
+        let (digest, bytes) = (out.digest(), out.bytes);
+        let (draft, _) = out.inner.into_parts();
+        let synced = written.and_then(|()| {
+            let mut draft = draft;
+            draft.file.sync()
+        });
+        if let Err(error) = synced {
+            // A part of it would only take room from the records.
+            let _ = disk.remove(segment::SNAPSHOT_DRAFT);
+            return Err(error);
+        }
+        disk.rename(segment::SNAPSHOT_DRAFT, &segment::snapshot_name(before))?;
+        disk.sync_dir()?;
+        Ok(Snapshot { before, form: fold.form(), digest, bytes, latest })
+    }
+}
+
+impl Write for Draft<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.stop.load(Ordering::Acquire) {
+            return Err(io::Error::other("the ledger is being closed"));
+        }
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        self.left = self.left.checked_sub(length).ok_or_else(|| {
+            io::Error::other("it is larger than a snapshot may be, which the tenants' quotas should prevent")
+        })?;
+        self.file.write(bytes)?;
+        self.unsynced = self.unsynced.saturating_add(bytes.len());
+        if self.unsynced >= limits::LEDGER_SNAPSHOT_PIECE {
+            self.file.sync()?;
+            self.unsynced = 0;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! Snapshots and the records that go on meanwhile.
+
+use std::{
+    io::{self, BufRead, Write},
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use super::{forgetful::Forgetful, ledger_tests::*, *};
+
+/// Counts events. Writing it takes until it is let go.
+#[derive(Clone, Default)]
+struct Slow {
+    count: u64,
+    gate: Arc<(Mutex<Gate>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Gate {
+    held: bool,
+    writing: u64,
+}
+
+impl Slow {
+    fn hold(&self, held: bool) {
+        self.gate.0.lock().unwrap().held = held;
+        self.gate.1.notify_all();
+    }
+
+    fn writing(&self) -> u64 {
+        self.gate.0.lock().unwrap().writing
+    }
+}
+
+impl Fold for Slow {
+    fn form(&self) -> u32 {
+        1
+    }
+    fn takes(&self, _: &str) -> bool {
+        true
+    }
+    fn apply(&mut self, _: u64, _: Event) -> Result<(), &'static str> {
+        self.count += 1;
+        Ok(())
+    }
+    fn len(&self) -> usize {
+        1
+    }
+    fn share(&self) -> Box<dyn Fold> {
+        Box::new(self.clone())
+    }
+    fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut gate = self.gate.0.lock().unwrap();
+        gate.writing += 1;
+        drop(self.gate.1.wait_while(gate, |g| g.held).unwrap());
+        out.write_all(format!("{}\n", self.count).as_bytes())
+    }
+    fn read(&mut self, text: &mut dyn BufRead) -> Result<(), String> {
+        let mut line = String::new();
+        text.read_line(&mut line).map_err(|e| e.to_string())?;
+        self.count = line.trim().parse().map_err(|e| format!("{e}"))?;
+        Ok(())
+    }
+}
+
+fn files(disk: &Forgetful, prefix: &str) -> usize {
+    disk.list().unwrap().iter().filter(|f| f.starts_with(prefix)).count()
+}
+
+async fn until(what: impl Fn() -> bool) {
+    let waiting = async {
+        while !what() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(LONG, waiting).await.expect("in time");
+}
+
+#[tokio::test]
+async fn records_go_on_while_a_snapshot_is_written() {
+    let disk = Forgetful::default();
+    let fold = Slow::default();
+    let options = Options { segment_records: 10, ..quick() };
+    let opened = Ledger::open_with_fold(Arc::new(disk.clone()), clock(), options, &mut fold.clone()).unwrap();
+    let ledger = opened.ledger;
+    fold.hold(true);
+    for n in 1..=11 {
+        ledger.append(&said(n)).await.unwrap();
+    }
+    until(|| fold.writing() == 1).await;
+    // Many segments' worth of records, each answered, and no second snapshot close behind the first.
+    for n in 12..=100 {
+        assert_eq!(ledger.append(&said(n)).await, Ok(n), "a record waits for a snapshot");
+    }
+    assert_eq!((fold.writing(), files(&disk, "ledger-"), files(&disk, "state-")), (1, 2, 0));
+    fold.hold(false);
+    until(|| disk.durable_text().contains("\"type\":\"snapshot\",\"before\":11,")).await;
+    ledger.close(LONG).await.unwrap();
+    let report = verify_folded(&disk, None, &mut Slow::default()).unwrap();
+    assert_eq!((report.snapshots, report.snapshots_followed), (1, 1));
+    let (again, read) = Ledger::open_folded_on::<Slow>(Arc::new(disk.kill()), clock(), quick()).unwrap();
+    assert_eq!(read.count, 100, "ten from the snapshot, 90 read");
+    drop(again);
+}
+
+#[tokio::test]
+async fn a_snapshot_past_its_bound_is_never_half_there() {
+    let disk = Forgetful::default();
+    let options = Options { segment_records: 10, snapshot_bytes_max: 1, ..quick() };
+    let opened =
+        Ledger::open_with_fold(Arc::new(disk.clone()), clock(), options, &mut Slow::default()).unwrap();
+    for n in 1..=40 {
+        assert_eq!(opened.ledger.append(&said(n)).await, Ok(n));
+    }
+    opened.ledger.close(LONG).await.unwrap();
+    assert_eq!((files(&disk, "state-"), files(&disk, "snapshot.new")), (0, 0));
+    assert!(files(&disk, "ledger-") > 2, "segments go on without one");
+    verify_folded(&disk, None, &mut Slow::default()).unwrap();
+    let (_, read) = Ledger::open_folded_on::<Slow>(Arc::new(disk.kill()), clock(), quick()).unwrap();
+    assert_eq!(read.count, 40);
+}
+
+#[tokio::test]
+async fn what_verify_calls_good_is_what_a_start_takes() {
+    let disk = Forgetful::default();
+    let fold = Slow::default();
+    let options = Options { segment_records: 10, ..quick() };
+    let opened = Ledger::open_with_fold(Arc::new(disk.clone()), clock(), options, &mut fold.clone()).unwrap();
+    for n in 1..=60 {
+        opened.ledger.append(&said(n)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    opened.ledger.close(LONG).await.unwrap();
+    let names: Vec<String> = {
+        let mut names = disk.list().unwrap();
+        names.retain(|f| f.starts_with("ledger-") || f.starts_with("state-"));
+        names.sort();
+        names
+    };
+    assert!(names.len() > 6, "{names:?}");
+    // Every prefix of the segments moved away, with and without each of the snapshots.
+    let (segments, snapshots): (Vec<_>, Vec<_>) = names.iter().partition(|f| f.starts_with("ledger-"));
+    for cut in 0..segments.len() {
+        for lost in 0..=snapshots.len() {
+            let copy = disk.kill();
+            let away = segments[..cut].iter().chain(&snapshots[..lost]);
+            away.for_each(|file| copy.remove(file).unwrap());
+            let verified = verify_folded(&copy, None, &mut Slow::default());
+            let started = Ledger::open_folded_on::<Slow>(Arc::new(copy.kill()), clock(), quick());
+            assert_eq!(verified.is_ok(), started.is_ok(), "{cut} {lost}: {verified:?}, {:?}", started.err());
+            if let Ok((_, read)) = started {
+                assert_eq!(read.count, 60 + verified.unwrap().snapshots - 0, "{cut} {lost}");
+            }
+        }
+    }
+}

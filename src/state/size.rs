@@ -1,0 +1,128 @@
+//! What jobs take of memory and of a snapshot, in bytes, and what the open ones of each tenant take together.
+
+use std::collections::HashMap;
+
+use super::records::{input_record, spec_record};
+use crate::{
+    job::{Change, Job, Spec},
+    ledger::json_bytes,
+    limits,
+    name::TenantName,
+};
+
+/// What a job takes beside its texts: identifiers, times, digests, and two details of the most that a text may have.
+const JOB_BYTES: usize = 1_024 + 2 * limits::TEXT_BYTES_MAX;
+/// The same for an attempt.
+const ATTEMPT_BYTES: usize = 512 + limits::TEXT_BYTES_MAX;
+
+/// Bytes of a job that stay what they were when it was created: its specification as it is recorded, above all.
+pub(super) fn of_creation(job: &Job) -> usize {
+    let inputs: Vec<_> = job.inputs.iter().map(input_record).collect();
+    let texts = spec_bytes(&job.spec).saturating_add(json_bytes(&inputs));
+    let names = job.launcher.as_str().len().saturating_add(job.idempotency_key.len());
+    texts.saturating_add(names).saturating_add(JOB_BYTES)
+}
+
+/// Bytes of a job, of which so many were there when it was created.
+pub(super) fn of_job(creation: usize, job: &Job) -> usize {
+    let attempts = job.attempts.iter().map(|a| ATTEMPT_BYTES + a.key.len() + a.members.bytes());
+    attempts.fold(creation, usize::saturating_add)
+}
+
+/// Bytes that a change may add to a job.
+pub(super) fn of_change(change: &Change) -> usize {
+    match change {
+        Change::AttemptBegan { key, .. } => ATTEMPT_BYTES + key.len(),
+        Change::MemberJoined { instance, member, .. } => crate::job::member_bytes(instance, member),
+        _ => 0,
+    }
+}
+
+/// So many things, of so many bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) count: usize,
+    pub(super) bytes: usize,
+}
+
+impl Held {
+    pub(super) fn add(&mut self, bytes: usize) {
+        self.count = self.count.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+
+    pub(super) fn remove(&mut self, bytes: usize) {
+        self.count = self.count.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+
+    pub(super) fn replace(&mut self, before: usize, after: usize) {
+        self.bytes = self.bytes.saturating_sub(before).saturating_add(after);
+    }
+}
+
+/// The quota of open jobs that is used up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum QuotaFull {
+    #[error("the tenant {tenant} has {} open jobs, as many as it may", limits::JOBS_OPEN_PER_TENANT_MAX)]
+    Jobs { tenant: TenantName },
+    #[error(
+        "the open jobs of the tenant {tenant} take {} MiB with their members, as much as they may",
+        limits::JOBS_OPEN_BYTES_PER_TENANT_MAX >> 20
+    )]
+    Bytes { tenant: TenantName },
+    #[error("the open jobs of all tenants take {} MiB, as much as they may", limits::JOBS_OPEN_BYTES_MAX >> 20)]
+    BytesOfAll,
+}
+
+/// What the open jobs take, by tenant.
+#[derive(Debug, Default)]
+pub(super) struct Open {
+    tenants: HashMap<TenantName, Held>,
+    all: Held,
+}
+
+impl Open {
+    /// Refuses what would take a tenant, or all together, past a quota.
+    pub(super) fn admit(&self, tenant: &TenantName, jobs: usize, bytes: usize) -> Result<(), QuotaFull> {
+        let of = self.tenants.get(tenant).copied().unwrap_or_default();
+        if of.count.saturating_add(jobs) > limits::JOBS_OPEN_PER_TENANT_MAX {
+            return Err(QuotaFull::Jobs { tenant: tenant.clone() });
+        }
+        if of.bytes.saturating_add(bytes) > limits::JOBS_OPEN_BYTES_PER_TENANT_MAX {
+            return Err(QuotaFull::Bytes { tenant: tenant.clone() });
+        }
+        if self.all.bytes.saturating_add(bytes) > limits::JOBS_OPEN_BYTES_MAX {
+            return Err(QuotaFull::BytesOfAll);
+        }
+        Ok(())
+    }
+
+    /// Counts a job, whatever the quotas say.
+    pub(super) fn add(&mut self, tenant: &TenantName, bytes: usize) {
+        self.tenants.entry(tenant.clone()).or_default().add(bytes);
+        self.all.add(bytes);
+    }
+
+    pub(super) fn remove(&mut self, tenant: &TenantName, bytes: usize) {
+        if let Some(held) = self.tenants.get_mut(tenant) {
+            held.remove(bytes);
+            if held.count == 0 {
+                self.tenants.remove(tenant);
+            }
+        }
+        self.all.remove(bytes);
+    }
+
+    pub(super) fn replace(&mut self, tenant: &TenantName, before: usize, after: usize) {
+        if let Some(held) = self.tenants.get_mut(tenant) {
+            held.replace(before, after);
+        }
+        self.all.replace(before, after);
+    }
+}
+
+/// Bytes of a specification as it is recorded.
+pub fn spec_bytes(spec: &Spec) -> usize {
+    json_bytes(&spec_record(spec))
+}
