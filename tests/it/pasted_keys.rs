@@ -57,7 +57,7 @@ fn a_pasted_key_is_printed_by_no_command() {
             ] {
                 let said = printed(&world, args);
                 // A path that is hexadecimal only is shown where no key belongs.
-                let may_show = key != "key = " && !paste.contains(&body[..24]);
+                let may_show = *key != "key = " && !paste.contains(&body[..24]);
                 assert!(may_show || !said.contains(&secret), "{args:?} {key}{paste}\n{said}");
             }
         }
