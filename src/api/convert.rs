@@ -1,8 +1,12 @@
 //! Between the wire's types and the house's.
 
-use super::{field::named, times::at};
+use super::{
+    field::named,
+    times::{at, timestamp},
+};
 use crate::{
     broker::{Broker, Caller, LeaseView, Offer},
+    catalog::{self, Resource},
     clock::Now,
     job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
     lease::{Facts, Lease},
@@ -43,6 +47,34 @@ pub(super) fn reported(value: i32, among: &[Outcome]) -> Result<Outcome, Refusal
         Refusal::new(Reason::FieldInvalid, format!("`outcome` is one of {}", names.join(", ")))
             .with("field", "outcome")
     })
+}
+
+pub(super) fn resource(r: &Resource) -> v1::Resource {
+    let mut wire = v1::Resource {
+        name: r.name.to_string(),
+        tenant: r.tenant.to_string(),
+        location: r.location.clone(),
+        audience: r.audience.to_string(),
+        pin: r.pin.to_string(),
+        owner: r.owner.clone(),
+        shared_with: r.shared_with.iter().map(ToString::to_string).collect(),
+        enforced: r.enforced.to_string(),
+        ..Default::default()
+    };
+    match &r.facts {
+        catalog::Facts::Dataset(facts) => {
+            wire.classification = facts.classification.to_string();
+            wire.data_classes = facts.data_classes.iter().cloned().collect();
+            wire.purposes = facts.purposes.iter().cloned().collect();
+            wire.retain_until = facts.retain_until.map(timestamp);
+        }
+        catalog::Facts::Model(facts) => {
+            wire.tier = facts.tier.to_string();
+            wire.environment = facts.environment.to_string();
+        }
+        catalog::Facts::Checkpoint(facts) => wire.model = facts.model.to_string(),
+    }
+    wire
 }
 
 pub(super) fn action(a: Action) -> v1::Action {

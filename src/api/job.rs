@@ -97,6 +97,26 @@ impl JobService for Jobs {
             .await
     }
 
+    async fn list_resources(
+        &self,
+        request: Request<v1::ListResourcesRequest>,
+    ) -> Result<Response<v1::ListResourcesResponse>, Status> {
+        self.0
+            .call(Rpc::ListResources, request, |broker, caller, q| async move {
+                let max = page_size(q.page_size);
+                let only = maybe_named("name", &q.name)?;
+                let after = maybe_named("page_token", &q.page_token)?;
+                let mut found =
+                    broker.list_resources(&caller, only.as_ref(), after.as_ref(), max.saturating_add(1))?;
+                let has_more = found.len() > max;
+                found.truncate(max);
+                let last = found.last().filter(|_| has_more).map(|r| r.name.to_string());
+                let resources = found.iter().map(convert::resource).collect();
+                Ok(v1::ListResourcesResponse { resources, next_page_token: last.unwrap_or_default() })
+            })
+            .await
+    }
+
     async fn close_job(
         &self,
         request: Request<v1::CloseJobRequest>,

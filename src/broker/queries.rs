@@ -9,12 +9,13 @@ use super::{
     refusals::{job_not_found, lease_not_found},
 };
 use crate::{
+    catalog::Resource,
     clock::LeaseTime,
     job::Job,
     lease::{Ended, Lease},
     ledger::{LedgerError, Tail},
     limits,
-    name::{FenceName, JobId, LeaseId, PrincipalKind, TenantName},
+    name::{FenceName, JobId, LeaseId, PrincipalKind, ResourceName, TenantName},
     policy::{Relation, Rpc},
     reason::{Reason, Refusal},
 };
@@ -84,6 +85,38 @@ impl Broker {
                 self.authorize(caller, Rpc::ListJobs, Some(tenant), relations, "").is_ok()
             })
         })
+    }
+
+    /// What the caller's tenant may name in a job, or all there is for those who see all, by name and beyond a name.
+    pub fn list_resources(
+        &self,
+        caller: &Caller,
+        only: Option<&ResourceName>,
+        after: Option<&ResourceName>,
+        max: usize,
+    ) -> Result<Vec<Resource>, Refusal> {
+        let sees_all = self.authorize(caller, Rpc::ListResources, None, &[], "").is_ok();
+        if !sees_all {
+            self.authorize(caller, Rpc::ListResources, Some(caller.tenant()), &[], "")?;
+        }
+        let is_wanted = |r: &Resource| only.is_none_or(|n| r.name == *n || r.name.unversioned() == *n);
+        let rules = self.rules();
+        let mut seen: Vec<_> = rules
+            .catalog()
+            .resources()
+            .filter(|r| (sees_all || r.visible_to(caller.tenant())) && is_wanted(r))
+            .filter(|r| after.is_none_or(|after| r.name.as_str() > after.as_str()))
+            .collect();
+        seen.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        let shown = seen.into_iter().take(max).map(|r| {
+            let mut shown = r.clone();
+            if !sees_all && shown.tenant != *caller.tenant() {
+                // With whom its owner shares it otherwise is the owner's affair.
+                shown.shared_with.retain(|tenant| tenant == caller.tenant());
+            }
+            shown
+        });
+        Ok(shown.collect())
     }
 
     pub fn live_leases_of(&self, job: JobId) -> usize {

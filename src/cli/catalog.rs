@@ -10,18 +10,22 @@ use super::{
     client::Manner,
     failure::mistakes,
     output::{fields, note, print},
+    view,
 };
 use crate::{
     catalog::Catalog,
-    name::PrincipalKind,
+    limits::PAGE_MAX,
+    name::{PrincipalKind, ResourceName},
     policy::{Engine, Explain, PolicySource},
     proto::v1,
 };
 
-/// Checks and reloads who may come and what there is to open.
+/// Shows, checks and reloads who may come and what there is to open.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
+  leasehold catalog list                        what a job of your team may name
+  leasehold catalog show dataset:acme/tickets
   leasehold catalog check /etc/leasehold/catalog.d
   leasehold catalog reload --dry-run            what the running daemon would take
   leasehold catalog reload")]
@@ -32,6 +36,23 @@ pub struct CatalogArgs {
 
 #[derive(Debug, Subcommand)]
 enum CatalogCommand {
+    /// Lists the datasets, models and checkpoint lines that a job of your tenant may name.
+    #[command(after_help = "\
+Examples:
+  leasehold catalog list
+  leasehold catalog list -o wide
+  leasehold catalog list -o json | jq -r '.[].name'")]
+    List,
+    /// Shows one of them: its owner, what it may be used for, who opens it.
+    #[command(after_help = "\
+Examples:
+  leasehold catalog show dataset:acme/tickets@v3
+  leasehold catalog show model:acme/base-7b             each version")]
+    Show {
+        /// As in dataset:acme/tickets@v3. Without a version each version is shown.
+        #[arg(value_name = "NAME")]
+        name: ResourceName,
+    },
     /// Reads a directory of catalog files and says all that is wrong with them. Offline.
     #[command(after_help = "\
 Examples:
@@ -59,10 +80,69 @@ Examples:
 impl CatalogArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.command {
+            CatalogCommand::List => list(session).await,
+            CatalogCommand::Show { name } => show(&name, session).await,
             CatalogCommand::Check { dir, policy } => check(&dir, policy, session),
             CatalogCommand::Reload { dry_run } => reload(dry_run, session).await,
         }
     }
+}
+
+const READERS: [PrincipalKind; 6] = [
+    PrincipalKind::Launcher,
+    PrincipalKind::Workload,
+    PrincipalKind::Operator,
+    PrincipalKind::Auditor,
+    PrincipalKind::Scheduler,
+    PrincipalKind::Verifier,
+];
+
+/// All pages. The daemon's catalog bounds them.
+async fn fetch(name: String, session: &Session) -> Result<Vec<v1::Resource>, Failure> {
+    let client = session.client(&READERS)?;
+    let (mut all, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let page_size = u32::try_from(PAGE_MAX).unwrap_or(u32::MAX);
+        let request = v1::ListResourcesRequest { name: name.clone(), page_size, page_token };
+        let answer =
+            client.ask(Manner::Reads, request, async |r| client.jobs().list_resources(r).await).await?;
+        all.extend(answer.resources);
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            return Ok(all);
+        }
+    }
+}
+
+async fn list(session: &Session) -> Result<Exit, Failure> {
+    let resources = fetch(String::new(), session).await?;
+    if session.for_programs() {
+        let now = session.now().wall;
+        session.print_value(&resources.iter().map(|r| view::resource_value(r, now)).collect())?;
+        return Ok(Exit::Ok);
+    }
+    print(&view::resource_table(&resources, session.room()))?;
+    if resources.is_empty() {
+        note("The catalog has nothing that a job of your tenant may name.");
+    }
+    Ok(Exit::Ok)
+}
+
+async fn show(name: &ResourceName, session: &Session) -> Result<Exit, Failure> {
+    let resources = fetch(name.to_string(), session).await?;
+    if resources.is_empty() {
+        return Err(Failure::new(Exit::Failure, format!("the catalog has no {name} that you may see"))
+            .fix("compare it with `leasehold catalog list`, or ask its owner to share it with your tenant"));
+    }
+    let now = session.now().wall;
+    if session.for_programs() {
+        session.print_value(&resources.iter().map(|r| view::resource_value(r, now)).collect())?;
+    } else {
+        let mut pages = resources.iter().map(|r| view::resource_page(r, now));
+        let first = pages.next().unwrap_or_default();
+        print(&pages.fold(first, |all, page| all.below(&page)))?;
+    }
+    Ok(Exit::Ok)
 }
 
 /// Reads a catalog; all that is wrong with it at once.

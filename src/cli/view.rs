@@ -307,6 +307,54 @@ pub(super) fn lease_value(l: &v1::Lease, now: Wall) -> Value {
     })
 }
 
+const RESOURCE_COLUMNS: [Column; 6] = [
+    Column::whole("NAME", 0),
+    Column::cut("CLASS", 8, 2),
+    Column::cut("PURPOSES", 16, 1),
+    Column::cut("OWNER", 12, 3),
+    Column::extra("AUDIENCE"),
+    Column::extra("LOCATION"),
+];
+
+pub(super) fn resource_table(resources: &[v1::Resource], room: Room) -> Page {
+    let rows = resources.iter().map(|r| {
+        let class = if r.classification.is_empty() { &r.tier } else { &r.classification };
+        let purposes = r.purposes.join(", ");
+        vec![r.name.clone(), class.clone(), purposes, r.owner.clone(), r.audience.clone(), r.location.clone()]
+    });
+    list(&RESOURCE_COLUMNS, rows, room)
+}
+
+pub(super) fn resource_page(r: &v1::Resource, now: Wall) -> Page {
+    fields([
+        ("name", Cell::from(r.name.as_str())),
+        ("tenant", r.tenant.as_str().into()),
+        ("owner", r.owner.as_str().into()),
+        ("purposes", Cell::list(&r.purposes)),
+        ("classification", r.classification.as_str().into()),
+        ("data classes", r.data_classes.join(", ").into()),
+        ("tier", r.tier.as_str().into()),
+        ("environment", r.environment.as_str().into()),
+        ("model", r.model.as_str().into()),
+        ("shared with", r.shared_with.join(", ").into()),
+        ("retained until", both(r.retain_until.as_ref(), now).into()),
+        ("pin", r.pin.as_str().into()),
+        ("audience", r.audience.as_str().into()),
+        ("enforced by", r.enforced.as_str().into()),
+        ("location", r.location.as_str().into()),
+    ])
+}
+
+pub(super) fn resource_value(r: &v1::Resource, now: Wall) -> Value {
+    json!({
+        "name": r.name, "tenant": r.tenant, "owner": r.owner, "purposes": r.purposes,
+        "classification": some(r.classification.clone()), "data_classes": r.data_classes,
+        "tier": some(r.tier.clone()), "environment": some(r.environment.clone()), "model": some(r.model.clone()),
+        "shared_with": r.shared_with, "retain_until": value(r.retain_until.as_ref(), now), "pin": r.pin,
+        "audience": r.audience, "enforced": r.enforced, "location": r.location,
+    })
+}
+
 const LOCK_COLUMNS: [Column; 5] = [
     Column::whole("NAME", 0),
     Column::whole("SINCE", 3),

@@ -34,6 +34,7 @@ closed! {
         CreateJob = "CreateJob",
         GetJob = "GetJob",
         ListJobs = "ListJobs",
+        ListResources = "ListResources",
         CloseJob = "CloseJob",
         BeginAttempt = "BeginAttempt",
         DrainAttempt = "DrainAttempt",

@@ -235,6 +235,23 @@ async fn status_counts_what_the_caller_may_see() {
     assert_eq!(value["locks"], serde_json::Value::Null, "a launcher does not see locks");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalog_is_shown_as_far_as_a_tenant_may_see_it() {
+    let world = world().await;
+    let acme = shown(&world, LAUNCHER, &["catalog", "list"]).await;
+    assert!(acme.contains(TICKETS) && acme.contains(MODEL) && acme.contains(LINE), "{acme}");
+    let page = shown(&world, LAUNCHER, &["catalog", "show", "dataset:acme/tickets"]).await;
+    assert!(page.contains("support-tuning") && page.contains("data-tickets@acme.example"), "{page}");
+    let globex = shown(&world, GLOBEX_LAUNCHER, &["catalog", "list", "-o", "wide"]).await;
+    assert!(!globex.contains(TICKETS), "what is not shared is not there: {globex}");
+    let (code, said) = refused(&world, GLOBEX_LAUNCHER, &["catalog", "show", TICKETS]).await;
+    assert!(code == Some(1) && said.contains(TICKETS), "{said}");
+    let everything = shown(&world, PLATFORM, &["catalog", "list", "--as", "workload", "-o", "json"]).await;
+    let everything: Vec<serde_json::Value> = serde_json::from_str(&everything).unwrap();
+    let tenants: std::collections::BTreeSet<_> = everything.iter().map(|r| r["tenant"].to_string()).collect();
+    assert!(tenants.len() > 1, "{tenants:?}");
+}
+
 /// The first of three ports that follow each other and are free at this moment.
 fn three_ports() -> u16 {
     for _ in 0..100 {

@@ -64,6 +64,7 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
             done(jobs.create_job(request).await)
         }
         "GetJob" => done(jobs.get_job(v1::GetJobRequest { job }).await),
+        "ListResources" => done(jobs.list_resources(v1::ListResourcesRequest::default()).await),
         "ListJobs" => {
             let listed = jobs.list_jobs(v1::ListJobsRequest::default()).await?.into_inner().jobs;
             // Success here is to be shown the job.
