@@ -55,7 +55,7 @@ impl Broker {
         let rules = Arc::new(read(&self.rules())?);
         if dry_run {
             let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
-            let ended = self.no_longer_allowed(&rules).iter().map(|name| self.fences.behind(name)).sum();
+            let ended = self.no_longer_allowed(&rules).iter().map(|(name, _)| self.fences.behind(name)).sum();
             return Ok((rules, Reloaded { catalog, policy, ended }));
         }
         let reloaded = self.replace_rules(rules.clone(), by);
@@ -69,10 +69,11 @@ impl Broker {
         self.rules.store(rules.clone());
         self.fences.raise_revision();
         let mut ended = 0u64;
-        for name in self.no_longer_allowed(&rules) {
-            let lowered = self.state.lower(&name, "catalog or policy no longer allow it");
+        for (name, why) in self.no_longer_allowed(&rules) {
+            let why = format!("catalog or policy no longer allow it: {why}");
+            let lowered = self.state.lower(&name, &why);
             ended = ended.saturating_add(lowered.ending.behind);
-            self.sweep(&[name], "no longer allowed");
+            self.sweep(&[name], &why);
         }
         // Members stand behind the names of today from here on.
         self.sessions.call_all();
@@ -83,19 +84,23 @@ impl Broker {
         Reloaded { catalog, policy, ended }
     }
 
-    /// The members whose access these rules do not allow, by the names that their leases stand behind.
-    fn no_longer_allowed(&self, rules: &Rules) -> Vec<FenceName> {
+    /// The members whose access these rules do not allow, by the names that their leases stand behind, and why: by which rule.
+    fn no_longer_allowed(&self, rules: &Rules) -> Vec<(FenceName, String)> {
         let mut names = Vec::new();
         for job in self.state.open_jobs() {
             let Some(a) = job.current() else { continue };
-            let is_launched = self.launcher_stands(rules, &job).is_ok();
+            let launched = self.launcher_stands(rules, &job).map_err(|r| why(&r));
             for (instance, id) in joined(&job) {
                 let name = FenceName::member(job.id, a.number, instance);
-                let is_allowed = is_launched
-                    && self.still_allowed(rules, &job, &id)
-                    && self.stand_behind_todays_names(rules, &job, &name);
-                if !is_allowed {
-                    names.push(name);
+                let allowed = launched
+                    .clone()
+                    .and_then(|()| self.still_allowed(rules, &job, &id).map_err(|r| why(&r)))
+                    .and_then(|()| match self.stand_behind_todays_names(rules, &job, &name) {
+                        true => Ok(()),
+                        false => Err("the catalog has another entry for what the job uses".to_owned()),
+                    });
+                if let Err(why) = allowed {
+                    names.push((name, why));
                 }
             }
         }
@@ -111,7 +116,7 @@ impl Broker {
         leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
     }
 
-    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> bool {
+    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> Result<(), Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
         let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
         let question = Question {
@@ -134,10 +139,22 @@ impl Broker {
             now: self.clock.now().wall,
             reason: "",
         };
-        unchanged(rules, job, &scopes).is_ok()
-            && rules.engine.authorize(&call).is_ok()
-            && matches!(self.judge(question), Verdict::Allow { .. })
+        unchanged(rules, job, &scopes)?;
+        rules.engine.authorize(&call)?;
+        match self.judge(question) {
+            Verdict::Allow { .. } => Ok(()),
+            Verdict::Wait { gates, .. } => {
+                let gate = gates.first().map(|gate| gate.id.clone()).unwrap_or_default();
+                Err(Refusal::new(Reason::ApprovalRequired, "people must approve it").with("rule", gate))
+            }
+            Verdict::Deny { refusal, .. } => Err(refusal),
+        }
     }
+}
+
+/// The rule that refuses, or else what it says.
+fn why(refusal: &Refusal) -> String {
+    refusal.fact("rule").map_or_else(|| refusal.text.to_string(), str::to_owned)
 }
 
 fn joined(job: &Job) -> Vec<(InstanceName, SpiffeId)> {
