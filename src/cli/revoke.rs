@@ -66,7 +66,10 @@ impl RevokeArgs {
                 }
                 Err(failure) if is_one => return Err(failure),
                 // The others end all the same: who revokes several names wants each of them ended.
-                Err(failure) => failed = failed.and(Err(failure.with("asked", name))),
+                Err(failure) => {
+                    let failure = failure.with("asked", name).saying("The other names were revoked.");
+                    failed = failed.and(Err(failure));
+                }
             }
         }
         if session.for_programs() {

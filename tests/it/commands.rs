@@ -37,7 +37,9 @@ fn is_safe(text: &str) -> bool {
 async fn hostile_text_never_reaches_a_terminal_as_it_is() {
     let world = world().await;
     let hostile = "ticket 7\nstate    completed\u{202e}gpj.exe";
-    let job = created(&world, v1::JobSpec { why: hostile.into(), ..spec() }, "k").await;
+    let members = v1::Members { join: vec![WORKER.into()], start: vec![WORKER.into()], ..Default::default() };
+    let hostile_spec = v1::JobSpec { why: hostile.into(), members: Some(members), ..spec() };
+    let job = created(&world, hostile_spec, "k").await;
     let reason = "wrong \u{202e}\u{2066}data\u{200b}";
     let lock = v1::LockRequest { name: TICKETS.into(), reason: reason.into(), ..Default::default() };
     world.client(OPERATOR).await.operators().lock(lock).await.unwrap();
