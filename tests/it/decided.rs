@@ -67,7 +67,8 @@ async fn a_lock_on_a_caller_ends_its_open_streams_at_once() {
     let mut feed = feed(&world.client(GATEWAY).await).await.unwrap();
     let mut watch = watch(&launcher, &worker.job).await;
     let mut alive = worker.stream.unwrap();
-    for id in [root, GATEWAY, LAUNCHER, WORKER] {
+    // The worker before its launcher, whose lock ends its leases too.
+    for id in [root, GATEWAY, WORKER, LAUNCHER] {
         platform.lock(&format!("identity:{id}")).await.unwrap();
     }
     end(&mut tail).await.is(Code::PermissionDenied, "LOCKED");
