@@ -53,7 +53,8 @@ async fn a_removed_ledger_is_noticed_and_no_start_forgets_its_locks() {
     copy(&kept, &state);
     let mut process = place.start();
     assert_eq!(process.ready().await, 2);
-    let locks = operator.operators().list_locks(leasehold::proto::v1::ListLocksRequest {}).await.unwrap();
+    let locks =
+        operator.operators().list_locks(leasehold::proto::v1::ListLocksRequest::default()).await.unwrap();
     assert_eq!(locks.into_inner().locks[0].name, "dataset:acme/patients@v1");
     process.stop().await;
 }
