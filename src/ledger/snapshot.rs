@@ -37,7 +37,10 @@ pub(super) struct Snapshots {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bytes_max: u64,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Answers whether the record of the snapshot was accepted.
+    thread: Option<JoinHandle<bool>>,
+    /// A record was accepted and is not durable yet.
+    accepted: bool,
     /// Segments whose snapshots have their record, the last ones.
     recorded: Vec<u64>,
 }
@@ -51,11 +54,31 @@ impl Snapshots {
         begun_with: Option<u64>,
     ) -> Self {
         let recorded = begun_with.into_iter().collect();
-        Snapshots { shared, disk, clock, bytes_max, stop: Arc::default(), thread: None, recorded }
+        Snapshots {
+            shared,
+            disk,
+            clock,
+            bytes_max,
+            stop: Arc::default(),
+            thread: None,
+            accepted: false,
+            recorded,
+        }
     }
 
-    pub(super) fn under_way(&self) -> bool {
-        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    /// Whether one is written, or its record is. Until then no other segment begins: the record belongs into this one.
+    pub(super) fn under_way(&mut self) -> bool {
+        if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
+            self.accepted = thread.join().unwrap_or(false);
+        }
+        self.accepted || self.thread.is_some()
+    }
+
+    /// Writing failed, so that all accepted records but endings were refused.
+    pub(super) fn refused(&mut self) {
+        if self.thread.is_none() {
+            self.accepted = false;
+        }
     }
 
     /// Begins to write the state that the segment of this first record begins with.
@@ -66,9 +89,10 @@ impl Snapshots {
             let draft = Draft::create(disk.as_ref(), bytes_max, &stop);
             match draft.and_then(|draft| draft.write(disk.as_ref(), before, latest, fold.as_ref())) {
                 Ok(said) => record(&shared, clock.as_ref(), said),
-                Err(_) if stop.load(Ordering::Acquire) => {}
+                Err(_) if stop.load(Ordering::Acquire) => false,
                 Err(error) => {
                     tracing::warn!(%error, before, "a ledger snapshot cannot be written: the next start reads more records");
+                    false
                 }
             }
         };
@@ -82,6 +106,11 @@ impl Snapshots {
 
     /// Notes that the record of a snapshot is durable, and removes the files of older ones.
     pub(super) fn recorded(&mut self, before: u64) {
+        if let Some(thread) = self.thread.take() {
+            // It appended this record last of all.
+            let _ = thread.join();
+        }
+        self.accepted = false;
         self.recorded.push(before);
         let from = self.recorded.len().saturating_sub(KEPT);
         self.recorded.drain(..from);
@@ -111,14 +140,16 @@ impl Drop for Snapshots {
 }
 
 /// Appends the record of a snapshot. If the ledger takes none, the snapshot counts for nothing, and the next one replaces it.
-fn record(shared: &Shared, clock: &dyn Clock, said: Snapshot) {
-    let Ok(text) = EventText::of(&Event::Snapshot(said)) else { return };
+fn record(shared: &Shared, clock: &dyn Clock, said: Snapshot) -> bool {
+    let Ok(text) = EventText::of(&Event::Snapshot(said)) else { return false };
     let mut state = shared.lock();
-    if state.admits(text.as_str().len()).is_ok() {
+    let admitted = state.admits(text.as_str().len()).is_ok();
+    if admitted {
         state.accept(clock.now().wall, Body::Event(text), None, Way::Append);
         drop(state);
         shared.wake.notify_one();
     }
+    admitted
 }
 
 /// A snapshot's file while it is written.
