@@ -37,10 +37,9 @@ pub(super) struct Snapshots {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bytes_max: u64,
     stop: Arc<AtomicBool>,
-    /// Answers whether the record of the snapshot was accepted.
-    thread: Option<JoinHandle<bool>>,
-    /// A record was accepted and is not durable yet.
-    accepted: bool,
+    /// Answers the place of the snapshot's record, if it was accepted.
+    thread: Option<JoinHandle<Option<u64>>>,
+    accepted: Option<u64>,
     /// Segments whose snapshots have their record, the last ones.
     recorded: Vec<u64>,
 }
@@ -61,24 +60,19 @@ impl Snapshots {
             bytes_max,
             stop: Arc::default(),
             thread: None,
-            accepted: false,
+            accepted: None,
             recorded,
         }
     }
 
-    /// Whether one is written, or its record is. Until then no other segment begins: the record belongs into this one.
-    pub(super) fn under_way(&mut self) -> bool {
+    /// Whether one is being written, or its record is. Until then no other segment begins: the record belongs into this one.
+    /// Once the durable records are past its place, it is there or was refused.
+    pub(super) fn under_way(&mut self, durable: u64) -> bool {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
-            self.accepted = thread.join().unwrap_or(false);
+            self.accepted = thread.join().unwrap_or_default();
         }
-        self.accepted || self.thread.is_some()
-    }
-
-    /// Writing failed, so that all accepted records but endings were refused.
-    pub(super) fn refused(&mut self) {
-        if self.thread.is_none() {
-            self.accepted = false;
-        }
+        self.accepted.take_if(|index| *index <= durable);
+        self.accepted.is_some() || self.thread.is_some()
     }
 
     /// Begins to write the state that the segment of this first record begins with.
@@ -89,10 +83,10 @@ impl Snapshots {
             let draft = Draft::create(disk.as_ref(), bytes_max, &stop);
             match draft.and_then(|draft| draft.write(disk.as_ref(), before, latest, fold.as_ref())) {
                 Ok(said) => record(&shared, clock.as_ref(), said),
-                Err(_) if stop.load(Ordering::Acquire) => false,
+                Err(_) if stop.load(Ordering::Acquire) => None,
                 Err(error) => {
                     tracing::warn!(%error, before, "a ledger snapshot cannot be written: the next start reads more records");
-                    false
+                    None
                 }
             }
         };
@@ -106,11 +100,6 @@ impl Snapshots {
 
     /// Notes that the record of a snapshot is durable, and removes the files of older ones.
     pub(super) fn recorded(&mut self, before: u64) {
-        if let Some(thread) = self.thread.take() {
-            // It appended this record last of all.
-            let _ = thread.join();
-        }
-        self.accepted = false;
         self.recorded.push(before);
         let from = self.recorded.len().saturating_sub(KEPT);
         self.recorded.drain(..from);
@@ -140,16 +129,14 @@ impl Drop for Snapshots {
 }
 
 /// Appends the record of a snapshot. If the ledger takes none, the snapshot counts for nothing, and the next one replaces it.
-fn record(shared: &Shared, clock: &dyn Clock, said: Snapshot) -> bool {
-    let Ok(text) = EventText::of(&Event::Snapshot(said)) else { return false };
+fn record(shared: &Shared, clock: &dyn Clock, said: Snapshot) -> Option<u64> {
+    let text = EventText::of(&Event::Snapshot(said)).ok()?;
     let mut state = shared.lock();
-    let admitted = state.admits(text.as_str().len()).is_ok();
-    if admitted {
-        state.accept(clock.now().wall, Body::Event(text), None, Way::Append);
-        drop(state);
-        shared.wake.notify_one();
-    }
-    admitted
+    state.admits(text.as_str().len()).ok()?;
+    let index = state.accept(clock.now().wall, Body::Event(text), None, Way::Append);
+    drop(state);
+    shared.wake.notify_one();
+    Some(index)
 }
 
 /// A snapshot's file while it is written.

@@ -135,7 +135,7 @@ impl Writer {
             self.segment = Some(Segment { name: name.clone(), file, bytes: *bytes });
             self.resting = None;
         }
-        let is_free = !self.snapshots.under_way();
+        let is_free = !self.snapshots.under_way(self.tip.index);
         let is_due = is_free && self.is_snapshot_due();
         if let Some(s) = &self.segment
             && is_free
@@ -241,7 +241,6 @@ impl Writer {
         let mut delay = self.options.retry_first;
         let mut last = false;
         loop {
-            self.snapshots.refused();
             let stuck = match self.attempt() {
                 Ok(()) if self.shared.healed() => {
                     tracing::warn!(index = self.tip.index, "the ledger is written again");
