@@ -277,8 +277,9 @@ fn read(disk: &dyn Disk, options: &Options, begin: Begin, each: Each<'_>) -> Res
         Err(ReadError::Tamper(Tamper { index: 0, what: Fault::TailCut { .. }, .. })) => true,
         Err(_) => false,
     };
-    let mut found = if is_empty { traces(disk)? } else { Vec::new() };
-    if is_empty && kept.is_some() {
+    let is_lost = is_empty && options.lost == Lost::Refuse;
+    let mut found = if is_lost { traces(disk)? } else { Vec::new() };
+    if is_lost && kept.is_some() {
         found.push("a head that was kept elsewhere".to_owned());
     }
     if found.is_empty() { Ok(walked?) } else { Err(OpenError::Gone { found }) }

@@ -37,7 +37,9 @@ pub(super) struct Snapshots {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bytes_max: u64,
     stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    /// Answers the place of the snapshot's record, if it was accepted.
+    thread: Option<JoinHandle<Option<u64>>>,
+    accepted: Option<u64>,
     /// Segments whose snapshots have their record, the last ones.
     recorded: Vec<u64>,
 }
@@ -51,11 +53,26 @@ impl Snapshots {
         begun_with: Option<u64>,
     ) -> Self {
         let recorded = begun_with.into_iter().collect();
-        Snapshots { shared, disk, clock, bytes_max, stop: Arc::default(), thread: None, recorded }
+        Snapshots {
+            shared,
+            disk,
+            clock,
+            bytes_max,
+            stop: Arc::default(),
+            thread: None,
+            accepted: None,
+            recorded,
+        }
     }
 
-    pub(super) fn under_way(&self) -> bool {
-        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+    /// Whether one is being written, or its record is. Until then no other segment begins: the record belongs into this one.
+    /// Once the durable records are past its place, it is there or was refused.
+    pub(super) fn under_way(&mut self, durable: u64) -> bool {
+        if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
+            self.accepted = thread.join().unwrap_or_default();
+        }
+        self.accepted.take_if(|index| *index <= durable);
+        self.accepted.is_some() || self.thread.is_some()
     }
 
     /// Begins to write the state that the segment of this first record begins with.
@@ -66,9 +83,10 @@ impl Snapshots {
             let draft = Draft::create(disk.as_ref(), bytes_max, &stop);
             match draft.and_then(|draft| draft.write(disk.as_ref(), before, latest, fold.as_ref())) {
                 Ok(said) => record(&shared, clock.as_ref(), said),
-                Err(_) if stop.load(Ordering::Acquire) => {}
+                Err(_) if stop.load(Ordering::Acquire) => None,
                 Err(error) => {
                     tracing::warn!(%error, before, "a ledger snapshot cannot be written: the next start reads more records");
+                    None
                 }
             }
         };
@@ -111,14 +129,14 @@ impl Drop for Snapshots {
 }
 
 /// Appends the record of a snapshot. If the ledger takes none, the snapshot counts for nothing, and the next one replaces it.
-fn record(shared: &Shared, clock: &dyn Clock, said: Snapshot) {
-    let Ok(text) = EventText::of(&Event::Snapshot(said)) else { return };
+fn record(shared: &Shared, clock: &dyn Clock, said: Snapshot) -> Option<u64> {
+    let text = EventText::of(&Event::Snapshot(said)).ok()?;
     let mut state = shared.lock();
-    if state.admits(text.as_str().len()).is_ok() {
-        state.accept(clock.now().wall, Body::Event(text), None, Way::Append);
-        drop(state);
-        shared.wake.notify_one();
-    }
+    state.admits(text.as_str().len()).ok()?;
+    let index = state.accept(clock.now().wall, Body::Event(text), None, Way::Append);
+    drop(state);
+    shared.wake.notify_one();
+    Some(index)
 }
 
 /// A snapshot's file while it is written.

@@ -135,8 +135,10 @@ impl Writer {
             self.segment = Some(Segment { name: name.clone(), file, bytes: *bytes });
             self.resting = None;
         }
-        let is_due = self.is_snapshot_due();
+        let is_free = !self.snapshots.under_way(self.tip.index);
+        let is_due = is_free && self.is_snapshot_due();
         if let Some(s) = &self.segment
+            && is_free
             && (is_due || s.bytes >= self.options.segment_bytes)
         {
             s.file.in_place()?;
@@ -209,7 +211,7 @@ impl Writer {
         let Size { count, bytes } = self.since_snapshot;
         let records = self.options.segment_records.max(self.snapshot.count.saturating_mul(2));
         let size = self.options.segment_bytes.max(self.snapshot.bytes.saturating_mul(2));
-        self.fold.is_some() && (count >= records || bytes >= size) && !self.snapshots.under_way()
+        self.fold.is_some() && (count >= records || bytes >= size)
     }
 
     /// Gives the fold what is durable now.
