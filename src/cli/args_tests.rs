@@ -33,7 +33,7 @@ fn every_subcommand_tells_what_it_does_and_shows_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 21);
+    assert_eq!(seen, 24);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn what_is_wrong_is_refused_before_anything_is_asked() {
         "agent --spec job.toml --watch-pid 0",
         "agent attach",
         "whoami --as boss",
-        "whoami -o yaml",
+        "whoami -o xml",
         "token check f",
         "token check f --audience files",
     ] {

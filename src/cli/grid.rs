@@ -141,7 +141,7 @@ mod tests {
             assert_eq!(text.lines().count(), 2, "{text}");
             assert!(text.contains("l-0123456789"), "{text}");
         }
-        assert!(!shown(Room { is_wide: false, columns: Some(30) }).contains("HOLDER"));
+        assert!(!shown(Room { is_wide: false, columns: Some(25) }).contains("HOLDER"));
     }
 
     #[test]

@@ -330,7 +330,7 @@ async fn an_identity_that_the_context_does_not_have_is_told_with_those_that_it_h
     assert_eq!(failure.exit, Exit::Usage, "a specification is read before anybody is asked");
     fs::remove_file(daemon.folder.path().join("op.key")).unwrap();
     let failure = daemon.run("whoami").await.unwrap_err();
-    assert!(failure.render().contains("op.key"), "{}", failure.render());
+    assert!(failure.render().contains("`private key` is not there"), "{}", failure.render());
 }
 
 #[tokio::test]

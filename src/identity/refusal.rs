@@ -228,9 +228,10 @@ impl SvidError {
                 inner.downcast_ref::<SvidError>().cloned()
             }
             // Of CertificateVerify: each rule about certificates is an error of ours.
-            rustls::Error::InvalidCertificate(CertificateError::BadSignature) => {
-                Some(SvidError::NotPossessed)
-            }
+            rustls::Error::InvalidCertificate(
+                CertificateError::BadSignature
+                | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
+            ) => Some(SvidError::NotPossessed),
             _ => None,
         }
     }

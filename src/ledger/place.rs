@@ -1,8 +1,8 @@
 //! Whether records are still where the directory says.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 
-use super::{file::Disk, head::HEAD_FILE, segment, witness::KEY_FILE};
+use super::{Head, file::Disk, head::HEAD_FILE, record, segment, witness::KEY_FILE};
 use crate::{limits, name::Digest};
 
 /// Fails unless a file has, right before this place, the line of this digest. Its `prev` vouches for all lines before it.
@@ -10,7 +10,13 @@ pub(super) fn ends_with(disk: &dyn Disk, name: &str, bytes: u64, digest: Digest)
     let longest = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
     let from = bytes.saturating_sub(longest);
     let mut text = Vec::new();
-    disk.read(name, from)?.take(bytes.saturating_sub(from)).read_to_end(&mut text)?;
+    let file = disk.read(name, from).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => {
+            io::Error::other(format!("{name} was removed or renamed: put that file back"))
+        }
+        _ => e,
+    })?;
+    file.take(bytes.saturating_sub(from)).read_to_end(&mut text)?;
     let is_whole = u64::try_from(text.len()).is_ok_and(|read| read == bytes.saturating_sub(from));
     let line = text.strip_suffix(b"\n").and_then(|t| t.rsplit(|b| *b == b'\n').next());
     match line {
@@ -19,6 +25,16 @@ pub(super) fn ends_with(disk: &dyn Disk, name: &str, bytes: u64, digest: Digest)
             Err(io::Error::other(format!("{name} does not hold the last durable record: put that file back")))
         }
     }
+}
+
+/// Whether a segment begins with the first record there ever was. Its index is above 1 if records before it were refused.
+pub(super) fn begins_chain(disk: &dyn Disk, first: u64) -> io::Result<bool> {
+    let longest = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut line = Vec::new();
+    let mut input = io::BufReader::new(disk.read(&segment::name(first), 0)?.take(longest));
+    input.read_until(b'\n', &mut line)?;
+    let line = line.strip_suffix(b"\n").unwrap_or(&line);
+    Ok(record::split(line).is_ok_and(|record| record.prev == Head::START.digest))
 }
 
 /// Files that are made only beside a ledger that has records.

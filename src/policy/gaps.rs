@@ -97,7 +97,7 @@ impl Engine {
     }
 
     fn may_call(&self, p: &Principal, rpc: Rpc, asked: &mut Asked) -> bool {
-        if matches!(rpc, Rpc::WhoAmI | Rpc::GetKeys | Rpc::WaitDurable) {
+        if matches!(rpc, Rpc::WhoAmI | Rpc::GetKeys | Rpc::WaitDurable | Rpc::ListResources) {
             return false;
         }
         let Some(slice) = self.slices.get(&(p.kind, Act::Rpc(rpc))) else { return false };

@@ -42,7 +42,7 @@ async fn a_removed_ledger_is_noticed_and_no_start_forgets_its_locks() {
     // Nothing is written meanwhile, and it is noticed all the same.
     eventually("a daemon that is not ready", async || place.probe("/readyz").await == Some(503)).await;
     process.says("removed or renamed").await;
-    let second = operator.lock("dataset:acme/tickets@v3").await.unwrap().into_inner().ending.unwrap();
+    let second = operator.lock("dataset:acme/patients").await.unwrap().into_inner().ending.unwrap();
     assert!(!second.durable, "a lock in a file that is gone was called durable");
     refused(launcher.create(spec(), "no").await).is(Code::Unavailable, "LEDGER_UNAVAILABLE");
     process.kill().await;

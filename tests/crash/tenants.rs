@@ -125,7 +125,10 @@ async fn a_loop_of_one_workload_fills_no_ledger_and_no_log() {
     worker.keep_alive().await;
     let before = ledger_bytes(&place);
     let mut overloaded = 0;
-    for _ in 0..3_000 {
+    for n in 0..3_000 {
+        if n % 100 == 0 {
+            worker.beat().await;
+        }
         match worker.try_issue(Half::Reading).await {
             Ok(issued) => drop(worker.release(&issued.into_inner().lease.unwrap().id).await.unwrap()),
             Err(status) => {

@@ -29,6 +29,21 @@ pub struct Call {
     pub body: SendStream<Bytes>,
 }
 
+impl Call {
+    /// Whether the daemon has ended the call: it refused it, ended its answer, or cut the connection.
+    pub async fn is_over(self) -> bool {
+        let end = async {
+            if let Ok(answer) = self.answer.await
+                && !answer.headers().contains_key("grpc-status")
+            {
+                let mut body = answer.into_body();
+                while let Some(Ok(_)) = body.data().await {}
+            }
+        };
+        tokio::time::timeout(ATTEMPT, end).await.is_ok()
+    }
+}
+
 impl Attacker {
     /// Connects as this identity, with HTTP/2's usual windows for answers.
     pub async fn connect(place: &Place, id: &str) -> Result<Self, ConnectError> {
