@@ -127,7 +127,7 @@ impl Engine {
             std::iter::once(None).chain(Method::ALL.iter().copied().map(Some)).collect();
         // To read back or delete a checkpoint is of no use to an entry that never writes one.
         let opens = |action: &Action| !matches!(action, Action::ReadCheckpoint | Action::DeleteCheckpoint);
-        let actions = Action::ALL.iter().filter(|a| opens(*a) && a.applies_to() == resource.name.kind());
+        let actions = Action::ALL.iter().filter(|a| opens(a) && a.applies_to() == resource.name.kind());
         let approved = BTreeSet::new();
         actions.into_iter().any(|action| {
             let Some(slice) = self.slices.get(&(p.kind, Act::Part(*action))) else { return false };

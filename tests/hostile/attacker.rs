@@ -31,7 +31,7 @@ pub struct Call {
 
 impl Call {
     /// Whether the daemon has ended the call: it refused it, ended its answer, or cut the connection.
-    pub async fn is_over(self) -> bool {
+    pub async fn ends(self) -> bool {
         let end = async {
             if let Ok(answer) = self.answer.await
                 && !answer.headers().contains_key("grpc-status")

@@ -99,7 +99,7 @@ async fn watches_with_a_closed_window_stay_within_bytes_and_are_cut() {
     let mut cut = 0;
     for (attacker, held) in attackers {
         for call in held {
-            assert!(call.is_over().await, "a stream that is not read goes on");
+            assert!(call.ends().await, "a stream that is not read goes on");
         }
         cut += usize::from(attacker.is_closed());
     }

@@ -100,7 +100,7 @@ impl SlurmArgs {
             SlurmCommand::Prolog { .. } | SlurmCommand::Epilog { .. } | SlurmCommand::NodeEpilog { .. } => {
                 true
             }
-            SlurmCommand::Resend { .. } | SlurmCommand::Key { .. } => false,
+            SlurmCommand::Resend { .. } | SlurmCommand::Key => false,
         }
     }
 
