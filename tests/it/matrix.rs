@@ -322,6 +322,7 @@ async fn law_42_absent_and_foreign_are_the_same_in_code_reason_and_text() {
         "ListJobs",
         "ListLeases",
         "ListLocks",
+        "ListResources",
         "WaitDurable",
         "ReloadCatalog",
         "TailLedger",
