@@ -31,10 +31,7 @@ async fn law_38_a_panic_at_any_moment_of_a_request_is_told_and_poisons_nothing()
         let mut told = 0;
         for turn in 0.. {
             assert!(turn < 200, "{what} never ends");
-            // The ledger's thread reads the clock by itself; the next test is about its end.
-            world.time().at_reading(turn, || {
-                assert!(std::thread::current().name() == Some("ledger"), "a fault that a test makes");
-            });
+            world.time().at_reading(turn, || panic!("a fault that a test makes"));
             let answer = soon(what, ask(what, &worker, &operator, &launcher, turn)).await;
             if world.time().call_off() {
                 // It came to its end without reading the clock once more.
