@@ -320,6 +320,7 @@ async fn law_42_absent_and_foreign_are_the_same_in_code_reason_and_text() {
     let of_none = [
         "CreateJob",
         "ListJobs",
+        "ListResources",
         "ListLeases",
         "ListLocks",
         "WaitDurable",
