@@ -146,42 +146,6 @@ async fn law_20_a_reload_between_the_record_and_the_answer_of_a_begin_is_seen() 
     .await;
 }
 
-const DATASET_UNSHARED: Change =
-    Change("name           = \"tickets@v3\"", "name           = \"tickets-gone@v3\"");
-const NOT_BELIEVED: Change = Change("may_act_for = [\"human:*\"]", "may_act_for = [\"human:bob\"]");
-const NOW_GATED: Change = Change(
-    "classification = \"internal\"\ndata_classes   = []",
-    "classification = \"internal\"\ndata_classes   = [\"pii\"]",
-);
-
-/// The caller, its word about a person, what it may see and what waits for people are looked at again, each of them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_reload_in_the_middle_of_a_creation_is_seen() {
-    for (what, change) in [
-        ("the launcher disabled", LAUNCHER_DISABLED),
-        ("its word not believed", NOT_BELIEVED),
-        ("the data gone", DATASET_UNSHARED),
-        ("a gate", NOW_GATED),
-    ] {
-        late(what, change, async |world, turn, mark| {
-            let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
-            let spec = job_of_its_own(turn);
-            mark("before");
-            let answer = launcher.create(spec.clone(), &format!("turn {turn}")).await.map(drop);
-            mark("after");
-            let list = v1::ListJobsRequest::default();
-            let jobs = operator.jobs().list_jobs(list).await.unwrap().into_inner().jobs;
-            let Some(job) = jobs.into_iter().find(|j| j.name == spec.name) else {
-                return Turn { record: None, answer };
-            };
-            let is_open = job.state() == v1::JobState::Ready;
-            assert!(!is_open || answer.is_ok(), "{answer:?} {job:?}");
-            Turn { record: record_of(world, "job.created", &job.id).await, answer }
-        })
-        .await;
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_20_a_revision_raised_between_the_record_and_the_answer_of_a_renewal_starts_it_over() {
     let world = World::start().await;
