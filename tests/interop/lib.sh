@@ -143,9 +143,10 @@ need_leasehold() {
     fi
 }
 
-# Sets `python` to one that has what requirements.txt of this suite says, in an environment of its own.
+# need_python [FILE]: sets `python` to one that has what FILE says, this suite's requirements.txt if none is named, in an environment
+# for this suite.
 need_python() {
-    local wanted=$interop/$suite/requirements.txt env=$kept/venv-$suite
+    local wanted=${1:-$interop/$suite/requirements.txt} env=$kept/venv-$suite
     need python3 python3
     python=$env/bin/python
     cmp -s "$wanted" "$env/installed.txt" && return 0
