@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub const ERROR_DOMAIN: &str = "leasehold";
 
 /// What can be done about [`Reason::ApprovalRequired`] in this version.
+#[cfg(feature = "server")]
 pub(crate) const APPROVALS_ABSENT: &str = "this version has no command to approve a job: ask for what the rule lets pass without \
                                            approval, or have the owners of the policy change the rule";
 

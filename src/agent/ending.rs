@@ -76,7 +76,7 @@ impl Ended {
     ///
     /// | The child | Outcome |
     /// |---|---|
-    /// | exits with 0 | completed; [`outcome_after`](Self::outcome_after) a request to finish it is interrupted |
+    /// | exits with 0 | completed; after a request to finish it is interrupted |
     /// | ends otherwise after a signal that the wrapper passed on, or that the wrapper ended it with | interrupted: trainers differ in their codes (torchrun exits with 1 after SIGTERM) |
     /// | is ended by SIGTERM, SIGINT or SIGHUP, or exits with 143, 130 or 129 | interrupted: somebody else asked |
     /// | anything else, SIGKILL from outside (out of memory) among it | failed |

@@ -25,7 +25,7 @@ use crate::{
 /// Creates the job that the specification describes, begins an attempt, joins it, and hands the credentials over as files of
 /// mode 0600 named by environment variables. Renews them while the command runs, passes signals on, and reports completed,
 /// failed or interrupted from its end; interrupted too if it was asked to finish, by SIGTERM or `leasehold job drain`, and
-/// exits with 0. A drain reaches it as SIGTERM, or as drain_signal below [run] of the job file. Revoked from outside, the files are wiped first and the command told after. Whatever the
+/// exits with 0. A drain reaches it as SIGTERM, or as drain_signal below `[run]` of the job file. Revoked from outside, the files are wiped first and the command told after. Whatever the
 /// command started ends with it, in sessions of its own or not.
 ///
 /// Exits with the command's code (128+n for signal n), with 125 for a failure of its own, 126 and 127 where the command
