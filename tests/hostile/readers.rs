@@ -68,7 +68,7 @@ async fn many_lists_at_once_that_are_not_read_stay_within_bytes() {
                 held.extend(attacker.ask(LIST, &request).await);
             }
             held.push(attacker.ask(LIST, &v1::ListJobsRequest::default()).await.unwrap());
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_secs(2)).await;
         }
     };
     let ((), measured) = siege.during("lists that are not read", attack).await;
