@@ -181,8 +181,8 @@ pub const RATE_PER_TENANT: u32 = 1_000;
 /// How many seconds of these rates may be used at once, after a time without calls: 10,000 members come back after a restart
 /// with a join and two credentials each.
 pub const RATE_BURST_SECONDS: u32 = 200;
-/// Kinds of refusal (who, which call, why) that are told apart in one minute, each with two records and two lines of the log at
-/// the most: under 5 GB a day, whoever asks.
+/// Kinds of refusal (who, which call, why) that are kept apart in one minute, each with two records and two lines of the log at
+/// the most: under 5 GB a day for all callers.
 pub const REFUSAL_KINDS_MAX: usize = 4_096;
 /// SPIFFE IDs whose rates are known at once. Past it, who is new counts by its tenant until others were quiet.
 pub const RATED_IDENTITIES_MAX: usize = 100_000;
@@ -218,9 +218,9 @@ pub const CONNECTIONS_PER_PEER_MAX: usize = MEMBERS_MAX as usize;
 pub const CONNECTIONS_UNKNOWN_MAX: usize = 256;
 /// Connections of one SPIFFE ID that no catalog entry matches.
 pub const CONNECTIONS_UNKNOWN_PER_PEER_MAX: usize = 8;
-/// Connections that are kept for operators, whoever else is connected: some for each person on call, and their scripts.
+/// Connections that are kept for operators, however many others are connected: some for each person on call, and their scripts.
 pub const CONNECTIONS_OPERATORS_MAX: usize = 256;
-/// Connections beyond an identity's share that stay for [`CONNECTION_GRACE`], to be told why. More are cut without a word.
+/// Connections beyond an identity's share that stay for [`CONNECTION_GRACE`], to hear why. More are cut without a word.
 pub const CONNECTIONS_REFUSED_MAX: usize = 256;
 /// Streams of one HTTP/2 connection.
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 256;
@@ -401,7 +401,7 @@ pub const SIGNAL_TOGETHER: Duration = Duration::from_millis(100);
 pub const SIGNAL_LATE: Duration = Duration::from_secs(1);
 /// How long a guard goes on ending what is left of a job after SIGKILL, before it says what it could not end.
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(30);
-/// Less than this left of an SVID, nobody else will renew it in time: a run says so.
+/// Less than this left of an SVID, it was not renewed in time: a run says so.
 pub const SVID_SHORT: Duration = Duration::from_secs(60);
 /// Between two looks at a process that an agent watches and did not start.
 pub const WATCH_PID: Duration = Duration::from_millis(100);

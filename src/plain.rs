@@ -50,7 +50,7 @@ pub fn is_plain(c: char) -> bool {
     !is_blank_mark(c) && printable()
 }
 
-/// What Unicode counts as a letter or a mark and nobody can see: two names may differ in it and look the same.
+/// What Unicode counts as a letter or a mark and no one can see: two names may differ in it and look the same.
 const fn is_blank_mark(c: char) -> bool {
     matches!(
         c,

@@ -61,7 +61,7 @@ pub enum AgentEnd {
 /// Keeps access for processes that it did not start, until it is asked to end, until the watched one ends, or until access does.
 ///
 /// Says on stdout what stands in the ready file. Unless the process beside it says in a file how the work ended, the member
-/// leaves without a word on it: its outcome is recorded as unknown, and whoever has seen it may still say.
+/// leaves without a word on it: its outcome is recorded as unknown, and someone who saw it may still report it.
 pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let neighbour = Neighbour::of(&options.until).map_err(RunError::Watch)?;

@@ -28,7 +28,7 @@ pub(super) struct Calls {
     connector: Connector,
     channel: Channel,
     clock: Arc<dyn Clock>,
-    /// Who is told, once, that the same is asked again.
+    /// Who gets one message that a request is tried again.
     voice: Option<Arc<OnceVoice>>,
 }
 

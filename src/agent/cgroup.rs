@@ -92,7 +92,7 @@ impl Leaf {
 const PREFIX: &str = "leasehold-";
 /// Tries to remove a leaf, five milliseconds apart.
 const REMOVAL_TRIES: u32 = 100;
-/// How deep a command may have nested cgroups of its own.
+/// How deep a command may nest cgroups.
 const DEPTH_MAX: u32 = 8;
 
 /// Removes a cgroup and those below it: the kernel removes one that has no processes and no cgroups inside.

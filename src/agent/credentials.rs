@@ -20,7 +20,7 @@ use crate::{
     secret::{NoRandomness, SecretText},
 };
 
-/// What an agent needs to be the same member after it was killed. For its user alone, whoever else may read the credentials.
+/// What an agent needs to be the same member after it was killed. Only its user may read it, even if others may read the credentials.
 const SESSION: &str = ".leasehold-session";
 const OWN_NAMES: [&str; 3] = [INDEX, DRAIN, SESSION];
 

@@ -92,7 +92,7 @@ impl Ended {
         if interrupted { v1::Outcome::Interrupted } else { v1::Outcome::Failed }
     }
 
-    /// What the attempt is told if the run was asked to finish before, by its platform or by a drain. Many trainers save their
+    /// What the attempt hears if the run was asked to finish before, by its platform or by a drain. Many trainers save their
     /// work then and exit with 0: the work is to go on in the next attempt.
     pub(super) fn outcome_after(&self, request: ToFinish) -> v1::Outcome {
         match request {

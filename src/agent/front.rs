@@ -102,7 +102,7 @@ impl Standing {
         }
     }
 
-    /// Ends as the command ended: a shell that is told of an interrupt by the status stops its loop, as without a wrapper.
+    /// Ends as the command ended: a shell that sees an interrupt in the status stops its loop, as without a wrapper.
     fn end_as(mut self, wrapper: ExitStatus) -> u8 {
         let mut signal = [0u8];
         let told = matches!(self.end.read(&mut signal), Ok(1));
@@ -118,7 +118,7 @@ impl Standing {
 
 // ---------- the wrapper behind it ----------
 
-/// What a wrapper is told by its front, in its arguments.
+/// What a front passes to its wrapper, as arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct Behind {
     hears: i32,

@@ -69,7 +69,7 @@ pub(super) struct Orders {
     /// The end of a pipe on which events are told.
     pub(super) events: i32,
     pub(super) takes_terminal: bool,
-    /// The process group that the command joins; 0 for one of its own.
+    /// The process group that the command joins; 0 for a new one.
     pub(super) group: Pid,
     /// From the polite signal to SIGKILL, once the wrapper is gone.
     pub(super) grace: Duration,

@@ -167,7 +167,7 @@ impl Member {
         self.window
     }
 
-    /// Lives until it is told how the child ended, and reports that. Meanwhile it says where it stands.
+    /// Lives until it hears how the child ended, and reports that. Meanwhile it says where it stands.
     pub(super) async fn serve(
         mut self,
         mut commands: mpsc::Receiver<Command>,

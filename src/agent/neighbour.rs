@@ -94,7 +94,7 @@ impl Neighbour {
     /// Begins to look.
     ///
     /// # Errors
-    /// The process is not there, or the file is there already: nothing could be told from them.
+    /// The process is not there, or the file is there already: nothing could be read from them.
     pub(super) fn of(until: &Until) -> Result<Self, String> {
         let process = match until.process {
             None => None,

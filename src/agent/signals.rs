@@ -9,7 +9,7 @@
 //! | SIGXFSZ | taken and not passed on: the write that was too long says so itself |
 //! | all others, those of real time too | taken, and passed on to the command unless it was sent the signal as well |
 //!
-//! What the wrapper was told to ignore (`nohup`, a shell's `&`) stays ignored, by it and by the command; only SIGTERM is always
+//! What the wrapper was started to ignore (`nohup`, a shell's `&`) stays ignored, by it and by the command; only SIGTERM is always
 //! taken.
 
 use std::{
@@ -36,7 +36,7 @@ use crate::{
     limits::{SIGNAL_LATE, SIGNAL_TOGETHER},
 };
 
-/// A signal by its number: also one of real time, which has no name of its own.
+/// A signal by its number: also one of real time, which has no name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SignalNumber(pub(super) i32);
 
@@ -87,7 +87,7 @@ impl fmt::Display for SignalNumber {
     }
 }
 
-/// Faults. A handler would return into the same fault again, for ever.
+/// Faults. A handler would return into the same fault again, without end.
 const FAULTS: [Signal; 6] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP, Signal::SIGSYS];
 
@@ -185,7 +185,7 @@ impl Signals {
     }
 }
 
-/// What a front reads from its descriptor: everything but faults and what it was told to ignore.
+/// What a front reads from its descriptor: everything but faults and what it was started to ignore.
 pub(super) fn taken_by_front() -> SigSet {
     let ignored = ignored_now();
     let mut set = SigSet::all();

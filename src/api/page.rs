@@ -12,7 +12,7 @@ pub(super) fn page_size(asked: u32) -> usize {
     }
 }
 
-/// As many of the entries as fit into the bytes of a page, and at least one, since each has a bound of its own.
+/// As many of the entries as fit into the bytes of a page, and at least one, since each has its own bound.
 pub(super) fn fitting<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
     let mut left = limits::PAGE_BYTES_MAX;
     let mut fitting = Vec::new();

@@ -22,7 +22,7 @@ impl Receipts {
         Ok(Receipts { key: LessSafeKey::new(key), random: SystemRandom::new() })
     }
 
-    /// A nonce and the sealed place. Empty if the system has no random bytes: nobody can wait with it.
+    /// A nonce and the sealed place. Empty if the system has no random bytes: no one can wait with it.
     pub(super) fn give(&self, index: u64) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         let mut sealed = index.to_be_bytes().to_vec();

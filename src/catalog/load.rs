@@ -81,7 +81,7 @@ pub(super) fn indexed(
     index
 }
 
-/// What is wrong with files, alone and together.
+/// What is wrong with each file, and with all of them together.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) faults: Vec<Fault>,

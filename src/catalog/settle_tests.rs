@@ -142,7 +142,7 @@ fn a_tenant_names_no_identity_that_the_platform_does_not_let_it() {
     assert!(!case.knows("spiffe://acme.example/ops/eve"));
     let strict = Catalog::load(case.dir.path()).unwrap_err();
     assert!(strict.iter().all(|f| f.file == "globex.toml"), "{strict}");
-    // Nor as a verifier, nor as an audience.
+    // It may not name it as a verifier or an audience either.
     for taken in
         ["name      = \"spiffe://globex.example/files\"", "verifiers = [\"spiffe://globex.example/files\"]"]
     {

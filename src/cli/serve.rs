@@ -27,7 +27,7 @@ pub struct ServeArgs {
     /// The configuration; paths in it are relative to it.
     #[arg(long, value_name = "FILE", env = "LEASEHOLD_CONFIG")]
     pub config: PathBuf,
-    /// Begin a new ledger where the state directory shows that there was one and it is lost for good. Give it once, by hand:
+    /// Begin a new ledger although the state directory shows that there was one and it is lost for good. Give it once, by hand:
     /// no lock and no job of before is in force then, and the new ledger's first record says so.
     #[arg(long)]
     pub new_ledger: bool,

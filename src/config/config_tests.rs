@@ -350,7 +350,7 @@ fn a_key_that_others_may_read_is_told_with_what_to_do() {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(path.check(), Err(PathFault::OpenToOthers { mode }));
     }
-    // One group may read what is root's, as where a volume or a service manager gives it.
+    // One group may read what is root's, as when a volume or a service manager gives it.
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(path.check().is_ok(), nix::unistd::Uid::effective().is_root());
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();

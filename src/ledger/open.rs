@@ -289,7 +289,7 @@ fn traces(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
     place::traces(disk).map_err(|source| OpenError::Io { what: "looked for", source })
 }
 
-/// Clears what a lost ledger left, where an operator said so, and answers its last record as far as that is known. The key
+/// Clears what a lost ledger left, if an operator said so, and answers its last record as far as that is known. The key
 /// stays.
 fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenError> {
     if options.lost == Lost::Refuse {

@@ -53,7 +53,7 @@ pub(super) struct ConnectionRoom {
     known: Arc<Shares>,
     unknown: Arc<Shares>,
     operators: Arc<Shares>,
-    /// Those that are only told that they have their share.
+    /// Those that only hear that they have their share.
     pub(super) refused: Arc<Semaphore>,
 }
 

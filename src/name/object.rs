@@ -84,7 +84,7 @@ mod tests {
         }
         assert!(Object::folder(line.clone(), job).is_whole());
         assert!(!Object::from(line).is_whole());
-        // A line may be called like a job: its name alone is no folder.
+        // A line may be called like a job: its name by itself is no folder.
         let odd: Object = format!("checkpoint:acme/{job}").parse().unwrap();
         assert_eq!(odd.resource().name(), job.to_string());
         for text in ["", "checkpoint:acme/lora/x", "dataset:acme/a/b"] {

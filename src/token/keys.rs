@@ -203,7 +203,7 @@ fn point(x: &str, y: &str) -> Option<Vec<u8>> {
     is_on_curve(&point).then_some(point)
 }
 
-/// Whether a point is on P-256. Key agreement is where ring says so: a signature fails alike for every reason.
+/// Whether a point is on P-256. Key agreement is the place at which ring says so: a signature fails alike for every reason.
 fn is_on_curve(point: &[u8]) -> bool {
     let Ok(ours) = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()) else { return false };
     agree_ephemeral(ours, &agreement::UnparsedPublicKey::new(&ECDH_P256, point), |_| ()).is_ok()

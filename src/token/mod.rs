@@ -2,7 +2,7 @@
 //!
 //! Owns the keys of one life of the daemon, the claims, minting and checking. Never reads a clock, never keeps a token. A
 //! token carries the tags of the fences of its lease, so that it and a feed of lowerings are enough to decide whether it is
-//! good now; what is checked here is only what the token alone can say.
+//! good now; only what the token itself says is checked here.
 //!
 //! | File | Noun |
 //! |---|---|

@@ -11,7 +11,7 @@ use crate::name::{FenceName, SpiffeId};
 /// Bytes of a tag.
 ///
 /// Two names with one tag cost a false refusal and never open anything. 96 bits are above the 80 that RFC 2104 section 5
-/// asks for. Without the key nobody can look for a name with a given tag, except by asking for one lease or one lowering a
+/// asks for. Without the key no one can look for a name with a given tag, except by asking for one lease or one lowering a
 /// guess. Three bytes are four characters of base64url, so that tags that stand side by side need no padding.
 const TAG_BYTES: usize = 12;
 

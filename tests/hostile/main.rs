@@ -1,6 +1,6 @@
 //! Clients that attack the daemon with frames that no honest client sends: half messages, closed windows, floods.
 //!
-//! The daemon is a process of its own, so that its memory can be measured; attackers speak HTTP/2 over real TLS. Each test is
+//! The daemon is a separate process, so that its memory can be measured; attackers speak HTTP/2 over real TLS. Each test is
 //! one attack. While it goes on, a well-behaved client and an operator work as usual, and `siege` measures what they feel.
 //!
 //! | File | Noun |

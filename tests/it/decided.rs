@@ -555,7 +555,7 @@ async fn whom_the_scheduler_vouches_for_joins_without_a_ticket() {
     // No pod vouches for itself.
     refused(begin(WORKER, "run-1", &[WORKER]).await).is(Code::PermissionDenied, "NOT_A_MEMBER");
     begin(SCHEDULER, "run-1", &[WORKER]).await.unwrap();
-    // The same word again is the same attempt; another is none.
+    // The same word again is the same attempt; another word makes no attempt.
     begin(SCHEDULER, "run-1", &[WORKER]).await.unwrap();
     refused(begin(SCHEDULER, "run-1", &[ANY_POD]).await).is(Code::FailedPrecondition, "STATE_CONFLICT");
     Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await.unwrap();

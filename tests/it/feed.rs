@@ -459,7 +459,7 @@ async fn law_37_law_43_a_feed_that_is_never_read_harms_nobody_and_is_told_that_i
     const BURSTS: u64 = 30;
     const BURST: u64 = 200;
     let world = World::start().await;
-    // With little room for what it does not read: fences are told by tags of a few bytes.
+    // With little room for what it does not read: fences are sent as tags of a few bytes.
     let mut sleeper = Feed::open(&world, &world.narrow_client(GATEWAY).await, GATEWAY).await;
     let mut reader = Feed::open(&world, &world.client(GATEWAY).await, GATEWAY).await;
     let worker = world.working().await;

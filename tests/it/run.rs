@@ -417,7 +417,7 @@ async fn a_credential_folder_that_was_removed_is_there_again() {
     assert_wiped(&wrapper);
 }
 
-/// The small file system needs a mount namespace of its own, which needs root.
+/// The small file system needs a separate mount namespace, which needs root.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_takes_no_token_that_is_good() {
     let can = std::process::Command::new("unshare").args(["--mount", "true"]).output();

@@ -157,7 +157,7 @@ const NOW_GATED: Change = Change(
     "classification = \"internal\"\ndata_classes   = [\"pii\"]",
 );
 
-/// Creates jobs one after the other until it is told to stop.
+/// Creates jobs one after the other until `stop` is set.
 async fn keep_creating(launcher: Client, task: usize, stop: Arc<AtomicBool>) {
     for turn in 0.. {
         if stop.load(Ordering::Acquire) {

@@ -19,7 +19,7 @@ use nix::pty::openpty;
 
 use crate::{harness::*, scene::*};
 
-/// An interactive shell at a terminal of its own.
+/// An interactive shell at a new terminal.
 struct Shell {
     keys: File,
     said: Arc<Mutex<String>>,

@@ -7,9 +7,9 @@ use std::{
 
 use crate::{harness::*, scene::*};
 
-/// Runs the program as a user of its own that may have so many processes and threads, within a time.
+/// Runs the program as a separate user that may have so many processes and threads, within a time.
 async fn limited(world: &World, limit: &str, args: &[&str]) -> Option<Output> {
-    // Limits do not count for root, and each of the users has processes of its own.
+    // Limits do not count for root, and each of these users has its own processes.
     let user = (60_000 + std::process::id() % 5_000).to_string();
     let binary = env!("CARGO_BIN_EXE_leasehold");
     let script = format!("ulimit {limit} && exec \"$@\"");
