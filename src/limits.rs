@@ -282,6 +282,8 @@ pub const WEB_CONNECTION: Duration = Duration::from_secs(60);
 pub const PING: Duration = Duration::from_secs(5);
 /// From a request's headers to the end of its body, and from the first byte of a message on a stream to its last.
 pub const BODY: Duration = Duration::from_secs(10);
+/// How long a refusal waits for the body of its request, which is dropped as it comes.
+pub const REFUSED_BODY: Duration = Duration::from_secs(1);
 /// How long an answer may wait for a client that does not read. Past it the connection ends.
 pub const READER_STALL: Duration = Duration::from_secs(10);
 /// Between two looks at clients that do not read.

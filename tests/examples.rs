@@ -60,9 +60,20 @@ fn reader(path: &Path) -> Option<Reader> {
         ("slurm", n) if n.ends_with(".conf") => Reader::Other,
         (_, n) if n.starts_with("job") && (n.ends_with(".toml") || n.ends_with(".json")) => Reader::Job,
         (_, n)
-            if [".md", ".service", ".socket", ".yaml", ".yml", ".json", "Dockerfile", "Containerfile"]
-                .iter()
-                .any(|e| n.ends_with(e)) =>
+            if [
+                ".md",
+                ".py",
+                "requirements.txt",
+                ".service",
+                ".socket",
+                ".yaml",
+                ".yml",
+                ".json",
+                "Dockerfile",
+                "Containerfile",
+            ]
+            .iter()
+            .any(|e| n.ends_with(e)) =>
         {
             Reader::Other
         }

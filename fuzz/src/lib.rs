@@ -273,7 +273,10 @@ impl Naive {
 fn has_usual_key(der: &[u8]) -> bool {
     let Ok((_, cert)) = x509_parser::certificate::X509Certificate::from_der(der) else { return false };
     let key = cert.public_key();
-    let curve = key.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+    // `as_oid` reads an INTEGER with the same bytes, so the tag is checked here.
+    let curve =
+        key.algorithm.parameters.as_ref().filter(|p| p.tag() == x509_parser::der_parser::asn1_rs::Tag::Oid);
+    let curve = curve.and_then(|p| p.as_oid().ok());
     curve.is_some_and(|oid| oid.to_id_string() == "1.2.840.10045.3.1.7")
         && matches!(key.parsed(), Ok(x509_parser::public_key::PublicKey::EC(point)) if point.data().len() == 65)
 }

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use tonic::{Status, codegen::StdError};
 
 use super::{room::Held, status::status};
@@ -121,6 +122,22 @@ impl<B> Drop for Received<B> {
 /// The refusal of a message over its bound.
 pub(super) fn too_large(most: usize) -> Refusal {
     Refusal::new(Reason::MessageTooLarge, format!("the message is larger than {most} bytes"))
+}
+
+/// Reads and drops the body of a request that is refused, for at most [`limits::REFUSED_BODY`].
+///
+/// A body that arrives after its answer belongs to a stream that HTTP/2 has forgotten. The HTTP/2 library counts each of them as
+/// a fault of the client, and ends the connection after 1,024 of them, with all other calls on it. The body of a call that sends
+/// many messages has no end, so it is not awaited.
+pub(super) async fn discard<B: Body + Unpin>(mut body: B, messages: Messages, clock: Arc<dyn Clock>) {
+    if messages != Messages::One || body.is_end_stream() {
+        return;
+    }
+    let end = async { while let Some(Ok(_)) = body.frame().await {} };
+    tokio::select! {
+        () = end => {}
+        () = clock.sleep(limits::REFUSED_BODY) => {}
+    }
 }
 
 fn refuse(refusal: &Refusal) -> StdError {

@@ -1,9 +1,6 @@
 //! The four services with health and reflection, as one that `link` serves.
 
-use std::{
-    future::ready,
-    task::{Context, Poll},
-};
+use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use tonic::service::Routes;
@@ -13,7 +10,7 @@ use super::{
     job::Jobs,
     member::MembersService,
     operator::Operators,
-    received::{Messages, Received, too_large},
+    received::{Messages, Received, discard, too_large},
     sent::Sent,
     status::status,
     verifier::Verifiers,
@@ -86,7 +83,13 @@ where
         let (mut parts, body) = request.into_parts();
         let held = match self.edge.admit(&parts) {
             Ok(held) => held,
-            Err(refused) => return Box::pin(ready(Ok(refused.into_http()))),
+            Err(refused) => {
+                let read = discard(body, messages(&parts), self.edge.broker.clock().clone());
+                return Box::pin(async move {
+                    read.await;
+                    Ok(refused.into_http())
+                });
+            }
         };
         parts.extensions.insert(held.clone());
         let body = Received::new(body, messages(&parts), held.clone(), self.edge.broker.clock().clone());

@@ -117,7 +117,7 @@ async fn leases(client: &Client) -> Result<Count, Failure> {
 }
 
 async fn locks(client: &Client) -> Result<Count, Failure> {
-    let request = v1::ListLocksRequest::default();
+    let request = v1::ListLocksRequest { page_size: page_size(), ..Default::default() };
     let answer = client.ask(Manner::Reads, request, async |r| client.operator().list_locks(r).await).await?;
-    Ok(Count::Exactly(answer.locks.len()))
+    Ok(Count::of(answer.locks.len(), &answer.next_page_token))
 }

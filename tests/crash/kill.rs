@@ -94,12 +94,24 @@ fn claims_of(token: &str) -> serde_json::Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
 }
 
+/// Every lock with the operator who set it, read page by page.
+async fn all_locks(operator: &Client) -> BTreeMap<String, String> {
+    let (mut all, mut page_token) = (BTreeMap::new(), String::new());
+    loop {
+        let request = v1::ListLocksRequest { page_size: 1_000, page_token };
+        let page = operator.operators().list_locks(request).await.unwrap().into_inner();
+        all.extend(page.locks.into_iter().map(|l| (l.name, l.by)));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return all;
+        }
+    }
+}
+
 /// What was answered is as it was answered.
 async fn holds(place: &Place, books: &Books, dice: &mut Dice, at: &str) {
     let (launcher, operator) = (place.client(LAUNCHER), place.client(OPERATOR));
-    let locks =
-        operator.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner().locks;
-    let locks: BTreeMap<_, _> = locks.into_iter().map(|l| (l.name, l.by)).collect();
+    let locks = all_locks(&operator).await;
     let (jobs, closed, attempts, fates) = {
         let book = books.open();
         let earlier = book.jobs.len().saturating_sub(60) as u64;

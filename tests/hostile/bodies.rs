@@ -75,6 +75,24 @@ async fn a_request_that_does_not_end_is_refused_in_time() {
     }
 }
 
+/// A client that is refused often, and whose messages come a little after their headers, keeps its connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_calls_with_late_bodies_end_no_connection() {
+    let siege = Siege::begin().await;
+    let stranger = Attacker::connect(&siege.place, NOBODY).await.unwrap();
+    // HTTP/2's library ends a connection after 1,024 messages that come after their answer.
+    for n in 0..1_100 {
+        let mut call = stranger.begin(CREATE).await.unwrap_or_else(|| panic!("no stream for call {n}"));
+        let early = tokio::time::timeout(Duration::from_millis(5), &mut call.answer).await;
+        call.body.send_data(framed(&[]), true).unwrap_or_else(|e| panic!("call {n}: {e}"));
+        if early.is_err() {
+            let answer = call.answer.await.unwrap_or_else(|e| panic!("call {n}: {e}"));
+            assert_eq!(answer.headers().get("grpc-status").unwrap(), "7", "{answer:?}");
+        }
+    }
+    assert!(!stranger.is_closed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_on_which_http_2_is_not_begun_ends() {
     let siege = Siege::begin().await;
