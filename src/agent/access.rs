@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf, sync::Arc};
 use nix::sys::{prctl, signal::Signal};
 
 use super::{
-    CredentialDir, CredentialError, RunSettings, Signals, SpawnError, Voice,
+    CredentialDir, CredentialError, MessageSink, RunSettings, Signals, SpawnError,
     begin::{Begun, begin},
     member::{Member, ObtainError, Place},
     signals::{SignalNumber, Together},
@@ -24,8 +24,8 @@ use crate::{
 
 /// What is joined, and as which member.
 #[derive(Debug)]
-pub struct Joining {
-    pub what: What,
+pub struct JoinOptions {
+    pub what: JoinTarget,
     /// The scheduler's key for this run: the same key is the same attempt. Else one of its own.
     pub attempt_key: Option<String>,
     /// Whether an attempt that is still draining is ended for this one.
@@ -41,7 +41,7 @@ pub struct Joining {
 
 /// What there is before.
 #[derive(Debug)]
-pub enum What {
+pub enum JoinTarget {
     /// Nothing: the job is created, and its first attempt begun.
     New(v1::JobSpec),
     /// A job: an attempt is begun, or found by its key.
@@ -59,12 +59,12 @@ pub struct SvidPaths {
 }
 
 /// What the world is reached by.
-pub struct RunPlace {
+pub struct RunContext {
     pub connector: Connector,
     /// The connector's own source: a new SVID means a new connection.
     pub identity: Arc<dyn IdentitySource>,
     pub clock: Arc<dyn Clock>,
-    pub voice: Voice,
+    pub voice: MessageSink,
 }
 
 /// Why nothing was started. No access is left: what was made on the way was ended.
@@ -137,9 +137,9 @@ impl Access {
     /// Joins, obtains, and writes the files. What was made on the way is ended where that fails, or where a signal asks to
     /// end: then nothing has begun.
     pub(super) async fn obtain(
-        joining: &Joining,
+        joining: &JoinOptions,
         dir: CredentialDir,
-        place: &RunPlace,
+        place: &RunContext,
         signals: &mut Signals,
         after_a_kill: AfterAKill,
     ) -> Result<Self, RunError> {
@@ -184,7 +184,7 @@ impl Access {
     }
 
     /// Takes it all back: what it was for could not be started.
-    pub(super) async fn undo(self, why: &str, voice: &Voice) {
+    pub(super) async fn undo(self, why: &str, voice: &MessageSink) {
         self.dir.wipe();
         self.begun.undo(why, voice).await;
     }
@@ -209,8 +209,8 @@ impl Access {
 }
 
 async fn obtain(
-    joining: &Joining,
-    place: &RunPlace,
+    joining: &JoinOptions,
+    place: &RunContext,
     dir: &Arc<CredentialDir>,
     begun: &mut Begun,
     after_a_kill: AfterAKill,

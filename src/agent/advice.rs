@@ -13,7 +13,7 @@ struct Advice {
 const OURS: [Reason; 3] = [Reason::TicketRequired, Reason::AttemptDraining, Reason::InstanceTaken];
 
 /// The same refusal with a line that says what it means, and with what to do where the daemon did not say.
-pub fn explained(refusal: Refusal) -> Refusal {
+pub fn explain_refusal(refusal: Refusal) -> Refusal {
     let Some(Advice { means, fix }) = advice(refusal.reason) else { return refusal };
     let mut refusal = refusal.with("means", means);
     if OURS.contains(&refusal.reason) {
@@ -125,13 +125,14 @@ mod tests {
 
     #[test]
     fn what_the_daemon_said_to_do_comes_before_what_we_would() {
-        let theirs = explained(Refusal::new(Reason::MembersFull, "full").fix("theirs"));
+        let theirs = explain_refusal(Refusal::new(Reason::MembersFull, "full").fix("theirs"));
         assert_eq!(theirs.fact("fix"), Some("theirs"));
         assert!(theirs.fact("means").unwrap().contains("not a fault"));
-        let ours = explained(Refusal::new(Reason::MembersFull, "full"));
+        let ours = explain_refusal(Refusal::new(Reason::MembersFull, "full"));
         assert!(ours.fact("fix").unwrap().contains("members.max"));
-        let option = explained(Refusal::new(Reason::TicketRequired, "x").fix("what BeginAttempt answered"));
+        let option =
+            explain_refusal(Refusal::new(Reason::TicketRequired, "x").fix("what BeginAttempt answered"));
         assert!(option.fact("fix").unwrap().contains("--ticket-file"));
-        assert_eq!(explained(Refusal::new(Reason::TokenScope, "x")).facts.len(), 0);
+        assert_eq!(explain_refusal(Refusal::new(Reason::TokenScope, "x")).facts.len(), 0);
     }
 }

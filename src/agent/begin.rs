@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use super::{
-    CredentialDir, Joining, RunError, RunPlace, Voice, What,
+    CredentialDir, JoinOptions, JoinTarget, MessageSink, RunContext, RunError,
     calls::{Calls, timed},
     meaning::{Meaning, meaning},
     session::Saved,
@@ -32,7 +32,7 @@ pub(super) struct Begun {
 }
 
 impl Begun {
-    pub(super) fn new(place: &RunPlace) -> Self {
+    pub(super) fn new(place: &RunContext) -> Self {
         Begun {
             calls: Calls::new(place.connector.clone(), place.clock.clone()).saying(place.voice.clone()),
             job: None,
@@ -88,7 +88,7 @@ impl Begun {
     }
 
     /// Ends what was made, as well as it can be within [`UNDO`].
-    pub(super) async fn undo(&self, why: &str, voice: &Voice) {
+    pub(super) async fn undo(&self, why: &str, voice: &MessageSink) {
         let Some(job) = self.job else { return };
         let reason = one_line(&format!("not started: {why}"));
         let calls = &self.calls;
@@ -124,9 +124,9 @@ impl Begun {
 /// With `sessions` it comes back as the member that an agent of the same purpose was before it was killed, and keeps there what
 /// the next one needs for that.
 pub(super) async fn begin(
-    joining: &Joining,
+    joining: &JoinOptions,
     begun: &mut Begun,
-    place: &RunPlace,
+    place: &RunContext,
     sessions: Option<&CredentialDir>,
 ) -> Result<(Membership, Connected), RunError> {
     let calls = begun.calls.clone();
@@ -146,8 +146,8 @@ pub(super) async fn begin(
             begun.is_own_job = true;
             *job
         }
-        (What::Job(id) | What::Attempt(id), None) => found(&calls, *id).await?,
-        (What::New(spec), None) => {
+        (JoinTarget::Job(id) | JoinTarget::Attempt(id), None) => found(&calls, *id).await?,
+        (JoinTarget::New(spec), None) => {
             let (job, created) = created(&calls, spec, own_key()?).await?;
             begun.is_own_job = created;
             job
@@ -161,8 +161,8 @@ pub(super) async fn begin(
     }
 
     let (number, given) = match &joining.what {
-        What::Attempt(_) => (running(&job)?, None),
-        What::New(_) | What::Job(_) => {
+        JoinTarget::Attempt(_) => (running(&job)?, None),
+        JoinTarget::New(_) | JoinTarget::Job(_) => {
             let key = match &joining.attempt_key {
                 Some(key) => key.clone(),
                 None => own_key()?,
@@ -194,7 +194,7 @@ pub(super) async fn begin(
     Ok((who, connected))
 }
 
-async fn join(who: &Membership, begun: &mut Begun, place: &RunPlace) -> Result<Connected, Refusal> {
+async fn join(who: &Membership, begun: &mut Begun, place: &RunContext) -> Result<Connected, Refusal> {
     let calls = begun.calls.clone();
     // Noted before it is asked for: the answer may be lost when it was done.
     begun.joined = Some((who.instance.clone(), who.secret.clone()));
@@ -217,7 +217,7 @@ enum CameBack {
 }
 
 /// Takes up the membership of an agent that was killed.
-async fn come_back(saved: Saved, begun: &mut Begun, place: &RunPlace) -> Result<CameBack, Refusal> {
+async fn come_back(saved: Saved, begun: &mut Begun, place: &RunContext) -> Result<CameBack, Refusal> {
     let Saved { who, is_own_job } = saved;
     let calls = begun.calls.clone();
     let job = match found(&calls, who.job).await {

@@ -14,7 +14,8 @@ use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    CredentialDir, Joining, OnRevoke, Readers, RunError, RunPlace, RunSettings, Signals, Until, Voice,
+    CredentialDir, JoinOptions, MessageSink, OnRevoke, Readers, RunContext, RunError, RunSettings, Signals,
+    StopConditions,
     access::{Access, AfterAKill, is_farewell},
     begin::Begun,
     ending::{ToFinish, outcome_name},
@@ -37,8 +38,8 @@ use crate::{
 
 /// Beside what, and with whose access.
 #[derive(Debug)]
-pub struct AgentOptions {
-    pub joining: Joining,
+pub struct SidecarOptions {
+    pub joining: JoinOptions,
     /// The directory that the credential files are in, under names that do not change; else a private one in memory.
     pub dir: Option<PathBuf>,
     /// Who may read them.
@@ -46,23 +47,23 @@ pub struct AgentOptions {
     /// Written once all credentials are there, in the form that a shell reads; gone when one of them is.
     pub ready_file: Option<PathBuf>,
     /// What ends it, beside signals.
-    pub until: Until,
+    pub until: StopConditions,
 }
 
 /// How an agent ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AgentEnd {
+pub enum SidecarEnd {
     /// As it was asked to, or with the process that it watched.
-    InOrder,
+    AsAsked,
     /// Access was ended from outside.
-    Over,
+    AccessEnded,
 }
 
 /// Keeps access for processes that it did not start, until it is asked to end, until the watched one ends, or until access does.
 ///
 /// Says on stdout what stands in the ready file. Unless the process beside it says in a file how the work ended, the member
 /// leaves without a word on it: its outcome is recorded as unknown, and someone who saw it may still report it.
-pub async fn agent(options: AgentOptions, place: RunPlace) -> Result<AgentEnd, RunError> {
+pub async fn run_sidecar(options: SidecarOptions, place: RunContext) -> Result<SidecarEnd, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let neighbour = Neighbour::of(&options.until).map_err(RunError::Watch)?;
     let dir = match &options.dir {
@@ -111,11 +112,11 @@ struct Beside {
     dir: Arc<CredentialDir>,
     ready: Ready,
     clock: Arc<dyn Clock>,
-    voice: Voice,
+    voice: MessageSink,
 }
 
 impl Beside {
-    async fn until_the_end(mut self, member: Member) -> AgentEnd {
+    async fn until_the_end(mut self, member: Member) -> SidecarEnd {
         let (commands, orders) = mpsc::channel(4);
         let (stands, mut standing) = watch::channel(Standing::default());
         let serving = member.serve(orders, stands);
@@ -170,7 +171,7 @@ impl Beside {
         };
         self.close_own_job(&gone, said.as_ref(), &report).await;
         self.say_end(&gone, said.as_ref(), &report);
-        AgentEnd::InOrder
+        SidecarEnd::AsAsked
     }
 
     /// Lets the work beside it finish, for as long as the drain lasts. Answers when to end at the latest.
@@ -237,7 +238,7 @@ impl Beside {
     }
 
     /// Access was ended from outside; the files are wiped already.
-    async fn access_is_over(mut self, over: &Over) -> AgentEnd {
+    async fn access_is_over(mut self, over: &Over) -> SidecarEnd {
         let (watched, on_revoke, grace) =
             (self.neighbour.process, self.settings.on_revoke, self.settings.grace);
         let then = match (watched, on_revoke) {
@@ -253,14 +254,14 @@ impl Beside {
             send(process, Signal::SIGTERM);
             send(process, Signal::SIGCONT);
             tokio::select! {
-                _ = self.neighbour.over(&*self.clock) => return AgentEnd::Over,
+                _ = self.neighbour.over(&*self.clock) => return SidecarEnd::AccessEnded,
                 () = self.clock.sleep(grace) => {}
             }
         }
         if let (Some(process), OnRevoke::Term | OnRevoke::Kill) = (watched, on_revoke) {
             send(process, Signal::SIGKILL);
         }
-        AgentEnd::Over
+        SidecarEnd::AccessEnded
     }
 }
 

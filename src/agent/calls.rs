@@ -10,7 +10,7 @@ use std::{
 
 use tonic::{Code, Request, Response, Status, transport::Channel};
 
-use super::{Voice, retry::Backoff};
+use super::{MessageSink, retry::Backoff};
 use crate::{
     clock::Clock,
     limits::CALL,
@@ -32,7 +32,7 @@ pub(super) struct Calls {
     voice: Option<Arc<OnceVoice>>,
 }
 
-struct OnceVoice(Voice, AtomicBool);
+struct OnceVoice(MessageSink, AtomicBool);
 
 impl Calls {
     /// Connects at the first call.
@@ -41,7 +41,7 @@ impl Calls {
     }
 
     /// Says when it has to ask again, the first time.
-    pub(super) fn saying(self, voice: Voice) -> Self {
+    pub(super) fn saying(self, voice: MessageSink) -> Self {
         Calls { voice: Some(Arc::new(OnceVoice(voice, AtomicBool::new(false)))), ..self }
     }
 

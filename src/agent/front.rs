@@ -54,7 +54,7 @@ const BEHIND: &str = "__behind";
 /// none, and this process is to be the wrapper itself. Called before any thread is started.
 ///
 /// `args` are all of this process's.
-pub fn stand_in_front(args: &[OsString]) -> Option<u8> {
+pub fn run_in_front(args: &[OsString]) -> Option<u8> {
     // The leader of a session has no shell above it.
     if !terminal::is_there() || getsid(None) == Ok(getpid()) {
         return None;
@@ -120,16 +120,16 @@ impl Standing {
 
 /// What a front passes to its wrapper, as arguments.
 #[derive(Clone, Copy, Debug)]
-pub struct Behind {
+pub struct FrontPipes {
     hears: i32,
     says: i32,
 }
 
-impl Behind {
+impl FrontPipes {
     /// Takes the words of a front out of the arguments, if this process was started by one.
     pub fn take(args: &mut Vec<OsString>) -> Option<Self> {
         let number = |at: usize| args.get(at)?.to_str()?.parse().ok();
-        let behind = Behind { hears: number(2)?, says: number(3)? };
+        let behind = FrontPipes { hears: number(2)?, says: number(3)? };
         (args.get(1)? == BEHIND).then(|| args.drain(1..4))?;
         Some(behind)
     }
@@ -222,11 +222,11 @@ mod tests {
     fn the_words_of_a_front_are_taken_out() {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         let mut args = words("leasehold __behind 5 8 run -- x");
-        let behind = Behind::take(&mut args).unwrap();
+        let behind = FrontPipes::take(&mut args).unwrap();
         assert_eq!((behind.hears, behind.says, args), (5, 8, words("leasehold run -- x")));
         for other in ["leasehold run 5 8", "leasehold __behind x 8 run", "leasehold __behind"] {
             let mut args = words(other);
-            assert!(Behind::take(&mut args).is_none());
+            assert!(FrontPipes::take(&mut args).is_none());
             assert_eq!(args, words(other));
         }
     }

@@ -52,7 +52,7 @@ use super::{
     processes::{Below, reap_orphans},
     signals::unblocked,
     terminal,
-    voice::Voice,
+    voice::MessageSink,
 };
 use crate::{clock::SystemClock, limits::GUARD_PATIENCE};
 
@@ -170,14 +170,14 @@ impl Event {
 /// anything and before it starts a thread. Exits when the wrapper is gone, or done, and nothing of the job is left.
 pub fn guard(args: impl IntoIterator<Item = OsString>) -> ! {
     let Some(orders) = Orders::from_args(args) else {
-        Voice::stderr().say("`__guard` is for the wrapper alone: use `leasehold run -- CMD`");
+        MessageSink::stderr().say("`__guard` is for the wrapper alone: use `leasehold run -- CMD`");
         process::exit(64);
     };
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
     let code = match runtime.and_then(|runtime| begin(&runtime, orders)) {
         Ok(()) => 0,
         Err(error) => {
-            Voice::stderr().say(&format!("the command could not be guarded: {error}"));
+            MessageSink::stderr().say(&format!("the command could not be guarded: {error}"));
             125
         }
     };
@@ -216,7 +216,7 @@ impl Guard {
             return Err(io::Error::other("the wrapper is gone"));
         }
         if let Err(e) = prctl::set_child_subreaper(true) {
-            Voice::stderr().say(&format!("what loses its parent is not ended with the job: {e}"));
+            MessageSink::stderr().say(&format!("what loses its parent is not ended with the job: {e}"));
         }
         let mut argv = orders.argv.iter();
         let mut command = Command::new(&orders.program);
@@ -280,7 +280,7 @@ impl Guard {
         let below = Below::all(self.orders.leaf.clone());
         let polite = (!is_done).then_some((Signal::SIGTERM, self.orders.grace));
         let left = below.end(polite, GUARD_PATIENCE, &SystemClock::new()).await;
-        left.say(&Voice::stderr());
+        left.say(&MessageSink::stderr());
         reap_orphans(None);
         if let Some(leaf) = &self.orders.leaf {
             leaf.remove();

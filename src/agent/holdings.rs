@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    CredentialDir, CredentialError, Voice,
+    CredentialDir, CredentialError, MessageSink,
     credentials::Mended,
     held::{Granted, Held, index},
     index::DrainNote,
@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Holdings {
     held: Vec<Held>,
     dir: Arc<CredentialDir>,
-    voice: Voice,
+    voice: MessageSink,
     draw: SystemFraction,
     /// Leases that live and that we no longer use: to be given back.
     spent: Vec<LeaseId>,
@@ -34,7 +34,7 @@ impl Holdings {
         offers: Vec<v1::Offer>,
         now: LeaseTime,
         dir: Arc<CredentialDir>,
-        voice: Voice,
+        voice: MessageSink,
     ) -> Result<Self, Refusal> {
         let held = Held::of_offers(offers, now)?;
         Ok(Holdings { held, dir, voice, draw: SystemFraction::new(), spent: Vec::new() })
@@ -241,7 +241,7 @@ mod tests {
             offer(v1::Half::Reading, "dataset:acme/t@v1"),
             offer(v1::Half::Writing, "checkpoint:acme/c"),
         ];
-        let all = Holdings::of_offers(offers, NOW.lease, dir.clone(), Voice::new(|_| {})).unwrap();
+        let all = Holdings::of_offers(offers, NOW.lease, dir.clone(), MessageSink::new(|_| {})).unwrap();
         let who = Membership {
             job: JobId(1),
             attempt: AttemptNumber::FIRST,

@@ -1,6 +1,6 @@
 //! What a refusal means for a member that runs, and what is left to say where access is over.
 
-use super::{Voice, advice::means};
+use super::{MessageSink, advice::means};
 use crate::reason::{Reason, Refusal};
 
 /// What to do about a refusal.
@@ -98,7 +98,7 @@ pub(super) struct Over {
 
 impl Over {
     /// What happened, and whose fault it was.
-    pub(super) fn said(&self, voice: &Voice) {
+    pub(super) fn said(&self, voice: &MessageSink) {
         let what = match self.reason {
             Reason::AttemptStale => "this attempt was superseded",
             _ => "access has ended",

@@ -6,7 +6,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    CredentialDir, CredentialError, Voice,
+    CredentialDir, CredentialError, MessageSink,
     calls::{Calls, timed},
     held::Granted,
     holdings::{Holdings, shown},
@@ -61,7 +61,7 @@ pub(super) struct Place {
     pub(super) dir: Arc<CredentialDir>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) identity: Arc<dyn IdentitySource>,
-    pub(super) voice: Voice,
+    pub(super) voice: MessageSink,
     /// How long to go on coming back.
     pub(super) rejoin: Duration,
 }

@@ -21,7 +21,7 @@ use crate::{
 
 /// What ends an agent, beside signals. The first of these does.
 #[derive(Clone, Debug, Default)]
-pub struct Until {
+pub struct StopConditions {
     /// This process ends.
     pub process: Option<Pid>,
     /// This file appears. It may say how the work ended.
@@ -95,7 +95,7 @@ impl Neighbour {
     ///
     /// # Errors
     /// The process is not there, or the file is there already: nothing could be read from them.
-    pub(super) fn of(until: &Until) -> Result<Self, String> {
+    pub(super) fn of(until: &StopConditions) -> Result<Self, String> {
         let process = match until.process {
             None => None,
             Some(pid) => Some(Process::of(pid).ok_or_else(|| {
@@ -108,7 +108,7 @@ impl Neighbour {
                 file.display()
             ));
         }
-        let Until { file, lock, .. } = until.clone();
+        let StopConditions { file, lock, .. } = until.clone();
         Ok(Neighbour { process, file, lock, was_locked: false, file_since: None })
     }
 
@@ -192,7 +192,7 @@ mod tests {
     fn a_file_counts_once_it_is_whole_or_has_settled() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("done");
-        let until = Until { file: Some(file.clone()), ..Until::default() };
+        let until = StopConditions { file: Some(file.clone()), ..StopConditions::default() };
         let mut neighbour = Neighbour::of(&until).unwrap();
         let now = LeaseTime(1_000_000);
         assert_eq!(neighbour.word(now), None);
@@ -211,7 +211,8 @@ mod tests {
     fn a_lock_counts_once_it_was_taken_and_given_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let mut neighbour = Neighbour::of(&Until { lock: Some(path.clone()), ..Until::default() }).unwrap();
+        let mut neighbour =
+            Neighbour::of(&StopConditions { lock: Some(path.clone()), ..StopConditions::default() }).unwrap();
         assert!(!neighbour.is_released(), "no file yet");
         let theirs = File::create(&path).unwrap();
         assert!(!neighbour.is_released(), "no one had it yet");

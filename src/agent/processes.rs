@@ -15,7 +15,7 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
-use super::{cgroup::Leaf, voice::Voice};
+use super::{cgroup::Leaf, voice::MessageSink};
 use crate::{clock::Clock, sync::aside};
 
 /// One process, and when it was started: an id alone may come to mean another.
@@ -47,7 +47,7 @@ pub struct Left {
 
 impl Left {
     /// Says which processes are left.
-    pub(super) fn say(&self, voice: &Voice) {
+    pub(super) fn say(&self, voice: &MessageSink) {
         if !self.pids.is_empty() {
             let pids: Vec<String> = self.pids.iter().map(ToString::to_string).collect();
             voice.say(&format!("processes that could not be ended, without access: {}", pids.join(", ")));

@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Behind, Child, ChildEnd, ChildEnvironment, ChildSpec, CredentialDir, Ended, Joining, Left, OnRevoke,
-    Readers, RunError, RunPlace, RunSettings, Signals, SpawnError, Voice,
+    Child, ChildEnd, ChildEnvironment, ChildSpec, CredentialDir, Ended, FrontPipes, JoinOptions, Left,
+    MessageSink, OnRevoke, Readers, RunContext, RunError, RunSettings, Signals, SpawnError,
     access::{Access, AfterAKill, is_farewell},
     child::News,
     command,
@@ -32,8 +32,8 @@ use crate::{
 #[derive(Debug)]
 pub struct RunOptions {
     /// The process in front of this one, at a terminal.
-    pub behind: Option<Behind>,
-    pub joining: Joining,
+    pub behind: Option<FrontPipes>,
+    pub joining: JoinOptions,
     /// Where the credential files are made; else in memory, where there is some.
     pub dir: Option<PathBuf>,
     /// The command and its arguments, at least the command.
@@ -45,9 +45,9 @@ pub struct RunOptions {
 /// stdout, stdin and the environment are the child's; the wrapper says little, by the voice. Nothing is started before all
 /// credentials are there. The child's end is followed by: the files wiped, the end reported, what it left behind ended.
 /// Needs a process that starts nothing else meanwhile, see [`Child`].
-pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
+pub async fn run(options: RunOptions, place: RunContext) -> Result<u8, RunError> {
     // First of all, so that no signal is lost: what comes from here on is passed on, or ends the start in order.
-    let (front, way) = options.behind.map(Behind::open).transpose().map_err(RunError::Signals)?.unzip();
+    let (front, way) = options.behind.map(FrontPipes::open).transpose().map_err(RunError::Signals)?.unzip();
     let signals = Signals::listen_behind(front).map_err(RunError::Signals)?;
     let ran = run_behind(options, place, signals, way.clone()).await;
     if let (Some(way), Err(RunError::Interrupted(signal))) = (way, &ran) {
@@ -58,7 +58,7 @@ pub async fn run(options: RunOptions, place: RunPlace) -> Result<u8, RunError> {
 
 async fn run_behind(
     options: RunOptions,
-    place: RunPlace,
+    place: RunContext,
     mut signals: Signals,
     way: Option<Way>,
 ) -> Result<u8, RunError> {
@@ -119,7 +119,7 @@ struct Run {
     dir: Arc<CredentialDir>,
     identity: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
-    voice: Voice,
+    voice: MessageSink,
     way: Option<Way>,
     together: Together,
     /// Signals that asked to end, so far.

@@ -3,7 +3,7 @@
 use prost::Message;
 use serde_json::json;
 
-use super::{Joining, What, stream::Membership};
+use super::{JoinOptions, JoinTarget, stream::Membership};
 use crate::{
     name::{AttemptNumber, Digest},
     secret::{Secret, SecretText},
@@ -19,7 +19,7 @@ pub(super) struct Saved {
 
 impl Saved {
     /// The text of the file. It holds the session's secret and the ticket.
-    pub(super) fn text(who: &Membership, is_own_job: bool, joining: &Joining) -> SecretText {
+    pub(super) fn text(who: &Membership, is_own_job: bool, joining: &JoinOptions) -> SecretText {
         let text = json!({
             "for": purpose(joining),
             "job": who.job,
@@ -33,7 +33,7 @@ impl Saved {
     }
 
     /// The membership of an agent that was started for the same.
-    pub(super) fn find(left: &[SecretText], joining: &Joining) -> Option<Self> {
+    pub(super) fn find(left: &[SecretText], joining: &JoinOptions) -> Option<Self> {
         let wanted = purpose(joining);
         left.iter().find_map(|text| {
             let file: serde_json::Value = serde_json::from_str(text.expose()).ok()?;
@@ -52,11 +52,11 @@ impl Saved {
 }
 
 /// What an agent was started for. Two agents of one purpose are one after the other, never beside each other in one place.
-fn purpose(joining: &Joining) -> String {
+fn purpose(joining: &JoinOptions) -> String {
     let what = match &joining.what {
-        What::Job(id) => format!("job {id}"),
-        What::Attempt(id) => format!("attempt of {id}"),
-        What::New(spec) => {
+        JoinTarget::Job(id) => format!("job {id}"),
+        JoinTarget::Attempt(id) => format!("attempt of {id}"),
+        JoinTarget::New(spec) => {
             // A map has no order on the wire.
             let mut spec = spec.clone();
             let mut pins: Vec<_> = spec.pins.drain().collect();
@@ -64,7 +64,7 @@ fn purpose(joining: &Joining) -> String {
             format!("new {} {pins:?}", Digest::of(&spec.encode_to_vec()))
         }
     };
-    let Joining { attempt_key, instance, .. } = joining;
+    let JoinOptions { attempt_key, instance, .. } = joining;
     Digest::of(format!("{what} {attempt_key:?} {instance:?}").as_bytes()).to_string()
 }
 
@@ -73,8 +73,8 @@ mod tests {
     use super::*;
     use crate::{agent::RunSettings, name::JobId, proto::v1};
 
-    fn joining(what: What) -> Joining {
-        Joining {
+    fn joining(what: JoinTarget) -> JoinOptions {
+        JoinOptions {
             what,
             attempt_key: Some("pod-1".into()),
             supersede: false,
@@ -90,7 +90,7 @@ mod tests {
         let pins = ["a", "b", "c"].map(|n| (format!("dataset:acme/{n}@v1"), "none".to_owned()));
         let spec = |name: &str| {
             let pins = pins.iter().cloned().collect();
-            joining(What::New(v1::JobSpec { name: name.into(), pins, ..Default::default() }))
+            joining(JoinTarget::New(v1::JobSpec { name: name.into(), pins, ..Default::default() }))
         };
         let who = Membership {
             job: JobId(7),
@@ -105,9 +105,11 @@ mod tests {
             found.is_own_job && found.who.job == who.job && found.who.secret.digest() == who.secret.digest()
         );
         assert_eq!((found.who.instance, found.who.ticket.expose()), (who.instance, "t"));
-        for other in
-            [spec("other"), joining(What::Job(JobId(7))), Joining { attempt_key: None, ..spec("lora") }]
-        {
+        for other in [
+            spec("other"),
+            joining(JoinTarget::Job(JobId(7))),
+            JoinOptions { attempt_key: None, ..spec("lora") },
+        ] {
             assert!(Saved::find(&left, &other).is_none());
         }
     }

@@ -10,7 +10,7 @@ use crate::plain;
 
 /// Takes one line at a time. stdout belongs to the child alone, so this is stderr, each line after `leasehold: `.
 #[derive(Clone)]
-pub struct Voice(Arc<dyn Fn(&str) + Send + Sync>);
+pub struct MessageSink(Arc<dyn Fn(&str) + Send + Sync>);
 
 /// Data for who reads stdout, where no child has it.
 pub(super) fn print(text: &str) {
@@ -18,10 +18,10 @@ pub(super) fn print(text: &str) {
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
-impl Voice {
+impl MessageSink {
     /// Speaks on the stderr that the child has too.
     pub fn stderr() -> Self {
-        Voice::new(|line| {
+        MessageSink::new(|line| {
             // Written at once, so that it does not mix with what the child writes. Who closed it wants to hear no more.
             let _ = io::stderr().lock().write_all(format!("leasehold: {line}\n").as_bytes());
         })
@@ -29,7 +29,7 @@ impl Voice {
 
     /// Speaks to somebody else, without the prefix. Must not wait.
     pub fn new(say: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        Voice(Arc::new(say))
+        MessageSink(Arc::new(say))
     }
 
     /// Says one line. What came from elsewhere does not speak to the terminal.
@@ -38,9 +38,9 @@ impl Voice {
     }
 }
 
-impl fmt::Debug for Voice {
+impl fmt::Debug for MessageSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Voice")
+        f.write_str("MessageSink")
     }
 }
 
@@ -54,7 +54,7 @@ mod tests {
     fn what_came_from_elsewhere_does_not_speak_to_the_terminal() {
         let heard = Arc::new(Mutex::new(Vec::new()));
         let ears = heard.clone();
-        let voice = Voice::new(move |line| ears.lock().unwrap().push(line.to_owned()));
+        let voice = MessageSink::new(move |line| ears.lock().unwrap().push(line.to_owned()));
         voice.say("revoked: \u{1b}[2Jall is well\nreally\u{202e}");
         assert_eq!(*heard.lock().unwrap(), [r"revoked: \u{1b}[2Jall is well\nreally\u{202e}"]);
     }

@@ -10,7 +10,10 @@ use super::{
     run::{JoinArgs, MemberArgs, Reach, failure},
 };
 use crate::{
-    agent::{self, AgentEnd, AgentOptions, Joining, OnRevoke, Readers, RunSettings, Until, What},
+    agent::{
+        self, JoinOptions, JoinTarget, OnRevoke, Readers, RunSettings, SidecarEnd, SidecarOptions,
+        StopConditions,
+    },
     name::JobId,
 };
 
@@ -125,7 +128,7 @@ impl AgentArgs {
         let reach = Reach::of(session).await?;
         let (joining, beside) = match self.attach {
             Some(Attach::Attach(attach)) => {
-                let what = What::Attempt(attach.job);
+                let what = JoinTarget::Attempt(attach.job);
                 (attach.member.joining(what, RunSettings::default(), &reach)?, attach.beside)
             }
             None => (self.join.joining(&reach)?, self.beside),
@@ -135,24 +138,24 @@ impl AgentArgs {
 }
 
 impl BesideArgs {
-    async fn keep(self, joining: Joining, reach: Reach) -> Result<Exit, Failure> {
+    async fn keep(self, joining: JoinOptions, reach: Reach) -> Result<Exit, Failure> {
         if self.watch_pid.is_none() && joining.settings.on_revoke == OnRevoke::Kill {
             return Err(Failure::usage("--on-revoke kill has nothing that it could end")
                 .fix("say which process by --watch-pid PID, or leave it out"));
         }
         let readers = Readers::new(self.group, self.mode.as_deref())
             .map_err(|what| Failure::usage("--mode cannot be used").fix(what))?;
-        let until = Until {
+        let until = StopConditions {
             process: self.watch_pid.map(Pid::from_raw),
             file: self.until_file,
             lock: self.while_locked,
         };
-        let options = AgentOptions { joining, dir: self.dir, readers, ready_file: self.ready_file, until };
+        let options = SidecarOptions { joining, dir: self.dir, readers, ready_file: self.ready_file, until };
         let source = reach.source();
         let Reach { place, .. } = reach;
-        match agent::agent(options, place).await {
-            Ok(AgentEnd::InOrder) => Ok(Exit::Ok),
-            Ok(AgentEnd::Over) => Ok(Exit::Ended),
+        match agent::run_sidecar(options, place).await {
+            Ok(SidecarEnd::AsAsked) => Ok(Exit::Ok),
+            Ok(SidecarEnd::AccessEnded) => Ok(Exit::Ended),
             Err(error) => Err(failure(error, &*source).saying("Nothing was started, no access was given.")),
         }
     }

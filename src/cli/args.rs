@@ -64,7 +64,7 @@ pub struct Cli {
     identity_wait: Option<Duration>,
     /// The process in front of this one, at a terminal.
     #[arg(skip)]
-    behind: Option<agent::Behind>,
+    behind: Option<agent::FrontPipes>,
     #[command(subcommand)]
     command: Command,
 }
@@ -119,7 +119,7 @@ impl Cli {
     /// Becomes the guard of a wrapper's command where this process was started for that. Call it first, before any thread.
     pub fn from_env() -> Result<Cli, Exit> {
         let mut args: Vec<OsString> = std::env::args_os().collect();
-        let behind = agent::Behind::take(&mut args);
+        let behind = agent::FrontPipes::take(&mut args);
         if args.get(1).is_some_and(|a| a == "__guard") {
             agent::guard(args.into_iter().skip(2));
         }
@@ -160,7 +160,7 @@ impl Cli {
         session.behind = self.behind;
         if matches!(self.command, Command::Run(_)) && self.behind.is_none() {
             let args: Vec<OsString> = std::env::args_os().collect();
-            if let Some(code) = agent::stand_in_front(&args) {
+            if let Some(code) = agent::run_in_front(&args) {
                 return Exit::Child(code);
             }
         }

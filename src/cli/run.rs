@@ -13,7 +13,10 @@ use clap::Args;
 
 use super::{Exit, Failure, Session, client::identified, contexts::SvidFrom, job};
 use crate::{
-    agent::{self, Joining, OnRevoke, RunError, RunOptions, RunPlace, RunSettings, SvidPaths, Voice, What},
+    agent::{
+        self, JoinOptions, JoinTarget, MessageSink, OnRevoke, RunContext, RunError, RunOptions, RunSettings,
+        SvidPaths,
+    },
     identity::IdentitySource,
     limits::TICKET_BYTES_MAX,
     name::{InstanceName, JobId, PrincipalKind},
@@ -93,7 +96,7 @@ pub struct MemberArgs {
 }
 
 impl JoinArgs {
-    pub(super) fn joining(self, reach: &Reach) -> Result<Joining, Failure> {
+    pub(super) fn joining(self, reach: &Reach) -> Result<JoinOptions, Failure> {
         let spec = self.spec.as_deref().map(job::read_spec).transpose()?;
         let (spec, settings) = match spec {
             Some(spec) => (Some(spec.job), spec.run),
@@ -101,29 +104,29 @@ impl JoinArgs {
         };
         let what = match (self.job, spec) {
             (Some(id), _) if self.attempt_key.is_none() && self.member.ticket_file.is_some() => {
-                What::Attempt(id)
+                JoinTarget::Attempt(id)
             }
-            (Some(id), _) => What::Job(id),
-            (None, Some(spec)) => What::New(spec),
+            (Some(id), _) => JoinTarget::Job(id),
+            (None, Some(spec)) => JoinTarget::New(spec),
             (None, None) => {
                 return Err(Failure::usage("nothing says which job this is for")
                     .fix("--spec FILE for a new one, --job ID for one that is there"));
             }
         };
         let joining = self.member.joining(what, settings, reach)?;
-        Ok(Joining { attempt_key: self.attempt_key, supersede: self.supersede, ..joining })
+        Ok(JoinOptions { attempt_key: self.attempt_key, supersede: self.supersede, ..joining })
     }
 }
 
 impl MemberArgs {
     pub(super) fn joining(
         self,
-        what: What,
+        what: JoinTarget,
         settings: RunSettings,
         reach: &Reach,
-    ) -> Result<Joining, Failure> {
+    ) -> Result<JoinOptions, Failure> {
         let on_revoke = self.on_revoke.unwrap_or(settings.on_revoke);
-        Ok(Joining {
+        Ok(JoinOptions {
             what,
             attempt_key: None,
             supersede: false,
@@ -154,7 +157,7 @@ fn ticket(path: &Path) -> Result<SecretText, Failure> {
 
 /// The way to the daemon, and what shows who we are.
 pub(super) struct Reach {
-    pub(super) place: RunPlace,
+    pub(super) place: RunContext,
     pub(super) svid: Option<SvidPaths>,
     source: Arc<dyn IdentitySource>,
 }
@@ -175,11 +178,11 @@ impl Reach {
             }),
             _ => None,
         };
-        let place = RunPlace {
+        let place = RunContext {
             connector,
             identity: source.clone(),
             clock: session.clock.clone(),
-            voice: Voice::stderr(),
+            voice: MessageSink::stderr(),
         };
         Ok(Reach { place, svid, source })
     }
@@ -215,7 +218,7 @@ fn absolute(path: &Path) -> PathBuf {
 pub(super) fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
     match error {
         RunError::Refused(refusal) => {
-            let failure = Failure::from(agent::explained(refusal));
+            let failure = Failure::from(agent::explain_refusal(refusal));
             match &source.current().svid {
                 Some(svid) if failure.facts.iter().all(|(label, _)| label != "you") => {
                     failure.with("you", svid.spiffe_id().to_string())

@@ -16,7 +16,7 @@ use super::{
     output::{self, Page},
 };
 use crate::{
-    agent::Behind,
+    agent::FrontPipes,
     clock::{Clock, Now, SystemClock},
     identity::{IdentityOptions, IdentitySource, Origin, Pick, WorkloadEndpoint},
     limits,
@@ -36,7 +36,7 @@ pub struct Session {
     /// In the place of what the context says.
     pub workload_api: Option<WorkloadEndpoint>,
     /// The process in front of this one, if a wrapper at a terminal has one.
-    pub behind: Option<Behind>,
+    pub behind: Option<FrontPipes>,
 }
 
 /// A context that was chosen, and the identity to use in it.

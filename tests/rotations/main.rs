@@ -28,7 +28,7 @@ use std::{
 
 use harness::*;
 use leasehold::{
-    agent::{self, Joining, RunOptions, RunPlace, RunSpec, Voice, What},
+    agent::{self, JoinOptions, JoinTarget, MessageSink, RunContext, RunOptions, RunSpec},
     identity::{IdentitySource, WorkloadOptions, WorkloadSource},
     link::{Connector, Endpoint},
 };
@@ -75,11 +75,11 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
     let endpoint = Endpoint::new(&way.address().to_string(), DAEMON.parse().unwrap()).unwrap();
     let heard = Arc::new(Mutex::new(Vec::new()));
     let ears = heard.clone();
-    let place = RunPlace {
+    let place = RunContext {
         connector: Connector::new(source.clone(), world.clock.clone(), endpoint),
         identity: source.clone(),
         clock: world.clock.clone(),
-        voice: Voice::new(move |line| {
+        voice: MessageSink::new(move |line| {
             // Where this machine has no directory in memory.
             if !line.starts_with("credentials are on disk") {
                 ears.lock().unwrap().push(line.to_owned());
@@ -90,8 +90,8 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
     fs::create_dir(world.file("credentials")).unwrap();
     let script = format!("while [ ! -e {} ]; do sleep 0.02; done", world.file("go").display());
     let spec = RunSpec::load(&world.file("job.toml")).unwrap();
-    let joining = Joining {
-        what: What::New(spec.job),
+    let joining = JoinOptions {
+        what: JoinTarget::New(spec.job),
         attempt_key: None,
         supersede: false,
         instance: None,
