@@ -16,7 +16,7 @@ use super::{
     times::timestamp,
 };
 use crate::{
-    broker::{Broker, Caller, Concerned, JobFilter, WantedState},
+    broker::{Broker, Caller, Concerned, JobFilter, JobStateFilter},
     clock::{LeaseTime, Wall},
     job::Job,
     limits::{self, JOB_FILTER_ITEMS_MAX},
@@ -292,15 +292,15 @@ fn job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
     let mut states = Vec::new();
     for state in &q.states {
         states.push(match v1::JobState::try_from(*state) {
-            Ok(v1::JobState::AwaitingApproval) => WantedState::AwaitingApproval,
-            Ok(v1::JobState::Ready) => WantedState::Ready,
-            Ok(v1::JobState::Running) => WantedState::Running,
-            Ok(v1::JobState::Closed) => WantedState::Closed,
+            Ok(v1::JobState::AwaitingApproval) => JobStateFilter::AwaitingApproval,
+            Ok(v1::JobState::Ready) => JobStateFilter::Ready,
+            Ok(v1::JobState::Running) => JobStateFilter::Running,
+            Ok(v1::JobState::Closed) => JobStateFilter::Closed,
             _ => return Err(bad("states", format!("`states` holds {state}, which is no state of a job"))),
         });
     }
     for outcome in &q.outcomes {
-        states.push(WantedState::ClosedAs(reported(*outcome, Outcome::ALL)?));
+        states.push(JobStateFilter::ClosedAs(reported(*outcome, Outcome::ALL)?));
     }
     let resources = q.resources.iter().map(|r| named("resources", r)).collect::<Result<_, _>>()?;
     let created_from = q.created_from.map(|at| {

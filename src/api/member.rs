@@ -13,7 +13,7 @@ use super::{
     times::{at, span, timestamp},
 };
 use crate::{
-    broker::{Attachment, Broker, Caller, IssueRequest, Notice, NoticeKind, Session},
+    broker::{Attachment, Broker, Caller, IssueRequest, MemberSession, Notice, NoticeKind},
     limits,
     link::Connection,
     name::{InstanceName, JobId},
@@ -28,13 +28,13 @@ pub(super) struct MembersService(pub Edge);
 /// Notices and beats that wait for a slow member. Past it, beats are left out: the next one says the same.
 const STREAM_BUFFER: usize = 16;
 
-fn session(wire: Option<v1::Session>) -> Result<Session, Refusal> {
+fn session(wire: Option<v1::Session>) -> Result<MemberSession, Refusal> {
     let missing = || Refusal::new(Reason::FieldMissing, "`session` is required").with("field", "session");
     let wire = wire.ok_or_else(missing)?;
     let secret = Secret::from_bytes(&wire.secret).ok_or_else(|| {
         Refusal::new(Reason::FieldInvalid, "`session.secret` is not 32 bytes").with("field", "session.secret")
     })?;
-    Ok(Session {
+    Ok(MemberSession {
         job: named("session.job", &wire.job)?,
         attempt: attempt_number(wire.attempt)?,
         instance: named("session.instance", &wire.instance)?,

@@ -14,7 +14,7 @@ use super::{
     times::timestamp,
 };
 use crate::{
-    broker::{Broker, Caller, LeaseFilter, LeasePlace, LockOrder, Manner},
+    broker::{Broker, Caller, EndingOptions, LeaseFilter, LeasePlace, LockOrder},
     ledger::{Tail, TailError},
     limits,
     link::Connection,
@@ -72,7 +72,7 @@ impl OperatorService for Operators {
             .call(Rpc::Revoke, request, |broker, caller, q| async move {
                 let name: FenceName = named("name", &q.name)?;
                 let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
-                let manner = Manner { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                let manner = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 let done = broker.revoke(&caller, &name, &manner)?;
                 Ok(v1::RevokeResponse {
                     ending: Some(ending(&broker, done.ending, done.index, done.durable)),
@@ -89,7 +89,7 @@ impl OperatorService for Operators {
                 let name: LockName = named("name", &q.name)?;
                 let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let ttl = life("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
-                let manner = Manner { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                let manner = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 let order = LockOrder { name, manner, ttl, locks_out: &q.locks_out };
                 let done = broker.lock(&caller, order)?;
                 Ok(v1::LockResponse {

@@ -18,7 +18,7 @@ use super::{
     times::timestamp,
 };
 use crate::{
-    broker::{Broker, Caller, Verdict},
+    broker::{Broker, Caller, TokenVerdict},
     fence::{Lowering, Subscription},
     limits,
     link::Connection,
@@ -50,14 +50,14 @@ impl VerifierService for Verifiers {
                             .with("field", "presenter_sha256")
                     })?),
                 };
-                let seen = broker.introspect(&caller, &q.token, presenter.as_ref(), certificate)?;
-                Ok(match seen.verdict {
-                    Verdict::Inactive { reason } => v1::IntrospectResponse {
+                let verdict = broker.introspect(&caller, &q.token, presenter.as_ref(), certificate)?;
+                Ok(match verdict {
+                    TokenVerdict::Inactive { reason } => v1::IntrospectResponse {
                         active: false,
                         reason: reason.code().to_owned(),
                         ..Default::default()
                     },
-                    Verdict::Active { claims, lease } => v1::IntrospectResponse {
+                    TokenVerdict::Active { claims, lease } => v1::IntrospectResponse {
                         active: true,
                         reason: String::new(),
                         lease: Some(convert::lease(broker.clock().now(), &lease)),

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use tokio::sync::{broadcast::error::RecvError, watch};
 
 use super::{
-    Broker, Caller, Session, names,
+    caller::Caller,
+    context::Broker,
+    members::MemberSession,
+    names,
     presence::{MemberKey, Presence},
     refusals::job_not_found,
 };
@@ -217,7 +220,7 @@ impl Drop for Attachment {
 
 impl Broker {
     /// Takes up a member's keep-alive stream.
-    pub fn attach(self: &Arc<Self>, caller: &Caller, session: &Session) -> Result<Attachment, Refusal> {
+    pub fn attach(self: &Arc<Self>, caller: &Caller, session: &MemberSession) -> Result<Attachment, Refusal> {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
         let revision = self.fences.revision();

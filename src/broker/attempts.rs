@@ -3,10 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    Broker, Caller, Rules,
+    caller::Caller,
+    context::Broker,
     decide::{decision_record, waiting},
     names,
     refusals::{job_not_found, move_refusal, state_refusal},
+    rules::Rules,
 };
 use crate::{
     job::{AttemptState, Begin, Change, Close, Drain, DrainSpans, End, Illegal, Job},
@@ -40,7 +42,7 @@ pub enum Concerned {
 
 /// An ending, in force.
 #[derive(Debug)]
-pub struct Ended {
+pub struct EndAnswer {
     pub job: Arc<Job>,
     pub ending: Ending,
     /// The index of its record, where there is one.
@@ -201,7 +203,7 @@ impl Broker {
         concerned: &Concerned,
         outcome: Outcome,
         detail: &str,
-    ) -> Result<Ended, Refusal> {
+    ) -> Result<EndAnswer, Refusal> {
         self.about(caller, Rpc::EndAttempt, id, attempt, concerned, detail)?;
         let now = self.clock.now().lease;
         let decide = |j: &Job| match concerned {
@@ -279,7 +281,7 @@ impl Broker {
         id: JobId,
         outcome: Outcome,
         reason: &str,
-    ) -> Result<Ended, Refusal> {
+    ) -> Result<EndAnswer, Refusal> {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         self.authorize_job(caller, Rpc::CloseJob, &job, reason)?;
         let now = self.clock.now().lease;
@@ -303,10 +305,10 @@ impl Broker {
         Ok(self.ended(done, stands.is_some(), outcome))
     }
 
-    fn ended(&self, done: Committed<Arc<Job>>, conflict: bool, outcome: Outcome) -> Ended {
+    fn ended(&self, done: Committed<Arc<Job>>, conflict: bool, outcome: Outcome) -> EndAnswer {
         self.sweep(&done.lowered, outcome.as_str());
         let (index, durable) = self.durability(done.record.as_ref().map(|r| r.index));
-        Ended { job: done.value, ending: done.ending, index: Some(index), durable, conflict }
+        EndAnswer { job: done.value, ending: done.ending, index: Some(index), durable, conflict }
     }
 
     pub(super) fn end_quietly(&self, id: JobId, attempt: AttemptNumber, outcome: Outcome, detail: &str) {

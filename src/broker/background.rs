@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Broker, members::beat_window};
+use super::{context::Broker, members::beat_window};
 use crate::{
     clock::BootTime,
     job::{AttemptState, Drain, Job},

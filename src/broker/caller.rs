@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Rules, refusals::job_not_found};
+use super::{context::Broker, refusals::job_not_found, rules::Rules};
 use crate::{
     catalog::Principal,
     identity::Peer,

@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    Rules, denials::Denials, presence::Sessions, rates::Rates, reach::Reach, receipt::Receipts,
-    tickets::Tickets, turns::Turns,
+    denials::Denials, presence::Sessions, rates::Rates, reach::AudienceReach, receipt::Receipts,
+    reconnect_limiter::ReconnectLimiter, rules::Rules, tickets::Tickets,
 };
 use crate::{
     clock::{Clock, LeaseTime},
@@ -30,7 +30,7 @@ use crate::{
 
 /// What the daemon is told by its configuration.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct BrokerSettings {
     /// The `iss` of every token.
     pub issuer: String,
     pub lease_ttl: Duration,
@@ -45,9 +45,9 @@ pub struct Settings {
     pub rate_per_tenant: u32,
 }
 
-impl Default for Settings {
+impl Default for BrokerSettings {
     fn default() -> Self {
-        Settings {
+        BrokerSettings {
             issuer: String::new(),
             lease_ttl: limits::LEASE_TTL_DEFAULT,
             beat: limits::BEAT,
@@ -71,15 +71,15 @@ pub struct Broker {
     pub(super) rules: ArcSwap<Rules>,
     pub(super) key: SigningKey,
     pub(super) epoch: u64,
-    pub(super) settings: Settings,
+    pub(super) settings: BrokerSettings,
     pub(super) sessions: Sessions,
     pub(super) denials: Denials,
-    pub(super) reach: Reach,
+    pub(super) reach: AudienceReach,
     pub(super) receipts: Receipts,
     pub(super) tickets: Tickets,
     /// When this life began.
     pub(super) began: LeaseTime,
-    pub(super) turns: Turns,
+    pub(super) reconnects: ReconnectLimiter,
     pub(super) rates: Rates,
     /// Nothing that widens is taken: the ledger's disk is nearly full.
     held: AtomicBool,
@@ -101,11 +101,11 @@ impl Broker {
         key: SigningKey,
         tickets: Tickets,
         epoch: u64,
-        settings: Settings,
+        settings: BrokerSettings,
     ) -> Result<Arc<Self>, NoRandomness> {
-        let reach = Reach::default();
+        let reach = AudienceReach::default();
         reach.widen(rules.catalog());
-        let (began, turns) = (clock.now().lease, Turns::new(clock.clone()));
+        let (began, reconnects) = (clock.now().lease, ReconnectLimiter::new(clock.clone()));
         let rates = Rates::new(clock.clone(), settings.rate_per_identity, settings.rate_per_tenant);
         Ok(Arc::new(Broker {
             clock,
@@ -123,7 +123,7 @@ impl Broker {
             receipts: Receipts::new()?,
             tickets,
             began,
-            turns,
+            reconnects,
             rates,
             held: AtomicBool::new(false),
             reloading: Mutex::new(()),
@@ -139,7 +139,7 @@ impl Broker {
         self.epoch
     }
 
-    pub fn settings(&self) -> &Settings {
+    pub fn settings(&self) -> &BrokerSettings {
         &self.settings
     }
 

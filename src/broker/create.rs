@@ -3,17 +3,19 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    Broker, Caller, Rules,
-    decide::{Question, decision_record, tuned, waiting, work_of},
+    caller::Caller,
+    context::Broker,
+    decide::{WorkQuestion, decision_record, tuned, waiting, work_of},
     names,
     refusals::{key_conflict, state_refusal},
+    rules::Rules,
 };
 use crate::{
     catalog::Principal,
     job::{Gate, Input, Job, JobState, Spec},
     limits,
     name::{FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, SpiffeId},
-    policy::{Asker, Phase, Relation, Rpc, Verdict as Said},
+    policy::{Asker, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
     state::{Created, NewJob, spec_bytes, spec_digest},
 };
@@ -41,7 +43,7 @@ pub struct CreatedJob {
 }
 
 /// What was decided of a job as a whole.
-pub(super) struct Verdict {
+pub(super) struct JobDecision {
     pub gates: Vec<Gate>,
     pub rules: Vec<String>,
     pub decisions: Vec<PartDecision>,
@@ -177,26 +179,26 @@ impl Broker {
     }
 
     /// Decides a job for every catalog entry that its `join` can match.
-    pub(super) fn decide_job(&self, rules: &Rules, job: &Job, phase: Phase) -> Result<Verdict, Refusal> {
+    pub(super) fn decide_job(&self, rules: &Rules, job: &Job, phase: Phase) -> Result<JobDecision, Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
         let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
-        let mut verdict = Verdict { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
+        let mut verdict = JobDecision { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
         let mut gates = BTreeSet::new();
         let mut by = BTreeSet::new();
         let judge = |asker: Asker<'_>, parts: &[_]| {
             let (attempt, folder) = (job.attempts.len() as u64, job.id);
-            self.judge(Question { rules, asker, job, folder, attempt, phase, ttl, parts })
+            self.judge(WorkQuestion { rules, asker, job, folder, attempt, phase, ttl, parts })
         };
         // What is not allowed to a workload of another tenant is answered as if the catalog had no such entry.
         let is_strange = |asker: Asker<'_>, p: &Principal| {
-            p.tenant != job.spec.tenant && matches!(judge(asker, &parts), Said::Deny { .. })
+            p.tenant != job.spec.tenant && matches!(judge(asker, &parts), Verdict::Deny { .. })
         };
         for (asker, principal) in joiners(rules, job, is_strange)? {
             let asker = asker.as_ref().map_or(Asker::Entry(&principal), Asker::Identity);
             let (result, parts) = match judge(asker, &parts) {
-                Said::Deny { refusal, .. } => return Err(refusal),
-                Said::Allow { parts } => ("allow", parts),
-                Said::Wait { gates: wanted, parts } => {
+                Verdict::Deny { refusal, .. } => return Err(refusal),
+                Verdict::Allow { parts } => ("allow", parts),
+                Verdict::Wait { gates: wanted, parts } => {
                     for g in wanted {
                         if gates.insert(g.id.clone()) {
                             verdict.gates.push(Gate {

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{Broker, Rules};
+use super::{context::Broker, rules::Rules};
 use crate::{
     fence::{Revision, Stand},
     job::{Gate, Job},
@@ -66,7 +66,7 @@ pub(super) fn unchanged(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<()
 }
 
 /// What is decided, and for whom.
-pub(super) struct Question<'a> {
+pub(super) struct WorkQuestion<'a> {
     pub rules: &'a Rules,
     pub asker: Asker<'a>,
     pub job: &'a Job,
@@ -80,7 +80,7 @@ pub(super) struct Question<'a> {
 
 impl Broker {
     /// What policy says, without anything coming of it.
-    pub(super) fn judge(&self, q: Question<'_>) -> Verdict {
+    pub(super) fn judge(&self, q: WorkQuestion<'_>) -> Verdict {
         self.with_bundle(q, |engine, asker, bundle| engine.judge(asker, bundle))
     }
 
@@ -88,7 +88,7 @@ impl Broker {
     pub(super) fn ask(
         &self,
         holder: &SpiffeId,
-        q: Question<'_>,
+        q: WorkQuestion<'_>,
         stand: Stand,
         revision: Revision,
     ) -> Result<Grant, Refusal> {
@@ -110,7 +110,7 @@ impl Broker {
         }
     }
 
-    fn with_bundle<R>(&self, q: Question<'_>, f: impl FnOnce(&Engine, Asker<'_>, &Bundle<'_>) -> R) -> R {
+    fn with_bundle<R>(&self, q: WorkQuestion<'_>, f: impl FnOnce(&Engine, Asker<'_>, &Bundle<'_>) -> R) -> R {
         let approved = BTreeSet::new();
         let job = q.job.id.to_string();
         let bundle = Bundle {

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use dashmap::DashMap;
 
-use super::Broker;
+use super::context::Broker;
 use crate::{
     clock::BootTime,
     ledger::{Actor, Event},
@@ -18,13 +18,13 @@ const MINUTE_MS: u64 = 60_000;
 const UNKNOWN_KINDS: u64 = 16;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Kind {
+struct DenialKind {
     by: String,
     rpc: String,
     reason: Reason,
 }
 
-struct Minute {
+struct DenialMinute {
     since: BootTime,
     more: u64,
     /// Who was first, as long as no one else is counted here.
@@ -34,23 +34,23 @@ struct Minute {
 }
 
 #[derive(Default)]
-pub(super) struct Denials(DashMap<Kind, Minute>);
+pub(super) struct Denials(DashMap<DenialKind, DenialMinute>);
 
 impl Denials {
     /// The kind that a refusal counts for. A flood fills no memory, no log and no ledger: past the bound further kinds share
     /// one, and identities that the catalog does not know share a few from the start.
-    fn kind(&self, by: &SpiffeId, rpc: &str, reason: Reason) -> Kind {
+    fn kind(&self, by: &SpiffeId, rpc: &str, reason: Reason) -> DenialKind {
         if reason == Reason::PrincipalUnknown {
             let mut hasher = DefaultHasher::new();
             by.hash(&mut hasher);
             let group = hasher.finish() % UNKNOWN_KINDS;
-            return Kind { by: format!("{} {group}", by.trust_domain()), rpc: String::new(), reason };
+            return DenialKind { by: format!("{} {group}", by.trust_domain()), rpc: String::new(), reason };
         }
-        let kind = Kind { by: by.to_string(), rpc: rpc.to_owned(), reason };
+        let kind = DenialKind { by: by.to_string(), rpc: rpc.to_owned(), reason };
         if self.0.len() < limits::REFUSAL_KINDS_MAX || self.0.contains_key(&kind) {
             kind
         } else {
-            Kind { by: "(others)".into(), rpc: String::new(), reason }
+            DenialKind { by: "(others)".into(), rpc: String::new(), reason }
         }
     }
 }
@@ -74,7 +74,7 @@ impl Broker {
             .or_insert_with(|| {
                 first = true;
                 let (by, text) = (Some(by.to_string()), refusal.text.to_string());
-                Minute { since: now, more: 0, by, text, rules: rules().collect() }
+                DenialMinute { since: now, more: 0, by, text, rules: rules().collect() }
             });
         if first {
             tracing::info!(%reason, %by, rpc, text = %refusal.text, "refused");
@@ -98,7 +98,7 @@ impl Broker {
             Actor::SpiffeId(id) => id.to_string(),
             Actor::Daemon(_) => return true,
         };
-        let kind = Kind { by, rpc: format!("{job} {reported}"), reason: Reason::StateConflict };
+        let kind = DenialKind { by, rpc: format!("{job} {reported}"), reason: Reason::StateConflict };
         if self.denials.0.len() >= limits::REFUSAL_KINDS_MAX && !self.denials.0.contains_key(&kind) {
             return false;
         }
@@ -106,7 +106,7 @@ impl Broker {
         let since = self.clock.now().boot;
         self.denials.0.entry(kind).or_insert_with(|| {
             first = true;
-            Minute { since, more: 0, by: None, text: String::new(), rules: Vec::new() }
+            DenialMinute { since, more: 0, by: None, text: String::new(), rules: Vec::new() }
         });
         first
     }
@@ -114,10 +114,11 @@ impl Broker {
     /// Logs and records the counts of minutes that are over.
     pub(super) fn flush_denials(&self) {
         let now = self.clock.now().boot;
-        let is_over = |m: &Minute| now.0.saturating_sub(m.since.0) >= MINUTE_MS;
-        let over: Vec<Kind> = self.denials.0.iter().filter(|m| is_over(m)).map(|m| m.key().clone()).collect();
+        let is_over = |m: &DenialMinute| now.0.saturating_sub(m.since.0) >= MINUTE_MS;
+        let over: Vec<DenialKind> =
+            self.denials.0.iter().filter(|m| is_over(m)).map(|m| m.key().clone()).collect();
         for kind in over {
-            let Some((Kind { by, rpc, reason }, m)) = self.denials.0.remove(&kind) else { continue };
+            let Some((DenialKind { by, rpc, reason }, m)) = self.denials.0.remove(&kind) else { continue };
             if m.more == 0 {
                 continue;
             }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    Broker, Caller, Offer, Rules, Session,
-    decide::{Question, decision_record, work_of_scopes},
+    caller::Caller,
+    context::Broker,
+    decide::{WorkQuestion, decision_record, work_of_scopes},
+    members::{MemberSession, Offer},
     refusals::move_refusal,
+    rules::Rules,
     wording::Wording,
 };
 use crate::{
@@ -25,11 +28,11 @@ use crate::{
 
 /// All that one credential is made of, before policy is asked. Issuing and renewing begin with the same.
 #[derive(Clone, Copy)]
-pub(super) struct Draft<'a> {
+pub(super) struct CredentialDraft<'a> {
     pub rules: &'a Rules,
     pub caller: &'a Caller,
     pub job: &'a Job,
-    pub session: &'a Session,
+    pub session: &'a MemberSession,
     /// The job whose folders of its checkpoint lines are asked for.
     pub folder: JobId,
     pub offer: &'a Offer,
@@ -48,7 +51,7 @@ pub(super) struct Life {
 }
 
 /// What a token says of the place that its lease took.
-pub(super) struct Standing<'a> {
+pub(super) struct TokenStand<'a> {
     pub lease: LeaseId,
     pub generation: u32,
     pub stood_at: Seq,
@@ -73,10 +76,10 @@ impl Binding {
     }
 }
 
-impl Draft<'_> {
+impl CredentialDraft<'_> {
     /// Until when, and what shortened it.
     pub fn life(&self, wanted: Duration) -> Life {
-        let Draft { rules, caller, job, now, .. } = *self;
+        let CredentialDraft { rules, caller, job, now, .. } = *self;
         let mut shortened_by = Vec::new();
         let mut latest = job.ends;
         let mut why_latest = "the end of the job";
@@ -128,20 +131,20 @@ impl Broker {
         rules: &'a Rules,
         caller: &'a Caller,
         job: &'a Job,
-        session: &'a Session,
+        session: &'a MemberSession,
         offer: &'a Offer,
         audience: &'a Audience,
-    ) -> Result<Draft<'a>, Refusal> {
+    ) -> Result<CredentialDraft<'a>, Refusal> {
         let phase = phase(job, session, offer.half)?;
         let binding = self.binding(caller, audience, session);
         let (folder, now) = (session.job, self.clock.now());
-        Ok(Draft { rules, caller, job, session, folder, offer, audience, phase, binding, now })
+        Ok(CredentialDraft { rules, caller, job, session, folder, offer, audience, phase, binding, now })
     }
 
     /// What the holder of a token must show: it is bound to the certificate where the identity is shared and the audience sees
     /// certificates; and where one of this member was, no later one is bound to less, whatever the catalog says of the identity
     /// by then.
-    fn binding(&self, caller: &Caller, audience: &Audience, session: &Session) -> Binding {
+    fn binding(&self, caller: &Caller, audience: &Audience, session: &MemberSession) -> Binding {
         if audience.presenter == Presenter::None {
             return Binding::Bearer;
         }
@@ -155,7 +158,7 @@ impl Broker {
     /// Asks policy for it. The stand was taken before; it goes into the Grant.
     pub(super) fn grant(
         &self,
-        draft: &Draft<'_>,
+        draft: &CredentialDraft<'_>,
         life: &Life,
         stand: Stand,
         revision: Revision,
@@ -165,13 +168,18 @@ impl Broker {
     }
 
     /// Whether policy would allow it for the shortest of lives: where it does, a denial said only that it is not for so long.
-    pub(super) fn is_allowed_at_all(&self, draft: &Draft<'_>) -> bool {
+    pub(super) fn is_allowed_at_all(&self, draft: &CredentialDraft<'_>) -> bool {
         self.asked(draft, limits::TTL_MIN, |question| matches!(self.judge(question), Verdict::Allow { .. }))
     }
 
-    fn asked<R>(&self, draft: &Draft<'_>, ttl: Duration, ask: impl FnOnce(Question<'_>) -> R) -> R {
+    fn asked<R>(
+        &self,
+        draft: &CredentialDraft<'_>,
+        ttl: Duration,
+        ask: impl FnOnce(WorkQuestion<'_>) -> R,
+    ) -> R {
         let parts = work_of_scopes(draft.rules, draft.job, &draft.offer.scopes);
-        ask(Question {
+        ask(WorkQuestion {
             rules: draft.rules,
             asker: Asker::Identity(draft.caller.id()),
             job: draft.job,
@@ -186,9 +194,9 @@ impl Broker {
     /// What its token says.
     pub(super) fn draft_claims(
         &self,
-        draft: &Draft<'_>,
+        draft: &CredentialDraft<'_>,
         facts: &Facts,
-        standing: &Standing<'_>,
+        standing: &TokenStand<'_>,
         life: &Life,
     ) -> Result<Claims, Refusal> {
         self.claims(&Wording {
@@ -204,7 +212,7 @@ impl Broker {
     /// The record of its first issue: all that an auditor will ask of it.
     pub(super) fn issued_record(
         &self,
-        draft: &Draft<'_>,
+        draft: &CredentialDraft<'_>,
         facts: &Facts,
         grant: &Grant,
         life: &Life,
@@ -244,7 +252,7 @@ impl Broker {
 
     pub(super) fn credential_record(
         &self,
-        draft: &Draft<'_>,
+        draft: &CredentialDraft<'_>,
         claims: &Claims,
         minted: &Minted,
     ) -> ledger::Credential {
@@ -259,7 +267,7 @@ impl Broker {
 }
 
 /// Where the attempt is, as far as this half is concerned.
-fn phase(job: &Job, session: &Session, half: Half) -> Result<Phase, Refusal> {
+fn phase(job: &Job, session: &MemberSession, half: Half) -> Result<Phase, Refusal> {
     let a = job.running(session.attempt).map_err(move_refusal)?;
     match (a.drain_of(&session.instance), half) {
         (Some(_), Half::Reading) => {

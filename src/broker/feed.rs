@@ -1,6 +1,6 @@
 //! What a verifier's feed tells: all that can end a lease at its audience, and nothing of other tenants.
 
-use super::Broker;
+use super::context::Broker;
 use crate::{
     fence::{Concern, Lowering},
     name::{FenceKind, FenceName, JobId, SpiffeId},

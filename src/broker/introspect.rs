@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Broker, Caller};
+use super::{caller::Caller, context::Broker};
 use crate::{
-    catalog::Presenter as Sees,
+    catalog,
     clock::Wall,
     lease::{Lease, Refused},
     name::SpiffeId,
@@ -15,12 +15,7 @@ use crate::{
 
 /// The answer to an introspection. A token that is not good is an answer, not an error.
 #[derive(Debug)]
-pub struct Introspected {
-    pub verdict: Verdict,
-}
-
-#[derive(Debug)]
-pub enum Verdict {
+pub enum TokenVerdict {
     Active { claims: Box<Claims>, lease: Arc<Lease> },
     Inactive { reason: Reason },
 }
@@ -33,7 +28,7 @@ impl Broker {
         token: &str,
         presenter: Option<&SpiffeId>,
         certificate: Option<&[u8; 32]>,
-    ) -> Result<Introspected, Refusal> {
+    ) -> Result<TokenVerdict, Refusal> {
         self.authorize(caller, Rpc::Introspect, Some(caller.tenant()), &[Relation::Verifier], "")?;
         let rules = self.rules();
         let now = self.clock.now();
@@ -41,7 +36,7 @@ impl Broker {
         let mut seen = Reason::TokenAudience;
         for audience in rules.catalog().audiences_of_verifier(caller.id()) {
             // Nothing can be said of who presents it; what the token itself is like is said all the same.
-            let unseen = presenter.is_none() && audience.presenter == Sees::Mtls;
+            let unseen = presenter.is_none() && audience.presenter == catalog::Presenter::Mtls;
             let shown = match presenter {
                 Some(id) => Presenter::Svid { id, x5t_s256: certificate },
                 None => Presenter::Unseen,
@@ -51,17 +46,16 @@ impl Broker {
             match check(token, &keys, expected, now.wall) {
                 Ok(_) if unseen => seen = Reason::TokenPresenter,
                 Ok(claims) => {
-                    let verdict = match self.still_good(&claims, now.wall) {
-                        Ok(lease) => Verdict::Active { claims: Box::new(claims), lease },
-                        Err(reason) => Verdict::Inactive { reason },
-                    };
-                    return Ok(Introspected { verdict });
+                    return Ok(match self.still_good(&claims, now.wall) {
+                        Ok(lease) => TokenVerdict::Active { claims: Box::new(claims), lease },
+                        Err(reason) => TokenVerdict::Inactive { reason },
+                    });
                 }
                 Err(TokenError::Audience(_)) => {}
                 Err(e) => seen = self.of_old_key(token, e.reason()),
             }
         }
-        Ok(Introspected { verdict: Verdict::Inactive { reason: seen } })
+        Ok(TokenVerdict::Inactive { reason: seen })
     }
 
     /// A key that is not this life's, but has the form of an older life's, is told apart from a foreign one.

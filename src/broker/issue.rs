@@ -6,12 +6,14 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Broker, Caller, Rules, Session,
+    caller::Caller,
+    context::Broker,
     decide::unchanged,
-    draft::{Binding, Standing},
-    members::Offer,
+    draft::{Binding, TokenStand},
+    members::{MemberSession, Offer},
     names,
     refusals::{job_not_found, no_random},
+    rules::Rules,
 };
 use crate::{
     catalog::{Audience, Checks},
@@ -29,7 +31,7 @@ use crate::{
 /// What a member asks for.
 #[derive(Clone, Debug)]
 pub struct IssueRequest {
-    pub session: Session,
+    pub session: MemberSession,
     pub half: Half,
     /// May be left out where the half has one audience only.
     pub audience: Option<SpiffeId>,
@@ -117,7 +119,8 @@ impl Broker {
             self.table
                 .room(&facts, now.lease)
                 .map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
-            let standing = Standing { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
+            let standing =
+                TokenStand { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
             let claims = self.draft_claims(&draft, &facts, &standing, &life)?;
             let minted = self.minted(&claims)?;
             let record = self.issued_record(&draft, &facts, &grant, &life, &claims, &minted);

@@ -8,7 +8,7 @@ use crate::{
 
 /// The state of a job as a list asks for it: `Closed` is any outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WantedState {
+pub enum JobStateFilter {
     AwaitingApproval,
     Ready,
     Running,
@@ -16,14 +16,14 @@ pub enum WantedState {
     ClosedAs(Outcome),
 }
 
-impl WantedState {
+impl JobStateFilter {
     fn is_of(self, state: JobState) -> bool {
         match state {
-            JobState::AwaitingApproval => self == WantedState::AwaitingApproval,
-            JobState::Ready => self == WantedState::Ready,
-            JobState::Running => self == WantedState::Running,
+            JobState::AwaitingApproval => self == JobStateFilter::AwaitingApproval,
+            JobState::Ready => self == JobStateFilter::Ready,
+            JobState::Running => self == JobStateFilter::Running,
             JobState::Closed(outcome) => {
-                self == WantedState::Closed || self == WantedState::ClosedAs(outcome)
+                self == JobStateFilter::Closed || self == JobStateFilter::ClosedAs(outcome)
             }
         }
     }
@@ -34,7 +34,7 @@ impl WantedState {
 pub struct JobFilter {
     pub open_only: bool,
     /// One of these.
-    pub states: Vec<WantedState>,
+    pub states: Vec<JobStateFilter>,
     pub tenant: Option<TenantName>,
     pub launcher: Option<SpiffeId>,
     /// All of these are read or written. A name without a version stands for each version.

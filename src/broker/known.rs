@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Broker, Caller};
+use super::{caller::Caller, context::Broker};
 use crate::{
     catalog::HumanPattern,
     job::Job,

@@ -1,9 +1,11 @@
 //! Who launched a job, and whether it still may: what it launched is never more than it could launch now.
 
 use super::{
-    Broker, Caller, Rules,
+    caller::Caller,
+    context::Broker,
     create::check_human,
-    decide::{Question, work_of},
+    decide::{WorkQuestion, work_of},
+    rules::Rules,
 };
 use crate::{
     job::Job,
@@ -52,7 +54,7 @@ impl Broker {
         let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
         let (asker, attempt, phase) = (Asker::Identity(&job.launcher), 0, Phase::Creating);
         let folder = job.id;
-        match self.judge(Question { rules, asker, job, folder, attempt, phase, ttl, parts: &parts }) {
+        match self.judge(WorkQuestion { rules, asker, job, folder, attempt, phase, ttl, parts: &parts }) {
             Verdict::Deny { refusal, .. } => Err(refusal),
             Verdict::Allow { .. } | Verdict::Wait { .. } => Ok(()),
         }

@@ -8,7 +8,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Broker, Caller, LeaseView, queries::stood_behind};
+use super::{
+    caller::Caller,
+    context::Broker,
+    queries::{LeaseView, stood_behind},
+};
 use crate::{
     clock::LeaseTime,
     lease::{Ended, Facts, Lease},
@@ -78,7 +82,7 @@ pub struct LeaseFilter {
 }
 
 /// Whose leases a caller sees.
-enum Seen {
+enum VisibleLeases {
     All,
     OfTenant,
     /// Those of the jobs that the caller launched.
@@ -108,26 +112,26 @@ impl LeasePage {
 struct First {
     after: Option<LeasePlace>,
     max: usize,
-    found: BinaryHeap<At>,
+    found: BinaryHeap<PlacedLease>,
 }
 
-struct At(LeasePlace, LeaseView);
+struct PlacedLease(LeasePlace, LeaseView);
 
-impl PartialEq for At {
+impl PartialEq for PlacedLease {
     fn eq(&self, other: &Self) -> bool {
         self.0 == other.0
     }
 }
 
-impl Eq for At {}
+impl Eq for PlacedLease {}
 
-impl PartialOrd for At {
+impl PartialOrd for PlacedLease {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for At {
+impl Ord for PlacedLease {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.0.cmp(&other.0)
     }
@@ -145,7 +149,7 @@ impl First {
         if !beyond || (full && self.found.peek().is_some_and(|last| place >= last.0)) {
             return;
         }
-        self.found.push(At(place, view()));
+        self.found.push(PlacedLease(place, view()));
         if full {
             self.found.pop();
         }
@@ -157,23 +161,23 @@ impl First {
             self.found.pop();
         }
         let next = self.found.peek().map(|last| last.0).filter(|_| more);
-        let leases = self.found.into_sorted_vec().into_iter().map(|At(_, view)| view).collect();
+        let leases = self.found.into_sorted_vec().into_iter().map(|PlacedLease(_, view)| view).collect();
         LeasePage { leases, next, owner: None }
     }
 }
 
 impl Broker {
-    fn seen_leases(&self, caller: &Caller) -> Result<Seen, Refusal> {
+    fn seen_leases(&self, caller: &Caller) -> Result<VisibleLeases, Refusal> {
         if self.authorize(caller, Rpc::ListLeases, None, &[], "").is_ok() {
-            return Ok(Seen::All);
+            return Ok(VisibleLeases::All);
         }
         let Err(refusal) = self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "") else {
-            return Ok(Seen::OfTenant);
+            return Ok(VisibleLeases::OfTenant);
         };
         let own = self.state.list(None, usize::MAX, |job| job.launcher == *caller.id());
         let launched = [Relation::Launcher];
         match self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &launched, "") {
-            Ok(()) if !own.is_empty() => Ok(Seen::OfJobs(own.iter().map(|job| job.id).collect())),
+            Ok(()) if !own.is_empty() => Ok(VisibleLeases::OfJobs(own.iter().map(|job| job.id).collect())),
             _ => Err(refusal),
         }
     }
@@ -192,16 +196,16 @@ impl Broker {
         let seen = self.seen_leases(caller)?;
         let LeaseFilter { behind, live_only, id_prefix } = filter;
         let behind = behind.as_ref();
-        let is_owner = matches!(seen, Seen::OfTenant)
+        let is_owner = matches!(seen, VisibleLeases::OfTenant)
             && match behind.map(FenceName::kind) {
                 Some(FenceKind::Tenant(t)) => t == *caller.tenant(),
                 Some(FenceKind::Resource(r)) => r.tenant() == *caller.tenant(),
                 _ => false,
             };
         let mine = |facts: &Facts| match &seen {
-            Seen::All => true,
-            Seen::OfTenant => is_owner || facts.tenant == *caller.tenant(),
-            Seen::OfJobs(own) => own.contains(&facts.job),
+            VisibleLeases::All => true,
+            VisibleLeases::OfTenant => is_owner || facts.tenant == *caller.tenant(),
+            VisibleLeases::OfJobs(own) => own.contains(&facts.job),
         };
         let named = |id: LeaseId| id_prefix.is_empty() || id.to_string().starts_with(id_prefix);
         let now = self.clock.now().lease;

@@ -3,8 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Broker, Caller, Rules, names,
+    caller::Caller,
+    context::Broker,
+    names,
     refusals::{job_not_found, move_refusal, state_refusal},
+    rules::Rules,
     wording::is_measured,
 };
 use crate::{
@@ -22,7 +25,7 @@ use crate::{
 
 /// Names a member and proves that the caller is it.
 #[derive(Clone, Debug)]
-pub struct Session {
+pub struct MemberSession {
     pub job: JobId,
     pub attempt: AttemptNumber,
     pub instance: InstanceName,
@@ -218,7 +221,11 @@ impl Broker {
 
     /// The member that a session names, where the caller is it and it is joined. Anything else is one of three answers:
     /// the job is not there for the caller, the attempt is not the current one, or the caller is not that member.
-    pub(super) fn member(&self, caller: &Caller, session: &Session) -> Result<(Arc<Job>, Member), Refusal> {
+    pub(super) fn member(
+        &self,
+        caller: &Caller,
+        session: &MemberSession,
+    ) -> Result<(Arc<Job>, Member), Refusal> {
         let job = self.state.job(session.job).ok_or_else(job_not_found)?;
         if caller.relations(&job).is_empty() {
             return Err(job_not_found());

@@ -9,7 +9,7 @@
 //! | `context` | [`Broker`]: one life of the daemon, and what it is made of |
 //! | `caller` | [`Caller`]: who asks, and whether they may |
 //! | `create` `launched` `attempts` `members` | a job from its creation over attempts and members to its end |
-//! | `presence` `attachment` `turns` | which members are there, the stream that says so, whose turn it is to come back |
+//! | `presence` `attachment` `reconnect_limiter` | which members are there, the stream that says so, whose turn it is to come back |
 //! | `issue` `renew` | credentials; `draft` is what both begin with, `wording` what their tokens say |
 //! | `introspect` `feed` `reach` | what verifiers ask and are told, and whose lowerings concern them |
 //! | `operate` `reload` | what operators do; `known` looks for typing errors, `lockout` for whom a lock shuts out |
@@ -44,28 +44,28 @@ mod queries;
 mod rates;
 mod reach;
 mod receipt;
+mod reconnect_limiter;
 mod refusals;
 mod reload;
 mod renew;
 mod rules;
 mod tickets;
-mod turns;
 mod wording;
 
 pub use attachment::{Attachment, Notice, NoticeKind};
-pub use attempts::{Began, Concerned, Ended};
+pub use attempts::{Began, Concerned, EndAnswer};
 pub use background::Task;
 pub use caller::Caller;
-pub use context::{Broker, Settings};
+pub use context::{Broker, BrokerSettings};
 pub use create::{CreatedJob, PartDecision};
 pub use draft::Binding;
-pub use introspect::{Introspected, Verdict};
+pub use introspect::TokenVerdict;
 pub use issue::{Bound, IssueRequest, Issued, Renewed};
-pub use job_filter::{JobFilter, WantedState};
+pub use job_filter::{JobFilter, JobStateFilter};
 pub use listing::{LeaseFilter, LeasePage, LeasePlace};
-pub use members::{JoinedMember, Offer, Session};
-pub use operate::{LockOrder, Locked, Manner, Revoked};
+pub use members::{JoinedMember, MemberSession, Offer};
+pub use operate::{EndingOptions, LockOrder, Locked, Revoked};
 pub use queries::{LeaseView, WhoAmI};
-pub use reload::Reloaded;
+pub use reload::RulesReloaded;
 pub use rules::Rules;
 pub use tickets::Tickets;

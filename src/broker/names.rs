@@ -1,6 +1,6 @@
 //! The names of the fences that a request stands behind.
 
-use super::{Rules, decide::tuned};
+use super::{decide::tuned, rules::Rules};
 use crate::{
     job::Job,
     name::{

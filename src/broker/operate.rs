@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
-    Broker, Caller,
+    caller::Caller,
+    context::Broker,
     refusals::{move_refusal, state_refusal},
 };
 use crate::{
@@ -36,7 +37,7 @@ pub struct Locked {
 
 /// How an operator asks for an end.
 #[derive(Clone, Debug)]
-pub struct Manner<'a> {
+pub struct EndingOptions<'a> {
     /// For those who are cut off, and for the auditor.
     pub reason: &'a str,
     /// Counts what would end, and changes nothing.
@@ -49,7 +50,7 @@ pub struct Manner<'a> {
 #[derive(Clone, Debug)]
 pub struct LockOrder<'a> {
     pub name: LockName,
-    pub manner: Manner<'a>,
+    pub manner: EndingOptions<'a>,
     pub ttl: Option<Duration>,
     /// The operators whom it may shut out, as the refusal that asked for this named them.
     pub locks_out: &'a [String],
@@ -58,8 +59,13 @@ pub struct LockOrder<'a> {
 impl Broker {
     /// Ends all access behind a name. A job or lease that is not there is NOT_FOUND; any other name that nothing has is refused
     /// unless the caller says that it comes ahead of it.
-    pub fn revoke(&self, caller: &Caller, name: &FenceName, manner: &Manner<'_>) -> Result<Revoked, Refusal> {
-        let Manner { reason, dry_run, ahead } = *manner;
+    pub fn revoke(
+        &self,
+        caller: &Caller,
+        name: &FenceName,
+        manner: &EndingOptions<'_>,
+    ) -> Result<Revoked, Refusal> {
+        let EndingOptions { reason, dry_run, ahead } = *manner;
         let tenant = self.tenant_of(caller, Rpc::Revoke, name, reason)?;
         self.authorize(caller, Rpc::Revoke, tenant.as_ref(), &[], reason)?;
         if matches!(name.kind(), FenceKind::Epoch) {
@@ -181,7 +187,7 @@ impl Broker {
 
     /// Locks: what is there ends, and nothing new comes until it is lifted.
     pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
-        let LockOrder { name, manner: Manner { reason, dry_run, ahead }, ttl, locks_out } = order;
+        let LockOrder { name, manner: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
         let tenant = match &name {
             LockName::Name(n) => self.tenant_of(caller, Rpc::Lock, n, reason)?,
             LockName::Prefix(_) => None,

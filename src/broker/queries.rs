@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
-    Broker, Caller, JobFilter,
+    caller::Caller,
+    context::Broker,
+    job_filter::JobFilter,
     refusals::{job_not_found, lease_not_found},
 };
 use crate::{

@@ -10,7 +10,7 @@ use governor::{
     state::keyed::HashMapStateStore,
 };
 
-use super::{Broker, Caller};
+use super::{caller::Caller, context::Broker};
 use crate::{
     clock::Clock,
     ledger::Event,

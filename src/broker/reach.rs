@@ -14,7 +14,7 @@ use crate::{
 /// It only grows: a tenant that loses its way to an audience by a new catalog may have left tokens there, and the lowerings
 /// that end them come after the catalog is in force.
 #[derive(Default)]
-pub(super) struct Reach(ArcSwap<HashMap<SpiffeId, Near>>);
+pub(super) struct AudienceReach(ArcSwap<HashMap<SpiffeId, Near>>);
 
 /// The tenants of one audience.
 #[derive(Clone, Default)]
@@ -26,7 +26,7 @@ pub(super) struct Near {
     pub(super) owners: BTreeSet<TenantName>,
 }
 
-impl Reach {
+impl AudienceReach {
     /// Takes in a catalog. Before anything is issued under it.
     pub(super) fn widen(&self, catalog: &Catalog) {
         let mut lenders: HashMap<&TenantName, BTreeSet<&TenantName>> = HashMap::new();

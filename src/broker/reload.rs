@@ -3,10 +3,11 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{
-    Broker, Caller, Rules,
-    caller::relations,
-    decide::{Question, unchanged, work_of},
+    caller::{Caller, relations},
+    context::Broker,
+    decide::{WorkQuestion, unchanged, work_of},
     renew::stands_behind_todays_names,
+    rules::Rules,
 };
 use crate::{
     job::{Job, MemberState},
@@ -19,7 +20,7 @@ use crate::{
 
 /// What a reload came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reloaded {
+pub struct RulesReloaded {
     pub catalog: Digest,
     pub policy: Digest,
     /// Leases of members that the new rules no longer allow.
@@ -50,13 +51,13 @@ impl Broker {
         read: impl FnOnce(&Rules) -> Result<Rules, Refusal>,
         by: Actor,
         dry_run: bool,
-    ) -> Result<(Arc<Rules>, Reloaded), Refusal> {
+    ) -> Result<(Arc<Rules>, RulesReloaded), Refusal> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = Arc::new(read(&self.rules())?);
         if dry_run {
             let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
             let ended = self.no_longer_allowed(&rules).iter().map(|(name, _)| self.fences.behind(name)).sum();
-            return Ok((rules, Reloaded { catalog, policy, ended }));
+            return Ok((rules, RulesReloaded { catalog, policy, ended }));
         }
         let reloaded = self.replace_rules(rules.clone(), by);
         Ok((rules, reloaded))
@@ -64,7 +65,7 @@ impl Broker {
 
     /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read
     /// the old ones looks at the revision once more before it hands anything out.
-    fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> Reloaded {
+    fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> RulesReloaded {
         self.reach.widen(rules.catalog());
         self.rules.store(rules.clone());
         self.fences.raise_revision();
@@ -81,7 +82,7 @@ impl Broker {
         let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
         self.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
         tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
-        Reloaded { catalog, policy, ended }
+        RulesReloaded { catalog, policy, ended }
     }
 
     /// The members whose access these rules do not allow, by the names that their leases stand behind, and why: by which rule.
@@ -119,7 +120,7 @@ impl Broker {
     fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> Result<(), Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
         let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
-        let question = Question {
+        let question = WorkQuestion {
             rules,
             asker: Asker::Identity(id),
             job,

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use super::{
-    Broker, Caller, LeaseView, Rules, Session,
+    caller::Caller,
+    context::Broker,
     decide::{decision_record, unchanged},
-    draft::Standing,
+    draft::TokenStand,
     issue::Renewed,
-    members::Offer,
+    members::{MemberSession, Offer},
     names,
+    queries::LeaseView,
     refusals::lease_not_found,
+    rules::Rules,
 };
 use crate::{
     catalog::Audience,
@@ -27,7 +30,7 @@ impl Broker {
     pub async fn renew(
         &self,
         caller: &Caller,
-        session: &Session,
+        session: &MemberSession,
         id: LeaseId,
         ttl: Option<Duration>,
     ) -> Result<Renewed, Refusal> {
@@ -87,7 +90,7 @@ impl Broker {
             // The token before was promised until then: a shorter life is the new token's only.
             life.deadline = life.deadline.max(before.min(life.latest));
             let generation = lease.generation().saturating_add(1);
-            let standing = Standing { lease: id, generation, stood_at: lease.stand().at(), names: &names };
+            let standing = TokenStand { lease: id, generation, stood_at: lease.stand().at(), names: &names };
             let claims = self.draft_claims(&draft, facts, &standing, &life)?;
             let minted = self.minted(&claims)?;
             let by = grant.granted().iter().map(ToString::to_string).collect();
@@ -197,7 +200,7 @@ impl Broker {
     pub fn release(
         &self,
         caller: &Caller,
-        session: &Session,
+        session: &MemberSession,
         id: LeaseId,
     ) -> Result<(Ending, u64, bool), Refusal> {
         let (job, _) = self.member(caller, session)?;
@@ -218,7 +221,7 @@ impl Broker {
     }
 
     /// A lease of this member, in this attempt. A foreign lease and an absent one get the same answer.
-    fn own_lease(&self, caller: &Caller, session: &Session, id: LeaseId) -> Result<LeaseView, Refusal> {
+    fn own_lease(&self, caller: &Caller, session: &MemberSession, id: LeaseId) -> Result<LeaseView, Refusal> {
         let view = match self.table.find(id) {
             Some(lease) => LeaseView::Live(lease),
             None => LeaseView::Ended(self.table.find_ended(id).ok_or_else(lease_not_found)?),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{Broker, Offer, Rules, draft::Standing, names, refusals::no_random};
+use super::{context::Broker, draft::TokenStand, members::Offer, names, refusals::no_random, rules::Rules};
 use crate::{
     catalog::Presenter,
     clock::Wall,
@@ -23,7 +23,7 @@ pub(super) struct Wording<'a> {
     pub facts: &'a Facts,
     /// The job whose folders of its checkpoint lines it opens.
     pub folder: JobId,
-    pub standing: &'a Standing<'a>,
+    pub standing: &'a TokenStand<'a>,
     pub issued: Wall,
     pub expires: Wall,
     /// The certificate that it is bound to.
@@ -111,7 +111,7 @@ impl Broker {
             scopes: offer.scopes.as_slice().into(),
         };
         let standing =
-            Standing { lease: LeaseId(0), generation: u32::MAX, stood_at: Seq(u64::MAX), names: &names };
+            TokenStand { lease: LeaseId(0), generation: u32::MAX, stood_at: Seq(u64::MAX), names: &names };
         let now = self.clock.now().wall;
         let (folder, facts) = (job.id, &facts);
         self.claims(&Wording { facts, folder, standing: &standing, issued: now, expires: now, certificate })

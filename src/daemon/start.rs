@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     api::{Edge, EdgeRoom, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
-    broker::{Broker, Settings, Task, Tickets},
+    broker::{Broker, BrokerSettings, Task, Tickets},
     clock::{Clock, SystemClock},
     config::Config,
     fence::Registry,
@@ -144,7 +144,7 @@ impl Daemon {
 
         let fences = Arc::new(Registry::new(rebuilt.seq));
         let state = Store::new(rebuilt, fences.clone(), ledger.clone(), clock.clone());
-        let settings = Settings {
+        let settings = BrokerSettings {
             issuer: config.issuer.url.clone(),
             lease_ttl: config.lease.token_ttl,
             beat: config.lease.beat,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leasehold::{
-    broker::{Caller, NoticeKind, Session},
+    broker::{Caller, MemberSession, NoticeKind},
     link::{Acceptor, Alpn, Connector, Endpoint, Protocol, ServeOptions, serve},
     name::AttemptNumber,
     proto::v1::{self, AttemptState, Half, JobState, MemberState, Outcome, notice::Kind},
@@ -196,7 +196,7 @@ async fn caller(world: &World, id: &str) -> Caller {
 async fn law_31b_what_is_left_of_a_member_does_not_end_the_one_in_its_place() {
     let mut c = crew(crew_of(3), 2).await;
     let (broker, before) = (c.world.daemon().broker.clone(), &c.workers[0]);
-    let session = Session {
+    let session = MemberSession {
         job: before.job.parse().unwrap(),
         attempt: AttemptNumber::FIRST,
         instance: before.instance.parse().unwrap(),

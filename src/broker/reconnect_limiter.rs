@@ -1,10 +1,10 @@
-//! Turns for those who come back.
+//! ReconnectLimiter for those who come back.
 
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::Broker;
+use super::context::Broker;
 use crate::{
     clock::Clock,
     job::{Job, MemberState},
@@ -16,7 +16,7 @@ use crate::{
 /// After a restart thousands ask at once for what they had before. They take turns, so that whoever is new is answered
 /// meanwhile: of the requests in work never more than a share is theirs, and of those that are let in to wait never more than
 /// half.
-pub(super) struct Turns {
+pub(super) struct ReconnectLimiter {
     /// Those in work.
     places: Semaphore,
     /// Those in work and those that wait.
@@ -25,13 +25,13 @@ pub(super) struct Turns {
 }
 
 /// One turn, until it is dropped.
-pub(super) struct Turn<'a>(
+pub(super) struct ReconnectPermit<'a>(
     #[expect(dead_code, reason = "held for their places")] (SemaphorePermit<'a>, SemaphorePermit<'a>),
 );
 
-impl Turns {
+impl ReconnectLimiter {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        Turns {
+        ReconnectLimiter {
             places: Semaphore::new(limits::RETURNING_MAX),
             let_in: Semaphore::new(limits::RETURNING_WAITING_MAX),
             clock,
@@ -39,13 +39,13 @@ impl Turns {
     }
 
     /// The next turn, in the order in which they came.
-    async fn take(&self) -> Result<Turn<'_>, Refusal> {
+    async fn take(&self) -> Result<ReconnectPermit<'_>, Refusal> {
         let crowded =
             || Refusal::new(Reason::Overloaded, "very many come back at once: try again in a moment");
         let let_in = self.let_in.try_acquire().map_err(|_| crowded())?;
         tokio::select! {
             biased;
-            place = self.places.acquire() => Ok(Turn((let_in, place.map_err(|_| crowded())?))),
+            place = self.places.acquire() => Ok(ReconnectPermit((let_in, place.map_err(|_| crowded())?))),
             () = self.clock.sleep(limits::RETURNING_WAIT) => Err(crowded()),
         }
     }
@@ -59,11 +59,11 @@ impl Broker {
         attempt: AttemptNumber,
         instance: &InstanceName,
         caller: &SpiffeId,
-    ) -> Result<Option<Turn<'_>>, Refusal> {
+    ) -> Result<Option<ReconnectPermit<'_>>, Refusal> {
         let member = job.attempt(attempt).and_then(|a| a.members.get(instance));
         // Anybody else is refused without one.
         match member.filter(|m| m.spiffe_id == *caller).map(|m| m.state) {
-            Some(MemberState::Away { .. }) => self.turns.take().await.map(Some),
+            Some(MemberState::Away { .. }) => self.reconnects.take().await.map(Some),
             _ => Ok(None),
         }
     }
@@ -75,12 +75,12 @@ impl Broker {
         attempt: AttemptNumber,
         instance: &InstanceName,
         caller: &SpiffeId,
-    ) -> Result<Option<Turn<'_>>, Refusal> {
+    ) -> Result<Option<ReconnectPermit<'_>>, Refusal> {
         let of_before = job.attempt(attempt).filter(|a| a.began < self.began);
         let is_its = of_before.and_then(|a| a.members.get(instance)).is_some_and(|m| m.spiffe_id == *caller);
         let member = FenceName::member(job.id, attempt, instance.clone());
         match is_its && self.fences.behind(&member) == 0 {
-            true => self.turns.take().await.map(Some),
+            true => self.reconnects.take().await.map(Some),
             false => Ok(None),
         }
     }
@@ -95,7 +95,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_back_waits_for_a_turn_and_no_longer_than_its_client_does() {
-        let turns = Turns::new(Arc::new(SystemClock::new()));
+        let turns = ReconnectLimiter::new(Arc::new(SystemClock::new()));
         let held: Vec<_> =
             (0..limits::RETURNING_MAX).map(|_| turns.take().now_or_never().unwrap().unwrap()).collect();
         let mut next = Box::pin(turns.take());
@@ -108,7 +108,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_are_let_in_to_wait_than_leave_room_for_others() {
-        let turns = Turns::new(Arc::new(SystemClock::new()));
+        let turns = ReconnectLimiter::new(Arc::new(SystemClock::new()));
         let held: Vec<_> =
             (0..limits::RETURNING_MAX).map(|_| turns.take().now_or_never().unwrap().unwrap()).collect();
         let mut waiting: Vec<_> =
