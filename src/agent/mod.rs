@@ -1,68 +1,47 @@
 //! The wrapper and the sidecar: what `leasehold run` and `leasehold agent` do beside a training process.
 //!
-//! Owns the job specification file, the child process and all that descends from it, the files that credentials are
-//! handed over in, and the pace of retries. Never decides anything about access, never puts a secret into an argument,
-//! an environment variable or a log, and never lets an ending of access wait for the end of a process.
+//! This module owns the job specification file, the credential files, the child process with all its descendants, and the
+//! pace of retries. It never decides about access. It never puts a secret into an argument, an environment variable or a log.
+//! The end of access never waits for the end of a process.
 //!
-//! | Noun | Files |
+//! | What | Where |
 //! |---|---|
-//! | access, kept: join, beat, come back, renew | `access` `begin` `member` `stream` `holdings` `held` `schedule` `work` `session` |
-//! | files | `credentials` `index` `folder` `manifest` |
-//! | asking, and what an answer means | `calls` `retry` `meaning` `advice` |
-//! | a command, with all that it starts | `run` `front` `child` `guard` `processes` `cgroup` `command` `environment` `ending` `signals` `terminal` `rlimits` |
-//! | a process that was there before | `beside` `neighbour` |
+//! | joins the attempt, sends beats, renews leases, writes the credential files | `access/` |
+//! | starts a command, passes signals on, ends all its descendants; watches a process that it did not start | `process/` |
+//! | reads the job specification file | `spec/` |
+//! | `leasehold run`: access and a command | `run` |
+//! | `leasehold agent`: access for a process that runs already, and its ready file | `sidecar` `ready_file` |
+//! | what both print, how they end a member, how they wait between retries | `messages` `finish` `retry` |
 
 mod access;
-mod advice;
-mod begin;
-mod beside;
-mod calls;
-mod cgroup;
-mod child;
-mod command;
-mod credentials;
-mod ending;
-mod environment;
-mod folder;
-mod front;
-mod guard;
-mod held;
-mod holdings;
-mod index;
-mod manifest;
-mod meaning;
-mod member;
-mod neighbour;
-mod processes;
+mod messages;
+mod process;
 mod retry;
-mod rlimits;
 mod run;
-mod schedule;
-mod session;
-mod signals;
+mod sidecar;
 mod spec;
-mod stream;
-mod terminal;
-mod voice;
-mod work;
 
-pub use access::{JoinOptions, JoinTarget, RunContext, RunError, SvidPaths};
-pub use advice::explain_refusal;
-pub use beside::{SidecarEnd, SidecarOptions, run_sidecar};
-pub use child::{Child, ChildHandle, ChildSpec, SpawnError};
-pub use command::{CommandError, resolve};
-pub use credentials::{CredentialDir, CredentialError};
-pub use ending::{ChildEnd, Ended};
-pub use environment::ChildEnvironment;
-pub use folder::Readers;
-pub use front::{FrontPipes, run_in_front};
-pub use guard::guard;
-pub use index::{Index, IndexEntry, IndexResource};
-pub use neighbour::StopConditions;
-pub use processes::Left;
+pub use access::{
+    advice::explain_refusal,
+    credential_dir::{CredentialDir, CredentialError},
+    folder::Readers,
+    index::{CredentialIndex, IndexEntry, IndexResource},
+    obtain::{JoinOptions, JoinTarget, RunContext, RunError, SvidPaths},
+};
+pub use messages::MessageSink;
+pub use process::{
+    child::{Child, ChildHandle, ChildSpec, SpawnError},
+    command::{CommandError, resolve},
+    environment::ChildEnvironment,
+    exit::{ChildExit, ChildStatus},
+    front::{FrontPipes, run_in_front},
+    guard::guard,
+    processes::Survivors,
+    rlimits::limit_of,
+    signals::{SignalNumber, Signals},
+    work_watch::StopConditions,
+};
 pub use retry::Backoff;
-pub use rlimits::limit_of;
 pub use run::{RunOptions, run};
-pub use signals::{SignalNumber, Signals};
+pub use sidecar::{SidecarEnd, SidecarOptions, run_sidecar};
 pub use spec::{OnRevoke, RunSettings, RunSpec};
-pub use voice::MessageSink;

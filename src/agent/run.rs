@@ -7,18 +7,26 @@ use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
 use super::{
-    Child, ChildEnd, ChildEnvironment, ChildSpec, CredentialDir, Ended, FrontPipes, JoinOptions, Left,
-    MessageSink, OnRevoke, Readers, RunContext, RunError, RunSettings, Signals, SpawnError,
-    access::{Access, AfterAKill, is_farewell},
-    child::News,
-    command,
-    ending::{ToFinish, outcome_name},
-    front::Way,
-    index::DrainNote,
-    meaning::Over,
-    member::{Command, Member, Report, Standing},
-    rlimits::{is_own_cpu_limit, limit_of_end},
-    signals::{Heard, Process, SentTo, SignalNumber, Together},
+    access::{
+        credential_dir::CredentialDir,
+        folder::Readers,
+        index::DrainNote,
+        meaning::AccessEnd,
+        member::live::{FinalReport, LiveMember, MemberCommand, MemberStatus},
+        obtain::{JoinOptions, ObtainedAccess, OnKill, RunContext, RunError, is_farewell},
+    },
+    messages::MessageSink,
+    process::{
+        child::{Child, ChildEvent, ChildSpec, SpawnError},
+        command,
+        environment::ChildEnvironment,
+        exit::{ChildExit, ChildStatus, ToFinish, outcome_name},
+        front::{FrontHandle, FrontPipes},
+        processes::Survivors,
+        rlimits::{is_own_cpu_limit, limit_of_end},
+        signals::{Arrivals, SentTo, SignalArrival, SignalNumber, SignalReceiver, Signals},
+    },
+    spec::{OnRevoke, RunSettings},
 };
 use crate::{
     clock::{Clock, Wall},
@@ -51,7 +59,7 @@ pub async fn run(options: RunOptions, place: RunContext) -> Result<u8, RunError>
     let signals = Signals::listen_behind(front).map_err(RunError::Signals)?;
     let ran = run_behind(options, place, signals, way.clone()).await;
     if let (Some(way), Err(RunError::Interrupted(signal))) = (way, &ran) {
-        way.end_as(ChildEnd::Signalled(*signal as i32));
+        way.end_as(ChildStatus::Signalled(*signal as i32));
     }
     ran
 }
@@ -60,13 +68,13 @@ async fn run_behind(
     options: RunOptions,
     place: RunContext,
     mut signals: Signals,
-    way: Option<Way>,
+    way: Option<FrontHandle>,
 ) -> Result<u8, RunError> {
     let program = options.command.first().cloned().unwrap_or_default();
     command::resolve(&program, std::env::var_os("PATH").as_deref()).map_err(SpawnError::from)?;
     let dir = CredentialDir::create(options.dir.as_deref(), Readers::default())?;
     let joining = &options.joining;
-    let access = Access::obtain(joining, dir, &place, &mut signals, AfterAKill::EndsItsCommand).await?;
+    let access = ObtainedAccess::obtain(joining, dir, &place, &mut signals, OnKill::EndCommand).await?;
 
     let set = access.env(joining.svid.as_ref());
     let env = ChildEnvironment::of_this_process(&joining.settings.keep_env, set);
@@ -87,7 +95,7 @@ async fn run_behind(
         }
     };
     place.voice.say(&access.described());
-    let run = Run {
+    let run = RunningCommand {
         handle: child.handle(),
         child,
         signals,
@@ -100,14 +108,14 @@ async fn run_behind(
         clock: place.clock,
         voice: place.voice,
         way,
-        together: Together::default(),
+        together: Arrivals::default(),
         farewells: 0,
     };
     Ok(run.until_the_end(access.member).await)
 }
 
 /// A child that runs, with its access.
-struct Run {
+struct RunningCommand {
     child: Child,
     handle: super::ChildHandle,
     signals: Signals,
@@ -120,19 +128,19 @@ struct Run {
     identity: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
     voice: MessageSink,
-    way: Option<Way>,
-    together: Together,
+    way: Option<FrontHandle>,
+    together: Arrivals,
     /// Signals that asked to end, so far.
     farewells: u32,
 }
 
-impl Run {
-    async fn until_the_end(mut self, member: Member) -> u8 {
+impl RunningCommand {
+    async fn until_the_end(mut self, member: LiveMember) -> u8 {
         let (commands, orders) = mpsc::channel(4);
-        let (stands, mut standing) = watch::channel(Standing::default());
+        let (stands, mut standing) = watch::channel(MemberStatus::default());
         let serving = member.serve(orders, stands);
         tokio::pin!(serving);
-        let mut terminating: Option<BoxFuture<'static, Left>> = None;
+        let mut terminating: Option<BoxFuture<'static, Survivors>> = None;
         let (mut warned, mut is_over) = (None, false);
         let ended = loop {
             let (identity, clock) = (self.identity.clone(), self.clock.clone());
@@ -145,8 +153,8 @@ impl Run {
                     self.hear(heard);
                 }
                 news = self.child.next() => match news {
-                    Ok(News::Heard(signal)) => self.hear(Heard { signal, by: Process::Guard }),
-                    Ok(News::Ended(ended)) => break Ok(ended),
+                    Ok(ChildEvent::Heard(signal)) => self.hear(SignalArrival { signal, by: SignalReceiver::Guard }),
+                    Ok(ChildEvent::Ended(ended)) => break Ok(ended),
                     Err(error) => break Err(error),
                 },
                 () = clock.sleep_until(self.together.due()) => self.pass_on(&commands),
@@ -181,17 +189,17 @@ impl Run {
             Ok(ended) => ended,
             Err(error) => {
                 self.voice.say(&format!("the command can no longer be followed: {error}"));
-                let end = ChildEnd::Exited(125);
-                Ended { end, asked: None }
+                let end = ChildStatus::Exited(125);
+                ChildExit { end, asked: None }
             }
         };
         let outcome = ended.outcome_after(self.to_finish);
-        let finish = Command::Finish { outcome, detail: ended.detail() };
+        let finish = MemberCommand::Finish { outcome, detail: ended.detail() };
         let _ = commands.try_send(finish);
         let report = tokio::select! {
             report = &mut serving => report,
             () = self.clock.sleep(REPORT.saturating_add(Duration::from_secs(1))) => {
-                Report::Failed(Refusal::new(Reason::Unreachable, "no answer"))
+                FinalReport::Failed(Refusal::new(Reason::Unreachable, "no answer"))
             }
         };
         self.say_end(&ended, outcome, &report);
@@ -203,11 +211,12 @@ impl Run {
     }
 
     /// Takes note of a signal. Whether it is passed on is decided in a moment.
-    fn hear(&mut self, heard: Heard) {
+    fn hear(&mut self, heard: SignalArrival) {
         if heard.signal == Signal::SIGXFSZ {
             // The kernel's, about a write of ours, which says the rest.
             self.voice.say("a file of the wrapper would be larger than RLIMIT_FSIZE (ulimit -f) allows");
-        } else if heard.signal == Signal::SIGXCPU && heard.by == Process::Wrapper && is_own_cpu_limit() {
+        } else if heard.signal == Signal::SIGXCPU && heard.by == SignalReceiver::Wrapper && is_own_cpu_limit()
+        {
             self.voice.say(
                 "the wrapper has used the processor time that RLIMIT_CPU (ulimit -t) allows; it goes on up to the hard limit",
             );
@@ -259,7 +268,7 @@ impl Run {
     }
 
     /// Passes on what was sent to the wrapper. What was sent to all has reached the command.
-    fn pass_on(&mut self, commands: &mpsc::Sender<Command>) {
+    fn pass_on(&mut self, commands: &mpsc::Sender<MemberCommand>) {
         for (signal, to) in self.together.decided(self.clock.now().lease) {
             let has_it = match to {
                 SentTo::Wrapper => {
@@ -281,7 +290,7 @@ impl Run {
             self.farewells = self.farewells.saturating_add(1);
             if self.farewells == 1 {
                 let reason = format!("{signal} from outside");
-                let _ = commands.try_send(Command::Drain { grace: Some(self.drain), reason });
+                let _ = commands.try_send(MemberCommand::Drain { grace: Some(self.drain), reason });
             } else {
                 let pid = self.handle.pid();
                 self.voice.say(&format!(
@@ -295,11 +304,11 @@ impl Run {
     fn leave(&self) -> u8 {
         self.dir.wipe();
         self.voice.say("the process that the shell started was killed: the credential files are wiped, the command is ended");
-        ChildEnd::Signalled(Signal::SIGKILL as i32).exit_code()
+        ChildStatus::Signalled(Signal::SIGKILL as i32).exit_code()
     }
 
     /// Ends what the command left behind, and says so if that takes its time.
-    async fn end_rest(&mut self) -> Left {
+    async fn end_rest(&mut self) -> Survivors {
         let (grace, clock) = (self.settings.grace, self.clock.clone());
         let began = clock.now().lease;
         let asked = {
@@ -332,7 +341,7 @@ impl Run {
     }
 
     /// Says why, and tells the child as the settings want it.
-    fn access_is_over(&mut self, over: &Over) -> Option<BoxFuture<'static, Left>> {
+    fn access_is_over(&mut self, over: &AccessEnd) -> Option<BoxFuture<'static, Survivors>> {
         let grace = self.settings.grace;
         if self.settings.on_revoke != OnRevoke::Ignore {
             self.to_finish = ToFinish::Asked;
@@ -350,8 +359,8 @@ impl Run {
         Some(async move { handle.terminate(how, grace, &*clock).await }.boxed())
     }
 
-    fn say_end(&self, ended: &Ended, outcome: v1::Outcome, report: &Report) {
-        if let (ChildEnd::Signalled(signal), None) = (ended.end, ended.asked)
+    fn say_end(&self, ended: &ChildExit, outcome: v1::Outcome, report: &FinalReport) {
+        if let (ChildStatus::Signalled(signal), None) = (ended.end, ended.asked)
             && let Some(limit) = limit_of_end(signal)
         {
             self.voice.say(&format!("the command was ended by signal {signal}: {limit}"));
@@ -359,9 +368,9 @@ impl Run {
         let outcome = outcome_name(outcome);
         let detail = ended.detail();
         self.voice.say(&match report {
-            Report::Delivered => format!("{outcome}: {detail}; all access has ended"),
-            Report::NotNeeded => format!("{outcome}: {detail}; access had ended before"),
-            Report::Failed(refusal) => format!(
+            FinalReport::Delivered => format!("{outcome}: {detail}; all access has ended"),
+            FinalReport::NotNeeded => format!("{outcome}: {detail}; access had ended before"),
+            FinalReport::Failed(refusal) => format!(
                 "{outcome}: {detail}; this could not be reported ({}: {refusal}): access ends by itself within {} s",
                 refusal.reason,
                 self.window.as_secs()
@@ -370,7 +379,8 @@ impl Run {
     }
 }
 
-const FRONT_IS_GONE: Heard = Heard { signal: SignalNumber(Signal::SIGKILL as i32), by: Process::Front };
+const FRONT_IS_GONE: SignalArrival =
+    SignalArrival { signal: SignalNumber(Signal::SIGKILL as i32), by: SignalReceiver::Front };
 /// How long the rest of a command may take to end before it is spoken of.
 const LEFT_BEHIND: Duration = Duration::from_secs(1);
 
@@ -399,7 +409,7 @@ async fn svid_ends(identity: &dyn IdentitySource, clock: &dyn Clock, warned: Opt
     }
 }
 
-async fn finished(terminating: &mut Option<BoxFuture<'static, Left>>) -> Left {
+async fn finished(terminating: &mut Option<BoxFuture<'static, Survivors>>) -> Survivors {
     match terminating {
         Some(terminating) => terminating.await,
         None => std::future::pending().await,

@@ -21,14 +21,14 @@ pub(super) enum Value {
     Text(String),
     Whole(i64),
     List(Vec<Node>),
-    Table(Vec<Entry>),
+    Table(Vec<DocumentEntry>),
     /// What no specification has use for, in words.
     Other(&'static str),
 }
 
 /// One key of a table.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct DocumentEntry {
     pub(super) key: String,
     pub(super) line: usize,
     pub(super) node: Node,
@@ -36,7 +36,7 @@ pub(super) struct Entry {
 
 /// What is wrong with the text itself, and where.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct SyntaxFault {
     pub(super) line: usize,
     pub(super) what: String,
 }
@@ -55,7 +55,7 @@ impl Value {
 }
 
 /// Reads TOML. All faults of the syntax are told at once.
-pub(super) fn read_toml(text: &str) -> Result<Node, Vec<Fault>> {
+pub(super) fn read_toml(text: &str) -> Result<Node, Vec<SyntaxFault>> {
     let lines = Lines::of(text);
     let (root, errors) = DeTable::parse_recoverable(text);
     if errors.is_empty() {
@@ -63,12 +63,12 @@ pub(super) fn read_toml(text: &str) -> Result<Node, Vec<Fault>> {
     }
     Err(errors
         .iter()
-        .map(|e| Fault { line: e.span().map_or(1, |s| lines.at(s.start)), what: one_line(e.message()) })
+        .map(|e| SyntaxFault { line: e.span().map_or(1, |s| lines.at(s.start)), what: one_line(e.message()) })
         .collect())
 }
 
 fn table(table: DeTable<'_>, lines: &Lines) -> Value {
-    let entries = table.into_iter().map(|(key, value)| Entry {
+    let entries = table.into_iter().map(|(key, value)| DocumentEntry {
         line: lines.at(key.span().start),
         key: key.into_inner().into_owned(),
         node: node(value, lines),
@@ -95,8 +95,8 @@ fn node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
 
 /// Reads JSON. serde_json judges the syntax and bounds the depth; what follows it only finds places in a text that is
 /// known to be good, and keys that stand twice.
-pub(super) fn read_json(text: &str) -> Result<Node, Vec<Fault>> {
-    let fault = |line, what| vec![Fault { line, what }];
+pub(super) fn read_json(text: &str) -> Result<Node, Vec<SyntaxFault>> {
+    let fault = |line, what| vec![SyntaxFault { line, what }];
     serde_json::from_str::<serde_json::Value>(text).map_err(|e| {
         let shown = e.to_string();
         let what = shown.split(" at line ").next().unwrap_or_default();
@@ -113,7 +113,7 @@ pub(super) fn read_json(text: &str) -> Result<Node, Vec<Fault>> {
 struct Scan<'a> {
     rest: &'a str,
     line: usize,
-    twice: Vec<Fault>,
+    twice: Vec<SyntaxFault>,
 }
 
 impl<'a> Scan<'a> {
@@ -171,10 +171,12 @@ impl<'a> Scan<'a> {
             self.eat(b':')?;
             let node = self.node()?;
             if !seen.insert(key.clone()) {
-                self.twice
-                    .push(Fault { line, what: format!("`{}` stands twice: remove one", key.escape_debug()) });
+                self.twice.push(SyntaxFault {
+                    line,
+                    what: format!("`{}` stands twice: remove one", key.escape_debug()),
+                });
             }
-            entries.push(Entry { key, line, node });
+            entries.push(DocumentEntry { key, line, node });
         }
         Some(Value::Table(entries))
     }
@@ -257,7 +259,7 @@ mod tests {
     #[test]
     fn a_key_that_stands_twice_is_an_error_in_both_forms() {
         let json = read_json("{\"a\": 1,\n\"a\": 2}").unwrap_err();
-        assert_eq!(json, [Fault { line: 2, what: "`a` stands twice: remove one".into() }]);
+        assert_eq!(json, [SyntaxFault { line: 2, what: "`a` stands twice: remove one".into() }]);
         assert_eq!(read_toml("a = 1\na = 2\n").unwrap_err()[0].line, 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, time::Duration};
 
-use super::document::{Entry, Node, Value};
+use super::document::{DocumentEntry, Node, Value};
 use crate::written::shown;
 
 /// What is wrong, and on which line.
@@ -14,7 +14,7 @@ pub(super) struct Fields {
     prefix: &'static str,
     /// Where the table begins: what is missing is told here.
     line: usize,
-    left: Vec<Entry>,
+    left: Vec<DocumentEntry>,
     known: Vec<&'static str>,
     held: Vec<&'static str>,
     /// Something else stood where the table was wanted, which is told: nothing more is missing.
@@ -23,9 +23,9 @@ pub(super) struct Fields {
 
 /// A value and its line.
 #[derive(Clone, Debug)]
-pub(super) struct At<T> {
+pub(super) struct AtLine<T> {
     pub(super) line: usize,
-    pub(super) it: T,
+    pub(super) value: T,
 }
 
 impl Fields {
@@ -41,7 +41,7 @@ impl Fields {
         Fields { prefix, line: node.line, left, known: Vec::new(), held: Vec::new(), no_table }
     }
 
-    pub(super) fn take(&mut self, key: &'static str) -> Option<Entry> {
+    pub(super) fn take(&mut self, key: &'static str) -> Option<DocumentEntry> {
         self.known.push(key);
         let at = self.left.iter().position(|e| e.key == key)?;
         self.held.push(key);
@@ -75,7 +75,7 @@ impl Fields {
         key: &'static str,
         noted: &mut Noted,
         read: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Option<At<T>> {
+    ) -> Option<AtLine<T>> {
         let entry = self.take(key)?;
         let line = entry.node.line;
         let Value::Text(text) = &entry.node.value else {
@@ -83,7 +83,7 @@ impl Fields {
             self.wrong(line, key, what, noted);
             return None;
         };
-        read(text).map_err(|e| self.wrong(line, key, e, noted)).ok().map(|it| At { line, it })
+        read(text).map_err(|e| self.wrong(line, key, e, noted)).ok().map(|value| AtLine { line, value })
     }
 
     /// A list of texts. Those that `read` refuses are noted and left out.
@@ -108,7 +108,7 @@ impl Fields {
         for node in nodes {
             match &node.value {
                 Value::Text(text) => match read(text) {
-                    Ok(it) => out.push(it),
+                    Ok(value) => out.push(value),
                     Err(e) => self.wrong(node.line, key, e, noted),
                 },
                 other => {
@@ -126,7 +126,7 @@ impl Fields {
         key: &'static str,
         bounds: RangeInclusive<u32>,
         noted: &mut Noted,
-    ) -> Option<At<u32>> {
+    ) -> Option<AtLine<u32>> {
         let entry = self.take(key)?;
         let line = entry.node.line;
         let read = match entry.node.value {
@@ -134,7 +134,7 @@ impl Fields {
             other => Err(other.kind().to_owned()),
         };
         match read {
-            Ok(it) => Some(At { line, it }),
+            Ok(value) => Some(AtLine { line, value }),
             Err(is) => {
                 let what = format!(
                     "{is} stands here: write a whole number from {} to {}",
@@ -153,7 +153,7 @@ impl Fields {
         key: &'static str,
         bounds: RangeInclusive<Duration>,
         noted: &mut Noted,
-    ) -> Option<At<Duration>> {
+    ) -> Option<AtLine<Duration>> {
         self.text(key, noted, |text| {
             let (least, most) =
                 (humantime::format_duration(*bounds.start()), humantime::format_duration(*bounds.end()));

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
-use super::fields::{At, Fields, Noted};
+use super::fields::{AtLine, Fields, Noted};
 use crate::{
     limits::{
         ATTEMPTS_MAX, FILE_BYTES_MAX, JOB_DURATION_MAX, JOB_RESOURCES_MAX, LEASE_TTL_MAX, MEMBERS_MAX,
@@ -20,7 +20,7 @@ const GATEWAY: &str = "comes with the S3 gateway and is not served yet: remove i
 pub(super) fn read(
     root: &mut Fields,
     folder: &Path,
-    drain: Option<At<Duration>>,
+    drain: Option<AtLine<Duration>>,
     noted: &mut Noted,
 ) -> v1::JobSpec {
     let name = root.text("name", noted, job_name);
@@ -64,7 +64,7 @@ pub(super) fn read(
         ));
     }
     let members = root.table("members", "members.", noted).map(|fields| members(fields, noted));
-    let text = |t: Option<At<String>>| t.map(|t| t.it).unwrap_or_default();
+    let text = |t: Option<AtLine<String>>| t.map(|t| t.value).unwrap_or_default();
     v1::JobSpec {
         name: text(name),
         tenant: text(tenant),
@@ -82,8 +82,8 @@ pub(super) fn read(
     }
 }
 
-fn wire(d: At<Duration>) -> Option<prost_types::Duration> {
-    d.it.try_into().ok()
+fn wire(d: AtLine<Duration>) -> Option<prost_types::Duration> {
+    d.value.try_into().ok()
 }
 
 fn job_name(text: &str) -> Result<String, String> {
@@ -121,8 +121,8 @@ fn tuning(mut fields: Fields, folder: &Path, noted: &mut Noted) -> v1::Tuning {
     let prompts = fields.texts("prompts", SPEC_LIST_MAX, noted, |t| plain(t, TEXT_BYTES_MAX));
     fields.finish(noted);
     v1::Tuning {
-        method: method.map_or(v1::Method::Unspecified, |m| m.it).into(),
-        params_digest: params.map(|d| d.it.to_string()).unwrap_or_default(),
+        method: method.map_or(v1::Method::Unspecified, |m| m.value).into(),
+        params_digest: params.map(|d| d.value.to_string()).unwrap_or_default(),
         free_params,
         prompts,
     }
@@ -175,12 +175,12 @@ fn resources(
             fields.missing("resource", write, noted);
         }
         if let Some(resource) = resource {
-            let name = resource.it.to_string();
+            let name = resource.value.to_string();
             if out.contains(&name) {
                 noted.push((resource.line, format!("{prefix}resource: {name} stands twice: remove one")));
             } else {
                 if let Some(pin) = pin {
-                    pins.insert(name.clone(), pin.it.to_string());
+                    pins.insert(name.clone(), pin.value.to_string());
                 }
                 out.push(name);
             }
@@ -225,18 +225,20 @@ fn members(mut fields: Fields, noted: &mut Noted) -> v1::Members {
         None if t == "all" || t == "any" => Ok(t.to_owned()),
         None => Err(format!("`{}` stands here: write \"all\", \"any\" or \"instance:NAME\"", shown(t))),
     });
-    let whole = expect.as_ref().map_or(1, |e| e.it);
-    if let Some(max) = max.as_ref().filter(|m| m.it < whole) {
-        noted
-            .push((max.line, format!("members.max: {} is less than expect: write at least {whole}", max.it)));
+    let whole = expect.as_ref().map_or(1, |e| e.value);
+    if let Some(max) = max.as_ref().filter(|m| m.value < whole) {
+        noted.push((
+            max.line,
+            format!("members.max: {} is less than expect: write at least {whole}", max.value),
+        ));
     }
     fields.finish(noted);
     v1::Members {
         start,
         join,
-        expect: expect.map_or(0, |n| n.it),
-        max: max.map_or(0, |n| n.it),
-        attempts: attempts.map_or(0, |n| n.it),
-        done_when: done_when.map(|d| d.it).unwrap_or_default(),
+        expect: expect.map_or(0, |n| n.value),
+        max: max.map_or(0, |n| n.value),
+        attempts: attempts.map_or(0, |n| n.value),
+        done_when: done_when.map(|d| d.value).unwrap_or_default(),
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use nix::sys::signal::Signal;
 
-use super::fields::{At, Fields, Noted};
+use super::fields::{AtLine, Fields, Noted};
 use crate::{
     limits::{
         DRAIN_GRACE_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX, TERM_GRACE_DEFAULT, TERM_GRACE_MAX, TTL_MIN,
@@ -89,21 +89,21 @@ fn drain_signal(text: &str) -> Result<Signal, String> {
 }
 
 /// Reads the settings, and the drain with its line, which the job is told too.
-pub(super) fn read(root: &mut Fields, noted: &mut Noted) -> (RunSettings, Option<At<Duration>>) {
+pub(super) fn read(root: &mut Fields, noted: &mut Noted) -> (RunSettings, Option<AtLine<Duration>>) {
     const GATEWAY: &str = "comes with the S3 gateway and is not served yet: remove it";
     let mut run = RunSettings::default();
     let Some(mut fields) = root.table("run", "run.", noted) else { return (run, None) };
     if let Some(on_revoke) = fields.text("on_revoke", noted, str::parse) {
-        run.on_revoke = on_revoke.it;
+        run.on_revoke = on_revoke.value;
     }
     if let Some(grace) = fields.span("grace", Duration::ZERO..=TERM_GRACE_MAX, noted) {
-        run.grace = grace.it;
+        run.grace = grace.value;
     }
     let drain = fields.span("drain", TTL_MIN..=DRAIN_GRACE_MAX, noted);
-    run.drain = drain.as_ref().map(|d| d.it);
-    run.drain_signal = fields.text("drain_signal", noted, drain_signal).map(|signal| signal.it);
+    run.drain = drain.as_ref().map(|d| d.value);
+    run.drain_signal = fields.text("drain_signal", noted, drain_signal).map(|signal| signal.value);
     if let Some(rejoin) = fields.span("rejoin", TTL_MIN..=JOB_DURATION_MAX, noted) {
-        run.rejoin = rejoin.it;
+        run.rejoin = rejoin.value;
     }
     run.keep_env = fields.texts("keep_env", SPEC_LIST_MAX, noted, |name| {
         let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');

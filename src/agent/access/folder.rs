@@ -1,0 +1,313 @@
+//! The folder that credential files are in: whose it is, who may read in it, and whether it is still there.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    fcntl::OFlag,
+    sys::statfs::{TMPFS_MAGIC, statfs},
+    unistd::{Gid, Pid, Uid, geteuid, getpid},
+};
+
+use super::credential_dir::{CredentialError, erase_all};
+use crate::{
+    agent::process::processes,
+    secret::{NoRandomness, Secret},
+};
+
+/// What the folders of wrappers are called: `leasehold-PID-START-RANDOM`.
+const PREFIX: &str = "leasehold-";
+
+/// Who may read the credential files: their owner, and a group if the user says so. Other users never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readers {
+    group: Option<Gid>,
+    may_group: bool,
+}
+
+impl Readers {
+    /// Reads a mode as `chmod` takes it. Without a mode, a named group may read.
+    ///
+    /// # Errors
+    /// A mode that lets other users read, or that is neither 0600 nor 0640.
+    pub fn new(group: Option<Gid>, mode: Option<&str>) -> Result<Self, String> {
+        let may_group = match mode.map(|m| (m, u32::from_str_radix(m, 8))) {
+            None => group.is_some(),
+            Some((_, Ok(0o600))) => false,
+            Some((_, Ok(0o640))) => true,
+            Some((m, Ok(bits))) if bits & 0o007 != 0 => {
+                return Err(format!(
+                    "{m} lets every user of the machine use the credentials: write 0600 or 0640"
+                ));
+            }
+            Some((m, _)) => return Err(format!("{m} is not a mode for credentials: write 0600 or 0640")),
+        };
+        Ok(Readers { group, may_group })
+    }
+
+    fn folder_mode(self) -> u32 {
+        if self.may_group { 0o750 } else { 0o700 }
+    }
+
+    /// The mode of a file with a credential.
+    pub(crate) fn file_mode(self) -> u32 {
+        if self.may_group { 0o640 } else { 0o600 }
+    }
+
+    /// Gives an open file, or a folder, to the readers. Independent of the umask.
+    pub(crate) fn admit(self, file: &File, mode: u32) -> io::Result<()> {
+        if let Some(group) = self.group {
+            fchown(file, None, Some(group.as_raw()))?;
+        }
+        if self.may_group || mode != 0o600 {
+            file.set_permissions(Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+}
+
+/// A folder that this process holds by its lock (`flock`), so that the next wrapper knows that it is in use.
+#[derive(Debug)]
+pub(crate) struct LockedFolder {
+    path: PathBuf,
+    readers: Readers,
+    lock: File,
+    /// It was there before, and stays.
+    pub(crate) stays: bool,
+}
+
+impl LockedFolder {
+    /// Makes a folder below `base` with a name that no one can guess. Under its final name it is never seen without its lock.
+    pub(crate) fn make(base: &Path, readers: Readers) -> Result<io::Result<Self>, NoRandomness> {
+        let random = Secret::random()?.to_text();
+        let pid = getpid();
+        let start = processes::start_of(pid).unwrap_or(0);
+        let name = format!("{PREFIX}{pid}-{start}-{}", random.expose());
+        let (early, path) = (base.join(format!(".{name}")), base.join(name));
+        let made = make_locked(&early, readers).and_then(|lock| {
+            fs::rename(&early, &path)?;
+            Ok(LockedFolder { path, readers, lock, stays: false })
+        });
+        if made.is_err() {
+            // Nothing is in it. If it was never made, there is nothing to remove.
+            let _ = fs::remove_dir(&early);
+        }
+        Ok(made)
+    }
+
+    /// Takes a folder that the user named. Makes it if it is not there.
+    ///
+    /// # Errors
+    /// A folder of another user, one that others may write to, and one that another process has locked.
+    pub(crate) fn named(path: &Path, readers: Readers) -> Result<Self, CredentialError> {
+        let unfit = |why: &str| CredentialError::Unfit { path: path.to_owned(), why: why.to_owned() };
+        let failed = |source| CredentialError::NoDirectory { tried: path.to_owned(), source };
+        match make_locked(path, readers) {
+            Ok(lock) => {
+                let path = fs::canonicalize(path).map_err(failed)?;
+                return Ok(LockedFolder { path, readers, lock, stays: false });
+            }
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(failed(e)),
+        }
+        let path = fs::canonicalize(path).map_err(failed)?;
+        let lock = open_folder(&path).map_err(|e| match e.raw_os_error() {
+            Some(code) if code == nix::errno::Errno::ENOTDIR as i32 => unfit("it is no directory"),
+            _ => failed(e),
+        })?;
+        let is = lock.metadata().map_err(failed)?;
+        if Uid::from_raw(is.uid()) != geteuid() {
+            return Err(unfit(&format!(
+                "it belongs to user {}, who could read or replace what is in it; name a folder below it that is not there yet, or one of your own",
+                is.uid()
+            )));
+        }
+        if is.mode() & 0o022 != 0 {
+            return Err(unfit(&format!(
+                "others may write to it (mode {:04o}), and so replace what is in it; give it mode {:04o}",
+                is.mode() & 0o7777,
+                readers.folder_mode()
+            )));
+        }
+        if readers.may_group && is.mode() & 0o050 != 0o050 {
+            return Err(unfit(
+                "its group may not enter it; give it mode 0750, or name one that is not there yet",
+            ));
+        }
+        if lock.try_lock().is_err() {
+            return Err(unfit("another wrapper or agent keeps its credentials there; name another"));
+        }
+        Ok(LockedFolder { path, readers, lock, stays: true })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn readers(&self) -> Readers {
+        self.readers
+    }
+
+    /// Whether the name still leads to the folder that is locked.
+    pub(crate) fn is_there(&self) -> bool {
+        is_same(&self.lock, &self.path)
+    }
+
+    /// Makes it again under its name after it was removed.
+    ///
+    /// # Errors
+    /// The name is taken by something that another user made, or the folder above is gone too.
+    pub(crate) fn make_again(&mut self) -> io::Result<()> {
+        self.lock = match make_locked(&self.path, self.readers) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                let found = open_folder(&self.path)?;
+                let is = found.metadata()?;
+                if Uid::from_raw(is.uid()) != geteuid() || is.mode() & 0o022 != 0 {
+                    let text = format!("user {} made another folder in its place", is.uid());
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+                }
+                found.try_lock()?;
+                found
+            }
+            made => made?,
+        };
+        Ok(())
+    }
+
+    /// Removes it, if it was made by this process and nothing is left in it.
+    pub(crate) fn remove(&self) {
+        if !self.stays
+            && self.is_there()
+            && let Err(e) = fs::remove_dir(&self.path)
+            // The guard of the command may have been first, or files of other people are in it.
+            && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
+        {
+            tracing::warn!(path = %self.path.display(), error = %e, "the directory for credentials could not be removed");
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn unlock(&self) {
+        self.lock.unlock().unwrap();
+    }
+}
+
+/// Whether a path leads to what is open here, and not by a link.
+pub(crate) fn is_same(open: &File, path: &Path) -> bool {
+    let there = fs::symlink_metadata(path);
+    there.is_ok_and(|t| open.metadata().is_ok_and(|o| (o.dev(), o.ino()) == (t.dev(), t.ino())))
+}
+
+fn make_locked(path: &Path, readers: Readers) -> io::Result<File> {
+    DirBuilder::new().mode(0o700).create(path)?;
+    let lock = open_folder(path)?;
+    lock.try_lock()?;
+    readers.admit(&lock, readers.folder_mode())?;
+    Ok(lock)
+}
+
+fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+/// Looks at each folder that a path leads through, as `sshd` does with StrictModes: its owner could put another folder in the
+/// place of ours. Answers what is worth a warning.
+///
+/// # Errors
+/// One of them belongs to a user who is neither root nor this one.
+pub(crate) fn look_above(path: &Path) -> Result<Option<String>, CredentialError> {
+    let mut warning = None;
+    for folder in path.ancestors() {
+        let is = fs::metadata(folder)
+            .map_err(|source| CredentialError::NoDirectory { tried: folder.to_owned(), source })?;
+        if is.uid() != 0 && Uid::from_raw(is.uid()) != geteuid() {
+            return Err(CredentialError::Unfit {
+                path: path.to_owned(),
+                why: format!(
+                    "{} belongs to user {}, who could put another folder in its place; name one elsewhere",
+                    folder.display(),
+                    is.uid()
+                ),
+            });
+        }
+        // Kubernetes mounts each emptyDir like this. Who shares the volume is trusted with it.
+        if is.mode() & 0o022 != 0 && is.mode() & 0o1000 == 0 {
+            warning = Some(format!("others may rename what is in {}", folder.display()));
+        }
+    }
+    Ok(warning)
+}
+
+/// Where the folder goes if the user names none: memory first. `/dev/shm` comes before the user's own directories, because
+/// logind removes those whole at logout, and then nothing can be made there again.
+pub(crate) fn usual_places(runtime: Option<PathBuf>) -> Vec<PathBuf> {
+    let uid = geteuid();
+    let owned = |p: &PathBuf| is_memory(p) && fs::metadata(p).is_ok_and(|m| Uid::from_raw(m.uid()) == uid);
+    let shared = Some(PathBuf::from("/dev/shm")).filter(|p| is_memory(p));
+    let user = PathBuf::from(format!("/run/user/{uid}"));
+    let own = runtime.into_iter().chain(Some(user)).filter(owned);
+    shared.into_iter().chain(own).chain([std::env::temp_dir()]).collect()
+}
+
+pub(crate) fn is_memory(path: &Path) -> bool {
+    statfs(path).is_ok_and(|s| s.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// Removes the folders whose wrapper is dead: no such process is there, and no process holds the lock. `see` looks at each
+/// before it is removed. The lock would be enough on one machine; the process is looked for too, in case a file system does
+/// not lock.
+pub(crate) fn remove_stale(base: &Path, mut see: impl FnMut(&Path)) {
+    let Ok(entries) = fs::read_dir(base) else { return };
+    for entry in entries.flatten() {
+        let (name, path): (OsString, PathBuf) = (entry.file_name(), entry.path());
+        let ours = entry.metadata().is_ok_and(|m| m.is_dir() && Uid::from_raw(m.uid()) == geteuid());
+        let Some((pid, start)) = named_process(&name).filter(|_| ours) else { continue };
+        if processes::start_of(pid) == Some(start) {
+            continue;
+        }
+        let Ok(lock) = open_folder(&path) else { continue };
+        if lock.try_lock().is_ok() {
+            see(&path);
+            erase_all(&path);
+            let removed = fs::remove_dir(&path);
+            tracing::info!(path = %path.display(), ok = removed.is_ok(), "removed the credential files of a wrapper that is gone");
+        }
+    }
+}
+
+/// The process and its start that the name of a folder carries.
+fn named_process(name: &OsStr) -> Option<(Pid, u64)> {
+    let mut parts = name.to_str()?.strip_prefix(PREFIX)?.splitn(3, '-');
+    let (pid, start, _random) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((Pid::from_raw(pid.parse().ok()?), start.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_that_lets_everyone_read_is_refused() {
+        for (mode, group, file_mode) in [
+            (None, None, 0o600),
+            (None, Some(7), 0o640),
+            (Some("0640"), None, 0o640),
+            (Some("600"), Some(7), 0o600),
+        ] {
+            let readers = Readers::new(group.map(Gid::from_raw), mode).unwrap();
+            assert_eq!(readers.file_mode(), file_mode, "{mode:?} {group:?}");
+        }
+        for mode in ["0644", "0604", "0777", "0601"] {
+            assert!(Readers::new(None, Some(mode)).unwrap_err().contains("every user"), "{mode}");
+        }
+        for mode in ["0660", "0200", "u=rw", "", "-600"] {
+            assert!(Readers::new(None, Some(mode)).unwrap_err().contains("0600 or 0640"), "{mode}");
+        }
+    }
+}

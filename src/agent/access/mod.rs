@@ -1,0 +1,24 @@
+//! The access of one member: how it is obtained, kept and taken away. The credential files never outlive their lease.
+//!
+//! | What | Files |
+//! |---|---|
+//! | creates the job, begins the attempt, joins it; undoes that if the start fails | `obtain` `join` `session` |
+//! | calls to the daemon, and what a refusal means | `calls` `meaning` `advice` |
+//! | the member while it runs | `member/` |
+//! | its credentials and when each is renewed | `credential_set` `credential` `schedule` |
+//! | the files of the credentials | `credential_dir` `index` `folder` `manifest` |
+
+pub(super) mod advice;
+pub(super) mod calls;
+pub(super) mod credential;
+pub(super) mod credential_dir;
+pub(super) mod credential_set;
+pub(super) mod folder;
+pub(super) mod index;
+pub(super) mod join;
+pub(super) mod manifest;
+pub(super) mod meaning;
+pub(super) mod member;
+pub(super) mod obtain;
+pub(super) mod schedule;
+pub(super) mod session;

@@ -1,0 +1,165 @@
+//! How a child ended, and what that means for its attempt.
+
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::Signal;
+
+use crate::proto::v1;
+
+/// How the process itself ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChildStatus {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By a signal with this number.
+    Signalled(i32),
+}
+
+impl ChildStatus {
+    /// What the wrapper exits with in its place: its code, or 128 and the signal, as a shell says it.
+    pub fn exit_code(self) -> u8 {
+        let code = match self {
+            ChildStatus::Exited(code) => code,
+            ChildStatus::Signalled(signal) => signal.saturating_add(128),
+        };
+        u8::try_from(code).unwrap_or(u8::MAX)
+    }
+}
+
+impl From<std::process::ExitStatus> for ChildStatus {
+    fn from(status: std::process::ExitStatus) -> Self {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => ChildStatus::Exited(code),
+            (None, signal) => ChildStatus::Signalled(signal.unwrap_or(0)),
+        }
+    }
+}
+
+/// An outcome as the wrapper says it.
+pub(crate) fn outcome_name(outcome: v1::Outcome) -> &'static str {
+    match outcome {
+        v1::Outcome::Completed => "completed",
+        v1::Outcome::Interrupted => "interrupted",
+        _ => "failed",
+    }
+}
+
+/// Whether a run was asked to finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ToFinish {
+    Asked,
+    NotAsked,
+}
+
+/// The end of a child, with what came before it.
+#[derive(Debug)]
+pub struct ChildExit {
+    pub end: ChildStatus,
+    /// The first signal that asked it to end and went through the wrapper.
+    pub asked: Option<Signal>,
+}
+
+/// Signals that ask a process to end, each also the exit code that shells and trainers give for it (128 and its number).
+const ASKING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
+
+/// Whether a signal asks a process to end.
+pub(crate) fn asks_to_end(signal: Signal) -> bool {
+    ASKING.contains(&signal)
+}
+
+impl ChildExit {
+    pub fn exit_code(&self) -> u8 {
+        self.end.exit_code()
+    }
+
+    /// What the attempt is told.
+    ///
+    /// | The child | Outcome |
+    /// |---|---|
+    /// | exits with 0 | completed; after a request to finish it is interrupted |
+    /// | ends otherwise after a signal that the wrapper passed on, or that the wrapper ended it with | interrupted: trainers differ in their codes (torchrun exits with 1 after SIGTERM) |
+    /// | is ended by SIGTERM, SIGINT or SIGHUP, or exits with 143, 130 or 129 | interrupted: somebody else asked |
+    /// | anything else, SIGKILL from outside (out of memory) among it | failed |
+    pub fn outcome(&self) -> v1::Outcome {
+        const BY_CONVENTION: [i32; 3] =
+            [Signal::SIGTERM as i32, Signal::SIGINT as i32, Signal::SIGHUP as i32];
+        let interrupted = match self.end {
+            ChildStatus::Exited(0) => return v1::Outcome::Completed,
+            _ if self.asked.is_some() => true,
+            ChildStatus::Exited(code) => BY_CONVENTION.iter().any(|s| s + 128 == code),
+            ChildStatus::Signalled(signal) => BY_CONVENTION.contains(&signal),
+        };
+        if interrupted { v1::Outcome::Interrupted } else { v1::Outcome::Failed }
+    }
+
+    /// What the attempt hears if the run was asked to finish before, by its platform or by a drain. Many trainers save their
+    /// work then and exit with 0: the work is to go on in the next attempt.
+    pub(crate) fn outcome_after(&self, request: ToFinish) -> v1::Outcome {
+        match request {
+            ToFinish::Asked => v1::Outcome::Interrupted,
+            ToFinish::NotAsked => self.outcome(),
+        }
+    }
+
+    /// One line for people and the ledger, as in `exit code 1 after SIGTERM`.
+    pub fn detail(&self) -> String {
+        let mut text = match self.end {
+            ChildStatus::Exited(code) => format!("exit code {code}"),
+            ChildStatus::Signalled(n) => match Signal::try_from(n) {
+                Ok(Signal::SIGKILL) if self.asked.is_none() => {
+                    "ended by SIGKILL from outside; where memory is short, the kernel does that".to_owned()
+                }
+                Ok(signal) => format!("ended by {signal}"),
+                Err(_) => format!("ended by signal {n}"),
+            },
+        };
+        if let Some(asked) = self.asked.filter(|s| self.end != ChildStatus::Signalled(*s as i32)) {
+            text.push_str(&format!(" after {asked}"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_has_its_outcome_code_and_detail() {
+        use v1::Outcome::{Completed, Failed, Interrupted};
+        let term = Some(Signal::SIGTERM);
+        for (end, asked, outcome, code, detail) in [
+            (ChildStatus::Exited(0), None, Completed, 0, "exit code 0"),
+            (ChildStatus::Exited(0), term, Completed, 0, "exit code 0 after SIGTERM"),
+            (ChildStatus::Exited(3), None, Failed, 3, "exit code 3"),
+            (ChildStatus::Exited(1), term, Interrupted, 1, "exit code 1 after SIGTERM"),
+            (ChildStatus::Exited(143), None, Interrupted, 143, "exit code 143"),
+            (ChildStatus::Exited(130), None, Interrupted, 130, "exit code 130"),
+            (ChildStatus::Exited(137), None, Failed, 137, "exit code 137"),
+            (ChildStatus::Exited(127), None, Failed, 127, "exit code 127"),
+            (ChildStatus::Signalled(15), None, Interrupted, 143, "ended by SIGTERM"),
+            (ChildStatus::Signalled(15), term, Interrupted, 143, "ended by SIGTERM"),
+            (ChildStatus::Signalled(2), None, Interrupted, 130, "ended by SIGINT"),
+            (ChildStatus::Signalled(1), None, Interrupted, 129, "ended by SIGHUP"),
+            (
+                ChildStatus::Signalled(9),
+                None,
+                Failed,
+                137,
+                "ended by SIGKILL from outside; where memory is short, the kernel does that",
+            ),
+            (ChildStatus::Signalled(9), term, Interrupted, 137, "ended by SIGKILL after SIGTERM"),
+            (ChildStatus::Signalled(11), None, Failed, 139, "ended by SIGSEGV"),
+            (ChildStatus::Signalled(40), None, Failed, 168, "ended by signal 40"),
+        ] {
+            let ended = ChildExit { end, asked };
+            assert_eq!(
+                (ended.outcome(), ended.exit_code(), ended.detail().as_str()),
+                (outcome, code, detail),
+                "{end:?} {asked:?}"
+            );
+            assert_eq!(ended.outcome_after(ToFinish::NotAsked), outcome, "{end:?}");
+            assert_eq!(ended.outcome_after(ToFinish::Asked), Interrupted, "{end:?}");
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Limits of the platform: which one an error or a signal stands for, so that none of them ends anything silently.
+
+use std::{io, time::Duration};
+
+use nix::{
+    errno::Errno,
+    sys::{
+        resource::{RLIM_INFINITY, Resource, UsageWho, getrlimit, getrusage, setrlimit},
+        signal::Signal,
+        time::TimeValLike,
+    },
+};
+
+/// The limit behind an error of the system, in the words of a shell.
+pub fn limit_of(error: &io::Error) -> Option<&'static str> {
+    Some(match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EAGAIN => {
+            "processes and threads: RLIMIT_NPROC (ulimit -u) of this user, or the pids limit of the cgroup"
+        }
+        Errno::EMFILE => "open files of this process: RLIMIT_NOFILE (ulimit -n)",
+        Errno::ENFILE => "open files of this machine: fs.file-max",
+        Errno::EFBIG => "the size of a file: RLIMIT_FSIZE (ulimit -f)",
+        Errno::ENOMEM => "memory: RLIMIT_AS (ulimit -v), or the memory limit of the cgroup",
+        Errno::EDQUOT => "this user's quota on that disk",
+        Errno::ENOSPC => "the space of that disk",
+        _ => return None,
+    })
+}
+
+/// The limit that ended a command by this signal. The command has the wrapper's limits, unless it changed them.
+pub(crate) fn limit_of_end(signal: i32) -> Option<String> {
+    let at = |resource| getrlimit(resource).ok().filter(|(soft, _)| *soft != RLIM_INFINITY);
+    match Signal::try_from(signal).ok()? {
+        Signal::SIGXCPU => Some(match at(Resource::RLIMIT_CPU) {
+            Some((soft, _)) => format!("its limit of processor time is {soft} s, RLIMIT_CPU (ulimit -t)"),
+            None => "the signal of a limit of processor time (ulimit -t), or of a scheduler".to_owned(),
+        }),
+        Signal::SIGXFSZ => Some(match at(Resource::RLIMIT_FSIZE) {
+            Some((soft, _)) => {
+                format!("its limit for the size of a file is {soft} bytes, RLIMIT_FSIZE (ulimit -f)")
+            }
+            None => "the signal of a limit for the size of a file (ulimit -f)".to_owned(),
+        }),
+        Signal::SIGKILL => {
+            let (_, hard) = at(Resource::RLIMIT_CPU).filter(|(_, hard)| *hard != RLIM_INFINITY)?;
+            Some(format!(
+                "the kernel does that after {hard} s of processor time too, RLIMIT_CPU (ulimit -H -t)"
+            ))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a SIGXCPU is the kernel's, about the wrapper's own processor time. Raises the soft limit to the hard one then, so that
+/// the access of the command does not end with the wrapper. The command keeps its own limit.
+pub(crate) fn is_own_cpu_limit() -> bool {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_CPU) else { return false };
+    let Ok(used) = getrusage(UsageWho::RUSAGE_SELF) else { return false };
+    let used = used.user_time() + used.system_time();
+    let used = Duration::from_micros(used.num_microseconds().try_into().unwrap_or(0));
+    // The kernel looks at ticks, which come a little before the sum.
+    let is_own = soft != RLIM_INFINITY && used.as_secs_f64() + 0.1 >= soft as f64;
+    if is_own && let Err(error) = setrlimit(Resource::RLIMIT_CPU, hard, hard) {
+        tracing::warn!(%error, "the limit of processor time could not be raised");
+    }
+    is_own
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_is_named_as_a_shell_does() {
+        for (errno, word) in [
+            (Errno::EAGAIN, "ulimit -u"),
+            (Errno::EMFILE, "ulimit -n"),
+            (Errno::EFBIG, "ulimit -f"),
+            (Errno::ENOMEM, "ulimit -v"),
+        ] {
+            let limit = limit_of(&errno.into()).unwrap();
+            assert!(limit.contains(word), "{limit}");
+        }
+        assert_eq!(limit_of(&Errno::EPERM.into()), None);
+        assert_eq!(limit_of(&io::Error::other("x")), None);
+    }
+
+    #[test]
+    fn no_signal_blames_a_limit_that_is_not_set() {
+        assert_eq!(limit_of_end(Signal::SIGTERM as i32), None);
+        assert!(limit_of_end(Signal::SIGXCPU as i32).unwrap().contains("ulimit -t"));
+        assert!(!is_own_cpu_limit());
+    }
+}
