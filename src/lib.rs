@@ -35,7 +35,7 @@
 //! - What ends when a job ends: [`state::Store`], [`job::Job::fences_of`].
 //! - Checking credentials in a server of your own: [`verify`] begins with one, `dev/file_server.rs` is a whole one.
 //! - Asking the daemon from a program of your own: [`proto`] begins with a client.
-//! - What is promised, and which test holds it: the table in `README.md`.
+//! - What is promised, and which test holds it: the tables in `docs/security.md`.
 
 #[cfg(feature = "cli")]
 pub mod agent;

@@ -1,7 +1,13 @@
-//! The README's console blocks, run as a newcomer would: in an empty home, in their order, with their exit codes compared.
+//! README.md and the pages of `docs/` are true: their commands run, their links lead somewhere, the tests that they name exist.
 //!
-//! A block is `console`, with what it means behind the word: `stays` keeps its command running while the later blocks run, and
-//! `ends N` says what it exits with when something ended it. A line's `# exit N` says what it exits with; else 0.
+//! Each page runs in an empty home, from top to bottom:
+//!
+//! - A `console` block has one command a line. Each must exit with 0, or with N if the line ends in `# exit N`.
+//! - `console stays` keeps its command running while the later blocks run. With `ends N`, a later block ends it, and it exits with N.
+//! - A block with `file=PATH` behind its language is written to that file.
+//! - All other blocks are for reading.
+//!
+//! Ports 8443 to 8445 of a page become free ones.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,150 +18,260 @@
 )]
 
 use std::{
-    path::Path,
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-struct Block {
-    stays: bool,
-    ends: Option<i32>,
-    commands: Vec<(String, i32)>,
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn blocks(readme: &str) -> Vec<Block> {
+/// README.md and every page of `docs/`, by their paths from the root.
+fn pages() -> Vec<PathBuf> {
+    let names = fs::read_dir(root().join("docs")).unwrap().map(|e| e.unwrap().file_name());
+    let mut pages: Vec<_> = names.map(|name| Path::new("docs").join(name)).collect();
+    pages.retain(|page| page.extension().is_some_and(|e| e == "md"));
+    pages.push("README.md".into());
+    pages.sort();
+    pages
+}
+
+fn text(page: &Path) -> String {
+    fs::read_to_string(root().join(page)).unwrap()
+}
+
+enum Block {
+    Console { stays: bool, ends: Option<i32>, commands: Vec<(String, i32)> },
+    File { path: String, text: String },
+}
+
+fn blocks(page: &str) -> Vec<Block> {
     let mut blocks = Vec::new();
-    let mut lines = readme.lines();
+    let mut lines = page.lines();
     while let Some(line) = lines.next() {
-        let Some(info) = line.strip_prefix("```console") else { continue };
+        let Some(info) = line.strip_prefix("```") else { continue };
+        let body: Vec<&str> = lines.by_ref().take_while(|l| !l.starts_with("```")).collect();
         let words: Vec<&str> = info.split_whitespace().collect();
-        let ends = words.iter().position(|w| *w == "ends").and_then(|i| words.get(i + 1)?.parse().ok());
-        let commands = lines
-            .by_ref()
-            .take_while(|l| !l.starts_with("```"))
-            .map(|l| {
-                let command = l.strip_prefix("$ ").unwrap_or_else(|| panic!("not a command: {l}"));
-                let (command, exit) = command.split_once("# exit ").unwrap_or((command, "0"));
-                (command.trim().to_owned(), exit.trim().parse().expect("an exit code"))
-            })
-            .collect();
-        blocks.push(Block { stays: words.contains(&"stays"), ends, commands });
+        if let Some(path) = words.iter().find_map(|w| w.strip_prefix("file=")) {
+            blocks.push(Block::File { path: path.to_owned(), text: body.join("\n") + "\n" });
+        } else if words.first() == Some(&"console") {
+            let ends = words.iter().position(|w| *w == "ends").and_then(|i| words.get(i + 1)?.parse().ok());
+            blocks.push(Block::Console { stays: words.contains(&"stays"), ends, commands: commands(&body) });
+        }
     }
     blocks
 }
 
-fn shell(command: &str, home: &Path) -> Command {
-    let program = Path::new(env!("CARGO_BIN_EXE_leasehold"));
-    let path = format!("{}:{}", program.parent().unwrap().display(), std::env::var("PATH").unwrap());
-    let mut shell = Command::new("bash");
-    // Without the environment of whoever runs the tests: what a newcomer has is a home and a path.
-    shell.env_clear().env("HOME", home).env("PATH", path).env("LEASEHOLD_DEV_PORT", "0");
-    shell.args(["-c", &format!("exec 2>&1; {command}")]).current_dir(home).stdin(Stdio::null());
-    shell
+/// The commands of a block, each with its exit code. A line that ends in a backslash goes on in the next one.
+fn commands(body: &[&str]) -> Vec<(String, i32)> {
+    let whole = body.join("\n").replace("\\\n", "");
+    let command = |line: &str| {
+        let command = line.strip_prefix("$ ").unwrap_or_else(|| panic!("not a command: {line}"));
+        let (command, exit) = command.split_once("# exit ").unwrap_or((command, "0"));
+        (command.trim().to_owned(), exit.trim().parse().expect("an exit code"))
+    };
+    whole.lines().map(command).collect()
 }
 
-/// Ends a whole group of processes that this test started.
+/// The first of three neighbouring ports that are free, below those that the system gives out by itself.
+fn free_ports() -> u16 {
+    let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let offset = u16::try_from(std::process::id() % 3_000).unwrap() * 3;
+    (0..3_000).map(|i| 20_000 + (offset + 3 * i) % 9_000).find(|p| (*p..p + 3).all(is_free)).unwrap()
+}
+
+/// An empty home, and what runs in it.
+struct Home {
+    folder: tempfile::TempDir,
+    running: Vec<Running>,
+}
+
 struct Running {
     child: Child,
-    ends: Option<i32>,
     command: String,
+    ends: Option<i32>,
 }
 
-impl Drop for Running {
+impl Home {
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Without the environment of the person who runs the tests: a newcomer has a home and a path.
+    fn shell(&self, command: &str) -> Command {
+        let programs = Path::new(env!("CARGO_BIN_EXE_leasehold")).parent().unwrap();
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        let mut shell = Command::new("bash");
+        shell.env_clear().env("HOME", self.folder.path()).env("PATH", path).env("LEASEHOLD_DEV_PORT", "0");
+        shell.args(["-c", &format!("exec 2>&1; {command}")]).current_dir(self.folder.path());
+        shell.stdin(Stdio::null());
+        shell
+    }
+
+    fn run(&self, command: &str, exit: i32) {
+        let done = self.shell(command).output().unwrap();
+        let printed = String::from_utf8_lossy(&done.stdout);
+        assert_eq!(done.status.code(), Some(exit), "`{command}` printed:\n{printed}");
+    }
+
+    /// Starts a command, and waits until a daemon serves or a job holds both of its leases.
+    fn start(&mut self, command: String, ends: Option<i32>) {
+        let log = self.path(&format!(".log-{}", self.running.len()));
+        // The shell gives way to the command, so that a signal reaches it.
+        let mut shell = self.shell(&format!("exec {command}"));
+        let mut child = shell.stdout(File::create(&log).unwrap()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(240);
+        let printed = || fs::read_to_string(&log).unwrap_or_default();
+        loop {
+            let is_there = if command.starts_with("leasehold run") {
+                let list = self.shell("leasehold lease list -o json").output().unwrap();
+                let shown = String::from_utf8_lossy(&list.stdout).into_owned();
+                list.status.success() && shown.contains("\"live\"") && shown.contains("\"writing\"")
+            } else {
+                printed().contains("ready")
+            };
+            if is_there {
+                break;
+            }
+            let has_ended = child.try_wait().unwrap();
+            assert!(has_ended.is_none(), "`{command}` ended: {has_ended:?}\n{}", printed());
+            assert!(Instant::now() < deadline, "`{command}` does not get ready:\n{}", printed());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        self.running.push(Running { child, command, ends });
+    }
+}
+
+/// Ends what still runs, the youngest first.
+impl Drop for Home {
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
-            let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
-            let _ = self.child.wait();
+        for running in self.running.iter_mut().rev() {
+            if let Ok(None) = running.child.try_wait() {
+                let _ = kill(Pid::from_raw(i32::try_from(running.child.id()).unwrap()), Signal::SIGTERM);
+                let _ = running.child.wait();
+            }
         }
     }
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(240);
-    while !holds() {
-        assert!(Instant::now() < deadline, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
-}
-
-#[test]
-fn every_console_block_of_the_readme_does_what_it_says_in_an_empty_home() {
-    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
-    let home = tempfile::tempdir().unwrap();
-    let home = home.path();
-    let mut running: Vec<Running> = Vec::new();
+/// Runs a page and says how many commands it has.
+fn run(page: &Path) -> usize {
+    let port = free_ports();
+    let text =
+        (0..3).fold(text(page), |text, i| text.replace(&(8_443 + i).to_string(), &(port + i).to_string()));
+    let mut home = Home { folder: tempfile::tempdir().unwrap(), running: Vec::new() };
     let mut ran = 0;
-    for block in blocks(&readme) {
-        for (command, exit) in block.commands {
-            // Installing is what cargo did for this test; testing is what runs it.
-            if command.starts_with("cargo ") {
-                continue;
+    for block in blocks(&text) {
+        match block {
+            Block::File { path, text } => {
+                let path = home.path(&path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
             }
-            ran += 1;
-            if block.stays {
-                // The shell gives way to the command, so that a signal reaches it.
-                let child = shell(&format!("exec {command}"), home).spawn().unwrap();
-                running.push(Running { child, ends: block.ends, command: command.clone() });
-                if command.starts_with("leasehold dev") {
-                    wait_until("the daemon", || {
-                        shell("leasehold whoami", home).output().unwrap().status.success()
-                    });
-                } else {
-                    wait_until("the job's leases", || {
-                        let list = shell("leasehold lease list -o json", home).output().unwrap();
-                        let shown = String::from_utf8_lossy(&list.stdout).into_owned();
-                        list.status.success() && shown.contains("\"live\"") && shown.contains("\"writing\"")
-                    });
+            Block::Console { stays, ends, commands } => {
+                // cargo has built the program for this test, and runs it.
+                for (command, exit) in commands.into_iter().filter(|(c, _)| !c.starts_with("cargo ")) {
+                    ran += 1;
+                    if stays { home.start(command, ends) } else { home.run(&command, exit) }
                 }
-                continue;
-            }
-            let done = shell(&command, home).output().unwrap();
-            assert_eq!(
-                done.status.code(),
-                Some(exit),
-                "`{command}` printed:\n{}",
-                String::from_utf8_lossy(&done.stdout)
-            );
-        }
-        // What a block ended from outside has ended by the time the next one begins.
-        for r in &mut running {
-            if let Some(ends) = r.ends
-                && let Ok(Some(status)) = r.child.try_wait()
-            {
-                assert_eq!(status.code(), Some(ends), "`{}`", r.command);
             }
         }
     }
-    assert!(ran > 15, "only {ran} commands were found");
-    for r in &mut running {
-        if let Some(ends) = r.ends {
-            assert_eq!(r.child.wait().unwrap().code(), Some(ends), "`{}`", r.command);
+    for running in &mut home.running {
+        if let Some(ends) = running.ends {
+            assert_eq!(running.child.wait().unwrap().code(), Some(ends), "`{}`", running.command);
         }
     }
+    ran
 }
 
 #[test]
-fn every_test_that_the_readme_names_is_there() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
-    let table = readme.split("## What it promises").nth(1).unwrap().split("\n## ").next().unwrap();
-    let named: Vec<&str> =
-        table.lines().filter(|l| l.starts_with("| ")).filter_map(|l| l.rsplit('`').nth(1)).collect();
-    assert!(named.len() >= 10, "{named:?}");
+fn every_console_block_does_what_it_says_in_an_empty_home() {
+    let has_openssl = Command::new("openssl").arg("version").output().is_ok_and(|o| o.status.success());
+    let mut ran = 0;
+    for page in pages() {
+        if text(&page).contains("\n$ openssl ") && !has_openssl {
+            eprintln!("not run: {} needs openssl", page.display());
+            continue;
+        }
+        eprintln!("{}", page.display());
+        ran += run(&page);
+    }
+    assert!(ran > 20, "only {ran} commands were found");
+}
+
+/// The promises that docs/security.md makes.
+#[test]
+fn every_test_that_a_promise_names_exists() {
+    let text = text(Path::new("docs/security.md"));
+    let promises = text.split("\n## Promises").nth(1).unwrap().split("\n## ").next().unwrap();
+    let is_test = |word: &&str| word.matches('_').count() >= 4 && !word.contains([' ', '/', '.']);
+    let rows = promises.lines().filter(|l| l.starts_with("| ") && !l.starts_with("| Promise |"));
     let mut sources = String::new();
-    let mut folders = vec![root.join("src"), root.join("tests")];
+    let mut folders = vec![root().join("src"), root().join("tests")];
     while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(folder).unwrap() {
+        for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|e| e == "rs") {
-                sources.push_str(&std::fs::read_to_string(path).unwrap());
+                sources.push_str(&fs::read_to_string(path).unwrap());
             }
         }
     }
-    for name in named {
-        assert!(sources.contains(&format!("fn {name}(")), "no test is called {name}");
+    let mut promised = 0;
+    for row in rows {
+        let named: Vec<&str> = row.split('`').filter(is_test).collect();
+        assert!(!named.is_empty(), "this promise names no test: {row}");
+        for name in named {
+            assert!(sources.contains(&format!("fn {name}(")), "no test is called {name}");
+        }
+        promised += 1;
     }
+    assert!(promised >= 30, "only {promised} promises were found");
+}
+
+/// What a link's fragment is called on GitHub.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim().to_lowercase();
+    kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>().replace(' ', "-")
+}
+
+#[test]
+fn every_link_leads_somewhere() {
+    let mut dead = Vec::new();
+    let others = ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "docs/decisions/README.md"];
+    for page in pages().into_iter().chain(others.map(PathBuf::from)) {
+        for link in text(&page).split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.starts_with("http") {
+                continue;
+            }
+            let (file, fragment) = link.split_once('#').unwrap_or((link, ""));
+            let target = root().join(&page).parent().unwrap().join(file);
+            let target = if file.is_empty() { root().join(&page) } else { target };
+            let has_heading = || {
+                let text = fs::read_to_string(&target).unwrap_or_default();
+                text.lines().any(|l| l.starts_with('#') && anchor(l.trim_start_matches('#')) == fragment)
+            };
+            if !target.exists() || !fragment.is_empty() && !has_heading() {
+                dead.push(format!("{}: {link}", page.display()));
+            }
+        }
+    }
+    assert!(dead.is_empty(), "{}", dead.join("\n"));
+}
+
+#[test]
+fn the_readme_is_a_front_door() {
+    let text = text(Path::new("README.md"));
+    let (lines, words) = (text.lines().count(), text.split_whitespace().count());
+    assert!(lines <= 150 && words <= 1_400, "{lines} lines, {words} words: move something into docs/");
 }
