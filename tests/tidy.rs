@@ -1,4 +1,4 @@
-//! The house is in order: who may use whom, what must not be in the tree, and that what is written of it is so.
+//! The crate is in order: which module may use which, and what must not be in the tree.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -8,7 +8,7 @@
 )]
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -472,48 +472,4 @@ fn clocks_are_read_in_one_place() {
         .map(|m| shown(&m.file))
         .collect();
     assert!(wrong.is_empty(), "ask the Clock instead: {wrong:?}");
-}
-
-// ---------- what is written of it ----------
-
-/// The names of all tests: functions below a test attribute, in the sources and in `tests/`.
-fn test_names() -> BTreeMap<String, String> {
-    let mut names = BTreeMap::new();
-    for folder in ["src", "tests"] {
-        for file in files(&root().join(folder), &["rs"]) {
-            let tokens = tokens(&fs::read_to_string(&file).unwrap());
-            for (i, token) in tokens.iter().enumerate() {
-                let (Token::Word(word), Some(Token::Word(name))) = (token, tokens.get(i + 1)) else {
-                    continue;
-                };
-                if word == "fn" {
-                    names.insert(name.clone(), shown(&file));
-                }
-            }
-            for w in tokens.windows(4) {
-                if let [Token::Word(_), Token::Mark('!'), Token::Mark('('), Token::Word(name)] = w {
-                    names.insert(name.clone(), shown(&file));
-                }
-            }
-        }
-    }
-    names
-}
-
-/// A name in backticks that reads like a test's: at least four words joined by underscores.
-#[test]
-fn every_test_that_the_readme_names_exists() {
-    let Ok(readme) = fs::read_to_string(root().join("README.md")) else { return };
-    let known = test_names();
-    let mut found = 0;
-    for quoted in readme.split('`').skip(1).step_by(2) {
-        let name = quoted.rsplit("::").next().unwrap_or(quoted);
-        let sentence = name.matches('_').count() >= 4
-            && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if sentence {
-            found += 1;
-            assert!(known.contains_key(name), "README.md names the test `{name}`, which there is not");
-        }
-    }
-    assert!(found > 0 || !readme.contains("## Security"), "the security promises name no tests");
 }
