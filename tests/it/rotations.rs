@@ -70,11 +70,9 @@ async fn a_job_goes_through_24_rotations_in_real_time_with_svids_of_15_seconds()
     println!("{ROTATIONS} rotations, {renewed} renewals, {joined} joined, {away} away, {denied} denied");
     let lines = said.lines().filter(|line| !line.contains("credentials are on disk")).count();
     let good = code == Some(0) && (joined, away, denied) == (1, 0, 0) && lines == 2;
-    if !good && stalls.longest() > LIFE / 2 {
-        println!(
-            "not judged: this machine stood still for {} ms, longer than an SVID had left",
-            stalls.longest().as_millis()
-        );
+    // A wrapper warns if an SVID has a third of its life left, which is a sixth after it should have been rotated.
+    if !good && stalls.longest() > LIFE / 6 {
+        println!("not judged: this machine stood still for {} ms", stalls.longest().as_millis());
         return;
     }
     assert!(good, "{code:?}: {said}\n{:?}", records.kinds());

@@ -12,7 +12,10 @@ pub fn rotate(world: &World, daemons: &Agent, workers: &Agent, life: Duration) {
     let now = world.clock.now().wall;
     let svid = |id: &str| {
         let authority = world.authority(id);
-        let svid = authority.issue(id, now, |params| params.not_after = at(now.plus(life)));
+        let svid = authority.issue(id, now, |params| {
+            params.not_before = at(now);
+            params.not_after = at(now.plus(life));
+        });
         entry(id, &svid.cert, &svid.key, &authority.pem)
     };
     let foreign = |id: &str| der(&world.authority(id).pem);
