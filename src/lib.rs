@@ -24,7 +24,7 @@
 //! | 6 | [`state`] | jobs, attempts, members, locks; the one place where endings change state and lower fences | says who may |
 //! | 6 | [`verify`] | for resource servers: the token check, the feed's follower | talks to anything but the daemon |
 //! | 7 | [`broker`] | the use cases, each request written once | speaks a wire format |
-//! | 8 | [`api`] [`agent`] | the gRPC and HTTP edges; the wrapper `run`, the sidecar `agent` | import each other |
+//! | 8 | [`api`] [`agent`] [`slurm`] | the gRPC and HTTP edges; the wrapper `run`, the sidecar `agent`; what Slurm reports | import each other |
 //! | 9 | [`config`] [`daemon`] [`dev`] | the daemon's file, its start and stop; everything on one machine, to try | |
 //! | 10 | [`cli`] | one file per subcommand | |
 //!
@@ -71,6 +71,8 @@ pub mod policy;
 pub mod proto;
 pub mod reason;
 pub mod secret;
+#[cfg(feature = "cli")]
+pub mod slurm;
 #[cfg(feature = "server")]
 pub mod state;
 mod sync;

@@ -17,7 +17,7 @@ use std::{
 const GROUND: [&str; 7] = ["clock", "secret", "limits", "reason", "sync", "written", "plain"];
 
 /// What each module may use, beside floor 0 and, from floor 2 on, `name`.
-const FLOORS: [(&str, &[&str]); 23] = [
+const FLOORS: [(&str, &[&str]); 24] = [
     ("name", &[]),
     ("fence", &[]),
     ("identity", &[]),
@@ -35,6 +35,7 @@ const FLOORS: [(&str, &[&str]); 23] = [
     ("gateway", &BELOW_THE_EDGES),
     ("console", &BELOW_THE_EDGES),
     ("agent", &["link", "identity", "proto"]),
+    ("slurm", &["proto"]),
     ("config", &BELOW_BROKER),
     ("daemon", &BELOW_DAEMON),
     ("dev", &BELOW_DEV),
@@ -57,9 +58,9 @@ const BELOW_DEV: [&str; 17] = [
     "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
     "broker", "api", "agent", "config", "daemon", "proto",
 ];
-const BELOW_CLI: [&str; 18] = [
+const BELOW_CLI: [&str; 19] = [
     "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
-    "broker", "api", "agent", "config", "daemon", "proto", "dev",
+    "broker", "api", "agent", "slurm", "config", "daemon", "proto", "dev",
 ];
 
 fn root() -> PathBuf {

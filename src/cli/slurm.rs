@@ -1,22 +1,29 @@
-//! What can be written after `leasehold slurm`.
+//! `leasehold slurm`. Never fails a prolog or an epilog: Slurm would requeue the job or drain the node.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 
 use super::{
-    allocation::{Allocation, NotAnAllocation, Run},
-    report::{NotedRun, Report},
-    spool::Spool,
-    teller::{Teller, say, tell_all},
+    Client, Exit, Failure, Session,
+    client::Manner,
+    job::incomplete,
+    output::{Page, note, note_page, print_line},
+    words,
 };
 use crate::{
-    cli::{
-        Exit, Failure, Session,
-        output::{note, note_page, print_line},
-        words,
-    },
     limits::SLURM_BUDGET,
+    name::PrincipalKind,
+    proto::v1,
+    reason::Reason,
+    slurm::{
+        Allocation, CallError, Delivery, NotAnAllocation, NotedRun, Reporter, RunEvent, RunReport, Scheduler,
+        SlurmRun, Spool, SpoolError,
+    },
 };
 
 /// Tells the daemon what Slurm does with a job: for the prologs and epilogs of slurm.conf.
@@ -84,18 +91,18 @@ Examples:
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Telling {
+struct Telling {
     /// Where reports are kept until the daemon has them; one directory for all head nodes, one on each node.
     #[arg(long, value_name = "DIR")]
-    pub(super) spool: PathBuf,
+    spool: PathBuf,
     /// Give up after this; what is kept is told later.
     #[arg(long, value_name = "SPAN", value_parser = words::span, default_value = "2s")]
-    pub(super) timeout: Duration,
+    timeout: Duration,
 }
 
 impl SlurmArgs {
     /// Whether Slurm would drain the node, or requeue the job, if this command failed.
-    pub(in crate::cli) fn never_fails(&self) -> bool {
+    pub(super) fn never_fails(&self) -> bool {
         match self.command {
             SlurmCommand::Prolog { .. } | SlurmCommand::Epilog { .. } | SlurmCommand::NodeEpilog { .. } => {
                 true
@@ -104,7 +111,7 @@ impl SlurmArgs {
         }
     }
 
-    pub(in crate::cli) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let var = |name: &str| std::env::var(name).ok();
         match self.command {
             SlurmCommand::Prolog { to, runs_as } => {
@@ -116,7 +123,7 @@ impl SlurmArgs {
             }
             SlurmCommand::Resend { spool, every } => resend(&spool, every, session).await,
             SlurmCommand::Key => {
-                let run = Run::read(&var).map_err(unreadable)?;
+                let run = SlurmRun::read(&var).map_err(unreadable)?;
                 print_line(&run.key().to_string())?;
                 Ok(Exit::Ok)
             }
@@ -136,17 +143,12 @@ fn unreadable(error: NotAnAllocation) -> Failure {
     Failure::usage(error.to_string())
 }
 
-pub(super) type Read = Result<Option<Allocation>, NotAnAllocation>;
+type ReadAllocation = Result<Option<Allocation>, NotAnAllocation>;
 
-pub(super) async fn prolog(
-    read: Read,
-    to: &Telling,
-    runs_as: &str,
-    session: &Session,
-) -> Result<(), Failure> {
+async fn prolog(read: ReadAllocation, to: &Telling, runs_as: &str, session: &Session) -> Result<(), Failure> {
     let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
     let id = allocation.runs_as(runs_as).map_err(unreadable)?;
-    let report = Report::began(&allocation, id, session.now().wall);
+    let report = RunReport::began(&allocation, id, session.now().wall);
     let spool = open(to);
     if let Some(spool) = &spool {
         complain(spool.note(allocation.run.slurm_job, &NotedRun::of(&allocation)));
@@ -154,11 +156,11 @@ pub(super) async fn prolog(
     deliver(spool.as_ref(), report, to.timeout, session).await
 }
 
-pub(super) async fn epilog(read: Read, to: &Telling, session: &Session) -> Result<(), Failure> {
+async fn epilog(read: ReadAllocation, to: &Telling, session: &Session) -> Result<(), Failure> {
     let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
     let spool = open(to);
     let noted = spool.as_ref().and_then(|s| s.noted(allocation.run.slurm_job));
-    let Some(report) = Report::ended(&allocation, noted.as_ref(), session.now().wall) else {
+    let Some(report) = RunReport::ended(&allocation, noted.as_ref(), session.now().wall) else {
         return Err(Failure::new(
             Exit::Failure,
             format!("{}: its prolog left no note of which run this was, so none is ended", allocation.run),
@@ -168,23 +170,19 @@ pub(super) async fn epilog(read: Read, to: &Telling, session: &Session) -> Resul
     deliver(spool.as_ref(), report, to.timeout, session).await
 }
 
-pub(super) async fn node_epilog(read: Read, to: &Telling, session: &Session) -> Result<(), Failure> {
+async fn node_epilog(read: ReadAllocation, to: &Telling, session: &Session) -> Result<(), Failure> {
     let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
     let node =
         allocation.node.clone().ok_or_else(|| unreadable(NotAnAllocation::Absent("SLURMD_NODENAME")))?;
-    let report = Report::released(&allocation, &node, session.now().wall);
+    let report = RunReport::released(&allocation, &node, session.now().wall);
     deliver(open(to).as_ref(), report, to.timeout, session).await
 }
 
-async fn resend(
-    spool: &std::path::Path,
-    every: Option<Duration>,
-    session: &Session,
-) -> Result<Exit, Failure> {
+async fn resend(dir: &Path, every: Option<Duration>, session: &Session) -> Result<Exit, Failure> {
     loop {
-        let spool = Spool::open(spool).map_err(|e| Failure::new(Exit::Failure, e.to_string()))?;
-        let told = tell_all(&spool, None, session).await;
-        match (every, told) {
+        let spool = Spool::open(dir, note).map_err(unusable)?;
+        let sent = send_all(&spool, None, session).await;
+        match (every, sent) {
             (None, Ok(true)) => return Ok(Exit::Ok),
             (None, Ok(false)) => {
                 let left = spool.pending().map_or(0, |p| p.len());
@@ -199,35 +197,34 @@ async fn resend(
     }
 }
 
-/// Puts a report on disk first, then tells it with what else there is.
+/// Puts a report on disk first, then sends it with what else the spool has.
 async fn deliver(
     spool: Option<&Spool>,
-    report: Report,
+    report: RunReport,
     timeout: Duration,
     session: &Session,
 ) -> Result<(), Failure> {
     let kept = spool.and_then(|spool| complain(spool.keep(report.clone())).map(|spooled| (spool, spooled)));
     match kept {
         Some((spool, own)) => {
-            within(timeout, session, tell_all(spool, Some(&own.report), session)).await??;
+            within(timeout, session, send_all(spool, Some(&own.report), session)).await??;
         }
         None => {
-            let teller = Teller::new(session)?;
-            let told = within(timeout, session, teller.tell(&report, session)).await?;
-            say(&report, &told);
+            let reporter = reporter(session)?;
+            within(timeout, session, reporter.send_logged(&report)).await?;
         }
     }
     Ok(())
 }
 
-/// What is asked after its time may be done all the same: it is told again, which changes nothing.
+/// A call that takes too long may still have an effect. The report is sent again, which changes nothing more.
 async fn within<T>(
     timeout: Duration,
     session: &Session,
-    asked: impl Future<Output = T>,
+    call: impl Future<Output = T>,
 ) -> Result<T, Failure> {
     tokio::select! {
-        answer = asked => Ok(answer),
+        answer = call => Ok(answer),
         () = session.clock.sleep(timeout) => Err(Failure::new(
             Exit::Failure,
             format!("the daemon did not answer within {} s", timeout.as_secs()),
@@ -237,10 +234,101 @@ async fn within<T>(
 }
 
 fn open(to: &Telling) -> Option<Spool> {
-    complain(Spool::open(&to.spool))
+    complain(Spool::open(&to.spool, note))
 }
 
-/// Without a spool the daemon is told all the same.
-fn complain<T, E: std::fmt::Display>(done: Result<T, E>) -> Option<T> {
+/// Notes an error of the spool. The report is sent without it.
+fn complain<T, E: fmt::Display>(done: Result<T, E>) -> Option<T> {
     done.map_err(|e| note(&format!("leasehold: {e}"))).ok()
 }
+
+fn unusable(error: SpoolError) -> Failure {
+    Failure::new(Exit::Failure, error.to_string())
+}
+
+async fn send_all(spool: &Spool, own: Option<&RunReport>, session: &Session) -> Result<bool, Failure> {
+    reporter(session)?.send_all(spool, own).await.map_err(unusable)
+}
+
+/// Connects at the first call.
+fn reporter(session: &Session) -> Result<Reporter<Client>, Failure> {
+    Ok(Reporter::new(session.client(&[PrincipalKind::Scheduler])?, session.clock.clone()))
+}
+
+impl Scheduler for Client {
+    type Error = Failure;
+
+    async fn get_job(&self, request: v1::GetJobRequest) -> Result<v1::Job, Failure> {
+        let answer = self.ask(Manner::Reads, request, async |r| self.jobs().get_job(r).await).await?;
+        answer.job.ok_or_else(incomplete)
+    }
+
+    async fn begin_attempt(
+        &self,
+        request: v1::BeginAttemptRequest,
+    ) -> Result<v1::BeginAttemptResponse, Failure> {
+        self.ask(Manner::Changes, request, async |r| self.jobs().begin_attempt(r).await).await
+    }
+
+    async fn drain_attempt(&self, request: v1::DrainAttemptRequest) -> Result<(), Failure> {
+        self.ask(Manner::Changes, request, async |r| self.jobs().drain_attempt(r).await).await.map(drop)
+    }
+
+    async fn end_attempt(&self, request: v1::EndAttemptRequest) -> Result<(), Failure> {
+        self.ask(Manner::Changes, request, async |r| self.jobs().end_attempt(r).await).await.map(drop)
+    }
+
+    fn log(&self, report: &RunReport, delivery: &Delivery<Failure>) {
+        note_page(&log_page(report, delivery));
+    }
+}
+
+impl CallError for Failure {
+    fn reason(&self) -> Option<Reason> {
+        self.reason
+    }
+
+    fn is_passing(&self) -> bool {
+        Failure::is_passing(self)
+    }
+
+    fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// What syslog gets: one line if all went well.
+fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
+    let run = &report.run;
+    let what = match &report.event {
+        RunEvent::Began { .. } => "its beginning".to_owned(),
+        RunEvent::Ended { .. } => "its end".to_owned(),
+        RunEvent::Released { node, .. } => format!("its end on {node}"),
+    };
+    let lines = |is: &str, failure: &Failure| {
+        let why = failure.render();
+        let why = why.trim_start_matches("leasehold: ");
+        Page::lines(format!("leasehold: {run}: {what} {is}: {why}").lines())
+    };
+    match delivery {
+        Delivery::Done(done) => Page::line(&format!("leasehold: {run}: {done}")),
+        Delivery::Outdated(why) => Page::line(&format!("leasehold: {run}: {what} is not told: {why}")),
+        Delivery::Dropped(failure) => lines("is not told", failure),
+        Delivery::NotTheirs(refusal) => lines(
+            "is not told",
+            &Failure::from(refusal.clone())
+                .saying("No attempt was begun; the Slurm job runs without access."),
+        ),
+        Delivery::Waits(so_far) => Page::line(&format!(
+            "leasehold: {run}: {so_far}; {what} is told again, in case its beginning is under way"
+        )),
+        Delivery::Kept(failure) => lines(
+            "could not be told",
+            &failure.clone().saying("It is kept: `leasehold slurm resend` tells it again."),
+        ),
+    }
+}
+
+#[cfg(test)]
+#[path = "slurm_tests.rs"]
+mod tests;

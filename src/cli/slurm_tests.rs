@@ -1,24 +1,21 @@
 //! Prologs and epilogs against a real daemon, with the environments that slurmctld 22.05 gives them.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, sync::Arc};
 
 use futures_util::future::BoxFuture;
 
-use super::{
-    allocation::{Allocation, NotAnAllocation},
-    args::{Telling, epilog, node_epilog, prolog},
-    spool::Spool,
-    teller::{Teller, tell_all, tell_each},
-};
+use super::*;
 use crate::{
     cli::{
-        Context, Contexts, Session, SvidFiles,
+        Context, Contexts, SvidFiles,
         daemon_tests::{Home, Patient},
     },
-    clock::{Clock, LeaseTime, Now},
-    limits::{SLURM_BUDGET, SPOOL_BEGIN_LATEST},
-    name::PrincipalKind,
-    proto::v1::{self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient},
+    clock::{Clock, LeaseTime, Now, Wall},
+    limits::SPOOL_BEGIN_LATEST,
+    name::{JobId, SpiffeId},
+    proto::v1::{job_service_client::JobServiceClient, member_service_client::MemberServiceClient},
+    reason::Refusal,
+    slurm::{SlurmExit, not_theirs},
 };
 
 const RUNS_AS: &str = "spiffe://dev.leasehold/{user}";
@@ -117,7 +114,7 @@ impl Cluster {
     }
 
     fn kept(&self) -> usize {
-        Spool::open(&self.to.spool).unwrap().pending().unwrap().len()
+        Spool::open(&self.to.spool, note).unwrap().pending().unwrap().len()
     }
 }
 
@@ -220,16 +217,11 @@ async fn law_29_a_requeue_is_the_next_attempt_and_the_late_epilog_of_the_run_bef
     let both = ["slurm:hpc:4:0 OUTCOME_INTERRUPTED", "slurm:hpc:4:1 ATTEMPT_STATE_RUNNING"];
     assert_eq!(cluster.attempts(&job).await, both);
     // An end of run 0 that somebody kept, told now.
-    let noted =
-        super::report::NotedRun { job: job.parse().unwrap(), key: "slurm:hpc:4:0".into(), restarts: 0 };
-    let late = super::report::Report::ended(
-        &second.read().unwrap().unwrap(),
-        Some(&noted),
-        cluster.session.now().wall,
-    );
-    let spool = Spool::open(&cluster.to.spool).unwrap();
+    let noted = NotedRun { job: job.parse().unwrap(), key: "slurm:hpc:4:0".into(), restarts: 0 };
+    let late = RunReport::ended(&second.read().unwrap().unwrap(), Some(&noted), cluster.session.now().wall);
+    let spool = Spool::open(&cluster.to.spool, note).unwrap();
     spool.keep(late.unwrap()).unwrap();
-    assert!(tell_all(&spool, None, &cluster.session).await.unwrap());
+    assert!(send_all(&spool, None, &cluster.session).await.unwrap());
     assert_eq!(cluster.attempts(&job).await, both);
     let end = Environment { exit: "3:0", ..second };
     cluster.epilog(&end).await;
@@ -304,15 +296,15 @@ async fn what_could_not_be_told_is_told_when_the_daemon_is_back_and_a_beginning_
     cluster.epilog(&Environment { exit: "1:0", ..Environment::of(&lost) }).await;
     assert_eq!(cluster.kept(), 2, "two ends, no beginning");
     cluster.home.revive().await;
-    let spool = Spool::open(&folder).unwrap();
-    let turn = spool.turn();
-    assert!(!tell_all(&spool, None, &cluster.session).await.unwrap(), "somebody else is at it");
-    drop(turn);
+    let spool = Spool::open(&folder, note).unwrap();
+    let lock = spool.lock();
+    assert!(!send_all(&spool, None, &cluster.session).await.unwrap(), "somebody else is at it");
+    drop(lock);
     // Of the one that began nothing: its beginning might be under way, and so it is told again for a while.
-    assert!(!tell_all(&spool, None, &cluster.session).await.unwrap());
+    assert!(!send_all(&spool, None, &cluster.session).await.unwrap());
     assert_eq!(cluster.kept(), 1);
     let later = cluster.later("controller", SPOOL_BEGIN_LATEST + Duration::from_secs(1));
-    assert!(tell_all(&spool, None, &later).await.unwrap());
+    assert!(send_all(&spool, None, &later).await.unwrap());
     assert_eq!(cluster.kept(), 0);
     assert_eq!(cluster.attempts(&ran).await, ["slurm:hpc:4:0 OUTCOME_FAILED"]);
     assert_eq!(cluster.seen(&ran).await.attempts[0].detail, "Slurm job 4 on hpc: ended by signal 9");
@@ -325,11 +317,11 @@ async fn what_could_not_be_told_is_told_when_the_daemon_is_back_and_a_beginning_
 async fn a_beginning_that_arrives_after_its_end_is_ended_and_one_that_was_not_sent_by_then_is_not_sent() {
     let cluster = Cluster::start().await;
     let (under_way, not_sent) = (cluster.job(CONTROLLER).await, cluster.job(CONTROLLER).await);
-    let spool = Spool::open(&cluster.to.spool).unwrap();
+    let spool = Spool::open(&cluster.to.spool, note).unwrap();
     for job in [&under_way, &not_sent] {
         let allocation = Environment::of(job).read().unwrap().unwrap();
         let id = "spiffe://dev.leasehold/trainer".parse().unwrap();
-        spool.keep(super::report::Report::began(&allocation, id, cluster.session.now().wall)).unwrap();
+        spool.keep(RunReport::began(&allocation, id, cluster.session.now().wall)).unwrap();
     }
     let read = spool.pending().unwrap();
     for job in [&under_way, &not_sent] {
@@ -338,15 +330,15 @@ async fn a_beginning_that_arrives_after_its_end_is_ended_and_one_that_was_not_se
     assert_eq!(cluster.kept(), 2, "the ends alone");
     // The call that was under way is answered now, whatever became of who made it.
     let late = read.iter().find(|s| s.report.job.to_string() == under_way).unwrap();
-    let teller = Teller::new(&cluster.session).unwrap();
-    teller.tell(&late.report, &cluster.session).await;
+    let reporter = reporter(&cluster.session).unwrap();
+    reporter.send(&late.report).await;
     assert_eq!(cluster.attempts(&under_way).await, ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"]);
-    tell_each(&teller, &read, &cluster.session).await;
+    reporter.send_each(&read).await;
     assert_eq!(cluster.attempts(&not_sent).await, Vec::<String>::new());
-    tell_all(&spool, None, &cluster.session).await.unwrap();
+    send_all(&spool, None, &cluster.session).await.unwrap();
     assert_eq!(cluster.attempts(&under_way).await, ["slurm:hpc:4:0 OUTCOME_FAILED"]);
     let later = cluster.later("controller", SPOOL_BEGIN_LATEST + Duration::from_secs(1));
-    assert!(tell_all(&spool, None, &later).await.unwrap());
+    assert!(send_all(&spool, None, &later).await.unwrap());
     assert_eq!(cluster.kept(), 0);
     cluster.home.stop().await;
 }
@@ -365,7 +357,7 @@ async fn what_a_node_could_not_tell_is_told_later_and_ends_no_member_of_the_run_
         let run = Environment { exit: "0:9", ..Environment::of(job) };
         node_epilog(run.read(), &cluster.to_node(), &node).await.unwrap();
     }
-    let spool = Spool::open(&cluster.to_node().spool).unwrap();
+    let spool = Spool::open(&cluster.to_node().spool, note).unwrap();
     assert_eq!(spool.pending().unwrap().len(), 2, "one of each run");
     cluster.home.revive().await;
     // The next run is at work on the same node by the time that it is told.
@@ -380,7 +372,7 @@ async fn what_a_node_could_not_tell_is_told_later_and_ends_no_member_of_the_run_
     };
     tokio::time::timeout(Duration::from_secs(60), waits).await.unwrap();
     let later = cluster.later("node", 2 * SLURM_BUDGET + Duration::from_secs(1));
-    assert!(tell_all(&spool, None, &later).await.unwrap());
+    assert!(send_all(&spool, None, &later).await.unwrap());
     assert!(spool.pending().unwrap().is_empty());
     assert_eq!(cluster.attempts(&left).await, ["slurm:hpc:4:0 OUTCOME_FAILED"]);
     let seen = cluster.seen(&requeued).await;
@@ -388,4 +380,44 @@ async fn what_a_node_could_not_tell_is_told_later_and_ends_no_member_of_the_run_
     assert_eq!((last.key.as_str(), last.state()), ("slurm:hpc:4:1", v1::AttemptState::Running));
     assert!(last.members.iter().all(|m| m.outcome() == v1::Outcome::Unspecified), "{last:?}");
     cluster.home.stop().await;
+}
+
+fn allocation(exit: &str) -> Allocation {
+    Allocation {
+        job: JobId(4),
+        run: SlurmRun { cluster: "hpc".into(), slurm_job: 4, restarts: 0, sluid: None },
+        user: "ada".into(),
+        account: None,
+        node: None,
+        exit: SlurmExit::parse(exit).unwrap(),
+    }
+}
+
+#[test]
+fn syslog_gets_a_line_for_success_and_the_reason_of_a_failure() {
+    let id: SpiffeId = "spiffe://hpc.acme.example/slurm/ml-support/mallory".parse().unwrap();
+    let began = RunReport::began(&allocation("0:0"), id.clone(), Wall(0));
+    let ended = RunReport::ended(&allocation("3:0"), None, Wall(0)).unwrap();
+    let job = v1::Job {
+        id: JobId(7).to_string(),
+        launcher: "spiffe://hpc.acme.example/slurm/ml-support/ada".into(),
+        ..Default::default()
+    };
+    let away = Refusal::new(Reason::Unreachable, "cannot reach `leasehold.acme.example:8443`")
+        .fix("check that the daemon runs, and the way to it");
+    let lines = [
+        log_page(&began, &Delivery::Done("attempt 1 of j-7 has begun".into())),
+        log_page(&began, &Delivery::NotTheirs(not_theirs(&job, &id))),
+        log_page(&ended, &Delivery::Kept(away.into())),
+    ];
+    insta::assert_snapshot!(lines.map(|page| page.to_string()).concat(), @r"
+    leasehold: Slurm job 4 on hpc: attempt 1 of j-7 has begun
+    leasehold: Slurm job 4 on hpc: its beginning is not told: denied: the Slurm job's comment names j-00000000000000000000000007, which is no job of spiffe://hpc.acme.example/slurm/ml-support/mallory
+      launcher  spiffe://hpc.acme.example/slurm/ml-support/ada
+      fix       submit as who launched that job, or have members.join of its job file name this identity
+    No attempt was begun; the Slurm job runs without access.
+    leasehold: Slurm job 4 on hpc: its end could not be told: error: cannot reach `leasehold.acme.example:8443`
+      fix    check that the daemon runs, and the way to it
+    It is kept: `leasehold slurm resend` tells it again.
+    ");
 }

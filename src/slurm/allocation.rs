@@ -1,4 +1,4 @@
-//! One run of a Slurm job.
+//! One run of a Slurm job, as the environment of a script describes it.
 
 use std::fmt;
 
@@ -7,56 +7,56 @@ use crate::{
     name::{JobId, SpiffeId},
 };
 
-/// What names a Leasehold job in the comment of a Slurm job.
+/// The word before a Leasehold job's id in the comment of a Slurm job.
 const MARK: &str = "leasehold:";
 
-/// Which run of which Slurm job; the same for its prolog, its nodes and its epilog.
+/// Identifies a run of a Slurm job. The prolog, the nodes and the epilog of one run have equal values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Run {
-    pub(super) cluster: String,
-    pub(super) slurm_job: u32,
-    pub(super) restarts: u32,
-    /// Slurm's own name of the run, from 26.05 on.
-    pub(super) sluid: Option<String>,
+pub struct SlurmRun {
+    pub cluster: String,
+    pub slurm_job: u32,
+    pub restarts: u32,
+    /// The id that Slurm gives the run, from version 26.05 on.
+    pub sluid: Option<String>,
 }
 
-/// A run of a Slurm job that has a Leasehold job, as a prolog or an epilog sees it.
+/// A run of a Slurm job that belongs to a Leasehold job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Allocation {
-    pub(super) job: JobId,
-    pub(super) run: Run,
-    /// Whom Slurm runs it for.
-    pub(super) user: String,
-    /// Where the cluster has accounts.
-    pub(super) account: Option<String>,
-    /// On a node, its name.
-    pub(super) node: Option<String>,
-    pub(super) exit: SlurmExit,
+pub struct Allocation {
+    pub job: JobId,
+    pub run: SlurmRun,
+    /// The Slurm user.
+    pub user: String,
+    /// The Slurm account, if the cluster has accounts.
+    pub account: Option<String>,
+    /// The name of the node, in a node's Epilog.
+    pub node: Option<String>,
+    pub exit: SlurmExit,
 }
 
-/// `SLURM_JOB_EXIT_CODE2`: how the batch script ended, where it has.
+/// How the batch script ended (`SLURM_JOB_EXIT_CODE2`). Zero for both if it has not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct SlurmExit {
-    pub(super) code: u8,
-    pub(super) signal: u8,
+pub struct SlurmExit {
+    pub code: u8,
+    pub signal: u8,
 }
 
-/// Why an environment is not that of a prolog or an epilog.
+/// Why a script's environment cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotAnAllocation {
-    #[error("{0} is not set: this is for the scripts of slurm.conf, see deploy/slurm")]
+pub enum NotAnAllocation {
+    #[error("{0} is not set: Slurm sets it for the scripts that slurm.conf names, see deploy/slurm")]
     Absent(&'static str),
-    #[error("{name} is `{}`, which is not understood", value.escape_debug())]
+    #[error("{name} is `{}`, which is not a value that Slurm sets", value.escape_debug())]
     Odd { name: &'static str, value: String },
-    #[error("the comment names `{}`, which is no job: write leasehold:JOB, as `leasehold job create` printed it", .0.escape_debug())]
+    #[error("the Slurm comment has `{}`, which is not a job id: write leasehold:JOB with the id that `leasehold job create` printed", .0.escape_debug())]
     Comment(String),
-    #[error("no SPIFFE ID can be made of `{template}` for the Slurm user `{}`", user.escape_debug())]
+    #[error("the template `{template}` gives no valid SPIFFE ID for the Slurm user `{}`: change --runs-as", user.escape_debug())]
     Template { template: String, user: String },
 }
 
-impl Run {
-    /// From the environment of a script, or of a job.
-    pub(super) fn read(var: &impl Fn(&str) -> Option<String>) -> Result<Self, NotAnAllocation> {
+impl SlurmRun {
+    /// Reads the environment of a script, or of a job.
+    pub fn read(var: &impl Fn(&str) -> Option<String>) -> Result<Self, NotAnAllocation> {
         let restarts = match var("SLURM_JOB_RESTART_COUNT") {
             None => number("SLURM_RESTART_COUNT", var("SLURM_RESTART_COUNT").unwrap_or_else(|| "0".into()))?,
             Some(count) => number("SLURM_JOB_RESTART_COUNT", count)?,
@@ -71,16 +71,16 @@ impl Run {
             return Err(NotAnAllocation::Odd { name: "SLURM_JOB_SLUID", value: odd.clone() });
         }
         let slurm_job = number("SLURM_JOB_ID", needed("SLURM_JOB_ID", var)?)?;
-        Ok(Run { cluster, slurm_job, restarts, sluid })
+        Ok(SlurmRun { cluster, slurm_job, restarts, sluid })
     }
 
-    /// What the keys of all runs of this Slurm job begin with.
-    pub(super) fn key_prefix(&self) -> String {
+    /// Returns the beginning that the keys of all runs of this Slurm job share.
+    pub fn key_prefix(&self) -> String {
         format!("slurm:{}:{}:", self.cluster, self.slurm_job)
     }
 
-    /// The attempt key: one for all nodes of a run, another for each requeue.
-    pub(super) fn key(&self) -> String {
+    /// Returns the attempt key: one for all nodes of a run, a new one for each requeue.
+    pub fn key(&self) -> String {
         let prefix = self.key_prefix();
         match &self.sluid {
             Some(sluid) => format!("{prefix}{}:{sluid}", self.restarts),
@@ -89,8 +89,8 @@ impl Run {
     }
 }
 
-/// For people: `Slurm job 7 on hpc`, and which restart it is.
-impl fmt::Display for Run {
+/// Writes `Slurm job 7 on hpc`, and the number of the restart.
+impl fmt::Display for SlurmRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Slurm job {} on {}", self.slurm_job, self.cluster)?;
         match self.restarts {
@@ -101,8 +101,8 @@ impl fmt::Display for Run {
 }
 
 impl Allocation {
-    /// From the environment of a script. None where the Slurm job has no Leasehold job.
-    pub(super) fn read(var: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, NotAnAllocation> {
+    /// Reads the environment of a script. Returns none if the Slurm job has no Leasehold job.
+    pub fn read(var: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, NotAnAllocation> {
         let Some(job) = job_of(&var("SLURM_JOB_COMMENT").unwrap_or_default())? else { return Ok(None) };
         let present = |name: &str| var(name).filter(|v| !v.is_empty() && v != "(null)");
         let exit = match var("SLURM_JOB_EXIT_CODE2") {
@@ -112,7 +112,7 @@ impl Allocation {
         };
         Ok(Some(Allocation {
             job,
-            run: Run::read(&var)?,
+            run: SlurmRun::read(&var)?,
             user: present("SLURM_JOB_USER").ok_or(NotAnAllocation::Absent("SLURM_JOB_USER"))?,
             account: present("SLURM_JOB_ACCOUNT"),
             node: present("SLURMD_NODENAME"),
@@ -120,11 +120,11 @@ impl Allocation {
         }))
     }
 
-    /// The SPIFFE ID that this user's jobs run as: `{user}`, `{account}` and `{cluster}` are filled in.
-    pub(super) fn runs_as(&self, template: &str) -> Result<SpiffeId, NotAnAllocation> {
+    /// Returns the SPIFFE ID that this user's jobs run as: the template with `{user}`, `{account}` and `{cluster}` filled in.
+    pub fn runs_as(&self, template: &str) -> Result<SpiffeId, NotAnAllocation> {
         let unfit = || NotAnAllocation::Template { template: template.to_owned(), user: self.user.clone() };
         let account = self.account.as_deref().unwrap_or_default();
-        // One segment each: a name with a slash would stand for somebody else.
+        // Each value fills one path segment: a value with a slash could name another identity.
         for (place, value) in [("{user}", self.user.as_str()), ("{account}", account)] {
             if template.contains(place) && (value.is_empty() || value.contains('/')) {
                 return Err(unfit());
@@ -138,7 +138,7 @@ impl Allocation {
     }
 }
 
-/// The job that a comment names, among other words.
+/// Finds the job that a comment names, among other words.
 fn job_of(comment: &str) -> Result<Option<JobId>, NotAnAllocation> {
     let words = comment.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\''));
     match words.filter_map(|word| word.strip_prefix(MARK)).next() {
@@ -148,19 +148,19 @@ fn job_of(comment: &str) -> Result<Option<JobId>, NotAnAllocation> {
 }
 
 impl SlurmExit {
-    /// `CODE:SIGNAL`.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    /// Parses `CODE:SIGNAL`.
+    pub fn parse(text: &str) -> Option<Self> {
         let (code, signal) = text.split_once(':')?;
         Some(SlurmExit { code: code.parse().ok()?, signal: signal.parse().ok()? })
     }
 
-    /// Whether it says anything: 0:0 is also what a cancelled, a requeued and a timed out job have.
-    pub(super) fn is_silent(self) -> bool {
+    /// Whether it is 0:0, which says nothing: a cancelled, requeued or timed-out job has it as well.
+    pub fn says_nothing(self) -> bool {
         self == SlurmExit::default()
     }
 
-    /// Whether somebody asked it to end: SIGHUP, SIGINT or SIGTERM, or the code that a shell gives for one.
-    pub(super) fn was_asked(self) -> bool {
+    /// Whether the script was asked to end: by SIGHUP, SIGINT or SIGTERM, or with the code that a shell returns for one of them.
+    pub fn was_asked_to_end(self) -> bool {
         matches!((self.code, self.signal), (_, 1 | 2 | 15) | (129 | 130 | 143, 0))
     }
 }
@@ -190,7 +190,7 @@ mod tests {
         Allocation::read(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
     }
 
-    /// As slurmctld 22.05 sets it for an EpilogSlurmctld, on a cluster without accounts.
+    /// The environment that slurmctld 22.05 sets for an EpilogSlurmctld, on a cluster without accounts.
     fn epilog<'a>(comment: &'a str, exit: &'a str, restarts: &'a str) -> Vec<(&'a str, &'a str)> {
         vec![
             ("SLURM_CLUSTER_NAME", "hpc"),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_keyed_by_cluster_job_and_restart_and_by_slurms_own_name_where_there_is_one() {
+    fn a_runs_key_has_cluster_job_restart_and_sluid() {
         let comment = format!("nightly, leasehold:{}; ask ada", JobId(7));
         let a = read(&epilog(&comment, "3:0", "1")).unwrap().unwrap();
         assert_eq!((a.job, a.run.key().as_str()), (JobId(7), "slurm:hpc:4:1"));
@@ -213,9 +213,9 @@ mod tests {
         let mut newer = epilog(&comment, "0:0", "0");
         newer.push(("SLURM_JOB_SLUID", "s8K2F0"));
         assert_eq!(read(&newer).unwrap().unwrap().run.key(), "slurm:hpc:4:0:s8K2F0");
-        // A job's own environment has the count by another name, and none before its first requeue.
+        // The environment of a job names the count differently, and has none before the first requeue.
         let of_job = |vars: &[(&str, &str)]| {
-            Run::read(&|name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+            SlurmRun::read(&|name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
         };
         let first = [("SLURM_CLUSTER_NAME", "hpc"), ("SLURM_JOB_ID", "4")];
         assert_eq!(of_job(&first).unwrap().key(), "slurm:hpc:4:0");
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comment_without_a_job_is_nothing_and_one_with_half_a_job_is_said() {
+    fn a_comment_without_a_job_is_skipped_and_a_bad_id_is_an_error() {
         for comment in ["", "weekly", "leasehold", "unleasehold:x"] {
             assert_eq!(read(&epilog(comment, "0:0", "0")), Ok(None), "{comment}");
         }
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slurm_user_is_one_spiffe_id_and_never_another_path() {
+    fn a_slurm_user_gives_one_spiffe_id_and_no_other_path() {
         let comment = format!("leasehold:{}", JobId(7));
         let mut a = read(&epilog(&comment, "0:0", "0")).unwrap().unwrap();
         let template = "spiffe://hpc.acme.example/slurm/{cluster}/{user}";
@@ -264,11 +264,15 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_is_read_with_its_signal_and_zero_says_nothing() {
+    fn an_exit_code_has_its_signal_and_zero_says_nothing() {
         let exit = |text| SlurmExit::parse(text).unwrap();
-        assert!(exit("0:0").is_silent());
-        assert!(!exit("0:9").is_silent() && !exit("0:9").was_asked());
-        assert!(exit("0:15").was_asked() && exit("143:0").was_asked() && !exit("1:0").was_asked());
+        assert!(exit("0:0").says_nothing());
+        assert!(!exit("0:9").says_nothing() && !exit("0:9").was_asked_to_end());
+        assert!(
+            exit("0:15").was_asked_to_end()
+                && exit("143:0").was_asked_to_end()
+                && !exit("1:0").was_asked_to_end()
+        );
         assert_eq!(exit("0:9").to_string(), "ended by signal 9");
         for odd in ["", "0", "0:0:0", "-1:0", "256:0"] {
             assert_eq!(SlurmExit::parse(odd), None, "{odd}");

@@ -1,4 +1,4 @@
-//! Reports and runs on disk.
+//! Reports and notes on disk.
 
 use std::{
     fs,
@@ -9,45 +9,48 @@ use std::{
 
 use nix::fcntl::{Flock, FlockArg};
 
-use super::report::{Event, NotedRun, Report};
+use super::report::{NotedRun, RunEvent, RunReport};
 use crate::{
     clock::Wall,
     limits::{SPOOL_FILE_BYTES_MAX, SPOOL_KEPT, SPOOL_REPORTS_MAX},
 };
 
-/// A directory with one file per report that is still to be told, and one per Slurm job whose run is noted.
+/// A directory with one file for each report that is still to be sent, and one for each Slurm job whose run is noted.
 ///
-/// Each file is written whole or not at all, and is on disk before the daemon is asked: a slurmctld that restarts kills its
-/// scripts and runs them again, which finds the same file by its name. Owned by nobody: many scripts work in it at once.
+/// Each file is written whole or not at all, and is on disk before the daemon is asked. A slurmctld that restarts kills its
+/// scripts and runs them again; the second run finds the same file by its name. Many scripts use the directory at once.
 #[derive(Debug)]
-pub(super) struct Spool {
+pub struct Spool {
     reports: PathBuf,
     runs: PathBuf,
+    /// Called with one line if a file cannot be removed.
+    warn: fn(&str),
 }
 
-/// Why something is not in the spool.
+/// Why the spool cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SpoolError {
+pub enum SpoolError {
     #[error("{} cannot be used: {why}", path.display())]
     Io { path: PathBuf, why: io::Error },
-    #[error("{} holds {SPOOL_REPORTS_MAX} reports already: the daemon has been away for long; `leasehold slurm resend` says why", .0.display())]
+    #[error("{} is full with {SPOOL_REPORTS_MAX} unsent reports: run `leasehold slurm resend`, which sends them or says why it cannot", .0.display())]
     Full(PathBuf),
 }
 
-/// A report on disk. Another script may take it away at any time: it told it, or an end has taken the place of a beginning.
+/// A report on disk. Another script may remove it at any time: once it is sent, or once an end replaces a beginning.
 #[derive(Debug)]
-pub(super) struct Spooled {
+pub struct Spooled {
     path: PathBuf,
-    pub(super) report: Report,
+    pub report: RunReport,
+    warn: fn(&str),
 }
 
-/// Held by the one that tells what others left.
-pub(super) struct Turn(#[expect(dead_code, reason = "held for its lock")] Flock<fs::File>);
+/// Held by the script that sends what others left.
+pub struct SpoolLock(#[expect(dead_code, reason = "held for its lock")] Flock<fs::File>);
 
 impl Spool {
-    /// Opens it, and makes it with mode 0700 where it is not there.
-    pub(super) fn open(dir: &Path) -> Result<Self, SpoolError> {
-        let spool = Spool { reports: dir.join("reports"), runs: dir.join("runs") };
+    /// Opens the directory, and creates it with mode 0700 if it does not exist.
+    pub fn open(dir: &Path, warn: fn(&str)) -> Result<Self, SpoolError> {
+        let spool = Spool { reports: dir.join("reports"), runs: dir.join("runs"), warn };
         for path in [&spool.reports, &spool.runs] {
             fs::DirBuilder::new()
                 .recursive(true)
@@ -58,65 +61,75 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Keeps a report until it is told. One that is there already keeps its place. The end of a run takes the place of its
+    /// Stores a report until it is sent. A report that is already stored keeps its place. The end of a run replaces its
     /// beginning.
-    pub(super) fn keep(&self, report: Report) -> Result<Spooled, SpoolError> {
+    pub fn keep(&self, report: RunReport) -> Result<Spooled, SpoolError> {
         let known = self.names()?;
         let name = file_name(&report);
         let begin = end_of_name(&report, "begin");
-        for told in known.iter().filter(|n| report.word() == "end" && n.ends_with(&begin)) {
-            remove(&self.reports.join(told));
+        for obsolete in known.iter().filter(|n| report.verb() == "end" && n.ends_with(&begin)) {
+            self.remove(&self.reports.join(obsolete));
         }
-        let same = end_of_name(&report, report.word());
+        let same = end_of_name(&report, report.verb());
         if let Some(there) = known.iter().find(|n| n.ends_with(&same)) {
             let path = self.reports.join(there);
-            if let Some(report) = read(&path).and_then(|text| Report::parse(&text)) {
-                return Ok(Spooled { path, report });
+            if let Some(report) = read(&path).and_then(|text| RunReport::parse(&text)) {
+                return Ok(self.spooled(path, report));
             }
-            remove(&path);
+            self.remove(&path);
         }
         if known.len() >= SPOOL_REPORTS_MAX {
             return Err(SpoolError::Full(self.reports.clone()));
         }
         let path = self.reports.join(name);
         write(&self.reports, &path, &report.to_line())?;
-        Ok(Spooled { path, report })
+        Ok(self.spooled(path, report))
     }
 
-    /// What is still to be told, oldest first.
-    pub(super) fn pending(&self) -> Result<Vec<Spooled>, SpoolError> {
+    /// Returns the reports that are still to be sent, oldest first.
+    pub fn pending(&self) -> Result<Vec<Spooled>, SpoolError> {
         let mut names = self.names()?;
         names.sort();
         let paths = names.into_iter().take(SPOOL_REPORTS_MAX).map(|name| self.reports.join(name));
-        Ok(paths.filter_map(|path| Some(Spooled { report: Report::parse(&read(&path)?)?, path })).collect())
+        Ok(paths
+            .filter_map(|path| Some(self.spooled(path.clone(), RunReport::parse(&read(&path)?)?)))
+            .collect())
     }
 
-    /// Notes which run of a Slurm job this is.
-    pub(super) fn note(&self, slurm_job: u32, run: &NotedRun) -> Result<(), SpoolError> {
+    /// Notes the run that a Slurm job is in.
+    pub fn note(&self, slurm_job: u32, run: &NotedRun) -> Result<(), SpoolError> {
         write(&self.runs, &self.runs.join(slurm_job.to_string()), &run.to_line())
     }
 
-    pub(super) fn noted(&self, slurm_job: u32) -> Option<NotedRun> {
+    pub fn noted(&self, slurm_job: u32) -> Option<NotedRun> {
         NotedRun::parse(&read(&self.runs.join(slurm_job.to_string()))?)
     }
 
-    /// The turn to tell what others left, where nobody else has it.
-    pub(super) fn turn(&self) -> Option<Turn> {
+    /// Takes the lock for sending what others left, if no other script has it.
+    pub fn lock(&self) -> Option<SpoolLock> {
         let path = self.reports.join(LOCK);
         let file = fs::OpenOptions::new().create(true).append(true).open(path).ok()?;
-        Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(Turn)
+        Flock::lock(file, FlockArg::LockExclusiveNonblock).ok().map(SpoolLock)
     }
 
-    /// Removes notes of runs that no job can outlast.
-    pub(super) fn forget_old_runs(&self, now: Wall) {
+    /// Removes notes that are older than any job can be.
+    pub fn forget_old_runs(&self, now: Wall) {
         for entry in fs::read_dir(&self.runs).into_iter().flatten().flatten() {
             let modified = entry.metadata().and_then(|m| m.modified()).ok();
             let since = modified.and_then(|m| m.duration_since(std::time::UNIX_EPOCH).ok());
             let millis = since.and_then(|s| u64::try_from(s.as_millis()).ok());
             if millis.is_some_and(|at| now.since(Wall(at)) > SPOOL_KEPT) {
-                remove(&entry.path());
+                self.remove(&entry.path());
             }
         }
+    }
+
+    fn spooled(&self, path: PathBuf, report: RunReport) -> Spooled {
+        Spooled { path, report, warn: self.warn }
+    }
+
+    fn remove(&self, path: &Path) {
+        remove(path, self.warn);
     }
 
     fn names(&self) -> Result<Vec<String>, SpoolError> {
@@ -131,47 +144,47 @@ impl Spool {
 }
 
 impl Spooled {
-    /// Whether it is still to be told.
-    pub(super) fn is_there(&self) -> bool {
+    /// Whether it is still to be sent.
+    pub fn is_there(&self) -> bool {
         self.path.exists()
     }
 
-    /// It is told: nothing of it stays.
-    pub(super) fn forget(&self) {
-        remove(&self.path);
+    /// Removes the report from the spool.
+    pub fn remove(&self) {
+        remove(&self.path, self.warn);
     }
 }
 
 const EXTENSION: &str = ".json";
 const LOCK: &str = ".turn";
 
-/// Sorts by time; one run of one job has one name for each word.
-fn file_name(report: &Report) -> String {
-    format!("{:015}{}", report.at.0, end_of_name(report, report.word()))
+/// Returns a name that sorts by time. The rest of it is the same for every report of the same event.
+fn file_name(report: &RunReport) -> String {
+    format!("{:015}{}", report.at.0, end_of_name(report, report.verb()))
 }
 
-fn end_of_name(report: &Report, word: &str) -> String {
+fn end_of_name(report: &RunReport, word: &str) -> String {
     let (job, key) = (report.job, &report.key);
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '.' };
     let mut key: String = key.chars().map(plain).collect();
-    if let Event::Released { node, .. } = &report.event {
+    if let RunEvent::Released { node, .. } = &report.event {
         key.extend(std::iter::once('~').chain(node.chars().map(plain)));
     }
     format!("~{job}~{key}~{word}{EXTENSION}")
 }
 
-/// A small file, where it is one.
+/// Reads a small regular file.
 fn read(path: &Path) -> Option<String> {
     let length = fs::symlink_metadata(path).ok().filter(fs::Metadata::is_file)?.len();
     if length > SPOOL_FILE_BYTES_MAX { None } else { fs::read_to_string(path).ok() }
 }
 
-fn remove(path: &Path) {
-    // Another script may have told it too.
+fn remove(path: &Path, warn: fn(&str)) {
+    // Another script may have removed it.
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        super::super::output::note(&format!("leasehold: {} cannot be removed: {error}", path.display()));
+        warn(&format!("leasehold: {} cannot be removed: {error}", path.display()));
     }
 }
 
@@ -192,43 +205,43 @@ fn write(folder: &Path, path: &Path, line: &str) -> Result<(), SpoolError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::slurm::report::tests::allocation;
+    use crate::slurm::report::tests::allocation;
 
     fn spool() -> (tempfile::TempDir, Spool) {
         let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::open(&dir.path().join("spool")).unwrap();
+        let spool = Spool::open(&dir.path().join("spool"), |_| ()).unwrap();
         (dir, spool)
     }
 
-    fn began(job: u32, restarts: u32, at: u64) -> Report {
+    fn began(job: u32, restarts: u32, at: u64) -> RunReport {
         let id = "spiffe://hpc.acme.example/slurm/ada".parse().unwrap();
-        Report::began(&allocation(job, restarts, "0:0"), id, Wall(at))
+        RunReport::began(&allocation(job, restarts, "0:0"), id, Wall(at))
     }
 
-    fn ended(job: u32, at: u64) -> Report {
-        Report::ended(&allocation(job, 0, "3:0"), None, Wall(at)).unwrap()
+    fn ended(job: u32, at: u64) -> RunReport {
+        RunReport::ended(&allocation(job, 0, "3:0"), None, Wall(at)).unwrap()
     }
 
     #[test]
-    fn a_script_that_runs_twice_leaves_one_report_which_keeps_its_place() {
+    fn a_script_that_runs_twice_leaves_one_report() {
         let (_dir, spool) = spool();
         spool.keep(ended(4, 10)).unwrap();
         spool.keep(began(5, 0, 20)).unwrap();
-        assert_eq!(spool.keep(ended(4, 30)).unwrap().report, ended(4, 10), "the first time stands");
+        assert_eq!(spool.keep(ended(4, 30)).unwrap().report, ended(4, 10), "the first report is kept");
         let pending = spool.pending().unwrap();
         assert_eq!(
             pending.iter().map(|s| s.report.clone()).collect::<Vec<_>>(),
             [ended(4, 10), began(5, 0, 20)]
         );
-        // Opened by the next script, it is all there; told, it is gone.
-        let again = Spool::open(spool.reports.parent().unwrap()).unwrap();
-        again.pending().unwrap().iter().for_each(Spooled::forget);
+        // The next script that opens the spool finds all reports. Removed ones are gone.
+        let again = Spool::open(spool.reports.parent().unwrap(), |_| ()).unwrap();
+        again.pending().unwrap().iter().for_each(Spooled::remove);
         assert!(spool.pending().unwrap().is_empty());
-        pending.iter().for_each(Spooled::forget);
+        pending.iter().for_each(Spooled::remove);
     }
 
     #[test]
-    fn the_end_of_a_run_takes_the_place_of_its_beginning_and_of_no_other() {
+    fn the_end_of_a_run_replaces_only_its_own_beginning() {
         let (_dir, spool) = spool();
         for report in [began(4, 0, 1), began(4, 1, 2), began(40, 0, 3)] {
             spool.keep(report).unwrap();
@@ -239,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_report_is_left_alone_and_a_full_spool_says_so() {
+    fn other_files_stay_and_a_full_spool_is_an_error() {
         let (dir, spool) = spool();
         fs::write(spool.reports.join("1~x~end.json"), "{").unwrap();
         fs::write(spool.reports.join(".draft-1"), "{").unwrap();
@@ -252,22 +265,22 @@ mod tests {
         assert!(matches!(spool.keep(ended(4, 1)), Err(SpoolError::Full(_))));
         fs::remove_dir_all(dir.path().join("spool")).unwrap();
         fs::write(dir.path().join("spool"), "").unwrap();
-        let refused = Spool::open(&dir.path().join("spool")).unwrap_err();
+        let refused = Spool::open(&dir.path().join("spool"), |_| ()).unwrap_err();
         assert!(refused.to_string().contains("spool/reports cannot be used: "), "{refused}");
     }
 
     #[test]
-    fn one_at_a_time_tells_what_others_left() {
+    fn one_script_at_a_time_holds_the_lock() {
         let (_dir, spool) = spool();
-        let turn = spool.turn();
-        assert!(turn.is_some());
-        assert!(spool.turn().is_none());
-        drop(turn);
-        assert!(spool.turn().is_some());
+        let lock = spool.lock();
+        assert!(lock.is_some());
+        assert!(spool.lock().is_none());
+        drop(lock);
+        assert!(spool.lock().is_some());
     }
 
     #[test]
-    fn the_run_of_a_slurm_job_is_noted_until_no_job_can_outlast_it() {
+    fn a_note_stays_as_long_as_a_job_can_run() {
         let (_dir, spool) = spool();
         let first = NotedRun::of(&allocation(4, 0, "0:0"));
         let second = NotedRun::of(&allocation(4, 1, "0:0"));
