@@ -9,11 +9,10 @@ use std::{
 };
 
 use crate::{
-    config::table::{self, Notes, Table, path},
     identity::{ENDPOINT_VARIABLE, Pick, WorkloadEndpoint},
     link::Endpoint,
     name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
-    written::{Problems, shown},
+    written::{Notes, Problems, Section, parse_toml, path, read_document, read_file, shown},
 };
 
 /// The contexts file: `current = "dev"` and a `[context.NAME]` for each daemon.
@@ -96,13 +95,14 @@ impl Contexts {
         if !path.exists() {
             return Ok(Contexts::default());
         }
-        Self::read(path, &table::read_text(path)?)
+        Self::read(path, &read_file(path)?)
     }
 
     fn read(path: &Path, text: &str) -> Result<Self, Problems> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let written = text.parse::<toml::Table>().unwrap_or_default();
-        let (contexts, _) = table::read(path, text, |root, notes| whole(root, folder, &written, notes))?;
+        let (contexts, _) =
+            read_document(path, parse_toml(text), |root, notes| whole(root, folder, &written, notes))?;
         Ok(contexts)
     }
 
@@ -121,12 +121,17 @@ impl Contexts {
     }
 }
 
-fn whole(root: &mut Table<'_>, folder: &Path, written: &toml::Table, notes: &mut Notes) -> Option<Contexts> {
+fn whole(
+    root: &mut Section<'_>,
+    folder: &Path,
+    written: &toml::Table,
+    notes: &mut Notes,
+) -> Option<Contexts> {
     let current_line = root.line_of("current");
     let current = root.text("current", notes, |t| Ok::<_, String>(t.to_owned()));
     let (mut contexts, mut broken) = (BTreeMap::new(), BTreeMap::new());
-    if let Some(mut named) = root.table_if_there("context", notes) {
-        for (name, table) in named.tables(notes) {
+    if let Some(named) = root.section_if_there("context", notes) {
+        for (name, table) in named.named_sections(notes) {
             let (read, problems) = notes.apart(|notes| named_context(name, table, folder, notes));
             match (read, problems) {
                 (Some(context), None) => {
@@ -150,7 +155,7 @@ fn whole(root: &mut Table<'_>, folder: &Path, written: &toml::Table, notes: &mut
     Some(Contexts { current, contexts, broken })
 }
 
-fn named_context(name: &str, table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Context> {
+fn named_context(name: &str, table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Context> {
     if name.parse::<InstanceName>().is_err() {
         let why = format!("`{}` is no name of a context: write letters, digits, `.`, `_`, `-`", shown(name));
         notes.problem(table.line(), why);
@@ -158,7 +163,7 @@ fn named_context(name: &str, table: Table<'_>, folder: &Path, notes: &mut Notes)
     context(table, folder, notes)
 }
 
-fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Context> {
+fn context(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Context> {
     let server_id =
         table.need("server_id", "\"spiffe://example.org/leasehold\"", notes, str::parse::<SpiffeId>);
     let id = server_id.clone();
@@ -169,8 +174,8 @@ fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Con
     let issuer = table.text("issuer", notes, |t| Ok::<_, String>(t.to_owned()));
     let bundles_line = table.line_of("bundles");
     let mut bundles = BTreeMap::new();
-    if let Some(mut named) = table.table_if_there("bundles", notes) {
-        for (domain, line, file) in named.texts(notes) {
+    if let Some(named) = table.section_if_there("bundles", notes) {
+        for (domain, line, file) in named.named_texts(notes) {
             match domain.parse::<TrustDomain>() {
                 Ok(domain) => match path(file, folder) {
                     Ok(file) => drop(bundles.insert(domain, file)),
@@ -181,8 +186,8 @@ fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Con
         }
     }
     let mut identities = BTreeMap::new();
-    if let Some(mut named) = table.table_if_there("identity", notes) {
-        for (role, mut table) in named.tables(notes) {
+    if let Some(named) = table.section_if_there("identity", notes) {
+        for (role, mut table) in named.named_sections(notes) {
             let line = table.line();
             let from = svid(&mut table, folder, notes);
             table.finish(notes);
@@ -210,7 +215,7 @@ fn context(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Con
 }
 
 /// Where an SVID comes from: two files, or an agent.
-fn svid(table: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<SvidFrom> {
+fn svid(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<SvidFrom> {
     let line = table.line_of("workload_api");
     let (has_files, has_agent) = (table.has("cert") || table.has("key"), table.has("workload_api"));
     if has_files && has_agent {

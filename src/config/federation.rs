@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use super::table::{Notes, Table, path};
 use crate::{
     identity::{BundleEndpoint, EndpointProfile, EndpointUrl},
-    limits::TRUST_DOMAINS_MAX,
     name::{SpiffeId, TrustDomain},
-    written::shown,
+    written::{Notes, Section, path, shown},
 };
 
 /// One entry, and where it stands.
@@ -16,20 +14,13 @@ pub(super) struct Federated {
     pub(super) endpoint: BundleEndpoint,
 }
 
-pub(super) fn read(tables: Vec<Table<'_>>, folder: &Path, notes: &mut Notes) -> Option<Vec<Federated>> {
-    if tables.len() > TRUST_DOMAINS_MAX
-        && let Some(first) = tables.first()
-    {
-        let what = format!("federation: {} entries: write at most {TRUST_DOMAINS_MAX}", tables.len());
-        notes.problem(first.line(), what);
-        return None;
-    }
+pub(super) fn read(tables: Vec<Section<'_>>, folder: &Path, notes: &mut Notes) -> Option<Vec<Federated>> {
     let all: Vec<_> = tables.into_iter().map(|table| entry(table, folder, notes)).collect();
     all.into_iter().collect()
 }
 
 /// URL, profile and trust domain are all written: none says anything of another (SPIFFE Federation, section 7.2).
-fn entry(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Federated> {
+fn entry(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Federated> {
     let line = table.line();
     let trust_domain = table.need("trust_domain", "\"partner.example\"", notes, str::parse::<TrustDomain>);
     let url = table.need("url", "\"https://spire.partner.example/bundle\"", notes, |t| {
@@ -79,6 +70,6 @@ fn entry(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Feder
     })
 }
 
-fn unwanted(table: &mut Table<'_>, key: &'static str, profile: &str, notes: &mut Notes) {
+fn unwanted(table: &mut Section<'_>, key: &'static str, profile: &str, notes: &mut Notes) {
     table.refuse(key, &format!("is for {profile}: remove it, or change the profile"), notes);
 }

@@ -7,8 +7,6 @@ use tracing::level_filters::LevelFilter;
 use super::{
     Config, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
     PolicyConfig, RoomConfig, ServerConfig, federation, identity,
-    table::{self, Notes, Table, path},
-    units::{size, size_written, span, written},
 };
 use crate::{
     ledger::Lost,
@@ -17,11 +15,14 @@ use crate::{
         CONNECTIONS_OPERATORS_MAX, CONNECTIONS_PER_PEER_MAX, CONNECTIONS_UNKNOWN_MAX, DRAIN_GRACE_MAX,
         DRAIN_READ, FREE_SPACE_STOP, HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX,
         LEDGER_SEGMENT_BYTES, LOST_AFTER, RATE_PER_IDENTITY, RATE_PER_TENANT, REJOIN, REQUESTS_MAX,
-        REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TTL_MIN,
+        REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TRUST_DOMAINS_MAX, TTL_MIN,
     },
     name::SpiffeId,
     policy::Explain,
-    written::{Problems, shown},
+    written::{
+        Notes, Problems, Section, parse_toml, path, read_document, read_file, shown, size, size_text, span,
+        span_text,
+    },
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,29 +38,31 @@ pub struct Loaded {
 impl Config {
     /// Reads a file. Relative paths in it are relative to it. Says all that is wrong with it at once.
     pub fn load(path: &Path) -> Result<Loaded, Problems> {
-        Self::read(path, &table::read_text(path)?)
+        Self::read(path, &read_file(path)?)
     }
 
     /// Reads the text of a file.
     pub(super) fn read(path: &Path, text: &str) -> Result<Loaded, Problems> {
         let folder = path.parent().unwrap_or(Path::new(""));
-        let (config, defaults) = table::read(path, text, |root, notes| whole(root, folder, notes))?;
+        let (config, defaults) =
+            read_document(path, parse_toml(text), |root, notes| whole(root, folder, notes))?;
         Ok(Loaded { config, defaults })
     }
 }
 
 /// Every section is read, whatever is wrong with another.
-fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
+fn whole(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
     root.refuse("gateway", "comes with the S3 gateway and is not served yet: remove [gateway]", notes);
     root.refuse("notify", "comes with approvals and is not served yet: remove [notify]", notes);
-    let server = server(root.table("server", notes), folder, notes);
-    let issuer = issuer(root.table("issuer", notes), folder, notes);
-    let federation = federation::read(root.list_of_tables("federation", notes), folder, notes);
-    let identity = identity::read(root.table("identity", notes), federation, folder, notes);
-    let policy = policy(root.table("policy", notes), folder, notes);
-    let lease = lease(root.table("lease", notes), notes);
-    let ledger = ledger(root.table("ledger", notes), folder, notes);
-    let log = log(root.table("log", notes), notes);
+    let server = server(root.section("server", notes), folder, notes);
+    let issuer = issuer(root.section("issuer", notes), folder, notes);
+    let federation =
+        federation::read(root.list_of_sections("federation", TRUST_DOMAINS_MAX, notes), folder, notes);
+    let identity = identity::read(root.section("identity", notes), federation, folder, notes);
+    let policy = policy(root.section("policy", notes), folder, notes);
+    let lease = lease(root.section("lease", notes), notes);
+    let ledger = ledger(root.section("ledger", notes), folder, notes);
+    let log = log(root.section("log", notes), notes);
     let config = Config {
         server: server?,
         issuer: issuer?,
@@ -73,7 +76,7 @@ fn whole(root: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Confi
     Some(config)
 }
 
-fn server(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<ServerConfig> {
+fn server(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<ServerConfig> {
     let grpc = table.or("grpc", "0.0.0.0:8443", notes, address);
     let probe = table.or("probe", "127.0.0.1:8445", notes, address);
     let state = table.need("state", "\"/var/lib/leasehold\"", notes, |t| path(t, folder));
@@ -82,24 +85,21 @@ fn server(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Serv
     Some(ServerConfig { grpc: grpc?, probe: probe?, state: state?, room: room? })
 }
 
-fn room(table: &mut Table<'_>, notes: &mut Notes) -> Option<RoomConfig> {
-    const BOUNDS: RangeInclusive<u32> = 1..=ROOM_MAX;
-    let handshakes = table.room_or("handshakes_max", BOUNDS, HANDSHAKES_MAX, notes);
-    let line = table.line_of("connections_per_peer_max");
-    let connections = table.room_or("connections_max", BOUNDS, CONNECTIONS_MAX, notes);
-    let connections_each = table.room_or("connections_per_peer_max", BOUNDS, CONNECTIONS_PER_PEER_MAX, notes);
-    share(line, ["connections_per_peer_max", "connections_max"], connections, connections_each, notes);
-    let unknown = table.room_or("connections_unknown_max", BOUNDS, CONNECTIONS_UNKNOWN_MAX, notes);
-    let operators = table.room_or("connections_operators_max", BOUNDS, CONNECTIONS_OPERATORS_MAX, notes);
-    let streams = table.count_or("streams_per_connection_max", BOUNDS, STREAMS_PER_CONNECTION_MAX, notes);
-    let line = table.line_of("requests_per_peer_max");
-    let requests = table.room_or("requests_max", BOUNDS, REQUESTS_MAX, notes);
-    let requests_each = table.room_or("requests_per_peer_max", BOUNDS, REQUESTS_PER_PEER_MAX, notes);
-    share(line, ["requests_per_peer_max", "requests_max"], requests, requests_each, notes);
-    let line = table.line_of("buffered_per_peer_max");
+fn room(table: &mut Section<'_>, notes: &mut Notes) -> Option<RoomConfig> {
+    let handshakes = room_or(table, "handshakes_max", HANDSHAKES_MAX, notes);
+    let connections = room_or(table, "connections_max", CONNECTIONS_MAX, notes);
+    let connections_each = room_or(table, "connections_per_peer_max", CONNECTIONS_PER_PEER_MAX, notes);
+    share(table, ["connections_per_peer_max", "connections_max"], connections, connections_each, notes);
+    let unknown = room_or(table, "connections_unknown_max", CONNECTIONS_UNKNOWN_MAX, notes);
+    let operators = room_or(table, "connections_operators_max", CONNECTIONS_OPERATORS_MAX, notes);
+    let streams =
+        table.count_or("streams_per_connection_max", 1..=ROOM_MAX, STREAMS_PER_CONNECTION_MAX, notes);
+    let requests = room_or(table, "requests_max", REQUESTS_MAX, notes);
+    let requests_each = room_or(table, "requests_per_peer_max", REQUESTS_PER_PEER_MAX, notes);
+    share(table, ["requests_per_peer_max", "requests_max"], requests, requests_each, notes);
     let buffered = bytes_or(table, "buffered_max", BUFFERED_BYTES_MAX, notes);
     let buffered_each = bytes_or(table, "buffered_per_peer_max", BUFFERED_BYTES_PER_PEER_MAX, notes);
-    share(line, ["buffered_per_peer_max", "buffered_max"], buffered, buffered_each, notes);
+    share(table, ["buffered_per_peer_max", "buffered_max"], buffered, buffered_each, notes);
     Some(RoomConfig {
         handshakes_max: handshakes?,
         connections_max: connections?,
@@ -114,44 +114,55 @@ fn room(table: &mut Table<'_>, notes: &mut Notes) -> Option<RoomConfig> {
     })
 }
 
-/// Bytes of memory: at least four of the largest messages, decoded.
-fn bytes_or(table: &mut Table<'_>, key: &'static str, default: usize, notes: &mut Notes) -> Option<usize> {
+/// Reads how much of something a machine has room for.
+fn room_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &mut Notes) -> Option<usize> {
+    let default = u32::try_from(default).unwrap_or(u32::MAX);
+    table.count_or(key, 1..=ROOM_MAX, default, notes).and_then(|n| usize::try_from(n).ok())
+}
+
+/// Reads bytes of memory: at least four of the largest messages, decoded.
+fn bytes_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &mut Notes) -> Option<usize> {
     const BOUNDS: RangeInclusive<u64> = 4 << 20..=1 << 40;
     let default = u64::try_from(default).unwrap_or(u64::MAX);
-    let read = table.or(key, &size_written(default), notes, |t| size(t, BOUNDS));
+    let read = table.or(key, &size_text(default), notes, |t| size(t, BOUNDS));
     read.and_then(|bytes| usize::try_from(bytes).ok())
 }
 
-/// A share that is larger than the whole bounds nothing.
-fn share(line: usize, keys: [&str; 2], all: Option<usize>, each: Option<usize>, notes: &mut Notes) {
+/// Refuses a share that is larger than the whole: it would bound nothing.
+fn share(
+    table: &Section<'_>,
+    [one, whole]: [&str; 2],
+    all: Option<usize>,
+    each: Option<usize>,
+    notes: &mut Notes,
+) {
     if let (Some(all), Some(each)) = (all, each)
         && each > all
     {
-        let [one, whole] = keys;
         let keys = format!("server.{one} is {each}, and server.{whole} {all}");
-        let what = format!("{keys}: write a share of it, so that nobody takes all");
-        notes.problem(line, what);
+        let what = format!("{keys}: write a share of it, so that no one takes all");
+        notes.problem(table.line_of(one), what);
     }
 }
 
-fn issuer(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IssuerConfig> {
+fn issuer(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<IssuerConfig> {
     let url =
         table.need("url", "\"https://leasehold.example.org\", the iss of every token", notes, issuer_url);
-    let line = table.line_of("listen");
     let address = table.or("listen", "127.0.0.1:8444", notes, address);
-    let (has_cert, has_key) = (table.has("cert"), table.has("key"));
-    let (line_cert, line_key) = (table.line_of("cert"), table.line_of("key"));
     let cert = table.text("cert", notes, |t| path(t, folder));
     let key = table.text("key", notes, |t| path(t, folder));
     table.finish(notes);
-    let listen = match (has_cert, has_key) {
+    let listen = match (table.has("cert"), table.has("key")) {
         (true, true) => Some(IssuerListen::Tls { address: address?, cert: cert?, key: key? }),
         (true, false) => {
-            notes.problem(line_cert, "issuer.cert has no key beside it: write issuer.key too");
+            notes.problem(table.line_of("cert"), "issuer.cert has no key beside it: write issuer.key too");
             None
         }
         (false, true) => {
-            notes.problem(line_key, "issuer.key has no certificate beside it: write issuer.cert too");
+            notes.problem(
+                table.line_of("key"),
+                "issuer.key has no certificate beside it: write issuer.cert too",
+            );
             None
         }
         (false, false) => match address? {
@@ -161,7 +172,7 @@ fn issuer(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Issu
                     "issuer.listen: {a} without issuer.cert and issuer.key would be plain HTTP for everybody: \
                      write both, or listen on 127.0.0.1"
                 );
-                notes.problem(line, what);
+                notes.problem(table.line_of("listen"), what);
                 None
             }
         },
@@ -169,7 +180,7 @@ fn issuer(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Issu
     Some(IssuerConfig { url: url?, listen: listen? })
 }
 
-fn policy(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<PolicyConfig> {
+fn policy(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<PolicyConfig> {
     let dir = table.need("dir", "\"policy\"", notes, |t| path(t, folder));
     let catalog = table.need("catalog", "\"catalog.d\"", notes, |t| path(t, folder));
     let explain = table.or("explain", "requester", notes, |t| match t {
@@ -177,25 +188,20 @@ fn policy(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Poli
         "operators" => Ok(Explain::Operators),
         other => Err(one_of(other, &["requester", "operators"])),
     });
-    let line = table.line_of("break_glass");
-    let break_glass = table.list("break_glass", notes, str::parse::<SpiffeId>).map(|(_, ids)| ids);
-    if let Some(ids) = break_glass.as_ref().filter(|ids| ids.len() > BREAK_GLASS_MAX) {
-        let what = format!("policy.break_glass names {}: write at most {BREAK_GLASS_MAX}", ids.len());
-        notes.problem(line, what);
-    }
+    let break_glass = table.list("break_glass", BREAK_GLASS_MAX, notes, str::parse::<SpiffeId>);
     table.finish(notes);
-    let break_glass = break_glass.unwrap_or_default();
+    let break_glass = break_glass.into_iter().map(|id| id.value).collect();
     Some(PolicyConfig { dir: dir?, catalog: catalog?, explain: explain?, break_glass })
 }
 
-fn lease(mut table: Table<'_>, notes: &mut Notes) -> Option<LeaseConfig> {
+fn lease(mut table: Section<'_>, notes: &mut Notes) -> Option<LeaseConfig> {
     let token_ttl =
-        table.or("token_ttl", &written(LEASE_TTL_DEFAULT), notes, |t| span(t, TTL_MIN..=LEASE_TTL_MAX));
-    let beat = table.or("beat", &written(BEAT), notes, |t| span(t, SECOND..=MINUTE));
+        table.or("token_ttl", &span_text(LEASE_TTL_DEFAULT), notes, |t| span(t, TTL_MIN..=LEASE_TTL_MAX));
+    let beat = table.or("beat", &span_text(BEAT), notes, |t| span(t, SECOND..=MINUTE));
     let lost_after = table.count_or("lost_after", 1..=60, LOST_AFTER, notes);
-    let rejoin = table.or("rejoin", &written(REJOIN), notes, |t| span(t, TTL_MIN..=JOB_DURATION_MAX));
+    let rejoin = table.or("rejoin", &span_text(REJOIN), notes, |t| span(t, TTL_MIN..=JOB_DURATION_MAX));
     let drain_read =
-        table.or("drain_read", &written(DRAIN_READ), notes, |t| span(t, TTL_MIN..=DRAIN_GRACE_MAX));
+        table.or("drain_read", &span_text(DRAIN_READ), notes, |t| span(t, TTL_MIN..=DRAIN_GRACE_MAX));
     table.finish(notes);
     Some(LeaseConfig {
         token_ttl: token_ttl?,
@@ -206,13 +212,12 @@ fn lease(mut table: Table<'_>, notes: &mut Notes) -> Option<LeaseConfig> {
     })
 }
 
-fn ledger(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<LedgerConfig> {
+fn ledger(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<LedgerConfig> {
     let segment =
-        table.or("segment", &size_written(LEDGER_SEGMENT_BYTES), notes, |t| size(t, 1 << 20..=16 << 30));
+        table.or("segment", &size_text(LEDGER_SEGMENT_BYTES), notes, |t| size(t, 1 << 20..=16 << 30));
     let stop =
-        table.or("free_space_stop", &size_written(FREE_SPACE_STOP), notes, |t| size(t, 1 << 20..=1 << 40));
+        table.or("free_space_stop", &size_text(FREE_SPACE_STOP), notes, |t| size(t, 1 << 20..=1 << 40));
     let head_copy = table.text("head_copy", notes, |t| path(t, folder));
-    let line = table.line_of("rate_per_identity");
     let identity = table.count_or("rate_per_identity", 1..=ROOM_MAX, RATE_PER_IDENTITY, notes);
     let tenant = table.count_or("rate_per_tenant", 1..=ROOM_MAX, RATE_PER_TENANT, notes);
     if let (Some(identity), Some(tenant)) = (identity, tenant)
@@ -221,7 +226,7 @@ fn ledger(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Ledg
         let what = format!(
             "ledger.rate_per_identity is {identity}, and ledger.rate_per_tenant {tenant}: write a part of it"
         );
-        notes.problem(line, what);
+        notes.problem(table.line_of("rate_per_identity"), what);
     }
     table.finish(notes);
     Some(LedgerConfig {
@@ -234,7 +239,7 @@ fn ledger(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<Ledg
     })
 }
 
-fn log(mut table: Table<'_>, notes: &mut Notes) -> Option<LogConfig> {
+fn log(mut table: Section<'_>, notes: &mut Notes) -> Option<LogConfig> {
     let format = table.or("format", "text", notes, |t| match t {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),

@@ -6,34 +6,29 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    IdentityConfig, IdentityFrom,
-    federation::Federated,
-    table::{Notes, Table, path},
-    units::{span, written},
-};
+use super::{IdentityConfig, IdentityFrom, federation::Federated};
 use crate::{
     identity::{ENDPOINT_VARIABLE, Pick, WorkloadEndpoint},
     limits::{IDENTITY_OUTAGE_MAX, IDENTITY_WAIT, JOB_DURATION_MAX, SVID_LIFE_MAX, TRUST_DOMAINS_MAX},
     name::{SpiffeId, TrustDomain},
+    written::{Notes, Section, path, span, span_text},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
 pub(super) fn read(
-    mut table: Table<'_>,
+    mut table: Section<'_>,
     federation: Option<Vec<Federated>>,
     folder: &Path,
     notes: &mut Notes,
 ) -> Option<IdentityConfig> {
     let has_files = table.has("cert") || table.has("key");
-    let table_has_agent = table.has("workload_api");
-    let line = table.line_of("workload_api");
-    let from = match (has_files, table.has("workload_api")) {
+    let has_agent = table.has("workload_api");
+    let from = match (has_files, has_agent) {
         (true, true) => {
             notes.problem(
-                line,
+                table.line_of("workload_api"),
                 "identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one",
             );
             let _ = table.text("workload_api", notes, str::parse::<WorkloadEndpoint>);
@@ -48,61 +43,62 @@ pub(super) fn read(
             workload_api(&mut table, notes).and(None)
         }
     };
-    let is_files = has_files || !table_has_agent;
-    let bundles_line = table.line_of("bundles");
-    let bundles = table.table_if_there("bundles", notes).map(|t| bundles(t, folder, notes));
+    let is_files = has_files || !has_agent;
+    let bundles = table.section_if_there("bundles", notes).map(|t| bundles(t, folder, notes));
     let is_empty = bundles.as_ref().is_none_or(|b| b.as_ref().is_some_and(BTreeMap::is_empty));
     if is_empty && is_files {
         let what = "identity.bundles names no trust domain, so nobody could come in: write bundles = { \"example.org\" = \"bundle.pem\" }";
-        notes.problem(bundles_line, what);
+        notes.problem(table.line_of("bundles"), what);
     }
     let bundles = bundles.unwrap_or_else(|| Some(BTreeMap::new()));
-    let domains = table.list("trust_domains", notes, str::parse::<TrustDomain>);
+    // Domains of an agent are not counted here, so only the size of the file bounds this list.
+    let listed = table.list("trust_domains", usize::MAX, notes, str::parse::<TrustDomain>);
+    let domains: Option<BTreeSet<_>> =
+        table.has("trust_domains").then(|| listed.into_iter().map(|domain| domain.value).collect());
     if let (Some(bundles), Some(federation)) = (&bundles, &federation) {
         check_bundles(bundles, federation, notes);
-        if let Some((line, domains)) = &domains {
-            check_domains(*line, domains, bundles, federation, is_files, notes);
+        if let Some(domains) = &domains {
+            let line = table.line_of("trust_domains");
+            check_domains(line, domains, bundles, federation, is_files, notes);
         }
     }
     let max_svid_ttl =
-        table.or("max_svid_ttl", &written(SVID_LIFE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
-    let wait = table.or("wait", &written(IDENTITY_WAIT), notes, |t| span(t, SECOND..=60 * MINUTE));
-    let outage_max =
-        table.or("outage_max", &written(IDENTITY_OUTAGE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
+        table.or("max_svid_ttl", &span_text(SVID_LIFE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
+    let wait = table.or("wait", &span_text(IDENTITY_WAIT), notes, |t| span(t, SECOND..=60 * MINUTE));
+    let outage_max = table
+        .or("outage_max", &span_text(IDENTITY_OUTAGE_MAX), notes, |t| span(t, MINUTE..=JOB_DURATION_MAX));
     table.finish(notes);
     Some(IdentityConfig {
         from: from?,
         bundles: bundles?,
         federation: federation?.into_iter().map(|federated| federated.endpoint).collect(),
-        trust_domains: domains.map(|(_, domains)| domains.into_iter().collect()),
+        trust_domains: domains,
         max_svid_ttl: max_svid_ttl?,
         wait: wait?,
         outage_max: outage_max?,
     })
 }
 
-fn files(table: &mut Table<'_>, folder: &Path, notes: &mut Notes) -> Option<IdentityFrom> {
+fn files(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<IdentityFrom> {
     let cert = table.need("cert", "\"svid.pem\"", notes, |t| path(t, folder));
     let key = table.need("key", "\"svid.key\"", notes, |t| path(t, folder));
     Some(IdentityFrom::Files { cert: cert?, key: key? })
 }
 
-fn workload_api(table: &mut Table<'_>, notes: &mut Notes) -> Option<IdentityFrom> {
+fn workload_api(table: &mut Section<'_>, notes: &mut Notes) -> Option<IdentityFrom> {
     let endpoint = table.text("workload_api", notes, |t| match t.strip_prefix('$') {
         // The variable is looked up at the start.
         Some(ENDPOINT_VARIABLE) => Ok(None),
         _ => t.parse::<WorkloadEndpoint>().map(Some),
     });
-    let line = table.line_of("spiffe_id");
-    let has_both = table.has("hint") && table.has("spiffe_id");
     let hint = table.text("hint", notes, |t| match t {
         "" => Err("an empty hint is none: write the one of the registration entry"),
         hint => Ok(Pick::Hint(hint.to_owned())),
     });
     let id = table.text("spiffe_id", notes, |t| t.parse::<SpiffeId>().map(Pick::Id));
-    if has_both {
+    if table.has("hint") && table.has("spiffe_id") {
         notes.problem(
-            line,
+            table.line_of("spiffe_id"),
             "identity.spiffe_id stands beside identity.hint: one of them picks the SVID, remove the other",
         );
     }
@@ -133,13 +129,12 @@ fn check_bundles(bundles: &BTreeMap<TrustDomain, PathBuf>, federation: &[Federat
 /// What is listed must have roots, where all roots are from files; and all roots from files must be listed.
 fn check_domains(
     line: usize,
-    domains: &[TrustDomain],
+    listed: &BTreeSet<TrustDomain>,
     bundles: &BTreeMap<TrustDomain, PathBuf>,
     federation: &[Federated],
     is_files: bool,
     notes: &mut Notes,
 ) {
-    let listed: BTreeSet<_> = domains.iter().collect();
     let federated: BTreeSet<_> = federation.iter().map(|f| &f.endpoint.trust_domain).collect();
     let has_roots = |domain: &TrustDomain| bundles.contains_key(domain) || federated.contains(domain);
     for lacking in listed.iter().filter(|d| is_files && !has_roots(d)) {
@@ -153,9 +148,9 @@ fn check_domains(
     }
 }
 
-fn bundles(mut table: Table<'_>, folder: &Path, notes: &mut Notes) -> Option<BTreeMap<TrustDomain, PathBuf>> {
+fn bundles(table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<BTreeMap<TrustDomain, PathBuf>> {
     let line = table.line();
-    let entries = table.texts(notes);
+    let entries = table.named_texts(notes);
     if entries.len() > TRUST_DOMAINS_MAX {
         notes.problem(
             line,

@@ -11,17 +11,13 @@
 //! | `file` | the reading of it, section by section |
 //! | `federation` | the sections about bundle endpoints |
 //! | `identity` | the section about who the daemon is and whom it believes |
-//! | `table` | one TOML table, read key by key; contexts of the command line are read by it too |
 //! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
-//! | `units` | spans of time and sizes, as people write them |
 
 mod federation;
 mod file;
 mod identity;
 mod paths;
 mod settings;
-pub(crate) mod table;
-mod units;
 
 pub use file::Loaded;
 pub use paths::{ConfiguredPath, PathFault, PathUse};
@@ -29,10 +25,10 @@ pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
     LogFormat, PolicyConfig, RoomConfig, ServerConfig,
 };
-pub use table::DefaultUsed;
 
 /// Who sees the rule that refused: policy's own word.
 pub use crate::policy::Explain;
+pub use crate::written::DefaultUsed;
 
 #[cfg(test)]
 #[path = "config_tests.rs"]

@@ -1,64 +1,19 @@
-//! Files that people write: how they are read, and how what is wrong with them is told.
-//!
-//! Owns what every such file has: a bound, lines, and words for what stands in it. Knows no key of any of them: the
-//! configuration, the contexts, the catalog and the job file are read by the floors that own them.
+//! The text of a file, and what of it may be shown.
 
-use std::{
-    fmt,
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
+use std::{fs::File, io::Read, path::Path};
+
+use super::problem::Problems;
+use crate::{
+    limits::{FILE_BYTES_MAX, NEAREST_EDITS_MAX},
+    secret::{looks_secret, withheld},
 };
 
-use toml::de::DeValue;
-
-use crate::secret::{looks_secret, withheld};
-
-/// One thing that is wrong with a file. `Display` is `FILE:LINE: what, and what to write instead`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}{}: {what}", file.display(), if *.line == 0 { String::new() } else { format!(":{line}") })]
-pub struct Problem {
-    pub file: PathBuf,
-    /// From 1; 0 where the file could not be read at all, so that `Display` names none.
-    pub line: usize,
-    pub what: String,
+/// Reads a file of [`FILE_BYTES_MAX`] at most.
+pub(crate) fn read_file(path: &Path) -> Result<String, Problems> {
+    read_text(path, FILE_BYTES_MAX).map_err(|what| Problems::whole(path, what))
 }
 
-/// All that is wrong with a file, in the order of its lines. Never empty. `Display` has a line for each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problems(Vec<Problem>);
-
-impl Problems {
-    pub(crate) fn of(mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|p| p.line);
-        Problems(problems)
-    }
-
-    /// The file as a whole is to blame.
-    pub(crate) fn whole(file: &Path, what: String) -> Self {
-        Problems(vec![Problem { file: file.to_owned(), line: 0, what }])
-    }
-
-    pub fn problems(&self) -> &[Problem] {
-        &self.0
-    }
-}
-
-impl fmt::Display for Problems {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.0.iter().enumerate() {
-            if i > 0 {
-                f.write_str("\n")?;
-            }
-            write!(f, "{problem}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for Problems {}
-
-/// Reads a text file whole, of so many bytes at most. An error follows the file's name: `cannot be read: …`.
+/// Reads a text file of at most `bytes_max`. An error follows the file's name: `cannot be read: …`.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
     let mut bytes = Vec::new();
     File::open(path)
@@ -115,8 +70,17 @@ pub(crate) fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+/// Returns the known word that differs from a mistyped one in the fewest letters, if those are few.
+pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let most = (word.chars().count() / 4).clamp(2, NEAREST_EDITS_MAX);
+    let near = known.into_iter().filter(|name| name.len().abs_diff(word.len()) <= most);
+    let counted = near.map(|name| (strsim::osa_distance(word, name), name));
+    counted.filter(|(edits, _)| *edits <= most).min().map(|(_, name)| name)
+}
+
 /// What a value of TOML is, in words.
-pub(crate) fn kind_of(value: &DeValue<'_>) -> &'static str {
+pub(crate) fn kind_of(value: &toml::de::DeValue<'_>) -> &'static str {
+    use toml::de::DeValue;
     match value {
         DeValue::String(_) => "a text",
         DeValue::Integer(_) => "a whole number",

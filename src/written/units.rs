@@ -2,11 +2,11 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use crate::written::shown;
+use super::text::shown;
 
 /// Reads a span of time within bounds.
-pub(super) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
-    let (least, most) = (written(*bounds.start()), written(*bounds.end()));
+pub(crate) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let (least, most) = (span_text(*bounds.start()), span_text(*bounds.end()));
     match humantime::parse_duration(text) {
         Ok(d) if bounds.contains(&d) => Ok(d),
         Ok(_) => Err(format!("`{}` is out of bounds: write {least} to {most}", shown(text))),
@@ -18,17 +18,17 @@ pub(super) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Durat
 }
 
 /// A span as it would be written: `5m`, `1h`.
-pub(super) fn written(span: Duration) -> String {
+pub(crate) fn span_text(span: Duration) -> String {
     humantime::format_duration(span).to_string().replace(' ', "")
 }
 
 const UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
 
 /// Reads a size in bytes within bounds.
-pub(super) fn size(text: &str, bounds: RangeInclusive<u64>) -> Result<u64, String> {
+pub(crate) fn size(text: &str, bounds: RangeInclusive<u64>) -> Result<u64, String> {
     let unit = UNITS.iter().find_map(|(unit, bytes)| Some((text.strip_suffix(unit)?, *bytes)));
     let number = unit.and_then(|(number, bytes)| number.trim_end().parse::<u64>().ok()?.checked_mul(bytes));
-    let (least, most) = (size_written(*bounds.start()), size_written(*bounds.end()));
+    let (least, most) = (size_text(*bounds.start()), size_text(*bounds.end()));
     match number {
         Some(n) if bounds.contains(&n) => Ok(n),
         Some(_) => Err(format!("`{}` is out of bounds: write {least} to {most}", shown(text))),
@@ -40,7 +40,7 @@ pub(super) fn size(text: &str, bounds: RangeInclusive<u64>) -> Result<u64, Strin
 }
 
 /// A size as it would be written: `256MiB`.
-pub(super) fn size_written(bytes: u64) -> String {
+pub(crate) fn size_text(bytes: u64) -> String {
     let unit = UNITS.iter().rev().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     match unit {
         Some((name, unit)) => format!("{}{name}", bytes / unit),
@@ -56,10 +56,10 @@ mod tests {
     fn what_is_written_reads_back() {
         for s in [1, 5, 90, 300, 3_600, 86_400 * 30] {
             let d = Duration::from_secs(s);
-            assert_eq!(span(&written(d), Duration::ZERO..=Duration::MAX), Ok(d));
+            assert_eq!(span(&span_text(d), Duration::ZERO..=Duration::MAX), Ok(d));
         }
         for b in [0, 1 << 10, 256 << 20, 5 << 30, 3 << 40] {
-            assert_eq!(size(&size_written(b), 0..=u64::MAX), Ok(b));
+            assert_eq!(size(&size_text(b), 0..=u64::MAX), Ok(b));
         }
     }
 

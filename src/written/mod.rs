@@ -1,0 +1,26 @@
+//! Files that people write, and how every one of them is read: strictly, with all mistakes reported at once, each with its
+//! line and what to write instead. A text that looks like a secret is never quoted.
+//!
+//! Knows no key of any file: the configuration, the contexts, the catalog and the job file are read by the floors that own
+//! them.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `section` | [`Section`]: one table of a file, read key by key |
+//! | `document` | a TOML text as a tree in which each value knows its line |
+//! | `problem` | [`Problems`]: all that is wrong with a file |
+//! | `text` | the text of a file, and what of it may be shown |
+//! | `units` | durations and sizes, as people write them |
+
+mod document;
+mod problem;
+mod section;
+mod text;
+mod units;
+
+pub(crate) use document::parse_toml;
+pub use problem::{Problem, Problems};
+pub use section::DefaultUsed;
+pub(crate) use section::{Notes, Section, path, read_document};
+pub(crate) use text::{Lines, kind_of, one_line, read_file, read_text, shown, shown_key_path};
+pub(crate) use units::{size, size_text, span, span_text};
