@@ -63,17 +63,17 @@ pub(super) fn resource(r: &Resource) -> v1::Resource {
         ..Default::default()
     };
     match &r.facts {
-        catalog::Facts::Dataset(facts) => {
+        catalog::ResourceFacts::Dataset(facts) => {
             wire.classification = facts.classification.to_string();
             wire.data_classes = facts.data_classes.iter().cloned().collect();
             wire.purposes = facts.purposes.iter().cloned().collect();
             wire.retain_until = facts.retain_until.map(timestamp);
         }
-        catalog::Facts::Model(facts) => {
+        catalog::ResourceFacts::Model(facts) => {
             wire.tier = facts.tier.to_string();
             wire.environment = facts.environment.to_string();
         }
-        catalog::Facts::Checkpoint(facts) => wire.model = facts.model.to_string(),
+        catalog::ResourceFacts::Checkpoint(facts) => wire.model = facts.model.to_string(),
     }
     wire
 }

@@ -11,6 +11,7 @@ use crate::{
     policy::Rpc,
     reason::{Reason, Refusal},
     state::LockName,
+    written::nearest,
 };
 
 impl Broker {
@@ -25,7 +26,7 @@ impl Broker {
         }
         let written = name.to_string();
         let refusal = Refusal::new(Reason::NameUnknown, format!("nothing is called {written}"));
-        let refusal = match nearest(&written, self.names_like(caller, rpc, name)) {
+        let refusal = match nearest(&written, self.names_like(caller, rpc, name).iter().map(String::as_str)) {
             Some(near) => refusal.with("nearest", near),
             None => refusal,
         };
@@ -36,12 +37,9 @@ impl Broker {
     pub(super) fn no_such_lock(&self, caller: &Caller, name: &LockName) -> Refusal {
         let refusal =
             Refusal::new(Reason::LockNotFound, "there is no such lock").with("asked", name.to_string());
-        let locks = self
-            .list_locks(caller, None, limits::PAGE_MAX)
-            .unwrap_or_default()
-            .into_iter()
-            .map(|l| l.name.to_string());
-        match nearest(&name.to_string(), locks.collect()) {
+        let locks = self.list_locks(caller, None, limits::PAGE_MAX).unwrap_or_default();
+        let names: Vec<_> = locks.into_iter().map(|l| l.name.to_string()).collect();
+        match nearest(&name.to_string(), names.iter().map(String::as_str)) {
             Some(near) => refusal.with("nearest", near),
             None => refusal,
         }
@@ -151,25 +149,9 @@ fn parent(pattern: &SpiffePattern) -> Option<String> {
     plain.rfind('/').and_then(|slash| plain.get(..=slash)).map(str::to_owned)
 }
 
-/// The name that differs in the fewest letters, if those are few.
-fn nearest(written: &str, names: BTreeSet<String>) -> Option<String> {
-    let most = (written.chars().count() / 4).clamp(2, limits::NEAREST_EDITS_MAX);
-    let near = names.into_iter().filter(|name| name.len().abs_diff(written.len()) <= most);
-    let counted = near.map(|name| (strsim::osa_distance(written, &name), name));
-    counted.filter(|(edits, _)| *edits <= most).min().map(|(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_nearest_name_is_one_of_few_edits() {
-        let names = || ["dataset:dev/data", "dataset:dev/people", "tenant:dev"].map(str::to_owned).into();
-        assert_eq!(nearest("dataset:dev/dta", names()).as_deref(), Some("dataset:dev/data"));
-        assert_eq!(nearest("dataset:dve/data", names()).as_deref(), Some("dataset:dev/data"));
-        assert_eq!(nearest("tenant:nosuch", names()), None);
-    }
 
     #[test]
     fn a_prefix_is_the_path_above_the_first_wildcard() {

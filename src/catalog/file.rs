@@ -1,109 +1,21 @@
 //! One tenant's file, read whole.
 
-use std::collections::BTreeSet;
-
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use std::{collections::BTreeSet, fmt::Display, path::Path, str::FromStr};
 
 use super::{
-    Audience, CheckpointFacts, DatasetFacts, Enforcement, Facts, HumanPattern, IdentityUse, ModelFacts,
-    Principal, Resource,
-    document::{Placed, Shape, Table, may, nearest, need, text, truth},
-    fault::{Fault, Faults},
+    Audience, CheckpointFacts, DatasetFacts, Enforcement, HumanPattern, IdentityUse, ModelFacts, Principal,
+    Resource, ResourceFacts,
     principal::HumanSegment,
-    value::{Word, line_of_text, local_name, location, model_name, moment, pin, words},
+    value::{Word, line_of_text, local_name, location, model_name, moment, parse, pin},
 };
 use crate::{
+    limits::{CATALOG_ENTRIES_MAX, SPEC_LIST_MAX},
     name::{Pin, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
-    written::{kind_of, shown},
+    written::{Notes, Placed, Problem, Section, Value, parse_toml, shown},
 };
 
-const TENANT: Shape = Shape { noun: "tenant", keys: &[may("contact", r##"contact = "#acme-ml""##)] };
-
-const PRINCIPAL: Shape = Shape {
-    noun: "principal",
-    keys: &[
-        need("match", r#"match = "spiffe://k8s.acme.example/ns/ml/job/*""#),
-        need("kind", r#"kind = "workload""#),
-        may("identity", r#"identity = "job""#),
-        may("roles", r#"roles = ["trainer"]"#),
-        may("groups", r#"groups = ["operators"]"#),
-        may("may_act_for", r#"may_act_for = ["human:*"]"#),
-        may("human", r#"human = "segment:2""#),
-        may("disabled", "disabled = true"),
-    ],
-};
-
-/// Which identities a tenant may name. Only the platform's file holds any.
-const CLAIM: Shape = Shape {
-    noun: "claim",
-    keys: &[
-        need("tenant", r#"tenant = "acme""#),
-        need("match", r#"match = ["spiffe://k8s.acme.example/**"]"#),
-    ],
-};
-
-const AUDIENCE: Shape = Shape {
-    noun: "audience",
-    keys: &[
-        need("name", r#"name = "spiffe://k8s.acme.example/ns/data/sa/gateway""#),
-        need("verifiers", r#"verifiers = ["spiffe://k8s.acme.example/ns/data/sa/gateway"]"#),
-        need("checks", r#"checks = "feed""#),
-        need("presenter", r#"presenter = "mtls""#),
-        may("serves", r#"serves = ["acme"]"#),
-    ],
-};
-
-const DATASET: Shape = Shape {
-    noun: "dataset",
-    keys: &[
-        need("name", r#"name = "tickets@v3""#),
-        need("location", r#"location = "s3://acme-prod-data/tickets/v3/""#),
-        need("audience", r#"audience = "spiffe://k8s.acme.example/ns/data/sa/gateway""#),
-        need("pin", r#"pin = { kind = "manifest", sha256 = "…" }, or pin = "none""#),
-        need("classification", r#"classification = "internal""#),
-        need("data_classes", r#"data_classes = ["pii"], or []"#),
-        need("source_trust", r#"source_trust = "curated""#),
-        need("purposes", r#"purposes = ["support-tuning"]"#),
-        need("owner", r#"owner = "data-tickets@acme.example""#),
-        may("retain_until", "retain_until = 2027-06-30"),
-        may("enforced", r#"enforced = "advisory""#),
-        may("shared_with", r#"shared_with = ["beta"]"#),
-    ],
-};
-
-const MODEL: Shape = Shape {
-    noun: "model",
-    keys: &[
-        need("name", r#"name = "base-7b@2026.10""#),
-        need("location", r#"location = "s3://acme-models/base-7b/2026.10/""#),
-        need("audience", r#"audience = "spiffe://k8s.acme.example/ns/data/sa/gateway""#),
-        need("pin", r#"pin = { kind = "hf-revision", sha1 = "…" }, or pin = "none""#),
-        need("tier", r#"tier = "lab""#),
-        need("environment", r#"environment = "development""#),
-        need("risk", r#"risk = "low""#),
-        need("tool_access", r#"tool_access = "none""#),
-        need("owner", r#"owner = "model-owners@acme.example""#),
-        may("enforced", r#"enforced = "advisory""#),
-        may("shared_with", r#"shared_with = ["beta"]"#),
-    ],
-};
-
-const CHECKPOINT: Shape = Shape {
-    noun: "checkpoint",
-    keys: &[
-        need("name", r#"name = "support-lora""#),
-        need("model", r#"model = "base-7b@2026.10""#),
-        need("location", r#"location = "s3://acme-models/out/support-lora/""#),
-        need("audience", r#"audience = "spiffe://k8s.acme.example/ns/data/sa/gateway""#),
-        need("owner", r#"owner = "model-owners@acme.example""#),
-        may("enforced", r#"enforced = "advisory""#),
-    ],
-};
-
-const SECTIONS: [&str; 7] = ["tenant", "claim", "principal", "audience", "dataset", "model", "checkpoint"];
+/// The audience of the examples.
+const GATEWAY: &str = "\"spiffe://k8s.acme.example/ns/data/sa/gateway\"";
 
 /// The tenant that runs Leasehold.
 pub(super) const PLATFORM: &str = "platform";
@@ -136,17 +48,11 @@ pub(super) struct TenantFile {
     /// Names that are declared, rightly or not: a reference to one of them is not a second mistake.
     pub(super) named_audiences: BTreeSet<SpiffeId>,
     pub(super) named_resources: BTreeSet<ResourceName>,
-    pub(super) faults: Vec<Fault>,
+    pub(super) problems: Vec<Problem>,
 }
 
 /// Reads the file of a tenant. Its name has been checked.
 pub(super) fn read(file: &str, tenant: &TenantName, source: &str) -> TenantFile {
-    let mut faults = Faults::new(file, source);
-    let (document, errors) = DeTable::parse_recoverable(source);
-    for e in &errors {
-        let at = e.span().map_or(0, |s| s.start);
-        faults.add(at, format!("it is not TOML: {}", e.message()), "see https://toml.io");
-    }
     let mut out = TenantFile {
         file: file.to_owned(),
         tenant: tenant.clone(),
@@ -156,161 +62,142 @@ pub(super) fn read(file: &str, tenant: &TenantName, source: &str) -> TenantFile 
         resources: Vec::new(),
         named_audiences: BTreeSet::new(),
         named_resources: BTreeSet::new(),
-        faults: Vec::new(),
+        problems: Vec::new(),
     };
-    // What a broken document still yields would be guesswork: its own mistakes come first.
-    if errors.is_empty() {
-        out.read_sections(document.get_ref(), &mut faults);
-    }
-    out.faults = faults.into_found();
+    let mut notes = Notes::new(Path::new(file));
+    notes.read(parse_toml(source), |root, notes| out.read_sections(root, notes));
+    out.problems = notes.into_problems();
     out
 }
 
 impl TenantFile {
-    fn read_sections(&mut self, document: &DeTable<'_>, faults: &mut Faults<'_>) {
-        for key in document.keys() {
-            let name: &str = key.get_ref();
-            if !SECTIONS.contains(&name) {
-                faults.add(
-                    key.span().start,
-                    format!("unknown section `{}`", shown(name)),
-                    nearest(name, SECTIONS.into_iter()),
-                );
+    fn read_sections(&mut self, root: &mut Section<'_>, notes: &mut Notes) {
+        self.read_tenant(root, notes);
+        for table in root.list_of_sections("claim", CATALOG_ENTRIES_MAX, notes) {
+            self.read_claim(table, notes);
+        }
+        for table in root.list_of_sections("principal", CATALOG_ENTRIES_MAX, notes) {
+            self.read_principal(table, notes);
+        }
+        for table in root.list_of_sections("audience", CATALOG_ENTRIES_MAX, notes) {
+            self.read_audience(table, notes);
+        }
+        for (key, kind) in [
+            ("dataset", ResourceKind::Dataset),
+            ("model", ResourceKind::Model),
+            ("checkpoint", ResourceKind::Checkpoint),
+        ] {
+            for table in root.list_of_sections(key, CATALOG_ENTRIES_MAX, notes) {
+                self.read_resource(table, kind, notes);
             }
-        }
-        self.read_tenant(document, faults);
-        for value in entries(document, "claim", faults) {
-            self.read_claim(value, faults);
-        }
-        for value in entries(document, "principal", faults) {
-            self.read_principal(value, faults);
-        }
-        for value in entries(document, "audience", faults) {
-            self.read_audience(value, faults);
-        }
-        for value in entries(document, "dataset", faults) {
-            self.read_resource(value, ResourceKind::Dataset, faults);
-        }
-        for value in entries(document, "model", faults) {
-            self.read_resource(value, ResourceKind::Model, faults);
-        }
-        for value in entries(document, "checkpoint", faults) {
-            self.read_resource(value, ResourceKind::Checkpoint, faults);
         }
     }
 
-    fn read_tenant(&self, document: &DeTable<'_>, faults: &mut Faults<'_>) {
-        let Some(value) = document.get("tenant") else {
-            faults.add(0, "it does not say whose it is", format!("write [tenant.{}]", self.tenant));
+    fn read_tenant(&self, root: &mut Section<'_>, notes: &mut Notes) {
+        let line = root.line_of("tenant");
+        let Some(tenants) = root.section_if_there("tenant", notes) else {
+            notes.problem(line, format!("it does not say whose it is; write [tenant.{}]", self.tenant));
             return;
         };
-        let DeValue::Table(tenants) = value.get_ref() else {
-            faults.add(
-                value.span().start,
-                format!("`tenant` is {}, not a table", kind_of(value.get_ref())),
-                format!("write [tenant.{}]", self.tenant),
-            );
-            return;
-        };
-        for (key, value) in tenants.iter() {
-            let name: &str = key.get_ref();
+        let named = tenants.named_sections(notes);
+        if named.is_empty() && !tenants.is_absent() {
+            notes.problem(line, format!("it names no tenant; write [tenant.{}]", self.tenant));
+        }
+        for (name, mut table) in named {
             if name != self.tenant.as_str() {
-                faults.add(
-                    key.span().start,
-                    format!("tenant `{}` in the file of another", shown(name)),
-                    format!("write [tenant.{}], or move it to a file named like its tenant", self.tenant),
+                let what = format!(
+                    "tenant `{}` in the file of another; write [tenant.{}], or move it to a file named like its tenant",
+                    shown(name),
+                    self.tenant
                 );
+                notes.problem(table.line(), what);
             }
-            if let Some(t) = Table::take(value, &TENANT, "name", faults) {
-                t.read("contact", faults, |v| line_of_text(text(v)?));
-            }
-        }
-        if tenants.is_empty() {
-            faults.add(value.span().start, "it names no tenant", format!("write [tenant.{}]", self.tenant));
+            table.text("contact", notes, line_of_text);
+            table.finish(notes);
         }
     }
 
-    fn read_claim(&mut self, value: &Spanned<DeValue<'_>>, faults: &mut Faults<'_>) {
-        let Some(t) = Table::take(value, &CLAIM, "tenant", faults) else { return };
+    fn read_claim(&mut self, mut table: Section<'_>, notes: &mut Notes) {
+        table.name_by("tenant");
         if self.tenant.as_str() != PLATFORM {
-            t.wrong(
-                "tenant",
-                format!("only {PLATFORM}.toml says who may name which identities: leave it out there, or"),
-                faults,
-            );
+            let why = format!("only {PLATFORM}.toml says who may name which identities; leave it out");
+            table.wrong("tenant", why, notes);
             return;
         }
-        let tenant = t.parse::<TenantName>("tenant", faults);
-        let patterns = t.list::<SpiffePattern>("match", faults);
+        let tenant = table.need("tenant", "\"acme\"", notes, parse::<TenantName>);
+        let patterns: Vec<Placed<SpiffePattern>> =
+            need_list(&mut table, "match", "[\"spiffe://k8s.acme.example/**\"]", notes);
+        table.finish(notes);
         if let Some(tenant) = tenant {
-            self.claims.extend(patterns.into_iter().map(|p| (tenant.value.clone(), p.value)));
+            self.claims.extend(patterns.into_iter().map(|p| (tenant.clone(), p.value)));
         }
     }
 
-    fn read_principal(&mut self, value: &Spanned<DeValue<'_>>, faults: &mut Faults<'_>) {
-        let Some(t) = Table::take(value, &PRINCIPAL, "match", faults) else { return };
-        let pattern = t.parse::<SpiffePattern>("match", faults);
-        let kind = t.parse::<PrincipalKind>("kind", faults);
-        let identity = t.parse::<IdentityUse>("identity", faults);
-        let roles = words(t.list::<Word>("roles", faults));
-        let groups = words(t.list::<Word>("groups", faults));
-        let may_act_for = t.list::<HumanPattern>("may_act_for", faults);
-        let human = t.parse::<HumanSegment>("human", faults);
-        let disabled = t.read("disabled", faults, truth);
-        let line = t.line(faults);
+    fn read_principal(&mut self, mut table: Section<'_>, notes: &mut Notes) {
+        table.name_by("match");
+        let example = "\"spiffe://k8s.acme.example/ns/ml/job/*\"";
+        let pattern = table.need("match", example, notes, parse::<SpiffePattern>);
+        let kind = table.need("kind", "\"workload\"", notes, parse::<PrincipalKind>);
+        let identity = table.text("identity", notes, parse::<IdentityUse>);
+        let roles = words(list(&mut table, "roles", notes));
+        let groups = words(list(&mut table, "groups", notes));
+        let may_act_for = list::<HumanPattern>(&mut table, "may_act_for", notes);
+        let human = table.text("human", notes, parse::<HumanSegment>);
+        let disabled = table.value("disabled", notes, Value::truth);
+        table.finish(notes);
         let (Some(pattern), Some(kind)) = (pattern, kind) else { return };
-        if identity.is_some() && kind.value != PrincipalKind::Workload {
-            t.wrong(
-                "identity",
-                format!("{} is no workload: leave it out, or", kind.value.with_article()),
-                faults,
-            );
+        if identity.is_some() && kind != PrincipalKind::Workload {
+            let why = format!("{} is no workload; leave it out", kind.with_article());
+            table.wrong("identity", why, notes);
         }
-        if !may_act_for.is_empty() && kind.value != PrincipalKind::Launcher {
+        if !may_act_for.is_empty() && kind != PrincipalKind::Launcher {
             let why = format!(
-                "{} is not believed about people, only a launcher is: leave it out, or",
-                kind.value.with_article()
+                "{} is not believed about people, only a launcher is; leave it out",
+                kind.with_article()
             );
-            t.wrong("may_act_for", why, faults);
+            table.wrong("may_act_for", why, notes);
         }
         if let Some(h) = &human {
-            let text = pattern.value.to_string();
+            let text = pattern.to_string();
             let segments = text.splitn(4, '/').nth(3).map_or(0, |path| path.split('/').count());
-            if h.value.0 > segments {
-                t.wrong("human", format!("`match` has only {segments} segment(s)"), faults);
+            if h.0 > segments {
+                let why = format!("`match` has only {segments} segment(s); write one of them, from 1");
+                table.wrong("human", why, notes);
             }
         }
+        let line = table.line_of("match");
         self.principals.push(Placed {
             value: Principal {
                 tenant: self.tenant.clone(),
-                pattern: pattern.value,
-                kind: kind.value,
-                identity: identity.map_or(IdentityUse::Shared, |i| i.value),
+                pattern,
+                kind,
+                identity: identity.unwrap_or(IdentityUse::Shared),
                 roles,
                 groups,
                 may_act_for: may_act_for.into_iter().map(|h| h.value).collect(),
-                disabled: disabled.is_some_and(|d| d.value),
-                matched: format!("{}:{line}", faults.file()),
-                human_segment: human.map(|h| h.value.0),
+                disabled: disabled.unwrap_or(false),
+                matched: format!("{}:{}", self.file, table.line()),
+                human_segment: human.map(|h| h.0),
             },
-            line: pattern.line,
+            line,
         });
     }
 
-    fn read_audience(&mut self, value: &Spanned<DeValue<'_>>, faults: &mut Faults<'_>) {
-        let Some(t) = Table::take(value, &AUDIENCE, "name", faults) else { return };
-        let name = t.parse::<SpiffeId>("name", faults);
-        let verifiers: BTreeSet<SpiffeId> =
-            t.list("verifiers", faults).into_iter().map(|v| v.value).collect();
-        let checks = t.parse("checks", faults);
-        let presenter = t.parse("presenter", faults);
-        let serves = t.list::<TenantName>("serves", faults);
-        let line = t.line(faults);
+    fn read_audience(&mut self, mut table: Section<'_>, notes: &mut Notes) {
+        table.name_by("name");
+        let name = table.need("name", GATEWAY, notes, parse::<SpiffeId>);
+        let verifiers = need_list::<SpiffeId>(&mut table, "verifiers", &format!("[{GATEWAY}]"), notes);
+        let verifiers: BTreeSet<SpiffeId> = verifiers.into_iter().map(|v| v.value).collect();
+        let checks = table.need("checks", "\"feed\"", notes, parse);
+        let presenter = table.need("presenter", "\"mtls\"", notes, parse);
+        let serves = list::<TenantName>(&mut table, "serves", notes);
+        table.finish(notes);
         let Some(name) = name else { return };
-        self.named_audiences.insert(name.value.clone());
+        self.named_audiences.insert(name.clone());
         let (Some(checks), Some(presenter)) = (checks, presenter) else { return };
         if verifiers.is_empty() {
-            t.wrong("verifiers", "nobody would check for it", faults);
+            let why = format!("no one would check for it; write verifiers = [{GATEWAY}]");
+            table.wrong("verifiers", why, notes);
             return;
         }
         let tenants: BTreeSet<TenantName> = serves
@@ -321,51 +208,52 @@ impl TenantFile {
         self.audiences.push(ParsedAudience {
             audience: Audience {
                 tenant: self.tenant.clone(),
-                name: name.value,
+                name,
                 verifiers,
-                checks: checks.value,
-                presenter: presenter.value,
+                checks,
+                presenter,
                 serves: tenants.clone(),
                 reached_by: tenants,
-                declared: format!("{}:{line}", faults.file()),
+                declared: format!("{}:{}", self.file, table.line()),
             },
-            line: name.line,
+            line: table.line_of("name"),
             serves,
         });
     }
 
-    fn read_resource(&mut self, value: &Spanned<DeValue<'_>>, kind: ResourceKind, faults: &mut Faults<'_>) {
-        let shape = match kind {
-            ResourceKind::Dataset => &DATASET,
-            ResourceKind::Model => &MODEL,
-            ResourceKind::Checkpoint => &CHECKPOINT,
-        };
-        let Some(t) = Table::take(value, shape, "name", faults) else { return };
+    fn read_resource(&mut self, mut table: Section<'_>, kind: ResourceKind, notes: &mut Notes) {
+        table.name_by("name");
         let tenant = self.tenant.clone();
-        let name = t.read("name", faults, |v| local_name(kind, &tenant, text(v)?));
-        let location = t.read("location", faults, |v| location(text(v)?));
-        let audience = t.parse::<SpiffeId>("audience", faults);
-        let owner = t.read("owner", faults, |v| line_of_text(text(v)?));
-        let enforced = t.parse::<Enforcement>("enforced", faults);
-        let (pin, shared, model_line, facts) = match kind {
+        let (name, folder) = match kind {
+            ResourceKind::Dataset => ("\"tickets@v3\"", "\"s3://acme-prod-data/tickets/v3/\""),
+            ResourceKind::Model => ("\"base-7b@2026.10\"", "\"s3://acme-models/base-7b/2026.10/\""),
+            ResourceKind::Checkpoint => ("\"support-lora\"", "\"s3://acme-models/out/support-lora/\""),
+        };
+        let name = table.need("name", name, notes, |t| local_name(kind, &tenant, t));
+        let location = table.need("location", folder, notes, location);
+        let audience = table.need("audience", GATEWAY, notes, parse::<SpiffeId>);
+        let owner = table.need("owner", "\"data-tickets@acme.example\"", notes, line_of_text);
+        let enforced = table.text("enforced", notes, parse::<Enforcement>);
+        let (pin, shared, facts) = match kind {
             ResourceKind::Dataset => {
-                let facts = self.read_dataset(&t, faults).map(Facts::Dataset);
-                (t.read("pin", faults, pin), t.list("shared_with", faults), 0, facts)
+                let pinned = "{ kind = \"manifest\", sha256 = \"…\" }, or pin = \"none\"";
+                let facts = read_dataset(&mut table, notes).map(ResourceFacts::Dataset);
+                (table.need_value("pin", pinned, notes, pin), list(&mut table, "shared_with", notes), facts)
             }
             ResourceKind::Model => {
-                let facts = self.read_model(&t, faults).map(Facts::Model);
-                (t.read("pin", faults, pin), t.list("shared_with", faults), 0, facts)
+                let pinned = "{ kind = \"hf-revision\", sha1 = \"…\" }, or pin = \"none\"";
+                let facts = read_model(&mut table, notes).map(ResourceFacts::Model);
+                (table.need_value("pin", pinned, notes, pin), list(&mut table, "shared_with", notes), facts)
             }
             ResourceKind::Checkpoint => {
-                let model = t.read("model", faults, |v| model_name(&tenant, text(v)?));
-                let line = model.as_ref().map_or(0, |m| m.line);
-                let facts = model.map(|m| Facts::Checkpoint(CheckpointFacts { model: m.value }));
-                (Some(Placed { value: Pin::None, line: 0 }), Vec::new(), line, facts)
+                let model = table.need("model", "\"base-7b@2026.10\"", notes, |t| model_name(&tenant, t));
+                let facts = model.map(|model| ResourceFacts::Checkpoint(CheckpointFacts { model }));
+                (Some(Pin::None), Vec::new(), facts)
             }
         };
-        let line = t.line(faults);
+        table.finish(notes);
         let Some(name) = name else { return };
-        self.named_resources.insert(name.value.clone());
+        self.named_resources.insert(name.clone());
         let (Some(location), Some(audience), Some(owner), Some(pin), Some(facts)) =
             (location, audience, owner, pin, facts)
         else {
@@ -373,69 +261,79 @@ impl TenantFile {
         };
         self.resources.push(ParsedResource {
             resource: Resource {
-                name: name.value,
+                name,
                 tenant,
-                location: location.value,
-                audience: audience.value,
-                pin: pin.value,
-                owner: owner.value,
-                enforced: enforced.map_or(Enforcement::Audience, |e| e.value),
+                location,
+                audience,
+                pin,
+                owner,
+                enforced: enforced.unwrap_or(Enforcement::Audience),
                 shared_with: shared.iter().map(|s: &Placed<TenantName>| s.value.clone()).collect(),
                 facts,
-                declared: format!("{}:{line}", faults.file()),
+                declared: format!("{}:{}", self.file, table.line()),
             },
-            line: name.line,
-            audience_line: audience.line,
+            line: table.line_of("name"),
+            audience_line: table.line_of("audience"),
             shared,
-            model_line,
+            model_line: table.line_of("model"),
         });
-    }
-
-    fn read_dataset(&self, t: &Table<'_>, faults: &mut Faults<'_>) -> Option<DatasetFacts> {
-        let classification = t.parse("classification", faults);
-        let data_classes = words(t.list::<Word>("data_classes", faults));
-        let source_trust = t.parse("source_trust", faults);
-        let purposes = words(t.list::<Word>("purposes", faults));
-        let retain_until = t.read("retain_until", faults, moment);
-        Some(DatasetFacts {
-            classification: classification?.value,
-            data_classes,
-            source_trust: source_trust?.value,
-            purposes,
-            retain_until: retain_until.map(|r| r.value),
-        })
-    }
-
-    fn read_model(&self, t: &Table<'_>, faults: &mut Faults<'_>) -> Option<ModelFacts> {
-        let tier = t.parse("tier", faults);
-        let environment = t.parse("environment", faults);
-        let risk = t.parse("risk", faults);
-        let tool_access = t.parse("tool_access", faults);
-        Some(ModelFacts {
-            tier: tier?.value,
-            environment: environment?.value,
-            risk: risk?.value,
-            tool_access: tool_access?.value,
-        })
     }
 }
 
-/// The tables of a section.
-fn entries<'t>(
-    document: &'t DeTable<'t>,
-    section: &str,
-    faults: &mut Faults<'_>,
-) -> &'t [Spanned<DeValue<'t>>] {
-    let Some(value) = document.get(section) else { return &[] };
-    match value.get_ref() {
-        DeValue::Array(items) => items,
-        other => {
-            faults.add(
-                value.span().start,
-                format!("`{section}` is {}, not a list of tables", kind_of(other)),
-                format!("write [[{section}]]"),
-            );
-            &[]
+fn read_dataset(table: &mut Section<'_>, notes: &mut Notes) -> Option<DatasetFacts> {
+    let classification = table.need("classification", "\"internal\"", notes, parse);
+    let data_classes = words(need_list(table, "data_classes", "[\"pii\"], or []", notes));
+    let source_trust = table.need("source_trust", "\"curated\"", notes, parse);
+    let purposes = words(need_list(table, "purposes", "[\"support-tuning\"]", notes));
+    let retain_until = table.value("retain_until", notes, moment);
+    Some(DatasetFacts {
+        classification: classification?,
+        data_classes,
+        source_trust: source_trust?,
+        purposes,
+        retain_until,
+    })
+}
+
+fn read_model(table: &mut Section<'_>, notes: &mut Notes) -> Option<ModelFacts> {
+    let tier = table.need("tier", "\"lab\"", notes, parse);
+    let environment = table.need("environment", "\"development\"", notes, parse);
+    let risk = table.need("risk", "\"low\"", notes, parse);
+    let tool_access = table.need("tool_access", "\"none\"", notes, parse);
+    Some(ModelFacts { tier: tier?, environment: environment?, risk: risk?, tool_access: tool_access? })
+}
+
+fn words(list: Vec<Placed<Word>>) -> BTreeSet<String> {
+    list.into_iter().map(|word| word.value.0).collect()
+}
+
+/// Reads a list that may be absent. A repetition is a mistake.
+fn list<T: FromStr<Err: Display>>(
+    table: &mut Section<'_>,
+    key: &'static str,
+    notes: &mut Notes,
+) -> Vec<Placed<T>> {
+    table.list(key, SPEC_LIST_MAX, notes, once())
+}
+
+fn need_list<T: FromStr<Err: Display>>(
+    table: &mut Section<'_>,
+    key: &'static str,
+    example: &str,
+    notes: &mut Notes,
+) -> Vec<Placed<T>> {
+    table.need_list(key, example, SPEC_LIST_MAX, notes, once())
+}
+
+/// Returns a parser that refuses a text which it has read before.
+fn once<T: FromStr<Err: Display>>() -> impl FnMut(&str) -> Result<T, String> {
+    let mut seen = BTreeSet::new();
+    move |text| {
+        let value = parse(text)?;
+        if seen.insert(text.to_owned()) {
+            Ok(value)
+        } else {
+            Err(format!("`{}` stands in it twice; remove one", shown(text)))
         }
     }
 }

@@ -5,8 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Audience, Fault, Principal, Resource, tree::Tree};
-use crate::name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName};
+use super::{Audience, Principal, Resource, tree::Tree};
+use crate::{
+    name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
+    written::Problem,
+};
 
 /// Who may come and what there is to open, all of it checked. Cheap to clone; never changes.
 #[derive(Clone, Debug)]
@@ -17,7 +20,7 @@ pub(super) struct Index {
     pub(super) digest: Option<Digest>,
     pub(super) warnings: Vec<String>,
     /// What is wrong with what is on disk, and is not in force.
-    pub(super) not_taken: Vec<Fault>,
+    pub(super) not_taken: Vec<Problem>,
     /// The files that it was made of, to fall back on.
     pub(super) sources: BTreeMap<TenantName, Arc<str>>,
     pub(super) tenants: BTreeSet<TenantName>,
@@ -64,7 +67,7 @@ impl Catalog {
 
     /// What a reload did not take, because it is wrong. Each file of it is in force as it was before, or without the entries
     /// that hang on what another file no longer has.
-    pub fn not_taken(&self) -> &[Fault] {
+    pub fn not_taken(&self) -> &[Problem] {
         &self.0.not_taken
     }
 

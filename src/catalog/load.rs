@@ -2,15 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
+    fmt::Display,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
     Catalog, CatalogErrors, IdentityUse, Principal,
-    document::Placed,
-    fault::Fault,
     file::{self, PLATFORM, TenantFile},
     index::Index,
     settle::settle,
@@ -18,7 +17,7 @@ use super::{
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, FILE_BYTES_MAX},
     name::{Digest, PrincipalKind, ResourceName, SpiffeId, SpiffePattern, TenantName, TrustDomain},
-    written::read_text,
+    written::{Placed, Problem, read_text},
 };
 
 impl Catalog {
@@ -45,12 +44,12 @@ fn nothing() -> Index {
 
 /// Reads all `TENANT.toml` files of a directory.
 fn read(dir: &Path) -> Result<Index, CatalogErrors> {
-    let mut faults = Vec::new();
+    let mut problems = Vec::new();
     let mut warnings = Vec::new();
-    let sources = sources(dir, &mut faults, &mut warnings).unwrap_or_default();
+    let sources = sources(dir, &mut problems, &mut warnings).unwrap_or_default();
     let mut files = parsed(&sources);
-    faults.extend(check(&mut files).faults);
-    match CatalogErrors::of(faults) {
+    problems.extend(check(&mut files).problems);
+    match CatalogErrors::of(problems) {
         Some(errors) => Err(errors),
         None => Ok(indexed(dir, &sources, files, warnings)),
     }
@@ -84,27 +83,27 @@ pub(super) fn indexed(
 /// What is wrong with each file, and with all of them together.
 #[derive(Default)]
 pub(super) struct Found {
-    pub(super) faults: Vec<Fault>,
-    /// Of what two files both name: the one that a fault is noted for, and the other.
-    pub(super) conflicts: Vec<(String, String)>,
+    pub(super) problems: Vec<Problem>,
+    /// Of what two files both name: the one that a problem is noted for, and the other.
+    pub(super) conflicts: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Found {
-    fn conflict(&mut self, fault: Fault, other: &TenantFile) {
-        self.conflicts.push((fault.file.clone(), other.file.clone()));
-        self.faults.push(fault);
+    fn conflict(&mut self, problem: Problem, other: &TenantFile) {
+        self.conflicts.push((problem.file.clone(), PathBuf::from(&other.file)));
+        self.problems.push(problem);
     }
 }
 
 /// Finds all that is wrong.
 pub(super) fn check(files: &mut [TenantFile]) -> Found {
     let mut found = Found::default();
-    check_size(files, &mut found.faults);
-    check_claims(files, &mut found.faults);
+    check_size(files, &mut found.problems);
+    check_claims(files, &mut found.problems);
     check_audiences(files, &mut found);
-    check_resources(files, &mut found.faults);
+    check_resources(files, &mut found.problems);
     check_principals(files, &mut found);
-    found.faults.extend(files.iter_mut().flat_map(|f| std::mem::take(&mut f.faults)));
+    found.problems.extend(files.iter_mut().flat_map(|f| std::mem::take(&mut f.problems)));
     found
 }
 
@@ -129,17 +128,17 @@ fn digest(sources: &[Source]) -> Digest {
 /// The files, in the order of their names. `None` if the directory cannot be read.
 pub(super) fn sources(
     dir: &Path,
-    faults: &mut Vec<Fault>,
+    problems: &mut Vec<Problem>,
     warnings: &mut Vec<String>,
 ) -> Option<Vec<Source>> {
-    let mut fault = |file: &str, what: String, instead: &str| {
-        faults.push(Fault { file: file.to_owned(), line: 0, what, instead: instead.to_owned() });
+    let mut problem = |file: &str, what: String, instead: &str| {
+        problems.push(Problem { file: file.into(), line: 0, what: format!("{what}; {instead}") });
     };
     let shown = dir.display().to_string();
     let names = match fs::read_dir(dir).and_then(|d| d.collect::<Result<Vec<_>, _>>()) {
         Ok(entries) => entries,
         Err(e) => {
-            fault(
+            problem(
                 &shown,
                 format!("the directory cannot be read: {e}"),
                 "name a directory of TENANT.toml files",
@@ -164,12 +163,16 @@ pub(super) fn sources(
             continue;
         };
         let Ok(tenant) = stem.parse::<TenantName>() else {
-            fault(file, format!("`{stem}` is not a tenant name"), "name it TENANT.toml, of a-z, 0-9 and `-`");
+            problem(
+                file,
+                format!("`{stem}` is not a tenant name"),
+                "name it TENANT.toml, of a-z, 0-9 and `-`",
+            );
             continue;
         };
         match read_text(&dir.join(file), FILE_BYTES_MAX) {
             Ok(text) => out.push(Source { file: file.to_owned(), tenant, text: text.into() }),
-            Err(why) => fault(
+            Err(why) => problem(
                 file,
                 format!("it {why}"),
                 "make it a UTF-8 file that the daemon may read, or split the tenant",
@@ -179,18 +182,18 @@ pub(super) fn sources(
     Some(out)
 }
 
-pub(super) fn fault(file: &TenantFile, line: usize, what: String, instead: impl Into<String>) -> Fault {
-    Fault { file: file.file.clone(), line, what, instead: instead.into() }
+pub(super) fn problem(file: &TenantFile, line: usize, what: String, instead: impl Display) -> Problem {
+    Problem { file: PathBuf::from(&file.file), line, what: format!("{what}; {instead}") }
 }
 
-fn check_size(files: &[TenantFile], faults: &mut Vec<Fault>) {
+fn check_size(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let entries = |f: &TenantFile| f.principals.len() + f.audiences.len() + f.resources.len();
     let mut sum = 0usize;
     for f in files {
         sum += entries(f);
         if sum > CATALOG_ENTRIES_MAX {
             let what = format!("with this file the catalog has more than {CATALOG_ENTRIES_MAX} entries");
-            faults.push(fault(f, 0, what, "use patterns, or another daemon for other tenants"));
+            problems.push(problem(f, 0, what, "use patterns, or another daemon for other tenants"));
             return;
         }
     }
@@ -198,7 +201,7 @@ fn check_size(files: &[TenantFile], faults: &mut Vec<Fault>) {
 
 /// Every identity that a tenant's file names is one that the platform lets this tenant name. Without a platform's file all
 /// files are one team's.
-fn check_claims(files: &[TenantFile], faults: &mut Vec<Fault>) {
+fn check_claims(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let Some(claims) = Claims::of(files) else { return };
     for f in files {
         for (line, id) in named_identities(f).filter(|(_, id)| !claims.cover(&f.tenant, id)) {
@@ -207,7 +210,7 @@ fn check_claims(files: &[TenantFile], faults: &mut Vec<Fault>) {
                 "have the platform write a [[claim]] with tenant = \"{}\" and a match that covers it",
                 f.tenant
             );
-            faults.push(fault(f, line, what, instead));
+            problems.push(problem(f, line, what, instead));
         }
     }
 }
@@ -245,12 +248,12 @@ fn check_audiences(files: &[TenantFile], found: &mut Found) {
                     a.audience.name, other.file
                 );
                 let instead = "declare it once; `serves` lists the tenants that may use it";
-                found.conflict(fault(f, a.line, what, instead), other);
+                found.conflict(problem(f, a.line, what, instead), other);
             }
             for t in &a.serves {
                 if !files.iter().any(|f| f.tenant == t.value) {
                     let what = format!("`serves` names tenant `{}`, which has no file", t.value);
-                    found.faults.push(fault(
+                    found.problems.push(problem(
                         f,
                         t.line,
                         what,
@@ -262,14 +265,14 @@ fn check_audiences(files: &[TenantFile], found: &mut Found) {
     }
 }
 
-fn check_resources(files: &[TenantFile], faults: &mut Vec<Fault>) {
+fn check_resources(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let audiences: HashMap<&SpiffeId, _> =
         files.iter().flat_map(|f| &f.audiences).map(|a| (&a.audience.name, a)).collect();
     let half_named: BTreeSet<&SpiffeId> = files.iter().flat_map(|f| &f.named_audiences).collect();
     let models: HashMap<&ResourceName, _> =
         files.iter().flat_map(|f| &f.resources).map(|r| (&r.resource.name, &r.resource)).collect();
     for f in files {
-        check_twins(f, faults);
+        check_twins(f, problems);
         for r in &f.resources {
             let name = &r.resource.name;
             match audiences.get(&r.resource.audience) {
@@ -279,13 +282,13 @@ fn check_resources(files: &[TenantFile], faults: &mut Vec<Fault>) {
                         r.resource.audience, f.tenant
                     );
                     let instead = format!("add `{}` to its `serves` at {}", f.tenant, a.audience.declared);
-                    faults.push(fault(f, r.audience_line, what, instead));
+                    problems.push(problem(f, r.audience_line, what, instead));
                 }
                 Some(_) => {}
                 None if half_named.contains(&r.resource.audience) => {}
                 None => {
                     let what = format!("audience `{}` of {name} is not declared", r.resource.audience);
-                    faults.push(fault(
+                    problems.push(problem(
                         f,
                         r.audience_line,
                         what,
@@ -296,10 +299,10 @@ fn check_resources(files: &[TenantFile], faults: &mut Vec<Fault>) {
             for t in &r.shared {
                 if t.value == f.tenant {
                     let what = format!("{name} is shared with its own tenant");
-                    faults.push(fault(f, t.line, what, "leave it out: a tenant always has its own"));
+                    problems.push(problem(f, t.line, what, "leave it out: a tenant always has its own"));
                 } else if !files.iter().any(|f| f.tenant == t.value) {
                     let what = format!("{name} is shared with tenant `{}`, which has no file", t.value);
-                    faults.push(fault(f, t.line, what, format!("add {}.toml, or leave it out", t.value)));
+                    problems.push(problem(f, t.line, what, format!("add {}.toml, or leave it out", t.value)));
                 }
             }
             if let Some(model) = r.resource.checkpoint().map(|c| &c.model) {
@@ -310,7 +313,7 @@ fn check_resources(files: &[TenantFile], faults: &mut Vec<Fault>) {
                         "model `{model}` of {name} is not declared, or not shared with `{}`",
                         f.tenant
                     );
-                    faults.push(fault(
+                    problems.push(problem(
                         f,
                         r.model_line,
                         what,
@@ -323,7 +326,7 @@ fn check_resources(files: &[TenantFile], faults: &mut Vec<Fault>) {
 }
 
 /// Names that are there twice, or differ in nothing but upper and lower case.
-fn check_twins(f: &TenantFile, faults: &mut Vec<Fault>) {
+fn check_twins(f: &TenantFile, problems: &mut Vec<Problem>) {
     let mut whole: BTreeMap<String, &ResourceName> = BTreeMap::new();
     let mut bare: BTreeMap<String, ResourceName> = BTreeMap::new();
     for r in &f.resources {
@@ -337,10 +340,10 @@ fn check_twins(f: &TenantFile, faults: &mut Vec<Fault>) {
             } else {
                 format!("{name} differs from {other} in upper and lower case alone")
             };
-            faults.push(fault(f, r.line, what, "give each its own name or version"));
+            problems.push(problem(f, r.line, what, "give each its own name or version"));
         } else if twin != stem {
             let what = format!("{stem} differs from {twin} in upper and lower case alone");
-            faults.push(fault(f, r.line, what, "write both versions under one name"));
+            problems.push(problem(f, r.line, what, "write both versions under one name"));
         }
     }
 }
@@ -363,7 +366,7 @@ fn check_principals(files: &[TenantFile], found: &mut Found) {
                     let what =
                         format!("`{pattern}` is matched twice, before at {}", before.entry.value.matched);
                     let instead = "write one entry for it: the first match wins";
-                    found.faults.push(fault(file, entry.line, what, instead));
+                    found.problems.push(problem(file, entry.line, what, instead));
                 } else {
                     found.conflict(overlap(file, entry, &before), before.file);
                 }
@@ -388,12 +391,12 @@ fn check_principals(files: &[TenantFile], found: &mut Found) {
     check_verifiers(files, found);
 }
 
-fn overlap(file: &TenantFile, entry: &Placed<Principal>, other: &Placement<'_>) -> Fault {
+fn overlap(file: &TenantFile, entry: &Placed<Principal>, other: &Placement<'_>) -> Problem {
     let what = format!(
         "`{}` can match an identity that `{}` of tenant `{}` matches too, at {}",
         entry.value.pattern, other.entry.value.pattern, other.file.tenant, other.entry.value.matched
     );
-    fault(file, entry.line, what, "narrow one of them: an identity belongs to one tenant")
+    problem(file, entry.line, what, "narrow one of them: an identity belongs to one tenant")
 }
 
 /// An identity that checks for an audience is a verifier of one tenant, by an entry of its own or without one.
@@ -407,21 +410,21 @@ fn check_verifiers(files: &[TenantFile], found: &mut Found) {
                     let what =
                         format!("`{id}` verifies for an audience of tenant `{}` already", before.tenant);
                     let instead = "declare one audience and list both tenants in its `serves`";
-                    found.conflict(fault(f, a.line, what, instead), before);
+                    found.conflict(problem(f, a.line, what, instead), before);
                 }
                 if let Some((owner, entry)) = entry_of(files, id) {
                     if entry.kind != PrincipalKind::Verifier {
                         let what =
                             format!("verifier `{id}` is {} by {}", entry.kind.with_article(), entry.matched);
                         let instead = "give that entry kind = \"verifier\", or narrow its match";
-                        found.conflict(fault(f, a.line, what, instead), owner);
+                        found.conflict(problem(f, a.line, what, instead), owner);
                     } else if owner.tenant != f.tenant {
                         let what = format!(
                             "verifier `{id}` belongs to tenant `{}` by {}",
                             owner.tenant, entry.matched
                         );
                         let instead = "declare the audience in the file of that tenant and list this one in its `serves`";
-                        found.conflict(fault(f, a.line, what, instead), owner);
+                        found.conflict(problem(f, a.line, what, instead), owner);
                     }
                 }
             }

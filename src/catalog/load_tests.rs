@@ -155,15 +155,15 @@ fn all_mistakes_come_at_once_each_with_its_line_and_the_way_out() {
          [[modell]]\nname = \"m@1\"\n",
     );
     for (line, what) in [
-        ("acme.toml:2: ", "unknown key `kontakt`; write `contact`?"),
+        ("acme.toml:2: ", "kontakt is not a key: write `contact`"),
         ("acme.toml:4: ", "`*` stands for a whole segment"),
         ("acme.toml:5: ", "`robot` is not a kind of principal"),
-        ("acme.toml:6: ", "dataset `d` has no `owner`; write owner = "),
-        ("acme.toml:6: ", "dataset `d` has no `pin`; write pin = { kind = "),
+        ("acme.toml:6: ", "dataset `d`: owner is missing: write owner = "),
+        ("acme.toml:6: ", "dataset `d`: pin is missing: write pin = { kind = "),
         ("acme.toml:7: ", "`d` has no version, as in NAME@VERSION"),
         ("acme.toml:8: ", "public internal confidential restricted"),
-        ("acme.toml:9: ", "unknown key `lokation`; write `location`?"),
-        ("acme.toml:10: ", "unknown section `modell`; write `model`?"),
+        ("acme.toml:9: ", "dataset `d`: lokation is not a key: write `location`"),
+        ("acme.toml:10: ", "modell is not a key: write `model`"),
     ] {
         assert!(has(&found, line, what), "{line}{what}: {found:#?}");
     }

@@ -11,12 +11,11 @@
 //! | `principal` `resource` `audience` `tree` | what is in it, and the way to a principal |
 //! | `load` | a directory read, and what one file cannot show |
 //! | `settle` | a directory read again: what of it can be taken |
-//! | `file` `document` `value` | one tenant's file, its tables, its values |
-//! | `fault` | [`CatalogErrors`]: all that is wrong |
+//! | `file` `value` | one tenant's file, its values |
+//! | `errors` | [`CatalogErrors`]: all that is wrong |
 
 mod audience;
-mod document;
-mod fault;
+mod errors;
 mod file;
 mod index;
 mod load;
@@ -27,13 +26,12 @@ mod tree;
 mod value;
 
 pub use audience::{Audience, Checks, Presenter};
-pub(crate) use document::distance;
-pub use fault::{CatalogErrors, Fault};
+pub use errors::CatalogErrors;
 pub use index::{Catalog, Counts};
 pub use principal::{HumanPattern, IdentityUse, Principal};
 pub use resource::{
-    CheckpointFacts, Classification, DatasetFacts, Enforcement, Environment, Facts, ModelFacts, Resource,
-    Risk, SourceTrust, Tier, ToolAccess,
+    CheckpointFacts, Classification, DatasetFacts, Enforcement, Environment, ModelFacts, Resource,
+    ResourceFacts, Risk, SourceTrust, Tier, ToolAccess,
 };
 
 /// Implements a closed list of words: `as_str`, `ALL`, `Display` and a `FromStr` whose error names them all.

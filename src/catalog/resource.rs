@@ -81,14 +81,14 @@ pub struct Resource {
     pub enforced: Enforcement,
     /// Other tenants whose jobs may read it.
     pub shared_with: BTreeSet<TenantName>,
-    pub facts: Facts,
+    pub facts: ResourceFacts,
     /// Where it stands, as `acme.toml:40`.
     pub declared: String,
 }
 
 /// What only one kind of resource has.
 #[derive(Clone, Debug)]
-pub enum Facts {
+pub enum ResourceFacts {
     Dataset(DatasetFacts),
     Model(ModelFacts),
     Checkpoint(CheckpointFacts),
@@ -128,22 +128,22 @@ impl Resource {
 
     pub fn dataset(&self) -> Option<&DatasetFacts> {
         match &self.facts {
-            Facts::Dataset(facts) => Some(facts),
-            Facts::Model(_) | Facts::Checkpoint(_) => None,
+            ResourceFacts::Dataset(facts) => Some(facts),
+            ResourceFacts::Model(_) | ResourceFacts::Checkpoint(_) => None,
         }
     }
 
     pub fn model(&self) -> Option<&ModelFacts> {
         match &self.facts {
-            Facts::Model(facts) => Some(facts),
-            Facts::Dataset(_) | Facts::Checkpoint(_) => None,
+            ResourceFacts::Model(facts) => Some(facts),
+            ResourceFacts::Dataset(_) | ResourceFacts::Checkpoint(_) => None,
         }
     }
 
     pub fn checkpoint(&self) -> Option<&CheckpointFacts> {
         match &self.facts {
-            Facts::Checkpoint(facts) => Some(facts),
-            Facts::Dataset(_) | Facts::Model(_) => None,
+            ResourceFacts::Checkpoint(facts) => Some(facts),
+            ResourceFacts::Dataset(_) | ResourceFacts::Model(_) => None,
         }
     }
 }

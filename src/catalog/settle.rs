@@ -6,17 +6,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
 use super::{
-    CatalogErrors, Fault,
+    CatalogErrors,
     file::TenantFile,
     index::Index,
-    load::{Claims, Found, Source, check, fault, indexed, parsed, sources},
+    load::{Claims, Found, Source, check, indexed, parsed, problem, sources},
 };
-use crate::name::{ResourceName, SpiffeId, TenantName};
+use crate::{
+    name::{ResourceName, SpiffeId, TenantName},
+    written::Problem,
+};
 
 type Standing = BTreeMap<TenantName, Arc<str>>;
 
@@ -24,25 +27,25 @@ type Standing = BTreeMap<TenantName, Arc<str>>;
 pub(super) fn settle(dir: &Path, standing: &Standing) -> Result<Index, CatalogErrors> {
     let (mut unread, mut warnings) = (Vec::new(), Vec::new());
     let found = sources(dir, &mut unread, &mut warnings);
-    let mut faults: BTreeSet<Fault> = unread.into_iter().collect();
-    let Some(mut sources) = found else { return Err(CatalogErrors::noted(faults)) };
-    stand_in_for_the_unread(&mut sources, &faults, standing);
+    let mut problems: BTreeSet<Problem> = unread.into_iter().collect();
+    let Some(mut sources) = found else { return Err(CatalogErrors::sorted(problems)) };
+    stand_in_for_the_unread(&mut sources, &problems, standing);
     loop {
         let mut files = parsed(&sources);
         let pruned = prune(&mut files, standing, &sources);
         let found = check(&mut files);
-        if found.faults.is_empty() {
-            faults.extend(pruned);
+        if found.problems.is_empty() {
+            problems.extend(pruned);
             let mut index = indexed(dir, &sources, files, warnings);
-            index.not_taken = faults.into_iter().collect();
+            index.not_taken = problems.into_iter().collect();
             return Ok(index);
         }
         let blamed = blamed(&found, &files, standing, &sources);
-        faults.extend(found.faults);
+        problems.extend(found.problems);
         let before = sources.len();
         let mut fell_back = false;
         sources.retain_mut(|s| {
-            if !blamed.contains(&s.file) {
+            if !blamed.contains(Path::new(&s.file)) {
                 return true;
             }
             match standing.get(&s.tenant).filter(|text| **text != s.text) {
@@ -56,16 +59,16 @@ pub(super) fn settle(dir: &Path, standing: &Standing) -> Result<Index, CatalogEr
             }
         });
         if !fell_back && sources.len() == before {
-            return Err(CatalogErrors::noted(faults));
+            return Err(CatalogErrors::sorted(problems));
         }
     }
 }
 
 /// A file that is there and cannot be read is as it was. One that is not there is removed.
-fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Fault>, standing: &Standing) {
+fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, standing: &Standing) {
     for (tenant, text) in standing {
         let file = format!("{tenant}.toml");
-        if unread.iter().any(|f| f.file == file) && !sources.iter().any(|s| s.tenant == *tenant) {
+        if unread.iter().any(|f| f.file == Path::new(&file)) && !sources.iter().any(|s| s.tenant == *tenant) {
             sources.push(Source { file, tenant: tenant.clone(), text: text.clone() });
         }
     }
@@ -78,25 +81,29 @@ fn stands(standing: &Standing, source: &Source) -> bool {
 }
 
 /// The files that are at fault: of two that do not go together, the one that changed.
-fn blamed(found: &Found, files: &[TenantFile], standing: &Standing, sources: &[Source]) -> BTreeSet<String> {
-    let changed = |file: &str| sources.iter().any(|s| s.file == file && !stands(standing, s));
+fn blamed(found: &Found, files: &[TenantFile], standing: &Standing, sources: &[Source]) -> BTreeSet<PathBuf> {
+    let changed = |file: &Path| sources.iter().any(|s| Path::new(&s.file) == file && !stands(standing, s));
     let largest_changed = || {
         let entries = |f: &TenantFile| f.principals.len() + f.audiences.len() + f.resources.len();
-        files.iter().filter(|f| changed(&f.file)).max_by_key(|f| entries(f)).map(|f| f.file.clone())
+        files
+            .iter()
+            .filter(|f| changed(Path::new(&f.file)))
+            .max_by_key(|f| entries(f))
+            .map(|f| PathBuf::from(&f.file))
     };
-    let of_fault = |fault: &Fault| {
-        if changed(&fault.file) {
-            return fault.file.clone();
+    let of_problem = |problem: &Problem| {
+        if changed(&problem.file) {
+            return problem.file.clone();
         }
-        let others = found.conflicts.iter().filter(|(file, _)| *file == fault.file).map(|(_, other)| other);
+        let others = found.conflicts.iter().filter(|(file, _)| *file == problem.file).map(|(_, other)| other);
         let other = others.into_iter().find(|other| changed(other)).cloned();
-        other.or_else(largest_changed).unwrap_or_else(|| fault.file.clone())
+        other.or_else(largest_changed).unwrap_or_else(|| problem.file.clone())
     };
-    found.faults.iter().map(of_fault).collect()
+    found.problems.iter().map(of_problem).collect()
 }
 
 /// Takes out of files that did not change what hangs on other files and is no longer there.
-fn prune(files: &mut [TenantFile], standing: &Standing, sources: &[Source]) -> Vec<Fault> {
+fn prune(files: &mut [TenantFile], standing: &Standing, sources: &[Source]) -> Vec<Problem> {
     let tenants: BTreeSet<TenantName> = files.iter().map(|f| f.tenant.clone()).collect();
     let claims = Claims::of(files);
     let mut left_out = Vec::new();
@@ -149,14 +156,14 @@ fn forget_tenants(f: &mut TenantFile, tenants: &BTreeSet<TenantName>) {
 }
 
 /// What the platform no longer lets a tenant name.
-fn drop_unclaimed(f: &mut TenantFile, claims: &Claims) -> Vec<Fault> {
+fn drop_unclaimed(f: &mut TenantFile, claims: &Claims) -> Vec<Problem> {
     let (mut principals, mut audiences) =
         (std::mem::take(&mut f.principals), std::mem::take(&mut f.audiences));
     let mut left_out = Vec::new();
     let mut leave_out = |line, what: String| {
         let what =
             format!("{what} is left out: the platform's file does not let this tenant name it any more");
-        left_out.push(fault(f, line, what, "ask the platform for a [[claim]]"));
+        left_out.push(problem(f, line, what, "ask the platform for a [[claim]]"));
     };
     principals.retain(|p| {
         let keep = claims.cover(&f.tenant, &p.value.pattern);
@@ -182,14 +189,14 @@ fn drop_resources(
     f: &mut TenantFile,
     lacks: &str,
     is_there: impl Fn(&super::Resource, &TenantName) -> bool,
-) -> Vec<Fault> {
+) -> Vec<Problem> {
     let resources = std::mem::take(&mut f.resources);
     let (kept, dropped): (Vec<_>, Vec<_>) =
         resources.into_iter().partition(|r| is_there(&r.resource, &f.tenant));
     f.resources = kept;
     let left_out = |r: super::file::ParsedResource| {
         let what = format!("{} is left out: {lacks} is no longer there for this tenant", r.resource.name);
-        fault(f, r.line, what, "name another one, or ask the tenant that declared it")
+        problem(f, r.line, what, "name another one, or ask the tenant that declared it")
     };
     dropped.into_iter().map(left_out).collect()
 }

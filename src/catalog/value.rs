@@ -1,24 +1,20 @@
 //! The values of a tenant's file, each read into what is always valid or refused with a reason.
 
-use std::{collections::BTreeSet, str::FromStr};
+use std::{fmt::Display, str::FromStr};
 
 use time::{Date, Month, OffsetDateTime, Time, UtcOffset};
-use toml::{
-    de::DeValue,
-    value::{Datetime, Offset},
-};
+use toml::value::{Datetime, Offset};
 
-use super::document::{Placed, text};
 use crate::{
     clock::Wall,
     limits::{NAME_BYTES_MAX, TEXT_BYTES_MAX},
     name::{NameError, Pin, ResourceKind, ResourceName, TenantName},
-    written::{kind_of, shown},
+    written::{Value, shown},
 };
 
 /// A lower-case word, as of roles, groups, purposes and data classes. No two look alike.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Word(String);
+pub(super) struct Word(pub(super) String);
 
 impl FromStr for Word {
     type Err = &'static str;
@@ -34,8 +30,12 @@ impl FromStr for Word {
     }
 }
 
-pub(super) fn words(list: Vec<Placed<Word>>) -> BTreeSet<String> {
-    list.into_iter().map(|w| w.value.0).collect()
+/// Parses a text. An error shows it, as errors of names do themselves.
+pub(super) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|why: T::Err| {
+        let why = why.to_string();
+        if why.starts_with('`') { why } else { format!("`{}` is not one: {why}", shown(text)) }
+    })
 }
 
 /// A line for people.
@@ -120,20 +120,18 @@ pub(super) fn location(text: &str) -> Result<String, String> {
     Err(format!("`{}`: {why}", shown(text)))
 }
 
-/// `"none"`, or a table of a kind and its value.
-pub(super) fn pin(value: &DeValue<'_>) -> Result<Pin, String> {
-    let table = match value {
-        DeValue::String(text) if text == "none" => return Ok(Pin::None),
-        DeValue::String(text) => {
+/// Reads `"none"`, or a table of a kind and its value.
+pub(super) fn pin(value: &Value) -> Result<Pin, String> {
+    let fields = match value {
+        Value::Text(text) if text == "none" => return Ok(Pin::None),
+        Value::Text(text) => {
             return Err(format!("`{}` is no pin: it is a table, or \"none\"", shown(text)));
         }
-        DeValue::Table(table) => table,
-        other => return Err(format!("it is {}, not a table or \"none\"", kind_of(other))),
+        Value::Table(fields) => fields,
+        other => return Err(format!("it is {}, not a table or \"none\"", other.kind())),
     };
-    let kind = match table.get("kind").map(|k| text(k.get_ref())) {
-        Some(kind) => kind?,
-        None => return Err("it has no `kind`".to_owned()),
-    };
+    let text_of = |key: &str| fields.iter().find(|f| f.key == key).map(|f| f.node.value.text()).transpose();
+    let kind = text_of("kind")?.ok_or("it has no `kind`")?;
     let key = match kind {
         "manifest" | "s3-versions" => "sha256",
         "hf-revision" => "sha1",
@@ -145,17 +143,17 @@ pub(super) fn pin(value: &DeValue<'_>) -> Result<Pin, String> {
             ));
         }
     };
-    if let Some(other) = table.keys().find(|k| *k.get_ref() != "kind" && *k.get_ref() != key) {
-        return Err(format!("a {kind} has `kind` and `{key}`, not `{}`", shown(other.get_ref())));
+    if let Some(other) = fields.iter().find(|f| f.key != "kind" && f.key != key) {
+        return Err(format!("a {kind} has `kind` and `{key}`, not `{}`", shown(&other.key)));
     }
-    let Some(found) = table.get(key) else { return Err(format!("a {kind} has no `{key}`")) };
-    format!("{kind}:{}", text(found.get_ref())?).parse().map_err(|e: NameError| e.to_string())
+    let pinned = text_of(key)?.ok_or_else(|| format!("a {kind} has no `{key}`"))?;
+    format!("{kind}:{pinned}").parse().map_err(|e: NameError| e.to_string())
 }
 
-/// A date, which is its beginning in UTC, or a moment with its offset.
-pub(super) fn moment(value: &DeValue<'_>) -> Result<Wall, String> {
-    let DeValue::Datetime(at) = value else {
-        return Err(format!("it is {}, not a date without quotes", kind_of(value)));
+/// Reads a date, which is its beginning in UTC, or a moment with its offset.
+pub(super) fn moment(value: &Value) -> Result<Wall, String> {
+    let Value::Date(at) = value else {
+        return Err(format!("it is {}, not a date without quotes; write it as 2027-06-30", value.kind()));
     };
     wall(at).ok_or_else(|| match (at.time, at.offset) {
         (Some(_), None) => "it says a time but not in which zone: end it with Z".to_owned(),

@@ -11,7 +11,7 @@ use cedar_policy::{
 
 use super::PolicyErrors;
 use crate::{
-    catalog::{Catalog, Facts, Principal, Resource},
+    catalog::{Catalog, Principal, Resource, ResourceFacts},
     name::{Pin, PrincipalKind, ResourceKind, ResourceName, SpiffePattern, TenantName},
 };
 
@@ -181,13 +181,13 @@ fn resource_entity(types: &Types, r: &Resource) -> Result<Entity, PolicyErrors> 
         ("enforced".to_owned(), text(r.enforced.as_str())),
     ]);
     let mut set = |key: &str, value: Value| attributes.insert(key.to_owned(), value);
-    if !matches!(r.facts, Facts::Checkpoint(_)) {
+    if !matches!(r.facts, ResourceFacts::Checkpoint(_)) {
         let shared = r.shared_with.iter().map(|t| Value::new_entity_uid(types.tenant_uid(t.as_str())));
         set("shared_with", Value::new_set(shared));
         set("pinned", Value::new_bool(r.pin != Pin::None));
     }
     match &r.facts {
-        Facts::Dataset(d) => {
+        ResourceFacts::Dataset(d) => {
             set("classification", text(d.classification.as_str()));
             set("data_classes", texts(d.data_classes.iter().map(String::as_str)));
             set("source_trust", text(d.source_trust.as_str()));
@@ -196,13 +196,13 @@ fn resource_entity(types: &Types, r: &Resource) -> Result<Entity, PolicyErrors> 
                 set("retain_until", Value::new_datetime(until.to_string()));
             }
         }
-        Facts::Model(m) => {
+        ResourceFacts::Model(m) => {
             set("tier", text(m.tier.as_str()));
             set("environment", text(m.environment.as_str()));
             set("risk", text(m.risk.as_str()));
             set("tool_access", text(m.tool_access.as_str()));
         }
-        Facts::Checkpoint(c) => {
+        ResourceFacts::Checkpoint(c) => {
             if let Some(model) = types.resource_uid(&c.model) {
                 set("model", Value::new_entity_uid(model.clone()));
                 parents.insert(model);

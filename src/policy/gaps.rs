@@ -14,10 +14,11 @@ use super::{
     slice::{Act, Slice},
 };
 use crate::{
-    catalog::{Principal, Resource, distance},
+    catalog::{Principal, Resource},
     clock::Wall,
     limits::POLICY_GAP_QUESTIONS_MAX,
     name::{Action, Method, PrincipalKind, SpiffeId},
+    written::nearest,
 };
 
 /// The questions that may still be asked, and whether one was answered by no rule.
@@ -197,10 +198,8 @@ fn wanting(p: &Principal) -> &'static str {
 fn unmentioned(p: &Principal, mentioned: &BTreeSet<String>) -> Vec<String> {
     let words = p.roles.iter().map(|w| ("role", w)).chain(p.groups.iter().map(|w| ("group", w)));
     let lines = words.filter(|(_, word)| !mentioned.contains(*word)).map(|(what, word)| {
-        let near =
-            mentioned.iter().map(|known| (distance(word, known), known)).min().filter(|(far, _)| *far <= 2);
-        let fix = match near {
-            Some((_, near)) => format!("write `{near}`?"),
+        let fix = match nearest(word, mentioned.iter().map(String::as_str)) {
+            Some(near) => format!("write `{near}`?"),
             None => "correct it, or write the rule".to_owned(),
         };
         format!("{}: no rule mentions the {what} `{word}`: {fix}", p.matched)

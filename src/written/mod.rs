@@ -18,9 +18,9 @@ mod section;
 mod text;
 mod units;
 
-pub(crate) use document::parse_toml;
+pub(crate) use document::{Value, parse_toml};
 pub use problem::{Problem, Problems};
 pub use section::DefaultUsed;
-pub(crate) use section::{Notes, Section, path, read_document};
-pub(crate) use text::{Lines, kind_of, one_line, read_file, read_text, shown, shown_key_path};
+pub(crate) use section::{Notes, Placed, Section, path, read_document};
+pub(crate) use text::{Lines, nearest, one_line, read_file, read_text, shown, shown_key_path};
 pub(crate) use units::{size, size_text, span, span_text};

@@ -145,6 +145,16 @@ impl<'t> Section<'t> {
         self.is_absent
     }
 
+    /// Names the table in messages by the text of one of its keys, as in ``dataset `tickets@v3`: owner is missing``.
+    pub(crate) fn name_by(&mut self, key: &str) {
+        let named = self.fields.iter().find(|field| field.key == key).map(|field| field.node.value.text());
+        let kind = self.prefix.trim_end_matches('.');
+        self.prefix = match named {
+            Some(Ok(name)) => format!("{kind} `{}`: ", shown(name)),
+            _ => format!("this {kind}: "),
+        };
+    }
+
     pub(crate) fn has(&self, key: &str) -> bool {
         self.fields.iter().any(|field| field.key == key)
     }

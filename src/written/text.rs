@@ -78,23 +78,17 @@ pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     counted.filter(|(edits, _)| *edits <= most).min().map(|(_, name)| name)
 }
 
-/// What a value of TOML is, in words.
-pub(crate) fn kind_of(value: &toml::de::DeValue<'_>) -> &'static str {
-    use toml::de::DeValue;
-    match value {
-        DeValue::String(_) => "a text",
-        DeValue::Integer(_) => "a whole number",
-        DeValue::Float(_) => "a number with a point",
-        DeValue::Boolean(_) => "true or false",
-        DeValue::Datetime(_) => "a date",
-        DeValue::Array(_) => "a list",
-        DeValue::Table(_) => "a table",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_word_is_one_of_few_edits() {
+        let names = ["dataset:dev/data", "dataset:dev/people", "tenant:dev"];
+        assert_eq!(nearest("dataset:dev/dta", names), Some("dataset:dev/data"));
+        assert_eq!(nearest("dataset:dve/data", names), Some("dataset:dev/data"));
+        assert_eq!(nearest("tenant:nosuch", names), None);
+    }
 
     #[test]
     fn an_offset_is_of_the_line_that_it_stands_in() {
