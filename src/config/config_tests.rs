@@ -131,7 +131,7 @@ url = "https://hooks.example"
     insta::assert_snapshot!(told.join("\n"), @r#"
     1: server.state is missing: write state = "/var/lib/leasehold"
     2: server.grpc: `example.org:8443` is not an address: write IP:PORT, as "0.0.0.0:8443" or "[::]:8443"
-    3: server.stat is not a key: write one of grpc, probe, state, handshakes_max, connections_max, connections_per_peer_max, connections_unknown_max, connections_operators_max, streams_per_connection_max, requests_max, requests_per_peer_max, buffered_max, buffered_per_peer_max, or remove it
+    3: server.stat is not a key: write `state`, or remove it; the keys here are grpc, probe, state, handshakes_max, connections_max, connections_per_peer_max, connections_unknown_max, connections_operators_max, streams_per_connection_max, requests_max, requests_per_peer_max, buffered_max, buffered_per_peer_max
     5: issuer.url: `http://issuer.example` is plain HTTP: write https://
     6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everybody: write both, or listen on 127.0.0.1
     8: identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one
@@ -161,8 +161,8 @@ fn the_room_of_one_identity_is_a_share_of_the_room_of_all() {
     };
     // Whichever of the two is written, the one that is not has its default.
     insta::assert_snapshot!(told("connections_max = 10\nrequests_per_peer_max = 5000\n").join("\n"), @"
-    2: server.connections_per_peer_max is 10000, and server.connections_max 10: write a share of it, so that nobody takes all
-    5: server.requests_per_peer_max is 5000, and server.requests_max 4096: write a share of it, so that nobody takes all
+    2: server.connections_per_peer_max is 10000, and server.connections_max 10: write a share of it, so that no one takes all
+    5: server.requests_per_peer_max is 5000, and server.requests_max 4096: write a share of it, so that no one takes all
     ");
     insta::assert_snapshot!(told("handshakes_max = 0\nstreams_per_connection_max = 1000001\n").join("\n"), @"
     4: server.handshakes_max: `0` is out of bounds: write a whole number from 1 to 1000000
@@ -280,8 +280,8 @@ fn a_bundle_endpoint_is_written_whole_and_nothing_of_it_is_guessed() {
     13: federation.url is missing: write url = "https://spire.partner.example/bundle"
     13: federation.profile is missing: write profile = "https_spiffe" or "https_web"
     13: federation: a table stands here: write [[federation]] before each
-    16: federation.url: `http://p.example/b` is not https: a bundle is not fetched over anything else
-    17: federation.endpoint_id: `spiffe://P.example/s` is not a SPIFFE ID: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user
+    16: federation.url: `http://p.example/b` is not https: a bundle is not fetched over anything else; write url = "https://spire.partner.example/bundle"
+    17: federation.endpoint_id: `spiffe://P.example/s` is not a SPIFFE ID: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user; write endpoint_id = "spiffe://partner.example/spire/server"
     15: federation.profile: `https` stands here: write one of https_spiffe, https_web
     13: federation.ca is missing: write ca = "/etc/ssl/certs/ca-certificates.crt", whoever may vouch for the host's name
     17: federation.endpoint_id is for https_spiffe: remove it, or change the profile

@@ -18,7 +18,7 @@ mod section;
 mod text;
 mod units;
 
-pub(crate) use document::{Value, parse_toml};
+pub(crate) use document::{Field, Node, Parsed, Value, parse_toml};
 pub use problem::{Problem, Problems};
 pub use section::DefaultUsed;
 pub(crate) use section::{Notes, Placed, Section, path, read_document};

@@ -2,7 +2,6 @@
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
-use super::fields::{AtLine, Fields, Noted};
 use crate::{
     limits::{
         ATTEMPTS_MAX, FILE_BYTES_MAX, JOB_DURATION_MAX, JOB_RESOURCES_MAX, LEASE_TTL_MAX, MEMBERS_MAX,
@@ -12,78 +11,66 @@ use crate::{
         Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffePattern, TenantName,
     },
     proto::v1,
-    written::shown,
+    written::{Notes, Placed, Section, shown, span},
 };
 
-const GATEWAY: &str = "comes with the S3 gateway and is not served yet: remove it";
+pub(super) const GATEWAY: &str = "comes with the S3 gateway and is not served yet: remove it";
 
 pub(super) fn read(
-    root: &mut Fields,
+    root: &mut Section<'_>,
     folder: &Path,
-    drain: Option<AtLine<Duration>>,
-    noted: &mut Noted,
+    drain: Option<Duration>,
+    notes: &mut Notes,
 ) -> v1::JobSpec {
-    let name = root.text("name", noted, job_name);
-    let tenant = root.text("tenant", noted, |t| t.parse::<TenantName>().map(|t| t.to_string()));
-    let purpose = root.text("purpose", noted, |t| plain(t, NAME_BYTES_MAX));
-    let why = root.text("why", noted, |t| plain(t, TEXT_BYTES_MAX));
-    let max_duration = root.span("max_duration", TTL_MIN..=JOB_DURATION_MAX, noted);
-    let ttl = root.span("credential_ttl", TTL_MIN..=LEASE_TTL_MAX, noted);
-    let acting_for = root.text("acting_for", noted, |t| {
+    let name = root.need("name", "\"…\"", notes, job_name);
+    let tenant = root.text("tenant", notes, |t| t.parse::<TenantName>().map(|t| t.to_string()));
+    let purpose =
+        root.need("purpose", "\"…\", one that every dataset allows", notes, |t| plain(t, NAME_BYTES_MAX));
+    let why = root.text("why", notes, |t| plain(t, TEXT_BYTES_MAX));
+    let max_duration = root.need("max_duration", "\"8h\", the hard end of all access", notes, |t| {
+        span(t, TTL_MIN..=JOB_DURATION_MAX)
+    });
+    let ttl = root.text("credential_ttl", notes, |t| span(t, TTL_MIN..=LEASE_TTL_MAX));
+    let acting_for = root.text("acting_for", notes, |t| {
         let name = t
             .strip_prefix("human:")
             .ok_or_else(|| format!("`{}` is not a person: write \"human:NAME\"", shown(t)))?;
         name.parse::<HumanName>().map(|h| format!("human:{h}")).map_err(|e| e.to_string())
     });
-    // What is there but wrong was noted already; what is absent is told once, at the top.
-    for (key, write) in [
-        ("name", "name = \"…\""),
-        ("purpose", "purpose = \"…\", one that every dataset allows"),
-        ("max_duration", "max_duration = \"8h\", the hard end of all access"),
-    ] {
-        if !root.held(key) {
-            root.missing(key, write, noted);
-        }
-    }
-    let tune = root.table("tune", "tune.", noted).map(|fields| tuning(fields, folder, noted));
+    let tune = root.section_if_there("tune", notes).map(|table| tuning(table, folder, notes));
     let mut pins = HashMap::new();
-    let read = resources(root, "read", &mut pins, noted);
-    let write = resources(root, "write", &mut pins, noted);
-    if !root.held("read") && !root.held("write") {
-        root.missing(
-            "read",
-            "[[read]] resource = \"dataset:…\" or [[write]] resource = \"checkpoint:…\"",
-            noted,
-        );
+    let read = resources(root, "read", &mut pins, notes);
+    let write = resources(root, "write", &mut pins, notes);
+    if !root.has("read") && !root.has("write") && !root.is_absent() {
+        let what = "read is missing: write [[read]] resource = \"dataset:…\" or [[write]] resource = \"checkpoint:…\"";
+        notes.problem(root.line(), what);
     }
     if read.len() + write.len() > JOB_RESOURCES_MAX {
         let n = read.len() + write.len();
-        noted.push((
-            1,
-            format!("{n} resources: write at most {JOB_RESOURCES_MAX} in [[read]] and [[write]] together"),
-        ));
+        let what =
+            format!("{n} resources: write at most {JOB_RESOURCES_MAX} in [[read]] and [[write]] together");
+        notes.problem(root.line(), what);
     }
-    let members = root.table("members", "members.", noted).map(|fields| members(fields, noted));
-    let text = |t: Option<AtLine<String>>| t.map(|t| t.value).unwrap_or_default();
+    let members = root.section_if_there("members", notes).map(|table| members(table, notes));
     v1::JobSpec {
-        name: text(name),
-        tenant: text(tenant),
-        purpose: text(purpose),
-        why: text(why),
+        name: name.unwrap_or_default(),
+        tenant: tenant.unwrap_or_default(),
+        purpose: purpose.unwrap_or_default(),
+        why: why.unwrap_or_default(),
         max_duration: max_duration.and_then(wire),
         tune,
         read,
         write,
         members,
-        acting_for: text(acting_for),
+        acting_for: acting_for.unwrap_or_default(),
         credential_ttl: ttl.and_then(wire),
         pins,
         drain: drain.and_then(wire),
     }
 }
 
-fn wire(d: AtLine<Duration>) -> Option<prost_types::Duration> {
-    d.value.try_into().ok()
+fn wire(duration: Duration) -> Option<prost_types::Duration> {
+    duration.try_into().ok()
 }
 
 fn job_name(text: &str) -> Result<String, String> {
@@ -110,22 +97,24 @@ fn plain(text: &str, most: usize) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-fn tuning(mut fields: Fields, folder: &Path, noted: &mut Noted) -> v1::Tuning {
-    let method = fields.text("method", noted, |t| t.parse::<Method>().map(wire_method));
-    if !fields.held("method") {
-        fields.missing("method", "one of full, lora, adapter, prompt-tuning, preference", noted);
-    }
-    let params = fields
-        .text("params", noted, |t| digest_of(&folder.join(t)).map_err(|e| format!("`{}` {e}", shown(t))));
-    let free_params = fields.texts("free_params", SPEC_LIST_MAX, noted, |t| plain(t, NAME_BYTES_MAX));
-    let prompts = fields.texts("prompts", SPEC_LIST_MAX, noted, |t| plain(t, TEXT_BYTES_MAX));
-    fields.finish(noted);
+fn tuning(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> v1::Tuning {
+    let example = "\"lora\", or one of full, adapter, prompt-tuning, preference";
+    let method = table.need("method", example, notes, |t| t.parse::<Method>().map(wire_method));
+    let params = table
+        .text("params", notes, |t| digest_of(&folder.join(t)).map_err(|e| format!("`{}` {e}", shown(t))));
+    let free_params = table.list("free_params", SPEC_LIST_MAX, notes, |t| plain(t, NAME_BYTES_MAX));
+    let prompts = table.list("prompts", SPEC_LIST_MAX, notes, |t| plain(t, TEXT_BYTES_MAX));
+    table.finish(notes);
     v1::Tuning {
-        method: method.map_or(v1::Method::Unspecified, |m| m.value).into(),
-        params_digest: params.map(|d| d.value.to_string()).unwrap_or_default(),
-        free_params,
-        prompts,
+        method: method.unwrap_or(v1::Method::Unspecified).into(),
+        params_digest: params.map(|digest| digest.to_string()).unwrap_or_default(),
+        free_params: values(free_params),
+        prompts: values(prompts),
     }
+}
+
+fn values(list: Vec<Placed<String>>) -> Vec<String> {
+    list.into_iter().map(|item| item.value).collect()
 }
 
 fn wire_method(method: Method) -> v1::Method {
@@ -152,40 +141,32 @@ fn digest_of(path: &Path) -> Result<Digest, String> {
 }
 
 fn resources(
-    root: &mut Fields,
+    root: &mut Section<'_>,
     key: &'static str,
     pins: &mut HashMap<String, String>,
-    noted: &mut Noted,
+    notes: &mut Notes,
 ) -> Vec<String> {
     let writing = key == "write";
-    let prefix = if writing { "write." } else { "read." };
+    let example = if writing { "\"checkpoint:TENANT/NAME\"" } else { "\"dataset:TENANT/NAME@VERSION\"" };
     let mut out: Vec<String> = Vec::new();
-    for mut fields in root.tables(key, prefix, JOB_RESOURCES_MAX, noted) {
-        let resource = fields.text("resource", noted, |t| if writing { to_write(t) } else { to_read(t) });
-        let pin = fields.text("pin", noted, |t| t.parse::<Pin>());
+    for mut table in root.list_of_sections(key, JOB_RESOURCES_MAX, notes) {
+        let resource =
+            table.need("resource", example, notes, |t| if writing { to_write(t) } else { to_read(t) });
+        let pin = table.text("pin", notes, |t| t.parse::<Pin>());
         for later in ["as", "stage", "sync"] {
-            fields.refuse(later, GATEWAY, noted);
+            table.refuse(later, GATEWAY, notes);
         }
-        if !fields.held("resource") {
-            let write = if writing {
-                "resource = \"checkpoint:TENANT/NAME\""
-            } else {
-                "resource = \"dataset:TENANT/NAME@VERSION\""
-            };
-            fields.missing("resource", write, noted);
-        }
-        if let Some(resource) = resource {
-            let name = resource.value.to_string();
+        if let Some(name) = resource.map(|resource| resource.to_string()) {
             if out.contains(&name) {
-                noted.push((resource.line, format!("{prefix}resource: {name} stands twice: remove one")));
+                table.wrong("resource", format!("{name} stands twice: remove one"), notes);
             } else {
                 if let Some(pin) = pin {
-                    pins.insert(name.clone(), pin.value.to_string());
+                    pins.insert(name.clone(), pin.to_string());
                 }
                 out.push(name);
             }
         }
-        fields.finish(noted);
+        table.finish(notes);
     }
     out
 }
@@ -211,34 +192,31 @@ fn to_write(text: &str) -> Result<ResourceName, String> {
     }
 }
 
-fn members(mut fields: Fields, noted: &mut Noted) -> v1::Members {
+fn members(mut table: Section<'_>, notes: &mut Notes) -> v1::Members {
     let pattern = |t: &str| t.parse::<SpiffePattern>().map(|p| p.to_string());
-    let start = fields.texts("start", SPEC_LIST_MAX, noted, pattern);
-    let join = fields.texts("join", SPEC_LIST_MAX, noted, pattern);
-    let expect = fields.count("expect", 1..=MEMBERS_MAX, noted);
-    let max = fields.count("max", 1..=MEMBERS_MAX, noted);
-    let attempts = fields.count("attempts", 1..=ATTEMPTS_MAX, noted);
-    let done_when = fields.text("done_when", noted, |t| match t.strip_prefix("instance:") {
+    let start = table.list("start", SPEC_LIST_MAX, notes, pattern);
+    let join = table.list("join", SPEC_LIST_MAX, notes, pattern);
+    let expect = table.count("expect", 1..=MEMBERS_MAX, notes);
+    let max = table.count("max", 1..=MEMBERS_MAX, notes);
+    let attempts = table.count("attempts", 1..=ATTEMPTS_MAX, notes);
+    let done_when = table.text("done_when", notes, |t| match t.strip_prefix("instance:") {
         Some(instance) => {
             instance.parse::<InstanceName>().map(|i| format!("instance:{i}")).map_err(|e| e.to_string())
         }
         None if t == "all" || t == "any" => Ok(t.to_owned()),
         None => Err(format!("`{}` stands here: write \"all\", \"any\" or \"instance:NAME\"", shown(t))),
     });
-    let whole = expect.as_ref().map_or(1, |e| e.value);
-    if let Some(max) = max.as_ref().filter(|m| m.value < whole) {
-        noted.push((
-            max.line,
-            format!("members.max: {} is less than expect: write at least {whole}", max.value),
-        ));
+    let least = expect.unwrap_or(1);
+    if let Some(max) = max.filter(|max| *max < least) {
+        table.wrong("max", format!("{max} is less than expect: write at least {least}"), notes);
     }
-    fields.finish(noted);
+    table.finish(notes);
     v1::Members {
-        start,
-        join,
-        expect: expect.map_or(0, |n| n.value),
-        max: max.map_or(0, |n| n.value),
-        attempts: attempts.map_or(0, |n| n.value),
-        done_when: done_when.map(|d| d.value).unwrap_or_default(),
+        start: values(start),
+        join: values(join),
+        expect: expect.unwrap_or(0),
+        max: max.unwrap_or(0),
+        attempts: attempts.unwrap_or(0),
+        done_when: done_when.unwrap_or_default(),
     }
 }

@@ -3,23 +3,19 @@
 //! Owns the file's form (TOML or JSON) and its strictness: unknown keys are errors, and everything that is wrong is told
 //! at once, each with its line and what to write instead. No network: what only the daemon can know is asked there.
 
-mod document;
-mod fields;
 mod job;
+mod json;
 mod run;
 
 use std::path::Path;
 
 pub use run::{OnRevoke, RunSettings};
 
-use self::{
-    document::{read_json, read_toml},
-    fields::{Fields, Noted},
-};
+use self::json::parse_json;
 use crate::{
     limits::MESSAGE_BYTES_MAX,
     proto::v1,
-    written::{Problem, Problems, read_text},
+    written::{Problems, parse_toml, read_document, read_text},
 };
 
 /// A specification that can be sent: the job, and what the wrapper keeps for itself.
@@ -41,28 +37,15 @@ impl RunSpec {
     }
 
     fn read(path: &Path, text: &str, json: bool) -> Result<Self, Problems> {
-        let mut noted = Noted::new();
-        let read = if json { read_json(text) } else { read_toml(text) };
-        let spec = read
-            .map_err(|faults| noted.extend(faults.into_iter().map(|f| (f.line, f.what))))
-            .ok()
-            .map(|root| {
-                let mut fields = Fields::of("", root, &mut noted);
-                fields.refuse("sweep", "is for sweeps, which are not served yet: remove [sweep]", &mut noted);
-                let (run, drain) = run::read(&mut fields, &mut noted);
-                let folder = path.parent().unwrap_or(Path::new(""));
-                let job = job::read(&mut fields, folder, drain, &mut noted);
-                fields.finish(&mut noted);
-                RunSpec { job, run }
-            });
-        match spec {
-            Some(spec) if noted.is_empty() => Ok(spec),
-            _ => {
-                noted.sort();
-                let problem = |(line, what)| Problem { file: path.to_owned(), line, what };
-                Err(Problems::of(noted.into_iter().map(problem).collect()))
-            }
-        }
+        let parsed = if json { parse_json(text) } else { parse_toml(text) };
+        let read = read_document(path, parsed, |root, notes| {
+            root.refuse("sweep", "is for sweeps, which are not served yet: remove [sweep]", notes);
+            let run = run::read(root, notes);
+            let folder = path.parent().unwrap_or(Path::new(""));
+            let job = job::read(root, folder, run.drain, notes);
+            Some(RunSpec { job, run })
+        });
+        read.map(|(spec, _)| spec)
     }
 }
 

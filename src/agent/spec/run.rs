@@ -4,12 +4,12 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use nix::sys::signal::Signal;
 
-use super::fields::{AtLine, Fields, Noted};
+use super::job::GATEWAY;
 use crate::{
     limits::{
         DRAIN_GRACE_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX, TERM_GRACE_DEFAULT, TERM_GRACE_MAX, TTL_MIN,
     },
-    written::shown,
+    written::{Notes, Section, shown, span},
 };
 
 /// How the wrapper treats its child.
@@ -88,37 +88,39 @@ fn drain_signal(text: &str) -> Result<Signal, String> {
     })
 }
 
-/// Reads the settings, and the drain with its line, which the job is told too.
-pub(super) fn read(root: &mut Fields, noted: &mut Noted) -> (RunSettings, Option<AtLine<Duration>>) {
-    const GATEWAY: &str = "comes with the S3 gateway and is not served yet: remove it";
+pub(super) fn read(root: &mut Section<'_>, notes: &mut Notes) -> RunSettings {
     let mut run = RunSettings::default();
-    let Some(mut fields) = root.table("run", "run.", noted) else { return (run, None) };
-    if let Some(on_revoke) = fields.text("on_revoke", noted, str::parse) {
-        run.on_revoke = on_revoke.value;
+    let Some(mut table) = root.section_if_there("run", notes) else { return run };
+    if let Some(on_revoke) = table.text("on_revoke", notes, str::parse) {
+        run.on_revoke = on_revoke;
     }
-    if let Some(grace) = fields.span("grace", Duration::ZERO..=TERM_GRACE_MAX, noted) {
-        run.grace = grace.value;
+    if let Some(grace) = table.text("grace", notes, |t| span(t, Duration::ZERO..=TERM_GRACE_MAX)) {
+        run.grace = grace;
     }
-    let drain = fields.span("drain", TTL_MIN..=DRAIN_GRACE_MAX, noted);
-    run.drain = drain.as_ref().map(|d| d.value);
-    run.drain_signal = fields.text("drain_signal", noted, drain_signal).map(|signal| signal.value);
-    if let Some(rejoin) = fields.span("rejoin", TTL_MIN..=JOB_DURATION_MAX, noted) {
-        run.rejoin = rejoin.value;
+    run.drain = table.text("drain", notes, |t| span(t, TTL_MIN..=DRAIN_GRACE_MAX));
+    run.drain_signal = table.text("drain_signal", notes, drain_signal);
+    if let Some(rejoin) = table.text("rejoin", notes, |t| span(t, TTL_MIN..=JOB_DURATION_MAX)) {
+        run.rejoin = rejoin;
     }
-    run.keep_env = fields.texts("keep_env", SPEC_LIST_MAX, noted, |name| {
+    let keep_env = table.list("keep_env", SPEC_LIST_MAX, notes, |name| {
         let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
         plain.then(|| name.to_owned()).ok_or_else(|| {
             format!("`{}` is not the name of a variable: write one name, without `*`", shown(name))
         })
     });
-    // What the gateway would do anyhow may be said already.
-    fields.text("on_away", noted, |t| {
-        if t == "hold" { Ok(()) } else { Err(format!("`{}` {GATEWAY}", shown(t))) }
-    });
-    fields.text("hold_max", noted, |t| match humantime::parse_duration(t) {
+    run.keep_env = keep_env.into_iter().map(|name| name.value).collect();
+    // The two values that the gateway would use anyway may be written already.
+    table.text(
+        "on_away",
+        notes,
+        |t| {
+            if t == "hold" { Ok(()) } else { Err(format!("`{}` {GATEWAY}", shown(t))) }
+        },
+    );
+    table.text("hold_max", notes, |t| match humantime::parse_duration(t) {
         Ok(d) if d == Duration::from_secs(8 * 60) => Ok(()),
         _ => Err(format!("`{}` {GATEWAY}", shown(t))),
     });
-    fields.finish(noted);
-    (run, drain)
+    table.finish(notes);
+    run
 }

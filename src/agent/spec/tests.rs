@@ -126,9 +126,9 @@ fn what_is_missing_is_told_with_what_to_write() {
     assert_eq!(
         wrong(""),
         [
-            "1: max_duration is missing: write max_duration = \"8h\", the hard end of all access",
             "1: name is missing: write name = \"…\"",
             "1: purpose is missing: write purpose = \"…\", one that every dataset allows",
+            "1: max_duration is missing: write max_duration = \"8h\", the hard end of all access",
             "1: read is missing: write [[read]] resource = \"dataset:…\" or [[write]] resource = \"checkpoint:…\"",
         ]
     );
@@ -151,13 +151,10 @@ fn each_wrong_line_is_named_and_says_what_to_write() {
         ("tenant = \"Acme\"", "4: tenant: `Acme` is not a tenant name"),
         ("why = \"\"", "4: why: is empty: write a word"),
         ("why = \"a\\u0007\"", "4: why: holds a control character"),
-        (
-            "credential_ttl = \"0s\"",
-            "4: credential_ttl: `0s` stands here: write a time from \"1s\" to \"15m\"",
-        ),
-        ("credential_ttl = \"100y\"", "4: credential_ttl: `100y` stands here"),
+        ("credential_ttl = \"0s\"", "4: credential_ttl: `0s` is out of bounds: write 1s to 15m"),
+        ("credential_ttl = \"100y\"", "4: credential_ttl: `100y` is out of bounds"),
         ("acting_for = \"ada\"", "4: acting_for: `ada` is not a person: write \"human:NAME\""),
-        ("[tune]", "4: tune.method is missing: write one of full, lora"),
+        ("[tune]", "4: tune.method is missing: write method = \"lora\""),
         ("[tune]\nmethod = \"qlora\"", "5: tune.method: `qlora` is not a method"),
         ("[tune]\nmethod = \"full\"\nparams = \"gone.yaml\"", "6: tune.params: `gone.yaml` cannot be read"),
         ("[tune]\nmethod = \"full\"\nparams = \"/\"", "6: tune.params: `/` is not a file"),
@@ -165,7 +162,7 @@ fn each_wrong_line_is_named_and_says_what_to_write() {
             "[tune]\nmethod = \"full\"\nfree_params = [\"a\",\n3]",
             "7: tune.free_params: a whole number stands here: write a text",
         ),
-        ("tune = 3", "4: tune is a whole number: write a table"),
+        ("tune = 3", "4: tune: a whole number stands here: write a table"),
         ("[[read]]\npin = \"none\"", "4: read.resource is missing: write resource = \"dataset:"),
         (
             "[[read]]\nresource = \"dataset:acme/t\"",
@@ -185,24 +182,27 @@ fn each_wrong_line_is_named_and_says_what_to_write() {
             "7: read.resource: dataset:acme/t@v1 stands twice: remove one",
         ),
         ("read = \"dataset:acme/t@v1\"", "4: read: a text stands here: write [[read]]"),
-        ("read = [\"dataset:acme/t@v1\"]", "4: read is a text: write a table"),
+        ("read = [\"dataset:acme/t@v1\"]", "4: read: a text stands here: write [[read]] before each"),
         (
             "[members]\njoin = [\"spiffe://td/a*\"]",
             "5: members.join: `spiffe://td/a*` is not a SPIFFE ID pattern",
         ),
-        ("[members]\nexpect = 0", "5: members.expect: 0 stands here: write a whole number from 1 to 10000"),
+        (
+            "[members]\nexpect = 0",
+            "5: members.expect: `0` is out of bounds: write a whole number from 1 to 10000",
+        ),
         ("[members]\nexpect = 2.5", "5: members.expect: a number that is not whole stands here"),
         ("[members]\nexpect = 4\nmax = 2", "6: members.max: 2 is less than expect: write at least 4"),
         (
             "[members]\ndone_when = \"some\"",
             "5: members.done_when: `some` stands here: write \"all\", \"any\" or \"instance:NAME\"",
         ),
-        ("[run]\ndrain = \"3m\"", "5: run.drain: `3m` stands here: write a time from \"1s\" to \"2m\""),
+        ("[run]\ndrain = \"3m\"", "5: run.drain: `3m` is out of bounds: write 1s to 2m"),
         (
             "[run]\ndrain_signal = \"KILL\"",
             "5: run.drain_signal: `KILL` stands here: write one of TERM, INT, HUP, QUIT, USR1, USR2",
         ),
-        ("[run]\ngrace = \"soon\"", "5: run.grace: `soon` stands here"),
+        ("[run]\ngrace = \"soon\"", "5: run.grace: `soon` is not a span of time: write"),
         ("[run]\nkeep_env = [\"AWS_*\"]", "5: run.keep_env: `AWS_*` is not the name of a variable"),
         ("[run]\non_exit = 1", "5: run.on_exit is not a key: write one of on_revoke"),
     ] {
@@ -247,7 +247,7 @@ fn json_problems_have_their_lines_too() {
     let all = RunSpec::read(Path::new("job.json"), text, true).unwrap_err();
     assert_eq!(all.problems().iter().map(|p| p.line).collect::<Vec<_>>(), [4, 6, 7], "{all}");
     let broken = RunSpec::read(Path::new("job.json"), "{\n\"name\" 1}", true).unwrap_err();
-    assert_eq!(broken.to_string(), "job.json:2: expected `:`");
+    assert_eq!(broken.to_string(), "job.json:2: it is not JSON: expected `:`");
 }
 
 #[test]

@@ -1,119 +1,30 @@
-//! A TOML or JSON text as one tree in which everything knows its line. Says nothing of what the keys mean.
+//! A JSON text as one tree in which everything knows its line.
 
 use std::collections::BTreeSet;
 
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
-
-use crate::written::{Lines, one_line};
-
-/// A value and the line that it begins on, counted from 1.
-#[derive(Debug)]
-pub(super) struct Node {
-    pub(super) line: usize,
-    pub(super) value: Value,
-}
-
-#[derive(Debug)]
-pub(super) enum Value {
-    Text(String),
-    Whole(i64),
-    List(Vec<Node>),
-    Table(Vec<DocumentEntry>),
-    /// What no specification has use for, in words.
-    Other(&'static str),
-}
-
-/// One key of a table.
-#[derive(Debug)]
-pub(super) struct DocumentEntry {
-    pub(super) key: String,
-    pub(super) line: usize,
-    pub(super) node: Node,
-}
-
-/// What is wrong with the text itself, and where.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct SyntaxFault {
-    pub(super) line: usize,
-    pub(super) what: String,
-}
-
-impl Value {
-    /// What it is, in words.
-    pub(super) fn kind(&self) -> &'static str {
-        match self {
-            Value::Text(_) => "a text",
-            Value::Whole(_) => "a whole number",
-            Value::List(_) => "a list",
-            Value::Table(_) => "a table",
-            Value::Other(kind) => kind,
-        }
-    }
-}
-
-/// Reads TOML. All faults of the syntax are told at once.
-pub(super) fn read_toml(text: &str) -> Result<Node, Vec<SyntaxFault>> {
-    let lines = Lines::of(text);
-    let (root, errors) = DeTable::parse_recoverable(text);
-    if errors.is_empty() {
-        return Ok(Node { line: 1, value: table(root.into_inner(), &lines) });
-    }
-    Err(errors
-        .iter()
-        .map(|e| SyntaxFault { line: e.span().map_or(1, |s| lines.at(s.start)), what: one_line(e.message()) })
-        .collect())
-}
-
-fn table(table: DeTable<'_>, lines: &Lines) -> Value {
-    let entries = table.into_iter().map(|(key, value)| DocumentEntry {
-        line: lines.at(key.span().start),
-        key: key.into_inner().into_owned(),
-        node: node(value, lines),
-    });
-    Value::Table(entries.collect())
-}
-
-fn node(value: Spanned<DeValue<'_>>, lines: &Lines) -> Node {
-    let line = lines.at(value.span().start);
-    let value = match value.into_inner() {
-        DeValue::String(s) => Value::Text(s.into_owned()),
-        DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
-            Ok(n) => Value::Whole(n),
-            Err(_) => Value::Other("a number that is too large"),
-        },
-        DeValue::Float(_) => Value::Other("a number that is not whole"),
-        DeValue::Boolean(_) => Value::Other("true or false"),
-        DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Array(list) => Value::List(list.into_iter().map(|v| node(v, lines)).collect()),
-        DeValue::Table(inner) => table(inner, lines),
-    };
-    Node { line, value }
-}
+use crate::written::{Field, Node, Parsed, Value, one_line, shown};
 
 /// Reads JSON. serde_json judges the syntax and bounds the depth; what follows it only finds places in a text that is
 /// known to be good, and keys that stand twice.
-pub(super) fn read_json(text: &str) -> Result<Node, Vec<SyntaxFault>> {
-    let fault = |line, what| vec![SyntaxFault { line, what }];
+pub(super) fn parse_json(text: &str) -> Parsed {
+    let mistake = |line, what: &str| vec![(line, format!("it is not JSON: {what}"))];
     serde_json::from_str::<serde_json::Value>(text).map_err(|e| {
         let shown = e.to_string();
         let what = shown.split(" at line ").next().unwrap_or_default();
-        fault(e.line().max(1), one_line(what))
+        mistake(e.line().max(1), &one_line(what))
     })?;
     let mut scan = Scan { rest: text, line: 1, twice: Vec::new() };
     match scan.node() {
         Some(root) if scan.twice.is_empty() => Ok(root),
         Some(_) => Err(scan.twice),
-        None => Err(fault(scan.line, "this cannot be read".to_owned())),
+        None => Err(mistake(scan.line, "this cannot be read")),
     }
 }
 
 struct Scan<'a> {
     rest: &'a str,
     line: usize,
-    twice: Vec<SyntaxFault>,
+    twice: Vec<(usize, String)>,
 }
 
 impl<'a> Scan<'a> {
@@ -150,7 +61,8 @@ impl<'a> Scan<'a> {
             _ => {
                 let end = self.rest.find([',', ']', '}', ' ', '\t', '\r', '\n']).unwrap_or(self.rest.len());
                 match self.take(end)? {
-                    "true" | "false" => Value::Other("true or false"),
+                    "true" => Value::Truth(true),
+                    "false" => Value::Truth(false),
                     "null" => Value::Other("null"),
                     n => n.parse().map_or(Value::Other("a number that is not whole"), Value::Whole),
                 }
@@ -171,12 +83,9 @@ impl<'a> Scan<'a> {
             self.eat(b':')?;
             let node = self.node()?;
             if !seen.insert(key.clone()) {
-                self.twice.push(SyntaxFault {
-                    line,
-                    what: format!("`{}` stands twice: remove one", key.escape_debug()),
-                });
+                self.twice.push((line, format!("`{}` stands twice: remove one", shown(&key))));
             }
-            entries.push(DocumentEntry { key, line, node });
+            entries.push(Field { key, line, node });
         }
         Some(Value::Table(entries))
     }
@@ -206,6 +115,7 @@ impl<'a> Scan<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::written::parse_toml;
 
     /// The tree without its places.
     fn plain(node: &Node) -> serde_json::Value {
@@ -216,7 +126,8 @@ mod tests {
             Value::Table(t) => {
                 serde_json::Value::Object(t.iter().map(|e| (e.key.clone(), plain(&e.node))).collect())
             }
-            Value::Other(kind) => format!("<{kind}>").into(),
+            Value::Truth(is_true) => (*is_true).into(),
+            Value::Date(_) | Value::Other(_) => format!("<{}>", node.value.kind()).into(),
         }
     }
 
@@ -224,25 +135,25 @@ mod tests {
     fn json_with_places_is_the_json_that_serde_reads() {
         let text = r#" { "a" : [ 1, -2, "x\"]}\\" , [] , {} ], "\u00e9\n": { "d": "é,:" } } "#;
         assert_eq!(
-            plain(&read_json(text).unwrap()),
+            plain(&parse_json(text).unwrap()),
             serde_json::from_str::<serde_json::Value>(text).unwrap()
         );
     }
 
     #[test]
     fn toml_and_json_of_the_same_content_are_one_tree() {
-        let toml = read_toml("a = [1, \"x\"]\n[b]\nc = 0x10\nd = 1.5\n").unwrap();
-        let json = read_json(r#"{"a": [1, "x"], "b": {"c": 16, "d": 1.5}}"#).unwrap();
+        let toml = parse_toml("a = [1, \"x\"]\n[b]\nc = 0x10\nd = 1.5\n").unwrap();
+        let json = parse_json(r#"{"a": [1, "x"], "b": {"c": 16, "d": 1.5}}"#).unwrap();
         assert_eq!(plain(&toml), plain(&json));
     }
 
     #[test]
     fn everything_knows_its_line() {
-        let Value::Table(t) = read_json("{\n\"a\":\n[\n1,\n2],\n\"b\": 3}").unwrap().value else { panic!() };
+        let Value::Table(t) = parse_json("{\n\"a\":\n[\n1,\n2],\n\"b\": 3}").unwrap().value else { panic!() };
         assert_eq!((t[0].line, t[0].node.line, t[1].line), (2, 3, 6));
         let Value::List(l) = &t[0].node.value else { panic!() };
         assert_eq!((l[0].line, l[1].line), (4, 5));
-        let Value::Table(t) = read_toml("\n\nx = 1\n[[read]]\nresource = 2\n").unwrap().value else {
+        let Value::Table(t) = parse_toml("\n\nx = 1\n[[read]]\nresource = 2\n").unwrap().value else {
             panic!()
         };
         let of = |k: &str| t.iter().find(|e| e.key == k).unwrap();
@@ -250,16 +161,19 @@ mod tests {
     }
 
     #[test]
-    fn broken_text_is_told_with_its_line() {
-        assert_eq!(read_json("{\n\"a\": 1,\n}").unwrap_err()[0].line, 3);
-        assert_eq!(read_toml("a = 1\nb = \nc = ]\n").unwrap_err().iter().map(|f| f.line).max(), Some(3));
-        assert!(read_json(&"[".repeat(100_000)).is_err());
+    fn broken_text_is_reported_with_its_line() {
+        assert_eq!(parse_json("{\n\"a\": 1,\n}").unwrap_err()[0].0, 3);
+        assert_eq!(
+            parse_toml("a = 1\nb = \nc = ]\n").unwrap_err().iter().map(|(line, _)| *line).max(),
+            Some(3)
+        );
+        assert!(parse_json(&"[".repeat(100_000)).is_err());
     }
 
     #[test]
     fn a_key_that_stands_twice_is_an_error_in_both_forms() {
-        let json = read_json("{\"a\": 1,\n\"a\": 2}").unwrap_err();
-        assert_eq!(json, [SyntaxFault { line: 2, what: "`a` stands twice: remove one".into() }]);
-        assert_eq!(read_toml("a = 1\na = 2\n").unwrap_err()[0].line, 2);
+        let json = parse_json("{\"a\": 1,\n\"a\": 2}").unwrap_err();
+        assert_eq!(json, [(2, "`a` stands twice: remove one".to_owned())]);
+        assert_eq!(parse_toml("a = 1\na = 2\n").unwrap_err()[0].0, 2);
     }
 }
