@@ -1,11 +1,5 @@
 //! Every file that is shipped is read by what reads it in earnest.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::{
     fs,

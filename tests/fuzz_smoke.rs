@@ -1,12 +1,6 @@
 //! The fuzz targets for a moment, without a fuzzer: the same functions on their seeds and on changes of them, the same in every
 //! run. `LEASEHOLD_FUZZ_ROUNDS` makes the moment longer. `fuzz/` has the long run.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a target that panics has found something"
-)]
+#![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

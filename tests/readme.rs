@@ -9,13 +9,7 @@
 //!
 //! Ports 8443 to 8445 of a page become free ones.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
-    reason = "a test says what is wrong by failing"
-)]
+#![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 use std::{
     fs::{self, File},

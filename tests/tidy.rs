@@ -1,11 +1,5 @@
 //! The crate is in order: which module may use which, and what must not be in the tree.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::{
     collections::BTreeSet,

@@ -2,13 +2,7 @@
 //!
 //! A name begins with the ids that it is of: `law_09_…`, `law_15_law_19_…`, `identity_b13_…`, `identity_a05_a06_…`,
 //! `identity_6_5_…`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

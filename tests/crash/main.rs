@@ -3,14 +3,7 @@
 //!
 //! `LEASEHOLD_CRASHES=100 cargo test --test crash -- --nocapture` kills it a hundred times instead of ten;
 //! `LEASEHOLD_SEED=N` begins with another seed than the one that is printed. `LEASEHOLD_IDLE=10000` makes the crowd larger.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 #[path = "../it/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the other tests from the outside use all of it")]

@@ -9,14 +9,7 @@
 //! | `attacker` | [`attacker::Attacker`]: one connection on which anything can be sent |
 //! | `bodies` `readers` | attacks by requests that do not end; by answers that are not read |
 //! | `rooms` `plain` | attacks on connections and on waits; on the listeners without mutual TLS |
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 #[path = "../it/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the other tests from the outside use all of it")]

@@ -1,10 +1,7 @@
 //! Leasehold from the outside: each test starts the real daemon, with its own authorities, files and clock, and talks to it
 //! over mutual TLS. No test shares anything with another, and none waits for time: the clock is moved by hand.
 #![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
+    clippy::restriction,
     clippy::err_expect,
     clippy::disallowed_methods,
     reason = "a test that cannot go on has failed"

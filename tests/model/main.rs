@@ -4,12 +4,7 @@
 //! `world.rs`. Each history stands here twice: by the rules, and with one of them left out, which must be caught.
 //!
 //! `cargo test --no-default-features --features shuttle --test model`
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 mod asking;
 mod bookkeeping;

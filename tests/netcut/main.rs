@@ -2,14 +2,7 @@
 //! between a verifier and the daemon. Real processes in network namespaces of this machine, behind a router of their own.
 //!
 //! Needs root and `ip`: `tests/interop/netcut/run` looks for both and runs this; `cargo test` leaves it out.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 mod network;
 #[path = "../it/harness/stopwatch.rs"]

@@ -2,14 +2,7 @@
 //!
 //! The wrapper runs in this process, under a clock that is moved by hand, and its child is real. A wrapper takes everything
 //! below its process for the job's, so this is a program of its own, with one test, and its own `main`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    clippy::disallowed_methods,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 #[path = "../it/harness/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the other tests from the outside use all of it")]
