@@ -16,7 +16,7 @@ use super::{
     times::timestamp,
 };
 use crate::{
-    broker::{Broker, Caller, Concerned, JobFilter, JobStateFilter},
+    broker::{BeginRequest, Broker, Caller, Concerned, JobFilter, JobStateFilter},
     clock::{LeaseTime, Wall},
     job::Job,
     limits::{self, JOB_FILTER_ITEMS_MAX},
@@ -157,7 +157,8 @@ impl JobService for Jobs {
                 let job: JobId = named("job", &q.job)?;
                 let key = required_text("key", &q.key, limits::KEY_BYTES_MAX)?;
                 let vouched = patterns("members", &q.members)?;
-                let began = broker.begin_attempt(&caller, job, &key, q.supersede, &vouched).await?;
+                let begin = BeginRequest { job, key: &key, supersede: q.supersede, vouched: &vouched };
+                let began = broker.begin_attempt(&caller, &begin).await?;
                 let now = broker.clock().now();
                 Ok(v1::BeginAttemptResponse {
                     attempt: began.job.attempt(began.attempt).map(|a| convert::attempt(now, a)),

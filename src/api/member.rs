@@ -13,7 +13,7 @@ use super::{
     times::{at, span, timestamp},
 };
 use crate::{
-    broker::{Attachment, Broker, Caller, IssueRequest, MemberSession, Notice, NoticeKind},
+    broker::{Attachment, Broker, Caller, IssueRequest, JoinRequest, MemberSession, Notice, NoticeKind},
     limits,
     link::Connection,
     name::{InstanceName, JobId},
@@ -61,7 +61,8 @@ impl MemberService for MembersService {
                     .with("field", "session_digest")
                 })?;
                 let ticket = (!q.ticket.is_empty()).then_some(q.ticket.as_str());
-                let joined = broker.join_attempt(&caller, job, attempt, &instance, digest, ticket).await?;
+                let join = JoinRequest { job, attempt, instance: &instance, session: digest, ticket };
+                let joined = broker.join_attempt(&caller, &join).await?;
                 let now = broker.clock().now();
                 let settings = broker.settings();
                 Ok(v1::JoinAttemptResponse {

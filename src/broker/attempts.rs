@@ -3,22 +3,24 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    access_request::{AccessRequest, Overtaken},
     caller::Caller,
     context::Broker,
+    create::JobDecision,
     decide::{decision_record, waiting},
+    endings::EndedWork,
     names,
     refusals::{job_not_found, move_refusal, state_refusal},
     rules::Rules,
 };
 use crate::{
-    job::{AttemptState, Begin, Change, Close, Drain, DrainSpans, End, Illegal, Job},
-    ledger::{Actor, Ending, Event},
+    job::{AttemptState, Begin, Change, Drain, DrainSpans, Illegal, Job},
+    ledger::Ending,
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind, SpiffePattern},
     policy::{Phase, Relation, Rpc},
     reason::{Reason, Refusal},
     secret::{Secret, SecretDigest, SecretText},
-    state::Committed,
 };
 
 /// An attempt that runs.
@@ -52,65 +54,55 @@ pub struct EndAnswer {
     pub conflict: bool,
 }
 
+/// A call to begin an attempt.
+#[derive(Clone, Debug)]
+pub struct BeginRequest<'a> {
+    pub job: JobId,
+    /// The scheduler's key of this run.
+    pub key: &'a str,
+    /// Ends the attempt before at once if it is draining.
+    pub supersede: bool,
+    /// The identities that join without the ticket: the launcher or a scheduler vouches for them.
+    pub vouched: &'a [SpiffePattern],
+}
+
 impl Broker {
-    /// Begins the next attempt: validated, decided within what was approved, recorded; only then is the one before ended.
-    ///
-    /// `vouched` are those who join it without the ticket, by the word of the launcher or of a scheduler.
-    pub async fn begin_attempt(
-        &self,
-        caller: &Caller,
-        id: JobId,
-        key: &str,
-        supersede: bool,
-        vouched: &[SpiffePattern],
-    ) -> Result<Began, Refusal> {
+    /// Begins the next attempt. The attempt before it ends only when the record of the new one is on disk.
+    pub async fn begin_attempt(&self, caller: &Caller, begin: &BeginRequest<'_>) -> Result<Began, Refusal> {
+        let BeginRequest { job: id, key, supersede, vouched } = *begin;
         self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
-        let revision = self.fences.revision();
-        let rules = self.rules();
-        // Who asks is looked up after the revision was read, as everything that is decided by.
-        let caller = &self.caller(&caller.peer)?;
-        let mut all = names::of_job(&rules, &named);
-        all.push(FenceName::identity(caller.id().clone()));
-        all.push(FenceName::domain(caller.id().trust_domain()));
-        let stand = self.fences.stand(all.iter().cloned());
+        let request = self.access_request(&caller.peer, Rpc::BeginAttempt)?;
+        let mut names = names::of_job(&request.rules, &named);
+        names.push(FenceName::identity(request.caller.id().clone()));
+        names.push(FenceName::domain(request.caller.id().trust_domain()));
+        let standing = request.stand(names);
+        let AccessRequest { rules, caller, .. } = &standing.request;
 
+        // Everything below is read after the stand was taken.
         let job = self.state.job(id).ok_or_else(job_not_found)?;
-        self.may_begin(&rules, caller, &job, &all)?;
-        if !vouched.is_empty()
-            && caller.principal.kind == PrincipalKind::Workload
-            && job.launcher != *caller.id()
-        {
-            return Err(Refusal::new(Reason::NotAMember, "a member does not say who else may join")
-                .fix("leave `members` out: the launcher or a scheduler vouches for members"));
-        }
+        self.may_begin(rules, caller, &job, &standing.names)?;
+        may_vouch(caller, &job, vouched)?;
         let ticket = self.ticket(id, key)?;
         let handed = takes_ticket(caller, &job).then_some(&ticket);
         let now = self.clock.now().lease;
-        match job.begin(key, supersede, ticket.digest(), vouched, now) {
-            Err(illegal) => return Err(move_refusal(illegal)),
-            Ok(Begin::Existing(attempt)) => return Ok(began_before(job, attempt, handed)),
-            Ok(Begin::New(Change::AttemptBegan { attempt, .. })) => {
+        let begin = |job: &Job| job.begin(key, supersede, ticket.digest(), vouched, now);
+        match begin(&job).map_err(move_refusal)? {
+            Begin::Existing(attempt) => return Ok(began_before(job, attempt, handed)),
+            Begin::New(Change::AttemptBegan { attempt, .. }) => {
                 self.unlocked([FenceName::attempt(id, attempt)].iter())?;
             }
-            Ok(Begin::New(_)) => {}
+            Begin::New(_) => {}
         }
-        let verdict = self.decide_job(&rules, &job, Phase::Running)?;
-        if !verdict.gates.is_empty() {
-            return Err(waiting(&verdict.gates));
-        }
-        let decision = decision_record(&rules, "allow", verdict.rules);
+        let decided = self.decide_to_run(rules, &job)?;
+        let decision = decision_record(rules, "allow", decided.rules);
         self.charge_bytes(caller, key.len().saturating_add(decision.rules.iter().map(String::len).sum()))?;
-        let widened = self
-            .state
-            .widen(id, caller.actor(), Some(decision), |job| {
-                match job.begin(key, supersede, ticket.digest(), vouched, now)? {
-                    Begin::New(change) => Ok(Some(change)),
-                    Begin::Existing(_) => Ok(None),
-                }
-            })
-            .await
-            .map_err(|r| state_refusal(r, move_refusal))?;
+        let decide = |job: &Job| match begin(job)? {
+            Begin::New(change) => Ok(Some(change)),
+            Begin::Existing(_) => Ok(None),
+        };
+        let widened = self.state.widen(id, caller.actor(), Some(decision), decide).await;
+        let widened = widened.map_err(|r| state_refusal(r, move_refusal))?;
         self.sweep(&widened.lowered, "superseded by a newer attempt");
         let Some(attempt) = widened.job.attempts.iter().find(|a| a.key == key).map(|a| a.number) else {
             return Err(Refusal::new(Reason::JobClosed, "the job ended meanwhile"));
@@ -118,29 +110,36 @@ impl Broker {
         if !widened.changed {
             return Ok(began_before(widened.job, attempt, handed));
         }
-        // Look again: what was revoked or changed while the record was written ends what has just begun.
-        if let Some((name, _)) = stand.lowered() {
-            let detail = format!("{name} was revoked while the attempt was beginning");
+        let again = standing.look_again("the attempt was beginning", None, |changed| match changed {
+            None => Ok(()),
+            Some((rules, caller)) => self.may_still_begin(rules, caller, &widened.job, attempt),
+        });
+        if let Err(Overtaken { refusal, detail }) = again {
             self.end_quietly(id, attempt, Outcome::Revoked, &detail);
-            return Err(Refusal::new(Reason::Revoked, detail));
-        }
-        if self.fences.revision() != revision {
-            let (rules, job) = (self.rules(), &widened.job);
-            let today = self.admit(&caller.peer, Rpc::BeginAttempt).and_then(|caller| {
-                let mut names = names::of_job(&rules, job);
-                names.push(FenceName::attempt(id, attempt));
-                self.may_begin(&rules, &caller, job, &names)?;
-                let gates = self.decide_job(&rules, job, Phase::Running)?.gates;
-                if gates.is_empty() { Ok(()) } else { Err(waiting(&gates)) }
-            });
-            if let Err(refusal) = today {
-                let detail = "rules or locks changed while the attempt was beginning";
-                self.end_quietly(id, attempt, Outcome::Revoked, detail);
-                return Err(refusal);
-            }
+            return Err(refusal);
         }
         metrics::counter!("leasehold_attempts_begun_total").increment(1);
         Ok(Began { job: widened.job, attempt, ticket: handed.map(Secret::to_text) })
+    }
+
+    /// Checks an attempt that has just begun by rules that changed meanwhile.
+    fn may_still_begin(
+        &self,
+        rules: &Rules,
+        caller: &Caller,
+        job: &Job,
+        attempt: AttemptNumber,
+    ) -> Result<(), Refusal> {
+        let mut names = names::of_job(rules, job);
+        names.push(FenceName::attempt(job.id, attempt));
+        self.may_begin(rules, caller, job, &names)?;
+        self.decide_to_run(rules, job).map(drop)
+    }
+
+    /// Decides what a running job does. A gate refuses it.
+    fn decide_to_run(&self, rules: &Rules, job: &Job) -> Result<JobDecision, Refusal> {
+        let decided = self.decide_job(rules, job, Phase::Running)?;
+        if decided.gates.is_empty() { Ok(decided) } else { Err(waiting(&decided.gates)) }
     }
 
     /// What a beginning asks of the rules, beside the decision on what the job does.
@@ -210,24 +209,12 @@ impl Broker {
             Concerned::Attempt => j.end_attempt(attempt, outcome, detail, now),
             Concerned::Member { instance, .. } => j.end_member(attempt, instance, outcome, detail, now),
         };
-        let mut stands = None;
-        let done = self
-            .state
-            .narrow(id, &caller.actor(), |j| {
-                Ok(match decide(j)? {
-                    End::Now(changes) => changes,
-                    End::Already => Vec::new(),
-                    End::Conflict(o) => {
-                        stands = Some(o);
-                        Vec::new()
-                    }
-                })
-            })
-            .map_err(|r| state_refusal(r, move_refusal))?;
-        if let Some(stands) = stands {
+        let ended = self.end_work(id, &caller.actor(), outcome.as_str(), decide);
+        let ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
+        if let Some(stands) = ended.conflict {
             self.record_conflict(id, Some(attempt), stands, outcome, caller.actor(), detail);
         }
-        Ok(self.ended(done, stands.is_some(), outcome))
+        Ok(self.end_answer(ended))
     }
 
     /// Whether the caller may make a call about an attempt, or a member of it.
@@ -284,62 +271,29 @@ impl Broker {
     ) -> Result<EndAnswer, Refusal> {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         self.authorize_job(caller, Rpc::CloseJob, &job, reason)?;
-        let now = self.clock.now().lease;
-        let mut stands = None;
-        let done = self
-            .state
-            .narrow(id, &caller.actor(), |j| {
-                Ok::<_, std::convert::Infallible>(match j.close(outcome, reason, now) {
-                    Close::Now(change) => vec![change],
-                    Close::Already => Vec::new(),
-                    Close::Conflict(o) => {
-                        stands = Some(o);
-                        Vec::new()
-                    }
-                })
-            })
-            .map_err(|r| state_refusal(r, |never| match never {}))?;
-        if let Some(stands) = stands {
+        let closed = self.close(id, &caller.actor(), outcome, reason, outcome.as_str())?;
+        if let Some(stands) = closed.conflict {
             self.record_conflict(id, None, stands, outcome, caller.actor(), reason);
         }
-        Ok(self.ended(done, stands.is_some(), outcome))
+        Ok(self.end_answer(closed))
     }
 
-    fn ended(&self, done: Committed<Arc<Job>>, conflict: bool, outcome: Outcome) -> EndAnswer {
-        self.sweep(&done.lowered, outcome.as_str());
+    fn end_answer(&self, ended: EndedWork) -> EndAnswer {
+        let EndedWork { done, conflict } = ended;
         let (index, durable) = self.durability(done.record.as_ref().map(|r| r.index));
+        let conflict = conflict.is_some();
         EndAnswer { job: done.value, ending: done.ending, index: Some(index), durable, conflict }
     }
+}
 
-    pub(super) fn end_quietly(&self, id: JobId, attempt: AttemptNumber, outcome: Outcome, detail: &str) {
-        let now = self.clock.now().lease;
-        let by = Actor::Daemon(detail.to_owned());
-        let done = self.state.narrow(id, &by, |j| {
-            Ok::<_, Illegal>(match j.end_attempt(attempt, outcome, detail, now)? {
-                End::Now(changes) => changes,
-                End::Already | End::Conflict(_) => Vec::new(),
-            })
-        });
-        if let Ok(done) = done {
-            self.sweep(&done.lowered, outcome.as_str());
-        }
+/// Refuses a member that says who else may join.
+fn may_vouch(caller: &Caller, job: &Job, vouched: &[SpiffePattern]) -> Result<(), Refusal> {
+    let is_member = caller.principal.kind == PrincipalKind::Workload && job.launcher != *caller.id();
+    if vouched.is_empty() || !is_member {
+        return Ok(());
     }
-
-    fn record_conflict(
-        &self,
-        job: JobId,
-        attempt: Option<AttemptNumber>,
-        stands: Outcome,
-        reported: Outcome,
-        by: Actor,
-        detail: &str,
-    ) {
-        // One for each reporter and outcome in a minute: who repeats it fills no ledger.
-        if self.is_first_conflict(job, reported, &by) {
-            let detail = detail.to_owned();
-            self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
-        }
-    }
+    Err(Refusal::new(Reason::NotAMember, "a member does not say who else may join")
+        .fix("leave `members` out: the launcher or a scheduler vouches for members"))
 }
 
 /// The answer to a key that began an attempt before, in this life of the daemon or in an earlier one.

@@ -15,7 +15,7 @@ use super::{context::Broker, members::beat_window};
 use crate::{
     clock::BootTime,
     job::{AttemptState, Drain, Job},
-    ledger::{Actor, Cause, Event, LEASES_PER_RECORD},
+    ledger::{Actor, Cause},
     limits,
     name::{FenceName, LeaseId},
 };
@@ -72,13 +72,7 @@ impl Broker {
             if !gone.is_empty() {
                 metrics::counter!("leasehold_leases_expired_total").increment(gone.len() as u64);
                 let ids: Vec<LeaseId> = gone.iter().map(|l| l.id).collect();
-                for leases in ids.chunks(LEASES_PER_RECORD) {
-                    self.ledger.defer(&Event::LeasesEnded {
-                        cause: Cause::Expired,
-                        leases: leases.to_vec(),
-                        by: None,
-                    });
-                }
+                self.record_ended(&ids, &Cause::Expired);
             }
             if looked >= EXPIRY_BATCH {
                 tokio::task::yield_now().await;

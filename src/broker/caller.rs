@@ -163,6 +163,11 @@ impl Broker {
         })
     }
 
+    /// Whether a tenant's things exist for the caller.
+    pub(super) fn sees(&self, caller: &Caller, tenant: &TenantName) -> bool {
+        caller.tenant() == tenant || self.authorize(caller, Rpc::GetJob, Some(tenant), &[], "").is_ok()
+    }
+
     /// Refuses where a lock stands before any of the names.
     pub(super) fn unlocked<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Result<(), Refusal> {
         match self.state.locked(names) {

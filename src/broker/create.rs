@@ -3,18 +3,18 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
+    access_request::{AccessRequest, Overtaken},
     caller::Caller,
     context::Broker,
-    decide::{WorkQuestion, decision_record, tuned, waiting, work_of},
+    decide::{WorkQuestion, decision_record, gate_of, tuned, waiting, work_of},
     names,
-    refusals::{key_conflict, state_refusal},
+    refusals::{key_conflict, no_random, state_refusal},
     rules::Rules,
 };
 use crate::{
-    catalog::Principal,
+    catalog::{Catalog, Principal},
     job::{Gate, Input, Job, JobState, Spec},
-    limits,
-    name::{FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, SpiffeId},
+    name::{Digest, FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, SpiffeId},
     policy::{Asker, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
     state::{Created, NewJob, spec_bytes, spec_digest},
@@ -62,20 +62,17 @@ impl Broker {
         let spec = Arc::new(spec);
         let digest = spec_digest(&spec)
             .map_err(|_| Refusal::new(Reason::FieldInvalid, "the specification has no canonical form"))?;
-        let revision = self.fences.revision();
-        let rules = self.rules();
-        // Who asks is looked up after the revision was read, as everything that is decided by.
-        let caller = &self.caller(&caller.peer)?;
-        let mut names = names::of_spec(
-            &spec.tenant,
-            caller.id(),
-            spec.acting_for.as_ref(),
-            spec.read.iter().chain(&spec.write).cloned().chain(tuned(&rules, &spec.read, &spec.write)),
-        );
-        let id = JobId::random().map_err(|_| Refusal::new(Reason::Internal, "no random bytes"))?;
+        let request = self.access_request(&caller.peer, Rpc::CreateJob)?;
+        let id = JobId::random().map_err(|_| no_random())?;
+        let tuned = tuned(&request.rules, &spec.read, &spec.write);
+        let resources = spec.read.iter().chain(&spec.write).cloned().chain(tuned);
+        let launcher = request.caller.id();
+        let mut names = names::of_spec(&spec.tenant, launcher, spec.acting_for.as_ref(), resources);
         names.push(FenceName::job(id));
-        let stand = self.fences.stand(names.iter().cloned());
+        let standing = request.stand(names);
+        let AccessRequest { rules, caller, .. } = &standing.request;
 
+        // Everything below is read after the stand was taken.
         self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
         if !dry_run && let Some(existing) = self.state.by_key(caller.id(), idempotency_key) {
             if existing.spec_digest == digest {
@@ -83,67 +80,66 @@ impl Broker {
             }
             return Err(key_conflict(existing.id));
         }
-        let inputs = self.may_create(&rules, caller, &spec, &names)?;
+        let inputs = self.may_create(rules, caller, &spec, &standing.names)?;
+        let mut job = self.new_job(id, &spec, digest, caller, idempotency_key, inputs);
+        let decided = self.decide_job(rules, &job, Phase::Creating)?;
+        self.tokens_fit(rules, &job)?;
+        let decisions = decided.decisions;
+        if !decided.gates.is_empty() {
+            await_approval(&mut job, decided.gates);
+        }
+        if dry_run {
+            return Ok(CreatedJob { job: Arc::new(job), created: false, decisions });
+        }
+        let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
+        let decision = decision_record(rules, result, decided.rules);
+        self.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
+        let created = self.state.create(NewJob { job, decision }).await;
+        let job = match created.map_err(|r| state_refusal(r, |never| match never {}))? {
+            Created::New(job) => job,
+            Created::Existing(job) => return Ok(CreatedJob { job, created: false, decisions }),
+        };
+        // The caller may have joined a job of someone else meanwhile, even if the rules are the same.
+        let again = standing.look_again("it was being created", None, |changed| match changed {
+            None => self.may_launch(caller),
+            Some((rules, caller)) => self.may_still_create(rules, caller, &job),
+        });
+        if let Err(Overtaken { refusal, detail }) = again {
+            self.close_quietly(job.id, Outcome::Revoked, &detail);
+            return Err(refusal);
+        }
+        metrics::counter!("leasehold_jobs_created_total").increment(1);
+        let (tenant, waits) = (&job.spec.tenant, !job.waiting_for.is_empty());
+        tracing::info!(job = %job.id, %tenant, launcher = %job.launcher, waits, "job created");
+        Ok(CreatedJob { job, created: true, decisions })
+    }
 
-        let now = self.clock.now();
-        let mut job = Job {
+    fn new_job(
+        &self,
+        id: JobId,
+        spec: &Arc<Spec>,
+        spec_digest: Digest,
+        caller: &Caller,
+        idempotency_key: &str,
+        inputs: Vec<Input>,
+    ) -> Job {
+        let now = self.clock.now().lease;
+        Job {
             id,
             spec: spec.clone(),
-            spec_digest: digest,
+            spec_digest,
             launcher: caller.id().clone(),
             acting_for: spec.acting_for.clone(),
             idempotency_key: idempotency_key.to_owned(),
-            created: now.lease,
-            ends: now.lease.plus(spec.max_duration),
+            created: now,
+            ends: now.plus(spec.max_duration),
             inputs: inputs.into(),
             state: JobState::Ready,
             waiting_for: Vec::new(),
             attempts: Vec::new(),
             closed: None,
             detail: String::new(),
-        };
-        let verdict = self.decide_job(&rules, &job, Phase::Creating)?;
-        self.tokens_fit(&rules, &job)?;
-        if !verdict.gates.is_empty() {
-            job.state = JobState::AwaitingApproval;
-            job.detail = format!(
-                "waits for {}",
-                verdict.gates.iter().map(|g| g.id.as_str()).collect::<Vec<_>>().join(", ")
-            );
-            job.waiting_for = verdict.gates;
         }
-        if dry_run {
-            return Ok(CreatedJob { job: Arc::new(job), created: false, decisions: verdict.decisions });
-        }
-        let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
-        let decision = decision_record(&rules, result, verdict.rules);
-        self.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
-        let (job, created) = match self.state.create(NewJob { job, decision }).await {
-            Ok(Created::New(job)) => (job, true),
-            Ok(Created::Existing(job)) => (job, false),
-            Err(refused) => return Err(state_refusal(refused, |never| match never {})),
-        };
-        if !created {
-            return Ok(CreatedJob { job, created, decisions: verdict.decisions });
-        }
-        if let Some((name, _)) = stand.lowered() {
-            let detail = format!("{name} was revoked while it was being created");
-            self.close_quietly(job.id, Outcome::Revoked, &detail);
-            return Err(Refusal::new(Reason::Revoked, detail));
-        }
-        // Look again: at all of it if the rules changed while it was recorded, and at what the caller has joined meanwhile.
-        let today = match self.fences.revision() == revision {
-            true => self.may_launch(caller),
-            false => self.still_created(caller, &job),
-        };
-        if let Err(refusal) = today {
-            self.close_quietly(job.id, Outcome::Revoked, "rules or locks changed while it was being created");
-            return Err(refusal);
-        }
-        metrics::counter!("leasehold_jobs_created_total").increment(1);
-        let (tenant, waits) = (&job.spec.tenant, !job.waiting_for.is_empty());
-        tracing::info!(job = %job.id, %tenant, launcher = %job.launcher, waits, "job created");
-        Ok(CreatedJob { job, created, decisions: verdict.decisions })
     }
 
     /// What a creation asks of the rules, beside the decision on what the job does. Answers the inputs as the catalog has them.
@@ -163,31 +159,29 @@ impl Broker {
         Ok(inputs)
     }
 
-    /// Decides a job that has just been recorded once more, by the rules of now: nothing that they refuse, and nothing that
-    /// would wait for people, is left as it was decided by those of before.
-    fn still_created(&self, caller: &Caller, job: &Job) -> Result<(), Refusal> {
-        let rules = self.rules();
-        let caller = self.admit(&caller.peer, Rpc::CreateJob)?;
-        let inputs = self.may_create(&rules, &caller, &job.spec, &names::of_job(&rules, job))?;
+    /// Checks a job that has just been recorded by rules that changed meanwhile. What they refuse must close, and so must what
+    /// would now wait for people.
+    fn may_still_create(&self, rules: &Rules, caller: &Caller, job: &Job) -> Result<(), Refusal> {
+        let inputs = self.may_create(rules, caller, &job.spec, &names::of_job(rules, job))?;
         if inputs.as_slice() != &*job.inputs {
             let text = "what the job reads changed in the catalog while it was being created";
             return Err(Refusal::new(Reason::PinMismatch, text).fix("create it again"));
         }
-        let gates = self.decide_job(&rules, job, Phase::Creating)?.gates;
-        self.tokens_fit(&rules, job)?;
+        let gates = self.decide_job(rules, job, Phase::Creating)?.gates;
+        self.tokens_fit(rules, job)?;
         if gates.iter().all(|g| job.waiting_for.contains(g)) { Ok(()) } else { Err(waiting(&gates)) }
     }
 
     /// Decides a job for every catalog entry that its `join` can match.
     pub(super) fn decide_job(&self, rules: &Rules, job: &Job, phase: Phase) -> Result<JobDecision, Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
-        let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
+        let ttl = self.ttl_of(job);
         let mut verdict = JobDecision { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
         let mut gates = BTreeSet::new();
         let mut by = BTreeSet::new();
         let judge = |asker: Asker<'_>, parts: &[_]| {
-            let (attempt, folder) = (job.attempts.len() as u64, job.id);
-            self.judge(WorkQuestion { rules, asker, job, folder, attempt, phase, ttl, parts })
+            let attempt = job.attempts.len() as u64;
+            self.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts })
         };
         // What is not allowed to a workload of another tenant is answered as if the catalog had no such entry.
         let is_strange = |asker: Asker<'_>, p: &Principal| {
@@ -201,12 +195,7 @@ impl Broker {
                 Verdict::Wait { gates: wanted, parts } => {
                     for g in wanted {
                         if gates.insert(g.id.clone()) {
-                            verdict.gates.push(Gate {
-                                id: g.id,
-                                explanation: g.explanation,
-                                approver_group: g.approver_group,
-                                approvals_needed: g.approvals_needed,
-                            });
+                            verdict.gates.push(gate_of(g));
                         }
                     }
                     ("wait", parts)
@@ -224,21 +213,14 @@ impl Broker {
         verdict.rules = by.into_iter().collect();
         Ok(verdict)
     }
+}
 
-    /// Closes a job that must not be, whatever state it is in by now.
-    pub(super) fn close_quietly(&self, job: JobId, outcome: Outcome, detail: &str) {
-        let by = crate::ledger::Actor::Daemon(detail.to_owned());
-        let now = self.clock.now().lease;
-        let closed = self.state.narrow(job, &by, |j| {
-            Ok::<_, std::convert::Infallible>(match j.close(outcome, detail, now) {
-                crate::job::Close::Now(change) => vec![change],
-                crate::job::Close::Already | crate::job::Close::Conflict(_) => Vec::new(),
-            })
-        });
-        if let Ok(done) = closed {
-            self.sweep(&done.lowered, &format!("job {}", outcome.as_str()));
-        }
-    }
+/// Makes a new job wait for the people of its gates.
+fn await_approval(job: &mut Job, gates: Vec<Gate>) {
+    let names: Vec<&str> = gates.iter().map(|g| g.id.as_str()).collect();
+    job.detail = format!("waits for {}", names.join(", "));
+    job.state = JobState::AwaitingApproval;
+    job.waiting_for = gates;
 }
 
 /// One identity that takes part, or all under a pattern, and the catalog entry that it falls under.
@@ -314,7 +296,7 @@ pub(super) fn check_human(
 
 /// What the job reads, as the catalog has it, with the pins compared. What is absent and what belongs to a stranger get
 /// one answer.
-fn inputs_of(catalog: &crate::catalog::Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
+fn inputs_of(catalog: &Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
     let mut inputs = Vec::new();
     for name in spec.read.iter().chain(&spec.write) {
         let found = catalog.resource(name).filter(|r| r.visible_to(&spec.tenant)).ok_or_else(|| {

@@ -6,9 +6,9 @@ use super::{context::Broker, rules::Rules};
 use crate::{
     fence::{Revision, Stand},
     job::{Gate, Job},
-    ledger,
-    name::{Action, JobId, ResourceKind, ResourceName, Scope, SpiffeId},
-    policy::{Asker, Bundle, Decision, Engine, Grant, Phase, Verdict},
+    ledger, limits,
+    name::{Action, ResourceKind, ResourceName, Scope, SpiffeId},
+    policy::{self, Asker, Bundle, Decision, Engine, Grant, Phase, Verdict},
     reason::{APPROVALS_ABSENT, Reason, Refusal},
 };
 
@@ -70,8 +70,6 @@ pub(super) struct WorkQuestion<'a> {
     pub rules: &'a Rules,
     pub asker: Asker<'a>,
     pub job: &'a Job,
-    /// The job whose folders of its checkpoint lines are asked for.
-    pub folder: JobId,
     pub attempt: u64,
     pub phase: Phase,
     pub ttl: Duration,
@@ -96,18 +94,15 @@ impl Broker {
             Decision::Grant(grant) => Ok(grant),
             Decision::Denied { refusal, .. } => Err(refusal),
             Decision::Waiting { gates, .. } => {
-                let gates: Vec<Gate> = gates
-                    .into_iter()
-                    .map(|g| Gate {
-                        id: g.id,
-                        explanation: g.explanation,
-                        approver_group: g.approver_group,
-                        approvals_needed: g.approvals_needed,
-                    })
-                    .collect();
+                let gates: Vec<Gate> = gates.into_iter().map(gate_of).collect();
                 Err(waiting(&gates))
             }
         }
+    }
+
+    /// The life of a lease of a job, if the request does not name one.
+    pub(super) fn ttl_of(&self, job: &Job) -> Duration {
+        job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX)
     }
 
     fn with_bundle<R>(&self, q: WorkQuestion<'_>, f: impl FnOnce(&Engine, Asker<'_>, &Bundle<'_>) -> R) -> R {
@@ -123,10 +118,20 @@ impl Broker {
             ttl: q.ttl,
             now: self.clock.now().wall,
             approved: &approved,
-            own_checkpoint: q.folder == q.job.id,
+            own_checkpoint: true,
             parts: q.parts,
         };
         f(&q.rules.engine, q.asker, &bundle)
+    }
+}
+
+/// A gate of the policy, as a job keeps it.
+pub(super) fn gate_of(gate: policy::Gate) -> Gate {
+    Gate {
+        id: gate.id,
+        explanation: gate.explanation,
+        approver_group: gate.approver_group,
+        approvals_needed: gate.approvals_needed,
     }
 }
 
@@ -142,6 +147,11 @@ pub(super) fn waiting(gates: &[Gate]) -> Refusal {
         );
     }
     refusal.fix(APPROVALS_ABSENT)
+}
+
+/// The rules behind each part of a Grant, as records name them.
+pub(super) fn granted_by(grant: &Grant) -> Vec<String> {
+    grant.granted().iter().map(ToString::to_string).collect()
 }
 
 /// What the ledger keeps of a decision.

@@ -3,23 +3,23 @@
 use std::time::Duration;
 
 use super::{
+    access_request::AccessRequest,
     caller::Caller,
     context::Broker,
-    decide::{WorkQuestion, decision_record, work_of_scopes},
+    decide::{WorkQuestion, decision_record, granted_by, work_of_scopes},
     members::{MemberSession, Offer},
     refusals::move_refusal,
-    rules::Rules,
     wording::Wording,
 };
 use crate::{
     catalog::{Audience, Checks, IdentityUse, Presenter},
     clock::{LeaseTime, Now, Wall},
-    fence::{Revision, Seq, Stand},
+    fence::{Seq, Stand},
     job::{AttemptState, Job},
     lease::Facts,
     ledger::{self, Event},
     limits,
-    name::{Digest, FenceName, Half, JobId, LeaseId},
+    name::{Digest, FenceName, Half, LeaseId},
     policy::{Asker, Grant, Phase, Verdict},
     reason::{Reason, Refusal},
     state::input_record,
@@ -29,12 +29,9 @@ use crate::{
 /// All that one credential is made of, before policy is asked. Issuing and renewing begin with the same.
 #[derive(Clone, Copy)]
 pub(super) struct CredentialDraft<'a> {
-    pub rules: &'a Rules,
-    pub caller: &'a Caller,
+    pub request: &'a AccessRequest<'a>,
     pub job: &'a Job,
     pub session: &'a MemberSession,
-    /// The job whose folders of its checkpoint lines are asked for.
-    pub folder: JobId,
     pub offer: &'a Offer,
     pub audience: &'a Audience,
     pub phase: Phase,
@@ -48,6 +45,12 @@ pub(super) struct Life {
     pub latest: LeaseTime,
     pub token_expires: Wall,
     pub shortened_by: Vec<String>,
+}
+
+/// A token that is ready to be signed.
+pub(super) struct PreparedToken {
+    pub claims: Claims,
+    pub minted: Minted,
 }
 
 /// What a token says of the place that its lease took.
@@ -79,7 +82,7 @@ impl Binding {
 impl CredentialDraft<'_> {
     /// Until when, and what shortened it.
     pub fn life(&self, wanted: Duration) -> Life {
-        let CredentialDraft { rules, caller, job, now, .. } = *self;
+        let CredentialDraft { request: AccessRequest { rules, caller, .. }, job, now, .. } = *self;
         let mut shortened_by = Vec::new();
         let mut latest = job.ends;
         let mut why_latest = "the end of the job";
@@ -122,23 +125,36 @@ impl CredentialDraft<'_> {
         }
         Life { deadline, latest, token_expires, shortened_by }
     }
+
+    /// Returns what the lease is about.
+    pub fn facts(&self) -> Facts {
+        Facts {
+            tenant: self.job.spec.tenant.clone(),
+            job: self.job.id,
+            attempt: self.session.attempt,
+            instance: self.session.instance.clone(),
+            holder: self.request.caller.id().clone(),
+            half: self.offer.half,
+            audience: self.offer.audience.clone(),
+            scopes: self.offer.scopes.as_slice().into(),
+        }
+    }
 }
 
 impl Broker {
-    /// What a credential begins as, for what policy has not been asked yet.
+    /// Returns what a credential begins as, before policy is asked.
     pub(super) fn draft<'a>(
         &self,
-        rules: &'a Rules,
-        caller: &'a Caller,
+        request: &'a AccessRequest<'a>,
         job: &'a Job,
         session: &'a MemberSession,
         offer: &'a Offer,
         audience: &'a Audience,
     ) -> Result<CredentialDraft<'a>, Refusal> {
         let phase = phase(job, session, offer.half)?;
-        let binding = self.binding(caller, audience, session);
-        let (folder, now) = (session.job, self.clock.now());
-        Ok(CredentialDraft { rules, caller, job, session, folder, offer, audience, phase, binding, now })
+        let binding = self.binding(&request.caller, audience, session);
+        let now = self.clock.now();
+        Ok(CredentialDraft { request, job, session, offer, audience, phase, binding, now })
     }
 
     /// What the holder of a token must show: it is bound to the certificate where the identity is shared and the audience sees
@@ -155,35 +171,37 @@ impl Broker {
         }
     }
 
-    /// Asks policy for it. The stand was taken before; it goes into the Grant.
+    /// Asks policy for it. The stand goes into the Grant.
     pub(super) fn grant(
         &self,
         draft: &CredentialDraft<'_>,
         life: &Life,
         stand: Stand,
-        revision: Revision,
     ) -> Result<Grant, Refusal> {
         let ttl = life.deadline.since(draft.now.lease);
-        self.asked(draft, ttl, |question| self.ask(draft.caller.id(), question, stand, revision))
+        let AccessRequest { caller, .. } = draft.request;
+        let revision = draft.request.revision();
+        self.with_question(draft, ttl, |question| self.ask(caller.id(), question, stand, revision))
     }
 
-    /// Whether policy would allow it for the shortest of lives: where it does, a denial said only that it is not for so long.
+    /// Whether policy would allow it for the shortest life. If so, a denial meant only that the life is too long.
     pub(super) fn is_allowed_at_all(&self, draft: &CredentialDraft<'_>) -> bool {
-        self.asked(draft, limits::TTL_MIN, |question| matches!(self.judge(question), Verdict::Allow { .. }))
+        let ttl = limits::TTL_MIN;
+        self.with_question(draft, ttl, |question| matches!(self.judge(question), Verdict::Allow { .. }))
     }
 
-    fn asked<R>(
+    fn with_question<R>(
         &self,
         draft: &CredentialDraft<'_>,
         ttl: Duration,
         ask: impl FnOnce(WorkQuestion<'_>) -> R,
     ) -> R {
-        let parts = work_of_scopes(draft.rules, draft.job, &draft.offer.scopes);
+        let rules = &draft.request.rules;
+        let parts = work_of_scopes(rules, draft.job, &draft.offer.scopes);
         ask(WorkQuestion {
-            rules: draft.rules,
-            asker: Asker::Identity(draft.caller.id()),
+            rules,
+            asker: Asker::Identity(draft.request.caller.id()),
             job: draft.job,
-            folder: draft.folder,
             attempt: draft.session.attempt.value(),
             phase: draft.phase,
             ttl,
@@ -191,22 +209,24 @@ impl Broker {
         })
     }
 
-    /// What its token says.
-    pub(super) fn draft_claims(
+    /// Makes the claims of its token, ready to be signed.
+    pub(super) fn prepare_token(
         &self,
         draft: &CredentialDraft<'_>,
         facts: &Facts,
-        standing: &TokenStand<'_>,
+        stood: &TokenStand<'_>,
         life: &Life,
-    ) -> Result<Claims, Refusal> {
-        self.claims(&Wording {
+    ) -> Result<PreparedToken, Refusal> {
+        let certificate = draft.request.caller.peer.x5t_s256();
+        let claims = self.claims(&Wording {
             facts,
-            folder: draft.folder,
-            standing,
+            stood,
             issued: draft.now.wall,
             expires: life.token_expires,
-            certificate: (draft.binding == Binding::Certificate).then(|| draft.caller.peer.x5t_s256()),
-        })
+            certificate: (draft.binding == Binding::Certificate).then_some(certificate),
+        })?;
+        let minted = self.minted(&claims)?;
+        Ok(PreparedToken { claims, minted })
     }
 
     /// The record of its first issue: all that an auditor will ask of it.
@@ -216,19 +236,17 @@ impl Broker {
         facts: &Facts,
         grant: &Grant,
         life: &Life,
-        claims: &Claims,
-        minted: &Minted,
+        token: &PreparedToken,
     ) -> Event {
-        let job = draft.job;
-        let by = grant.granted().iter().map(ToString::to_string).collect();
+        let (job, lh) = (draft.job, &token.claims.lh);
         Event::CredentialIssued(Box::new(ledger::CredentialIssued {
-            lease: claims.lh.lease,
+            lease: lh.lease,
             job: job.id,
             attempt: facts.attempt,
             tenant: facts.tenant.clone(),
             instance: facts.instance.clone(),
             member: facts.holder.clone(),
-            svid_sha256: Digest(*draft.caller.peer.x5t_s256()),
+            svid_sha256: Digest(*draft.request.caller.peer.x5t_s256()),
             launcher: job.launcher.clone(),
             acting_for: job.acting_for.clone(),
             purpose: job.spec.purpose.clone(),
@@ -241,21 +259,21 @@ impl Broker {
             method: job.spec.tune.as_ref().map(|t| t.method),
             params_digest: job.spec.tune.as_ref().and_then(|t| t.params_digest),
             prompt_lineage: job.spec.tune.as_ref().map(|t| t.prompts.clone()).unwrap_or_default(),
-            decision: decision_record(draft.rules, "allow", by),
-            stood_at: claims.lh.stood_at,
+            decision: decision_record(&draft.request.rules, "allow", granted_by(grant)),
+            stood_at: lh.stood_at,
             issued: draft.now.lease,
             expires: life.deadline,
             expires_at_latest: life.latest,
-            credential: self.credential_record(draft, claims, minted),
+            credential: self.credential_record(draft, token),
         }))
     }
 
     pub(super) fn credential_record(
         &self,
         draft: &CredentialDraft<'_>,
-        claims: &Claims,
-        minted: &Minted,
+        token: &PreparedToken,
     ) -> ledger::Credential {
+        let PreparedToken { claims, minted } = token;
         ledger::Credential {
             jti: claims.jti.clone(),
             kid: self.key.id().to_string(),

@@ -6,23 +6,24 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
+    access_request::{AccessRequest, StandingRequest},
     caller::Caller,
     context::Broker,
     decide::unchanged,
     draft::{Binding, TokenStand},
     members::{MemberSession, Offer},
     names,
-    refusals::{job_not_found, no_random},
+    refusals::{job_not_found, ledger_unavailable, no_random},
     rules::Rules,
 };
 use crate::{
     catalog::{Audience, Checks},
     clock::Wall,
     job::Job,
-    lease::{Facts, Lease, Terms, Unborn},
+    lease::{Lease, Terms, Unborn},
     ledger::Event,
     limits,
-    name::{Half, LeaseId, ResourceName, Scope, SpiffeId},
+    name::{FenceName, Half, JobId, LeaseId, ResourceName, Scope, SpiffeId},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretText,
@@ -52,15 +53,6 @@ pub struct Issued {
     pub binding: Binding,
 }
 
-/// A renewed credential.
-#[derive(Debug)]
-pub struct Renewed {
-    pub lease: Arc<Lease>,
-    pub token: SecretText,
-    pub token_expires: Wall,
-    pub shortened_by: Vec<String>,
-}
-
 /// How soon a revocation is felt, and by what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
@@ -70,106 +62,101 @@ pub struct Bound {
 
 impl Broker {
     /// Issues one credential.
-    pub async fn issue(&self, caller: &Caller, request: &IssueRequest) -> Result<Issued, Refusal> {
+    pub async fn issue(&self, caller: &Caller, wanted: &IssueRequest) -> Result<Issued, Refusal> {
         self.widening()?;
-        let session = &request.session;
+        let session = &wanted.session;
         let job = self.state.job(session.job).ok_or_else(job_not_found)?;
-        let _turn = self.turn_to_ask(&job, session.attempt, &session.instance, caller.id()).await?;
+        let _permit = self.permit_to_ask(&job, session.attempt, &session.instance, caller.id()).await?;
         for _ in 0..limits::REVISION_RETRIES {
-            let revision = self.fences.revision();
-            let rules = self.rules();
-            // Who asks is looked up after the revision was read, as everything that is decided by.
-            let caller = &self.caller(&caller.peer)?;
-            let (job, _) = self.member(caller, session)?;
-            let (offer, audience) = self.chosen(&rules, &job, request)?;
-            let names = names::of_lease(
-                &rules,
-                &job,
-                session.attempt,
-                &session.instance,
-                caller.id(),
-                request.half,
-                &offer.scopes,
-            );
-            let stand = self.fences.stand(names.iter().cloned());
-
-            // Everything below is read after the stand was taken.
-            let (job, member) = self.member(caller, session)?;
-            self.authorize_job(caller, Rpc::IssueCredential, &job, "")?;
-            self.launcher_stands(&rules, &job)?;
-            self.unlocked(names.iter())?;
-            unchanged(&rules, &job, &offer.scopes)?;
-            let draft = self.draft(&rules, caller, &job, session, &offer, &audience)?;
-            let now = draft.now;
-            let wanted = request.ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
-            let life = draft.life(wanted);
-            let grant = self.grant(&draft, &life, stand, revision)?;
-
-            let id = LeaseId::random().map_err(|_| no_random())?;
-            let facts = Arc::new(Facts {
-                tenant: job.spec.tenant.clone(),
-                job: job.id,
-                attempt: session.attempt,
-                instance: session.instance.clone(),
-                holder: caller.id().clone(),
-                half: request.half,
-                audience: offer.audience.clone(),
-                scopes: offer.scopes.as_slice().into(),
-            });
-            self.table
-                .room(&facts, now.lease)
-                .map_err(|q| Refusal::new(Reason::QuotaExceeded, q.to_string()))?;
-            let standing =
-                TokenStand { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
-            let claims = self.draft_claims(&draft, &facts, &standing, &life)?;
-            let minted = self.minted(&claims)?;
-            let record = self.issued_record(&draft, &facts, &grant, &life, &claims, &minted);
-            self.charge(caller, &record)?;
-            if let Err(refusal) = self.record(&record).await {
-                // It may be on disk all the same: what was not handed out is said to be so.
-                self.cancelled(id, job.id, refusal.reason);
-                return Err(refusal);
+            if let Some(issued) = self.issue_once(caller, wanted).await? {
+                return Ok(issued);
             }
-
-            let terms = Terms { id, issued: now.lease, deadline: life.deadline, latest: life.latest, facts };
-            let lease = match self.table.insert(grant, terms) {
-                Ok(lease) => lease,
-                Err(unborn) => {
-                    let reason = match &unborn {
-                        Unborn::Quota(_) => Reason::QuotaExceeded,
-                        Unborn::Lowered(_) => Reason::Revoked,
-                        Unborn::IdTaken(_) => Reason::Internal,
-                    };
-                    self.cancelled(id, job.id, reason);
-                    return Err(Refusal::new(reason, unborn.to_string()));
-                }
-            };
-            // Look again: the fences were looked at by the insert; the revision is looked at here.
-            if self.fences.revision() != revision {
-                self.table.remove(id, self.clock.now().lease, "rules changed while it was issued");
-                self.cancelled(id, job.id, Reason::Contended);
-                continue;
-            }
-            let Ok(token) = minted.sign(&self.key) else {
-                self.table.remove(id, self.clock.now().lease, "it could not be signed");
-                self.cancelled(id, job.id, Reason::Internal);
-                return Err(Refusal::new(Reason::Internal, "the token could not be signed"));
-            };
-            drop(member);
-            metrics::counter!("leasehold_credentials_issued_total").increment(1);
-            tracing::info!(lease = %id, job = %job.id, holder = %caller.id(), audience = %offer.audience, "credential issued");
-            let binding = draft.binding;
-            return Ok(Issued {
-                lease,
-                token,
-                token_expires: life.token_expires,
-                shortened_by: life.shortened_by,
-                locations: offer.locations,
-                bound: bound(&audience),
-                binding,
-            });
         }
         Err(Refusal::new(Reason::Contended, "policy and catalog are changing: try again"))
+    }
+
+    /// Issues one credential. Returns `None` if the rules changed during the request: it must start over.
+    async fn issue_once(&self, caller: &Caller, wanted: &IssueRequest) -> Result<Option<Issued>, Refusal> {
+        let session = &wanted.session;
+        let request = self.access_request(&caller.peer, Rpc::IssueCredential)?;
+        let (job, _) = self.member(&request.caller, session)?;
+        let (offer, audience) = self.chosen(&request.rules, &job, wanted)?;
+        let (holder, half) = (request.caller.id(), wanted.half);
+        let (attempt, instance) = (session.attempt, &session.instance);
+        let names = names::of_lease(&request.rules, &job, attempt, instance, holder, half, &offer.scopes);
+        let StandingRequest { request, names, stand } = request.stand(names);
+
+        // Everything below is read after the stand was taken.
+        let (job, _) = self.member(&request.caller, session)?;
+        self.may_issue(&request, &job, &names, &offer)?;
+        let draft = self.draft(&request, &job, session, &offer, &audience)?;
+        let life = draft.life(wanted.ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl));
+        let grant = self.grant(&draft, &life, stand)?;
+
+        let id = LeaseId::random().map_err(|_| no_random())?;
+        let facts = Arc::new(draft.facts());
+        let room = self.table.room(&facts, draft.now.lease);
+        room.map_err(|full| Refusal::new(Reason::QuotaExceeded, full.to_string()))?;
+        let stood = TokenStand { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
+        let token = self.prepare_token(&draft, &facts, &stood, &life)?;
+        let record = self.issued_record(&draft, &facts, &grant, &life, &token);
+        self.record_credential(&request.caller, id, job.id, &record).await?;
+
+        let issued = draft.now.lease;
+        let terms = Terms { id, issued, deadline: life.deadline, latest: life.latest, facts };
+        let lease =
+            self.table.insert(grant, terms).map_err(|unborn| self.refuse_unborn(id, job.id, &unborn))?;
+        // The insert looked at the fences again. This looks at the revision.
+        if request.has_new_rules() {
+            self.withdraw(id, job.id, Reason::Contended, "rules changed while it was issued");
+            return Ok(None);
+        }
+        let Ok(token) = token.minted.sign(&self.key) else {
+            self.withdraw(id, job.id, Reason::Internal, "it could not be signed");
+            return Err(Refusal::new(Reason::Internal, "the token could not be signed"));
+        };
+        metrics::counter!("leasehold_credentials_issued_total").increment(1);
+        tracing::info!(lease = %id, job = %job.id, holder = %request.caller.id(), audience = %offer.audience, "credential issued");
+        Ok(Some(Issued {
+            lease,
+            token,
+            token_expires: life.token_expires,
+            bound: bound(&audience),
+            binding: draft.binding,
+            shortened_by: life.shortened_by,
+            locations: offer.locations,
+        }))
+    }
+
+    /// Checks all that issuing asks of the rules, except the decision on the offer.
+    fn may_issue(
+        &self,
+        request: &AccessRequest<'_>,
+        job: &Job,
+        names: &[FenceName],
+        offer: &Offer,
+    ) -> Result<(), Refusal> {
+        self.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
+        self.launcher_stands(&request.rules, job)?;
+        self.unlocked(names.iter())?;
+        unchanged(&request.rules, job, &offer.scopes)
+    }
+
+    /// Cancels the record of a lease that the table did not take.
+    fn refuse_unborn(&self, id: LeaseId, job: JobId, unborn: &Unborn) -> Refusal {
+        let reason = match unborn {
+            Unborn::Quota(_) => Reason::QuotaExceeded,
+            Unborn::Lowered(_) => Reason::Revoked,
+            Unborn::IdTaken(_) => Reason::Internal,
+        };
+        self.cancel(id, job, reason);
+        Refusal::new(reason, unborn.to_string())
+    }
+
+    /// Removes a lease whose token no one got, and cancels its record.
+    fn withdraw(&self, id: LeaseId, job: JobId, reason: Reason, cause: &str) {
+        self.table.remove(id, self.clock.now().lease, cause);
+        self.cancel(id, job, reason);
     }
 
     /// The offer that a request means, narrowed to its scopes.
@@ -217,22 +204,28 @@ impl Broker {
         Ok((offer, audience))
     }
 
-    /// Waits until a record that widens access is on disk.
-    pub(super) async fn record(&self, event: &Event) -> Result<(), Refusal> {
-        let unavailable = |why: String| {
-            tracing::debug!(%why, "a record could not be written");
-            metrics::counter!("leasehold_ledger_refusals_total").increment(1);
-            Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
-                .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
+    /// Writes the record of a credential. If that fails, cancels it: it may be on disk all the same.
+    pub(super) async fn record_credential(
+        &self,
+        caller: &Caller,
+        lease: LeaseId,
+        job: JobId,
+        record: &Event,
+    ) -> Result<(), Refusal> {
+        self.charge(caller, record)?;
+        let why = match tokio::time::timeout(limits::LEDGER_WAIT, self.ledger.append(record)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it took too long".to_owned(),
         };
-        match tokio::time::timeout(limits::LEDGER_WAIT, self.ledger.append(event)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(e)) => Err(unavailable(e.to_string())),
-            Err(_) => Err(unavailable("it took too long".into())),
-        }
+        metrics::counter!("leasehold_ledger_refusals_total").increment(1);
+        let refusal = ledger_unavailable(&why);
+        self.cancel(lease, job, refusal.reason);
+        Err(refusal)
     }
 
-    pub(super) fn cancelled(&self, lease: LeaseId, job: crate::name::JobId, reason: Reason) {
+    /// Records that a credential whose record was written was not handed out.
+    pub(super) fn cancel(&self, lease: LeaseId, job: JobId, reason: Reason) {
         self.ledger.defer(&Event::CredentialCancelled { lease, job, reason });
     }
 }

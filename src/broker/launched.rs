@@ -9,7 +9,6 @@ use super::{
 };
 use crate::{
     job::Job,
-    limits,
     name::{JobId, PrincipalKind},
     policy::{Asker, Call, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
@@ -51,10 +50,9 @@ impl Broker {
             return Ok(());
         }
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
-        let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
+        let ttl = self.ttl_of(job);
         let (asker, attempt, phase) = (Asker::Identity(&job.launcher), 0, Phase::Creating);
-        let folder = job.id;
-        match self.judge(WorkQuestion { rules, asker, job, folder, attempt, phase, ttl, parts: &parts }) {
+        match self.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts: &parts }) {
             Verdict::Deny { refusal, .. } => Err(refusal),
             Verdict::Allow { .. } | Verdict::Wait { .. } => Ok(()),
         }

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{
+    access_request::{AccessRequest, Overtaken},
     caller::Caller,
     context::Broker,
     names,
@@ -20,7 +21,7 @@ use crate::{
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::{Secret, SecretDigest},
-    state::{Belongs, Refused},
+    state::{Belongs, Refused, Widened},
 };
 
 /// Names a member and proves that the caller is it.
@@ -49,88 +50,58 @@ pub struct JoinedMember {
     pub offers: Vec<Offer>,
 }
 
+/// A call to join an attempt.
+#[derive(Clone, Debug)]
+pub struct JoinRequest<'a> {
+    pub job: JobId,
+    pub attempt: AttemptNumber,
+    pub instance: &'a InstanceName,
+    /// The digest of the session secret that the caller made and keeps.
+    pub session: SecretDigest,
+    pub ticket: Option<&'a str>,
+}
+
 impl Broker {
     /// Makes the caller a member of an attempt.
     pub async fn join_attempt(
         &self,
         caller: &Caller,
-        id: JobId,
-        attempt: AttemptNumber,
-        instance: &InstanceName,
-        session: SecretDigest,
-        ticket: Option<&str>,
+        join: &JoinRequest<'_>,
     ) -> Result<JoinedMember, Refusal> {
+        let JoinRequest { job: id, attempt, instance, .. } = *join;
         self.widening()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
-        let _turn = self.turn_to_join(&named, attempt, instance, caller.id()).await?;
-        let revision = self.fences.revision();
-        let rules = self.rules();
-        let names = names::of_member(&rules, &named, attempt, instance, caller.id());
-        let stand = self.fences.stand(names.iter().cloned());
+        let _permit = self.permit_to_join(&named, attempt, instance, caller.id()).await?;
+        let request = self.access_request(&caller.peer, Rpc::JoinAttempt)?;
+        let names = names::of_member(&request.rules, &named, attempt, instance, caller.id());
+        let standing = request.stand(names);
+        let AccessRequest { rules, caller, .. } = &standing.request;
 
+        // Everything below is read after the stand was taken.
         let job = self.state.job(id).ok_or_else(job_not_found)?;
-        // Who asks is looked up after the revision was read, as everything that is decided by.
-        let caller = &self.caller(&caller.peer)?;
-        self.may_join(&rules, caller, &job, attempt, &names, ticket)?;
-        let belongs = match caller.principal.identity {
-            IdentityUse::Job => Belongs::ToOneJob,
-            IdentityUse::Shared => Belongs::ToAny,
-        };
-        let now = self.clock.now().lease;
-        let window = beat_window(self.settings.beat, self.settings.lost_after);
-        if job
-            .join(attempt, instance, caller.id(), session, window, now)
-            .is_ok_and(|j| matches!(j, Join::New(_)))
-        {
-            self.charge_bytes(caller, instance.as_str().len().saturating_add(caller.id().as_str().len()))?;
-        }
-        let widened = self
-            .state
-            .admit(id, (caller.id(), belongs), |j| {
-                Ok(match j.join(attempt, instance, caller.id(), session, window, now)? {
-                    Join::New(change) => Some(change),
-                    Join::Same => None,
-                })
-            })
-            .await
-            .map_err(|r| {
-                if matches!(r, Refused::Bound(_)) {
-                    tracing::debug!(identity = %caller.id(), job = %id, why = %r, "an identity of one job asked for another");
-                    metrics::counter!("leasehold_identities_in_several_jobs_total", "kind" => "job").increment(1);
-                }
-                state_refusal(r, move_refusal)
-            })?;
+        self.may_join(rules, caller, &job, &standing.names, join)?;
+        let widened = self.admit_member(caller, &job, join).await?;
         if widened.changed {
             self.report_several(&widened.job, caller.id());
         }
-        // The member's own fence may have been lowered when it was lost before; every other lowering since ends the joining.
+        // The member's own fence may have been lowered when it was lost before. Any other lowering ends the join.
         let own = FenceName::member(id, attempt, instance.clone());
-        if let Some(name) = stand.lowered_names().find(|name| **name != own) {
-            let refusal = Refusal::new(Reason::Revoked, format!("{name} was revoked while you were joining"));
+        let again = standing.look_again("you were joining", Some(&own), |changed| match changed {
+            None => Ok(()),
+            Some((rules, caller)) => {
+                let names = names::of_member(rules, &widened.job, attempt, instance, caller.id());
+                self.may_join(rules, caller, &widened.job, &names, join)
+            }
+        });
+        if let Err(Overtaken { refusal, .. }) = again {
             self.member_gone(id, attempt, instance, &refusal.text);
             return Err(refusal);
         }
-        // Rules or locks on prefixes changed while it was recorded: asked again, by those of today.
-        if self.fences.revision() != revision {
-            let (rules, job) = (self.rules(), &widened.job);
-            let names = names::of_member(&rules, job, attempt, instance, caller.id());
-            let today = self
-                .admit(&caller.peer, Rpc::JoinAttempt)
-                .and_then(|caller| self.may_join(&rules, &caller, job, attempt, &names, ticket));
-            if let Err(refusal) = today {
-                self.member_gone(id, attempt, instance, &refusal.text);
-                return Err(refusal);
-            }
-        }
-        let member = widened
-            .job
-            .running(attempt)
-            .map_err(move_refusal)?
-            .members
-            .get(instance)
-            .cloned()
-            .ok_or_else(|| Refusal::new(Reason::NotJoined, "the membership ended meanwhile"))?;
-        // Somebody must beat soon, or the member is away again.
+        let running = widened.job.running(attempt).map_err(move_refusal)?;
+        let member = running.members.get(instance).cloned();
+        let member =
+            member.ok_or_else(|| Refusal::new(Reason::NotJoined, "the membership ended meanwhile"))?;
+        // The member must beat soon, or it is away again.
         let (key, beat) = ((id, attempt, instance.clone()), self.clock.now().boot);
         match widened.changed {
             true => self.sessions.begin(key, beat),
@@ -138,6 +109,37 @@ impl Broker {
         }
         let offers = Self::offers(&self.rules(), &widened.job);
         Ok(JoinedMember { job: widened.job, member, offers })
+    }
+
+    /// Records a new member, or one that is back, and makes it so.
+    async fn admit_member(
+        &self,
+        caller: &Caller,
+        job: &Job,
+        request: &JoinRequest<'_>,
+    ) -> Result<Widened, Refusal> {
+        let JoinRequest { attempt, instance, session, .. } = *request;
+        let belongs = match caller.principal.identity {
+            IdentityUse::Job => Belongs::ToOneJob,
+            IdentityUse::Shared => Belongs::ToAny,
+        };
+        let now = self.clock.now().lease;
+        let window = beat_window(self.settings.beat, self.settings.lost_after);
+        let join = |j: &Job| j.join(attempt, instance, caller.id(), session, window, now);
+        if matches!(join(job), Ok(Join::New(_))) {
+            self.charge_bytes(caller, instance.as_str().len().saturating_add(caller.id().as_str().len()))?;
+        }
+        let decide = |j: &Job| match join(j)? {
+            Join::New(change) => Ok(Some(change)),
+            Join::Same => Ok(None),
+        };
+        self.state.admit(job.id, (caller.id(), belongs), decide).await.map_err(|refused| {
+            if matches!(refused, Refused::Bound(_)) {
+                tracing::debug!(identity = %caller.id(), job = %job.id, why = %refused, "an identity of one job asked for another");
+                metrics::counter!("leasehold_identities_in_several_jobs_total", "kind" => "job").increment(1);
+            }
+            state_refusal(refused, move_refusal)
+        })
     }
 
     /// What a place in an attempt asks of the rules.
@@ -150,9 +152,8 @@ impl Broker {
         rules: &Rules,
         caller: &Caller,
         job: &Job,
-        attempt: AttemptNumber,
         names: &[FenceName],
-        ticket: Option<&str>,
+        join: &JoinRequest<'_>,
     ) -> Result<(), Refusal> {
         self.authorize_job(caller, Rpc::JoinAttempt, job, "")?;
         if !job.spec.members.may_join(caller.id()) {
@@ -181,12 +182,12 @@ impl Broker {
             IdentityUse::Job if job.spec.members.names_to_join(caller.id()) => return Ok(()),
             IdentityUse::Job => "the job names your identity only by a pattern, which others match too",
         };
-        let running = job.running(attempt).map_err(move_refusal)?;
+        let running = job.running(join.attempt).map_err(move_refusal)?;
         let is_vouched = running.vouched.iter().any(|p| p.matches(caller.id()));
         if is_vouched && caller.principal.identity == IdentityUse::Job {
             return Ok(());
         }
-        if ticket.and_then(Secret::from_text).map(|t| t.digest()) == Some(running.ticket) {
+        if join.ticket.and_then(Secret::from_text).map(|t| t.digest()) == Some(running.ticket) {
             return Ok(());
         }
         Err(Refusal::new(Reason::TicketRequired, format!("{why}, so joining needs the ticket of this attempt"))

@@ -19,6 +19,7 @@
 //! | `receipt` | what a caller waits with until a record is on disk |
 //! | `background` | [`Task`]: the work that nobody asks for |
 
+mod access_request;
 mod attachment;
 mod attempts;
 mod background;
@@ -28,6 +29,7 @@ mod create;
 mod decide;
 mod denials;
 mod draft;
+mod endings;
 mod feed;
 mod introspect;
 mod issue;
@@ -36,9 +38,9 @@ mod known;
 mod launched;
 mod listing;
 mod lockout;
+mod locks;
 mod members;
 mod names;
-mod operate;
 mod presence;
 mod queries;
 mod rates;
@@ -48,24 +50,27 @@ mod reconnect_limiter;
 mod refusals;
 mod reload;
 mod renew;
+mod revocations;
 mod rules;
 mod tickets;
 mod wording;
 
 pub use attachment::{Attachment, Notice, NoticeKind};
-pub use attempts::{Began, Concerned, EndAnswer};
+pub use attempts::{Began, BeginRequest, Concerned, EndAnswer};
 pub use background::Task;
 pub use caller::Caller;
 pub use context::{Broker, BrokerSettings};
 pub use create::{CreatedJob, PartDecision};
 pub use draft::Binding;
 pub use introspect::TokenVerdict;
-pub use issue::{Bound, IssueRequest, Issued, Renewed};
+pub use issue::{Bound, IssueRequest, Issued};
 pub use job_filter::{JobFilter, JobStateFilter};
 pub use listing::{LeaseFilter, LeasePage, LeasePlace};
-pub use members::{JoinedMember, MemberSession, Offer};
-pub use operate::{EndingOptions, LockOrder, Locked, Revoked};
+pub use locks::{LockOrder, Locked};
+pub use members::{JoinRequest, JoinedMember, MemberSession, Offer};
 pub use queries::{LeaseView, WhoAmI};
 pub use reload::RulesReloaded;
+pub use renew::Renewed;
+pub use revocations::{EndingOptions, Revoked};
 pub use rules::Rules;
 pub use tickets::Tickets;

@@ -53,7 +53,7 @@ impl ReconnectLimiter {
 
 impl Broker {
     /// A turn where a member that is away comes back. None where somebody joins for the first time.
-    pub(super) async fn turn_to_join(
+    pub(super) async fn permit_to_join(
         &self,
         job: &Job,
         attempt: AttemptNumber,
@@ -69,7 +69,7 @@ impl Broker {
     }
 
     /// A turn where a member of an earlier life of the daemon asks for its first lease of this one.
-    pub(super) async fn turn_to_ask(
+    pub(super) async fn permit_to_ask(
         &self,
         job: &Job,
         attempt: AttemptNumber,

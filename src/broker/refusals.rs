@@ -30,11 +30,7 @@ where
         Refused::Move(e) => of_move(e),
         Refused::NoJob => job_not_found(),
         Refused::KeyConflict(job) => key_conflict(job),
-        Refused::Ledger(why) => {
-            tracing::debug!(%why, "a record could not be written");
-            Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
-                .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
-        }
+        Refused::Ledger(why) => ledger_unavailable(&why),
         Refused::Bound(job) => Refusal::new(
             Reason::IdentityBound,
             format!("your identity belongs to one job alone, and that is {job}"),
@@ -50,6 +46,13 @@ where
             Refusal::new(reason, other.to_string())
         }
     }
+}
+
+/// What asks for access is refused with when its record cannot be written.
+pub(super) fn ledger_unavailable(why: &str) -> Refusal {
+    tracing::debug!(why, "a record could not be written");
+    Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
+        .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
 }
 
 pub(super) fn key_conflict(job: JobId) -> Refusal {

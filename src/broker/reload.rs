@@ -12,7 +12,6 @@ use super::{
 use crate::{
     job::{Job, MemberState},
     ledger::{Actor, Event},
-    limits,
     name::{Digest, FenceName, InstanceName, Scope, SpiffeId},
     policy::{Asker, Call, Phase, Rpc, Verdict},
     reason::{Reason, Refusal},
@@ -119,15 +118,13 @@ impl Broker {
 
     fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> Result<(), Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
-        let ttl = job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX);
         let question = WorkQuestion {
             rules,
             asker: Asker::Identity(id),
             job,
-            folder: job.id,
             attempt: job.attempts.len() as u64,
             phase: Phase::Running,
-            ttl,
+            ttl: self.ttl_of(job),
             parts: &parts,
         };
         let scopes: Vec<Scope> =

@@ -1,13 +1,13 @@
 //! Renewing and giving back: the same order as issuing, under the names that the lease already stands behind.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
+    access_request::{AccessRequest, StandingRequest},
     caller::Caller,
     context::Broker,
-    decide::{decision_record, unchanged},
-    draft::TokenStand,
-    issue::Renewed,
+    decide::{decision_record, granted_by, unchanged},
+    draft::{CredentialDraft, Life, TokenStand},
     members::{MemberSession, Offer},
     names,
     queries::LeaseView,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     catalog::Audience,
+    clock::Wall,
     job::Job,
     lease::{EXPIRED, Ended, Facts, Lease, Refused},
     ledger::{Ending, Event},
@@ -23,7 +24,17 @@ use crate::{
     name::{FenceName, LeaseId, Scope},
     policy::Rpc,
     reason::{Reason, Refusal},
+    secret::SecretText,
 };
+
+/// A renewed credential.
+#[derive(Debug)]
+pub struct Renewed {
+    pub lease: Arc<Lease>,
+    pub token: SecretText,
+    pub token_expires: Wall,
+    pub shortened_by: Vec<String>,
+}
 
 impl Broker {
     /// Prolongs a lease from now, after a fresh decision, never past its latest end.
@@ -36,119 +47,107 @@ impl Broker {
     ) -> Result<Renewed, Refusal> {
         self.widening()?;
         for _ in 0..limits::REVISION_RETRIES {
-            let revision = self.fences.revision();
-            let rules = self.rules();
-            // Who asks is looked up after the revision was read, as everything that is decided by.
-            let caller = &self.caller(&caller.peer)?;
-            let (job, _) = self.member(caller, session)?;
-            let lease = match self.own_lease(caller, session, id)? {
-                LeaseView::Live(lease) => lease,
-                LeaseView::Ended(over) => {
-                    // A lock says more than the end that it made.
-                    let mut names = todays_names(&rules, &job, &over.facts);
-                    names.push(FenceName::lease(id));
-                    self.unlocked(names.iter())?;
-                    return Err(over_refusal(&over));
-                }
-            };
-            let names: Vec<FenceName> = lease.stand().names().cloned().collect();
-            // A stand for the decision alone: the lease keeps its own.
-            let stand = self.fences.stand(names.iter().cloned());
-
-            // Everything below is read after the stand was taken.
-            let (job, _) = self.member(caller, session)?;
-            // What the rules of a moment ago no longer allow may be allowed by those of now.
-            let over = |refusal| {
-                if self.fences.revision() == revision { Err(self.no_longer(&lease, refusal)) } else { Ok(()) }
-            };
-            let (offer, audience) = match self.still_offered(&rules, caller, &job, &lease) {
-                Ok(found) => found,
-                Err(refusal) => {
-                    over(refusal)?;
-                    continue;
-                }
-            };
-            lease.check(self.clock.now().lease).map_err(|r| lease_refusal(&lease, r))?;
-            let facts = &lease.facts;
-            let draft = self.draft(&rules, caller, &job, session, &offer, &audience)?;
-            let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
-            let mut life = draft.life(wanted);
-            if lease.latest < life.deadline {
-                life.deadline = lease.latest;
-                life.shortened_by.push("the latest end of the lease".to_owned());
+            if let Some(renewed) = self.renew_once(caller, session, id, ttl).await? {
+                return Ok(renewed);
             }
-            life.token_expires = life.token_expires.min(draft.now.wall_at(life.deadline));
-            let before = lease.deadline();
-            let grant = match self.grant(&draft, &life, stand, revision) {
-                Ok(grant) => grant,
-                Err(refusal) if self.is_allowed_at_all(&draft) => return Err(refusal),
-                Err(refusal) => {
-                    over(refusal)?;
-                    continue;
-                }
-            };
-            // The token before was promised until then: a shorter life is the new token's only.
-            life.deadline = life.deadline.max(before.min(life.latest));
-            let generation = lease.generation().saturating_add(1);
-            let standing = TokenStand { lease: id, generation, stood_at: lease.stand().at(), names: &names };
-            let claims = self.draft_claims(&draft, facts, &standing, &life)?;
-            let minted = self.minted(&claims)?;
-            let by = grant.granted().iter().map(ToString::to_string).collect();
-            let record = Event::CredentialRenewed {
-                lease: id,
-                job: job.id,
-                attempt: facts.attempt,
-                generation,
-                expires: life.deadline,
-                decision: decision_record(&rules, "allow", by),
-                credential: self.credential_record(&draft, &claims, &minted),
-            };
-            self.charge(caller, &record)?;
-            if let Err(refusal) = self.record(&record).await {
-                self.cancelled(id, job.id, refusal.reason);
-                return Err(refusal);
-            }
-            // One at a time for each lease: of two renewals at once, the second starts over with the next generation.
-            match lease.renew(&grant, generation, self.clock.now().lease, life.deadline) {
-                Ok(()) => {}
-                Err(Refused::Overtaken) => {
-                    self.cancelled(id, job.id, Reason::Contended);
-                    continue;
-                }
-                Err(refused) => {
-                    self.cancelled(id, job.id, lease_reason(refused));
-                    return Err(lease_refusal(&lease, refused));
-                }
-            }
-            if self.fences.revision() != revision {
-                // What yesterday's rules prolonged is taken back. Where another renewal came between, it looks by itself.
-                let _ = lease.renew(&grant, generation.saturating_add(1), self.clock.now().lease, before);
-                self.cancelled(id, job.id, Reason::Contended);
-                continue;
-            }
-            let token = minted
-                .sign(&self.key)
-                .map_err(|_| Refusal::new(Reason::Internal, "the token could not be signed"))?;
-            metrics::counter!("leasehold_leases_renewed_total").increment(1);
-            return Ok(Renewed {
-                lease,
-                token,
-                token_expires: life.token_expires,
-                shortened_by: life.shortened_by,
-            });
         }
         Err(Refusal::new(Reason::Contended, "policy, catalog or the lease are changing: try again"))
+    }
+
+    /// Renews a lease. Returns `None` if the rules or the lease changed during the request: it must start over.
+    async fn renew_once(
+        &self,
+        caller: &Caller,
+        session: &MemberSession,
+        id: LeaseId,
+        ttl: Option<Duration>,
+    ) -> Result<Option<Renewed>, Refusal> {
+        let request = self.access_request(&caller.peer, Rpc::RenewLease)?;
+        let (job, _) = self.member(&request.caller, session)?;
+        let lease = self.live_lease(&request, session, &job, id)?;
+        // This stand is for the decision only: the lease keeps its own.
+        let StandingRequest { request, names, stand } =
+            request.stand(lease.stand().names().cloned().collect());
+
+        // Everything below is read after the stand was taken.
+        let (job, _) = self.member(&request.caller, session)?;
+        let (offer, audience) = match self.still_offered(&request, &job, &lease) {
+            Ok(found) => found,
+            Err(refusal) => return self.end_unless_new_rules(&request, &lease, refusal),
+        };
+        lease.check(self.clock.now().lease).map_err(|r| lease_refusal(&lease, r))?;
+        let draft = self.draft(&request, &job, session, &offer, &audience)?;
+        let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
+        let mut life = life_within(&draft, &lease, wanted);
+        let before = lease.deadline();
+        let grant = match self.grant(&draft, &life, stand) {
+            Ok(grant) => grant,
+            Err(refusal) if self.is_allowed_at_all(&draft) => return Err(refusal),
+            Err(refusal) => return self.end_unless_new_rules(&request, &lease, refusal),
+        };
+        // The last token was promised until `before`. A shorter life is the new token's only.
+        life.deadline = life.deadline.max(before.min(life.latest));
+        let generation = lease.generation().saturating_add(1);
+        let stood = TokenStand { lease: id, generation, stood_at: lease.stand().at(), names: &names };
+        let token = self.prepare_token(&draft, &lease.facts, &stood, &life)?;
+        let record = Event::CredentialRenewed {
+            lease: id,
+            job: job.id,
+            attempt: lease.facts.attempt,
+            generation,
+            expires: life.deadline,
+            decision: decision_record(&request.rules, "allow", granted_by(&grant)),
+            credential: self.credential_record(&draft, &token),
+        };
+        self.record_credential(&request.caller, id, job.id, &record).await?;
+        // Only one renewal makes a generation: of two at once, the second starts over with the next generation.
+        if let Err(refused) = lease.renew(&grant, generation, self.clock.now().lease, life.deadline) {
+            let reason = lease_reason(refused);
+            self.cancel(id, job.id, reason);
+            return if reason == Reason::Contended { Ok(None) } else { Err(lease_refusal(&lease, refused)) };
+        }
+        if request.has_new_rules() {
+            // Takes back what the old rules prolonged. If another renewal came in between, that one looks by itself.
+            let _ = lease.renew(&grant, generation.saturating_add(1), self.clock.now().lease, before);
+            self.cancel(id, job.id, Reason::Contended);
+            return Ok(None);
+        }
+        let token = token.minted.sign(&self.key);
+        let token = token.map_err(|_| Refusal::new(Reason::Internal, "the token could not be signed"))?;
+        metrics::counter!("leasehold_leases_renewed_total").increment(1);
+        let Life { token_expires, shortened_by, .. } = life;
+        Ok(Some(Renewed { lease, token, token_expires, shortened_by }))
+    }
+
+    /// Returns the member's lease if it lives, or else why it ended.
+    fn live_lease(
+        &self,
+        request: &AccessRequest<'_>,
+        session: &MemberSession,
+        job: &Job,
+        id: LeaseId,
+    ) -> Result<Arc<Lease>, Refusal> {
+        match self.own_lease(&request.caller, session, id)? {
+            LeaseView::Live(lease) => Ok(lease),
+            LeaseView::Ended(over) => {
+                // If a lock ended it, the refusal names the lock.
+                let mut names = todays_names(&request.rules, job, &over.facts);
+                names.push(FenceName::lease(id));
+                self.unlocked(names.iter())?;
+                Err(over_refusal(&over))
+            }
+        }
     }
 
     /// What a lease is for, where the rules of today still have it: who holds it may renew, nothing that it stands behind is
     /// locked, and the catalog says of it what it said. Whatever is refused here is refused to the lease, and ends it.
     fn still_offered(
         &self,
-        rules: &Rules,
-        caller: &Caller,
+        request: &AccessRequest<'_>,
         job: &Job,
         lease: &Lease,
     ) -> Result<(Offer, Audience), Refusal> {
+        let AccessRequest { rules, caller, .. } = request;
         let facts = &lease.facts;
         self.authorize_job(caller, Rpc::RenewLease, job, "")?;
         self.launcher_stands(rules, job)?;
@@ -182,9 +181,20 @@ impl Broker {
         Ok((Offer { half, audience: facts.audience.clone(), scopes, locations }, audience))
     }
 
+    /// Ends a lease that the rules no longer allow, and refuses its renewal. If the rules changed during the request, the new
+    /// ones may allow it: then returns `None`, and the request starts over.
+    fn end_unless_new_rules(
+        &self,
+        request: &AccessRequest<'_>,
+        lease: &Lease,
+        refusal: Refusal,
+    ) -> Result<Option<Renewed>, Refusal> {
+        if request.has_new_rules() { Ok(None) } else { Err(self.end_not_renewed(lease, refusal)) }
+    }
+
     /// Ends a lease that a fresh decision no longer allows: it does not live on to its deadline.
-    fn no_longer(&self, lease: &Lease, refusal: Refusal) -> Refusal {
-        // One that is over has its cause, and whoever ended it records it.
+    fn end_not_renewed(&self, lease: &Lease, refusal: Refusal) -> Refusal {
+        // If it is over already, its cause is recorded by what ended it.
         if lease.check(self.clock.now().lease).is_err() {
             return refusal;
         }
@@ -242,6 +252,17 @@ impl Broker {
 const RELEASED: &str = "released";
 /// What is remembered of a lease that a fresh decision no longer allowed, before the reason.
 const NOT_RENEWED: &str = "not renewed: ";
+
+/// Returns the life that a renewal gives, never past the latest end of the lease.
+fn life_within(draft: &CredentialDraft<'_>, lease: &Lease, wanted: Duration) -> Life {
+    let mut life = draft.life(wanted);
+    if lease.latest < life.deadline {
+        life.deadline = lease.latest;
+        life.shortened_by.push("the latest end of the lease".to_owned());
+    }
+    life.token_expires = life.token_expires.min(draft.now.wall_at(life.deadline));
+    life
+}
 
 /// Whether a lease stands behind all that it would stand behind if it were issued today: the catalog says what a job tunes.
 pub(super) fn stands_behind_todays_names(rules: &Rules, job: &Job, lease: &Lease) -> bool {

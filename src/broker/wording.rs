@@ -12,7 +12,7 @@ use crate::{
     job::Job,
     lease::Facts,
     limits::{ATTEMPTS_MAX, TOKEN_BYTES_MAX, WILDCARD_BYTES_MAX},
-    name::{AttemptNumber, JobId, LeaseId, SpiffeId, SpiffePattern},
+    name::{AttemptNumber, LeaseId, SpiffeId, SpiffePattern},
     reason::{Reason, Refusal},
     secret::random_u128,
     token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, MintError, Minted},
@@ -21,9 +21,7 @@ use crate::{
 /// All that the claims of one token are made of.
 pub(super) struct Wording<'a> {
     pub facts: &'a Facts,
-    /// The job whose folders of its checkpoint lines it opens.
-    pub folder: JobId,
-    pub standing: &'a TokenStand<'a>,
+    pub stood: &'a TokenStand<'a>,
     pub issued: Wall,
     pub expires: Wall,
     /// The certificate that it is bound to.
@@ -32,7 +30,7 @@ pub(super) struct Wording<'a> {
 
 impl Broker {
     pub(super) fn claims(&self, wording: &Wording<'_>) -> Result<Claims, Refusal> {
-        let Wording { facts, standing, .. } = *wording;
+        let Wording { facts, stood, .. } = *wording;
         let jti = random_u128().map_err(|_| no_random())?;
         let mut claims = Claims {
             iss: self.settings.issuer.clone(),
@@ -43,12 +41,12 @@ impl Broker {
             iat: wording.issued.seconds(),
             jti: URL_SAFE_NO_PAD.encode(jti.to_be_bytes()),
             client_id: facts.job,
-            authorization_details: AuthorizationDetail::of_scopes(facts.scopes.iter(), wording.folder),
+            authorization_details: AuthorizationDetail::of_scopes(facts.scopes.iter(), facts.job),
             lh: LeaseClaims {
                 epoch: self.epoch,
-                stood_at: standing.stood_at.0,
-                lease: standing.lease,
-                generation: standing.generation,
+                stood_at: stood.stood_at.0,
+                lease: stood.lease,
+                generation: stood.generation,
                 job: facts.job,
                 attempt: facts.attempt,
                 tenant: facts.tenant.clone(),
@@ -57,7 +55,7 @@ impl Broker {
             },
             cnf: wording.certificate.map(|x| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(x) }),
         };
-        claims.set_fences(standing.names.iter(), &self.key.fence_key(&facts.audience)).map_err(|e| {
+        claims.set_fences(stood.names.iter(), &self.key.fence_key(&facts.audience)).map_err(|e| {
             tracing::error!(error = %e, "the claims of a token cannot be read back");
             Refusal::new(Reason::Internal, "the token could not be made")
         })?;
@@ -110,11 +108,10 @@ impl Broker {
             audience: offer.audience.clone(),
             scopes: offer.scopes.as_slice().into(),
         };
-        let standing =
+        let stood =
             TokenStand { lease: LeaseId(0), generation: u32::MAX, stood_at: Seq(u64::MAX), names: &names };
         let now = self.clock.now().wall;
-        let (folder, facts) = (job.id, &facts);
-        self.claims(&Wording { facts, folder, standing: &standing, issued: now, expires: now, certificate })
+        self.claims(&Wording { facts: &facts, stood: &stood, issued: now, expires: now, certificate })
     }
 }
 

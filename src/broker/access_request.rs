@@ -1,0 +1,105 @@
+//! The order in which a request for access is read, decided and looked at again.
+
+use std::sync::Arc;
+
+use super::{caller::Caller, context::Broker, rules::Rules};
+use crate::{
+    fence::{Revision, Stand},
+    identity::Peer,
+    name::FenceName,
+    policy::Rpc,
+    reason::{Reason, Refusal},
+};
+
+/// A request that asks for access: its caller, and the rules that decide it.
+///
+/// Every request for access takes the same steps, and each step needs the value that the one before it made:
+///
+/// 1. [`Broker::access_request`] reads the revision, then the rules, then the caller.
+/// 2. [`AccessRequest::stand`] takes a stand behind the names that the answer depends on.
+/// 3. The use case reads the state, decides, and waits until its record is on disk.
+/// 4. [`StandingRequest::look_again`] finds what was revoked or changed since step 1.
+///
+/// Issuing and renewing move the stand into a `Grant`. The lease table then looks at the fences again, and
+/// [`AccessRequest::has_new_rules`] looks at the revision.
+pub(super) struct AccessRequest<'a> {
+    broker: &'a Broker,
+    rpc: Rpc,
+    revision: Revision,
+    pub rules: Arc<Rules>,
+    pub caller: Caller,
+}
+
+/// A request for access that has taken its stand. What it reads of the state from now on is safe to decide by.
+pub(super) struct StandingRequest<'a> {
+    pub request: AccessRequest<'a>,
+    pub names: Vec<FenceName>,
+    pub stand: Stand,
+}
+
+/// Something was revoked or changed during the request, so what it recorded must end.
+pub(super) struct Overtaken {
+    pub refusal: Refusal,
+    /// The reason as the record of the end says it.
+    pub detail: String,
+}
+
+impl Broker {
+    /// Reads the revision, the rules and the caller, in this order.
+    pub(super) fn access_request(&self, peer: &Peer, rpc: Rpc) -> Result<AccessRequest<'_>, Refusal> {
+        let revision = self.fences.revision();
+        let rules = self.rules();
+        let caller = self.caller(peer)?;
+        Ok(AccessRequest { broker: self, rpc, revision, rules, caller })
+    }
+}
+
+impl<'a> AccessRequest<'a> {
+    /// Takes the stand. The state must be read after it.
+    pub fn stand(self, names: Vec<FenceName>) -> StandingRequest<'a> {
+        let stand = self.broker.fences.stand(names.iter().cloned());
+        StandingRequest { request: self, names, stand }
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Whether the rules or a lock on a prefix changed since the request began.
+    pub fn has_new_rules(&self) -> bool {
+        self.broker.fences.revision() != self.revision
+    }
+}
+
+impl StandingRequest<'_> {
+    /// Looks again when the record is on disk: first at the fences, then at the revision.
+    ///
+    /// `own` is a fence whose lowering does not count. `decide_again` gets the rules and the caller of now if the rules changed.
+    pub fn look_again(
+        &self,
+        during: &str,
+        own: Option<&FenceName>,
+        decide_again: impl FnOnce(Option<(&Rules, &Caller)>) -> Result<(), Refusal>,
+    ) -> Result<(), Overtaken> {
+        let lowered = match own {
+            None => self.stand.lowered().map(|(name, _)| name),
+            Some(own) => self.stand.lowered_names().find(|name| *name != own),
+        };
+        if let Some(name) = lowered {
+            let detail = format!("{name} was revoked while {during}");
+            return Err(Overtaken { refusal: Refusal::new(Reason::Revoked, detail.clone()), detail });
+        }
+        let decided = match self.request.has_new_rules() {
+            false => decide_again(None),
+            true => {
+                let AccessRequest { broker, rpc, caller, .. } = &self.request;
+                let rules = broker.rules();
+                broker.admit(&caller.peer, *rpc).and_then(|caller| decide_again(Some((&rules, &caller))))
+            }
+        };
+        decided.map_err(|refusal| Overtaken {
+            refusal,
+            detail: format!("rules or locks changed while {during}"),
+        })
+    }
+}

@@ -1,0 +1,138 @@
+//! How access ends: the change of state, the lowering, and the clean-up behind it.
+
+use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
+
+use super::{context::Broker, refusals::state_refusal};
+use crate::{
+    job::{Close, End, Illegal, Job},
+    ledger::{Actor, Cause, Event, LEASES_PER_RECORD},
+    name::{AttemptNumber, FenceName, JobId, LeaseId, Outcome},
+    reason::Refusal,
+    state::{Committed, Refused},
+};
+
+/// Work that was ended, or had ended before.
+pub(super) struct EndedWork {
+    pub done: Committed<Arc<Job>>,
+    /// The outcome that was reported before and disagrees. It stands.
+    pub conflict: Option<Outcome>,
+}
+
+impl Broker {
+    /// Ends work as `decide` says, and cleans up behind it. Leases that end remember `cause`.
+    pub(super) fn end_work<E>(
+        &self,
+        job: JobId,
+        by: &Actor,
+        cause: &str,
+        decide: impl FnOnce(&Job) -> Result<End, E>,
+    ) -> Result<EndedWork, Refused<E>> {
+        let mut conflict = None;
+        let done = self.state.narrow(job, by, |j| {
+            Ok(match decide(j)? {
+                End::Now(changes) => changes,
+                End::Already => Vec::new(),
+                End::Conflict(stands) => {
+                    conflict = Some(stands);
+                    Vec::new()
+                }
+            })
+        })?;
+        self.sweep(&done.lowered, cause);
+        Ok(EndedWork { done, conflict })
+    }
+
+    /// Closes a job, whatever its state is.
+    pub(super) fn close(
+        &self,
+        job: JobId,
+        by: &Actor,
+        outcome: Outcome,
+        detail: &str,
+        cause: &str,
+    ) -> Result<EndedWork, Refusal> {
+        let now = self.clock.now().lease;
+        let closed = self.end_work(job, by, cause, |j| {
+            Ok::<_, Infallible>(match j.close(outcome, detail, now) {
+                Close::Now(change) => End::Now(vec![change]),
+                Close::Already => End::Already,
+                Close::Conflict(stands) => End::Conflict(stands),
+            })
+        });
+        closed.map_err(|r| state_refusal(r, |never| match never {}))
+    }
+
+    /// Ends an attempt with all of its access.
+    pub(super) fn end_attempt_as(
+        &self,
+        by: &Actor,
+        job: JobId,
+        attempt: AttemptNumber,
+        outcome: Outcome,
+        detail: &str,
+    ) -> Result<EndedWork, Refused<Illegal>> {
+        let now = self.clock.now().lease;
+        self.end_work(job, by, outcome.as_str(), |j| j.end_attempt(attempt, outcome, detail, now))
+    }
+
+    /// Ends an attempt that must not go on. If it is over already, nothing happens.
+    pub(super) fn end_quietly(&self, job: JobId, attempt: AttemptNumber, outcome: Outcome, detail: &str) {
+        let _ = self.end_attempt_as(&Actor::Daemon(detail.to_owned()), job, attempt, outcome, detail);
+    }
+
+    /// Closes a job that must not go on. If it is closed already, nothing happens.
+    pub(super) fn close_quietly(&self, job: JobId, outcome: Outcome, detail: &str) {
+        let by = Actor::Daemon(detail.to_owned());
+        let _ = self.close(job, &by, outcome, detail, &format!("job {outcome}"));
+    }
+
+    /// Records a report that disagrees with one that stands: once a minute for each reporter and outcome.
+    pub(super) fn record_conflict(
+        &self,
+        job: JobId,
+        attempt: Option<AttemptNumber>,
+        stands: Outcome,
+        reported: Outcome,
+        by: Actor,
+        detail: &str,
+    ) {
+        if self.is_first_conflict(job, reported, &by) {
+            let detail = detail.to_owned();
+            self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
+        }
+    }
+
+    /// Ends one lease by its own word, and returns how many lived until then: one or none. The caller lowers its name next, for
+    /// those who follow the feed.
+    pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> u64 {
+        let now = self.clock.now().lease;
+        let lived = self.table.find(id).is_some_and(|l| l.check(now).is_ok());
+        // If several calls end it at once, one of them does.
+        u64::from(self.table.remove(id, now, cause).is_some() && lived)
+    }
+
+    /// Clears out what a lowering ended: frees places, remembers the leases for a while, records them with their cause.
+    /// They are dead before this begins.
+    pub(super) fn sweep(&self, lowered: &[FenceName], cause: &str) {
+        let now = self.clock.now().lease;
+        for name in lowered {
+            // A lease that is dead here may have died of another lowering at the same time: it says of which.
+            let mut by_cause: BTreeMap<(FenceName, u64), Vec<LeaseId>> = BTreeMap::new();
+            for lease in self.table.sweep(name, now, cause) {
+                let (fence, seq) = lease.stand().lowered().map_or((name, 0), |(fence, seq)| (fence, seq.0));
+                by_cause.entry((fence.clone(), seq)).or_default().push(lease.id);
+            }
+            for ((name, seq), ids) in by_cause {
+                self.record_ended(&ids, &Cause::Lowered { name, seq });
+            }
+        }
+    }
+
+    /// Records leases that ended of one cause.
+    pub(super) fn record_ended(&self, ids: &[LeaseId], cause: &Cause) {
+        for leases in ids.chunks(LEASES_PER_RECORD) {
+            let leases = leases.to_vec();
+            self.ledger.defer(&Event::LeasesEnded { cause: cause.clone(), leases, by: None });
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Locks by operators: set, lifted and listed.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{caller::Caller, context::Broker, refusals::state_refusal, revocations::EndingOptions};
+use crate::{
+    ledger::Ending,
+    name::{FenceKind, FenceName, TenantName},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    state::{Lock, LockName, Refused},
+};
+
+/// The answer to a lock.
+#[derive(Debug)]
+pub struct Locked {
+    pub lock: Lock,
+    pub ending: Ending,
+    pub index: Option<u64>,
+    pub durable: bool,
+}
+
+/// A lock that an operator asks for.
+#[derive(Clone, Debug)]
+pub struct LockOrder<'a> {
+    pub name: LockName,
+    pub manner: EndingOptions<'a>,
+    pub ttl: Option<Duration>,
+    /// The operators whom it may shut out, as the refusal that asked for this named them.
+    pub locks_out: &'a [String],
+}
+
+impl Broker {
+    /// Locks: what is there ends, and nothing new comes until it is lifted.
+    pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
+        let LockOrder { name, manner: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
+        let tenant = self.tenant_of_lock(caller, Rpc::Lock, &name, reason)?;
+        self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
+        if !ahead {
+            self.is_known(caller, Rpc::Lock, &name)?;
+        }
+        let now = self.clock.now().lease;
+        let is_of_all = self.authorize(caller, Rpc::Lock, None, &[], reason).is_ok();
+        let lock = Lock {
+            name: name.clone(),
+            reason: reason.to_owned(),
+            by: caller.actor(),
+            of: (!is_of_all).then(|| caller.tenant().clone()),
+            since: now,
+            until: ttl.map(|t| now.plus(t)),
+        };
+        self.leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
+        if dry_run {
+            let behind = self.behind_lock(&name);
+            let ending = Ending { seq: self.fences.seq().0, behind };
+            return Ok(Locked { lock, ending, index: None, durable: true });
+        }
+        tracing::warn!(%name, by = %caller.id(), reason, "locked");
+        let kind = match &name {
+            LockName::Name(n) => Some(n.kind()),
+            LockName::Prefix(_) => None,
+        };
+        let set = match &kind {
+            // A lease's own end is its own word: nobody stands behind its name.
+            Some(FenceKind::Lease(id)) => {
+                let end = || self.end_lease(*id, &format!("locked: {reason}"));
+                self.state.lock_lease(lock, end).map(|done| (done, None))
+            }
+            _ => self.state.lock(lock),
+        };
+        let (done, revision) = set.map_err(|r| state_refusal(r, |never| match never {}))?;
+        if let Some(FenceKind::Lease(id)) = &kind
+            && done.ending.behind > 0
+        {
+            self.call_holder(*id);
+        }
+        let mut ending = done.ending;
+        if let Some(FenceKind::Identity(id)) = &kind {
+            let ended = self.end_memberships(caller, id, reason);
+            self.sweep(&ended, "locked");
+        }
+        if revision.is_some() {
+            ending.behind = self.sweep_locked_prefix(&name, reason);
+        }
+        self.sweep(&done.lowered, "locked");
+        self.decide_again();
+        let (index, durable) = self.durability(done.record.map(|r| r.index));
+        Ok(Locked { lock: done.value, ending, index: Some(index), durable })
+    }
+
+    /// Live leases that a lock would end.
+    fn behind_lock(&self, name: &LockName) -> u64 {
+        let prefix = match name {
+            LockName::Name(name) => return self.behind(name),
+            LockName::Prefix(prefix) => prefix.as_str(),
+        };
+        let is_below = |name: &FenceName| matches!(name.kind(), FenceKind::Identity(id) if id.as_str().starts_with(prefix));
+        self.table.live(None).iter().filter(|l| l.stand().names().any(is_below)).count() as u64
+    }
+
+    /// Lifts a lock; resolves when that is on disk. Only operators of all tenants lift a lock that they set. The break-glass
+    /// identity lifts every lock.
+    pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
+        let breaks_glass = self.breaks_glass(caller.id());
+        if !breaks_glass {
+            let tenant = self.tenant_of_lock(caller, Rpc::Unlock, name, reason)?;
+            self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
+        }
+        self.widening()?;
+        let is_of_all = breaks_glass || self.authorize(caller, Rpc::Unlock, None, &[], reason).is_ok();
+        let may = |lock: &Lock| is_of_all || lock.of.as_ref() == Some(caller.tenant());
+        let lifted = self.state.unlock(name, caller.actor(), reason, may).await;
+        if breaks_glass && lifted.is_ok() {
+            tracing::warn!(%name, by = %caller.id(), reason, "a lock was lifted by the break-glass identity");
+        }
+        lifted.map_err(|refused| match refused {
+            Refused::NotTheirs(by) => Refusal::new(Reason::PolicyDenied, refused_text(name))
+                .with("locked by", by.to_string())
+                .fix("ask who set it, or another operator of the platform, to lift it"),
+            Refused::NoLock => self.no_such_lock(caller, name),
+            refused => state_refusal(refused, |never| match never {}),
+        })
+    }
+
+    /// The locks that the caller may see, by name, beyond one: its tenant's, or all.
+    pub fn list_locks(
+        &self,
+        caller: &Caller,
+        mut after: Option<LockName>,
+        max: usize,
+    ) -> Result<Vec<Lock>, Refusal> {
+        let everything =
+            self.breaks_glass(caller.id()) || self.authorize(caller, Rpc::ListLocks, None, &[], "").is_ok();
+        if !everything {
+            self.authorize(caller, Rpc::ListLocks, Some(caller.tenant()), &[], "")?;
+        }
+        let mine = |lock: &Lock| {
+            let tenant = self.tenant_of_lock(caller, Rpc::ListLocks, &lock.name, "");
+            tenant.ok().flatten().as_ref() == Some(caller.tenant())
+        };
+        let mut found = Vec::new();
+        while found.len() < max {
+            let some = self.state.locks(after.as_ref(), max);
+            let Some(last) = some.last() else { break };
+            after = Some(last.name.clone());
+            found.extend(some.into_iter().filter(|l| everything || mine(l)));
+        }
+        found.truncate(max);
+        Ok(found)
+    }
+
+    /// The tenant whose operators may set and lift a lock. `None` if only operators of all tenants may.
+    fn tenant_of_lock(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        name: &LockName,
+        reason: &str,
+    ) -> Result<Option<TenantName>, Refusal> {
+        match name {
+            LockName::Name(name) => self.tenant_of(caller, rpc, name, reason),
+            LockName::Prefix(_) => Ok(None),
+        }
+    }
+
+    /// After the lock on a prefix and the raised revision: every identity below it that holds or launched something.
+    fn sweep_locked_prefix(&self, name: &LockName, reason: &str) -> u64 {
+        let LockName::Prefix(prefix) = name else { return 0 };
+        let mut ids = BTreeSet::new();
+        for job in self.state.open_jobs() {
+            ids.insert(job.launcher.clone());
+            ids.extend(job.attempts.iter().flat_map(|a| a.members.values().map(|m| m.spiffe_id.clone())));
+        }
+        ids.extend(self.table.live(None).iter().map(|l| l.facts.holder.clone()));
+        let mut behind = 0u64;
+        for id in ids.into_iter().filter(|id| id.as_str().starts_with(prefix.as_str())) {
+            let fence = FenceName::identity(id);
+            behind = behind.saturating_add(self.state.lower(&fence, reason).ending.behind);
+            self.sweep(&[fence], "locked");
+        }
+        behind
+    }
+}
+
+fn refused_text(name: &LockName) -> String {
+    format!("the lock on {name} was set by the platform, so a tenant does not lift it")
+}

@@ -1,0 +1,231 @@
+//! Revocations by operators. Access has ended when the answer is given.
+
+use std::convert::Infallible;
+
+use super::{
+    caller::Caller,
+    context::Broker,
+    endings::EndedWork,
+    refusals::{move_refusal, state_refusal},
+};
+use crate::{
+    clock::LeaseTime,
+    job::{Change, Job, MemberState},
+    ledger::Ending,
+    name::{FenceKind, FenceName, JobId, LeaseId, Outcome, SpiffeId, TenantName},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    state::{Committed, LockName},
+};
+
+/// The answer to a revocation.
+#[derive(Debug)]
+pub struct Revoked {
+    pub ending: Ending,
+    pub index: Option<u64>,
+    pub durable: bool,
+    pub jobs_closed: Vec<JobId>,
+    pub notes: Vec<String>,
+}
+
+/// How an operator asks for an end.
+#[derive(Clone, Debug)]
+pub struct EndingOptions<'a> {
+    /// For those who are cut off, and for the auditor.
+    pub reason: &'a str,
+    /// Counts what would end, and changes nothing.
+    pub dry_run: bool,
+    /// Takes a name that nothing has yet.
+    pub ahead: bool,
+}
+
+impl Revoked {
+    fn of<T>(done: Committed<T>) -> Self {
+        let index = done.record.map(|r| r.index);
+        Revoked { ending: done.ending, index, durable: true, jobs_closed: Vec::new(), notes: Vec::new() }
+    }
+}
+
+impl Broker {
+    /// Ends all access behind a name. A job or lease that is not there is NOT_FOUND; any other name that nothing has is refused
+    /// unless the caller says that it comes ahead of it.
+    pub fn revoke(
+        &self,
+        caller: &Caller,
+        name: &FenceName,
+        manner: &EndingOptions<'_>,
+    ) -> Result<Revoked, Refusal> {
+        let EndingOptions { reason, dry_run, ahead } = *manner;
+        let tenant = self.tenant_of(caller, Rpc::Revoke, name, reason)?;
+        self.authorize(caller, Rpc::Revoke, tenant.as_ref(), &[], reason)?;
+        if matches!(name.kind(), FenceKind::Epoch) {
+            return Err(Refusal::new(
+                Reason::FieldInvalid,
+                "the epoch is ended by a restart, not by a revocation",
+            ));
+        }
+        if !ahead {
+            self.is_known(caller, Rpc::Revoke, &LockName::Name(name.clone()))?;
+        }
+        if dry_run {
+            return Ok(self.would_revoke(name));
+        }
+        metrics::counter!("leasehold_revocations_total").increment(1);
+        tracing::warn!(%name, by = %caller.id(), reason, "revoked");
+        let mut answer = match name.kind() {
+            FenceKind::Job(job) => {
+                let closed = self.close(job, &caller.actor(), Outcome::Revoked, reason, "job revoked")?;
+                Revoked { jobs_closed: vec![job], ..Revoked::of(closed.done) }
+            }
+            FenceKind::Attempt(job, attempt) => {
+                let ended = self.end_attempt_as(&caller.actor(), job, attempt, Outcome::Revoked, reason);
+                let EndedWork { done, .. } = ended.map_err(|r| state_refusal(r, move_refusal))?;
+                let jobs_closed = if done.value.is_closed() { vec![job] } else { Vec::new() };
+                Revoked { jobs_closed, ..Revoked::of(done) }
+            }
+            FenceKind::Lease(id) => {
+                let behind = self.end_lease(id, &format!("revoked: {reason}"));
+                let done = self.state.revoke_lease(id, behind, caller.actor(), reason);
+                if behind > 0 {
+                    self.call_holder(id);
+                }
+                Revoked::of(done)
+            }
+            kind => self.revoke_name(caller, name, &kind, reason),
+        };
+        let (index, durable) = self.durability(answer.index);
+        (answer.index, answer.durable) = (Some(index), durable);
+        Ok(answer)
+    }
+
+    /// Lowers a fence that is no job, attempt or lease.
+    ///
+    /// An identity's memberships end after its fence is lowered. A membership that begins in between ends with them, and none
+    /// is left that is older than the lowering. A lease that is issued in between stands behind a membership.
+    fn revoke_name(&self, caller: &Caller, name: &FenceName, kind: &FenceKind, reason: &str) -> Revoked {
+        let done = self.state.revoke(name, caller.actor(), reason);
+        let mut notes = Vec::new();
+        let mut ended = Vec::new();
+        match kind {
+            FenceKind::Identity(id) => {
+                ended = self.end_memberships(caller, id, reason);
+                if !ended.is_empty() {
+                    notes.push(format!("{} membership(s) of it ended", ended.len()));
+                }
+                notes.push("it may join and ask again: only a lock keeps it out (leasehold lock)".to_owned());
+            }
+            FenceKind::Tenant(_) | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Resource(_) => {
+                notes.push(
+                    "jobs may ask again for what policy still allows: only a lock keeps them out (leasehold lock)"
+                        .to_owned(),
+                );
+            }
+            _ => {}
+        }
+        self.sweep(&done.lowered, "revoked");
+        self.sweep(&ended, "identity revoked");
+        Revoked { notes, ..Revoked::of(done) }
+    }
+
+    /// Live leases that a name would end.
+    pub(super) fn behind(&self, name: &FenceName) -> u64 {
+        match name.kind() {
+            FenceKind::Lease(id) => u64::from(self.table.find(id).is_some()),
+            _ => self.fences.behind(name),
+        }
+    }
+
+    fn would_revoke(&self, name: &FenceName) -> Revoked {
+        let behind = self.behind(name);
+        let jobs_closed = match name.kind() {
+            FenceKind::Job(job) if self.state.job(job).is_some_and(|j| !j.is_closed()) => vec![job],
+            _ => Vec::new(),
+        };
+        Revoked {
+            ending: Ending { seq: self.fences.seq().0, behind },
+            index: None,
+            durable: true,
+            jobs_closed,
+            notes: vec!["dry run: nothing was changed".to_owned()],
+        }
+    }
+
+    /// Ends all memberships of an identity. Answers the names that this lowered, for the clean-up.
+    pub(super) fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> Vec<FenceName> {
+        let mut ended = Vec::new();
+        for job in self.state.open_jobs() {
+            let now = self.clock.now().lease;
+            let done = self
+                .state
+                .narrow(job.id, &caller.actor(), |j| Ok::<_, Infallible>(leave_all(j, id, reason, now)));
+            if let Ok(done) = done {
+                ended.extend(done.lowered);
+            }
+        }
+        ended
+    }
+
+    /// The tenant whose operators may end what stands behind a name; `None` where only those of all tenants may.
+    ///
+    /// Who may not make the call at all is told so before it is told whether there is such a job or lease.
+    pub(super) fn tenant_of(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        name: &FenceName,
+        reason: &str,
+    ) -> Result<Option<TenantName>, Refusal> {
+        let not_found = |code, what: &str| {
+            self.authorize(caller, rpc, Some(caller.tenant()), &[], reason)?;
+            Err(Refusal::new(code, format!("there is no such {what}, or none that you may see")))
+        };
+        let of_job = |id: JobId| self.state.job(id).map(|j| j.spec.tenant.clone());
+        match name.kind() {
+            FenceKind::Job(j)
+            | FenceKind::Attempt(j, _)
+            | FenceKind::AttemptReading(j, _)
+            | FenceKind::Member(j, ..)
+            | FenceKind::MemberReading(j, ..) => match of_job(j) {
+                Some(tenant) if self.sees(caller, &tenant) => Ok(Some(tenant)),
+                _ => not_found(Reason::JobNotFound, "job"),
+            },
+            FenceKind::Lease(id) => match self.lease_tenant(id) {
+                Some(tenant) if self.sees(caller, &tenant) => Ok(Some(tenant)),
+                _ => not_found(Reason::LeaseNotFound, "lease"),
+            },
+            FenceKind::Tenant(t) => Ok(Some(t)),
+            FenceKind::Resource(r) => Ok(Some(r.tenant())),
+            // Whose an identity is, and whether it is known at all, is said to those who see its tenant.
+            FenceKind::Identity(id) => {
+                let tenant = caller.rules.catalog().principal(&id).map(|p| p.tenant.clone());
+                Ok(tenant.filter(|tenant| self.sees(caller, tenant)))
+            }
+            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => Ok(None),
+        }
+    }
+
+    pub(super) fn lease_tenant(&self, id: LeaseId) -> Option<TenantName> {
+        self.table
+            .find(id)
+            .map(|l| l.facts.tenant.clone())
+            .or_else(|| self.table.find_ended(id).map(|l| l.facts.tenant.clone()))
+    }
+}
+
+/// All memberships of one identity in a job's current attempt end.
+fn leave_all(job: &Job, id: &SpiffeId, reason: &str, at: LeaseTime) -> Vec<Change> {
+    let Some(a) = job.current() else { return Vec::new() };
+    a.members
+        .iter()
+        .filter(|(_, m)| {
+            m.spiffe_id == *id && matches!(m.state, MemberState::Joined | MemberState::Away { .. })
+        })
+        .map(|(instance, _)| Change::MemberLeft {
+            attempt: a.number,
+            instance: instance.clone(),
+            at,
+            outcome: None,
+            detail: format!("its identity was revoked: {reason}"),
+        })
+        .collect()
+}
