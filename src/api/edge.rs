@@ -121,7 +121,7 @@ impl Edge {
             let broker = &*self.broker;
             let may = move |caller: &Caller| may(broker, caller);
             let refusal = broker.until_refused(&connection.peer, rpc, may).await;
-            self.broker.refused(connection.peer.spiffe_id(), rpc.as_str(), &refusal);
+            self.broker.denials().count(connection.peer.spiffe_id(), rpc.as_str(), &refusal);
             refusal
         };
         tokio::select! {
@@ -138,7 +138,7 @@ impl Edge {
 
     /// Turns a refusal into a status, once it is counted, logged and, where it is a denial, recorded.
     pub(super) fn refuse(&self, rpc: Rpc, connection: &Connection, refusal: &Refusal) -> Status {
-        self.broker.refused(connection.peer.spiffe_id(), rpc.as_str(), refusal);
+        self.broker.denials().count(connection.peer.spiffe_id(), rpc.as_str(), refusal);
         status(refusal)
     }
 

@@ -201,7 +201,7 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::WhoAmIResponse>, Status> {
         let connection = self.0.connection(&request)?;
         let broker = &self.0.broker;
-        let seen = broker.whoami(&connection.peer).caller;
+        let seen = broker.caller(&connection.peer).ok();
         let p = seen.as_ref().map(|c| &c.principal);
         Ok(Response::new(v1::WhoAmIResponse {
             spiffe_id: connection.peer.spiffe_id().to_string(),

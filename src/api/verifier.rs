@@ -162,7 +162,7 @@ impl Feed {
             self.all_taken().await?;
             let fences = chunk
                 .iter()
-                .filter(|(name, _)| self.broker.is_told_of_name(&self.audience, name))
+                .filter(|(name, _)| self.broker.is_name_for(&self.audience, name))
                 .map(|(name, seq)| v1::LoweredFence { fence: self.tag(name), seq: seq.0 })
                 .collect();
             self.send(Event::Snapshot(v1::FeedSnapshot { fences, complete: false, seq: 0 })).await?;
@@ -211,7 +211,7 @@ impl Feed {
 
     /// Tells of a lowering, where it concerns the audience.
     async fn lowered(&self, lowering: Lowering, prev: &mut u64) -> Result<(), Refusal> {
-        if !self.broker.is_told_of(&self.audience, &lowering) {
+        if !self.broker.is_lowering_for(&self.audience, &lowering) {
             return Ok(());
         }
         let (fence, seq) = (self.tag(&lowering.name), lowering.seq.0);

@@ -11,17 +11,15 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// A request that asks for access: its caller, and the rules that decide it.
-///
-/// Every request for access takes the same steps, and each step needs the value that the one before it made:
+/// A request for access: its caller, and the rules that decide it. Each step needs the value that the one before it made:
 ///
 /// 1. [`Broker::access_request`] reads the revision, then the rules, then the caller.
 /// 2. [`AccessRequest::stand`] takes a stand behind the names that the answer depends on.
 /// 3. The use case reads the state, decides, and waits until its record is on disk.
 /// 4. [`StandingRequest::look_again`] finds what was revoked or changed since step 1.
 ///
-/// Issuing and renewing move the stand into a `Grant`. The lease table then looks at the fences again, and
-/// [`AccessRequest::has_new_rules`] looks at the revision.
+/// Issuing and renewing move the stand into a `Grant`: the lease table looks at the fences again, and
+/// [`AccessRequest::has_new_rules`] at the revision.
 pub(super) struct AccessRequest<'a> {
     broker: &'a Broker,
     rpc: Rpc,

@@ -1,4 +1,4 @@
-//! The keep-alive stream of a member: what it is told, and what its end means.
+//! The keep-alive stream of a member: what the member is sent, and what the end of the stream means.
 
 use std::sync::Arc;
 
@@ -43,32 +43,32 @@ pub enum NoticeKind {
     Reissue,
 }
 
-/// A member's keep-alive stream, as the broker sees it. Dropping it without [`Attachment::goodbye`] is a loss: where it was
-/// the member's last stream, the member is away at once and its leases are over.
+/// A member's keep-alive stream, as the broker sees it. Dropping it without [`Attachment::goodbye`] is a loss: if it was the
+/// member's last stream, the member is away at once and its leases end.
 pub struct Attachment {
     broker: Arc<Broker>,
     key: MemberKey,
-    /// Of the session that it was taken up with: another process may have taken the instance over since.
+    /// The digest of the session secret when the stream was opened: another process may have taken the instance over since.
     proof: SecretDigest,
     holder: SpiffeId,
     presence: Arc<Presence>,
     names: Vec<FenceName>,
     stand: Stand,
-    /// The rules that `names` were taken from.
+    /// The revision of the rules that gave `names`.
     revision: Revision,
     leases_ended: u64,
     calls: watch::Receiver<u64>,
-    drain_told: Option<Drain>,
+    drain_sent: Option<Drain>,
     left: bool,
 }
 
 impl Attachment {
-    /// The member lives.
+    /// Counts a beat of the member.
     pub fn beat(&self) {
         self.presence.beat(self.broker.clock.now().boot);
     }
 
-    /// The member goes by itself. Its leases end with it; the attempt's state stays.
+    /// Ends the membership as the member asked. Its leases end with it; the attempt's state stays.
     pub fn goodbye(mut self) {
         self.left = true;
         let (job, attempt, instance) = self.key.clone();
@@ -95,13 +95,13 @@ impl Attachment {
         if let Ok(done) = done {
             self.broker.sweep(&done.lowered, "released");
         }
-        // Nor is what another process has begun since, in the same place, forgotten.
+        // Keep a presence that another process began since in the same place.
         self.broker.sessions.forget(&self.key, &self.presence);
-        // Another stream of it, if there is one, is over too.
+        // Any other stream of the member ends too.
         self.presence.call();
     }
 
-    /// The next thing that the member must act on. After `Revoked` nothing comes.
+    /// Waits for the next thing that the member must act on. Nothing follows `Revoked`.
     pub async fn notice(&mut self) -> Notice {
         loop {
             self.calls.mark_unchanged();
@@ -121,12 +121,12 @@ impl Attachment {
         }
     }
 
-    /// What has ended leases of the member since the last look, and left the member itself.
+    /// Returns what ended leases of the member since the last look, if the membership itself goes on.
     fn leases_over(&mut self) -> Option<String> {
         let revision = self.broker.fences.revision();
         if self.stand.lowered().is_some() || revision != self.revision {
-            // A new catalog may put the leases of today behind other names. The new place is taken before the last look at the
-            // old one, so that no lowering falls between the two.
+            // A new catalog may put the leases behind other names. The new stand is taken before the last look at the old
+            // one, so that no lowering falls between the two.
             self.names = self.names_today();
             let next = self.broker.fences.observe(self.names.iter().cloned());
             let before = std::mem::replace(&mut self.stand, next);
@@ -175,12 +175,12 @@ impl Attachment {
             AttemptState::Running | AttemptState::Suspended | AttemptState::Draining(_) => {}
         }
         if let Some(drain) = a.drain_of(instance)
-            && self.drain_told != Some(drain)
+            && self.drain_sent != Some(drain)
         {
-            self.drain_told = Some(drain);
+            self.drain_sent = Some(drain);
             let message = match a.state {
                 AttemptState::Draining(_) => format!("attempt {attempt} is draining{}", detail(&a.detail)),
-                _ => "you are draining, alone; the others go on".to_owned(),
+                _ => "only you are draining; the other members go on".to_owned(),
             };
             return Some(Notice { kind: NoticeKind::Drain(drain), reason: Reason::AttemptDraining, message });
         }
@@ -191,9 +191,9 @@ impl Attachment {
                 reason: Reason::NotJoined,
                 message: "you were taken for lost: join again".into(),
             }),
-            // A lock that ended the membership says more than that it is over.
+            // If a lock ended the membership, the notice says so.
             Some(MemberState::Left | MemberState::Lost) | None => {
-                match self.broker.unlocked(self.names.iter()) {
+                match self.broker.check_unlocked(self.names.iter()) {
                     Ok(()) => ended(Reason::NotJoined, "the membership is over".into()),
                     Err(locked) => ended(locked.reason, locked_text(&locked)),
                 }
@@ -202,7 +202,7 @@ impl Attachment {
     }
 }
 
-/// A notice is one line.
+/// Puts the reason of a lock into one line.
 fn locked_text(locked: &Refusal) -> String {
     locked.fact("why").map_or_else(|| locked.text.to_string(), |why| format!("{}: {why}", locked.text))
 }
@@ -210,22 +210,22 @@ fn locked_text(locked: &Refusal) -> String {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let was_last = self.presence.close_stream();
-        // A stream may end long after its member was lost and came back by another one.
+        // A stream may end long after its member was lost and came back by another stream.
         if was_last && !self.left && self.broker.sessions.forget_gone(&self.key, &self.presence) {
             let (job, attempt, instance) = &self.key;
-            self.broker.member_gone(*job, *attempt, instance, "its connection was lost");
+            self.broker.mark_away(*job, *attempt, instance, "its connection was lost");
         }
     }
 }
 
 impl Broker {
-    /// Takes up a member's keep-alive stream.
+    /// Opens a member's keep-alive stream.
     pub fn attach(self: &Arc<Self>, caller: &Caller, session: &MemberSession) -> Result<Attachment, Refusal> {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
         let revision = self.fences.revision();
         let names = names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
-        // It is called from here on, and looks at once: nothing falls between the two.
+        // The stream gets calls from here on and looks after that, so it misses nothing.
         let key = (session.job, session.attempt, session.instance.clone());
         let presence = self.sessions.open_stream(key.clone(), self.clock.now().boot);
         let (calls, leases_ended) = (presence.calls(), presence.leases_ended());
@@ -241,29 +241,28 @@ impl Broker {
             revision,
             leases_ended,
             calls,
-            drain_told: None,
+            drain_sent: None,
             left: false,
         };
-        // Dropped where it is refused, as any stream that is lost.
+        // If this refuses, the attachment is dropped like any stream that is lost.
         self.member(caller, session)?;
         Ok(attachment)
     }
 
-    /// Whether the caller may keep the stream of a member of this job open.
+    /// Refuses a caller that may not keep the stream of a member of this job open.
     pub fn may_keep_alive(&self, caller: &Caller, job: JobId) -> Result<(), Refusal> {
         let job = self.state.job(job).ok_or_else(job_not_found)?;
         self.authorize_job(caller, Rpc::KeepAlive, &job, "")
     }
 
-    /// Calls the members whom a lowering concerns, each alone, for as long as the daemon lives: a lowering of one member costs
-    /// the thousands of others nothing.
-    pub(super) async fn calling(&self) {
+    /// Calls the members that each lowering concerns, and only those.
+    pub(super) async fn call_members(&self) {
         let mut lowerings = self.fences.listen();
         self.sessions.call_all();
         loop {
             match lowerings.recv().await {
                 Ok(lowering) => self.call_those_behind(&lowering.name),
-                // What was missed may concern anybody.
+                // What was missed may concern anyone.
                 Err(RecvError::Lagged(_)) => self.sessions.call_all(),
                 Err(RecvError::Closed) => return,
             }
@@ -298,14 +297,14 @@ impl Broker {
         }
     }
 
-    /// Has the holder of a lease ask again: an operator has ended it by itself.
+    /// Calls the holder of a lease that an operator ended, so that it asks for a new one.
     pub(super) fn call_holder(&self, lease: LeaseId) {
         if let Some(Ended { facts, .. }) = self.table.find_ended(lease) {
             self.sessions.lease_ended(&(facts.job, facts.attempt, facts.instance.clone()));
         }
     }
 
-    /// Has all members of an attempt look.
+    /// Calls all members of an attempt.
     pub(super) fn call_attempt(&self, job: &Job, attempt: AttemptNumber) {
         let Some(a) = job.attempt(attempt) else { return };
         for (instance, _) in a.members.iter() {

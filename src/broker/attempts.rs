@@ -1,4 +1,4 @@
-//! Beginning, draining and ending attempts; closing jobs.
+//! How attempts begin, drain and end, and how jobs close.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use super::{
     caller::Caller,
     context::Broker,
     create::JobDecision,
-    decide::{decision_record, waiting},
+    decide::{approval_required, decision_record},
     endings::EndedWork,
     names,
     refusals::{job_not_found, move_refusal, state_refusal},
@@ -23,34 +23,34 @@ use crate::{
     secret::{Secret, SecretDigest, SecretText},
 };
 
-/// An attempt that runs.
+/// The answer to beginning an attempt.
 #[derive(Debug)]
 pub struct Began {
     pub job: Arc<Job>,
     pub attempt: AttemptNumber,
-    /// Given with the call that began it, and again to its key. None if it was made under another ledger's key, or if only a
-    /// pattern of `members.start` covers the caller.
+    /// Returned by the call that began the attempt, and again for its key. `None` if it was made under the key of another
+    /// ledger, or if only a pattern of `members.start` covers the caller.
     pub ticket: Option<SecretText>,
 }
 
-/// Whom a drain or the report of an end concerns.
+/// What a drain, or the report of an end, is about.
 #[derive(Clone, Debug)]
 pub enum Concerned {
-    /// All of the attempt.
+    /// The whole attempt.
     Attempt,
-    /// One member alone. `proof` is the digest of the session secret that the caller brought.
+    /// Only one member. `proof` is the digest of the session secret that the caller sent.
     Member { instance: InstanceName, proof: Option<SecretDigest> },
 }
 
-/// An ending, in force.
+/// The answer to an end that is in force.
 #[derive(Debug)]
 pub struct EndAnswer {
     pub job: Arc<Job>,
     pub ending: Ending,
-    /// The index of its record, where there is one.
+    /// The index of its record, if there is one.
     pub index: Option<u64>,
     pub durable: bool,
-    /// The report disagreed with an earlier one, which stands.
+    /// Whether the report disagreed with an earlier one, which stands.
     pub conflict: bool,
 }
 
@@ -70,7 +70,7 @@ impl Broker {
     /// Begins the next attempt. The attempt before it ends only when the record of the new one is on disk.
     pub async fn begin_attempt(&self, caller: &Caller, begin: &BeginRequest<'_>) -> Result<Began, Refusal> {
         let BeginRequest { job: id, key, supersede, vouched } = *begin;
-        self.widening()?;
+        self.refuse_if_held()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
         let request = self.access_request(&caller.peer, Rpc::BeginAttempt)?;
         let mut names = names::of_job(&request.rules, &named);
@@ -90,13 +90,14 @@ impl Broker {
         match begin(&job).map_err(move_refusal)? {
             Begin::Existing(attempt) => return Ok(began_before(job, attempt, handed)),
             Begin::New(Change::AttemptBegan { attempt, .. }) => {
-                self.unlocked([FenceName::attempt(id, attempt)].iter())?;
+                self.check_unlocked([FenceName::attempt(id, attempt)].iter())?;
             }
             Begin::New(_) => {}
         }
         let decided = self.decide_to_run(rules, &job)?;
         let decision = decision_record(rules, "allow", decided.rules);
-        self.charge_bytes(caller, key.len().saturating_add(decision.rules.iter().map(String::len).sum()))?;
+        self.rates
+            .charge_bytes(caller, key.len().saturating_add(decision.rules.iter().map(String::len).sum()))?;
         let decide = |job: &Job| match begin(job)? {
             Begin::New(change) => Ok(Some(change)),
             Begin::Existing(_) => Ok(None),
@@ -139,10 +140,10 @@ impl Broker {
     /// Decides what a running job does. A gate refuses it.
     fn decide_to_run(&self, rules: &Rules, job: &Job) -> Result<JobDecision, Refusal> {
         let decided = self.decide_job(rules, job, Phase::Running)?;
-        if decided.gates.is_empty() { Ok(decided) } else { Err(waiting(&decided.gates)) }
+        if decided.gates.is_empty() { Ok(decided) } else { Err(approval_required(&decided.gates)) }
     }
 
-    /// What a beginning asks of the rules, beside the decision on what the job does.
+    /// Checks all that beginning an attempt asks of the rules, except the decision on what the job does.
     fn may_begin(
         &self,
         rules: &Rules,
@@ -151,18 +152,18 @@ impl Broker {
         names: &[FenceName],
     ) -> Result<(), Refusal> {
         self.authorize_job(caller, Rpc::BeginAttempt, job, "")?;
-        self.unlocked(names.iter())?;
+        self.check_unlocked(names.iter())?;
         if job.launcher == *caller.id() {
             self.may_launch(caller)?;
         }
-        self.launcher_stands(rules, job)
+        self.check_launcher(rules, job)
     }
 
     fn ticket(&self, job: JobId, key: &str) -> Result<Secret, Refusal> {
         self.tickets.of(job, key).ok_or_else(|| Refusal::new(Reason::Internal, "no ticket could be made"))
     }
 
-    /// Lets an attempt, or one member of it, finish: reading ends soon, writing at the end of the grace.
+    /// Drains an attempt, or one member of it: reading ends soon, writing at the end of the grace.
     pub fn drain_attempt(
         &self,
         caller: &Caller,
@@ -172,7 +173,7 @@ impl Broker {
         grace: Option<Duration>,
         reason: &str,
     ) -> Result<Drain, Refusal> {
-        let job = self.about(caller, Rpc::DrainAttempt, id, attempt, concerned, reason)?;
+        let job = self.authorize_about(caller, Rpc::DrainAttempt, id, attempt, concerned, reason)?;
         let grace = grace.or(job.spec.drain).unwrap_or(limits::DRAIN_GRACE_DEFAULT);
         let spans = DrainSpans { reading: self.settings.drain_read, grace };
         let now = self.clock.now().lease;
@@ -193,7 +194,7 @@ impl Broker {
         drain.ok_or_else(|| Refusal::new(Reason::AttemptEnded, "the attempt ended meanwhile"))
     }
 
-    /// Takes a report of how an attempt, or one member of it, ended. In force when it returns.
+    /// Ends an attempt, or one member of it, as reported. The end is in force when this returns.
     pub fn end_attempt(
         &self,
         caller: &Caller,
@@ -203,7 +204,7 @@ impl Broker {
         outcome: Outcome,
         detail: &str,
     ) -> Result<EndAnswer, Refusal> {
-        self.about(caller, Rpc::EndAttempt, id, attempt, concerned, detail)?;
+        self.authorize_about(caller, Rpc::EndAttempt, id, attempt, concerned, detail)?;
         let now = self.clock.now().lease;
         let decide = |j: &Job| match concerned {
             Concerned::Attempt => j.end_attempt(attempt, outcome, detail, now),
@@ -217,11 +218,9 @@ impl Broker {
         Ok(self.end_answer(ended))
     }
 
-    /// Whether the caller may make a call about an attempt, or a member of it.
-    ///
-    /// A workload speaks for itself alone, as the member that it is, and proves that it is by its session: several processes
-    /// may carry its SVID. Only the one that launched the job speaks for the whole attempt.
-    fn about(
+    /// Refuses a call about an attempt or a member of it that the caller may not make. A workload speaks only for itself, and
+    /// its session secret proves which member it is. Only the launcher speaks for the whole attempt.
+    fn authorize_about(
         &self,
         caller: &Caller,
         rpc: Rpc,
@@ -296,15 +295,14 @@ fn may_vouch(caller: &Caller, job: &Job, vouched: &[SpiffePattern]) -> Result<()
         .fix("leave `members` out: the launcher or a scheduler vouches for members"))
 }
 
-/// The answer to a key that began an attempt before, in this life of the daemon or in an earlier one.
+/// Returns the answer to a key that began an attempt before, in this run of the daemon or an earlier one.
 fn began_before(job: Arc<Job>, attempt: AttemptNumber, ticket: Option<&Secret>) -> Began {
     let ticket = ticket.filter(|t| job.attempt(attempt).is_some_and(|a| a.ticket == t.digest()));
     let ticket = ticket.map(Secret::to_text);
     Began { job, attempt, ticket }
 }
 
-/// Whether the ticket is for the caller: it launched the job, or the job names exactly this identity as one that starts it. A node or a pod
-/// that only a pattern names begins an attempt without it.
+/// Whether the caller gets the ticket: it launched the job, or `members.start` names exactly its identity.
 fn takes_ticket(caller: &Caller, job: &Job) -> bool {
     job.launcher == *caller.id() || job.spec.members.names_to_start(caller.id())
 }

@@ -1,11 +1,11 @@
-//! The background work, all of it, in one place.
+//! All background work.
 //!
 //! | Task | Does | When cancelled | When it fails |
 //! |---|---|---|---|
-//! | [`Task::Expiry`] | takes out leases whose deadline came | stops at once; what is due is dead anyway | the daemon stops in order |
-//! | [`Task::Calls`] | calls the members whom a lowering concerns | stops at once; their streams end with the daemon | the daemon stops in order |
-//! | [`Task::Reaper`] | members without beats, drains, jobs at their end | stops at once; the next life does it | the daemon stops in order |
-//! | [`Task::Pruning`] | old fences, keys, locks; counts of denials | stops at once | the daemon stops in order |
+//! | [`Task::Expiry`] | removes leases whose deadline came | stops at once; what is due is dead anyway | the daemon stops in order |
+//! | [`Task::Calls`] | calls the members that a lowering concerns | stops at once; their streams end with the daemon | the daemon stops in order |
+//! | [`Task::Reaper`] | ends members without beats, drains and jobs whose time is over | stops at once; the next run does it | the daemon stops in order |
+//! | [`Task::Pruning`] | removes old fences, keys and locks; records counted denials | stops at once | the daemon stops in order |
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
     name::{FenceName, LeaseId},
 };
 
-/// Leases looked at in one turn, so that issuing is never kept waiting.
+/// Leases examined in one batch, so that issuing does not wait for it.
 const EXPIRY_BATCH: usize = 2_000;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 const REAP_EACH: Duration = Duration::from_millis(500);
 const PRUNE_EACH: Duration = Duration::from_secs(10);
 
-/// One piece of background work.
+/// One background task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     Expiry,
@@ -51,10 +51,10 @@ impl Task {
     pub async fn run(self, broker: Arc<Broker>, stop: CancellationToken) {
         let work = async {
             match self {
-                Task::Expiry => broker.expiry().await,
-                Task::Calls => broker.calling().await,
-                Task::Reaper => broker.reaper().await,
-                Task::Pruning => broker.pruning().await,
+                Task::Expiry => broker.expire_leases().await,
+                Task::Calls => broker.call_members().await,
+                Task::Reaper => broker.reap_jobs().await,
+                Task::Pruning => broker.prune().await,
             }
         };
         tokio::select! {
@@ -65,7 +65,7 @@ impl Task {
 }
 
 impl Broker {
-    async fn expiry(&self) {
+    async fn expire_leases(&self) {
         loop {
             let now = self.clock.now().lease;
             let (gone, looked) = self.table.expire(now, EXPIRY_BATCH);
@@ -89,12 +89,12 @@ impl Broker {
         }
     }
 
-    async fn reaper(&self) {
+    async fn reap_jobs(&self) {
         let mut last: Option<BootTime> = None;
         let mut discount = Duration::ZERO;
         loop {
             let now = self.clock.now();
-            // A daemon that stood still calls nobody lost for it: its own stall is taken off, once.
+            // The daemon takes its own stall off the members' window, once: no member is lost because the daemon stood still.
             if let Some(before) = last {
                 let stall = now.boot.since(before).saturating_sub(REAP_EACH.saturating_mul(4));
                 discount = if stall.is_zero() { Duration::ZERO } else { stall };
@@ -104,20 +104,20 @@ impl Broker {
             for key in self.sessions.silent(now.boot, window) {
                 if let Some(presence) = self.sessions.forget_silent(&key, now.boot, window) {
                     let (job, attempt, instance) = &key;
-                    self.member_gone(*job, *attempt, instance, "it missed its beats");
-                    // A stream that is silent and not dropped hears of it where it can.
+                    self.mark_away(*job, *attempt, instance, "it missed its beats");
+                    // Its stream may be silent and still open: it looks too.
                     presence.call();
                 }
             }
             for job in self.state.open_jobs() {
-                self.lose_the_absent(&job, now.lease, window);
+                self.mark_absent_away(&job, now.lease, window);
                 self.reap(&job);
             }
             self.clock.sleep(REAP_EACH).await;
         }
     }
 
-    /// What time alone makes of one job.
+    /// Ends what is over in one job because its time came.
     fn reap(&self, job: &Job) {
         let now = self.clock.now().lease;
         if let Some(a) = job.current() {
@@ -149,14 +149,14 @@ impl Broker {
         }
     }
 
-    async fn pruning(&self) {
+    async fn prune(&self) {
         let retention = limits::LEASE_TTL_MAX.saturating_add(limits::FENCE_RETENTION_MARGIN);
         loop {
             let now = self.clock.now().lease;
             self.fences.prune(now, retention);
             self.state.prune(now);
             self.table.prune(now);
-            self.flush_denials();
+            self.denials.flush();
             self.rates.prune();
             self.clock.sleep(PRUNE_EACH).await;
         }

@@ -1,10 +1,11 @@
-//! Who asks: a peer, and what the catalog says of it.
+//! The caller of a request: a peer, and what the catalog says of it.
 
 use std::sync::Arc;
 
 use super::{context::Broker, refusals::job_not_found, rules::Rules};
 use crate::{
     catalog::Principal,
+    clock::LeaseTime,
     identity::Peer,
     job::Job,
     ledger::Actor,
@@ -36,13 +37,13 @@ impl Caller {
         Actor::SpiffeId(self.id().clone())
     }
 
-    /// How it stands to a job. Empty for a stranger.
+    /// Returns its relations to a job: none for a stranger.
     pub(super) fn relations(&self, job: &Job) -> Vec<Relation> {
         relations(self.id(), job)
     }
 }
 
-/// How an identity stands to a job. Empty for a stranger.
+/// Returns the relations of an identity to a job: none for a stranger.
 pub(super) fn relations(id: &SpiffeId, job: &Job) -> Vec<Relation> {
     let mut all = Vec::new();
     if job.launcher == *id {
@@ -60,25 +61,25 @@ pub(super) fn relations(id: &SpiffeId, job: &Job) -> Vec<Relation> {
     all
 }
 
-/// The calls of a caller whom a lock shuts out: to ask who it is, and to give back what is its own.
+/// Whether a caller that a lock shuts out may still make a call: to ask who it is, and to give back its own lease.
 fn is_open_to_the_locked(rpc: Rpc) -> bool {
     matches!(rpc, Rpc::WhoAmI | Rpc::ReleaseLease)
 }
 
 impl Broker {
-    /// Lets a caller make a call: the catalog knows it, and no lock shuts it out. Asked again for as long as a stream is open.
+    /// Admits a caller to a call: the catalog must know it, and no lock may shut it out. Open streams ask again.
     pub fn admit(&self, peer: &Peer, rpc: Rpc) -> Result<Caller, Refusal> {
         let caller = self.caller(peer)?;
         let breaks_glass = matches!(rpc, Rpc::Unlock | Rpc::ListLocks) && self.breaks_glass(caller.id());
         if !is_open_to_the_locked(rpc) && !breaks_glass {
             let names =
                 [FenceName::identity(caller.id().clone()), FenceName::domain(caller.id().trust_domain())];
-            self.unlocked(names.iter())?;
+            self.check_unlocked(names.iter())?;
         }
         Ok(caller)
     }
 
-    /// Resolves when a caller may no longer make a call that goes on, and says why. That is decided again after each lock and each
+    /// Waits until a caller may no longer make a call that goes on, and returns why. Decides again after each lock and each
     /// reload, and within [`limits::REAUTHORIZE`] for rules that look at the time.
     pub async fn until_refused(
         &self,
@@ -98,12 +99,12 @@ impl Broker {
         }
     }
 
-    /// Whether the daemon's configuration names an identity as one that lifts locks in any case.
+    /// Whether the daemon's configuration lets an identity lift every lock.
     pub(super) fn breaks_glass(&self, id: &SpiffeId) -> bool {
         self.settings.break_glass.contains(id)
     }
 
-    /// Finds the caller in the catalog. Without a match there is no caller, except for the break-glass identity.
+    /// Finds the caller in the catalog. Refuses a peer that no entry matches, except the break-glass identity.
     pub fn caller(&self, peer: &Peer) -> Result<Caller, Refusal> {
         let rules = self.rules();
         let id = peer.spiffe_id();
@@ -117,7 +118,7 @@ impl Broker {
         Ok(Caller { peer: peer.clone(), principal, rules })
     }
 
-    /// Whether policy lets the caller make this call on this tenant's things; `None` stands for all tenants.
+    /// Refuses a call that policy does not allow on a tenant's things. `None` stands for all tenants.
     pub(super) fn authorize(
         &self,
         caller: &Caller,
@@ -136,7 +137,7 @@ impl Broker {
         })
     }
 
-    /// The same for a call about a job. A stranger gets the answer that an absent job gets.
+    /// Refuses a call about a job that policy does not allow. A stranger gets the answer for an absent job.
     pub(super) fn authorize_job(
         &self,
         caller: &Caller,
@@ -147,7 +148,7 @@ impl Broker {
         self.authorize_job_as(caller, rpc, job, caller.relations(job), reason)
     }
 
-    /// The same with more said of how the caller stands to what it calls upon.
+    /// Refuses a call about a job that policy does not allow to a caller with these relations.
     pub(super) fn authorize_job_as(
         &self,
         caller: &Caller,
@@ -163,13 +164,16 @@ impl Broker {
         })
     }
 
-    /// Whether a tenant's things exist for the caller.
+    /// Whether the caller may know that a tenant's things exist.
     pub(super) fn sees(&self, caller: &Caller, tenant: &TenantName) -> bool {
         caller.tenant() == tenant || self.authorize(caller, Rpc::GetJob, Some(tenant), &[], "").is_ok()
     }
 
-    /// Refuses where a lock stands before any of the names.
-    pub(super) fn unlocked<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Result<(), Refusal> {
+    /// Refuses if one of the names is locked.
+    pub(super) fn check_unlocked<'a>(
+        &self,
+        names: impl Iterator<Item = &'a FenceName>,
+    ) -> Result<(), Refusal> {
         match self.state.locked(names) {
             None => Ok(()),
             Some(lock) => {
@@ -189,7 +193,7 @@ impl Broker {
         }
     }
 
-    pub(super) fn wall_text(&self, at: crate::clock::LeaseTime) -> String {
+    pub(super) fn wall_text(&self, at: LeaseTime) -> String {
         self.clock.now().wall_at(at).to_string()
     }
 }

@@ -12,11 +12,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    denials::Denials, presence::Sessions, rates::Rates, reach::AudienceReach, receipt::Receipts,
+    denials::Denials, feed::AudienceReach, presence::Sessions, rates::Rates, receipt::Receipts,
     reconnect_limiter::ReconnectLimiter, rules::Rules, tickets::Tickets,
 };
 use crate::{
-    clock::{Clock, LeaseTime},
+    clock::Clock,
     fence::Registry,
     lease::Table,
     ledger::Ledger,
@@ -28,7 +28,7 @@ use crate::{
     token::SigningKey,
 };
 
-/// What the daemon is told by its configuration.
+/// What the configuration of the daemon sets.
 #[derive(Clone, Debug)]
 pub struct BrokerSettings {
     /// The `iss` of every token.
@@ -38,7 +38,7 @@ pub struct BrokerSettings {
     pub lost_after: u32,
     pub rejoin: Duration,
     pub drain_read: Duration,
-    /// Who lifts locks though one shuts them out.
+    /// Identities that may lift locks even if a lock shuts them out.
     pub break_glass: Vec<SpiffeId>,
     /// KiB of records a second that one SPIFFE ID, and one tenant, may have written.
     pub rate_per_identity: u32,
@@ -61,7 +61,7 @@ impl Default for BrokerSettings {
     }
 }
 
-/// One life of the daemon.
+/// The use cases, with all that one run of the daemon holds.
 pub struct Broker {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) fences: Arc<Registry>,
@@ -77,20 +77,18 @@ pub struct Broker {
     pub(super) reach: AudienceReach,
     pub(super) receipts: Receipts,
     pub(super) tickets: Tickets,
-    /// When this life began.
-    pub(super) began: LeaseTime,
     pub(super) reconnects: ReconnectLimiter,
     pub(super) rates: Rates,
-    /// Nothing that widens is taken: the ledger's disk is nearly full.
+    /// Set while the ledger's disk is nearly full: requests for access are refused.
     held: AtomicBool,
     /// One reload at a time.
     pub(super) reloading: Mutex<()>,
-    /// Raised when a lock or new rules are in force, for what stays open.
+    /// Tells open streams that a lock or new rules are in force.
     changes: watch::Sender<()>,
 }
 
 impl Broker {
-    /// Puts one life together. The ledger is open and its epoch's record durable; the state is rebuilt.
+    /// Builds the broker. The ledger is open, the record of its epoch is durable, and the state is rebuilt.
     #[expect(clippy::too_many_arguments, reason = "the one place where all floors meet")]
     pub fn new(
         clock: Arc<dyn Clock>,
@@ -105,8 +103,9 @@ impl Broker {
     ) -> Result<Arc<Self>, NoRandomness> {
         let reach = AudienceReach::default();
         reach.widen(rules.catalog());
-        let (began, reconnects) = (clock.now().lease, ReconnectLimiter::new(clock.clone()));
+        let reconnects = ReconnectLimiter::new(clock.clone(), fences.clone());
         let rates = Rates::new(clock.clone(), settings.rate_per_identity, settings.rate_per_tenant);
+        let denials = Denials::new(clock.clone(), ledger.clone());
         Ok(Arc::new(Broker {
             clock,
             fences,
@@ -118,11 +117,10 @@ impl Broker {
             epoch,
             settings,
             sessions: Sessions::default(),
-            denials: Denials::default(),
+            denials,
             reach,
             receipts: Receipts::new()?,
             tickets,
-            began,
             reconnects,
             rates,
             held: AtomicBool::new(false),
@@ -147,8 +145,12 @@ impl Broker {
         &self.ledger
     }
 
-    /// Where an ending is in the ledger, and whether it is on disk. One that found everything ended already has no record of its
-    /// own: it is as durable as all that was accepted before it.
+    pub fn denials(&self) -> &Denials {
+        &self.denials
+    }
+
+    /// Returns the index of the record of an ending, and whether it is on disk. An ending that found nothing to end has no
+    /// record: it is as durable as all records before it.
     pub(super) fn durability(&self, record: Option<u64>) -> (u64, bool) {
         let index = record.unwrap_or_else(|| {
             let (waiting, _) = self.ledger.waiting();
@@ -161,12 +163,12 @@ impl Broker {
         &self.fences
     }
 
-    /// Resolves after each lock and each reload: what stays open must be decided again.
+    /// Returns a receiver that changes after each lock and each reload. Open streams then decide again.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Has everything that stays open decided again.
+    /// Makes all open streams decide again.
     pub(super) fn decide_again(&self) {
         self.changes.send_replace(());
     }
@@ -180,20 +182,20 @@ impl Broker {
         self.key.public().to_jwks()
     }
 
-    /// Sets the gauges of what is live, for `/metrics`.
+    /// Sets the gauges of leases and fences for `/metrics`.
     pub fn measure(&self) {
         metrics::gauge!("leasehold_leases_live").set(self.table.len() as f64);
         metrics::gauge!("leasehold_fences").set(self.fences.len() as f64);
         metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.held.load(Ordering::Acquire))));
     }
 
-    /// Holds everything that widens access, or lets it go on.
+    /// Refuses all requests for access from now on, or takes them again.
     pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);
     }
 
-    /// Refuses while everything that widens is held.
-    pub(super) fn widening(&self) -> Result<(), Refusal> {
+    /// Refuses while requests for access are on hold.
+    pub(super) fn refuse_if_held(&self) -> Result<(), Refusal> {
         if self.held.load(Ordering::Acquire) {
             return Err(Refusal::new(
                 Reason::LedgerUnavailable,

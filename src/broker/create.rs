@@ -1,4 +1,4 @@
-//! Creating a job: describing it, having it decided for all who may take part, recording it.
+//! How a job is created: described, decided for all who may take part, and recorded.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -6,9 +6,9 @@ use super::{
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
     context::Broker,
-    decide::{WorkQuestion, decision_record, gate_of, tuned, waiting, work_of},
+    decide::{WorkQuestion, approval_required, decision_record, gate_of, tuned, work_of},
     names,
-    refusals::{key_conflict, no_random, state_refusal},
+    refusals::{key_conflict, no_random, plain_refusal},
     rules::Rules,
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 /// Bytes of the record of a job beside its specification.
 const JOB_RECORD_BYTES: usize = 1_024;
 
-/// What policy said of one action, for one who may take part.
+/// What policy says of one action of one principal that may take part.
 #[derive(Clone, Debug)]
 pub struct PartDecision {
     pub principal: String,
@@ -42,7 +42,7 @@ pub struct CreatedJob {
     pub decisions: Vec<PartDecision>,
 }
 
-/// What was decided of a job as a whole.
+/// The decision on a whole job.
 pub(super) struct JobDecision {
     pub gates: Vec<Gate>,
     pub rules: Vec<String>,
@@ -50,7 +50,7 @@ pub(super) struct JobDecision {
 }
 
 impl Broker {
-    /// Creates a job. Idempotent by the caller's key; with `dry_run` it is decided and nothing else.
+    /// Creates a job, idempotently by the caller's key. A dry run only decides it.
     pub async fn create_job(
         &self,
         caller: &Caller,
@@ -58,7 +58,7 @@ impl Broker {
         idempotency_key: &str,
         dry_run: bool,
     ) -> Result<CreatedJob, Refusal> {
-        self.widening()?;
+        self.refuse_if_held()?;
         let spec = Arc::new(spec);
         let digest = spec_digest(&spec)
             .map_err(|_| Refusal::new(Reason::FieldInvalid, "the specification has no canonical form"))?;
@@ -93,9 +93,9 @@ impl Broker {
         }
         let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
         let decision = decision_record(rules, result, decided.rules);
-        self.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
+        self.rates.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
         let created = self.state.create(NewJob { job, decision }).await;
-        let job = match created.map_err(|r| state_refusal(r, |never| match never {}))? {
+        let job = match created.map_err(plain_refusal)? {
             Created::New(job) => job,
             Created::Existing(job) => return Ok(CreatedJob { job, created: false, decisions }),
         };
@@ -142,7 +142,7 @@ impl Broker {
         }
     }
 
-    /// What a creation asks of the rules, beside the decision on what the job does. Answers the inputs as the catalog has them.
+    /// Checks all that creating a job asks of the rules, except the decision on it. Returns its inputs.
     fn may_create(
         &self,
         rules: &Rules,
@@ -153,14 +153,13 @@ impl Broker {
         self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
         self.may_launch(caller)?;
         check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
-        // Before the locks: that a resource is locked is not said to those who may not know that it exists.
+        // Before the locks: a caller that may not know of a resource must not learn that it is locked.
         let inputs = inputs_of(rules.catalog(), spec)?;
-        self.unlocked(names.iter())?;
+        self.check_unlocked(names.iter())?;
         Ok(inputs)
     }
 
-    /// Checks a job that has just been recorded by rules that changed meanwhile. What they refuse must close, and so must what
-    /// would now wait for people.
+    /// Checks a new job by rules that changed meanwhile. It must close if they refuse it, or would make it wait for people.
     fn may_still_create(&self, rules: &Rules, caller: &Caller, job: &Job) -> Result<(), Refusal> {
         let inputs = self.may_create(rules, caller, &job.spec, &names::of_job(rules, job))?;
         if inputs.as_slice() != &*job.inputs {
@@ -169,25 +168,29 @@ impl Broker {
         }
         let gates = self.decide_job(rules, job, Phase::Creating)?.gates;
         self.tokens_fit(rules, job)?;
-        if gates.iter().all(|g| job.waiting_for.contains(g)) { Ok(()) } else { Err(waiting(&gates)) }
+        if gates.iter().all(|g| job.waiting_for.contains(g)) {
+            Ok(())
+        } else {
+            Err(approval_required(&gates))
+        }
     }
 
     /// Decides a job for every catalog entry that its `join` can match.
     pub(super) fn decide_job(&self, rules: &Rules, job: &Job, phase: Phase) -> Result<JobDecision, Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
         let ttl = self.ttl_of(job);
-        let mut verdict = JobDecision { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
+        let mut decided = JobDecision { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
         let mut gates = BTreeSet::new();
         let mut by = BTreeSet::new();
         let judge = |asker: Asker<'_>, parts: &[_]| {
             let attempt = job.attempts.len() as u64;
             self.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts })
         };
-        // What is not allowed to a workload of another tenant is answered as if the catalog had no such entry.
-        let is_strange = |asker: Asker<'_>, p: &Principal| {
+        // If policy denies a workload of another tenant, the answer is as if the catalog had no such entry.
+        let is_foreign = |asker: Asker<'_>, p: &Principal| {
             p.tenant != job.spec.tenant && matches!(judge(asker, &parts), Verdict::Deny { .. })
         };
-        for (asker, principal) in joiners(rules, job, is_strange)? {
+        for (asker, principal) in joiners(rules, job, is_foreign)? {
             let asker = asker.as_ref().map_or(Asker::Entry(&principal), Asker::Identity);
             let (result, parts) = match judge(asker, &parts) {
                 Verdict::Deny { refusal, .. } => return Err(refusal),
@@ -195,14 +198,14 @@ impl Broker {
                 Verdict::Wait { gates: wanted, parts } => {
                     for g in wanted {
                         if gates.insert(g.id.clone()) {
-                            verdict.gates.push(gate_of(g));
+                            decided.gates.push(gate_of(g));
                         }
                     }
                     ("wait", parts)
                 }
             };
             by.extend(parts.iter().map(ToString::to_string));
-            verdict.decisions.extend(parts.into_iter().map(|d| PartDecision {
+            decided.decisions.extend(parts.into_iter().map(|d| PartDecision {
                 principal: principal.pattern.to_string(),
                 action: d.action.to_string(),
                 resource: d.resource.to_string(),
@@ -210,8 +213,8 @@ impl Broker {
                 rules: d.rules,
             }));
         }
-        verdict.rules = by.into_iter().collect();
-        Ok(verdict)
+        decided.rules = by.into_iter().collect();
+        Ok(decided)
     }
 }
 
@@ -223,28 +226,27 @@ fn await_approval(job: &mut Job, gates: Vec<Gate>) {
     job.waiting_for = gates;
 }
 
-/// One identity that takes part, or all under a pattern, and the catalog entry that it falls under.
+/// A catalog entry that may join, with the identity if the job names exactly one.
 type Joiner = (Option<SpiffeId>, Arc<Principal>);
 
-/// The catalog entries that may join, each with the one identity that the job names, if it names one. A strange entry is as
-/// good as none: it is another tenant's, and may not take part. A workload that launches a job is among them: what it launches
-/// is never more than it could hold.
+/// Returns the catalog entries that may join. Entries of other tenants count only if they may take part. A workload that
+/// launches a job is among them: what it launches is never more than it could hold.
 fn joiners(
     rules: &Rules,
     job: &Job,
-    is_strange: impl Fn(Asker<'_>, &Principal) -> bool,
+    is_foreign: impl Fn(Asker<'_>, &Principal) -> bool,
 ) -> Result<Vec<Joiner>, Refusal> {
     let mut found: Vec<Joiner> = Vec::new();
     for pattern in &job.spec.members.join {
         let mut any = false;
-        // One identity has one entry, the first that matches; a pattern can meet several.
+        // An identity has one entry, the first that matches. A pattern can meet several.
         let entries: Vec<Arc<Principal>> = match pattern.exact() {
             Some(id) => rules.catalog().principal(&id).cloned().into_iter().collect(),
             None => rules.catalog().principals_overlapping(pattern).cloned().collect(),
         };
         let exact = pattern.exact();
         for p in entries {
-            if is_strange(exact.as_ref().map_or(Asker::Entry(&p), Asker::Identity), &p) {
+            if is_foreign(exact.as_ref().map_or(Asker::Entry(&p), Asker::Identity), &p) {
                 continue;
             }
             any = true;
@@ -266,7 +268,7 @@ fn joiners(
     if found.is_empty() {
         return Err(Refusal::new(
             Reason::NotAMember,
-            "nobody whom the job names in members.join is a workload",
+            "no identity that the job names in members.join is a workload",
         )
         .fix("name the identity that the training process will have in members.join"));
     }
@@ -279,7 +281,7 @@ fn joiners(
     Ok(found)
 }
 
-/// Only a principal whose entry says so is believed about the human behind a job; a person speaks for themself.
+/// Refuses a principal that acts for a human without leave of its catalog entry. A person may name themself.
 pub(super) fn check_human(
     principal: &Principal,
     id: &SpiffeId,
@@ -289,13 +291,12 @@ pub(super) fn check_human(
     if principal.may_act_for(human) || principal.human(id).as_ref() == Some(human) {
         return Ok(());
     }
-    Err(Refusal::new(Reason::PolicyDenied, format!("your word that you act for {human} is not believed"))
+    Err(Refusal::new(Reason::PolicyDenied, format!("you may not act for {human}"))
         .with("rule", format!("{} has no may_act_for that covers human:{human}", principal.matched))
         .fix("leave acting_for out, or have may_act_for added to your catalog entry"))
 }
 
-/// What the job reads, as the catalog has it, with the pins compared. What is absent and what belongs to a stranger get
-/// one answer.
+/// Returns the inputs as the catalog has them. An absent resource and an invisible one get the same answer.
 fn inputs_of(catalog: &Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
     let mut inputs = Vec::new();
     for name in spec.read.iter().chain(&spec.write) {

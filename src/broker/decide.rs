@@ -1,4 +1,4 @@
-//! What a job's work asks of policy, and asking it.
+//! The questions that the work of a job puts to policy.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,9 +12,8 @@ use crate::{
     reason::{APPROVALS_ABSENT, Reason, Refusal},
 };
 
-/// All that a job does: what it reads, what it writes, and the tuning that follows from it. Nobody asks for `finetune` by
-/// name, so that not asking does not get round its gate: whatever writes a checkpoint tunes the model of its line, and
-/// each model that it reads besides.
+/// Returns all that a job does: what it reads and writes, and the tuning that follows from it. No job asks for `finetune` by
+/// name, so none avoids its gate by not asking.
 pub(super) fn work_of(
     rules: &Rules,
     read: &[ResourceName],
@@ -28,7 +27,7 @@ pub(super) fn work_of(
     parts.into_iter().collect()
 }
 
-/// The models that a job tunes.
+/// Returns the models that a job tunes.
 pub(super) fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]) -> BTreeSet<ResourceName> {
     if write.is_empty() {
         return BTreeSet::new();
@@ -39,7 +38,7 @@ pub(super) fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]
     read.chain(lines).collect()
 }
 
-/// What a set of scopes does, with the tuning that the whole job is decided for.
+/// Returns what a set of scopes does, with the tuning of the whole job.
 pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<(Action, ResourceName)> {
     let mut parts: BTreeSet<(Action, ResourceName)> =
         scopes.iter().flat_map(|s| s.actions.iter().map(|a| (*a, s.resource.clone()))).collect();
@@ -47,8 +46,8 @@ pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<
     parts.into_iter().collect()
 }
 
-/// Refuses where the catalog no longer has what the job was created with: another pin is other data under the same name.
-pub(super) fn unchanged(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(), Refusal> {
+/// Refuses if the catalog pins an input differently than when the job was created: that is other data under the same name.
+pub(super) fn check_pins(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(), Refusal> {
     for input in job.inputs.iter().filter(|i| scopes.iter().any(|s| s.resource == i.resource)) {
         let now = rules.catalog().resource(&input.resource).map(|r| &r.pin);
         if now.is_some_and(|pin| *pin != input.pin) {
@@ -77,12 +76,12 @@ pub(super) struct WorkQuestion<'a> {
 }
 
 impl Broker {
-    /// What policy says, without anything coming of it.
+    /// Returns what policy says, without making a Grant.
     pub(super) fn judge(&self, q: WorkQuestion<'_>) -> Verdict {
         self.with_bundle(q, |engine, asker, bundle| engine.judge(asker, bundle))
     }
 
-    /// Asks for a Grant. The stand was taken before; it goes into the Grant.
+    /// Asks for a Grant. The stand goes into it.
     pub(super) fn ask(
         &self,
         holder: &SpiffeId,
@@ -95,12 +94,12 @@ impl Broker {
             Decision::Denied { refusal, .. } => Err(refusal),
             Decision::Waiting { gates, .. } => {
                 let gates: Vec<Gate> = gates.into_iter().map(gate_of).collect();
-                Err(waiting(&gates))
+                Err(approval_required(&gates))
             }
         }
     }
 
-    /// The life of a lease of a job, if the request does not name one.
+    /// Returns the life of a lease of a job if the request names none.
     pub(super) fn ttl_of(&self, job: &Job) -> Duration {
         job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX)
     }
@@ -125,7 +124,7 @@ impl Broker {
     }
 }
 
-/// A gate of the policy, as a job keeps it.
+/// Returns a gate of the policy as a job keeps it.
 pub(super) fn gate_of(gate: policy::Gate) -> Gate {
     Gate {
         id: gate.id,
@@ -135,8 +134,8 @@ pub(super) fn gate_of(gate: policy::Gate) -> Gate {
     }
 }
 
-/// The refusal of what waits for people.
-pub(super) fn waiting(gates: &[Gate]) -> Refusal {
+/// Refuses what people must approve first.
+pub(super) fn approval_required(gates: &[Gate]) -> Refusal {
     let names: Vec<&str> = gates.iter().map(|g| g.id.as_str()).collect();
     let mut refusal =
         Refusal::new(Reason::ApprovalRequired, format!("approval is needed first: {}", names.join(", ")));
@@ -149,12 +148,12 @@ pub(super) fn waiting(gates: &[Gate]) -> Refusal {
     refusal.fix(APPROVALS_ABSENT)
 }
 
-/// The rules behind each part of a Grant, as records name them.
+/// Returns what a Grant allows, as records name it.
 pub(super) fn granted_by(grant: &Grant) -> Vec<String> {
     grant.granted().iter().map(ToString::to_string).collect()
 }
 
-/// What the ledger keeps of a decision.
+/// Returns a decision as the ledger keeps it.
 pub(super) fn decision_record(rules: &Rules, result: &str, by: Vec<String>) -> ledger::Decision {
     ledger::Decision {
         result: result.to_owned(),

@@ -1,20 +1,22 @@
-//! Refused requests: the first of a kind in a minute is logged and recorded, the others of that minute are counted together.
+//! Refused requests: the first of a kind in a minute is logged and recorded, the others are counted.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+};
 
 use dashmap::DashMap;
 
-use super::context::Broker;
 use crate::{
-    clock::BootTime,
-    ledger::{Actor, Event},
+    clock::{BootTime, Clock},
+    ledger::{Actor, Event, Ledger},
     limits,
     name::{JobId, Outcome, SpiffeId},
     reason::{Reason, Refusal},
 };
 
 const MINUTE_MS: u64 = 60_000;
-/// Kinds that all identities of one trust domain together make if the catalog knows none of them.
+/// The unknown identities of one trust domain share this many kinds.
 const UNKNOWN_KINDS: u64 = 16;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -27,18 +29,26 @@ struct DenialKind {
 struct DenialMinute {
     since: BootTime,
     more: u64,
-    /// Who was first, as long as no one else is counted here.
+    /// The first caller, as long as no other is counted here.
     by: Option<String>,
     text: String,
     rules: Vec<String>,
 }
 
-#[derive(Default)]
-pub(super) struct Denials(DashMap<DenialKind, DenialMinute>);
+/// The refused requests of the last minute, by kind.
+pub struct Denials {
+    minutes: DashMap<DenialKind, DenialMinute>,
+    clock: Arc<dyn Clock>,
+    ledger: Ledger,
+}
 
 impl Denials {
-    /// The kind that a refusal counts for. A flood fills no memory, no log and no ledger: past the bound further kinds share
-    /// one, and identities that the catalog does not know share a few from the start.
+    pub(super) fn new(clock: Arc<dyn Clock>, ledger: Ledger) -> Self {
+        Denials { minutes: DashMap::new(), clock, ledger }
+    }
+
+    /// Returns the kind that a refusal counts for. A flood must not fill memory, log or ledger, so kinds are shared past a
+    /// bound, and unknown identities share a few from the start.
     fn kind(&self, by: &SpiffeId, rpc: &str, reason: Reason) -> DenialKind {
         if reason == Reason::PrincipalUnknown {
             let mut hasher = DefaultHasher::new();
@@ -47,25 +57,21 @@ impl Denials {
             return DenialKind { by: format!("{} {group}", by.trust_domain()), rpc: String::new(), reason };
         }
         let kind = DenialKind { by: by.to_string(), rpc: rpc.to_owned(), reason };
-        if self.0.len() < limits::REFUSAL_KINDS_MAX || self.0.contains_key(&kind) {
+        if self.minutes.len() < limits::REFUSAL_KINDS_MAX || self.minutes.contains_key(&kind) {
             kind
         } else {
             DenialKind { by: "(others)".into(), rpc: String::new(), reason }
         }
     }
-}
 
-impl Broker {
-    /// Counts a refused request. The first of its kind in a minute is logged; if it was denied, and is no typing error of the
-    /// caller, it is recorded too.
-    pub fn refused(&self, by: &SpiffeId, rpc: &str, refusal: &Refusal) {
+    /// Counts a refused request. The first of its kind in a minute is logged, and recorded if it is a denial.
+    pub fn count(&self, by: &SpiffeId, rpc: &str, refusal: &Refusal) {
         let reason = refusal.reason;
         metrics::counter!("leasehold_refused_total", "reason" => reason.code()).increment(1);
-        let (now, kind) = (self.clock.now().boot, self.denials.kind(by, rpc, reason));
+        let (now, kind) = (self.clock.now().boot, self.kind(by, rpc, reason));
         let rules = || refusal.facts.iter().filter(|(l, _)| l == "rule").map(|(_, v)| v.clone());
         let mut first = false;
-        self.denials
-            .0
+        self.minutes
             .entry(kind)
             .and_modify(|m| {
                 m.more = m.more.saturating_add(1);
@@ -80,14 +86,8 @@ impl Broker {
             tracing::info!(%reason, %by, rpc, text = %refusal.text, "refused");
             if is_denial(reason) {
                 let (by, rpc, text) = (by.to_string(), rpc.to_owned(), refusal.text.to_string());
-                self.ledger.defer(&Event::Denied {
-                    by,
-                    rpc,
-                    reason,
-                    text,
-                    rules: rules().collect(),
-                    count: 1,
-                });
+                let rules = rules().collect();
+                self.ledger.defer(&Event::Denied { by, rpc, reason, text, rules, count: 1 });
             }
         }
     }
@@ -99,12 +99,12 @@ impl Broker {
             Actor::Daemon(_) => return true,
         };
         let kind = DenialKind { by, rpc: format!("{job} {reported}"), reason: Reason::StateConflict };
-        if self.denials.0.len() >= limits::REFUSAL_KINDS_MAX && !self.denials.0.contains_key(&kind) {
+        if self.minutes.len() >= limits::REFUSAL_KINDS_MAX && !self.minutes.contains_key(&kind) {
             return false;
         }
         let mut first = false;
         let since = self.clock.now().boot;
-        self.denials.0.entry(kind).or_insert_with(|| {
+        self.minutes.entry(kind).or_insert_with(|| {
             first = true;
             DenialMinute { since, more: 0, by: None, text: String::new(), rules: Vec::new() }
         });
@@ -112,13 +112,13 @@ impl Broker {
     }
 
     /// Logs and records the counts of minutes that are over.
-    pub(super) fn flush_denials(&self) {
+    pub(super) fn flush(&self) {
         let now = self.clock.now().boot;
         let is_over = |m: &DenialMinute| now.0.saturating_sub(m.since.0) >= MINUTE_MS;
         let over: Vec<DenialKind> =
-            self.denials.0.iter().filter(|m| is_over(m)).map(|m| m.key().clone()).collect();
+            self.minutes.iter().filter(|m| is_over(m)).map(|m| m.key().clone()).collect();
         for kind in over {
-            let Some((DenialKind { by, rpc, reason }, m)) = self.denials.0.remove(&kind) else { continue };
+            let Some((DenialKind { by, rpc, reason }, m)) = self.minutes.remove(&kind) else { continue };
             if m.more == 0 {
                 continue;
             }

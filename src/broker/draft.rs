@@ -26,7 +26,7 @@ use crate::{
     token::{Claims, Minted},
 };
 
-/// All that one credential is made of, before policy is asked. Issuing and renewing begin with the same.
+/// What one credential is made of, before policy is asked. Issuing and renewing both begin with it.
 #[derive(Clone, Copy)]
 pub(super) struct CredentialDraft<'a> {
     pub request: &'a AccessRequest<'a>,
@@ -39,7 +39,7 @@ pub(super) struct CredentialDraft<'a> {
     pub now: Now,
 }
 
-/// Until when it is good, and what shortened that.
+/// How long a credential is good, and what shortened that.
 pub(super) struct Life {
     pub deadline: LeaseTime,
     pub latest: LeaseTime,
@@ -53,7 +53,7 @@ pub(super) struct PreparedToken {
     pub minted: Minted,
 }
 
-/// What a token says of the place that its lease took.
+/// What a token says of its lease and the stand behind it.
 pub(super) struct TokenStand<'a> {
     pub lease: LeaseId,
     pub generation: u32,
@@ -61,7 +61,7 @@ pub(super) struct TokenStand<'a> {
     pub names: &'a [FenceName],
 }
 
-/// What the holder must show.
+/// What the presenter of a token must show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     Subject,
@@ -80,7 +80,7 @@ impl Binding {
 }
 
 impl CredentialDraft<'_> {
-    /// Until when, and what shortened it.
+    /// Returns how long the credential is good if a life of `wanted` is asked for.
     pub fn life(&self, wanted: Duration) -> Life {
         let CredentialDraft { request: AccessRequest { rules, caller, .. }, job, now, .. } = *self;
         let mut shortened_by = Vec::new();
@@ -120,7 +120,7 @@ impl CredentialDraft<'_> {
             if offline < token_expires {
                 token_expires = offline;
                 shortened_by
-                    .push("an audience that checks signatures alone (the token's life only)".to_owned());
+                    .push("an audience that checks only signatures (the token's life only)".to_owned());
             }
         }
         Life { deadline, latest, token_expires, shortened_by }
@@ -157,9 +157,8 @@ impl Broker {
         Ok(CredentialDraft { request, job, session, offer, audience, phase, binding, now })
     }
 
-    /// What the holder of a token must show: it is bound to the certificate where the identity is shared and the audience sees
-    /// certificates; and where one of this member was, no later one is bound to less, whatever the catalog says of the identity
-    /// by then.
+    /// Returns what the presenter of the token must show. If an earlier token of this member was bound to a certificate, so
+    /// is this one, whatever the catalog says of the identity by now.
     fn binding(&self, caller: &Caller, audience: &Audience, session: &MemberSession) -> Binding {
         if audience.presenter == Presenter::None {
             return Binding::Bearer;
@@ -225,11 +224,11 @@ impl Broker {
             expires: life.token_expires,
             certificate: (draft.binding == Binding::Certificate).then_some(certificate),
         })?;
-        let minted = self.minted(&claims)?;
+        let minted = self.prepare(&claims)?;
         Ok(PreparedToken { claims, minted })
     }
 
-    /// The record of its first issue: all that an auditor will ask of it.
+    /// Returns the record of its first issue, with all that an auditor asks of it.
     pub(super) fn issued_record(
         &self,
         draft: &CredentialDraft<'_>,
@@ -284,7 +283,7 @@ impl Broker {
     }
 }
 
-/// Where the attempt is, as far as this half is concerned.
+/// Returns the phase of the attempt for this half.
 fn phase(job: &Job, session: &MemberSession, half: Half) -> Result<Phase, Refusal> {
     let a = job.running(session.attempt).map_err(move_refusal)?;
     match (a.drain_of(&session.instance), half) {

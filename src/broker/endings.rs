@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
-use super::{context::Broker, refusals::state_refusal};
+use super::{context::Broker, refusals::plain_refusal};
 use crate::{
     job::{Close, End, Illegal, Job},
     ledger::{Actor, Cause, Event, LEASES_PER_RECORD},
@@ -59,7 +59,7 @@ impl Broker {
                 Close::Conflict(stands) => End::Conflict(stands),
             })
         });
-        closed.map_err(|r| state_refusal(r, |never| match never {}))
+        closed.map_err(plain_refusal)
     }
 
     /// Ends an attempt with all of its access.
@@ -96,14 +96,14 @@ impl Broker {
         by: Actor,
         detail: &str,
     ) {
-        if self.is_first_conflict(job, reported, &by) {
+        if self.denials.is_first_conflict(job, reported, &by) {
             let detail = detail.to_owned();
             self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
         }
     }
 
-    /// Ends one lease by its own word, and returns how many lived until then: one or none. The caller lowers its name next, for
-    /// those who follow the feed.
+    /// Ends one lease by its own word. Returns 1 if it lived until then, else 0. The caller then lowers its name for the
+    /// feed.
     pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> u64 {
         let now = self.clock.now().lease;
         let lived = self.table.find(id).is_some_and(|l| l.check(now).is_ok());
@@ -111,8 +111,7 @@ impl Broker {
         u64::from(self.table.remove(id, now, cause).is_some() && lived)
     }
 
-    /// Clears out what a lowering ended: frees places, remembers the leases for a while, records them with their cause.
-    /// They are dead before this begins.
+    /// Cleans up behind lowered fences: frees quotas, and remembers and records the leases. They are dead already.
     pub(super) fn sweep(&self, lowered: &[FenceName], cause: &str) {
         let now = self.clock.now().lease;
         for name in lowered {

@@ -1,4 +1,4 @@
-//! Whether a token is good now, for those who ask instead of following the feed.
+//! Introspection: whether a token is good now, for verifiers that ask instead of following the feed.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     name::SpiffeId,
     policy::{Relation, Rpc},
     reason::{Reason, Refusal},
-    token::{Claims, Expected, Presenter, TokenError, check},
+    token::{Claims, Expected, Presenter, TokenError, check, peek_key_id},
 };
 
 /// The answer to an introspection. A token that is not good is an answer, not an error.
@@ -21,7 +21,7 @@ pub enum TokenVerdict {
 }
 
 impl Broker {
-    /// Checks a token for one of the audiences that the caller verifies. Of other audiences it learns nothing.
+    /// Checks a token for the audiences that the caller verifies. The caller learns nothing of other audiences.
     pub fn introspect(
         &self,
         caller: &Caller,
@@ -35,7 +35,7 @@ impl Broker {
         let keys = self.key.public();
         let mut seen = Reason::TokenAudience;
         for audience in rules.catalog().audiences_of_verifier(caller.id()) {
-            // Nothing can be said of who presents it; what the token itself is like is said all the same.
+            // The presenter is unknown. Faults of the token itself are reported all the same.
             let unseen = presenter.is_none() && audience.presenter == catalog::Presenter::Mtls;
             let shown = match presenter {
                 Some(id) => Presenter::Svid { id, x5t_s256: certificate },
@@ -52,15 +52,15 @@ impl Broker {
                     });
                 }
                 Err(TokenError::Audience(_)) => {}
-                Err(e) => seen = self.of_old_key(token, e.reason()),
+                Err(e) => seen = self.reason_of_key(token, e.reason()),
             }
         }
         Ok(TokenVerdict::Inactive { reason: seen })
     }
 
-    /// A key that is not this life's, but has the form of an older life's, is told apart from a foreign one.
-    fn of_old_key(&self, token: &str, reason: Reason) -> Reason {
-        let epoch = crate::token::peek_key_id(token).and_then(|k| k.split('.').next()?.parse::<u64>().ok());
+    /// Tells a key of an earlier epoch from a foreign one.
+    fn reason_of_key(&self, token: &str, reason: Reason) -> Reason {
+        let epoch = peek_key_id(token).and_then(|k| k.split('.').next()?.parse::<u64>().ok());
         match epoch {
             Some(e) if reason == Reason::TokenKeyUnknown && e < self.epoch => Reason::TokenEpoch,
             _ => reason,
@@ -87,7 +87,7 @@ impl Broker {
         Ok(lease)
     }
 
-    /// Whether the caller checks for an audience: what following its feed asks.
+    /// Refuses a caller that may not follow the feed of an audience.
     pub fn may_watch(&self, caller: &Caller, audience: &SpiffeId) -> Result<(), Refusal> {
         let rules = self.rules();
         let verifies = rules.catalog().audience(audience).is_some_and(|a| a.verifiers.contains(caller.id()));

@@ -1,7 +1,4 @@
-//! Issuing a credential: one request, written once.
-//!
-//! Peer → revision → names → **stand** → state, catalog → decide → prepare claims → durable record → insert → **look again** →
-//! sign → answer. The caller runs it in a task of its own, so that a client that goes away cannot leave half of it behind.
+//! How a credential is issued. The edge runs this in a separate task, so that a client that disconnects leaves no half of it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,7 +6,7 @@ use super::{
     access_request::{AccessRequest, StandingRequest},
     caller::Caller,
     context::Broker,
-    decide::unchanged,
+    decide::check_pins,
     draft::{Binding, TokenStand},
     members::{MemberSession, Offer},
     names,
@@ -34,14 +31,14 @@ use crate::{
 pub struct IssueRequest {
     pub session: MemberSession,
     pub half: Half,
-    /// May be left out where the half has one audience only.
+    /// May be left out if the half has only one audience.
     pub audience: Option<SpiffeId>,
-    /// Narrows; empty takes all that the job has at this half and audience.
+    /// Narrows the access. Empty asks for all that the job has at this half and audience.
     pub scopes: Vec<Scope>,
     pub ttl: Option<Duration>,
 }
 
-/// A credential, with what can be said of it.
+/// A credential and its terms.
 #[derive(Debug)]
 pub struct Issued {
     pub lease: Arc<Lease>,
@@ -53,7 +50,7 @@ pub struct Issued {
     pub binding: Binding,
 }
 
-/// How soon a revocation is felt, and by what.
+/// How soon a revocation takes effect at an audience, and by what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
     pub at_most: Duration,
@@ -63,10 +60,10 @@ pub struct Bound {
 impl Broker {
     /// Issues one credential.
     pub async fn issue(&self, caller: &Caller, wanted: &IssueRequest) -> Result<Issued, Refusal> {
-        self.widening()?;
+        self.refuse_if_held()?;
         let session = &wanted.session;
         let job = self.state.job(session.job).ok_or_else(job_not_found)?;
-        let _permit = self.permit_to_ask(&job, session.attempt, &session.instance, caller.id()).await?;
+        let _permit = self.reconnects.permit_to_ask(&job, session, caller.id()).await?;
         for _ in 0..limits::REVISION_RETRIES {
             if let Some(issued) = self.issue_once(caller, wanted).await? {
                 return Ok(issued);
@@ -137,9 +134,9 @@ impl Broker {
         offer: &Offer,
     ) -> Result<(), Refusal> {
         self.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
-        self.launcher_stands(&request.rules, job)?;
-        self.unlocked(names.iter())?;
-        unchanged(&request.rules, job, &offer.scopes)
+        self.check_launcher(&request.rules, job)?;
+        self.check_unlocked(names.iter())?;
+        check_pins(&request.rules, job, &offer.scopes)
     }
 
     /// Cancels the record of a lease that the table did not take.
@@ -159,7 +156,7 @@ impl Broker {
         self.cancel(id, job, reason);
     }
 
-    /// The offer that a request means, narrowed to its scopes.
+    /// Returns the offer that a request asks for, narrowed to its scopes, and its audience.
     fn chosen(&self, rules: &Rules, job: &Job, request: &IssueRequest) -> Result<(Offer, Audience), Refusal> {
         let mut offers: Vec<Offer> =
             Self::offers(rules, job).into_iter().filter(|o| o.half == request.half).collect();
@@ -212,7 +209,7 @@ impl Broker {
         job: JobId,
         record: &Event,
     ) -> Result<(), Refusal> {
-        self.charge(caller, record)?;
+        self.rates.charge(caller, record)?;
         let why = match tokio::time::timeout(limits::LEDGER_WAIT, self.ledger.append(record)).await {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => error.to_string(),

@@ -1,4 +1,4 @@
-//! Which of the jobs that a caller may see a list shows.
+//! The filter of a list of jobs.
 
 use crate::{
     clock::{Now, Wall},
@@ -29,7 +29,7 @@ impl JobStateFilter {
     }
 }
 
-/// A job is shown if it fits each part that says something.
+/// A filter of jobs. A job must fit each part that is set.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
     pub open_only: bool,
@@ -46,7 +46,7 @@ pub struct JobFilter {
 }
 
 impl JobFilter {
-    pub(super) fn takes(&self, job: &Job, now: Now) -> bool {
+    pub(super) fn matches(&self, job: &Job, now: Now) -> bool {
         (!self.open_only || !job.is_closed())
             && (self.states.is_empty() || self.states.iter().any(|s| s.is_of(job.state)))
             && self.tenant.as_ref().is_none_or(|t| job.spec.tenant == *t)

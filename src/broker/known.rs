@@ -1,4 +1,4 @@
-//! Names that operators write: whether anything has them, and which one was meant.
+//! Names that operators write: whether anything has them, and which name they may have meant.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use crate::{
     catalog::HumanPattern,
     job::Job,
     limits,
-    name::{FenceKind, FenceName, SpiffeId, SpiffePattern},
+    name::{FenceKind, FenceName, ResourceName, SpiffeId, SpiffePattern},
     policy::Rpc,
     reason::{Reason, Refusal},
     state::LockName,
@@ -15,8 +15,8 @@ use crate::{
 };
 
 impl Broker {
-    /// Refuses a name that nothing has, with the nearest one that something has: it was mistyped, and would end nothing.
-    pub(super) fn is_known(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> Result<(), Refusal> {
+    /// Refuses a name that nothing has, as a typing error, and suggests the nearest one.
+    pub(super) fn check_known(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> Result<(), Refusal> {
         let is_known = match name {
             LockName::Name(name) => self.fences.behind(name) > 0 || self.is_known_name(name),
             LockName::Prefix(prefix) => self.is_known_prefix(prefix),
@@ -33,7 +33,7 @@ impl Broker {
         Err(refusal.fix("correct it; or say by --ahead that you mean a name which nothing has yet"))
     }
 
-    /// The refusal of a lock that is not there, with the nearest one that is and that the caller may see.
+    /// Returns the refusal of an absent lock, with the nearest lock that the caller may see.
     pub(super) fn no_such_lock(&self, caller: &Caller, name: &LockName) -> Refusal {
         let refusal =
             Refusal::new(Reason::LockNotFound, "there is no such lock").with("asked", name.to_string());
@@ -51,7 +51,7 @@ impl Broker {
         let catalog = rules.catalog();
         let some_job = |is: &dyn Fn(&Job) -> bool| !self.state.list(None, 1, is).is_empty();
         match name.kind() {
-            // One that is not there was NOT_FOUND already.
+            // An absent job or lease was refused before.
             FenceKind::Epoch | FenceKind::Job(_) | FenceKind::Lease(_) => true,
             FenceKind::Attempt(job, n) | FenceKind::AttemptReading(job, n) => {
                 self.state.job(job).is_some_and(|j| j.attempt(n).is_some())
@@ -76,7 +76,7 @@ impl Broker {
                     || some_job(&|j| j.acting_for.as_ref() == Some(&human))
             }
             FenceKind::Resource(resource) => {
-                let is_it = |r: &crate::name::ResourceName| *r == resource || r.unversioned() == resource;
+                let is_it = |r: &ResourceName| *r == resource || r.unversioned() == resource;
                 catalog.resources().any(|r| is_it(&r.name))
                     || some_job(&|j| j.spec.read.iter().chain(&j.spec.write).any(is_it))
             }
@@ -90,7 +90,7 @@ impl Broker {
             || !self.state.list(None, 1, is_below).is_empty()
     }
 
-    /// The names of the same kind that the caller may know of.
+    /// Returns the names of the same kind that the caller may know of.
     fn names_like(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> BTreeSet<String> {
         let everything = self.authorize(caller, rpc, None, &[], "").is_ok();
         let rules = self.rules();
@@ -137,12 +137,12 @@ impl Broker {
     }
 }
 
-/// The identities of a job: its launcher's and its members'.
+/// Returns the identities of a job: its launcher's and its members'.
 fn identities(job: &Job) -> impl Iterator<Item = &SpiffeId> {
     job.attempts.iter().flat_map(|a| a.members.identities()).chain([&job.launcher])
 }
 
-/// The path above the last segment, or above the first wildcard, with its slash.
+/// Returns the path above the last segment, or above the first wildcard, with its slash.
 fn parent(pattern: &SpiffePattern) -> Option<String> {
     let text = pattern.to_string();
     let plain = text.split('*').next()?;

@@ -1,8 +1,8 @@
-//! Pages of leases: of however many there are, the few that come next.
+//! Pages of a list of leases.
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     str::FromStr,
     sync::Arc,
@@ -21,10 +21,8 @@ use crate::{
     reason::Refusal,
 };
 
-/// Where a lease stands in the list: live ones first, then those that are over; newest first among both.
-///
-/// The place of a live lease never changes, so whoever goes on from one misses no lease that lives. One that ends in between
-/// may come twice, the second time as what is over.
+/// The place of a lease in the list: live leases first, then ended ones, the newest first in each part. The place of a live
+/// lease never changes, so no page misses one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeasePlace {
     over: bool,
@@ -71,17 +69,17 @@ impl FromStr for LeasePlace {
     }
 }
 
-/// Which of the leases that a caller may see a list shows.
+/// A filter of leases.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseFilter {
-    /// Those that stand behind this name.
+    /// Only leases that stand behind this name.
     pub behind: Option<FenceName>,
     pub live_only: bool,
     /// How its id begins.
     pub id_prefix: String,
 }
 
-/// Whose leases a caller sees.
+/// The leases that a caller may see.
 enum VisibleLeases {
     All,
     OfTenant,
@@ -89,17 +87,17 @@ enum VisibleLeases {
     OfJobs(BTreeSet<JobId>),
 }
 
-/// Some leases, and where to go on where there are more.
+/// One page of leases, and where the next page begins if there is one.
 #[derive(Debug)]
 pub struct LeasePage {
     pub leases: Vec<LeaseView>,
     pub next: Option<LeasePlace>,
-    /// Set if the caller sees them as the owner of data: of the leases of other tenants it sees the scopes on its own.
+    /// Set if the caller is an owner of data: of foreign leases it sees only the scopes on its data.
     pub owner: Option<TenantName>,
 }
 
 impl LeasePage {
-    /// Where to go on, if only the first `shown` of them are shown.
+    /// Returns where the next page begins, if only the first `shown` leases are shown.
     pub fn next_after(&self, shown: usize) -> Option<LeasePlace> {
         match self.leases.get(..shown) {
             Some(first) if shown < self.leases.len() => first.last().map(LeasePlace::of),
@@ -108,61 +106,39 @@ impl LeasePage {
     }
 }
 
-/// The first few beyond a place, whatever order they come in. Holds one more than it shows, to know whether there are more.
-struct First {
+/// Collects the first leases beyond a place. Keeps one more than the page shows, to know whether there are more.
+struct PageBuilder {
     after: Option<LeasePlace>,
     max: usize,
-    found: BinaryHeap<PlacedLease>,
+    found: BTreeMap<LeasePlace, LeaseView>,
 }
 
-struct PlacedLease(LeasePlace, LeaseView);
-
-impl PartialEq for PlacedLease {
-    fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
-    }
-}
-
-impl Eq for PlacedLease {}
-
-impl PartialOrd for PlacedLease {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for PlacedLease {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.cmp(&other.0)
-    }
-}
-
-impl First {
+impl PageBuilder {
     fn new(after: Option<LeasePlace>, max: usize) -> Self {
-        First { after, max, found: BinaryHeap::new() }
+        PageBuilder { after, max, found: BTreeMap::new() }
     }
 
-    /// Takes one, where it is among the first. `view` is asked only then.
-    fn see(&mut self, place: LeasePlace, view: impl FnOnce() -> LeaseView) {
+    /// Takes a lease if it is among the first. Calls `view` only then.
+    fn take(&mut self, place: LeasePlace, view: impl FnOnce() -> LeaseView) {
         let beyond = self.after.is_none_or(|after| place > after);
-        let full = self.found.len() > self.max;
-        if !beyond || (full && self.found.peek().is_some_and(|last| place >= last.0)) {
+        let is_full = self.found.len() > self.max;
+        let is_last = |(last, _): (&LeasePlace, &LeaseView)| place >= *last;
+        if !beyond || (is_full && self.found.last_key_value().is_some_and(is_last)) {
             return;
         }
-        self.found.push(PlacedLease(place, view()));
-        if full {
-            self.found.pop();
+        self.found.insert(place, view());
+        if self.found.len() > self.max.saturating_add(1) {
+            self.found.pop_last();
         }
     }
 
-    fn page(mut self) -> LeasePage {
-        let more = self.found.len() > self.max;
-        if more {
-            self.found.pop();
+    fn build(mut self) -> LeasePage {
+        let has_more = self.found.len() > self.max;
+        if has_more {
+            self.found.pop_last();
         }
-        let next = self.found.peek().map(|last| last.0).filter(|_| more);
-        let leases = self.found.into_sorted_vec().into_iter().map(|PlacedLease(_, view)| view).collect();
-        LeasePage { leases, next, owner: None }
+        let next = self.found.last_key_value().map(|(last, _)| *last).filter(|_| has_more);
+        LeasePage { leases: self.found.into_values().collect(), next, owner: None }
     }
 }
 
@@ -182,10 +158,8 @@ impl Broker {
         }
     }
 
-    /// Leases that the caller may see, from beyond a place: live ones first, then those that ended, newest first.
-    ///
-    /// A caller that asks for what is behind its tenant, or behind data of its tenant, sees all that a revocation of that name
-    /// would end, other tenants' leases too. Looks at all there are and holds as many as a page has.
+    /// Returns a page of the leases that the caller may see, beyond a place. A caller that asks for what is behind its
+    /// tenant, or data of its tenant, sees all that a revocation would end, including leases of other tenants.
     pub fn list_leases(
         &self,
         caller: &Caller,
@@ -209,31 +183,31 @@ impl Broker {
         };
         let named = |id: LeaseId| id_prefix.is_empty() || id.to_string().starts_with(id_prefix);
         let now = self.clock.now().lease;
-        let mut first = First::new(after, max);
+        let mut page = PageBuilder::new(after, max);
         self.table.each(behind, |l: &Arc<Lease>| {
             if !mine(&l.facts) || !named(l.id) {
                 return;
             }
             match l.check(now) {
-                Ok(()) => first.see(LeasePlace::of_live(l), || LeaseView::Live(l.clone())),
+                Ok(()) => page.take(LeasePlace::of_live(l), || LeaseView::Live(l.clone())),
                 Err(_) if *live_only => {}
-                // It is over, though the clean-up has not come to it yet.
+                // It is over, but not yet cleaned up.
                 Err(why) => {
                     let at = now.min(l.deadline());
                     let view = || LeaseView::Ended(l.as_ended(at, why.to_string()));
-                    first.see(LeasePlace::of_ended(at, l.id), view);
+                    page.take(LeasePlace::of_ended(at, l.id), view);
                 }
             }
         });
         if !*live_only {
             self.table.each_ended(|e: &Ended| {
                 if mine(&e.facts) && named(e.id) && stood_behind(e, behind) {
-                    first.see(LeasePlace::of_ended(e.at, e.id), || LeaseView::Ended(e.clone()));
+                    page.take(LeasePlace::of_ended(e.at, e.id), || LeaseView::Ended(e.clone()));
                 }
             });
         }
         let owner = is_owner.then(|| caller.tenant().clone());
-        Ok(LeasePage { owner, ..first.page() })
+        Ok(LeasePage { owner, ..page.build() })
     }
 }
 
@@ -242,19 +216,23 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        fence::Seq,
+        name::{AttemptNumber, Half},
+    };
 
     fn place(over: bool, at: u64, id: u128) -> LeasePlace {
         LeasePlace { over, at: Reverse(LeaseTime(at)), id: Reverse(LeaseId(id)) }
     }
 
     fn view(place: LeasePlace) -> LeaseView {
-        let facts = crate::lease::Facts {
+        let facts = Facts {
             tenant: "acme".parse().unwrap(),
-            job: crate::name::JobId(1),
-            attempt: crate::name::AttemptNumber::FIRST,
+            job: JobId(1),
+            attempt: AttemptNumber::FIRST,
             instance: "rank-0".parse().unwrap(),
             holder: "spiffe://td.example/holder".parse().unwrap(),
-            half: crate::name::Half::Reading,
+            half: Half::Reading,
             audience: "spiffe://td.example/gateway".parse().unwrap(),
             scopes: [].into(),
         };
@@ -265,7 +243,7 @@ mod tests {
             deadline: place.at.0,
             latest: place.at.0,
             generation: 0,
-            stood_at: crate::fence::Seq(0),
+            stood_at: Seq(0),
             at: place.at.0,
             cause: "".into(),
         })
@@ -284,7 +262,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Whatever the order in which they come, pages of any size show all of them once, in order.
+        /// Pages of any size show all leases once and in order, in whatever order they come.
         #[test]
         fn law_35_pages_show_every_lease_once_and_in_order(
             all in prop::collection::btree_set((any::<bool>(), 0u64..5, 0u128..50), 0..60),
@@ -300,12 +278,12 @@ mod tests {
             }
             let (mut shown, mut after) = (Vec::new(), None);
             loop {
-                let mut first = First::new(after, max);
+                let mut page = PageBuilder::new(after, max);
                 for p in &came {
-                    first.see(*p, || view(*p));
-                    prop_assert!(first.found.len() <= max + 1, "it holds more than a page");
+                    page.take(*p, || view(*p));
+                    prop_assert!(page.found.len() <= max + 1, "it holds more than a page");
                 }
-                let page = first.page();
+                let page = page.build();
                 prop_assert!(page.leases.len() <= max);
                 shown.extend(page.leases.iter().map(LeaseView::id));
                 after = page.next;

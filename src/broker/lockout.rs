@@ -1,4 +1,4 @@
-//! Locks that would shut operators out: confirmed by name, and never without someone left who can lift them.
+//! Locks that would shut operators out: the caller confirms them by name, and someone must be left who can lift them.
 
 use std::collections::BTreeSet;
 
@@ -12,9 +12,9 @@ use crate::{
 };
 
 impl Broker {
-    /// Refuses a lock that shuts operators out, unless the caller has named each of them. One that would leave no operator who
-    /// could lift it is refused in any case, unless the daemon's configuration names who breaks the glass.
-    pub(super) fn leaves_operators(
+    /// Refuses a lock that shuts operators out, unless the caller has named each of them. A lock that no operator could lift
+    /// is refused in any case, unless the daemon's configuration names a break-glass identity.
+    pub(super) fn check_leaves_operators(
         &self,
         caller: &Caller,
         lock: &Lock,
@@ -53,8 +53,7 @@ impl Broker {
         )))
     }
 
-    /// Whom the caller must name: itself, and the entries of operators that more than one identity's name covers. A lock on the
-    /// identity of someone else says by its name whom it shuts out.
+    /// Returns whom the caller must name: itself, and the operators that the lock covers without naming them.
     fn whom_it_shuts_out(&self, caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
         let names_one = matches!(&lock.name, LockName::Name(n) if matches!(n.kind(), FenceKind::Identity(_)));
         let covered =
@@ -66,7 +65,7 @@ impl Broker {
         names
     }
 
-    /// Whether, with this lock and those that stand, an operator is left whom policy lets lift this one.
+    /// Whether an operator is left whom policy lets lift this lock, with all locks in force.
     fn someone_could_lift(&self, lock: &Lock, tenant: Option<&TenantName>, operators: &[&Principal]) -> bool {
         let (engine, now) = (&self.rules().engine, self.clock.now().wall);
         let mut locks = self.state.locks(None, usize::MAX);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{caller::Caller, context::Broker, refusals::state_refusal, revocations::EndingOptions};
+use super::{caller::Caller, context::Broker, refusals::plain_refusal, revocations::EndingOptions};
 use crate::{
     ledger::Ending,
     name::{FenceKind, FenceName, TenantName},
@@ -31,13 +31,13 @@ pub struct LockOrder<'a> {
 }
 
 impl Broker {
-    /// Locks: what is there ends, and nothing new comes until it is lifted.
+    /// Locks a name: all access behind it ends, and nothing new is given until the lock is lifted.
     pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
         let LockOrder { name, manner: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
         let tenant = self.tenant_of_lock(caller, Rpc::Lock, &name, reason)?;
         self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
         if !ahead {
-            self.is_known(caller, Rpc::Lock, &name)?;
+            self.check_known(caller, Rpc::Lock, &name)?;
         }
         let now = self.clock.now().lease;
         let is_of_all = self.authorize(caller, Rpc::Lock, None, &[], reason).is_ok();
@@ -49,7 +49,7 @@ impl Broker {
             since: now,
             until: ttl.map(|t| now.plus(t)),
         };
-        self.leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
+        self.check_leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
         if dry_run {
             let behind = self.behind_lock(&name);
             let ending = Ending { seq: self.fences.seq().0, behind };
@@ -61,14 +61,14 @@ impl Broker {
             LockName::Prefix(_) => None,
         };
         let set = match &kind {
-            // A lease's own end is its own word: nobody stands behind its name.
+            // A lease ends by its own word: no lease stands behind a `lease:` name.
             Some(FenceKind::Lease(id)) => {
                 let end = || self.end_lease(*id, &format!("locked: {reason}"));
                 self.state.lock_lease(lock, end).map(|done| (done, None))
             }
             _ => self.state.lock(lock),
         };
-        let (done, revision) = set.map_err(|r| state_refusal(r, |never| match never {}))?;
+        let (done, revision) = set.map_err(plain_refusal)?;
         if let Some(FenceKind::Lease(id)) = &kind
             && done.ending.behind > 0
         {
@@ -88,7 +88,7 @@ impl Broker {
         Ok(Locked { lock: done.value, ending, index: Some(index), durable })
     }
 
-    /// Live leases that a lock would end.
+    /// Counts the live leases that a lock would end.
     fn behind_lock(&self, name: &LockName) -> u64 {
         let prefix = match name {
             LockName::Name(name) => return self.behind(name),
@@ -98,15 +98,14 @@ impl Broker {
         self.table.live(None).iter().filter(|l| l.stand().names().any(is_below)).count() as u64
     }
 
-    /// Lifts a lock; resolves when that is on disk. Only operators of all tenants lift a lock that they set. The break-glass
-    /// identity lifts every lock.
+    /// Lifts a lock, and waits until that is on disk. The platform lifts its own locks. The break-glass identity lifts all.
     pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
         let breaks_glass = self.breaks_glass(caller.id());
         if !breaks_glass {
             let tenant = self.tenant_of_lock(caller, Rpc::Unlock, name, reason)?;
             self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
         }
-        self.widening()?;
+        self.refuse_if_held()?;
         let is_of_all = breaks_glass || self.authorize(caller, Rpc::Unlock, None, &[], reason).is_ok();
         let may = |lock: &Lock| is_of_all || lock.of.as_ref() == Some(caller.tenant());
         let lifted = self.state.unlock(name, caller.actor(), reason, may).await;
@@ -118,11 +117,11 @@ impl Broker {
                 .with("locked by", by.to_string())
                 .fix("ask who set it, or another operator of the platform, to lift it"),
             Refused::NoLock => self.no_such_lock(caller, name),
-            refused => state_refusal(refused, |never| match never {}),
+            refused => plain_refusal(refused),
         })
     }
 
-    /// The locks that the caller may see, by name, beyond one: its tenant's, or all.
+    /// Returns the locks that the caller may see, by name, after `after`: those of its tenant, or all.
     pub fn list_locks(
         &self,
         caller: &Caller,
@@ -163,7 +162,7 @@ impl Broker {
         }
     }
 
-    /// After the lock on a prefix and the raised revision: every identity below it that holds or launched something.
+    /// Ends the access of each identity below a locked prefix. The revision was raised before.
     fn sweep_locked_prefix(&self, name: &LockName, reason: &str) -> u64 {
         let LockName::Prefix(prefix) = name else { return 0 };
         let mut ids = BTreeSet::new();

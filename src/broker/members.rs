@@ -1,4 +1,4 @@
-//! Members: joining an attempt, and being lost to it.
+//! How members join an attempt, and how they are lost.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
     state::{Belongs, Refused, Widened},
 };
 
-/// Names a member and proves that the caller is it.
+/// Names a member, with the secret that proves that the caller is this member.
 #[derive(Clone, Debug)]
 pub struct MemberSession {
     pub job: JobId,
@@ -33,7 +33,7 @@ pub struct MemberSession {
     pub secret: Secret,
 }
 
-/// One credential that may be asked for.
+/// A credential that a member may ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     pub half: Half,
@@ -42,7 +42,7 @@ pub struct Offer {
     pub locations: BTreeMap<ResourceName, String>,
 }
 
-/// A member, joined.
+/// The answer to a join.
 #[derive(Debug)]
 pub struct JoinedMember {
     pub job: Arc<Job>,
@@ -69,9 +69,9 @@ impl Broker {
         join: &JoinRequest<'_>,
     ) -> Result<JoinedMember, Refusal> {
         let JoinRequest { job: id, attempt, instance, .. } = *join;
-        self.widening()?;
+        self.refuse_if_held()?;
         let named = self.state.job(id).ok_or_else(job_not_found)?;
-        let _permit = self.permit_to_join(&named, attempt, instance, caller.id()).await?;
+        let _permit = self.reconnects.permit_to_join(&named, attempt, instance, caller.id()).await?;
         let request = self.access_request(&caller.peer, Rpc::JoinAttempt)?;
         let names = names::of_member(&request.rules, &named, attempt, instance, caller.id());
         let standing = request.stand(names);
@@ -94,7 +94,7 @@ impl Broker {
             }
         });
         if let Err(Overtaken { refusal, .. }) = again {
-            self.member_gone(id, attempt, instance, &refusal.text);
+            self.mark_away(id, attempt, instance, &refusal.text);
             return Err(refusal);
         }
         let running = widened.job.running(attempt).map_err(move_refusal)?;
@@ -111,7 +111,7 @@ impl Broker {
         Ok(JoinedMember { job: widened.job, member, offers })
     }
 
-    /// Records a new member, or one that is back, and makes it so.
+    /// Records a member that is new or back, and makes it joined.
     async fn admit_member(
         &self,
         caller: &Caller,
@@ -127,7 +127,8 @@ impl Broker {
         let window = beat_window(self.settings.beat, self.settings.lost_after);
         let join = |j: &Job| j.join(attempt, instance, caller.id(), session, window, now);
         if matches!(join(job), Ok(Join::New(_))) {
-            self.charge_bytes(caller, instance.as_str().len().saturating_add(caller.id().as_str().len()))?;
+            self.rates
+                .charge_bytes(caller, instance.as_str().len().saturating_add(caller.id().as_str().len()))?;
         }
         let decide = |j: &Job| match join(j)? {
             Join::New(change) => Ok(Some(change)),
@@ -142,11 +143,8 @@ impl Broker {
         })
     }
 
-    /// What a place in an attempt asks of the rules.
-    ///
-    /// An identity that several jobs share, or that only a pattern of `members.join` covers, shows by the ticket that the place
-    /// is its own. An identity that belongs to one job needs none if the job names it, or if the one who began the attempt
-    /// vouched for it.
+    /// Checks all that joining an attempt asks of the rules. An identity that several jobs share, or that only a pattern of
+    /// `members.join` covers, needs the ticket, unless it belongs to one job and was vouched for.
     fn may_join(
         &self,
         rules: &Rules,
@@ -175,8 +173,8 @@ impl Broker {
             .with("you", caller.id().to_string())
             .fix("name it in full in members.join in the job file, or run with a shorter one"));
         }
-        self.unlocked(names.iter())?;
-        self.launcher_stands(rules, job)?;
+        self.check_unlocked(names.iter())?;
+        self.check_launcher(rules, job)?;
         let why = match caller.principal.identity {
             IdentityUse::Shared => "several jobs share your identity",
             IdentityUse::Job if job.spec.members.names_to_join(caller.id()) => return Ok(()),
@@ -194,7 +192,7 @@ impl Broker {
             .fix("hand over by file what BeginAttempt answered as ticket, or name exactly this identity in members.join"))
     }
 
-    /// Says of an identity that it is in several open jobs now. Once for each job of it, not for each of its members.
+    /// Reports an identity that is in several open jobs now: once for each of its jobs, not for each of its members.
     fn report_several(&self, job: &Job, id: &SpiffeId) {
         if job.current().is_none_or(|a| a.members.instances_of(id) > 1) {
             return;
@@ -206,7 +204,7 @@ impl Broker {
         }
     }
 
-    /// What whoever looks at a job should know of its identities.
+    /// Returns what a reader of a job should know of its identities.
     pub fn notes_on(&self, job: &Job) -> Vec<String> {
         let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
             let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();
@@ -220,8 +218,7 @@ impl Broker {
         self.state.in_several(job).into_iter().map(note).collect()
     }
 
-    /// The member that a session names, where the caller is it and it is joined. Anything else is one of three answers:
-    /// the job is not there for the caller, the attempt is not the current one, or the caller is not that member.
+    /// Returns the joined member that a session names, and its job.
     pub(super) fn member(
         &self,
         caller: &Caller,
@@ -248,23 +245,17 @@ impl Broker {
             MemberState::Joined => Ok((job, m)),
             MemberState::Away { .. } => Err(Refusal::new(Reason::NotJoined, "you are away: join again")),
             MemberState::Left | MemberState::Lost => {
-                // A lock that ended the membership says more than that it is over.
+                // If a lock ended the membership, the refusal names the lock.
                 let names =
                     names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
-                self.unlocked(names.iter())?;
+                self.check_unlocked(names.iter())?;
                 Err(Refusal::new(Reason::NotJoined, "you are no longer a member of this attempt"))
             }
         }
     }
 
-    /// Takes a member out of sight: its leases end, and it may come back.
-    pub(super) fn member_gone(
-        &self,
-        id: JobId,
-        attempt: AttemptNumber,
-        instance: &InstanceName,
-        detail: &str,
-    ) {
+    /// Marks a member as away: its leases end, and it may come back.
+    pub(super) fn mark_away(&self, id: JobId, attempt: AttemptNumber, instance: &InstanceName, detail: &str) {
         let now = self.clock.now().lease;
         let by = Actor::Daemon(detail.to_owned());
         let done = self.state.narrow(id, &by, |j| {
@@ -279,18 +270,18 @@ impl Broker {
         }
     }
 
-    /// A member that counts as joined though nothing of it is there, and has not joined just now, is away.
-    pub(super) fn lose_the_absent(&self, job: &Job, now: LeaseTime, window: Duration) {
+    /// Marks members as away that count as joined, but have no presence and did not join just now.
+    pub(super) fn mark_absent_away(&self, job: &Job, now: LeaseTime, window: Duration) {
         let Some(a) = job.current() else { return };
         for (instance, m) in a.members.iter() {
             let key = (job.id, a.number, instance.clone());
             if m.state == MemberState::Joined && now.since(m.joined) > window && !self.sessions.has(&key) {
-                self.member_gone(job.id, a.number, instance, "it is not there");
+                self.mark_away(job.id, a.number, instance, "it is not there");
             }
         }
     }
 
-    /// One credential per half and audience, with what the job does there.
+    /// Returns one offer for each half and audience, with what the job does there.
     pub(super) fn offers(rules: &Rules, job: &Job) -> Vec<Offer> {
         let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
         for name in job.spec.read.iter().chain(&job.spec.write) {
@@ -314,7 +305,7 @@ impl Broker {
     }
 }
 
-/// What a beat window amounts to.
+/// Returns how long a member may be silent.
 pub(super) fn beat_window(beat: Duration, lost_after: u32) -> Duration {
     beat.saturating_mul(lost_after.max(1)).max(limits::TTL_MIN)
 }

@@ -1,23 +1,23 @@
-//! The use cases: the only floor that joins all below it.
+//! The use cases: the only floor that joins all floors below it.
 //!
-//! Each request is written once, in one order. What asks for access: read the revision, name the fences, **stand**, read the
-//! state, decide, record, insert, **look again**. What ends access: change the state, lower, answer. Owns that order, the
-//! signing key of this life of the daemon and the background work. Speaks no wire format: the edges do.
+//! Each request is written once, in one order. A request for access reads the revision, names the fences, takes its **stand**,
+//! reads the state, decides, records, inserts, and **looks again**. An end changes the state, lowers the fence, and answers.
+//! This floor owns that order, the signing key of this run of the daemon, and the background work. It speaks no wire format.
 //!
-//! | File | Noun |
+//! | File | What it holds |
 //! |---|---|
-//! | `context` | [`Broker`]: one life of the daemon, and what it is made of |
-//! | `caller` | [`Caller`]: who asks, and whether they may |
-//! | `create` `launched` `attempts` `members` | a job from its creation over attempts and members to its end |
-//! | `presence` `attachment` `reconnect_limiter` | which members are there, the stream that says so, whose turn it is to come back |
-//! | `issue` `renew` | credentials; `draft` is what both begin with, `wording` what their tokens say |
-//! | `introspect` `feed` `reach` | what verifiers ask and are told, and whose lowerings concern them |
-//! | `operate` `reload` | what operators do; `known` looks for typing errors, `lockout` for whom a lock shuts out |
-//! | `queries` `listing` `job_filter` | looking |
-//! | `rules` `names` `decide` `tickets` | [`Rules`], the fences of a lease, the questions to policy, the tickets of attempts |
-//! | `denials` `refusals` | refused requests in the ledger; what several use cases refuse with |
+//! | `context` | [`Broker`]: all that one run of the daemon holds |
+//! | `caller` `access_request` `names` | [`Caller`]; the order of a request for access; the fences that it stands behind |
+//! | `rules` `decide` | [`Rules`] and their reload; the questions to policy |
+//! | `create` `launcher` `attempts` `members` `tickets` | a job from its creation over attempts and members to its end |
+//! | `presence` `attachment` `reconnect_limiter` | which members are there, their keep-alive streams, and how many may come back at once |
+//! | `issue` `renew` `draft` `wording` | credentials: issued, renewed, what both begin with, and what their tokens say |
+//! | `introspect` `feed` | what verifiers ask, and which lowerings they get |
+//! | `endings` `revocations` `locks` `lockout` `known` | how access ends; what operators end and lock; mistakes that are caught before |
+//! | `queries` `listing` `job_filter` | reading |
+//! | `denials` `refusals` `rates` | refused requests in the ledger; shared refusals; how much a caller may have recorded |
 //! | `receipt` | what a caller waits with until a record is on disk |
-//! | `background` | [`Task`]: the work that nobody asks for |
+//! | `background` | [`Task`]: the background work |
 
 mod access_request;
 mod attachment;
@@ -35,7 +35,7 @@ mod introspect;
 mod issue;
 mod job_filter;
 mod known;
-mod launched;
+mod launcher;
 mod listing;
 mod lockout;
 mod locks;
@@ -44,11 +44,9 @@ mod names;
 mod presence;
 mod queries;
 mod rates;
-mod reach;
 mod receipt;
 mod reconnect_limiter;
 mod refusals;
-mod reload;
 mod renew;
 mod revocations;
 mod rules;
@@ -61,6 +59,7 @@ pub use background::Task;
 pub use caller::Caller;
 pub use context::{Broker, BrokerSettings};
 pub use create::{CreatedJob, PartDecision};
+pub use denials::Denials;
 pub use draft::Binding;
 pub use introspect::TokenVerdict;
 pub use issue::{Bound, IssueRequest, Issued};
@@ -68,9 +67,9 @@ pub use job_filter::{JobFilter, JobStateFilter};
 pub use listing::{LeaseFilter, LeasePage, LeasePlace};
 pub use locks::{LockOrder, Locked};
 pub use members::{JoinRequest, JoinedMember, MemberSession, Offer};
-pub use queries::{LeaseView, WhoAmI};
-pub use reload::RulesReloaded;
+pub use queries::LeaseView;
 pub use renew::Renewed;
 pub use revocations::{EndingOptions, Revoked};
 pub use rules::Rules;
+pub use rules::RulesReloaded;
 pub use tickets::Tickets;

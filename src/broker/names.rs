@@ -8,7 +8,7 @@ use crate::{
     },
 };
 
-/// What a job as such depends on: its tenant, its launcher, the human it acts for, its resources.
+/// Returns what a specification depends on: its tenant, its launcher, the human it acts for, its resources.
 pub(super) fn of_spec(
     tenant: &TenantName,
     launcher: &SpiffeId,
@@ -30,9 +30,7 @@ pub(super) fn of_spec(
     names
 }
 
-/// What a job depends on, and the job itself.
-///
-/// Among its resources are the models that it tunes, though it reads them not: its decision stands on them.
+/// Returns what a job depends on, with the job itself and the models that it tunes.
 pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
     let tuned = tuned(rules, &job.spec.read, &job.spec.write);
     let mut names = of_spec(
@@ -45,7 +43,7 @@ pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
     names
 }
 
-/// What a member's place depends on, whatever it is going to open.
+/// Returns what a membership depends on, whatever the member opens.
 pub(super) fn of_member(
     rules: &Rules,
     job: &Job,
@@ -63,7 +61,7 @@ pub(super) fn of_member(
     names
 }
 
-/// What a lease depends on: the resources of its own scopes, and the models that its job tunes.
+/// Returns what a lease depends on: its scopes, and the models that its job tunes.
 pub(super) fn of_lease(
     rules: &Rules,
     job: &Job,

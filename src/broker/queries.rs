@@ -1,4 +1,4 @@
-//! Looking: jobs, leases, oneself. Shows no secret, and to nobody what is not theirs to see.
+//! Reading: jobs, leases, the caller itself. Shows no secret, and nothing that the caller may not see.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,12 +17,12 @@ use crate::{
     lease::{Ended, Lease},
     ledger::{LedgerError, Tail},
     limits,
-    name::{FenceName, JobId, LeaseId, PrincipalKind, ResourceName, TenantName},
+    name::{FenceKind, FenceName, JobId, LeaseId, PrincipalKind, ResourceName, TenantName},
     policy::{Relation, Rpc},
     reason::{Reason, Refusal},
 };
 
-/// A lease that lives, or one that ended a short while ago.
+/// A live lease, or one that ended a short while ago.
 #[derive(Clone, Debug)]
 pub enum LeaseView {
     Live(Arc<Lease>),
@@ -38,12 +38,6 @@ impl LeaseView {
     }
 }
 
-/// How the daemon sees a peer.
-#[derive(Clone)]
-pub struct WhoAmI {
-    pub caller: Option<Caller>,
-}
-
 impl Broker {
     pub fn get_job(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Refusal> {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
@@ -51,14 +45,14 @@ impl Broker {
         Ok(job)
     }
 
-    /// The job now and at each change.
+    /// Returns a receiver of the job: its state now and after each change.
     pub fn watch_job(&self, caller: &Caller, id: JobId) -> Result<watch::Receiver<Arc<Job>>, Refusal> {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         self.authorize_job(caller, Rpc::WatchJob, &job, "")?;
         self.state.watch(id).ok_or_else(job_not_found)
     }
 
-    /// Jobs that the caller may see and that a filter takes, newest first, below a place in the order.
+    /// Returns the jobs that the caller may see and that match a filter, newest first, below a place in the order.
     pub fn list_jobs(
         &self,
         caller: &Caller,
@@ -69,11 +63,11 @@ impl Broker {
         let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor);
         let own = oversees && self.authorize(caller, Rpc::ListJobs, Some(caller.tenant()), &[], "").is_ok();
         let all = oversees && self.authorize(caller, Rpc::ListJobs, None, &[], "").is_ok();
-        // The policy is asked once for each way to stand to a job of a tenant: the list is made under the state's mutex.
+        // Policy is asked once for each tenant and set of relations, because the list is made under the state's mutex.
         let mut said: BTreeMap<(TenantName, Vec<Relation>), bool> = BTreeMap::new();
         let now = self.clock.now();
         self.state.list(below, max, |job| {
-            if !filter.takes(job, now) {
+            if !filter.matches(job, now) {
                 return false;
             }
             if all || (own && job.spec.tenant == *caller.tenant()) {
@@ -89,7 +83,7 @@ impl Broker {
         })
     }
 
-    /// What the caller's tenant may name in a job, or all there is for those who see all, by name and beyond a name.
+    /// Returns the resources that the caller may name in a job, or all if it may see all, by name, after `after`.
     pub fn list_resources(
         &self,
         caller: &Caller,
@@ -113,7 +107,7 @@ impl Broker {
         let shown = seen.into_iter().take(max).map(|r| {
             let mut shown = r.clone();
             if !sees_all && shown.tenant != *caller.tenant() {
-                // With whom its owner shares it otherwise is the owner's affair.
+                // The caller must not learn with which other tenants the owner shares it.
                 shown.shared_with.retain(|tenant| tenant == caller.tenant());
             }
             shown
@@ -130,7 +124,7 @@ impl Broker {
             Some(lease) => Some(self.lease_view(lease)),
             None => self.table.find_ended(id).map(LeaseView::Ended),
         };
-        // Who may not look at leases at all is told so before it is told whether there is such a one.
+        // A caller that may not look at leases at all must not learn whether there is such a lease.
         let absent = || match self.authorize(caller, Rpc::GetLease, Some(caller.tenant()), &[], "") {
             Ok(()) => lease_not_found(),
             Err(refusal) => refusal,
@@ -149,7 +143,7 @@ impl Broker {
         Ok(view)
     }
 
-    /// A lease of the table as it is now: one that is over is shown so, though the clean-up has not come to it yet.
+    /// Returns a lease of the table as it is now: one that is over is shown as ended before it is cleaned up.
     fn lease_view(&self, lease: Arc<Lease>) -> LeaseView {
         let now = self.clock.now().lease;
         match lease.check(now) {
@@ -158,17 +152,17 @@ impl Broker {
         }
     }
 
-    /// What a caller waits with until the record of an ending is on disk.
+    /// Returns what a caller waits with until the record of an ending is on disk.
     pub fn receipt(&self, index: u64) -> Vec<u8> {
         self.receipts.give(index)
     }
 
-    /// Waits until the record of a receipt and all before it are on disk.
+    /// Waits until the record of a receipt, and all records before it, are on disk.
     pub async fn wait_durable(&self, caller: &Caller, receipt: &[u8]) -> Result<(), Refusal> {
         self.authorize(caller, Rpc::WaitDurable, Some(caller.tenant()), &[], "")?;
         let index = self.receipts.read(receipt).ok_or_else(|| {
-            Refusal::new(Reason::EpochChanged, "the receipt is none of this life of the daemon")
-                .fix("do it again: a second time is the first one's answer if that lasted")
+            Refusal::new(Reason::EpochChanged, "the receipt is not from this run of the daemon")
+                .fix("do it again: if the first time lasted, the second gets the same answer")
         })?;
         let waited = tokio::time::timeout(limits::DURABLE_WAIT, self.ledger.wait_durable(index)).await;
         let waited =
@@ -177,44 +171,39 @@ impl Broker {
             tracing::error!(%error, "a record is not durable");
             Refusal::new(
                 Reason::LedgerUnavailable,
-                "the record is not on disk: what it ended stays ended while this daemon lives",
+                "the record is not on disk: what it ended stays ended while this daemon runs",
             )
             .fix("mend the disk; the daemon writes it as soon as it can")
         })
     }
 
-    /// Whether a caller may see how far the ledger has come: those who may read it. It tells of every tenant.
+    /// Whether a caller may see how far the ledger has come. The ledger covers all tenants, so only its readers may.
     pub fn may_see_heads(&self, caller: &Caller) -> bool {
         self.is_only_tenant(caller) || self.authorize(caller, Rpc::TailLedger, None, &[], "").is_ok()
     }
 
-    /// Whether there is no other tenant that could learn, or suffer, of what the caller does.
+    /// Whether the daemon has no other tenant that the caller could harm or learn about.
     pub(super) fn is_only_tenant(&self, caller: &Caller) -> bool {
         caller.rules.catalog().tenants().all(|tenant| tenant == caller.tenant())
     }
 
-    /// The ledger from a record on. It tells of every tenant: only those who may see all may read it.
+    /// Follows the ledger from a record on. It covers all tenants, so only callers that may see all of them may read it.
     pub fn tail_ledger(&self, caller: &Caller, from: u64) -> Result<Tail, Refusal> {
         if self.authorize(caller, Rpc::TailLedger, None, &[], "").is_err() {
             self.authorize(caller, Rpc::TailLedger, Some(caller.tenant()), &[], "")?;
             if !self.is_only_tenant(caller) {
                 return Err(Refusal::new(
                     Reason::KindNotAllowed,
-                    "the ledger tells of every tenant, and you may see one",
+                    "the ledger covers every tenant, and you may see only one",
                 )
                 .fix("ask a platform operator, or an auditor of all tenants"));
             }
         }
         Ok(self.ledger.tail(from))
     }
-
-    pub fn whoami(&self, peer: &crate::identity::Peer) -> WhoAmI {
-        WhoAmI { caller: self.caller(peer).ok() }
-    }
 }
 
 pub(super) fn stood_behind(e: &Ended, behind: Option<&FenceName>) -> bool {
-    use crate::name::FenceKind;
     let Some(name) = behind else { return true };
     match name.kind() {
         FenceKind::Job(j) => e.facts.job == j,

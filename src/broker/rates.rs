@@ -1,7 +1,7 @@
 //! How much of the ledger the calls of one identity, and of one tenant, may fill.
 //!
-//! Only what widens access is counted: jobs, attempts, joins, credentials and their renewals. Each ending that a caller can
-//! cause ends something that was counted when it began, so endings are bounded with them and are never refused here.
+//! Only requests for access are counted: jobs, attempts, joins, credentials and their renewals. Each ending that a caller can
+//! cause ends something that was counted when it began. So endings are bounded too, and are never refused here.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use governor::{
     state::keyed::HashMapStateStore,
 };
 
-use super::{caller::Caller, context::Broker};
+use super::caller::Caller;
 use crate::{
     clock::Clock,
     ledger::Event,
@@ -33,14 +33,14 @@ impl GovernorClock for Boot {
 
 type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Boot, NoOpMiddleware<Duration>>;
 
-/// What each identity and each tenant may still have written, in KiB.
+/// The KiB that each identity and each tenant may still have written.
 pub(super) struct Rates {
     identities: Limiter<SpiffeId>,
     tenants: Limiter<TenantName>,
     clock: Boot,
 }
 
-/// Why a call is refused: whose rate is used up, and when to try again.
+/// Whose rate is used up, and how long to wait.
 #[derive(Debug)]
 struct Spent {
     whose: String,
@@ -60,8 +60,7 @@ impl Rates {
     fn take(&self, id: &SpiffeId, tenant: &TenantName, bytes: usize) -> Result<(), Spent> {
         let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX).saturating_add(1);
         let kib = NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN);
-        // A flood of new identities fills no memory: those that were quiet are forgotten, and who is new meanwhile counts by
-        // its tenant only.
+        // A flood of new identities must not fill the memory: past the bound, a new one counts only for its tenant.
         if self.identities.len() < limits::RATED_IDENTITIES_MAX {
             take(&self.identities, id, kib, &self.clock)
                 .map_err(|wait| Spent { whose: "this identity".to_owned(), wait })?;
@@ -70,14 +69,32 @@ impl Rates {
             .map_err(|wait| Spent { whose: format!("the tenant {tenant}"), wait })
     }
 
-    /// Forgets who has all of its rate again.
+    /// Counts a record that a call wants to write. Refuses it if the caller or its tenant wrote too many.
+    pub(super) fn charge(&self, caller: &Caller, record: &Event) -> Result<(), Refusal> {
+        self.charge_bytes(caller, record.bytes())
+    }
+
+    pub(super) fn charge_bytes(&self, caller: &Caller, bytes: usize) -> Result<(), Refusal> {
+        self.take(caller.id(), caller.tenant(), bytes).map_err(|Spent { whose, wait }| {
+            metrics::counter!("leasehold_rate_limited_total").increment(1);
+            let seconds = wait.as_secs().saturating_add(1);
+            Refusal::new(Reason::Overloaded, format!("{whose} has had more recorded than its rate allows"))
+                .with("retry_after", format!("{seconds}s"))
+                .fix(format!(
+                    "try again in {seconds} s, and less often; operators set ledger.rate_per_identity and \
+                     ledger.rate_per_tenant"
+                ))
+        })
+    }
+
+    /// Forgets the identities and tenants that have all of their rate again.
     pub(super) fn prune(&self) {
         self.identities.retain_recent();
         self.tenants.retain_recent();
     }
 }
 
-/// So much a second in the long run, and what that makes in a while at once. The largest record fits always.
+/// Returns a quota of `per_second` in the long run, and a burst in which the largest record fits.
 fn quota(per_second: u32) -> Quota {
     let largest =
         u32::try_from(limits::LEDGER_RECORD_BYTES_MAX / 1_024).unwrap_or(u32::MAX).saturating_add(1);
@@ -93,28 +110,8 @@ where
     match limiter.check_key_n(key, kib) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(not_until)) => Err(not_until.wait_time_from(clock.now())),
-        // More than ever fits: the ledger refuses the record by its size.
+        // More than fits at any time: the ledger refuses the record by its size.
         Err(_) => Ok(()),
-    }
-}
-
-impl Broker {
-    /// Counts a record that a call wants written, and refuses it if the caller or its tenant had too many.
-    pub(super) fn charge(&self, caller: &Caller, record: &Event) -> Result<(), Refusal> {
-        self.charge_bytes(caller, record.bytes())
-    }
-
-    pub(super) fn charge_bytes(&self, caller: &Caller, bytes: usize) -> Result<(), Refusal> {
-        self.rates.take(caller.id(), caller.tenant(), bytes).map_err(|Spent { whose, wait }| {
-            metrics::counter!("leasehold_rate_limited_total").increment(1);
-            let seconds = wait.as_secs().saturating_add(1);
-            Refusal::new(Reason::Overloaded, format!("{whose} has had more recorded than its rate allows"))
-                .with("retry_after", format!("{seconds}s"))
-                .fix(format!(
-                    "try again in {seconds} s, and less often; operators set ledger.rate_per_identity and \
-                     ledger.rate_per_tenant"
-                ))
-        })
     }
 }
 
@@ -123,7 +120,7 @@ mod tests {
     use super::*;
     use crate::clock::{BootTime, LeaseTime, Now, SystemClock};
 
-    /// A clock that stands where it is put.
+    /// A clock that shows the time that a test sets.
     #[derive(Default)]
     struct Put(std::sync::atomic::AtomicU64);
 

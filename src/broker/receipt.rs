@@ -1,4 +1,4 @@
-//! Receipts for records: what a caller waits with until an ending is on disk.
+//! Receipts for records. A caller waits with one until an ending is on disk.
 
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -7,9 +7,8 @@ use ring::{
 
 use crate::secret::{NoRandomness, Secret};
 
-/// Seals the place of a record. The place itself would tell each tenant how much the others do.
-///
-/// The key lives as long as one life of the daemon: a receipt of another life is none.
+/// Seals the index of a record, which would tell each tenant how much the others do. A receipt is valid in one run of the
+/// daemon.
 pub(super) struct Receipts {
     key: LessSafeKey,
     random: SystemRandom,
@@ -22,7 +21,7 @@ impl Receipts {
         Ok(Receipts { key: LessSafeKey::new(key), random: SystemRandom::new() })
     }
 
-    /// A nonce and the sealed place. Empty if the system has no random bytes: no one can wait with it.
+    /// Returns a nonce and the sealed index. Empty if the system gives no random bytes: then the caller cannot wait.
     pub(super) fn give(&self, index: u64) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         let mut sealed = index.to_be_bytes().to_vec();
@@ -36,7 +35,7 @@ impl Receipts {
         }
     }
 
-    /// The place, if the receipt is one of this life.
+    /// Returns the index if the receipt is from this run.
     pub(super) fn read(&self, receipt: &[u8]) -> Option<u64> {
         let (nonce, sealed) = receipt.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
@@ -51,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_receipt_says_nothing_and_is_good_for_one_life() {
+    fn a_receipt_hides_the_index_and_is_valid_for_one_run() {
         let (one, other) = (Receipts::new().unwrap(), Receipts::new().unwrap());
         let receipt = one.give(7);
         assert_eq!(one.read(&receipt), Some(7));

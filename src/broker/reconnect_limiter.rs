@@ -1,47 +1,52 @@
-//! ReconnectLimiter for those who come back.
+//! A limit on members that come back all at once.
 
 use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::context::Broker;
+use super::members::MemberSession;
 use crate::{
-    clock::Clock,
+    clock::{Clock, LeaseTime},
+    fence::Registry,
     job::{Job, MemberState},
     limits,
     name::{AttemptNumber, FenceName, InstanceName, SpiffeId},
     reason::{Reason, Refusal},
 };
 
-/// After a restart thousands ask at once for what they had before. They take turns, so that whoever is new is answered
-/// meanwhile: of the requests in work never more than a share is theirs, and of those that are let in to wait never more than
-/// half.
+/// Limits how many requests of returning members are in work. After a restart thousands come back at once, and new callers
+/// must be answered meanwhile.
 pub(super) struct ReconnectLimiter {
-    /// Those in work.
+    /// Requests in work.
     places: Semaphore,
-    /// Those in work and those that wait.
+    /// Requests in work, and those that wait.
     let_in: Semaphore,
     clock: Arc<dyn Clock>,
+    fences: Arc<Registry>,
+    /// When this run of the daemon began.
+    began: LeaseTime,
 }
 
-/// One turn, until it is dropped.
+/// Lets one request of a returning member work, until it is dropped.
 pub(super) struct ReconnectPermit<'a>(
     #[expect(dead_code, reason = "held for their places")] (SemaphorePermit<'a>, SemaphorePermit<'a>),
 );
 
 impl ReconnectLimiter {
-    pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(clock: Arc<dyn Clock>, fences: Arc<Registry>) -> Self {
         ReconnectLimiter {
+            began: clock.now().lease,
+            fences,
             places: Semaphore::new(limits::RETURNING_MAX),
             let_in: Semaphore::new(limits::RETURNING_WAITING_MAX),
             clock,
         }
     }
 
-    /// The next turn, in the order in which they came.
+    /// Waits for the next permit, in the order of the requests.
     async fn take(&self) -> Result<ReconnectPermit<'_>, Refusal> {
         let crowded =
-            || Refusal::new(Reason::Overloaded, "very many come back at once: try again in a moment");
+            || Refusal::new(Reason::Overloaded, "too many members reconnect at once: try again in a moment");
         let let_in = self.let_in.try_acquire().map_err(|_| crowded())?;
         tokio::select! {
             biased;
@@ -49,10 +54,8 @@ impl ReconnectLimiter {
             () = self.clock.sleep(limits::RETURNING_WAIT) => Err(crowded()),
         }
     }
-}
 
-impl Broker {
-    /// A turn where a member that is away comes back. None where somebody joins for the first time.
+    /// Returns a permit if a member that is away comes back. A first join needs none.
     pub(super) async fn permit_to_join(
         &self,
         job: &Job,
@@ -61,26 +64,27 @@ impl Broker {
         caller: &SpiffeId,
     ) -> Result<Option<ReconnectPermit<'_>>, Refusal> {
         let member = job.attempt(attempt).and_then(|a| a.members.get(instance));
-        // Anybody else is refused without one.
-        match member.filter(|m| m.spiffe_id == *caller).map(|m| m.state) {
-            Some(MemberState::Away { .. }) => self.reconnects.take().await.map(Some),
+        // All others are refused without one.
+        let own = member.filter(|m| m.spiffe_id == *caller);
+        match own.map(|m| m.state) {
+            Some(MemberState::Away { .. }) => self.take().await.map(Some),
             _ => Ok(None),
         }
     }
 
-    /// A turn where a member of an earlier life of the daemon asks for its first lease of this one.
+    /// Returns a permit if a member of an earlier run of the daemon asks for its first lease of this one.
     pub(super) async fn permit_to_ask(
         &self,
         job: &Job,
-        attempt: AttemptNumber,
-        instance: &InstanceName,
+        session: &MemberSession,
         caller: &SpiffeId,
     ) -> Result<Option<ReconnectPermit<'_>>, Refusal> {
-        let of_before = job.attempt(attempt).filter(|a| a.began < self.began);
-        let is_its = of_before.and_then(|a| a.members.get(instance)).is_some_and(|m| m.spiffe_id == *caller);
-        let member = FenceName::member(job.id, attempt, instance.clone());
-        match is_its && self.fences.behind(&member) == 0 {
-            true => self.reconnects.take().await.map(Some),
+        let MemberSession { attempt, instance, .. } = session;
+        let earlier = job.attempt(*attempt).filter(|a| a.began < self.began);
+        let is_own = earlier.and_then(|a| a.members.get(instance)).is_some_and(|m| m.spiffe_id == *caller);
+        let member = FenceName::member(job.id, *attempt, instance.clone());
+        match is_own && self.fences.behind(&member) == 0 {
+            true => self.take().await.map(Some),
             false => Ok(None),
         }
     }
@@ -91,37 +95,42 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::{clock::SystemClock, fence::Seq};
 
-    #[tokio::test]
-    async fn who_comes_back_waits_for_a_turn_and_no_longer_than_its_client_does() {
-        let turns = ReconnectLimiter::new(Arc::new(SystemClock::new()));
-        let held: Vec<_> =
-            (0..limits::RETURNING_MAX).map(|_| turns.take().now_or_never().unwrap().unwrap()).collect();
-        let mut next = Box::pin(turns.take());
-        assert!(next.as_mut().now_or_never().is_none(), "it waits");
-        drop(held);
-        assert!(next.now_or_never().unwrap().is_ok());
-        assert!(limits::RETURNING_WAIT < limits::CALL, "a refusal comes while somebody listens");
-        const { assert!(limits::RETURNING_WAITING_MAX <= limits::REQUESTS_MAX / 2, "half is for who is new") };
+    fn limiter() -> ReconnectLimiter {
+        ReconnectLimiter::new(Arc::new(SystemClock::new()), Arc::new(Registry::new(Seq(0))))
     }
 
     #[tokio::test]
-    async fn no_more_are_let_in_to_wait_than_leave_room_for_others() {
-        let turns = ReconnectLimiter::new(Arc::new(SystemClock::new()));
+    async fn a_returning_member_waits_no_longer_than_its_client() {
+        let limiter = limiter();
         let held: Vec<_> =
-            (0..limits::RETURNING_MAX).map(|_| turns.take().now_or_never().unwrap().unwrap()).collect();
-        let mut waiting: Vec<_> =
-            (limits::RETURNING_MAX..limits::RETURNING_WAITING_MAX).map(|_| Box::pin(turns.take())).collect();
+            (0..limits::RETURNING_MAX).map(|_| limiter.take().now_or_never().unwrap().unwrap()).collect();
+        let mut next = Box::pin(limiter.take());
+        assert!(next.as_mut().now_or_never().is_none(), "it waits");
+        drop(held);
+        assert!(next.now_or_never().unwrap().is_ok());
+        assert!(limits::RETURNING_WAIT < limits::CALL, "the refusal comes before the client gives up");
+        const { assert!(limits::RETURNING_WAITING_MAX <= limits::REQUESTS_MAX / 2, "half is for new callers") };
+    }
+
+    #[tokio::test]
+    async fn waiting_members_leave_room_for_other_callers() {
+        let limiter = limiter();
+        let held: Vec<_> =
+            (0..limits::RETURNING_MAX).map(|_| limiter.take().now_or_never().unwrap().unwrap()).collect();
+        let mut waiting: Vec<_> = (limits::RETURNING_MAX..limits::RETURNING_WAITING_MAX)
+            .map(|_| Box::pin(limiter.take()))
+            .collect();
         for one in &mut waiting {
             assert!(one.as_mut().now_or_never().is_none());
         }
-        let refusal = turns.take().now_or_never().unwrap().err().unwrap();
+        let refusal = limiter.take().now_or_never().unwrap().err().unwrap();
         assert_eq!(refusal.reason, Reason::Overloaded);
-        // Who gives up gives its place back.
+        // A request that gives up frees its place.
         drop(waiting);
-        assert!(turns.take().now_or_never().is_none());
+        assert!(limiter.take().now_or_never().is_none());
         drop(held);
-        assert!(turns.take().now_or_never().unwrap().is_ok());
+        assert!(limiter.take().now_or_never().unwrap().is_ok());
     }
 }

@@ -1,4 +1,6 @@
-//! What several use cases refuse with, in the same words. A thing that is not there and one that is another's are one answer.
+//! Refusals that several use cases share. An absent thing and a foreign one get the same answer.
+
+use std::convert::Infallible;
 
 use crate::{
     job::Illegal,
@@ -21,7 +23,7 @@ pub(super) fn no_random() -> Refusal {
     Refusal::new(Reason::Internal, "the system gave no random bytes")
 }
 
-/// What the state said, in the words of a refusal.
+/// Turns a refusal of the state into one for the caller.
 pub(super) fn state_refusal<E>(refused: Refused<E>, of_move: impl FnOnce(E) -> Refusal) -> Refusal
 where
     E: std::fmt::Display + std::fmt::Debug,
@@ -33,10 +35,10 @@ where
         Refused::Ledger(why) => ledger_unavailable(&why),
         Refused::Bound(job) => Refusal::new(
             Reason::IdentityBound,
-            format!("your identity belongs to one job alone, and that is {job}"),
+            format!("your identity belongs to only one job, and that is {job}"),
         )
         .fix(format!(
-            "go on with that job while it is open (--job {job}); or run each job under a SPIFFE ID of its own, or have the catalog say identity = \"shared\"; this one is free {} h after {job} has ended",
+            "go on with that job while it is open (--job {job}); or run each job under its own SPIFFE ID, or have the catalog say identity = \"shared\"; this one is free {} h after {job} has ended",
             limits::IDENTITY_BOUND.as_secs() / 3600
         )),
         Refused::TooManyKeys(full) => Refusal::new(Reason::QuotaExceeded, full.to_string())
@@ -48,11 +50,16 @@ where
     }
 }
 
-/// What asks for access is refused with when its record cannot be written.
+/// Refuses a request for access whose record cannot be written.
 pub(super) fn ledger_unavailable(why: &str) -> Refusal {
     tracing::debug!(why, "a record could not be written");
     Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
         .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
+}
+
+/// Turns a refusal of the state into one for the caller, if the operation makes no move of a job.
+pub(super) fn plain_refusal(refused: Refused<Infallible>) -> Refusal {
+    state_refusal(refused, |never| match never {})
 }
 
 pub(super) fn key_conflict(job: JobId) -> Refusal {
@@ -63,7 +70,7 @@ pub(super) fn key_conflict(job: JobId) -> Refusal {
     .fix("use another key for another job, or send the same specification")
 }
 
-/// Why a move is not legal, in the words of a refusal.
+/// Turns an illegal move into a refusal for the caller.
 pub(super) fn move_refusal(illegal: Illegal) -> Refusal {
     let refusal = Refusal::new(illegal.reason(), illegal.to_string());
     match illegal {

@@ -1,4 +1,4 @@
-//! Renewing and giving back: the same order as issuing, under the names that the lease already stands behind.
+//! How leases are renewed and released. A renewal takes the order of issuing, under the names of the lease.
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use super::{
     access_request::{AccessRequest, StandingRequest},
     caller::Caller,
     context::Broker,
-    decide::{decision_record, granted_by, unchanged},
+    decide::{check_pins, decision_record, granted_by},
     draft::{CredentialDraft, Life, TokenStand},
     members::{MemberSession, Offer},
     names,
@@ -45,7 +45,7 @@ impl Broker {
         id: LeaseId,
         ttl: Option<Duration>,
     ) -> Result<Renewed, Refusal> {
-        self.widening()?;
+        self.refuse_if_held()?;
         for _ in 0..limits::REVISION_RETRIES {
             if let Some(renewed) = self.renew_once(caller, session, id, ttl).await? {
                 return Ok(renewed);
@@ -133,14 +133,14 @@ impl Broker {
                 // If a lock ended it, the refusal names the lock.
                 let mut names = todays_names(&request.rules, job, &over.facts);
                 names.push(FenceName::lease(id));
-                self.unlocked(names.iter())?;
+                self.check_unlocked(names.iter())?;
                 Err(over_refusal(&over))
             }
         }
     }
 
-    /// What a lease is for, where the rules of today still have it: who holds it may renew, nothing that it stands behind is
-    /// locked, and the catalog says of it what it said. Whatever is refused here is refused to the lease, and ends it.
+    /// Returns the offer that a lease is for and its audience, if the rules still allow both: its holder may renew, none of
+    /// its names is locked, and the catalog says of it what it said. A refusal here ends the lease.
     fn still_offered(
         &self,
         request: &AccessRequest<'_>,
@@ -150,8 +150,8 @@ impl Broker {
         let AccessRequest { rules, caller, .. } = request;
         let facts = &lease.facts;
         self.authorize_job(caller, Rpc::RenewLease, job, "")?;
-        self.launcher_stands(rules, job)?;
-        self.unlocked(lease.stand().names().chain([&FenceName::lease(lease.id)]))?;
+        self.check_launcher(rules, job)?;
+        self.check_unlocked(lease.stand().names().chain([&FenceName::lease(lease.id)]))?;
         if !stands_behind_todays_names(rules, job, lease) {
             return Err(Refusal::new(
                 Reason::LeaseEnded,
@@ -162,7 +162,7 @@ impl Broker {
         let audience = rules.catalog().audience(&facts.audience).cloned().ok_or_else(|| {
             Refusal::new(Reason::AudienceUnknown, format!("the catalog has no audience {}", facts.audience))
         })?;
-        unchanged(rules, job, &facts.scopes)?;
+        check_pins(rules, job, &facts.scopes)?;
         let moved =
             |s: &Scope| rules.catalog().resource(&s.resource).is_none_or(|r| r.audience != facts.audience);
         if let Some(s) = facts.scopes.iter().find(|s| moved(s)) {
@@ -205,8 +205,8 @@ impl Broker {
         refusal.with("lease", "it has ended, since it would not be given again")
     }
 
-    /// Gives a lease back before its time. A second time answers as the first. Also answers the place of the record, and
-    /// whether it is on disk.
+    /// Releases a lease before its time; again gives the same answer. Returns the ending, the index of its record, and
+    /// whether that is on disk.
     pub fn release(
         &self,
         caller: &Caller,
@@ -223,14 +223,14 @@ impl Broker {
             LeaseView::Ended(_) => 1,
             LeaseView::Live(_) => 0,
         };
-        // Its own word first, then its name for those who follow the feed.
+        // The lease ends by its own word first, then by its name, for those who follow the feed.
         let behind = self.end_lease(id, RELEASED);
         let done = self.state.lower_lease(id, behind, RELEASED);
         let (index, durable) = self.durability(done.record.map(|r| r.index));
         Ok((Ending { seq: done.ending.seq, behind: behind.max(ended_before) }, index, durable))
     }
 
-    /// A lease of this member, in this attempt. A foreign lease and an absent one get the same answer.
+    /// Returns a lease of this member in this attempt. A foreign lease and an absent one get the same answer.
     fn own_lease(&self, caller: &Caller, session: &MemberSession, id: LeaseId) -> Result<LeaseView, Refusal> {
         let view = match self.table.find(id) {
             Some(lease) => LeaseView::Live(lease),
@@ -248,9 +248,9 @@ impl Broker {
     }
 }
 
-/// What is remembered of a lease that its holder gave back.
+/// The cause of an ended lease that its holder released.
 const RELEASED: &str = "released";
-/// What is remembered of a lease that a fresh decision no longer allowed, before the reason.
+/// How the cause of an ended lease begins that a fresh decision did not allow. The reason follows.
 const NOT_RENEWED: &str = "not renewed: ";
 
 /// Returns the life that a renewal gives, never past the latest end of the lease.
@@ -264,7 +264,7 @@ fn life_within(draft: &CredentialDraft<'_>, lease: &Lease, wanted: Duration) -> 
     life
 }
 
-/// Whether a lease stands behind all that it would stand behind if it were issued today: the catalog says what a job tunes.
+/// Whether a lease stands behind all names that it would stand behind if it were issued now.
 pub(super) fn stands_behind_todays_names(rules: &Rules, job: &Job, lease: &Lease) -> bool {
     todays_names(rules, job, &lease.facts).iter().all(|name| lease.stand().is_behind(name))
 }

@@ -28,14 +28,14 @@ pub struct Revoked {
     pub notes: Vec<String>,
 }
 
-/// How an operator asks for an end.
+/// How an operator wants access to end.
 #[derive(Clone, Debug)]
 pub struct EndingOptions<'a> {
-    /// For those who are cut off, and for the auditor.
+    /// The reason, for those who lose access and for the auditor.
     pub reason: &'a str,
-    /// Counts what would end, and changes nothing.
+    /// Only counts what would end.
     pub dry_run: bool,
-    /// Takes a name that nothing has yet.
+    /// Accepts a name that nothing has yet.
     pub ahead: bool,
 }
 
@@ -47,8 +47,7 @@ impl Revoked {
 }
 
 impl Broker {
-    /// Ends all access behind a name. A job or lease that is not there is NOT_FOUND; any other name that nothing has is refused
-    /// unless the caller says that it comes ahead of it.
+    /// Ends all access behind a name. A name that nothing has is refused unless `ahead` is set.
     pub fn revoke(
         &self,
         caller: &Caller,
@@ -65,7 +64,7 @@ impl Broker {
             ));
         }
         if !ahead {
-            self.is_known(caller, Rpc::Revoke, &LockName::Name(name.clone()))?;
+            self.check_known(caller, Rpc::Revoke, &LockName::Name(name.clone()))?;
         }
         if dry_run {
             return Ok(self.would_revoke(name));
@@ -98,10 +97,8 @@ impl Broker {
         Ok(answer)
     }
 
-    /// Lowers a fence that is no job, attempt or lease.
-    ///
-    /// An identity's memberships end after its fence is lowered. A membership that begins in between ends with them, and none
-    /// is left that is older than the lowering. A lease that is issued in between stands behind a membership.
+    /// Lowers a fence that is no job, attempt or lease. The memberships of an identity end after that, so that none is left
+    /// that is older than the lowering.
     fn revoke_name(&self, caller: &Caller, name: &FenceName, kind: &FenceKind, reason: &str) -> Revoked {
         let done = self.state.revoke(name, caller.actor(), reason);
         let mut notes = Vec::new();
@@ -127,7 +124,7 @@ impl Broker {
         Revoked { notes, ..Revoked::of(done) }
     }
 
-    /// Live leases that a name would end.
+    /// Counts the live leases that a name would end.
     pub(super) fn behind(&self, name: &FenceName) -> u64 {
         match name.kind() {
             FenceKind::Lease(id) => u64::from(self.table.find(id).is_some()),
@@ -150,7 +147,7 @@ impl Broker {
         }
     }
 
-    /// Ends all memberships of an identity. Answers the names that this lowered, for the clean-up.
+    /// Ends all memberships of an identity. Returns the names that this lowered, for the clean-up.
     pub(super) fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> Vec<FenceName> {
         let mut ended = Vec::new();
         for job in self.state.open_jobs() {
@@ -165,9 +162,8 @@ impl Broker {
         ended
     }
 
-    /// The tenant whose operators may end what stands behind a name; `None` where only those of all tenants may.
-    ///
-    /// Who may not make the call at all is told so before it is told whether there is such a job or lease.
+    /// Returns the tenant whose operators may end what stands behind a name; `None` means only operators of all tenants. A
+    /// caller that may not make the call at all does not learn whether there is such a job or lease.
     pub(super) fn tenant_of(
         &self,
         caller: &Caller,
@@ -195,7 +191,7 @@ impl Broker {
             },
             FenceKind::Tenant(t) => Ok(Some(t)),
             FenceKind::Resource(r) => Ok(Some(r.tenant())),
-            // Whose an identity is, and whether it is known at all, is said to those who see its tenant.
+            // Only callers that see its tenant learn whose an identity is, and whether it is known.
             FenceKind::Identity(id) => {
                 let tenant = caller.rules.catalog().principal(&id).map(|p| p.tenant.clone());
                 Ok(tenant.filter(|tenant| self.sees(caller, tenant)))
@@ -212,7 +208,7 @@ impl Broker {
     }
 }
 
-/// All memberships of one identity in a job's current attempt end.
+/// Returns the changes that end all memberships of an identity in the current attempt of a job.
 fn leave_all(job: &Job, id: &SpiffeId, reason: &str, at: LeaseTime) -> Vec<Change> {
     let Some(a) = job.current() else { return Vec::new() };
     a.members

@@ -1,8 +1,23 @@
-//! What a decision is made by.
+//! The rules of a decision, and their reload: all files or none, then a sweep of what they no longer allow.
 
-use crate::{catalog::Catalog, policy::Engine};
+use std::sync::{Arc, PoisonError};
 
-/// Policy and the catalog that it was made with, always of one load: a decision never mixes two.
+use super::{
+    caller::{Caller, relations},
+    context::Broker,
+    decide::{WorkQuestion, check_pins, work_of},
+    renew::stands_behind_todays_names,
+};
+use crate::{
+    catalog::Catalog,
+    job::{Job, MemberState},
+    ledger::{Actor, Event},
+    name::{Digest, FenceName, InstanceName, Scope, SpiffeId},
+    policy::{Asker, Call, Engine, Phase, Rpc, Verdict},
+    reason::{Reason, Refusal},
+};
+
+/// Policy and the catalog that it was loaded with. A decision never mixes two loads.
 pub struct Rules {
     pub engine: Engine,
 }
@@ -11,4 +26,151 @@ impl Rules {
     pub fn catalog(&self) -> &Catalog {
         self.engine.catalog()
     }
+}
+
+/// The result of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RulesReloaded {
+    pub catalog: Digest,
+    pub policy: Digest,
+    /// Leases of members that the new rules do not allow.
+    pub ended: u64,
+}
+
+impl Broker {
+    /// Refuses a caller that may not reload the files of all tenants.
+    pub fn may_reload(&self, caller: &Caller) -> Result<(), Refusal> {
+        if self.authorize(caller, Rpc::ReloadCatalog, None, &[], "").is_ok() {
+            return Ok(());
+        }
+        self.authorize(caller, Rpc::ReloadCatalog, Some(caller.tenant()), &[], "")?;
+        if self.is_only_tenant(caller) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Reason::KindNotAllowed,
+            "a reload reads the files of every tenant, and you are an operator of only one",
+        )
+        .fix("ask a platform operator, or have the daemon get SIGHUP when your file has changed"))
+    }
+
+    /// Reads the rules again and puts them in force, one reload at a time. Blocks.
+    pub fn reload(
+        &self,
+        read: impl FnOnce(&Rules) -> Result<Rules, Refusal>,
+        by: Actor,
+        dry_run: bool,
+    ) -> Result<(Arc<Rules>, RulesReloaded), Refusal> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = Arc::new(read(&self.rules())?);
+        if dry_run {
+            let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
+            let ended = self.no_longer_allowed(&rules).iter().map(|(name, _)| self.fences.behind(name)).sum();
+            return Ok((rules, RulesReloaded { catalog, policy, ended }));
+        }
+        let reloaded = self.replace_rules(rules.clone(), by);
+        Ok((rules, reloaded))
+    }
+
+    /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read the
+    /// old rules looks at the revision again before it answers.
+    fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> RulesReloaded {
+        self.reach.widen(rules.catalog());
+        self.rules.store(rules.clone());
+        self.fences.raise_revision();
+        let mut ended = 0u64;
+        for (name, why) in self.no_longer_allowed(&rules) {
+            let why = format!("catalog or policy no longer allow it: {why}");
+            let lowered = self.state.lower(&name, &why);
+            ended = ended.saturating_add(lowered.ending.behind);
+            self.sweep(&[name], &why);
+        }
+        // From here on members stand behind the names of the new catalog.
+        self.sessions.call_all();
+        self.decide_again();
+        let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
+        self.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
+        tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
+        RulesReloaded { catalog, policy, ended }
+    }
+
+    /// Returns the members that these rules no longer allow, by the fences of their leases, each with the reason.
+    fn no_longer_allowed(&self, rules: &Rules) -> Vec<(FenceName, String)> {
+        let mut names = Vec::new();
+        for job in self.state.open_jobs() {
+            let Some(a) = job.current() else { continue };
+            let launched = self.check_launcher(rules, &job).map_err(|r| why(&r));
+            for (instance, id) in joined(&job) {
+                let name = FenceName::member(job.id, a.number, instance);
+                let allowed = launched
+                    .clone()
+                    .and_then(|()| self.still_allowed(rules, &job, &id).map_err(|r| why(&r)))
+                    .and_then(|()| match self.stand_behind_todays_names(rules, &job, &name) {
+                        true => Ok(()),
+                        false => Err("the catalog has another entry for what the job uses".to_owned()),
+                    });
+                if let Err(why) = allowed {
+                    names.push((name, why));
+                }
+            }
+        }
+        names
+    }
+
+    /// Whether the catalog still makes a member's leases depend on the names that they stand behind.
+    fn stand_behind_todays_names(&self, rules: &Rules, job: &Job, member: &FenceName) -> bool {
+        let mut leases = self.table.live(Some(member));
+        // Leases with the same facts share one stand, and so one answer.
+        leases.sort_unstable_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.dedup_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
+    }
+
+    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> Result<(), Refusal> {
+        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+        let question = WorkQuestion {
+            rules,
+            asker: Asker::Identity(id),
+            job,
+            attempt: job.attempts.len() as u64,
+            phase: Phase::Running,
+            ttl: self.ttl_of(job),
+            parts: &parts,
+        };
+        let scopes: Vec<Scope> =
+            job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();
+        let call = Call {
+            caller: id,
+            rpc: Rpc::IssueCredential,
+            tenant: Some(&job.spec.tenant),
+            relations: &relations(id, job),
+            now: self.clock.now().wall,
+            reason: "",
+        };
+        check_pins(rules, job, &scopes)?;
+        rules.engine.authorize(&call)?;
+        match self.judge(question) {
+            Verdict::Allow { .. } => Ok(()),
+            Verdict::Wait { gates, .. } => {
+                let gate = gates.first().map(|gate| gate.id.clone()).unwrap_or_default();
+                Err(Refusal::new(Reason::ApprovalRequired, "people must approve it").with("rule", gate))
+            }
+            Verdict::Deny { refusal, .. } => Err(refusal),
+        }
+    }
+}
+
+/// Returns the rule that refuses, or else the text of the refusal.
+fn why(refusal: &Refusal) -> String {
+    refusal.fact("rule").map_or_else(|| refusal.text.to_string(), str::to_owned)
+}
+
+fn joined(job: &Job) -> Vec<(InstanceName, SpiffeId)> {
+    job.current().map_or_else(Vec::new, |a| {
+        a.members
+            .iter()
+            .filter(|(_, m)| m.state == MemberState::Joined)
+            .map(|(i, m)| (i.clone(), m.spiffe_id.clone()))
+            .collect()
+    })
 }

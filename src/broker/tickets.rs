@@ -1,22 +1,22 @@
-//! Tickets: what a shared identity brings to join an attempt.
+//! Tickets: what a shared identity shows to join an attempt.
 
 use ring::hmac;
 
 use crate::{name::JobId, secret::Secret};
 
 /// Makes the ticket of an attempt from its job and its key: HMAC-SHA-256 under a secret that outlives the daemon. The same
-/// key has the same ticket in every life, and the ledger holds its digest alone.
+/// key gives the same ticket in every run, and the ledger keeps only its digest.
 pub struct Tickets(hmac::Key);
 
 impl Tickets {
-    /// From a secret that nothing else is made from.
+    /// Makes the key from a secret that nothing else is made from.
     pub fn new(root: &Secret) -> Self {
         Tickets(hmac::Key::new(hmac::HMAC_SHA256, root.expose()))
     }
 
-    /// Of the attempt that this key began, or begins. A key is used once in the life of a job.
+    /// Returns the ticket of the attempt that a key began, or begins. A key is used once in a job.
     pub(super) fn of(&self, job: JobId, key: &str) -> Option<Secret> {
-        // A job's id has one length, so no two pairs read the same.
+        // All job ids have one length, so no two pairs give the same text.
         Secret::from_bytes(hmac::sign(&self.0, format!("{job}|{key}").as_bytes()).as_ref())
     }
 }
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_ticket_is_that_of_its_job_key_and_root_and_of_no_other() {
+    fn a_ticket_depends_on_its_job_key_and_root() {
         let roots = [Secret::random().unwrap(), Secret::random().unwrap()];
         let of = |root: &Secret, job, key| Tickets::new(root).of(JobId(job), key).unwrap().digest();
         let one = of(&roots[0], 1, "run-1");

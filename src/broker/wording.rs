@@ -1,4 +1,4 @@
-//! What a token says, and whether it will fit: issuing, renewing and creating a job word it by the same code.
+//! The claims of tokens, and whether they fit. Issuing, renewing and creating a job share this code.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::{
     token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, MintError, Minted},
 };
 
-/// All that the claims of one token are made of.
+/// What the claims of one token are made of.
 pub(super) struct Wording<'a> {
     pub facts: &'a Facts,
     pub stood: &'a TokenStand<'a>,
@@ -62,28 +62,28 @@ impl Broker {
         Ok(claims)
     }
 
-    /// Makes claims ready to be signed, or refuses what is too large.
-    pub(super) fn minted(&self, claims: &Claims) -> Result<Minted, Refusal> {
+    /// Makes claims ready to be signed, or refuses a token that is too large.
+    pub(super) fn prepare(&self, claims: &Claims) -> Result<Minted, Refusal> {
         Minted::prepare(&self.key, claims).map_err(|e| match e {
             MintError::TooLarge(bytes) => too_large(bytes, claims),
             MintError::Sign => Refusal::new(Reason::Internal, e.to_string()),
         })
     }
 
-    /// Refuses a job with a token that would not fit into a header: none of its members can be refused for that later.
+    /// Refuses a job with a token that would not fit into a header, so that none of its members is refused for that later.
     pub(super) fn tokens_fit(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         for offer in Self::offers(rules, job) {
             let sees = rules.catalog().audience(&offer.audience).map(|a| a.presenter);
             let certificate = (sees != Some(Presenter::None)).then_some(&[0; 32]);
             for holder in longest_holders(job) {
                 let claims = self.largest_claims(rules, job, &offer, &holder, certificate)?;
-                self.minted(&claims)?;
+                self.prepare(&claims)?;
             }
         }
         Ok(())
     }
 
-    /// The claims of the largest token that a holder can be given of an offer.
+    /// Returns the claims of the largest token that a holder can get for an offer.
     fn largest_claims(
         &self,
         rules: &Rules,
@@ -92,7 +92,7 @@ impl Broker {
         holder: &SpiffeId,
         certificate: Option<&[u8; 32]>,
     ) -> Result<Claims, Refusal> {
-        // Neither name is in the token: their fences are tags, and tags are of one size.
+        // The token has neither name: their fences are tags of one size.
         let (attempt, instance) = (AttemptNumber::new(ATTEMPTS_MAX.into()), "any".parse());
         let (Some(attempt), Ok(instance)) = (attempt, instance) else {
             return Err(Refusal::new(Reason::Internal, "the token could not be measured"));
@@ -115,8 +115,8 @@ impl Broker {
     }
 }
 
-/// Of all who may join, those whose tokens are the largest: the longest identities. The launcher's own identity and trust domain
-/// are fences already, so those of others add to a token.
+/// Returns the longest identities that may join. The launcher's identity and trust domain are fences already, so those of
+/// others add to a token.
 fn longest_holders(job: &Job) -> impl Iterator<Item = SpiffeId> {
     let mut longest: BTreeMap<(bool, bool), SpiffeId> = BTreeMap::new();
     for holder in job.spec.members.join.iter().map(longest_match) {
@@ -129,22 +129,22 @@ fn longest_holders(job: &Job) -> impl Iterator<Item = SpiffeId> {
     longest.into_values()
 }
 
-/// An identity as long as the longest that may join by a pattern.
+/// Returns an identity as long as the longest that may join by a pattern.
 fn longest_match(pattern: &SpiffePattern) -> SpiffeId {
     pattern.exact().unwrap_or_else(|| {
         let example = pattern.example();
         let missing = longest_by(pattern).saturating_sub(example.as_str().len());
-        // Past the longest SPIFFE ID there is nothing to measure: the example stays.
+        // If the result is longer than any SPIFFE ID, there is nothing to measure: the example stays.
         format!("{example}{}", "x".repeat(missing)).parse().unwrap_or(example)
     })
 }
 
-/// The bytes of the longest identity that may join by a pattern with wildcards.
+/// Returns the bytes of the longest identity that may join by a pattern with wildcards.
 fn longest_by(pattern: &SpiffePattern) -> usize {
     pattern.to_string().len().saturating_add(WILDCARD_BYTES_MAX)
 }
 
-/// Whether the tokens of a job were measured for an identity as long as this one.
+/// Whether the tokens of a job were measured for an identity of this length.
 pub(super) fn is_measured(job: &Job, id: &SpiffeId) -> bool {
     let matching = job.spec.members.join.iter().filter(|p| p.matches(id));
     matching.into_iter().any(|p| p.exact().is_some() || id.as_str().len() <= longest_by(p))

@@ -1,4 +1,5 @@
-//! Access is decided again after a lock, a disable, a removal and a change of policy, and no workload widens its access.
+//! Access is decided again after a lock, a disabled or removed principal, and a change of policy. No workload widens its
+//! access.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::harness::*;
 
 const LAUNCHER_ENTRY: &str = "[[principal]]\nmatch       = \"spiffe://k8s.acme.example/ns/ci/sa/launcher\"\nkind        = \"launcher\"\n";
 
-/// Changes the catalog of acme, and answers what a reload says.
+/// Changes the catalog of acme, and returns the answer to the reload.
 async fn change(world: &World, from: &str, to: &str, dry_run: bool) -> v1::ReloadCatalogResponse {
     let before = world.read("catalog.d/acme.toml");
     assert!(before.contains(from), "{from}");
@@ -23,13 +24,13 @@ async fn change(world: &World, from: &str, to: &str, dry_run: bool) -> v1::Reloa
     platform.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run }).await.unwrap().into_inner()
 }
 
-/// How a stream ended. Time stands still meanwhile: whatever ends it was woken by the change.
+/// Returns how a stream ended. The clock does not move meanwhile, so only the change can have ended it.
 async fn end<T>(stream: &mut Streaming<T>) -> Refused {
     soon("the end of the stream", async {
         loop {
             match stream.message().await {
                 Ok(Some(_)) => {}
-                Ok(None) => panic!("it ended without a word"),
+                Ok(None) => panic!("it ended without a status"),
                 Err(status) => return Refused::of(&status),
             }
         }
@@ -41,7 +42,7 @@ async fn feed(gateway: &Client) -> Result<Streaming<v1::WatchFencesResponse>, St
     let (tx, rx) = mpsc::channel(4);
     tx.send(v1::WatchFencesRequest { audience: GATEWAY.into(), tick: 1 }).await.unwrap();
     let stream = gateway.verifiers().watch_fences(ReceiverStream::new(rx)).await?.into_inner();
-    // The client stays: what ends the feed is the daemon.
+    // The client keeps its half open, so only the daemon can end the feed.
     std::mem::forget(tx);
     Ok(stream)
 }
@@ -55,7 +56,7 @@ async fn watch(client: &Client, job: &str) -> Streaming<v1::WatchJobResponse> {
     client.jobs().watch_job(v1::WatchJobRequest { job: job.into() }).await.unwrap().into_inner()
 }
 
-// ---------- what is open ends at once ----------
+// ---------- open streams end at once ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_on_a_caller_ends_its_open_streams_at_once() {
@@ -67,19 +68,19 @@ async fn a_lock_on_a_caller_ends_its_open_streams_at_once() {
     let mut feed = feed(&world.client(GATEWAY).await).await.unwrap();
     let mut watch = watch(&launcher, &worker.job).await;
     let mut alive = worker.stream.unwrap();
-    // The worker before its launcher, whose lock ends its leases too.
+    // The worker comes before its launcher, whose lock ends the worker's leases too.
     for id in [root, GATEWAY, WORKER, LAUNCHER] {
         platform.lock(&format!("identity:{id}")).await.unwrap();
     }
     end(&mut tail).await.is(Code::PermissionDenied, "LOCKED");
     end(&mut feed).await.is(Code::PermissionDenied, "LOCKED");
     end(&mut watch).await.is(Code::PermissionDenied, "LOCKED");
-    // The member hears why before its stream ends.
+    // The member gets the reason before its stream ends.
     assert_eq!(alive.notice().await.reason, "LOCKED");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reload_that_shuts_a_caller_out_ends_its_streams_at_once() {
+async fn a_reload_ends_the_streams_of_a_caller_that_it_refuses() {
     let world = World::start().await;
     let mut worker = world.working().await;
     let mut alive = worker.stream.take().unwrap();
@@ -98,7 +99,7 @@ async fn a_reload_that_shuts_a_caller_out_ends_its_streams_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_looks_again_within_the_stated_second() {
+async fn an_open_stream_is_decided_again_within_a_second() {
     assert!(limits::REAUTHORIZE <= Duration::from_secs(1));
 }
 
@@ -130,10 +131,10 @@ async fn a_locked_caller_may_ask_who_it_is_and_nothing_else() {
     }
 }
 
-// ---------- what a launcher launched ----------
+// ---------- jobs of a refused launcher ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_launcher_launched_ends_with_its_entry() {
+async fn access_ends_with_the_catalog_entry_of_the_launcher() {
     let cases = [
         ("disabled", LAUNCHER_ENTRY.replace("kind  ", "disabled = true\nkind  ")),
         ("removed", LAUNCHER_ENTRY.replace("ci/sa/launcher", "ci/sa/other")),
@@ -155,7 +156,7 @@ async fn what_a_launcher_launched_ends_with_its_entry() {
         no.is(Code::PermissionDenied, "POLICY_DENIED");
         assert!(no.text.contains(LAUNCHER), "{what}: {no:?}");
         Refused::of(&worker.rejoin().await.unwrap_err()).is(Code::PermissionDenied, "POLICY_DENIED");
-        // Taken back, it may ask again, and the old token stays dead.
+        // When the change is undone, the worker may ask again, and the old token stays dead.
         world.write("catalog.d/acme.toml", &good);
         world.daemon().reload();
         worker.issue(Half::Reading).await.is_live(&gateway).await;
@@ -164,7 +165,7 @@ async fn what_a_launcher_launched_ends_with_its_entry() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_launcher_not_believed_any_more_ends_its_jobs_access() {
+async fn access_ends_if_the_launcher_may_not_act_for_the_human() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let worker = world.working().await;
@@ -211,7 +212,7 @@ async fn a_training_process_creates_no_job() {
     let no = refused(worker.client.create(own("wider"), "k").await);
     no.is(Code::PermissionDenied, "POLICY_DENIED");
     assert!(no.text.contains(&worker.job), "{no:?}");
-    // One that it had before gives it nothing either, for as long as somebody else's work runs under it.
+    // It may not begin its earlier job either, as long as it is a member of someone else's.
     launcher.end(&worker.job, 1, v1::Outcome::Completed).await.unwrap();
     let before = worker.client.create(own("before"), "k2").await.unwrap().into_inner().job.unwrap().id;
     worker.client.begin(&before, "run-1").await.unwrap();
@@ -219,9 +220,9 @@ async fn a_training_process_creates_no_job() {
     refused(next.client.begin(&before, "run-1").await).is(Code::PermissionDenied, "POLICY_DENIED");
 }
 
-/// A job that a workload creates opens no more than the workload's own entry could.
+/// A job that a workload creates opens no more than the workload itself could open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_workload_launches_nothing_that_it_could_not_hold() {
+async fn a_workload_launches_no_job_that_it_could_not_hold() {
     let world = World::start().await;
     let narrow = "[[principal]]\nmatch = \"spiffe://hpc.acme.example/slurm/ml-support/narrow\"\nkind = \"workload\"\nroles = [\"creator\"]\n";
     let text = world.read("catalog.d/acme.toml");
@@ -235,12 +236,12 @@ async fn a_workload_launches_nothing_that_it_could_not_hold() {
     no.is(Code::PermissionDenied, "POLICY_DENIED");
 }
 
-// ---------- who takes a place ----------
+// ---------- who may join ----------
 
 const ANY_POD: &str = "spiffe://k8s.acme.example/ns/ml/job/*";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whom_only_a_pattern_names_takes_a_place_by_ticket() {
+async fn an_identity_named_by_a_pattern_joins_with_a_ticket() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let members = v1::Members { join: vec![ANY_POD.into()], max: 3, ..Default::default() };
@@ -251,7 +252,7 @@ async fn whom_only_a_pattern_names_takes_a_place_by_ticket() {
     let no = Worker::join(stranger.clone(), &job, 1, "rank-0", "").await.err().unwrap();
     Refused::of(&no).is(Code::PermissionDenied, "TICKET_REQUIRED");
     Worker::join(world.client(WORKER).await, &job, 1, "rank-0", &ticket).await.unwrap();
-    // Being refused binds it to nothing.
+    // A refusal does not bind the identity to the job.
     let own = v1::Members { join: vec![OTHER_WORKER.into()], ..Default::default() };
     let own = v1::JobSpec { name: "own".into(), members: Some(own), ..spec() };
     let own = launcher.create(own, "k2").await.unwrap().into_inner().job.unwrap().id;
@@ -260,7 +261,7 @@ async fn whom_only_a_pattern_names_takes_a_place_by_ticket() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whom_only_a_pattern_names_is_given_no_ticket() {
+async fn an_identity_named_by_a_pattern_gets_no_ticket() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let start = vec!["spiffe://hpc.acme.example/slurm/*".into(), ANY_POD.into(), SHARED.into()];
@@ -280,7 +281,7 @@ async fn whom_only_a_pattern_names_is_given_no_ticket() {
 // ---------- locks of the platform, leases on shared data ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_of_the_platform_is_lifted_by_the_platform() {
+async fn only_the_platform_lifts_a_lock_of_the_platform() {
     let mut world = World::start().await;
     let (ada, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
     platform.lock(TICKETS).await.unwrap();
@@ -290,7 +291,7 @@ async fn a_lock_of_the_platform_is_lifted_by_the_platform() {
         assert!(no.text.contains("platform") || no.facts.values().any(|v| v.contains(PLATFORM)), "{no:?}");
     };
     refuses(&ada).await;
-    // Locking it once more does not make it theirs, and shortens nothing.
+    // Locking it again does not make the lock theirs, and shortens nothing.
     let request = v1::LockRequest {
         name: TICKETS.into(),
         reason: "ours".into(),
@@ -303,7 +304,7 @@ async fn a_lock_of_the_platform_is_lifted_by_the_platform() {
     world.restart().await;
     refuses(&world.client(OPERATOR).await).await;
     world.client(PLATFORM).await.unlock(TICKETS).await.unwrap();
-    // Their own they lift themselves, and so does the platform.
+    // They lift their own lock, and so does the platform.
     let ada = world.client(OPERATOR).await;
     ada.lock(TICKETS).await.unwrap();
     ada.unlock(TICKETS).await.unwrap();
@@ -312,7 +313,7 @@ async fn a_lock_of_the_platform_is_lifted_by_the_platform() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_sees_the_leases_of_others_on_its_shared_data() {
+async fn an_owner_sees_foreign_leases_on_its_shared_data() {
     let world = World::with(|setup| {
         let acme = setup.catalog.get_mut("acme.toml").unwrap();
         *acme = acme
@@ -352,7 +353,7 @@ async fn an_owner_sees_the_leases_of_others_on_its_shared_data() {
         let seen = ada.operators().list_leases(request).await.unwrap().into_inner().leases;
         assert_eq!(seen.len(), 1, "{behind}");
         assert_eq!((seen[0].id.as_str(), seen[0].tenant.as_str()), (token.lease.id.as_str(), "globex"));
-        // Of what it opens, the owner sees what is theirs.
+        // The owner sees only its own data among the scopes.
         assert_eq!(
             seen[0].scopes.iter().map(|s| s.resource.as_str()).collect::<Vec<_>>(),
             [TICKETS],
@@ -386,7 +387,7 @@ async fn no_lock_shuts_out_the_operators_by_mistake() {
     assert_eq!(locks, []);
 }
 
-/// In the catalog of the platform like any other operator; only the daemon's configuration makes it more.
+/// An operator in the catalog of the platform. Only the daemon's configuration gives it more rights.
 const BREAK_GLASS: &str = "spiffe://people.platform.example/ops/break-glass";
 
 async fn guarded_world() -> World {
@@ -417,7 +418,7 @@ async fn a_lock_on_operators_is_confirmed_by_their_names() {
         }
     }
     lock_out(&platform, "domain:people.acme.example", &["spiffe://people.acme.example/u/*"]).await.unwrap();
-    // A lock on one of them says by its name whom it shuts out.
+    // A lock on one operator needs no confirmation: it names the operator already.
     lock_out(&platform, "identity:spiffe://people.platform.example/ops/other", &[]).await.unwrap();
 }
 
@@ -433,7 +434,7 @@ async fn the_break_glass_identity_lifts_every_lock() {
     let own = format!("identity:{BREAK_GLASS}");
     refused(platform.unlock(domain).await).is(Code::PermissionDenied, "LOCKED");
     world.restart().await;
-    // No entry of the catalog is needed, and none takes it away.
+    // It needs no catalog entry, and no change of the catalog takes its right away.
     let text = world.read("catalog.d/platform.toml");
     world.write("catalog.d/platform.toml", &text.replace("ops/*", "ops/root"));
     world.daemon().reload();
@@ -445,7 +446,7 @@ async fn the_break_glass_identity_lifts_every_lock() {
     for name in seen {
         glass.unlock(name).await.unwrap();
     }
-    // It lifts and lists, and that is all.
+    // It may do nothing else than lift and list locks.
     for name in ["tenant:acme", own.as_str()] {
         assert!(glass.lock(name).await.is_err(), "{name}");
     }
@@ -512,7 +513,7 @@ async fn a_mistyped_name_is_refused_with_the_nearest() {
                 assert_eq!(no.facts.get("nearest").map_or("", String::as_str), right, "{wrong}");
             }
         }
-        // Ahead of it, it is meant.
+        // With `ahead`, the name is accepted.
         platform.lock(wrong).await.unwrap();
         platform.unlock(wrong).await.unwrap();
     }
@@ -523,7 +524,7 @@ async fn a_mistyped_name_is_refused_with_the_nearest() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mistyped_name_tells_nothing_of_other_tenants() {
+async fn a_mistyped_name_reveals_nothing_of_other_tenants() {
     let world = World::start().await;
     let bob = world.client(GLOBEX_OPERATOR).await;
     let request =
@@ -535,10 +536,10 @@ async fn a_mistyped_name_tells_nothing_of_other_tenants() {
     assert_eq!((of_acme.reason, of_acme.facts.get("nearest")), (of_none.reason, None));
 }
 
-// ---------- by the scheduler's word ----------
+// ---------- members that the scheduler vouches for ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whom_the_scheduler_vouches_for_joins_without_a_ticket() {
+async fn a_member_vouched_for_joins_without_a_ticket() {
     let mut world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let start = vec![SCHEDULER.into(), ANY_POD.into()];
@@ -552,16 +553,16 @@ async fn whom_the_scheduler_vouches_for_joins_without_a_ticket() {
             v1::BeginAttemptRequest { job: job.clone(), key: key.into(), supersede: false, members };
         world.client(by).await.jobs().begin_attempt(request).await
     };
-    // No pod vouches for itself.
+    // A pod may not vouch for itself.
     refused(begin(WORKER, "run-1", &[WORKER]).await).is(Code::PermissionDenied, "NOT_A_MEMBER");
     begin(SCHEDULER, "run-1", &[WORKER]).await.unwrap();
-    // The same word again is the same attempt; another word makes no attempt.
+    // The same members again mean the same attempt. Other members are a conflict.
     begin(SCHEDULER, "run-1", &[WORKER]).await.unwrap();
     refused(begin(SCHEDULER, "run-1", &[ANY_POD]).await).is(Code::FailedPrecondition, "STATE_CONFLICT");
     Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await.unwrap();
     let no = Worker::join(world.client(OTHER_WORKER).await, &job, 1, "rank-1", "").await.err().unwrap();
     Refused::of(&no).is(Code::PermissionDenied, "TICKET_REQUIRED");
-    // It stands after a restart, for that attempt only.
+    // The vouching is kept over a restart, but only for that attempt.
     world.restart().await;
     let (worker, launcher) = (world.client(WORKER).await, world.client(LAUNCHER).await);
     Worker::join(worker.clone(), &job, 1, "rank-2", "").await.unwrap();

@@ -1,4 +1,4 @@
-//! What an attack on the two orders, on locks and on the books must not get.
+//! Attacks on the two orders, on locks and on the ledger that must gain nothing.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -31,7 +31,7 @@ async fn law_31_a_second_lock_never_shortens_the_first() {
 }
 
 #[tokio::test]
-async fn law_31_an_identity_that_is_locked_cannot_let_itself_out() {
+async fn law_31_a_locked_identity_cannot_unlock_itself() {
     let world = World::start().await;
     let (operator, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
     let name = format!("identity:{OPERATOR}");
@@ -45,7 +45,7 @@ async fn law_31_an_identity_that_is_locked_cannot_let_itself_out() {
 }
 
 #[tokio::test]
-async fn law_11_a_lease_stands_behind_the_model_that_its_job_tunes_though_it_reads_it_not() {
+async fn law_11_a_lease_stands_behind_the_model_that_its_job_tunes() {
     let world = World::start().await;
     let (operator, gateway) = (world.client(OPERATOR).await, world.client(GATEWAY).await);
     let spec = v1::JobSpec { read: vec![TICKETS.into()], ..spec() };
@@ -58,7 +58,7 @@ async fn law_11_a_lease_stands_behind_the_model_that_its_job_tunes_though_it_rea
 }
 
 #[tokio::test]
-async fn a_second_revocation_is_as_durable_as_the_first_and_has_a_place_to_wait_for() {
+async fn a_second_revocation_has_a_receipt_to_wait_for() {
     let world = World::start().await;
     let operator = world.client(OPERATOR).await;
     let worker = world.working().await;
@@ -71,12 +71,12 @@ async fn a_second_revocation_is_as_durable_as_the_first_and_has_a_place_to_wait_
     }
 }
 
-/// Somebody joins in the middle of the revocation of their identity, at each moment there is.
+/// A member joins in the middle of the revocation of its identity, at each reading of the clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn law_23_no_membership_that_is_older_than_the_revocation_of_its_identity_outlives_it() {
+async fn law_23_no_membership_outlives_a_later_revocation() {
     let world = World::start().await;
     let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
-    // Other jobs, so that a revocation takes its time among them.
+    // Other jobs, so that the revocation takes longer.
     for n in 0..6 {
         launcher
             .create(v1::JobSpec { name: format!("beside-{n}"), ..spec() }, &format!("beside {n}"))
@@ -85,12 +85,12 @@ async fn law_23_no_membership_that_is_older_than_the_revocation_of_its_identity_
     }
     let (mut readings, mut joined) = (None, 0);
     for turn in 0.. {
-        // An identity of one job is let into no other.
+        // An identity of one job may not join another.
         let id = format!("spiffe://k8s.acme.example/ns/ml/job/turn-{turn}");
         let members = v1::Members { join: vec![id.clone()], max: 4, ..Default::default() };
         let spec = v1::JobSpec { name: format!("job-{turn}"), members: Some(members), ..spec() };
         let worker = world.working_on(spec, &id).await;
-        let (tell, told) = mpsc::channel();
+        let (report, received) = mpsc::channel();
         if let Some(all) = readings {
             if turn > all {
                 break;
@@ -99,13 +99,13 @@ async fn law_23_no_membership_that_is_older_than_the_revocation_of_its_identity_
             let (client, job, ticket) = (worker.client.clone(), worker.job.clone(), worker.ticket.clone());
             world.time().at_reading(turn - 1, move || {
                 let (done, wait) = mpsc::channel::<()>();
-                // On a thread of its own: what is spawned here would wait for whoever waits below.
+                // On a separate thread: a task that is spawned here would wait for the reader of the clock, who waits below.
                 std::thread::spawn(move || {
                     let joined = runtime.block_on(Worker::join(client, &job, 1, "in-the-middle", &ticket));
                     drop(done);
-                    let _ = tell.send(joined.is_ok());
+                    let _ = report.send(joined.is_ok());
                 });
-                // Where whoever reads the clock holds what the join waits for, it goes on first.
+                // If the reader of the clock holds a lock that the join needs, the reader goes on first.
                 let _ = wait.recv_timeout(Duration::from_secs(1));
             });
         }
@@ -114,7 +114,7 @@ async fn law_23_no_membership_that_is_older_than_the_revocation_of_its_identity_
         operator.revoke(&name).await.unwrap();
         readings.get_or_insert(world.time().readings() - before);
         if !world.time().call_off() && turn > 0 {
-            joined += usize::from(told.recv_timeout(PATIENCE).unwrap());
+            joined += usize::from(received.recv_timeout(PATIENCE).unwrap());
         }
         let records = world.records().await;
         let place = |kind: &str, key: &str, value: &str| {
@@ -135,5 +135,5 @@ async fn law_23_no_membership_that_is_older_than_the_revocation_of_its_identity_
         launcher.end(&worker.job, 1, v1::Outcome::Completed).await.ok();
     }
     assert!(readings.is_some_and(|all| all > 6), "the clock was hardly read: {readings:?}");
-    assert!(joined > 0, "nobody joined in the middle");
+    assert!(joined > 0, "no one joined in the middle");
 }

@@ -1,4 +1,4 @@
-//! Laws of leases that no other story tells: what an id is worth, what a renewal gives, what is left in an index.
+//! Laws of leases: what an id is worth, what a renewal gives, what stays in an index.
 
 use std::{collections::BTreeSet, marker::PhantomData, sync::Arc, time::Duration};
 
@@ -65,13 +65,13 @@ impl<T: Clone> Probe<T> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_01_no_lease_exists_without_a_grant_and_a_grant_is_good_once() {
-    // The table takes a Grant by value, policy alone makes one, and there is no second copy of it.
+async fn law_01_a_lease_needs_a_grant_and_a_grant_is_used_once() {
+    // The table takes a Grant by value, only policy makes one, and it cannot be copied.
     const { assert!(!Probe::<leasehold::policy::Grant>::CLONE && Probe::<Ended>::CLONE) };
     let world = World::start().await;
     let worker = world.working().await;
     let tokens = worker.issue_both().await;
-    // What policy holds back has no lease, whatever is asked for.
+    // A job that waits for approval gets no lease.
     let launcher = world.client(LAUNCHER).await;
     let gated = v1::JobSpec { name: "gated".into(), read: vec!["dataset:acme/patients@v1".into()], ..spec() };
     let waits = v1::JobSpec { write: vec![], tune: None, ..gated };
@@ -90,7 +90,7 @@ async fn law_01_no_lease_exists_without_a_grant_and_a_grant_is_good_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_02_an_id_is_random_in_each_of_its_128_bits_and_opens_nothing() {
+async fn law_02_a_lease_id_is_random_and_opens_nothing() {
     let world = World::start().await;
     let worker = world.working().await;
     let (mut ones, mut zeros, mut all) = (0u128, 0u128, BTreeSet::new());
@@ -100,7 +100,7 @@ async fn law_02_an_id_is_random_in_each_of_its_128_bits_and_opens_nothing() {
         (ones, zeros) = (ones | id.0, zeros | !id.0);
     }
     assert_eq!((ones, zeros), (u128::MAX, u128::MAX), "some bits never change");
-    // Who knows it and holds no membership learns and does nothing with it: the answer is that of an absent one.
+    // A caller that knows the id, but is no member, gets the answer for an absent lease.
     let known = worker.issue(Half::Writing).await;
     let absent = LeaseId(7).to_string();
     let thief = Worker { client: world.client(OTHER_WORKER).await, secret: vec![7; 32], ..forged(&worker) };
@@ -113,7 +113,7 @@ async fn law_02_an_id_is_random_in_each_of_its_128_bits_and_opens_nothing() {
     known.is_live(&world.client(GATEWAY).await).await;
 }
 
-/// The words of a session, without its secret and its connection.
+/// A session without its secret.
 fn forged(worker: &Worker) -> Worker {
     Worker {
         client: worker.client.clone(),
@@ -127,9 +127,9 @@ fn forged(worker: &Worker) -> Worker {
     }
 }
 
-/// Issues race with reloads: one that fails after its lease was made leaves it in no index.
+/// Issues race with reloads. An issue that fails after its lease was made leaves it in no index.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_06_law_35_what_is_in_an_index_is_a_lease_that_was_handed_out_and_the_other_way_round() {
+async fn law_06_law_35_the_indexes_hold_exactly_the_leases_given() {
     let world = World::start().await;
     let worker = Arc::new(world.working().await);
     let operator = world.client(OPERATOR).await;
@@ -187,7 +187,7 @@ async fn law_06_law_35_what_is_in_an_index_is_a_lease_that_was_handed_out_and_th
     assert_eq!(world.daemon().broker.live_leases(), all.len());
     let launcher = world.client(LAUNCHER).await;
     assert_eq!(launcher.job(job).await.live_leases, all.len() as u64);
-    // And with the last of them goes the last entry.
+    // When the last lease ends, the last entry goes.
     launcher.end(job, 1, Outcome::Completed).await.unwrap();
     assert_eq!(listed(&operator, "").await, BTreeSet::new());
     assert_eq!(world.daemon().broker.live_leases(), 0);
@@ -255,7 +255,7 @@ async fn law_14_listing_and_showing_reveal_no_secret() {
 // ---------- renewal ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_15_law_19_a_renewal_counts_from_now_never_passes_its_maximum_and_ends_at_its_new_deadline() {
+async fn law_15_law_19_a_renewal_counts_from_now_up_to_the_maximum() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let short = v1::JobSpec { max_duration: span(100), ..spec() };
@@ -278,7 +278,7 @@ async fn law_15_law_19_a_renewal_counts_from_now_never_passes_its_maximum_and_en
     assert_eq!(expires(second.lease.as_ref().unwrap()), 80, "60 from now, not 60 from the old end");
     assert_eq!(second.shortened_by, [""; 0]);
 
-    // Past the first deadline it lives, and its first token does not.
+    // Past the first deadline the lease lives, but its first token does not.
     live_for(&world, &mut worker, 40).await;
     first.is_dead(&gateway, "TOKEN_EXPIRED").await;
     assert!(gateway.introspect(&second.token, WORKER).await.active);
@@ -286,7 +286,7 @@ async fn law_15_law_19_a_renewal_counts_from_now_never_passes_its_maximum_and_en
     assert_eq!(expires(third.lease.as_ref().unwrap()), 100, "a renewal went past the latest end");
     assert!(third.shortened_by.iter().any(|w| w.contains("the end of the job")), "{:?}", third.shortened_by);
 
-    // The one before last ended at its own deadline; the last ends at the latest.
+    // The second token ended at its own deadline. The last one ends at the latest end.
     live_for(&world, &mut worker, 20).await;
     assert!(!gateway.introspect(&second.token, WORKER).await.active);
     live_for(&world, &mut worker, 15).await;
@@ -318,7 +318,7 @@ async fn a_shorter_renewal_leaves_the_older_token_its_stated_life() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_21_a_rotated_svid_renews_and_another_identity_never_does_and_learns_nothing() {
+async fn law_21_only_the_same_identity_renews_a_lease() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let mut worker = world.working().await;
@@ -332,7 +332,7 @@ async fn law_21_a_rotated_svid_renews_and_another_identity_never_does_and_learns
     let renewed = worker.renew(&token.lease.id).await.unwrap().into_inner();
     assert_eq!(renewed.lease.unwrap().generation, 1);
 
-    // Others, with all that a thief can know but the SVID; and the same SVID without the session.
+    // Other identities that know all but the SVID; and the same SVID without the session.
     for (id, reason) in [
         (OTHER_WORKER, "JOB_NOT_FOUND"),
         (GLOBEX_WORKER, "JOB_NOT_FOUND"),
@@ -348,7 +348,7 @@ async fn law_21_a_rotated_svid_renews_and_another_identity_never_does_and_learns
     }
     let guess = Worker { secret: vec![9; 32], ..forged(&worker) };
     refused(guess.renew(&token.lease.id).await).is(Code::PermissionDenied, "SESSION_MISMATCH");
-    // A lease of another member of one's own job is as absent as one that never was.
+    // An absent lease is not found.
     let no = refused(worker.renew(&absent).await);
     no.is(Code::NotFound, "LEASE_NOT_FOUND");
     assert_eq!(shown(&world.client(OPERATOR).await, &token.lease.id).await.generation, 1);
@@ -358,7 +358,7 @@ async fn law_21_a_rotated_svid_renews_and_another_identity_never_does_and_learns
 // ---------- ends ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_24_a_revocation_is_one_lowering_whatever_stands_behind_it() {
+async fn law_24_a_revocation_is_one_lowering_for_any_lease_count() {
     let world = World::start().await;
     let worker = world.working().await;
     let (operator, gateway) = (world.client(OPERATOR).await, world.client(GATEWAY).await);
@@ -380,9 +380,9 @@ async fn law_24_a_revocation_is_one_lowering_whatever_stands_behind_it() {
     }
 }
 
-/// Many leases with one deadline: none is good at it, though nobody has cleaned up; and each costs no timer.
+/// Many leases share one deadline. At the deadline none is live, even before the clean-up, and none costs a timer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_32_law_33_leases_that_share_a_deadline_all_end_at_it_and_none_has_a_timer() {
+async fn law_32_law_33_leases_end_at_their_deadline_without_timers() {
     const LEASES: usize = 150;
     let world = World::start().await;
     let mut worker = world.working().await;
@@ -401,7 +401,7 @@ async fn law_32_law_33_leases_that_share_a_deadline_all_end_at_it_and_none_has_a
     tokens[0].is_live(&gateway).await;
     tokens[LEASES - 1].is_live(&gateway).await;
     world.time().advance(Duration::from_millis(1));
-    // Issuing goes on while they are cleared away.
+    // Issuing goes on during the clean-up.
     let (fresh, seen) = tokio::join!(issue_for(&worker, 5), async {
         for token in &tokens {
             assert!(!token.seen_by(&gateway).await.active, "late accept");
@@ -418,7 +418,7 @@ async fn law_32_law_33_leases_that_share_a_deadline_all_end_at_it_and_none_has_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_36_an_ended_lease_stays_visible_with_its_cause_and_is_no_live_one() {
+async fn law_36_an_ended_lease_stays_visible_with_its_cause() {
     let world = World::start().await;
     let worker = world.working().await;
     let operator = world.client(OPERATOR).await;

@@ -1,4 +1,4 @@
-//! Start and stop, and connections that end.
+//! Start and stop of the daemon, and how connections end.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,7 +13,7 @@ use tonic::Code;
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_that_is_taken_is_named_and_nothing_is_touched() {
+async fn a_taken_port_is_named_and_no_file_is_touched() {
     let world = World::start().await;
     for key in ["server]\ngrpc", "probe", "issuer]\nurl = \"https://leasehold.example\"\nlisten"] {
         let mut second = World::prepared(|_| {});
@@ -27,15 +27,12 @@ async fn a_port_that_is_taken_is_named_and_nothing_is_touched() {
             Err(StartError::Listen { address, .. }) => assert_eq!(address, taken),
             other => panic!("{key}: {:?}", other.err()),
         }
-        assert!(
-            !second.file("state").exists(),
-            "a daemon that cannot listen has no business with the ledger"
-        );
+        assert!(!second.file("state").exists(), "a daemon that cannot listen must not touch the ledger");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ledger_has_one_daemon() {
+async fn a_second_daemon_cannot_open_the_ledger() {
     let world = World::start().await;
     let mut second = World::prepared(|_| {});
     let text = second.read("leasehold.toml");
@@ -51,7 +48,7 @@ async fn a_ledger_has_one_daemon() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_catalog_at_start_is_told_whole() {
+async fn all_faults_of_a_catalog_are_reported_at_start() {
     let mut world = World::prepared(|s| {
         s.catalog.insert(
             "acme.toml",
@@ -66,7 +63,7 @@ async fn a_bad_catalog_at_start_is_told_whole() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_40_a_stop_ends_every_stream_with_a_reason_that_says_to_come_back() {
+async fn law_40_a_stop_ends_every_stream_with_a_retryable_reason() {
     let mut world = World::start().await;
     let mut worker = world.working().await;
     let launcher = world.client(LAUNCHER).await;
@@ -89,7 +86,7 @@ async fn law_40_a_stop_ends_every_stream_with_a_reason_that_says_to_come_back() 
             loop {
                 match stream.message().await {
                     Ok(Some(_)) => {}
-                    Ok(None) => panic!("it ended without a word"),
+                    Ok(None) => panic!("it ended without a status"),
                     Err(status) => return Refused::of(&status),
                 }
             }
@@ -103,22 +100,22 @@ async fn law_40_a_stop_ends_every_stream_with_a_reason_that_says_to_come_back() 
     let records = world.records().await;
     assert_eq!(records.kinds().last(), Some(&"epoch.ended"));
     assert!(records.report.head_file);
-    // Nothing answers any more, and the next life takes up what is there.
+    // The daemon no longer answers, and the next run goes on with the ledger.
     assert!(launcher.jobs().list_jobs(v1::ListJobsRequest::default()).await.is_err());
     world.restart().await;
     assert_eq!(world.client(LAUNCHER).await.job(&worker.job).await.state(), v1::JobState::Running);
 }
 
-/// A stop comes at each moment of a request: what is under way is finished and answered, and nothing is begun after it.
+/// A stop comes at each reading of the clock in a request. Requests in work are finished and answered, and no other begins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_40_what_is_under_way_at_a_stop_is_finished_and_nothing_is_begun_after_it() {
+async fn law_40_a_stop_finishes_the_requests_in_work() {
     let mut world = World::start().await;
     let mut worker = world.working().await;
     let mut answered = BTreeSet::from([worker.issue(Half::Reading).await.lease.id]);
-    // The daemon is stopped at each reading of the clock in turn, until one request ends before that reading.
+    // Stops the daemon at each reading of the clock in turn, until one request ends before that reading.
     for at in 0.. {
         world.restart().await;
-        // Without a stream: with its end the member would be away, and its requests would be refused for that.
+        // Without a stream: when a stream ends, its member is away, and its requests are refused for that.
         worker.stream = None;
         worker.client = world.client(WORKER).await;
         worker.rejoin().await.unwrap();
@@ -140,7 +137,7 @@ async fn law_40_what_is_under_way_at_a_stop_is_finished_and_nothing_is_begun_aft
         let given = &leases("credential.issued") - &leases("credential.cancelled");
         assert_eq!(given, answered, "reading {at}: the leases on disk are not the leases that were answered");
     }
-    assert!(answered.len() > 2, "not one request was finished");
+    assert!(answered.len() > 2, "no request was finished");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,12 +168,12 @@ async fn a_connection_ends_with_the_svid_that_opened_it() {
     let mut worker = Worker::join(client, &job, 1, "rank-0", "").await.unwrap();
     worker.keep_alive().await;
     let token = worker.issue(Half::Reading).await;
-    // A token never outlives the SVID that it was asked with, and says so.
+    // A token never outlives the SVID that asked for it, and the answer says so.
     let life = token.answer.token_expires.unwrap().seconds - i64::try_from(now.seconds()).unwrap();
     assert_eq!(life, 30);
     assert!(token.answer.shortened_by.iter().any(|w| w.contains("SVID")), "{:?}", token.answer.shortened_by);
 
-    // The next stream is there before the first connection ends, under a rotated SVID: the lease lives on, and is renewed.
+    // The next stream opens under a rotated SVID before the first connection ends: the lease lives on, and is renewed.
     let mut first = worker.stream.take().unwrap();
     worker.client = world.client(WORKER).await;
     worker.keep_alive().await;
@@ -189,7 +186,7 @@ async fn a_connection_ends_with_the_svid_that_opened_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_daemon_goes_on_with_a_rotated_svid_of_its_own() {
+async fn the_daemon_goes_on_with_its_own_rotated_svid() {
     let world = World::start().await;
     world.time().advance(Duration::from_secs(20 * 3_600));
     world.rotate();
@@ -197,9 +194,9 @@ async fn the_daemon_goes_on_with_a_rotated_svid_of_its_own() {
     world.client(LAUNCHER).await.create(spec(), "k").await.unwrap();
 }
 
-/// On the clocks of this machine, as it runs for everybody.
+/// With the clocks of this machine, as in production.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_path_holds_on_the_clocks_of_this_machine() {
+async fn a_credential_works_with_the_clocks_of_this_machine() {
     let world = World::with(|s| s.real_clock = true).await;
     let worker = world.working().await;
     let token = worker.issue(Half::Reading).await;

@@ -1,4 +1,4 @@
-//! Locks: on every name of the grammar and on prefixes of identities, with a time and a message, over restarts.
+//! Locks on every kind of name and on prefixes of identities, with a time and a message, over restarts.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,24 +12,24 @@ use crate::harness::*;
 
 const MESSAGE: &str = "INC-2203: under investigation, ask #sec-oncall";
 
-/// What a lock refuses.
+/// A request that a lock can refuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Door {
+enum Refusable {
     Create,
     Begin,
     Join,
     Reading,
     Writing,
 }
-use Door::{Begin, Create, Join, Reading, Writing};
+use Refusable::{Begin, Create, Join, Reading, Writing};
 
-/// One lock: what it is on, and which doors it shuts. Whatever it shuts a half of ends the leases of that half.
+/// One lock: its name, and the requests that it refuses. A lock that refuses a half ends the leases of that half.
 struct Row {
     name: String,
-    shuts: &'static [Door],
+    shuts: &'static [Refusable],
 }
 
-/// One row for each kind of name, and more where a kind has more than one place in a lease.
+/// One row for each kind of name, and more if a kind has more than one place in a lease.
 fn rows(job: &str) -> Vec<Row> {
     let row = |name: &str, shuts| Row { name: name.replace("JOB", job), shuts };
     let all = &[Create, Begin, Join, Reading, Writing][..];
@@ -50,7 +50,7 @@ fn rows(job: &str) -> Vec<Row> {
         row("human:ada", all),
         row("dataset:acme/tickets@v3", of_reading),
         row("dataset:acme/tickets", of_reading),
-        // The writing half too: it tunes that model.
+        // It refuses the writing half too, which tunes that model.
         row("model:acme/base-7b@2026.10", all),
         row("checkpoint:acme/support-lora", &[Create, Begin, Join, Writing]),
         row("identity-prefix:spiffe://k8s.acme.example/ns/ml/", &[Join, Reading, Writing]),
@@ -60,7 +60,7 @@ fn rows(job: &str) -> Vec<Row> {
     ]
 }
 
-/// Every kind has a row, or a reason: a new kind does not compile without one.
+/// Every kind has a row, or a reason to have none: a new kind does not compile without one.
 fn has_row(kind: &FenceKind) -> &'static str {
     match kind {
         FenceKind::Epoch => "epoch",
@@ -74,7 +74,7 @@ fn has_row(kind: &FenceKind) -> &'static str {
         FenceKind::Identity(_) => "identity",
         FenceKind::Human(_) => "human",
         FenceKind::Resource(_) => "resource",
-        // A lease has a name of its own and nothing new ever comes behind it: see the test below.
+        // Nothing new ever stands behind the name of a lease: see the test of it below.
         FenceKind::Lease(_) => "lease",
     }
 }
@@ -87,7 +87,7 @@ fn every_kind_of_name_is_locked_in_these_tests() {
     assert_eq!(kinds.len(), 11, "{kinds:?}");
 }
 
-/// A job with one living member, which may have two attempts and two members.
+/// A job with one joined member, which may have two attempts and eight members.
 struct Scene {
     world: World,
     platform: Client,
@@ -106,7 +106,7 @@ async fn scene() -> Scene {
     Scene { world, platform, launcher, gateway, worker, turn: 0 }
 }
 
-/// The answer is the lock, with its words.
+/// Checks that the answer is the lock, with its message.
 fn locked<T>(name: &str, what: &str, answer: Result<Response<T>, Status>) {
     let Err(status) = answer else { panic!("{name}: {what} was not refused") };
     let no = Refused::of(&status);
@@ -125,11 +125,11 @@ async fn lock(platform: &Client, name: &str, ttl: Option<i64>) -> v1::LockRespon
 }
 
 impl Scene {
-    /// Each door: shut by this lock, or open as before.
-    async fn doors(&mut self, row: &Row) {
+    /// Tries each request: refused by this lock, or allowed as before.
+    async fn try_each(&mut self, row: &Row) {
         let name = &row.name;
         self.turn += 1;
-        let shut = |door| row.shuts.contains(&door);
+        let shut = |request| row.shuts.contains(&request);
         let create = v1::CreateJobRequest {
             spec: Some(spec()),
             idempotency_key: format!("turn {}", self.turn),
@@ -140,7 +140,7 @@ impl Scene {
             true => locked(name, "create", created),
             false => drop(created.unwrap_or_else(|e| panic!("{name}: create: {e}"))),
         }
-        // Where it is open it would end the attempt that the other doors are of.
+        // An allowed begin would end the attempt that the other requests are about.
         if shut(Begin) {
             locked(name, "begin", self.launcher.begin(&self.worker.job, "run-2").await);
         }
@@ -148,16 +148,16 @@ impl Scene {
             true => locked(name, "join", self.worker.rejoin().await.map(Response::new)),
             false => self.worker.rejoin().await.unwrap_or_else(|e| panic!("{name}: join: {e}")),
         }
-        for (door, half) in [(Reading, Half::Reading), (Writing, Half::Writing)] {
+        for (request, half) in [(Reading, Half::Reading), (Writing, Half::Writing)] {
             let issued = self.worker.try_issue(half).await;
-            match shut(door) {
+            match shut(request) {
                 true => locked(name, "issue", issued),
                 false => drop(issued.unwrap_or_else(|e| panic!("{name}: issue {half:?}: {e}"))),
             }
         }
     }
 
-    /// A member that lives, whatever became of the one before: an identity that was locked is no member any more.
+    /// Makes sure that there is a joined member: an identity that was locked is no longer one.
     async fn member_again(&mut self) {
         self.turn += 1;
         if self.worker.try_issue(Half::Reading).await.is_ok() {
@@ -169,14 +169,14 @@ impl Scene {
         self.worker.keep_alive().await;
     }
 
-    /// As one sees it whom no lock of these tests shuts out: a lock on a domain shuts out its verifiers too.
+    /// Asks as the platform, which no lock of these tests shuts out. A lock on a domain shuts out its verifiers too.
     async fn is_live(&self, token: &Token) -> bool {
         let request = v1::GetLeaseRequest { lease: token.lease.id.clone() };
         let answer = self.platform.operators().get_lease(request).await.unwrap().into_inner();
         answer.lease.unwrap().state == "live"
     }
 
-    /// The connections to a daemon that was started again.
+    /// Connects to a restarted daemon.
     async fn reconnect(&mut self) {
         self.platform = self.world.client(PLATFORM).await;
         self.launcher = self.world.client(LAUNCHER).await;
@@ -191,7 +191,7 @@ impl Scene {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31_a_lock_on_any_name_ends_what_is_behind_it_and_lets_nothing_new_in_until_it_is_lifted() {
+async fn law_31_a_lock_ends_access_and_refuses_it_until_unlocked() {
     for at in 0..rows("").len() {
         let mut s = scene().await;
         let row = rows(&s.worker.job).swap_remove(at);
@@ -209,12 +209,12 @@ async fn law_31_a_lock_on_any_name_ends_what_is_behind_it_and_lets_nothing_new_i
                 false => drop(renewed.unwrap_or_else(|e| panic!("{name}: renew: {e}"))),
             }
         }
-        s.doors(&row).await;
+        s.try_each(&row).await;
 
         let lifted = s.platform.unlock(&name).await.unwrap().into_inner().lifted.unwrap();
         assert_eq!((lifted.name.as_str(), lifted.reason.as_str()), (name.as_str(), MESSAGE));
         s.member_again().await;
-        s.doors(&Row { name: name.clone(), shuts: &[] }).await;
+        s.try_each(&Row { name: name.clone(), shuts: &[] }).await;
         for (token, dead) in tokens.iter().zip(dead) {
             assert_eq!(s.is_live(token).await, !dead, "{name}: it came back with the unlock");
             assert_eq!(token.seen_by(&s.gateway).await.active, !dead, "{name}: its token did");
@@ -223,7 +223,7 @@ async fn law_31_a_lock_on_any_name_ends_what_is_behind_it_and_lets_nothing_new_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31_a_lock_with_a_time_lifts_itself_on_any_name() {
+async fn law_31_a_lock_with_a_ttl_ends_by_itself() {
     for at in 0..rows("").len() {
         let mut s = scene().await;
         let row = rows(&s.worker.job).swap_remove(at);
@@ -231,20 +231,20 @@ async fn law_31_a_lock_with_a_time_lifts_itself_on_any_name() {
         let set = lock(&s.platform, &row.name, Some(10)).await.lock.unwrap();
         assert_eq!(set.until.unwrap().seconds - set.since.unwrap().seconds, 10);
         s.world.time().advance(Duration::from_millis(9_999));
-        s.doors(&row).await;
+        s.try_each(&row).await;
         s.world.time().advance(Duration::from_millis(1));
         s.member_again().await;
-        s.doors(&Row { name: row.name.clone(), shuts: &[] }).await;
+        s.try_each(&Row { name: row.name.clone(), shuts: &[] }).await;
         assert_eq!(s.locks().await, []);
-        for (token, door) in tokens.iter().zip([Reading, Writing]) {
+        for (token, request) in tokens.iter().zip([Reading, Writing]) {
             let live = s.is_live(token).await;
-            assert_eq!(live, !row.shuts.contains(&door), "{}: it came back with time", row.name);
+            assert_eq!(live, !row.shuts.contains(&request), "{}: it came back with time", row.name);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31_law_39_a_lock_on_any_name_stands_after_a_restart_with_its_words_and_its_time() {
+async fn law_31_law_39_a_lock_survives_a_restart() {
     for at in 0..rows("").len() {
         let mut s = scene().await;
         let row = rows(&s.worker.job).swap_remove(at);
@@ -257,7 +257,7 @@ async fn law_31_law_39_a_lock_on_any_name_stands_after_a_restart_with_its_words_
         assert_eq!((before[0].reason.as_str(), before[0].by.as_str()), (MESSAGE, PLATFORM));
         if !row.shuts.contains(&Join) {
             s.worker.rejoin().await.unwrap_or_else(|e| panic!("{name}: join: {e}"));
-            s.doors(&row).await;
+            s.try_each(&row).await;
         } else {
             locked(name, "join", s.worker.rejoin().await.map(Response::new));
         }
@@ -265,7 +265,7 @@ async fn law_31_law_39_a_lock_on_any_name_stands_after_a_restart_with_its_words_
             locked(name, "create", s.launcher.create(spec(), "after").await);
         }
         s.world.time().advance(Duration::from_secs(600));
-        // The beats stopped meanwhile: it joins as one that was away.
+        // The beats stopped meanwhile, so it joins as a new member.
         let job = s.worker.job.clone();
         let again = Worker::join(s.worker.client.clone(), &job, 1, "rank-1", "").await.unwrap();
         again.issue(Half::Reading).await.is_live(&s.gateway).await;
@@ -273,9 +273,9 @@ async fn law_31_law_39_a_lock_on_any_name_stands_after_a_restart_with_its_words_
     }
 }
 
-/// Nothing new comes behind the name of a lease: what a lock on it refuses is its renewal.
+/// Nothing new stands behind the name of a lease: a lock on it refuses only its renewal.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lock_on_a_lease_ends_it_and_no_other_and_its_holder_reads_why() {
+async fn a_lock_on_a_lease_ends_only_that_lease_and_says_why() {
     let s = scene().await;
     let [reading, writing] = s.worker.issue_both().await;
     let name = format!("lease:{}", reading.lease.id);
@@ -283,7 +283,7 @@ async fn a_lock_on_a_lease_ends_it_and_no_other_and_its_holder_reads_why() {
     let would = s.platform.operators().lock(dry).await.unwrap().into_inner().ending.unwrap().behind;
     let did = lock(&s.platform, &name, None).await.ending.unwrap().behind;
     assert_eq!((would, did), (1, 1));
-    // Set again it ends nothing more; and the ledger says what each ended.
+    // A second lock ends nothing more, and the ledger says what each one ended.
     assert_eq!(lock(&s.platform, &name, None).await.ending.unwrap().behind, 0);
     let records = s.world.records().await;
     let told: Vec<_> = records.of("lock.set").iter().map(|r| r["ending"]["behind"].clone()).collect();
@@ -301,7 +301,7 @@ async fn a_lock_on_a_lease_ends_it_and_no_other_and_its_holder_reads_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_second_lock_never_shortens_the_first_and_a_restart_tells_the_same() {
+async fn a_second_lock_never_shortens_the_first_over_a_restart() {
     let mut s = scene().await;
     let until = |l: &v1::LockResponse| l.lock.as_ref().unwrap().until.map(|u| u.seconds);
     let long = lock(&s.platform, "tenant:acme", Some(600)).await;
@@ -318,9 +318,9 @@ async fn a_second_lock_never_shortens_the_first_and_a_restart_tells_the_same() {
     assert_eq!(s.locks().await.len(), 1);
 }
 
-/// A lock of one tenant's operator is not lifted by another's.
+/// An operator of one tenant does not lift a lock of another tenant's operator.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_may_not_lock_a_name_may_not_lift_it_either() {
+async fn an_operator_unlocks_only_what_it_may_lock() {
     let s = scene().await;
     let (ada, bob) = (s.world.client(OPERATOR).await, s.world.client(GLOBEX_OPERATOR).await);
     let names = ["tenant:acme", TICKETS, "epoch", "human:ada", "identity-prefix:spiffe://k8s.acme.example/"];
@@ -336,7 +336,7 @@ async fn who_may_not_lock_a_name_may_not_lift_it_either() {
     for beyond in ["epoch", "human:ada", "domain:k8s.acme.example"] {
         refused(ada.lock(beyond).await).is(Code::PermissionDenied, "POLICY_DENIED");
     }
-    // The lists are told apart too.
+    // Each sees only its own locks.
     let seen = |l: Response<v1::ListLocksResponse>| l.into_inner().locks.len();
     assert_eq!(seen(ada.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap()), 1);
     assert_eq!(seen(bob.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap()), 0);

@@ -1,4 +1,4 @@
-//! Law 42: who may call what, for every call of the proto, on what lives, what has ended and what never was.
+//! Law 42: who may call what, for every call of the proto, on live, ended and absent targets.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,10 +30,10 @@ const CALLERS: [(&str, &str); 11] = [
     ("verifier", GATEWAY),
     ("globex", GLOBEX_LAUNCHER),
     ("globex-op", GLOBEX_OPERATOR),
-    ("nobody", NOBODY),
+    ("unknown", NOBODY),
 ];
 
-/// A row for each call; its head says what the words mean.
+/// A row for each call. The head of the file explains the words.
 const MATRIX: &str = include_str!("matrix.txt");
 
 /// What a call is made on.
@@ -43,11 +43,11 @@ struct Target {
     lease: String,
     session: v1::Session,
     token: String,
-    /// Of a record that is on disk.
+    /// The receipt of a record that is on disk.
     receipt: Vec<u8>,
 }
 
-/// One call, by its name in the proto. Those that end or hold something do it for the target alone.
+/// Makes one call, by its name in the proto. A call that ends or holds something does so only for the target.
 async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(), Status> {
     fn done<T>(answer: Result<Response<T>, Status>) -> Result<(), Status> {
         answer.map(|_| ())
@@ -67,7 +67,7 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         "ListResources" => done(jobs.list_resources(v1::ListResourcesRequest::default()).await),
         "ListJobs" => {
             let listed = jobs.list_jobs(v1::ListJobsRequest::default()).await?.into_inner().jobs;
-            // Success here is to be shown the job.
+            // Success means that the job is in the list.
             match listed.iter().any(|j| j.id == t.job) {
                 true => Ok(()),
                 false => Err(Status::ok("unseen")),
@@ -188,7 +188,7 @@ fn rpcs() -> Vec<String> {
     ours.flat_map(|f| f.service.iter().flat_map(|s| s.method.iter().map(|m| m.name().to_owned()))).collect()
 }
 
-/// A job with a member of its own and a lease; the worker is kept so that it stays joined.
+/// A job with its own member and a lease. The worker is kept so that it stays joined.
 async fn target(world: &World, launcher: &Client, turn: usize) -> (Target, Worker) {
     let key = format!("target-{turn}");
     let own = format!("{WORKER}-{turn}");
@@ -232,14 +232,14 @@ fn word(answer: &Result<(), Status>) -> String {
 }
 
 #[test]
-fn every_call_of_the_proto_is_one_action_and_no_other_is() {
+fn the_actions_of_policy_are_the_calls_of_the_proto() {
     let known: BTreeSet<String> = Rpc::ALL.iter().map(ToString::to_string).collect();
     assert!(known.len() > 20);
     assert_eq!(rpcs().into_iter().collect::<BTreeSet<_>>(), known);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_42_only_those_whom_policy_names_succeed_at_each_call() {
+async fn law_42_each_call_succeeds_only_for_callers_in_the_matrix() {
     let world = World::start().await;
     let mut callers = Vec::new();
     for (column, id) in CALLERS {
@@ -253,7 +253,7 @@ async fn law_42_only_those_whom_policy_names_succeed_at_each_call() {
         for (column, client) in &callers {
             turn += 1;
             let (t, kept) = target(&world, &launcher, turn).await;
-            // An identity of one job is a member of one.
+            // An identity of one job is a member of only one.
             let client = if *column == "member" { &kept.client } else { client };
             if rpc == "Unlock" {
                 world.client(OPERATOR).await.lock(&format!("job:{}", t.job)).await.unwrap();
@@ -284,9 +284,10 @@ async fn law_42_only_those_whom_policy_names_succeed_at_each_call() {
     assert_eq!(expected, found, "the matrix as it is now:\n{seen}");
 }
 
-/// To whom a job is not shown it is the same whether it lives, has ended or never was: code, reason, text and facts.
+/// A caller that may not see a job gets the same answer whether the job lives, has ended or never was: code, reason, text and
+/// facts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_42_absent_and_foreign_are_the_same_in_code_reason_and_text() {
+async fn law_42_an_absent_and_a_foreign_thing_get_the_same_answer() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let (live, kept) = target(&world, &launcher, 1).await;
@@ -316,7 +317,7 @@ async fn law_42_absent_and_foreign_are_the_same_in_code_reason_and_text() {
         "Lock",
         "Unlock",
     ];
-    // Each call is of one thing or of none: a new one is named here, or the test does not pass.
+    // Each call is about one thing or about none. A new call must be added here.
     let of_none = [
         "CreateJob",
         "ListJobs",

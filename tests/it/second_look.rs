@@ -1,4 +1,4 @@
-//! Rules that change in the middle of a request: whatever was decided by those of before is looked at again.
+//! Rules that change in the middle of a request: the second look checks what was decided by the old rules.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use tonic::Status;
 
 use crate::harness::*;
 
-/// What the catalog says of a principal, and what it says after the change.
+/// A text in the catalog, and what replaces it.
 struct Change(&'static str, &'static str);
 
 const WORKER_DISABLED: Change = Change(
@@ -24,39 +24,46 @@ const WORKER_DISABLED: Change = Change(
 const LAUNCHER_DISABLED: Change =
     Change("kind        = \"launcher\"\n", "kind        = \"launcher\"\ndisabled    = true\n");
 
-/// Reloads at one reading of the clock, and gives it so long. Answers how many records were on disk at that moment, once the
-/// reload is done.
+/// Starts a reload at one reading of the clock, and waits for it at most so long. The receiver gets how many records were on
+/// disk at that moment, when the reload is done.
 fn reload_at(world: &World, reading: usize, most: Duration) -> Receiver<u64> {
     let (reload, ledger) = (world.daemon().reloader(), world.daemon().broker.ledger().clone());
-    let (tell, told) = mpsc::channel();
+    let (report, received) = mpsc::channel();
     world.time().at_reading(reading, move || {
         let (done, wait) = mpsc::channel::<()>();
         std::thread::spawn(move || {
             let durable = ledger.head().index;
             reload();
             drop(done);
-            let _ = tell.send(durable);
+            let _ = report.send(durable);
         });
-        // Where whoever reads the clock holds what the reload waits for, it goes on first.
+        // If the reader of the clock holds a lock that the reload needs, the reader goes on first.
         let _ = wait.recv_timeout(most);
     });
-    told
+    received
 }
 
-/// What came of one request in whose middle the rules changed.
-struct Turn {
-    /// The place of its record.
+/// The result of one request during which the rules changed.
+struct LateRequest {
+    /// The index of its record.
     record: Option<u64>,
     answer: Result<(), Status>,
 }
 
-/// Readings of the clock at the end of a request that are tried, and how often: others read it too, and not always as often.
+/// How many of the last readings of the clock in a request are tried, and how often. Other tasks read the clock too, and not
+/// always as often.
 const LAST: usize = 12;
 const SWEEPS: usize = 5;
 
-/// Makes a request again and again, with a reload at each of its last readings of the clock, from the last one back. Where the
-/// reload comes after the record, the decision was made before it: one of those is refused all the same, by the second look.
-async fn late(what: &str, change: Change, request: impl AsyncFn(&World, usize, &dyn Fn(&str)) -> Turn) {
+/// Makes a request again and again, with a reload at each of its last readings of the clock, from the last one back.
+///
+/// If the reload comes after the record, the decision was made before it. One of those requests must still be refused, by the
+/// second look.
+async fn find_late_refusal(
+    what: &str,
+    change: Change,
+    request: impl AsyncFn(&World, usize, &dyn Fn(&str)) -> LateRequest,
+) {
     let world = World::start().await;
     let good = world.read("catalog.d/acme.toml");
     assert!(good.contains(change.0), "{what}");
@@ -75,7 +82,7 @@ async fn late(what: &str, change: Change, request: impl AsyncFn(&World, usize, &
         let reloaded = std::cell::Cell::new(None);
         let arm = |when: &str| {
             if when == "before" {
-                // As long as this machine may take today, and no longer: it may have to be gone on without.
+                // Waits as long as a reload takes on this machine, and no longer: the request may have to go on without it.
                 let most = longest.saturating_mul(8).max(Duration::from_secs(1));
                 reloaded.set(Some(reload_at(&world, readings.get() - back, most)));
             }
@@ -83,7 +90,8 @@ async fn late(what: &str, change: Change, request: impl AsyncFn(&World, usize, &
         world.write("catalog.d/acme.toml", &bad);
         let turn = request(&world, 1 + turn, &arm).await;
         let came = !world.time().call_off();
-        let durable = reloaded.take().filter(|_| came).map(|told| told.recv_timeout(PATIENCE).unwrap());
+        let durable =
+            reloaded.take().filter(|_| came).map(|received| received.recv_timeout(PATIENCE).unwrap());
         if turn.answer.is_err() && turn.record.zip(durable).is_some_and(|(record, durable)| record <= durable)
         {
             return;
@@ -100,25 +108,25 @@ fn timed_reload(world: &World) -> Duration {
     began.elapsed()
 }
 
-fn job_of_its_own(turn: usize) -> JobSpec {
+fn own_job(turn: usize) -> JobSpec {
     JobSpec { name: format!("job-{turn}"), ..spec() }
 }
 
-/// The place of the record of a kind that is about a job.
+/// The index of the last record of a kind that is about a job.
 async fn record_of(world: &World, kind: &str, job: &str) -> Option<u64> {
     let records = world.records().await;
     records.of(kind).iter().filter(|r| r["job"] == job).filter_map(|r| r["index"].as_u64()).next_back()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_reload_between_the_record_and_the_answer_of_a_join_is_seen() {
-    late("join", WORKER_DISABLED, async |world, turn, mark| {
+async fn law_20_a_join_sees_a_reload_after_its_record() {
+    find_late_refusal("join", WORKER_DISABLED, async |world, turn, mark| {
         let launcher = world.client(LAUNCHER).await;
         let key = format!("turn {turn}");
-        // An identity of one job is let into no other.
+        // An identity of one job may not join another.
         let worker = format!("spiffe://k8s.acme.example/ns/ml/job/turn-{turn}");
         let members = v1::Members { join: vec![worker.clone()], ..Default::default() };
-        let job = JobSpec { members: Some(members), ..job_of_its_own(turn) };
+        let job = JobSpec { members: Some(members), ..own_job(turn) };
         let job = launcher.create(job, &key).await.unwrap().into_inner().job.unwrap().id;
         let ticket = launcher.begin(&job, "run-1").await.unwrap().into_inner().ticket;
         let client = world.client(&worker).await;
@@ -128,30 +136,30 @@ async fn law_20_a_reload_between_the_record_and_the_answer_of_a_join_is_seen() {
         let attempt = launcher.job(&job).await.attempts.remove(0);
         let joined = attempt.members.iter().any(|m| m.state() == MemberState::Joined);
         assert_eq!(joined, answer.is_ok(), "{answer:?}");
-        Turn { record: record_of(world, "member.joined", &job).await, answer }
+        LateRequest { record: record_of(world, "member.joined", &job).await, answer }
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_reload_between_the_record_and_the_answer_of_a_begin_is_seen() {
-    late("begin", LAUNCHER_DISABLED, async |world, turn, mark| {
+async fn law_20_a_begin_sees_a_reload_after_its_record() {
+    find_late_refusal("begin", LAUNCHER_DISABLED, async |world, turn, mark| {
         let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
         let key = format!("turn {turn}");
-        let job = launcher.create(job_of_its_own(turn), &key).await.unwrap().into_inner().job.unwrap().id;
+        let job = launcher.create(own_job(turn), &key).await.unwrap().into_inner().job.unwrap().id;
         mark("before");
         let answer = launcher.begin(&job, "run-1").await.map(drop);
         mark("after");
         let attempts = operator.job(&job).await.attempts;
         let runs = attempts.iter().any(|a| a.state() != AttemptState::Ended);
         assert_eq!(runs, answer.is_ok(), "{answer:?} {attempts:?}");
-        Turn { record: record_of(world, "attempt.began", &job).await, answer }
+        LateRequest { record: record_of(world, "attempt.began", &job).await, answer }
     })
     .await;
 }
 
 const DATA_GONE: Change = Change("name           = \"tickets@v3\"", "name           = \"tickets-gone@v3\"");
-const NOT_BELIEVED: Change = Change("may_act_for = [\"human:*\"]", "may_act_for = [\"human:bob\"]");
+const MAY_NOT_ACT: Change = Change("may_act_for = [\"human:*\"]", "may_act_for = [\"human:bob\"]");
 const NOW_GATED: Change = Change(
     "classification = \"internal\"\ndata_classes   = []",
     "classification = \"internal\"\ndata_classes   = [\"pii\"]",
@@ -163,20 +171,20 @@ async fn keep_creating(launcher: Client, task: usize, stop: Arc<AtomicBool>) {
         if stop.load(Ordering::Acquire) {
             return;
         }
-        // Some are refused: those are what the test looks for in the ledger.
+        // Some are refused: the test finds them in the ledger.
         drop(launcher.create(spec(), &format!("{task} {turn}")).await);
     }
 }
 
-/// No clock is read between the record of a creation and the look at it, so the rules change under many creations instead. Of a
-/// job that was recorded after the change, nothing stands that the new rules refuse.
+/// The clock is not read between the record of a creation and the second look, so here the rules change under many creations.
+/// A job that was recorded after the change must be closed if the new rules refuse it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_reload_in_the_middle_of_a_creation_is_seen() {
+async fn law_20_a_creation_sees_a_reload_after_its_record() {
     const TASKS: usize = 8;
     const ROUNDS: usize = 40;
     for (what, change) in [
         ("the launcher disabled", LAUNCHER_DISABLED),
-        ("its word not believed", NOT_BELIEVED),
+        ("it may not act for the human", MAY_NOT_ACT),
         ("the data gone", DATA_GONE),
         ("a gate", NOW_GATED),
     ] {
@@ -219,10 +227,10 @@ async fn law_20_a_reload_in_the_middle_of_a_creation_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_revision_raised_between_the_record_and_the_answer_of_a_renewal_starts_it_over() {
+async fn law_20_a_renewal_starts_over_if_the_revision_rises() {
     let world = World::start().await;
     let worker = world.working().await;
-    // Each of the last readings, from the last one back.
+    // Tries each of the last readings, from the last one back.
     for back in (1..=LAST).cycle().take(SWEEPS * LAST) {
         let id = worker.issue(Half::Reading).await.lease.id;
         let start = world.time().readings();
@@ -236,14 +244,14 @@ async fn law_20_a_revision_raised_between_the_record_and_the_answer_of_a_renewal
             daemon.fences().raise_revision();
         });
         let renewed = worker.renew(&id).await.unwrap().into_inner();
-        // Somebody else read it in between, and not this time.
+        // Another task read the clock this time.
         if world.time().call_off() {
             continue;
         }
         let records = world.records().await;
         let of_it = |kind| records.of(kind).into_iter().filter(|r| r["lease"] == *id).collect::<Vec<_>>();
         if let [cancelled] = of_it("credential.cancelled")[..] {
-            // What was recorded under the rules of before was not handed out; what is handed out was decided anew.
+            // The credential that the old rules allowed was not handed out. The one that was handed out was decided again.
             assert_eq!(cancelled["reason"], "CONTENDED");
             let generations: Vec<_> =
                 of_it("credential.renewed").iter().map(|r| r["generation"].clone()).collect();

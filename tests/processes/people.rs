@@ -273,10 +273,10 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     -- exit 143
 
     # another job under the same identity
-    leasehold: denied: your identity belongs to one job alone, and that is j-…
+    leasehold: denied: your identity belongs to only one job, and that is j-…
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  this identity is meant for one job, and has taken part in another that is open or ended a short while ago; a run that was killed counts too
-      fix    go on with that job while it is open (--job j-…); or run each job under a SPIFFE ID of its own, or have the catalog say identity = "shared"; this one is free 25 h after j-… has ended
+      fix    go on with that job while it is open (--job j-…); or run each job under its own SPIFFE ID, or have the catalog say identity = "shared"; this one is free 25 h after j-… has ended
     Nothing was started, no access was given.
     -- exit 125
 

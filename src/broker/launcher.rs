@@ -1,4 +1,4 @@
-//! Who launched a job, and whether it still may: what it launched is never more than it could launch now.
+//! The launcher of a job, and whether it still may: a job is never more than its launcher could launch now.
 
 use super::{
     caller::Caller,
@@ -15,9 +15,8 @@ use crate::{
 };
 
 impl Broker {
-    /// Refuses what stands on a launcher that these rules no longer let create the job, as of the moment when it did: one that
-    /// was disabled, removed or moved, or whose word about a person is no longer believed.
-    pub(super) fn launcher_stands(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
+    /// Refuses if these rules no longer let the launcher create the job, judged at the time of its creation.
+    pub(super) fn check_launcher(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         let may = || {
             rules.engine.authorize(&Call {
                 caller: &job.launcher,
@@ -58,8 +57,8 @@ impl Broker {
         }
     }
 
-    /// Refuses a workload that would create or begin a job while it is a member of an open job of someone else: what asks there
-    /// may be the training process, and would hold more than it was launched for.
+    /// Refuses a workload that would create or begin a job while it is a member of someone else's open job. The caller may be
+    /// that job's training process, which must not hold more than it was launched for.
     pub(super) fn may_launch(&self, caller: &Caller) -> Result<(), Refusal> {
         if caller.principal.kind != PrincipalKind::Workload {
             return Ok(());
@@ -69,9 +68,8 @@ impl Broker {
 }
 
 fn launches_beside(job: JobId) -> Refusal {
-    let text =
-        format!("you are a member of {job}, which someone else launched, so you launch no job of your own");
+    let text = format!("you are a member of {job}, which someone else launched, so you may not launch a job");
     Refusal::new(Reason::PolicyDenied, text)
-        .with("rule", "a workload creates and begins jobs only while it takes part in none of someone else")
+        .with("rule", "a workload creates and begins jobs only while it is a member of no one else's job")
         .fix("have the job created by a launcher, or run it under another identity")
 }
