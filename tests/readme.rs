@@ -19,6 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use leasehold::reason::Reason;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -95,6 +96,10 @@ struct Running {
 }
 
 impl Home {
+    fn new() -> Self {
+        Home { folder: tempfile::tempdir().unwrap(), running: Vec::new() }
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
@@ -161,7 +166,7 @@ fn run(page: &Path) -> usize {
     let port = free_ports();
     let text =
         (0..3).fold(text(page), |text, i| text.replace(&(8_443 + i).to_string(), &(port + i).to_string()));
-    let mut home = Home { folder: tempfile::tempdir().unwrap(), running: Vec::new() };
+    let mut home = Home::new();
     let mut ran = 0;
     for block in blocks(&text) {
         match block {
@@ -261,6 +266,42 @@ fn every_link_leads_somewhere() {
         }
     }
     assert!(dead.is_empty(), "{}", dead.join("\n"));
+}
+
+#[test]
+fn every_reason_and_metric_has_a_row() {
+    let reasons = text(Path::new("docs/reasons.md"));
+    for reason in Reason::ALL {
+        assert!(reasons.contains(&format!("`{reason}`")), "docs/reasons.md has no {reason}");
+    }
+    let metrics = fs::read_to_string(root().join("src/daemon/metrics.rs")).unwrap();
+    let operate = text(Path::new("docs/operate.md"));
+    let names: Vec<_> = metrics.split('"').filter(|word| word.starts_with("leasehold_")).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in
+        names.into_iter().filter_map(|name| name.split(|c: char| c != '_' && !c.is_alphanumeric()).next())
+    {
+        assert!(operate.contains(name), "docs/operate.md has no {name}");
+    }
+}
+
+/// What `config check` says of each key that a file leaves out stands in the reference, too.
+#[test]
+fn every_default_is_in_the_reference() {
+    let home = Home::new();
+    home.run("leasehold init lh --port 8443", 0);
+    let checked = home.shell("leasehold config check lh/leasehold.toml -o json").output().unwrap();
+    let checked: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let reference = text(Path::new("docs/configure.md"));
+    let defaults = checked["defaults"].as_array().unwrap();
+    assert!(defaults.len() > 15, "{defaults:?}");
+    for default in defaults {
+        let key = default["key"].as_str().unwrap().rsplit('.').next().unwrap();
+        let value = default["value"].as_str().unwrap().trim_matches('"').replace("1day1h", "25h");
+        let row = reference.lines().find(|l| l.starts_with(&format!("| `{key}`")));
+        let row = row.unwrap_or_else(|| panic!("docs/configure.md has no row of {key}"));
+        assert!(row.contains(&value), "{key} is {value} by default, and the reference says {row}");
+    }
 }
 
 #[test]
