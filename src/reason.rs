@@ -1,9 +1,12 @@
 //! Why something was refused: a closed list of stable codes, the same on the wire, in metrics and in the ledger, and the
 //! [`Refusal`] that carries one with the words for the person who meets it.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::HashMap, fmt, time::Duration};
 
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
 
 /// The `domain` of every `ErrorInfo` that leasehold makes.
 pub const ERROR_DOMAIN: &str = "leasehold";
@@ -13,8 +16,63 @@ pub const ERROR_DOMAIN: &str = "leasehold";
 pub(crate) const APPROVALS_ABSENT: &str = "this version has no command to approve a job: ask for what the rule lets pass without \
                                            approval, or have the owners of the policy change the rule";
 
+/// What kind of refusal a reason is. The exit code of a command follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// Anything that is in no other class.
+    Failure,
+    /// The caller may not do this.
+    Denied,
+    /// People must approve first.
+    AwaitingApproval,
+    /// The job, attempt or lease is over, or a newer attempt has begun.
+    Ended,
+    /// A change could not be written to disk, or a check could not be made safely.
+    NotDurable,
+    /// A token or another proof failed its check.
+    VerificationFailed,
+    /// The request is malformed.
+    Usage,
+}
+
+/// What a running member of a job does when one of its requests is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberStep {
+    /// Try again later: nothing was decided, or the member's SVID may be renewed until then.
+    TryLater,
+    /// Join again: the daemon does not see the member as joined.
+    Rejoin,
+    /// Ask for another lease: this one is over.
+    ReplaceLease,
+    /// Stop reading, or stop writing: this half of the access is over for the attempt.
+    StopHalf,
+    /// Stop: the access is over.
+    Stop,
+}
+
+/// Whether the daemon decided the request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Finality {
+    /// Not decided: the same request may succeed in a moment.
+    Undecided,
+    /// Decided. The same request is refused again.
+    Refused,
+    /// Decided, and the ledger records the refusal as a denial.
+    Recorded,
+}
+
+/// What follows from a reason: one row of the table below.
+struct Row {
+    code: &'static str,
+    grpc: Code,
+    http: StatusCode,
+    class: Class,
+    finality: Finality,
+    member: MemberStep,
+}
+
 macro_rules! reasons {
-    ($( $(#[$doc:meta])* $variant:ident = $code:literal, )*) => {
+    ($( $(#[$doc:meta])* $variant:ident = $code:literal: $grpc:ident, $http:ident, $class:ident, $finality:ident, $member:ident; )*) => {
         /// A stable code for each refusal.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Reason { $( $(#[$doc])* #[serde(rename = $code)] $variant, )* }
@@ -23,168 +81,229 @@ macro_rules! reasons {
             /// All of them, in order.
             pub const ALL: &'static [Reason] = &[ $(Reason::$variant,)* ];
 
-            /// The code, as in `ErrorInfo.reason`.
-            pub const fn code(self) -> &'static str {
-                match self { $(Reason::$variant => $code,)* }
-            }
-
             pub fn parse(code: &str) -> Option<Self> {
                 match code { $($code => Some(Reason::$variant),)* _ => None }
+            }
+
+            const fn row(self) -> &'static Row {
+                match self {
+                    $(Reason::$variant => const { &Row {
+                        code: $code,
+                        grpc: Code::$grpc,
+                        http: StatusCode::$http,
+                        class: Class::$class,
+                        finality: Finality::$finality,
+                        member: MemberStep::$member,
+                    } },)*
+                }
             }
         }
     };
 }
 
+// reason = code: gRPC code, HTTP status, class, whether it was decided, what a running member does
 reasons! {
     // ---------- who is calling ----------
     /// The connection has no client certificate.
-    NoClientCertificate = "NO_CLIENT_CERTIFICATE",
+    NoClientCertificate = "NO_CLIENT_CERTIFICATE": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
     /// The client certificate is not an X.509-SVID.
-    SvidInvalid = "SVID_INVALID",
+    SvidInvalid = "SVID_INVALID": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
     /// The SVID's validity is over, or has not begun.
-    SvidExpired = "SVID_EXPIRED",
+    SvidExpired = "SVID_EXPIRED": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
     /// No bundle for the SVID's trust domain is configured.
-    TrustDomainUnknown = "TRUST_DOMAIN_UNKNOWN",
+    TrustDomainUnknown = "TRUST_DOMAIN_UNKNOWN": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
     /// The SVID does not chain to its own trust domain's roots.
-    SvidUntrusted = "SVID_UNTRUSTED",
+    SvidUntrusted = "SVID_UNTRUSTED": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
     /// No catalog entry matches the caller.
-    PrincipalUnknown = "PRINCIPAL_UNKNOWN",
+    PrincipalUnknown = "PRINCIPAL_UNKNOWN": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// The caller's kind may not call this.
-    KindNotAllowed = "KIND_NOT_ALLOWED",
+    KindNotAllowed = "KIND_NOT_ALLOWED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
 
     // ---------- what was asked ----------
     /// A field is not in the form it must have.
-    FieldInvalid = "FIELD_INVALID",
+    FieldInvalid = "FIELD_INVALID": InvalidArgument, BAD_REQUEST, Usage, Refused, TryLater;
     /// A required field is absent.
-    FieldMissing = "FIELD_MISSING",
+    FieldMissing = "FIELD_MISSING": InvalidArgument, BAD_REQUEST, Usage, Refused, TryLater;
     /// A life of zero, below zero, or beyond every limit.
-    TtlInvalid = "TTL_INVALID",
+    TtlInvalid = "TTL_INVALID": InvalidArgument, BAD_REQUEST, Usage, Refused, TryLater;
     /// A message larger than the daemon reads.
-    MessageTooLarge = "MESSAGE_TOO_LARGE",
+    MessageTooLarge = "MESSAGE_TOO_LARGE": InvalidArgument, PAYLOAD_TOO_LARGE, Failure, Refused, TryLater;
     /// Known, but not served by this daemon.
-    NotSupported = "NOT_SUPPORTED",
+    NotSupported = "NOT_SUPPORTED": Unimplemented, METHOD_NOT_ALLOWED, Failure, Refused, TryLater;
     /// No such job, or not one that the caller may know of.
-    JobNotFound = "JOB_NOT_FOUND",
+    JobNotFound = "JOB_NOT_FOUND": NotFound, NOT_FOUND, Failure, Recorded, Stop;
     /// The job has no such attempt.
-    AttemptNotFound = "ATTEMPT_NOT_FOUND",
+    AttemptNotFound = "ATTEMPT_NOT_FOUND": NotFound, NOT_FOUND, Failure, Refused, Stop;
     /// No such lease, or not one that the caller may know of.
-    LeaseNotFound = "LEASE_NOT_FOUND",
+    LeaseNotFound = "LEASE_NOT_FOUND": NotFound, NOT_FOUND, Failure, Recorded, ReplaceLease;
     /// No such dataset, model or checkpoint line, or not one that the caller may know of.
-    ResourceNotFound = "RESOURCE_NOT_FOUND",
+    ResourceNotFound = "RESOURCE_NOT_FOUND": NotFound, NOT_FOUND, Failure, Recorded, Stop;
     /// No such lock.
-    LockNotFound = "LOCK_NOT_FOUND",
+    LockNotFound = "LOCK_NOT_FOUND": NotFound, NOT_FOUND, Failure, Refused, TryLater;
     /// Nothing has the name that was to be revoked or locked.
-    NameUnknown = "NAME_UNKNOWN",
+    NameUnknown = "NAME_UNKNOWN": NotFound, NOT_FOUND, Failure, Refused, TryLater;
     /// A lock would shut operators out, and that was not confirmed.
-    OperatorsLockedOut = "OPERATORS_LOCKED_OUT",
+    OperatorsLockedOut = "OPERATORS_LOCKED_OUT": FailedPrecondition, CONFLICT, Denied, Refused, TryLater;
     /// The caller does not verify for this audience, or the job has none by this name.
-    AudienceUnknown = "AUDIENCE_UNKNOWN",
+    AudienceUnknown = "AUDIENCE_UNKNOWN": NotFound, NOT_FOUND, Failure, Recorded, Stop;
     /// The pin that the caller relies on is not the catalog's.
-    PinMismatch = "PIN_MISMATCH",
+    PinMismatch = "PIN_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
 
     // ---------- what policy says ----------
     /// A rule forbids it, or none permits it.
-    PolicyDenied = "POLICY_DENIED",
+    PolicyDenied = "POLICY_DENIED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// A rule could not be evaluated, which denies.
-    PolicyError = "POLICY_ERROR",
+    PolicyError = "POLICY_ERROR": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// People must approve first.
-    ApprovalRequired = "APPROVAL_REQUIRED",
+    ApprovalRequired = "APPROVAL_REQUIRED": FailedPrecondition, CONFLICT, AwaitingApproval, Recorded, Stop;
     /// A lock stands.
-    Locked = "LOCKED",
+    Locked = "LOCKED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
 
     // ---------- jobs, attempts, members ----------
     /// The job is over.
-    JobClosed = "JOB_CLOSED",
+    JobClosed = "JOB_CLOSED": FailedPrecondition, CONFLICT, Ended, Refused, Stop;
     /// One idempotency key, two specifications.
-    IdempotencyConflict = "IDEMPOTENCY_CONFLICT",
+    IdempotencyConflict = "IDEMPOTENCY_CONFLICT": AlreadyExists, CONFLICT, Failure, Refused, TryLater;
     /// A newer attempt has begun.
-    AttemptStale = "ATTEMPT_STALE",
+    AttemptStale = "ATTEMPT_STALE": FailedPrecondition, CONFLICT, Ended, Recorded, Stop;
     /// The attempt is over.
-    AttemptEnded = "ATTEMPT_ENDED",
+    AttemptEnded = "ATTEMPT_ENDED": FailedPrecondition, CONFLICT, Ended, Refused, Stop;
     /// The attempt key belongs to an attempt that ended.
-    AttemptKeyUsed = "ATTEMPT_KEY_USED",
+    AttemptKeyUsed = "ATTEMPT_KEY_USED": FailedPrecondition, CONFLICT, Ended, Refused, TryLater;
     /// The attempt before is still draining.
-    AttemptDraining = "ATTEMPT_DRAINING",
+    AttemptDraining = "ATTEMPT_DRAINING": FailedPrecondition, CONFLICT, Failure, Refused, StopHalf;
     /// The job has used all of its attempts.
-    AttemptsExhausted = "ATTEMPTS_EXHAUSTED",
+    AttemptsExhausted = "ATTEMPTS_EXHAUSTED": FailedPrecondition, CONFLICT, Ended, Refused, TryLater;
     /// The move is not legal in this state.
-    StateConflict = "STATE_CONFLICT",
+    StateConflict = "STATE_CONFLICT": FailedPrecondition, CONFLICT, Failure, Refused, TryLater;
     /// The job does not name this identity.
-    NotAMember = "NOT_A_MEMBER",
+    NotAMember = "NOT_A_MEMBER": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// The member is not joined now.
-    NotJoined = "NOT_JOINED",
+    NotJoined = "NOT_JOINED": FailedPrecondition, CONFLICT, Ended, Refused, Rejoin;
     /// The session secret is not that of this member.
-    SessionMismatch = "SESSION_MISMATCH",
+    SessionMismatch = "SESSION_MISMATCH": PermissionDenied, FORBIDDEN, Denied, Recorded, Rejoin;
     /// Another participant holds this instance name.
-    InstanceTaken = "INSTANCE_TAKEN",
+    InstanceTaken = "INSTANCE_TAKEN": AlreadyExists, CONFLICT, Failure, Recorded, Stop;
     /// The identity is shared between jobs and brought no ticket, or a wrong one.
-    TicketRequired = "TICKET_REQUIRED",
+    TicketRequired = "TICKET_REQUIRED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// The identity belongs to one job alone, and that is another one.
-    IdentityBound = "IDENTITY_BOUND",
+    IdentityBound = "IDENTITY_BOUND": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// The attempt has as many members as it may.
-    MembersFull = "MEMBERS_FULL",
+    MembersFull = "MEMBERS_FULL": ResourceExhausted, TOO_MANY_REQUESTS, Failure, Refused, Stop;
 
     // ---------- leases ----------
     /// The lease's time is over.
-    LeaseExpired = "LEASE_EXPIRED",
+    LeaseExpired = "LEASE_EXPIRED": FailedPrecondition, CONFLICT, Ended, Refused, ReplaceLease;
     /// The lease was released or ended.
-    LeaseEnded = "LEASE_ENDED",
+    LeaseEnded = "LEASE_ENDED": FailedPrecondition, CONFLICT, Ended, Refused, ReplaceLease;
     /// What the lease depends on was revoked.
-    Revoked = "REVOKED",
+    Revoked = "REVOKED": FailedPrecondition, FORBIDDEN, Ended, Refused, ReplaceLease;
     /// As many as there may be.
-    QuotaExceeded = "QUOTA_EXCEEDED",
+    QuotaExceeded = "QUOTA_EXCEEDED": ResourceExhausted, TOO_MANY_REQUESTS, Failure, Recorded, TryLater;
 
     // ---------- tokens ----------
     /// Not a token of the form that this issuer makes.
-    TokenMalformed = "TOKEN_MALFORMED",
+    TokenMalformed = "TOKEN_MALFORMED": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// Signed with a key that is not known.
-    TokenKeyUnknown = "TOKEN_KEY_UNKNOWN",
+    TokenKeyUnknown = "TOKEN_KEY_UNKNOWN": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// The signature is not that of its key.
-    TokenSignature = "TOKEN_SIGNATURE",
+    TokenSignature = "TOKEN_SIGNATURE": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// Another issuer's.
-    TokenIssuer = "TOKEN_ISSUER",
+    TokenIssuer = "TOKEN_ISSUER": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// For another audience.
-    TokenAudience = "TOKEN_AUDIENCE",
+    TokenAudience = "TOKEN_AUDIENCE": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// Its time is over.
-    TokenExpired = "TOKEN_EXPIRED",
+    TokenExpired = "TOKEN_EXPIRED": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// Its time has not begun.
-    TokenNotYetValid = "TOKEN_NOT_YET_VALID",
+    TokenNotYetValid = "TOKEN_NOT_YET_VALID": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// Presented by somebody else than its subject.
-    TokenPresenter = "TOKEN_PRESENTER",
+    TokenPresenter = "TOKEN_PRESENTER": PermissionDenied, FORBIDDEN, VerificationFailed, Refused, TryLater;
     /// Bound to another certificate.
-    TokenCertificate = "TOKEN_CERTIFICATE",
+    TokenCertificate = "TOKEN_CERTIFICATE": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// Of another life of the daemon.
-    TokenEpoch = "TOKEN_EPOCH",
+    TokenEpoch = "TOKEN_EPOCH": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// Does not open this resource for this action.
-    TokenScope = "TOKEN_SCOPE",
+    TokenScope = "TOKEN_SCOPE": PermissionDenied, FORBIDDEN, VerificationFailed, Refused, TryLater;
 
     // ---------- feeds ----------
     /// The fence feed is too old to decide by.
-    FeedStale = "FEED_STALE",
+    FeedStale = "FEED_STALE": Unavailable, SERVICE_UNAVAILABLE, NotDurable, Refused, TryLater;
     /// The verifier's clock and the daemon's differ too much.
-    ClockDifference = "CLOCK_DIFFERENCE",
+    ClockDifference = "CLOCK_DIFFERENCE": Unavailable, SERVICE_UNAVAILABLE, NotDurable, Refused, TryLater;
     /// The daemon has started anew.
-    EpochChanged = "EPOCH_CHANGED",
+    EpochChanged = "EPOCH_CHANGED": FailedPrecondition, CONFLICT, Ended, Refused, ReplaceLease;
     /// The consumer fell behind and must start over.
-    FellBehind = "FELL_BEHIND",
+    FellBehind = "FELL_BEHIND": DataLoss, SERVICE_UNAVAILABLE, Failure, Refused, TryLater;
 
     // ---------- the daemon ----------
     /// The record could not be written, so nothing was given.
-    LedgerUnavailable = "LEDGER_UNAVAILABLE",
+    LedgerUnavailable = "LEDGER_UNAVAILABLE": Unavailable, SERVICE_UNAVAILABLE, NotDurable, Undecided, TryLater;
     /// No SVID to be met by, or none that may be used any more.
-    IdentityUnavailable = "IDENTITY_UNAVAILABLE",
+    IdentityUnavailable = "IDENTITY_UNAVAILABLE": Unavailable, SERVICE_UNAVAILABLE, Failure, Undecided, TryLater;
     /// A new catalog was not taken.
-    CatalogInvalid = "CATALOG_INVALID",
+    CatalogInvalid = "CATALOG_INVALID": InvalidArgument, BAD_REQUEST, Failure, Refused, TryLater;
     /// Too many changes at once; try again.
-    Contended = "CONTENDED",
+    Contended = "CONTENDED": Aborted, SERVICE_UNAVAILABLE, Failure, Undecided, TryLater;
     /// Too much work at once; try again later.
-    Overloaded = "OVERLOADED",
+    Overloaded = "OVERLOADED": ResourceExhausted, TOO_MANY_REQUESTS, Failure, Undecided, TryLater;
     /// The daemon is stopping; connect again.
-    ShuttingDown = "SHUTTING_DOWN",
+    ShuttingDown = "SHUTTING_DOWN": Unavailable, SERVICE_UNAVAILABLE, Failure, Undecided, TryLater;
     /// The daemon cannot be reached. Made by clients only.
-    Unreachable = "UNREACHABLE",
+    Unreachable = "UNREACHABLE": Unavailable, SERVICE_UNAVAILABLE, Failure, Undecided, TryLater;
     /// A fault of the daemon. The log has the cause.
-    Internal = "INTERNAL",
+    Internal = "INTERNAL": Internal, INTERNAL_SERVER_ERROR, Failure, Undecided, TryLater;
+}
+
+impl Reason {
+    /// The code, as in `ErrorInfo.reason`.
+    pub const fn code(self) -> &'static str {
+        self.row().code
+    }
+
+    /// The code of a gRPC status with this reason.
+    pub const fn grpc_code(self) -> Code {
+        self.row().grpc
+    }
+
+    /// The status of an HTTP response with this reason. 401 if another token or certificate may do, 403 if none of the
+    /// caller's will, 503 if it cannot be known now.
+    pub const fn http_status(self) -> StatusCode {
+        self.row().http
+    }
+
+    pub const fn class(self) -> Class {
+        self.row().class
+    }
+
+    /// Whether the same request may succeed in a moment: nothing was decided.
+    pub fn is_passing(self) -> bool {
+        self.row().finality == Finality::Undecided
+    }
+
+    /// Whether the ledger records a refusal with this reason as a denial.
+    pub fn is_denial(self) -> bool {
+        self.row().finality == Finality::Recorded
+    }
+
+    pub const fn member_step(self) -> MemberStep {
+        self.row().member
+    }
+
+    /// The nearest reason for a gRPC code that came without one.
+    pub const fn of_code(code: Code) -> Self {
+        match code {
+            Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded => {
+                Reason::Unreachable
+            }
+            Code::Unauthenticated => Reason::SvidUntrusted,
+            Code::PermissionDenied => Reason::PolicyDenied,
+            Code::InvalidArgument => Reason::FieldInvalid,
+            Code::ResourceExhausted => Reason::Overloaded,
+            Code::Unimplemented => Reason::NotSupported,
+            Code::FailedPrecondition => Reason::StateConflict,
+            _ => Reason::Internal,
+        }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -226,6 +345,26 @@ impl Refusal {
     pub fn fact(&self, label: &str) -> Option<&str> {
         self.facts.iter().find(|(l, _)| l == label).map(|(_, v)| v.as_str())
     }
+
+    /// The gRPC status of the refusal: its line as the message, its reason and facts as `ErrorInfo`.
+    pub fn status(&self) -> Status {
+        let mut facts: HashMap<String, String> = HashMap::new();
+        for (label, value) in &self.facts {
+            facts
+                .entry(label.to_string())
+                .and_modify(|v| {
+                    v.push('\n');
+                    v.push_str(value);
+                })
+                .or_insert_with(|| value.clone());
+        }
+        let retry_after = facts.get("retry_after").and_then(|t| t.strip_suffix('s')?.parse().ok());
+        let mut details = ErrorDetails::with_error_info(self.reason.code(), ERROR_DOMAIN, facts);
+        if let Some(seconds) = retry_after {
+            details.set_retry_info(Some(Duration::from_secs(seconds)));
+        }
+        Status::with_error_details(self.reason.grpc_code(), self.text.to_string(), details)
+    }
 }
 
 impl fmt::Display for Refusal {
@@ -247,5 +386,23 @@ mod tests {
             assert!(r.code().chars().all(|c| c.is_ascii_uppercase() || c == '_'), "{r}");
         }
         assert_eq!(Reason::parse("NOPE"), None);
+    }
+
+    #[test]
+    fn every_reason_has_a_code_that_is_not_ok() {
+        for r in Reason::ALL {
+            assert_ne!(r.grpc_code(), Code::Ok, "{r}");
+            let s = Refusal::new(*r, "text").with("rule", "a").with("rule", "b").fix("c").status();
+            let info = s.get_error_details().error_info().cloned().unwrap();
+            assert_eq!((info.reason.as_str(), info.domain.as_str()), (r.code(), "leasehold"));
+            assert_eq!(info.metadata["rule"], "a\nb");
+        }
+    }
+
+    #[test]
+    fn when_to_try_again_is_told_as_clients_of_google_rpc_read_it() {
+        let refusal = Refusal::new(Reason::Overloaded, "too often").with("retry_after", "7s");
+        let retry = refusal.status().get_error_details().retry_info().cloned().unwrap();
+        assert_eq!(retry.retry_delay, Some(Duration::from_secs(7)));
     }
 }

@@ -5,10 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{
-    room::{EdgeRoom, Held, Rooms},
-    status::status,
-};
+use super::room::{EdgeRoom, Held, Rooms};
 use crate::{
     broker::{Broker, Caller, Rules},
     limits,
@@ -76,7 +73,7 @@ impl Edge {
         let taken = known.and_then(|()| self.rooms.take(class, rpc, &connection, headers.sum()));
         taken.map_err(|refusal| match rpc {
             Some(rpc) => self.refuse(rpc, &connection, &refusal),
-            None => status(&refusal),
+            None => refusal.status(),
         })
     }
 
@@ -87,11 +84,11 @@ impl Edge {
 
     fn connection_of(&self, extensions: &http::Extensions) -> Result<Connection, Status> {
         let connection = extensions.get::<Connection>().cloned().ok_or_else(|| {
-            status(&Refusal::new(Reason::Internal, "the request came over no attested connection"))
+            Refusal::new(Reason::Internal, "the request came over no attested connection").status()
         })?;
         connection
             .check(self.broker.clock().now().wall)
-            .map_err(|ending| status(&Refusal::new(ending.reason(), ending.to_string())))?;
+            .map_err(|ending| Refusal::new(ending.reason(), ending.to_string()).status())?;
         Ok(connection)
     }
 
@@ -101,7 +98,7 @@ impl Edge {
             .extensions()
             .get::<Arc<Held>>()
             .cloned()
-            .ok_or_else(|| status(&Refusal::new(Reason::Internal, "no room was taken for the request")))
+            .ok_or_else(|| Refusal::new(Reason::Internal, "no room was taken for the request").status())
     }
 
     /// The caller as the catalog knows it, if no lock shuts it out.
@@ -139,7 +136,7 @@ impl Edge {
     /// Turns a refusal into a status, once it is counted, logged and, where it is a denial, recorded.
     pub(super) fn refuse(&self, rpc: Rpc, connection: &Connection, refusal: &Refusal) -> Status {
         self.broker.denials().count(connection.peer.spiffe_id(), rpc.as_str(), refusal);
-        status(refusal)
+        refusal.status()
     }
 
     /// Runs one use case in a task of its own: a client that goes away does not leave half of it behind.

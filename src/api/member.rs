@@ -234,7 +234,7 @@ impl KeepAlive {
     }
 
     async fn end(self, why: &Refusal) {
-        let send = self.tx.send(Err(super::status(why)));
+        let send = self.tx.send(Err(why.status()));
         let _ = tokio::time::timeout(limits::CONNECTION_GRACE, send).await;
     }
 

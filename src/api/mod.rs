@@ -2,7 +2,7 @@
 //!
 //! Reads requests into the words of the house, hands them to the broker, writes the answers. Decides nothing, keeps nothing.
 //! Every refusal becomes a `google.rpc.Status` with an `ErrorInfo` whose reason is the [`Reason`](crate::reason::Reason)'s
-//! code: the mapping is `status`, the one exhaustive match of this edge.
+//! code.
 //!
 //! | File | Noun |
 //! |---|---|
@@ -14,7 +14,6 @@
 //! | `job` `member` `operator` `verifier` | the services, one file each |
 //! | `spec` | a job's specification, read with every mistake at once |
 //! | `field` `times` `convert` | a field read; moments; the house's words as the wire's |
-//! | `status` | [`status()`]: from a Refusal to a `google.rpc.Status` |
 //! | `http` | discovery, keys and probes |
 
 mod convert;
@@ -31,7 +30,6 @@ mod room;
 mod sent;
 mod service;
 mod spec;
-mod status;
 mod times;
 mod verifier;
 
@@ -39,4 +37,3 @@ pub use edge::{Edge, Reloader};
 pub use http::{MetricsText, NotReady, Readiness, issuer_routes, probe_routes};
 pub use room::EdgeRoom;
 pub use service::Service;
-pub use status::status;

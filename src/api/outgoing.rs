@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{room::Held, status::status};
+use super::room::Held;
 use crate::{
     clock::Clock,
     limits,
@@ -75,7 +75,7 @@ impl<T: Message + 'static> Outgoing<T> {
         self.held.forget(std::mem::take(&mut self.waiting));
         if let Err(refusal) = ended {
             // A client that is gone hears nothing more.
-            let _ = self.end.send(status(&refusal));
+            let _ = self.end.send(refusal.status());
         }
     }
 }

@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tonic::{Status, codegen::StdError};
 
-use super::{room::Held, status::status};
+use super::room::Held;
 use crate::{
     clock::Clock,
     limits,
@@ -141,7 +141,7 @@ pub(super) async fn discard<B: Body + Unpin>(mut body: B, messages: Messages, cl
 }
 
 fn refuse(refusal: &Refusal) -> StdError {
-    Box::<Status>::new(status(refusal))
+    Box::<Status>::new(refusal.status())
 }
 
 impl<B> Body for Received<B>

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use tonic::Status;
 
-use super::{room::Held, status::status};
+use super::room::Held;
 use crate::limits;
 
 /// An answer's body in pieces of [`limits::SEND_BUFFER_BYTES`]. Each counts until HTTP/2 has sent it.
@@ -58,7 +58,7 @@ impl Body for Sent {
                     Err(refusal) => {
                         self.is_over = true;
                         let mut trailers = http::HeaderMap::new();
-                        let added = status(&refusal).add_header(&mut trailers);
+                        let added = refusal.status().add_header(&mut trailers);
                         Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
                     }
                 },

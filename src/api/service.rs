@@ -12,7 +12,6 @@ use super::{
     operator::Operators,
     received::{Messages, Received, discard, too_large},
     sent::Sent,
-    status::status,
     verifier::Verifiers,
 };
 use crate::{
@@ -123,5 +122,5 @@ fn with_reason(answer: http::Response<tonic::body::Body>) -> http::Response<toni
             .fix("compare versions: leasehold whoami shows the daemon's"),
         _ => return answer,
     };
-    status(&refusal).into_http()
+    refusal.status().into_http()
 }

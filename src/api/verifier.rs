@@ -136,7 +136,7 @@ impl Feed {
         metrics::gauge!("leasehold_fence_feeds").increment(1.0);
         if let Err(why) = self.follow(first_tick).await {
             // A client that is gone hears nothing more.
-            let _ = end.send(super::status(&why));
+            let _ = end.send(why.status());
         }
         metrics::gauge!("leasehold_fence_feeds").decrement(1.0);
     }

@@ -84,7 +84,7 @@ impl Denials {
             });
         if first {
             tracing::info!(%reason, %by, rpc, text = %refusal.text, "refused");
-            if is_denial(reason) {
+            if reason.is_denial() {
                 let (by, rpc, text) = (by.to_string(), rpc.to_owned(), refusal.text.to_string());
                 let rules = rules().collect();
                 self.ledger.defer(&Event::Denied { by, rpc, reason, text, rules, count: 1 });
@@ -124,34 +124,10 @@ impl Denials {
             }
             let by = m.by.unwrap_or_else(|| format!("several: {by}"));
             tracing::info!(%reason, by, rpc, more = m.more, text = m.text, "refused more often in the last minute");
-            if is_denial(reason) {
+            if reason.is_denial() {
                 let (text, rules, count) = (m.text, m.rules, m.more);
                 self.ledger.defer(&Event::Denied { by, rpc, reason, text, rules, count });
             }
         }
     }
-}
-
-fn is_denial(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::PrincipalUnknown
-            | Reason::KindNotAllowed
-            | Reason::PolicyDenied
-            | Reason::PolicyError
-            | Reason::ApprovalRequired
-            | Reason::Locked
-            | Reason::ResourceNotFound
-            | Reason::JobNotFound
-            | Reason::LeaseNotFound
-            | Reason::AudienceUnknown
-            | Reason::PinMismatch
-            | Reason::NotAMember
-            | Reason::SessionMismatch
-            | Reason::TicketRequired
-            | Reason::IdentityBound
-            | Reason::InstanceTaken
-            | Reason::AttemptStale
-            | Reason::QuotaExceeded
-    )
 }

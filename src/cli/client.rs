@@ -148,7 +148,7 @@ pub(super) fn of_status(status: &Status, manner: Manner, address: &str) -> Failu
     }
     let mut failure = match Told::of(status) {
         Some(Told { reason: None, code, .. }) => {
-            Failure::new(exit_of_code(status.code()), status.message().to_owned())
+            Failure::new(Exit::of(Reason::of_code(status.code())), status.message().to_owned())
                 .with("reason", code)
                 .fix("this daemon is newer: update leasehold")
         }
@@ -169,17 +169,9 @@ fn may_have_happened(code: Code, reason: Option<Reason>) -> bool {
     }
 }
 
-fn exit_of_code(code: Code) -> Exit {
-    match code {
-        Code::Unauthenticated | Code::PermissionDenied => Exit::Denied,
-        Code::InvalidArgument => Exit::Usage,
-        _ => Exit::Failure,
-    }
-}
-
 /// What neither the daemon nor its code explains.
 fn unknown(status: &Status) -> Failure {
-    Failure::new(exit_of_code(status.code()), format!("the daemon answered {}", status.code()))
+    Failure::new(Exit::of(Reason::of_code(status.code())), format!("the daemon answered {}", status.code()))
         .with("said", status.message())
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::reason::Reason;
+use crate::reason::{Class, Reason};
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,78 +38,16 @@ impl Exit {
         }
     }
 
-    /// The code of a refusal.
+    /// The exit of a command that was refused for this reason.
     pub const fn of(reason: Reason) -> Self {
-        match reason {
-            Reason::NoClientCertificate
-            | Reason::SvidInvalid
-            | Reason::SvidExpired
-            | Reason::TrustDomainUnknown
-            | Reason::SvidUntrusted
-            | Reason::PrincipalUnknown
-            | Reason::KindNotAllowed
-            | Reason::PinMismatch
-            | Reason::PolicyDenied
-            | Reason::PolicyError
-            | Reason::Locked
-            | Reason::OperatorsLockedOut
-            | Reason::NotAMember
-            | Reason::SessionMismatch
-            | Reason::TicketRequired
-            | Reason::IdentityBound => Exit::Denied,
-
-            Reason::ApprovalRequired => Exit::AwaitingApproval,
-
-            Reason::JobClosed
-            | Reason::AttemptStale
-            | Reason::AttemptEnded
-            | Reason::AttemptKeyUsed
-            | Reason::AttemptsExhausted
-            | Reason::NotJoined
-            | Reason::LeaseExpired
-            | Reason::LeaseEnded
-            | Reason::Revoked
-            | Reason::EpochChanged => Exit::Ended,
-
-            Reason::LedgerUnavailable | Reason::FeedStale | Reason::ClockDifference => Exit::NotDurable,
-
-            Reason::TokenMalformed
-            | Reason::TokenKeyUnknown
-            | Reason::TokenSignature
-            | Reason::TokenIssuer
-            | Reason::TokenAudience
-            | Reason::TokenExpired
-            | Reason::TokenNotYetValid
-            | Reason::TokenPresenter
-            | Reason::TokenCertificate
-            | Reason::TokenEpoch
-            | Reason::TokenScope => Exit::VerificationFailed,
-
-            Reason::FieldInvalid | Reason::FieldMissing | Reason::TtlInvalid => Exit::Usage,
-
-            Reason::MessageTooLarge
-            | Reason::NotSupported
-            | Reason::JobNotFound
-            | Reason::AttemptNotFound
-            | Reason::LeaseNotFound
-            | Reason::ResourceNotFound
-            | Reason::LockNotFound
-            | Reason::NameUnknown
-            | Reason::AudienceUnknown
-            | Reason::IdempotencyConflict
-            | Reason::AttemptDraining
-            | Reason::StateConflict
-            | Reason::InstanceTaken
-            | Reason::MembersFull
-            | Reason::QuotaExceeded
-            | Reason::FellBehind
-            | Reason::IdentityUnavailable
-            | Reason::CatalogInvalid
-            | Reason::Contended
-            | Reason::Overloaded
-            | Reason::ShuttingDown
-            | Reason::Unreachable
-            | Reason::Internal => Exit::Failure,
+        match reason.class() {
+            Class::Failure => Exit::Failure,
+            Class::Denied => Exit::Denied,
+            Class::AwaitingApproval => Exit::AwaitingApproval,
+            Class::Ended => Exit::Ended,
+            Class::NotDurable => Exit::NotDurable,
+            Class::VerificationFailed => Exit::VerificationFailed,
+            Class::Usage => Exit::Usage,
         }
     }
 }

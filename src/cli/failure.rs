@@ -91,17 +91,7 @@ impl Failure {
 
     /// Whether the same question may be answered in a moment: nothing was decided.
     pub(super) fn is_passing(&self) -> bool {
-        matches!(
-            self.reason,
-            Some(
-                Reason::Unreachable
-                    | Reason::ShuttingDown
-                    | Reason::Overloaded
-                    | Reason::Contended
-                    | Reason::LedgerUnavailable
-                    | Reason::Internal
-            )
-        )
+        self.reason.is_some_and(Reason::is_passing)
     }
 
     /// A file with mistakes, one line each.

@@ -125,7 +125,7 @@ impl FileServer {
     async fn answer(&self, request: Request<Incoming>, clock: Arc<dyn Clock>) -> Response<Body> {
         match self.handle(request, clock).await {
             Ok(response) => response,
-            Err(Failure::Refused(refusal)) => refused(status(refusal.reason), &refusal),
+            Err(Failure::Refused(refusal)) => refused(refusal.reason.http_status(), &refusal),
             Err(Failure::Status(status, refusal)) => refused(status, &refusal),
             Err(Failure::Disk(error)) => disk(&error),
         }
@@ -191,9 +191,10 @@ impl FileServer {
         direction: Direction,
         target: &Target,
         connection: &Connection,
-    ) -> Result<Tally, Refusal> {
+    ) -> Result<Tally, Failure> {
         let permit = self.transfers.clone().try_acquire_owned().map_err(|_| {
-            Refusal::new(Reason::Overloaded, "as many transfers are under way as there may be: try again")
+            let text = "as many transfers are under way as there may be: try again";
+            Failure::Status(StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::Overloaded, text))
         })?;
         Ok(Tally {
             transfer: Transfer {
@@ -355,26 +356,6 @@ impl Part {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
         }
         response
-    }
-}
-
-/// 401 where another token would do, 403 where none of this holder's would, 503 where it cannot be known now.
-fn status(reason: Reason) -> StatusCode {
-    match reason {
-        Reason::FieldInvalid => StatusCode::BAD_REQUEST,
-        Reason::NotSupported => StatusCode::METHOD_NOT_ALLOWED,
-        Reason::TokenMalformed
-        | Reason::TokenKeyUnknown
-        | Reason::TokenSignature
-        | Reason::TokenIssuer
-        | Reason::TokenAudience
-        | Reason::TokenExpired
-        | Reason::TokenNotYetValid
-        | Reason::TokenCertificate
-        | Reason::TokenEpoch
-        | Reason::NoClientCertificate => StatusCode::UNAUTHORIZED,
-        Reason::FeedStale | Reason::ClockDifference | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
-        _ => StatusCode::FORBIDDEN,
     }
 }
 

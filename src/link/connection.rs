@@ -9,15 +9,14 @@ use std::{
     },
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, header};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::{
     clock::Wall,
     identity::{Peer, SvidError, Trust},
-    reason::{ERROR_DOMAIN, Reason},
+    reason::{Reason, Refusal},
 };
 
 /// Why a connection ends.
@@ -158,28 +157,15 @@ impl fmt::Debug for Hold {
 /// its share, or UNAVAILABLE at shutdown, with the Reason; to other HTTP 401, 429 or 503 with nothing in it.
 pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &Ending) -> Response<B> {
     let reason = ending.reason();
-    let (code, status) = match ending {
-        Ending::SvidExpired { .. } | Ending::SvidUntrusted { .. } => {
-            (tonic::Code::Unauthenticated, StatusCode::UNAUTHORIZED)
-        }
-        Ending::PeerFull { .. } => (tonic::Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
-        Ending::NotRead { .. } => (tonic::Code::DataLoss, StatusCode::SERVICE_UNAVAILABLE),
-        Ending::ShuttingDown | Ending::Closed => (tonic::Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
-    };
     let grpc = request
         .headers()
         .get(header::CONTENT_TYPE)
         .is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
     if grpc {
-        let details = ErrorDetails::with_error_info(
-            reason.code(),
-            ERROR_DOMAIN,
-            std::collections::HashMap::<String, String>::new(),
-        );
-        return tonic::Status::with_error_details(code, ending.to_string(), details).into_http();
+        return Refusal::new(reason, ending.to_string()).status().into_http();
     }
     let mut response = Response::new(B::default());
-    *response.status_mut() = status;
+    *response.status_mut() = reason.http_status();
     response.headers_mut().insert("leasehold-reason", HeaderValue::from_static(reason.code()));
     response
 }

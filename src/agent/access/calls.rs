@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tonic::{Code, Request, Response, Status, transport::Channel};
+use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
     agent::{messages::MessageSink, retry::Backoff},
@@ -94,7 +94,7 @@ impl Calls {
         loop {
             let left = deadline.since(self.clock.now().lease);
             let refusal = match ask(left.min(CALL)).await {
-                Err(refusal) if is_passing(refusal.reason) => refusal,
+                Err(refusal) if refusal.reason.is_passing() => refusal,
                 answer => return answer,
             };
             let wait = waits.next().unwrap_or(CALL);
@@ -122,20 +122,6 @@ pub(crate) fn timed<M>(span: Duration, message: M) -> Request<M> {
     request
 }
 
-/// Whether the same question may be answered in a moment: nothing was decided.
-pub(crate) fn is_passing(reason: Reason) -> bool {
-    matches!(
-        reason,
-        Reason::Unreachable
-            | Reason::ShuttingDown
-            | Reason::Overloaded
-            | Reason::Contended
-            | Reason::IdentityUnavailable
-            | Reason::LedgerUnavailable
-            | Reason::Internal
-    )
-}
-
 /// Reads what the daemon, or the way to it, answered instead of an answer.
 fn refusal_of(status: &Status, address: &str) -> Refusal {
     // Without a connection nothing was asked.
@@ -143,34 +129,21 @@ fn refusal_of(status: &Status, address: &str) -> Refusal {
         return error.refusal();
     }
     if let Some(told) = Told::of(status) {
-        let reason = told.reason.unwrap_or_else(|| of_code(status.code()));
+        let reason = told.reason.unwrap_or_else(|| Reason::of_code(status.code()));
         return told.into_refusal(reason);
     }
     let unknown = || {
         let text = format!("the daemon answered {}", status.code());
-        Refusal::new(of_code(status.code()), text).with("said", status.message())
+        Refusal::new(Reason::of_code(status.code()), text).with("said", status.message())
     };
     unspoken(status, address).unwrap_or_else(unknown)
-}
-
-/// What a code alone says.
-fn of_code(code: Code) -> Reason {
-    match code {
-        Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded => Reason::Unreachable,
-        Code::Unauthenticated => Reason::SvidUntrusted,
-        Code::PermissionDenied => Reason::PolicyDenied,
-        Code::InvalidArgument => Reason::FieldInvalid,
-        Code::ResourceExhausted => Reason::Overloaded,
-        Code::Unimplemented => Reason::NotSupported,
-        Code::FailedPrecondition => Reason::StateConflict,
-        _ => Reason::Internal,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
 
+    use tonic::Code;
     use tonic_types::{ErrorDetails, StatusExt};
 
     use super::*;
@@ -193,8 +166,8 @@ mod tests {
     #[test]
     fn what_was_decided_is_not_asked_again() {
         for reason in [Reason::PolicyDenied, Reason::Locked, Reason::JobClosed, Reason::SvidUntrusted] {
-            assert!(!is_passing(reason), "{reason}");
+            assert!(!reason.is_passing(), "{reason}");
         }
-        assert!(is_passing(Reason::Unreachable) && is_passing(Reason::LedgerUnavailable));
+        assert!(Reason::Unreachable.is_passing() && Reason::LedgerUnavailable.is_passing());
     }
 }

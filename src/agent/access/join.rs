@@ -5,7 +5,6 @@ use std::{fs, time::Duration};
 use super::{
     calls::{Calls, timed},
     credential_dir::CredentialDir,
-    meaning::{Meaning, meaning},
     member::stream::{Connected, MemberSession, connect},
     obtain::{JoinOptions, JoinTarget, RunContext, RunError},
     session::SavedSession,
@@ -16,7 +15,7 @@ use crate::{
     limits::{NAME_BYTES_MAX, START_PATIENCE, TEXT_BYTES_MAX, UNDO},
     name::{AttemptNumber, InstanceName, JobId},
     proto::v1,
-    reason::{APPROVALS_ABSENT, Reason, Refusal},
+    reason::{APPROVALS_ABSENT, MemberStep, Reason, Refusal},
     secret::{NoRandomness, Secret, SecretText, random_u128},
 };
 
@@ -229,7 +228,7 @@ async fn come_back(
     let job = match found(&calls, who.job).await {
         Ok(job) if job.state() != v1::JobState::Closed => job,
         Ok(_) => return Ok(CameBack::Not),
-        Err(refusal) if meaning(refusal.reason) == Meaning::Later => return Err(refusal),
+        Err(refusal) if refusal.reason.member_step() == MemberStep::TryLater => return Err(refusal),
         Err(_) => return Ok(CameBack::Not),
     };
     if running(&job).ok() == Some(who.attempt) {
@@ -240,7 +239,7 @@ async fn come_back(
                 place.voice.say("this agent was killed before: it takes up the place that it had");
                 return Ok(CameBack::AsBefore(Box::new((who, connected))));
             }
-            Err(refusal) if meaning(refusal.reason) == Meaning::Later => return Err(refusal),
+            Err(refusal) if refusal.reason.member_step() == MemberStep::TryLater => return Err(refusal),
             Err(refusal) => {
                 place
                     .voice

@@ -17,7 +17,7 @@ use crate::{
             credential_dir::{CredentialDir, CredentialError},
             credential_set::{CredentialSet, shown},
             index::DrainNote,
-            meaning::{AccessEnd, AttemptStatus, Meaning, meaning, over_by},
+            meaning::{AccessEnd, AttemptStatus, over_by},
         },
         messages::MessageSink,
         retry::Backoff,
@@ -27,7 +27,7 @@ use crate::{
     limits::{CREDENTIAL_LOOK, RETRY_MAX, TICK},
     name::Half,
     proto::v1,
-    reason::{Reason, Refusal},
+    reason::{MemberStep, Reason, Refusal},
 };
 
 /// What is asked of a member.
@@ -481,28 +481,30 @@ impl LiveMember {
         let now = self.place.clock.now().lease;
         let held = self.holdings.get_mut(at)?;
         let is_renewal = held.lease.is_some();
-        match meaning(refusal.reason) {
+        match refusal.reason.member_step() {
             // A lock on one lease keeps out no other: the answer to a new question says what is locked.
-            Meaning::Over if is_renewal && refusal.reason == Reason::Locked => {
+            MemberStep::Stop if is_renewal && refusal.reason == Reason::Locked => {
                 held.lease = None;
                 held.schedule.hurry(now);
             }
-            Meaning::Over => return Some(over_by(refusal)),
+            MemberStep::Stop => return Some(over_by(refusal)),
             // What was overtaken is due by itself.
             _ if !counts => {}
-            Meaning::Drained if held.half == Half::Reading => {
+            MemberStep::StopHalf if held.half == Half::Reading => {
                 self.holdings.end_reading();
                 self.holdings.refresh_index(&self.who);
             }
-            Meaning::Anew if is_renewal => {
+            MemberStep::ReplaceLease if is_renewal => {
                 held.lease = None;
                 held.schedule.hurry(now);
             }
-            Meaning::Join => {
+            MemberStep::Rejoin => {
                 held.schedule.failed(now);
                 self.lost(now);
             }
-            Meaning::Anew | Meaning::Later | Meaning::Drained => held.schedule.failed(now),
+            MemberStep::ReplaceLease | MemberStep::TryLater | MemberStep::StopHalf => {
+                held.schedule.failed(now)
+            }
         }
         None
     }
@@ -530,7 +532,7 @@ impl LiveMember {
     fn not_connected(&mut self, refusal: Refusal) -> Option<(AccessEnd, AttemptStatus)> {
         let now = self.place.clock.now().lease;
         let is_decided =
-            meaning(refusal.reason) != Meaning::Later && meaning(refusal.reason) != Meaning::Anew;
+            !matches!(refusal.reason.member_step(), MemberStep::TryLater | MemberStep::ReplaceLease);
         let Link::Down(away) = &mut self.link else {
             // The old connection lives: what was decided is told there.
             self.change_at = Some(now.plus(RETRY_MAX));
