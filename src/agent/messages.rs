@@ -1,4 +1,4 @@
-//! What the wrapper says, beside what its child says.
+//! The messages of the wrapper and the sidecar, beside the output of the work.
 
 use std::{
     fmt,
@@ -8,32 +8,33 @@ use std::{
 
 use crate::plain;
 
-/// Takes one line at a time. stdout belongs to the child alone, so this is stderr, each line after `leasehold: `.
+/// Takes messages of one line each. By default they go to stderr with the prefix `leasehold: `, because stdout belongs to the
+/// child.
 #[derive(Clone)]
 pub struct MessageSink(Arc<dyn Fn(&str) + Send + Sync>);
 
-/// Data for who reads stdout, where no child has it.
-pub(super) fn print(text: &str) {
-    // Who closed it wants to know nothing more.
+/// Prints data on stdout, if no child uses it.
+pub(super) fn print_stdout(text: &str) {
+    // A reader that closed stdout wants no more.
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
 impl MessageSink {
-    /// Speaks on the stderr that the child has too.
+    /// Prints on stderr, which the child shares.
     pub fn stderr() -> Self {
         MessageSink::new(|line| {
-            // Written at once, so that it does not mix with what the child writes. Who closed it wants to hear no more.
+            // One write for each line, so that it does not mix with the child's output. It may fail if stderr is closed.
             let _ = io::stderr().lock().write_all(format!("leasehold: {line}\n").as_bytes());
         })
     }
 
-    /// Speaks to somebody else, without the prefix. Must not wait.
-    pub fn new(say: impl Fn(&str) + Send + Sync + 'static) -> Self {
-        MessageSink(Arc::new(say))
+    /// Passes each line to `send`, without the prefix. `send` must not block.
+    pub fn new(send: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        MessageSink(Arc::new(send))
     }
 
-    /// Says one line. What came from elsewhere does not speak to the terminal.
-    pub(super) fn say(&self, line: &str) {
+    /// Sends one line. Control characters are escaped, so that text from other programs cannot control the terminal.
+    pub(super) fn send(&self, line: &str) {
         (self.0)(&plain::line(line));
     }
 }
@@ -51,11 +52,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_from_elsewhere_does_not_speak_to_the_terminal() {
-        let heard = Arc::new(Mutex::new(Vec::new()));
-        let ears = heard.clone();
-        let voice = MessageSink::new(move |line| ears.lock().unwrap().push(line.to_owned()));
-        voice.say("revoked: \u{1b}[2Jall is well\nreally\u{202e}");
-        assert_eq!(*heard.lock().unwrap(), [r"revoked: \u{1b}[2Jall is well\nreally\u{202e}"]);
+    fn control_characters_in_a_message_are_escaped() {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let lines = sent.clone();
+        let messages = MessageSink::new(move |line| lines.lock().unwrap().push(line.to_owned()));
+        messages.send("revoked: \u{1b}[2Jall is well\nreally\u{202e}");
+        assert_eq!(*sent.lock().unwrap(), [r"revoked: \u{1b}[2Jall is well\nreally\u{202e}"]);
     }
 }

@@ -11,11 +11,12 @@
 //! | reads the job specification file | `spec/` |
 //! | `leasehold run`: access and a command | `run` |
 //! | `leasehold agent`: access for a process that runs already, and its ready file | `sidecar` `ready_file` |
-//! | what both print, how they end a member, how they wait between retries | `messages` `finish` `retry` |
+//! | what both print, how long they wait between retries | `messages` `retry` |
 
 mod access;
 mod messages;
 mod process;
+mod ready_file;
 mod retry;
 mod run;
 mod sidecar;

@@ -1,279 +1,278 @@
-//! One run: access, then a command; and their ends in the other order.
+//! `leasehold run`: access, then a command. The end of the command ends the access.
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use nix::sys::signal::Signal;
-use tokio::sync::{mpsc, watch};
 
 use super::{
     access::{
+        access_end::AccessEnd,
         credential_dir::CredentialDir,
         folder::Readers,
         index::DrainNote,
-        meaning::AccessEnd,
-        member::live::{FinalReport, LiveMember, MemberCommand, MemberStatus},
-        obtain::{JoinOptions, ObtainedAccess, OnKill, RunContext, RunError, is_farewell},
+        member::{
+            handle::{MemberCommand, MemberHandle},
+            live::LiveMember,
+        },
+        obtain::{JoinOptions, ObtainedAccess, OnKill, RunContext, RunError, asks_to_finish},
     },
     messages::MessageSink,
     process::{
-        child::{Child, ChildEvent, ChildSpec, SpawnError},
+        arrivals::{Arrivals, SentTo},
+        child::{Child, ChildEvent, ChildHandle, ChildSpec, SpawnError},
         command,
         environment::ChildEnvironment,
-        exit::{ChildExit, ChildStatus, ToFinish, outcome_name},
+        exit::{ChildExit, ChildStatus, FinishRequest, outcome_name},
         front::{FrontHandle, FrontPipes},
         processes::Survivors,
-        rlimits::{is_own_cpu_limit, limit_of_end},
-        signals::{Arrivals, SentTo, SignalArrival, SignalNumber, SignalReceiver, Signals},
+        rlimits::{is_own_cpu_limit, limit_behind_signal},
+        signals::{SignalArrival, SignalNumber, SignalReceiver, Signals},
     },
     spec::{OnRevoke, RunSettings},
 };
 use crate::{
     clock::{Clock, Wall},
     identity::IdentitySource,
-    limits::{DRAIN_GRACE_DEFAULT, REPORT, SVID_SHORT},
-    proto::v1,
-    reason::{Reason, Refusal},
+    limits::{DRAIN_GRACE_DEFAULT, SVID_SHORT},
 };
 
-/// What is run, and with whose access.
+/// The command to run, and the access for it.
 #[derive(Debug)]
 pub struct RunOptions {
     /// The process in front of this one, at a terminal.
-    pub behind: Option<FrontPipes>,
+    pub front: Option<FrontPipes>,
     pub joining: JoinOptions,
-    /// Where the credential files are made; else in memory, where there is some.
+    /// Where to create the directory of credential files. `None` uses memory, if possible.
     pub dir: Option<PathBuf>,
-    /// The command and its arguments, at least the command.
+    /// The command and its arguments. Contains at least the command.
     pub command: Vec<OsString>,
 }
 
-/// Runs a command under a job's access, and answers what to exit with.
+/// Runs a command with the access of a job, and returns the exit code.
 ///
-/// stdout, stdin and the environment are the child's; the wrapper says little, by the voice. Nothing is started before all
-/// credentials are there. The child's end is followed by: the files wiped, the end reported, what it left behind ended.
-/// Needs a process that starts nothing else meanwhile, see [`Child`].
-pub async fn run(options: RunOptions, place: RunContext) -> Result<u8, RunError> {
-    // First of all, so that no signal is lost: what comes from here on is passed on, or ends the start in order.
-    let (front, way) = options.behind.map(FrontPipes::open).transpose().map_err(RunError::Signals)?.unzip();
+/// stdout, stdin and the environment belong to the child. The wrapper prints few messages. It starts the command after all
+/// credentials are in their files. When the command has ended, the wrapper wipes the files, reports the end, and ends the
+/// processes that the command left behind. This process must start no other child, see [`Child`].
+pub async fn run(options: RunOptions, context: RunContext) -> Result<u8, RunError> {
+    // First of all, so that no signal is lost: from here on signals are passed on, or they undo the start.
+    let (front, handle) = options.front.map(FrontPipes::open).transpose().map_err(RunError::Signals)?.unzip();
     let signals = Signals::listen_behind(front).map_err(RunError::Signals)?;
-    let ran = run_behind(options, place, signals, way.clone()).await;
-    if let (Some(way), Err(RunError::Interrupted(signal))) = (way, &ran) {
-        way.end_as(ChildStatus::Signalled(*signal as i32));
+    let ran = run_behind(options, context, signals, handle.clone()).await;
+    if let (Some(front), Err(RunError::Interrupted(signal))) = (handle, &ran) {
+        front.end_as(ChildStatus::Signalled(*signal as i32));
     }
     ran
 }
 
 async fn run_behind(
     options: RunOptions,
-    place: RunContext,
+    context: RunContext,
     mut signals: Signals,
-    way: Option<FrontHandle>,
+    front: Option<FrontHandle>,
 ) -> Result<u8, RunError> {
     let program = options.command.first().cloned().unwrap_or_default();
     command::resolve(&program, std::env::var_os("PATH").as_deref()).map_err(SpawnError::from)?;
     let dir = CredentialDir::create(options.dir.as_deref(), Readers::default())?;
-    let joining = &options.joining;
-    let access = ObtainedAccess::obtain(joining, dir, &place, &mut signals, OnKill::EndCommand).await?;
+    let joining = options.joining;
+    let access = ObtainedAccess::obtain(&joining, dir, &context, &mut signals, OnKill::EndCommand).await?;
 
     let set = access.env(joining.svid.as_ref());
     let env = ChildEnvironment::of_this_process(&joining.settings.keep_env, set);
     if let Some(notice) = env.notice() {
-        place.voice.say(&notice);
+        context.messages.send(&notice);
     }
+    let settings = joining.settings;
     let spec = ChildSpec {
-        grace: joining.settings.grace,
+        grace: settings.grace,
         files: Some(access.dir.path().to_owned()),
-        front: way.clone(),
-        ..ChildSpec::new(options.command.clone(), env)
+        front: front.clone(),
+        ..ChildSpec::new(options.command, env)
     };
     let child = match Child::spawn(&spec) {
         Ok(child) => child,
         Err(error) => {
-            access.undo(&error.to_string(), &place.voice).await;
+            access.undo(&error.to_string(), &context.messages).await;
             return Err(error.into());
         }
     };
-    place.voice.say(&access.described());
+    context.messages.send(&access.description());
     let run = RunningCommand {
         handle: child.handle(),
         child,
         signals,
-        drain: joining.settings.drain.or(access.begun.drain()).unwrap_or(DRAIN_GRACE_DEFAULT),
-        to_finish: ToFinish::NotAsked,
-        settings: joining.settings.clone(),
-        window: access.member.window(),
+        drain: settings.drain.or(access.state.drain()).unwrap_or(DRAIN_GRACE_DEFAULT),
+        finish_request: FinishRequest::NotAsked,
+        settings,
         dir: access.dir,
-        identity: place.identity,
-        clock: place.clock,
-        voice: place.voice,
-        way,
-        together: Arrivals::default(),
-        farewells: 0,
+        identity: context.identity,
+        clock: context.clock,
+        messages: context.messages,
+        front,
+        arrivals: Arrivals::default(),
+        end_signals: 0,
     };
-    Ok(run.until_the_end(access.member).await)
+    Ok(run.serve(access.member).await)
 }
 
-/// A child that runs, with its access.
 struct RunningCommand {
     child: Child,
-    handle: super::ChildHandle,
+    handle: ChildHandle,
     signals: Signals,
     settings: RunSettings,
-    /// The time for checkpoint writes, from the moment on when the command is asked to finish.
+    /// The time for checkpoint writes after the command is asked to finish.
     drain: Duration,
-    to_finish: ToFinish,
-    window: Duration,
+    finish_request: FinishRequest,
     dir: Arc<CredentialDir>,
     identity: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
-    voice: MessageSink,
-    way: Option<FrontHandle>,
-    together: Arrivals,
-    /// Signals that asked to end, so far.
-    farewells: u32,
+    messages: MessageSink,
+    front: Option<FrontHandle>,
+    arrivals: Arrivals,
+    /// How many signals asked to end so far.
+    end_signals: u32,
 }
 
+/// The end of every process below the wrapper, while it is under way.
+type Termination = BoxFuture<'static, Survivors>;
+
 impl RunningCommand {
-    async fn until_the_end(mut self, member: LiveMember) -> u8 {
-        let (commands, orders) = mpsc::channel(4);
-        let (stands, mut standing) = watch::channel(MemberStatus::default());
-        let serving = member.serve(orders, stands);
-        tokio::pin!(serving);
-        let mut terminating: Option<BoxFuture<'static, Survivors>> = None;
-        let (mut warned, mut is_over) = (None, false);
-        let ended = loop {
+    async fn serve(mut self, member: LiveMember) -> u8 {
+        let mut member = MemberHandle::start(member);
+        let mut termination: Option<Termination> = None;
+        let (mut warned, mut access_has_ended) = (None, false);
+        let exit = loop {
             let (identity, clock) = (self.identity.clone(), self.clock.clone());
             tokio::select! {
                 biased;
-                heard = self.signals.heard() => {
-                    if heard == FRONT_IS_GONE {
+                arrival = self.signals.next_arrival() => {
+                    if arrival == FRONT_IS_GONE {
                         return self.leave();
                     }
-                    self.hear(heard);
+                    self.on_signal(arrival);
                 }
-                news = self.child.next() => match news {
-                    Ok(ChildEvent::Heard(signal)) => self.hear(SignalArrival { signal, by: SignalReceiver::Guard }),
-                    Ok(ChildEvent::Ended(ended)) => break Ok(ended),
+                event = self.child.next_event() => match event {
+                    Ok(ChildEvent::Signal(signal)) => {
+                        self.on_signal(SignalArrival { signal, by: SignalReceiver::Guard });
+                    }
+                    Ok(ChildEvent::Ended(exit)) => break Ok(exit),
                     Err(error) => break Err(error),
                 },
-                () = clock.sleep_until(self.together.due()) => self.pass_on(&commands),
-                Ok(()) = standing.changed() => {
-                    let now = standing.borrow_and_update().clone();
-                    if let (Some(over), false) = (now.over, is_over) {
-                        is_over = true;
-                        terminating = self.access_is_over(&over);
+                () = clock.sleep_until(self.arrivals.due()) => self.pass_on(&member),
+                Ok(()) = member.status.changed() => {
+                    let now = member.status.borrow_and_update().clone();
+                    if let (Some(end), false) = (now.end, access_has_ended) {
+                        access_has_ended = true;
+                        termination = Some(self.on_access_end(&end));
                     } else if now.is_draining {
-                        self.drained_from_outside();
+                        self.on_drain_from_outside();
                     }
                 }
-                left = finished(&mut terminating) => {
-                    terminating = None;
-                    left.say(&self.voice);
+                survivors = terminated(&mut termination) => {
+                    termination = None;
+                    survivors.report(&self.messages);
                 }
-                end = svid_ends(&*identity, &*clock, warned) => {
+                end = svid_end_near(&*identity, &*clock, warned) => {
                     warned = Some(end);
                     let left = end.since(clock.now().wall).as_secs();
-                    self.voice.say(&format!(
+                    self.messages.send(&format!(
                         "the SVID of this run ends in {left} s, at {end}: its access ends then, unless a new one comes before"
                     ));
                 }
-                // It ends only when it is told that the child has.
-                _ = &mut serving => {}
+                _ = &mut member.serving => {}
             }
         };
-        self.hear_what_came_with_the_end().await;
+        self.read_signals_of_the_end().await;
         self.dir.wipe();
-        drop(terminating);
-        let ended = match ended {
-            Ok(ended) => ended,
-            Err(error) => {
-                self.voice.say(&format!("the command can no longer be followed: {error}"));
-                let end = ChildStatus::Exited(125);
-                ChildExit { end, asked: None }
-            }
-        };
-        let outcome = ended.outcome_after(self.to_finish);
-        let finish = MemberCommand::Finish { outcome, detail: ended.detail() };
-        let _ = commands.try_send(finish);
-        let report = tokio::select! {
-            report = &mut serving => report,
-            () = self.clock.sleep(REPORT.saturating_add(Duration::from_secs(1))) => {
-                FinalReport::Failed(Refusal::new(Reason::Unreachable, "no answer"))
-            }
-        };
-        self.say_end(&ended, outcome, &report);
-        self.end_rest().await.say(&self.voice);
-        if let Some(way) = &self.way {
-            way.end_as(ended.end);
+        drop(termination);
+        let exit = exit.unwrap_or_else(|error| {
+            self.messages.send(&format!("the command can no longer be followed: {error}"));
+            ChildExit { status: ChildStatus::Exited(125), asked: None }
+        });
+        self.finish(&mut member, &exit).await;
+        self.end_descendants().await.report(&self.messages);
+        if let Some(front) = &self.front {
+            front.end_as(exit.status);
         }
-        ended.exit_code()
+        exit.exit_code()
     }
 
-    /// Takes note of a signal. Whether it is passed on is decided in a moment.
-    fn hear(&mut self, heard: SignalArrival) {
-        if heard.signal == Signal::SIGXFSZ {
-            // The kernel's, about a write of ours, which says the rest.
-            self.voice.say("a file of the wrapper would be larger than RLIMIT_FSIZE (ulimit -f) allows");
-        } else if heard.signal == Signal::SIGXCPU && heard.by == SignalReceiver::Wrapper && is_own_cpu_limit()
+    /// Reports the end of the command, and prints the last message.
+    async fn finish(&self, member: &mut MemberHandle, exit: &ChildExit) {
+        let (outcome, detail) = (exit.outcome_after(self.finish_request), exit.detail());
+        let command = MemberCommand::Finish { outcome, detail: detail.clone() };
+        let report = member.end(command, &*self.clock).await;
+        if let (ChildStatus::Signalled(signal), None) = (exit.status, exit.asked)
+            && let Some(limit) = limit_behind_signal(signal)
         {
-            self.voice.say(
+            self.messages.send(&format!("the command was ended by signal {signal}: {limit}"));
+        }
+        self.messages.send(&format!("{}: {detail}; {}", outcome_name(outcome), member.access_after(&report)));
+    }
+
+    // ---------- signals ----------
+
+    /// Notes a signal. Whether it is passed on is decided in a moment.
+    fn on_signal(&mut self, arrival: SignalArrival) {
+        let signal = arrival.signal;
+        if signal == Signal::SIGXFSZ {
+            // From the kernel, about a write of the wrapper. The failed write is reported separately.
+            self.messages.send("a file of the wrapper would be larger than RLIMIT_FSIZE (ulimit -f) allows");
+        } else if signal == Signal::SIGXCPU && arrival.by == SignalReceiver::Wrapper && is_own_cpu_limit() {
+            self.messages.send(
                 "the wrapper has used the processor time that RLIMIT_CPU (ulimit -t) allows; it goes on up to the hard limit",
             );
-        } else if self.together.heard(heard, self.clock.now().lease) {
-            self.handle.note(heard.signal);
-            if is_farewell(heard.signal) {
-                self.note_farewell(heard.signal);
+        } else if self.arrivals.add(arrival, self.clock.now().lease) {
+            self.handle.note_request(signal);
+            if asks_to_finish(signal) {
+                self.write_drain_note(signal);
             }
         }
     }
 
-    /// The files say that the command is to finish before it is asked to.
-    fn note_farewell(&mut self, signal: SignalNumber) {
-        if std::mem::replace(&mut self.to_finish, ToFinish::Asked) == ToFinish::NotAsked {
+    /// Writes to the files that the command is to finish, before the command gets the signal.
+    fn write_drain_note(&mut self, signal: SignalNumber) {
+        if self.finish_request.ask() {
             let writing_ends = Some(self.clock.now().wall.plus(self.drain));
             let reason = format!("{signal} from outside");
-            // What has no space is written when there is some. The command hears the signal in any case.
+            // If this fails it is written later. The command gets the signal in any case.
             let _ = self.dir.note_drain(DrainNote { reason, reading_ends: None, writing_ends });
         }
     }
 
-    /// The daemon has asked to finish: an operator drains the job. The files say until when.
-    fn drained_from_outside(&mut self) {
-        if std::mem::replace(&mut self.to_finish, ToFinish::Asked) == ToFinish::Asked {
+    /// The daemon asks the command to finish, because an operator drains the job. The files say until when.
+    fn on_drain_from_outside(&mut self) {
+        if !self.finish_request.ask() {
             return;
         }
-        let signal = match (self.settings.drain_signal, self.settings.on_revoke) {
-            (Some(signal), _) => signal,
-            (None, OnRevoke::Term | OnRevoke::Kill) => Signal::SIGTERM,
-            (None, OnRevoke::Ignore) => {
-                self.voice.say(
-                    "the command is to finish: the file that LEASEHOLD_DRAIN_FILE names says until when",
-                );
-                return;
+        match self.settings.signal_to_finish() {
+            Some(signal) => {
+                self.messages.send(&format!("the command is asked to finish by {signal}"));
+                self.handle.ask_to_finish(signal);
             }
-        };
-        self.voice.say(&format!("the command is asked to finish by {signal}"));
-        self.handle.ask_to_finish(signal);
+            None => self
+                .messages
+                .send("the command is to finish: the file that LEASEHOLD_DRAIN_FILE names says until when"),
+        }
     }
 
-    /// A signal to the whole group ends the command and reaches the wrapper in one moment.
-    async fn hear_what_came_with_the_end(&mut self) {
+    /// A signal to the whole group ends the command and reaches the wrapper at the same time.
+    async fn read_signals_of_the_end(&mut self) {
         for _ in 0..2 {
             tokio::task::yield_now().await;
-            while let Some(heard) = self.signals.heard().now_or_never() {
-                self.hear(heard);
+            while let Some(arrival) = self.signals.next_arrival().now_or_never() {
+                self.on_signal(arrival);
             }
         }
     }
 
-    /// Passes on what was sent to the wrapper. What was sent to all has reached the command.
-    fn pass_on(&mut self, commands: &mpsc::Sender<MemberCommand>) {
-        for (signal, to) in self.together.decided(self.clock.now().lease) {
+    /// Passes on signals that were sent to the wrapper only. The command has the others already.
+    fn pass_on(&mut self, member: &MemberHandle) {
+        for (signal, to) in self.arrivals.take_decided(self.clock.now().lease) {
             let has_it = match to {
                 SentTo::Wrapper => {
                     let instead = self.settings.drain_signal.filter(|_| signal == Signal::SIGTERM);
-                    match instead.filter(|_| self.farewells == 0) {
+                    match instead.filter(|_| self.end_signals == 0) {
                         Some(instead) => self.handle.ask_to_finish(instead),
                         None => self.handle.forward(signal),
                     }
@@ -284,51 +283,52 @@ impl RunningCommand {
                     "the command has it too"
                 }
             };
-            if !is_farewell(signal) {
+            if !asks_to_finish(signal) {
                 continue;
             }
-            self.farewells = self.farewells.saturating_add(1);
-            if self.farewells == 1 {
-                let reason = format!("{signal} from outside");
-                let _ = commands.try_send(MemberCommand::Drain { grace: Some(self.drain), reason });
+            self.end_signals = self.end_signals.saturating_add(1);
+            if self.end_signals == 1 {
+                member.drain(self.drain, format!("{signal} from outside"));
             } else {
                 let pid = self.handle.pid();
-                self.voice.say(&format!(
+                self.messages.send(&format!(
                     "{signal} again: {has_it}, which has not ended; to end it at once: kill -KILL {pid}"
                 ));
             }
         }
     }
 
-    /// The process in front was killed, as the wrapper itself may be: no word is sent, and the guard ends the command.
+    // ---------- ends ----------
+
+    /// The process in front was killed, as the wrapper may be: report nothing, and let the guard end the command.
     fn leave(&self) -> u8 {
         self.dir.wipe();
-        self.voice.say("the process that the shell started was killed: the credential files are wiped, the command is ended");
+        self.messages.send("the process that the shell started was killed: the credential files are wiped, the command is ended");
         ChildStatus::Signalled(Signal::SIGKILL as i32).exit_code()
     }
 
-    /// Ends what the command left behind, and says so if that takes its time.
-    async fn end_rest(&mut self) -> Survivors {
+    /// Ends the processes that the command left behind. Prints a message if that takes long.
+    async fn end_descendants(&mut self) -> Survivors {
         let (grace, clock) = (self.settings.grace, self.clock.clone());
         let began = clock.now().lease;
         let asked = {
-            let rest = self.child.end_rest(grace, &*clock);
-            tokio::pin!(rest);
-            let mut has_said = false;
+            let end = self.child.end_descendants(grace, &*clock);
+            tokio::pin!(end);
+            let mut is_reported = false;
             loop {
                 tokio::select! {
                     biased;
-                    left = &mut rest => return left,
-                    heard = self.signals.heard() => {
-                        // The signal that ended the command is still under way to the other processes.
-                        let is_new = self.together.heard(heard, clock.now().lease);
-                        if is_new && (is_farewell(heard.signal) || heard == FRONT_IS_GONE) {
-                            break heard.signal;
+                    survivors = &mut end => return survivors,
+                    arrival = self.signals.next_arrival() => {
+                        // The signal that ended the command may still reach the other processes.
+                        let is_new = self.arrivals.add(arrival, clock.now().lease);
+                        if is_new && (asks_to_finish(arrival.signal) || arrival == FRONT_IS_GONE) {
+                            break arrival.signal;
                         }
                     }
-                    () = clock.sleep_until(began.plus(LEFT_BEHIND)), if !has_said => {
-                        has_said = true;
-                        self.voice.say(&format!(
+                    () = clock.sleep_until(began.plus(QUIET_END)), if !is_reported => {
+                        is_reported = true;
+                        self.messages.send(&format!(
                             "the command left processes behind: they had SIGTERM, and get SIGKILL after {} s; Ctrl-C ends them at once",
                             grace.as_secs()
                         ));
@@ -336,15 +336,15 @@ impl RunningCommand {
                 }
             }
         };
-        self.voice.say(&format!("{asked}: what the command left behind is ended by SIGKILL"));
-        self.child.end_rest(Duration::ZERO, &*clock).await
+        self.messages.send(&format!("{asked}: what the command left behind is ended by SIGKILL"));
+        self.child.end_descendants(Duration::ZERO, &*clock).await
     }
 
-    /// Says why, and tells the child as the settings want it.
-    fn access_is_over(&mut self, over: &AccessEnd) -> Option<BoxFuture<'static, Survivors>> {
+    /// Reports the end of access, and begins to end the command as the settings say.
+    fn on_access_end(&mut self, end: &AccessEnd) -> Termination {
         let grace = self.settings.grace;
         if self.settings.on_revoke != OnRevoke::Ignore {
-            self.to_finish = ToFinish::Asked;
+            self.finish_request = FinishRequest::Asked;
         }
         let then = match self.settings.on_revoke {
             OnRevoke::Term => {
@@ -353,39 +353,20 @@ impl RunningCommand {
             OnRevoke::Kill => "the command is ended by SIGKILL".to_owned(),
             OnRevoke::Ignore => "the command goes on without access".to_owned(),
         };
-        over.said(&self.voice);
-        self.voice.say(&format!("the credential files are wiped; {then}"));
+        end.report(&self.messages, &then);
         let (handle, how, clock) = (self.handle.clone(), self.settings.on_revoke, self.clock.clone());
-        Some(async move { handle.terminate(how, grace, &*clock).await }.boxed())
-    }
-
-    fn say_end(&self, ended: &ChildExit, outcome: v1::Outcome, report: &FinalReport) {
-        if let (ChildStatus::Signalled(signal), None) = (ended.end, ended.asked)
-            && let Some(limit) = limit_of_end(signal)
-        {
-            self.voice.say(&format!("the command was ended by signal {signal}: {limit}"));
-        }
-        let outcome = outcome_name(outcome);
-        let detail = ended.detail();
-        self.voice.say(&match report {
-            FinalReport::Delivered => format!("{outcome}: {detail}; all access has ended"),
-            FinalReport::NotNeeded => format!("{outcome}: {detail}; access had ended before"),
-            FinalReport::Failed(refusal) => format!(
-                "{outcome}: {detail}; this could not be reported ({}: {refusal}): access ends by itself within {} s",
-                refusal.reason,
-                self.window.as_secs()
-            ),
-        });
+        async move { handle.terminate(how, grace, &*clock).await }.boxed()
     }
 }
 
 const FRONT_IS_GONE: SignalArrival =
     SignalArrival { signal: SignalNumber(Signal::SIGKILL as i32), by: SignalReceiver::Front };
-/// How long the rest of a command may take to end before it is spoken of.
-const LEFT_BEHIND: Duration = Duration::from_secs(1);
+/// For how long the remaining processes may take to end before a message is printed.
+const QUIET_END: Duration = Duration::from_secs(1);
 
-/// Waits until the present SVID is about to end though it should have been renewed: once for each.
-async fn svid_ends(identity: &dyn IdentitySource, clock: &dyn Clock, warned: Option<Wall>) -> Wall {
+/// Waits until the present SVID is about to end, which means that it was not renewed in time. Returns its end, unless that is
+/// `warned`.
+async fn svid_end_near(identity: &dyn IdentitySource, clock: &dyn Clock, warned: Option<Wall>) -> Wall {
     let mut trust = identity.watch();
     loop {
         let late = trust.borrow_and_update().svid.as_ref().map(|svid| {
@@ -394,7 +375,7 @@ async fn svid_ends(identity: &dyn IdentitySource, clock: &dyn Clock, warned: Opt
         });
         let wait = match late.filter(|(end, _)| Some(*end) != warned) {
             Some((end, short)) => match end.since(clock.now().wall).checked_sub(short) {
-                // Looked at again within a minute: the wall clock may be set.
+                // Checked again within a minute, because the wall clock may be set.
                 Some(wait) if !wait.is_zero() => wait.min(Duration::from_secs(60)),
                 _ => return end,
             },
@@ -409,9 +390,9 @@ async fn svid_ends(identity: &dyn IdentitySource, clock: &dyn Clock, warned: Opt
     }
 }
 
-async fn finished(terminating: &mut Option<BoxFuture<'static, Survivors>>) -> Survivors {
-    match terminating {
-        Some(terminating) => terminating.await,
+async fn terminated(termination: &mut Option<Termination>) -> Survivors {
+    match termination {
+        Some(termination) => termination.await,
         None => std::future::pending().await,
     }
 }
@@ -428,16 +409,16 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn an_svid_that_is_about_to_end_is_told_once() {
+    async fn an_svid_that_is_about_to_end_is_reported_once() {
         let ca = TestCa::new("a.example");
         let source = StaticSource::new(Some(Arc::new(ca.svid("/w").svid())), bundles(&[&ca]));
         let (clock, soon) = (ManualClock::new(NOW), Duration::from_millis(50));
         let end = source.current().svid.as_ref().unwrap().not_after();
-        let early = tokio::time::timeout(soon, svid_ends(&source, &clock, None)).await;
+        let early = tokio::time::timeout(soon, svid_end_near(&source, &clock, None)).await;
         assert!(early.is_err(), "half of its life is left");
         clock.set_wall(Wall(end.0 - 30_000));
-        assert_eq!(svid_ends(&source, &clock, None).await, end);
-        let again = tokio::time::timeout(soon, svid_ends(&source, &clock, Some(end))).await;
+        assert_eq!(svid_end_near(&source, &clock, None).await, end);
+        let again = tokio::time::timeout(soon, svid_end_near(&source, &clock, Some(end))).await;
         assert!(again.is_err(), "once is enough");
     }
 }

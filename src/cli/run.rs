@@ -182,7 +182,7 @@ impl Reach {
             connector,
             identity: source.clone(),
             clock: session.clock.clone(),
-            voice: MessageSink::stderr(),
+            messages: MessageSink::stderr(),
         };
         Ok(Reach { place, svid, source })
     }
@@ -196,7 +196,7 @@ impl RunArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let reach = Reach::of(session).await.map_err(Failure::before_the_command)?;
         let joining = self.join.joining(&reach).map_err(Failure::before_the_command)?;
-        let options = RunOptions { behind: session.behind, joining, dir: self.dir, command: self.command };
+        let options = RunOptions { front: session.behind, joining, dir: self.dir, command: self.command };
         let source = reach.source();
         let Reach { place, .. } = reach;
         match agent::run(options, place).await {

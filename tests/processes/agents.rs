@@ -155,7 +155,7 @@ async fn an_agent_that_is_revoked_wipes_its_files_and_does_to_the_watched_proces
         world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
         assert_eq!(agent.exit().await, Some(4), "{}", agent.stderr());
         assert!(token(&world).is_none() && !world.file(READY).exists());
-        assert!(agent.stderr().contains("somebody has ended this access on purpose"), "{}", agent.stderr());
+        assert!(agent.stderr().contains("someone has ended this access on purpose"), "{}", agent.stderr());
         if survives {
             assert!(runs(beside.pid()));
         } else {
@@ -208,7 +208,7 @@ async fn an_agent_closes_the_job_that_it_created_and_says_that_it_saw_no_outcome
     assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
     let (job, _) = world.client(WORKER).await.stands(&agent.job().await).await;
     assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Unknown));
-    assert!(job.detail.contains("nobody saw how the work ended"), "{}", job.detail);
+    assert!(job.detail.contains("no one saw how the work ended"), "{}", job.detail);
     // As an auditor reads it.
     let records = world.records().await;
     assert_eq!(records.of("job.closed").last().unwrap()["outcome"], "unknown");

@@ -104,64 +104,64 @@ async fn every_refusal_before_a_start_says_what_it_means_and_what_to_do() {
     insta::assert_snapshot!(all, @r#"
     leasehold: error: the attempt has as many members as it may: 1
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  not a fault of this process alone: the job was described for fewer than have come; the others are not touched
-      fix    start fewer, or describe the job with more in members.max
+      means  not a fault of this process: the job allows fewer members than have come; the others go on
+      fix    start fewer, or create a job with a larger members.max
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: another participant is joined as `node-1`
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  somebody takes part under this name already; two processes were given one name, or the one before is not yet gone
-      fix    give each process an --instance of its own; one that has died makes room within seconds
+      means  another process takes part under this name: two processes were given the same name, or the one before has not gone yet
+      fix    give each process its own --instance; the name of a dead process is free again within seconds
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: there is no such job, or none that you may see
       you    spiffe://k8s.acme.example/ns/ml/job/other
-      means  no job of this name is one that you may see; a mistyped name and another team's job look the same
+      means  no job with this ID is visible to you; a mistyped ID and another team's job look the same
       fix    list those that you may see: leasehold job list
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: attempt 1 is still draining; say `supersede` to end it now
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  not a fault of this run: the run before is still saving its work and is left the time for it
-      fix    start again in a moment, or with --supersede to end the other at once
+      means  not a fault of this run: the run before it is still saving its work and has some time left for that
+      fix    start again in a moment, or with --supersede to end the other run now
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: the key belongs to attempt 1, which is over
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  a run with this key has been, and is over; a key is never used twice, so that a late process of it gets nothing
+      means  a run with this key has ended; no key is used twice, so that a late process of the old run gets no access
       fix    a new run needs a new key: use the scheduler's restart count in it
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: no attempt of j-… is running
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  nobody has begun this job, or its run is over
+      means  no run of this job has begun, or its last run has ended
       fix    begin one: leasehold agent --job j-…, or leasehold run --job j-…
     Nothing was started, no access was given.
     -- exit 1
 
     leasehold: error: the job is closed: interrupted
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  the job is over for good, whoever ended it; nothing that you run can open it again
+      means  the job is closed permanently; no run can open it again
       fix    see why: leasehold job show ID; then create another job
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: there is no such job, or none that you may see
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  no job of this name is one that you may see; a mistyped name and another team's job look the same
+      means  no job with this ID is visible to you; a mistyped ID and another team's job look the same
       fix    list those that you may see: leasehold job list
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: denied: several jobs share your identity, so joining needs the ticket of this attempt
       you    spiffe://hpc.acme.example/slurm/ml-support/node
-      means  several jobs run under your identity, so each process must show that it belongs to this one
-      fix    give it the run's own key, which brings the ticket: --job ID --attempt-key K; or the ticket that BeginAttempt answered: --ticket-file FILE
+      means  several jobs run under your identity, so each process must prove that it belongs to this job
+      fix    give the key of the run, which brings the ticket: --job ID --attempt-key K; or the ticket from BeginAttempt: --ticket-file FILE
     Nothing was started, no access was given.
     -- exit 125
 
@@ -267,7 +267,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     # revoked
     leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
     leasehold: access has ended (REVOKED): the job is closed (revoked): seen in the wild
-    leasehold: what it means: somebody has ended this access on purpose; it does not come back by itself
+    leasehold: what it means: someone has ended this access on purpose; it does not come back by itself
     leasehold: the credential files are wiped; the command is ended by SIGTERM, and by SIGKILL after 1 s
     leasehold: interrupted: ended by SIGTERM; access had ended before
     -- exit 143
@@ -275,7 +275,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     # another job under the same identity
     leasehold: denied: your identity belongs to only one job, and that is j-…
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  this identity is meant for one job, and has taken part in another that is open or ended a short while ago; a run that was killed counts too
+      means  this identity may work for one job at a time, and has taken part in another job that is open or ended a short while ago; a run that was killed counts too
       fix    go on with that job while it is open (--job j-…); or run each job under its own SPIFFE ID, or have the catalog say identity = "shared"; this one is free 25 h after j-… has ended
     Nothing was started, no access was given.
     -- exit 125
@@ -283,7 +283,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     # superseded
     leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
     leasehold: this attempt was superseded (ATTEMPT_STALE): attempt 1 is over: attempt 2 began
-    leasehold: what it means: not a fault of this run: a newer run of the same job has begun, and only one at a time has access
+    leasehold: what it means: not a fault of this run: a newer run of the same job has begun, and only one run at a time has access
     leasehold: the credential files are wiped; the command is ended by SIGTERM, and by SIGKILL after 1 s
     leasehold: interrupted: ended by SIGTERM; access had ended before
     -- exit 143
@@ -291,7 +291,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     # locked
     leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
     leasehold: access has ended (LOCKED): identity:spiffe://k8s.acme.example/ns/ml/job/tuner is locked: under investigation
-    leasehold: what it means: somebody has shut this off until further notice, for a reason of theirs
+    leasehold: what it means: an operator has locked this until further notice
     leasehold: the credential files are wiped; the command goes on without access
     leasehold: completed: exit code 0; access had ended before
     -- exit 0
@@ -309,7 +309,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
     leasehold: error: cannot reach `ADDRESS`
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       cause  Connection refused (os error 111)
-      means  nothing was decided: the daemon could not be asked
+      means  nothing was decided: the request did not reach the daemon
       fix    check that the server runs, the address, and the network between
     Nothing was started, no access was given.
     -- exit 125

@@ -142,7 +142,7 @@ async fn law_27_a_memory_limit_ends_the_command_and_all_access() {
     let since = Instant::now();
     let mut wrapper = world.wrap(&job_toml("", ""), &[], &script);
     assert_eq!(wrapper.exit().await, Some(137), "{}", wrapper.stderr());
-    ended(&world, &wrapper, Outcome::Failed, "where memory is short, the kernel does that").await;
+    ended(&world, &wrapper, Outcome::Failed, "the kernel does that if memory is short").await;
     row(what, "command, access", since, &cause(&world).await, Some(137));
 }
 

@@ -72,7 +72,7 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
         connector: Connector::new(source.clone(), world.clock.clone(), endpoint),
         identity: source.clone(),
         clock: world.clock.clone(),
-        voice: MessageSink::new(move |line| {
+        messages: MessageSink::new(move |line| {
             // Where this machine has no directory in memory.
             if !line.starts_with("credentials are on disk") {
                 ears.lock().unwrap().push(line.to_owned());
@@ -93,7 +93,7 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
         svid: None,
     };
     let options = RunOptions {
-        behind: None,
+        front: None,
         joining,
         dir: Some(world.file("credentials")),
         command: ["sh", "-c", &script].map(Into::into).to_vec(),

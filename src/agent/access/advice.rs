@@ -1,122 +1,136 @@
-//! What a refusal means for the one who reads it: whether it was their fault, and what to do. For people who have never heard
-//! of the machinery behind it.
+//! What a refusal means for its reader: whether it was their fault, and what to do. Written for people who do not know how
+//! Leasehold works.
 
 use crate::reason::{Reason, Refusal};
 
-/// What it means, and what to do about it.
+/// What a refusal means, and what to do about it.
 struct Advice {
     means: &'static str,
     fix: &'static str,
 }
 
-/// Where what to do is written in options of these commands, which the daemon does not know.
-const OURS: [Reason; 3] = [Reason::TicketRequired, Reason::AttemptDraining, Reason::InstanceTaken];
+/// Reasons for which the fix names options of our commands, which the daemon does not know.
+const FIXED_BY_OPTIONS: [Reason; 3] =
+    [Reason::TicketRequired, Reason::AttemptDraining, Reason::InstanceTaken];
 
-/// The same refusal with a line that says what it means, and with what to do where the daemon did not say.
+/// Adds what a refusal means, and what to do if the daemon did not say it.
 pub fn explain_refusal(refusal: Refusal) -> Refusal {
     let Some(Advice { means, fix }) = advice(refusal.reason) else { return refusal };
     let mut refusal = refusal.with("means", means);
-    if OURS.contains(&refusal.reason) {
+    if FIXED_BY_OPTIONS.contains(&refusal.reason) {
         refusal.facts.retain(|(label, _)| label != "fix");
     }
     if refusal.fact("fix").is_some() { refusal } else { refusal.fix(fix) }
 }
 
-/// The meaning alone, for a line.
-pub(crate) fn means(reason: Reason) -> Option<&'static str> {
-    // Of our own drain there is nothing to explain.
+/// The meaning for a message while the work runs.
+pub(crate) fn meaning_for_people(reason: Reason) -> Option<&'static str> {
+    // The run's own drain needs no explanation.
     advice(reason).filter(|_| reason != Reason::AttemptDraining).map(|a| a.means)
 }
 
 fn advice(reason: Reason) -> Option<Advice> {
+    let (means, fix) = advice_about_work(reason).or_else(|| advice_about_access(reason))?;
+    Some(Advice { means, fix })
+}
+
+/// About jobs, attempts and members.
+fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
     use Reason as R;
-    let (means, fix) = match reason {
+    Some(match reason {
         R::JobNotFound => (
-            "no job of this name is one that you may see; a mistyped name and another team's job look the same",
+            "no job with this ID is visible to you; a mistyped ID and another team's job look the same",
             "compare it with `leasehold job list`",
         ),
         R::JobClosed => (
-            "the job is over for good, whoever ended it; nothing that you run can open it again",
+            "the job is closed permanently; no run can open it again",
             "see why: leasehold job show ID; then create another job",
         ),
         R::AttemptNotFound => {
-            ("nobody has begun this job, or its run is over", "begin one: leasehold run --job ID …")
+            ("no run of this job has begun, or its last run has ended", "begin one: leasehold run --job ID …")
         }
         R::AttemptKeyUsed => (
-            "a run with this key has been, and is over; a key is never used twice, so that a late process of it gets nothing",
+            "a run with this key has ended; no key is used twice, so that a late process of the old run gets no access",
             "give the new run a new key: put the scheduler's restart count into it",
         ),
         R::AttemptsExhausted => (
-            "not a fault of this run: the job was described for so many runs, and they have been",
-            "create another job, or describe it with more in members.attempts",
+            "not a fault of this run: the job allows a number of runs, and all of them were used",
+            "create another job, with a larger members.attempts in the job file",
         ),
         R::AttemptDraining => (
-            "not a fault of this run: the run before is still saving its work and is left the time for it",
-            "start again in a moment, or with --supersede to end the other at once",
+            "not a fault of this run: the run before it is still saving its work and has some time left for that",
+            "start again in a moment, or with --supersede to end the other run now",
         ),
         R::AttemptStale => (
-            "not a fault of this run: a newer run of the same job has begun, and only one at a time has access",
-            "stop here; the newer one goes on",
+            "not a fault of this run: a newer run of the same job has begun, and only one run at a time has access",
+            "stop here; the newer run goes on",
         ),
         R::AttemptEnded => (
-            "this run is over for all who take part in it: one of them has failed, or somebody ended it",
+            "this run has ended for all its members: one of them failed, or someone ended the run",
             "see why: leasehold job show ID; a new run needs a new --attempt-key",
         ),
         R::NotAMember => (
-            "the job was described for others: your identity is not among those that may take part",
-            "run it as one that is, or add yours to members.join in the job file",
+            "the job does not list your identity among those that may take part",
+            "use a listed identity, or add yours to members.join in the job file",
         ),
         R::IdentityBound => (
-            "this identity is meant for one job, and has taken part in another that is open or ended a short while ago; a run that was killed counts too",
-            "go on with that job while it is open (--job ID), or run each job under an identity of its own",
+            "this identity may work for one job at a time, and has taken part in another job that is open or ended a short while ago; a run that was killed counts too",
+            "go on with that job while it is open (--job ID), or run each job under its own identity",
         ),
         R::InstanceTaken => (
-            "somebody takes part under this name already; two processes were given one name, or the one before is not yet gone",
-            "give each process an --instance of its own; one that has died makes room within seconds",
+            "another process takes part under this name: two processes were given the same name, or the one before has not gone yet",
+            "give each process its own --instance; the name of a dead process is free again within seconds",
         ),
         R::NotJoined => (
-            "this process's place in the run is gone: it has left, or was out of reach for longer than it may be",
-            "start it again, under another --instance where the run goes on",
+            "this process no longer takes part in the run: it has left, or was out of reach for too long",
+            "start it again, with another --instance if the run goes on",
         ),
         R::SessionMismatch => (
-            "another process has taken over this one's place in the run",
-            "start it again under an --instance of its own",
+            "another process has taken the place of this one in the run",
+            "start it again with its own --instance",
         ),
         R::TicketRequired => (
-            "several jobs run under your identity, so each process must show that it belongs to this one",
-            "give it the run's own key, which brings the ticket: --job ID --attempt-key K; or the ticket that BeginAttempt answered: --ticket-file FILE",
+            "several jobs run under your identity, so each process must prove that it belongs to this job",
+            "give the key of the run, which brings the ticket: --job ID --attempt-key K; or the ticket from BeginAttempt: --ticket-file FILE",
         ),
         R::MembersFull => (
-            "not a fault of this process alone: the job was described for fewer than have come; the others are not touched",
-            "start fewer, or describe the job with more in members.max",
+            "not a fault of this process: the job allows fewer members than have come; the others go on",
+            "start fewer, or create a job with a larger members.max",
         ),
+        _ => return None,
+    })
+}
+
+/// About the daemon, the identity and what operators did.
+fn advice_about_access(reason: Reason) -> Option<(&'static str, &'static str)> {
+    use Reason as R;
+    Some(match reason {
         R::Unreachable => (
-            "nothing was decided: the daemon could not be asked",
-            "look whether it runs and whether this machine reaches it: leasehold doctor",
+            "nothing was decided: the request did not reach the daemon",
+            "check that it runs and that this machine reaches it: leasehold doctor",
         ),
         R::ShuttingDown | R::Overloaded | R::Contended | R::LedgerUnavailable => (
             "nothing was decided, and it is not your fault: the daemon cannot serve at the moment",
-            "start again in a moment; if it stays so, tell those who run it",
+            "start again in a moment; if this goes on, tell the people who run the daemon",
         ),
         R::SvidExpired => (
-            "the certificate that shows who you are is not valid now: its end has come and it was not renewed, or its time has not begun",
-            "look at what writes it, and at the clock: leasehold doctor",
+            "the certificate that proves your identity is not valid now: it expired and was not renewed, or it is not valid yet",
+            "check the program that renews it, and the clock: leasehold doctor",
         ),
         R::PrincipalUnknown => (
-            "who you are was proven, but nobody has entered you in the catalog",
-            "ask those who run the daemon to add your identity",
+            "your identity was proven, but the catalog has no entry for it",
+            "ask the people who run the daemon to add your identity",
         ),
         R::Locked => (
-            "somebody has shut this off until further notice, for a reason of theirs",
-            "ask an operator: leasehold lock list says who and why",
+            "an operator has locked this until further notice",
+            "ask an operator: leasehold lock list shows who did it and why",
         ),
         R::Revoked => (
-            "somebody has ended this access on purpose; it does not come back by itself",
-            "ask an operator; a new run may be refused too while a lock stands",
+            "someone has ended this access on purpose; it does not come back by itself",
+            "ask an operator; while a lock is in force, a new run may be refused too",
         ),
         _ => return None,
-    };
-    Some(Advice { means, fix })
+    })
 }
 
 #[cfg(test)]
@@ -124,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_daemon_said_to_do_comes_before_what_we_would() {
+    fn the_daemons_fix_has_priority() {
         let theirs = explain_refusal(Refusal::new(Reason::MembersFull, "full").fix("theirs"));
         assert_eq!(theirs.fact("fix"), Some("theirs"));
         assert!(theirs.fact("means").unwrap().contains("not a fault"));

@@ -1,4 +1,4 @@
-//! Asking the daemon: a deadline on each call, and a [`Refusal`] where there is no answer.
+//! Calls to the daemon. Each has a deadline, and a [`Refusal`] if there is no answer.
 
 use std::{
     sync::{
@@ -28,30 +28,34 @@ pub(crate) struct Calls {
     connector: Connector,
     channel: Channel,
     clock: Arc<dyn Clock>,
-    /// Who gets one message that a request is tried again.
-    voice: Option<Arc<OnceVoice>>,
+    /// Gets a message at the first retry.
+    retry_notice: Option<Arc<RetryNotice>>,
 }
 
-struct OnceVoice(MessageSink, AtomicBool);
+struct RetryNotice {
+    messages: MessageSink,
+    is_sent: AtomicBool,
+}
 
 impl Calls {
     /// Connects at the first call.
     pub(crate) fn new(connector: Connector, clock: Arc<dyn Clock>) -> Self {
-        Calls { channel: connector.channel(), connector, clock, voice: None }
+        Calls { channel: connector.channel(), connector, clock, retry_notice: None }
     }
 
-    /// Says when it has to ask again, the first time.
-    pub(crate) fn saying(self, voice: MessageSink) -> Self {
-        Calls { voice: Some(Arc::new(OnceVoice(voice, AtomicBool::new(false)))), ..self }
+    /// Sends a message at the first retry.
+    pub(crate) fn with_retry_notice(self, messages: MessageSink) -> Self {
+        let notice = RetryNotice { messages, is_sent: AtomicBool::new(false) };
+        Calls { retry_notice: Some(Arc::new(notice)), ..self }
     }
 
-    /// On the same connection, without a word.
+    /// Uses the same connection and sends no messages.
     pub(crate) fn quiet(&self) -> Self {
-        Calls { voice: None, ..self.clone() }
+        Calls { retry_notice: None, ..self.clone() }
     }
 
-    /// Another connection, with the SVID that there is by now.
-    pub(crate) fn anew(&self) -> Self {
+    /// Opens another connection, with the present SVID.
+    pub(crate) fn new_connection(&self) -> Self {
         Calls::new(self.connector.clone(), self.clock.clone())
     }
 
@@ -63,7 +67,7 @@ impl Calls {
         MemberServiceClient::new(self.channel.clone())
     }
 
-    /// Waits for one answer, within [`CALL`].
+    /// Waits for an answer for at most [`CALL`].
     pub(crate) async fn answer<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
@@ -71,6 +75,7 @@ impl Calls {
         self.within(CALL, call).await
     }
 
+    /// Waits for an answer for at most `span`.
     pub(crate) async fn within<T>(
         &self,
         span: Duration,
@@ -83,48 +88,48 @@ impl Calls {
         answer.map(Response::into_inner).map_err(|status| self.refusal(&status))
     }
 
-    /// Asks again, with jittered and capped waits, for as long as the daemon cannot answer and `patience` lasts.
+    /// Repeats a request with backoff while the daemon cannot answer, for at most `patience`.
     pub(crate) async fn persist<T>(
         &self,
         patience: Duration,
         mut ask: impl AsyncFnMut(Duration) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
         let deadline = self.clock.now().lease.plus(patience);
-        let mut waits = Backoff::default();
+        let mut backoff = Backoff::default();
         loop {
             let left = deadline.since(self.clock.now().lease);
             let refusal = match ask(left.min(CALL)).await {
                 Err(refusal) if refusal.reason.is_passing() => refusal,
                 answer => return answer,
             };
-            let wait = waits.next().unwrap_or(CALL);
+            let wait = backoff.next().unwrap_or(CALL);
             if deadline.since(self.clock.now().lease) <= wait {
                 return Err(refusal);
             }
-            if let Some(once) = &self.voice
-                && !once.1.swap(true, Ordering::Relaxed)
+            if let Some(notice) = &self.retry_notice
+                && !notice.is_sent.swap(true, Ordering::Relaxed)
             {
-                once.0.say(&format!("{refusal}: trying again for up to {} s", patience.as_secs()));
+                notice.messages.send(&format!("{refusal}: trying again for up to {} s", patience.as_secs()));
             }
             self.clock.sleep(wait).await;
         }
     }
 
     pub(crate) fn refusal(&self, status: &Status) -> Refusal {
-        refusal_of(status, self.connector.endpoint().address())
+        read_refusal(status, self.connector.endpoint().address())
     }
 }
 
-/// A request that tells the daemon how long it is waited for.
+/// Makes a request that carries its timeout.
 pub(crate) fn timed<M>(span: Duration, message: M) -> Request<M> {
     let mut request = Request::new(message);
     request.set_timeout(span);
     request
 }
 
-/// Reads what the daemon, or the way to it, answered instead of an answer.
-fn refusal_of(status: &Status, address: &str) -> Refusal {
-    // Without a connection nothing was asked.
+/// Reads the error of the daemon, or of the connection to it.
+fn read_refusal(status: &Status, address: &str) -> Refusal {
+    // Without a connection the daemon got no request.
     if let Some(error) = explain(status) {
         return error.refusal();
     }
@@ -139,6 +144,12 @@ fn refusal_of(status: &Status, address: &str) -> Refusal {
     unspoken(status, address).unwrap_or_else(unknown)
 }
 
+/// Refuses an answer that lacks a part or has an unknown one.
+pub(crate) fn not_understood() -> Refusal {
+    Refusal::new(Reason::NotSupported, "the daemon's answer is not understood")
+        .fix("update leasehold, or use the one that came with the daemon")
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashMap;
@@ -149,22 +160,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_keeps_its_reason_and_its_lines_and_a_lost_connection_is_one_too() {
+    fn a_refusal_keeps_its_reason_and_facts() {
         let facts = HashMap::from([("fix".to_owned(), "ask its owner".to_owned())]);
         let details = ErrorDetails::with_error_info("POLICY_DENIED", "leasehold", facts);
         let denied = Status::with_error_details(Code::PermissionDenied, "this job may not", details);
-        let refusal = refusal_of(&denied, "localhost:1");
+        let refusal = read_refusal(&denied, "localhost:1");
         assert_eq!((refusal.reason, refusal.fact("fix")), (Reason::PolicyDenied, Some("ask its owner")));
         for lost in [Status::unavailable("x"), Status::cancelled("x"), Status::unknown("h2 error")] {
-            assert_eq!(refusal_of(&lost, "localhost:1").reason, Reason::Unreachable);
+            assert_eq!(read_refusal(&lost, "localhost:1").reason, Reason::Unreachable);
         }
         let newer = ErrorDetails::with_error_info("NEW", "leasehold", HashMap::<String, String>::new());
         let newer = Status::with_error_details(Code::PermissionDenied, "x", newer);
-        assert_eq!(refusal_of(&newer, "localhost:1").reason, Reason::PolicyDenied);
+        assert_eq!(read_refusal(&newer, "localhost:1").reason, Reason::PolicyDenied);
     }
 
     #[test]
-    fn what_was_decided_is_not_asked_again() {
+    fn a_decision_is_not_retried() {
         for reason in [Reason::PolicyDenied, Reason::Locked, Reason::JobClosed, Reason::SvidUntrusted] {
             assert!(!reason.is_passing(), "{reason}");
         }

@@ -1,4 +1,4 @@
-//! The files that credentials are handed to the child in.
+//! The directory of credential files, through which the child gets its credentials.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    folder::{LockedFolder, Readers, is_memory, look_above, remove_stale, usual_places},
+    folder::{LockedFolder, Readers, check_ancestors, default_places, is_in_memory, remove_stale},
     index::{CredentialIndex, DRAIN, DrainNote, INDEX},
     manifest::{Manifest, draft_name, open_regular},
 };
@@ -20,19 +20,20 @@ use crate::{
     secret::{NoRandomness, SecretText},
 };
 
-/// What an agent needs to be the same member after it was killed. Only its user may read it, even if others may read the credentials.
+/// The session of a sidecar, which comes back after it was killed. Only its user may read it, even if others may read the
+/// credentials.
 const SESSION: &str = ".leasehold-session";
 const OWN_NAMES: [&str; 3] = [INDEX, DRAIN, SESSION];
 
-/// A private directory of token files, on memory if there is some.
+/// A private directory of token files, in memory if possible.
 ///
-/// The directory has mode 0700, each file 0600, unless a group may read them. A file is replaced by rename: who reads
-/// it at any moment reads one whole token, the old or the new. After [`wipe`](Self::wipe) nothing can be put any more, so
-/// that a renewal that is under way cannot bring a revoked credential back. Dropping it wipes it.
+/// The directory has mode 0700 and each file 0600, unless a group may read them. A file is replaced by rename, so a reader gets
+/// one complete token, the old or the new. After [`wipe`](Self::wipe) nothing can be written, so that a renewal in flight cannot
+/// bring a revoked credential back. Dropping the value wipes the directory.
 ///
-/// What is in the files is kept in memory too, so that [`mend`](Self::mend) can write again what another program removed.
+/// This type also keeps the content of the files, so that [`mend`](Self::mend) can write again what another program removed.
 ///
-/// While it lives the directory is locked (`flock`), which tells the next wrapper that it is not a dead one's.
+/// While the value exists, the directory is locked (`flock`). So the next wrapper knows that it is in use.
 #[derive(Debug)]
 pub struct CredentialDir {
     path: PathBuf,
@@ -43,18 +44,18 @@ pub struct CredentialDir {
 
 #[derive(Debug)]
 struct DirState {
-    wiped: bool,
+    is_wiped: bool,
     folder: LockedFolder,
-    /// Which files are ours, if the user named the directory: others may put files of their own there, and those are theirs.
+    /// Says which files are ours, if the user named the directory: other programs may put their files there.
     manifest: Option<Manifest>,
-    /// What each file holds, or is to hold as soon as it can be written.
+    /// The content of each file, also of those that could not be written yet.
     files: BTreeMap<String, FileContent>,
     index: Option<CredentialIndex>,
     drain: Option<DrainNote>,
     env: Vec<(OsString, OsString)>,
-    /// Why files could not be written at the last look.
+    /// Why files could not be written at the last check.
     trouble: Option<String>,
-    /// What killed agents left here.
+    /// The sessions of killed sidecars.
     sessions: Vec<SecretText>,
 }
 
@@ -65,14 +66,14 @@ struct FileContent {
     is_written: bool,
 }
 
-/// What a look at the files came to.
+/// The result of a check of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MendResult {
-    /// There was nothing to do, or nothing new to say.
+    /// There was nothing to do, or nothing new to report.
     Nothing,
-    /// The files are there again. Says what had happened to them.
+    /// The files were written again. Says why.
     Again(String),
-    /// Some cannot be written. Says why, once for each cause.
+    /// Some files cannot be written. Says why, once for each cause.
     Failing(String),
 }
 
@@ -98,35 +99,35 @@ pub enum CredentialError {
 }
 
 impl CredentialDir {
-    /// Makes the directory below `base` (`--dir`), or else in the first of `/dev/shm`, `$XDG_RUNTIME_DIR` and
-    /// `/run/user/UID` that is memory, or else in the temporary directory, with a [`warning`](Self::warning).
+    /// Creates the directory in `base` (`--dir`). Without `base` it takes the first of `/dev/shm`, `$XDG_RUNTIME_DIR` and
+    /// `/run/user/UID` that is in memory, otherwise the temporary directory, with a [`warning`](Self::warning).
     ///
-    /// Directories that dead wrappers of the same user left in the same place are removed first.
+    /// First removes the directories of dead wrappers of the same user.
     pub fn create(base: Option<&Path>, readers: Readers) -> Result<Self, CredentialError> {
         let (places, above) = match base {
             Some(base) => {
                 let failed = |source| CredentialError::NoDirectory { tried: base.to_owned(), source };
                 let base = fs::canonicalize(base).map_err(failed)?;
-                let above = look_above(&base)?;
+                let above = check_ancestors(&base)?;
                 (vec![base], above)
             }
-            None => (usual_places(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)), None),
+            None => (default_places(std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)), None),
         };
         let (mut refused, mut sessions) = (None, Vec::new());
         for base in places {
             remove_stale(&base, |left| {
-                sessions.extend(Manifest::own_text(&left.join(SESSION)).map(SecretText::new));
+                sessions.extend(Manifest::read_own_text(&left.join(SESSION)).map(SecretText::new));
                 sessions.truncate(SESSIONS_LEFT_MAX);
             });
-            match LockedFolder::make(&base, readers)? {
+            match LockedFolder::create(&base, readers)? {
                 Ok(folder) => {
-                    let on_disk = (!is_memory(&base)).then(|| {
+                    let on_disk = (!is_in_memory(&base)).then(|| {
                         format!(
                             "credentials are on disk, in {}: name a directory on tmpfs with --dir",
                             folder.path().display()
                         )
                     });
-                    return Ok(Self::of(folder, above.or(on_disk), None, sessions));
+                    return Ok(Self::new(folder, above.or(on_disk), None, sessions));
                 }
                 Err(e) => refused = Some((base, e)),
             }
@@ -136,17 +137,18 @@ impl CredentialDir {
         Err(CredentialError::NoDirectory { tried, source })
     }
 
-    /// A directory that the user named, so that others find the files there under names that do not change. Made if it is
-    /// not there. What a killed wrapper provably left in it is removed first; if anything else is in it, nothing is touched,
-    /// and it is refused.
+    /// Takes a directory that the user named, in which the names of the files do not change. Creates it if it does not exist.
+    ///
+    /// First removes the files that a killed wrapper provably left in it. If it contains any other file, it is refused and nothing
+    /// is removed.
     pub fn at(path: &Path, readers: Readers) -> Result<Self, CredentialError> {
         let failed = |source| CredentialError::NoDirectory { tried: path.to_owned(), source };
         let above = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        look_above(&fs::canonicalize(above).map_err(failed)?)?;
-        let folder = LockedFolder::named(path, readers)?;
-        // The name may be a link, which leads through other folders.
-        let above = look_above(folder.path().parent().unwrap_or(Path::new("/")))?;
-        let left = Manifest::left_in(folder.path());
+        check_ancestors(&fs::canonicalize(above).map_err(failed)?)?;
+        let folder = LockedFolder::open(path, readers)?;
+        // The name may be a link, with other folders above its target.
+        let above = check_ancestors(folder.path().parent().unwrap_or(Path::new("/")))?;
+        let left = Manifest::load(folder.path());
         for entry in fs::read_dir(folder.path()).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             if !left.proves(&name) {
@@ -156,18 +158,19 @@ impl CredentialDir {
                 return Err(CredentialError::Unfit { path: path.to_owned(), why });
             }
         }
-        let session = left.names(SESSION).then(|| Manifest::own_text(&folder.path().join(SESSION))).flatten();
-        left.proven().iter().for_each(|file| erase(file));
-        let on_disk =
-            (!is_memory(folder.path())).then(|| "it is on disk; a directory on tmpfs would be better".into());
+        let session =
+            left.names(SESSION).then(|| Manifest::read_own_text(&folder.path().join(SESSION))).flatten();
+        left.proven_files().iter().for_each(|file| erase(file));
+        let on_disk = (!is_in_memory(folder.path()))
+            .then(|| "it is on disk; a directory on tmpfs would be better".into());
         let warning =
             above.or(on_disk).map(|w| format!("credentials are in {}: {w}", folder.path().display()));
-        let manifest = Manifest::empty(folder.path().to_owned())?;
+        let manifest = Manifest::new(folder.path().to_owned())?;
         let sessions = session.map(SecretText::new).into_iter().collect();
-        Ok(Self::of(folder, warning, Some(manifest), sessions))
+        Ok(Self::new(folder, warning, Some(manifest), sessions))
     }
 
-    fn of(
+    fn new(
         folder: LockedFolder,
         warning: Option<String>,
         manifest: Option<Manifest>,
@@ -175,7 +178,7 @@ impl CredentialDir {
     ) -> Self {
         let (path, readers) = (folder.path().to_owned(), folder.readers());
         let state = DirState {
-            wiped: false,
+            is_wiped: false,
             folder,
             manifest,
             files: BTreeMap::new(),
@@ -192,12 +195,12 @@ impl CredentialDir {
         &self.path
     }
 
-    /// One line for stderr if the files are not on memory.
+    /// A message if the files are not in memory, or if others could replace the directory.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
 
-    /// Writes or replaces the token file of a credential. If it cannot be written, it is kept for [`mend`](Self::mend).
+    /// Writes or replaces the token file of a credential. If that fails, [`mend`](Self::mend) tries again.
     pub fn put(&self, name: &str, token: &SecretText) -> Result<PathBuf, CredentialError> {
         if !is_file_name(name) || OWN_NAMES.contains(&name) {
             return Err(CredentialError::Name(
@@ -209,15 +212,15 @@ impl CredentialDir {
         if credentials >= CREDENTIALS_MAX && !state.files.contains_key(name) {
             return Err(CredentialError::TooMany);
         }
-        self.keep(&mut state, name, token.clone(), self.readers.file_mode())
+        self.store(&mut state, name, token.clone(), self.readers.file_mode())
     }
 
-    /// Whether a file holds what was put last.
+    /// Whether a file has its latest content.
     pub fn holds(&self, name: &str) -> bool {
-        self.state().files.get(name).is_some_and(|kept| kept.is_written)
+        self.state().files.get(name).is_some_and(|content| content.is_written)
     }
 
-    /// Wipes one credential: its lease has ended, others go on.
+    /// Removes and overwrites one file.
     pub fn remove(&self, name: &str) {
         let mut state = self.state();
         if state.files.remove(name).is_some() && state.folder.is_there() {
@@ -225,8 +228,7 @@ impl CredentialDir {
         }
     }
 
-    /// Writes a file that any user may read, in this directory or elsewhere. Answers the name of it if it is in here: then it
-    /// is one of this directory's files.
+    /// Writes a file that any user may read, if it is in this directory. Returns its name then, and `None` if it is elsewhere.
     pub(crate) fn put_open(&self, file: &Path, text: &str) -> Result<Option<String>, CredentialError> {
         let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let is_here = fs::canonicalize(folder).is_ok_and(|folder| folder == self.path);
@@ -236,14 +238,14 @@ impl CredentialDir {
         if !is_file_name(name) || OWN_NAMES.contains(&name) {
             return Err(CredentialError::Name(name.to_owned()));
         }
-        self.keep(&mut self.state(), name, SecretText::new(text.to_owned()), 0o644)?;
+        self.store(&mut self.state(), name, SecretText::new(text.to_owned()), 0o644)?;
         Ok(Some(name.to_owned()))
     }
 
-    /// Writes or replaces `credentials.json`. Every entry names a credential that was put.
+    /// Writes or replaces `credentials.json`. Each entry must name a file that was written with [`put`](Self::put).
     pub fn write_index(&self, index: &CredentialIndex) -> Result<PathBuf, CredentialError> {
         let mut state = self.state();
-        if state.wiped {
+        if state.is_wiped {
             return Err(CredentialError::Wiped);
         }
         let unknown = index.credentials.iter().find(|entry| !state.files.contains_key(&entry.name));
@@ -252,66 +254,64 @@ impl CredentialDir {
         }
         state.index = Some(index.clone());
         state.env = index.variables(&self.path);
-        self.write_state(&mut state)
+        self.write_present_index(&mut state)
     }
 
-    /// Says in the files until when the program may finish. They are there before it is asked to.
+    /// Writes until when the program may finish. This comes before the program is asked to finish.
     pub(crate) fn note_drain(&self, note: DrainNote) -> Result<(), CredentialError> {
         let mut state = self.state();
         let text = note.text();
         state.drain = Some(note);
-        let noted = self.keep(&mut state, DRAIN, SecretText::new(text), self.readers.file_mode());
-        self.write_state(&mut state)?;
+        let noted = self.store(&mut state, DRAIN, SecretText::new(text), self.readers.file_mode());
+        self.write_present_index(&mut state)?;
         noted.map(drop)
     }
 
-    /// Keeps what the next process needs to be the same member. No other user reads it.
+    /// Saves the session for the next process. No other user may read it.
     pub(crate) fn keep_session(&self, session: SecretText) -> Result<(), CredentialError> {
-        self.keep(&mut self.state(), SESSION, session, 0o600).map(drop)
+        self.store(&mut self.state(), SESSION, session, 0o600).map(drop)
     }
 
-    /// Takes what killed agents left in this place, each once.
+    /// Takes the sessions that killed sidecars left here. The next call returns none.
     pub(crate) fn take_sessions(&self) -> Vec<SecretText> {
         std::mem::take(&mut self.state().sessions)
     }
 
-    fn write_state(&self, state: &mut DirState) -> Result<PathBuf, CredentialError> {
+    fn write_present_index(&self, state: &mut DirState) -> Result<PathBuf, CredentialError> {
         let Some(index) = &state.index else { return Ok(self.path.join(INDEX)) };
         let text = index.text(&self.path, state.drain.as_ref());
-        self.keep(state, INDEX, SecretText::new(text), self.readers.file_mode())
+        self.store(state, INDEX, SecretText::new(text), self.readers.file_mode())
     }
 
-    /// The variables of the child, after the last index that was written. They name files and hold no secret.
+    /// The variables for the child, from the last index that was written. They name files and contain no secret.
     ///
-    /// `LEASEHOLD_JOB`, `LEASEHOLD_ATTEMPT`, `LEASEHOLD_CREDENTIALS` (the index), `LEASEHOLD_DRAIN_FILE` (there once the
-    /// program is to finish), and `LEASEHOLD_TOKEN_FILE_READING` and `LEASEHOLD_TOKEN_FILE_WRITING` if that half has one
-    /// credential.
+    /// They are `LEASEHOLD_JOB`, `LEASEHOLD_ATTEMPT`, `LEASEHOLD_CREDENTIALS` (the index), `LEASEHOLD_DRAIN_FILE` (which appears
+    /// when the program is to finish), and `LEASEHOLD_TOKEN_FILE_READING` and `LEASEHOLD_TOKEN_FILE_WRITING` if that half has
+    /// exactly one credential.
     pub fn env(&self) -> Vec<(OsString, OsString)> {
         self.state().env.clone()
     }
 
-    /// Writes again what is not there: a folder or a file that another program removed, or what had no space before. Takes
-    /// nothing away.
+    /// Writes again what is missing: a folder or file that another program removed, or a file that could not be written before.
     pub fn mend(&self) -> MendResult {
         let mut state = self.state();
-        if state.wiped {
+        if state.is_wiped {
             return MendResult::Nothing;
         }
         let had_folder = state.folder.is_there();
-        for (name, kept) in &mut state.files {
-            kept.is_written &= had_folder && fs::symlink_metadata(self.path.join(name)).is_ok();
+        for (name, content) in &mut state.files {
+            content.is_written &= had_folder && fs::symlink_metadata(self.path.join(name)).is_ok();
         }
         let missing: Vec<String> =
-            state.files.iter().filter(|(_, k)| !k.is_written).map(|(name, _)| name.clone()).collect();
+            state.files.iter().filter(|(_, c)| !c.is_written).map(|(name, _)| name.clone()).collect();
         if missing.is_empty() && had_folder {
             state.trouble = None;
             return MendResult::Nothing;
         }
         match self.write_missing(&mut state, had_folder, &missing) {
             Ok(()) => {
-                let was = state.trouble.take();
-                let gone = if had_folder { "they were removed" } else { "their folder was removed" };
-                MendResult::Again(was.unwrap_or_else(|| gone.to_owned()))
+                let cause = if had_folder { "they were removed" } else { "their folder was removed" };
+                MendResult::Again(state.trouble.take().unwrap_or_else(|| cause.to_owned()))
             }
             Err(cause) if state.trouble.as_ref() == Some(&cause) => MendResult::Nothing,
             Err(cause) => {
@@ -328,9 +328,9 @@ impl CredentialDir {
         missing: &[String],
     ) -> Result<(), String> {
         if !had_folder {
-            state.folder.make_again().map_err(|e| e.to_string())?;
+            state.folder.recreate().map_err(|e| e.to_string())?;
             if state.manifest.is_some() {
-                let manifest = Manifest::empty(self.path.clone()).map_err(|e| e.to_string())?;
+                let manifest = Manifest::new(self.path.clone()).map_err(|e| e.to_string())?;
                 state.manifest = Some(manifest);
             }
         }
@@ -340,25 +340,25 @@ impl CredentialDir {
         Ok(())
     }
 
-    /// Takes all files away, for good: what is put later is refused. Best effort against what the medium keeps.
+    /// Removes and overwrites all files, permanently: later writes are refused. Whether a disk keeps old data is not known.
     pub fn wipe(&self) {
         let mut state = self.state();
-        state.wiped = true;
-        // What has taken the place of our folder is not ours to erase.
+        state.is_wiped = true;
+        // If another folder has taken its place, it is not ours to erase.
         if !state.folder.is_there() {
             return;
         }
         match &state.manifest {
             Some(manifest) => {
                 state.files.keys().for_each(|name| erase(&self.path.join(name)));
-                manifest.proven().iter().for_each(|path| erase(path));
+                manifest.proven_files().iter().for_each(|path| erase(path));
             }
-            None => erase_all(&self.path),
+            None => erase_files(&self.path),
         }
         state.files.clear();
     }
 
-    fn keep(
+    fn store(
         &self,
         state: &mut DirState,
         name: &str,
@@ -366,7 +366,7 @@ impl CredentialDir {
         mode: u32,
     ) -> Result<PathBuf, CredentialError> {
         let path = self.path.join(name);
-        if state.wiped {
+        if state.is_wiped {
             return Err(CredentialError::Wiped);
         }
         if let Some(manifest) = &state.manifest
@@ -383,13 +383,13 @@ impl CredentialDir {
         }
     }
 
-    /// Writes one file whole: a draft first, which then takes its name.
+    /// Writes one file completely: first under a draft name, then it renames it.
     fn write(&self, state: &mut DirState, name: &str) -> io::Result<()> {
-        let Some(kept) = state.files.get_mut(name) else { return Ok(()) };
-        let text = kept.text.expose().as_bytes();
+        let Some(content) = state.files.get_mut(name) else { return Ok(()) };
+        let text = content.text.expose().as_bytes();
         let draft = match &mut state.manifest {
             Some(manifest) => {
-                manifest.note(name, text)?;
+                manifest.record(name, text)?;
                 manifest.draft().to_owned()
             }
             None => draft_name().map_err(io::Error::other)?,
@@ -397,16 +397,16 @@ impl CredentialDir {
         let next = self.path.join(draft);
         let write = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
-            self.readers.admit(&file, kept.mode)?;
+            self.readers.apply(&file, content.mode)?;
             file.write_all(text)?;
             fs::rename(&next, self.path.join(name))
         };
         write().inspect_err(|_| erase(&next))?;
-        kept.is_written = true;
+        content.is_written = true;
         Ok(())
     }
 
-    /// Poisoned or not: to wipe matters more than how another thread ended.
+    /// Ignores poisoning: the wipe must happen even if another thread panicked.
     fn state(&self) -> std::sync::MutexGuard<'_, DirState> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -425,21 +425,21 @@ fn is_file_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// Takes away a directory whose wrapper was killed.
-pub(crate) fn erase_left(folder: &Path) {
-    erase_all(folder);
-    // Gone already, where the wrapper did it.
+/// Removes the directory of a wrapper that was killed.
+pub(crate) fn erase_dir(folder: &Path) {
+    erase_files(folder);
+    // It may be removed already, by the wrapper.
     let _ = fs::remove_dir(folder);
 }
 
-pub(crate) fn erase_all(folder: &Path) {
+pub(crate) fn erase_files(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         erase(&entry.path());
     }
 }
 
-/// Takes a file's name away, then overwrites what it held: who opens it later finds nothing, who has it open reads zeros.
+/// Removes a file, then overwrites its content: a process that has it open reads zeros.
 fn erase(path: &Path) {
     let opened = open_regular(OpenOptions::new().write(true), path);
     if let Err(e) = fs::remove_file(path)

@@ -302,8 +302,8 @@ fn in_a_chosen_directory_what_others_put_beside_the_credentials_stays() {
 fn without_a_wish_the_directory_is_on_memory_or_says_that_it_is_not() {
     let dir = CredentialDir::create(None, Readers::default()).unwrap();
     let base = dir.path().parent().unwrap();
-    assert_eq!(is_memory(base), dir.warning().is_none());
-    let foreign = usual_places(Some(PathBuf::from("/proc")));
+    assert_eq!(is_in_memory(base), dir.warning().is_none());
+    let foreign = default_places(Some(PathBuf::from("/proc")));
     assert!(!foreign.contains(&PathBuf::from("/proc")));
     assert_eq!(foreign.last(), Some(&std::env::temp_dir()));
 }
@@ -333,7 +333,7 @@ fn what_a_killed_wrapper_left_in_a_chosen_directory_is_taken_up_by_the_next_one(
     // The file that says that all is ready, as an agent writes it there.
     let ready = chosen.join("ready");
     dir.put_open(&ready, "export X='y'\n").unwrap();
-    let draft = Manifest::left_in(&chosen).draft().to_owned();
+    let draft = Manifest::load(&chosen).draft().to_owned();
     fs::write(chosen.join(draft), "half a tok").unwrap();
     killed(dir);
     let next = named(&chosen).unwrap();

@@ -1,12 +1,13 @@
-//! All credentials of one member together: their files, their index, and what is due next.
+//! The credentials of one member: what each opens, the files it is in, and when it is requested again.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
-    credential::{Granted, HeldCredential, index},
+    calls::not_understood,
     credential_dir::{CredentialDir, CredentialError, MendResult},
-    index::DrainNote,
-    member::stream::MemberSession,
+    index::{CredentialIndex, DrainNote, IndexEntry, IndexResource},
+    member::stream::{MemberSession, wall_of},
+    schedule::{More, Schedule},
 };
 use crate::{
     agent::{
@@ -15,117 +16,162 @@ use crate::{
     },
     clock::{LeaseTime, Now, Wall},
     limits::CREDENTIALS_MAX,
-    name::{Half, LeaseId},
+    name::{Action, Half, LeaseId, Scope},
     proto::v1,
     reason::Refusal,
+    secret::SecretText,
 };
 
-/// What a member holds, and the directory that it is in.
+/// Two times of the daemon that differ by less than this are equal: tokens count in whole seconds.
+const SAME: Duration = Duration::from_secs(1);
+
+/// All credentials of a member, and the directory of their files.
 pub(crate) struct CredentialSet {
-    held: Vec<HeldCredential>,
+    credentials: Vec<HeldCredential>,
     dir: Arc<CredentialDir>,
-    voice: MessageSink,
-    draw: SystemFraction,
-    /// Leases that live and that we no longer use: to be given back.
-    spent: Vec<LeaseId>,
+    messages: MessageSink,
+    random: SystemFraction,
+    /// Live leases that are no longer used: they are released next.
+    unused_leases: Vec<LeaseId>,
 }
 
 impl CredentialSet {
-    /// What was offered; nothing of it is held yet, and all of it is due.
-    pub(crate) fn of_offers(
+    /// Takes one credential for each offer. All of them are due now.
+    pub(crate) fn from_offers(
         offers: Vec<v1::Offer>,
         now: LeaseTime,
         dir: Arc<CredentialDir>,
-        voice: MessageSink,
+        messages: MessageSink,
     ) -> Result<Self, Refusal> {
-        let held = HeldCredential::of_offers(offers, now)?;
-        Ok(CredentialSet { held, dir, voice, draw: SystemFraction::new(), spent: Vec::new() })
+        let credentials = HeldCredential::from_offers(offers, now)?;
+        Ok(CredentialSet {
+            credentials,
+            dir,
+            messages,
+            random: SystemFraction::new(),
+            unused_leases: Vec::new(),
+        })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.held.len()
+        self.credentials.len()
     }
 
     pub(crate) fn get(&self, at: usize) -> Option<&HeldCredential> {
-        self.held.get(at)
+        self.credentials.get(at)
     }
 
     pub(crate) fn get_mut(&mut self, at: usize) -> Option<&mut HeldCredential> {
-        self.held.get_mut(at)
+        self.credentials.get_mut(at)
     }
 
-    /// What the credentials open.
+    /// What each credential opens, as in `reads dataset:acme/tickets@v3`.
     pub(crate) fn opens(&self) -> Vec<String> {
-        self.held.iter().map(HeldCredential::opens).collect()
+        self.credentials.iter().map(HeldCredential::opens).collect()
     }
 
     // ---------- what is due ----------
 
-    /// Those to ask for now, each with its place.
+    /// The credentials to request now, each with its position.
     pub(crate) fn due(&mut self, now: LeaseTime) -> impl Iterator<Item = (usize, &mut HeldCredential)> {
-        self.held.iter_mut().enumerate().filter(move |(_, h)| h.schedule.due().is_some_and(|at| at <= now))
+        let all = self.credentials.iter_mut().enumerate();
+        all.filter(move |(_, c)| c.schedule.due().is_some_and(|at| at <= now))
     }
 
     pub(crate) fn next_due(&self) -> Option<LeaseTime> {
-        self.held.iter().filter_map(|h| h.schedule.due()).min()
+        self.credentials.iter().filter_map(|c| c.schedule.due()).min()
     }
 
-    pub(crate) fn next_end(&self) -> Option<LeaseTime> {
-        self.held.iter().filter_map(|h| h.schedule.expires()).min()
+    pub(crate) fn next_expiry(&self) -> Option<LeaseTime> {
+        self.credentials.iter().filter_map(|c| c.schedule.expires()).min()
     }
 
-    /// When the last of what is held dies; none where nothing is held.
-    pub(crate) fn last_end(&self) -> Option<LeaseTime> {
-        self.held.iter().filter_map(|h| h.schedule.expires()).max()
+    /// When the last token expires. `None` if there is no token.
+    pub(crate) fn last_expiry(&self) -> Option<LeaseTime> {
+        self.credentials.iter().filter_map(|c| c.schedule.expires()).max()
     }
 
-    /// All that is wanted is asked for at once: over a new connection.
-    pub(crate) fn hurry(&mut self, now: LeaseTime) {
-        self.held.iter_mut().filter(|h| h.schedule.is_wanted()).for_each(|h| h.schedule.hurry(now));
+    /// Makes every wanted credential due now.
+    pub(crate) fn request_now(&mut self, now: LeaseTime) {
+        let wanted = self.credentials.iter_mut().filter(|c| c.schedule.is_wanted());
+        wanted.for_each(|c| c.schedule.request_now(now));
     }
 
-    /// The leases are over: other ones are asked for at once.
-    pub(crate) fn ask_anew(&mut self, now: LeaseTime) {
-        self.held.iter_mut().for_each(|h| h.lease = None);
-        self.hurry(now);
+    /// Forgets all leases, which have ended, and makes every wanted credential due now.
+    pub(crate) fn replace_leases(&mut self, now: LeaseTime) {
+        self.credentials.iter_mut().for_each(|c| c.lease = None);
+        self.request_now(now);
     }
 
-    /// Notes a lease that lives beside the one that we use: its answer came too late.
-    pub(crate) fn give_back(&mut self, lease: LeaseId) {
-        if self.spent.len() < CREDENTIALS_MAX && self.held.iter().all(|h| h.lease != Some(lease)) {
-            self.spent.push(lease);
+    /// Notes a lease to release: its response came after the lease was replaced.
+    pub(crate) fn add_unused_lease(&mut self, lease: LeaseId) {
+        let is_used = self.credentials.iter().any(|c| c.lease == Some(lease));
+        if self.unused_leases.len() < CREDENTIALS_MAX && !is_used {
+            self.unused_leases.push(lease);
         }
     }
 
-    /// Leases to be given back now.
-    pub(crate) fn take_spent(&mut self) -> Vec<LeaseId> {
-        std::mem::take(&mut self.spent)
+    pub(crate) fn take_unused_leases(&mut self) -> Vec<LeaseId> {
+        std::mem::take(&mut self.unused_leases)
     }
 
-    /// Whether all that is wanted is held.
+    /// Whether each wanted credential has a token.
     pub(crate) fn is_complete(&self) -> bool {
-        self.held.iter().filter(|h| h.schedule.is_wanted()).all(HeldCredential::is_held)
+        self.credentials.iter().filter(|c| c.schedule.is_wanted()).all(HeldCredential::has_token)
     }
 
-    /// Takes up what is offered now, and writes the index where that is other than before.
-    pub(crate) fn reoffer(&mut self, offers: Vec<v1::Offer>, who: &MemberSession, now: LeaseTime) {
-        let before: Vec<_> = self.held.iter().map(|h| h.lease).collect();
-        let changed = HeldCredential::reoffered(&mut self.held, offers, &self.dir, now);
-        let dropped = before.into_iter().zip(&self.held).filter(|(_, held)| held.lease.is_none());
-        self.spent.extend(dropped.filter_map(|(lease, _)| lease));
+    /// Takes over the present offers, and writes the index if they changed.
+    pub(crate) fn update_offers(&mut self, offers: Vec<v1::Offer>, session: &MemberSession, now: LeaseTime) {
+        let before: Vec<_> = self.credentials.iter().map(|c| c.lease).collect();
+        let changed = self.replace_offers(offers, now);
+        let dropped = before.into_iter().zip(&self.credentials).filter(|(_, after)| after.lease.is_none());
+        self.unused_leases.extend(dropped.filter_map(|(lease, _)| lease));
         match changed {
             Ok(false) => {}
             Ok(true) => {
-                self.voice.say("what this job is offered has changed: see credentials.json");
-                self.refresh_index(who);
+                self.messages.send("the offers for this job have changed: see credentials.json");
+                self.refresh_index(session);
             }
-            Err(refusal) => self.voice.say(&format!("what this job is offered has changed: {refusal}")),
+            Err(refusal) => self.messages.send(&format!("the offers for this job have changed: {refusal}")),
         }
+    }
+
+    /// Compares the offers with the credentials: the catalog may have changed while the connection was down. Returns whether
+    /// anything changed. Credentials keep their positions, because responses that are under way name them.
+    fn replace_offers(&mut self, offers: Vec<v1::Offer>, now: LeaseTime) -> Result<bool, Refusal> {
+        let mut fresh = HeldCredential::from_offers(offers, now)?;
+        let mut changed = false;
+        for old in &mut self.credentials {
+            let is_same = |new: &HeldCredential| {
+                (new.half, &new.audience, &new.scopes) == (old.half, &old.audience, &old.scopes)
+            };
+            match fresh.iter().position(is_same).map(|i| fresh.swap_remove(i)) {
+                Some(new) => {
+                    changed |= old.locations != new.locations || old.withdrawn;
+                    old.locations = new.locations;
+                    if std::mem::take(&mut old.withdrawn) {
+                        old.schedule = new.schedule;
+                    }
+                }
+                None if old.withdrawn => {}
+                None => {
+                    (changed, old.withdrawn, old.lease) = (true, true, None);
+                    old.schedule.stop();
+                    old.remove_files(&self.dir);
+                }
+            }
+        }
+        for mut new in fresh.into_iter().take(CREDENTIALS_MAX.saturating_sub(self.credentials.len())) {
+            new.name = file_name(new.half, &new.audience, &self.credentials);
+            self.credentials.push(new);
+            changed = true;
+        }
+        Ok(changed)
     }
 
     // ---------- files ----------
 
-    /// Puts a credential into its files. The daemon's clock is ahead of ours by `lead_ms`.
+    /// Writes a credential to its files. The daemon's clock is ahead of ours by `lead_ms`.
     pub(crate) fn put(
         &mut self,
         at: usize,
@@ -134,189 +180,281 @@ impl CredentialSet {
         lead_ms: i64,
     ) -> Result<(), CredentialError> {
         let wall = Wall(now.wall.0.saturating_add_signed(lead_ms));
-        let draw = self.draw.draw();
-        match self.held.get_mut(at) {
-            Some(held) => held.put(&self.dir, granted, now.lease, wall, draw),
+        let draw = self.random.draw();
+        match self.credentials.get_mut(at) {
+            Some(credential) => credential.put(&self.dir, granted, now.lease, wall, draw),
             None => Ok(()),
         }
     }
 
-    pub(crate) fn write_index(&self, who: &MemberSession) -> Result<(), CredentialError> {
-        self.dir.write_index(&index(&self.held, who)).map(drop)
+    pub(crate) fn write_index(&self, session: &MemberSession) -> Result<(), CredentialError> {
+        let index = CredentialIndex {
+            job: session.job,
+            attempt: session.attempt,
+            credentials: self.credentials.iter().filter_map(HeldCredential::index_entry).collect(),
+        };
+        self.dir.write_index(&index).map(drop)
     }
 
-    /// Writes the index for a run that goes on. What cannot be written now is written when it can be.
-    pub(crate) fn refresh_index(&self, who: &MemberSession) {
-        match self.write_index(who) {
+    /// Writes the index while the work runs. [`mend`](Self::mend) writes it later if it cannot be written now.
+    pub(crate) fn refresh_index(&self, session: &MemberSession) {
+        match self.write_index(session) {
             Ok(()) | Err(CredentialError::Wiped | CredentialError::Write { .. }) => {}
-            Err(error) => self.voice.say(&error.to_string()),
+            Err(error) => self.messages.send(&error.to_string()),
         }
     }
 
-    /// Writes again what another program removed, or what had no space. Says each cause once.
+    /// Writes again what another program removed or what did not fit on the disk. Prints each cause once.
     pub(crate) fn mend(&self) {
         let place = self.dir.path().display();
         match self.dir.mend() {
             MendResult::Nothing => {}
             MendResult::Again(cause) => {
-                self.voice.say(&format!("the credential files in {place} are written again ({cause})"));
+                self.messages.send(&format!("the credential files in {place} are written again ({cause})"));
             }
-            MendResult::Failing(cause) => self.voice.say(&format!(
+            MendResult::Failing(cause) => self.messages.send(&format!(
                 "credential files in {place} cannot be written ({cause}): those that are there stay, and your program goes on; trying again until it works"
             )),
         }
     }
 
-    /// Says in the files until when the program may finish.
+    /// Writes to the files until when the program may finish.
     pub(crate) fn note_drain(&self, note: DrainNote) {
-        // What cannot be written now is written when it can be.
+        // `mend` writes it later if it cannot be written now.
         let _ = self.dir.note_drain(note);
     }
 
-    /// Takes away what is dead by now. Answers a line for each.
+    /// Removes the files of expired tokens. Returns a line about each.
     pub(crate) fn remove_expired(&mut self, now: LeaseTime) -> Vec<String> {
-        let mut gone = Vec::new();
-        for held in self.held.iter_mut().filter(|h| h.schedule.expires().is_some_and(|at| at <= now)) {
-            held.remove(&self.dir);
-            held.schedule.expired();
-            gone.push(match held.schedule.due() {
-                None if !held.shortened_by.is_empty() => {
-                    format!("what {} has ended: {}", held.opens(), held.shortened_by.join(", "))
+        let mut lines = Vec::new();
+        let expired = |c: &&mut HeldCredential| c.schedule.expires().is_some_and(|at| at <= now);
+        for credential in self.credentials.iter_mut().filter(expired) {
+            credential.remove_files(&self.dir);
+            credential.schedule.mark_expired();
+            lines.push(match credential.schedule.due() {
+                None if !credential.shortened_by.is_empty() => {
+                    format!("what {} has ended: {}", credential.opens(), credential.shortened_by.join(", "))
                 }
-                _ => format!("what {} has expired, for want of a renewal", held.opens()),
+                _ => format!("what {} has expired: it was not renewed", credential.opens()),
             });
         }
-        gone
+        lines
     }
 
-    /// Takes the reading half away for good: the attempt drains.
+    /// Ends all credentials that read, permanently: the attempt drains.
     pub(crate) fn end_reading(&mut self) {
-        for held in self.held.iter_mut().filter(|h| h.half == Half::Reading) {
-            held.schedule.stop();
-            held.lease = None;
-            held.remove(&self.dir);
+        for credential in self.credentials.iter_mut().filter(|c| c.half == Half::Reading) {
+            credential.schedule.stop();
+            credential.lease = None;
+            credential.remove_files(&self.dir);
         }
     }
 
-    /// Takes everything away for good.
-    pub(crate) fn end(&mut self) {
+    /// Wipes all files, permanently.
+    pub(crate) fn wipe(&mut self) {
         self.dir.wipe();
-        self.held.iter_mut().for_each(|h| h.schedule.stop());
+        self.credentials.iter_mut().for_each(|c| c.schedule.stop());
     }
 }
 
-/// Text for a span that people set: whole seconds.
-pub(crate) fn shown(span: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(span.as_secs())).to_string()
+/// One credential of a member, with or without a token.
+#[derive(Debug)]
+pub(crate) struct HeldCredential {
+    /// The name of its token file. Beside it is the header file for `curl -H @FILE`.
+    name: String,
+    pub(crate) half: Half,
+    audience: String,
+    pub(crate) lease: Option<LeaseId>,
+    pub(crate) schedule: Schedule,
+    /// What shortened the lifetime in the last response.
+    shortened_by: Vec<String>,
+    scopes: Vec<Scope>,
+    locations: HashMap<String, String>,
+    /// On the daemon's clock. `None` if there is no token.
+    token_expires: Option<Wall>,
+    /// The daemon no longer offers it.
+    withdrawn: bool,
+}
+
+impl HeldCredential {
+    /// Takes one credential for each offer, with a different file name each.
+    fn from_offers(offers: Vec<v1::Offer>, now: LeaseTime) -> Result<Vec<Self>, Refusal> {
+        let mut all: Vec<HeldCredential> = Vec::with_capacity(offers.len());
+        for offer in offers {
+            let half = match offer.half() {
+                v1::Half::Reading => Half::Reading,
+                v1::Half::Writing => Half::Writing,
+                v1::Half::Unspecified => return Err(not_understood()),
+            };
+            let scopes = offer.scopes.iter().map(scope_of).collect::<Option<_>>();
+            all.push(HeldCredential {
+                name: file_name(half, &offer.audience, &all),
+                half,
+                scopes: scopes.ok_or_else(not_understood)?,
+                audience: offer.audience,
+                lease: None,
+                schedule: Schedule::new(now),
+                shortened_by: Vec::new(),
+                locations: offer.locations,
+                token_expires: None,
+                withdrawn: false,
+            });
+        }
+        Ok(all)
+    }
+
+    pub(crate) fn issue_request(&self, session: &MemberSession) -> v1::IssueCredentialRequest {
+        v1::IssueCredentialRequest {
+            session: Some(session.to_wire()),
+            half: match self.half {
+                Half::Reading => v1::Half::Reading,
+                Half::Writing => v1::Half::Writing,
+            }
+            .into(),
+            audience: self.audience.clone(),
+            ..Default::default()
+        }
+    }
+
+    /// Writes the token to its files. `wall` is the daemon's time. If a file cannot be written, it is written later, and the
+    /// grant counts as received.
+    fn put(
+        &mut self,
+        dir: &CredentialDir,
+        granted: Granted,
+        now: LeaseTime,
+        wall: Wall,
+        draw: f64,
+    ) -> Result<(), CredentialError> {
+        let header = SecretText::new(format!("Authorization: Bearer {}\n", granted.token.expose()));
+        let written = [dir.put(&self.name, &granted.token), dir.put(&header_name(&self.name), &header)];
+        let written = written.into_iter().collect::<Result<Vec<_>, _>>().map(drop);
+        if !matches!(written, Ok(()) | Err(CredentialError::Write { .. })) {
+            return written;
+        }
+        let more = self.more(&granted);
+        self.schedule.mark_granted(now, granted.token_expires.since(wall), more, draw);
+        self.lease = Some(granted.lease);
+        self.token_expires = Some(granted.token_expires);
+        self.shortened_by = granted.shortened_by;
+        written
+    }
+
+    fn has_token(&self) -> bool {
+        self.token_expires.is_some()
+    }
+
+    fn more(&self, granted: &Granted) -> More {
+        if granted.latest.is_some_and(|latest| granted.token_expires.plus(SAME) >= latest) {
+            return More::Never;
+        }
+        match self.token_expires {
+            Some(before) if granted.token_expires <= before => More::NotYet,
+            _ => More::Yes,
+        }
+    }
+
+    fn remove_files(&mut self, dir: &CredentialDir) {
+        dir.remove(&self.name);
+        dir.remove(&header_name(&self.name));
+        self.token_expires = None;
+    }
+
+    fn opens(&self) -> String {
+        let names: Vec<String> = self.scopes.iter().map(|s| s.resource.to_string()).collect();
+        let verb = match self.half {
+            Half::Reading => "reads",
+            Half::Writing => "writes",
+        };
+        format!("{verb} {}", names.join(", "))
+    }
+
+    fn index_entry(&self) -> Option<IndexEntry> {
+        let resource = |scope: &Scope| IndexResource {
+            scope: scope.clone(),
+            location: self.locations.get(scope.resource.as_str()).cloned(),
+        };
+        Some(IndexEntry {
+            name: self.name.clone(),
+            half: self.half,
+            audience: self.audience.clone(),
+            lease: self.lease?,
+            expires: self.token_expires?,
+            resources: self.scopes.iter().map(resource).collect(),
+        })
+    }
+}
+
+/// The daemon's response to an issue or a renewal.
+pub(crate) struct Granted {
+    pub(crate) lease: LeaseId,
+    token: SecretText,
+    token_expires: Wall,
+    latest: Option<Wall>,
+    shortened_by: Vec<String>,
+}
+
+impl Granted {
+    pub(crate) fn from_issue(response: v1::IssueCredentialResponse) -> Result<Self, Refusal> {
+        Self::new(response.lease, response.token, response.token_expires, response.shortened_by)
+    }
+
+    pub(crate) fn from_renewal(response: v1::RenewLeaseResponse) -> Result<Self, Refusal> {
+        Self::new(response.lease, response.token, response.token_expires, response.shortened_by)
+    }
+
+    fn new(
+        lease: Option<v1::Lease>,
+        token: String,
+        token_expires: Option<prost_types::Timestamp>,
+        shortened_by: Vec<String>,
+    ) -> Result<Self, Refusal> {
+        let token = SecretText::new(token);
+        let whole = lease.and_then(|l| Some((l.id.parse().ok()?, l.expires_at_latest))).zip(token_expires);
+        let ((lease, latest), expires) = whole.ok_or_else(not_understood)?;
+        let latest = latest.as_ref().map(wall_of);
+        Ok(Granted { lease, token, token_expires: wall_of(&expires), latest, shortened_by })
+    }
+}
+
+fn header_name(name: &str) -> String {
+    format!("{name}.header")
+}
+
+/// A name that no other credential has, as in `reading-gateway`: the half, and the last segment of the audience's path.
+fn file_name(half: Half, audience: &str, others: &[HeldCredential]) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
+    let last: String = audience.rsplit('/').next().unwrap_or_default().chars().take(64).map(plain).collect();
+    let first = format!("{half}-{last}");
+    let mut name = first.clone();
+    for n in 2_u32.. {
+        if others.iter().all(|other| other.name != name) {
+            break;
+        }
+        name = format!("{first}-{n}");
+    }
+    name
+}
+
+fn scope_of(wire: &v1::Scope) -> Option<Scope> {
+    let whole = Scope::whole(wire.resource.parse().ok()?);
+    if wire.actions.is_empty() {
+        return Some(whole);
+    }
+    let action = |a: v1::Action| {
+        Some(match a {
+            v1::Action::Unspecified => return None,
+            v1::Action::ReadDataset => Action::ReadDataset,
+            v1::Action::ReadModel => Action::ReadModel,
+            v1::Action::Finetune => Action::Finetune,
+            v1::Action::WriteCheckpoint => Action::WriteCheckpoint,
+            v1::Action::ReadCheckpoint => Action::ReadCheckpoint,
+            v1::Action::DeleteCheckpoint => Action::DeleteCheckpoint,
+        })
+    };
+    Some(Scope { actions: wire.actions().map(action).collect::<Option<_>>()?, ..whole })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{collections::HashMap, fs};
-
-    use super::*;
-    use crate::{
-        name::{AttemptNumber, JobId},
-        secret::{Secret, SecretText},
-    };
-
-    const NOW: Now =
-        Now { wall: Wall(1_800_000_000_000), lease: LeaseTime(1_000_000), boot: crate::clock::BootTime(1) };
-
-    struct Scene {
-        base: tempfile::TempDir,
-        dir: Arc<CredentialDir>,
-        all: CredentialSet,
-        who: MemberSession,
-    }
-
-    fn scene() -> Scene {
-        let base = tempfile::tempdir().unwrap();
-        let dir = Arc::new(CredentialDir::create(Some(base.path()), Default::default()).unwrap());
-        let offer = |half: v1::Half, resource: &str| v1::Offer {
-            half: half.into(),
-            audience: "spiffe://td.example/gateway".into(),
-            scopes: vec![v1::Scope { resource: resource.into(), actions: vec![] }],
-            locations: HashMap::new(),
-        };
-        let offers = vec![
-            offer(v1::Half::Reading, "dataset:acme/t@v1"),
-            offer(v1::Half::Writing, "checkpoint:acme/c"),
-        ];
-        let all = CredentialSet::of_offers(offers, NOW.lease, dir.clone(), MessageSink::new(|_| {})).unwrap();
-        let who = MemberSession {
-            job: JobId(1),
-            attempt: AttemptNumber::FIRST,
-            instance: "a".parse().unwrap(),
-            secret: Secret::random().unwrap(),
-            ticket: SecretText::new(String::new()),
-        };
-        Scene { base, dir, all, who }
-    }
-
-    impl Scene {
-        /// Grants a credential of ten seconds on the daemon's clock.
-        fn grant(&mut self, at: usize, lead_ms: i64) {
-            let daemon = Wall(NOW.wall.0.saturating_add_signed(lead_ms));
-            let granted = Granted {
-                lease: LeaseId(at as u128),
-                token: SecretText::new("t".into()),
-                token_expires: daemon.plus(Duration::from_secs(10)),
-                latest: None,
-                shortened_by: Vec::new(),
-            };
-            self.all.get_mut(at).unwrap().schedule.asked();
-            self.all.get_mut(at).unwrap().schedule.answered();
-            self.all.put(at, granted, NOW, lead_ms).unwrap();
-        }
-
-        fn files(&self) -> usize {
-            assert!(self.base.path().exists());
-            fs::read_dir(self.dir.path()).unwrap().count()
-        }
-    }
-
-    #[test]
-    fn a_clock_that_differs_from_the_daemons_shortens_and_lengthens_nothing() {
-        for lead_ms in [0, 3_600_000, -3_600_000] {
-            let mut scene = scene();
-            scene.grant(0, lead_ms);
-            assert_eq!(scene.all.next_end(), Some(NOW.lease.plus(Duration::from_secs(10))), "{lead_ms}");
-        }
-    }
-
-    #[test]
-    fn what_is_dead_is_taken_away_at_its_moment_and_asked_for_all_the_same() {
-        let mut scene = scene();
-        (0..2).for_each(|at| scene.grant(at, 0));
-        assert_eq!(scene.files(), 4);
-        let end = NOW.lease.plus(Duration::from_secs(10));
-        assert!(scene.all.remove_expired(LeaseTime(end.0 - 1)).is_empty());
-        assert_eq!(scene.all.remove_expired(end).len(), 2);
-        assert_eq!((scene.files(), scene.all.last_end()), (0, None));
-        assert_eq!(scene.all.due(end).count(), 2);
-    }
-
-    #[test]
-    fn a_drain_takes_the_reading_half_and_leaves_the_writing_half() {
-        let mut scene = scene();
-        (0..2).for_each(|at| scene.grant(at, 0));
-        scene.all.end_reading();
-        scene.all.write_index(&scene.who).unwrap();
-        let index = fs::read_to_string(scene.dir.path().join("credentials.json")).unwrap();
-        assert!(index.contains("writing") && !index.contains("reading"), "{index}");
-        scene.all.ask_anew(NOW.lease);
-        let due: Vec<usize> = scene.all.due(NOW.lease).map(|(at, _)| at).collect();
-        assert_eq!(due, [1], "the reading half is not asked for again");
-    }
-
-    #[test]
-    fn after_the_end_nothing_is_held_due_or_put_again() {
-        let mut scene = scene();
-        (0..2).for_each(|at| scene.grant(at, 0));
-        scene.all.end();
-        scene.all.hurry(NOW.lease);
-        assert_eq!((scene.files(), scene.all.next_due(), scene.all.next_end()), (0, None, None));
-        assert!(matches!(scene.all.write_index(&scene.who), Err(CredentialError::Wiped)));
-    }
-}
+#[path = "credential_set_tests.rs"]
+mod tests;

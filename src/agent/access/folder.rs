@@ -1,4 +1,4 @@
-//! The folder that credential files are in: whose it is, who may read in it, and whether it is still there.
+//! The folder of the credential files: its owner, its readers, its lock.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -14,29 +14,29 @@ use nix::{
     unistd::{Gid, Pid, Uid, geteuid, getpid},
 };
 
-use super::credential_dir::{CredentialError, erase_all};
+use super::credential_dir::{CredentialError, erase_files};
 use crate::{
     agent::process::processes,
     secret::{NoRandomness, Secret},
 };
 
-/// What the folders of wrappers are called: `leasehold-PID-START-RANDOM`.
+/// The first part of a folder's name, `leasehold-PID-START-RANDOM`.
 const PREFIX: &str = "leasehold-";
 
-/// Who may read the credential files: their owner, and a group if the user says so. Other users never.
+/// Who may read the credential files: their owner, and a group if the user names one. Never other users.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readers {
     group: Option<Gid>,
-    may_group: bool,
+    group_may_read: bool,
 }
 
 impl Readers {
-    /// Reads a mode as `chmod` takes it. Without a mode, a named group may read.
+    /// Parses a mode in the form that `chmod` takes. Without a mode, a named group may read.
     ///
     /// # Errors
-    /// A mode that lets other users read, or that is neither 0600 nor 0640.
+    /// The mode lets other users read, or is neither 0600 nor 0640.
     pub fn new(group: Option<Gid>, mode: Option<&str>) -> Result<Self, String> {
-        let may_group = match mode.map(|m| (m, u32::from_str_radix(m, 8))) {
+        let group_may_read = match mode.map(|m| (m, u32::from_str_radix(m, 8))) {
             None => group.is_some(),
             Some((_, Ok(0o600))) => false,
             Some((_, Ok(0o640))) => true,
@@ -47,83 +47,83 @@ impl Readers {
             }
             Some((m, _)) => return Err(format!("{m} is not a mode for credentials: write 0600 or 0640")),
         };
-        Ok(Readers { group, may_group })
+        Ok(Readers { group, group_may_read })
     }
 
     fn folder_mode(self) -> u32 {
-        if self.may_group { 0o750 } else { 0o700 }
+        if self.group_may_read { 0o750 } else { 0o700 }
     }
 
     /// The mode of a file with a credential.
     pub(crate) fn file_mode(self) -> u32 {
-        if self.may_group { 0o640 } else { 0o600 }
+        if self.group_may_read { 0o640 } else { 0o600 }
     }
 
-    /// Gives an open file, or a folder, to the readers. Independent of the umask.
-    pub(crate) fn admit(self, file: &File, mode: u32) -> io::Result<()> {
+    /// Sets the group and mode of an open file or folder, whatever the umask is.
+    pub(crate) fn apply(self, file: &File, mode: u32) -> io::Result<()> {
         if let Some(group) = self.group {
             fchown(file, None, Some(group.as_raw()))?;
         }
-        if self.may_group || mode != 0o600 {
+        if self.group_may_read || mode != 0o600 {
             file.set_permissions(Permissions::from_mode(mode))?;
         }
         Ok(())
     }
 }
 
-/// A folder that this process holds by its lock (`flock`), so that the next wrapper knows that it is in use.
+/// A folder that this process has locked (`flock`), so that the next wrapper knows that it is in use.
 #[derive(Debug)]
 pub(crate) struct LockedFolder {
     path: PathBuf,
     readers: Readers,
     lock: File,
-    /// It was there before, and stays.
-    pub(crate) stays: bool,
+    /// It existed before, so it is not removed.
+    pub(crate) is_kept: bool,
 }
 
 impl LockedFolder {
-    /// Makes a folder below `base` with a name that no one can guess. Under its final name it is never seen without its lock.
-    pub(crate) fn make(base: &Path, readers: Readers) -> Result<io::Result<Self>, NoRandomness> {
+    /// Creates a folder in `base` with a random name. It is locked before it gets its final name.
+    pub(crate) fn create(base: &Path, readers: Readers) -> Result<io::Result<Self>, NoRandomness> {
         let random = Secret::random()?.to_text();
         let pid = getpid();
         let start = processes::start_of(pid).unwrap_or(0);
         let name = format!("{PREFIX}{pid}-{start}-{}", random.expose());
         let (early, path) = (base.join(format!(".{name}")), base.join(name));
-        let made = make_locked(&early, readers).and_then(|lock| {
+        let created = create_locked(&early, readers).and_then(|lock| {
             fs::rename(&early, &path)?;
-            Ok(LockedFolder { path, readers, lock, stays: false })
+            Ok(LockedFolder { path, readers, lock, is_kept: false })
         });
-        if made.is_err() {
-            // Nothing is in it. If it was never made, there is nothing to remove.
+        if created.is_err() {
+            // It is empty, or was not created.
             let _ = fs::remove_dir(&early);
         }
-        Ok(made)
+        Ok(created)
     }
 
-    /// Takes a folder that the user named. Makes it if it is not there.
+    /// Opens the folder that the user named, or creates it.
     ///
     /// # Errors
-    /// A folder of another user, one that others may write to, and one that another process has locked.
-    pub(crate) fn named(path: &Path, readers: Readers) -> Result<Self, CredentialError> {
+    /// It belongs to another user, others may write to it, or another process has locked it.
+    pub(crate) fn open(path: &Path, readers: Readers) -> Result<Self, CredentialError> {
         let unfit = |why: &str| CredentialError::Unfit { path: path.to_owned(), why: why.to_owned() };
         let failed = |source| CredentialError::NoDirectory { tried: path.to_owned(), source };
-        match make_locked(path, readers) {
+        match create_locked(path, readers) {
             Ok(lock) => {
                 let path = fs::canonicalize(path).map_err(failed)?;
-                return Ok(LockedFolder { path, readers, lock, stays: false });
+                return Ok(LockedFolder { path, readers, lock, is_kept: false });
             }
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(failed(e)),
         }
         let path = fs::canonicalize(path).map_err(failed)?;
         let lock = open_folder(&path).map_err(|e| match e.raw_os_error() {
-            Some(code) if code == nix::errno::Errno::ENOTDIR as i32 => unfit("it is no directory"),
+            Some(code) if code == nix::errno::Errno::ENOTDIR as i32 => unfit("it is not a directory"),
             _ => failed(e),
         })?;
         let is = lock.metadata().map_err(failed)?;
         if Uid::from_raw(is.uid()) != geteuid() {
             return Err(unfit(&format!(
-                "it belongs to user {}, who could read or replace what is in it; name a folder below it that is not there yet, or one of your own",
+                "it belongs to user {}, who could read or replace what is in it; name a new folder in it, or one that belongs to you",
                 is.uid()
             )));
         }
@@ -134,15 +134,15 @@ impl LockedFolder {
                 readers.folder_mode()
             )));
         }
-        if readers.may_group && is.mode() & 0o050 != 0o050 {
+        if readers.group_may_read && is.mode() & 0o050 != 0o050 {
             return Err(unfit(
-                "its group may not enter it; give it mode 0750, or name one that is not there yet",
+                "its group may not enter it; give it mode 0750, or name a folder that does not exist",
             ));
         }
         if lock.try_lock().is_err() {
             return Err(unfit("another wrapper or agent keeps its credentials there; name another"));
         }
-        Ok(LockedFolder { path, readers, lock, stays: true })
+        Ok(LockedFolder { path, readers, lock, is_kept: true })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -153,17 +153,17 @@ impl LockedFolder {
         self.readers
     }
 
-    /// Whether the name still leads to the folder that is locked.
+    /// Whether the path still leads to the locked folder.
     pub(crate) fn is_there(&self) -> bool {
         is_same(&self.lock, &self.path)
     }
 
-    /// Makes it again under its name after it was removed.
+    /// Creates it again after it was removed.
     ///
     /// # Errors
-    /// The name is taken by something that another user made, or the folder above is gone too.
-    pub(crate) fn make_again(&mut self) -> io::Result<()> {
-        self.lock = match make_locked(&self.path, self.readers) {
+    /// Another user has created something with the same name, or the folder above is gone too.
+    pub(crate) fn recreate(&mut self) -> io::Result<()> {
+        self.lock = match create_locked(&self.path, self.readers) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
                 let found = open_folder(&self.path)?;
                 let is = found.metadata()?;
@@ -174,17 +174,17 @@ impl LockedFolder {
                 found.try_lock()?;
                 found
             }
-            made => made?,
+            created => created?,
         };
         Ok(())
     }
 
-    /// Removes it, if it was made by this process and nothing is left in it.
+    /// Removes it if this process created it and it is empty.
     pub(crate) fn remove(&self) {
-        if !self.stays
+        if !self.is_kept
             && self.is_there()
             && let Err(e) = fs::remove_dir(&self.path)
-            // The guard of the command may have been first, or files of other people are in it.
+            // The guard may have removed it, or it contains files of other programs.
             && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
         {
             tracing::warn!(path = %self.path.display(), error = %e, "the directory for credentials could not be removed");
@@ -197,17 +197,17 @@ impl LockedFolder {
     }
 }
 
-/// Whether a path leads to what is open here, and not by a link.
+/// Whether a path leads to the open file, and not by a link.
 pub(crate) fn is_same(open: &File, path: &Path) -> bool {
     let there = fs::symlink_metadata(path);
     there.is_ok_and(|t| open.metadata().is_ok_and(|o| (o.dev(), o.ino()) == (t.dev(), t.ino())))
 }
 
-fn make_locked(path: &Path, readers: Readers) -> io::Result<File> {
+fn create_locked(path: &Path, readers: Readers) -> io::Result<File> {
     DirBuilder::new().mode(0o700).create(path)?;
     let lock = open_folder(path)?;
     lock.try_lock()?;
-    readers.admit(&lock, readers.folder_mode())?;
+    readers.apply(&lock, readers.folder_mode())?;
     Ok(lock)
 }
 
@@ -216,12 +216,12 @@ fn open_folder(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
-/// Looks at each folder that a path leads through, as `sshd` does with StrictModes: its owner could put another folder in the
-/// place of ours. Answers what is worth a warning.
+/// Checks each folder above a path, as `sshd` does with StrictModes: its owner could replace our folder. Returns a warning if
+/// others could.
 ///
 /// # Errors
-/// One of them belongs to a user who is neither root nor this one.
-pub(crate) fn look_above(path: &Path) -> Result<Option<String>, CredentialError> {
+/// One of them belongs to a user other than root and this one.
+pub(crate) fn check_ancestors(path: &Path) -> Result<Option<String>, CredentialError> {
     let mut warning = None;
     for folder in path.ancestors() {
         let is = fs::metadata(folder)
@@ -236,7 +236,7 @@ pub(crate) fn look_above(path: &Path) -> Result<Option<String>, CredentialError>
                 ),
             });
         }
-        // Kubernetes mounts each emptyDir like this. Who shares the volume is trusted with it.
+        // Kubernetes mounts each emptyDir like this, and the containers that share the volume trust one another.
         if is.mode() & 0o022 != 0 && is.mode() & 0o1000 == 0 {
             warning = Some(format!("others may rename what is in {}", folder.display()));
         }
@@ -244,45 +244,44 @@ pub(crate) fn look_above(path: &Path) -> Result<Option<String>, CredentialError>
     Ok(warning)
 }
 
-/// Where the folder goes if the user names none: memory first. `/dev/shm` comes before the user's own directories, because
-/// logind removes those whole at logout, and then nothing can be made there again.
-pub(crate) fn usual_places(runtime: Option<PathBuf>) -> Vec<PathBuf> {
+/// Where to create the folder if the user names no place: in memory first. `/dev/shm` comes before the directories of the user,
+/// because logind removes those at logout, and then the folder could not be created again.
+pub(crate) fn default_places(runtime: Option<PathBuf>) -> Vec<PathBuf> {
     let uid = geteuid();
-    let owned = |p: &PathBuf| is_memory(p) && fs::metadata(p).is_ok_and(|m| Uid::from_raw(m.uid()) == uid);
-    let shared = Some(PathBuf::from("/dev/shm")).filter(|p| is_memory(p));
+    let owned = |p: &PathBuf| is_in_memory(p) && fs::metadata(p).is_ok_and(|m| Uid::from_raw(m.uid()) == uid);
+    let shared = Some(PathBuf::from("/dev/shm")).filter(|p| is_in_memory(p));
     let user = PathBuf::from(format!("/run/user/{uid}"));
     let own = runtime.into_iter().chain(Some(user)).filter(owned);
     shared.into_iter().chain(own).chain([std::env::temp_dir()]).collect()
 }
 
-pub(crate) fn is_memory(path: &Path) -> bool {
+pub(crate) fn is_in_memory(path: &Path) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type() == TMPFS_MAGIC)
 }
 
-/// Removes the folders whose wrapper is dead: no such process is there, and no process holds the lock. `see` looks at each
-/// before it is removed. The lock would be enough on one machine; the process is looked for too, in case a file system does
-/// not lock.
-pub(crate) fn remove_stale(base: &Path, mut see: impl FnMut(&Path)) {
+/// Removes the folders of dead wrappers: the process is gone and the folder is not locked. Calls `before_removal` for each. The
+/// check of the process is for file systems without locks.
+pub(crate) fn remove_stale(base: &Path, mut before_removal: impl FnMut(&Path)) {
     let Ok(entries) = fs::read_dir(base) else { return };
     for entry in entries.flatten() {
         let (name, path): (OsString, PathBuf) = (entry.file_name(), entry.path());
         let ours = entry.metadata().is_ok_and(|m| m.is_dir() && Uid::from_raw(m.uid()) == geteuid());
-        let Some((pid, start)) = named_process(&name).filter(|_| ours) else { continue };
+        let Some((pid, start)) = process_in_name(&name).filter(|_| ours) else { continue };
         if processes::start_of(pid) == Some(start) {
             continue;
         }
         let Ok(lock) = open_folder(&path) else { continue };
         if lock.try_lock().is_ok() {
-            see(&path);
-            erase_all(&path);
+            before_removal(&path);
+            erase_files(&path);
             let removed = fs::remove_dir(&path);
             tracing::info!(path = %path.display(), ok = removed.is_ok(), "removed the credential files of a wrapper that is gone");
         }
     }
 }
 
-/// The process and its start that the name of a folder carries.
-fn named_process(name: &OsStr) -> Option<(Pid, u64)> {
+/// The process and its start time in the name of a folder.
+fn process_in_name(name: &OsStr) -> Option<(Pid, u64)> {
     let mut parts = name.to_str()?.strip_prefix(PREFIX)?.splitn(3, '-');
     let (pid, start, _random) = (parts.next()?, parts.next()?, parts.next()?);
     Some((Pid::from_raw(pid.parse().ok()?), start.parse().ok()?))

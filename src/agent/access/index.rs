@@ -1,4 +1,4 @@
-//! What the files beside the tokens say: which credentials there are, and until when the program may finish. No secret.
+//! The files beside the tokens: the index of the credentials, and the drain note. They contain no secret.
 
 use std::{ffi::OsString, path::Path};
 
@@ -10,10 +10,10 @@ use crate::{
 };
 
 pub(crate) const INDEX: &str = "credentials.json";
-/// There from the moment on when the program is asked to finish.
+/// Appears when the program is asked to finish.
 pub(crate) const DRAIN: &str = "drain.json";
 
-/// What stands in `credentials.json`. No secret is among it.
+/// The content of `credentials.json`.
 #[derive(Clone, Debug)]
 pub struct CredentialIndex {
     pub job: JobId,
@@ -21,14 +21,14 @@ pub struct CredentialIndex {
     pub credentials: Vec<IndexEntry>,
 }
 
-/// One credential: what it opens, and the name it was put under.
+/// One credential: its file name, and what it opens.
 #[derive(Clone, Debug)]
 pub struct IndexEntry {
     pub name: String,
     pub half: Half,
     pub audience: String,
     pub lease: LeaseId,
-    /// When the token ends, if it is not renewed.
+    /// When the token expires if it is not renewed.
     pub expires: Wall,
     pub resources: Vec<IndexResource>,
 }
@@ -42,7 +42,7 @@ pub struct IndexResource {
 }
 
 impl CredentialIndex {
-    /// The text of the file, for credentials in this folder.
+    /// The text of the file for credentials in this folder.
     pub(crate) fn text(&self, folder: &Path, drain: Option<&DrainNote>) -> String {
         let entry = |entry: &IndexEntry| {
             let resources: Vec<_> = entry
@@ -67,7 +67,7 @@ impl CredentialIndex {
         text.to_string()
     }
 
-    /// The variables of the child: see [`CredentialDir::env`](super::CredentialDir::env).
+    /// The variables for the child: see [`CredentialDir::env`](super::credential_dir::CredentialDir::env).
     pub(crate) fn variables(&self, folder: &Path) -> Vec<(OsString, OsString)> {
         let mut env: Vec<(OsString, OsString)> = vec![
             ("LEASEHOLD_JOB".into(), self.job.to_string().into()),
@@ -87,11 +87,11 @@ impl CredentialIndex {
     }
 }
 
-/// Until when what the program has started may be finished.
+/// Until when the program may finish its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainNote {
     pub reason: String,
-    /// Not known before the daemon has answered.
+    /// Not known before the daemon answers.
     pub reading_ends: Option<Wall>,
     pub writing_ends: Option<Wall>,
 }

@@ -1,9 +1,9 @@
-//! How access begins: a job, an attempt, a member; and how that is taken back where nothing can be started.
+//! How a member joins: it creates the job, begins the attempt and joins it. If the start fails, this is undone.
 
 use std::{fs, time::Duration};
 
 use super::{
-    calls::{Calls, timed},
+    calls::{Calls, not_understood, timed},
     credential_dir::CredentialDir,
     member::stream::{Connected, MemberSession, connect},
     obtain::{JoinOptions, JoinTarget, RunContext, RunError},
@@ -19,7 +19,7 @@ use crate::{
     secret::{NoRandomness, Secret, SecretText, random_u128},
 };
 
-/// What this run has made so far, and so must end where it cannot go on.
+/// What this process has created so far. It must end this if the start fails.
 pub(crate) struct JoinState {
     calls: Calls,
     job: Option<JobId>,
@@ -28,14 +28,15 @@ pub(crate) struct JoinState {
     is_own_attempt: bool,
     joined: Option<(InstanceName, Secret)>,
     ends_at_latest: Option<Wall>,
-    /// The time for checkpoint writes that the job was described with.
+    /// The time for checkpoint writes in the job's specification.
     drain: Option<Duration>,
 }
 
 impl JoinState {
-    pub(crate) fn new(place: &RunContext) -> Self {
+    pub(crate) fn new(context: &RunContext) -> Self {
+        let calls = Calls::new(context.connector.clone(), context.clock.clone());
         JoinState {
-            calls: Calls::new(place.connector.clone(), place.clock.clone()).saying(place.voice.clone()),
+            calls: calls.with_retry_notice(context.messages.clone()),
             job: None,
             is_own_job: false,
             attempt: None,
@@ -46,13 +47,12 @@ impl JoinState {
         }
     }
 
-    /// The time for checkpoint writes that the job was described with.
+    /// The time for checkpoint writes in the job's specification.
     pub(crate) fn drain(&self) -> Option<Duration> {
         self.drain
     }
 
-    /// Notes the job that this is about.
-    fn of_job(&mut self, job: &v1::Job) -> Result<JobId, Refusal> {
+    fn set_job(&mut self, job: &v1::Job) -> Result<JobId, Refusal> {
         let id: JobId = job.id.parse().map_err(|_| not_understood())?;
         self.job = Some(id);
         let drain = job.spec.as_ref().and_then(|spec| spec.drain);
@@ -60,18 +60,18 @@ impl JoinState {
         Ok(id)
     }
 
-    /// The job, where this process made it and nobody else will end it.
+    /// The job, if this process created it: then no one else ends it.
     pub(crate) fn own_job(&self) -> Option<JobId> {
         self.job.filter(|_| self.is_own_job)
     }
 
-    /// Whether there is anything that may have to be ended.
+    /// Whether there may be something to end.
     pub(crate) fn has_job(&self) -> bool {
         self.job.is_some()
     }
 
-    /// The line that a run begins with.
-    pub(crate) fn described(&self, opens: &[String]) -> String {
+    /// The first message of a run: the job, the attempt and what it opens.
+    pub(crate) fn description(&self, opens: &[String]) -> String {
         let job = self.job.map(|j| j.to_string()).unwrap_or_default();
         let attempt = self.attempt.map(|a| a.to_string()).unwrap_or_default();
         let until = self.ends_at_latest.map(|end| format!("; until {end} at the latest")).unwrap_or_default();
@@ -79,8 +79,13 @@ impl JoinState {
         format!("{job}, attempt {attempt}: {opens}{until}")
     }
 
-    /// Closes the job, as well as it can be within [`UNDO`].
-    pub(crate) async fn close(&self, job: JobId, outcome: v1::Outcome, reason: &str) -> Result<(), Refusal> {
+    /// Closes the job. Retries for at most [`UNDO`].
+    pub(crate) async fn close_job(
+        &self,
+        job: JobId,
+        outcome: v1::Outcome,
+        reason: &str,
+    ) -> Result<(), Refusal> {
         let (job, reason) = (job.to_string(), one_line(reason));
         let request = v1::CloseJobRequest { job, outcome: outcome.into(), reason };
         let calls = &self.calls;
@@ -88,13 +93,13 @@ impl JoinState {
         calls.persist(UNDO, ask).await.map(drop)
     }
 
-    /// Ends what was made, as well as it can be within [`UNDO`].
-    pub(crate) async fn undo(&self, why: &str, voice: &MessageSink) {
+    /// Ends what this process created. Retries for at most [`UNDO`].
+    pub(crate) async fn undo(&self, why: &str, messages: &MessageSink) {
         let Some(job) = self.job else { return };
         let reason = one_line(&format!("not started: {why}"));
         let calls = &self.calls;
         let undone = match (self.is_own_job, self.attempt, &self.joined) {
-            (true, ..) => self.close(job, v1::Outcome::Cancelled, &reason).await,
+            (true, ..) => self.close_job(job, v1::Outcome::Cancelled, &reason).await,
             (false, Some(attempt), joined) if joined.is_some() || self.is_own_attempt => {
                 let request = v1::EndAttemptRequest {
                     job: job.to_string(),
@@ -112,147 +117,145 @@ impl JoinState {
             _ => return,
         };
         if let Err(refusal) = undone {
-            voice.say(&format!(
-                "{job} could not be ended ({}: {refusal}): nobody holds access to it; close it with `leasehold job close {job}`",
+            messages.send(&format!(
+                "{job} could not be ended ({}: {refusal}): no process has access through it; close it with `leasehold job close {job}`",
                 refusal.reason
             ));
         }
     }
 }
 
-/// Creates the job, begins the attempt, joins it, as far as each is asked for. What is made is noted before the next step.
+/// Creates the job, begins the attempt and joins it, as far as the options ask for it. Notes in `state` what it has created.
 ///
-/// With `sessions` it comes back as the member that an agent of the same purpose was before it was killed, and keeps there what
-/// the next one needs for that.
-pub(crate) async fn begin(
-    joining: &JoinOptions,
-    begun: &mut JoinState,
-    place: &RunContext,
+/// With `sessions`, a sidecar that was killed comes back as the same member. The directory keeps what the next start needs.
+pub(crate) async fn join_job(
+    options: &JoinOptions,
+    state: &mut JoinState,
+    context: &RunContext,
     sessions: Option<&CredentialDir>,
 ) -> Result<(MemberSession, Connected), RunError> {
-    let calls = begun.calls.clone();
+    let calls = state.calls.clone();
     let mut left_open = None;
     if let Some(dir) = sessions
-        && let Some(saved) = SavedSession::find(&dir.take_sessions(), joining)
+        && let Some(saved) = SavedSession::find(&dir.take_sessions(), options)
     {
-        dir.keep_session(SavedSession::text(&saved.who, saved.is_own_job, joining))?;
-        match come_back(saved, begun, place).await? {
-            CameBack::AsBefore(member) => return Ok(*member),
-            CameBack::ToItsJob(job) => left_open = Some(job),
-            CameBack::Not => {}
+        dir.keep_session(SavedSession::text(&saved.session, saved.is_own_job, options))?;
+        match rejoin(saved, state, context).await? {
+            Rejoined::AsBefore(member) => return Ok(*member),
+            Rejoined::JobOnly(job) => left_open = Some(job),
+            Rejoined::No => {}
         }
     }
-    let job = match (&joining.what, left_open) {
+    let job = match (&options.what, left_open) {
         (_, Some(job)) => {
-            begun.is_own_job = true;
+            state.is_own_job = true;
             *job
         }
-        (JoinTarget::Job(id) | JoinTarget::Attempt(id), None) => found(&calls, *id).await?,
+        (JoinTarget::Job(id) | JoinTarget::Attempt(id), None) => get_job(&calls, *id).await?,
         (JoinTarget::New(spec), None) => {
-            let (job, created) = created(&calls, spec, own_key()?).await?;
-            begun.is_own_job = created;
+            let (job, is_created) = create_job(&calls, spec, random_key()?).await?;
+            state.is_own_job = is_created;
             job
         }
     };
-    let id = begun.of_job(&job)?;
-    if let Some(waiting) = waiting(&job) {
-        // It stays, for those who approve it.
-        begun.job = None;
-        return Err(waiting.into());
+    let id = state.set_job(&job)?;
+    if let Some(refusal) = approval_refusal(&job) {
+        // Keep the job open for its approvers.
+        state.job = None;
+        return Err(refusal.into());
     }
 
-    let (number, given) = match &joining.what {
-        JoinTarget::Attempt(_) => (running(&job)?, None),
+    let (number, ticket) = match &options.what {
+        JoinTarget::Attempt(_) => (running_attempt(&job)?, None),
         JoinTarget::New(_) | JoinTarget::Job(_) => {
-            let key = match &joining.attempt_key {
+            let key = match &options.attempt_key {
                 Some(key) => key.clone(),
-                None => own_key()?,
+                None => random_key()?,
             };
-            let began = attempt(&calls, id, key, joining.supersede).await?;
+            let begun = begin_attempt(&calls, id, key, options.supersede).await?;
             let number =
-                began.attempt.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(not_understood)?;
-            begun.is_own_attempt = joining.attempt_key.is_none();
-            (number, Some(SecretText::new(began.ticket)))
+                begun.attempt.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(not_understood)?;
+            state.is_own_attempt = options.attempt_key.is_none();
+            (number, Some(SecretText::new(begun.ticket)))
         }
     };
-    begun.attempt = Some(number);
+    state.attempt = Some(number);
 
-    let instance = match &joining.instance {
-        Some(instance) => instance.clone(),
-        None => own_instance(),
-    };
-    let who = MemberSession {
+    let session = MemberSession {
         job: id,
         attempt: number,
-        instance,
+        instance: options.instance.clone().unwrap_or_else(default_instance),
         secret: Secret::random()?,
-        ticket: joining.ticket.clone().or(given).unwrap_or_else(|| SecretText::new(String::new())),
+        ticket: options.ticket.clone().or(ticket).unwrap_or_else(|| SecretText::new(String::new())),
     };
     if let Some(dir) = sessions {
-        dir.keep_session(SavedSession::text(&who, begun.is_own_job, joining))?;
+        dir.keep_session(SavedSession::text(&session, state.is_own_job, options))?;
     }
-    let connected = join(&who, begun, place).await?;
-    Ok((who, connected))
+    let connected = join_attempt(&session, state, context).await?;
+    Ok((session, connected))
 }
 
-async fn join(who: &MemberSession, begun: &mut JoinState, place: &RunContext) -> Result<Connected, Refusal> {
-    let calls = begun.calls.clone();
-    // Noted before it is asked for: the answer may be lost when it was done.
-    begun.joined = Some((who.instance.clone(), who.secret.clone()));
-    let join = async |_: Duration| connect(calls.quiet(), who, || place.clock.now()).await;
+async fn join_attempt(
+    session: &MemberSession,
+    state: &mut JoinState,
+    context: &RunContext,
+) -> Result<Connected, Refusal> {
+    let calls = state.calls.clone();
+    // Noted first: the daemon may have done it although its answer is lost.
+    state.joined = Some((session.instance.clone(), session.secret.clone()));
+    let join = async |_: Duration| connect(calls.quiet(), session, || context.clock.now()).await;
     let connected = calls.persist(START_PATIENCE, join).await.inspect_err(|refusal| {
         if refusal.reason != Reason::Unreachable {
-            begun.joined = None;
+            state.joined = None;
         }
     })?;
-    begun.ends_at_latest = connected.ends_at_latest;
+    state.ends_at_latest = connected.ends_at_latest;
     Ok(connected)
 }
 
-/// What came of coming back.
-enum CameBack {
+/// The result of an attempt to come back.
+enum Rejoined {
     AsBefore(Box<(MemberSession, Connected)>),
-    /// Its place is gone. Its job is open, and no other process will end it.
-    ToItsJob(Box<v1::Job>),
-    Not,
+    /// The member is gone. Its job is open, and no other process will end it.
+    JobOnly(Box<v1::Job>),
+    No,
 }
 
-/// Takes up the membership of an agent that was killed.
-async fn come_back(
+/// Joins as the member of a sidecar that was killed.
+async fn rejoin(
     saved: SavedSession,
-    begun: &mut JoinState,
-    place: &RunContext,
-) -> Result<CameBack, Refusal> {
-    let SavedSession { who, is_own_job } = saved;
-    let calls = begun.calls.clone();
-    let job = match found(&calls, who.job).await {
+    state: &mut JoinState,
+    context: &RunContext,
+) -> Result<Rejoined, Refusal> {
+    let SavedSession { session, is_own_job } = saved;
+    let calls = state.calls.clone();
+    let job = match get_job(&calls, session.job).await {
         Ok(job) if job.state() != v1::JobState::Closed => job,
-        Ok(_) => return Ok(CameBack::Not),
+        Ok(_) => return Ok(Rejoined::No),
         Err(refusal) if refusal.reason.member_step() == MemberStep::TryLater => return Err(refusal),
-        Err(_) => return Ok(CameBack::Not),
+        Err(_) => return Ok(Rejoined::No),
     };
-    if running(&job).ok() == Some(who.attempt) {
-        begun.of_job(&job)?;
-        (begun.is_own_job, begun.attempt) = (is_own_job, Some(who.attempt));
-        match join(&who, begun, place).await {
+    if running_attempt(&job).ok() == Some(session.attempt) {
+        state.set_job(&job)?;
+        (state.is_own_job, state.attempt) = (is_own_job, Some(session.attempt));
+        match join_attempt(&session, state, context).await {
             Ok(connected) => {
-                place.voice.say("this agent was killed before: it takes up the place that it had");
-                return Ok(CameBack::AsBefore(Box::new((who, connected))));
+                context.messages.send("this agent was killed before: it takes up the place that it had");
+                return Ok(Rejoined::AsBefore(Box::new((session, connected))));
             }
             Err(refusal) if refusal.reason.member_step() == MemberStep::TryLater => return Err(refusal),
             Err(refusal) => {
-                place
-                    .voice
-                    .say(&format!("the place of the agent before is gone ({}): {refusal}", refusal.reason));
-                *begun = JoinState::new(place);
+                context
+                    .messages
+                    .send(&format!("the place of the agent before is gone ({}): {refusal}", refusal.reason));
+                *state = JoinState::new(context);
             }
         }
     }
-    Ok(if is_own_job { CameBack::ToItsJob(Box::new(job)) } else { CameBack::Not })
+    Ok(if is_own_job { Rejoined::JobOnly(Box::new(job)) } else { Rejoined::No })
 }
 
-/// The attempt that runs.
-fn running(job: &v1::Job) -> Result<AttemptNumber, Refusal> {
+fn running_attempt(job: &v1::Job) -> Result<AttemptNumber, Refusal> {
     let none = || {
         let refusal = Refusal::new(Reason::AttemptNotFound, format!("no attempt of {} is running", job.id));
         match job.state() {
@@ -265,9 +268,9 @@ fn running(job: &v1::Job) -> Result<AttemptNumber, Refusal> {
     current.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(none)
 }
 
-async fn created(calls: &Calls, spec: &v1::JobSpec, key: String) -> Result<(v1::Job, bool), Refusal> {
-    let request =
-        v1::CreateJobRequest { spec: Some(spec.clone()), idempotency_key: key.clone(), dry_run: false };
+/// Creates a job. Returns it, and whether this process created it.
+async fn create_job(calls: &Calls, spec: &v1::JobSpec, key: String) -> Result<(v1::Job, bool), Refusal> {
+    let request = v1::CreateJobRequest { spec: Some(spec.clone()), idempotency_key: key, dry_run: false };
     let mut tries = 0_u32;
     let ask = async |span| {
         tries = tries.saturating_add(1);
@@ -275,17 +278,17 @@ async fn created(calls: &Calls, spec: &v1::JobSpec, key: String) -> Result<(v1::
     };
     let answer = calls.persist(START_PATIENCE, ask).await?;
     let job = answer.job.ok_or_else(not_understood)?;
-    // A second try may find what the first one made.
+    // A retry may find the job that the first try created.
     Ok((job, answer.created || tries > 1))
 }
 
-async fn found(calls: &Calls, id: JobId) -> Result<v1::Job, Refusal> {
+async fn get_job(calls: &Calls, id: JobId) -> Result<v1::Job, Refusal> {
     let request = v1::GetJobRequest { job: id.to_string() };
     let ask = async |span| calls.within(span, calls.jobs().get_job(timed(span, request.clone()))).await;
     calls.persist(START_PATIENCE, ask).await?.job.ok_or_else(not_understood)
 }
 
-async fn attempt(
+async fn begin_attempt(
     calls: &Calls,
     id: JobId,
     key: String,
@@ -296,8 +299,8 @@ async fn attempt(
     calls.persist(START_PATIENCE, ask).await
 }
 
-/// Whom the job waits for, where it does.
-fn waiting(job: &v1::Job) -> Option<Refusal> {
+/// The refusal if the job waits for approval. It names the approvers.
+fn approval_refusal(job: &v1::Job) -> Option<Refusal> {
     if job.state() != v1::JobState::AwaitingApproval {
         return None;
     }
@@ -309,22 +312,18 @@ fn waiting(job: &v1::Job) -> Option<Refusal> {
     Some(refusal.fix(APPROVALS_ABSENT))
 }
 
-fn not_understood() -> Refusal {
-    Refusal::new(Reason::NotSupported, "the daemon's answer is not understood")
-        .fix("update leasehold, or use the one that came with the daemon")
-}
-
-fn own_key() -> Result<String, NoRandomness> {
+fn random_key() -> Result<String, NoRandomness> {
     Ok(format!("run-{:032x}", random_u128()?))
 }
 
-fn own_instance() -> InstanceName {
+/// The host's name and the process id.
+fn default_instance() -> InstanceName {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    instance_of(host.trim(), std::process::id())
+    instance_name(host.trim(), std::process::id())
 }
 
-/// The host's name, with what no name may hold replaced, and the process id.
-fn instance_of(host: &str, pid: u32) -> InstanceName {
+/// Joins a host's name and a process id. Replaces characters that an instance name may not contain.
+fn instance_name(host: &str, pid: u32) -> InstanceName {
     let suffix = format!("-{pid}");
     let room = NAME_BYTES_MAX.saturating_sub(suffix.len());
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' };
@@ -334,11 +333,11 @@ fn instance_of(host: &str, pid: u32) -> InstanceName {
     }
     let name = name.trim_start_matches(['-', '.']);
     let name = if name.is_empty() { "host" } else { name };
-    #[expect(clippy::expect_used, reason = "made of the letters of the grammar, within its length")]
+    #[expect(clippy::expect_used, reason = "consists of allowed characters, within the maximum length")]
     format!("{name}{suffix}").parse().expect("a host and a number are an instance name")
 }
 
-/// Within the bound of free text, on one line.
+/// Cuts text to the maximum length of free text, and replaces control characters by spaces.
 fn one_line(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
@@ -355,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_host_makes_an_instance_name() {
+    fn every_host_name_makes_an_instance_name() {
         for (host, name) in [
             ("node-7", "node-7-42"),
             ("Node_7.acme.example", "Node-7.acme.example-42"),
@@ -365,13 +364,13 @@ mod tests {
             ("höst", "h-st-42"),
             ("a....b", "a.b-42"),
         ] {
-            assert_eq!(instance_of(host, 42).as_str(), name);
+            assert_eq!(instance_name(host, 42).as_str(), name);
         }
-        assert_eq!(instance_of(&"a".repeat(500), u32::MAX).as_str().len(), NAME_BYTES_MAX);
+        assert_eq!(instance_name(&"a".repeat(500), u32::MAX).as_str().len(), NAME_BYTES_MAX);
     }
 
     #[test]
-    fn a_job_that_waits_says_whom_for() {
+    fn a_waiting_job_names_its_approvers() {
         let gate = v1::Gate {
             id: "gate-x".into(),
             explanation: "tuning a production model".into(),
@@ -380,16 +379,16 @@ mod tests {
         };
         let mut job = v1::Job { id: "j-1".into(), waiting_for: vec![gate], ..Default::default() };
         job.set_state(v1::JobState::Ready);
-        assert_eq!(waiting(&job), None);
+        assert_eq!(approval_refusal(&job), None);
         job.set_state(v1::JobState::AwaitingApproval);
-        let refusal = waiting(&job).unwrap();
+        let refusal = approval_refusal(&job).unwrap();
         assert_eq!(refusal.reason, Reason::ApprovalRequired);
         assert_eq!(refusal.fact("asks"), Some("2 of model-owners (gate-x: tuning a production model)"));
         assert!(format!("{refusal:?}").contains("no command to approve"), "{refusal:?}");
     }
 
     #[test]
-    fn what_is_reported_is_one_line_within_its_bound() {
+    fn a_reported_reason_is_one_bounded_line() {
         assert_eq!(one_line("a\nb"), "a b");
         assert!(one_line(&"é".repeat(1_000)).len() <= TEXT_BYTES_MAX);
     }

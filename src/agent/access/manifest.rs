@@ -1,4 +1,4 @@
-//! What a wrapper wrote into a directory that somebody else chose.
+//! The manifest: which files in a directory are ours, if the user named the directory.
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +17,11 @@ use crate::{
     secret::{NoRandomness, random_u128},
 };
 
-/// The digest of each file that was written, in a file beside them that is there first. It tells what a killed wrapper left
-/// from what others put there: by what a file holds, never by what it is called.
+/// The digests of the files that this wrapper writes, in a file of the same directory. It is written before them. So the next
+/// wrapper can tell the files of a killed one from others by their content, not by their names.
 ///
-/// Its first line names the draft under which each file is written before it takes its own name: a name that no one else can
-/// have guessed. Then lines of a digest and a name. A file that is being replaced has two. No secret is in it.
+/// The first line names the draft: each file is written under this random name before it gets its own. The other lines contain a
+/// digest and a name each. A file that is being replaced has two lines. The manifest contains no secret.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     folder: PathBuf,
@@ -30,19 +30,19 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// What it is called.
+    /// Its file name.
     const NAME: &str = ".leasehold";
 
-    /// Of a directory that nothing was written to.
-    pub(crate) fn empty(folder: PathBuf) -> Result<Self, NoRandomness> {
+    /// For a directory without files of ours.
+    pub(crate) fn new(folder: PathBuf) -> Result<Self, NoRandomness> {
         Ok(Manifest { folder, draft: draft_name()?, files: BTreeMap::new() })
     }
 
-    /// What an earlier wrapper left of it. Proves nothing if there is none, or if the file of that name is something else.
-    pub(crate) fn left_in(folder: &Path) -> Self {
+    /// Reads the manifest of an earlier wrapper. Proves nothing if there is none, or if that file is something else.
+    pub(crate) fn load(folder: &Path) -> Self {
         let nothing = || Manifest { folder: folder.to_owned(), draft: String::new(), files: BTreeMap::new() };
         let mut manifest = nothing();
-        let Some(text) = Self::own_text(&folder.join(Self::NAME)) else { return manifest };
+        let Some(text) = Self::read_own_text(&folder.join(Self::NAME)) else { return manifest };
         let mut lines = text.lines();
         match lines.next().and_then(|first| first.strip_prefix(DRAFT)) {
             Some(draft) if is_draft(draft) => manifest.draft = draft.to_owned(),
@@ -57,33 +57,33 @@ impl Manifest {
         manifest
     }
 
-    /// The text of a file of this user, if it is one and no larger than we write any.
-    pub(crate) fn own_text(path: &Path) -> Option<String> {
-        own_file(path).and_then(|bytes| String::from_utf8(bytes).ok())
+    /// Reads a text file if it belongs to this user and is not larger than the files that we write.
+    pub(crate) fn read_own_text(path: &Path) -> Option<String> {
+        read_own_file(path).and_then(|bytes| String::from_utf8(bytes).ok())
     }
 
-    /// The name under which the next file is written.
+    /// The draft name for the next file.
     pub(crate) fn draft(&self) -> &str {
         &self.draft
     }
 
-    /// Whether it names a file of this name.
+    /// Whether it lists a file of this name.
     pub(crate) fn names(&self, name: &str) -> bool {
         self.files.contains_key(name)
     }
 
-    /// Notes a file that is about to be written. On disk when it returns.
-    pub(crate) fn note(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+    /// Records a file before it is written. Writes the manifest.
+    pub(crate) fn record(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let digests = self.files.entry(name.to_owned()).or_default();
         digests.push(Digest::of(bytes));
-        // The one that is there, and the one that is to be.
+        // Keeps the digests of the present content and of the next.
         let old = digests.len().saturating_sub(2);
         digests.drain(..old);
         let lines =
             self.files.iter().flat_map(|(name, all)| all.iter().map(move |d| format!("{d} {name}\n")));
         let text: String = [format!("{DRAFT}{}\n", self.draft)].into_iter().chain(lines).collect();
         let (own, draft) = (self.folder.join(Self::NAME), self.folder.join(&self.draft));
-        // The first one names the draft, so there is none before it.
+        // The first manifest names the draft, so it is written directly.
         let next = if self.is_there() { &draft } else { &own };
         let write = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next)?;
@@ -93,12 +93,12 @@ impl Manifest {
         write().inspect_err(|_| drop(fs::remove_file(next)))
     }
 
-    /// Whether the file is there and names this draft.
+    /// Whether the manifest file exists and names this draft.
     fn is_there(&self) -> bool {
-        !self.draft.is_empty() && Self::left_in(&self.folder).draft == self.draft
+        !self.draft.is_empty() && Self::load(&self.folder).draft == self.draft
     }
 
-    /// Whether what is there under a name is what a wrapper of this user wrote.
+    /// Whether a wrapper of this user wrote the file of this name.
     pub(crate) fn proves(&self, name: &OsStr) -> bool {
         let Some(name) = name.to_str() else { return false };
         let path = self.folder.join(name);
@@ -106,11 +106,11 @@ impl Manifest {
             return !self.draft.is_empty() && is_own_file(&path);
         }
         let Some(digests) = self.files.get(name) else { return false };
-        own_file(&path).is_some_and(|bytes| digests.contains(&Digest::of(&bytes)))
+        read_own_file(&path).is_some_and(|bytes| digests.contains(&Digest::of(&bytes)))
     }
 
-    /// What there is of it, itself the last: whoever is killed half way leaves the rest so that it can still be told.
-    pub(crate) fn proven(&self) -> Vec<PathBuf> {
+    /// The files that a wrapper wrote. The manifest comes last, so that an interrupted removal can be continued.
+    pub(crate) fn proven_files(&self) -> Vec<PathBuf> {
         let names = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|e| e.file_name());
         let mut proven: Vec<_> = names.filter(|n| self.proves(n)).collect();
         proven.sort_by_key(|n| n.as_os_str() == Self::NAME);
@@ -118,12 +118,12 @@ impl Manifest {
     }
 }
 
-/// A name that nobody else has, for a file that is being written.
+/// A random name for a file that is being written.
 pub(crate) fn draft_name() -> Result<String, NoRandomness> {
     Ok(format!("{}-{:032x}.new", Manifest::NAME, random_u128()?))
 }
 
-/// Before the name of the draft.
+/// Precedes the name of the draft.
 const DRAFT: &str = "draft ";
 
 fn is_draft(name: &str) -> bool {
@@ -131,13 +131,13 @@ fn is_draft(name: &str) -> bool {
     random.is_some_and(|r| r.len() == 32 && r.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// Never follows a link, and opens nothing: another kind of file may make whoever opens it wait, or something happen.
+/// Does not follow links, and opens nothing: to open a FIFO or a device may block or have effects.
 fn is_own_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.uid() == geteuid().as_raw())
 }
 
-/// What is in a file of this user, where it is one and no larger than we write any.
-fn own_file(path: &Path) -> Option<Vec<u8>> {
+/// Reads a file if it belongs to this user and is not larger than the files that we write.
+fn read_own_file(path: &Path) -> Option<Vec<u8>> {
     if !is_own_file(path) {
         return None;
     }
@@ -147,9 +147,9 @@ fn own_file(path: &Path) -> Option<Vec<u8>> {
     (bytes.len() as u64 <= CREDENTIAL_FILE_BYTES_MAX).then_some(bytes)
 }
 
-/// Opens a file, where it is a regular one. Never waits: something else may have taken its place since it was looked at.
+/// Opens a file if it is a regular one. Never blocks, even if another kind of file takes its place meanwhile.
 pub(crate) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
-    let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file");
+    let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
     if !fs::symlink_metadata(path)?.is_file() {
         return Err(refused());
     }
@@ -163,19 +163,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_proven_is_what_was_written_and_nothing_that_is_only_called_so() {
+    fn a_file_is_proven_by_its_content_not_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        assert!(!Manifest::left_in(folder.path()).proves(OsStr::new(Manifest::NAME)));
-        let mut manifest = Manifest::empty(folder.path().to_owned()).unwrap();
+        assert!(!Manifest::load(folder.path()).proves(OsStr::new(Manifest::NAME)));
+        let mut manifest = Manifest::new(folder.path().to_owned()).unwrap();
         for text in ["first", "second", "third"] {
-            manifest.note("reading-a", text.as_bytes()).unwrap();
+            manifest.record("reading-a", text.as_bytes()).unwrap();
         }
         for (text, is_ours) in
             [("third", true), ("second", true), ("first", false), ("", false), ("mine", false)]
         {
             fs::write(path("reading-a"), text).unwrap();
-            let left = Manifest::left_in(folder.path());
+            let left = Manifest::load(folder.path());
             assert_eq!(left.proves(OsStr::new("reading-a")), is_ours, "{text}");
             assert!(left.proves(OsStr::new(Manifest::NAME)));
         }
@@ -183,18 +183,18 @@ mod tests {
         fs::write(path(manifest.draft()), "half a tok").unwrap();
         let others = draft_name().unwrap();
         fs::write(path(&others), "mine").unwrap();
-        let left = Manifest::left_in(folder.path());
+        let left = Manifest::load(folder.path());
         assert!(!left.proves(OsStr::new("reading-b")), "it names no such file");
         assert!(!left.proves(OsStr::new(&others)), "it names another draft");
-        assert_eq!(left.proven().len(), 2, "the draft and the manifest");
-        assert_eq!(left.proven().last(), Some(&path(Manifest::NAME)));
-        // What is called as the manifest is, and is none.
+        assert_eq!(left.proven_files().len(), 2, "the draft and the manifest");
+        assert_eq!(left.proven_files().last(), Some(&path(Manifest::NAME)));
+        // A file with the name of the manifest that is none.
         fs::write(path(Manifest::NAME), "a note of mine\n").unwrap();
-        assert!(!Manifest::left_in(folder.path()).proves(OsStr::new(Manifest::NAME)));
+        assert!(!Manifest::load(folder.path()).proves(OsStr::new(Manifest::NAME)));
     }
 
     #[test]
-    fn what_is_no_regular_file_is_not_opened() {
+    fn only_regular_files_are_opened() {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();

@@ -3,21 +3,20 @@
 //! | What | Files |
 //! |---|---|
 //! | creates the job, begins the attempt, joins it; undoes that if the start fails | `obtain` `join` `session` |
-//! | calls to the daemon, and what a refusal means | `calls` `meaning` `advice` |
+//! | calls to the daemon, what a refusal means to people, how the end of access is reported | `calls` `advice` `access_end` |
 //! | the member while it runs | `member/` |
-//! | its credentials and when each is renewed | `credential_set` `credential` `schedule` |
+//! | its credentials and when each is renewed | `credential_set` `schedule` |
 //! | the files of the credentials | `credential_dir` `index` `folder` `manifest` |
 
+pub(super) mod access_end;
 pub(super) mod advice;
 pub(super) mod calls;
-pub(super) mod credential;
 pub(super) mod credential_dir;
 pub(super) mod credential_set;
 pub(super) mod folder;
 pub(super) mod index;
 pub(super) mod join;
 pub(super) mod manifest;
-pub(super) mod meaning;
 pub(super) mod member;
 pub(super) mod obtain;
 pub(super) mod schedule;

@@ -1,5 +1,4 @@
-//! Access, from nothing to files: what `run` and `agent` have in common. What happens beside it, a command or a process that
-//! was there before, is theirs.
+//! How a process obtains access: it joins a job and writes the credential files, or undoes what it has created.
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
@@ -7,15 +6,16 @@ use nix::sys::{prctl, signal::Signal};
 
 use super::{
     credential_dir::{CredentialDir, CredentialError},
-    join::{JoinState, begin},
+    join::{JoinState, join_job},
     member::live::{LiveMember, MemberContext, ObtainError},
 };
 use crate::{
     agent::{
         messages::MessageSink,
         process::{
+            arrivals::Arrivals,
             child::SpawnError,
-            signals::{Arrivals, SignalNumber, Signals},
+            signals::{SignalNumber, Signals},
         },
         spec::RunSettings,
     },
@@ -29,35 +29,35 @@ use crate::{
     secret::{NoRandomness, SecretText},
 };
 
-/// What is joined, and as which member.
+/// The job and attempt to join, and the member to be.
 #[derive(Debug)]
 pub struct JoinOptions {
     pub what: JoinTarget,
-    /// The scheduler's key for this run: the same key is the same attempt. Else one of its own.
+    /// The scheduler's key for this run: the same key is the same attempt. `None` uses a random key.
     pub attempt_key: Option<String>,
-    /// Whether an attempt that is still draining is ended for this one.
+    /// Whether to end another attempt that is still draining.
     pub supersede: bool,
-    /// Else the host's name and the process id.
+    /// `None` uses the host's name and the process id.
     pub instance: Option<InstanceName>,
-    /// Else the one that the beginning of the attempt answers.
+    /// `None` uses the ticket from BeginAttempt.
     pub ticket: Option<SecretText>,
     pub settings: RunSettings,
-    /// What the programs beside it may use to show who they are.
+    /// The SVID files for the programs that use the access.
     pub svid: Option<SvidPaths>,
 }
 
-/// What there is before.
+/// What exists already.
 #[derive(Debug)]
 pub enum JoinTarget {
-    /// Nothing: the job is created, and its first attempt begun.
+    /// Nothing: create the job, and begin its first attempt.
     New(v1::JobSpec),
-    /// A job: an attempt is begun, or found by its key.
+    /// The job: begin an attempt, or find the one with the same key.
     Job(JobId),
-    /// An attempt that somebody else has begun.
+    /// The job and a running attempt.
     Attempt(JobId),
 }
 
-/// Files that the environment names: `LEASEHOLD_SVID_CERT`, `LEASEHOLD_SVID_KEY`, `LEASEHOLD_BUNDLE`.
+/// The files that `LEASEHOLD_SVID_CERT`, `LEASEHOLD_SVID_KEY` and `LEASEHOLD_BUNDLE` name.
 #[derive(Clone, Debug)]
 pub struct SvidPaths {
     pub cert: PathBuf,
@@ -65,16 +65,16 @@ pub struct SvidPaths {
     pub bundle: PathBuf,
 }
 
-/// What the world is reached by.
+/// The connections of a run or sidecar to the world around it.
 pub struct RunContext {
     pub connector: Connector,
-    /// The connector's own source: a new SVID means a new connection.
+    /// The connector's source: a new SVID leads to a new connection.
     pub identity: Arc<dyn IdentitySource>,
     pub clock: Arc<dyn Clock>,
-    pub voice: MessageSink,
+    pub messages: MessageSink,
 }
 
-/// Why nothing was started. No access is left: what was made on the way was ended.
+/// Why nothing was started. No access is left: whatever was created before the failure was ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("{0}")]
@@ -89,13 +89,13 @@ pub enum RunError {
     NoRandomness(#[from] NoRandomness),
     #[error("{0} came before anything was started")]
     Interrupted(Signal),
-    /// What an agent was to look at, or to write, cannot be used.
+    /// A sidecar cannot watch the process or file that its options name, or cannot write its ready file.
     #[error("{0}")]
     Watch(String),
 }
 
 impl RunError {
-    /// 126 and 127 where the command cannot be run, 128 + n after signal n, 125 for all else.
+    /// 126 and 127 if the command cannot be run, 128 + n after signal n, otherwise 125.
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Spawn(e) => e.exit_code(),
@@ -124,65 +124,67 @@ impl From<ObtainError> for RunError {
     }
 }
 
-/// What becomes of the work beside a wrapper or an agent that is killed.
+/// What happens to the work if the wrapper or the sidecar is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnKill {
-    /// The guard ends the command, so there is nothing to come back to.
+    /// The guard ends the command, so the next start begins from nothing.
     EndCommand,
-    /// The work goes on, and the next agent takes up the same place.
+    /// The work goes on, and the next sidecar comes back as the same member.
     Rejoin,
 }
 
-/// A member with all of its credentials in files.
+/// A member with all its credentials in files.
 pub(crate) struct ObtainedAccess {
     pub(crate) member: LiveMember,
-    pub(crate) begun: JoinState,
+    pub(crate) state: JoinState,
     pub(crate) dir: Arc<CredentialDir>,
 }
 
 impl ObtainedAccess {
-    /// Joins, obtains, and writes the files. What was made on the way is ended where that fails, or where a signal asks to
-    /// end: then nothing has begun.
+    /// Joins, requests the credentials, and writes their files. Undoes this if it fails, or if a signal asks to end.
     pub(crate) async fn obtain(
-        joining: &JoinOptions,
+        options: &JoinOptions,
         dir: CredentialDir,
-        place: &RunContext,
+        context: &RunContext,
         signals: &mut Signals,
-        after_a_kill: OnKill,
+        on_kill: OnKill,
     ) -> Result<Self, RunError> {
-        // Neither a core file nor a debugger of the same user shows the session's secret or a token.
+        // So neither a core file nor a debugger of the same user shows the session secret or a token.
         if let Err(error) = prctl::set_dumpable(false) {
             tracing::debug!(%error, "this process may be dumped");
         }
         let dir = Arc::new(dir);
-        let mut begun = JoinState::new(place);
-        let mut together = Arrivals::default();
+        let mut state = JoinState::new(context);
+        let mut arrivals = Arrivals::default();
         let obtained = tokio::select! {
-            obtained = obtain(joining, place, &dir, &mut begun, after_a_kill) => obtained,
-            signal = ending(signals, &mut together, &*place.clock) => Err(RunError::Interrupted(signal)),
+            obtained = obtain_member(options, context, &dir, &mut state, on_kill) => obtained,
+            signal = next_end_signal(signals, &mut arrivals, &*context.clock) => {
+                Err(RunError::Interrupted(signal))
+            }
         };
+        let messages = &context.messages;
         match obtained {
             Ok(member) => {
                 if let Some(warning) = dir.warning() {
-                    place.voice.say(warning);
+                    messages.send(warning);
                 }
-                Ok(ObtainedAccess { member, begun, dir })
+                Ok(ObtainedAccess { member, state, dir })
             }
             Err(error) => {
                 dir.wipe();
                 let why = error.to_string();
                 if let RunError::Interrupted(signal) = &error
-                    && begun.has_job()
+                    && state.has_job()
                 {
                     let span = UNDO.as_secs();
-                    place.voice.say(&format!(
+                    messages.send(&format!(
                         "{signal}: nothing is started; what was begun is ended, within {span} s; once more leaves at once"
                     ));
                 }
                 tokio::select! {
-                    () = begun.undo(&why, &place.voice) => {}
-                    signal = ending(signals, &mut together, &*place.clock) => {
-                        place.voice.say(&format!("{signal}: left at once; what was begun ends when nobody takes part in it"));
+                    () = state.undo(&why, messages) => {}
+                    signal = next_end_signal(signals, &mut arrivals, &*context.clock) => {
+                        messages.send(&format!("{signal}: left at once; what was begun ends when no process takes part in it"));
                     }
                 }
                 Err(error)
@@ -190,13 +192,13 @@ impl ObtainedAccess {
         }
     }
 
-    /// Takes it all back: what it was for could not be started.
-    pub(crate) async fn undo(self, why: &str, voice: &MessageSink) {
+    /// Undoes everything: the work could not be started.
+    pub(crate) async fn undo(self, why: &str, messages: &MessageSink) {
         self.dir.wipe();
-        self.begun.undo(why, voice).await;
+        self.state.undo(why, messages).await;
     }
 
-    /// What stands in the environment of who uses it.
+    /// The environment variables for the programs that use the access.
     pub(crate) fn env(&self, svid: Option<&SvidPaths>) -> Vec<(OsString, OsString)> {
         let mut set = self.dir.env();
         if let Some(svid) = svid {
@@ -209,51 +211,51 @@ impl ObtainedAccess {
         set
     }
 
-    /// The line that it begins with.
-    pub(crate) fn described(&self) -> String {
-        self.begun.described(&self.member.opens())
+    /// The first message of a run: the job, the attempt and what it opens.
+    pub(crate) fn description(&self) -> String {
+        self.state.description(&self.member.opens())
     }
 }
 
-async fn obtain(
-    joining: &JoinOptions,
-    place: &RunContext,
+async fn obtain_member(
+    options: &JoinOptions,
+    context: &RunContext,
     dir: &Arc<CredentialDir>,
-    begun: &mut JoinState,
-    after_a_kill: OnKill,
+    state: &mut JoinState,
+    on_kill: OnKill,
 ) -> Result<LiveMember, RunError> {
-    let sessions = match after_a_kill {
+    let sessions = match on_kill {
         OnKill::Rejoin => Some(&**dir),
         OnKill::EndCommand => None,
     };
-    let (who, connected) = begin(joining, begun, place, sessions).await?;
-    let surroundings = MemberContext {
+    let (session, connected) = join_job(options, state, context, sessions).await?;
+    let context = MemberContext {
         dir: dir.clone(),
-        clock: place.clock.clone(),
-        identity: place.identity.clone(),
-        voice: place.voice.clone(),
-        rejoin: joining.settings.rejoin,
+        clock: context.clock.clone(),
+        identity: context.identity.clone(),
+        messages: context.messages.clone(),
+        rejoin: options.settings.rejoin,
     };
-    let mut member = LiveMember::new(who, connected, surroundings)?;
+    let mut member = LiveMember::new(session, connected, context)?;
     member.obtain(START_PATIENCE).await?;
     Ok(member)
 }
 
-/// The next signal that asks to end. Before there is anything to pass it on to, the others mean nothing.
-async fn ending(signals: &mut Signals, together: &mut Arrivals, clock: &dyn Clock) -> Signal {
+/// Waits for a signal that asks to end. Ignores the others, because there is no command yet that could get them.
+async fn next_end_signal(signals: &mut Signals, arrivals: &mut Arrivals, clock: &dyn Clock) -> Signal {
     loop {
-        let heard = signals.heard().await;
-        let is_new = together.heard(heard, clock.now().lease);
-        // SIGKILL says that the process in front is gone.
-        let ends = |s: &Signal| is_farewell(*s) || matches!(s, Signal::SIGQUIT | Signal::SIGKILL);
-        if let Some(signal) = heard.signal.named().filter(ends).filter(|_| is_new) {
+        let arrival = signals.next_arrival().await;
+        let is_new = arrivals.add(arrival, clock.now().lease);
+        // SIGKILL stands for the end of the process in front.
+        let ends = |s: &Signal| asks_to_finish(*s) || matches!(s, Signal::SIGQUIT | Signal::SIGKILL);
+        if let Some(signal) = arrival.signal.named().filter(ends).filter(|_| is_new) {
             return signal;
         }
     }
 }
 
-/// How a platform says that a job is to finish.
-pub(crate) fn is_farewell(signal: impl Into<SignalNumber>) -> bool {
+/// Whether platforms use this signal to ask a job to finish.
+pub(crate) fn asks_to_finish(signal: impl Into<SignalNumber>) -> bool {
     matches!(signal.into().named(), Some(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP))
 }
 
@@ -263,7 +265,7 @@ mod tests {
     use crate::reason::Reason;
 
     #[test]
-    fn what_goes_wrong_before_the_child_is_told_apart_by_its_code() {
+    fn each_failure_before_the_start_has_its_exit_code() {
         let refused = RunError::from(Refusal::new(Reason::PolicyDenied, "no"));
         assert_eq!(refused.exit_code(), 125);
         let gone = crate::agent::CommandError::NotFound { command: "x".into() };
@@ -273,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn a_farewell_is_what_platforms_say() {
-        assert!([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().all(is_farewell));
+    fn platforms_end_a_job_by_three_signals() {
+        assert!([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().all(asks_to_finish));
         assert!(
             ![Signal::SIGUSR1, Signal::SIGQUIT, Signal::SIGCONT, Signal::SIGWINCH]
                 .into_iter()
-                .any(is_farewell)
+                .any(asks_to_finish)
         );
     }
 }

@@ -1,67 +1,73 @@
-//! When a credential is asked for again. Reads no clock, waits for nothing.
+//! When a credential is requested again. Reads no clock and never waits.
 
 use std::time::Duration;
 
 use crate::{agent::retry::Backoff, clock::LeaseTime, limits::RETRY_MAX};
 
-/// The pace of one credential: when it is renewed, when it dies, and that one request at most is under way.
+/// The pace of one credential: when to request it and when it expires. At most one request is in flight.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     due: Option<LeaseTime>,
     expires: Option<LeaseTime>,
-    asking: bool,
-    /// What is under way was overtaken: its answer is about a lease that is over.
-    overtaken: bool,
-    waits: Backoff,
+    in_flight: bool,
+    /// The response to the request in flight no longer counts.
+    superseded: bool,
+    backoff: Backoff,
 }
 
-/// Whether asking again would give more time.
+/// Whether another request would give more time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum More {
     Yes,
-    /// Not now: something else, our SVID, ends before the lease does.
+    /// Not now: our SVID ends before the lease does.
     NotYet,
     /// The lease is at its latest end.
     Never,
 }
 
 impl Schedule {
-    /// To be asked for at once.
+    /// Is due now.
     pub(crate) fn new(now: LeaseTime) -> Self {
-        Schedule { due: Some(now), expires: None, asking: false, overtaken: false, waits: Backoff::default() }
+        Schedule {
+            due: Some(now),
+            expires: None,
+            in_flight: false,
+            superseded: false,
+            backoff: Backoff::default(),
+        }
     }
 
-    /// When to ask; none while a request is under way, or where there is nothing to ask for.
+    /// When to send the next request. `None` while one is in flight, or if none is needed.
     pub(crate) fn due(&self) -> Option<LeaseTime> {
-        self.due.filter(|_| !self.asking)
+        self.due.filter(|_| !self.in_flight)
     }
 
-    /// Whether it is held, or to be asked for.
+    /// Whether there is a token, or one is to be requested.
     pub(crate) fn is_wanted(&self) -> bool {
         self.due.is_some() || self.expires.is_some()
     }
 
-    /// When what was granted dies; none where nothing is held.
+    /// When the token expires. `None` if there is no token.
     pub(crate) fn expires(&self) -> Option<LeaseTime> {
         self.expires
     }
 
-    /// A request is under way.
-    pub(crate) fn asked(&mut self) {
-        self.asking = true;
-        self.overtaken = false;
+    /// Notes that a request is in flight.
+    pub(crate) fn mark_requested(&mut self) {
+        self.in_flight = true;
+        self.superseded = false;
     }
 
-    /// The answer is here. Whether it still counts: not where everything was demanded anew meanwhile.
-    pub(crate) fn answered(&mut self) -> bool {
-        self.asking = false;
-        !self.overtaken
+    /// Notes that the response is here. Returns whether it still counts.
+    pub(crate) fn mark_answered(&mut self) -> bool {
+        self.in_flight = false;
+        !self.superseded
     }
 
-    /// A credential with this much life was granted: it is renewed after a third of it, so that two thirds are left for a
-    /// daemon that is away. `draw` is from 0 to 1.
-    pub(crate) fn granted(&mut self, now: LeaseTime, life: Duration, more: More, draw: f64) {
-        self.waits = Backoff::default();
+    /// Notes a token with this lifetime. It is renewed after a third of it, so that two thirds are left for a daemon that is
+    /// down. `draw` is from 0 to 1.
+    pub(crate) fn mark_granted(&mut self, now: LeaseTime, life: Duration, more: More, draw: f64) {
+        self.backoff = Backoff::default();
         self.expires = Some(now.plus(life));
         let third = life.mul_f64(0.30 + draw.clamp(0.0, 1.0) * 0.066);
         self.due = match more {
@@ -71,26 +77,26 @@ impl Schedule {
         };
     }
 
-    /// Asked in vain: again after a wait.
-    pub(crate) fn failed(&mut self, now: LeaseTime) {
-        self.due = self.waits.next().map(|wait| now.plus(wait));
+    /// Notes a failed request: the next one follows after a backoff.
+    pub(crate) fn mark_failed(&mut self, now: LeaseTime) {
+        self.due = self.backoff.next().map(|wait| now.plus(wait));
     }
 
-    /// To be asked for at once, whatever is under way.
-    pub(crate) fn hurry(&mut self, now: LeaseTime) {
+    /// Is due now. A response to a request in flight no longer counts.
+    pub(crate) fn request_now(&mut self, now: LeaseTime) {
         self.due = Some(now);
-        self.overtaken = self.asking;
+        self.superseded = self.in_flight;
     }
 
-    /// Held no more, and not to be asked for.
+    /// Notes that the token is gone and not wanted again.
     pub(crate) fn stop(&mut self) {
         self.due = None;
         self.expires = None;
-        self.overtaken = self.asking;
+        self.superseded = self.in_flight;
     }
 
-    /// Held no more; asked for as before.
-    pub(crate) fn expired(&mut self) {
+    /// Notes that the token is gone. It is requested as before.
+    pub(crate) fn mark_expired(&mut self) {
         self.expires = None;
     }
 }
@@ -103,14 +109,14 @@ mod tests {
 
     fn granted(life: Duration, more: More, draw: f64) -> Schedule {
         let mut schedule = Schedule::new(NOW);
-        schedule.asked();
-        assert!(schedule.answered());
-        schedule.granted(NOW, life, more, draw);
+        schedule.mark_requested();
+        assert!(schedule.mark_answered());
+        schedule.mark_granted(NOW, life, more, draw);
         schedule
     }
 
     #[test]
-    fn a_credential_is_renewed_at_a_third_of_its_life_and_not_all_at_once() {
+    fn renewals_begin_at_a_third_of_the_life_and_are_spread() {
         let life = Duration::from_secs(300);
         let (early, late) = (granted(life, More::Yes, 0.0), granted(life, More::Yes, 1.0));
         assert_eq!(early.due().unwrap().since(NOW), Duration::from_secs(90));
@@ -121,45 +127,45 @@ mod tests {
     }
 
     #[test]
-    fn of_one_credential_one_request_is_under_way() {
+    fn each_credential_has_at_most_one_request_in_flight() {
         let mut schedule = Schedule::new(NOW);
         assert_eq!(schedule.due(), Some(NOW));
-        schedule.asked();
+        schedule.mark_requested();
         assert_eq!(schedule.due(), None);
-        schedule.hurry(NOW);
-        assert_eq!(schedule.due(), None, "not even in a hurry");
-        assert!(!schedule.answered(), "what was overtaken does not count");
+        schedule.request_now(NOW);
+        assert_eq!(schedule.due(), None, "the request in flight is awaited first");
+        assert!(!schedule.mark_answered(), "its response was superseded");
         assert_eq!(schedule.due(), Some(NOW));
     }
 
     #[test]
-    fn where_nothing_is_to_be_gained_nothing_is_asked_for() {
+    fn a_renewal_that_gains_no_time_is_not_sent() {
         assert_eq!(granted(Duration::from_secs(3), More::Never, 0.5).due(), None);
         let later = granted(Duration::from_secs(3), More::NotYet, 0.5);
-        assert_eq!(later.due().unwrap().since(NOW), RETRY_MAX, "no faster than retries are");
+        assert_eq!(later.due().unwrap().since(NOW), RETRY_MAX, "no faster than retries");
     }
 
     #[test]
-    fn failures_are_spaced_out_and_forgotten_after_a_success() {
+    fn failures_back_off_until_a_success() {
         let mut schedule = granted(Duration::from_secs(300), More::Yes, 0.5);
         let mut waits = Vec::new();
         for _ in 0..12 {
-            schedule.failed(NOW);
+            schedule.mark_failed(NOW);
             waits.push(schedule.due().unwrap().since(NOW));
         }
         assert!(waits[0] <= crate::limits::RETRY_FIRST && waits[11] >= RETRY_MAX / 2, "{waits:?}");
         assert!(waits.iter().all(|w| *w <= RETRY_MAX));
-        schedule.granted(NOW, Duration::from_secs(300), More::Yes, 0.5);
-        schedule.failed(NOW);
+        schedule.mark_granted(NOW, Duration::from_secs(300), More::Yes, 0.5);
+        schedule.mark_failed(NOW);
         assert!(schedule.due().unwrap().since(NOW) <= crate::limits::RETRY_FIRST);
     }
 
     #[test]
-    fn what_was_stopped_is_neither_held_nor_asked_for() {
+    fn a_stopped_credential_is_not_requested() {
         let mut schedule = granted(Duration::from_secs(300), More::Yes, 0.5);
-        schedule.asked();
+        schedule.mark_requested();
         schedule.stop();
-        assert!(!schedule.answered());
+        assert!(!schedule.mark_answered());
         assert_eq!((schedule.due(), schedule.expires(), schedule.is_wanted()), (None, None, false));
     }
 }

@@ -1,4 +1,4 @@
-//! What an agent keeps of its membership in a file, so that it is the same member after it was killed.
+//! The saved session of a sidecar: after it was killed, the next start comes back as the same member.
 
 use prost::Message;
 use serde_json::json;
@@ -12,51 +12,52 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-/// A membership of an agent that is gone.
+/// The session of a sidecar that is gone.
 #[derive(Debug)]
 pub(crate) struct SavedSession {
-    pub(crate) who: MemberSession,
-    /// That agent created the job, and no one else will end it.
+    pub(crate) session: MemberSession,
+    /// That sidecar created the job, and no one else will end it.
     pub(crate) is_own_job: bool,
 }
 
 impl SavedSession {
-    /// The text of the file. It holds the session's secret and the ticket.
-    pub(crate) fn text(who: &MemberSession, is_own_job: bool, joining: &JoinOptions) -> SecretText {
+    /// Returns the text of the file. It contains the session secret and the ticket.
+    pub(crate) fn text(session: &MemberSession, is_own_job: bool, options: &JoinOptions) -> SecretText {
         let text = json!({
-            "for": purpose(joining),
-            "job": who.job,
-            "attempt": who.attempt,
-            "instance": who.instance.to_string(),
-            "secret": who.secret.to_text().expose(),
-            "ticket": who.ticket.expose(),
+            "for": purpose(options),
+            "job": session.job,
+            "attempt": session.attempt,
+            "instance": session.instance.to_string(),
+            "secret": session.secret.to_text().expose(),
+            "ticket": session.ticket.expose(),
             "own_job": is_own_job,
         });
         SecretText::new(text.to_string())
     }
 
-    /// The membership of an agent that was started for the same.
-    pub(crate) fn find(left: &[SecretText], joining: &JoinOptions) -> Option<Self> {
-        let wanted = purpose(joining);
+    /// Finds the session of a sidecar that was started with the same options.
+    pub(crate) fn find(left: &[SecretText], options: &JoinOptions) -> Option<Self> {
+        let wanted = purpose(options);
         left.iter().find_map(|text| {
             let file: serde_json::Value = serde_json::from_str(text.expose()).ok()?;
             let word = |key: &str| file.get(key).and_then(|v| v.as_str());
             (word("for")? == wanted).then_some(())?;
-            let who = MemberSession {
+            let session = MemberSession {
                 job: word("job")?.parse().ok()?,
                 attempt: file.get("attempt")?.as_u64().and_then(AttemptNumber::new)?,
                 instance: word("instance")?.parse().ok()?,
                 secret: Secret::from_text(word("secret")?)?,
                 ticket: SecretText::new(word("ticket")?.to_owned()),
             };
-            Some(SavedSession { who, is_own_job: file.get("own_job")?.as_bool()? })
+            Some(SavedSession { session, is_own_job: file.get("own_job")?.as_bool()? })
         })
     }
 }
 
-/// What an agent was started for. Two agents of one purpose are one after the other, never beside each other in one place.
-fn purpose(joining: &JoinOptions) -> String {
-    let what = match &joining.what {
+/// A digest of what a sidecar was started for. Sidecars with the same purpose and directory follow one another: they never run
+/// at the same time.
+fn purpose(options: &JoinOptions) -> String {
+    let what = match &options.what {
         JoinTarget::Job(id) => format!("job {id}"),
         JoinTarget::Attempt(id) => format!("attempt of {id}"),
         JoinTarget::New(spec) => {
@@ -67,7 +68,7 @@ fn purpose(joining: &JoinOptions) -> String {
             format!("new {} {pins:?}", Digest::of(&spec.encode_to_vec()))
         }
     };
-    let JoinOptions { attempt_key, instance, .. } = joining;
+    let JoinOptions { attempt_key, instance, .. } = options;
     Digest::of(format!("{what} {attempt_key:?} {instance:?}").as_bytes()).to_string()
 }
 
@@ -76,7 +77,7 @@ mod tests {
     use super::*;
     use crate::{agent::RunSettings, name::JobId, proto::v1};
 
-    fn joining(what: JoinTarget) -> JoinOptions {
+    fn options(what: JoinTarget) -> JoinOptions {
         JoinOptions {
             what,
             attempt_key: Some("pod-1".into()),
@@ -89,28 +90,30 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_found_by_who_was_started_for_the_same() {
+    fn a_session_is_found_by_the_same_options() {
         let pins = ["a", "b", "c"].map(|n| (format!("dataset:acme/{n}@v1"), "none".to_owned()));
         let spec = |name: &str| {
             let pins = pins.iter().cloned().collect();
-            joining(JoinTarget::New(v1::JobSpec { name: name.into(), pins, ..Default::default() }))
+            options(JoinTarget::New(v1::JobSpec { name: name.into(), pins, ..Default::default() }))
         };
-        let who = MemberSession {
+        let session = MemberSession {
             job: JobId(7),
             attempt: AttemptNumber::FIRST,
             instance: "node-1".parse().unwrap(),
             secret: Secret::random().unwrap(),
             ticket: SecretText::new("t".into()),
         };
-        let left = [SecretText::new("no json".into()), SavedSession::text(&who, true, &spec("lora"))];
+        let left = [SecretText::new("no json".into()), SavedSession::text(&session, true, &spec("lora"))];
         let found = SavedSession::find(&left, &spec("lora")).unwrap();
         assert!(
-            found.is_own_job && found.who.job == who.job && found.who.secret.digest() == who.secret.digest()
+            found.is_own_job
+                && found.session.job == session.job
+                && found.session.secret.digest() == session.secret.digest()
         );
-        assert_eq!((found.who.instance, found.who.ticket.expose()), (who.instance, "t"));
+        assert_eq!((found.session.instance, found.session.ticket.expose()), (session.instance, "t"));
         for other in [
             spec("other"),
-            joining(JoinTarget::Job(JobId(7))),
+            options(JoinTarget::Job(JobId(7))),
             JoinOptions { attempt_key: None, ..spec("lora") },
         ] {
             assert!(SavedSession::find(&left, &other).is_none());

@@ -1,4 +1,4 @@
-//! The command while it runs: how it is started, followed and ended, by way of its guard.
+//! The command: the wrapper starts, follows and ends it through a guard.
 
 use std::{
     ffi::OsString,
@@ -47,25 +47,25 @@ use crate::{
     limits::{GUARD_PATIENCE, KILL_WAIT, TERM_GRACE_DEFAULT},
 };
 
-/// What is started.
+/// The command to start.
 #[derive(Clone, Debug)]
 pub struct ChildSpec {
-    /// The command and its arguments, at least the command.
+    /// The command and its arguments. Contains at least the command.
     pub argv: Vec<OsString>,
     pub env: ChildEnvironment,
-    /// From SIGTERM to SIGKILL, for what is left of the job when the wrapper is killed.
+    /// The time from SIGTERM to SIGKILL, if the guard ends the job because the wrapper was killed.
     pub grace: Duration,
-    /// The directory that is wiped then.
+    /// The directory that the guard wipes then.
     pub files: Option<PathBuf>,
     /// The process in front of the wrapper, whose group the command joins.
     pub(crate) front: Option<FrontHandle>,
-    /// What is started to guard the command: this binary's `__guard`. A test names its own.
+    /// The program of the guard: this binary with `__guard`. A test uses another.
     pub(crate) guard: (PathBuf, Vec<OsString>),
 }
 
 impl ChildSpec {
     pub fn new(argv: Vec<OsString>, env: ChildEnvironment) -> Self {
-        // Through /proc this finds the wrapper's own binary though its file was replaced since.
+        // This finds the wrapper's binary even if its file was replaced in the meantime.
         let guard = (PathBuf::from("/proc/self/exe"), vec![SUBCOMMAND.into()]);
         ChildSpec { argv, env, grace: TERM_GRACE_DEFAULT, files: None, front: None, guard }
     }
@@ -81,7 +81,7 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
-    /// 127 and 126 as [`CommandError`], 125 for a failure of the wrapper's own.
+    /// 127 or 126 for a [`CommandError`], 125 if the wrapper failed.
     pub fn exit_code(&self) -> u8 {
         match self {
             SpawnError::Command(e) => e.exit_code(),
@@ -90,99 +90,99 @@ impl SpawnError {
     }
 }
 
-/// The one command of this wrapper, below a guard: in a process group of its own, or in that of the shell at a terminal.
+/// The command of this wrapper, as a child of its guard. It has its own process group, or is in the shell's at a terminal.
 ///
-/// Everything below the wrapper counts as the job's: what loses its parent is adopted, reaped, and ended with the job. So a
-/// process holds at most one `Child`, and starts nothing else while it does. Dropping it, and any end of the wrapper, SIGKILL
-/// too, has the guard end all that is left: SIGTERM, and SIGKILL after the grace.
+/// All descendants of the wrapper belong to the job: orphans are adopted, reaped, and ended with the job. So a process has at
+/// most one `Child`, and starts no other process meanwhile. If the `Child` is dropped, or the wrapper ends in any way, the guard
+/// ends the remaining descendants by SIGTERM, and by SIGKILL after the grace.
 #[derive(Debug)]
 pub struct Child {
     handle: ChildHandle,
     guard: process::Child,
-    /// Ends with the guard.
+    /// The pipe closes with the guard.
     events: Option<Lines<BufReader<pipe::Receiver>>>,
-    /// Its end tells that the wrapper is gone; a byte before, that the rest was ended in order.
+    /// If it closes, the wrapper is gone. A byte before that says that the wrapper has ended all descendants.
     lifeline: Option<PipeWriter>,
     deaths: tokio::signal::unix::Signal,
     has_terminal: bool,
     front: Option<FrontHandle>,
-    end: Option<ChildStatus>,
+    status: Option<ChildStatus>,
 }
 
-/// What becomes known of a command.
+/// An event of a command.
 #[derive(Debug)]
 pub(crate) enum ChildEvent {
     Ended(ChildExit),
     /// A signal came to the guard.
-    Heard(SignalNumber),
+    Signal(SignalNumber),
 }
 
-/// For those who signal and end the command while another waits for it.
+/// Signals and ends the command while another task waits for it.
 #[derive(Clone, Debug)]
 pub struct ChildHandle {
     pid: Pid,
-    /// Whether it leads a process group, which is the job's only then.
-    leads: bool,
-    below: Descendants,
+    /// Whether it leads its own process group.
+    is_leader: bool,
+    descendants: Descendants,
     state: Arc<Mutex<ChildState>>,
 }
 
 #[derive(Debug, Default)]
 struct ChildState {
-    /// From here on the id may come to mean another process.
-    is_over: bool,
+    /// After the end, another process may get the same id.
+    has_ended: bool,
     asked: Option<Signal>,
 }
 
 impl Child {
-    /// Starts the command with stdin, stdout and stderr inherited. Needs a tokio runtime. Blocks for as long as an exec takes.
+    /// Starts the command with inherited stdin, stdout and stderr. Needs a tokio runtime. Blocks until the exec.
     ///
-    /// If the wrapper is in front of a terminal and no process is in front of the wrapper, the command is put in front in its place.
+    /// If the wrapper is in the foreground of a terminal, and not behind a front process, the command gets the foreground.
     pub fn spawn(spec: &ChildSpec) -> Result<Self, SpawnError> {
         let path = search_path(&spec.env);
-        let called = spec.argv.first().cloned().unwrap_or_default();
-        let program = command::resolve(&called, path.as_deref())?;
-        let leaf = JobCgroup::make();
-        let started = Self::start(spec, program, leaf.clone());
-        if let (Err(_), Some(leaf)) = (&started, leaf) {
-            leaf.remove();
+        let name = spec.argv.first().cloned().unwrap_or_default();
+        let program = command::resolve(&name, path.as_deref())?;
+        let cgroup = JobCgroup::create();
+        let started = Self::start(spec, program, cgroup.clone());
+        if let (Err(_), Some(cgroup)) = (&started, cgroup) {
+            cgroup.remove();
         }
         started
     }
 
-    fn start(spec: &ChildSpec, program: PathBuf, leaf: Option<JobCgroup>) -> Result<Self, SpawnError> {
-        // Its guard's adopted ones fall to the wrapper where the guard is killed.
+    fn start(spec: &ChildSpec, program: PathBuf, cgroup: Option<JobCgroup>) -> Result<Self, SpawnError> {
+        // If the guard is killed, the wrapper adopts its children.
         if let Err(e) = prctl::set_child_subreaper(true) {
             tracing::warn!(error = %e, "what loses its parent and its guard is not ended with the job");
         }
         let deaths = signal(SignalKind::child()).map_err(SpawnError::Start)?;
-        let below = Descendants::new(leaf.clone());
-        let has_terminal = spec.front.is_none() && terminal::is_ours();
+        let descendants = Descendants::from_now(cgroup.clone());
+        let has_terminal = spec.front.is_none() && terminal::is_foreground();
         let (guard, mut events, lifeline) =
-            guarded(spec, &program, leaf, has_terminal).map_err(SpawnError::Start)?;
-        let pid = match first_event(&mut events).map_err(SpawnError::Start)? {
+            start_guard(spec, &program, cgroup, has_terminal).map_err(SpawnError::Start)?;
+        let pid = match read_first_event(&mut events).map_err(SpawnError::Start)? {
             Some(GuardEvent::Started(pid)) => pid,
-            Some(GuardEvent::NotRun(errno)) => {
+            Some(GuardEvent::NotStarted(errno)) => {
                 let error = Errno::from_raw(errno).into();
-                // A limit of the machine is not the command's fault.
+                // If a limit was reached, that is not the fault of the command.
                 return Err(match limit_of(&error) {
                     Some(_) => SpawnError::Start(error),
-                    None => command::not_started(&program, &error).into(),
+                    None => command::start_error(&program, &error).into(),
                 });
             }
             _ => return Err(SpawnError::Start(io::Error::other("its guard ended at once"))),
         };
-        let below = below.guarded_by(Pid::from_raw(guard.id().cast_signed()));
+        let descendants = descendants.with_guard(Pid::from_raw(guard.id().cast_signed()));
         let events = pipe::Receiver::from_owned_fd(OwnedFd::from(events)).map_err(SpawnError::Start)?;
         Ok(Child {
-            handle: ChildHandle { pid, leads: spec.front.is_none(), below, state: Arc::default() },
+            handle: ChildHandle { pid, is_leader: spec.front.is_none(), descendants, state: Arc::default() },
             guard,
             events: Some(BufReader::new(events).lines()),
             lifeline: Some(lifeline),
             deaths,
             has_terminal,
             front: spec.front.clone(),
-            end: None,
+            status: None,
         })
     }
 
@@ -190,52 +190,52 @@ impl Child {
         self.handle.clone()
     }
 
-    /// Waits for the command's end. Cancel safe; after the end, the same answer again.
+    /// Waits for the end of the command. Cancel safe. After the end it returns the same again.
     pub async fn wait(&mut self) -> io::Result<ChildExit> {
         loop {
-            if let ChildEvent::Ended(ended) = self.next().await? {
-                return Ok(ended);
+            if let ChildEvent::Ended(exit) = self.next_event().await? {
+                return Ok(exit);
             }
         }
     }
 
-    /// Waits for what becomes known next. Cancel safe; after the end, the same answer again.
-    pub(crate) async fn next(&mut self) -> io::Result<ChildEvent> {
+    /// Waits for the next event. Cancel safe. After the end it returns the end again.
+    pub(crate) async fn next_event(&mut self) -> io::Result<ChildEvent> {
         loop {
-            if let Some(end) = self.end {
-                return Ok(ChildEvent::Ended(ChildExit { end, asked: self.handle.state().asked }));
+            if let Some(status) = self.status {
+                return Ok(ChildEvent::Ended(ChildExit { status, asked: self.handle.state().asked }));
             }
             let Some(events) = &mut self.events else {
-                self.look()?;
-                if self.end.is_none() && self.deaths.recv().await.is_none() {
-                    return Err(io::Error::other("the runtime no longer tells of signals"));
+                self.poll_status()?;
+                if self.status.is_none() && self.deaths.recv().await.is_none() {
+                    return Err(io::Error::other("the runtime no longer reports signals"));
                 }
                 continue;
             };
             tokio::select! {
-                line = events.next_line() => match line?.as_deref().map(GuardEvent::of_line) {
-                    Some(Some(GuardEvent::Ended(status))) => self.is_over(ExitStatus::from_raw(status).into()),
+                line = events.next_line() => match line?.as_deref().map(GuardEvent::from_line) {
+                    Some(Some(GuardEvent::Ended(status))) => self.set_status(ExitStatus::from_raw(status).into()),
                     Some(Some(GuardEvent::Stopped(signal))) => self.follow_stop(signal),
                     Some(Some(GuardEvent::Continued)) => self.front.iter().for_each(FrontHandle::resume),
-                    Some(Some(GuardEvent::Heard(signal))) => return Ok(ChildEvent::Heard(SignalNumber(signal))),
+                    Some(Some(GuardEvent::Signal(signal))) => return Ok(ChildEvent::Signal(SignalNumber(signal))),
                     Some(_) => {}
-                    None => self.unguarded()?,
+                    None => self.on_guard_lost()?,
                 },
-                // As the first process of a container, the wrapper is where all orphans go.
+                // As the first process of a container, the wrapper adopts all orphans.
                 _ = self.deaths.recv() => reap_orphans(Some(self.guard_pid())),
             }
         }
     }
 
-    /// Ends what the command left behind: SIGTERM, and SIGKILL after the grace; then the guard, which ends when nothing of the job
-    /// is left. Called after [`wait`](Self::wait), when the end has been reported: no ending of access waits for this.
-    pub async fn end_rest(&mut self, grace: Duration, clock: &dyn Clock) -> Survivors {
+    /// Ends what the command left behind by SIGTERM, and by SIGKILL after the grace. Then ends the guard, which waits for the last
+    /// descendant. Call it after [`wait`](Self::wait) and after the report: the end of access does not wait for this.
+    pub async fn end_descendants(&mut self, grace: Duration, clock: &dyn Clock) -> Survivors {
         let handle = self.handle();
-        let end = handle.below.end(Some((Signal::SIGTERM, grace)), KILL_WAIT, clock);
+        let end = handle.descendants.end(Some((Signal::SIGTERM, grace)), KILL_WAIT, clock);
         tokio::pin!(end);
         let guard = self.guard_pid();
         let mut left = loop {
-            // Each dead one tells, and must be taken before its parent's end shows.
+            // A dead process is reaped before its parent counts as gone.
             reap_orphans(Some(guard));
             tokio::select! {
                 left = &mut end => break left,
@@ -244,7 +244,7 @@ impl Child {
         };
         reap_orphans(Some(guard));
         if let Some(mut lifeline) = self.lifeline.take() {
-            // A guard that is gone has left the rest to us.
+            // A guard that is gone needs no message.
             let _ = lifeline.write_all(b".");
         }
         let patience = clock.sleep(GUARD_PATIENCE.saturating_add(KILL_WAIT));
@@ -259,7 +259,7 @@ impl Child {
             }
         }
         reap_orphans(None);
-        handle.below.remove_leaf();
+        handle.descendants.remove_cgroup();
         left
     }
 
@@ -267,81 +267,82 @@ impl Child {
         Pid::from_raw(self.guard.id().cast_signed())
     }
 
-    fn is_over(&mut self, end: ChildStatus) {
-        self.handle.state().is_over = true;
+    fn set_status(&mut self, status: ChildStatus) {
+        self.handle.state().has_ended = true;
         if self.has_terminal {
-            terminal::take();
+            terminal::take_foreground();
         }
-        self.end = Some(end);
+        self.status = Some(status);
     }
 
-    /// The guard was killed: what it had adopted, the command among it, is the wrapper's own from here on.
-    fn unguarded(&mut self) -> io::Result<()> {
+    /// The guard was killed: the wrapper adopts its children, and so the command.
+    fn on_guard_lost(&mut self) -> io::Result<()> {
         tracing::warn!(
-            "the guard of the command was killed: where the wrapper is killed too, what it started may go on"
+            "the guard of the command was killed: if the wrapper is killed too, what it started may go on"
         );
         self.events = None;
         self.guard.wait().map(drop)
     }
 
-    /// Takes what there is to take, without waiting, of a command that has no guard.
-    fn look(&mut self) -> io::Result<()> {
+    /// Reads the status of a command that has no guard, if it has ended. Does not wait.
+    fn poll_status(&mut self) -> io::Result<()> {
         let pid = self.handle.pid;
         reap_orphans(Some(pid));
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-        let end = match waitid(Id::Pid(pid), peek) {
+        let status = match waitid(Id::Pid(pid), peek) {
             Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return Ok(()),
-            // It ended together with its guard, which had taken the status.
+            // The guard read the status just before it was killed.
             Err(Errno::ECHILD) => return Err(io::Error::other("its guard was killed as it ended")),
             Ok(_) | Err(_) => match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => ChildStatus::Exited(code),
                 Ok(WaitStatus::Signaled(_, signal, _)) => ChildStatus::Signalled(signal as i32),
-                // By a signal that has no name.
+                // By a signal without a name.
                 _ => ChildStatus::Signalled(0),
             },
         };
-        self.is_over(end);
+        self.set_status(status);
         reap_orphans(None);
         Ok(())
     }
 
-    /// Has the shell see that its job stopped. Without a shell nothing could continue what the terminal stopped, so we do.
+    /// Stops the process in front too, so that the shell sees a stopped job. Without a shell nothing could continue a command
+    /// that the terminal stopped, so the wrapper continues it.
     fn follow_stop(&self, signal: i32) {
         let is_from_terminal = Signal::try_from(signal)
             .is_ok_and(|s| [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].contains(&s));
         match &self.front {
             Some(front) if front.stop() => return,
-            Some(front) if is_from_terminal => terminal::give(front.group()),
-            None if is_from_terminal && self.has_terminal => terminal::give(self.handle.pid),
+            Some(front) if is_from_terminal => terminal::give_foreground(front.group()),
+            None if is_from_terminal && self.has_terminal => terminal::give_foreground(self.handle.pid),
             _ => return,
         }
         self.handle.send(Signal::SIGCONT.into());
     }
 }
 
-/// Starts the guard, which starts the command. Answers it with our ends of the two pipes.
-fn guarded(
+/// Starts the guard, which starts the command. Returns it with our ends of the two pipes.
+fn start_guard(
     spec: &ChildSpec,
     program: &std::path::Path,
-    leaf: Option<JobCgroup>,
+    cgroup: Option<JobCgroup>,
     takes_terminal: bool,
 ) -> io::Result<(process::Child, PipeReader, PipeWriter)> {
-    let (events, tells) = io::pipe()?;
-    let (hears, lifeline) = io::pipe()?;
+    let (events, guard_events) = io::pipe()?;
+    let (guard_lifeline, lifeline) = io::pipe()?;
     let orders = GuardArgs {
         wrapper: getpid(),
-        lifeline: inherited(&hears)?,
-        events: inherited(&tells)?,
+        lifeline: make_inheritable(&guard_lifeline)?,
+        events: make_inheritable(&guard_events)?,
         takes_terminal,
         group: spec.front.as_ref().map_or(Pid::from_raw(0), FrontHandle::group),
         grace: spec.grace,
         files: spec.files.clone(),
-        leaf,
+        cgroup,
         program: program.to_owned(),
         argv: spec.argv.clone(),
     };
     let mut command = Command::new(&spec.guard.0);
-    // In a group of its own: who ends the wrapper's whole group leaves the guard to end what is below it.
+    // In its own group: if someone ends the whole group of the wrapper, the guard is left to end the job.
     command.arg0("leasehold").args(&spec.guard.1).args(orders.to_args()).process_group(0);
     for name in &spec.env.removed {
         command.env_remove(name);
@@ -351,82 +352,82 @@ fn guarded(
     Ok((guard, events, lifeline))
 }
 
-/// The number of a pipe's end that the guard gets under the same one.
-pub(crate) fn inherited(end: &(impl AsFd + AsRawFd)) -> io::Result<i32> {
+/// Lets the next child inherit a descriptor. Returns its number, which is the same in the child.
+pub(crate) fn make_inheritable(end: &(impl AsFd + AsRawFd)) -> io::Result<i32> {
     fcntl(end, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(end.as_raw_fd())
 }
 
-/// Waits for what the guard says first.
-fn first_event(events: &mut PipeReader) -> io::Result<Option<GuardEvent>> {
+/// Waits for the first event of the guard.
+fn read_first_event(events: &mut PipeReader) -> io::Result<Option<GuardEvent>> {
     let (mut line, mut byte) = (String::new(), [0u8]);
     while events.read(&mut byte)? == 1 && byte != *b"\n" {
         line.extend(byte.map(char::from));
     }
-    Ok(GuardEvent::of_line(&line))
+    Ok(GuardEvent::from_line(&line))
 }
 
 impl ChildHandle {
-    /// The child's process id.
+    /// The process id of the child.
     pub fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Passes a signal on to the child's process group, or to the child if that is in a shell's group. After the child's end it
-    /// goes nowhere.
+    /// Passes a signal on to the child's process group, or only to the child if it is in a shell's group. Does nothing after the
+    /// child's end.
     pub fn forward(&self, signal: impl Into<SignalNumber>) {
         let signal = signal.into();
-        self.note(signal);
+        self.note_request(signal);
         self.send(signal);
         self.wake(signal);
     }
 
-    /// Remembers a signal that asks to end, whether it is passed on or the child has it by itself.
-    pub(crate) fn note(&self, signal: SignalNumber) {
+    /// Notes a signal that asks to end. The wrapper passes it on, or the child has it already.
+    pub(crate) fn note_request(&self, signal: SignalNumber) {
         if let Some(signal) = signal.named().filter(|s| asks_to_end(*s)) {
-            self.asked(signal);
+            self.set_asked(signal);
         }
     }
 
-    /// Continues a stopped child that was asked to end: it cannot act on that before.
+    /// Continues a child that may be stopped and was asked to end: otherwise it could not act on that.
     pub(crate) fn wake(&self, signal: SignalNumber) {
         if signal.named().is_some_and(asks_to_end) {
             self.send(Signal::SIGCONT.into());
         }
     }
 
-    /// Asks the child to finish, by the signal that its job names for that.
+    /// Asks the child to finish by this signal.
     pub(crate) fn ask_to_finish(&self, signal: Signal) {
-        self.asked(signal);
+        self.set_asked(signal);
         self.send(signal.into());
         self.send(Signal::SIGCONT.into());
     }
 
-    /// Ends everything below the wrapper as the run's settings say for a revocation: SIGTERM and, after the grace,
-    /// SIGKILL; SIGKILL at once; or nothing.
+    /// Ends all descendants of the wrapper as the settings say for a revocation: by SIGTERM, and SIGKILL after the grace; by
+    /// SIGKILL at once; or not at all.
     ///
-    /// Runs beside [`Child::wait`], which takes the statuses. The revocation is in force before this begins.
+    /// [`Child::wait`] must run at the same time, because it reaps the processes. The access has ended before this begins.
     pub async fn terminate(&self, how: OnRevoke, grace: Duration, clock: &dyn Clock) -> Survivors {
-        let polite = match how {
+        let first = match how {
             OnRevoke::Term => Some((Signal::SIGTERM, grace)),
             OnRevoke::Kill => None,
             OnRevoke::Ignore => return Survivors { pids: Vec::new() },
         };
-        self.asked(polite.map_or(Signal::SIGKILL, |(signal, _)| signal));
-        self.below.end(polite, KILL_WAIT, clock).await
+        self.set_asked(first.map_or(Signal::SIGKILL, |(signal, _)| signal));
+        self.descendants.end(first, KILL_WAIT, clock).await
     }
 
-    fn asked(&self, signal: Signal) {
+    fn set_asked(&self, signal: Signal) {
         self.state().asked.get_or_insert(signal);
     }
 
     fn send(&self, signal: SignalNumber) {
-        // Held while sending: what is over is not signalled by its id.
+        // Locked while sending, so that a signal never goes to an id that was reused.
         let state = self.state();
-        if state.is_over {
+        if state.has_ended {
             return;
         }
-        let sent = if self.leads { signal.send_to_group(self.pid) } else { signal.send_to(self.pid) };
+        let sent = if self.is_leader { signal.send_to_group(self.pid) } else { signal.send_to(self.pid) };
         if let Err(e) = sent
             && e != Errno::ESRCH
         {

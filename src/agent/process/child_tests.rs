@@ -122,8 +122,8 @@ fn the_childs_end_is_told_as_it_was() {
         ] {
             let mut child = sh(script);
             let ended = child.wait().await.unwrap();
-            assert_eq!((ended.end, ended.outcome(), ended.asked), (end, outcome, None), "{script}");
-            assert_eq!(child.wait().await.unwrap().end, end, "the same answer again");
+            assert_eq!((ended.status, ended.outcome(), ended.asked), (end, outcome, None), "{script}");
+            assert_eq!(child.wait().await.unwrap().status, end, "the same answer again");
             child.handle().forward(Signal::SIGTERM);
         }
     });
@@ -150,7 +150,7 @@ fn each_signal_is_passed_on() {
             assert_eq!(signals.next().await, signal);
             child.handle().forward(signal);
             let ended = child.wait().await.unwrap();
-            assert_eq!(ended.end, ChildStatus::Exited(9), "{name}");
+            assert_eq!(ended.status, ChildStatus::Exited(9), "{name}");
             let (asked, outcome) =
                 if n < 4 { (Some(signal), Outcome::Interrupted) } else { (None, Outcome::Failed) };
             assert_eq!((ended.asked, ended.outcome()), (asked, outcome), "{name}");
@@ -171,7 +171,7 @@ fn nohup_entry() {
         }
         assert_eq!(signals.next().await, Signal::SIGUSR1);
         let mut child = sh("kill -HUP $$; exit 8");
-        assert_eq!(child.wait().await.unwrap().end, ChildStatus::Exited(8));
+        assert_eq!(child.wait().await.unwrap().status, ChildStatus::Exited(8));
     });
 }
 
@@ -196,7 +196,7 @@ fn a_signal_reaches_the_whole_group() {
             sh(&format!("sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600' & wait", file.display()));
         let grandchild = pid_of(&line_in(&file).await);
         child.handle().forward(Signal::SIGTERM);
-        assert_eq!(child.wait().await.unwrap().end, ChildStatus::Signalled(15));
+        assert_eq!(child.wait().await.unwrap().status, ChildStatus::Signalled(15));
         gone(grandchild).await;
     });
 }
@@ -213,7 +213,7 @@ fn a_child_that_ignores_sigterm_is_killed_after_the_grace() {
         let (began, grace) = (clock.now().boot, Duration::from_millis(150));
         let (left, ended) = tokio::join!(handle.terminate(OnRevoke::Term, grace, &clock), child.wait());
         let ended = ended.unwrap();
-        assert_eq!((ended.end, ended.outcome()), (ChildStatus::Signalled(9), Outcome::Interrupted));
+        assert_eq!((ended.status, ended.outcome()), (ChildStatus::Signalled(9), Outcome::Interrupted));
         assert_eq!(left.pids, []);
         assert!(clock.now().boot.since(began) >= grace);
     });
@@ -227,7 +227,7 @@ fn a_child_that_obeys_is_not_waited_for_any_longer() {
         let handle = child.handle();
         let grace = Duration::from_secs(600);
         let (left, ended) = tokio::join!(handle.terminate(OnRevoke::Term, grace, &clock), child.wait());
-        assert_eq!((ended.unwrap().end, left.pids), (ChildStatus::Signalled(15), vec![]));
+        assert_eq!((ended.unwrap().status, left.pids), (ChildStatus::Signalled(15), vec![]));
     });
 }
 
@@ -241,7 +241,7 @@ fn a_revocation_kills_at_once_or_leaves_alone_where_the_run_says_so() {
         assert!(alive(handle.pid()));
         let grace = Duration::from_secs(600);
         let (left, ended) = tokio::join!(handle.terminate(OnRevoke::Kill, grace, &clock), child.wait());
-        assert_eq!((ended.unwrap().end, left.pids), (ChildStatus::Signalled(9), vec![]));
+        assert_eq!((ended.unwrap().status, left.pids), (ChildStatus::Signalled(9), vec![]));
     });
 }
 
@@ -258,7 +258,7 @@ fn a_grandchild_in_a_session_of_its_own_is_ended_too() {
         let (handle, clock) = (child.handle(), SystemClock::new());
         let (left, ended) =
             tokio::join!(handle.terminate(OnRevoke::Term, Duration::from_secs(3), &clock), child.wait());
-        assert_eq!((ended.unwrap().end, left.pids), (ChildStatus::Signalled(15), vec![]));
+        assert_eq!((ended.unwrap().status, left.pids), (ChildStatus::Signalled(15), vec![]));
         assert!(!alive(worker));
     });
 }
@@ -272,10 +272,10 @@ fn what_a_child_leaves_behind_is_ended_after_its_end() {
             "(setsid sh -c 'echo $$ > {0}.new; mv {0}.new {0}; exec sleep 600' &); until [ -s {0} ]; do sleep 0.01; done; exit 4",
             file.display()
         ));
-        assert_eq!(child.wait().await.unwrap().end, ChildStatus::Exited(4));
+        assert_eq!(child.wait().await.unwrap().status, ChildStatus::Exited(4));
         let left = pid_of(&line_in(&file).await);
         assert!(alive(left), "the end is told before the rest is ended");
-        let rest = child.end_rest(Duration::from_secs(600), &SystemClock::new()).await;
+        let rest = child.end_descendants(Duration::from_secs(600), &SystemClock::new()).await;
         assert_eq!((rest.pids, start_of(left)), (vec![], None), "ended, and reaped");
     });
 }
@@ -313,7 +313,7 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
             File::create(&go).unwrap();
         };
         let (ended, ()) = tokio::join!(child.wait(), look);
-        assert_eq!(ended.unwrap().end, ChildStatus::Exited(4));
+        assert_eq!(ended.unwrap().status, ChildStatus::Exited(4));
         while zombies() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -369,7 +369,7 @@ fn the_child_gets_its_arguments_its_environment_and_nothing_of_the_shim() {
         spec.env.set = vec![("LEASEHOLD_JOB".into(), "j-1".into())];
         spec.env.removed.insert(ALONE.into());
         let mut child = Child::spawn(&spec).unwrap();
-        assert_eq!(child.wait().await.unwrap().end, ChildStatus::Exited(0));
+        assert_eq!(child.wait().await.unwrap().status, ChildStatus::Exited(0));
         let read = |more: &str| fs::read_to_string(format!("{}{more}", file.display())).unwrap();
         assert!(read("").starts_with("sh -c tr ") && read("").ends_with(" -- a b -q "), "{}", read(""));
         let env = read(".env");
@@ -450,8 +450,8 @@ fn a_guard_that_is_killed_costs_nothing() {
         let early = tokio::time::timeout(Duration::from_millis(200), child.wait()).await;
         assert!(early.is_err() && all.iter().all(|pid| alive(*pid)), "{early:?}");
         kill(all[0], Signal::SIGKILL).unwrap();
-        assert_eq!(child.wait().await.unwrap().end, ChildStatus::Signalled(9));
-        let left = child.end_rest(Duration::from_millis(100), &SystemClock::new()).await;
+        assert_eq!(child.wait().await.unwrap().status, ChildStatus::Signalled(9));
+        let left = child.end_descendants(Duration::from_millis(100), &SystemClock::new()).await;
         assert_eq!(left.pids, []);
         assert!(!all.into_iter().any(alive));
     });
@@ -460,19 +460,19 @@ fn a_guard_that_is_killed_costs_nothing() {
 #[test]
 fn a_cgroup_of_the_jobs_own_is_ended_by_one_write_and_is_gone_after() {
     alone("a_cgroup_of_the_jobs_own_is_ended_by_one_write_and_is_gone_after", || async {
-        let Some(probe) = JobCgroup::make() else {
+        let Some(probe) = JobCgroup::create() else {
             return println!("not run: no cgroup v2 that may be written is mounted here");
         };
         probe.remove();
         let mut child = sh("trap '' TERM; cat /proc/self/cgroup; while :; do sleep 0.01; done");
-        let leaf = child.handle.below.leaf().cloned().expect("one was made");
+        let leaf = child.handle.descendants.cgroup().cloned().expect("one was made");
         let [home, folder] = leaf.paths();
         let procs = |folder: &Path| fs::read_to_string(folder.join("cgroup.procs")).unwrap();
         assert!(procs(folder).lines().any(|l| l == child.handle().pid().to_string()));
         assert!(procs(home).lines().any(|l| l == child.guard_pid().to_string()), "the guard is outside");
         leaf.kill();
-        assert_eq!(child.wait().await.unwrap().end, ChildStatus::Signalled(9));
-        let left = child.end_rest(Duration::from_millis(100), &SystemClock::new()).await;
+        assert_eq!(child.wait().await.unwrap().status, ChildStatus::Signalled(9));
+        let left = child.end_descendants(Duration::from_millis(100), &SystemClock::new()).await;
         assert_eq!(left.pids, []);
         assert!(!folder.exists());
     });
@@ -529,7 +529,7 @@ fn a_child_in_front_of_a_terminal_has_it_while_it_runs() {
         let terminal =
             File::options().read(true).write(true).open(ttyname(pty.slave.as_fd()).unwrap()).unwrap();
         dup2_stdin(&terminal).unwrap();
-        assert!(terminal::is_ours());
+        assert!(terminal::is_foreground());
 
         let folder = tempfile::tempdir().unwrap();
         let ready = folder.path().join("ready");
@@ -541,14 +541,14 @@ fn a_child_in_front_of_a_terminal_has_it_while_it_runs() {
         line_in(&ready).await;
         assert_eq!(tcgetpgrp(io::stdin()).unwrap(), child.handle().pid());
         keys.write_all(b"hello\n").unwrap();
-        assert_eq!(child.wait().await.unwrap().end, ChildStatus::Exited(5));
+        assert_eq!(child.wait().await.unwrap().status, ChildStatus::Exited(5));
         assert_eq!(tcgetpgrp(io::stdin()).unwrap(), getpgrp());
 
         let mut child = started("exec sleep 600");
         line_in(&ready).await;
         keys.write_all(b"\x03").unwrap();
         let ended = child.wait().await.unwrap();
-        assert_eq!((ended.end, ended.outcome()), (ChildStatus::Signalled(2), Outcome::Interrupted));
+        assert_eq!((ended.status, ended.outcome()), (ChildStatus::Signalled(2), Outcome::Interrupted));
 
         // Ctrl-Z where no shell could continue the wrapper: the child goes on.
         let mut child = started("read line; exit 6");
@@ -559,8 +559,8 @@ fn a_child_in_front_of_a_terminal_has_it_while_it_runs() {
             keys.write_all(b"\n").unwrap();
         };
         let (ended, ()) = tokio::join!(child.wait(), again);
-        assert_eq!(ended.unwrap().end, ChildStatus::Exited(6));
-        assert!(terminal::is_ours());
+        assert_eq!(ended.unwrap().status, ChildStatus::Exited(6));
+        assert!(terminal::is_foreground());
         // Closing it would hang up on this session, and end this process.
         std::mem::forget(keys);
     });

@@ -1,4 +1,4 @@
-//! The command that is run: where it is, and why it cannot be run.
+//! Finds the command to run, or says why it cannot be run.
 
 use std::{
     ffi::OsStr,
@@ -19,7 +19,7 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// 127 where there is no such command, 126 where it cannot be executed.
+    /// 127 if there is no such command, 126 if it cannot be executed.
     pub fn exit_code(&self) -> u8 {
         match self {
             CommandError::NotFound { .. } => 127,
@@ -28,7 +28,7 @@ impl CommandError {
     }
 }
 
-/// Finds a command as a shell would: as it is where it holds a slash, else the first on the path that can be executed.
+/// Finds a command as a shell does: a name with a slash is a path, any other is searched on the PATH.
 pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, CommandError> {
     let shown = || command.to_string_lossy().escape_debug().to_string();
     let refuse = |why: &str| CommandError::NotExecutable { command: shown(), why: why.to_owned() };
@@ -36,7 +36,7 @@ pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Command
         return Err(CommandError::NotFound { command: shown() });
     }
     if command.as_bytes().contains(&b'/') {
-        return match executable(Path::new(command)) {
+        return match check_executable(Path::new(command)) {
             Ok(()) => Ok(PathBuf::from(command)),
             Err(Some(why)) => Err(refuse(why)),
             Err(None) => Err(CommandError::NotFound { command: shown() }),
@@ -44,10 +44,10 @@ pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Command
     }
     let mut refused = None;
     for folder in std::env::split_paths(path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"))) {
-        // An empty entry means here; with a slash nobody searches a second time.
+        // An empty entry means the current directory. The slash prevents a second search.
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         let found = folder.join(command);
-        match executable(&found) {
+        match check_executable(&found) {
             Ok(()) => return Ok(found),
             Err(why) => refused = refused.or(why),
         }
@@ -55,8 +55,8 @@ pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Command
     Err(refused.map_or_else(|| CommandError::NotFound { command: shown() }, refuse))
 }
 
-/// Whether a path can be executed, or why not; None where nothing is there.
-fn executable(path: &Path) -> Result<(), Option<&'static str>> {
+/// Checks that a path can be executed. `Err(None)` if it does not exist.
+fn check_executable(path: &Path) -> Result<(), Option<&'static str>> {
     match fs::metadata(path) {
         Ok(m) if m.is_dir() => Err(Some("it is a directory")),
         Ok(_) => access(path, AccessFlags::X_OK)
@@ -68,11 +68,11 @@ fn executable(path: &Path) -> Result<(), Option<&'static str>> {
     }
 }
 
-/// Why a command that was found could not be started.
-pub(crate) fn not_started(program: &Path, error: &io::Error) -> CommandError {
+/// The reason why a command that was found could not be started.
+pub(crate) fn start_error(program: &Path, error: &io::Error) -> CommandError {
     let command = program.to_string_lossy().escape_debug().to_string();
     match error.kind() {
-        // The file is there, or `resolve` had said so: what is missing is the interpreter that its first line names.
+        // The file exists, so the interpreter that its first line names is missing.
         io::ErrorKind::NotFound if program.exists() => CommandError::NotExecutable {
             command,
             why: "the interpreter that it names is not there".to_owned(),

@@ -1,15 +1,15 @@
-//! The environment of the child: what it gets, and the standing credentials that it does not inherit.
+//! The environment of the child: what the wrapper sets, and the standing credentials that the child does not inherit.
 
 use std::{
     collections::BTreeSet,
     ffi::{OsStr, OsString},
 };
 
-/// Variables that hold or name a standing credential to a place where data or models are. With one of them a script
-/// reads past the broker, often without knowing.
+/// Variables with a standing credential for a store of data or models, or with its path. With one of them a script can bypass
+/// the broker, often without knowing.
 ///
-/// Regions, endpoints and account names stay: they open nothing. Keys of experiment trackers (`WANDB_API_KEY`,
-/// `MLFLOW_TRACKING_TOKEN`) stay too: a run without its metrics is lost, and what they open is not what the broker guards.
+/// Regions, endpoints and account names stay, because they open nothing. Keys of experiment trackers (`WANDB_API_KEY`,
+/// `MLFLOW_TRACKING_TOKEN`) stay too: a run needs its metrics, and the broker does not guard them.
 const STANDING_CREDENTIALS: &[&str] = &[
     "AWS_ACCESS_KEY_ID",
     "AWS_BEARER_TOKEN_BEDROCK",
@@ -57,7 +57,7 @@ const STANDING_CREDENTIALS: &[&str] = &[
     "VAULT_TOKEN",
 ];
 
-/// The prefix of what the wrapper itself sets. Inherited ones are another job's.
+/// The variables that the wrapper sets. If they are inherited, they belong to another job.
 const OWN: &[&str] = &[
     "LEASEHOLD_ATTEMPT",
     "LEASEHOLD_BUNDLE",
@@ -75,12 +75,12 @@ const OWN: &[&str] = &[
 pub struct ChildEnvironment {
     /// Set for the child. No value is a secret.
     pub set: Vec<(OsString, OsString)>,
-    /// Taken away from the child.
+    /// Removed from the child's environment.
     pub removed: BTreeSet<OsString>,
 }
 
 impl ChildEnvironment {
-    /// From the names that the wrapper inherited, those to keep all the same (`keep_env`), and what is set.
+    /// Removes standing credentials from the `inherited` names, except those in `keep` (`keep_env`).
     pub fn new(
         inherited: impl IntoIterator<Item = OsString>,
         keep: &[String],
@@ -95,12 +95,12 @@ impl ChildEnvironment {
         ChildEnvironment { set, removed }
     }
 
-    /// From the wrapper's own environment.
+    /// Starts from the environment of this process.
     pub fn of_this_process(keep: &[String], set: Vec<(OsString, OsString)>) -> Self {
         Self::new(std::env::vars_os().map(|(name, _)| name), keep, set)
     }
 
-    /// One line for stderr where standing credentials were taken away: their names, never their values.
+    /// A message with the names of the standing credentials that were removed, if any.
     pub fn notice(&self) -> Option<String> {
         let names: Vec<_> = self
             .removed
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn standing_credentials_are_removed_and_what_opens_nothing_stays() {
+    fn standing_credentials_are_removed() {
         let inherited =
             names(&["PATH", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HF_HOME", "WANDB_API_KEY"]);
         let env = ChildEnvironment::new(inherited, &[], Vec::new());
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_keep_env_names_is_kept_and_nothing_else() {
+    fn only_names_in_keep_env_are_kept() {
         let env = ChildEnvironment::new(
             names(&["AWS_PROFILE", "AWS_SESSION_TOKEN"]),
             &["AWS_PROFILE".into()],
@@ -148,14 +148,14 @@ mod tests {
     }
 
     #[test]
-    fn what_an_outer_wrapper_set_is_never_passed_on() {
+    fn variables_of_an_outer_wrapper_are_removed() {
         let env = ChildEnvironment::new(names(OWN), &["LEASEHOLD_JOB".into()], Vec::new());
         assert_eq!(env.removed.len(), OWN.len());
         assert_eq!(env.notice(), None);
     }
 
     #[test]
-    fn the_list_is_in_order_and_names_each_variable_once() {
+    fn the_list_is_sorted_and_has_no_duplicates() {
         assert!(STANDING_CREDENTIALS.is_sorted_by(|a, b| a < b));
     }
 }

@@ -1,4 +1,4 @@
-//! How a child ended, and what that means for its attempt.
+//! How a child ended, and which outcome its attempt gets.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -6,17 +6,17 @@ use nix::sys::signal::Signal;
 
 use crate::proto::v1;
 
-/// How the process itself ended.
+/// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildStatus {
-    /// By itself, with this code.
+    /// It exited with this code.
     Exited(i32),
-    /// By a signal with this number.
+    /// A signal with this number ended it.
     Signalled(i32),
 }
 
 impl ChildStatus {
-    /// What the wrapper exits with in its place: its code, or 128 and the signal, as a shell says it.
+    /// The exit code for the wrapper: the code of the child, or 128 plus the signal, as in a shell.
     pub fn exit_code(self) -> u8 {
         let code = match self {
             ChildStatus::Exited(code) => code,
@@ -35,7 +35,7 @@ impl From<std::process::ExitStatus> for ChildStatus {
     }
 }
 
-/// An outcome as the wrapper says it.
+/// The name of an outcome in messages.
 pub(crate) fn outcome_name(outcome: v1::Outcome) -> &'static str {
     match outcome {
         v1::Outcome::Completed => "completed",
@@ -44,22 +44,29 @@ pub(crate) fn outcome_name(outcome: v1::Outcome) -> &'static str {
     }
 }
 
-/// Whether a run was asked to finish.
+/// Whether the work was asked to finish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ToFinish {
+pub(crate) enum FinishRequest {
     Asked,
     NotAsked,
 }
 
-/// The end of a child, with what came before it.
+impl FinishRequest {
+    /// Notes a request. Returns whether it is the first.
+    pub(crate) fn ask(&mut self) -> bool {
+        std::mem::replace(self, FinishRequest::Asked) == FinishRequest::NotAsked
+    }
+}
+
+/// The end of a child, and the request before it.
 #[derive(Debug)]
 pub struct ChildExit {
-    pub end: ChildStatus,
-    /// The first signal that asked it to end and went through the wrapper.
+    pub status: ChildStatus,
+    /// The first signal that asked it to end and that the wrapper passed on.
     pub asked: Option<Signal>,
 }
 
-/// Signals that ask a process to end, each also the exit code that shells and trainers give for it (128 and its number).
+/// Signals that ask a process to end.
 const ASKING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
 /// Whether a signal asks a process to end.
@@ -69,21 +76,21 @@ pub(crate) fn asks_to_end(signal: Signal) -> bool {
 
 impl ChildExit {
     pub fn exit_code(&self) -> u8 {
-        self.end.exit_code()
+        self.status.exit_code()
     }
 
-    /// What the attempt is told.
+    /// The outcome for the attempt.
     ///
     /// | The child | Outcome |
     /// |---|---|
     /// | exits with 0 | completed; after a request to finish it is interrupted |
-    /// | ends otherwise after a signal that the wrapper passed on, or that the wrapper ended it with | interrupted: trainers differ in their codes (torchrun exits with 1 after SIGTERM) |
-    /// | is ended by SIGTERM, SIGINT or SIGHUP, or exits with 143, 130 or 129 | interrupted: somebody else asked |
-    /// | anything else, SIGKILL from outside (out of memory) among it | failed |
+    /// | ends otherwise after a signal from the wrapper | interrupted: trainers differ in their codes (torchrun exits with 1 after SIGTERM) |
+    /// | is ended by SIGTERM, SIGINT or SIGHUP, or exits with 143, 130 or 129 | interrupted: someone else sent the signal |
+    /// | ends in another way, for example by SIGKILL from outside (out of memory) | failed |
     pub fn outcome(&self) -> v1::Outcome {
         const BY_CONVENTION: [i32; 3] =
             [Signal::SIGTERM as i32, Signal::SIGINT as i32, Signal::SIGHUP as i32];
-        let interrupted = match self.end {
+        let interrupted = match self.status {
             ChildStatus::Exited(0) => return v1::Outcome::Completed,
             _ if self.asked.is_some() => true,
             ChildStatus::Exited(code) => BY_CONVENTION.iter().any(|s| s + 128 == code),
@@ -92,28 +99,28 @@ impl ChildExit {
         if interrupted { v1::Outcome::Interrupted } else { v1::Outcome::Failed }
     }
 
-    /// What the attempt hears if the run was asked to finish before, by its platform or by a drain. Many trainers save their
-    /// work then and exit with 0: the work is to go on in the next attempt.
-    pub(crate) fn outcome_after(&self, request: ToFinish) -> v1::Outcome {
+    /// The outcome if the platform or a drain may have asked the work to finish. Many trainers save their work then and exit
+    /// with 0, but the work goes on in the next attempt.
+    pub(crate) fn outcome_after(&self, request: FinishRequest) -> v1::Outcome {
         match request {
-            ToFinish::Asked => v1::Outcome::Interrupted,
-            ToFinish::NotAsked => self.outcome(),
+            FinishRequest::Asked => v1::Outcome::Interrupted,
+            FinishRequest::NotAsked => self.outcome(),
         }
     }
 
-    /// One line for people and the ledger, as in `exit code 1 after SIGTERM`.
+    /// One line for messages and the ledger, as in `exit code 1 after SIGTERM`.
     pub fn detail(&self) -> String {
-        let mut text = match self.end {
+        let mut text = match self.status {
             ChildStatus::Exited(code) => format!("exit code {code}"),
             ChildStatus::Signalled(n) => match Signal::try_from(n) {
                 Ok(Signal::SIGKILL) if self.asked.is_none() => {
-                    "ended by SIGKILL from outside; where memory is short, the kernel does that".to_owned()
+                    "ended by SIGKILL from outside; the kernel does that if memory is short".to_owned()
                 }
                 Ok(signal) => format!("ended by {signal}"),
                 Err(_) => format!("ended by signal {n}"),
             },
         };
-        if let Some(asked) = self.asked.filter(|s| self.end != ChildStatus::Signalled(*s as i32)) {
+        if let Some(asked) = self.asked.filter(|s| self.status != ChildStatus::Signalled(*s as i32)) {
             text.push_str(&format!(" after {asked}"));
         }
         text
@@ -125,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_end_has_its_outcome_code_and_detail() {
+    fn each_exit_has_its_outcome_code_and_detail() {
         use v1::Outcome::{Completed, Failed, Interrupted};
         let term = Some(Signal::SIGTERM);
         for (end, asked, outcome, code, detail) in [
@@ -146,20 +153,20 @@ mod tests {
                 None,
                 Failed,
                 137,
-                "ended by SIGKILL from outside; where memory is short, the kernel does that",
+                "ended by SIGKILL from outside; the kernel does that if memory is short",
             ),
             (ChildStatus::Signalled(9), term, Interrupted, 137, "ended by SIGKILL after SIGTERM"),
             (ChildStatus::Signalled(11), None, Failed, 139, "ended by SIGSEGV"),
             (ChildStatus::Signalled(40), None, Failed, 168, "ended by signal 40"),
         ] {
-            let ended = ChildExit { end, asked };
+            let ended = ChildExit { status: end, asked };
             assert_eq!(
                 (ended.outcome(), ended.exit_code(), ended.detail().as_str()),
                 (outcome, code, detail),
                 "{end:?} {asked:?}"
             );
-            assert_eq!(ended.outcome_after(ToFinish::NotAsked), outcome, "{end:?}");
-            assert_eq!(ended.outcome_after(ToFinish::Asked), Interrupted, "{end:?}");
+            assert_eq!(ended.outcome_after(FinishRequest::NotAsked), outcome, "{end:?}");
+            assert_eq!(ended.outcome_after(FinishRequest::Asked), Interrupted, "{end:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The process that a shell started, in front of a wrapper at a terminal.
+//! The process in front of a wrapper at a terminal: the one that the shell started.
 //!
 //! ```text
 //! shell ── leasehold run (front) ── leasehold __behind (wrapper) ── leasehold __guard ── python train.py
@@ -6,11 +6,11 @@
 //! ```
 //!
 //! A shell gets its terminal back from a job when the process that it started stops or ends (Ctrl-Z, `fg`, `bg`). A wrapper that
-//! stopped would lose its access, and one that did not would keep the terminal. So there are two: the front stops and ends as
-//! the command does, and the wrapper goes on. The command is in the shell's own group, as without a wrapper: it reads the
-//! terminal, is stopped and interrupted by it, together with the rest of its pipeline and with the script around it.
+//! stopped would lose its access, and a wrapper that did not stop would keep the terminal. So there are two processes: the front
+//! stops and ends as the command does, and the wrapper goes on. The command is in the shell's group, as without a wrapper: it
+//! reads the terminal, which stops and interrupts it together with its pipeline and the script around it.
 //!
-//! The front knows nothing but the wrapper's process id. It says which signals came to it. If it is killed, the wrapper ends.
+//! The front has no secret. It reports the signals that come to it. If it is killed, the wrapper ends.
 
 use std::{
     ffi::OsString,
@@ -37,7 +37,7 @@ use tokio::{
 };
 
 use super::{
-    child::inherited,
+    child::make_inheritable,
     exit::ChildStatus,
     guard::take_over,
     processes::parent_of,
@@ -45,69 +45,72 @@ use super::{
     terminal,
 };
 
-/// The hidden word that the arguments of a wrapper behind a front begin with, before the usual ones.
+/// The first argument of a wrapper that is behind a front. The usual arguments follow the numbers of the pipes.
 const BEHIND: &str = "__behind";
 
 // ---------- the front ----------
 
-/// Stands in front of a wrapper if there is a terminal with job control, and answers what to exit with. `None`: there is
-/// none, and this process is to be the wrapper itself. Called before any thread is started.
+/// Starts a wrapper and stays in front of it, if there is a terminal with job control. Returns the exit code, or `None` if this
+/// process is to be the wrapper. Call it before any thread is started.
 ///
-/// `args` are all of this process's.
+/// `args` are all arguments of this process.
 pub fn run_in_front(args: &[OsString]) -> Option<u8> {
-    // The leader of a session has no shell above it.
-    if !terminal::is_there() || getsid(None) == Ok(getpid()) {
+    // The leader of a session has no shell as its parent.
+    if !terminal::exists() || getsid(None) == Ok(getpid()) {
         return None;
     }
-    // Without room for another process, the wrapper says so when it starts its command.
-    FrontProcess::begin(args).ok().map(FrontProcess::until_the_end)
+    // If no process can be started, the wrapper reports that when it starts its command.
+    FrontProcess::start(args).ok().map(FrontProcess::run)
 }
 
 struct FrontProcess {
     wrapper: process::Child,
-    came: SignalFd,
-    tells: PipeWriter,
-    end: PipeReader,
+    signals: SignalFd,
+    /// For the numbers of signals.
+    to_wrapper: PipeWriter,
+    /// Yields the signal that ended the command, if one did.
+    end_signal: PipeReader,
 }
 
 impl FrontProcess {
-    fn begin(args: &[OsString]) -> io::Result<Self> {
-        let (hears, tells) = io::pipe()?;
-        let (end, says) = io::pipe()?;
+    fn start(args: &[OsString]) -> io::Result<Self> {
+        let (signals_in, to_wrapper) = io::pipe()?;
+        let (end_signal, end_out) = io::pipe()?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0("leasehold").arg(BEHIND);
-        command.arg(inherited(&hears)?.to_string()).arg(inherited(&says)?.to_string());
+        command.arg(make_inheritable(&signals_in)?.to_string());
+        command.arg(make_inheritable(&end_out)?.to_string());
         let wrapper = command.args(args.iter().skip(1)).spawn()?;
-        // After the start, since a mask is inherited.
-        let taken = signals::taken_by_front();
+        // After the start, because a child inherits the mask.
+        let taken = signals::signals_of_front();
         taken.thread_block()?;
-        let came = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC)?;
-        Ok(FrontProcess { wrapper, came, tells, end })
+        let signals = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC)?;
+        Ok(FrontProcess { wrapper, signals, to_wrapper, end_signal })
     }
 
-    fn until_the_end(mut self) -> u8 {
+    fn run(mut self) -> u8 {
         loop {
             match self.wrapper.try_wait() {
                 Ok(None) => {}
                 Ok(Some(status)) => return self.end_as(status),
                 Err(_) => return 125,
             }
-            if let Ok(Some(came)) = self.came.read_signal()
-                && let Ok(number @ 1..) = u8::try_from(came.ssi_signo)
+            if let Ok(Some(signal)) = self.signals.read_signal()
+                && let Ok(number @ 1..) = u8::try_from(signal.ssi_signo)
                 && i32::from(number) != Signal::SIGCHLD as i32
             {
-                // A wrapper that is gone shows at the next look.
-                let _ = self.tells.write_all(&[number]);
+                // If the wrapper is gone, the next `try_wait` shows it.
+                let _ = self.to_wrapper.write_all(&[number]);
             }
         }
     }
 
-    /// Ends as the command ended: a shell that sees an interrupt in the status stops its loop, as without a wrapper.
+    /// Ends as the command ended, so that a shell that sees an interrupt in the status stops its loop.
     fn end_as(mut self, wrapper: ExitStatus) -> u8 {
         let mut signal = [0u8];
-        let told = matches!(self.end.read(&mut signal), Ok(1));
-        if let Some(signal) = Signal::try_from(i32::from(signal[0])).ok().filter(|_| told) {
-            // The core that there may be is the command's.
+        let is_signalled = matches!(self.end_signal.read(&mut signal), Ok(1));
+        if let Some(signal) = Signal::try_from(i32::from(signal[0])).ok().filter(|_| is_signalled) {
+            // Only the command may dump a core.
             let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
             let _ = SigSet::all().thread_unblock();
             let _ = kill(getpid(), signal);
@@ -118,37 +121,37 @@ impl FrontProcess {
 
 // ---------- the wrapper behind it ----------
 
-/// What a front passes to its wrapper, as arguments.
+/// The pipes between a front and its wrapper, as numbers in the wrapper's arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct FrontPipes {
-    hears: i32,
-    says: i32,
+    signals: i32,
+    end_signal: i32,
 }
 
 impl FrontPipes {
-    /// Takes the words of a front out of the arguments, if this process was started by one.
+    /// Removes the arguments of a front, if this process was started by one.
     pub fn take(args: &mut Vec<OsString>) -> Option<Self> {
         let number = |at: usize| args.get(at)?.to_str()?.parse().ok();
-        let behind = FrontPipes { hears: number(2)?, says: number(3)? };
+        let pipes = FrontPipes { signals: number(2)?, end_signal: number(3)? };
         (args.get(1)? == BEHIND).then(|| args.drain(1..4))?;
-        Some(behind)
+        Some(pipes)
     }
 
-    /// Opens both ways to the front.
-    pub(crate) fn open(self) -> io::Result<(Front, FrontHandle)> {
-        let hears = take_over(self.hears, OpenOptions::new().read(true))?;
-        let says = take_over(self.says, OpenOptions::new().write(true))?;
-        let way = FrontHandle { front: getppid(), says: Arc::new(says) };
-        Ok((Front(pipe::Receiver::from_file(hears)?), way))
+    /// Opens both pipes.
+    pub(crate) fn open(self) -> io::Result<(FrontSignals, FrontHandle)> {
+        let signals = take_over(self.signals, OpenOptions::new().read(true))?;
+        let end_signal = take_over(self.end_signal, OpenOptions::new().write(true))?;
+        let handle = FrontHandle { front: getppid(), end_signal: Arc::new(end_signal) };
+        Ok((FrontSignals(pipe::Receiver::from_file(signals)?), handle))
     }
 }
 
-/// What the front says.
+/// The signals that come to the front.
 #[derive(Debug)]
-pub(crate) struct Front(pipe::Receiver);
+pub(crate) struct FrontSignals(pipe::Receiver);
 
-impl Front {
-    /// The next signal that came to it. `None`: it is gone.
+impl FrontSignals {
+    /// Polls for the next signal. `None` if the front is gone.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<SignalNumber>> {
         let mut byte = [0u8];
         let mut buffer = ReadBuf::new(&mut byte);
@@ -162,20 +165,20 @@ impl Front {
     }
 }
 
-/// What is done to the front.
+/// Stops, continues and ends the front.
 #[derive(Clone, Debug)]
 pub(crate) struct FrontHandle {
     front: Pid,
-    says: Arc<File>,
+    end_signal: Arc<File>,
 }
 
 impl FrontHandle {
-    /// The shell's group, which the command is in.
+    /// The shell's process group, which the command joins.
     pub(crate) fn group(&self) -> Pid {
         getpgrp()
     }
 
-    /// Stops the front, so that the shell sees a stopped job. False if no shell would: then nothing could continue it.
+    /// Stops the front, so that the shell sees a stopped job. Returns `false` if there is no shell that could continue it.
     pub(crate) fn stop(&self) -> bool {
         is_watched(self.front) && self.send(Signal::SIGSTOP)
     }
@@ -184,24 +187,24 @@ impl FrontHandle {
         self.send(Signal::SIGCONT);
     }
 
-    /// Has the front end as the command did. Said last, before the wrapper exits.
+    /// Makes the front end as the command did. Call it last, before the wrapper exits.
     pub(crate) fn end_as(&self, end: ChildStatus) {
         if let ChildStatus::Signalled(signal) = end
             && let Ok(signal @ 1..) = u8::try_from(signal)
         {
-            let _ = (&*self.says).write_all(&[signal]);
+            let _ = (&*self.end_signal).write_all(&[signal]);
         }
         // It may be stopped.
         self.resume();
     }
 
     fn send(&self, signal: Signal) -> bool {
-        // One that is gone has left us to another parent, and its id may be another's.
+        // If the front is gone, this process has another parent, and the id may belong to another process.
         getppid() == self.front && kill(self.front, signal).is_ok()
     }
 }
 
-/// Whether a process of the same session and of another group started this one's group: a shell, which continues what stopped.
+/// Whether an ancestor of the same session is in another group: a shell, which can continue a stopped job.
 fn is_watched(front: Pid) -> bool {
     let (session, group) = (getsid(None), getpgrp());
     let mut next = front;
@@ -219,11 +222,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_a_front_are_taken_out() {
+    fn the_arguments_of_a_front_are_removed() {
         let words = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
         let mut args = words("leasehold __behind 5 8 run -- x");
-        let behind = FrontPipes::take(&mut args).unwrap();
-        assert_eq!((behind.hears, behind.says, args), (5, 8, words("leasehold run -- x")));
+        let pipes = FrontPipes::take(&mut args).unwrap();
+        assert_eq!((pipes.signals, pipes.end_signal, args), (5, 8, words("leasehold run -- x")));
         for other in ["leasehold run 5 8", "leasehold __behind x 8 run", "leasehold __behind"] {
             let mut args = words(other);
             assert!(FrontPipes::take(&mut args).is_none());

@@ -1,18 +1,18 @@
-//! The guard: a small process between the wrapper and the command, which outlives a wrapper that is killed.
+//! The guard: a small process between the wrapper and the command. It survives a wrapper that is killed.
 //!
 //! ```text
-//! leasehold run ── leasehold __guard ── python train.py ── its ranks, in sessions of their own or not
+//! leasehold run ── leasehold __guard ── python train.py ── its ranks, in any session
 //!       └── lifeline ──▶ │ ── events ──▶ the wrapper
 //! ```
 //!
-//! It starts the command, adopts and reaps what loses its parent below, and tells the wrapper what becomes of the command.
-//! When the lifeline ends, the wrapper is gone, by whatever signal: the guard wipes the credential files and ends all that is
-//! left of the job, until it has no child at all. It holds no secret, speaks to no daemon, and only SIGKILL ends it. It says which
-//! signals came to it: what came to the wrapper too was sent to everything, and so to the command. A guard that is killed costs
-//! nothing but itself: what it had adopted falls to the wrapper.
+//! It starts the command, adopts and reaps orphans, and reports to the wrapper what happens to the command. When the lifeline
+//! closes, the wrapper is gone: the guard wipes the credential files and ends the job, until it has no child left. It has no
+//! secret and no connection to the daemon, and only SIGKILL ends it. It also reports the signals that come to it: a signal that
+//! came to the wrapper too was sent to all processes, and so to the command. If the guard is killed, the wrapper adopts its
+//! children.
 //!
-//! Not held: that both are killed in one moment, by a kernel that ends a whole cgroup or a machine that goes. The first ends
-//! the job's processes with them; in either case the daemon ends the access by itself.
+//! It does not help if both are killed at the same time. If the kernel kills a whole cgroup, that ends the job's processes too.
+//! In any case the daemon ends the access by itself.
 
 use std::{
     ffi::OsString,
@@ -48,7 +48,7 @@ use tokio::{
 use super::{
     cgroup::JobCgroup,
     processes::{Descendants, reap_orphans},
-    signals::{Signals, unblocked},
+    signals::{Signals, with_unblocked},
     terminal,
 };
 use crate::{
@@ -57,35 +57,36 @@ use crate::{
     limits::GUARD_PATIENCE,
 };
 
-/// The hidden subcommand.
+/// The name of the hidden subcommand.
 pub(crate) const SUBCOMMAND: &str = "__guard";
 
-/// What the guard is told, in its arguments. Nothing of it is secret.
+/// The arguments of the guard. None is secret.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct GuardArgs {
-    /// Who must still be there.
+    /// The parent, which must still be there.
     pub(crate) wrapper: Pid,
-    /// The end of a pipe that nobody writes to: it ends with the wrapper.
+    /// The end of a pipe that closes with the wrapper.
     pub(crate) lifeline: i32,
-    /// The end of a pipe on which events are told.
+    /// The end of a pipe for the events.
     pub(crate) events: i32,
     pub(crate) takes_terminal: bool,
     /// The process group that the command joins; 0 for a new one.
     pub(crate) group: Pid,
-    /// From the polite signal to SIGKILL, once the wrapper is gone.
+    /// The time from SIGTERM to SIGKILL, after the wrapper is gone.
     pub(crate) grace: Duration,
-    /// The credential files, to be wiped when the wrapper is gone.
+    /// The directory to wipe when the wrapper is gone.
     pub(crate) files: Option<PathBuf>,
-    pub(crate) leaf: Option<JobCgroup>,
-    /// Where the command is, and how it was called, with its arguments.
+    pub(crate) cgroup: Option<JobCgroup>,
+    /// The path of the command.
     pub(crate) program: PathBuf,
+    /// The name by which the command was called, and its arguments.
     pub(crate) argv: Vec<OsString>,
 }
 
 impl GuardArgs {
     pub(crate) fn to_args(&self) -> Vec<OsString> {
         let path = |path: Option<&Path>| path.map(Into::into).unwrap_or_default();
-        let [home, leaf] = self.leaf.as_ref().map_or([None, None], |l| l.paths().map(Some));
+        let [own, cgroup] = self.cgroup.as_ref().map_or([None, None], |l| l.paths().map(Some));
         let mut args: Vec<OsString> = vec![
             self.wrapper.to_string().into(),
             self.lifeline.to_string().into(),
@@ -94,8 +95,8 @@ impl GuardArgs {
             self.group.to_string().into(),
             self.grace.as_millis().to_string().into(),
             path(self.files.as_deref()),
-            path(home),
-            path(leaf),
+            path(own),
+            path(cgroup),
             "--".into(),
             self.program.clone().into(),
         ];
@@ -112,31 +113,41 @@ impl GuardArgs {
         let group = Pid::from_raw(word()?.parse().ok()?);
         let grace = Duration::from_millis(word()?.parse().ok()?);
         let mut path = || args.next().map(|p| Some(PathBuf::from(p)).filter(|p| !p.as_os_str().is_empty()));
-        let (files, home, leaf) = (path()?, path()?, path()?);
-        let leaf = home.zip(leaf).map(|(home, leaf)| JobCgroup::of(home, leaf));
+        let (files, own, cgroup) = (path()?, path()?, path()?);
+        let cgroup = own.zip(cgroup).map(|(own, path)| JobCgroup::new(own, path));
         (args.next()?.as_bytes() == b"--").then_some(())?;
         let program = args.next()?.into();
         let argv: Vec<_> = args.collect();
-        let orders =
-            GuardArgs { wrapper, lifeline, events, takes_terminal, group, grace, files, leaf, program, argv };
-        (!orders.argv.is_empty()).then_some(orders)
+        let args = GuardArgs {
+            wrapper,
+            lifeline,
+            events,
+            takes_terminal,
+            group,
+            grace,
+            files,
+            cgroup,
+            program,
+            argv,
+        };
+        (!args.argv.is_empty()).then_some(args)
     }
 }
 
-/// What becomes of the command, one line each.
+/// An event of the command. Each is one line on the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GuardEvent {
-    /// It runs. Always the first, or the other one of the two.
+    /// It runs. This or `NotStarted` is the first event.
     Started(Pid),
-    /// It could not be run, with the error's number.
-    NotRun(i32),
-    /// It was stopped, by this signal.
+    /// It could not be started, with the number of the error.
+    NotStarted(i32),
+    /// This signal stopped it.
     Stopped(i32),
     /// It goes on after a stop.
     Continued,
     /// This signal came to the guard.
-    Heard(i32),
-    /// It is over, with the status as wait(2) tells it.
+    Signal(i32),
+    /// It has ended, with the status of wait(2).
     Ended(i32),
 }
 
@@ -144,117 +155,118 @@ impl GuardEvent {
     fn to_line(self) -> String {
         match self {
             GuardEvent::Started(pid) => format!("started {pid}\n"),
-            GuardEvent::NotRun(errno) => format!("not-run {errno}\n"),
+            GuardEvent::NotStarted(errno) => format!("not-run {errno}\n"),
             GuardEvent::Stopped(signal) => format!("stopped {signal}\n"),
             GuardEvent::Continued => "continued 0\n".to_owned(),
-            GuardEvent::Heard(signal) => format!("heard {signal}\n"),
+            GuardEvent::Signal(signal) => format!("heard {signal}\n"),
             GuardEvent::Ended(status) => format!("ended {status}\n"),
         }
     }
 
-    pub(crate) fn of_line(line: &str) -> Option<Self> {
+    pub(crate) fn from_line(line: &str) -> Option<Self> {
         let (what, number) = line.trim_end().split_once(' ')?;
         let number = number.parse().ok()?;
         Some(match what {
             "started" => GuardEvent::Started(Pid::from_raw(number)),
-            "not-run" => GuardEvent::NotRun(number),
+            "not-run" => GuardEvent::NotStarted(number),
             "stopped" => GuardEvent::Stopped(number),
             "continued" => GuardEvent::Continued,
-            "heard" => GuardEvent::Heard(number),
+            "heard" => GuardEvent::Signal(number),
             "ended" => GuardEvent::Ended(number),
             _ => return None,
         })
     }
 }
 
-/// Guards a command: the body of the hidden subcommand, given what follows `__guard`. `main` calls it before it parses
-/// anything and before it starts a thread. Exits when the wrapper is gone, or done, and nothing of the job is left.
+/// Guards a command, as the hidden subcommand. `args` follow `__guard`. `main` calls it before it parses its arguments and before
+/// it starts a thread. It exits when the wrapper is done or gone and no process of the job is left.
 pub fn guard(args: impl IntoIterator<Item = OsString>) -> ! {
-    let Some(orders) = GuardArgs::from_args(args) else {
-        MessageSink::stderr().say("`__guard` is for the wrapper alone: use `leasehold run -- CMD`");
+    let Some(args) = GuardArgs::from_args(args) else {
+        MessageSink::stderr().send("`__guard` is only for the wrapper: use `leasehold run -- CMD`");
         process::exit(64);
     };
     let runtime = runtime::Builder::new_current_thread().enable_all().build();
-    let code = match runtime.and_then(|runtime| begin(&runtime, orders)) {
+    let code = match runtime.and_then(|runtime| guard_command(&runtime, args)) {
         Ok(()) => 0,
         Err(error) => {
-            MessageSink::stderr().say(&format!("the command could not be guarded: {error}"));
+            MessageSink::stderr().send(&format!("the command could not be guarded: {error}"));
             125
         }
     };
     process::exit(code)
 }
 
-fn begin(runtime: &Runtime, orders: GuardArgs) -> io::Result<()> {
+fn guard_command(runtime: &Runtime, args: GuardArgs) -> io::Result<()> {
     runtime.block_on(async {
-        match CommandGuard::begin(orders)? {
-            Some(guard) => guard.watch().await,
+        match CommandGuard::start(args)? {
+            Some(guard) => guard.run().await,
             None => Ok(()),
         }
     })
 }
 
 struct CommandGuard {
-    orders: GuardArgs,
+    args: GuardArgs,
     lifeline: pipe::Receiver,
     deaths: tokio::signal::unix::Signal,
     events: File,
     command: process::Child,
-    is_over: bool,
-    /// Listened for and never acted upon: nothing that is meant for the job or for the wrapper ends its guard.
+    has_ended: bool,
+    /// Received and only reported: no signal for the job or the wrapper ends the guard.
     signals: Signals,
 }
 
 impl CommandGuard {
-    /// Starts the command. None where it could not be run, which was told.
-    fn begin(orders: GuardArgs) -> io::Result<Option<Self>> {
+    /// Starts the command. Returns `None` if that fails, after it has reported the failure.
+    fn start(args: GuardArgs) -> io::Result<Option<Self>> {
         let signals = Signals::listen_as_guard()?;
         let deaths = signal(SignalKind::child())?;
-        let lifeline = take_over(orders.lifeline, OpenOptions::new().read(true))?;
-        let mut events = take_over(orders.events, OpenOptions::new().write(true))?;
-        // Had it died before its end of the lifeline was looked at, the end would not show.
-        if getppid() != orders.wrapper {
+        let lifeline = take_over(args.lifeline, OpenOptions::new().read(true))?;
+        let mut events = take_over(args.events, OpenOptions::new().write(true))?;
+        // If the wrapper died before the lifeline was opened here, its close would not show.
+        if getppid() != args.wrapper {
             return Err(io::Error::other("the wrapper is gone"));
         }
         if let Err(e) = prctl::set_child_subreaper(true) {
-            MessageSink::stderr().say(&format!("what loses its parent is not ended with the job: {e}"));
+            MessageSink::stderr().send(&format!("what loses its parent is not ended with the job: {e}"));
         }
-        let mut argv = orders.argv.iter();
-        let mut command = Command::new(&orders.program);
+        let mut argv = args.argv.iter();
+        let mut command = Command::new(&args.program);
         if let Some(name) = argv.next() {
             command.arg0(name);
         }
-        command.args(argv).process_group(orders.group.as_raw());
-        let started = unblocked(|| match &orders.leaf {
-            Some(leaf) => leaf.start_inside(|| command.spawn()),
+        command.args(argv).process_group(args.group.as_raw());
+        let started = with_unblocked(|| match &args.cgroup {
+            Some(cgroup) => cgroup.start_inside(|| command.spawn()),
             None => command.spawn(),
         });
         let command = match started {
             Ok(command) => command,
             Err(error) => {
-                events
-                    .write_all(GuardEvent::NotRun(error.raw_os_error().unwrap_or(0)).to_line().as_bytes())?;
-                if let Some(leaf) = &orders.leaf {
-                    leaf.remove();
+                events.write_all(
+                    GuardEvent::NotStarted(error.raw_os_error().unwrap_or(0)).to_line().as_bytes(),
+                )?;
+                if let Some(cgroup) = &args.cgroup {
+                    cgroup.remove();
                 }
                 return Ok(None);
             }
         };
         let guard = CommandGuard {
             lifeline: pipe::Receiver::from_file(lifeline)?,
-            orders,
+            args,
             deaths,
             events,
             command,
-            is_over: false,
+            has_ended: false,
             signals,
         };
-        if guard.orders.takes_terminal {
-            terminal::give(guard.pid());
-            // It may have asked for the terminal before it had it, and been stopped for that.
+        if guard.args.takes_terminal {
+            terminal::give_foreground(guard.pid());
+            // It may have used the terminal before it had it, and have been stopped for that.
             let _ = killpg(guard.pid(), Signal::SIGCONT);
         }
-        guard.tell(GuardEvent::Started(guard.pid()));
+        guard.send(GuardEvent::Started(guard.pid()));
         Ok(Some(guard))
     }
 
@@ -262,68 +274,68 @@ impl CommandGuard {
         Pid::from_raw(self.command.id().cast_signed())
     }
 
-    /// Until the wrapper is gone and nothing of the job is left.
-    async fn watch(mut self) -> io::Result<()> {
-        // What died before the signal was listened for.
-        self.look();
+    /// Runs until the wrapper is done or gone and no process of the job is left.
+    async fn run(mut self) -> io::Result<()> {
+        // The command may have died before SIGCHLD was listened for.
+        self.poll_children();
         let mut byte = [0u8];
         let is_done = loop {
             tokio::select! {
-                // One byte says that the wrapper has ended politely what there was; an end alone, that it is gone.
+                // A byte means that the wrapper has ended all descendants. A close without it means that the wrapper is gone.
                 read = self.lifeline.read(&mut byte) => break matches!(read, Ok(1)),
-                _ = self.deaths.recv() => self.look(),
-                signal = self.signals.next() => self.tell(GuardEvent::Heard(signal.0)),
+                _ = self.deaths.recv() => self.poll_children(),
+                signal = self.signals.next() => self.send(GuardEvent::Signal(signal.0)),
             }
         };
-        // In this order: access first.
-        if let Some(files) = &self.orders.files {
-            credential_dir::erase_left(files);
+        // Access ends first.
+        if let Some(files) = &self.args.files {
+            credential_dir::erase_dir(files);
         }
-        let below = Descendants::all(self.orders.leaf.clone());
-        let polite = (!is_done).then_some((Signal::SIGTERM, self.orders.grace));
-        let left = below.end(polite, GUARD_PATIENCE, &SystemClock::new()).await;
-        left.say(&MessageSink::stderr());
+        let descendants = Descendants::all(self.args.cgroup.clone());
+        let first = (!is_done).then_some((Signal::SIGTERM, self.args.grace));
+        let survivors = descendants.end(first, GUARD_PATIENCE, &SystemClock::new()).await;
+        survivors.report(&MessageSink::stderr());
         reap_orphans(None);
-        if let Some(leaf) = &self.orders.leaf {
-            leaf.remove();
+        if let Some(cgroup) = &self.args.cgroup {
+            cgroup.remove();
         }
         Ok(())
     }
 
-    /// Takes the statuses of what has died or stopped below.
-    fn look(&mut self) {
-        if self.is_over {
+    /// Reads the statuses of children that died or stopped.
+    fn poll_children(&mut self) {
+        if self.has_ended {
             return reap_orphans(None);
         }
         let pid = self.pid();
-        while let Some(event) = stopped_or_continued(pid) {
-            self.tell(event);
+        while let Some(event) = next_stop_or_continue(pid) {
+            self.send(event);
         }
         reap_orphans(Some(pid));
-        if let Some(status) = self.ended() {
-            self.is_over = true;
-            self.tell(GuardEvent::Ended(status.into_raw()));
-            // Orphans that stood in line behind it.
+        if let Some(status) = self.poll_command() {
+            self.has_ended = true;
+            self.send(GuardEvent::Ended(status.into_raw()));
+            // Orphans that waited behind it.
             reap_orphans(None);
         }
     }
 
-    fn ended(&mut self) -> Option<ExitStatus> {
+    fn poll_command(&mut self) -> Option<ExitStatus> {
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         match waitid(Id::Pid(self.pid()), peek) {
             Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => None,
-            // EINVAL is a signal without a name. Whatever it is, it is over, and std takes the status.
+            // EINVAL means a signal without a name. The command has ended, and std reads the status.
             Ok(_) | Err(_) => self.command.wait().ok(),
         }
     }
 
-    fn tell(&self, event: GuardEvent) {
-        // A wrapper that is gone is told nothing; the lifeline says so.
+    fn send(&self, event: GuardEvent) {
+        // This fails if the wrapper is gone, which the lifeline shows.
         let _ = (&self.events).write_all(event.to_line().as_bytes());
     }
 }
 
-fn stopped_or_continued(pid: Pid) -> Option<GuardEvent> {
+fn next_stop_or_continue(pid: Pid) -> Option<GuardEvent> {
     let looks = WaitPidFlag::WSTOPPED | WaitPidFlag::WCONTINUED | WaitPidFlag::WNOHANG;
     match waitid(Id::Pid(pid), looks) {
         Ok(WaitStatus::Stopped(_, signal)) => Some(GuardEvent::Stopped(signal as i32)),
@@ -332,7 +344,7 @@ fn stopped_or_continued(pid: Pid) -> Option<GuardEvent> {
     }
 }
 
-/// A pipe's end that was inherited by its number, so that nothing which is started from here inherits it too.
+/// Opens an inherited end of a pipe again, so that children of this process do not inherit it.
 pub(crate) fn take_over(number: i32, how: &OpenOptions) -> io::Result<File> {
     let ours = how.clone().custom_flags(OFlag::O_NONBLOCK.bits()).open(format!("/proc/self/fd/{number}"))?;
     close(number)?;
@@ -344,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn orders_read_back_as_they_were_given() {
+    fn guard_arguments_read_back() {
         let bare = || GuardArgs {
             wrapper: Pid::from_raw(7),
             lifeline: 5,
@@ -353,13 +365,13 @@ mod tests {
             group: Pid::from_raw(3),
             grace: Duration::from_millis(1_500),
             files: None,
-            leaf: None,
+            cgroup: None,
             program: "/bin/sh".into(),
             argv: ["sh", "-c", "--", "exit 3"].map(OsString::from).into(),
         };
-        let leaf = Some(JobCgroup::of("/cg".into(), "/cg/leaf".into()));
-        for orders in [bare(), GuardArgs { files: Some("/dev/shm/x".into()), leaf, ..bare() }] {
-            assert_eq!(GuardArgs::from_args(orders.to_args()), Some(orders));
+        let cgroup = Some(JobCgroup::new("/cg".into(), "/cg/leaf".into()));
+        for args in [bare(), GuardArgs { files: Some("/dev/shm/x".into()), cgroup, ..bare() }] {
+            assert_eq!(GuardArgs::from_args(args.to_args()), Some(args));
         }
         let whole = ["7", "5", "6", "-", "0", "10", "", "", "", "--", "/bin/sh", "sh"];
         assert!(GuardArgs::from_args(whole.map(OsString::from)).is_some());
@@ -370,18 +382,18 @@ mod tests {
     }
 
     #[test]
-    fn events_read_back_as_they_were_told() {
+    fn guard_events_read_back() {
         for event in [
             GuardEvent::Started(Pid::from_raw(7)),
-            GuardEvent::NotRun(8),
+            GuardEvent::NotStarted(8),
             GuardEvent::Stopped(20),
             GuardEvent::Continued,
-            GuardEvent::Heard(64),
+            GuardEvent::Signal(64),
             GuardEvent::Ended(139),
         ] {
-            assert_eq!(GuardEvent::of_line(&event.to_line()), Some(event));
+            assert_eq!(GuardEvent::from_line(&event.to_line()), Some(event));
         }
-        assert_eq!(GuardEvent::of_line("started"), None);
-        assert_eq!(GuardEvent::of_line("else 1"), None);
+        assert_eq!(GuardEvent::from_line("started"), None);
+        assert_eq!(GuardEvent::from_line("else 1"), None);
     }
 }

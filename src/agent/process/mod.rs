@@ -5,9 +5,10 @@
 //! | the command: how it is found, started, followed and ended | `command` `environment` `child` `exit` `rlimits` |
 //! | the small process that ends everything if the wrapper is killed | `guard` |
 //! | its descendants, and how all of them are ended | `processes` `cgroup` |
-//! | signals, and the process in front of the wrapper at a terminal | `signals` `front` `terminal` |
+//! | signals, and the process in front of the wrapper at a terminal | `signals` `arrivals` `front` `terminal` |
 //! | work that another program started | `work_watch` |
 
+pub(super) mod arrivals;
 pub(super) mod cgroup;
 pub(super) mod child;
 pub(super) mod command;

@@ -1,4 +1,4 @@
-//! The processes below this one, as `/proc` shows them: who descends from whom, and how they are ended.
+//! The descendants of this process, as `/proc` shows them, and how all of them are ended.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,27 +18,27 @@ use nix::{
 use super::cgroup::JobCgroup;
 use crate::{agent::messages::MessageSink, clock::Clock, sync::aside};
 
-/// One process, and when it was started: an id alone may come to mean another.
+/// A process id with the start time of the process, because ids are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
-    /// In clock ticks since the machine was started.
+    /// In clock ticks since boot.
     pub(crate) start: u64,
 }
 
 impl Process {
-    /// The one that has this id now.
+    /// The process that has this id now.
     pub(crate) fn of(pid: Pid) -> Option<Self> {
         start_of(pid).map(|start| Process { pid, start })
     }
 
-    /// Whether it still runs. One that is dead and that nobody has asked about is over.
+    /// Whether it still runs. A zombie does not.
     pub(crate) fn runs(self) -> bool {
-        stat_of(self.pid).is_some_and(|stat| stat.start == self.start && !stat.dead)
+        stat_of(self.pid).is_some_and(|stat| stat.start == self.start && !stat.is_dead)
     }
 }
 
-/// What could not be ended: processes in an uninterruptible wait. Their access has ended all the same.
+/// Processes that could not be ended, because they are in an uninterruptible wait. Their access has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Survivors {
@@ -46,21 +46,21 @@ pub struct Survivors {
 }
 
 impl Survivors {
-    /// Says which processes are left.
-    pub(crate) fn say(&self, voice: &MessageSink) {
+    /// Prints which processes are left, if any.
+    pub(crate) fn report(&self, messages: &MessageSink) {
         if !self.pids.is_empty() {
             let pids: Vec<String> = self.pids.iter().map(ToString::to_string).collect();
-            voice.say(&format!("processes that could not be ended, without access: {}", pids.join(", ")));
+            messages.send(&format!("processes that could not be ended, without access: {}", pids.join(", ")));
         }
     }
 }
 
-/// When a process was started, in clock ticks since the machine was; None where there is no such process.
+/// When a process was started, in clock ticks since boot. `None` if there is no such process.
 pub(crate) fn start_of(pid: Pid) -> Option<u64> {
     Some(stat_of(pid)?.start)
 }
 
-/// The parent of a process, as it is now.
+/// The present parent of a process.
 pub(crate) fn parent_of(pid: Pid) -> Option<Pid> {
     Some(stat_of(pid)?.parent)
 }
@@ -68,7 +68,7 @@ pub(crate) fn parent_of(pid: Pid) -> Option<Pid> {
 struct Stat {
     parent: Pid,
     start: u64,
-    dead: bool,
+    is_dead: bool,
 }
 
 fn stat_of(pid: Pid) -> Option<Stat> {
@@ -76,7 +76,7 @@ fn stat_of(pid: Pid) -> Option<Stat> {
     read_stat(&String::from_utf8_lossy(&text))
 }
 
-/// proc_pid_stat(5). A name may hold spaces and brackets, so fields count from the last bracket.
+/// Reads the text of proc_pid_stat(5). A name may contain spaces and brackets, so fields are counted from the last bracket.
 fn read_stat(text: &str) -> Option<Stat> {
     let (_, after) = text.rsplit_once(')')?;
     let mut fields = after.split_ascii_whitespace();
@@ -85,70 +85,70 @@ fn read_stat(text: &str) -> Option<Stat> {
     // The state is field 3, the parent 4, `num_threads` 20, `starttime` 22.
     let threads: u64 = fields.nth(15)?.parse().ok()?;
     let start = fields.nth(1)?.parse().ok()?;
-    // A first thread that has ended shows as dead though others of its process live on.
-    let dead = matches!(state, "Z" | "X") && threads <= 1;
-    Some(Stat { parent: Pid::from_raw(parent), start, dead })
+    // A process whose first thread has ended shows as a zombie, although other threads may run.
+    let is_dead = matches!(state, "Z" | "X") && threads <= 1;
+    Some(Stat { parent: Pid::from_raw(parent), start, is_dead })
 }
 
-/// All that lives below this process and was not there before it began.
+/// The descendants of this process, without those that existed before.
 ///
-/// The wrapper and its guard adopt what loses its parent (they are subreapers, or the first process), so that whatever the
-/// command started, in sessions of its own or not, is found here: torchrun starts every worker in its own session.
+/// The wrapper and its guard adopt orphans, because they are subreapers or the first process. So every process that the command
+/// started is found here, in any session: torchrun starts each worker in its own session.
 #[derive(Clone, Debug)]
 pub(crate) struct Descendants {
-    /// What somebody else put below this process before (`helper & exec leasehold run …`), with what descends from it.
+    /// Children that existed before (`helper & exec leasehold run …`). They and their descendants are left out.
     before: BTreeSet<Process>,
-    /// Not of the job itself, though all below it is.
+    /// Not part of the job, but all its descendants are.
     guard: Option<Pid>,
-    leaf: Option<JobCgroup>,
+    cgroup: Option<JobCgroup>,
 }
 
 impl Descendants {
-    /// From now on.
-    pub(crate) fn new(leaf: Option<JobCgroup>) -> Self {
+    /// Leaves out the present descendants.
+    pub(crate) fn from_now(cgroup: Option<JobCgroup>) -> Self {
         let before = living(&BTreeSet::new(), None).into_iter().collect();
-        Descendants { before, guard: None, leaf }
+        Descendants { before, guard: None, cgroup }
     }
 
-    /// All that there is: for the guard, which begins with nothing.
-    pub(crate) fn all(leaf: Option<JobCgroup>) -> Self {
-        Descendants { before: BTreeSet::new(), guard: None, leaf }
+    /// Leaves out none: for the guard, which starts without children.
+    pub(crate) fn all(cgroup: Option<JobCgroup>) -> Self {
+        Descendants { before: BTreeSet::new(), guard: None, cgroup }
     }
 
     #[cfg(test)]
-    pub(crate) fn leaf(&self) -> Option<&JobCgroup> {
-        self.leaf.as_ref()
+    pub(crate) fn cgroup(&self) -> Option<&JobCgroup> {
+        self.cgroup.as_ref()
     }
 
-    pub(crate) fn guarded_by(self, guard: Pid) -> Self {
+    pub(crate) fn with_guard(self, guard: Pid) -> Self {
         Descendants { guard: Some(guard), ..self }
     }
 
-    pub(crate) fn remove_leaf(&self) {
-        self.leaf.iter().for_each(JobCgroup::remove);
+    pub(crate) fn remove_cgroup(&self) {
+        self.cgroup.iter().for_each(JobCgroup::remove);
     }
 
     fn living(&self) -> Vec<Process> {
         living(&self.before, self.guard)
     }
 
-    /// Ends all of them: the polite signal first, each once, SIGKILL when the grace is over, and then for `patience` more until
-    /// they are gone. Processes that are started meanwhile are found and ended too.
+    /// Ends all of them, also those that are started meanwhile. Sends the `first` signal to each once, and SIGKILL after the
+    /// grace. Waits for `patience` more until they are gone.
     pub(crate) async fn end(
         &self,
-        polite: Option<(Signal, Duration)>,
+        first: Option<(Signal, Duration)>,
         patience: Duration,
         clock: &dyn Clock,
     ) -> Survivors {
-        let mut told = BTreeSet::new();
-        if let Some((signal, grace)) = polite {
+        let mut signalled = BTreeSet::new();
+        if let Some((signal, grace)) = first {
             let deadline = clock.now().lease.plus(grace);
             let mut pause = Duration::from_millis(5);
             loop {
                 let Some(living) = self.scan().await else { return Survivors { pids: Vec::new() } };
-                for process in living.into_iter().filter(|p| told.insert(*p)) {
+                for process in living.into_iter().filter(|p| signalled.insert(*p)) {
                     send(process, signal);
-                    // A stopped process acts on nothing but SIGKILL until it is continued.
+                    // A stopped process acts only on SIGKILL until it is continued.
                     send(process, Signal::SIGCONT);
                 }
                 let left = deadline.since(clock.now().lease);
@@ -165,75 +165,77 @@ impl Descendants {
             if deadline.since(clock.now().lease).is_zero() {
                 return Survivors { pids: living.into_iter().map(|p| p.pid).collect() };
             }
-            if let Some(leaf) = &self.leaf {
-                leaf.kill();
+            if let Some(cgroup) = &self.cgroup {
+                cgroup.kill();
             }
             for process in living {
                 send(process, Signal::SIGKILL);
             }
-            self.strike();
+            self.kill_orphans();
             clock.sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// SIGKILLs orphans as they come, for a moment. A process that forks and exits faster than all of `/proc` can be read falls to
-    /// this one each time: its own short list of children is read in microseconds.
-    fn strike(&self) {
-        for _ in 0..STRIKES {
+    /// Kills orphans for a moment, as they come. A process that forks and exits faster than `/proc` can be read becomes a child of
+    /// this process each time, and the list of children is read in microseconds.
+    fn kill_orphans(&self) {
+        for _ in 0..ORPHAN_ROUNDS {
             if self.guard.is_none() {
                 reap_orphans(None);
             }
             let Some(children) = children_of(getpid()) else { return };
-            let orphans: Vec<Pid> = children.into_iter().filter(|pid| !self.is_known(*pid)).collect();
+            let orphans: Vec<Pid> = children.into_iter().filter(|pid| !self.is_foreign(*pid)).collect();
             if orphans.is_empty() {
                 return;
             }
             for orphan in orphans {
-                // A child of ours keeps its id until we reap it.
+                // A child keeps its id until it is reaped.
                 let _ = kill(orphan, Signal::SIGKILL);
             }
         }
     }
 
-    /// Whether a child of this process is not of the job.
-    fn is_known(&self, child: Pid) -> bool {
+    /// Whether a child of this process is not part of the job.
+    fn is_foreign(&self, child: Pid) -> bool {
         Some(child) == self.guard || self.before.iter().any(|before| before.pid == child)
     }
 
-    /// What lives. `None` only if it is proven that nothing does.
+    /// Finds the living ones. `None` only if it is proven that there are none.
     ///
-    /// Reading `/proc` takes milliseconds on a busy host: not on a thread that beats.
+    /// Reading `/proc` takes milliseconds on a busy host, so it is done on another thread.
     async fn scan(&self) -> Option<Vec<Process>> {
-        let below = self.clone();
-        let look = move || {
-            let living = below.living();
-            (!living.is_empty() || !below.is_proven_empty()).then_some(living)
+        let descendants = self.clone();
+        let scan = move || {
+            let living = descendants.living();
+            (!living.is_empty() || !descendants.is_proven_empty()).then_some(living)
         };
-        // A look that did not finish has proven nothing.
-        aside(look).await.unwrap_or_else(|| Some(Vec::new()))
+        // A scan that did not finish proves nothing.
+        aside(scan).await.unwrap_or_else(|| Some(Vec::new()))
     }
 
-    /// An empty scan proves nothing: a process that forks and exits is always elsewhere than where it is looked for. An orphan
-    /// becomes a child of the subreaper above it in the same moment in which its parent dies. So as long as anything lives, the
-    /// subreaper has a child, and one look at its own list is the proof.
+    /// Whether it is certain that none is left. An empty scan is not: a process that forks and exits may be missed each time. But
+    /// an orphan becomes a child of the subreaper at the moment its parent dies. So while a descendant lives, the subreaper has a
+    /// child, and its list of children is the proof.
     fn is_proven_empty(&self) -> bool {
         if self.guard.is_none() && self.before.is_empty() {
             return has_no_child();
         }
-        // What a guard had that is gone is ours.
+        // If the guard is gone, its children are ours.
         let guard = self.guard.filter(|guard| start_of(*guard).is_some());
         match (children_of(getpid()), guard.map_or(Some(Vec::new()), children_of)) {
-            (Some(own), Some(guarded)) => guarded.is_empty() && own.into_iter().all(|pid| self.is_known(pid)),
-            // A kernel without these lists: the guard, which ends after us, waits for its last child.
+            (Some(own), Some(guarded)) => {
+                guarded.is_empty() && own.into_iter().all(|pid| self.is_foreign(pid))
+            }
+            // The kernel has no such lists. The guard, which ends after us, waits for its last child.
             _ => self.living().is_empty(),
         }
     }
 }
 
-/// Looks at a list of children in one go. Each takes some microseconds, so all of them the time of some scans.
-const STRIKES: u32 = 500;
+/// How often the list of children is read in one call. Each takes some microseconds.
+const ORPHAN_ROUNDS: u32 = 500;
 
-/// The children of a process, dead ones that were not reaped among them. `None` if there is no such list (CONFIG_PROC_CHILDREN).
+/// The children of a process, with zombies. `None` if the kernel has no such list (CONFIG_PROC_CHILDREN).
 fn children_of(pid: Pid) -> Option<Vec<Pid>> {
     let mut all = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
@@ -241,7 +243,7 @@ fn children_of(pid: Pid) -> Option<Vec<Pid>> {
             Ok(list) => {
                 all.extend(list.split_ascii_whitespace().filter_map(|p| p.parse().ok().map(Pid::from_raw)))
             }
-            // A thread that has just ended has handed its children on.
+            // A thread that has just ended has passed its children on.
             Err(_) if !task.path().exists() => {}
             Err(_) => return None,
         }
@@ -249,14 +251,14 @@ fn children_of(pid: Pid) -> Option<Vec<Pid>> {
     Some(all)
 }
 
-/// Whether this process has no child at all, after it took the statuses of the dead ones.
+/// Reaps the dead children, and returns whether there are no others.
 fn has_no_child() -> bool {
     reap_orphans(None);
     let any = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     matches!(waitid(Id::All, any), Err(Errno::ECHILD))
 }
 
-fn living(except: &BTreeSet<Process>, passed: Option<Pid>) -> Vec<Process> {
+fn living(except: &BTreeSet<Process>, skipped: Option<Pid>) -> Vec<Process> {
     let mut children: BTreeMap<Pid, Vec<(Pid, Stat)>> = BTreeMap::new();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in pids.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw)) {
@@ -272,7 +274,7 @@ fn living(except: &BTreeSet<Process>, passed: Option<Pid>) -> Vec<Process> {
                 continue;
             }
             next.push(pid);
-            if !stat.dead && Some(pid) != passed {
+            if !stat.is_dead && Some(pid) != skipped {
                 found.push(process);
             }
         }
@@ -280,8 +282,8 @@ fn living(except: &BTreeSet<Process>, passed: Option<Pid>) -> Vec<Process> {
     found
 }
 
+/// Sends a signal to a process, unless another process has its id by now.
 pub(crate) fn send(process: Process, signal: Signal) {
-    // Looked at once more, so that a process that took over the id is not hit.
     if start_of(process.pid) == Some(process.start)
         && let Err(e) = kill(process.pid, signal)
         && e != Errno::ESRCH
@@ -290,8 +292,8 @@ pub(crate) fn send(process: Process, signal: Signal) {
     }
 }
 
-/// Takes the statuses of dead children of this process, all but `own`'s: those were orphaned and adopted. Nothing else
-/// may be started by it, or its status is taken here.
+/// Reaps the dead children of this process, which were adopted, but not `own`. This process must start no other children,
+/// because they would be reaped here.
 pub(crate) fn reap_orphans(own: Option<Pid>) {
     loop {
         match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
@@ -301,18 +303,18 @@ pub(crate) fn reap_orphans(own: Option<Pid>) {
                 let _ = waitpid(status.pid(), Some(WaitPidFlag::WNOHANG));
             }
             Err(Errno::EINTR) => {}
-            // A signal that nix has no name for: the status says no pid, so the dead are looked up one by one.
-            Err(Errno::EINVAL) => return reap_by_name(own),
+            // A signal that nix has no name for: the status has no pid, so the zombies are looked up one by one.
+            Err(Errno::EINVAL) => return reap_one_by_one(own),
             Err(_) => return,
         }
     }
 }
 
-fn reap_by_name(own: Option<Pid>) {
+fn reap_one_by_one(own: Option<Pid>) {
     let me = getpid();
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in pids.filter_map(|e| e.file_name().to_str()?.parse().ok().map(Pid::from_raw)) {
-        if Some(pid) != own && stat_of(pid).is_some_and(|s| s.dead && s.parent == me) {
+        if Some(pid) != own && stat_of(pid).is_some_and(|s| s.is_dead && s.parent == me) {
             let _ = waitpid(pid, Some(WaitPidFlag::WNOHANG));
         }
     }
@@ -323,11 +325,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_with_brackets_and_spaces_does_not_shift_the_fields() {
+    fn a_name_with_brackets_does_not_shift_the_fields() {
         let stat = read_stat("7 (a) b (c) Z 4 7 7 0 -1 1 2 3 4 5 6 7 8 9 20 0 1 0 12345 0 0").unwrap();
-        assert_eq!((stat.parent.as_raw(), stat.start, stat.dead), (4, 12345, true));
+        assert_eq!((stat.parent.as_raw(), stat.start, stat.is_dead), (4, 12345, true));
         let threads = read_stat("7 (a) Z 4 7 7 0 -1 1 2 3 4 5 6 7 8 9 20 0 2 0 12345 0 0").unwrap();
-        assert!(!threads.dead, "one of its threads lives");
+        assert!(!threads.is_dead, "one of its threads lives");
         assert!(read_stat("7 (a").is_none() && read_stat("").is_none());
     }
 

@@ -1,4 +1,4 @@
-//! Limits of the platform: which one an error or a signal stands for, so that none of them ends anything silently.
+//! Resource limits: names the limit behind an error or a signal, so that no limit ends anything silently.
 
 use std::{io, time::Duration};
 
@@ -11,7 +11,7 @@ use nix::{
     },
 };
 
-/// The limit behind an error of the system, in the words of a shell.
+/// The limit behind a system error, with the name that a shell uses.
 pub fn limit_of(error: &io::Error) -> Option<&'static str> {
     Some(match Errno::from_raw(error.raw_os_error()?) {
         Errno::EAGAIN => {
@@ -27,8 +27,8 @@ pub fn limit_of(error: &io::Error) -> Option<&'static str> {
     })
 }
 
-/// The limit that ended a command by this signal. The command has the wrapper's limits, unless it changed them.
-pub(crate) fn limit_of_end(signal: i32) -> Option<String> {
+/// The limit behind a signal that ended a command. The command has the limits of the wrapper, unless it changed them.
+pub(crate) fn limit_behind_signal(signal: i32) -> Option<String> {
     let at = |resource| getrlimit(resource).ok().filter(|(soft, _)| *soft != RLIM_INFINITY);
     match Signal::try_from(signal).ok()? {
         Signal::SIGXCPU => Some(match at(Resource::RLIMIT_CPU) {
@@ -51,14 +51,14 @@ pub(crate) fn limit_of_end(signal: i32) -> Option<String> {
     }
 }
 
-/// Whether a SIGXCPU is the kernel's, about the wrapper's own processor time. Raises the soft limit to the hard one then, so that
-/// the access of the command does not end with the wrapper. The command keeps its own limit.
+/// Whether a SIGXCPU is about the processor time of the wrapper itself. If so, raises the soft limit to the hard limit, so that
+/// the wrapper can keep the access. The command keeps its own limit.
 pub(crate) fn is_own_cpu_limit() -> bool {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_CPU) else { return false };
     let Ok(used) = getrusage(UsageWho::RUSAGE_SELF) else { return false };
     let used = used.user_time() + used.system_time();
     let used = Duration::from_micros(used.num_microseconds().try_into().unwrap_or(0));
-    // The kernel looks at ticks, which come a little before the sum.
+    // The kernel counts ticks, which may be a little ahead of the sum.
     let is_own = soft != RLIM_INFINITY && used.as_secs_f64() + 0.1 >= soft as f64;
     if is_own && let Err(error) = setrlimit(Resource::RLIMIT_CPU, hard, hard) {
         tracing::warn!(%error, "the limit of processor time could not be raised");
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_limit_is_named_as_a_shell_does() {
+    fn each_limit_is_named_as_in_a_shell() {
         for (errno, word) in [
             (Errno::EAGAIN, "ulimit -u"),
             (Errno::EMFILE, "ulimit -n"),
@@ -86,9 +86,9 @@ mod tests {
     }
 
     #[test]
-    fn no_signal_blames_a_limit_that_is_not_set() {
-        assert_eq!(limit_of_end(Signal::SIGTERM as i32), None);
-        assert!(limit_of_end(Signal::SIGXCPU as i32).unwrap().contains("ulimit -t"));
+    fn a_signal_names_no_limit_that_is_not_set() {
+        assert_eq!(limit_behind_signal(Signal::SIGTERM as i32), None);
+        assert!(limit_behind_signal(Signal::SIGXCPU as i32).unwrap().contains("ulimit -t"));
         assert!(!is_own_cpu_limit());
     }
 }

@@ -1,4 +1,4 @@
-//! A process beside an agent, which the agent did not start: how its end is seen, by its id or on a volume that both share.
+//! Work that another program started: a sidecar sees its end by a process id, or by a file on a volume that both share.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -9,7 +9,7 @@ use std::{
 use nix::unistd::Pid;
 
 use super::{
-    exit::{ChildExit, ChildStatus, ToFinish},
+    exit::{ChildExit, ChildStatus, FinishRequest},
     processes::Process,
 };
 use crate::{
@@ -19,53 +19,52 @@ use crate::{
     proto::v1,
 };
 
-/// What ends an agent, beside signals. The first of these does.
+/// What ends a sidecar, besides signals. The first of these does.
 #[derive(Clone, Debug, Default)]
 pub struct StopConditions {
-    /// This process ends.
+    /// The end of this process.
     pub process: Option<Pid>,
-    /// This file appears. It may say how the work ended.
+    /// The appearance of this file. It may say how the work ended.
     pub file: Option<PathBuf>,
-    /// The lock (`flock`) on this file is released, after another process had it.
+    /// The release of the lock (`flock`) on this file, after another process had it.
     pub lock: Option<PathBuf>,
 }
 
-/// How a neighbour ended, if it said so.
+/// The end of the work, as far as it was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WorkEnd {
-    /// For people: what was seen.
+    /// What was seen, for messages.
     pub(crate) what: &'static str,
-    pub(crate) word: Option<ReportedEnd>,
+    pub(crate) reported: Option<ReportedEnd>,
 }
 
-/// What stands in the file of a neighbour that has ended.
+/// The content of the file that says how the work ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReportedEnd {
     /// `completed`, `failed` or `interrupted`.
     Outcome(v1::Outcome),
     /// An exit code, as `echo $?` writes it.
     Code(u8),
-    /// Neither. Shown to people.
+    /// Other text, with its control characters escaped.
     Other(String),
 }
 
 impl ReportedEnd {
-    /// The outcome that is reported, with a line about it. An exit code counts as that of a command under `run` does.
-    pub(crate) fn outcome(&self, request: ToFinish) -> Option<(v1::Outcome, String)> {
+    /// The outcome to report, with a line about it. An exit code counts as for a command of `run`.
+    pub(crate) fn outcome(&self, request: FinishRequest) -> Option<(v1::Outcome, String)> {
         match self {
             ReportedEnd::Outcome(outcome) => {
                 Some((*outcome, "as the program beside the agent said".to_owned()))
             }
             ReportedEnd::Code(code) => {
-                let end = ChildStatus::Exited(i32::from(*code));
-                let ended = ChildExit { end, asked: None };
-                Some((ended.outcome_after(request), ended.detail()))
+                let exit = ChildExit { status: ChildStatus::Exited(i32::from(*code)), asked: None };
+                Some((exit.outcome_after(request), exit.detail()))
             }
             ReportedEnd::Other(_) => None,
         }
     }
 
-    fn of(text: &str) -> Option<Self> {
+    fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         Some(match text {
             "" => return None,
@@ -80,24 +79,24 @@ impl ReportedEnd {
     }
 }
 
-/// A neighbour that is looked at.
+/// Watches for the end of the work.
 #[derive(Debug)]
 pub(crate) struct WorkWatch {
     pub(crate) process: Option<Process>,
     file: Option<PathBuf>,
     lock: Option<PathBuf>,
-    /// Another process was seen to have the lock.
+    /// Another process had the lock at an earlier check.
     was_locked: bool,
-    /// Since when the file is there.
+    /// When the file was first seen.
     file_since: Option<LeaseTime>,
 }
 
 impl WorkWatch {
-    /// Begins to look.
+    /// Begins to watch.
     ///
     /// # Errors
-    /// The process is not there, or the file is there already: nothing could be read from them.
-    pub(crate) fn of(until: &StopConditions) -> Result<Self, String> {
+    /// The process does not exist, or the file exists already.
+    pub(crate) fn start(until: &StopConditions) -> Result<Self, String> {
         let process = match until.process {
             None => None,
             Some(pid) => Some(Process::of(pid).ok_or_else(|| {
@@ -114,37 +113,37 @@ impl WorkWatch {
         Ok(WorkWatch { process, file, lock, was_locked: false, file_since: None })
     }
 
-    /// Until it is over. Without anything to look at, for as long as it is polled. Cancel safe.
-    pub(crate) async fn over(&mut self, clock: &dyn Clock) -> WorkEnd {
+    /// Waits for the end of the work. Never returns if there is nothing to watch. Cancel safe.
+    pub(crate) async fn ended(&mut self, clock: &dyn Clock) -> WorkEnd {
         if self.process.is_none() && self.file.is_none() && self.lock.is_none() {
             return std::future::pending().await;
         }
         loop {
-            // What says how the work ended comes before what only says that it did.
-            if let Some(word) = self.word(clock.now().lease) {
-                return WorkEnd { what: "the file of its end is there", word };
+            // The file comes first, because it says how the work ended.
+            if let Some(reported) = self.read_file(clock.now().lease) {
+                return WorkEnd { what: "the file of its end is there", reported };
             }
             if self.process.is_some_and(|process| !process.runs()) {
-                return WorkEnd { what: "the watched process has ended", word: None };
+                return WorkEnd { what: "the watched process has ended", reported: None };
             }
             if self.is_released() {
-                return WorkEnd { what: "the lock was released", word: None };
+                return WorkEnd { what: "the lock was released", reported: None };
             }
             clock.sleep(WATCH_PID).await;
         }
     }
 
-    /// What the file says, once it is there and whole.
-    fn word(&mut self, now: LeaseTime) -> Option<Option<ReportedEnd>> {
+    /// Reads the file, if it is there and complete.
+    fn read_file(&mut self, now: LeaseTime) -> Option<Option<ReportedEnd>> {
         let mut text = String::new();
         let mut file = open_regular(OpenOptions::new().read(true), self.file.as_ref()?).ok()?;
         let read = Read::take(&mut file, WORD_BYTES_MAX).read_to_string(&mut text);
         let since = *self.file_since.get_or_insert(now);
-        let is_whole = read.is_ok() && text.ends_with('\n');
-        (is_whole || now.since(since) >= WORD_SETTLES).then(|| ReportedEnd::of(&text))
+        let is_complete = read.is_ok() && text.ends_with('\n');
+        (is_complete || now.since(since) >= WORD_SETTLES).then(|| ReportedEnd::parse(&text))
     }
 
-    /// Whether another process had the lock and has it no more. The lock is taken for a moment to see that.
+    /// Whether another process had the lock and has released it. Takes the lock for a moment to check.
     fn is_released(&mut self) -> bool {
         let Some(path) = &self.lock else { return false };
         let Ok(file) = open_regular(OpenOptions::new().read(true), path) else { return false };
@@ -178,49 +177,50 @@ mod tests {
             ("256\n", None, None),
             ("all is well\n", None, None),
         ] {
-            let word = ReportedEnd::of(text).unwrap();
+            let word = ReportedEnd::parse(text).unwrap();
             let outcome = |request| word.outcome(request).map(|(outcome, _)| outcome);
             assert_eq!(
-                (outcome(ToFinish::NotAsked), outcome(ToFinish::Asked)),
+                (outcome(FinishRequest::NotAsked), outcome(FinishRequest::Asked)),
                 (calm, finishing),
                 "{text:?}"
             );
         }
-        assert_eq!(ReportedEnd::of(" \n"), None);
-        assert_eq!(ReportedEnd::of("\u{1b}[2J"), Some(ReportedEnd::Other("\\u{1b}[2J".into())));
+        assert_eq!(ReportedEnd::parse(" \n"), None);
+        assert_eq!(ReportedEnd::parse("\u{1b}[2J"), Some(ReportedEnd::Other("\\u{1b}[2J".into())));
     }
 
     #[test]
-    fn a_file_counts_once_it_is_whole_or_has_settled() {
+    fn a_file_counts_once_it_is_complete_or_has_settled() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("done");
         let until = StopConditions { file: Some(file.clone()), ..StopConditions::default() };
-        let mut neighbour = WorkWatch::of(&until).unwrap();
+        let mut watch = WorkWatch::start(&until).unwrap();
         let now = LeaseTime(1_000_000);
-        assert_eq!(neighbour.word(now), None);
+        assert_eq!(watch.read_file(now), None);
         fs::write(&file, "13").unwrap();
-        assert_eq!(neighbour.word(now), None, "its writer is not done");
+        assert_eq!(watch.read_file(now), None, "its writer is not done");
         fs::write(&file, "137\n").unwrap();
-        assert_eq!(neighbour.word(now), Some(Some(ReportedEnd::Code(137))));
+        assert_eq!(watch.read_file(now), Some(Some(ReportedEnd::Code(137))));
         fs::write(&file, "").unwrap();
-        assert_eq!(neighbour.word(now), None);
-        assert_eq!(neighbour.word(now.plus(Duration::from_secs(1))), Some(None), "it says nothing");
-        let refused = WorkWatch::of(&until).unwrap_err();
+        assert_eq!(watch.read_file(now), None);
+        assert_eq!(watch.read_file(now.plus(Duration::from_secs(1))), Some(None), "it says nothing");
+        let refused = WorkWatch::start(&until).unwrap_err();
         assert!(refused.contains("is there already"), "{refused}");
     }
 
     #[test]
-    fn a_lock_counts_once_it_was_taken_and_given_back() {
+    fn a_lock_counts_once_it_was_taken_and_released() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("lock");
-        let mut neighbour =
-            WorkWatch::of(&StopConditions { lock: Some(path.clone()), ..StopConditions::default() }).unwrap();
-        assert!(!neighbour.is_released(), "no file yet");
+        let mut watch =
+            WorkWatch::start(&StopConditions { lock: Some(path.clone()), ..StopConditions::default() })
+                .unwrap();
+        assert!(!watch.is_released(), "no file yet");
         let theirs = File::create(&path).unwrap();
-        assert!(!neighbour.is_released(), "no one had it yet");
+        assert!(!watch.is_released(), "no one had it yet");
         theirs.lock().unwrap();
-        assert!(!neighbour.is_released());
+        assert!(!watch.is_released());
         theirs.unlock().unwrap();
-        assert!(neighbour.is_released());
+        assert!(watch.is_released());
     }
 }

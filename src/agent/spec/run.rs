@@ -41,6 +41,16 @@ impl Default for RunSettings {
     }
 }
 
+impl RunSettings {
+    /// The signal that asks the work to finish when an operator drains the job. `None` sends no signal.
+    pub(in crate::agent) fn signal_to_finish(&self) -> Option<Signal> {
+        match self.on_revoke {
+            OnRevoke::Term | OnRevoke::Kill => Some(self.drain_signal.unwrap_or(Signal::SIGTERM)),
+            OnRevoke::Ignore => self.drain_signal,
+        }
+    }
+}
+
 /// What happens to the child when its access was revoked. The access is gone in each case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRevoke {

@@ -1,5 +1,9 @@
-//! The member while it runs.
+//! The member while it runs: `live` is its loop, `handle` is for the run or sidecar that it belongs to.
 
+mod answers;
+mod connection;
+pub(crate) mod handle;
 pub(crate) mod live;
-pub(crate) mod requests;
+mod notices;
+mod requests;
 pub(crate) mod stream;

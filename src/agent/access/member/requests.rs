@@ -1,4 +1,4 @@
-//! What a member asks of the daemon while it does other things.
+//! The requests of a member to the daemon, as futures that run while it does other things.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,8 +14,8 @@ use crate::{
     reason::Refusal,
 };
 
-/// What was asked, with its answer. `at` is the place of the credential among those that are held.
-pub(crate) enum MemberAnswer {
+/// A response, with what was requested. `at` is the position of the credential in its set.
+pub(super) enum MemberAnswer {
     Issued {
         at: usize,
         answer: Result<v1::IssueCredentialResponse, Refusal>,
@@ -30,14 +30,14 @@ pub(crate) enum MemberAnswer {
         answer: Result<v1::DrainAttemptResponse, Refusal>,
         reason: String,
     },
-    /// A lease was given back, or ends by itself.
-    GivenBack,
+    /// The lease was released, or ends by itself.
+    Released,
 }
 
-/// A question under way.
-pub(crate) type PendingAnswer = LocalBoxFuture<'static, MemberAnswer>;
+/// A request in flight.
+pub(super) type PendingAnswer = LocalBoxFuture<'static, MemberAnswer>;
 
-pub(crate) fn issue(calls: Calls, at: usize, request: v1::IssueCredentialRequest) -> PendingAnswer {
+pub(super) fn issue(calls: Calls, at: usize, request: v1::IssueCredentialRequest) -> PendingAnswer {
     async move {
         let answer = calls.answer(calls.members().issue_credential(timed(CALL, request))).await;
         MemberAnswer::Issued { at, answer }
@@ -45,7 +45,7 @@ pub(crate) fn issue(calls: Calls, at: usize, request: v1::IssueCredentialRequest
     .boxed_local()
 }
 
-pub(crate) fn renew(calls: Calls, at: usize, lease: LeaseId, session: v1::Session) -> PendingAnswer {
+pub(super) fn renew(calls: Calls, at: usize, lease: LeaseId, session: v1::Session) -> PendingAnswer {
     let request = v1::RenewLeaseRequest { session: Some(session), lease: lease.to_string(), ttl: None };
     async move {
         let answer = calls.answer(calls.members().renew_lease(timed(CALL, request))).await;
@@ -54,37 +54,37 @@ pub(crate) fn renew(calls: Calls, at: usize, lease: LeaseId, session: v1::Sessio
     .boxed_local()
 }
 
-/// Gives back a lease that is not used. Once: it ends by itself if that fails.
-pub(crate) fn give_back(calls: Calls, lease: LeaseId, session: v1::Session) -> PendingAnswer {
+/// Releases a lease that is not used. Tries once: if that fails, the lease ends by itself.
+pub(super) fn release(calls: Calls, lease: LeaseId, session: v1::Session) -> PendingAnswer {
     let request = v1::ReleaseLeaseRequest { session: Some(session), lease: lease.to_string() };
     async move {
         if let Err(refusal) = calls.answer(calls.members().release_lease(timed(CALL, request))).await {
             tracing::debug!(%lease, reason = %refusal.reason, "a lease could not be given back");
         }
-        MemberAnswer::GivenBack
+        MemberAnswer::Released
     }
     .boxed_local()
 }
 
-/// Joins over a connection that is not in use yet.
-pub(crate) fn join(calls: Calls, who: MemberSession, clock: Arc<dyn Clock>) -> PendingAnswer {
-    async move { MemberAnswer::Connected(connect(calls, &who, || clock.now()).await) }.boxed_local()
+/// Joins over a new connection.
+pub(super) fn join(calls: Calls, session: MemberSession, clock: Arc<dyn Clock>) -> PendingAnswer {
+    async move { MemberAnswer::Connected(connect(calls, &session, || clock.now()).await) }.boxed_local()
 }
 
-/// Asks to drain this member alone, for as long as a drain could last.
-pub(crate) fn drain(
+/// Drains this member only. Retries for as long as the drain could last.
+pub(super) fn drain(
     calls: Calls,
-    who: &MemberSession,
+    session: &MemberSession,
     grace: Option<Duration>,
     reason: String,
 ) -> PendingAnswer {
     let request = v1::DrainAttemptRequest {
-        job: who.job.to_string(),
-        attempt: who.attempt.value(),
+        job: session.job.to_string(),
+        attempt: session.attempt.value(),
         grace: grace.and_then(|g| g.try_into().ok()),
         reason,
-        instance: who.instance.to_string(),
-        session_secret: who.secret.expose().to_vec(),
+        instance: session.instance.to_string(),
+        session_secret: session.secret.expose().to_vec(),
     };
     async move {
         let patience = grace.unwrap_or(DRAIN_GRACE_DEFAULT);
@@ -96,20 +96,20 @@ pub(crate) fn drain(
     .boxed_local()
 }
 
-/// Tells how the child ended, within [`REPORT`].
-pub(crate) async fn report(
+/// Reports how the work ended, within [`REPORT`].
+pub(super) async fn report(
     calls: &Calls,
-    who: &MemberSession,
+    session: &MemberSession,
     outcome: v1::Outcome,
     detail: String,
 ) -> Result<(), Refusal> {
     let request = v1::EndAttemptRequest {
-        job: who.job.to_string(),
-        attempt: who.attempt.value(),
+        job: session.job.to_string(),
+        attempt: session.attempt.value(),
         outcome: outcome.into(),
-        instance: who.instance.to_string(),
+        instance: session.instance.to_string(),
         detail,
-        session_secret: who.secret.expose().to_vec(),
+        session_secret: session.secret.expose().to_vec(),
     };
     let ask = async |span| calls.within(span, calls.jobs().end_attempt(timed(span, request.clone()))).await;
     calls.persist(REPORT, ask).await.map(drop)
