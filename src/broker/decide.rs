@@ -154,8 +154,8 @@ pub(super) fn granted_by(grant: &Grant) -> Vec<String> {
 }
 
 /// Returns a decision as the ledger keeps it.
-pub(super) fn decision_record(rules: &Rules, result: &str, by: Vec<String>) -> ledger::Decision {
-    ledger::Decision {
+pub(super) fn decision_record(rules: &Rules, result: &str, by: Vec<String>) -> ledger::DecisionRecord {
+    ledger::DecisionRecord {
         result: result.to_owned(),
         rules: by,
         policy: rules.engine.digest(),

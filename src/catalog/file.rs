@@ -6,7 +6,7 @@ use super::{
     Audience, CheckpointFacts, DatasetFacts, Enforcement, HumanPattern, IdentityUse, ModelFacts, Principal,
     Resource, ResourceFacts,
     principal::HumanSegment,
-    value::{Word, line_of_text, local_name, location, model_name, moment, parse, pin},
+    value::{LowerWord, line_of_text, local_name, location, model_name, moment, parse, pin},
 };
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, SPEC_LIST_MAX},
@@ -303,7 +303,7 @@ fn read_model(table: &mut Section<'_>, notes: &mut Notes) -> Option<ModelFacts> 
     Some(ModelFacts { tier: tier?, environment: environment?, risk: risk?, tool_access: tool_access? })
 }
 
-fn words(list: Vec<Placed<Word>>) -> BTreeSet<String> {
+fn words(list: Vec<Placed<LowerWord>>) -> BTreeSet<String> {
     list.into_iter().map(|word| word.value.0).collect()
 }
 

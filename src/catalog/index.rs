@@ -13,10 +13,10 @@ use crate::{
 
 /// Who may come and what there is to open, all of it checked. Cheap to clone; never changes.
 #[derive(Clone, Debug)]
-pub struct Catalog(Arc<Index>);
+pub struct Catalog(Arc<CatalogIndex>);
 
 #[derive(Debug, Default)]
-pub(super) struct Index {
+pub(super) struct CatalogIndex {
     pub(super) digest: Option<Digest>,
     pub(super) warnings: Vec<String>,
     /// What is wrong with what is on disk, and is not in force.
@@ -50,7 +50,7 @@ impl Counts {
 }
 
 impl Catalog {
-    pub(super) fn of(mut index: Index) -> Self {
+    pub(super) fn of(mut index: CatalogIndex) -> Self {
         index.by_segments = Tree::of(&index.principals);
         Catalog(Arc::new(index))
     }

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Catalog, CatalogErrors, IdentityUse, Principal,
     file::{self, PLATFORM, TenantFile},
-    index::Index,
+    index::CatalogIndex,
     settle::settle,
 };
 use crate::{
@@ -38,12 +38,12 @@ impl Catalog {
     }
 }
 
-fn nothing() -> Index {
-    Index { digest: Some(digest(&[])), ..Index::default() }
+fn nothing() -> CatalogIndex {
+    CatalogIndex { digest: Some(digest(&[])), ..CatalogIndex::default() }
 }
 
 /// Reads all `TENANT.toml` files of a directory.
-fn read(dir: &Path) -> Result<Index, CatalogErrors> {
+fn read(dir: &Path) -> Result<CatalogIndex, CatalogErrors> {
     let mut problems = Vec::new();
     let mut warnings = Vec::new();
     let sources = sources(dir, &mut problems, &mut warnings).unwrap_or_default();
@@ -65,16 +65,16 @@ pub(super) fn indexed(
     sources: &[Source],
     files: Vec<TenantFile>,
     mut warnings: Vec<String>,
-) -> Index {
+) -> CatalogIndex {
     if files.is_empty() {
         warnings.push(format!("{}: no TENANT.toml in it, so nobody may do anything", dir.display()));
     }
-    let mut index = Index {
+    let mut index = CatalogIndex {
         digest: Some(digest(sources)),
         warnings,
         tenants: files.iter().map(|f| f.tenant.clone()).collect(),
         sources: sources.iter().map(|s| (s.tenant.clone(), s.text.clone())).collect(),
-        ..Index::default()
+        ..CatalogIndex::default()
     };
     assemble(files, &mut index);
     index
@@ -82,13 +82,13 @@ pub(super) fn indexed(
 
 /// What is wrong with each file, and with all of them together.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Findings {
     pub(super) problems: Vec<Problem>,
     /// Of what two files both name: the one that a problem is noted for, and the other.
     pub(super) conflicts: Vec<(PathBuf, PathBuf)>,
 }
 
-impl Found {
+impl Findings {
     fn conflict(&mut self, problem: Problem, other: &TenantFile) {
         self.conflicts.push((problem.file.clone(), PathBuf::from(&other.file)));
         self.problems.push(problem);
@@ -96,8 +96,8 @@ impl Found {
 }
 
 /// Finds all that is wrong.
-pub(super) fn check(files: &mut [TenantFile]) -> Found {
-    let mut found = Found::default();
+pub(super) fn check(files: &mut [TenantFile]) -> Findings {
+    let mut found = Findings::default();
     check_size(files, &mut found.problems);
     check_claims(files, &mut found.problems);
     check_audiences(files, &mut found);
@@ -202,7 +202,7 @@ fn check_size(files: &[TenantFile], problems: &mut Vec<Problem>) {
 /// Every identity that a tenant's file names is one that the platform lets this tenant name. Without a platform's file all
 /// files are one team's.
 fn check_claims(files: &[TenantFile], problems: &mut Vec<Problem>) {
-    let Some(claims) = Claims::of(files) else { return };
+    let Some(claims) = TenantClaims::of(files) else { return };
     for f in files {
         for (line, id) in named_identities(f).filter(|(_, id)| !claims.cover(&f.tenant, id)) {
             let what = format!("`{id}` is not for tenant `{}` to name, by {PLATFORM}.toml", f.tenant);
@@ -225,12 +225,12 @@ fn named_identities(f: &TenantFile) -> impl Iterator<Item = (usize, SpiffePatter
 }
 
 /// What each tenant may name.
-pub(super) struct Claims(Vec<(TenantName, SpiffePattern)>);
+pub(super) struct TenantClaims(Vec<(TenantName, SpiffePattern)>);
 
-impl Claims {
+impl TenantClaims {
     /// `None` without a platform's file.
     pub(super) fn of(files: &[TenantFile]) -> Option<Self> {
-        files.iter().find(|f| f.tenant.as_str() == PLATFORM).map(|f| Claims(f.claims.clone()))
+        files.iter().find(|f| f.tenant.as_str() == PLATFORM).map(|f| TenantClaims(f.claims.clone()))
     }
 
     pub(super) fn cover(&self, tenant: &TenantName, pattern: &SpiffePattern) -> bool {
@@ -238,7 +238,7 @@ impl Claims {
     }
 }
 
-fn check_audiences(files: &[TenantFile], found: &mut Found) {
+fn check_audiences(files: &[TenantFile], found: &mut Findings) {
     let mut seen: HashMap<&SpiffeId, (&TenantFile, usize)> = HashMap::new();
     for f in files {
         for a in &f.audiences {
@@ -354,7 +354,7 @@ struct Placement<'c> {
     entry: &'c Placed<Principal>,
 }
 
-fn check_principals(files: &[TenantFile], found: &mut Found) {
+fn check_principals(files: &[TenantFile], found: &mut Findings) {
     let mut patterns: HashMap<&SpiffePattern, Placement<'_>> = HashMap::new();
     let mut wild: HashMap<&TrustDomain, Vec<Placement<'_>>> = HashMap::new();
     let mut exact: HashMap<&TrustDomain, Vec<Placement<'_>>> = HashMap::new();
@@ -400,7 +400,7 @@ fn overlap(file: &TenantFile, entry: &Placed<Principal>, other: &Placement<'_>) 
 }
 
 /// An identity that checks for an audience is a verifier of one tenant, by an entry of its own or without one.
-fn check_verifiers(files: &[TenantFile], found: &mut Found) {
+fn check_verifiers(files: &[TenantFile], found: &mut Findings) {
     let mut seen: HashMap<&SpiffeId, &TenantFile> = HashMap::new();
     for f in files {
         for a in &f.audiences {
@@ -439,7 +439,7 @@ fn entry_of<'c>(files: &'c [TenantFile], id: &SpiffeId) -> Option<(&'c TenantFil
 }
 
 /// Puts what was found good together.
-fn assemble(files: Vec<TenantFile>, index: &mut Index) {
+fn assemble(files: Vec<TenantFile>, index: &mut CatalogIndex) {
     let mut implied = Vec::new();
     for f in &files {
         for a in &f.audiences {

@@ -13,18 +13,18 @@ use std::{
 use super::{
     CatalogErrors,
     file::TenantFile,
-    index::Index,
-    load::{Claims, Found, Source, check, indexed, parsed, problem, sources},
+    index::CatalogIndex,
+    load::{Findings, Source, TenantClaims, check, indexed, parsed, problem, sources},
 };
 use crate::{
     name::{ResourceName, SpiffeId, TenantName},
     written::Problem,
 };
 
-type Standing = BTreeMap<TenantName, Arc<str>>;
+type InForce = BTreeMap<TenantName, Arc<str>>;
 
 /// Reads a directory again. An error only if nothing of it can be read.
-pub(super) fn settle(dir: &Path, standing: &Standing) -> Result<Index, CatalogErrors> {
+pub(super) fn settle(dir: &Path, standing: &InForce) -> Result<CatalogIndex, CatalogErrors> {
     let (mut unread, mut warnings) = (Vec::new(), Vec::new());
     let found = sources(dir, &mut unread, &mut warnings);
     let mut problems: BTreeSet<Problem> = unread.into_iter().collect();
@@ -65,7 +65,7 @@ pub(super) fn settle(dir: &Path, standing: &Standing) -> Result<Index, CatalogEr
 }
 
 /// A file that is there and cannot be read is as it was. One that is not there is removed.
-fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, standing: &Standing) {
+fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, standing: &InForce) {
     for (tenant, text) in standing {
         let file = format!("{tenant}.toml");
         if unread.iter().any(|f| f.file == Path::new(&file)) && !sources.iter().any(|s| s.tenant == *tenant) {
@@ -76,12 +76,17 @@ fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>
 }
 
 /// Whether a file is in force as it is here.
-fn stands(standing: &Standing, source: &Source) -> bool {
+fn stands(standing: &InForce, source: &Source) -> bool {
     standing.get(&source.tenant) == Some(&source.text)
 }
 
 /// The files that are at fault: of two that do not go together, the one that changed.
-fn blamed(found: &Found, files: &[TenantFile], standing: &Standing, sources: &[Source]) -> BTreeSet<PathBuf> {
+fn blamed(
+    found: &Findings,
+    files: &[TenantFile],
+    standing: &InForce,
+    sources: &[Source],
+) -> BTreeSet<PathBuf> {
     let changed = |file: &Path| sources.iter().any(|s| Path::new(&s.file) == file && !stands(standing, s));
     let largest_changed = || {
         let entries = |f: &TenantFile| f.principals.len() + f.audiences.len() + f.resources.len();
@@ -103,9 +108,9 @@ fn blamed(found: &Found, files: &[TenantFile], standing: &Standing, sources: &[S
 }
 
 /// Takes out of files that did not change what hangs on other files and is no longer there.
-fn prune(files: &mut [TenantFile], standing: &Standing, sources: &[Source]) -> Vec<Problem> {
+fn prune(files: &mut [TenantFile], standing: &InForce, sources: &[Source]) -> Vec<Problem> {
     let tenants: BTreeSet<TenantName> = files.iter().map(|f| f.tenant.clone()).collect();
-    let claims = Claims::of(files);
+    let claims = TenantClaims::of(files);
     let mut left_out = Vec::new();
     for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| stands(standing, s)) {
         forget_tenants(f, &tenants);
@@ -156,7 +161,7 @@ fn forget_tenants(f: &mut TenantFile, tenants: &BTreeSet<TenantName>) {
 }
 
 /// What the platform no longer lets a tenant name.
-fn drop_unclaimed(f: &mut TenantFile, claims: &Claims) -> Vec<Problem> {
+fn drop_unclaimed(f: &mut TenantFile, claims: &TenantClaims) -> Vec<Problem> {
     let (mut principals, mut audiences) =
         (std::mem::take(&mut f.principals), std::mem::take(&mut f.audiences));
     let mut left_out = Vec::new();

@@ -12,13 +12,13 @@ pub(super) struct Tree {
     /// Below `*`.
     one: Option<Box<Tree>>,
     /// The entry that ends in `**` here.
-    rest: Option<Entry>,
+    rest: Option<RankedEntry>,
     /// The entry that ends here.
-    end: Option<Entry>,
+    end: Option<RankedEntry>,
 }
 
 /// An entry and its place in the catalog: the first one that matches wins.
-type Entry = (usize, Arc<Principal>);
+type RankedEntry = (usize, Arc<Principal>);
 
 impl Tree {
     pub(super) fn of(principals: &[Arc<Principal>]) -> Self {
@@ -52,7 +52,7 @@ impl Tree {
     }
 
     /// At most two ways at each segment, and none that no pattern goes.
-    fn first(&self, mut left: Split<'_, char>) -> Option<&Entry> {
+    fn first(&self, mut left: Split<'_, char>) -> Option<&RankedEntry> {
         let Some(segment) = left.next() else { return self.end.as_ref() };
         let ways = [
             self.exactly.get(segment).and_then(|t| t.first(left.clone())),

@@ -14,9 +14,9 @@ use crate::{
 
 /// A lower-case word, as of roles, groups, purposes and data classes. No two look alike.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Word(pub(super) String);
+pub(super) struct LowerWord(pub(super) String);
 
-impl FromStr for Word {
+impl FromStr for LowerWord {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_';
@@ -25,7 +25,7 @@ impl FromStr for Word {
         } else if !text.bytes().all(plain) {
             Err("a word is made of a-z, 0-9, `-` and `_`")
         } else {
-            Ok(Word(text.to_owned()))
+            Ok(LowerWord(text.to_owned()))
         }
     }
 }

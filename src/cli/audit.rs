@@ -18,7 +18,7 @@ use super::{
     when,
 };
 use crate::{
-    ledger::{self, Dir, Head, HeadPublic, ReadError, Report, SignedHead},
+    ledger::{self, Dir, Head, HeadPublic, ReadError, SignedHead, VerifyReport},
     limits,
     name::{Digest, PrincipalKind},
     proto::v1,
@@ -242,7 +242,7 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
 }
 
 /// What an auditor should know beside the good news.
-fn remarks(report: &Report, compared: bool) -> Vec<String> {
+fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     if report.torn > 0 {
         out.push(

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::{Faults, rules};
+use super::{ConfigFaults, rules};
 use crate::{
     identity::{EndpointFault, LoadError, NoIdentity},
     ledger::{CopyError, HeadKeyError, LedgerError, OpenError},
@@ -20,7 +20,7 @@ pub enum StartError {
     #[error("the daemon has no identity of its own")]
     NoIdentity(#[from] NoIdentity),
     #[error(transparent)]
-    Faults(#[from] Faults),
+    Faults(#[from] ConfigFaults),
     #[error(transparent)]
     Ledger(#[from] OpenError),
     #[error("heads of the ledger cannot be signed")]

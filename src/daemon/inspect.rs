@@ -37,9 +37,9 @@ pub struct Inspection {
 
 /// All that keeps a daemon from serving, one line for each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub struct Faults(pub Vec<String>);
+pub struct ConfigFaults(pub Vec<String>);
 
-impl fmt::Display for Faults {
+impl fmt::Display for ConfigFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the configuration cannot be served")?;
         self.0.iter().try_for_each(|fault| write!(f, "\n{fault}"))
@@ -78,11 +78,11 @@ impl Inspection {
     }
 
     /// What a start goes on with.
-    pub(super) fn into_parts(self) -> Result<(Rules, Option<TlsAcceptor>), Faults> {
+    pub(super) fn into_parts(self) -> Result<(Rules, Option<TlsAcceptor>), ConfigFaults> {
         let faults = self.faults();
         match self.rules {
             Some(rules) if faults.is_empty() => Ok((rules, self.tls)),
-            _ => Err(Faults(faults)),
+            _ => Err(ConfigFaults(faults)),
         }
     }
 

@@ -74,7 +74,7 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
-    let open = Arc::new(Open::default());
+    let open = Arc::new(OpenConnections::default());
     loop {
         let tcp = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -87,7 +87,7 @@ pub(super) async fn serve(
                 }
             },
         };
-        let place = Place::take(&open, shutdown.child_token());
+        let place = ConnectionPlace::take(&open, shutdown.child_token());
         let (router, tls, clock) = (router.clone(), tls.clone(), clock.clone());
         tasks.spawn(async move {
             tokio::select! {
@@ -103,7 +103,13 @@ pub(super) async fn serve(
 }
 
 /// Answers the requests of one connection.
-async fn answer(tcp: TcpStream, tls: Option<TlsAcceptor>, router: Router, place: &Place, clock: &dyn Clock) {
+async fn answer(
+    tcp: TcpStream,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    place: &ConnectionPlace,
+    clock: &dyn Clock,
+) {
     let service = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(|request| {
         place.is_active();
@@ -127,25 +133,25 @@ async fn answer(tcp: TcpStream, tls: Option<TlsAcceptor>, router: Router, place:
 
 /// The open connections of a listener, the one that has done nothing for longest first.
 #[derive(Default)]
-struct Open(Mutex<Turns>);
+struct OpenConnections(Mutex<ConnectionOrder>);
 
 #[derive(Default)]
-struct Turns {
+struct ConnectionOrder {
     next: u64,
     by_turn: BTreeMap<u64, CancellationToken>,
 }
 
 /// A connection's place among them.
-struct Place {
-    open: Arc<Open>,
+struct ConnectionPlace {
+    open: Arc<OpenConnections>,
     turn: AtomicU64,
     /// Cancelled when the connection must go.
     closed: CancellationToken,
 }
 
-impl Place {
+impl ConnectionPlace {
     /// Takes a place, if need be that of the connection that has done nothing for longest.
-    fn take(open: &Arc<Open>, closed: CancellationToken) -> Self {
+    fn take(open: &Arc<OpenConnections>, closed: CancellationToken) -> Self {
         let mut turns = open.turns();
         if turns.by_turn.len() >= WEB_CONNECTIONS_MAX
             && let Some((_, oldest)) = turns.by_turn.pop_first()
@@ -154,7 +160,7 @@ impl Place {
         }
         let turn = turns.add(closed.clone());
         drop(turns);
-        Place { open: open.clone(), turn: AtomicU64::new(turn), closed }
+        ConnectionPlace { open: open.clone(), turn: AtomicU64::new(turn), closed }
     }
 
     /// The connection has made a request: it goes to the end of the line.
@@ -167,20 +173,20 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let turn = self.turn.load(Ordering::Relaxed);
         self.open.turns().by_turn.remove(&turn);
     }
 }
 
-impl Open {
-    fn turns(&self) -> MutexGuard<'_, Turns> {
+impl OpenConnections {
+    fn turns(&self) -> MutexGuard<'_, ConnectionOrder> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Turns {
+impl ConnectionOrder {
     fn add(&mut self, closed: CancellationToken) -> u64 {
         let turn = self.next;
         self.next = turn.wrapping_add(1);

@@ -4,10 +4,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::reason::Reason;
 
-use Kind::{Counter, CounterOf, Gauge};
+use MetricKind::{Counter, CounterOf, Gauge};
 
 /// What a metric is.
-enum Kind {
+enum MetricKind {
     Counter,
     /// With a label, and its values.
     CounterOf(&'static str, fn() -> Vec<&'static str>),
@@ -15,7 +15,7 @@ enum Kind {
 }
 
 /// Every metric of the daemon. A test holds the table to what the code counts.
-const METRICS: &[(&str, Kind, &str)] = &[
+const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_attempts_begun_total", Counter, "Attempts that were begun."),
     ("leasehold_credentials_issued_total", Counter, "Credentials that were issued, without renewals."),
     ("leasehold_fence_feeds", Gauge, "Verifiers that follow the fence feed now."),

@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `start` | [`Daemon`]: the order of start and stop, and all tasks in one list |
 //! | `failure` | [`StartError`] |
-//! | `record` | the ledger as a start opens it, and the copies of its head |
+//! | `ledger` | the ledger as a start opens it, and the copies of its head |
 //! | `identity` `rules` | the identity, policy and catalog that a configuration means |
 //! | `inspect` | [`inspect()`]: all that a start reads, looked at before it serves |
 //! | `listeners` | HTTP: issuer and probes |
@@ -18,16 +18,16 @@
 mod failure;
 mod identity;
 mod inspect;
+mod ledger;
 mod listeners;
 mod metrics;
 mod open_files;
-mod record;
 mod rules;
 mod start;
 mod telemetry;
 
 pub use failure::StartError;
-pub use inspect::{Faults, Inspection, Look, inspect};
+pub use inspect::{ConfigFaults, Inspection, Look, inspect};
 pub use open_files::allow_open_files;
 pub use start::{Daemon, Stopped};
 pub use telemetry::{init_logging, init_metrics};

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// What catalog and policy say, and all that is wrong with either.
-pub(super) struct Read {
+pub(super) struct ReadRules {
     pub(super) rules: Option<Rules>,
     pub(super) catalog_faults: Vec<String>,
     pub(super) policy_faults: Vec<String>,
@@ -17,8 +17,8 @@ pub(super) struct Read {
 
 /// Reads both. If the catalog is bad, policies are still read as far as they do not need it. At a start all of the catalog must be
 /// good; of one that follows another, what is good is taken. Blocking.
-pub(super) fn look(policy: &PolicyConfig, before: Option<&Catalog>) -> Read {
-    let mut read = Read { rules: None, catalog_faults: Vec::new(), policy_faults: Vec::new() };
+pub(super) fn look(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadRules {
+    let mut read = ReadRules { rules: None, catalog_faults: Vec::new(), policy_faults: Vec::new() };
     let source = PolicySource::Dir(policy.dir.clone());
     let catalog = match before {
         None => Catalog::load(&policy.catalog),
@@ -40,7 +40,7 @@ pub(super) fn look(policy: &PolicyConfig, before: Option<&Catalog>) -> Read {
 
 /// Reads both again. Blocking.
 pub(super) fn read(policy: &PolicyConfig, before: Option<&Catalog>) -> Result<Rules, Refusal> {
-    let Read { rules, catalog_faults, policy_faults } = look(policy, before);
+    let ReadRules { rules, catalog_faults, policy_faults } = look(policy, before);
     let Some(rules) = rules else {
         let count = catalog_faults.len().saturating_add(policy_faults.len());
         let text = format!("catalog and policy have {count} mistake(s)");

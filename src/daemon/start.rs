@@ -17,9 +17,9 @@ use tonic_health::ServingStatus;
 
 use super::{
     failure::{StartError, with_mistakes},
-    identity, inspect, listeners,
-    record::{self, Record},
-    rules, telemetry,
+    identity, inspect,
+    ledger::{self, OpenedLedger},
+    listeners, rules, telemetry,
 };
 use crate::{
     api::{Edge, EdgeRoom, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
@@ -107,8 +107,8 @@ impl Daemon {
 
         let (ledger_config, state, ledger_clock) =
             (config.ledger.clone(), config.server.state.clone(), clock.clone());
-        let opening = move || Record::open(&ledger_config, &state, ledger_clock);
-        let Record { opened, recorded, key, copy } = tokio::task::spawn_blocking(opening)
+        let opening = move || OpenedLedger::open(&ledger_config, &state, ledger_clock);
+        let OpenedLedger { opened, recorded, key, copy } = tokio::task::spawn_blocking(opening)
             .await
             .map_err(|e| StartError::BrokenOff(e.to_string()))??;
         let tickets = Tickets::new(&key.derive("tickets")?);
@@ -285,7 +285,7 @@ impl Daemon {
         if let Some(copy) = self.copy.clone() {
             let (ledger, clock, shutdown) = (self.ledger.clone(), self.broker.clock().clone(), stop.clone());
             self.tasks.spawn(async move {
-                record::keep_copies(ledger, copy, clock, shutdown).await;
+                ledger::keep_copies(ledger, copy, clock, shutdown).await;
                 "the copy of the ledger's head"
             });
         }
@@ -360,7 +360,7 @@ impl Daemon {
             }
         }
         if let Some(copy) = self.copy {
-            record::keep_copy(&self.ledger, copy).await;
+            ledger::keep_copy(&self.ledger, copy).await;
         }
         stopped
     }

@@ -15,10 +15,10 @@
 //! | `feed` | [`Subscription`]: every lowering, in order |
 
 mod feed;
+#[cfg(any(feature = "loom", feature = "shuttle"))]
+mod mutants;
 mod registry;
 mod stand;
-#[cfg(any(feature = "loom", feature = "shuttle"))]
-mod wrong;
 
 pub use feed::{Concern, Lowering, Subscription};
 pub use registry::{Lowered, Registry, Revision};

@@ -45,13 +45,13 @@ pub struct Lowered {
 /// acknowledgement carries a happens-before edge to whoever acts on it, and the check's Acquire load is then ordered after
 /// the store.
 pub struct Registry {
-    inner: Mutex<Inner>,
+    inner: Mutex<RegistryState>,
     revision: AtomicU64,
     pub(super) feed: broadcast::Sender<Lowering>,
 }
 
 #[derive(Default)]
-pub(super) struct Inner {
+pub(super) struct RegistryState {
     pub(super) seq: Seq,
     /// One fence for each name, which is in the fence.
     pub(super) by_name: HashTable<Arc<Fence>>,
@@ -67,14 +67,14 @@ impl Registry {
     /// Begins after a Seq: the last one that the ledger holds.
     pub fn new(start: Seq) -> Self {
         Registry {
-            inner: Mutex::new(Inner { seq: start, ..Inner::default() }),
+            inner: Mutex::new(RegistryState { seq: start, ..RegistryState::default() }),
             revision: AtomicU64::new(1),
             feed: broadcast::Sender::new(FEED_BACKLOG),
         }
     }
 
     // A panic elsewhere cannot leave it half changed: every change below is complete before the guard goes.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -192,10 +192,10 @@ fn sorted(names: impl IntoIterator<Item = FenceName>) -> Vec<FenceName> {
     names
 }
 
-impl Inner {
+impl RegistryState {
     fn place(&mut self, names: &[FenceName]) -> Stand {
         let fences: Vec<Arc<Fence>> = names.iter().map(|name| self.fence(name)).collect();
-        let Inner { seq, sets, hasher, .. } = self;
+        let RegistryState { seq, sets, hasher, .. } = self;
         let hash_of = |fences: &[Arc<Fence>]| {
             let mut state = hasher.build_hasher();
             fences.iter().for_each(|f| Arc::as_ptr(f).hash(&mut state));
@@ -214,7 +214,7 @@ impl Inner {
     }
 
     pub(super) fn fence(&mut self, name: &FenceName) -> Arc<Fence> {
-        let Inner { by_name, hasher, .. } = self;
+        let RegistryState { by_name, hasher, .. } = self;
         let entry = by_name.entry(hasher.hash_one(name), |f| f.name == *name, |f| hasher.hash_one(&f.name));
         entry.or_insert_with(|| Arc::new(Fence::new(name.clone()))).get().clone()
     }

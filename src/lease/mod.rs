@@ -16,11 +16,11 @@ mod cell;
 mod deadlines;
 mod ended;
 mod index;
+#[cfg(any(feature = "loom", feature = "shuttle"))]
+mod mutants;
 mod quota;
 mod right;
 mod table;
-#[cfg(any(feature = "loom", feature = "shuttle"))]
-mod wrong;
 
 pub use cell::{Fired, Refused};
 pub use ended::Ended;

@@ -12,11 +12,10 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    error::{CloseError, LedgerError},
     event::Event,
     file::Disk,
-    health::{Health, Stopped},
-    queue::{Body, Shared, Way},
+    health::{CloseError, Health, LedgerError, WriterEnd},
+    queue::{Admission, RecordBody, RecordQueue},
     record::{EventText, Head},
     tail::Tail,
     witness::{HeadKey, HeadPublic, SignedHead},
@@ -26,11 +25,11 @@ use crate::{clock::Clock, limits};
 /// The open ledger. Clones are the same one; when the last is dropped, what waits is written and the thread ends.
 #[derive(Clone)]
 pub struct Ledger {
-    inner: Arc<Inner>,
+    inner: Arc<LedgerParts>,
 }
 
-struct Inner {
-    shared: Arc<Shared>,
+struct LedgerParts {
+    shared: Arc<RecordQueue>,
     clock: Arc<dyn Clock>,
     disk: Arc<dyn Disk>,
     epoch: u64,
@@ -65,7 +64,7 @@ pub struct Deferred {
 
 impl Ledger {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<RecordQueue>,
         clock: Arc<dyn Clock>,
         disk: Arc<dyn Disk>,
         epoch: u64,
@@ -74,7 +73,7 @@ impl Ledger {
     ) -> Self {
         let thread = Mutex::new(Some(thread));
         let signing = OnceLock::new();
-        Ledger { inner: Arc::new(Inner { shared, clock, disk, epoch, deferred_max, signing, thread }) }
+        Ledger { inner: Arc::new(LedgerParts { shared, clock, disk, epoch, deferred_max, signing, thread }) }
     }
 
     /// The epoch that this life of the daemon writes.
@@ -101,7 +100,12 @@ impl Ledger {
             return refused(e);
         }
         let (sender, answer) = oneshot::channel();
-        let index = state.accept(self.inner.clock.now().wall, Body::Event(text), Some(sender), Way::Append);
+        let index = state.accept(
+            self.inner.clock.now().wall,
+            RecordBody::Event(text),
+            Some(sender),
+            Admission::Append,
+        );
         drop(state);
         self.inner.shared.wake.notify_one();
         Appending { state: AppendingState::Waiting { index, answer } }
@@ -129,7 +133,7 @@ impl Ledger {
                     );
                 }
                 let (sender, answer) = oneshot::channel();
-                let index = state.accept(now, Body::Event(text), Some(sender), Way::Defer);
+                let index = state.accept(now, RecordBody::Event(text), Some(sender), Admission::Defer);
                 Deferred { index, answer: Ok(answer) }
             }
             text => {
@@ -229,12 +233,12 @@ impl Ledger {
     }
 
     /// Resolves when the writer thread has ended, for whatever cause.
-    pub fn stopped(&self) -> impl Future<Output = Stopped> + Send + 'static {
+    pub fn stopped(&self) -> impl Future<Output = WriterEnd> + Send + 'static {
         let mut stopped = self.inner.shared.stopped.subscribe();
         async move {
             match stopped.wait_for(Option::is_some).await {
-                Ok(how) => how.unwrap_or(Stopped::Died),
-                Err(_) => Stopped::Closed,
+                Ok(how) => how.unwrap_or(WriterEnd::Died),
+                Err(_) => WriterEnd::Closed,
             }
         }
     }
@@ -253,10 +257,10 @@ impl Ledger {
         // It has said that it ends: this does not wait for a disk.
         let joined = thread.is_none_or(|t| t.join().is_ok());
         match (how, self.waiting().0) {
-            (Stopped::Died, _) => Err(CloseError::Died),
+            (WriterEnd::Died, _) => Err(CloseError::Died),
             _ if !joined => Err(CloseError::Died),
-            (Stopped::Closed, 0) => Ok(self.head()),
-            (Stopped::Closed, records) => Err(CloseError::Unwritten { records }),
+            (WriterEnd::Closed, 0) => Ok(self.head()),
+            (WriterEnd::Closed, records) => Err(CloseError::Unwritten { records }),
         }
     }
 }
@@ -270,7 +274,7 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-impl Drop for Inner {
+impl Drop for LedgerParts {
     fn drop(&mut self) {
         self.shared.close();
     }

@@ -21,12 +21,12 @@ pub(super) struct Walked {
     pub(super) bytes: u64,
     /// The last segment with a record in it, and its bytes up to the end of the last whole record.
     pub(super) last: Option<(String, u64)>,
-    pub(super) end: End,
+    pub(super) end: SegmentEnd,
 }
 
 /// How the last segment ends.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum SegmentEnd {
     Whole,
     /// A line without a newline: a write that never ended and was never answered.
     Torn {
@@ -42,7 +42,7 @@ pub(super) enum End {
 
 /// Where the reading begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Begin {
+pub(super) enum WalkStart {
     /// At the first record there ever was.
     First,
     /// At the first one that is here: older segments were moved away, and a snapshot says what follows from them.
@@ -58,13 +58,13 @@ pub(super) type Each<'a> = &'a mut dyn FnMut(Line<'_>) -> Result<(), Fault>;
 pub(super) fn walk(
     disk: &dyn Disk,
     heads: &[Head],
-    begin: Begin,
+    begin: WalkStart,
     each: Each<'_>,
 ) -> Result<Walked, ReadError> {
     let files =
         disk.list().map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
     let mut segments = segment::of(files);
-    if let Begin::At(first) = begin {
+    if let WalkStart::At(first) = begin {
         segments.retain(|(named, _)| *named >= first);
     }
     let mut walk = Walk {
@@ -78,7 +78,7 @@ pub(super) fn walk(
             segments: u64::try_from(segments.len()).unwrap_or(u64::MAX),
             bytes: 0,
             last: None,
-            end: End::Whole,
+            end: SegmentEnd::Whole,
         },
     };
     let mut left = segments.len();
@@ -93,7 +93,7 @@ pub(super) fn walk(
 
 struct Walk<'a> {
     heads: &'a [Head],
-    begin: Begin,
+    begin: WalkStart,
     file: String,
     line: u64,
     walked: Walked,
@@ -136,7 +136,7 @@ impl Walk<'_> {
             if !is_last {
                 return Err(self.fault(Fault::SegmentEmpty));
             }
-            self.walked.end = End::Empty { file: self.file.clone() };
+            self.walked.end = SegmentEnd::Empty { file: self.file.clone() };
         } else {
             self.walked.last = Some((self.file.clone(), at));
         }
@@ -145,7 +145,7 @@ impl Walk<'_> {
 
     fn record(&mut self, line: &[u8], named: u64, each: Each<'_>) -> Result<(), ReadError> {
         let record = record::split(line).map_err(|what| self.fault(what))?;
-        if self.begin != Begin::First && self.walked.head == Head::START && record.index > 1 {
+        if self.begin != WalkStart::First && self.walked.head == Head::START && record.index > 1 {
             self.begin_at(&record)?;
         }
         let Head { index: before, digest } = self.walked.head;
@@ -188,7 +188,7 @@ impl Walk<'_> {
             if kept.index == index && kept.digest != record.prev {
                 return Err(self.fault(Fault::HeadDigest { expected: kept.digest, found: record.prev }));
             }
-            if kept.index < index && self.begin == Begin::Here {
+            if kept.index < index && self.begin == WalkStart::Here {
                 return Err(self.fault(Fault::HeadGone { kept: kept.index, first: record.index }));
             }
         }
@@ -208,7 +208,7 @@ impl Walk<'_> {
             return Err(self.fault(Fault::Newline));
         }
         let cut = u64::try_from(line.len()).unwrap_or(u64::MAX);
-        self.walked.end = End::Torn { file: self.file.clone(), keep, cut };
+        self.walked.end = SegmentEnd::Torn { file: self.file.clone(), keep, cut };
         if keep > 0 {
             self.walked.last = Some((self.file.clone(), keep));
         }

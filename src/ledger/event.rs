@@ -57,7 +57,7 @@ pub enum Event {
         /// Who joins without it, by the word of the one who began the attempt.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         vouched: Vec<SpiffePattern>,
-        decision: Decision,
+        decision: DecisionRecord,
     },
     #[serde(rename = "attempt.draining")]
     AttemptDraining {
@@ -142,7 +142,7 @@ pub enum Event {
         attempt: AttemptNumber,
         generation: u32,
         expires: LeaseTime,
-        decision: Decision,
+        decision: DecisionRecord,
         credential: Credential,
     },
     /// Leases that one cause ended. More than [`LEASES_PER_RECORD`] are cut into several records.
@@ -211,13 +211,13 @@ impl Event {
 
 /// Bytes of something as it stands in a record. What cannot be written is as large as a record may be: none has it.
 pub fn json_bytes(value: &impl Serialize) -> usize {
-    let mut counted = Counted(0);
+    let mut counted = ByteCounter(0);
     serde_json::to_writer(&mut counted, value).map_or(crate::limits::LEDGER_RECORD_BYTES_MAX, |()| counted.0)
 }
 
-struct Counted(usize);
+struct ByteCounter(usize);
 
-impl std::io::Write for Counted {
+impl std::io::Write for ByteCounter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         self.0 = self.0.saturating_add(bytes.len());
         Ok(bytes.len())
@@ -312,16 +312,16 @@ pub struct JobCreated {
     pub at: LeaseTime,
     pub ends: LeaseTime,
     /// What the job opens, as the catalog had it.
-    pub inputs: Vec<Input>,
+    pub inputs: Vec<InputRecord>,
     pub outputs: Vec<ResourceName>,
-    pub decision: Decision,
+    pub decision: DecisionRecord,
     /// Gates that hold it back; empty where it is ready.
-    pub waiting_for: Vec<Gate>,
+    pub waiting_for: Vec<GateRecord>,
 }
 
 /// A gate that holds a job back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Gate {
+pub struct GateRecord {
     pub id: String,
     pub explanation: String,
     pub approver_group: String,
@@ -358,7 +358,7 @@ pub struct JobSpec {
 
 /// A dataset or model that a job reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Input {
+pub struct InputRecord {
     pub resource: ResourceName,
     pub pin: Pin,
     /// Of datasets.
@@ -373,7 +373,7 @@ pub struct Input {
 
 /// What policy said, and which policy it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Decision {
+pub struct DecisionRecord {
     /// `allow` or `wait`. Denials have a record of their own.
     pub result: String,
     /// The rules that decided, by action and resource.
@@ -400,12 +400,12 @@ pub struct CredentialIssued {
     pub half: Half,
     pub audience: SpiffeId,
     pub scopes: Vec<Scope>,
-    pub inputs: Vec<Input>,
+    pub inputs: Vec<InputRecord>,
     pub outputs: Vec<ResourceName>,
     pub method: Option<Method>,
     pub params_digest: Option<Digest>,
     pub prompt_lineage: Vec<String>,
-    pub decision: Decision,
+    pub decision: DecisionRecord,
     pub stood_at: u64,
     pub issued: LeaseTime,
     pub expires: LeaseTime,

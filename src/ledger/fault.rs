@@ -56,7 +56,7 @@ pub enum Fault {
 
 /// A place in the ledger that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{place}: {what}", place = Place { file, line: *line, index: *index })]
+#[error("{place}: {what}", place = TamperPlace { file, line: *line, index: *index })]
 pub struct Tamper {
     pub file: String,
     /// From 1; 0 where the file as a whole is meant.
@@ -66,13 +66,13 @@ pub struct Tamper {
     pub what: Fault,
 }
 
-struct Place<'a> {
+struct TamperPlace<'a> {
     file: &'a str,
     line: u64,
     index: u64,
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for TamperPlace<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ledger file {}", self.file)?;
         if self.line > 0 {

@@ -19,7 +19,7 @@ const LOCK_NOTE_BYTES_MAX: u64 = 64;
 /// One directory of files. Names are plain file names. A change of names is durable after [`sync_dir`](Disk::sync_dir).
 pub trait Disk: Send + Sync + 'static {
     /// Takes the directory for this process alone, until what is returned is dropped.
-    fn lock(&self) -> Result<Held, LockError>;
+    fn lock(&self) -> Result<DirectoryLock, LockError>;
     /// The names of the files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Reads a file from an offset on.
@@ -51,11 +51,11 @@ pub trait DiskFile: Send {
 }
 
 /// The exclusive hold on a directory, given back when dropped.
-pub struct Held(#[expect(dead_code, reason = "it is held, not used")] Box<dyn Send + Sync>);
+pub struct DirectoryLock(#[expect(dead_code, reason = "it is held, not used")] Box<dyn Send + Sync>);
 
-impl Held {
+impl DirectoryLock {
     pub fn new(guard: impl Send + Sync + 'static) -> Self {
-        Held(Box::new(guard))
+        DirectoryLock(Box::new(guard))
     }
 }
 
@@ -106,11 +106,11 @@ impl Dir {
 }
 
 impl Disk for Dir {
-    fn lock(&self) -> Result<Held, LockError> {
+    fn lock(&self) -> Result<DirectoryLock, LockError> {
         let path = self.file(LOCK_FILE);
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        // Held by a handle that cannot write, so that an administrator may make the file system read-only meanwhile. Where
-        // it is read-only already, the file of an earlier life will do.
+        // The lock is on a handle that cannot write, so that an administrator may make the file system read-only meanwhile.
+        // If it is read-only already, the file of an earlier life will do.
         let file = match (File::open(&path), made) {
             (Ok(file), _) => file,
             (Err(_), Err(error)) | (Err(error), Ok(_)) => return Err(LockError::Io(error)),
@@ -124,7 +124,7 @@ impl Disk for Dir {
         })?;
         // A note for whoever comes second. On a full or read-only disk there is none, and the lock holds all the same.
         let _ = fs::write(&path, format!("process {}\n", std::process::id()));
-        Ok(Held::new(lock))
+        Ok(DirectoryLock::new(lock))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{Disk, DiskFile, Held, LockError};
+use super::{DirectoryLock, Disk, DiskFile, LockError};
 
 /// A seeded source of numbers (splitmix64): the same seed, the same numbers.
 pub struct Dice(pub u64);
@@ -31,13 +31,13 @@ pub struct Forgetful {
 
 #[derive(Default)]
 struct Core {
-    state: Mutex<State>,
+    state: Mutex<DiskState>,
     gate: Condvar,
     locked: AtomicBool,
 }
 
 #[derive(Default)]
-struct State {
+struct DiskState {
     inodes: BTreeMap<u64, Inode>,
     /// Names as they are seen, and as they would be after a crash.
     names: BTreeMap<String, u64>,
@@ -137,7 +137,7 @@ impl Forgetful {
         state.dead = true;
         state.held = false;
         self.core.gate.notify_all();
-        let mut left = State::default();
+        let mut left = DiskState::default();
         let mut all: Vec<String> = state.names.keys().chain(state.durable_names.keys()).cloned().collect();
         all.sort();
         all.dedup();
@@ -168,22 +168,22 @@ impl Forgetful {
     /// The process is killed, the machine goes on: another disk as this one is seen now, synced or not.
     pub fn kill(&self) -> Forgetful {
         let state = self.state();
-        let left = State {
+        let left = DiskState {
             inodes: state.inodes.clone(),
             names: state.names.clone(),
             durable_names: state.durable_names.clone(),
             next_inode: state.next_inode,
-            ..State::default()
+            ..DiskState::default()
         };
         Forgetful { core: Arc::new(Core { state: Mutex::new(left), ..Core::default() }) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DiskState> {
         self.core.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
-impl State {
+impl DiskState {
     fn new_inode(&mut self) -> u64 {
         self.next_inode += 1;
         self.next_inode
@@ -217,11 +217,11 @@ impl Drop for Unlock {
 }
 
 impl Disk for Forgetful {
-    fn lock(&self) -> Result<Held, LockError> {
+    fn lock(&self) -> Result<DirectoryLock, LockError> {
         if self.core.locked.swap(true, Ordering::AcqRel) {
             return Err(LockError::Held { by: None });
         }
-        Ok(Held::new(Unlock(self.core.clone())))
+        Ok(DirectoryLock::new(Unlock(self.core.clone())))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -247,14 +247,14 @@ impl Disk for Forgetful {
         let inode = state.new_inode();
         state.inodes.insert(inode, Inode::default());
         state.names.insert(file.into(), inode);
-        Ok(Box::new(Open { disk: self.clone(), inode, name: file.into() }))
+        Ok(Box::new(OpenFile { disk: self.clone(), inode, name: file.into() }))
     }
 
     fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
         let state = self.state();
         state.alive()?;
         let inode = *state.names.get(file).ok_or(ErrorKind::NotFound)?;
-        Ok(Box::new(Open { disk: self.clone(), inode, name: file.into() }))
+        Ok(Box::new(OpenFile { disk: self.clone(), inode, name: file.into() }))
     }
 
     fn truncate(&self, file: &str, bytes: u64) -> io::Result<()> {
@@ -307,13 +307,13 @@ impl Disk for Forgetful {
     }
 }
 
-struct Open {
+struct OpenFile {
     disk: Forgetful,
     inode: u64,
     name: String,
 }
 
-impl DiskFile for Open {
+impl DiskFile for OpenFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state();
         state.writable()?;

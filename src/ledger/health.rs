@@ -1,6 +1,8 @@
-//! How the ledger is, and how it ended.
+//! The state of the ledger: its health, how it ended, and why a record is not durable.
 
 use std::sync::Arc;
+
+use crate::limits;
 
 /// How the ledger is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,9 +19,41 @@ pub enum Health {
 
 /// How the writer thread ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stopped {
+pub enum WriterEnd {
     /// It was asked to.
     Closed,
     /// It panicked: the daemon must go down.
+    Died,
+}
+
+/// Why a record is not, or not known to be, durable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    #[error("the ledger cannot be written now: {why}")]
+    Unavailable { why: Arc<str> },
+    #[error("too many records wait for the disk: try again in a moment")]
+    QueueFull,
+    #[error("the record has {bytes} bytes, and {} are allowed", limits::LEDGER_RECORD_BYTES_MAX)]
+    TooLarge { bytes: usize },
+    #[error("the record cannot be written as JSON")]
+    Unwritable,
+    #[error("the ledger is closed")]
+    Closed,
+    #[error(
+        "too many endings waited for the disk: this one is kept as a count and a digest, not as a record of its own"
+    )]
+    Coalesced,
+    #[error("no record {index} was accepted in this epoch")]
+    NoSuchIndex { index: u64 },
+}
+
+/// Why a close is not a clean one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CloseError {
+    #[error("{records} records could not be written before the ledger was closed")]
+    Unwritten { records: usize },
+    #[error("the disk did not answer within the deadline; {records} records wait")]
+    Deadline { records: usize },
+    #[error("the ledger's thread died")]
     Died,
 }

@@ -414,7 +414,7 @@ async fn law_40_closing_writes_what_was_accepted_and_takes_nothing_more() {
         assert_eq!(answer, Ok(n as u64 + 1));
     }
     assert!(head.index >= 50);
-    assert_eq!(soon(ledger.stopped()).await, Stopped::Closed);
+    assert_eq!(soon(ledger.stopped()).await, WriterEnd::Closed);
     assert_eq!(ledger.health(), Health::Stopped);
     assert_eq!(ledger.defer(&said(1)).durable().await, Err(LedgerError::Closed));
     assert_eq!(verify(&disk, Some(head)).unwrap().head, head);
@@ -454,7 +454,7 @@ async fn closing_does_not_wait_for_a_disk_past_its_deadline() {
     assert_eq!(ledger.close(LONG).await, Err(CloseError::Deadline { records: 1 }));
     disk.release();
     assert_eq!(appending.await, Ok(1));
-    assert_eq!(soon(ledger.stopped()).await, Stopped::Closed);
+    assert_eq!(soon(ledger.stopped()).await, WriterEnd::Closed);
 }
 
 #[tokio::test]
@@ -465,7 +465,7 @@ async fn law_38_a_writer_that_dies_is_noticed_and_nobody_waits_for_it() {
     let stopped = ledger.stopped();
     disk.set(Faults { panic: true, ..Faults::default() });
     assert_eq!(ledger.append(&said(2)).await, Err(LedgerError::Closed));
-    assert_eq!(soon(stopped).await, Stopped::Died);
+    assert_eq!(soon(stopped).await, WriterEnd::Died);
     assert_eq!(ledger.health(), Health::Stopped);
     assert_eq!(ledger.append(&said(3)).await, Err(LedgerError::Closed));
     assert_eq!(ledger.wait_durable(2).await, Err(LedgerError::Closed));
@@ -568,6 +568,6 @@ async fn dropping_the_last_handle_writes_what_waits_and_gives_the_ledger_back() 
     let ending = ledger.defer(&said(1));
     drop(ledger);
     assert_eq!(soon(ending.durable()).await, Ok(1));
-    assert_eq!(soon(stopped).await, Stopped::Closed);
+    assert_eq!(soon(stopped).await, WriterEnd::Closed);
     assert_eq!(read_all(&disk).len(), 1);
 }

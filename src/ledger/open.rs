@@ -4,27 +4,80 @@ use std::{
     io::{self, Read},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
     accept::Ledger,
-    chain::{self, Begin, Each, End, Walked},
+    chain::{self, Each, SegmentEnd, WalkStart, Walked},
     event::Snapshot,
     fault::{Fault, ReadError, Tamper},
-    file::{Dir, Disk, Held, LockError, is_full},
+    file::{Dir, DirectoryLock, Disk, LockError, is_full},
     fold::{self, Fold},
     head::read_head,
-    options::Lost,
-    options::Options,
     place,
-    queue::Shared,
+    queue::RecordQueue,
     record::{Head, Record},
     segment,
     snapshot::Snapshots,
     witness::KEY_FILE,
-    writer::{RESERVE_FILE, Segment, Size, Writer},
+    writer::{OpenSegment, RESERVE_FILE, Size, Writer},
 };
-use crate::clock::{Clock, Wall};
+use crate::{
+    clock::{Clock, Wall},
+    limits,
+};
+
+/// How a ledger is written. The defaults are those of [`limits`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Bytes past which a new segment is begun.
+    pub segment_bytes: u64,
+    /// Records past which a new segment is begun, where segments begin with snapshots.
+    pub segment_records: u64,
+    /// Bytes kept back for endings on a full disk; 0 keeps none.
+    pub reserve_bytes: u64,
+    /// From a write error to the first try again; doubled up to `retry_max`.
+    pub retry_first: Duration,
+    pub retry_max: Duration,
+    /// Endings kept one by one while the disk is away.
+    pub deferred_max: usize,
+    /// Between two looks at whether the files are still where they belong; as often the head is kept.
+    pub look: Duration,
+    /// Bytes of a snapshot at the most.
+    pub snapshot_bytes_max: u64,
+    /// A record that was durable once, as it was kept elsewhere: a ledger that ends before it is refused.
+    pub kept: Option<Head>,
+    /// What a start does if the directory shows that there was a ledger, and there is none.
+    pub lost: Lost,
+}
+
+/// What a start does if the directory shows that there was a ledger, and there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lost {
+    /// It refuses: the locks, jobs and decisions of that ledger are not known.
+    #[default]
+    Refuse,
+    /// It begins a new ledger, because an operator said so, and refuses if there is one.
+    BeginNew,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            segment_bytes: limits::LEDGER_SEGMENT_BYTES,
+            segment_records: limits::LEDGER_SEGMENT_RECORDS,
+            reserve_bytes: limits::LEDGER_RESERVE_BYTES,
+            retry_first: limits::LEDGER_RETRY_FIRST,
+            retry_max: limits::LEDGER_RETRY_MAX,
+            deferred_max: limits::LEDGER_DEFERRED_MAX,
+            look: limits::LEDGER_LOOK,
+            snapshot_bytes_max: limits::LEDGER_SNAPSHOT_BYTES_MAX,
+            kept: None,
+            lost: Lost::Refuse,
+        }
+    }
+}
 
 /// A ledger that was opened.
 #[derive(Debug)]
@@ -68,7 +121,7 @@ pub enum OpenError {
 
 /// Something that was read, one by one or folded, on opening.
 struct Past {
-    begin: Begin,
+    begin: WalkStart,
     latest: Option<Wall>,
     /// What is written on with.
     fold: Option<Box<dyn Fold>>,
@@ -116,12 +169,12 @@ impl Ledger {
         let lock = disk.lock()?;
         let replaces = clear_lost(disk.as_ref(), &options)?;
         let mut latest = None;
-        let walked = read(disk.as_ref(), &options, Begin::First, &mut |line| {
+        let walked = read(disk.as_ref(), &options, WalkStart::First, &mut |line| {
             latest = latest.max(Some(line.time));
             each(line.record()?);
             Ok(())
         })?;
-        let past = Past { begin: Begin::First, latest, fold: None, snapshot: None, records: 0, replaces };
+        let past = Past { begin: WalkStart::First, latest, fold: None, snapshot: None, records: 0, replaces };
         Self::begin(disk, clock, options, lock, walked, past)
     }
 
@@ -159,7 +212,7 @@ impl Ledger {
         let found =
             fold::begin(disk.as_ref(), folded).map_err(|source| OpenError::Io { what: "read", source })?;
         let mut latest = found.as_ref().map(|(_, s)| s.latest);
-        let begin = found.as_ref().map_or(Begin::First, |(first, _)| Begin::At(*first));
+        let begin = found.as_ref().map_or(WalkStart::First, |(first, _)| WalkStart::At(*first));
         let mut records = 0u64;
         let walked = read(disk.as_ref(), &options, begin, &mut |line| {
             latest = latest.max(Some(line.time));
@@ -179,14 +232,14 @@ impl Ledger {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
         options: Options,
-        lock: Held,
+        lock: DirectoryLock,
         walked: Walked,
         past: Past,
     ) -> Result<Opened, OpenError> {
         let Past { begin, latest, fold, snapshot, records, replaces } = past;
         let begun_with = match begin {
-            Begin::At(first) => Some(first),
-            Begin::First | Begin::Here => None,
+            WalkStart::At(first) => Some(first),
+            WalkStart::First | WalkStart::Here => None,
         };
         if let Some(first) = begun_with {
             tracing::debug!(first, records, "the ledger was read from its last snapshot on");
@@ -201,7 +254,7 @@ impl Ledger {
             .map(|(name, bytes)| {
                 let mut file = disk.append(&name)?;
                 file.sync()?;
-                Ok(Segment { name, file, bytes })
+                Ok(OpenSegment { name, file, bytes })
             })
             .transpose()
             .and_then(|segment| disk.sync_dir().map(|()| segment))
@@ -223,7 +276,7 @@ impl Ledger {
         });
         let failing = shut.is_some();
         let epoch = walked.epoch.saturating_add(1);
-        let shared = Arc::new(Shared::new(walked.head, shut));
+        let shared = Arc::new(RecordQueue::new(walked.head, shut));
         let deferred_max = options.deferred_max;
         let held = snapshot.as_ref().and(fold.as_deref()).map_or(0, Fold::len);
         let snapshots = Snapshots::new(
@@ -266,7 +319,7 @@ impl Ledger {
     }
 }
 
-fn read(disk: &dyn Disk, options: &Options, begin: Begin, each: Each<'_>) -> Result<Walked, OpenError> {
+fn read(disk: &dyn Disk, options: &Options, begin: WalkStart, each: Each<'_>) -> Result<Walked, OpenError> {
     let own = read_head(disk)?;
     let kept = options.kept.filter(|_| options.lost == Lost::Refuse);
     let heads: Vec<Head> = own.into_iter().chain(kept).collect();
@@ -317,10 +370,10 @@ fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenEr
     Ok(Some(last))
 }
 
-fn repair(disk: &dyn Disk, end: &End, warnings: &mut Vec<String>) -> io::Result<()> {
+fn repair(disk: &dyn Disk, end: &SegmentEnd, warnings: &mut Vec<String>) -> io::Result<()> {
     match end {
-        End::Whole => Ok(()),
-        End::Torn { file, keep, cut } => {
+        SegmentEnd::Whole => Ok(()),
+        SegmentEnd::Torn { file, keep, cut } => {
             warnings.push(format!(
                 "ledger file {file} ended in {cut} bytes of a record that was never answered: they were cut off"
             ));
@@ -330,7 +383,7 @@ fn repair(disk: &dyn Disk, end: &End, warnings: &mut Vec<String>) -> io::Result<
             disk.remove(file)?;
             disk.sync_dir()
         }
-        End::Empty { file } => {
+        SegmentEnd::Empty { file } => {
             disk.remove(file)?;
             disk.sync_dir()
         }

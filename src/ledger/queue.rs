@@ -12,24 +12,23 @@ use std::{
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    error::LedgerError,
     event::Coalesced,
-    health::{Health, Stopped},
+    health::{Health, LedgerError, WriterEnd},
     record::{EventText, Head},
 };
 use crate::{clock::Wall, limits, name::Digest};
 
 /// What callers and the writer thread share.
-pub(super) struct Shared {
-    state: Mutex<State>,
+pub(super) struct RecordQueue {
+    state: Mutex<QueueState>,
     /// Wakes the writer. Nobody else waits on it.
     pub(super) wake: Condvar,
     pub(super) durable: watch::Sender<u64>,
     pub(super) health: watch::Sender<Health>,
-    pub(super) stopped: watch::Sender<Option<Stopped>>,
+    pub(super) stopped: watch::Sender<Option<WriterEnd>>,
 }
 
-pub(super) struct State {
+pub(super) struct QueueState {
     /// The index that the next accepted record gets.
     pub(super) next: u64,
     /// Accepted, in order, and not with the writer.
@@ -44,32 +43,32 @@ pub(super) struct State {
     /// Why appends are refused.
     shut: Option<Arc<str>>,
     closing: bool,
-    pub(super) stopped: Option<Stopped>,
+    pub(super) stopped: Option<WriterEnd>,
 }
 
 /// An accepted record.
 pub(super) struct Waiting {
     pub(super) index: u64,
     pub(super) time: Wall,
-    pub(super) body: Body,
+    pub(super) body: RecordBody,
     answer: Option<oneshot::Sender<Result<u64, LedgerError>>>,
-    way: Way,
+    way: Admission,
 }
 
 /// What an accepted record says.
-pub(super) enum Body {
+pub(super) enum RecordBody {
     Event(EventText),
     Coalesced(Box<Coalesced>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Admission {
     Append,
     Defer,
 }
 
 /// Why the writer thread was woken.
-pub(super) enum Turn {
+pub(super) enum WriterTurn {
     Write(Vec<Waiting>),
     /// Nothing came for a while.
     Look,
@@ -87,7 +86,7 @@ pub(super) enum Again {
 /// Places of coalesced records that are remembered. Each is one more burst past the bound.
 const COALESCED_MAX: usize = 1_024;
 
-impl State {
+impl QueueState {
     pub(super) fn admits(&self, bytes: usize) -> Result<(), LedgerError> {
         if self.closing || self.stopped.is_some() {
             return Err(LedgerError::Closed);
@@ -106,9 +105,9 @@ impl State {
     pub(super) fn accept(
         &mut self,
         time: Wall,
-        body: Body,
+        body: RecordBody,
         answer: Option<oneshot::Sender<Result<u64, LedgerError>>>,
-        way: Way,
+        way: Admission,
     ) -> u64 {
         let index = self.next;
         self.next = index.saturating_add(1);
@@ -119,13 +118,13 @@ impl State {
     }
 
     pub(super) fn coalesce(&mut self, now: Wall, kind: &str, text: &str) -> u64 {
-        if let Some(Waiting { index, body: Body::Coalesced(coalesced), .. }) = self.queue.back_mut() {
+        if let Some(Waiting { index, body: RecordBody::Coalesced(coalesced), .. }) = self.queue.back_mut() {
             coalesced.add(now, kind, text);
             return *index;
         }
         let mut coalesced = Coalesced { records: 0, types: BTreeMap::new(), last: now, digest: Digest::ZERO };
         coalesced.add(now, kind, text);
-        let index = self.accept(now, Body::Coalesced(Box::new(coalesced)), None, Way::Defer);
+        let index = self.accept(now, RecordBody::Coalesced(Box::new(coalesced)), None, Admission::Defer);
         if self.coalesced.len() >= COALESCED_MAX {
             self.coalesced.pop_first();
         }
@@ -140,7 +139,7 @@ impl State {
 
     fn count(&mut self, w: &Waiting, comes: bool) {
         let bytes = w.body.bytes();
-        let endings = usize::from(w.way == Way::Defer);
+        let endings = usize::from(w.way == Admission::Defer);
         if comes {
             self.waiting += 1;
             self.deferred += endings;
@@ -166,11 +165,11 @@ impl State {
     }
 }
 
-impl Body {
+impl RecordBody {
     fn bytes(&self) -> usize {
         match self {
-            Body::Event(text) => text.as_str().len(),
-            Body::Coalesced(_) => 0,
+            RecordBody::Event(text) => text.as_str().len(),
+            RecordBody::Coalesced(_) => 0,
         }
     }
 }
@@ -185,12 +184,12 @@ impl Coalesced {
     }
 }
 
-impl Shared {
+impl RecordQueue {
     /// `shut` is why appends are refused from the start.
     pub(super) fn new(head: Head, shut: Option<Arc<str>>) -> Self {
         let health = shut.clone().map_or(Health::Good, |why| Health::Failing { why });
-        Shared {
-            state: Mutex::new(State {
+        RecordQueue {
+            state: Mutex::new(QueueState {
                 next: head.index.saturating_add(1),
                 queue: VecDeque::new(),
                 waiting: 0,
@@ -209,7 +208,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
         // Nothing under this mutex leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -220,18 +219,18 @@ impl Shared {
     }
 
     /// Waits for records, and no longer than `idle`. All that wait by now are one batch; the last one comes before the end.
-    pub(super) fn next(&self, idle: Duration) -> Turn {
+    pub(super) fn next(&self, idle: Duration) -> WriterTurn {
         let mut state = self.lock();
         loop {
             if !state.queue.is_empty() {
-                return Turn::Write(state.take());
+                return WriterTurn::Write(state.take());
             }
             if state.closing {
-                return Turn::Close;
+                return WriterTurn::Close;
             }
             let (woken, waited) = self.wake.wait_timeout(state, idle).unwrap_or_else(PoisonError::into_inner);
             if waited.timed_out() && woken.queue.is_empty() && !woken.closing {
-                return Turn::Look;
+                return WriterTurn::Look;
             }
             state = woken;
         }
@@ -274,8 +273,8 @@ impl Shared {
         let mut refused = Vec::new();
         for w in all {
             match w.way {
-                Way::Defer => state.queue.push_back(w),
-                Way::Append => {
+                Admission::Defer => state.queue.push_back(w),
+                Admission::Append => {
                     state.count(&w, false);
                     refused.extend(w.answer);
                 }
@@ -303,7 +302,7 @@ impl Shared {
     /// Waits until a failed disk is worth another try. `eager`: an ending is a reason.
     pub(super) fn again(&self, delay: Duration, eager: bool) -> Again {
         let state = self.lock();
-        let idle = |s: &mut State| !s.closing && (!eager || s.queue.is_empty());
+        let idle = |s: &mut QueueState| !s.closing && (!eager || s.queue.is_empty());
         let (state, _) =
             self.wake.wait_timeout_while(state, delay, idle).unwrap_or_else(PoisonError::into_inner);
         if state.closing {
@@ -316,7 +315,7 @@ impl Shared {
     }
 
     /// The thread ends. Who waits still is told; what waits still is lost with the process.
-    pub(super) fn stop(&self, how: Stopped) {
+    pub(super) fn stop(&self, how: WriterEnd) {
         let mut state = self.lock();
         state.stopped = Some(how);
         state.closing = true;

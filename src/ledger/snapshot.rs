@@ -18,7 +18,7 @@ use super::{
     event::{Event, Snapshot},
     file::{Disk, DiskFile},
     fold::{Fold, Hashed},
-    queue::{Body, Shared, Way},
+    queue::{Admission, RecordBody, RecordQueue},
     record::EventText,
     segment,
 };
@@ -32,7 +32,7 @@ const KEPT: usize = 2;
 
 /// The snapshot that is being written, if there is one.
 pub(super) struct Snapshots {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<RecordQueue>,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bytes_max: u64,
@@ -46,7 +46,7 @@ pub(super) struct Snapshots {
 
 impl Snapshots {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        shared: Arc<RecordQueue>,
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
         bytes_max: u64,
@@ -80,7 +80,7 @@ impl Snapshots {
         let (shared, disk, clock) = (self.shared.clone(), self.disk.clone(), self.clock.clone());
         let (bytes_max, stop) = (self.bytes_max, self.stop.clone());
         let work = move || {
-            let draft = Draft::create(disk.as_ref(), bytes_max, &stop);
+            let draft = SnapshotDraft::create(disk.as_ref(), bytes_max, &stop);
             match draft.and_then(|draft| draft.write(disk.as_ref(), before, latest, fold.as_ref())) {
                 Ok(said) => record(&shared, clock.as_ref(), said),
                 Err(_) if stop.load(Ordering::Acquire) => None,
@@ -129,32 +129,32 @@ impl Drop for Snapshots {
 }
 
 /// Appends the record of a snapshot. If the ledger takes none, the snapshot counts for nothing, and the next one replaces it.
-fn record(shared: &Shared, clock: &dyn Clock, said: Snapshot) -> Option<u64> {
+fn record(shared: &RecordQueue, clock: &dyn Clock, said: Snapshot) -> Option<u64> {
     let text = EventText::of(&Event::Snapshot(said)).ok()?;
     let mut state = shared.lock();
     state.admits(text.as_str().len()).ok()?;
-    let index = state.accept(clock.now().wall, Body::Event(text), None, Way::Append);
+    let index = state.accept(clock.now().wall, RecordBody::Event(text), None, Admission::Append);
     drop(state);
     shared.wake.notify_one();
     Some(index)
 }
 
 /// A snapshot's file while it is written.
-struct Draft<'a> {
+struct SnapshotDraft<'a> {
     file: Box<dyn DiskFile>,
     unsynced: usize,
     left: u64,
     stop: &'a AtomicBool,
 }
 
-impl<'a> Draft<'a> {
+impl<'a> SnapshotDraft<'a> {
     fn create(disk: &dyn Disk, bytes_max: u64, stop: &'a AtomicBool) -> io::Result<Self> {
         match disk.remove(segment::SNAPSHOT_DRAFT) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
         }
         let file = disk.create(segment::SNAPSHOT_DRAFT)?;
-        Ok(Draft { file, unsynced: 0, left: bytes_max, stop })
+        Ok(SnapshotDraft { file, unsynced: 0, left: bytes_max, stop })
     }
 
     fn write(self, disk: &dyn Disk, before: u64, latest: Wall, fold: &dyn Fold) -> io::Result<Snapshot> {
@@ -178,7 +178,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-impl Write for Draft<'_> {
+impl Write for SnapshotDraft<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.stop.load(Ordering::Acquire) {
             return Err(io::Error::other("the ledger is being closed"));

@@ -12,23 +12,23 @@ use std::{
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
-use super::{file::Disk, health::Stopped, record, segment};
+use super::{file::Disk, health::WriterEnd, record, segment};
 use crate::limits;
 
 /// A reader of durable records, in order.
 pub struct Tail {
     disk: Arc<dyn Disk>,
     durable: watch::Receiver<u64>,
-    stopped: watch::Receiver<Option<Stopped>>,
+    stopped: watch::Receiver<Option<WriterEnd>>,
     /// The least index that is still wanted.
     next: u64,
     /// The segment that is read, and the offset of the next line in it.
-    place: Option<Place>,
+    place: Option<TailPlace>,
     ready: VecDeque<(u64, String)>,
 }
 
 #[derive(Clone)]
-struct Place {
+struct TailPlace {
     first: u64,
     file: String,
     offset: u64,
@@ -61,7 +61,7 @@ impl Tail {
     pub(super) fn new(
         disk: Arc<dyn Disk>,
         durable: watch::Receiver<u64>,
-        stopped: watch::Receiver<Option<Stopped>>,
+        stopped: watch::Receiver<Option<WriterEnd>>,
         from: u64,
     ) -> Self {
         let next = if from == 0 { durable.borrow().saturating_add(1) } else { from };
@@ -123,17 +123,17 @@ impl Tail {
     }
 }
 
-type Chunk = (Option<Place>, VecDeque<(u64, String)>);
+type Chunk = (Option<TailPlace>, VecDeque<(u64, String)>);
 
 /// Reads a bounded number of lines from a place on. What stands past the durable end is not looked at: it may be cut off.
-fn read(disk: &dyn Disk, place: Option<Place>, next: u64, durable: u64) -> Result<Chunk, TailError> {
+fn read(disk: &dyn Disk, place: Option<TailPlace>, next: u64, durable: u64) -> Result<Chunk, TailError> {
     let segments = segment::of(disk.list().map_err(TailError::Io)?);
     let mut place = match place {
         Some(place) => place,
         None => {
             let start = segments.iter().rev().find(|(first, _)| *first <= next).or(segments.first());
             let Some((first, file)) = start else { return Ok((None, VecDeque::new())) };
-            Place { first: *first, file: file.clone(), offset: 0 }
+            TailPlace { first: *first, file: file.clone(), offset: 0 }
         }
     };
     let mut lines = VecDeque::new();
@@ -167,7 +167,7 @@ fn read(disk: &dyn Disk, place: Option<Place>, next: u64, durable: u64) -> Resul
         }
         // A segment past the durable end may be removed again.
         match segments.iter().find(|(first, _)| *first > place.first && *first <= durable) {
-            Some((first, file)) => place = Place { first: *first, file: file.clone(), offset: 0 },
+            Some((first, file)) => place = TailPlace { first: *first, file: file.clone(), offset: 0 },
             None => return Ok((Some(place), lines)),
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::{
-    chain::{self, Begin, End},
+    chain::{self, SegmentEnd, WalkStart},
     event::{Event, Snapshot},
     fault::{Fault, ReadError},
     file::Disk,
@@ -17,7 +17,7 @@ use crate::clock::Wall;
 
 /// What a ledger holds, all of which fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
+pub struct VerifyReport {
     pub records: u64,
     pub segments: u64,
     pub bytes: u64,
@@ -47,7 +47,7 @@ pub struct Report {
 ///
 /// Without it a cut tail is found as far back as the head file beside the segments goes, and a chain that was computed
 /// anew is not found at all.
-pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<Report, ReadError> {
+pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<VerifyReport, ReadError> {
     walk(disk, expected, None)
 }
 
@@ -57,7 +57,7 @@ pub fn verify_folded(
     disk: &dyn Disk,
     expected: Option<Head>,
     fold: &mut dyn Fold,
-) -> Result<Report, ReadError> {
+) -> Result<VerifyReport, ReadError> {
     walk(disk, expected, Some(fold))
 }
 
@@ -65,7 +65,7 @@ pub fn verify_folded(
 const BEGINNINGS_MAX: usize = 64;
 
 /// The state along the records, beside the snapshots that should say the same.
-struct Following<'a> {
+struct SnapshotCheck<'a> {
     fold: &'a mut dyn Fold,
     /// Whether the fold is what all records so far give.
     known: bool,
@@ -74,7 +74,7 @@ struct Following<'a> {
     beginnings: VecDeque<(u64, Box<dyn Fold>)>,
 }
 
-impl Following<'_> {
+impl SnapshotCheck<'_> {
     /// A segment begins.
     fn begin(&mut self, disk: &dyn Disk, first: u64) {
         if !self.known
@@ -112,25 +112,29 @@ impl Following<'_> {
 }
 
 /// Where the reading begins. The records before the first segment may be elsewhere if a start can do without them.
-fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result<Begin, ReadError> {
+fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result<WalkStart, ReadError> {
     let failed = |source| ReadError::Io { file: "the ledger directory".into(), source };
     match firsts.first() {
-        None | Some(1) => Ok(Begin::First),
-        Some(first) if place::begins_chain(disk, *first).map_err(failed)? => Ok(Begin::First),
+        None | Some(1) => Ok(WalkStart::First),
+        Some(first) if place::begins_chain(disk, *first).map_err(failed)? => Ok(WalkStart::First),
         Some(first) => {
             let startable = match fold {
                 Some(fold) => fold::begin(disk, fold.share().as_mut()).map_err(failed)?.is_some(),
                 None => fold::recorded(disk, *first).map_err(failed)?.is_some(),
             };
-            Ok(if startable { Begin::Here } else { Begin::First })
+            Ok(if startable { WalkStart::Here } else { WalkStart::First })
         }
     }
 }
 
-fn walk(disk: &dyn Disk, expected: Option<Head>, fold: Option<&mut dyn Fold>) -> Result<Report, ReadError> {
+fn walk(
+    disk: &dyn Disk,
+    expected: Option<Head>,
+    fold: Option<&mut dyn Fold>,
+) -> Result<VerifyReport, ReadError> {
     let kept = read_head(disk)?;
     let heads: Vec<Head> = kept.into_iter().chain(expected).collect();
-    let mut report = Report {
+    let mut report = VerifyReport {
         records: 0,
         segments: 0,
         bytes: 0,
@@ -150,9 +154,9 @@ fn walk(disk: &dyn Disk, expected: Option<Head>, fold: Option<&mut dyn Fold>) ->
         disk.list().map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
     let firsts: Vec<u64> = segment::of(files).into_iter().map(|(first, _)| first).collect();
     let begin = beginning(disk, &firsts, fold.as_deref())?;
-    let known = begin == Begin::First;
+    let known = begin == WalkStart::First;
     let mut following =
-        fold.map(|fold| Following { fold, known, believed: None, beginnings: VecDeque::new() });
+        fold.map(|fold| SnapshotCheck { fold, known, believed: None, beginnings: VecDeque::new() });
     let walked = chain::walk(disk, &heads, begin, &mut |line| {
         let (index, kind) = (line.index, line.kind);
         let record = line.record()?;
@@ -166,7 +170,7 @@ fn walk(disk: &dyn Disk, expected: Option<Head>, fold: Option<&mut dyn Fold>) ->
             if let Some(following) = &mut following {
                 report.snapshots_followed += u64::from(following.compare(index, said)?);
             }
-        } else if let Some(Following { fold, known: true, .. }) = &mut following
+        } else if let Some(SnapshotCheck { fold, known: true, .. }) = &mut following
             && fold.takes(kind)
         {
             fold.apply(index, record.event.clone()).map_err(Fault::Misfit)?;
@@ -190,7 +194,7 @@ fn walk(disk: &dyn Disk, expected: Option<Head>, fold: Option<&mut dyn Fold>) ->
     report.segments = walked.segments;
     report.bytes = walked.bytes;
     report.head = walked.head;
-    if let End::Torn { cut, .. } = walked.end {
+    if let SegmentEnd::Torn { cut, .. } = walked.end {
         report.torn = cut;
     }
     Ok(report)

@@ -11,13 +11,13 @@ use std::{io, sync::Arc, thread};
 
 use super::{
     event::Event,
-    file::{Disk, DiskFile, Held, is_full},
+    file::{DirectoryLock, Disk, DiskFile, is_full},
     fold::Fold,
     head::write_head,
-    health::{Health, Stopped},
-    options::Options,
+    health::{Health, WriterEnd},
+    open::Options,
     place,
-    queue::{Again, Body, Shared, Turn, Waiting},
+    queue::{Again, RecordBody, RecordQueue, Waiting, WriterTurn},
     record::{self, Envelope, EventText, Head},
     segment,
     snapshot::Snapshots,
@@ -28,18 +28,18 @@ pub(super) const RESERVE_FILE: &str = "reserve";
 const PROBE_FILE: &str = "probe";
 
 pub(super) struct Writer {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<RecordQueue>,
     pub(super) disk: Arc<dyn Disk>,
     /// Gone before the lock is: its thread writes into the directory.
     pub(super) snapshots: Snapshots,
     #[expect(dead_code, reason = "it is held until the thread ends")]
-    pub(super) lock: Held,
+    pub(super) lock: DirectoryLock,
     pub(super) options: Options,
     pub(super) epoch: u64,
     /// The last durable record.
     pub(super) tip: Head,
     /// The segment that is written; none where the next record begins one.
-    pub(super) segment: Option<Segment>,
+    pub(super) segment: Option<OpenSegment>,
     /// A good segment whose file was closed while the disk is away: an administrator may make it read-only meanwhile.
     pub(super) resting: Option<(String, u64)>,
     /// Whether the reserve has its room on the disk.
@@ -66,7 +66,7 @@ pub(super) struct Size {
 }
 
 /// A segment that is written.
-pub(super) struct Segment {
+pub(super) struct OpenSegment {
     pub(super) name: String,
     pub(super) file: Box<dyn DiskFile>,
     /// Bytes that are durable.
@@ -101,12 +101,12 @@ impl Writer {
         }
         loop {
             let (batch, done) = match self.shared.next(self.options.look) {
-                Turn::Write(batch) => {
+                WriterTurn::Write(batch) => {
                     let done = self.write(&batch);
                     (batch, done)
                 }
-                Turn::Look => (Vec::new(), self.segment.as_ref().map_or(Ok(()), |s| s.file.in_place())),
-                Turn::Close => break,
+                WriterTurn::Look => (Vec::new(), self.segment.as_ref().map_or(Ok(()), |s| s.file.in_place())),
+                WriterTurn::Close => break,
             };
             match done {
                 Ok(()) if batch.is_empty() => {}
@@ -132,7 +132,7 @@ impl Writer {
         let Some(first) = batch.first().map(|w| w.index) else { return Ok(()) };
         if let Some((name, bytes)) = &self.resting {
             let file = self.disk.append(name)?;
-            self.segment = Some(Segment { name: name.clone(), file, bytes: *bytes });
+            self.segment = Some(OpenSegment { name: name.clone(), file, bytes: *bytes });
             self.resting = None;
         }
         let is_free = !self.snapshots.under_way(self.tip.index);
@@ -186,8 +186,8 @@ impl Writer {
                 refused: w.index.saturating_sub(tip.index).saturating_sub(1),
             };
             let digest = match &w.body {
-                Body::Event(text) => record::encode(&mut lines, &envelope, text),
-                Body::Coalesced(coalesced) => {
+                RecordBody::Event(text) => record::encode(&mut lines, &envelope, text),
+                RecordBody::Coalesced(coalesced) => {
                     let text = EventText::of(&Event::Coalesced((**coalesced).clone()))?;
                     record::encode(&mut lines, &envelope, &text)
                 }
@@ -202,7 +202,7 @@ impl Writer {
         let name = segment::name(first);
         self.unsealed = Some((name.clone(), 0));
         let file = self.disk.create(&name)?;
-        self.segment = Some(Segment { name, file, bytes: 0 });
+        self.segment = Some(OpenSegment { name, file, bytes: 0 });
         self.disk.sync_dir()
     }
 
@@ -219,7 +219,7 @@ impl Writer {
         for w in batch {
             self.latest = self.latest.max(w.time);
             self.since_snapshot.count = self.since_snapshot.count.saturating_add(1);
-            let (Some(fold), Body::Event(text)) = (&mut self.fold, &w.body) else { continue };
+            let (Some(fold), RecordBody::Event(text)) = (&mut self.fold, &w.body) else { continue };
             if text.kind() == record::SNAPSHOT {
                 if let Ok(Event::Snapshot(said)) = record::event(text.as_str()) {
                     self.snapshot.bytes = said.bytes;
@@ -269,7 +269,7 @@ impl Writer {
 
     /// Closes the segment's file while the disk is away. One that lost its name stays open: it may be the only copy.
     fn rest(&mut self) {
-        if let Some(Segment { name, bytes, .. }) = self.segment.take_if(|s| s.file.in_place().is_ok())
+        if let Some(OpenSegment { name, bytes, .. }) = self.segment.take_if(|s| s.file.in_place().is_ok())
             && self.unsealed.is_none()
         {
             self.resting = Some((name, bytes));
@@ -392,10 +392,10 @@ fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
 }
 
 /// Says how the thread ended, also where it panicked.
-struct Noticed(Arc<Shared>);
+struct Noticed(Arc<RecordQueue>);
 
 impl Drop for Noticed {
     fn drop(&mut self) {
-        self.0.stop(if thread::panicking() { Stopped::Died } else { Stopped::Closed });
+        self.0.stop(if thread::panicking() { WriterEnd::Died } else { WriterEnd::Closed });
     }
 }

@@ -10,7 +10,7 @@ use crate::{
 
 /// A rule that wants people's approval before it lets a request pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Gate {
+pub struct ApprovalGate {
     /// The id of the rule, and what `context.approved` must hold.
     pub id: String,
     pub explanation: String,
@@ -44,7 +44,7 @@ pub enum Verdict {
     },
     /// Nothing stands in the way but gates.
     Wait {
-        gates: Vec<Gate>,
+        gates: Vec<ApprovalGate>,
         parts: Vec<Decided>,
     },
     Deny {
@@ -58,7 +58,7 @@ pub enum Verdict {
 #[derive(Debug)]
 pub enum Decision {
     Grant(Grant),
-    Waiting { gates: Vec<Gate>, parts: Vec<Decided>, stand: Stand },
+    Waiting { gates: Vec<ApprovalGate>, parts: Vec<Decided>, stand: Stand },
     Denied { refusal: Refusal, rules: Vec<String>, stand: Stand },
 }
 

@@ -5,16 +5,16 @@ use std::{collections::HashMap, sync::Arc};
 use cedar_policy::{Authorizer, Decision as Answer, Entities, EntityUid, PolicySet, Request};
 
 use super::{
-    Asker, Bundle, Call, Decided, Decision, Explain, Gate, Grant, GrantParts, PolicyErrors, PolicySource,
-    Rule, Verdict,
+    ApprovalGate, Asker, Bundle, Call, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors,
+    PolicySource, Rule, Verdict,
+    context::ContextFields,
+    decision_cache::{DecisionCache, DecisionKey},
     entities::{Prepared, Types},
-    explain::{self, Cause, Who},
-    facts::Facts,
+    explain::{self, DenialCause, Who},
     literals,
-    memo::{Memo, Question},
     outcome::Outcome,
-    rules::Rules,
-    slice::{self, Act, Slice, Slices},
+    rules::RuleSet,
+    slice::{self, PolicyAct, Slice, Slices},
 };
 use crate::{
     catalog::{Catalog, Principal, Resource},
@@ -25,7 +25,7 @@ use crate::{
 
 /// Decides by one set of policies over one catalog. Never changes; share it behind an `Arc`.
 pub struct Engine {
-    rules: Rules,
+    rules: RuleSet,
     by_id: HashMap<String, Arc<Rule>>,
     pub(super) types: Types,
     pub(super) slices: Slices,
@@ -34,26 +34,26 @@ pub struct Engine {
     explain: Explain,
     warnings: Vec<String>,
     authorizer: Authorizer,
-    memo: Memo,
+    memo: DecisionCache,
 }
 
 impl Engine {
     /// Reads and validates policies, and prepares them for a catalog.
     pub fn load(from: &PolicySource, catalog: &Catalog, explain: Explain) -> Result<Self, PolicyErrors> {
-        let rules = Rules::load(from)?;
+        let rules = RuleSet::load(from)?;
         let types = Types::new()?;
         let slices = slice::cut(&rules, &types)?;
         let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
         let catalog = catalog.clone();
         let prepared = Prepared::new(&types, &rules.schema, &catalog)?;
         let warnings = literals::check(&rules, &types, &prepared)?;
-        let (authorizer, memo) = (Authorizer::new(), Memo::default());
+        let (authorizer, memo) = (Authorizer::new(), DecisionCache::default());
         Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })
     }
 
     /// Reads and validates policies without a catalog: all that is wrong with them alone.
     pub fn check(from: &PolicySource) -> Result<(), PolicyErrors> {
-        Rules::load(from).map(drop)
+        RuleSet::load(from).map(drop)
     }
 
     /// Over the schema and the names and texts of the policy files.
@@ -96,15 +96,15 @@ impl Engine {
         let Some(principal) = self.catalog.principal(call.caller) else {
             return Err((explain::unknown(call.caller.as_str()), Vec::new()));
         };
-        let act = Act::Rpc(call.rpc);
+        let act = PolicyAct::Rpc(call.rpc);
         let Some(slice) = self.slices.get(&(principal.kind, act)) else {
             return Err((explain::wrong_kind(call, principal, &self.kinds(act)), Vec::new()));
         };
         let tenant = self.prepared.tenant_uid(&self.types, call.tenant);
-        match &*self.outcome(slice, principal, &tenant, &Facts::of_call(call)) {
+        match &*self.outcome(slice, principal, &tenant, &ContextFields::of_call(call)) {
             Outcome::Allow(rules) => Ok(ids(rules)),
             outcome => {
-                let cause = Cause::of(outcome, || self.permits(slice));
+                let cause = DenialCause::of(outcome, || self.permits(slice));
                 log_errors(&cause, act);
                 Err((explain::call_denied(call, principal, &cause, self.explain), cause.rules()))
             }
@@ -172,10 +172,10 @@ impl Engine {
     }
 
     fn judge_parts(&self, who: &Who<'_>, parts: &[(Action, &Resource)]) -> Verdict {
-        let facts = Facts::of_job(who.name, who.bundle);
+        let facts = ContextFields::of_job(who.name, who.bundle);
         let mut decided = Vec::with_capacity(parts.len());
-        let mut gates: Vec<Gate> = Vec::new();
-        let mut denied: Vec<(Action, &Resource, Cause)> = Vec::new();
+        let mut gates: Vec<ApprovalGate> = Vec::new();
+        let mut denied: Vec<(Action, &Resource, DenialCause)> = Vec::new();
         for (action, resource) in parts {
             let outcome = self.part(who.principal, *action, resource, &facts);
             let rules = match &*outcome {
@@ -189,14 +189,14 @@ impl Engine {
                     continue;
                 }
                 outcome => {
-                    denied.push((*action, resource, Cause::of(outcome, Vec::new)));
+                    denied.push((*action, resource, DenialCause::of(outcome, Vec::new)));
                     continue;
                 }
             };
             decided.push(Decided { action: *action, resource: resource.name.clone(), rules });
         }
         if let Some(((action, resource, cause), others)) = denied.split_first() {
-            log_errors(cause, Act::Part(*action));
+            log_errors(cause, PolicyAct::Part(*action));
             let mut rules: Vec<String> = denied.iter().flat_map(|(_, _, c)| c.rules()).collect();
             rules.sort();
             rules.dedup();
@@ -212,8 +212,14 @@ impl Engine {
         }
     }
 
-    fn part(&self, principal: &Principal, action: Action, on: &Resource, facts: &Facts<'_>) -> Arc<Outcome> {
-        let slice = self.slices.get(&(principal.kind, Act::Part(action)));
+    fn part(
+        &self,
+        principal: &Principal,
+        action: Action,
+        on: &Resource,
+        facts: &ContextFields<'_>,
+    ) -> Arc<Outcome> {
+        let slice = self.slices.get(&(principal.kind, PolicyAct::Part(action)));
         match (slice, self.prepared.resources.get(&on.name)) {
             (Some(slice), Some(uid)) => self.outcome(slice, principal, uid, facts),
             _ => Arc::new(Outcome::Nothing),
@@ -226,12 +232,12 @@ impl Engine {
         slice: &Slice,
         principal: &Principal,
         on: &EntityUid,
-        facts: &Facts<'_>,
+        facts: &ContextFields<'_>,
     ) -> Arc<Outcome> {
         let Some(me) = self.prepared.principals.get(&principal.pattern) else {
             return Arc::new(Outcome::Nothing);
         };
-        let mut question = Question::new(256);
+        let mut question = DecisionKey::new(256);
         question.add(slice.action.id().unescaped());
         question.add(me.id().unescaped());
         question.add(on.id().unescaped());
@@ -246,7 +252,7 @@ impl Engine {
         entities: &Entities,
         principal: &EntityUid,
         on: &EntityUid,
-        facts: &Facts<'_>,
+        facts: &ContextFields<'_>,
     ) -> Outcome {
         // Not checked against the schema again: entities were, and the context is made of facts alone. A test holds both to it.
         let request = facts.context(&slice.reads, &self.types, &self.prepared).and_then(|context| {
@@ -307,7 +313,7 @@ impl Engine {
     }
 
     /// The kinds of principal that the schema knows for an act.
-    fn kinds(&self, act: Act) -> Vec<PrincipalKind> {
+    fn kinds(&self, act: PolicyAct) -> Vec<PrincipalKind> {
         PrincipalKind::ALL.iter().copied().filter(|k| self.slices.contains_key(&(*k, act))).collect()
     }
 }
@@ -319,8 +325,8 @@ fn ids<'r>(rules: impl IntoIterator<Item = &'r Arc<Rule>>) -> Vec<String> {
 }
 
 /// A rule that could not be evaluated is a fault of the policy: operators must hear of it, requesters must not.
-fn log_errors(cause: &Cause, act: Act) {
-    if let Cause::Error(failed) = cause {
+fn log_errors(cause: &DenialCause, act: PolicyAct) {
+    if let DenialCause::Error(failed) = cause {
         tracing::error!(
             action = act.as_str(),
             errors = failed.join("; "),

@@ -211,18 +211,18 @@ fn what_ships_is_what_is_built_in_and_loads_without_a_warning() {
 fn every_action_of_the_schema_is_asked_by_the_daemon_and_the_contexts_fit_it() {
     let engine = shipped();
     let groups: BTreeSet<_> = engine.rules.schema.action_groups().cloned().collect();
-    let asked: BTreeSet<_> = Act::all().map(|a| a.uid(&engine.types)).collect();
+    let asked: BTreeSet<_> = PolicyAct::all().map(|a| a.uid(&engine.types)).collect();
     for action in engine.rules.schema.actions() {
         assert!(asked.contains(action) || groups.contains(action), "{action} is never asked");
     }
     let ask = Ask::of(&[]);
     let caller: SpiffeId = TRAINER.parse().unwrap();
-    for act in Act::all() {
+    for act in PolicyAct::all() {
         let facts = match act {
-            Act::Part(_) => Facts::of_job(TRAINER, &ask.bundle()),
-            Act::Rpc(rpc) => {
+            PolicyAct::Part(_) => ContextFields::of_job(TRAINER, &ask.bundle()),
+            PolicyAct::Rpc(rpc) => {
                 let relations = Relation::ALL;
-                Facts::of_call(&Call {
+                ContextFields::of_call(&Call {
                     caller: &caller,
                     rpc,
                     tenant: None,

@@ -28,7 +28,7 @@ pub(super) struct Who<'a> {
 
 /// Why an act was denied.
 #[derive(Debug)]
-pub(super) enum Cause {
+pub(super) enum DenialCause {
     Forbidden(Vec<Arc<Rule>>),
     /// The rule would permit it for another purpose, with this role where one is named.
     Purpose {
@@ -52,30 +52,32 @@ pub(super) enum Cause {
     Error(Vec<String>),
 }
 
-impl Cause {
+impl DenialCause {
     pub(super) fn of(outcome: &Outcome, permits: impl FnOnce() -> Vec<Arc<Rule>>) -> Self {
         match outcome {
-            Outcome::Forbid(rules) | Outcome::Wait(rules, _) => Cause::Forbidden(rules.clone()),
-            Outcome::Allow(_) | Outcome::Nothing => Cause::Nothing { permits: permits() },
-            Outcome::Error(failed) => Cause::Error(failed.clone()),
+            Outcome::Forbid(rules) | Outcome::Wait(rules, _) => DenialCause::Forbidden(rules.clone()),
+            Outcome::Allow(_) | Outcome::Nothing => DenialCause::Nothing { permits: permits() },
+            Outcome::Error(failed) => DenialCause::Error(failed.clone()),
         }
     }
 
     /// The ids of the rules that denied, or would have permitted; for errors what Cedar says, which names the policy.
     pub(super) fn rules(&self) -> Vec<String> {
         match self {
-            Cause::Forbidden(rules) => rules.iter().map(|r| r.id.clone()).collect(),
-            Cause::Purpose { rule, .. } | Cause::Role { rule, .. } | Cause::OtherJobsCheckpoint { rule } => {
+            DenialCause::Forbidden(rules) => rules.iter().map(|r| r.id.clone()).collect(),
+            DenialCause::Purpose { rule, .. }
+            | DenialCause::Role { rule, .. }
+            | DenialCause::OtherJobsCheckpoint { rule } => {
                 vec![rule.id.clone()]
             }
-            Cause::Nothing { .. } => Vec::new(),
-            Cause::Error(failed) => failed.clone(),
+            DenialCause::Nothing { .. } => Vec::new(),
+            DenialCause::Error(failed) => failed.clone(),
         }
     }
 
     fn reason(&self) -> Reason {
         match self {
-            Cause::Error(_) => Reason::PolicyError,
+            DenialCause::Error(_) => Reason::PolicyError,
             _ => Reason::PolicyDenied,
         }
     }
@@ -125,8 +127,8 @@ pub(super) fn part_denied(
     who: &Who<'_>,
     action: Action,
     resource: &Resource,
-    cause: &Cause,
-    others: &[(Action, &Resource, Cause)],
+    cause: &DenialCause,
+    others: &[(Action, &Resource, DenialCause)],
     explain: Explain,
 ) -> Refusal {
     let mut refusal = Refusal::new(cause.reason(), may_not(action, resource)).with("you", you(who));
@@ -150,7 +152,7 @@ pub(super) fn part_denied(
 pub(super) fn call_denied(
     call: &Call<'_>,
     principal: &Principal,
-    cause: &Cause,
+    cause: &DenialCause,
     explain: Explain,
 ) -> Refusal {
     let place = call.tenant.map_or_else(|| "across tenants".to_owned(), |t| format!("in tenant {t}"));
@@ -163,11 +165,13 @@ pub(super) fn call_denied(
     }
     let ask = format!("ask an operator of tenant {}", principal.tenant);
     let said = match cause {
-        Cause::Forbidden(rules) => rules.first().and_then(|r| r.fix.clone()),
+        DenialCause::Forbidden(rules) => rules.first().and_then(|r| r.fix.clone()),
         _ => None,
     };
     let fix = match cause {
-        Cause::Error(_) => "tell an operator: a policy could not be evaluated, the log names it".to_owned(),
+        DenialCause::Error(_) => {
+            "tell an operator: a policy could not be evaluated, the log names it".to_owned()
+        }
         _ => said.filter(|_| explain == Explain::Requester).unwrap_or(ask),
     };
     refusal.fix(fix)
@@ -198,27 +202,29 @@ fn call_you(call: &Call<'_>, p: &Principal) -> String {
     out
 }
 
-fn rule_lines(cause: &Cause) -> Option<String> {
+fn rule_lines(cause: &DenialCause) -> Option<String> {
     let lines =
         |rules: &[Arc<Rule>]| rules.iter().take(SHOWN_MAX).map(|r| r.said()).collect::<Vec<_>>().join("; ");
     match cause {
-        Cause::Forbidden(rules) => Some(lines(rules)),
-        Cause::Purpose { rule, .. } | Cause::Role { rule, .. } | Cause::OtherJobsCheckpoint { rule } => {
-            Some(rule.said())
+        DenialCause::Forbidden(rules) => Some(lines(rules)),
+        DenialCause::Purpose { rule, .. }
+        | DenialCause::Role { rule, .. }
+        | DenialCause::OtherJobsCheckpoint { rule } => Some(rule.said()),
+        DenialCause::Nothing { permits } if permits.is_empty() => {
+            Some("no rule permits it to anyone".to_owned())
         }
-        Cause::Nothing { permits } if permits.is_empty() => Some("no rule permits it to anyone".to_owned()),
-        Cause::Nothing { permits } => Some(format!("none of these permits it: {}", lines(permits))),
-        Cause::Error(_) => None,
+        DenialCause::Nothing { permits } => Some(format!("none of these permits it: {}", lines(permits))),
+        DenialCause::Error(_) => None,
     }
 }
 
-fn part_rule(who: &Who<'_>, resource: &Resource, cause: &Cause) -> Option<String> {
+fn part_rule(who: &Who<'_>, resource: &Resource, cause: &DenialCause) -> Option<String> {
     let roles = || match who.principal.roles.len() {
         0 => "none".to_owned(),
         _ => who.principal.roles.iter().cloned().collect::<Vec<_>>().join(", "),
     };
     match cause {
-        Cause::Purpose { rule, role } => {
+        DenialCause::Purpose { rule, role } => {
             let purposes = resource
                 .dataset()
                 .map_or_else(String::new, |d| d.purposes.iter().cloned().collect::<Vec<_>>().join(", "));
@@ -226,16 +232,16 @@ fn part_rule(who: &Who<'_>, resource: &Resource, cause: &Cause) -> Option<String
             let role = role.as_ref().map(|r| format!(", by the role {r}; your roles: {}", roles()));
             Some(format!("{}: this {kind} may be used for: {purposes}{}", rule.id, role.unwrap_or_default()))
         }
-        Cause::Role { rule, role } => {
+        DenialCause::Role { rule, role } => {
             Some(format!("{}: it wants the role {role}; your roles: {}", rule.id, roles()))
         }
         _ => rule_lines(cause),
     }
 }
 
-fn part_fix(who: &Who<'_>, resource: &Resource, cause: &Cause, explain: Explain) -> String {
+fn part_fix(who: &Who<'_>, resource: &Resource, cause: &DenialCause, explain: Explain) -> String {
     let ask = format!("ask its owner, {}", resource.owner);
-    if let Cause::Error(_) = cause {
+    if let DenialCause::Error(_) = cause {
         return format!("tell an operator: a policy could not be evaluated, the log names it; or {ask}");
     }
     if explain == Explain::Operators {
@@ -246,7 +252,7 @@ fn part_fix(who: &Who<'_>, resource: &Resource, cause: &Cause, explain: Explain)
         format!("have the role {role} added to the catalog entry {entry} if this workload is one")
     };
     match cause {
-        Cause::Purpose { role, .. } => {
+        DenialCause::Purpose { role, .. } => {
             let purposes = resource.dataset().map(|d| &d.purposes);
             let purpose = purposes.map(|p| match p.iter().next() {
                 Some(only) if p.len() == 1 => {
@@ -258,12 +264,14 @@ fn part_fix(who: &Who<'_>, resource: &Resource, cause: &Cause, explain: Explain)
             let parts: Vec<String> = parts.into_iter().flatten().collect();
             format!("{}, or {ask}", parts.join(" and "))
         }
-        Cause::Role { role, .. } => format!("{}, or {ask}", role_fix(role)),
-        Cause::OtherJobsCheckpoint { .. } => format!("name a checkpoint line that this job writes, or {ask}"),
-        Cause::Forbidden(rules) => match rules.first().and_then(|r| r.fix.as_ref()) {
+        DenialCause::Role { role, .. } => format!("{}, or {ask}", role_fix(role)),
+        DenialCause::OtherJobsCheckpoint { .. } => {
+            format!("name a checkpoint line that this job writes, or {ask}")
+        }
+        DenialCause::Forbidden(rules) => match rules.first().and_then(|r| r.fix.as_ref()) {
             Some(fix) => format!("{fix}, or {ask}"),
             None => ask,
         },
-        Cause::Nothing { .. } | Cause::Error(_) => ask,
+        DenialCause::Nothing { .. } | DenialCause::Error(_) => ask,
     }
 }

@@ -9,9 +9,9 @@ use serde_json::Value as Json;
 
 use super::{
     Bundle, Call, Engine, Phase, Relation, Rpc,
-    facts::Facts,
+    context::ContextFields,
     outcome::Outcome,
-    slice::{Act, Slice},
+    slice::{PolicyAct, Slice},
 };
 use crate::{
     catalog::{Principal, Resource},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The questions that may still be asked, and whether one was answered by no rule.
-struct Asked {
+struct GapSearch {
     left: usize,
     has_silence: bool,
 }
@@ -60,7 +60,7 @@ impl Engine {
     /// Entries that may do nothing but ask who they are. Entries that rules cannot tell apart are judged once.
     fn idle(&self, mentioned: &BTreeSet<String>) -> Vec<String> {
         let ids: Vec<SpiffeId> = mentioned.iter().filter_map(|text| text.parse().ok()).collect();
-        let mut asked = Asked { left: POLICY_GAP_QUESTIONS_MAX, has_silence: false };
+        let mut asked = GapSearch { left: POLICY_GAP_QUESTIONS_MAX, has_silence: false };
         let mut judged: BTreeMap<_, bool> = BTreeMap::new();
         let mut lines = Vec::new();
         for p in self.catalog.principals().filter(|p| !p.disabled) {
@@ -83,12 +83,12 @@ impl Engine {
     }
 
     /// Whether rules let an entry do something, or forbid it everything, which is said on purpose.
-    fn is_of_use(&self, p: &Principal, asked: &mut Asked) -> bool {
+    fn is_of_use(&self, p: &Principal, asked: &mut GapSearch) -> bool {
         asked.has_silence = false;
         self.can_do_something(p, asked) || !asked.has_silence
     }
 
-    fn can_do_something(&self, p: &Principal, asked: &mut Asked) -> bool {
+    fn can_do_something(&self, p: &Principal, asked: &mut GapSearch) -> bool {
         if p.kind != PrincipalKind::Workload {
             return Rpc::ALL.iter().any(|rpc| self.may_call(p, *rpc, asked));
         }
@@ -97,11 +97,11 @@ impl Engine {
         visible.peek().is_none() || visible.any(|r| self.may_hold(p, r, asked))
     }
 
-    fn may_call(&self, p: &Principal, rpc: Rpc, asked: &mut Asked) -> bool {
+    fn may_call(&self, p: &Principal, rpc: Rpc, asked: &mut GapSearch) -> bool {
         if matches!(rpc, Rpc::WhoAmI | Rpc::GetKeys | Rpc::WaitDurable | Rpc::ListResources) {
             return false;
         }
-        let Some(slice) = self.slices.get(&(p.kind, Act::Rpc(rpc))) else { return false };
+        let Some(slice) = self.slices.get(&(p.kind, PolicyAct::Rpc(rpc))) else { return false };
         let Some(caller) = some_id(p) else { return true };
         [Some(&p.tenant), None].into_iter().any(|tenant| {
             let call = Call {
@@ -113,11 +113,11 @@ impl Engine {
                 reason: "a reason",
             };
             let on = self.prepared.tenant_uid(&self.types, tenant);
-            self.answers(slice, p, &on, &Facts::of_call(&call), asked)
+            self.answers(slice, p, &on, &ContextFields::of_call(&call), asked)
         })
     }
 
-    fn may_hold(&self, p: &Principal, resource: &Resource, asked: &mut Asked) -> bool {
+    fn may_hold(&self, p: &Principal, resource: &Resource, asked: &mut GapSearch) -> bool {
         let Some(on) = self.prepared.resources.get(&resource.name) else { return true };
         let name = p.pattern.to_string();
         let purposes: Vec<&str> = match resource.dataset() {
@@ -131,7 +131,7 @@ impl Engine {
         let actions = Action::ALL.iter().filter(|a| opens(a) && a.applies_to() == resource.name.kind());
         let approved = BTreeSet::new();
         actions.into_iter().any(|action| {
-            let Some(slice) = self.slices.get(&(p.kind, Act::Part(*action))) else { return false };
+            let Some(slice) = self.slices.get(&(p.kind, PolicyAct::Part(*action))) else { return false };
             purposes.iter().any(|purpose| {
                 methods.iter().any(|method| {
                     let bundle = Bundle {
@@ -147,7 +147,7 @@ impl Engine {
                         own_checkpoint: true,
                         parts: &[],
                     };
-                    self.answers(slice, p, on, &Facts::of_job(&name, &bundle), asked)
+                    self.answers(slice, p, on, &ContextFields::of_job(&name, &bundle), asked)
                 })
             })
         })
@@ -159,8 +159,8 @@ impl Engine {
         slice: &Slice,
         p: &Principal,
         on: &cedar_policy::EntityUid,
-        facts: &Facts<'_>,
-        asked: &mut Asked,
+        facts: &ContextFields<'_>,
+        asked: &mut GapSearch,
     ) -> bool {
         let (Some(me), Some(fewer)) = (self.prepared.principals.get(&p.pattern), asked.left.checked_sub(1))
         else {

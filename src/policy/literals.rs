@@ -7,12 +7,16 @@ use cedar_policy::EntityUid;
 use super::{
     PolicyErrors,
     entities::{ALL_TENANTS, Prepared, Types},
-    rules::Rules,
+    rules::RuleSet,
 };
 use crate::name::{ResourceName, TenantName};
 
 /// Answers what should be known but is no mistake: a rule about a resource that the catalog does not have.
-pub(super) fn check(rules: &Rules, types: &Types, prepared: &Prepared) -> Result<Vec<String>, PolicyErrors> {
+pub(super) fn check(
+    rules: &RuleSet,
+    types: &Types,
+    prepared: &Prepared,
+) -> Result<Vec<String>, PolicyErrors> {
     let principals: HashSet<&EntityUid> = prepared.principals.values().collect();
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     for (rule, policy) in &rules.policies {

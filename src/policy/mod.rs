@@ -10,23 +10,23 @@
 //! | File | Noun |
 //! |---|---|
 //! | `ask` `decision` | [`Bundle`] and [`Call`]: what is asked; [`Decision`] and [`Grant`]: what is answered |
-//! | `engine` `outcome` `memo` | [`Engine`]: rules over a catalog; what they say of one act, kept |
+//! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; what they say of one act, kept |
 //! | `source` `rules` `literals` `fault` | policies read, validated, and what is wrong with them |
-//! | `entities` `facts` `slice` | what Cedar is given: entities, context, and the rules that can matter |
+//! | `entities` `context` `slice` | what Cedar is given: entities, context, and the rules that can matter |
 //! | `gaps` | what a catalog says in vain under the policies |
 //! | `explain` `probe` | the words of a refusal, and which one change would have permitted it |
 //! | `rpc` | [`Rpc`]: each call as an action of the schema |
 
 mod ask;
+mod context;
 mod decision;
+mod decision_cache;
 mod engine;
 mod entities;
 mod explain;
-mod facts;
 mod fault;
 mod gaps;
 mod literals;
-mod memo;
 mod outcome;
 mod probe;
 mod rpc;
@@ -35,7 +35,7 @@ mod slice;
 mod source;
 
 pub use ask::{Asker, Bundle, Call, Phase};
-pub use decision::{Decided, Decision, Gate, Grant, GrantParts, Verdict};
+pub use decision::{ApprovalGate, Decided, Decision, Grant, GrantParts, Verdict};
 pub use engine::Engine;
 pub use explain::Explain;
 pub use fault::{PolicyErrors, PolicyFault};

@@ -9,11 +9,11 @@ use cedar_policy::{Entities, Entity, EntityUid};
 
 use super::{
     Bundle, Engine, Rule,
+    context::ContextFields,
     entities::principal_entity,
-    explain::{Cause, Who},
-    facts::Facts,
+    explain::{DenialCause, Who},
     outcome::Outcome,
-    slice::Act,
+    slice::PolicyAct,
 };
 use crate::{
     catalog::{Principal, Resource},
@@ -34,15 +34,15 @@ struct Trial<'a> {
 
 impl Engine {
     /// The first change that helps: another purpose, the job's own checkpoints, a role, a role and a purpose.
-    pub(super) fn why_nothing(&self, who: &Who<'_>, action: Action, resource: &Resource) -> Cause {
+    pub(super) fn why_nothing(&self, who: &Who<'_>, action: Action, resource: &Resource) -> DenialCause {
         let (name, entities) = (who.name, &self.prepared.entities);
         let now = Trial { name, principal: who.principal, entities, action, resource };
         if let Some(rule) = self.with_a_purpose(who.bundle, &now) {
-            return Cause::Purpose { rule, role: None };
+            return DenialCause::Purpose { rule, role: None };
         }
         let own = Bundle { own_checkpoint: true, ..who.bundle.clone() };
         if let Some(rule) = self.would(&own, &now) {
-            return Cause::OtherJobsCheckpoint { rule };
+            return DenialCause::OtherJobsCheckpoint { rule };
         }
         for role in self.roles() {
             let mut principal = who.principal.clone();
@@ -50,14 +50,14 @@ impl Engine {
             let Some(entities) = self.few_entities(&principal, action, resource) else { continue };
             let trial = Trial { name, principal: &principal, entities: &entities, action, resource };
             if let Some(rule) = self.would(who.bundle, &trial) {
-                return Cause::Role { rule, role };
+                return DenialCause::Role { rule, role };
             }
             if let Some(rule) = self.with_a_purpose(who.bundle, &trial) {
-                return Cause::Purpose { rule, role: Some(role) };
+                return DenialCause::Purpose { rule, role: Some(role) };
             }
         }
-        let slice = self.slices.get(&(who.principal.kind, Act::Part(action)));
-        Cause::Nothing { permits: slice.map_or_else(Vec::new, |s| self.permits(s)) }
+        let slice = self.slices.get(&(who.principal.kind, PolicyAct::Part(action)));
+        DenialCause::Nothing { permits: slice.map_or_else(Vec::new, |s| self.permits(s)) }
     }
 
     /// The rule that would permit it for some purpose that the dataset allows.
@@ -68,10 +68,10 @@ impl Engine {
 
     /// The rule that would permit it, were things so.
     fn would(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
-        let slice = self.slices.get(&(trial.principal.kind, Act::Part(trial.action)))?;
+        let slice = self.slices.get(&(trial.principal.kind, PolicyAct::Part(trial.action)))?;
         let me = self.prepared.principals.get(&trial.principal.pattern)?;
         let on = self.prepared.resources.get(&trial.resource.name)?;
-        let facts = Facts::of_job(trial.name, bundle);
+        let facts = ContextFields::of_job(trial.name, bundle);
         match self.evaluate(slice, trial.entities, me, on, &facts) {
             Outcome::Allow(rules) | Outcome::Wait(_, rules) => rules.into_iter().next(),
             Outcome::Forbid(_) | Outcome::Nothing | Outcome::Error(_) => None,
@@ -87,7 +87,7 @@ impl Engine {
 
     /// Only what one decision looks at, with another principal in the place of its entry.
     fn few_entities(&self, principal: &Principal, action: Action, resource: &Resource) -> Option<Entities> {
-        let slice = self.slices.get(&(principal.kind, Act::Part(action)))?;
+        let slice = self.slices.get(&(principal.kind, PolicyAct::Part(action)))?;
         let all = &self.prepared.entities;
         let model = resource.checkpoint().and_then(|c| self.prepared.resources.get(&c.model));
         let named = [Some(&slice.action), self.prepared.resources.get(&resource.name), model];

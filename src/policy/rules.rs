@@ -11,7 +11,7 @@ use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, 
 use miette::Diagnostic;
 
 use super::{
-    Gate, PolicyErrors,
+    ApprovalGate, PolicyErrors,
     fault::PolicyFault,
     source::{self, PolicySource, PolicyText, SCHEMA},
 };
@@ -34,7 +34,7 @@ pub struct Rule {
     /// What would change it.
     pub fix: Option<String>,
     /// Set where it holds back rather than forbids.
-    pub gate: Option<Gate>,
+    pub gate: Option<ApprovalGate>,
     /// Whether it permits.
     pub permits: bool,
     /// Where it stands, as `leasehold.cedar:24`.
@@ -52,7 +52,7 @@ impl Rule {
 }
 
 /// All policies of a source, good ones only.
-pub(super) struct Rules {
+pub(super) struct RuleSet {
     pub(super) schema: Schema,
     pub(super) digest: Digest,
     pub(super) policies: Vec<(Arc<Rule>, Policy)>,
@@ -60,7 +60,7 @@ pub(super) struct Rules {
     places: HashMap<String, (String, usize)>,
 }
 
-impl Rules {
+impl RuleSet {
     /// Reads, parses and validates. Answers every mistake that can be found, or rules without one.
     pub(super) fn load(from: &PolicySource) -> Result<Self, PolicyErrors> {
         let texts = from.read()?;
@@ -83,12 +83,12 @@ impl Rules {
             .collect();
         match PolicyErrors::of(faults) {
             Some(errors) => Err(errors),
-            None => Ok(Rules { schema, digest: source::digest(&texts), policies, places }),
+            None => Ok(RuleSet { schema, digest: source::digest(&texts), policies, places }),
         }
     }
 }
 
-impl Rules {
+impl RuleSet {
     /// A mistake of one rule.
     pub(super) fn fault(&self, rule: &Rule, what: impl Into<String>) -> PolicyFault {
         let (file, line) = self.places.get(&rule.id).cloned().unwrap_or_default();
@@ -210,7 +210,7 @@ fn is_id(id: &str) -> bool {
 }
 
 /// Reads what a gate says of itself. A gate forbids, looks for its own id, and says who approves.
-fn gate(id: &str, policy: &Policy) -> Result<Option<Gate>, String> {
+fn gate(id: &str, policy: &Policy) -> Result<Option<ApprovalGate>, String> {
     let Some(kind) = policy.annotation("gate") else {
         let only = ["approver_group", "approvals", "approval_ttl"];
         return match only.iter().find(|k| policy.annotation(k).is_some()) {
@@ -243,7 +243,7 @@ fn gate(id: &str, policy: &Policy) -> Result<Option<Gate>, String> {
             "no approval would ever open it; add unless {{ context.approved.contains(\"{id}\") }}"
         ));
     }
-    Ok(Some(Gate { id: id.to_owned(), explanation, approver_group, approvals_needed, approval_ttl }))
+    Ok(Some(ApprovalGate { id: id.to_owned(), explanation, approver_group, approvals_needed, approval_ttl }))
 }
 
 /// The byte offset that a diagnostic points at.

@@ -7,25 +7,25 @@ use cedar_policy::{
 };
 use serde_json::Value as Json;
 
-use super::{PolicyErrors, Rpc, Rule, entities::Types, rules::Rules};
+use super::{PolicyErrors, Rpc, Rule, entities::Types, rules::RuleSet};
 use crate::name::{Action, PrincipalKind};
 
 /// What is done: to a resource, or by calling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Act {
+pub(super) enum PolicyAct {
     Part(Action),
     Rpc(Rpc),
 }
 
-impl Act {
-    pub(super) fn all() -> impl Iterator<Item = Act> {
-        Action::ALL.iter().map(|a| Act::Part(*a)).chain(Rpc::ALL.iter().map(|r| Act::Rpc(*r)))
+impl PolicyAct {
+    pub(super) fn all() -> impl Iterator<Item = PolicyAct> {
+        Action::ALL.iter().map(|a| PolicyAct::Part(*a)).chain(Rpc::ALL.iter().map(|r| PolicyAct::Rpc(*r)))
     }
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
-            Act::Part(action) => action.as_str(),
-            Act::Rpc(rpc) => rpc.as_str(),
+            PolicyAct::Part(action) => action.as_str(),
+            PolicyAct::Rpc(rpc) => rpc.as_str(),
         }
     }
 
@@ -44,14 +44,14 @@ pub(super) struct Slice {
 }
 
 /// The slices, by kind of principal and act. An act that the schema does not know for a kind has none.
-pub(super) type Slices = HashMap<(PrincipalKind, Act), Slice>;
+pub(super) type Slices = HashMap<(PrincipalKind, PolicyAct), Slice>;
 
 /// Sorts policies by the kinds of principal and the acts that their scopes can match.
-pub(super) fn cut(rules: &Rules, types: &Types) -> Result<Slices, PolicyErrors> {
+pub(super) fn cut(rules: &RuleSet, types: &Types) -> Result<Slices, PolicyErrors> {
     let actions = rules.schema.action_entities().map_err(schema_fault)?;
     let mut out = Slices::new();
     let mut faults = Vec::new();
-    for act in Act::all() {
+    for act in PolicyAct::all() {
         let action = act.uid(types);
         let kinds = rules
             .schema
@@ -65,7 +65,9 @@ pub(super) fn cut(rules: &Rules, types: &Types) -> Result<Slices, PolicyErrors> 
                 .filter(|(_, p)| speaks_of_action(p, &action, &actions) && speaks_of_principal(p, type_name))
                 .map(|(rule, policy)| (&**rule, policy))
                 .collect();
-            for (rule, _) in speaking.iter().filter(|(r, _)| r.gate.is_some() && matches!(act, Act::Rpc(_))) {
+            for (rule, _) in
+                speaking.iter().filter(|(r, _)| r.gate.is_some() && matches!(act, PolicyAct::Rpc(_)))
+            {
                 let what = "a gate holds back what jobs do, not calls; name actions of tune_part";
                 faults.push(rules.fault(rule, what));
             }

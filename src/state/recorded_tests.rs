@@ -18,7 +18,7 @@ use crate::{
     fence::Registry,
     job::{Begin, Change, Close, DoneWhen, Drain, End, Job, JobState, Join, Members, Spec},
     ledger::{
-        Actor, Decision, EpochBegan, Event, Fault, Fold, Ledger, Options, ReadError,
+        Actor, DecisionRecord, EpochBegan, Event, Fault, Fold, Ledger, Options, ReadError,
         forgetful::{Dice, Faults, Forgetful},
         verify_folded,
     },
@@ -44,8 +44,8 @@ fn actor() -> Actor {
     Actor::SpiffeId(worker())
 }
 
-fn decision() -> Decision {
-    Decision { result: "allow".into(), rules: Vec::new(), policy: Digest::ZERO, catalog: Digest::ZERO }
+fn decision() -> DecisionRecord {
+    DecisionRecord { result: "allow".into(), rules: Vec::new(), policy: Digest::ZERO, catalog: Digest::ZERO }
 }
 
 fn job(id: u128, at: LeaseTime) -> Job {

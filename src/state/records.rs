@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     fence::Seq,
     job::{Change, DoneWhen, Drain, Gate, Input, Job, JobState, Members, Spec, Tuning},
-    ledger::{self, Actor, Decision, Ending, Event},
+    ledger::{self, Actor, DecisionRecord, Ending, Event},
     name::{Digest, JobId},
     secret::SecretDigest,
 };
@@ -77,8 +77,8 @@ pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
     })
 }
 
-pub fn input_record(i: &Input) -> ledger::Input {
-    ledger::Input {
+pub fn input_record(i: &Input) -> ledger::InputRecord {
+    ledger::InputRecord {
         resource: i.resource.clone(),
         pin: i.pin.clone(),
         classification: i.classification.clone(),
@@ -87,7 +87,7 @@ pub fn input_record(i: &Input) -> ledger::Input {
     }
 }
 
-pub(super) fn created_record(job: &Job, decision: Decision) -> Event {
+pub(super) fn created_record(job: &Job, decision: DecisionRecord) -> Event {
     Event::JobCreated(Box::new(ledger::JobCreated {
         job: job.id,
         launcher: job.launcher.clone(),
@@ -104,8 +104,8 @@ pub(super) fn created_record(job: &Job, decision: Decision) -> Event {
     }))
 }
 
-pub(super) fn gate_record(g: &Gate) -> ledger::Gate {
-    ledger::Gate {
+pub(super) fn gate_record(g: &Gate) -> ledger::GateRecord {
+    ledger::GateRecord {
         id: g.id.clone(),
         explanation: g.explanation.clone(),
         approver_group: g.approver_group.clone(),
@@ -113,7 +113,7 @@ pub(super) fn gate_record(g: &Gate) -> ledger::Gate {
     }
 }
 
-pub(super) fn gate_of(g: ledger::Gate) -> Gate {
+pub(super) fn gate_of(g: ledger::GateRecord) -> Gate {
     Gate {
         id: g.id,
         explanation: g.explanation,
@@ -122,7 +122,7 @@ pub(super) fn gate_of(g: ledger::Gate) -> Gate {
     }
 }
 
-pub(super) fn input_of(i: ledger::Input) -> Input {
+pub(super) fn input_of(i: ledger::InputRecord) -> Input {
     Input {
         resource: i.resource,
         pin: i.pin,
@@ -158,7 +158,7 @@ pub(super) fn change_record(
     job: JobId,
     change: &Change,
     by: Actor,
-    decision: Option<Decision>,
+    decision: Option<DecisionRecord>,
     ending: Ending,
 ) -> Event {
     match change.clone() {
@@ -171,7 +171,7 @@ pub(super) fn change_record(
             by,
             ticket: Digest(ticket.0),
             vouched,
-            decision: decision.unwrap_or_else(|| Decision {
+            decision: decision.unwrap_or_else(|| DecisionRecord {
                 result: "allow".into(),
                 rules: Vec::new(),
                 policy: Digest::ZERO,

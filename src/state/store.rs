@@ -20,7 +20,7 @@ use crate::{
     clock::{Clock, LeaseTime},
     fence::{Lowered, Registry, Revision, Seq},
     job::{Change, Job, JobState},
-    ledger::{Actor, Appending, Decision, Deferred, Ending, Event, Ledger},
+    ledger::{Actor, Appending, DecisionRecord, Deferred, Ending, Event, Ledger},
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, LeaseId, SpiffeId},
     reason::Reason,
@@ -117,7 +117,7 @@ pub enum Created {
 #[derive(Debug)]
 pub struct NewJob {
     pub job: Job,
-    pub decision: Decision,
+    pub decision: DecisionRecord,
 }
 
 #[derive(Debug)]
@@ -363,7 +363,7 @@ impl Store {
         &self,
         id: JobId,
         by: Actor,
-        decision: Option<Decision>,
+        decision: Option<DecisionRecord>,
         decide: impl Fn(&Job) -> Result<Option<Change>, E>,
     ) -> Result<Widened, Refused<E>> {
         self.widen_for(id, by, decision, None, decide).await
@@ -383,7 +383,7 @@ impl Store {
         &self,
         id: JobId,
         by: Actor,
-        decision: Option<Decision>,
+        decision: Option<DecisionRecord>,
         member: Option<(&SpiffeId, Belongs)>,
         decide: impl Fn(&Job) -> Result<Option<Change>, E>,
     ) -> Result<Widened, Refused<E>> {

@@ -2,12 +2,12 @@
 
 use std::{fs, path::Path};
 
-use leasehold::ledger::{Dir, Report, verify};
+use leasehold::ledger::{Dir, VerifyReport, verify};
 use serde_json::Value;
 
 /// All records of a ledger, whose chain was found whole.
 pub struct Records {
-    pub report: Report,
+    pub report: VerifyReport,
     pub all: Vec<Value>,
     /// The files' text.
     pub text: String,

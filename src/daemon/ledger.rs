@@ -14,14 +14,14 @@ use crate::{
 };
 
 /// The ledger, what its records say, its key, and where else its head is kept.
-pub(super) struct Record {
+pub(super) struct OpenedLedger {
     pub(super) opened: Opened,
     pub(super) recorded: Recorded,
     pub(super) key: HeadKey,
     pub(super) copy: Option<HeadCopy>,
 }
 
-impl Record {
+impl OpenedLedger {
     /// Opens the ledger, and refuses one that ends before the head that was kept elsewhere. Blocking.
     pub(super) fn open(
         config: &LedgerConfig,
@@ -44,7 +44,7 @@ impl Record {
             }
             _ => {}
         }
-        Ok(Record { opened, recorded, key, copy })
+        Ok(OpenedLedger { opened, recorded, key, copy })
     }
 }
 

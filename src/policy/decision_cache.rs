@@ -9,11 +9,11 @@ use super::outcome::Outcome;
 use crate::limits::DECISIONS_KEPT_MAX;
 
 /// Everything that an answer depends on, in one text.
-pub(super) struct Question(String);
+pub(super) struct DecisionKey(String);
 
-impl Question {
+impl DecisionKey {
     pub(super) fn new(capacity: usize) -> Self {
-        Question(String::with_capacity(capacity))
+        DecisionKey(String::with_capacity(capacity))
     }
 
     /// Adds one thing that it depends on. Lengths keep two neighbours from running into one.
@@ -29,10 +29,10 @@ impl Question {
 
 /// Bounded by [`DECISIONS_KEPT_MAX`]: past it, all are dropped and worked out again. Errors are not kept.
 #[derive(Default)]
-pub(super) struct Memo(DashMap<String, Arc<Outcome>>);
+pub(super) struct DecisionCache(DashMap<String, Arc<Outcome>>);
 
-impl Memo {
-    pub(super) fn answer(&self, question: Question, work: impl FnOnce() -> Outcome) -> Arc<Outcome> {
+impl DecisionCache {
+    pub(super) fn answer(&self, question: DecisionKey, work: impl FnOnce() -> Outcome) -> Arc<Outcome> {
         if let Some(known) = self.0.get(&question.0) {
             return known.clone();
         }
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn two_questions_are_one_only_where_every_part_is_the_same() {
         let ask = |parts: &[&str]| {
-            let mut q = Question::new(0);
+            let mut q = DecisionKey::new(0);
             parts.iter().for_each(|p| q.add(p));
             q.0
         };
@@ -70,14 +70,14 @@ mod tests {
 
     #[test]
     fn no_more_answers_are_kept_than_the_bound_and_no_errors() {
-        let memo = Memo::default();
+        let memo = DecisionCache::default();
         for i in 0..=DECISIONS_KEPT_MAX as u64 {
-            let mut q = Question::new(8);
+            let mut q = DecisionKey::new(8);
             q.add_number(i);
             memo.answer(q, || Outcome::Nothing);
         }
         assert_eq!(memo.len(), 1);
-        let mut q = Question::new(8);
+        let mut q = DecisionKey::new(8);
         q.add("bad");
         memo.answer(q, || Outcome::Error(vec![]));
         assert_eq!(memo.len(), 1);

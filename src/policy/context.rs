@@ -1,0 +1,99 @@
+//! What a request brings with it: the context of a decision, as one list of facts.
+
+use cedar_policy::{Context, RestrictedExpression as Value};
+
+use super::{
+    Bundle, Call,
+    decision_cache::DecisionKey,
+    entities::{Prepared, Types, text, texts},
+    slice::Reads,
+};
+use crate::{clock::Wall, name::TenantName};
+
+/// One field of the context.
+enum ContextField<'a> {
+    Text(&'a str),
+    Number(u64),
+    Truth(bool),
+    Words(Vec<&'a str>),
+    /// Whole seconds, rounded down: policies do not split them, and answers can be kept for one.
+    Moment(Wall),
+    Tenant(&'a TenantName),
+}
+
+/// All fields of the context that an action has by the schema.
+pub(super) struct ContextFields<'a>(Vec<(&'static str, ContextField<'a>)>);
+
+impl<'a> ContextFields<'a> {
+    /// `JobContext`. The name is the holder's SPIFFE ID, or the pattern of its entry.
+    pub(super) fn of_job(name: &'a str, b: &Bundle<'a>) -> Self {
+        // A fraction of a second is a second: a limit is not passed under by rounding.
+        let ttl = b.ttl.as_secs().saturating_add(u64::from(b.ttl.subsec_nanos() > 0));
+        ContextFields(vec![
+            ("spiffe_id", ContextField::Text(name)),
+            ("job", ContextField::Text(b.job)),
+            ("tenant", ContextField::Tenant(b.tenant)),
+            ("attempt", ContextField::Number(b.attempt)),
+            ("phase", ContextField::Text(b.phase.as_str())),
+            ("purpose", ContextField::Text(b.purpose)),
+            ("method", ContextField::Text(b.method.map_or("none", |m| m.as_str()))),
+            ("ttl_seconds", ContextField::Number(ttl)),
+            ("now", ContextField::Moment(b.now)),
+            ("approved", ContextField::Words(b.approved.iter().map(String::as_str).collect())),
+            ("own_checkpoint", ContextField::Truth(b.own_checkpoint)),
+        ])
+    }
+
+    /// `CallContext`.
+    pub(super) fn of_call(call: &Call<'a>) -> Self {
+        let mut relation: Vec<&str> = call.relations.iter().map(|r| r.as_str()).collect();
+        relation.sort_unstable();
+        relation.dedup();
+        ContextFields(vec![
+            ("spiffe_id", ContextField::Text(call.caller.as_str())),
+            ("now", ContextField::Moment(call.now)),
+            ("relation", ContextField::Words(relation)),
+            ("reason", ContextField::Text(call.reason)),
+        ])
+    }
+
+    /// Adds what a slice reads to a question, so that what it does not read makes no new one.
+    pub(super) fn ask(&self, reads: &Reads, question: &mut DecisionKey) {
+        for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
+            match fact {
+                ContextField::Text(t) => question.add(t),
+                ContextField::Number(n) => question.add_number(*n),
+                ContextField::Truth(t) => question.add_number(u64::from(*t)),
+                ContextField::Moment(now) => question.add_number(now.seconds()),
+                ContextField::Tenant(t) => question.add(t.as_str()),
+                ContextField::Words(words) => {
+                    question.add_number(words.len() as u64);
+                    words.iter().for_each(|w| question.add(w));
+                }
+            }
+        }
+    }
+
+    /// The context, without what a slice does not read.
+    pub(super) fn context(
+        &self,
+        reads: &Reads,
+        types: &Types,
+        prepared: &Prepared,
+    ) -> Result<Context, String> {
+        let fields = self.0.iter().filter(|(field, _)| reads.of(field)).map(|(field, fact)| {
+            let value = match fact {
+                ContextField::Text(t) => text(t),
+                ContextField::Number(n) => Value::new_long(i64::try_from(*n).unwrap_or(i64::MAX)),
+                ContextField::Truth(t) => Value::new_bool(*t),
+                ContextField::Words(words) => texts(words.iter().copied()),
+                ContextField::Moment(now) => {
+                    Value::new_datetime(Wall::from_seconds(now.seconds()).to_string())
+                }
+                ContextField::Tenant(t) => Value::new_entity_uid(prepared.tenant_uid(types, Some(t))),
+            };
+            ((*field).to_owned(), value)
+        });
+        Context::from_pairs(fields).map_err(|e| e.to_string())
+    }
+}
