@@ -1,4 +1,4 @@
-//! Start and stop.
+//! The daemon's start and stop.
 
 use std::{
     net::SocketAddr,
@@ -12,6 +12,7 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinSet};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
@@ -23,24 +24,24 @@ use super::{
 };
 use crate::{
     api::{Edge, EdgeRoom, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
-    broker::{Broker, BrokerSettings, Task, Tickets},
-    clock::{Clock, SystemClock},
-    config::Config,
+    broker::{Broker, BrokerSettings, Rules, Task, Tickets},
+    clock::{Clock, SystemClock, Wall},
+    config::{Config, RoomConfig},
     fence::Registry,
     identity::{IdentitySource, first_identity},
-    ledger::{Actor, EpochBegan, Event, HeadCopy, Health, Ledger},
+    ledger::{Actor, EpochBegan, Event, Head, HeadCopy, HeadKey, Health, Ledger},
     limits,
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     reason::Reason,
     secret::random_u128,
-    state::{Left, Store},
+    state::{Left, Rebuilt, Store},
     token::{KeyError, SigningKey},
 };
 
 /// How the daemon stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
-    /// It was asked to.
+    /// It was asked to stop.
     InOrder,
     /// A part of it died, or the ledger could not be closed.
     Failed,
@@ -48,7 +49,7 @@ pub enum Stopped {
 
 /// A daemon that serves.
 pub struct Daemon {
-    /// Where it listens, for each the address that the system gave.
+    /// The address of each listener, as the system gave it.
     pub grpc: SocketAddr,
     pub issuer: SocketAddr,
     pub probe: SocketAddr,
@@ -71,26 +72,16 @@ impl Daemon {
         Self::start_with(config, clock, move |at| raise.not_before(at)).await
     }
 
-    /// Starts with another clock. `not_before` is told the time of the ledger's last record.
+    /// Starts with another clock. `not_before` gets the time of the ledger's last record.
     pub async fn start_with(
         config: &Config,
         clock: Arc<dyn Clock>,
-        not_before: impl FnOnce(crate::clock::Wall) + Send,
+        not_before: impl FnOnce(Wall) + Send,
     ) -> Result<Self, StartError> {
-        let (all, ours) = (config.clone(), clock.clone());
-        let inspection = tokio::task::spawn_blocking(move || inspect(&all, &ours))
-            .await
-            .map_err(|e| StartError::BrokenOff(e.to_string()))?;
-        for warning in inspection.warnings() {
-            tracing::warn!(%warning, "configuration");
-        }
-        let (rules, tls) = inspection.into_parts()?;
+        let (rules, tls) = inspect_config(config, &clock).await?;
         let identity = identity::open(&config.identity, clock.clone())?;
-
         // Listening comes before the ledger is touched: a second daemon fails here, or at the ledger's lock, and harms nothing.
-        let grpc = listen("gRPC", config.server.grpc).await?;
-        let issuer = listen("discovery and keys", config.issuer.listen.address()).await?;
-        let probe = listen("probes", config.server.probe).await?;
+        let listeners = Listeners::bind(config, tls).await?;
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -105,57 +96,26 @@ impl Daemon {
         })
         .await?;
 
-        let (ledger_config, state, ledger_clock) =
-            (config.ledger.clone(), config.server.state.clone(), clock.clone());
-        let opening = move || OpenedLedger::open(&ledger_config, &state, ledger_clock);
-        let OpenedLedger { opened, recorded, key, copy } = tokio::task::spawn_blocking(opening)
-            .await
-            .map_err(|e| StartError::BrokenOff(e.to_string()))??;
+        let OpenedLedger { opened, recorded, key, copy } = open_ledger(config, &clock).await?;
         let tickets = Tickets::new(&key.derive("tickets")?);
-        for warning in &opened.warnings {
-            tracing::warn!(%warning, "ledger");
-        }
         if let Some(latest) = opened.latest {
             not_before(latest);
         }
-        let now = clock.now();
-        let rebuilt = recorded.rebuilt(now.lease);
+        let rebuilt = recorded.rebuilt(clock.now().lease);
         let (ledger, epoch) = (opened.ledger, opened.epoch);
         if epoch > 1 {
             let Left { jobs, suspended, draining, locks } = rebuilt.left();
             let (seq, in_order) = (rebuilt.seq, rebuilt.in_order);
             tracing::info!(epoch, in_order, jobs, suspended, draining, locks, %seq, "this is what the last life left");
         }
-        let nonce = random_u128().map_err(|_| KeyError::Generate)?;
-        ledger
-            .append(&Event::EpochBegan(EpochBegan {
-                nonce: format!("{nonce:032x}"),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                catalog: rules.catalog().digest(),
-                policy: rules.engine.digest(),
-                seq: rebuilt.seq.0,
-                head_key: Some(key.public().id()),
-                replaces: opened.replaces,
-            }))
-            .await
-            .map_err(StartError::Epoch)?;
+        let began = epoch_record(&rules, &rebuilt, &key, opened.replaces)?;
+        ledger.append(&began).await.map_err(StartError::Epoch)?;
         key.keep(&config.server.state)?;
         ledger.sign_with(key);
 
         let fences = Arc::new(Registry::new(rebuilt.seq));
         let state = Store::new(rebuilt, fences.clone(), ledger.clone(), clock.clone());
-        let settings = BrokerSettings {
-            issuer: config.issuer.url.clone(),
-            lease_ttl: config.lease.token_ttl,
-            beat: config.lease.beat,
-            lost_after: config.lease.lost_after,
-            rejoin: config.lease.rejoin,
-            drain_read: config.lease.drain_read,
-            break_glass: config.policy.break_glass.clone(),
-            rate_per_identity: config.ledger.rate_per_identity,
-            rate_per_tenant: config.ledger.rate_per_tenant,
-        };
-        let key = SigningKey::generate(epoch, 1)?;
+        let (key, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config));
         let broker =
             Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, tickets, epoch, settings)
                 .map_err(|_| KeyError::Generate)?;
@@ -163,9 +123,9 @@ impl Daemon {
         let reloader: Reloader = Arc::new(move |before| rules::read(&policy, Some(before.catalog())));
 
         let mut daemon = Daemon {
-            grpc: local(&grpc, config.server.grpc),
-            issuer: local(&issuer, config.issuer.listen.address()),
-            probe: local(&probe, config.server.probe),
+            grpc: local(&listeners.grpc, config.server.grpc),
+            issuer: local(&listeners.issuer, config.issuer.listen.address()),
+            probe: local(&listeners.probe, config.server.probe),
             warnings: opened.warnings,
             broker,
             reloader,
@@ -175,27 +135,32 @@ impl Daemon {
             stop,
             tasks,
         };
-        daemon.begin(grpc, issuer, tls, probe, clock, config).await?;
+        daemon.serve_grpc(listeners.grpc, &config.server.room, &clock).await?;
+        daemon.serve_http(listeners.issuer, listeners.tls, listeners.probe, &clock);
+        daemon.spawn_background(config, &clock);
         Ok(daemon)
     }
 
-    /// Begins all work of this life. Everything that runs is in this list.
-    async fn begin(
+    /// Starts a task. When it ends, the daemon stops.
+    fn spawn(&mut self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            work.await;
+            name
+        });
+    }
+
+    async fn serve_grpc(
         &mut self,
-        grpc: TcpListener,
-        issuer: TcpListener,
-        tls: Option<tokio_rustls::TlsAcceptor>,
-        probe: TcpListener,
-        clock: Arc<dyn Clock>,
-        config: &Config,
+        listener: TcpListener,
+        room: &RoomConfig,
+        clock: &Arc<dyn Clock>,
     ) -> Result<(), StartError> {
-        let stop = self.stop.clone();
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_service_status("", ServingStatus::Serving).await;
         for service in ["JobService", "MemberService", "OperatorService", "VerifierService"] {
             health.set_service_status(format!("leasehold.v1.{service}"), ServingStatus::Serving).await;
         }
-        let room = &config.server.room;
+        let stop = self.stop.clone();
         let edge = Edge::new(self.broker.clone(), self.reloader.clone(), stop.clone()).with_room(EdgeRoom {
             requests_max: room.requests_max,
             requests_per_peer_max: room.requests_per_peer_max,
@@ -203,9 +168,8 @@ impl Daemon {
             buffered_bytes_per_peer_max: room.buffered_bytes_per_peer_max,
         });
         let (classify, readers, shutdown) = (edge.classify(), edge.clone(), stop.clone());
-        self.tasks.spawn(async move {
+        self.spawn("the watch over clients that do not read", async move {
             readers.watch_readers(shutdown).await;
-            "the look at clients that do not read"
         });
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
         let acceptor = Acceptor::new(self.identity.clone(), clock.clone(), Protocol::Grpc);
@@ -224,33 +188,21 @@ impl Daemon {
             observer,
             ..ServeOptions::default()
         };
-        let serving = crate::link::serve(grpc, acceptor, service, options, stop.clone());
-        self.tasks.spawn(async move {
-            serving.await;
-            "the gRPC listener"
-        });
+        self.spawn("the gRPC listener", crate::link::serve(listener, acceptor, service, options, stop));
+        Ok(())
+    }
 
+    /// Serves discovery and keys, and the probes.
+    fn serve_http(
+        &mut self,
+        issuer: TcpListener,
+        tls: Option<TlsAcceptor>,
+        probe: TcpListener,
+        clock: &Arc<dyn Clock>,
+    ) {
         let routes = issuer_routes(self.broker.clone());
-        let (shutdown, time) = (stop.clone(), clock.clone());
-        self.tasks.spawn(async move {
-            listeners::serve(issuer, tls, routes, time, shutdown).await;
-            "the issuer's listener"
-        });
-        let (ledger, stopping, source) = (self.ledger.clone(), stop.clone(), self.identity.clone());
-        let now = clock.clone();
-        let ready: Readiness = Arc::new(move || {
-            if stopping.is_cancelled() {
-                return Err(NotReady::new(Reason::ShuttingDown));
-            }
-            identity::ready(&source.current(), now.now().wall)?;
-            match ledger.health() {
-                Health::Good => Ok(()),
-                Health::EndingsOnly { why } | Health::Failing { why } => {
-                    Err(NotReady::new(Reason::LedgerUnavailable).because(why.to_string()))
-                }
-                Health::Stopped => Err(NotReady::new(Reason::LedgerUnavailable)),
-            }
-        });
+        let serving = listeners::serve(issuer, tls, routes, clock.clone(), self.stop.clone());
+        self.spawn("the issuer's listener", serving);
         let (recorder, broker, ledger) =
             (telemetry::init_metrics(), self.broker.clone(), self.ledger.clone());
         let metrics: MetricsText = Arc::new(move || {
@@ -258,49 +210,54 @@ impl Daemon {
             metrics::gauge!("leasehold_ledger_good").set(f64::from(u8::from(is_good(&ledger))));
             recorder.as_ref().map(PrometheusHandle::render).unwrap_or_default()
         });
-        let routes = probe_routes(ready, metrics);
-        let (shutdown, time) = (stop.clone(), clock.clone());
-        self.tasks.spawn(async move {
-            listeners::serve(probe, None, routes, time, shutdown).await;
-            "the probes' listener"
-        });
+        let routes = probe_routes(self.readiness(clock.clone()), metrics);
+        let serving = listeners::serve(probe, None, routes, clock.clone(), self.stop.clone());
+        self.spawn("the probes' listener", serving);
+    }
+
+    fn readiness(&self, clock: Arc<dyn Clock>) -> Readiness {
+        let (ledger, stopping, source) = (self.ledger.clone(), self.stop.clone(), self.identity.clone());
+        Arc::new(move || {
+            if stopping.is_cancelled() {
+                return Err(NotReady::new(Reason::ShuttingDown));
+            }
+            identity::ready(&source.current(), clock.now().wall)?;
+            match ledger.health() {
+                Health::Good => Ok(()),
+                Health::EndingsOnly { why } | Health::Failing { why } => {
+                    Err(NotReady::new(Reason::LedgerUnavailable).because(why.to_string()))
+                }
+                Health::Stopped => Err(NotReady::new(Reason::LedgerUnavailable)),
+            }
+        })
+    }
+
+    /// Starts the work that no request asks for. With the listeners, this is all that runs.
+    fn spawn_background(&mut self, config: &Config, clock: &Arc<dyn Clock>) {
         for task in Task::ALL {
-            let (broker, shutdown) = (self.broker.clone(), stop.clone());
-            self.tasks.spawn(async move {
-                task.run(broker, shutdown).await;
-                task.name()
-            });
+            self.spawn(task.name(), task.run(self.broker.clone(), self.stop.clone()));
         }
-        let (source, shutdown, watching) = (self.identity.clone(), stop.clone(), clock.clone());
-        self.tasks.spawn(async move {
-            identity::watch(source, watching, shutdown).await;
-            "the look at the daemon's identity"
-        });
-        let (broker, shutdown, state) = (self.broker.clone(), stop.clone(), config.server.state.clone());
-        let free_space_stop = config.ledger.free_space_stop_bytes;
-        self.tasks.spawn(async move {
-            watch_free_space(broker, clock, state, free_space_stop, shutdown).await;
-            "the look at the disk"
-        });
+        let watch = identity::watch(self.identity.clone(), clock.clone(), self.stop.clone());
+        self.spawn("the watch over the daemon's identity", watch);
+        let (state, stop_bytes) = (config.server.state.clone(), config.ledger.free_space_stop_bytes);
+        let watch =
+            watch_free_space(self.broker.clone(), clock.clone(), state, stop_bytes, self.stop.clone());
+        self.spawn("the watch over the disk", watch);
         if let Some(copy) = self.copy.clone() {
-            let (ledger, clock, shutdown) = (self.ledger.clone(), self.broker.clock().clone(), stop.clone());
-            self.tasks.spawn(async move {
-                ledger::keep_copies(ledger, copy, clock, shutdown).await;
-                "the copy of the ledger's head"
-            });
+            let clock = self.broker.clock().clone();
+            let keeping = ledger::keep_copies(self.ledger.clone(), copy, clock, self.stop.clone());
+            self.spawn("the copy of the ledger's head", keeping);
         }
-        let (ledger, shutdown) = (self.ledger.clone(), stop);
-        self.tasks.spawn(async move {
+        let (ledger, shutdown) = (self.ledger.clone(), self.stop.clone());
+        self.spawn("the ledger", async move {
             tokio::select! {
                 _ = ledger.stopped() => {}
                 () = shutdown.cancelled() => {}
             }
-            "the ledger"
         });
-        Ok(())
     }
 
-    /// What stops it, for whoever holds it elsewhere.
+    /// Returns the token that stops it.
     pub fn stopper(&self) -> CancellationToken {
         self.stop.clone()
     }
@@ -310,7 +267,7 @@ impl Daemon {
         (self.reloader())();
     }
 
-    /// What reads them again, for whoever hears of it elsewhere.
+    /// Returns a function that reads them again.
     pub fn reloader(&self) -> Arc<dyn Fn() + Send + Sync> {
         let (identity, read, broker) = (self.identity.clone(), self.reloader.clone(), self.broker.clone());
         Arc::new(move || {
@@ -341,7 +298,7 @@ impl Daemon {
                 None => {}
             }
         }
-        tracing::info!("stopping: no new work, streams are told to connect again");
+        tracing::info!("stopping: no new work, streams are asked to connect again");
         self.stop.cancel();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(limits::SHUTDOWN.saturating_add(limits::CONNECTION_GRACE), drained)
@@ -366,6 +323,83 @@ impl Daemon {
     }
 }
 
+/// The listeners of a daemon, bound but not served.
+struct Listeners {
+    grpc: TcpListener,
+    issuer: TcpListener,
+    probe: TcpListener,
+    /// The issuer's.
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listeners {
+    async fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Self, StartError> {
+        let grpc = listen("gRPC", config.server.grpc).await?;
+        let issuer = listen("discovery and keys", config.issuer.listen.address()).await?;
+        let probe = listen("probes", config.server.probe).await?;
+        Ok(Listeners { grpc, issuer, probe, tls })
+    }
+}
+
+/// Reads all that the configuration names, and logs what is no mistake but should be known.
+async fn inspect_config(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+) -> Result<(Rules, Option<TlsAcceptor>), StartError> {
+    let (config, clock) = (config.clone(), clock.clone());
+    let inspection = tokio::task::spawn_blocking(move || inspect(&config, &clock))
+        .await
+        .map_err(|e| StartError::BrokenOff(e.to_string()))?;
+    for warning in inspection.warnings() {
+        tracing::warn!(%warning, "configuration");
+    }
+    Ok(inspection.into_parts()?)
+}
+
+async fn open_ledger(config: &Config, clock: &Arc<dyn Clock>) -> Result<OpenedLedger, StartError> {
+    let (ledger, state, clock) = (config.ledger.clone(), config.server.state.clone(), clock.clone());
+    let opened = tokio::task::spawn_blocking(move || OpenedLedger::open(&ledger, &state, clock))
+        .await
+        .map_err(|e| StartError::BrokenOff(e.to_string()))??;
+    for warning in &opened.opened.warnings {
+        tracing::warn!(%warning, "ledger");
+    }
+    Ok(opened)
+}
+
+/// Returns the first record of this life.
+fn epoch_record(
+    rules: &Rules,
+    rebuilt: &Rebuilt,
+    key: &HeadKey,
+    replaces: Option<Head>,
+) -> Result<Event, StartError> {
+    let nonce = random_u128().map_err(|_| KeyError::Generate)?;
+    Ok(Event::EpochBegan(EpochBegan {
+        nonce: format!("{nonce:032x}"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        catalog: rules.catalog().digest(),
+        policy: rules.engine.digest(),
+        seq: rebuilt.seq.0,
+        head_key: Some(key.public().id()),
+        replaces,
+    }))
+}
+
+fn broker_settings(config: &Config) -> BrokerSettings {
+    BrokerSettings {
+        issuer: config.issuer.url.clone(),
+        lease_ttl: config.lease.token_ttl,
+        beat: config.lease.beat,
+        lost_after: config.lease.lost_after,
+        rejoin: config.lease.rejoin,
+        drain_read: config.lease.drain_read,
+        break_glass: config.policy.break_glass.clone(),
+        rate_per_identity: config.ledger.rate_per_identity,
+        rate_per_tenant: config.ledger.rate_per_tenant,
+    }
+}
+
 fn is_good(ledger: &Ledger) -> bool {
     matches!(ledger.health(), crate::ledger::Health::Good)
 }
@@ -378,7 +412,7 @@ fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }
 
-/// Stops issuing, loudly, before the disk is full.
+/// Stops issuing, and logs it, before the disk is full.
 async fn watch_free_space(
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
@@ -401,7 +435,7 @@ async fn watch_free_space(
                         "the ledger's disk is nearly full: nothing more is issued"
                     );
                 } else {
-                    tracing::info!(free, "the ledger's disk has room again: issuing goes on");
+                    tracing::info!(free, "the ledger's disk has free space again: issuing goes on");
                 }
             }
             broker.hold(is_low);
