@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | [`Wall`] | the wall clock | certificates, claims, what people read |
 //! | [`LeaseTime`] | boottime plus the largest lead that the wall ever had over it | deadlines of leases, jobs, locks |
-//! | [`BootTime`] | `CLOCK_BOOTTIME` alone | liveness: beats, ticks |
+//! | [`BootTime`] | `CLOCK_BOOTTIME` only | liveness: beats, ticks |
 //!
 //! The lease timeline never steps back and counts suspension: a wall clock that is set back lengthens no lease, one that
 //! is set forward shortens all. This is the only module that may read a clock or sleep; everything else takes a [`Now`]
@@ -47,7 +47,7 @@ pub struct Now {
 pub trait Clock: Send + Sync + 'static {
     /// Reads all three clocks at once.
     fn now(&self) -> Now;
-    /// Resolves at or after a moment of the lease timeline; at once where that has passed.
+    /// Resolves at or after a moment of the lease timeline; at once if that has passed.
     fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()>;
     /// Resolves after a span of the lease timeline.
     fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
@@ -87,7 +87,8 @@ impl SystemClock {
         now
     }
 
-    /// What a reading of the machine's two clocks is, and by how many ms the wall jumped ahead where that is worth an alarm.
+    /// Converts a reading of the machine's two clocks. Returns also by how many ms the wall jumped ahead, if that is worth an
+    /// alarm.
     fn at(lead: &AtomicI64, boot: u64, wall: u64) -> (Now, Option<i64>) {
         let seen = signed(wall).saturating_sub(signed(boot));
         let before = lead.fetch_max(seen, Ordering::AcqRel);
@@ -111,7 +112,7 @@ impl Clock for SystemClock {
                 if left.is_zero() {
                     return;
                 }
-                // The wall may be set forward and the machine may sleep: look again at least each second.
+                // The wall may be set forward and the machine may sleep, so the clocks are read again at least each second.
                 tokio::time::sleep(left.min(Duration::from_secs(1))).await;
             }
         })
@@ -142,12 +143,12 @@ fn wall_ms() -> u64 {
 }
 
 impl Now {
-    /// The wall time at which a moment of the lease timeline comes, as far as can be said now.
+    /// Returns the wall time of a moment of the lease timeline, as far as is known now.
     pub fn wall_at(&self, deadline: LeaseTime) -> Wall {
         Wall(self.wall.0.saturating_add(deadline.0).saturating_sub(self.lease.0))
     }
 
-    /// The moment of the lease timeline that a wall time falls on, as far as can be said now. The past becomes now.
+    /// Returns the moment of the lease timeline of a wall time, as far as is known now. The past becomes now.
     pub fn lease_at(&self, wall: Wall) -> LeaseTime {
         LeaseTime(self.lease.0.saturating_add(wall.0.saturating_sub(self.wall.0)))
     }
@@ -161,7 +162,7 @@ macro_rules! spans {
             pub fn plus(self, span: Duration) -> Self {
                 $t(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
             }
-            /// The span from an earlier moment to this one; zero where that is not earlier.
+            /// Returns the span from an earlier moment to this one; zero if that is not earlier.
             pub fn since(self, earlier: Self) -> Duration {
                 Duration::from_millis(self.0.saturating_sub(earlier.0))
             }
@@ -212,12 +213,12 @@ pub mod manual {
 
     use super::{BootTime, Clock, LeaseTime, Now, Wall};
 
-    /// All three clocks, moved by hand. Whoever sleeps wakes when the lease timeline has come to its moment.
+    /// All three clocks, moved by hand. A sleeper wakes when the lease timeline reaches its moment.
     #[derive(Debug)]
     pub struct ManualClock(watch::Sender<Now>);
 
     impl ManualClock {
-        /// Stands at a wall time, with the lease timeline at the same number, an hour after the machine was started.
+        /// Starts at a wall time, with the lease timeline at the same number, an hour after the machine was started.
         pub fn new(wall: Wall) -> Self {
             let now = Now { wall, lease: LeaseTime(wall.0), boot: BootTime(3_600_000) };
             ManualClock(watch::Sender::new(now))
@@ -231,8 +232,8 @@ pub mod manual {
             });
         }
 
-        /// Sets the wall clock alone. As with the system's, a step forward takes the lease timeline along, a step back
-        /// does not.
+        /// Sets only the wall clock. As with the system's, a step forward moves the lease timeline too, a step back does
+        /// not.
         pub fn set_wall(&self, wall: Wall) {
             self.0.send_modify(|now| {
                 now.wall = wall;

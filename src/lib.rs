@@ -2,7 +2,7 @@
 //!
 //! A daemon stands between the programs that launch and run tuning jobs and the datasets and model artefacts that those
 //! jobs touch. It attests its callers by SPIFFE X.509-SVID, decides by policy, issues short-lived credentials for named
-//! resources, keeps every lease in memory, and ends all of them the moment the job completes, fails or is interrupted.
+//! resources, keeps every lease in memory, and ends all of them when the job completes, fails or is interrupted.
 //!
 //! # The floors
 //!
@@ -10,32 +10,32 @@
 //!
 //! | Floor | Module | Is for | Never |
 //! |---|---|---|---|
-//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] [`written`] [`plain`] `sync` | time, secrets, bounds, codes of refusal, the wire, how files of people are read, text that is safe to show, the primitives that model checkers replace | decides |
-//! | 1 | [`name`] | everything that can be named, parsed once | reads a clock |
-//! | 2 | [`fence`] | names that are lowered, places behind them, the feed | waits, does I/O |
+//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] [`written`] [`plain`] `sync` | time, secrets, bounds, codes of refusal, the wire, strict reading of files that people write, text that is safe to show, the primitives that model checkers replace | decides |
+//! | 1 | [`name`] | every name, parsed once | reads a clock |
+//! | 2 | [`fence`] | names that are lowered, stands behind them, their feed | waits, does I/O |
 //! | 3 | [`identity`] | the SVID rules, trust bundles, both TLS configurations; the only maker of a `Peer` | authorizes |
-//! | 3 | [`catalog`] | who may come, what there is to open | decides |
-//! | 3 | [`job`] | states and legal moves of jobs, attempts, members; pure | knows who may |
-//! | 4 | [`link`] | the mTLS accept loop with a deadline per connection; the client's connector | knows what is asked |
+//! | 3 | [`catalog`] | which callers are known, which resources exist | decides |
+//! | 3 | [`job`] | states and legal moves of jobs, attempts, members; pure | decides who may |
+//! | 4 | [`link`] | the mTLS accept loop with a deadline per connection; the client's connector | knows the request |
 //! | 4 | [`policy`] | Cedar; the only maker of a `Grant` | keeps state |
 //! | 5 | [`lease`] | the table of live leases, deadlines, quotas | exists without a `Grant` |
 //! | 5 | [`token`] | ES256 tokens: claims, minting, checking | reads a clock |
 //! | 5 | [`ledger`] | the append-only, hash-chained, durable record | decides |
-//! | 6 | [`state`] | jobs, attempts, members, locks; the one place where endings change state and lower fences | says who may |
+//! | 6 | [`state`] | jobs, attempts, members, locks; the only place that ends jobs and lowers fences | decides who may |
 //! | 6 | [`verify`] | for resource servers: the token check, the feed's follower | talks to anything but the daemon |
 //! | 7 | [`broker`] | the use cases, each request written once | speaks a wire format |
 //! | 8 | [`api`] [`agent`] [`slurm`] | the gRPC and HTTP edges; the wrapper `run`, the sidecar `agent`; what Slurm reports | import each other |
-//! | 9 | [`config`] [`daemon`] [`dev`] | the daemon's file, its start and stop; everything on one machine, to try | |
+//! | 9 | [`config`] [`daemon`] [`dev`] | the daemon's configuration, its start and stop; everything on one machine, to try | |
 //! | 10 | [`cli`] | one file per subcommand | |
 //!
 //! # Where to look
 //!
-//! - Why a revocation is one store, whatever stands behind it: [`fence`].
-//! - The order in which a credential comes to be: `broker/issue.rs`.
+//! - Why a revocation is one store, whatever the number of leases: [`fence`].
+//! - The order of the steps that issue a credential: `broker/issue.rs`.
 //! - What ends when a job ends: [`state::Store`], [`job::Job::fences_of`].
-//! - Checking credentials in a server of your own: [`verify`] begins with one, `dev/file_server.rs` is a whole one.
-//! - Asking the daemon from a program of your own: [`proto`] begins with a client.
-//! - What is promised, and which test holds it: the tables in `docs/security.md`.
+//! - How to check credentials in your own server: [`verify`] has a short example, `dev/file_server.rs` a full one.
+//! - How to call the daemon from your own program: [`proto`] begins with a client.
+//! - What is promised, and which test proves it: the tables in `docs/security.md`.
 
 #[cfg(feature = "cli")]
 pub mod agent;

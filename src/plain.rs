@@ -1,4 +1,4 @@
-//! Text from elsewhere, as people may safely see it: on a terminal, in a log, in a table.
+//! Text from outside, made safe to show: on a terminal, in a log, in a table.
 //!
 //! Names, reasons and details come from launchers, agents and files. Some characters move the cursor, turn the reading
 //! direction around or cannot be seen at all. Each of them is shown as Rust writes it: `\n`, `\u{202e}`.
@@ -21,7 +21,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Writes what is not plain as JSON escapes. The value that JSON text stands for stays the same.
+/// Writes what is not plain as JSON escapes. The value of the JSON text stays the same.
 pub fn json(text: &str) -> Cow<'_, str> {
     // Line breaks between the tokens of JSON stay: inside its strings they are escaped already.
     let stays = |c: char| c == '\n' || is_plain(c);
@@ -40,7 +40,7 @@ pub fn json(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Whether a character can be shown as it is: it is visible, or the blank, and says nothing to a terminal.
+/// Whether a character can be shown as it is: it is visible or a blank, and does not control a terminal.
 pub fn is_plain(c: char) -> bool {
     if c.is_ascii() {
         return !c.is_ascii_control();

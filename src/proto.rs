@@ -1,5 +1,5 @@
-//! The wire types of `proto/leasehold/v1`, compiled at build time. Used by the edges, by clients and by `verify` alone:
-//! everything else has types of its own.
+//! The wire types of `proto/leasehold/v1`, compiled at build time. Used only by the edges, by clients and by `verify`:
+//! everything else has its own types.
 //!
 //! # A client
 //!
@@ -55,7 +55,7 @@ pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descript
 
 macro_rules! redacted {
     ($($t:ident { $($shown:ident),* })*) => {$(
-        /// Shows nothing that is secret.
+        /// Shows no secret.
         impl std::fmt::Debug for v1::$t {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.debug_struct(stringify!($t))$(.field(stringify!($shown), &self.$shown))*.finish_non_exhaustive()

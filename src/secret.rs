@@ -1,4 +1,4 @@
-//! Secrets: bytes that no log, error or `Debug` shows and that are wiped when they go.
+//! Secrets: bytes that no log, error or `Debug` shows and that are wiped when they are dropped.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ impl SecretText {
         SecretText(Zeroizing::new(text))
     }
 
-    /// The text itself. Each caller is a place where a secret leaves its wrapping.
+    /// Returns the text itself. Each call is a place where a secret leaves its wrapper.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -52,7 +52,7 @@ impl Secret {
         Some(Secret(Zeroizing::new(bytes.try_into().ok()?)))
     }
 
-    /// The bytes themselves. Each caller is a place where a secret leaves its wrapping.
+    /// Returns the bytes themselves. Each call is a place where a secret leaves its wrapper.
     pub fn expose(&self) -> &[u8] {
         self.0.as_ref()
     }
@@ -67,7 +67,7 @@ impl Secret {
         Self::from_bytes(&bytes)
     }
 
-    /// What may be stored and compared in its place: SHA-256.
+    /// Returns its SHA-256, which may be stored and compared in its place.
     pub fn digest(&self) -> SecretDigest {
         SecretDigest(sha256(self.0.as_ref()))
     }
@@ -102,8 +102,7 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
-/// Whether a text looks as if it held a secret: a PEM block, or a long run of letters and digits as encoded keys and tokens
-/// have. Error messages do not quote such a text: people paste keys where a path or a name belongs.
+/// Whether a text looks like a secret: a PEM block, or a long run of letters and digits as in encoded keys and tokens. Error messages do not quote such a text: people paste keys in place of paths and names.
 pub(crate) fn looks_secret(text: &str) -> bool {
     /// Shorter runs are names, ULIDs and UUIDs.
     const RUN: usize = 32;
@@ -118,7 +117,7 @@ pub(crate) fn looks_secret(text: &str) -> bool {
     text.contains("-----BEGIN") || text.contains("PRIVATE KEY") || text.split(ends_run).any(is_encoded)
 }
 
-/// What stands in an error in the place of a text that looks secret.
+/// Returns what an error shows in place of a text that looks like a secret.
 pub(crate) fn withheld(text: &str) -> String {
     format!("({} characters, not shown: they look like a key or a token)", text.chars().count())
 }

@@ -1,7 +1,7 @@
-//! Where threads meet: the primitives of fences and leases, the standard library's or those of a model checker.
+//! Synchronization primitives of fences and leases: the standard library's, or those of a model checker.
 //!
-//! loom and shuttle come as cargo features, for `tests/loom` and `tests/model` alone: what they give works inside a model
-//! only, so nothing else runs in a build with either.
+//! loom and shuttle come as cargo features, only for `tests/loom` and `tests/model`: their primitives work only inside
+//! a model, so nothing else runs in a build with either.
 
 #[cfg(feature = "loom")]
 use loom::sync as here;
@@ -14,7 +14,7 @@ pub(crate) use here::{
     Mutex, MutexGuard,
     atomic::{AtomicBool, AtomicU32, AtomicU64},
 };
-// Of the leases alone, which a verifier has none of.
+// Only for leases, and a verifier has none.
 #[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]
 pub(crate) use here::{RwLock, atomic::AtomicUsize};
 

@@ -1,4 +1,4 @@
-//! Who checks credentials, and how.
+//! Audiences: who checks credentials, and how.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ super::words! {
     Presenter {
         /// It compares the token's subject with the presenter's SVID.
         Mtls = "mtls",
-        /// It does not: whoever holds the token uses it.
+        /// It does not: anyone who holds the token can use it.
         None = "none",
     }
 }
@@ -39,9 +39,9 @@ pub struct Audience {
     pub presenter: Presenter,
     /// The tenants whose resources may name it.
     pub serves: BTreeSet<TenantName>,
-    /// The tenants whose leases can reach it: those it serves, and those that a resource kept here is shared with. What
-    /// its fence feed must tell of.
+    /// The tenants whose leases can reach it: those it serves, and those that a resource kept here is shared with. Its fence feed
+    /// carries their lowerings.
     pub reached_by: BTreeSet<TenantName>,
-    /// Where it stands, as `acme.toml:30`.
+    /// The place of its entry, as `acme.toml:30`.
     pub declared: String,
 }

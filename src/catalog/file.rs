@@ -20,7 +20,7 @@ const GATEWAY: &str = "\"spiffe://k8s.acme.example/ns/data/sa/gateway\"";
 /// The tenant that runs Leasehold.
 pub(super) const PLATFORM: &str = "platform";
 
-/// A resource with the lines of what must be looked up elsewhere.
+/// A resource, with the lines of what it refers to.
 pub(super) struct ParsedResource {
     pub(super) resource: Resource,
     pub(super) line: usize,
@@ -36,7 +36,7 @@ pub(super) struct ParsedAudience {
     pub(super) serves: Vec<Placed<TenantName>>,
 }
 
-/// What one file says, with its mistakes. What is mistaken is left out, but its name is known.
+/// The entries of one file, and its mistakes. A mistaken entry is left out, but its name is known.
 pub(super) struct TenantFile {
     pub(super) file: String,
     pub(super) tenant: TenantName,
@@ -45,7 +45,7 @@ pub(super) struct TenantFile {
     pub(super) principals: Vec<Placed<Principal>>,
     pub(super) audiences: Vec<ParsedAudience>,
     pub(super) resources: Vec<ParsedResource>,
-    /// Names that are declared, rightly or not: a reference to one of them is not a second mistake.
+    /// Names of all entries, good or mistaken: a reference to one of them is not a second mistake.
     pub(super) named_audiences: BTreeSet<SpiffeId>,
     pub(super) named_resources: BTreeSet<ResourceName>,
     pub(super) problems: Vec<Problem>,

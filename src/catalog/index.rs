@@ -1,4 +1,4 @@
-//! The catalog as it is asked.
+//! The catalog: queries by name and by identity.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,7 +11,7 @@ use crate::{
     written::Problem,
 };
 
-/// Who may come and what there is to open, all of it checked. Cheap to clone; never changes.
+/// Principals, resources and audiences, all of them checked. Cheap to clone; never changes.
 #[derive(Clone, Debug)]
 pub struct Catalog(Arc<CatalogIndex>);
 
@@ -19,19 +19,19 @@ pub struct Catalog(Arc<CatalogIndex>);
 pub(super) struct CatalogIndex {
     pub(super) digest: Option<Digest>,
     pub(super) warnings: Vec<String>,
-    /// What is wrong with what is on disk, and is not in force.
+    /// Mistakes in the files on disk, which are not in force.
     pub(super) not_taken: Vec<Problem>,
-    /// The files that it was made of, to fall back on.
+    /// The texts of its files, to fall back on.
     pub(super) sources: BTreeMap<TenantName, Arc<str>>,
     pub(super) tenants: BTreeSet<TenantName>,
-    /// In the order of the files and of the lines in them. Verifiers that have no entry of their own come last.
+    /// In the order of the files and of the lines in them. Verifiers without their own entry come last.
     pub(super) principals: Vec<Arc<Principal>>,
     pub(super) by_segments: Tree,
     pub(super) resources: HashMap<ResourceName, Resource>,
     pub(super) audiences: HashMap<SpiffeId, Audience>,
 }
 
-/// How many of each a catalog holds.
+/// The number of entries of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub tenants: usize,
@@ -55,18 +55,18 @@ impl Catalog {
         Catalog(Arc::new(index))
     }
 
-    /// Over the names and bytes of its files.
+    /// The digest of the names and bytes of its files.
     pub fn digest(&self) -> Digest {
         self.0.digest.unwrap_or(Digest::ZERO)
     }
 
-    /// What is no mistake, but should be known: an empty directory, a file that is not read.
+    /// Warnings: an empty directory, a file that is not read.
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
     }
 
-    /// What a reload did not take, because it is wrong. Each file of it is in force as it was before, or without the entries
-    /// that hang on what another file no longer has.
+    /// Mistakes that a reload found. Each file with one is in force as it was before, or without the entries that depend on
+    /// what another file no longer has.
     pub fn not_taken(&self) -> &[Problem] {
         &self.0.not_taken
     }
@@ -91,12 +91,12 @@ impl Catalog {
         self.0.tenants.iter()
     }
 
-    /// The entry that an identity falls under: the first match of the one file that knows it.
+    /// Returns the entry of an identity: the first match in the one file that matches it.
     pub fn principal(&self, id: &SpiffeId) -> Option<&Arc<Principal>> {
         self.0.by_segments.find(id)
     }
 
-    /// The entries under which an identity that a pattern matches may fall.
+    /// Returns the entries that can match an identity which a pattern matches.
     pub fn principals_overlapping(&self, pattern: &SpiffePattern) -> impl Iterator<Item = &Arc<Principal>> {
         self.0.principals.iter().filter(move |p| p.pattern.overlaps(pattern))
     }
@@ -110,17 +110,17 @@ impl Catalog {
         self.0.resources.get(name)
     }
 
-    /// The resource, where the name is a dataset's.
+    /// Returns the resource, if the name is a dataset's.
     pub fn dataset(&self, name: &ResourceName) -> Option<&Resource> {
         self.resource(name).filter(|r| r.name.kind() == ResourceKind::Dataset)
     }
 
-    /// The resource, where the name is a model's.
+    /// Returns the resource, if the name is a model's.
     pub fn model(&self, name: &ResourceName) -> Option<&Resource> {
         self.resource(name).filter(|r| r.name.kind() == ResourceKind::Model)
     }
 
-    /// The resource, where the name is a checkpoint line's.
+    /// Returns the resource, if the name is a checkpoint line's.
     pub fn checkpoint(&self, name: &ResourceName) -> Option<&Resource> {
         self.resource(name).filter(|r| r.name.kind() == ResourceKind::Checkpoint)
     }

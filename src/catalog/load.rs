@@ -1,4 +1,4 @@
-//! Reads a directory of tenant files, and checks what one file cannot show.
+//! Reads a directory of tenant files, and checks what needs more than one file.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,18 +21,21 @@ use crate::{
 };
 
 impl Catalog {
-    /// Reads a directory of `TENANT.toml` files. Answers every mistake, or a catalog without one.
+    /// Reads a directory of `TENANT.toml` files.
+    ///
+    /// # Errors
+    /// Every mistake in them.
     pub fn load(dir: &Path) -> Result<Self, CatalogErrors> {
         read(dir).map(Self::of)
     }
 
-    /// Reads the directory again, to follow this catalog. Takes what is good of it: the mistake of one tenant holds no other
-    /// back. What was not taken is in [`Catalog::not_taken`].
+    /// Reads the directory again, to follow this catalog. A mistake of one tenant does not hold the others back:
+    /// [`Catalog::not_taken`] has what was not taken.
     pub fn reload(&self, dir: &Path) -> Result<Self, CatalogErrors> {
         settle(dir, self.sources()).map(Self::of)
     }
 
-    /// Knows nobody and nothing.
+    /// Returns a catalog without entries.
     pub fn empty() -> Self {
         Self::of(nothing())
     }
@@ -67,7 +70,7 @@ pub(super) fn indexed(
     mut warnings: Vec<String>,
 ) -> CatalogIndex {
     if files.is_empty() {
-        warnings.push(format!("{}: no TENANT.toml in it, so nobody may do anything", dir.display()));
+        warnings.push(format!("{}: no TENANT.toml in it, so no one may do anything", dir.display()));
     }
     let mut index = CatalogIndex {
         digest: Some(digest(sources)),
@@ -80,11 +83,11 @@ pub(super) fn indexed(
     index
 }
 
-/// What is wrong with each file, and with all of them together.
+/// The mistakes of each file, and of all of them together.
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) problems: Vec<Problem>,
-    /// Of what two files both name: the one that a problem is noted for, and the other.
+    /// Conflicts of two files: the file that a problem is noted for, and the other one.
     pub(super) conflicts: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -95,7 +98,7 @@ impl Findings {
     }
 }
 
-/// Finds all that is wrong.
+/// Finds every mistake.
 pub(super) fn check(files: &mut [TenantFile]) -> Findings {
     let mut found = Findings::default();
     check_size(files, &mut found.problems);
@@ -125,7 +128,7 @@ fn digest(sources: &[Source]) -> Digest {
     Digest::of(&bytes)
 }
 
-/// The files, in the order of their names. `None` if the directory cannot be read.
+/// Returns the files, in the order of their names. `None` if the directory cannot be read.
 pub(super) fn sources(
     dir: &Path,
     problems: &mut Vec<Problem>,
@@ -154,7 +157,7 @@ pub(super) fn sources(
             warnings.push(format!("{}: not read, its name is not UTF-8", name.display()));
             continue;
         };
-        // Hidden files are how editors and mounted volumes keep their own.
+        // Editors and mounted volumes keep their own data in hidden files.
         if file.starts_with('.') {
             continue;
         }
@@ -199,8 +202,8 @@ fn check_size(files: &[TenantFile], problems: &mut Vec<Problem>) {
     }
 }
 
-/// Every identity that a tenant's file names is one that the platform lets this tenant name. Without a platform's file all
-/// files are one team's.
+/// Checks that the platform lets each tenant name the identities in its file. Without a platform's file, all files belong to
+/// one team.
 fn check_claims(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let Some(claims) = TenantClaims::of(files) else { return };
     for f in files {
@@ -215,7 +218,7 @@ fn check_claims(files: &[TenantFile], problems: &mut Vec<Problem>) {
     }
 }
 
-/// The identities that a file names, each with its line: of principals, audiences and verifiers.
+/// Returns the identities of principals, audiences and verifiers in a file, each with its line.
 fn named_identities(f: &TenantFile) -> impl Iterator<Item = (usize, SpiffePattern)> {
     let of_audiences = f.audiences.iter().flat_map(|a| {
         let ids = std::iter::once(&a.audience.name).chain(&a.audience.verifiers);
@@ -224,7 +227,7 @@ fn named_identities(f: &TenantFile) -> impl Iterator<Item = (usize, SpiffePatter
     f.principals.iter().map(|p| (p.line, p.value.pattern.clone())).chain(of_audiences)
 }
 
-/// What each tenant may name.
+/// The identities that each tenant may name.
 pub(super) struct TenantClaims(Vec<(TenantName, SpiffePattern)>);
 
 impl TenantClaims {
@@ -325,7 +328,7 @@ fn check_resources(files: &[TenantFile], problems: &mut Vec<Problem>) {
     }
 }
 
-/// Names that are there twice, or differ in nothing but upper and lower case.
+/// Finds names that are declared twice, or differ only in upper and lower case.
 fn check_twins(f: &TenantFile, problems: &mut Vec<Problem>) {
     let mut whole: BTreeMap<String, &ResourceName> = BTreeMap::new();
     let mut bare: BTreeMap<String, ResourceName> = BTreeMap::new();
@@ -338,17 +341,17 @@ fn check_twins(f: &TenantFile, problems: &mut Vec<Problem>) {
             let what = if other == name {
                 format!("{name} is declared twice")
             } else {
-                format!("{name} differs from {other} in upper and lower case alone")
+                format!("{name} differs from {other} in upper and lower case only")
             };
             problems.push(problem(f, r.line, what, "give each its own name or version"));
         } else if twin != stem {
-            let what = format!("{stem} differs from {twin} in upper and lower case alone");
+            let what = format!("{stem} differs from {twin} in upper and lower case only");
             problems.push(problem(f, r.line, what, "write both versions under one name"));
         }
     }
 }
 
-/// Principals of one trust domain, for pairwise looks that stay small.
+/// A principal and its file, grouped by trust domain so that few pairs are compared.
 struct Placement<'c> {
     file: &'c TenantFile,
     entry: &'c Placed<Principal>,
@@ -399,7 +402,7 @@ fn overlap(file: &TenantFile, entry: &Placed<Principal>, other: &Placement<'_>) 
     problem(file, entry.line, what, "narrow one of them: an identity belongs to one tenant")
 }
 
-/// An identity that checks for an audience is a verifier of one tenant, by an entry of its own or without one.
+/// Checks that an identity which verifies for an audience is a verifier of one tenant, with or without its own entry.
 fn check_verifiers(files: &[TenantFile], found: &mut Findings) {
     let mut seen: HashMap<&SpiffeId, &TenantFile> = HashMap::new();
     for f in files {
@@ -438,7 +441,7 @@ fn entry_of<'c>(files: &'c [TenantFile], id: &SpiffeId) -> Option<(&'c TenantFil
         .find_map(|f| f.principals.iter().find(|p| p.value.pattern.matches(id)).map(|p| (f, &p.value)))
 }
 
-/// Puts what was found good together.
+/// Fills the index with the good entries of all files.
 fn assemble(files: Vec<TenantFile>, index: &mut CatalogIndex) {
     let mut implied = Vec::new();
     for f in &files {

@@ -1,16 +1,16 @@
-//! The catalog: who may come, and what there is to open. One TOML file per tenant, owned by that team.
+//! The catalog: which callers are known, and which resources exist. One TOML file per tenant, owned by that team.
 //!
 //! Owns principals, datasets, models, checkpoint lines and audiences, and the strict reading of them: unknown keys,
-//! duplicates, missing fields and dangling references are errors, all of them at once, each with its place. Nobody is known
+//! duplicates, missing fields and dangling references are errors, all reported at once, each with its place. No one is known
 //! by default, and if there is a platform's file, it says which identities each tenant may name. A catalog never changes: a
-//! reload makes another one, of what is good on disk. Decides nothing; no clock, no lock, no await here.
+//! reload makes another one, from the good files on disk. Decides nothing; has no clock, no lock, no await.
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `index` | [`Catalog`]: what is asked |
-//! | `principal` `resource` `audience` `tree` | what is in it, and the way to a principal |
-//! | `load` | a directory read, and what one file cannot show |
-//! | `settle` | a directory read again: what of it can be taken |
+//! | `index` | [`Catalog`]: its queries |
+//! | `principal` `resource` `audience` `tree` | its entries, and the search for a principal |
+//! | `load` | reading a directory, and the checks across files |
+//! | `settle` | reading a directory again: which files can be taken |
 //! | `file` `value` | one tenant's file, its values |
 //! | `errors` | [`CatalogErrors`]: all that is wrong |
 

@@ -1,15 +1,15 @@
-//! Who may come.
+//! Principals: the identities that may connect.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
 use crate::name::{HumanName, PrincipalKind, SpiffeId, SpiffePattern, TenantName};
 
 super::words! {
-    /// Whose a SPIFFE ID is.
+    /// How many jobs a SPIFFE ID belongs to.
     IdentityUse {
-        /// It belongs to one job alone.
+        /// It belongs to one job only.
         Job = "job",
-        /// Several jobs may carry it: joining wants a ticket.
+        /// Several jobs may use it, so joining requires a ticket.
         Shared = "shared",
     }
 }
@@ -18,25 +18,25 @@ super::words! {
 #[derive(Clone, Debug)]
 pub struct Principal {
     pub tenant: TenantName,
-    /// What it matches. No two entries of a catalog have the same one.
+    /// The pattern that it matches. No two entries of a catalog have the same one.
     pub pattern: SpiffePattern,
     pub kind: PrincipalKind,
     pub identity: IdentityUse,
     pub roles: BTreeSet<String>,
     pub groups: BTreeSet<String>,
-    /// On behalf of whom its word is believed.
+    /// The people that it may act for.
     pub may_act_for: Vec<HumanPattern>,
-    /// Known, but shut out.
+    /// It is known, but may do nothing.
     pub disabled: bool,
-    /// Where it stands, as `acme.toml:12`.
+    /// The place of its entry, as `acme.toml:12`.
     pub matched: String,
     /// The path segment, from 1, that names the person.
     pub(super) human_segment: Option<usize>,
 }
 
 impl Principal {
-    /// The entry of an identity that the daemon's configuration names to lift locks, if the catalog has none. No policy knows it,
-    /// so it can do nothing else.
+    /// Returns an entry for an identity that the daemon's configuration names to lift locks, if the catalog has none. No policy
+    /// matches it, so it can do nothing else.
     pub fn break_glass(id: &SpiffeId) -> Self {
         Principal {
             tenant: TenantName::platform(),
@@ -52,7 +52,7 @@ impl Principal {
         }
     }
 
-    /// Whether its word is believed that it acts for this person.
+    /// Whether it may act for this person.
     pub fn may_act_for(&self, human: &HumanName) -> bool {
         self.may_act_for.iter().any(|p| match p {
             HumanPattern::Any => true,
@@ -60,7 +60,7 @@ impl Principal {
         })
     }
 
-    /// The person that an identity of this entry is, where the catalog says how to tell.
+    /// Returns the person that an identity of this entry is, if the catalog says which segment names them.
     pub fn human(&self, id: &SpiffeId) -> Option<HumanName> {
         id.segments().nth(self.human_segment?.checked_sub(1)?)?.parse().ok()
     }

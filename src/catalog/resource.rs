@@ -1,4 +1,4 @@
-//! What there is to open.
+//! Resources: datasets, models and checkpoint lines.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ super::words! {
     }
 }
 super::words! {
-    /// What hangs on a model.
+    /// How much depends on a model.
     Tier {
         Production = "production",
         Staging = "staging",
@@ -34,7 +34,7 @@ super::words! {
     }
 }
 super::words! {
-    /// Where a model runs.
+    /// The environment that a model runs in.
     Environment {
         Production = "production",
         Staging = "staging",
@@ -58,10 +58,10 @@ super::words! {
     }
 }
 super::words! {
-    /// Whether the audience is the only way in.
+    /// Whether the audience is the only way to the bytes.
     Enforcement {
         Audience = "audience",
-        /// There are other ways to the bytes, as a uid on a shared file system; every answer says so.
+        /// There are other ways to them, such as a uid on a shared file system; every answer says so.
         Advisory = "advisory",
     }
 }
@@ -71,22 +71,22 @@ super::words! {
 pub struct Resource {
     pub name: ResourceName,
     pub tenant: TenantName,
-    /// The folder that it is, as a URL that ends in a slash.
+    /// Its folder, as a URL that ends in a slash.
     pub location: String,
-    /// Who opens it to holders of a credential.
+    /// The audience that serves it to holders of a credential.
     pub audience: SpiffeId,
     pub pin: Pin,
-    /// Whom to ask. Printed in every refusal.
+    /// The owner to ask. Printed in every refusal.
     pub owner: String,
     pub enforced: Enforcement,
     /// Other tenants whose jobs may read it.
     pub shared_with: BTreeSet<TenantName>,
     pub facts: ResourceFacts,
-    /// Where it stands, as `acme.toml:40`.
+    /// The place of its entry, as `acme.toml:40`.
     pub declared: String,
 }
 
-/// What only one kind of resource has.
+/// The facts that only one kind of resource has.
 #[derive(Clone, Debug)]
 pub enum ResourceFacts {
     Dataset(DatasetFacts),
@@ -101,7 +101,7 @@ pub struct DatasetFacts {
     pub source_trust: SourceTrust,
     /// What it may be used for.
     pub purposes: BTreeSet<String>,
-    /// The moment from which nobody reads it any more.
+    /// The moment from which no one may read it.
     pub retain_until: Option<Wall>,
 }
 

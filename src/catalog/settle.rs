@@ -1,8 +1,8 @@
-//! What of a changed directory can be taken.
+//! Reading a changed directory: which of its files can be taken.
 //!
 //! Each tenant writes its own file, so the mistake of one must not hold the others back: a removal in a good file takes
-//! effect whatever stands in the next one. A file with a mistake stays as it was. An entry that hangs on what another
-//! tenant took away is left out, since keeping it would undo the removal.
+//! effect whatever is in the next one. A file with a mistake stays as it was. An entry that depends on what another
+//! tenant removed is left out, since keeping it would undo the removal.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,7 +23,7 @@ use crate::{
 
 type InForce = BTreeMap<TenantName, Arc<str>>;
 
-/// Reads a directory again. An error only if nothing of it can be read.
+/// Reads a directory again. An error only if none of it can be read.
 pub(super) fn settle(dir: &Path, standing: &InForce) -> Result<CatalogIndex, CatalogErrors> {
     let (mut unread, mut warnings) = (Vec::new(), Vec::new());
     let found = sources(dir, &mut unread, &mut warnings);
@@ -54,7 +54,7 @@ pub(super) fn settle(dir: &Path, standing: &InForce) -> Result<CatalogIndex, Cat
                     fell_back = true;
                     true
                 }
-                // As it stands it does not fit to the others any more, and there is nothing to fall back on.
+                // It does not fit the others any more, and there is no earlier text to fall back on.
                 None => false,
             }
         });
@@ -64,7 +64,7 @@ pub(super) fn settle(dir: &Path, standing: &InForce) -> Result<CatalogIndex, Cat
     }
 }
 
-/// A file that is there and cannot be read is as it was. One that is not there is removed.
+/// Keeps the earlier text of a file that is there and cannot be read. A file that is not there counts as removed.
 fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, standing: &InForce) {
     for (tenant, text) in standing {
         let file = format!("{tenant}.toml");
@@ -75,12 +75,12 @@ fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>
     sources.sort_by(|a, b| a.file.cmp(&b.file));
 }
 
-/// Whether a file is in force as it is here.
+/// Whether this text of a file is in force.
 fn stands(standing: &InForce, source: &Source) -> bool {
     standing.get(&source.tenant) == Some(&source.text)
 }
 
-/// The files that are at fault: of two that do not go together, the one that changed.
+/// Returns the files to blame: of two that conflict, the one that changed.
 fn blamed(
     found: &Findings,
     files: &[TenantFile],
@@ -107,7 +107,7 @@ fn blamed(
     found.problems.iter().map(of_problem).collect()
 }
 
-/// Takes out of files that did not change what hangs on other files and is no longer there.
+/// Removes from unchanged files the entries that depend on what other files no longer have.
 fn prune(files: &mut [TenantFile], standing: &InForce, sources: &[Source]) -> Vec<Problem> {
     let tenants: BTreeSet<TenantName> = files.iter().map(|f| f.tenant.clone()).collect();
     let claims = TenantClaims::of(files);
@@ -147,7 +147,7 @@ fn prune(files: &mut [TenantFile], standing: &InForce, sources: &[Source]) -> Ve
     left_out
 }
 
-/// Tenants without a file are served nothing, and share nothing.
+/// Removes tenants without a file from `serves` and `shared_with`.
 fn forget_tenants(f: &mut TenantFile, tenants: &BTreeSet<TenantName>) {
     for a in &mut f.audiences {
         a.serves.retain(|t| tenants.contains(&t.value));
@@ -160,7 +160,7 @@ fn forget_tenants(f: &mut TenantFile, tenants: &BTreeSet<TenantName>) {
     }
 }
 
-/// What the platform no longer lets a tenant name.
+/// Removes entries with identities that the platform no longer lets a tenant name.
 fn drop_unclaimed(f: &mut TenantFile, claims: &TenantClaims) -> Vec<Problem> {
     let (mut principals, mut audiences) =
         (std::mem::take(&mut f.principals), std::mem::take(&mut f.audiences));
@@ -189,7 +189,7 @@ fn drop_unclaimed(f: &mut TenantFile, claims: &TenantClaims) -> Vec<Problem> {
     left_out
 }
 
-/// Resources that lack something.
+/// Removes resources whose audience or model is gone.
 fn drop_resources(
     f: &mut TenantFile,
     lacks: &str,

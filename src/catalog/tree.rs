@@ -1,11 +1,11 @@
-//! Principals by the segments of their patterns, so that an identity is found without trying every entry.
+//! Principals by the segments of their patterns, so that a search does not try every entry.
 
 use std::{collections::HashMap, str::Split, sync::Arc};
 
 use super::Principal;
 use crate::name::{SpiffeId, SpiffePattern};
 
-/// One place in a pattern; the trust domain is the first.
+/// One segment of a pattern; the trust domain is the first.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     exactly: HashMap<Box<str>, Tree>,
@@ -40,18 +40,18 @@ impl Tree {
         tree
     }
 
-    /// The first entry that matches.
+    /// Returns the first entry that matches.
     pub(super) fn find(&self, id: &SpiffeId) -> Option<&Arc<Principal>> {
         let mut left = segments(id.as_str());
         let mut node = self.exactly.get(left.next()?)?;
         if SpiffePattern::is_reserved(id) {
-            // No wildcard stands for it.
+            // No wildcard matches it.
             node = node.exactly.get(left.next()?)?;
         }
         node.first(left).map(|(_, principal)| principal)
     }
 
-    /// At most two ways at each segment, and none that no pattern goes.
+    /// Follows at most two branches at each segment.
     fn first(&self, mut left: Split<'_, char>) -> Option<&RankedEntry> {
         let Some(segment) = left.next() else { return self.end.as_ref() };
         let ways = [

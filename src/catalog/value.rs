@@ -12,7 +12,7 @@ use crate::{
     written::{Value, shown},
 };
 
-/// A lower-case word, as of roles, groups, purposes and data classes. No two look alike.
+/// A lower-case word: a role, group, purpose or data class. No two words look alike.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LowerWord(pub(super) String);
 
@@ -38,20 +38,20 @@ pub(super) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     })
 }
 
-/// A line for people.
+/// Reads a line of text for people.
 pub(super) fn line_of_text(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
         Err("it is empty".to_owned())
     } else if text.len() > TEXT_BYTES_MAX {
         Err(format!("it has more than {TEXT_BYTES_MAX} bytes"))
     } else if text.chars().any(char::is_control) {
-        Err("it holds a control character".to_owned())
+        Err("it contains a control character".to_owned())
     } else {
         Ok(text.to_owned())
     }
 }
 
-/// A name as the tenant's own file writes it: without kind and tenant.
+/// Reads a name as the tenant's own file writes it: without kind and tenant.
 pub(super) fn local_name(
     kind: ResourceKind,
     tenant: &TenantName,
@@ -62,7 +62,7 @@ pub(super) fn local_name(
             format!("`{}` says kind and tenant, which this file says already", shown(text))
         } else {
             format!(
-                "`{}` is of tenant `{}`: it belongs into the file of that tenant",
+                "`{}` is of tenant `{}`: it belongs in the file of that tenant",
                 shown(text),
                 full.tenant()
             )
@@ -81,7 +81,7 @@ pub(super) fn local_name(
     }
 }
 
-/// The model of a checkpoint line: a name of this file, or the full name of another tenant's.
+/// Reads the model of a checkpoint line: a name of this file, or the full name of another tenant's model.
 pub(super) fn model_name(tenant: &TenantName, text: &str) -> Result<ResourceName, String> {
     match text.parse::<ResourceName>() {
         Ok(full) if full.kind() == ResourceKind::Model && full.version().is_some() => Ok(full),
@@ -90,7 +90,7 @@ pub(super) fn model_name(tenant: &TenantName, text: &str) -> Result<ResourceName
     }
 }
 
-/// A folder, as a URL that ends in a slash.
+/// Reads a folder, as a URL that ends in a slash.
 pub(super) fn location(text: &str) -> Result<String, String> {
     let (scheme, rest) = text.split_once("://").ok_or("it is no URL: it has no `://`")?;
     let plain = !scheme.is_empty()
@@ -101,17 +101,17 @@ pub(super) fn location(text: &str) -> Result<String, String> {
     } else if text.len() > TEXT_BYTES_MAX {
         "it is longer than 512 bytes"
     } else if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        "it holds a space, a control character or one beyond ASCII"
+        "it contains a space, a control character or one beyond ASCII"
     } else if authority.contains('@') {
-        "it holds a user or a secret before `@`"
+        "it contains a user or a secret before `@`"
     } else if scheme != "file" && authority.is_empty() {
         "it names no bucket or host"
     } else if text.contains(['?', '#', '%', '\\']) {
-        "it holds a query, a fragment or an escape"
+        "it contains a query, a fragment or an escape"
     } else if path.split('/').any(|s| s == "." || s == "..") {
-        "it holds a segment `.` or `..`"
+        "it contains a segment `.` or `..`"
     } else if path.split('/').rev().skip(1).any(str::is_empty) && !path.is_empty() {
-        "it holds an empty segment"
+        "it contains an empty segment"
     } else if !text.ends_with('/') {
         "a location is a folder and ends in `/`"
     } else {

@@ -133,7 +133,7 @@ url = "https://hooks.example"
     2: server.grpc: `example.org:8443` is not an address: write IP:PORT, as "0.0.0.0:8443" or "[::]:8443"
     3: server.stat is not a key: write `state`, or remove it; the keys here are grpc, probe, state, handshakes_max, connections_max, connections_per_peer_max, connections_unknown_max, connections_operators_max, streams_per_connection_max, requests_max, requests_per_peer_max, buffered_max, buffered_per_peer_max
     5: issuer.url: `http://issuer.example` is plain HTTP: write https://
-    6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everybody: write both, or listen on 127.0.0.1
+    6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everyone: write both, or listen on 127.0.0.1
     8: identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one
     8: identity.workload_api: `unix://run/spire.sock` names a host: write unix:///PATH, with three slashes and an absolute path
     10: identity.key: a whole number stands here: write a text in quotes
@@ -173,7 +173,7 @@ fn the_room_of_one_identity_is_a_share_of_the_room_of_all() {
 #[test]
 fn a_listener_for_everybody_without_a_certificate_is_refused() {
     let open = LEAST.replace("[identity]", "listen = \"0.0.0.0:8444\"\n[identity]");
-    assert!(problems(&open)[0].contains("plain HTTP for everybody"));
+    assert!(problems(&open)[0].contains("plain HTTP for everyone"));
     let half = LEAST.replace("[identity]", "cert = \"c.pem\"\n[identity]");
     assert_eq!(problems(&half), ["6: issuer.cert has no key beside it: write issuer.key too"]);
     let both =
@@ -192,8 +192,8 @@ fn trust_domains_must_name_the_domains_that_have_bundles() {
             "10: identity.trust_domains: `td.example` has a bundle and is not listed: list it, or remove trust_domains",
         ]
     );
-    let nobody = LEAST.replace("bundles = { \"td.example\" = \"bundle.pem\" }", "bundles = {}");
-    assert!(problems(&nobody)[0].contains("nobody could come in"));
+    let no_bundle = LEAST.replace("bundles = { \"td.example\" = \"bundle.pem\" }", "bundles = {}");
+    assert!(problems(&no_bundle)[0].contains("no one could connect"));
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn an_identity_from_an_agent_needs_its_socket_and_no_files() {
         .join("\n"),
         @r#"
     6: identity.cert is missing: write cert = "svid.pem" and key = "svid.key", or workload_api = "unix:///PATH" of a SPIFFE agent
-    6: identity.bundles names no trust domain, so nobody could come in: write bundles = { "example.org" = "bundle.pem" }
+    6: identity.bundles names no trust domain, so no one could connect: write bundles = { "example.org" = "bundle.pem" }
     7: identity.workload_api: `unix://run/a.sock` names a host: write unix:///PATH, with three slashes and an absolute path
     7: identity.workload_api: `/run/a.sock` is of no scheme that is known: write unix:///PATH or tcp://IP:PORT
     8: identity.hint: an empty hint is none: write the one of the registration entry
@@ -283,7 +283,7 @@ fn a_bundle_endpoint_is_written_whole_and_nothing_of_it_is_guessed() {
     16: federation.url: `http://p.example/b` is not https: a bundle is not fetched over anything else; write url = "https://spire.partner.example/bundle"
     17: federation.endpoint_id: `spiffe://P.example/s` is not a SPIFFE ID: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user; write endpoint_id = "spiffe://partner.example/spire/server"
     15: federation.profile: `https` stands here: write one of https_spiffe, https_web
-    13: federation.ca is missing: write ca = "/etc/ssl/certs/ca-certificates.crt", whoever may vouch for the host's name
+    13: federation.ca is missing: write ca = "/etc/ssl/certs/ca-certificates.crt", the authorities that may certify the host's name
     17: federation.endpoint_id is for https_spiffe: remove it, or change the profile
     18: federation.bundle is for https_spiffe: remove it, or change the profile
     17: federation.ca: is no path: write one

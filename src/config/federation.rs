@@ -8,7 +8,7 @@ use crate::{
     written::{Notes, Section, path, shown},
 };
 
-/// One entry, and where it stands.
+/// One entry, and its line.
 pub(super) struct Federated {
     pub(super) line: usize,
     pub(super) endpoint: BundleEndpoint,
@@ -19,7 +19,7 @@ pub(super) fn read(tables: Vec<Section<'_>>, folder: &Path, notes: &mut Notes) -
     all.into_iter().collect()
 }
 
-/// URL, profile and trust domain are all written: none says anything of another (SPIFFE Federation, section 7.2).
+/// URL, profile and trust domain must all be written: none can be derived from another (SPIFFE Federation, section 7.2).
 fn entry(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Federated> {
     let line = table.line();
     let trust_domain = table.need("trust_domain", "\"partner.example\"", notes, str::parse::<TrustDomain>);
@@ -48,7 +48,7 @@ fn entry(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Fed
         Some(false) => {
             let ca = table.need(
                 "ca",
-                "\"/etc/ssl/certs/ca-certificates.crt\", whoever may vouch for the host's name",
+                "\"/etc/ssl/certs/ca-certificates.crt\", the authorities that may certify the host's name",
                 notes,
                 file,
             );

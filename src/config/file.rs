@@ -28,7 +28,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A configuration, and what its file left to us.
+/// A configuration, and the defaults that it uses.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
@@ -36,7 +36,10 @@ pub struct Loaded {
 }
 
 impl Config {
-    /// Reads a file. Relative paths in it are relative to it. Says all that is wrong with it at once.
+    /// Reads a file. Relative paths in it are relative to its folder.
+    ///
+    /// # Errors
+    /// Every mistake in it.
     pub fn load(path: &Path) -> Result<Loaded, Problems> {
         Self::read(path, &read_file(path)?)
     }
@@ -50,7 +53,7 @@ impl Config {
     }
 }
 
-/// Every section is read, whatever is wrong with another.
+/// Reads every section, even if another one is wrong.
 fn whole(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
     root.refuse("gateway", "comes with the S3 gateway and is not served yet: remove [gateway]", notes);
     root.refuse("notify", "comes with approvals and is not served yet: remove [notify]", notes);
@@ -114,7 +117,7 @@ fn room(table: &mut Section<'_>, notes: &mut Notes) -> Option<RoomConfig> {
     })
 }
 
-/// Reads how much of something a machine has room for.
+/// Reads a bound on what the daemon serves at once.
 fn room_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &mut Notes) -> Option<usize> {
     let default = u32::try_from(default).unwrap_or(u32::MAX);
     table.count_or(key, 1..=ROOM_MAX, default, notes).and_then(|n| usize::try_from(n).ok())
@@ -169,7 +172,7 @@ fn issuer(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Is
             a if a.ip().is_loopback() => Some(IssuerListen::Loopback(a)),
             a => {
                 let what = format!(
-                    "issuer.listen: {a} without issuer.cert and issuer.key would be plain HTTP for everybody: \
+                    "issuer.listen: {a} without issuer.cert and issuer.key would be plain HTTP for everyone: \
                      write both, or listen on 127.0.0.1"
                 );
                 notes.problem(table.line_of("listen"), what);
@@ -257,7 +260,7 @@ fn log(mut table: Section<'_>, notes: &mut Notes) -> Option<LogConfig> {
     Some(LogConfig { format: format?, level: level? })
 }
 
-/// One address, one listener. Port 0 is another each time.
+/// Refuses one address for two listeners. Port 0 is a new port each time.
 fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
     let all = [
         ("server.grpc", config.server.grpc),
@@ -277,12 +280,12 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     })
 }
 
-/// An issuer is a URL with https and without query or fragment (RFC 8414 section 2); plain on a loopback host alone.
+/// Reads an issuer: a URL with https and without query or fragment (RFC 8414 section 2); plain HTTP only on a loopback host.
 fn issuer_url(text: &str) -> Result<String, String> {
     let wrong = |why: &str| format!("`{}` {why}", shown(text));
     let uri: http::Uri = text
         .parse()
-        .map_err(|_| wrong("is not a URL: write https://HOST, with a port and a path where there are any"))?;
+        .map_err(|_| wrong("is not a URL: write https://HOST, with its port and path"))?;
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     match uri.scheme_str() {
@@ -295,7 +298,7 @@ fn issuer_url(text: &str) -> Result<String, String> {
         || text.contains('#')
         || uri.authority().is_some_and(|a| a.as_str().contains('@'))
     {
-        return Err(wrong("has more than an issuer may: write scheme, host, port and path alone"));
+        return Err(wrong("has more than an issuer may: write only scheme, host, port and path"));
     }
     if text.ends_with('/') {
         return Err(wrong("ends in a slash, and verifiers compare it letter by letter: write it without"));

@@ -1,4 +1,4 @@
-//! The section about who the daemon is and whom it believes: `[identity]`.
+//! The section about the daemon's own identity and the trust domains that it accepts: `[identity]`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -47,7 +47,7 @@ pub(super) fn read(
     let bundles = table.section_if_there("bundles", notes).map(|t| bundles(t, folder, notes));
     let is_empty = bundles.as_ref().is_none_or(|b| b.as_ref().is_some_and(BTreeMap::is_empty));
     if is_empty && is_files {
-        let what = "identity.bundles names no trust domain, so nobody could come in: write bundles = { \"example.org\" = \"bundle.pem\" }";
+        let what = "identity.bundles names no trust domain, so no one could connect: write bundles = { \"example.org\" = \"bundle.pem\" }";
         notes.problem(table.line_of("bundles"), what);
     }
     let bundles = bundles.unwrap_or_else(|| Some(BTreeMap::new()));
@@ -87,7 +87,7 @@ fn files(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Id
 
 fn workload_api(table: &mut Section<'_>, notes: &mut Notes) -> Option<IdentityFrom> {
     let endpoint = table.text("workload_api", notes, |t| match t.strip_prefix('$') {
-        // The variable is looked up at the start.
+        // The variable is read at the start.
         Some(ENDPOINT_VARIABLE) => Ok(None),
         _ => t.parse::<WorkloadEndpoint>().map(Some),
     });
@@ -105,7 +105,7 @@ fn workload_api(table: &mut Section<'_>, notes: &mut Notes) -> Option<IdentityFr
     Some(IdentityFrom::WorkloadApi { endpoint: endpoint?, pick: hint.or(id).unwrap_or_default() })
 }
 
-/// A trust domain has its roots from one place.
+/// Checks that each trust domain has its roots from one source.
 fn check_bundles(bundles: &BTreeMap<TrustDomain, PathBuf>, federation: &[Federated], notes: &mut Notes) {
     let mut seen = BTreeSet::new();
     for Federated { line, endpoint } in federation {
@@ -126,7 +126,7 @@ fn check_bundles(bundles: &BTreeMap<TrustDomain, PathBuf>, federation: &[Federat
     }
 }
 
-/// What is listed must have roots, where all roots are from files; and all roots from files must be listed.
+/// Checks that every listed domain has roots, if all roots are from files, and that every domain with roots is listed.
 fn check_domains(
     line: usize,
     listed: &BTreeSet<TrustDomain>,

@@ -1,16 +1,16 @@
 //! The daemon's configuration: `leasehold.toml`, as the operator wrote it.
 //!
-//! Owns the file's form and its strictness: unknown keys are errors, everything that is wrong is told at once, each with
+//! Owns the file's form and its strictness: unknown keys are errors, and all mistakes are reported at once, each with
 //! its line and what to write instead, and every default that was used can be named. Opens no other file, asks no clock,
-//! starts nothing: [`Config`] says where things are, the daemon goes there. What is wrong with it is told as
+//! starts nothing: [`Config`] names files and addresses, which the daemon opens. Mistakes are reported as
 //! [`Problems`](crate::written::Problems).
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `settings` | [`Config`]: what is always valid once it exists |
-//! | `file` | the reading of it, section by section |
+//! | `settings` | [`Config`]: always valid once it exists |
+//! | `file` | reading it, section by section |
 //! | `federation` | the sections about bundle endpoints |
-//! | `identity` | the section about who the daemon is and whom it believes |
+//! | `identity` | the section about the daemon's identity and the trust domains that it accepts |
 //! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
 
 mod federation;
@@ -26,7 +26,7 @@ pub use settings::{
     LogFormat, PolicyConfig, RoomConfig, ServerConfig,
 };
 
-/// Who sees the rule that refused: policy's own word.
+/// Who sees the rule that refused a request.
 pub use crate::policy::Explain;
 pub use crate::written::DefaultUsed;
 

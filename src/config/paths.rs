@@ -30,11 +30,11 @@ pub enum PathUse {
     PrivateFile,
     /// A directory that is read.
     Directory,
-    /// A directory that is written, made where it does not exist.
+    /// A directory that is written; made if it is missing.
     State,
     /// A file that is written, in a directory that is there.
     Kept,
-    /// A socket that somebody serves.
+    /// A socket that another program serves.
     Socket,
 }
 
@@ -122,7 +122,7 @@ impl ConfiguredPath {
         }
     }
 
-    /// Looks whether it is what it must be. Reads nothing of it.
+    /// Checks that it is of the right kind, without reading it.
     pub fn check(&self) -> Result<(), PathFault> {
         let unreadable = |e: std::io::Error| PathFault::Unreadable { why: e.to_string() };
         match self.wanted {

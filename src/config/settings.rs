@@ -16,7 +16,7 @@ use crate::{
     policy::Explain,
 };
 
-/// The daemon's configuration. Paths are absolute, or relative to where the process is.
+/// The daemon's configuration. Paths are absolute, or relative to the working directory of the process.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: ServerConfig,
@@ -28,19 +28,19 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// Where the daemon listens, and where it keeps what outlives it.
+/// The addresses that the daemon listens on, and the directory of its state.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     /// gRPC over mutual TLS.
     pub grpc: SocketAddr,
     /// `/livez`, `/readyz`, `/metrics`, without TLS.
     pub probe: SocketAddr,
-    /// The ledger's directory. Made where it does not exist.
+    /// The ledger's directory. Made if it is missing.
     pub state: PathBuf,
     pub room: RoomConfig,
 }
 
-/// What the gRPC listener has room for at once. What one SPIFFE ID may have is never more than what is left for all others.
+/// The bounds of the gRPC listener. One SPIFFE ID never gets more than what is left for all others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomConfig {
     /// Handshakes under way.
@@ -65,7 +65,7 @@ pub struct RoomConfig {
     pub buffered_bytes_per_peer_max: usize,
 }
 
-/// Who signs tokens, and where that is looked up.
+/// The issuer of tokens, and the address of its discovery.
 #[derive(Clone, Debug)]
 pub struct IssuerConfig {
     /// The `iss` of every token: an origin, with a path or without, no slash at its end.
@@ -78,7 +78,7 @@ pub struct IssuerConfig {
 pub enum IssuerListen {
     /// Over TLS, with a server certificate that clients of the web accept.
     Tls { address: SocketAddr, cert: PathBuf, key: PathBuf },
-    /// Plain, on a loopback address alone.
+    /// Plain HTTP, only on a loopback address.
     Loopback(SocketAddr),
 }
 
@@ -90,16 +90,16 @@ impl IssuerListen {
     }
 }
 
-/// Who the daemon is, and whom it believes.
+/// The daemon's own identity, and the trust domains that it accepts.
 #[derive(Clone, Debug)]
 pub struct IdentityConfig {
     pub from: IdentityFrom,
-    /// The roots of each trust domain, from files. Never empty where the daemon's own SVID comes from files too: nobody else
-    /// is let in.
+    /// The roots of each trust domain, from files. Never empty if the daemon's own SVID comes from files too: without roots,
+    /// no one could connect.
     pub bundles: BTreeMap<TrustDomain, PathBuf>,
     /// Bundle endpoints of foreign trust domains.
     pub federation: Vec<BundleEndpoint>,
-    /// Whose SVIDs are looked at: of other trust domains that the agent has bundles of, nobody is let in. `None`: all.
+    /// The trust domains that are accepted, even if the agent has bundles of others. `None`: all.
     pub trust_domains: Option<BTreeSet<TrustDomain>>,
     /// The longest life of an SVID that is accepted.
     pub max_svid_ttl: Duration,
@@ -109,7 +109,7 @@ pub struct IdentityConfig {
     pub outage_max: Duration,
 }
 
-/// Where the daemon's own SVID comes from.
+/// The source of the daemon's own SVID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentityFrom {
     /// The chain, leaf first, and its key.
@@ -133,7 +133,7 @@ pub struct PolicyConfig {
 /// How long things live.
 #[derive(Clone, Debug)]
 pub struct LeaseConfig {
-    /// The life of a credential where nobody asked for another.
+    /// The life of a credential if the job asks for no other.
     pub token_ttl: Duration,
     /// Between two beats of a member.
     pub beat: Duration,
@@ -175,7 +175,7 @@ pub struct LogConfig {
     pub level: LevelFilter,
 }
 
-/// How a line of the log looks.
+/// The form of a line of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     Text,

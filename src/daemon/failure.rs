@@ -17,7 +17,7 @@ pub enum StartError {
     Identity(#[from] LoadError),
     #[error("identity.workload_api is not written, so the socket is that of the environment")]
     WorkloadApi(#[from] EndpointFault),
-    #[error("the daemon has no identity of its own")]
+    #[error("the daemon has no SPIFFE identity")]
     NoIdentity(#[from] NoIdentity),
     #[error(transparent)]
     Faults(#[from] ConfigFaults),

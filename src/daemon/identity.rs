@@ -1,4 +1,4 @@
-//! The daemon's own identity: where it comes from, whether it can be used, and how long it lasts.
+//! The daemon's own identity: its source, whether it can be used, and how long it lasts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,12 +40,12 @@ pub(super) fn open(
     Ok(options.open(clock)?)
 }
 
-/// Whether anybody can connect: what `/readyz` says of the identity.
+/// Returns what `/readyz` reports of the identity: whether any client can connect.
 pub(super) fn ready(trust: &Trust, now: Wall) -> Result<(), NotReady> {
     trust.check(now).map_err(|why| NotReady::new(Reason::IdentityUnavailable).because(why.to_string()))
 }
 
-/// Counts and says how our identity lasts, until `shutdown`. It decides nothing.
+/// Counts and logs how long our identity lasts, until `shutdown`. Decides nothing.
 pub(super) async fn watch(
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
@@ -63,7 +63,7 @@ pub(super) async fn watch(
     }
 }
 
-/// What was seen at the last look.
+/// The state at the last check.
 #[derive(Default)]
 struct Watched {
     svid: Option<[u8; 32]>,
@@ -91,7 +91,7 @@ impl Watched {
         let is_late = leaf.is_none_or(|leaf| missed_half_life(leaf, now));
         metrics::gauge!("leasehold_svid_rotation_late").set(f64::from(u8::from(is_late)));
         if is_late && !self.is_late {
-            let why = trust.standing.why().unwrap_or("its source says nothing is wrong");
+            let why = trust.standing.why().unwrap_or("its source reports no error");
             tracing::warn!(
                 left_seconds = left.as_secs(),
                 why,

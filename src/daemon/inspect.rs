@@ -1,5 +1,5 @@
-//! Everything that a start reads, looked at before anything is served. `leasehold config check` and the start itself use the
-//! same look, so that what one approves the other takes.
+//! The inspection of everything that a start reads, before anything is served. `leasehold config check` and the start use
+//! the same inspection, so they always agree.
 
 use std::{fmt, net::TcpListener, path::Path, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     name::TrustDomain,
 };
 
-/// What was found at one key of the configuration.
+/// The findings at one key of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// As in `identity.key`.
@@ -24,18 +24,18 @@ pub struct Look {
     pub means: String,
     /// What keeps a daemon from serving.
     pub faults: Vec<String>,
-    /// What is no fault, but should be known.
+    /// What does not keep it from serving, but should be known.
     pub warnings: Vec<String>,
 }
 
-/// All that was looked at, in the order of the file, and what a start needs of it.
+/// All findings, in the order of the file, and what a start needs of them.
 pub struct Inspection {
     pub looks: Vec<Look>,
     rules: Option<Rules>,
     tls: Option<TlsAcceptor>,
 }
 
-/// All that keeps a daemon from serving, one line for each.
+/// Everything that keeps a daemon from serving, one line for each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigFaults(pub Vec<String>);
 
@@ -59,12 +59,12 @@ pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
 }
 
 impl Inspection {
-    /// Each fault as `KEY: what is wrong`.
+    /// Returns each fault as `KEY: what is wrong`.
     pub fn faults(&self) -> Vec<String> {
         self.lines(|look| &look.faults)
     }
 
-    /// Each warning as `KEY: what should be known`.
+    /// Returns each warning as `KEY: what should be known`.
     pub fn warnings(&self) -> Vec<String> {
         self.lines(|look| &look.warnings)
     }
@@ -77,7 +77,7 @@ impl Inspection {
         self.looks.iter().flat_map(lines).collect()
     }
 
-    /// What a start goes on with.
+    /// Returns what a start needs.
     pub(super) fn into_parts(self) -> Result<(Rules, Option<TlsAcceptor>), ConfigFaults> {
         let faults = self.faults();
         match self.rules {
@@ -118,7 +118,7 @@ impl Inspection {
         &mut self.looks[place]
     }
 
-    /// Whether a file is there: what is not was noted with its path.
+    /// Whether a file is there. A missing one was noted with its path.
     fn is_there(&self, key: &str, path: &Path) -> bool {
         path.is_file() && self.looks.iter().any(|look| look.key == key)
     }
@@ -214,7 +214,7 @@ fn look_at_path(path: &ConfiguredPath) -> Look {
     look
 }
 
-/// Entries of the catalog that cannot come in, because the daemon has no roots of their trust domain and cannot get any.
+/// Returns a line for each entry of the catalog that cannot connect, because the daemon cannot get roots of its trust domain.
 fn strangers(config: &Config, rules: &Rules) -> Vec<String> {
     let identity = &config.identity;
     let has_roots = |domain: &TrustDomain| {

@@ -1,4 +1,4 @@
-//! The ledger as a start opens it, and the copies of its head.
+//! Opening the ledger at a start, and keeping copies of its head.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     state::Recorded,
 };
 
-/// The ledger, what its records say, its key, and where else its head is kept.
+/// The ledger, the state that its records give, its key, and the copy of its head.
 pub(super) struct OpenedLedger {
     pub(super) opened: Opened,
     pub(super) recorded: Recorded,
@@ -33,7 +33,7 @@ impl OpenedLedger {
         let mut options = config.options();
         options.kept = kept.as_ref().map(|signed| signed.head);
         let (opened, recorded) = Ledger::open_folded::<Recorded>(state, clock, options)?;
-        // With the ledger taken: no other daemon makes a key at the same time.
+        // The ledger is locked, so no other daemon makes a key at the same time.
         let key = HeadKey::open(state)?;
         match (&copy, &kept) {
             (Some(copy), Some(signed)) if config.lost == Lost::Refuse => copy.check(signed, &key.public())?,
@@ -48,8 +48,8 @@ impl OpenedLedger {
     }
 }
 
-/// Keeps the head elsewhere as it grows. A disk that fails here is only reported, once until it works again: the copy is a
-/// second witness.
+/// Keeps a copy of the head as the ledger grows. The copy is a second witness, so an error is only logged, once until it
+/// works again.
 pub(super) async fn keep_copies(
     ledger: Ledger,
     copy: HeadCopy,
@@ -73,7 +73,7 @@ pub(super) async fn keep_copies(
     }
 }
 
-/// Keeps the head elsewhere now.
+/// Keeps a copy of the head now.
 pub(super) async fn keep_copy(ledger: &Ledger, copy: HeadCopy) {
     keep_copy_once(ledger, copy, true).await;
 }

@@ -1,4 +1,4 @@
-//! The plain and the web-TLS listeners: probes, discovery and keys.
+//! The HTTP and HTTPS listeners: probes, discovery and keys.
 
 use std::{
     collections::BTreeMap,
@@ -28,14 +28,14 @@ use crate::{
     limits::{HANDSHAKE, WEB_CONNECTION, WEB_CONNECTIONS_MAX, WEB_REQUEST_BYTES_MAX},
 };
 
-/// What is wrong with the issuer's certificate or key.
+/// A mistake in the issuer's certificate or key.
 pub(super) struct WebFault {
     /// `issuer.cert` or `issuer.key`.
     pub(super) key: &'static str,
     pub(super) what: String,
 }
 
-/// Loads a web server's certificate: the issuer's listener is for clients that know names, not SPIFFE IDs.
+/// Loads a web certificate: the clients of the issuer's listener compare host names, not SPIFFE IDs.
 pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> {
     let bad = |key: &'static str, path: &Path, what: String| WebFault {
         key,
@@ -47,7 +47,7 @@ pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> 
         .map_err(|e| bad_cert(&e))?;
     let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| match e {
         pem::Error::NoItemsFound => {
-            bad("issuer.key", key, "it holds no private key in PEM that is not encrypted".to_owned())
+            bad("issuer.key", key, "it contains no unencrypted private key in PEM".to_owned())
         }
         e => bad("issuer.key", key, e.to_string()),
     })?;
@@ -64,8 +64,8 @@ pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> 
 
 /// Serves a router until `shutdown`, over TLS if an acceptor is given. HTTP/1.1 only.
 ///
-/// Every connection is taken at once. If there are too many, the one that has done nothing for longest is closed: one that says
-/// nothing, or only half of a request, keeps no one out. None stays longer than [`WEB_CONNECTION`].
+/// Accepts every connection at once. If there are too many, it closes the one that has been idle for longest, so an idle
+/// client keeps no one out. No connection stays open longer than [`WEB_CONNECTION`].
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -131,7 +131,7 @@ async fn answer(
     }
 }
 
-/// The open connections of a listener, the one that has done nothing for longest first.
+/// The open connections of a listener, the one that has been idle for longest first.
 #[derive(Default)]
 struct OpenConnections(Mutex<ConnectionOrder>);
 
@@ -141,7 +141,7 @@ struct ConnectionOrder {
     by_turn: BTreeMap<u64, CancellationToken>,
 }
 
-/// A connection's place among them.
+/// A connection's place in that order.
 struct ConnectionPlace {
     open: Arc<OpenConnections>,
     turn: AtomicU64,
@@ -150,7 +150,7 @@ struct ConnectionPlace {
 }
 
 impl ConnectionPlace {
-    /// Takes a place, if need be that of the connection that has done nothing for longest.
+    /// Takes a place; if none is free, that of the connection that has been idle for longest.
     fn take(open: &Arc<OpenConnections>, closed: CancellationToken) -> Self {
         let mut turns = open.turns();
         if turns.by_turn.len() >= WEB_CONNECTIONS_MAX
@@ -163,7 +163,7 @@ impl ConnectionPlace {
         ConnectionPlace { open: open.clone(), turn: AtomicU64::new(turn), closed }
     }
 
-    /// The connection has made a request: it goes to the end of the line.
+    /// Moves the connection to the end of the order, because it has made a request.
     fn is_active(&self) {
         let mut turns = self.open.turns();
         if let Some(closed) = turns.by_turn.remove(&self.turn.load(Ordering::Relaxed)) {

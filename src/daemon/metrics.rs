@@ -1,4 +1,4 @@
-//! What is counted: each metric with its help, there from the start with the value 0.
+//! Every metric with its help. All are exported from the start, with the value 0.
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
@@ -6,7 +6,7 @@ use crate::reason::Reason;
 
 use MetricKind::{Counter, CounterOf, Gauge};
 
-/// What a metric is.
+/// The kind of a metric.
 enum MetricKind {
     Counter,
     /// With a label, and its values.
@@ -14,7 +14,7 @@ enum MetricKind {
     Gauge,
 }
 
-/// Every metric of the daemon. A test holds the table to what the code counts.
+/// Every metric of the daemon. A test compares the table with what the code counts.
 const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_attempts_begun_total", Counter, "Attempts that were begun."),
     ("leasehold_credentials_issued_total", Counter, "Credentials that were issued, without renewals."),

@@ -1,15 +1,15 @@
-//! The daemon: from a configuration to a life that serves, and from a signal to an orderly end.
+//! The daemon: from a configuration to a process that serves, and from a signal to an orderly end.
 //!
 //! Owns the order of start and stop, the listeners and the background work. Ready only when the state is rebuilt and this
-//! life's own record is durable; a task that dies takes the daemon down in order.
+//! life's own record is durable; if a task dies, the daemon shuts down in order.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `start` | [`Daemon`]: the order of start and stop, and all tasks in one list |
 //! | `failure` | [`StartError`] |
-//! | `ledger` | the ledger as a start opens it, and the copies of its head |
+//! | `ledger` | opening the ledger, and keeping copies of its head |
 //! | `identity` `rules` | the identity, policy and catalog that a configuration means |
-//! | `inspect` | [`inspect()`]: all that a start reads, looked at before it serves |
+//! | `inspect` | [`inspect()`]: checks all that a start reads, before it serves |
 //! | `listeners` | HTTP: issuer and probes |
 //! | `telemetry` | logs, and the recorder of metrics |
 //! | `metrics` | every metric, with its help |

@@ -7,9 +7,9 @@ use crate::{config::RoomConfig, limits};
 /// What is open beside connections: the ledger, identity files, the runtime's own.
 const OTHERS: usize = 256;
 
-/// Raises the soft limit on open files to what a configuration has room for, as far as the hard one lets it. A shell begins a
-/// process with 1,024, which strangers' handshakes alone could take: nobody else would be let in, and the ledger could not begin a
-/// segment. Says so where it is still too low.
+/// Raises the soft limit on open files to what a configuration needs, as far as the hard limit allows. A shell starts a
+/// process with 1,024, which handshakes of unknown callers could use up: then no one else could connect, and the ledger could
+/// not begin a segment. Logs a warning if the limit is still too low.
 pub fn allow_open_files(room: &RoomConfig) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let wanted = wanted(room);
@@ -23,7 +23,7 @@ pub fn allow_open_files(room: &RoomConfig) {
         tracing::warn!(
             limit = hard,
             wanted,
-            "fewer files may be open than there is room for connections: raise the hard limit (LimitNOFILE= of systemd), or lower \
+            "the limit on open files is below the bounds on connections: raise the hard limit (LimitNOFILE= of systemd), or lower \
              connections_max below [server]"
         );
     }

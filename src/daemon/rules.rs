@@ -1,4 +1,4 @@
-//! Reading catalog and policy from where the configuration says.
+//! Reading the catalog and the policy that the configuration names.
 
 use crate::{
     broker::Rules,
@@ -8,15 +8,15 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What catalog and policy say, and all that is wrong with either.
+/// The catalog and policy, and every mistake in either.
 pub(super) struct ReadRules {
     pub(super) rules: Option<Rules>,
     pub(super) catalog_faults: Vec<String>,
     pub(super) policy_faults: Vec<String>,
 }
 
-/// Reads both. If the catalog is bad, policies are still read as far as they do not need it. At a start all of the catalog must be
-/// good; of one that follows another, what is good is taken. Blocking.
+/// Reads both. If the catalog is bad, policies are still checked as far as they do not need it. At a start all of the catalog
+/// must be good; a reload takes the files that are good. Blocking.
 pub(super) fn look(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadRules {
     let mut read = ReadRules { rules: None, catalog_faults: Vec::new(), policy_faults: Vec::new() };
     let source = PolicySource::Dir(policy.dir.clone());

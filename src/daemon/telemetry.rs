@@ -14,7 +14,7 @@ use super::metrics;
 use crate::config::{LogConfig, LogFormat};
 
 /// Sends the log to stderr. Once for each process; a second time changes nothing. `LEASEHOLD_LOG` overrules the level.
-/// Coloured for people at a terminal only, and not where `NO_COLOR` is set: files and collectors get plain text.
+/// Coloured only at a terminal, and not if `NO_COLOR` is set: files and collectors get plain text.
 pub fn init_logging(log: &LogConfig) {
     let filter = EnvFilter::try_from_env("LEASEHOLD_LOG")
         .unwrap_or_else(|_| EnvFilter::default().add_directive(log.level.into()));
@@ -31,12 +31,12 @@ pub fn init_logging(log: &LogConfig) {
     drop(done);
 }
 
-/// As no-color.org has it: any value but the empty one says no.
+/// Whether `NO_COLOR` has a value that is not empty, as no-color.org defines it.
 fn colored(stderr: &impl IsTerminal, no_color: Option<&OsStr>) -> bool {
     stderr.is_terminal() && no_color.is_none_or(OsStr::is_empty)
 }
 
-/// Begins to count. Once for each process; later calls answer the same handle.
+/// Starts the metrics of this process. Later calls return the same handle.
 pub fn init_metrics() -> Option<PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     HANDLE.get_or_init(metrics::install).clone()

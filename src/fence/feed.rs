@@ -1,4 +1,4 @@
-//! The feed of lowerings: each in order, to whoever listens. Nobody who listens is ever waited for.
+//! The feed of lowerings: each in order, to every subscriber. It never waits for a subscriber.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,18 +12,18 @@ use crate::name::{FenceName, TenantName};
 pub struct Lowering {
     pub seq: Seq,
     pub name: FenceName,
-    /// Found out once, by the first of those who listen, for all of them.
+    /// Found once, by the first subscriber, for all of them.
     concern: Arc<OnceLock<Concern>>,
 }
 
-/// Whom a lowering concerns.
+/// The leases that a lowering concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// Everybody: its name is no tenant's, or whose it is cannot be known any more.
+    /// All: its name belongs to no tenant, or its tenant is not known any more.
     All,
     /// The leases of one tenant's jobs.
     JobsOf(TenantName),
-    /// Whoever opens or tunes what is a tenant's.
+    /// Those for a tenant's resources, whichever tenant's job has them.
     ThingsOf(TenantName),
 }
 
@@ -32,7 +32,7 @@ impl Lowering {
         Lowering { seq, name, concern: Arc::default() }
     }
 
-    /// Whom it concerns. `find` is asked at most once for each lowering, however many listen.
+    /// Returns what it concerns. `find` is called at most once for each lowering, for all subscribers.
     pub fn concern(&self, find: impl FnOnce(&FenceName) -> Concern) -> &Concern {
         self.concern.get_or_init(|| find(&self.name))
     }
@@ -46,7 +46,7 @@ impl PartialEq for Lowering {
 
 impl Eq for Lowering {}
 
-/// The names lowered so far, and every lowering from there on. Nothing lies between the two.
+/// The names lowered so far, and every later lowering. No lowering is missing between the two.
 #[derive(Debug)]
 pub struct Subscription {
     /// Each lowered name that is still kept, with the Seq of its last lowering.
@@ -79,7 +79,7 @@ mod tests {
             let lagged = subscription.lowerings.recv().await.unwrap_err();
             assert_eq!(lagged, broadcast::error::RecvError::Lagged(missed as u64));
         }
-        // What is kept for all of them together is bounded, and whoever starts over misses nothing.
+        // The backlog for all of them together is bounded, and a subscriber that starts over misses nothing.
         assert_eq!(idle[0].lowerings.len(), FEED_BACKLOG);
         let anew = registry.subscribe();
         assert_eq!(

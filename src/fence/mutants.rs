@@ -1,4 +1,5 @@
-//! What the rules forbid, each with one rule left out, so that the models show what the rule is for. In no build that ships.
+//! Mutants of the registry, each without one of its rules, so that the models show what the rule is for. Not in builds that
+//! ship.
 
 use std::sync::atomic::Ordering;
 
@@ -6,20 +7,20 @@ use super::{Lowered, Lowering, Registry, Seq};
 use crate::{clock::LeaseTime, name::FenceName};
 
 impl Registry {
-    /// Forgets what has no lease behind it, whoever stands there.
+    /// Drops fences without a lease behind them, even if a stand holds them.
     pub fn prune_by_lease_count(&self) {
         let mut inner = self.lock();
         inner.by_name.retain(|fence| fence.behind() > 0);
         inner.sets.clear();
     }
 
-    /// Lowers whether anybody stood there since or not.
+    /// Lowers even if no one took a stand since the last lowering.
     pub fn lower_in_any_case(&self, name: &FenceName, now: LeaseTime) -> Lowered {
         drop(self.stand([name.clone()]));
         self.lower(name, now)
     }
 
-    /// Takes a Seq, and stores it later: what stands between the two is behind both.
+    /// Takes a Seq, and stores it later: a stand that is taken between the two is missed.
     pub fn lower_in_two_steps(&self, name: &FenceName) -> Lowered {
         let (seq, fence) = {
             let mut inner = self.lock();
@@ -31,7 +32,7 @@ impl Registry {
         Lowered { seq, behind: fence.behind(), first: true }
     }
 
-    /// Takes a lowering back, as an unlocking might.
+    /// Undoes a lowering, as an unlock might.
     pub fn raise(&self, name: &FenceName) {
         self.lock().fence(name).lowered.store(0, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! The one owner of fences by name.
+//! The registry: the only owner of fences by name.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ use crate::{
     sync::{AtomicU64, Mutex, MutexGuard},
 };
 
-/// One number that every change which ends leases by a sweep raises before it sweeps: policy, catalog, locks on prefixes.
+/// A number that is raised before each sweep of leases: by changes of policy, catalog, and locks on prefixes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
@@ -30,9 +30,9 @@ pub struct Revision(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lowered {
     pub seq: Seq,
-    /// Live leases that stood behind it.
+    /// Live leases behind it.
     pub behind: u64,
-    /// False where nobody had stood there since an earlier lowering: that one's answer is repeated.
+    /// False if no one took a stand there since an earlier lowering: that lowering's answer is repeated.
     pub first: bool,
 }
 
@@ -42,7 +42,7 @@ pub struct Lowered {
 /// lock is taken. Checks do not come here: they load what a [`Stand`] holds.
 ///
 /// Why a check after an acknowledged lowering cannot miss it: `lower` stores with Release before it returns; the
-/// acknowledgement carries a happens-before edge to whoever acts on it, and the check's Acquire load is then ordered after
+/// acknowledgement carries a happens-before edge to the thread that acts on it, and the check's Acquire load is then ordered after
 /// the store.
 pub struct Registry {
     inner: Mutex<RegistryState>,
@@ -55,16 +55,16 @@ pub(super) struct RegistryState {
     pub(super) seq: Seq,
     /// One fence for each name, which is in the fence.
     pub(super) by_name: HashTable<Arc<Fence>>,
-    /// One set for the same fences: those are told apart by where they are.
+    /// One set for the same fences, which are compared by their addresses.
     pub(super) sets: HashTable<FenceSet>,
-    /// What was lowered, in that order, as long as a token from before may be about. Holds the fences of it.
+    /// The lowered fences, in order, for as long as a token from before may be in use.
     young: VecDeque<(LeaseTime, Arc<Fence>)>,
-    /// Names are chosen by whoever asks: their hash is keyed.
+    /// Callers choose the names, so their hash is keyed.
     hasher: RandomState,
 }
 
 impl Registry {
-    /// Begins after a Seq: the last one that the ledger holds.
+    /// Begins after a Seq: the last one in the ledger.
     pub fn new(start: Seq) -> Self {
         Registry {
             inner: Mutex::new(RegistryState { seq: start, ..RegistryState::default() }),
@@ -80,8 +80,8 @@ impl Registry {
 
     /// Takes a place behind all of these names at one instant. Names are sorted and distinct in the set that is kept.
     ///
-    /// Whoever stands first and reads jobs, locks, catalog and policy after it cannot miss a change that was made first and
-    /// lowered after it.
+    /// A caller that takes its stand first, and then reads jobs, locks, catalog and policy, cannot miss a change that was made
+    /// first and lowered after it.
     pub fn stand(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
         let names = sorted(names);
         let mut inner = self.lock();
@@ -92,17 +92,16 @@ impl Registry {
         stand
     }
 
-    /// The same place, for whoever only wants to hear of a lowering and asks for nothing there: it makes no later lowering
-    /// a new one.
+    /// Takes a place only to learn of a lowering, not for a lease. It does not make a later lowering a new one.
     pub fn observe(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
         let names = sorted(names);
         self.lock().place(&names)
     }
 
-    /// Ends all that stands behind a name: one store, whatever their number, and one event in the feed.
+    /// Ends all leases behind a name: one store, whatever their number, and one event in the feed.
     ///
-    /// A name that nobody has seen is lowered too. A second lowering of a name behind which nobody stood since the first is
-    /// the first one's answer.
+    /// Lowers a new name too. If no one took a stand behind a name since its last lowering, that lowering's answer is
+    /// repeated.
     pub fn lower(&self, name: &FenceName, now: LeaseTime) -> Lowered {
         let mut inner = self.lock();
         let fence = inner.fence(name);
@@ -160,7 +159,7 @@ impl Registry {
         Subscription { snapshot, at: inner.seq, lowerings: self.feed.subscribe() }
     }
 
-    /// Drops the entries that nobody holds and whose lowering is older than any token can be. Answers how many.
+    /// Drops the fences that no one holds and whose lowering is older than any token can be. Returns their number.
     ///
     /// `retention` is the longest token life used in this epoch and a margin.
     pub fn prune(&self, now: LeaseTime, retention: Duration) -> usize {
@@ -168,7 +167,7 @@ impl Registry {
         while inner.young.front().is_some_and(|(at, _)| now.since(*at) > retention) {
             inner.young.pop_front();
         }
-        // New holders are made under this mutex alone, so a count of one means nobody holds it and nobody can begin to.
+        // New holders are made only under this mutex, so a count of one means that there is no holder and can be none.
         inner.sets.retain(|set| ThinArc::strong_count(set) > 1);
         let before = inner.by_name.len();
         inner.by_name.retain(|fence| Arc::strong_count(fence) > 1);

@@ -22,23 +22,23 @@ impl fmt::Display for Seq {
     }
 }
 
-/// A name and the Seq of its last lowering. Written under the registry's mutex alone, read by anyone.
+/// A name and the Seq of its last lowering. Written only under the registry's mutex, read by any thread.
 ///
-/// There are as many as there are members, times three: 40 bytes with the count of who holds it, beside the name's text.
+/// There are about three for each member: 40 bytes with the count of holders, beside the name's text.
 #[derive(Debug)]
 pub(super) struct Fence {
     pub(super) name: FenceName,
-    /// The Seq of the last lowering; 0 where there was none. Stored with Release, so that whoever sees it by an Acquire load
+    /// The Seq of the last lowering; 0 if there was none. Stored with Release, so that a thread that sees it by an Acquire load
     /// also sees the change of state that came before the lowering.
     pub(super) lowered: AtomicU64,
-    /// Live leases behind this fence. No machine holds as many as it can count.
+    /// Live leases behind this fence. It cannot overflow: no machine has memory for as many.
     pub(super) behind: AtomicU32,
-    /// Whether anybody took a stand here since the last lowering. Touched under the registry's mutex alone.
+    /// Whether a stand was taken here since the last lowering. Used only under the registry's mutex.
     pub(super) stood_since: AtomicBool,
 }
 
 impl Fence {
-    /// Nobody stands there yet.
+    /// Makes a fence without a stand behind it.
     pub(super) fn new(name: FenceName) -> Self {
         Fence {
             name,
@@ -53,15 +53,15 @@ impl Fence {
     }
 }
 
-/// The fences of one set of names, sorted by name. Leases of one member, half and set of resources share one, which is why
-/// its fences lie in it and not a step further: a check of a lease that nobody looked at lately waits for each step.
+/// The fences of one set of names, sorted by name. Leases of one member, half and set of resources share one, so the
+/// fences are in it, without another pointer: a check of a lease that is not in the cache waits for each step.
 pub(super) type FenceSet = ThinArc<(), Arc<Fence>>;
 
 /// A place behind fences, taken before the decision that it is for.
 ///
 /// Not `Clone`: it goes into one Grant and from there into one lease.
 #[derive(Debug)]
-#[must_use = "a stand is taken in order to be looked at again"]
+#[must_use = "a stand is taken in order to be checked later"]
 pub struct Stand {
     pub(super) at: Seq,
     pub(super) set: FenceSet,
@@ -98,7 +98,7 @@ impl Stand {
         Seq(self.fences().iter().map(|f| f.lowered.load(Ordering::Acquire)).max().unwrap_or(0))
     }
 
-    /// The same number for all stands behind the same names, as long as one of them is held.
+    /// Returns a number that all stands behind the same names share, as long as one of them is held.
     #[cfg(feature = "server")]
     pub(crate) fn place(&self) -> usize {
         self.set.as_ptr().addr()

@@ -1,4 +1,4 @@
-//! The ledger as its callers have it. Nothing here waits for the disk, so a caller may hold a lock of its own meanwhile.
+//! The ledger as its callers see it. Nothing here waits for the disk, so a caller may hold its own lock meanwhile.
 
 use std::{
     future::Future,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{clock::Clock, limits};
 
-/// The open ledger. Clones are the same one; when the last is dropped, what waits is written and the thread ends.
+/// The open ledger. Clones share it; when the last one is dropped, the thread writes what waits and ends.
 #[derive(Clone)]
 pub struct Ledger {
     inner: Arc<LedgerParts>,
@@ -38,7 +38,7 @@ struct LedgerParts {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The key that heads are signed with, and what it signed last.
+/// The key that signs heads, and the last head that it signed.
 struct Signing {
     key: HeadKey,
     last: Mutex<Option<SignedHead>>,
@@ -55,7 +55,7 @@ enum AppendingState {
     Waiting { index: u64, answer: oneshot::Receiver<Result<u64, LedgerError>> },
 }
 
-/// A deferred record: accepted, in order, and durable sooner or later.
+/// A deferred record: accepted, in order, and durable once the disk takes it.
 pub struct Deferred {
     /// Its place in the ledger.
     pub index: u64,
@@ -76,13 +76,13 @@ impl Ledger {
         Ledger { inner: Arc::new(LedgerParts { shared, clock, disk, epoch, deferred_max, signing, thread }) }
     }
 
-    /// The epoch that this life of the daemon writes.
+    /// The epoch of this life of the daemon.
     pub fn epoch(&self) -> u64 {
         self.inner.epoch
     }
 
     /// Accepts a record of something that may be done once the record is durable. Its place in the order is fixed when
-    /// this returns; never blocks. Refused at once where the disk is away, endings wait for it, or too much waits.
+    /// this returns; never blocks. Refused at once if the disk is away, endings wait for it, or too much waits.
     pub fn append(&self, event: &Event) -> Appending {
         let refused = |e| Appending { state: AppendingState::Refused(e) };
         let text = match EventText::of(event) {
@@ -184,14 +184,13 @@ impl Ledger {
         self.inner.shared.lock().head
     }
 
-    /// Signs heads with this key from now on. The first key stays.
+    /// Signs heads with this key from now on. Only the first call counts.
     pub fn sign_with(&self, key: HeadKey) {
-        // A second key is a second caller's mistake, and changes nothing.
+        // A second call is a mistake of the caller, and changes nothing.
         let _ = self.inner.signing.set(Signing { key, last: Mutex::new(None) });
     }
 
-    /// The last durable record, signed; nothing without a key, or before the first record. One that was signed already is
-    /// handed out again.
+    /// The last durable record, signed; `None` without a key, or before the first record. Signs each head only once.
     pub fn signed_head(&self) -> Option<SignedHead> {
         let Signing { key, last } = self.inner.signing.get()?;
         let head = self.head();
@@ -220,19 +219,19 @@ impl Ledger {
         self.inner.shared.health.subscribe()
     }
 
-    /// Records that wait for the disk: all, and those of them that are endings.
+    /// Returns how many records wait for the disk, and how many of them are endings.
     pub fn waiting(&self) -> (usize, usize) {
         let state = self.inner.shared.lock();
         (state.waiting, state.deferred)
     }
 
-    /// Reads durable records from an index on, and follows. From 0: only what comes. Nothing waits for this reader.
+    /// Reads durable records from an index on, and follows. 0 means only new ones. Nothing waits for this reader.
     pub fn tail(&self, from: u64) -> Tail {
         let shared = &self.inner.shared;
         Tail::new(self.inner.disk.clone(), shared.durable.subscribe(), shared.stopped.subscribe(), from)
     }
 
-    /// Resolves when the writer thread has ended, for whatever cause.
+    /// Resolves when the writer thread has ended, for any reason.
     pub fn stopped(&self) -> impl Future<Output = WriterEnd> + Send + 'static {
         let mut stopped = self.inner.shared.stopped.subscribe();
         async move {
@@ -243,7 +242,7 @@ impl Ledger {
         }
     }
 
-    /// Takes no more appends, writes what waits, and ends the thread. Closing twice is the same.
+    /// Takes no more appends, writes what waits, and ends the thread. May be called twice.
     pub async fn close(&self, deadline: Duration) -> Result<Head, CloseError> {
         self.inner.shared.close();
         let how = tokio::select! {
@@ -254,7 +253,7 @@ impl Ledger {
             }
         };
         let thread = self.inner.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // It has said that it ends: this does not wait for a disk.
+        // The thread has reported its end, so this does not wait for a disk.
         let joined = thread.is_none_or(|t| t.join().is_ok());
         match (how, self.waiting().0) {
             (WriterEnd::Died, _) => Err(CloseError::Died),
@@ -281,7 +280,7 @@ impl Drop for LedgerParts {
 }
 
 impl Appending {
-    /// The place that it has if it becomes durable; nothing where it was refused.
+    /// The index that it has if it becomes durable; `None` if it was refused.
     pub fn index(&self) -> Option<u64> {
         match &self.state {
             AppendingState::Refused(_) => None,

@@ -40,10 +40,10 @@ pub(super) enum SegmentEnd {
     },
 }
 
-/// Where the reading begins.
+/// The place at which reading begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WalkStart {
-    /// At the first record there ever was.
+    /// At the first record of the chain.
     First,
     /// At the first one that is here: older segments were moved away, and a snapshot says what follows from them.
     Here,
@@ -51,7 +51,7 @@ pub(super) enum WalkStart {
     At(u64),
 }
 
-/// What is done with each record; a fault of its own ends the reading.
+/// Is called with each record; an error ends the reading.
 pub(super) type Each<'a> = &'a mut dyn FnMut(Line<'_>) -> Result<(), Fault>;
 
 /// Reads everything from a place on. `each` gets every line once it fits the chain.

@@ -150,7 +150,7 @@ pub enum Event {
     LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
 
     /// The record at this index, of something that widens, did not take effect: it was overtaken, or not known to be on disk in
-    /// time. Whoever rebuilds the state leaves it out.
+    /// time. A rebuild of the state leaves it out.
     #[serde(rename = "withdrawn")]
     Withdrawn { index: u64, job: JobId, why: String },
     /// A fence was lowered as the consequence of something recorded elsewhere.
@@ -174,11 +174,11 @@ pub enum Event {
     #[serde(rename = "lock.lifted")]
     LockLifted { name: String, by: Actor, reason: String },
 
-    /// Requests that were refused. The first of a kind in a minute is recorded alone, the rest as one with a count.
+    /// Requests that were refused. The first of a kind in a minute has its own record, the rest share one with a count.
     #[serde(rename = "denied")]
     Denied { by: String, rpc: String, reason: Reason, text: String, rules: Vec<String>, count: u64 },
 
-    /// What follows from all records before this one stands in a file beside the segment that begins here.
+    /// The state after all records before this segment is in a file beside the segment.
     #[serde(rename = "snapshot")]
     Snapshot(Snapshot),
 
@@ -187,7 +187,7 @@ pub enum Event {
     Coalesced(Coalesced),
 }
 
-/// The state that follows from all records before the first one of the segment that this record stands in.
+/// The state after all records before the segment that holds this record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The first record of that segment. 0 in older ledgers, in which it is the snapshot's own.
@@ -203,13 +203,13 @@ pub struct Snapshot {
 }
 
 impl Event {
-    /// Bytes of it as it is recorded, without what stands around it.
+    /// Returns its size in bytes as it is recorded, without the envelope.
     pub fn bytes(&self) -> usize {
         json_bytes(self)
     }
 }
 
-/// Bytes of something as it stands in a record. What cannot be written is as large as a record may be: none has it.
+/// Returns the size in bytes of a value in a record. A value that cannot be written counts as a record of the largest size.
 pub fn json_bytes(value: &impl Serialize) -> usize {
     let mut counted = ByteCounter(0);
     serde_json::to_writer(&mut counted, value).map_or(crate::limits::LEDGER_RECORD_BYTES_MAX, |()| counted.0)
@@ -239,11 +239,11 @@ fn is_zero(n: &u64) -> bool {
     *n == 0
 }
 
-/// What is left of records that could not be kept one by one.
+/// A summary of records that could not be kept one by one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coalesced {
     pub records: u64,
-    /// How many there were of each `type`.
+    /// Their number by `type`.
     pub types: BTreeMap<String, u64>,
     /// When the last of them happened; the record's own time is that of the first.
     pub last: Wall,
@@ -257,7 +257,7 @@ pub const LEASES_PER_RECORD: usize = 4_000;
 /// One life of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochBegan {
-    /// Random bits that tell two lives with one number apart.
+    /// Random bits that distinguish two lives with the same epoch.
     pub nonce: String,
     pub version: String,
     pub catalog: Digest,
@@ -267,7 +267,7 @@ pub struct EpochBegan {
     /// The key that this life signs heads with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_key: Option<Digest>,
-    /// The last record that is known of a ledger that was lost, in whose place an operator had this one begun.
+    /// The last known record of a lost ledger that an operator replaced by this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<super::Head>,
 }
@@ -291,12 +291,12 @@ impl fmt::Display for Actor {
     }
 }
 
-/// What an ending lowered.
+/// What an ending lowered and ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// The count of lowerings after it; 0 where nothing was lowered.
+    /// The count of lowerings after it; 0 if nothing was lowered.
     pub seq: u64,
-    /// Live leases that stood behind it.
+    /// Live leases that ended with it.
     pub behind: u64,
 }
 
@@ -315,7 +315,7 @@ pub struct JobCreated {
     pub inputs: Vec<InputRecord>,
     pub outputs: Vec<ResourceName>,
     pub decision: DecisionRecord,
-    /// Gates that hold it back; empty where it is ready.
+    /// Gates that hold it back; empty if it is ready.
     pub waiting_for: Vec<GateRecord>,
 }
 
@@ -371,10 +371,10 @@ pub struct InputRecord {
     pub tier: Option<String>,
 }
 
-/// What policy said, and which policy it was.
+/// What policy decided, and which policy it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionRecord {
-    /// `allow` or `wait`. Denials have a record of their own.
+    /// `allow` or `wait`. Denials have their own record.
     pub result: String,
     /// The rules that decided, by action and resource.
     pub rules: Vec<String>,
@@ -382,7 +382,7 @@ pub struct DecisionRecord {
     pub catalog: Digest,
 }
 
-/// A credential and all that an auditor will ask of it.
+/// A credential, and all that an auditor will ask about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CredentialIssued {
     pub lease: LeaseId,

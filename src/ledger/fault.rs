@@ -1,4 +1,4 @@
-//! What does not fit in a ledger, and where.
+//! What does not fit in a ledger, with its file, line and record.
 
 use std::{fmt, io};
 
@@ -15,7 +15,7 @@ pub enum Fault {
     Version(u64),
     #[error("it does not match its own hash: it was changed after it was written")]
     Hash,
-    #[error("it has index {found} where {expected} was to come: records were removed, inserted or moved")]
+    #[error("it has index {found}, but {expected} comes next: records were removed, inserted or moved")]
     Index { expected: u64, found: u64 },
     #[error(
         "it does not follow the record before it: its `prev` is {found}, that record's digest is {expected}"
@@ -24,8 +24,8 @@ pub enum Fault {
     #[error("it is of epoch {found}, after one of epoch {before}")]
     Epoch { before: u64, found: u64 },
     #[error(
-        "the file begins with record {found}, but {expected} was to come: the records from {expected} on are missing, and no snapshot \
-         here stands for them"
+        "the file begins with record {found}, but {expected} comes next: the records from {expected} on are missing, and no snapshot \
+         here replaces them"
     )]
     SegmentMissing { expected: u64, found: u64 },
     #[error("the file's name says that it begins with record {named}, but it begins with {found}")]
@@ -36,11 +36,11 @@ pub enum Fault {
     CutInside,
     #[error("the record is whole, but its newline was changed")]
     Newline,
-    #[error("the ledger ends here, but record {expected} was in it once: its tail was cut off")]
+    #[error("the ledger ends here, but it once had record {expected}: its tail was cut off")]
     TailCut { expected: u64 },
     #[error("its digest is {found}, but the head that was kept says {expected}: the ledger was rewritten")]
     HeadDigest { expected: Digest, found: Digest },
-    #[error("the head file is not what was written: {0}")]
+    #[error("the head file was changed: {0}")]
     HeadFile(&'static str),
     #[error("it does not fit the records before it: {0}")]
     Misfit(&'static str),
@@ -59,7 +59,7 @@ pub enum Fault {
 #[error("{place}: {what}", place = TamperPlace { file, line: *line, index: *index })]
 pub struct Tamper {
     pub file: String,
-    /// From 1; 0 where the file as a whole is meant.
+    /// From 1; 0 means the file as a whole.
     pub line: u64,
     /// The index that the record has or should have.
     pub index: u64,

@@ -1,7 +1,6 @@
-//! The file layer: what the ledger asks of a disk, and a directory that does it.
+//! The file layer: the operations that the ledger needs of a disk, and a directory that has them.
 //!
-//! All that is durable goes through here, so that tests can put a disk below the ledger that fills up, fails, and forgets
-//! what was not synced.
+//! All durable bytes go through here, so tests can use a disk that fills up, fails, and forgets what was not synced.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -18,13 +17,13 @@ const LOCK_NOTE_BYTES_MAX: u64 = 64;
 
 /// One directory of files. Names are plain file names. A change of names is durable after [`sync_dir`](Disk::sync_dir).
 pub trait Disk: Send + Sync + 'static {
-    /// Takes the directory for this process alone, until what is returned is dropped.
+    /// Takes the directory for this process only, until the returned lock is dropped.
     fn lock(&self) -> Result<DirectoryLock, LockError>;
     /// The names of the files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Reads a file from an offset on.
     fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>>;
-    /// Makes a new, empty file; fails where it exists.
+    /// Makes a new, empty file; fails if it exists.
     fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file to write at its end.
     fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>>;
@@ -34,7 +33,7 @@ pub trait Disk: Send + Sync + 'static {
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, file: &str) -> io::Result<()>;
-    /// Sees to it that a file exists and has this much room of the disk. Durable when it returns.
+    /// Makes sure that a file exists and has this much disk space. Durable when it returns.
     fn reserve(&self, file: &str, bytes: u64) -> io::Result<()>;
     /// Makes created, renamed and removed names durable.
     fn sync_dir(&self) -> io::Result<()>;
@@ -42,15 +41,15 @@ pub trait Disk: Send + Sync + 'static {
 
 /// A file that is written at its end.
 pub trait DiskFile: Send {
-    /// Writes all of it. After an error an unknown part of it stands there.
+    /// Writes all bytes. After an error, an unknown part of them is in the file.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes all that was written durable. After an error nothing is known of it.
+    /// Makes all that was written durable. After an error it may or may not be.
     fn sync(&mut self) -> io::Result<()>;
-    /// Fails if the file no longer has the name that it was opened by. What is written to it then ends with the process.
+    /// Fails if the file no longer has the name that it was opened by. Bytes written to it then are lost with the process.
     fn in_place(&self) -> io::Result<()>;
 }
 
-/// The exclusive hold on a directory, given back when dropped.
+/// The exclusive lock on a directory, released when dropped.
 pub struct DirectoryLock(#[expect(dead_code, reason = "it is held, not used")] Box<dyn Send + Sync>);
 
 impl DirectoryLock {
@@ -71,14 +70,14 @@ pub enum LockError {
     Io(#[source] io::Error),
 }
 
-/// A directory of the file system. A local one: `flock` and `fdatasync` promise little on a network's.
+/// A directory of a local file system: `flock` and `fdatasync` promise little on a network file system.
 #[derive(Clone, Debug)]
 pub struct Dir {
     path: PathBuf,
 }
 
 impl Dir {
-    /// Opens a directory and makes it, private to this user, where it is not there.
+    /// Opens a directory. Makes it, private to this user, if it is missing.
     pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = Dir { path: path.into() };
         if dir.path.is_dir() {
@@ -122,7 +121,7 @@ impl Disk for Dir {
                 LockError::Io(errno.into())
             }
         })?;
-        // A note for whoever comes second. On a full or read-only disk there is none, and the lock holds all the same.
+        // A note for the next process that tries. A full or read-only disk takes none, but the lock is held.
         let _ = fs::write(&path, format!("process {}\n", std::process::id()));
         Ok(DirectoryLock::new(lock))
     }

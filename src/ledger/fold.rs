@@ -16,19 +16,18 @@ use crate::{limits, name::Digest};
 
 /// The state that follows from the records.
 pub trait Fold: Send + 'static {
-    /// The version of what [`write`](Fold::write) gives. A text of another version is neither read nor compared.
+    /// Returns the version of what [`write`](Fold::write) gives. A text of another version is not read or compared.
     fn form(&self) -> u32;
     /// Whether events of this `type` change it.
     fn takes(&self, kind: &str) -> bool;
     /// Takes one more event, of the record at this index. After an error it is of no use.
     fn apply(&mut self, index: u64, event: Event) -> Result<(), &'static str>;
-    /// How many things it holds, roughly: the cost of a snapshot.
+    /// Returns roughly how many things it holds: the cost of a snapshot.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// A copy that another thread can write while this one changes. It shares what is equal, so it costs little whatever
-    /// the size.
+    /// Returns a copy that another thread can write while this one changes. Both share their data, so a copy is cheap.
     fn share(&self) -> Box<dyn Fold>;
     /// Writes all of it. Equal records give equal bytes, also if it began with a snapshot on the way.
     fn write(&self, out: &mut dyn Write) -> io::Result<()>;
@@ -89,7 +88,7 @@ pub(super) fn recorded(disk: &dyn Disk, first: u64) -> io::Result<Option<Snapsho
         if line.pop_if(|b| *b == b'\n').is_none() {
             return Ok(None);
         }
-        // The envelope is shorter than this. What else a record says may hold the mark, and is not looked at.
+        // The envelope is shorter than this. Later fields may contain the mark, and are not searched.
         let envelope = line.get(..line.len().min(256)).unwrap_or_default();
         if envelope.windows(MARK.len()).any(|w| w == MARK)
             && let Ok(Line { index, kind: record::SNAPSHOT, fields, .. }) = record::split(&line)
@@ -107,7 +106,7 @@ pub(super) fn read(disk: &dyn Disk, first: u64, said: &Snapshot, fold: &mut dyn 
         return false;
     }
     let open = || disk.read(&segment::snapshot_name(first), 0).map(|file| file.take(said.bytes));
-    // Read twice: only a text that the digest vouches for is taken.
+    // Read twice: only a text that matches the digest is used.
     let Ok(file) = open() else { return false };
     let mut hashed = Hashed::new(io::sink());
     let is_whole = io::copy(&mut io::BufReader::with_capacity(READ, file), &mut hashed).is_ok();

@@ -92,12 +92,12 @@ impl Forgetful {
         self.core.gate.notify_all();
     }
 
-    /// Waits until a sync stands at the gate.
+    /// Waits until a sync waits for [`release`](Self::release).
     pub fn wait_for_sync(&self) {
         let state = self.state();
         let limit = std::time::Duration::from_secs(20);
         let (_state, waited) = self.core.gate.wait_timeout_while(state, limit, |s| s.at_gate == 0).unwrap();
-        assert!(!waited.timed_out(), "nobody came to sync");
+        assert!(!waited.timed_out(), "nothing was synced");
     }
 
     /// Bytes that all files take.
@@ -105,7 +105,7 @@ impl Forgetful {
         self.state().used()
     }
 
-    /// What stands in a file, and what of it would be there after a crash.
+    /// Returns the bytes of a file, and those that would be left after a crash.
     pub fn file(&self, name: &str) -> Option<(Vec<u8>, Vec<u8>)> {
         let state = self.state();
         let seen = state.inodes.get(state.names.get(name)?)?.bytes.clone();

@@ -1,4 +1,4 @@
-//! The `head` file: a record that was durable once, so that accidents show.
+//! The `head` file: the index and digest of a record that was durable, so that accidents show.
 
 use std::io::{self, Read};
 
@@ -31,7 +31,7 @@ impl HeadLine {
     }
 }
 
-/// Reads the head file, where there is one.
+/// Reads the head file, if there is one.
 pub(super) fn read_head(disk: &dyn Disk) -> Result<Option<Head>, ReadError> {
     let fault = |what| {
         ReadError::Tamper(Tamper { file: HEAD_FILE.into(), line: 1, index: 0, what: Fault::HeadFile(what) })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::limits;
 
-/// How the ledger is.
+/// What the ledger can do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// Takes everything.
@@ -40,7 +40,7 @@ pub enum LedgerError {
     #[error("the ledger is closed")]
     Closed,
     #[error(
-        "too many endings waited for the disk: this one is kept as a count and a digest, not as a record of its own"
+        "too many endings waited for the disk: this one is kept as a count and a digest, without its own record"
     )]
     Coalesced,
     #[error("no record {index} was accepted in this epoch")]

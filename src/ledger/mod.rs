@@ -1,34 +1,34 @@
 //! The ledger: the append-only, hash-chained, durable record of every decision and every ending.
 //!
 //! Owns the records' form, their order, the chain, the files and the thread that writes them. It never decides anything,
-//! never reads a clock of its own, never rewrites a record, and never holds a secret.
+//! never reads the clock of the machine, never rewrites a record, and never holds a secret.
 //!
-//! **Two ways in.** What widens access is [`append`](Ledger::append)ed: refused at once while the disk is away, answered
-//! when it is durable. What narrows access is [`defer`](Ledger::defer)red: never refused, never waited for, written before
-//! anything else once the disk is back.
+//! **Two ways in.** What widens access is [`append`](Ledger::append)ed: refused at once while the disk is away, and
+//! answered when it is durable. What narrows access is [`defer`](Ledger::defer)red: never refused, not waited for, and
+//! written first once the disk is back.
 //!
-//! **An index is fixed when a record is accepted**, and an index that was given to a deferred record is never given to
-//! another one in this epoch. When writing fails, appended records that were accepted and not yet durable are refused.
-//! Their places are given anew where no deferred record was accepted after them; else they stay empty, and the record
-//! after the gap says so (`"refused":n`). An index that was answered as not durable means something in its own epoch only:
-//! after a restart the place may be another record's. A refused append may still be found on disk, whole, where the daemon
-//! dies before it could cut it off: `Unavailable` means not known to be durable.
+//! **An index is fixed when a record is accepted**, and the index of a deferred record is never given to another
+//! record in this epoch. When writing fails, appended records that were accepted and not yet durable are refused.
+//! Their indexes are given again if no deferred record was accepted after them. Otherwise they stay empty, and the record
+//! after the gap says so (`"refused":n`). An index that was not reported as durable is valid in its own epoch only: after a
+//! restart it may be another record's. If the daemon dies before it can cut off a refused append, that record may still be
+//! on disk, whole: `Unavailable` means not known to be durable.
 //!
-//! **What the chain shows, and what not.** Each line ends with the hash of itself and begins with the digest of the line
-//! before it. A changed, removed, moved or inserted byte or line is found, also in the last line. Whoever can write the
-//! files can compute a chain of their own, or cut the tail: that is found only by comparing with a [`Head`] kept elsewhere: a
-//! [`SignedHead`] goes out with answers and with each tick of the fence feed, so that many keep one.
+//! **What the chain shows.** Each line ends with the hash of itself and begins with the digest of the line
+//! before it. A changed, removed, moved or inserted byte or line is found, also in the last line. Anyone who can write the
+//! files can compute another chain, or cut the tail. Only a comparison with a [`Head`] kept elsewhere shows that, so a
+//! [`SignedHead`] goes out with answers and with each tick of the fence feed.
 //! The `head` file beside the segments, written each second and at a clean stop, finds accidents, not attackers; a
 //! [`HeadCopy`] on another disk finds both.
 //!
 //! **A segment begins with a snapshot** if the ledger was opened [with a fold](Ledger::open_folded): the state of all records
-//! before it, in a file of its own, whose digest is a record of that segment. The next start reads the last snapshot and the
+//! before it, in a separate file, whose digest is a record of that segment. The next start reads the last snapshot and the
 //! records from its segment on. Verifying proves that each snapshot follows from the records before it. Older segments may be
 //! moved away; `verify` refuses what a start would refuse.
 //!
-//! **What is synced must still have its name.** After each sync, and every [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK)
-//! without one, the writer looks whether the segment's name still leads to the file that it writes. A directory that shows that
-//! there was a ledger (a head, a key, a snapshot) and has none is never taken for a first start.
+//! **A synced file must still have its name.** After each sync, and every [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK)
+//! without one, the writer checks that the segment's name still leads to the file that it writes. A directory that shows that
+//! it had a ledger (a head, a key, a snapshot) and has none is never treated as a first start.
 //!
 //! | File | Holds |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Opening a ledger: take it for this process, read all of it, repair what a crash left, start the writer.
+//! Opening a ledger: lock it, read all of it, repair what a crash left, start the writer.
 
 use std::{
     io::{self, Read},
@@ -28,31 +28,31 @@ use crate::{
     limits,
 };
 
-/// How a ledger is written. The defaults are those of [`limits`].
+/// Settings of a ledger. The defaults are those of [`limits`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes past which a new segment is begun.
+    /// Bytes past which a new segment begins.
     pub segment_bytes: u64,
-    /// Records past which a new segment is begun, where segments begin with snapshots.
+    /// Records past which a new segment begins, if segments begin with snapshots.
     pub segment_records: u64,
     /// Bytes kept back for endings on a full disk; 0 keeps none.
     pub reserve_bytes: u64,
-    /// From a write error to the first try again; doubled up to `retry_max`.
+    /// The backoff after a write error; doubled up to `retry_max`.
     pub retry_first: Duration,
     pub retry_max: Duration,
     /// Endings kept one by one while the disk is away.
     pub deferred_max: usize,
-    /// Between two looks at whether the files are still where they belong; as often the head is kept.
+    /// Interval between two checks that the files are still in place. The head is kept as often.
     pub look: Duration,
-    /// Bytes of a snapshot at the most.
+    /// The most bytes of a snapshot.
     pub snapshot_bytes_max: u64,
-    /// A record that was durable once, as it was kept elsewhere: a ledger that ends before it is refused.
+    /// A durable record that was noted elsewhere: a ledger that ends before it is refused.
     pub kept: Option<Head>,
-    /// What a start does if the directory shows that there was a ledger, and there is none.
+    /// What a start does if the directory shows that it had a ledger, and has none.
     pub lost: Lost,
 }
 
-/// What a start does if the directory shows that there was a ledger, and there is none.
+/// What a start does if the directory shows that it had a ledger, and has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lost {
     /// It refuses: the locks, jobs and decisions of that ledger are not known.
@@ -83,7 +83,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Opened {
     pub ledger: Ledger,
-    /// All records, in order; empty where they were handed out one by one.
+    /// All records, in order; empty if they were handed out one by one.
     pub entries: Vec<Record>,
     /// One more than the last epoch in the ledger. It counts once its own record is durable.
     pub epoch: u64,
@@ -119,11 +119,11 @@ pub enum OpenError {
     Io { what: &'static str, source: io::Error },
 }
 
-/// Something that was read, one by one or folded, on opening.
+/// What was read on opening, one by one or folded.
 struct Past {
     begin: WalkStart,
     latest: Option<Wall>,
-    /// What is written on with.
+    /// The fold to go on with.
     fold: Option<Box<dyn Fold>>,
     snapshot: Option<Snapshot>,
     records: u64,
@@ -140,7 +140,7 @@ impl From<ReadError> for OpenError {
 }
 
 impl Ledger {
-    /// Opens the ledger in a directory, made where it is not there. Blocks until all of it is read.
+    /// Opens the ledger in a directory, and makes the directory if it is missing. Blocks until all of it is read.
     pub fn open(dir: &Path, clock: Arc<dyn Clock>, options: Options) -> Result<Opened, OpenError> {
         let dir = Dir::create(dir).map_err(|source| OpenError::Io { what: "made", source })?;
         Self::open_on(Arc::new(dir), clock, options)
@@ -158,7 +158,7 @@ impl Ledger {
         Ok(opened)
     }
 
-    /// Opens the ledger on a disk and hands out its records one by one, as they are read. Where this fails, what was
+    /// Opens the ledger on a disk and hands out its records one by one, as they are read. If this fails, what was
     /// handed out is void.
     pub fn open_with(
         disk: Arc<dyn Disk>,
@@ -178,8 +178,8 @@ impl Ledger {
         Self::begin(disk, clock, options, lock, walked, past)
     }
 
-    /// Opens the ledger in a directory and folds its records: those after the last snapshot, or all where there is none
-    /// that fits. Segments begin with a snapshot from then on. Blocks until all of it is read.
+    /// Opens the ledger in a directory and folds its records: those after the last snapshot, or all if no
+    /// snapshot fits. Segments begin with a snapshot from then on. Blocks until all of it is read.
     pub fn open_folded<F: Fold + Clone + Default>(
         dir: &Path,
         clock: Arc<dyn Clock>,
@@ -189,7 +189,7 @@ impl Ledger {
         Self::open_folded_on(Arc::new(dir), clock, options)
     }
 
-    /// The same on a disk.
+    /// Opens the ledger on a disk and folds its records.
     pub fn open_folded_on<F: Fold + Clone + Default>(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
@@ -248,7 +248,7 @@ impl Ledger {
         let mut warnings = Vec::new();
         repair(disk.as_ref(), &walked.end, &mut warnings)
             .map_err(|source| OpenError::Io { what: "repaired", source })?;
-        // What a killed process left may be in memory only: it counts from here on.
+        // What a killed process left may be in memory only, so it is synced first.
         let segment = walked
             .last
             .map(|(name, bytes)| {
@@ -269,7 +269,7 @@ impl Ledger {
                 "the ledger's reserve cannot be taken, nothing is appended until it is: {error}"
             ));
             if is_full(error) {
-                // A part of it would only take room from the endings.
+                // A part of it would only take space from the endings.
                 let _ = disk.remove(RESERVE_FILE);
             }
             error.to_string().into()
@@ -299,7 +299,7 @@ impl Ledger {
             unsealed: None,
             fold,
             latest: latest.unwrap_or(Wall(0)),
-            // What took long to read now is behind a snapshot the next time.
+            // Records that took long to read now are in a snapshot the next time.
             since_snapshot: Size { count: records, bytes: walked.bytes },
             snapshot: Size {
                 count: u64::try_from(held).unwrap_or(u64::MAX),
@@ -326,7 +326,7 @@ fn read(disk: &dyn Disk, options: &Options, begin: WalkStart, each: Each<'_>) ->
     let walked = chain::walk(disk, &heads, begin, each);
     let is_empty = match &walked {
         Ok(walked) => walked.head == Head::START,
-        // A head was kept, and no record is there at all.
+        // A head was kept, but there is no record.
         Err(ReadError::Tamper(Tamper { index: 0, what: Fault::TailCut { .. }, .. })) => true,
         Err(_) => false,
     };
@@ -342,8 +342,8 @@ fn traces(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
     place::traces(disk).map_err(|source| OpenError::Io { what: "looked for", source })
 }
 
-/// Clears what a lost ledger left, if an operator said so, and answers its last record as far as that is known. The key
-/// stays.
+/// Clears what a lost ledger left, if an operator asked for it, and returns its last record as far as it is known. Keeps
+/// the key.
 fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenError> {
     if options.lost == Lost::Refuse {
         return Ok(None);
@@ -365,7 +365,7 @@ fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenEr
     disk.sync_dir().map_err(failed("cleared"))?;
     tracing::warn!(
         index = last.index,
-        "a new ledger begins in place of one that is lost, as an operator said"
+        "a new ledger begins in place of a lost one, as an operator asked"
     );
     Ok(Some(last))
 }
@@ -375,7 +375,7 @@ fn repair(disk: &dyn Disk, end: &SegmentEnd, warnings: &mut Vec<String>) -> io::
         SegmentEnd::Whole => Ok(()),
         SegmentEnd::Torn { file, keep, cut } => {
             warnings.push(format!(
-                "ledger file {file} ended in {cut} bytes of a record that was never answered: they were cut off"
+                "ledger file {file} ended in {cut} bytes of a record that was never confirmed: they were cut off"
             ));
             if *keep > 0 {
                 return disk.truncate(file, *keep);

@@ -1,11 +1,11 @@
-//! Whether records are still where the directory says.
+//! Checks that records are still in the files that should hold them.
 
 use std::io::{self, BufRead, Read};
 
 use super::{Head, file::Disk, head::HEAD_FILE, record, segment, witness::KEY_FILE};
 use crate::{limits, name::Digest};
 
-/// Fails unless a file has, right before this place, the line of this digest. Its `prev` vouches for all lines before it.
+/// Fails unless the line of this digest ends at this offset of a file. Its `prev` covers all lines before it.
 pub(super) fn ends_with(disk: &dyn Disk, name: &str, bytes: u64, digest: Digest) -> io::Result<()> {
     let longest = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
     let from = bytes.saturating_sub(longest);
@@ -27,7 +27,7 @@ pub(super) fn ends_with(disk: &dyn Disk, name: &str, bytes: u64, digest: Digest)
     }
 }
 
-/// Whether a segment begins with the first record there ever was. Its index is above 1 if records before it were refused.
+/// Whether a segment begins with the first record of the chain. Its index is above 1 if records before it were refused.
 pub(super) fn begins_chain(disk: &dyn Disk, first: u64) -> io::Result<bool> {
     let longest = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
     let mut line = Vec::new();

@@ -1,7 +1,7 @@
 //! The records that wait for the disk, in the order in which they were accepted.
 //!
 //! One short mutex orders all callers and the writer. Callers put records at the back, the writer thread takes them from
-//! the front and says here what became of them.
+//! the front and reports here what became of them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -21,7 +21,7 @@ use crate::{clock::Wall, limits, name::Digest};
 /// What callers and the writer thread share.
 pub(super) struct RecordQueue {
     state: Mutex<QueueState>,
-    /// Wakes the writer. Nobody else waits on it.
+    /// Wakes the writer, the only thread that waits on it.
     pub(super) wake: Condvar,
     pub(super) durable: watch::Sender<u64>,
     pub(super) health: watch::Sender<Health>,
@@ -38,7 +38,7 @@ pub(super) struct QueueState {
     pub(super) deferred: usize,
     pub(super) bytes: usize,
     pub(super) head: Head,
-    /// Places that hold coalesced records: they are durable for nobody.
+    /// Indexes of coalesced records: they never count as durable.
     pub(super) coalesced: BTreeSet<u64>,
     /// Why appends are refused.
     shut: Option<Arc<str>>,
@@ -70,12 +70,12 @@ pub(super) enum Admission {
 /// Why the writer thread was woken.
 pub(super) enum WriterTurn {
     Write(Vec<Waiting>),
-    /// Nothing came for a while.
+    /// No record came for a while: check the files.
     Look,
     Close,
 }
 
-/// Why the writer thread looks at a disk that failed again.
+/// Why the writer thread retries a disk that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     Time,
@@ -83,7 +83,7 @@ pub(super) enum Again {
     Close,
 }
 
-/// Places of coalesced records that are remembered. Each is one more burst past the bound.
+/// Most indexes of coalesced records that are remembered. Each is one more burst past the bound.
 const COALESCED_MAX: usize = 1_024;
 
 impl QueueState {
@@ -236,7 +236,7 @@ impl RecordQueue {
         }
     }
 
-    /// Takes the endings that wait, where any do.
+    /// Takes the endings that wait, if there are any.
     pub(super) fn next_endings(&self) -> Option<Vec<Waiting>> {
         let mut state = self.lock();
         (!state.queue.is_empty()).then(|| state.take())
@@ -253,7 +253,7 @@ impl RecordQueue {
         self.durable.send_replace(head.index);
         for w in batch {
             if let Some(answer) = w.answer {
-                // Whoever asked may be gone.
+                // The caller may be gone.
                 let _ = answer.send(Ok(w.index));
             }
         }
@@ -288,7 +288,7 @@ impl RecordQueue {
         }
     }
 
-    /// Opens appends again, unless endings wait still.
+    /// Allows appends again, unless endings still wait.
     pub(super) fn healed(&self) -> bool {
         let mut state = self.lock();
         if !state.queue.is_empty() {
@@ -299,7 +299,7 @@ impl RecordQueue {
         true
     }
 
-    /// Waits until a failed disk is worth another try. `eager`: an ending is a reason.
+    /// Waits until a failed disk is worth a retry. If `eager`, an ending is a reason for one.
     pub(super) fn again(&self, delay: Duration, eager: bool) -> Again {
         let state = self.lock();
         let idle = |s: &mut QueueState| !s.closing && (!eager || s.queue.is_empty());
@@ -314,7 +314,7 @@ impl RecordQueue {
         }
     }
 
-    /// The thread ends. Who waits still is told; what waits still is lost with the process.
+    /// Notes that the thread ends. Callers that wait get an error; records that wait are lost with the process.
     pub(super) fn stop(&self, how: WriterEnd) {
         let mut state = self.lock();
         state.stopped = Some(how);

@@ -5,7 +5,7 @@
 //! ```
 //! The envelope has one text form, in this order, so that a record can be read and checked without building a tree of it.
 //! `prev` is SHA-256 over the bytes of the line before, without its newline; all zero for the first. `hash` is SHA-256 over
-//! the bytes of this line up to `,"hash"`. `"refused":n` stands after `epoch` where n places before this one stayed empty.
+//! the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if n places before this one stayed empty.
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ pub struct Record {
     /// When it was accepted. The wall clock may step: order is by `index`.
     pub time: Wall,
     pub epoch: u64,
-    /// Places right before this one that stayed empty: records that were accepted and then refused by a write error.
+    /// Places right before this one that stayed empty: their records were accepted, and refused after a write error.
     pub refused: u64,
     pub event: Event,
 }
@@ -47,7 +47,7 @@ impl Head {
     pub const START: Head = Head { index: 0, digest: Digest::ZERO };
 }
 
-/// The fields of an event as they stand in a line, without the braces.
+/// The fields of an event as they are in a line, without the braces.
 #[derive(Clone, Debug)]
 pub(super) struct EventText(String);
 
@@ -74,7 +74,7 @@ fn kind_of(fields: &str) -> &str {
     fields.strip_prefix("\"type\":\"").and_then(|t| t.split_once('"')).map_or("", |(kind, _)| kind)
 }
 
-/// What stands around an event.
+/// The fields around an event.
 pub(super) struct Envelope {
     pub(super) index: u64,
     pub(super) prev: Digest,
@@ -103,7 +103,7 @@ pub(super) fn encode(out: &mut Vec<u8>, envelope: &Envelope, event: &EventText) 
     digest
 }
 
-/// A line that matches its own hash, taken apart; its event is not read yet.
+/// A line that matches its own hash, split into parts; its event is not read yet.
 pub(super) struct Line<'a> {
     pub(super) index: u64,
     pub(super) prev: Digest,
@@ -137,8 +137,8 @@ pub(super) fn decode(line: &[u8]) -> Result<(Record, &str), Fault> {
     Ok((line.record()?, kind))
 }
 
-/// Takes a line without its newline apart, and holds it against its own hash. Strict: nothing but what [`encode`] writes,
-/// but for the event, which is read by [`event`].
+/// Splits a line without its newline, and compares it with its own hash. Accepts only what [`encode`] writes; the event is
+/// left for [`event`] to read.
 pub(super) fn split(line: &[u8]) -> Result<Line<'_>, Fault> {
     let line = std::str::from_utf8(line).map_err(|_| Fault::Malformed("it is not UTF-8"))?;
     let rest = line.strip_prefix("{\"v\":").ok_or(Fault::Malformed("it does not begin with `{\"v\":`"))?;

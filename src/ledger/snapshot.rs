@@ -1,4 +1,4 @@
-//! Snapshots: the state that a segment begins with, written by a thread of their own while the writer goes on.
+//! Snapshots: the state that a segment begins with, written by a separate thread while the writer goes on.
 //!
 //! When a segment begins, the writer hands over a copy of its fold, which is the state of all records before the segment.
 //! The thread writes it in pieces, each of them synced, so that the records' own syncs never wait behind the whole of it.
@@ -37,7 +37,7 @@ pub(super) struct Snapshots {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bytes_max: u64,
     stop: Arc<AtomicBool>,
-    /// Answers the place of the snapshot's record, if it was accepted.
+    /// Returns the index of the snapshot's record, if it was accepted.
     thread: Option<JoinHandle<Option<u64>>>,
     accepted: Option<u64>,
     /// Segments whose snapshots have their record, the last ones.
@@ -65,8 +65,8 @@ impl Snapshots {
         }
     }
 
-    /// Whether one is being written, or its record is. Until then no other segment begins: the record belongs into this one.
-    /// Once the durable records are past its place, it is there or was refused.
+    /// Whether a snapshot or its record is being written. Meanwhile no other segment begins, because the record belongs in
+    /// this one. Once the durable records are past its index, it is there or was refused.
     pub(super) fn under_way(&mut self, durable: u64) -> bool {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
             self.accepted = thread.join().unwrap_or_default();
@@ -75,7 +75,7 @@ impl Snapshots {
         self.accepted.is_some() || self.thread.is_some()
     }
 
-    /// Begins to write the state that the segment of this first record begins with.
+    /// Starts to write the state before the segment that begins with record `before`.
     pub(super) fn begin(&mut self, before: u64, latest: Wall, fold: Box<dyn Fold>) {
         let (shared, disk, clock) = (self.shared.clone(), self.disk.clone(), self.clock.clone());
         let (bytes_max, stop) = (self.bytes_max, self.stop.clone());
@@ -119,7 +119,7 @@ impl Snapshots {
 }
 
 impl Drop for Snapshots {
-    /// The directory is another process's once the writer is gone, so nothing is written any more.
+    /// Stops writing: once the writer is gone, the directory may belong to another process.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
@@ -128,7 +128,7 @@ impl Drop for Snapshots {
     }
 }
 
-/// Appends the record of a snapshot. If the ledger takes none, the snapshot counts for nothing, and the next one replaces it.
+/// Appends the record of a snapshot. If the ledger refuses it, the snapshot is not used, and the next one replaces it.
 fn record(shared: &RecordQueue, clock: &dyn Clock, said: Snapshot) -> Option<u64> {
     let text = EventText::of(&Event::Snapshot(said)).ok()?;
     let mut state = shared.lock();
@@ -168,7 +168,7 @@ impl<'a> SnapshotDraft<'a> {
             draft.file.sync()
         });
         if let Err(error) = synced {
-            // A part of it would only take room from the records.
+            // A part of it would only take space from the records.
             let _ = disk.remove(segment::SNAPSHOT_DRAFT);
             return Err(error);
         }

@@ -1,7 +1,7 @@
 //! Reading the ledger's end as it grows.
 //!
 //! A reader pulls from the files, never past what is durable, at its own pace. Nothing is queued for it and the writer
-//! knows nothing of it: it loses no record however slow it is, and each line says how many durable ones are behind it.
+//! does not know it, so even a slow reader loses no record. Each line says how many durable ones come after it.
 
 use std::{
     collections::VecDeque,
@@ -20,7 +20,7 @@ pub struct Tail {
     disk: Arc<dyn Disk>,
     durable: watch::Receiver<u64>,
     stopped: watch::Receiver<Option<WriterEnd>>,
-    /// The least index that is still wanted.
+    /// The next index to read.
     next: u64,
     /// The segment that is read, and the offset of the next line in it.
     place: Option<TailPlace>,
@@ -49,11 +49,11 @@ pub struct TailLine {
 pub enum TailError {
     #[error("a ledger segment cannot be read")]
     Io(#[source] io::Error),
-    #[error("ledger file {file} holds what is no record: see `audit verify`")]
+    #[error("ledger file {file} has a line that is no record: see `audit verify`")]
     Damaged { file: String },
     #[error("record {index} is no longer in the ledger's files: see `audit verify`")]
     Missing { index: u64 },
-    #[error("the task that reads the ledger was cut off")]
+    #[error("the task that reads the ledger was cancelled")]
     Cancelled,
 }
 
@@ -68,10 +68,10 @@ impl Tail {
         Tail { disk, durable, stopped, next, place: None, ready: VecDeque::new() }
     }
 
-    /// The next line, as soon as there is one; nothing once the ledger is closed and all was read.
+    /// Waits for the next line; `None` once the ledger is closed and all was read.
     pub async fn next(&mut self) -> Option<Result<TailLine, TailError>> {
         loop {
-            // Looked at before the files: what was written before the end is still read.
+            // Read before the files, so that what was written before the end is still read.
             let over = self.stopped.borrow().is_some();
             if let Some(line) = self.next_present().await {
                 return Some(line);
@@ -87,7 +87,7 @@ impl Tail {
         }
     }
 
-    /// The next line of those that are durable now; nothing where all were read.
+    /// Returns the next line of those that are durable now; `None` if all were read.
     pub async fn next_present(&mut self) -> Option<Result<TailLine, TailError>> {
         if self.ready.is_empty() {
             let durable = *self.durable.borrow();
@@ -97,7 +97,7 @@ impl Tail {
             let (disk, place, next) = (self.disk.clone(), self.place.take(), self.next);
             let read = tokio::task::spawn_blocking(move || read(disk.as_ref(), place, next, durable)).await;
             match read.unwrap_or(Err(TailError::Cancelled)) {
-                // What is durable is there, so nothing here means that somebody took it away.
+                // Durable records are there, so finding none means that someone removed them.
                 Ok((_, lines)) if lines.is_empty() => return Some(Err(TailError::Missing { index: next })),
                 Ok((place, lines)) => {
                     self.place = place;
@@ -125,7 +125,7 @@ impl Tail {
 
 type Chunk = (Option<TailPlace>, VecDeque<(u64, String)>);
 
-/// Reads a bounded number of lines from a place on. What stands past the durable end is not looked at: it may be cut off.
+/// Reads a bounded number of lines from a place on. Bytes past the durable end are not read: they may be cut off.
 fn read(disk: &dyn Disk, place: Option<TailPlace>, next: u64, durable: u64) -> Result<Chunk, TailError> {
     let segments = segment::of(disk.list().map_err(TailError::Io)?);
     let mut place = match place {

@@ -1,4 +1,4 @@
-//! Verifying a ledger from its files alone, as an auditor does: nothing is changed, nothing is locked.
+//! Verifying a ledger from its files only, as an auditor does, without changing or locking anything.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::clock::Wall;
 
-/// What a ledger holds, all of which fits.
+/// The contents of a ledger in which everything fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyReport {
     pub records: u64,
@@ -34,7 +34,7 @@ pub struct VerifyReport {
     pub types: BTreeMap<String, u64>,
     /// Places that stayed empty, by write errors.
     pub refused: u64,
-    /// Bytes after the last whole record: a write under way, or one that a crash cut off. They were never answered.
+    /// Bytes after the last whole record: a write under way, or one that a crash cut off. They were never confirmed.
     pub torn: u64,
     /// Whether the ledger's own head file was there to compare with.
     pub head_file: bool,
@@ -46,12 +46,12 @@ pub struct VerifyReport {
 /// Reads the whole ledger. `expected` is a head that was kept elsewhere: the record must be there, as it was.
 ///
 /// Without it a cut tail is found as far back as the head file beside the segments goes, and a chain that was computed
-/// anew is not found at all.
+/// again is not found at all.
 pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<VerifyReport, ReadError> {
     walk(disk, expected, None)
 }
 
-/// Reads the whole ledger, and holds each snapshot against the state that the records before it give. If the oldest records
+/// Reads the whole ledger, and compares each snapshot with the state that the records before it give. If the oldest records
 /// were moved away, the first snapshot that is there is believed. A ledger from which a daemon could not start is not good.
 pub fn verify_folded(
     disk: &dyn Disk,
@@ -64,12 +64,12 @@ pub fn verify_folded(
 /// Copies of the state at the beginnings of segments, at most so many: a snapshot's record comes soon after its beginning.
 const BEGINNINGS_MAX: usize = 64;
 
-/// The state along the records, beside the snapshots that should say the same.
+/// The state after the records so far, to compare with the snapshots.
 struct SnapshotCheck<'a> {
     fold: &'a mut dyn Fold,
     /// Whether the fold is what all records so far give.
     known: bool,
-    /// The segment whose snapshot it was read from: with nothing before it to compare with.
+    /// The segment whose snapshot it was read from: there is no record before it to compare with.
     believed: Option<u64>,
     beginnings: VecDeque<(u64, Box<dyn Fold>)>,
 }
@@ -90,7 +90,7 @@ impl SnapshotCheck<'_> {
         }
     }
 
-    /// Holds a snapshot against the state that it should be. True if it was compared.
+    /// Compares a snapshot with the state that it should be. Returns whether it could.
     fn compare(&mut self, index: u64, said: &Snapshot) -> Result<bool, Fault> {
         let before = said.begins(index);
         if self.believed == Some(before) {
@@ -111,7 +111,7 @@ impl SnapshotCheck<'_> {
     }
 }
 
-/// Where the reading begins. The records before the first segment may be elsewhere if a start can do without them.
+/// Returns the place at which reading begins. Records before the first segment may be elsewhere if a start does not need them.
 fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result<WalkStart, ReadError> {
     let failed = |source| ReadError::Io { file: "the ledger directory".into(), source };
     match firsts.first() {

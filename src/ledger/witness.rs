@@ -3,7 +3,7 @@
 //! The ledger's key is an Ed25519 pair that is made at the first start and stays: `head.key`, private to the daemon's user,
 //! and `head.pub` for auditors, beside the segments. A signed head is one line of JSON,
 //! `{"v":1,"epoch":…,"index":…,"digest":…,"time":…,"key":…,"signature":…}`; the signature is over
-//! `leasehold ledger head` and a newline, and then the line up to `,"signature"`. Whoever has the key and the files can sign
+//! `leasehold ledger head` and a newline, and then the line up to `,"signature"`. Anyone who has the key and the files can sign
 //! another past: that is why heads are handed out all the time, to all who are fed.
 
 use std::{

@@ -38,15 +38,15 @@ pub(super) struct Writer {
     pub(super) epoch: u64,
     /// The last durable record.
     pub(super) tip: Head,
-    /// The segment that is written; none where the next record begins one.
+    /// The segment that is written; `None` if the next record begins one.
     pub(super) segment: Option<OpenSegment>,
-    /// A good segment whose file was closed while the disk is away: an administrator may make it read-only meanwhile.
+    /// A good segment whose file is closed while the disk is away: an administrator may make it read-only meanwhile.
     pub(super) resting: Option<(String, u64)>,
     /// Whether the reserve has its room on the disk.
     pub(super) reserved: bool,
     /// A segment with bytes past its durable end, to be cut before anything else is written.
     pub(super) unsealed: Option<(String, u64)>,
-    /// What follows from the durable records; segments begin with it where there is one.
+    /// The state after the durable records; segments begin with it if there is one.
     pub(super) fold: Option<Box<dyn Fold>>,
     /// The latest time of any durable record.
     pub(super) latest: Wall,
@@ -58,7 +58,7 @@ pub(super) struct Writer {
     pub(super) kept: (Head, BootTime),
 }
 
-/// How much there is: of records or things, and of bytes.
+/// A number of records or things, and their bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Size {
     pub(super) count: u64,
@@ -73,7 +73,7 @@ pub(super) struct OpenSegment {
     pub(super) bytes: u64,
 }
 
-/// What keeps a disk from taking everything again.
+/// Why a disk does not take everything yet.
 enum Stuck {
     /// It takes endings, but has no room for the reserve.
     EndingsOnly(io::Error),
@@ -83,13 +83,13 @@ enum Stuck {
 }
 
 impl Writer {
-    /// Starts the thread. `failing` starts it with a disk that is looked at again before anything is appended.
+    /// Starts the thread. If `failing`, it retries the disk before anything is appended.
     pub(super) fn start(self, failing: bool) -> io::Result<thread::JoinHandle<()>> {
         thread::Builder::new().name("ledger".into()).spawn(move || {
             let noticed = Noticed(self.shared.clone());
             let mut writer = self;
             writer.run(failing);
-            // The lock is given back before anybody hears that this ended.
+            // The lock is released before anyone learns that this ended.
             drop(writer);
             drop(noticed);
         })
@@ -163,7 +163,7 @@ impl Writer {
         segment.bytes = segment.bytes.saturating_add(bytes);
         self.tip = tip;
         if let Some(state) = before {
-            // Only now is it certain that a segment begins there.
+            // Only now is it certain that a segment begins with this record.
             self.since_snapshot = Size::default();
             self.snapshot.count = u64::try_from(state.len()).unwrap_or(u64::MAX);
             self.snapshots.begin(first, self.latest, state);
@@ -206,7 +206,7 @@ impl Writer {
         self.disk.sync_dir()
     }
 
-    /// Whether the next segment begins with a snapshot. Large states have fewer: a snapshot costs what it holds.
+    /// Whether the next segment begins with a snapshot. Large states have fewer, because a snapshot costs as much as it holds.
     fn is_snapshot_due(&self) -> bool {
         let Size { count, bytes } = self.since_snapshot;
         let records = self.options.segment_records.max(self.snapshot.count.saturating_mul(2));
@@ -236,7 +236,7 @@ impl Writer {
         }
     }
 
-    /// Tries until the disk takes everything again. Endings go first. False where the ledger was closed before it did.
+    /// Retries until the disk takes everything again, endings first. Returns false if the ledger was closed before that.
     fn recover(&mut self) -> bool {
         let mut delay = self.options.retry_first;
         let mut last = false;
@@ -267,7 +267,7 @@ impl Writer {
         }
     }
 
-    /// Closes the segment's file while the disk is away. One that lost its name stays open: it may be the only copy.
+    /// Closes the segment's file while the disk is away. A file that lost its name stays open: it may be the only copy.
     fn rest(&mut self) {
         if let Some(OpenSegment { name, bytes, .. }) = self.segment.take_if(|s| s.file.in_place().is_ok())
             && self.unsealed.is_none()
@@ -276,7 +276,7 @@ impl Writer {
         }
     }
 
-    /// Whether the last durable record is still where its segment's name says. A copy that was put back there will do.
+    /// Checks that the last durable record is in the file of its segment's name. A copy that was put back is as good.
     fn find_tip(&mut self) -> io::Result<()> {
         let displaced = match &self.segment {
             Some(s) if s.file.in_place().is_ok() => return Ok(()),
@@ -296,8 +296,8 @@ impl Writer {
         Ok(())
     }
 
-    /// One try: look whether what is durable is there, cut off what is not, write the endings, take the reserve back, see
-    /// whether a write goes through.
+    /// Makes one try: checks that durable records are there, cuts off what is not durable, writes the endings, takes the
+    /// reserve back, and probes the disk.
     fn attempt(&mut self) -> Result<(), Stuck> {
         self.find_tip().map_err(Stuck::Failing)?;
         self.seal().map_err(Stuck::Failing)?;
@@ -348,7 +348,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives the reserve's room back to the disk; false where there is none.
+    /// Gives the reserve's space back to the disk. Returns false if there is none.
     fn give_up_reserve(&mut self) -> bool {
         if !self.reserved || self.options.reserve_bytes == 0 {
             return false;
@@ -363,7 +363,7 @@ impl Writer {
         gone.is_ok()
     }
 
-    /// Whether a write and a sync go through, apart from the ledger's own files.
+    /// Checks that a write and a sync work, in a file apart from the ledger's own.
     fn probe(&self) -> io::Result<()> {
         absent_is_fine(self.disk.remove(PROBE_FILE))?;
         let mut file = self.disk.create(PROBE_FILE)?;
@@ -373,7 +373,7 @@ impl Writer {
         self.disk.remove(PROBE_FILE)
     }
 
-    /// Writes the head file. It is a second witness, so that a disk that fails here is only reported.
+    /// Writes the head file. It is a second witness, so an error is only logged.
     fn keep_head(&mut self) {
         let is_new = self.tip != self.kept.0;
         self.kept = (self.tip, self.clock.now().boot);
@@ -391,7 +391,7 @@ fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     done.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
-/// Says how the thread ended, also where it panicked.
+/// Reports how the thread ended, even if it panicked.
 struct Noticed(Arc<RecordQueue>);
 
 impl Drop for Noticed {

@@ -42,7 +42,7 @@ words! {
     Action, "an action" {
         ReadDataset = "read_dataset",
         ReadModel = "read_model",
-        /// Changing a model. Nobody asks for it by name: the broker derives it where a job reads a model and writes a checkpoint.
+        /// Changing a model. No one asks for it by name: the broker derives it if a job reads a model and writes a checkpoint.
         Finetune = "finetune",
         WriteCheckpoint = "write_checkpoint",
         ReadCheckpoint = "read_checkpoint",
@@ -102,13 +102,13 @@ words! {
         Revoked = "revoked",
         /// Attempts only: a newer one began.
         Superseded = "superseded",
-        /// It left in order, and nobody saw how its work ended.
+        /// It left in order, and no one saw how its work ended.
         Unknown = "unknown",
     }
 }
 
 impl PrincipalKind {
-    /// As it stands in a sentence: `a workload`, `an operator`.
+    /// Returns it as in a sentence: `a workload`, `an operator`.
     pub const fn with_article(self) -> &'static str {
         match self {
             PrincipalKind::Workload => "a workload",

@@ -7,7 +7,7 @@ use super::{JobId, NameError, ResourceKind, ResourceName};
 /// A dataset or a model, or the folder of one job in a checkpoint line.
 ///
 /// A checkpoint line without a folder is no place to read or write, so no token opens it: several jobs share a line, and
-/// each has a folder of its own.
+/// each has its own folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Object {
     resource: ResourceName,

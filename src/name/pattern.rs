@@ -4,10 +4,10 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{NameError, SpiffeId, TrustDomain, text_form};
 
-/// A SPIFFE ID in which `*` stands for one path segment and a last `**` for one or more.
+/// A SPIFFE ID in which `*` matches one path segment and a last `**` matches one or more.
 ///
-/// The trust domain is always said in full. `spiffe://td/tenant/a` matches that ID alone: neither `/tenant/ab` nor
-/// `/tenant/a/b`. No wildcard stands for the first segment `spire`: SPIRE keeps it for its own servers and agents, whose SVIDs
+/// The trust domain is always written in full. `spiffe://td/tenant/a` matches only that ID, not `/tenant/ab` or
+/// `/tenant/a/b`. No wildcard matches the first segment `spire`: SPIRE keeps it for its own servers and agents, whose SVIDs
 /// are good ones of the domain on every node. Who means them writes it out.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffePattern {
@@ -27,7 +27,7 @@ enum Segment {
 const RESERVED: &str = "spire";
 
 impl SpiffePattern {
-    /// Whether no wildcard stands for this ID's first segment.
+    /// Whether no wildcard matches this ID's first segment.
     pub fn is_reserved(id: &SpiffeId) -> bool {
         id.segments().next() == Some(RESERVED)
     }
@@ -53,7 +53,7 @@ impl SpiffePattern {
         &self.domain
     }
 
-    /// The ID itself, where the pattern has no wildcard.
+    /// Returns the ID itself, if the pattern has no wildcard.
     pub fn exact(&self) -> Option<SpiffeId> {
         self.segments.iter().all(|s| matches!(s, Segment::Exactly(_))).then(|| self.text.parse().ok())?
     }

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use super::{Digest, NameError, digest::read_hex, label::check_part, text_form};
 
-/// The proof that a version is what it was when it was approved. `none` is said, not forgotten.
+/// The proof that a version is what it was when it was approved. `none` must be written; it is no default.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Pin {
     /// SHA-256 of a manifest of files: `manifest:<hex>`.

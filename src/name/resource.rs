@@ -67,7 +67,7 @@ impl ResourceName {
         self.parts().2
     }
 
-    /// The same name without its version.
+    /// Returns the name without its version.
     pub fn unversioned(&self) -> ResourceName {
         let text = self.text.split_once('@').map_or_else(|| self.text.clone(), |(t, _)| t.into());
         ResourceName { kind: self.kind, text }

@@ -1,4 +1,4 @@
-//! What is asked of the engine.
+//! The questions to the engine.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,12 +9,12 @@ use crate::{
     name::{Action, Method, ResourceName, SpiffeId, TenantName},
 };
 
-/// Who asks. The engine looks the entry up in the catalog that it was made with.
+/// The caller that a question is about. The engine finds its entry in its own catalog.
 #[derive(Clone, Copy, Debug)]
 pub enum Asker<'a> {
     /// An attested caller.
     Identity(&'a SpiffeId),
-    /// Whoever may come under this entry: for jobs that are being created, and for sweeps.
+    /// Any identity that this entry matches: for jobs that are being created, and for sweeps.
     Entry(&'a Principal),
 }
 
@@ -39,7 +39,7 @@ pub struct Bundle<'a> {
     pub parts: &'a [(Action, ResourceName)],
 }
 
-/// Where a job is on its way.
+/// The phase of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     Creating,
@@ -62,10 +62,10 @@ impl Phase {
 pub struct Call<'a> {
     pub caller: &'a SpiffeId,
     pub rpc: Rpc,
-    /// The tenant of what is called upon; `None` for what belongs to no tenant, and for all tenants at once.
+    /// The tenant of the object of the call; `None` if it belongs to no tenant, or for all tenants at once.
     pub tenant: Option<&'a TenantName>,
     pub relations: &'a [Relation],
     pub now: Wall,
-    /// What the caller gave as its reason; empty where the call has none.
+    /// The reason that the caller gave; empty if the call has none.
     pub reason: &'a str,
 }

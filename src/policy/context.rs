@@ -1,4 +1,4 @@
-//! What a request brings with it: the context of a decision, as one list of facts.
+//! The context of a decision, as one list of fields.
 
 use cedar_policy::{Context, RestrictedExpression as Value};
 
@@ -16,7 +16,7 @@ enum ContextField<'a> {
     Number(u64),
     Truth(bool),
     Words(Vec<&'a str>),
-    /// Whole seconds, rounded down: policies do not split them, and answers can be kept for one.
+    /// Whole seconds, rounded down: policies do not read fractions, so a decision can be cached for a second.
     Moment(Wall),
     Tenant(&'a TenantName),
 }
@@ -27,7 +27,7 @@ pub(super) struct ContextFields<'a>(Vec<(&'static str, ContextField<'a>)>);
 impl<'a> ContextFields<'a> {
     /// `JobContext`. The name is the holder's SPIFFE ID, or the pattern of its entry.
     pub(super) fn of_job(name: &'a str, b: &Bundle<'a>) -> Self {
-        // A fraction of a second is a second: a limit is not passed under by rounding.
+        // Rounded up, so that rounding never brings a longer time under a limit.
         let ttl = b.ttl.as_secs().saturating_add(u64::from(b.ttl.subsec_nanos() > 0));
         ContextFields(vec![
             ("spiffe_id", ContextField::Text(name)),
@@ -57,7 +57,7 @@ impl<'a> ContextFields<'a> {
         ])
     }
 
-    /// Adds what a slice reads to a question, so that what it does not read makes no new one.
+    /// Adds the fields that a slice reads to a key, so that other fields make no new key.
     pub(super) fn ask(&self, reads: &Reads, question: &mut DecisionKey) {
         for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
             match fact {
@@ -74,7 +74,7 @@ impl<'a> ContextFields<'a> {
         }
     }
 
-    /// The context, without what a slice does not read.
+    /// Returns the context, with only the fields that a slice reads.
     pub(super) fn context(
         &self,
         reads: &Reads,

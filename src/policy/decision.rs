@@ -1,4 +1,4 @@
-//! What the engine answers: grants, gates, denials.
+//! The answers of the engine: grants, gates, denials.
 
 use std::{fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
 /// A rule that wants people's approval before it lets a request pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApprovalGate {
-    /// The id of the rule, and what `context.approved` must hold.
+    /// The id of the rule, and what `context.approved` must contain.
     pub id: String,
     pub explanation: String,
     pub approver_group: String,
@@ -36,25 +36,25 @@ impl fmt::Display for Decided {
     }
 }
 
-/// What policy says of a bundle. Opens nothing.
+/// The verdict of policy on a bundle. Gives no access by itself.
 #[derive(Clone, Debug)]
 pub enum Verdict {
     Allow {
         parts: Vec<Decided>,
     },
-    /// Nothing stands in the way but gates.
+    /// Only gates hold it back.
     Wait {
         gates: Vec<ApprovalGate>,
         parts: Vec<Decided>,
     },
     Deny {
         refusal: Refusal,
-        /// The ids of the rules that denied; empty where none permitted. For operators and the ledger.
+        /// The ids of the rules that denied; empty if none permitted. For operators and the ledger.
         rules: Vec<String>,
     },
 }
 
-/// A verdict on a request that has taken its stand. The stand comes back whatever was decided.
+/// A verdict on a request that has taken its stand. Returns the stand whatever was decided.
 #[derive(Debug)]
 pub enum Decision {
     Grant(Grant),
@@ -62,7 +62,7 @@ pub enum Decision {
     Denied { refusal: Refusal, rules: Vec<String>, stand: Stand },
 }
 
-/// The witness that policy allowed exactly this, behind this stand. Made here alone; good for one lease.
+/// The witness that policy allowed exactly this, behind this stand. Made only here; good for one lease.
 #[derive(Debug)]
 #[must_use = "a grant is made to be turned into a lease"]
 pub struct Grant {
@@ -90,7 +90,7 @@ impl Grant {
         Grant { parts }
     }
 
-    /// A Grant that no policy was asked for: for models and tests of what comes after it, in no build that ships.
+    /// Makes a grant without policy, for models and tests of later steps. Not in builds that ship.
     #[cfg(any(test, feature = "loom", feature = "shuttle"))]
     #[expect(clippy::unwrap_used, reason = "two names that are valid")]
     pub fn supposed(stand: Stand, revision: Revision) -> Self {
@@ -138,7 +138,7 @@ impl Grant {
         self.parts.revision
     }
 
-    /// Takes it apart, for the lease that it becomes.
+    /// Returns its parts, for the lease that it becomes.
     pub fn into_parts(self) -> GrantParts {
         self.parts
     }

@@ -1,5 +1,5 @@
-//! Answers that were worked out before. The same question has the same answer for as long as an engine lives, which is
-//! why an engine never changes; a launcher asks its question a thousand times.
+//! Decisions that were made before. An engine never changes, so equal questions have equal answers; a launcher asks its
+//! question a thousand times.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -8,7 +8,7 @@ use dashmap::DashMap;
 use super::outcome::Outcome;
 use crate::limits::DECISIONS_KEPT_MAX;
 
-/// Everything that an answer depends on, in one text.
+/// Everything that a decision depends on, in one text.
 pub(super) struct DecisionKey(String);
 
 impl DecisionKey {
@@ -27,7 +27,7 @@ impl DecisionKey {
     }
 }
 
-/// Bounded by [`DECISIONS_KEPT_MAX`]: past it, all are dropped and worked out again. Errors are not kept.
+/// Decisions by key. Past [`DECISIONS_KEPT_MAX`], all are dropped. Errors are not kept.
 #[derive(Default)]
 pub(super) struct DecisionCache(DashMap<String, Arc<Outcome>>);
 
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn two_questions_are_one_only_where_every_part_is_the_same() {
+    fn two_keys_are_equal_only_if_every_part_is() {
         let ask = |parts: &[&str]| {
             let mut q = DecisionKey::new(0);
             parts.iter().for_each(|p| q.add(p));
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_answers_are_kept_than_the_bound_and_no_errors() {
+    fn the_cache_is_bounded_and_keeps_no_errors() {
         let memo = DecisionCache::default();
         for i in 0..=DECISIONS_KEPT_MAX as u64 {
             let mut q = DecisionKey::new(8);

@@ -51,7 +51,7 @@ impl Engine {
         Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })
     }
 
-    /// Reads and validates policies without a catalog: all that is wrong with them alone.
+    /// Reads and validates policies without a catalog: reports only the mistakes in the policies.
     pub fn check(from: &PolicySource) -> Result<(), PolicyErrors> {
         RuleSet::load(from).map(drop)
     }
@@ -166,7 +166,7 @@ impl Engine {
         }
     }
 
-    /// The entry of this engine's own catalog by the same pattern: one of another catalog has no say here.
+    /// Returns the entry of the engine's own catalog with this pattern. An entry of another catalog does not count.
     fn entry(&self, entry: &Principal) -> Option<&Arc<Principal>> {
         self.catalog.principals().find(|p| p.pattern == entry.pattern)
     }
@@ -254,7 +254,7 @@ impl Engine {
         on: &EntityUid,
         facts: &ContextFields<'_>,
     ) -> Outcome {
-        // Not checked against the schema again: entities were, and the context is made of facts alone. A test holds both to it.
+        // Not checked against the schema again: entities were, and the context consists only of facts. A test checks both against it.
         let request = facts.context(&slice.reads, &self.types, &self.prepared).and_then(|context| {
             Request::new(principal.clone(), slice.action.clone(), on.clone(), context, None)
                 .map_err(|e| e.to_string())
@@ -283,7 +283,7 @@ impl Engine {
         }
     }
 
-    /// Whether it is allowed, and by which rules. `Err` where any rule could not be evaluated.
+    /// Whether it is allowed, and by which rules. `Err` if any rule could not be evaluated.
     fn ask(
         &self,
         request: &Request,

@@ -64,12 +64,12 @@ impl Types {
         self.principals.get(&kind)
     }
 
-    /// The kind of principal that a type stands for.
+    /// Returns the kind of principal of a type.
     pub(super) fn kind_of(&self, name: &EntityTypeName) -> Option<PrincipalKind> {
         self.principals.iter().find(|(_, t)| *t == name).map(|(k, _)| *k)
     }
 
-    /// The kind of resource that a type stands for.
+    /// Returns the kind of resource of a type.
     pub(super) fn resource_kind_of(&self, name: &EntityTypeName) -> Option<ResourceKind> {
         self.resources.iter().find(|(_, t)| *t == name).map(|(k, _)| *k)
     }

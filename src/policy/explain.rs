@@ -12,10 +12,10 @@ use crate::{
 /// Who sees the rule that refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Explain {
-    /// The one who is refused.
+    /// The caller that is refused.
     #[default]
     Requester,
-    /// Operators alone, in the ledger and the log.
+    /// Only operators, in the ledger and the log.
     Operators,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Who<'a> {
 #[derive(Debug)]
 pub(super) enum DenialCause {
     Forbidden(Vec<Arc<Rule>>),
-    /// The rule would permit it for another purpose, with this role where one is named.
+    /// The rule would permit it for another purpose, with this role if one is named.
     Purpose {
         rule: Arc<Rule>,
         role: Option<String>,
@@ -40,7 +40,7 @@ pub(super) enum DenialCause {
         rule: Arc<Rule>,
         role: String,
     },
-    /// The rule would permit it of checkpoints of the job's own.
+    /// The rule would permit it for the job's own checkpoints.
     OtherJobsCheckpoint {
         rule: Arc<Rule>,
     },
@@ -48,7 +48,7 @@ pub(super) enum DenialCause {
     Nothing {
         permits: Vec<Arc<Rule>>,
     },
-    /// What could not be evaluated. Not for the one who asked.
+    /// Rules that could not be evaluated. Not shown to the caller.
     Error(Vec<String>),
 }
 
@@ -115,7 +115,7 @@ pub(super) fn wrong_resource(action: Action, name: &ResourceName) -> Refusal {
     Refusal::new(Reason::FieldInvalid, text).fix(format!("name a {} for it", action.applies_to().as_str()))
 }
 
-/// The same for what is not there and for what belongs to another tenant.
+/// Returns one refusal for both what does not exist and what belongs to another tenant.
 pub(super) fn not_found(who: &Who<'_>, name: &ResourceName) -> Refusal {
     let text = format!("there is no {name} that this job may know of");
     Refusal::new(Reason::ResourceNotFound, text)

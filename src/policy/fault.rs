@@ -1,4 +1,4 @@
-//! What is wrong with a policy set, and where.
+//! The mistakes of a policy set, with their places.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use std::fmt;
 pub struct PolicyFault {
     /// The file's name within the policy directory, or the directory.
     pub file: String,
-    /// From 1; 0 where no line is to blame.
+    /// From 1; 0 if no line is to blame.
     pub line: usize,
-    /// The policy's id, where one is to blame.
+    /// The policy's id, if one is to blame.
     pub policy: Option<String>,
     /// What is wrong, and what to write instead.
     pub what: String,

@@ -1,4 +1,4 @@
-//! What a catalog says in vain: roles and groups that no rule mentions, and entries that no rule lets do anything.
+//! Entries of a catalog without effect: roles and groups that no rule mentions, and entries that no rule permits anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,14 +21,14 @@ use crate::{
     written::nearest,
 };
 
-/// The questions that may still be asked, and whether one was answered by no rule.
+/// The questions that may still be asked, and whether no rule answered one of them.
 struct GapSearch {
     left: usize,
     has_silence: bool,
 }
 
 impl Engine {
-    /// A line for each thing that the catalog says in vain under these policies. None of them is a mistake for sure.
+    /// Returns a line for each entry of the catalog that has no effect under these policies. It may not be a mistake.
     pub fn gaps(&self) -> Vec<String> {
         let mentioned = self.mentioned();
         if self.rules().next().is_none() {
@@ -45,7 +45,7 @@ impl Engine {
         lines
     }
 
-    /// Every text that stands in a rule.
+    /// Returns every text in a rule.
     fn mentioned(&self) -> BTreeSet<String> {
         let mut texts = BTreeSet::new();
         for (rule, policy) in self.policies() {
@@ -207,7 +207,7 @@ fn unmentioned(p: &Principal, mentioned: &BTreeSet<String>) -> Vec<String> {
     lines.collect()
 }
 
-/// An identity that falls under an entry.
+/// Returns an identity that an entry matches.
 fn some_id(p: &Principal) -> Option<SpiffeId> {
     p.pattern.to_string().replace("**", "x").replace('*', "x").parse().ok()
 }

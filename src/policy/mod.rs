@@ -1,19 +1,19 @@
 //! Policy: what is allowed, decided by Cedar. The only maker of a [`Grant`], and no lease exists without one.
 //!
 //! Owns the schema, the reading and strict validation of policies, the entities made of the catalog, gates, and the words of
-//! a refusal. An engine never changes: a new policy or catalog makes another one. Same input, same decision, which is why
-//! answers may be kept: no clock, no await, no state of jobs or locks in here.
+//! a refusal. An engine never changes: a new policy or catalog makes another one. Equal input gives equal decisions, so they
+//! can be cached: no clock, no await, no state of jobs or locks in here.
 //!
-//! Cedar skips a rule whose evaluation fails, so that a broken `forbid` would forbid nothing: policies are validated strictly
-//! when they are read, and any failure that validation cannot foresee denies.
+//! Cedar skips a rule whose evaluation fails, so a broken `forbid` would forbid nothing. Therefore policies are validated
+//! strictly when they are read, and an error in an evaluation denies.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `ask` `decision` | [`Bundle`] and [`Call`]: what is asked; [`Decision`] and [`Grant`]: what is answered |
-//! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; what they say of one act, kept |
+//! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; the outcome for one act, and a cache of outcomes |
 //! | `source` `rules` `literals` `fault` | policies read, validated, and what is wrong with them |
 //! | `entities` `context` `slice` | what Cedar is given: entities, context, and the rules that can matter |
-//! | `gaps` | what a catalog says in vain under the policies |
+//! | `gaps` | entries of a catalog that have no effect under the policies |
 //! | `explain` `probe` | the words of a refusal, and which one change would have permitted it |
 //! | `rpc` | [`Rpc`]: each call as an action of the schema |
 

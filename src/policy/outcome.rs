@@ -1,10 +1,10 @@
-//! What the rules say of one act, before it is put into words.
+//! The outcome of the rules for one act, before it is put into words.
 
 use std::sync::Arc;
 
 use super::Rule;
 
-/// What the rules say of one act.
+/// The outcome of the rules for one act.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Allow(Vec<Arc<Rule>>),

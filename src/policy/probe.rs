@@ -85,7 +85,7 @@ impl Engine {
         std::iter::once("trainer".to_owned()).chain(others).take(ROLES_TRIED_MAX).collect()
     }
 
-    /// Only what one decision looks at, with another principal in the place of its entry.
+    /// Returns only the entities that one decision reads, with another principal in place of its entry.
     fn few_entities(&self, principal: &Principal, action: Action, resource: &Resource) -> Option<Entities> {
         let slice = self.slices.get(&(principal.kind, PolicyAct::Part(action)))?;
         let all = &self.prepared.entities;

@@ -1,4 +1,4 @@
-//! The calls of the API, each one action of the schema, and how a caller stands to what it calls upon.
+//! The calls of the API, each one action of the schema, and the relation of a caller to the object of its call.
 
 use std::fmt;
 
@@ -62,7 +62,7 @@ closed! {
 }
 
 closed! {
-    /// How a caller stands to the job, member or audience that a call names. Said by whoever knows the state.
+    /// The relation of a caller to the job, member or audience that a call names. The broker, which knows the state, gives it.
     Relation {
         /// It created the job.
         Launcher = "launcher",
@@ -72,7 +72,7 @@ closed! {
         Join = "join",
         /// It is a member of the attempt.
         Member = "member",
-        /// The call concerns the caller's own membership alone.
+        /// The call concerns only the caller's own membership.
         Itself = "self",
         /// It checks for the audience.
         Verifier = "verifier",

@@ -33,11 +33,11 @@ pub struct Rule {
     pub explain: Option<String>,
     /// What would change it.
     pub fix: Option<String>,
-    /// Set where it holds back rather than forbids.
+    /// Set if it waits for approval instead of forbidding.
     pub gate: Option<ApprovalGate>,
     /// Whether it permits.
     pub permits: bool,
-    /// Where it stands, as `leasehold.cedar:24`.
+    /// Its place, as `leasehold.cedar:24`.
     pub place: String,
 }
 
@@ -51,17 +51,20 @@ impl Rule {
     }
 }
 
-/// All policies of a source, good ones only.
+/// The policies of a source, all of them good.
 pub(super) struct RuleSet {
     pub(super) schema: Schema,
     pub(super) digest: Digest,
     pub(super) policies: Vec<(Arc<Rule>, Policy)>,
-    /// Where each policy stands: file and line.
+    /// The place of each policy: file and line.
     places: HashMap<String, (String, usize)>,
 }
 
 impl RuleSet {
-    /// Reads, parses and validates. Answers every mistake that can be found, or rules without one.
+    /// Reads, parses and validates policies.
+    ///
+    /// # Errors
+    /// Every mistake that can be found.
     pub(super) fn load(from: &PolicySource) -> Result<Self, PolicyErrors> {
         let texts = from.read()?;
         let schema = Schema::from_cedarschema_str(SCHEMA)
@@ -140,7 +143,7 @@ impl Reading {
             }
         };
         if let Some((_, before)) = self.places.get(&id) {
-            let what = format!("this @id stands at line {before} already; give each policy its own");
+            let what = format!("line {before} has this @id already; give each policy its own");
             self.fault(text, line, Some(&id), what);
             return;
         }
@@ -150,7 +153,7 @@ impl Reading {
                 self.fault(text, line, Some(&id), what);
             }
             if value.is_empty() || value.len() > TEXT_BYTES_MAX || value.chars().any(char::is_control) {
-                let what = format!("@{key} is empty, too long or holds a control character");
+                let what = format!("@{key} is empty, too long or contains a control character");
                 self.fault(text, line, Some(&id), what);
             }
         }
@@ -183,7 +186,7 @@ impl Reading {
             }
         };
         let found = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
-        // A warning is a rule that can never apply, or letters that look like others: no site wants either.
+        // A warning is about a rule that can never apply, or letters that look like others: neither is ever intended.
         let errors = found.validation_errors().map(|e| (e.policy_id().to_string(), offset(e), said(e)));
         let warnings = found.validation_warnings().map(|w| (w.policy_id().to_string(), offset(w), said(w)));
         let all: Vec<_> = errors.chain(warnings).collect();
@@ -191,7 +194,7 @@ impl Reading {
             let Some((number, line)) = self.places.get(&id).copied() else { continue };
             let Some(text) = texts.get(number) else { continue };
             let line = at.map_or(line, |at| Lines::of(&text.text).at(at));
-            // Cedar begins with the policy's id, which stands before it here.
+            // Cedar begins with the policy's id, which the message has already.
             let prefix = format!("for policy `{id}`, ");
             let what = what.strip_prefix(&prefix).unwrap_or(&what).to_owned();
             self.fault(text, line, Some(&id), what);
@@ -209,7 +212,7 @@ fn is_id(id: &str) -> bool {
         && id.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
-/// Reads what a gate says of itself. A gate forbids, looks for its own id, and says who approves.
+/// Reads the annotations of a gate. A gate forbids, checks `context.approved` for its own id, and names its approvers.
 fn gate(id: &str, policy: &Policy) -> Result<Option<ApprovalGate>, String> {
     let Some(kind) = policy.annotation("gate") else {
         let only = ["approver_group", "approvals", "approval_ttl"];

@@ -1,4 +1,4 @@
-//! Policies by what they can speak of: one act of one kind of principal.
+//! Policies by what they can apply to: one act of one kind of principal.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use super::{PolicyErrors, Rpc, Rule, entities::Types, rules::RuleSet};
 use crate::name::{Action, PrincipalKind};
 
-/// What is done: to a resource, or by calling.
+/// An action on a resource, or a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum PolicyAct {
     Part(Action),
@@ -34,11 +34,11 @@ impl PolicyAct {
     }
 }
 
-/// The policies that can speak of one act of one kind of principal.
+/// The policies that can apply to one act of one kind of principal.
 pub(super) struct Slice {
     pub(super) action: EntityUid,
     pub(super) all: PolicySet,
-    /// All but the gates; `None` where there are none.
+    /// All but the gates; `None` if there is no gate.
     pub(super) without_gates: Option<PolicySet>,
     pub(super) reads: Reads,
 }
@@ -118,11 +118,11 @@ fn speaks_of_principal(policy: &Policy, kind: &EntityTypeName) -> bool {
     }
 }
 
-/// What the policies of a slice look at in the context: nothing else can change their answer.
+/// The fields of the context that the policies of a slice read: nothing else can change their answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reads {
     fields: BTreeSet<String>,
-    /// Set where a policy uses the context in a way that does not show which fields it looks at.
+    /// Set if a policy uses the context in a way that does not show which fields it reads.
     everything: bool,
 }
 
@@ -144,7 +144,7 @@ impl Reads {
     }
 
     /// Walks Cedar's JSON form, in which `context.x` is `{".": {"left": {"Var": "context"}, "attr": "x"}}` and
-    /// `context has x` the same under `has`.
+    /// `context has x` is written under `has` in the same form.
     fn note_json(&mut self, json: &Json) {
         match json {
             Json::Object(map) => {

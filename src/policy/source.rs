@@ -1,4 +1,4 @@
-//! Where policies come from: a directory of `.cedar` files, or the set that is built in.
+//! The source of policies: a directory of `.cedar` files, or the built-in set.
 
 use std::{fs, path::PathBuf};
 
@@ -10,7 +10,7 @@ pub const SCHEMA: &str = include_str!("../../config/policy/leasehold.cedarschema
 
 const DEFAULT: &str = include_str!("../../config/policy/leasehold.cedar");
 
-/// Where to read policies from.
+/// The source to read policies from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PolicySource {
     /// The set that Leasehold ships in `config/policy`.

@@ -1,4 +1,4 @@
-//! A file as one tree in which every value knows its line. Says nothing of what the keys mean.
+//! A file as one tree in which every value knows its line. Does not know what the keys mean.
 
 use toml::{
     Spanned,

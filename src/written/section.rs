@@ -30,12 +30,12 @@ pub(crate) struct Notes {
 
 /// One table of a file, and the keys that its reader asked for.
 pub(crate) struct Section<'t> {
-    /// Stands before a key in a message: empty, `server.`, or ``dataset `tickets@v3`: ``.
+    /// Precedes a key in a message: empty, `server.`, or ``dataset `tickets@v3`: ``.
     prefix: String,
     line: usize,
     fields: Vec<&'t Field>,
     asked: Vec<&'static str>,
-    /// Something else stands in its place, which is noted once: no key of it is missing.
+    /// Another value is in its place, which is noted once: none of its keys is reported as missing.
     is_absent: bool,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Placed<T> {
 /// Reads a path as it is written: relative to the folder of its file.
 pub(crate) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
     if looks_secret(text) || text.contains('\n') {
-        return Err(format!("{}: write the path of a file that holds it", withheld(text)));
+        return Err(format!("{}: write the path of a file that has it", withheld(text)));
     }
     if text.is_empty() || text.contains('\0') {
         return Err("is no path: write one".to_owned());
@@ -416,7 +416,7 @@ impl<'t> Section<'t> {
     }
 }
 
-/// A reason, followed by an example unless it says itself what to write.
+/// Adds an example to a reason, unless the reason itself says what to write.
 fn with_example(why: &impl Display, key: &str, example: &str) -> String {
     let why = why.to_string();
     if why.contains("write ") { why } else { format!("{why}; write {key} = {example}") }

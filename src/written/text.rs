@@ -26,11 +26,11 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
         return Err("is UTF-16 text: save it as UTF-8".to_owned());
     }
     let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: save it as UTF-8".to_owned())?;
-    // A byte order mark says nothing in UTF-8, and is in the way of every parser.
+    // A byte order mark has no meaning in UTF-8, and every parser refuses it.
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// Where lines begin in a text.
+/// The beginnings of the lines of a text.
 pub(crate) struct Lines(Vec<usize>);
 
 impl Lines {
@@ -44,8 +44,8 @@ impl Lines {
     }
 }
 
-/// What a file says, bounded and without control characters, since it ends in logs and terminals. A text that looks like a
-/// secret is not shown.
+/// Returns a text of a file as a message may show it: bounded, without control characters, and withheld if it looks like a
+/// secret.
 pub(crate) fn shown(text: &str) -> String {
     if looks_secret(text) {
         return withheld(text);
@@ -57,7 +57,7 @@ pub(crate) fn shown(text: &str) -> String {
     out
 }
 
-/// The path of a private key, if a file is there. Otherwise the key itself may have been pasted in its place.
+/// Returns the path of a private key, if there is such a file. Otherwise the key itself may have been pasted in its place.
 pub(crate) fn shown_key_path(path: &Path) -> String {
     match path.try_exists() {
         Ok(true) => path.display().to_string(),
@@ -65,7 +65,7 @@ pub(crate) fn shown_key_path(path: &Path) -> String {
     }
 }
 
-/// A parser's message as one line.
+/// Returns a parser's message as one line.
 pub(crate) fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
