@@ -283,9 +283,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 /// Reads an issuer: a URL with https and without query or fragment (RFC 8414 section 2); plain HTTP only on a loopback host.
 fn issuer_url(text: &str) -> Result<String, String> {
     let wrong = |why: &str| format!("`{}` {why}", shown(text));
-    let uri: http::Uri = text
-        .parse()
-        .map_err(|_| wrong("is not a URL: write https://HOST, with its port and path"))?;
+    let uri: http::Uri =
+        text.parse().map_err(|_| wrong("is not a URL: write https://HOST, with its port and path"))?;
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
     let loopback = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     match uri.scheme_str() {

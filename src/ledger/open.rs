@@ -363,10 +363,7 @@ fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenEr
         disk.remove(file).map_err(failed("cleared"))?;
     }
     disk.sync_dir().map_err(failed("cleared"))?;
-    tracing::warn!(
-        index = last.index,
-        "a new ledger begins in place of a lost one, as an operator asked"
-    );
+    tracing::warn!(index = last.index, "a new ledger begins in place of a lost one, as an operator asked");
     Ok(Some(last))
 }
 
