@@ -125,7 +125,7 @@ impl Broker {
 }
 
 /// Returns a gate of the policy as a job keeps it.
-pub(super) fn gate_of(gate: policy::Gate) -> Gate {
+pub(super) fn gate_of(gate: policy::ApprovalGate) -> Gate {
     Gate {
         id: gate.id,
         explanation: gate.explanation,
