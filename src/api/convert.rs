@@ -5,7 +5,7 @@ use super::{
     times::{at, timestamp},
 };
 use crate::{
-    broker::{Broker, Caller, LeaseView, Offer},
+    broker::{Broker, Caller, LeaseView, Offer, RecordedEnding},
     catalog::{self, Resource},
     clock::Now,
     job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
@@ -160,9 +160,10 @@ pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
     broker.ledger().signed_head().map(|head| head.as_str().to_owned()).unwrap_or_default()
 }
 
-pub(super) fn ending(broker: &Broker, e: Ending, index: Option<u64>, durable: bool) -> v1::Ending {
+pub(super) fn ending(broker: &Broker, recorded: RecordedEnding) -> v1::Ending {
+    let RecordedEnding { ending: Ending { seq, behind }, index, durable } = recorded;
     let receipt = index.map(|index| broker.receipt(index)).unwrap_or_default();
-    v1::Ending { seq: e.seq, behind: e.behind, durable, receipt }
+    v1::Ending { seq, behind, durable, receipt }
 }
 
 pub(super) fn member(now: Now, instance: &InstanceName, m: &Member) -> v1::Member {

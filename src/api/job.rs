@@ -142,7 +142,7 @@ impl JobService for Jobs {
                 let done = broker.close_job(&caller, job, outcome, &reason)?;
                 Ok(v1::CloseJobResponse {
                     job: Some(convert::job(&broker, &done.job)),
-                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
+                    ending: Some(ending(&broker, done.ending)),
                 })
             })
             .await
@@ -206,7 +206,7 @@ impl JobService for Jobs {
                 let done = broker.end_attempt(&caller, job, attempt, &concerned, outcome, &detail)?;
                 Ok(v1::EndAttemptResponse {
                     job: Some(convert::job(&broker, &done.job)),
-                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
+                    ending: Some(ending(&broker, done.ending)),
                     conflict: done.conflict,
                 })
             })

@@ -179,8 +179,8 @@ impl MemberService for MembersService {
         self.0
             .call(Rpc::ReleaseLease, request, |broker, caller, q| async move {
                 let session = session(q.session)?;
-                let (done, index, durable) = broker.release(&caller, &session, named("lease", &q.lease)?)?;
-                Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done, Some(index), durable)) })
+                let done = broker.release(&caller, &session, named("lease", &q.lease)?)?;
+                Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done)) })
             })
             .await
     }

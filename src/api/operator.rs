@@ -75,7 +75,7 @@ impl OperatorService for Operators {
                 let manner = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 let done = broker.revoke(&caller, &name, &manner)?;
                 Ok(v1::RevokeResponse {
-                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
+                    ending: Some(ending(&broker, done.ending)),
                     jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
                     notes: done.notes,
                 })
@@ -94,7 +94,7 @@ impl OperatorService for Operators {
                 let done = broker.lock(&caller, order)?;
                 Ok(v1::LockResponse {
                     lock: Some(convert::lock(broker.clock().now(), &done.lock)),
-                    ending: Some(ending(&broker, done.ending, done.index, done.durable)),
+                    ending: Some(ending(&broker, done.ending)),
                 })
             })
             .await

@@ -8,14 +8,13 @@ use super::{
     context::Broker,
     create::JobDecision,
     decide::{approval_required, decision_record},
-    endings::EndedWork,
+    endings::{EndedWork, RecordedEnding},
     names,
     refusals::{job_not_found, move_refusal, state_refusal},
     rules::Rules,
 };
 use crate::{
     job::{AttemptState, Begin, Change, Drain, DrainSpans, Illegal, Job},
-    ledger::Ending,
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, PrincipalKind, SpiffePattern},
     policy::{Phase, Relation, Rpc},
@@ -46,10 +45,7 @@ pub enum Concerned {
 #[derive(Debug)]
 pub struct EndAnswer {
     pub job: Arc<Job>,
-    pub ending: Ending,
-    /// The index of its record, if there is one.
-    pub index: Option<u64>,
-    pub durable: bool,
+    pub ending: RecordedEnding,
     /// Whether the report disagreed with an earlier one, which stands.
     pub conflict: bool,
 }
@@ -83,8 +79,8 @@ impl Broker {
         let job = self.state.job(id).ok_or_else(job_not_found)?;
         self.may_begin(rules, caller, &job, &standing.names)?;
         may_vouch(caller, &job, vouched)?;
-        let ticket = self.ticket(id, key)?;
-        let handed = takes_ticket(caller, &job).then_some(&ticket);
+        let ticket = self.make_ticket(id, key)?;
+        let handed = gets_ticket(caller, &job).then_some(&ticket);
         let now = self.clock.now().lease;
         let begin = |job: &Job| job.begin(key, supersede, ticket.digest(), vouched, now);
         match begin(&job).map_err(move_refusal)? {
@@ -159,7 +155,7 @@ impl Broker {
         self.check_launcher(rules, job)
     }
 
-    fn ticket(&self, job: JobId, key: &str) -> Result<Secret, Refusal> {
+    fn make_ticket(&self, job: JobId, key: &str) -> Result<Secret, Refusal> {
         self.tickets.of(job, key).ok_or_else(|| Refusal::new(Reason::Internal, "no ticket could be made"))
     }
 
@@ -279,9 +275,8 @@ impl Broker {
 
     fn end_answer(&self, ended: EndedWork) -> EndAnswer {
         let EndedWork { done, conflict } = ended;
-        let (index, durable) = self.durability(done.record.as_ref().map(|r| r.index));
-        let conflict = conflict.is_some();
-        EndAnswer { job: done.value, ending: done.ending, index: Some(index), durable, conflict }
+        let ending = self.recorded(done.ending, done.record);
+        EndAnswer { job: done.value, ending, conflict: conflict.is_some() }
     }
 }
 
@@ -303,6 +298,6 @@ fn began_before(job: Arc<Job>, attempt: AttemptNumber, ticket: Option<&Secret>) 
 }
 
 /// Whether the caller gets the ticket: it launched the job, or `members.start` names exactly its identity.
-fn takes_ticket(caller: &Caller, job: &Job) -> bool {
+fn gets_ticket(caller: &Caller, job: &Job) -> bool {
     job.launcher == *caller.id() || job.spec.members.names_to_start(caller.id())
 }

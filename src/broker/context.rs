@@ -149,16 +149,6 @@ impl Broker {
         &self.denials
     }
 
-    /// Returns the index of the record of an ending, and whether it is on disk. An ending that found nothing to end has no
-    /// record: it is as durable as all records before it.
-    pub(super) fn durability(&self, record: Option<u64>) -> (u64, bool) {
-        let index = record.unwrap_or_else(|| {
-            let (waiting, _) = self.ledger.waiting();
-            self.ledger.head().index.saturating_add(waiting as u64)
-        });
-        (index, self.ledger.is_durable(index))
-    }
-
     pub fn fences(&self) -> &Registry {
         &self.fences
     }

@@ -217,7 +217,7 @@ impl Broker {
         life: &Life,
     ) -> Result<PreparedToken, Refusal> {
         let certificate = draft.request.caller.peer.x5t_s256();
-        let claims = self.claims(&Wording {
+        let claims = self.make_claims(&Wording {
             facts,
             stood,
             issued: draft.now.wall,

@@ -5,11 +5,21 @@ use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 use super::{context::Broker, refusals::plain_refusal};
 use crate::{
     job::{Close, End, Illegal, Job},
-    ledger::{Actor, Cause, Event, LEASES_PER_RECORD},
+    ledger::{Actor, Cause, Deferred, Ending, Event, LEASES_PER_RECORD},
     name::{AttemptNumber, FenceName, JobId, LeaseId, Outcome},
     reason::Refusal,
     state::{Committed, Refused},
 };
+
+/// An ending that is in force, and its record.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordedEnding {
+    pub ending: Ending,
+    /// The index of its record. `None` for a dry run.
+    pub index: Option<u64>,
+    /// Whether the record is on disk.
+    pub durable: bool,
+}
 
 /// Work that was ended, or had ended before.
 pub(super) struct EndedWork {
@@ -19,6 +29,24 @@ pub(super) struct EndedWork {
 }
 
 impl Broker {
+    /// Finds out whether the record of an ending is on disk. An ending that found nothing to end has no record: it is as
+    /// durable as all records before it.
+    pub(super) fn recorded(&self, ending: Ending, record: Option<Deferred>) -> RecordedEnding {
+        let index = record.map_or_else(
+            || {
+                let (waiting, _) = self.ledger.waiting();
+                self.ledger.head().index.saturating_add(waiting as u64)
+            },
+            |record| record.index,
+        );
+        RecordedEnding { ending, index: Some(index), durable: self.ledger.is_durable(index) }
+    }
+
+    /// Returns what a dry run would end.
+    pub(super) fn dry_ending(&self, behind: u64) -> RecordedEnding {
+        RecordedEnding { ending: Ending { seq: self.fences.seq().0, behind }, index: None, durable: true }
+    }
+
     /// Ends work as `decide` says, and cleans up behind it. Leases that end remember `cause`.
     pub(super) fn end_work<E>(
         &self,

@@ -77,7 +77,7 @@ impl Broker {
         let session = &wanted.session;
         let request = self.access_request(&caller.peer, Rpc::IssueCredential)?;
         let (job, _) = self.member(&request.caller, session)?;
-        let (offer, audience) = self.chosen(&request.rules, &job, wanted)?;
+        let (offer, audience) = self.choose_offer(&request.rules, &job, wanted)?;
         let (holder, half) = (request.caller.id(), wanted.half);
         let (attempt, instance) = (session.attempt, &session.instance);
         let names = names::of_lease(&request.rules, &job, attempt, instance, holder, half, &offer.scopes);
@@ -118,7 +118,7 @@ impl Broker {
             lease,
             token,
             token_expires: life.token_expires,
-            bound: bound(&audience),
+            bound: revocation_bound(&audience),
             binding: draft.binding,
             shortened_by: life.shortened_by,
             locations: offer.locations,
@@ -157,7 +157,12 @@ impl Broker {
     }
 
     /// Returns the offer that a request asks for, narrowed to its scopes, and its audience.
-    fn chosen(&self, rules: &Rules, job: &Job, request: &IssueRequest) -> Result<(Offer, Audience), Refusal> {
+    fn choose_offer(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        request: &IssueRequest,
+    ) -> Result<(Offer, Audience), Refusal> {
         let mut offers: Vec<Offer> =
             Self::offers(rules, job).into_iter().filter(|o| o.half == request.half).collect();
         if let Some(audience) = &request.audience {
@@ -227,7 +232,7 @@ impl Broker {
     }
 }
 
-fn bound(audience: &Audience) -> Bound {
+fn revocation_bound(audience: &Audience) -> Bound {
     match audience.checks {
         Checks::Feed => Bound { at_most: limits::FEED_STALE, by: "feed" },
         Checks::Introspect => Bound { at_most: Duration::ZERO, by: "introspect" },

@@ -2,9 +2,11 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{caller::Caller, context::Broker, refusals::plain_refusal, revocations::EndingOptions};
+use super::{
+    caller::Caller, context::Broker, endings::RecordedEnding, refusals::plain_refusal,
+    revocations::EndingOptions,
+};
 use crate::{
-    ledger::Ending,
     name::{FenceKind, FenceName, TenantName},
     policy::Rpc,
     reason::{Reason, Refusal},
@@ -15,9 +17,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Locked {
     pub lock: Lock,
-    pub ending: Ending,
-    pub index: Option<u64>,
-    pub durable: bool,
+    pub ending: RecordedEnding,
 }
 
 /// A lock that an operator asks for.
@@ -51,9 +51,8 @@ impl Broker {
         };
         self.check_leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
         if dry_run {
-            let behind = self.behind_lock(&name);
-            let ending = Ending { seq: self.fences.seq().0, behind };
-            return Ok(Locked { lock, ending, index: None, durable: true });
+            let ending = self.dry_ending(self.behind_lock(&name));
+            return Ok(Locked { lock, ending });
         }
         tracing::warn!(%name, by = %caller.id(), reason, "locked");
         let kind = match &name {
@@ -84,8 +83,7 @@ impl Broker {
         }
         self.sweep(&done.lowered, "locked");
         self.decide_again();
-        let (index, durable) = self.durability(done.record.map(|r| r.index));
-        Ok(Locked { lock: done.value, ending, index: Some(index), durable })
+        Ok(Locked { lock: done.value, ending: self.recorded(ending, done.record) })
     }
 
     /// Counts the live leases that a lock would end.

@@ -52,12 +52,7 @@ pub(super) fn of_member(
     holder: &SpiffeId,
 ) -> Vec<FenceName> {
     let mut names = of_job(rules, job);
-    names.extend([
-        FenceName::attempt(job.id, attempt),
-        FenceName::member(job.id, attempt, instance.clone()),
-        FenceName::identity(holder.clone()),
-        FenceName::domain(holder.trust_domain()),
-    ]);
+    names.extend(of_place(job, attempt, instance, holder));
     names
 }
 
@@ -74,16 +69,20 @@ pub(super) fn of_lease(
     let tuned = tuned(rules, &job.spec.read, &job.spec.write);
     let resources = scopes.iter().map(|s| s.resource.clone()).chain(tuned);
     let mut names = of_spec(&job.spec.tenant, &job.launcher, job.acting_for.as_ref(), resources);
-    names.extend([
-        FenceName::job(job.id),
-        FenceName::attempt(job.id, attempt),
-        FenceName::member(job.id, attempt, instance.clone()),
-        FenceName::identity(holder.clone()),
-        FenceName::domain(holder.trust_domain()),
-    ]);
+    names.push(FenceName::job(job.id));
+    names.extend(of_place(job, attempt, instance, holder));
     if half == Half::Reading {
         names.push(FenceName::attempt_reading(job.id, attempt));
         names.push(FenceName::member_reading(job.id, attempt, instance.clone()));
     }
     names
+}
+
+fn of_place(job: &Job, attempt: AttemptNumber, instance: &InstanceName, holder: &SpiffeId) -> [FenceName; 4] {
+    [
+        FenceName::attempt(job.id, attempt),
+        FenceName::member(job.id, attempt, instance.clone()),
+        FenceName::identity(holder.clone()),
+        FenceName::domain(holder.trust_domain()),
+    ]
 }

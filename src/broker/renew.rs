@@ -8,6 +8,7 @@ use super::{
     context::Broker,
     decide::{check_pins, decision_record, granted_by},
     draft::{CredentialDraft, Life, TokenStand},
+    endings::RecordedEnding,
     members::{MemberSession, Offer},
     names,
     queries::LeaseView,
@@ -205,20 +206,18 @@ impl Broker {
         refusal.with("lease", "it has ended, since it would not be given again")
     }
 
-    /// Releases a lease before its time; again gives the same answer. Returns the ending, the index of its record, and
-    /// whether that is on disk.
+    /// Releases a lease before its time. A second release gets the same answer.
     pub fn release(
         &self,
         caller: &Caller,
         session: &MemberSession,
         id: LeaseId,
-    ) -> Result<(Ending, u64, bool), Refusal> {
+    ) -> Result<RecordedEnding, Refusal> {
         let (job, _) = self.member(caller, session)?;
         self.authorize_job(caller, Rpc::ReleaseLease, &job, "")?;
         let ended_before = match self.own_lease(caller, session, id)? {
             LeaseView::Ended(over) if &*over.cause != RELEASED => {
-                let (index, durable) = self.durability(None);
-                return Ok((Ending { seq: self.fences.seq().0, behind: 0 }, index, durable));
+                return Ok(self.recorded(Ending { seq: self.fences.seq().0, behind: 0 }, None));
             }
             LeaseView::Ended(_) => 1,
             LeaseView::Live(_) => 0,
@@ -226,8 +225,8 @@ impl Broker {
         // The lease ends by its own word first, then by its name, for those who follow the feed.
         let behind = self.end_lease(id, RELEASED);
         let done = self.state.lower_lease(id, behind, RELEASED);
-        let (index, durable) = self.durability(done.record.map(|r| r.index));
-        Ok((Ending { seq: done.ending.seq, behind: behind.max(ended_before) }, index, durable))
+        let ending = Ending { seq: done.ending.seq, behind: behind.max(ended_before) };
+        Ok(self.recorded(ending, done.record))
     }
 
     /// Returns a lease of this member in this attempt. A foreign lease and an absent one get the same answer.

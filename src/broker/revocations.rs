@@ -5,13 +5,12 @@ use std::convert::Infallible;
 use super::{
     caller::Caller,
     context::Broker,
-    endings::EndedWork,
+    endings::{EndedWork, RecordedEnding},
     refusals::{move_refusal, state_refusal},
 };
 use crate::{
     clock::LeaseTime,
     job::{Change, Job, MemberState},
-    ledger::Ending,
     name::{FenceKind, FenceName, JobId, LeaseId, Outcome, SpiffeId, TenantName},
     policy::Rpc,
     reason::{Reason, Refusal},
@@ -21,9 +20,7 @@ use crate::{
 /// The answer to a revocation.
 #[derive(Debug)]
 pub struct Revoked {
-    pub ending: Ending,
-    pub index: Option<u64>,
-    pub durable: bool,
+    pub ending: RecordedEnding,
     pub jobs_closed: Vec<JobId>,
     pub notes: Vec<String>,
 }
@@ -37,13 +34,6 @@ pub struct EndingOptions<'a> {
     pub dry_run: bool,
     /// Accepts a name that nothing has yet.
     pub ahead: bool,
-}
-
-impl Revoked {
-    fn of<T>(done: Committed<T>) -> Self {
-        let index = done.record.map(|r| r.index);
-        Revoked { ending: done.ending, index, durable: true, jobs_closed: Vec::new(), notes: Vec::new() }
-    }
 }
 
 impl Broker {
@@ -71,16 +61,16 @@ impl Broker {
         }
         metrics::counter!("leasehold_revocations_total").increment(1);
         tracing::warn!(%name, by = %caller.id(), reason, "revoked");
-        let mut answer = match name.kind() {
+        Ok(match name.kind() {
             FenceKind::Job(job) => {
                 let closed = self.close(job, &caller.actor(), Outcome::Revoked, reason, "job revoked")?;
-                Revoked { jobs_closed: vec![job], ..Revoked::of(closed.done) }
+                Revoked { jobs_closed: vec![job], ..self.revoked(closed.done) }
             }
             FenceKind::Attempt(job, attempt) => {
                 let ended = self.end_attempt_as(&caller.actor(), job, attempt, Outcome::Revoked, reason);
                 let EndedWork { done, .. } = ended.map_err(|r| state_refusal(r, move_refusal))?;
                 let jobs_closed = if done.value.is_closed() { vec![job] } else { Vec::new() };
-                Revoked { jobs_closed, ..Revoked::of(done) }
+                Revoked { jobs_closed, ..self.revoked(done) }
             }
             FenceKind::Lease(id) => {
                 let behind = self.end_lease(id, &format!("revoked: {reason}"));
@@ -88,13 +78,15 @@ impl Broker {
                 if behind > 0 {
                     self.call_holder(id);
                 }
-                Revoked::of(done)
+                self.revoked(done)
             }
             kind => self.revoke_name(caller, name, &kind, reason),
-        };
-        let (index, durable) = self.durability(answer.index);
-        (answer.index, answer.durable) = (Some(index), durable);
-        Ok(answer)
+        })
+    }
+
+    fn revoked<T>(&self, done: Committed<T>) -> Revoked {
+        let ending = self.recorded(done.ending, done.record);
+        Revoked { ending, jobs_closed: Vec::new(), notes: Vec::new() }
     }
 
     /// Lowers a fence that is no job, attempt or lease. The memberships of an identity end after that, so that none is left
@@ -121,7 +113,7 @@ impl Broker {
         }
         self.sweep(&done.lowered, "revoked");
         self.sweep(&ended, "identity revoked");
-        Revoked { notes, ..Revoked::of(done) }
+        Revoked { notes, ..self.revoked(done) }
     }
 
     /// Counts the live leases that a name would end.
@@ -133,18 +125,12 @@ impl Broker {
     }
 
     fn would_revoke(&self, name: &FenceName) -> Revoked {
-        let behind = self.behind(name);
+        let ending = self.dry_ending(self.behind(name));
         let jobs_closed = match name.kind() {
             FenceKind::Job(job) if self.state.job(job).is_some_and(|j| !j.is_closed()) => vec![job],
             _ => Vec::new(),
         };
-        Revoked {
-            ending: Ending { seq: self.fences.seq().0, behind },
-            index: None,
-            durable: true,
-            jobs_closed,
-            notes: vec!["dry run: nothing was changed".to_owned()],
-        }
+        Revoked { ending, jobs_closed, notes: vec!["dry run: nothing was changed".to_owned()] }
     }
 
     /// Ends all memberships of an identity. Returns the names that this lowered, for the clean-up.

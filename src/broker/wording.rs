@@ -29,7 +29,7 @@ pub(super) struct Wording<'a> {
 }
 
 impl Broker {
-    pub(super) fn claims(&self, wording: &Wording<'_>) -> Result<Claims, Refusal> {
+    pub(super) fn make_claims(&self, wording: &Wording<'_>) -> Result<Claims, Refusal> {
         let Wording { facts, stood, .. } = *wording;
         let jti = random_u128().map_err(|_| no_random())?;
         let mut claims = Claims {
@@ -111,7 +111,7 @@ impl Broker {
         let stood =
             TokenStand { lease: LeaseId(0), generation: u32::MAX, stood_at: Seq(u64::MAX), names: &names };
         let now = self.clock.now().wall;
-        self.claims(&Wording { facts: &facts, stood: &stood, issued: now, expires: now, certificate })
+        self.make_claims(&Wording { facts: &facts, stood: &stood, issued: now, expires: now, certificate })
     }
 }
 
