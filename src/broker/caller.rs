@@ -33,6 +33,11 @@ impl Caller {
         &self.principal.tenant
     }
 
+    /// Whether the daemon has no other tenant that the caller could harm or learn about.
+    pub(super) fn is_only_tenant(&self) -> bool {
+        self.rules.catalog().tenants().all(|tenant| tenant == self.tenant())
+    }
+
     pub(super) fn actor(&self) -> Actor {
         Actor::SpiffeId(self.id().clone())
     }
@@ -135,6 +140,14 @@ impl Broker {
             now: self.clock.now().wall,
             reason,
         })
+    }
+
+    /// Whether policy allows a call for all tenants. Refuses it if it does not even for the caller's tenant.
+    pub(super) fn is_for_all_tenants(&self, caller: &Caller, rpc: Rpc) -> Result<bool, Refusal> {
+        match self.authorize(caller, rpc, None, &[], "") {
+            Ok(()) => Ok(true),
+            Err(_) => self.authorize(caller, rpc, Some(caller.tenant()), &[], "").map(|()| false),
+        }
     }
 
     /// Refuses a call about a job that policy does not allow. A stranger gets the answer for an absent job.

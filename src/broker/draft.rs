@@ -7,7 +7,8 @@ use super::{
     caller::Caller,
     context::Broker,
     decide::{WorkQuestion, decision_record, granted_by, work_of_scopes},
-    members::{MemberSession, Offer},
+    members::MemberSession,
+    offer::Offer,
     refusals::move_refusal,
     wording::Wording,
 };
@@ -139,6 +140,20 @@ impl CredentialDraft<'_> {
             scopes: self.offer.scopes.as_slice().into(),
         }
     }
+
+    fn with_question<R>(&self, ttl: Duration, ask: impl FnOnce(WorkQuestion<'_>) -> R) -> R {
+        let rules = &self.request.rules;
+        let parts = work_of_scopes(rules, self.job, &self.offer.scopes);
+        ask(WorkQuestion {
+            rules,
+            asker: Asker::Identity(self.request.caller.id()),
+            job: self.job,
+            attempt: self.session.attempt.value(),
+            phase: self.phase,
+            ttl,
+            parts: &parts,
+        })
+    }
 }
 
 impl Broker {
@@ -180,32 +195,13 @@ impl Broker {
         let ttl = life.deadline.since(draft.now.lease);
         let AccessRequest { caller, .. } = draft.request;
         let revision = draft.request.revision();
-        self.with_question(draft, ttl, |question| self.ask(caller.id(), question, stand, revision))
+        draft.with_question(ttl, |question| self.ask(caller.id(), question, stand, revision))
     }
 
     /// Whether policy would allow it for the shortest life. If so, a denial meant only that the life is too long.
     pub(super) fn is_allowed_at_all(&self, draft: &CredentialDraft<'_>) -> bool {
         let ttl = limits::TTL_MIN;
-        self.with_question(draft, ttl, |question| matches!(self.judge(question), Verdict::Allow { .. }))
-    }
-
-    fn with_question<R>(
-        &self,
-        draft: &CredentialDraft<'_>,
-        ttl: Duration,
-        ask: impl FnOnce(WorkQuestion<'_>) -> R,
-    ) -> R {
-        let rules = &draft.request.rules;
-        let parts = work_of_scopes(rules, draft.job, &draft.offer.scopes);
-        ask(WorkQuestion {
-            rules,
-            asker: Asker::Identity(draft.request.caller.id()),
-            job: draft.job,
-            attempt: draft.session.attempt.value(),
-            phase: draft.phase,
-            ttl,
-            parts: &parts,
-        })
+        draft.with_question(ttl, |question| matches!(self.judge(question), Verdict::Allow { .. }))
     }
 
     /// Makes the claims of its token, ready to be signed.

@@ -1,4 +1,7 @@
-//! How a credential is issued. The edge runs this in a separate task, so that a client that disconnects leaves no half of it.
+//! How a credential is issued.
+//!
+//! Peer → revision → names → **stand** → state, catalog → decide → prepare claims → durable record → insert → **look again**
+//! → sign → answer. The edge runs this in a separate task, so that a client that disconnects leaves no half of it.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -8,10 +11,10 @@ use super::{
     context::Broker,
     decide::check_pins,
     draft::{Binding, TokenStand},
-    members::{MemberSession, Offer},
+    members::MemberSession,
     names,
+    offer::Offer,
     refusals::{job_not_found, ledger_unavailable, no_random},
-    rules::Rules,
 };
 use crate::{
     catalog::{Audience, Checks},
@@ -77,7 +80,7 @@ impl Broker {
         let session = &wanted.session;
         let request = self.access_request(&caller.peer, Rpc::IssueCredential)?;
         let (job, _) = self.member(&request.caller, session)?;
-        let (offer, audience) = self.choose_offer(&request.rules, &job, wanted)?;
+        let (offer, audience) = Offer::choose(&request.rules, &job, wanted)?;
         let (holder, half) = (request.caller.id(), wanted.half);
         let (attempt, instance) = (session.attempt, &session.instance);
         let names = names::of_lease(&request.rules, &job, attempt, instance, holder, half, &offer.scopes);
@@ -154,56 +157,6 @@ impl Broker {
     fn withdraw(&self, id: LeaseId, job: JobId, reason: Reason, cause: &str) {
         self.table.remove(id, self.clock.now().lease, cause);
         self.cancel(id, job, reason);
-    }
-
-    /// Returns the offer that a request asks for, narrowed to its scopes, and its audience.
-    fn choose_offer(
-        &self,
-        rules: &Rules,
-        job: &Job,
-        request: &IssueRequest,
-    ) -> Result<(Offer, Audience), Refusal> {
-        let mut offers: Vec<Offer> =
-            Self::offers(rules, job).into_iter().filter(|o| o.half == request.half).collect();
-        if let Some(audience) = &request.audience {
-            offers.retain(|o| o.audience == *audience);
-        }
-        let mut offer = match (offers.pop(), offers.is_empty()) {
-            (Some(one), true) => one,
-            (Some(_), false) => {
-                return Err(Refusal::new(
-                    Reason::FieldMissing,
-                    format!("the {} half of this job has several audiences: say which", request.half),
-                ));
-            }
-            (None, _) => {
-                return Err(Refusal::new(
-                    Reason::AudienceUnknown,
-                    match &request.audience {
-                        Some(a) => format!("this job has nothing of the {} half at {a}", request.half),
-                        None => format!("this job has nothing of the {} half", request.half),
-                    },
-                ));
-            }
-        };
-        if !request.scopes.is_empty() {
-            for wanted in &request.scopes {
-                let has = offer.scopes.iter().find(|s| s.resource == wanted.resource);
-                if wanted.actions.is_empty() || !has.is_some_and(|s| wanted.actions.is_subset(&s.actions)) {
-                    return Err(Refusal::new(
-                        Reason::ResourceNotFound,
-                        format!("the job has no such access to {} at this audience", wanted.resource),
-                    )
-                    .fix("a scope only narrows: name what the job file names"));
-                }
-            }
-            offer.scopes.clone_from(&request.scopes);
-            offer.locations.retain(|name, _| request.scopes.iter().any(|s| s.resource == *name));
-        }
-        let audience = rules.catalog().audience(&offer.audience).cloned().ok_or_else(|| {
-            Refusal::new(Reason::AudienceUnknown, format!("the catalog has no audience {}", offer.audience))
-        })?;
-        Ok((offer, audience))
     }
 
     /// Writes the record of a credential. If that fails, cancels it: it may be on disk all the same.

@@ -28,7 +28,7 @@ impl Broker {
             .map(|p| &**p)
             .filter(|p| p.kind == PrincipalKind::Operator && !p.disabled)
             .collect();
-        let shut_out: BTreeSet<String> = self.whom_it_shuts_out(caller, lock, &operators);
+        let shut_out: BTreeSet<String> = whom_it_shuts_out(caller, lock, &operators);
         if shut_out.is_empty() {
             return Ok(());
         }
@@ -53,18 +53,6 @@ impl Broker {
         )))
     }
 
-    /// Returns whom the caller must name: itself, and the operators that the lock covers without naming them.
-    fn whom_it_shuts_out(&self, caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
-        let names_one = matches!(&lock.name, LockName::Name(n) if matches!(n.kind(), FenceKind::Identity(_)));
-        let covered =
-            operators.iter().filter(|p| !names_one && lock.shuts_out_of(&p.pattern) != Extent::None);
-        let mut names: BTreeSet<String> = covered.map(|p| p.pattern.to_string()).collect();
-        if names_one && lock.shuts_out(caller.id()) {
-            names.insert(caller.id().to_string());
-        }
-        names
-    }
-
     /// Whether an operator is left whom policy lets lift this lock, with all locks in force.
     fn someone_could_lift(&self, lock: &Lock, tenant: Option<&TenantName>, operators: &[&Principal]) -> bool {
         let (engine, now) = (&self.rules().engine, self.clock.now().wall);
@@ -77,4 +65,15 @@ impl Broker {
             !is_shut_out && engine.authorize(&call).is_ok()
         })
     }
+}
+
+/// Returns whom the caller must name: itself, and the operators that the lock covers without naming them.
+fn whom_it_shuts_out(caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
+    let names_one = matches!(&lock.name, LockName::Name(n) if matches!(n.kind(), FenceKind::Identity(_)));
+    let covered = operators.iter().filter(|p| !names_one && lock.shuts_out_of(&p.pattern) != Extent::None);
+    let mut names: BTreeSet<String> = covered.map(|p| p.pattern.to_string()).collect();
+    if names_one && lock.shuts_out(caller.id()) {
+        names.insert(caller.id().to_string());
+    }
+    names
 }

@@ -1,12 +1,13 @@
 //! How members join an attempt, and how they are lost.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
     context::Broker,
     names,
+    offer::Offer,
     refusals::{job_not_found, move_refusal, state_refusal},
     rules::Rules,
     wording::is_measured,
@@ -17,7 +18,7 @@ use crate::{
     job::{Job, Join, Member, MemberState},
     ledger::Actor,
     limits,
-    name::{AttemptNumber, FenceName, Half, InstanceName, JobId, ResourceName, Scope, SpiffeId},
+    name::{AttemptNumber, FenceName, InstanceName, JobId, SpiffeId},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::{Secret, SecretDigest},
@@ -31,15 +32,6 @@ pub struct MemberSession {
     pub attempt: AttemptNumber,
     pub instance: InstanceName,
     pub secret: Secret,
-}
-
-/// A credential that a member may ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Offer {
-    pub half: Half,
-    pub audience: SpiffeId,
-    pub scopes: Vec<Scope>,
-    pub locations: BTreeMap<ResourceName, String>,
 }
 
 /// The answer to a join.
@@ -107,7 +99,7 @@ impl Broker {
             true => self.sessions.begin(key, beat),
             false => self.sessions.take_up(key, beat),
         }
-        let offers = Self::offers(&self.rules(), &widened.job);
+        let offers = Offer::all_of(&self.rules(), &widened.job);
         Ok(JoinedMember { job: widened.job, member, offers })
     }
 
@@ -279,29 +271,6 @@ impl Broker {
                 self.mark_away(job.id, a.number, instance, "it is not there");
             }
         }
-    }
-
-    /// Returns one offer for each half and audience, with what the job does there.
-    pub(super) fn offers(rules: &Rules, job: &Job) -> Vec<Offer> {
-        let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
-        for name in job.spec.read.iter().chain(&job.spec.write) {
-            let Some(r) = rules.catalog().resource(name) else { continue };
-            let scope = Scope::whole(name.clone());
-            let half = scope.half();
-            let offer = offers.entry((half, r.audience.clone())).or_insert_with(|| Offer {
-                half,
-                audience: r.audience.clone(),
-                scopes: Vec::new(),
-                locations: BTreeMap::new(),
-            });
-            offer.scopes.push(scope);
-            let mut location = r.location.clone();
-            if half == Half::Writing {
-                location.push_str(&format!("{}/", job.id));
-            }
-            offer.locations.insert(name.clone(), location);
-        }
-        offers.into_values().collect()
     }
 }
 

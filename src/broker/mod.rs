@@ -11,7 +11,7 @@
 //! | `rules` `decide` | [`Rules`] and their reload; the questions to policy |
 //! | `create` `launcher` `attempts` `members` `tickets` | a job from its creation over attempts and members to its end |
 //! | `presence` `attachment` `reconnect_limiter` | which members are there, their keep-alive streams, and how many may come back at once |
-//! | `issue` `renew` `draft` `wording` | credentials: issued, renewed, what both begin with, and what their tokens say |
+//! | `offer` `issue` `renew` `draft` `wording` | credentials: offered, issued, renewed, what both begin with, and what their tokens say |
 //! | `introspect` `feed` | what verifiers ask, and which lowerings they get |
 //! | `endings` `revocations` `locks` `lockout` `known` | how access ends; what operators end and lock; mistakes that are caught before |
 //! | `queries` `listing` `job_filter` | reading |
@@ -41,6 +41,7 @@ mod lockout;
 mod locks;
 mod members;
 mod names;
+mod offer;
 mod presence;
 mod queries;
 mod rates;
@@ -67,7 +68,8 @@ pub use issue::{Bound, IssueRequest, Issued};
 pub use job_filter::{JobFilter, JobStateFilter};
 pub use listing::{LeaseFilter, LeasePage, LeasePlace};
 pub use locks::{LockOrder, Locked};
-pub use members::{JoinRequest, JoinedMember, MemberSession, Offer};
+pub use members::{JoinRequest, JoinedMember, MemberSession};
+pub use offer::Offer;
 pub use queries::LeaseView;
 pub use renew::Renewed;
 pub use revocations::{EndingOptions, Revoked};

@@ -91,10 +91,7 @@ impl Broker {
         after: Option<&ResourceName>,
         max: usize,
     ) -> Result<Vec<Resource>, Refusal> {
-        let sees_all = self.authorize(caller, Rpc::ListResources, None, &[], "").is_ok();
-        if !sees_all {
-            self.authorize(caller, Rpc::ListResources, Some(caller.tenant()), &[], "")?;
-        }
+        let sees_all = self.is_for_all_tenants(caller, Rpc::ListResources)?;
         let is_wanted = |r: &Resource| only.is_none_or(|n| r.name == *n || r.name.unversioned() == *n);
         let rules = self.rules();
         let mut seen: Vec<_> = rules
@@ -179,27 +176,17 @@ impl Broker {
 
     /// Whether a caller may see how far the ledger has come. The ledger covers all tenants, so only its readers may.
     pub fn may_see_heads(&self, caller: &Caller) -> bool {
-        self.is_only_tenant(caller) || self.authorize(caller, Rpc::TailLedger, None, &[], "").is_ok()
-    }
-
-    /// Whether the daemon has no other tenant that the caller could harm or learn about.
-    pub(super) fn is_only_tenant(&self, caller: &Caller) -> bool {
-        caller.rules.catalog().tenants().all(|tenant| tenant == caller.tenant())
+        caller.is_only_tenant() || self.authorize(caller, Rpc::TailLedger, None, &[], "").is_ok()
     }
 
     /// Follows the ledger from a record on. It covers all tenants, so only callers that may see all of them may read it.
     pub fn tail_ledger(&self, caller: &Caller, from: u64) -> Result<Tail, Refusal> {
-        if self.authorize(caller, Rpc::TailLedger, None, &[], "").is_err() {
-            self.authorize(caller, Rpc::TailLedger, Some(caller.tenant()), &[], "")?;
-            if !self.is_only_tenant(caller) {
-                return Err(Refusal::new(
-                    Reason::KindNotAllowed,
-                    "the ledger covers every tenant, and you may see only one",
-                )
-                .fix("ask a platform operator, or an auditor of all tenants"));
-            }
+        if self.is_for_all_tenants(caller, Rpc::TailLedger)? || caller.is_only_tenant() {
+            return Ok(self.ledger.tail(from));
         }
-        Ok(self.ledger.tail(from))
+        let text = "the ledger covers every tenant, and you may see only one";
+        Err(Refusal::new(Reason::KindNotAllowed, text)
+            .fix("ask a platform operator, or an auditor of all tenants"))
     }
 }
 

@@ -9,8 +9,9 @@ use super::{
     decide::{check_pins, decision_record, granted_by},
     draft::{CredentialDraft, Life, TokenStand},
     endings::RecordedEnding,
-    members::{MemberSession, Offer},
+    members::MemberSession,
     names,
+    offer::{Offer, audience_of},
     queries::LeaseView,
     refusals::lease_not_found,
     rules::Rules,
@@ -160,9 +161,7 @@ impl Broker {
             )
             .fix("ask for a new credential, if the job still may"));
         }
-        let audience = rules.catalog().audience(&facts.audience).cloned().ok_or_else(|| {
-            Refusal::new(Reason::AudienceUnknown, format!("the catalog has no audience {}", facts.audience))
-        })?;
+        let audience = audience_of(rules, &facts.audience)?;
         check_pins(rules, job, &facts.scopes)?;
         let moved =
             |s: &Scope| rules.catalog().resource(&s.resource).is_none_or(|r| r.audience != facts.audience);
@@ -173,7 +172,7 @@ impl Broker {
             )
             .fix("ask for a new credential: the catalog says where it is served now"));
         }
-        let offers = Self::offers(rules, job).into_iter();
+        let offers = Offer::all_of(rules, job).into_iter();
         let locations = offers
             .filter(|o| o.half == facts.half && o.audience == facts.audience)
             .flat_map(|o| o.locations)

@@ -40,11 +40,7 @@ pub struct RulesReloaded {
 impl Broker {
     /// Refuses a caller that may not reload the files of all tenants.
     pub fn may_reload(&self, caller: &Caller) -> Result<(), Refusal> {
-        if self.authorize(caller, Rpc::ReloadCatalog, None, &[], "").is_ok() {
-            return Ok(());
-        }
-        self.authorize(caller, Rpc::ReloadCatalog, Some(caller.tenant()), &[], "")?;
-        if self.is_only_tenant(caller) {
+        if self.is_for_all_tenants(caller, Rpc::ReloadCatalog)? || caller.is_only_tenant() {
             return Ok(());
         }
         Err(Refusal::new(

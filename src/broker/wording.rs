@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{context::Broker, draft::TokenStand, members::Offer, names, refusals::no_random, rules::Rules};
+use super::{context::Broker, draft::TokenStand, names, offer::Offer, refusals::no_random, rules::Rules};
 use crate::{
     catalog::Presenter,
     clock::Wall,
@@ -72,7 +72,7 @@ impl Broker {
 
     /// Refuses a job with a token that would not fit into a header, so that none of its members is refused for that later.
     pub(super) fn tokens_fit(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
-        for offer in Self::offers(rules, job) {
+        for offer in Offer::all_of(rules, job) {
             let sees = rules.catalog().audience(&offer.audience).map(|a| a.presenter);
             let certificate = (sees != Some(Presenter::None)).then_some(&[0; 32]);
             for holder in longest_holders(job) {

@@ -1,0 +1,98 @@
+//! What a job offers its members: one credential for each half and audience.
+
+use std::collections::BTreeMap;
+
+use super::{issue::IssueRequest, rules::Rules};
+use crate::{
+    catalog::Audience,
+    job::Job,
+    name::{Half, ResourceName, Scope, SpiffeId},
+    reason::{Reason, Refusal},
+};
+
+/// A credential that a member may ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offer {
+    pub half: Half,
+    pub audience: SpiffeId,
+    pub scopes: Vec<Scope>,
+    pub locations: BTreeMap<ResourceName, String>,
+}
+
+impl Offer {
+    /// Returns one offer for each half and audience, with what the job does there.
+    pub(super) fn all_of(rules: &Rules, job: &Job) -> Vec<Offer> {
+        let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
+        for name in job.spec.read.iter().chain(&job.spec.write) {
+            let Some(r) = rules.catalog().resource(name) else { continue };
+            let scope = Scope::whole(name.clone());
+            let half = scope.half();
+            let offer = offers.entry((half, r.audience.clone())).or_insert_with(|| Offer {
+                half,
+                audience: r.audience.clone(),
+                scopes: Vec::new(),
+                locations: BTreeMap::new(),
+            });
+            offer.scopes.push(scope);
+            let mut location = r.location.clone();
+            if half == Half::Writing {
+                location.push_str(&format!("{}/", job.id));
+            }
+            offer.locations.insert(name.clone(), location);
+        }
+        offers.into_values().collect()
+    }
+
+    /// Returns the offer that a request asks for, narrowed to its scopes, and its audience.
+    pub(super) fn choose(
+        rules: &Rules,
+        job: &Job,
+        request: &IssueRequest,
+    ) -> Result<(Offer, Audience), Refusal> {
+        let mut offers: Vec<Offer> =
+            Offer::all_of(rules, job).into_iter().filter(|o| o.half == request.half).collect();
+        if let Some(audience) = &request.audience {
+            offers.retain(|o| o.audience == *audience);
+        }
+        let mut offer = match (offers.pop(), offers.is_empty()) {
+            (Some(one), true) => one,
+            (Some(_), false) => {
+                return Err(Refusal::new(
+                    Reason::FieldMissing,
+                    format!("the {} half of this job has several audiences: say which", request.half),
+                ));
+            }
+            (None, _) => {
+                return Err(Refusal::new(
+                    Reason::AudienceUnknown,
+                    match &request.audience {
+                        Some(a) => format!("this job has nothing of the {} half at {a}", request.half),
+                        None => format!("this job has nothing of the {} half", request.half),
+                    },
+                ));
+            }
+        };
+        if !request.scopes.is_empty() {
+            for wanted in &request.scopes {
+                let has = offer.scopes.iter().find(|s| s.resource == wanted.resource);
+                if wanted.actions.is_empty() || !has.is_some_and(|s| wanted.actions.is_subset(&s.actions)) {
+                    return Err(Refusal::new(
+                        Reason::ResourceNotFound,
+                        format!("the job has no such access to {} at this audience", wanted.resource),
+                    )
+                    .fix("a scope only narrows: name what the job file names"));
+                }
+            }
+            offer.scopes.clone_from(&request.scopes);
+            offer.locations.retain(|name, _| request.scopes.iter().any(|s| s.resource == *name));
+        }
+        let audience = audience_of(rules, &offer.audience)?;
+        Ok((offer, audience))
+    }
+}
+
+/// Finds an audience in the catalog.
+pub(super) fn audience_of(rules: &Rules, name: &SpiffeId) -> Result<Audience, Refusal> {
+    let found = rules.catalog().audience(name).cloned();
+    found.ok_or_else(|| Refusal::new(Reason::AudienceUnknown, format!("the catalog has no audience {name}")))
+}
