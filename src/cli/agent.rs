@@ -7,7 +7,7 @@ use nix::unistd::{Gid, Group, Pid};
 
 use super::{
     Exit, Failure, Session,
-    run::{JoinArgs, MemberArgs, Reach, failure},
+    run::{JoinArgs, MemberArgs, RunConnection, failure},
 };
 use crate::{
     agent::{
@@ -125,20 +125,20 @@ fn group(text: &str) -> Result<Gid, String> {
 
 impl AgentArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let reach = Reach::of(session).await?;
+        let connection = RunConnection::of(session).await?;
         let (joining, beside) = match self.attach {
             Some(Attach::Attach(attach)) => {
                 let what = JoinTarget::Attempt(attach.job);
-                (attach.member.joining(what, RunSettings::default(), &reach)?, attach.beside)
+                (attach.member.joining(what, RunSettings::default(), &connection)?, attach.beside)
             }
-            None => (self.join.joining(&reach)?, self.beside),
+            None => (self.join.joining(&connection)?, self.beside),
         };
-        beside.keep(joining, reach).await
+        beside.keep(joining, connection).await
     }
 }
 
 impl BesideArgs {
-    async fn keep(self, joining: JoinOptions, reach: Reach) -> Result<Exit, Failure> {
+    async fn keep(self, joining: JoinOptions, connection: RunConnection) -> Result<Exit, Failure> {
         if self.watch_pid.is_none() && joining.settings.on_revoke == OnRevoke::Kill {
             return Err(Failure::usage("--on-revoke kill has nothing that it could end")
                 .fix("say which process by --watch-pid PID, or leave it out"));
@@ -151,8 +151,8 @@ impl BesideArgs {
             lock: self.while_locked,
         };
         let options = SidecarOptions { joining, dir: self.dir, readers, ready_file: self.ready_file, until };
-        let source = reach.source();
-        let Reach { place, .. } = reach;
+        let source = connection.source();
+        let RunConnection { place, .. } = connection;
         match agent::run_sidecar(options, place).await {
             Ok(SidecarEnd::AsAsked) => Ok(Exit::Ok),
             Ok(SidecarEnd::AccessEnded) => Ok(Exit::Ended),

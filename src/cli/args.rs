@@ -12,8 +12,8 @@ use clap::{Parser, Subcommand, error::ErrorKind};
 use super::{
     Exit, Failure, Format, Session,
     output::{self, Page},
-    threads::{self, Needs},
-    words,
+    parse,
+    runtime::{self, Needs},
 };
 use crate::{agent, identity::WorkloadEndpoint, name::PrincipalKind};
 
@@ -46,7 +46,7 @@ pub struct Cli {
     )]
     context: Option<String>,
     /// The identity of the context to use; each command prefers one by itself.
-    #[arg(long = "as", global = true, value_name = "ROLE", value_parser = words::role(), help_heading = "Everywhere")]
+    #[arg(long = "as", global = true, value_name = "ROLE", value_parser = parse::role(), help_heading = "Everywhere")]
     role: Option<PrincipalKind>,
     /// The SPIFFE agent to ask for our SVID, in the place of what the context says: unix:///PATH.
     #[arg(long, global = true, value_name = "URI", help_heading = "Everywhere")]
@@ -66,7 +66,7 @@ pub struct Cli {
     #[arg(skip)]
     behind: Option<agent::FrontPipes>,
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 const AFTER: &str = "\
@@ -85,7 +85,7 @@ Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG,
 LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. What `run` sets for its command: leasehold run --help.";
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     Demo(super::demo::DemoArgs),
     Dev(super::dev::DevArgs),
     Init(super::init::InitArgs),
@@ -96,13 +96,13 @@ enum Command {
     Lease(super::lease::LeaseArgs),
     Revoke(super::revoke::RevokeArgs),
     Lock(super::lock::LockArgs),
-    Unlock(super::unlock::UnlockArgs),
+    Unlock(super::lock::UnlockArgs),
     Policy(super::policy::PolicyArgs),
     Catalog(super::catalog::CatalogArgs),
     Token(super::token::TokenArgs),
     Svid(super::svid::SvidArgs),
     Audit(super::audit::AuditArgs),
-    Whoami(super::whoami::WhoamiArgs),
+    Whoami(super::status::WhoamiArgs),
     Status(super::status::StatusArgs),
     Doctor(super::doctor::DoctorArgs),
     Slurm(super::slurm::SlurmArgs),
@@ -158,13 +158,13 @@ impl Cli {
         session.workload_api = self.workload_api;
         session.identity_wait = self.identity_wait;
         session.behind = self.behind;
-        if matches!(self.command, Command::Run(_)) && self.behind.is_none() {
+        if matches!(self.command, CliCommand::Run(_)) && self.behind.is_none() {
             let args: Vec<OsString> = std::env::args_os().collect();
             if let Some(code) = agent::run_in_front(&args) {
                 return Exit::Child(code);
             }
         }
-        let runtime = match threads::runtime(self.command.needs()) {
+        let runtime = match runtime::build(self.command.needs()) {
             Ok(runtime) => runtime,
             Err(failure) => return self.command.ended_before(failure, &session),
         };
@@ -218,7 +218,7 @@ fn tell(failure: &Failure, session: &Session) -> Exit {
     if failure.exit == Exit::Ok {
         return Exit::Ok;
     }
-    let failure = threads::naming_the_limit(failure.clone());
+    let failure = runtime::naming_the_limit(failure.clone());
     output::note_page(&match session.output {
         Format::Json => output::json_line(&failure.to_json()),
         Format::Yaml => output::yaml(&failure.to_json()),
@@ -228,10 +228,10 @@ fn tell(failure: &Failure, session: &Session) -> Exit {
     failure.exit
 }
 
-impl Command {
+impl CliCommand {
     fn needs(&self) -> Needs {
         match self {
-            Command::Demo(_) | Command::Dev(_) | Command::Serve(_) => Needs::Workers,
+            CliCommand::Demo(_) | CliCommand::Dev(_) | CliCommand::Serve(_) => Needs::Workers,
             _ => Needs::OneThread,
         }
     }
@@ -239,8 +239,8 @@ impl Command {
     /// Says a failure that came before the command began, and answers the code that the command has for it.
     fn ended_before(&self, failure: Failure, session: &Session) -> Exit {
         match self {
-            Command::Run(_) => tell(&failure.before_the_command(), session),
-            Command::Slurm(args) if args.never_fails() => {
+            CliCommand::Run(_) => tell(&failure.before_the_command(), session),
+            CliCommand::Slurm(args) if args.never_fails() => {
                 tell(&failure, session);
                 Exit::Ok
             }
@@ -250,30 +250,30 @@ impl Command {
 
     async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self {
-            Command::Demo(args) => args.run(session).await,
-            Command::Dev(args) => args.run(session).await,
-            Command::Init(args) => args.run(session),
-            Command::Serve(args) => args.run(session).await,
-            Command::Run(args) => args.run(session).await,
-            Command::Agent(args) => args.run(session).await,
-            Command::Job(args) => args.run(session).await,
-            Command::Lease(args) => args.run(session).await,
-            Command::Revoke(args) => args.run(session).await,
-            Command::Lock(args) => args.run(session).await,
-            Command::Unlock(args) => args.run(session).await,
-            Command::Policy(args) => args.run(session),
-            Command::Catalog(args) => args.run(session).await,
-            Command::Svid(args) => args.run(session),
-            Command::Token(args) => args.run(session).await,
-            Command::Audit(args) => args.run(session).await,
-            Command::Status(args) => args.run(session).await,
-            Command::Whoami(args) => args.run(session).await,
-            Command::Doctor(args) => args.run(session).await,
-            Command::Slurm(args) => args.run(session).await,
-            Command::Context(args) => args.run(session),
-            Command::Config(args) => args.run(session),
-            Command::Completions(args) => args.run(),
-            Command::Version(args) => args.run(session),
+            CliCommand::Demo(args) => args.run(session).await,
+            CliCommand::Dev(args) => args.run(session).await,
+            CliCommand::Init(args) => args.run(session),
+            CliCommand::Serve(args) => args.run(session).await,
+            CliCommand::Run(args) => args.run(session).await,
+            CliCommand::Agent(args) => args.run(session).await,
+            CliCommand::Job(args) => args.run(session).await,
+            CliCommand::Lease(args) => args.run(session).await,
+            CliCommand::Revoke(args) => args.run(session).await,
+            CliCommand::Lock(args) => args.run(session).await,
+            CliCommand::Unlock(args) => args.run(session).await,
+            CliCommand::Policy(args) => args.run(session),
+            CliCommand::Catalog(args) => args.run(session).await,
+            CliCommand::Svid(args) => args.run(session),
+            CliCommand::Token(args) => args.run(session).await,
+            CliCommand::Audit(args) => args.run(session).await,
+            CliCommand::Status(args) => args.run(session).await,
+            CliCommand::Whoami(args) => args.run(session).await,
+            CliCommand::Doctor(args) => args.run(session).await,
+            CliCommand::Slurm(args) => args.run(session).await,
+            CliCommand::Context(args) => args.run(session),
+            CliCommand::Config(args) => args.run(session),
+            CliCommand::Completions(args) => args.run(),
+            CliCommand::Version(args) => args.run(session),
         }
     }
 }

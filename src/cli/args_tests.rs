@@ -147,7 +147,7 @@ fn a_command_without_its_dashes_and_a_run_without_a_job_get_a_tip() {
 #[test]
 fn a_command_that_is_run_keeps_its_own_arguments() {
     let cli = parse(&["run", "--spec", "job.toml", "--", "python", "-o", "x", "--as", "y"]).unwrap();
-    let Command::Run(args) = cli.command else { panic!("not run") };
+    let CliCommand::Run(args) = cli.command else { panic!("not run") };
     assert_eq!(args.command, ["python", "-o", "x", "--as", "y"]);
     assert_eq!(cli.output, Format::Table);
 }

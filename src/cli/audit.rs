@@ -12,10 +12,10 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    client::Manner,
-    output::{Cell, Page, fields, note, print, print_line},
-    tail::TailArgs,
-    when,
+    audit_tail::TailArgs,
+    client::CallKind,
+    output::{Page, TableCell, fields, note, print, print_line},
+    timestamp,
 };
 use crate::{
     ledger::{self, Dir, Head, HeadPublic, ReadError, SignedHead, VerifyReport},
@@ -105,12 +105,12 @@ struct HeadFile {
 
 /// A head that was kept, and its signature where it has one.
 #[derive(Debug, PartialEq)]
-struct Kept {
+struct KeptHead {
     head: Head,
     signed: Option<SignedHead>,
 }
 
-fn read_head(text: &str) -> Result<Kept, Failure> {
+fn read_head(text: &str) -> Result<KeptHead, Failure> {
     let wrong = |why: String| {
         Failure::usage(format!("`{}` is no head: {why}", text.escape_debug()))
             .fix("write INDEX:sha256:…, or the path of a file that holds it")
@@ -120,25 +120,25 @@ fn read_head(text: &str) -> Result<Kept, Failure> {
         Some(Head { index: index.parse().ok()?, digest: digest.parse().ok()? })
     };
     if let Some(head) = parse(text) {
-        return Ok(Kept { head, signed: None });
+        return Ok(KeptHead { head, signed: None });
     }
     let mut held = String::new();
     File::open(text)
         .and_then(|f| f.take(4_096).read_to_string(&mut held))
         .map_err(|e| wrong(e.to_string()))?;
     if let Ok(signed) = held.parse::<SignedHead>() {
-        return Ok(Kept { head: signed.head, signed: Some(signed) });
+        return Ok(KeptHead { head: signed.head, signed: Some(signed) });
     }
     let json = || {
         let head: HeadFile = serde_json::from_str(&held).ok()?;
         Some(Head { index: head.index, digest: head.digest })
     };
     let head = parse(&held).or_else(json).ok_or_else(|| wrong("the file holds none".to_owned()))?;
-    Ok(Kept { head, signed: None })
+    Ok(KeptHead { head, signed: None })
 }
 
 /// Believes a signed head by a key, and one that is not signed only where no key was given.
-fn believe(kept: &Kept, key: Option<&Path>, dir: &Path) -> Result<(), Failure> {
+fn believe(kept: &KeptHead, key: Option<&Path>, dir: &Path) -> Result<(), Failure> {
     let Some(signed) = &kept.signed else {
         return match key {
             None => Ok(()),
@@ -166,7 +166,7 @@ fn believe(kept: &Kept, key: Option<&Path>, dir: &Path) -> Result<(), Failure> {
 async fn head(key: bool, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(PrincipalKind::ALL)?;
     let answer = client
-        .ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
+        .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
         .await?;
     if answer.ledger_head.is_empty() {
         return Err(Failure::new(
@@ -219,14 +219,14 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
             "snapshots": report.snapshots, "snapshots_followed": report.snapshots_followed,
         }))?;
     } else {
-        let last = report.last.map(|(_, at)| format!("{at} ({})", when::relative(at, now)));
+        let last = report.last.map(|(_, at)| format!("{at} ({})", timestamp::relative(at, now)));
         let (all, followed) = (report.snapshots, report.snapshots_followed);
         let snapshots = format!("{all}, of which {followed} follow from the records");
         let types = report.types.iter().map(|(kind, count)| format!("{kind} {count}"));
         print(&fields([
-            ("good", Cell::from(dir.display().to_string())),
+            ("good", TableCell::from(dir.display().to_string())),
             ("records", report.records.to_string().into()),
-            ("of them", Cell::list(types)),
+            ("of them", TableCell::list(types)),
             ("segments", report.segments.to_string().into()),
             ("snapshots", snapshots.into()),
             ("first", report.first.map(|(_, at)| at.to_string()).unwrap_or_default().into()),
@@ -299,12 +299,12 @@ mod tests {
         let digest = Digest::of(b"x");
         let written = format!("7:{digest}");
         let head = Head { index: 7, digest };
-        assert_eq!(read_head(&written).unwrap(), Kept { head, signed: None });
+        assert_eq!(read_head(&written).unwrap(), KeptHead { head, signed: None });
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path().to_str().unwrap();
         for text in [format!("{written}\n"), format!(r#"{{"v":1,"index":7,"digest":"{digest}"}}"#)] {
             std::fs::write(path, text).unwrap();
-            assert_eq!(read_head(path).unwrap(), Kept { head, signed: None });
+            assert_eq!(read_head(path).unwrap(), KeptHead { head, signed: None });
         }
         std::fs::write(path, "{}").unwrap();
         for bad in [path, "/nonexistent/head", "7", "x:sha256:00"] {
@@ -326,7 +326,7 @@ mod tests {
         believe(&kept, Some(&dir.path().join("head.pub")), other.path()).unwrap();
         let failure = believe(&kept, None, other.path()).unwrap_err();
         assert_eq!(failure.exit.code(), 7);
-        let unsigned = Kept { signed: None, ..kept };
+        let unsigned = KeptHead { signed: None, ..kept };
         assert_eq!(believe(&unsigned, Some(&path), dir.path()).unwrap_err().exit, Exit::Usage);
     }
 

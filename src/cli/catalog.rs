@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    client::Manner,
+    client::CallKind,
     failure::mistakes,
     output::{fields, note, print},
-    view,
+    render,
 };
 use crate::{
     catalog::Catalog,
@@ -105,7 +105,7 @@ async fn fetch(name: String, session: &Session) -> Result<Vec<v1::Resource>, Fai
         let page_size = u32::try_from(PAGE_MAX).unwrap_or(u32::MAX);
         let request = v1::ListResourcesRequest { name: name.clone(), page_size, page_token };
         let answer =
-            client.ask(Manner::Reads, request, async |r| client.jobs().list_resources(r).await).await?;
+            client.ask(CallKind::Reads, request, async |r| client.jobs().list_resources(r).await).await?;
         all.extend(answer.resources);
         page_token = answer.next_page_token;
         if page_token.is_empty() {
@@ -118,10 +118,10 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
     let resources = fetch(String::new(), session).await?;
     if session.for_programs() {
         let now = session.now().wall;
-        session.print_value(&resources.iter().map(|r| view::resource_value(r, now)).collect())?;
+        session.print_value(&resources.iter().map(|r| render::resource_value(r, now)).collect())?;
         return Ok(Exit::Ok);
     }
-    print(&view::resource_table(&resources, session.room()))?;
+    print(&render::resource_table(&resources, session.table_size()))?;
     if resources.is_empty() {
         note("The catalog has nothing that a job of your tenant may name.");
     }
@@ -136,9 +136,9 @@ async fn show(name: &ResourceName, session: &Session) -> Result<Exit, Failure> {
     }
     let now = session.now().wall;
     if session.for_programs() {
-        session.print_value(&resources.iter().map(|r| view::resource_value(r, now)).collect())?;
+        session.print_value(&resources.iter().map(|r| render::resource_value(r, now)).collect())?;
     } else {
-        let mut pages = resources.iter().map(|r| view::resource_page(r, now));
+        let mut pages = resources.iter().map(|r| render::resource_page(r, now));
         let first = pages.next().unwrap_or_default();
         print(&pages.fold(first, |all, page| all.below(&page)))?;
     }
@@ -191,9 +191,9 @@ fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> R
 
 async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator])?;
-    let manner = if dry_run { Manner::Reads } else { Manner::Changes };
+    let kind = if dry_run { CallKind::Reads } else { CallKind::Changes };
     let request = v1::ReloadCatalogRequest { dry_run };
-    let answer = client.ask(manner, request, async |r| client.operator().reload_catalog(r).await).await?;
+    let answer = client.ask(kind, request, async |r| client.operator().reload_catalog(r).await).await?;
     if session.for_programs() {
         session.print_value(&json!({
             "dry_run": dry_run, "digest": answer.digest, "principals": answer.principals,

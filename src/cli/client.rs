@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
-use super::{Exit, Failure, failure::Effect, output::note};
+use super::{Exit, Failure, Session, failure::Effect, output::note};
 use crate::{
+    agent::Backoff,
     clock::Clock,
     identity::{IdentitySource, NoIdentity, first_identity},
     limits::CALL,
@@ -36,7 +37,7 @@ pub struct Client {
 
 /// Whether a call that failed on its way may have changed anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Manner {
+pub(super) enum CallKind {
     Reads,
     Changes,
 }
@@ -71,17 +72,17 @@ impl Client {
     /// Asks once, within [`CALL`].
     pub(super) async fn ask<M, T>(
         &self,
-        manner: Manner,
+        kind: CallKind,
         message: M,
         call: impl AsyncFnOnce(Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        self.ask_within(CALL, manner, message, call).await
+        self.ask_within(CALL, kind, message, call).await
     }
 
     pub(super) async fn ask_within<M, T>(
         &self,
         deadline: Duration,
-        manner: Manner,
+        kind: CallKind,
         message: M,
         call: impl AsyncFnOnce(Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
@@ -93,7 +94,7 @@ impl Client {
             answer = call(request) => answer,
             () = self.clock.sleep(deadline) => Err(Status::deadline_exceeded("no answer")),
         };
-        answer.map(Response::into_inner).map_err(|status| self.failure(&status, manner))
+        answer.map(Response::into_inner).map_err(|status| self.failure(&status, kind))
     }
 
     /// Opens a stream; only its opening has a deadline.
@@ -107,11 +108,11 @@ impl Client {
             answer = call(Request::new(message)) => answer,
             () = self.clock.sleep(CALL) => Err(Status::deadline_exceeded("no answer")),
         };
-        answer.map(Response::into_inner).map_err(|status| self.failure(&status, Manner::Reads))
+        answer.map(Response::into_inner).map_err(|status| self.failure(&status, CallKind::Reads))
     }
 
-    pub(super) fn failure(&self, status: &Status, manner: Manner) -> Failure {
-        let failure = of_status(status, manner, self.daemon.connector().endpoint().address());
+    pub(super) fn failure(&self, status: &Status, kind: CallKind) -> Failure {
+        let failure = of_status(status, kind, self.daemon.connector().endpoint().address());
         match self.you() {
             Some(you) if failure.facts.iter().all(|(label, _)| label != "you") => {
                 failure.with("you", you.to_string())
@@ -141,7 +142,7 @@ pub(super) async fn identified(
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Reads what the daemon, or the way to it, answered instead of an answer.
-pub(super) fn of_status(status: &Status, manner: Manner, address: &str) -> Failure {
+pub(super) fn of_status(status: &Status, kind: CallKind, address: &str) -> Failure {
     // Without a connection nothing was asked.
     if let Some(error) = explain(status) {
         return error.refusal().into();
@@ -155,7 +156,7 @@ pub(super) fn of_status(status: &Status, manner: Manner, address: &str) -> Failu
         Some(told @ Told { reason: Some(reason), .. }) => told.into_refusal(reason).into(),
         None => unspoken(status, address).map_or_else(|| unknown(status), Failure::from),
     };
-    if manner == Manner::Changes && may_have_happened(status.code(), failure.reason) {
+    if kind == CallKind::Changes && may_have_happened(status.code(), failure.reason) {
         failure.effect = Effect::Unknown;
     }
     failure
@@ -173,6 +174,47 @@ fn may_have_happened(code: Code, reason: Option<Reason>) -> bool {
 fn unknown(status: &Status) -> Failure {
     Failure::new(Exit::of(Reason::of_code(status.code())), format!("the daemon answered {}", status.code()))
         .with("said", status.message())
+}
+
+/// One thing that is followed: whether the daemon has answered yet, and how long to wait before it is asked again.
+pub(super) struct Retries {
+    has_answered: bool,
+    waits: Backoff,
+    said: String,
+}
+
+impl Retries {
+    pub(super) fn new() -> Self {
+        Retries { has_answered: false, waits: Backoff::default(), said: String::new() }
+    }
+
+    /// The daemon answers: the next loss is waited out from the beginning.
+    pub(super) fn answered(&mut self) {
+        self.has_answered = true;
+        self.waits = Backoff::default();
+        self.said.clear();
+    }
+
+    /// Waits after a stream or a call ended, if asking again may help. A first call that fails is not repeated.
+    pub(super) async fn wait(
+        &mut self,
+        ended: Result<(), Failure>,
+        session: &Session,
+    ) -> Result<(), Failure> {
+        if let Err(failure) = ended {
+            // Without a reason: our own files are being replaced at this moment.
+            let may_pass = failure.is_passing() || matches!(failure.reason, None | Some(Reason::SvidExpired));
+            if !self.has_answered || !may_pass || failure.exit == Exit::Ok {
+                return Err(failure);
+            }
+            if failure.text != self.said {
+                note(&format!("leasehold: {}. It is tried again until the daemon answers.", failure.text));
+                self.said = failure.text.into_owned();
+            }
+        }
+        session.clock.sleep(self.waits.next().unwrap_or(CALL)).await;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

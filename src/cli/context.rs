@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::{
     Exit, Failure, Session,
-    contexts::{Context, Contexts, SvidFrom, shown_endpoint},
-    output::{Cell, columns, fields, note, print},
-    words,
+    contexts_file::{Context, Contexts, SvidFrom, shown_endpoint},
+    output::{TableCell, columns, fields, note, print},
+    parse,
 };
 use crate::{
     identity::Pick,
@@ -107,10 +107,10 @@ struct AddArgs {
     #[arg(long, value_name = "SPIFFE ID")]
     server_id: SpiffeId,
     /// The roots of a trust domain, PEM or a SPIFFE bundle document. May be repeated. An agent brings those of its own.
-    #[arg(long, value_name = "DOMAIN=FILE", value_parser = words::bundle)]
+    #[arg(long, value_name = "DOMAIN=FILE", value_parser = parse::bundle)]
     bundle: Vec<(TrustDomain, PathBuf)>,
     /// Who you are there: ROLE=CERT,KEY for files, or ROLE=unix:///PATH for a SPIFFE agent. May be repeated.
-    #[arg(long, value_name = "ROLE=FROM", value_parser = words::identity, required = true)]
+    #[arg(long, value_name = "ROLE=FROM", value_parser = parse::identity, required = true)]
     identity: Vec<(PrincipalKind, SvidFrom)>,
     /// Make it the current one.
     #[arg(long = "use")]
@@ -262,12 +262,12 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
     let bundles = context.bundles.iter().map(|(domain, path)| format!("{domain}: {}", path.display()));
     let identities = context.identities.iter().map(|(role, from)| format!("{role}: {}", svid(from)));
     print(&fields([
-        ("name", Cell::from(name)),
+        ("name", TableCell::from(name)),
         ("server", context.server.as_str().into()),
         ("server id", context.server_id.as_str().into()),
         ("issuer", context.issuer.clone().unwrap_or_default().into()),
-        ("bundles", Cell::list(bundles)),
-        ("identities", Cell::list(identities)),
+        ("bundles", TableCell::list(bundles)),
+        ("identities", TableCell::list(identities)),
     ]))
 }
 

@@ -91,7 +91,7 @@ impl DevArgs {
             Some(dir) => dir,
             None => default_dir()?,
         };
-        // Held for as long as this runs.
+        // FileAccess for as long as this runs.
         let free = match self.port {
             0 => Some(free_ports().map_err(|e| failed("no ports on loopback", &e))?),
             _ => None,
@@ -222,7 +222,7 @@ fn ports_from(grpc: u16) -> Result<Ports, Failure> {
 }
 
 /// What the wrapper's index says of one resource.
-struct Held {
+struct FileAccess {
     token_file: PathBuf,
     audience: String,
     /// `HOST:PORT` and the path of the resource there.
@@ -239,7 +239,7 @@ fn split(what: &str) -> Result<(ResourceName, String), Failure> {
     Ok((resource, path.unwrap_or_default().to_owned()))
 }
 
-fn held(resource: &ResourceName) -> Result<Held, Failure> {
+fn find_access(resource: &ResourceName) -> Result<FileAccess, Failure> {
     let outside = || {
         Failure::new(Exit::Failure, "this is no job: LEASEHOLD_CREDENTIALS names no file of credentials")
             .fix("run it inside one: leasehold run --spec job.toml -- leasehold dev fetch …")
@@ -263,7 +263,7 @@ fn held(resource: &ResourceName) -> Result<Held, Failure> {
                 .parse()
                 .map_err(|e| failed("the location of the resource cannot be read", &e))?;
             let authority = location.authority().map(ToString::to_string).unwrap_or_default();
-            return Ok(Held {
+            return Ok(FileAccess {
                 token_file: text(&credential, "path").into(),
                 audience: text(&credential, "audience"),
                 authority,
@@ -277,11 +277,13 @@ fn held(resource: &ResourceName) -> Result<Held, Failure> {
 
 async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
     let (resource, path) = split(what)?;
-    let held = held(&resource)?;
-    let client = files(session, &held).await?;
-    let token = read_token(&held.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
-    let coming =
-        client.get(&format!("{}{}", held.path, encode_path(&path)), &token).await.map_err(|e| refused(&e))?;
+    let access = find_access(&resource)?;
+    let client = files(session, &access).await?;
+    let token = read_token(&access.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
+    let coming = client
+        .get(&format!("{}{}", access.path, encode_path(&path)), &token)
+        .await
+        .map_err(|e| refused(&e))?;
     coming.write_to(&mut tokio::io::stdout()).await.map_err(|e| refused(&e))?;
     Ok(Exit::Ok)
 }
@@ -289,31 +291,31 @@ async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
 async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
     use tokio::io::AsyncReadExt;
     let (resource, path) = split(what)?;
-    let held = held(&resource)?;
-    let client = files(session, &held).await?;
+    let access = find_access(&resource)?;
+    let client = files(session, &access).await?;
     let mut bytes = Vec::new();
     tokio::io::stdin()
         .take(crate::limits::FILE_BYTES_MAX)
         .read_to_end(&mut bytes)
         .await
         .map_err(|e| failed("stdin cannot be read", &e))?;
-    let token = read_token(&held.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
+    let token = read_token(&access.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
     let count = bytes.len();
     client
-        .put(&format!("{}{}", held.path, encode_path(&path)), &token, bytes.into())
+        .put(&format!("{}{}", access.path, encode_path(&path)), &token, bytes.into())
         .await
         .map_err(|e| refused(&e))?;
     note(&format!("stored {count} bytes as {what}"));
     Ok(Exit::Ok)
 }
 
-async fn files(session: &Session, held: &Held) -> Result<FileClient, Failure> {
+async fn files(session: &Session, access: &FileAccess) -> Result<FileClient, Failure> {
     let chosen = session.choose(&[PrincipalKind::Workload])?;
     let (_, source) = session.connector(&chosen)?;
     super::client::identified(&*source, &*session.clock, session.identity_wait()).await?;
-    let server = held.audience.parse().map_err(|e| failed("the audience is no SPIFFE ID", &e))?;
+    let server = access.audience.parse().map_err(|e| failed("the audience is no SPIFFE ID", &e))?;
     let endpoint =
-        Endpoint::new(&held.authority, server).map_err(|e| failed("the location is no address", &e))?;
+        Endpoint::new(&access.authority, server).map_err(|e| failed("the location is no address", &e))?;
     Ok(FileClient::new(Connector::new(source, session.clock.clone(), endpoint)))
 }
 

@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::{
     Client, Exit, Failure, Session,
-    client::Manner,
-    contexts::{Context, Contexts, SvidFrom},
+    client::CallKind,
+    contexts_file::{Context, Contexts, SvidFrom},
     output::{Page, print},
-    when,
+    timestamp,
 };
 use crate::{
     clock::Wall,
@@ -48,9 +48,9 @@ struct Wrong {
 }
 
 #[derive(Default)]
-struct Report(Vec<Check>);
+struct DoctorReport(Vec<Check>);
 
-impl Report {
+impl DoctorReport {
     fn ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
         self.0.push(Check { what: what.into(), found: Ok(found.into()) });
     }
@@ -92,7 +92,7 @@ impl Report {
 
 impl DoctorArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let mut report = Report::default();
+        let mut report = DoctorReport::default();
         look(session, &mut report).await;
         if session.for_programs() {
             session.print_value(&report.to_json())?;
@@ -103,7 +103,7 @@ impl DoctorArgs {
     }
 }
 
-async fn look(session: &Session, report: &mut Report) {
+async fn look(session: &Session, report: &mut DoctorReport) {
     let path = match session.contexts_file() {
         Ok(path) => path,
         Err(failure) => return report.of("contexts", failure),
@@ -149,17 +149,16 @@ async fn look_at_agent(
     source: &dyn IdentitySource,
     pick: &Pick,
     session: &Session,
-    report: &mut Report,
+    report: &mut DoctorReport,
 ) -> bool {
     let wait = session.identity_wait().min(CALL);
     let first = first_identity(source, &*session.clock, wait, |_| {}).await;
     let (trust, now) = (source.current(), session.now().wall);
     match first.map_err(|e| e.to_string()).and_then(|_| trust.check(now).map_err(|e| e.to_string())) {
         Ok(()) => {
-            let svid = trust
-                .svid
-                .as_ref()
-                .map(|svid| format!("{}, ends {}", svid.spiffe_id(), when::relative(svid.not_after(), now)));
+            let svid = trust.svid.as_ref().map(|svid| {
+                format!("{}, ends {}", svid.spiffe_id(), timestamp::relative(svid.not_after(), now))
+            });
             let domains: Vec<_> = trust.bundles.domains().map(ToString::to_string).collect();
             report.ok(
                 "SPIFFE agent",
@@ -179,7 +178,7 @@ async fn look_at_agent(
 }
 
 /// Answers the bundles that could be read.
-fn look_at_bundles(context: &Context, now: Wall, report: &mut Report) -> TrustBundles {
+fn look_at_bundles(context: &Context, now: Wall, report: &mut DoctorReport) -> TrustBundles {
     let mut roots = TrustBundles::empty();
     for (domain, path) in &context.bundles {
         let what = format!("bundle {domain}");
@@ -210,7 +209,7 @@ fn look_at_svids(
     only: Option<PrincipalKind>,
     roots: &TrustBundles,
     now: Wall,
-    report: &mut Report,
+    report: &mut DoctorReport,
 ) {
     let files = context.identities.iter().filter_map(|(role, from)| match from {
         SvidFrom::Files(files) => Some((role, files)),
@@ -240,8 +239,8 @@ fn look_at_svids(
             Ok(svid) if !svid.is_current(now) => {
                 let (from, until) = (svid.leaf().not_before, svid.not_after());
                 let which = match now < from {
-                    true => format!("begins only {}", when::relative(from, now)),
-                    false => format!("ended {}", when::relative(until, now)),
+                    true => format!("begins only {}", timestamp::relative(from, now)),
+                    false => format!("ended {}", timestamp::relative(until, now)),
                 };
                 report.wrong(
                     what,
@@ -251,7 +250,7 @@ fn look_at_svids(
             }
             Ok(svid) => match svid.judge(roots, now) {
                 Ok(()) => {
-                    let (id, until) = (svid.spiffe_id(), when::relative(svid.not_after(), now));
+                    let (id, until) = (svid.spiffe_id(), timestamp::relative(svid.not_after(), now));
                     report.ok(what, format!("{id}, ends {until}"));
                 }
                 Err(why) => report.wrong(
@@ -264,7 +263,7 @@ fn look_at_svids(
     }
 }
 
-async fn look_at_connection(connector: &Connector, report: &mut Report) -> bool {
+async fn look_at_connection(connector: &Connector, report: &mut DoctorReport) -> bool {
     let address = connector.endpoint().address();
     match connector.connected_channel().await {
         Ok(_) => {
@@ -282,10 +281,11 @@ async fn look_at_connection(connector: &Connector, report: &mut Report) -> bool 
     }
 }
 
-async fn look_at_daemon(client: &Client, session: &Session, report: &mut Report) {
+async fn look_at_daemon(client: &Client, session: &Session, report: &mut DoctorReport) {
     let before = session.now();
-    let asked =
-        client.ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await).await;
+    let asked = client
+        .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
+        .await;
     let after = session.now();
     let answer = match asked {
         Ok(answer) => answer,
@@ -309,13 +309,13 @@ async fn look_at_daemon(client: &Client, session: &Session, report: &mut Report)
     }
     let round_trip = after.boot.since(before.boot);
     let middle = before.wall.plus(round_trip / 2);
-    match when::moment(answer.server_time.as_ref()) {
+    match timestamp::moment(answer.server_time.as_ref()) {
         Some(theirs) => judge_clocks(middle, theirs, round_trip, report),
         None => report.wrong("clock", "the daemon told no time", "use the leasehold that came with it"),
     }
 }
 
-fn judge_clocks(ours: Wall, theirs: Wall, round_trip: Duration, report: &mut Report) {
+fn judge_clocks(ours: Wall, theirs: Wall, round_trip: Duration, report: &mut DoctorReport) {
     let apart = ours.since(theirs).max(theirs.since(ours));
     let shown = format!("{} ms from the daemon's, ± {} ms", apart.as_millis(), round_trip.as_millis() / 2);
     if apart > CLOCK_DIFFERENCE_MAX {
@@ -332,7 +332,7 @@ mod tests {
 
     #[test]
     fn one_line_for_each_look_and_a_fix_for_what_is_wrong() {
-        let mut report = Report::default();
+        let mut report = DoctorReport::default();
         report.ok("contexts", "1 in /c.toml");
         assert!(report.is_well());
         judge_clocks(Wall(100_000), Wall(100_020), Duration::from_millis(4), &mut report);

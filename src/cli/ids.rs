@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use super::{Client, Exit, Failure, client::Manner};
+use super::{Client, Exit, Failure, client::CallKind};
 use crate::{
     name::{JobId, LeaseId},
     proto::v1,
@@ -63,7 +63,7 @@ impl JobRef {
             return Ok(id);
         }
         let request = v1::ListJobsRequest { id_prefix: self.0.clone(), page_size: 2, ..Default::default() };
-        let answer = client.ask(Manner::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
+        let answer = client.ask(CallKind::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
         only(&self.0, "job", answer.jobs.into_iter().map(|job| job.id).collect())
     }
 }
@@ -80,7 +80,7 @@ impl LeaseRef {
         }
         let request = v1::ListLeasesRequest { id_prefix: self.0.clone(), page_size: 2, ..Default::default() };
         let answer =
-            client.ask(Manner::Reads, request, async |r| client.operator().list_leases(r).await).await?;
+            client.ask(CallKind::Reads, request, async |r| client.operator().list_leases(r).await).await?;
         only(&self.0, "lease", answer.leases.into_iter().map(|lease| lease.id).collect())
     }
 }

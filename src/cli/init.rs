@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{
     Contexts, Exit, Failure, Session, SvidFiles,
-    contexts::Context,
+    contexts_file::Context,
     output::{Page, note, print},
 };
 use crate::{

@@ -7,23 +7,19 @@ use serde_json::json;
 
 use super::{
     Client, Exit, Failure, Session,
-    begin::{BeginArgs, begin},
-    client::Manner,
-    failure::mistakes,
-    follow::Following,
+    client::{CallKind, Retries},
     ids::JobRef,
+    job_begin::{BeginArgs, begin},
+    job_create::{CreateArgs, check, create},
     job_list::JobListArgs,
-    output::{note, note_page, print, print_line},
-    settle::{Wait, settle},
-    view, when, words,
+    output::{note, print, print_line},
+    parse, render, timestamp,
+    wait_durable::{Wait, wait_durable},
 };
 use crate::{
-    agent::RunSpec,
     limits::DRAIN_GRACE_MAX,
     name::{JobId, PrincipalKind},
     proto::v1,
-    reason::APPROVALS_ABSENT,
-    secret::random_u128,
 };
 
 /// Describes, shows and ends tuning jobs.
@@ -111,7 +107,7 @@ Examples:
         #[arg(long, value_enum, default_value = "cancelled")]
         outcome: Closing,
         /// For whoever reads it later.
-        #[arg(long, value_name = "TEXT", value_parser = words::reason)]
+        #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
         reason: Option<String>,
         /// Do not wait until it is on disk.
         #[arg(long)]
@@ -130,29 +126,12 @@ Examples:
         #[arg(long, value_name = "N")]
         attempt: Option<u64>,
         /// Time for checkpoint writes, at most 2m; the job's otherwise.
-        #[arg(long, value_name = "SPAN", value_parser = words::span)]
+        #[arg(long, value_name = "SPAN", value_parser = parse::span)]
         grace: Option<Duration>,
         /// For whoever reads it later.
-        #[arg(long, value_name = "TEXT", value_parser = words::reason)]
+        #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
         reason: Option<String>,
     },
-}
-
-#[derive(Debug, Args)]
-struct CreateArgs {
-    /// job.toml, or the same as JSON.
-    #[arg(long, value_name = "FILE")]
-    spec: PathBuf,
-    /// The same key and specification are the same job, for a day. A new key otherwise.
-    #[arg(long, value_name = "K")]
-    idempotency_key: Option<String>,
-    /// Wait until it is ready (exit 0) or closed (exit 2), over restarts of the daemon. This version has no command to
-    /// approve a job, so one that a gate holds back waits until somebody cancels it.
-    #[arg(long)]
-    wait: bool,
-    /// Decide, create nothing; the same as `job check`.
-    #[arg(long, conflicts_with = "wait")]
-    dry_run: bool,
 }
 
 /// How a job may be closed by hand.
@@ -174,7 +153,6 @@ pub(super) const READERS: [PrincipalKind; 5] = [
 /// An operator ends any job of its tenant, the others only those that they launched or were named for.
 const ENDERS: [PrincipalKind; 4] =
     [PrincipalKind::Operator, PrincipalKind::Launcher, PrincipalKind::Workload, PrincipalKind::Scheduler];
-const NO_JOB: &str = "No job was created, no access was given.";
 
 impl JobArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
@@ -188,9 +166,9 @@ impl JobArgs {
                 let job = get(&client, job.whole(&client).await?).await?;
                 let now = session.now().wall;
                 if session.for_programs() {
-                    session.print_value(&view::job_value(&job, now))?;
+                    session.print_value(&render::job_value(&job, now))?;
                 } else {
-                    print(&view::job_page(&job, now))?;
+                    print(&render::job_page(&job, now))?;
                 }
                 Ok(Exit::Ok)
             }
@@ -206,167 +184,14 @@ impl JobArgs {
     }
 }
 
-/// Reads a specification; all that is wrong with it at once.
-pub(super) fn read_spec(path: &std::path::Path) -> Result<RunSpec, Failure> {
-    RunSpec::load(path).map_err(|errors| {
-        let problems = errors.problems();
-        if let [only] = problems
-            && only.line == 0
-        {
-            return Failure::of_unreadable(&only.file, &only.what).saying(NO_JOB);
-        }
-        let what = mistakes(&path.display().to_string(), problems.len());
-        Failure::of_problems(what, problems.iter().map(ToString::to_string))
-            .fix("`leasehold job check` reads it again")
-            .saying(NO_JOB)
-    })
-}
-
-/// Who asks for a job: where it names nobody to join, its launcher does the work too, and so is a workload.
-fn creators(spec: &v1::JobSpec) -> [PrincipalKind; 2] {
-    match &spec.members {
-        Some(members) if !members.join.is_empty() => [PrincipalKind::Launcher, PrincipalKind::Workload],
-        _ => [PrincipalKind::Workload, PrincipalKind::Launcher],
-    }
-}
-
-async fn submit(
-    client: &Client,
-    spec: v1::JobSpec,
-    key: Option<String>,
-    dry_run: bool,
-) -> Result<(v1::Job, v1::CreateJobResponse), Failure> {
-    let idempotency_key = match key {
-        Some(key) => key,
-        None => {
-            let drawn = random_u128().map_err(|e| Failure::new(Exit::Failure, e.to_string()))?;
-            format!("cli-{drawn:032x}")
-        }
-    };
-    let request = v1::CreateJobRequest { spec: Some(spec), idempotency_key, dry_run };
-    let manner = if dry_run { Manner::Reads } else { Manner::Changes };
-    let mut answer = client
-        .ask(manner, request, async |request| client.jobs().create_job(request).await)
-        .await
-        .map_err(|f| if f.effect == super::Effect::Nothing { f.saying(NO_JOB) } else { f })?;
-    let job = answer.job.take().ok_or_else(incomplete)?;
-    Ok((job, answer))
-}
-
-async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
-    if args.dry_run {
-        return check(&args.spec, session).await;
-    }
-    let spec = read_spec(&args.spec)?;
-    let client = session.client(&creators(&spec.job))?;
-    let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
-    let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
-    if !session.for_programs() {
-        print_line(&job.id)?;
-        if !answer.created {
-            note("It was there already: the same key and specification.");
-        }
-        if awaiting(&job) {
-            note_page(&view::gate_table(&job.waiting_for));
-        }
-    }
-    let was_awaited = args.wait && awaiting(&job);
-    if was_awaited {
-        note(&held_back(&job.id));
-        job = decided(&job.id, session).await?;
-    }
-    if session.for_programs() {
-        session.print_value(&json!({
-            "job": view::job_value(&job, session.now().wall), "created": answer.created,
-            "decisions": answer.decisions.iter().map(view::decision_value).collect::<Vec<_>>(),
-        }))?;
-    }
-    match (job.state(), job.outcome()) {
-        (v1::JobState::AwaitingApproval, _) => {
-            if !session.for_programs() {
-                note(&held_back(&job.id));
-            }
-            Ok(Exit::AwaitingApproval)
-        }
-        (v1::JobState::Closed, v1::Outcome::Rejected) => {
-            Err(Failure::new(Exit::Denied, format!("job {} was rejected", job.id))
-                .with("why", job.detail)
-                .saying("No access was given."))
-        }
-        // Who waited asked whether it would be approved: it will not.
-        (v1::JobState::Closed, _) => {
-            let exit = if was_awaited { Exit::Denied } else { Exit::Ended };
-            Err(Failure::new(exit, format!("job {} is closed: {}", job.id, view::job_word(&job)))
-                .with("why", job.detail)
-                .saying("No access was given."))
-        }
-        _ => Ok(Exit::Ok),
-    }
-}
-
-/// What to know of a job that waits for people.
-fn held_back(id: &str) -> String {
-    format!("Job {id} waits for approval, and gets no access. Note: {APPROVALS_ABSENT}.")
-}
-
-/// Waits until people have decided, however long it takes: over restarts of the daemon and rotations of our own SVID.
-async fn decided(id: &str, session: &Session) -> Result<v1::Job, Failure> {
-    let mut following = Following::new();
-    // The daemon has just created it.
-    following.answered();
-    loop {
-        let mut decided = None;
-        let followed = async {
-            // Each time with the SVID that there is by now.
-            let client = session.client(&READERS)?;
-            let followed = follow(&client, id, |seen| {
-                following.answered();
-                let done = seen.state() != v1::JobState::AwaitingApproval;
-                decided = done.then_some(seen);
-                Ok(done)
-            });
-            followed.await
-        };
-        let followed = followed.await;
-        if let Some(job) = decided {
-            return Ok(job);
-        }
-        following.wait(followed, session).await.map_err(|f| f.saying(held_back(id)))?;
-    }
-}
-
-async fn check(path: &std::path::Path, session: &Session) -> Result<Exit, Failure> {
-    let spec = read_spec(path)?;
-    let client = session.client(&creators(&spec.job))?;
-    let (job, answer) = submit(&client, spec.job, None, true).await?;
-    if session.for_programs() {
-        session.print_value(&json!({
-            "job": view::job_value(&job, session.now().wall),
-            "decisions": answer.decisions.iter().map(view::decision_value).collect::<Vec<_>>(),
-        }))?;
-    } else {
-        let decisions = view::decision_table(&answer.decisions);
-        print(&match job.waiting_for.as_slice() {
-            [] => decisions,
-            gates => decisions.below(&view::gate_table(gates)),
-        })?;
-    }
-    if job.state() == v1::JobState::AwaitingApproval {
-        note("These would be asked first. Nothing was created.");
-        return Ok(Exit::AwaitingApproval);
-    }
-    note("It would be allowed. Nothing was created.");
-    Ok(Exit::Ok)
-}
-
 async fn get(client: &Client, job: JobId) -> Result<v1::Job, Failure> {
     let request = v1::GetJobRequest { job: job.to_string() };
-    let answer = client.ask(Manner::Reads, request, async |r| client.jobs().get_job(r).await).await?;
+    let answer = client.ask(CallKind::Reads, request, async |r| client.jobs().get_job(r).await).await?;
     answer.job.ok_or_else(incomplete)
 }
 
 /// Hands each state of a job over, until it is enough or the job is closed.
-async fn follow(
+pub(super) async fn follow(
     client: &Client,
     job: &str,
     mut seen: impl FnMut(v1::Job) -> Result<bool, Failure>,
@@ -374,7 +199,7 @@ async fn follow(
     let request = v1::WatchJobRequest { job: job.to_owned() };
     let mut stream = client.follow(request, async |r| client.jobs().watch_job(r).await).await?;
     loop {
-        let next = stream.message().await.map_err(|status| client.failure(&status, Manner::Reads))?;
+        let next = stream.message().await.map_err(|status| client.failure(&status, CallKind::Reads))?;
         let Some(answer) = next else { return Ok(()) };
         if seen(answer.job.ok_or_else(incomplete)?)? {
             return Ok(());
@@ -384,14 +209,14 @@ async fn follow(
 
 /// Shows each change of a job until it is closed, over restarts of the daemon.
 async fn watch(job: &JobRef, session: &Session) -> Result<Exit, Failure> {
-    let mut following = Following::new();
+    let mut retries = Retries::new();
     let mut last = v1::Job::default();
     loop {
         let followed = async {
             let client = session.client(&READERS)?;
             let id = job.whole(&client).await?.to_string();
             let followed = follow(&client, &id, |seen| {
-                following.answered();
+                retries.answered();
                 // After a restart the daemon tells the state again.
                 if seen != last {
                     show_change(&seen, session)?;
@@ -405,7 +230,7 @@ async fn watch(job: &JobRef, session: &Session) -> Result<Exit, Failure> {
         match (last.state(), last.outcome()) {
             (v1::JobState::Closed, v1::Outcome::Completed) => return Ok(Exit::Ok),
             (v1::JobState::Closed, _) => return Ok(Exit::Ended),
-            _ => following.wait(followed, session).await?,
+            _ => retries.wait(followed, session).await?,
         }
     }
 }
@@ -413,10 +238,10 @@ async fn watch(job: &JobRef, session: &Session) -> Result<Exit, Failure> {
 fn show_change(job: &v1::Job, session: &Session) -> Result<(), Failure> {
     let now = session.now().wall;
     if session.for_programs() {
-        return session.print_item(&view::job_value(job, now));
+        return session.print_item(&render::job_value(job, now));
     }
     let attempt = job.attempts.last().map_or(0, |a| a.number);
-    let (word, leases) = (view::job_word(job), job.live_leases);
+    let (word, leases) = (render::job_word(job), job.live_leases);
     let row = format!("{now}  {word:<18}attempt {attempt}  {leases} live leases  {}", job.detail);
     print_line(row.trim_end())
 }
@@ -441,22 +266,22 @@ async fn close(
         outcome: outcome.into(),
         reason: reason.unwrap_or_default(),
     };
-    let answer = client.ask(Manner::Changes, request, async |r| client.jobs().close_job(r).await).await?;
+    let answer = client.ask(CallKind::Changes, request, async |r| client.jobs().close_job(r).await).await?;
     let job = answer.job.ok_or_else(incomplete)?;
     let mut ending = answer.ending.unwrap_or_default();
-    let settled = settle(&client, &mut ending, wait).await;
+    let recorded = wait_durable(&client, &mut ending, wait).await;
     if session.for_programs() {
         session.print_value(&json!({
-            "job": view::job_value(&job, session.now().wall), "ending": view::ending_value(&ending),
+            "job": render::job_value(&job, session.now().wall), "ending": render::ending_value(&ending),
         }))?;
     } else {
-        let word = view::job_word(&job);
+        let word = render::job_word(&job);
         print_line(&format!("{} {word}: {} live leases ended, seq {}", job.id, ending.behind, ending.seq))?;
         if job.outcome() != outcome {
             note("It was over before: the first outcome stays.");
         }
     }
-    settled.map(|()| Exit::Ok)
+    recorded.map(|()| Exit::Ok)
 }
 
 async fn drain(
@@ -481,20 +306,21 @@ async fn drain(
     let request = v1::DrainAttemptRequest {
         job: job.to_string(),
         attempt,
-        grace: grace.and_then(words::wire),
+        grace: grace.and_then(parse::wire),
         reason: reason.unwrap_or_default(),
         ..Default::default()
     };
-    let answer = client.ask(Manner::Changes, request, async |r| client.jobs().drain_attempt(r).await).await?;
+    let answer =
+        client.ask(CallKind::Changes, request, async |r| client.jobs().drain_attempt(r).await).await?;
     let now = session.now().wall;
     let (reading, writing) = (answer.reading_ends.as_ref(), answer.writing_ends.as_ref());
     if session.for_programs() {
         session.print_value(&json!({
-            "job": job.to_string(), "attempt": attempt, "reading_ends": when::value(reading, now),
-            "writing_ends": when::value(writing, now),
+            "job": job.to_string(), "attempt": attempt, "reading_ends": timestamp::value(reading, now),
+            "writing_ends": timestamp::value(writing, now),
         }))?;
     } else {
-        let (reading, writing) = (when::short(reading, now), when::short(writing, now));
+        let (reading, writing) = (timestamp::short(reading, now), timestamp::short(writing, now));
         print_line(&format!("{job} attempt {attempt} drains: reading ends {reading}, writing {writing}"))?;
     }
     Ok(Exit::Ok)
@@ -505,7 +331,3 @@ pub(super) fn incomplete() -> Failure {
     Failure::new(Exit::Failure, "the daemon's answer is not complete")
         .fix("use the leasehold that came with the daemon; `leasehold whoami` tells its version")
 }
-
-#[cfg(test)]
-#[path = "job_tests.rs"]
-mod tests;

@@ -1,17 +1,15 @@
 //! `leasehold job list`.
 
-use std::time::Duration;
-
 use clap::Args;
 
 use super::{
     Client, Exit, Failure, Session,
-    client::Manner,
-    follow::Following,
+    client::CallKind,
+    client::Retries,
     job::READERS,
     lease::screen,
     output::{Page, note, print},
-    view, words,
+    parse, render,
 };
 use crate::{
     limits::{PAGE_DEFAULT, PAGE_MAX, WATCH},
@@ -27,8 +25,8 @@ pub(super) struct JobListArgs {
     open: bool,
     /// Only jobs in this state: awaiting-approval, ready, running, closed, or closed as completed, failed, interrupted, lost,
     /// cancelled, rejected, expired, revoked or unknown. May be repeated.
-    #[arg(long, value_name = "STATE", value_parser = words::job_state, value_delimiter = ',')]
-    state: Vec<words::WantedState>,
+    #[arg(long, value_name = "STATE", value_parser = parse::job_state, value_delimiter = ',')]
+    state: Vec<parse::StateFilter>,
     /// Only jobs of this tenant.
     #[arg(long, value_name = "NAME")]
     tenant: Option<TenantName>,
@@ -36,14 +34,14 @@ pub(super) struct JobListArgs {
     #[arg(long, value_name = "SPIFFE ID")]
     launcher: Option<SpiffeId>,
     /// Only jobs that read this dataset: TENANT/NAME or TENANT/NAME@VERSION.
-    #[arg(long, value_name = "NAME", value_parser = words::dataset)]
+    #[arg(long, value_name = "NAME", value_parser = parse::dataset)]
     dataset: Option<ResourceName>,
     /// Only jobs that read this model: TENANT/NAME or TENANT/NAME@VERSION.
-    #[arg(long, value_name = "NAME", value_parser = words::model)]
+    #[arg(long, value_name = "NAME", value_parser = parse::model)]
     model: Option<ResourceName>,
     /// Only jobs that were created since: a span as 2h, or a moment as 2026-11-29T08:00:00Z.
-    #[arg(long, value_name = "WHEN", value_parser = words::since)]
-    since: Option<words::Since>,
+    #[arg(long, value_name = "WHEN", value_parser = parse::since)]
+    since: Option<parse::Since>,
     /// At most this many [default: 100; with --ids all]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -66,9 +64,9 @@ impl JobListArgs {
         if self.ids {
             print(&Page::lines(jobs.iter().map(|j| &j.id)))?;
         } else if session.for_programs() {
-            session.print_value(&jobs.iter().map(|j| view::job_value(j, now)).collect())?;
+            session.print_value(&jobs.iter().map(|j| render::job_value(j, now)).collect())?;
         } else {
-            print(&view::job_table(&jobs, now, session.room()))?;
+            print(&render::job_table(&jobs, now, session.table_size()))?;
             if jobs.is_empty() {
                 note(match self.has_filter() {
                     true => "No job that you may see is like this.",
@@ -83,20 +81,20 @@ impl JobListArgs {
     }
 
     async fn watch(self, session: &Session) -> Result<Exit, Failure> {
-        let mut following = Following::new();
+        let mut retries = Retries::new();
         loop {
             let looked = async {
                 let (jobs, _) = self.fetch(&session.client(&READERS)?, session).await?;
-                following.answered();
+                retries.answered();
                 let now = session.now().wall;
                 match session.for_programs() {
-                    true => session.print_item(&jobs.iter().map(|j| view::job_value(j, now)).collect()),
-                    false => print(&screen(now, &view::job_table(&jobs, now, session.room()))),
+                    true => session.print_item(&jobs.iter().map(|j| render::job_value(j, now)).collect()),
+                    false => print(&screen(now, &render::job_table(&jobs, now, session.table_size()))),
                 }
             };
             match looked.await {
                 Ok(()) => session.clock.sleep(WATCH).await,
-                failed => following.wait(failed, session).await?,
+                failed => retries.wait(failed, session).await?,
             }
         }
     }
@@ -122,8 +120,8 @@ impl JobListArgs {
         };
         for wanted in &self.state {
             match wanted {
-                words::WantedState::State(state) => request.states.push((*state).into()),
-                words::WantedState::ClosedAs(outcome) => request.outcomes.push((*outcome).into()),
+                parse::StateFilter::State(state) => request.states.push((*state).into()),
+                parse::StateFilter::ClosedAs(outcome) => request.outcomes.push((*outcome).into()),
             }
         }
         request
@@ -141,7 +139,7 @@ impl JobListArgs {
             }
             let request = v1::ListJobsRequest { page_size, page_token, ..self.request(session) };
             let answer =
-                client.ask(Manner::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
+                client.ask(CallKind::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
             jobs.extend(answer.jobs);
             page_token = answer.next_page_token;
             if page_token.is_empty() {
@@ -150,6 +148,3 @@ impl JobListArgs {
         }
     }
 }
-
-/// How long ago is the longest span that can be asked for.
-pub(super) const SINCE_MAX: Duration = Duration::from_secs(3_660 * 24 * 3_600);

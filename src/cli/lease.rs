@@ -6,12 +6,12 @@ use clap::{Args, Subcommand};
 
 use super::{
     Client, Exit, Failure, Session,
-    client::Manner,
-    follow::Following,
+    client::CallKind,
+    client::Retries,
     ids::{self, LeaseRef},
     job::incomplete,
     output::{Page, note, print},
-    view, words,
+    parse, render,
 };
 use crate::{
     clock::Wall,
@@ -59,7 +59,7 @@ Examples:
 #[derive(Debug, Args)]
 struct ListArgs {
     /// Those that end when this name is revoked: a job, an identity, a dataset, a tenant…
-    #[arg(long, value_name = "NAME", value_parser = words::ending_name)]
+    #[arg(long, value_name = "NAME", value_parser = parse::ending_name)]
     behind: Option<String>,
     /// Also those that ended a short while ago.
     #[arg(long)]
@@ -83,7 +83,7 @@ impl LeaseArgs {
                 let id = lease.whole(&client).await?;
                 let request = v1::GetLeaseRequest { lease: id.to_string() };
                 let answer = client
-                    .ask(Manner::Reads, request, async |r| client.operator().get_lease(r).await)
+                    .ask(CallKind::Reads, request, async |r| client.operator().get_lease(r).await)
                     .await
                     .map_err(|failure| match failure.reason {
                         Some(Reason::LeaseNotFound) => failure.with("asked", lease.as_str()).fix(
@@ -94,9 +94,9 @@ impl LeaseArgs {
                 let lease = answer.lease.ok_or_else(incomplete)?;
                 let now = session.now().wall;
                 if session.for_programs() {
-                    session.print_value(&view::lease_value(&lease, now))?;
+                    session.print_value(&render::lease_value(&lease, now))?;
                 } else {
-                    print(&view::lease_page(&lease, now))?;
+                    print(&render::lease_page(&lease, now))?;
                 }
                 Ok(Exit::Ok)
             }
@@ -106,9 +106,9 @@ impl LeaseArgs {
                 let (leases, more) = fetch(&client, &args).await?;
                 let now = session.now().wall;
                 if session.for_programs() {
-                    session.print_value(&leases.iter().map(|l| view::lease_value(l, now)).collect())?;
+                    session.print_value(&leases.iter().map(|l| render::lease_value(l, now)).collect())?;
                 } else {
-                    print(&view::lease_table(&leases, now, session.room()))?;
+                    print(&render::lease_table(&leases, now, session.table_size()))?;
                     if leases.is_empty() {
                         note(&match &args.behind {
                             Some(name) => format!("No lease stands behind {name}."),
@@ -126,20 +126,20 @@ impl LeaseArgs {
 }
 
 async fn watch(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
-    let mut following = Following::new();
+    let mut retries = Retries::new();
     loop {
         let looked = async {
             let (leases, _) = fetch(&session.client(&READERS)?, args).await?;
-            following.answered();
+            retries.answered();
             let now = session.now().wall;
             match session.for_programs() {
-                true => session.print_item(&leases.iter().map(|l| view::lease_value(l, now)).collect()),
-                false => print(&screen(now, &view::lease_table(&leases, now, session.room()))),
+                true => session.print_item(&leases.iter().map(|l| render::lease_value(l, now)).collect()),
+                false => print(&screen(now, &render::lease_table(&leases, now, session.table_size()))),
             }
         };
         match looked.await {
             Ok(()) => session.clock.sleep(WATCH).await,
-            failed => following.wait(failed, session).await?,
+            failed => retries.wait(failed, session).await?,
         }
     }
 }
@@ -170,7 +170,7 @@ async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool
             ..Default::default()
         };
         let answer =
-            client.ask(Manner::Reads, request, async |r| client.operator().list_leases(r).await).await?;
+            client.ask(CallKind::Reads, request, async |r| client.operator().list_leases(r).await).await?;
         leases.extend(answer.leases);
         page_token = answer.next_page_token;
         if page_token.is_empty() {

@@ -1,4 +1,4 @@
-//! `leasehold lock`.
+//! `leasehold lock` and `leasehold unlock`.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    client::Manner,
-    output::{fields, note, print},
+    client::CallKind,
+    output::{fields, note, print, print_line},
+    parse, render,
     revoke::{ended, nobody},
-    settle::{Wait, settle},
-    view, words,
+    wait_durable::{Wait, wait_durable},
 };
 use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
 
@@ -34,13 +34,13 @@ pub struct LockArgs {
     #[command(subcommand)]
     command: Option<LockCommand>,
     /// As for `revoke`, or identity-prefix:spiffe://…/ for all below a path.
-    #[arg(value_name = "NAME", required = true, value_parser = words::lock_name)]
+    #[arg(value_name = "NAME", required = true, value_parser = parse::lock_name)]
     name: Option<String>,
     /// For the people who are kept out, and for the auditor.
-    #[arg(long, value_name = "TEXT", required = true, value_parser = words::reason)]
+    #[arg(long, value_name = "TEXT", required = true, value_parser = parse::reason)]
     reason: Option<String>,
     /// Lift it by itself after this; it stays until lifted otherwise.
-    #[arg(long, value_name = "SPAN", value_parser = words::span)]
+    #[arg(long, value_name = "SPAN", value_parser = parse::span)]
     ttl: Option<Duration>,
     /// Count what would end, change nothing.
     #[arg(long)]
@@ -53,7 +53,7 @@ pub struct LockArgs {
     ahead: bool,
     /// Confirm that these operators are shut out, each as the refusal names it. They can lift nothing then; who is named as
     /// policy.break_glass in the daemon's configuration still can.
-    #[arg(long, value_name = "OPERATORS", value_parser = words::pattern)]
+    #[arg(long, value_name = "OPERATORS", value_parser = parse::pattern)]
     locks_out: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ impl LockArgs {
                 let request = v1::LockRequest {
                     name,
                     reason,
-                    ttl: self.ttl.and_then(words::wire),
+                    ttl: self.ttl.and_then(parse::wire),
                     dry_run: self.dry_run,
                     ahead: self.ahead,
                     locks_out: self.locks_out,
@@ -90,15 +90,15 @@ impl LockArgs {
 async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator])?;
     let (name, dry_run) = (request.name.clone(), request.dry_run);
-    let manner = if dry_run { Manner::Reads } else { Manner::Changes };
-    let answer = client.ask(manner, request, async |r| client.operator().lock(r).await).await?;
+    let kind = if dry_run { CallKind::Reads } else { CallKind::Changes };
+    let answer = client.ask(kind, request, async |r| client.operator().lock(r).await).await?;
     let mut ending = answer.ending.unwrap_or_default();
-    let settled = settle(&client, &mut ending, wait).await;
+    let recorded = wait_durable(&client, &mut ending, wait).await;
     let now = session.now().wall;
     if session.for_programs() {
         session.print_value(&json!({
-            "lock": answer.lock.as_ref().map(|l| view::lock_value(l, now)), "dry_run": dry_run,
-            "ending": view::ending_value(&ending),
+            "lock": answer.lock.as_ref().map(|l| render::lock_value(l, now)), "dry_run": dry_run,
+            "ending": render::ending_value(&ending),
         }))?;
     } else {
         print(&fields(ended(&name, dry_run, &ending, Vec::new())))?;
@@ -109,7 +109,7 @@ async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result
             note(&format!("Nothing new behind {name} until `leasehold unlock {name} --reason …`."));
         }
     }
-    settled.map(|()| Exit::Ok)
+    recorded.map(|()| Exit::Ok)
 }
 
 async fn list(session: &Session) -> Result<Exit, Failure> {
@@ -120,7 +120,7 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
         let page_size = u32::try_from(PAGE_MAX).unwrap_or(u32::MAX);
         let request = v1::ListLocksRequest { page_size, page_token };
         let answer =
-            client.ask(Manner::Reads, request, async |r| client.operator().list_locks(r).await).await?;
+            client.ask(CallKind::Reads, request, async |r| client.operator().list_locks(r).await).await?;
         locks.extend(answer.locks);
         page_token = answer.next_page_token;
         if page_token.is_empty() {
@@ -129,12 +129,48 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
     }
     let now = session.now().wall;
     if session.for_programs() {
-        session.print_value(&locks.iter().map(|l| view::lock_value(l, now)).collect())?;
+        session.print_value(&locks.iter().map(|l| render::lock_value(l, now)).collect())?;
     } else {
-        print(&view::lock_table(&locks, now, session.room()))?;
+        print(&render::lock_table(&locks, now, session.table_size()))?;
         if locks.is_empty() {
             note("No lock is in force.");
         }
     }
     Ok(Exit::Ok)
+}
+
+/// Lifts a lock.
+///
+/// Nothing that it ended comes back: new access is asked for and decided anew.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold lock list
+  leasehold unlock tenant:acme --reason \"incident 7 is over\"")]
+pub struct UnlockArgs {
+    /// The name as `lock list` shows it.
+    #[arg(value_name = "NAME", value_parser = parse::lock_name)]
+    name: String,
+    /// For the auditor.
+    #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
+    reason: String,
+}
+
+impl UnlockArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let client = session.client(&[PrincipalKind::Operator])?;
+        let request = v1::UnlockRequest { name: self.name.clone(), reason: self.reason };
+        let answer =
+            client.ask(CallKind::Changes, request, async |r| client.operator().unlock(r).await).await?;
+        let now = session.now().wall;
+        if session.for_programs() {
+            session.print_value(
+                &json!({ "lifted": answer.lifted.as_ref().map(|l| render::lock_value(l, now)) }),
+            )?;
+        } else {
+            print_line(&format!("{} is unlocked", self.name))?;
+            note("Nothing that the lock ended comes back by itself.");
+        }
+        Ok(Exit::Ok)
+    }
 }

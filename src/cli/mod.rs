@@ -6,37 +6,36 @@
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `args` | [`Cli`]: what can be written, and who does it |
-//! | `session` | [`Session`]: the surroundings of one command |
-//! | `contexts` | [`Contexts`]: which daemon, as whom; `dev` writes one |
-//! | `client` | [`Client`]: asking, with deadlines |
-//! | `failure`, `exit` | [`Failure`], [`Exit`]: how refusals read, and the code for each |
-//! | `output`, `grid`, `view`, `when`, `words` | what is printed, lists that fit the terminal, answers, moments, and the words that become values |
-//! | `ids`, `follow` | ids and their beginnings; following over restarts of the daemon |
+//! | `args` | [`Cli`]: the command line |
+//! | `session` | [`Session`]: the output format, context, identity and clock of one command |
+//! | `contexts_file` | [`Contexts`]: the known daemons, and who we are at each |
+//! | `client` | [`Client`]: calls with deadlines, and their retries |
+//! | `failure`, `exit` | [`Failure`], [`Exit`]: how errors read, and the exit code of each |
+//! | `output`, `table`, `render`, `timestamp` | what is printed: pages, lists that fit the terminal, answers, times |
+//! | `parse`, `ids` | values of arguments; ids and their beginnings |
 //! | `record` | a record of the ledger as one row, and whether it is about a name |
-//! | `settle` | waiting until an ending is on disk |
-//! | `threads` | what a command runs on |
+//! | `wait_durable` | waiting until the record of an ending is on disk |
+//! | `runtime` | the threads that a command runs on |
 //! | all others | a subcommand each |
 
 mod args;
 mod client;
-mod contexts;
+mod contexts_file;
 mod exit;
 mod failure;
-mod follow;
-mod grid;
 mod ids;
 mod output;
+mod parse;
+mod render;
+mod runtime;
 mod session;
-mod settle;
-mod threads;
-mod view;
-mod when;
-mod words;
+mod table;
+mod timestamp;
+mod wait_durable;
 
 mod agent;
 mod audit;
-mod begin;
+mod audit_tail;
 mod catalog;
 mod completions;
 mod config;
@@ -46,6 +45,8 @@ mod dev;
 mod doctor;
 mod init;
 mod job;
+mod job_begin;
+mod job_create;
 mod job_list;
 mod lease;
 mod lock;
@@ -57,16 +58,13 @@ mod serve;
 mod slurm;
 mod status;
 mod svid;
-mod tail;
 mod token;
-mod unlock;
 mod version;
-mod whoami;
 
 pub use agent::AgentArgs;
 pub use args::Cli;
 pub use client::Client;
-pub use contexts::{Context, Contexts, NoPlace, SvidFiles, SvidFrom};
+pub use contexts_file::{Context, Contexts, NoPlace, SvidFiles, SvidFrom};
 pub use demo::DemoArgs;
 pub use dev::DevArgs;
 pub use exit::Exit;

@@ -68,12 +68,12 @@ impl fmt::Display for Page {
 
 /// What stands in one place of a table: one line, or a list with a line for each item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Cell(String);
+pub(super) struct TableCell(String);
 
-impl Cell {
+impl TableCell {
     pub(super) fn list<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> Self {
         let lines: Vec<_> = items.into_iter().map(|item| plain::line(item.as_ref()).into_owned()).collect();
-        Cell(lines.join("\n"))
+        TableCell(lines.join("\n"))
     }
 
     pub(super) fn into_text(self) -> String {
@@ -81,20 +81,20 @@ impl Cell {
     }
 }
 
-impl From<String> for Cell {
+impl From<String> for TableCell {
     fn from(text: String) -> Self {
-        Cell(plain::line(&text).into_owned())
+        TableCell(plain::line(&text).into_owned())
     }
 }
 
-impl From<&str> for Cell {
+impl From<&str> for TableCell {
     fn from(text: &str) -> Self {
-        Cell(plain::line(text).into_owned())
+        TableCell(plain::line(text).into_owned())
     }
 }
 
 /// Rows under their headings, without borders, so that a cell can be copied.
-pub(super) fn columns<C: Into<Cell>>(headings: &[&str], rows: impl IntoIterator<Item = Vec<C>>) -> Page {
+pub(super) fn columns<C: Into<TableCell>>(headings: &[&str], rows: impl IntoIterator<Item = Vec<C>>) -> Page {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings);
@@ -105,11 +105,11 @@ pub(super) fn columns<C: Into<Cell>>(headings: &[&str], rows: impl IntoIterator<
 }
 
 /// Names and their values, one to a line. Empty values are left out.
-pub(super) fn fields<C: Into<Cell>>(rows: impl IntoIterator<Item = (&'static str, C)>) -> Page {
+pub(super) fn fields<C: Into<TableCell>>(rows: impl IntoIterator<Item = (&'static str, C)>) -> Page {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     for (name, value) in rows {
-        let Cell(value) = value.into();
+        let TableCell(value) = value.into();
         if !value.is_empty() {
             table.add_row([name.to_owned(), value]);
         }
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(Page::line(hostile).to_string(), format!("{escaped}\n"));
         assert_eq!(fields([("why", hostile)]).to_string(), format!("why  {escaped}\n"));
         assert_eq!(columns(&["WHY"], [vec![hostile]]).to_string(), format!("WHY\n{escaped}\n"));
-        let list = fields([("reads", Cell::list(["a", hostile]))]);
+        let list = fields([("reads", TableCell::list(["a", hostile]))]);
         assert_eq!(list.to_string(), format!("reads  a\n       {escaped}\n"));
     }
 }

@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 
 use super::{
     Client, Exit, Failure, Session,
-    client::Manner,
+    client::CallKind,
     ids,
-    output::{Cell, fields, note, print},
-    settle::{Wait, settle},
-    view, words,
+    output::{TableCell, fields, note, print},
+    parse, render,
+    wait_durable::{Wait, wait_durable},
 };
 use crate::{
     name::{FenceKind, FenceName, PrincipalKind},
@@ -32,10 +32,10 @@ Examples:
 pub struct RevokeArgs {
     /// What to end, one or several: job:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, lease:ID, tenant:NAME, domain:NAME,
     /// human:NAME; or a bare job id, lease id or SPIFFE ID.
-    #[arg(value_name = "NAME", required = true, value_parser = words::ending_name)]
+    #[arg(value_name = "NAME", required = true, value_parser = parse::ending_name)]
     names: Vec<String>,
     /// For the people who are cut off, and for the auditor: a sentence, or a ticket.
-    #[arg(long, value_name = "TEXT", value_parser = words::reason)]
+    #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
     /// Count what would end, change nothing.
     #[arg(long)]
@@ -60,9 +60,9 @@ impl RevokeArgs {
         let (mut values, mut failed) = (Vec::new(), Ok(Exit::Ok));
         for name in names {
             match self.revoke(&client, &name, session).await {
-                Ok((value, settled)) => {
+                Ok((value, recorded)) => {
                     values.push(value);
-                    failed = failed.and(settled.map(|()| Exit::Ok));
+                    failed = failed.and(recorded.map(|()| Exit::Ok));
                 }
                 Err(failure) if is_one => return Err(failure),
                 // The others end all the same: who revokes several names wants each of them ended.
@@ -97,13 +97,13 @@ impl RevokeArgs {
             dry_run: self.dry_run,
             ahead: self.ahead,
         };
-        let manner = if self.dry_run { Manner::Reads } else { Manner::Changes };
-        let answer = client.ask(manner, request, async |r| client.operator().revoke(r).await).await?;
+        let kind = if self.dry_run { CallKind::Reads } else { CallKind::Changes };
+        let answer = client.ask(kind, request, async |r| client.operator().revoke(r).await).await?;
         let mut ending = answer.ending.unwrap_or_default();
         let wait = if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable };
-        let settled = settle(client, &mut ending, wait).await;
+        let recorded = wait_durable(client, &mut ending, wait).await;
         let value = json!({
-            "name": name, "dry_run": self.dry_run, "ending": view::ending_value(&ending),
+            "name": name, "dry_run": self.dry_run, "ending": render::ending_value(&ending),
             "jobs_closed": answer.jobs_closed, "notes": answer.notes,
         });
         if !session.for_programs() {
@@ -116,7 +116,7 @@ impl RevokeArgs {
                 note(line);
             }
         }
-        Ok((value, settled))
+        Ok((value, recorded))
     }
 }
 
@@ -147,7 +147,7 @@ pub(super) fn ended(
     dry_run: bool,
     ending: &v1::Ending,
     jobs_closed: Vec<String>,
-) -> [(&'static str, Cell); 5] {
+) -> [(&'static str, TableCell); 5] {
     let durable = if ending.durable { "yes" } else { "not yet known" };
     let (what, leases, jobs) = if dry_run {
         ("would end", "leases that would end", "jobs it would close")
@@ -157,9 +157,9 @@ pub(super) fn ended(
     [
         (what, name.into()),
         (leases, ending.behind.to_string().into()),
-        (jobs, Cell::list(jobs_closed)),
-        ("seq", if dry_run { Cell::default() } else { ending.seq.to_string().into() }),
-        ("on disk", if dry_run { Cell::default() } else { durable.into() }),
+        (jobs, TableCell::list(jobs_closed)),
+        ("seq", if dry_run { TableCell::default() } else { ending.seq.to_string().into() }),
+        ("on disk", if dry_run { TableCell::default() } else { durable.into() }),
     ]
 }
 

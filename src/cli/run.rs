@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Exit, Failure, Session, client::identified, contexts::SvidFrom, job};
+use super::{Exit, Failure, Session, client::identified, contexts_file::SvidFrom, job_create};
 use crate::{
     agent::{
         self, JoinOptions, JoinTarget, MessageSink, OnRevoke, RunContext, RunError, RunOptions, RunSettings,
@@ -96,8 +96,8 @@ pub struct MemberArgs {
 }
 
 impl JoinArgs {
-    pub(super) fn joining(self, reach: &Reach) -> Result<JoinOptions, Failure> {
-        let spec = self.spec.as_deref().map(job::read_spec).transpose()?;
+    pub(super) fn joining(self, connection: &RunConnection) -> Result<JoinOptions, Failure> {
+        let spec = self.spec.as_deref().map(job_create::read_spec).transpose()?;
         let (spec, settings) = match spec {
             Some(spec) => (Some(spec.job), spec.run),
             None => (None, RunSettings::default()),
@@ -113,7 +113,7 @@ impl JoinArgs {
                     .fix("--spec FILE for a new one, --job ID for one that is there"));
             }
         };
-        let joining = self.member.joining(what, settings, reach)?;
+        let joining = self.member.joining(what, settings, connection)?;
         Ok(JoinOptions { attempt_key: self.attempt_key, supersede: self.supersede, ..joining })
     }
 }
@@ -123,7 +123,7 @@ impl MemberArgs {
         self,
         what: JoinTarget,
         settings: RunSettings,
-        reach: &Reach,
+        connection: &RunConnection,
     ) -> Result<JoinOptions, Failure> {
         let on_revoke = self.on_revoke.unwrap_or(settings.on_revoke);
         Ok(JoinOptions {
@@ -133,7 +133,7 @@ impl MemberArgs {
             instance: self.instance,
             ticket: self.ticket_file.as_deref().map(ticket).transpose()?,
             settings: RunSettings { on_revoke, ..settings },
-            svid: reach.svid.clone(),
+            svid: connection.svid.clone(),
         })
     }
 }
@@ -156,13 +156,13 @@ fn ticket(path: &Path) -> Result<SecretText, Failure> {
 }
 
 /// The way to the daemon, and what shows who we are.
-pub(super) struct Reach {
+pub(super) struct RunConnection {
     pub(super) place: RunContext,
     pub(super) svid: Option<SvidPaths>,
     source: Arc<dyn IdentitySource>,
 }
 
-impl Reach {
+impl RunConnection {
     /// Waits for a first identity.
     pub(super) async fn of(session: &Session) -> Result<Self, Failure> {
         let chosen = session.choose(&[PrincipalKind::Workload])?;
@@ -184,7 +184,7 @@ impl Reach {
             clock: session.clock.clone(),
             messages: MessageSink::stderr(),
         };
-        Ok(Reach { place, svid, source })
+        Ok(RunConnection { place, svid, source })
     }
 
     pub(super) fn source(&self) -> Arc<dyn IdentitySource> {
@@ -194,11 +194,11 @@ impl Reach {
 
 impl RunArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let reach = Reach::of(session).await.map_err(Failure::before_the_command)?;
-        let joining = self.join.joining(&reach).map_err(Failure::before_the_command)?;
+        let connection = RunConnection::of(session).await.map_err(Failure::before_the_command)?;
+        let joining = self.join.joining(&connection).map_err(Failure::before_the_command)?;
         let options = RunOptions { front: session.behind, joining, dir: self.dir, command: self.command };
-        let source = reach.source();
-        let Reach { place, .. } = reach;
+        let source = connection.source();
+        let RunConnection { place, .. } = connection;
         match agent::run(options, place).await {
             Ok(code) => Ok(Exit::Child(code)),
             Err(error) => {

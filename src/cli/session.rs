@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Client, Exit, Failure, Format,
-    contexts::{Context, Contexts, NoPlace, SvidFrom},
-    grid::Room,
+    contexts_file::{Context, Contexts, NoPlace, SvidFrom},
     output::{self, Page},
+    table::TableSize,
 };
 use crate::{
     agent::FrontPipes,
@@ -103,9 +103,9 @@ impl Session {
     }
 
     /// How much of a list is shown on stdout.
-    pub(super) fn room(&self) -> Room {
+    pub(super) fn table_size(&self) -> TableSize {
         let columns = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0.into());
-        Room { is_wide: self.output == Format::Wide, columns }
+        TableSize { is_wide: self.output == Format::Wide, columns }
     }
 
     /// Where the contexts are.

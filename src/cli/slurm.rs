@@ -10,10 +10,10 @@ use clap::{Args, Subcommand};
 
 use super::{
     Client, Exit, Failure, Session,
-    client::Manner,
+    client::CallKind,
     job::incomplete,
     output::{Page, note, note_page, print_line},
-    words,
+    parse,
 };
 use crate::{
     limits::SLURM_BUDGET,
@@ -80,7 +80,7 @@ Examples:
         #[arg(long, value_name = "DIR")]
         spool: PathBuf,
         /// Go on, and look this often.
-        #[arg(long, value_name = "SPAN", value_parser = words::span)]
+        #[arg(long, value_name = "SPAN", value_parser = parse::span)]
         every: Option<Duration>,
     },
     /// Prints the attempt key of the run that this is called in.
@@ -96,7 +96,7 @@ struct Telling {
     #[arg(long, value_name = "DIR")]
     spool: PathBuf,
     /// Give up after this; what is kept is told later.
-    #[arg(long, value_name = "SPAN", value_parser = words::span, default_value = "2s")]
+    #[arg(long, value_name = "SPAN", value_parser = parse::span, default_value = "2s")]
     timeout: Duration,
 }
 
@@ -259,7 +259,7 @@ impl Scheduler for Client {
     type Error = Failure;
 
     async fn get_job(&self, request: v1::GetJobRequest) -> Result<v1::Job, Failure> {
-        let answer = self.ask(Manner::Reads, request, async |r| self.jobs().get_job(r).await).await?;
+        let answer = self.ask(CallKind::Reads, request, async |r| self.jobs().get_job(r).await).await?;
         answer.job.ok_or_else(incomplete)
     }
 
@@ -267,15 +267,15 @@ impl Scheduler for Client {
         &self,
         request: v1::BeginAttemptRequest,
     ) -> Result<v1::BeginAttemptResponse, Failure> {
-        self.ask(Manner::Changes, request, async |r| self.jobs().begin_attempt(r).await).await
+        self.ask(CallKind::Changes, request, async |r| self.jobs().begin_attempt(r).await).await
     }
 
     async fn drain_attempt(&self, request: v1::DrainAttemptRequest) -> Result<(), Failure> {
-        self.ask(Manner::Changes, request, async |r| self.jobs().drain_attempt(r).await).await.map(drop)
+        self.ask(CallKind::Changes, request, async |r| self.jobs().drain_attempt(r).await).await.map(drop)
     }
 
     async fn end_attempt(&self, request: v1::EndAttemptRequest) -> Result<(), Failure> {
-        self.ask(Manner::Changes, request, async |r| self.jobs().end_attempt(r).await).await.map(drop)
+        self.ask(CallKind::Changes, request, async |r| self.jobs().end_attempt(r).await).await.map(drop)
     }
 
     fn log(&self, report: &RunReport, delivery: &Delivery<Failure>) {

@@ -1,13 +1,13 @@
-//! `leasehold status`.
+//! `leasehold status` and `leasehold whoami`.
 
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
     Client, Exit, Failure, Session,
-    client::Manner,
-    output::{Cell, fields, print},
-    when,
+    client::CallKind,
+    output::{TableCell, fields, print},
+    render, timestamp,
 };
 use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
 
@@ -67,7 +67,7 @@ impl StatusArgs {
             PrincipalKind::Workload,
         ])?;
         let who = client
-            .ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
+            .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
             .await?;
         let ready = seen(jobs(&client, v1::JobState::Ready).await)?;
         let running = seen(jobs(&client, v1::JobState::Running).await)?;
@@ -80,14 +80,14 @@ impl StatusArgs {
                 "version": who.server_version, "epoch": who.epoch, "you": who.spiffe_id,
                 "jobs": { "ready": ready.value(), "running": running.value(), "awaiting_approval": waiting.value() },
                 "live_leases": leases.value(), "locks": locks.value(),
-                "server_time": when::value(who.server_time.as_ref(), now),
-                "svid_expires": when::value(who.svid_expires.as_ref(), now),
+                "server_time": timestamp::value(who.server_time.as_ref(), now),
+                "svid_expires": timestamp::value(who.svid_expires.as_ref(), now),
             }))?;
         } else {
             print(&fields([
-                ("daemon", Cell::from(format!("leasehold {}, epoch {}", who.server_version, who.epoch))),
+                ("daemon", TableCell::from(format!("leasehold {}, epoch {}", who.server_version, who.epoch))),
                 ("you", who.spiffe_id.into()),
-                ("your SVID expires", when::both(who.svid_expires.as_ref(), now).into()),
+                ("your SVID expires", timestamp::both(who.svid_expires.as_ref(), now).into()),
                 ("jobs running", running.shown().into()),
                 ("jobs ready", ready.shown().into()),
                 ("jobs awaiting approval", waiting.shown().into()),
@@ -106,18 +106,64 @@ fn page_size() -> u32 {
 async fn jobs(client: &Client, state: v1::JobState) -> Result<Count, Failure> {
     let request =
         v1::ListJobsRequest { states: vec![state.into()], page_size: page_size(), ..Default::default() };
-    let answer = client.ask(Manner::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
+    let answer = client.ask(CallKind::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
     Ok(Count::of(answer.jobs.len(), &answer.next_page_token))
 }
 
 async fn leases(client: &Client) -> Result<Count, Failure> {
     let request = v1::ListLeasesRequest { live_only: true, page_size: page_size(), ..Default::default() };
-    let answer = client.ask(Manner::Reads, request, async |r| client.operator().list_leases(r).await).await?;
+    let answer =
+        client.ask(CallKind::Reads, request, async |r| client.operator().list_leases(r).await).await?;
     Ok(Count::of(answer.leases.len(), &answer.next_page_token))
 }
 
 async fn locks(client: &Client) -> Result<Count, Failure> {
     let request = v1::ListLocksRequest { page_size: page_size(), ..Default::default() };
-    let answer = client.ask(Manner::Reads, request, async |r| client.operator().list_locks(r).await).await?;
+    let answer =
+        client.ask(CallKind::Reads, request, async |r| client.operator().list_locks(r).await).await?;
     Ok(Count::of(answer.locks.len(), &answer.next_page_token))
+}
+
+/// Says how the daemon sees you: your SPIFFE ID, and what the catalog makes of it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold whoami
+  leasehold whoami --as operator")]
+pub struct WhoamiArgs {}
+
+impl WhoamiArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let client = session.client(PrincipalKind::ALL)?;
+        let answer = client
+            .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
+            .await?;
+        let now = session.now().wall;
+        if session.for_programs() {
+            session.print_value(&json!({
+                "spiffe_id": answer.spiffe_id, "kind": render::some(answer.kind), "tenant": render::some(answer.tenant),
+                "roles": answer.roles, "groups": answer.groups, "matched": render::some(answer.matched),
+                "svid_expires": timestamp::value(answer.svid_expires.as_ref(), now),
+                "server_version": answer.server_version, "epoch": answer.epoch,
+                "server_time": timestamp::value(answer.server_time.as_ref(), now),
+            }))?;
+        } else {
+            let kind = if answer.kind.is_empty() {
+                "none: the catalog does not know you".to_owned()
+            } else {
+                answer.kind
+            };
+            print(&fields([
+                ("you", answer.spiffe_id),
+                ("kind", kind),
+                ("tenant", answer.tenant),
+                ("roles", answer.roles.join(", ")),
+                ("groups", answer.groups.join(", ")),
+                ("matched by", answer.matched),
+                ("SVID expires", timestamp::both(answer.svid_expires.as_ref(), now)),
+                ("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch)),
+            ]))?;
+        }
+        Ok(Exit::Ok)
+    }
 }

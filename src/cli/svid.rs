@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     output::{note, print_line},
-    words,
+    parse,
 };
 use crate::{dev, name::SpiffeId};
 
@@ -47,7 +47,7 @@ struct MintArgs {
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// How long it is good, at most 25h, which is what a daemon takes.
-    #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = words::span)]
+    #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = parse::span)]
     ttl: Duration,
     /// A host name for clients that look at one. May be repeated.
     #[arg(long, value_name = "NAME")]

@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 
 use super::{
     Exit, Failure, Session,
-    client::Manner,
-    output::{Cell, Page, fields, note, print},
-    view, when,
+    client::CallKind,
+    output::{Page, TableCell, fields, note, print},
+    render, timestamp,
 };
 use crate::{
     clock::Wall,
@@ -152,13 +152,16 @@ fn inspect(file: &Path, session: &Session) -> Result<Exit, Failure> {
 fn page(header: &Value, claims: &Value, now: Wall) -> Page {
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let text = |value: Option<&Value>| match value {
-        None | Some(Value::Null) => Cell::default(),
-        Some(Value::Array(items)) => Cell::list(items.iter().map(word)),
+        None | Some(Value::Null) => TableCell::default(),
+        Some(Value::Array(items)) => TableCell::list(items.iter().map(word)),
         Some(other) => word(other).into(),
     };
     let time = |key: &str| {
         let at = claims.get(key).and_then(Value::as_u64).map(Wall::from_seconds);
-        at.map_or_else(|| text(claims.get(key)), |at| format!("{at} ({})", when::relative(at, now)).into())
+        at.map_or_else(
+            || text(claims.get(key)),
+            |at| format!("{at} ({})", timestamp::relative(at, now)).into(),
+        )
     };
     let lease = |key: &str| text(claims.get("lh").and_then(|lh| lh.get(key)));
     let details = claims.get("authorization_details").and_then(Value::as_array);
@@ -175,7 +178,7 @@ fn page(header: &Value, claims: &Value, now: Wall) -> Page {
         ("issuer", text(claims.get("iss"))),
         ("subject", text(claims.get("sub"))),
         ("audience", text(claims.get("aud"))),
-        ("opens", Cell::list(opens)),
+        ("opens", TableCell::list(opens)),
         ("issued", time("iat")),
         ("not before", time("nbf")),
         ("expires", time("exp")),
@@ -212,7 +215,8 @@ async fn check(
     let client = session.client(&[PrincipalKind::Verifier, PrincipalKind::Operator])?;
     let (presenter, presenter_sha256) = presenter.map(|(id, x5t)| (id.to_string(), x5t)).unwrap_or_default();
     let request = v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 };
-    let answer = client.ask(Manner::Reads, request, async |r| client.verifier().introspect(r).await).await?;
+    let answer =
+        client.ask(CallKind::Reads, request, async |r| client.verifier().introspect(r).await).await?;
     if !answer.active {
         return Err(inactive(&answer.reason));
     }
@@ -226,15 +230,15 @@ async fn check(
     if session.for_programs() {
         session.print_value(&json!({
             "active": true, "subject": answer.subject, "audience": answer.audience,
-            "expires": when::value(answer.expires.as_ref(), now),
-            "lease": answer.lease.as_ref().map(|l| view::lease_value(l, now)),
+            "expires": timestamp::value(answer.expires.as_ref(), now),
+            "lease": answer.lease.as_ref().map(|l| render::lease_value(l, now)),
         }))?;
     } else {
         print(&fields([
             ("good now", "yes, the daemon says so".to_owned()),
             ("subject", answer.subject),
             ("audience", answer.audience),
-            ("expires", when::both(answer.expires.as_ref(), now)),
+            ("expires", timestamp::both(answer.expires.as_ref(), now)),
             ("lease", answer.lease.map(|l| l.id).unwrap_or_default()),
         ]))?;
     }

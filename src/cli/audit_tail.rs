@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use super::{
     Client, Exit, Failure, Session,
-    client::Manner,
-    follow::Following,
-    grid::{Room, cut},
+    client::CallKind,
+    client::Retries,
     ids,
     output::print_line,
+    parse,
     record::{self, About},
-    words,
+    table::{TableSize, cut},
 };
 use crate::{clock::Wall, ledger::SignedHead, name::PrincipalKind, proto::v1, reason::Reason};
 
@@ -22,20 +22,20 @@ pub(super) struct TailArgs {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     from: u64,
     /// Only records from then on: a span as 2h, or a moment as 2026-11-29T08:00:00Z.
-    #[arg(long, value_name = "WHEN", value_parser = words::since)]
-    since: Option<words::Since>,
+    #[arg(long, value_name = "WHEN", value_parser = parse::since)]
+    since: Option<parse::Since>,
     /// Stop at the first record after this moment: a span before now, or a moment.
-    #[arg(long, value_name = "WHEN", value_parser = words::since)]
-    until: Option<words::Since>,
+    #[arg(long, value_name = "WHEN", value_parser = parse::since)]
+    until: Option<parse::Since>,
     /// Only records of this type, as revoked or job.closed. May be repeated.
-    #[arg(long = "type", value_name = "TYPE", value_parser = words::record_type, value_delimiter = ',')]
+    #[arg(long = "type", value_name = "TYPE", value_parser = parse::record_type, value_delimiter = ',')]
     types: Vec<String>,
     /// Stop at the end of what is there.
     #[arg(long)]
     no_follow: bool,
     /// Only what is about this name, as `revoke` takes it: the records that say it, and all of the jobs and leases that
     /// they name. With --from 1 it is the whole story.
-    #[arg(long, value_name = "NAME", value_parser = words::ending_name)]
+    #[arg(long, value_name = "NAME", value_parser = parse::ending_name)]
     about: Option<String>,
 }
 
@@ -50,7 +50,7 @@ enum After {
 }
 
 /// Where the tail stands.
-struct Tail<'a> {
+struct RecordTail<'a> {
     session: &'a Session,
     types: Vec<String>,
     about: Option<About>,
@@ -59,7 +59,7 @@ struct Tail<'a> {
     no_follow: bool,
     /// The next record to ask for; 0 until it is known.
     next: u64,
-    following: Following,
+    retries: Retries,
 }
 
 impl TailArgs {
@@ -69,7 +69,7 @@ impl TailArgs {
             Some(name) => Some(About::new(&ids::whole_name(&session.client(&READERS)?, name).await?)),
             None => None,
         };
-        let mut tail = Tail {
+        let mut tail = RecordTail {
             session,
             types: self.types,
             about,
@@ -77,20 +77,20 @@ impl TailArgs {
             until: self.until.map(|until| until.wall(now)),
             no_follow: self.no_follow,
             next: self.from,
-            following: Following::new(),
+            retries: Retries::new(),
         };
         loop {
             match tail.read().await {
                 Ok(After::Done) => return Ok(Exit::Ok),
-                Ok(After::More) => tail.following.wait(Ok(()), session).await?,
+                Ok(After::More) => tail.retries.wait(Ok(()), session).await?,
                 Err(failure) if self.no_follow => return Err(failure),
-                Err(failure) => tail.following.wait(Err(failure), session).await?,
+                Err(failure) => tail.retries.wait(Err(failure), session).await?,
             }
         }
     }
 }
 
-impl Tail<'_> {
+impl RecordTail<'_> {
     /// Prints records until the stream ends. Each time with the SVID that there is by now.
     async fn read(&mut self) -> Result<After, Failure> {
         let client = self.session.client(&READERS)?;
@@ -99,7 +99,7 @@ impl Tail<'_> {
         }
         let mut stream = records(&client, self.next, self.no_follow).await?;
         while let Some(answer) = next(&client, &mut stream).await? {
-            self.following.answered();
+            self.retries.answered();
             let record: Value = serde_json::from_str(&answer.record).unwrap_or(Value::Null);
             if self.until.is_some_and(|until| record::time(&record).is_some_and(|at| at > until)) {
                 return Ok(After::Done);
@@ -113,7 +113,7 @@ impl Tail<'_> {
     /// The record to begin with if the command line names none: the first since a moment, or else the next that is written.
     async fn first(&self, client: &Client) -> Result<u64, Failure> {
         let answer = client
-            .ask(Manner::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
+            .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
             .await?;
         let head = answer.ledger_head.parse::<SignedHead>().map_or(0, |signed| signed.head.index);
         let after = if head == 0 { 0 } else { head.saturating_add(1) };
@@ -156,23 +156,24 @@ impl Tail<'_> {
         if self.session.for_programs() {
             return self.session.print_item(&json!({ "index": index, "record": record }));
         }
-        let room = self.session.room();
-        print_line(&match room.is_wide {
+        let size = self.session.table_size();
+        print_line(&match size.is_wide {
             true => record::row(index, record),
-            false => {
-                cut(&record::short_row(index, record), Room { columns: room.columns.or(Some(WIDTH)), ..room })
-            }
+            false => cut(
+                &record::short_row(index, record),
+                TableSize { columns: size.columns.or(Some(WIDTH)), ..room },
+            ),
         })
     }
 }
 
-type Stream = tonic::Streaming<v1::TailLedgerResponse>;
+type RecordStream = tonic::Streaming<v1::TailLedgerResponse>;
 
-async fn records(client: &Client, from_index: u64, no_follow: bool) -> Result<Stream, Failure> {
+async fn records(client: &Client, from_index: u64, no_follow: bool) -> Result<RecordStream, Failure> {
     let request = v1::TailLedgerRequest { from_index, no_follow };
     client.follow(request, async |r| client.operator().tail_ledger(r).await).await
 }
 
-async fn next(client: &Client, stream: &mut Stream) -> Result<Option<v1::TailLedgerResponse>, Failure> {
-    stream.message().await.map_err(|status| client.failure(&status, Manner::Reads))
+async fn next(client: &Client, stream: &mut RecordStream) -> Result<Option<v1::TailLedgerResponse>, Failure> {
+    stream.message().await.map_err(|status| client.failure(&status, CallKind::Reads))
 }

@@ -31,7 +31,7 @@ pub(super) enum Needs {
 /// Makes the runtime of a command, or says what the machine does not give.
 ///
 /// Tokio panics if a worker cannot be started, so workers are only asked for after as many threads were seen to start.
-pub(super) fn runtime(needs: Needs) -> Result<Runtime, Failure> {
+pub(super) fn build(needs: Needs) -> Result<Runtime, Failure> {
     let built = match needs {
         Needs::OneThread => Builder::new_current_thread().enable_all().build(),
         Needs::Workers => {

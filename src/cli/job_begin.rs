@@ -7,10 +7,10 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    client::Manner,
+    client::CallKind,
     ids::JobRef,
     output::{fields, note, print},
-    run, words,
+    parse, run,
 };
 use crate::{name::PrincipalKind, proto::v1};
 
@@ -28,7 +28,7 @@ pub(super) struct BeginArgs {
     attempt_key: String,
     /// A SPIFFE ID, or a pattern, whose identities join this attempt without the ticket. Each must be covered by the job's
     /// `members.join` and belong to one job alone. Say it for each pod or node that the run is placed on.
-    #[arg(long = "member", value_name = "ID", value_parser = words::pattern)]
+    #[arg(long = "member", value_name = "ID", value_parser = parse::pattern)]
     members: Vec<String>,
     /// Write the ticket into this file, of mode 0600, for members that need it. The file must not exist.
     #[arg(long, value_name = "FILE")]
@@ -43,7 +43,8 @@ pub(super) async fn begin(args: BeginArgs, session: &Session) -> Result<Exit, Fa
     let BeginArgs { job, attempt_key: key, members, ticket_to, supersede } = args;
     let job = job.whole(&client).await?;
     let request = v1::BeginAttemptRequest { job: job.to_string(), key, supersede, members };
-    let answer = client.ask(Manner::Changes, request, async |r| client.jobs().begin_attempt(r).await).await?;
+    let answer =
+        client.ask(CallKind::Changes, request, async |r| client.jobs().begin_attempt(r).await).await?;
     if let Some(path) = &ticket_to {
         if answer.ticket.is_empty() {
             return Err(Failure::new(

@@ -2,11 +2,11 @@
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table, Width, presets::NOTHING};
 
-use super::output::{Cell, Page, tidy};
+use super::output::{Page, TableCell, tidy};
 
 /// How much of a list is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Room {
+pub(super) struct TableSize {
     /// All columns, whole ids, nothing cut: `-o wide`.
     pub(super) is_wide: bool,
     /// The width of the terminal. None: stdout is no terminal, and nothing is cut.
@@ -48,10 +48,10 @@ impl Column {
 const GAP: usize = 2;
 
 /// Rows under their headings, within the room there is.
-pub(super) fn list<C: Into<Cell>>(
+pub(super) fn list<C: Into<TableCell>>(
     columns: &[Column],
     rows: impl IntoIterator<Item = Vec<C>>,
-    room: Room,
+    size: TableSize,
 ) -> Page {
     let rows: Vec<Vec<String>> =
         rows.into_iter().map(|row| row.into_iter().map(|c| c.into().into_text()).collect()).collect();
@@ -60,8 +60,8 @@ pub(super) fn list<C: Into<Cell>>(
         cells.max().unwrap_or(0)
     };
     let mut shown: Vec<(usize, &Column)> =
-        columns.iter().enumerate().filter(|(_, c)| room.is_wide || !c.is_extra).collect();
-    let width = room.columns.filter(|_| !room.is_wide);
+        columns.iter().enumerate().filter(|(_, c)| size.is_wide || !c.is_extra).collect();
+    let width = size.columns.filter(|_| !size.is_wide);
     if let Some(width) = width {
         let least = |shown: &[(usize, &Column)]| {
             shown.iter().map(|(at, c)| c.least(widest(*at)).saturating_add(GAP)).sum::<usize>()
@@ -102,8 +102,8 @@ pub(super) fn list<C: Into<Cell>>(
 }
 
 /// One line cut to the room there is.
-pub(super) fn cut(line: &str, room: Room) -> String {
-    match room.columns.filter(|_| !room.is_wide) {
+pub(super) fn cut(line: &str, size: TableSize) -> String {
+    match size.columns.filter(|_| !size.is_wide) {
         Some(width) if line.chars().count() > width => {
             line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
         }
@@ -122,33 +122,33 @@ mod tests {
         Column::extra("AUDIENCE"),
     ];
 
-    fn shown(room: Room) -> String {
+    fn shown(size: TableSize) -> String {
         let row = [
             "l-0123456789",
             "spiffe://td.example/ns/ml/job/7",
             "dataset:acme/tickets@v3",
             "spiffe://td/files",
         ];
-        list(&COLUMNS, [row.to_vec()], room).to_string()
+        list(&COLUMNS, [row.to_vec()], size).to_string()
     }
 
     #[test]
     fn a_list_fits_its_terminal() {
         for columns in 20..120 {
-            let text = shown(Room { is_wide: false, columns: Some(columns) });
+            let text = shown(TableSize { is_wide: false, columns: Some(columns) });
             let widest = text.lines().map(|l| l.chars().count()).max().unwrap();
             assert!(widest <= columns, "{columns}: {widest}\n{text}");
             assert_eq!(text.lines().count(), 2, "{text}");
             assert!(text.contains("l-0123456789"), "{text}");
         }
-        assert!(!shown(Room { is_wide: false, columns: Some(25) }).contains("HOLDER"));
+        assert!(!shown(TableSize { is_wide: false, columns: Some(25) }).contains("HOLDER"));
     }
 
     #[test]
     fn nothing_is_cut_in_a_pipe_or_a_wide_list() {
-        let text = shown(Room { is_wide: false, columns: None });
+        let text = shown(TableSize { is_wide: false, columns: None });
         assert!(text.contains("dataset:acme/tickets@v3") && !text.contains("AUDIENCE"), "{text}");
-        let text = shown(Room { is_wide: true, columns: Some(20) });
+        let text = shown(TableSize { is_wide: true, columns: Some(20) });
         assert!(text.contains("AUDIENCE") && text.contains("spiffe://td/files"), "{text}");
     }
 }

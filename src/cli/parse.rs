@@ -5,9 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use super::{
-    contexts::{SvidFiles, SvidFrom},
+    contexts_file::{SvidFiles, SvidFrom},
     ids::{self, JobRef, LeaseRef},
-    job_list::SINCE_MAX,
 };
 use crate::{
     clock::Wall,
@@ -84,15 +83,15 @@ pub(super) fn span(text: &str) -> Result<Duration, String> {
 
 /// The state of a job as `job list --state` takes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WantedState {
+pub(super) enum StateFilter {
     State(v1::JobState),
     ClosedAs(v1::Outcome),
 }
 
-pub(super) fn job_state(text: &str) -> Result<WantedState, String> {
+pub(super) fn job_state(text: &str) -> Result<StateFilter, String> {
     let wire = |prefix: &str| format!("{prefix}{}", text.to_ascii_uppercase().replace('-', "_"));
-    let state = v1::JobState::from_str_name(&wire("JOB_STATE_")).map(WantedState::State);
-    let outcome = v1::Outcome::from_str_name(&wire("OUTCOME_")).map(WantedState::ClosedAs);
+    let state = v1::JobState::from_str_name(&wire("JOB_STATE_")).map(StateFilter::State);
+    let outcome = v1::Outcome::from_str_name(&wire("OUTCOME_")).map(StateFilter::ClosedAs);
     state.or(outcome).filter(|_| !["unspecified", "superseded"].contains(&text)).ok_or_else(|| {
         "it is no state: write awaiting-approval, ready, running, closed, or an outcome as failed or revoked".to_owned()
     })
@@ -143,6 +142,9 @@ impl Since {
         }
     }
 }
+
+/// The longest span before now: ten years.
+const SINCE_MAX: Duration = Duration::from_secs(3_660 * 24 * 3_600);
 
 pub(super) fn since(text: &str) -> Result<Since, String> {
     if let Ok(span) = humantime::parse_duration(text) {
@@ -209,8 +211,8 @@ mod tests {
 
     #[test]
     fn filters_are_words_that_people_know() {
-        assert_eq!(job_state("awaiting-approval"), Ok(WantedState::State(v1::JobState::AwaitingApproval)));
-        assert_eq!(job_state("failed"), Ok(WantedState::ClosedAs(v1::Outcome::Failed)));
+        assert_eq!(job_state("awaiting-approval"), Ok(StateFilter::State(v1::JobState::AwaitingApproval)));
+        assert_eq!(job_state("failed"), Ok(StateFilter::ClosedAs(v1::Outcome::Failed)));
         for bad in ["", "open", "superseded", "unspecified"] {
             assert!(job_state(bad).is_err(), "{bad}");
         }

@@ -1,6 +1,6 @@
 //! Waiting until an ending is on disk. It is in force before that.
 
-use super::{Client, Exit, Failure, client::Manner};
+use super::{Client, Exit, Failure, client::CallKind};
 use crate::{limits::LEDGER_WAIT, proto::v1};
 
 /// Whether to wait.
@@ -11,13 +11,17 @@ pub(super) enum Wait {
 }
 
 /// Waits for the record of an ending, at most [`LEDGER_WAIT`]. Notes in it that it is durable.
-pub(super) async fn settle(client: &Client, ending: &mut v1::Ending, wait: Wait) -> Result<(), Failure> {
+pub(super) async fn wait_durable(
+    client: &Client,
+    ending: &mut v1::Ending,
+    wait: Wait,
+) -> Result<(), Failure> {
     if ending.durable || wait == Wait::No {
         return Ok(());
     }
     let wait = v1::WaitDurableRequest { receipt: ending.receipt.clone() };
     client
-        .ask_within(LEDGER_WAIT, Manner::Reads, wait, async |request| {
+        .ask_within(LEDGER_WAIT, CallKind::Reads, wait, async |request| {
             client.operator().wait_durable(request).await
         })
         .await

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::{
-    grid::{Column, Room, list},
     ids,
-    output::{Cell, Page, columns, fields},
-    when::{both, short, value},
+    output::{Page, TableCell, columns, fields},
+    table::{Column, TableSize, list},
+    timestamp::{both, short, value},
 };
 use crate::{clock::Wall, proto::v1};
 
@@ -71,11 +71,11 @@ const JOB_COLUMNS: [Column; 11] = [
     Column::extra("READS"),
 ];
 
-pub(super) fn job_table(jobs: &[v1::Job], now: Wall, room: Room) -> Page {
+pub(super) fn job_table(jobs: &[v1::Job], now: Wall, size: TableSize) -> Page {
     let short_ids = ids::shortened(jobs.iter().map(|job| job.id.as_str()));
     let rows = jobs.iter().map(|job| {
         vec![
-            shown_id(&job.id, &short_ids, room),
+            shown_id(&job.id, &short_ids, size),
             job.name.clone(),
             job.tenant.clone(),
             job_word(job),
@@ -88,12 +88,12 @@ pub(super) fn job_table(jobs: &[v1::Job], now: Wall, room: Room) -> Page {
             job.spec.as_ref().map(|spec| spec.read.join(", ")).unwrap_or_default(),
         ]
     });
-    list(&JOB_COLUMNS, rows, room)
+    list(&JOB_COLUMNS, rows, size)
 }
 
-fn shown_id(id: &str, short: &BTreeMap<&str, &str>, room: Room) -> String {
+fn shown_id(id: &str, short: &BTreeMap<&str, &str>, size: TableSize) -> String {
     match short.get(id) {
-        Some(short) if !room.is_wide => (*short).to_owned(),
+        Some(short) if !size.is_wide => (*short).to_owned(),
         _ => id.to_owned(),
     }
 }
@@ -101,18 +101,18 @@ fn shown_id(id: &str, short: &BTreeMap<&str, &str>, room: Room) -> String {
 pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
     let spec = job.spec.clone().unwrap_or_default();
     let mut page = fields([
-        ("id", Cell::from(job.id.as_str())),
+        ("id", TableCell::from(job.id.as_str())),
         ("name", job.name.as_str().into()),
         ("tenant", job.tenant.as_str().into()),
         ("state", job_word(job).into()),
         ("why so", job.detail.as_str().into()),
-        ("note", Cell::list(&job.notes)),
+        ("note", TableCell::list(&job.notes)),
         ("launcher", job.launcher.as_str().into()),
         ("acting for", job.acting_for.as_str().into()),
         ("purpose", job.purpose.as_str().into()),
         ("why", job.why.as_str().into()),
-        ("reads", Cell::list(&spec.read)),
-        ("writes", Cell::list(&spec.write)),
+        ("reads", TableCell::list(&spec.read)),
+        ("writes", TableCell::list(&spec.write)),
         ("created", both(job.created.as_ref(), now).into()),
         ("ends at latest", both(job.ends_at_latest.as_ref(), now).into()),
         ("closed", both(job.closed.as_ref(), now).into()),
@@ -248,15 +248,15 @@ const LEASE_COLUMNS: [Column; 11] = [
     Column::extra("AUDIENCE"),
 ];
 
-pub(super) fn lease_table(leases: &[v1::Lease], now: Wall, room: Room) -> Page {
+pub(super) fn lease_table(leases: &[v1::Lease], now: Wall, size: TableSize) -> Page {
     let short_ids = ids::shortened(leases.iter().flat_map(|l| [l.id.as_str(), l.job.as_str()]));
     let rows = leases.iter().map(|l| {
         let opens: Vec<_> = l.scopes.iter().map(|s| s.resource.as_str()).collect();
         vec![
-            shown_id(&l.id, &short_ids, room),
+            shown_id(&l.id, &short_ids, size),
             l.state.clone(),
             half(l.half()),
-            shown_id(&l.job, &short_ids, room),
+            shown_id(&l.job, &short_ids, size),
             l.instance.clone(),
             if l.state == "live" { short(l.expires.as_ref(), now) } else { "-".to_owned() },
             opens.join(", "),
@@ -266,17 +266,17 @@ pub(super) fn lease_table(leases: &[v1::Lease], now: Wall, room: Room) -> Page {
             l.audience.clone(),
         ]
     });
-    list(&LEASE_COLUMNS, rows, room)
+    list(&LEASE_COLUMNS, rows, size)
 }
 
 pub(super) fn lease_page(l: &v1::Lease, now: Wall) -> Page {
     let scopes = l.scopes.iter().map(|s| format!("{}: {}", s.resource, actions(s).join(", ")));
     fields([
-        ("id", Cell::from(l.id.as_str())),
+        ("id", TableCell::from(l.id.as_str())),
         ("state", l.state.as_str().into()),
         ("cause", l.cause.as_str().into()),
         ("half", half(l.half()).into()),
-        ("opens", Cell::list(scopes)),
+        ("opens", TableCell::list(scopes)),
         ("audience", l.audience.as_str().into()),
         ("holder", l.holder.as_str().into()),
         ("job", l.job.as_str().into()),
@@ -316,21 +316,21 @@ const RESOURCE_COLUMNS: [Column; 6] = [
     Column::extra("LOCATION"),
 ];
 
-pub(super) fn resource_table(resources: &[v1::Resource], room: Room) -> Page {
+pub(super) fn resource_table(resources: &[v1::Resource], size: TableSize) -> Page {
     let rows = resources.iter().map(|r| {
         let class = if r.classification.is_empty() { &r.tier } else { &r.classification };
         let purposes = r.purposes.join(", ");
         vec![r.name.clone(), class.clone(), purposes, r.owner.clone(), r.audience.clone(), r.location.clone()]
     });
-    list(&RESOURCE_COLUMNS, rows, room)
+    list(&RESOURCE_COLUMNS, rows, size)
 }
 
 pub(super) fn resource_page(r: &v1::Resource, now: Wall) -> Page {
     fields([
-        ("name", Cell::from(r.name.as_str())),
+        ("name", TableCell::from(r.name.as_str())),
         ("tenant", r.tenant.as_str().into()),
         ("owner", r.owner.as_str().into()),
-        ("purposes", Cell::list(&r.purposes)),
+        ("purposes", TableCell::list(&r.purposes)),
         ("classification", r.classification.as_str().into()),
         ("data classes", r.data_classes.join(", ").into()),
         ("tier", r.tier.as_str().into()),
@@ -363,12 +363,12 @@ const LOCK_COLUMNS: [Column; 5] = [
     Column::cut("REASON", 16, 1),
 ];
 
-pub(super) fn lock_table(locks: &[v1::Lock], now: Wall, room: Room) -> Page {
+pub(super) fn lock_table(locks: &[v1::Lock], now: Wall, size: TableSize) -> Page {
     let rows = locks.iter().map(|l| {
         let until = if l.until.is_none() { "lifted".to_owned() } else { short(l.until.as_ref(), now) };
         vec![l.name.clone(), short(l.since.as_ref(), now), until, l.by.clone(), l.reason.clone()]
     });
-    list(&LOCK_COLUMNS, rows, room)
+    list(&LOCK_COLUMNS, rows, size)
 }
 
 pub(super) fn lock_value(l: &v1::Lock, now: Wall) -> Value {
@@ -434,7 +434,7 @@ mod tests {
         let holder = "spiffe://td.example/ns/ml/job/7".to_owned();
         let leases =
             [lease, ended].map(|l| v1::Lease { scopes: scopes.clone(), holder: holder.clone(), ..l });
-        let shown = |is_wide, columns| lease_table(&leases, now, Room { is_wide, columns });
+        let shown = |is_wide, columns| lease_table(&leases, now, TableSize { is_wide, columns });
         let all = shown(false, None).to_string();
         assert!(all.contains("dataset:acme/tickets@v3, model:acme/base@1") && all.contains(&holder), "{all}");
         assert!(all.contains("in 4m 12s") && all.contains("op: x"), "{all}");

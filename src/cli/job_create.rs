@@ -1,0 +1,192 @@
+//! `leasehold job create` and `leasehold job check`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::{
+    Client, Effect, Exit, Failure, Session,
+    client::{CallKind, Retries},
+    failure::mistakes,
+    job::{READERS, follow, incomplete},
+    output::{note, note_page, print, print_line},
+    render,
+};
+use crate::{agent::RunSpec, name::PrincipalKind, proto::v1, reason::APPROVALS_ABSENT, secret::random_u128};
+
+#[derive(Debug, Args)]
+pub(super) struct CreateArgs {
+    /// job.toml, or the same as JSON.
+    #[arg(long, value_name = "FILE")]
+    spec: PathBuf,
+    /// The same key and specification are the same job, for a day. A new key otherwise.
+    #[arg(long, value_name = "K")]
+    idempotency_key: Option<String>,
+    /// Wait until it is ready (exit 0) or closed (exit 2), over restarts of the daemon. This version has no command to
+    /// approve a job, so one that a gate holds back waits until somebody cancels it.
+    #[arg(long)]
+    wait: bool,
+    /// Decide, create nothing; the same as `job check`.
+    #[arg(long, conflicts_with = "wait")]
+    dry_run: bool,
+}
+
+const NO_JOB: &str = "No job was created, no access was given.";
+
+/// Reads a specification; all that is wrong with it at once.
+pub(super) fn read_spec(path: &Path) -> Result<RunSpec, Failure> {
+    RunSpec::load(path).map_err(|errors| {
+        let problems = errors.problems();
+        if let [only] = problems
+            && only.line == 0
+        {
+            return Failure::of_unreadable(&only.file, &only.what).saying(NO_JOB);
+        }
+        let what = mistakes(&path.display().to_string(), problems.len());
+        Failure::of_problems(what, problems.iter().map(ToString::to_string))
+            .fix("`leasehold job check` reads it again")
+            .saying(NO_JOB)
+    })
+}
+
+/// Who asks for a job: where it names nobody to join, its launcher does the work too, and so is a workload.
+fn creators(spec: &v1::JobSpec) -> [PrincipalKind; 2] {
+    match &spec.members {
+        Some(members) if !members.join.is_empty() => [PrincipalKind::Launcher, PrincipalKind::Workload],
+        _ => [PrincipalKind::Workload, PrincipalKind::Launcher],
+    }
+}
+
+async fn submit(
+    client: &Client,
+    spec: v1::JobSpec,
+    key: Option<String>,
+    dry_run: bool,
+) -> Result<(v1::Job, v1::CreateJobResponse), Failure> {
+    let idempotency_key = match key {
+        Some(key) => key,
+        None => {
+            let drawn = random_u128().map_err(|e| Failure::new(Exit::Failure, e.to_string()))?;
+            format!("cli-{drawn:032x}")
+        }
+    };
+    let request = v1::CreateJobRequest { spec: Some(spec), idempotency_key, dry_run };
+    let kind = if dry_run { CallKind::Reads } else { CallKind::Changes };
+    let mut answer = client
+        .ask(kind, request, async |request| client.jobs().create_job(request).await)
+        .await
+        .map_err(|f| if f.effect == Effect::Nothing { f.saying(NO_JOB) } else { f })?;
+    let job = answer.job.take().ok_or_else(incomplete)?;
+    Ok((job, answer))
+}
+
+pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
+    if args.dry_run {
+        return check(&args.spec, session).await;
+    }
+    let spec = read_spec(&args.spec)?;
+    let client = session.client(&creators(&spec.job))?;
+    let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
+    let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
+    if !session.for_programs() {
+        print_line(&job.id)?;
+        if !answer.created {
+            note("It was there already: the same key and specification.");
+        }
+        if awaiting(&job) {
+            note_page(&render::gate_table(&job.waiting_for));
+        }
+    }
+    let was_awaited = args.wait && awaiting(&job);
+    if was_awaited {
+        note(&held_back(&job.id));
+        job = decided(&job.id, session).await?;
+    }
+    if session.for_programs() {
+        session.print_value(&json!({
+            "job": render::job_value(&job, session.now().wall), "created": answer.created,
+            "decisions": answer.decisions.iter().map(render::decision_value).collect::<Vec<_>>(),
+        }))?;
+    }
+    match (job.state(), job.outcome()) {
+        (v1::JobState::AwaitingApproval, _) => {
+            if !session.for_programs() {
+                note(&held_back(&job.id));
+            }
+            Ok(Exit::AwaitingApproval)
+        }
+        (v1::JobState::Closed, v1::Outcome::Rejected) => {
+            Err(Failure::new(Exit::Denied, format!("job {} was rejected", job.id))
+                .with("why", job.detail)
+                .saying("No access was given."))
+        }
+        // Who waited asked whether it would be approved: it will not.
+        (v1::JobState::Closed, _) => {
+            let exit = if was_awaited { Exit::Denied } else { Exit::Ended };
+            Err(Failure::new(exit, format!("job {} is closed: {}", job.id, render::job_word(&job)))
+                .with("why", job.detail)
+                .saying("No access was given."))
+        }
+        _ => Ok(Exit::Ok),
+    }
+}
+
+/// What to know of a job that waits for people.
+fn held_back(id: &str) -> String {
+    format!("Job {id} waits for approval, and gets no access. Note: {APPROVALS_ABSENT}.")
+}
+
+/// Waits until people have decided, however long it takes: over restarts of the daemon and rotations of our own SVID.
+async fn decided(id: &str, session: &Session) -> Result<v1::Job, Failure> {
+    let mut retries = Retries::new();
+    // The daemon has just created it.
+    retries.answered();
+    loop {
+        let mut decided = None;
+        let followed = async {
+            // Each time with the SVID that there is by now.
+            let client = session.client(&READERS)?;
+            let followed = follow(&client, id, |seen| {
+                retries.answered();
+                let done = seen.state() != v1::JobState::AwaitingApproval;
+                decided = done.then_some(seen);
+                Ok(done)
+            });
+            followed.await
+        };
+        let followed = followed.await;
+        if let Some(job) = decided {
+            return Ok(job);
+        }
+        retries.wait(followed, session).await.map_err(|f| f.saying(held_back(id)))?;
+    }
+}
+
+pub(super) async fn check(path: &Path, session: &Session) -> Result<Exit, Failure> {
+    let spec = read_spec(path)?;
+    let client = session.client(&creators(&spec.job))?;
+    let (job, answer) = submit(&client, spec.job, None, true).await?;
+    if session.for_programs() {
+        session.print_value(&json!({
+            "job": render::job_value(&job, session.now().wall),
+            "decisions": answer.decisions.iter().map(render::decision_value).collect::<Vec<_>>(),
+        }))?;
+    } else {
+        let decisions = render::decision_table(&answer.decisions);
+        print(&match job.waiting_for.as_slice() {
+            [] => decisions,
+            gates => decisions.below(&render::gate_table(gates)),
+        })?;
+    }
+    if job.state() == v1::JobState::AwaitingApproval {
+        note("These would be asked first. Nothing was created.");
+        return Ok(Exit::AwaitingApproval);
+    }
+    note("It would be allowed. Nothing was created.");
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+#[path = "job_create_tests.rs"]
+mod tests;
