@@ -16,16 +16,16 @@ use super::{Cli, Context, Contexts, Exit, Failure, Session, SvidFiles};
 use crate::{
     clock::{Clock, LeaseTime, Now, SystemClock},
     daemon::{Daemon, Stopped},
-    dev::{FreePorts, Household, Role, free_ports},
+    dev::{DevDeployment, FreePorts, Role, free_ports},
     ledger::{self, Dir, Head},
     name::{JobId, PrincipalKind},
     reason::Reason,
 };
 
-/// A household whose daemon runs, and a context for it.
+/// A deployment whose daemon runs, and a context for it.
 pub(super) struct Home {
     pub(super) folder: tempfile::TempDir,
-    pub(super) house: Household,
+    pub(super) house: DevDeployment,
     pub(super) clock: Arc<dyn Clock>,
     stop: CancellationToken,
     running: JoinHandle<Stopped>,
@@ -59,7 +59,7 @@ impl Home {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let root = folder.path().join("dev");
         let ports = free_ports().unwrap();
-        let house = Household::set_up(&root, None, ports.ports, clock.clone()).unwrap();
+        let house = DevDeployment::set_up(&root, None, ports.ports, clock.clone()).unwrap();
         let daemon = Daemon::start(&house.config().unwrap()).await.unwrap();
         let files = |role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
         let context = Context {

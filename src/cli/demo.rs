@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::json;
 
 use super::{
@@ -12,8 +12,8 @@ use super::{
 use crate::{
     cli::dev::contexts_of,
     dev::{
-        Household,
-        demo::{Claim, Stage, Tale, tell},
+        DevDeployment,
+        demo::{Claim, Stage, StoryName, tell},
         free_ports,
     },
 };
@@ -43,24 +43,6 @@ pub struct DemoArgs {
     pub keep: bool,
 }
 
-/// The stories that there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum StoryName {
-    /// One credential, from its issue to each of its ends
-    Path,
-    /// A job with several members, as jobs really run
-    Jobs,
-}
-
-impl StoryName {
-    fn tale(self) -> Tale {
-        match self {
-            StoryName::Path => Tale::Path,
-            StoryName::Jobs => Tale::Jobs,
-        }
-    }
-}
-
 impl DemoArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let failed =
@@ -72,7 +54,7 @@ impl DemoArgs {
         folder.disable_cleanup(self.keep);
         // Held to the end, while the daemon is killed and comes back.
         let free = free_ports().map_err(|e| failed("no ports on loopback", &e))?;
-        let house = Household::set_up(folder.path(), None, free.ports, session.clock.clone())
+        let house = DevDeployment::set_up(folder.path(), None, free.ports, session.clock.clone())
             .map_err(|e| failed("the demonstration could not be set up", &e))?;
         let contexts = house.path("contexts.toml");
         contexts_of(&house)?.save(&contexts).map_err(|e| failed("the context could not be written", &e))?;
@@ -98,7 +80,7 @@ impl DemoArgs {
                 ]))
             };
         };
-        let told = tokio::time::timeout(LONGEST, tell(self.story.tale(), &stage, &mut report)).await;
+        let told = tokio::time::timeout(LONGEST, tell(self.story, &stage, &mut report)).await;
         if self.keep {
             super::output::note(&format!("kept: {}", folder.path().display()));
         }

@@ -13,7 +13,9 @@ use super::{
 use crate::{
     config::{LogConfig, LogFormat},
     daemon::{Daemon, StartError, Stopped, init_logging, init_metrics},
-    dev::{FileClient, Household, Ports, Role, Running, TRUST_DOMAIN, encode_path, free_ports, read_token},
+    dev::{
+        DevDeployment, FileClient, Ports, Role, Running, TRUST_DOMAIN, encode_path, free_ports, read_token,
+    },
     link::{Connector, Endpoint},
     name::{PrincipalKind, ResourceName},
 };
@@ -97,7 +99,7 @@ impl DevArgs {
             _ => None,
         };
         let ports = free.as_ref().map_or_else(|| ports_from(self.port), |free| Ok(free.ports))?;
-        let house = Household::set_up(&dir, self.data.as_deref(), ports, session.clock.clone())
+        let house = DevDeployment::set_up(&dir, self.data.as_deref(), ports, session.clock.clone())
             .map_err(|e| failed("the folder could not be set up", &chain(&e)))?;
         let house = Arc::new(house);
         let config = house.config().map_err(|e| failed("the configuration cannot be used", &e))?;
@@ -139,8 +141,8 @@ fn not_started_here(error: &StartError) -> Failure {
     failure
 }
 
-/// The context `dev` of a household.
-pub(super) fn contexts_of(house: &Household) -> Result<Contexts, Failure> {
+/// The context `dev` of a deployment.
+pub(super) fn contexts_of(house: &DevDeployment) -> Result<Contexts, Failure> {
     let id = house.id(Role::Daemon).map_err(|e| failed("no name", &e))?;
     let domain = house.domain().map_err(|e| failed("no name", &e))?;
     let svid = |role: Role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
@@ -160,7 +162,7 @@ pub(super) fn contexts_of(house: &Household) -> Result<Contexts, Failure> {
 }
 
 /// Where everything is, for programs.
-fn places(house: &Household, contexts: &std::path::Path) -> Value {
+fn places(house: &DevDeployment, contexts: &std::path::Path) -> Value {
     let Ports { grpc, issuer, probe, files } = house.ports;
     json!({
         "daemon": format!("localhost:{grpc}"), "trust_domain": TRUST_DOMAIN,
@@ -171,7 +173,7 @@ fn places(house: &Household, contexts: &std::path::Path) -> Value {
     })
 }
 
-fn hello(house: &Household, contexts: &std::path::Path) -> Page {
+fn hello(house: &DevDeployment, contexts: &std::path::Path) -> Page {
     let root = house.root().display();
     let Ports { grpc, issuer, probe, files } = house.ports;
     let text = format!(

@@ -29,33 +29,33 @@ use std::{path::PathBuf, sync::Arc};
 
 pub use child::await_word;
 
-use super::Household;
+use super::DevDeployment;
 use crate::clock::Clock;
 
-/// Which story is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tale {
-    /// Of one credential: refused, issued, checked, renewed, used, ended in each way that there is.
+/// The stories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum StoryName {
+    /// One credential, from its issue to each way in which it ends
     Path,
-    /// Of a job with four members: one dies, one is preempted, all are requeued, the daemon is killed.
+    /// A job with four members: one dies, one is preempted, all are requeued, the daemon is killed
     Jobs,
 }
 
 /// Tells one. `report` hears each claim as it was observed; the answer is whether all of them hold.
 pub async fn tell(
-    tale: Tale,
+    name: StoryName,
     stage: &Stage,
     report: &mut (dyn FnMut(&Claim) + Send),
 ) -> Result<bool, String> {
-    match tale {
-        Tale::Path => path::tell(stage, report).await,
-        Tale::Jobs => jobs::tell(stage, report).await,
+    match name {
+        StoryName::Path => path::tell(stage, report).await,
+        StoryName::Jobs => jobs::tell(stage, report).await,
     }
 }
 
 /// What a story needs.
 pub struct Stage {
-    pub house: Arc<Household>,
+    pub house: Arc<DevDeployment>,
     pub clock: Arc<dyn Clock>,
     /// This very program: the daemon, the wrapper and the child are run from it.
     pub program: PathBuf,

@@ -26,9 +26,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    folder::{Below, Folder, Found},
+    folder::{FolderItem, ServedFolder, SubPath},
     target::Target,
-    transfer::{BoxError, Direction, Download, Tally, Transfer, TransferEnd},
+    transfer::{BodyError, Direction, Download, Transfer, TransferCounter, TransferEnd},
 };
 use crate::{
     clock::Clock,
@@ -42,36 +42,36 @@ use crate::{
     verify::{Access, Verifier},
 };
 
-type Body = UnsyncBoxBody<Bytes, BoxError>;
+type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
 
 /// Serves folders as datasets and models, and takes checkpoints. A clone is a few pointers.
 #[derive(Clone)]
 pub struct FileServer {
     verifier: Verifier,
-    folders: Arc<HashMap<ResourceName, Folder>>,
-    checkpoints: Folder,
+    folders: Arc<HashMap<ResourceName, ServedFolder>>,
+    checkpoints: ServedFolder,
     upload_bytes_max: u64,
     transfers: Arc<Semaphore>,
     told: broadcast::Sender<Transfer>,
 }
 
 /// An answer that is none of the above.
-enum Failure {
+enum RequestError {
     Refused(Refusal),
     /// With the status that says it.
     Status(StatusCode, Refusal),
     Disk(io::Error),
 }
 
-impl From<Refusal> for Failure {
+impl From<Refusal> for RequestError {
     fn from(refusal: Refusal) -> Self {
-        Failure::Refused(refusal)
+        RequestError::Refused(refusal)
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for RequestError {
     fn from(error: io::Error) -> Self {
-        Failure::Disk(error)
+        RequestError::Disk(error)
     }
 }
 
@@ -79,11 +79,11 @@ impl FileServer {
     /// Datasets and models by their names with version, each in a folder of its own; checkpoints under
     /// `checkpoints/TENANT/NAME/JOB`.
     pub fn new(verifier: Verifier, folders: HashMap<ResourceName, PathBuf>, checkpoints: PathBuf) -> Self {
-        let folders = folders.into_iter().map(|(name, path)| (name, Folder::new(path))).collect();
+        let folders = folders.into_iter().map(|(name, path)| (name, ServedFolder::new(path))).collect();
         FileServer {
             verifier,
             folders: Arc::new(folders),
-            checkpoints: Folder::new(checkpoints),
+            checkpoints: ServedFolder::new(checkpoints),
             upload_bytes_max: FILE_UPLOAD_BYTES_MAX,
             transfers: Arc::new(Semaphore::new(FILE_TRANSFERS_MAX)),
             told: broadcast::Sender::new(FILE_TRANSFERS_TOLD),
@@ -122,12 +122,12 @@ impl FileServer {
         Ok(())
     }
 
-    async fn answer(&self, request: Request<Incoming>, clock: Arc<dyn Clock>) -> Response<Body> {
+    async fn answer(&self, request: Request<Incoming>, clock: Arc<dyn Clock>) -> Response<ResponseBody> {
         match self.handle(request, clock).await {
             Ok(response) => response,
-            Err(Failure::Refused(refusal)) => refused(refusal.reason.http_status(), &refusal),
-            Err(Failure::Status(status, refusal)) => refused(status, &refusal),
-            Err(Failure::Disk(error)) => disk(&error),
+            Err(RequestError::Refused(refusal)) => refused(refusal.reason.http_status(), &refusal),
+            Err(RequestError::Status(status, refusal)) => refused(status, &refusal),
+            Err(RequestError::Disk(error)) => disk(&error),
         }
     }
 
@@ -135,7 +135,7 @@ impl FileServer {
         &self,
         request: Request<Incoming>,
         clock: Arc<dyn Clock>,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Response<ResponseBody>, RequestError> {
         let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
             Refusal::new(Reason::NoClientCertificate, "the request came on no attested connection")
         })?;
@@ -156,12 +156,12 @@ impl FileServer {
                 Ok(empty(StatusCode::NO_CONTENT))
             }
             _ => match blocking(move || folder.find(&below)).await? {
-                Found::Folder(entries) => {
+                FolderItem::Folder(entries) => {
                     access.check()?;
                     let listing = serde_json::json!({ "entries": entries }).to_string();
                     Ok(json(StatusCode::OK, listing))
                 }
-                Found::File(file, length) => {
+                FolderItem::File(file, length) => {
                     let part = Part::wanted(request.headers(), length)?;
                     let tally = self.tally(Direction::Download, &target, &connection)?;
                     let file = part.of(file).await?;
@@ -173,7 +173,7 @@ impl FileServer {
     }
 
     /// Where it would be, if it is there.
-    fn place(&self, target: &Target) -> Result<(Folder, Below), Failure> {
+    fn place(&self, target: &Target) -> Result<(ServedFolder, SubPath), RequestError> {
         let below = target.below.clone();
         let Some(job) = target.job else {
             let folder = self.folders.get(&target.resource).cloned();
@@ -191,12 +191,12 @@ impl FileServer {
         direction: Direction,
         target: &Target,
         connection: &Connection,
-    ) -> Result<Tally, Failure> {
+    ) -> Result<TransferCounter, RequestError> {
         let permit = self.transfers.clone().try_acquire_owned().map_err(|_| {
             let text = "as many transfers are under way as there may be: try again";
-            Failure::Status(StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::Overloaded, text))
+            RequestError::Status(StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::Overloaded, text))
         })?;
-        Ok(Tally {
+        Ok(TransferCounter {
             transfer: Transfer {
                 direction,
                 peer: connection.peer.spiffe_id().clone(),
@@ -214,15 +214,15 @@ impl FileServer {
     async fn take(
         &self,
         request: Request<Incoming>,
-        folder: Folder,
-        below: Below,
+        folder: ServedFolder,
+        below: SubPath,
         access: Access,
-        mut tally: Tally,
-    ) -> Result<Response<Body>, Failure> {
+        mut tally: TransferCounter,
+    ) -> Result<Response<ResponseBody>, RequestError> {
         let most = self.upload_bytes_max;
         let too_large = || {
             let text = format!("an upload is at most {most} bytes");
-            Failure::Status(StatusCode::PAYLOAD_TOO_LARGE, Refusal::new(Reason::QuotaExceeded, text))
+            RequestError::Status(StatusCode::PAYLOAD_TOO_LARGE, Refusal::new(Reason::QuotaExceeded, text))
         };
         let mut body = request.into_body();
         if http_body::Body::size_hint(&body).lower() > most {
@@ -232,9 +232,9 @@ impl FileServer {
         let (upload, file) = blocking(move || folder.upload(&staging(), format!("{name:032x}"))).await?;
         let mut file = tokio::fs::File::from_std(file);
         let mut ended = Box::pin(access.ended());
-        let cut = |tally: &mut Tally, refusal: Refusal| {
+        let cut = |tally: &mut TransferCounter, refusal: Refusal| {
             tally.ends(TransferEnd::Cut(refusal.reason));
-            Failure::Refused(refusal)
+            RequestError::Refused(refusal)
         };
         loop {
             let frame = tokio::select! {
@@ -260,14 +260,14 @@ impl FileServer {
 }
 
 /// The client is most likely gone, and does not read this.
-fn broken() -> Failure {
+fn broken() -> RequestError {
     let refusal = Refusal::new(Reason::FieldInvalid, "the upload broke off: nothing was kept");
-    Failure::Status(StatusCode::BAD_REQUEST, refusal)
+    RequestError::Status(StatusCode::BAD_REQUEST, refusal)
 }
 
 /// Beside the tenants, with a name that no tenant can have.
-fn staging() -> Below {
-    Below::one(".uploads")
+fn staging() -> SubPath {
+    SubPath::one(".uploads")
 }
 
 /// Waits for the disk on a thread that may.
@@ -303,7 +303,7 @@ struct Part {
 
 impl Part {
     /// Reads a single range (RFC 9110 section 14.1.2). Several, or what is no range, is the whole file.
-    fn wanted(headers: &HeaderMap, length: u64) -> Result<Self, Failure> {
+    fn wanted(headers: &HeaderMap, length: u64) -> Result<Self, RequestError> {
         let whole = Part { from: 0, length, range: false };
         // Without validators no condition can hold, and then the range does not count (section 13.1.5).
         if headers.contains_key(header::IF_RANGE) {
@@ -323,7 +323,7 @@ impl Part {
         };
         if from >= to {
             let text = format!("the file has {length} bytes");
-            return Err(Failure::Status(
+            return Err(RequestError::Status(
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 Refusal::new(Reason::FieldInvalid, text),
             ));
@@ -340,7 +340,7 @@ impl Part {
         Ok(file)
     }
 
-    fn response(&self, length: u64, body: Body) -> Response<Body> {
+    fn response(&self, length: u64, body: ResponseBody) -> Response<ResponseBody> {
         let mut response = Response::new(body);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_LENGTH, self.length.into());
@@ -359,7 +359,7 @@ impl Part {
     }
 }
 
-fn refused(status: StatusCode, refusal: &Refusal) -> Response<Body> {
+fn refused(status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
     let text = serde_json::json!({
         "reason": refusal.reason.code(),
         "message": refusal.text,
@@ -375,7 +375,7 @@ fn refused(status: StatusCode, refusal: &Refusal) -> Response<Body> {
 }
 
 /// Only those whose token opened the resource come here: they may know what is there.
-fn disk(error: &io::Error) -> Response<Body> {
+fn disk(error: &io::Error) -> Response<ResponseBody> {
     let says = |status, reason, text: &'static str| refused(status, &Refusal::new(reason, text));
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO) => {
@@ -394,7 +394,7 @@ fn disk(error: &io::Error) -> Response<Body> {
     }
 }
 
-fn json(status: StatusCode, text: String) -> Response<Body> {
+fn json(status: StatusCode, text: String) -> Response<ResponseBody> {
     let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -403,8 +403,8 @@ fn json(status: StatusCode, text: String) -> Response<Body> {
     response
 }
 
-fn empty(status: StatusCode) -> Response<Body> {
-    let mut response = Response::new(Body::default());
+fn empty(status: StatusCode) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::default());
     *response.status_mut() = status;
     response
 }

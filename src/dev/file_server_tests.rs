@@ -16,7 +16,7 @@ use crate::{
 /// Larger than all buffers between the two ends.
 const LARGE: u64 = 64 << 20;
 
-type Sent = UnsyncBoxBody<Bytes, BoxError>;
+type Sent = UnsyncBoxBody<Bytes, BodyError>;
 
 /// A file server on a scripted feed, and folders with something in them.
 struct Case {
@@ -298,7 +298,7 @@ async fn an_upload_beyond_its_bound_is_refused_and_leaves_nothing() {
     let announced = full(&chunk.repeat(3));
     assert_eq!(case.ask(with_body(Method::PUT, &path, &token, announced)).await.status(), 413);
     let frames = futures_util::stream::repeat_with(move || {
-        Ok::<_, BoxError>(hyper::body::Frame::data(Bytes::from(chunk.clone())))
+        Ok::<_, BodyError>(hyper::body::Frame::data(Bytes::from(chunk.clone())))
     });
     let unannounced = http_body_util::StreamBody::new(frames.take(3)).boxed_unsync();
     assert_eq!(case.ask(with_body(Method::PUT, &path, &token, unannounced)).await.status(), 413);
@@ -413,7 +413,7 @@ async fn an_upload_is_cut_when_its_fence_is_lowered_and_leaves_nothing() {
     let path = format!("{SHARD}/{JOB}/step-10/shard-0.bin");
     // A first part, then nothing: it is not the client that ends this.
     let first =
-        futures_util::stream::iter([Ok::<_, BoxError>(hyper::body::Frame::data(Bytes::from("half")))]);
+        futures_util::stream::iter([Ok::<_, BodyError>(hyper::body::Frame::data(Bytes::from("half")))]);
     let stalled =
         http_body_util::StreamBody::new(first.chain(futures_util::stream::pending())).boxed_unsync();
     let mut client = case.client("/worker").await;
@@ -433,7 +433,7 @@ async fn an_upload_whose_client_vanishes_leaves_nothing() {
     let token = case.writer(|_| ());
     let path = format!("{SHARD}/{JOB}/x");
     let first =
-        futures_util::stream::iter([Ok::<_, BoxError>(hyper::body::Frame::data(Bytes::from("half")))]);
+        futures_util::stream::iter([Ok::<_, BodyError>(hyper::body::Frame::data(Bytes::from("half")))]);
     let stalled =
         http_body_util::StreamBody::new(first.chain(futures_util::stream::pending())).boxed_unsync();
     let dialed = case.connector("/worker").connect(Alpn::Http1).await.unwrap();

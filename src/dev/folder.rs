@@ -19,11 +19,11 @@ use crate::limits::{FILE_LISTING_MAX, FILE_PATH_DEPTH_MAX, FILE_SEGMENT_BYTES_MA
 
 /// A path below a folder: plain names, each decoded once. Empty for the folder itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Below(Vec<String>);
+pub(super) struct SubPath(Vec<String>);
 
 /// Why a text is no such path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BelowError {
+pub(super) enum SubPathError {
     #[error("the path is not percent-encoded UTF-8")]
     Encoding,
     #[error("a part of the path is empty, `.` or `..`")]
@@ -36,30 +36,30 @@ pub(super) enum BelowError {
     TooDeep,
 }
 
-impl Below {
+impl SubPath {
     /// Reads what follows a resource in a URL. It is cut at its slashes first and decoded after: an encoded slash cuts
     /// nothing and is refused.
-    pub(super) fn parse(text: &str) -> Result<Self, BelowError> {
+    pub(super) fn parse(text: &str) -> Result<Self, SubPathError> {
         let text = text.strip_suffix('/').unwrap_or(text);
         if text.is_empty() {
-            return Ok(Below(Vec::new()));
+            return Ok(SubPath(Vec::new()));
         }
         let segments: Vec<String> =
             text.split('/').take(FILE_PATH_DEPTH_MAX + 1).map(segment).collect::<Result<_, _>>()?;
         if segments.len() > FILE_PATH_DEPTH_MAX {
-            return Err(BelowError::TooDeep);
+            return Err(SubPathError::TooDeep);
         }
-        Ok(Below(segments))
+        Ok(SubPath(segments))
     }
 
     /// A name of our own.
     pub(super) fn one(name: &str) -> Self {
-        Below(vec![name.to_owned()])
+        SubPath(vec![name.to_owned()])
     }
 
     /// The same path, that much deeper. For names that were parsed elsewhere.
     pub(super) fn under(self, parents: [&str; 3]) -> Self {
-        Below(parents.into_iter().map(str::to_owned).chain(self.0).collect())
+        SubPath(parents.into_iter().map(str::to_owned).chain(self.0).collect())
     }
 
     /// Whether it names the folder itself.
@@ -72,22 +72,22 @@ impl Below {
     }
 }
 
-fn segment(text: &str) -> Result<String, BelowError> {
+fn segment(text: &str) -> Result<String, SubPathError> {
     let name = decode(text)?;
     if matches!(name.as_str(), "" | "." | "..") {
-        return Err(BelowError::Dots);
+        return Err(SubPathError::Dots);
     }
     if name.chars().any(|c| c == '/' || c.is_control()) {
-        return Err(BelowError::Character);
+        return Err(SubPathError::Character);
     }
     if name.len() > FILE_SEGMENT_BYTES_MAX {
-        return Err(BelowError::TooLong);
+        return Err(SubPathError::TooLong);
     }
     Ok(name)
 }
 
 /// Percent-decodes once (RFC 3986 section 2.1).
-pub(super) fn decode(text: &str) -> Result<String, BelowError> {
+pub(super) fn decode(text: &str) -> Result<String, SubPathError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -96,10 +96,10 @@ pub(super) fn decode(text: &str) -> Result<String, BelowError> {
             continue;
         }
         let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16));
-        let (Some(high), Some(low)) = (digit(), digit()) else { return Err(BelowError::Encoding) };
-        bytes.push(u8::try_from(high * 16 + low).map_err(|_| BelowError::Encoding)?);
+        let (Some(high), Some(low)) = (digit(), digit()) else { return Err(SubPathError::Encoding) };
+        bytes.push(u8::try_from(high * 16 + low).map_err(|_| SubPathError::Encoding)?);
     }
-    String::from_utf8(bytes).map_err(|_| BelowError::Encoding)
+    String::from_utf8(bytes).map_err(|_| SubPathError::Encoding)
 }
 
 /// Percent-encodes the names of a path, and leaves its slashes: the path of a file as it stands in a URL.
@@ -118,14 +118,14 @@ pub fn encode_path(path: &str) -> String {
 }
 
 /// What is at a path.
-pub(super) enum Found {
+pub(super) enum FolderItem {
     File(File, u64),
-    Folder(Vec<Entry>),
+    Folder(Vec<FolderEntry>),
 }
 
 /// One line of a listing.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub(super) struct Entry {
+pub(super) struct FolderEntry {
     pub(super) name: String,
     /// `file` or `folder`. Links and devices are neither served nor shown.
     pub(super) kind: &'static str,
@@ -135,15 +135,15 @@ pub(super) struct Entry {
 /// A folder, opened name by name from its root, and no name may be a link: there is no moment between a look and a use
 /// in which a path could be made to lead elsewhere. Every call waits for the disk: not for async tasks.
 #[derive(Clone, Debug)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct ServedFolder(PathBuf);
 
-impl Folder {
+impl ServedFolder {
     pub(super) fn new(root: PathBuf) -> Self {
-        Folder(root)
+        ServedFolder(root)
     }
 
     /// Opens a file, or lists a folder.
-    pub(super) fn find(&self, below: &Below) -> io::Result<Found> {
+    pub(super) fn find(&self, below: &SubPath) -> io::Result<FolderItem> {
         let Some((name, parents)) = below.0.split_last() else {
             return list(self.walk(&[], Missing::Fails)?);
         };
@@ -153,14 +153,14 @@ impl Folder {
         let found = openat(parent, name.as_str(), flags, Mode::empty())?;
         let seen = fstat(&found)?;
         match kind(seen.st_mode) {
-            SFlag::S_IFREG => Ok(Found::File(found.into(), u64::try_from(seen.st_size).unwrap_or(0))),
+            SFlag::S_IFREG => Ok(FolderItem::File(found.into(), u64::try_from(seen.st_size).unwrap_or(0))),
             SFlag::S_IFDIR => list(found),
             _ => Err(Errno::ENOENT.into()),
         }
     }
 
     /// A new file without a place yet: it takes one by [`Upload::place`], or leaves nothing.
-    pub(super) fn upload(&self, staging: &Below, name: String) -> io::Result<(Upload, File)> {
+    pub(super) fn upload(&self, staging: &SubPath, name: String) -> io::Result<(Upload, File)> {
         let folder = self.walk(&staging.0, Missing::IsMade)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&folder, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -168,16 +168,16 @@ impl Folder {
     }
 
     /// Removes a file. A folder is refused.
-    pub(super) fn remove(&self, below: &Below) -> io::Result<()> {
+    pub(super) fn remove(&self, below: &SubPath) -> io::Result<()> {
         let (name, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
         let parent = self.walk(parents, Missing::Fails)?;
         Ok(unlinkat(parent, name.as_str(), UnlinkatFlags::NoRemoveDir)?)
     }
 
     /// Removes the files of a folder that an earlier life left behind.
-    pub(super) fn clear(&self, below: &Below) -> io::Result<()> {
+    pub(super) fn clear(&self, below: &SubPath) -> io::Result<()> {
         let folder = self.walk(&below.0, Missing::IsMade)?;
-        let Found::Folder(entries) = list(folder)? else { return Ok(()) };
+        let FolderItem::Folder(entries) = list(folder)? else { return Ok(()) };
         let folder = self.walk(&below.0, Missing::Fails)?;
         for entry in entries {
             unlinkat(&folder, entry.name.as_str(), UnlinkatFlags::NoRemoveDir)?;
@@ -210,14 +210,14 @@ enum Missing {
 
 /// A file that is being written. Dropped without a place, it is gone.
 pub(super) struct Upload {
-    root: Folder,
+    root: ServedFolder,
     folder: OwnedFd,
     name: Option<String>,
 }
 
 impl Upload {
     /// Puts it where it belongs, in place of what was there.
-    pub(super) fn place(mut self, below: &Below) -> io::Result<()> {
+    pub(super) fn place(mut self, below: &SubPath) -> io::Result<()> {
         let (target, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
         let parent = self.root.walk(parents, Missing::IsMade)?;
         if let Some(name) = &self.name {
@@ -243,7 +243,7 @@ fn kind(mode: nix::libc::mode_t) -> SFlag {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
 }
 
-fn list(folder: OwnedFd) -> io::Result<Found> {
+fn list(folder: OwnedFd) -> io::Result<FolderItem> {
     let mut open = Dir::from_fd(folder.try_clone()?)?;
     let mut entries = Vec::new();
     for entry in open.iter() {
@@ -265,10 +265,10 @@ fn list(folder: OwnedFd) -> io::Result<Found> {
         if entries.len() >= FILE_LISTING_MAX {
             return Err(Errno::E2BIG.into());
         }
-        entries.push(Entry { name: name.to_owned(), kind, bytes });
+        entries.push(FolderEntry { name: name.to_owned(), kind, bytes });
     }
     entries.sort();
-    Ok(Found::Folder(entries))
+    Ok(FolderItem::Folder(entries))
 }
 
 #[cfg(test)]
@@ -289,34 +289,34 @@ mod tests {
             let encoded = encode_path(name);
             let uri: http::Uri = format!("/dataset/acme/tickets@v3/{encoded}").parse().unwrap();
             let path = uri.path().splitn(5, '/').nth(4).unwrap();
-            assert_eq!(Below::parse(path).unwrap().display(), name, "{encoded}");
+            assert_eq!(SubPath::parse(path).unwrap().display(), name, "{encoded}");
         }
     }
 
     #[test]
     fn a_path_is_decoded_once_and_never_climbs() {
-        let below = |text: &str| Below::parse(text).map(|b| b.0.join("|"));
+        let below = |text: &str| SubPath::parse(text).map(|b| b.0.join("|"));
         assert_eq!(below("").unwrap(), "");
         assert_eq!(below("a/b%20c/d/").unwrap(), "a|b c|d");
         assert_eq!(below("a%252e%252e").unwrap(), "a%2e%2e", "once");
         for (text, why) in [
-            ("..", BelowError::Dots),
-            ("a/../b", BelowError::Dots),
-            ("%2e%2e/b", BelowError::Dots),
-            ("a/%2E/b", BelowError::Dots),
-            ("a//b", BelowError::Dots),
-            ("/etc/passwd", BelowError::Dots),
-            ("..%2fb", BelowError::Character),
-            ("%2fetc", BelowError::Character),
-            ("a%00b", BelowError::Character),
-            ("%zz", BelowError::Encoding),
-            ("%f", BelowError::Encoding),
-            ("%ff", BelowError::Encoding),
+            ("..", SubPathError::Dots),
+            ("a/../b", SubPathError::Dots),
+            ("%2e%2e/b", SubPathError::Dots),
+            ("a/%2E/b", SubPathError::Dots),
+            ("a//b", SubPathError::Dots),
+            ("/etc/passwd", SubPathError::Dots),
+            ("..%2fb", SubPathError::Character),
+            ("%2fetc", SubPathError::Character),
+            ("a%00b", SubPathError::Character),
+            ("%zz", SubPathError::Encoding),
+            ("%f", SubPathError::Encoding),
+            ("%ff", SubPathError::Encoding),
         ] {
             assert_eq!(below(text), Err(why), "{text}");
         }
-        assert_eq!(below(&"a".repeat(256)), Err(BelowError::TooLong));
-        assert_eq!(below(&"a/".repeat(33)), Err(BelowError::TooDeep));
+        assert_eq!(below(&"a".repeat(256)), Err(SubPathError::TooLong));
+        assert_eq!(below(&"a/".repeat(33)), Err(SubPathError::TooDeep));
     }
 
     #[test]
@@ -332,17 +332,19 @@ mod tests {
         link(&outside.path().join("secret"), "one");
         link(&root.path().join("in/file"), "even_inside");
         nix::unistd::mkfifo(&root.path().join("pipe"), Mode::S_IRWXU).unwrap();
-        let folder = Folder::new(root.path().to_owned());
+        let folder = ServedFolder::new(root.path().to_owned());
         for path in ["out/secret", "out", "one", "even_inside", "pipe", "in/file/x"] {
-            assert!(folder.find(&Below::parse(path).unwrap()).is_err(), "{path}");
+            assert!(folder.find(&SubPath::parse(path).unwrap()).is_err(), "{path}");
         }
-        assert!(matches!(folder.find(&Below::parse("in/file").unwrap()).unwrap(), Found::File(_, 1)));
-        let Found::Folder(entries) = folder.find(&Below::parse("").unwrap()).unwrap() else { panic!() };
-        assert_eq!(entries, [Entry { name: "in".into(), kind: "folder", bytes: 0 }]);
-        let (upload, _) = folder.upload(&Below::parse("staging").unwrap(), "t".into()).unwrap();
-        assert!(upload.place(&Below::parse("out/new").unwrap()).is_err());
+        assert!(matches!(folder.find(&SubPath::parse("in/file").unwrap()).unwrap(), FolderItem::File(_, 1)));
+        let FolderItem::Folder(entries) = folder.find(&SubPath::parse("").unwrap()).unwrap() else {
+            panic!()
+        };
+        assert_eq!(entries, [FolderEntry { name: "in".into(), kind: "folder", bytes: 0 }]);
+        let (upload, _) = folder.upload(&SubPath::parse("staging").unwrap(), "t".into()).unwrap();
+        assert!(upload.place(&SubPath::parse("out/new").unwrap()).is_err());
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
         assert_eq!(std::fs::read_dir(root.path().join("staging")).unwrap().count(), 0, "it leaves nothing");
-        assert!(folder.remove(&Below::parse("out/secret").unwrap()).is_err());
+        assert!(folder.remove(&SubPath::parse("out/secret").unwrap()).is_err());
     }
 }

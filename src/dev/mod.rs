@@ -6,12 +6,13 @@
 //! | File | Noun |
 //! |---|---|
 //! | `authority` | [`Authority`]: a trust domain's root, and the SVIDs that it issues |
-//! | `household` | [`Household`]: everything that a daemon needs, in one folder |
-//! | `starter` | [`Starter`]: the files that a deployment begins with, and SVIDs for trials |
-//! | `running` | [`Running`]: a household with its file server, to try |
+//! | `deployment` | [`DevDeployment`]: everything that a daemon needs, in one folder |
+//! | `init` | [`Starter`]: the files that a deployment begins with, and SVIDs for trials |
+//! | `sample` | the texts of those files |
+//! | `running` | [`Running`]: a deployment with its file server, to try |
 //! | `file_server` | [`FileServer`]: serves folders behind leases, on `verify` alone; the model for authors of resource servers |
 //! | `target` | what a request line asks for |
-//! | `folder` | `Folder`: a folder that nothing leads out of |
+//! | `folder` | `ServedFolder`: a folder that nothing leads out of |
 //! | `transfer` | [`Transfer`]: bytes under way, cut when their access ends |
 //! | `client` | [`FileClient`]: what a job's program does with its credentials |
 //! | `demo` | [`demo::tell`]: stories, each claim observed |
@@ -19,19 +20,20 @@
 mod authority;
 mod client;
 pub mod demo;
+mod deployment;
 mod file_server;
 mod folder;
-mod household;
+mod init;
 mod running;
-mod starter;
+mod sample;
 mod target;
 mod transfer;
 
 pub use authority::{Authority, SvidPem};
 pub use client::{ClientError, Coming, FileClient, read_token};
+pub use deployment::{DevDeployment, Pace, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
 pub use file_server::FileServer;
 pub use folder::encode_path;
-pub use household::{Household, Pace, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
+pub use init::{Started, Starter, mint, write_svid};
 pub use running::{FreePorts, Running, free_ports};
-pub use starter::{Started, Starter, mint, write_svid};
 pub use transfer::{Direction, Transfer, TransferEnd};

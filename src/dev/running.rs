@@ -1,4 +1,4 @@
-//! A household with its file server running beside the daemon.
+//! A development deployment with its file server, beside the daemon.
 
 use std::{collections::HashMap, io, net::Ipv4Addr, sync::Arc};
 
@@ -8,7 +8,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{FileServer, Household, Ports, Role, SetupError, household::TENANT};
+use super::{DevDeployment, FileServer, Ports, Role, SetupError, deployment::TENANT};
 use crate::{
     clock::Clock,
     identity::FileSource,
@@ -38,8 +38,8 @@ pub enum RunningError {
 }
 
 impl Running {
-    /// Starts the file server of a household. The daemon may come later: until its feed is complete, everything is refused.
-    pub async fn start(house: &Arc<Household>, clock: Arc<dyn Clock>) -> Result<Self, RunningError> {
+    /// Starts the file server of a deployment. The daemon may come later: until its feed is complete, everything is refused.
+    pub async fn start(house: &Arc<DevDeployment>, clock: Arc<dyn Clock>) -> Result<Self, RunningError> {
         let stop = CancellationToken::new();
         let port = house.ports.files;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
@@ -86,7 +86,7 @@ impl Running {
     }
 }
 
-impl Household {
+impl DevDeployment {
     /// To the daemon, as one who takes part.
     pub fn connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
         let address = format!("localhost:{}", self.ports.grpc);

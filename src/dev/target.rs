@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::folder::{Below, BelowError};
+use super::folder::{SubPath, SubPathError};
 use crate::{
     name::{Action, JobId, NameError, Object, ResourceKind, ResourceName},
     reason::{Reason, Refusal},
@@ -15,7 +15,7 @@ pub(super) struct Target {
     pub(super) action: Action,
     /// The folder of one job, of a checkpoint line.
     pub(super) job: Option<JobId>,
-    pub(super) below: Below,
+    pub(super) below: SubPath,
 }
 
 impl Target {
@@ -52,7 +52,7 @@ impl Target {
             }
             ResourceKind::Dataset | ResourceKind::Model => (None, rest),
         };
-        let below = Below::parse(rest).map_err(invalid)?;
+        let below = SubPath::parse(rest).map_err(invalid)?;
         if method != Method::GET && (below.is_root() || rest.ends_with('/')) {
             return Err(Refusal::new(Reason::FieldInvalid, "the path names a folder: name a file below it"));
         }
@@ -78,7 +78,7 @@ fn decoded(segment: &str) -> Result<String, Refusal> {
     super::folder::decode(segment).map_err(invalid)
 }
 
-fn invalid(error: BelowError) -> Refusal {
+fn invalid(error: SubPathError) -> Refusal {
     Refusal::new(Reason::FieldInvalid, error.to_string())
 }
 

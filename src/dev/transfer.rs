@@ -28,7 +28,7 @@ use crate::{
     verify::Access,
 };
 
-pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// One transfer, told to whoever observes when it is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub struct Transfer {
     pub direction: Direction,
     pub peer: SpiffeId,
     pub resource: ResourceName,
-    /// Below the resource.
+    /// SubPath the resource.
     pub path: String,
     /// What went over the line, as far as this server knows.
     pub bytes: u64,
@@ -61,13 +61,13 @@ pub enum TransferEnd {
 }
 
 /// Counts a transfer, and tells of it when it is dropped.
-pub(super) struct Tally {
+pub(super) struct TransferCounter {
     pub(super) transfer: Transfer,
     pub(super) told: broadcast::Sender<Transfer>,
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
-impl Tally {
+impl TransferCounter {
     pub(super) fn add(&mut self, bytes: usize) {
         self.transfer.bytes = self.transfer.bytes.saturating_add(bytes as u64);
     }
@@ -77,7 +77,7 @@ impl Tally {
     }
 }
 
-impl Drop for Tally {
+impl Drop for TransferCounter {
     fn drop(&mut self) {
         let _ = self.told.send(self.transfer.clone()); // nobody may be observing
     }
@@ -92,7 +92,7 @@ pub(super) struct Download {
     left: u64,
     access: Access,
     ended: BoxFuture<'static, Refusal>,
-    tally: Tally,
+    tally: TransferCounter,
     _over: DropGuard,
 }
 
@@ -102,7 +102,7 @@ impl Download {
         file: impl AsyncRead + Send + 'static,
         bytes: u64,
         access: Access,
-        tally: Tally,
+        tally: TransferCounter,
         connection: Connection,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -126,12 +126,12 @@ impl Download {
 
 impl Body for Download {
     type Data = Bytes;
-    type Error = BoxError;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
         if this.left == 0 {
             return Poll::Ready(None);

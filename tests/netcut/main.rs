@@ -23,7 +23,7 @@ use std::{
 use leasehold::{
     cli::{Context, Contexts, SvidFiles},
     clock::{Clock, SystemClock},
-    dev::{Household, Role, free_ports},
+    dev::{DevDeployment, Role, free_ports},
     limits::FEED_STALE,
     name::PrincipalKind,
 };
@@ -51,7 +51,7 @@ impl Drop for Started {
 
 struct Scene {
     network: Network,
-    house: Household,
+    house: DevDeployment,
     folder: tempfile::TempDir,
     clock: Arc<dyn Clock>,
     _daemon: Started,
@@ -63,9 +63,13 @@ impl Scene {
         let network = Network::lay();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let folder = tempfile::tempdir().unwrap();
-        let house =
-            Household::set_up(&folder.path().join("dev"), None, free_ports().unwrap().ports, clock.clone())
-                .unwrap();
+        let house = DevDeployment::set_up(
+            &folder.path().join("dev"),
+            None,
+            free_ports().unwrap().ports,
+            clock.clone(),
+        )
+        .unwrap();
         let file = house.path("leasehold.toml");
         let ours = |port: u16| format!("\"127.0.0.1:{port}\"");
         let text = fs::read_to_string(&file).unwrap();

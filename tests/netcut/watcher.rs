@@ -10,7 +10,7 @@ use std::{
 
 use leasehold::{
     clock::{Clock, SystemClock},
-    dev::{Household, Role},
+    dev::{DevDeployment, Role},
     identity::{FileSource, IdentityFiles, X509Svid},
     link::{Connector, Endpoint},
     name::{Action, Object, SpiffeId},
@@ -52,7 +52,7 @@ const SERVER: &str = "LEASEHOLD_NETCUT_SERVER";
 const NOT_YET: &str = "not yet";
 
 impl Watcher {
-    pub fn start(network: &Network, house: &Household, folder: &Path) -> Self {
+    pub fn start(network: &Network, house: &DevDeployment, folder: &Path) -> Self {
         let mut command = network.command(Side::Verifier, &std::env::current_exe().unwrap());
         command.args(["--exact", "watcher::the_verifier_of_the_test_beside", "--ignored", "--nocapture"]);
         command.env(FOLDER, folder);

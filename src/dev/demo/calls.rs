@@ -6,9 +6,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, transport::Channel};
 
-use super::{Stage, watch::Seen};
+use super::{Stage, watch::Observed};
 use crate::{
-    dev::{Role, household::TENANT},
+    dev::{Role, deployment::TENANT},
     link::Connector,
     proto::{
         Told,
@@ -33,19 +33,19 @@ pub(super) fn reason(status: &Status) -> String {
 }
 
 impl Stage {
-    pub(super) fn connector(&self, role: Role) -> Seen<Connector> {
+    pub(super) fn connector(&self, role: Role) -> Observed<Connector> {
         self.house.connector(role, self.clock.clone()).map_err(|e| e.to_string())
     }
 
-    pub(super) fn jobs(&self, role: Role) -> Seen<JobServiceClient<Channel>> {
+    pub(super) fn jobs(&self, role: Role) -> Observed<JobServiceClient<Channel>> {
         Ok(JobServiceClient::new(self.connector(role)?.channel()))
     }
 
-    pub(super) fn operators(&self, role: Role) -> Seen<OperatorServiceClient<Channel>> {
+    pub(super) fn operators(&self, role: Role) -> Observed<OperatorServiceClient<Channel>> {
         Ok(OperatorServiceClient::new(self.connector(role)?.channel()))
     }
 
-    pub(super) fn verifiers(&self) -> Seen<VerifierServiceClient<Channel>> {
+    pub(super) fn verifiers(&self) -> Observed<VerifierServiceClient<Channel>> {
         Ok(VerifierServiceClient::new(self.connector(Role::Files)?.channel()))
     }
 
@@ -79,7 +79,7 @@ impl Stage {
     }
 
     /// Begins, joins, keeps alive.
-    pub(super) async fn enter(&self, job: &str, key: &str) -> Result<Membership, Status> {
+    pub(super) async fn enter(&self, job: &str, key: &str) -> Result<DemoMember, Status> {
         let mut jobs = self.jobs(Role::Trainer).map_err(Status::internal)?;
         let began = jobs
             .begin_attempt(v1::BeginAttemptRequest {
@@ -122,29 +122,35 @@ impl Stage {
                 }
             }
         });
-        Ok(Membership { session, members, _beats: beats, _notices: notices, beater: Arc::new(Guard(beater)) })
+        Ok(DemoMember {
+            session,
+            members,
+            _beats: beats,
+            _notices: notices,
+            beater: Arc::new(AbortOnDrop(beater)),
+        })
     }
 }
 
 /// A member, beating.
-pub(super) struct Membership {
+pub(super) struct DemoMember {
     pub session: v1::Session,
     pub members: MemberServiceClient<Channel>,
     _beats: mpsc::Sender<v1::KeepAliveRequest>,
     _notices: tonic::Streaming<v1::KeepAliveResponse>,
     #[expect(dead_code, reason = "it is held, not used")]
-    beater: Arc<Guard>,
+    beater: Arc<AbortOnDrop>,
 }
 
-struct Guard(tokio::task::JoinHandle<()>);
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
 
-impl Drop for Guard {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-impl Membership {
+impl DemoMember {
     /// Issues the credential of the reading half.
     pub(super) async fn issue(&mut self, ttl: Option<Duration>) -> Result<(v1::Lease, SecretText), Status> {
         let request = v1::IssueCredentialRequest {

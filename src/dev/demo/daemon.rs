@@ -6,13 +6,13 @@ use tokio::process::{Child, Command};
 
 use super::{
     Stage,
-    watch::{PATIENCE, Seen, within},
+    watch::{Observed, PATIENCE, within},
 };
 use crate::{dev::Role, proto::v1};
 
 impl Stage {
     /// Starts the daemon and waits until it serves.
-    pub(super) async fn daemon(&self) -> Seen<Child> {
+    pub(super) async fn daemon(&self) -> Observed<Child> {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -46,7 +46,7 @@ impl Stage {
     }
 
     /// Stops it by SIGTERM.
-    pub(super) async fn stop(&self, mut daemon: Child) -> Seen<()> {
+    pub(super) async fn stop(&self, mut daemon: Child) -> Observed<()> {
         if let Some(id) = daemon.id().and_then(|id| i32::try_from(id).ok()) {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
                 .map_err(|e| e.to_string())?;

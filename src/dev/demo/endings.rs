@@ -6,13 +6,13 @@ use nix::sys::signal::{Signal, kill};
 use tokio::process::Child;
 
 use super::{
-    calls::{self, Membership, say},
+    calls::{self, DemoMember, say},
     path::introspection,
     story::Story,
-    watch::{Checks, Moment, Seen, Wrapped, claims_of, within},
+    watch::{Checks, Observed, Stopwatch, Wrapped, claims_of, within},
 };
 use crate::{
-    dev::{Role, household::TENANT},
+    dev::{Role, deployment::TENANT},
     proto::v1,
     secret::SecretText,
 };
@@ -86,7 +86,7 @@ impl Story<'_> {
         match next() {
             Err(why) => self.say_ms(claim, 0.0, Err(why)),
             Ok((mut w, token)) => {
-                let start = Moment::now();
+                let start = Stopwatch::now();
                 let seen = self.revoked(checks, &mut w, &token, start).await;
                 match seen {
                     Ok((observed, ms)) => self.say_ms(claim, ms, Ok(observed)),
@@ -97,7 +97,7 @@ impl Story<'_> {
     }
 
     /// Waits until the wrapper's credential is there and good, and its child runs.
-    async fn running(&self, w: &mut Wrapped, checks: &Checks<'_>) -> Seen<SecretText> {
+    async fn running(&self, w: &mut Wrapped, checks: &Checks<'_>) -> Observed<SecretText> {
         let token = w.token().await?;
         w.child().await?;
         checks.accepted(&token).await?;
@@ -112,11 +112,11 @@ impl Story<'_> {
         checks: &Checks<'_>,
         mut w: Wrapped,
         token: &SecretText,
-        cause: Seen<()>,
+        cause: Observed<()>,
         exit: Option<&str>,
         outcome: v1::Outcome,
     ) {
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             cause?;
             let refusal = checks.refused(token).await?;
@@ -148,8 +148,8 @@ impl Story<'_> {
         checks: &Checks<'_>,
         w: &mut Wrapped,
         token: &SecretText,
-        start: Moment,
-    ) -> Seen<(String, f64)> {
+        start: Stopwatch,
+    ) -> Observed<(String, f64)> {
         let job = job_of(token)?;
         let done = self.revoke(&format!("job:{job}"), "a demonstration").await?;
         let refusal = checks.refused(token).await?;
@@ -167,7 +167,7 @@ impl Story<'_> {
     }
 
     /// How the job of a token was closed.
-    async fn outcome_of(&self, token: &SecretText) -> Seen<v1::Outcome> {
+    async fn outcome_of(&self, token: &SecretText) -> Observed<v1::Outcome> {
         let job = job_of(token)?;
         let mut jobs = self.stage.jobs(Role::Trainer)?;
         within("the job to be closed", async {
@@ -196,7 +196,7 @@ impl Story<'_> {
             Ok(begun) => begun,
             Err(why) => return self.say_ms(claim, 0.0, Err(why)),
         };
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let second = self.stage.enter(&job.id, "attempt-2").await.map_err(|s| say(&s))?;
             let refusal = checks.refused(&token).await?;
@@ -213,7 +213,7 @@ impl Story<'_> {
             self.member(&job.id, "expiry", Some(Duration::from_secs(2)), checks).await
         }
         .await;
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let (_member, token) = match begun {
             Ok(begun) => begun,
             Err(why) => return self.say_ms(claim, 0.0, Err(why)),
@@ -237,7 +237,7 @@ impl Story<'_> {
                 return None;
             }
         };
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let mut client = self.stage.operators(Role::Operator)?;
             let request = v1::LockRequest {
@@ -275,7 +275,7 @@ impl Story<'_> {
     ) {
         // A credential on something that is not locked, so that its end has one cause.
         let claim = "a killed daemon comes back, and widens nothing";
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let mut spec = self.stage.spec(1);
             spec.read.retain(|r| r.starts_with("model:"));
@@ -287,7 +287,7 @@ impl Story<'_> {
                 return Err(format!("the credential was not good before: {}", was.reason));
             }
             daemon.kill().await.map_err(|e| e.to_string())?;
-            let start = Moment::now();
+            let start = Stopwatch::now();
             *daemon = self.stage.daemon().await?;
             let back = start.ms();
             let now = self.introspected(&token, checks).await?;
@@ -321,12 +321,16 @@ impl Story<'_> {
         }
     }
 
-    async fn introspected(&self, token: &SecretText, checks: &Checks<'_>) -> Seen<v1::IntrospectResponse> {
+    async fn introspected(
+        &self,
+        token: &SecretText,
+        checks: &Checks<'_>,
+    ) -> Observed<v1::IntrospectResponse> {
         let request = introspection(token, checks);
         Ok(self.stage.verifiers()?.introspect(request).await.map_err(|s| say(&s))?.into_inner())
     }
 
-    async fn locks(&self) -> Seen<Vec<v1::Lock>> {
+    async fn locks(&self) -> Observed<Vec<v1::Lock>> {
         let mut client = self.stage.operators(Role::Operator)?;
         Ok(client.list_locks(v1::ListLocksRequest::default()).await.map_err(|s| say(&s))?.into_inner().locks)
     }
@@ -338,7 +342,7 @@ impl Story<'_> {
         key: &str,
         ttl: Option<Duration>,
         checks: &Checks<'_>,
-    ) -> Seen<(Membership, SecretText)> {
+    ) -> Observed<(DemoMember, SecretText)> {
         let mut member = self.stage.enter(job, key).await.map_err(|s| say(&s))?;
         let (_, token) = member.issue(ttl).await.map_err(|s| say(&s))?;
         checks.accepted(&token).await?;
@@ -346,6 +350,6 @@ impl Story<'_> {
     }
 }
 
-fn job_of(token: &SecretText) -> Seen<String> {
+fn job_of(token: &SecretText) -> Observed<String> {
     Ok(claims_of(token)?.lh.job.to_string())
 }

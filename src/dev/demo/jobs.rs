@@ -13,10 +13,10 @@ use super::{
     child,
     story::Story,
     team::{CHECKPOINT, Mate, SPEC_FILE, Team},
-    watch::{Checks, LOOK, Moment, Seen, claims_of, within},
+    watch::{Checks, LOOK, Observed, Stopwatch, claims_of, within},
 };
 use crate::{
-    dev::{ClientError, FileClient, Pace, Role, household::TENANT},
+    dev::{ClientError, FileClient, Pace, Role, deployment::TENANT},
     name::Half,
     proto::v1,
     secret::SecretText,
@@ -33,7 +33,7 @@ const PREEMPTED: &str = "node-0";
 /// Who is killed.
 const KILLED: &str = "node-3";
 
-pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Seen<bool> {
+pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
     stage.house.set_pace(&PACE).map_err(|e| e.to_string())?;
     let spec = std::fs::read_to_string(stage.house.path("job.toml")).map_err(|e| e.to_string())?;
     let spec = format!("{spec}\n[run]\ndrain = \"{}s\"\n", GRACE.as_secs());
@@ -51,41 +51,41 @@ pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send))
 impl Story<'_> {
     /// One after the other; nothing where one of them does not hold, since each goes on from the one before.
     async fn acts(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.gathers(checks).await;
         let mut team = self.need("four wrappers with one key are one attempt", start, seen)?;
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.one_is_killed(&mut team, checks).await;
         self.need("one of them is killed, and the others lose nothing", start, seen)?;
         // Until then its name is kept for the one that had it.
         tokio::time::sleep(PACE.window()).await;
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.it_is_back(&mut team, checks).await;
         self.need("started again, it is a member of the same attempt", start, seen)?;
 
         self.drain(&mut team, checks).await?;
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.requeue(&mut team, checks).await;
         let mut team = self.need("a requeue fences the attempt before it", start, seen)?;
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.reads_back(&mut team).await;
         self.need("the new attempt reads the checkpoint of the old one", start, seen)?;
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.gathers_again(&mut team, checks).await;
         self.need("the other three follow", start, seen)?;
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.daemon_dies(&mut team, checks, daemon).await;
         self.need("the daemon is killed and comes back, and no child notices", start, seen)?;
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.all_complete(&mut team, checks).await;
         self.need("the job completes with the last of its members", start, seen)
     }
 
-    async fn gathers(&mut self, checks: &Checks<'_>) -> Seen<(String, Team)> {
+    async fn gathers(&mut self, checks: &Checks<'_>) -> Observed<(String, Team)> {
         let trainer = self.stage.house.id(Role::Trainer).map_err(|e| e.to_string())?.to_string();
         let count = u32::try_from(NODES.len()).unwrap_or(u32::MAX);
         let members = v1::Members {
@@ -108,7 +108,7 @@ impl Story<'_> {
     }
 
     /// Starts several at once, and waits for each.
-    async fn start(&self, team: &mut Team, instances: &[&str], checks: &Checks<'_>) -> Seen<()> {
+    async fn start(&self, team: &mut Team, instances: &[&str], checks: &Checks<'_>) -> Observed<()> {
         let mut started = Vec::new();
         for instance in instances {
             let saves = *instance == PREEMPTED && team.key == "run-1";
@@ -120,8 +120,8 @@ impl Story<'_> {
         Ok(())
     }
 
-    async fn one_is_killed(&mut self, team: &mut Team, checks: &Checks<'_>) -> Seen<(String, ())> {
-        let start = Moment::now();
+    async fn one_is_killed(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
+        let start = Stopwatch::now();
         let victim = team.mate(KILLED)?;
         kill(victim.wrapped.pid()?, Signal::SIGKILL).map_err(|e| e.to_string())?;
         let refusal = checks.refused(&victim.token).await?;
@@ -141,7 +141,7 @@ impl Story<'_> {
         ))
     }
 
-    async fn it_is_back(&mut self, team: &mut Team, checks: &Checks<'_>) -> Seen<(String, ())> {
+    async fn it_is_back(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let wrapped = self.stage.wrap_member(&team.job, team.key, KILLED, false)?;
         let back = Mate::ready(KILLED, wrapped, checks).await?;
         self.stage.member_is(&team.job, KILLED, v1::MemberState::Joined).await?;
@@ -160,7 +160,7 @@ impl Story<'_> {
     // ---------- a preemption ----------
 
     async fn drain(&mut self, team: &mut Team, checks: &Checks<'_>) -> Option<()> {
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = self.is_preempted(team, checks).await;
         self.need("SIGTERM of one wrapper drains that member alone", start, seen)?;
         let seen = self.saves(team, start).await;
@@ -171,7 +171,7 @@ impl Story<'_> {
         self.need("at the end of the grace writing ends too", start, seen)
     }
 
-    async fn is_preempted(&mut self, team: &mut Team, checks: &Checks<'_>) -> Seen<(String, ())> {
+    async fn is_preempted(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let mate = team.mate(PREEMPTED)?;
         kill(mate.wrapped.pid()?, Signal::SIGTERM).map_err(|e| e.to_string())?;
         let drains = within("the member to drain", async {
@@ -201,7 +201,7 @@ impl Story<'_> {
         ))
     }
 
-    async fn saves(&mut self, team: &mut Team, start: Moment) -> Seen<(String, ())> {
+    async fn saves(&mut self, team: &mut Team, start: Stopwatch) -> Observed<(String, ())> {
         let file = team.mate(PREEMPTED)?.wrapped.go.with_extension("saved");
         let said = within("the child to save a checkpoint", async {
             loop {
@@ -228,7 +228,7 @@ impl Story<'_> {
         Ok((format!("{CHECKPOINT}, {} bytes, {left:.1} s before the end of the grace", there.len()), ()))
     }
 
-    async fn reading_ends(&mut self, team: &mut Team, checks: &Checks<'_>) -> Seen<(String, ())> {
+    async fn reading_ends(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let job = team.job.clone();
         let mate = team.mate(PREEMPTED)?;
         let refusal = checks.refused(&mate.token).await?;
@@ -238,7 +238,7 @@ impl Story<'_> {
         Ok((format!("{}; step-101 is written all the same", refusal.text), ()))
     }
 
-    async fn writing_ends(&mut self, team: &mut Team, checks: &Checks<'_>) -> Seen<(String, ())> {
+    async fn writing_ends(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let job = team.job.clone();
         let mate = team.mate(PREEMPTED)?;
         let writing = mate.wrapped.held(Half::Writing).ok_or("the writing half is gone before its time")?;
@@ -282,9 +282,9 @@ impl Story<'_> {
 
     // ---------- a requeue ----------
 
-    async fn requeue(&mut self, old: &mut Team, checks: &Checks<'_>) -> Seen<(String, Team)> {
+    async fn requeue(&mut self, old: &mut Team, checks: &Checks<'_>) -> Observed<(String, Team)> {
         let mut team = Team { job: old.job.clone(), key: "run-2", mates: Vec::new() };
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let wrapped = self.stage.wrap_member(&team.job, team.key, PREEMPTED, false)?;
         let mut refused = String::new();
         for mate in &old.mates {
@@ -312,7 +312,7 @@ impl Story<'_> {
         ))
     }
 
-    async fn reads_back(&mut self, team: &mut Team) -> Seen<(String, ())> {
+    async fn reads_back(&mut self, team: &mut Team) -> Observed<(String, ())> {
         let path = format!("/checkpoint/{TENANT}/tuned/{}/{CHECKPOINT}", team.job);
         let token = team.mate(PREEMPTED)?.wrapped.held(Half::Writing).ok_or("it holds no writing half")?;
         let coming = self.files().map_err(|e| e.to_string())?.get(&path, &token).await;
@@ -324,7 +324,7 @@ impl Story<'_> {
         Ok((format!("{CHECKPOINT}, {} bytes, as it was saved", bytes.len()), ()))
     }
 
-    async fn gathers_again(&mut self, team: &mut Team, checks: &Checks<'_>) -> Seen<(String, ())> {
+    async fn gathers_again(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let others: Vec<&str> = NODES.into_iter().filter(|n| *n != PREEMPTED).collect();
         self.start(team, &others, checks).await?;
         let attempt = self.stage.last_attempt(&team.job).await?;
@@ -342,10 +342,10 @@ impl Story<'_> {
         team: &mut Team,
         checks: &Checks<'_>,
         daemon: &mut Child,
-    ) -> Seen<(String, ())> {
+    ) -> Observed<(String, ())> {
         let old: Vec<SecretText> = team.mates.iter().map(|m| m.token.clone()).collect();
         daemon.kill().await.map_err(|e| e.to_string())?;
-        let start = Moment::now();
+        let start = Stopwatch::now();
         *daemon = self.stage.daemon().await?;
         let served = start.ms();
         let mut epoch = 0;
@@ -378,7 +378,7 @@ impl Story<'_> {
         ))
     }
 
-    async fn all_complete(&mut self, team: &mut Team, checks: &Checks<'_>) -> Seen<(String, ())> {
+    async fn all_complete(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let count = team.mates.len();
         for (n, mate) in team.mates.iter_mut().enumerate() {
             let job = self.stage.job(&team.job).await?;

@@ -15,10 +15,10 @@ use super::{
     Claim, Stage,
     calls::{self, say},
     story::Story,
-    watch::{Checks, Moment, Seen, within},
+    watch::{Checks, Observed, Stopwatch, within},
 };
 use crate::{
-    dev::{Authority, FileClient, Role, Running, household::TENANT},
+    dev::{Authority, FileClient, Role, Running, deployment::TENANT},
     identity::{IdentitySource, StaticSource, TrustBundles, X509Svid},
     link::Connector,
     proto::v1,
@@ -29,7 +29,7 @@ use crate::{
 /// Bytes of the file whose download is cut: more than any buffer on the way holds.
 const BIG_FILE: u64 = 64 << 20;
 
-pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Seen<bool> {
+pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
     let mut story = Story::new(stage, report);
     let big = stage.house.data.join("big.bin");
     let file = std::fs::File::create(&big).map_err(|e| e.to_string())?;
@@ -53,11 +53,11 @@ pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send))
 
 impl Story<'_> {
     async fn callers(&mut self) {
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = no_certificate(self.stage).await;
         self.say("a caller without a certificate is refused", start, seen);
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let now = self.stage.clock.now().wall;
             let life = Duration::from_secs(600);
@@ -72,7 +72,7 @@ impl Story<'_> {
         .await;
         self.say("an SVID of an unknown trust domain is refused", start, seen);
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let authority = self.stage.house.authority();
             let id = authority.id("/nobody").map_err(|e| e.to_string())?;
@@ -85,7 +85,7 @@ impl Story<'_> {
         .await;
         self.say("an SVID without a catalog entry may do nothing", start, seen);
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let mut client = self.stage.operators(Role::Trainer)?;
             let who = client.who_am_i(v1::WhoAmIRequest {}).await.map_err(|s| say(&s))?.into_inner();
@@ -103,7 +103,7 @@ impl Story<'_> {
         &self,
         authority: &Authority,
         id: &crate::name::SpiffeId,
-    ) -> Seen<Result<v1::ListJobsResponse, tonic::Status>> {
+    ) -> Observed<Result<v1::ListJobsResponse, tonic::Status>> {
         let house = &self.stage.house;
         let now = self.stage.clock.now().wall;
         let pem = authority.issue(id, &[], now, Duration::from_secs(600)).map_err(|e| e.to_string())?;
@@ -124,7 +124,7 @@ impl Story<'_> {
     }
 
     async fn policy(&mut self) {
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let spec = v1::JobSpec { purpose: "something-else".into(), ..self.stage.spec(1) };
         let seen = match self.stage.create(spec).await {
             Err(status) if calls::reason(&status) == "POLICY_DENIED" => Ok(say(&status)),
@@ -133,7 +133,7 @@ impl Story<'_> {
         };
         self.say("a purpose that the dataset does not allow is denied", start, seen);
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let mut spec = self.stage.spec(1);
             spec.read.push(format!("dataset:{TENANT}/people@v1"));
@@ -170,7 +170,7 @@ impl Story<'_> {
             Ok(member) => member,
             Err(why) => return self.say_ms("a job begins, and its worker joins", 0.0, Err(why)),
         };
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let issued = member.issue(None).await.map_err(|s| say(&s));
         let (lease, token) = match issued {
             Ok(issued) => issued,
@@ -179,11 +179,11 @@ impl Story<'_> {
         let names: Vec<&str> = lease.scopes.iter().map(|s| s.resource.as_str()).collect();
         self.say("a credential is issued", start, Ok(format!("{} for {}", lease.id, names.join(", "))));
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = checks.accepted(&token).await.map(|()| "signature, fences, holder: good".to_owned());
         self.say("it is checked offline, by the fence feed", start, seen);
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let mut client = self.stage.verifiers()?;
             let seen =
@@ -196,7 +196,7 @@ impl Story<'_> {
         .await;
         self.say("it is checked online, by asking", start, seen);
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let request = v1::RenewLeaseRequest {
                 session: Some(member.session.clone()),
@@ -210,7 +210,7 @@ impl Story<'_> {
         .await;
         self.say("it is renewed after a fresh decision", start, seen);
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = async {
             let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
             let files = FileClient::new(connector.map_err(|e| e.to_string())?);
@@ -252,7 +252,7 @@ impl Story<'_> {
             Err(why) => return self.say_ms(claim, 0.0, Err(why)),
         };
         // The client stands still now; what is on the way fills the buffers and no more.
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let revoked = self.revoke(&format!("job:{}", job.id), "shown to be cut").await;
         if let Err(why) = revoked {
             return self.say(claim, start, Err(why));
@@ -305,7 +305,7 @@ pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::Intr
 }
 
 /// TLS without a client certificate: what comes back is an alert, and no byte of an answer.
-async fn no_certificate(stage: &Stage) -> Seen<String> {
+async fn no_certificate(stage: &Stage) -> Observed<String> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(stage.house.authority().bundle().as_bytes())
         .map_err(|e| e.to_string())?;

@@ -5,7 +5,7 @@ use tokio::process::Child;
 use super::{
     Claim, Stage,
     calls::say,
-    watch::{Moment, Seen, within},
+    watch::{Observed, Stopwatch, within},
 };
 use crate::{
     dev::{Role, Running},
@@ -30,8 +30,8 @@ impl<'a> Story<'a> {
 
 impl Story<'_> {
     /// Starts what each story begins with.
-    pub(super) async fn opens(&mut self) -> Seen<(Child, Running)> {
-        let start = Moment::now();
+    pub(super) async fn opens(&mut self) -> Observed<(Child, Running)> {
+        let start = Stopwatch::now();
         let daemon = self.stage.daemon().await?;
         let running =
             Running::start(&self.stage.house, self.stage.clock.clone()).await.map_err(|e| e.to_string())?;
@@ -41,7 +41,7 @@ impl Story<'_> {
     }
 
     /// Stops it, and looks at what it leaves behind. Answers whether all that was told holds.
-    pub(super) async fn closes(mut self, daemon: Child, running: Running) -> Seen<bool> {
+    pub(super) async fn closes(mut self, daemon: Child, running: Running) -> Observed<bool> {
         running.stop().await;
         self.stage.stop(daemon).await?;
         self.ledger().await;
@@ -52,8 +52,8 @@ impl Story<'_> {
     pub(super) fn need<T>(
         &mut self,
         claim: &'static str,
-        start: Moment,
-        seen: Seen<(String, T)>,
+        start: Stopwatch,
+        seen: Observed<(String, T)>,
     ) -> Option<T> {
         let ms = start.ms();
         let (observed, found) = match seen {
@@ -65,12 +65,12 @@ impl Story<'_> {
     }
 
     /// Tells one claim, measured from a moment.
-    pub(super) fn say(&mut self, claim: &'static str, start: Moment, seen: Seen<String>) {
+    pub(super) fn say(&mut self, claim: &'static str, start: Stopwatch, seen: Observed<String>) {
         self.say_ms(claim, start.ms(), seen);
     }
 
     /// Tells one claim that took so long.
-    pub(super) fn say_ms(&mut self, claim: &'static str, ms: f64, seen: Seen<String>) {
+    pub(super) fn say_ms(&mut self, claim: &'static str, ms: f64, seen: Observed<String>) {
         let (observed, holds) = match seen {
             Ok(observed) => (observed, true),
             Err(why) => (why, false),
@@ -79,7 +79,7 @@ impl Story<'_> {
         (self.report)(&Claim { claim, observed, ms, holds });
     }
 
-    pub(super) async fn revoke(&self, name: &str, why: &str) -> Seen<v1::RevokeResponse> {
+    pub(super) async fn revoke(&self, name: &str, why: &str) -> Observed<v1::RevokeResponse> {
         let mut client = self.stage.operators(Role::Operator)?;
         let request =
             v1::RevokeRequest { name: name.into(), reason: why.into(), dry_run: false, ahead: false };
@@ -87,14 +87,14 @@ impl Story<'_> {
     }
 
     async fn ledger(&mut self) {
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let state = self.stage.house.path("state");
         let seen = ledger::verify(&ledger::Dir::at(&state), None)
             .map(|r| format!("{} records, head {}", r.records, short(&r.head.digest)))
             .map_err(|e| e.to_string());
         self.say("the ledger is whole", start, seen);
 
-        let start = Moment::now();
+        let start = Stopwatch::now();
         let seen = flipped(&state, &self.stage.house.path("ledger-copy"));
         self.say("one flipped byte in a copy of it is found", start, seen);
     }
@@ -102,7 +102,7 @@ impl Story<'_> {
 
 impl Stage {
     /// The certificate that tokens of the jobs here are bound to.
-    pub(super) fn trainer(&self) -> Seen<Leaf> {
+    pub(super) fn trainer(&self) -> Observed<Leaf> {
         let svid = X509Svid::load(&self.house.cert(Role::Trainer), &self.house.key(Role::Trainer));
         Ok(svid.map_err(|e| e.to_string())?.leaf().clone())
     }
@@ -113,7 +113,7 @@ fn short(digest: &Digest) -> String {
 }
 
 /// Copies the ledger, flips one byte in the middle of it, and verifies the copy.
-fn flipped(state: &std::path::Path, copy: &std::path::Path) -> Seen<String> {
+fn flipped(state: &std::path::Path, copy: &std::path::Path) -> Observed<String> {
     let io = |e: std::io::Error| e.to_string();
     std::fs::create_dir_all(copy).map_err(io)?;
     let mut segment = None;

@@ -7,16 +7,16 @@ use nix::unistd::Pid;
 use super::{
     Stage,
     calls::say,
-    watch::{Checks, Moment, Seen, Wrapped, claims_of, within},
+    watch::{Checks, Observed, Stopwatch, Wrapped, claims_of, within},
 };
 use crate::{
-    dev::{Role, household::TENANT},
+    dev::{Role, deployment::TENANT},
     name::{Half, LeaseId},
     proto::v1,
     secret::SecretText,
 };
 
-/// The specification that the wrappers keep to, in the household.
+/// The specification that the wrappers keep to, in the folder of the deployment.
 pub(super) const SPEC_FILE: &str = "jobs.toml";
 /// Where a child saves its checkpoint.
 pub(super) const CHECKPOINT: &str = "step-100";
@@ -39,7 +39,7 @@ pub(super) struct Mate {
 
 impl Stage {
     /// Starts one wrapper of an attempt. A child that `saves` does so when it is asked to end.
-    pub(super) fn wrap_member(&self, job: &str, key: &str, instance: &str, saves: bool) -> Seen<Wrapped> {
+    pub(super) fn wrap_member(&self, job: &str, key: &str, instance: &str, saves: bool) -> Observed<Wrapped> {
         // Another place for each, as on nodes of their own.
         let name = (1..).map(|n| format!("{key}-{instance}-{n}")).find(|name| {
             let place = self.house.path(&format!("run-{name}"));
@@ -55,12 +55,12 @@ impl Stage {
     }
 
     /// The attempt of a job that began last.
-    pub(super) async fn last_attempt(&self, job: &str) -> Seen<v1::Attempt> {
+    pub(super) async fn last_attempt(&self, job: &str) -> Observed<v1::Attempt> {
         let shown = self.job(job).await?;
         shown.attempts.last().cloned().ok_or_else(|| "no attempt has begun".to_owned())
     }
 
-    pub(super) async fn job(&self, job: &str) -> Seen<v1::Job> {
+    pub(super) async fn job(&self, job: &str) -> Observed<v1::Job> {
         let request = v1::GetJobRequest { job: job.to_owned() };
         let shown = self.jobs(Role::Launcher)?.get_job(request).await.map_err(|s| say(&s))?;
         shown.into_inner().job.ok_or_else(|| "no job was shown".to_owned())
@@ -72,7 +72,7 @@ impl Stage {
         job: &str,
         instance: &str,
         state: v1::MemberState,
-    ) -> Seen<v1::Member> {
+    ) -> Observed<v1::Member> {
         within(&format!("{instance} to be {}", state.as_str_name()), async {
             loop {
                 let attempt = self.last_attempt(job).await?;
@@ -89,7 +89,7 @@ impl Stage {
 
 impl Mate {
     /// Waits until a wrapper's child runs and its credential is good.
-    pub(super) async fn ready(instance: &str, mut wrapped: Wrapped, checks: &Checks<'_>) -> Seen<Self> {
+    pub(super) async fn ready(instance: &str, mut wrapped: Wrapped, checks: &Checks<'_>) -> Observed<Self> {
         let token = wrapped.token().await?;
         let child = wrapped.child().await?;
         checks.accepted(&token).await.map_err(|why| format!("{instance}: {why}"))?;
@@ -97,12 +97,12 @@ impl Mate {
     }
 
     /// The lease that its credential stands for.
-    pub(super) fn lease(&self) -> Seen<LeaseId> {
+    pub(super) fn lease(&self) -> Observed<LeaseId> {
         Ok(claims_of(&self.token)?.lh.lease)
     }
 
     /// It goes on as it was: with the lease that it had, and that lease is good.
-    pub(super) async fn is_unharmed(&mut self, checks: &Checks<'_>) -> Seen<()> {
+    pub(super) async fn is_unharmed(&mut self, checks: &Checks<'_>) -> Observed<()> {
         let lease = self.lease()?;
         self.token =
             self.wrapped.held(Half::Reading).ok_or_else(|| format!("{} has no file", self.instance))?;
@@ -114,7 +114,7 @@ impl Mate {
     }
 
     /// The child that was started in the beginning still runs.
-    pub(super) fn has_its_child(&mut self) -> Seen<()> {
+    pub(super) fn has_its_child(&mut self) -> Observed<()> {
         if let Ok(Some(status)) = self.wrapped.process.try_wait() {
             return Err(format!(
                 "the wrapper of {} ended with {status}: {}",
@@ -129,7 +129,7 @@ impl Mate {
     }
 
     /// Waits for a credential of the reading half that is another one than before, and good.
-    pub(super) async fn renewed(&mut self, checks: &Checks<'_>) -> Seen<Moment> {
+    pub(super) async fn renewed(&mut self, checks: &Checks<'_>) -> Observed<Stopwatch> {
         let instance = self.instance.clone();
         within(&format!("a new credential of {instance}"), async {
             loop {
@@ -139,7 +139,7 @@ impl Mate {
                     && checks.check(&token).await.is_ok()
                 {
                     self.token = token;
-                    return Ok(Moment::now());
+                    return Ok(Stopwatch::now());
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -149,12 +149,12 @@ impl Mate {
 }
 
 impl Team {
-    pub(super) fn mate(&mut self, instance: &str) -> Seen<&mut Mate> {
+    pub(super) fn mate(&mut self, instance: &str) -> Observed<&mut Mate> {
         self.mates.iter_mut().find(|m| m.instance == instance).ok_or_else(|| format!("no {instance}"))
     }
 
     /// All but one go on as they were.
-    pub(super) async fn others_unharmed(&mut self, but: &str, checks: &Checks<'_>) -> Seen<usize> {
+    pub(super) async fn others_unharmed(&mut self, but: &str, checks: &Checks<'_>) -> Observed<usize> {
         let mut count = 0usize;
         for mate in self.mates.iter_mut().filter(|m| m.instance != but) {
             mate.is_unharmed(checks).await?;

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 
 use super::Stage;
 use crate::{
-    dev::household::TENANT,
+    dev::deployment::TENANT,
     identity::Leaf,
     name::{Action, Half, Object},
     reason::Refusal,
@@ -24,15 +24,15 @@ use crate::{
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 pub(super) const LOOK: Duration = Duration::from_millis(1);
 
-pub(super) type Seen<T> = Result<T, String>;
+pub(super) type Observed<T> = Result<T, String>;
 
 /// A moment to measure from.
 #[derive(Clone, Copy)]
-pub(super) struct Moment(tokio::time::Instant);
+pub(super) struct Stopwatch(tokio::time::Instant);
 
-impl Moment {
+impl Stopwatch {
     pub(super) fn now() -> Self {
-        Moment(tokio::time::Instant::now())
+        Stopwatch(tokio::time::Instant::now())
     }
 
     /// The time since, in ms.
@@ -50,7 +50,7 @@ pub(super) struct Checks<'a> {
 
 impl<'a> Checks<'a> {
     /// The sample dataset is asked for, by the holder of a certificate.
-    pub(super) fn of(verifier: &'a Verifier, holder: &'a Leaf) -> Seen<Self> {
+    pub(super) fn of(verifier: &'a Verifier, holder: &'a Leaf) -> Observed<Self> {
         let presenter = Presenter::Svid { id: &holder.spiffe_id, x5t_s256: Some(&holder.x5t_s256) };
         let object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
         Ok(Checks { verifier, presenter, object })
@@ -64,7 +64,7 @@ impl Checks<'_> {
     }
 
     /// Waits until the token is refused, and says why.
-    pub(super) async fn refused(&self, token: &SecretText) -> Seen<Refusal> {
+    pub(super) async fn refused(&self, token: &SecretText) -> Observed<Refusal> {
         within("the token to be refused", async {
             loop {
                 if let Err(refusal) = self.check(token).await {
@@ -77,7 +77,7 @@ impl Checks<'_> {
     }
 
     /// Waits until the token is accepted: the verifier may still be catching up.
-    pub(super) async fn accepted(&self, token: &SecretText) -> Seen<()> {
+    pub(super) async fn accepted(&self, token: &SecretText) -> Observed<()> {
         within("the token to be accepted", async {
             while self.check(token).await.is_err() {
                 tokio::time::sleep(LOOK).await;
@@ -87,7 +87,7 @@ impl Checks<'_> {
     }
 }
 
-pub(super) async fn within<T>(what: &str, wait: impl Future<Output = T>) -> Seen<T> {
+pub(super) async fn within<T>(what: &str, wait: impl Future<Output = T>) -> Observed<T> {
     tokio::time::timeout(PATIENCE, wait)
         .await
         .map_err(|_| format!("waited {} s for {what}", PATIENCE.as_secs()))
@@ -104,12 +104,12 @@ pub(super) struct Wrapped {
 
 impl Stage {
     /// Starts `leasehold run` around a child that waits for its word, for a job of its own.
-    pub(super) fn wrap(&self, name: &str) -> Seen<Wrapped> {
+    pub(super) fn wrap(&self, name: &str) -> Observed<Wrapped> {
         self.wrap_as(name, &["--spec".into(), self.house.path("job.toml").into()], &[])
     }
 
     /// The same with other arguments, for the wrapper and for the child.
-    pub(super) fn wrap_as(&self, name: &str, run: &[OsString], child: &[&str]) -> Seen<Wrapped> {
+    pub(super) fn wrap_as(&self, name: &str, run: &[OsString], child: &[&str]) -> Observed<Wrapped> {
         let dir = self.house.path(&format!("run-{name}"));
         std::fs::create_dir_all(dir.join("credentials")).map_err(|e| e.to_string())?;
         let (go, log) = (dir.join("go"), dir.join("stderr"));
@@ -142,7 +142,7 @@ impl Wrapped {
     }
 
     /// Waits for the credential of the reading half.
-    pub(super) async fn token(&mut self) -> Seen<SecretText> {
+    pub(super) async fn token(&mut self) -> Observed<SecretText> {
         let log = self.log.clone();
         let found = within("the wrapper to hand over credentials", async {
             loop {
@@ -160,13 +160,13 @@ impl Wrapped {
         Ok(found)
     }
 
-    pub(super) fn pid(&self) -> Seen<nix::unistd::Pid> {
+    pub(super) fn pid(&self) -> Observed<nix::unistd::Pid> {
         let id = self.process.id().ok_or("the wrapper is gone")?;
         Ok(nix::unistd::Pid::from_raw(i32::try_from(id).map_err(|e| e.to_string())?))
     }
 
     /// The child's process id: it writes it beside the file that it waits for.
-    pub(super) async fn child(&self) -> Seen<nix::unistd::Pid> {
+    pub(super) async fn child(&self) -> Observed<nix::unistd::Pid> {
         let file = self.go.with_extension("pid");
         let id = within("the child to start", async {
             loop {
@@ -182,14 +182,14 @@ impl Wrapped {
         Ok(nix::unistd::Pid::from_raw(id))
     }
 
-    pub(super) fn end_child(&self, code: u8) -> Seen<()> {
+    pub(super) fn end_child(&self, code: u8) -> Observed<()> {
         let draft = self.go.with_extension("draft");
         std::fs::write(&draft, code.to_string()).map_err(|e| e.to_string())?;
         std::fs::rename(draft, &self.go).map_err(|e| e.to_string())
     }
 
     /// How the wrapper ended, and whether it left a file behind.
-    pub(super) async fn ended(&mut self) -> Seen<String> {
+    pub(super) async fn ended(&mut self) -> Observed<String> {
         let status = within("the wrapper to end", self.process.wait()).await?.map_err(|e| e.to_string())?;
         use std::os::unix::process::ExitStatusExt;
         Ok(match (status.code(), status.signal()) {
@@ -225,7 +225,7 @@ fn token_of(below: &Path, half: Half) -> Option<SecretText> {
 }
 
 /// What a token says of itself. Read, not verified: to ask the daemon about it.
-pub(super) fn claims_of(token: &SecretText) -> Seen<Claims> {
+pub(super) fn claims_of(token: &SecretText) -> Observed<Claims> {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let claims = token.expose().split('.').nth(1).ok_or("no token")?;
     let json = URL_SAFE_NO_PAD.decode(claims).map_err(|e| e.to_string())?;

@@ -2,14 +2,16 @@
 
 use std::{
     fs, io,
-    net::Ipv4Addr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use super::Authority;
+use super::{
+    Authority, SvidPem,
+    sample::{POLICY, SampleFiles, svid_path},
+};
 use crate::{
     clock::{Clock, Wall},
     config::Config,
@@ -74,7 +76,7 @@ impl Role {
     }
 }
 
-/// Why a household could not be set up.
+/// Why a deployment could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error("{} cannot be written", path.display())]
@@ -121,7 +123,7 @@ impl Pace {
 }
 
 /// A folder that holds all of it. What is there is kept; SVIDs are issued anew each time.
-pub struct Household {
+pub struct DevDeployment {
     root: PathBuf,
     authority: Authority,
     clock: Arc<dyn Clock>,
@@ -130,7 +132,7 @@ pub struct Household {
     pub ports: Ports,
 }
 
-impl Household {
+impl DevDeployment {
     /// Sets it up.
     pub fn set_up(
         root: &Path,
@@ -148,7 +150,7 @@ impl Household {
             Some(dir) => return Err(SetupError::NoDirectory { path: dir.to_owned() }),
         };
         let authority = authority(TRUST_DOMAIN.parse()?, &root.join("ca"), clock.now().wall)?;
-        let house = Household { root, authority, clock, data, ports };
+        let house = DevDeployment { root, authority, clock, data, ports };
         house.issue_svids()?;
         house.write_files()?;
         Ok(house)
@@ -168,11 +170,11 @@ impl Household {
     }
 
     pub fn cert(&self, role: Role) -> PathBuf {
-        self.path(&format!("svid/{}.pem", role.as_str()))
+        self.path(&svid_path(role, "pem"))
     }
 
     pub fn key(&self, role: Role) -> PathBuf {
-        self.path(&format!("svid/{}.key", role.as_str()))
+        self.path(&svid_path(role, "key"))
     }
 
     pub fn checkpoints(&self) -> PathBuf {
@@ -210,9 +212,7 @@ impl Household {
         let now = self.clock.now().wall;
         for role in Role::ALL {
             let pem = self.authority.issue(&self.id(role)?, role.dns(), now, SVID_LIFE)?;
-            // The certificate last: whoever looks between the two finds that they do not fit, and looks again.
-            write(&self.key(role), &pem.key, 0o600, Exists::Replace)?;
-            write(&self.cert(role), &pem.cert, 0o644, Exists::Replace)?;
+            write_svid(&pem, &self.cert(role), &self.key(role), Exists::Replace)?;
         }
         Ok(())
     }
@@ -238,150 +238,32 @@ impl Household {
     }
 
     fn write_files(&self) -> Result<(), SetupError> {
-        let Ports { grpc, issuer, probe, files } = self.ports;
-        let localhost = Ipv4Addr::LOCALHOST;
+        let (domain, tenant) = (self.domain()?, TENANT.parse()?);
+        let file_server = format!("https://localhost:{}", self.ports.files);
+        let sample =
+            SampleFiles { domain: &domain, tenant: &tenant, ports: self.ports, file_server: &file_server };
         let replace = |name: &str, text: &str| write(&self.path(name), text, 0o600, Exists::Replace);
         let keep = |name: &str, text: &str| write(&self.path(name), text, 0o600, Exists::Keep);
         write(&self.bundle(), self.authority.bundle(), 0o644, Exists::Replace)?;
-        replace(
-            "leasehold.toml",
-            &format!(
-                r#"# Written by `leasehold dev` at each start. The daemon's configuration: compare config/leasehold.toml.
-[server]
-grpc  = "{localhost}:{grpc}"
-probe = "{localhost}:{probe}"
-state = "state"
-
-[issuer]
-url    = "http://localhost:{issuer}"
-listen = "{localhost}:{issuer}"
-
-[identity]
-cert    = "svid/daemon.pem"
-key     = "svid/daemon.key"
-bundles = {{ "{TRUST_DOMAIN}" = "ca/bundle.pem" }}
-
-[policy]
-dir     = "policy"
-catalog = "catalog.d"
-break_glass = ["spiffe://{TRUST_DOMAIN}/people/you"]
-
-[ledger]
-free_space_stop = "16MiB"
-"#
-            ),
-        )?;
-        keep("policy/leasehold.cedar", include_str!("../../config/policy/leasehold.cedar"))?;
+        let operator = format!(
+            "break_glass = [\"{}\"]\n\n[ledger]\nfree_space_stop = \"16MiB\"\n",
+            self.id(Role::Operator)?
+        );
+        let header = "`leasehold dev` writes this file at each start. config/leasehold.toml of the package has every key.";
+        replace("leasehold.toml", &sample.config(header, &operator))?;
+        keep("policy/leasehold.cedar", POLICY)?;
         replace("policy/dev.cedar", include_str!("dev.cedar"))?;
-        keep("catalog.d/platform.toml", PLATFORM)?;
-        replace("catalog.d/dev.toml", &self.catalog(files))?;
-        keep("job.toml", JOB)?;
+        keep("catalog.d/platform.toml", &sample.platform())?;
+        let header = "`leasehold dev` writes this file at each start. config/catalog.d of the package explains the keys.";
+        let people = sample.dataset("people@v1", "confidential", "[\"pii\"]");
+        replace("catalog.d/dev.toml", &sample.catalog(header, "may_act_for = [\"human:*\"]\n", &people))?;
+        let params = "params = \"params.yaml\"                 # its digest is recorded\n";
+        keep("job.toml", &sample.job(params, ""))?;
         keep("params.yaml", "learning_rate: 0.0002\nepochs: 3\n")?;
         keep("data/tickets-0001.jsonl", SAMPLE_DATA)?;
-        keep("models/base/config.json", "{\"architectures\": [\"Sample\"], \"hidden_size\": 8}\n")?;
-        Ok(())
-    }
-
-    fn catalog(&self, files: u16) -> String {
-        let td = TRUST_DOMAIN;
-        format!(
-            r#"# Written by `leasehold dev` at each start. A tenant's catalog: compare config/catalog.d.
-[tenant.{TENANT}]
-contact = "you"
-
-[[principal]]
-match = "spiffe://{td}/trainer"
-kind  = "workload"
-roles = ["trainer"]
-
-[[principal]]
-match       = "spiffe://{td}/launcher"
-kind        = "launcher"
-may_act_for = ["human:*"]
-
-[[audience]]
-name      = "spiffe://{td}/files"
-verifiers = ["spiffe://{td}/files"]
-checks    = "feed"
-presenter = "mtls"
-
-[[dataset]]
-name           = "data@v1"
-location       = "https://localhost:{files}/dataset/{TENANT}/data@v1/"
-audience       = "spiffe://{td}/files"
-pin            = "none"
-classification = "internal"
-data_classes   = []
-source_trust   = "curated"
-purposes       = ["trying-out"]
-owner          = "you"
-
-[[dataset]]
-name           = "people@v1"
-location       = "https://localhost:{files}/dataset/{TENANT}/people@v1/"
-audience       = "spiffe://{td}/files"
-pin            = "none"
-classification = "confidential"
-data_classes   = ["pii"]
-source_trust   = "curated"
-purposes       = ["trying-out"]
-owner          = "you"
-
-[[model]]
-name        = "base@1"
-location    = "https://localhost:{files}/model/{TENANT}/base@1/"
-audience    = "spiffe://{td}/files"
-pin         = "none"
-tier        = "lab"
-environment = "development"
-risk        = "low"
-tool_access = "none"
-owner       = "you"
-
-[[checkpoint]]
-name     = "tuned"
-model    = "base@1"
-location = "https://localhost:{files}/checkpoint/{TENANT}/tuned/"
-audience = "spiffe://{td}/files"
-owner    = "you"
-"#
-        )
+        keep("models/base/config.json", "{\"architectures\": [\"Sample\"], \"hidden_size\": 8}\n")
     }
 }
-
-const PLATFORM: &str = r#"# Written by `leasehold dev` where it was absent. The operators of this daemon.
-[tenant.platform]
-contact = "you"
-
-[[claim]]
-tenant = "dev"
-match  = ["spiffe://dev.leasehold/**"]
-
-[[principal]]
-match  = "spiffe://dev.leasehold/people/*"
-kind   = "operator"
-human  = "segment:2"
-groups = ["platform-operators"]
-"#;
-
-const JOB: &str = r#"# Written by `leasehold dev` where it was absent. What a run needs: nothing here is secret.
-name         = "try-it"
-purpose      = "trying-out"            # a purpose that every dataset below allows
-why          = "looking around"
-max_duration = "1h"                    # the hard end of all access
-
-[tune]
-method = "lora"
-params = "params.yaml"                 # its digest is recorded
-
-[[read]]
-resource = "dataset:dev/data@v1"       # the sample data, or what --data named
-[[read]]
-resource = "model:dev/base@1"
-
-[[write]]
-resource = "checkpoint:dev/tuned"
-"#;
 
 const SAMPLE_DATA: &str = r#"{"id": 1, "text": "the lamp in room 4 flickers", "label": "facilities"}
 {"id": 2, "text": "my invoice has two lines for one item", "label": "billing"}
@@ -424,6 +306,12 @@ pub(super) fn write(path: &Path, text: &str, mode: u32, exists: Exists) -> Resul
         .map_err(failed)?;
     io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
     fs::rename(&draft, path).map_err(failed)
+}
+
+/// Writes an SVID, the key first. A reader that looks between the two finds that they do not fit, and looks again.
+pub(super) fn write_svid(svid: &SvidPem, cert: &Path, key: &Path, exists: Exists) -> Result<(), SetupError> {
+    write(key, &svid.key, 0o600, exists)?;
+    write(cert, &svid.cert, 0o644, exists)
 }
 
 pub(super) fn make_dir(path: &Path) -> Result<(), SetupError> {

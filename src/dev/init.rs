@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use super::{
-    Authority, Role, SVID_LIFE, SetupError,
-    household::{Exists, ROOT_LIFE, authority, canonical, make_dir, write},
+    Authority, Ports, Role, SVID_LIFE, SetupError,
+    deployment::{Exists, ROOT_LIFE, authority, canonical, make_dir, write},
+    sample::{POLICY, SampleFiles, svid_path},
 };
 use crate::{
     clock::Wall,
@@ -47,144 +48,23 @@ impl Starter {
         put("ca/bundle.pem", authority.bundle(), 0o644)?;
         for role in ROLES {
             let pem = authority.issue(&authority.id(role.path())?, role.dns(), now, SVID_LIFE)?;
-            put(&format!("svid/{}.key", role.as_str()), &pem.key, 0o600)?;
-            put(&format!("svid/{}.pem", role.as_str()), &pem.cert, 0o644)?;
+            let [cert, key] = ["pem", "key"].map(|ending| root.join(svid_path(role, ending)));
+            super::deployment::write_svid(&pem, &cert, &key, Exists::Keep)?;
         }
-        put("leasehold.toml", &self.configuration(), 0o600)?;
-        put("policy/leasehold.cedar", include_str!("../../config/policy/leasehold.cedar"), 0o644)?;
-        put("catalog.d/platform.toml", &self.platform(), 0o644)?;
-        put(&format!("catalog.d/{}.toml", self.tenant), &self.catalog(), 0o644)?;
-        put("job.toml", &self.job(), 0o644)?;
+        let Starter { domain, tenant, port } = self;
+        let [issuer, probe, files] = [1, 2, 3].map(|n| port.saturating_add(n));
+        let ports = Ports { grpc: *port, issuer, probe, files };
+        let sample = SampleFiles { domain, tenant, ports, file_server: "https://files.example" };
+        let header = "The daemon's configuration. `leasehold config check` reads it. config/leasehold.toml of the package has every key.";
+        put("leasehold.toml", &sample.config(header, ""), 0o600)?;
+        put("policy/leasehold.cedar", POLICY, 0o644)?;
+        put("catalog.d/platform.toml", &sample.platform(), 0o644)?;
+        let header = "The catalog of one team: who may ask, and the data that a job may name. `leasehold catalog check` reads it.";
+        put(&format!("catalog.d/{tenant}.toml"), &sample.catalog(header, "", ""), 0o644)?;
+        let trainer = authority.id(Role::Trainer.path())?;
+        let members = format!("\n[members]\njoin  = [\"{trainer}\"]\nstart = [\"{trainer}\"]\n");
+        put("job.toml", &sample.job("", &members), 0o644)?;
         Ok(Started { server_id: authority.id(Role::Daemon.path())?, root })
-    }
-
-    fn configuration(&self) -> String {
-        let Starter { domain, port, .. } = self;
-        let (issuer, probe) = (port.saturating_add(1), port.saturating_add(2));
-        format!(
-            r#"# The daemon's configuration. `leasehold config check` reads it; config/leasehold.toml of the package has every key.
-[server]
-grpc  = "127.0.0.1:{port}"
-probe = "127.0.0.1:{probe}"
-state = "state"
-
-[issuer]
-url    = "http://localhost:{issuer}"
-listen = "127.0.0.1:{issuer}"
-
-# For trials: an SVID from `ca`, which `leasehold svid mint` renews. In earnest: workload_api = "unix:///PATH" of a SPIFFE agent.
-[identity]
-cert    = "svid/daemon.pem"
-key     = "svid/daemon.key"
-bundles = {{ "{domain}" = "ca/bundle.pem" }}
-
-[policy]
-dir     = "policy"
-catalog = "catalog.d"
-"#
-        )
-    }
-
-    fn platform(&self) -> String {
-        let Starter { domain, tenant, .. } = self;
-        format!(
-            r#"# The operators of this daemon: they see and end access in every tenant.
-[tenant.platform]
-contact = "you"
-
-# Which SPIFFE IDs the file of each other tenant may name.
-[[claim]]
-tenant = "{tenant}"
-match  = ["spiffe://{domain}/**"]
-
-[[principal]]
-match  = "spiffe://{domain}/people/*"
-kind   = "operator"
-human  = "segment:2"
-groups = ["platform-operators"]
-"#
-        )
-    }
-
-    fn catalog(&self) -> String {
-        let Starter { domain, tenant, .. } = self;
-        format!(
-            r#"# The catalog of one tenant, owned by that team: who may come, and what there is to open. `leasehold catalog check` reads it.
-[tenant.{tenant}]
-contact = "you"
-
-[[principal]]
-match = "spiffe://{domain}/trainer"
-kind  = "workload"
-roles = ["trainer"]
-
-[[principal]]
-match = "spiffe://{domain}/launcher"
-kind  = "launcher"
-
-# The server that holds the data and checks the tokens.
-[[audience]]
-name      = "spiffe://{domain}/files"
-verifiers = ["spiffe://{domain}/files"]
-checks    = "feed"
-presenter = "mtls"
-
-[[dataset]]
-name           = "data@v1"
-location       = "https://files.example/data/v1/"
-audience       = "spiffe://{domain}/files"
-pin            = "none"
-classification = "internal"
-data_classes   = []
-source_trust   = "curated"
-purposes       = ["trying-out"]
-owner          = "you"
-
-[[model]]
-name        = "base@1"
-location    = "https://files.example/base/1/"
-audience    = "spiffe://{domain}/files"
-pin         = "none"
-tier        = "lab"
-environment = "development"
-risk        = "low"
-tool_access = "none"
-owner       = "you"
-
-[[checkpoint]]
-name     = "tuned"
-model    = "base@1"
-location = "https://files.example/tuned/"
-audience = "spiffe://{domain}/files"
-owner    = "you"
-"#
-        )
-    }
-
-    fn job(&self) -> String {
-        let Starter { domain, tenant, .. } = self;
-        format!(
-            r#"# What a run needs: nothing here is secret. `leasehold job check` says what would be decided.
-name         = "try-it"
-purpose      = "trying-out"            # a purpose that every dataset below allows
-max_duration = "1h"                    # the hard end of all access
-
-[tune]
-method = "lora"
-
-[[read]]
-resource = "dataset:{tenant}/data@v1"
-[[read]]
-resource = "model:{tenant}/base@1"
-
-[[write]]
-resource = "checkpoint:{tenant}/tuned"
-
-[members]
-join  = ["spiffe://{domain}/trainer"]
-start = ["spiffe://{domain}/trainer"]
-"#
-        )
     }
 }
 
@@ -218,10 +98,9 @@ fn names_domain(pem: &str, domain: &TrustDomain) -> bool {
         .is_ok_and(|der| der.windows(name.len()).any(|window| window == name))
 }
 
-/// Writes an SVID, the key first: a reader that looks between the two finds that they do not fit, and looks again.
+/// Writes an SVID in place of the files that are there.
 pub fn write_svid(svid: &super::SvidPem, cert: &Path, key: &Path) -> Result<(), SetupError> {
-    write(key, &svid.key, 0o600, Exists::Replace)?;
-    write(cert, &svid.cert, 0o644, Exists::Replace)
+    super::deployment::write_svid(svid, cert, key, Exists::Replace)
 }
 
 #[cfg(test)]

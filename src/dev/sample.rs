@@ -1,0 +1,163 @@
+//! The texts of the files that a deployment begins with: configuration, catalog, job file.
+
+use super::{Ports, Role};
+use crate::name::{TenantName, TrustDomain};
+
+/// The built-in policy, as a file to change.
+pub(super) const POLICY: &str = include_str!("../../config/policy/leasehold.cedar");
+
+/// What the texts are about. `leasehold init` and `leasehold dev` write them with different values.
+pub(super) struct SampleFiles<'a> {
+    pub(super) domain: &'a TrustDomain,
+    /// The team that owns the sample data.
+    pub(super) tenant: &'a TenantName,
+    pub(super) ports: Ports,
+    /// The URL of the server that holds the data, without a slash at its end.
+    pub(super) file_server: &'a str,
+}
+
+impl SampleFiles<'_> {
+    /// Returns the daemon's configuration. `policy_keys` follow in its last table, `[policy]`.
+    pub(super) fn config(&self, header: &str, policy_keys: &str) -> String {
+        let SampleFiles { domain, ports: Ports { grpc, issuer, probe, .. }, .. } = self;
+        format!(
+            r#"# {header}
+[server]
+grpc  = "127.0.0.1:{grpc}"
+probe = "127.0.0.1:{probe}"
+state = "state"
+
+[issuer]
+url    = "http://localhost:{issuer}"
+listen = "127.0.0.1:{issuer}"
+
+# To try it: a certificate from `ca`, which `leasehold svid mint` renews. In production write instead
+# workload_api = "unix:///PATH", with the socket of your SPIFFE agent.
+[identity]
+cert    = "svid/daemon.pem"
+key     = "svid/daemon.key"
+bundles = {{ "{domain}" = "ca/bundle.pem" }}
+
+[policy]
+dir     = "policy"
+catalog = "catalog.d"
+{policy_keys}"#
+        )
+    }
+
+    /// Returns the catalog file of the operators.
+    pub(super) fn platform(&self) -> String {
+        let SampleFiles { domain, tenant, .. } = self;
+        format!(
+            r#"# The operators of this daemon. They see and end access in every tenant.
+[tenant.platform]
+contact = "you"
+
+# The SPIFFE IDs that the catalog file of each other tenant may name.
+[[claim]]
+tenant = "{tenant}"
+match  = ["spiffe://{domain}/**"]
+
+[[principal]]
+match  = "spiffe://{domain}/people/*"
+kind   = "operator"
+human  = "segment:2"
+groups = ["platform-operators"]
+"#
+        )
+    }
+
+    /// Returns the catalog file of the tenant. `launcher_keys` belong to its launcher; `more` follows.
+    pub(super) fn catalog(&self, header: &str, launcher_keys: &str, more: &str) -> String {
+        let SampleFiles { domain, tenant, file_server, .. } = self;
+        let data = self.dataset("data@v1", "internal", "[]");
+        format!(
+            r#"# {header}
+[tenant.{tenant}]
+contact = "you"
+
+[[principal]]
+match = "spiffe://{domain}/trainer"
+kind  = "workload"
+roles = ["trainer"]
+
+[[principal]]
+match = "spiffe://{domain}/launcher"
+kind  = "launcher"
+{launcher_keys}
+# The server that holds the data and checks the tokens.
+[[audience]]
+name      = "spiffe://{domain}/files"
+verifiers = ["spiffe://{domain}/files"]
+checks    = "feed"
+presenter = "mtls"
+{data}
+[[model]]
+name        = "base@1"
+location    = "{file_server}/model/{tenant}/base@1/"
+audience    = "spiffe://{domain}/files"
+pin         = "none"
+tier        = "lab"
+environment = "development"
+risk        = "low"
+tool_access = "none"
+owner       = "you"
+
+[[checkpoint]]
+name     = "tuned"
+model    = "base@1"
+location = "{file_server}/checkpoint/{tenant}/tuned/"
+audience = "spiffe://{domain}/files"
+owner    = "you"
+{more}"#
+        )
+    }
+
+    /// Returns the catalog entry of a dataset.
+    pub(super) fn dataset(&self, name: &str, classification: &str, data_classes: &str) -> String {
+        let SampleFiles { domain, tenant, file_server, .. } = self;
+        format!(
+            r#"
+[[dataset]]
+name           = "{name}"
+location       = "{file_server}/dataset/{tenant}/{name}/"
+audience       = "spiffe://{domain}/files"
+pin            = "none"
+classification = "{classification}"
+data_classes   = {data_classes}
+source_trust   = "curated"
+purposes       = ["trying-out"]
+owner          = "you"
+"#
+        )
+    }
+
+    /// Returns a job file. `tune_keys` follow in its table `[tune]`; `more` follows at the end.
+    pub(super) fn job(&self, tune_keys: &str, more: &str) -> String {
+        let tenant = self.tenant;
+        format!(
+            r#"# What a job needs. Nothing here is secret. `leasehold job check` says whether it would be allowed.
+name         = "try-it"
+purpose      = "trying-out"            # a purpose that every dataset below allows
+why          = "looking around"
+max_duration = "1h"                    # all access ends after this time at the latest
+
+[tune]
+method = "lora"
+{tune_keys}
+[[read]]
+resource = "dataset:{tenant}/data@v1"
+[[read]]
+resource = "model:{tenant}/base@1"
+
+[[write]]
+resource = "checkpoint:{tenant}/tuned"
+{more}"#
+        )
+    }
+}
+
+/// The path of an SVID's certificate or key below the folder of a deployment.
+pub(super) fn svid_path(role: Role, ending: &str) -> String {
+    format!("svid/{}.{ending}", role.as_str())
+}
