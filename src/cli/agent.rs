@@ -17,40 +17,20 @@ use crate::{
     name::JobId,
 };
 
-/// Keeps the access of a job for a process that it did not start: a pod's sidecar, a notebook, a step of a scheduler.
-///
-/// Joins as `run` does, keeps the credential files good, and prints the variables that name them, in the form that a shell
-/// reads. The first SIGTERM (or Ctrl-C) lets it finish: reading ends soon, checkpoint writes after `drain` of the job file (20 s
-/// by default, so that Kubernetes does not kill it first), then it exits; the second one ends it at once. How the work ended it
-/// has not seen, unless a file says so (--until-file): the outcome is what the launcher or the scheduler reports.
-///
-/// Killed and started again in the same way, with the same --dir, it is the same member again.
-///
-/// Exits with 0 where it ended as it was asked to, or with the process that it watched, and with 4 where access was ended
-/// from outside.
+/// Gets and renews credentials for a process that already runs: a pod's main container, a notebook, a scheduler's step.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
+It prints the variables that name the credential files, for a shell to read. Read a token for each request.
+On the first SIGTERM reading ends soon, and writing after `drain` of the job file (20s). The second ends it at once.
+Exits with 0 if it was asked to end or the watched process ended, with 4 if access was ended from outside.
+docs/agent.md shows it in a pod and beside a notebook, and how the work reports its exit code.
+
 Examples:
   leasehold agent --spec notebook.toml --on-revoke ignore
   leasehold agent --job j-… --attempt-key $POD_UID --dir /run/leasehold --ready-file /run/leasehold.ready
-  leasehold agent attach j-… --watch-pid $TRAINER
-
-In a pod, without a shared process namespace: the trainer says by a file how it ended (in its own container:
-`python train.py; code=$?; echo $code > /run/leasehold/ended; exit $code`), or holds a lock while it runs
-(`flock /run/leasehold/lock python train.py`):
-  leasehold agent --job j-… --attempt-key $POD_UID --dir /run/leasehold/creds --until-file /run/leasehold/ended
-  leasehold agent --job j-… --attempt-key $POD_UID --dir /run/leasehold/creds --while-locked /run/leasehold/lock
-
-Beside it, in a shell:
-  until [ -e /run/leasehold.ready ]; do sleep 0.1; done; . /run/leasehold.ready
-
-Beside it, in a notebook; the tokens are renewed in their files, so read them for each request:
-  import json, os, pathlib
-  env = dict(l.removeprefix('export ').split('=', 1) for l in open('/run/leasehold.ready'))
-  os.environ.update({k: v.strip().strip(\"'\") for k, v in env.items()})
-  token = pathlib.Path(os.environ['LEASEHOLD_TOKEN_FILE_READING']).read_text()"
+  leasehold agent attach j-… --watch-pid $TRAINER"
 )]
 pub struct AgentArgs {
     #[command(subcommand)]
@@ -63,11 +43,11 @@ pub struct AgentArgs {
 
 #[derive(Debug, Subcommand)]
 enum Attach {
-    /// Takes part in the attempt that runs, as one more member, and begins none.
-    ///
-    /// Where several jobs share this identity it needs the ticket that BeginAttempt answered; who knows the run's key takes part by
-    /// `leasehold agent --job ID --attempt-key K`, which brings the ticket by itself.
+    /// Joins the running attempt as one more member, and begins none.
     #[command(after_help = "\
+If several jobs share your identity, it needs the ticket that `leasehold job begin --ticket-to` wrote. If you know the
+attempt key, use `leasehold agent --job ID --attempt-key K` instead, which gets the ticket itself.
+
 Examples:
   leasehold agent attach j-… --watch-pid $TRAINER
   leasehold agent attach j-… --instance notebook --dir /run/leasehold --ready-file /run/leasehold.ready")]
@@ -76,7 +56,7 @@ Examples:
 
 #[derive(Debug, Args)]
 struct AttachArgs {
-    /// The job.
+    /// The id of the job.
     #[arg(value_name = "JOB")]
     job: JobId,
     #[command(flatten)]
@@ -85,29 +65,28 @@ struct AttachArgs {
     beside: BesideArgs,
 }
 
-/// Beside what, and where the files are.
+/// Where the credential files are, and what ends the agent.
 #[derive(Debug, Args)]
 struct BesideArgs {
-    /// The directory of the credential files, which is made, or empty and your own: names in it do not change [default: a
-    /// private one in memory]
+    /// Where to put the credential files: a new directory, or an empty one of yours [default: a private one in memory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// A group that may read the credential files, by name or number.
+    /// Let this group read the credential files
     #[arg(long, value_name = "GROUP", value_parser = group)]
     group: Option<Gid>,
-    /// The mode of the credential files: 0600, or 0640 for a group [default: 0600; 0640 with --group]
+    /// The mode of the credential files [default: 0600; 0640 with --group]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
-    /// A file that is written once all credentials are there, and is gone when one of them is. A shell reads it.
+    /// Write this file when all credentials exist; remove it when one is gone. A shell can read it
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// End with this process; --on-revoke is for it.
+    /// End with this process. --on-revoke acts on it
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     watch_pid: Option<i32>,
-    /// End once this file is there. It may say how the work ended: an exit code, or completed, failed or interrupted.
+    /// End when this file exists. It may hold an exit code, or completed, failed or interrupted
     #[arg(long, value_name = "FILE")]
     until_file: Option<PathBuf>,
-    /// End once the lock (flock) on this file is released, after another process had it.
+    /// End when another process releases its lock (flock) on this file
     #[arg(long, value_name = "FILE")]
     while_locked: Option<PathBuf>,
 }
@@ -118,7 +97,7 @@ fn group(text: &str) -> Result<Gid, String> {
     }
     match Group::from_name(text) {
         Ok(Some(group)) => Ok(group.gid),
-        Ok(None) => Err("there is no such group on this machine: write its number".to_owned()),
+        Ok(None) => Err("this machine has no such group: write its number".to_owned()),
         Err(error) => Err(format!("the groups of this machine cannot be read ({error}): write its number")),
     }
 }
@@ -140,8 +119,8 @@ impl AgentArgs {
 impl BesideArgs {
     async fn keep(self, joining: JoinOptions, connection: RunConnection) -> Result<Exit, Failure> {
         if self.watch_pid.is_none() && joining.settings.on_revoke == OnRevoke::Kill {
-            return Err(Failure::usage("--on-revoke kill has nothing that it could end")
-                .fix("say which process by --watch-pid PID, or leave it out"));
+            return Err(Failure::usage("--on-revoke kill needs a process to kill")
+                .fix("add --watch-pid PID, or leave --on-revoke out"));
         }
         let readers = Readers::new(self.group, self.mode.as_deref())
             .map_err(|what| Failure::usage("--mode cannot be used").fix(what))?;

@@ -1,4 +1,4 @@
-//! What can be written on the command line.
+//! The command line: what can be written, and what runs for it.
 
 use std::{
     ffi::OsString,
@@ -17,25 +17,25 @@ use super::{
 };
 use crate::{agent, identity::WorkloadEndpoint, name::PrincipalKind};
 
-/// Gives every tuning job exactly the access it was approved for, for exactly as long as it runs.
+/// Gives each tuning job access to the data that it was approved for, and ends that access when the job ends.
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version, max_term_width = 110, after_help = AFTER)]
 #[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
-    /// How data and refusals are printed: for people, or as one value (one per line or document if they keep coming).
+    /// How to print: table, wide (all columns), json or yaml [default: table]
     #[arg(
         short,
         long,
         global = true,
         value_enum,
         default_value = "table",
-        value_name = "table|wide|json|yaml",
+        value_name = "FORMAT",
         hide_possible_values = true,
         hide_default_value = true,
         help_heading = "Everywhere"
     )]
     output: Format,
-    /// The context to use; see `leasehold context list`.
+    /// Which daemon to ask, as `leasehold context list` names it [default: the current one]
     #[arg(
         long,
         global = true,
@@ -45,13 +45,20 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     context: Option<String>,
-    /// The identity of the context to use; each command prefers one by itself.
-    #[arg(long = "as", global = true, value_name = "ROLE", value_parser = parse::role(), help_heading = "Everywhere")]
+    /// Who to be: workload, launcher, scheduler, operator, verifier or auditor [default: what the command needs]
+    #[arg(
+        long = "as",
+        global = true,
+        value_name = "ROLE",
+        value_parser = parse::role(),
+        hide_possible_values = true,
+        help_heading = "Everywhere"
+    )]
     role: Option<PrincipalKind>,
-    /// The SPIFFE agent to ask for our SVID, in the place of what the context says: unix:///PATH.
+    /// Get the identity from this SPIFFE agent instead: unix:///PATH
     #[arg(long, global = true, value_name = "URI", help_heading = "Everywhere")]
     workload_api: Option<WorkloadEndpoint>,
-    /// How long to wait for a first SVID [default: 1m]
+    /// How long to wait for an identity [default: 1m]
     #[arg(
         long,
         global = true,
@@ -62,7 +69,7 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     identity_wait: Option<Duration>,
-    /// The process in front of this one, at a terminal.
+    /// The process in front of this one, if a wrapper runs at a terminal.
     #[arg(skip)]
     behind: Option<agent::FrontPipes>,
     #[command(subcommand)]
@@ -71,18 +78,18 @@ pub struct Cli {
 
 const AFTER: &str = "\
 Begin with:
-  leasehold demo                               the whole story in seconds
-  leasehold dev                                a daemon of your own, and a context for it
-  leasehold run --spec job.toml -- python train.py
-  leasehold doctor                             what is wrong, where something is
+  leasehold demo                                     shows everything in a few seconds
+  leasehold dev                                      starts a daemon of your own, to try it
+  leasehold run --spec job.toml -- python train.py   runs a command with the access of a job
+  leasehold doctor                                   finds what does not work, and says how to fix it
 
 Data goes to stdout, everything else to stderr. Only logs have colours, on a terminal, and not with NO_COLOR.
 
 Exit codes: 0 ok, 1 failure, 2 denied, 3 awaiting approval, 4 ended or stale attempt, 5 not durable,
-7 verification failed, 64 usage. `run` exits with its command's code; 125 for a failure of its own.
+7 verification failed, 64 usage. `run` exits with its command's code, or with 125 if it fails itself.
 
 Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG, LEASEHOLD_ATTEMPT_KEY,
-LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. What `run` sets for its command: leasehold run --help.";
+LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. `leasehold run --help` lists what `run` sets for its command.";
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {
@@ -113,10 +120,10 @@ enum CliCommand {
 }
 
 impl Cli {
-    /// Reads the command line of this process. `Err` is the exit code where there is nothing to do: help was asked for,
-    /// or what was written is no command.
+    /// Reads the command line of this process. `Err` is the exit code if there is nothing to run: help was printed, or the
+    /// command line is wrong.
     ///
-    /// Becomes the guard of a wrapper's command where this process was started for that. Call it first, before any thread.
+    /// Becomes the guard of a wrapper's command if this process was started as one. Call it first, before any thread starts.
     pub fn from_env() -> Result<Cli, Exit> {
         let mut args: Vec<OsString> = std::env::args_os().collect();
         let behind = agent::FrontPipes::take(&mut args);
@@ -132,11 +139,11 @@ impl Cli {
         let parsed = Cli::try_parse_from(&args).map(|cli| Cli { behind, ..cli });
         parsed.map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {
-                output::note_page(&output::json_line(&unreadable(&e).to_json()));
+                output::note_page(&output::json_line(&usage_failure(&e).to_json()));
                 Exit::Usage
             }
             failed => {
-                // Nobody is left to be told where it cannot be written.
+                // If it cannot be printed, there is no other place to report it.
                 let _ = e.print();
                 if let Some(tip) = tip(&e, &args) {
                     output::note_page(&Page::default().below(&Page::line(&format!("  tip: {tip}"))));
@@ -152,7 +159,7 @@ impl Cli {
         self.command.run(&session).await
     }
 
-    /// Does what was asked, and says why not.
+    /// Runs the command. Prints why if it fails.
     pub fn run(self) -> Exit {
         let mut session = Session::new(self.output, self.context, self.role);
         session.workload_api = self.workload_api;
@@ -166,59 +173,59 @@ impl Cli {
         }
         let runtime = match runtime::build(self.command.needs()) {
             Ok(runtime) => runtime,
-            Err(failure) => return self.command.ended_before(failure, &session),
+            Err(failure) => return self.command.fail_before_run(failure, &session),
         };
         let done = runtime.block_on(self.command.run(&session));
-        // What reads stdin or a disk may never come back; the process ends without it.
+        // A thread that reads stdin or a disk may never return. The process ends without it.
         runtime.shutdown_background();
         match done {
             Ok(exit) => exit,
-            Err(failure) => tell(&failure, &session),
+            Err(failure) => print_failure(&failure, &session),
         }
     }
 }
 
-/// Whether a command line that cannot be read asks for JSON all the same.
+/// Whether a command line that cannot be parsed asks for JSON.
 fn wants_json(args: &[OsString]) -> bool {
     let words: Vec<_> = args.iter().skip(1).take_while(|a| *a != "--").filter_map(|a| a.to_str()).collect();
     words.iter().any(|w| ["-ojson", "-o=json", "--output=json"].contains(w))
         || words.windows(2).any(|two| matches!(two, ["-o" | "--output", "json"]))
 }
 
-/// What a line may have meant that clap knows nothing of.
+/// Suggests what the user may have meant, in cases that clap does not know.
 fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
     let words: Vec<_> = args.iter().skip(1).filter_map(|a| a.to_str()).collect();
     let wraps = words.iter().find(|w| ["run", "agent"].contains(w)).copied();
-    // Below it stands the usage, which names everything.
+    // The usage below the message names every argument.
     let text = error.to_string();
     let named = |what: &str| text.split("Usage:").next().is_some_and(|said| said.contains(what));
     match (error.kind(), wraps) {
         (ErrorKind::UnknownArgument, Some("run")) if !words.contains(&"--") => {
-            Some("the command stands after `--`: leasehold run --spec job.toml -- python train.py")
+            Some("write the command after `--`: leasehold run --spec job.toml -- python train.py")
         }
         (ErrorKind::MissingRequiredArgument, Some("run")) if named("<CMD>") => {
             Some("say what to run after `--`: leasehold run --spec job.toml -- python train.py")
         }
         (ErrorKind::MissingRequiredArgument, Some(_)) if named("--spec") => Some(
-            "--spec FILE describes a new job (see `leasehold job --help`), --job ID takes part in one that is there",
+            "--spec FILE describes a new job (see `leasehold job --help`), --job ID joins an existing one",
         ),
         _ => None,
     }
 }
 
-/// What clap says in many lines, in one.
-fn unreadable(error: &clap::Error) -> Failure {
+/// Turns the many lines of a clap error into one failure.
+fn usage_failure(error: &clap::Error) -> Failure {
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default();
     Failure::usage(first.trim_start_matches("error: ").to_owned())
-        .fix("`leasehold help` and the command's --help")
+        .fix("see `leasehold help`, or --help of the command")
 }
 
-fn tell(failure: &Failure, session: &Session) -> Exit {
+fn print_failure(failure: &Failure, session: &Session) -> Exit {
     if failure.exit == Exit::Ok {
         return Exit::Ok;
     }
-    let failure = runtime::naming_the_limit(failure.clone());
+    let failure = runtime::name_limit(failure.clone());
     output::note_page(&match session.output {
         Format::Json => output::json_line(&failure.to_json()),
         Format::Yaml => output::yaml(&failure.to_json()),
@@ -236,15 +243,15 @@ impl CliCommand {
         }
     }
 
-    /// Says a failure that came before the command began, and answers the code that the command has for it.
-    fn ended_before(&self, failure: Failure, session: &Session) -> Exit {
+    /// Prints a failure that came before the command began. Returns the exit code that the command has for it.
+    fn fail_before_run(&self, failure: Failure, session: &Session) -> Exit {
         match self {
-            CliCommand::Run(_) => tell(&failure.before_the_command(), session),
+            CliCommand::Run(_) => print_failure(&failure.before_the_command(), session),
             CliCommand::Slurm(args) if args.never_fails() => {
-                tell(&failure, session);
+                print_failure(&failure, session);
                 Exit::Ok
             }
-            _ => tell(&failure, session),
+            _ => print_failure(&failure, session),
         }
     }
 

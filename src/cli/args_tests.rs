@@ -14,7 +14,7 @@ fn the_command_line_is_well_formed() {
 }
 
 #[test]
-fn every_subcommand_tells_what_it_does_and_shows_examples() {
+fn every_subcommand_has_help_and_examples() {
     let command = Cli::command();
     let mut seen = 0;
     for sub in command.get_subcommands() {
@@ -36,8 +36,33 @@ fn every_subcommand_tells_what_it_does_and_shows_examples() {
     assert_eq!(seen, 24);
 }
 
+/// Renders the help of a command as a terminal of 100 columns shows it.
+fn help_of(path: &[&str]) -> String {
+    let mut root = Cli::command().term_width(100);
+    root.build();
+    let found = path.iter().fold(&mut root, |command, name| command.find_subcommand_mut(name).unwrap());
+    found.render_long_help().to_string()
+}
+
 #[test]
-fn what_is_promised_can_be_written() {
+fn each_help_fits_one_screen_and_ends_with_examples() {
+    let mut wrong = Vec::new();
+    for sub in Cli::command().get_subcommands() {
+        let below = sub.get_subcommands().map(|below| vec![sub.get_name(), below.get_name()]);
+        for path in below.chain([vec![sub.get_name()]]).filter(|path| path[0] != "help") {
+            let help = help_of(&path);
+            let (lines, examples) = (help.lines().count(), help.rsplit("Examples:").next().unwrap());
+            let count = examples.lines().filter(|line| line.contains("leasehold ")).count();
+            if lines > 40 || !(1..=3).contains(&count) {
+                wrong.push(format!("{}: {lines} lines, {count} examples", path.join(" ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_promised_command_lines_parse() {
     for line in [
         "demo -o json",
         "demo --story jobs",
@@ -97,7 +122,7 @@ fn what_is_promised_can_be_written() {
 }
 
 #[test]
-fn what_is_wrong_is_refused_before_anything_is_asked() {
+fn a_wrong_command_line_is_refused_before_any_call() {
     for line in [
         "",
         "jobs",
@@ -127,7 +152,7 @@ fn what_is_wrong_is_refused_before_anything_is_asked() {
 }
 
 #[test]
-fn a_command_without_its_dashes_and_a_run_without_a_job_get_a_tip() {
+fn a_run_without_dashes_or_without_a_job_gets_a_tip() {
     for (line, said) in [
         ("run --spec job.toml true", "after `--`"),
         ("run --spec job.toml", "say what to run"),
@@ -145,7 +170,7 @@ fn a_command_without_its_dashes_and_a_run_without_a_job_get_a_tip() {
 }
 
 #[test]
-fn a_command_that_is_run_keeps_its_own_arguments() {
+fn the_wrapped_command_keeps_its_own_arguments() {
     let cli = parse(&["run", "--spec", "job.toml", "--", "python", "-o", "x", "--as", "y"]).unwrap();
     let CliCommand::Run(args) = cli.command else { panic!("not run") };
     assert_eq!(args.command, ["python", "-o", "x", "--as", "y"]);
@@ -153,7 +178,7 @@ fn a_command_that_is_run_keeps_its_own_arguments() {
 }
 
 #[test]
-fn a_command_line_that_cannot_be_read_is_told_as_json_where_that_was_asked() {
+fn a_parse_error_is_json_if_json_was_asked_for() {
     let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
     for line in ["leasehold jobs -o json", "leasehold --output=json jobs", "leasehold jobs -ojson"] {
         assert!(wants_json(&words(line)), "{line}");
@@ -161,7 +186,7 @@ fn a_command_line_that_cannot_be_read_is_told_as_json_where_that_was_asked() {
     for line in ["leasehold jobs", "leasehold -o table jobs", "leasehold run -- x -o json"] {
         assert!(!wants_json(&words(line)), "{line}");
     }
-    let json = unreadable(&parse(&["job", "show", "j-1"]).unwrap_err()).to_json();
+    let json = usage_failure(&parse(&["job", "show", "j-1"]).unwrap_err()).to_json();
     assert_eq!(json["error"]["exit"], 64);
     assert!(json["error"]["message"].as_str().unwrap().starts_with("invalid value 'j-1'"), "{json}");
 }

@@ -25,16 +25,16 @@ use crate::{
     state::Recorded,
 };
 
-/// Reads the record of every decision and every ending.
+/// Reads and checks the record of every decision (the ledger).
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The ledger is a chain: each record has the digest of the one before it, so a changed record is found. The head is the last
+record. Keep a signed head on another machine, and `audit verify --head` also finds records that were cut off.
+
 Examples:
-  leasehold audit verify /var/lib/leasehold
-  leasehold audit head --key > ledger.pub        once; keep it elsewhere
-  leasehold audit head > head.json               as often as you like; keep the last one elsewhere
-  leasehold audit verify /var/lib/leasehold --head head.json --key ledger.pub
-  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets
-  leasehold audit tail --from 1 --no-follow -o json | jq 'select(.record.type == \"revoked\")'")]
+  leasehold audit head > head.json
+  leasehold audit verify /var/lib/leasehold --head head.json
+  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets")]
 pub struct AuditArgs {
     #[command(subcommand)]
     command: AuditCommand,
@@ -42,46 +42,44 @@ pub struct AuditArgs {
 
 #[derive(Debug, Subcommand)]
 enum AuditCommand {
-    /// Verifies a ledger from its files alone; exits with 7 where one byte does not fit. Offline, changes nothing.
-    ///
-    /// The chain by itself cannot show that its tail was cut off, or that all of it was computed anew: compare it with a
-    /// head that was kept elsewhere.
+    /// Checks that no record of a ledger was changed; exits with 7 if one was. Needs no daemon.
     #[command(after_help = "\
+The files cannot show that their last records were cut off, or that all of them were written again. Compare them with a
+head that was kept on another machine: see `leasehold audit head`.
+
 Examples:
   leasehold audit verify /var/lib/leasehold
   leasehold audit verify copy/ --head head.json --key ledger.pub
   leasehold audit verify copy/ -o json | jq .head")]
     Verify {
-        /// The ledger: server.state of the daemon's configuration, or a copy of it.
+        /// The directory of the ledger: server.state of the daemon's configuration, or a copy of it
         #[arg(value_name = "DIR")]
         dir: PathBuf,
-        /// A head that was kept elsewhere: INDEX:sha256:…, or a file that holds one. The signature of a signed one is checked.
+        /// Compare with this head: INDEX:sha256:…, or a file that has one
         #[arg(long, value_name = "FILE|INDEX:DIGEST")]
         head: Option<String>,
-        /// The public key that the head must be signed with, as PEM; else the one in DIR.
+        /// The public key that signed the head, as PEM [default: the one in DIR]
         #[arg(long, value_name = "FILE", requires = "head")]
         key: Option<PathBuf>,
     },
-    /// Prints the last durable record as the daemon signs it: keep it elsewhere, for `audit verify --head`.
+    /// Prints the signed head of the ledger, to keep on another machine.
     #[command(after_help = "\
 Examples:
-  leasehold audit head >> heads.jsonl               from cron; to another machine
+  leasehold audit head >> heads.jsonl               regularly
   leasehold audit head --key > ledger.pub           once")]
     Head {
-        /// Print the public key instead, once, to keep it with the heads.
+        /// Print the public key that signs the heads instead
         #[arg(long)]
         key: bool,
     },
-    /// Prints records as they are written, one a row. For platform operators, and auditors of all tenants.
-    ///
-    /// A row fits the terminal; `-o wide` shows more of a record and `-o json` all of it, a line each. Goes on after a restart of
-    /// the daemon with the record that comes next.
+    /// Prints the records of the ledger as they are written, one a row.
     #[command(after_help = "\
+For operators of the platform, and for auditors of all tenants. `-o wide` shows more of each record, `-o json` all of it.
+After a restart of the daemon it goes on with the next record.
+
 Examples:
-  leasehold audit tail
   leasehold audit tail --since 2h --no-follow --type revoked,lock.set,denied
-  leasehold audit tail --since 2026-11-29T08:00:00Z --until 2026-11-29T09:00:00Z -o wide
-  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets      every version of it
+  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets      all versions of it
   leasehold audit tail --from 1 --no-follow -o json > records.jsonl")]
     Tail(TailArgs),
 }
@@ -96,14 +94,14 @@ impl AuditArgs {
     }
 }
 
-/// A head as the daemon or the command line writes it; other keys are theirs.
+/// A head as the daemon or the command line writes it. Other keys are ignored.
 #[derive(Deserialize)]
 struct HeadFile {
     index: u64,
     digest: Digest,
 }
 
-/// A head that was kept, and its signature where it has one.
+/// A head that was kept, and its signature if it is signed.
 #[derive(Debug, PartialEq)]
 struct KeptHead {
     head: Head,
@@ -112,8 +110,8 @@ struct KeptHead {
 
 fn read_head(text: &str) -> Result<KeptHead, Failure> {
     let wrong = |why: String| {
-        Failure::usage(format!("`{}` is no head: {why}", text.escape_debug()))
-            .fix("write INDEX:sha256:…, or the path of a file that holds it")
+        Failure::usage(format!("`{}` is not a head: {why}", text.escape_debug()))
+            .fix("write INDEX:sha256:…, or the path of a file that `leasehold audit head` wrote")
     };
     let parse = |text: &str| {
         let (index, digest) = text.trim().split_once(':')?;
@@ -133,17 +131,17 @@ fn read_head(text: &str) -> Result<KeptHead, Failure> {
         let head: HeadFile = serde_json::from_str(&held).ok()?;
         Some(Head { index: head.index, digest: head.digest })
     };
-    let head = parse(&held).or_else(json).ok_or_else(|| wrong("the file holds none".to_owned()))?;
+    let head = parse(&held).or_else(json).ok_or_else(|| wrong("the file has none".to_owned()))?;
     Ok(KeptHead { head, signed: None })
 }
 
-/// Believes a signed head by a key, and one that is not signed only where no key was given.
-fn believe(kept: &KeptHead, key: Option<&Path>, dir: &Path) -> Result<(), Failure> {
+/// Checks the signature of a head. An unsigned head passes only if no key was given.
+fn check_signature(kept: &KeptHead, key: Option<&Path>, dir: &Path) -> Result<(), Failure> {
     let Some(signed) = &kept.signed else {
         return match key {
             None => Ok(()),
-            Some(_) => Err(Failure::usage("the head is not signed, and a key was given to check it by")
-                .fix("give a head as `leasehold audit head` prints it, or leave the key away")),
+            Some(_) => Err(Failure::usage("the head is not signed, so --key cannot check it")
+                .fix("give a head that `leasehold audit head` printed, or leave --key out")),
         };
     };
     let path = key.map_or_else(|| dir.join(ledger::HEAD_PUBLIC_FILE), Path::to_owned);
@@ -151,15 +149,14 @@ fn believe(kept: &KeptHead, key: Option<&Path>, dir: &Path) -> Result<(), Failur
     File::open(&path)
         .and_then(|f| f.take(limits::PEM_BYTES_MAX).read_to_string(&mut pem))
         .map_err(|e| Failure::usage(format!("the key {} cannot be read: {e}", path.display())))?;
-    let public = HeadPublic::from_pem(&pem)
-        .ok_or_else(|| Failure::usage(format!("{} is no Ed25519 public key as PEM", path.display())))?;
+    let public = HeadPublic::from_pem(&pem).ok_or_else(|| {
+        Failure::usage(format!("{} is not an Ed25519 public key in PEM form", path.display()))
+    })?;
     public.verify(signed).map_err(|why| {
-        Failure::new(Exit::VerificationFailed, format!("the head is not to be believed: {why}"))
+        Failure::new(Exit::VerificationFailed, format!("the signature of the head is wrong: {why}"))
             .with("key", format!("{}, {}", public.id(), path.display()))
-            .with("head", format!("says that it was signed with {}", signed.key))
-            .fix(
-                "compare with the key that `leasehold audit head --key` printed when you began to keep heads",
-            )
+            .with("head", format!("names the key {}", signed.key))
+            .fix("use the key that `leasehold audit head --key` printed when you kept the first head")
     })
 }
 
@@ -171,12 +168,12 @@ async fn head(key: bool, session: &Session) -> Result<Exit, Failure> {
     if answer.ledger_head.is_empty() {
         return Err(Failure::new(
             Exit::Denied,
-            "the daemon hands its head to those who may read the whole ledger",
+            "you may not read the whole ledger, so the daemon does not give you its head",
         )
-        .fix("come as an operator or auditor of the platform: see `leasehold whoami`"));
+        .fix("ask as an operator or auditor of the platform: see `leasehold whoami`"));
     }
     match key {
-        // The key is PEM, of several lines.
+        // The key has several lines of PEM.
         true => print(&Page::lines(answer.ledger_key.lines()))?,
         false => print_line(&answer.ledger_head)?,
     }
@@ -190,19 +187,19 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
             .fix("name the directory of the ledger: server.state of the daemon's configuration"));
     }
     if let Some(kept) = &kept {
-        believe(kept, key, dir)?;
+        check_signature(kept, key, dir)?;
     }
     let expected = kept.as_ref().map(|k| k.head);
     let signed = kept.as_ref().is_some_and(|k| k.signed.is_some());
     let report = ledger::verify_folded(&Dir::at(dir), expected, &mut Recorded::default())
         .map_err(|e| of_ledger(&e, dir))?;
     if report.records == 0 {
-        // A daemon writes its first record before it is ready, so this is no ledger, or no longer one.
+        // A daemon writes its first record before it is ready, so this is not a ledger, or its files are gone.
         return Err(Failure::new(
             Exit::VerificationFailed,
-            format!("`{}` holds no record of a ledger", dir.display()),
+            format!("`{}` has no record of a ledger", dir.display()),
         )
-        .fix("name the directory of the ledger; if it is this one, its segments were taken away"));
+        .fix("name the directory of the ledger; if this is it, its files were removed"));
     }
     let now = session.now().wall;
     if session.for_programs() {
@@ -221,12 +218,12 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
     } else {
         let last = report.last.map(|(_, at)| format!("{at} ({})", timestamp::relative(at, now)));
         let (all, followed) = (report.snapshots, report.snapshots_followed);
-        let snapshots = format!("{all}, of which {followed} follow from the records");
+        let snapshots = format!("{all}, {followed} of them checked against the records");
         let types = report.types.iter().map(|(kind, count)| format!("{kind} {count}"));
         print(&fields([
             ("good", TableCell::from(dir.display().to_string())),
             ("records", report.records.to_string().into()),
-            ("of them", TableCell::list(types)),
+            ("by type", TableCell::list(types)),
             ("segments", report.segments.to_string().into()),
             ("snapshots", snapshots.into()),
             ("first", report.first.map(|(_, at)| at.to_string()).unwrap_or_default().into()),
@@ -241,30 +238,27 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
     Ok(Exit::Ok)
 }
 
-/// What an auditor should know beside the good news.
+/// What an auditor should know although the ledger is good.
 fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     if report.torn > 0 {
         out.push(
-            "The last line is not whole: a write under way, or one that a crash cut off. It was never answered.".into(),
+            "The last line is incomplete: it is being written, or a crash cut it off. No caller got an answer for it.".into(),
         );
     }
     if report.refused > 0 {
-        out.push(
-            "Some places are empty: their records were refused by a write error, and never answered as good."
-                .into(),
-        );
+        out.push("Some records are empty: the disk refused them, and their callers got an error.".into());
     }
     if let Some((first, _)) = report.first.filter(|(index, _)| *index > 1) {
         let last = first.saturating_sub(1);
         out.push(format!(
-            "Records 1 to {last} are not here. What follows from them is believed as the first snapshot says: verify the \
-             segments that were moved away together with these."
+            "Records 1 to {last} are not here. Their result is taken from the first snapshot: verify the segments that were \
+             moved away together with these."
         ));
     }
     if !compared {
         out.push(
-            "Compared with no head that was kept elsewhere: keep this one, and give it by --head the next time.".into(),
+            "No kept head was given, so records that were cut off at the end are not found. Keep this head, and give it with --head next time.".into(),
         );
     }
     out
@@ -274,7 +268,7 @@ fn of_ledger(error: &ReadError, dir: &Path) -> Failure {
     match error {
         ReadError::Tamper(place) => Failure::new(
             Exit::VerificationFailed,
-            "the ledger is not what was written",
+            "the ledger was changed after it was written",
         )
         .with(
             "where",
@@ -282,10 +276,10 @@ fn of_ledger(error: &ReadError, dir: &Path) -> Failure {
         )
         .with("record", place.index.to_string())
         .with("what", place.what.to_string())
-        .fix("keep these files as they are; compare with a copy and with heads that were kept elsewhere"),
+        .fix("keep these files as they are; compare them with a copy and with heads that were kept on another machine"),
         ReadError::Io { file, source } => {
             Failure::new(Exit::Failure, format!("{} cannot be read: {source}", dir.join(file).display()))
-                .fix("read it as a user who may, or verify a copy")
+                .fix("run this as a user who may read it, or verify a copy")
         }
     }
 }
@@ -295,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_head_is_read_from_the_command_line_and_from_a_file() {
+    fn a_head_is_read_from_an_argument_or_a_file() {
         let digest = Digest::of(b"x");
         let written = format!("7:{digest}");
         let head = Head { index: 7, digest };
@@ -313,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_head_is_believed_by_its_key_alone() {
+    fn a_signed_head_passes_only_with_its_own_key() {
         let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let key = ledger::HeadKey::open(dir.path()).unwrap();
         ledger::HeadKey::open(other.path()).unwrap();
@@ -322,32 +316,32 @@ mod tests {
         std::fs::write(&path, format!("{}\n", signed.as_str())).unwrap();
         let kept = read_head(path.to_str().unwrap()).unwrap();
         assert_eq!(kept.signed.as_ref(), Some(&signed));
-        believe(&kept, None, dir.path()).unwrap();
-        believe(&kept, Some(&dir.path().join("head.pub")), other.path()).unwrap();
-        let failure = believe(&kept, None, other.path()).unwrap_err();
+        check_signature(&kept, None, dir.path()).unwrap();
+        check_signature(&kept, Some(&dir.path().join("head.pub")), other.path()).unwrap();
+        let failure = check_signature(&kept, None, other.path()).unwrap_err();
         assert_eq!(failure.exit.code(), 7);
         let unsigned = KeptHead { signed: None, ..kept };
-        assert_eq!(believe(&unsigned, Some(&path), dir.path()).unwrap_err().exit, Exit::Usage);
+        assert_eq!(check_signature(&unsigned, Some(&path), dir.path()).unwrap_err().exit, Exit::Usage);
     }
 
     #[test]
-    fn a_changed_ledger_ends_with_seven_and_says_where() {
+    fn a_changed_ledger_exits_with_7_and_says_where() {
         let tamper =
             ledger::Tamper { file: "ledger-1.jsonl".into(), line: 3, index: 3, what: ledger::Fault::Hash };
         let failure = of_ledger(&ReadError::Tamper(tamper), Path::new("/l"));
         assert_eq!(failure.exit.code(), 7);
         insta::assert_snapshot!(failure.render(), @r#"
-        leasehold: error: the ledger is not what was written
+        leasehold: error: the ledger was changed after it was written
           where   ledger-1.jsonl:3
           record  3
           what    it does not match its own hash: it was changed after it was written
-          fix     keep these files as they are; compare with a copy and with heads that were kept elsewhere
+          fix     keep these files as they are; compare them with a copy and with heads that were kept on another machine
         Nothing was changed.
         "#);
     }
 
     #[test]
-    fn a_directory_without_a_record_is_not_good() {
+    fn a_directory_without_records_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let session = Session::new(crate::cli::Format::Json, None, None);
         assert_eq!(verify(folder.path(), None, None, &session).unwrap_err().exit.code(), 7);

@@ -18,38 +18,37 @@ use crate::{clock::Wall, ledger::SignedHead, name::PrincipalKind, proto::v1, rea
 /// Which records, and whether to wait for more.
 #[derive(Debug, Args)]
 pub(super) struct TailArgs {
-    /// The first record to print; only what comes otherwise.
+    /// Begin with this record [default: the next one that is written]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     from: u64,
-    /// Only records from then on: a span as 2h, or a moment as 2026-11-29T08:00:00Z.
+    /// Begin at this time: a span before now (2h), or a time (2026-11-29T08:00:00Z)
     #[arg(long, value_name = "WHEN", value_parser = parse::since)]
     since: Option<parse::Since>,
-    /// Stop at the first record after this moment: a span before now, or a moment.
+    /// Stop at the first record after this time
     #[arg(long, value_name = "WHEN", value_parser = parse::since)]
     until: Option<parse::Since>,
-    /// Only records of this type, as revoked or job.closed. May be repeated.
+    /// Only records of this type, for example revoked or job.closed. Repeatable
     #[arg(long = "type", value_name = "TYPE", value_parser = parse::record_type, value_delimiter = ',')]
     types: Vec<String>,
-    /// Stop at the end of what is there.
+    /// Stop at the last record
     #[arg(long)]
     no_follow: bool,
-    /// Only what is about this name, as `revoke` takes it: the records that say it, and all of the jobs and leases that
-    /// they name. With --from 1 it is the whole story.
+    /// Only records about this name, its jobs and its leases. Write it as for `revoke`
     #[arg(long, value_name = "NAME", value_parser = parse::ending_name)]
     about: Option<String>,
 }
 
-/// How wide a row is if stdout is no terminal.
+/// The width of a row if stdout is not a terminal.
 const WIDTH: usize = 120;
 const READERS: [PrincipalKind; 2] = [PrincipalKind::Auditor, PrincipalKind::Operator];
 
-/// What is left to do when a stream has ended.
+/// What to do after a stream has ended.
 enum After {
     More,
     Done,
 }
 
-/// Where the tail stands.
+/// The state of a running `audit tail`.
 struct RecordTail<'a> {
     session: &'a Session,
     types: Vec<String>,
@@ -91,7 +90,7 @@ impl TailArgs {
 }
 
 impl RecordTail<'_> {
-    /// Prints records until the stream ends. Each time with the SVID that there is by now.
+    /// Prints records until the stream ends. Connects with the present SVID.
     async fn read(&mut self) -> Result<After, Failure> {
         let client = self.session.client(&READERS)?;
         if self.next == 0 {
@@ -110,7 +109,7 @@ impl RecordTail<'_> {
         Ok(if self.no_follow { After::Done } else { After::More })
     }
 
-    /// The record to begin with if the command line names none: the first since a moment, or else the next that is written.
+    /// Returns the record to begin with if the command line names none: the first since a time, or the next to be written.
     async fn first(&self, client: &Client) -> Result<u64, Failure> {
         let answer = client
             .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
@@ -118,7 +117,7 @@ impl RecordTail<'_> {
         let head = answer.ledger_head.parse::<SignedHead>().map_or(0, |signed| signed.head.index);
         let after = if head == 0 { 0 } else { head.saturating_add(1) };
         let Some(since) = self.since else { return Ok(after) };
-        // Records are in the order of their time, as far as the daemon's clock was.
+        // Records are in the order of their time, unless the daemon's clock was set back.
         let (mut low, mut high) = (1, after.max(1));
         while low < high {
             let middle = low + (high - low) / 2;
@@ -127,7 +126,7 @@ impl RecordTail<'_> {
                 Ok(record) => record
                     .and_then(|r| record::time(&serde_json::from_str(&r.record).ok()?))
                     .is_some_and(|at| at < since),
-                // Its segment was moved away, as old ones are.
+                // Its segment was moved away, as an operator does with old ones.
                 Err(failure) if failure.reason == Some(Reason::FellBehind) => true,
                 Err(failure) => return Err(failure),
             };
@@ -143,9 +142,9 @@ impl RecordTail<'_> {
         if self.since.is_some_and(|since| record::time(record).is_some_and(|at| at < since)) {
             return Ok(());
         }
-        // A job is followed from its creation on, whatever types are shown.
+        // Look at every record, also of a type that is not shown: a job is followed from its creation on.
         if let Some(about) = &mut self.about
-            && !about.takes(record)?
+            && !about.matches(record)?
         {
             return Ok(());
         }

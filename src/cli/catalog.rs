@@ -20,15 +20,13 @@ use crate::{
     proto::v1,
 };
 
-/// Shows, checks and reloads who may come and what there is to open.
+/// Shows, checks and reloads the catalog: who may ask, and the data that jobs may name.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   leasehold catalog list                        what a job of your team may name
-  leasehold catalog show dataset:acme/tickets
   leasehold catalog check /etc/leasehold/catalog.d
-  leasehold catalog reload --dry-run            what the running daemon would take
-  leasehold catalog reload")]
+  leasehold catalog reload --dry-run            what a reload would change")]
 pub struct CatalogArgs {
     #[command(subcommand)]
     command: CatalogCommand,
@@ -36,42 +34,45 @@ pub struct CatalogArgs {
 
 #[derive(Debug, Subcommand)]
 enum CatalogCommand {
-    /// Lists the datasets, models and checkpoint lines that a job of your tenant may name.
+    /// Lists the datasets, models and checkpoints that a job of your team may name.
     #[command(after_help = "\
 Examples:
   leasehold catalog list
   leasehold catalog list -o wide
   leasehold catalog list -o json | jq -r '.[].name'")]
     List,
-    /// Shows one of them: its owner, what it may be used for, who opens it.
+    /// Shows one entry: its owner, what it may be used for, and the server that has it.
     #[command(after_help = "\
 Examples:
   leasehold catalog show dataset:acme/tickets@v3
-  leasehold catalog show model:acme/base-7b             each version")]
+  leasehold catalog show model:acme/base-7b             all versions")]
     Show {
-        /// As in dataset:acme/tickets@v3. Without a version each version is shown.
+        /// For example dataset:acme/tickets@v3. Without a version: all versions
         #[arg(value_name = "NAME")]
         name: ResourceName,
     },
-    /// Reads a directory of catalog files and says all that is wrong with them. Offline.
+    /// Reads a directory of catalog files and lists every mistake in them. Needs no daemon.
     #[command(after_help = "\
 Examples:
   leasehold catalog check /etc/leasehold/catalog.d --policy /etc/leasehold/policy")]
     Check {
-        /// The directory of TENANT.toml files.
+        /// The directory of the TENANT.toml files
         #[arg(value_name = "DIR")]
         dir: PathBuf,
-        /// The directory of policies by which roles, groups and entries are judged; the set that is built in otherwise.
+        /// The policies to check the entries against [default: the built-in policies]
         #[arg(long, value_name = "DIR")]
         policy: Option<PathBuf>,
     },
-    /// Has the daemon read its catalog again. A tenant's file with a mistake stays as it was; all others are taken.
+    /// Tells the daemon to read its catalog again.
     #[command(after_help = "\
+The daemon keeps the old version of a file that has a mistake. It takes all other files, and ends access that they no
+longer allow.
+
 Examples:
   leasehold catalog reload --dry-run
   leasehold catalog reload")]
     Reload {
-        /// Read and check, change nothing.
+        /// Show what would change, and change nothing
         #[arg(long)]
         dry_run: bool,
     },
@@ -97,7 +98,7 @@ const READERS: [PrincipalKind; 6] = [
     PrincipalKind::Verifier,
 ];
 
-/// All pages. The daemon's catalog bounds them.
+/// Fetches all pages. The size of the daemon's catalog bounds them.
 async fn fetch(name: String, session: &Session) -> Result<Vec<v1::Resource>, Failure> {
     let client = session.client(&READERS)?;
     let (mut all, mut page_token) = (Vec::new(), String::new());
@@ -123,7 +124,7 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
     }
     print(&render::resource_table(&resources, session.table_size()))?;
     if resources.is_empty() {
-        note("The catalog has nothing that a job of your tenant may name.");
+        note("The catalog has no entry that a job of your team may name.");
     }
     Ok(Exit::Ok)
 }
@@ -131,8 +132,9 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
 async fn show(name: &ResourceName, session: &Session) -> Result<Exit, Failure> {
     let resources = fetch(name.to_string(), session).await?;
     if resources.is_empty() {
-        return Err(Failure::new(Exit::Failure, format!("the catalog has no {name} that you may see"))
-            .fix("compare it with `leasehold catalog list`, or ask its owner to share it with your tenant"));
+        return Err(Failure::new(Exit::Failure, format!("the catalog has no {name} that you may see")).fix(
+            "look for the name in `leasehold catalog list`, or ask its owner to share it with your team",
+        ));
     }
     let now = session.now().wall;
     if session.for_programs() {
@@ -145,7 +147,7 @@ async fn show(name: &ResourceName, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Reads a catalog; all that is wrong with it at once.
+/// Reads a catalog. Reports all mistakes at once.
 pub(super) fn load(dir: &std::path::Path) -> Result<Catalog, Failure> {
     Catalog::load(dir).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
@@ -180,7 +182,7 @@ fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> R
         ("principals", counts.principals.to_string()),
         ("datasets", counts.datasets.to_string()),
         ("models", counts.models.to_string()),
-        ("checkpoint lines", counts.checkpoints.to_string()),
+        ("checkpoints", counts.checkpoints.to_string()),
         ("audiences", counts.audiences.to_string()),
     ]))?;
     for warning in &warnings {
@@ -201,7 +203,7 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
         }))?;
     } else {
         print(&fields([
-            (if dry_run { "would be taken" } else { "taken" }, answer.digest),
+            (if dry_run { "would load" } else { "loaded" }, answer.digest),
             ("principals", answer.principals.to_string()),
             ("resources", answer.resources.to_string()),
             (if dry_run { "leases that would end" } else { "leases ended" }, answer.ended.to_string()),
@@ -213,5 +215,5 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     let what = mistakes("the catalog", answer.not_taken.len());
     let failure = Failure::of_problems(what, answer.not_taken.into_iter());
     Err(Failure { exit: Exit::Failure, ..failure }
-        .saying("What is wrong stays as it was. All else is taken."))
+        .saying("Files with a mistake keep their old version. All others are loaded."))
 }

@@ -1,4 +1,4 @@
-//! Asking the daemon: one connection, a deadline on each call, answers or a [`Failure`].
+//! Calls to the daemon: one connection, a deadline for each call, retries of streams.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// By how much the deadline that the daemon is told of lies behind ours. Whoever gives up before it resets the call, which ends it
-/// there; it is for a daemon that never hears of that.
-const TOLD_MORE: Duration = Duration::from_secs(60);
+/// How much later the deadline that we send is than our own. At our own deadline we reset the call, which ends it in the
+/// daemon as well. The one that we send is for a daemon that does not see the reset.
+const SENT_DEADLINE_LATER: Duration = Duration::from_secs(60);
 
 /// A connection to the daemon of a context.
 pub struct Client {
@@ -35,7 +35,7 @@ pub struct Client {
     identity_wait: Duration,
 }
 
-/// Whether a call that failed on its way may have changed anything.
+/// Whether a call changes anything. If its answer is lost, a change may have happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallKind {
     Reads,
@@ -64,12 +64,12 @@ impl Client {
         VerifierServiceClient::new(self.daemon.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
-    /// Who we are on this connection.
+    /// Returns our identity on this connection.
     pub(super) fn you(&self) -> Option<SpiffeId> {
         self.source.current().svid.as_ref().map(|svid| svid.spiffe_id().clone())
     }
 
-    /// Asks once, within [`CALL`].
+    /// Makes one call, with the deadline [`CALL`].
     pub(super) async fn ask<M, T>(
         &self,
         kind: CallKind,
@@ -86,10 +86,10 @@ impl Client {
         message: M,
         call: impl AsyncFnOnce(Request<M>) -> Result<Response<T>, Status>,
     ) -> Result<T, Failure> {
-        identified(&*self.source, &*self.clock, self.identity_wait).await?;
+        wait_for_identity(&*self.source, &*self.clock, self.identity_wait).await?;
         let mut request = Request::new(message);
-        // It is our clock that gives up first, and says so.
-        request.set_timeout(deadline.saturating_add(TOLD_MORE));
+        // Our clock gives up first, and says so.
+        request.set_timeout(deadline.saturating_add(SENT_DEADLINE_LATER));
         let answer = tokio::select! {
             answer = call(request) => answer,
             () = self.clock.sleep(deadline) => Err(Status::deadline_exceeded("no answer")),
@@ -97,13 +97,13 @@ impl Client {
         answer.map(Response::into_inner).map_err(|status| self.failure(&status, kind))
     }
 
-    /// Opens a stream; only its opening has a deadline.
+    /// Opens a stream. Only the opening has a deadline.
     pub(super) async fn follow<M, T>(
         &self,
         message: M,
         call: impl AsyncFnOnce(Request<M>) -> Result<Response<Streaming<T>>, Status>,
     ) -> Result<Streaming<T>, Failure> {
-        identified(&*self.source, &*self.clock, self.identity_wait).await?;
+        wait_for_identity(&*self.source, &*self.clock, self.identity_wait).await?;
         let answer = tokio::select! {
             answer = call(Request::new(message)) => answer,
             () = self.clock.sleep(CALL) => Err(Status::deadline_exceeded("no answer")),
@@ -122,8 +122,8 @@ impl Client {
     }
 }
 
-/// Waits for a first SVID, and says so. Files have theirs from the start.
-pub(super) async fn identified(
+/// Waits for a first SVID, and prints a note that it waits. SVIDs in files are there from the start.
+pub(super) async fn wait_for_identity(
     source: &dyn IdentitySource,
     clock: &dyn Clock,
     wait: Duration,
@@ -132,18 +132,18 @@ pub(super) async fn identified(
         |why: &str| note(&format!("leasehold: waiting up to {} s for an identity: {why}", wait.as_secs()));
     let failed = |e: NoIdentity| {
         Failure::from(Refusal::new(Reason::IdentityUnavailable, e.to_string()).fix(
-            "see that the SPIFFE agent runs and has an entry for this process; --identity-wait waits longer",
+            "check that the SPIFFE agent runs and has an entry for this process; --identity-wait waits longer",
         ))
     };
     first_identity(source, clock, wait, say).await.map(drop).map_err(failed)
 }
 
-/// The largest answer that is read: a job of many attempts with thousands of members each.
+/// The largest answer that is read. A job may have many attempts with thousands of members each.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Reads what the daemon, or the way to it, answered instead of an answer.
+/// Turns an error of the daemon, or of the connection to it, into a failure.
 pub(super) fn of_status(status: &Status, kind: CallKind, address: &str) -> Failure {
-    // Without a connection nothing was asked.
+    // Without a connection the daemon was not asked.
     if let Some(error) = explain(status) {
         return error.refusal().into();
     }
@@ -162,7 +162,7 @@ pub(super) fn of_status(status: &Status, kind: CallKind, address: &str) -> Failu
     failure
 }
 
-/// Whether work may have begun when this was answered.
+/// Whether the daemon may have begun to work before this error.
 fn may_have_happened(code: Code, reason: Option<Reason>) -> bool {
     match reason {
         Some(reason) => matches!(reason, Reason::Unreachable | Reason::Internal),
@@ -170,46 +170,46 @@ fn may_have_happened(code: Code, reason: Option<Reason>) -> bool {
     }
 }
 
-/// What neither the daemon nor its code explains.
+/// An error that has no explanation from the daemon.
 fn unknown(status: &Status) -> Failure {
     Failure::new(Exit::of(Reason::of_code(status.code())), format!("the daemon answered {}", status.code()))
         .with("said", status.message())
 }
 
-/// One thing that is followed: whether the daemon has answered yet, and how long to wait before it is asked again.
+/// The retries of a stream or a repeated call, over restarts of the daemon and rotations of our SVID.
 pub(super) struct Retries {
     has_answered: bool,
     waits: Backoff,
-    said: String,
+    last_note: String,
 }
 
 impl Retries {
     pub(super) fn new() -> Self {
-        Retries { has_answered: false, waits: Backoff::default(), said: String::new() }
+        Retries { has_answered: false, waits: Backoff::default(), last_note: String::new() }
     }
 
-    /// The daemon answers: the next loss is waited out from the beginning.
+    /// Notes an answer of the daemon. The next loss begins with the shortest wait again.
     pub(super) fn answered(&mut self) {
         self.has_answered = true;
         self.waits = Backoff::default();
-        self.said.clear();
+        self.last_note.clear();
     }
 
-    /// Waits after a stream or a call ended, if asking again may help. A first call that fails is not repeated.
+    /// Waits after a stream or a call has ended, if a retry may help. A first call that fails is not retried.
     pub(super) async fn wait(
         &mut self,
         ended: Result<(), Failure>,
         session: &Session,
     ) -> Result<(), Failure> {
         if let Err(failure) = ended {
-            // Without a reason: our own files are being replaced at this moment.
+            // A failure without a reason: our own files may be in the middle of a replacement.
             let may_pass = failure.is_passing() || matches!(failure.reason, None | Some(Reason::SvidExpired));
             if !self.has_answered || !may_pass || failure.exit == Exit::Ok {
                 return Err(failure);
             }
-            if failure.text != self.said {
-                note(&format!("leasehold: {}. It is tried again until the daemon answers.", failure.text));
-                self.said = failure.text.into_owned();
+            if failure.text != self.last_note {
+                note(&format!("leasehold: {}. Trying again until the daemon answers.", failure.text));
+                self.last_note = failure.text.into_owned();
             }
         }
         session.clock.sleep(self.waits.next().unwrap_or(CALL)).await;

@@ -12,7 +12,7 @@ fn answered(code: Code, reason: &str, facts: &[(&str, &str)]) -> Status {
 }
 
 #[test]
-fn a_refusal_of_the_daemon_keeps_its_reason_and_its_lines() {
+fn a_refusal_keeps_its_reason_and_its_facts() {
     let status = answered(
         Code::PermissionDenied,
         "POLICY_DENIED",
@@ -39,7 +39,7 @@ fn without_a_connection_nothing_was_changed() {
 }
 
 #[test]
-fn a_lost_answer_to_a_change_is_told_as_unknown() {
+fn a_lost_answer_to_a_change_has_an_unknown_effect() {
     for status in [Status::deadline_exceeded("x"), Status::cancelled("x"), Status::unavailable("x")] {
         assert_eq!(of_status(&status, CallKind::Changes, "localhost:1").effect, Effect::Unknown);
         assert_eq!(of_status(&status, CallKind::Reads, "localhost:1").effect, Effect::Nothing);
@@ -49,7 +49,7 @@ fn a_lost_answer_to_a_change_is_told_as_unknown() {
 }
 
 #[test]
-fn a_reason_of_a_newer_daemon_and_one_of_another_domain_are_told_as_they_are() {
+fn an_unknown_reason_is_shown_as_the_daemon_sent_it() {
     let newer =
         of_status(&answered(Code::PermissionDenied, "NEW_REASON", &[]), CallKind::Reads, "localhost:1");
     assert_eq!((newer.reason, newer.exit), (None, Exit::Denied));

@@ -8,7 +8,7 @@ use super::{
     output::{Page, print},
 };
 
-/// Prints completions for a shell.
+/// Prints a script that completes leasehold commands in your shell.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -16,6 +16,7 @@ Examples:
   leasehold completions zsh > ~/.zfunc/_leasehold
   leasehold completions fish > ~/.config/fish/completions/leasehold.fish")]
 pub struct CompletionsArgs {
+    /// The shell
     #[arg(value_name = "SHELL", value_enum)]
     shell: Shell,
 }

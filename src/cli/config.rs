@@ -15,7 +15,7 @@ use crate::{
     daemon::{Inspection, inspect},
 };
 
-/// Checks the daemon's configuration.
+/// Checks the daemon's configuration file.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -28,16 +28,16 @@ pub struct ConfigArgs {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Reads everything that a start of the daemon reads, and says all that is wrong at once. Offline.
-    ///
-    /// It judges the SVID as clients will, reads roots, catalog and policies, tries whether the state can be written and the
-    /// addresses can be listened on, and lists every default. Run it as the daemon's user. A daemon may be running meanwhile.
+    /// Reads every file that the daemon reads at its start, and lists all mistakes.
     #[command(after_help = "\
+It checks the daemon's certificate as clients do, reads bundles, catalog and policies, tries to write the state and to
+listen on the addresses, and lists every default in use. Run it as the daemon's user; the daemon may be running.
+
 Examples:
   leasehold config check /etc/leasehold/leasehold.toml
   leasehold config check leasehold.toml -o json | jq .defaults")]
     Check {
-        /// The daemon's configuration.
+        /// The daemon's configuration file
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -65,7 +65,7 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
     let faults = inspection.faults();
     if !faults.is_empty() {
         let what = format!(
-            "{}, so `leasehold serve` would refuse it",
+            "{}, so `leasehold serve` would not start",
             mistakes(&file.display().to_string(), faults.len())
         );
         return Err(Failure { exit: Exit::Failure, ..Failure::of_problems(what, faults.into_iter()) });
@@ -111,7 +111,7 @@ mod tests {
     use crate::cli::Format;
 
     #[test]
-    fn a_configuration_is_good_only_if_it_can_be_served() {
+    fn a_configuration_is_good_only_if_the_daemon_can_start() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("leasehold.toml");
         let text = "[server]\ngrpc = \"127.0.0.1:0\"\nprobe = \"127.0.0.1:0\"\nstate = \"state\"\n[issuer]\nurl = \"http://127.0.0.1:1\"\n\

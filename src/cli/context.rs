@@ -18,32 +18,21 @@ use crate::{
     written::shown_key_path,
 };
 
-/// Chooses the daemon to speak to, and shows what is known of each.
-///
-/// Contexts lie in $LEASEHOLD_CONTEXTS, else in leasehold/contexts.toml below $XDG_CONFIG_HOME or ~/.config. `dev` writes
-/// one; for a daemon of your own write [context.NAME] with server, server_id, bundles, and for each role an identity: cert and
-/// key, or workload_api.
+/// Lists, adds and chooses contexts: the daemons you use, and who you are there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Examples:
-  leasehold context list
-  leasehold context add --help
-  leasehold context use prod
-  leasehold --context prod lease list           for one command
-
-A context in that file, with SVIDs from a SPIFFE agent:
-  current = \"prod\"
+Contexts are in the file $LEASEHOLD_CONTEXTS, or else in ~/.config/leasehold/contexts.toml. `leasehold dev` writes one;
+`leasehold context add` describes another daemon. In the file, one with certificates from a SPIFFE agent looks like this:
   [context.prod]
   server    = \"leasehold.acme.example:8443\"
   server_id = \"spiffe://acme.example/leasehold\"
   [context.prod.identity.operator]
   workload_api = \"unix:///run/spire/agent/public/api.sock\"
 
-… and with SVIDs in files, as spiffe-helper writes them:
-  bundles = { \"acme.example\" = \"/run/leasehold/bundle.pem\" }     below [context.prod]
-  [context.prod.identity.operator]
-  cert = \"/run/leasehold/svid.pem\"
-  key  = \"/run/leasehold/svid.key\"")]
+Examples:
+  leasehold context list
+  leasehold context use prod
+  leasehold --context prod lease list           for one command")]
 pub struct ContextArgs {
     #[command(subcommand)]
     command: ContextCommand,
@@ -51,22 +40,22 @@ pub struct ContextArgs {
 
 #[derive(Debug, Subcommand)]
 enum ContextCommand {
-    /// Lists the contexts; the current one has a star.
+    /// Lists the contexts. The current one has a star.
     #[command(after_help = "\
 Examples:
   leasehold context list")]
     List,
-    /// Shows one, the current one otherwise.
+    /// Shows one context.
     #[command(after_help = "\
 Examples:
   leasehold context show
   leasehold context show prod -o json")]
     Show {
-        /// The context, as `context list` shows it.
+        /// The name of a context [default: the current one]
         #[arg(value_name = "NAME")]
         name: Option<String>,
     },
-    /// Describes a daemon. The first context becomes the current one.
+    /// Adds a context. The first one becomes the current one.
     #[command(after_help = "\
 Examples:
   leasehold context add prod --server leasehold.acme.example:8443 --server-id spiffe://acme.example/leasehold \\
@@ -74,45 +63,45 @@ Examples:
   leasehold context add trial --server localhost:8443 --server-id spiffe://leasehold.test/daemon \\
     --bundle leasehold.test=ca/bundle.pem --identity operator=svid/operator.pem,svid/operator.key")]
     Add(AddArgs),
-    /// Makes one the current one.
+    /// Makes a context the current one.
     #[command(after_help = "\
 Examples:
   leasehold context use prod")]
     Use {
-        /// The context, as `context list` shows it.
+        /// The name of the context, as `context list` shows it
         #[arg(value_name = "NAME")]
         name: String,
     },
-    /// Forgets one. Its keys and certificates stay where they are.
+    /// Removes a context. Its keys and certificates stay where they are.
     #[command(after_help = "\
 Examples:
   leasehold context delete dev")]
     Delete {
-        /// The context, as `context list` shows it.
+        /// The name of the context, as `context list` shows it
         #[arg(value_name = "NAME")]
         name: String,
     },
 }
 
-/// What is known of a daemon.
+/// The description of a daemon.
 #[derive(Debug, Args)]
 struct AddArgs {
-    /// What to call it.
+    /// The name of the new context
     #[arg(value_name = "NAME")]
     name: InstanceName,
-    /// Where its gRPC listens.
+    /// The address of the daemon
     #[arg(long, value_name = "HOST:PORT")]
     server: String,
-    /// Who it must be.
+    /// The identity that the daemon must show
     #[arg(long, value_name = "SPIFFE ID")]
     server_id: SpiffeId,
-    /// The roots of a trust domain, PEM or a SPIFFE bundle document. May be repeated. An agent brings those of its own.
+    /// The CA certificates of a trust domain, as PEM or a SPIFFE bundle. A SPIFFE agent brings its own. Repeatable
     #[arg(long, value_name = "DOMAIN=FILE", value_parser = parse::bundle)]
     bundle: Vec<(TrustDomain, PathBuf)>,
-    /// Who you are there: ROLE=CERT,KEY for files, or ROLE=unix:///PATH for a SPIFFE agent. May be repeated.
+    /// Your identity in a role: ROLE=CERT,KEY, or ROLE=unix:///PATH for a SPIFFE agent. Repeatable
     #[arg(long, value_name = "ROLE=FROM", value_parser = parse::identity, required = true)]
     identity: Vec<(PrincipalKind, SvidFrom)>,
-    /// Make it the current one.
+    /// Make it the current context
     #[arg(long = "use")]
     is_current: bool,
 }
@@ -121,16 +110,18 @@ impl AddArgs {
     fn add(self, contexts: &mut Contexts) -> Result<(), Failure> {
         let name = self.name.to_string();
         if contexts.contexts.contains_key(&name) || contexts.broken.contains_key(&name) {
-            return Err(Failure::new(Exit::Failure, format!("there is a context `{name}` already"))
-                .fix(format!("take another name, or `leasehold context delete {name}` first")));
+            return Err(Failure::new(Exit::Failure, format!("a context `{name}` exists already"))
+                .fix(format!("choose another name, or run `leasehold context delete {name}` first")));
         }
         let server = Endpoint::new(&self.server, self.server_id.clone())
             .map_err(|e| Failure::usage(e.to_string()).fix("write --server HOST:PORT"))?;
         let has_agent = self.identity.iter().any(|(_, from)| matches!(from, SvidFrom::WorkloadApi { .. }));
         let domain = self.server_id.trust_domain();
         if !has_agent && self.bundle.iter().all(|(named, _)| *named != domain) {
-            return Err(Failure::usage(format!("nothing says which roots vouch for {domain}"))
-                .fix(format!("write --bundle {domain}=FILE with the bundle of that trust domain")));
+            return Err(Failure::usage(format!(
+                "no --bundle gives the CA certificates of the trust domain {domain}"
+            ))
+            .fix(format!("add --bundle {domain}=FILE")));
         }
         let context = Context {
             server: server.address().to_owned(),
@@ -185,12 +176,12 @@ impl ContextArgs {
                 save(&contexts)?;
                 let is_current = contexts.current.as_ref() == Some(&name);
                 let use_it = if is_current {
-                    "It is the current one.".to_owned()
+                    "It is the current context.".to_owned()
                 } else {
-                    format!("leasehold context use {name}")
+                    format!("To use it: leasehold context use {name}")
                 };
                 note(&format!("Context {name} is written to {}. {use_it}", path.display()));
-                note(&format!("leasehold doctor --context {name}     looks whether it works"));
+                note(&format!("To check that it works: leasehold doctor --context {name}"));
             }
             ContextCommand::Use { name } => {
                 if !contexts.contexts.contains_key(&name) {
@@ -207,8 +198,8 @@ impl ContextArgs {
                 }
                 let was_current = contexts.current.take_if(|current| *current == name).is_some();
                 save(&contexts)?;
-                let now = if was_current { " No context is the current one now." } else { "" };
-                note(&format!("Context {name} is forgotten.{now}"));
+                let now = if was_current { " There is no current context now." } else { "" };
+                note(&format!("Context {name} is removed.{now}"));
             }
         }
         Ok(Exit::Ok)
@@ -219,7 +210,7 @@ fn unknown(name: &str, contexts: &Contexts) -> Failure {
     let known = contexts.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
     Failure::new(Exit::Failure, format!("there is no context `{}`", name.escape_debug())).fix(
         if known.is_empty() {
-            "start `leasehold dev`, which writes one".to_owned()
+            "start `leasehold dev`, which writes a context".to_owned()
         } else {
             format!("name one of: {known}")
         },
@@ -271,7 +262,7 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
     ]))
 }
 
-/// Where an SVID comes from, on one line.
+/// Shows on one line where an SVID comes from.
 fn svid(from: &SvidFrom) -> String {
     match from {
         SvidFrom::Files(files) => format!("{}, {}", files.cert.display(), shown_key_path(&files.key)),

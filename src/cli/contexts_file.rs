@@ -1,4 +1,4 @@
-//! Contexts: which daemon the command line speaks to, and as whom.
+//! The contexts file: the known daemons, and our identities at each.
 
 use std::{
     collections::BTreeMap,
@@ -18,33 +18,33 @@ use crate::{
 /// The contexts file: `current = "dev"` and a `[context.NAME]` for each daemon.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contexts {
-    /// The one that is used where nobody names another.
+    /// The context that is used if no other is named.
     pub current: Option<String>,
     pub contexts: BTreeMap<String, Context>,
-    /// Contexts that cannot be used as they are written. They do not stand in the way of the others.
-    pub broken: BTreeMap<String, Broken>,
+    /// Contexts with mistakes. The others can still be used.
+    pub broken: BTreeMap<String, BrokenContext>,
 }
 
-/// A context that cannot be used.
+/// A context with mistakes.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Broken {
+pub struct BrokenContext {
     pub problems: Problems,
-    /// As it is written, so that writing the file keeps it.
+    /// Its text, so that writing the file keeps it.
     table: toml::Table,
 }
 
-/// One daemon, and the identities that we have for it.
+/// One daemon, and our identities there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
     /// `HOST:PORT` of its gRPC listener.
     pub server: String,
-    /// Who it must be.
+    /// The identity that it must show.
     pub server_id: SpiffeId,
-    /// Where its trust domain's roots are, and those of others.
+    /// The bundle files of its trust domain and of others.
     pub bundles: BTreeMap<TrustDomain, PathBuf>,
-    /// The `iss` of its tokens, where it is known.
+    /// The `iss` of its tokens, if known.
     pub issuer: Option<String>,
-    /// Our own SVIDs by what they are used for.
+    /// Our SVIDs by role.
     pub identities: BTreeMap<PrincipalKind, SvidFrom>,
 }
 
@@ -52,7 +52,7 @@ pub struct Context {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SvidFrom {
     Files(SvidFiles),
-    /// The SPIFFE Workload API, with the bundles of its agent. `None`: at the socket that `SPIFFE_ENDPOINT_SOCKET` names.
+    /// From the SPIFFE Workload API, with the bundles of its agent. `None` is the socket that `SPIFFE_ENDPOINT_SOCKET` names.
     WorkloadApi {
         endpoint: Option<WorkloadEndpoint>,
         pick: Pick,
@@ -67,19 +67,19 @@ pub struct SvidFiles {
     pub key: PathBuf,
 }
 
-/// Where there is no contexts file to be: neither `LEASEHOLD_CONTEXTS` nor `XDG_CONFIG_HOME` nor `HOME` is set.
+/// The contexts file has no place: `LEASEHOLD_CONTEXTS`, `XDG_CONFIG_HOME` and `HOME` are all unset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no place for contexts: set LEASEHOLD_CONTEXTS to a file, or HOME")]
+#[error("the contexts file has no place: set LEASEHOLD_CONTEXTS to a file, or set HOME")]
 pub struct NoPlace;
 
 impl Contexts {
-    /// One context, which is the current one.
+    /// Makes one context, which is the current one.
     pub fn with(name: &str, context: Context) -> Self {
         let contexts = BTreeMap::from([(name.to_owned(), context)]);
         Contexts { current: Some(name.to_owned()), contexts, broken: BTreeMap::new() }
     }
 
-    /// `$LEASEHOLD_CONTEXTS`, else `leasehold/contexts.toml` in `$XDG_CONFIG_HOME` or `~/.config`.
+    /// Returns `$LEASEHOLD_CONTEXTS`, or else `leasehold/contexts.toml` in `$XDG_CONFIG_HOME` or `~/.config`.
     pub fn default_path() -> Result<PathBuf, NoPlace> {
         let var = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         var("LEASEHOLD_CONTEXTS")
@@ -90,7 +90,7 @@ impl Contexts {
             .ok_or(NoPlace)
     }
 
-    /// Reads a file. One that does not exist has no contexts. Relative paths in it are relative to it.
+    /// Reads a file. A file that does not exist has no contexts. Relative paths in it are relative to its directory.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         if !path.exists() {
             return Ok(Contexts::default());
@@ -106,7 +106,7 @@ impl Contexts {
         Ok(contexts)
     }
 
-    /// Writes the file whole or not at all, for this user alone: mode 0600, in a directory of mode 0700 where it makes one.
+    /// Writes the file whole or not at all, for this user only: mode 0600. A new directory has mode 0700.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -139,7 +139,10 @@ fn whole(
                 }
                 (_, Some(problems)) => {
                     let table = written.get("context").and_then(|all| all.get(name)?.as_table()).cloned();
-                    broken.insert(name.to_owned(), Broken { problems, table: table.unwrap_or_default() });
+                    broken.insert(
+                        name.to_owned(),
+                        BrokenContext { problems, table: table.unwrap_or_default() },
+                    );
                 }
                 (None, None) => {}
             }
@@ -149,7 +152,10 @@ fn whole(
     if let Some(current) = current.as_ref().filter(|c| !is_there(c)) {
         notes.problem(
             current_line,
-            format!("current: there is no [context.{}]: write the name of one that is", shown(current)),
+            format!(
+                "current: there is no [context.{}]: write the name of a context in this file",
+                shown(current)
+            ),
         );
     }
     Some(Contexts { current, contexts, broken })
@@ -157,7 +163,10 @@ fn whole(
 
 fn named_context(name: &str, table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Context> {
     if name.parse::<InstanceName>().is_err() {
-        let why = format!("`{}` is no name of a context: write letters, digits, `.`, `_`, `-`", shown(name));
+        let why = format!(
+            "`{}` cannot be the name of a context: use letters, digits, `.`, `_` and `-`",
+            shown(name)
+        );
         notes.problem(table.line(), why);
     }
     context(table, folder, notes)
@@ -200,7 +209,7 @@ fn context(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<C
             }
         }
     }
-    // An agent has the bundle of its own trust domain; files must name it.
+    // A SPIFFE agent has the bundle of its trust domain. For files, the context must name it.
     let has_agent = identities.values().any(|from| matches!(from, SvidFrom::WorkloadApi { .. }));
     if let Some(domain) = server_id.as_ref().map(SpiffeId::trust_domain).filter(|d| !bundles.contains_key(d))
         && !has_agent
@@ -214,12 +223,15 @@ fn context(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<C
     Some(Context { server: server?, server_id: server_id?, bundles, issuer, identities })
 }
 
-/// Where an SVID comes from: two files, or an agent.
+/// Reads where an SVID comes from: two files, or an agent.
 fn svid(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<SvidFrom> {
     let line = table.line_of("workload_api");
     let (has_files, has_agent) = (table.has("cert") || table.has("key"), table.has("workload_api"));
     if has_files && has_agent {
-        notes.problem(line, "workload_api stands beside cert and key: an SVID has one source, remove one");
+        notes.problem(
+            line,
+            "workload_api is set beside cert and key: an SVID has one source, so remove one of them",
+        );
     }
     if !has_files {
         let endpoint = table.text("workload_api", notes, |t| match t {
@@ -239,7 +251,10 @@ fn svid(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Svi
         let hint = table.text("hint", notes, |t| Ok::<_, String>(Pick::Hint(t.to_owned())));
         let id = table.text("spiffe_id", notes, |t| t.parse::<SpiffeId>().map(Pick::Id));
         if has_both {
-            notes.problem(line, "spiffe_id stands beside hint: one of them picks the SVID, remove the other");
+            notes.problem(
+                line,
+                "spiffe_id is set beside hint: one of them selects the SVID, so remove the other",
+            );
         }
         return Some(SvidFrom::WorkloadApi { endpoint: endpoint?, pick: hint.or(id).unwrap_or_default() });
     }
@@ -249,12 +264,15 @@ fn svid(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Svi
     Some(SvidFrom::Files(SvidFiles { cert: cert?, key: key? }))
 }
 
-/// The file's text.
+/// Writes the text of the file.
 impl fmt::Display for Contexts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let path = |path: &Path| quoted(&path.to_string_lossy());
-        writeln!(f, "# Which daemon `leasehold` speaks to, and as whom. See `leasehold context --help`.")?;
+        writeln!(
+            f,
+            "# The daemons that `leasehold` uses, and who you are there. See `leasehold context --help`."
+        )?;
         if let Some(current) = &self.current {
             writeln!(f, "current = {}", quoted(current))?;
         }
@@ -297,7 +315,7 @@ impl fmt::Display for Contexts {
     }
 }
 
-/// As it is written: a URI, or the variable that has one.
+/// Shows a URI, or the name of the variable that has one.
 pub(super) fn shown_endpoint(endpoint: Option<&WorkloadEndpoint>) -> String {
     endpoint.map_or_else(|| format!("${ENDPOINT_VARIABLE}"), WorkloadEndpoint::to_string)
 }
@@ -362,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn contexts_are_for_their_user_alone() {
+    fn contexts_are_readable_by_their_user_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("leasehold/contexts.toml");
         some().save(&path).unwrap();
@@ -374,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_context_is_told_of_and_blocks_no_other() {
+    fn a_bad_context_is_reported_and_blocks_no_other() {
         let text = r#"
 current = "good"
 [context.good]
@@ -411,7 +429,7 @@ colour = "red"
         let errors = Contexts::read(path, "current = \"gone\"\n").unwrap_err();
         assert_eq!(
             errors.to_string(),
-            "/c/contexts.toml:1: current: there is no [context.gone]: write the name of one that is"
+            "/c/contexts.toml:1: current: there is no [context.gone]: write the name of a context in this file"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Commands against a real daemon, as an operator and a launcher type them.
+//! Commands of an operator and a launcher against a real daemon.
 
 use std::{
     collections::BTreeMap,
@@ -32,8 +32,8 @@ pub(super) struct Home {
     _ports: FreePorts,
 }
 
-/// The clocks of this machine, but who waits for an answer until a deadline waits twelve times as long: where many tests share
-/// two processors, a daemon that is well may need it.
+/// The system clock with timers that are twelve times as long. When many tests share two processors, a healthy daemon may
+/// need that long to answer.
 pub(super) struct Patient(SystemClock);
 
 impl Patient {
@@ -94,7 +94,7 @@ impl Home {
         self.run_as(None, words).await
     }
 
-    /// Creates a job, and finds its id where the daemon wrote it.
+    /// Creates a job, and reads its id from the ledger.
     pub(super) async fn job(&self, key: &str) -> String {
         let spec = self.spec();
         let spec = spec.to_str().unwrap();
@@ -110,13 +110,13 @@ impl Home {
         id.parse::<JobId>().unwrap().to_string()
     }
 
-    /// Stops the daemon; all else stays.
+    /// Stops the daemon, and keeps everything else.
     pub(super) async fn halt(&mut self) {
         self.stop.cancel();
         assert_eq!((&mut self.running).await.unwrap(), Stopped::InOrder);
     }
 
-    /// Starts another one, with the same folder and ports.
+    /// Starts a new daemon with the same folder and ports.
     pub(super) async fn revive(&mut self) {
         let daemon = Daemon::start(&self.house.config().unwrap()).await.unwrap();
         (self.stop, self.running) = (daemon.stopper(), tokio::spawn(daemon.run()));
@@ -137,7 +137,7 @@ pub(super) fn ledger_text(state: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_looks_revokes_locks_and_unlocks() {
+async fn an_operator_reads_revokes_locks_and_unlocks() {
     let home = Home::start().await;
     for words in [
         &["whoami"][..],
@@ -184,7 +184,7 @@ async fn an_operator_looks_revokes_locks_and_unlocks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_launcher_begins_an_attempt_and_keeps_its_ticket_in_a_file() {
+async fn a_launcher_begins_an_attempt_and_gets_a_ticket_file() {
     let home = Home::start().await;
     let launcher = Some(PrincipalKind::Launcher);
     let spec = home.house.path("launched.toml");
@@ -203,14 +203,14 @@ async fn a_launcher_begins_an_attempt_and_keeps_its_ticket_in_a_file() {
     assert!(crate::secret::Secret::from_text(text.trim()).is_some(), "it is no ticket");
     let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600);
-    // A file that is there is left as it is.
+    // An existing file is not overwritten.
     let refused = home.run_as(launcher, &begin).await.unwrap_err();
     assert!(refused.render().contains("cannot be written"), "{}", refused.render());
     home.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_may_not_do_is_refused_with_its_reason() {
+async fn a_forbidden_command_is_refused_with_its_reason() {
     let home = Home::start().await;
     let launcher = Some(PrincipalKind::Launcher);
     let refused = home.run_as(launcher, &["lock", "tenant:dev", "--reason", "x"]).await.unwrap_err();
@@ -231,7 +231,7 @@ async fn what_one_may_not_do_is_refused_with_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ledger_is_followed_and_verified_and_a_flipped_byte_is_found() {
+async fn audit_verify_finds_a_flipped_byte() {
     let home = Home::start().await;
     let job = home.job("first").await;
     assert_eq!(home.run(&["job", "close", &job, "--reason", "done looking"]).await.unwrap(), Exit::Ok);
@@ -267,7 +267,7 @@ async fn a_ledger_is_followed_and_verified_and_a_flipped_byte_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_is_gone_is_told_as_unreachable() {
+async fn a_stopped_daemon_is_unreachable() {
     let home = Home::start().await;
     home.stop.cancel();
     while !home.running.is_finished() {

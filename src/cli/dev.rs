@@ -20,54 +20,53 @@ use crate::{
     name::{PrincipalKind, ResourceName},
 };
 
-/// Runs a daemon of your own: one folder with a trust domain, identities, catalog, policies and sample data.
-///
-/// Makes a trust domain, identities, catalog, policies and sample data, each where it is absent. Writes the context `dev`,
-/// which every other command then finds by itself, and prints commands to try. Stop it with Ctrl-C; jobs and locks are there
-/// again at the next start. For this machine alone: its keys lie in the folder.
+/// Starts a daemon of your own on this machine, with identities and sample data, to try leasehold.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
+It writes what is missing into one folder: identities, catalog, policies, sample data, a job file. It makes `dev` the
+current context, so all other commands use this daemon, and prints commands to try. Stop it with Ctrl-C. Jobs and locks
+are kept for the next start. Do not use it in production: the private keys are in the folder.
+
 Examples:
   leasehold dev
   leasehold dev --data ~/tickets                serve a folder of yours as a dataset
-  leasehold dev --dir /tmp/try --port 18443     beside another one
-  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/tickets-0001.jsonl"
+  leasehold dev --dir /tmp/try --port 18443     beside another one"
 )]
 pub struct DevArgs {
-    /// Where everything lies [default: leasehold/dev in the user's data directory]
+    /// The folder [default: ~/.local/share/leasehold/dev]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// A folder to serve as a dataset, read only. The sample data otherwise.
+    /// Serve this folder as the dataset, read only [default: sample data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// The port of gRPC on loopback; the three after it serve the keys, the probes and the files. 0 takes free ones.
+    /// The daemon's port; the keys, the probes and the files use the next three. 0: free ones
     #[arg(long, value_name = "N", default_value_t = 8443, env = "LEASEHOLD_DEV_PORT", hide_env = true)]
     pub port: u16,
     #[command(subcommand)]
     pub command: Option<DevCommand>,
 }
 
-/// What a job's program does with its credentials at the file server of `dev`.
+/// What a job's program does with its credentials at the file server of `leasehold dev`.
 #[derive(Debug, Subcommand)]
 pub enum DevCommand {
-    /// Reads a file of a dataset or model, or the listing of a folder, inside a job. To stdout.
+    /// Inside a job: prints a file of a dataset or model, or the list of a folder.
     #[command(after_help = "\
 Examples:
-  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/           what is there
+  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/           lists the folder
   leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/tickets-0001.jsonl")]
     Fetch {
-        /// As in dataset:dev/data@v1/tickets-0001.jsonl
+        /// For example dataset:dev/data@v1/tickets-0001.jsonl
         #[arg(value_name = "RESOURCE/PATH")]
         what: String,
     },
-    /// Stores a file as a part of a checkpoint, inside a job. From stdin.
+    /// Inside a job: stores stdin as a file of a checkpoint.
     #[command(after_help = "\
 Examples:
   leasehold run --spec job.toml -- sh -c 'echo weights | leasehold dev store checkpoint:dev/tuned/step-100.bin'")]
     Store {
-        /// As in checkpoint:dev/tuned/step-100.bin
+        /// For example checkpoint:dev/tuned/step-100.bin
         #[arg(value_name = "RESOURCE/PATH")]
         what: String,
     },
@@ -95,7 +94,7 @@ impl DevArgs {
         };
         // FileAccess for as long as this runs.
         let free = match self.port {
-            0 => Some(free_ports().map_err(|e| failed("no ports on loopback", &e))?),
+            0 => Some(free_ports().map_err(|e| failed("no free ports were found on localhost", &e))?),
             _ => None,
         };
         let ports = free.as_ref().map_or_else(|| ports_from(self.port), |free| Ok(free.ports))?;
@@ -120,7 +119,7 @@ impl DevArgs {
         if session.for_programs() {
             session.print_item(&places(&house, &file))?;
         } else {
-            print(&hello(&house, &file))?;
+            print(&welcome(&house, &file))?;
         }
         let stopped = serve(daemon, stops).await;
         running.stop().await;
@@ -131,20 +130,20 @@ impl DevArgs {
     }
 }
 
-/// What `dev` listens on is chosen on its command line, and its configuration is its own.
+/// The ports of `dev` come from its command line, so the fix names --port, not the configuration.
 fn not_started_here(error: &StartError) -> Failure {
     let mut failure = not_started(error);
     if let StartError::Listen { .. } = error {
         failure.facts.retain(|(label, _)| label != "fix");
-        failure = failure.fix("another `leasehold dev` may run: stop it, or take other ports by --port N; --port 0 takes free ones");
+        failure = failure.fix("another `leasehold dev` may be running: stop it, or use other ports with --port N; --port 0 uses free ones");
     }
     failure
 }
 
-/// The context `dev` of a deployment.
+/// Makes the context `dev` of a deployment.
 pub(super) fn contexts_of(house: &DevDeployment) -> Result<Contexts, Failure> {
-    let id = house.id(Role::Daemon).map_err(|e| failed("no name", &e))?;
-    let domain = house.domain().map_err(|e| failed("no name", &e))?;
+    let id = house.id(Role::Daemon).map_err(|e| failed("the identities cannot be named", &e))?;
+    let domain = house.domain().map_err(|e| failed("the identities cannot be named", &e))?;
     let svid = |role: Role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
     let context = Context {
         server: format!("localhost:{}", house.ports.grpc),
@@ -161,7 +160,7 @@ pub(super) fn contexts_of(house: &DevDeployment) -> Result<Contexts, Failure> {
     Ok(Contexts::with("dev", context))
 }
 
-/// Where everything is, for programs.
+/// Returns all addresses and paths, for programs.
 fn places(house: &DevDeployment, contexts: &std::path::Path) -> Value {
     let Ports { grpc, issuer, probe, files } = house.ports;
     json!({
@@ -173,7 +172,7 @@ fn places(house: &DevDeployment, contexts: &std::path::Path) -> Value {
     })
 }
 
-fn hello(house: &DevDeployment, contexts: &std::path::Path) -> Page {
+fn welcome(house: &DevDeployment, contexts: &std::path::Path) -> Page {
     let root = house.root().display();
     let Ports { grpc, issuer, probe, files } = house.ports;
     let text = format!(
@@ -210,20 +209,21 @@ fn default_dir() -> Result<PathBuf, Failure> {
         .or_else(|| Some(var("HOME")?.join(".local/share")))
         .map(|data| data.join("leasehold/dev"))
         .ok_or_else(|| {
-            Failure::usage("no place for the folder: neither XDG_DATA_HOME nor HOME is set")
-                .fix("name one with --dir")
+            Failure::usage("the folder has no place: XDG_DATA_HOME and HOME are not set")
+                .fix("name the folder with --dir")
         })
 }
 
 fn ports_from(grpc: u16) -> Result<Ports, Failure> {
     let next = |n: u16| {
-        grpc.checked_add(n)
-            .ok_or_else(|| Failure::usage(format!("--port {grpc} leaves no room for the three after it")))
+        grpc.checked_add(n).ok_or_else(|| {
+            Failure::usage(format!("--port {grpc} is too large: the next three ports are needed as well"))
+        })
     };
     Ok(Ports { grpc, issuer: next(1)?, probe: next(2)?, files: next(3)? })
 }
 
-/// What the wrapper's index says of one resource.
+/// How to reach one resource, as the wrapper's list of credentials says.
 struct FileAccess {
     token_file: PathBuf,
     audience: String,
@@ -243,15 +243,15 @@ fn split(what: &str) -> Result<(ResourceName, String), Failure> {
 
 fn find_access(resource: &ResourceName) -> Result<FileAccess, Failure> {
     let outside = || {
-        Failure::new(Exit::Failure, "this is no job: LEASEHOLD_CREDENTIALS names no file of credentials")
-            .fix("run it inside one: leasehold run --spec job.toml -- leasehold dev fetch …")
+        Failure::new(Exit::Failure, "this does not run inside a job: LEASEHOLD_CREDENTIALS is not set")
+            .fix("run it inside a job: leasehold run --spec job.toml -- leasehold dev fetch …")
     };
     let index = std::env::var_os("LEASEHOLD_CREDENTIALS").ok_or_else(outside)?;
     let text = std::fs::read(&index).map_err(|_| {
-        Failure::new(Exit::Ended, "the credentials of this job are gone: its access has ended")
+        Failure::new(Exit::Ended, "the credentials of this job were removed: its access has ended")
     })?;
     let index: serde_json::Value =
-        serde_json::from_slice(&text).map_err(|e| failed("the index of credentials cannot be read", &e))?;
+        serde_json::from_slice(&text).map_err(|e| failed("the list of credentials cannot be read", &e))?;
     let list =
         |v: &serde_json::Value, key: &str| v.get(key).and_then(|l| l.as_array()).cloned().unwrap_or_default();
     let text =
@@ -274,7 +274,7 @@ fn find_access(resource: &ResourceName) -> Result<FileAccess, Failure> {
         }
     }
     Err(Failure::new(Exit::Denied, format!("this job has no credential for {resource}"))
-        .fix("name it in the job file, under [[read]] or [[write]]"))
+        .fix("add it to the job file, under [[read]] or [[write]]"))
 }
 
 async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
@@ -282,11 +282,11 @@ async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
     let access = find_access(&resource)?;
     let client = files(session, &access).await?;
     let token = read_token(&access.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
-    let coming = client
+    let download = client
         .get(&format!("{}{}", access.path, encode_path(&path)), &token)
         .await
         .map_err(|e| refused(&e))?;
-    coming.write_to(&mut tokio::io::stdout()).await.map_err(|e| refused(&e))?;
+    download.write_to(&mut tokio::io::stdout()).await.map_err(|e| refused(&e))?;
     Ok(Exit::Ok)
 }
 
@@ -314,10 +314,10 @@ async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
 async fn files(session: &Session, access: &FileAccess) -> Result<FileClient, Failure> {
     let chosen = session.choose(&[PrincipalKind::Workload])?;
     let (_, source) = session.connector(&chosen)?;
-    super::client::identified(&*source, &*session.clock, session.identity_wait()).await?;
-    let server = access.audience.parse().map_err(|e| failed("the audience is no SPIFFE ID", &e))?;
+    super::client::wait_for_identity(&*source, &*session.clock, session.identity_wait()).await?;
+    let server = access.audience.parse().map_err(|e| failed("the audience is not a SPIFFE ID", &e))?;
     let endpoint =
-        Endpoint::new(&access.authority, server).map_err(|e| failed("the location is no address", &e))?;
+        Endpoint::new(&access.authority, server).map_err(|e| failed("the location is not an address", &e))?;
     Ok(FileClient::new(Connector::new(source, session.clock.clone(), endpoint)))
 }
 
@@ -332,7 +332,7 @@ fn failed(what: &str, e: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Failure, format!("{what}: {e}"))
 }
 
-/// An error and its causes on one line.
+/// Joins an error and its causes on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

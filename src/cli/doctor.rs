@@ -22,26 +22,26 @@ use crate::{
     proto::v1,
 };
 
-/// Says what is not right between you and the daemon, and what to do.
-///
-/// Looks at the context, each file that it names and its mode, the validity of each SVID, the connection, the daemon's view
-/// of you and the difference of the clocks. Exits with 1 where something is wrong. Changes nothing. Whether the daemon can issue
-/// at this moment (its disk, its own SVID) is what its /readyz says, on the address of server.probe.
+/// Finds what is wrong between you and the daemon, and says how to fix it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+It checks the context, the files that it names and their modes, your certificates (SVIDs), the connection, what the
+daemon knows about you, and both clocks. It changes nothing, and exits with 1 if something is wrong.
+Whether the daemon itself is healthy (its disk, its certificate) is at /readyz on the address of server.probe.
+
 Examples:
   leasehold doctor
   leasehold doctor --context prod --as operator
   leasehold doctor -o json | jq '.[] | select(.ok | not)'")]
 pub struct DoctorArgs {}
 
-/// One thing that was looked at.
+/// The result of one check.
 struct Check {
     what: String,
     found: Result<String, Wrong>,
 }
 
-/// What is wrong, and what to do.
+/// A problem, and how to fix it.
 struct Wrong {
     what: String,
     fix: String,
@@ -59,14 +59,14 @@ impl DoctorReport {
         self.0.push(Check { what: what.into(), found: Err(Wrong { what: why.into(), fix: fix.into() }) });
     }
 
-    fn of(&mut self, what: &str, failure: Failure) {
+    fn add_failure(&mut self, what: &str, failure: Failure) {
         let fix = failure.facts.iter().filter(|(l, _)| l == "fix").map(|(_, v)| v.clone()).next_back();
         let lines = failure.facts.iter().filter(|(l, _)| l.is_empty()).map(|(_, v)| format!("; {v}"));
         let why = std::iter::once(failure.text.to_string()).chain(lines).collect::<String>();
         self.wrong(what, why, fix.unwrap_or_else(|| "correct it".to_owned()));
     }
 
-    fn is_well(&self) -> bool {
+    fn is_ok(&self) -> bool {
         self.0.iter().all(|c| c.found.is_ok())
     }
 
@@ -99,37 +99,37 @@ impl DoctorArgs {
         } else {
             print(&report.page())?;
         }
-        Ok(if report.is_well() { Exit::Ok } else { Exit::Failure })
+        Ok(if report.is_ok() { Exit::Ok } else { Exit::Failure })
     }
 }
 
 async fn look(session: &Session, report: &mut DoctorReport) {
     let path = match session.contexts_file() {
         Ok(path) => path,
-        Err(failure) => return report.of("contexts", failure),
+        Err(failure) => return report.add_failure("contexts", failure),
     };
     match Contexts::load(path) {
         Ok(contexts) => {
             report.ok("contexts", format!("{} in {}", contexts.contexts.len(), path.display()));
         }
-        Err(errors) => return report.of("contexts", Failure::from(errors)),
+        Err(errors) => return report.add_failure("contexts", Failure::from(errors)),
     }
     let (name, context) = match session.context() {
         Ok(found) => found,
-        Err(failure) => return report.of("context", failure),
+        Err(failure) => return report.add_failure("context", failure),
     };
     report.ok("context", format!("{name}: {} as {}", context.server, context.server_id));
     let now = session.now().wall;
     let roots = look_at_bundles(&context, now, report);
     look_at_svids(&context, session.role(), &roots, now, report);
-    // A file that cannot be used was told of already, and the daemon is not asked with it.
+    // A file that cannot be used was reported before. The daemon is not asked with it.
     let chosen = match session.choose(PrincipalKind::ALL) {
         Ok(chosen) => chosen,
-        Err(failure) => return report.of("identity", failure),
+        Err(failure) => return report.add_failure("identity", failure),
     };
     let (connector, source) = match (session.connector(&chosen), &chosen.svid) {
         (Ok(found), _) => found,
-        (Err(failure), SvidFrom::WorkloadApi { .. }) => return report.of("SPIFFE agent", failure),
+        (Err(failure), SvidFrom::WorkloadApi { .. }) => return report.add_failure("SPIFFE agent", failure),
         (Err(_), SvidFrom::Files(_)) => return,
     };
     if let SvidFrom::WorkloadApi { pick, .. } = &chosen.svid
@@ -144,7 +144,7 @@ async fn look(session: &Session, report: &mut DoctorReport) {
     look_at_daemon(&client, session, report).await;
 }
 
-/// What the SPIFFE agent gives us. It is not waited for: who looks wants to know how it is now.
+/// Checks what the SPIFFE agent gives us. Waits for a short time only: the user wants to know how it is now.
 async fn look_at_agent(
     source: &dyn IdentitySource,
     pick: &Pick,
@@ -170,19 +170,19 @@ async fn look_at_agent(
             report.wrong(
                 "SPIFFE agent",
                 why,
-                format!("see that the agent runs and that an entry of it gives us {pick}"),
+                format!("check that the agent runs and that it has an entry that gives us {pick}"),
             );
             false
         }
     }
 }
 
-/// Answers the bundles that could be read.
+/// Checks the bundles. Returns those that can be read.
 fn look_at_bundles(context: &Context, now: Wall, report: &mut DoctorReport) -> TrustBundles {
     let mut roots = TrustBundles::empty();
     for (domain, path) in &context.bundles {
         let what = format!("bundle {domain}");
-        let fix = "fetch the bundle of that trust domain again, as PEM or as a SPIFFE bundle document";
+        let fix = "get the bundle of that trust domain again, as PEM or as a SPIFFE bundle document";
         match roots.clone().with_file_at(domain.clone(), path, now) {
             Err(why) => report.wrong(what, why.to_string(), fix),
             Ok(more) => {
@@ -191,8 +191,8 @@ fn look_at_bundles(context: &Context, now: Wall, report: &mut DoctorReport) -> T
                 let warnings: Vec<_> =
                     roots.warnings().into_iter().filter(|w| w.starts_with(&mine)).collect();
                 let count = match roots.root_count(domain).unwrap_or(0) {
-                    1 => "a root".to_owned(),
-                    n => format!("{n} roots"),
+                    1 => "1 CA certificate".to_owned(),
+                    n => format!("{n} CA certificates"),
                 };
                 match warnings.is_empty() {
                     true => report.ok(what, format!("{count} in {}", path.display())),
@@ -225,7 +225,7 @@ fn look_at_svids(
                 report.wrong(
                     what.clone(),
                     format!("`{}` {fault}", path.shown()),
-                    "see that whatever issues this SVID writes it there, for this user alone",
+                    "check that the program that issues this SVID writes it there, readable by this user only",
                 );
             }
         }
@@ -234,18 +234,18 @@ fn look_at_svids(
         }
         match X509Svid::load(&files.cert, &files.key) {
             Err(error) => {
-                report.wrong(what, error.to_string(), "issue this SVID anew, chain and key together");
+                report.wrong(what, error.to_string(), "issue this SVID again, certificate and key together");
             }
             Ok(svid) if !svid.is_current(now) => {
                 let (from, until) = (svid.leaf().not_before, svid.not_after());
                 let which = match now < from {
-                    true => format!("begins only {}", timestamp::relative(from, now)),
-                    false => format!("ended {}", timestamp::relative(until, now)),
+                    true => format!("is not valid yet, it begins {}", timestamp::relative(from, now)),
+                    false => format!("expired {}", timestamp::relative(until, now)),
                 };
                 report.wrong(
                     what,
                     format!("{} {which}: it is valid from {from} to {until}", svid.spiffe_id()),
-                    "renew it: see that the SPIFFE agent, or `leasehold dev`, runs; compare the clock",
+                    "renew it: check that the SPIFFE agent, or `leasehold dev`, runs, and that the clock is right",
                 );
             }
             Ok(svid) => match svid.judge(roots, now) {
@@ -255,8 +255,8 @@ fn look_at_svids(
                 }
                 Err(why) => report.wrong(
                     what,
-                    format!("a daemon refuses {}: {why}", svid.spiffe_id()),
-                    "have it issued again so that it keeps this rule; the certificate chain and the bundle must fit",
+                    format!("a daemon would refuse {}: {why}", svid.spiffe_id()),
+                    "issue it again so that it follows this rule; certificate chain and bundle must belong together",
                 ),
             },
         }
@@ -267,7 +267,7 @@ async fn look_at_connection(connector: &Connector, report: &mut DoctorReport) ->
     let address = connector.endpoint().address();
     match connector.connected_channel().await {
         Ok(_) => {
-            report.ok("connection", format!("{address}, TLS 1.3, both sides attested"));
+            report.ok("connection", format!("{address}, TLS 1.3, both sides authenticated"));
             true
         }
         Err(error) => {
@@ -289,14 +289,14 @@ async fn look_at_daemon(client: &Client, session: &Session, report: &mut DoctorR
     let after = session.now();
     let answer = match asked {
         Ok(answer) => answer,
-        Err(failure) => return report.of("daemon", failure),
+        Err(failure) => return report.add_failure("daemon", failure),
     };
     report.ok("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch));
     if answer.kind.is_empty() {
         report.wrong(
             "catalog",
             format!("no entry matches {}", answer.spiffe_id),
-            "add a [[principal]] that matches it to the tenant's file, then `leasehold catalog reload`",
+            "add a [[principal]] that matches it to the catalog file of your team, then run `leasehold catalog reload`",
         );
     } else {
         let matched =
@@ -311,7 +311,11 @@ async fn look_at_daemon(client: &Client, session: &Session, report: &mut DoctorR
     let middle = before.wall.plus(round_trip / 2);
     match timestamp::moment(answer.server_time.as_ref()) {
         Some(theirs) => judge_clocks(middle, theirs, round_trip, report),
-        None => report.wrong("clock", "the daemon told no time", "use the leasehold that came with it"),
+        None => report.wrong(
+            "clock",
+            "the daemon did not send its time",
+            "use the leasehold that came with the daemon",
+        ),
     }
 }
 
@@ -320,7 +324,11 @@ fn judge_clocks(ours: Wall, theirs: Wall, round_trip: Duration, report: &mut Doc
     let shown = format!("{} ms from the daemon's, ± {} ms", apart.as_millis(), round_trip.as_millis() / 2);
     if apart > CLOCK_DIFFERENCE_MAX {
         let most = CLOCK_DIFFERENCE_MAX.as_secs();
-        report.wrong("clock", format!("{shown}; verifiers refuse beyond {most} s"), "set both clocks by NTP");
+        report.wrong(
+            "clock",
+            format!("{shown}; servers refuse tokens beyond {most} s"),
+            "synchronize both clocks, for example with NTP",
+        );
     } else {
         report.ok("clock", shown);
     }
@@ -331,18 +339,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_for_each_look_and_a_fix_for_what_is_wrong() {
+    fn one_line_for_each_check_and_a_fix_for_each_problem() {
         let mut report = DoctorReport::default();
         report.ok("contexts", "1 in /c.toml");
-        assert!(report.is_well());
+        assert!(report.is_ok());
         judge_clocks(Wall(100_000), Wall(100_020), Duration::from_millis(4), &mut report);
         judge_clocks(Wall(100_000), Wall(140_000), Duration::from_millis(4), &mut report);
-        assert!(!report.is_well());
+        assert!(!report.is_ok());
         insta::assert_snapshot!(report.page().to_string(), @r#"
         ok    contexts  1 in /c.toml
         ok    clock     20 ms from the daemon's, ± 2 ms
-        FAIL  clock     40000 ms from the daemon's, ± 2 ms; verifiers refuse beyond 30 s
-                        fix: set both clocks by NTP
+        FAIL  clock     40000 ms from the daemon's, ± 2 ms; servers refuse tokens beyond 30 s
+                        fix: synchronize both clocks, for example with NTP
         "#);
         assert_eq!(report.to_json()[2]["ok"], false);
     }

@@ -1,25 +1,25 @@
-//! Exit codes: a closed list that scripts may rely on.
+//! Exit codes: a fixed list that scripts can rely on.
 
 use std::process::ExitCode;
 
 use crate::reason::{Class, Reason};
 
-/// How the process ends.
+/// The exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Ok,
-    /// Anything that no other code says.
+    /// Any failure that has no other code.
     Failure,
     Denied,
     AwaitingApproval,
-    /// A job, attempt or lease that is over, or a newer attempt has begun.
+    /// The job, attempt or lease is over, or a newer attempt has begun.
     Ended,
-    /// In force but not on disk, or refused because it could not be known to be safe.
+    /// In force but not on disk yet, or refused because it may not be safe.
     NotDurable,
-    /// Something that was checked is not what it says that it is.
+    /// A check failed: a token, a ledger or a head is not genuine.
     VerificationFailed,
     Usage,
-    /// What `run` passes on: its child's code, or 125 to 127 for itself.
+    /// The code of `run`: that of its command, or 125 to 127 for its own failures.
     Child(u8),
 }
 
@@ -38,7 +38,7 @@ impl Exit {
         }
     }
 
-    /// The exit of a command that was refused for this reason.
+    /// Returns the exit code of a refusal.
     pub const fn of(reason: Reason) -> Self {
         match reason.class() {
             Class::Failure => Exit::Failure,

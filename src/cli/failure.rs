@@ -1,4 +1,4 @@
-//! Why a command did not do what it was asked, in the words that its user reads.
+//! Why a command failed, in the words that its user reads.
 
 use std::{borrow::Cow, fmt::Write as _, path::Path};
 
@@ -22,10 +22,10 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The code of the refusal; none where it is this command's own.
+    /// The reason that the daemon gave. None if this command failed by itself.
     pub reason: Option<Reason>,
     pub text: Cow<'static, str>,
-    /// Labelled lines, in order. Without a label: a line of a list.
+    /// Lines with labels, in order. An empty label is a line of a list.
     pub facts: Vec<(Cow<'static, str>, String)>,
     pub exit: Exit,
     pub effect: Effect,
@@ -35,9 +35,9 @@ pub struct Failure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     Nothing,
-    /// The answer was lost on its way: it may have been done.
+    /// The answer was lost, so the change may have happened.
     Unknown,
-    /// In other words.
+    /// Said in other words.
     Said(Cow<'static, str>),
 }
 
@@ -45,22 +45,22 @@ impl Effect {
     pub fn text(&self) -> &str {
         match self {
             Effect::Nothing => "Nothing was changed.",
-            Effect::Unknown => "It is not known whether it was done: look before you do it again.",
+            Effect::Unknown => "The answer was lost, so it may have been done: look before you try again.",
             Effect::Said(text) => text,
         }
     }
 }
 
-/// Labels that stand first, in this order. The others follow as they came, and `fix` is the last.
+/// The labels that come first, in this order. The others follow as they came, and `fix` is last.
 const FIRST: [&str; 4] = ["", "you", "asked", "rule"];
 
 impl Failure {
-    /// A failure that no daemon answered.
+    /// Makes a failure that did not come from the daemon.
     pub fn new(exit: Exit, text: impl Into<Cow<'static, str>>) -> Self {
         Failure { reason: None, text: text.into(), facts: Vec::new(), exit, effect: Effect::Nothing }
     }
 
-    /// What was written on the command line, or in a file that it names, is wrong.
+    /// Makes a failure for a mistake on the command line, or in a file that it names.
     pub fn usage(text: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Exit::Usage, text)
     }
@@ -76,34 +76,34 @@ impl Failure {
         self.with("fix", value)
     }
 
-    /// Says what was changed in other words.
+    /// Says in other words what was changed.
     #[must_use]
     pub fn saying(mut self, effect: impl Into<Cow<'static, str>>) -> Self {
         self.effect = Effect::Said(effect.into());
         self
     }
 
-    /// The same, as `run` ends with it where its command never began: 125, as `env` and `docker` do.
+    /// Makes it the failure of a `run` whose command never began: exit code 125, like `env` and `docker`.
     #[must_use]
     pub fn before_the_command(self) -> Self {
         Failure { exit: Exit::Child(125), ..self }.saying("Nothing was started, no access was given.")
     }
 
-    /// Whether the same question may be answered in a moment: nothing was decided.
+    /// Whether a retry may succeed: nothing was decided.
     pub(super) fn is_passing(&self) -> bool {
         self.reason.is_some_and(Reason::is_passing)
     }
 
-    /// A file with mistakes, one line each.
+    /// Makes a failure for a file with mistakes, one line each.
     pub fn of_problems(what: String, problems: impl Iterator<Item = String>) -> Self {
         problems.fold(Self::usage(what), |failure, line| failure.with("", line))
     }
 
-    /// A file that cannot be read at all, which is no mistake in it.
+    /// Makes a failure for a file that cannot be read.
     pub(super) fn of_unreadable(file: &Path, what: &str) -> Self {
         let failure = Self::usage(format!("{} {what}", file.display()));
         if what.starts_with("cannot be read") {
-            failure.fix("name a file that is there, and that this user may read")
+            failure.fix("name a file that exists and that this user may read")
         } else {
             failure
         }
@@ -119,9 +119,9 @@ impl Failure {
         facts
     }
 
-    /// For people. Ends without a newline. What came from elsewhere is escaped.
+    /// Returns the text for people, without a newline at its end. Control characters are escaped.
     pub fn render(&self) -> String {
-        // `run` has an exit code of its own for every refusal.
+        // `run` exits with 125 for every refusal, so look at the reason first.
         let kind = match self.reason.map_or(self.exit, Exit::of) {
             Exit::Denied | Exit::AwaitingApproval => "denied",
             _ => "error",
@@ -141,12 +141,12 @@ impl Failure {
         out
     }
 
-    /// [`render`](Self::render), to be printed.
+    /// Returns the page to print.
     pub(super) fn page(&self) -> Page {
         Page::verbatim(format!("{}\n", self.render()))
     }
 
-    /// For programs: one line of JSON.
+    /// Returns the value for programs.
     pub fn to_json(&self) -> Value {
         let mut facts = Map::new();
         let mut lines = Vec::new();
@@ -201,7 +201,7 @@ impl From<Problems> for Failure {
     }
 }
 
-/// `job.toml has 2 mistakes`.
+/// Returns `job.toml has 2 mistakes`.
 pub(super) fn mistakes(what: &str, count: usize) -> String {
     match count {
         1 => format!("{what} has a mistake"),

@@ -1,7 +1,7 @@
 use super::*;
 
 #[test]
-fn a_refusal_reads_as_the_house_writes_them() {
+fn a_refusal_has_its_facts_in_order() {
     let failure = Failure::from(
         Refusal::new(Reason::PolicyDenied, "this job may not read dataset:acme/tickets@v3")
             .fix("set purpose = \"support-tuning\" in the job file if that is true, or ask its owner, data-tickets@acme.example")
@@ -382,7 +382,7 @@ fn every_reason_is_json_that_names_it() {
 }
 
 #[test]
-fn mistakes_of_a_file_stand_one_to_a_line() {
+fn each_mistake_of_a_file_has_a_line() {
     let failure = Failure::of_problems(
         mistakes("job.toml", 2),
         ["job.toml:1: a".into(), "job.toml:3: b".into()].into_iter(),
@@ -398,11 +398,11 @@ fn mistakes_of_a_file_stand_one_to_a_line() {
 }
 
 #[test]
-fn a_file_that_is_not_there_has_no_mistake_in_it() {
+fn a_missing_file_has_no_mistakes() {
     let failure = Failure::from(crate::config::Config::load(Path::new("/nonexistent/l.toml")).unwrap_err());
     insta::assert_snapshot!(failure.render(), @r#"
     leasehold: error: /nonexistent/l.toml cannot be read: No such file or directory (os error 2)
-      fix    name a file that is there, and that this user may read
+      fix    name a file that exists and that this user may read
     Nothing was changed.
     "#);
 }
@@ -417,7 +417,7 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
 }
 
 #[test]
-fn each_exit_code_is_the_one_that_is_promised() {
+fn each_exit_code_is_as_promised() {
     let table = [
         (Exit::Ok, 0),
         (Exit::Failure, 1),

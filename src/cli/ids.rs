@@ -1,4 +1,4 @@
-//! Ids of jobs and leases as people type them: whole, or the beginning of one that no other id shares.
+//! Ids of jobs and leases as people type them: whole, or a beginning that no other id shares.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -8,10 +8,11 @@ use crate::{
     proto::v1,
 };
 
-/// How many characters of an id are shown at least, `j-` included.
+/// The least number of characters that is shown of an id, `j-` included.
 const SHOWN_MIN: usize = 10;
-/// How many characters must be typed at least, `j-` included.
+/// The least number of characters that must be typed, `j-` included.
 const TYPED_MIN: usize = 6;
+/// The length of a whole id.
 const WHOLE: usize = 28;
 
 /// The id of a job, or its beginning.
@@ -44,12 +45,12 @@ impl FromStr for LeaseRef {
 
 fn wrong(text: &str, what: &str, kind: &str) -> String {
     format!(
-        "`{}` is not a {what} id: write `{kind}` and its first four or more letters and digits, as `leasehold {what} list` shows it",
+        "`{}` is not a {what} id: write `{kind}` and at least four more characters, as `leasehold {what} list` shows it",
         text.escape_debug()
     )
 }
 
-/// Whether a text can begin an id of this kind and is long enough to be meant.
+/// Whether a text can be the beginning of an id of this kind, and is long enough.
 pub(super) fn is_beginning(text: &str, kind: &str) -> bool {
     let plain = |c: char| c.is_ascii_digit() || (c.is_ascii_lowercase() && !"ilou".contains(c));
     (TYPED_MIN..WHOLE).contains(&text.len())
@@ -57,7 +58,7 @@ pub(super) fn is_beginning(text: &str, kind: &str) -> bool {
 }
 
 impl JobRef {
-    /// The whole id. Asks the daemon only for a beginning.
+    /// Returns the whole id. Asks the daemon if only the beginning was typed.
     pub(super) async fn whole(&self, client: &Client) -> Result<JobId, Failure> {
         if let Ok(id) = self.0.parse() {
             return Ok(id);
@@ -73,7 +74,7 @@ impl LeaseRef {
         &self.0
     }
 
-    /// The whole id. Asks the daemon only for a beginning.
+    /// Returns the whole id. Asks the daemon if only the beginning was typed.
     pub(super) async fn whole(&self, client: &Client) -> Result<LeaseId, Failure> {
         if let Ok(id) = self.0.parse() {
             return Ok(id);
@@ -85,7 +86,7 @@ impl LeaseRef {
     }
 }
 
-/// Makes `job:j-0abc` and `lease:l-0abc` whole. Every other name stays as it is.
+/// Completes `job:j-0abc` and `lease:l-0abc`. Returns every other name unchanged.
 pub(super) async fn whole_name(client: &Client, name: &str) -> Result<String, Failure> {
     Ok(match name.split_once(':') {
         Some(("job", id)) if is_beginning(id, "j-") => {
@@ -105,14 +106,14 @@ fn only<T: FromStr>(beginning: &str, what: &str, found: Vec<String>) -> Result<T
             Exit::Failure,
             format!("no {what} that you may see has an id that begins with {beginning}"),
         )
-        .fix(format!("compare it with `leasehold {what} list`, or write the whole id"))),
+        .fix(format!("look for it in `leasehold {what} list`, or write the whole id"))),
         several => Err(Failure::usage(format!("{beginning} is the beginning of more than one {what} id"))
             .with("such as", several.join(", "))
             .fix("write more of it")),
     }
 }
 
-/// Each id of a list as short as it stays the only one in that list.
+/// Shortens each id of a list as far as it stays unique in the list.
 pub(super) fn shortened<'a>(ids: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
     let mut sorted: Vec<&str> = ids.collect();
     sorted.sort_unstable();
@@ -134,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_whole_or_a_beginning_of_four() {
+    fn an_id_is_whole_or_at_least_four_characters() {
         let id = JobId(7 << 100).to_string();
         for good in [&id, &id[..10], &id[..6]] {
             assert!(good.parse::<JobRef>().is_ok(), "{good}");
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_of_none_or_of_two_is_refused() {
+    fn a_beginning_of_no_id_or_of_two_is_refused() {
         let two = vec![JobId(1).to_string(), JobId(2).to_string()];
         let failure = only::<JobId>("j-0000", "job", two).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);

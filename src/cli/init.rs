@@ -15,28 +15,26 @@ use crate::{
     name::{PrincipalKind, TenantName, TrustDomain},
 };
 
-/// Writes what a daemon of your own begins with: configuration, catalog, policy, and an authority for trials.
-///
-/// The files are yours to change; `leasehold serve` starts with them as they are. SVIDs from the authority last a day, and
-/// `leasehold svid mint` issues more. Use a SPIFFE agent for anything that lasts.
+/// Writes the files of a new daemon: configuration, catalog, policy, and certificates to try it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The files are yours to change, and `leasehold serve` starts with them as they are. The certificates come from a small CA in
+the folder and last one day; `leasehold svid mint` issues more. In production, let a SPIFFE agent issue them.
+
 Examples:
   leasehold init ./leasehold
-  leasehold init /etc/leasehold --trust-domain acme.example --tenant acme
-  leasehold serve --config ./leasehold/leasehold.toml
-  LEASEHOLD_CONTEXTS=./leasehold/contexts.toml leasehold whoami")]
+  leasehold init /etc/leasehold --trust-domain acme.example --tenant acme")]
 pub struct InitArgs {
-    /// An empty directory, or one that does not exist yet.
+    /// An empty directory, or a new one
     #[arg(value_name = "DIR")]
     dir: PathBuf,
-    /// The trust domain of the SVIDs.
+    /// The trust domain: the part of each identity after spiffe://
     #[arg(long, value_name = "NAME", default_value = "leasehold.test")]
     trust_domain: TrustDomain,
-    /// The team that the first catalog file is of.
+    /// The name of your team, for its catalog file
     #[arg(long, value_name = "NAME", default_value = "demo")]
     tenant: TenantName,
-    /// The port of gRPC on loopback; the two after it serve the keys and the probes.
+    /// The daemon's port on localhost; the keys and the probes use the next two
     #[arg(long, value_name = "N", default_value_t = 8443, value_parser = clap::value_parser!(u16).range(1..=65_533))]
     port: u16,
 }
@@ -46,23 +44,22 @@ impl InitArgs {
         let shown = self.dir.display().to_string();
         if fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::new(Exit::Failure, format!("`{shown}` is not empty"))
-                .fix("name an empty directory, or one that does not exist yet"));
+                .fix("name an empty directory, or a new one"));
         }
         if self.tenant.as_str() == "platform" {
-            return Err(
-                Failure::usage("`platform` is the tenant of the operators").fix("name your team by --tenant")
-            );
+            return Err(Failure::usage("the name `platform` is reserved for the operators")
+                .fix("choose another name with --tenant"));
         }
         let starter =
             Starter { domain: self.trust_domain.clone(), tenant: self.tenant.clone(), port: self.port };
         let failed = |what: &str, e: &dyn std::error::Error| {
             let cause = e.source().map(|e| format!(": {e}")).unwrap_or_default();
             Failure::new(Exit::Failure, format!("{what}: {e}{cause}"))
-                .fix("name a directory in a place that you may write")
+                .fix("name a directory that you may write")
         };
         let started = starter
             .write(&self.dir, session.now().wall)
-            .map_err(|e| failed("the deployment could not be written", &e))?;
+            .map_err(|e| failed("the files could not be written", &e))?;
         let root = started.root;
         let svid = |role: Role| {
             let file = |ending: &str| root.join(format!("svid/{}.{ending}", role.as_str()));
@@ -83,7 +80,7 @@ impl InitArgs {
         let contexts = root.join("contexts.toml");
         Contexts::with("init", context)
             .save(&contexts)
-            .map_err(|e| failed("the contexts could not be written", &e))?;
+            .map_err(|e| failed("the contexts file could not be written", &e))?;
         let at = |name: &str| root.join(name).display().to_string();
         if session.for_programs() {
             session.print_value(&json!({
@@ -100,7 +97,7 @@ impl InitArgs {
             "leasehold run --job \"$JOB\" -- env".to_owned(),
         ]))?;
         note(&format!(
-            "{shown} has all that these commands need. Its SVIDs last a day: leasehold svid mint --help."
+            "{shown} has all files that these commands need. Its certificates last one day; `leasehold svid mint` issues new ones."
         ));
         Ok(Exit::Ok)
     }

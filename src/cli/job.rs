@@ -22,26 +22,22 @@ use crate::{
     proto::v1,
 };
 
-/// Describes, shows and ends tuning jobs.
+/// Creates, lists, shows and ends tuning jobs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Examples:
-  leasehold job check job.toml                  what would be decided, and who would be asked
-  JOB=$(leasehold job create --spec job.toml --wait)    before anything expensive is held: ready, or exit 2
-  leasehold job list --open
-  leasehold job show $JOB --watch
-  leasehold job close $JOB --outcome cancelled --reason \"wrong parameters\"
-
-The least that a job.toml says; deploy/slurm/job.toml has more:
+A job is described in a file. deploy/slurm/job.toml has more keys than this one:
   name         = \"support-lora\"
-  purpose      = \"support-tuning\"          one that every dataset allows
-  max_duration = \"8h\"                      the hard end of all access
+  purpose      = \"support-tuning\"          # a purpose that every dataset allows
+  max_duration = \"8h\"                      # all access ends after this time at the latest
   [[read]]
   resource = \"dataset:acme/tickets@v3\"
   [[write]]
   resource = \"checkpoint:acme/support-lora\"
-  [members]
-  expect = 8                               wrappers of one run; 1 where it is left out")]
+
+Examples:
+  leasehold job check job.toml
+  JOB=$(leasehold job create --spec job.toml --wait)
+  leasehold job show $JOB --watch")]
 pub struct JobArgs {
     #[command(subcommand)]
     command: JobCommand,
@@ -49,29 +45,27 @@ pub struct JobArgs {
 
 #[derive(Debug, Subcommand)]
 enum JobCommand {
-    /// Creates a job and prints its id. Exits with 3 if people must approve it first, which this version has no command for.
+    /// Creates a job and prints its id. Exits with 3 if people must approve it first.
     #[command(after_help = "\
 Examples:
   leasehold job create --spec job.toml
   JOB=$(leasehold job create --spec job.toml --wait) && sbatch --comment=leasehold:$JOB train.sbatch
   leasehold job create --spec job.toml --idempotency-key \"$CI_PIPELINE_ID\" -o json | jq -r .job.id")]
     Create(CreateArgs),
-    /// Says what would be decided for a specification, and who would be asked. Creates nothing.
+    /// Says whether a job would be allowed, and who must approve it. Creates nothing.
     #[command(after_help = "\
 Examples:
   leasehold job check job.toml
   leasehold job check job.toml -o json | jq .decisions")]
     Check {
-        /// job.toml, or the same as JSON.
+        /// The job file: TOML, or the same as JSON
         #[arg(value_name = "SPEC")]
         spec: PathBuf,
     },
     /// Lists jobs, newest first.
     #[command(after_help = "\
 Examples:
-  leasehold job list --open
   leasehold job list --state running,failed --dataset acme/tickets --since 24h
-  leasehold job list --launcher spiffe://k8s.acme.example/ns/ci/sa/launcher -o wide
   leasehold job list --open --watch
   leasehold job list --open --ids | xargs -n1 leasehold job show")]
     List(JobListArgs),
@@ -81,60 +75,66 @@ Examples:
   leasehold job show j-…
   leasehold job show j-… --watch")]
     Show {
-        /// The job: its id, or the beginning of it, as `job list` shows it.
+        /// The id of the job, or its beginning, as `job list` shows it
         #[arg(value_name = "ID")]
         job: JobRef,
-        /// Show each change until it is closed; exit with 4 where it did not complete.
+        /// Print each change until the job is closed; exit with 4 if it did not complete
         #[arg(long, short)]
         watch: bool,
     },
-    /// Begins an attempt for members that run elsewhere, and says who may join it without the ticket.
+    /// Begins an attempt of a job, for members that run elsewhere.
     #[command(after_help = "\
 Examples:
   leasehold job begin j-… --attempt-key \"$RUN\" --ticket-to ticket
   leasehold job begin j-… --attempt-key \"$RUN\" --member spiffe://k8s.acme.example/ns/ml/job/4be1c0de")]
     Begin(BeginArgs),
-    /// Ends a job and all of its access.
+    /// Closes a job and ends all of its access.
     #[command(after_help = "\
 Examples:
   leasehold job close j-…
   leasehold job close j-… --outcome failed --reason \"node down\"")]
     Close {
-        /// The job: its id, or the beginning of it, as `job list` shows it.
+        /// The id of the job, or its beginning, as `job list` shows it
         #[arg(value_name = "ID")]
         job: JobRef,
-        /// How it ended.
-        #[arg(long, value_enum, default_value = "cancelled")]
+        /// The outcome to record: completed, failed, interrupted or cancelled
+        #[arg(
+            long,
+            value_enum,
+            value_name = "OUTCOME",
+            default_value = "cancelled",
+            hide_possible_values = true
+        )]
         outcome: Closing,
-        /// For whoever reads it later.
+        /// Why, for people who read the record later
         #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
         reason: Option<String>,
-        /// Do not wait until it is on disk.
+        /// Do not wait until the record is on disk
         #[arg(long)]
         no_wait: bool,
     },
-    /// Lets an attempt finish: reading ends soon, checkpoint writes at the end of the grace.
+    /// Lets an attempt save its work and finish: reading ends soon, writing after a grace time.
     #[command(after_help = "\
 Examples:
   leasehold job drain j-…
   leasehold job drain j-… --grace 90s --reason \"maintenance at 6\"")]
     Drain {
-        /// The job: its id, or the beginning of it, as `job list` shows it.
+        /// The id of the job, or its beginning, as `job list` shows it
         #[arg(value_name = "ID")]
         job: JobRef,
-        /// The attempt; the last one otherwise.
+        /// The number of the attempt [default: the last one]
         #[arg(long, value_name = "N")]
         attempt: Option<u64>,
-        /// Time for checkpoint writes, at most 2m; the job's otherwise.
+        /// The time for checkpoint writes, at most 2m [default: that of the job]
         #[arg(long, value_name = "SPAN", value_parser = parse::span)]
         grace: Option<Duration>,
-        /// For whoever reads it later.
+        /// Why, for people who read the record later
         #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
         reason: Option<String>,
     },
 }
 
-/// How a job may be closed by hand.
+/// The outcomes that a person can close a job with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Closing {
     Completed,
@@ -150,7 +150,7 @@ pub(super) const READERS: [PrincipalKind; 5] = [
     PrincipalKind::Workload,
     PrincipalKind::Auditor,
 ];
-/// An operator ends any job of its tenant, the others only those that they launched or were named for.
+/// An operator ends any job of its tenant. The others end only jobs that they launched or that name them.
 const ENDERS: [PrincipalKind; 4] =
     [PrincipalKind::Operator, PrincipalKind::Launcher, PrincipalKind::Workload, PrincipalKind::Scheduler];
 
@@ -190,7 +190,7 @@ async fn get(client: &Client, job: JobId) -> Result<v1::Job, Failure> {
     answer.job.ok_or_else(incomplete)
 }
 
-/// Hands each state of a job over, until it is enough or the job is closed.
+/// Calls `seen` with each state of a job, until it returns true or the job is closed.
 pub(super) async fn follow(
     client: &Client,
     job: &str,
@@ -217,7 +217,7 @@ async fn watch(job: &JobRef, session: &Session) -> Result<Exit, Failure> {
             let id = job.whole(&client).await?.to_string();
             let followed = follow(&client, &id, |seen| {
                 retries.answered();
-                // After a restart the daemon tells the state again.
+                // After a restart the daemon sends the state again.
                 if seen != last {
                     show_change(&seen, session)?;
                     last = seen;
@@ -278,7 +278,7 @@ async fn close(
         let word = render::job_word(&job);
         print_line(&format!("{} {word}: {} live leases ended, seq {}", job.id, ending.behind, ending.seq))?;
         if job.outcome() != outcome {
-            note("It was over before: the first outcome stays.");
+            note("The job was closed before, and keeps its first outcome.");
         }
     }
     recorded.map(|()| Exit::Ok)
@@ -292,7 +292,7 @@ async fn drain(
     session: &Session,
 ) -> Result<Exit, Failure> {
     if grace.is_some_and(|g| g > DRAIN_GRACE_MAX) {
-        return Err(Failure::usage("a grace is at most 2m").fix("write --grace 2m, or less"));
+        return Err(Failure::usage("a grace time is at most 2m").fix("write --grace 2m, or less"));
     }
     let client = session.client(&ENDERS)?;
     let job = job.whole(&client).await?;
@@ -300,7 +300,7 @@ async fn drain(
         Some(n) => n,
         None => get(&client, job).await?.attempts.last().map(|a| a.number).ok_or_else(|| {
             Failure::new(Exit::Failure, format!("job {job} has no attempt to drain"))
-                .fix(format!("`leasehold job close {job}` ends the job itself"))
+                .fix(format!("to end the job: leasehold job close {job}"))
         })?,
     };
     let request = v1::DrainAttemptRequest {
@@ -326,8 +326,8 @@ async fn drain(
     Ok(Exit::Ok)
 }
 
-/// The daemon left out what every answer has.
+/// Makes a failure for an answer that lacks what every answer has.
 pub(super) fn incomplete() -> Failure {
-    Failure::new(Exit::Failure, "the daemon's answer is not complete")
-        .fix("use the leasehold that came with the daemon; `leasehold whoami` tells its version")
+    Failure::new(Exit::Failure, "the answer of the daemon is incomplete")
+        .fix("use the leasehold that came with the daemon; `leasehold whoami` shows its version")
 }

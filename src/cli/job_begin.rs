@@ -14,26 +14,25 @@ use super::{
 };
 use crate::{name::PrincipalKind, proto::v1};
 
-/// Who begins attempts for others: a workload begins its own with `leasehold run`.
+/// The roles that begin attempts for others. A workload begins its own with `leasehold run`.
 const STARTERS: [PrincipalKind; 2] = [PrincipalKind::Launcher, PrincipalKind::Scheduler];
 
-/// What begins, and who may join it how.
+/// Which attempt begins, and who may join it.
 #[derive(Debug, Args)]
 pub(super) struct BeginArgs {
-    /// The job: its id, or the beginning of it, as `job list` shows it.
+    /// The id of the job, or its beginning, as `job list` shows it
     #[arg(value_name = "ID")]
     job: JobRef,
-    /// The scheduler's key for this run. The same key is the same attempt.
+    /// Your name for this run. The same key means the same attempt
     #[arg(long, value_name = "K", value_parser = run::key)]
     attempt_key: String,
-    /// A SPIFFE ID, or a pattern, whose identities join this attempt without the ticket. Each must be covered by the job's
-    /// `members.join` and belong to one job alone. Say it for each pod or node that the run is placed on.
+    /// Let this SPIFFE ID, or pattern of IDs, join without the ticket; `members.join` of the job must cover it. Repeatable
     #[arg(long = "member", value_name = "ID", value_parser = parse::pattern)]
     members: Vec<String>,
-    /// Write the ticket into this file, of mode 0600, for members that need it. The file must not exist.
+    /// Write the ticket to this new file (mode 0600), for members that need it
     #[arg(long, value_name = "FILE")]
     ticket_to: Option<PathBuf>,
-    /// End an attempt that is still draining, instead of being refused.
+    /// End an attempt that is still draining, instead of failing
     #[arg(long)]
     supersede: bool,
 }
@@ -49,14 +48,14 @@ pub(super) async fn begin(args: BeginArgs, session: &Session) -> Result<Exit, Fa
         if answer.ticket.is_empty() {
             return Err(Failure::new(
                 Exit::Denied,
-                "no ticket was given: it is for the launcher, and for those whom members.start names one by one",
+                "no ticket was given: only the launcher gets it, and each identity that members.start of the job names in full",
             ));
         }
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
         file.and_then(|mut f| writeln!(f, "{}", answer.ticket)).map_err(|e| {
             Failure::new(Exit::Failure, format!("the ticket cannot be written: {e}"))
                 .with("file", path.display().to_string())
-                .fix("the attempt has begun: say another --ticket-to with the same key")
+                .fix("the attempt has begun: repeat the command with the same key and another --ticket-to")
         })?;
     }
     let number = answer.attempt.map(|a| a.number).unwrap_or_default();
@@ -67,7 +66,7 @@ pub(super) async fn begin(args: BeginArgs, session: &Session) -> Result<Exit, Fa
         print(&fields([("job", job.to_string()), ("attempt", number.to_string())]))?;
         if let Some(path) = ticket_to {
             note(&format!(
-                "The ticket is in {}: a process that has it, and an SVID that the job covers, may join.",
+                "The ticket is in {}. A process may join with it if members.join of the job covers its identity.",
                 path.display()
             ));
         }

@@ -17,24 +17,23 @@ use crate::{agent::RunSpec, name::PrincipalKind, proto::v1, reason::APPROVALS_AB
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
-    /// job.toml, or the same as JSON.
+    /// The job file: TOML, or the same as JSON
     #[arg(long, value_name = "FILE")]
     spec: PathBuf,
-    /// The same key and specification are the same job, for a day. A new key otherwise.
+    /// The same key and file mean the same job, for one day [default: a new key]
     #[arg(long, value_name = "K")]
     idempotency_key: Option<String>,
-    /// Wait until it is ready (exit 0) or closed (exit 2), over restarts of the daemon. This version has no command to
-    /// approve a job, so one that a gate holds back waits until somebody cancels it.
+    /// Wait until the job is ready (exit 0) or closed (exit 2). This version has no command to approve a job
     #[arg(long)]
     wait: bool,
-    /// Decide, create nothing; the same as `job check`.
+    /// Create nothing; like `job check`
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
 }
 
 const NO_JOB: &str = "No job was created, no access was given.";
 
-/// Reads a specification; all that is wrong with it at once.
+/// Reads a job file. Reports all mistakes at once.
 pub(super) fn read_spec(path: &Path) -> Result<RunSpec, Failure> {
     RunSpec::load(path).map_err(|errors| {
         let problems = errors.problems();
@@ -45,12 +44,12 @@ pub(super) fn read_spec(path: &Path) -> Result<RunSpec, Failure> {
         }
         let what = mistakes(&path.display().to_string(), problems.len());
         Failure::of_problems(what, problems.iter().map(ToString::to_string))
-            .fix("`leasehold job check` reads it again")
+            .fix("correct them, then run `leasehold job check`")
             .saying(NO_JOB)
     })
 }
 
-/// Who asks for a job: where it names nobody to join, its launcher does the work too, and so is a workload.
+/// The roles that create this job, best first. If it names no members, its launcher does the work and is a workload.
 fn creators(spec: &v1::JobSpec) -> [PrincipalKind; 2] {
     match &spec.members {
         Some(members) if !members.join.is_empty() => [PrincipalKind::Launcher, PrincipalKind::Workload],
@@ -92,7 +91,7 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
     if !session.for_programs() {
         print_line(&job.id)?;
         if !answer.created {
-            note("It was there already: the same key and specification.");
+            note("This job existed already: it has the same key and job file.");
         }
         if awaiting(&job) {
             note_page(&render::gate_table(&job.waiting_for));
@@ -100,8 +99,8 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
     }
     let was_awaited = args.wait && awaiting(&job);
     if was_awaited {
-        note(&held_back(&job.id));
-        job = decided(&job.id, session).await?;
+        note(&waits_for_approval(&job.id));
+        job = wait_for_approval(&job.id, session).await?;
     }
     if session.for_programs() {
         session.print_value(&json!({
@@ -112,7 +111,7 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
     match (job.state(), job.outcome()) {
         (v1::JobState::AwaitingApproval, _) => {
             if !session.for_programs() {
-                note(&held_back(&job.id));
+                note(&waits_for_approval(&job.id));
             }
             Ok(Exit::AwaitingApproval)
         }
@@ -121,7 +120,7 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
                 .with("why", job.detail)
                 .saying("No access was given."))
         }
-        // Who waited asked whether it would be approved: it will not.
+        // The caller waited for an approval, and there will be none.
         (v1::JobState::Closed, _) => {
             let exit = if was_awaited { Exit::Denied } else { Exit::Ended };
             Err(Failure::new(exit, format!("job {} is closed: {}", job.id, render::job_word(&job)))
@@ -132,20 +131,20 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
     }
 }
 
-/// What to know of a job that waits for people.
-fn held_back(id: &str) -> String {
-    format!("Job {id} waits for approval, and gets no access. Note: {APPROVALS_ABSENT}.")
+/// What the user must know about a job that waits for people.
+fn waits_for_approval(id: &str) -> String {
+    format!("Job {id} waits for approval and has no access until then. Note: {APPROVALS_ABSENT}.")
 }
 
-/// Waits until people have decided, however long it takes: over restarts of the daemon and rotations of our own SVID.
-async fn decided(id: &str, session: &Session) -> Result<v1::Job, Failure> {
+/// Waits until people have decided, also over restarts of the daemon and rotations of our SVID.
+async fn wait_for_approval(id: &str, session: &Session) -> Result<v1::Job, Failure> {
     let mut retries = Retries::new();
     // The daemon has just created it.
     retries.answered();
     loop {
         let mut decided = None;
         let followed = async {
-            // Each time with the SVID that there is by now.
+            // Each connection uses the present SVID.
             let client = session.client(&READERS)?;
             let followed = follow(&client, id, |seen| {
                 retries.answered();
@@ -159,7 +158,7 @@ async fn decided(id: &str, session: &Session) -> Result<v1::Job, Failure> {
         if let Some(job) = decided {
             return Ok(job);
         }
-        retries.wait(followed, session).await.map_err(|f| f.saying(held_back(id)))?;
+        retries.wait(followed, session).await.map_err(|f| f.saying(waits_for_approval(id)))?;
     }
 }
 
@@ -180,7 +179,7 @@ pub(super) async fn check(path: &Path, session: &Session) -> Result<Exit, Failur
         })?;
     }
     if job.state() == v1::JobState::AwaitingApproval {
-        note("These would be asked first. Nothing was created.");
+        note("These people must approve it first. Nothing was created.");
         return Ok(Exit::AwaitingApproval);
     }
     note("It would be allowed. Nothing was created.");

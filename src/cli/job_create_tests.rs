@@ -1,4 +1,4 @@
-//! Jobs as a launcher makes them before anything expensive is held, against a real daemon.
+//! Jobs as a launcher creates them, against a real daemon.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     reason::Reason,
 };
 
-/// A specification that reads what people must approve.
+/// A job file that reads data for which people must approve the job.
 fn gated(home: &Home) -> PathBuf {
     let text =
         fs::read_to_string(home.spec()).unwrap().replace("dataset:dev/data@v1", "dataset:dev/people@v1");
@@ -22,7 +22,7 @@ fn gated(home: &Home) -> PathBuf {
     path
 }
 
-/// The jobs that were ever recorded.
+/// The jobs in the ledger.
 fn jobs(home: &Home) -> Vec<String> {
     let text = ledger_text(&home.house.path("state"));
     let mut ids: Vec<_> = text
@@ -40,7 +40,7 @@ fn create_and_wait(home: &Home, spec: &std::path::Path) -> tokio::task::JoinHand
     let words = ["leasehold", "job", "create", "--spec", spec.to_str().unwrap(), "--wait"];
     let cli = Cli::try_parse_from(words).unwrap();
     let session = Session::of_test(Arc::clone(&home.clock), home.folder.path().join("contexts.toml"), None);
-    // A command of its own thread, as a process is.
+    // The command has its own thread, like a process.
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || runtime.block_on(cli.run_in(session)))
 }
@@ -55,7 +55,7 @@ async fn recorded(home: &Home) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_ready_waits_for_nobody_and_one_that_is_denied_is_none() {
+async fn a_ready_job_does_not_wait_and_a_denied_one_is_not_created() {
     let home = Home::start().await;
     let spec = home.spec();
     let create = ["job", "create", "--spec", spec.to_str().unwrap(), "--wait"];
@@ -77,7 +77,7 @@ async fn a_job_that_is_ready_waits_for_nobody_and_one_that_is_denied_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_says_what_would_be_decided_and_creates_nothing() {
+async fn a_check_shows_the_decision_and_creates_nothing() {
     let home = Home::start().await;
     let (spec, gated) = (home.spec(), gated(&home));
     let check = async |path: &std::path::Path| home.run(&["job", "check", path.to_str().unwrap()]).await;
@@ -92,7 +92,7 @@ async fn a_check_says_what_would_be_decided_and_creates_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_nobody_waits_for_says_that_people_are_asked() {
+async fn a_gated_job_exits_with_3_without_wait() {
     let home = Home::start().await;
     let gated = gated(&home);
     let create = ["job", "create", "--spec", gated.to_str().unwrap()];
@@ -102,7 +102,7 @@ async fn a_job_that_nobody_waits_for_says_that_people_are_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_39_a_wait_for_approval_goes_on_over_a_restart_of_the_daemon() {
+async fn law_39_a_wait_for_approval_survives_a_restart() {
     let mut home = Home::start().await;
     let gated = gated(&home);
     let waiting = create_and_wait(&home, &gated);

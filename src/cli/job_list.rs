@@ -17,38 +17,37 @@ use crate::{
     proto::v1,
 };
 
-/// Which jobs, and how many of them.
+/// Which jobs to list.
 #[derive(Debug, Args)]
 pub(super) struct JobListArgs {
-    /// Leave closed jobs out.
+    /// Only jobs that are not closed
     #[arg(long)]
     open: bool,
-    /// Only jobs in this state: awaiting-approval, ready, running, closed, or closed as completed, failed, interrupted, lost,
-    /// cancelled, rejected, expired, revoked or unknown. May be repeated.
+    /// Only these states: awaiting-approval, ready, running, closed, or an outcome such as failed or revoked
     #[arg(long, value_name = "STATE", value_parser = parse::job_state, value_delimiter = ',')]
     state: Vec<parse::StateFilter>,
-    /// Only jobs of this tenant.
+    /// Only jobs of this team
     #[arg(long, value_name = "NAME")]
     tenant: Option<TenantName>,
-    /// Only jobs that this identity created.
+    /// Only jobs that this identity created
     #[arg(long, value_name = "SPIFFE ID")]
     launcher: Option<SpiffeId>,
-    /// Only jobs that read this dataset: TENANT/NAME or TENANT/NAME@VERSION.
+    /// Only jobs that read this dataset: TENANT/NAME or TENANT/NAME@VERSION
     #[arg(long, value_name = "NAME", value_parser = parse::dataset)]
     dataset: Option<ResourceName>,
-    /// Only jobs that read this model: TENANT/NAME or TENANT/NAME@VERSION.
+    /// Only jobs that read this model: TENANT/NAME or TENANT/NAME@VERSION
     #[arg(long, value_name = "NAME", value_parser = parse::model)]
     model: Option<ResourceName>,
-    /// Only jobs that were created since: a span as 2h, or a moment as 2026-11-29T08:00:00Z.
+    /// Only jobs created since: a span (2h), or a time (2026-11-29T08:00:00Z)
     #[arg(long, value_name = "WHEN", value_parser = parse::since)]
     since: Option<parse::Since>,
-    /// At most this many [default: 100; with --ids all]
+    /// At most this many [default: 100; all with --ids]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
-    /// The whole ids only, one a line: for scripts.
+    /// Print only whole ids, one a line, for scripts
     #[arg(long, short = 'q')]
     ids: bool,
-    /// Look again every two seconds.
+    /// Refresh every two seconds
     #[arg(long, short, conflicts_with = "ids")]
     watch: bool,
 }
@@ -69,13 +68,13 @@ impl JobListArgs {
             print(&render::job_table(&jobs, now, session.table_size()))?;
             if jobs.is_empty() {
                 note(match self.has_filter() {
-                    true => "No job that you may see is like this.",
-                    false => "No job that you may see.",
+                    true => "No job that you may see matches.",
+                    false => "There is no job that you may see.",
                 });
             }
         }
         if more {
-            note("There are more: --limit N.");
+            note("There are more: add --limit N.");
         }
         Ok(Exit::Ok)
     }
@@ -127,7 +126,7 @@ impl JobListArgs {
         request
     }
 
-    /// The jobs, and whether there are more than were asked for.
+    /// Fetches the jobs, and whether there are more than the limit.
     async fn fetch(&self, client: &Client, session: &Session) -> Result<(Vec<v1::Job>, bool), Failure> {
         let limit = self.limit.unwrap_or(if self.ids { usize::MAX } else { PAGE_DEFAULT });
         let mut jobs = Vec::new();

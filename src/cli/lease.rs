@@ -21,13 +21,13 @@ use crate::{
     reason::Reason,
 };
 
-/// Shows who holds what, now. Launchers see what their own jobs hold.
+/// Lists and shows leases: who has access to what at this moment.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Launchers see the leases of their own jobs.
+
 Examples:
-  leasehold lease list
   leasehold lease list --behind dataset:acme/tickets@v3
-  leasehold lease list --behind job:j-… --all
   leasehold lease list --watch
   leasehold lease show l-…")]
 pub struct LeaseArgs {
@@ -50,7 +50,7 @@ Examples:
   leasehold lease show l-…
   leasehold lease show \"$(leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease)\"")]
     Show {
-        /// The lease: its id, or the beginning of it, as `lease list` shows it.
+        /// The id of the lease, or its beginning, as `lease list` shows it
         #[arg(value_name = "ID")]
         lease: LeaseRef,
     },
@@ -58,16 +58,16 @@ Examples:
 
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// Those that end when this name is revoked: a job, an identity, a dataset, a tenant…
+    /// Only leases that end if this name is revoked: a job, an identity, a dataset, a tenant…
     #[arg(long, value_name = "NAME", value_parser = parse::ending_name)]
     behind: Option<String>,
-    /// Also those that ended a short while ago.
+    /// Also leases that ended a short time ago
     #[arg(long)]
     all: bool,
-    /// At most this many.
+    /// At most this many
     #[arg(long, value_name = "N", default_value_t = PAGE_DEFAULT)]
     limit: usize,
-    /// Look again every two seconds.
+    /// Refresh every two seconds
     #[arg(long, short)]
     watch: bool,
 }
@@ -87,7 +87,7 @@ impl LeaseArgs {
                     .await
                     .map_err(|failure| match failure.reason {
                         Some(Reason::LeaseNotFound) => failure.with("asked", lease.as_str()).fix(
-                            "`leasehold lease list --all` shows those of now; of older ones `leasehold audit tail --about`",
+                            "see `leasehold lease list --all`, and `leasehold audit tail --about` for older leases",
                         ),
                         _ => failure,
                     })?;
@@ -111,13 +111,13 @@ impl LeaseArgs {
                     print(&render::lease_table(&leases, now, session.table_size()))?;
                     if leases.is_empty() {
                         note(&match &args.behind {
-                            Some(name) => format!("No lease stands behind {name}."),
-                            None => "No lease that you may see is live.".to_owned(),
+                            Some(name) => format!("No lease depends on {name}."),
+                            None => "There is no live lease that you may see.".to_owned(),
                         });
                     }
                 }
                 if more {
-                    note("There are more: --limit N.");
+                    note("There are more: add --limit N.");
                 }
                 Ok(Exit::Ok)
             }
@@ -144,7 +144,7 @@ async fn watch(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
     }
 }
 
-/// What is shown again and again: on a terminal in the place of what was there before.
+/// Returns a page that is shown repeatedly. On a terminal it replaces the one before.
 pub(super) fn screen(now: Wall, list: &Page) -> Page {
     let clear = if stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
     Page::verbatim(clear).then(&Page::line(&now.to_string())).then(list).below(&Page::default())

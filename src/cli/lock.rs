@@ -10,56 +10,53 @@ use super::{
     client::CallKind,
     output::{fields, note, print, print_line},
     parse, render,
-    revoke::{ended, nobody},
+    revoke::{ending_rows, no_lease},
     wait_durable::{Wait, wait_durable},
 };
 use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
 
-/// Ends all access behind one name and keeps new access out until the lock is lifted.
-///
-/// A lock survives a restart. It never says who is right: it stops everything first.
+/// Ends all access that depends on a name, and refuses new access until you unlock it.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
+A lock survives a restart of the daemon.
+
 Examples:
   leasehold lock tenant:acme --reason \"incident 7\" --dry-run
   leasehold lock identity:spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"key leaked\" --ttl 8h
-  leasehold lock identity-prefix:spiffe://hpc.acme.example/slurm/ --reason \"cluster compromised\"
-  leasehold lock list
-  leasehold unlock tenant:acme --reason \"incident 7 is over\""
+  leasehold lock identity-prefix:spiffe://hpc.acme.example/slurm/ --reason \"cluster compromised\""
 )]
 pub struct LockArgs {
     #[command(subcommand)]
     command: Option<LockCommand>,
-    /// As for `revoke`, or identity-prefix:spiffe://…/ for all below a path.
+    /// A name as for `revoke`, or identity-prefix:spiffe://…/ for all identities below a path
     #[arg(value_name = "NAME", required = true, value_parser = parse::lock_name)]
     name: Option<String>,
-    /// For the people who are kept out, and for the auditor.
+    /// Why, for the people who are refused and for auditors
     #[arg(long, value_name = "TEXT", required = true, value_parser = parse::reason)]
     reason: Option<String>,
-    /// Lift it by itself after this; it stays until lifted otherwise.
+    /// Unlock by itself after this time [default: never]
     #[arg(long, value_name = "SPAN", value_parser = parse::span)]
     ttl: Option<Duration>,
-    /// Count what would end, change nothing.
+    /// Count what would end, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not wait until it is on disk.
+    /// Do not wait until the record is on disk
     #[arg(long, conflicts_with = "dry_run")]
     no_wait: bool,
-    /// Lock a name that nothing has yet. An unknown name is refused otherwise, as one that was mistyped.
+    /// Allow a name that nothing has yet. Without this, an unknown name is refused as a typing mistake
     #[arg(long)]
     ahead: bool,
-    /// Confirm that these operators are shut out, each as the refusal names it. They can lift nothing then; who is named as
-    /// policy.break_glass in the daemon's configuration still can.
+    /// Confirm that this locks out these operators, as the refusal names them. policy.break_glass can still unlock
     #[arg(long, value_name = "OPERATORS", value_parser = parse::pattern)]
     locks_out: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum LockCommand {
-    /// Lists the locks in force.
+    /// Lists the locks.
     #[command(after_help = "\
 Examples:
   leasehold lock list
@@ -101,12 +98,14 @@ async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result
             "ending": render::ending_value(&ending),
         }))?;
     } else {
-        print(&fields(ended(&name, dry_run, &ending, Vec::new())))?;
+        print(&fields(ending_rows(&name, dry_run, &ending, Vec::new())))?;
         if ending.behind == 0 {
-            note(&nobody(&name));
+            note(&no_lease(&name));
         }
         if !dry_run {
-            note(&format!("Nothing new behind {name} until `leasehold unlock {name} --reason …`."));
+            note(&format!(
+                "New access to {name} is refused until you run: leasehold unlock {name} --reason …"
+            ));
         }
     }
     recorded.map(|()| Exit::Ok)
@@ -133,25 +132,25 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
     } else {
         print(&render::lock_table(&locks, now, session.table_size()))?;
         if locks.is_empty() {
-            note("No lock is in force.");
+            note("There is no lock.");
         }
     }
     Ok(Exit::Ok)
 }
 
-/// Lifts a lock.
-///
-/// Nothing that it ended comes back: new access is asked for and decided anew.
+/// Removes a lock.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+Access that the lock ended does not come back. Jobs may ask for new access, and policy decides again.
+
 Examples:
   leasehold lock list
   leasehold unlock tenant:acme --reason \"incident 7 is over\"")]
 pub struct UnlockArgs {
-    /// The name as `lock list` shows it.
+    /// The name, as `lock list` shows it
     #[arg(value_name = "NAME", value_parser = parse::lock_name)]
     name: String,
-    /// For the auditor.
+    /// Why, for auditors
     #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
 }
@@ -169,7 +168,7 @@ impl UnlockArgs {
             )?;
         } else {
             print_line(&format!("{} is unlocked", self.name))?;
-            note("Nothing that the lock ended comes back by itself.");
+            note("Access that the lock ended does not come back by itself.");
         }
         Ok(Exit::Ok)
     }

@@ -14,7 +14,7 @@ use crate::plain;
 /// The form of what is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
-    /// For people, within the terminal.
+    /// For people. Fits the terminal.
     Table,
     /// For people, with all columns and whole ids.
     Wide,
@@ -24,24 +24,24 @@ pub enum Format {
     Yaml,
 }
 
-/// Text that is safe to print: lines and cells, each of which was escaped when it was put in.
+/// Text that is safe to print: each line and cell was escaped when it was added.
 ///
-/// Nothing else reaches stdout or stderr, so no command can forget the escaping.
+/// Only pages reach stdout and stderr, so no command can forget to escape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Page(String);
 
 impl Page {
-    /// One line. A line break in `text` is shown as `\n`.
+    /// Makes one line. A line break in `text` is shown as `\n`.
     pub(super) fn line(text: &str) -> Self {
         Page(format!("{}\n", plain::line(text)))
     }
 
-    /// A line for each.
+    /// Makes a line of each text.
     pub(super) fn lines<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
         texts.into_iter().fold(Page::default(), |page, text| page.then(&Page::line(text.as_ref())))
     }
 
-    /// Text whose every line this program has made or escaped itself.
+    /// Takes text that this program has made or escaped itself.
     pub(super) fn verbatim(text: impl Into<String>) -> Self {
         Page(text.into())
     }
@@ -52,7 +52,7 @@ impl Page {
         self
     }
 
-    /// `next` after an empty line.
+    /// Adds `next` after an empty line.
     #[must_use]
     pub(super) fn below(mut self, next: &Page) -> Self {
         self.0.push('\n');
@@ -66,7 +66,7 @@ impl fmt::Display for Page {
     }
 }
 
-/// What stands in one place of a table: one line, or a list with a line for each item.
+/// A cell of a table: one line, or a list with a line for each item.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TableCell(String);
 
@@ -93,7 +93,7 @@ impl From<&str> for TableCell {
     }
 }
 
-/// Rows under their headings, without borders, so that a cell can be copied.
+/// Renders rows under their headings, without borders, so that a cell can be copied.
 pub(super) fn columns<C: Into<TableCell>>(headings: &[&str], rows: impl IntoIterator<Item = Vec<C>>) -> Page {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -101,10 +101,10 @@ pub(super) fn columns<C: Into<TableCell>>(headings: &[&str], rows: impl IntoIter
     for row in rows {
         table.add_row(row.into_iter().map(|cell| cell.into().0));
     }
-    tidy(table)
+    render_table(table)
 }
 
-/// Names and their values, one to a line. Empty values are left out.
+/// Renders names and values, one pair a line. Leaves empty values out.
 pub(super) fn fields<C: Into<TableCell>>(rows: impl IntoIterator<Item = (&'static str, C)>) -> Page {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -114,17 +114,18 @@ pub(super) fn fields<C: Into<TableCell>>(rows: impl IntoIterator<Item = (&'stati
             table.add_row([name.to_owned(), value]);
         }
     }
-    tidy(table)
+    render_table(table)
 }
 
-pub(super) fn tidy(mut table: Table) -> Page {
+/// Renders a table without borders and without blanks at the ends of lines.
+pub(super) fn render_table(mut table: Table) -> Page {
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
     Page(table.lines().map(|line| format!("{}\n", line.trim_end())).collect())
 }
 
-/// Writes to stdout. If its reader has gone, there is nothing left to do, which is no failure.
+/// Writes to stdout. If the reader has closed it, the command ends without an error.
 pub(super) fn print(page: &Page) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(page.0.as_bytes()).and_then(|()| out.flush()) {
@@ -139,17 +140,17 @@ pub(super) fn print_line(text: &str) -> Result<(), Failure> {
     print(&Page::line(text))
 }
 
-/// One JSON value, indented.
+/// Renders one JSON value, indented.
 pub(super) fn json(value: &Value) -> Page {
     Page(format!("{}\n", plain::json(&format!("{value:#}"))))
 }
 
-/// One JSON value on one line.
+/// Renders one JSON value on one line.
 pub(super) fn json_line(value: &Value) -> Page {
     Page(format!("{}\n", plain::json(&value.to_string())))
 }
 
-/// One YAML document. Text that is not plain is escaped as in JSON, which YAML reads too.
+/// Renders one YAML document. Text with special characters is escaped as in JSON, which YAML can read.
 pub(super) fn yaml(value: &Value) -> Page {
     match serde_saphyr::to_string(value) {
         Ok(text) if text.chars().all(|c| c == '\n' || plain::is_plain(c)) => Page(text),
@@ -157,14 +158,14 @@ pub(super) fn yaml(value: &Value) -> Page {
     }
 }
 
-/// Says one line beside the data.
+/// Writes one line to stderr.
 pub(super) fn note(text: &str) {
     note_page(&Page::line(text));
 }
 
-/// Says several lines beside the data.
+/// Writes several lines to stderr.
 pub(super) fn note_page(page: &Page) {
-    // In one write, so that no other process writes in the middle. A closed stderr leaves no place to report that.
+    // One write, so that no other process writes in the middle. If stderr is closed, there is no place to report it.
     let _ = io::stderr().lock().write_all(page.0.as_bytes());
 }
 
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_no_borders_and_no_blanks_at_the_end_of_a_line() {
+    fn a_table_has_no_borders_and_no_blanks_at_line_ends() {
         let shown = columns(
             &["ID", "STATE"],
             [vec!["j-1".into(), "ready".into()], vec!["j-22".into(), "x\u{1b}".into()]] as [Vec<String>; 2],
@@ -184,20 +185,20 @@ mod tests {
     }
 
     #[test]
-    fn yaml_is_the_same_value_and_never_speaks_to_the_terminal() {
+    fn yaml_keeps_the_value_and_escapes_control_characters() {
         let value = serde_json::json!({
             "id": "j-1", "why": "it's: \"x\"\n- y", "none": null, "list": [1, true, "yes", "1.0", "", "# no"],
             "nested": { "a": [], "b": {}, "at": "2026-11-20T04:13:15.000Z" },
         });
         let text = yaml(&value).to_string();
         assert!(!text.starts_with('{') && text.lines().any(|line| line == "id: j-1"), "{text}");
-        // What would be read as something else is quoted.
+        // Text that YAML would read as another type is quoted.
         assert!(!text.lines().any(|line| ["- yes", "- 1.0", "- # no"].contains(&line.trim())), "{text}");
         assert_eq!(yaml(&serde_json::json!("x\u{202e}")).to_string(), "\"x\\u202e\"\n");
     }
 
     #[test]
-    fn text_from_elsewhere_cannot_make_lines_of_its_own() {
+    fn foreign_text_cannot_make_new_lines() {
         let hostile = "wrong data\nstate  completed\u{202e}";
         let escaped = r"wrong data\nstate  completed\u{202e}";
         assert_eq!(Page::line(hostile).to_string(), format!("{escaped}\n"));

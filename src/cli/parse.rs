@@ -1,4 +1,4 @@
-//! Words of the command line that become values: names, reasons, spans, roles.
+//! Parsers for the values of arguments: names, reasons, spans of time, roles.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     proto::v1,
 };
 
-/// What can be revoked: a name of the fence grammar, or the bare id of a job, a lease or a workload.
+/// Parses what can be revoked: a name with its kind, or the id of a job, lease or workload by itself.
 pub(super) fn ending_name(text: &str) -> Result<String, String> {
     let name = match () {
         () if text.parse::<JobRef>().is_ok() => format!("job:{text}"),
@@ -30,17 +30,17 @@ pub(super) fn ending_name(text: &str) -> Result<String, String> {
     let is_short =
         |kind: &str, letter: &str| name.strip_prefix(kind).is_some_and(|id| ids::is_beginning(id, letter));
     if is_short("job:", "j-") || is_short("lease:", "l-") {
-        // Made whole when the daemon can be asked.
+        // Completed later, by asking the daemon.
         return Ok(name);
     }
     let parsed: FenceName = name.parse().map_err(|e: crate::name::NameError| e.to_string())?;
     match parsed.kind() {
-        FenceKind::Epoch => Err("`epoch` is the daemon's own: stop the daemon to end everything".to_owned()),
+        FenceKind::Epoch => Err("`epoch` cannot be revoked: stop the daemon to end all access".to_owned()),
         _ => Ok(name),
     }
 }
 
-/// What can be locked: the same, or all SPIFFE IDs below a path.
+/// Parses what can be locked: what can be revoked, or all SPIFFE IDs below a path.
 pub(super) fn lock_name(text: &str) -> Result<String, String> {
     let Some(prefix) = text.strip_prefix("identity-prefix:") else { return ending_name(text) };
     let below = prefix.strip_suffix('/').map(|p| format!("{p}/x"));
@@ -53,35 +53,35 @@ pub(super) fn lock_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// A SPIFFE ID, or a pattern of several.
+/// Parses a SPIFFE ID, or a pattern of several.
 pub(super) fn pattern(text: &str) -> Result<String, String> {
     text.parse::<SpiffePattern>().map(|p| p.to_string()).map_err(|e| e.to_string())
 }
 
-/// A reason that people will read.
+/// Parses a reason that people will read.
 pub(super) fn reason(text: &str) -> Result<String, String> {
     if text.trim().is_empty() {
-        return Err("it is empty: say why, for those who are cut off and for the auditor".to_owned());
+        return Err("it is empty: write why, for the people who lose access and for auditors".to_owned());
     }
     if text.len() > TEXT_BYTES_MAX {
         return Err(format!("it has {} bytes: write at most {TEXT_BYTES_MAX}", text.len()));
     }
     if text.chars().any(char::is_control) {
-        return Err("it holds a control character: write one plain line".to_owned());
+        return Err("it has a control character: write one plain line".to_owned());
     }
     Ok(text.to_owned())
 }
 
-/// A span of time, at least a second.
+/// Parses a span of time of at least a second.
 pub(super) fn span(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(d) if (TTL_MIN..=10 * JOB_DURATION_MAX).contains(&d) => Ok(d),
         Ok(_) => Err("it is out of bounds: write 1s to 300d".to_owned()),
-        Err(_) => Err("it is not a span of time: write a number and a unit, as 90s or 8h".to_owned()),
+        Err(_) => Err("it is not a span of time: write a number and a unit, such as 90s or 8h".to_owned()),
     }
 }
 
-/// The state of a job as `job list --state` takes it.
+/// A value of `job list --state`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StateFilter {
     State(v1::JobState),
@@ -93,16 +93,16 @@ pub(super) fn job_state(text: &str) -> Result<StateFilter, String> {
     let state = v1::JobState::from_str_name(&wire("JOB_STATE_")).map(StateFilter::State);
     let outcome = v1::Outcome::from_str_name(&wire("OUTCOME_")).map(StateFilter::ClosedAs);
     state.or(outcome).filter(|_| !["unspecified", "superseded"].contains(&text)).ok_or_else(|| {
-        "it is no state: write awaiting-approval, ready, running, closed, or an outcome as failed or revoked".to_owned()
+        "it is not a state: write awaiting-approval, ready, running, closed, or an outcome such as failed or revoked".to_owned()
     })
 }
 
-/// A dataset, with its kind or without.
+/// Parses a dataset, with or without `dataset:`.
 pub(super) fn dataset(text: &str) -> Result<ResourceName, String> {
     of_kind(ResourceKind::Dataset, "dataset:", text)
 }
 
-/// A model, with its kind or without.
+/// Parses a model, with or without `model:`.
 pub(super) fn model(text: &str) -> Result<ResourceName, String> {
     of_kind(ResourceKind::Model, "model:", text)
 }
@@ -113,11 +113,11 @@ fn of_kind(kind: ResourceKind, prefix: &str, text: &str) -> Result<ResourceName,
     if name.kind() == kind {
         Ok(name)
     } else {
-        Err(format!("`{name}` is of another kind: write {prefix}TENANT/NAME"))
+        Err(format!("`{name}` is something else: write {prefix}TENANT/NAME"))
     }
 }
 
-/// A moment, or a span before now.
+/// A time, or a span before now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     Moment(Wall),
@@ -150,27 +150,27 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
     if let Ok(span) = humantime::parse_duration(text) {
         return match span <= SINCE_MAX {
             true => Ok(Since::Ago(span)),
-            false => Err("it is longer than ten years ago".to_owned()),
+            false => Err("it is more than ten years ago".to_owned()),
         };
     }
     let at = humantime::parse_rfc3339_weak(text).ok();
     let at = at.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
     at.and_then(|at| u64::try_from(at.as_millis()).ok()).map(|ms| Since::Moment(Wall(ms))).ok_or_else(|| {
-        "it is neither a span before now, as 90s or 2h, nor a moment in UTC, as 2026-11-29T08:00:00Z"
+        "it is not a span before now, such as 90s or 2h, and not a time in UTC, such as 2026-11-29T08:00:00Z"
             .to_owned()
     })
 }
 
-/// `DOMAIN=FILE`. The file's path is made absolute: the contexts file lies elsewhere.
+/// Parses `DOMAIN=FILE`. Makes the path absolute, because the contexts file is in another directory.
 pub(super) fn bundle(text: &str) -> Result<(TrustDomain, PathBuf), String> {
-    let (domain, file) = text.split_once('=').ok_or("write DOMAIN=FILE, as acme.example=bundle.pem")?;
+    let (domain, file) = text.split_once('=').ok_or("write DOMAIN=FILE, such as acme.example=bundle.pem")?;
     let domain = domain.parse().map_err(|e: crate::name::NameError| e.to_string())?;
     Ok((domain, absolute(file)?))
 }
 
-/// `ROLE=CERT,KEY` or `ROLE=unix:///PATH`.
+/// Parses `ROLE=CERT,KEY` or `ROLE=unix:///PATH`.
 pub(super) fn identity(text: &str) -> Result<(PrincipalKind, SvidFrom), String> {
-    let shape = "write ROLE=CERT,KEY or ROLE=unix:///PATH, as operator=svid.pem,svid.key";
+    let shape = "write ROLE=CERT,KEY or ROLE=unix:///PATH, such as operator=svid.pem,svid.key";
     let (role, from) = text.split_once('=').ok_or(shape)?;
     let role = role.parse::<PrincipalKind>().map_err(|e| e.to_string())?;
     if from.starts_with("unix:") || from.starts_with("tcp:") {
@@ -182,25 +182,25 @@ pub(super) fn identity(text: &str) -> Result<(PrincipalKind, SvidFrom), String> 
 }
 
 fn absolute(path: &str) -> Result<PathBuf, String> {
-    std::path::absolute(path).map_err(|_| "it names no file".to_owned())
+    std::path::absolute(path).map_err(|_| "it is not the path of a file".to_owned())
 }
 
-/// A type of the ledger's records. The refusal lists them all.
+/// Parses a type of the ledger's records. The error lists all types.
 pub(super) fn record_type(text: &str) -> Result<String, String> {
     match serde_json::from_value::<Event>(serde_json::json!({ "type": text })) {
         Err(e) if e.to_string().starts_with("unknown variant") => Err(e.to_string()),
-        // A type that is known, without the fields that its records have.
+        // The type is known; only the other fields of a record are missing here.
         _ => Ok(text.to_owned()),
     }
 }
 
-/// One of the kinds of principals.
+/// Returns the parser for a role.
 pub(super) fn role() -> impl TypedValueParser<Value = PrincipalKind> {
     let words = PrincipalKind::ALL.iter().map(|k| k.as_str());
     PossibleValuesParser::new(words).try_map(|word| word.parse::<PrincipalKind>())
 }
 
-/// A span as the wire has it.
+/// Converts a span to the wire format.
 pub(super) fn wire(span: Duration) -> Option<prost_types::Duration> {
     span.try_into().ok()
 }
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_are_words_that_people_know() {
+    fn filters_take_plain_words() {
         assert_eq!(job_state("awaiting-approval"), Ok(StateFilter::State(v1::JobState::AwaitingApproval)));
         assert_eq!(job_state("failed"), Ok(StateFilter::ClosedAs(v1::Outcome::Failed)));
         for bad in ["", "open", "superseded", "unspecified"] {
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(dataset("dataset:acme/tickets").unwrap().as_str(), "dataset:acme/tickets");
         assert!(dataset("model:acme/base@1").is_err());
         assert_eq!(record_type("lock.set"), Ok("lock.set".to_owned()));
-        assert!(record_type("lock").unwrap_err().contains("`lock.set`"), "it names those that there are");
+        assert!(record_type("lock").unwrap_err().contains("`lock.set`"), "it lists all types");
         let now = Wall(1_795_148_000_000);
         assert_eq!(since("2h").unwrap().wall(now), Wall(1_795_140_800_000));
         assert_eq!(since("2026-11-20T04:13:20Z").unwrap().wall(now), now);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_id_is_the_name_of_what_it_is() {
+    fn an_id_by_itself_becomes_a_name() {
         let (j, l) = (crate::name::JobId(7), crate::name::LeaseId(9));
         for (text, name) in [
             (j.to_string(), format!("job:{j}")),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_ends_in_a_slash_and_is_for_locks_alone() {
+    fn a_prefix_ends_in_a_slash_and_is_only_for_locks() {
         assert!(lock_name("identity-prefix:spiffe://td.example/ns/a/").is_ok());
         assert!(lock_name("tenant:acme").is_ok());
         for bad in
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_one_line_and_a_span_has_its_bounds() {
+    fn a_reason_is_one_line_and_a_span_has_bounds() {
         assert!(reason("leaked key, CHG-7").is_ok());
         for bad in ["", "  ", "a\nb", &"x".repeat(TEXT_BYTES_MAX + 1)] {
             assert!(reason(bad).is_err());

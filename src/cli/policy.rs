@@ -15,15 +15,13 @@ use crate::{
     policy::{Engine, Explain, PolicyErrors, PolicySource},
 };
 
-/// Shows and checks the rules that everything is decided by.
+/// Shows and checks the policies: the rules that decide who gets access.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  leasehold policy show                         the set that is built in
   leasehold policy show trainer-reads-own-or-shared-data
-  leasehold policy check                        the set that is built in
-  leasehold policy check /etc/leasehold/policy --catalog /etc/leasehold/catalog.d
-  leasehold policy check policy -o json | jq -r '.rules[] | select(.gate) | .id'")]
+  leasehold policy check                        the built-in policies
+  leasehold policy check /etc/leasehold/policy --catalog /etc/leasehold/catalog.d")]
 pub struct PolicyArgs {
     #[command(subcommand)]
     command: PolicyCommand,
@@ -31,30 +29,30 @@ pub struct PolicyArgs {
 
 #[derive(Debug, Subcommand)]
 enum PolicyCommand {
-    /// Reads and strictly validates policies, and says all that is wrong with them. Offline.
+    /// Reads policies and lists every mistake in them. Needs no daemon.
     #[command(after_help = "\
 Examples:
   leasehold policy check
   leasehold policy check /etc/leasehold/policy --catalog /etc/leasehold/catalog.d")]
     Check {
-        /// A directory of .cedar files; the set that is built in otherwise.
+        /// A directory of .cedar files [default: the built-in policies]
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// Look also whether what they name is in this catalog.
+        /// Also check that the names in them are in this catalog
         #[arg(long, value_name = "DIR")]
         catalog: Option<PathBuf>,
     },
-    /// Shows policies as they are written: all of them, or one rule. Offline.
+    /// Prints the text of all policies, or of one rule. Needs no daemon.
     #[command(after_help = "\
 Examples:
-  leasehold policy show > policy/leasehold.cedar     a copy of the built-in set, to change
+  leasehold policy show > policy/leasehold.cedar     a copy to change
   leasehold policy show guard-ttl
   leasehold policy show operators-look --dir /etc/leasehold/policy")]
     Show {
-        /// The id of a rule, as refusals name it; all of them otherwise.
+        /// The id of a rule, as a refusal names it [default: all]
         #[arg(value_name = "RULE")]
         rule: Option<String>,
-        /// A directory of .cedar files; the set that is built in otherwise.
+        /// A directory of .cedar files [default: the built-in policies]
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
@@ -69,7 +67,7 @@ impl PolicyArgs {
     }
 }
 
-/// Reads policies; all that is wrong with them at once.
+/// Reads policies. Reports all mistakes at once.
 fn load(source: &PolicySource, shown: &str, catalog: &Catalog) -> Result<Engine, Failure> {
     Engine::load(source, catalog, Explain::Requester).map_err(|errors| of_errors(&errors, shown))
 }
@@ -91,7 +89,7 @@ fn show(rule: Option<&str>, dir: Option<PathBuf>, session: &Session) -> Result<E
                 let known: Vec<_> = engine.rules().map(|rule| rule.id.clone()).collect();
                 Failure::usage(format!("{shown} have no rule `{}`", id.escape_debug()))
                     .with("rules", known.join(", "))
-                    .fix("name one of these; refusals and `audit tail` name rules by the same ids")
+                    .fix("use one of these ids; refusals and `audit tail` show the same ids")
             })?
         }
     };
@@ -107,7 +105,7 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
     let known = catalog.map(catalog::load).transpose()?;
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
     let engine = load(&source, &shown, known.as_ref().unwrap_or(&Catalog::empty()))?;
-    // Without a catalog nothing that a rule names is there, which says nothing of the rule.
+    // Without a catalog every name in a rule is unknown, so these warnings would mean nothing.
     let warnings: Vec<String> = match known {
         Some(_) => engine.warnings().iter().cloned().chain(engine.gaps()).collect(),
         None => Vec::new(),
@@ -146,7 +144,7 @@ mod tests {
     use crate::cli::Format;
 
     #[test]
-    fn a_rule_is_shown_as_it_is_written() {
+    fn a_rule_is_shown_with_its_text() {
         let session = Session::new(Format::Table, None, None);
         assert_eq!(show(None, None, &session).unwrap(), Exit::Ok);
         assert_eq!(show(Some("guard-ttl"), None, &session).unwrap(), Exit::Ok);
@@ -159,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_policies_are_good_and_a_typo_is_told_with_its_place() {
+    fn a_mistake_in_a_policy_is_reported_with_its_file() {
         let session = Session::new(Format::Json, None, None);
         assert_eq!(check(None, None, &session).unwrap(), Exit::Ok);
         let folder = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::{Exit, Failure};
 use crate::{clock::Wall, limits::AUDIT_FOLLOWED_MAX, name::ResourceName};
 
-/// What stands around an event, which a row shows by itself or leaves out. `at` is the row's time again.
+/// Fields around an event that a row shows elsewhere or leaves out. `at` repeats the time of the row.
 const LEFT_OUT: [&str; 14] = [
     "v",
     "index",
@@ -25,26 +25,26 @@ const LEFT_OUT: [&str; 14] = [
     "spec_digest",
 ];
 
-/// Moments in milliseconds since 1970.
+/// Fields with a time in milliseconds since 1970.
 const MOMENTS: [&str; 7] =
     ["ends", "until", "issued", "expires", "expires_at_latest", "reading_ends", "writing_ends"];
 
-/// What a row begins with, in this order; the rest follows as it was written.
+/// The fields that a row begins with, in this order. The others follow in the order of the record.
 const FIRST: [&str; 8] = ["job", "attempt", "lease", "name", "instance", "member", "half", "scopes"];
 
-/// What of a specification an auditor reads in a row; the rest is in the JSON.
+/// The fields of a job's specification that a row shows. The JSON has all of them.
 const OF_SPEC: [&str; 6] = ["name", "tenant", "purpose", "why", "read", "write"];
 
-/// What a short row leaves out too.
+/// Fields that a short row leaves out as well.
 const IN_WIDE_ROWS: [&str; 8] =
     ["tenant", "audience", "policy", "catalog", "leases", "generation", "stood_at", "purpose"];
 
-/// One row: index, time, type, and what the event says. Digests are cut short; `-o json` has all of them.
+/// Returns one row: index, time, type, and the fields of the event. Digests are shortened.
 pub(super) fn row(index: u64, record: &Value) -> String {
     written(index, text(record, "time"), record, &said(record, &[]))
 }
 
-/// [`row`] with the time to the second and without what few people look for.
+/// Returns a shorter row: the time to the second, and without fields that few people look for.
 pub(super) fn short_row(index: u64, record: &Value) -> String {
     let time = text(record, "time");
     let seconds = time.split_once('.').map_or(time, |(seconds, _)| seconds);
@@ -52,7 +52,7 @@ pub(super) fn short_row(index: u64, record: &Value) -> String {
     written(index, seconds, record, &said(record, &left_out))
 }
 
-/// When a record was written.
+/// Returns when a record was written.
 pub(super) fn time(record: &Value) -> Option<Wall> {
     let at = humantime::parse_rfc3339(record.get("time")?.as_str()?).ok()?;
     u64::try_from(at.duration_since(std::time::UNIX_EPOCH).ok()?.as_millis()).ok().map(Wall)
@@ -66,7 +66,7 @@ fn written(index: u64, time: &str, record: &Value, said: &[String]) -> String {
     format!("{index:>8}  {time}  {:<18}  {}", text(record, "type"), said.join(" "))
 }
 
-/// Each `key=value` of an event, what people look for first.
+/// Returns each `key=value` of an event, the most important first.
 fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
     let mut said = Vec::new();
     let fields = record.as_object().into_iter().flatten();
@@ -81,7 +81,7 @@ fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
                 let kept = kept.filter_map(|key| Some((*key, spec.get(*key)?)));
                 kept.for_each(|(key, value)| say(key, value, &mut said));
             }
-            // The rules are those that allowed it, one for each action: a denial has a record of its own.
+            // Leave the rules out: they allowed it. A denial has its own record.
             ("decision", Value::Object(decision)) => {
                 say(key, decision.get("result").unwrap_or(&Value::Null), &mut said);
             }
@@ -100,7 +100,7 @@ fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
     said
 }
 
-/// One `key=value`, quoted where it has blanks. Nothing where there is nothing.
+/// Adds one `key=value`, with quotes if the value has blanks. Adds nothing for an empty value.
 fn say(key: &str, value: &Value, said: &mut Vec<String>) {
     let shown = match value {
         Value::Null => return,
@@ -121,7 +121,7 @@ fn say(key: &str, value: &Value, said: &mut Vec<String>) {
     }
 }
 
-/// `daemon: its deadline came`, of an object with one text.
+/// Returns `daemon: its deadline came` for an object with one text.
 fn scalar(fields: &Map<String, Value>) -> Option<String> {
     let (key, value) = fields.iter().next()?;
     Some(format!("{key}: {}", plain(value.as_str().map(|_| value)?)))
@@ -131,7 +131,7 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => short(text),
         Value::Object(fields) => match (fields.get("resource"), fields.get("actions")) {
-            // A scope; its actions follow from the half.
+            // A scope. Its actions follow from the half.
             (Some(Value::String(resource)), Some(_)) => resource.clone(),
             _ => value.to_string(),
         },
@@ -139,7 +139,7 @@ fn plain(value: &Value) -> String {
     }
 }
 
-/// A digest by its first twelve digits.
+/// Shortens a digest to its first twelve digits.
 fn short(text: &str) -> String {
     const KEPT: usize = "sha256:".len() + 12;
     match text.strip_prefix("sha256:") {
@@ -148,18 +148,18 @@ fn short(text: &str) -> String {
     }
 }
 
-/// The records about one name: those that say it, and what became of the jobs and leases that they name.
+/// Selects the records about one name, and about the jobs and leases that depend on it.
 pub(super) struct About {
-    /// As the name stands in records: whole, and without its kind where it is an id.
+    /// The forms in which records write the name: whole, and an id without its kind.
     words: Vec<String>,
-    /// The tenant or human, which stands in a field of its own.
+    /// A tenant or human has its own field in records.
     field: Option<(&'static str, String)>,
-    /// Jobs and live leases that are about it: at most [`AUDIT_FOLLOWED_MAX`].
+    /// The jobs and live leases that depend on it, at most [`AUDIT_FOLLOWED_MAX`].
     followed: BTreeSet<String>,
 }
 
 impl About {
-    /// A name as `revoke` takes it.
+    /// Takes a name as `revoke` does.
     pub(super) fn new(name: &str) -> Self {
         let mut words = vec![name.to_owned()];
         let mut field = None;
@@ -173,9 +173,9 @@ impl About {
         About { words, field, followed: BTreeSet::new() }
     }
 
-    /// Whether a record is about it. Records come in their order: a job is followed from its creation on.
-    pub(super) fn takes(&mut self, record: &Value) -> Result<bool, Failure> {
-        if !self.speaks_of(None, record) {
+    /// Whether a record is about the name. Call it for each record in order: a job is followed from its creation on.
+    pub(super) fn matches(&mut self, record: &Value) -> Result<bool, Failure> {
+        if !self.mentions(None, record) {
             return Ok(false);
         }
         let id = |key: &str| record.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -193,36 +193,36 @@ impl About {
         if self.followed.len() > AUDIT_FOLLOWED_MAX {
             return Err(Failure::new(
                 Exit::Failure,
-                format!("more than {AUDIT_FOLLOWED_MAX} jobs and leases are about this name"),
+                format!("more than {AUDIT_FOLLOWED_MAX} jobs and leases depend on this name"),
             )
-            .fix("ask for a narrower one, or for a part of the records by --from"));
+            .fix("use a narrower name, or read a part of the records with --from"));
         }
         Ok(true)
     }
 
-    fn speaks_of(&self, key: Option<&str>, value: &Value) -> bool {
+    fn mentions(&self, key: Option<&str>, value: &Value) -> bool {
         match value {
             Value::String(text) => {
                 self.followed.contains(text)
-                    || self.words.iter().any(|word| says(text, word))
+                    || self.words.iter().any(|word| contains_name(text, word))
                     || self.field.as_ref().is_some_and(|(field, name)| {
                         key == Some(field) && text.rsplit(':').next() == Some(name)
                     })
             }
-            Value::Array(items) => items.iter().any(|item| self.speaks_of(key, item)),
-            Value::Object(fields) => fields.iter().any(|(key, value)| self.speaks_of(Some(key), value)),
+            Value::Array(items) => items.iter().any(|item| self.mentions(key, item)),
+            Value::Object(fields) => fields.iter().any(|(key, value)| self.mentions(Some(key), value)),
             _ => false,
         }
     }
 }
 
-/// Whether a text is a name, lies below it, or says it among other words.
-fn says(text: &str, name: &str) -> bool {
+/// Whether a text is a name, is below it, or has it among other words.
+fn contains_name(text: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.@/".contains(c);
     text.match_indices(name).any(|(at, _)| {
         let before = text.get(..at).and_then(|t| t.chars().next_back());
         let after = text.get(at.saturating_add(name.len())..).and_then(|t| t.chars().next());
-        // All versions of a dataset stand below its name, and all of a domain's IDs below the domain.
+        // All versions of a dataset are below its name, and all IDs of a domain are below the domain.
         let below = match after {
             Some('@') => name.parse::<ResourceName>().is_ok(),
             Some('/') => name.starts_with("spiffe://") && !name.trim_start_matches("spiffe://").contains('/'),
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happened_with_a_dataset_is_its_jobs_its_leases_and_every_word_about_it() {
+    fn a_dataset_is_followed_through_its_jobs_and_leases() {
         let created =
             |job: &str, read: &str| json!({"type": "job.created", "job": job, "spec": {"read": [read]}});
         let records = [
@@ -287,12 +287,12 @@ mod tests {
         ];
         let mut about = About::new("dataset:acme/tickets");
         for (taken, record) in records {
-            assert_eq!(about.takes(&record).unwrap(), taken, "{record}");
+            assert_eq!(about.matches(&record).unwrap(), taken, "{record}");
         }
     }
 
     #[test]
-    fn a_name_is_found_as_records_write_it() {
+    fn a_name_is_found_in_the_form_that_records_use() {
         let held = json!({
             "type": "x", "job": "j-1", "member": "spiffe://td.example/ns/a", "acting_for": "ada", "tenant": "acme",
             "scopes": [{"resource": "dataset:acme/t@v3"}],
@@ -306,7 +306,7 @@ mod tests {
             "dataset:acme/t",
             "dataset:acme/t@v3",
         ] {
-            assert!(About::new(name).takes(&held).unwrap(), "{name}");
+            assert!(About::new(name).matches(&held).unwrap(), "{name}");
         }
         for name in [
             "job:j-11",
@@ -316,7 +316,7 @@ mod tests {
             "tenant:ada",
             "dataset:acme/t@v",
         ] {
-            assert!(!About::new(name).takes(&held).unwrap(), "{name}");
+            assert!(!About::new(name).matches(&held).unwrap(), "{name}");
         }
     }
 }

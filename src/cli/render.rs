@@ -1,4 +1,4 @@
-//! What the daemon answers, as rows, pages and JSON.
+//! Answers of the daemon as table rows, pages and JSON values.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{clock::Wall, proto::v1};
 
-/// The word of an enum of the wire: `JOB_STATE_AWAITING_APPROVAL` is `awaiting-approval`.
+/// Returns the word for a value of the wire: `awaiting-approval` for `JOB_STATE_AWAITING_APPROVAL`.
 fn word(name: &str, prefix: &str) -> String {
     match name.strip_prefix(prefix).unwrap_or(name) {
         "UNSPECIFIED" => String::new(),
@@ -39,7 +39,7 @@ fn attempt_state(attempt: &v1::Attempt) -> String {
     }
 }
 
-/// `joined`, `away`, `draining`, or how it went and with which outcome.
+/// Returns `joined`, `away` or `draining`, or how the member left and its outcome.
 fn member_state(member: &v1::Member) -> String {
     let state = word(member.state().as_str_name(), "MEMBER_STATE_");
     match outcome(member.outcome()) {
@@ -49,7 +49,7 @@ fn member_state(member: &v1::Member) -> String {
     }
 }
 
-/// `ready`, `running`, or how it ended.
+/// Returns `ready` or `running`, or the outcome.
 pub(super) fn job_word(job: &v1::Job) -> String {
     match outcome(job.outcome()) {
         o if o.is_empty() => job_state(job),
@@ -105,7 +105,7 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("name", job.name.as_str().into()),
         ("tenant", job.tenant.as_str().into()),
         ("state", job_word(job).into()),
-        ("why so", job.detail.as_str().into()),
+        ("because", job.detail.as_str().into()),
         ("note", TableCell::list(&job.notes)),
         ("launcher", job.launcher.as_str().into()),
         ("acting for", job.acting_for.as_str().into()),
@@ -133,7 +133,7 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
                 a.detail.clone(),
             ]
         });
-        page = page.below(&columns(&["ATTEMPT", "STATE", "MEMBERS", "BEGAN", "ENDED", "WHY SO"], rows));
+        page = page.below(&columns(&["ATTEMPT", "STATE", "MEMBERS", "BEGAN", "ENDED", "BECAUSE"], rows));
     }
     let members = job.attempts.iter().flat_map(|a| a.members.iter().map(move |m| (a.number, m)));
     let rows: Vec<_> = members
@@ -382,7 +382,7 @@ pub(super) fn ending_value(e: &v1::Ending) -> Value {
     json!({ "seq": e.seq, "behind": e.behind, "durable": e.durable })
 }
 
-/// Empty text is none.
+/// Returns none for empty text.
 pub(super) fn some(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
@@ -392,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_word_of_the_wire_has_one_for_people() {
+    fn wire_values_become_plain_words() {
         assert_eq!(word("JOB_STATE_AWAITING_APPROVAL", "JOB_STATE_"), "awaiting-approval");
         assert_eq!(word("OUTCOME_UNSPECIFIED", "OUTCOME_"), "");
         let job = v1::Job {
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_that_drains_or_went_says_so() {
+    fn a_member_that_drains_or_left_says_so() {
         let joined = v1::Member { state: v1::MemberState::Joined.into(), ..Default::default() };
         let drains = v1::Member { writing_ends: Some(Default::default()), ..joined.clone() };
         let outcome = v1::Outcome::Interrupted.into();
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_says_what_is_live_and_for_how_long() {
+    fn the_lease_list_shows_expiry_and_fits_the_terminal() {
         let now = Wall(1_795_148_000_000);
         let at = |s: i64| Some(prost_types::Timestamp { seconds: 1_795_148_000 + s, nanos: 0 });
         let lease = v1::Lease {
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_is_shown_with_its_attempts_members_and_what_it_waits_for() {
+    fn a_job_page_has_attempts_members_and_gates() {
         let now = Wall(1_795_148_000_000);
         let at = |s: i64| Some(prost_types::Timestamp { seconds: 1_795_148_000 + s, nanos: 0 });
         let job = v1::Job {
@@ -495,7 +495,7 @@ mod tests {
         WAITS FOR  GROUP  APPROVALS  BECAUSE
         prod       ops    1          production
 
-        ATTEMPT  STATE    MEMBERS  BEGAN    ENDED  WHY SO
+        ATTEMPT  STATE    MEMBERS  BEGAN    ENDED  BECAUSE
         1        running  1        30s ago  -
 
         ATTEMPT  MEMBER  STATE   JOINED   SPIFFE ID

@@ -16,34 +16,32 @@ use crate::{
     proto::v1,
 };
 
-/// Ends all access behind one name, at once.
-///
-/// In force when it answers: every credential that depends on the name is refused from then on, running transfers are cut.
-/// A revoked job is closed. Nothing that was ended comes back; but new access may be asked for, except where a lock stands.
-/// Waits until the record is on disk and exits with 5 where that takes longer than five seconds.
+/// Ends all access that depends on a name, at once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+When the command returns, every credential that depends on the name is refused, and running transfers are cut. A revoked
+job is closed. Jobs that still run may ask for new access: use `leasehold lock` to refuse that as well.
+It waits until the record is on disk, and exits with 5 if that takes longer than five seconds.
+
 Examples:
   leasehold revoke j-… --reason \"wrong dataset, CHG-1412\"
-  leasehold revoke $(leasehold job list --open --ids --launcher spiffe://…) --reason \"launcher compromised\"
   leasehold revoke dataset:acme/tickets@v3 --reason \"recalled\" --dry-run
-  leasehold revoke identity:spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"key leaked\"
-  leasehold lock identity:spiffe://… --reason …   to keep it out as well")]
+  leasehold revoke identity:spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"key leaked\"")]
 pub struct RevokeArgs {
-    /// What to end, one or several: job:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, lease:ID, tenant:NAME, domain:NAME,
-    /// human:NAME; or a bare job id, lease id or SPIFFE ID.
+    /// job:ID, lease:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, tenant:NAME, domain:NAME or human:NAME; or an
+    /// id by itself
     #[arg(value_name = "NAME", required = true, value_parser = parse::ending_name)]
     names: Vec<String>,
-    /// For the people who are cut off, and for the auditor: a sentence, or a ticket.
+    /// Why, for the people who lose access and for auditors
     #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
-    /// Count what would end, change nothing.
+    /// Count what would end, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not wait until it is on disk.
+    /// Do not wait until the record is on disk
     #[arg(long, conflicts_with = "dry_run")]
     no_wait: bool,
-    /// Revoke a name that nothing has yet. An unknown name is refused otherwise, as one that was mistyped.
+    /// Allow a name that nothing has yet. Without this, an unknown name is refused as a typing mistake
     #[arg(long)]
     ahead: bool,
 }
@@ -65,7 +63,7 @@ impl RevokeArgs {
                     failed = failed.and(recorded.map(|()| Exit::Ok));
                 }
                 Err(failure) if is_one => return Err(failure),
-                // The others end all the same: who revokes several names wants each of them ended.
+                // Go on with the other names: the user wants each of them revoked.
                 Err(failure) => {
                     let failure = failure.with("asked", name).saying("The other names were revoked.");
                     failed = failed.and(Err(failure));
@@ -81,14 +79,14 @@ impl RevokeArgs {
         failed
     }
 
-    /// Revokes one name. Answers what was done as a value, and whether it is on disk.
+    /// Revokes one name. Returns what was done as a value, and whether it is on disk.
     async fn revoke(
         &self,
         client: &Client,
         name: &str,
         session: &Session,
     ) -> Result<(Value, Result<(), Failure>), Failure> {
-        if let Some(advice) = asked_again(name) {
+        if let Some(advice) = new_access_warning(name) {
             note(&advice);
         }
         let request = v1::RevokeRequest {
@@ -107,10 +105,10 @@ impl RevokeArgs {
             "jobs_closed": answer.jobs_closed, "notes": answer.notes,
         });
         if !session.for_programs() {
-            let nobody_there = ending.behind == 0 && answer.jobs_closed.is_empty();
-            print(&fields(ended(name, self.dry_run, &ending, answer.jobs_closed)))?;
-            if nobody_there {
-                note(&nobody(name));
+            let ended_nothing = ending.behind == 0 && answer.jobs_closed.is_empty();
+            print(&fields(ending_rows(name, self.dry_run, &ending, answer.jobs_closed)))?;
+            if ended_nothing {
+                note(&no_lease(name));
             }
             for line in &answer.notes {
                 note(line);
@@ -120,8 +118,8 @@ impl RevokeArgs {
     }
 }
 
-/// What to know before a name is revoked that jobs which run go on to depend on: its end lasts for a moment.
-fn asked_again(name: &str) -> Option<String> {
+/// Warns if jobs that still run will ask for new access to this name.
+fn new_access_warning(name: &str) -> Option<String> {
     let kind = name.parse::<FenceName>().ok()?.kind();
     let asks_again = matches!(
         kind,
@@ -129,20 +127,18 @@ fn asked_again(name: &str) -> Option<String> {
     );
     asks_again.then(|| {
         format!(
-            "Jobs that run ask again at once, and get new access if policy still allows it. To keep them out: leasehold lock {name} --reason …"
+            "Running jobs ask for new access at once, and get it if policy still allows it. To refuse it: leasehold lock {name} --reason …"
         )
     })
 }
 
-/// A name that is written wrong ends nothing, and looks like success.
-pub(super) fn nobody(name: &str) -> String {
-    format!(
-        "No lease stood behind {name}. If that surprises you, see how it is written: leasehold lease list, job list."
-    )
+/// Warns that nothing was ended: a mistyped name looks like success.
+pub(super) fn no_lease(name: &str) -> String {
+    format!("No lease depended on {name}. If you expected one, compare the name with `leasehold lease list`.")
 }
 
-/// What ended, or would.
-pub(super) fn ended(
+/// Returns what was ended, or would be.
+pub(super) fn ending_rows(
     name: &str,
     dry_run: bool,
     ending: &v1::Ending,
@@ -168,13 +164,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_jobs_ask_for_again_is_said_with_the_lock() {
+    fn a_name_that_jobs_ask_for_again_gets_a_warning() {
         for name in ["tenant:acme", "domain:td.example", "dataset:acme/tickets@v3", "human:ada"] {
-            assert!(asked_again(name).unwrap().contains(&format!("leasehold lock {name} ")), "{name}");
+            assert!(new_access_warning(name).unwrap().contains(&format!("leasehold lock {name} ")), "{name}");
         }
         let job = format!("job:{}", crate::name::JobId(7));
         for name in [job.as_str(), "identity:spiffe://td.example/a"] {
-            assert_eq!(asked_again(name), None, "{name}");
+            assert_eq!(new_access_warning(name), None, "{name}");
         }
     }
 }

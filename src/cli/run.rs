@@ -1,4 +1,4 @@
-//! `leasehold run`, and what it has in common with `leasehold agent`.
+//! `leasehold run`, and what it shares with `leasehold agent`.
 
 use std::{
     error::Error,
@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 
-use super::{Exit, Failure, Session, client::identified, contexts_file::SvidFrom, job_create};
+use super::{Exit, Failure, Session, client::wait_for_identity, contexts_file::SvidFrom, job_create};
 use crate::{
     agent::{
         self, JoinOptions, JoinTarget, MessageSink, OnRevoke, RunContext, RunError, RunOptions, RunSettings,
@@ -23,74 +23,62 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-/// Runs a command with the access of a job, and ends that access with it.
-///
-/// Creates the job that the specification describes, begins an attempt, joins it, and hands the credentials over as files of
-/// mode 0600 named by environment variables. Renews them while the command runs, passes signals on, and reports completed,
-/// failed or interrupted from its end; interrupted too if it was asked to finish, by SIGTERM or `leasehold job drain`, and
-/// exits with 0. A drain reaches it as SIGTERM, or as drain_signal below `[run]` of the job file. Revoked from outside, the files are wiped first and the command told after. Whatever the
-/// command started ends with it, in sessions of its own or not.
-///
-/// Exits with the command's code (128+n for signal n), with 125 for a failure of its own, 126 and 127 where the command
-/// cannot be run.
+/// Runs a command with the access of a job, and ends the access when the command ends.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The command gets these variables (but no AWS keys, HF_TOKEN and the like, unless keep_env of the job file names them):
+  LEASEHOLD_TOKEN_FILE_READING, _WRITING        files with the tokens, renewed in place (FILE.header: for curl -H @FILE)
+  LEASEHOLD_CREDENTIALS                         a JSON file with all credentials, their resources and locations
+  LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
+  LEASEHOLD_DRAIN_FILE                          a file that appears when the command should save its work and end
+  LEASEHOLD_JOB, LEASEHOLD_ATTEMPT
+Signals are passed on. If access is revoked, the files are removed first; then the command gets a signal. Exits with the
+code of the command (128+n for signal n), with 125 if leasehold fails, and with 126 or 127 if the command cannot run.
+
 Examples:
   leasehold run --spec job.toml -- python train.py
   leasehold run --spec job.toml --on-revoke kill -- ./tune.sh --epochs 3
-
-Many nodes, one run: the same job and key on each, another instance (Slurm: `srun` starts these):
-  leasehold run --job j-… --attempt-key \"$(leasehold slurm key)\" --instance \"$SLURMD_NODENAME\" -- torchrun …
-
-What the command finds in its environment:
-  LEASEHOLD_TOKEN_FILE_READING, _WRITING   the file of the token, renewed in place; beside it .header, for curl -H @FILE
-  LEASEHOLD_CREDENTIALS                    all of them, as JSON: audience, path, resources, location, expires
-  LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   for TLS, where the SVID comes from files
-  LEASEHOLD_DRAIN_FILE                     a file that appears when the command is to finish: reading_ends, writing_ends, reason
-  LEASEHOLD_JOB, LEASEHOLD_ATTEMPT
-What it does not inherit: standing credentials (AWS_* keys, HF_TOKEN, VAULT_TOKEN and their like), but for those that keep_env
-below [run] of the job file names.")]
+  srun leasehold run --job j-… --attempt-key \"$(leasehold slurm key)\" --instance \"$SLURMD_NODENAME\" -- torchrun …")]
 pub struct RunArgs {
     #[command(flatten)]
     pub join: JoinArgs,
-    /// Where the credential files are made [default: a directory in memory, where there is one]
+    /// Where to put the credential files [default: a directory in memory, if possible]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// The command and its arguments.
+    /// The command and its arguments
     #[arg(required = true, value_name = "CMD", last = true)]
     pub command: Vec<OsString>,
 }
 
-/// Which job, which attempt of it, and as which member.
+/// Which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// What the run needs: job.toml, or the same as JSON. With --job, only its `[run]` is read.
+    /// The job file: TOML, or the same as JSON. With --job, only its [run] is used
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
-    /// A job that exists already, instead of a new one.
+    /// Join this job instead of creating one
     #[arg(long, value_name = "ID")]
     pub job: Option<JobId>,
-    /// The scheduler's key for this run: the same key is the same attempt. One of its own otherwise.
+    /// The name of this run: the same key means the same attempt [default: a new key]
     #[arg(long, value_name = "K", value_parser = key, env = "LEASEHOLD_ATTEMPT_KEY", hide_env_values = true)]
     pub attempt_key: Option<String>,
-    /// End an attempt that is still draining, instead of being refused.
+    /// End an attempt that is still draining, instead of failing
     #[arg(long)]
     pub supersede: bool,
     #[command(flatten)]
     pub member: MemberArgs,
 }
 
-/// As which member.
+/// The member that joins.
 #[derive(Debug, Args)]
 pub struct MemberArgs {
-    /// The name of this member in the attempt: pod, node, rank group [default: the host's name and the process id]
+    /// The name of this member: a pod, node or rank group [default: host name and process id]
     #[arg(long, value_name = "NAME")]
     pub instance: Option<InstanceName>,
-    /// The ticket of the attempt, where several jobs share this identity. Without --attempt-key, the running attempt is joined
-    /// and none is begun.
+    /// The ticket to join with, if several jobs share your identity. Without --attempt-key, it joins the running attempt
     #[arg(long, value_name = "FILE")]
     pub ticket_file: Option<PathBuf>,
-    /// What happens when access is revoked to what uses it: term, kill or ignore [default: the specification's, or term]
+    /// What to do to the command if access is revoked: term, kill or ignore [default: term, or as the job file says]
     #[arg(long, value_name = "HOW")]
     pub on_revoke: Option<OnRevoke>,
 }
@@ -109,8 +97,8 @@ impl JoinArgs {
             (Some(id), _) => JoinTarget::Job(id),
             (None, Some(spec)) => JoinTarget::New(spec),
             (None, None) => {
-                return Err(Failure::usage("nothing says which job this is for")
-                    .fix("--spec FILE for a new one, --job ID for one that is there"));
+                return Err(Failure::usage("no job is named")
+                    .fix("add --spec FILE for a new job, or --job ID to join an existing one"));
             }
         };
         let joining = self.member.joining(what, settings, connection)?;
@@ -131,31 +119,31 @@ impl MemberArgs {
             attempt_key: None,
             supersede: false,
             instance: self.instance,
-            ticket: self.ticket_file.as_deref().map(ticket).transpose()?,
+            ticket: self.ticket_file.as_deref().map(read_ticket).transpose()?,
             settings: RunSettings { on_revoke, ..settings },
             svid: connection.svid.clone(),
         })
     }
 }
 
-/// A ticket is a secret: its file is read, and never shown.
-fn ticket(path: &Path) -> Result<SecretText, Failure> {
+/// Reads a ticket. It is a secret, so it is never shown.
+fn read_ticket(path: &Path) -> Result<SecretText, Failure> {
     let mut text = String::new();
     let read = File::open(path).and_then(|f| f.take(TICKET_BYTES_MAX).read_to_string(&mut text));
     let failure = |what: String| {
         Failure::usage(what).with("file", path.display().to_string()).fix(
-            "it holds the ticket that BeginAttempt answered: one line, 43 letters; who has the run's --attempt-key needs none",
+            "give the file that `leasehold job begin --ticket-to` wrote: one line of 43 characters; with --attempt-key you need no ticket",
         )
     };
     read.map_err(|e| failure(format!("the ticket cannot be read: {e}")))?;
     let ticket = SecretText::new(text.trim().to_owned());
     match Secret::from_text(ticket.expose()) {
         Some(_) => Ok(ticket),
-        None => Err(failure("this file does not hold a ticket".to_owned())),
+        None => Err(failure("this file has no ticket".to_owned())),
     }
 }
 
-/// The way to the daemon, and what shows who we are.
+/// The connection to the daemon, and our identity.
 pub(super) struct RunConnection {
     pub(super) place: RunContext,
     pub(super) svid: Option<SvidPaths>,
@@ -163,13 +151,13 @@ pub(super) struct RunConnection {
 }
 
 impl RunConnection {
-    /// Waits for a first identity.
+    /// Chooses the context, and waits for a first identity.
     pub(super) async fn of(session: &Session) -> Result<Self, Failure> {
         let chosen = session.choose(&[PrincipalKind::Workload])?;
         let (connector, source) = session.connector(&chosen)?;
-        identified(&*source, &*session.clock, session.identity_wait()).await?;
+        wait_for_identity(&*source, &*session.clock, session.identity_wait()).await?;
         let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
-        // A SPIFFE agent gives the child an SVID of its own, at the socket that its environment names.
+        // With a SPIFFE agent the child gets its own SVID, from the socket that its environment names.
         let svid = match (&chosen.svid, bundle) {
             (SvidFrom::Files(files), Some(bundle)) => Some(SvidPaths {
                 cert: absolute(&files.cert),
@@ -209,12 +197,12 @@ impl RunArgs {
     }
 }
 
-/// The command may change its directory.
+/// Makes a path absolute, because the command may change its directory.
 fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// In the words of its user, with the exit code that commands other than `run` have for it.
+/// Explains an error of the wrapper. The exit code is that of commands other than `run`.
 pub(super) fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
     match error {
         RunError::Refused(refusal) => {
@@ -233,6 +221,7 @@ pub(super) fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
     }
 }
 
+/// Parses an attempt key.
 pub(super) fn key(text: &str) -> Result<String, String> {
     use crate::limits::KEY_BYTES_MAX;
     if text.is_empty() || text.len() > KEY_BYTES_MAX || text.chars().any(char::is_control) {

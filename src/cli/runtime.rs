@@ -19,24 +19,24 @@ use crate::{
     limits::{SPARE_THREADS, WORKER_THREADS_MAX},
 };
 
-/// What a command needs of the machine.
+/// The threads that a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// It asks and answers: the thread that it was started with is enough.
+    /// One thread is enough.
     OneThread,
-    /// It serves many at once.
+    /// It serves many clients at once.
     Workers,
 }
 
-/// Makes the runtime of a command, or says what the machine does not give.
+/// Builds the runtime of a command, or says which limit of the machine prevents it.
 ///
-/// Tokio panics if a worker cannot be started, so workers are only asked for after as many threads were seen to start.
+/// Tokio panics if a worker thread cannot start. So this function first tries how many threads can start.
 pub(super) fn build(needs: Needs) -> Result<Runtime, Failure> {
     let built = match needs {
         Needs::OneThread => Builder::new_current_thread().enable_all().build(),
         Needs::Workers => {
             let cores = thread::available_parallelism().map_or(1, usize::from);
-            let (workers, refused) = affordable(cores.min(WORKER_THREADS_MAX));
+            let (workers, refused) = try_workers(cores.min(WORKER_THREADS_MAX));
             match refused.filter(|_| workers == 0) {
                 Some(error) => Err(error),
                 None => Builder::new_multi_thread().worker_threads(workers.max(1)).enable_all().build(),
@@ -48,10 +48,10 @@ pub(super) fn build(needs: Needs) -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-/// Keeps the signals of two limits from ending this process without a word. A write that is too long fails with an error then.
+/// Keeps the signals of two limits from ending this process silently. A write beyond the limit then fails with an error.
 fn survive_limits(runtime: &Runtime, needs: Needs) {
     let _inside = runtime.enter();
-    // Once there is a handler, it stays.
+    // The handler stays after this value is dropped.
     let _ = signal(SignalKind::from_raw(Signal::SIGXFSZ as i32));
     if needs == Needs::Workers
         && let Ok(mut used_up) = signal(SignalKind::from_raw(Signal::SIGXCPU as i32))
@@ -70,8 +70,8 @@ fn cannot_start(error: &io::Error) -> Failure {
     Failure::new(Exit::Failure, format!("this process cannot start: {error}")).saying("Nothing was done.")
 }
 
-/// Names the limit of the platform behind a failure, if it tells of an error of the system that stands for one.
-pub(super) fn naming_the_limit(failure: Failure) -> Failure {
+/// Adds the limit of the platform to a failure, if a system error in it comes from one.
+pub(super) fn name_limit(failure: Failure) -> Failure {
     let facts = failure.facts.iter().map(|(_, value)| value.as_str());
     let texts = std::iter::once(failure.text.as_ref()).chain(facts);
     let number = |text: &str| text.split_once("(os error ")?.1.split_once(')')?.0.parse().ok();
@@ -82,9 +82,9 @@ pub(super) fn naming_the_limit(failure: Failure) -> Failure {
     }
 }
 
-/// How many of the wanted workers can be started, with [`SPARE_THREADS`] left for the ledger and for work that blocks; and why
-/// not all of them.
-fn affordable(wanted: usize) -> (usize, Option<io::Error>) {
+/// Returns how many of the wanted workers can start, with [`SPARE_THREADS`] left for the ledger and for blocking work, and
+/// the error if not all of them can.
+fn try_workers(wanted: usize) -> (usize, Option<io::Error>) {
     let gate = Mutex::new(());
     let mut refused = None;
     let started = thread::scope(|scope| {
@@ -117,16 +117,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn as_many_workers_are_affordable_as_threads_start() {
-        assert_eq!(affordable(2).0, 2);
-        assert!(affordable(2).1.is_none());
+    fn as_many_workers_start_as_threads_can() {
+        assert_eq!(try_workers(2).0, 2);
+        assert!(try_workers(2).1.is_none());
     }
 
     #[test]
-    fn a_refused_thread_names_the_limit() {
-        let text = naming_the_limit(cannot_start(&io::Error::from_raw_os_error(11))).render();
+    fn a_thread_that_cannot_start_names_the_limit() {
+        let text = name_limit(cannot_start(&io::Error::from_raw_os_error(11))).render();
         assert!(text.contains("ulimit -u") && text.contains("pids"), "{text}");
         let other = Failure::new(Exit::Failure, "x".to_owned()).with("cause", "no (os error 2)");
-        assert_eq!(naming_the_limit(other.clone()).render(), other.render());
+        assert_eq!(name_limit(other.clone()).render(), other.render());
     }
 }

@@ -13,32 +13,30 @@ use crate::{
     ledger::{LockError, Lost, OpenError},
 };
 
-/// Runs the daemon until SIGTERM.
-///
-/// SIGHUP reads catalog, policies and identity files anew; a bad one changes nothing. Logs go to stderr; the line `ready` names
-/// what it listens on. Until it has a first SVID of its own it answers nobody, its probes neither, and the log says what is waited
-/// for. Check the file first with `leasehold config check`.
+/// Runs the daemon: it decides who gets access, issues credentials and ends them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+SIGTERM stops it. SIGHUP reads catalog, policies and identity files again; a file with a mistake changes nothing. Logs go
+to stderr; the line `ready` has the addresses that it listens on. Before that it waits for its first certificate (SVID).
+
 Examples:
   leasehold serve --config /etc/leasehold/leasehold.toml
   leasehold config check /etc/leasehold/leasehold.toml && systemctl reload leasehold")]
 pub struct ServeArgs {
-    /// The configuration; paths in it are relative to it.
+    /// The configuration file. Paths in it are relative to its directory
     #[arg(long, value_name = "FILE", env = "LEASEHOLD_CONFIG")]
     pub config: PathBuf,
-    /// Begin a new ledger although the state directory shows that there was one and it is lost for good. Give it once, by hand:
-    /// no lock and no job of before is in force then, and the new ledger's first record says so.
+    /// Begin a new ledger if the old one is lost for good. All locks and jobs are lost with it. Use it once, by hand
     #[arg(long)]
     pub new_ledger: bool,
 }
 
 impl ServeArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        // Listened for from the first moment, so that a stop while starting is a stop.
+        // Listen from the first moment, so that a signal during the start also stops the daemon.
         let mut stops = Stops::listen()?;
         let mut loaded = Config::load(&self.config)?;
-        overrule(&mut loaded.config.identity, session);
+        apply_options(&mut loaded.config.identity, session);
         if self.new_ledger {
             loaded.config.ledger.lost = Lost::BeginNew;
         }
@@ -64,8 +62,8 @@ impl ServeArgs {
     }
 }
 
-/// What was said on the command line counts before the file.
-fn overrule(identity: &mut IdentityConfig, session: &Session) {
+/// Options of the command line take precedence over the file.
+fn apply_options(identity: &mut IdentityConfig, session: &Session) {
     identity.wait = session.identity_wait.unwrap_or(identity.wait);
     if let Some(endpoint) = session.workload_api.clone() {
         let pick = match &identity.from {
@@ -87,7 +85,7 @@ pub(super) async fn serve(daemon: Daemon, mut stops: Stops) -> Stopped {
                 _ = stops.int.recv() => return stopper.cancel(),
                 _ = stops.hangup.recv() => {
                     tracing::info!("SIGHUP: reading identity files, catalog and policy anew");
-                    // A panic in it must not end the daemon's ear for SIGTERM; what is bad is logged.
+                    // A panic in the reload must not stop this task, which also waits for SIGTERM. Mistakes are logged.
                     let reload = reload.clone();
                     let _ = tokio::task::spawn_blocking(move || reload()).await;
                 }
@@ -99,7 +97,7 @@ pub(super) async fn serve(daemon: Daemon, mut stops: Stops) -> Stopped {
     stopped
 }
 
-/// The signals that a daemon listens to.
+/// The signals that a daemon reacts to.
 pub(super) struct Stops {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
@@ -109,8 +107,7 @@ pub(super) struct Stops {
 impl Stops {
     pub(super) fn listen() -> Result<Self, Failure> {
         let listen = |kind| {
-            signal(kind)
-                .map_err(|e| Failure::new(Exit::Failure, format!("signals cannot be listened to: {e}")))
+            signal(kind).map_err(|e| Failure::new(Exit::Failure, format!("signals cannot be received: {e}")))
         };
         Ok(Stops {
             term: listen(SignalKind::terminate())?,
@@ -127,7 +124,7 @@ impl Stops {
     }
 }
 
-/// Why it did not start, with all causes.
+/// Explains why the daemon did not start, with all causes.
 pub(super) fn not_started(error: &StartError) -> Failure {
     let mut text = error.to_string();
     let mut lines = Vec::new();
@@ -138,7 +135,7 @@ pub(super) fn not_started(error: &StartError) -> Failure {
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {
         let said = e.to_string();
-        // Some say their cause themselves.
+        // Some messages contain their cause already.
         if !text.ends_with(&said) {
             text.push_str(": ");
             text.push_str(&said);
@@ -149,24 +146,24 @@ pub(super) fn not_started(error: &StartError) -> Failure {
     failure
         .fix(match error {
             StartError::Listen { .. } => {
-                "choose another address in the configuration, or stop what listens there"
+                "choose another address in the configuration, or stop the program that listens there"
             }
             StartError::Ledger(OpenError::Lock(LockError::Held { .. })) => {
-                "one daemon has one ledger: stop the other, or give this one a server.state of its own"
+                "two daemons cannot share a ledger: stop the other one, or set another server.state for this one"
             }
             StartError::Ledger(OpenError::Tamper(_)) => {
-                "`leasehold audit verify DIR` tells where; keep the files as they are, and restore a copy that is good"
+                "`leasehold audit verify DIR` shows where; keep the files as they are, and restore a good copy"
             }
             StartError::Ledger(_) | StartError::Epoch(_) | StartError::HeadKey(_) => {
-                "see that the directory of server.state is there, is this user's to write, and has room on its disk"
+                "check that the directory of server.state exists, that this user may write it, and that its disk has space"
             }
             StartError::NoIdentity(_) => {
-                "see that the SPIFFE agent runs and has a registration entry for the daemon, then start again"
+                "check that the SPIFFE agent runs and has a registration entry for the daemon, then start again"
             }
             StartError::WorkloadApi(_) => {
-                "write identity.workload_api, or set the variable in the daemon's unit"
+                "set identity.workload_api in the configuration, or the variable in the daemon's systemd unit"
             }
-            _ => "`leasehold config check FILE` looks at everything that it names",
+            _ => "run `leasehold config check FILE`, which checks everything that the file names",
         })
-        .saying("Nothing was served.")
+        .saying("The daemon did not start.")
 }

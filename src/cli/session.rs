@@ -1,4 +1,4 @@
-//! What every command is given: where to print, which context, as whom, and the time.
+//! What each command gets: the output format, the context, the identity and the clock.
 
 use std::{
     path::{Path, PathBuf},
@@ -24,22 +24,22 @@ use crate::{
     name::PrincipalKind,
 };
 
-/// The surroundings of one command.
+/// The output format, context, identity and clock of one command.
 pub struct Session {
     pub output: Format,
     pub clock: Arc<dyn Clock>,
     contexts_file: Result<PathBuf, NoPlace>,
     context: Option<String>,
     role: Option<PrincipalKind>,
-    /// How long to wait for a first SVID, where it was said.
+    /// How long to wait for a first SVID, if the command line says it.
     pub identity_wait: Option<Duration>,
-    /// In the place of what the context says.
+    /// The SPIFFE agent that is used instead of the identity of the context.
     pub workload_api: Option<WorkloadEndpoint>,
     /// The process in front of this one, if a wrapper at a terminal has one.
     pub behind: Option<FrontPipes>,
 }
 
-/// A context that was chosen, and the identity to use in it.
+/// The chosen context, and the identity to use there.
 pub struct Chosen {
     pub name: String,
     pub context: Context,
@@ -62,7 +62,7 @@ impl Session {
         }
     }
 
-    /// With a clock and a contexts file of its own.
+    /// Makes a session with its own clock and contexts file.
     #[cfg(test)]
     pub(super) fn of_test(
         clock: Arc<dyn Clock>,
@@ -76,17 +76,17 @@ impl Session {
         self.clock.now()
     }
 
-    /// How long to wait for a first SVID.
+    /// Returns how long to wait for a first SVID.
     pub fn identity_wait(&self) -> Duration {
         self.identity_wait.unwrap_or(limits::IDENTITY_WAIT)
     }
 
-    /// Whether data is printed as a value, and not as text for people.
+    /// Whether data is printed as a value for programs, not as text for people.
     pub fn for_programs(&self) -> bool {
         matches!(self.output, Format::Json | Format::Yaml)
     }
 
-    /// Prints the one value that a command answers.
+    /// Prints the one value of a command.
     pub(super) fn print_value(&self, value: &Value) -> Result<(), Failure> {
         output::print(&match self.output {
             Format::Yaml => output::yaml(value),
@@ -94,7 +94,7 @@ impl Session {
         })
     }
 
-    /// Prints one of the values that keep coming: a line of JSON, or a YAML document.
+    /// Prints one of several values: a line of JSON, or a YAML document.
     pub(super) fn print_item(&self, value: &Value) -> Result<(), Failure> {
         output::print(&match self.output {
             Format::Yaml => Page::line("---").then(&output::yaml(value)),
@@ -102,40 +102,40 @@ impl Session {
         })
     }
 
-    /// How much of a list is shown on stdout.
+    /// Returns how much of a list stdout can show.
     pub(super) fn table_size(&self) -> TableSize {
         let columns = terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| width.0.into());
         TableSize { is_wide: self.output == Format::Wide, columns }
     }
 
-    /// Where the contexts are.
+    /// Returns the path of the contexts file.
     pub fn contexts_file(&self) -> Result<&Path, Failure> {
         self.contexts_file.as_deref().map_err(|e| Failure::new(Exit::Failure, e.to_string()))
     }
 
-    /// The context that `--context` names, or else the current one.
+    /// Returns the context that `--context` names, or else the current one.
     pub fn context(&self) -> Result<(String, Context), Failure> {
         let path = self.contexts_file()?;
         let mut contexts = Contexts::load(path)?;
         let known = contexts.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
-        let begin = || {
+        let fix = || {
             match known.is_empty() {
-            true => "start `leasehold dev`, which writes one, or describe your daemon: leasehold context add --help".to_owned(),
-            false => format!("`leasehold context use NAME`, or --context NAME; there are: {known}"),
+            true => "start `leasehold dev`, which writes a context, or describe your daemon with `leasehold context add`".to_owned(),
+            false => format!("run `leasehold context use NAME`, or add --context NAME; the known names are: {known}"),
         }
         };
         let file = path.display().to_string();
         let Some(name) = self.context.clone().or_else(|| contexts.current.take()) else {
             let text = match path.exists() {
-                true => "no context is chosen, so there is no daemon to ask",
-                false => "the contexts file does not exist, so there is no daemon to ask",
+                true => "no context is chosen, so it is not known which daemon to ask",
+                false => "the contexts file does not exist, so it is not known which daemon to ask",
             };
             let failure = Failure::new(Exit::Failure, text).with("file", file);
             return Err(match (path.exists(), std::env::var_os("LEASEHOLD_CONTEXTS").is_some()) {
                 (false, true) => failure
                     .with("named by", "LEASEHOLD_CONTEXTS")
-                    .fix("set LEASEHOLD_CONTEXTS to a file that is there, or unset it"),
-                _ => failure.fix(begin()),
+                    .fix("set LEASEHOLD_CONTEXTS to a file that exists, or unset it"),
+                _ => failure.fix(fix()),
             });
         };
         if let Some(broken) = contexts.broken.remove(&name) {
@@ -146,12 +146,12 @@ impl Session {
             None => {
                 Err(Failure::new(Exit::Failure, format!("there is no context `{}`", name.escape_debug()))
                     .with("file", file)
-                    .fix(begin()))
+                    .fix(fix()))
             }
         }
     }
 
-    /// The context, and in it the identity of `--as`, or else the first of those that this command prefers.
+    /// Chooses the context and its identity: that of `--as`, or else the first that this command prefers.
     pub fn choose(&self, prefer: &[PrincipalKind]) -> Result<Chosen, Failure> {
         let (name, mut context) = self.context()?;
         let role = match self.role {
@@ -161,7 +161,7 @@ impl Session {
         let found = role.and_then(|role| Some((role, context.identities.remove(&role)?)));
         let found = match (found, &self.workload_api) {
             (found, Some(endpoint)) => {
-                // Who asks an agent by name is whoever that agent says, whatever the context has.
+                // With --workload-api the identity comes from that agent, whatever the context has.
                 let pick = match &found {
                     Some((_, SvidFrom::WorkloadApi { pick, .. })) => pick.clone(),
                     _ => Pick::First,
@@ -172,30 +172,30 @@ impl Session {
             (found, None) => found,
         };
         let Some((role, svid)) = found else {
-            let wanted = self.role.map_or_else(|| words(prefer, " or "), |r| r.to_string());
+            let wanted = self.role.map_or_else(|| join(prefer, " or "), |r| r.to_string());
             let have: Vec<_> = context.identities.keys().copied().collect();
             return Err(Failure::new(
                 Exit::Failure,
                 format!("context `{name}` has no identity for {wanted}"),
             )
-            .with("has", if have.is_empty() { "none".to_owned() } else { words(&have, ", ") })
+            .with("has", if have.is_empty() { "none".to_owned() } else { join(&have, ", ") })
             .fix(format!(
-                "write [context.{name}.identity.{}] with cert and key, or with workload_api, or choose another by --as",
+                "add [context.{name}.identity.{}] to the contexts file, with cert and key or with workload_api, or choose another role with --as",
                 self.role.or(prefer.first().copied()).map_or("workload", |r| r.as_str())
             )));
         };
         Ok(Chosen { name, context, role, svid })
     }
 
-    /// A client for the chosen daemon. Connects at its first call.
+    /// Makes a client for the chosen daemon. It connects at its first call.
     pub fn client(&self, prefer: &[PrincipalKind]) -> Result<Client, Failure> {
         let chosen = self.choose(prefer)?;
         let (connector, source) = self.connector(&chosen)?;
         Ok(Client::new(connector, source, self.clock.clone(), self.identity_wait()))
     }
 
-    /// The way to the chosen daemon, with the source of our own SVID, which is followed from here on. An agent may still have
-    /// to be asked: wait for the first identity before the first connection.
+    /// Makes the connector to the chosen daemon, and the source of our SVID, which follows rotations from now on. The first SVID
+    /// of an agent may not have arrived: wait for it before the first connection.
     pub fn connector(&self, chosen: &Chosen) -> Result<(Connector, Arc<dyn IdentitySource>), Failure> {
         let context = &chosen.context;
         let unusable = || {
@@ -208,18 +208,18 @@ impl Session {
             }
             SvidFrom::WorkloadApi { endpoint: None, pick } => {
                 let endpoint = WorkloadEndpoint::from_env().map_err(|e| {
-                    unusable()
-                        .with("", e.to_string())
-                        .fix("set it to the socket of your SPIFFE agent, or name that by --workload-api")
+                    unusable().with("", e.to_string()).fix(
+                        "set it to the socket of your SPIFFE agent, or give the socket with --workload-api",
+                    )
                 })?;
                 Origin::WorkloadApi { endpoint, pick: pick.clone() }
             }
         };
         let bundles = context.bundles.iter().map(|(d, p)| (d.clone(), p.clone())).collect();
         let source = IdentityOptions::new(origin, bundles).open(self.clock.clone()).map_err(|e| {
-            unusable().with("file", e.to_string()).fix("`leasehold doctor` looks at each file")
+            unusable().with("file", e.to_string()).fix("run `leasehold doctor`, which checks each file")
         })?;
-        // Ends with the process.
+        // This task ends with the process.
         tokio::spawn(source.clone().follow(CancellationToken::new()));
         let endpoint = Endpoint::new(&context.server, context.server_id.clone())
             .map_err(|e| Failure::new(Exit::Failure, e.to_string()))?;
@@ -231,7 +231,7 @@ impl Session {
     }
 }
 
-fn words(roles: &[PrincipalKind], between: &str) -> String {
+fn join(roles: &[PrincipalKind], between: &str) -> String {
     roles.iter().map(|r| r.as_str()).collect::<Vec<_>>().join(between)
 }
 

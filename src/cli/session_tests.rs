@@ -1,4 +1,4 @@
-//! Commands against a daemon that answers as the test says, over real connections.
+//! Commands against a scripted daemon, over real connections.
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, sync::Mutex, time::Duration};
 
@@ -28,14 +28,14 @@ use crate::{
 
 const DAEMON: &str = "spiffe://td.example/daemon";
 
-/// What the daemon answers, and what it was asked.
+/// The answers of the daemon, and the calls that it got.
 #[derive(Default)]
 struct Answers {
     revoke: Mutex<Option<Result<v1::RevokeResponse, Status>>>,
-    /// Why a record is not on disk.
+    /// The error of WaitDurable.
     not_durable: Option<&'static str>,
     asked: Mutex<Vec<String>>,
-    /// Never answers at all.
+    /// Never answers.
     is_silent: bool,
 }
 
@@ -122,7 +122,7 @@ impl OperatorService for Answers {
     }
 }
 
-/// A daemon that runs, and a folder with a context for it.
+/// A running daemon, and a folder with a context for it.
 struct Running {
     answers: Arc<Answers>,
     clock: Arc<ManualClock>,
@@ -209,7 +209,7 @@ fn ended(durable: bool) -> Answers {
 }
 
 #[tokio::test]
-async fn a_well_set_up_context_asks_and_the_doctor_finds_nothing() {
+async fn the_doctor_finds_no_fault_in_a_good_context() {
     let daemon = Running::start(Answers::default()).await;
     assert_eq!(daemon.run("whoami").await.unwrap(), Exit::Ok);
     assert_eq!(daemon.run("doctor").await.unwrap(), Exit::Ok);
@@ -218,14 +218,14 @@ async fn a_well_set_up_context_asks_and_the_doctor_finds_nothing() {
 }
 
 #[tokio::test]
-async fn the_doctor_finds_clocks_that_are_apart() {
+async fn the_doctor_finds_clocks_that_differ() {
     let daemon = Running::start(Answers::default()).await;
     daemon.clock.advance(Duration::from_secs(31));
     assert_eq!(daemon.run("doctor").await.unwrap(), Exit::Failure);
 }
 
 #[tokio::test]
-async fn a_revocation_waits_until_it_is_on_disk_and_ends_with_five_where_it_is_not() {
+async fn a_revocation_that_is_not_durable_in_time_exits_with_5() {
     let revoke = "revoke tenant:acme --reason leak";
     let daemon = Running::start(ended(false)).await;
     assert_eq!(daemon.run(revoke).await.unwrap(), Exit::Ok);
@@ -242,7 +242,7 @@ async fn a_revocation_waits_until_it_is_on_disk_and_ends_with_five_where_it_is_n
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_daemon_arrives_with_its_reason_lines_and_who_we_are() {
+async fn a_refusal_shows_its_facts_and_who_we_are() {
     let details = ErrorDetails::with_error_info(
         "POLICY_DENIED",
         "leasehold",
@@ -262,7 +262,7 @@ async fn a_refusal_of_the_daemon_arrives_with_its_reason_lines_and_who_we_are() 
 }
 
 #[tokio::test]
-async fn a_list_goes_through_its_pages_up_to_its_limit() {
+async fn a_list_fetches_pages_up_to_its_limit() {
     let daemon = Running::start(Answers::default()).await;
     assert_eq!(daemon.run("lease list").await.unwrap(), Exit::Ok);
     assert_eq!(daemon.asked(), ["page 0", "page 1", "page 2"]);
@@ -271,7 +271,7 @@ async fn a_list_goes_through_its_pages_up_to_its_limit() {
 }
 
 #[tokio::test]
-async fn an_answer_that_leaves_out_what_it_must_have_is_a_failure() {
+async fn an_incomplete_answer_is_a_failure() {
     let daemon = Running::start(Answers::default()).await;
     let failure = daemon.run("lease show l-00000000000000000000000009").await.unwrap_err();
     assert_eq!(failure.exit, Exit::Failure);
@@ -281,7 +281,7 @@ async fn an_answer_that_leaves_out_what_it_must_have_is_a_failure() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_is_silent_is_given_up_in_time() {
+async fn a_call_to_a_silent_daemon_times_out() {
     let daemon = Running::start(Answers { is_silent: true, ..Default::default() }).await;
     let passing = async {
         while daemon.asked().is_empty() {
@@ -299,7 +299,7 @@ async fn a_daemon_that_is_silent_is_given_up_in_time() {
 }
 
 #[tokio::test]
-async fn who_is_not_the_daemon_is_never_asked() {
+async fn a_server_with_another_identity_is_not_asked() {
     let daemon = Running::start(ended(true)).await;
     daemon.change(|context| context.server_id = "spiffe://td.example/other".parse().unwrap());
     let failure = daemon.run("revoke tenant:acme --reason x").await.unwrap_err();
@@ -313,7 +313,7 @@ async fn who_is_not_the_daemon_is_never_asked() {
 }
 
 #[tokio::test]
-async fn an_svid_that_is_over_is_not_even_tried() {
+async fn an_expired_svid_is_not_tried() {
     let daemon = Running::start(Answers::default()).await;
     daemon.clock.advance(Duration::from_secs(2 * 3600));
     let failure = daemon.run("whoami").await.unwrap_err();
@@ -321,20 +321,20 @@ async fn an_svid_that_is_over_is_not_even_tried() {
 }
 
 #[tokio::test]
-async fn an_identity_that_the_context_does_not_have_is_told_with_those_that_it_has() {
+async fn a_missing_identity_is_reported_with_the_known_ones() {
     let daemon = Running::start(Answers::default()).await;
     let session = Session::of_test(daemon.clock.clone(), daemon.contexts(), Some(PrincipalKind::Launcher));
     let failure = session.client(PrincipalKind::ALL).err().unwrap();
     assert!(failure.render().contains("has    operator"), "{}", failure.render());
     let failure = daemon.run("job check /nonexistent.toml").await.unwrap_err();
-    assert_eq!(failure.exit, Exit::Usage, "a specification is read before anybody is asked");
+    assert_eq!(failure.exit, Exit::Usage, "a job file is read before any call");
     fs::remove_file(daemon.folder.path().join("op.key")).unwrap();
     let failure = daemon.run("whoami").await.unwrap_err();
     assert!(failure.render().contains("`private key` is not there"), "{}", failure.render());
 }
 
 #[tokio::test]
-async fn contexts_are_chosen_and_forgotten() {
+async fn contexts_are_chosen_and_deleted() {
     let daemon = Running::start(Answers::default()).await;
     assert_eq!(daemon.run("context use other").await.unwrap_err().exit, Exit::Failure);
     assert_eq!(daemon.run("context use test").await.unwrap(), Exit::Ok);

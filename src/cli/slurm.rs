@@ -26,16 +26,15 @@ use crate::{
     },
 };
 
-/// Tells the daemon what Slurm does with a job: for the prologs and epilogs of slurm.conf.
-///
-/// A Slurm job belongs to a Leasehold job by its comment, `--comment=leasehold:JOB`; all others are passed by. The attempt
-/// key is made of the cluster, the Slurm job and its restart count, so that all nodes of a run are one attempt and a requeue
-/// is the next. Scripts, an sbatch example and what to write into slurm.conf are in deploy/slurm.
+/// Reports to the daemon what Slurm does with a job. For the prologs and epilogs of slurm.conf.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+The comment of a Slurm job names its Leasehold job: `--comment=leasehold:JOB`. Slurm jobs without one are ignored. All nodes
+of a run are one attempt, and a requeue is the next attempt. deploy/slurm has the scripts and the lines for slurm.conf.
+
 Examples:
   JOB=$(leasehold job create --spec job.toml --wait) && sbatch --comment=leasehold:$JOB train.sbatch
-  leasehold slurm resend --spool /var/spool/leasehold        what could not be told yet")]
+  leasehold slurm resend --spool /var/spool/leasehold        sends the reports that could not be sent before")]
 pub struct SlurmArgs {
     #[command(subcommand)]
     command: SlurmCommand,
@@ -43,47 +42,47 @@ pub struct SlurmArgs {
 
 #[derive(Debug, Subcommand)]
 enum SlurmCommand {
-    /// PrologSlurmctld: begins the attempt of a run. Always exits with 0.
+    /// For PrologSlurmctld: begins the attempt of a run. Always exits with 0.
     #[command(after_help = "\
 Examples:
   leasehold slurm prolog --spool /var/spool/leasehold --runs-as 'spiffe://hpc.acme.example/slurm/{account}/{user}'")]
     Prolog {
         #[command(flatten)]
-        to: Telling,
-        /// The SPIFFE ID that a user's jobs run as, with {user}, {account}, {cluster}: nobody else's job is begun by a comment.
+        to: SpoolArgs,
+        /// The SPIFFE ID of a user's jobs, with {user}, {account}, {cluster}: a comment can name only that user's jobs
         #[arg(long, value_name = "TEMPLATE")]
         runs_as: String,
     },
-    /// EpilogSlurmctld: ends or drains the attempt of a run. Always exits with 0.
+    /// For EpilogSlurmctld: ends or drains the attempt of a run. Always exits with 0.
     #[command(after_help = "\
 Examples:
   leasehold slurm epilog --spool /var/spool/leasehold")]
     Epilog {
         #[command(flatten)]
-        to: Telling,
+        to: SpoolArgs,
     },
-    /// Epilog of a node: ends the members there that could not say so themselves. Always exits with 0.
+    /// For the Epilog of a node: ends the members that were left there. Always exits with 0.
     #[command(after_help = "\
 Examples:
   leasehold slurm node-epilog")]
     NodeEpilog {
         #[command(flatten)]
-        to: Telling,
+        to: SpoolArgs,
     },
-    /// Tells what was kept while the daemon was away. Exits with 1 where something still is.
+    /// Sends the reports that were kept while the daemon was away. Exits with 1 if some are left.
     #[command(after_help = "\
 Examples:
   leasehold slurm resend --spool /var/spool/leasehold
   leasehold slurm resend --spool /var/spool/leasehold --every 5s")]
     Resend {
-        /// Where reports are kept.
+        /// The directory that keeps reports
         #[arg(long, value_name = "DIR")]
         spool: PathBuf,
-        /// Go on, and look this often.
+        /// Do not exit; look for reports this often
         #[arg(long, value_name = "SPAN", value_parser = parse::span)]
         every: Option<Duration>,
     },
-    /// Prints the attempt key of the run that this is called in.
+    /// Inside a Slurm job: prints the attempt key of the run.
     #[command(after_help = "\
 Examples:
   leasehold run --job $JOB --attempt-key \"$(leasehold slurm key)\" --instance \"$SLURMD_NODENAME\" -- torchrun …")]
@@ -91,17 +90,17 @@ Examples:
 }
 
 #[derive(Debug, Args)]
-struct Telling {
-    /// Where reports are kept until the daemon has them; one directory for all head nodes, one on each node.
+struct SpoolArgs {
+    /// The directory that keeps reports until the daemon has them: one for all head nodes, one on each node
     #[arg(long, value_name = "DIR")]
     spool: PathBuf,
-    /// Give up after this; what is kept is told later.
+    /// Give up after this time; the report is sent later
     #[arg(long, value_name = "SPAN", value_parser = parse::span, default_value = "2s")]
     timeout: Duration,
 }
 
 impl SlurmArgs {
-    /// Whether Slurm would drain the node, or requeue the job, if this command failed.
+    /// Whether Slurm would drain the node or requeue the job if this command failed.
     pub(super) fn never_fails(&self) -> bool {
         match self.command {
             SlurmCommand::Prolog { .. } | SlurmCommand::Epilog { .. } | SlurmCommand::NodeEpilog { .. } => {
@@ -115,15 +114,17 @@ impl SlurmArgs {
         let var = |name: &str| std::env::var(name).ok();
         match self.command {
             SlurmCommand::Prolog { to, runs_as } => {
-                passing_by(prolog(Allocation::read(var), &to, &runs_as, session).await)
+                print_and_succeed(prolog(Allocation::read(var), &to, &runs_as, session).await)
             }
-            SlurmCommand::Epilog { to } => passing_by(epilog(Allocation::read(var), &to, session).await),
+            SlurmCommand::Epilog { to } => {
+                print_and_succeed(epilog(Allocation::read(var), &to, session).await)
+            }
             SlurmCommand::NodeEpilog { to } => {
-                passing_by(node_epilog(Allocation::read(var), &to, session).await)
+                print_and_succeed(node_epilog(Allocation::read(var), &to, session).await)
             }
             SlurmCommand::Resend { spool, every } => resend(&spool, every, session).await,
             SlurmCommand::Key => {
-                let run = SlurmRun::read(&var).map_err(unreadable)?;
+                let run = SlurmRun::read(&var).map_err(wrong_environment)?;
                 print_line(&run.key().to_string())?;
                 Ok(Exit::Ok)
             }
@@ -131,49 +132,61 @@ impl SlurmArgs {
     }
 }
 
-/// A prolog that fails has Slurm requeue the job, an epilog that fails has it drain the node: they say it, and succeed.
-fn passing_by(done: Result<(), Failure>) -> Result<Exit, Failure> {
+/// Prints a failure and succeeds: Slurm requeues the job if a prolog fails, and drains the node if an epilog fails.
+fn print_and_succeed(done: Result<(), Failure>) -> Result<Exit, Failure> {
     if let Err(failure) = done {
         note_page(&failure.page());
     }
     Ok(Exit::Ok)
 }
 
-fn unreadable(error: NotAnAllocation) -> Failure {
+fn wrong_environment(error: NotAnAllocation) -> Failure {
     Failure::usage(error.to_string())
 }
 
 type ReadAllocation = Result<Option<Allocation>, NotAnAllocation>;
 
-async fn prolog(read: ReadAllocation, to: &Telling, runs_as: &str, session: &Session) -> Result<(), Failure> {
-    let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
-    let id = allocation.runs_as(runs_as).map_err(unreadable)?;
+async fn prolog(
+    read: ReadAllocation,
+    to: &SpoolArgs,
+    runs_as: &str,
+    session: &Session,
+) -> Result<(), Failure> {
+    let Some(allocation) = read.map_err(wrong_environment)? else { return Ok(()) };
+    let id = allocation.runs_as(runs_as).map_err(wrong_environment)?;
     let report = RunReport::began(&allocation, id, session.now().wall);
     let spool = open(to);
     if let Some(spool) = &spool {
-        complain(spool.note(allocation.run.slurm_job, &NotedRun::of(&allocation)));
+        note_error(spool.note(allocation.run.slurm_job, &NotedRun::of(&allocation)));
     }
     deliver(spool.as_ref(), report, to.timeout, session).await
 }
 
-async fn epilog(read: ReadAllocation, to: &Telling, session: &Session) -> Result<(), Failure> {
-    let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
+async fn epilog(read: ReadAllocation, to: &SpoolArgs, session: &Session) -> Result<(), Failure> {
+    let Some(allocation) = read.map_err(wrong_environment)? else { return Ok(()) };
     let spool = open(to);
     let noted = spool.as_ref().and_then(|s| s.noted(allocation.run.slurm_job));
     let Some(report) = RunReport::ended(&allocation, noted.as_ref(), session.now().wall) else {
         return Err(Failure::new(
             Exit::Failure,
-            format!("{}: its prolog left no note of which run this was, so none is ended", allocation.run),
+            format!(
+                "{}: its prolog left no note in the spool, so it is not known which run to end",
+                allocation.run
+            ),
         )
-        .fix("have PrologSlurmctld use the same --spool; access ends with its members meanwhile"));
+        .fix(
+            "use the same --spool in PrologSlurmctld; until then access ends when the members of the run end",
+        ));
     };
     deliver(spool.as_ref(), report, to.timeout, session).await
 }
 
-async fn node_epilog(read: ReadAllocation, to: &Telling, session: &Session) -> Result<(), Failure> {
-    let Some(allocation) = read.map_err(unreadable)? else { return Ok(()) };
-    let node =
-        allocation.node.clone().ok_or_else(|| unreadable(NotAnAllocation::Absent("SLURMD_NODENAME")))?;
+async fn node_epilog(read: ReadAllocation, to: &SpoolArgs, session: &Session) -> Result<(), Failure> {
+    let Some(allocation) = read.map_err(wrong_environment)? else { return Ok(()) };
+    let node = allocation
+        .node
+        .clone()
+        .ok_or_else(|| wrong_environment(NotAnAllocation::Absent("SLURMD_NODENAME")))?;
     let report = RunReport::released(&allocation, &node, session.now().wall);
     deliver(open(to).as_ref(), report, to.timeout, session).await
 }
@@ -186,7 +199,7 @@ async fn resend(dir: &Path, every: Option<Duration>, session: &Session) -> Resul
             (None, Ok(true)) => return Ok(Exit::Ok),
             (None, Ok(false)) => {
                 let left = spool.pending().map_or(0, |p| p.len());
-                return Err(Failure::new(Exit::Failure, format!("{left} reports are still to be told"))
+                return Err(Failure::new(Exit::Failure, format!("{left} reports could not be sent"))
                     .saying("They stay in the spool."));
             }
             (None, Err(failure)) => return Err(failure),
@@ -204,7 +217,7 @@ async fn deliver(
     timeout: Duration,
     session: &Session,
 ) -> Result<(), Failure> {
-    let kept = spool.and_then(|spool| complain(spool.keep(report.clone())).map(|spooled| (spool, spooled)));
+    let kept = spool.and_then(|spool| note_error(spool.keep(report.clone())).map(|spooled| (spool, spooled)));
     match kept {
         Some((spool, own)) => {
             within(timeout, session, send_all(spool, Some(&own.report), session)).await??;
@@ -229,16 +242,16 @@ async fn within<T>(
             Exit::Failure,
             format!("the daemon did not answer within {} s", timeout.as_secs()),
         )
-        .saying("What the spool keeps is told later.")),
+        .saying("Reports in the spool are sent later.")),
     }
 }
 
-fn open(to: &Telling) -> Option<Spool> {
-    complain(Spool::open(&to.spool, note))
+fn open(to: &SpoolArgs) -> Option<Spool> {
+    note_error(Spool::open(&to.spool, note))
 }
 
 /// Notes an error of the spool. The report is sent without it.
-fn complain<T, E: fmt::Display>(done: Result<T, E>) -> Option<T> {
+fn note_error<T, E: fmt::Display>(done: Result<T, E>) -> Option<T> {
     done.map_err(|e| note(&format!("leasehold: {e}"))).ok()
 }
 
@@ -301,7 +314,7 @@ impl CallError for Failure {
 fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
     let run = &report.run;
     let what = match &report.event {
-        RunEvent::Began { .. } => "its beginning".to_owned(),
+        RunEvent::Began { .. } => "its begin".to_owned(),
         RunEvent::Ended { .. } => "its end".to_owned(),
         RunEvent::Released { node, .. } => format!("its end on {node}"),
     };
@@ -312,19 +325,19 @@ fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
     };
     match delivery {
         Delivery::Done(done) => Page::line(&format!("leasehold: {run}: {done}")),
-        Delivery::Outdated(why) => Page::line(&format!("leasehold: {run}: {what} is not told: {why}")),
-        Delivery::Dropped(failure) => lines("is not told", failure),
+        Delivery::Outdated(why) => Page::line(&format!("leasehold: {run}: {what} is not reported: {why}")),
+        Delivery::Dropped(failure) => lines("is not reported", failure),
         Delivery::NotTheirs(refusal) => lines(
-            "is not told",
+            "is not reported",
             &Failure::from(refusal.clone())
-                .saying("No attempt was begun; the Slurm job runs without access."),
+                .saying("No attempt was begun. The Slurm job runs without access."),
         ),
         Delivery::Waits(so_far) => Page::line(&format!(
-            "leasehold: {run}: {so_far}; {what} is told again, in case its beginning is under way"
+            "leasehold: {run}: {so_far}; {what} is reported again later, in case its begin arrives"
         )),
         Delivery::Kept(failure) => lines(
-            "could not be told",
-            &failure.clone().saying("It is kept: `leasehold slurm resend` tells it again."),
+            "could not be reported",
+            &failure.clone().saying("It is kept in the spool: `leasehold slurm resend` sends it again."),
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! Prologs and epilogs against a real daemon, with the environments that slurmctld 22.05 gives them.
+//! Prologs and epilogs against a real daemon, with the environments of slurmctld 22.05.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -20,11 +20,11 @@ use crate::{
 
 const RUNS_AS: &str = "spiffe://dev.leasehold/{user}";
 
-/// A cluster whose controller the catalog knows.
+/// A cluster whose controller is in the catalog.
 struct Cluster {
     home: Home,
     session: Session,
-    to: Telling,
+    to: SpoolArgs,
 }
 
 impl Cluster {
@@ -36,7 +36,7 @@ impl Cluster {
         fs::write(&catalog, text + more).unwrap();
         home.run_as(Some(PrincipalKind::Operator), &["catalog", "reload"]).await.unwrap();
         let session = Self::session_of(&home, "controller");
-        let to = Telling { spool: home.folder.path().join("spool"), timeout: Duration::from_secs(20) };
+        let to = SpoolArgs { spool: home.folder.path().join("spool"), timeout: Duration::from_secs(20) };
         Cluster { home, session, to }
     }
 
@@ -82,7 +82,7 @@ impl Cluster {
         client.jobs().get_job(request).await.unwrap().into_inner().job.unwrap()
     }
 
-    /// What of a job's attempts is to be seen: key and state, or outcome.
+    /// Returns the key and the state or outcome of each attempt.
     async fn attempts(&self, job: &str) -> Vec<String> {
         let attempts = self.seen(job).await.attempts;
         attempts
@@ -102,12 +102,12 @@ impl Cluster {
         epilog(run.read(), &self.to, &self.session).await.unwrap();
     }
 
-    /// A spool of a node's own.
-    fn to_node(&self) -> Telling {
-        Telling { spool: self.home.folder.path().join("node-spool"), timeout: self.to.timeout }
+    /// The spool of a node.
+    fn to_node(&self) -> SpoolArgs {
+        SpoolArgs { spool: self.home.folder.path().join("node-spool"), timeout: self.to.timeout }
     }
 
-    /// The same, so much later.
+    /// A session with a clock that is later by a span.
     fn later(&self, name: &str, span: Duration) -> Session {
         let contexts = self.home.folder.path().join(format!("{name}.toml"));
         Session::of_test(Still::after(&self.home.clock, span), contexts, None)
@@ -118,8 +118,8 @@ impl Cluster {
     }
 }
 
-/// A clock that stands at a moment, whose timers run all the same, and patiently: how old a report is does not depend on how busy the
-/// machine is, nor whether a daemon that is well answers in time.
+/// A clock that stands still, with timers that are twelve times as long. So the age of a report does not depend on how busy
+/// the machine is, and a healthy daemon answers in time.
 struct Still(Arc<dyn Clock>, Now);
 
 impl Still {
@@ -142,7 +142,7 @@ impl Clock for Still {
 
 const CONTROLLER: &str = "\"spiffe://dev.leasehold/slurm/controller\", \"spiffe://dev.leasehold/slurm/node\"";
 
-/// What slurmctld sets.
+/// The environment that slurmctld sets.
 #[derive(Clone)]
 struct Environment {
     job: String,
@@ -172,7 +172,7 @@ impl Environment {
     }
 }
 
-/// Joins the attempt of a run as a member of a node does.
+/// Joins the attempt of a run as a member on a node.
 async fn join(cluster: &Cluster, job: &str, key: &str, instance: &str) {
     let client = cluster.home_session().client(&[PrincipalKind::Workload]).unwrap();
     let request = v1::BeginAttemptRequest {
@@ -198,7 +198,7 @@ async fn join(cluster: &Cluster, job: &str, key: &str, instance: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_29_a_requeue_is_the_next_attempt_and_the_late_epilog_of_the_run_before_ends_nothing_of_it() {
+async fn law_29_a_late_epilog_does_not_end_the_requeued_run() {
     let cluster = Cluster::start().await;
     let job = cluster.job(CONTROLLER).await;
     let first = Environment::of(&job);
@@ -207,16 +207,16 @@ async fn law_29_a_requeue_is_the_next_attempt_and_the_late_epilog_of_the_run_bef
     assert_eq!(
         cluster.attempts(&job).await,
         ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"],
-        "run twice is run once"
+        "a prolog that runs twice begins one attempt"
     );
-    // The environment of the epilog of run 0, as measured: it counts the run that comes.
+    // The environment of the epilog of run 0, as measured: it has the count of the next run.
     let second = Environment { restarts: 1, ..first.clone() };
     cluster.epilog(&second).await;
     assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 OUTCOME_INTERRUPTED"]);
     cluster.prolog(&second).await;
     let both = ["slurm:hpc:4:0 OUTCOME_INTERRUPTED", "slurm:hpc:4:1 ATTEMPT_STATE_RUNNING"];
     assert_eq!(cluster.attempts(&job).await, both);
-    // An end of run 0 that somebody kept, told now.
+    // A kept end of run 0 that is sent now.
     let noted = NotedRun { job: job.parse().unwrap(), key: "slurm:hpc:4:0".into(), restarts: 0 };
     let late = RunReport::ended(&second.read().unwrap().unwrap(), Some(&noted), cluster.session.now().wall);
     let spool = Spool::open(&cluster.to.spool, note).unwrap();
@@ -233,7 +233,7 @@ async fn law_29_a_requeue_is_the_next_attempt_and_the_late_epilog_of_the_run_bef
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exit_of_zero_drains_who_is_at_work_and_completes_nobody() {
+async fn an_exit_of_zero_drains_the_attempt() {
     let cluster = Cluster::start().await;
     let job = cluster.job(CONTROLLER).await;
     let run = Environment::of(&job);
@@ -241,7 +241,7 @@ async fn an_exit_of_zero_drains_who_is_at_work_and_completes_nobody() {
     join(&cluster, &job, "slurm:hpc:4:0", "n1.0").await;
     cluster.epilog(&run).await;
     assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 ATTEMPT_STATE_DRAINING"]);
-    // The node is released: nobody is left to say anything.
+    // The node is released: no process is left there.
     let node = Cluster::session_of(&cluster.home, "node");
     node_epilog(run.read(), &cluster.to_node(), &node).await.unwrap();
     let seen = cluster.seen(&job).await;
@@ -252,7 +252,7 @@ async fn an_exit_of_zero_drains_who_is_at_work_and_completes_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_ends_its_own_members_alone() {
+async fn a_node_ends_only_its_own_members() {
     let cluster = Cluster::start().await;
     let job = cluster.job(CONTROLLER).await;
     let run = Environment::of(&job);
@@ -265,24 +265,24 @@ async fn a_node_ends_its_own_members_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_controller_moves_only_the_jobs_that_name_it_and_a_comment_only_its_users_own() {
+async fn a_controller_and_a_comment_move_only_their_own_jobs() {
     let cluster = Cluster::start().await;
     let elsewhere = cluster.job("\"spiffe://dev.leasehold/slurm/other\"").await;
     cluster.prolog(&Environment::of(&elsewhere)).await;
     assert_eq!(cluster.attempts(&elsewhere).await, Vec::<String>::new());
-    assert_eq!(cluster.kept(), 0, "it is told no second time");
+    assert_eq!(cluster.kept(), 0, "it is not sent again");
 
     let job = cluster.job(CONTROLLER).await;
     let run = Environment::of(&job);
     cluster.prolog(&Environment { user: "mallory", ..run.clone() }).await;
-    assert_eq!(cluster.attempts(&job).await, Vec::<String>::new(), "anybody can read a comment and copy it");
+    assert_eq!(cluster.attempts(&job).await, Vec::<String>::new(), "anyone can read a comment and copy it");
     cluster.prolog(&run).await;
     assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"]);
     cluster.home.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_could_not_be_told_is_told_when_the_daemon_is_back_and_a_beginning_that_is_over_is_not() {
+async fn kept_reports_are_sent_when_the_daemon_is_back() {
     let mut cluster = Cluster::start().await;
     let (lost, ran) = (cluster.job(CONTROLLER).await, cluster.job(CONTROLLER).await);
     cluster.prolog(&Environment::of(&ran)).await;
@@ -291,16 +291,16 @@ async fn what_could_not_be_told_is_told_when_the_daemon_is_back_and_a_beginning_
     let ended = Environment { exit: "0:9", ..Environment::of(&ran) };
     cluster.epilog(&ended).await;
     assert_eq!(cluster.kept(), 1);
-    // Of another Slurm job, which is over before the daemon hears of it.
+    // Another Slurm job, which ends before the daemon is back.
     cluster.prolog(&Environment::of(&lost)).await;
     cluster.epilog(&Environment { exit: "1:0", ..Environment::of(&lost) }).await;
     assert_eq!(cluster.kept(), 2, "two ends, no beginning");
     cluster.home.revive().await;
     let spool = Spool::open(&folder, note).unwrap();
     let lock = spool.lock();
-    assert!(!send_all(&spool, None, &cluster.session).await.unwrap(), "somebody else is at it");
+    assert!(!send_all(&spool, None, &cluster.session).await.unwrap(), "another script has the lock");
     drop(lock);
-    // Of the one that began nothing: its beginning might be under way, and so it is told again for a while.
+    // One run began no attempt. Its begin might be under way, so its end is sent again for a while.
     assert!(!send_all(&spool, None, &cluster.session).await.unwrap());
     assert_eq!(cluster.kept(), 1);
     let later = cluster.later("controller", SPOOL_BEGIN_LATEST + Duration::from_secs(1));
@@ -312,9 +312,9 @@ async fn what_could_not_be_told_is_told_when_the_daemon_is_back_and_a_beginning_
     cluster.home.stop().await;
 }
 
-/// `leasehold slurm resend` tells a beginning at the very moment at which the epilog of that run tells its end.
+/// `leasehold slurm resend` sends a begin at the moment when the epilog of that run sends its end.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_beginning_that_arrives_after_its_end_is_ended_and_one_that_was_not_sent_by_then_is_not_sent() {
+async fn a_begin_after_its_end_is_ended_or_not_sent() {
     let cluster = Cluster::start().await;
     let (under_way, not_sent) = (cluster.job(CONTROLLER).await, cluster.job(CONTROLLER).await);
     let spool = Spool::open(&cluster.to.spool, note).unwrap();
@@ -327,8 +327,8 @@ async fn a_beginning_that_arrives_after_its_end_is_ended_and_one_that_was_not_se
     for job in [&under_way, &not_sent] {
         cluster.epilog(&Environment { exit: "3:0", ..Environment::of(job) }).await;
     }
-    assert_eq!(cluster.kept(), 2, "the ends alone");
-    // The call that was under way is answered now, whatever became of who made it.
+    assert_eq!(cluster.kept(), 2, "only the ends");
+    // The call that was under way is answered now.
     let late = read.iter().find(|s| s.report.job.to_string() == under_way).unwrap();
     let reporter = reporter(&cluster.session).unwrap();
     reporter.send(&late.report).await;
@@ -344,7 +344,7 @@ async fn a_beginning_that_arrives_after_its_end_is_ended_and_one_that_was_not_se
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_node_could_not_tell_is_told_later_and_ends_no_member_of_the_run_that_came_since() {
+async fn a_late_report_of_a_node_ends_no_member_of_the_next_run() {
     let mut cluster = Cluster::start().await;
     let (left, requeued) = (cluster.job(CONTROLLER).await, cluster.job(CONTROLLER).await);
     for job in [&left, &requeued] {
@@ -360,7 +360,7 @@ async fn what_a_node_could_not_tell_is_told_later_and_ends_no_member_of_the_run_
     let spool = Spool::open(&cluster.to_node().spool, note).unwrap();
     assert_eq!(spool.pending().unwrap().len(), 2, "one of each run");
     cluster.home.revive().await;
-    // The next run is at work on the same node by the time that it is told.
+    // The next run is at work on the same node when the report is sent.
     let next = Environment { restarts: 1, ..Environment::of(&requeued) };
     cluster.prolog(&next).await;
     join(&cluster, &requeued, "slurm:hpc:4:1", "n1").await;
@@ -412,12 +412,12 @@ fn syslog_gets_a_line_for_success_and_the_reason_of_a_failure() {
     ];
     insta::assert_snapshot!(lines.map(|page| page.to_string()).concat(), @r"
     leasehold: Slurm job 4 on hpc: attempt 1 of j-7 has begun
-    leasehold: Slurm job 4 on hpc: its beginning is not told: denied: the Slurm job's comment names j-00000000000000000000000007, which is no job of spiffe://hpc.acme.example/slurm/ml-support/mallory
+    leasehold: Slurm job 4 on hpc: its begin is not reported: denied: the Slurm job's comment names j-00000000000000000000000007, which is no job of spiffe://hpc.acme.example/slurm/ml-support/mallory
       launcher  spiffe://hpc.acme.example/slurm/ml-support/ada
-      fix       submit as who launched that job, or have members.join of its job file name this identity
-    No attempt was begun; the Slurm job runs without access.
-    leasehold: Slurm job 4 on hpc: its end could not be told: error: cannot reach `leasehold.acme.example:8443`
+      fix       submit as the user who launched that job, or add this identity to members.join of its job file
+    No attempt was begun. The Slurm job runs without access.
+    leasehold: Slurm job 4 on hpc: its end could not be reported: error: cannot reach `leasehold.acme.example:8443`
       fix    check that the daemon runs, and the way to it
-    It is kept: `leasehold slurm resend` tells it again.
+    It is kept in the spool: `leasehold slurm resend` sends it again.
     ");
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
 
-/// Says in a few lines how the daemon is: its life, open jobs, live leases and locks, as far as you may see them.
+/// Shows how the daemon is: version, jobs, live leases and locks, as far as you may see them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -19,10 +19,10 @@ Examples:
   leasehold status --context prod -o json | jq .jobs")]
 pub struct StatusArgs {}
 
-/// How many there are of something.
+/// A count, as far as it is known.
 enum Count {
     Exactly(usize),
-    /// A page was full, and there is another one.
+    /// The first page was full, and there are more.
     AtLeast(usize),
     /// The caller may not see it.
     Hidden,
@@ -37,7 +37,7 @@ impl Count {
         match self {
             Count::Exactly(n) => n.to_string(),
             Count::AtLeast(n) => format!("{n} or more"),
-            Count::Hidden => "not yours to see".to_owned(),
+            Count::Hidden => "you may not see them".to_owned(),
         }
     }
 
@@ -50,8 +50,8 @@ impl Count {
     }
 }
 
-/// A refusal to look is shown as such; what else goes wrong ends the command.
-fn seen(counted: Result<Count, Failure>) -> Result<Count, Failure> {
+/// Turns a denial into a hidden count. Any other failure ends the command.
+fn or_hidden(counted: Result<Count, Failure>) -> Result<Count, Failure> {
     match counted {
         Err(failure) if failure.exit == Exit::Denied => Ok(Count::Hidden),
         other => other,
@@ -69,11 +69,11 @@ impl StatusArgs {
         let who = client
             .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
             .await?;
-        let ready = seen(jobs(&client, v1::JobState::Ready).await)?;
-        let running = seen(jobs(&client, v1::JobState::Running).await)?;
-        let waiting = seen(jobs(&client, v1::JobState::AwaitingApproval).await)?;
-        let leases = seen(leases(&client).await)?;
-        let locks = seen(locks(&client).await)?;
+        let ready = or_hidden(jobs(&client, v1::JobState::Ready).await)?;
+        let running = or_hidden(jobs(&client, v1::JobState::Running).await)?;
+        let waiting = or_hidden(jobs(&client, v1::JobState::AwaitingApproval).await)?;
+        let leases = or_hidden(leases(&client).await)?;
+        let locks = or_hidden(locks(&client).await)?;
         let now = session.now().wall;
         if session.for_programs() {
             session.print_value(&json!({
@@ -124,7 +124,7 @@ async fn locks(client: &Client) -> Result<Count, Failure> {
     Ok(Count::of(answer.locks.len(), &answer.next_page_token))
 }
 
-/// Says how the daemon sees you: your SPIFFE ID, and what the catalog makes of it.
+/// Shows who you are to the daemon: your identity (SPIFFE ID), your role and your team.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -149,7 +149,7 @@ impl WhoamiArgs {
             }))?;
         } else {
             let kind = if answer.kind.is_empty() {
-                "none: the catalog does not know you".to_owned()
+                "none: the catalog has no entry for you".to_owned()
             } else {
                 answer.kind
             };

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{dev, name::SpiffeId};
 
-/// Issues SVIDs for trials.
+/// Issues identities (certificates) to try leasehold on one machine.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -24,11 +24,11 @@ pub struct SvidArgs {
 
 #[derive(Debug, Subcommand)]
 enum SvidCommand {
-    /// Issues one SVID from the authority that `leasehold init` or `leasehold dev` made. Offline.
-    ///
-    /// For trials on one machine: whoever can read the authority's key can be anyone in its trust domain. A daemon and a
-    /// wrapper take up replaced files within seconds.
+    /// Issues one certificate from the CA that `leasehold init` or `leasehold dev` made.
     #[command(after_help = "\
+Do not use it in production: everyone who can read the key of the CA can become any identity of its trust domain. A running
+daemon or wrapper loads replaced files within seconds.
+
 Examples:
   leasehold svid mint spiffe://leasehold.test/daemon --ca ./leasehold/ca --out ./leasehold/svid/daemon --dns localhost
   leasehold svid mint spiffe://leasehold.test/people/ada --ca ./leasehold/ca --out ./ada --ttl 8h")]
@@ -37,19 +37,19 @@ Examples:
 
 #[derive(Debug, Args)]
 struct MintArgs {
-    /// Whose it is.
+    /// The identity, for example spiffe://leasehold.test/trainer
     #[arg(value_name = "SPIFFE ID")]
     id: SpiffeId,
-    /// The directory with root.pem and root.key.
+    /// The directory with root.pem and root.key
     #[arg(long, value_name = "DIR")]
     ca: PathBuf,
-    /// Where it is written: PATH.pem and PATH.key, in the place of what is there.
+    /// Write PATH.pem and PATH.key, and replace existing files
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// How long it is good, at most 25h, which is what a daemon takes.
+    /// How long it is valid, at most 25h
     #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = parse::span)]
     ttl: Duration,
-    /// A host name for clients that look at one. May be repeated.
+    /// Add a host name, for clients that check host names. Repeatable
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
 }
@@ -64,12 +64,13 @@ impl SvidArgs {
                 "{} is longer than 25h",
                 humantime::format_duration(args.ttl)
             ))
-            .fix("write --ttl 25h or less: daemons refuse SVIDs that last longer"));
+            .fix("write --ttl 25h or less: daemons refuse certificates that last longer"));
         }
         let failed = |e: &dev::SetupError| {
             let cause = std::error::Error::source(e).map(|e| format!(": {e}")).unwrap_or_default();
-            Failure::new(Exit::Failure, format!("{e}{cause}"))
-                .fix("name the directory `ca` that `leasehold init` wrote, and an ID of its trust domain")
+            Failure::new(Exit::Failure, format!("{e}{cause}")).fix(
+                "give the directory `ca` that `leasehold init` wrote, and an identity of its trust domain",
+            )
         };
         let dns: Vec<&str> = args.dns.iter().map(String::as_str).collect();
         let now = session.now().wall;
@@ -85,7 +86,7 @@ impl SvidArgs {
         } else {
             print_line(&cert)?;
             print_line(&key)?;
-            note(&format!("{} is good until {ends}.", args.id));
+            note(&format!("{} is valid until {ends}.", args.id));
         }
         Ok(Exit::Ok)
     }

@@ -1,15 +1,15 @@
-//! Lists for people that fit the terminal: long cells are cut, and columns that still do not fit are left out.
+//! Lists that fit the terminal: long cells are cut, and columns that still do not fit are left out.
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Row, Table, Width, presets::NOTHING};
 
-use super::output::{Page, TableCell, tidy};
+use super::output::{Page, TableCell, render_table};
 
-/// How much of a list is shown.
+/// How much of a list to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TableSize {
-    /// All columns, whole ids, nothing cut: `-o wide`.
+    /// `-o wide`: all columns and whole ids, nothing cut.
     pub(super) is_wide: bool,
-    /// The width of the terminal. None: stdout is no terminal, and nothing is cut.
+    /// The width of the terminal. None if stdout is not a terminal: then nothing is cut.
     pub(super) columns: Option<usize>,
 }
 
@@ -17,25 +17,25 @@ pub(super) struct TableSize {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
     heading: &'static str,
-    /// Cells are never cut below this width. None: they are never cut.
+    /// Cells are not cut below this width. None if they are not cut at all.
     floor: Option<usize>,
     is_extra: bool,
-    /// The columns of the greatest rank go first if there is no room.
+    /// If the columns do not fit, those with the highest rank are left out first.
     rank: u8,
 }
 
 impl Column {
-    /// Its cells are never cut.
+    /// Makes a column whose cells are not cut.
     pub(super) const fn whole(heading: &'static str, rank: u8) -> Self {
         Column { heading, floor: None, is_extra: false, rank }
     }
 
-    /// Its cells are cut to no less than `floor`.
+    /// Makes a column whose cells are cut to `floor` characters at the least.
     pub(super) const fn cut(heading: &'static str, floor: usize, rank: u8) -> Self {
         Column { heading, floor: Some(floor), is_extra: false, rank }
     }
 
-    /// Shown by `-o wide` only.
+    /// Makes a column that only `-o wide` shows.
     pub(super) const fn extra(heading: &'static str) -> Self {
         Column { heading, floor: None, is_extra: true, rank: 0 }
     }
@@ -47,7 +47,7 @@ impl Column {
 
 const GAP: usize = 2;
 
-/// Rows under their headings, within the room there is.
+/// Renders rows under their headings, as wide as `size` allows.
 pub(super) fn list<C: Into<TableCell>>(
     columns: &[Column],
     rows: impl IntoIterator<Item = Vec<C>>,
@@ -98,10 +98,10 @@ pub(super) fn list<C: Into<TableCell>>(
             }
         }
     }
-    tidy(table)
+    render_table(table)
 }
 
-/// One line cut to the room there is.
+/// Cuts a line to the width of the terminal.
 pub(super) fn cut(line: &str, size: TableSize) -> String {
     match size.columns.filter(|_| !size.is_wide) {
         Some(width) if line.chars().count() > width => {

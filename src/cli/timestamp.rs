@@ -1,4 +1,4 @@
-//! Moments as people and programs read them.
+//! Times as people and programs read them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::clock::Wall;
 
-/// A moment of the wire, where it is one that can be shown.
+/// Converts a time of the wire, if it can be shown.
 pub(super) fn moment(at: Option<&prost_types::Timestamp>) -> Option<Wall> {
     let at = at?;
     let seconds = u64::try_from(at.seconds).ok()?;
@@ -14,7 +14,7 @@ pub(super) fn moment(at: Option<&prost_types::Timestamp>) -> Option<Wall> {
     Some(Wall(seconds.checked_mul(1_000)?.checked_add(millis)?))
 }
 
-/// `in 4m 12s`, `3h 2m ago`, `now`.
+/// Returns `in 4m 12s`, `3h 2m ago` or `now`.
 pub(super) fn relative(at: Wall, now: Wall) -> String {
     let (later, span) = if at > now { (true, at.since(now)) } else { (false, now.since(at)) };
     match span.as_secs() {
@@ -24,7 +24,7 @@ pub(super) fn relative(at: Wall, now: Wall) -> String {
     }
 }
 
-/// The two greatest units of a span.
+/// Returns the two largest units of a span.
 pub(super) fn rough(span: Duration) -> String {
     let s = span.as_secs();
     let units = [("d", s / 86_400), ("h", s / 3_600 % 24), ("m", s / 60 % 60), ("s", s % 60)];
@@ -34,17 +34,17 @@ pub(super) fn rough(span: Duration) -> String {
     if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
 
-/// For a row: relative, or `-`.
+/// Returns the relative time for a row, or `-`.
 pub(super) fn short(at: Option<&prost_types::Timestamp>, now: Wall) -> String {
     moment(at).map_or_else(|| "-".to_owned(), |at| relative(at, now))
 }
 
-/// For a page: both, or nothing.
+/// Returns the absolute and the relative time for a page, or empty text.
 pub(super) fn both(at: Option<&prost_types::Timestamp>, now: Wall) -> String {
     moment(at).map_or_else(String::new, |at| format!("{at} ({})", relative(at, now)))
 }
 
-/// For programs: RFC 3339, and seconds from now, below zero in the past. Null where there is none.
+/// Returns the value for programs: RFC 3339, and the seconds from now (negative in the past). Null if there is no time.
 pub(super) fn value(at: Option<&prost_types::Timestamp>, now: Wall) -> Value {
     let Some(at) = moment(at) else { return Value::Null };
     let ms = i128::from(at.0) - i128::from(now.0);
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_told_from_now() {
+    fn times_are_shown_relative_to_now() {
         let now = Wall(1_795_148_000_000);
         let at = |s: i64| Some(prost_types::Timestamp { seconds: 1_795_148_000 + s, nanos: 0 });
         for (s, shown) in [

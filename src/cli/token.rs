@@ -27,17 +27,14 @@ use crate::{
     secret::SecretText,
 };
 
-/// Looks at credentials.
-///
-/// A token is a secret: it is read from a file, never from an argument, and never printed.
+/// Shows what a credential says, and checks whether it is valid now.
 #[derive(Debug, Args)]
 #[command(after_help = "\
+A token is a secret, so it is read from a file and never printed. The last example revokes a token that leaked.
+
 Examples:
   leasehold token inspect $LEASEHOLD_TOKEN_FILE_READING
-  leasehold token inspect - < leaked.jwt
   leasehold token check leaked.jwt --audience spiffe://k8s.acme.example/ns/data/sa/gateway --presenter-svid svid.pem
-
-A token that leaked, at once and for good:
   leasehold revoke \"$(leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease)\" --reason \"leaked\"")]
 pub struct TokenArgs {
     #[command(subcommand)]
@@ -46,32 +43,32 @@ pub struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum TokenCommand {
-    /// Shows what a token says of itself. Offline; nothing is verified.
+    /// Shows what a token says, without checking it. Needs no daemon.
     #[command(after_help = "\
 Examples:
   leasehold token inspect leaked.jwt
   leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease")]
     Inspect {
-        /// The token's file, or - for stdin.
+        /// The file with the token, or - for stdin
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Asks the daemon whether a token is good now, as a verifier of its audience. Exits with 7 or 4 where it is not.
+    /// Asks the daemon whether a token is valid now. Exits with 7 or 4 if it is not.
     #[command(after_help = "\
 Examples:
   leasehold token check leaked.jwt --audience spiffe://… --presenter spiffe://…
-  leasehold token check leaked.jwt --audience spiffe://… --presenter-svid svid.pem      one that is bound to a certificate")]
+  leasehold token check leaked.jwt --audience spiffe://… --presenter-svid svid.pem")]
     Check {
-        /// The token's file, or - for stdin.
+        /// The file with the token, or - for stdin
         #[arg(value_name = "FILE")]
         file: PathBuf,
-        /// The audience that it must be for.
+        /// The server that the token must be for
         #[arg(long, value_name = "SPIFFE ID")]
         audience: SpiffeId,
-        /// Who presents it, where the audience sees that.
+        /// The identity that presents the token
         #[arg(long, value_name = "SPIFFE ID")]
         presenter: Option<SpiffeId>,
-        /// The certificate that the presenter shows, PEM, instead of its SPIFFE ID: a token may be bound to it.
+        /// The certificate of the presenter (PEM), if the token is bound to it
         #[arg(long, value_name = "FILE", conflicts_with = "presenter")]
         presenter_svid: Option<PathBuf>,
     },
@@ -83,7 +80,7 @@ impl TokenArgs {
             TokenCommand::Inspect { file } => inspect(&file, session),
             TokenCommand::Check { file, audience, presenter, presenter_svid } => {
                 let presenter = match presenter_svid {
-                    Some(svid) => Some(presented(&svid)?),
+                    Some(svid) => Some(read_presenter(&svid)?),
                     None => presenter.map(|id| (id, Vec::new())),
                 };
                 check(&file, &audience, presenter, session).await
@@ -94,7 +91,7 @@ impl TokenArgs {
 
 fn read(file: &Path) -> Result<SecretText, Failure> {
     let mut text = String::new();
-    // A newline or two beyond the greatest token.
+    // Room for a few newlines beyond the largest token.
     let most = u64::try_from(TOKEN_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(64);
     let read = if file == Path::new("-") {
         io::stdin().take(most).read_to_string(&mut text)
@@ -104,10 +101,10 @@ fn read(file: &Path) -> Result<SecretText, Failure> {
     let token = SecretText::new(text);
     match read {
         Err(e) => Err(Failure::new(Exit::Failure, format!("`{}` cannot be read: {e}", file.display()))
-            .fix("name the file that holds the token, or - for stdin")),
-        Ok(_) if token.expose().trim().len() > TOKEN_BYTES_MAX => {
-            Err(malformed(format!("it is longer than the {TOKEN_BYTES_MAX} bytes of the greatest token")))
-        }
+            .fix("give the file that has the token, or - for stdin")),
+        Ok(_) if token.expose().trim().len() > TOKEN_BYTES_MAX => Err(malformed(format!(
+            "it is longer than {TOKEN_BYTES_MAX} bytes, the size of the largest token"
+        ))),
         Ok(_) => Ok(SecretText::new(token.expose().trim().to_owned())),
     }
 }
@@ -115,11 +112,11 @@ fn read(file: &Path) -> Result<SecretText, Failure> {
 fn malformed(why: impl Into<String>) -> Failure {
     Refusal::new(Reason::TokenMalformed, "this is not a token")
         .with("why", why)
-        .fix("name a file that holds one JWT in compact form, as `run` writes them")
+        .fix("give a file with one JWT in compact form, like the token files of `leasehold run`")
         .into()
 }
 
-/// The header and the claims of a JWT, unverified.
+/// Decodes the header and the claims of a JWT. Verifies nothing.
 fn decode(token: &str) -> Result<(Value, Value), Failure> {
     let parts: Vec<_> = token.split('.').collect();
     let [header, claims, _signature] = parts.as_slice() else {
@@ -135,7 +132,8 @@ fn decode(token: &str) -> Result<(Value, Value), Failure> {
     Ok((part("header", header)?, part("payload", claims)?))
 }
 
-const UNVERIFIED: &str = "Nothing was verified: anybody can write a token that says this. `leasehold token check` asks the daemon.";
+const UNVERIFIED: &str =
+    "Nothing was verified: anyone can write a token that says this. `leasehold token check` asks the daemon.";
 
 fn inspect(file: &Path, session: &Session) -> Result<Exit, Failure> {
     let token = read(file)?;
@@ -194,11 +192,14 @@ fn page(header: &Value, claims: &Value, now: Wall) -> Page {
     ])
 }
 
-/// Who shows a certificate, and its thumbprint.
-fn presented(file: &Path) -> Result<(SpiffeId, Vec<u8>), Failure> {
+/// Reads the SPIFFE ID and the thumbprint of a certificate.
+fn read_presenter(file: &Path) -> Result<(SpiffeId, Vec<u8>), Failure> {
     let unusable = |why: String| {
-        Failure::new(Exit::Failure, format!("{} is no SVID: {why}", file.display()))
-            .fix("name the certificate chain of the token's holder, PEM, leaf first")
+        Failure::new(
+            Exit::Failure,
+            format!("{} is not a certificate with a SPIFFE ID: {why}", file.display()),
+        )
+        .fix("give the certificate chain of the token's holder as PEM, leaf first")
     };
     let leaf = CertificateDer::from_pem_file(file).map_err(|e| unusable(e.to_string()))?;
     let leaf = Leaf::parse(&leaf).map_err(|e| unusable(e.to_string()))?;
@@ -221,9 +222,9 @@ async fn check(
         return Err(inactive(&answer.reason));
     }
     if answer.audience != audience.as_str() {
-        return Err(Refusal::new(Reason::TokenAudience, "the token is good, but for another audience")
+        return Err(Refusal::new(Reason::TokenAudience, "the token is valid, but for another audience")
             .with("audience", answer.audience)
-            .fix(format!("present it there; for {audience} the job needs a credential of its own"))
+            .fix(format!("present it there; for {audience} the job needs another credential"))
             .into());
     }
     let now = session.now().wall;
@@ -235,7 +236,7 @@ async fn check(
         }))?;
     } else {
         print(&fields([
-            ("good now", "yes, the daemon says so".to_owned()),
+            ("valid now", "yes".to_owned()),
             ("subject", answer.subject),
             ("audience", answer.audience),
             ("expires", timestamp::both(answer.expires.as_ref(), now)),
@@ -246,7 +247,7 @@ async fn check(
 }
 
 fn inactive(code: &str) -> Failure {
-    const TEXT: &str = "the token is not good now";
+    const TEXT: &str = "the token is not valid now";
     let Some(reason) = Reason::parse(code) else {
         return Failure::new(Exit::VerificationFailed, TEXT).with("reason", code);
     };
@@ -258,35 +259,33 @@ fn inactive(code: &str) -> Failure {
     .into()
 }
 
-/// What a verifier's word means for somebody who holds the token in a file.
+/// Explains the reason of a verifier to a person who has the token in a file.
 fn meaning(reason: Reason) -> Option<(&'static str, &'static str)> {
     Some(match reason {
         Reason::TokenPresenter => (
-            "as far as was looked it may be good: only its holder may present it, and that is not who was named",
-            "say who presents it: --presenter SPIFFE-ID, or --presenter-svid FILE; its subject is in `leasehold token inspect`",
+            "it may be valid, but only its holder may present it, and you named another identity or none",
+            "add --presenter SPIFFE-ID or --presenter-svid FILE of the holder; `leasehold token inspect` shows it as the subject",
         ),
         Reason::TokenCertificate => (
-            "as far as was looked it may be good: it is bound to one certificate, which was not shown",
-            "show it by --presenter-svid FILE; whether its lease lives is in `leasehold lease show`",
+            "it may be valid, but it is bound to a certificate that you did not give",
+            "add --presenter-svid FILE with that certificate; `leasehold lease show` says whether its lease is live",
         ),
         Reason::TokenAudience => (
-            "it is for another audience than the one that was asked as, or that one is none of this identity's",
-            "compare `leasehold token inspect`, and ask as a verifier of that audience: --as verifier",
+            "it is for an audience that your identity does not verify tokens for",
+            "see its audience in `leasehold token inspect`, and ask as a verifier of that audience: --as verifier",
         ),
-        Reason::TokenExpired => {
-            ("its time is over, for everybody", "nothing is to be done: nobody takes it any more")
-        }
+        Reason::TokenExpired => ("it has expired", "no action is needed: no server accepts it any more"),
         Reason::TokenEpoch => (
-            "it is of a life of the daemon before the last restart, for everybody",
-            "nothing is to be done: nobody takes it any more",
+            "it was issued before the last restart of the daemon",
+            "no action is needed: no server accepts it any more",
         ),
         Reason::TokenSignature | Reason::TokenKeyUnknown | Reason::TokenIssuer => (
             "this daemon did not sign it",
             "compare the issuer in `leasehold token inspect` with `leasehold context show`",
         ),
         Reason::Revoked | Reason::LeaseEnded | Reason::LeaseExpired => (
-            "the access behind it has ended, for everybody",
-            "see by what: leasehold lease show, or audit tail --about",
+            "the access that it gave has ended",
+            "`leasehold lease show` and `leasehold audit tail --about` show why",
         ),
         _ => return None,
     })
@@ -301,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_what_it_says_and_its_signature_is_never_shown() {
+    fn a_token_is_shown_without_its_signature() {
         let (header, claims) = decode(&token(
             r#"{"alg":"ES256","typ":"at+jwt","kid":"1.1.x"}"#,
             r#"{"iss":"https://l.example","sub":"spiffe://td.example/w","aud":"spiffe://td.example/f","exp":1795148300,
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_token_is_refused_without_being_shown() {
+    fn text_that_is_not_a_token_is_refused_and_not_shown() {
         for text in ["", "5ecret", "5ecret.a", "5ecret.a.b", "W10.W10.x", "a.b.c.d"] {
             let failure = decode(text).unwrap_err();
             assert_eq!(failure.exit, Exit::VerificationFailed);
@@ -334,14 +333,14 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_is_not_good_ends_with_the_code_of_its_reason() {
+    fn an_invalid_token_exits_with_the_code_of_its_reason() {
         assert_eq!(inactive("TOKEN_EXPIRED").exit.code(), 7);
         assert_eq!(inactive("REVOKED").exit.code(), 4);
         assert_eq!(inactive("SOMETHING_NEW").exit.code(), 7);
     }
 
     #[test]
-    fn a_file_that_is_longer_than_any_token_is_not_read_whole() {
+    fn a_file_longer_than_any_token_is_not_read_whole() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "x".repeat(1 << 20)).unwrap();
         assert_eq!(read(file.path()).unwrap_err().reason, Some(Reason::TokenMalformed));

@@ -8,7 +8,7 @@ use super::{
     output::{fields, print},
 };
 
-/// Says which leasehold this is, and what it speaks. Asks no daemon: `leasehold whoami` tells of that one.
+/// Shows the version of this program. `leasehold whoami` shows that of the daemon.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -16,7 +16,7 @@ Examples:
   leasehold version -o json | jq -r .version")]
 pub struct VersionArgs {}
 
-/// The package of the wire's messages.
+/// The package of the gRPC messages.
 const API: &str = "leasehold.v1";
 
 impl VersionArgs {

@@ -1,16 +1,16 @@
-//! Waiting until an ending is on disk. It is in force before that.
+//! Waiting until the record of an ending is on disk. The ending is in force before that.
 
 use super::{Client, Exit, Failure, client::CallKind};
 use crate::{limits::LEDGER_WAIT, proto::v1};
 
-/// Whether to wait.
+/// Whether to wait for the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
     UntilDurable,
     No,
 }
 
-/// Waits for the record of an ending, at most [`LEDGER_WAIT`]. Notes in it that it is durable.
+/// Waits for the record of an ending, at most [`LEDGER_WAIT`], and marks the ending as durable.
 pub(super) async fn wait_durable(
     client: &Client,
     ending: &mut v1::Ending,
@@ -31,11 +31,11 @@ pub(super) async fn wait_durable(
 }
 
 fn not_durable(why: String) -> Failure {
-    Failure::new(Exit::NotDurable, "the record of it is not known to be on disk")
+    Failure::new(Exit::NotDurable, "the change is in force, but its record may not be on disk yet")
         .with("why", why)
-        .fix("look at the daemon's disk; then do it again, which changes nothing more and waits anew")
+        .fix("check the daemon's disk, then repeat the command: it changes nothing more, and waits again")
         .saying(
-            "It is in force: all of that access has ended. Only a crash of the daemon now could forget it.",
+            "All of that access has ended. Only a crash of the daemon before the write could lose the change.",
         )
 }
 
@@ -44,14 +44,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_in_force_and_not_on_disk_is_told_as_both() {
+    fn an_ending_that_is_not_durable_says_that_it_is_in_force() {
         let failure = not_durable("`localhost:8443` did not answer in time".into());
         assert_eq!(failure.exit.code(), 5);
         insta::assert_snapshot!(failure.render(), @r#"
-        leasehold: error: the record of it is not known to be on disk
+        leasehold: error: the change is in force, but its record may not be on disk yet
           why    `localhost:8443` did not answer in time
-          fix    look at the daemon's disk; then do it again, which changes nothing more and waits anew
-        It is in force: all of that access has ended. Only a crash of the daemon now could forget it.
+          fix    check the daemon's disk, then repeat the command: it changes nothing more, and waits again
+        All of that access has ended. Only a crash of the daemon before the write could lose the change.
         "#);
     }
 }

@@ -206,7 +206,7 @@ impl<S: Scheduler> Reporter<S> {
         // The restart count in a node's Epilog may be that of the next run, which cannot begin before this one is released.
         let open = |a: &&v1::Attempt| a.state() != v1::AttemptState::Ended && a.key.starts_with(prefix);
         let Some(attempt) = job.attempts.iter().rev().find(open) else {
-            return Ok(format!("nobody was left on {node}"));
+            return Ok(format!("no member was left on {node}"));
         };
         let is_gone = |m: &&v1::Member| {
             is_on(node, m) && (!is_late || (m.state() == v1::MemberState::Away && joined_at(m) <= report.at))
@@ -239,7 +239,7 @@ impl<S: Scheduler> Reporter<S> {
             }
         }
         Ok(match ended.as_slice() {
-            [] => format!("nobody was left on {node}"),
+            [] => format!("no member was left on {node}"),
             ended => format!("ended on {node}: {}", ended.join(", ")),
         })
     }
@@ -300,7 +300,7 @@ pub fn not_theirs(job: &v1::Job, runs_as: &SpiffeId) -> Refusal {
     let text = format!("the Slurm job's comment names {}, which is no job of {runs_as}", job.id);
     Refusal::new(Reason::NotAMember, text)
         .with("launcher", job.launcher.clone())
-        .fix("submit as who launched that job, or have members.join of its job file name this identity")
+        .fix("submit as the user who launched that job, or add this identity to members.join of its job file")
 }
 
 /// Whether this identity launched a job, or may join it.

@@ -124,7 +124,7 @@ async fn a_shared_identity_joins_by_the_ticket_that_is_handed_over_in_a_file() {
     let mut refused = run(&["--ticket-file", &garbage]);
     assert_eq!(refused.exit().await, Some(125));
     let said = refused.stderr();
-    assert!(said.contains("this file does not hold a ticket") && !said.contains("soon"), "{said}");
+    assert!(said.contains("this file has no ticket") && !said.contains("soon"), "{said}");
     let good = file("good", &format!("{}\n", began.ticket));
     let mut joined = run(&["--ticket-file", &good]);
     assert_eq!(joined.exit().await, Some(0), "{}", joined.stderr());

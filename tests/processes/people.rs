@@ -165,15 +165,15 @@ async fn every_refusal_before_a_start_says_what_it_means_and_what_to_do() {
     Nothing was started, no access was given.
     -- exit 125
 
-    leasehold: error: this file does not hold a ticket
+    leasehold: error: this file has no ticket
       file   HERE/garbage
-      fix    it holds the ticket that BeginAttempt answered: one line, 43 letters; who has the run's --attempt-key needs none
+      fix    give the file that `leasehold job begin --ticket-to` wrote: one line of 43 characters; with --attempt-key you need no ticket
     Nothing was started, no access was given.
     -- exit 125
 
     leasehold: error: the ticket cannot be read: No such file or directory (os error 2)
       file   /no/such/ticket
-      fix    it holds the ticket that BeginAttempt answered: one line, 43 letters; who has the run's --attempt-key needs none
+      fix    give the file that `leasehold job begin --ticket-to` wrote: one line of 43 characters; with --attempt-key you need no ticket
     Nothing was started, no access was given.
     -- exit 125
 
@@ -185,8 +185,8 @@ async fn every_refusal_before_a_start_says_what_it_means_and_what_to_do() {
     Nothing was started, no access was given.
     -- exit 1
 
-    leasehold: error: --on-revoke kill has nothing that it could end
-      fix    say which process by --watch-pid PID, or leave it out
+    leasehold: error: --on-revoke kill needs a process to kill
+      fix    add --watch-pid PID, or leave --on-revoke out
     Nothing was changed.
     -- exit 64
 
