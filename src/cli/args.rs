@@ -131,7 +131,7 @@ impl Cli {
             agent::guard(args.into_iter().skip(2));
         }
         if let (Some("__await"), Some(file)) = (args.get(1).and_then(|a| a.to_str()), args.get(2)) {
-            return Err(Exit::Child(crate::dev::demo::await_word(
+            return Err(Exit::Child(crate::dev::demo::await_exit_code(
                 Path::new(file),
                 args.get(3).map(OsString::as_os_str),
             )));

@@ -13,7 +13,7 @@ use crate::{
     cli::dev::contexts_of,
     dev::{
         DevDeployment,
-        demo::{Claim, Stage, StoryName, tell},
+        demo::{self, Claim, Stage, StoryName},
         free_ports,
     },
 };
@@ -80,7 +80,7 @@ impl DemoArgs {
                 ]))
             };
         };
-        let done = tokio::time::timeout(LONGEST, tell(self.story, &stage, &mut report)).await;
+        let done = tokio::time::timeout(LONGEST, demo::run(self.story, &stage, &mut report)).await;
         if self.keep {
             super::output::note(&format!("kept: {}", folder.path().display()));
         }

@@ -1,7 +1,6 @@
-//! A certificate authority for one machine: a trust domain with its root, and SVIDs for whoever takes part.
+//! A certificate authority for one machine: the root of a trust domain, and the SVIDs that it issues.
 //!
-//! For `dev` and `demo` alone. In earnest SVIDs come from SPIRE or another SPIFFE implementation, and the root's key lies in
-//! nobody's home directory.
+//! Only for `dev`, `demo` and `init`. In production SVIDs come from SPIRE or another SPIFFE implementation.
 
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ pub struct Authority {
     cert_pem: String,
 }
 
-/// An SVID as its files hold it.
+/// An SVID in the form of its files.
 pub struct SvidPem {
     /// Leaf first.
     pub cert: String,
@@ -32,11 +31,11 @@ pub struct SvidPem {
     pub key: String,
 }
 
-/// Ten seconds before now, as SPIRE does: clocks differ a little.
+/// Certificates begin ten seconds before now, as those of SPIRE do, because clocks differ a little.
 const BACKDATE: Duration = Duration::from_secs(10);
 
 impl Authority {
-    /// Makes a root that is good for `life`.
+    /// Makes a root that is valid for `life`.
     pub fn generate(domain: TrustDomain, now: Wall, life: Duration) -> Result<Self, rcgen::Error> {
         let params = root_params(&domain, now, life)?;
         let key = KeyPair::generate()?;
@@ -44,7 +43,7 @@ impl Authority {
         Ok(Authority { domain, params, key, cert_pem })
     }
 
-    /// Takes up a root that was made before: its certificate and its key, both PEM. Names and key are what later SVIDs chain to.
+    /// Loads a root from its certificate and key, both PEM. New SVIDs chain to them.
     pub fn load(
         domain: TrustDomain,
         cert_pem: String,
@@ -57,22 +56,22 @@ impl Authority {
         Ok(Authority { domain, params, key, cert_pem })
     }
 
-    /// The bundle: the root's certificate, PEM.
+    /// Returns the bundle: the root's certificate as PEM.
     pub fn bundle(&self) -> &str {
         &self.cert_pem
     }
 
-    /// The root's key, PKCS#8 PEM.
+    /// Returns the root's key as PKCS#8 PEM.
     pub fn key(&self) -> String {
         self.key.serialize_pem()
     }
 
-    /// The SPIFFE ID of a path in this domain.
+    /// Returns the SPIFFE ID of a path in this domain.
     pub fn id(&self, path: &str) -> Result<SpiffeId, crate::name::NameError> {
         format!("spiffe://{}{path}", self.domain).parse()
     }
 
-    /// Issues an SVID. `dns` is for clients that look at host names.
+    /// Issues an SVID. `dns` adds host names, for clients that check them.
     pub fn issue(
         &self,
         id: &SpiffeId,

@@ -1,4 +1,4 @@
-//! A client of the file server: what a job's program does with its credentials.
+//! A client of the file server, as the program of a job uses it.
 
 use std::path::Path;
 
@@ -15,33 +15,33 @@ use crate::{
     secret::SecretText,
 };
 
-/// Why a file was not had.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("the file server cannot be used: {0}")]
     Connect(#[from] ConnectError),
     #[error("the connection failed: {0}")]
     Http(String),
-    /// The server said no, and why.
+    /// The server refused the request.
     #[error("{0}")]
     Refused(Refusal),
     #[error("the server answered {0}")]
     Status(StatusCode),
     /// The transfer was cut before its end.
-    #[error("the transfer was cut after {got} of {of} bytes: the access behind it ended")]
+    #[error("the transfer was cut after {got} of {of} bytes, because its access ended")]
     Cut { got: u64, of: u64 },
     #[error("the file cannot be written")]
     Write(#[from] std::io::Error),
 }
 
-/// Speaks HTTP/1.1 over mutual TLS, one connection for each request.
+/// Sends HTTP/1.1 requests over mutual TLS, one connection for each.
 #[derive(Clone)]
 pub struct FileClient {
     connector: Connector,
 }
 
-/// A file that is coming.
-pub struct Coming {
+/// A file whose bytes are arriving.
+pub struct FileDownload {
     pub length: u64,
     pub got: u64,
     body: Incoming,
@@ -52,8 +52,8 @@ impl FileClient {
         FileClient { connector }
     }
 
-    /// Asks for a file; the bytes come by [`Coming::next`].
-    pub async fn get(&self, path: &str, token: &SecretText) -> Result<Coming, ClientError> {
+    /// Requests a file. Read its bytes with [`FileDownload::next`].
+    pub async fn get(&self, path: &str, token: &SecretText) -> Result<FileDownload, ClientError> {
         let answer = self.send(Method::GET, path, token, Bytes::new()).await?;
         let length = answer
             .headers()
@@ -61,7 +61,7 @@ impl FileClient {
             .and_then(|v| v.to_str().ok())
             .and_then(|v| v.parse().ok())
             .unwrap_or(0);
-        Ok(Coming { length, got: 0, body: answer.into_body() })
+        Ok(FileDownload { length, got: 0, body: answer.into_body() })
     }
 
     /// Stores a checkpoint file.
@@ -84,7 +84,7 @@ impl FileClient {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(dialed.tls)).await.map_err(http)?;
         tokio::spawn(async move {
-            // What fails here fails in the body too, where it is reported.
+            // The body fails as well then, and its reader reports it.
             let _ = connection.await;
         });
         let request = Request::builder()
@@ -105,16 +105,16 @@ impl FileClient {
 async fn refused(answer: Response<Incoming>) -> ClientError {
     let status = answer.status();
     let Ok(body) = answer.into_body().collect().await else { return ClientError::Status(status) };
-    let said: serde_json::Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
-    let text = |key: &str| said.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
+    let answer: serde_json::Value = serde_json::from_slice(&body.to_bytes()).unwrap_or_default();
+    let text = |key: &str| answer.get(key).and_then(|v| v.as_str()).unwrap_or_default().to_owned();
     match Reason::parse(&text("reason")) {
         Some(reason) => ClientError::Refused(Refusal::new(reason, text("message"))),
         None => ClientError::Status(status),
     }
 }
 
-impl Coming {
-    /// The next piece; `None` at the end of the whole file.
+impl FileDownload {
+    /// Returns the next bytes, or `None` at the end of the file.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         let cut = |this: &Self| ClientError::Cut { got: this.got, of: this.length };
         loop {
@@ -131,7 +131,7 @@ impl Coming {
         }
     }
 
-    /// Writes all of it.
+    /// Writes the whole file to `out`.
     pub async fn write_to(mut self, out: &mut (impl AsyncWrite + Unpin)) -> Result<u64, ClientError> {
         while let Some(bytes) = self.next().await? {
             out.write_all(&bytes).await?;
@@ -141,7 +141,7 @@ impl Coming {
     }
 }
 
-/// A token from the file that the wrapper keeps up to date.
+/// Reads a token from the file that the wrapper renews.
 pub fn read_token(file: &Path) -> std::io::Result<SecretText> {
     Ok(SecretText::new(std::fs::read_to_string(file)?.trim().to_owned()))
 }

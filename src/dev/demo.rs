@@ -1,19 +1,19 @@
-//! Stories, on real connections and processes: each claim with what was observed and how long it took.
+//! The stories of the demo, with real connections and processes. Each claim comes with what was observed and how long it took.
 //!
-//! A daemon and wrappers run as processes of their own; the file server and the one who tells the story run here. Nothing is
-//! said that was not seen: a claim whose observation fails makes the whole fail.
+//! The daemon and the wrappers are separate processes. The file server and the story run in this one. If a claim is not
+//! observed, the demo fails.
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `story` | `Story`: a story being told, and the claims that each one has |
+//! | `story` | `Story`: a running story, and the claims that every story has |
 //! | `path` | the story of one credential, from its issue on |
-//! | `endings` | all the ways in which that one ends |
-//! | `jobs` | the story of a job with several members, as jobs really run |
+//! | `endings` | all the ways in which its access ends |
+//! | `jobs` | the story of a job with four members |
 //! | `team` | `Team`: the wrappers of one attempt |
-//! | `child` | the child that the wrappers run |
-//! | `daemon` | the daemon, as a process |
-//! | `calls` | who takes part, over gRPC |
-//! | `watch` | what is waited for: tokens refused, processes there and gone |
+//! | `child` | the command that the wrappers run |
+//! | `daemon` | the process of the daemon |
+//! | `calls` | the gRPC calls of a story |
+//! | `watch` | waiting until a token is refused, or a process has started or ended |
 
 mod calls;
 mod child;
@@ -27,7 +27,7 @@ mod watch;
 
 use std::{path::PathBuf, sync::Arc};
 
-pub use child::await_word;
+pub use child::await_exit_code;
 
 use super::DevDeployment;
 use crate::clock::Clock;
@@ -41,15 +41,15 @@ pub enum StoryName {
     Jobs,
 }
 
-/// Tells one. `report` hears each claim as it was observed; the answer is whether all of them hold.
-pub async fn tell(
+/// Runs a story. Calls `report` with each claim. Returns whether all of them were observed.
+pub async fn run(
     name: StoryName,
     stage: &Stage,
     report: &mut (dyn FnMut(&Claim) + Send),
 ) -> Result<bool, String> {
     match name {
-        StoryName::Path => path::tell(stage, report).await,
-        StoryName::Jobs => jobs::tell(stage, report).await,
+        StoryName::Path => path::run(stage, report).await,
+        StoryName::Jobs => jobs::run(stage, report).await,
     }
 }
 
@@ -57,13 +57,13 @@ pub async fn tell(
 pub struct Stage {
     pub house: Arc<DevDeployment>,
     pub clock: Arc<dyn Clock>,
-    /// This very program: the daemon, the wrapper and the child are run from it.
+    /// This program. The daemon, the wrappers and their children are started from it.
     pub program: PathBuf,
-    /// The contexts file that the wrapper finds its daemon by.
+    /// The contexts file that the wrappers use.
     pub contexts: PathBuf,
 }
 
-/// One claim, and what was seen of it.
+/// A claim, and what was observed.
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub claim: &'static str,

@@ -1,21 +1,20 @@
-//! What runs in one place so that all of it can be seen: for development, demonstration, and as a model.
+//! Everything on one machine: for development, for the demo, and as a model for resource servers.
 //!
-//! Real parts only: the daemon, the identities, the file server and the processes are those of any other day. For one
-//! machine: the root's key lies in the folder.
+//! The daemon, the file server and the processes are real. Do not use it in production: the key of the root is in the folder.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `authority` | [`Authority`]: a trust domain's root, and the SVIDs that it issues |
 //! | `deployment` | [`DevDeployment`]: everything that a daemon needs, in one folder |
-//! | `init` | [`Starter`]: the files that a deployment begins with, and SVIDs for trials |
-//! | `sample` | the texts of those files |
+//! | `init` | [`Starter`]: the files of a new deployment, and SVIDs to try it |
+//! | `sample` | the texts of these files |
 //! | `running` | [`Running`]: a deployment with its file server, to try |
-//! | `file_server` | [`FileServer`]: serves folders behind leases, on `verify` alone; the model for authors of resource servers |
-//! | `target` | what a request line asks for |
-//! | `folder` | `ServedFolder`: a folder that nothing leads out of |
-//! | `transfer` | [`Transfer`]: bytes under way, cut when their access ends |
-//! | `client` | [`FileClient`]: what a job's program does with its credentials |
-//! | `demo` | [`demo::tell`]: stories, each claim observed |
+//! | `file_server` | [`FileServer`]: serves folders to holders of leases; the model for authors of resource servers |
+//! | `target` | what a request asks for |
+//! | `folder` | `ServedFolder`: a folder that no path leads out of |
+//! | `transfer` | [`Transfer`]: a transfer, which is cut when its access ends |
+//! | `client` | [`FileClient`]: a client of the file server, as the program of a job uses it |
+//! | `demo` | [`demo::run`]: stories in which each claim is observed |
 
 mod authority;
 mod client;
@@ -30,7 +29,7 @@ mod target;
 mod transfer;
 
 pub use authority::{Authority, SvidPem};
-pub use client::{ClientError, Coming, FileClient, read_token};
+pub use client::{ClientError, FileClient, FileDownload, read_token};
 pub use deployment::{DevDeployment, Pace, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
 pub use file_server::FileServer;
 pub use folder::encode_path;

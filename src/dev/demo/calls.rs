@@ -1,4 +1,4 @@
-//! The calls of the story: who takes part, over gRPC.
+//! The gRPC calls of a story.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,14 +20,15 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-pub(super) fn say(status: &Status) -> String {
+/// Describes an error of a call.
+pub(super) fn describe(status: &Status) -> String {
     match crate::link::explain(status) {
         Some(connect) => connect.to_string(),
         None => format!("{} ({})", status.message(), reason(status)),
     }
 }
 
-/// The Reason of a refusal.
+/// Returns the reason of a refusal.
 pub(super) fn reason(status: &Status) -> String {
     Told::of(status).map_or_else(|| format!("{:?}", status.code()), |told| told.code)
 }
@@ -49,7 +50,7 @@ impl Stage {
         Ok(VerifierServiceClient::new(self.connector(Role::Files)?.channel()))
     }
 
-    /// What the sample job asks for.
+    /// Returns the specification of the sample job.
     pub(super) fn spec(&self, attempts: u32) -> v1::JobSpec {
         v1::JobSpec {
             name: "demo".into(),
@@ -63,11 +64,11 @@ impl Stage {
         }
     }
 
-    pub(super) async fn create(&self, spec: v1::JobSpec) -> Result<v1::Job, Status> {
-        self.create_as(Role::Trainer, spec).await
+    pub(super) async fn create_job(&self, spec: v1::JobSpec) -> Result<v1::Job, Status> {
+        self.create_job_as(Role::Trainer, spec).await
     }
 
-    pub(super) async fn create_as(&self, role: Role, spec: v1::JobSpec) -> Result<v1::Job, Status> {
+    pub(super) async fn create_job_as(&self, role: Role, spec: v1::JobSpec) -> Result<v1::Job, Status> {
         let key = Secret::random().map_err(|e| Status::internal(e.to_string()))?.to_text();
         let request = v1::CreateJobRequest {
             spec: Some(spec),
@@ -78,8 +79,8 @@ impl Stage {
         Ok(jobs.create_job(request).await?.into_inner().job.unwrap_or_default())
     }
 
-    /// Begins, joins, keeps alive.
-    pub(super) async fn enter(&self, job: &str, key: &str) -> Result<DemoMember, Status> {
+    /// Begins an attempt, joins it, and keeps the membership alive.
+    pub(super) async fn join(&self, job: &str, key: &str) -> Result<DemoMember, Status> {
         let mut jobs = self.jobs(Role::Trainer).map_err(Status::internal)?;
         let began = jobs
             .begin_attempt(v1::BeginAttemptRequest {
@@ -95,7 +96,7 @@ impl Stage {
         let session = v1::Session {
             job: job.into(),
             attempt,
-            instance: "teller".into(),
+            instance: "story".into(),
             secret: secret.expose().to_vec(),
         };
         let channel = self.connector(Role::Trainer).map_err(Status::internal)?.channel();
@@ -104,7 +105,7 @@ impl Stage {
             .join_attempt(v1::JoinAttemptRequest {
                 job: job.into(),
                 attempt,
-                instance: "teller".into(),
+                instance: "story".into(),
                 session_digest: secret.digest().0.to_vec(),
                 ticket: began.ticket,
             })
@@ -132,13 +133,13 @@ impl Stage {
     }
 }
 
-/// A member, beating.
+/// A member that sends its beats.
 pub(super) struct DemoMember {
     pub session: v1::Session,
     pub members: MemberServiceClient<Channel>,
     _beats: mpsc::Sender<v1::KeepAliveRequest>,
     _notices: tonic::Streaming<v1::KeepAliveResponse>,
-    #[expect(dead_code, reason = "it is held, not used")]
+    #[expect(dead_code, reason = "dropping it stops the beats")]
     beater: Arc<AbortOnDrop>,
 }
 

@@ -1,4 +1,4 @@
-//! The child that the wrappers of a story run.
+//! The command that the wrappers of a story run.
 
 use std::{ffi::OsStr, io, path::Path, process::Stdio};
 
@@ -10,14 +10,14 @@ use tokio::{
 
 use super::watch::LOOK;
 
-/// Says its process id, waits for a file, and ends with the code that stands in it.
+/// Writes its process id beside a file, waits for the file, and returns the exit code in it.
 ///
-/// One that `saves` a checkpoint does so when it is told to end, by SIGTERM, and says what came of it; it goes on all the same.
-pub fn await_word(go: &Path, saves: Option<&OsStr>) -> u8 {
+/// With `saves` it saves a checkpoint when it gets SIGTERM, writes down whether that worked, and goes on waiting.
+pub fn await_exit_code(go: &Path, saves: Option<&OsStr>) -> u8 {
     let waited = match saves {
-        None => say_pid(go).map(|()| {
+        None => write_pid(go).map(|()| {
             loop {
-                if let Some(code) = word(go) {
+                if let Some(code) = exit_code(go) {
                     return code;
                 }
                 std::thread::sleep(LOOK);
@@ -33,22 +33,22 @@ pub fn await_word(go: &Path, saves: Option<&OsStr>) -> u8 {
 
 async fn save_and_wait(go: &Path, what: &OsStr) -> io::Result<u8> {
     let mut asked = signal(SignalKind::terminate())?;
-    say_pid(go)?;
+    write_pid(go)?;
     let mut has_saved = false;
     loop {
         tokio::select! {
             _ = asked.recv() => if !std::mem::replace(&mut has_saved, true) {
-                let said = save(what).await.unwrap_or_else(|e| e.to_string());
-                put(&go.with_extension("saved"), &said)?;
+                let result = save(what).await.unwrap_or_else(|e| e.to_string());
+                put(&go.with_extension("saved"), &result)?;
             },
-            () = tokio::time::sleep(LOOK) => if let Some(code) = word(go) {
+            () = tokio::time::sleep(LOOK) => if let Some(code) = exit_code(go) {
                 return Ok(code);
             },
         }
     }
 }
 
-/// Stores a checkpoint as a job's program does, by the credentials that its environment names.
+/// Stores a checkpoint as the program of a job does, with the credentials that its environment names.
 async fn save(what: &OsStr) -> io::Result<String> {
     let mut store = Command::new(std::env::current_exe()?)
         .args(["dev", "store"])
@@ -67,24 +67,24 @@ async fn save(what: &OsStr) -> io::Result<String> {
     })
 }
 
-/// What a child saves.
+/// The checkpoint that a child saves.
 pub(super) const CHECKPOINT: &[u8] = b"weights, step 100\n";
-/// What it says where it could.
+/// What it writes if that worked.
 pub(super) const SAVED: &str = "saved";
 
-fn say_pid(go: &Path) -> io::Result<()> {
+fn write_pid(go: &Path) -> io::Result<()> {
     put(&go.with_extension("pid"), &std::process::id().to_string())
 }
 
-/// What it is told to end with. A story that broke off takes its folder with it, and tells nobody any more.
-fn word(go: &Path) -> Option<u8> {
+/// Returns the exit code from the file, or 1 if the folder is gone because the story was stopped.
+fn exit_code(go: &Path) -> Option<u8> {
     match std::fs::read_to_string(go) {
         Ok(text) => Some(text.trim().parse().unwrap_or(1)),
         Err(_) => go.parent().is_some_and(|folder| !folder.exists()).then_some(1),
     }
 }
 
-/// Writes a file whole.
+/// Writes a file whole or not at all.
 fn put(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("child-draft");
     std::fs::write(&draft, text)?;

@@ -1,4 +1,4 @@
-//! The daemon of the stage: a process of its own.
+//! The process of the daemon.
 
 use std::{process::Stdio, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{dev::Role, proto::v1};
 
 impl Stage {
     /// Starts the daemon and waits until it serves.
-    pub(super) async fn daemon(&self) -> Observed<Child> {
+    pub(super) async fn start_daemon(&self) -> Observed<Child> {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -45,8 +45,8 @@ impl Stage {
         Ok(child)
     }
 
-    /// Stops it by SIGTERM.
-    pub(super) async fn stop(&self, mut daemon: Child) -> Observed<()> {
+    /// Stops the daemon with SIGTERM.
+    pub(super) async fn stop_daemon(&self, mut daemon: Child) -> Observed<()> {
         if let Some(id) = daemon.id().and_then(|id| i32::try_from(id).ok()) {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
                 .map_err(|e| e.to_string())?;

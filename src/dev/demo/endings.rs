@@ -1,4 +1,4 @@
-//! Every way in which access ends.
+//! Every way in which the access of a credential ends.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use tokio::process::Child;
 
 use super::{
-    calls::{self, DemoMember, say},
+    calls::{self, DemoMember, describe},
     path::introspection,
     story::Story,
     watch::{Checks, Observed, Stopwatch, Wrapped, claims_of, within},
@@ -17,112 +17,118 @@ use crate::{
     secret::SecretText,
 };
 
-impl Story<'_> {
-    /// The endings of a job that runs under the wrapper, each by another cause.
-    pub(super) async fn endings(&mut self, checks: &Checks<'_>) {
-        // The wrappers start together: what is measured begins when each has its credential.
-        let names = ["completes", "fails", "interrupted", "child-killed", "wrapper-killed", "revoked"];
-        let mut wrapped = Vec::new();
-        for name in names {
-            wrapped.push(self.stage.wrap(name));
-        }
-        let mut ready = Vec::new();
-        for w in wrapped {
-            ready.push(match w {
-                Ok(mut w) => match self.running(&mut w, checks).await {
-                    Ok(token) => Ok((w, token)),
-                    Err(why) => Err(why),
-                },
-                Err(why) => Err(why),
-            });
-        }
-        let mut ready = ready.into_iter();
-        let mut next = || ready.next().unwrap_or_else(|| Err("no wrapper".into()));
+/// One way in which a job under a wrapper ends.
+struct Ending {
+    name: &'static str,
+    claim: &'static str,
+    cause: EndCause,
+    /// How the wrapper exits, and the outcome that the daemon records. None if the wrapper cannot report it.
+    expected: Option<(&'static str, v1::Outcome)>,
+}
 
-        let claim = "completion ends all access";
-        match next() {
-            Err(why) => self.say_ms(claim, 0.0, Err(why)),
-            Ok((w, token)) => {
-                let cause = w.end_child(0);
-                self.ended(claim, checks, w, &token, cause, Some("exit 0"), v1::Outcome::Completed).await;
+/// What ends the job.
+enum EndCause {
+    /// The child exits with this code.
+    Exit(u8),
+    SignalWrapper(Signal),
+    KillChild,
+}
+
+const ENDINGS: [Ending; 5] = [
+    Ending {
+        name: "completes",
+        claim: "access ends when the job completes",
+        cause: EndCause::Exit(0),
+        expected: Some(("exit 0", v1::Outcome::Completed)),
+    },
+    Ending {
+        name: "fails",
+        claim: "access ends when the job fails",
+        cause: EndCause::Exit(3),
+        expected: Some(("exit 3", v1::Outcome::Failed)),
+    },
+    Ending {
+        name: "interrupted",
+        claim: "access ends when the job is interrupted (SIGTERM)",
+        cause: EndCause::SignalWrapper(Signal::SIGTERM),
+        expected: Some(("exit 143", v1::Outcome::Interrupted)),
+    },
+    Ending {
+        name: "child-killed",
+        claim: "access ends when the job's process is killed (SIGKILL)",
+        cause: EndCause::KillChild,
+        expected: Some(("exit 137", v1::Outcome::Failed)),
+    },
+    Ending {
+        name: "wrapper-killed",
+        claim: "access ends when the wrapper is killed (SIGKILL)",
+        cause: EndCause::SignalWrapper(Signal::SIGKILL),
+        expected: None,
+    },
+];
+
+impl EndCause {
+    async fn apply(&self, w: &Wrapped) -> Observed<()> {
+        let (pid, signal) = match self {
+            EndCause::Exit(code) => return w.end_child(*code),
+            EndCause::SignalWrapper(signal) => (w.pid()?, *signal),
+            EndCause::KillChild => (w.child().await?, Signal::SIGKILL),
+        };
+        kill(pid, signal).map_err(|e| e.to_string())
+    }
+}
+
+impl Story<'_> {
+    /// Ends jobs under a wrapper, each in another way.
+    pub(super) async fn endings(&mut self, checks: &Checks<'_>) {
+        // All wrappers start together. Each measurement begins when its wrapper has a credential.
+        let names = ENDINGS.iter().map(|ending| ending.name).chain(["revoked"]);
+        let wrapped: Vec<_> = names.map(|name| self.stage.wrap(name)).collect();
+        let mut ready = Vec::new();
+        for wrapped in wrapped {
+            ready.push(self.running(wrapped, checks).await);
+        }
+        let revoked = ready.pop().unwrap_or_else(|| Err("no wrapper".into()));
+        for (ending, ready) in ENDINGS.iter().zip(ready) {
+            match ready {
+                Err(why) => self.say_ms(ending.claim, 0.0, Err(why)),
+                Ok((w, token)) => self.ended(ending, checks, w, &token).await,
             }
         }
-        let claim = "failure ends all access";
-        match next() {
-            Err(why) => self.say_ms(claim, 0.0, Err(why)),
-            Ok((w, token)) => {
-                let cause = w.end_child(3);
-                self.ended(claim, checks, w, &token, cause, Some("exit 3"), v1::Outcome::Failed).await;
-            }
-        }
-        let claim = "interruption (SIGTERM) ends all access";
-        match next() {
-            Err(why) => self.say_ms(claim, 0.0, Err(why)),
-            Ok((w, token)) => {
-                let cause = w.pid().and_then(|p| kill(p, Signal::SIGTERM).map_err(|e| e.to_string()));
-                self.ended(claim, checks, w, &token, cause, Some("exit 143"), v1::Outcome::Interrupted).await;
-            }
-        }
-        let claim = "SIGKILL of the child ends all access";
-        match next() {
-            Err(why) => self.say_ms(claim, 0.0, Err(why)),
-            Ok((w, token)) => {
-                let cause = match w.child().await {
-                    Ok(pid) => kill(pid, Signal::SIGKILL).map_err(|e| e.to_string()),
-                    Err(why) => Err(why),
-                };
-                self.ended(claim, checks, w, &token, cause, Some("exit 137"), v1::Outcome::Failed).await;
-            }
-        }
-        let claim = "SIGKILL of the wrapper ends all access";
-        match next() {
-            Err(why) => self.say_ms(claim, 0.0, Err(why)),
-            Ok((w, token)) => {
-                let cause = w.pid().and_then(|p| kill(p, Signal::SIGKILL).map_err(|e| e.to_string()));
-                self.ended(claim, checks, w, &token, cause, None, v1::Outcome::Unspecified).await;
-            }
-        }
-        let claim = "an operator's revocation ends all access";
-        match next() {
+        let claim = "access ends when an operator revokes the job";
+        match revoked {
             Err(why) => self.say_ms(claim, 0.0, Err(why)),
             Ok((mut w, token)) => {
                 let start = Stopwatch::now();
                 let seen = self.revoked(checks, &mut w, &token, start).await;
-                match seen {
-                    Ok((observed, ms)) => self.say_ms(claim, ms, Ok(observed)),
-                    Err(why) => self.say(claim, start, Err(why)),
-                }
+                self.say_measured(claim, start, seen);
             }
         }
     }
 
-    /// Waits until the wrapper's credential is there and good, and its child runs.
-    async fn running(&self, w: &mut Wrapped, checks: &Checks<'_>) -> Observed<SecretText> {
-        let token = w.token().await?;
-        w.child().await?;
+    /// Waits until a wrapper's credential is accepted and its child runs.
+    async fn running(
+        &self,
+        wrapped: Observed<Wrapped>,
+        checks: &Checks<'_>,
+    ) -> Observed<(Wrapped, SecretText)> {
+        let mut wrapped = wrapped?;
+        let token = wrapped.token().await?;
+        wrapped.child().await?;
         checks.accepted(&token).await?;
-        Ok(token)
+        Ok((wrapped, token))
     }
 
-    /// From a cause to the first refusal, and what the wrapper and the daemon say of it.
-    #[expect(clippy::too_many_arguments, reason = "what is expected of one ending")]
-    async fn ended(
-        &mut self,
-        claim: &'static str,
-        checks: &Checks<'_>,
-        mut w: Wrapped,
-        token: &SecretText,
-        cause: Observed<()>,
-        exit: Option<&str>,
-        outcome: v1::Outcome,
-    ) {
+    /// Measures from the cause of an ending to the first refusal. Checks the wrapper and the record of the daemon.
+    async fn ended(&mut self, ending: &Ending, checks: &Checks<'_>, mut w: Wrapped, token: &SecretText) {
+        let cause = ending.cause.apply(&w).await;
         let start = Stopwatch::now();
         let seen = async {
             cause?;
             let refusal = checks.refused(token).await?;
             let ms = start.ms();
             let ended = w.ended().await?;
-            if let Some(exit) = exit {
+            if let Some((exit, outcome)) = ending.expected {
                 if ended != exit {
                     return Err(format!("the wrapper ended with {ended}, not {exit}: {}", w.said()));
                 }
@@ -137,10 +143,7 @@ impl Story<'_> {
             Ok((format!("{}; wrapper: {ended}", refusal.text), ms))
         }
         .await;
-        match seen {
-            Ok((observed, ms)) => self.say_ms(claim, ms, Ok(observed)),
-            Err(why) => self.say(claim, start, Err(why)),
-        }
+        self.say_measured(ending.claim, start, seen);
     }
 
     async fn revoked(
@@ -163,17 +166,17 @@ impl Story<'_> {
             return Err("the wrapper left credential files behind".to_owned());
         }
         let behind = done.ending.unwrap_or_default().behind;
-        Ok((format!("{}; {behind} leases behind it; wrapper: {ended}, and says why", refusal.text), ms))
+        Ok((format!("{}; {behind} leases ended; wrapper: {ended}, and says why", refusal.text), ms))
     }
 
-    /// How the job of a token was closed.
+    /// Returns the outcome of a token's job.
     async fn outcome_of(&self, token: &SecretText) -> Observed<v1::Outcome> {
         let job = job_of(token)?;
         let mut jobs = self.stage.jobs(Role::Trainer)?;
         within("the job to be closed", async {
             loop {
                 let shown =
-                    jobs.get_job(v1::GetJobRequest { job: job.clone() }).await.map_err(|s| say(&s))?;
+                    jobs.get_job(v1::GetJobRequest { job: job.clone() }).await.map_err(|s| describe(&s))?;
                 let shown = shown.into_inner().job.unwrap_or_default();
                 if shown.state() == v1::JobState::Closed {
                     return Ok(shown.outcome());
@@ -185,9 +188,9 @@ impl Story<'_> {
     }
 
     pub(super) async fn second_attempt(&mut self, checks: &Checks<'_>) {
-        let claim = "a second attempt ends the first one's access";
+        let claim = "a second attempt ends the access of the first";
         let begun = async {
-            let job = self.stage.create(self.stage.spec(2)).await.map_err(|s| say(&s))?;
+            let job = self.stage.create_job(self.stage.spec(2)).await.map_err(|s| describe(&s))?;
             let (member, token) = self.member(&job.id, "attempt-1", None, checks).await?;
             Ok::<_, String>((job, member, token))
         }
@@ -198,7 +201,7 @@ impl Story<'_> {
         };
         let start = Stopwatch::now();
         let seen = async {
-            let second = self.stage.enter(&job.id, "attempt-2").await.map_err(|s| say(&s))?;
+            let second = self.stage.join(&job.id, "attempt-2").await.map_err(|s| describe(&s))?;
             let refusal = checks.refused(&token).await?;
             Ok(format!("attempt {} began; {}", second.session.attempt, refusal.text))
         }
@@ -209,7 +212,7 @@ impl Story<'_> {
     pub(super) async fn expiry(&mut self, checks: &Checks<'_>) {
         let claim = "a lease of two seconds ends by itself";
         let begun = async {
-            let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
+            let job = self.stage.create_job(self.stage.spec(1)).await.map_err(|s| describe(&s))?;
             self.member(&job.id, "expiry", Some(Duration::from_secs(2)), checks).await
         }
         .await;
@@ -222,11 +225,11 @@ impl Story<'_> {
         self.say(claim, start, seen);
     }
 
-    /// Answers the token of before the lock.
+    /// Returns the token that was issued before the lock.
     pub(super) async fn lock(&mut self, checks: &Checks<'_>) -> Option<SecretText> {
-        let claim = "a lock ends what is there and keeps out what comes";
+        let claim = "a lock ends access, and refuses new access";
         let begun = async {
-            let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
+            let job = self.stage.create_job(self.stage.spec(1)).await.map_err(|s| describe(&s))?;
             self.member(&job.id, "lock", None, checks).await
         }
         .await;
@@ -246,24 +249,21 @@ impl Story<'_> {
                 ttl: None,
                 ..Default::default()
             };
-            let locked = client.lock(request).await.map_err(|s| say(&s))?.into_inner();
+            let locked = client.lock(request).await.map_err(|s| describe(&s))?.into_inner();
             let refusal = checks.refused(&token).await?;
             let ms = start.ms();
             match member.issue(None).await {
                 Err(status) if calls::reason(&status) == "LOCKED" => {}
-                Err(status) => return Err(say(&status)),
+                Err(status) => return Err(describe(&status)),
                 Ok(_) => return Err("a new credential was issued".to_owned()),
             }
             let ending = locked.ending.unwrap_or_default();
             let wait = v1::WaitDurableRequest { receipt: ending.receipt };
-            client.wait_durable(wait).await.map_err(|s| say(&s))?;
-            Ok((format!("{}; a new request: LOCKED; durable", refusal.text), ms))
+            client.wait_durable(wait).await.map_err(|s| describe(&s))?;
+            Ok((format!("{}; a new request gets LOCKED; the record is on disk", refusal.text), ms))
         }
         .await;
-        match seen {
-            Ok((observed, ms)) => self.say_ms(claim, ms, Ok(observed)),
-            Err(why) => self.say(claim, start, Err(why)),
-        }
+        self.say_measured(claim, start, seen);
         Some(token)
     }
 
@@ -273,52 +273,52 @@ impl Story<'_> {
         daemon: &mut Child,
         before_lock: Option<SecretText>,
     ) {
-        // A credential on something that is not locked, so that its end has one cause.
-        let claim = "a killed daemon comes back, and widens nothing";
+        // This credential is for a resource that is not locked, so that only the restart can end it.
+        let claim = "a killed daemon comes back, and grants nothing new";
         let start = Stopwatch::now();
         let seen = async {
             let mut spec = self.stage.spec(1);
             spec.read.retain(|r| r.starts_with("model:"));
-            let job = self.stage.create(spec).await.map_err(|s| say(&s))?;
-            let mut member = self.stage.enter(&job.id, "restart").await.map_err(|s| say(&s))?;
-            let (lease, token) = member.issue(None).await.map_err(|s| say(&s))?;
+            let job = self.stage.create_job(spec).await.map_err(|s| describe(&s))?;
+            let mut member = self.stage.join(&job.id, "restart").await.map_err(|s| describe(&s))?;
+            let (lease, token) = member.issue(None).await.map_err(|s| describe(&s))?;
             let was = self.introspected(&token, checks).await?;
             if !was.active {
-                return Err(format!("the credential was not good before: {}", was.reason));
+                return Err(format!("the credential was not valid before: {}", was.reason));
             }
             daemon.kill().await.map_err(|e| e.to_string())?;
             let start = Stopwatch::now();
-            *daemon = self.stage.daemon().await?;
+            *daemon = self.stage.start_daemon().await?;
             let back = start.ms();
             let now = self.introspected(&token, checks).await?;
             if now.active {
-                return Err("a credential of the life before is still good".to_owned());
+                return Err("a credential from before the restart is still valid".to_owned());
             }
             let locks = self.locks().await?;
             if !locks.iter().any(|l| l.name == format!("dataset:{TENANT}/data")) {
                 return Err("the lock is gone".to_owned());
             }
             if let Some(token) = before_lock {
-                within("the verifier to follow the new life", checks.verifier.ready()).await?;
+                within("the verifier to follow the new daemon", checks.verifier.ready()).await?;
                 let refusal = checks.refused(&token).await?;
                 if checks.verifier.state().is_err() {
-                    return Err(format!("the verifier does not follow: {}", refusal.text));
+                    return Err(format!("the verifier does not follow the new daemon: {}", refusal.text));
                 }
             }
             let mut jobs = self.stage.jobs(Role::Trainer)?;
-            let shown = jobs.get_job(v1::GetJobRequest { job: job.id }).await.map_err(|s| say(&s))?;
+            let shown = jobs.get_job(v1::GetJobRequest { job: job.id }).await.map_err(|s| describe(&s))?;
             let state = shown.into_inner().job.unwrap_or_default().attempts;
             let suspended = state.iter().any(|a| a.state() == v1::AttemptState::Suspended);
             if !suspended {
                 return Err("the running attempt did not come back suspended".to_owned());
             }
-            Ok((format!("{} is {}; the lock stands; its job is suspended", lease.id, now.reason), back))
+            Ok((
+                format!("{} is {}; the lock is still there; its job is suspended", lease.id, now.reason),
+                back,
+            ))
         }
         .await;
-        match seen {
-            Ok((observed, ms)) => self.say_ms(claim, ms, Ok(observed)),
-            Err(why) => self.say(claim, start, Err(why)),
-        }
+        self.say_measured(claim, start, seen);
     }
 
     async fn introspected(
@@ -327,15 +327,20 @@ impl Story<'_> {
         checks: &Checks<'_>,
     ) -> Observed<v1::IntrospectResponse> {
         let request = introspection(token, checks);
-        Ok(self.stage.verifiers()?.introspect(request).await.map_err(|s| say(&s))?.into_inner())
+        Ok(self.stage.verifiers()?.introspect(request).await.map_err(|s| describe(&s))?.into_inner())
     }
 
     async fn locks(&self) -> Observed<Vec<v1::Lock>> {
         let mut client = self.stage.operators(Role::Operator)?;
-        Ok(client.list_locks(v1::ListLocksRequest::default()).await.map_err(|s| say(&s))?.into_inner().locks)
+        Ok(client
+            .list_locks(v1::ListLocksRequest::default())
+            .await
+            .map_err(|s| describe(&s))?
+            .into_inner()
+            .locks)
     }
 
-    /// A member with a credential that the verifier accepts.
+    /// Joins a member, and issues a credential that the verifier accepts.
     async fn member(
         &self,
         job: &str,
@@ -343,8 +348,8 @@ impl Story<'_> {
         ttl: Option<Duration>,
         checks: &Checks<'_>,
     ) -> Observed<(DemoMember, SecretText)> {
-        let mut member = self.stage.enter(job, key).await.map_err(|s| say(&s))?;
-        let (_, token) = member.issue(ttl).await.map_err(|s| say(&s))?;
+        let mut member = self.stage.join(job, key).await.map_err(|s| describe(&s))?;
+        let (_, token) = member.issue(ttl).await.map_err(|s| describe(&s))?;
         checks.accepted(&token).await?;
         Ok((member, token))
     }

@@ -1,5 +1,4 @@
-//! The story of a job as jobs really run: four members, of which one dies and one is preempted, a requeue, a daemon that is
-//! killed under them.
+//! The story of a job with four members: one dies, one is preempted, the job is requeued, and the daemon is killed.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tokio::process::Child;
 
 use super::{
     Claim, Stage,
-    calls::say,
+    calls::describe,
     child,
     story::Story,
     team::{CHECKPOINT, Mate, SPEC_FILE, Team},
@@ -22,70 +21,70 @@ use crate::{
     secret::SecretText,
 };
 
-/// Seconds where others have minutes, so that all of it is told in one breath.
+/// Seconds instead of minutes, so that the story is short.
 const PACE: Pace = Pace { beat: Duration::from_secs(1), lost_after: 2, drain_read: Duration::from_secs(2) };
 /// From the SIGTERM of a preemption to the end of checkpoint writes.
 const GRACE: Duration = Duration::from_secs(4);
 
 const NODES: [&str; 4] = ["node-0", "node-1", "node-2", "node-3"];
-/// Who is preempted.
+/// The node that is preempted.
 const PREEMPTED: &str = "node-0";
-/// Who is killed.
+/// The node that is killed.
 const KILLED: &str = "node-3";
 
-pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
+pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
     stage.house.set_pace(&PACE).map_err(|e| e.to_string())?;
     let spec = std::fs::read_to_string(stage.house.path("job.toml")).map_err(|e| e.to_string())?;
     let spec = format!("{spec}\n[run]\ndrain = \"{}s\"\n", GRACE.as_secs());
     std::fs::write(stage.house.path(SPEC_FILE), spec).map_err(|e| e.to_string())?;
 
     let mut story = Story::new(stage, report);
-    let (mut daemon, running) = story.opens().await?;
+    let (mut daemon, running) = story.open().await?;
     let holder = stage.trainer()?;
     let checks = Checks::of(&running.verifier, &holder)?;
-    let told = story.acts(&checks, &mut daemon).await;
-    let all_hold = story.closes(daemon, running).await?;
-    Ok(told.is_some() && all_hold)
+    let done = story.acts(&checks, &mut daemon).await;
+    let all_hold = story.close(daemon, running).await?;
+    Ok(done.is_some() && all_hold)
 }
 
 impl Story<'_> {
-    /// One after the other; nothing where one of them does not hold, since each goes on from the one before.
+    /// Runs the acts in order. Stops if one fails, because each needs the one before.
     async fn acts(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
-        let seen = self.gathers(checks).await;
+        let seen = self.join_all(checks).await;
         let mut team = self.need("four wrappers with one key are one attempt", start, seen)?;
 
         let start = Stopwatch::now();
-        let seen = self.one_is_killed(&mut team, checks).await;
+        let seen = self.kill_one(&mut team, checks).await;
         self.need("one of them is killed, and the others lose nothing", start, seen)?;
-        // Until then its name is kept for the one that had it.
+        // Until then the daemon keeps the name for the lost member.
         tokio::time::sleep(PACE.window()).await;
         let start = Stopwatch::now();
-        let seen = self.it_is_back(&mut team, checks).await;
+        let seen = self.restart_one(&mut team, checks).await;
         self.need("started again, it is a member of the same attempt", start, seen)?;
 
         self.drain(&mut team, checks).await?;
 
         let start = Stopwatch::now();
         let seen = self.requeue(&mut team, checks).await;
-        let mut team = self.need("a requeue fences the attempt before it", start, seen)?;
+        let mut team = self.need("a requeue ends all access of the attempt before it", start, seen)?;
         let start = Stopwatch::now();
-        let seen = self.reads_back(&mut team).await;
+        let seen = self.read_checkpoint(&mut team).await;
         self.need("the new attempt reads the checkpoint of the old one", start, seen)?;
         let start = Stopwatch::now();
-        let seen = self.gathers_again(&mut team, checks).await;
-        self.need("the other three follow", start, seen)?;
+        let seen = self.rejoin_all(&mut team, checks).await;
+        self.need("the other three members join the new attempt", start, seen)?;
 
         let start = Stopwatch::now();
-        let seen = self.daemon_dies(&mut team, checks, daemon).await;
+        let seen = self.kill_daemon(&mut team, checks, daemon).await;
         self.need("the daemon is killed and comes back, and no child notices", start, seen)?;
 
         let start = Stopwatch::now();
-        let seen = self.all_complete(&mut team, checks).await;
-        self.need("the job completes with the last of its members", start, seen)
+        let seen = self.complete_all(&mut team, checks).await;
+        self.need("the job completes when its last member ends", start, seen)
     }
 
-    async fn gathers(&mut self, checks: &Checks<'_>) -> Observed<(String, Team)> {
+    async fn join_all(&mut self, checks: &Checks<'_>) -> Observed<(String, Team)> {
         let trainer = self.stage.house.id(Role::Trainer).map_err(|e| e.to_string())?.to_string();
         let count = u32::try_from(NODES.len()).unwrap_or(u32::MAX);
         let members = v1::Members {
@@ -96,7 +95,7 @@ impl Story<'_> {
             ..Default::default()
         };
         let spec = v1::JobSpec { members: Some(members), ..self.stage.spec(2) };
-        let job = self.stage.create_as(Role::Launcher, spec).await.map_err(|s| say(&s))?.id;
+        let job = self.stage.create_job_as(Role::Launcher, spec).await.map_err(|s| describe(&s))?.id;
         let mut team = Team { job, key: "run-1", mates: Vec::new() };
         self.start(&mut team, &NODES, checks).await?;
         let attempt = self.stage.last_attempt(&team.job).await?;
@@ -104,10 +103,10 @@ impl Story<'_> {
         if (attempt.number, joined) != (1, NODES.len()) {
             return Err(format!("attempt {} has {joined} members joined", attempt.number));
         }
-        Ok((format!("attempt 1: {} joined, each with credentials of its own", NODES.join(", ")), team))
+        Ok((format!("attempt 1: {} joined, each with its own credentials", NODES.join(", ")), team))
     }
 
-    /// Starts several at once, and waits for each.
+    /// Starts several wrappers at once, and waits for each.
     async fn start(&self, team: &mut Team, instances: &[&str], checks: &Checks<'_>) -> Observed<()> {
         let mut started = Vec::new();
         for instance in instances {
@@ -120,7 +119,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    async fn one_is_killed(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
+    async fn kill_one(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let start = Stopwatch::now();
         let victim = team.mate(KILLED)?;
         kill(victim.wrapped.pid()?, Signal::SIGKILL).map_err(|e| e.to_string())?;
@@ -141,7 +140,7 @@ impl Story<'_> {
         ))
     }
 
-    async fn it_is_back(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
+    async fn restart_one(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let wrapped = self.stage.wrap_member(&team.job, team.key, KILLED, false)?;
         let back = Mate::ready(KILLED, wrapped, checks).await?;
         self.stage.member_is(&team.job, KILLED, v1::MemberState::Joined).await?;
@@ -161,17 +160,17 @@ impl Story<'_> {
 
     async fn drain(&mut self, team: &mut Team, checks: &Checks<'_>) -> Option<()> {
         let start = Stopwatch::now();
-        let seen = self.is_preempted(team, checks).await;
-        self.need("SIGTERM of one wrapper drains that member alone", start, seen)?;
-        let seen = self.saves(team, start).await;
-        self.need("its child hears SIGTERM, and saves a checkpoint", start, seen)?;
-        let seen = self.reading_ends(team, checks).await;
+        let seen = self.preempt_one(team, checks).await;
+        self.need("SIGTERM of one wrapper drains only that member", start, seen)?;
+        let seen = self.check_saved(team, start).await;
+        self.need("its child gets SIGTERM, and saves a checkpoint", start, seen)?;
+        let seen = self.await_reading_end(team, checks).await;
         self.need("reading ends first, and writing goes on", start, seen)?;
-        let seen = self.writing_ends(team, checks).await;
-        self.need("at the end of the grace writing ends too", start, seen)
+        let seen = self.await_writing_end(team, checks).await;
+        self.need("after the grace time writing ends too", start, seen)
     }
 
-    async fn is_preempted(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
+    async fn preempt_one(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let mate = team.mate(PREEMPTED)?;
         kill(mate.wrapped.pid()?, Signal::SIGTERM).map_err(|e| e.to_string())?;
         let drains = within("the member to drain", async {
@@ -201,7 +200,7 @@ impl Story<'_> {
         ))
     }
 
-    async fn saves(&mut self, team: &mut Team, start: Stopwatch) -> Observed<(String, ())> {
+    async fn check_saved(&mut self, team: &mut Team, start: Stopwatch) -> Observed<(String, ())> {
         let file = team.mate(PREEMPTED)?.wrapped.go.with_extension("saved");
         let said = within("the child to save a checkpoint", async {
             loop {
@@ -228,17 +227,17 @@ impl Story<'_> {
         Ok((format!("{CHECKPOINT}, {} bytes, {left:.1} s before the end of the grace", there.len()), ()))
     }
 
-    async fn reading_ends(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
+    async fn await_reading_end(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let job = team.job.clone();
         let mate = team.mate(PREEMPTED)?;
         let refusal = checks.refused(&mate.token).await?;
         let writing = mate.wrapped.held(Half::Writing).ok_or("the writing half is gone too")?;
         self.put(&job, &writing, "step-101").await.map_err(|e| format!("writing has ended too: {e}"))?;
         mate.has_its_child()?;
-        Ok((format!("{}; step-101 is written all the same", refusal.text), ()))
+        Ok((format!("{}; step-101 can still be written", refusal.text), ()))
     }
 
-    async fn writing_ends(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
+    async fn await_writing_end(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let job = team.job.clone();
         let mate = team.mate(PREEMPTED)?;
         let writing = mate.wrapped.held(Half::Writing).ok_or("the writing half is gone before its time")?;
@@ -312,19 +311,19 @@ impl Story<'_> {
         ))
     }
 
-    async fn reads_back(&mut self, team: &mut Team) -> Observed<(String, ())> {
+    async fn read_checkpoint(&mut self, team: &mut Team) -> Observed<(String, ())> {
         let path = format!("/checkpoint/{TENANT}/tuned/{}/{CHECKPOINT}", team.job);
         let token = team.mate(PREEMPTED)?.wrapped.held(Half::Writing).ok_or("it holds no writing half")?;
-        let coming = self.files().map_err(|e| e.to_string())?.get(&path, &token).await;
+        let download = self.files().map_err(|e| e.to_string())?.get(&path, &token).await;
         let mut bytes = Vec::new();
-        coming.map_err(|e| e.to_string())?.write_to(&mut bytes).await.map_err(|e| e.to_string())?;
+        download.map_err(|e| e.to_string())?.write_to(&mut bytes).await.map_err(|e| e.to_string())?;
         if bytes != child::CHECKPOINT {
             return Err(format!("{CHECKPOINT} is not what was saved"));
         }
         Ok((format!("{CHECKPOINT}, {} bytes, as it was saved", bytes.len()), ()))
     }
 
-    async fn gathers_again(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
+    async fn rejoin_all(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let others: Vec<&str> = NODES.into_iter().filter(|n| *n != PREEMPTED).collect();
         self.start(team, &others, checks).await?;
         let attempt = self.stage.last_attempt(&team.job).await?;
@@ -337,7 +336,7 @@ impl Story<'_> {
 
     // ---------- a restart ----------
 
-    async fn daemon_dies(
+    async fn kill_daemon(
         &mut self,
         team: &mut Team,
         checks: &Checks<'_>,
@@ -346,7 +345,7 @@ impl Story<'_> {
         let old: Vec<SecretText> = team.mates.iter().map(|m| m.token.clone()).collect();
         daemon.kill().await.map_err(|e| e.to_string())?;
         let start = Stopwatch::now();
-        *daemon = self.stage.daemon().await?;
+        *daemon = self.stage.start_daemon().await?;
         let served = start.ms();
         let mut epoch = 0;
         for mate in &mut team.mates {
@@ -356,10 +355,10 @@ impl Story<'_> {
         let back = start.ms();
         for token in &old {
             if claims_of(token)?.lh.epoch >= epoch {
-                return Err("a credential of the life before says the new epoch".to_owned());
+                return Err("a credential from before the restart has the new epoch".to_owned());
             }
             if checks.check(token).await.is_ok() {
-                return Err("a credential of the life before is still good".to_owned());
+                return Err("a credential from before the restart is still valid".to_owned());
             }
         }
         let attempt = self.stage.last_attempt(&team.job).await?;
@@ -378,7 +377,7 @@ impl Story<'_> {
         ))
     }
 
-    async fn all_complete(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
+    async fn complete_all(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {
         let count = team.mates.len();
         for (n, mate) in team.mates.iter_mut().enumerate() {
             let job = self.stage.job(&team.job).await?;

@@ -1,4 +1,4 @@
-//! The story of one credential: how it comes to be, what it opens, and each way in which it ends.
+//! The story of one credential: how it is issued, what it opens, and each way in which its access ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use tokio::{
 
 use super::{
     Claim, Stage,
-    calls::{self, say},
+    calls::{self, describe},
     story::Story,
     watch::{Checks, Observed, Stopwatch, within},
 };
@@ -26,16 +26,16 @@ use crate::{
     token::Presenter,
 };
 
-/// Bytes of the file whose download is cut: more than any buffer on the way holds.
+/// The size of the file whose download is cut: more than all buffers on the way hold.
 const BIG_FILE: u64 = 64 << 20;
 
-pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
+pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
     let mut story = Story::new(stage, report);
     let big = stage.house.data.join("big.bin");
     let file = std::fs::File::create(&big).map_err(|e| e.to_string())?;
     file.set_len(BIG_FILE).map_err(|e| e.to_string())?;
 
-    let (mut daemon, running) = story.opens().await?;
+    let (mut daemon, running) = story.open().await?;
     story.callers().await;
     story.policy().await;
 
@@ -48,7 +48,7 @@ pub(super) async fn tell(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send))
     story.expiry(&checks).await;
     let locked = story.lock(&checks).await;
     story.restart(&checks, &mut daemon, locked).await;
-    story.closes(daemon, running).await
+    story.close(daemon, running).await
 }
 
 impl Story<'_> {
@@ -65,40 +65,40 @@ impl Story<'_> {
             let stranger = Authority::generate(domain, now, life).map_err(|e| e.to_string())?;
             let id = stranger.id("/trainer").map_err(|e| e.to_string())?;
             match self.as_svid(&stranger, &id).await? {
-                Err(status) => Ok(say(&status)),
-                Ok(_) => Err("it was let in".to_owned()),
+                Err(status) => Ok(describe(&status)),
+                Ok(_) => Err("it was accepted".to_owned()),
             }
         }
         .await;
-        self.say("an SVID of an unknown trust domain is refused", start, seen);
+        self.say("a certificate from an unknown trust domain is refused", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
             let authority = self.stage.house.authority();
             let id = authority.id("/nobody").map_err(|e| e.to_string())?;
             match self.as_svid(authority, &id).await? {
-                Err(status) if calls::reason(&status) == "PRINCIPAL_UNKNOWN" => Ok(say(&status)),
-                Err(status) => Err(say(&status)),
+                Err(status) if calls::reason(&status) == "PRINCIPAL_UNKNOWN" => Ok(describe(&status)),
+                Err(status) => Err(describe(&status)),
                 Ok(_) => Err("it was served".to_owned()),
             }
         }
         .await;
-        self.say("an SVID without a catalog entry may do nothing", start, seen);
+        self.say("a certificate without a catalog entry may do nothing", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
             let mut client = self.stage.operators(Role::Trainer)?;
-            let who = client.who_am_i(v1::WhoAmIRequest {}).await.map_err(|s| say(&s))?.into_inner();
+            let who = client.who_am_i(v1::WhoAmIRequest {}).await.map_err(|s| describe(&s))?.into_inner();
             if who.kind != "workload" {
-                return Err(format!("it is taken for {:?}", who.kind));
+                return Err(format!("its role is {:?}", who.kind));
             }
             Ok(format!("{} is a {} of {}, by {}", who.spiffe_id, who.kind, who.tenant, who.matched))
         }
         .await;
-        self.say("a workload is accepted by its SVID alone", start, seen);
+        self.say("a job's program is accepted by its certificate, without a secret", start, seen);
     }
 
-    /// Lists jobs under an SVID that is made for it.
+    /// Lists jobs with an SVID that is made for this call.
     async fn as_svid(
         &self,
         authority: &Authority,
@@ -126,9 +126,9 @@ impl Story<'_> {
     async fn policy(&mut self) {
         let start = Stopwatch::now();
         let spec = v1::JobSpec { purpose: "something-else".into(), ..self.stage.spec(1) };
-        let seen = match self.stage.create(spec).await {
-            Err(status) if calls::reason(&status) == "POLICY_DENIED" => Ok(say(&status)),
-            Err(status) => Err(say(&status)),
+        let seen = match self.stage.create_job(spec).await {
+            Err(status) if calls::reason(&status) == "POLICY_DENIED" => Ok(describe(&status)),
+            Err(status) => Err(describe(&status)),
             Ok(job) => Err(format!("{} was created", job.id)),
         };
         self.say("a purpose that the dataset does not allow is denied", start, seen);
@@ -137,7 +137,7 @@ impl Story<'_> {
         let seen = async {
             let mut spec = self.stage.spec(1);
             spec.read.push(format!("dataset:{TENANT}/people@v1"));
-            let job = self.stage.create(spec).await.map_err(|s| say(&s))?;
+            let job = self.stage.create_job(spec).await.map_err(|s| describe(&s))?;
             if job.state() != v1::JobState::AwaitingApproval {
                 return Err(format!("it is {:?}", job.state()));
             }
@@ -147,23 +147,23 @@ impl Story<'_> {
                 .map(|g| format!("{} ({} of {})", g.id, g.approvals_needed, g.approver_group))
                 .collect();
             let mut jobs = self.stage.jobs(Role::Trainer)?;
-            match self.stage.enter(&job.id, "too-early").await {
+            match self.stage.join(&job.id, "too-early").await {
                 Err(status) if calls::reason(&status) == "APPROVAL_REQUIRED" => {}
-                Err(status) => return Err(say(&status)),
-                Ok(_) => return Err("it began all the same".to_owned()),
+                Err(status) => return Err(describe(&status)),
+                Ok(_) => return Err("it began without approval".to_owned()),
             }
             let close = v1::CloseJobRequest { job: job.id, outcome: 0, reason: "only to see".into() };
-            jobs.close_job(close).await.map_err(|s| say(&s))?;
+            jobs.close_job(close).await.map_err(|s| describe(&s))?;
             Ok(format!("waits for {}; cannot begin; cancelled", gates.join(", ")))
         }
         .await;
-        self.say("a job on personal data waits for people", start, seen);
+        self.say("a job on personal data waits for approval", start, seen);
     }
 
     async fn credential(&mut self, checks: &Checks<'_>) {
         let begun = async {
-            let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
-            self.stage.enter(&job.id, "first").await.map_err(|s| say(&s))
+            let job = self.stage.create_job(self.stage.spec(1)).await.map_err(|s| describe(&s))?;
+            self.stage.join(&job.id, "first").await.map_err(|s| describe(&s))
         }
         .await;
         let mut member = match begun {
@@ -171,7 +171,7 @@ impl Story<'_> {
             Err(why) => return self.say_ms("a job begins, and its worker joins", 0.0, Err(why)),
         };
         let start = Stopwatch::now();
-        let issued = member.issue(None).await.map_err(|s| say(&s));
+        let issued = member.issue(None).await.map_err(|s| describe(&s));
         let (lease, token) = match issued {
             Ok(issued) => issued,
             Err(why) => return self.say("a credential is issued", start, Err(why)),
@@ -180,21 +180,27 @@ impl Story<'_> {
         self.say("a credential is issued", start, Ok(format!("{} for {}", lease.id, names.join(", "))));
 
         let start = Stopwatch::now();
-        let seen = checks.accepted(&token).await.map(|()| "signature, fences, holder: good".to_owned());
-        self.say("it is checked offline, by the fence feed", start, seen);
+        let seen = checks
+            .accepted(&token)
+            .await
+            .map(|()| "signature, revocations and holder are checked".to_owned());
+        self.say("a server checks it without asking the daemon", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
             let mut client = self.stage.verifiers()?;
-            let seen =
-                client.introspect(introspection(&token, checks)).await.map_err(|s| say(&s))?.into_inner();
+            let seen = client
+                .introspect(introspection(&token, checks))
+                .await
+                .map_err(|s| describe(&s))?
+                .into_inner();
             if !seen.active {
                 return Err(format!("not active: {}", seen.reason));
             }
             Ok(format!("active, lease {}", seen.lease.unwrap_or_default().id))
         }
         .await;
-        self.say("it is checked online, by asking", start, seen);
+        self.say("a server checks it by asking the daemon", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -203,12 +209,12 @@ impl Story<'_> {
                 lease: lease.id.clone(),
                 ttl: None,
             };
-            let renewed = member.members.renew_lease(request).await.map_err(|s| say(&s))?.into_inner();
+            let renewed = member.members.renew_lease(request).await.map_err(|s| describe(&s))?.into_inner();
             checks.accepted(&SecretText::new(renewed.token)).await?;
             Ok(format!("generation {}", renewed.lease.unwrap_or_default().generation))
         }
         .await;
-        self.say("it is renewed after a fresh decision", start, seen);
+        self.say("it is renewed after a new decision", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -216,42 +222,42 @@ impl Story<'_> {
             let files = FileClient::new(connector.map_err(|e| e.to_string())?);
             let path = format!("/dataset/{TENANT}/data@v1/tickets-0001.jsonl");
             let mut bytes = Vec::new();
-            let coming = files.get(&path, &token).await.map_err(|e| e.to_string())?;
-            coming.write_to(&mut bytes).await.map_err(|e| e.to_string())?;
+            let download = files.get(&path, &token).await.map_err(|e| e.to_string())?;
+            download.write_to(&mut bytes).await.map_err(|e| e.to_string())?;
             let put = format!("/checkpoint/{TENANT}/tuned/{}/step-1", member.session.job);
             match files.put(&put, &token, bytes.clone().into()).await {
                 Err(_) => {}
-                Ok(()) => return Err("the reading half wrote a checkpoint".to_owned()),
+                Ok(()) => return Err("the reading token wrote a checkpoint".to_owned()),
             }
             Ok(format!("{} bytes of tickets-0001.jsonl; the same token writes nothing", bytes.len()))
         }
         .await;
-        self.say("a dataset is read with it, and no more", start, seen);
+        self.say("it reads its dataset, and writes nothing", start, seen);
     }
 
     async fn download(&mut self, checks: &Checks<'_>, running: &Running) {
         let claim = "a download is cut half way when its job is revoked";
         let mut transfers = running.server.transfers();
         let begun = async {
-            let job = self.stage.create(self.stage.spec(1)).await.map_err(|s| say(&s))?;
-            let mut member = self.stage.enter(&job.id, "download").await.map_err(|s| say(&s))?;
-            let (_, token) = member.issue(None).await.map_err(|s| say(&s))?;
+            let job = self.stage.create_job(self.stage.spec(1)).await.map_err(|s| describe(&s))?;
+            let mut member = self.stage.join(&job.id, "download").await.map_err(|s| describe(&s))?;
+            let (_, token) = member.issue(None).await.map_err(|s| describe(&s))?;
             checks.accepted(&token).await?;
             let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
             let files = FileClient::new(connector.map_err(|e| e.to_string())?);
             let path = format!("/dataset/{TENANT}/data@v1/big.bin");
-            let mut coming = files.get(&path, &token).await.map_err(|e| e.to_string())?;
-            while coming.got < BIG_FILE / 2 {
-                coming.next().await.map_err(|e| e.to_string())?;
+            let mut download = files.get(&path, &token).await.map_err(|e| e.to_string())?;
+            while download.got < BIG_FILE / 2 {
+                download.next().await.map_err(|e| e.to_string())?;
             }
-            Ok::<_, String>((job, member, coming))
+            Ok::<_, String>((job, member, download))
         }
         .await;
-        let (job, _member, mut coming) = match begun {
+        let (job, _member, mut download) = match begun {
             Ok(begun) => begun,
             Err(why) => return self.say_ms(claim, 0.0, Err(why)),
         };
-        // The client stands still now; what is on the way fills the buffers and no more.
+        // The client stops reading now, so only the buffers on the way fill up.
         let start = Stopwatch::now();
         let revoked = self.revoke(&format!("job:{}", job.id), "shown to be cut").await;
         if let Err(why) = revoked {
@@ -274,7 +280,7 @@ impl Story<'_> {
             Err(why) => Err(why),
             Ok(t) => {
                 let end = loop {
-                    match coming.next().await {
+                    match download.next().await {
                         Ok(Some(_)) => {}
                         Ok(None) => break Err("the client got all of it".to_owned()),
                         Err(e) => break Ok(e.to_string()),
@@ -282,7 +288,7 @@ impl Story<'_> {
                 };
                 end.map(|e| {
                     format!(
-                        "{e}; the server let go {:.1} ms after the revocation was acknowledged ({:?})",
+                        "{e}; the server cut it {:.1} ms after the revocation was confirmed ({:?})",
                         (ms - acknowledged).max(0.0),
                         t.end
                     )
@@ -293,7 +299,7 @@ impl Story<'_> {
     }
 }
 
-/// The question whether a token is good, with all that is known of who presents it.
+/// Makes the request that asks the daemon about a token, with all that is known about its presenter.
 pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::IntrospectRequest {
     let (presenter, presenter_sha256) = match checks.presenter {
         Presenter::Svid { id, x5t_s256 } => {
@@ -304,7 +310,7 @@ pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::Intr
     v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 }
 }
 
-/// TLS without a client certificate: what comes back is an alert, and no byte of an answer.
+/// Connects without a client certificate. The server must send a TLS alert and no byte of an answer.
 async fn no_certificate(stage: &Stage) -> Observed<String> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(stage.house.authority().bundle().as_bytes())

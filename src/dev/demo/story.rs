@@ -1,10 +1,10 @@
-//! A story being told, and the claims that each story has.
+//! A running story, and the claims that every story has.
 
 use tokio::process::Child;
 
 use super::{
     Claim, Stage,
-    calls::say,
+    calls::describe,
     watch::{Observed, Stopwatch, within},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     proto::v1,
 };
 
-/// Who tells, where, and to whom.
+/// A running story.
 pub(super) struct Story<'a> {
     pub(super) stage: &'a Stage,
     report: &'a mut (dyn FnMut(&Claim) + Send),
@@ -29,26 +29,30 @@ impl<'a> Story<'a> {
 }
 
 impl Story<'_> {
-    /// Starts what each story begins with.
-    pub(super) async fn opens(&mut self) -> Observed<(Child, Running)> {
+    /// Starts the daemon and the file server.
+    pub(super) async fn open(&mut self) -> Observed<(Child, Running)> {
         let start = Stopwatch::now();
-        let daemon = self.stage.daemon().await?;
+        let daemon = self.stage.start_daemon().await?;
         let running =
             Running::start(&self.stage.house, self.stage.clock.clone()).await.map_err(|e| e.to_string())?;
         within("the verifier's feed", running.verifier.ready()).await?;
-        self.say("a daemon starts, and a verifier follows it", start, Ok("ready, feed complete".into()));
+        self.say(
+            "a daemon starts, and a file server follows its revocations",
+            start,
+            Ok("ready, feed complete".into()),
+        );
         Ok((daemon, running))
     }
 
-    /// Stops it, and looks at what it leaves behind. Answers whether all that was told holds.
-    pub(super) async fn closes(mut self, daemon: Child, running: Running) -> Observed<bool> {
+    /// Stops both, and checks the ledger. Returns whether all claims were observed.
+    pub(super) async fn close(mut self, daemon: Child, running: Running) -> Observed<bool> {
         running.stop().await;
-        self.stage.stop(daemon).await?;
+        self.stage.stop_daemon(daemon).await?;
         self.ledger().await;
         Ok(self.all_hold)
     }
 
-    /// Tells one claim that the rest depends on; nothing where it does not hold.
+    /// Reports a claim that the rest depends on. Returns none if it was not observed.
     pub(super) fn need<T>(
         &mut self,
         claim: &'static str,
@@ -64,12 +68,25 @@ impl Story<'_> {
         found
     }
 
-    /// Tells one claim, measured from a moment.
+    /// Reports a claim that took the time since `start`.
     pub(super) fn say(&mut self, claim: &'static str, start: Stopwatch, seen: Observed<String>) {
         self.say_ms(claim, start.ms(), seen);
     }
 
-    /// Tells one claim that took so long.
+    /// Reports a claim with its own measurement, or a failure that took the time since `start`.
+    pub(super) fn say_measured(
+        &mut self,
+        claim: &'static str,
+        start: Stopwatch,
+        seen: Observed<(String, f64)>,
+    ) {
+        match seen {
+            Ok((observed, ms)) => self.say_ms(claim, ms, Ok(observed)),
+            Err(why) => self.say(claim, start, Err(why)),
+        }
+    }
+
+    /// Reports a claim that took `ms`.
     pub(super) fn say_ms(&mut self, claim: &'static str, ms: f64, seen: Observed<String>) {
         let (observed, holds) = match seen {
             Ok(observed) => (observed, true),
@@ -83,7 +100,7 @@ impl Story<'_> {
         let mut client = self.stage.operators(Role::Operator)?;
         let request =
             v1::RevokeRequest { name: name.into(), reason: why.into(), dry_run: false, ahead: false };
-        Ok(client.revoke(request).await.map_err(|s| say(&s))?.into_inner())
+        Ok(client.revoke(request).await.map_err(|s| describe(&s))?.into_inner())
     }
 
     async fn ledger(&mut self) {
@@ -92,16 +109,16 @@ impl Story<'_> {
         let seen = ledger::verify(&ledger::Dir::at(&state), None)
             .map(|r| format!("{} records, head {}", r.records, short(&r.head.digest)))
             .map_err(|e| e.to_string());
-        self.say("the ledger is whole", start, seen);
+        self.say("the ledger is complete and unchanged", start, seen);
 
         let start = Stopwatch::now();
-        let seen = flipped(&state, &self.stage.house.path("ledger-copy"));
-        self.say("one flipped byte in a copy of it is found", start, seen);
+        let seen = flip_byte(&state, &self.stage.house.path("ledger-copy"));
+        self.say("one changed byte in a copy of it is found", start, seen);
     }
 }
 
 impl Stage {
-    /// The certificate that tokens of the jobs here are bound to.
+    /// Returns the certificate that the tokens of these jobs are bound to.
     pub(super) fn trainer(&self) -> Observed<Leaf> {
         let svid = X509Svid::load(&self.house.cert(Role::Trainer), &self.house.key(Role::Trainer));
         Ok(svid.map_err(|e| e.to_string())?.leaf().clone())
@@ -113,7 +130,7 @@ fn short(digest: &Digest) -> String {
 }
 
 /// Copies the ledger, flips one byte in the middle of it, and verifies the copy.
-fn flipped(state: &std::path::Path, copy: &std::path::Path) -> Observed<String> {
+fn flip_byte(state: &std::path::Path, copy: &std::path::Path) -> Observed<String> {
     let io = |e: std::io::Error| e.to_string();
     std::fs::create_dir_all(copy).map_err(io)?;
     let mut segment = None;
@@ -129,7 +146,7 @@ fn flipped(state: &std::path::Path, copy: &std::path::Path) -> Observed<String> 
         }
     }
     let segment = segment.ok_or("the ledger has no segment")?;
-    ledger::verify(&ledger::Dir::at(copy), None).map_err(|e| format!("the copy itself is not whole: {e}"))?;
+    ledger::verify(&ledger::Dir::at(copy), None).map_err(|e| format!("the copy itself is not good: {e}"))?;
     let mut bytes = std::fs::read(&segment).map_err(io)?;
     let middle = bytes.len() / 2;
     if let Some(byte) = bytes.get_mut(middle) {

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 use super::{
     Stage,
-    calls::say,
+    calls::describe,
     watch::{Checks, Observed, Stopwatch, Wrapped, claims_of, within},
 };
 use crate::{
@@ -16,12 +16,12 @@ use crate::{
     secret::SecretText,
 };
 
-/// The specification that the wrappers keep to, in the folder of the deployment.
+/// The job file of the wrappers, in the folder of the deployment.
 pub(super) const SPEC_FILE: &str = "jobs.toml";
-/// Where a child saves its checkpoint.
+/// The name of the checkpoint that a child saves.
 pub(super) const CHECKPOINT: &str = "step-100";
 
-/// The wrappers that share an attempt, each on a node of its own as it were.
+/// The wrappers that share an attempt. Each stands for a node.
 pub(super) struct Team {
     pub job: String,
     /// The scheduler's key of this attempt.
@@ -29,7 +29,7 @@ pub(super) struct Team {
     pub mates: Vec<Mate>,
 }
 
-/// One of them, with the credential of the reading half that it was last seen with.
+/// One wrapper, and its last known reading credential.
 pub(super) struct Mate {
     pub instance: String,
     pub wrapped: Wrapped,
@@ -38,9 +38,9 @@ pub(super) struct Mate {
 }
 
 impl Stage {
-    /// Starts one wrapper of an attempt. A child that `saves` does so when it is asked to end.
+    /// Starts one wrapper of an attempt. With `saves`, its child saves a checkpoint on SIGTERM.
     pub(super) fn wrap_member(&self, job: &str, key: &str, instance: &str, saves: bool) -> Observed<Wrapped> {
-        // Another place for each, as on nodes of their own.
+        // Each wrapper has its own folder, as on its own node.
         let name = (1..).map(|n| format!("{key}-{instance}-{n}")).find(|name| {
             let place = self.house.path(&format!("run-{name}"));
             !place.exists()
@@ -54,7 +54,7 @@ impl Stage {
         self.wrap_as(&name.unwrap_or_default(), &run, child)
     }
 
-    /// The attempt of a job that began last.
+    /// Returns the last attempt of a job.
     pub(super) async fn last_attempt(&self, job: &str) -> Observed<v1::Attempt> {
         let shown = self.job(job).await?;
         shown.attempts.last().cloned().ok_or_else(|| "no attempt has begun".to_owned())
@@ -62,7 +62,7 @@ impl Stage {
 
     pub(super) async fn job(&self, job: &str) -> Observed<v1::Job> {
         let request = v1::GetJobRequest { job: job.to_owned() };
-        let shown = self.jobs(Role::Launcher)?.get_job(request).await.map_err(|s| say(&s))?;
+        let shown = self.jobs(Role::Launcher)?.get_job(request).await.map_err(|s| describe(&s))?;
         shown.into_inner().job.ok_or_else(|| "no job was shown".to_owned())
     }
 
@@ -88,7 +88,7 @@ impl Stage {
 }
 
 impl Mate {
-    /// Waits until a wrapper's child runs and its credential is good.
+    /// Waits until a wrapper's child runs and its credential is accepted.
     pub(super) async fn ready(instance: &str, mut wrapped: Wrapped, checks: &Checks<'_>) -> Observed<Self> {
         let token = wrapped.token().await?;
         let child = wrapped.child().await?;
@@ -96,12 +96,12 @@ impl Mate {
         Ok(Mate { instance: instance.to_owned(), wrapped, token, child })
     }
 
-    /// The lease that its credential stands for.
+    /// Returns the lease of its credential.
     pub(super) fn lease(&self) -> Observed<LeaseId> {
         Ok(claims_of(&self.token)?.lh.lease)
     }
 
-    /// It goes on as it was: with the lease that it had, and that lease is good.
+    /// Checks that nothing changed for it: same lease, still live, same child.
     pub(super) async fn is_unharmed(&mut self, checks: &Checks<'_>) -> Observed<()> {
         let lease = self.lease()?;
         self.token =
@@ -113,7 +113,7 @@ impl Mate {
         self.has_its_child()
     }
 
-    /// The child that was started in the beginning still runs.
+    /// Checks that its first child still runs.
     pub(super) fn has_its_child(&mut self) -> Observed<()> {
         if let Ok(Some(status)) = self.wrapped.process.try_wait() {
             return Err(format!(
@@ -128,7 +128,7 @@ impl Mate {
         }
     }
 
-    /// Waits for a credential of the reading half that is another one than before, and good.
+    /// Waits for a new reading credential that is accepted.
     pub(super) async fn renewed(&mut self, checks: &Checks<'_>) -> Observed<Stopwatch> {
         let instance = self.instance.clone();
         within(&format!("a new credential of {instance}"), async {
@@ -153,7 +153,7 @@ impl Team {
         self.mates.iter_mut().find(|m| m.instance == instance).ok_or_else(|| format!("no {instance}"))
     }
 
-    /// All but one go on as they were.
+    /// Checks that nothing changed for all others. Returns their number.
     pub(super) async fn others_unharmed(&mut self, but: &str, checks: &Checks<'_>) -> Observed<usize> {
         let mut count = 0usize;
         for mate in self.mates.iter_mut().filter(|m| m.instance != but) {

@@ -1,4 +1,4 @@
-//! Watching a token until it is refused, and processes until they are there or gone.
+//! Waiting until a token is refused, or a process has started or ended.
 
 use std::{
     ffi::OsString,
@@ -20,13 +20,13 @@ use crate::{
     verify::Verifier,
 };
 
-/// How long anything of the story may take by itself.
+/// The longest time that one step of a story may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 pub(super) const LOOK: Duration = Duration::from_millis(1);
 
 pub(super) type Observed<T> = Result<T, String>;
 
-/// A moment to measure from.
+/// Measures the time since it was made.
 #[derive(Clone, Copy)]
 pub(super) struct Stopwatch(tokio::time::Instant);
 
@@ -35,13 +35,13 @@ impl Stopwatch {
         Stopwatch(tokio::time::Instant::now())
     }
 
-    /// The time since, in ms.
+    /// Returns the elapsed time in milliseconds.
     pub(super) fn ms(self) -> f64 {
         self.0.elapsed().as_secs_f64() * 1_000.0
     }
 }
 
-/// Who checks, and as whom the token is presented.
+/// A verifier, and the presenter and resource of its checks.
 pub(super) struct Checks<'a> {
     pub verifier: &'a Verifier,
     pub presenter: Presenter<'a>,
@@ -49,7 +49,7 @@ pub(super) struct Checks<'a> {
 }
 
 impl<'a> Checks<'a> {
-    /// The sample dataset is asked for, by the holder of a certificate.
+    /// Makes checks for the sample dataset, presented by the holder of a certificate.
     pub(super) fn of(verifier: &'a Verifier, holder: &'a Leaf) -> Observed<Self> {
         let presenter = Presenter::Svid { id: &holder.spiffe_id, x5t_s256: Some(&holder.x5t_s256) };
         let object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
@@ -63,7 +63,7 @@ impl Checks<'_> {
         self.verifier.check(token.expose(), self.presenter, &self.object, action).await.map(drop)
     }
 
-    /// Waits until the token is refused, and says why.
+    /// Waits until the token is refused, and returns the refusal.
     pub(super) async fn refused(&self, token: &SecretText) -> Observed<Refusal> {
         within("the token to be refused", async {
             loop {
@@ -76,7 +76,7 @@ impl Checks<'_> {
         .await
     }
 
-    /// Waits until the token is accepted: the verifier may still be catching up.
+    /// Waits until the token is accepted. The verifier may need a moment to see it.
     pub(super) async fn accepted(&self, token: &SecretText) -> Observed<()> {
         within("the token to be accepted", async {
             while self.check(token).await.is_err() {
@@ -93,22 +93,22 @@ pub(super) async fn within<T>(what: &str, wait: impl Future<Output = T>) -> Obse
         .map_err(|_| format!("waited {} s for {what}", PATIENCE.as_secs()))
 }
 
-/// A wrapper that runs a job, with the place where its credentials appear.
+/// A wrapper that runs a job, and the folder of its credentials.
 pub(super) struct Wrapped {
     pub process: Child,
     pub dir: PathBuf,
-    /// Writing a number here ends the child with that code.
+    /// The child exits with the code that is written to this file.
     pub go: PathBuf,
     pub log: PathBuf,
 }
 
 impl Stage {
-    /// Starts `leasehold run` around a child that waits for its word, for a job of its own.
+    /// Starts `leasehold run` with a new job and a child that waits.
     pub(super) fn wrap(&self, name: &str) -> Observed<Wrapped> {
         self.wrap_as(name, &["--spec".into(), self.house.path("job.toml").into()], &[])
     }
 
-    /// The same with other arguments, for the wrapper and for the child.
+    /// Starts `leasehold run` with these arguments for the wrapper and for the child.
     pub(super) fn wrap_as(&self, name: &str, run: &[OsString], child: &[&str]) -> Observed<Wrapped> {
         let dir = self.house.path(&format!("run-{name}"));
         std::fs::create_dir_all(dir.join("credentials")).map_err(|e| e.to_string())?;
@@ -136,12 +136,12 @@ impl Stage {
 }
 
 impl Wrapped {
-    /// The credential of one half, where there is one.
+    /// Returns the credential of one half, if there is one.
     pub(super) fn held(&self, half: Half) -> Option<SecretText> {
         token_of(&self.dir.join("credentials"), half)
     }
 
-    /// Waits for the credential of the reading half.
+    /// Waits for the reading credential.
     pub(super) async fn token(&mut self) -> Observed<SecretText> {
         let log = self.log.clone();
         let found = within("the wrapper to hand over credentials", async {
@@ -165,7 +165,7 @@ impl Wrapped {
         Ok(nix::unistd::Pid::from_raw(i32::try_from(id).map_err(|e| e.to_string())?))
     }
 
-    /// The child's process id: it writes it beside the file that it waits for.
+    /// Waits for the process id that the child writes beside its file.
     pub(super) async fn child(&self) -> Observed<nix::unistd::Pid> {
         let file = self.go.with_extension("pid");
         let id = within("the child to start", async {
@@ -188,7 +188,7 @@ impl Wrapped {
         std::fs::rename(draft, &self.go).map_err(|e| e.to_string())
     }
 
-    /// How the wrapper ended, and whether it left a file behind.
+    /// Waits until the wrapper has ended, and returns how.
     pub(super) async fn ended(&mut self) -> Observed<String> {
         let status = within("the wrapper to end", self.process.wait()).await?.map_err(|e| e.to_string())?;
         use std::os::unix::process::ExitStatusExt;
@@ -208,7 +208,7 @@ impl Wrapped {
     }
 }
 
-/// The token of one half, from the index that the wrapper wrote.
+/// Reads the token of one half, from the list that the wrapper wrote.
 fn token_of(below: &Path, half: Half) -> Option<SecretText> {
     let index = std::fs::read_dir(below)
         .ok()?
@@ -224,7 +224,7 @@ fn token_of(below: &Path, half: Half) -> Option<SecretText> {
     crate::dev::read_token(Path::new(one.get("path")?.as_str()?)).ok()
 }
 
-/// What a token says of itself. Read, not verified: to ask the daemon about it.
+/// Decodes the claims of a token. Verifies nothing.
 pub(super) fn claims_of(token: &SecretText) -> Observed<Claims> {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let claims = token.expose().split('.').nth(1).ok_or("no token")?;
