@@ -26,7 +26,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Who reads a shipped file. A file that nobody reads has no business here.
+/// The program that reads a shipped file. Every file has one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Reader {
     Daemon,
@@ -34,9 +34,9 @@ enum Reader {
     Catalog,
     Policy,
     Contexts,
-    /// A shell.
+    /// A shell
     Script,
-    /// Not ours: an editor, systemd, a person.
+    /// Another reader: an editor, systemd, a person.
     Other,
 }
 
@@ -87,7 +87,7 @@ fn read_by(who: Reader) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_shipped_file_is_for_somebody() {
+fn every_shipped_file_has_a_reader() {
     let files = shipped();
     assert!(files.len() >= 6, "{files:?}");
     let orphans: Vec<_> =
@@ -96,7 +96,7 @@ fn every_shipped_file_is_for_somebody() {
 }
 
 #[test]
-fn every_daemon_configuration_is_read() {
+fn every_daemon_configuration_can_be_read() {
     let all = read_by(Reader::Daemon);
     assert!(!all.is_empty());
     for file in all {
@@ -107,13 +107,13 @@ fn every_daemon_configuration_is_read() {
 }
 
 #[test]
-fn the_shipped_catalog_and_policy_are_read_with_one_warning() {
+fn the_shipped_catalog_and_policy_have_one_warning() {
     let catalog = Catalog::load(&root().join("config/catalog.d")).unwrap();
     assert!(catalog.warnings().is_empty(), "{:?}", catalog.warnings());
     let policy = PolicySource::Dir(root().join("config/policy"));
     let engine = Engine::load(&policy, &catalog, Explain::Requester).unwrap();
     assert!(engine.warnings().is_empty(), "{:?}", engine.warnings());
-    // The entry that is there to show one.
+    // This entry is an example.
     let gaps = engine.gaps();
     assert!(gaps.len() == 1 && gaps[0].contains("/ns/etl/sa/*"), "{gaps:?}");
     assert_eq!(read_by(Reader::Catalog).len(), catalog.counts().tenants);
@@ -122,7 +122,7 @@ fn the_shipped_catalog_and_policy_are_read_with_one_warning() {
 
 #[cfg(feature = "cli")]
 #[test]
-fn every_job_file_is_read() {
+fn every_job_file_can_be_read() {
     for file in read_by(Reader::Job) {
         if let Err(why) = leasehold::agent::RunSpec::load(&file) {
             panic!("{}: {why}", file.display());
@@ -132,7 +132,7 @@ fn every_job_file_is_read() {
 
 #[cfg(feature = "cli")]
 #[test]
-fn every_contexts_file_is_read() {
+fn every_contexts_file_can_be_read() {
     for file in read_by(Reader::Contexts) {
         if let Err(why) = leasehold::cli::Contexts::load(&file) {
             panic!("{}: {why}", file.display());
@@ -141,7 +141,7 @@ fn every_contexts_file_is_read() {
 }
 
 #[test]
-fn every_script_is_one_and_may_be_executed() {
+fn every_script_has_a_shebang_and_is_executable() {
     use std::os::unix::fs::PermissionsExt;
     for file in read_by(Reader::Script) {
         let text = fs::read_to_string(&file).unwrap();
@@ -155,12 +155,12 @@ fn every_script_is_one_and_may_be_executed() {
     }
 }
 
-/// The one SPIFFE ID of the daemon in all samples.
+/// The SPIFFE ID of the daemon in all samples.
 const DAEMON: &str = "spiffe://hpc.acme.example/leasehold";
 
 #[cfg(feature = "cli")]
 #[test]
-fn the_samples_know_one_daemon() {
+fn the_samples_name_the_same_daemon() {
     for file in read_by(Reader::Contexts) {
         for (name, context) in leasehold::cli::Contexts::load(&file).unwrap().contexts {
             assert_eq!(context.server_id.as_str(), DAEMON, "{}: {name}", file.display());
@@ -175,7 +175,7 @@ fn the_samples_know_one_daemon() {
 }
 
 #[test]
-fn every_domain_of_the_samples_is_federated_with() {
+fn the_sample_daemon_trusts_every_sample_domain() {
     let yaml = fs::read_to_string(root().join("deploy/spire/kubernetes.yaml")).unwrap();
     let wanted = yaml.lines().filter_map(|l| l.trim().strip_prefix("federatesWith: [")).flat_map(|list| {
         list.trim_end_matches(']')
@@ -191,7 +191,7 @@ fn every_domain_of_the_samples_is_federated_with() {
     }
 }
 
-/// The sample configuration, catalog and policies, with paths, ports and a CA of this test. Stopped when it goes.
+/// A daemon with the sample configuration, catalog and policies, and this test's paths, ports and CA. Dropping it stops it.
 #[cfg(feature = "cli")]
 struct Served {
     dir: tempfile::TempDir,
@@ -283,7 +283,7 @@ impl Served {
             .unwrap()
     }
 
-    /// Where gRPC is served, as the log's line `ready` says.
+    /// Returns the gRPC address, from the line `ready` of the log.
     fn address(&self) -> String {
         for _ in 0..600 {
             let log = fs::read_to_string(self.dir.path().join("log")).unwrap();
@@ -340,9 +340,9 @@ fn every_sample_job_runs_on_the_served_samples() {
     }
 }
 
-/// Slurm gives its scripts no PATH, requeues a job whose prolog fails, and drains a node whose epilog does.
+/// Slurm runs its scripts without a PATH. It requeues a job if its prolog fails, and drains a node if its epilog fails.
 #[test]
-fn slurms_scripts_fail_for_nothing_and_name_every_command_by_its_path() {
+fn slurm_scripts_always_succeed_and_use_absolute_paths() {
     let folder = root().join("deploy/slurm");
     let scripts: Vec<_> = read_by(Reader::Script)
         .into_iter()

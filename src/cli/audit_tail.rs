@@ -160,7 +160,7 @@ impl RecordTail<'_> {
             true => record::row(index, record),
             false => cut(
                 &record::short_row(index, record),
-                TableSize { columns: size.columns.or(Some(WIDTH)), ..room },
+                TableSize { columns: size.columns.or(Some(WIDTH)), ..size },
             ),
         })
     }

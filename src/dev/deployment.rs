@@ -1,4 +1,4 @@
-//! Everything that a daemon needs, in one folder: a trust domain, identities, catalog, policies, sample data.
+//! The folder of `dev` and `demo`: a trust domain, identities, catalog, policies and sample data.
 
 use std::{
     fs, io,
@@ -25,10 +25,10 @@ pub const TRUST_DOMAIN: &str = "dev.leasehold";
 /// The tenant that owns the sample data.
 pub const TENANT: &str = "dev";
 pub(super) const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
-/// SVIDs are issued anew at each start and at half of this.
+/// How long SVIDs are valid. They are issued again at each start, and after half of this time.
 pub const SVID_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// Who takes part.
+/// The identities of a deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// The daemon itself.
@@ -56,7 +56,7 @@ impl Role {
         }
     }
 
-    /// The path of its SPIFFE ID.
+    /// Returns the path of its SPIFFE ID.
     pub const fn path(self) -> &'static str {
         match self {
             Role::Daemon => "/daemon",
@@ -67,7 +67,7 @@ impl Role {
         }
     }
 
-    /// Host names for clients that want one: gRPC clients and browsers do not look at SPIFFE IDs.
+    /// Returns its host names, for clients that check them instead of the SPIFFE ID.
     pub(super) fn dns(self) -> &'static [&'static str] {
         match self {
             Role::Daemon | Role::Files => &["localhost"],
@@ -83,10 +83,10 @@ pub enum SetupError {
     Write { path: PathBuf, source: io::Error },
     #[error("{} cannot be read", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} is no directory", path.display())]
+    #[error("{} is not a directory", path.display())]
     NoDirectory { path: PathBuf },
-    /// An SVID of a trust domain was asked of another one's authority.
-    #[error("the authority in {} is not that of the trust domain {domain}", ca.display())]
+    /// The authority belongs to another trust domain than the SVID.
+    #[error("the CA in {} does not belong to the trust domain {domain}", ca.display())]
     OtherDomain { ca: PathBuf, domain: TrustDomain },
     #[error("a certificate could not be made: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -98,7 +98,7 @@ pub enum SetupError {
     Name(#[from] crate::name::NameError),
 }
 
-/// The ports on loopback that it listens on.
+/// The ports on localhost.
 #[derive(Clone, Copy, Debug)]
 pub struct Ports {
     pub grpc: u16,
@@ -107,7 +107,7 @@ pub struct Ports {
     pub files: u16,
 }
 
-/// How soon a daemon takes a member for lost, and how long one that drains goes on reading.
+/// The times after which a member counts as lost, and after which a draining member stops reading.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     pub beat: Duration,
@@ -116,13 +116,13 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// How long a member may be silent.
+    /// Returns how long a member may be silent.
     pub fn window(&self) -> Duration {
         self.beat.saturating_mul(self.lost_after)
     }
 }
 
-/// A folder that holds all of it. What is there is kept; SVIDs are issued anew each time.
+/// The folder of a deployment. Existing files are kept; SVIDs are issued again each time.
 pub struct DevDeployment {
     root: PathBuf,
     authority: Authority,
@@ -133,7 +133,7 @@ pub struct DevDeployment {
 }
 
 impl DevDeployment {
-    /// Sets it up.
+    /// Writes what is missing in the folder.
     pub fn set_up(
         root: &Path,
         data: Option<&Path>,
@@ -150,13 +150,13 @@ impl DevDeployment {
             Some(dir) => return Err(SetupError::NoDirectory { path: dir.to_owned() }),
         };
         let authority = authority(TRUST_DOMAIN.parse()?, &root.join("ca"), clock.now().wall)?;
-        let house = DevDeployment { root, authority, clock, data, ports };
-        house.issue_svids()?;
-        house.write_files()?;
-        Ok(house)
+        let deployment = DevDeployment { root, authority, clock, data, ports };
+        deployment.issue_svids()?;
+        deployment.write_files()?;
+        Ok(deployment)
     }
 
-    /// The folder itself.
+    /// Returns the folder.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -193,7 +193,7 @@ impl DevDeployment {
         Ok(TRUST_DOMAIN.parse()?)
     }
 
-    /// The SVID of one who takes part, with the domain's bundle, followed as it rotates.
+    /// Returns the source of a role's SVID, with the bundle of the domain. It follows rotations.
     pub fn source(&self, role: Role) -> Result<Arc<FileSource>, SetupError> {
         let files = IdentityFiles {
             svid: Some((self.cert(role), self.key(role))),
@@ -202,12 +202,12 @@ impl DevDeployment {
         Ok(Arc::new(FileSource::open(files, self.clock.clone())?))
     }
 
-    /// The same, as those who connect take it.
+    /// Returns [`source`](Self::source) as a trait object, for connectors.
     pub fn identity(&self, role: Role) -> Result<Arc<dyn IdentitySource>, SetupError> {
         Ok(self.source(role)?)
     }
 
-    /// Issues all SVIDs anew and puts them in place of the old ones.
+    /// Issues all SVIDs again, in place of the old ones.
     pub fn issue_svids(&self) -> Result<(), SetupError> {
         let now = self.clock.now().wall;
         for role in Role::ALL {
@@ -217,7 +217,7 @@ impl DevDeployment {
         Ok(())
     }
 
-    /// Has the daemon's next life go at another pace than the usual one.
+    /// Sets another pace for the next start of the daemon.
     pub fn set_pace(&self, pace: &Pace) -> Result<(), SetupError> {
         let file = self.path("leasehold.toml");
         let text =
@@ -232,7 +232,7 @@ impl DevDeployment {
         write(&file, &(text + &lease), 0o600, Exists::Replace)
     }
 
-    /// The daemon's configuration, as its file says.
+    /// Reads the daemon's configuration.
     pub fn config(&self) -> Result<Config, SetupError> {
         Ok(Config::load(&self.path("leasehold.toml"))?.config)
     }

@@ -1,15 +1,16 @@
-//! A small file server behind leases, on [`verify`](crate::verify) alone: the model for authors of resource servers.
+//! A small file server for holders of leases. It is the model for authors of resource servers, and uses only
+//! [`verify`](crate::verify).
 //!
 //! ```text
 //! GET            /dataset/TENANT/NAME@VERSION/PATH     a file, a range of it, or the JSON listing of a folder
 //! GET            /model/TENANT/NAME@VERSION/PATH
-//! PUT GET DELETE /checkpoint/TENANT/NAME/JOB/PATH      JOB is the token's own
+//! PUT GET DELETE /checkpoint/TENANT/NAME/JOB/PATH      JOB is the job of the token
 //! Authorization: Bearer TOKEN, over mutual TLS with the SVID of the token's holder
 //! ```
 //!
-//! What every resource server does, in this order: (1) read what is asked, (2) [`Verifier::check`] the token for it, with
-//! the peer of the connection as presenter, (3) only then look whether it exists, (4) [`Access::check`] before each part,
-//! (5) stop when [`Access::ended`] resolves, (6) before an upload becomes visible, check once more.
+//! Every resource server does these steps in this order: (1) read what is requested, (2) [`Verifier::check`] the token for
+//! it, with the peer of the connection as presenter, (3) only then look whether it exists, (4) [`Access::check`] before each
+//! part, (5) stop when [`Access::ended`] resolves, (6) check once more before an upload becomes visible.
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
 
@@ -44,7 +45,7 @@ use crate::{
 
 type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
 
-/// Serves folders as datasets and models, and takes checkpoints. A clone is a few pointers.
+/// Serves folders as datasets and models, and stores checkpoints. Cheap to clone.
 #[derive(Clone)]
 pub struct FileServer {
     verifier: Verifier,
@@ -52,13 +53,13 @@ pub struct FileServer {
     checkpoints: ServedFolder,
     upload_bytes_max: u64,
     transfers: Arc<Semaphore>,
-    told: broadcast::Sender<Transfer>,
+    ended: broadcast::Sender<Transfer>,
 }
 
-/// An answer that is none of the above.
+/// Why a request is not served.
 enum RequestError {
     Refused(Refusal),
-    /// With the status that says it.
+    /// A refusal with its own status.
     Status(StatusCode, Refusal),
     Disk(io::Error),
 }
@@ -76,8 +77,7 @@ impl From<io::Error> for RequestError {
 }
 
 impl FileServer {
-    /// Datasets and models by their names with version, each in a folder of its own; checkpoints under
-    /// `checkpoints/TENANT/NAME/JOB`.
+    /// Makes a server of datasets and models, each in its folder, and of checkpoints in `checkpoints/TENANT/NAME/JOB`.
     pub fn new(verifier: Verifier, folders: HashMap<ResourceName, PathBuf>, checkpoints: PathBuf) -> Self {
         let folders = folders.into_iter().map(|(name, path)| (name, ServedFolder::new(path))).collect();
         FileServer {
@@ -86,24 +86,24 @@ impl FileServer {
             checkpoints: ServedFolder::new(checkpoints),
             upload_bytes_max: FILE_UPLOAD_BYTES_MAX,
             transfers: Arc::new(Semaphore::new(FILE_TRANSFERS_MAX)),
-            told: broadcast::Sender::new(FILE_TRANSFERS_TOLD),
+            ended: broadcast::Sender::new(FILE_TRANSFERS_TOLD),
         }
     }
 
-    /// Takes no upload that is larger.
+    /// Sets the largest upload.
     #[must_use]
     pub fn with_upload_bytes_max(mut self, bytes: u64) -> Self {
         self.upload_bytes_max = bytes;
         self
     }
 
-    /// Every transfer from now on, as it ends.
+    /// Subscribes to transfers. Each is sent when it ends.
     pub fn transfers(&self) -> broadcast::Receiver<Transfer> {
-        self.told.subscribe()
+        self.ended.subscribe()
     }
 
-    /// Serves until the shutdown. What an earlier life left half uploaded is removed first: a folder of checkpoints has one
-    /// server.
+    /// Serves until the shutdown. First removes unfinished uploads of an earlier server: a folder of checkpoints has one server
+    /// at a time.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -137,7 +137,7 @@ impl FileServer {
         clock: Arc<dyn Clock>,
     ) -> Result<Response<ResponseBody>, RequestError> {
         let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
-            Refusal::new(Reason::NoClientCertificate, "the request came on no attested connection")
+            Refusal::new(Reason::NoClientCertificate, "the connection has no client certificate")
         })?;
         let target = Target::parse(request.method(), request.uri().path())?;
         let token = bearer(request.headers())?;
@@ -148,7 +148,7 @@ impl FileServer {
         match *request.method() {
             Method::PUT => {
                 let tally = self.tally(Direction::Upload, &target, &connection)?;
-                self.take(request, folder, below, access, tally).await
+                self.receive(request, folder, below, access, tally).await
             }
             Method::DELETE => {
                 access.check()?;
@@ -172,7 +172,7 @@ impl FileServer {
         }
     }
 
-    /// Where it would be, if it is there.
+    /// Returns the place of the target, whether it exists or not.
     fn place(&self, target: &Target) -> Result<(ServedFolder, SubPath), RequestError> {
         let below = target.below.clone();
         let Some(job) = target.job else {
@@ -193,7 +193,7 @@ impl FileServer {
         connection: &Connection,
     ) -> Result<TransferCounter, RequestError> {
         let permit = self.transfers.clone().try_acquire_owned().map_err(|_| {
-            let text = "as many transfers are under way as there may be: try again";
+            let text = "too many transfers are running: try again";
             RequestError::Status(StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::Overloaded, text))
         })?;
         Ok(TransferCounter {
@@ -205,13 +205,13 @@ impl FileServer {
                 bytes: 0,
                 end: TransferEnd::Broken,
             },
-            told: self.told.clone(),
+            ended: self.ended.clone(),
             _permit: permit,
         })
     }
 
-    /// Takes an upload: to a place that nobody reads, and from there to its own when it is whole and the access still holds.
-    async fn take(
+    /// Receives an upload into the staging folder. Moves it to its place when it is complete and the access is still live.
+    async fn receive(
         &self,
         request: Request<Incoming>,
         folder: ServedFolder,
@@ -243,7 +243,7 @@ impl FileServer {
             };
             access.check().map_err(|refusal| cut(&mut tally, refusal))?;
             let Some(frame) = frame else { break };
-            let Ok(bytes) = frame.map_err(|_| broken())?.into_data() else { continue };
+            let Ok(bytes) = frame.map_err(|_| broken_upload())?.into_data() else { continue };
             tally.add(bytes.len());
             if tally.transfer.bytes > most {
                 return Err(too_large());
@@ -259,18 +259,18 @@ impl FileServer {
     }
 }
 
-/// The client is most likely gone, and does not read this.
-fn broken() -> RequestError {
-    let refusal = Refusal::new(Reason::FieldInvalid, "the upload broke off: nothing was kept");
+/// The client is probably gone, and does not read this.
+fn broken_upload() -> RequestError {
+    let refusal = Refusal::new(Reason::FieldInvalid, "the upload is incomplete, and was discarded");
     RequestError::Status(StatusCode::BAD_REQUEST, refusal)
 }
 
-/// Beside the tenants, with a name that no tenant can have.
+/// The staging folder. No tenant can have its name.
 fn staging() -> SubPath {
     SubPath::one(".uploads")
 }
 
-/// Waits for the disk on a thread that may.
+/// Runs disk work on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
@@ -279,7 +279,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send
 fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (all.next(), all.next()) else {
-        return Err(Refusal::new(Reason::TokenMalformed, "the request brought no token, or more than one")
+        return Err(Refusal::new(Reason::TokenMalformed, "the request has no token, or more than one")
             .fix("send `Authorization: Bearer TOKEN`"));
     };
     value
@@ -289,7 +289,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
         .map(|(_, token)| token.trim())
         .ok_or_else(|| {
-            Refusal::new(Reason::TokenMalformed, "the authorization is not `Bearer TOKEN`")
+            Refusal::new(Reason::TokenMalformed, "the authorization header is not `Bearer TOKEN`")
                 .fix("send `Authorization: Bearer TOKEN`")
         })
 }
@@ -302,10 +302,10 @@ struct Part {
 }
 
 impl Part {
-    /// Reads a single range (RFC 9110 section 14.1.2). Several, or what is no range, is the whole file.
+    /// Reads a single range (RFC 9110 section 14.1.2). Several ranges, or an invalid one, mean the whole file.
     fn wanted(headers: &HeaderMap, length: u64) -> Result<Self, RequestError> {
         let whole = Part { from: 0, length, range: false };
-        // Without validators no condition can hold, and then the range does not count (section 13.1.5).
+        // There are no validators, so no condition can be true, and the range is ignored (section 13.1.5).
         if headers.contains_key(header::IF_RANGE) {
             return Ok(whole);
         }
@@ -346,7 +346,7 @@ impl Part {
         headers.insert(header::CONTENT_LENGTH, self.length.into());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        // What was revoked must not live on in a cache.
+        // Revoked data must not stay in a cache.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.range {
             let last = self.from.saturating_add(self.length).saturating_sub(1);
@@ -374,22 +374,22 @@ fn refused(status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
     response
 }
 
-/// Only those whose token opened the resource come here: they may know what is there.
+/// Answers a disk error. Only a caller whose token opens the resource gets here, so it may know what exists.
 fn disk(error: &io::Error) -> Response<ResponseBody> {
-    let says = |status, reason, text: &'static str| refused(status, &Refusal::new(reason, text));
+    let answer = |status, reason, text: &'static str| refused(status, &Refusal::new(reason, text));
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO) => {
-            says(StatusCode::NOT_FOUND, Reason::ResourceNotFound, "there is no such file")
+            answer(StatusCode::NOT_FOUND, Reason::ResourceNotFound, "there is no such file")
         }
         Some(Errno::EISDIR | Errno::EEXIST | Errno::EPERM) => {
-            says(StatusCode::CONFLICT, Reason::StateConflict, "a folder is there: name a file below it")
+            answer(StatusCode::CONFLICT, Reason::StateConflict, "a folder is there: name a file below it")
         }
         Some(Errno::E2BIG) => {
-            says(StatusCode::CONFLICT, Reason::QuotaExceeded, "the folder has more entries than are listed")
+            answer(StatusCode::CONFLICT, Reason::QuotaExceeded, "the folder has more entries than are listed")
         }
         _ => {
             tracing::error!(%error, "a file could not be served");
-            says(StatusCode::INTERNAL_SERVER_ERROR, Reason::Internal, "the file could not be served")
+            answer(StatusCode::INTERNAL_SERVER_ERROR, Reason::Internal, "the file could not be served")
         }
     }
 }

@@ -18,7 +18,7 @@ const LARGE: u64 = 64 << 20;
 
 type Sent = UnsyncBoxBody<Bytes, BodyError>;
 
-/// A file server on a scripted feed, and folders with something in them.
+/// A file server with a scripted feed, and folders with files.
 struct Case {
     daemon: Daemon,
     lowering: Lowering,
@@ -69,7 +69,7 @@ impl Case {
         client
     }
 
-    /// One request of the worker on a connection of its own.
+    /// Sends a request of the worker on a new connection.
     async fn ask(&self, request: Request<Sent>) -> Response<Incoming> {
         self.client("/worker").await.send_request(request).await.unwrap()
     }
@@ -78,7 +78,7 @@ impl Case {
         self.ask(request(Method::GET, path, &self.daemon.token(|_| ()))).await
     }
 
-    /// A token for the checkpoint line.
+    /// Makes a token for checkpoints.
     fn writer(&self, change: impl FnOnce(&mut Claims)) -> String {
         self.daemon.token(|c| {
             opens(c, "checkpoint:acme/support-lora");
@@ -91,7 +91,7 @@ impl Case {
     }
 }
 
-/// Has a token open one resource.
+/// Makes a token open only one resource.
 fn opens(claims: &mut Claims, resource: &str) {
     let scope = Scope::whole(resource.parse().unwrap());
     claims.authorization_details = AuthorizationDetail::of_scopes([&scope], claims.lh.job);
@@ -119,7 +119,7 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-/// The status and the Reason of a refusal, which say the same in header and body.
+/// Returns the status and the reason of a refusal. Header and body must have the same reason.
 async fn refusal(response: Response<Incoming>) -> (u16, String) {
     let status = response.status().as_u16();
     let reason = response.headers()["leasehold-reason"].to_str().unwrap().to_owned();
@@ -129,7 +129,7 @@ async fn refusal(response: Response<Incoming>) -> (u16, String) {
     (status, reason)
 }
 
-/// Every file below a folder.
+/// Returns every file below a folder.
 fn files(folder: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -147,7 +147,7 @@ const FILE: &str = "/dataset/acme/tickets@v3/train/part%201.txt";
 const SHARD: &str = "/checkpoint/acme/support-lora";
 
 #[tokio::test]
-async fn a_file_a_range_of_it_and_a_listing_are_read_by_the_holder_of_a_token() {
+async fn a_holder_reads_a_file_a_range_and_a_listing() {
     let mut case = Case::new().await;
     let whole = case.get(FILE).await;
     assert_eq!(
@@ -156,9 +156,9 @@ async fn a_file_a_range_of_it_and_a_listing_are_read_by_the_holder_of_a_token() 
     );
     assert_eq!(whole.headers()["cache-control"], "no-store");
     assert_eq!(text(whole).await, "0123456789");
-    let told = case.transfer().await;
-    assert_eq!((told.bytes, told.end, told.path.as_str()), (10, TransferEnd::Whole, "train/part 1.txt"));
-    assert_eq!((told.direction, told.peer.path()), (Direction::Download, "/worker"));
+    let ended = case.transfer().await;
+    assert_eq!((ended.bytes, ended.end, ended.path.as_str()), (10, TransferEnd::Whole, "train/part 1.txt"));
+    assert_eq!((ended.direction, ended.peer.path()), (Direction::Download, "/worker"));
     let token = case.daemon.token(|_| ());
     for (range, status, shown, bytes) in [
         ("bytes=2-4", 206, Some("bytes 2-4/10"), "234"),
@@ -220,7 +220,7 @@ async fn no_path_leads_out_of_its_folder() {
 }
 
 #[tokio::test]
-async fn whoever_may_not_learns_not_even_whether_it_exists() {
+async fn without_access_nothing_says_whether_a_file_exists() {
     let case = Case::new().await;
     let token = case.daemon.token(|_| ());
     let thief = case.client("/thief").await.send_request(request(Method::GET, FILE, &token)).await.unwrap();
@@ -256,7 +256,7 @@ async fn whoever_may_not_learns_not_even_whether_it_exists() {
 }
 
 #[tokio::test]
-async fn checkpoints_are_written_read_listed_and_deleted_by_their_own_job_alone() {
+async fn only_its_own_job_uses_a_checkpoint() {
     let case = Case::new().await;
     let token = case.writer(|_| ());
     let ask = async |method: Method, path: &str, body: &str| {
@@ -290,7 +290,7 @@ async fn checkpoints_are_written_read_listed_and_deleted_by_their_own_job_alone(
 }
 
 #[tokio::test]
-async fn an_upload_beyond_its_bound_is_refused_and_leaves_nothing() {
+async fn a_too_large_upload_is_refused_and_leaves_nothing() {
     let case = Case::new().await;
     let token = case.writer(|_| ());
     let path = format!("{SHARD}/{JOB}/x");
@@ -314,7 +314,7 @@ async fn cut_while_reading(case: &Case, response: Response<Incoming>) -> u64 {
         bytes += body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
     }
     case.lowering.lower(FenceName::resource("dataset:acme/tickets".parse().unwrap()));
-    // What is under way already may arrive; all of it must not, since it is not read on before the cut.
+    // Bytes that are under way may arrive. The whole file must not, because the reader is slow.
     loop {
         match body.frame().await {
             Some(Ok(frame)) => bytes += frame.into_data().unwrap().len() as u64,
@@ -332,13 +332,13 @@ async fn a_download_is_cut_half_way_when_its_fence_is_lowered() {
     let response = case.ask(request(Method::GET, "/dataset/acme/tickets@v3/large", &token)).await;
     let bytes = cut_while_reading(&case, response).await;
     assert!(bytes < LARGE);
-    let told = case.transfer().await;
-    assert_eq!(told.end, TransferEnd::Cut(Reason::Revoked));
-    assert!(told.bytes >= bytes && told.bytes < LARGE, "{told:?}, and {bytes} arrived");
+    let ended = case.transfer().await;
+    assert_eq!(ended.end, TransferEnd::Cut(Reason::Revoked));
+    assert!(ended.bytes >= bytes && ended.bytes < LARGE, "{ended:?}, and {bytes} arrived");
 }
 
 #[tokio::test]
-async fn over_http_2_the_stream_of_a_lowered_fence_is_cut_and_others_of_its_connection_go_on() {
+async fn over_http_2_only_the_revoked_stream_is_cut() {
     let mut case = Case::new().await;
     let dialed = case.connector("/worker").connect(Alpn::Http2).await.unwrap();
     let (mut client, connection) =
@@ -355,11 +355,11 @@ async fn over_http_2_the_stream_of_a_lowered_fence_is_cut_and_others_of_its_conn
     assert_eq!(text(client.send_request(small).await.unwrap()).await, "0123456789");
 }
 
-/// Reads one frame and no more, lowers a fence, and sees the rest fail to come.
+/// Reads one frame, lowers a fence, and checks that the rest does not arrive.
 async fn cut_while_stalled(case: &mut Case, response: Response<Incoming>) {
     let mut body = response.into_body();
     let mut bytes = body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
-    // Nothing more is read: all buffers fill, and then the body is not asked for another chunk.
+    // The client reads no more. All buffers fill up, and then the body is not polled for another chunk.
     for _ in 0..300 {
         a_moment().await;
     }
@@ -371,10 +371,10 @@ async fn cut_while_stalled(case: &mut Case, response: Response<Incoming>) {
             clock.advance(Duration::from_millis(1));
         }
     });
-    let told = case.transfer().await;
+    let ended = case.transfer().await;
     passing.abort();
-    assert_eq!(told.end, TransferEnd::Cut(Reason::Revoked));
-    assert!(told.bytes < LARGE);
+    assert_eq!(ended.end, TransferEnd::Cut(Reason::Revoked));
+    assert!(ended.bytes < LARGE);
     let error = loop {
         match body.frame().await {
             Some(Ok(frame)) => bytes += frame.into_data().unwrap().len() as u64,
@@ -386,7 +386,7 @@ async fn cut_while_stalled(case: &mut Case, response: Response<Incoming>) {
 }
 
 #[tokio::test]
-async fn a_download_whose_client_reads_no_more_is_cut() {
+async fn a_download_with_a_stalled_client_is_cut() {
     let mut case = Case::new().await;
     let token = case.daemon.token(|_| ());
     let response = case.ask(request(Method::GET, "/dataset/acme/tickets@v3/large", &token)).await;
@@ -394,7 +394,7 @@ async fn a_download_whose_client_reads_no_more_is_cut() {
 }
 
 #[tokio::test]
-async fn over_http_2_a_stream_whose_client_reads_no_more_is_cut_with_its_connection() {
+async fn over_http_2_a_stalled_stream_is_cut_with_its_connection() {
     let mut case = Case::new().await;
     let dialed = case.connector("/worker").connect(Alpn::Http2).await.unwrap();
     let (mut client, connection) =
@@ -411,7 +411,7 @@ async fn an_upload_is_cut_when_its_fence_is_lowered_and_leaves_nothing() {
     let mut case = Case::new().await;
     let token = case.writer(|_| ());
     let path = format!("{SHARD}/{JOB}/step-10/shard-0.bin");
-    // A first part, then nothing: it is not the client that ends this.
+    // A first part, then nothing: the client does not end the upload.
     let first =
         futures_util::stream::iter([Ok::<_, BodyError>(hyper::body::Frame::data(Bytes::from("half")))]);
     let stalled =
@@ -420,8 +420,8 @@ async fn an_upload_is_cut_when_its_fence_is_lowered_and_leaves_nothing() {
     let answer = tokio::spawn(client.send_request(with_body(Method::PUT, &path, &token, stalled)));
     soon(|| files(case.checkpoints.path()).len() == 1).await;
     case.lowering.lower(FenceName::job(JOB));
-    let told = case.transfer().await;
-    assert_eq!((told.direction, told.end), (Direction::Upload, TransferEnd::Cut(Reason::Revoked)));
+    let ended = case.transfer().await;
+    assert_eq!((ended.direction, ended.end), (Direction::Upload, TransferEnd::Cut(Reason::Revoked)));
     assert_eq!(refusal(answer.await.unwrap().unwrap()).await, (403, "REVOKED".into()));
     soon(|| files(case.checkpoints.path()).is_empty()).await;
     assert!(!case.checkpoints.path().join("acme").exists(), "not even a folder");
@@ -448,7 +448,7 @@ async fn an_upload_whose_client_vanishes_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_an_earlier_life_left_half_uploaded_is_removed() {
+async fn unfinished_uploads_of_an_earlier_server_are_removed() {
     let case = Case::new().await;
     let (checkpoints, verifier) = (case.checkpoints.path(), case._verifier.clone());
     soon(|| checkpoints.join(".uploads").exists()).await;

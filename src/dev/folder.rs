@@ -1,4 +1,4 @@
-//! A folder that nothing leads out of.
+//! A folder that no path leads out of.
 
 use std::{
     fs::File,
@@ -21,14 +21,14 @@ use crate::limits::{FILE_LISTING_MAX, FILE_PATH_DEPTH_MAX, FILE_SEGMENT_BYTES_MA
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SubPath(Vec<String>);
 
-/// Why a text is no such path.
+/// Why a text is not such a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SubPathError {
     #[error("the path is not percent-encoded UTF-8")]
     Encoding,
     #[error("a part of the path is empty, `.` or `..`")]
     Dots,
-    #[error("a part of the path holds a slash or a control character")]
+    #[error("a part of the path has a slash or a control character")]
     Character,
     #[error("a part of the path is longer than {FILE_SEGMENT_BYTES_MAX} bytes")]
     TooLong,
@@ -37,8 +37,8 @@ pub(super) enum SubPathError {
 }
 
 impl SubPath {
-    /// Reads what follows a resource in a URL. It is cut at its slashes first and decoded after: an encoded slash cuts
-    /// nothing and is refused.
+    /// Parses what follows a resource in a URL. It splits the text at its slashes first and decodes the parts after that. So an
+    /// encoded slash separates nothing, and is refused.
     pub(super) fn parse(text: &str) -> Result<Self, SubPathError> {
         let text = text.strip_suffix('/').unwrap_or(text);
         if text.is_empty() {
@@ -52,12 +52,12 @@ impl SubPath {
         Ok(SubPath(segments))
     }
 
-    /// A name of our own.
+    /// Makes a path of one name of our own.
     pub(super) fn one(name: &str) -> Self {
         SubPath(vec![name.to_owned()])
     }
 
-    /// The same path, that much deeper. For names that were parsed elsewhere.
+    /// Puts the path below three parents, whose names were parsed elsewhere.
     pub(super) fn under(self, parents: [&str; 3]) -> Self {
         SubPath(parents.into_iter().map(str::to_owned).chain(self.0).collect())
     }
@@ -174,7 +174,7 @@ impl ServedFolder {
         Ok(unlinkat(parent, name.as_str(), UnlinkatFlags::NoRemoveDir)?)
     }
 
-    /// Removes the files of a folder that an earlier life left behind.
+    /// Removes the files that an earlier server left in a folder.
     pub(super) fn clear(&self, below: &SubPath) -> io::Result<()> {
         let folder = self.walk(&below.0, Missing::IsMade)?;
         let FolderItem::Folder(entries) = list(folder)? else { return Ok(()) };
@@ -201,14 +201,14 @@ impl ServedFolder {
     }
 }
 
-/// What becomes of a folder on the way that is not there.
+/// What to do if a folder on the path is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Fails,
     IsMade,
 }
 
-/// A file that is being written. Dropped without a place, it is gone.
+/// A file that is being written. It is removed if it is dropped before it is placed.
 pub(super) struct Upload {
     root: ServedFolder,
     folder: OwnedFd,
@@ -216,7 +216,7 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Puts it where it belongs, in place of what was there.
+    /// Moves it to its place. Replaces an existing file.
     pub(super) fn place(mut self, below: &SubPath) -> io::Result<()> {
         let (target, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
         let parent = self.root.walk(parents, Missing::IsMade)?;
@@ -224,7 +224,7 @@ impl Upload {
             renameat(&self.folder, name.as_str(), &parent, target.as_str())?;
         }
         self.name = None;
-        // The name is on disk when this is: the bytes were before.
+        // Now the name is on disk. The bytes were there before.
         Ok(nix::unistd::fsync(&parent)?)
     }
 }
@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_name_of_a_file_survives_a_url() {
+    fn every_file_name_survives_a_url() {
         for name in [
             "part 1.txt",
             "100%.txt",

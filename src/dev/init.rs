@@ -1,6 +1,6 @@
-//! The files that a deployment begins with: a configuration, a catalog, the policy, and a certificate authority for trials.
+//! The files of a new deployment: configuration, catalog, policy, and a certificate authority to try it.
 //!
-//! `leasehold init` writes them once, for people to change. Nothing that is there is overwritten.
+//! `leasehold init` writes them once, for people to change. Existing files are not overwritten.
 
 use std::path::{Path, PathBuf};
 
@@ -16,13 +16,13 @@ use crate::{
     name::{SpiffeId, TenantName, TrustDomain},
 };
 
-/// What a deployment is made of.
+/// The values that the files of a new deployment are made from.
 #[derive(Clone, Debug)]
 pub struct Starter {
     pub domain: TrustDomain,
-    /// The team that owns the first catalog file.
+    /// The team that owns the catalog file.
     pub tenant: TenantName,
-    /// The port of gRPC; the two after it serve the keys and the probes.
+    /// The port of gRPC. The next two ports serve the keys and the probes.
     pub port: u16,
 }
 
@@ -33,11 +33,11 @@ pub struct Started {
     pub server_id: SpiffeId,
 }
 
-/// The roles whose SVIDs are issued.
+/// The roles that get an SVID.
 const ROLES: [Role; 4] = [Role::Daemon, Role::Trainer, Role::Launcher, Role::Operator];
 
 impl Starter {
-    /// Writes everything into a directory that is empty or does not exist yet.
+    /// Writes all files into a directory that is empty or does not exist.
     pub fn write(&self, root: &Path, now: Wall) -> Result<Started, SetupError> {
         for dir in ["", "ca", "svid", "catalog.d", "policy", "state"] {
             make_dir(&root.join(dir))?;
@@ -88,7 +88,7 @@ pub fn mint(
     Ok(authority.issue(id, dns, now, life)?)
 }
 
-/// Whether a root certificate has the URI of a trust domain among its names: X.509 writes a URI as 0x86, its length, its text.
+/// Whether a root certificate has the URI of a trust domain among its names. X.509 encodes a URI as 0x86, its length, its text.
 fn names_domain(pem: &str, domain: &TrustDomain) -> bool {
     let uri = format!("spiffe://{domain}");
     let Ok(len) = u8::try_from(uri.len()) else { return false };
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_loads_and_is_not_overwritten() {
+    fn the_files_load_and_are_not_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let now = crate::clock::SystemClock::new().now().wall;
         let root = folder.path().join("new");
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_authority_mints_for_its_own_domain_only() {
+    fn an_authority_issues_only_for_its_own_domain() {
         let folder = tempfile::tempdir().unwrap();
         let now = crate::clock::SystemClock::new().now().wall;
         starter().write(folder.path(), now).unwrap();

@@ -16,7 +16,7 @@ use crate::{
     verify::{Settings, Verifier},
 };
 
-/// The file server, and what keeps identities fresh.
+/// The running file server, and the renewal of the identities.
 pub struct Running {
     pub verifier: Verifier,
     pub server: FileServer,
@@ -38,7 +38,7 @@ pub enum RunningError {
 }
 
 impl Running {
-    /// Starts the file server of a deployment. The daemon may come later: until its feed is complete, everything is refused.
+    /// Starts the file server of a deployment. The daemon may start later; until then every request is refused.
     pub async fn start(house: &Arc<DevDeployment>, clock: Arc<dyn Clock>) -> Result<Self, RunningError> {
         let stop = CancellationToken::new();
         let port = house.ports.files;
@@ -69,14 +69,14 @@ impl Running {
                     () = clock.sleep(super::SVID_LIFE / 2) => {}
                 }
                 if let Err(error) = house.issue_svids() {
-                    tracing::error!(%error, "SVIDs could not be issued anew");
+                    tracing::error!(%error, "SVIDs could not be renewed");
                 }
             }
         }));
         Ok(Running { verifier, server, tasks, stop })
     }
 
-    /// Stops it, with its connections.
+    /// Stops the server and its connections.
     pub async fn stop(self) {
         self.verifier.shutdown().await;
         self.stop.cancel();
@@ -87,14 +87,14 @@ impl Running {
 }
 
 impl DevDeployment {
-    /// To the daemon, as one who takes part.
+    /// Makes a connector to the daemon with the identity of a role.
     pub fn connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
         let address = format!("localhost:{}", self.ports.grpc);
         let endpoint = Endpoint::new(&address, self.id(Role::Daemon)?)?;
         Ok(Connector::new(self.identity(role)?, clock, endpoint))
     }
 
-    /// To the file server, as one who takes part.
+    /// Makes a connector to the file server with the identity of a role.
     pub fn files_connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
         let address = format!("localhost:{}", self.ports.files);
         let endpoint = Endpoint::new(&address, self.id(Role::Files)?)?;
@@ -102,20 +102,20 @@ impl DevDeployment {
     }
 }
 
-/// Four ports on loopback that are given to nobody else for as long as this lives: neither to who asks for any port nor, as the
-/// near end of a connection, to who calls. A listener that names one takes it, goes, and takes it again.
+/// Four ports on localhost that the system gives to no other program while this value lives: not to a listener that asks for
+/// any port, and not to an outgoing connection. A listener that names one of them can take it, close, and take it again.
 #[derive(Debug)]
 pub struct FreePorts {
     pub ports: Ports,
-    /// Bound, and never listening.
+    /// Bound, but not listening.
     _held: [TcpSocket; 4],
 }
 
-/// Finds four ports on loopback that are free, and holds them.
+/// Finds four free ports on localhost, and holds them.
 pub fn free_ports() -> io::Result<FreePorts> {
     let hold = || {
         let socket = TcpSocket::new_v4()?;
-        // Whoever listens there says the same: only so do both have the port.
+        // The listener sets this option as well. Only then can both have the port.
         socket.set_reuseaddr(true)?;
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         Ok::<_, io::Error>((socket.local_addr()?.port(), socket))
@@ -132,12 +132,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_free_port_is_who_names_its_own_and_nobody_elses_though_nobody_listens() {
+    async fn a_held_port_goes_only_to_a_listener_that_names_it() {
         let free = free_ports().unwrap();
         let grpc = (Ipv4Addr::LOCALHOST, free.ports.grpc);
         for _ in 0..2 {
             drop(TcpListener::bind(grpc).await.unwrap());
-            // The system gives out no port that somebody has, and this is what it asks.
+            // The system does not give out a port that is bound, as this bind shows.
             let other = TcpSocket::new_v4().unwrap();
             assert_eq!(other.bind(grpc.into()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         }

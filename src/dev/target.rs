@@ -1,4 +1,4 @@
-//! What a request line asks for.
+//! What a request asks for.
 
 use http::Method;
 
@@ -8,29 +8,29 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// A path in its form, and what is to be done with it. Says nothing yet of whether it exists.
+/// A parsed path, and the action on it. It may not exist.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) resource: ResourceName,
     pub(super) action: Action,
-    /// The folder of one job, of a checkpoint line.
+    /// For a checkpoint: the job whose folder it is.
     pub(super) job: Option<JobId>,
     pub(super) below: SubPath,
 }
 
 impl Target {
-    /// Reads `/dataset/TENANT/NAME@VERSION/PATH`, `/model/TENANT/NAME@VERSION/PATH`, `/checkpoint/TENANT/NAME/JOB/PATH`.
+    /// Parses `/dataset/TENANT/NAME@VERSION/PATH`, `/model/TENANT/NAME@VERSION/PATH`, `/checkpoint/TENANT/NAME/JOB/PATH`.
     pub(super) fn parse(method: &Method, path: &str) -> Result<Self, Refusal> {
         let mut cut = path.splitn(5, '/').skip(1);
         let (Some(kind), Some(tenant), Some(name)) = (cut.next(), cut.next(), cut.next()) else {
-            return Err(Self::no_such_form());
+            return Err(Self::unknown_path());
         };
         let rest = cut.next().unwrap_or_default();
         let (kind, rest) = match kind {
             "dataset" => (ResourceKind::Dataset, rest),
             "model" => (ResourceKind::Model, rest),
             "checkpoint" => (ResourceKind::Checkpoint, rest),
-            _ => return Err(Self::no_such_form()),
+            _ => return Err(Self::unknown_path()),
         };
         let text = format!("{}:{}/{}", kind.as_str(), decoded(tenant)?, decoded(name)?);
         let resource = text.parse::<ResourceName>().map_err(unnamed)?;
@@ -41,7 +41,7 @@ impl Target {
             (ResourceKind::Checkpoint, &Method::PUT) => Action::WriteCheckpoint,
             (ResourceKind::Checkpoint, &Method::DELETE) => Action::DeleteCheckpoint,
             _ => {
-                let text = format!("a {} is not there for {method}", kind.as_str());
+                let text = format!("{method} is not possible for a {}", kind.as_str());
                 return Err(Refusal::new(Reason::NotSupported, text));
             }
         };
@@ -59,7 +59,7 @@ impl Target {
         Ok(Target { resource, action, job, below })
     }
 
-    /// What the token must open: of a checkpoint line, the folder of the job that the path names.
+    /// Returns what the token must open: the resource, or the folder of the job in a checkpoint.
     pub(super) fn object(&self) -> Object {
         match self.job {
             Some(job) => Object::folder(self.resource.clone(), job),
@@ -67,13 +67,13 @@ impl Target {
         }
     }
 
-    fn no_such_form() -> Refusal {
-        Refusal::new(Reason::FieldInvalid, "the path names nothing that is served here")
+    fn unknown_path() -> Refusal {
+        Refusal::new(Reason::FieldInvalid, "this server has no such path")
             .fix("ask for /dataset/TENANT/NAME@VERSION/PATH, /model/TENANT/NAME@VERSION/PATH or /checkpoint/TENANT/NAME/JOB/PATH")
     }
 }
 
-/// One segment, percent-decoded once.
+/// Percent-decodes one segment.
 fn decoded(segment: &str) -> Result<String, Refusal> {
     super::folder::decode(segment).map_err(invalid)
 }

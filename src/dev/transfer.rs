@@ -1,4 +1,4 @@
-//! Bytes under way, cut when their access ends.
+//! A transfer, which is cut when its access ends.
 
 use std::{
     io,
@@ -30,7 +30,7 @@ use crate::{
 
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// One transfer, told to whoever observes when it is over.
+/// One transfer. Observers get it when it has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
     pub direction: Direction,
@@ -38,7 +38,7 @@ pub struct Transfer {
     pub resource: ResourceName,
     /// SubPath the resource.
     pub path: String,
-    /// What went over the line, as far as this server knows.
+    /// The bytes that were sent or received, as far as this server knows.
     pub bytes: u64,
     pub end: TransferEnd,
 }
@@ -52,7 +52,7 @@ pub enum Direction {
 /// How a transfer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransferEnd {
-    /// All of it was there.
+    /// All bytes arrived.
     Whole,
     /// Cut, because its access ended.
     Cut(Reason),
@@ -60,10 +60,10 @@ pub enum TransferEnd {
     Broken,
 }
 
-/// Counts a transfer, and tells of it when it is dropped.
+/// Counts a transfer, and sends it to the observers when it is dropped.
 pub(super) struct TransferCounter {
     pub(super) transfer: Transfer,
-    pub(super) told: broadcast::Sender<Transfer>,
+    pub(super) ended: broadcast::Sender<Transfer>,
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
@@ -79,14 +79,14 @@ impl TransferCounter {
 
 impl Drop for TransferCounter {
     fn drop(&mut self) {
-        let _ = self.told.send(self.transfer.clone()); // nobody may be observing
+        let _ = self.ended.send(self.transfer.clone()); // an error means that there is no observer
     }
 }
 
-/// A file on its way to a client, by the chunk.
+/// The body of a download: a file in chunks.
 ///
-/// The access is looked at before each chunk, and its end is waited for beside the disk. What neither can reach is a client
-/// that reads no more: then nobody asks this body for anything, and a task of its own cuts the connection.
+/// It checks the access before each chunk, and waits for the end of the access beside the disk. If the client stops reading,
+/// this body is not polled any more. So a separate task cuts the connection.
 pub(super) struct Download {
     file: Pin<Box<dyn AsyncRead + Send>>,
     left: u64,
@@ -97,7 +97,7 @@ pub(super) struct Download {
 }
 
 impl Download {
-    /// Sends the next `bytes` of a file.
+    /// Makes a body of the next `bytes` of a file.
     pub(super) fn new(
         file: impl AsyncRead + Send + 'static,
         bytes: u64,

@@ -1,4 +1,4 @@
-//! The commands that people type, as the real program, against a real daemon.
+//! The commands of the real program against a real daemon.
 
 use std::{net::TcpListener, path::Path, process::Stdio};
 
@@ -6,19 +6,19 @@ use leasehold::proto::v1;
 
 use crate::harness::*;
 
-/// A daemon on the clocks of this machine, which the program reads too.
+/// A daemon with the system clock, which the program uses as well.
 async fn world() -> World {
     World::with(|setup| setup.real_clock = true).await
 }
 
-/// What a command prints to stdout. Fails the test unless it exits with 0.
+/// Returns the stdout of a command. It must exit with 0.
 async fn shown(world: &World, id: &str, args: &[&str]) -> String {
     let mut command = world.leasehold(id, &[], args);
     assert_eq!(command.exit().await, Some(0), "{args:?}: {}", command.stderr());
     command.stdout()
 }
 
-/// The exit code of a command, and what it says on stderr.
+/// Returns the exit code of a command and its stderr.
 async fn refused(world: &World, id: &str, args: &[&str]) -> (Option<i32>, String) {
     let mut command = world.leasehold(id, &[], args);
     let code = command.exit().await;
@@ -34,7 +34,7 @@ fn is_safe(text: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hostile_text_never_reaches_a_terminal_as_it_is() {
+async fn hostile_text_is_escaped_before_it_reaches_a_terminal() {
     let world = world().await;
     let hostile = "ticket 7\nstate    completed\u{202e}gpj.exe";
     let members = v1::Members { join: vec![WORKER.into()], start: vec![WORKER.into()], ..Default::default() };
@@ -63,14 +63,14 @@ async fn hostile_text_never_reaches_a_terminal_as_it_is() {
     let value = shown(&world, OPERATOR, &["job", "show", &job, "-o", "json"]).await;
     let value: serde_json::Value = serde_json::from_str(&value).unwrap();
     assert_eq!(value["why"], hostile, "a program reads the text as it was written");
-    // What the wrapper says of a lock that keeps it out.
+    // The message of the wrapper about the lock that refuses it.
     let (code, said) = refused(&world, WORKER, &["run", "--job", &job, "--", "true"]).await;
     assert_eq!(code, Some(125), "{said}");
     assert!(is_safe(&said) && said.contains(r"\u{202e}"), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_jobs_is_filtered_and_followed_through_all_pages() {
+async fn a_list_of_jobs_is_filtered_over_all_pages() {
     let world = world().await;
     let first = created(&world, spec(), "first").await;
     let gated = created(&world, v1::JobSpec { read: vec![MODEL.into()], ..spec() }, "gated").await;
@@ -170,7 +170,7 @@ async fn a_launcher_sees_the_leases_of_its_own_jobs_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tail_goes_on_after_a_restart_with_the_next_record() {
+async fn audit_tail_goes_on_after_a_restart() {
     let mut world = World::prepared(|setup| setup.real_clock = true);
     world.stays_where_it_is();
     world.restart().await;
@@ -192,7 +192,7 @@ async fn a_tail_goes_on_after_a_restart_with_the_next_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_watched_job_is_watched_over_a_restart() {
+async fn job_show_watch_goes_on_after_a_restart() {
     let mut world = World::prepared(|setup| setup.real_clock = true);
     world.stays_where_it_is();
     world.restart().await;
@@ -206,7 +206,7 @@ async fn a_watched_job_is_watched_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_are_chosen_by_type_and_time_and_rows_are_short() {
+async fn audit_tail_filters_by_type_and_time() {
     let world = world().await;
     let job = created(&world, spec(), "k").await;
     let tail = async |args: &[&str]| {
@@ -238,7 +238,7 @@ async fn status_counts_what_the_caller_may_see() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_catalog_is_shown_as_far_as_a_tenant_may_see_it() {
+async fn a_tenant_sees_only_its_part_of_the_catalog() {
     let world = world().await;
     let acme = shown(&world, LAUNCHER, &["catalog", "list"]).await;
     assert!(acme.contains(TICKETS) && acme.contains(MODEL) && acme.contains(LINE), "{acme}");
@@ -254,7 +254,7 @@ async fn the_catalog_is_shown_as_far_as_a_tenant_may_see_it() {
     assert!(tenants.len() > 1, "{tenants:?}");
 }
 
-/// The first of three ports that follow each other and are free at this moment.
+/// Returns the first of three consecutive ports that are free at this moment.
 fn three_ports() -> u16 {
     for _ in 0..100 {
         let first = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -336,7 +336,7 @@ async fn a_new_deployment_serves_and_runs_a_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_contexts_file_that_is_not_there_is_named() {
+async fn a_missing_contexts_file_is_named_in_the_error() {
     let folder = tempfile::tempdir().unwrap();
     let (code, _, err) = ran(folder.path(), &["whoami"]).await;
     assert_eq!(code, Some(1));

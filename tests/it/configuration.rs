@@ -1,4 +1,4 @@
-//! `config check` and the start judge alike: what one approves the other takes, and both name every fault at once.
+//! `config check` and the start of the daemon find the same mistakes, and report all of them at once.
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
@@ -7,7 +7,7 @@ use rcgen::{CertificateParams, IsCa};
 
 use crate::harness::*;
 
-/// What `config check` prints on stderr, and whether it approves.
+/// Returns whether `config check` succeeds, and its stderr.
 fn checked(world: &World) -> (bool, String) {
     let file = world.file("leasehold.toml");
     let output =
@@ -15,7 +15,7 @@ fn checked(world: &World) -> (bool, String) {
     (output.status.success(), String::from_utf8(output.stderr).unwrap())
 }
 
-/// Both refuse, and both say so in these words.
+/// Checks that both refuse the configuration with these words.
 async fn both_refuse(world: &mut World, words: &[&str]) {
     let (approved, said) = checked(world);
     assert!(!approved, "{words:?}: {said}");
@@ -33,7 +33,7 @@ fn real() -> World {
     World::prepared(|setup| setup.real_clock = true)
 }
 
-/// Writes an SVID of the daemon that was changed.
+/// Writes a changed SVID for the daemon.
 fn write_svid(world: &World, change: impl FnOnce(&mut CertificateParams)) {
     let svid = world.authority(DAEMON).issue(DAEMON, world.clock.now().wall, change);
     world.write("svid.pem", &svid.cert);
@@ -41,7 +41,7 @@ fn write_svid(world: &World, change: impl FnOnce(&mut CertificateParams)) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_config_check_approves_the_daemon_serves() {
+async fn the_daemon_starts_if_config_check_succeeds() {
     let mut world = real();
     let (approved, said) = checked(&world);
     assert!(approved, "{said}");
@@ -50,7 +50,7 @@ async fn what_config_check_approves_the_daemon_serves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_svid_that_no_client_accepts_is_refused_by_both() {
+async fn both_refuse_an_svid_that_no_client_accepts() {
     let from = |seconds: i64| time::OffsetDateTime::now_utc() + time::Duration::seconds(seconds);
     let mut world = real();
     write_svid(&world, |p| p.is_ca = IsCa::NoCa);
@@ -73,7 +73,7 @@ async fn an_svid_that_no_client_accepts_is_refused_by_both() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_fault_is_named_at_once() {
+async fn all_mistakes_are_reported_at_once() {
     let mut world = real();
     fs::set_permissions(world.file("svid.key"), fs::Permissions::from_mode(0o644)).unwrap();
     write_svid(&world, |p| p.not_after = p.not_before + time::Duration::days(30));
@@ -95,7 +95,7 @@ async fn every_fault_is_named_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_makes_peers_be_refused_is_warned_of() {
+async fn a_setting_that_refuses_peers_gets_a_warning() {
     let world = real();
     world.write("k8s.globex.example.pem", "{\"keys\": []}");
     let claims = world.read("catalog.d/platform.toml");

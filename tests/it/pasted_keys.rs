@@ -1,10 +1,10 @@
-//! A private key that was pasted where the path of its file belongs is printed by no command.
+//! No command prints a private key that was pasted in place of the path of its file.
 
 use std::{fs, process::Command};
 
 use crate::harness::*;
 
-/// Runs the program, and answers all that it printed.
+/// Runs the program, and returns everything that it printed.
 fn printed(world: &World, args: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_leasehold"))
         .args(args)
@@ -15,7 +15,7 @@ fn printed(world: &World, args: &[&str]) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// The ways in which people paste a key, each as a TOML value.
+/// Returns the ways in which people paste a key, each as a TOML value.
 fn pastes(pem: &str) -> Vec<String> {
     let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
     let hex: String = body.bytes().take(32).map(|byte| format!("{byte:02x}")).collect();
@@ -33,7 +33,7 @@ fn pastes(pem: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_pasted_key_is_printed_by_no_command() {
+fn no_command_prints_a_pasted_key() {
     let world = World::prepared(|_| {});
     let pem = world.read("svid.key");
     let body: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
@@ -72,7 +72,7 @@ fn a_pasted_key_is_printed_by_no_command() {
             assert!(!said.contains(&secret), "{args:?} {paste}\n{said}");
         }
     }
-    // The key's file itself, named where another kind of file belongs.
+    // The path of the key's file, in place of another kind of file.
     for folder in ["catalog", "rules"] {
         fs::create_dir(world.file(folder)).unwrap();
     }

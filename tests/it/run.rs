@@ -7,14 +7,14 @@ use nix::sys::signal::Signal;
 
 use crate::harness::*;
 
-/// Says that it is there, and goes on until the file `go` is.
+/// Prints that it runs, and waits for the file `go`.
 const UNTIL_TOLD: &str = "echo up; while [ ! -e $HERE/go ]; do sleep 0.02; done; echo down";
 
 async fn world() -> World {
     World::with(|setup| setup.real_clock = true).await
 }
 
-/// A world whose daemon comes back where it was.
+/// A world whose daemon restarts at the same address.
 async fn world_with_an_address() -> World {
     let mut world = World::prepared(|setup| setup.real_clock = true);
     world.stays_where_it_is();
@@ -27,7 +27,7 @@ fn assert_wiped(wrapper: &Wrapper) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_exits_with_its_childs_code_and_the_job_ends_as_the_child_did() {
+async fn run_exits_with_its_childs_code_and_reports_the_outcome() {
     for (script, code, outcome, detail) in [
         ("cat $LEASEHOLD_TOKEN_FILE_READING; exit 0", 0, Outcome::Completed, "exit code 0"),
         ("exit 3", 3, Outcome::Failed, "exit code 3"),
@@ -49,7 +49,7 @@ async fn run_exits_with_its_childs_code_and_the_job_ends_as_the_child_did() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_hands_over_each_half_as_private_files_that_open_it() {
+async fn run_writes_private_files_that_open_each_half() {
     let world = world().await;
     let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -72,7 +72,7 @@ async fn run_hands_over_each_half_as_private_files_that_open_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_denied_starts_nothing_and_leaves_nothing() {
+async fn a_denied_run_starts_nothing_and_leaves_nothing() {
     let world = world().await;
     let spec = job_toml("", "").replace("purpose = \"support-tuning\"", "purpose = \"demo-bot\"");
     let mut wrapper = world.wrap(&spec, &[], "touch $HERE/started");
@@ -90,7 +90,7 @@ async fn run_denied_starts_nothing_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_that_cannot_join_closes_the_job_that_it_created() {
+async fn a_run_that_cannot_join_closes_the_job_it_created() {
     let world = world().await;
     let spec = job_toml("", &format!("[members]\njoin = [\"{OTHER_WORKER}\"]\n"));
     let mut wrapper = world.wrap(&spec, &[], "touch $HERE/started");
@@ -103,7 +103,7 @@ async fn run_that_cannot_join_closes_the_job_that_it_created() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_that_must_wait_for_people_says_whom_and_keeps_the_job() {
+async fn a_run_that_needs_approval_names_the_approvers() {
     let world = world().await;
     let spec = job_toml("", "").replace(TICKETS, "dataset:acme/patients@v1");
     let mut wrapper = world.wrap(&spec, &[], "touch $HERE/started");
@@ -135,7 +135,7 @@ async fn run_passes_sigterm_on_and_the_attempt_drains() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_revoked_wipes_the_files_says_why_and_ends_the_child() {
+async fn a_revoked_run_removes_its_files_and_ends_the_child() {
     let world = world().await;
     let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -150,7 +150,7 @@ async fn run_revoked_wipes_the_files_says_why_and_ends_the_child() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_revoked_with_ignore_lets_the_child_go_on_without_access() {
+async fn a_revoked_run_with_ignore_keeps_the_child_running() {
     let world = world().await;
     let mut wrapper = world.wrap(&job_toml("", ""), &["--on-revoke", "ignore"], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -165,7 +165,7 @@ async fn run_revoked_with_ignore_lets_the_child_go_on_without_access() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_of_a_locked_identity_ends_and_its_word_is_not_taken() {
+async fn a_run_of_a_locked_identity_ends_and_cannot_report() {
     let world = world().await;
     let mut wrapper = world.wrap(&job_toml("", ""), &["--on-revoke", "kill"], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -174,12 +174,12 @@ async fn run_of_a_locked_identity_ends_and_its_word_is_not_taken() {
     assert_eq!(wrapper.exit().await, Some(137));
     assert_wiped(&wrapper);
     let (job, _) = world.client(OPERATOR).await.stands(&job).await;
-    // A locked identity ends no attempt: how its work ended is for someone else to say.
+    // A locked identity cannot end an attempt: someone else must report how its work ended.
     assert_eq!((job.state(), job.live_leases), (JobState::Running, 0), "{}", wrapper.stderr());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_that_a_newer_attempt_replaced_ends() {
+async fn a_run_ends_when_a_newer_attempt_begins() {
     let world = world().await;
     let mut wrapper = world.wrap(&job_toml("", "[members]\nattempts = 2\n"), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -192,8 +192,8 @@ async fn run_that_a_newer_attempt_replaced_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_killed_is_seen_within_a_second_and_its_child_goes_too() {
-    // Its beats are not what it is missed by: they may fail to come for longer than this test waits.
+async fn a_killed_run_is_noticed_within_a_second() {
+    // The missing beats are not what the daemon notices: they may be late for longer than this test waits.
     let world = World::with(|setup| {
         setup.real_clock = true;
         setup.lease = "lost_after = 60".into();
@@ -214,14 +214,14 @@ async fn run_killed_is_seen_within_a_second_and_its_child_goes_too() {
     .await;
     assert!(killed.counted() < Duration::from_secs(1), "{:?}", killed.counted());
     assert!(!gateway.introspect(&token, WORKER).await.active);
-    // The streams end with the child: the kernel has told it.
+    // The streams end with the child: the kernel ended it.
     assert_eq!(wrapper.exit().await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_renews_each_credential_in_place_and_in_time() {
+async fn run_renews_each_credential_in_place_before_it_expires() {
     let world = world().await;
-    // So long that a machine with other work has the time for a renewal that is left to it.
+    // Long enough for a renewal on a busy machine.
     let mut wrapper = world.wrap(&job_toml("credential_ttl = \"12s\"", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
     let gateway = world.client(GATEWAY).await;
@@ -243,7 +243,7 @@ async fn run_renews_each_credential_in_place_and_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_outlives_a_daemon_that_goes_away_and_comes_back() {
+async fn run_survives_a_restart_of_the_daemon() {
     let mut world = world_with_an_address().await;
     let mut wrapper = world.wrap(&job_toml("credential_ttl = \"8s\"", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -273,7 +273,7 @@ async fn run_outlives_a_daemon_that_goes_away_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_whose_end_cannot_be_reported_says_when_access_ends() {
+async fn a_run_that_cannot_report_its_end_says_when_access_ends() {
     let mut world = world_with_an_address().await;
     let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -289,7 +289,7 @@ async fn run_whose_end_cannot_be_reported_says_when_access_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_takes_up_a_new_svid_and_is_never_away_for_it() {
+async fn run_uses_a_new_svid_without_being_away() {
     let world = world().await;
     let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -308,12 +308,12 @@ async fn run_takes_up_a_new_svid_and_is_never_away_for_it() {
     assert_eq!(wrapper.exit().await, Some(0));
 }
 
-/// Goes on until SIGTERM, or the signal that is named, and then does this.
+/// Runs until SIGTERM, or the named signal, and then runs `then`.
 fn until_asked(signal: &str, then: &str) -> String {
     format!("trap '{then}' {signal}; echo up; while :; do sleep 0.02; done")
 }
 
-/// The leases of the one job, as an operator sees them: each with its half.
+/// Returns the leases of the only job, each with its half.
 async fn leases(world: &World, job: &str) -> Vec<(String, i32)> {
     let request = leasehold::proto::v1::ListLeasesRequest {
         behind: format!("job:{job}"),
@@ -345,7 +345,7 @@ async fn an_exit_with_0_after_sigterm_is_interrupted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drain_by_an_operator_reaches_the_program_when_it_begins() {
+async fn a_drain_by_an_operator_reaches_the_program_at_once() {
     for (settings, signal) in [("", "TERM"), ("[run]\ndrain_signal = \"USR1\"\n", "USR1")] {
         let world = world().await;
         let then = "cat $LEASEHOLD_DRAIN_FILE $LEASEHOLD_CREDENTIALS $LEASEHOLD_TOKEN_FILE_WRITING; exit 0";
@@ -405,7 +405,7 @@ async fn a_revoked_lease_is_replaced_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_credential_folder_that_was_removed_is_there_again() {
+async fn a_removed_credential_folder_is_created_again() {
     let world = world().await;
     let script = "t=$(cat $LEASEHOLD_TOKEN_FILE_READING); rm -rf $(dirname $LEASEHOLD_CREDENTIALS); \
                   until [ \"$(cat $LEASEHOLD_TOKEN_FILE_READING 2>/dev/null)\" = \"$t\" ]; do sleep 0.02; done; echo back";
@@ -419,7 +419,7 @@ async fn a_credential_folder_that_was_removed_is_there_again() {
 
 /// The small file system needs a separate mount namespace, which needs root.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_takes_no_token_that_is_good() {
+async fn a_full_disk_keeps_the_valid_token() {
     let can = std::process::Command::new("unshare").args(["--mount", "true"]).output();
     if !can.is_ok_and(|o| o.status.success()) {
         println!("not run: unshare --mount is not allowed (it wants root)");
