@@ -1,4 +1,4 @@
-//! The binary: parse, run, exit code.
+//! The binary: parses the command line, runs the command, exits with its code.
 
 use std::process::ExitCode;
 

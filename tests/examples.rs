@@ -362,7 +362,7 @@ fn slurm_scripts_always_succeed_and_use_absolute_paths() {
                 );
             }
         }
-        // And in earnest: with nothing installed where it looks, it still succeeds.
+        // It succeeds even if nothing is installed at these paths.
         let run = std::process::Command::new("/bin/sh").arg(&file).env_clear().output().unwrap();
         assert!(run.status.success(), "{}", file.display());
     }

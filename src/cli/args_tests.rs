@@ -21,7 +21,7 @@ fn every_subcommand_has_help_and_examples() {
         let name = sub.get_name();
         assert!(sub.get_about().is_some(), "{name} has no help");
         let after = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-        assert!(after.contains(&format!("leasehold {name}")), "{name} has no example of its own");
+        assert!(after.contains(&format!("leasehold {name}")), "{name} has no example");
         for below in sub.get_subcommands() {
             let word = below.get_name();
             assert!(below.get_about().is_some(), "{name} {word} has no help");
@@ -36,12 +36,10 @@ fn every_subcommand_has_help_and_examples() {
     assert_eq!(seen, 24);
 }
 
-/// Renders the help of a command as a terminal of 100 columns shows it.
+/// Returns what `--help` of a command prints on a terminal of 100 columns.
 fn help_of(path: &[&str]) -> String {
-    let mut root = Cli::command().term_width(100);
-    root.build();
-    let found = path.iter().fold(&mut root, |command, name| command.find_subcommand_mut(name).unwrap());
-    found.render_long_help().to_string()
+    let line = ["leasehold"].iter().chain(path).chain(&["--help"]);
+    Cli::command().term_width(100).try_get_matches_from(line).unwrap_err().to_string()
 }
 
 #[test]
@@ -49,7 +47,7 @@ fn each_help_fits_one_screen_and_ends_with_examples() {
     let mut wrong = Vec::new();
     for sub in Cli::command().get_subcommands() {
         let below = sub.get_subcommands().map(|below| vec![sub.get_name(), below.get_name()]);
-        for path in below.chain([vec![sub.get_name()]]).filter(|path| path[0] != "help") {
+        for path in below.chain([vec![sub.get_name()]]) {
             let help = help_of(&path);
             let (lines, examples) = (help.lines().count(), help.rsplit("Examples:").next().unwrap());
             let count = examples.lines().filter(|line| line.contains("leasehold ")).count();

@@ -414,8 +414,8 @@ colour = "red"
         let path = Path::new("/c/contexts.toml");
         let read = Contexts::read(path, text).unwrap();
         assert_eq!(read.contexts.keys().collect::<Vec<_>>(), ["good"]);
-        let told: Vec<_> = read.broken.values().map(|b| b.problems.to_string()).collect();
-        insta::assert_snapshot!(told.join("\n"), @r#"
+        let problems: Vec<_> = read.broken.values().map(|b| b.problems.to_string()).collect();
+        insta::assert_snapshot!(problems.join("\n"), @r#"
         /c/contexts.toml:7: a context has no bundle of its server's trust domain: write bundles = { "td.example" = "bundle.pem" }
         /c/contexts.toml:8: context.a.server: `https://localhost:8443` is not an address: write `HOST:PORT`, without a scheme or a path
         /c/contexts.toml:10: `boss` is not a kind of principal: it is one of: workload launcher scheduler operator verifier auditor

@@ -1,8 +1,7 @@
-//! The command line: one file per subcommand.
+//! The command line: one file for each subcommand.
 //!
-//! Owns how a command is written, how answers and refusals read, and the exit codes. Data goes to stdout, the rest to
-//! stderr. Decides nothing: what can be known offline is read by the floor that owns it, everything else is asked of the
-//! daemon of the chosen context, under one of our own SVIDs.
+//! Owns the arguments, how answers and errors read, and the exit codes. Data goes to stdout, the rest to stderr. Decides
+//! nothing: it reads files with the module that owns them, and asks the daemon of the chosen context for the rest.
 //!
 //! | File | Noun |
 //! |---|---|

@@ -84,7 +84,7 @@ pub(super) async fn serve(daemon: Daemon, mut stops: Stops) -> Stopped {
                 _ = stops.term.recv() => return stopper.cancel(),
                 _ = stops.int.recv() => return stopper.cancel(),
                 _ = stops.hangup.recv() => {
-                    tracing::info!("SIGHUP: reading identity files, catalog and policy anew");
+                    tracing::info!("SIGHUP: reading identity files, catalog and policy again");
                     // A panic in the reload must not stop this task, which also waits for SIGTERM. Mistakes are logged.
                     let reload = reload.clone();
                     let _ = tokio::task::spawn_blocking(move || reload()).await;

@@ -407,7 +407,7 @@ async fn over_http_2_a_stalled_stream_is_cut_with_its_connection() {
 }
 
 #[tokio::test]
-async fn an_upload_is_cut_when_its_fence_is_lowered_and_leaves_nothing() {
+async fn a_revoked_upload_is_cut_and_leaves_nothing() {
     let mut case = Case::new().await;
     let token = case.writer(|_| ());
     let path = format!("{SHARD}/{JOB}/step-10/shard-0.bin");

@@ -52,7 +52,7 @@ impl SubPath {
         Ok(SubPath(segments))
     }
 
-    /// Makes a path of one name of our own.
+    /// Makes a path of one name that this program chose.
     pub(super) fn one(name: &str) -> Self {
         SubPath(vec![name.to_owned()])
     }
@@ -127,7 +127,7 @@ pub(super) enum FolderItem {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub(super) struct FolderEntry {
     pub(super) name: String,
-    /// `file` or `folder`. Links and devices are neither served nor shown.
+    /// `file` or `folder`. Links and devices are not served or listed.
     pub(super) kind: &'static str,
     pub(super) bytes: u64,
 }

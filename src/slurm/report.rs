@@ -150,7 +150,7 @@ impl NotedRun {
     }
 }
 
-/// The version of the lines below. A file with another version is left alone.
+/// The version of the lines below. A file with another version is ignored.
 const VERSION: u8 = 1;
 
 #[derive(Serialize, Deserialize)]

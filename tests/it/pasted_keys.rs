@@ -56,7 +56,7 @@ fn no_command_prints_a_pasted_key() {
                 &["serve", "--config", &file],
             ] {
                 let said = printed(&world, args);
-                // A path that is hexadecimal only is shown where no key belongs.
+                // A path of hexadecimal digits is shown in a place that is not for a key.
                 let may_show = *key != "key = " && !paste.contains(&body[..24]);
                 assert!(may_show || !said.contains(&secret), "{args:?} {key}{paste}\n{said}");
             }

@@ -34,7 +34,7 @@ async fn run_exits_with_its_childs_code_and_reports_the_outcome() {
         ("kill -SEGV $$", 139, Outcome::Failed, "ended by SIGSEGV"),
         ("nonesuch-command", 127, Outcome::Failed, "exit code 127"),
     ] {
-        // Its identity belongs to one job alone.
+        // Its identity belongs to only one job.
         let world = world().await;
         let mut wrapper = world.wrap(&job_toml("", ""), &[], script);
         assert_eq!(wrapper.exit().await, Some(code), "{script}: {}", wrapper.stderr());
@@ -43,7 +43,7 @@ async fn run_exits_with_its_childs_code_and_reports_the_outcome() {
         assert!(attempt.detail.ends_with(detail), "{script}: {}", attempt.detail);
         assert!(wrapper.stderr().contains("all access has ended"), "{}", wrapper.stderr());
         assert_wiped(&wrapper);
-        // The child's stdout is the child's alone: here, a token.
+        // Only the child writes to stdout: here, a token.
         assert_eq!(wrapper.stdout().matches('.').count(), if code == 0 { 2 } else { 0 });
     }
 }
@@ -118,12 +118,12 @@ async fn a_run_that_needs_approval_names_the_approvers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn run_passes_sigterm_on_and_the_attempt_drains() {
     let world = world().await;
-    let script = format!("trap 'echo told' TERM; {UNTIL_TOLD}; exit 9");
+    let script = format!("trap 'echo asked' TERM; {UNTIL_TOLD}; exit 9");
     let mut wrapper = world.wrap(&job_toml("", "[run]\ndrain = \"60s\"\n"), &[], &script);
     wrapper.child_says("up").await;
     let (client, job) = (world.client(WORKER).await, wrapper.job().await);
     wrapper.signal(Signal::SIGTERM);
-    wrapper.child_says("told").await;
+    wrapper.child_says("asked").await;
     eventually("a drain", async || client.stands(&job).await.1.state() == AttemptState::Draining).await;
     wrapper.says("checkpoint writes until").await;
     assert_eq!(wrapper.files().len(), 6, "a drain begins with both halves, and a file that says so");
@@ -188,7 +188,7 @@ async fn a_run_ends_when_a_newer_attempt_begins() {
     assert_eq!(wrapper.exit().await, Some(143));
     assert!(wrapper.stderr().contains("this attempt was superseded (ATTEMPT_STALE)"), "{}", wrapper.stderr());
     let (job, attempt) = client.stands(&job).await;
-    assert_eq!((job.state(), attempt.number), (JobState::Running, 2), "the new one is left alone");
+    assert_eq!((job.state(), attempt.number), (JobState::Running, 2), "the new attempt goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
