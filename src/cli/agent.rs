@@ -21,15 +21,15 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
     after_help = "\
-It prints the variables that name the credential files, for a shell to read. Read a token for each request.
-On the first SIGTERM reading ends soon, and writing after `drain` of the job file (20s). The second ends it at once.
-Exits with 0 if it was asked to end or the watched process ended, with 4 if access was ended from outside.
-docs/agent.md shows it in a pod and beside a notebook, and how the work reports its exit code.
+docs/agent.md shows it in a pod and beside a notebook. The first SIGTERM drains, the second ends
+it at once. Exits with 0 if it was asked to end or its process ended, with 4 if access was
+revoked.
 
 Examples:
   leasehold agent --spec notebook.toml --on-revoke ignore
-  leasehold agent --job j-… --attempt-key $POD_UID --dir /run/leasehold --ready-file /run/leasehold.ready
+  leasehold agent --job j-… --attempt-key $POD_UID --ready-file /run/leasehold.ready
   leasehold agent attach j-… --watch-pid $TRAINER"
 )]
 pub struct AgentArgs {
@@ -45,8 +45,9 @@ pub struct AgentArgs {
 enum Attach {
     /// Joins the running attempt as one more member, and begins none.
     #[command(after_help = "\
-If several jobs share your identity, it needs the ticket that `leasehold job begin --ticket-to` wrote. If you know the
-attempt key, use `leasehold agent --job ID --attempt-key K` instead, which gets the ticket itself.
+If several jobs share your identity, it needs the ticket that `leasehold job begin --ticket-to`
+wrote. If you know the attempt key, use `leasehold agent --job ID --attempt-key K` instead, which
+gets the ticket itself.
 
 Examples:
   leasehold agent attach j-… --watch-pid $TRAINER
@@ -68,7 +69,7 @@ struct AttachArgs {
 /// Where the credential files are, and what ends the agent.
 #[derive(Debug, Args)]
 struct BesideArgs {
-    /// Where to put the credential files: a new directory, or an empty one of yours [default: a private one in memory]
+    /// Where to put the credential files [default: in memory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
     /// Let this group read the credential files
@@ -77,13 +78,13 @@ struct BesideArgs {
     /// The mode of the credential files [default: 0600; 0640 with --group]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
-    /// Write this file when all credentials exist; remove it when one is gone. A shell can read it
+    /// Write this file when all credentials exist. A shell can read it
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
     /// End with this process. --on-revoke acts on it
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     watch_pid: Option<i32>,
-    /// End when this file exists. It may hold an exit code, or completed, failed or interrupted
+    /// End when this file exists. It may have the exit code of the work
     #[arg(long, value_name = "FILE")]
     until_file: Option<PathBuf>,
     /// End when another process releases its lock (flock) on this file

@@ -35,17 +35,17 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     output: Format,
-    /// Which daemon to ask, as `leasehold context list` names it [default: the current one]
+    /// The daemon to use, from `leasehold context list`
     #[arg(
         long,
         global = true,
         env = "LEASEHOLD_CONTEXT",
-        hide_env_values = true,
+        hide_env = true,
         value_name = "NAME",
         help_heading = "Everywhere"
     )]
     context: Option<String>,
-    /// Who to be: workload, launcher, scheduler, operator, verifier or auditor [default: what the command needs]
+    /// The role to use, for example operator [default: the one that the command needs]
     #[arg(
         long = "as",
         global = true,
@@ -55,7 +55,7 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     role: Option<PrincipalKind>,
-    /// Get the identity from this SPIFFE agent instead: unix:///PATH
+    /// A SPIFFE agent to get your identity from: unix:///PATH
     #[arg(long, global = true, value_name = "URI", help_heading = "Everywhere")]
     workload_api: Option<WorkloadEndpoint>,
     /// How long to wait for an identity [default: 1m]
@@ -63,7 +63,7 @@ pub struct Cli {
         long,
         global = true,
         env = "LEASEHOLD_IDENTITY_WAIT",
-        hide_env_values = true,
+        hide_env = true,
         value_name = "SPAN",
         value_parser = humantime::parse_duration,
         help_heading = "Everywhere"

@@ -28,8 +28,9 @@ use crate::{
 /// Reads and checks the record of every decision (the ledger).
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The ledger is a chain: each record has the digest of the one before it, so a changed record is found. The head is the last
-record. Keep a signed head on another machine, and `audit verify --head` also finds records that were cut off.
+The ledger is a chain: each record has the digest of the one before it, so a changed record is
+found. The head is the last record. Keep a signed head on another machine, and `audit verify
+--head` also finds records that were cut off.
 
 Examples:
   leasehold audit head > head.json
@@ -44,8 +45,8 @@ pub struct AuditArgs {
 enum AuditCommand {
     /// Checks that no record of a ledger was changed; exits with 7 if one was. Needs no daemon.
     #[command(after_help = "\
-The files cannot show that their last records were cut off, or that all of them were written again. Compare them with a
-head that was kept on another machine: see `leasehold audit head`.
+The files cannot show that their last records were cut off, or that all of them were written
+again. Compare them with a head that was kept on another machine: see `leasehold audit head`.
 
 Examples:
   leasehold audit verify /var/lib/leasehold
@@ -74,8 +75,8 @@ Examples:
     },
     /// Prints the records of the ledger as they are written, one a row.
     #[command(after_help = "\
-For operators of the platform, and for auditors of all tenants. `-o wide` shows more of each record, `-o json` all of it.
-After a restart of the daemon it goes on with the next record.
+For operators of the platform, and for auditors of all tenants. `-o wide` shows more of each
+record, `-o json` all of it. After a restart of the daemon it goes on with the next record.
 
 Examples:
   leasehold audit tail --since 2h --no-follow --type revoked,lock.set,denied

@@ -65,8 +65,8 @@ Examples:
     },
     /// Tells the daemon to read its catalog again.
     #[command(after_help = "\
-The daemon keeps the old version of a file that has a mistake. It takes all other files, and ends access that they no
-longer allow.
+The daemon keeps the old version of a file that has a mistake. It takes all other files, and ends
+access that they no longer allow.
 
 Examples:
   leasehold catalog reload --dry-run

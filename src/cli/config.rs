@@ -30,8 +30,9 @@ pub struct ConfigArgs {
 enum ConfigCommand {
     /// Reads every file that the daemon reads at its start, and lists all mistakes.
     #[command(after_help = "\
-It checks the daemon's certificate as clients do, reads bundles, catalog and policies, tries to write the state and to
-listen on the addresses, and lists every default in use. Run it as the daemon's user; the daemon may be running.
+It checks the daemon's certificate as clients do, reads bundles, catalog and policies, tries to
+write the state and to listen on the addresses, and lists every default in use. Run it as the
+daemon's user; the daemon may be running.
 
 Examples:
   leasehold config check /etc/leasehold/leasehold.toml

@@ -21,8 +21,9 @@ use crate::{
 /// Lists, adds and chooses contexts: the daemons you use, and who you are there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Contexts are in the file $LEASEHOLD_CONTEXTS, or else in ~/.config/leasehold/contexts.toml. `leasehold dev` writes one;
-`leasehold context add` describes another daemon. In the file, one with certificates from a SPIFFE agent looks like this:
+Contexts are in the file $LEASEHOLD_CONTEXTS, or else in ~/.config/leasehold/contexts.toml.
+`leasehold dev` writes one; `leasehold context add` describes another daemon. In the file, one
+with certificates from a SPIFFE agent looks like this:
   [context.prod]
   server    = \"leasehold.acme.example:8443\"
   server_id = \"spiffe://acme.example/leasehold\"

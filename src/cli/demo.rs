@@ -24,11 +24,12 @@ const LONGEST: Duration = Duration::from_secs(60);
 /// Shows what leasehold does, in a few seconds, with real processes and connections.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It starts a daemon with new identities in a temporary folder, and needs no network, no root and no other program. For
-each claim it prints what was observed and how long that took. It fails if a claim was not observed.
-The story `path` is about one credential: it is refused, issued, checked and renewed, a download is cut half way, and
-access ends in each possible way. The story `jobs` is about a job with four members: one is killed and comes back, one is
-preempted while it saves a checkpoint, the job is requeued, and the daemon is killed.
+It starts a daemon with new identities in a temporary folder, and needs no network, no root and no
+other program. For each claim it prints what was observed and how long that took. It fails if a
+claim was not observed. The story `path` is about one credential: it is refused, issued, checked
+and renewed, a download is cut half way, and access ends in each possible way. The story `jobs` is
+about a job with four members: one is killed and comes back, one is preempted while it saves a
+checkpoint, the job is requeued, and the daemon is killed.
 
 Examples:
   leasehold demo

@@ -25,9 +25,10 @@ use crate::{
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-It writes what is missing into one folder: identities, catalog, policies, sample data, a job file. It makes `dev` the
-current context, so all other commands use this daemon, and prints commands to try. Stop it with Ctrl-C. Jobs and locks
-are kept for the next start. Do not use it in production: the private keys are in the folder.
+It writes what is missing into one folder: identities, catalog, policies, sample data, a job file.
+It makes `dev` the current context, so all other commands use this daemon, and prints commands to
+try. Stop it with Ctrl-C. Jobs and locks are kept for the next start. Do not use it in production:
+the private keys are in the folder.
 
 Examples:
   leasehold dev

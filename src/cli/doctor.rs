@@ -25,9 +25,10 @@ use crate::{
 /// Finds what is wrong between you and the daemon, and says how to fix it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It checks the context, the files that it names and their modes, your certificates (SVIDs), the connection, what the
-daemon knows about you, and both clocks. It changes nothing, and exits with 1 if something is wrong.
-Whether the daemon itself is healthy (its disk, its certificate) is at /readyz on the address of server.probe.
+It checks the context, the files that it names and their modes, your certificates (SVIDs), the
+connection, what the daemon knows about you, and both clocks. It changes nothing, and exits with 1
+if something is wrong. Whether the daemon itself is healthy (its disk, its certificate) is at
+/readyz on the address of server.probe.
 
 Examples:
   leasehold doctor

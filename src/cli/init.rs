@@ -18,8 +18,9 @@ use crate::{
 /// Writes the files of a new daemon: configuration, catalog, policy, and certificates to try it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The files are yours to change, and `leasehold serve` starts with them as they are. The certificates come from a small CA in
-the folder and last one day; `leasehold svid mint` issues more. In production, let a SPIFFE agent issue them.
+The files are yours to change, and `leasehold serve` starts with them as they are. The
+certificates come from a small CA in the folder and last one day; `leasehold svid mint` issues
+more. In production, let a SPIFFE agent issue them.
 
 Examples:
   leasehold init ./leasehold

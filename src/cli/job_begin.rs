@@ -26,7 +26,7 @@ pub(super) struct BeginArgs {
     /// Your name for this run. The same key means the same attempt
     #[arg(long, value_name = "K", value_parser = run::key)]
     attempt_key: String,
-    /// Let this SPIFFE ID, or pattern of IDs, join without the ticket; `members.join` of the job must cover it. Repeatable
+    /// Let this SPIFFE ID or pattern join without the ticket, if members.join covers it. Repeatable
     #[arg(long = "member", value_name = "ID", value_parser = parse::pattern)]
     members: Vec<String>,
     /// Write the ticket to this new file (mode 0600), for members that need it

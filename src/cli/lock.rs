@@ -141,7 +141,8 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
 /// Removes a lock.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Access that the lock ended does not come back. Jobs may ask for new access, and policy decides again.
+Access that the lock ended does not come back. Jobs may ask for new access, and policy decides
+again.
 
 Examples:
   leasehold lock list

@@ -19,9 +19,10 @@ use crate::{
 /// Ends all access that depends on a name, at once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-When the command returns, every credential that depends on the name is refused, and running transfers are cut. A revoked
-job is closed. Jobs that still run may ask for new access: use `leasehold lock` to refuse that as well.
-It waits until the record is on disk, and exits with 5 if that takes longer than five seconds.
+When the command returns, every credential that depends on the name is refused, and running
+transfers are cut. A revoked job is closed. Jobs that still run may ask for new access: use
+`leasehold lock` to refuse that as well. It waits until the record is on disk, and exits with 5 if
+that takes longer than five seconds.
 
 Examples:
   leasehold revoke j-… --reason \"wrong dataset, CHG-1412\"

@@ -26,23 +26,23 @@ use crate::{
 /// Runs a command with the access of a job, and ends the access when the command ends.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command gets these variables (but no AWS keys, HF_TOKEN and the like, unless keep_env of the job file names them):
-  LEASEHOLD_TOKEN_FILE_READING, _WRITING        files with the tokens, renewed in place (FILE.header: for curl -H @FILE)
-  LEASEHOLD_CREDENTIALS                         a JSON file with all credentials, their resources and locations
+The command gets these variables, and none with other credentials (AWS_* keys, HF_TOKEN, …):
+  LEASEHOLD_TOKEN_FILE_READING, _WRITING        the token files, renewed in place
+  LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
-  LEASEHOLD_DRAIN_FILE                          a file that appears when the command should save its work and end
+  LEASEHOLD_DRAIN_FILE                          appears when the command should save its work and end
   LEASEHOLD_JOB, LEASEHOLD_ATTEMPT
-Signals are passed on. If access is revoked, the files are removed first; then the command gets a signal. Exits with the
-code of the command (128+n for signal n), with 125 if leasehold fails, and with 126 or 127 if the command cannot run.
+If access is revoked, the files are removed, then the command gets a signal. The exit code is that
+of the command (128+n for signal n), 125 if leasehold fails, 126 or 127 if the command cannot run.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
   leasehold run --spec job.toml --on-revoke kill -- ./tune.sh --epochs 3
-  srun leasehold run --job j-… --attempt-key \"$(leasehold slurm key)\" --instance \"$SLURMD_NODENAME\" -- torchrun …")]
+  leasehold run --job j-… --attempt-key \"$(leasehold slurm key)\" -- torchrun …    (in a Slurm job)")]
 pub struct RunArgs {
     #[command(flatten)]
     pub join: JoinArgs,
-    /// Where to put the credential files [default: a directory in memory, if possible]
+    /// Where to put the credential files [default: in memory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// The command and its arguments
@@ -53,14 +53,14 @@ pub struct RunArgs {
 /// Which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The job file: TOML, or the same as JSON. With --job, only its [run] is used
+    /// The job file (TOML or JSON). With --job, only its [run] is used
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one
     #[arg(long, value_name = "ID")]
     pub job: Option<JobId>,
-    /// The name of this run: the same key means the same attempt [default: a new key]
-    #[arg(long, value_name = "K", value_parser = key, env = "LEASEHOLD_ATTEMPT_KEY", hide_env_values = true)]
+    /// A name for this run: the same key means the same attempt
+    #[arg(long, value_name = "K", value_parser = key, env = "LEASEHOLD_ATTEMPT_KEY", hide_env = true)]
     pub attempt_key: Option<String>,
     /// End an attempt that is still draining, instead of failing
     #[arg(long)]
@@ -72,13 +72,13 @@ pub struct JoinArgs {
 /// The member that joins.
 #[derive(Debug, Args)]
 pub struct MemberArgs {
-    /// The name of this member: a pod, node or rank group [default: host name and process id]
+    /// The name of this member [default: host name and process id]
     #[arg(long, value_name = "NAME")]
     pub instance: Option<InstanceName>,
-    /// The ticket to join with, if several jobs share your identity. Without --attempt-key, it joins the running attempt
+    /// The ticket to join with, if several jobs share your identity
     #[arg(long, value_name = "FILE")]
     pub ticket_file: Option<PathBuf>,
-    /// What to do to the command if access is revoked: term, kill or ignore [default: term, or as the job file says]
+    /// If access is revoked: term, kill or ignore the command [default: term]
     #[arg(long, value_name = "HOW")]
     pub on_revoke: Option<OnRevoke>,
 }

@@ -16,8 +16,9 @@ use crate::{
 /// Runs the daemon: it decides who gets access, issues credentials and ends them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-SIGTERM stops it. SIGHUP reads catalog, policies and identity files again; a file with a mistake changes nothing. Logs go
-to stderr; the line `ready` has the addresses that it listens on. Before that it waits for its first certificate (SVID).
+SIGTERM stops it. SIGHUP reads catalog, policies and identity files again; a file with a mistake
+changes nothing. Logs go to stderr; the line `ready` has the addresses that it listens on. Before
+that it waits for its first certificate (SVID).
 
 Examples:
   leasehold serve --config /etc/leasehold/leasehold.toml

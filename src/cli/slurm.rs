@@ -29,8 +29,9 @@ use crate::{
 /// Reports to the daemon what Slurm does with a job. For the prologs and epilogs of slurm.conf.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The comment of a Slurm job names its Leasehold job: `--comment=leasehold:JOB`. Slurm jobs without one are ignored. All nodes
-of a run are one attempt, and a requeue is the next attempt. deploy/slurm has the scripts and the lines for slurm.conf.
+The comment of a Slurm job names its Leasehold job: `--comment=leasehold:JOB`. Slurm jobs without
+one are ignored. All nodes of a run are one attempt, and a requeue is the next attempt.
+deploy/slurm has the scripts and the lines for slurm.conf.
 
 Examples:
   JOB=$(leasehold job create --spec job.toml --wait) && sbatch --comment=leasehold:$JOB train.sbatch

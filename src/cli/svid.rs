@@ -26,8 +26,8 @@ pub struct SvidArgs {
 enum SvidCommand {
     /// Issues one certificate from the CA that `leasehold init` or `leasehold dev` made.
     #[command(after_help = "\
-Do not use it in production: everyone who can read the key of the CA can become any identity of its trust domain. A running
-daemon or wrapper loads replaced files within seconds.
+Do not use it in production: everyone who can read the key of the CA can become any identity of
+its trust domain. A running daemon or wrapper loads replaced files within seconds.
 
 Examples:
   leasehold svid mint spiffe://leasehold.test/daemon --ca ./leasehold/ca --out ./leasehold/svid/daemon --dns localhost

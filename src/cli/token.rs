@@ -30,7 +30,8 @@ use crate::{
 /// Shows what a credential says, and checks whether it is valid now.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A token is a secret, so it is read from a file and never printed. The last example revokes a token that leaked.
+A token is a secret, so it is read from a file and never printed. The last example revokes a token
+that leaked.
 
 Examples:
   leasehold token inspect $LEASEHOLD_TOKEN_FILE_READING
