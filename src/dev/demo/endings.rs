@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// One way in which a job under a wrapper ends.
-struct Ending {
+struct JobEnding {
     name: &'static str,
     claim: &'static str,
     cause: EndCause,
@@ -34,32 +34,32 @@ enum EndCause {
     KillChild,
 }
 
-const ENDINGS: [Ending; 5] = [
-    Ending {
+const ENDINGS: [JobEnding; 5] = [
+    JobEnding {
         name: "completes",
         claim: "access ends when the job completes",
         cause: EndCause::Exit(0),
         expected: Some(("exit 0", v1::Outcome::Completed)),
     },
-    Ending {
+    JobEnding {
         name: "fails",
         claim: "access ends when the job fails",
         cause: EndCause::Exit(3),
         expected: Some(("exit 3", v1::Outcome::Failed)),
     },
-    Ending {
+    JobEnding {
         name: "interrupted",
         claim: "access ends when the job is interrupted (SIGTERM)",
         cause: EndCause::SignalWrapper(Signal::SIGTERM),
         expected: Some(("exit 143", v1::Outcome::Interrupted)),
     },
-    Ending {
+    JobEnding {
         name: "child-killed",
         claim: "access ends when the job's process is killed (SIGKILL)",
         cause: EndCause::KillChild,
         expected: Some(("exit 137", v1::Outcome::Failed)),
     },
-    Ending {
+    JobEnding {
         name: "wrapper-killed",
         claim: "access ends when the wrapper is killed (SIGKILL)",
         cause: EndCause::SignalWrapper(Signal::SIGKILL),
@@ -120,7 +120,7 @@ impl Story<'_> {
     }
 
     /// Measures from the cause of an ending to the first refusal. Checks the wrapper and the record of the daemon.
-    async fn ended(&mut self, ending: &Ending, checks: &Checks<'_>, mut w: Wrapped, token: &SecretText) {
+    async fn ended(&mut self, ending: &JobEnding, checks: &Checks<'_>, mut w: Wrapped, token: &SecretText) {
         let cause = ending.cause.apply(&w).await;
         let start = Stopwatch::now();
         let seen = async {
