@@ -17,15 +17,13 @@ use crate::{
     name::JobId,
 };
 
-/// Gets and renews credentials for a process that already runs: a pod's main container, a notebook, a scheduler's step.
+/// Gets and renews credentials for a process that already runs, such as a notebook.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     after_help = "\
-docs/agent.md shows it in a pod and beside a notebook. The first SIGTERM drains, the second ends
-it at once. Exits with 0 if it was asked to end or its process ended, with 4 if access was
-revoked.
+docs/agent.md shows it in a pod. It exits with 0 at its normal end, and with 4 if access is revoked.
 
 Examples:
   leasehold agent --spec notebook.toml --on-revoke ignore
@@ -75,7 +73,7 @@ struct BesideArgs {
     /// Let this group read the credential files
     #[arg(long, value_name = "GROUP", value_parser = group)]
     group: Option<Gid>,
-    /// The mode of the credential files [default: 0600; 0640 with --group]
+    /// The mode of these files [default: 0600; 0640 with --group]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
     /// Write this file when all credentials exist. A shell can read it
