@@ -89,7 +89,7 @@ impl AuditArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.command {
             AuditCommand::Verify { dir, head, key } => verify(&dir, head.as_deref(), key.as_deref(), session),
-            AuditCommand::Head { key } => head(key, session).await,
+            AuditCommand::Head { key } => print_head(key, session).await,
             AuditCommand::Tail(args) => args.run(session).await,
         }
     }
@@ -161,7 +161,7 @@ fn check_signature(kept: &KeptHead, key: Option<&Path>, dir: &Path) -> Result<()
     })
 }
 
-async fn head(key: bool, session: &Session) -> Result<Exit, Failure> {
+async fn print_head(key: bool, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(PrincipalKind::ALL)?;
     let answer = client
         .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
@@ -193,7 +193,7 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
     let expected = kept.as_ref().map(|k| k.head);
     let signed = kept.as_ref().is_some_and(|k| k.signed.is_some());
     let report = ledger::verify_folded(&Dir::at(dir), expected, &mut Recorded::default())
-        .map_err(|e| of_ledger(&e, dir))?;
+        .map_err(|e| ledger_failure(&e, dir))?;
     if report.records == 0 {
         // A daemon writes its first record before it is ready, so this is not a ledger, or its files are gone.
         return Err(Failure::new(
@@ -265,7 +265,7 @@ fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     out
 }
 
-fn of_ledger(error: &ReadError, dir: &Path) -> Failure {
+fn ledger_failure(error: &ReadError, dir: &Path) -> Failure {
     match error {
         ReadError::Tamper(place) => Failure::new(
             Exit::VerificationFailed,
@@ -329,7 +329,7 @@ mod tests {
     fn a_changed_ledger_exits_with_7_and_says_where() {
         let tamper =
             ledger::Tamper { file: "ledger-1.jsonl".into(), line: 3, index: 3, what: ledger::Fault::Hash };
-        let failure = of_ledger(&ReadError::Tamper(tamper), Path::new("/l"));
+        let failure = ledger_failure(&ReadError::Tamper(tamper), Path::new("/l"));
         assert_eq!(failure.exit.code(), 7);
         insta::assert_snapshot!(failure.render(), @r#"
         leasehold: error: the ledger was changed after it was written

@@ -112,7 +112,7 @@ impl Client {
     }
 
     pub(super) fn failure(&self, status: &Status, kind: CallKind) -> Failure {
-        let failure = of_status(status, kind, self.daemon.connector().endpoint().address());
+        let failure = status_failure(status, kind, self.daemon.connector().endpoint().address());
         match self.you() {
             Some(you) if failure.facts.iter().all(|(label, _)| label != "you") => {
                 failure.with("you", you.to_string())
@@ -142,7 +142,7 @@ pub(super) async fn wait_for_identity(
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Turns an error of the daemon, or of the connection to it, into a failure.
-pub(super) fn of_status(status: &Status, kind: CallKind, address: &str) -> Failure {
+pub(super) fn status_failure(status: &Status, kind: CallKind, address: &str) -> Failure {
     // Without a connection the daemon was not asked.
     if let Some(error) = explain(status) {
         return error.refusal().into();

@@ -25,7 +25,7 @@ use crate::{
 /// A deployment whose daemon runs, and a context for it.
 pub(super) struct Home {
     pub(super) folder: tempfile::TempDir,
-    pub(super) house: DevDeployment,
+    pub(super) deployment: DevDeployment,
     pub(super) clock: Arc<dyn Clock>,
     stop: CancellationToken,
     running: JoinHandle<Stopped>,
@@ -59,13 +59,13 @@ impl Home {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let root = folder.path().join("dev");
         let ports = free_ports().unwrap();
-        let house = DevDeployment::set_up(&root, None, ports.ports, clock.clone()).unwrap();
-        let daemon = Daemon::start(&house.config().unwrap()).await.unwrap();
-        let files = |role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
+        let deployment = DevDeployment::set_up(&root, None, ports.ports, clock.clone()).unwrap();
+        let daemon = Daemon::start(&deployment.config().unwrap()).await.unwrap();
+        let files = |role| SvidFiles { cert: deployment.cert(role), key: deployment.key(role) }.into();
         let context = Context {
             server: daemon.grpc.to_string(),
-            server_id: house.id(Role::Daemon).unwrap(),
-            bundles: BTreeMap::from([(house.domain().unwrap(), house.bundle())]),
+            server_id: deployment.id(Role::Daemon).unwrap(),
+            bundles: BTreeMap::from([(deployment.domain().unwrap(), deployment.bundle())]),
             issuer: None,
             identities: BTreeMap::from([
                 (PrincipalKind::Workload, files(Role::Trainer)),
@@ -77,11 +77,11 @@ impl Home {
         let path = folder.path().join("contexts.toml");
         Contexts::with("dev", context).save(&path).unwrap();
         let (stop, running) = (daemon.stopper(), tokio::spawn(daemon.run()));
-        Home { folder, house, clock, stop, running, _ports: ports }
+        Home { folder, deployment, clock, stop, running, _ports: ports }
     }
 
     pub(super) fn spec(&self) -> PathBuf {
-        self.house.path("job.toml")
+        self.deployment.path("job.toml")
     }
 
     pub(super) async fn run_as(&self, role: Option<PrincipalKind>, words: &[&str]) -> Result<Exit, Failure> {
@@ -105,7 +105,7 @@ impl Home {
             Exit::Ok,
             "the same key and specification are the same job"
         );
-        let text = ledger_text(&self.house.path("state"));
+        let text = ledger_text(&self.deployment.path("state"));
         let id = text.match_indices("\"j-").filter_map(|(at, _)| text.get(at + 1..at + 29)).last().unwrap();
         id.parse::<JobId>().unwrap().to_string()
     }
@@ -118,14 +118,14 @@ impl Home {
 
     /// Starts a new daemon with the same folder and ports.
     pub(super) async fn revive(&mut self) {
-        let daemon = Daemon::start(&self.house.config().unwrap()).await.unwrap();
+        let daemon = Daemon::start(&self.deployment.config().unwrap()).await.unwrap();
         (self.stop, self.running) = (daemon.stopper(), tokio::spawn(daemon.run()));
     }
 
     pub(super) async fn stop(self) -> (tempfile::TempDir, PathBuf) {
         self.stop.cancel();
         assert_eq!(self.running.await.unwrap(), Stopped::InOrder);
-        (self.folder, self.house.path("state"))
+        (self.folder, self.deployment.path("state"))
     }
 }
 
@@ -187,12 +187,12 @@ async fn an_operator_reads_revokes_locks_and_unlocks() {
 async fn a_launcher_begins_an_attempt_and_gets_a_ticket_file() {
     let home = Home::start().await;
     let launcher = Some(PrincipalKind::Launcher);
-    let spec = home.house.path("launched.toml");
+    let spec = home.deployment.path("launched.toml");
     let text = fs::read_to_string(home.spec()).unwrap();
     fs::write(&spec, format!("{text}\n[members]\njoin = [\"spiffe://dev.leasehold/*\"]\n")).unwrap();
     let create = ["job", "create", "--spec", spec.to_str().unwrap()];
     assert_eq!(home.run_as(launcher, &create).await.unwrap(), Exit::Ok);
-    let ledger = ledger_text(&home.house.path("state"));
+    let ledger = ledger_text(&home.deployment.path("state"));
     let at = ledger.rfind("\"j-").unwrap();
     let (job, file) = (&ledger[at + 1..at + 29], home.folder.path().join("ticket"));
     let file = file.to_str().unwrap();

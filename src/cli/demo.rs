@@ -55,13 +55,16 @@ impl DemoArgs {
         folder.disable_cleanup(self.keep);
         // Held until the end: the daemon is killed and comes back on the same ports.
         let free = free_ports().map_err(|e| failed("no free ports were found on localhost", &e))?;
-        let house = DevDeployment::set_up(folder.path(), None, free.ports, session.clock.clone())
+        let deployment = DevDeployment::set_up(folder.path(), None, free.ports, session.clock.clone())
             .map_err(|e| failed("the demo could not be set up", &e))?;
-        let contexts = house.path("contexts.toml");
-        contexts_of(&house)?.save(&contexts).map_err(|e| failed("the context could not be written", &e))?;
+        let contexts = deployment.path("contexts.toml");
+        contexts_of(&deployment)?
+            .save(&contexts)
+            .map_err(|e| failed("the context could not be written", &e))?;
         let program =
             std::env::current_exe().map_err(|e| failed("the path of this program is not known", &e))?;
-        let stage = Stage { house: Arc::new(house), clock: session.clock.clone(), program, contexts };
+        let stage =
+            Stage { deployment: Arc::new(deployment), clock: session.clock.clone(), program, contexts };
 
         let for_programs = session.for_programs();
         let mut count = 0usize;

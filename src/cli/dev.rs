@@ -99,28 +99,28 @@ impl DevArgs {
             _ => None,
         };
         let ports = free.as_ref().map_or_else(|| ports_from(self.port), |free| Ok(free.ports))?;
-        let house = DevDeployment::set_up(&dir, self.data.as_deref(), ports, session.clock.clone())
+        let deployment = DevDeployment::set_up(&dir, self.data.as_deref(), ports, session.clock.clone())
             .map_err(|e| failed("the folder could not be set up", &chain(&e)))?;
-        let house = Arc::new(house);
-        let config = house.config().map_err(|e| failed("the configuration cannot be used", &e))?;
+        let deployment = Arc::new(deployment);
+        let config = deployment.config().map_err(|e| failed("the configuration cannot be used", &e))?;
         let daemon = tokio::select! {
             daemon = Daemon::start(&config) => daemon.map_err(|e| not_started_here(&e))?,
             () = stops.stop() => return Ok(Exit::Ok),
         };
-        let running = Running::start(&house, session.clock.clone())
+        let running = Running::start(&deployment, session.clock.clone())
             .await
             .map_err(|e| failed("the file server did not start", &chain(&e)))?;
         let file = session.contexts_file()?.to_owned();
         let mut contexts = Contexts::load(&file)?;
-        let mine = contexts_of(&house)?;
+        let mine = contexts_of(&deployment)?;
         contexts.contexts.extend(mine.contexts);
         contexts.current = mine.current;
         contexts.save(&file).map_err(|e| failed("the context could not be written", &e))?;
         running.verifier.ready().await;
         if session.for_programs() {
-            session.print_item(&places(&house, &file))?;
+            session.print_item(&places(&deployment, &file))?;
         } else {
-            print(&welcome(&house, &file))?;
+            print(&welcome(&deployment, &file))?;
         }
         let stopped = serve(daemon, stops).await;
         running.stop().await;
@@ -142,15 +142,15 @@ fn not_started_here(error: &StartError) -> Failure {
 }
 
 /// Makes the context `dev` of a deployment.
-pub(super) fn contexts_of(house: &DevDeployment) -> Result<Contexts, Failure> {
-    let id = house.id(Role::Daemon).map_err(|e| failed("the identities cannot be named", &e))?;
-    let domain = house.domain().map_err(|e| failed("the identities cannot be named", &e))?;
-    let svid = |role: Role| SvidFiles { cert: house.cert(role), key: house.key(role) }.into();
+pub(super) fn contexts_of(deployment: &DevDeployment) -> Result<Contexts, Failure> {
+    let id = deployment.id(Role::Daemon).map_err(|e| failed("the identities cannot be named", &e))?;
+    let domain = deployment.domain().map_err(|e| failed("the identities cannot be named", &e))?;
+    let svid = |role: Role| SvidFiles { cert: deployment.cert(role), key: deployment.key(role) }.into();
     let context = Context {
-        server: format!("localhost:{}", house.ports.grpc),
+        server: format!("localhost:{}", deployment.ports.grpc),
         server_id: id,
-        bundles: BTreeMap::from([(domain, house.bundle())]),
-        issuer: Some(format!("http://localhost:{}", house.ports.issuer)),
+        bundles: BTreeMap::from([(domain, deployment.bundle())]),
+        issuer: Some(format!("http://localhost:{}", deployment.ports.issuer)),
         identities: BTreeMap::from([
             (PrincipalKind::Workload, svid(Role::Trainer)),
             (PrincipalKind::Launcher, svid(Role::Launcher)),
@@ -162,20 +162,20 @@ pub(super) fn contexts_of(house: &DevDeployment) -> Result<Contexts, Failure> {
 }
 
 /// Returns all addresses and paths, for programs.
-fn places(house: &DevDeployment, contexts: &std::path::Path) -> Value {
-    let Ports { grpc, issuer, probe, files } = house.ports;
+fn places(deployment: &DevDeployment, contexts: &std::path::Path) -> Value {
+    let Ports { grpc, issuer, probe, files } = deployment.ports;
     json!({
         "daemon": format!("localhost:{grpc}"), "trust_domain": TRUST_DOMAIN,
         "keys": format!("http://localhost:{issuer}/keys"), "probes": format!("http://localhost:{probe}/readyz"),
         "files": format!("https://localhost:{files}"), "dataset": "dataset:dev/data@v1",
-        "data": house.data.display().to_string(), "folder": house.root().display().to_string(),
+        "data": deployment.data.display().to_string(), "folder": deployment.root().display().to_string(),
         "context": "dev", "contexts": contexts.display().to_string(),
     })
 }
 
-fn welcome(house: &DevDeployment, contexts: &std::path::Path) -> Page {
-    let root = house.root().display();
-    let Ports { grpc, issuer, probe, files } = house.ports;
+fn welcome(deployment: &DevDeployment, contexts: &std::path::Path) -> Page {
+    let root = deployment.root().display();
+    let Ports { grpc, issuer, probe, files } = deployment.ports;
     let text = format!(
         "leasehold dev is ready. Stop it with Ctrl-C.
 
@@ -198,7 +198,7 @@ and while that runs, in a third:
   leasehold revoke job:$(leasehold job list --open --ids) --reason \"to see it end\"
   leasehold audit tail --from 1 --no-follow
 ",
-        data = house.data.display(),
+        data = deployment.data.display(),
         contexts = contexts.display(),
     );
     Page::lines(text.lines())
@@ -281,7 +281,7 @@ fn find_access(resource: &ResourceName) -> Result<FileAccess, Failure> {
 async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
     let (resource, path) = split(what)?;
     let access = find_access(&resource)?;
-    let client = files(session, &access).await?;
+    let client = file_client(session, &access).await?;
     let token = read_token(&access.token_file).map_err(|e| failed("the credential cannot be read", &e))?;
     let download = client
         .get(&format!("{}{}", access.path, encode_path(&path)), &token)
@@ -295,7 +295,7 @@ async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
     use tokio::io::AsyncReadExt;
     let (resource, path) = split(what)?;
     let access = find_access(&resource)?;
-    let client = files(session, &access).await?;
+    let client = file_client(session, &access).await?;
     let mut bytes = Vec::new();
     tokio::io::stdin()
         .take(crate::limits::FILE_BYTES_MAX)
@@ -312,7 +312,7 @@ async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-async fn files(session: &Session, access: &FileAccess) -> Result<FileClient, Failure> {
+async fn file_client(session: &Session, access: &FileAccess) -> Result<FileClient, Failure> {
     let chosen = session.choose(&[PrincipalKind::Workload])?;
     let (_, source) = session.connector(&chosen)?;
     super::client::wait_for_identity(&*source, &*session.clock, session.identity_wait()).await?;

@@ -39,11 +39,11 @@ pub struct DoctorArgs {}
 /// The result of one check.
 struct Check {
     what: String,
-    found: Result<String, Wrong>,
+    found: Result<String, Problem>,
 }
 
 /// A problem, and how to fix it.
-struct Wrong {
+struct Problem {
     what: String,
     fix: String,
 }
@@ -52,19 +52,19 @@ struct Wrong {
 struct DoctorReport(Vec<Check>);
 
 impl DoctorReport {
-    fn ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
+    fn add_ok(&mut self, what: impl Into<String>, found: impl Into<String>) {
         self.0.push(Check { what: what.into(), found: Ok(found.into()) });
     }
 
-    fn wrong(&mut self, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Check { what: what.into(), found: Err(Wrong { what: why.into(), fix: fix.into() }) });
+    fn add_problem(&mut self, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Check { what: what.into(), found: Err(Problem { what: why.into(), fix: fix.into() }) });
     }
 
     fn add_failure(&mut self, what: &str, failure: Failure) {
         let fix = failure.facts.iter().filter(|(l, _)| l == "fix").map(|(_, v)| v.clone()).next_back();
         let lines = failure.facts.iter().filter(|(l, _)| l.is_empty()).map(|(_, v)| format!("; {v}"));
         let why = std::iter::once(failure.text.to_string()).chain(lines).collect::<String>();
-        self.wrong(what, why, fix.unwrap_or_else(|| "correct it".to_owned()));
+        self.add_problem(what, why, fix.unwrap_or_else(|| "correct it".to_owned()));
     }
 
     fn is_ok(&self) -> bool {
@@ -94,7 +94,7 @@ impl DoctorReport {
 impl DoctorArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut report = DoctorReport::default();
-        look(session, &mut report).await;
+        run_checks(session, &mut report).await;
         if session.for_programs() {
             session.print_value(&report.to_json())?;
         } else {
@@ -104,14 +104,14 @@ impl DoctorArgs {
     }
 }
 
-async fn look(session: &Session, report: &mut DoctorReport) {
+async fn run_checks(session: &Session, report: &mut DoctorReport) {
     let path = match session.contexts_file() {
         Ok(path) => path,
         Err(failure) => return report.add_failure("contexts", failure),
     };
     match Contexts::load(path) {
         Ok(contexts) => {
-            report.ok("contexts", format!("{} in {}", contexts.contexts.len(), path.display()));
+            report.add_ok("contexts", format!("{} in {}", contexts.contexts.len(), path.display()));
         }
         Err(errors) => return report.add_failure("contexts", Failure::from(errors)),
     }
@@ -119,10 +119,10 @@ async fn look(session: &Session, report: &mut DoctorReport) {
         Ok(found) => found,
         Err(failure) => return report.add_failure("context", failure),
     };
-    report.ok("context", format!("{name}: {} as {}", context.server, context.server_id));
+    report.add_ok("context", format!("{name}: {} as {}", context.server, context.server_id));
     let now = session.now().wall;
-    let roots = look_at_bundles(&context, now, report);
-    look_at_svids(&context, session.role(), &roots, now, report);
+    let roots = check_bundles(&context, now, report);
+    check_svids(&context, session.role(), &roots, now, report);
     // A file that cannot be used was reported before. The daemon is not asked with it.
     let chosen = match session.choose(PrincipalKind::ALL) {
         Ok(chosen) => chosen,
@@ -134,19 +134,19 @@ async fn look(session: &Session, report: &mut DoctorReport) {
         (Err(_), SvidFrom::Files(_)) => return,
     };
     if let SvidFrom::WorkloadApi { pick, .. } = &chosen.svid
-        && !look_at_agent(&*source, pick, session, report).await
+        && !check_agent(&*source, pick, session, report).await
     {
         return;
     }
-    if !look_at_connection(&connector, report).await {
+    if !check_connection(&connector, report).await {
         return;
     }
     let client = Client::new(connector, source, session.clock.clone(), session.identity_wait());
-    look_at_daemon(&client, session, report).await;
+    check_daemon(&client, session, report).await;
 }
 
 /// Checks what the SPIFFE agent gives us. Waits for a short time only: the user wants to know how it is now.
-async fn look_at_agent(
+async fn check_agent(
     source: &dyn IdentitySource,
     pick: &Pick,
     session: &Session,
@@ -161,14 +161,14 @@ async fn look_at_agent(
                 format!("{}, ends {}", svid.spiffe_id(), timestamp::relative(svid.not_after(), now))
             });
             let domains: Vec<_> = trust.bundles.domains().map(ToString::to_string).collect();
-            report.ok(
+            report.add_ok(
                 "SPIFFE agent",
                 format!("{}; bundles of {}", svid.unwrap_or_default(), domains.join(", ")),
             );
             true
         }
         Err(why) => {
-            report.wrong(
+            report.add_problem(
                 "SPIFFE agent",
                 why,
                 format!("check that the agent runs and that it has an entry that gives us {pick}"),
@@ -179,13 +179,13 @@ async fn look_at_agent(
 }
 
 /// Checks the bundles. Returns those that can be read.
-fn look_at_bundles(context: &Context, now: Wall, report: &mut DoctorReport) -> TrustBundles {
+fn check_bundles(context: &Context, now: Wall, report: &mut DoctorReport) -> TrustBundles {
     let mut roots = TrustBundles::empty();
     for (domain, path) in &context.bundles {
         let what = format!("bundle {domain}");
         let fix = "get the bundle of that trust domain again, as PEM or as a SPIFFE bundle document";
         match roots.clone().with_file_at(domain.clone(), path, now) {
-            Err(why) => report.wrong(what, why.to_string(), fix),
+            Err(why) => report.add_problem(what, why.to_string(), fix),
             Ok(more) => {
                 roots = more;
                 let mine = format!("`{domain}`");
@@ -196,8 +196,8 @@ fn look_at_bundles(context: &Context, now: Wall, report: &mut DoctorReport) -> T
                     n => format!("{n} CA certificates"),
                 };
                 match warnings.is_empty() {
-                    true => report.ok(what, format!("{count} in {}", path.display())),
-                    false => report.wrong(what, warnings.join("; "), fix),
+                    true => report.add_ok(what, format!("{count} in {}", path.display())),
+                    false => report.add_problem(what, warnings.join("; "), fix),
                 }
             }
         }
@@ -205,7 +205,7 @@ fn look_at_bundles(context: &Context, now: Wall, report: &mut DoctorReport) -> T
     roots
 }
 
-fn look_at_svids(
+fn check_svids(
     context: &Context,
     only: Option<PrincipalKind>,
     roots: &TrustBundles,
@@ -223,7 +223,7 @@ fn look_at_svids(
         for path in [file(&files.cert, PathUse::File), file(&files.key, PathUse::PrivateFile)] {
             if let Err(fault) = path.check() {
                 readable &= matches!(fault, crate::config::PathFault::OpenToOthers { .. });
-                report.wrong(
+                report.add_problem(
                     what.clone(),
                     format!("`{}` {fault}", path.shown()),
                     "check that the program that issues this SVID writes it there, readable by this user only",
@@ -235,7 +235,7 @@ fn look_at_svids(
         }
         match X509Svid::load(&files.cert, &files.key) {
             Err(error) => {
-                report.wrong(what, error.to_string(), "issue this SVID again, certificate and key together");
+                report.add_problem(what, error.to_string(), "issue this SVID again, certificate and key together");
             }
             Ok(svid) if !svid.is_current(now) => {
                 let (from, until) = (svid.leaf().not_before, svid.not_after());
@@ -243,7 +243,7 @@ fn look_at_svids(
                     true => format!("is not valid yet, it begins {}", timestamp::relative(from, now)),
                     false => format!("expired {}", timestamp::relative(until, now)),
                 };
-                report.wrong(
+                report.add_problem(
                     what,
                     format!("{} {which}: it is valid from {from} to {until}", svid.spiffe_id()),
                     "renew it: check that the SPIFFE agent, or `leasehold dev`, runs, and that the clock is right",
@@ -252,9 +252,9 @@ fn look_at_svids(
             Ok(svid) => match svid.judge(roots, now) {
                 Ok(()) => {
                     let (id, until) = (svid.spiffe_id(), timestamp::relative(svid.not_after(), now));
-                    report.ok(what, format!("{id}, ends {until}"));
+                    report.add_ok(what, format!("{id}, ends {until}"));
                 }
-                Err(why) => report.wrong(
+                Err(why) => report.add_problem(
                     what,
                     format!("a daemon would refuse {}: {why}", svid.spiffe_id()),
                     "issue it again so that it follows this rule; certificate chain and bundle must belong together",
@@ -264,11 +264,11 @@ fn look_at_svids(
     }
 }
 
-async fn look_at_connection(connector: &Connector, report: &mut DoctorReport) -> bool {
+async fn check_connection(connector: &Connector, report: &mut DoctorReport) -> bool {
     let address = connector.endpoint().address();
     match connector.connected_channel().await {
         Ok(_) => {
-            report.ok("connection", format!("{address}, TLS 1.3, both sides authenticated"));
+            report.add_ok("connection", format!("{address}, TLS 1.3, both sides authenticated"));
             true
         }
         Err(error) => {
@@ -276,13 +276,13 @@ async fn look_at_connection(connector: &Connector, report: &mut DoctorReport) ->
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
             };
-            report.wrong("connection", why, error.fix());
+            report.add_problem("connection", why, error.fix());
             false
         }
     }
 }
 
-async fn look_at_daemon(client: &Client, session: &Session, report: &mut DoctorReport) {
+async fn check_daemon(client: &Client, session: &Session, report: &mut DoctorReport) {
     let before = session.now();
     let asked = client
         .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
@@ -292,9 +292,9 @@ async fn look_at_daemon(client: &Client, session: &Session, report: &mut DoctorR
         Ok(answer) => answer,
         Err(failure) => return report.add_failure("daemon", failure),
     };
-    report.ok("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch));
+    report.add_ok("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch));
     if answer.kind.is_empty() {
-        report.wrong(
+        report.add_problem(
             "catalog",
             format!("no entry matches {}", answer.spiffe_id),
             "add a [[principal]] that matches it to the catalog file of your team, then run `leasehold catalog reload`",
@@ -306,13 +306,13 @@ async fn look_at_daemon(client: &Client, session: &Session, report: &mut DoctorR
             Ok(kind) => kind.with_article(),
             Err(_) => answer.kind.as_str(),
         };
-        report.ok("catalog", format!("you are {kind} of {}{matched}", answer.tenant));
+        report.add_ok("catalog", format!("you are {kind} of {}{matched}", answer.tenant));
     }
     let round_trip = after.boot.since(before.boot);
     let middle = before.wall.plus(round_trip / 2);
     match timestamp::moment(answer.server_time.as_ref()) {
-        Some(theirs) => judge_clocks(middle, theirs, round_trip, report),
-        None => report.wrong(
+        Some(theirs) => compare_clocks(middle, theirs, round_trip, report),
+        None => report.add_problem(
             "clock",
             "the daemon did not send its time",
             "use the leasehold that came with the daemon",
@@ -320,18 +320,18 @@ async fn look_at_daemon(client: &Client, session: &Session, report: &mut DoctorR
     }
 }
 
-fn judge_clocks(ours: Wall, theirs: Wall, round_trip: Duration, report: &mut DoctorReport) {
+fn compare_clocks(ours: Wall, theirs: Wall, round_trip: Duration, report: &mut DoctorReport) {
     let apart = ours.since(theirs).max(theirs.since(ours));
     let shown = format!("{} ms from the daemon's, ± {} ms", apart.as_millis(), round_trip.as_millis() / 2);
     if apart > CLOCK_DIFFERENCE_MAX {
         let most = CLOCK_DIFFERENCE_MAX.as_secs();
-        report.wrong(
+        report.add_problem(
             "clock",
             format!("{shown}; servers refuse tokens beyond {most} s"),
             "synchronize both clocks, for example with NTP",
         );
     } else {
-        report.ok("clock", shown);
+        report.add_ok("clock", shown);
     }
 }
 
@@ -342,10 +342,10 @@ mod tests {
     #[test]
     fn one_line_for_each_check_and_a_fix_for_each_problem() {
         let mut report = DoctorReport::default();
-        report.ok("contexts", "1 in /c.toml");
+        report.add_ok("contexts", "1 in /c.toml");
         assert!(report.is_ok());
-        judge_clocks(Wall(100_000), Wall(100_020), Duration::from_millis(4), &mut report);
-        judge_clocks(Wall(100_000), Wall(140_000), Duration::from_millis(4), &mut report);
+        compare_clocks(Wall(100_000), Wall(100_020), Duration::from_millis(4), &mut report);
+        compare_clocks(Wall(100_000), Wall(140_000), Duration::from_millis(4), &mut report);
         assert!(!report.is_ok());
         insta::assert_snapshot!(report.page().to_string(), @r#"
         ok    contexts  1 in /c.toml

@@ -17,14 +17,14 @@ use crate::{
 fn gated(home: &Home) -> PathBuf {
     let text =
         fs::read_to_string(home.spec()).unwrap().replace("dataset:dev/data@v1", "dataset:dev/people@v1");
-    let path = home.house.path("gated.toml");
+    let path = home.deployment.path("gated.toml");
     fs::write(&path, text).unwrap();
     path
 }
 
 /// The jobs in the ledger.
 fn jobs(home: &Home) -> Vec<String> {
-    let text = ledger_text(&home.house.path("state"));
+    let text = ledger_text(&home.deployment.path("state"));
     let mut ids: Vec<_> = text
         .match_indices("\"j-")
         .filter_map(|(at, _)| text.get(at + 1..at + 29))
@@ -61,7 +61,7 @@ async fn a_ready_job_does_not_wait_and_a_denied_one_is_not_created() {
     let create = ["job", "create", "--spec", spec.to_str().unwrap(), "--wait"];
     assert_eq!(home.run(&create).await.unwrap(), Exit::Ok);
     assert_eq!(jobs(&home).len(), 1);
-    let other = home.house.path("other.toml");
+    let other = home.deployment.path("other.toml");
     fs::write(&other, fs::read_to_string(&spec).unwrap().replace("trying-out", "other-things")).unwrap();
     let create = ["job", "create", "--spec", other.to_str().unwrap(), "--wait"];
     let refused = home.run(&create).await.unwrap_err();
@@ -83,7 +83,7 @@ async fn a_check_shows_the_decision_and_creates_nothing() {
     let check = async |path: &std::path::Path| home.run(&["job", "check", path.to_str().unwrap()]).await;
     assert_eq!(check(&spec).await.unwrap().code(), 0);
     assert_eq!(check(&gated).await.unwrap().code(), 3, "people would be asked");
-    let other = home.house.path("other.toml");
+    let other = home.deployment.path("other.toml");
     fs::write(&other, fs::read_to_string(&spec).unwrap().replace("trying-out", "other-things")).unwrap();
     let refused = check(&other).await.unwrap_err();
     assert_eq!((refused.reason, refused.exit.code()), (Some(Reason::PolicyDenied), 2));

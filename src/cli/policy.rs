@@ -69,10 +69,10 @@ impl PolicyArgs {
 
 /// Reads policies. Reports all mistakes at once.
 fn load(source: &PolicySource, shown: &str, catalog: &Catalog) -> Result<Engine, Failure> {
-    Engine::load(source, catalog, Explain::Requester).map_err(|errors| of_errors(&errors, shown))
+    Engine::load(source, catalog, Explain::Requester).map_err(|errors| policy_failure(&errors, shown))
 }
 
-fn of_errors(errors: &PolicyErrors, shown: &str) -> Failure {
+fn policy_failure(errors: &PolicyErrors, shown: &str) -> Failure {
     let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
     let what = mistakes(shown, lines.len());
     Failure { exit: Exit::Failure, ..Failure::of_problems(what, lines.into_iter()) }
@@ -82,7 +82,7 @@ fn show(rule: Option<&str>, dir: Option<PathBuf>, session: &Session) -> Result<E
     let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| d.display().to_string());
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
     let text = match rule {
-        None => source.text().map_err(|errors| of_errors(&errors, &shown))?,
+        None => source.text().map_err(|errors| policy_failure(&errors, &shown))?,
         Some(id) => {
             let engine = load(&source, &shown, &Catalog::empty())?;
             engine.rule_text(id).ok_or_else(|| {

@@ -30,7 +30,7 @@ struct Cluster {
 impl Cluster {
     async fn start() -> Self {
         let home = Home::start().await;
-        let catalog = home.house.path("catalog.d/platform.toml");
+        let catalog = home.deployment.path("catalog.d/platform.toml");
         let text = fs::read_to_string(&catalog).unwrap();
         let more = "\n[[principal]]\nmatch = \"spiffe://dev.leasehold/slurm/*\"\nkind = \"scheduler\"\n";
         fs::write(&catalog, text + more).unwrap();
@@ -42,10 +42,10 @@ impl Cluster {
 
     /// A context whose one identity is `spiffe://dev.leasehold/slurm/NAME`.
     fn session_of(home: &Home, name: &str) -> Session {
-        let house = &home.house;
-        let id = house.authority().id(&format!("/slurm/{name}")).unwrap();
+        let deployment = &home.deployment;
+        let id = deployment.authority().id(&format!("/slurm/{name}")).unwrap();
         let life = Duration::from_secs(3600);
-        let pem = house.authority().issue(&id, &[], home.clock.now().wall, life).unwrap();
+        let pem = deployment.authority().issue(&id, &[], home.clock.now().wall, life).unwrap();
         let path = |end: &str| home.folder.path().join(format!("{name}.{end}"));
         fs::write(path("pem"), &pem.cert).unwrap();
         fs::write(path("key"), &pem.key).unwrap();
@@ -62,7 +62,7 @@ impl Cluster {
     /// A job of the trainer that may have three attempts.
     async fn job(&self, starters: &str) -> String {
         let text = fs::read_to_string(self.home.spec()).unwrap();
-        let spec = self.home.house.path("slurm.toml");
+        let spec = self.home.deployment.path("slurm.toml");
         fs::write(&spec, format!("{text}\n[members]\nstart = [{starters}]\nattempts = 3\n")).unwrap();
         let client = self.home_session().client(&[PrincipalKind::Workload]).unwrap();
         let spec = crate::agent::RunSpec::load(&spec).unwrap().job;

@@ -55,7 +55,7 @@ pub async fn run(
 
 /// What a story needs.
 pub struct Stage {
-    pub house: Arc<DevDeployment>,
+    pub deployment: Arc<DevDeployment>,
     pub clock: Arc<dyn Clock>,
     /// This program. The daemon, the wrappers and their children are started from it.
     pub program: PathBuf,

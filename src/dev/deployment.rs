@@ -149,7 +149,7 @@ impl DevDeployment {
             Some(dir) if dir.is_dir() => canonical(dir)?,
             Some(dir) => return Err(SetupError::NoDirectory { path: dir.to_owned() }),
         };
-        let authority = authority(TRUST_DOMAIN.parse()?, &root.join("ca"), clock.now().wall)?;
+        let authority = load_or_create_authority(TRUST_DOMAIN.parse()?, &root.join("ca"), clock.now().wall)?;
         let deployment = DevDeployment { root, authority, clock, data, ports };
         deployment.issue_svids()?;
         deployment.write_files()?;
@@ -270,7 +270,12 @@ const SAMPLE_DATA: &str = r#"{"id": 1, "text": "the lamp in room 4 flickers", "l
 {"id": 3, "text": "the door opens only from inside", "label": "facilities"}
 "#;
 
-pub(super) fn authority(domain: TrustDomain, ca: &Path, now: Wall) -> Result<Authority, SetupError> {
+/// Loads the authority in a folder, or creates it there.
+pub(super) fn load_or_create_authority(
+    domain: TrustDomain,
+    ca: &Path,
+    now: Wall,
+) -> Result<Authority, SetupError> {
     let (cert, key) = (ca.join("root.pem"), ca.join("root.key"));
     if cert.exists() && key.exists() {
         let read = |path: &Path| {

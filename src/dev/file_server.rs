@@ -112,7 +112,7 @@ impl FileServer {
         shutdown: CancellationToken,
     ) -> io::Result<()> {
         let checkpoints = self.checkpoints.clone();
-        blocking(move || checkpoints.clear(&staging())).await?;
+        run_blocking(move || checkpoints.clear(&staging())).await?;
         let acceptor = Acceptor::new(source, clock.clone(), Protocol::Http);
         let service = tower::service_fn(move |request| {
             let (server, clock) = (self.clone(), clock.clone());
@@ -125,9 +125,9 @@ impl FileServer {
     async fn answer(&self, request: Request<Incoming>, clock: Arc<dyn Clock>) -> Response<ResponseBody> {
         match self.handle(request, clock).await {
             Ok(response) => response,
-            Err(RequestError::Refused(refusal)) => refused(refusal.reason.http_status(), &refusal),
-            Err(RequestError::Status(status, refusal)) => refused(status, &refusal),
-            Err(RequestError::Disk(error)) => disk(&error),
+            Err(RequestError::Refused(refusal)) => refusal_response(refusal.reason.http_status(), &refusal),
+            Err(RequestError::Status(status, refusal)) => refusal_response(status, &refusal),
+            Err(RequestError::Disk(error)) => disk_error_response(&error),
         }
     }
 
@@ -147,23 +147,23 @@ impl FileServer {
         let (folder, below) = self.place(&target)?;
         match *request.method() {
             Method::PUT => {
-                let tally = self.tally(Direction::Upload, &target, &connection)?;
+                let tally = self.start_transfer(Direction::Upload, &target, &connection)?;
                 self.receive(request, folder, below, access, tally).await
             }
             Method::DELETE => {
                 access.check()?;
-                blocking(move || folder.remove(&below)).await?;
+                run_blocking(move || folder.remove(&below)).await?;
                 Ok(empty(StatusCode::NO_CONTENT))
             }
-            _ => match blocking(move || folder.find(&below)).await? {
+            _ => match run_blocking(move || folder.find(&below)).await? {
                 FolderItem::Folder(entries) => {
                     access.check()?;
                     let listing = serde_json::json!({ "entries": entries }).to_string();
                     Ok(json(StatusCode::OK, listing))
                 }
                 FolderItem::File(file, length) => {
-                    let part = Part::wanted(request.headers(), length)?;
-                    let tally = self.tally(Direction::Download, &target, &connection)?;
+                    let part = Part::parse(request.headers(), length)?;
+                    let tally = self.start_transfer(Direction::Download, &target, &connection)?;
                     let file = part.of(file).await?;
                     let body = Download::new(file, part.length, access, tally, connection, clock);
                     Ok(part.response(length, body.boxed_unsync()))
@@ -186,7 +186,7 @@ impl FileServer {
         ))
     }
 
-    fn tally(
+    fn start_transfer(
         &self,
         direction: Direction,
         target: &Target,
@@ -229,11 +229,11 @@ impl FileServer {
             return Err(too_large());
         }
         let name = random_u128().map_err(io::Error::other)?;
-        let (upload, file) = blocking(move || folder.upload(&staging(), format!("{name:032x}"))).await?;
+        let (upload, file) = run_blocking(move || folder.upload(&staging(), format!("{name:032x}"))).await?;
         let mut file = tokio::fs::File::from_std(file);
         let mut ended = Box::pin(access.ended());
         let cut = |tally: &mut TransferCounter, refusal: Refusal| {
-            tally.ends(TransferEnd::Cut(refusal.reason));
+            tally.set_end(TransferEnd::Cut(refusal.reason));
             RequestError::Refused(refusal)
         };
         loop {
@@ -253,8 +253,8 @@ impl FileServer {
         file.flush().await?;
         file.sync_all().await?;
         access.check().map_err(|refusal| cut(&mut tally, refusal))?;
-        blocking(move || upload.place(&below)).await?;
-        tally.ends(TransferEnd::Whole);
+        run_blocking(move || upload.place(&below)).await?;
+        tally.set_end(TransferEnd::Whole);
         Ok(empty(StatusCode::CREATED))
     }
 }
@@ -271,7 +271,9 @@ fn staging() -> SubPath {
 }
 
 /// Runs disk work on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+async fn run_blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
@@ -303,7 +305,7 @@ struct Part {
 
 impl Part {
     /// Reads a single range (RFC 9110 section 14.1.2). Several ranges, or an invalid one, mean the whole file.
-    fn wanted(headers: &HeaderMap, length: u64) -> Result<Self, RequestError> {
+    fn parse(headers: &HeaderMap, length: u64) -> Result<Self, RequestError> {
         let whole = Part { from: 0, length, range: false };
         // There are no validators, so no condition can be true, and the range is ignored (section 13.1.5).
         if headers.contains_key(header::IF_RANGE) {
@@ -359,7 +361,7 @@ impl Part {
     }
 }
 
-fn refused(status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
+fn refusal_response(status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
     let text = serde_json::json!({
         "reason": refusal.reason.code(),
         "message": refusal.text,
@@ -375,8 +377,8 @@ fn refused(status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
 }
 
 /// Answers a disk error. Only a caller whose token opens the resource gets here, so it may know what exists.
-fn disk(error: &io::Error) -> Response<ResponseBody> {
-    let answer = |status, reason, text: &'static str| refused(status, &Refusal::new(reason, text));
+fn disk_error_response(error: &io::Error) -> Response<ResponseBody> {
+    let answer = |status, reason, text: &'static str| refusal_response(status, &Refusal::new(reason, text));
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO) => {
             answer(StatusCode::NOT_FOUND, Reason::ResourceNotFound, "there is no such file")

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 use super::{
     Authority, Ports, Role, SVID_LIFE, SetupError,
-    deployment::{Exists, ROOT_LIFE, authority, canonical, make_dir, write},
+    deployment::{Exists, ROOT_LIFE, canonical, load_or_create_authority, make_dir, write},
     sample::{POLICY, SampleFiles, svid_path},
 };
 use crate::{
@@ -43,7 +43,7 @@ impl Starter {
             make_dir(&root.join(dir))?;
         }
         let root = canonical(root)?;
-        let authority = authority(self.domain.clone(), &root.join("ca"), now)?;
+        let authority = load_or_create_authority(self.domain.clone(), &root.join("ca"), now)?;
         let put = |name: &str, text: &str, mode| write(&root.join(name), text, mode, Exists::Keep);
         put("ca/bundle.pem", authority.bundle(), 0o644)?;
         for role in ROLES {

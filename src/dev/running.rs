@@ -39,21 +39,24 @@ pub enum RunningError {
 
 impl Running {
     /// Starts the file server of a deployment. The daemon may start later; until then every request is refused.
-    pub async fn start(house: &Arc<DevDeployment>, clock: Arc<dyn Clock>) -> Result<Self, RunningError> {
+    pub async fn start(deployment: &Arc<DevDeployment>, clock: Arc<dyn Clock>) -> Result<Self, RunningError> {
         let stop = CancellationToken::new();
-        let port = house.ports.files;
+        let port = deployment.ports.files;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
             .await
             .map_err(|source| RunningError::Listen { port, source })?;
-        let source: Arc<FileSource> = house.source(Role::Files)?;
-        let connector = house.connector(Role::Files, clock.clone())?;
-        let verifier =
-            Verifier::start(Settings { connector, audience: house.id(Role::Files)?, clock: clock.clone() });
+        let source: Arc<FileSource> = deployment.source(Role::Files)?;
+        let connector = deployment.connector(Role::Files, clock.clone())?;
+        let verifier = Verifier::start(Settings {
+            connector,
+            audience: deployment.id(Role::Files)?,
+            clock: clock.clone(),
+        });
         let folders = HashMap::from([
-            (format!("dataset:{TENANT}/data@v1").parse()?, house.data.clone()),
-            (format!("model:{TENANT}/base@1").parse()?, house.path("models/base")),
+            (format!("dataset:{TENANT}/data@v1").parse()?, deployment.data.clone()),
+            (format!("model:{TENANT}/base@1").parse()?, deployment.path("models/base")),
         ]);
-        let server = FileServer::new(verifier.clone(), folders, house.checkpoints());
+        let server = FileServer::new(verifier.clone(), folders, deployment.checkpoints());
         let serving = server.clone().serve(listener, source.clone(), clock.clone(), stop.clone());
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) = serving.await {
@@ -61,14 +64,14 @@ impl Running {
             }
         })];
         tasks.push(tokio::spawn(source.follow(stop.clone())));
-        let (house, shutdown) = (house.clone(), stop.clone());
+        let (deployment, shutdown) = (deployment.clone(), stop.clone());
         tasks.push(tokio::spawn(async move {
             loop {
                 tokio::select! {
                     () = shutdown.cancelled() => return,
                     () = clock.sleep(super::SVID_LIFE / 2) => {}
                 }
-                if let Err(error) = house.issue_svids() {
+                if let Err(error) = deployment.issue_svids() {
                     tracing::error!(%error, "SVIDs could not be renewed");
                 }
             }

@@ -72,7 +72,7 @@ impl TransferCounter {
         self.transfer.bytes = self.transfer.bytes.saturating_add(bytes as u64);
     }
 
-    pub(super) fn ends(&mut self, end: TransferEnd) {
+    pub(super) fn set_end(&mut self, end: TransferEnd) {
         self.transfer.end = end;
     }
 }
@@ -149,7 +149,7 @@ impl Body for Download {
         this.left = this.left.saturating_sub(read as u64);
         this.tally.add(read);
         if this.left == 0 {
-            this.tally.ends(TransferEnd::Whole);
+            this.tally.set_end(TransferEnd::Whole);
         }
         Poll::Ready(Some(Ok(Frame::data(chunk.freeze()))))
     }
@@ -168,7 +168,7 @@ impl Drop for Download {
         if self.left > 0
             && let Err(refusal) = self.access.check()
         {
-            self.tally.ends(TransferEnd::Cut(refusal.reason));
+            self.tally.set_end(TransferEnd::Cut(refusal.reason));
         }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn reason(status: &Status) -> String {
 
 impl Stage {
     pub(super) fn connector(&self, role: Role) -> Observed<Connector> {
-        self.house.connector(role, self.clock.clone()).map_err(|e| e.to_string())
+        self.deployment.connector(role, self.clock.clone()).map_err(|e| e.to_string())
     }
 
     pub(super) fn jobs(&self, role: Role) -> Observed<JobServiceClient<Channel>> {

@@ -16,11 +16,11 @@ impl Stage {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
-            .open(self.house.path("daemon.log"))
+            .open(self.deployment.path("daemon.log"))
             .map_err(|e| e.to_string())?;
         let mut child = Command::new(&self.program)
             .args(["serve", "--config"])
-            .arg(self.house.path("leasehold.toml"))
+            .arg(self.deployment.path("leasehold.toml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -35,7 +35,7 @@ impl Stage {
                     return Ok(());
                 }
                 if let Ok(Some(status)) = child.try_wait() {
-                    let log = std::fs::read_to_string(self.house.path("daemon.log")).unwrap_or_default();
+                    let log = std::fs::read_to_string(self.deployment.path("daemon.log")).unwrap_or_default();
                     return Err(format!("the daemon ended with {status}: {log}"));
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -80,19 +80,19 @@ impl EndCause {
 
 impl Story<'_> {
     /// Ends jobs under a wrapper, each in another way.
-    pub(super) async fn endings(&mut self, checks: &Checks<'_>) {
+    pub(super) async fn show_endings(&mut self, checks: &Checks<'_>) {
         // All wrappers start together. Each measurement begins when its wrapper has a credential.
         let names = ENDINGS.iter().map(|ending| ending.name).chain(["revoked"]);
         let wrapped: Vec<_> = names.map(|name| self.stage.wrap(name)).collect();
         let mut ready = Vec::new();
         for wrapped in wrapped {
-            ready.push(self.running(wrapped, checks).await);
+            ready.push(self.await_running(wrapped, checks).await);
         }
         let revoked = ready.pop().unwrap_or_else(|| Err("no wrapper".into()));
         for (ending, ready) in ENDINGS.iter().zip(ready) {
             match ready {
                 Err(why) => self.say_ms(ending.claim, 0.0, Err(why)),
-                Ok((w, token)) => self.ended(ending, checks, w, &token).await,
+                Ok((w, token)) => self.show_ending(ending, checks, w, &token).await,
             }
         }
         let claim = "access ends when an operator revokes the job";
@@ -100,14 +100,14 @@ impl Story<'_> {
             Err(why) => self.say_ms(claim, 0.0, Err(why)),
             Ok((mut w, token)) => {
                 let start = Stopwatch::now();
-                let seen = self.revoked(checks, &mut w, &token, start).await;
+                let seen = self.revoke_and_check(checks, &mut w, &token, start).await;
                 self.say_measured(claim, start, seen);
             }
         }
     }
 
     /// Waits until a wrapper's credential is accepted and its child runs.
-    async fn running(
+    async fn await_running(
         &self,
         wrapped: Observed<Wrapped>,
         checks: &Checks<'_>,
@@ -120,7 +120,13 @@ impl Story<'_> {
     }
 
     /// Measures from the cause of an ending to the first refusal. Checks the wrapper and the record of the daemon.
-    async fn ended(&mut self, ending: &JobEnding, checks: &Checks<'_>, mut w: Wrapped, token: &SecretText) {
+    async fn show_ending(
+        &mut self,
+        ending: &JobEnding,
+        checks: &Checks<'_>,
+        mut w: Wrapped,
+        token: &SecretText,
+    ) {
         let cause = ending.cause.apply(&w).await;
         let start = Stopwatch::now();
         let seen = async {
@@ -146,7 +152,7 @@ impl Story<'_> {
         self.say_measured(ending.claim, start, seen);
     }
 
-    async fn revoked(
+    async fn revoke_and_check(
         &self,
         checks: &Checks<'_>,
         w: &mut Wrapped,
@@ -187,11 +193,11 @@ impl Story<'_> {
         .await?
     }
 
-    pub(super) async fn second_attempt(&mut self, checks: &Checks<'_>) {
+    pub(super) async fn show_second_attempt(&mut self, checks: &Checks<'_>) {
         let claim = "a second attempt ends the access of the first";
         let begun = async {
             let job = self.stage.create_job(self.stage.spec(2)).await.map_err(|s| describe(&s))?;
-            let (member, token) = self.member(&job.id, "attempt-1", None, checks).await?;
+            let (member, token) = self.join_with_credential(&job.id, "attempt-1", None, checks).await?;
             Ok::<_, String>((job, member, token))
         }
         .await;
@@ -209,11 +215,11 @@ impl Story<'_> {
         self.say(claim, start, seen);
     }
 
-    pub(super) async fn expiry(&mut self, checks: &Checks<'_>) {
+    pub(super) async fn show_expiry(&mut self, checks: &Checks<'_>) {
         let claim = "a lease of two seconds ends by itself";
         let begun = async {
             let job = self.stage.create_job(self.stage.spec(1)).await.map_err(|s| describe(&s))?;
-            self.member(&job.id, "expiry", Some(Duration::from_secs(2)), checks).await
+            self.join_with_credential(&job.id, "expiry", Some(Duration::from_secs(2)), checks).await
         }
         .await;
         let start = Stopwatch::now();
@@ -226,11 +232,11 @@ impl Story<'_> {
     }
 
     /// Returns the token that was issued before the lock.
-    pub(super) async fn lock(&mut self, checks: &Checks<'_>) -> Option<SecretText> {
+    pub(super) async fn show_lock(&mut self, checks: &Checks<'_>) -> Option<SecretText> {
         let claim = "a lock ends access, and refuses new access";
         let begun = async {
             let job = self.stage.create_job(self.stage.spec(1)).await.map_err(|s| describe(&s))?;
-            self.member(&job.id, "lock", None, checks).await
+            self.join_with_credential(&job.id, "lock", None, checks).await
         }
         .await;
         let (mut member, token) = match begun {
@@ -267,7 +273,7 @@ impl Story<'_> {
         Some(token)
     }
 
-    pub(super) async fn restart(
+    pub(super) async fn show_restart(
         &mut self,
         checks: &Checks<'_>,
         daemon: &mut Child,
@@ -282,7 +288,7 @@ impl Story<'_> {
             let job = self.stage.create_job(spec).await.map_err(|s| describe(&s))?;
             let mut member = self.stage.join(&job.id, "restart").await.map_err(|s| describe(&s))?;
             let (lease, token) = member.issue(None).await.map_err(|s| describe(&s))?;
-            let was = self.introspected(&token, checks).await?;
+            let was = self.introspect(&token, checks).await?;
             if !was.active {
                 return Err(format!("the credential was not valid before: {}", was.reason));
             }
@@ -290,7 +296,7 @@ impl Story<'_> {
             let start = Stopwatch::now();
             *daemon = self.stage.start_daemon().await?;
             let back = start.ms();
-            let now = self.introspected(&token, checks).await?;
+            let now = self.introspect(&token, checks).await?;
             if now.active {
                 return Err("a credential from before the restart is still valid".to_owned());
             }
@@ -321,11 +327,7 @@ impl Story<'_> {
         self.say_measured(claim, start, seen);
     }
 
-    async fn introspected(
-        &self,
-        token: &SecretText,
-        checks: &Checks<'_>,
-    ) -> Observed<v1::IntrospectResponse> {
+    async fn introspect(&self, token: &SecretText, checks: &Checks<'_>) -> Observed<v1::IntrospectResponse> {
         let request = introspection(token, checks);
         Ok(self.stage.verifiers()?.introspect(request).await.map_err(|s| describe(&s))?.into_inner())
     }
@@ -341,7 +343,7 @@ impl Story<'_> {
     }
 
     /// Joins a member, and issues a credential that the verifier accepts.
-    async fn member(
+    async fn join_with_credential(
         &self,
         job: &str,
         key: &str,

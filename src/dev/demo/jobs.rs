@@ -33,23 +33,23 @@ const PREEMPTED: &str = "node-0";
 const KILLED: &str = "node-3";
 
 pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
-    stage.house.set_pace(&PACE).map_err(|e| e.to_string())?;
-    let spec = std::fs::read_to_string(stage.house.path("job.toml")).map_err(|e| e.to_string())?;
+    stage.deployment.set_pace(&PACE).map_err(|e| e.to_string())?;
+    let spec = std::fs::read_to_string(stage.deployment.path("job.toml")).map_err(|e| e.to_string())?;
     let spec = format!("{spec}\n[run]\ndrain = \"{}s\"\n", GRACE.as_secs());
-    std::fs::write(stage.house.path(SPEC_FILE), spec).map_err(|e| e.to_string())?;
+    std::fs::write(stage.deployment.path(SPEC_FILE), spec).map_err(|e| e.to_string())?;
 
     let mut story = Story::new(stage, report);
     let (mut daemon, running) = story.open().await?;
     let holder = stage.trainer()?;
     let checks = Checks::of(&running.verifier, &holder)?;
-    let done = story.acts(&checks, &mut daemon).await;
+    let done = story.run_acts(&checks, &mut daemon).await;
     let all_hold = story.close(daemon, running).await?;
     Ok(done.is_some() && all_hold)
 }
 
 impl Story<'_> {
     /// Runs the acts in order. Stops if one fails, because each needs the one before.
-    async fn acts(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
+    async fn run_acts(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.join_all(checks).await;
         let mut team = self.need("four wrappers with one key are one attempt", start, seen)?;
@@ -85,7 +85,7 @@ impl Story<'_> {
     }
 
     async fn join_all(&mut self, checks: &Checks<'_>) -> Observed<(String, Team)> {
-        let trainer = self.stage.house.id(Role::Trainer).map_err(|e| e.to_string())?.to_string();
+        let trainer = self.stage.deployment.id(Role::Trainer).map_err(|e| e.to_string())?.to_string();
         let count = u32::try_from(NODES.len()).unwrap_or(u32::MAX);
         let members = v1::Members {
             start: vec![trainer.clone()],
@@ -216,7 +216,8 @@ impl Story<'_> {
             return Err(format!("the child could not: {said}"));
         }
         let below = format!("{TENANT}/tuned/{}/{CHECKPOINT}", team.job);
-        let there = std::fs::read(self.stage.house.checkpoints().join(&below)).map_err(|e| e.to_string())?;
+        let there =
+            std::fs::read(self.stage.deployment.checkpoints().join(&below)).map_err(|e| e.to_string())?;
         if there != child::CHECKPOINT {
             return Err(format!("{below} is not what was saved"));
         }
@@ -275,7 +276,7 @@ impl Story<'_> {
     }
 
     fn files(&self) -> Result<FileClient, ClientError> {
-        let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
+        let connector = self.stage.deployment.files_connector(Role::Trainer, self.stage.clock.clone());
         connector.map(FileClient::new).map_err(|e| ClientError::Http(e.to_string()))
     }
 

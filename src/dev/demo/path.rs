@@ -31,30 +31,30 @@ const BIG_FILE: u64 = 64 << 20;
 
 pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
     let mut story = Story::new(stage, report);
-    let big = stage.house.data.join("big.bin");
+    let big = stage.deployment.data.join("big.bin");
     let file = std::fs::File::create(&big).map_err(|e| e.to_string())?;
     file.set_len(BIG_FILE).map_err(|e| e.to_string())?;
 
     let (mut daemon, running) = story.open().await?;
-    story.callers().await;
-    story.policy().await;
+    story.show_callers().await;
+    story.show_policy().await;
 
     let holder = stage.trainer()?;
     let checks = Checks::of(&running.verifier, &holder)?;
-    story.credential(&checks).await;
-    story.download(&checks, &running).await;
-    story.endings(&checks).await;
-    story.second_attempt(&checks).await;
-    story.expiry(&checks).await;
-    let locked = story.lock(&checks).await;
-    story.restart(&checks, &mut daemon, locked).await;
+    story.show_credential(&checks).await;
+    story.show_download(&checks, &running).await;
+    story.show_endings(&checks).await;
+    story.show_second_attempt(&checks).await;
+    story.show_expiry(&checks).await;
+    let locked = story.show_lock(&checks).await;
+    story.show_restart(&checks, &mut daemon, locked).await;
     story.close(daemon, running).await
 }
 
 impl Story<'_> {
-    async fn callers(&mut self) {
+    async fn show_callers(&mut self) {
         let start = Stopwatch::now();
-        let seen = no_certificate(self.stage).await;
+        let seen = connect_without_certificate(self.stage).await;
         self.say("a caller without a certificate is refused", start, seen);
 
         let start = Stopwatch::now();
@@ -64,7 +64,7 @@ impl Story<'_> {
             let domain = "stranger.example".parse().map_err(|_| "no such domain")?;
             let stranger = Authority::generate(domain, now, life).map_err(|e| e.to_string())?;
             let id = stranger.id("/trainer").map_err(|e| e.to_string())?;
-            match self.as_svid(&stranger, &id).await? {
+            match self.list_jobs_as(&stranger, &id).await? {
                 Err(status) => Ok(describe(&status)),
                 Ok(_) => Err("it was accepted".to_owned()),
             }
@@ -74,9 +74,9 @@ impl Story<'_> {
 
         let start = Stopwatch::now();
         let seen = async {
-            let authority = self.stage.house.authority();
+            let authority = self.stage.deployment.authority();
             let id = authority.id("/nobody").map_err(|e| e.to_string())?;
-            match self.as_svid(authority, &id).await? {
+            match self.list_jobs_as(authority, &id).await? {
                 Err(status) if calls::reason(&status) == "PRINCIPAL_UNKNOWN" => Ok(describe(&status)),
                 Err(status) => Err(describe(&status)),
                 Ok(_) => Err("it was served".to_owned()),
@@ -99,20 +99,20 @@ impl Story<'_> {
     }
 
     /// Lists jobs with an SVID that is made for this call.
-    async fn as_svid(
+    async fn list_jobs_as(
         &self,
         authority: &Authority,
         id: &crate::name::SpiffeId,
     ) -> Observed<Result<v1::ListJobsResponse, tonic::Status>> {
-        let house = &self.stage.house;
+        let deployment = &self.stage.deployment;
         let now = self.stage.clock.now().wall;
         let pem = authority.issue(id, &[], now, Duration::from_secs(600)).map_err(|e| e.to_string())?;
         let svid = X509Svid::from_pem(pem.cert.as_bytes(), pem.key.as_bytes()).map_err(|e| e.to_string())?;
         let bundles = TrustBundles::empty()
             .with_pem(
-                house.domain().map_err(|e| e.to_string())?,
+                deployment.domain().map_err(|e| e.to_string())?,
                 "bundle",
-                house.authority().bundle().as_bytes(),
+                deployment.authority().bundle().as_bytes(),
                 now,
             )
             .map_err(|e| e.to_string())?;
@@ -123,7 +123,7 @@ impl Story<'_> {
         Ok(jobs.list_jobs(v1::ListJobsRequest::default()).await.map(tonic::Response::into_inner))
     }
 
-    async fn policy(&mut self) {
+    async fn show_policy(&mut self) {
         let start = Stopwatch::now();
         let spec = v1::JobSpec { purpose: "something-else".into(), ..self.stage.spec(1) };
         let seen = match self.stage.create_job(spec).await {
@@ -160,7 +160,7 @@ impl Story<'_> {
         self.say("a job on personal data waits for approval", start, seen);
     }
 
-    async fn credential(&mut self, checks: &Checks<'_>) {
+    async fn show_credential(&mut self, checks: &Checks<'_>) {
         let begun = async {
             let job = self.stage.create_job(self.stage.spec(1)).await.map_err(|s| describe(&s))?;
             self.stage.join(&job.id, "first").await.map_err(|s| describe(&s))
@@ -218,7 +218,7 @@ impl Story<'_> {
 
         let start = Stopwatch::now();
         let seen = async {
-            let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
+            let connector = self.stage.deployment.files_connector(Role::Trainer, self.stage.clock.clone());
             let files = FileClient::new(connector.map_err(|e| e.to_string())?);
             let path = format!("/dataset/{TENANT}/data@v1/tickets-0001.jsonl");
             let mut bytes = Vec::new();
@@ -235,7 +235,7 @@ impl Story<'_> {
         self.say("it reads its dataset, and writes nothing", start, seen);
     }
 
-    async fn download(&mut self, checks: &Checks<'_>, running: &Running) {
+    async fn show_download(&mut self, checks: &Checks<'_>, running: &Running) {
         let claim = "a download is cut half way when its job is revoked";
         let mut transfers = running.server.transfers();
         let begun = async {
@@ -243,7 +243,7 @@ impl Story<'_> {
             let mut member = self.stage.join(&job.id, "download").await.map_err(|s| describe(&s))?;
             let (_, token) = member.issue(None).await.map_err(|s| describe(&s))?;
             checks.accepted(&token).await?;
-            let connector = self.stage.house.files_connector(Role::Trainer, self.stage.clock.clone());
+            let connector = self.stage.deployment.files_connector(Role::Trainer, self.stage.clock.clone());
             let files = FileClient::new(connector.map_err(|e| e.to_string())?);
             let path = format!("/dataset/{TENANT}/data@v1/big.bin");
             let mut download = files.get(&path, &token).await.map_err(|e| e.to_string())?;
@@ -311,9 +311,9 @@ pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::Intr
 }
 
 /// Connects without a client certificate. The server must send a TLS alert and no byte of an answer.
-async fn no_certificate(stage: &Stage) -> Observed<String> {
+async fn connect_without_certificate(stage: &Stage) -> Observed<String> {
     let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_slice(stage.house.authority().bundle().as_bytes())
+    let root = CertificateDer::from_pem_slice(stage.deployment.authority().bundle().as_bytes())
         .map_err(|e| e.to_string())?;
     roots.add(root).map_err(|e| e.to_string())?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -323,7 +323,8 @@ async fn no_certificate(stage: &Stage) -> Observed<String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let tcp = TcpStream::connect(("localhost", stage.house.ports.grpc)).await.map_err(|e| e.to_string())?;
+    let tcp =
+        TcpStream::connect(("localhost", stage.deployment.ports.grpc)).await.map_err(|e| e.to_string())?;
     let name = ServerName::try_from("localhost").map_err(|e| e.to_string())?;
     let answer = async {
         let mut tls = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;

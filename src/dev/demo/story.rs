@@ -33,8 +33,9 @@ impl Story<'_> {
     pub(super) async fn open(&mut self) -> Observed<(Child, Running)> {
         let start = Stopwatch::now();
         let daemon = self.stage.start_daemon().await?;
-        let running =
-            Running::start(&self.stage.house, self.stage.clock.clone()).await.map_err(|e| e.to_string())?;
+        let running = Running::start(&self.stage.deployment, self.stage.clock.clone())
+            .await
+            .map_err(|e| e.to_string())?;
         within("the verifier's feed", running.verifier.ready()).await?;
         self.say(
             "a daemon starts, and a file server follows its revocations",
@@ -48,7 +49,7 @@ impl Story<'_> {
     pub(super) async fn close(mut self, daemon: Child, running: Running) -> Observed<bool> {
         running.stop().await;
         self.stage.stop_daemon(daemon).await?;
-        self.ledger().await;
+        self.check_ledger().await;
         Ok(self.all_hold)
     }
 
@@ -103,16 +104,16 @@ impl Story<'_> {
         Ok(client.revoke(request).await.map_err(|s| describe(&s))?.into_inner())
     }
 
-    async fn ledger(&mut self) {
+    async fn check_ledger(&mut self) {
         let start = Stopwatch::now();
-        let state = self.stage.house.path("state");
+        let state = self.stage.deployment.path("state");
         let seen = ledger::verify(&ledger::Dir::at(&state), None)
             .map(|r| format!("{} records, head {}", r.records, short(&r.head.digest)))
             .map_err(|e| e.to_string());
         self.say("the ledger is complete and unchanged", start, seen);
 
         let start = Stopwatch::now();
-        let seen = flip_byte(&state, &self.stage.house.path("ledger-copy"));
+        let seen = flip_byte(&state, &self.stage.deployment.path("ledger-copy"));
         self.say("one changed byte in a copy of it is found", start, seen);
     }
 }
@@ -120,7 +121,7 @@ impl Story<'_> {
 impl Stage {
     /// Returns the certificate that the tokens of these jobs are bound to.
     pub(super) fn trainer(&self) -> Observed<Leaf> {
-        let svid = X509Svid::load(&self.house.cert(Role::Trainer), &self.house.key(Role::Trainer));
+        let svid = X509Svid::load(&self.deployment.cert(Role::Trainer), &self.deployment.key(Role::Trainer));
         Ok(svid.map_err(|e| e.to_string())?.leaf().clone())
     }
 }

@@ -42,10 +42,10 @@ impl Stage {
     pub(super) fn wrap_member(&self, job: &str, key: &str, instance: &str, saves: bool) -> Observed<Wrapped> {
         // Each wrapper has its own folder, as on its own node.
         let name = (1..).map(|n| format!("{key}-{instance}-{n}")).find(|name| {
-            let place = self.house.path(&format!("run-{name}"));
+            let place = self.deployment.path(&format!("run-{name}"));
             !place.exists()
         });
-        let mut run: Vec<OsString> = vec!["--spec".into(), self.house.path(SPEC_FILE).into()];
+        let mut run: Vec<OsString> = vec!["--spec".into(), self.deployment.path(SPEC_FILE).into()];
         for (flag, value) in [("--job", job), ("--attempt-key", key), ("--instance", instance)] {
             run.extend([flag.into(), value.into()]);
         }

@@ -105,12 +105,12 @@ pub(super) struct Wrapped {
 impl Stage {
     /// Starts `leasehold run` with a new job and a child that waits.
     pub(super) fn wrap(&self, name: &str) -> Observed<Wrapped> {
-        self.wrap_as(name, &["--spec".into(), self.house.path("job.toml").into()], &[])
+        self.wrap_as(name, &["--spec".into(), self.deployment.path("job.toml").into()], &[])
     }
 
     /// Starts `leasehold run` with these arguments for the wrapper and for the child.
     pub(super) fn wrap_as(&self, name: &str, run: &[OsString], child: &[&str]) -> Observed<Wrapped> {
-        let dir = self.house.path(&format!("run-{name}"));
+        let dir = self.deployment.path(&format!("run-{name}"));
         std::fs::create_dir_all(dir.join("credentials")).map_err(|e| e.to_string())?;
         let (go, log) = (dir.join("go"), dir.join("stderr"));
         let stderr = std::fs::File::create(&log).map_err(|e| e.to_string())?;
