@@ -7,14 +7,13 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    client::CallKind,
+    client::{CallKind, fetch_pages},
     failure::mistakes,
     output::{fields, note, print},
     render,
 };
 use crate::{
     catalog::Catalog,
-    limits::PAGE_MAX,
     name::{PrincipalKind, ResourceName},
     policy::{Engine, Explain, PolicySource},
     proto::v1,
@@ -101,18 +100,13 @@ const READERS: [PrincipalKind; 6] = [
 /// Fetches all pages. The size of the daemon's catalog bounds them.
 async fn fetch(name: String, session: &Session) -> Result<Vec<v1::Resource>, Failure> {
     let client = session.client(&READERS)?;
-    let (mut all, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let page_size = u32::try_from(PAGE_MAX).unwrap_or(u32::MAX);
+    let pages = fetch_pages(usize::MAX, async |page_size, page_token| {
         let request = v1::ListResourcesRequest { name: name.clone(), page_size, page_token };
         let answer =
             client.ask(CallKind::Reads, request, async |r| client.jobs().list_resources(r).await).await?;
-        all.extend(answer.resources);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            return Ok(all);
-        }
-    }
+        Ok((answer.resources, answer.next_page_token))
+    });
+    Ok(pages.await?.0)
 }
 
 async fn list(session: &Session) -> Result<Exit, Failure> {
@@ -193,7 +187,7 @@ fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> R
 
 async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator])?;
-    let kind = if dry_run { CallKind::Reads } else { CallKind::Changes };
+    let kind = CallKind::of_dry_run(dry_run);
     let request = v1::ReloadCatalogRequest { dry_run };
     let answer = client.ask(kind, request, async |r| client.operator().reload_catalog(r).await).await?;
     if session.for_programs() {

@@ -9,7 +9,7 @@ use crate::{
     agent::Backoff,
     clock::Clock,
     identity::{IdentitySource, NoIdentity, first_identity},
-    limits::CALL,
+    limits::{CALL, PAGE_MAX},
     link::{Connector, Redial, explain},
     name::SpiffeId,
     proto::{
@@ -40,6 +40,13 @@ pub struct Client {
 pub(super) enum CallKind {
     Reads,
     Changes,
+}
+
+impl CallKind {
+    /// A dry run changes nothing.
+    pub(super) fn of_dry_run(dry_run: bool) -> Self {
+        if dry_run { CallKind::Reads } else { CallKind::Changes }
+    }
 }
 
 impl Client {
@@ -174,6 +181,28 @@ fn may_have_happened(code: Code, reason: Option<Reason>) -> bool {
 fn unknown(status: &Status) -> Failure {
     Failure::new(Exit::of(Reason::of_code(status.code())), format!("the daemon answered {}", status.code()))
         .with("said", status.message())
+}
+
+/// Fetches pages until there are `limit` items or no page is left. Returns the items, and whether there are more.
+///
+/// `fetch` takes the size and the token of a page. It returns the items and the token of the next page, empty if it was the last.
+pub(super) async fn fetch_pages<T>(
+    limit: usize,
+    mut fetch: impl AsyncFnMut(u32, String) -> Result<(Vec<T>, String), Failure>,
+) -> Result<(Vec<T>, bool), Failure> {
+    let (mut items, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let page_size = u32::try_from(limit.saturating_sub(items.len()).min(PAGE_MAX)).unwrap_or(0);
+        if page_size == 0 {
+            return Ok((items, !page_token.is_empty()));
+        }
+        let (page, next) = fetch(page_size, page_token).await?;
+        items.extend(page);
+        page_token = next;
+        if page_token.is_empty() {
+            return Ok((items, false));
+        }
+    }
 }
 
 /// The retries of a stream or a repeated call, over restarts of the daemon and rotations of our SVID.

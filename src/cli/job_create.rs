@@ -71,7 +71,7 @@ async fn submit(
         }
     };
     let request = v1::CreateJobRequest { spec: Some(spec), idempotency_key, dry_run };
-    let kind = if dry_run { CallKind::Reads } else { CallKind::Changes };
+    let kind = CallKind::of_dry_run(dry_run);
     let mut answer = client
         .ask(kind, request, async |request| client.jobs().create_job(request).await)
         .await

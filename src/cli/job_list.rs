@@ -4,15 +4,14 @@ use clap::Args;
 
 use super::{
     Client, Exit, Failure, Session,
-    client::CallKind,
-    client::Retries,
+    client::{CallKind, Retries, fetch_pages},
     job::READERS,
     lease::screen,
     output::{Page, note, print},
     parse, render,
 };
 use crate::{
-    limits::{PAGE_DEFAULT, PAGE_MAX, WATCH},
+    limits::{PAGE_DEFAULT, WATCH},
     name::{ResourceName, SpiffeId, TenantName},
     proto::v1,
 };
@@ -129,21 +128,13 @@ impl JobListArgs {
     /// Fetches the jobs, and whether there are more than the limit.
     async fn fetch(&self, client: &Client, session: &Session) -> Result<(Vec<v1::Job>, bool), Failure> {
         let limit = self.limit.unwrap_or(if self.ids { usize::MAX } else { PAGE_DEFAULT });
-        let mut jobs = Vec::new();
-        let mut page_token = String::new();
-        loop {
-            let page_size = u32::try_from(limit.saturating_sub(jobs.len()).min(PAGE_MAX)).unwrap_or(0);
-            if page_size == 0 {
-                return Ok((jobs, !page_token.is_empty()));
-            }
-            let request = v1::ListJobsRequest { page_size, page_token, ..self.request(session) };
+        let request = self.request(session);
+        fetch_pages(limit, async |page_size, page_token| {
+            let request = v1::ListJobsRequest { page_size, page_token, ..request.clone() };
             let answer =
                 client.ask(CallKind::Reads, request, async |r| client.jobs().list_jobs(r).await).await?;
-            jobs.extend(answer.jobs);
-            page_token = answer.next_page_token;
-            if page_token.is_empty() {
-                return Ok((jobs, false));
-            }
-        }
+            Ok((answer.jobs, answer.next_page_token))
+        })
+        .await
     }
 }

@@ -6,8 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     Client, Exit, Failure, Session,
-    client::CallKind,
-    client::Retries,
+    client::{CallKind, Retries, fetch_pages},
     ids::{self, LeaseRef},
     job::incomplete,
     output::{Page, note, print},
@@ -15,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Wall,
-    limits::{PAGE_DEFAULT, PAGE_MAX, WATCH},
+    limits::{PAGE_DEFAULT, WATCH},
     name::PrincipalKind,
     proto::v1,
     reason::Reason,
@@ -155,15 +154,10 @@ async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool
         Some(name) => ids::whole_name(client, name).await?,
         None => String::new(),
     };
-    let mut leases = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let page_size = u32::try_from(args.limit.saturating_sub(leases.len()).min(PAGE_MAX)).unwrap_or(0);
-        if page_size == 0 {
-            return Ok((leases, !page_token.is_empty()));
-        }
+    fetch_pages(args.limit, async |page_size, page_token| {
+        let behind = behind.clone();
         let request = v1::ListLeasesRequest {
-            behind: behind.clone(),
+            behind,
             live_only: !args.all,
             page_size,
             page_token,
@@ -171,10 +165,7 @@ async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool
         };
         let answer =
             client.ask(CallKind::Reads, request, async |r| client.operator().list_leases(r).await).await?;
-        leases.extend(answer.leases);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            return Ok((leases, false));
-        }
-    }
+        Ok((answer.leases, answer.next_page_token))
+    })
+    .await
 }

@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
-    client::CallKind,
+    client::{CallKind, fetch_pages},
     output::{fields, note, print, print_line},
     parse, render,
     revoke::{ending_rows, no_lease},
     wait_durable::{Wait, wait_durable},
 };
-use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
+use crate::{name::PrincipalKind, proto::v1};
 
 /// Ends all access that depends on a name, and refuses new access until you unlock it.
 #[derive(Debug, Args)]
@@ -87,7 +87,7 @@ impl LockArgs {
 async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator])?;
     let (name, dry_run) = (request.name.clone(), request.dry_run);
-    let kind = if dry_run { CallKind::Reads } else { CallKind::Changes };
+    let kind = CallKind::of_dry_run(dry_run);
     let answer = client.ask(kind, request, async |r| client.operator().lock(r).await).await?;
     let mut ending = answer.ending.unwrap_or_default();
     let recorded = wait_durable(&client, &mut ending, wait).await;
@@ -113,19 +113,13 @@ async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result
 
 async fn list(session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?;
-    let mut locks = Vec::new();
-    let mut page_token = String::new();
-    loop {
-        let page_size = u32::try_from(PAGE_MAX).unwrap_or(u32::MAX);
+    let (locks, _) = fetch_pages(usize::MAX, async |page_size, page_token| {
         let request = v1::ListLocksRequest { page_size, page_token };
         let answer =
             client.ask(CallKind::Reads, request, async |r| client.operator().list_locks(r).await).await?;
-        locks.extend(answer.locks);
-        page_token = answer.next_page_token;
-        if page_token.is_empty() {
-            break;
-        }
-    }
+        Ok((answer.locks, answer.next_page_token))
+    })
+    .await?;
     let now = session.now().wall;
     if session.for_programs() {
         session.print_value(&locks.iter().map(|l| render::lock_value(l, now)).collect())?;

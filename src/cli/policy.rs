@@ -124,14 +124,14 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
     }
     let rows = engine.rules().map(|rule| {
         let effect = match (&rule.gate, rule.permits) {
-            (Some(_), _) => "wait",
+            (Some(_), _) => "needs approval",
             (None, true) => "permit",
             (None, false) => "forbid",
         };
         vec![effect.to_owned(), rule.id.clone(), rule.place.clone(), rule.explain.clone().unwrap_or_default()]
     });
     let about = fields([("good", shown), ("digest", engine.digest().to_string())]);
-    print(&about.below(&columns(&["EFFECT", "RULE", "PLACE", "SAYS"], rows)))?;
+    print(&about.below(&columns(&["EFFECT", "RULE", "PLACE", "EXPLANATION"], rows)))?;
     for warning in warnings {
         note(&format!("leasehold: warning: {warning}"));
     }

@@ -237,7 +237,7 @@ pub(super) fn decision_value(d: &v1::Decision) -> Value {
 const LEASE_COLUMNS: [Column; 11] = [
     Column::whole("ID", 0),
     Column::whole("STATE", 1),
-    Column::whole("HALF", 8),
+    Column::whole("ACCESS", 8),
     Column::whole("JOB", 2),
     Column::cut("MEMBER", 8, 7),
     Column::whole("EXPIRES", 5),
@@ -275,7 +275,7 @@ pub(super) fn lease_page(l: &v1::Lease, now: Wall) -> Page {
         ("id", TableCell::from(l.id.as_str())),
         ("state", l.state.as_str().into()),
         ("cause", l.cause.as_str().into()),
-        ("half", half(l.half()).into()),
+        ("access", half(l.half()).into()),
         ("opens", TableCell::list(scopes)),
         ("audience", l.audience.as_str().into()),
         ("holder", l.holder.as_str().into()),
@@ -287,7 +287,7 @@ pub(super) fn lease_page(l: &v1::Lease, now: Wall) -> Page {
         ("expires", both(l.expires.as_ref(), now).into()),
         ("at the latest", both(l.expires_at_latest.as_ref(), now).into()),
         ("generation", l.generation.to_string().into()),
-        ("stood at", l.stood_at.to_string().into()),
+        ("issued at seq", l.stood_at.to_string().into()),
     ])
 }
 

@@ -96,7 +96,7 @@ impl RevokeArgs {
             dry_run: self.dry_run,
             ahead: self.ahead,
         };
-        let kind = if self.dry_run { CallKind::Reads } else { CallKind::Changes };
+        let kind = CallKind::of_dry_run(self.dry_run);
         let answer = client.ask(kind, request, async |r| client.operator().revoke(r).await).await?;
         let mut ending = answer.ending.unwrap_or_default();
         let wait = if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable };

@@ -188,7 +188,7 @@ fn page(header: &Value, claims: &Value, now: Wall) -> Page {
         ("attempt", lease("attempt")),
         ("tenant", lease("tenant")),
         ("epoch", lease("epoch")),
-        ("stood at", lease("stood_at")),
+        ("issued at seq", lease("stood_at")),
         ("bound to", text(claims.get("cnf").and_then(|cnf| cnf.get("x5t#S256")))),
     ])
 }
