@@ -239,7 +239,7 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
     Ok(Exit::Ok)
 }
 
-/// What an auditor should know although the ledger is good.
+/// Returns what an auditor should know although the ledger is good.
 fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     if report.torn > 0 {

@@ -48,7 +48,7 @@ pub struct Context {
     pub identities: BTreeMap<PrincipalKind, SvidFrom>,
 }
 
-/// Where one SVID comes from.
+/// The source of an SVID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SvidFrom {
     Files(SvidFiles),

@@ -131,7 +131,7 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
     }
 }
 
-/// What the user must know about a job that waits for people.
+/// Returns the note about a job that waits for people.
 fn waits_for_approval(id: &str) -> String {
     format!("Job {id} waits for approval and has no access until then. Note: {APPROVALS_ABSENT}.")
 }

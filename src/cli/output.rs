@@ -18,9 +18,9 @@ pub enum Format {
     Table,
     /// For people, with all columns and whole ids.
     Wide,
-    /// For programs: one JSON value, or one per line if they keep coming.
+    /// For programs: one JSON value, or one a line if there are several.
     Json,
-    /// For programs: one YAML document, or several if they keep coming.
+    /// For programs: one YAML document, or several documents.
     Yaml,
 }
 

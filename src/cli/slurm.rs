@@ -311,7 +311,7 @@ impl CallError for Failure {
     }
 }
 
-/// What syslog gets: one line if all went well.
+/// Renders what syslog gets: one line for a success.
 fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
     let run = &report.run;
     let what = match &report.event {

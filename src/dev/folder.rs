@@ -86,7 +86,7 @@ fn segment(text: &str) -> Result<String, SubPathError> {
     Ok(name)
 }
 
-/// Percent-decodes once (RFC 3986 section 2.1).
+/// Percent-decodes a text once (RFC 3986 section 2.1).
 pub(super) fn decode(text: &str) -> Result<String, SubPathError> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -102,7 +102,7 @@ pub(super) fn decode(text: &str) -> Result<String, SubPathError> {
     String::from_utf8(bytes).map_err(|_| SubPathError::Encoding)
 }
 
-/// Percent-encodes the names of a path, and leaves its slashes: the path of a file as it stands in a URL.
+/// Percent-encodes the names of a path for a URL. Keeps the slashes.
 pub fn encode_path(path: &str) -> String {
     use std::fmt::Write;
     let mut out = String::with_capacity(path.len());
@@ -132,8 +132,8 @@ pub(super) struct FolderEntry {
     pub(super) bytes: u64,
 }
 
-/// A folder, opened name by name from its root, and no name may be a link: there is no moment between a look and a use
-/// in which a path could be made to lead elsewhere. Every call waits for the disk: not for async tasks.
+/// A folder that is served. Each path is opened name by name from the root, and no name may be a link. So no one can redirect
+/// a path between a check and its use. Every call blocks on the disk: do not call it in an async task.
 #[derive(Clone, Debug)]
 pub(super) struct ServedFolder(PathBuf);
 
@@ -148,7 +148,7 @@ impl ServedFolder {
             return list(self.walk(&[], Missing::Fails)?);
         };
         let parent = self.walk(parents, Missing::Fails)?;
-        // Not to wait for a writer, should it be a pipe.
+        // O_NONBLOCK: do not wait for a writer if it is a pipe.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let found = openat(parent, name.as_str(), flags, Mode::empty())?;
         let seen = fstat(&found)?;
@@ -159,7 +159,7 @@ impl ServedFolder {
         }
     }
 
-    /// A new file without a place yet: it takes one by [`Upload::place`], or leaves nothing.
+    /// Creates a file in the staging folder. [`Upload::place`] moves it to its place; otherwise it is removed.
     pub(super) fn upload(&self, staging: &SubPath, name: String) -> io::Result<(Upload, File)> {
         let folder = self.walk(&staging.0, Missing::IsMade)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
