@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leasehold::reason::Reason;
+use leasehold::{cli::Exit, reason::Reason};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -269,19 +269,26 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
-fn every_reason_and_metric_has_a_row() {
-    let reasons = text(Path::new("docs/reasons.md"));
+fn every_reason_has_a_row_with_its_exit_code() {
+    let page = text(Path::new("docs/reasons.md"));
     for reason in Reason::ALL {
-        assert!(reasons.contains(&format!("`{reason}`")), "docs/reasons.md has no {reason}");
+        let row = page.lines().find(|l| l.starts_with('|') && l.contains(&format!("`{reason}`")));
+        let row = row.unwrap_or_else(|| panic!("docs/reasons.md has no {reason}"));
+        let exit = row.trim_end_matches(" |").rsplit("| ").next().unwrap();
+        assert_eq!(exit, Exit::of(*reason).code().to_string(), "{row}");
     }
-    let metrics = fs::read_to_string(root().join("src/daemon/metrics.rs")).unwrap();
-    let operate = text(Path::new("docs/operate.md"));
-    let names: Vec<_> = metrics.split('"').filter(|word| word.starts_with("leasehold_")).collect();
+}
+
+#[test]
+fn every_metric_has_a_row() {
+    let source = fs::read_to_string(root().join("src/daemon/metrics.rs")).unwrap();
+    let page = text(Path::new("docs/operate.md"));
+    let is_name = |c: char| c == '_' || c.is_ascii_lowercase();
+    let names: Vec<&str> =
+        source.split('"').filter(|w| w.starts_with("leasehold_") && w.chars().all(is_name)).collect();
     assert!(names.len() > 20, "{names:?}");
-    for name in
-        names.into_iter().filter_map(|name| name.split(|c: char| c != '_' && !c.is_alphanumeric()).next())
-    {
-        assert!(operate.contains(name), "docs/operate.md has no {name}");
+    for name in names {
+        assert!(page.contains(name), "docs/operate.md has no {name}");
     }
 }
 
