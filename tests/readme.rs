@@ -135,7 +135,7 @@ impl Home {
                 let shown = String::from_utf8_lossy(&list.stdout).into_owned();
                 list.status.success() && shown.contains("\"live\"") && shown.contains("\"writing\"")
             } else {
-                printed().contains("ready")
+                printed().split_whitespace().any(|word| word.trim_end_matches('.') == "ready")
             };
             if is_there {
                 break;
