@@ -1,4 +1,4 @@
-//! How long to wait before a call is tried again.
+//! The backoff between retries.
 
 use std::time::Duration;
 
@@ -6,8 +6,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::limits::{RETRY_FIRST, RETRY_MAX};
 
-/// Waits that double up to a cap, each drawn between a half and the whole of its step, so that a thousand members that
-/// lost one daemon do not come back in one moment. Endless; reads no clock and sleeps nowhere.
+/// An endless exponential backoff with jitter. Each wait is between half of its step and the whole, so that a thousand members
+/// that lost one daemon do not come back at the same time. Reads no clock and does not sleep.
 #[derive(Debug)]
 pub struct Backoff<R = SystemFraction> {
     step: Duration,
@@ -15,12 +15,12 @@ pub struct Backoff<R = SystemFraction> {
     fraction: R,
 }
 
-/// Draws a number from 0 to 1.
+/// Yields numbers from 0 to 1.
 pub trait Fraction {
     fn draw(&mut self) -> f64;
 }
 
-/// Draws from the system's random source.
+/// Yields random numbers of the system.
 #[derive(Debug)]
 pub struct SystemFraction(SystemRandom);
 
@@ -33,7 +33,7 @@ impl SystemFraction {
 impl Fraction for SystemFraction {
     fn draw(&mut self) -> f64 {
         let mut bytes = [0u8; 4];
-        // Without randomness the whole step is waited for: later, never sooner.
+        // Without randomness, use the whole step.
         self.0.fill(&mut bytes).map_or(1.0, |()| f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX))
     }
 }
@@ -45,14 +45,14 @@ impl<F: FnMut() -> f64> Fraction for F {
 }
 
 impl Backoff {
-    /// Begins at `first`; no wait is longer than `cap`.
+    /// Begins with `first`. No wait is longer than `cap`.
     pub fn new(first: Duration, cap: Duration) -> Self {
         Backoff { step: first.min(cap), cap, fraction: SystemFraction::new() }
     }
 }
 
 impl Default for Backoff {
-    /// The pace of calls to the daemon: from [`RETRY_FIRST`] to [`RETRY_MAX`].
+    /// The backoff for calls to the daemon, from [`RETRY_FIRST`] to [`RETRY_MAX`].
     fn default() -> Self {
         Backoff::new(RETRY_FIRST, RETRY_MAX)
     }
@@ -65,7 +65,7 @@ impl<R: Fraction> Iterator for Backoff<R> {
         let step = self.step;
         self.step = step.saturating_mul(2).min(self.cap);
         let share = 0.5 + self.fraction.draw().clamp(0.0, 1.0) / 2.0;
-        // What is not a number makes no shorter wait.
+        // NaN does not make a wait shorter.
         Some(if share.is_nan() { step } else { step.mul_f64(share) })
     }
 }

@@ -1,4 +1,4 @@
-//! What a renewal that is refused makes of its lease.
+//! What happens to a lease when its renewal is refused.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tonic::Code;
 
 use crate::harness::*;
 
-/// A daemon whose policy has one rule more from the moment that lies this far ahead.
+/// A daemon whose policy gets one more rule after this time.
 async fn ruled(rule: &str, after: Duration) -> World {
     let mut world = World::prepared(|_| {});
     let text = world.read("policy/leasehold.cedar");
@@ -34,7 +34,7 @@ async fn renew_for(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_lease_whose_renewal_policy_denies_ends_then_and_not_at_its_deadline() {
+async fn law_20_a_renewal_that_policy_denies_ends_the_lease() {
     let rules = [
         ("the data", "action == Leasehold::Action::\"read_dataset\""),
         ("the call", "action == Leasehold::Action::\"RenewLease\""),
@@ -46,7 +46,7 @@ async fn law_20_a_lease_whose_renewal_policy_denies_ends_then_and_not_at_its_dea
         let [reading, writing] = worker.issue_both().await;
         worker.renew(&reading.lease.id).await.unwrap();
         world.time().advance(Duration::from_secs(100));
-        // Nothing was reloaded, so nothing was swept: the lease lives until it is asked for.
+        // Without a reload there is no sweep: the lease is live until it is renewed.
         reading.is_live(&gateway).await;
         let no = refused(worker.renew(&reading.lease.id).await);
         assert_eq!(
@@ -58,7 +58,7 @@ async fn law_20_a_lease_whose_renewal_policy_denies_ends_then_and_not_at_its_dea
         reading.is_dead(&gateway, "LEASE_ENDED").await;
         writing.is_live(&gateway).await;
         assert_eq!(world.daemon().broker.live_leases(), 1, "{what}");
-        // It is told to those who follow the feed, recorded once, and remembered with its cause.
+        // The feed reports it, the ledger has one record, and its cause is kept.
         let name = format!("lease:{}", reading.lease.id);
         let records = world.records().await;
         let record = records.one("lowered");
@@ -81,7 +81,7 @@ async fn law_20_a_lease_whose_renewal_policy_denies_ends_then_and_not_at_its_dea
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_renewal_that_is_refused_for_how_it_was_asked_leaves_the_lease_as_it_was() {
+async fn law_20_a_faulty_renewal_leaves_the_lease_as_it_was() {
     let world = ruled("context has ttl_seconds && context.ttl_seconds > 200", Duration::from_secs(100)).await;
     let gateway = world.client(GATEWAY).await;
     let worker = world.working().await;
@@ -104,7 +104,7 @@ async fn law_20_a_renewal_that_is_refused_for_how_it_was_asked_leaves_the_lease_
     assert!(world.records().await.of("lowered").is_empty());
 }
 
-/// What a thief of the whole session has.
+/// What someone has who stole the whole session.
 fn stolen(worker: &Worker) -> Worker {
     Worker {
         client: worker.client.clone(),

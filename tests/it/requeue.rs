@@ -1,4 +1,4 @@
-//! The next attempt: who begins it, when it is refused, and what becomes of the one before.
+//! The next attempt: who begins it, when it is refused, and what happens to the one before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,7 +7,7 @@ use tonic::{Code, Response, Status};
 
 use crate::harness::*;
 
-/// A job that a scheduler may begin again, and a member of its first attempt.
+/// A job that a scheduler may requeue, and a member of its first attempt.
 struct Queue {
     world: World,
     launcher: Client,
@@ -49,7 +49,7 @@ impl Queue {
         }
     }
 
-    /// The first attempt is as it was, and it is the only one.
+    /// Checks that the first attempt is unchanged and the only one.
     async fn is_unharmed(&mut self) {
         self.lives(true).await;
         self.worker.beat().await;
@@ -78,7 +78,7 @@ async fn begin(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_scheduler_begins_drains_and_ends_attempts_of_the_jobs_that_name_it_and_touches_no_other() {
+async fn a_scheduler_controls_only_jobs_that_name_it() {
     let mut q = queue(3).await;
     let job = q.worker.job.clone();
     let began = begin(&q.scheduler, &job, "cluster/7/1", false).await.unwrap().into_inner();
@@ -89,7 +89,7 @@ async fn a_scheduler_begins_drains_and_ends_attempts_of_the_jobs_that_name_it_an
     q.scheduler.jobs().drain_attempt(drain).await.unwrap();
     let ended = q.scheduler.end(&job, 2, Outcome::Interrupted).await.unwrap().into_inner();
     assert_eq!(ended.job.unwrap().state(), JobState::Ready);
-    // What it does not do: close, join, create.
+    // It may not close, join or create jobs.
     let close = v1::CloseJobRequest { job: job.clone(), outcome: 0, reason: String::new() };
     refused(q.scheduler.jobs().close_job(close).await).is(Code::PermissionDenied, "POLICY_DENIED");
     let join = Worker::join(q.scheduler.clone(), &job, 2, "rank-0", "").await.err().unwrap();
@@ -112,7 +112,7 @@ async fn a_scheduler_begins_drains_and_ends_attempts_of_the_jobs_that_name_it_an
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_is_one_attempt_for_the_life_of_the_job_and_over_a_restart() {
+async fn a_key_is_one_attempt_for_the_life_of_the_job() {
     let mut q = queue(4).await;
     let job = q.worker.job.clone();
     let second = begin(&q.scheduler, &job, "cluster/7/1", false).await.unwrap().into_inner();
@@ -121,7 +121,7 @@ async fn a_key_is_one_attempt_for_the_life_of_the_job_and_over_a_restart() {
     q.scheduler.end(&job, 2, Outcome::Interrupted).await.unwrap();
     refused(begin(&q.scheduler, &job, "cluster/7/1", true).await)
         .is(Code::FailedPrecondition, "ATTEMPT_KEY_USED");
-    // A caller's own keys are forgotten after a day; a run's are not.
+    // A caller's own keys expire after a day; those of a run do not.
     q.world.time().advance(Duration::from_secs(2 * 86_400));
     q.world.rotate();
     q.world.restart().await;
@@ -138,7 +138,7 @@ async fn a_key_is_one_attempt_for_the_life_of_the_job_and_over_a_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_begin_that_is_denied_leaves_the_attempt_before_it_unharmed() {
+async fn a_denied_begin_leaves_the_attempt_before_unharmed() {
     let mut q = queue(3).await;
     let job = q.worker.job.clone();
     let stranger = q.world.client(NIGHTLY).await;
@@ -162,7 +162,7 @@ async fn a_surplus_begin_leaves_the_last_attempt_unharmed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_attempt_begins_while_the_one_before_drains_unless_it_supersedes() {
+async fn no_attempt_begins_during_a_drain_unless_it_supersedes() {
     let mut q = queue(3).await;
     let job = q.worker.job.clone();
     q.worker.drain_self(60).await.unwrap();
@@ -174,9 +174,9 @@ async fn no_attempt_begins_while_the_one_before_drains_unless_it_supersedes() {
     q.lives(false).await;
 }
 
-/// Whatever of attempt 1 is under way when attempt 2 begins is done or refused: nothing that it was given is good afterwards.
+/// A request of attempt 1 that is in flight when attempt 2 begins succeeds or is refused, and gives nothing that is valid later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_29_what_is_under_way_when_an_attempt_is_superseded_is_void_once_the_next_has_begun() {
+async fn law_29_requests_in_flight_give_a_superseded_attempt_nothing() {
     let q = queue(40).await;
     let job = q.worker.job.clone();
     let mut client = q.worker.client.clone();
@@ -220,7 +220,7 @@ async fn law_29_what_is_under_way_when_an_attempt_is_superseded_is_void_once_the
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_later_attempt_reads_the_checkpoints_of_the_earlier_ones_and_of_no_other_job() {
+async fn an_attempt_reads_checkpoints_only_of_its_own_job() {
     let q = queue(3).await;
     let first = &q.tokens[1];
     begin(&q.scheduler, &q.worker.job, "run-2", false).await.unwrap();
@@ -231,14 +231,14 @@ async fn a_later_attempt_reads_the_checkpoints_of_the_earlier_ones_and_of_no_oth
     let scope = &second.lease.scopes[0];
     assert_eq!(scope.resource, LINE);
     assert!(scope.actions.contains(&(v1::Action::ReadCheckpoint as i32)), "{scope:?}");
-    // Another job of the same line has a place of its own.
+    // Another job of the same line has its own place.
     let members = v1::Members { join: vec![OTHER_WORKER.into()], ..Default::default() };
     let other = v1::JobSpec { name: "other".into(), members: Some(members), ..spec() };
     let other = q.world.working_on(other, OTHER_WORKER).await.issue(Half::Writing).await;
     assert_ne!(other.answer.locations[LINE], second.answer.locations[LINE]);
 }
 
-/// As eight nodes of one `srun` do, each with the scheduler's key and its own instance.
+/// Like eight nodes of one `srun`, each with the scheduler's key and its own instance.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_wrappers_with_one_key_are_one_attempt() {
     let world = World::start().await;

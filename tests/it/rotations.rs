@@ -1,4 +1,4 @@
-//! A job that runs on while every certificate under it changes, in real time.
+//! A job goes on while each of its certificates changes, in real time.
 
 use std::{
     sync::{
@@ -16,10 +16,10 @@ mod rotate;
 use rotate::rotate;
 
 const ROTATIONS: u32 = 24;
-/// Of an SVID, from now. It is rotated at its half.
+/// The lifetime of an SVID. It is rotated after half of it.
 const LIFE: Duration = Duration::from_secs(15);
 
-/// Measures how long this machine stands still.
+/// Measures for how long this machine stands still.
 struct Stalls(Arc<AtomicU64>);
 
 impl Stalls {
@@ -43,7 +43,7 @@ impl Stalls {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes three minutes of real time: tests/interop/rotations/run runs it"]
-async fn a_job_goes_through_24_rotations_in_real_time_with_svids_of_15_seconds() {
+async fn a_job_goes_through_24_rotations_of_15_second_svids() {
     let stalls = Stalls::watch();
     let (daemons, workers) = (Agent::start(), Agent::start());
     let mut world = World::prepared(|setup| setup.real_clock = true);

@@ -1,4 +1,4 @@
-//! `leasehold agent` beside processes that it did not start.
+//! `leasehold agent` for processes that it did not start.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use nix::{sys::signal::Signal, unistd::Pid};
 
 use crate::{harness::*, scene::*};
 
-/// A process that somebody else started. Ended when it goes.
+/// A process that the test started. It is killed when this is dropped.
 struct Beside(Child);
 
 impl Beside {
@@ -31,7 +31,7 @@ impl Drop for Beside {
     }
 }
 
-/// An agent of a job for one member, with its files where the test says, once it is ready.
+/// Starts an agent for a job of one member, with its files in a named directory. Waits until it is ready.
 async fn ready(world: &World, more: &[&str]) -> Wrapper {
     let job = crew(world, 1).await;
     let (dir, ready) = (world.file("creds"), world.file(READY));
@@ -42,7 +42,7 @@ async fn ready(world: &World, more: &[&str]) -> Wrapper {
     agent
 }
 
-/// Beside the credentials, as a pod has it: in the volume that its containers share.
+/// In the directory of the credentials, as in the shared volume of a pod.
 const READY: &str = "creds/ready";
 
 fn token(world: &World) -> Option<String> {
@@ -50,7 +50,7 @@ fn token(world: &World) -> Option<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_keeps_files_at_a_chosen_place_and_leaves_by_sigterm_without_a_word_on_the_outcome() {
+async fn an_agent_leaves_by_sigterm_with_an_unknown_outcome() {
     let world = world().await;
     let mut agent = ready(&world, &[]).await;
     let variables = world.read(READY);
@@ -81,7 +81,7 @@ async fn an_agent_keeps_files_at_a_chosen_place_and_leaves_by_sigterm_without_a_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_an_agent_that_is_killed_loses_its_access_and_the_next_one_takes_its_place() {
+async fn law_27_a_killed_agent_loses_its_access_to_the_next_one() {
     let world = world_of(SHORT).await;
     let mut agent = ready(&world, &[]).await;
     let (job, client, gateway) =
@@ -99,7 +99,7 @@ async fn law_27_an_agent_that_is_killed_loses_its_access_and_the_next_one_takes_
     assert_eq!(agent.exit().await, None);
     row("agent: SIGKILL", "access", since, &cause(&world).await, None);
 
-    // Its place is free once it has been away for longer than the window.
+    // Its place is free after it was away for longer than the window.
     tokio::time::sleep(WINDOW + Duration::from_millis(200)).await;
     let since = Instant::now();
     let (dir, ready) = (world.file("creds"), world.file(READY));
@@ -144,7 +144,7 @@ async fn an_agent_ends_with_the_process_that_it_watches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_that_is_revoked_wipes_its_files_and_does_to_the_watched_process_what_it_was_told() {
+async fn a_revoked_agent_wipes_its_files_and_acts_on_the_process() {
     for (how, survives) in [("term", false), ("kill", false), ("ignore", true)] {
         let world = world().await;
         let beside = Beside::start("trap '' HUP; exec sleep 600");
@@ -167,7 +167,7 @@ async fn an_agent_that_is_revoked_wipes_its_files_and_does_to_the_watched_proces
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_attaches_to_an_attempt_that_runs_and_begins_none() {
+async fn an_agent_attaches_to_a_running_attempt() {
     let world = world().await;
     let job = crew(&world, 2).await;
     let mut early = world.leasehold(WORKER, &[], &["agent", "attach", &job]);
@@ -195,7 +195,7 @@ async fn an_agent_attaches_to_an_attempt_that_runs_and_begins_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_agent_closes_the_job_that_it_created_and_says_that_it_saw_no_outcome() {
+async fn an_agent_closes_its_own_job_with_an_unknown_outcome() {
     let world = world().await;
     world.write("job.toml", &job_toml("", ""));
     let spec = world.file("job.toml");
@@ -209,7 +209,7 @@ async fn an_agent_closes_the_job_that_it_created_and_says_that_it_saw_no_outcome
     let (job, _) = world.client(WORKER).await.stands(&agent.job().await).await;
     assert_eq!((job.state(), job.outcome()), (JobState::Closed, Outcome::Unknown));
     assert!(job.detail.contains("no one saw how the work ended"), "{}", job.detail);
-    // As an auditor reads it.
+    // What an auditor reads.
     let records = world.records().await;
     assert_eq!(records.of("job.closed").last().unwrap()["outcome"], "unknown");
     row("agent: Ctrl-C, twice, in a notebook", "access, job", since, &cause(&world).await, Some(0));
@@ -228,7 +228,7 @@ async fn a_directory_with_other_files_is_not_taken() {
     assert_eq!(world.read("mine/thesis.tex"), "x");
 }
 
-/// An agent of a new job, whose file says this, once it is ready.
+/// Starts an agent for a new job with these settings. Waits until it is ready.
 async fn of_a_new_job(world: &World, settings: &str, more: &[&str]) -> Wrapper {
     world.write("job.toml", &job_toml("", settings));
     let (spec, dir, ready) = (world.file("job.toml"), world.file("creds"), world.file(READY));
@@ -272,7 +272,7 @@ async fn an_agent_that_was_killed_is_the_same_member_again() {
     let (job, before) = (agent.job().await, token(&world).unwrap());
     agent.signal(Signal::SIGKILL);
     assert_eq!(agent.exit().await, None);
-    // At once: within the window in which another process could not take its place.
+    // Within the window, in which another process could not take its place.
     let since = Instant::now();
     let mut next = of_a_new_job(&world, "", &[]).await;
     assert_eq!(next.job().await, job, "{}", next.stderr());
@@ -289,7 +289,7 @@ async fn an_agent_that_was_killed_is_the_same_member_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_ready_file_is_there_only_while_the_credentials_are() {
+async fn the_ready_file_exists_only_while_the_credentials_do() {
     for place in ["ready", READY] {
         let mut world = world_with_an_address().await;
         world.write("job.toml", &job_toml("credential_ttl = \"3s\"", ""));
@@ -312,7 +312,7 @@ async fn the_ready_file_is_there_only_while_the_credentials_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_of_its_neighbour_ends_an_agent_and_says_the_outcome() {
+async fn a_file_ends_an_agent_and_says_the_outcome() {
     for (text, outcome) in [
         ("0\n", Outcome::Completed),
         ("3\n", Outcome::Failed),
@@ -338,7 +338,7 @@ async fn a_file_of_its_neighbour_ends_an_agent_and_says_the_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_its_neighbour_releases_ends_an_agent() {
+async fn the_release_of_a_lock_ends_an_agent() {
     let world = world().await;
     let lock = world.file("lock");
     let mut beside = Beside::start(&format!("exec flock {} sleep 600", lock.display()));
@@ -346,7 +346,7 @@ async fn a_lock_that_its_neighbour_releases_ends_an_agent() {
         .await;
     let mut agent = of_a_new_job(&world, "", &["--while-locked", lock.to_str().unwrap()]).await;
     assert!(agent.is_running());
-    // By the kernel, whatever ends it.
+    // The kernel releases it, however the process ends.
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", beside.pid())).unwrap();
     beside.0.kill().unwrap();
     for child in children.split_whitespace() {
@@ -373,7 +373,7 @@ async fn a_drain_by_an_operator_reaches_the_watched_process() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_may_read_the_files_and_everyone_may_not() {
+async fn a_group_may_read_the_files_but_not_every_user() {
     use std::os::unix::fs::PermissionsExt;
     let world = world().await;
     let group = nix::unistd::getegid().to_string();

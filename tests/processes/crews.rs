@@ -1,4 +1,4 @@
-//! Many wrappers, one attempt.
+//! Many wrappers in one attempt.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn wrapper_of(world: &World, job: &str, key: &str, instance: &str, more: &[&str]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_31b_eight_wrappers_with_one_key_are_one_attempt_and_the_first_to_end_ends_no_other() {
+async fn law_31b_eight_wrappers_with_one_key_are_one_attempt() {
     let world = world().await;
     let job = crew(&world, 8).await;
     let script =
@@ -43,7 +43,7 @@ async fn law_31b_eight_wrappers_with_one_key_are_one_attempt_and_the_first_to_en
     assert!(all[1..].iter_mut().all(Wrapper::is_running), "the others go on");
     row("run x 8: the first of one attempt ends", "its access alone", since, &cause(&world).await, Some(0));
 
-    // One node is taken away: it drains, alone.
+    // One node is taken away: only it drains.
     let since = Instant::now();
     all[1].signal(Signal::SIGTERM);
     assert_eq!(all[1].exit().await, Some(143), "{}", all[1].stderr());
@@ -51,7 +51,7 @@ async fn law_31b_eight_wrappers_with_one_key_are_one_attempt_and_the_first_to_en
     assert_eq!(attempt.state(), AttemptState::Running);
     assert_eq!(attempt.members.iter().filter(|m| m.state() == MemberState::Joined).count(), 6);
     assert!(all[2..].iter_mut().all(Wrapper::is_running));
-    assert!(world.records().await.of("attempt.draining").is_empty(), "nobody else was asked to finish");
+    assert!(world.records().await.of("attempt.draining").is_empty(), "no other member was asked to finish");
     row("run x 8: SIGTERM to one wrapper", "its access alone", since, &cause(&world).await, Some(143));
 
     let since = Instant::now();
@@ -65,7 +65,7 @@ async fn law_31b_eight_wrappers_with_one_key_are_one_attempt_and_the_first_to_en
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_29_a_requeue_waits_for_a_drain_unless_it_is_told_to_supersede() {
+async fn law_29_a_requeue_waits_for_a_drain_or_supersedes() {
     let world = world().await;
     let job = crew(&world, 1).await;
     let deaf = format!("trap '' TERM; {UNTIL_TOLD}");
@@ -102,7 +102,7 @@ async fn law_29_a_requeue_waits_for_a_drain_unless_it_is_told_to_supersede() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shared_identity_joins_by_the_ticket_that_is_handed_over_in_a_file() {
+async fn a_shared_identity_joins_by_a_ticket_from_a_file() {
     let world = world().await;
     let members = Members { join: vec![SHARED.into()], expect: 2, max: 2, ..members() };
     let job = crew_with(&world, members).await;
@@ -134,14 +134,14 @@ async fn a_shared_identity_joins_by_the_ticket_that_is_handed_over_in_a_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_that_is_away_is_asked_in_ever_longer_waits_and_given_up_past_rejoin() {
+async fn calls_to_a_daemon_that_is_down_back_off_until_rejoin() {
     let mut world = world_with_an_address().await;
     let address = world.daemon().grpc;
     let mut wrapper = world.wrap(&job_toml("", "[run]\nrejoin = \"8s\"\n"), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
     let since = Instant::now();
     world.stop().await;
-    // Somebody takes each call, and hangs up.
+    // A listener accepts each connection and closes it.
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let counted = calls.clone();
@@ -155,12 +155,12 @@ async fn a_daemon_that_is_away_is_asked_in_ever_longer_waits_and_given_up_past_r
     assert!(since.elapsed() >= Duration::from_secs(8), "{:?}", since.elapsed());
     let said = wrapper.stderr();
     assert!(said.contains("your program goes on, trying to come back"), "{said}");
-    // Calls are taken in their order: once this one is, all of the wrapper's were.
+    // Connections are accepted in order: when this one is, all of the wrapper's were.
     let mut mine = tokio::net::TcpStream::connect(address).await.unwrap();
     let end = tokio::io::AsyncReadExt::read(&mut mine, &mut [0]).await;
     assert!(matches!(end, Ok(0) | Err(_)), "it hangs up");
     let asked = calls.load(std::sync::atomic::Ordering::Relaxed);
-    // And this one.
+    // Without this one.
     assert!((3..=13).contains(&(asked - 1)), "{} calls", asked - 1);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), asked, "it has given up");

@@ -1,7 +1,7 @@
 //! Real processes under `leasehold run` and `leasehold agent`: how each can end, and what ends with it.
 //!
-//! `cargo test --test processes -- --nocapture` prints a line for each: what ended, when, by which cause in the ledger, and
-//! with which exit code. What this machine cannot do is named as not run.
+//! `cargo test --test processes -- --nocapture` prints a row for each case: what ended, when, the cause in the ledger, and the exit
+//! code. A case that this machine does not support is printed as not run.
 #![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 #[path = "../it/harness/mod.rs"]

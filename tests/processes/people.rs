@@ -1,20 +1,20 @@
-//! What people read on these paths: each says what happened, whose fault it was, and what to do.
+//! The texts that people read: each says what happened, whose fault it was, and what to do.
 
 use nix::sys::signal::Signal;
 
 use crate::{harness::*, scene::*};
 
-/// What is said while a wrapper runs is told apart by how it ran.
-fn told(all: &mut String, world: &World, what: &str, wrapper: &Wrapper, code: i32) {
+/// Appends the output of a wrapper under a heading.
+fn append(all: &mut String, world: &World, what: &str, wrapper: &Wrapper, code: i32) {
     *all += &format!("# {what}\n{}-- exit {code}\n\n", plain(world, &wrapper.stderr()));
 }
 
-/// What was said, with what differs from run to run taken out.
+/// The output without the parts that differ from run to run.
 fn plain(world: &World, said: &str) -> String {
     let here = world.dir.path().to_str().unwrap().to_owned();
     let real = std::fs::canonicalize(&here).unwrap().to_str().unwrap().to_owned();
     let said = said.replace(&here, "HERE").replace(&real, "HERE");
-    // Said where the directory is not in memory, which depends on the machine.
+    // Depends on the machine.
     let lines = said.lines().filter(|line| !line.contains("credentials are on disk"));
     lines.map(|line| line.split(' ').map(word).collect::<Vec<_>>().join(" ") + "\n").collect()
 }
@@ -47,7 +47,7 @@ fn run<'a>(job: &'a str, key: &'a str, instance: &'a str, more: &[&'a str]) -> V
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refusal_before_a_start_says_what_it_means_and_what_to_do() {
+async fn each_refusal_before_a_start_says_what_to_do() {
     let world = world().await;
     let launcher = world.client(LAUNCHER).await;
     let mut all = String::new();
@@ -197,7 +197,7 @@ async fn every_refusal_before_a_start_says_what_it_means_and_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
+async fn each_end_of_a_run_says_what_to_do() {
     let mut all = String::new();
     let spec = job_toml("", "[members]\nattempts = 3\n[run]\ngrace = \"1s\"\ndrain = \"1s\"\n");
     {
@@ -206,7 +206,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
         drained.child_says("up").await;
         drained.signal(Signal::SIGTERM);
         let code = drained.exit().await.unwrap();
-        told(&mut all, &world, "drained", &drained, code);
+        append(&mut all, &world, "drained", &drained, code);
     }
     {
         let world = world().await;
@@ -215,10 +215,10 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
         let job = revoked.job().await;
         world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
         let code = revoked.exit().await.unwrap();
-        told(&mut all, &world, "revoked", &revoked, code);
+        append(&mut all, &world, "revoked", &revoked, code);
         let mut another = world.wrap(&spec, &[], "true");
         let code = another.exit().await.unwrap();
-        told(&mut all, &world, "another job under the same identity", &another, code);
+        append(&mut all, &world, "another job under the same identity", &another, code);
     }
     {
         let world = world().await;
@@ -227,7 +227,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
         let job = stale.job().await;
         world.client(WORKER).await.begin(&job, "a requeue").await.unwrap();
         let code = stale.exit().await.unwrap();
-        told(&mut all, &world, "superseded", &stale, code);
+        append(&mut all, &world, "superseded", &stale, code);
     }
     {
         let world = world().await;
@@ -237,7 +237,7 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
         locked.says("goes on without access").await;
         world.write("go", "");
         let code = locked.exit().await.unwrap();
-        told(&mut all, &world, "locked", &locked, code);
+        append(&mut all, &world, "locked", &locked, code);
     }
     {
         let mut world = world_with_an_address().await;
@@ -250,10 +250,10 @@ async fn every_turn_of_a_run_says_what_it_means_and_what_to_do() {
         away.says("no longer trying to come back").await;
         world.write("go", "");
         let code = away.exit().await.unwrap();
-        told(&mut all, &world, "the daemon went away, for good", &away, code);
+        append(&mut all, &world, "the daemon went away, for good", &away, code);
         let mut none = world.leasehold_at(&address, WORKER, &[], &["run", "--job", &job, "--", "true"]);
         let code = none.exit().await.unwrap();
-        told(&mut all, &world, "no daemon", &none, code);
+        append(&mut all, &world, "no daemon", &none, code);
     }
     insta::assert_snapshot!(all, @r#"
     # drained

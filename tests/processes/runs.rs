@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 use crate::{harness::*, scene::*};
 
-/// The job, its outcome, and that nothing of its access is left.
+/// Checks the outcome of the job, and that no access is left.
 async fn ended(world: &World, wrapper: &Wrapper, outcome: Outcome, detail: &str) {
     let (job, attempt) = world.client(WORKER).await.stands(&wrapper.job().await).await;
     assert_eq!((job.state(), job.outcome(), job.live_leases), (JobState::Closed, outcome, 0), "{detail}");
@@ -16,7 +16,7 @@ async fn ended(world: &World, wrapper: &Wrapper, outcome: Outcome, detail: &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_each_exit_is_told_as_it_was() {
+async fn law_27_each_exit_is_reported() {
     for (script, code, outcome, detail) in [
         ("exit 0", 0, Outcome::Completed, "exit code 0"),
         ("exit 1", 1, Outcome::Failed, "exit code 1"),
@@ -70,7 +70,7 @@ async fn law_27_a_rank_that_is_killed_ends_as_its_launcher_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_law_30_a_wrapper_that_is_killed_leaves_no_access_no_process_and_no_file() {
+async fn law_27_law_30_a_killed_wrapper_leaves_nothing_behind() {
     let world = world().await;
     let script =
         format!("setsid {} & (setsid {} &); echo up; wait", rank("rank", "TERM"), rank("orphan", "HUP"));
@@ -98,7 +98,7 @@ async fn law_27_law_30_a_wrapper_that_is_killed_leaves_no_access_no_process_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_what_forks_and_exits_does_not_outlive_a_killed_wrapper() {
+async fn law_27_a_forking_process_ends_with_a_killed_wrapper() {
     let what = "run: SIGKILL to the wrapper, without a cgroup of the job's own";
     let can =
         std::process::Command::new("unshare").args(["--mount", "umount", "-a", "-t", "cgroup2"]).status();
@@ -147,7 +147,7 @@ async fn law_27_a_memory_limit_ends_the_command_and_all_access() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_30_a_wrapper_that_stands_still_beyond_the_window_comes_back_by_itself() {
+async fn law_30_a_wrapper_comes_back_after_a_long_stop() {
     let world = world_of(SHORT).await;
     let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -180,7 +180,7 @@ async fn law_30_a_wrapper_that_stands_still_beyond_the_window_comes_back_by_itse
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_ranks_in_sessions_of_their_own_and_orphans_end_with_the_job() {
+async fn law_27_ranks_in_other_sessions_end_with_the_job() {
     let world = world().await;
     let script = format!(
         "setsid {} & (setsid {} &); until [ -e $HERE/rank ] && [ -e $HERE/orphan ]; do sleep 0.02; done; exit 0",
@@ -203,7 +203,7 @@ async fn law_27_ranks_in_sessions_of_their_own_and_orphans_end_with_the_job() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_10_law_27_a_command_deaf_to_sigterm_loses_access_at_once_and_its_life_after_the_grace() {
+async fn law_10_law_27_a_command_that_ignores_sigterm_is_killed() {
     let world = world().await;
     let script = format!("trap '' TERM; {UNTIL_TOLD}");
     const GRACE: Duration = Duration::from_secs(5);
@@ -218,7 +218,7 @@ async fn law_10_law_27_a_command_deaf_to_sigterm_loses_access_at_once_and_its_li
     assert!(took.counted() < Duration::from_millis(500), "{:?}", took.counted());
     wrapper.says("the credential files are wiped").await;
     assert!(wrapper.files().is_empty(), "{:?}", wrapper.files());
-    // It is not looked at for so long only where this machine stood still for all of the grace.
+    // This fails only if the machine stood still for the whole grace.
     let is_early = since.elapsed() < GRACE;
     assert!(took.counted() < Duration::from_secs(1), "{:?}", took.counted());
     assert!(wrapper.is_running() || !is_early, "it has a grace");
@@ -229,7 +229,7 @@ async fn law_10_law_27_a_command_deaf_to_sigterm_loses_access_at_once_and_its_li
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn as_the_first_process_of_a_container_it_reaps_passes_signals_on_and_exits_as_its_command() {
+async fn a_wrapper_can_be_the_first_process_of_a_container() {
     let what = "run: as PID 1 of a PID namespace";
     let can =
         std::process::Command::new("unshare").args(["--pid", "--fork", "--mount-proc", "true"]).output();
@@ -246,14 +246,14 @@ async fn as_the_first_process_of_a_container_it_reaps_passes_signals_on_and_exit
     let mut wrapper = world.leasehold(WORKER, &before, &args);
     wrapper.child_says("up").await;
     let first = children(wrapper.pid().as_raw())[0];
-    // What somebody else starts in the container and leaves behind falls to the first process.
+    // The first process adopts the orphans of other processes in the container.
     let target = first.to_string();
     let left = std::process::Command::new("nsenter")
         .args(["--target", &target, "--pid", "--mount", "sh", "-c", "(sleep 0.05 &) ; (sh -c 'exit 3' &)"])
         .status()
         .unwrap();
     assert!(left.success());
-    // Its guard alone stays; an orphan that it did not reap would stay as well.
+    // Only its guard is left. An orphan that was not reaped would be left too.
     eventually("no zombie of it", async || {
         tokio::time::sleep(Duration::from_millis(100)).await;
         matches!(children(first)[..], [guard] if runs(nix::unistd::Pid::from_raw(guard)))
@@ -265,7 +265,7 @@ async fn as_the_first_process_of_a_container_it_reaps_passes_signals_on_and_exit
     row(what, "command, namespace, access", since, &cause(&world).await, Some(7));
 }
 
-/// The processes whose parent this is.
+/// The children of a process.
 pub fn children(parent: i32) -> Vec<i32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|e| e.file_name().to_str()?.parse().ok())

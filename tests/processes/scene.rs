@@ -1,4 +1,4 @@
-//! A daemon with short beats, one job, and what the ledger says of its end.
+//! A daemon with short beats, one job, and the cause of its end in the ledger.
 
 use std::{
     fs,
@@ -14,14 +14,13 @@ use nix::{
 
 use crate::harness::*;
 
-/// A beat of a second, and two may be missed: for what is about missing them, and where a machine with other work, which
-/// misses some by itself, changes nothing.
+/// A beat each second, of which two may be missed: for tests about missed beats. A busy machine misses some too.
 pub const SHORT: &str = "beat = \"1s\"\nlost_after = 2\nrejoin = \"30s\"";
 pub const WINDOW: Duration = Duration::from_secs(2);
-/// A window of five minutes, which nobody misses within a test: what ends ends by something else.
+/// A window of five minutes, which is longer than any test, so that no member is lost by missed beats.
 pub const LONG: &str = "lost_after = 60\ndrain_read = \"2m\"";
 
-/// Says that it is there, and goes on until the file `go` is.
+/// Prints `up`, and runs until the file `go` exists.
 pub const UNTIL_TOLD: &str = "echo up; while [ ! -e $HERE/go ]; do sleep 0.02; done; echo down";
 
 pub async fn world() -> World {
@@ -36,7 +35,7 @@ pub async fn world_of(lease: &str) -> World {
     .await
 }
 
-/// One whose daemon comes back where it was, or not at all.
+/// A world whose daemon keeps its address over a restart.
 pub async fn world_with_an_address() -> World {
     let mut world = World::prepared(|setup| {
         setup.real_clock = true;
@@ -47,7 +46,7 @@ pub async fn world_with_an_address() -> World {
     world
 }
 
-/// A job for so many members, all of which are the usual worker, who may begin it too.
+/// A job for `n` members, each with the identity of the usual worker, which may also begin it.
 pub async fn crew(world: &World, n: u32) -> String {
     crew_with(world, v1::Members { expect: n, max: n, ..members() }).await
 }
@@ -71,7 +70,7 @@ pub async fn pid_in(world: &World, name: &str) -> Pid {
     Pid::from_raw(read().unwrap().trim().parse().unwrap())
 }
 
-/// `sh` that writes its id to a file and goes on for ever.
+/// A shell that writes its id to a file and runs without end.
 pub fn rank(name: &str, ignoring: &str) -> String {
     let ignore = if ignoring.is_empty() { String::new() } else { format!("trap \"\" {ignoring}; ") };
     format!(
@@ -91,7 +90,7 @@ pub fn send(pid: Pid, signal: Signal) {
     kill(pid, signal).unwrap();
 }
 
-/// The last thing that the ledger says of a job's end, or of a member's.
+/// The last record about the end of a job or of a member.
 pub async fn cause(world: &World) -> String {
     let records = world.records().await;
     let ends = ["job.closed", "attempt.ended", "member.left", "member.away", "member.lost"];
@@ -104,7 +103,7 @@ pub async fn cause(world: &World) -> String {
     format!("{}{outcome}: {}", word("type"), word("detail"))
 }
 
-/// One line of the table.
+/// Prints one row of the table.
 pub fn row(what: &str, ended: &str, since: Instant, cause: &str, exit: Option<i32>) {
     let exit = exit.map_or("-".to_owned(), |code| code.to_string());
     let ms = since.elapsed().as_millis();
@@ -115,7 +114,7 @@ pub fn not_run(what: &str, why: &str) {
     println!("| {what:<52} | NOT RUN: {why}");
 }
 
-/// A cgroup of version 1 or 2 with a limit on memory, where one may be made.
+/// A cgroup (version 1 or 2) with a memory limit, if one can be created.
 pub struct MemoryLimit(PathBuf);
 
 impl MemoryLimit {

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use crate::{harness::*, runs::children, scene::*};
 
-/// Writes each signal that comes to it, once each time. It cannot be ended by any but SIGKILL.
+/// Writes each signal that comes to it. Only SIGKILL ends it.
 const COUNTS: &str = "
 import os, signal, time
 def came(n, _): os.write(1, b'<%d>' % n)
@@ -19,17 +19,17 @@ while not os.path.exists(os.environ['HERE'] + '/go'): time.sleep(0.02)
 os._exit(3)
 ";
 
-/// Those that never reach a handler, and the two that the C library keeps.
+/// Signals that no handler gets, and the two of the C library.
 const OUT_OF_REACH: [i32; 4] = [9, 19, 32, 33];
 const FAULTS: [i32; 6] = [4, 5, 7, 8, 11, 31];
-/// The wrapper's own, the terminal's, and the kernel's word about a write of the wrapper.
+/// Signals about the wrapper itself, of the terminal, and about a write of the wrapper.
 const NOT_PASSED_ON: [i32; 6] = [13, 17, 21, 22, 23, 25];
 
 fn reachable() -> impl Iterator<Item = i32> {
     (1..=64).filter(|n| !OUT_OF_REACH.contains(n) && !FAULTS.contains(n))
 }
 
-/// `kill` takes numbers, those of real time too.
+/// Sends a signal by its number: `kill` also takes those of real-time signals.
 fn kill_by(number: i32, target: &[String]) {
     let status = Command::new("bash")
         .args(["-c", "n=$1; shift; kill -$n -- \"$@\"", "bash", &number.to_string()])
@@ -68,11 +68,11 @@ impl Unit {
         self.wrapper.stdout().matches(&format!("<{signal}>")).count()
     }
 
-    /// Sends one and waits until what follows it has come too.
+    /// Sends a signal, and waits until a later one has come too.
     async fn counted(&self, signal: i32, target: &[String]) -> usize {
         let before = self.count(signal);
         kill_by(signal, target);
-        // A later signal by the same way: what came before it has been decided when it is there.
+        // A later signal in the same way: when it has come, the first one is decided.
         tokio::time::sleep(Duration::from_millis(150)).await;
         let mark = self.count(12);
         kill_by(12, &[self.wrapper.pid().to_string()]);
@@ -90,7 +90,7 @@ enum Way {
     Guard,
 }
 
-/// What did not reach the command as often as it should.
+/// The signals that did not reach the command exactly as often as they should.
 async fn wrong_by(way: Way) -> Vec<String> {
     let mut unit = Unit::of(COUNTS).await;
     let (wrapper, guard, command) =
@@ -128,13 +128,13 @@ async fn law_27_each_signal_reaches_the_command_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_a_fault_sent_to_all_leaves_no_command_without_access() {
+async fn law_27_a_fault_sent_to_all_ends_the_command_too() {
     for signal in FAULTS {
         let unit = Unit::of(COUNTS).await;
         let job = unit.wrapper.job().await;
         let all = [unit.command, unit.guard, unit.wrapper.pid()].map(|pid| pid.to_string());
         kill_by(signal, &all);
-        // Rust lets one SIGSEGV or SIGBUS pass that is not a fault.
+        // Rust ignores one SIGSEGV or SIGBUS that is not a fault.
         eventually("the end of the wrapper", async || {
             let is_there = runs(unit.wrapper.pid());
             if is_there {
@@ -164,7 +164,7 @@ async fn a_stopped_command_is_continued_to_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_repeated_signal_is_answered_by_a_word() {
+async fn a_repeated_signal_is_answered_by_a_message() {
     let mut unit = Unit::of(COUNTS).await;
     let wrapper = [unit.wrapper.pid().to_string()];
     for _ in 0..2 {
@@ -177,7 +177,7 @@ async fn a_repeated_signal_is_answered_by_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_left_behind_ends_at_once_at_a_second_signal() {
+async fn a_second_signal_kills_what_is_left_behind() {
     let world = world().await;
     let script =
         format!("setsid {} & until [ -e $HERE/deaf ]; do sleep 0.02; done; exit 0", rank("deaf", "TERM"));

@@ -1,8 +1,8 @@
-//! What a person at a terminal, a pipeline and a script expect of a wrapper: what they get from `env`.
+//! At a terminal, in a pipeline and in a script, a wrapper behaves as `env` does.
 //!
 //! Each case is typed into an interactive shell, once with `env` before the command and once with `leasehold run`. `sudo` behaves
-//! as `env` does. The commands of `timeout` and `tini` are in groups of their own: they cannot read the terminal while their stdin
-//! is a pipe, and under `tini` Ctrl-Z does not give the shell its terminal back.
+//! as `env` does. The commands of `timeout` and `tini` are in their own groups: they cannot read the terminal while their stdin is
+//! a pipe, and under `tini` Ctrl-Z does not give the terminal back to the shell.
 
 use std::{
     fs::File,
@@ -62,7 +62,7 @@ impl Shell {
         self.said.lock().unwrap().clone()
     }
 
-    /// Waits for so many of it. What is typed is echoed, so a script says it in two parts.
+    /// Waits until the text appears this many times. Typed text is echoed, so a script prints it in two parts.
     async fn says(&self, what: &str, times: usize) {
         let heard = async {
             while self.said().matches(what).count() < times {
@@ -82,7 +82,7 @@ impl Drop for Shell {
     }
 }
 
-/// How the command is begun: by `env`, then by the wrapper.
+/// The start of the command line: `env`, then the wrapper.
 fn beginnings(world: &World) -> [String; 2] {
     for (name, text) in [("job.toml", job_toml("", "").as_str()), ("asks", ASKS), ("pager", PAGER)] {
         world.write(name, text);
@@ -98,10 +98,10 @@ fn beginnings(world: &World) -> [String; 2] {
     ["env".to_owned(), run]
 }
 
-/// Types a script's lines, each after the words before it were said, and waits for the last words. `RUN` is the beginning.
+/// Types each line after the text before it has appeared, and waits for the last text. `RUN` is the start of the command line.
 async fn both(lines: &[(&str, &str)]) {
     for turn in 0..2 {
-        // The identity is one job's at a time.
+        // The identity works for one job at a time.
         let world = world().await;
         let begin = beginnings(&world)[turn].clone();
         let mut shell = Shell::start(&world);
@@ -110,15 +110,15 @@ async fn both(lines: &[(&str, &str)]) {
             let before = shell.said().matches(words).count();
             let text = text.replace("RUN", &begin);
             shell.types(&text);
-            // A line that is typed whole holds the words only in two parts.
+            // The typed line contains the text only in two parts.
             shell.says(words, before + 1).await;
         }
     }
 }
 
-/// Asks at the terminal, then shows what came by stdin.
+/// Asks at the terminal, then prints what comes from stdin.
 const ASKS: &str = "printf 'password: ' >/dev/tty; read x </dev/tty; echo got-$x; cat";
-/// Shows one line, and waits for a key.
+/// Prints one line, and waits for a key.
 const PAGER: &str = "head -n 1; printf 'more? ' >/dev/tty; read k </dev/tty; echo pager-$k";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +159,7 @@ async fn a_loop_keeps_the_stdin_that_the_command_does_not_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_exit_code_is_the_commands() {
+async fn the_exit_code_is_that_of_the_command() {
     both(&[("RUN sh -c 'exit 7'; echo co''de $?\n", "code 7")]).await;
     both(&[("RUN sh -c 'kill -TERM $$'; echo co''de $?\n", "code 143")]).await;
 }
@@ -187,7 +187,7 @@ async fn law_30_a_command_that_is_stopped_keeps_its_access() {
     let job = said.split(", attempt ").next().unwrap().rsplit_once("leasehold: ").unwrap().1.to_owned();
     shell.types("\x1a");
     shell.says("Stopped", 1).await;
-    // The shell is there meanwhile.
+    // The shell responds in the meantime.
     shell.types("echo her''e\n");
     shell.says("here\n", 1).await;
     tokio::time::sleep(WINDOW * 3).await;

@@ -1,4 +1,4 @@
-//! Few threads, few files, little memory: what can run does, and what cannot says why. Nothing hangs.
+//! Few threads, few files, little memory: a command runs or says why it cannot. Nothing hangs.
 
 use std::{
     process::{Output, Stdio},
@@ -7,9 +7,9 @@ use std::{
 
 use crate::{harness::*, scene::*};
 
-/// Runs the program as a separate user that may have so many processes and threads, within a time.
+/// Runs the program as a separate user with a limit of processes and threads, with a timeout.
 async fn limited(world: &World, limit: &str, args: &[&str]) -> Option<Output> {
-    // Limits do not count for root, and each of these users has its own processes.
+    // The limits do not apply to root, and each of these users has its own processes.
     let user = (60_000 + std::process::id() % 5_000).to_string();
     let binary = env!("CARGO_BIN_EXE_leasehold");
     let script = format!("ulimit {limit} && exec \"$@\"");
@@ -41,7 +41,7 @@ fn is_root() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_runs_on_the_one_thread_that_it_has() {
+async fn a_command_runs_on_a_single_thread() {
     if !is_root() {
         return not_run("few threads", "another user's limits want root");
     }
@@ -55,7 +55,7 @@ async fn a_command_runs_on_the_one_thread_that_it_has() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_start_names_the_limit_and_exits() {
+async fn a_command_that_cannot_start_names_the_limit() {
     if !is_root() {
         return not_run("few threads", "another user's limits want root");
     }

@@ -65,7 +65,7 @@ fn names(path: &Path) -> Vec<String> {
 }
 
 #[test]
-fn files_are_private_and_hold_exactly_the_token() {
+fn files_are_private_and_contain_only_the_token() {
     let base = tempfile::tempdir().unwrap();
     let dir = made(base.path()).unwrap();
     let token = dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
@@ -76,7 +76,7 @@ fn files_are_private_and_hold_exactly_the_token() {
 }
 
 #[test]
-fn two_directories_have_names_that_nobody_can_guess() {
+fn directories_have_random_names() {
     let base = tempfile::tempdir().unwrap();
     let (a, b) = (made(base.path()).unwrap(), made(base.path()).unwrap());
     let random = |d: &CredentialDir| d.path().to_str().unwrap().splitn(4, '-').last().unwrap().to_owned();
@@ -85,7 +85,7 @@ fn two_directories_have_names_that_nobody_can_guess() {
 }
 
 #[test]
-fn the_index_says_what_each_credential_opens_and_holds_no_secret() {
+fn the_index_lists_the_credentials_without_secrets() {
     let base = tempfile::tempdir().unwrap();
     let dir = made(base.path()).unwrap();
     let token = dir.put("r", &secret("5ecret")).unwrap();
@@ -119,7 +119,7 @@ fn the_index_says_what_each_credential_opens_and_holds_no_secret() {
 }
 
 #[test]
-fn variables_name_files_and_only_where_there_is_no_doubt() {
+fn a_token_variable_is_set_only_for_one_credential() {
     let base = tempfile::tempdir().unwrap();
     let dir = made(base.path()).unwrap();
     for name in ["r1", "r2", "w"] {
@@ -145,7 +145,7 @@ fn variables_name_files_and_only_where_there_is_no_doubt() {
 }
 
 #[test]
-fn a_reader_never_sees_a_torn_or_missing_token_while_it_is_replaced() {
+fn a_reader_gets_one_complete_token_at_any_time() {
     let base = tempfile::tempdir().unwrap();
     let dir = made(base.path()).unwrap();
     let token = |c: char| secret(&c.to_string().repeat(3_000));
@@ -195,7 +195,7 @@ fn after_a_wipe_no_file_is_left_and_none_comes_back() {
 }
 
 #[test]
-fn one_credential_can_go_while_another_stays() {
+fn one_credential_can_be_removed_while_another_stays() {
     let base = tempfile::tempdir().unwrap();
     let dir = made(base.path()).unwrap();
     dir.put("r", &secret("1")).unwrap();
@@ -208,7 +208,7 @@ fn one_credential_can_go_while_another_stays() {
 }
 
 #[test]
-fn dropping_the_directory_takes_everything_away() {
+fn dropping_the_directory_removes_everything() {
     let base = tempfile::tempdir().unwrap();
     let dir = made(base.path()).unwrap();
     dir.put("r", &secret("5ecret")).unwrap();
@@ -238,7 +238,7 @@ fn credentials_are_bounded() {
 }
 
 #[test]
-fn a_dead_wrappers_directory_is_removed_and_a_living_ones_is_not() {
+fn only_directories_of_dead_wrappers_are_removed() {
     let base = tempfile::tempdir().unwrap();
     let stale = |name: &str| {
         let path = base.path().join(name);
@@ -246,7 +246,7 @@ fn a_dead_wrappers_directory_is_removed_and_a_living_ones_is_not() {
         fs::write(path.join("reading"), "5ecret").unwrap();
         path
     };
-    // The first process has this id, but another start: the id was used again.
+    // The process with this id started at another time: the id was reused.
     let reused = stale("leasehold-1-1-aaaa");
     let gone = stale("leasehold-2147483000-5-bbbb");
     let locked = stale("leasehold-2147483001-5-cccc");
@@ -263,7 +263,7 @@ fn a_dead_wrappers_directory_is_removed_and_a_living_ones_is_not() {
 }
 
 #[test]
-fn a_link_in_a_dead_wrappers_directory_is_removed_and_not_followed() {
+fn a_link_in_a_stale_directory_is_not_followed() {
     let base = tempfile::tempdir().unwrap();
     let outside = base.path().join("outside");
     fs::write(&outside, "mine").unwrap();
@@ -276,7 +276,7 @@ fn a_link_in_a_dead_wrappers_directory_is_removed_and_not_followed() {
 }
 
 #[test]
-fn in_a_chosen_directory_what_others_put_beside_the_credentials_stays() {
+fn files_of_others_in_a_named_directory_are_kept() {
     let base = tempfile::tempdir().unwrap();
     for (name, was_there) in [("new", false), ("old", true)] {
         let chosen = base.path().join(name);
@@ -299,7 +299,7 @@ fn in_a_chosen_directory_what_others_put_beside_the_credentials_stays() {
 }
 
 #[test]
-fn without_a_wish_the_directory_is_on_memory_or_says_that_it_is_not() {
+fn the_default_directory_is_in_memory_or_warns() {
     let dir = CredentialDir::create(None, Readers::default()).unwrap();
     let base = dir.path().parent().unwrap();
     assert_eq!(is_in_memory(base), dir.warning().is_none());
@@ -317,20 +317,20 @@ fn a_place_that_cannot_be_used_is_an_error_that_names_it() {
     );
 }
 
-/// Ends as a wrapper that is killed: nothing is wiped, and the lock is gone.
+/// Leaves the directory as a killed wrapper does: nothing is wiped, and the lock is released.
 fn killed(dir: CredentialDir) {
     std::mem::ManuallyDrop::new(dir).state().folder.unlock();
 }
 
 #[test]
-fn what_a_killed_wrapper_left_in_a_chosen_directory_is_taken_up_by_the_next_one() {
+fn a_named_directory_of_a_killed_wrapper_is_reused() {
     let base = tempfile::tempdir().unwrap();
     let chosen = base.path().join("creds");
     let dir = named(&chosen).unwrap();
     dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
     dir.put("reading-files.acme", &secret("jkl.mno.pqr")).unwrap();
     dir.write_index(&index(vec![entry("reading-files.acme", Half::Reading)])).unwrap();
-    // The file that says that all is ready, as an agent writes it there.
+    // The ready file of a sidecar.
     let ready = chosen.join("ready");
     dir.put_open(&ready, "export X='y'\n").unwrap();
     let draft = Manifest::load(&chosen).draft().to_owned();
@@ -344,7 +344,7 @@ fn what_a_killed_wrapper_left_in_a_chosen_directory_is_taken_up_by_the_next_one(
 }
 
 #[test]
-fn a_file_of_somebody_elses_is_left_alone_whatever_it_is_called() {
+fn files_of_others_are_left_whatever_their_names_are() {
     let base = tempfile::tempdir().unwrap();
     for name in ["reading-list.txt", "writing-style.md", "credentials.json", ".leasehold", ".draft.new"] {
         let chosen = base.path().join(format!("with {name}"));
@@ -354,7 +354,7 @@ fn a_file_of_somebody_elses_is_left_alone_whatever_it_is_called() {
         assert!(refused.to_string().contains("there are other files in it"), "{name}: {refused}");
         assert_eq!(fs::read_to_string(chosen.join(name)).unwrap(), "mine");
     }
-    // Nor is one that took the place of ours after we were killed.
+    // A file that replaced one of ours after we were killed is left too.
     let chosen = base.path().join("creds");
     let dir = named(&chosen).unwrap();
     dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
@@ -362,7 +362,7 @@ fn a_file_of_somebody_elses_is_left_alone_whatever_it_is_called() {
     fs::write(chosen.join("reading-files.acme"), "mine").unwrap();
     assert!(named(&chosen).is_err());
     assert_eq!(names(&chosen), [".leasehold", "reading-files.acme"]);
-    // And while we are there, none is written over.
+    // A file of another program is not overwritten.
     let chosen = base.path().join("shared");
     let dir = named(&chosen).unwrap();
     fs::write(chosen.join("reading-files.acme"), "mine").unwrap();
@@ -372,7 +372,7 @@ fn a_file_of_somebody_elses_is_left_alone_whatever_it_is_called() {
 }
 
 #[test]
-fn a_fifo_makes_nobody_wait() {
+fn a_fifo_does_not_block() {
     let base = tempfile::tempdir().unwrap();
     let fifo = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let (told, hears) = std::sync::mpsc::channel();
@@ -387,12 +387,12 @@ fn a_fifo_makes_nobody_wait() {
         drop(made(&folder).unwrap());
         told.send(refused).unwrap();
     });
-    // It waits for a writer, or a reader, that never comes.
+    // To open it would block: no writer or reader comes.
     assert_eq!(hears.recv_timeout(std::time::Duration::from_secs(60)), Ok(true));
     assert!(chosen.join("reading-files.acme").exists() && !stale.exists());
 }
 
-/// A folder of another user, in a place where this user may make one.
+/// Creates a folder of another user.
 fn of_another_user(path: &Path) {
     fs::create_dir(path).unwrap();
     chown(path, Some(Uid::from_raw(12_345)), None).unwrap();
@@ -400,7 +400,7 @@ fn of_another_user(path: &Path) {
 
 #[test]
 fn a_directory_of_another_user_is_refused() {
-    // Only root can give one away. Another user finds one of root's everywhere.
+    // Only root can change the owner. For another user, any folder of root will do.
     if !geteuid().is_root() {
         let refused = named(Path::new("/")).unwrap_err().to_string();
         assert!(refused.contains("belongs to user 0"), "{refused}");
@@ -411,7 +411,7 @@ fn a_directory_of_another_user_is_refused() {
     of_another_user(&theirs);
     let refused = named(&theirs).unwrap_err().to_string();
     assert!(refused.contains("belongs to user 12345"), "{refused}");
-    // Its owner could put another folder in the place of one below it.
+    // Its owner could replace a folder inside it.
     for refused in [named(&theirs.join("below")).unwrap_err(), made(&theirs).unwrap_err()] {
         assert!(refused.to_string().contains("could put another folder in its place"), "{refused}");
     }
@@ -426,7 +426,7 @@ fn a_directory_that_others_may_write_to_is_refused() {
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
     let refused = named(&open).unwrap_err().to_string();
     assert!(refused.contains("mode 0777") && refused.contains("give it mode 0700"), "{refused}");
-    // A volume of a pod is like that: the folder below it is ours, and the user hears of it.
+    // The volume of a pod is like that: a folder inside it is ours, with a warning.
     let dir = named(&open.join("creds")).unwrap();
     assert!(dir.warning().unwrap().contains("others may rename"), "{:?}", dir.warning());
     assert_eq!(mode(dir.path()), 0o700);
@@ -447,7 +447,7 @@ fn a_draft_that_the_manifest_does_not_name_is_not_erased() {
 }
 
 #[test]
-fn a_group_may_read_what_its_owner_lets_it_read() {
+fn a_group_may_read_if_the_mode_allows_it() {
     let base = tempfile::tempdir().unwrap();
     let readers = Readers::new(Some(nix::unistd::getegid()), None).unwrap();
     let dir = CredentialDir::at(&base.path().join("creds"), readers).unwrap();
@@ -458,7 +458,7 @@ fn a_group_may_read_what_its_owner_lets_it_read() {
 }
 
 #[test]
-fn a_directory_that_was_removed_is_made_again() {
+fn a_removed_directory_is_created_again() {
     let base = tempfile::tempdir().unwrap();
     for dir in [made(base.path()).unwrap(), named(&base.path().join("creds")).unwrap()] {
         let token = dir.put("r", &secret("abc")).unwrap();
@@ -477,7 +477,7 @@ fn a_directory_that_was_removed_is_made_again() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_again_is_said_once() {
+fn a_directory_that_cannot_be_recreated_is_reported_once() {
     let base = tempfile::tempdir().unwrap();
     let above = base.path().join("run");
     fs::create_dir(&above).unwrap();
@@ -494,7 +494,7 @@ fn a_directory_that_cannot_be_made_again_is_said_once() {
 }
 
 #[test]
-fn no_token_goes_into_a_folder_that_another_user_put_there() {
+fn no_token_is_written_to_another_users_folder() {
     if !geteuid().is_root() {
         return;
     }
@@ -510,7 +510,7 @@ fn no_token_goes_into_a_folder_that_another_user_put_there() {
 }
 
 #[test]
-fn a_drain_is_said_in_a_file_of_its_own_and_in_the_index() {
+fn a_drain_is_written_to_its_file_and_the_index() {
     let base = tempfile::tempdir().unwrap();
     let dir = made(base.path()).unwrap();
     dir.put("r", &secret("abc")).unwrap();
@@ -528,7 +528,7 @@ fn a_drain_is_said_in_a_file_of_its_own_and_in_the_index() {
 }
 
 #[test]
-fn what_a_killed_agent_kept_is_found_by_the_next_one() {
+fn the_session_of_a_killed_sidecar_is_found() {
     let base = tempfile::tempdir().unwrap();
     let chosen = base.path().join("creds");
     let dir = named(&chosen).unwrap();
@@ -539,7 +539,7 @@ fn what_a_killed_agent_kept_is_found_by_the_next_one() {
     assert_eq!((left, next.take_sessions().len()), (vec!["mine".to_owned()], 0));
     drop(next);
     assert!(named(&chosen).unwrap().take_sessions().is_empty(), "an end in order leaves none");
-    // In a private directory too.
+    // Also in a private directory.
     let stale = base.path().join("leasehold-2147483000-5-bbbb");
     fs::create_dir(&stale).unwrap();
     fs::write(stale.join(SESSION), "theirs").unwrap();

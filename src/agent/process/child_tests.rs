@@ -1,4 +1,4 @@
-//! Real processes. Each test runs in a process of its own, since a wrapper takes everything below it for the job's.
+//! Tests with real processes. Each runs in a separate process, because a wrapper treats all its descendants as the job's.
 
 use std::{
     fs::{self, File},
@@ -23,20 +23,20 @@ use crate::{
 const ALONE: &str = "LEASEHOLD_TEST_ALONE";
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The name of a test of this module, as the test runner knows it.
+/// The full name of a test in this module, for the test runner.
 fn full(test: &str) -> String {
     let (_krate, path) = module_path!().split_once("::").unwrap();
     format!("{path}::{test}")
 }
 
-/// This test program again, for one test alone.
+/// A command that runs one test of this program.
 fn again(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([full(test).as_str(), "--exact", "--nocapture"]).env(ALONE, test);
     command
 }
 
-/// Runs a body in a process of its own and on a runtime, within a time.
+/// Runs a body in a separate process, on a runtime, with a timeout.
 fn alone<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     if std::env::var_os(ALONE).is_some_and(|t| t == test) {
         let runtime =
@@ -46,9 +46,9 @@ fn alone<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     passes(again(test));
 }
 
-/// Runs such a process, and shows what it said where it failed.
+/// Runs such a process, and shows its output if it failed.
 fn passes(mut again: Command) {
-    // A file, not a pipe: what a test leaves behind must not hold up the one that looks.
+    // A file, not a pipe: a process that a test leaves behind must not block the reader.
     let mut said = tempfile::tempfile().unwrap();
     let status = again
         .stdout(said.try_clone().unwrap())
@@ -111,8 +111,8 @@ fn pid_of(text: &str) -> Pid {
 }
 
 #[test]
-fn the_childs_end_is_told_as_it_was() {
-    alone("the_childs_end_is_told_as_it_was", || async {
+fn the_exit_of_the_child_is_reported() {
+    alone("the_exit_of_the_child_is_reported", || async {
         for (script, end, outcome) in [
             ("exit 0", ChildStatus::Exited(0), Outcome::Completed),
             ("exit 3", ChildStatus::Exited(3), Outcome::Failed),
@@ -123,7 +123,7 @@ fn the_childs_end_is_told_as_it_was() {
             let mut child = sh(script);
             let ended = child.wait().await.unwrap();
             assert_eq!((ended.status, ended.outcome(), ended.asked), (end, outcome, None), "{script}");
-            assert_eq!(child.wait().await.unwrap().status, end, "the same answer again");
+            assert_eq!(child.wait().await.unwrap().status, end, "the same again");
             child.handle().forward(Signal::SIGTERM);
         }
     });
@@ -134,7 +134,7 @@ fn each_signal_is_passed_on() {
     alone("each_signal_is_passed_on", || async {
         let folder = tempfile::tempdir().unwrap();
         let mut signals = Signals::listen().unwrap();
-        // What reaches real commands is tried with every signal by `--test processes`.
+        // `--test processes` sends every signal to real commands.
         for (n, name) in
             ["TERM", "INT", "HUP", "QUIT", "USR1", "USR2", "CONT", "WINCH", "XCPU"].iter().enumerate()
         {
@@ -176,7 +176,7 @@ fn nohup_entry() {
 }
 
 #[test]
-fn what_the_wrapper_was_told_to_ignore_the_child_ignores_too() {
+fn signals_that_the_wrapper_ignores_the_child_ignores_too() {
     let plain = again("nohup_entry");
     let mut nohup = Command::new("sh");
     nohup
@@ -220,8 +220,8 @@ fn a_child_that_ignores_sigterm_is_killed_after_the_grace() {
 }
 
 #[test]
-fn a_child_that_obeys_is_not_waited_for_any_longer() {
-    alone("a_child_that_obeys_is_not_waited_for_any_longer", || async {
+fn the_end_of_a_child_ends_the_grace() {
+    alone("the_end_of_a_child_ends_the_grace", || async {
         let mut child = sh("kill -STOP $$; sleep 600");
         let clock = SystemClock::new();
         let handle = child.handle();
@@ -232,8 +232,8 @@ fn a_child_that_obeys_is_not_waited_for_any_longer() {
 }
 
 #[test]
-fn a_revocation_kills_at_once_or_leaves_alone_where_the_run_says_so() {
-    alone("a_revocation_kills_at_once_or_leaves_alone_where_the_run_says_so", || async {
+fn a_revocation_may_kill_or_ignore_the_child() {
+    alone("a_revocation_may_kill_or_ignore_the_child", || async {
         let clock = SystemClock::new();
         let mut child = sh("trap '' TERM; sleep 600");
         let handle = child.handle();
@@ -246,8 +246,8 @@ fn a_revocation_kills_at_once_or_leaves_alone_where_the_run_says_so() {
 }
 
 #[test]
-fn a_grandchild_in_a_session_of_its_own_is_ended_too() {
-    alone("a_grandchild_in_a_session_of_its_own_is_ended_too", || async {
+fn a_grandchild_in_its_own_session_is_ended_too() {
+    alone("a_grandchild_in_its_own_session_is_ended_too", || async {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let mut child = sh(&format!(
@@ -264,8 +264,8 @@ fn a_grandchild_in_a_session_of_its_own_is_ended_too() {
 }
 
 #[test]
-fn what_a_child_leaves_behind_is_ended_after_its_end() {
-    alone("what_a_child_leaves_behind_is_ended_after_its_end", || async {
+fn processes_left_behind_are_ended() {
+    alone("processes_left_behind_are_ended", || async {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let mut child = sh(&format!(
@@ -286,7 +286,7 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
         let folder = tempfile::tempdir().unwrap();
         let (begun, go) = (folder.path().join("begun"), folder.path().join("go"));
         fs::create_dir(&begun).unwrap();
-        // Some are ended by a signal that has no name.
+        // Some end by a signal that has no name.
         let mut child = sh(&format!(
             "for i in 1 2 3 4 5 6 7 8; do (setsid sh -c '> {0}/a'$i'; exit 1' &); (setsid sh -c '> {0}/b'$i'; kill -40 $$' &); done; until [ -e {1} ]; do sleep 0.01; done; exit 4",
             begun.display(),
@@ -302,7 +302,7 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
                 .count()
         };
         let look = async {
-            // All of them have been, and none of them stays.
+            // All of them have run, and none is left.
             while fs::read_dir(&begun).unwrap().count() < 16 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -321,8 +321,8 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
 }
 
 #[test]
-fn what_was_below_the_wrapper_before_is_not_the_jobs() {
-    alone("what_was_below_the_wrapper_before_is_not_the_jobs", || async {
+fn earlier_children_of_the_wrapper_are_left_alone() {
+    alone("earlier_children_of_the_wrapper_are_left_alone", || async {
         let mut before = Command::new("sleep").arg("600").spawn().unwrap();
         let helper = Pid::from_raw(before.id().try_into().unwrap());
         let mut child = sh("sleep 600");
@@ -337,8 +337,8 @@ fn what_was_below_the_wrapper_before_is_not_the_jobs() {
 }
 
 #[test]
-fn a_command_that_cannot_be_run_is_not_taken_for_one_that_failed() {
-    alone("a_command_that_cannot_be_run_is_not_taken_for_one_that_failed", || async {
+fn a_command_that_cannot_be_run_is_a_different_error() {
+    alone("a_command_that_cannot_be_run_is_a_different_error", || async {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("script");
         fs::write(&script, "#!/no/such/interpreter\n").unwrap();
@@ -357,8 +357,8 @@ fn a_command_that_cannot_be_run_is_not_taken_for_one_that_failed() {
 }
 
 #[test]
-fn the_child_gets_its_arguments_its_environment_and_nothing_of_the_shim() {
-    alone("the_child_gets_its_arguments_its_environment_and_nothing_of_the_shim", || async {
+fn the_child_gets_only_its_arguments_and_environment() {
+    alone("the_child_gets_only_its_arguments_and_environment", || async {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("said");
         let script = format!(
@@ -382,7 +382,7 @@ fn the_child_gets_its_arguments_its_environment_and_nothing_of_the_shim() {
     });
 }
 
-/// The script of a tree: a child, one below it in a session of its own that ignores SIGTERM, and an orphan. Each writes its id.
+/// A script that starts a tree: a child, a grandchild in its own session that ignores SIGTERM, and an orphan. Each writes its id.
 fn tree(folder: &Path) -> String {
     let deaf = "trap '' TERM; echo $$ > F/NAME.new; mv F/NAME.new F/NAME; while :; do sleep 0.05; done";
     let named = |name: &str| deaf.replace("NAME", name).replace('F', folder.to_str().unwrap());
@@ -438,8 +438,8 @@ fn a_wrapper_that_is_killed_leaves_no_process_and_no_file() {
 }
 
 #[test]
-fn a_guard_that_is_killed_costs_nothing() {
-    alone("a_guard_that_is_killed_costs_nothing", || async {
+fn a_job_goes_on_after_its_guard_is_killed() {
+    alone("a_job_goes_on_after_its_guard_is_killed", || async {
         let folder = tempfile::tempdir().unwrap();
         let mut child = sh(&format!("{}; wait; exit 5", tree(folder.path())));
         let mut all = Vec::new();
@@ -458,8 +458,8 @@ fn a_guard_that_is_killed_costs_nothing() {
 }
 
 #[test]
-fn a_cgroup_of_the_jobs_own_is_ended_by_one_write_and_is_gone_after() {
-    alone("a_cgroup_of_the_jobs_own_is_ended_by_one_write_and_is_gone_after", || async {
+fn a_job_cgroup_is_killed_by_one_write_and_removed() {
+    alone("a_job_cgroup_is_killed_by_one_write_and_removed", || async {
         let Some(probe) = JobCgroup::create() else {
             return println!("not run: no cgroup v2 that may be written is mounted here");
         };
@@ -478,7 +478,7 @@ fn a_cgroup_of_the_jobs_own_is_ended_by_one_write_and_is_gone_after() {
     });
 }
 
-/// Whether a process runs that has this word among its arguments.
+/// Whether any process has this word among its arguments.
 fn any_called(word: &str) -> bool {
     let all = fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|e| fs::read(e.path().join("cmdline")).ok())
@@ -486,8 +486,8 @@ fn any_called(word: &str) -> bool {
 }
 
 #[test]
-fn what_forks_and_exits_for_ever_is_ended() {
-    alone("what_forks_and_exits_for_ever_is_ended", || async {
+fn a_process_that_forks_without_end_is_ended() {
+    alone("a_process_that_forks_without_end_is_ended", || async {
         prctl::set_child_subreaper(true).unwrap();
         for round in 0..5 {
             let word = format!("chain-{round}-{}", getpid());
@@ -520,12 +520,12 @@ fn a_child_that_is_dropped_is_ended() {
 }
 
 #[test]
-fn a_child_in_front_of_a_terminal_has_it_while_it_runs() {
-    alone("a_child_in_front_of_a_terminal_has_it_while_it_runs", || async {
+fn a_child_in_the_foreground_has_the_terminal() {
+    alone("a_child_in_the_foreground_has_the_terminal", || async {
         setsid().unwrap();
         let pty = openpty(None, None).unwrap();
         let mut keys = File::from(pty.master);
-        // Opened by the leader of a session that has none, it becomes the session's terminal.
+        // If the leader of a session without a terminal opens one, it becomes the terminal of the session.
         let terminal =
             File::options().read(true).write(true).open(ttyname(pty.slave.as_fd()).unwrap()).unwrap();
         dup2_stdin(&terminal).unwrap();
@@ -550,7 +550,7 @@ fn a_child_in_front_of_a_terminal_has_it_while_it_runs() {
         let ended = child.wait().await.unwrap();
         assert_eq!((ended.status, ended.outcome()), (ChildStatus::Signalled(2), Outcome::Interrupted));
 
-        // Ctrl-Z where no shell could continue the wrapper: the child goes on.
+        // After Ctrl-Z without a shell that could continue the wrapper, the child goes on.
         let mut child = started("read line; exit 6");
         line_in(&ready).await;
         keys.write_all(b"\x1a").unwrap();
@@ -561,7 +561,7 @@ fn a_child_in_front_of_a_terminal_has_it_while_it_runs() {
         let (ended, ()) = tokio::join!(child.wait(), again);
         assert_eq!(ended.unwrap().status, ChildStatus::Exited(6));
         assert!(terminal::is_foreground());
-        // Closing it would hang up on this session, and end this process.
+        // To close it would hang up the session and end this process.
         std::mem::forget(keys);
     });
 }

@@ -1,4 +1,4 @@
-//! The job itself, as it is sent to the daemon.
+//! The job, in the form that is sent to the daemon.
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
@@ -74,7 +74,7 @@ fn wire(duration: Duration) -> Option<prost_types::Duration> {
 }
 
 fn job_name(text: &str) -> Result<String, String> {
-    // A job is named by the same grammar as a member.
+    // The names of jobs and members have the same grammar.
     text.parse::<InstanceName>().map(|n| n.to_string()).map_err(|_| {
         format!(
             "`{}` is not a job name: write letters, digits, `.`, `_`, `-`, a letter or digit first, at most {NAME_BYTES_MAX} bytes",
@@ -83,7 +83,7 @@ fn job_name(text: &str) -> Result<String, String> {
     })
 }
 
-/// Text for people: something, not too much, on one line.
+/// Text for people: not empty, not too long, on one line.
 fn plain(text: &str, most: usize) -> Result<String, String> {
     if text.trim().is_empty() {
         return Err("is empty: write a word, or remove it".to_owned());
@@ -92,7 +92,7 @@ fn plain(text: &str, most: usize) -> Result<String, String> {
         return Err(format!("{} bytes: write at most {most}", text.len()));
     }
     if text.chars().any(char::is_control) {
-        return Err("holds a control character: write one plain line".to_owned());
+        return Err("contains a control character: write one plain line".to_owned());
     }
     Ok(text.to_owned())
 }

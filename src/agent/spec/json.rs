@@ -1,11 +1,11 @@
-//! A JSON text as one tree in which everything knows its line.
+//! Parses JSON into a tree in which each value has its line.
 
 use std::collections::BTreeSet;
 
 use crate::written::{Field, Node, Parsed, Value, one_line, shown};
 
-/// Reads JSON. serde_json judges the syntax and bounds the depth; what follows it only finds places in a text that is
-/// known to be good, and keys that stand twice.
+/// Parses JSON. serde_json checks the syntax and limits the depth. After that, [`Scan`] reads the valid text again for the line of
+/// each value, and finds duplicate keys.
 pub(super) fn parse_json(text: &str) -> Parsed {
     let mistake = |line, what: &str| vec![(line, format!("it is not JSON: {what}"))];
     serde_json::from_str::<serde_json::Value>(text).map_err(|e| {
@@ -28,7 +28,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// The next byte that is not white space, still to be taken.
+    /// Skips white space, and returns the next byte without taking it.
     fn peek(&mut self) -> Option<u8> {
         let trimmed = self.rest.trim_start_matches([' ', '\t', '\r', '\n']);
         self.take(self.rest.len() - trimmed.len())?;
@@ -42,7 +42,7 @@ impl<'a> Scan<'a> {
         Some(taken)
     }
 
-    /// Takes one byte where it is the next.
+    /// Takes one byte if it is the next.
     fn eat(&mut self, byte: u8) -> Option<bool> {
         let is = self.peek()? == byte;
         if is {
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
     use crate::written::parse_toml;
 
-    /// The tree without its places.
+    /// The tree without its lines.
     fn plain(node: &Node) -> serde_json::Value {
         match &node.value {
             Value::Text(t) => t.as_str().into(),

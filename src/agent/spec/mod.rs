@@ -1,7 +1,7 @@
-//! The job specification file: what a run needs, as its author wrote it.
+//! The job specification file, which describes what a run needs.
 //!
-//! Owns the file's form (TOML or JSON) and its strictness: unknown keys are errors, and everything that is wrong is told
-//! at once, each with its line and what to write instead. No network: what only the daemon can know is asked there.
+//! This module owns the form of the file (TOML or JSON) and its strictness. Unknown keys are errors. All mistakes are reported at
+//! once, each with its line and what to write instead. Only the daemon can check the names of resources, so this module does not.
 
 mod job;
 mod json;
@@ -18,7 +18,7 @@ use crate::{
     written::{Problems, parse_toml, read_document, read_text},
 };
 
-/// A specification that can be sent: the job, and what the wrapper keeps for itself.
+/// A valid specification: the job for the daemon, and the settings for the wrapper.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunSpec {
     pub job: v1::JobSpec,
@@ -26,8 +26,8 @@ pub struct RunSpec {
 }
 
 impl RunSpec {
-    /// Reads a file: JSON where its name ends in `.json` or its text begins with `{`, else TOML. The parameters file that
-    /// it names is read too, for its digest.
+    /// Reads a file: JSON if its name ends in `.json` or its text begins with `{`, otherwise TOML. Also reads the parameters file
+    /// that it names, for its digest.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         let text = read_text(path, MESSAGE_BYTES_MAX as u64).map_err(|what| Problems::whole(path, what))?;
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))

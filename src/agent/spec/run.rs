@@ -1,4 +1,4 @@
-//! `[run]`: what the wrapper keeps for itself.
+//! `[run]`: the settings for the wrapper, which the daemon does not get.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -16,15 +16,15 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunSettings {
     pub on_revoke: OnRevoke,
-    /// From SIGTERM to SIGKILL.
+    /// The time from SIGTERM to SIGKILL.
     pub grace: Duration,
-    /// Time for checkpoint writes after the first SIGTERM. None takes the daemon's.
+    /// The time for checkpoint writes after the first SIGTERM. `None` uses the daemon's.
     pub drain: Option<Duration>,
-    /// What asks the child to finish when a drain begins. None is SIGTERM.
+    /// The signal that asks the child to finish when a drain begins. `None` is SIGTERM.
     pub drain_signal: Option<Signal>,
-    /// How long to go on coming back to the same attempt.
+    /// For how long to retry after the connection was lost.
     pub rejoin: Duration,
-    /// Standing cloud credentials that the child inherits all the same, by the name of their variable.
+    /// The variables of standing cloud credentials that the child inherits.
     pub keep_env: Vec<String>,
 }
 
@@ -51,14 +51,14 @@ impl RunSettings {
     }
 }
 
-/// What happens to the child when its access was revoked. The access is gone in each case.
+/// What happens to the child after its access was revoked. The access has ended in each case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRevoke {
     /// SIGTERM, and SIGKILL after the grace.
     Term,
     /// SIGKILL at once.
     Kill,
-    /// Nothing: a notebook.
+    /// Nothing, for example for a notebook.
     Ignore,
 }
 

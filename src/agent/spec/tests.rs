@@ -46,7 +46,7 @@ grace     = "3s"
 keep_env  = ["AWS_PROFILE"]
 "#;
 
-/// What is wrong with a TOML text, as `LINE: what`.
+/// The mistakes in a TOML text, as `LINE: what`.
 fn wrong(text: &str) -> Vec<String> {
     match RunSpec::read(Path::new("job.toml"), text, false) {
         Ok(_) => Vec::new(),
@@ -54,7 +54,7 @@ fn wrong(text: &str) -> Vec<String> {
     }
 }
 
-/// The least that is right, on its first three lines, and something more from line 4.
+/// The mistakes in a minimal specification of three lines with more text from line 4.
 fn with(more: &str) -> Vec<String> {
     wrong(&format!(
         "name = \"a\"\npurpose = \"p\"\nmax_duration = \"1h\"\n{more}\n[[write]]\nresource = \"checkpoint:acme/a\"\n"
@@ -62,7 +62,7 @@ fn with(more: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_whole_specification_is_read_into_the_job_and_the_settings() {
+fn a_complete_specification_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("job.toml");
     fs::write(&path, GOOD).unwrap();
@@ -112,7 +112,7 @@ fn json_says_the_same_as_toml() {
 }
 
 #[test]
-fn the_least_specification_takes_the_defaults() {
+fn a_minimal_specification_takes_the_defaults() {
     assert_eq!(with(""), Vec::<String>::new());
     let text =
         "name = \"a\"\npurpose = \"p\"\nmax_duration = \"1h\"\n[[write]]\nresource = \"checkpoint:acme/a\"";
@@ -122,7 +122,7 @@ fn the_least_specification_takes_the_defaults() {
 }
 
 #[test]
-fn what_is_missing_is_told_with_what_to_write() {
+fn a_missing_key_is_reported_with_what_to_write() {
     assert_eq!(
         wrong(""),
         [
@@ -135,7 +135,7 @@ fn what_is_missing_is_told_with_what_to_write() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once_in_the_order_of_lines() {
+fn all_mistakes_are_reported_at_once_in_order() {
     let text = "name = \"a b\"\nnmae = 1\npurpose = 7\nmax_duration = \"100y\"\n[[read]]\nresource = \"dataset:acme/../x@v1\"\n[run]\non_revoke = \"maybe\"\n";
     let lines: Vec<_> = wrong(text).iter().map(|l| l.split(':').next().unwrap().to_owned()).collect();
     assert_eq!(lines, ["1", "2", "3", "4", "6", "8"]);
@@ -145,12 +145,12 @@ fn everything_that_is_wrong_is_told_at_once_in_the_order_of_lines() {
 }
 
 #[test]
-fn each_wrong_line_is_named_and_says_what_to_write() {
+fn each_mistake_is_reported_with_what_to_write() {
     for (more, told) in [
         ("colour = 1", "4: colour is not a key: write one of run, name, tenant"),
         ("tenant = \"Acme\"", "4: tenant: `Acme` is not a tenant name"),
         ("why = \"\"", "4: why: is empty: write a word"),
-        ("why = \"a\\u0007\"", "4: why: holds a control character"),
+        ("why = \"a\\u0007\"", "4: why: contains a control character"),
         ("credential_ttl = \"0s\"", "4: credential_ttl: `0s` is out of bounds: write 1s to 15m"),
         ("credential_ttl = \"100y\"", "4: credential_ttl: `100y` is out of bounds"),
         ("acting_for = \"ada\"", "4: acting_for: `ada` is not a person: write \"human:NAME\""),
@@ -213,7 +213,7 @@ fn each_wrong_line_is_named_and_says_what_to_write() {
 }
 
 #[test]
-fn what_is_not_served_yet_is_refused_by_its_name() {
+fn keys_for_later_features_are_refused_by_name() {
     for (more, told) in [
         (
             "[[read]]\nresource = \"dataset:acme/t@v1\"\nas = \"s3://a/b/\"",
