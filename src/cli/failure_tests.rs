@@ -21,352 +21,80 @@ fn a_refusal_has_its_facts_in_order() {
 
 #[test]
 fn every_reason_is_rendered_with_its_exit_code() {
-    let mut all = String::new();
-    for reason in Reason::ALL {
-        let failure = Failure::from(
-            Refusal::new(*reason, format!("what was wrong with what ({reason})"))
-                .with("you", "spiffe://td.example/w")
-                .fix("what would change it"),
-        );
-        all.push_str(&format!("{}\n-- exit {}\n", failure.render(), failure.exit.code()));
-    }
-    insta::assert_snapshot!(all, @r#"
-    leasehold: denied: what was wrong with what (NO_CLIENT_CERTIFICATE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (SVID_INVALID)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (SVID_EXPIRED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (TRUST_DOMAIN_UNKNOWN)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (SVID_UNTRUSTED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (PRINCIPAL_UNKNOWN)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (KIND_NOT_ALLOWED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: error: what was wrong with what (FIELD_INVALID)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 64
-    leasehold: error: what was wrong with what (FIELD_MISSING)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 64
-    leasehold: error: what was wrong with what (TTL_INVALID)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 64
-    leasehold: error: what was wrong with what (MESSAGE_TOO_LARGE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (NOT_SUPPORTED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (JOB_NOT_FOUND)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (ATTEMPT_NOT_FOUND)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (LEASE_NOT_FOUND)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (RESOURCE_NOT_FOUND)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (LOCK_NOT_FOUND)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (NAME_UNKNOWN)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: denied: what was wrong with what (OPERATORS_LOCKED_OUT)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: error: what was wrong with what (AUDIENCE_UNKNOWN)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: denied: what was wrong with what (PIN_MISMATCH)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (POLICY_DENIED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (POLICY_ERROR)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (APPROVAL_REQUIRED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 3
-    leasehold: denied: what was wrong with what (LOCKED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: error: what was wrong with what (JOB_CLOSED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (IDEMPOTENCY_CONFLICT)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (ATTEMPT_STALE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (ATTEMPT_ENDED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (ATTEMPT_KEY_USED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (ATTEMPT_DRAINING)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (ATTEMPTS_EXHAUSTED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (STATE_CONFLICT)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: denied: what was wrong with what (NOT_A_MEMBER)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: error: what was wrong with what (NOT_JOINED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: denied: what was wrong with what (SESSION_MISMATCH)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: error: what was wrong with what (INSTANCE_TAKEN)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: denied: what was wrong with what (TICKET_REQUIRED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: denied: what was wrong with what (IDENTITY_BOUND)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 2
-    leasehold: error: what was wrong with what (MEMBERS_FULL)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (LEASE_EXPIRED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (LEASE_ENDED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (REVOKED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (QUOTA_EXCEEDED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (TOKEN_MALFORMED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_KEY_UNKNOWN)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_SIGNATURE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_ISSUER)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_AUDIENCE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_EXPIRED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_NOT_YET_VALID)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_PRESENTER)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_CERTIFICATE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_EPOCH)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (TOKEN_SCOPE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 7
-    leasehold: error: what was wrong with what (FEED_STALE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 5
-    leasehold: error: what was wrong with what (CLOCK_DIFFERENCE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 5
-    leasehold: error: what was wrong with what (EPOCH_CHANGED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 4
-    leasehold: error: what was wrong with what (FELL_BEHIND)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (LEDGER_UNAVAILABLE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 5
-    leasehold: error: what was wrong with what (IDENTITY_UNAVAILABLE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (CATALOG_INVALID)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (CONTENDED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (OVERLOADED)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (SHUTTING_DOWN)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (UNREACHABLE)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    leasehold: error: what was wrong with what (INTERNAL)
-      you    spiffe://td.example/w
-      fix    what would change it
-    Nothing was changed.
-    -- exit 1
-    "#);
+    let rows = Reason::ALL.iter().map(|reason| {
+        let failure = Failure::from(Refusal::new(*reason, "text"));
+        let rendered = failure.render();
+        format!("{reason}: {}, exit {}\n", rendered.split(": ").nth(1).unwrap(), failure.exit.code())
+    });
+    insta::assert_snapshot!(rows.collect::<String>(), @"
+    NO_CLIENT_CERTIFICATE: denied, exit 2
+    SVID_INVALID: denied, exit 2
+    SVID_EXPIRED: denied, exit 2
+    TRUST_DOMAIN_UNKNOWN: denied, exit 2
+    SVID_UNTRUSTED: denied, exit 2
+    PRINCIPAL_UNKNOWN: denied, exit 2
+    KIND_NOT_ALLOWED: denied, exit 2
+    FIELD_INVALID: error, exit 64
+    FIELD_MISSING: error, exit 64
+    TTL_INVALID: error, exit 64
+    MESSAGE_TOO_LARGE: error, exit 1
+    NOT_SUPPORTED: error, exit 1
+    JOB_NOT_FOUND: error, exit 1
+    ATTEMPT_NOT_FOUND: error, exit 1
+    LEASE_NOT_FOUND: error, exit 1
+    RESOURCE_NOT_FOUND: error, exit 1
+    LOCK_NOT_FOUND: error, exit 1
+    NAME_UNKNOWN: error, exit 1
+    OPERATORS_LOCKED_OUT: denied, exit 2
+    AUDIENCE_UNKNOWN: error, exit 1
+    PIN_MISMATCH: denied, exit 2
+    POLICY_DENIED: denied, exit 2
+    POLICY_ERROR: denied, exit 2
+    APPROVAL_REQUIRED: denied, exit 3
+    LOCKED: denied, exit 2
+    JOB_CLOSED: error, exit 4
+    IDEMPOTENCY_CONFLICT: error, exit 1
+    ATTEMPT_STALE: error, exit 4
+    ATTEMPT_ENDED: error, exit 4
+    ATTEMPT_KEY_USED: error, exit 4
+    ATTEMPT_DRAINING: error, exit 1
+    ATTEMPTS_EXHAUSTED: error, exit 4
+    STATE_CONFLICT: error, exit 1
+    NOT_A_MEMBER: denied, exit 2
+    NOT_JOINED: error, exit 4
+    SESSION_MISMATCH: denied, exit 2
+    INSTANCE_TAKEN: error, exit 1
+    TICKET_REQUIRED: denied, exit 2
+    IDENTITY_BOUND: denied, exit 2
+    MEMBERS_FULL: error, exit 1
+    LEASE_EXPIRED: error, exit 4
+    LEASE_ENDED: error, exit 4
+    REVOKED: error, exit 4
+    QUOTA_EXCEEDED: error, exit 1
+    TOKEN_MALFORMED: error, exit 7
+    TOKEN_KEY_UNKNOWN: error, exit 7
+    TOKEN_SIGNATURE: error, exit 7
+    TOKEN_ISSUER: error, exit 7
+    TOKEN_AUDIENCE: error, exit 7
+    TOKEN_EXPIRED: error, exit 7
+    TOKEN_NOT_YET_VALID: error, exit 7
+    TOKEN_PRESENTER: error, exit 7
+    TOKEN_CERTIFICATE: error, exit 7
+    TOKEN_EPOCH: error, exit 7
+    TOKEN_SCOPE: error, exit 7
+    FEED_STALE: error, exit 5
+    CLOCK_DIFFERENCE: error, exit 5
+    EPOCH_CHANGED: error, exit 4
+    FELL_BEHIND: error, exit 1
+    LEDGER_UNAVAILABLE: error, exit 5
+    IDENTITY_UNAVAILABLE: error, exit 1
+    CATALOG_INVALID: error, exit 1
+    CONTENDED: error, exit 1
+    OVERLOADED: error, exit 1
+    SHUTTING_DOWN: error, exit 1
+    UNREACHABLE: error, exit 1
+    INTERNAL: error, exit 1
+    ");
 }
 
 #[test]
