@@ -13,7 +13,6 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     audit_tail::TailArgs,
-    client::CallKind,
     output::{Page, TableCell, fields, note, print, print_line},
     timestamp,
 };
@@ -21,7 +20,6 @@ use crate::{
     ledger::{self, Dir, Head, HeadPublic, ReadError, SignedHead, VerifyReport},
     limits,
     name::{Digest, PrincipalKind},
-    proto::v1,
     state::Recorded,
 };
 
@@ -163,9 +161,7 @@ fn check_signature(kept: &KeptHead, key: Option<&Path>, dir: &Path) -> Result<()
 
 async fn print_head(key: bool, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(PrincipalKind::ALL)?;
-    let answer = client
-        .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
-        .await?;
+    let answer = client.who_am_i().await?;
     if answer.ledger_head.is_empty() {
         return Err(Failure::new(
             Exit::Denied,

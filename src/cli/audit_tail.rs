@@ -111,9 +111,7 @@ impl RecordTail<'_> {
 
     /// Returns the record to begin with if the command line names none: the first since a time, or the next to be written.
     async fn first(&self, client: &Client) -> Result<u64, Failure> {
-        let answer = client
-            .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
-            .await?;
+        let answer = client.who_am_i().await?;
         let head = answer.ledger_head.parse::<SignedHead>().map_or(0, |signed| signed.head.index);
         let after = if head == 0 { 0 } else { head.saturating_add(1) };
         let Some(since) = self.since else { return Ok(after) };

@@ -15,7 +15,7 @@ use crate::{
     proto::{
         Told, unspoken,
         v1::{
-            job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
+            self, job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
             verifier_service_client::VerifierServiceClient,
         },
     },
@@ -102,6 +102,11 @@ impl Client {
             () = self.clock.sleep(deadline) => Err(Status::deadline_exceeded("no answer")),
         };
         answer.map(Response::into_inner).map_err(|status| self.failure(&status, kind))
+    }
+
+    /// Asks the daemon who we are, and about itself.
+    pub(super) async fn who_am_i(&self) -> Result<v1::WhoAmIResponse, Failure> {
+        self.ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| self.operator().who_am_i(r).await).await
     }
 
     /// Opens a stream. Only the opening has a deadline.

@@ -7,7 +7,6 @@ use serde_json::json;
 
 use super::{
     Client, Exit, Failure, Session,
-    client::CallKind,
     contexts_file::{Context, Contexts, SvidFrom},
     output::{Page, print},
     timestamp,
@@ -19,7 +18,6 @@ use crate::{
     limits::{CALL, CLOCK_DIFFERENCE_MAX},
     link::Connector,
     name::PrincipalKind,
-    proto::v1,
 };
 
 /// Finds what is wrong between you and the daemon, and says how to fix it.
@@ -284,9 +282,7 @@ async fn check_connection(connector: &Connector, report: &mut DoctorReport) -> b
 
 async fn check_daemon(client: &Client, session: &Session, report: &mut DoctorReport) {
     let before = session.now();
-    let asked = client
-        .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
-        .await;
+    let asked = client.who_am_i().await;
     let after = session.now();
     let answer = match asked {
         Ok(answer) => answer,

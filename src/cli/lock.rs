@@ -10,7 +10,7 @@ use super::{
     client::{CallKind, fetch_pages},
     output::{fields, note, print, print_line},
     parse, render,
-    revoke::{ending_rows, no_lease},
+    revoke::{EndingArgs, ending_rows, no_lease},
     wait_durable::{Wait, wait_durable},
 };
 use crate::{name::PrincipalKind, proto::v1};
@@ -40,15 +40,8 @@ pub struct LockArgs {
     /// Unlock by itself after this time [default: never]
     #[arg(long, value_name = "SPAN", value_parser = parse::span)]
     ttl: Option<Duration>,
-    /// Count what would end, and change nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Do not wait until the record is on disk
-    #[arg(long, conflicts_with = "dry_run")]
-    no_wait: bool,
-    /// Allow a name that nothing has yet. Without this, an unknown name is refused as a typing mistake
-    #[arg(long)]
-    ahead: bool,
+    #[command(flatten)]
+    ending: EndingArgs,
     /// Confirm that this locks out these operators, as the refusal names them. policy.break_glass can still unlock
     #[arg(long, value_name = "OPERATORS", value_parser = parse::pattern)]
     locks_out: Vec<String>,
@@ -72,11 +65,11 @@ impl LockArgs {
                     name,
                     reason,
                     ttl: self.ttl.and_then(parse::wire),
-                    dry_run: self.dry_run,
-                    ahead: self.ahead,
+                    dry_run: self.ending.dry_run,
+                    ahead: self.ending.ahead,
                     locks_out: self.locks_out,
                 };
-                let wait = if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable };
+                let wait = self.ending.wait();
                 lock(request, wait, session).await
             }
             _ => list(session).await,

@@ -36,15 +36,28 @@ pub struct RevokeArgs {
     /// Why, for the people who lose access and for auditors
     #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
+    #[command(flatten)]
+    ending: EndingArgs,
+}
+
+/// The options that `revoke` and `lock` share.
+#[derive(Debug, Args)]
+pub(super) struct EndingArgs {
     /// Count what would end, and change nothing
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Do not wait until the record is on disk
     #[arg(long, conflicts_with = "dry_run")]
-    no_wait: bool,
+    pub(super) no_wait: bool,
     /// Allow a name that nothing has yet. Without this, an unknown name is refused as a typing mistake
     #[arg(long)]
-    ahead: bool,
+    pub(super) ahead: bool,
+}
+
+impl EndingArgs {
+    pub(super) fn wait(&self) -> Wait {
+        if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable }
+    }
 }
 
 impl RevokeArgs {
@@ -93,21 +106,20 @@ impl RevokeArgs {
         let request = v1::RevokeRequest {
             name: name.to_owned(),
             reason: self.reason.clone(),
-            dry_run: self.dry_run,
-            ahead: self.ahead,
+            dry_run: self.ending.dry_run,
+            ahead: self.ending.ahead,
         };
-        let kind = CallKind::of_dry_run(self.dry_run);
+        let kind = CallKind::of_dry_run(self.ending.dry_run);
         let answer = client.ask(kind, request, async |r| client.operator().revoke(r).await).await?;
         let mut ending = answer.ending.unwrap_or_default();
-        let wait = if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable };
-        let recorded = wait_durable(client, &mut ending, wait).await;
+        let recorded = wait_durable(client, &mut ending, self.ending.wait()).await;
         let value = json!({
-            "name": name, "dry_run": self.dry_run, "ending": render::ending_value(&ending),
+            "name": name, "dry_run": self.ending.dry_run, "ending": render::ending_value(&ending),
             "jobs_closed": answer.jobs_closed, "notes": answer.notes,
         });
         if !session.for_programs() {
             let ended_nothing = ending.behind == 0 && answer.jobs_closed.is_empty();
-            print(&fields(ending_rows(name, self.dry_run, &ending, answer.jobs_closed)))?;
+            print(&fields(ending_rows(name, self.ending.dry_run, &ending, answer.jobs_closed)))?;
             if ended_nothing {
                 note(&no_lease(name));
             }

@@ -66,9 +66,7 @@ impl StatusArgs {
             PrincipalKind::Launcher,
             PrincipalKind::Workload,
         ])?;
-        let who = client
-            .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
-            .await?;
+        let who = client.who_am_i().await?;
         let ready = or_hidden(jobs(&client, v1::JobState::Ready).await)?;
         let running = or_hidden(jobs(&client, v1::JobState::Running).await)?;
         let waiting = or_hidden(jobs(&client, v1::JobState::AwaitingApproval).await)?;
@@ -135,9 +133,7 @@ pub struct WhoamiArgs {}
 impl WhoamiArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let client = session.client(PrincipalKind::ALL)?;
-        let answer = client
-            .ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| client.operator().who_am_i(r).await)
-            .await?;
+        let answer = client.who_am_i().await?;
         let now = session.now().wall;
         if session.for_programs() {
             session.print_value(&json!({
