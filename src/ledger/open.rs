@@ -175,7 +175,7 @@ impl Ledger {
             Ok(())
         })?;
         let past = Past { begin: WalkStart::First, latest, fold: None, snapshot: None, records: 0, replaces };
-        Self::begin(disk, clock, options, lock, walked, past)
+        Self::start(disk, clock, options, lock, walked, past)
     }
 
     /// Opens the ledger in a directory and folds its records: those after the last snapshot, or all if no
@@ -225,10 +225,11 @@ impl Ledger {
         let fold: Box<dyn Fold> = Box::new(folded.clone());
         let snapshot = found.map(|(_, said)| said);
         let past = Past { begin, latest, fold: Some(fold), snapshot, records, replaces };
-        Self::begin(disk, clock, options, lock, walked, past)
+        Self::start(disk, clock, options, lock, walked, past)
     }
 
-    fn begin(
+    /// Repairs what a crash left, and starts the writer.
+    fn start(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
         options: Options,
@@ -248,32 +249,9 @@ impl Ledger {
         let mut warnings = Vec::new();
         repair(disk.as_ref(), &walked.end, &mut warnings)
             .map_err(|source| OpenError::Io { what: "repaired", source })?;
-        // What a killed process left may be in memory only, so it is synced first.
-        let segment = walked
-            .last
-            .map(|(name, bytes)| {
-                let mut file = disk.append(&name)?;
-                file.sync()?;
-                Ok(OpenSegment { name, file, bytes })
-            })
-            .transpose()
-            .and_then(|segment| disk.sync_dir().map(|()| segment))
+        let segment = open_last(disk.as_ref(), walked.last)
             .map_err(|source| OpenError::Io { what: "synced", source })?;
-
-        let reserve = match options.reserve_bytes {
-            0 => Ok(()),
-            bytes => disk.reserve(RESERVE_FILE, bytes),
-        };
-        let shut = reserve.as_ref().err().map(|error| {
-            warnings.push(format!(
-                "the ledger's reserve cannot be taken, nothing is appended until it is: {error}"
-            ));
-            if is_full(error) {
-                // A part of it would only take space from the endings.
-                let _ = disk.remove(RESERVE_FILE);
-            }
-            error.to_string().into()
-        });
+        let shut = take_reserve(disk.as_ref(), options.reserve_bytes, &mut warnings);
         let failing = shut.is_some();
         let epoch = walked.epoch.saturating_add(1);
         let shared = Arc::new(RecordQueue::new(walked.head, shut));
@@ -385,4 +363,28 @@ fn repair(disk: &dyn Disk, end: &SegmentEnd, warnings: &mut Vec<String>) -> io::
             disk.sync_dir()
         }
     }
+}
+
+/// Opens the last segment. What a killed process left may be in memory only, so it is synced first.
+fn open_last(disk: &dyn Disk, last: Option<(String, u64)>) -> io::Result<Option<OpenSegment>> {
+    let segment = last.map(|(name, bytes)| {
+        let mut file = disk.append(&name)?;
+        file.sync()?;
+        Ok::<_, io::Error>(OpenSegment { name, file, bytes })
+    });
+    let segment = segment.transpose()?;
+    disk.sync_dir()?;
+    Ok(segment)
+}
+
+/// Takes the reserve. Returns why appends are refused, if it cannot be taken.
+fn take_reserve(disk: &dyn Disk, bytes: u64, warnings: &mut Vec<String>) -> Option<Arc<str>> {
+    let reserve = if bytes == 0 { Ok(()) } else { disk.reserve(RESERVE_FILE, bytes) };
+    let error = reserve.err()?;
+    warnings.push(format!("the ledger's reserve cannot be taken, nothing is appended until it is: {error}"));
+    if is_full(&error) {
+        // A part of it would only take space from the endings.
+        let _ = disk.remove(RESERVE_FILE);
+    }
+    Some(error.to_string().into())
 }
