@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn law_12_a_step_of_the_wall_clock_and_a_sleep_of_the_machine_lengthen_no_lease() {
+    fn law_12_clock_steps_and_sleep_lengthen_no_lease() {
         // It begins at the wall, and goes with boottime.
         let lead = AtomicI64::default();
         assert_eq!(SystemClock::at(&lead, BOOT, WALL).0.lease, LeaseTime(WALL));
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_behind_the_last_record_does_not_take_the_lease_timeline_back() {
+    fn a_wall_clock_behind_the_last_record_moves_nothing_back() {
         let clock = SystemClock::new();
         let ahead = clock.now().wall.plus(Duration::from_secs(3_600));
         clock.not_before(ahead);

@@ -75,7 +75,7 @@ fn the_shipped_catalog_is_read_and_answers_by_name() {
 }
 
 #[test]
-fn the_first_match_of_a_file_wins_and_no_match_is_nobody() {
+fn the_first_match_wins_and_no_match_has_no_entry() {
     let c = shipped();
     let p = c.principal(&id("spiffe://people.acme.example/u/ada")).unwrap();
     assert_eq!((p.kind, p.tenant.as_str()), (PrincipalKind::Operator, "acme"));
@@ -97,7 +97,7 @@ fn the_first_match_of_a_file_wins_and_no_match_is_nobody() {
 }
 
 #[test]
-fn only_a_launcher_is_believed_about_people_and_only_about_those_it_may_name() {
+fn only_a_launcher_may_act_for_people_and_only_for_known_ones() {
     let c = load(&[(
         "acme.toml",
         "[tenant.acme]\n[[principal]]\nmatch = \"spiffe://a/l\"\nkind = \"launcher\"\nmay_act_for = [\"human:ada\"]\n",
@@ -128,7 +128,7 @@ fn a_verifier_needs_no_entry_and_is_no_other_kind() {
 }
 
 #[test]
-fn an_empty_directory_is_nobody_and_says_so() {
+fn an_empty_directory_has_no_entries_and_a_warning() {
     let c = load(&[]).unwrap();
     assert_eq!(c.counts(), crate::catalog::Counts::default());
     assert_eq!(c.warnings().len(), 1);
@@ -297,7 +297,7 @@ fn a_moment_has_a_zone_and_a_date_is_its_beginning() {
 }
 
 #[test]
-fn what_is_not_a_catalog_file_is_said_and_not_read() {
+fn other_files_are_warned_of_and_not_read() {
     let c = load(&[("acme.toml", "[tenant.acme]\n"), ("acme.toml.bak", "x"), (".hidden", "x")]).unwrap();
     assert_eq!(c.warnings().len(), 1, "{:?}", c.warnings());
     assert!(c.warnings()[0].contains("acme.toml.bak"));

@@ -121,7 +121,7 @@ fn a_share_that_is_taken_back_leaves_out_what_hangs_on_it() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_removed_and_one_that_cannot_be_read_stays() {
+fn a_missing_file_is_removed_and_an_unreadable_one_stays() {
     let mut case = Case::new();
     fs::remove_file(case.file("globex.toml")).unwrap();
     assert_eq!(case.reload(), [""; 0], "a tenant that left is no mistake of the others");
@@ -168,7 +168,7 @@ fn a_claim_that_is_taken_back_takes_its_identities_at_once() {
 }
 
 #[test]
-fn of_two_files_that_do_not_go_together_the_one_that_changed_waits() {
+fn of_two_files_in_conflict_the_changed_one_waits() {
     let mut case = Case::new();
     // Without a platform's file anyone may name anything, and acme comes before globex.
     fs::remove_file(case.file("platform.toml")).unwrap();

@@ -32,7 +32,7 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_configuration_that_is_shipped_is_read_and_leaves_nothing_to_a_default() {
+fn the_shipped_configuration_is_read_and_names_every_key() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/leasehold.toml");
     let loaded = Config::load(&file).unwrap();
     assert_eq!(loaded.defaults, [], "the shipped file names every key");
@@ -46,7 +46,7 @@ fn the_configuration_that_is_shipped_is_read_and_leaves_nothing_to_a_default() {
 }
 
 #[test]
-fn the_least_that_can_be_written_is_enough_and_every_default_is_named() {
+fn a_minimal_configuration_is_enough_and_names_its_defaults() {
     let loaded = read(LEAST).unwrap();
     let named: Vec<_> = loaded.defaults.iter().map(|d| format!("{} = {}", d.key, d.value)).collect();
     assert_eq!(
@@ -98,7 +98,7 @@ fn relative_paths_are_relative_to_the_file() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once_with_its_line() {
+fn all_mistakes_are_reported_at_once_with_their_lines() {
     let told = problems(
         r#"[server]
 grpc = "example.org:8443"
@@ -171,7 +171,7 @@ fn the_room_of_one_identity_is_a_share_of_the_room_of_all() {
 }
 
 #[test]
-fn a_listener_for_everybody_without_a_certificate_is_refused() {
+fn a_public_listener_without_a_certificate_is_refused() {
     let open = LEAST.replace("[identity]", "listen = \"0.0.0.0:8444\"\n[identity]");
     assert!(problems(&open)[0].contains("plain HTTP for everyone"));
     let half = LEAST.replace("[identity]", "cert = \"c.pem\"\n[identity]");
@@ -244,7 +244,7 @@ fn an_identity_from_an_agent_needs_its_socket_and_no_files() {
 }
 
 #[test]
-fn a_bundle_endpoint_is_written_whole_and_nothing_of_it_is_guessed() {
+fn a_bundle_endpoint_is_written_in_full() {
     let with = |entries: &str| format!("{LEAST}{entries}");
     let spiffe = "[[federation]]\ntrust_domain = \"p.example\"\nprofile = \"https_spiffe\"\nurl = \"https://p.example/b\"\n\
                   endpoint_id = \"spiffe://p.example/s\"\nbundle = \"p.json\"\n";

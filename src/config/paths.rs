@@ -12,7 +12,7 @@ use crate::{
     written::shown_key_path,
 };
 
-/// One path, and what it must be.
+/// One path, and its use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfiguredPath {
     /// As in `identity.key`.
@@ -38,7 +38,7 @@ pub enum PathUse {
     Socket,
 }
 
-/// What is wrong with a path, and what to do.
+/// A mistake in a path, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
     #[error("cannot be read ({why}): write the path of a file that this user may read")]
@@ -53,7 +53,7 @@ pub enum PathFault {
     OpenToOthers { mode: u32 },
     #[error("cannot be written ({why}): give it to the user that the daemon runs as")]
     Unwritable { why: String },
-    #[error("cannot be made: {parent} is not there; make it first")]
+    #[error("cannot be made: {parent} does not exist; make it first")]
     NoParent { parent: String },
 }
 
@@ -102,19 +102,19 @@ impl Config {
     }
 }
 
-/// As PostgreSQL judges it: for its owner only, or for one group if root owns it.
+/// Whether a mode is too open, by PostgreSQL's rule: only the owner may read it, or one group if root owns it.
 fn is_open(mode: u32, owner: u32) -> bool {
     let beyond = if owner == 0 { 0o037 } else { 0o077 };
     mode & beyond != 0
 }
 
-/// Whether files can be made in a directory, by the user that asks and on its disk. Nothing is left behind.
+/// Checks that this user can create files in a directory. Leaves none behind.
 fn writable(directory: &Path) -> Result<(), PathFault> {
     tempfile::tempfile_in(directory).map(drop).map_err(|e| PathFault::Unwritable { why: e.to_string() })
 }
 
 impl ConfiguredPath {
-    /// The whole path, as it is printed. The path of a key is withheld if no file is there.
+    /// Returns the whole path, as it is printed. The path of a key is withheld if no file is there.
     pub fn shown(&self) -> String {
         match self.wanted {
             PathUse::PrivateFile if !matches!(self.path.try_exists(), Ok(true)) => shown_key_path(&self.path),

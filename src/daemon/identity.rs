@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_missed_half_life_is_alarmed_once_and_over_with_the_next_svid() {
+    fn a_missed_half_life_alarms_once_until_the_next_svid() {
         let ca = TestCa::new("example.org");
         // At its half-life now: an issuer may take a tenth of the life more.
         let trust_now = trust(&ca, HOUR);

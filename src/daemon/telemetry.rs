@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_log_that_goes_to_a_file_or_where_no_color_is_set_has_no_escape_sequences() {
+    fn a_log_to_a_file_or_with_no_color_has_no_escape_sequences() {
         let file = tempfile::tempfile().unwrap();
         assert!(!colored(&file, None));
         // Both ends are kept: without its master a terminal is none.

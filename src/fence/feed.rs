@@ -53,7 +53,7 @@ pub struct Subscription {
     pub snapshot: Vec<(FenceName, Seq)>,
     /// The Seq at which the snapshot was taken.
     pub at: Seq,
-    /// What comes after it. A receiver that lags past [`crate::limits::FEED_BACKLOG`] gets `Lagged` and starts over.
+    /// Later lowerings. A receiver that lags past [`crate::limits::FEED_BACKLOG`] gets `Lagged` and starts over.
     pub lowerings: broadcast::Receiver<Lowering>,
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use crate::{clock::LeaseTime, fence::Registry, limits::FEED_BACKLOG, name::HumanName};
 
     #[tokio::test]
-    async fn law_37_two_thousand_who_do_not_read_hold_nothing_up_and_learn_how_much_they_missed() {
+    async fn law_37_two_thousand_idle_subscribers_hold_nothing_up() {
         let registry = Registry::new(Seq(0));
         let mut idle: Vec<Subscription> = (0..2_000).map(|_| registry.subscribe()).collect();
         let mut reader = registry.subscribe();
@@ -71,7 +71,7 @@ mod tests {
         for n in 1..=FEED_BACKLOG + missed {
             let name: HumanName = format!("u{n}").parse().unwrap();
             let lowered = registry.lower(&FenceName::human(name), LeaseTime(1));
-            // Each is in force, and with the one who reads, though two thousand do not.
+            // Each lowering takes effect, and reaches the one reader, although two thousand others do not read.
             let heard = reader.lowerings.try_recv().unwrap();
             assert_eq!((lowered.seq, heard.seq), (Seq(n as u64), Seq(n as u64)));
         }
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_a_lowering_concerns_is_found_out_once_for_all_who_listen() {
+    fn the_concern_of_a_lowering_is_found_once_for_all() {
         let first = Lowering::new(Seq(1), FenceName::epoch());
         let second = first.clone();
         let acme = Concern::JobsOf("acme".parse().unwrap());

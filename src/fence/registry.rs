@@ -38,8 +38,8 @@ pub struct Lowered {
 
 /// The fences by name.
 ///
-/// One short mutex orders [`Registry::stand`] and [`Registry::lower`]; it is never held across an await, nor while another
-/// lock is taken. Checks do not come here: they load what a [`Stand`] holds.
+/// One short mutex orders [`Registry::stand`] and [`Registry::lower`]; it is never held across an await or
+/// while another lock is taken. Checks do not use it: they load the fences of a [`Stand`].
 ///
 /// Why a check after an acknowledged lowering cannot miss it: `lower` stores with Release before it returns; the
 /// acknowledgement carries a happens-before edge to the thread that acts on it, and the check's Acquire load is then ordered after
@@ -53,7 +53,7 @@ pub struct Registry {
 #[derive(Default)]
 pub(super) struct RegistryState {
     pub(super) seq: Seq,
-    /// One fence for each name, which is in the fence.
+    /// One fence for each name; the name is in the fence.
     pub(super) by_name: HashTable<Arc<Fence>>,
     /// One set for the same fences, which are compared by their addresses.
     pub(super) sets: HashTable<FenceSet>,
@@ -73,7 +73,7 @@ impl Registry {
         }
     }
 
-    // A panic elsewhere cannot leave it half changed: every change below is complete before the guard goes.
+    // A panic cannot leave it half changed: every change is complete before the guard is dropped.
     pub(super) fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,12 +115,12 @@ impl Registry {
         fence.stood_since.store(false, Ordering::Relaxed);
         fence.lowered.store(seq.0, Ordering::Release);
         inner.young.push_back((now, fence));
-        // Under the mutex, so that the feed's order is the order of Seq. No receiver is no fault.
+        // Under the mutex, so that the feed's order is the order of Seq. It is no error if there is no receiver.
         let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
     }
 
-    /// Live leases behind a name.
+    /// Returns the number of live leases behind a name.
     pub fn behind(&self, name: &FenceName) -> u64 {
         self.lock().find(name).map_or(0, |f| f.behind())
     }
@@ -140,12 +140,12 @@ impl Registry {
         Revision(self.revision.fetch_add(1, Ordering::AcqRel).saturating_add(1))
     }
 
-    /// Every lowering from now on, without what was lowered before.
+    /// Returns every lowering from now on, without earlier ones.
     pub fn listen(&self) -> broadcast::Receiver<Lowering> {
         self.feed.subscribe()
     }
 
-    /// All lowered names that are kept, and every lowering from there on.
+    /// Returns all lowered names that are kept, and every later lowering.
     pub fn subscribe(&self) -> Subscription {
         let inner = self.lock();
         let snapshot = inner
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stand_tells_every_name_that_was_lowered_since_and_no_other() {
+    fn a_stand_lists_exactly_the_names_lowered_since() {
         let r = Registry::new(Seq(0));
         r.lower(&name("tenant:before"), NOW);
         let s = r.stand([name("tenant:before"), name("tenant:a"), name("tenant:b"), name("tenant:c")]);
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn law_11_the_fence_that_was_lowered_first_is_the_one_that_is_named() {
+    fn law_11_the_fence_that_was_lowered_first_is_named() {
         let r = Registry::new(Seq(0));
         let s = r.stand([name("tenant:a"), name("tenant:b"), name("tenant:c")]);
         // Neither the first nor the last of its names, nor the last to go down.
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_only_observes_makes_no_second_lowering() {
+    fn an_observer_makes_no_second_lowering() {
         let r = Registry::new(Seq(0));
         let name = FenceName::epoch();
         let first = r.lower(&name, LeaseTime(1));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_raised_a_new_stand_is_good_and_the_old_one_stays_dead() {
+    fn a_new_stand_is_good_and_the_old_one_stays_dead() {
         let r = Registry::new(Seq(0));
         let old = r.stand([name("tenant:acme")]);
         r.lower(&name("tenant:acme"), NOW);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn lowering_twice_is_one_lowering_until_somebody_stands_there_again() {
+    fn lowering_twice_is_one_lowering_until_the_next_stand() {
         let r = Registry::new(Seq(0));
         let first = r.lower(&name("tenant:acme"), NOW);
         let second = r.lower(&name("tenant:acme"), NOW);
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_nobody_has_seen_is_lowered_and_told_to_those_who_listen() {
+    fn a_new_name_is_lowered_and_sent_to_subscribers() {
         let r = Registry::new(Seq(41));
         let mut sub = r.subscribe();
         assert_eq!((sub.snapshot.len(), sub.at), (0, Seq(41)));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fence_is_pruned_when_nobody_holds_it_and_its_lowering_is_old() {
+    fn a_fence_is_pruned_without_holders_and_after_its_time() {
         let r = Registry::new(Seq(0));
         let keep = Duration::from_secs(60);
         let late = NOW.plus(Duration::from_secs(3_600));
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_names_what_was_lowered_and_not_what_is_merely_known() {
+    fn a_snapshot_names_only_lowered_fences() {
         let r = Registry::new(Seq(6));
         let s = r.stand([name("tenant:acme"), name("tenant:other")]);
         assert_eq!((r.subscribe().snapshot.len(), r.seq(), s.at()), (0, Seq(6), Seq(6)));
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn pruning_forgets_the_sets_that_nobody_stands_in_and_no_other() {
+    fn pruning_drops_only_sets_without_a_stand() {
         let r = Registry::new(Seq(0));
         let keep = Duration::from_secs(60);
         let a = r.stand([name("tenant:a"), name("tenant:b")]);

@@ -77,12 +77,12 @@ impl Stand {
         self.at
     }
 
-    /// Whether no fence was lowered since. A dozen Acquire loads, no lock.
+    /// Whether no fence was lowered since. Takes about a dozen Acquire loads and no lock.
     pub fn is_up(&self) -> bool {
         self.fences().iter().all(|f| f.lowered.load(Ordering::Acquire) <= self.at.0)
     }
 
-    /// The fence lowered since with the lowest Seq, if any was.
+    /// Returns the fence that was lowered first since, if any was.
     pub fn lowered(&self) -> Option<(&FenceName, Seq)> {
         self.fences()
             .iter()
@@ -92,7 +92,7 @@ impl Stand {
             .map(|(name, seq)| (name, Seq(seq)))
     }
 
-    /// The last lowering of any of its fences, before it was taken or after.
+    /// Returns the last lowering of any of its fences, before it was taken or after.
     #[cfg(feature = "server")]
     pub(crate) fn last_lowering(&self) -> Seq {
         Seq(self.fences().iter().map(|f| f.lowered.load(Ordering::Acquire)).max().unwrap_or(0))
@@ -104,7 +104,7 @@ impl Stand {
         self.set.as_ptr().addr()
     }
 
-    /// All names lowered since, in no order.
+    /// Returns all names lowered since, in no order.
     pub fn lowered_names(&self) -> impl Iterator<Item = &FenceName> {
         self.fences().iter().filter(|f| f.lowered.load(Ordering::Acquire) > self.at.0).map(|f| &f.name)
     }
@@ -128,7 +128,7 @@ impl Stand {
         }
     }
 
-    /// Takes leases of this place off each fence's count. Each once for its [`Stand::enter`].
+    /// Subtracts leases from the count of each fence: once for each [`Stand::enter`].
     #[cfg(any(test, feature = "server"))]
     pub(crate) fn leave(&self, leases: usize) {
         let leases = u32::try_from(leases).unwrap_or(u32::MAX);

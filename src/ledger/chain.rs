@@ -1,6 +1,6 @@
-//! The chain: reading all segments in order, each record held against the one before it.
+//! The chain: reads all segments in order, and compares each record with the one before it.
 //!
-//! Opening and verifying both read here. Nothing is changed, nothing is held in memory but one line.
+//! Used by opening and by verifying. It changes no file and keeps only one line in memory.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -12,14 +12,14 @@ use super::{
 };
 use crate::{limits, name::Digest};
 
-/// All that was read, and how it ends.
+/// The result of a walk, and how the chain ends.
 #[derive(Debug)]
 pub(super) struct Walked {
     pub(super) head: Head,
     pub(super) epoch: u64,
     pub(super) segments: u64,
     pub(super) bytes: u64,
-    /// The last segment with a record in it, and its bytes up to the end of the last whole record.
+    /// The last segment that has a record, and its bytes up to the end of the last whole record.
     pub(super) last: Option<(String, u64)>,
     pub(super) end: SegmentEnd,
 }
@@ -28,13 +28,13 @@ pub(super) struct Walked {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SegmentEnd {
     Whole,
-    /// A line without a newline: a write that never ended and was never answered.
+    /// A line without a newline: a write that never ended and was never confirmed.
     Torn {
         file: String,
         keep: u64,
         cut: u64,
     },
-    /// A segment that was made and not written.
+    /// A segment that was created but has no record.
     Empty {
         file: String,
     },
@@ -45,16 +45,16 @@ pub(super) enum SegmentEnd {
 pub(super) enum WalkStart {
     /// At the first record of the chain.
     First,
-    /// At the first one that is here: older segments were moved away, and a snapshot says what follows from them.
+    /// At the first one that is here: older segments were moved away, and a snapshot has their state.
     Here,
-    /// At the segment that begins with this record: a snapshot says what follows from those before it.
+    /// At the segment that begins with this record: a snapshot has the state before it.
     At(u64),
 }
 
 /// Is called with each record; an error ends the reading.
 pub(super) type Each<'a> = &'a mut dyn FnMut(Line<'_>) -> Result<(), Fault>;
 
-/// Reads everything from a place on. `each` gets every line once it fits the chain.
+/// Reads everything from a place on. Calls `each` with every line that fits the chain.
 pub(super) fn walk(
     disk: &dyn Disk,
     heads: &[Head],
@@ -179,7 +179,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Takes what the first record says of the one before it, which is not read.
+    /// Takes over what the first record says about the record before it, which is not read.
     fn begin_at(&mut self, record: &Line<'_>) -> Result<(), ReadError> {
         let index = record.index.saturating_sub(1).saturating_sub(record.refused);
         self.walked.head = Head { index, digest: record.prev };
@@ -200,8 +200,8 @@ impl Walk<'_> {
         if !is_last {
             return Err(self.fault(Fault::CutInside));
         }
-        // A crash leaves a part of a record, or blocks that were never written. It does not leave a whole record with one
-        // byte behind it.
+        // A crash leaves a part of a record, or blocks that were never written. It does not leave a whole record and one
+        // more byte.
         if let Some([changed, rest @ ..]) = record::after_whole_record(line)
             && (*changed != 0 || rest.is_empty())
         {

@@ -1,4 +1,4 @@
-//! A copy of the last signed head, on another disk than the ledger's.
+//! A copy of the last signed head, on a disk other than the ledger's.
 
 use std::{
     fs::{self, File},
@@ -23,7 +23,7 @@ pub struct HeadCopy {
 pub enum CopyError {
     #[error("the copy of the ledger's head, {}, cannot be read", .path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("{} holds no signed head: restore it, or move it away if you know why it was changed", .path.display())]
+    #[error("{} has no signed head: restore it, or move it away if you know why it was changed", .path.display())]
     Malformed { path: PathBuf },
     #[error(
         "the copy of the ledger's head, {}, is not of this ledger ({why}): put the right head.key, ledger and copy together, or \
@@ -37,7 +37,7 @@ impl HeadCopy {
         HeadCopy { path: path.to_owned() }
     }
 
-    /// Reads it. None if there is none yet.
+    /// Reads the copy. `None` if there is no copy yet.
     pub fn read(&self) -> Result<Option<SignedHead>, CopyError> {
         let path = || self.path.clone();
         let mut text = String::new();
@@ -51,12 +51,12 @@ impl HeadCopy {
         }
     }
 
-    /// Checks that a head which was read here was signed with the ledger's key.
+    /// Checks that a head from the copy was signed with the ledger's key.
     pub fn check(&self, head: &SignedHead, key: &HeadPublic) -> Result<(), CopyError> {
         key.verify(head).map_err(|why| CopyError::Foreign { path: self.path.clone(), why })
     }
 
-    /// Replaces it, durably.
+    /// Replaces the copy, durably.
     pub fn keep(&self, head: &SignedHead) -> io::Result<()> {
         let mut draft = self.path.clone().into_os_string();
         draft.push(".new");

@@ -1,4 +1,4 @@
-//! The state that follows from the records, kept beside them, so that a start need not read all of them.
+//! The state that the records give, kept beside them, so that a start need not read all of them.
 //!
 //! The writer's thread owns one [`Fold`] and gives it every durable record, in order. `snapshot` writes copies of it.
 
@@ -14,13 +14,13 @@ use super::{
 };
 use crate::{limits, name::Digest};
 
-/// The state that follows from the records.
+/// The state that the records give.
 pub trait Fold: Send + 'static {
     /// Returns the version of what [`write`](Fold::write) gives. A text of another version is not read or compared.
     fn form(&self) -> u32;
     /// Whether events of this `type` change it.
     fn takes(&self, kind: &str) -> bool;
-    /// Takes one more event, of the record at this index. After an error it is of no use.
+    /// Applies the event of the record at this index. After an error the fold is of no use.
     fn apply(&mut self, index: u64, event: Event) -> Result<(), &'static str>;
     /// Returns roughly how many things it holds: the cost of a snapshot.
     fn len(&self) -> usize;
@@ -29,16 +29,16 @@ pub trait Fold: Send + 'static {
     }
     /// Returns a copy that another thread can write while this one changes. Both share their data, so a copy is cheap.
     fn share(&self) -> Box<dyn Fold>;
-    /// Writes all of it. Equal records give equal bytes, also if it began with a snapshot on the way.
+    /// Writes all of it. Equal records give equal bytes, even if it was read from a snapshot on the way.
     fn write(&self, out: &mut dyn Write) -> io::Result<()>;
-    /// Becomes what was written, read piece by piece. After an error it is as before.
+    /// Replaces itself by what was written, read piece by piece. After an error it is unchanged.
     fn read(&mut self, text: &mut dyn BufRead) -> Result<(), String>;
 }
 
 /// Bytes that are read at once.
 const READ: usize = 256 << 10;
 
-/// The digest of what a fold writes.
+/// Returns the digest of what a fold writes.
 pub(super) fn digest(fold: &dyn Fold) -> io::Result<Digest> {
     let mut out = Hashed::new(io::sink());
     fold.write(&mut out)?;
@@ -76,7 +76,7 @@ impl<T: Write> Write for Hashed<T> {
     }
 }
 
-/// Finds what is recorded of the snapshot whose state a segment begins with. The record stands in that segment.
+/// Finds the record of the snapshot that a segment begins with. The record is in that segment.
 pub(super) fn recorded(disk: &dyn Disk, first: u64) -> io::Result<Option<Snapshot>> {
     const MARK: &[u8] = b",\"type\":\"snapshot\",";
     let mut input = io::BufReader::with_capacity(READ, disk.read(&segment::name(first), 0)?);
@@ -100,7 +100,7 @@ pub(super) fn recorded(disk: &dyn Disk, first: u64) -> io::Result<Option<Snapsho
     }
 }
 
-/// Reads the state that a segment begins with into a fold. False if no file fits what the record says.
+/// Reads the state that a segment begins with into a fold. Returns false if no file matches the record.
 pub(super) fn read(disk: &dyn Disk, first: u64, said: &Snapshot, fold: &mut dyn Fold) -> bool {
     if said.form != fold.form() {
         return false;
@@ -124,8 +124,7 @@ pub(super) fn read(disk: &dyn Disk, first: u64, said: &Snapshot, fold: &mut dyn 
     }
 }
 
-/// The first index of the last segment from which a start can begin, by a snapshot that fits; the fold is then the state
-/// that it begins with.
+/// Returns the first index of the last segment that has a good snapshot, and reads that snapshot into the fold.
 pub(super) fn begin(disk: &dyn Disk, fold: &mut dyn Fold) -> io::Result<Option<(u64, Snapshot)>> {
     for (first, _) in segment::of(disk.list()?).into_iter().rev() {
         if let Some(said) = recorded(disk, first)?

@@ -129,7 +129,7 @@ async fn many_appends_share_a_sync_and_a_lone_one_waits_for_no_other() {
 }
 
 #[test]
-fn records_stand_on_disk_in_the_order_in_which_they_were_accepted() {
+fn records_are_written_in_the_order_of_acceptance() {
     let disk = Forgetful::default();
     let ledger = open(&disk, Options { segment_bytes: 50_000, ..quick() });
     // The caller's own lock is what orders: as the state is changed, so are the records.
@@ -159,7 +159,7 @@ fn records_stand_on_disk_in_the_order_in_which_they_were_accepted() {
 }
 
 #[tokio::test]
-async fn law_39b_what_answered_durable_survives_the_loss_of_all_that_was_not_synced() {
+async fn law_39b_durable_records_survive_the_loss_of_unsynced_bytes() {
     for seed in 0..100 {
         let mut dice = Dice(seed);
         let mut disk = Forgetful::default();
@@ -218,7 +218,7 @@ async fn law_39b_what_answered_durable_survives_the_loss_of_all_that_was_not_syn
 }
 
 #[tokio::test]
-async fn what_a_killed_process_left_unsynced_is_synced_before_it_counts() {
+async fn unsynced_records_of_a_killed_process_are_synced_first() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     ledger.append(&said(1)).await.unwrap();
@@ -236,7 +236,7 @@ async fn what_a_killed_process_left_unsynced_is_synced_before_it_counts() {
 }
 
 #[tokio::test]
-async fn after_a_write_error_appends_are_refused_endings_kept_and_their_indices_stand() {
+async fn a_write_error_refuses_appends_and_keeps_endings_and_indexes() {
     for fault in [
         Faults { sync: Some(ErrorKind::Other), ..Faults::default() },
         Faults { write: Some(ErrorKind::Other), ..Faults::default() },
@@ -307,7 +307,7 @@ async fn on_a_read_only_disk_nothing_widens_and_endings_wait() {
 }
 
 #[tokio::test]
-async fn on_a_full_disk_endings_go_into_the_reserve_and_appends_wait_until_there_is_room_again() {
+async fn a_full_disk_takes_endings_into_the_reserve_and_no_appends() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     ledger.append(&said(1)).await.unwrap();
@@ -333,7 +333,7 @@ async fn on_a_full_disk_endings_go_into_the_reserve_and_appends_wait_until_there
 }
 
 #[tokio::test]
-async fn a_ledger_opened_on_a_full_disk_takes_endings_and_says_what_is_wrong() {
+async fn a_ledger_opened_on_a_full_disk_takes_endings_and_warns() {
     let disk = Forgetful::default();
     disk.set(Faults { capacity: Some(10_000), ..Faults::default() });
     let opened = Ledger::open_on(Arc::new(disk.clone()), clock(), quick()).unwrap();
@@ -348,7 +348,7 @@ async fn a_ledger_opened_on_a_full_disk_takes_endings_and_says_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn endings_past_the_bound_are_counted_loudly_and_never_answer_durable() {
+async fn endings_past_the_bound_are_counted_and_never_durable() {
     let disk = Forgetful::default();
     let ledger = open(&disk, Options { deferred_max: 3, ..quick() });
     ledger.append(&said(1)).await.unwrap();
@@ -379,7 +379,7 @@ async fn endings_past_the_bound_are_counted_loudly_and_never_answer_durable() {
 }
 
 #[tokio::test]
-async fn past_the_queue_and_past_a_records_size_an_append_is_refused_at_once() {
+async fn an_append_past_the_queue_or_record_size_is_refused_at_once() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     let large = Event::EpochEnded { reason: "x".repeat(crate::limits::LEDGER_RECORD_BYTES_MAX) };
@@ -395,7 +395,7 @@ async fn past_the_queue_and_past_a_records_size_an_append_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn law_40_closing_writes_what_was_accepted_and_takes_nothing_more() {
+async fn law_40_closing_writes_accepted_records_and_takes_no_more() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     disk.hold();
@@ -422,7 +422,7 @@ async fn law_40_closing_writes_what_was_accepted_and_takes_nothing_more() {
 }
 
 #[tokio::test]
-async fn closing_a_ledger_whose_disk_is_away_says_how_many_records_were_lost() {
+async fn closing_without_a_disk_reports_how_many_records_were_lost() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     disk.set(Faults { read_only: true, ..Faults::default() });
@@ -473,7 +473,7 @@ async fn law_38_a_writer_that_dies_is_noticed_and_nobody_waits_for_it() {
 }
 
 #[tokio::test]
-async fn law_37_a_reader_of_the_tail_reads_all_however_slow_and_is_told_how_far_behind_it_is() {
+async fn law_37_a_slow_reader_of_the_tail_gets_all_and_its_lag() {
     let disk = Forgetful::default();
     let ledger = open(&disk, Options { segment_bytes: 20_000, ..quick() });
     for n in 1..=10 {
@@ -530,7 +530,7 @@ async fn the_tail_never_shows_a_record_that_is_not_durable() {
 }
 
 #[tokio::test]
-async fn a_directory_holds_one_ledger_for_one_process_and_says_whose_it_is() {
+async fn a_directory_has_one_ledger_process_and_its_lock_names_it() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("state/ledger");
     let opened = Ledger::open(&path, clock(), quick()).unwrap();
@@ -561,7 +561,7 @@ async fn a_directory_holds_one_ledger_for_one_process_and_says_whose_it_is() {
 }
 
 #[tokio::test]
-async fn dropping_the_last_handle_writes_what_waits_and_gives_the_ledger_back() {
+async fn dropping_the_last_handle_writes_and_unlocks_the_ledger() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     let stopped = ledger.stopped();

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{clock::Wall, limits, name::Digest};
 
-/// What callers and the writer thread share.
+/// The queue that callers and the writer thread share.
 pub(super) struct RecordQueue {
     state: Mutex<QueueState>,
     /// Wakes the writer, the only thread that waits on it.
@@ -31,9 +31,9 @@ pub(super) struct RecordQueue {
 pub(super) struct QueueState {
     /// The index that the next accepted record gets.
     pub(super) next: u64,
-    /// Accepted, in order, and not with the writer.
+    /// Accepted records, in order, that the writer has not taken.
     queue: VecDeque<Waiting>,
-    /// Records in the queue and with the writer; of them endings; bytes of all.
+    /// Records in the queue and with the writer; the endings among them; the bytes of all.
     pub(super) waiting: usize,
     pub(super) deferred: usize,
     pub(super) bytes: usize,
@@ -55,7 +55,7 @@ pub(super) struct Waiting {
     way: Admission,
 }
 
-/// What an accepted record says.
+/// The content of an accepted record.
 pub(super) enum RecordBody {
     Event(EventText),
     Coalesced(Box<Coalesced>),
@@ -132,7 +132,7 @@ impl QueueState {
         tracing::error!(
             index,
             kind,
-            "more endings wait for the disk than memory keeps: from here on they are counted, not kept one by one"
+            "more endings wait for the disk than memory keeps: from now on they are counted, not kept one by one"
         );
         index
     }
@@ -151,7 +151,7 @@ impl QueueState {
         }
     }
 
-    /// As much from the front as is written at once.
+    /// Takes from the front as much as is written at once.
     fn take(&mut self) -> Vec<Waiting> {
         let mut bytes = 0usize;
         let mut batch = Vec::new();
@@ -185,7 +185,7 @@ impl Coalesced {
 }
 
 impl RecordQueue {
-    /// `shut` is why appends are refused from the start.
+    /// `shut` is the reason to refuse appends from the start, if there is one.
     pub(super) fn new(head: Head, shut: Option<Arc<str>>) -> Self {
         let health = shut.clone().map_or(Health::Good, |why| Health::Failing { why });
         RecordQueue {
@@ -209,7 +209,7 @@ impl RecordQueue {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // Nothing under this mutex leaves the state half changed.
+        // A panic under this mutex never leaves the state half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -218,7 +218,7 @@ impl RecordQueue {
         self.wake.notify_one();
     }
 
-    /// Waits for records, and no longer than `idle`. All that wait by now are one batch; the last one comes before the end.
+    /// Waits for records, at most for `idle`. All that wait are one batch. The last batch comes before `Close`.
     pub(super) fn next(&self, idle: Duration) -> WriterTurn {
         let mut state = self.lock();
         loop {
@@ -242,7 +242,7 @@ impl RecordQueue {
         (!state.queue.is_empty()).then(|| state.take())
     }
 
-    /// A batch is durable: says so to all who wait for it.
+    /// Notes that a batch is durable, and answers all who wait for it.
     pub(super) fn written(&self, batch: Vec<Waiting>, head: Head) {
         let mut state = self.lock();
         state.head = head;
@@ -259,7 +259,7 @@ impl RecordQueue {
         }
     }
 
-    /// Writing failed: shuts appends, refuses those that were accepted, keeps the endings in their order.
+    /// Notes that writing failed: shuts appends, refuses the accepted ones, and keeps the endings in order.
     pub(super) fn failed(&self, batch: Vec<Waiting>, health: Health) {
         let why: Arc<str> = match &health {
             Health::EndingsOnly { why } | Health::Failing { why } => why.clone(),

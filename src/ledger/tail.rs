@@ -1,4 +1,4 @@
-//! Reading the ledger's end as it grows.
+//! Reading the end of the ledger as it grows.
 //!
 //! A reader pulls from the files, never past what is durable, at its own pace. Nothing is queued for it and the writer
 //! does not know it, so even a slow reader loses no record. Each line says how many durable ones come after it.
@@ -40,11 +40,11 @@ pub struct TailLine {
     pub index: u64,
     /// As it is on disk, without the newline.
     pub line: String,
-    /// How far behind this reader is: places that were durable after this one when the line was handed out.
+    /// How far behind this reader is: durable places after this one when the line was returned.
     pub behind: u64,
 }
 
-/// Why the tail cannot be read on.
+/// Why reading the tail cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TailError {
     #[error("a ledger segment cannot be read")]
@@ -112,7 +112,7 @@ impl Tail {
         Some(Ok(TailLine { index, line, behind }))
     }
 
-    /// The lines as a stream. It ends after an error.
+    /// Returns the lines as a stream. It ends after an error.
     pub fn into_stream(self) -> impl Stream<Item = Result<TailLine, TailError>> + Send {
         stream::unfold(Some(self), |tail| async move {
             let mut tail = tail?;

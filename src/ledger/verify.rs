@@ -21,7 +21,7 @@ pub struct VerifyReport {
     pub records: u64,
     pub segments: u64,
     pub bytes: u64,
-    /// The first record's index and time; nothing in an empty ledger.
+    /// The first record's index and time; `None` in an empty ledger.
     pub first: Option<(u64, Wall)>,
     /// The last record's index and time.
     pub last: Option<(u64, Wall)>,
@@ -32,27 +32,27 @@ pub struct VerifyReport {
     pub epoch: u64,
     /// Records by `type`.
     pub types: BTreeMap<String, u64>,
-    /// Places that stayed empty, by write errors.
+    /// Places that stayed empty after write errors.
     pub refused: u64,
     /// Bytes after the last whole record: a write under way, or one that a crash cut off. They were never confirmed.
     pub torn: u64,
     /// Whether the ledger's own head file was there to compare with.
     pub head_file: bool,
-    /// Snapshots, and how many of them were found to follow from the records before.
+    /// Snapshots, and how many of them match the records before.
     pub snapshots: u64,
     pub snapshots_followed: u64,
 }
 
 /// Reads the whole ledger. `expected` is a head that was kept elsewhere: the record must be there, as it was.
 ///
-/// Without it a cut tail is found as far back as the head file beside the segments goes, and a chain that was computed
-/// again is not found at all.
+/// Without it, a cut tail is found only as far back as the head file beside the segments goes, and a chain that was computed
+/// again is not found.
 pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<VerifyReport, ReadError> {
     walk(disk, expected, None)
 }
 
 /// Reads the whole ledger, and compares each snapshot with the state that the records before it give. If the oldest records
-/// were moved away, the first snapshot that is there is believed. A ledger from which a daemon could not start is not good.
+/// were moved away, the first snapshot that is there is trusted. A ledger from which a daemon could not start is an error.
 pub fn verify_folded(
     disk: &dyn Disk,
     expected: Option<Head>,
@@ -61,13 +61,13 @@ pub fn verify_folded(
     walk(disk, expected, Some(fold))
 }
 
-/// Copies of the state at the beginnings of segments, at most so many: a snapshot's record comes soon after its beginning.
+/// The most states at beginnings of segments that are kept: a snapshot's record comes soon after the beginning.
 const BEGINNINGS_MAX: usize = 64;
 
 /// The state after the records so far, to compare with the snapshots.
 struct SnapshotCheck<'a> {
     fold: &'a mut dyn Fold,
-    /// Whether the fold is what all records so far give.
+    /// Whether the fold has the state after all records so far.
     known: bool,
     /// The segment whose snapshot it was read from: there is no record before it to compare with.
     believed: Option<u64>,
@@ -75,7 +75,7 @@ struct SnapshotCheck<'a> {
 }
 
 impl SnapshotCheck<'_> {
-    /// A segment begins.
+    /// Notes that a segment begins.
     fn begin(&mut self, disk: &dyn Disk, first: u64) {
         if !self.known
             && let Ok(Some(said)) = fold::recorded(disk, first)

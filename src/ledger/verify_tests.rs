@@ -113,7 +113,7 @@ async fn a_changed_value_names_its_file_line_and_record() {
 }
 
 #[tokio::test]
-async fn a_changed_record_with_a_hash_computed_anew_breaks_the_record_after_it() {
+async fn a_changed_record_with_a_new_hash_breaks_the_next_record() {
     let (files, _) = sample().await;
     let mut lines = lines(&files);
     let forged = lines[0][0].replace("\"reason\":\"said ", "\"reason\":\"sold ");
@@ -187,7 +187,7 @@ async fn a_missing_emptied_or_renamed_segment_is_found() {
 }
 
 #[tokio::test]
-async fn a_cut_tail_is_found_by_a_head_that_was_kept_and_by_the_head_file() {
+async fn a_cut_tail_is_found_by_a_kept_head_and_by_the_head_file() {
     let (files, head) = sample().await;
     let mut cut = lines(&files);
     cut[2].pop();
@@ -204,7 +204,7 @@ async fn a_cut_tail_is_found_by_a_head_that_was_kept_and_by_the_head_file() {
 }
 
 #[tokio::test]
-async fn a_torn_last_line_is_cut_off_and_a_changed_newline_is_not_taken_for_one() {
+async fn a_torn_last_line_is_cut_off_but_a_changed_newline_is_not() {
     let (files, head) = sample().await;
     let segments = segments(&files);
     let last = segments[2].1.clone();
@@ -239,7 +239,7 @@ async fn a_torn_last_line_is_cut_off_and_a_changed_newline_is_not_taken_for_one(
 }
 
 #[tokio::test]
-async fn a_record_of_a_later_version_refuses_the_ledger_with_what_to_do() {
+async fn a_record_of_a_later_version_is_refused_with_advice() {
     let (files, _) = sample().await;
     let mut lines = lines(&files);
     lines[2][1] = lines[2][1].replacen("{\"v\":1,", "{\"v\":2,", 1);

@@ -1,10 +1,10 @@
-//! Signed heads: what others keep, so that a cut or rewritten ledger is found.
+//! Signed heads, which others keep, so that a cut or rewritten ledger is found.
 //!
 //! The ledger's key is an Ed25519 pair that is made at the first start and stays: `head.key`, private to the daemon's user,
 //! and `head.pub` for auditors, beside the segments. A signed head is one line of JSON,
 //! `{"v":1,"epoch":…,"index":…,"digest":…,"time":…,"key":…,"signature":…}`; the signature is over
 //! `leasehold ledger head` and a newline, and then the line up to `,"signature"`. Anyone who has the key and the files can sign
-//! another past: that is why heads are handed out all the time, to all who are fed.
+//! another past: that is why the daemon sends heads all the time, to every follower.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -33,7 +33,7 @@ const KEY_DRAFT: &str = "head.key.new";
 /// The public key's file, in the ledger's directory.
 pub const HEAD_PUBLIC_FILE: &str = "head.pub";
 const CONTEXT: &str = "leasehold ledger head\n";
-/// The salt of all that is derived from the key.
+/// The salt for secrets that are derived from the key.
 const DERIVED: &str = "leasehold derived from the ledger's key";
 const SIGNATURE: &str = ",\"signature\":\"";
 /// SubjectPublicKeyInfo of Ed25519 (RFC 8410) before the 32 bytes.
@@ -43,7 +43,7 @@ const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x
 pub struct HeadKey {
     pair: Ed25519KeyPair,
     public: HeadPublic,
-    /// What [`derive`](Self::derive) begins with.
+    /// The input of [`derive`](Self::derive).
     root: hkdf::Prk,
 }
 
@@ -76,20 +76,20 @@ pub enum HeadKeyError {
     Generate,
 }
 
-/// Why a signed head is not believed.
+/// Why a signed head is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     #[error("it is no signed head")]
     Malformed,
     #[error("it was signed with another key")]
     OtherKey,
-    #[error("its signature does not fit what it says")]
+    #[error("its signature does not match its content")]
     Signature,
 }
 
 impl HeadKey {
-    /// Opens the key in the ledger's directory, or makes one if there is none. A new one has its name after
-    /// [`keep`](Self::keep): a key without a record shows that a ledger was lost.
+    /// Opens the key in the ledger's directory, or makes one. A new key gets its name by
+    /// [`keep`](Self::keep), because a named key without a record shows that a ledger was lost.
     pub fn open(dir: &Path) -> Result<Self, HeadKeyError> {
         let failed = |what| move |source| HeadKeyError::Io { file: KEY_FILE, what, source };
         let malformed = HeadKeyError::Malformed { file: KEY_FILE, what: "Ed25519 key in PKCS#8" };
@@ -111,7 +111,7 @@ impl HeadKey {
         };
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| HeadKeyError::Generate)?;
         let public = HeadPublic(public);
-        // For auditors. A disk that takes no file now may take it at the next start.
+        // For auditors. If the disk takes no file now, the next start tries again.
         let shown = dir.join(HEAD_PUBLIC_FILE);
         if fs::read_to_string(&shown).ok().as_deref() != Some(public.to_pem().as_str())
             && let Err(error) = write(&shown, public.to_pem().as_bytes(), 0o644)
@@ -130,7 +130,7 @@ impl HeadKey {
         }
     }
 
-    /// A secret that is as lasting as the key and tells nothing of it: HKDF-SHA-256 (RFC 5869), another for each purpose.
+    /// Derives a secret for a purpose: HKDF-SHA-256 (RFC 5869). It is as lasting as the key and does not reveal it.
     pub fn derive(&self, purpose: &str) -> Result<Secret, HeadKeyError> {
         let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
         let info = [purpose.as_bytes()];
@@ -178,7 +178,7 @@ impl HeadPublic {
         der.strip_prefix(SPKI.as_slice())?.try_into().ok().map(HeadPublic)
     }
 
-    /// Whether a head was signed with this key, as it stands.
+    /// Checks that this key signed exactly this head.
     pub fn verify(&self, signed: &SignedHead) -> Result<(), HeadError> {
         if signed.key != self.id() {
             return Err(HeadError::OtherKey);
@@ -196,13 +196,13 @@ impl HeadPublic {
 }
 
 impl SignedHead {
-    /// The line, without a newline: what is kept, and given to `audit verify --head`.
+    /// Writes the line without a newline, as it is kept and given to `audit verify --head`.
     pub fn as_str(&self) -> &str {
         &self.line
     }
 }
 
-/// Reads a line. Whether its signature fits is for [`HeadPublic::verify`].
+/// Reads a line. [`HeadPublic::verify`] checks its signature.
 impl FromStr for SignedHead {
     type Err = HeadError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -220,7 +220,7 @@ impl FromStr for SignedHead {
         let line = text.trim();
         let said: Line = serde_json::from_str(line).map_err(|_| HeadError::Malformed)?;
         let time = Wall::parse(&said.time).ok_or(HeadError::Malformed)?;
-        // One form: what is signed is what was read.
+        // There is only one form, so the signed text is the text that was read.
         if said.v != 1 || serde_json::to_string(&said).ok().as_deref() != Some(line) {
             return Err(HeadError::Malformed);
         }
@@ -229,7 +229,7 @@ impl FromStr for SignedHead {
     }
 }
 
-/// Reads a file that only this user may read. None if there is none.
+/// Reads a file that only this user may read. `None` if there is no file.
 fn read_private(path: &Path) -> Result<Option<zeroize::Zeroizing<String>>, HeadKeyError> {
     let failed = |source| HeadKeyError::Io { file: KEY_FILE, what: "read", source };
     let file = match File::open(path) {
@@ -245,7 +245,7 @@ fn read_private(path: &Path) -> Result<Option<zeroize::Zeroizing<String>>, HeadK
     Ok(Some(pem))
 }
 
-/// The pair of a private key as PEM, and what secrets are derived from.
+/// Returns the key pair of a private key as PEM, and the input for derived secrets.
 fn parse(pem: &str) -> Option<(Ed25519KeyPair, hkdf::Prk)> {
     let der = zeroize::Zeroizing::new(from_pem("PRIVATE KEY", pem)?);
     let root = hkdf::Salt::new(hkdf::HKDF_SHA256, DERIVED.as_bytes()).extract(&der);
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_is_made_once_private_and_signs_the_same_after_a_restart() {
+    fn the_head_key_survives_a_restart_and_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let key = HeadKey::open(dir.path()).unwrap();
         let signed = key.sign(3, head(7), AT);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signed_head_reads_back_and_no_changed_byte_of_it_is_believed() {
+    fn a_signed_head_reads_back_and_no_changed_byte_passes() {
         let dir = tempfile::tempdir().unwrap();
         let key = HeadKey::open(dir.path()).unwrap();
         let signed = key.sign(3, head(7), AT);

@@ -1,11 +1,11 @@
 //! The writer: one thread that owns the files.
 //!
-//! All that waits is written with one write and one sync, and the next batch gathers meanwhile: under load many records
-//! share a sync, and a lone one waits for nothing but its own. After an error the segment is cut back to what is durable
-//! and never written again: what a failed sync left in the page cache is not to be trusted.
+//! All waiting records are written with one write and one sync, while the next batch gathers. Under load many records share
+//! a sync; a single record waits only for its own. After an error the segment is cut back to what is durable and never
+//! written again, because the page cache cannot be trusted after a failed sync.
 //!
 //! A sync counts only if the file still has its name afterwards. A file that was removed, renamed or replaced is an error like
-//! any other: nothing is answered as durable until the name leads to the same records again.
+//! any other: no record is reported as durable until the name leads to the same records again.
 
 use std::{io, sync::Arc, thread};
 
@@ -30,7 +30,7 @@ const PROBE_FILE: &str = "probe";
 pub(super) struct Writer {
     pub(super) shared: Arc<RecordQueue>,
     pub(super) disk: Arc<dyn Disk>,
-    /// Gone before the lock is: its thread writes into the directory.
+    /// Dropped before the lock, because its thread writes into the directory.
     pub(super) snapshots: Snapshots,
     #[expect(dead_code, reason = "it is held until the thread ends")]
     pub(super) lock: DirectoryLock,
@@ -42,7 +42,7 @@ pub(super) struct Writer {
     pub(super) segment: Option<OpenSegment>,
     /// A good segment whose file is closed while the disk is away: an administrator may make it read-only meanwhile.
     pub(super) resting: Option<(String, u64)>,
-    /// Whether the reserve has its room on the disk.
+    /// Whether the reserve has its space on the disk.
     pub(super) reserved: bool,
     /// A segment with bytes past its durable end, to be cut before anything else is written.
     pub(super) unsealed: Option<(String, u64)>,
@@ -50,7 +50,7 @@ pub(super) struct Writer {
     pub(super) fold: Option<Box<dyn Fold>>,
     /// The latest time of any durable record.
     pub(super) latest: Wall,
-    /// Durable records and bytes since the last snapshot was begun, and what that one held.
+    /// Durable records and bytes since the last snapshot began, and the size of that snapshot.
     pub(super) since_snapshot: Size,
     pub(super) snapshot: Size,
     pub(super) clock: Arc<dyn Clock>,
@@ -75,7 +75,7 @@ pub(super) struct OpenSegment {
 
 /// Why a disk does not take everything yet.
 enum Stuck {
-    /// It takes endings, but has no room for the reserve.
+    /// It takes endings, but has no space for the reserve.
     EndingsOnly(io::Error),
     /// It is full, no ending waits, and the reserve is there for the next one.
     Full(io::Error),
@@ -173,7 +173,7 @@ impl Writer {
         Ok(())
     }
 
-    /// The lines of a batch, and the head that it leads to.
+    /// Returns the lines of a batch, and the head after it.
     fn encode(&self, batch: &[Waiting]) -> io::Result<(Vec<u8>, Head)> {
         let mut lines = Vec::new();
         let mut tip = self.tip;
@@ -197,7 +197,7 @@ impl Writer {
         Ok((lines, tip))
     }
 
-    /// Begins the segment of this first record.
+    /// Begins the segment whose first record this is.
     fn begin_segment(&mut self, first: u64) -> io::Result<()> {
         let name = segment::name(first);
         self.unsealed = Some((name.clone(), 0));
@@ -214,7 +214,7 @@ impl Writer {
         self.fold.is_some() && (count >= records || bytes >= size)
     }
 
-    /// Gives the fold what is durable now.
+    /// Gives the durable records to the fold.
     fn fold(&mut self, batch: &[Waiting]) {
         for w in batch {
             self.latest = self.latest.max(w.time);
@@ -321,7 +321,7 @@ impl Writer {
         self.probe().map_err(|e| if is_full(&e) { Stuck::Full(e) } else { Stuck::Failing(e) })
     }
 
-    /// Cuts the segment that failed back to its durable end. It is not written again.
+    /// Cuts the failed segment back to its durable end. It is not written again.
     fn seal(&mut self) -> io::Result<()> {
         if let Some((name, bytes)) = &self.unsealed {
             if *bytes > 0 {
@@ -340,7 +340,7 @@ impl Writer {
         if self.options.reserve_bytes > 0
             && let Err(error) = self.disk.reserve(RESERVE_FILE, self.options.reserve_bytes)
         {
-            // A part of it would only take room from the endings.
+            // A part of it would only take space from the endings.
             let _ = self.disk.remove(RESERVE_FILE);
             return Err(error);
         }

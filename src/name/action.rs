@@ -1,4 +1,4 @@
-//! What is asked: actions, methods, scopes, and the kinds of those who ask.
+//! Actions, methods, scopes, and the kinds of principals.
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
@@ -38,7 +38,7 @@ macro_rules! words {
 }
 
 words! {
-    /// What is done to a resource.
+    /// An action on a resource.
     Action, "an action" {
         ReadDataset = "read_dataset",
         ReadModel = "read_model",
@@ -62,7 +62,7 @@ words! {
 }
 
 words! {
-    /// Which half of the work a lease opens; never both.
+    /// The half of the work that a lease gives access to; never both.
     Half, "a half" {
         /// Datasets and base models.
         Reading = "reading",
@@ -72,13 +72,13 @@ words! {
 }
 
 words! {
-    /// What a principal is.
+    /// The kind of a principal.
     PrincipalKind, "a kind of principal" {
         /// Takes part in jobs.
         Workload = "workload",
         /// Describes, begins and ends jobs: CI, a person.
         Launcher = "launcher",
-        /// Does so for the jobs of one cluster.
+        /// Begins and ends the jobs of one cluster.
         Scheduler = "scheduler",
         /// Sees what is live, approves, revokes.
         Operator = "operator",
@@ -122,7 +122,7 @@ impl PrincipalKind {
 }
 
 impl Action {
-    /// The half of the work that a credential for this action belongs to. Finetune is decided, never issued.
+    /// Returns the half of the work that a credential for this action belongs to. Finetune is decided, never issued.
     pub const fn half(self) -> Option<Half> {
         match self {
             Action::ReadDataset | Action::ReadModel => Some(Half::Reading),
@@ -133,7 +133,7 @@ impl Action {
         }
     }
 
-    /// The kind of resource that this is done to.
+    /// Returns the kind of resource that the action is for.
     pub const fn applies_to(self) -> ResourceKind {
         match self {
             Action::ReadDataset => ResourceKind::Dataset,
@@ -145,7 +145,7 @@ impl Action {
     }
 }
 
-/// One resource and what is done to it. A scope only narrows.
+/// One resource and an action on it. A scope only narrows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
@@ -154,7 +154,7 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// All that one half of the work may do to a resource of this kind.
+    /// Returns all actions that one half of the work may take on a resource of this kind.
     pub fn whole(resource: ResourceName) -> Self {
         let actions = match resource.kind() {
             ResourceKind::Dataset => BTreeSet::from([Action::ReadDataset]),

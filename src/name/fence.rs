@@ -1,4 +1,4 @@
-//! The names behind which leases stand: a closed list with one grammar.
+//! The names of fences: a closed list with one grammar.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -24,7 +24,7 @@ use super::{
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FenceName(Arc<str>);
 
-/// What a fence name names.
+/// The kind of a fence name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FenceKind {
     Epoch,
@@ -66,7 +66,7 @@ impl FenceName {
         &self.0
     }
 
-    /// What it names.
+    /// Returns the kind of what it names.
     pub fn kind(&self) -> FenceKind {
         #[expect(clippy::expect_used, reason = "made from a kind, or parsed into one")]
         parse(&self.0).expect("a fence name is always valid")

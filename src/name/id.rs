@@ -1,4 +1,4 @@
-//! Identifiers that the daemon makes: opaque, 128 random bits, no capability. Knowing one opens nothing.
+//! Identifiers that the daemon makes: opaque, 128 random bits. Knowing one gives no access.
 
 use std::{fmt, num::NonZeroU64, str::FromStr};
 
@@ -39,7 +39,7 @@ macro_rules! id {
         pub struct $name(pub u128);
 
         impl $name {
-            /// Draws a new one.
+            /// Makes a new one.
             pub fn random() -> Result<Self, NoRandomness> {
                 random_u128().map($name)
             }

@@ -38,7 +38,7 @@ pub struct NameError {
 
 impl NameError {
     pub(crate) fn new(text: &str, wanted: &'static str, why: &'static str) -> Self {
-        // What is shown is bounded and holds no control character: it ends in logs and terminals.
+        // The text is bounded and without control characters, because it ends in logs and terminals.
         let mut shown: String = text.chars().take(80).flat_map(char::escape_default).collect();
         if looks_secret(text) {
             shown = withheld(text);

@@ -1,4 +1,4 @@
-//! What one request to a resource server touches.
+//! The object of a request to a resource server.
 
 use std::{fmt, str::FromStr};
 
@@ -6,7 +6,7 @@ use super::{JobId, NameError, ResourceKind, ResourceName};
 
 /// A dataset or a model, or the folder of one job in a checkpoint line.
 ///
-/// A checkpoint line without a folder is no place to read or write, so no token opens it: several jobs share a line, and
+/// A checkpoint line without a folder cannot be read or written, so no token is for it: several jobs share a line, and
 /// each has its own folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Object {
@@ -20,7 +20,7 @@ impl Object {
         Object { resource: line, folder: Some(job) }
     }
 
-    /// What a job opens of a resource: its own folder of a checkpoint line, and all of a dataset or a model.
+    /// Returns the object of a job in a resource: its own folder of a checkpoint line, or all of a dataset or a model.
     pub fn of_job(resource: ResourceName, job: JobId) -> Self {
         let folder = (resource.kind() == ResourceKind::Checkpoint).then_some(job);
         Object { resource, folder }
@@ -30,7 +30,7 @@ impl Object {
         &self.resource
     }
 
-    /// Whether it is of a form that a token can open: a checkpoint line has a folder, and nothing else has one.
+    /// Whether a token can be for it: a checkpoint line must have a folder, and nothing else may have one.
     pub fn is_whole(&self) -> bool {
         self.folder.is_some() == (self.resource.kind() == ResourceKind::Checkpoint)
     }
@@ -84,7 +84,7 @@ mod tests {
         }
         assert!(Object::folder(line.clone(), job).is_whole());
         assert!(!Object::from(line).is_whole());
-        // A line may be called like a job: its name by itself is no folder.
+        // A line may have the name of a job, but that name is no folder.
         let odd: Object = format!("checkpoint:acme/{job}").parse().unwrap();
         assert_eq!(odd.resource().name(), job.to_string());
         for text in ["", "checkpoint:acme/lora/x", "dataset:acme/a/b"] {

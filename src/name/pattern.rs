@@ -8,7 +8,7 @@ use super::{NameError, SpiffeId, TrustDomain, text_form};
 ///
 /// The trust domain is always written in full. `spiffe://td/tenant/a` matches only that ID, not `/tenant/ab` or
 /// `/tenant/a/b`. No wildcard matches the first segment `spire`: SPIRE keeps it for its own servers and agents, whose SVIDs
-/// are good ones of the domain on every node. Who means them writes it out.
+/// are valid in the domain on every node. A pattern for them must spell it out.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffePattern {
     text: Arc<str>,
@@ -58,7 +58,7 @@ impl SpiffePattern {
         self.segments.iter().all(|s| matches!(s, Segment::Exactly(_))).then(|| self.text.parse().ok())?
     }
 
-    /// A SPIFFE ID that it matches, to name it by in a decision: `any` for each wildcard.
+    /// Returns a SPIFFE ID that it matches, with `any` for each wildcard, to name it in a decision.
     pub fn example(&self) -> SpiffeId {
         let path: Vec<&str> = self
             .segments
@@ -113,7 +113,7 @@ impl SpiffePattern {
 }
 
 impl From<&SpiffeId> for SpiffePattern {
-    /// The pattern that matches this ID and no other.
+    /// Returns the pattern that matches only this ID.
     fn from(id: &SpiffeId) -> Self {
         let segments = id.segments().map(|s| Segment::Exactly(s.into())).collect();
         SpiffePattern { text: id.as_str().into(), domain: id.trust_domain(), segments }

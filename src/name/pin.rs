@@ -1,4 +1,4 @@
-//! What makes a version immutable.
+//! Pins: what makes a version immutable.
 
 use std::{fmt, str::FromStr};
 

@@ -1,10 +1,10 @@
-//! Names of what a job opens: datasets, models, checkpoint lines.
+//! Names of resources: datasets, models, checkpoint lines.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{NameError, TenantName, label::check_part, text_form};
 
-/// What a resource is.
+/// The kind of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceKind {
     Dataset,
@@ -24,8 +24,8 @@ impl ResourceKind {
 
 /// `dataset:acme/tickets@v3`, `model:acme/base-7b@2026.10`, `checkpoint:acme/support-lora`.
 ///
-/// A checkpoint line has no version. A dataset or model without its version names all of its versions: that is a name to
-/// revoke or lock, never one to read.
+/// A checkpoint line has no version. A dataset or model without its version names all of its versions: that name can
+/// be revoked or locked, never read.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceName {
     kind: ResourceKind,

@@ -1,4 +1,4 @@
-//! SPIFFE IDs and trust domains, to the letter of SPIFFE-ID section 2, with nothing normalised: two spellings are two IDs.
+//! SPIFFE IDs and trust domains, exactly as in SPIFFE-ID section 2. Nothing is normalised: two spellings are two IDs.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -141,14 +141,14 @@ mod tests {
     }
 
     #[test]
-    fn identity_a03_a04_upper_case_is_refused_where_case_does_not_count() {
+    fn identity_a03_a04_upper_case_is_refused() {
         for t in ["SPIFFE://td/a", "Spiffe://td/a", "spiffe://TD/a", "spiffe://tD/a"] {
             assert!(id(t).is_err(), "{t}");
         }
     }
 
     #[test]
-    fn identity_a05_a06_a07_an_authority_is_a_trust_domain_and_nothing_else() {
+    fn identity_a05_a06_a07_an_authority_is_only_a_trust_domain() {
         for t in ["spiffe://", "spiffe:///a", "spiffe://u@td/a", "spiffe://td:8080/a", "spiffe://td:/a"] {
             assert!(id(t).is_err(), "{t}");
         }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_a12_a13_a14_queries_fragments_and_escapes_are_refused() {
+    fn identity_a12_a13_a14_queries_and_escapes_are_refused() {
         let bad = ["/a?x=1", "/a?", "/a#f", "/a#", "/%41", "/a%2fb"];
         for t in bad {
             assert!(id(&format!("spiffe://td{t}")).is_err(), "{t}");

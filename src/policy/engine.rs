@@ -1,4 +1,4 @@
-//! The engine: rules sliced by who asks what, and the catalog's entities, prepared for many decisions.
+//! The engine: rules sliced by principal and act, and the catalog's entities, prepared for many decisions.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -56,7 +56,7 @@ impl Engine {
         RuleSet::load(from).map(drop)
     }
 
-    /// Over the schema and the names and texts of the policy files.
+    /// The digest of the schema, and of the names and texts of the policy files.
     pub fn digest(&self) -> Digest {
         self.rules.digest
     }
@@ -81,17 +81,17 @@ impl Engine {
         self.rules.policies.iter().find(|(rule, _)| rule.id == id).map(|(_, policy)| policy.to_string())
     }
 
-    /// What is no mistake, but should be known: a rule about a resource that the catalog does not have.
+    /// Warnings: a rule about a resource that the catalog does not have.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Whether a call may be made at all. Says nothing of what the call will show or do beyond its tenant.
+    /// Whether a call may be made. Does not decide what the call may show or do beyond its tenant.
     pub fn authorize(&self, call: &Call<'_>) -> Result<(), Refusal> {
         self.authorize_by(call).map(|_| ()).map_err(|(refusal, _)| refusal)
     }
 
-    /// As [`Engine::authorize`], with the ids of the rules that decided, for the ledger.
+    /// Authorizes a call like [`Engine::authorize`], and returns the ids of the rules that decided, for the ledger.
     pub fn authorize_by(&self, call: &Call<'_>) -> Result<Vec<String>, (Refusal, Vec<String>)> {
         let Some(principal) = self.catalog.principal(call.caller) else {
             return Err((explain::unknown(call.caller.as_str()), Vec::new()));
@@ -111,7 +111,7 @@ impl Engine {
         }
     }
 
-    /// What policy says of a bundle. Opens nothing: for jobs that are being created, for sweeps, for dry runs.
+    /// Judges a bundle without granting anything: for jobs that are being created, for sweeps, for dry runs.
     pub fn judge(&self, asker: Asker<'_>, bundle: &Bundle<'_>) -> Verdict {
         let (name, principal) = match asker {
             Asker::Identity(id) => (id.to_string(), self.catalog.principal(id)),
@@ -226,7 +226,7 @@ impl Engine {
         }
     }
 
-    /// The answer to a question: kept, or worked out.
+    /// Returns the outcome for one act, cached or evaluated.
     fn outcome(
         &self,
         slice: &Slice,
@@ -245,7 +245,7 @@ impl Engine {
         self.memo.answer(question, || self.evaluate(slice, &self.prepared.entities, me, on, facts))
     }
 
-    /// Works an answer out.
+    /// Evaluates one act.
     pub(super) fn evaluate(
         &self,
         slice: &Slice,
@@ -274,7 +274,7 @@ impl Engine {
         match &slice.without_gates {
             _ if !guards.is_empty() => Outcome::Forbid(guards),
             Some(open) if !gates.is_empty() => match self.ask(&request, open, entities) {
-                // People are asked only for what could pass once they agree.
+                // Approval is asked for only if the request could pass with it.
                 Ok((true, permits)) => Outcome::Wait(gates, permits),
                 Ok((false, _)) => Outcome::Nothing,
                 Err(failed) => Outcome::Error(failed),
@@ -324,7 +324,7 @@ fn ids<'r>(rules: impl IntoIterator<Item = &'r Arc<Rule>>) -> Vec<String> {
     ids
 }
 
-/// A rule that could not be evaluated is a fault of the policy: operators must hear of it, requesters must not.
+/// Logs rules that could not be evaluated: operators must see these faults of the policy, requesters must not.
 fn log_errors(cause: &DenialCause, act: PolicyAct) {
     if let DenialCause::Error(failed) = cause {
         tracing::error!(

@@ -179,7 +179,7 @@ fn cases() -> Vec<Case> {
 }
 
 #[test]
-fn every_case_of_the_shipped_policies_is_decided_as_it_says_by_the_rule_that_it_says() {
+fn every_case_of_the_shipped_policies_is_decided_by_its_rule() {
     let engine = shipped();
     for case in cases() {
         let (got, rules) = case.run(&engine);
@@ -208,7 +208,7 @@ fn what_ships_is_what_is_built_in_and_loads_without_a_warning() {
 }
 
 #[test]
-fn every_action_of_the_schema_is_asked_by_the_daemon_and_the_contexts_fit_it() {
+fn every_action_of_the_schema_is_used_and_its_context_fits() {
     let engine = shipped();
     let groups: BTreeSet<_> = engine.rules.schema.action_groups().cloned().collect();
     let asked: BTreeSet<_> = PolicyAct::all().map(|a| a.uid(&engine.types)).collect();
@@ -264,7 +264,7 @@ fn a_bundle_is_decided_whole_and_one_denial_denies_all() {
 }
 
 #[test]
-fn gates_of_all_parts_are_waited_for_together_and_a_denial_goes_first() {
+fn gates_of_all_parts_wait_together_and_a_denial_wins() {
     let engine = shipped();
     let job = [
         ("read_dataset", "dataset:acme/tickets@v3"),
@@ -309,7 +309,7 @@ fn a_grant_carries_the_stand_that_was_taken_before_it() {
 }
 
 #[test]
-fn what_is_not_there_and_what_is_anothers_are_refused_in_the_same_words() {
+fn a_missing_and_a_foreign_resource_get_the_same_refusal() {
     let engine = shipped();
     let who = "spiffe://k8s.globex.example/ns/ml/job/j1";
     let say = |name: &str| {
@@ -462,7 +462,7 @@ fn a_rule_that_fails_denies_a_call_too() {
 }
 
 #[test]
-fn mistakes_in_policies_come_all_at_once_each_with_its_line_and_policy() {
+fn all_mistakes_in_policies_are_reported_with_line_and_policy() {
     let found = site(concat!(
         "@id(\"one\")\npermit (principal is Leasehold::Workload, action == Leasehold::Action::\"finetune\", resource is Leasehold::Model)\n",
         "when {\n  resource.teir == \"lab\" };\n",
@@ -524,7 +524,7 @@ fn a_gate_says_who_approves_and_can_be_opened() {
 }
 
 #[test]
-fn a_rule_about_nobody_is_a_mistake_and_one_about_an_absent_dataset_a_warning() {
+fn a_rule_that_matches_no_one_is_refused_or_warned_of() {
     let found = site(
         "@id(\"a\") forbid (principal == Leasehold::Workload::\"spiffe://k8s.acme.example/ns/ml/job/j1\", action, resource);",
     )
@@ -559,7 +559,7 @@ fn a_rule_about_one_identity_looks_at_its_spiffe_id() {
 }
 
 #[test]
-fn a_file_that_would_not_be_read_is_a_mistake_and_so_is_another_schema() {
+fn an_ignored_policy_file_and_a_second_schema_are_mistakes() {
     let dir = tempfile::tempdir().unwrap();
     let load = || Engine::load(&PolicySource::Dir(dir.path().into()), &Catalog::empty(), Explain::Requester);
     fs::write(dir.path().join("leasehold.cedarschema"), SCHEMA).unwrap();

@@ -19,7 +19,7 @@ pub enum Explain {
     Operators,
 }
 
-/// Who asks, and for what job.
+/// The requester, and its job.
 pub(super) struct Who<'a> {
     pub(super) name: &'a str,
     pub(super) principal: &'a Principal,
@@ -83,7 +83,7 @@ impl DenialCause {
     }
 }
 
-/// How many rules, or further refusals, are shown at most.
+/// The most rules, or further refusals, that are shown.
 const SHOWN_MAX: usize = 4;
 
 pub(super) fn unknown(name: &str) -> Refusal {
@@ -102,7 +102,7 @@ pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[Princi
     .fix(format!("call it as one of: {}", kinds.join(", ")))
 }
 
-/// A member, or the launcher that wants to be one, that is no workload.
+/// Refuses a member, or a launcher as a member, that is no workload.
 pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
     let text = format!("{} holds no part of a job", who.principal.kind.with_article());
     Refusal::new(Reason::KindNotAllowed, text)

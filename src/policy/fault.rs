@@ -28,7 +28,7 @@ impl fmt::Display for PolicyFault {
     }
 }
 
-/// All that is wrong with a policy set, by file and line. Never empty.
+/// All mistakes in a policy set, by file and line. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the policy set has {} mistake(s): {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct PolicyErrors(Vec<PolicyFault>);

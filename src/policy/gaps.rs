@@ -57,7 +57,7 @@ impl Engine {
         texts
     }
 
-    /// Entries that may do nothing but ask who they are. Entries that rules cannot tell apart are judged once.
+    /// Returns entries that may do nothing but ask who they are. Entries that rules cannot distinguish are judged once.
     fn idle(&self, mentioned: &BTreeSet<String>) -> Vec<String> {
         let ids: Vec<SpiffeId> = mentioned.iter().filter_map(|text| text.parse().ok()).collect();
         let mut asked = GapSearch { left: POLICY_GAP_QUESTIONS_MAX, has_silence: false };
@@ -82,7 +82,7 @@ impl Engine {
         lines
     }
 
-    /// Whether rules let an entry do something, or forbid it everything, which is said on purpose.
+    /// Whether rules permit an entry something, or forbid it everything, which is intended.
     fn is_of_use(&self, p: &Principal, asked: &mut GapSearch) -> bool {
         asked.has_silence = false;
         self.can_do_something(p, asked) || !asked.has_silence
@@ -153,7 +153,7 @@ impl Engine {
         })
     }
 
-    /// Whether it is allowed, or waits for people. Past the bound on questions everything is taken to be.
+    /// Whether it is allowed, or waits for approval. Past the bound on questions, everything counts as allowed.
     fn answers(
         &self,
         slice: &Slice,
@@ -173,7 +173,7 @@ impl Engine {
     }
 }
 
-/// How an entry of a kind can stand to what it calls upon.
+/// Returns the relations that an entry of a kind can have to the object of a call.
 fn relations_of(kind: PrincipalKind) -> &'static [Relation] {
     match kind {
         PrincipalKind::Operator | PrincipalKind::Auditor => &[],
@@ -182,7 +182,7 @@ fn relations_of(kind: PrincipalKind) -> &'static [Relation] {
     }
 }
 
-/// What an entry that can do nothing most often lacks.
+/// Returns what an entry without permissions most often lacks.
 fn wanting(p: &Principal) -> &'static str {
     match p.kind {
         PrincipalKind::Operator if p.groups.is_empty() => {
@@ -212,7 +212,7 @@ fn some_id(p: &Principal) -> Option<SpiffeId> {
     p.pattern.to_string().replace("**", "x").replace('*', "x").parse().ok()
 }
 
-/// Every text of a policy in Cedar's JSON form, without its annotations.
+/// Collects every text of a policy in Cedar's JSON form, without its annotations.
 fn collect(json: &Json, texts: &mut BTreeSet<String>) {
     match json {
         Json::String(text) => drop(texts.insert(text.clone())),
@@ -258,7 +258,7 @@ owner = "o@x"
 "#;
 
     #[test]
-    fn what_the_catalog_says_in_vain_is_named() {
+    fn entries_without_effect_are_named() {
         let principals = r#"
 [[principal]]
 match = "spiffe://td/good/*"

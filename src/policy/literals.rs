@@ -1,4 +1,4 @@
-//! What rules name by name: a rule about something that no request can name would be a rule that is not there.
+//! The entities that rules name: a rule about an entity that no request can name would have no effect.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::name::{ResourceName, TenantName};
 
-/// Answers what should be known but is no mistake: a rule about a resource that the catalog does not have.
+/// Returns warnings: a rule about a resource that the catalog does not have.
 pub(super) fn check(
     rules: &RuleSet,
     types: &Types,

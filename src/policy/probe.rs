@@ -1,4 +1,4 @@
-//! Why nothing permitted it: which one change would have, tried out, since policies are the site's own.
+//! Why no rule permitted an act: tries which one change would have helped, since each site has its own policies.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,7 +20,7 @@ use crate::{
     name::Action,
 };
 
-/// Roles that are tried at most: a refusal must stay cheap.
+/// The most roles that are tried, so that a refusal stays cheap.
 const ROLES_TRIED_MAX: usize = 16;
 
 /// One act of one principal, with something changed.
@@ -33,7 +33,7 @@ struct Trial<'a> {
 }
 
 impl Engine {
-    /// The first change that helps: another purpose, the job's own checkpoints, a role, a role and a purpose.
+    /// Returns the first change that helps: another purpose, the job's own checkpoints, a role, a role and a purpose.
     pub(super) fn why_nothing(&self, who: &Who<'_>, action: Action, resource: &Resource) -> DenialCause {
         let (name, entities) = (who.name, &self.prepared.entities);
         let now = Trial { name, principal: who.principal, entities, action, resource };
@@ -60,13 +60,13 @@ impl Engine {
         DenialCause::Nothing { permits: slice.map_or_else(Vec::new, |s| self.permits(s)) }
     }
 
-    /// The rule that would permit it for some purpose that the dataset allows.
+    /// Returns the rule that would permit it for some purpose that the dataset allows.
     fn with_a_purpose(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
         let mut purposes = trial.resource.dataset()?.purposes.iter();
         purposes.find_map(|purpose| self.would(&Bundle { purpose, ..bundle.clone() }, trial))
     }
 
-    /// The rule that would permit it, were things so.
+    /// Returns the rule that would permit it with these changes.
     fn would(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
         let slice = self.slices.get(&(trial.principal.kind, PolicyAct::Part(trial.action)))?;
         let me = self.prepared.principals.get(&trial.principal.pattern)?;
@@ -78,7 +78,7 @@ impl Engine {
         }
     }
 
-    /// The role that the shipped policies know, and those that principals of the catalog have.
+    /// Returns the role that the shipped policies know, and those that principals of the catalog have.
     fn roles(&self) -> Vec<String> {
         let known: BTreeSet<&String> = self.catalog.principals().flat_map(|p| &p.roles).collect();
         let others = known.into_iter().filter(|r| *r != "trainer").cloned();

@@ -25,13 +25,13 @@ use crate::{
 const ANNOTATIONS: [&str; 7] =
     ["id", "explain", "fix", "gate", "approver_group", "approvals", "approval_ttl"];
 
-/// One policy and what it says of itself.
+/// One policy and its annotations.
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub id: String,
-    /// What a person reads who is refused by it.
+    /// The explanation for a person that it refuses.
     pub explain: Option<String>,
-    /// What would change it.
+    /// What to do to pass it.
     pub fix: Option<String>,
     /// Set if it waits for approval instead of forbidding.
     pub gate: Option<ApprovalGate>,
@@ -92,7 +92,7 @@ impl RuleSet {
 }
 
 impl RuleSet {
-    /// A mistake of one rule.
+    /// Notes a mistake of one rule.
     pub(super) fn fault(&self, rule: &Rule, what: impl Into<String>) -> PolicyFault {
         let (file, line) = self.places.get(&rule.id).cloned().unwrap_or_default();
         PolicyFault { file, line, policy: Some(rule.id.clone()), what: what.into() }
@@ -249,12 +249,12 @@ fn gate(id: &str, policy: &Policy) -> Result<Option<ApprovalGate>, String> {
     Ok(Some(ApprovalGate { id: id.to_owned(), explanation, approver_group, approvals_needed, approval_ttl }))
 }
 
-/// The byte offset that a diagnostic points at.
+/// Returns the byte offset that a diagnostic points at.
 fn offset(e: &dyn Diagnostic) -> Option<usize> {
     e.labels()?.map(|l| l.offset()).next()
 }
 
-/// A diagnostic and its help in one line.
+/// Returns a diagnostic and its help in one line.
 fn said(e: &dyn Diagnostic) -> String {
     let help = e.help().map(|h| format!("; {h}")).unwrap_or_default();
     let labels = e.labels().into_iter().flatten().filter_map(|l| l.label().map(|l| format!(": {l}")));

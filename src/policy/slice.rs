@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_policy_reads_of_the_context_is_found_or_taken_to_be_everything() {
+    fn the_context_fields_of_a_policy_are_found_or_all_assumed() {
         let some = reads("context.a == 1 && (context has b || principal.c.contains(context[\"d\"].e))");
         assert!(!some.everything, "{some:?}");
         assert_eq!(some.fields.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "d"]);

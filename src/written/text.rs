@@ -91,13 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_is_of_the_line_that_it_stands_in() {
+    fn an_offset_is_on_its_line() {
         let lines = Lines::of("a\n\nb");
         assert_eq!([0, 1, 2, 3, 4].map(|at| lines.at(at)), [1, 1, 2, 3, 3]);
     }
 
     #[test]
-    fn a_file_at_its_bound_is_read_and_one_past_it_or_not_text_is_refused() {
+    fn a_file_past_its_bound_or_not_text_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         std::fs::write(&path, "four").unwrap();
