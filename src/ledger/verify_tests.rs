@@ -223,7 +223,7 @@ async fn a_torn_last_line_is_cut_off_but_a_changed_newline_is_not() {
             let opened = Ledger::open_on(Arc::new(disk.clone()), clock(), quick()).unwrap();
             assert_eq!(opened.entries.len(), 9);
             assert_eq!(opened.warnings.len(), 1, "{:?}", opened.warnings);
-            assert!(opened.warnings[0].contains("never answered"));
+            assert!(opened.warnings[0].contains("never confirmed"));
             assert_eq!(opened.ledger.append(&said(100)).await, Ok(10));
             opened.ledger.close(LONG).await.unwrap();
             let report = verify(&disk, None).unwrap();

@@ -479,7 +479,7 @@ fn all_mistakes_in_policies_are_reported_with_line_and_policy() {
         ("site.cedar:4: policy `one`", "attribute `teir`"),
         ("site.cedar:6: policy `two`", "fine_tune"),
         ("site.cedar:7: ", "no good @id"),
-        ("site.cedar:8: policy `one`", "stands at line 1 already"),
+        ("site.cedar:8: policy `one`", "line 1 has this @id already"),
         ("site.cedar:10: policy `four`", "unknown annotation @explian"),
         ("site.cedar:14: policy `five`", "retain_until"),
     ] {
