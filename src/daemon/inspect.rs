@@ -192,7 +192,7 @@ impl Inspection {
     }
 
     fn look_at_rules(&mut self, config: &Config) {
-        let read = rules::look(&config.policy, None);
+        let read = rules::read_all(&config.policy, None);
         self.look("policy.catalog").faults.extend(read.catalog_faults);
         self.look("policy.dir").faults.extend(read.policy_faults);
         if let Some(rules) = &read.rules {

@@ -17,7 +17,7 @@ pub(super) struct ReadRules {
 
 /// Reads both. If the catalog is bad, policies are still checked as far as they do not need it. At a start all of the catalog
 /// must be good; a reload takes the files that are good. Blocking.
-pub(super) fn look(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadRules {
+pub(super) fn read_all(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadRules {
     let mut read = ReadRules { rules: None, catalog_faults: Vec::new(), policy_faults: Vec::new() };
     let source = PolicySource::Dir(policy.dir.clone());
     let catalog = match before {
@@ -40,7 +40,7 @@ pub(super) fn look(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadRules
 
 /// Reads both again. Blocking.
 pub(super) fn read(policy: &PolicyConfig, before: Option<&Catalog>) -> Result<Rules, Refusal> {
-    let ReadRules { rules, catalog_faults, policy_faults } = look(policy, before);
+    let ReadRules { rules, catalog_faults, policy_faults } = read_all(policy, before);
     let Some(rules) = rules else {
         let count = catalog_faults.len().saturating_add(policy_faults.len());
         let text = format!("catalog and policy have {count} mistake(s)");

@@ -421,3 +421,59 @@ fn with_example(why: &impl Display, key: &str, example: &str) -> String {
     let why = why.to_string();
     if why.contains("write ") { why } else { format!("{why}; write {key} = {example}") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::written::parse_toml;
+
+    /// The mistakes of a text, as `LINE: what`.
+    fn mistakes(text: &str, read: impl FnOnce(&mut Section<'_>, &mut Notes)) -> Vec<String> {
+        let mut notes = Notes::new(Path::new("file.toml"));
+        notes.read(parse_toml(text), read);
+        notes.into_problems().iter().map(|p| format!("{}: {}", p.line, p.what)).collect()
+    }
+
+    fn read(root: &mut Section<'_>, notes: &mut Notes) {
+        root.need("port", "8443", notes, |t| t.parse::<u16>());
+        root.list("hosts", 2, notes, |t| if t == "bad" { Err("bad host: write a good one") } else { Ok(()) });
+        for mut table in root.list_of_sections("user", 2, notes) {
+            table.name_by("name");
+            table.need("name", "\"ada\"", notes, |t| t.parse::<String>());
+            table.value("admin", notes, Value::truth);
+            table.finish(notes);
+        }
+    }
+
+    #[test]
+    fn every_mistake_is_noted_with_its_line_and_what_to_write() {
+        let text = "prot = 1\nport = \"x\"\nhosts = [\"bad\",\n7]\n[[user]]\nname = \"bob\"\nadmin = 1\ncolour = 2\n[[user]]\n";
+        insta::assert_snapshot!(mistakes(text, read).join("\n"), @r#"
+        2: port: invalid digit found in string; write port = 8443
+        3: hosts: bad host: write a good one
+        4: hosts: a whole number stands here: write a text in quotes
+        7: user `bob`: admin: a whole number stands here: write true or false
+        8: user `bob`: colour is not a key: write one of name, admin, or remove it
+        9: this user: name is missing: write name = "ada"
+        1: prot is not a key: write `port`, or remove it; the keys here are port, hosts, user
+        "#);
+    }
+
+    #[test]
+    fn a_list_past_its_bound_and_a_value_of_another_kind_are_refused() {
+        let text = "port = \"1\"\nhosts = [\"a\", \"b\", \"c\"]\nuser = 1\n";
+        insta::assert_snapshot!(mistakes(text, read).join("\n"), @"
+        2: hosts: 3 entries: write at most 2
+        3: user: a whole number stands here: write [[user]] before each
+        ");
+    }
+
+    #[test]
+    fn a_secret_is_never_quoted_as_a_key_or_a_name() {
+        let secret = "Zm9vYmFyYmF6cXV4Zm9vYmFyYmF6cXV4Zm9v0123";
+        let text = format!("\"{secret}\" = 1\nport = \"1\"\n[[user]]\nname = \"{secret}\"\n{secret} = 1\n");
+        let all = mistakes(&text, read);
+        assert_eq!(all.len(), 2, "{all:?}");
+        assert!(all.iter().all(|line| !line.contains(secret)), "{all:?}");
+    }
+}
