@@ -6,7 +6,7 @@
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `section` | [`Section`]: one table of a file, read key by key |
+//! | `section` | `Section`: one table of a file, read key by key |
 //! | `document` | a TOML text as a tree in which each value knows its line |
 //! | `problem` | [`Problems`]: all that is wrong with a file |
 //! | `text` | the text of a file, and what of it may be shown |
