@@ -248,7 +248,7 @@ pub const SAN_NAMES_MAX: usize = 64;
 pub const SVID_LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
 /// Trust domains with a bundle.
 pub const TRUST_DOMAINS_MAX: usize = 1_024;
-/// Roots of one trust domain: two while they rotate, more where regions have their own.
+/// Roots of one trust domain: two while they rotate, more if regions have their own.
 pub const BUNDLE_ROOTS_MAX: usize = 64;
 /// Certificates of one bundle, those that have expired among them: SPIRE leaves a root in for a day after its end, of each server.
 pub const BUNDLE_CERTIFICATES_MAX: usize = 1_024;

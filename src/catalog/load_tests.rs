@@ -258,7 +258,7 @@ fn references_lead_somewhere() {
         audience()
     );
     assert!(has(&mistakes(&line), "acme.toml:9: ", "model `model:acme/m@1`"));
-    // An audience is not lent to whoever names it.
+    // A tenant cannot use an audience just by naming it.
     let beta = format!("[tenant.beta]\n{}", dataset("d@1", ""));
     let found = load(&[("acme.toml", &format!("[tenant.acme]\n{}", audience())), ("beta.toml", &beta)]);
     assert!(has(

@@ -31,7 +31,7 @@ pub(super) fn open(disk: &Forgetful, options: Options) -> Ledger {
     Ledger::open_on(Arc::new(disk.clone()), clock(), options).unwrap().ledger
 }
 
-/// Something to record, told apart by a number.
+/// An event to record, identified by a number.
 pub(super) fn said(n: u64) -> Event {
     Event::EpochEnded { reason: format!("said {n}") }
 }

@@ -1,4 +1,4 @@
-//! What is found in a ledger that somebody has touched.
+//! What verifying finds in a ledger that someone changed.
 
 use std::sync::Arc;
 

@@ -440,7 +440,7 @@ fn a_rule_that_fails_denies_and_is_named_to_operators_alone() {
     assert_eq!(refusal.reason, Reason::PolicyError);
     assert!(rules.iter().any(|r| r.contains("broken")), "{rules:?}");
     assert!(!format!("{refusal:?}").contains("broken"), "{refusal:?}");
-    // The same rule, where its arithmetic holds, has its say.
+    // The rule applies if its arithmetic does not overflow.
     let mut none = ask;
     none.ttl = Duration::from_secs(1);
     assert_eq!(none.refusal(&site, TRAINER).reason, Reason::PolicyDenied);
