@@ -186,7 +186,7 @@ impl Sidecar {
         let writing_ends = Some(now.wall.plus(self.drain));
         let _ = self.dir.note_drain(DrainNote { reason: reason.clone(), reading_ends: None, writing_ends });
         member.drain(self.drain, reason);
-        self.messages.send(&format!("{signal}: finishing; once more ends it now"));
+        self.messages.send(&format!("{signal}: finishing; a second signal ends it now"));
         now.lease.plus(self.drain.saturating_add(REPORT))
     }
 

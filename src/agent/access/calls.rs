@@ -68,7 +68,7 @@ impl Calls {
     }
 
     /// Waits for an answer for at most [`CALL`].
-    pub(crate) async fn answer<T>(
+    pub(crate) async fn await_answer<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Refusal> {
@@ -89,7 +89,7 @@ impl Calls {
     }
 
     /// Repeats a request with backoff while the daemon cannot answer, for at most `patience`.
-    pub(crate) async fn persist<T>(
+    pub(crate) async fn retry<T>(
         &self,
         patience: Duration,
         mut ask: impl AsyncFnMut(Duration) -> Result<T, Refusal>,

@@ -80,7 +80,7 @@ pub enum MendResult {
 /// Why credentials could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
-    #[error("no private directory for credentials could be made in {}: name another with --dir", tried.display())]
+    #[error("no private directory for credentials could be created in {}: name another with --dir", tried.display())]
     NoDirectory { tried: PathBuf, source: io::Error },
     #[error("{} cannot hold credentials: {why}", path.display())]
     Unfit { path: PathBuf, why: String },
@@ -90,7 +90,7 @@ pub enum CredentialError {
         "`{0}` cannot name a credential file: use letters, digits, `.`, `_` and `-`, a letter or digit first"
     )]
     Name(String),
-    #[error("a member holds at most {CREDENTIALS_MAX} credentials")]
+    #[error("a member has at most {CREDENTIALS_MAX} credentials")]
     TooMany,
     #[error("the credentials of this run were wiped: its access has ended")]
     Wiped,
@@ -213,11 +213,6 @@ impl CredentialDir {
             return Err(CredentialError::TooMany);
         }
         self.store(&mut state, name, token.clone(), self.readers.file_mode())
-    }
-
-    /// Whether a file has its latest content.
-    pub fn holds(&self, name: &str) -> bool {
-        self.state().files.get(name).is_some_and(|content| content.is_written)
     }
 
     /// Removes and overwrites one file.

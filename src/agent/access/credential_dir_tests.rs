@@ -293,9 +293,9 @@ fn files_of_others_in_a_named_directory_are_kept() {
         assert_eq!(left, ["notes.txt"], "{name}");
         assert_eq!(fs::read_to_string(chosen.join("notes.txt")).unwrap(), "mine");
     }
-    let alone = base.path().join("alone");
-    drop(named(&alone).unwrap());
-    assert!(!alone.exists());
+    let unused = base.path().join("unused");
+    drop(named(&unused).unwrap());
+    assert!(!unused.exists());
 }
 
 #[test]
@@ -375,7 +375,7 @@ fn files_of_others_are_left_whatever_their_names_are() {
 fn a_fifo_does_not_block() {
     let base = tempfile::tempdir().unwrap();
     let fifo = |path: &Path| nix::unistd::mkfifo(path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let (told, hears) = std::sync::mpsc::channel();
+    let (sender, receiver) = std::sync::mpsc::channel();
     let (chosen, stale) = (base.path().join("creds"), base.path().join("leasehold-2147483000-5-bbbb"));
     for folder in [&chosen, &stale] {
         fs::create_dir(folder).unwrap();
@@ -385,10 +385,10 @@ fn a_fifo_does_not_block() {
     thread::spawn(move || {
         let refused = named(&folder.join("creds")).is_err();
         drop(made(&folder).unwrap());
-        told.send(refused).unwrap();
+        sender.send(refused).unwrap();
     });
     // To open it would block: no writer or reader comes.
-    assert_eq!(hears.recv_timeout(std::time::Duration::from_secs(60)), Ok(true));
+    assert_eq!(receiver.recv_timeout(std::time::Duration::from_secs(60)), Ok(true));
     assert!(chosen.join("reading-files.acme").exists() && !stale.exists());
 }
 

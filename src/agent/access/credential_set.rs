@@ -6,7 +6,7 @@ use super::{
     calls::not_understood,
     credential_dir::{CredentialDir, CredentialError, MendResult},
     index::{CredentialIndex, DrainNote, IndexEntry, IndexResource},
-    member::stream::{MemberSession, wall_of},
+    member::stream::{AttemptSession, wall_of},
     schedule::{More, Schedule},
 };
 use crate::{
@@ -121,7 +121,7 @@ impl CredentialSet {
     }
 
     /// Takes over the present offers, and writes the index if they changed.
-    pub(crate) fn update_offers(&mut self, offers: Vec<v1::Offer>, session: &MemberSession, now: LeaseTime) {
+    pub(crate) fn update_offers(&mut self, offers: Vec<v1::Offer>, session: &AttemptSession, now: LeaseTime) {
         let before: Vec<_> = self.credentials.iter().map(|c| c.lease).collect();
         let changed = self.replace_offers(offers, now);
         let dropped = before.into_iter().zip(&self.credentials).filter(|(_, after)| after.lease.is_none());
@@ -187,7 +187,7 @@ impl CredentialSet {
         }
     }
 
-    pub(crate) fn write_index(&self, session: &MemberSession) -> Result<(), CredentialError> {
+    pub(crate) fn write_index(&self, session: &AttemptSession) -> Result<(), CredentialError> {
         let index = CredentialIndex {
             job: session.job,
             attempt: session.attempt,
@@ -197,7 +197,7 @@ impl CredentialSet {
     }
 
     /// Writes the index while the work runs. [`mend`](Self::mend) writes it later if it cannot be written now.
-    pub(crate) fn refresh_index(&self, session: &MemberSession) {
+    pub(crate) fn refresh_index(&self, session: &AttemptSession) {
         match self.write_index(session) {
             Ok(()) | Err(CredentialError::Wiped | CredentialError::Write { .. }) => {}
             Err(error) => self.messages.send(&error.to_string()),
@@ -303,7 +303,7 @@ impl HeldCredential {
         Ok(all)
     }
 
-    pub(crate) fn issue_request(&self, session: &MemberSession) -> v1::IssueCredentialRequest {
+    pub(crate) fn issue_request(&self, session: &AttemptSession) -> v1::IssueCredentialRequest {
         v1::IssueCredentialRequest {
             session: Some(session.to_wire()),
             half: match self.half {

@@ -21,29 +21,29 @@ fn offer(half: v1::Half, audience: &str, resource: &str) -> v1::Offer {
     }
 }
 
-struct Scene {
+struct CredentialScene {
     base: tempfile::TempDir,
     dir: Arc<CredentialDir>,
     all: CredentialSet,
-    session: MemberSession,
+    session: AttemptSession,
 }
 
-fn scene_of(offers: Vec<v1::Offer>) -> Scene {
+fn scene_of(offers: Vec<v1::Offer>) -> CredentialScene {
     let base = tempfile::tempdir().unwrap();
     let dir = Arc::new(CredentialDir::create(Some(base.path()), Default::default()).unwrap());
     let all = CredentialSet::from_offers(offers, NOW.lease, dir.clone(), MessageSink::new(|_| {})).unwrap();
-    let session = MemberSession {
+    let session = AttemptSession {
         job: JobId(1),
         attempt: AttemptNumber::FIRST,
         instance: "a".parse().unwrap(),
         secret: Secret::random().unwrap(),
         ticket: SecretText::new(String::new()),
     };
-    Scene { base, dir, all, session }
+    CredentialScene { base, dir, all, session }
 }
 
 /// One credential that reads, and one that writes.
-fn scene() -> Scene {
+fn scene() -> CredentialScene {
     let writing = offer(v1::Half::Writing, HERE, "checkpoint:acme/c");
     scene_of(vec![offer(v1::Half::Reading, HERE, TICKETS), writing])
 }
@@ -61,7 +61,7 @@ fn granted(lease: u128, life_seconds: u64, latest_seconds: Option<u64>, lead_ms:
     }
 }
 
-impl Scene {
+impl CredentialScene {
     /// Grants a credential of ten seconds on the daemon's clock.
     fn grant(&mut self, at: usize, lead_ms: i64) {
         self.all.get_mut(at).unwrap().schedule.mark_requested();

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use super::{
     calls::{Calls, not_understood, timed},
     credential_dir::CredentialDir,
-    member::stream::{Connected, MemberSession, connect},
+    member::stream::{AttemptSession, Connected, connect},
     obtain::{JoinOptions, JoinTarget, RunContext, RunError},
     session::SavedSession,
 };
@@ -90,7 +90,7 @@ impl JoinState {
         let request = v1::CloseJobRequest { job, outcome: outcome.into(), reason };
         let calls = &self.calls;
         let ask = async |span| calls.within(span, calls.jobs().close_job(timed(span, request.clone()))).await;
-        calls.persist(UNDO, ask).await.map(drop)
+        calls.retry(UNDO, ask).await.map(drop)
     }
 
     /// Ends what this process created. Retries for at most [`UNDO`].
@@ -112,7 +112,7 @@ impl JoinState {
                 let ask = async |span| {
                     calls.within(span, calls.jobs().end_attempt(timed(span, request.clone()))).await
                 };
-                calls.persist(UNDO, ask).await.map(drop)
+                calls.retry(UNDO, ask).await.map(drop)
             }
             _ => return,
         };
@@ -133,7 +133,7 @@ pub(crate) async fn join_job(
     state: &mut JoinState,
     context: &RunContext,
     sessions: Option<&CredentialDir>,
-) -> Result<(MemberSession, Connected), RunError> {
+) -> Result<(AttemptSession, Connected), RunError> {
     let calls = state.calls.clone();
     let mut left_open = None;
     if let Some(dir) = sessions
@@ -181,7 +181,7 @@ pub(crate) async fn join_job(
     };
     state.attempt = Some(number);
 
-    let session = MemberSession {
+    let session = AttemptSession {
         job: id,
         attempt: number,
         instance: options.instance.clone().unwrap_or_else(default_instance),
@@ -196,7 +196,7 @@ pub(crate) async fn join_job(
 }
 
 async fn join_attempt(
-    session: &MemberSession,
+    session: &AttemptSession,
     state: &mut JoinState,
     context: &RunContext,
 ) -> Result<Connected, Refusal> {
@@ -204,7 +204,7 @@ async fn join_attempt(
     // Noted first: the daemon may have done it although its answer is lost.
     state.joined = Some((session.instance.clone(), session.secret.clone()));
     let join = async |_: Duration| connect(calls.quiet(), session, || context.clock.now()).await;
-    let connected = calls.persist(START_PATIENCE, join).await.inspect_err(|refusal| {
+    let connected = calls.retry(START_PATIENCE, join).await.inspect_err(|refusal| {
         if refusal.reason != Reason::Unreachable {
             state.joined = None;
         }
@@ -215,7 +215,7 @@ async fn join_attempt(
 
 /// The result of an attempt to come back.
 enum Rejoined {
-    AsBefore(Box<(MemberSession, Connected)>),
+    AsBefore(Box<(AttemptSession, Connected)>),
     /// The member is gone. Its job is open, and no other process will end it.
     JobOnly(Box<v1::Job>),
     No,
@@ -276,7 +276,7 @@ async fn create_job(calls: &Calls, spec: &v1::JobSpec, key: String) -> Result<(v
         tries = tries.saturating_add(1);
         calls.within(span, calls.jobs().create_job(timed(span, request.clone()))).await
     };
-    let answer = calls.persist(START_PATIENCE, ask).await?;
+    let answer = calls.retry(START_PATIENCE, ask).await?;
     let job = answer.job.ok_or_else(not_understood)?;
     // A retry may find the job that the first try created.
     Ok((job, answer.created || tries > 1))
@@ -285,7 +285,7 @@ async fn create_job(calls: &Calls, spec: &v1::JobSpec, key: String) -> Result<(v
 async fn get_job(calls: &Calls, id: JobId) -> Result<v1::Job, Refusal> {
     let request = v1::GetJobRequest { job: id.to_string() };
     let ask = async |span| calls.within(span, calls.jobs().get_job(timed(span, request.clone()))).await;
-    calls.persist(START_PATIENCE, ask).await?.job.ok_or_else(not_understood)
+    calls.retry(START_PATIENCE, ask).await?.job.ok_or_else(not_understood)
 }
 
 async fn begin_attempt(
@@ -296,7 +296,7 @@ async fn begin_attempt(
 ) -> Result<v1::BeginAttemptResponse, Refusal> {
     let request = v1::BeginAttemptRequest { job: id.to_string(), key, supersede, ..Default::default() };
     let ask = async |span| calls.within(span, calls.jobs().begin_attempt(timed(span, request.clone()))).await;
-    calls.persist(START_PATIENCE, ask).await
+    calls.retry(START_PATIENCE, ask).await
 }
 
 /// The refusal if the job waits for approval. It names the approvers.

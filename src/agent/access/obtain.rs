@@ -178,13 +178,13 @@ impl ObtainedAccess {
                 {
                     let span = UNDO.as_secs();
                     messages.send(&format!(
-                        "{signal}: nothing is started; what was begun is ended, within {span} s; once more leaves at once"
+                        "{signal}: nothing was started; what was created is ended within {span} s; a second signal leaves at once"
                     ));
                 }
                 tokio::select! {
                     () = state.undo(&why, messages) => {}
                     signal = next_end_signal(signals, &mut arrivals, &*context.clock) => {
-                        messages.send(&format!("{signal}: left at once; what was begun ends when no process takes part in it"));
+                        messages.send(&format!("{signal}: left at once; what was created ends when no process takes part in it"));
                     }
                 }
                 Err(error)

@@ -4,7 +4,7 @@ use prost::Message;
 use serde_json::json;
 
 use super::{
-    member::stream::MemberSession,
+    member::stream::AttemptSession,
     obtain::{JoinOptions, JoinTarget},
 };
 use crate::{
@@ -15,14 +15,14 @@ use crate::{
 /// The session of a sidecar that is gone.
 #[derive(Debug)]
 pub(crate) struct SavedSession {
-    pub(crate) session: MemberSession,
+    pub(crate) session: AttemptSession,
     /// That sidecar created the job, and no one else will end it.
     pub(crate) is_own_job: bool,
 }
 
 impl SavedSession {
     /// Returns the text of the file. It contains the session secret and the ticket.
-    pub(crate) fn text(session: &MemberSession, is_own_job: bool, options: &JoinOptions) -> SecretText {
+    pub(crate) fn text(session: &AttemptSession, is_own_job: bool, options: &JoinOptions) -> SecretText {
         let text = json!({
             "for": purpose(options),
             "job": session.job,
@@ -42,7 +42,7 @@ impl SavedSession {
             let file: serde_json::Value = serde_json::from_str(text.expose()).ok()?;
             let word = |key: &str| file.get(key).and_then(|v| v.as_str());
             (word("for")? == wanted).then_some(())?;
-            let session = MemberSession {
+            let session = AttemptSession {
                 job: word("job")?.parse().ok()?,
                 attempt: file.get("attempt")?.as_u64().and_then(AttemptNumber::new)?,
                 instance: word("instance")?.parse().ok()?,
@@ -96,7 +96,7 @@ mod tests {
             let pins = pins.iter().cloned().collect();
             options(JoinTarget::New(v1::JobSpec { name: name.into(), pins, ..Default::default() }))
         };
-        let session = MemberSession {
+        let session = AttemptSession {
             job: JobId(7),
             attempt: AttemptNumber::FIRST,
             instance: "node-1".parse().unwrap(),

@@ -37,7 +37,7 @@ fn again(test: &str) -> Command {
 }
 
 /// Runs a body in a separate process, on a runtime, with a timeout.
-fn alone<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
+fn run_alone<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     if std::env::var_os(ALONE).is_some_and(|t| t == test) {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -112,7 +112,7 @@ fn pid_of(text: &str) -> Pid {
 
 #[test]
 fn the_exit_of_the_child_is_reported() {
-    alone("the_exit_of_the_child_is_reported", || async {
+    run_alone("the_exit_of_the_child_is_reported", || async {
         for (script, end, outcome) in [
             ("exit 0", ChildStatus::Exited(0), Outcome::Completed),
             ("exit 3", ChildStatus::Exited(3), Outcome::Failed),
@@ -131,7 +131,7 @@ fn the_exit_of_the_child_is_reported() {
 
 #[test]
 fn each_signal_is_passed_on() {
-    alone("each_signal_is_passed_on", || async {
+    run_alone("each_signal_is_passed_on", || async {
         let folder = tempfile::tempdir().unwrap();
         let mut signals = Signals::listen().unwrap();
         // `--test processes` sends every signal to real commands.
@@ -164,7 +164,7 @@ fn nohup_entry() {
     if std::env::var_os(ALONE).is_none() {
         return;
     }
-    alone("nohup_entry", || async {
+    run_alone("nohup_entry", || async {
         let mut signals = Signals::listen().unwrap();
         for signal in [Signal::SIGHUP, Signal::SIGUSR1] {
             kill(getpid(), signal).unwrap();
@@ -189,7 +189,7 @@ fn signals_that_the_wrapper_ignores_the_child_ignores_too() {
 
 #[test]
 fn a_signal_reaches_the_whole_group() {
-    alone("a_signal_reaches_the_whole_group", || async {
+    run_alone("a_signal_reaches_the_whole_group", || async {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let mut child =
@@ -203,7 +203,7 @@ fn a_signal_reaches_the_whole_group() {
 
 #[test]
 fn a_child_that_ignores_sigterm_is_killed_after_the_grace() {
-    alone("a_child_that_ignores_sigterm_is_killed_after_the_grace", || async {
+    run_alone("a_child_that_ignores_sigterm_is_killed_after_the_grace", || async {
         let folder = tempfile::tempdir().unwrap();
         let ready = folder.path().join("ready");
         let mut child =
@@ -221,7 +221,7 @@ fn a_child_that_ignores_sigterm_is_killed_after_the_grace() {
 
 #[test]
 fn the_end_of_a_child_ends_the_grace() {
-    alone("the_end_of_a_child_ends_the_grace", || async {
+    run_alone("the_end_of_a_child_ends_the_grace", || async {
         let mut child = sh("kill -STOP $$; sleep 600");
         let clock = SystemClock::new();
         let handle = child.handle();
@@ -233,7 +233,7 @@ fn the_end_of_a_child_ends_the_grace() {
 
 #[test]
 fn a_revocation_may_kill_or_ignore_the_child() {
-    alone("a_revocation_may_kill_or_ignore_the_child", || async {
+    run_alone("a_revocation_may_kill_or_ignore_the_child", || async {
         let clock = SystemClock::new();
         let mut child = sh("trap '' TERM; sleep 600");
         let handle = child.handle();
@@ -247,7 +247,7 @@ fn a_revocation_may_kill_or_ignore_the_child() {
 
 #[test]
 fn a_grandchild_in_its_own_session_is_ended_too() {
-    alone("a_grandchild_in_its_own_session_is_ended_too", || async {
+    run_alone("a_grandchild_in_its_own_session_is_ended_too", || async {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let mut child = sh(&format!(
@@ -265,7 +265,7 @@ fn a_grandchild_in_its_own_session_is_ended_too() {
 
 #[test]
 fn processes_left_behind_are_ended() {
-    alone("processes_left_behind_are_ended", || async {
+    run_alone("processes_left_behind_are_ended", || async {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let mut child = sh(&format!(
@@ -274,7 +274,7 @@ fn processes_left_behind_are_ended() {
         ));
         assert_eq!(child.wait().await.unwrap().status, ChildStatus::Exited(4));
         let left = pid_of(&line_in(&file).await);
-        assert!(alive(left), "the end is told before the rest is ended");
+        assert!(alive(left), "the end is reported before the rest is ended");
         let rest = child.end_descendants(Duration::from_secs(600), &SystemClock::new()).await;
         assert_eq!((rest.pids, start_of(left)), (vec![], None), "ended, and reaped");
     });
@@ -282,7 +282,7 @@ fn processes_left_behind_are_ended() {
 
 #[test]
 fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
-    alone("orphans_are_reaped_and_the_childs_status_is_not_stolen", || async {
+    run_alone("orphans_are_reaped_and_the_childs_status_is_not_stolen", || async {
         let folder = tempfile::tempdir().unwrap();
         let (begun, go) = (folder.path().join("begun"), folder.path().join("go"));
         fs::create_dir(&begun).unwrap();
@@ -322,7 +322,7 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
 
 #[test]
 fn earlier_children_of_the_wrapper_are_left_alone() {
-    alone("earlier_children_of_the_wrapper_are_left_alone", || async {
+    run_alone("earlier_children_of_the_wrapper_are_left_alone", || async {
         let mut before = Command::new("sleep").arg("600").spawn().unwrap();
         let helper = Pid::from_raw(before.id().try_into().unwrap());
         let mut child = sh("sleep 600");
@@ -338,7 +338,7 @@ fn earlier_children_of_the_wrapper_are_left_alone() {
 
 #[test]
 fn a_command_that_cannot_be_run_is_a_different_error() {
-    alone("a_command_that_cannot_be_run_is_a_different_error", || async {
+    run_alone("a_command_that_cannot_be_run_is_a_different_error", || async {
         let folder = tempfile::tempdir().unwrap();
         let script = folder.path().join("script");
         fs::write(&script, "#!/no/such/interpreter\n").unwrap();
@@ -358,7 +358,7 @@ fn a_command_that_cannot_be_run_is_a_different_error() {
 
 #[test]
 fn the_child_gets_only_its_arguments_and_environment() {
-    alone("the_child_gets_only_its_arguments_and_environment", || async {
+    run_alone("the_child_gets_only_its_arguments_and_environment", || async {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("said");
         let script = format!(
@@ -398,7 +398,7 @@ fn tree(folder: &Path) -> String {
 #[ignore = "not a test: a wrapper that a test kills"]
 fn wrapper_entry() {
     let Some(folder) = std::env::var_os("LEASEHOLD_TEST_FOLDER").map(PathBuf::from) else { return };
-    alone("wrapper_entry", || async move {
+    run_alone("wrapper_entry", || async move {
         let files = folder.join("files");
         fs::create_dir(&files).unwrap();
         fs::write(files.join("token"), "secret").unwrap();
@@ -439,7 +439,7 @@ fn a_wrapper_that_is_killed_leaves_no_process_and_no_file() {
 
 #[test]
 fn a_job_goes_on_after_its_guard_is_killed() {
-    alone("a_job_goes_on_after_its_guard_is_killed", || async {
+    run_alone("a_job_goes_on_after_its_guard_is_killed", || async {
         let folder = tempfile::tempdir().unwrap();
         let mut child = sh(&format!("{}; wait; exit 5", tree(folder.path())));
         let mut all = Vec::new();
@@ -459,7 +459,7 @@ fn a_job_goes_on_after_its_guard_is_killed() {
 
 #[test]
 fn a_job_cgroup_is_killed_by_one_write_and_removed() {
-    alone("a_job_cgroup_is_killed_by_one_write_and_removed", || async {
+    run_alone("a_job_cgroup_is_killed_by_one_write_and_removed", || async {
         let Some(probe) = JobCgroup::create() else {
             return println!("not run: no cgroup v2 that may be written is mounted here");
         };
@@ -487,7 +487,7 @@ fn any_called(word: &str) -> bool {
 
 #[test]
 fn a_process_that_forks_without_end_is_ended() {
-    alone("a_process_that_forks_without_end_is_ended", || async {
+    run_alone("a_process_that_forks_without_end_is_ended", || async {
         prctl::set_child_subreaper(true).unwrap();
         for round in 0..5 {
             let word = format!("chain-{round}-{}", getpid());
@@ -507,7 +507,7 @@ fn a_process_that_forks_without_end_is_ended() {
 
 #[test]
 fn a_child_that_is_dropped_is_ended() {
-    alone("a_child_that_is_dropped_is_ended", || async {
+    run_alone("a_child_that_is_dropped_is_ended", || async {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("pid");
         let child =
@@ -521,7 +521,7 @@ fn a_child_that_is_dropped_is_ended() {
 
 #[test]
 fn a_child_in_the_foreground_has_the_terminal() {
-    alone("a_child_in_the_foreground_has_the_terminal", || async {
+    run_alone("a_child_in_the_foreground_has_the_terminal", || async {
         setsid().unwrap();
         let pty = openpty(None, None).unwrap();
         let mut keys = File::from(pty.master);

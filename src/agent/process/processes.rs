@@ -50,7 +50,8 @@ impl Survivors {
     pub(crate) fn report(&self, messages: &MessageSink) {
         if !self.pids.is_empty() {
             let pids: Vec<String> = self.pids.iter().map(ToString::to_string).collect();
-            messages.send(&format!("processes that could not be ended, without access: {}", pids.join(", ")));
+            messages
+                .send(&format!("processes that could not be ended, but have no access: {}", pids.join(", ")));
         }
     }
 }

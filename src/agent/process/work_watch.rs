@@ -121,7 +121,7 @@ impl WorkWatch {
         loop {
             // The file comes first, because it says how the work ended.
             if let Some(reported) = self.read_file(clock.now().lease) {
-                return WorkEnd { what: "the file of its end is there", reported };
+                return WorkEnd { what: "the file that reports its end is there", reported };
             }
             if self.process.is_some_and(|process| !process.runs()) {
                 return WorkEnd { what: "the watched process has ended", reported: None };

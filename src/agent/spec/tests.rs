@@ -146,7 +146,7 @@ fn all_mistakes_are_reported_at_once_in_order() {
 
 #[test]
 fn each_mistake_is_reported_with_what_to_write() {
-    for (more, told) in [
+    for (more, reported) in [
         ("colour = 1", "4: colour is not a key: write one of run, name, tenant"),
         ("tenant = \"Acme\"", "4: tenant: `Acme` is not a tenant name"),
         ("why = \"\"", "4: why: is empty: write a word"),
@@ -208,13 +208,13 @@ fn each_mistake_is_reported_with_what_to_write() {
     ] {
         let all = with(more);
         assert_eq!(all.len(), 1, "{more}: {all:?}");
-        assert!(all[0].starts_with(told), "{more}: {all:?}");
+        assert!(all[0].starts_with(reported), "{more}: {all:?}");
     }
 }
 
 #[test]
 fn keys_for_later_features_are_refused_by_name() {
-    for (more, told) in [
+    for (more, reported) in [
         (
             "[[read]]\nresource = \"dataset:acme/t@v1\"\nas = \"s3://a/b/\"",
             "6: read.as comes with the S3 gateway and is not served yet: remove it",
@@ -237,7 +237,7 @@ fn keys_for_later_features_are_refused_by_name() {
         ),
         ("[sweep]\nmax_jobs = 3", "4: sweep is for sweeps, which are not served yet: remove [sweep]"),
     ] {
-        assert_eq!(with(more), [told], "{more}");
+        assert_eq!(with(more), [reported], "{more}");
     }
 }
 
@@ -261,12 +261,12 @@ fn too_many_resources_are_refused() {
 #[test]
 fn a_file_that_cannot_be_used_is_an_error_and_no_panic() {
     let folder = tempfile::tempdir().unwrap();
-    let told = |name: &str| RunSpec::load(&folder.path().join(name)).unwrap_err().to_string();
-    assert!(told("gone.toml").contains("gone.toml: cannot be read"), "{}", told("gone.toml"));
+    let error = |name: &str| RunSpec::load(&folder.path().join(name)).unwrap_err().to_string();
+    assert!(error("gone.toml").contains("gone.toml: cannot be read"), "{}", error("gone.toml"));
     fs::write(folder.path().join("big.toml"), " ".repeat(MESSAGE_BYTES_MAX + 1)).unwrap();
-    assert!(told("big.toml").contains("is longer than"));
+    assert!(error("big.toml").contains("is longer than"));
     fs::write(folder.path().join("latin.toml"), b"name = \"\xe9\"").unwrap();
-    assert!(told("latin.toml").contains("is not UTF-8"));
+    assert!(error("latin.toml").contains("is not UTF-8"));
     assert!(RunSpec::load(folder.path()).unwrap_err().to_string().contains("cannot be read"));
 }
 

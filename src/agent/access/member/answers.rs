@@ -34,7 +34,7 @@ impl LiveMember {
             MemberAnswer::Drained { answer: Err(refusal), .. } => {
                 if self.ended.is_none() {
                     self.context.messages.send(&format!(
-                        "the daemon could not be told that your program is to end ({}: {refusal}); its access goes on until it has ended",
+                        "the daemon could not be informed that your program is to end ({}: {refusal}); its access goes on until it has ended",
                         refusal.reason
                     ));
                 }

@@ -18,10 +18,10 @@ use crate::{
 /// Whether the member has an open stream.
 pub(super) enum MemberConnection {
     Up(BeatStream),
-    Down(Outage),
+    Down(Disconnection),
 }
 
-pub(super) struct Outage {
+pub(super) struct Disconnection {
     since: LeaseTime,
     pub(super) retry_at: Option<LeaseTime>,
     backoff: Backoff,
@@ -55,7 +55,7 @@ impl LiveMember {
         let retry_at = backoff.next().map(|wait| now.plus(wait));
         self.replace_at = None;
         self.connection =
-            MemberConnection::Down(Outage { since: now, retry_at, backoff, is_reported: false });
+            MemberConnection::Down(Disconnection { since: now, retry_at, backoff, is_reported: false });
     }
 
     /// Connects again if the SVID was renewed.
@@ -86,7 +86,7 @@ impl LiveMember {
             self.epoch = connected.epoch;
             self.credentials.replace_leases(now);
         }
-        if let MemberConnection::Down(Outage { is_reported: true, .. }) = before {
+        if let MemberConnection::Down(Disconnection { is_reported: true, .. }) = before {
             self.context.messages.send("the daemon is back: requesting new credentials");
         }
     }

@@ -9,7 +9,7 @@ use super::{
     connection::{MemberConnection, certificate_digest},
     handle::{FinalReport, MemberCommand, MemberStatus},
     requests::{self, PendingAnswer},
-    stream::{Connected, MemberSession},
+    stream::{AttemptSession, Connected},
 };
 use crate::{
     agent::{
@@ -42,7 +42,7 @@ pub(crate) struct MemberContext {
 /// daemon counts it as away and ends its leases.
 pub(crate) struct LiveMember {
     pub(super) context: MemberContext,
-    pub(super) session: MemberSession,
+    pub(super) session: AttemptSession,
     pub(super) calls: Calls,
     pub(super) connection: MemberConnection,
     /// A request to join is in flight: after an outage, or to use a renewed SVID.
@@ -81,7 +81,7 @@ pub(crate) enum ObtainError {
 impl LiveMember {
     /// Takes over a first connection. There is no token yet.
     pub(crate) fn new(
-        session: MemberSession,
+        session: AttemptSession,
         connected: Connected,
         context: MemberContext,
     ) -> Result<Self, Refusal> {
@@ -115,7 +115,7 @@ impl LiveMember {
             let issue = async |span| {
                 calls.within(span, calls.members().issue_credential(timed(span, request.clone()))).await
             };
-            let granted = self.calls.persist(patience, issue).await.and_then(Granted::from_issue);
+            let granted = self.calls.retry(patience, issue).await.and_then(Granted::from_issue);
             let granted = granted.map_err(ObtainError::Refused)?;
             self.credentials.put(at, granted, self.context.clock.now(), self.lead_ms)?;
         }

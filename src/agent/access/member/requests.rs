@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::LocalBoxFuture};
 
-use super::stream::{Connected, MemberSession, connect};
+use super::stream::{AttemptSession, Connected, connect};
 use crate::{
     agent::access::calls::{Calls, timed},
     clock::Clock,
@@ -39,7 +39,7 @@ pub(super) type PendingAnswer = LocalBoxFuture<'static, MemberAnswer>;
 
 pub(super) fn issue(calls: Calls, at: usize, request: v1::IssueCredentialRequest) -> PendingAnswer {
     async move {
-        let answer = calls.answer(calls.members().issue_credential(timed(CALL, request))).await;
+        let answer = calls.await_answer(calls.members().issue_credential(timed(CALL, request))).await;
         MemberAnswer::Issued { at, answer }
     }
     .boxed_local()
@@ -48,7 +48,7 @@ pub(super) fn issue(calls: Calls, at: usize, request: v1::IssueCredentialRequest
 pub(super) fn renew(calls: Calls, at: usize, lease: LeaseId, session: v1::Session) -> PendingAnswer {
     let request = v1::RenewLeaseRequest { session: Some(session), lease: lease.to_string(), ttl: None };
     async move {
-        let answer = calls.answer(calls.members().renew_lease(timed(CALL, request))).await;
+        let answer = calls.await_answer(calls.members().renew_lease(timed(CALL, request))).await;
         MemberAnswer::Renewed { at, lease, answer }
     }
     .boxed_local()
@@ -58,8 +58,8 @@ pub(super) fn renew(calls: Calls, at: usize, lease: LeaseId, session: v1::Sessio
 pub(super) fn release(calls: Calls, lease: LeaseId, session: v1::Session) -> PendingAnswer {
     let request = v1::ReleaseLeaseRequest { session: Some(session), lease: lease.to_string() };
     async move {
-        if let Err(refusal) = calls.answer(calls.members().release_lease(timed(CALL, request))).await {
-            tracing::debug!(%lease, reason = %refusal.reason, "a lease could not be given back");
+        if let Err(refusal) = calls.await_answer(calls.members().release_lease(timed(CALL, request))).await {
+            tracing::debug!(%lease, reason = %refusal.reason, "a lease could not be released");
         }
         MemberAnswer::Released
     }
@@ -67,14 +67,14 @@ pub(super) fn release(calls: Calls, lease: LeaseId, session: v1::Session) -> Pen
 }
 
 /// Joins over a new connection.
-pub(super) fn join(calls: Calls, session: MemberSession, clock: Arc<dyn Clock>) -> PendingAnswer {
+pub(super) fn join(calls: Calls, session: AttemptSession, clock: Arc<dyn Clock>) -> PendingAnswer {
     async move { MemberAnswer::Connected(connect(calls, &session, || clock.now()).await) }.boxed_local()
 }
 
 /// Drains this member only. Retries for as long as the drain could last.
 pub(super) fn drain(
     calls: Calls,
-    session: &MemberSession,
+    session: &AttemptSession,
     grace: Option<Duration>,
     reason: String,
 ) -> PendingAnswer {
@@ -90,7 +90,7 @@ pub(super) fn drain(
         let patience = grace.unwrap_or(DRAIN_GRACE_DEFAULT);
         let ask =
             async |span| calls.within(span, calls.jobs().drain_attempt(timed(span, request.clone()))).await;
-        let answer = calls.persist(patience, ask).await;
+        let answer = calls.retry(patience, ask).await;
         MemberAnswer::Drained { answer, reason: request.reason }
     }
     .boxed_local()
@@ -99,7 +99,7 @@ pub(super) fn drain(
 /// Reports how the work ended, within [`REPORT`].
 pub(super) async fn report(
     calls: &Calls,
-    session: &MemberSession,
+    session: &AttemptSession,
     outcome: v1::Outcome,
     detail: String,
 ) -> Result<(), Refusal> {
@@ -112,5 +112,5 @@ pub(super) async fn report(
         session_secret: session.secret.expose().to_vec(),
     };
     let ask = async |span| calls.within(span, calls.jobs().end_attempt(timed(span, request.clone()))).await;
-    calls.persist(REPORT, ask).await.map(drop)
+    calls.retry(REPORT, ask).await.map(drop)
 }

@@ -21,7 +21,7 @@ const BEATS_WAITING: usize = 4;
 
 /// The member that this process is to the daemon, with the secret that proves it in addition to the SVID.
 #[derive(Clone, Debug)]
-pub(crate) struct MemberSession {
+pub(crate) struct AttemptSession {
     pub(crate) job: JobId,
     pub(crate) attempt: AttemptNumber,
     pub(crate) instance: InstanceName,
@@ -31,7 +31,7 @@ pub(crate) struct MemberSession {
     pub(crate) ticket: SecretText,
 }
 
-impl MemberSession {
+impl AttemptSession {
     pub(crate) fn to_wire(&self) -> v1::Session {
         v1::Session {
             job: self.job.to_string(),
@@ -67,7 +67,7 @@ pub(crate) struct BeatStream {
 /// Joins and opens the stream. A member that was away comes back in the same way, because it shows the same secret.
 pub(crate) async fn connect(
     calls: Calls,
-    session: &MemberSession,
+    session: &AttemptSession,
     now: impl Fn() -> Now,
 ) -> Result<Connected, Refusal> {
     let join = v1::JoinAttemptRequest {
@@ -77,13 +77,13 @@ pub(crate) async fn connect(
         session_digest: session.secret.digest().0.to_vec(),
         ticket: session.ticket.expose().to_owned(),
     };
-    let joined = calls.answer(calls.members().join_attempt(timed(CALL, join))).await?;
+    let joined = calls.await_answer(calls.members().join_attempt(timed(CALL, join))).await?;
     let (sender, outgoing) = mpsc::channel(BEATS_WAITING);
     // The channel is empty, so this cannot fail.
     let first = v1::KeepAliveRequest { session: Some(session.to_wire()), beat: 1, goodbye: false };
     let _ = sender.try_send(first);
-    let mut receiver = calls.answer(calls.members().keep_alive(ReceiverStream::new(outgoing))).await?;
-    let welcome = calls.answer(async { receiver.message().await.map(tonic::Response::new) }).await?;
+    let mut receiver = calls.await_answer(calls.members().keep_alive(ReceiverStream::new(outgoing))).await?;
+    let welcome = calls.await_answer(async { receiver.message().await.map(tonic::Response::new) }).await?;
     let welcome = welcome.ok_or_else(|| Refusal::new(Reason::Unreachable, "the stream ended at once"))?;
     let now = now();
     let interval =
