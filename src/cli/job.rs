@@ -84,6 +84,9 @@ Examples:
     },
     /// Begins an attempt of a job, for members that run elsewhere.
     #[command(after_help = "\
+An attempt is one run of a job; after a requeue the next attempt begins. The ticket is a secret: with
+it a process can join if several jobs share its identity.
+
 Examples:
   leasehold job begin j-… --attempt-key \"$RUN\" --ticket-to ticket
   leasehold job begin j-… --attempt-key \"$RUN\" --member spiffe://k8s.acme.example/ns/ml/job/4be1c0de")]

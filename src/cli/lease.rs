@@ -23,7 +23,8 @@ use crate::{
 /// Lists and shows leases: who has access to what at this moment.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Launchers see the leases of their own jobs.
+A lease is the access of one process to some data, until it expires or is ended. Launchers see the
+leases of their own jobs.
 
 Examples:
   leasehold lease list --behind dataset:acme/tickets@v3
