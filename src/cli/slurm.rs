@@ -65,7 +65,7 @@ Examples:
     /// For the Epilog of a node: ends the members that were left there. Always exits with 0.
     #[command(after_help = "\
 Examples:
-  leasehold slurm node-epilog")]
+  leasehold slurm node-epilog --spool /var/spool/leasehold")]
     NodeEpilog {
         #[command(flatten)]
         to: SpoolArgs,
@@ -315,7 +315,7 @@ impl CallError for Failure {
 fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
     let run = &report.run;
     let what = match &report.event {
-        RunEvent::Began { .. } => "its begin".to_owned(),
+        RunEvent::Began { .. } => "its start".to_owned(),
         RunEvent::Ended { .. } => "its end".to_owned(),
         RunEvent::Released { node, .. } => format!("its end on {node}"),
     };
@@ -334,7 +334,7 @@ fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
                 .saying("No attempt was begun. The Slurm job runs without access."),
         ),
         Delivery::Waits(so_far) => Page::line(&format!(
-            "leasehold: {run}: {so_far}; {what} is reported again later, in case its begin arrives"
+            "leasehold: {run}: {so_far}; {what} is reported again later, in case its start arrives"
         )),
         Delivery::Kept(failure) => lines(
             "could not be reported",
