@@ -10,7 +10,7 @@
 //!
 //! | Floor | Module | Is for | Never |
 //! |---|---|---|---|
-//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] [`written`] [`plain`] `sync` | time, secrets, bounds, codes of refusal, the wire, strict reading of files that people write, text that is safe to show, the primitives that model checkers replace | decides |
+//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] [`written`] [`plain`] [`backoff`] `sync` | time, secrets, bounds, codes of refusal, the wire, strict reading of files that people write, text that is safe to show, waits between retries, the primitives that model checkers replace | decides |
 //! | 1 | [`name`] | every name, parsed once | reads a clock |
 //! | 2 | [`fence`] | names that are lowered, stands behind them, their feed | waits, does I/O |
 //! | 3 | [`identity`] | the SVID rules, trust bundles, both TLS configurations; the only maker of a `Peer` | authorizes |
@@ -41,6 +41,7 @@
 pub mod agent;
 #[cfg(feature = "server")]
 pub mod api;
+pub mod backoff;
 #[cfg(feature = "server")]
 pub mod broker;
 #[cfg(feature = "server")]

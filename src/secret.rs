@@ -139,6 +139,13 @@ pub fn random_u128() -> Result<u128, NoRandomness> {
     Ok(u128::from_be_bytes(bytes))
 }
 
+/// Draws a number from 0 to 1, to spread what many clients would do at the same moment. 1 if the system has no randomness.
+pub(crate) fn random_fraction() -> f64 {
+    let mut bytes = [0u8; 4];
+    let drawn = SystemRandom::new().fill(&mut bytes);
+    drawn.map_or(1.0, |()| f64::from(u32::from_be_bytes(bytes)) / f64::from(u32::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use std::{
 };
 
 /// Floor 0: everybody may use it.
-const GROUND: [&str; 7] = ["clock", "secret", "limits", "reason", "sync", "written", "plain"];
+const GROUND: [&str; 8] = ["backoff", "clock", "secret", "limits", "reason", "sync", "written", "plain"];
 
 /// What each module may use, beside floor 0 and, from floor 2 on, `name`.
 const FLOORS: [(&str, &[&str]); 24] = [

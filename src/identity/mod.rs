@@ -26,7 +26,7 @@
 //! | `origin` | [`IdentityOptions`]: where an identity comes from, as it is configured |
 //! | `combined` | [`CombinedSource`]: several sources as one |
 //! | `asked` | what is shown of an origin that has to be asked |
-//! | `outage`, `waits` | how long an origin has failed, and when it is asked again |
+//! | `outage` | how long an origin has failed |
 //! | `verifier`, `tls` | what rustls is given |
 
 mod algorithm;
@@ -51,7 +51,6 @@ mod standing;
 mod svid;
 mod tls;
 mod verifier;
-mod waits;
 mod workload;
 
 #[cfg(test)]

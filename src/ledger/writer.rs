@@ -22,7 +22,10 @@ use super::{
     segment,
     snapshot::Snapshots,
 };
-use crate::clock::{BootTime, Clock, Wall};
+use crate::{
+    backoff::Backoff,
+    clock::{BootTime, Clock, Wall},
+};
 
 pub(super) const RESERVE_FILE: &str = "reserve";
 const PROBE_FILE: &str = "probe";
@@ -238,7 +241,8 @@ impl Writer {
 
     /// Retries until the disk takes everything again, endings first. Returns false if the ledger was closed before that.
     fn recover(&mut self) -> bool {
-        let mut delay = self.options.retry_first;
+        let mut backoff = Backoff::new(self.options.retry_first, self.options.retry_max);
+        let mut delay = backoff.next_wait();
         let mut last = false;
         loop {
             let stuck = match self.attempt() {
@@ -260,7 +264,7 @@ impl Writer {
             self.shared.failed(Vec::new(), health);
             self.rest();
             match self.shared.again(delay, eager) {
-                Again::Time => delay = delay.saturating_mul(2).min(self.options.retry_max),
+                Again::Time => delay = backoff.next_wait(),
                 Again::Ending => {}
                 Again::Close => last = true,
             }

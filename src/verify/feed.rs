@@ -18,12 +18,12 @@ use super::{
     subscription::{News, Subscription},
 };
 use crate::{
+    backoff::Backoff,
     clock::{Clock, LeaseTime},
     limits::{FEED_RETRY_MAX, FEED_RETRY_MIN},
     link::Connector,
     name::SpiffeId,
     reason::{Reason, Refusal},
-    secret::random_u128,
 };
 
 /// Between two looks for lowerings to forget.
@@ -55,18 +55,17 @@ impl Follower {
     /// Follows until the shutdown. When it returns, is dropped, or panics, everything is refused.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let _closing = RefuseAtLast(self.board.clone());
-        let mut retries = 0;
+        let mut backoff = Backoff::new(FEED_RETRY_MIN, FEED_RETRY_MAX);
         loop {
             let reason = tokio::select! {
-                reason = self.follow(&mut retries) => reason,
+                reason = self.follow(&mut backoff) => reason,
                 () = shutdown.cancelled() => return,
             };
             self.broke(&reason);
             tokio::select! {
-                () = self.clock.sleep(back_off(retries)) => {}
+                () = self.clock.sleep(backoff.next_wait()) => {}
                 () = shutdown.cancelled() => return,
             }
-            retries = retries.saturating_add(1);
         }
     }
 
@@ -86,14 +85,14 @@ impl Follower {
     }
 
     /// One subscription after the other, from a connection to a break.
-    async fn follow(&mut self, retries: &mut u32) -> Break {
-        match self.subscribe(retries).await {
+    async fn follow(&mut self, backoff: &mut Backoff) -> Break {
+        match self.subscribe(backoff).await {
             Err(reason) => reason,
             Ok(never) => match never {},
         }
     }
 
-    async fn subscribe(&mut self, retries: &mut u32) -> Result<Infallible, Break> {
+    async fn subscribe(&mut self, backoff: &mut Backoff) -> Result<Infallible, Break> {
         let clock = self.clock.clone();
         let mut feed =
             Subscription::open(&self.connector, &self.audience, clock.clone(), self.newest).await?;
@@ -106,7 +105,7 @@ impl Follower {
                 next = succession.next() => {
                     if let Some(next) = self.succeed(next, &mut succession)? {
                         feed = next;
-                        *retries = 0;
+                        backoff.reset();
                     }
                     continue;
                 }
@@ -121,7 +120,7 @@ impl Follower {
                 News::Ticked { sent, daemon, ledger_head } => {
                     self.board.ticked(sent, daemon);
                     self.board.witness(ledger_head);
-                    *retries = 0;
+                    backoff.reset();
                     let now = clock.now().lease;
                     if now >= prune_at {
                         feed.prune(daemon);
@@ -232,16 +231,6 @@ impl Succession {
         self.opening = None;
         opened
     }
-}
-
-/// Doubled with each retry up to the cap; a random part of it, so that a thousand verifiers do not come back at once.
-fn back_off(retries: u32) -> Duration {
-    let most =
-        FEED_RETRY_MIN.saturating_mul(1u32.checked_shl(retries).unwrap_or(u32::MAX)).min(FEED_RETRY_MAX);
-    let most = u64::try_from(most.as_millis()).unwrap_or(u64::MAX).max(1);
-    // Without randomness it is the whole of it.
-    let part = random_u128().map_or(most, |r| u64::try_from(r % u128::from(most)).unwrap_or(most));
-    Duration::from_millis(part.max(1))
 }
 
 /// Whatever ends the follower: nobody hears of revocations any more, so nothing is let through.

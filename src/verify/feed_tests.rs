@@ -468,14 +468,3 @@ async fn whatever_ends_the_follower_refuses_everything() {
     drop(verifier);
     assert_eq!(access.ended().await.reason, Reason::FeedStale);
 }
-
-#[test]
-fn back_off_is_jittered_and_never_beyond_its_cap() {
-    for retries in [0, 1, 5, 31, 32, u32::MAX] {
-        let cap = FEED_RETRY_MIN.saturating_mul(2u32.saturating_pow(retries.min(20))).min(FEED_RETRY_MAX);
-        for _ in 0..50 {
-            let wait = back_off(retries);
-            assert!(wait > Duration::ZERO && wait <= cap, "{retries}: {wait:?}");
-        }
-    }
-}

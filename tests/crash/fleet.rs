@@ -6,7 +6,7 @@ use std::{
 };
 
 use leasehold::{
-    agent::Backoff,
+    backoff::Backoff,
     limits::{BEAT, CALL},
     proto::v1::{self, Half, notice::Kind},
     secret::Secret,
@@ -145,11 +145,11 @@ struct Member {
 
 impl Member {
     async fn live(mut self) {
-        let mut waits = Backoff::default();
+        let mut backoff = Backoff::default();
         loop {
             match self.attach().await {
                 Some(Ok(())) => {
-                    waits = Backoff::default();
+                    backoff.reset();
                     if let Some(reason) = self.stay().await {
                         return self.seat(|s| s.over = Some(reason));
                     }
@@ -163,7 +163,7 @@ impl Member {
                 }
                 Some(Err(_)) | None => self.seat(|s| s.failed += 1),
             }
-            tokio::time::sleep(waits.next().unwrap()).await;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 
@@ -204,7 +204,8 @@ impl Member {
     }
 
     async fn obtain(&self) {
-        for wait in Backoff::default() {
+        let mut backoff = Backoff::default();
+        loop {
             match tokio::time::timeout(CALL, self.worker.try_issue(Half::Reading)).await {
                 Ok(Ok(issued)) => {
                     let (epoch, token) = (self.worker.joined.epoch, issued.into_inner().token);
@@ -218,7 +219,7 @@ impl Member {
                 }
                 Ok(Err(_)) | Err(_) => self.seat(|s| s.failed += 1),
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 
@@ -234,14 +235,14 @@ fn reason(status: &Status) -> Option<String> {
 /// The answer to what may be asked again: while a crowd comes, a connection whose pings are not answered in time is cut, and a
 /// wrapper asks again.
 pub async fn answered<T>(ask: impl AsyncFn() -> Result<Response<T>, Status>) -> T {
-    for wait in Backoff::default() {
+    let mut backoff = Backoff::default();
+    loop {
         match ask().await {
             Ok(answer) => return answer.into_inner(),
             Err(status) => assert!(is_passing(&status), "{status:?}"),
         }
-        tokio::time::sleep(wait).await;
+        tokio::time::sleep(backoff.next_wait()).await;
     }
-    unreachable!("it is asked for ever")
 }
 
 /// Whether nothing was decided, so that the same may be asked again.

@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use leasehold::{
-    agent::Backoff,
+    backoff::Backoff,
     ledger::{self, Dir},
     limits::FEED_STALE,
     proto::v1::{self, AttemptState, Half, MemberState, Outcome},
@@ -371,23 +371,25 @@ impl<'a> Newcomer<'a> {
 
     /// From nothing to a first credential. Asks again as a wrapper does.
     async fn served(&mut self) {
-        for wait in Backoff::default() {
+        let mut backoff = Backoff::default();
+        loop {
             match self.serve().await {
                 Ok(()) => break,
                 Err(status) => assert!(is_passing(&status), "{status:?}"),
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 
     /// To make room for the next.
     async fn ends(self) {
-        for wait in Backoff::default() {
+        let mut backoff = Backoff::default();
+        loop {
             match self.launcher.end(&self.worker.job, 1, Outcome::Completed).await {
                 Ok(_) => return,
                 Err(status) => assert!(is_passing(&status), "{status:?}"),
             }
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(backoff.next_wait()).await;
         }
     }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BundleEndpoint, EndpointProfile, fetch::fetch};
 use crate::{
+    backoff::Backoff,
     clock::Clock,
     identity::{
         BundleDocument, FileSource, IdentityFiles, IdentitySource, LoadError, LoadFault, Reloaded, Standing,
@@ -25,7 +26,6 @@ use crate::{
         first::NOT_ASKED_YET,
         load,
         tls::{bundle_config_spiffe, bundle_config_web},
-        waits::Waits,
     },
     limits,
 };
@@ -87,7 +87,7 @@ impl BundleSource {
     }
 
     async fn ask_on(&self) {
-        let mut waits = Waits::new(Duration::from_secs(1), limits::BUNDLE_REFRESH);
+        let mut backoff = Backoff::new(Duration::from_secs(1), limits::BUNDLE_REFRESH);
         let mut interval = None;
         loop {
             self.take_configured();
@@ -101,7 +101,7 @@ impl BundleSource {
                 Err(fault) => self.failed(fault.to_string()),
             }
             // Before there is a document nobody of that domain comes in: the first is asked for sooner.
-            let wait = interval.unwrap_or_else(|| waits.next());
+            let wait = interval.unwrap_or_else(|| backoff.next_wait());
             self.asked.wanted_after(wait).await;
         }
     }

@@ -14,10 +14,11 @@ use super::{
     wire::X509svidResponse,
 };
 use crate::{
+    backoff::Backoff,
     clock::{BootTime, Clock},
     identity::{
         IdentitySource, LoadError, Reloaded, Standing, Trust, TrustBundles, asked::Asked,
-        first::NOT_ASKED_YET, waits::Waits,
+        first::NOT_ASKED_YET,
     },
     limits,
 };
@@ -79,7 +80,7 @@ impl WorkloadSource {
 
     /// Asks for ever.
     async fn ask_on(&self) {
-        let mut waits = Waits::new(limits::RETRY_FIRST, limits::RETRY_MAX);
+        let mut backoff = Backoff::new(limits::RETRY_FIRST, limits::RETRY_MAX);
         loop {
             let began = self.clock.now().boot;
             let (end, has_spoken) = match stream::open(&self.options.endpoint, &*self.clock).await {
@@ -92,7 +93,7 @@ impl WorkloadSource {
             let wait = match end {
                 // At once, unless the agent does nothing but close.
                 StreamEnd::Closed if lived => {
-                    waits.reset();
+                    backoff.reset();
                     Duration::ZERO
                 }
                 StreamEnd::Never { .. } => {
@@ -100,10 +101,10 @@ impl WorkloadSource {
                     Duration::ZERO
                 }
                 StreamEnd::Away { .. } if lived => {
-                    waits.reset();
-                    waits.next()
+                    backoff.reset();
+                    backoff.next_wait()
                 }
-                _ => waits.next(),
+                _ => backoff.next_wait(),
             };
             self.asked.wanted_after(wait).await;
         }
