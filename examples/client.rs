@@ -10,7 +10,7 @@ use clap::Parser;
 use leasehold::{
     clock::{Clock, SystemClock},
     identity::{FileSource, IdentityFiles},
-    link::{Connector, Endpoint, Redial, explain},
+    link::{Connector, Endpoint, RotatingChannel, explain},
     name::SpiffeId,
     proto::v1::{GetJobRequest, job_service_client::JobServiceClient},
 };
@@ -41,7 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let source = Arc::new(FileSource::open(files, clock.clone())?);
     let daemon = Endpoint::new(&options.daemon, options.daemon_id)?;
     // The channel connects at the first call, and again after a connection is lost.
-    let daemon = Redial::new(Connector::new(source, clock, daemon));
+    let daemon = RotatingChannel::new(Connector::new(source, clock, daemon));
 
     let answer = JobServiceClient::new(daemon.channel()).get_job(GetJobRequest { job: options.job }).await;
     let job = match answer {

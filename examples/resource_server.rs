@@ -26,7 +26,7 @@ use leasehold::{
     name::{Action, Object, ResourceName, SpiffeId},
     reason::{Reason, Refusal},
     token::Presenter,
-    verify::{Access, Settings, Verifier},
+    verify::{Access, Verifier, VerifierSettings},
 };
 use tokio::{fs::File, io::AsyncReadExt, net::TcpListener};
 use tokio_util::sync::CancellationToken;
@@ -82,7 +82,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let daemon = Endpoint::new(&options.daemon, options.daemon_id)?;
     let connector = Connector::new(source.clone(), clock.clone(), daemon);
-    let verifier = Verifier::start(Settings { connector, audience: options.audience, clock: clock.clone() });
+    let verifier =
+        Verifier::start(VerifierSettings { connector, audience: options.audience, clock: clock.clone() });
     let server = Server { verifier, dataset: options.dataset, folder: Arc::new(options.folder) };
 
     let listener = TcpListener::bind(&options.listen).await?;

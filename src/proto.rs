@@ -9,7 +9,7 @@
 //! use leasehold::{
 //!     clock::{Clock, SystemClock},
 //!     identity::{FileSource, IdentityFiles},
-//!     link::{Connector, Endpoint, Redial, explain},
+//!     link::{Connector, Endpoint, RotatingChannel, explain},
 //!     proto::{Told, v1::{GetJobRequest, job_service_client::JobServiceClient}},
 //! };
 //!
@@ -22,7 +22,7 @@
 //! };
 //! let source = Arc::new(FileSource::open(files, clock.clone())?);
 //! let daemon = Endpoint::new("leasehold.example:8443", "spiffe://leasehold.example/daemon".parse()?)?;
-//! let daemon = Redial::new(Connector::new(source, clock, daemon)); // connects at the first call
+//! let daemon = RotatingChannel::new(Connector::new(source, clock, daemon)); // connects at the first call
 //!
 //! let job = std::env::args().nth(1).unwrap_or_default();
 //! match JobServiceClient::new(daemon.channel()).get_job(GetJobRequest { job }).await {

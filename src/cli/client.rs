@@ -8,9 +8,9 @@ use super::{Exit, Failure, Session, failure::Effect, output::note};
 use crate::{
     agent::Backoff,
     clock::Clock,
-    identity::{IdentitySource, NoIdentity, first_identity},
+    identity::{self, IdentitySource, NoIdentity},
     limits::{CALL, PAGE_MAX},
-    link::{Connector, Redial, explain},
+    link::{Connector, RotatingChannel, explain},
     name::SpiffeId,
     proto::{
         Told, unspoken,
@@ -28,7 +28,7 @@ const SENT_DEADLINE_LATER: Duration = Duration::from_secs(60);
 
 /// A connection to the daemon of a context.
 pub struct Client {
-    daemon: Redial,
+    daemon: RotatingChannel,
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
     /// How long to wait for a first SVID.
@@ -56,7 +56,7 @@ impl Client {
         clock: Arc<dyn Clock>,
         identity_wait: Duration,
     ) -> Self {
-        Client { daemon: Redial::new(connector), source, clock, identity_wait }
+        Client { daemon: RotatingChannel::new(connector), source, clock, identity_wait }
     }
 
     pub(super) fn jobs(&self) -> JobServiceClient<Channel> {
@@ -147,7 +147,7 @@ pub(super) async fn wait_for_identity(
             "check that the SPIFFE agent runs and has an entry for this process; --identity-wait waits longer",
         ))
     };
-    first_identity(source, clock, wait, say).await.map(drop).map_err(failed)
+    identity::wait_for_identity(source, clock, wait, say).await.map(drop).map_err(failed)
 }
 
 /// The largest answer that is read. A job may have many attempts with thousands of members each.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     clock::Wall,
     config::{ConfiguredPath, PathUse},
-    identity::{IdentitySource, Pick, TrustBundles, X509Svid, first_identity},
+    identity::{IdentitySource, Pick, TrustBundles, X509Svid, wait_for_identity},
     limits::{CALL, CLOCK_DIFFERENCE_MAX},
     link::Connector,
     name::PrincipalKind,
@@ -151,7 +151,7 @@ async fn check_agent(
     report: &mut DoctorReport,
 ) -> bool {
     let wait = session.identity_wait().min(CALL);
-    let first = first_identity(source, &*session.clock, wait, |_| {}).await;
+    let first = wait_for_identity(source, &*session.clock, wait, |_| {}).await;
     let (trust, now) = (source.current(), session.now().wall);
     match first.map_err(|e| e.to_string()).and_then(|_| trust.check(now).map_err(|e| e.to_string())) {
         Ok(()) => {

@@ -9,7 +9,7 @@ use crate::{
     api::NotReady,
     clock::{Clock, Wall},
     config::{IdentityConfig, IdentityFrom},
-    identity::{IdentityOptions, IdentitySource, Leaf, Origin, Standing, Trust, WorkloadEndpoint},
+    identity::{IdentityOptions, IdentitySource, Leaf, Origin, SourceState, Trust, WorkloadEndpoint},
     limits,
     reason::Reason,
 };
@@ -87,7 +87,8 @@ impl Watched {
         }
         let left = leaf.map_or(Duration::ZERO, |leaf| leaf.not_after.since(now));
         metrics::gauge!("leasehold_svid_remaining_seconds").set(left.as_secs_f64());
-        metrics::gauge!("leasehold_identity_good").set(f64::from(u8::from(trust.standing == Standing::Good)));
+        metrics::gauge!("leasehold_identity_good")
+            .set(f64::from(u8::from(trust.standing == SourceState::Good)));
         let is_late = leaf.is_none_or(|leaf| missed_half_life(leaf, now));
         metrics::gauge!("leasehold_svid_rotation_late").set(f64::from(u8::from(is_late)));
         if is_late && !self.is_late {
@@ -125,7 +126,7 @@ mod tests {
             revision: 1,
             svid: Some(Arc::new(svid.svid())),
             bundles: Arc::new(bundles(&[ca])),
-            standing: Standing::Good,
+            standing: SourceState::Good,
         }
     }
 
@@ -154,15 +155,15 @@ mod tests {
         let good = trust(&ca, HOUR);
         let why = || "the agent is away".to_owned();
         assert_eq!(ready(&good, NOW), Ok(()));
-        let stale = Trust { standing: Standing::Stale { since: NOW, why: why() }, ..good.clone() };
+        let stale = Trust { standing: SourceState::Stale { since: NOW, why: why() }, ..good.clone() };
         assert_eq!(ready(&stale, NOW), Ok(()), "an outage is survived as far as SVIDs last");
         let said = |trust: &Trust, now| ready(trust, now).unwrap_err().to_string();
         assert!(said(&stale, NOW.plus(HOUR)).contains("no other came: the agent is away"));
         assert!(said(&good, NOW.plus(HOUR)).starts_with("IDENTITY_UNAVAILABLE\nour SVID ended at "));
         for standing in [
-            Standing::Awaited { why: why() },
-            Standing::Ended { since: NOW, why: why() },
-            Standing::GivenUp { since: NOW, why: why() },
+            SourceState::Awaited { why: why() },
+            SourceState::Ended { since: NOW, why: why() },
+            SourceState::GivenUp { since: NOW, why: why() },
         ] {
             let trust = Trust { standing, ..good.clone() };
             assert!(said(&trust, NOW).contains("the agent is away"), "{trust:?}");

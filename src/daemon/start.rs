@@ -28,7 +28,7 @@ use crate::{
     clock::{Clock, SystemClock, Wall},
     config::{Config, RoomConfig},
     fence::Registry,
-    identity::{IdentitySource, first_identity},
+    identity::{IdentitySource, wait_for_identity},
     ledger::{Actor, EpochBegan, Event, Head, HeadCopy, HeadKey, Health, Ledger},
     limits,
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
@@ -91,7 +91,7 @@ impl Daemon {
             "the source of the daemon's identity"
         });
         let wait = config.identity.wait;
-        first_identity(&*identity, &*clock, wait, |why| {
+        wait_for_identity(&*identity, &*clock, wait, |why| {
             tracing::warn!(why, seconds = wait.as_secs(), "no identity was issued yet: waiting for one");
         })
         .await?;

@@ -13,7 +13,7 @@ use crate::{
     clock::Clock,
     identity::FileSource,
     link::{Connector, Endpoint, EndpointError},
-    verify::{Settings, Verifier},
+    verify::{Verifier, VerifierSettings},
 };
 
 /// The running file server, and the renewal of the identities.
@@ -47,7 +47,7 @@ impl Running {
             .map_err(|source| RunningError::Listen { port, source })?;
         let source: Arc<FileSource> = deployment.source(Role::Files)?;
         let connector = deployment.connector(Role::Files, clock.clone())?;
-        let verifier = Verifier::start(Settings {
+        let verifier = Verifier::start(VerifierSettings {
             connector,
             audience: deployment.id(Role::Files)?,
             clock: clock.clone(),

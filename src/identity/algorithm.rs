@@ -1,11 +1,14 @@
 //! Which keys and signatures can be verified: exactly those of the list that the verifier is given.
 
-use rustls::pki_types::SignatureVerificationAlgorithm;
+use rustls::{
+    crypto::{WebPkiSupportedAlgorithms, ring},
+    pki_types::SignatureVerificationAlgorithm,
+};
 use x509_parser::{
     certificate::X509Certificate, public_key::PublicKey, x509::AlgorithmIdentifier as Written,
 };
 
-use super::{SvidError, path};
+use super::svid_error::SvidError;
 
 /// Whether signatures by the key of a certificate can be verified.
 pub(super) fn check_key(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
@@ -34,8 +37,13 @@ pub(super) fn check_signature(cert: &X509Certificate<'_>) -> Result<(), SvidErro
     Err(SvidError::SignatureAlgorithm { found: name(&cert.signature_algorithm.algorithm.to_id_string()) })
 }
 
+/// The signatures that are accepted: ring's. No SHA-1, no RSA below 2048 bits.
+pub(super) fn algorithms() -> WebPkiSupportedAlgorithms {
+    ring::default_provider().signature_verification_algorithms
+}
+
 fn verifiable(is_it: impl Fn(&dyn SignatureVerificationAlgorithm) -> bool) -> bool {
-    path::algorithms().all.iter().any(|known| is_it(*known))
+    algorithms().all.iter().any(|known| is_it(*known))
 }
 
 /// The content of an AlgorithmIdentifier as the verifier compares it: the OID and its parameters.
@@ -89,8 +97,11 @@ mod tests {
 
     use super::*;
     use crate::identity::{
-        Leaf, LoadFault, TrustBundles,
-        path::{Side, verify},
+        bundle::TrustBundles,
+        leaf::Leaf,
+        leaf::Side,
+        load::LoadFault,
+        path::verify,
         testing::{NOW, TestCa},
     };
 

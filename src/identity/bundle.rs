@@ -11,11 +11,11 @@ use std::{
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
 use super::{
-    BundleDocument, LoadError, LoadFault, SvidError,
-    document::is_json,
-    fresh::Fresh,
-    load,
+    document::{BundleDocument, is_json},
+    handshake_cache::HandshakeCache,
+    load::{self, LoadError, LoadFault},
     signing::{SigningLife, check_signature_algorithm},
+    svid_error::SvidError,
 };
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
 
@@ -26,7 +26,7 @@ pub struct TrustBundles {
     svid_life_max: Duration,
     by_domain: BTreeMap<TrustDomain, Arc<Roots>>,
     /// What verified against all of the above. Whatever changes it begins anew.
-    fresh: Fresh,
+    handshakes: HandshakeCache,
 }
 
 /// The roots of one trust domain.
@@ -55,7 +55,7 @@ impl TrustBundles {
             revision: 0,
             svid_life_max: limits::SVID_LIFE_MAX,
             by_domain: BTreeMap::new(),
-            fresh: Fresh::default(),
+            handshakes: HandshakeCache::default(),
         }
     }
 
@@ -116,7 +116,7 @@ impl TrustBundles {
         if self.by_domain.len() >= limits::TRUST_DOMAINS_MAX {
             return Err(LoadFault::TooManyDomains.of(file));
         }
-        self.fresh = Fresh::default();
+        self.handshakes = HandshakeCache::default();
         match self.by_domain.entry(domain) {
             Entry::Vacant(place) => {
                 place.insert(roots);
@@ -128,13 +128,13 @@ impl TrustBundles {
 
     /// Gives a trust domain these roots, in the place of others.
     pub(super) fn add(&mut self, domain: TrustDomain, roots: Roots) {
-        self.fresh = Fresh::default();
+        self.handshakes = HandshakeCache::default();
         self.by_domain.insert(domain, Arc::new(roots));
     }
 
     /// Takes the roots of the trust domains that have none here yet, as far as they are wanted and there is room.
     pub(super) fn add_all(&mut self, others: &TrustBundles, wanted: impl Fn(&TrustDomain) -> bool) {
-        self.fresh = Fresh::default();
+        self.handshakes = HandshakeCache::default();
         for (domain, roots) in others.by_domain.iter().filter(|(domain, _)| wanted(domain)) {
             if self.by_domain.len() < limits::TRUST_DOMAINS_MAX {
                 self.by_domain.entry(domain.clone()).or_insert_with(|| roots.clone());
@@ -146,14 +146,14 @@ impl TrustBundles {
     #[must_use]
     pub fn with_svid_life_max(mut self, life_max: Duration) -> Self {
         self.svid_life_max = life_max;
-        self.fresh = Fresh::default();
+        self.handshakes = HandshakeCache::default();
         self
     }
 
     #[must_use]
     pub(super) fn with_revision(mut self, revision: u64) -> Self {
         self.revision = revision;
-        self.fresh = Fresh::default();
+        self.handshakes = HandshakeCache::default();
         self
     }
 
@@ -183,8 +183,8 @@ impl TrustBundles {
     }
 
     /// What verified against these bundles, and was not asked for yet.
-    pub(super) fn fresh(&self) -> &Fresh {
-        &self.fresh
+    pub(super) fn handshakes(&self) -> &HandshakeCache {
+        &self.handshakes
     }
 
     pub(super) fn svid_life_max(&self) -> Duration {

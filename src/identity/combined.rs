@@ -10,7 +10,11 @@ use futures_util::future::{BoxFuture, join_all, select_all};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{IdentitySource, LoadError, Reloaded, Trust, TrustBundles, source::Published};
+use super::{
+    bundle::TrustBundles,
+    load::LoadError,
+    source::{IdentitySource, Published, ReloadOutcome, Trust},
+};
 use crate::name::TrustDomain;
 
 /// Our own SVID from the first source, and the roots of all: each trust domain's from the first that has some. How it stands
@@ -105,7 +109,7 @@ impl IdentitySource for CombinedSource {
         self.parts.iter().map(|part| part.failing()).sum()
     }
 
-    fn reload(&self) -> Result<Reloaded, LoadError> {
+    fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         let revision = self.published.current().revision;
         // All are asked, whatever one of them says.
         let answers: Vec<_> = self.parts.iter().map(|part| part.reload()).collect();
@@ -114,7 +118,7 @@ impl IdentitySource for CombinedSource {
             answer?;
         }
         let changed = self.published.current().revision != revision;
-        Ok(if changed { Reloaded::Changed } else { Reloaded::Unchanged })
+        Ok(if changed { ReloadOutcome::Changed } else { ReloadOutcome::Unchanged })
     }
 }
 
@@ -122,7 +126,9 @@ impl IdentitySource for CombinedSource {
 mod tests {
     use super::*;
     use crate::identity::{
-        Standing, StaticSource, X509Svid,
+        source::StaticSource,
+        source_state::SourceState,
+        svid::X509Svid,
         testing::{TestCa, bundles},
     };
 
@@ -168,7 +174,7 @@ mod tests {
             let now = crate::identity::testing::NOW;
             crate::identity::path::verify(
                 &presented,
-                crate::identity::path::Side::Client,
+                crate::identity::leaf::Side::Client,
                 now,
                 &source.current().bundles,
             )
@@ -199,7 +205,7 @@ mod tests {
             .await
             .unwrap()
             .clone();
-        assert_eq!((trust.bundles.revision(), trust.standing.clone()), (revision, Standing::Good));
+        assert_eq!((trust.bundles.revision(), trust.standing.clone()), (revision, SourceState::Good));
         case.foreign.replace(None, bundles(&[&case.cas[2]]));
         let trust = seen.wait_for(|t| t.bundles.domains().count() == 2).await.unwrap().clone();
         assert!(trust.bundles.revision() > revision);

@@ -9,7 +9,7 @@ use serde::{
     de::{self, MapAccess, SeqAccess, Visitor},
 };
 
-use super::{LoadError, LoadFault};
+use super::load::{LoadError, LoadFault};
 use crate::{limits, name::TrustDomain};
 
 /// The bundle of one trust domain. Of its keys, those for X.509-SVIDs; the roots are not looked into yet.

@@ -2,8 +2,9 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::identity::{
-    SvidError, TrustBundles,
+    bundle::TrustBundles,
     judge::judged,
+    svid_error::SvidError,
     testing::{NOW, TestCa},
 };
 

@@ -13,8 +13,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    IdentitySource, LoadError, Reloaded, Standing, Trust, TrustBundles, X509Svid, bundle::Roots, load,
-    outage::Outage, source::Published,
+    bundle::{Roots, TrustBundles},
+    load::{self, LoadError},
+    source::{IdentitySource, Published, ReloadOutcome, Trust},
+    source_state::{Outage, SourceState},
+    svid::X509Svid,
 };
 use crate::{
     clock::{Clock, Wall},
@@ -40,11 +43,11 @@ pub struct FileSource {
     clock: Arc<dyn Clock>,
     published: Published,
     /// The marks of the files at the last attempt. Held through a reload, so that two do not cross.
-    last: Mutex<Attempt>,
+    last: Mutex<LastLook>,
 }
 
 /// What was seen and said at the last attempt.
-struct Attempt {
+struct LastLook {
     marks: Vec<Mark>,
     said_expired: bool,
     outage: Outage,
@@ -68,8 +71,8 @@ impl FileSource {
         let marks = files.marks();
         let (svid, bundles) = files.load(svid_life_max, clock.now().wall, &TrustBundles::empty())?;
         let outage = Outage::new(limits::IDENTITY_OUTAGE_MAX);
-        let last = Mutex::new(Attempt { marks, said_expired: false, outage });
-        let published = Published::new(svid, bundles, Standing::Good);
+        let last = Mutex::new(LastLook { marks, said_expired: false, outage });
+        let published = Published::new(svid, bundles, SourceState::Good);
         Ok(FileSource { files, svid_life_max, clock, published, last })
     }
 
@@ -81,7 +84,7 @@ impl FileSource {
     }
 
     /// Loads all files anew, whether they look changed or not. What was before stays where one cannot be used.
-    pub fn reload(&self) -> Result<Reloaded, LoadError> {
+    pub fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.marks = self.files.marks();
         self.load_anew(&mut last)
@@ -109,13 +112,13 @@ impl FileSource {
         if marks != last.marks {
             last.marks = marks;
             match self.load_anew(&mut last) {
-                Ok(Reloaded::Changed) => {
+                Ok(ReloadOutcome::Changed) => {
                     let trust = self.published.current();
                     let svid = trust.svid.as_ref().map(|svid| svid.to_string());
                     let (revision, bundles) = (trust.revision, &trust.bundles);
                     tracing::info!(revision, svid, %bundles, "identity files reloaded");
                 }
-                Ok(Reloaded::Unchanged) => {}
+                Ok(ReloadOutcome::Unchanged) => {}
                 Err(error) => {
                     tracing::error!(error = %chain(&error), "identity files changed and cannot be used: the last good ones stay");
                 }
@@ -125,14 +128,14 @@ impl FileSource {
         self.give_up_in_time(&last);
     }
 
-    fn load_anew(&self, last: &mut Attempt) -> Result<Reloaded, LoadError> {
+    fn load_anew(&self, last: &mut LastLook) -> Result<ReloadOutcome, LoadError> {
         let now = self.clock.now();
         let trust = self.published.current();
         let (svid, bundles) =
             self.files.load(self.svid_life_max, now.wall, &trust.bundles).inspect_err(|error| {
                 let since = last.outage.since(now.wall, now.boot);
-                if !matches!(trust.standing, Standing::GivenUp { .. }) {
-                    self.published.stand(Standing::Stale { since, why: error.to_string() });
+                if !matches!(trust.standing, SourceState::GivenUp { .. }) {
+                    self.published.stand(SourceState::Stale { since, why: error.to_string() });
                 }
             })?;
         last.outage.over();
@@ -142,27 +145,27 @@ impl FileSource {
             _ => false,
         };
         if same_svid && bundles.trusts_as(&trust.bundles) {
-            self.published.stand(Standing::Good);
-            return Ok(Reloaded::Unchanged);
+            self.published.stand(SourceState::Good);
+            return Ok(ReloadOutcome::Unchanged);
         }
         last.said_expired = false;
-        self.published.replace(svid, bundles, Standing::Good);
-        Ok(Reloaded::Changed)
+        self.published.replace(svid, bundles, SourceState::Good);
+        Ok(ReloadOutcome::Changed)
     }
 
     /// Old roots are not kept for ever: once the files were bad for too long, nobody is trusted.
-    fn give_up_in_time(&self, last: &Attempt) {
+    fn give_up_in_time(&self, last: &LastLook) {
         let trust = self.published.current();
         if let Some(since) = last.outage.too_long(self.clock.now().boot)
-            && let Standing::Stale { why, .. } = &trust.standing
+            && let SourceState::Stale { why, .. } = &trust.standing
         {
             tracing::error!(%since, %why, "the identity files could not be used for longer than the limit: nobody is trusted any more");
             let nobody = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
-            self.published.replace(None, nobody, Standing::GivenUp { since, why: why.clone() });
+            self.published.replace(None, nobody, SourceState::GivenUp { since, why: why.clone() });
         }
     }
 
-    fn drop_expired(&self, last: &mut Attempt) {
+    fn drop_expired(&self, last: &mut LastLook) {
         let now = self.clock.now().wall;
         let trust = self.published.current();
         if let Some(bundles) = trust.bundles.without_expired(now) {
@@ -191,7 +194,7 @@ impl IdentitySource for FileSource {
         Box::pin(FileSource::follow(self, shutdown))
     }
 
-    fn reload(&self) -> Result<Reloaded, LoadError> {
+    fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         FileSource::reload(self)
     }
 }

@@ -79,13 +79,13 @@ fn identity_h07_a_rotated_svid_is_taken_once_both_its_files_are_there() {
     assert_eq!(id(&source), "spiffe://example.org/a", "the key is not its own yet");
     let trust = changes.borrow_and_update().clone();
     assert_eq!(trust.revision, 1);
-    assert!(matches!(&trust.standing, Standing::Stale { since: NOW, .. }), "{trust:?}");
+    assert!(matches!(&trust.standing, SourceState::Stale { since: NOW, .. }), "{trust:?}");
     folder.write("key.pem", &next.key_pem());
     source.look();
     assert_eq!(id(&source), "spiffe://example.org/b");
     assert!(changes.has_changed().unwrap());
     let trust = source.current();
-    assert_eq!(trust.standing, Standing::Good);
+    assert_eq!(trust.standing, SourceState::Good);
     assert_eq!((trust.revision, trust.bundles.revision()), (2, 1), "the roots are the same");
 }
 
@@ -103,7 +103,7 @@ fn identity_d06_a_changed_bundle_raises_its_revision_and_a_bad_one_changes_nothi
     let trust = source.current();
     assert_eq!((trust.revision, trust.bundles.revision()), (2, 2));
     source.look();
-    assert_eq!(source.reload().unwrap(), Reloaded::Unchanged);
+    assert_eq!(source.reload().unwrap(), ReloadOutcome::Unchanged);
     assert_eq!(source.current().revision, 2);
 }
 
@@ -162,7 +162,7 @@ fn identity_e05_a_bundle_file_with_a_lower_sequence_than_the_one_in_use_is_passe
     assert_eq!(roots(), Some(1));
     folder.write("bundle.pem", &document(&[&old, &new], 4));
     source.look();
-    assert_eq!((roots(), source.current().standing.clone()), (Some(1), Standing::Good));
+    assert_eq!((roots(), source.current().standing.clone()), (Some(1), SourceState::Good));
     folder.write("bundle.pem", &document(&[&old, &new], 6));
     source.look();
     assert_eq!(roots(), Some(2));
@@ -182,20 +182,20 @@ fn identity_6_7_files_that_stay_bad_for_longer_than_the_limit_leave_nobody_trust
     let source = folder.open().unwrap();
     folder.write("bundle.pem", "half a fi");
     source.look();
-    assert!(matches!(source.current().standing, Standing::Stale { .. }));
+    assert!(matches!(source.current().standing, SourceState::Stale { .. }));
     folder.clock.advance(limits::IDENTITY_OUTAGE_MAX);
     source.look();
     assert_eq!(source.current().bundles.domains().count(), 1, "the limit is not past yet");
     folder.clock.advance(Duration::from_secs(1));
     source.look();
     let trust = source.current();
-    assert!(matches!(trust.standing, Standing::GivenUp { .. }), "{trust:?}");
+    assert!(matches!(trust.standing, SourceState::GivenUp { .. }), "{trust:?}");
     assert!(trust.svid.is_none() && trust.bundles.domains().count() == 0);
     folder.write("bundle.pem", &ca.pem());
     source.look();
     assert_eq!(
         (source.current().standing.clone(), source.current().bundles.domains().count()),
-        (Standing::Good, 1)
+        (SourceState::Good, 1)
     );
 }
 
@@ -208,6 +208,6 @@ fn a_chain_that_gains_its_intermediate_is_taken_though_its_leaf_is_the_same() {
     let source = folder.open().unwrap();
     assert_eq!(source.current().svid.as_ref().unwrap().certified().cert.len(), 1);
     folder.write("svid.pem", &issued.chain_pem());
-    assert_eq!(source.reload().unwrap(), Reloaded::Changed);
+    assert_eq!(source.reload().unwrap(), ReloadOutcome::Changed);
     assert_eq!(source.current().svid.as_ref().unwrap().certified().cert.len(), 2);
 }

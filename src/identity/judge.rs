@@ -20,8 +20,12 @@ use rustls::{
 };
 
 use super::{
-    Peer, StaticSource, SvidError, TrustBundles, client_config, server_config,
+    bundle::TrustBundles,
+    peer::Peer,
+    source::StaticSource,
+    svid_error::SvidError,
     testing::{Issued, NOW, TestCa, at, before, bundles},
+    tls::{client_config, server_config},
 };
 use crate::clock::{Wall, manual::ManualClock};
 

@@ -15,8 +15,8 @@ use x509_parser::{
 };
 
 use super::{
-    SvidError,
     algorithm::{check_key, check_signature},
+    svid_error::SvidError,
 };
 use crate::{clock::Wall, limits, name::SpiffeId, secret::sha256};
 
@@ -69,6 +69,21 @@ impl Leaf {
         }
         Ok(())
     }
+}
+
+/// What the peer does in the handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Server,
+}
+
+/// A leaf whose chain verified.
+#[derive(Clone, Debug)]
+pub(super) struct VerifiedLeaf {
+    pub(super) leaf: Leaf,
+    /// The first end of a life on the path: the leaf's, or that of a certificate above it.
+    pub(super) ends: Wall,
 }
 
 /// Reads one certificate and nothing after it.

@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use x509_parser::asn1_rs::{Any, FromDer};
 use zeroize::Zeroizing;
 
-use super::SvidError;
+use super::svid_error::SvidError;
 use crate::{limits, name::TrustDomain};
 
 /// Which file cannot be used, and why. Never holds a byte of a file.

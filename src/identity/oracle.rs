@@ -30,8 +30,9 @@ use rcgen::{
 use rustls::ServerConfig;
 
 use super::{
-    SvidError, TrustBundles,
+    bundle::TrustBundles,
     judge::{SetTime, judged, own, presenting, shaken},
+    svid_error::SvidError,
     testing::{HOUR, Issued, NOW, TestCa, at, before, extension, pem, raw_san, tlv, uri},
 };
 use crate::clock::Wall;

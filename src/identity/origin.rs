@@ -3,8 +3,12 @@
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    BundleEndpoint, BundleSource, CombinedSource, FileSource, IdentityFiles, IdentitySource, LoadError, Pick,
-    WorkloadEndpoint, WorkloadOptions, WorkloadSource,
+    combined::CombinedSource,
+    federation::{BundleEndpoint, BundleSource},
+    file::{FileSource, IdentityFiles},
+    load::LoadError,
+    source::IdentitySource,
+    workload::{Pick, WorkloadEndpoint, WorkloadOptions, WorkloadSource},
 };
 use crate::{clock::Clock, limits, name::TrustDomain};
 

@@ -2,29 +2,17 @@
 
 use std::{cell::RefCell, time::Duration};
 
-use rustls::{
-    crypto::{WebPkiSupportedAlgorithms, ring},
-    pki_types::{CertificateDer, UnixTime},
-};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyUsage, VerifiedPath};
 
-use super::{Leaf, SvidError, TrustBundles, bundle::Roots, signing::SigningLife};
+use super::{
+    algorithm::algorithms,
+    bundle::{Roots, TrustBundles},
+    leaf::{Leaf, Side, VerifiedLeaf},
+    signing::SigningLife,
+    svid_error::SvidError,
+};
 use crate::{clock::Wall, limits, name::TrustDomain};
-
-/// What the peer does in the handshake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    Client,
-    Server,
-}
-
-/// A leaf whose chain verified.
-#[derive(Clone, Debug)]
-pub(super) struct Verified {
-    pub(super) leaf: Leaf,
-    /// The first end of a life on the path: the leaf's, or that of a certificate above it.
-    pub(super) ends: Wall,
-}
 
 #[cfg(test)]
 thread_local! {
@@ -38,7 +26,7 @@ pub(super) fn verify(
     side: Side,
     now: Wall,
     bundles: &TrustBundles,
-) -> Result<Verified, SvidError> {
+) -> Result<VerifiedLeaf, SvidError> {
     #[cfg(test)]
     VERIFIED.set(VERIFIED.get() + 1);
     let (first, above) = chain.split_first().ok_or(SvidError::NotPresented)?;
@@ -63,7 +51,7 @@ pub(super) fn verify(
         Side::Client => build(first, above, KeyUsage::client_auth(), now, roots, &domain)?,
         Side::Server => build(first, above, KeyUsage::server_auth(), now, roots, &domain)?,
     };
-    Ok(Verified { ends: leaf.not_after.min(path_ends), leaf })
+    Ok(VerifiedLeaf { ends: leaf.not_after.min(path_ends), leaf })
 }
 
 /// Finds a path on which every certificate keeps every rule, and says when the first one above the leaf ends.
@@ -108,11 +96,6 @@ fn check_signers(path: &VerifiedPath<'_>, now: Wall, roots: &Roots) -> Result<Wa
         first_end = first_end.min(life.not_after);
     }
     Ok(first_end)
-}
-
-/// The signatures that are accepted: ring's. No SHA-1, no RSA below 2048 bits.
-pub(super) fn algorithms() -> WebPkiSupportedAlgorithms {
-    ring::default_provider().signature_verification_algorithms
 }
 
 fn refusal(error: webpki::Error, domain: &TrustDomain) -> SvidError {

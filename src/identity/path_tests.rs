@@ -12,12 +12,12 @@ use crate::{
     reason::Reason,
 };
 
-fn client(issued: &Issued, trust: &TrustBundles) -> Result<Verified, SvidError> {
+fn client(issued: &Issued, trust: &TrustBundles) -> Result<VerifiedLeaf, SvidError> {
     client_at(issued, NOW, trust)
 }
 
 /// The verdict on a client's chain. A server says the same of it in a handshake.
-fn client_at(issued: &Issued, now: Wall, trust: &TrustBundles) -> Result<Verified, SvidError> {
+fn client_at(issued: &Issued, now: Wall, trust: &TrustBundles) -> Result<VerifiedLeaf, SvidError> {
     let found = verify(&issued.chain, Side::Client, now, trust);
     match (&found, judged(issued, trust, now)) {
         (Ok(verified), Ok(peer)) => {

@@ -4,10 +4,7 @@ use std::{fmt, sync::Arc};
 
 use rustls::{ClientConnection, ServerConnection, pki_types::CertificateDer};
 
-use super::{
-    SvidError, TrustBundles,
-    path::{self, Side},
-};
+use super::{bundle::TrustBundles, leaf::Side, path, svid_error::SvidError};
 use crate::{clock::Wall, name::SpiffeId};
 
 /// The other side of a TLS connection, whose X.509-SVID verified. Only this module makes one, from a finished handshake
@@ -15,9 +12,9 @@ use crate::{clock::Wall, name::SpiffeId};
 ///
 /// A clone is a pointer. It holds the presented chain, so that it can be verified again when the bundles change.
 #[derive(Clone)]
-pub struct Peer(Arc<Facts>);
+pub struct Peer(Arc<PeerFacts>);
 
-struct Facts {
+struct PeerFacts {
     spiffe_id: SpiffeId,
     not_after: Wall,
     x5t_s256: [u8; 32],
@@ -49,11 +46,11 @@ impl Peer {
         bundles: &TrustBundles,
     ) -> Result<Peer, SvidError> {
         let chain = presented.filter(|_| !handshaking).ok_or(SvidError::NotPresented)?;
-        let verified = match bundles.fresh().take(chain, side, now) {
+        let verified = match bundles.handshakes().take(chain, side, now) {
             Some(verified) => verified,
             None => path::verify(chain, side, now, bundles)?,
         };
-        Ok(Peer(Arc::new(Facts {
+        Ok(Peer(Arc::new(PeerFacts {
             spiffe_id: verified.leaf.spiffe_id,
             not_after: verified.ends,
             x5t_s256: verified.leaf.x5t_s256,

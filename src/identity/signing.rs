@@ -4,9 +4,9 @@
 use x509_parser::extensions::GeneralName;
 
 use super::{
-    SvidError,
     algorithm::{check_key, check_signature},
     leaf::{alternative_names, is_ca, key_usage, parse_certificate, validity},
+    svid_error::SvidError,
 };
 use crate::{clock::Wall, name::TrustDomain};
 

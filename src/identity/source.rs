@@ -1,13 +1,18 @@
 //! Where our own SVID and the trust bundles come from.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{LoadError, Standing, TrustBundles, Unusable, X509Svid};
-use crate::clock::Wall;
+use super::{
+    bundle::TrustBundles,
+    load::LoadError,
+    source_state::{SourceState, Unusable},
+    svid::X509Svid,
+};
+use crate::clock::{Clock, Wall};
 
 /// Our own SVID and whom we trust, at one moment.
 #[derive(Clone, Debug)]
@@ -20,17 +25,17 @@ pub struct Trust {
     /// Its own revision grows only when the roots change.
     pub bundles: Arc<TrustBundles>,
     /// Whether this is what the origin says now, or what it said last.
-    pub standing: Standing,
+    pub standing: SourceState,
 }
 
 impl Trust {
     /// Whether connections can be made and accepted with it.
     pub fn check(&self, now: Wall) -> Result<(), Unusable> {
         match &self.standing {
-            Standing::Awaited { why } => return Err(Unusable::Awaited { why: why.clone() }),
-            Standing::Ended { why, .. } => return Err(Unusable::Ended { why: why.clone() }),
-            Standing::GivenUp { why, .. } => return Err(Unusable::GivenUp { why: why.clone() }),
-            Standing::Good | Standing::Stale { .. } => {}
+            SourceState::Awaited { why } => return Err(Unusable::Awaited { why: why.clone() }),
+            SourceState::Ended { why, .. } => return Err(Unusable::Ended { why: why.clone() }),
+            SourceState::GivenUp { why, .. } => return Err(Unusable::GivenUp { why: why.clone() }),
+            SourceState::Good | SourceState::Stale { .. } => {}
         }
         let svid = self.svid.as_ref().ok_or(Unusable::Absent)?;
         if now < svid.leaf().not_before {
@@ -46,7 +51,7 @@ impl Trust {
 
 /// Whether a reload found anything new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reloaded {
+pub enum ReloadOutcome {
     Changed,
     Unchanged,
 }
@@ -67,12 +72,12 @@ pub trait IdentitySource: Send + Sync + 'static {
 
     /// How many of the origins behind it do not stand well.
     fn failing(&self) -> usize {
-        usize::from(self.current().standing != Standing::Good)
+        usize::from(self.current().standing != SourceState::Good)
     }
 
     /// Asks the origin anew at once. What was before stays where it cannot be used.
-    fn reload(&self) -> Result<Reloaded, LoadError> {
-        Ok(Reloaded::Unchanged)
+    fn reload(&self) -> Result<ReloadOutcome, LoadError> {
+        Ok(ReloadOutcome::Unchanged)
     }
 }
 
@@ -82,12 +87,12 @@ pub struct StaticSource(Published);
 
 impl StaticSource {
     pub fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles) -> Self {
-        StaticSource(Published::new(svid, bundles, Standing::Good))
+        StaticSource(Published::new(svid, bundles, SourceState::Good))
     }
 
     /// Replaces both, from the next handshake on.
     pub fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles) {
-        self.0.replace(svid, bundles, Standing::Good);
+        self.0.replace(svid, bundles, SourceState::Good);
     }
 }
 
@@ -106,7 +111,7 @@ impl IdentitySource for StaticSource {
 pub(super) struct Published(watch::Sender<Arc<Trust>>);
 
 impl Published {
-    pub(super) fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: Standing) -> Self {
+    pub(super) fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: SourceState) -> Self {
         warn_of_shared_roots(&bundles);
         Published(watch::Sender::new(Arc::new(Trust {
             revision: 1,
@@ -117,7 +122,7 @@ impl Published {
     }
 
     /// Shows another trust. The bundles keep their revision where they trust the same roots.
-    pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: Standing) {
+    pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: SourceState) {
         self.0.send_modify(|trust| {
             let bundles = if bundles.trusts_as(&trust.bundles) {
                 trust.bundles.clone()
@@ -130,7 +135,7 @@ impl Published {
     }
 
     /// Says how the source stands now. What it shows stays. Nobody is woken for what they know.
-    pub(super) fn stand(&self, standing: Standing) {
+    pub(super) fn stand(&self, standing: SourceState) {
         self.0.send_if_modified(|trust| {
             let changes = trust.standing != standing;
             if changes {
@@ -152,5 +157,54 @@ impl Published {
 fn warn_of_shared_roots(bundles: &TrustBundles) {
     for (one, other) in bundles.shared_roots() {
         tracing::warn!(%one, %other, "two trust domains share a root: each can make identities of the other");
+    }
+}
+
+/// Why there is no identity to begin with.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoIdentity {
+    #[error("no identity was issued within {} s: {why}", waited.as_secs())]
+    NotInTime { waited: Duration, why: String },
+    #[error("no identity will be issued: {why}")]
+    Never { why: String },
+}
+
+/// Waits until a source that somebody follows has an SVID. A new workload is often faster than its registration entry.
+///
+/// `say` is told once, with the reason, when there is something to wait for.
+pub async fn wait_for_identity(
+    source: &dyn IdentitySource,
+    clock: &dyn Clock,
+    wait: Duration,
+    say: impl FnOnce(&str),
+) -> Result<Arc<Trust>, NoIdentity> {
+    let mut trusts = source.watch();
+    let deadline = clock.sleep(wait);
+    tokio::pin!(deadline);
+    let mut say = Some(say);
+    loop {
+        let trust = trusts.borrow_and_update().clone();
+        let why = match &trust.standing {
+            _ if trust.svid.is_some() => return Ok(trust),
+            SourceState::Ended { why, .. } | SourceState::GivenUp { why, .. } => {
+                return Err(NoIdentity::Never { why: why.clone() });
+            }
+            SourceState::Good => return Err(NoIdentity::Never { why: "no SVID is configured".to_owned() }),
+            SourceState::Awaited { why } | SourceState::Stale { why, .. } => why.clone(),
+        };
+        // Before the first answer there is nothing to tell.
+        if why != SourceState::NOT_ASKED_YET
+            && let Some(say) = say.take()
+        {
+            say(&why);
+        }
+        tokio::select! {
+            changed = trusts.changed() => {
+                if changed.is_err() {
+                    return Err(NoIdentity::Never { why });
+                }
+            }
+            () = &mut deadline => return Err(NoIdentity::NotInTime { waited: wait, why }),
+        }
     }
 }

@@ -10,9 +10,12 @@ use rustls::{
 use zeroize::Zeroize;
 
 use super::{
-    Leaf, LoadError, LoadFault, SvidError, TrustBundles, load,
-    path::{self, Side},
+    bundle::TrustBundles,
+    leaf::{Leaf, Side},
+    load::{self, LoadError, LoadFault},
+    path,
     signing::{SigningLife, check_signature_algorithm},
+    svid_error::SvidError,
 };
 use crate::{clock::Wall, limits, name::SpiffeId};
 

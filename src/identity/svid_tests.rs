@@ -1,6 +1,6 @@
 use super::*;
 use crate::identity::{
-    SvidError,
+    svid_error::SvidError,
     testing::{HOUR, NOW, TestCa, at, bundles},
 };
 

@@ -11,7 +11,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 
-use super::{TrustBundles, X509Svid};
+use super::{bundle::TrustBundles, svid::X509Svid};
 use crate::{clock::Wall, name::TrustDomain};
 
 /// 2026-11-20T04:13:20Z: where tests' clocks begin.

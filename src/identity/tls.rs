@@ -17,7 +17,7 @@ use rustls::{
 };
 
 use super::{
-    IdentitySource,
+    source::IdentitySource,
     verifier::{ClientSvidVerifier, ServerSvidVerifier},
 };
 use crate::{clock::Clock, name::SpiffeId};
@@ -37,7 +37,7 @@ pub fn server_config(
         .with_protocol_versions(&[&TLS13])
         .expect("ring speaks TLS 1.3")
         .with_client_cert_verifier(verifier)
-        .with_cert_resolver(Arc::new(Newest(source)));
+        .with_cert_resolver(Arc::new(NewestSvid(source)));
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -55,7 +55,7 @@ pub fn client_config(
     let mut config = tls13_client()
         .dangerous()
         .with_custom_certificate_verifier(verifier)
-        .with_client_cert_resolver(Arc::new(Newest(source)));
+        .with_client_cert_resolver(Arc::new(NewestSvid(source)));
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
@@ -112,21 +112,21 @@ impl fmt::Debug for OurTime {
 }
 
 /// Presents whatever SVID the source has at the moment of the handshake.
-struct Newest(Arc<dyn IdentitySource>);
+struct NewestSvid(Arc<dyn IdentitySource>);
 
-impl Newest {
+impl NewestSvid {
     fn certified(&self) -> Option<Arc<CertifiedKey>> {
         self.0.current().svid.as_ref().map(|svid| svid.certified())
     }
 }
 
-impl ResolvesServerCert for Newest {
+impl ResolvesServerCert for NewestSvid {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.certified()
     }
 }
 
-impl ResolvesClientCert for Newest {
+impl ResolvesClientCert for NewestSvid {
     fn resolve(&self, _hints: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.certified()
     }
@@ -136,9 +136,9 @@ impl ResolvesClientCert for Newest {
     }
 }
 
-impl fmt::Debug for Newest {
+impl fmt::Debug for NewestSvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Newest")
+        f.write_str("NewestSvid")
     }
 }
 

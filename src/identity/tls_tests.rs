@@ -230,7 +230,7 @@ async fn identity_b31_nobody_comes_in_without_a_certificate() {
     let server = Server::new(|ca| bundles(&[ca]));
     let mut config = (*server.client(&server.ca.svid("/a"))).clone();
     let nothing = Arc::new(StaticSource::new(None, TrustBundles::empty()));
-    config.client_auth_cert_resolver = Arc::new(Newest(nothing));
+    config.client_auth_cert_resolver = Arc::new(NewestSvid(nothing));
     let error = server.refusal_of(Arc::new(config)).await;
     assert_eq!(error, SvidError::NotPresented);
     assert_eq!(error.reason(), Reason::NoClientCertificate);

@@ -11,24 +11,27 @@ use rustls::{
 };
 
 use super::{
-    IdentitySource, SvidError,
-    path::{self, Side, Verified},
+    algorithm::algorithms,
+    leaf::{Side, VerifiedLeaf},
+    path,
+    source::IdentitySource,
+    svid_error::SvidError,
 };
 use crate::{clock::Clock, name::SpiffeId};
 
 /// Verifies chains with the newest bundles of a source, at the time of our clock.
-struct Rules {
+struct ChainVerifier {
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
 }
 
-impl Rules {
+impl ChainVerifier {
     fn verify(
         &self,
         leaf: &CertificateDer<'_>,
         above: &[CertificateDer<'_>],
         side: Side,
-    ) -> Result<Verified, SvidError> {
+    ) -> Result<VerifiedLeaf, SvidError> {
         // Counted first, so that a flood of certificates is not even copied.
         if above.len() >= crate::limits::CHAIN_MAX {
             return Err(SvidError::ChainTooLong { found: above.len().saturating_add(1) });
@@ -36,7 +39,7 @@ impl Rules {
         let chain: Vec<CertificateDer<'_>> = std::iter::once(leaf).chain(above).cloned().collect();
         let (now, trust) = (self.clock.now().wall, self.source.current());
         let verified = path::verify(&chain, side, now, &trust.bundles)?;
-        trust.bundles.fresh().keep(&chain, side, now, &verified);
+        trust.bundles.handshakes().keep(&chain, side, now, &verified);
         Ok(verified)
     }
 }
@@ -59,21 +62,21 @@ macro_rules! tls_1_3_signatures {
             leaf: &CertificateDer<'_>,
             signed: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            verify_tls13_signature(message, leaf, signed, &path::algorithms())
+            verify_tls13_signature(message, leaf, signed, &algorithms())
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            path::algorithms().supported_schemes()
+            algorithms().supported_schemes()
         }
     };
 }
 
 /// For servers: the client must present an SVID, of a trust domain with a bundle, signed by a root of that domain.
-pub(super) struct ClientSvidVerifier(Rules);
+pub(super) struct ClientSvidVerifier(ChainVerifier);
 
 impl ClientSvidVerifier {
     pub(super) fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>) -> Self {
-        ClientSvidVerifier(Rules { source, clock })
+        ClientSvidVerifier(ChainVerifier { source, clock })
     }
 }
 
@@ -102,13 +105,13 @@ impl ClientCertVerifier for ClientSvidVerifier {
 
 /// For clients: the server must present an SVID with exactly the configured SPIFFE ID. Host names mean nothing.
 pub(super) struct ServerSvidVerifier {
-    rules: Rules,
+    rules: ChainVerifier,
     wanted: SpiffeId,
 }
 
 impl ServerSvidVerifier {
     pub(super) fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>, wanted: SpiffeId) -> Self {
-        ServerSvidVerifier { rules: Rules { source, clock }, wanted }
+        ServerSvidVerifier { rules: ChainVerifier { source, clock }, wanted }
     }
 }
 

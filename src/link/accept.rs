@@ -1,7 +1,6 @@
 //! The accept loop: what tonic's own server cannot do, a deadline for each connection.
 
 use std::{
-    error::Error,
     net::SocketAddr,
     sync::{
         Arc,
@@ -24,12 +23,14 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
-use tower::{Service, ServiceExt};
+use tower::{BoxError, Service, ServiceExt};
 
 use super::{
-    class::{CallerClass, Classify, ConnectionRoom},
-    connection::{Connection, Ending, refusal},
-    failure::{FailureCause, FailureLog, HandshakeFailure, HandshakeObserver},
+    class::CallerClass,
+    connection::{Connection, ConnectionEnd, refusal},
+    failure::{FailureCause, FailureLog, HandshakeFailure},
+    options::{Protocol, ServeOptions},
+    room::ConnectionRoom,
     share::Full,
 };
 use crate::{
@@ -37,26 +38,6 @@ use crate::{
     identity::{IdentitySource, Peer, Trust, server_config},
     limits,
 };
-
-type BoxError = Box<dyn Error + Send + Sync>;
-
-/// What is spoken inside TLS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// HTTP/2 alone.
-    Grpc,
-    /// HTTP/1.1 or HTTP/2, as the client prefers.
-    Http,
-}
-
-impl Protocol {
-    fn alpn(self) -> &'static [&'static [u8]] {
-        match self {
-            Protocol::Grpc => &[b"h2"],
-            Protocol::Http => &[b"h2", b"http/1.1"],
-        }
-    }
-}
 
 /// Turns TCP connections into attested ones. A clone is a few pointers.
 #[derive(Clone)]
@@ -83,7 +64,7 @@ impl Acceptor {
         let count = move |heard: &[u8]| {
             heard_by.fetch_add(heard.len(), Ordering::Relaxed);
         };
-        let mut handshake = self.tls.accept(Counted::new(tcp, Box::new(count)));
+        let mut handshake = self.tls.accept(CountedTcp::new(tcp, Box::new(count)));
         let began = self.clock.now().boot;
         let mut heard = 0;
         let tls = loop {
@@ -113,64 +94,13 @@ impl Acceptor {
 }
 
 /// Counts the bytes that come in.
-type Heard<S> = InspectReader<S, Box<dyn FnMut(&[u8]) + Send>>;
-type Counted = Heard<TcpStream>;
+type CountingStream<S> = InspectReader<S, Box<dyn FnMut(&[u8]) + Send>>;
+type CountedTcp = CountingStream<TcpStream>;
 
 struct Accepted {
-    tls: TlsStream<Counted>,
+    tls: TlsStream<CountedTcp>,
     peer: Peer,
     trust: watch::Receiver<Arc<Trust>>,
-}
-
-/// The bounds of one listener. The defaults are those of `limits`.
-#[derive(Clone, Debug)]
-pub struct ServeOptions {
-    /// Handshakes under way at once. More wait.
-    pub handshakes_max: usize,
-    /// Connections that wait for a handshake. More wait in the kernel's queue.
-    pub waiting_max: usize,
-    /// Connections of known peers open at once. More are closed after their handshake.
-    pub connections_max: usize,
-    /// Connections of one known SPIFFE ID open at once. On more, every request is refused.
-    pub connections_per_peer_max: usize,
-    /// Connections of unknown peers open at once.
-    pub connections_unknown_max: usize,
-    /// Connections of one unknown SPIFFE ID open at once.
-    pub connections_unknown_per_peer_max: usize,
-    /// Connections that are kept for operators. Past it, an operator takes the place of a known peer.
-    pub connections_operators_max: usize,
-    /// Streams of one HTTP/2 connection of a known peer.
-    pub streams_max: u32,
-    /// What is known of a peer.
-    pub classify: Classify,
-    /// Bytes of a request's headers.
-    pub header_bytes_max: u32,
-    /// From the end of a connection's SVID to the cut.
-    pub grace: Duration,
-    /// From the begin of a shutdown to the cut.
-    pub drain: Duration,
-    /// Told of every failed handshake.
-    pub observer: HandshakeObserver,
-}
-
-impl Default for ServeOptions {
-    fn default() -> Self {
-        ServeOptions {
-            handshakes_max: limits::HANDSHAKES_MAX,
-            waiting_max: limits::HANDSHAKES_WAITING_MAX,
-            connections_max: limits::CONNECTIONS_MAX,
-            connections_per_peer_max: limits::CONNECTIONS_PER_PEER_MAX,
-            connections_unknown_max: limits::CONNECTIONS_UNKNOWN_MAX,
-            connections_unknown_per_peer_max: limits::CONNECTIONS_UNKNOWN_PER_PEER_MAX,
-            connections_operators_max: limits::CONNECTIONS_OPERATORS_MAX,
-            classify: Classify::default(),
-            streams_max: limits::STREAMS_PER_CONNECTION_MAX,
-            header_bytes_max: limits::HEADER_BYTES_MAX,
-            grace: limits::CONNECTION_GRACE,
-            drain: limits::SHUTDOWN,
-            observer: HandshakeObserver::default(),
-        }
-    }
 }
 
 /// Serves a listener until `shutdown`, then drains its connections, and returns when the last is gone.
@@ -196,7 +126,7 @@ pub async fn serve<S, B>(
 {
     let tasks = TaskTracker::new();
     let waiting = Arc::new(Semaphore::new(options.waiting_max));
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(ListenerState {
         http: http(acceptor.protocol, &options, options.streams_max),
         http_unknown: http(acceptor.protocol, &options, limits::STREAMS_UNKNOWN_MAX),
         handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
@@ -232,7 +162,7 @@ pub async fn serve<S, B>(
 }
 
 /// What the connections of one listener share.
-struct Shared {
+struct ListenerState {
     http: auto::Builder<TokioExecutor>,
     http_unknown: auto::Builder<TokioExecutor>,
     acceptor: Acceptor,
@@ -271,7 +201,7 @@ async fn attend<S, B>(
     tcp: TcpStream,
     remote: SocketAddr,
     waiting: OwnedSemaphorePermit,
-    shared: Arc<Shared>,
+    shared: Arc<ListenerState>,
     service: S,
 ) where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + Sync + 'static,
@@ -311,7 +241,7 @@ async fn attend<S, B>(
     let _ended_at_last = connection.ended.clone().drop_guard();
     if let Err((max, _)) = share {
         refused(FailureCause::PeerFull { id: connection.peer.spiffe_id().clone(), max });
-        connection.end(Ending::PeerFull { max });
+        connection.end(ConnectionEnd::PeerFull { max });
     }
     let clock = &shared.acceptor.clock;
     let guarded = Guarded { service, connection: connection.clone(), clock: clock.clone() };
@@ -340,7 +270,8 @@ async fn attend<S, B>(
         () = silent(greeted) => return refused(FailureCause::Silent),
     };
     tracing::debug!(%remote, peer = ?connection.peer, %ending, "connection ends");
-    let grace = if ending == Ending::ShuttingDown { shared.options.drain } else { shared.options.grace };
+    let grace =
+        if ending == ConnectionEnd::ShuttingDown { shared.options.drain } else { shared.options.grace };
     connection.end(ending);
     http.as_mut().graceful_shutdown();
     tokio::select! {
@@ -354,7 +285,7 @@ async fn attend<S, B>(
 const PREFACE_BYTES: usize = 24;
 
 /// Counts what a peer says after its handshake. HTTP/1.1 has its own deadline: the one for a request's headers.
-fn greeting(tls: TlsStream<Counted>) -> (Heard<TlsStream<Counted>>, Arc<AtomicUsize>) {
+fn greeting(tls: TlsStream<CountedTcp>) -> (CountingStream<TlsStream<CountedTcp>>, Arc<AtomicUsize>) {
     let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
     let heard = Arc::new(AtomicUsize::new(if is_http2 { 0 } else { PREFACE_BYTES }));
     let counter = heard.clone();
@@ -378,7 +309,7 @@ async fn ending(
     mut trust: watch::Receiver<Arc<Trust>>,
     clock: &Arc<dyn Clock>,
     shutdown: &CancellationToken,
-) -> Ending {
+) -> ConnectionEnd {
     loop {
         // Seen first and judged then: what changes in between is seen again.
         trust.mark_unchanged();
@@ -393,7 +324,7 @@ async fn ending(
             }
         };
         tokio::select! {
-            () = shutdown.cancelled() => return Ending::ShuttingDown,
+            () = shutdown.cancelled() => return ConnectionEnd::ShuttingDown,
             () = clock.sleep_until(now.lease_at(until)) => {}
             () = changed => {}
         }

@@ -136,7 +136,7 @@ async fn identity_6_6_a_connection_ends_with_its_svid_though_nothing_moves_on_it
     server.clock.advance(Duration::from_millis(1));
     assert_eq!(chunk(&mut body).await.unwrap(), "SVID_EXPIRED");
     assert!(body.collect().await.unwrap().to_bytes().is_empty());
-    assert_eq!(first.ending(), Ending::SvidExpired { not_after: NOW.plus(HOUR) });
+    assert_eq!(first.ending(), ConnectionEnd::SvidExpired { not_after: NOW.plus(HOUR) });
     // The old SVID opens no other connection; its successor does, through the same channel.
     let status = loop {
         if let Err(error) = call(&mut channel, "/who").await
@@ -207,7 +207,7 @@ async fn identity_d11_a_root_that_goes_takes_its_connections_with_it_and_no_othe
     let b = server.last_connection();
     server.source.replace(svid, bundles(&[&server.ca]));
     assert_eq!(chunk(&mut body).await.unwrap(), "TRUST_DOMAIN_UNKNOWN");
-    assert!(matches!(b.ending(), Ending::SvidUntrusted { .. }));
+    assert!(matches!(b.ending(), ConnectionEnd::SvidUntrusted { .. }));
     assert!(b.ended.is_cancelled() && !a.ended.is_cancelled());
     assert_eq!(text(call(&mut of_a, "/who").await.unwrap()).await, "spiffe://a.example/a");
 }
@@ -253,10 +253,10 @@ async fn identity_c09_a_connection_ends_with_the_root_that_came_to_vouch_for_it(
     server.clock.advance(HOUR / 2 - Duration::from_millis(1));
     assert_eq!(connection.check(server.clock.now().wall), Ok(()));
     assert!(!connection.ended.is_cancelled());
-    assert_eq!(connection.check(end), Err(Ending::SvidExpired { not_after: end }));
+    assert_eq!(connection.check(end), Err(ConnectionEnd::SvidExpired { not_after: end }));
     server.clock.advance(Duration::from_millis(1));
     soon(connection.ended.cancelled()).await;
-    assert_eq!(connection.ending(), Ending::SvidExpired { not_after: end });
+    assert_eq!(connection.ending(), ConnectionEnd::SvidExpired { not_after: end });
 }
 
 #[tokio::test]
@@ -338,7 +338,7 @@ async fn connections_have_a_bound_that_is_given_back() {
     );
     drop(first);
     soon(connection.ended.cancelled()).await;
-    assert_eq!(connection.ending(), Ending::Closed);
+    assert_eq!(connection.ending(), ConnectionEnd::Closed);
     while connector.connected_channel().await.is_err() {}
 }
 
@@ -402,12 +402,12 @@ async fn a_request_on_a_connection_that_has_ended_is_refused_with_its_reason() {
         (plain.status().as_u16(), &plain.headers()["leasehold-reason"]),
         (401, &"SVID_EXPIRED".parse().unwrap())
     );
-    let plain: Response<Body> = refusal(&Request::new(()), &Ending::ShuttingDown);
+    let plain: Response<Body> = refusal(&Request::new(()), &ConnectionEnd::ShuttingDown);
     assert_eq!(plain.status().as_u16(), 503);
     // The first cause stays.
-    connection.end(Ending::ShuttingDown);
+    connection.end(ConnectionEnd::ShuttingDown);
     connection.end(ending);
-    assert_eq!(connection.check(NOW), Err(Ending::ShuttingDown));
+    assert_eq!(connection.check(NOW), Err(ConnectionEnd::ShuttingDown));
 }
 
 #[tokio::test]

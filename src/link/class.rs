@@ -2,13 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::sync::Semaphore;
-
-use super::{
-    accept::ServeOptions,
-    share::{Full, Share, Shares},
-};
-use crate::{identity::Peer, limits, name::SpiffeId};
+use crate::identity::Peer;
 
 /// What the server knows of a peer whose SVID verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,34 +39,5 @@ impl Default for Classify {
 impl fmt::Debug for Classify {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Classify")
-    }
-}
-
-/// The open connections of one listener, of each class and of each identity.
-pub(super) struct ConnectionRoom {
-    known: Arc<Shares>,
-    unknown: Arc<Shares>,
-    operators: Arc<Shares>,
-    /// Those that only hear that they have their share.
-    pub(super) refused: Arc<Semaphore>,
-}
-
-impl ConnectionRoom {
-    pub(super) fn new(options: &ServeOptions) -> Self {
-        ConnectionRoom {
-            known: Shares::new(options.connections_max, options.connections_per_peer_max),
-            unknown: Shares::new(options.connections_unknown_max, options.connections_unknown_per_peer_max),
-            operators: Shares::new(options.connections_operators_max, options.connections_operators_max),
-            refused: Arc::new(Semaphore::new(limits::CONNECTIONS_REFUSED_MAX)),
-        }
-    }
-
-    /// A place for one connection.
-    pub(super) fn take(&self, class: CallerClass, id: &SpiffeId) -> Result<Share, Full> {
-        match class {
-            CallerClass::Unknown => self.unknown.take(id, 1),
-            CallerClass::Known => self.known.take(id, 1),
-            CallerClass::Operator => self.operators.take(id, 1).or_else(|_| self.known.take(id, 1)),
-        }
     }
 }

@@ -15,7 +15,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tonic::transport::Channel;
 use tower::service_fn;
 
-use super::{ConnectError, primed::Primed};
+use super::{connect_error::ConnectError, primed::Primed};
 use crate::{
     clock::Clock,
     identity::{IdentitySource, Peer, client_config},
@@ -108,7 +108,7 @@ impl Connector {
 
     /// Connects, for a plain HTTP client.
     ///
-    /// The server may still refuse our SVID: in TLS 1.3 it says so only at the first read, and [`explain`](super::explain)
+    /// The server may still refuse our SVID: in TLS 1.3 it says so only at the first read, and [`explain`](super::connect_error::explain)
     /// finds it in the error of the HTTP client.
     pub async fn connect(&self, alpn: Alpn) -> Result<Dialed, ConnectError> {
         self.in_time(self.dial(alpn)).await
@@ -117,7 +117,7 @@ impl Connector {
     /// A gRPC channel that connects at its first call, and again by itself when the connection was lost or told to go.
     /// A dead server is found within two [`limits::PING`]. Must be called inside a Tokio runtime.
     ///
-    /// A call that fails for want of a connection has a [`ConnectError`] in its Status: [`explain`](super::explain).
+    /// A call that fails for want of a connection has a [`ConnectError`] in its Status: [`explain`](super::connect_error::explain).
     pub fn channel(&self) -> Channel {
         let connector = self.clone();
         self.transport().connect_with_connector_lazy(service_fn(move |_: Uri| {
@@ -134,7 +134,7 @@ impl Connector {
             async move { connector.connect_grpc().await.map(TokioIo::new) }
         });
         self.transport().connect_with_connector(service).await.map_err(|error| {
-            super::explain(&error).unwrap_or_else(|| ConnectError::Protocol {
+            super::connect_error::explain(&error).unwrap_or_else(|| ConnectError::Protocol {
                 address: self.endpoint.address.clone(),
                 found: error.to_string(),
             })

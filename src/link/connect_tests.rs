@@ -7,7 +7,7 @@ use crate::{
         testing::{HOUR, NOW, TestCa, bundles},
     },
     link::{
-        Protocol, Redial, explain,
+        Protocol, RotatingChannel, explain,
         testing::{Body, TestServer},
     },
     reason::Reason,
@@ -31,7 +31,7 @@ async fn after_a_rotation_the_next_call_goes_over_a_new_connection_and_those_und
     let server = TestServer::start(Protocol::Grpc).await;
     let (old, new) = (server.ca.svid("/a"), server.ca.svid("/a"));
     let (source, connector) = server.client(&old);
-    let redial = Redial::new(connector);
+    let redial = RotatingChannel::new(connector);
     let ask = async |path: &str| {
         let request = http::Request::get(format!("https://x{path}")).body(Body::default()).unwrap();
         let mut channel = redial.channel();

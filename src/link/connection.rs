@@ -21,7 +21,7 @@ use crate::{
 
 /// Why a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Ending {
+pub enum ConnectionEnd {
     #[error("the SVID that opened this connection ended at {not_after}: connect again with its successor")]
     SvidExpired { not_after: Wall },
     #[error("the SVID that opened this connection is no longer trusted: connect again with another")]
@@ -40,15 +40,15 @@ pub enum Ending {
     Closed,
 }
 
-impl Ending {
+impl ConnectionEnd {
     pub fn reason(&self) -> Reason {
         match self {
-            Ending::SvidExpired { .. } => Reason::SvidExpired,
-            Ending::SvidUntrusted { why } => why.reason(),
-            Ending::PeerFull { .. } => Reason::Overloaded,
-            Ending::NotRead { .. } => Reason::FellBehind,
-            Ending::ShuttingDown => Reason::ShuttingDown,
-            Ending::Closed => Reason::Unreachable,
+            ConnectionEnd::SvidExpired { .. } => Reason::SvidExpired,
+            ConnectionEnd::SvidUntrusted { why } => why.reason(),
+            ConnectionEnd::PeerFull { .. } => Reason::Overloaded,
+            ConnectionEnd::NotRead { .. } => Reason::FellBehind,
+            ConnectionEnd::ShuttingDown => Reason::ShuttingDown,
+            ConnectionEnd::Closed => Reason::Unreachable,
         }
     }
 }
@@ -62,8 +62,8 @@ pub struct Connection {
     pub ended: CancellationToken,
     /// For logs. Nothing is decided by it.
     pub remote: SocketAddr,
-    ending: Arc<OnceLock<Ending>>,
-    hold: Arc<Hold>,
+    ending: Arc<OnceLock<ConnectionEnd>>,
+    hold: Arc<PeerValidity>,
     pub(super) cut: CancellationToken,
 }
 
@@ -71,13 +71,13 @@ impl Connection {
     /// `trust` is of the source that the peer was verified by.
     pub(super) fn new(peer: Peer, remote: SocketAddr, trust: watch::Receiver<Arc<Trust>>) -> Self {
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
-        let hold = Arc::new(Hold::new(&peer, trust));
+        let hold = Arc::new(PeerValidity::new(&peer, trust));
         Connection { peer, ended, remote, ending: Arc::new(OnceLock::new()), hold, cut }
     }
 
     /// Whether requests on it are served now: its SVID holds, by the bundles of this very moment. For each use; costs a few
     /// loads, and the signatures of the chain at the first use after a change of the bundles.
-    pub fn check(&self, now: Wall) -> Result<(), Ending> {
+    pub fn check(&self, now: Wall) -> Result<(), ConnectionEnd> {
         if self.ended.is_cancelled() {
             return Err(self.ending());
         }
@@ -85,20 +85,20 @@ impl Connection {
     }
 
     /// Until when the SVID holds, as far as is known now; why it does not.
-    pub(super) fn holds(&self, now: Wall) -> Result<Wall, Ending> {
+    pub(super) fn holds(&self, now: Wall) -> Result<Wall, ConnectionEnd> {
         let until = self.hold.until(&self.peer, now).map_err(|why| match why {
-            SvidError::Expired { not_after } => Ending::SvidExpired { not_after },
-            why => Ending::SvidUntrusted { why },
+            SvidError::Expired { not_after } => ConnectionEnd::SvidExpired { not_after },
+            why => ConnectionEnd::SvidUntrusted { why },
         })?;
         if now >= until {
-            return Err(Ending::SvidExpired { not_after: until });
+            return Err(ConnectionEnd::SvidExpired { not_after: until });
         }
         Ok(until)
     }
 
     /// Why it ended. Means something once [`Connection::ended`] is cancelled.
-    pub fn ending(&self) -> Ending {
-        self.ending.get().cloned().unwrap_or(Ending::Closed)
+    pub fn ending(&self) -> ConnectionEnd {
+        self.ending.get().cloned().unwrap_or(ConnectionEnd::Closed)
     }
 
     /// Closes it at once, with all that is under way on it: the last resort against a client that reads no more, whose
@@ -109,11 +109,11 @@ impl Connection {
 
     /// Ends it because the client does not read what it asked for: it is asked to go, and cut after the grace.
     pub fn end_unread(&self, waited: std::time::Duration) {
-        self.end(Ending::NotRead { waited: waited.as_secs() });
+        self.end(ConnectionEnd::NotRead { waited: waited.as_secs() });
     }
 
     /// The first cause stays. The cause is there before anybody is woken.
-    pub(super) fn end(&self, ending: Ending) {
+    pub(super) fn end(&self, ending: ConnectionEnd) {
         let _ = self.ending.set(ending);
         self.ended.cancel();
     }
@@ -121,7 +121,7 @@ impl Connection {
 
 /// What the newest bundles say of a peer, kept so that its chain is verified once for each of them, whoever asks first: a
 /// request, or the connection's own task. No lock across it: two that ask at once both verify, and come to the same.
-struct Hold {
+struct PeerValidity {
     trust: watch::Receiver<Arc<Trust>>,
     /// The revision of the bundles that the chain was verified against last.
     revision: AtomicU64,
@@ -129,10 +129,10 @@ struct Hold {
     until: AtomicU64,
 }
 
-impl Hold {
+impl PeerValidity {
     fn new(peer: &Peer, trust: watch::Receiver<Arc<Trust>>) -> Self {
         let (revision, until) = (peer.bundle_revision(), peer.not_after().0);
-        Hold { trust, revision: AtomicU64::new(revision), until: AtomicU64::new(until) }
+        PeerValidity { trust, revision: AtomicU64::new(revision), until: AtomicU64::new(until) }
     }
 
     fn until(&self, peer: &Peer, now: Wall) -> Result<Wall, SvidError> {
@@ -147,15 +147,15 @@ impl Hold {
     }
 }
 
-impl fmt::Debug for Hold {
+impl fmt::Debug for PeerValidity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hold(until {})", Wall(self.until.load(Ordering::Relaxed)))
+        write!(f, "PeerValidity(until {})", Wall(self.until.load(Ordering::Relaxed)))
     }
 }
 
 /// The answer to a request on a connection that has ended: gRPC's UNAUTHENTICATED, RESOURCE_EXHAUSTED where the identity has
 /// its share, or UNAVAILABLE at shutdown, with the Reason; to other HTTP 401, 429 or 503 with nothing in it.
-pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &Ending) -> Response<B> {
+pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &ConnectionEnd) -> Response<B> {
     let reason = ending.reason();
     let grpc = request
         .headers()

@@ -107,10 +107,10 @@ impl fmt::Debug for HandshakeObserver {
 pub(super) struct FailureLog {
     clock: Arc<dyn Clock>,
     observer: HandshakeObserver,
-    minute: Mutex<Minute>,
+    minute: Mutex<LogWindow>,
 }
 
-struct Minute {
+struct LogWindow {
     began: BootTime,
     logged: u32,
     left_out: u64,
@@ -118,7 +118,7 @@ struct Minute {
 
 /// What to do with one failure.
 #[derive(Debug, PartialEq, Eq)]
-enum Turn {
+enum LogDecision {
     /// Log it, after saying how many of the last minute were left out.
     Log {
         left_out: u64,
@@ -129,12 +129,12 @@ enum Turn {
 impl FailureLog {
     pub(super) fn new(clock: Arc<dyn Clock>, observer: HandshakeObserver) -> Self {
         let began = clock.now().boot;
-        FailureLog { clock, observer, minute: Mutex::new(Minute { began, logged: 0, left_out: 0 }) }
+        FailureLog { clock, observer, minute: Mutex::new(LogWindow { began, logged: 0, left_out: 0 }) }
     }
 
     pub(super) fn note(&self, failure: &HandshakeFailure) {
         (self.observer.0)(failure);
-        let Turn::Log { left_out } = self.turn() else { return };
+        let LogDecision::Log { left_out } = self.turn() else { return };
         if left_out > 0 {
             tracing::warn!(left_out, "more handshakes failed than are logged");
         }
@@ -145,20 +145,20 @@ impl FailureLog {
         }
     }
 
-    fn turn(&self) -> Turn {
+    fn turn(&self) -> LogDecision {
         let now = self.clock.now().boot;
         let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left_out = 0;
         if now.since(minute.began) >= Duration::from_secs(60) {
             left_out = minute.left_out;
-            *minute = Minute { began: now, logged: 0, left_out: 0 };
+            *minute = LogWindow { began: now, logged: 0, left_out: 0 };
         }
         if minute.logged >= limits::HANDSHAKE_FAILURES_LOGGED {
             minute.left_out = minute.left_out.saturating_add(1);
-            return Turn::LeaveOut;
+            return LogDecision::LeaveOut;
         }
         minute.logged += 1;
-        Turn::Log { left_out }
+        LogDecision::Log { left_out }
     }
 }
 
@@ -181,10 +181,10 @@ mod tests {
             log.note(&failure);
         }
         assert_eq!(seen.load(std::sync::atomic::Ordering::Relaxed), 1_000);
-        assert_eq!(log.turn(), Turn::LeaveOut);
+        assert_eq!(log.turn(), LogDecision::LeaveOut);
         clock.advance(Duration::from_secs(60));
         let left_out = 1_001 - u64::from(limits::HANDSHAKE_FAILURES_LOGGED);
-        assert_eq!(log.turn(), Turn::Log { left_out });
-        assert_eq!(log.turn(), Turn::Log { left_out: 0 });
+        assert_eq!(log.turn(), LogDecision::Log { left_out });
+        assert_eq!(log.turn(), LogDecision::Log { left_out: 0 });
     }
 }

@@ -1,20 +1,22 @@
-//! Connections: mutual TLS between X.509-SVIDs, both ways of making one.
+//! Connections: mutual TLS between X.509-SVIDs, for servers and for clients.
 //!
-//! Owns the accept loop, with a deadline for every connection, and the client's connector. A connection lives no longer
-//! than the SVID that opened it: it ends at its NotAfter, when a change of the bundles leaves it without a root, and at
-//! shutdown. Knows nothing of what is served or asked over it.
+//! Owns the accept loop, with a deadline for every connection, and the client's connector. A connection does not outlive
+//! the SVID that opened it: it ends at the SVID's NotAfter, when a change of the bundles removes its root, or at
+//! shutdown. Knows nothing of the requests on it.
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `accept` | [`serve`]: the loop, the handshakes, the deadlines |
-//! | `connection` | [`Connection`]: what a request knows of where it came from, and the [`Ending`] of it |
-//! | `failure` | [`HandshakeFailure`]: who was turned away and why, counted and logged within bounds |
-//! | `connect` | [`Connector`]: from a client to a server of a known SPIFFE ID |
-//! | `redial` | [`Redial`]: a channel that is made anew when our SVID was rotated |
-//! | `connect_error` | [`ConnectError`]: what can be wrong with that, and what to do |
-//! | `primed` | a stream whose first bytes were waited for |
+//! | `accept` | [`serve`]: the accept loop, the handshakes, the deadlines |
+//! | `options` | [`ServeOptions`]: the bounds of one listener |
+//! | `class` | [`CallerClass`]: what the server knows of a peer, which decides its room |
+//! | `room` | the room for the connections of one listener |
 //! | `share` | [`Shares`]: what each identity has under way at once |
-//! | `class` | [`CallerClass`]: how much room a connection gets, by what the server knows of its peer |
+//! | `connection` | [`Connection`]: what a request knows of its connection, and the [`ConnectionEnd`] |
+//! | `failure` | [`HandshakeFailure`]: who was refused and why, counted and logged within bounds |
+//! | `connect` | [`Connector`]: from a client to a server of a known SPIFFE ID |
+//! | `rotating_channel` | [`RotatingChannel`]: a channel that is replaced after our SVID is rotated |
+//! | `connect_error` | [`ConnectError`]: why there is no connection, and what to do |
+//! | `primed` | a stream whose first bytes have been read ahead |
 
 mod accept;
 mod class;
@@ -22,17 +24,20 @@ mod connect;
 mod connect_error;
 mod connection;
 mod failure;
+mod options;
 mod primed;
-mod redial;
+mod room;
+mod rotating_channel;
 mod share;
 #[cfg(test)]
 mod testing;
 
-pub use accept::{Acceptor, Protocol, ServeOptions, serve};
+pub use accept::{Acceptor, serve};
 pub use class::{CallerClass, Classify};
 pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
 pub use connect_error::{ConnectError, explain};
-pub use connection::{Connection, Ending};
+pub use connection::{Connection, ConnectionEnd};
 pub use failure::{FailureCause, HandshakeFailure, HandshakeObserver};
-pub use redial::Redial;
+pub use options::{Protocol, ServeOptions};
+pub use rotating_channel::RotatingChannel;
 pub use share::{Full, Share, Shares};

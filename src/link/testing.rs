@@ -16,8 +16,11 @@ use tokio::{net::TcpListener, sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Acceptor, Connection, Connector, Endpoint, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions,
-    serve,
+    accept::{Acceptor, serve},
+    connect::{Connector, Endpoint},
+    connection::Connection,
+    failure::{HandshakeFailure, HandshakeObserver},
+    options::{Protocol, ServeOptions},
 };
 use crate::{
     clock::manual::ManualClock,

@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
-use super::{Claims, KeySet};
+use super::{claims::Claims, keys::KeySet};
 use crate::{
     clock::Wall,
     limits::TOKEN_BYTES_MAX,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FenceKey, FenceTag, FenceTags};
+use super::tag::{FenceKey, FenceTag, FenceTags};
 use crate::name::{
     Action, AttemptNumber, FenceKind, FenceName, Half, JobId, LeaseId, NameError, Object, Scope, SpiffeId,
     TenantName,

@@ -13,7 +13,7 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::FenceKey;
+use super::tag::FenceKey;
 use crate::{name::SpiffeId, secret::sha256};
 
 /// `EPOCH.N.THUMBPRINT`: the life of the daemon, the key's number in it, and its RFC 7638 thumbprint.

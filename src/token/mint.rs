@@ -2,7 +2,7 @@
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{Claims, SigningKey};
+use super::{claims::Claims, keys::SigningKey};
 use crate::{limits::TOKEN_BYTES_MAX, name::Digest, secret::SecretText};
 
 /// Why a token could not be made.

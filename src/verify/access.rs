@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use super::board::{Board, Moment};
+use super::feed_state::{FeedReading, FeedState};
 use crate::{
     clock::Wall,
     reason::Refusal,
@@ -20,18 +20,18 @@ use crate::{
 /// Says nothing about later: whoever goes on serving asks [`Access::check`] before each part, and stops when
 /// [`Access::ended`] resolves. A clone is a pointer.
 #[derive(Clone)]
-pub struct Access(Arc<Held>);
+pub struct Access(Arc<AccessState>);
 
-struct Held {
-    board: Arc<Board>,
+struct AccessState {
+    feed_state: Arc<FeedState>,
     claims: Claims,
-    /// The board's version at which all fences were last found in order.
+    /// The state's version at which all fences were last found in order.
     seen: AtomicU64,
 }
 
 impl Access {
-    pub(super) fn new(board: Arc<Board>, claims: Claims, version: u64) -> Self {
-        Access(Arc::new(Held { board, claims, seen: AtomicU64::new(version) }))
+    pub(super) fn new(feed_state: Arc<FeedState>, claims: Claims, version: u64) -> Self {
+        Access(Arc::new(AccessState { feed_state, claims, seen: AtomicU64::new(version) }))
     }
 
     /// What the token says.
@@ -50,7 +50,7 @@ impl Access {
     pub fn ended(&self) -> impl Future<Output = Refusal> + Send + 'static {
         let access = self.clone();
         async move {
-            let mut changes = access.0.board.changes();
+            let mut changes = access.0.feed_state.changes();
             loop {
                 changes.mark_unchanged();
                 let moment = match access.look() {
@@ -58,25 +58,25 @@ impl Access {
                     Err(refusal) => return refusal,
                 };
                 tokio::select! {
-                    // The sender is on the board, which this access holds.
+                    // The sender is in the feed state, which this access holds.
                     _ = changes.changed() => {}
-                    () = access.0.board.clock().sleep_until(moment.until(access.expires())) => {}
+                    () = access.0.feed_state.clock().sleep_until(moment.until(access.expires())) => {}
                 }
             }
         }
     }
 
-    fn look(&self) -> Result<Moment, Refusal> {
-        let Held { board, claims, seen } = &*self.0;
-        let moment = board.fresh().map_err(|refusal| {
+    fn look(&self) -> Result<FeedReading, Refusal> {
+        let AccessState { feed_state, claims, seen } = &*self.0;
+        let moment = feed_state.fresh().map_err(|refusal| {
             // What is known of this token says more than that the feed is not fresh.
-            board.state().stands(claims).err().unwrap_or(refusal)
+            feed_state.status().stands(claims).err().unwrap_or(refusal)
         })?;
         if moment.daemon >= self.expires() {
             return Err(TokenError::Expired(self.expires()).into());
         }
         if seen.load(Ordering::Relaxed) != moment.version {
-            board.state().stands(claims)?;
+            feed_state.status().stands(claims)?;
             seen.store(moment.version, Ordering::Relaxed);
         }
         Ok(moment)

@@ -24,7 +24,7 @@ const SHARDS: usize = 64;
 /// Only the follower writes it, and every check reads it. A lowering that [`Fences::lower`] has returned from is seen by each
 /// read that begins after it: both take the lock of the fence's shard.
 pub(super) struct Fences {
-    shards: Box<[RwLock<HashMap<FenceTag, Lowered>>]>,
+    shards: Box<[RwLock<HashMap<FenceTag, LastLowering>>]>,
     hasher: RandomState,
     count: AtomicUsize,
     /// Lowerings before it may be absent, so that whatever was issued before it cannot be judged. Milliseconds of the
@@ -33,7 +33,7 @@ pub(super) struct Fences {
 }
 
 #[derive(Clone, Copy)]
-struct Lowered {
+struct LastLowering {
     seq: Seq,
     heard: BootTime,
 }
@@ -58,14 +58,14 @@ impl Fences {
         let Some(shard) = self.shard(tag) else { return Err(TooMany) };
         let mut shard = write(shard);
         if let Some(known) = shard.get_mut(&tag) {
-            *known = Lowered { seq: known.seq.max(seq), heard };
+            *known = LastLowering { seq: known.seq.max(seq), heard };
             return Ok(());
         }
         if self.count.load(Ordering::Relaxed) >= FEED_FENCES_MAX {
             return Err(TooMany);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        shard.insert(tag, Lowered { seq, heard });
+        shard.insert(tag, LastLowering { seq, heard });
         Ok(())
     }
 
@@ -99,7 +99,7 @@ impl Fences {
         self.count.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, tag: FenceTag) -> Option<&RwLock<HashMap<FenceTag, Lowered>>> {
+    fn shard(&self, tag: FenceTag) -> Option<&RwLock<HashMap<FenceTag, LastLowering>>> {
         let hash = self.hasher.hash_one(tag);
         self.shards.get(usize::try_from(hash % SHARDS as u64).unwrap_or(0))
     }

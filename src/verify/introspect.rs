@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use crate::{
     clock::Clock,
     limits::{INTROSPECT_WAIT, TOKEN_BYTES_MAX},
-    link::{Connector, Redial, explain},
+    link::{Connector, RotatingChannel, explain},
     name::{Action, Object, SpiffeId},
     proto::{
         Told,
@@ -20,18 +20,18 @@ use crate::{
 /// Asks the daemon whether a token is good now. Nothing is remembered: each answer is as of its own question.
 #[derive(Clone)]
 pub struct Introspector {
-    daemon: Arc<Redial>,
+    daemon: Arc<RotatingChannel>,
     audience: SpiffeId,
     clock: Arc<dyn Clock>,
 }
 
 /// What the daemon has vouched for, at the moment of its answer.
 #[derive(Clone, Debug)]
-pub struct Introspected {
+pub struct Introspection {
     pub claims: Claims,
 }
 
-impl Introspected {
+impl Introspection {
     /// Whether it opens an object for an action.
     pub fn opens(&self, object: &Object, action: Action) -> bool {
         self.claims.opens(object, action)
@@ -41,11 +41,11 @@ impl Introspected {
 impl Introspector {
     /// Connects at the first question. Must be called inside a Tokio runtime.
     pub fn new(connector: &Connector, audience: SpiffeId, clock: Arc<dyn Clock>) -> Self {
-        Introspector { daemon: Arc::new(Redial::new(connector.clone())), audience, clock }
+        Introspector { daemon: Arc::new(RotatingChannel::new(connector.clone())), audience, clock }
     }
 
     /// Asks. A daemon that does not answer within [`INTROSPECT_WAIT`] is a refusal like any other.
-    pub async fn introspect(&self, token: &str, presenter: Presenter<'_>) -> Result<Introspected, Refusal> {
+    pub async fn introspect(&self, token: &str, presenter: Presenter<'_>) -> Result<Introspection, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::too_long().into());
         }
@@ -77,7 +77,7 @@ impl Introspector {
         }
         // What the daemon was told of the presenter is its SPIFFE ID; the certificate is compared here.
         presenter.may_present(&claims)?;
-        Ok(Introspected { claims })
+        Ok(Introspection { claims })
     }
 }
 

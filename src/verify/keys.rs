@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 use tonic::transport::Channel;
 
-use super::session::Break;
+use super::session::FeedError;
 use crate::{
     clock::{BootTime, Clock},
     limits::{FEED_STALE, KEY_REFRESH, KEYS_MAX},
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The keys, and where newer ones come from.
-pub(super) struct Keys {
+pub(super) struct PublicKeys {
     epoch: u64,
     daemon: VerifierServiceClient<Channel>,
     set: ArcSwap<KeySet>,
@@ -23,16 +23,16 @@ pub(super) struct Keys {
     asked: Mutex<BootTime>,
 }
 
-impl Keys {
+impl PublicKeys {
     /// Fetches the keys of an epoch.
     pub(super) async fn fetch(
         daemon: VerifierServiceClient<Channel>,
         epoch: u64,
         clock: &dyn Clock,
-    ) -> Result<Self, Break> {
+    ) -> Result<Self, FeedError> {
         let asked = clock.now().boot;
         let set = ask(daemon.clone(), epoch, clock).await?;
-        Ok(Keys { epoch, daemon, set: ArcSwap::from_pointee(set), asked: Mutex::new(asked) })
+        Ok(PublicKeys { epoch, daemon, set: ArcSwap::from_pointee(set), asked: Mutex::new(asked) })
     }
 
     pub(super) fn set(&self) -> Arc<KeySet> {
@@ -60,17 +60,17 @@ async fn ask(
     mut daemon: VerifierServiceClient<Channel>,
     epoch: u64,
     clock: &dyn Clock,
-) -> Result<KeySet, Break> {
+) -> Result<KeySet, FeedError> {
     let answer = tokio::select! {
-        answer = daemon.get_keys(GetKeysRequest {}) => answer.map_err(Break::from)?.into_inner(),
-        () = clock.sleep(FEED_STALE) => return Err(Break::Silent(FEED_STALE)),
+        answer = daemon.get_keys(GetKeysRequest {}) => answer.map_err(FeedError::from)?.into_inner(),
+        () = clock.sleep(FEED_STALE) => return Err(FeedError::Silent(FEED_STALE)),
     };
     if answer.epoch != epoch {
-        return Err(Break::KeysOfAnotherEpoch { keys: answer.epoch, feed: epoch });
+        return Err(FeedError::KeysOfAnotherEpoch { keys: answer.epoch, feed: epoch });
     }
     let set = KeySet::from_jwks(&answer.jwks)?;
     if set.is_empty() || set.len() > KEYS_MAX {
-        return Err(Break::KeyCount(set.len()));
+        return Err(FeedError::KeyCount(set.len()));
     }
     Ok(set)
 }

@@ -23,7 +23,7 @@
 //!     name::{Action, JobId, Object, ResourceName},
 //!     reason::Refusal,
 //!     token::Presenter,
-//!     verify::{Settings, Verifier},
+//!     verify::{VerifierSettings, Verifier},
 //! };
 //!
 //! /// With an SVID of our own, as the verifier that the catalog names, of our `[[audience]]`.
@@ -38,7 +38,7 @@
 //!     let daemon = Endpoint::new("leasehold.example:8443", "spiffe://leasehold.example/daemon".parse()?)?;
 //!     let connector = Connector::new(source, clock.clone(), daemon);
 //!     let audience = "spiffe://acme.example/files".parse()?;
-//!     let verifier = Verifier::start(Settings { connector, audience, clock });
+//!     let verifier = Verifier::start(VerifierSettings { connector, audience, clock });
 //!     verifier.ready().await;
 //!     Ok(verifier)
 //! }
@@ -81,13 +81,13 @@
 //! | `feed` | the follower: connects, listens, ticks, comes back |
 //! | `subscription` | one subscription, over the wire |
 //! | `session` | one subscription, message by message |
-//! | `board` | what the follower has written and checks read |
+//! | `feed_state` | what the follower has written and checks read |
 //! | `fences` | the lowered fences |
 //! | `keys` | the public keys |
 
 mod access;
-mod board;
 mod feed;
+mod feed_state;
 mod fences;
 mod introspect;
 mod keys;
@@ -99,5 +99,5 @@ mod verifier;
 pub(crate) mod testing;
 
 pub use access::Access;
-pub use introspect::{Introspected, Introspector};
-pub use verifier::{Settings, Verifier};
+pub use introspect::{Introspection, Introspector};
+pub use verifier::{Verifier, VerifierSettings};

@@ -17,7 +17,7 @@ use crate::{
 
 /// Why a subscription is over, and a new one is needed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Break {
+pub(super) enum FeedError {
     #[error("no connection: {0}")]
     Connect(#[from] ConnectError),
     #[error("the daemon ended the feed: {}: {}", .0.code(), .0.message())]
@@ -41,51 +41,51 @@ pub(super) enum Break {
     #[error("the public keys are of epoch {keys}, and the feed of epoch {feed}")]
     KeysOfAnotherEpoch { keys: u64, feed: u64 },
     #[error("the public keys cannot be read: {0}")]
-    Keys(#[from] KeyError),
+    PublicKeys(#[from] KeyError),
     #[error("the daemon has {0} public keys")]
     KeyCount(usize),
 }
 
-impl From<tonic::Status> for Break {
+impl From<tonic::Status> for FeedError {
     fn from(status: tonic::Status) -> Self {
         match crate::link::explain(&status) {
-            Some(error) => Break::Connect(error),
-            None => Break::Ended(Box::new(status)),
+            Some(error) => FeedError::Connect(error),
+            None => FeedError::Ended(Box::new(status)),
         }
     }
 }
 
-impl Break {
+impl FeedError {
     /// Whether what was known before cannot be relied on any more: something is missing, or the daemon is not the one it was.
     /// A feed that was merely lost is as good as its last tick.
     pub(super) fn voids(&self) -> bool {
         match self {
-            Break::Connect(_)
-            | Break::Ended(_)
-            | Break::Closed
-            | Break::Silent(_)
-            | Break::KeysOfAnotherEpoch { .. }
-            | Break::Keys(_)
-            | Break::KeyCount(_) => false,
-            Break::OlderEpoch { .. }
-            | Break::OlderSeq { .. }
-            | Break::Gap { .. }
-            | Break::TickOrder { .. }
-            | Break::Malformed(_)
-            | Break::TooMany(_) => true,
+            FeedError::Connect(_)
+            | FeedError::Ended(_)
+            | FeedError::Closed
+            | FeedError::Silent(_)
+            | FeedError::KeysOfAnotherEpoch { .. }
+            | FeedError::PublicKeys(_)
+            | FeedError::KeyCount(_) => false,
+            FeedError::OlderEpoch { .. }
+            | FeedError::OlderSeq { .. }
+            | FeedError::Gap { .. }
+            | FeedError::TickOrder { .. }
+            | FeedError::Malformed(_)
+            | FeedError::TooMany(_) => true,
         }
     }
 }
 
 /// The newest place that was ever seen. What lies before it is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Newest {
+pub(super) struct FeedPosition {
     pub(super) epoch: Option<u64>,
     pub(super) seq: Seq,
 }
 
 /// What a message means for the follower.
-pub(super) enum Heard {
+pub(super) enum SessionUpdate {
     /// The feed has begun: of this epoch, by this issuer.
     Began { epoch: u64, issuer: Arc<str> },
     /// More is to come before anything can be decided.
@@ -101,9 +101,9 @@ pub(super) enum Heard {
 }
 
 /// One subscription.
-pub(super) struct Session {
-    phase: Phase,
-    newest: Newest,
+pub(super) struct FeedSession {
+    phase: SessionPhase,
+    newest: FeedPosition,
     /// The ticks that have not come back, oldest first.
     under_way: VecDeque<(u64, BootTime)>,
     next_tick: u64,
@@ -111,16 +111,16 @@ pub(super) struct Session {
     retention: Duration,
 }
 
-enum Phase {
+enum SessionPhase {
     Opening,
     Snapshot(Arc<Fences>),
     Following(Arc<Fences>),
 }
 
-impl Session {
-    pub(super) fn new(newest: Newest, now: Now) -> Self {
-        Session {
-            phase: Phase::Opening,
+impl FeedSession {
+    pub(super) fn new(newest: FeedPosition, now: Now) -> Self {
+        FeedSession {
+            phase: SessionPhase::Opening,
             newest,
             under_way: VecDeque::new(),
             next_tick: 1,
@@ -130,23 +130,23 @@ impl Session {
     }
 
     /// The place that the next subscription must not lie before.
-    pub(super) fn newest(&self) -> Newest {
+    pub(super) fn newest(&self) -> FeedPosition {
         self.newest
     }
 
     /// From when on the daemon counts as gone.
     pub(super) fn silent_from(&self) -> BootTime {
         let since = match (&self.phase, self.under_way.front()) {
-            (Phase::Following(_), Some((_, sent))) => *sent,
+            (SessionPhase::Following(_), Some((_, sent))) => *sent,
             _ => self.heard,
         };
         since.plus(FEED_STALE).plus(Duration::from_millis(1))
     }
 
     /// The tick to send now. Only a complete feed ticks: until then an echo would say nothing of its age.
-    pub(super) fn tick(&mut self, now: Now) -> Result<u64, Break> {
+    pub(super) fn tick(&mut self, now: Now) -> Result<u64, FeedError> {
         if self.under_way.len() >= FEED_TICKS_MAX {
-            return Err(Break::Silent(FEED_STALE));
+            return Err(FeedError::Silent(FEED_STALE));
         }
         let tick = self.next_tick;
         self.next_tick = tick.saturating_add(1);
@@ -155,9 +155,13 @@ impl Session {
     }
 
     /// Takes one message.
-    pub(super) fn hear(&mut self, message: WatchFencesResponse, now: Now) -> Result<Heard, Break> {
+    pub(super) fn hear(
+        &mut self,
+        message: WatchFencesResponse,
+        now: Now,
+    ) -> Result<SessionUpdate, FeedError> {
         self.heard = now.boot;
-        match message.event.ok_or(Break::Malformed("a message is empty"))? {
+        match message.event.ok_or(FeedError::Malformed("a message is empty"))? {
             Event::Start(start) => self.start(start),
             Event::Snapshot(part) => self.snapshot(part, now),
             Event::Lowered(lowered) => self.lowered(lowered, now),
@@ -167,90 +171,92 @@ impl Session {
 
     /// Forgets the lowerings that can refuse no token that lives.
     pub(super) fn prune(&self, now: Now, daemon: Wall) {
-        let Phase::Following(fences) = &self.phase else { return };
+        let SessionPhase::Following(fences) = &self.phase else { return };
         let retention = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
         // What was heard comes after what was done: two seconds cover the way and the rounding of `iat`.
         let heard_before = BootTime(now.boot.0.saturating_sub(retention).saturating_sub(2_000));
         fences.prune(heard_before, Wall(daemon.0.saturating_sub(retention)));
     }
 
-    fn start(&mut self, start: FeedStart) -> Result<Heard, Break> {
-        if !matches!(self.phase, Phase::Opening) {
-            return Err(Break::Malformed("it starts twice"));
+    fn start(&mut self, start: FeedStart) -> Result<SessionUpdate, FeedError> {
+        if !matches!(self.phase, SessionPhase::Opening) {
+            return Err(FeedError::Malformed("it starts twice"));
         }
         if let Some(known) = self.newest.epoch.filter(|known| start.epoch < *known) {
-            return Err(Break::OlderEpoch { offered: start.epoch, known });
+            return Err(FeedError::OlderEpoch { offered: start.epoch, known });
         }
         if start.issuer.is_empty() {
-            return Err(Break::Malformed("its start names no issuer"));
+            return Err(FeedError::Malformed("its start names no issuer"));
         }
-        let time = wall(start.time).ok_or(Break::Malformed("its start has no time"))?;
+        let time = wall(start.time).ok_or(FeedError::Malformed("its start has no time"))?;
         let since = wall(start.retained_since)
-            .ok_or(Break::Malformed("its start does not say since when lowerings are retained"))?;
+            .ok_or(FeedError::Malformed("its start does not say since when lowerings are retained"))?;
         if self.newest.epoch != Some(start.epoch) {
             // Seq goes on over lives, but a lowering that was not durable may be lost between them.
-            self.newest = Newest { epoch: Some(start.epoch), seq: Seq::default() };
+            self.newest = FeedPosition { epoch: Some(start.epoch), seq: Seq::default() };
         }
         self.retention = time.since(since).max(LEASE_TTL_MAX.saturating_add(FENCE_RETENTION_MARGIN));
-        self.phase = Phase::Snapshot(Arc::new(Fences::new(since)));
-        Ok(Heard::Began { epoch: start.epoch, issuer: start.issuer.into() })
+        self.phase = SessionPhase::Snapshot(Arc::new(Fences::new(since)));
+        Ok(SessionUpdate::Began { epoch: start.epoch, issuer: start.issuer.into() })
     }
 
-    fn snapshot(&mut self, part: FeedSnapshot, now: Now) -> Result<Heard, Break> {
-        let Phase::Snapshot(fences) = &self.phase else {
-            return Err(Break::Malformed("a part of a snapshot came out of place"));
+    fn snapshot(&mut self, part: FeedSnapshot, now: Now) -> Result<SessionUpdate, FeedError> {
+        let SessionPhase::Snapshot(fences) = &self.phase else {
+            return Err(FeedError::Malformed("a part of a snapshot came out of place"));
         };
         for LoweredFence { fence, seq } in part.fences {
             fences.lower(tag(&fence)?, Seq(seq), now.boot)?;
         }
         if !part.complete {
-            return Ok(Heard::Incomplete);
+            return Ok(SessionUpdate::Incomplete);
         }
         let (offered, known) = (Seq(part.seq), self.newest.seq);
         if offered < known {
-            return Err(Break::OlderSeq { offered, known });
+            return Err(FeedError::OlderSeq { offered, known });
         }
         self.newest.seq = offered;
         let fences = fences.clone();
-        self.phase = Phase::Following(fences.clone());
-        Ok(Heard::Complete(fences))
+        self.phase = SessionPhase::Following(fences.clone());
+        Ok(SessionUpdate::Complete(fences))
     }
 
-    fn lowered(&mut self, lowered: FeedLowered, now: Now) -> Result<Heard, Break> {
-        let Phase::Following(fences) = &self.phase else {
-            return Err(Break::Malformed("a lowering came before the snapshot was complete"));
+    fn lowered(&mut self, lowered: FeedLowered, now: Now) -> Result<SessionUpdate, FeedError> {
+        let SessionPhase::Following(fences) = &self.phase else {
+            return Err(FeedError::Malformed("a lowering came before the snapshot was complete"));
         };
         let (seq, prev, last) = (Seq(lowered.seq), Seq(lowered.prev), self.newest.seq);
         if prev != last {
-            return Err(Break::Gap { prev, last });
+            return Err(FeedError::Gap { prev, last });
         }
         if seq <= last {
-            return Err(Break::Malformed("the seq of a lowering is not above the one before"));
+            return Err(FeedError::Malformed("the seq of a lowering is not above the one before"));
         }
         fences.lower(tag(&lowered.fence)?, seq, now.boot)?;
         self.newest.seq = seq;
-        Ok(Heard::Lowered)
+        Ok(SessionUpdate::Lowered)
     }
 
-    fn ticked(&mut self, tick: FeedTick) -> Result<Heard, Break> {
+    fn ticked(&mut self, tick: FeedTick) -> Result<SessionUpdate, FeedError> {
         // The message that opens the subscription has no tick; a daemon that echoes it all the same does no harm.
         if tick.tick == 0 {
-            return Ok(Heard::Ignored);
+            return Ok(SessionUpdate::Ignored);
         }
         let expected = self.under_way.pop_front();
         let Some((_, sent)) = expected.filter(|(expected, _)| *expected == tick.tick) else {
-            return Err(Break::TickOrder { found: tick.tick, expected: expected.map(|(tick, _)| tick) });
+            return Err(FeedError::TickOrder { found: tick.tick, expected: expected.map(|(tick, _)| tick) });
         };
-        let daemon = wall(tick.time).ok_or(Break::Malformed("a tick has no time"))?;
+        let daemon = wall(tick.time).ok_or(FeedError::Malformed("a tick has no time"))?;
         Ok(match self.phase {
-            Phase::Following(_) => Heard::Ticked { sent, daemon, ledger_head: tick.ledger_head },
-            Phase::Opening | Phase::Snapshot(_) => Heard::Ignored,
+            SessionPhase::Following(_) => {
+                SessionUpdate::Ticked { sent, daemon, ledger_head: tick.ledger_head }
+            }
+            SessionPhase::Opening | SessionPhase::Snapshot(_) => SessionUpdate::Ignored,
         })
     }
 }
 
-fn tag(bytes: &[u8]) -> Result<FenceTag, Break> {
-    FenceTag::from_bytes(bytes).ok_or(Break::Malformed("a fence has not the length of a tag"))
+fn tag(bytes: &[u8]) -> Result<FenceTag, FeedError> {
+    FenceTag::from_bytes(bytes).ok_or(FeedError::Malformed("a fence has not the length of a tag"))
 }
 
 /// A moment of the daemon's wall clock. Nothing of ours lies before 1970.
@@ -301,20 +307,20 @@ mod tests {
         Event::Tick(FeedTick { tick, time: Some(timestamp(T)), ledger_head: format!("head {tick}") })
     }
 
-    fn hear(session: &mut Session, event: Event, seconds: u64) -> Result<Heard, Break> {
+    fn hear(session: &mut FeedSession, event: Event, seconds: u64) -> Result<SessionUpdate, FeedError> {
         session.hear(WatchFencesResponse { event: Some(event) }, at(seconds))
     }
 
     /// A session that has heard these, without a break.
-    fn session(events: impl IntoIterator<Item = Event>) -> Session {
-        let mut session = Session::new(Newest::default(), at(0));
+    fn session(events: impl IntoIterator<Item = Event>) -> FeedSession {
+        let mut session = FeedSession::new(FeedPosition::default(), at(0));
         for event in events {
             hear(&mut session, event, 0).unwrap();
         }
         session
     }
 
-    fn following() -> Session {
+    fn following() -> FeedSession {
         session([start(EPOCH), snapshot(&[], true)])
     }
 
@@ -353,15 +359,15 @@ mod tests {
     fn ticks_come_back_in_order_and_count_only_where_the_feed_is_complete() {
         let mut early = session([start(EPOCH)]);
         assert_eq!(early.tick(at(0)).unwrap(), 1);
-        assert!(matches!(hear(&mut early, tick(1), 1).unwrap(), Heard::Ignored));
+        assert!(matches!(hear(&mut early, tick(1), 1).unwrap(), SessionUpdate::Ignored));
         let mut session = following();
         assert_eq!((session.tick(at(0)).unwrap(), session.tick(at(1)).unwrap()), (1, 2));
-        assert!(matches!(hear(&mut session, tick(0), 2).unwrap(), Heard::Ignored));
-        let Heard::Ticked { sent, .. } = hear(&mut session, tick(1), 2).unwrap() else { panic!() };
+        assert!(matches!(hear(&mut session, tick(0), 2).unwrap(), SessionUpdate::Ignored));
+        let SessionUpdate::Ticked { sent, .. } = hear(&mut session, tick(1), 2).unwrap() else { panic!() };
         assert_eq!(sent, at(0).boot, "its age is that of its sending");
         assert!(matches!(
             hear(&mut session, tick(1), 2),
-            Err(Break::TickOrder { found: 1, expected: Some(2) })
+            Err(FeedError::TickOrder { found: 1, expected: Some(2) })
         ));
     }
 
@@ -376,13 +382,13 @@ mod tests {
         for _ in 1..FEED_TICKS_MAX {
             session.tick(at(2)).unwrap();
         }
-        assert!(matches!(session.tick(at(2)), Err(Break::Silent(_))));
+        assert!(matches!(session.tick(at(2)), Err(FeedError::Silent(_))));
     }
 
     #[test]
     fn lowerings_are_forgotten_when_no_token_that_they_would_refuse_can_be_alive() {
         let mut session = session([start(EPOCH), snapshot(&[job(1)], false), snapshot(&[], true)]);
-        let Phase::Following(fences) = &session.phase else { panic!() };
+        let SessionPhase::Following(fences) = &session.phase else { panic!() };
         let fences = fences.clone();
         let life = LEASE_TTL_MAX.as_secs() + FENCE_RETENTION_MARGIN.as_secs();
         hear(&mut session, lowered(job(2).as_bytes(), SEQ, SEQ + 1), 100).unwrap();

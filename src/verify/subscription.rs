@@ -7,9 +7,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
 use super::{
-    board::View,
-    keys::Keys,
-    session::{Break, Heard, Newest, Session},
+    feed_state::View,
+    keys::PublicKeys,
+    session::{FeedError, FeedPosition, FeedSession, SessionUpdate},
 };
 use crate::{
     clock::{BootTime, Clock, LeaseTime, Wall},
@@ -20,22 +20,22 @@ use crate::{
 };
 
 /// Ticks by itself, and tells what is heard. Writes nothing: who holds it decides what counts.
-pub(super) struct Subscription {
+pub(super) struct FeedSubscription {
     clock: Arc<dyn Clock>,
     /// The SVID that its connection was made with.
     svid: Option<[u8; 32]>,
     daemon: VerifierServiceClient<Channel>,
     requests: mpsc::Sender<WatchFencesRequest>,
     feed: Streaming<WatchFencesResponse>,
-    session: Session,
+    session: FeedSession,
     /// What its start said.
     began: Option<(u64, Arc<str>)>,
-    keys: Option<Arc<Keys>>,
+    keys: Option<Arc<PublicKeys>>,
     tick_at: Option<LeaseTime>,
 }
 
 /// What is heard.
-pub(super) enum News {
+pub(super) enum FeedEvent {
     /// It has begun, of this epoch.
     Began { epoch: u64 },
     /// All names are known, and from here on each lowering comes.
@@ -46,25 +46,25 @@ pub(super) enum News {
     Ticked { sent: BootTime, daemon: Wall, ledger_head: String },
 }
 
-impl Subscription {
+impl FeedSubscription {
     /// Connects with our present SVID and subscribes. What lies before `newest` is refused.
     pub(super) async fn open(
         connector: &Connector,
         audience: &SpiffeId,
         clock: Arc<dyn Clock>,
-        newest: Newest,
-    ) -> Result<Self, Break> {
+        newest: FeedPosition,
+    ) -> Result<Self, FeedError> {
         let svid = connector.own_svid();
         let mut daemon = VerifierServiceClient::new(connector.connected_channel().await?);
         let (requests, outgoing) = mpsc::channel(FEED_TICKS_MAX);
         let opening = WatchFencesRequest { audience: audience.to_string(), tick: 0 };
-        requests.try_send(opening).map_err(|_| Break::Closed)?;
+        requests.try_send(opening).map_err(|_| FeedError::Closed)?;
         let feed = tokio::select! {
             feed = daemon.watch_fences(ReceiverStream::new(outgoing)) => feed?.into_inner(),
-            () = clock.sleep(FEED_STALE) => return Err(Break::Silent(FEED_STALE)),
+            () = clock.sleep(FEED_STALE) => return Err(FeedError::Silent(FEED_STALE)),
         };
-        let session = Session::new(newest, clock.now());
-        Ok(Subscription {
+        let session = FeedSession::new(newest, clock.now());
+        Ok(FeedSubscription {
             clock,
             svid,
             daemon,
@@ -83,7 +83,7 @@ impl Subscription {
     }
 
     /// The place that the next subscription must not lie before.
-    pub(super) fn newest(&self) -> Newest {
+    pub(super) fn newest(&self) -> FeedPosition {
         self.session.newest()
     }
 
@@ -93,55 +93,55 @@ impl Subscription {
     }
 
     /// The next that is heard. Cancel safe: what was not answered is answered by the next call.
-    pub(super) async fn next(&mut self) -> Result<News, Break> {
+    pub(super) async fn next(&mut self) -> Result<FeedEvent, FeedError> {
         loop {
             if let Some((epoch, _)) = &self.began
                 && self.keys.is_none()
             {
-                let keys = Keys::fetch(self.daemon.clone(), *epoch, &*self.clock).await?;
+                let keys = PublicKeys::fetch(self.daemon.clone(), *epoch, &*self.clock).await?;
                 self.keys = Some(Arc::new(keys));
             }
             let message = self.message().await?;
             let now = self.clock.now();
             match self.session.hear(message, now)? {
-                Heard::Began { epoch, issuer } => {
+                SessionUpdate::Began { epoch, issuer } => {
                     self.began = Some((epoch, issuer));
-                    return Ok(News::Began { epoch });
+                    return Ok(FeedEvent::Began { epoch });
                 }
-                Heard::Complete(fences) => {
+                SessionUpdate::Complete(fences) => {
                     let (Some((epoch, issuer)), Some(keys)) = (self.began.clone(), self.keys.clone()) else {
-                        return Err(Break::Malformed("it was complete before it started"));
+                        return Err(FeedError::Malformed("it was complete before it started"));
                     };
                     self.tick_at = Some(now.lease);
-                    return Ok(News::Complete(View { epoch, issuer, fences, keys }));
+                    return Ok(FeedEvent::Complete(View { epoch, issuer, fences, keys }));
                 }
-                Heard::Lowered => return Ok(News::Lowered),
-                Heard::Ticked { sent, daemon, ledger_head } => {
-                    return Ok(News::Ticked { sent, daemon, ledger_head });
+                SessionUpdate::Lowered => return Ok(FeedEvent::Lowered),
+                SessionUpdate::Ticked { sent, daemon, ledger_head } => {
+                    return Ok(FeedEvent::Ticked { sent, daemon, ledger_head });
                 }
-                Heard::Incomplete | Heard::Ignored => {}
+                SessionUpdate::Incomplete | SessionUpdate::Ignored => {}
             }
         }
     }
 
     /// The next message. Until it comes ticks are sent, as long as the daemon is not silent for too long.
-    async fn message(&mut self) -> Result<WatchFencesResponse, Break> {
+    async fn message(&mut self) -> Result<WatchFencesResponse, FeedError> {
         loop {
             let now = self.clock.now();
             let silent = now.lease.plus(self.session.silent_from().since(now.boot));
             tokio::select! {
-                message = self.feed.message() => return message?.ok_or(Break::Closed),
+                message = self.feed.message() => return message?.ok_or(FeedError::Closed),
                 () = due(&*self.clock, self.tick_at) => self.tick()?,
-                () = self.clock.sleep_until(silent) => return Err(Break::Silent(FEED_STALE)),
+                () = self.clock.sleep_until(silent) => return Err(FeedError::Silent(FEED_STALE)),
             }
         }
     }
 
-    fn tick(&mut self) -> Result<(), Break> {
+    fn tick(&mut self) -> Result<(), FeedError> {
         let now = self.clock.now();
         let tick = WatchFencesRequest { audience: String::new(), tick: self.session.tick(now)? };
         // A queue that is full has not moved for as many ticks: the daemon does not read.
-        self.requests.try_send(tick).map_err(|_| Break::Silent(FEED_STALE))?;
+        self.requests.try_send(tick).map_err(|_| FeedError::Silent(FEED_STALE))?;
         self.tick_at = Some(now.lease.plus(TICK));
         Ok(())
     }

@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Settings, Verifier};
+use super::{Verifier, VerifierSettings};
 use crate::{
     clock::{Clock, Wall, manual::ManualClock},
     identity::{
@@ -121,7 +121,7 @@ impl Daemon {
     pub(crate) fn verifier_by(&self, source: Arc<StaticSource>) -> Verifier {
         let endpoint = Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap();
         let connector = Connector::new(source, self.clock.clone(), endpoint);
-        Verifier::start(Settings {
+        Verifier::start(VerifierSettings {
             connector,
             audience: AUDIENCE.parse().unwrap(),
             clock: self.clock.clone(),

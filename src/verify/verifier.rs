@@ -10,8 +10,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     access::Access,
-    board::{Board, Moment, State, of_epoch},
     feed::Follower,
+    feed_state::{FeedReading, FeedState, FeedStatus, of_epoch},
 };
 use crate::{
     clock::Clock,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// What a verifier needs.
-pub struct Settings {
+pub struct VerifierSettings {
     /// To the daemon, with an SVID that the catalog names as a verifier of the audience.
     pub connector: Connector,
     /// Whom the tokens must be for: the `name` of the `[[audience]]`.
@@ -38,7 +38,7 @@ pub struct Settings {
 #[derive(Clone)]
 pub struct Verifier {
     audience: Arc<SpiffeId>,
-    board: Arc<Board>,
+    feed_state: Arc<FeedState>,
     follower: Arc<Handle>,
 }
 
@@ -50,14 +50,18 @@ struct Handle {
 
 impl Verifier {
     /// Begins to follow the daemon's fence feed. Must be called inside a Tokio runtime.
-    pub fn start(settings: Settings) -> Self {
-        let Settings { connector, audience, clock } = settings;
-        let board = Arc::new(Board::new(clock.clone()));
+    pub fn start(settings: VerifierSettings) -> Self {
+        let VerifierSettings { connector, audience, clock } = settings;
+        let feed_state = Arc::new(FeedState::new(clock.clone()));
         let ended = CancellationToken::new();
-        let follower = Follower::new(connector, audience.clone(), clock, board.clone());
+        let follower = Follower::new(connector, audience.clone(), clock, feed_state.clone());
         let task = Mutex::new(Some(tokio::spawn(follower.run(ended.clone()))));
         let _guard = ended.clone().drop_guard();
-        Verifier { audience: Arc::new(audience), board, follower: Arc::new(Handle { task, ended, _guard }) }
+        Verifier {
+            audience: Arc::new(audience),
+            feed_state,
+            follower: Arc::new(Handle { task, ended, _guard }),
+        }
     }
 
     /// Whom the tokens must be for.
@@ -67,10 +71,10 @@ impl Verifier {
 
     /// Resolves when tokens can be decided. Does not say why they cannot yet: the log does, and [`Verifier::state`].
     pub async fn ready(&self) {
-        let mut changes = self.board.changes();
+        let mut changes = self.feed_state.changes();
         while self.state().is_err() {
             if changes.changed().await.is_err() {
-                std::future::pending::<()>().await; // the board is gone: it never will be
+                std::future::pending::<()>().await; // the feed_state is gone: it never will be
             }
         }
     }
@@ -83,7 +87,7 @@ impl Verifier {
     /// The last signed head of the daemon's ledger that came with the feed: a line for `leasehold audit verify --head`.
     /// Written to where the daemon's operators cannot reach it, it shows that the ledger was cut or rewritten.
     pub fn ledger_head(&self) -> Option<String> {
-        self.board.ledger_head().map(|head| String::clone(&head))
+        self.feed_state.ledger_head().map(|head| String::clone(&head))
     }
 
     /// Ends the follower. Everything is refused from then on.
@@ -111,38 +115,38 @@ impl Verifier {
         action: Action,
     ) -> Result<Access, Refusal> {
         let keys = self.keys_for(token).await?;
-        let (moment, state) = self.now()?;
-        let view = state.view()?;
+        let (reading, status) = self.now()?;
+        let view = status.view()?;
         let expected = Expected { issuer: &view.issuer, audience: &self.audience, presenter };
-        let claims = token::check(token, &keys, expected, moment.daemon)?;
-        state.stands(&claims)?;
+        let claims = token::check(token, &keys, expected, reading.daemon)?;
+        status.stands(&claims)?;
         if !claims.opens(object, action) {
             return Err(Refusal::new(
                 Reason::TokenScope,
                 format!("the token does not open `{object}` for `{action}`"),
             ));
         }
-        Ok(Access::new(self.board.clone(), claims, moment.version))
+        Ok(Access::new(self.feed_state.clone(), claims, reading.version))
     }
 
     /// The public keys, newer ones where the token names one that is not known.
     async fn keys_for(&self, token: &str) -> Result<Arc<KeySet>, Refusal> {
-        let (_, state) = self.now()?;
-        let view = state.view()?;
+        let (_, status) = self.now()?;
+        let view = status.view()?;
         let Some(kid) = peek_key_id(token) else { return Ok(view.keys.set()) };
         // `EPOCH.N.THUMBPRINT`: a key of another life of the daemon is not worth asking for.
         match kid.split('.').next().and_then(|epoch| epoch.parse::<u64>().ok()) {
-            Some(epoch) if epoch == view.epoch => Ok(view.keys.with(&kid, &**self.board.clock()).await),
+            Some(epoch) if epoch == view.epoch => Ok(view.keys.with(&kid, &**self.feed_state.clock()).await),
             Some(epoch) => Err(of_epoch(epoch, view.epoch)),
             None => Ok(view.keys.set()),
         }
     }
 
-    fn now(&self) -> Result<(Moment, Arc<State>), Refusal> {
-        let moment = self.board.fresh()?;
-        let state = Arc::clone(&self.board.state());
-        state.view()?;
-        Ok((moment, state))
+    fn now(&self) -> Result<(FeedReading, Arc<FeedStatus>), Refusal> {
+        let reading = self.feed_state.fresh()?;
+        let status = Arc::clone(&self.feed_state.status());
+        status.view()?;
+        Ok((reading, status))
     }
 }
 

@@ -6,7 +6,7 @@ use leasehold::{
     clock::Clock,
     link::{Connector, Endpoint},
     proto::v1,
-    verify::{Settings, Verifier},
+    verify::{Verifier, VerifierSettings},
 };
 use nix::{
     sys::signal::{Signal, kill},
@@ -118,7 +118,7 @@ impl Place {
     }
 
     pub fn verifier(&self) -> Verifier {
-        Verifier::start(Settings {
+        Verifier::start(VerifierSettings {
             connector: self.connector(GATEWAY),
             audience: GATEWAY.parse().unwrap(),
             clock: self.world.clock.clone(),

@@ -13,7 +13,7 @@ use leasehold::{
     name::{Action, FenceName},
     proto::v1::{self, Half, Outcome, WatchFencesRequest, WatchFencesResponse, watch_fences_response::Event},
     token::{FenceKey, Presenter},
-    verify::{Settings, Verifier},
+    verify::{Verifier, VerifierSettings},
 };
 use prost::Message as _;
 use tokio::sync::mpsc;
@@ -155,7 +155,7 @@ async fn guest(world: &World) -> Worker {
 }
 
 fn verifier(world: &World, audience: &str) -> Verifier {
-    Verifier::start(Settings {
+    Verifier::start(VerifierSettings {
         connector: world.connector(&world.svid(audience)),
         audience: audience.parse().unwrap(),
         clock: world.clock.clone(),

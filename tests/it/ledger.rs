@@ -7,7 +7,7 @@ use leasehold::{
     daemon::Daemon,
     ledger::{self, Dir, HeadPublic, SignedHead},
     proto::v1::{self, Half, Outcome},
-    verify::{Settings, Verifier},
+    verify::{Verifier, VerifierSettings},
 };
 use serde_json::Value;
 
@@ -230,7 +230,7 @@ fn speaks_of(record: &Value, name: &str) -> bool {
 async fn signed_heads_come_with_ticks_and_answers_and_show_a_cut_ledger() {
     // A head tells how much is recorded of all tenants, so it goes out while there is one.
     let mut world = World::with(|setup| setup.catalog.retain(|file, _| *file == "acme.toml")).await;
-    let verifier = Verifier::start(Settings {
+    let verifier = Verifier::start(VerifierSettings {
         connector: world.connector(&world.svid(GATEWAY)),
         audience: GATEWAY.parse().unwrap(),
         clock: world.clock.clone(),

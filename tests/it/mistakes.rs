@@ -6,7 +6,7 @@ use leasehold::{
     name::{Action, JobId},
     proto::v1::{self, Half, Outcome},
     token::Presenter,
-    verify::{Settings, Verifier},
+    verify::{Verifier, VerifierSettings},
 };
 use serde_json::{Value, json};
 use tonic::{Code, Request};
@@ -89,7 +89,7 @@ async fn identity_6_8_a_token_is_bound_to_its_holder_at_the_resource() {
     let worker = world.working().await;
     let token = worker.issue(Half::Reading).await;
     token.is_live(&gateway).await;
-    let verifier = Verifier::start(Settings {
+    let verifier = Verifier::start(VerifierSettings {
         connector: world.connector(&world.svid(GATEWAY)),
         audience: GATEWAY.parse().unwrap(),
         clock: world.clock.clone(),

@@ -6,7 +6,7 @@ use leasehold::{
     name::Action,
     proto::v1::{self, Half, Outcome},
     token::Presenter,
-    verify::{Settings, Verifier},
+    verify::{Verifier, VerifierSettings},
 };
 
 use crate::harness::*;
@@ -32,7 +32,7 @@ async fn a_job_gets_its_access_and_loses_it_the_moment_it_ends() {
     assert_eq!((seen.subject.as_str(), seen.audience.as_str()), (WORKER, GATEWAY));
     assert_eq!(launcher.job(&worker.job).await.live_leases, 2);
 
-    let verifier = Verifier::start(Settings {
+    let verifier = Verifier::start(VerifierSettings {
         connector: world.connector(&world.svid(GATEWAY)),
         audience: GATEWAY.parse().unwrap(),
         clock: world.clock.clone(),

@@ -7,7 +7,7 @@ use leasehold::{
     name::Action,
     proto::v1::{self, Half},
     token::Presenter,
-    verify::{Settings, Verifier},
+    verify::{Verifier, VerifierSettings},
 };
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -256,7 +256,7 @@ async fn a_reload_that_changes_nothing_ends_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verifier_refuses_what_is_not_for_it_and_what_is_not_fresh() {
     let mut world = World::start().await;
-    let verifier = Verifier::start(Settings {
+    let verifier = Verifier::start(VerifierSettings {
         connector: world.connector(&world.svid(GATEWAY)),
         audience: GATEWAY.parse().unwrap(),
         clock: world.clock.clone(),

@@ -5,7 +5,8 @@ use std::{sync::Arc, time::Duration};
 use leasehold::{
     clock::Clock,
     identity::{
-        IdentitySource, NoIdentity, Pick, Standing, Trust, WorkloadOptions, WorkloadSource, first_identity,
+        IdentitySource, NoIdentity, Pick, SourceState, Trust, WorkloadOptions, WorkloadSource,
+        wait_for_identity,
     },
     link::{Connector, Endpoint},
 };
@@ -75,7 +76,7 @@ impl Case {
 
     async fn good(&self) -> Arc<Trust> {
         self.say_good();
-        self.until("a first SVID", |t| t.svid.is_some() && t.standing == Standing::Good).await
+        self.until("a first SVID", |t| t.svid.is_some() && t.standing == SourceState::Good).await
     }
 
     /// Waits until a message that changes nothing would have been taken.
@@ -104,7 +105,7 @@ async fn identity_h01_every_call_carries_the_header_and_what_would_never_be_answ
     for code in [Code::InvalidArgument, Code::Unimplemented] {
         let case = Case::start();
         case.agent.refuse(code, "no");
-        let trust = case.until("the end", |t| matches!(t.standing, Standing::Ended { .. })).await;
+        let trust = case.until("the end", |t| matches!(t.standing, SourceState::Ended { .. })).await;
         assert!(trust.standing.why().unwrap().contains(&format!("{code:?}: no")), "{trust:?}");
         let asked = case.agent.calls();
         case.clock.pass(10 * MINUTE / 10).await;
@@ -133,7 +134,7 @@ async fn identity_h01_what_may_pass_is_asked_again_ever_slower() {
         assert!(second <= 30, "{code:?}: {second} calls in a later minute");
         case.clock.pass_until("more of them", 10 * MINUTE, async || case.agent.calls() >= first + 8).await;
         case.say_good();
-        case.within(MINUTE, "an SVID", |t| t.standing == Standing::Good && t.svid.is_some()).await;
+        case.within(MINUTE, "an SVID", |t| t.standing == SourceState::Good && t.svid.is_some()).await;
     }
 }
 
@@ -184,11 +185,11 @@ async fn identity_h03_6_7_an_agent_that_hangs_up_and_says_nothing_is_away_and_it
     let case = Case::with(|options| options.outage_max = MINUTE);
     let first = serial(&*case.good().await);
     case.agent.hang_up();
-    let trust = case.within(MINUTE, "the outage", |t| matches!(t.standing, Standing::Stale { .. })).await;
+    let trust = case.within(MINUTE, "the outage", |t| matches!(t.standing, SourceState::Stale { .. })).await;
     assert_eq!(serial(&trust), first, "its last word holds for a while");
     assert!(trust.standing.why().unwrap().contains("said nothing"), "{trust:?}");
     let trust =
-        case.within(2 * MINUTE, "the limit", |t| matches!(t.standing, Standing::GivenUp { .. })).await;
+        case.within(2 * MINUTE, "the limit", |t| matches!(t.standing, SourceState::GivenUp { .. })).await;
     assert_eq!((trust.svid.is_none(), trust.bundles.domains().count()), (true, 0));
     case.say_good();
     case.within(MINUTE, "an answer", |t| t.check(case.clock.now().wall).is_ok()).await;
@@ -212,7 +213,7 @@ async fn identity_h03_an_agent_that_keeps_its_stream_open_and_says_nothing_more_
     assert_eq!(next.calls(), 0, "half of its life is left: an issuer renews it about now");
     case.clock.advance(left / 4);
     let trust = case.within(MINUTE, "the next SVID", |t| serial(t) != first).await;
-    assert_eq!(trust.standing, Standing::Good);
+    assert_eq!(trust.standing, SourceState::Good);
     // It is late again, and an agent that answers is not asked without end.
     let left = trust.svid.as_ref().unwrap().not_after().since(case.clock.now().wall);
     let asked = next.calls();
@@ -273,9 +274,9 @@ async fn identity_h05_a_message_that_lacks_what_must_be_there_is_discarded_and_t
         let svids = if what == "spiffe_id" { vec![case.entry_of(ID), bad] } else { vec![bad] };
         case.agent.say(svids, &[("spiffe://other.example", der(&other.pem))]);
         // A stream is read in order: the next good one, below, shows that none of these was merely late.
-        let trust = case.until("the discarding", |t| matches!(t.standing, Standing::Stale { .. })).await;
+        let trust = case.until("the discarding", |t| matches!(t.standing, SourceState::Stale { .. })).await;
         assert_eq!((serial(&trust), trust.revision), (before.clone(), revision), "{what}");
-        assert!(matches!(trust.standing, Standing::Stale { .. }), "{what}: {trust:?}");
+        assert!(matches!(trust.standing, SourceState::Stale { .. }), "{what}: {trust:?}");
         assert_eq!(trust.bundles.root_count(&"other.example".parse().unwrap()), None, "{what}");
     }
     case.agent.say(Vec::new(), &[]);
@@ -290,12 +291,12 @@ async fn identity_h06_permission_denied_stops_the_use_of_the_svid_at_once_and_th
     case.good().await;
     case.agent.refuse(Code::PermissionDenied, "no identity issued");
     let trust = case.until("the withdrawal", |t| t.svid.is_none()).await;
-    let Standing::Ended { why, .. } = &trust.standing else { panic!("{trust:?}") };
+    let SourceState::Ended { why, .. } = &trust.standing else { panic!("{trust:?}") };
     assert!(why.contains("registration entry") && why.contains("uid "), "{why}");
     assert!(trust.check(case.clock.now().wall).is_err());
     assert_eq!(trust.bundles.domains().count(), 2, "who is connected is still known");
     let trust = case
-        .within(11 * MINUTE, "the end of the roots", |t| matches!(t.standing, Standing::GivenUp { .. }))
+        .within(11 * MINUTE, "the end of the roots", |t| matches!(t.standing, SourceState::GivenUp { .. }))
         .await;
     assert_eq!(trust.bundles.domains().count(), 0, "old roots are not kept for ever");
     case.say_good();
@@ -385,7 +386,7 @@ async fn identity_6_7_an_outage_of_hours_is_survived_as_far_as_svids_last_and_th
     let case = Case::start();
     let first = serial(&*case.good().await);
     case.agent.die();
-    case.within(MINUTE, "the outage", |t| matches!(t.standing, Standing::Stale { .. })).await;
+    case.within(MINUTE, "the outage", |t| matches!(t.standing, SourceState::Stale { .. })).await;
     let step = async |span: Duration| {
         case.clock.advance(span);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -397,7 +398,7 @@ async fn identity_6_7_an_outage_of_hours_is_survived_as_far_as_svids_last_and_th
     let trust = step(4 * HOUR + MINUTE).await;
     assert!(trust.check(case.clock.now().wall).unwrap_err().to_string().contains("ended at"), "{trust:?}");
     step(HOUR + MINUTE).await;
-    let trust = case.within(MINUTE, "the limit", |t| matches!(t.standing, Standing::GivenUp { .. })).await;
+    let trust = case.within(MINUTE, "the limit", |t| matches!(t.standing, SourceState::GivenUp { .. })).await;
     assert_eq!((trust.svid.is_none(), trust.bundles.domains().count()), (true, 0));
     case.agent.live();
     case.say_good();
@@ -411,7 +412,7 @@ async fn a_first_identity_is_waited_for_and_who_waits_is_told_whom_to_ask() {
     let (source, clock) = (case.source.clone(), case.clock.clone());
     let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
     let waiting = tokio::spawn(async move {
-        first_identity(&*source, &*clock, MINUTE, |why| told.send(why.to_owned()).unwrap()).await
+        wait_for_identity(&*source, &*clock, MINUTE, |why| told.send(why.to_owned()).unwrap()).await
     });
     let why = soon("what is waited for", hears.recv()).await.unwrap();
     assert!(
@@ -426,7 +427,7 @@ async fn a_first_identity_is_waited_for_and_who_waits_is_told_whom_to_ask() {
     let case = Case::start();
     case.agent.refuse(Code::PermissionDenied, "no identity issued");
     let (source, clock) = (case.source.clone(), case.clock.clone());
-    let waiting = tokio::spawn(async move { first_identity(&*source, &*clock, MINUTE, |_| {}).await });
+    let waiting = tokio::spawn(async move { wait_for_identity(&*source, &*clock, MINUTE, |_| {}).await });
     case.clock.pass_until("the end of its patience", 2 * MINUTE, async || waiting.is_finished()).await;
     let error = waiting.await.unwrap().unwrap_err();
     assert!(matches!(error, NoIdentity::NotInTime { waited: MINUTE, .. }), "{error:?}");

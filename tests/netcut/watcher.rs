@@ -15,7 +15,7 @@ use leasehold::{
     link::{Connector, Endpoint},
     name::{Action, Object, SpiffeId},
     token::Presenter,
-    verify::{Settings, Verifier},
+    verify::{Verifier, VerifierSettings},
 };
 
 use crate::network::{Network, Side};
@@ -168,7 +168,8 @@ async fn watch(folder: &Path, server: &str) {
     };
     let source = Arc::new(FileSource::open(files, clock.clone()).unwrap());
     let connector = Connector::new(source, clock.clone(), Endpoint::new(server, id("daemon")).unwrap());
-    let verifier = Verifier::start(Settings { connector, audience: id("files"), clock: clock.clone() });
+    let verifier =
+        Verifier::start(VerifierSettings { connector, audience: id("files"), clock: clock.clone() });
     let (holder, data): (SpiffeId, Object) = (id("trainer"), "dataset:dev/data@v1".parse().unwrap());
     let holders = X509Svid::load(&svid(Role::Trainer, "pem"), &svid(Role::Trainer, "key")).unwrap();
     let presenter = Presenter::Svid { id: &holder, x5t_s256: Some(&holders.leaf().x5t_s256) };

@@ -32,7 +32,9 @@ use super::*;
 use crate::{
     clock::manual::ManualClock,
     identity::{
-        IdentitySource, LoadError, Standing, Trust,
+        load::LoadError,
+        source::{IdentitySource, Trust},
+        source_state::SourceState,
         testing::{Issued, NOW, TestCa, at},
     },
     limits,
@@ -244,7 +246,7 @@ impl Case {
     }
 
     async fn good(&self) -> Arc<Trust> {
-        self.until("a document", |t| t.standing == Standing::Good).await
+        self.until("a document", |t| t.standing == SourceState::Good).await
     }
 
     async fn refused(&self) -> String {
@@ -444,12 +446,13 @@ async fn identity_f07_it_is_asked_as_often_as_its_publisher_says_and_a_failure_w
         (StatusCode::OK, document(&[&ca.svid_as_ca()], 2, 60), "certificate 1 cannot be used"),
     ] {
         case.server.says(status, &body);
-        let is = |t: &Trust| matches!(&t.standing, Standing::Stale { why: found, .. } if found.contains(why));
+        let is =
+            |t: &Trust| matches!(&t.standing, SourceState::Stale { why: found, .. } if found.contains(why));
         case.passes_until(Duration::from_secs(60), why, is).await;
         assert_eq!(case.roots(), Some(1), "the last good one stays");
     }
     case.server.says(StatusCode::OK, &document(&[&next, &ca], 2, 60));
-    case.passes_until(Duration::from_secs(60), "the next", |t| t.standing == Standing::Good).await;
+    case.passes_until(Duration::from_secs(60), "the next", |t| t.standing == SourceState::Good).await;
     assert_eq!(case.roots(), Some(2));
     // A lower sequence is an old document. Asked twice: the first answer was looked at then.
     case.server.says(StatusCode::OK, &document(&[&ca], 1, 60));
@@ -526,12 +529,12 @@ async fn identity_f07_a_bundle_that_cannot_be_fetched_any_more_is_not_trusted_fo
     case.good().await;
     case.server.says(StatusCode::BAD_GATEWAY, "");
     let step = Duration::from_secs(300);
-    case.passes_until(step, "the outage", |t| matches!(t.standing, Standing::Stale { .. })).await;
+    case.passes_until(step, "the outage", |t| matches!(t.standing, SourceState::Stale { .. })).await;
     assert_eq!(case.roots(), Some(1));
-    case.passes_until(step, "the limit", |t| matches!(t.standing, Standing::GivenUp { .. })).await;
+    case.passes_until(step, "the limit", |t| matches!(t.standing, SourceState::GivenUp { .. })).await;
     assert_eq!(case.roots(), None);
     case.server.says(StatusCode::OK, &document(&[&ca], 2, 300));
-    case.passes_until(step, "a document", |t| t.standing == Standing::Good).await;
+    case.passes_until(step, "a document", |t| t.standing == SourceState::Good).await;
     assert_eq!(case.roots(), Some(1));
 }
 
@@ -557,7 +560,7 @@ async fn identity_f08_an_endpoint_that_serves_itself_is_known_by_the_configured_
     fs::write(case.folder.path().join("initial.pem"), old.pem()).unwrap();
     case.server.says(StatusCode::OK, &document(&[&old], 3, 60));
     case.source.reload().unwrap();
-    case.passes_until(Duration::from_secs(60), "a document", |t| t.standing == Standing::Good).await;
+    case.passes_until(Duration::from_secs(60), "a document", |t| t.standing == SourceState::Good).await;
 }
 
 #[tokio::test]

@@ -13,10 +13,10 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::EndpointUrl;
+use super::endpoint::EndpointUrl;
 use crate::{
     clock::Clock,
-    identity::{BundleDocument, LoadError, SvidError},
+    identity::{document::BundleDocument, load::LoadError, svid_error::SvidError},
     limits,
     name::TrustDomain,
 };

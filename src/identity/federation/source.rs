@@ -14,17 +14,22 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{BundleEndpoint, EndpointProfile, fetch::fetch};
+use super::{
+    endpoint::{BundleEndpoint, EndpointProfile},
+    fetch::fetch,
+};
 use crate::{
     backoff::Backoff,
     clock::Clock,
     identity::{
-        BundleDocument, FileSource, IdentityFiles, IdentitySource, LoadError, LoadFault, Reloaded, Standing,
-        StaticSource, SvidError, Trust, TrustBundles,
-        asked::Asked,
-        bundle::Roots,
-        first::NOT_ASKED_YET,
-        load,
+        bundle::{Roots, TrustBundles},
+        document::BundleDocument,
+        file::{FileSource, IdentityFiles},
+        load::{self, LoadError, LoadFault},
+        origin_status::OriginStatus,
+        source::{IdentitySource, ReloadOutcome, StaticSource, Trust},
+        source_state::SourceState,
+        svid_error::SvidError,
         tls::{bundle_config_spiffe, bundle_config_web},
     },
     limits,
@@ -41,7 +46,7 @@ pub struct BundleSource {
     tls: Arc<ClientConfig>,
     /// Of `https_spiffe`: the roots that the endpoint's server is verified by.
     server: Option<ServerRoots>,
-    asked: Asked,
+    asked: OriginStatus,
 }
 
 struct ServerRoots {
@@ -76,9 +81,9 @@ impl BundleSource {
                 (tls, Some(ServerRoots { configured, latest, has_served: AtomicBool::new(false) }))
             }
         };
-        let standing = Standing::Awaited { why: NOT_ASKED_YET.to_owned() };
+        let standing = SourceState::not_asked_yet();
         let origin = format!("the bundle endpoint {} of {}", endpoint.url, endpoint.trust_domain);
-        let asked = Asked::new(origin, shown, standing, outage_max, clock.clone());
+        let asked = OriginStatus::new(origin, shown, standing, outage_max, clock.clone());
         Ok(BundleSource { endpoint, clock, tls, server, asked })
     }
 
@@ -128,7 +133,7 @@ impl BundleSource {
         self.asked.answered();
         if trust.bundles.roots(domain).is_some_and(|shown| roots.is_older_than(shown)) {
             tracing::warn!(%url, %domain, "a bundle with a lower sequence than that of the one in use was passed over");
-            return self.asked.stand(Standing::Good);
+            return self.asked.stand(SourceState::Good);
         }
         for warning in roots.warnings(domain) {
             tracing::warn!(%url, %domain, %warning, "trust bundle");
@@ -142,10 +147,10 @@ impl BundleSource {
             server.latest.replace(None, bundles.clone());
         }
         if bundles.trusts_as(&trust.bundles) {
-            return self.asked.stand(Standing::Good);
+            return self.asked.stand(SourceState::Good);
         }
         tracing::info!(%url, %bundles, "the bundle of a foreign trust domain was fetched");
-        self.asked.replace(None, bundles, Standing::Good);
+        self.asked.replace(None, bundles, SourceState::Good);
     }
 
     fn serves_itself(&self) -> bool {
@@ -158,9 +163,9 @@ impl BundleSource {
         let since = self.asked.failing();
         let why = format!("the bundle endpoint {url} of {domain}: {fault}");
         let standing = match &self.asked.current().standing {
-            Standing::GivenUp { .. } => return,
-            Standing::Awaited { .. } => Standing::Awaited { why },
-            _ => Standing::Stale { since, why },
+            SourceState::GivenUp { .. } => return,
+            SourceState::Awaited { .. } => SourceState::Awaited { why },
+            _ => SourceState::Stale { since, why },
         };
         if self.asked.current().standing != standing {
             tracing::error!(
@@ -200,11 +205,11 @@ impl IdentitySource for BundleSource {
     }
 
     /// Asks at once; a server over `https_spiffe` is verified by the configured bundle again.
-    fn reload(&self) -> Result<Reloaded, LoadError> {
+    fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         if let Some(server) = &self.server {
             server.has_served.store(false, Ordering::Release);
         }
         self.asked.ask_now();
-        Ok(Reloaded::Unchanged)
+        Ok(ReloadOutcome::Unchanged)
     }
 }

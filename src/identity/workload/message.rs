@@ -7,7 +7,11 @@ use zeroize::Zeroize;
 use super::wire::{X509svid, X509svidResponse};
 use crate::{
     clock::Wall,
-    identity::{LoadError, TrustBundles, X509Svid, bundle::Roots},
+    identity::{
+        bundle::{Roots, TrustBundles},
+        load::LoadError,
+        svid::X509Svid,
+    },
     limits,
     name::{SpiffeId, TrustDomain},
 };
@@ -25,7 +29,7 @@ pub enum Pick {
 }
 
 /// What a message says.
-pub(super) struct State {
+pub(super) struct WorkloadState {
     /// `None`: there are SVIDs, and none of them is picked.
     pub(super) svid: Option<Arc<X509Svid>>,
     pub(super) bundles: TrustBundles,
@@ -52,7 +56,7 @@ pub(super) enum MessageFault {
     Bundle { domain: TrustDomain, why: LoadError },
 }
 
-impl State {
+impl WorkloadState {
     /// Reads a message. A foreign bundle that cannot be used leaves its trust domain with the roots that can be, or none;
     /// everything else that is wrong discards the message.
     pub(super) fn read(
@@ -81,7 +85,7 @@ impl State {
             Some(entry) => Some(own(entry)?),
             None => None,
         };
-        let mut state = State {
+        let mut state = WorkloadState {
             svid,
             bundles: TrustBundles::empty().with_svid_life_max(svid_life_max),
             left_out: Vec::new(),

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::{
-    Pick, WorkloadEndpoint,
-    message::{MessageFault, State, listed},
+    endpoint::WorkloadEndpoint,
+    message::{MessageFault, Pick, WorkloadState, listed},
     stream::{self, StreamEnd},
     wire::X509svidResponse,
 };
@@ -17,8 +17,11 @@ use crate::{
     backoff::Backoff,
     clock::{BootTime, Clock},
     identity::{
-        IdentitySource, LoadError, Reloaded, Standing, Trust, TrustBundles, asked::Asked,
-        first::NOT_ASKED_YET,
+        bundle::TrustBundles,
+        load::LoadError,
+        origin_status::OriginStatus,
+        source::{IdentitySource, ReloadOutcome, Trust},
+        source_state::SourceState,
     },
     limits,
 };
@@ -61,7 +64,7 @@ impl WorkloadOptions {
 pub struct WorkloadSource {
     options: WorkloadOptions,
     clock: Arc<dyn Clock>,
-    asked: Asked,
+    asked: OriginStatus,
 }
 
 impl WorkloadSource {
@@ -72,9 +75,9 @@ impl WorkloadSource {
             tracing::warn!(%address, "the Workload API is asked over a network without TLS: who listens there sees our key");
         }
         let bundles = TrustBundles::empty().with_svid_life_max(options.svid_life_max);
-        let standing = Standing::Awaited { why: NOT_ASKED_YET.to_owned() };
+        let standing = SourceState::not_asked_yet();
         let origin = format!("the SPIFFE agent at {}", options.endpoint);
-        let asked = Asked::new(origin, bundles, standing, options.outage_max, clock.clone());
+        let asked = OriginStatus::new(origin, bundles, standing, options.outage_max, clock.clone());
         WorkloadSource { options, clock, asked }
     }
 
@@ -166,13 +169,13 @@ impl WorkloadSource {
     /// Shows what a message says, or says why not.
     fn take(&self, message: X509svidResponse) {
         let now = self.clock.now();
-        match State::read(message, &self.options.pick, self.options.svid_life_max, now.wall) {
+        match WorkloadState::read(message, &self.options.pick, self.options.svid_life_max, now.wall) {
             Ok(state) => self.show(state),
             Err(fault) => self.discard(&fault),
         }
     }
 
-    fn show(&self, state: State) {
+    fn show(&self, state: WorkloadState) {
         for line in &state.left_out {
             tracing::error!(line, "a part of what the SPIFFE agent said cannot be used");
         }
@@ -182,7 +185,7 @@ impl WorkloadSource {
                 let (id, until) = (svid.spiffe_id(), svid.not_after());
                 tracing::info!(%id, %until, bundles = %state.bundles, "the SPIFFE agent gave us our SVID and bundles");
                 self.asked.answered();
-                Standing::Good
+                SourceState::Good
             }
             None => {
                 let (pick, given) = (&self.options.pick, listed(&state.given));
@@ -198,21 +201,21 @@ impl WorkloadSource {
         tracing::error!(%fault, "a message of the SPIFFE agent was discarded: what it said before stays");
         let why = format!("what the SPIFFE agent said cannot be used: {fault}");
         match self.asked.current().standing {
-            Standing::Awaited { .. } => self.asked.stand(Standing::Awaited { why }),
-            Standing::Good | Standing::Stale { .. } => {
+            SourceState::Awaited { .. } => self.asked.stand(SourceState::Awaited { why }),
+            SourceState::Good | SourceState::Stale { .. } => {
                 let since = self.asked.failing();
-                self.asked.stand(Standing::Stale { since, why });
+                self.asked.stand(SourceState::Stale { since, why });
             }
-            Standing::Ended { .. } | Standing::GivenUp { .. } => {}
+            SourceState::Ended { .. } | SourceState::GivenUp { .. } => {}
         }
     }
 
     /// How we stand without an SVID: it is waited for, or was taken.
-    fn lacking(&self, why: String, was_there: bool) -> Standing {
+    fn lacking(&self, why: String, was_there: bool) -> SourceState {
         let since = self.asked.failing();
         match self.asked.current().standing {
-            Standing::Awaited { .. } if !was_there => Standing::Awaited { why },
-            _ => Standing::Ended { since, why },
+            SourceState::Awaited { .. } if !was_there => SourceState::Awaited { why },
+            _ => SourceState::Ended { since, why },
         }
     }
 
@@ -223,14 +226,14 @@ impl WorkloadSource {
             StreamEnd::Denied { said } => {
                 let why = denied(&self.options.endpoint, said);
                 if trust.svid.is_some()
-                    || matches!(trust.standing, Standing::Awaited { .. })
+                    || matches!(trust.standing, SourceState::Awaited { .. })
                         && trust.standing.why() != Some(&why)
                 {
                     tracing::error!(%why, "the SPIFFE agent gives us no identity");
                 }
                 let standing = self.lacking(why, trust.svid.is_some());
                 match trust.standing {
-                    Standing::GivenUp { .. } => {}
+                    SourceState::GivenUp { .. } => {}
                     _ if trust.svid.is_some() => {
                         self.asked.replace(None, TrustBundles::clone(&trust.bundles), standing);
                     }
@@ -240,18 +243,18 @@ impl WorkloadSource {
             StreamEnd::Never { why } => {
                 tracing::error!(%why, "the SPIFFE agent is not asked again before SIGHUP or a restart");
                 let since = self.asked.failing();
-                self.asked.stand(Standing::Ended { since, why: why.clone() });
+                self.asked.stand(SourceState::Ended { since, why: why.clone() });
             }
             StreamEnd::Away { why } => {
                 let since = self.asked.failing();
                 match &trust.standing {
-                    Standing::Good => {
+                    SourceState::Good => {
                         tracing::warn!(%why, "the SPIFFE agent is away: its last word holds as far as its SVIDs last");
-                        self.asked.stand(Standing::Stale { since, why: why.clone() });
+                        self.asked.stand(SourceState::Stale { since, why: why.clone() });
                     }
-                    Standing::Awaited { why: before } if before != why => {
+                    SourceState::Awaited { why: before } if before != why => {
                         tracing::warn!(%why, "no identity yet");
-                        self.asked.stand(Standing::Awaited { why: why.clone() });
+                        self.asked.stand(SourceState::Awaited { why: why.clone() });
                     }
                     _ => {}
                 }
@@ -283,8 +286,8 @@ impl IdentitySource for WorkloadSource {
     }
 
     /// Asks at once where we were waiting to ask.
-    fn reload(&self) -> Result<Reloaded, LoadError> {
+    fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         self.asked.ask_now();
-        Ok(Reloaded::Unchanged)
+        Ok(ReloadOutcome::Unchanged)
     }
 }

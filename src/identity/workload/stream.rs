@@ -13,7 +13,7 @@ use tonic::{
 use tower::service_fn;
 
 use super::{
-    WorkloadEndpoint,
+    endpoint::WorkloadEndpoint,
     wire::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
 use crate::{clock::Clock, limits};

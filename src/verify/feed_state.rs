@@ -11,7 +11,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::watch;
 
-use super::{fences::Fences, keys::Keys};
+use super::{fences::Fences, keys::PublicKeys};
 use crate::{
     clock::{BootTime, Clock, LeaseTime, Now, Wall},
     fence::Seq,
@@ -24,9 +24,9 @@ use crate::{
 ///
 /// A check that saw version `v` and found everything in order need not look at the names again while the version is still
 /// `v`: the follower raises it (Release) after each change, and a check reads it (Acquire) before it looks.
-pub(super) struct Board {
+pub(super) struct FeedState {
     clock: Arc<dyn Clock>,
-    state: ArcSwap<State>,
+    status: ArcSwap<FeedStatus>,
     version: AtomicU64,
     /// When the last tick that came back was sent, in ms of our boottime. Stored with Release after the lowerings that came
     /// before its echo, so that whoever finds the feed fresh also sees those.
@@ -39,14 +39,14 @@ pub(super) struct Board {
 }
 
 /// The state of the feed.
-pub(super) struct State {
+pub(super) struct FeedStatus {
     /// The newest life of the daemon that was ever seen.
     pub(super) epoch: Option<u64>,
     /// What is known of it, or why everything is refused.
     pub(super) view: Result<View, Refusal>,
 }
 
-impl State {
+impl FeedStatus {
     /// What is known of the daemon's present life, or why nothing is.
     pub(super) fn view(&self) -> Result<&View, Refusal> {
         self.view.as_ref().map_err(Clone::clone)
@@ -94,12 +94,12 @@ pub(super) struct View {
     pub(super) epoch: u64,
     pub(super) issuer: Arc<str>,
     pub(super) fences: Arc<Fences>,
-    pub(super) keys: Arc<Keys>,
+    pub(super) keys: Arc<PublicKeys>,
 }
 
 /// The moment at which the feed is looked at, and found fresh.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(super) struct FeedReading {
     /// One reading of our own clocks.
     pub(super) now: Now,
     /// The daemon's wall clock at that reading: what claims are held against. Ahead of the true one by at most the time that
@@ -113,12 +113,12 @@ pub(super) struct Moment {
 /// No tick has come back yet.
 const NEVER: u64 = 0;
 
-impl Board {
+impl FeedState {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
         let starting = Refusal::new(Reason::FeedStale, "the fence feed has not begun yet");
-        Board {
+        FeedState {
             clock,
-            state: ArcSwap::from_pointee(State { epoch: None, view: Err(starting) }),
+            status: ArcSwap::from_pointee(FeedStatus { epoch: None, view: Err(starting) }),
             version: AtomicU64::new(1),
             tick_sent: AtomicU64::new(NEVER),
             lead: AtomicI64::new(0),
@@ -131,8 +131,8 @@ impl Board {
         &self.clock
     }
 
-    pub(super) fn state(&self) -> arc_swap::Guard<Arc<State>> {
-        self.state.load()
+    pub(super) fn status(&self) -> arc_swap::Guard<Arc<FeedStatus>> {
+        self.status.load()
     }
 
     /// Sees every change that comes after this call: another state, a lowering, a feed that is fresh again.
@@ -146,14 +146,14 @@ impl Board {
     }
 
     /// Finds the feed fresh, or says why nothing can be decided by it. A few atomic loads and one reading of the clock.
-    pub(super) fn fresh(&self) -> Result<Moment, Refusal> {
+    pub(super) fn fresh(&self) -> Result<FeedReading, Refusal> {
         // The tick before the version: lowerings that came before a fresh tick are then never missed.
         let sent = self.tick_sent.load(Ordering::Acquire);
         let lead = self.lead.load(Ordering::Relaxed);
         let version = self.version.load(Ordering::Acquire);
         let now = self.clock.now();
         if sent == NEVER {
-            return Err(match &self.state().view {
+            return Err(match &self.status().view {
                 Err(refusal) => refusal.clone(),
                 Ok(_) => Refusal::new(Reason::FeedStale, "the fence feed has not been answered yet"),
             });
@@ -178,24 +178,24 @@ impl Board {
             .fix("set both clocks by the same source"));
         }
         let stale_from = BootTime(sent).plus(FEED_STALE).plus(Duration::from_millis(1));
-        Ok(Moment { now, daemon, stale_from, version })
+        Ok(FeedReading { now, daemon, stale_from, version })
     }
 
     // ---------- the follower's ----------
 
     /// Decides by this view from now on. One of another life is not fresh before a tick has come back from it.
     pub(super) fn publish(&self, view: View) {
-        if self.state().epoch != Some(view.epoch) {
+        if self.status().epoch != Some(view.epoch) {
             self.tick_sent.store(NEVER, Ordering::Release);
         }
-        self.state.store(Arc::new(State { epoch: Some(view.epoch), view: Ok(view) }));
+        self.status.store(Arc::new(FeedStatus { epoch: Some(view.epoch), view: Ok(view) }));
         self.touch();
     }
 
     /// Refuses everything from now on.
     pub(super) fn refuse(&self, epoch: Option<u64>, refusal: Refusal) {
         self.tick_sent.store(NEVER, Ordering::Release);
-        self.state.store(Arc::new(State { epoch, view: Err(refusal) }));
+        self.status.store(Arc::new(FeedStatus { epoch, view: Err(refusal) }));
         self.touch();
     }
 
@@ -223,7 +223,7 @@ impl Board {
     }
 }
 
-impl Moment {
+impl FeedReading {
     /// The moment of the lease timeline at which the daemon's wall clock comes to `end`, or the feed goes stale.
     pub(super) fn until(&self, end: Wall) -> LeaseTime {
         let left = end.since(self.daemon).min(self.stale_from.since(self.now.boot));

@@ -4,11 +4,11 @@ use std::sync::{Mutex, PoisonError};
 
 use tonic::transport::Channel;
 
-use super::Connector;
+use super::connect::Connector;
 
 /// Gives a gRPC channel whose connection was made with our present SVID: after a rotation the next call goes over a new one,
 /// while calls under way end on the old. A connection that the server ends at its SVID's NotAfter would fail one call first.
-pub struct Redial {
+pub struct RotatingChannel {
     connector: Connector,
     made: Mutex<Made>,
 }
@@ -19,11 +19,11 @@ struct Made {
     channel: Channel,
 }
 
-impl Redial {
-    /// Connects at the first call. Must be called inside a Tokio runtime, as [`Redial::channel`] must.
+impl RotatingChannel {
+    /// Connects at the first call. Must be called inside a Tokio runtime, as [`RotatingChannel::channel`] must.
     pub fn new(connector: Connector) -> Self {
         let made = Made { svid: connector.own_svid(), channel: connector.channel() };
-        Redial { connector, made: Mutex::new(made) }
+        RotatingChannel { connector, made: Mutex::new(made) }
     }
 
     pub fn connector(&self) -> &Connector {

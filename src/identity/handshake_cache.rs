@@ -1,4 +1,4 @@
-//! Chains that a handshake has just verified, until the [`Peer`](super::Peer) is made of it.
+//! Chains that a handshake has just verified, until the [`Peer`](super::peer::Peer) is made of it.
 
 use std::{
     collections::HashMap,
@@ -8,7 +8,7 @@ use std::{
 use ring::digest;
 use rustls::pki_types::CertificateDer;
 
-use super::path::{Side, Verified};
+use super::leaf::{Side, VerifiedLeaf};
 use crate::{clock::Wall, limits};
 
 /// What verified against the bundles that hold this, to be taken once: the handshake has verified a chain, and the `Peer` that
@@ -19,20 +19,20 @@ use crate::{clock::Wall, limits};
 /// counts for as long only as every certificate of the path that was found is valid. Whether the peer holds the key of its leaf
 /// is not in it: that is for whoever makes a `Peer`. A mutex that is held for a look-up; no clock, no await here.
 #[derive(Default)]
-pub(super) struct Fresh(Mutex<HashMap<Key, Kept>>);
+pub(super) struct HandshakeCache(Mutex<HashMap<ChainDigest, CachedChain>>);
 
 /// SHA-256 of the side and of each certificate with its length.
-type Key = [u8; 32];
+type ChainDigest = [u8; 32];
 
-struct Kept {
+struct CachedChain {
     at: Wall,
-    verified: Verified,
+    verified: VerifiedLeaf,
 }
 
-impl Fresh {
+impl HandshakeCache {
     /// Keeps what a handshake found, until it is taken.
-    pub(super) fn keep(&self, chain: &[CertificateDer<'_>], side: Side, at: Wall, verified: &Verified) {
-        let kept = Kept { at, verified: verified.clone() };
+    pub(super) fn keep(&self, chain: &[CertificateDer<'_>], side: Side, at: Wall, verified: &VerifiedLeaf) {
+        let kept = CachedChain { at, verified: verified.clone() };
         let mut all = self.lock();
         if all.len() >= limits::HANDSHAKES_MAX {
             // What is left of handshakes that never came to their end. Who loses by it is verified once more.
@@ -42,24 +42,24 @@ impl Fresh {
     }
 
     /// What was found of this very chain, once, where it still holds at this moment.
-    pub(super) fn take(&self, chain: &[CertificateDer<'_>], side: Side, now: Wall) -> Option<Verified> {
-        let Kept { at, verified } = self.lock().remove(&key(chain, side))?;
+    pub(super) fn take(&self, chain: &[CertificateDer<'_>], side: Side, now: Wall) -> Option<VerifiedLeaf> {
+        let CachedChain { at, verified } = self.lock().remove(&key(chain, side))?;
         (at <= now && now < verified.ends).then_some(verified)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Kept>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChainDigest, CachedChain>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A copy is of bundles that may come to hold other roots.
-impl Clone for Fresh {
+impl Clone for HandshakeCache {
     fn clone(&self) -> Self {
-        Fresh::default()
+        HandshakeCache::default()
     }
 }
 
-fn key(chain: &[CertificateDer<'_>], side: Side) -> Key {
+fn key(chain: &[CertificateDer<'_>], side: Side) -> ChainDigest {
     let mut all = digest::Context::new(&digest::SHA256);
     all.update(match side {
         Side::Client => b"client",
@@ -81,15 +81,16 @@ mod tests {
 
     use super::*;
     use crate::identity::{
-        IdentitySource, TrustBundles,
+        bundle::TrustBundles,
         judge::{judged_by, presenting, shaken},
         path::{self, VERIFIED},
+        source::IdentitySource,
         testing::{HOUR, NOW, TestCa, bundles},
     };
 
     const CLIENT: Side = Side::Client;
 
-    fn found(ca: &TestCa, chain: &[CertificateDer<'static>]) -> Verified {
+    fn found(ca: &TestCa, chain: &[CertificateDer<'static>]) -> VerifiedLeaf {
         path::verify(chain, CLIENT, NOW, &bundles(&[ca])).unwrap()
     }
 
@@ -99,7 +100,7 @@ mod tests {
         let upper = ca.intermediate("upper", &|_| {});
         let chain = upper.svid("/a").chain;
         let verified = found(&ca, &chain);
-        let fresh = Fresh::default();
+        let fresh = HandshakeCache::default();
         let keep = || fresh.keep(&chain, CLIENT, NOW, &verified);
         keep();
         let mut longer = chain.clone();
@@ -131,7 +132,7 @@ mod tests {
         let ca = TestCa::new("example.org");
         let chain = ca.svid("/a").chain;
         let verified = found(&ca, &chain);
-        let fresh = Fresh::default();
+        let fresh = HandshakeCache::default();
         for n in 0..10 * limits::HANDSHAKES_MAX {
             fresh.keep(&[n.to_be_bytes().to_vec().into()], CLIENT, NOW, &verified);
             assert!(fresh.lock().len() <= limits::HANDSHAKES_MAX);
@@ -171,10 +172,10 @@ mod tests {
         let verified = found(&ca, &chain);
         let kept = || {
             let trust = bundles(&[&ca]);
-            trust.fresh().keep(&chain, CLIENT, NOW, &verified);
+            trust.handshakes().keep(&chain, CLIENT, NOW, &verified);
             trust
         };
-        let knows = |trust: &TrustBundles| trust.fresh().take(&chain, CLIENT, NOW).is_some();
+        let knows = |trust: &TrustBundles| trust.handshakes().take(&chain, CLIENT, NOW).is_some();
         assert!(knows(&kept()));
         let pem = other.pem();
         let mut added = kept();
@@ -202,7 +203,7 @@ mod tests {
         let config = crate::identity::server_config(source.clone(), clock, &[]);
         assert!(shaken(config, presenting(&stolen)).is_err());
         // What is left of it says who the chain is of, to whoever comes with that chain and its key, and to nobody else.
-        let left = source.current().bundles.fresh().take(&victim.chain, CLIENT, NOW).unwrap();
+        let left = source.current().bundles.handshakes().take(&victim.chain, CLIENT, NOW).unwrap();
         assert_eq!(left.leaf.spiffe_id.path(), "/victim");
     }
 }

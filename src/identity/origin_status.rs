@@ -8,7 +8,12 @@ use std::{
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Standing, Trust, TrustBundles, X509Svid, outage::Outage, source::Published};
+use super::{
+    bundle::TrustBundles,
+    source::{Published, Trust},
+    source_state::{Outage, SourceState},
+    svid::X509Svid,
+};
 use crate::{
     clock::{Clock, Wall},
     limits,
@@ -16,7 +21,7 @@ use crate::{
 
 /// The last word of an origin: without what expires meanwhile, and no longer than it may fail. What is asked, and what an answer
 /// means, is for the source whose part this is.
-pub(super) struct Asked {
+pub(super) struct OriginStatus {
     /// What it is, for people: `the SPIFFE agent`.
     origin: String,
     clock: Arc<dyn Clock>,
@@ -26,16 +31,16 @@ pub(super) struct Asked {
     again: Notify,
 }
 
-impl Asked {
+impl OriginStatus {
     /// With what is shown until the first answer.
     pub(super) fn new(
         origin: String,
         shown: TrustBundles,
-        standing: Standing,
+        standing: SourceState,
         outage_max: Duration,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Asked {
+        OriginStatus {
             origin,
             clock,
             svid_life_max: shown.svid_life_max(),
@@ -60,12 +65,12 @@ impl Asked {
 
     // ---------- what the origin says ----------
 
-    pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: Standing) {
+    pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: SourceState) {
         self.published.replace(svid, bundles, standing);
     }
 
     /// Says how it stands. What is shown stays.
-    pub(super) fn stand(&self, standing: Standing) {
+    pub(super) fn stand(&self, standing: SourceState) {
         self.published.stand(standing);
     }
 
@@ -135,13 +140,13 @@ impl Asked {
         let Some(since) = self.outage().too_long(self.clock.now().boot) else { return };
         let trust = self.current();
         let why = match &trust.standing {
-            Standing::Awaited { why } | Standing::Stale { why, .. } | Standing::Ended { why, .. } => {
-                why.clone()
-            }
-            Standing::Good | Standing::GivenUp { .. } => return,
+            SourceState::Awaited { why }
+            | SourceState::Stale { why, .. }
+            | SourceState::Ended { why, .. } => why.clone(),
+            SourceState::Good | SourceState::GivenUp { .. } => return,
         };
         tracing::error!(origin = self.origin, %since, %why, "it failed for longer than the limit: nobody is trusted by its word any more");
-        self.replace(None, self.nobody(), Standing::GivenUp { since, why });
+        self.replace(None, self.nobody(), SourceState::GivenUp { since, why });
     }
 
     fn outage(&self) -> MutexGuard<'_, Outage> {

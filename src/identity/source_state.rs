@@ -1,11 +1,13 @@
 //! How well a source knows what it shows.
 
-use crate::clock::Wall;
+use std::time::Duration;
+
+use crate::clock::{BootTime, Wall};
 
 /// How a source stands with its origin: the files, the Workload API, the bundle endpoint. `why` is a line for people; it
 /// never holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum SourceState {
     /// What is shown is what the origin says.
     Good,
     /// Nothing has come yet, and may still come.
@@ -18,26 +20,34 @@ pub enum Standing {
     GivenUp { since: Wall, why: String },
 }
 
-impl Standing {
+impl SourceState {
+    /// Why a source that was just made has nothing.
+    pub(super) const NOT_ASKED_YET: &str = "it was not asked yet";
+
+    /// The state of a source until its first answer.
+    pub(super) fn not_asked_yet() -> Self {
+        SourceState::Awaited { why: Self::NOT_ASKED_YET.to_owned() }
+    }
+
     /// The one word for it, as in logs and metrics.
     pub fn word(&self) -> &'static str {
         match self {
-            Standing::Good => "good",
-            Standing::Awaited { .. } => "awaited",
-            Standing::Stale { .. } => "stale",
-            Standing::Ended { .. } => "ended",
-            Standing::GivenUp { .. } => "given-up",
+            SourceState::Good => "good",
+            SourceState::Awaited { .. } => "awaited",
+            SourceState::Stale { .. } => "stale",
+            SourceState::Ended { .. } => "ended",
+            SourceState::GivenUp { .. } => "given-up",
         }
     }
 
     /// Why it is not good.
     pub fn why(&self) -> Option<&str> {
         match self {
-            Standing::Good => None,
-            Standing::Awaited { why }
-            | Standing::Stale { why, .. }
-            | Standing::Ended { why, .. }
-            | Standing::GivenUp { why, .. } => Some(why),
+            SourceState::Good => None,
+            SourceState::Awaited { why }
+            | SourceState::Stale { why, .. }
+            | SourceState::Ended { why, .. }
+            | SourceState::GivenUp { why, .. } => Some(why),
         }
     }
 }
@@ -61,4 +71,31 @@ pub enum Unusable {
 
 fn because(why: Option<&str>) -> String {
     why.map_or_else(String::new, |why| format!(": {why}"))
+}
+
+/// The time since an origin could last be asked, measured on boottime: no clock that is set makes it longer or shorter.
+#[derive(Debug)]
+pub(super) struct Outage {
+    began: Option<(Wall, BootTime)>,
+    longest: Duration,
+}
+
+impl Outage {
+    pub(super) fn new(longest: Duration) -> Self {
+        Outage { began: None, longest }
+    }
+
+    /// It fails; answers when that began.
+    pub(super) fn since(&mut self, wall: Wall, boot: BootTime) -> Wall {
+        self.began.get_or_insert((wall, boot)).0
+    }
+
+    pub(super) fn over(&mut self) {
+        self.began = None;
+    }
+
+    /// When it began, where that is longer ago than the limit.
+    pub(super) fn too_long(&self, now: BootTime) -> Option<Wall> {
+        self.began.filter(|(_, boot)| now.since(*boot) > self.longest).map(|(wall, _)| wall)
+    }
 }

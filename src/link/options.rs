@@ -1,0 +1,75 @@
+//! How one listener serves.
+
+use std::time::Duration;
+
+use super::{class::Classify, failure::HandshakeObserver};
+use crate::limits;
+
+/// What is spoken inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/2 alone.
+    Grpc,
+    /// HTTP/1.1 or HTTP/2, as the client prefers.
+    Http,
+}
+
+impl Protocol {
+    pub(super) fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Protocol::Grpc => &[b"h2"],
+            Protocol::Http => &[b"h2", b"http/1.1"],
+        }
+    }
+}
+
+/// The bounds of one listener. The defaults are those of `limits`.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Handshakes under way at once. More wait.
+    pub handshakes_max: usize,
+    /// Connections that wait for a handshake. More wait in the kernel's queue.
+    pub waiting_max: usize,
+    /// Connections of known peers open at once. More are closed after their handshake.
+    pub connections_max: usize,
+    /// Connections of one known SPIFFE ID open at once. On more, every request is refused.
+    pub connections_per_peer_max: usize,
+    /// Connections of unknown peers open at once.
+    pub connections_unknown_max: usize,
+    /// Connections of one unknown SPIFFE ID open at once.
+    pub connections_unknown_per_peer_max: usize,
+    /// Connections that are kept for operators. Past it, an operator takes the place of a known peer.
+    pub connections_operators_max: usize,
+    /// Streams of one HTTP/2 connection of a known peer.
+    pub streams_max: u32,
+    /// What is known of a peer.
+    pub classify: Classify,
+    /// Bytes of a request's headers.
+    pub header_bytes_max: u32,
+    /// From the end of a connection's SVID to the cut.
+    pub grace: Duration,
+    /// From the begin of a shutdown to the cut.
+    pub drain: Duration,
+    /// Told of every failed handshake.
+    pub observer: HandshakeObserver,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        ServeOptions {
+            handshakes_max: limits::HANDSHAKES_MAX,
+            waiting_max: limits::HANDSHAKES_WAITING_MAX,
+            connections_max: limits::CONNECTIONS_MAX,
+            connections_per_peer_max: limits::CONNECTIONS_PER_PEER_MAX,
+            connections_unknown_max: limits::CONNECTIONS_UNKNOWN_MAX,
+            connections_unknown_per_peer_max: limits::CONNECTIONS_UNKNOWN_PER_PEER_MAX,
+            connections_operators_max: limits::CONNECTIONS_OPERATORS_MAX,
+            classify: Classify::default(),
+            streams_max: limits::STREAMS_PER_CONNECTION_MAX,
+            header_bytes_max: limits::HEADER_BYTES_MAX,
+            grace: limits::CONNECTION_GRACE,
+            drain: limits::SHUTDOWN,
+            observer: HandshakeObserver::default(),
+        }
+    }
+}

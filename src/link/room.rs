@@ -1,0 +1,41 @@
+//! The room for the connections of one listener.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::{
+    class::CallerClass,
+    options::ServeOptions,
+    share::{Full, Share, Shares},
+};
+use crate::{limits, name::SpiffeId};
+
+/// The open connections of one listener, of each class and of each identity.
+pub(super) struct ConnectionRoom {
+    known: Arc<Shares>,
+    unknown: Arc<Shares>,
+    operators: Arc<Shares>,
+    /// Those that only hear that they have their share.
+    pub(super) refused: Arc<Semaphore>,
+}
+
+impl ConnectionRoom {
+    pub(super) fn new(options: &ServeOptions) -> Self {
+        ConnectionRoom {
+            known: Shares::new(options.connections_max, options.connections_per_peer_max),
+            unknown: Shares::new(options.connections_unknown_max, options.connections_unknown_per_peer_max),
+            operators: Shares::new(options.connections_operators_max, options.connections_operators_max),
+            refused: Arc::new(Semaphore::new(limits::CONNECTIONS_REFUSED_MAX)),
+        }
+    }
+
+    /// A place for one connection.
+    pub(super) fn take(&self, class: CallerClass, id: &SpiffeId) -> Result<Share, Full> {
+        match class {
+            CallerClass::Unknown => self.unknown.take(id, 1),
+            CallerClass::Known => self.known.take(id, 1),
+            CallerClass::Operator => self.operators.take(id, 1).or_else(|_| self.known.take(id, 1)),
+        }
+    }
+}
