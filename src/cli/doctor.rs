@@ -247,7 +247,7 @@ fn check_svids(
                     "renew it: check that the SPIFFE agent, or `leasehold dev`, runs, and that the clock is right",
                 );
             }
-            Ok(svid) => match svid.judge(roots, now) {
+            Ok(svid) => match svid.verify(roots, now) {
                 Ok(()) => {
                     let (id, until) = (svid.spiffe_id(), timestamp::relative(svid.not_after(), now));
                     report.add_ok(what, format!("{id}, ends {until}"));

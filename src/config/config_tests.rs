@@ -234,7 +234,7 @@ fn an_identity_from_an_agent_needs_its_socket_and_no_files() {
     6: identity.cert is missing: write cert = "svid.pem" and key = "svid.key", or workload_api = "unix:///PATH" of a SPIFFE agent
     6: identity.bundles names no trust domain, so no one could connect: write bundles = { "example.org" = "bundle.pem" }
     7: identity.workload_api: `unix://run/a.sock` names a host: write unix:///PATH, with three slashes and an absolute path
-    7: identity.workload_api: `/run/a.sock` is of no scheme that is known: write unix:///PATH or tcp://IP:PORT
+    7: identity.workload_api: `/run/a.sock` has no known scheme: write unix:///PATH or tcp://IP:PORT
     8: identity.hint: an empty hint is none: write the one of the registration entry
     9: identity.spiffe_id stands beside identity.hint: one of them picks the SVID, remove the other
     8: identity.socket is not a key: write one of workload_api, hint, spiffe_id, bundles, trust_domains, max_svid_ttl, wait, outage_max, or remove it
@@ -280,7 +280,7 @@ fn a_bundle_endpoint_is_written_in_full() {
     13: federation.url is missing: write url = "https://spire.partner.example/bundle"
     13: federation.profile is missing: write profile = "https_spiffe" or "https_web"
     13: federation: a table stands here: write [[federation]] before each
-    16: federation.url: `http://p.example/b` is not https: a bundle is not fetched over anything else; write url = "https://spire.partner.example/bundle"
+    16: federation.url: `http://p.example/b` is not https: a bundle is fetched only over https; write url = "https://spire.partner.example/bundle"
     17: federation.endpoint_id: `spiffe://P.example/s` is not a SPIFFE ID: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user; write endpoint_id = "spiffe://partner.example/spire/server"
     15: federation.profile: `https` stands here: write one of https_spiffe, https_web
     13: federation.ca is missing: write ca = "/etc/ssl/certs/ca-certificates.crt", the authorities that may certify the host's name

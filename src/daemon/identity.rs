@@ -80,7 +80,7 @@ impl Watched {
             }
             self.svid = digest;
             if let Some(svid) = &trust.svid
-                && let Err(why) = svid.judge(&trust.bundles, now)
+                && let Err(why) = svid.verify(&trust.bundles, now)
             {
                 tracing::error!(%svid, %why, "every client refuses our SVID: have another one issued");
             }
@@ -159,7 +159,7 @@ mod tests {
         assert_eq!(ready(&stale, NOW), Ok(()), "an outage is survived as far as SVIDs last");
         let said = |trust: &Trust, now| ready(trust, now).unwrap_err().to_string();
         assert!(said(&stale, NOW.plus(HOUR)).contains("no other came: the agent is away"));
-        assert!(said(&good, NOW.plus(HOUR)).starts_with("IDENTITY_UNAVAILABLE\nour SVID ended at "));
+        assert!(said(&good, NOW.plus(HOUR)).starts_with("IDENTITY_UNAVAILABLE\nour SVID expired at "));
         for standing in [
             SourceState::Awaited { why: why() },
             SourceState::Ended { since: NOW, why: why() },

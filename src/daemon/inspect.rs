@@ -153,7 +153,7 @@ impl Inspection {
             Err(error) => self.look("identity.cert").faults.push(said(&error)),
             Ok(svid) => {
                 let look = self.look("identity.cert");
-                if let Err(why) = svid.judge(roots, now) {
+                if let Err(why) = svid.verify(roots, now) {
                     look.faults.push(format!("{}: every client would refuse it: {why}", svid.spiffe_id()));
                 } else if let Err(why) = svid.leaf().check_life(limits::SVID_LIFE_MAX) {
                     look.warnings

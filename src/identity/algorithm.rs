@@ -1,4 +1,4 @@
-//! Which keys and signatures can be verified: exactly those of the list that the verifier is given.
+//! The keys and signatures that can be verified: exactly those that the verifier supports.
 
 use rustls::{
     crypto::{WebPkiSupportedAlgorithms, ring},
@@ -10,7 +10,7 @@ use x509_parser::{
 
 use super::svid_error::SvidError;
 
-/// Whether signatures by the key of a certificate can be verified.
+/// Checks that signatures by the key of a certificate can be verified.
 pub(super) fn check_key(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
     if let Ok(PublicKey::RSA(key)) = cert.public_key().parsed() {
         match key.key_size() {
@@ -21,36 +21,36 @@ pub(super) fn check_key(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
     }
     let written = &cert.public_key().algorithm;
     let identifier = identifier(written);
-    if verifiable(|known| known.public_key_alg_id().as_ref() == identifier) {
+    if is_verifiable(|known| known.public_key_alg_id().as_ref() == identifier) {
         return Ok(());
     }
     Err(SvidError::KeyAlgorithm { found: name(&curve_or_algorithm(written)) })
 }
 
-/// Whether the signature that a certificate carries can be verified.
+/// Checks that the signature on a certificate can be verified.
 pub(super) fn check_signature(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
     let oid = oid_der(cert.signature_algorithm.algorithm.as_bytes());
-    // By the identifier: RSASSA-PSS has parameters, which the verifier looks at.
-    if verifiable(|known| known.signature_alg_id().as_ref().starts_with(&oid)) {
+    // Only the OID is compared: RSASSA-PSS has parameters, which the verifier checks.
+    if is_verifiable(|known| known.signature_alg_id().as_ref().starts_with(&oid)) {
         return Ok(());
     }
     Err(SvidError::SignatureAlgorithm { found: name(&cert.signature_algorithm.algorithm.to_id_string()) })
 }
 
-/// The signatures that are accepted: ring's. No SHA-1, no RSA below 2048 bits.
+/// The accepted signature algorithms: those of ring, without SHA-1 and without RSA below 2048 bits.
 pub(super) fn algorithms() -> WebPkiSupportedAlgorithms {
     ring::default_provider().signature_verification_algorithms
 }
 
-fn verifiable(is_it: impl Fn(&dyn SignatureVerificationAlgorithm) -> bool) -> bool {
+fn is_verifiable(is_it: impl Fn(&dyn SignatureVerificationAlgorithm) -> bool) -> bool {
     algorithms().all.iter().any(|known| is_it(*known))
 }
 
-/// The content of an AlgorithmIdentifier as the verifier compares it: the OID and its parameters.
+/// Returns the content of an AlgorithmIdentifier as the verifier compares it: the OID and its parameters.
 fn identifier(written: &Written<'_>) -> Vec<u8> {
     let mut out = oid_der(written.algorithm.as_bytes());
     if let Some(parameters) = &written.parameters {
-        // Parameters of the algorithms that are known are NULL or an OID: a tag, a length of one byte, a value.
+        // The parameters of known algorithms are NULL or an OID: a tag, a length of one byte, a value.
         let length = u8::try_from(parameters.data.len()).unwrap_or(u8::MAX);
         out.extend([u8::try_from(parameters.tag().0).unwrap_or(u8::MAX), length]);
         out.extend_from_slice(parameters.data);
@@ -63,7 +63,7 @@ fn oid_der(bytes: &[u8]) -> Vec<u8> {
     [&[0x06, length], bytes].concat()
 }
 
-/// The OID of the curve for a key on one, otherwise of the algorithm.
+/// The OID of the curve if the key has one, otherwise of the algorithm.
 fn curve_or_algorithm(written: &Written<'_>) -> String {
     const ON_A_CURVE: &str = "1.2.840.10045.2.1";
     let algorithm = written.algorithm.to_id_string();
@@ -71,7 +71,7 @@ fn curve_or_algorithm(written: &Written<'_>) -> String {
     if algorithm == ON_A_CURVE { curve.unwrap_or(algorithm) } else { algorithm }
 }
 
-/// The name that people know an algorithm by.
+/// The common name of an algorithm.
 fn name(oid: &str) -> String {
     let known = match oid {
         "1.3.132.0.35" => "ECDSA P-521",
@@ -122,19 +122,19 @@ mod tests {
     }
 
     #[test]
-    fn a_leaf_that_cannot_be_verified_is_refused_by_name() {
+    fn an_unsupported_leaf_is_refused_with_its_algorithm() {
         let found = |name: &str| name.to_owned();
         let refused = |pem| Leaf::parse(&der(pem)).unwrap_err();
         assert_eq!(refused(LEAF_P521), SvidError::KeyAlgorithm { found: found("ECDSA P-521") });
         assert_eq!(refused(LEAF_SHA512), SvidError::SignatureAlgorithm { found: found("ecdsa-with-SHA512") });
-        assert!(Leaf::parse(&der(LEAF_OF_P521)).is_ok(), "only its root is at fault");
+        assert!(Leaf::parse(&der(LEAF_OF_P521)).is_ok(), "only its root is unusable");
     }
 
     #[test]
-    fn a_root_that_cannot_be_used_is_named_when_it_is_loaded() {
+    fn an_unusable_root_is_reported_when_it_is_loaded() {
         assert!(load(ROOT).unwrap().warnings().is_empty());
-        let alone = load(ROOT_P521).unwrap_err().to_string();
-        assert!(alone.contains("the key is of ECDSA P-521"), "{alone}");
+        let single = load(ROOT_P521).unwrap_err().to_string();
+        assert!(single.contains("the key is of ECDSA P-521"), "{single}");
         let beside = load(&format!("{ROOT}{ROOT_P521}")).unwrap();
         assert_eq!(beside.root_count(&"example.org".parse().unwrap()), Some(1));
         assert!(beside.warnings()[0].contains("certificate 2 cannot be used: the key is of ECDSA P-521"));

@@ -19,37 +19,37 @@ use super::{
 };
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
 
-/// Roots by trust domain. Asked by trust domain only, never merged: a domain's roots vouch for that domain alone.
+/// Roots by trust domain. They are never merged: the roots of a domain vouch only for that domain.
 #[derive(Clone)]
 pub struct TrustBundles {
     revision: u64,
     svid_life_max: Duration,
     by_domain: BTreeMap<TrustDomain, Arc<Roots>>,
-    /// What verified against all of the above. Whatever changes it begins anew.
+    /// The chains that verified against these roots. Empty again after each change.
     handshakes: HandshakeCache,
 }
 
 /// The roots of one trust domain.
 #[derive(Default)]
 pub(super) struct Roots {
-    /// What webpki is given.
+    /// The roots in the form that webpki takes.
     pub(super) anchors: Vec<TrustAnchor<'static>>,
-    /// The life of each, in the same order: webpki does not look at a root's.
+    /// The life of each, in the same order: webpki does not check that of a root.
     pub(super) lives: Vec<SigningLife>,
     /// SHA-256 of each, in the same order.
     digests: Vec<[u8; 32]>,
-    /// How many were left out because they have expired.
+    /// How many were left out because they had expired.
     expired: usize,
-    /// A line for each that was left out because nothing that it signs can be verified.
+    /// A line for each root that was left out because its signatures cannot be verified.
     left_out: Vec<String>,
-    /// A line for each that is used, although it signs itself in a way that cannot be verified.
+    /// A line for each root that is used although its own signature cannot be verified.
     doubtful: Vec<String>,
-    /// The publisher's, where there is one.
+    /// The sequence number of the publisher, if it gives one.
     sequence: Option<u64>,
 }
 
 impl TrustBundles {
-    /// Nobody is trusted.
+    /// Trusts no one.
     pub fn empty() -> Self {
         TrustBundles {
             revision: 0,
@@ -59,10 +59,10 @@ impl TrustBundles {
         }
     }
 
-    /// Adds the bundle of a trust domain from PEM. `file` is what an error calls it.
+    /// Adds the bundle of a trust domain from PEM. Errors call it `file`.
     ///
-    /// Expired roots are left out. A root that is no CA, or may not sign, is an error, and so are a bundle without a root
-    /// that is valid now and a second bundle for one domain.
+    /// Expired roots are left out. It is an error if a root is no CA or may not sign, if no root is valid now, or if the domain
+    /// has a bundle already.
     pub fn with_pem(
         mut self,
         domain: TrustDomain,
@@ -75,7 +75,7 @@ impl TrustBundles {
         Ok(self)
     }
 
-    /// Adds the bundle of a trust domain from what a file holds: PEM, or a SPIFFE bundle document.
+    /// Adds the bundle of a trust domain from the bytes of a file: PEM, or a SPIFFE bundle document.
     pub fn with_file(
         mut self,
         domain: TrustDomain,
@@ -93,7 +93,7 @@ impl TrustBundles {
         self.with_file(domain, &path.display().to_string(), &load::read(path)?, now)
     }
 
-    /// Adds the bundle of a trust domain from its document. Expired roots are left out; none at all is a bundle, too: it
+    /// Adds the bundle of a trust domain from its document. Expired roots are left out. A bundle without roots is valid: it
     /// revokes every SVID of the trust domain.
     pub fn with_document(
         mut self,
@@ -114,7 +114,7 @@ impl TrustBundles {
         roots: Arc<Roots>,
     ) -> Result<(), LoadError> {
         if self.by_domain.len() >= limits::TRUST_DOMAINS_MAX {
-            return Err(LoadFault::TooManyDomains.of(file));
+            return Err(LoadFault::TooManyDomains.in_file(file));
         }
         self.handshakes = HandshakeCache::default();
         match self.by_domain.entry(domain) {
@@ -122,18 +122,20 @@ impl TrustBundles {
                 place.insert(roots);
                 Ok(())
             }
-            Entry::Occupied(place) => Err(LoadFault::DomainRepeated { domain: place.key().clone() }.of(file)),
+            Entry::Occupied(place) => {
+                Err(LoadFault::DomainRepeated { domain: place.key().clone() }.in_file(file))
+            }
         }
     }
 
-    /// Gives a trust domain these roots, in the place of others.
-    pub(super) fn add(&mut self, domain: TrustDomain, roots: Roots) {
+    /// Sets the roots of a trust domain.
+    pub(super) fn replace(&mut self, domain: TrustDomain, roots: Roots) {
         self.handshakes = HandshakeCache::default();
         self.by_domain.insert(domain, Arc::new(roots));
     }
 
-    /// Takes the roots of the trust domains that have none here yet, as far as they are wanted and there is room.
-    pub(super) fn add_all(&mut self, others: &TrustBundles, wanted: impl Fn(&TrustDomain) -> bool) {
+    /// Adds the wanted trust domains that have no roots here yet, up to the limit.
+    pub(super) fn add_missing(&mut self, others: &TrustBundles, wanted: impl Fn(&TrustDomain) -> bool) {
         self.handshakes = HandshakeCache::default();
         for (domain, roots) in others.by_domain.iter().filter(|(domain, _)| wanted(domain)) {
             if self.by_domain.len() < limits::TRUST_DOMAINS_MAX {
@@ -142,7 +144,7 @@ impl TrustBundles {
         }
     }
 
-    /// Sets the longest life of an SVID that is accepted. [`limits::SVID_LIFE_MAX`] where nobody did.
+    /// Sets the longest accepted life of an SVID. The default is [`limits::SVID_LIFE_MAX`].
     #[must_use]
     pub fn with_svid_life_max(mut self, life_max: Duration) -> Self {
         self.svid_life_max = life_max;
@@ -157,7 +159,7 @@ impl TrustBundles {
         self
     }
 
-    /// Grows whenever the roots change. Connections are verified again when it does.
+    /// A number that grows when the roots change. Connections are then verified again.
     pub fn revision(&self) -> u64 {
         self.revision
     }
@@ -167,13 +169,12 @@ impl TrustBundles {
         self.by_domain.keys()
     }
 
-    /// How many roots a trust domain has; none where it has no bundle.
+    /// How many roots a trust domain has; `None` if it has no bundle.
     pub fn root_count(&self, domain: &TrustDomain) -> Option<usize> {
         self.by_domain.get(domain).map(|roots| roots.anchors.len())
     }
 
-    /// What is no fault of a bundle, but makes SVIDs be refused: a line for each root that cannot be used, and for a trust domain
-    /// without a root.
+    /// A line for each root that cannot be used, and for each trust domain without a root: their SVIDs are refused.
     pub fn warnings(&self) -> Vec<String> {
         self.by_domain.iter().flat_map(|(domain, roots)| roots.warnings(domain)).collect()
     }
@@ -182,7 +183,7 @@ impl TrustBundles {
         self.by_domain.get(domain)
     }
 
-    /// What verified against these bundles, and was not asked for yet.
+    /// The chains that verified against these bundles and were not taken yet.
     pub(super) fn handshakes(&self) -> &HandshakeCache {
         &self.handshakes
     }
@@ -191,7 +192,7 @@ impl TrustBundles {
         self.svid_life_max
     }
 
-    /// Whether both trust the same roots for the same domains, and accept the same lives.
+    /// Whether both trust the same roots for the same domains, and accept the same SVID life.
     pub(super) fn trusts_as(&self, other: &TrustBundles) -> bool {
         self.svid_life_max == other.svid_life_max
             && self.by_domain.len() == other.by_domain.len()
@@ -200,8 +201,8 @@ impl TrustBundles {
             })
     }
 
-    /// The same without the roots that have expired; `None` where there is none. A domain that loses its last root keeps
-    /// its place, so that it is refused for its roots and not as unknown.
+    /// Returns a copy without the expired roots; `None` if none has expired. A domain that loses its last root stays in it, so
+    /// that its SVIDs are refused for their root and not for an unknown domain.
     pub(super) fn without_expired(&self, now: Wall) -> Option<TrustBundles> {
         let expired = |roots: &Roots| roots.lives.iter().any(|life| now >= life.not_after);
         if !self.by_domain.values().any(|roots| expired(roots)) {
@@ -214,8 +215,7 @@ impl TrustBundles {
         Some(kept)
     }
 
-    /// Pairs of trust domains that share the key of a root, in whatever certificates: each can then make SVIDs of the other's
-    /// (section 6.2).
+    /// Pairs of trust domains whose roots share a key: each can issue SVIDs of the other (section 6.2).
     pub(super) fn shared_roots(&self) -> BTreeSet<(&TrustDomain, &TrustDomain)> {
         let mut first: BTreeMap<&[u8], &TrustDomain> = BTreeMap::new();
         let mut shared = BTreeSet::new();
@@ -232,7 +232,7 @@ impl TrustBundles {
 }
 
 impl Roots {
-    /// The roots of a file, which is PEM, or the SPIFFE bundle document.
+    /// Reads the roots of a file: PEM, or a SPIFFE bundle document.
     pub(super) fn from_file(
         file: &str,
         bytes: &[u8],
@@ -249,12 +249,12 @@ impl Roots {
     pub(super) fn from_document(file: &str, document: &BundleDocument, now: Wall) -> Result<Self, LoadError> {
         let mut roots = Roots { sequence: document.sequence, ..Roots::default() };
         for (der, number) in document.roots.iter().zip(1..) {
-            roots.take(file, number, der, now)?;
+            roots.add(file, number, der, now)?;
         }
-        roots.within_bound(file)
+        roots.check_count(file)
     }
 
-    /// Whether these come after others of the same trust domain: a publisher's sequence never goes back (section 4.1.1).
+    /// Whether these are older than the ones in use: the sequence of a publisher never goes back (section 4.1.1).
     pub(super) fn is_older_than(&self, shown: &Roots) -> bool {
         matches!((self.sequence, shown.sequence), (Some(new), Some(shown)) if new < shown)
     }
@@ -262,42 +262,42 @@ impl Roots {
     fn from_pem(file: &str, pem: &[u8], now: Wall) -> Result<Self, LoadError> {
         let mut roots = Roots::default();
         for (der, number) in load::certificates(file, pem, limits::BUNDLE_CERTIFICATES_MAX)?.iter().zip(1..) {
-            roots.take(file, number, der, now)?;
+            roots.add(file, number, der, now)?;
         }
         if roots.anchors.is_empty() {
-            return Err(roots.none_left(file));
+            return Err(roots.no_root_error(file));
         }
-        roots.within_bound(file)
+        roots.check_count(file)
     }
 
-    /// The roots of a concatenation of DER that can be used, and a line for each certificate that cannot. Expired roots are
-    /// left out without a word: issuers leave them in for a while.
+    /// Reads the usable roots from a concatenation of DER, with a line for each unusable certificate. Expired roots are left out
+    /// without a line: issuers leave them in for a while.
     pub(super) fn from_der(what: &str, der: &[u8], now: Wall) -> Result<(Self, Vec<String>), LoadError> {
         let (mut roots, mut left_out) = (Roots::default(), Vec::new());
         for (der, number) in load::concatenated(what, der, limits::BUNDLE_CERTIFICATES_MAX)?.iter().zip(1..) {
-            if let Err(why) = roots.take(what, number, der, now) {
+            if let Err(why) = roots.add(what, number, der, now) {
                 left_out.push(why.to_string());
             }
         }
         left_out.extend(roots.left_out.iter().cloned());
-        Ok((roots.within_bound(what)?, left_out))
+        Ok((roots.check_count(what)?, left_out))
     }
 
-    /// What has expired does not count: an issuer that rotates often leaves many behind.
-    fn within_bound(self, what: &str) -> Result<Self, LoadError> {
+    /// Checks the number of roots. Expired ones do not count: an issuer that rotates often leaves many behind.
+    fn check_count(self, what: &str) -> Result<Self, LoadError> {
         let (found, max) = (self.anchors.len(), limits::BUNDLE_ROOTS_MAX);
         if found > max {
-            return Err(LoadFault::TooManyCertificates { found, max }.of(what));
+            return Err(LoadFault::TooManyCertificates { found, max }.in_file(what));
         }
         Ok(self)
     }
 
-    /// Why a bundle without a root is none.
-    pub(super) fn none_left(&self, what: &str) -> LoadError {
-        LoadFault::NoRoot { expired: self.expired, left_out: self.left_out.clone() }.of(what)
+    /// The error for a bundle without a usable root.
+    pub(super) fn no_root_error(&self, what: &str) -> LoadError {
+        LoadFault::NoRoot { expired: self.expired, left_out: self.left_out.clone() }.in_file(what)
     }
 
-    /// Whether it holds nothing, and held nothing that has expired.
+    /// Whether it has no roots, not even expired ones.
     pub(super) fn is_empty(&self) -> bool {
         self.anchors.is_empty() && self.expired == 0
     }
@@ -306,24 +306,24 @@ impl Roots {
         let mut all: Vec<_> =
             self.left_out.iter().chain(&self.doubtful).map(|line| format!("`{domain}`: {line}")).collect();
         if self.anchors.is_empty() {
-            let why = load::why_none(self.expired, &self.left_out);
+            let why = load::no_root_reason(self.expired, &self.left_out);
             all.push(format!(
-                "`{domain}` has no root that can be used ({why}), so every SVID of it is refused (Trust Domain and Bundle section \
+                "`{domain}` has no usable root ({why}), so each of its SVIDs is refused (Trust Domain and Bundle section \
                  4.1.3): fetch its bundle again"
             ));
         }
         all
     }
 
-    /// Takes a root that is valid now; counts one that has expired, and notes one that signs in a way that cannot be verified.
-    fn take(
+    /// Adds a root that is valid now, counts an expired one, and keeps a line for one whose signatures cannot be verified.
+    fn add(
         &mut self,
         file: &str,
         number: usize,
         der: &CertificateDer<'_>,
         now: Wall,
     ) -> Result<(), LoadError> {
-        let broken = |why| LoadFault::Certificate { number, why }.of(file);
+        let broken = |why| LoadFault::Certificate { number, why }.in_file(file);
         let life = match SigningLife::parse(der) {
             Err(why @ (SvidError::KeyAlgorithm { .. } | SvidError::KeyTooShort { .. })) => {
                 self.left_out.push(broken(why).to_string());
@@ -333,9 +333,9 @@ impl Roots {
         };
         let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| broken(SvidError::Malformed))?;
         if let Err(why) = check_signature_algorithm(der) {
-            // It is a root all the same, but an issuer signs SVIDs as it signs itself.
+            // The root is still used, but its issuer probably signs SVIDs by the same algorithm.
             self.doubtful.push(format!(
-                "root {number} of `{file}` signs itself so that what it signs alike is refused: {why}"
+                "root {number} of `{file}` is signed by an algorithm that is refused in SVIDs: {why}"
             ));
         }
         let digest = sha256(der);
@@ -371,7 +371,7 @@ impl Roots {
         kept
     }
 
-    /// The life of an anchor that webpki hands back by reference.
+    /// The life of an anchor, which webpki returns by reference.
     pub(super) fn life_of(&self, anchor: &TrustAnchor<'_>) -> Option<SigningLife> {
         let place = self.anchors.iter().position(|one| std::ptr::eq(one, anchor))?;
         self.lives.get(place).copied()

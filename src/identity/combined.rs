@@ -17,20 +17,20 @@ use super::{
 };
 use crate::name::TrustDomain;
 
-/// Our own SVID from the first source, and the roots of all: each trust domain's from the first that has some. How it stands
-/// is how the first stands; a later one that fails costs its own trust domains alone.
+/// Gives the SVID and the state of the first source, and the roots of all sources. The roots of a trust domain come from the
+/// first source that has some. If a later source fails, only its own trust domains are affected.
 pub struct CombinedSource {
     parts: Vec<Arc<dyn IdentitySource>>,
-    /// Of other trust domains nobody is trusted, whatever a source says.
+    /// The only trust domains that are trusted, whatever the sources say. `None`: all of them.
     allowed: Option<BTreeSet<TrustDomain>>,
     svid_life_max: Duration,
     published: Published,
-    /// Held while the parts are put together, so that two do not cross.
+    /// Held during a merge, so that two merges do not cross.
     merging: Mutex<()>,
 }
 
 impl CombinedSource {
-    /// `first` has our own SVID.
+    /// The SVID comes from `first`.
     pub fn new(
         first: Arc<dyn IdentitySource>,
         others: Vec<Arc<dyn IdentitySource>>,
@@ -47,12 +47,12 @@ impl CombinedSource {
     }
 
     fn merge(&self) {
-        let _one = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.merging.lock().unwrap_or_else(PoisonError::into_inner);
         let trusts: Vec<Arc<Trust>> = self.parts.iter().map(|part| part.current()).collect();
         let Some(first) = trusts.first() else { return };
         let mut bundles = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
         for trust in &trusts {
-            bundles.add_all(&trust.bundles, |domain| {
+            bundles.add_missing(&trust.bundles, |domain| {
                 self.allowed.as_ref().is_none_or(|allowed| allowed.contains(domain))
             });
         }
@@ -63,20 +63,20 @@ impl CombinedSource {
             _ => false,
         };
         if same_svid && bundles.trusts_as(&shown.bundles) {
-            self.published.stand(first.standing.clone());
+            self.published.set_state(first.standing.clone());
         } else {
             self.published.replace(first.svid.clone(), bundles, first.standing.clone());
         }
     }
 
-    async fn merge_on(&self) {
+    async fn merge_changes(&self) {
         let mut watched: Vec<_> = self.parts.iter().map(|part| part.watch()).collect();
         loop {
             self.merge();
             let changes = watched.iter_mut().map(|trust| {
                 Box::pin(async {
                     if trust.changed().await.is_err() {
-                        std::future::pending::<()>().await; // that source is gone: its last word stays
+                        std::future::pending::<()>().await; // that source is gone: its last trust stays
                     }
                 })
             });
@@ -99,7 +99,7 @@ impl IdentitySource for CombinedSource {
             let parts = join_all(self.parts.iter().map(|part| part.clone().follow(shutdown.clone())));
             tokio::select! {
                 _ = parts => {}
-                () = self.merge_on() => {}
+                () = self.merge_changes() => {}
                 () = shutdown.cancelled() => {}
             }
         })
@@ -111,7 +111,7 @@ impl IdentitySource for CombinedSource {
 
     fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         let revision = self.published.current().revision;
-        // All are asked, whatever one of them says.
+        // All are reloaded, even if one of them fails.
         let answers: Vec<_> = self.parts.iter().map(|part| part.reload()).collect();
         self.merge();
         for answer in answers {
@@ -159,12 +159,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_source_has_our_svid_and_each_domain_the_roots_of_the_first_that_has_some() {
+    fn the_first_source_that_has_roots_of_a_domain_provides_them() {
         let case = case();
         let source = combined(&case, None);
         assert_eq!(domains(&source), ["a.example", "b.example", "c.example"]);
         assert_eq!(source.current().svid.as_ref().unwrap().spiffe_id().as_str(), "spiffe://a.example/daemon");
-        // A later source that claims our own domain gains nothing by it.
+        // A later source that claims our own domain is ignored.
         let claimed = TestCa::new("a.example");
         case.foreign.replace(None, bundles(&[&claimed, &TestCa::new("a.example"), &case.cas[1]]));
         source.reload().unwrap();
@@ -179,19 +179,19 @@ mod tests {
                 &source.current().bundles,
             )
         };
-        assert!(verified(&source).is_ok(), "ours are the roots that came with our SVID");
-        assert_eq!(domains(&source), ["a.example", "b.example"], "what is withdrawn is gone");
+        assert!(verified(&source).is_ok(), "the roots of our domain come with our SVID");
+        assert_eq!(domains(&source), ["a.example", "b.example"], "withdrawn roots are gone");
     }
 
     #[test]
-    fn identity_d10_a_domain_that_is_not_allowed_is_nobody_whatever_a_source_says() {
+    fn identity_d10_a_domain_that_is_not_allowed_is_not_trusted() {
         let case = case();
         assert_eq!(domains(&combined(&case, Some(&["a.example", "c.example"]))), ["a.example", "c.example"]);
         assert_eq!(domains(&combined(&case, Some(&[]))), [""; 0]);
     }
 
     #[tokio::test]
-    async fn each_change_of_a_source_is_shown_and_the_roots_have_a_revision_of_their_own() {
+    async fn each_change_of_a_source_is_shown() {
         let case = case();
         let source = combined(&case, None);
         let stop = CancellationToken::new();

@@ -12,36 +12,35 @@ use serde::{
 use super::load::{LoadError, LoadFault};
 use crate::{limits, name::TrustDomain};
 
-/// The bundle of one trust domain. Of its keys, those for X.509-SVIDs; the roots are not looked into yet.
+/// The bundle of one trust domain, with its keys for X.509-SVIDs. The roots are not parsed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleDocument {
-    /// May be none: then every SVID of the trust domain is invalid (section 4.1.3).
+    /// If empty, every SVID of the trust domain is invalid (section 4.1.3).
     pub(super) roots: Vec<CertificateDer<'static>>,
     /// Grows with each change of the contents.
     pub sequence: Option<u64>,
-    /// How often the publisher wants to be asked.
+    /// How often the publisher asks to be polled.
     pub refresh_hint: Option<Duration>,
 }
 
 impl BundleDocument {
-    /// The certificates of its roots, in DER and in its order. They are not looked into yet.
+    /// The certificates of its roots, in DER and in the order of the document.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
     }
 
-    /// Reads the document of a trust domain. A bundle map will do, too: then the entry of the domain counts. `what` is what
-    /// an error calls it.
+    /// Reads the document of a trust domain, or its entry in a bundle map. Errors call it `what`.
     ///
-    /// No member may be there twice. Keys of another use, of an unknown type, or without what their use needs are passed over,
-    /// as the standard wants it; a certificate that cannot be read is an error.
+    /// A repeated member is an error, and so is an unreadable certificate. As the standard requires, keys are ignored if they
+    /// have another use or an unknown type, or lack a member that their use needs.
     pub fn parse(what: &str, json: &[u8], domain: &TrustDomain) -> Result<Self, LoadError> {
-        let fault = |fault: LoadFault| fault.of(what);
+        let fault = |fault: LoadFault| fault.in_file(what);
         let text = std::str::from_utf8(json)
             .map_err(|_| fault(LoadFault::NotJson { why: "it is not UTF-8".into() }))?;
         let json: Json =
             serde_json::from_str(text).map_err(|e| fault(LoadFault::NotJson { why: e.to_string() }))?;
         let Json::Object(mut members) = json else {
-            return Err(fault(LoadFault::not_a_bundle("it is no object")));
+            return Err(fault(LoadFault::not_a_bundle("it is not an object")));
         };
         if !members.contains_key("keys")
             && let Some(map) = members.remove("trust_domains")
@@ -51,17 +50,17 @@ impl BundleDocument {
         Self::of(&members).map_err(fault)
     }
 
-    /// The entry of a trust domain in a bundle map. Every name in it must be one (section 5.1.1).
+    /// Reads the entry of a trust domain in a bundle map. Every name in the map must be a trust domain (section 5.1.1).
     fn of_map(map: Json, wanted: &TrustDomain) -> Result<Self, LoadFault> {
         let Json::Object(map) = map else {
-            return Err(LoadFault::not_a_bundle("`trust_domains` is no object"));
+            return Err(LoadFault::not_a_bundle("`trust_domains` is not an object"));
         };
         let mut found = None;
         for (name, bundle) in map {
             let domain: TrustDomain =
                 name.parse().map_err(|e| LoadFault::DomainName { why: format!("{e}") })?;
             let Json::Object(members) = bundle else {
-                return Err(LoadFault::not_a_bundle("an entry of `trust_domains` is no object"));
+                return Err(LoadFault::not_a_bundle("an entry of `trust_domains` is not an object"));
             };
             if domain == *wanted {
                 found = Some(Self::of(&members)?);
@@ -73,14 +72,14 @@ impl BundleDocument {
     fn of(members: &BTreeMap<String, Json>) -> Result<Self, LoadFault> {
         let keys = match members.get("keys") {
             Some(Json::List(keys)) => keys,
-            Some(_) => return Err(LoadFault::not_a_bundle("`keys` is no list")),
+            Some(_) => return Err(LoadFault::not_a_bundle("`keys` is not a list")),
             None => return Err(LoadFault::not_a_bundle("`keys` is missing")),
         };
         let number = |name: &'static str| match members.get(name) {
             None => Ok(None),
             Some(Json::Whole(n)) => Ok(Some(*n)),
             Some(_) => {
-                Err(LoadFault::not_a_bundle(&format!("`{name}` is no whole number of at most 64 bits")))
+                Err(LoadFault::not_a_bundle(&format!("`{name}` is not a whole number of at most 64 bits")))
             }
         };
         let (sequence, hint) = (number("spiffe_sequence")?, number("spiffe_refresh_hint")?);
@@ -98,20 +97,20 @@ impl BundleDocument {
     }
 }
 
-/// The certificate of a key for X.509-SVIDs: `None` where the key is passed over, `Some(None)` where its certificate
-/// cannot be read.
-#[expect(clippy::option_option, reason = "passed over, unreadable, and there are three things")]
+/// Returns the certificate of a key for X.509-SVIDs: `None` if the key is ignored, `Some(None)` if its certificate cannot be
+/// read.
+#[expect(clippy::option_option, reason = "ignored, unreadable and readable are three outcomes")]
 fn x509_root(key: &Json) -> Option<Option<CertificateDer<'static>>> {
     let Json::Object(key) = key else { return None };
     let text = |name: &str| match key.get(name) {
         Some(Json::Text(text)) => Some(text.as_str()),
         _ => None,
     };
-    // Names and values are compared as they are written: `X509-SVID` is another use (section 4.2.2).
+    // Names and values are case-sensitive: `X509-SVID` is another use (section 4.2.2).
     if text("use") != Some("x509-svid") || !matches!(text("kty"), Some("RSA" | "EC" | "OKP")) {
         return None;
     }
-    // The first value is the root; the standard has the rest ignored (X509-SVID, section 6.2).
+    // The first value is the root; the rest must be ignored (X509-SVID, section 6.2).
     let Some(Json::List(chain)) = key.get("x5c") else { return None };
     let first = chain.first()?;
     let Json::Text(first) = first else { return Some(None) };
@@ -123,7 +122,7 @@ pub(super) fn is_json(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(b"{")
 }
 
-/// JSON whose objects have each member once: serde_json would keep the last of two, and another reader the first.
+/// JSON without repeated members. Of two, serde_json would keep the last, and another reader might keep the first.
 enum Json {
     Nothing,
     Whole(u64),
@@ -184,7 +183,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
         while let Some((name, value)) = members.next_entry::<String, Json>()? {
             if object.contains_key(&name) {
                 let name: String = name.chars().take(80).flat_map(char::escape_debug).collect();
-                return Err(de::Error::custom(format_args!("`{name}` is there twice")));
+                return Err(de::Error::custom(format_args!("`{name}` is repeated")));
             }
             object.insert(name, value);
         }

@@ -97,7 +97,7 @@ fn identity_e04_d08_no_keys_revoke_all() {
     let refused = judged(&ca.svid("/a"), &bundles, NOW).unwrap_err();
     assert_eq!(refused, SvidError::RootsAbsent { domain: domain() });
     // It is no fault of the file, and the log must say why peers are refused.
-    let warning = "`example.org` has no root that can be used (it lists none)";
+    let warning = "`example.org` has no usable root (it lists none)";
     assert!(bundles.warnings()[0].starts_with(warning), "{:?}", bundles.warnings());
     assert_eq!(before.warnings(), [""; 0]);
 }
@@ -170,7 +170,7 @@ fn identity_e10_no_member_may_be_there_twice() {
     ] {
         let error = parse(&json).unwrap_err();
         assert!(
-            matches!(&error, LoadFault::NotJson { why } if why.contains(&format!("`{twice}` is there twice"))),
+            matches!(&error, LoadFault::NotJson { why } if why.contains(&format!("`{twice}` is repeated"))),
             "{error}"
         );
     }

@@ -1,4 +1,4 @@
-//! Our own SVID and the trust bundles from files, followed as they are rotated.
+//! Our own SVID and the trust bundles from files, read again when they are rotated.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ use crate::{
     sync::aside,
 };
 
-/// Which files.
+/// The files of an identity.
 #[derive(Clone, Debug)]
 pub struct IdentityFiles {
     /// The chain of our own SVID, leaf first, and its private key. `None`: this process has no SVID.
@@ -35,63 +35,63 @@ pub struct IdentityFiles {
     pub bundles: Vec<(TrustDomain, PathBuf)>,
 }
 
-/// Shows what the files held when they last could be read: all of them or, where one is bad, what was before. Files are
-/// looked at every [`limits::IDENTITY_POLL`] while [`FileSource::follow`] runs.
+/// Shows the contents of the files. If one of them is bad, the last good contents of all stay. While [`FileSource::follow`]
+/// runs, it checks the files every [`limits::IDENTITY_POLL`].
 pub struct FileSource {
     files: IdentityFiles,
     svid_life_max: Duration,
     clock: Arc<dyn Clock>,
     published: Published,
-    /// The marks of the files at the last attempt. Held through a reload, so that two do not cross.
+    /// Held during a reload, so that two reloads do not cross.
     last: Mutex<LastLook>,
 }
 
-/// What was seen and said at the last attempt.
+/// What the last look at the files found, and what was logged about it.
 struct LastLook {
-    marks: Vec<Mark>,
-    said_expired: bool,
+    fingerprints: Vec<Fingerprint>,
+    is_expiry_logged: bool,
     outage: Outage,
 }
 
-/// What changes when a file is written or replaced: device, inode, size, modification and change time.
-type Mark = Option<(u64, u64, u64, i64, i64, i64, i64)>;
+/// Metadata that changes when a file is written or replaced: device, inode, size, modification and change time.
+type Fingerprint = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
 impl FileSource {
-    /// Loads all files, or says which cannot be used.
+    /// Loads all files. The error names the file that cannot be used.
     pub fn open(files: IdentityFiles, clock: Arc<dyn Clock>) -> Result<Self, LoadError> {
         Self::open_limited(files, limits::SVID_LIFE_MAX, clock)
     }
 
-    /// The same, with a longest life of the SVIDs that are accepted.
+    /// Loads all files, and sets the longest accepted life of an SVID.
     pub fn open_limited(
         files: IdentityFiles,
         svid_life_max: Duration,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, LoadError> {
-        let marks = files.marks();
+        let fingerprints = files.fingerprints();
         let (svid, bundles) = files.load(svid_life_max, clock.now().wall, &TrustBundles::empty())?;
         let outage = Outage::new(limits::IDENTITY_OUTAGE_MAX);
-        let last = Mutex::new(LastLook { marks, said_expired: false, outage });
+        let last = Mutex::new(LastLook { fingerprints, is_expiry_logged: false, outage });
         let published = Published::new(svid, bundles, SourceState::Good);
         Ok(FileSource { files, svid_life_max, clock, published, last })
     }
 
-    /// The same, with a longest time that the last good trust is used while the files cannot be.
+    /// Sets how long the last good trust is used while the files are bad.
     #[must_use]
     pub fn with_outage_max(mut self, outage_max: Duration) -> Self {
         self.last.get_mut().unwrap_or_else(PoisonError::into_inner).outage = Outage::new(outage_max);
         self
     }
 
-    /// Loads all files anew, whether they look changed or not. What was before stays where one cannot be used.
+    /// Loads all files again, even if they look unchanged. If one cannot be used, the last good contents stay.
     pub fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.marks = self.files.marks();
-        self.load_anew(&mut last)
+        last.fingerprints = self.files.fingerprints();
+        self.load_again(&mut last)
     }
 
-    /// Looks at the files until the end: takes what was rotated, drops roots that expired. Runs as a task of its own; a bad
-    /// file is logged once and the last good trust kept.
+    /// Checks the files until `shutdown`: loads what was rotated and drops expired roots. Run it as a separate task. A bad file
+    /// is logged once, and the last good trust stays.
     pub async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -100,18 +100,18 @@ impl FileSource {
             }
             let source = self.clone();
             if aside(move || source.look()).await.is_none() {
-                tracing::error!("the look at the identity files did not finish");
+                tracing::error!("the check of the identity files did not finish");
             }
         }
     }
 
-    /// One look: a reload if a file changed since the last attempt, and the expired roots dropped.
+    /// Reloads the files if one has changed since the last look, and drops expired roots.
     fn look(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let marks = self.files.marks();
-        if marks != last.marks {
-            last.marks = marks;
-            match self.load_anew(&mut last) {
+        let fingerprints = self.files.fingerprints();
+        if fingerprints != last.fingerprints {
+            last.fingerprints = fingerprints;
+            match self.load_again(&mut last) {
                 Ok(ReloadOutcome::Changed) => {
                     let trust = self.published.current();
                     let svid = trust.svid.as_ref().map(|svid| svid.to_string());
@@ -120,48 +120,48 @@ impl FileSource {
                 }
                 Ok(ReloadOutcome::Unchanged) => {}
                 Err(error) => {
-                    tracing::error!(error = %chain(&error), "identity files changed and cannot be used: the last good ones stay");
+                    tracing::error!(error = %chain(&error), "the identity files changed and cannot be used: the last good ones stay in use");
                 }
             }
         }
         self.drop_expired(&mut last);
-        self.give_up_in_time(&last);
+        self.give_up_if_overdue(&last);
     }
 
-    fn load_anew(&self, last: &mut LastLook) -> Result<ReloadOutcome, LoadError> {
+    fn load_again(&self, last: &mut LastLook) -> Result<ReloadOutcome, LoadError> {
         let now = self.clock.now();
         let trust = self.published.current();
         let (svid, bundles) =
             self.files.load(self.svid_life_max, now.wall, &trust.bundles).inspect_err(|error| {
-                let since = last.outage.since(now.wall, now.boot);
+                let since = last.outage.begin(now.wall, now.boot);
                 if !matches!(trust.standing, SourceState::GivenUp { .. }) {
-                    self.published.stand(SourceState::Stale { since, why: error.to_string() });
+                    self.published.set_state(SourceState::Stale { since, why: error.to_string() });
                 }
             })?;
-        last.outage.over();
+        last.outage.end();
         let same_svid = match (&svid, &trust.svid) {
             (Some(a), Some(b)) => a.presents_as(b),
             (None, None) => true,
             _ => false,
         };
         if same_svid && bundles.trusts_as(&trust.bundles) {
-            self.published.stand(SourceState::Good);
+            self.published.set_state(SourceState::Good);
             return Ok(ReloadOutcome::Unchanged);
         }
-        last.said_expired = false;
+        last.is_expiry_logged = false;
         self.published.replace(svid, bundles, SourceState::Good);
         Ok(ReloadOutcome::Changed)
     }
 
-    /// Old roots are not kept for ever: once the files were bad for too long, nobody is trusted.
-    fn give_up_in_time(&self, last: &LastLook) {
+    /// Trusts no one after the files were bad for too long: old roots are not kept permanently.
+    fn give_up_if_overdue(&self, last: &LastLook) {
         let trust = self.published.current();
-        if let Some(since) = last.outage.too_long(self.clock.now().boot)
+        if let Some(since) = last.outage.overdue_since(self.clock.now().boot)
             && let SourceState::Stale { why, .. } = &trust.standing
         {
-            tracing::error!(%since, %why, "the identity files could not be used for longer than the limit: nobody is trusted any more");
-            let nobody = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
-            self.published.replace(None, nobody, SourceState::GivenUp { since, why: why.clone() });
+            tracing::error!(%since, %why, "the identity files were unusable for longer than the limit: no peer is trusted any more");
+            let no_bundles = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
+            self.published.replace(None, no_bundles, SourceState::GivenUp { since, why: why.clone() });
         }
     }
 
@@ -173,10 +173,10 @@ impl FileSource {
             self.published.replace(trust.svid.clone(), bundles, trust.standing.clone());
         }
         if let Some(svid) = trust.svid.as_ref().filter(|svid| now >= svid.not_after())
-            && !last.said_expired
+            && !last.is_expiry_logged
         {
-            last.said_expired = true;
-            tracing::error!(%svid, "our own SVID has expired and was not replaced: nobody will accept it");
+            last.is_expiry_logged = true;
+            tracing::error!(%svid, "our own SVID has expired and was not replaced: no peer will accept it");
         }
     }
 }
@@ -216,7 +216,7 @@ impl IdentityFiles {
             let roots = Arc::new(Roots::from_file(&file, &bytes, domain, now)?);
             let roots = match shown.roots(domain) {
                 Some(newer) if roots.is_older_than(newer) => {
-                    tracing::warn!(%file, %domain, "the bundle's sequence is lower than that of the one in use, which stays");
+                    tracing::warn!(%file, %domain, "the sequence of this bundle is lower than that of the one in use: it is ignored");
                     newer.clone()
                 }
                 _ => roots,
@@ -229,13 +229,13 @@ impl IdentityFiles {
         Ok((svid, bundles))
     }
 
-    fn marks(&self) -> Vec<Mark> {
+    fn fingerprints(&self) -> Vec<Fingerprint> {
         let own = self.svid.iter().flat_map(|(cert, key)| [cert, key]);
-        own.chain(self.bundles.iter().map(|(_, path)| path)).map(|path| mark(path)).collect()
+        own.chain(self.bundles.iter().map(|(_, path)| path)).map(|path| fingerprint(path)).collect()
     }
 }
 
-fn mark(path: &Path) -> Mark {
+fn fingerprint(path: &Path) -> Fingerprint {
     let seen = fs::metadata(path).ok()?;
     Some((
         seen.dev(),
@@ -248,7 +248,7 @@ fn mark(path: &Path) -> Mark {
     ))
 }
 
-/// An error and its causes on one line.
+/// Writes an error and its causes on one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

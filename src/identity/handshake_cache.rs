@@ -1,4 +1,4 @@
-//! Chains that a handshake has just verified, until the [`Peer`](super::peer::Peer) is made of it.
+//! The chains that a handshake has just verified, until a [`Peer`](super::peer::Peer) is made of them.
 
 use std::{
     collections::HashMap,
@@ -11,13 +11,13 @@ use rustls::pki_types::CertificateDer;
 use super::leaf::{Side, VerifiedLeaf};
 use crate::{clock::Wall, limits};
 
-/// What verified against the bundles that hold this, to be taken once: the handshake has verified a chain, and the `Peer` that
-/// is made of it need not verify it again.
+/// The chains that verified against the bundles that own this cache. The handshake verifies a chain and the `Peer` takes the
+/// result, once, so that no chain is verified twice.
 ///
-/// It says nothing that verifying would not say. It lives in the bundles that the chain was verified against, and a copy or a
-/// change of them begins with none; it is found by the whole chain as it was presented, and the side that presented it; and it
-/// counts for as long only as every certificate of the path that was found is valid. Whether the peer holds the key of its leaf
-/// is not in it: that is for whoever makes a `Peer`. A mutex that is held for a look-up; no clock, no await here.
+/// An entry answers exactly as a new verification would. The key is the whole presented chain and the side that presented it.
+/// An entry counts only while each certificate of its path is valid. A copy or a change of the bundles begins with an empty
+/// cache. An entry does not show that the peer has the private key of its leaf: the code that makes a `Peer` checks that. The
+/// mutex is held for one look-up; no clock and no await here.
 #[derive(Default)]
 pub(super) struct HandshakeCache(Mutex<HashMap<ChainDigest, CachedChain>>);
 
@@ -30,18 +30,18 @@ struct CachedChain {
 }
 
 impl HandshakeCache {
-    /// Keeps what a handshake found, until it is taken.
+    /// Stores the result of a handshake until it is taken.
     pub(super) fn keep(&self, chain: &[CertificateDer<'_>], side: Side, at: Wall, verified: &VerifiedLeaf) {
         let kept = CachedChain { at, verified: verified.clone() };
         let mut all = self.lock();
         if all.len() >= limits::HANDSHAKES_MAX {
-            // What is left of handshakes that never came to their end. Who loses by it is verified once more.
+            // Left over from handshakes that were never completed. A peer whose entry is lost is verified again.
             all.clear();
         }
         all.insert(key(chain, side), kept);
     }
 
-    /// What was found of this very chain, once, where it still holds at this moment.
+    /// Removes and returns the result for this chain if it is still valid.
     pub(super) fn take(&self, chain: &[CertificateDer<'_>], side: Side, now: Wall) -> Option<VerifiedLeaf> {
         let CachedChain { at, verified } = self.lock().remove(&key(chain, side))?;
         (at <= now && now < verified.ends).then_some(verified)
@@ -52,7 +52,7 @@ impl HandshakeCache {
     }
 }
 
-/// A copy is of bundles that may come to hold other roots.
+/// The copy is empty: its bundles may get other roots.
 impl Clone for HandshakeCache {
     fn clone(&self) -> Self {
         HandshakeCache::default()
@@ -66,7 +66,7 @@ fn key(chain: &[CertificateDer<'_>], side: Side) -> ChainDigest {
         Side::Server => b"server",
     });
     for der in chain {
-        // Its length first, so that no two chains are one text.
+        // The length comes first, so that two chains never hash the same bytes.
         all.update(&u64::try_from(der.len()).unwrap_or(u64::MAX).to_be_bytes());
         all.update(der);
     }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_handshake_found_is_taken_once_by_the_chain_as_presented_the_side_and_the_time() {
+    fn an_entry_is_taken_once_by_its_chain_side_and_time() {
         let ca = TestCa::new("example.org");
         let upper = ca.intermediate("upper", &|_| {});
         let chain = upper.svid("/a").chain;
@@ -118,7 +118,7 @@ mod tests {
         assert_eq!((&taken.leaf, taken.ends), (&verified.leaf, verified.ends));
         assert!(fresh.take(&chain, CLIENT, NOW).is_none(), "once");
         for (when, holds) in [
-            (Wall(NOW.0 - 1), false), // a clock that was set back: the path may not have begun
+            (Wall(NOW.0 - 1), false), // the clock was set back: the path may not be valid yet
             (Wall(verified.ends.0 - 1), true),
             (verified.ends, false),
         ] {
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn handshakes_that_never_end_leave_a_bounded_number_behind() {
+    fn unfinished_handshakes_leave_a_bounded_number_of_entries() {
         let ca = TestCa::new("example.org");
         let chain = ca.svid("/a").chain;
         let verified = found(&ca, &chain);
@@ -139,7 +139,7 @@ mod tests {
         }
     }
 
-    /// How often a chain was verified until there was a peer, or none.
+    /// Counts how often a chain is verified during `work`.
     fn verified(work: impl FnOnce()) -> usize {
         let before = VERIFIED.get();
         work();
@@ -147,26 +147,26 @@ mod tests {
     }
 
     #[test]
-    fn a_chain_is_verified_once_for_its_handshake_and_the_peer_and_by_other_bundles_once_more() {
+    fn handshake_and_peer_verify_a_chain_once_together() {
         let ca = TestCa::new("example.org");
         let issued = ca.svid("/a");
         let with = |same: bool| {
             verified(|| {
                 let (tls, source) = judged_by(&bundles(&[&ca]), presenting(&issued));
                 let trust = source.current();
-                // A copy has the same roots, and knows nothing of the handshake.
+                // A copy has the same roots and an empty cache.
                 let copy = TrustBundles::clone(&trust.bundles);
                 let bundles = if same { &*trust.bundles } else { &copy };
                 let peer = crate::identity::Peer::of_client(&tls, NOW, bundles).unwrap();
                 assert_eq!((peer.spiffe_id().path(), peer.not_after()), ("/a", NOW.plus(HOUR)));
             })
         };
-        // The client verifies the server's chain, too.
+        // The client verifies the chain of the server as well.
         assert_eq!((with(true), with(false)), (2, 3));
     }
 
     #[test]
-    fn bundles_that_changed_in_any_way_know_nothing_of_what_verified_before() {
+    fn any_change_of_the_bundles_empties_the_cache() {
         let (ca, other) = (TestCa::new("example.org"), TestCa::new("other.example"));
         let chain = ca.svid("/a").chain;
         let verified = found(&ca, &chain);
@@ -179,7 +179,7 @@ mod tests {
         assert!(knows(&kept()));
         let pem = other.pem();
         let mut added = kept();
-        added.add_all(&bundles(&[&other]), |_| true);
+        added.add_missing(&bundles(&[&other]), |_| true);
         for changed in [
             kept().clone(),
             kept().with_pem(other.domain(), "bundle", pem.as_bytes(), NOW).unwrap(),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn who_does_not_hold_the_key_is_no_peer_though_its_chain_was_verified() {
+    fn a_verified_chain_without_its_key_makes_no_peer() {
         let ca = TestCa::new("example.org");
         let (victim, thief) = (ca.svid("/victim"), ca.svid("/thief"));
         let stolen = crate::identity::testing::Issued { chain: victim.chain.clone(), key: thief.key };
@@ -202,7 +202,7 @@ mod tests {
         let clock = std::sync::Arc::new(crate::clock::manual::ManualClock::new(NOW));
         let config = crate::identity::server_config(source.clone(), clock, &[]);
         assert!(shaken(config, presenting(&stolen)).is_err());
-        // What is left of it says who the chain is of, to whoever comes with that chain and its key, and to nobody else.
+        // The entry that is left serves only a client that has both that chain and its key.
         let left = source.current().bundles.handshakes().take(&victim.chain, CLIENT, NOW).unwrap();
         assert_eq!(left.leaf.spiffe_id.path(), "/victim");
     }

@@ -1,4 +1,4 @@
-//! The rules for the certificate of a workload (X509-SVID sections 2 to 5.2), without those about its path to a root.
+//! The rules for the certificate of a workload (X509-SVID sections 2 to 5.2), except those about its path to a root.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -20,14 +20,14 @@ use super::{
 };
 use crate::{clock::Wall, limits, name::SpiffeId, secret::sha256};
 
-/// The facts of a leaf that kept every rule for leaves. Says nothing of who signed it: that is a path's.
+/// The facts of a leaf that keeps every rule for leaves. Who signed it is the question of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// The one URI of its subject alternative name.
+    /// The only URI of its subject alternative name.
     pub spiffe_id: SpiffeId,
-    /// Valid from here, inclusive.
+    /// The begin of its validity, inclusive.
     pub not_before: Wall,
-    /// Valid until here, exclusive: at this moment it is over.
+    /// The end of its validity, exclusive.
     pub not_after: Wall,
     /// SHA-256 of its DER: the `x5t#S256` of RFC 8705 section 3.1.
     pub x5t_s256: [u8; 32],
@@ -50,7 +50,7 @@ impl Leaf {
         Ok(Leaf { spiffe_id, not_before, not_after, x5t_s256: sha256(der), serial: serial(&cert)? })
     }
 
-    /// Whether it is valid now. No leeway: issuers set NotBefore back.
+    /// Checks that it is valid now. There is no leeway: issuers set NotBefore back.
     pub fn check_time(&self, now: Wall) -> Result<(), SvidError> {
         if now < self.not_before {
             return Err(SvidError::NotYetValid { not_before: self.not_before });
@@ -61,7 +61,7 @@ impl Leaf {
         Ok(())
     }
 
-    /// Whether its life is no longer than an SVID's may be.
+    /// Checks that its life is at most `life_max`.
     pub fn check_life(&self, life_max: Duration) -> Result<(), SvidError> {
         let life = self.not_after.since(self.not_before);
         if life > life_max {
@@ -71,22 +71,22 @@ impl Leaf {
     }
 }
 
-/// What the peer does in the handshake.
+/// The role of the peer in the handshake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Client,
     Server,
 }
 
-/// A leaf whose chain verified.
+/// A leaf whose chain was verified.
 #[derive(Clone, Debug)]
 pub(super) struct VerifiedLeaf {
     pub(super) leaf: Leaf,
-    /// The first end of a life on the path: the leaf's, or that of a certificate above it.
+    /// When the first certificate of the path expires: the leaf, or one above it.
     pub(super) ends: Wall,
 }
 
-/// Reads one certificate and nothing after it.
+/// Reads one certificate. Bytes after it are an error.
 pub(super) fn parse_certificate(der: &[u8]) -> Result<X509Certificate<'_>, SvidError> {
     if der.len() > limits::CERTIFICATE_BYTES_MAX {
         return Err(SvidError::CertificateTooLarge { bytes: der.len() });
@@ -101,13 +101,13 @@ pub(super) fn parse_certificate(der: &[u8]) -> Result<X509Certificate<'_>, SvidE
     Ok(cert)
 }
 
-/// NotBefore and NotAfter. What lies before 1970 becomes 1970.
+/// Returns NotBefore and NotAfter. Times before 1970 become 1970.
 pub(super) fn validity(cert: &X509Certificate<'_>) -> (Wall, Wall) {
     let wall = |seconds: i64| Wall::from_seconds(u64::try_from(seconds).unwrap_or(0));
     (wall(cert.validity().not_before.timestamp()), wall(cert.validity().not_after.timestamp()))
 }
 
-/// An extension that is there at most once. Whether it can be read is for its reader to say.
+/// Finds an extension that may occur once. The caller checks that it can be read.
 pub(super) fn extension<'c, 'a>(
     cert: &'c X509Certificate<'a>,
     oid: &Oid<'_>,
@@ -116,7 +116,7 @@ pub(super) fn extension<'c, 'a>(
     cert.get_extension_unique(oid).map_err(|_| SvidError::ExtensionRepeated { extension: name.to_owned() })
 }
 
-/// The key usage and whether it is critical.
+/// Returns the key usage, and whether it is critical.
 pub(super) fn key_usage<'c>(
     cert: &'c X509Certificate<'_>,
 ) -> Result<Option<(&'c KeyUsage, bool)>, SvidError> {
@@ -129,7 +129,7 @@ pub(super) fn key_usage<'c>(
     }
 }
 
-/// Whether basic constraints are there, and then whether they say CA.
+/// Returns the CA flag of the basic constraints; `None` without that extension.
 pub(super) fn is_ca(cert: &X509Certificate<'_>) -> Result<Option<bool>, SvidError> {
     match extension(cert, &OID_X509_EXT_BASIC_CONSTRAINTS, "basic constraints")? {
         None => Ok(None),
@@ -140,7 +140,7 @@ pub(super) fn is_ca(cert: &X509Certificate<'_>) -> Result<Option<bool>, SvidErro
     }
 }
 
-/// The subject alternative names and whether they are critical.
+/// Returns the subject alternative names, and whether the extension is critical.
 pub(super) fn alternative_names<'c, 'a>(
     cert: &'c X509Certificate<'a>,
 ) -> Result<Option<AlternativeNames<'c, 'a>>, SvidError> {
@@ -158,13 +158,13 @@ pub(super) fn alternative_names<'c, 'a>(
 
 pub(super) struct AlternativeNames<'c, 'a> {
     pub(super) names: &'c [GeneralName<'a>],
-    /// URIs by their tag, whether they can be read or not.
+    /// The number of names with the tag of a URI, readable or not.
     pub(super) uris: usize,
     critical: bool,
 }
 
-/// Counts the entries with the tag of a URI in the raw extension. The parsers leave out what is not UTF-8, and an SVID
-/// with a second URI must not pass because that one cannot be read. Names of every kind have a bound together.
+/// Counts the names with the tag of a URI in the raw extension. The parsers skip names that are not UTF-8, and an unreadable
+/// second URI must not go unnoticed. The number of names of all kinds together is bounded.
 fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
     const URI: Tag = Tag(6);
     let (rest, names) = Sequence::from_der(extension_value).map_err(|_| SvidError::SanInvalid)?;
@@ -175,10 +175,11 @@ fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
     let (mut found, mut uris) = (0usize, 0);
     while !names.is_empty() {
         let (rest, name) = Any::from_der(names).map_err(|_| SvidError::SanInvalid)?;
-        // otherName, x400Address, directoryName and ediPartyName are of parts, each other kind is one value.
-        let of_parts = matches!(name.tag().0, 0 | 3..=5);
+        // otherName, x400Address, directoryName and ediPartyName are constructed; the other kinds are primitive.
+        let must_be_constructed = matches!(name.tag().0, 0 | 3..=5);
         let written = names.len().saturating_sub(rest.len()).saturating_sub(name.data.len());
-        let is_der = name.header.is_constructed() == of_parts && written == header_bytes(name.data.len());
+        let is_der =
+            name.header.is_constructed() == must_be_constructed && written == header_bytes(name.data.len());
         if name.class() != Class::ContextSpecific || !is_der {
             return Err(SvidError::SanInvalid);
         }
@@ -192,7 +193,7 @@ fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
     Ok(uris)
 }
 
-/// The bytes before a value of so many: a tag below 31, and a length that is as short as it can be. The parser takes others.
+/// The bytes of a DER header for a value of this length: a tag below 31 and the shortest length. The parser accepts longer ones.
 fn header_bytes(value: usize) -> usize {
     match value {
         0..=0x7f => 2,
@@ -227,7 +228,7 @@ fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
     uri.parse().map_err(SvidError::NotASpiffeId)
 }
 
-/// No extension twice, none critical that is not understood here or by webpki.
+/// Checks that no extension is repeated, and that each critical one is known here or to webpki.
 fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
     let known = [
         OID_X509_EXT_SUBJECT_ALT_NAME,
@@ -275,7 +276,7 @@ fn check_key_usage(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
     Ok(())
 }
 
-/// May be absent; both purposes must be in it where it is there.
+/// Checks the extended key usage. It may be absent; if present, it must have both purposes.
 fn check_extended_key_usage(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
     const NAME: &str = "extended key usage";
     let Some(found) = extension(cert, &OID_X509_EXT_EXTENDED_KEY_USAGE, NAME)? else { return Ok(()) };
@@ -293,7 +294,7 @@ fn check_extended_key_usage(cert: &X509Certificate<'_>) -> Result<(), SvidError>
 
 fn serial(cert: &X509Certificate<'_>) -> Result<String, SvidError> {
     let raw = cert.raw_serial();
-    // 20 bytes and a leading zero that keeps the number positive.
+    // 20 bytes, and a leading zero that keeps the number positive.
     if raw.len() > 21 {
         return Err(SvidError::SerialTooLong);
     }

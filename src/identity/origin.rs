@@ -1,4 +1,4 @@
-//! Where an identity comes from, as it is configured.
+//! The configured origin of an identity.
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
@@ -15,9 +15,9 @@ use crate::{clock::Clock, limits, name::TrustDomain};
 /// Where our own SVID comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// A chain, leaf first, and its key.
+    /// Files with a chain, leaf first, and its key.
     Files { cert: PathBuf, key: PathBuf },
-    /// The SPIFFE agent of this machine, with the bundles that it has.
+    /// The SPIFFE agent of this machine, which also gives bundles.
     WorkloadApi { endpoint: WorkloadEndpoint, pick: Pick },
 }
 
@@ -25,20 +25,20 @@ pub enum Origin {
 #[derive(Clone, Debug)]
 pub struct IdentityOptions {
     pub origin: Origin,
-    /// Roots from files, of trust domains that the agent says nothing of.
+    /// Roots from files, for trust domains that the agent does not give.
     pub bundles: Vec<(TrustDomain, PathBuf)>,
     /// Bundle endpoints of foreign trust domains.
     pub federation: Vec<BundleEndpoint>,
-    /// Of other trust domains nobody is trusted. `None`: all that there are roots of.
+    /// The only trust domains that are trusted. `None`: all that have roots.
     pub allowed: Option<BTreeSet<TrustDomain>>,
-    /// The longest life of an SVID that is accepted.
+    /// The longest accepted life of an SVID.
     pub svid_life_max: Duration,
-    /// How long the last good SVID and roots are used while their source fails.
+    /// How long the last good SVID and roots are used while their origin fails.
     pub outage_max: Duration,
 }
 
 impl IdentityOptions {
-    /// With the bounds of `limits`.
+    /// Takes the bounds from `limits`.
     pub fn new(origin: Origin, bundles: Vec<(TrustDomain, PathBuf)>) -> Self {
         IdentityOptions {
             origin,
@@ -50,7 +50,7 @@ impl IdentityOptions {
         }
     }
 
-    /// The source. Files are read now; everything else is asked once somebody follows it.
+    /// Opens the source. Files are read now; the network is used once [`IdentitySource::follow`] runs.
     pub fn open(self, clock: Arc<dyn Clock>) -> Result<Arc<dyn IdentitySource>, LoadError> {
         let files = |svid, bundles| {
             let files = IdentityFiles { svid, bundles };

@@ -1,4 +1,4 @@
-//! What is shown of an origin that has to be asked.
+//! What a source over the network shows while it retries.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -19,20 +19,20 @@ use crate::{
     limits,
 };
 
-/// The last word of an origin: without what expires meanwhile, and no longer than it may fail. What is asked, and what an answer
-/// means, is for the source whose part this is.
+/// The last good answer of an origin. Roots that expire are dropped, and everything is dropped after too long an outage. The
+/// source that owns this decides what to request and what an answer means.
 pub(super) struct OriginStatus {
-    /// What it is, for people: `the SPIFFE agent`.
+    /// The name of the origin in log lines, such as `the SPIFFE agent`.
     origin: String,
     clock: Arc<dyn Clock>,
     svid_life_max: Duration,
     published: Published,
     outage: Mutex<Outage>,
-    again: Notify,
+    retry: Notify,
 }
 
 impl OriginStatus {
-    /// With what is shown until the first answer.
+    /// Shows `shown` until the first answer.
     pub(super) fn new(
         origin: String,
         shown: TrustBundles,
@@ -46,7 +46,7 @@ impl OriginStatus {
             svid_life_max: shown.svid_life_max(),
             published: Published::new(None, shown, standing),
             outage: Mutex::new(Outage::new(outage_max)),
-            again: Notify::new(),
+            retry: Notify::new(),
         }
     }
 
@@ -58,65 +58,65 @@ impl OriginStatus {
         self.published.watch()
     }
 
-    /// No bundles yet, or any more.
-    pub(super) fn nobody(&self) -> TrustBundles {
+    /// Bundles that trust no one.
+    pub(super) fn no_bundles(&self) -> TrustBundles {
         TrustBundles::empty().with_svid_life_max(self.svid_life_max)
     }
 
-    // ---------- what the origin says ----------
+    // ---------- answers ----------
 
     pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: SourceState) {
         self.published.replace(svid, bundles, standing);
     }
 
-    /// Says how it stands. What is shown stays.
-    pub(super) fn stand(&self, standing: SourceState) {
-        self.published.stand(standing);
+    /// Publishes another state. The SVID and the bundles stay.
+    pub(super) fn set_state(&self, standing: SourceState) {
+        self.published.set_state(standing);
     }
 
-    /// It answered what can be used.
-    pub(super) fn answered(&self) {
-        self.outage().over();
+    /// Ends the outage: the origin gave a usable answer.
+    pub(super) fn end_outage(&self) {
+        self.outage().end();
     }
 
-    /// It fails; answers since when.
-    pub(super) fn failing(&self) -> Wall {
+    /// Begins an outage unless one is under way, and returns when it began.
+    pub(super) fn begin_outage(&self) -> Wall {
         let now = self.clock.now();
-        self.outage().since(now.wall, now.boot)
+        self.outage().begin(now.wall, now.boot)
     }
 
-    // ---------- when it is asked ----------
+    // ---------- retries ----------
 
-    /// Has it asked at once, where it waits to be.
-    pub(super) fn ask_now(&self) {
-        self.again.notify_waiters();
+    /// Ends the present wait for a retry.
+    pub(super) fn retry_now(&self) {
+        self.retry.notify_waiters();
     }
 
-    /// Resolves when somebody wants it asked at once.
-    pub(super) async fn wanted_now(&self) {
-        self.again.notified().await;
+    /// Waits until [`OriginStatus::retry_now`] is called.
+    pub(super) async fn retry_requested(&self) {
+        self.retry.notified().await;
     }
 
-    /// Resolves when it is asked again after a wait.
-    pub(super) async fn wanted_after(&self, wait: Duration) {
+    /// Waits before a retry, or until one is requested.
+    pub(super) async fn wait_to_retry(&self, wait: Duration) {
         tokio::select! {
             () = self.clock.sleep(wait) => {}
-            () = self.wanted_now() => {}
+            () = self.retry_requested() => {}
         }
     }
 
-    /// Asks, which never ends, until `shutdown`, and drops what expires meanwhile.
-    pub(super) async fn follow(&self, asking: impl Future<Output = ()>, shutdown: CancellationToken) {
+    /// Runs the endless `polling` until `shutdown`, and meanwhile drops what expires.
+    pub(super) async fn follow(&self, polling: impl Future<Output = ()>, shutdown: CancellationToken) {
         tokio::select! {
             () = shutdown.cancelled() => {}
-            () = asking => {}
-            () = self.tend() => {}
+            () = polling => {}
+            () = self.drop_expired() => {}
         }
     }
 
-    /// Drops what expires, and everything once the origin has failed for too long.
-    async fn tend(&self) {
-        let mut said_expired = false;
+    /// Drops what expires, and everything when the outage has lasted too long.
+    async fn drop_expired(&self) {
+        let mut is_reported = false;
         loop {
             self.clock.sleep(limits::IDENTITY_POLL).await;
             let now = self.clock.now().wall;
@@ -125,19 +125,19 @@ impl OriginStatus {
                 tracing::warn!(origin = self.origin, %bundles, "roots expired and were dropped");
                 self.replace(trust.svid.clone(), bundles, trust.standing.clone());
             }
-            self.give_up_in_time();
+            self.give_up_if_overdue();
             let expired = trust.svid.as_ref().filter(|svid| now >= svid.not_after());
             if let Some(svid) = expired
-                && !said_expired
+                && !is_reported
             {
-                tracing::error!(%svid, "our own SVID has expired and was not replaced: nobody will accept it");
+                tracing::error!(%svid, "our own SVID has expired and was not replaced: no peer will accept it");
             }
-            said_expired = expired.is_some();
+            is_reported = expired.is_some();
         }
     }
 
-    fn give_up_in_time(&self) {
-        let Some(since) = self.outage().too_long(self.clock.now().boot) else { return };
+    fn give_up_if_overdue(&self) {
+        let Some(since) = self.outage().overdue_since(self.clock.now().boot) else { return };
         let trust = self.current();
         let why = match &trust.standing {
             SourceState::Awaited { why }
@@ -145,8 +145,8 @@ impl OriginStatus {
             | SourceState::Ended { why, .. } => why.clone(),
             SourceState::Good | SourceState::GivenUp { .. } => return,
         };
-        tracing::error!(origin = self.origin, %since, %why, "it failed for longer than the limit: nobody is trusted by its word any more");
-        self.replace(None, self.nobody(), SourceState::GivenUp { since, why });
+        tracing::error!(origin = self.origin, %since, %why, "it failed for longer than the limit: its identities and roots are no longer used");
+        self.replace(None, self.no_bundles(), SourceState::GivenUp { since, why });
     }
 
     fn outage(&self) -> MutexGuard<'_, Outage> {

@@ -1,4 +1,4 @@
-//! The way from a leaf to a root of its own trust domain (X509-SVID section 5.1, RFC 5280 section 6).
+//! The path from a leaf to a root of its own trust domain (X509-SVID section 5.1, RFC 5280 section 6).
 
 use std::{cell::RefCell, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{clock::Wall, limits, name::TrustDomain};
 
 #[cfg(test)]
 thread_local! {
-    /// How often this thread has verified a chain.
+    /// Counts the chains that this thread has verified.
     pub(super) static VERIFIED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
@@ -54,7 +54,7 @@ pub(super) fn verify(
     Ok(VerifiedLeaf { ends: leaf.not_after.min(path_ends), leaf })
 }
 
-/// Finds a path on which every certificate keeps every rule, and says when the first one above the leaf ends.
+/// Finds a path on which every certificate keeps every rule, and returns when the first certificate above the leaf expires.
 fn build(
     leaf: &CertificateDer<'_>,
     above: &[CertificateDer<'_>],
@@ -67,7 +67,7 @@ fn build(
     let at = UnixTime::since_unix_epoch(Duration::from_millis(now.0));
     let ends = RefCell::new(Wall(0));
     let broken = RefCell::new(None);
-    // webpki calls this for each path that it found good, and goes on looking when it is refused.
+    // webpki calls this for each path that it accepts. If it fails, webpki looks for another path.
     let check = |path: &VerifiedPath<'_>| match check_signers(path, now, roots) {
         Ok(first_end) => {
             *ends.borrow_mut() = first_end;
@@ -85,7 +85,7 @@ fn build(
     }
 }
 
-/// The rules about a path that webpki does not check: key usage, SPIFFE IDs of signers, the life of the root.
+/// Checks the rules about a path that webpki does not: key usage, SPIFFE IDs of signers, the life of the root.
 fn check_signers(path: &VerifiedPath<'_>, now: Wall, roots: &Roots) -> Result<Wall, SvidError> {
     let root = roots.life_of(path.anchor()).ok_or(SvidError::Malformed)?;
     root.check_time(now)?;

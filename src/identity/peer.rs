@@ -7,10 +7,10 @@ use rustls::{ClientConnection, ServerConnection, pki_types::CertificateDer};
 use super::{bundle::TrustBundles, leaf::Side, path, svid_error::SvidError};
 use crate::{clock::Wall, name::SpiffeId};
 
-/// The other side of a TLS connection, whose X.509-SVID verified. Only this module makes one, from a finished handshake
-/// that proved the possession of the key; whoever holds one may rely on its SPIFFE ID until [`Peer::not_after`].
+/// The other side of a TLS connection, with a verified X.509-SVID. Only this module makes one, from a finished handshake
+/// that proved possession of the private key. Its SPIFFE ID can be relied on until [`Peer::not_after`].
 ///
-/// A clone is a pointer. It holds the presented chain, so that it can be verified again when the bundles change.
+/// A clone is a pointer. It keeps the presented chain, so that it can be verified again when the bundles change.
 #[derive(Clone)]
 pub struct Peer(Arc<PeerFacts>);
 
@@ -25,15 +25,15 @@ struct PeerFacts {
 }
 
 impl Peer {
-    /// The client of a connection that a server has accepted.
+    /// Returns the client of a connection that a server has accepted.
     ///
-    /// A `Peer` rests on these very bundles, and [`Peer::bundle_revision`] says which they were. Where the handshake verified the
-    /// chain against them, that counts; else it is verified now, whatever configuration the connection was made with.
+    /// The chain counts as verified if the handshake verified it against these bundles. Otherwise it is verified now, whatever
+    /// TLS configuration the connection has. [`Peer::bundle_revision`] says which bundles they were.
     pub fn of_client(tls: &ServerConnection, now: Wall, bundles: &TrustBundles) -> Result<Peer, SvidError> {
         Self::verified(tls.is_handshaking(), tls.peer_certificates(), Side::Client, now, bundles)
     }
 
-    /// The server of a connection that a client has made.
+    /// Returns the server of a connection that a client has opened.
     pub fn of_server(tls: &ClientConnection, now: Wall, bundles: &TrustBundles) -> Result<Peer, SvidError> {
         Self::verified(tls.is_handshaking(), tls.peer_certificates(), Side::Server, now, bundles)
     }
@@ -65,8 +65,7 @@ impl Peer {
         &self.0.spiffe_id
     }
 
-    /// From here on the peer is nobody: the NotAfter of its SVID, exclusive, or of a certificate that vouches for it where
-    /// that comes first.
+    /// When its identity ends, exclusive: the NotAfter of its SVID, or of a certificate above it if that is earlier.
     pub fn not_after(&self) -> Wall {
         self.0.not_after
     }
@@ -86,7 +85,7 @@ impl Peer {
         self.0.bundle_revision
     }
 
-    /// Whether its time is not over. For each use; costs a comparison.
+    /// Checks that it has not expired. Cheap enough for each use.
     pub fn check_time(&self, now: Wall) -> Result<(), SvidError> {
         if now >= self.0.not_after {
             return Err(SvidError::Expired { not_after: self.0.not_after });
@@ -94,9 +93,9 @@ impl Peer {
         Ok(())
     }
 
-    /// Until when it would be accepted now: its time is not over, and its chain verifies against these bundles. Never after
-    /// [`Peer::not_after`], and before it where what vouches for it by these bundles ends sooner. For a change of the bundles;
-    /// costs the signatures of the chain where they differ from those it was made with.
+    /// Checks that it has not expired and that its chain verifies against these bundles, and returns until when that is true:
+    /// [`Peer::not_after`], or earlier if a certificate of the new path expires earlier. For use after a change of the bundles.
+    /// It verifies the signatures of the chain if the bundles are not those of the last verification.
     pub fn check(&self, now: Wall, bundles: &TrustBundles) -> Result<Wall, SvidError> {
         self.check_time(now)?;
         if bundles.revision() == self.0.bundle_revision {
@@ -106,7 +105,7 @@ impl Peer {
         Ok(verified.ends.min(self.0.not_after))
     }
 
-    /// [`Peer::check`] where the rule that it breaks is of no interest.
+    /// Whether [`Peer::check`] succeeds.
     pub fn is_current(&self, now: Wall, bundles: &TrustBundles) -> bool {
         self.check(now, bundles).is_ok()
     }

@@ -1,5 +1,5 @@
-//! The rules for certificates that sign others, roots and intermediates (X509-SVID sections 3.2, 4.1 and 4.3): those
-//! that webpki does not check.
+//! The rules for certificates that sign others, roots and intermediates (X509-SVID sections 3.2, 4.1 and 4.3). These are
+//! the ones that webpki does not check.
 
 use x509_parser::extensions::GeneralName;
 
@@ -29,7 +29,7 @@ impl SigningLife {
         }
         check_key(&cert)?;
         for name in alternative_names(&cert)?.map(|san| san.names).unwrap_or_default() {
-            // An ID of its own is optional. It may be of another trust domain: what counts is in whose bundle the root is.
+            // A SPIFFE ID is optional here. It may be of another trust domain: only the bundle with the root counts.
             if let GeneralName::URI(uri) = name
                 && let Some(domain) = uri.strip_prefix("spiffe://")
                 && domain.parse::<TrustDomain>().is_err()
@@ -52,7 +52,7 @@ impl SigningLife {
     }
 }
 
-/// Whether the signature that a certificate carries can be checked. A root's own is not: nothing depends on it.
+/// Checks that the signature on a certificate can be verified. That of a root is never verified: nothing depends on it.
 pub(super) fn check_signature_algorithm(der: &[u8]) -> Result<(), SvidError> {
     check_signature(&parse_certificate(der)?)
 }

@@ -1,4 +1,4 @@
-//! Where our own SVID and the trust bundles come from.
+//! The sources of our own SVID and of the trust bundles.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,22 +14,21 @@ use super::{
 };
 use crate::clock::{Clock, Wall};
 
-/// Our own SVID and whom we trust, at one moment.
+/// Our own SVID and the roots that we trust, at one moment.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// Grows with every change of either.
+    /// Grows with every change of the SVID or the bundles.
     pub revision: u64,
-    /// Absent where a process only verifies, has not got one yet, or may not use it any more: it then accepts and makes no
-    /// connection.
+    /// `None` if the process only verifies, has no SVID yet, or may not use it any more. It then accepts and opens no connections.
     pub svid: Option<Arc<X509Svid>>,
-    /// Its own revision grows only when the roots change.
+    /// The revision of the bundles grows only when the roots change.
     pub bundles: Arc<TrustBundles>,
-    /// Whether this is what the origin says now, or what it said last.
+    /// Whether this is current or the last good answer.
     pub standing: SourceState,
 }
 
 impl Trust {
-    /// Whether connections can be made and accepted with it.
+    /// Checks that connections can be opened and accepted with it.
     pub fn check(&self, now: Wall) -> Result<(), Unusable> {
         match &self.standing {
             SourceState::Awaited { why } => return Err(Unusable::Awaited { why: why.clone() }),
@@ -49,39 +48,39 @@ impl Trust {
     }
 }
 
-/// Whether a reload found anything new.
+/// Whether a reload found a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadOutcome {
     Changed,
     Unchanged,
 }
 
-/// Gives the present [`Trust`], and says when it changes. Every handshake asks anew, so that a rotation needs no restart.
+/// Gives the current [`Trust`] and reports changes. Every handshake reads it again, so that a rotation needs no restart.
 pub trait IdentitySource: Send + Sync + 'static {
-    /// Never waits.
+    /// Returns at once.
     fn current(&self) -> Arc<Trust>;
 
-    /// Sees every change that comes after this call, of the standing too.
+    /// Reports every change after this call, including those of the state.
     fn watch(&self) -> watch::Receiver<Arc<Trust>>;
 
-    /// Keeps it current until `shutdown`: as a task of its own, once. A source whose owner replaces its trust has nothing to
-    /// follow.
+    /// Keeps the trust current until `shutdown`. Run it once, as a separate task. The default does nothing, for a source whose
+    /// owner replaces the trust.
     fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
         Box::pin(shutdown.cancelled_owned())
     }
 
-    /// How many of the origins behind it do not stand well.
+    /// The number of its origins whose state is not good.
     fn failing(&self) -> usize {
         usize::from(self.current().standing != SourceState::Good)
     }
 
-    /// Asks the origin anew at once. What was before stays where it cannot be used.
+    /// Reads the origin again at once. If the result is unusable, the present trust stays.
     fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         Ok(ReloadOutcome::Unchanged)
     }
 }
 
-/// A trust that is in memory already, and that its owner replaces.
+/// A source whose owner replaces the trust.
 #[derive(Debug)]
 pub struct StaticSource(Published);
 
@@ -106,7 +105,7 @@ impl IdentitySource for StaticSource {
     }
 }
 
-/// The trust that a source shows, and the one place that counts its revisions.
+/// The trust that a source shows. Only this type counts revisions.
 #[derive(Debug)]
 pub(super) struct Published(watch::Sender<Arc<Trust>>);
 
@@ -121,7 +120,7 @@ impl Published {
         })))
     }
 
-    /// Shows another trust. The bundles keep their revision where they trust the same roots.
+    /// Replaces the trust. The bundles keep their revision if they trust the same roots.
     pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: SourceState) {
         self.0.send_modify(|trust| {
             let bundles = if bundles.trusts_as(&trust.bundles) {
@@ -134,8 +133,8 @@ impl Published {
         });
     }
 
-    /// Says how the source stands now. What it shows stays. Nobody is woken for what they know.
-    pub(super) fn stand(&self, standing: SourceState) {
+    /// Replaces the state only. Watchers are woken only if it differs.
+    pub(super) fn set_state(&self, standing: SourceState) {
         self.0.send_if_modified(|trust| {
             let changes = trust.standing != standing;
             if changes {
@@ -156,11 +155,11 @@ impl Published {
 
 fn warn_of_shared_roots(bundles: &TrustBundles) {
     for (one, other) in bundles.shared_roots() {
-        tracing::warn!(%one, %other, "two trust domains share a root: each can make identities of the other");
+        tracing::warn!(%one, %other, "two trust domains share a root: each can issue identities of the other");
     }
 }
 
-/// Why there is no identity to begin with.
+/// Why a process has no first identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
     #[error("no identity was issued within {} s: {why}", waited.as_secs())]
@@ -169,19 +168,20 @@ pub enum NoIdentity {
     Never { why: String },
 }
 
-/// Waits until a source that somebody follows has an SVID. A new workload is often faster than its registration entry.
+/// Waits until a source has an SVID, while [`IdentitySource::follow`] runs. A new workload often starts before its registration
+/// entry reaches the agent.
 ///
-/// `say` is told once, with the reason, when there is something to wait for.
+/// Calls `report` once, with the reason for waiting.
 pub async fn wait_for_identity(
     source: &dyn IdentitySource,
     clock: &dyn Clock,
     wait: Duration,
-    say: impl FnOnce(&str),
+    report: impl FnOnce(&str),
 ) -> Result<Arc<Trust>, NoIdentity> {
     let mut trusts = source.watch();
     let deadline = clock.sleep(wait);
     tokio::pin!(deadline);
-    let mut say = Some(say);
+    let mut report = Some(report);
     loop {
         let trust = trusts.borrow_and_update().clone();
         let why = match &trust.standing {
@@ -192,11 +192,11 @@ pub async fn wait_for_identity(
             SourceState::Good => return Err(NoIdentity::Never { why: "no SVID is configured".to_owned() }),
             SourceState::Awaited { why } | SourceState::Stale { why, .. } => why.clone(),
         };
-        // Before the first answer there is nothing to tell.
+        // Before the first answer there is nothing to report.
         if why != SourceState::NOT_ASKED_YET
-            && let Some(say) = say.take()
+            && let Some(report) = report.take()
         {
-            say(&why);
+            report(&why);
         }
         tokio::select! {
             changed = trusts.changed() => {

@@ -19,11 +19,10 @@ use super::{
 };
 use crate::{clock::Wall, limits, name::SpiffeId};
 
-/// The SVID that this process presents. Its leaf keeps the rules for leaves and its key is the leaf's; whether it is
-/// valid now is asked at each use, since it is rotated under us.
+/// The SVID that this process presents. Its leaf keeps the rules for leaves, and its key is that of the leaf. Its validity
+/// is checked at each use.
 ///
-/// The key's file is wiped from memory once ring has taken the key from it. Ring keeps what it signs with, and shows it
-/// to nobody.
+/// The bytes of the key file are wiped from memory once ring has parsed the key. Ring keeps the parsed key private.
 pub struct X509Svid {
     leaf: Leaf,
     certified: Arc<CertifiedKey>,
@@ -56,11 +55,11 @@ impl X509Svid {
             .iter()
             .any(|mark| key.windows(mark.len()).any(|part| part == *mark));
         if is_encrypted {
-            return Err(LoadFault::KeyEncrypted.of(key_file));
+            return Err(LoadFault::KeyEncrypted.in_file(key_file));
         }
         let der = PrivateKeyDer::from_pem_slice(key).map_err(|e| {
             if matches!(e, pem::Error::NoItemsFound) { LoadFault::NoKey } else { LoadFault::NotPem }
-                .of(key_file)
+                .in_file(key_file)
         })?;
         Self::of(cert_file, chain, key_file, der)
     }
@@ -73,15 +72,15 @@ impl X509Svid {
     ) -> Result<Self, LoadError> {
         let key = any_supported_type(&der);
         der.zeroize();
-        let first = chain.first().ok_or_else(|| LoadFault::NoCertificate.of(cert_file))?;
-        let broken = |number, why| LoadFault::Certificate { number, why }.of(cert_file);
+        let first = chain.first().ok_or_else(|| LoadFault::NoCertificate.in_file(cert_file))?;
+        let broken = |number, why| LoadFault::Certificate { number, why }.in_file(cert_file);
         let leaf = Leaf::parse(first).map_err(|why| broken(1, why))?;
         for (above, number) in chain.iter().skip(1).zip(2..) {
             SigningLife::parse(above).map_err(|why| broken(number, why))?;
             check_signature_algorithm(above).map_err(|why| broken(number, why))?;
         }
-        let certified = CertifiedKey::new(chain, key.map_err(|_| LoadFault::KeyUnusable.of(key_file))?);
-        certified.keys_match().map_err(|_| LoadFault::KeyOfAnother.of(key_file))?;
+        let certified = CertifiedKey::new(chain, key.map_err(|_| LoadFault::KeyUnusable.in_file(key_file))?);
+        certified.keys_match().map_err(|_| LoadFault::KeyOfAnother.in_file(key_file))?;
         Ok(X509Svid { leaf, certified: Arc::new(certified) })
     }
 
@@ -89,19 +88,19 @@ impl X509Svid {
         &self.leaf.spiffe_id
     }
 
-    /// Its end, exclusive.
+    /// When it expires, exclusive.
     pub fn not_after(&self) -> Wall {
         self.leaf.not_after
     }
 
-    /// What its leaf says.
+    /// The facts of its leaf.
     pub fn leaf(&self) -> &Leaf {
         &self.leaf
     }
 
-    /// Judges it as a peer would in a handshake: its time, its life and, if its trust domain has a bundle here, its path to a
-    /// root. Without that bundle, the lives of the certificates above the leaf.
-    pub fn judge(&self, bundles: &TrustBundles, now: Wall) -> Result<(), SvidError> {
+    /// Checks it as a peer would in a handshake: its validity, its life and, if its trust domain has a bundle here, its path to
+    /// a root. Without that bundle it checks the validity of the certificates above the leaf.
+    pub fn verify(&self, bundles: &TrustBundles, now: Wall) -> Result<(), SvidError> {
         if bundles.roots(&self.leaf.spiffe_id.trust_domain()).is_some() {
             path::verify(&self.certified.cert, Side::Client, now, bundles)?;
             return path::verify(&self.certified.cert, Side::Server, now, bundles).map(drop);
@@ -116,7 +115,7 @@ impl X509Svid {
         self.leaf.check_time(now).is_ok()
     }
 
-    /// Whether both present the same: a chain may gain an intermediate under the same leaf.
+    /// Whether both present the same chain. A chain can change under the same leaf.
     pub(super) fn presents_as(&self, other: &X509Svid) -> bool {
         self.certified.cert == other.certified.cert
     }
@@ -126,7 +125,7 @@ impl X509Svid {
     }
 }
 
-/// Its SPIFFE ID and its end.
+/// Its SPIFFE ID and when it expires.
 impl fmt::Display for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, until {}", self.leaf.spiffe_id, self.leaf.not_after)

@@ -1,4 +1,4 @@
-//! Why a peer's certificates are no proof of an identity.
+//! Why the certificates of a peer do not prove an identity.
 
 use std::{error::Error, io};
 
@@ -11,10 +11,8 @@ use crate::{
     reason::Reason,
 };
 
-/// The rule that a presented chain breaks, with the section that states it. For the log of the one who refuses: the one
-/// who is refused reads a TLS alert and no more.
-///
-/// Each section is named with its standard.
+/// The rule that a presented chain breaks, with the standard and section that state it. It goes to the log of the side that
+/// refuses; the refused side sees only a TLS alert.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SvidError {
     // ---------- the presentation ----------
@@ -30,7 +28,7 @@ pub enum SvidError {
         limits::CERTIFICATE_BYTES_MAX
     )]
     CertificateTooLarge { bytes: usize },
-    #[error("the peer does not hold the private key of the leaf that it presented (RFC 8446 section 4.4.3)")]
+    #[error("the peer does not have the private key of the leaf that it presented (RFC 8446 section 4.4.3)")]
     NotPossessed,
 
     // ---------- the certificate ----------
@@ -44,7 +42,7 @@ pub enum SvidError {
     NotVersion3,
     #[error("the serial number is longer than 20 bytes (RFC 5280 section 4.1.2.2)")]
     SerialTooLong,
-    #[error("the extension {extension} is there twice (RFC 5280 section 4.2)")]
+    #[error("the extension {extension} is repeated (RFC 5280 section 4.2)")]
     ExtensionRepeated { extension: String },
     #[error("the extension {extension} cannot be read (RFC 5280 section 4.2.1)")]
     ExtensionMalformed { extension: &'static str },
@@ -82,7 +80,7 @@ pub enum SvidError {
         "the SPIFFE ID has no path (X509-SVID sections 3.1 and 5.2): it names a trust domain, not a workload"
     )]
     PathAbsent,
-    #[error("the URI is no SPIFFE ID (X509-SVID section 2): {0}")]
+    #[error("the URI is not a SPIFFE ID (X509-SVID section 2): {0}")]
     NotASpiffeId(NameError),
 
     // ---------- what a leaf may be used for ----------
@@ -159,12 +157,14 @@ pub enum SvidError {
     PathInvalid { found: String },
 
     // ---------- the other side ----------
-    #[error("the server is `{found}`, `{wanted}` was wanted: correct the address or the server's SPIFFE ID")]
+    #[error(
+        "the server is `{found}`, but `{wanted}` is configured: correct the address or the server's SPIFFE ID"
+    )]
     OtherServer { wanted: SpiffeId, found: SpiffeId },
 }
 
 impl SvidError {
-    /// The code for metrics, the log and the ledger.
+    /// Its code in metrics, the log and the ledger.
     pub fn reason(&self) -> Reason {
         use SvidError as E;
         match self {
@@ -220,14 +220,14 @@ impl SvidError {
         }
     }
 
-    /// Finds the rule in what rustls reported of a handshake, if it failed by one.
+    /// Finds the broken rule in the error of a handshake by rustls, if there is one.
     pub fn in_tls(error: &rustls::Error) -> Option<SvidError> {
         match error {
             rustls::Error::NoCertificatesPresented => Some(SvidError::NotPresented),
             rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
                 inner.downcast_ref::<SvidError>().cloned()
             }
-            // Of CertificateVerify: each rule about certificates is an error of ours.
+            // From CertificateVerify: all other certificate errors are our own.
             rustls::Error::InvalidCertificate(
                 CertificateError::BadSignature
                 | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
@@ -236,15 +236,15 @@ impl SvidError {
         }
     }
 
-    /// Finds the rule in what tokio-rustls reported of a handshake, if it failed by one.
+    /// Finds the broken rule in the error of a handshake by tokio-rustls, if there is one.
     pub fn in_io(error: &io::Error) -> Option<SvidError> {
         let inner: &(dyn Error + Send + Sync) = error.get_ref()?;
         inner.downcast_ref::<rustls::Error>().and_then(Self::in_tls)
     }
 }
 
-/// One alert for every rule about certificates, `certificate_unknown`: a refusal teaches a stranger nothing of whom we trust. A
-/// signature that does not fit the certificate is answered `decrypt_error` (RFC 8446 section 4.4.3), which tells of no rule.
+/// Every rule about certificates becomes the alert `certificate_unknown`, so that a refusal does not show whom we trust. A
+/// signature that does not match the certificate becomes `decrypt_error` (RFC 8446 section 4.4.3).
 impl From<SvidError> for rustls::Error {
     fn from(error: SvidError) -> Self {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(std::sync::Arc::new(error))))

@@ -121,15 +121,15 @@ fn an_intermediate_that_may_not_sign_is_refused_at_the_start() {
 fn our_own_svid_is_judged_as_a_peer_would_judge_it() {
     let ca = TestCa::new("example.org");
     let trust = bundles(&[&ca]);
-    assert_eq!(ca.svid("/a").svid().judge(&trust, NOW), Ok(()));
+    assert_eq!(ca.svid("/a").svid().verify(&trust, NOW), Ok(()));
     let long = ca.issue("spiffe://example.org/a", &|p| p.not_after = at(NOW.plus(30 * 24 * HOUR))).svid();
-    assert!(matches!(long.judge(&trust, NOW), Err(SvidError::LifeTooLong { .. })));
-    assert!(matches!(ca.svid("/a").svid().judge(&trust, NOW.plus(HOUR)), Err(SvidError::Expired { .. })));
+    assert!(matches!(long.verify(&trust, NOW), Err(SvidError::LifeTooLong { .. })));
+    assert!(matches!(ca.svid("/a").svid().verify(&trust, NOW.plus(HOUR)), Err(SvidError::Expired { .. })));
     let other = ca.impostor().svid("/a").svid();
-    assert!(other.judge(&trust, NOW).is_err(), "a root of ours did not sign it");
+    assert!(other.verify(&trust, NOW).is_err(), "a root of ours did not sign it");
     // Without the bundle of its domain, the time of what it shows above the leaf still counts.
     let short = ca.intermediate("short", &|p| p.not_after = at(NOW.plus(HOUR / 2))).svid("/a").svid();
-    assert_eq!(short.judge(&TrustBundles::empty(), NOW), Ok(()));
-    let late = short.judge(&TrustBundles::empty(), NOW.plus(HOUR / 2));
+    assert_eq!(short.verify(&TrustBundles::empty(), NOW), Ok(()));
+    let late = short.verify(&TrustBundles::empty(), NOW.plus(HOUR / 2));
     assert!(matches!(late, Err(SvidError::SignerExpired { .. })));
 }

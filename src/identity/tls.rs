@@ -1,7 +1,7 @@
-//! The two TLS configurations: TLS 1.3 alone, both sides with an SVID, every connection verified from the start.
+//! The two TLS configurations: TLS 1.3 only, an SVID on both sides, and a full handshake for every connection.
 //!
-//! Sessions are never resumed: rustls would hand back the chain of the first handshake without asking a verifier, and so
-//! revive an SVID that has expired or a root that was removed.
+//! Sessions are never resumed. On resumption rustls returns the chain of the first handshake without calling a verifier, so an
+//! expired SVID or one of a removed root would be accepted again.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{clock::Clock, name::SpiffeId};
 
-/// For servers: presents the newest SVID of the source, demands one of the client. `alpn` in order of preference.
+/// Makes the configuration of a server: it presents the newest SVID of the source and requires one of the client. `alpn` is in
+/// order of preference.
 pub fn server_config(
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
@@ -44,7 +45,7 @@ pub fn server_config(
     Arc::new(config)
 }
 
-/// For clients: presents the newest SVID of the source, demands the SPIFFE ID `server_id` of the server.
+/// Makes the configuration of a client: it presents the newest SVID of the source and requires the SPIFFE ID `server_id`.
 pub fn client_config(
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
@@ -62,7 +63,8 @@ pub fn client_config(
     Arc::new(config)
 }
 
-/// For fetching a bundle over `https_spiffe`: the server must be `server_id` under the roots of the source; we show nothing.
+/// Makes the configuration for fetching a bundle over `https_spiffe`: the server must be `server_id` under the roots of the
+/// source. The client presents no certificate.
 pub(super) fn bundle_config_spiffe(
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
@@ -73,10 +75,11 @@ pub(super) fn bundle_config_spiffe(
     bundle_config(config)
 }
 
-/// For fetching a bundle over `https_web`: the server is known by its name under the web's roots; we show nothing.
+/// Makes the configuration for fetching a bundle over `https_web`: the server is known by its host name under web roots. The
+/// client presents no certificate.
 pub(super) fn bundle_config_web(roots: RootCertStore, clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
     let mut config = tls13_client().with_root_certificates(roots).with_no_client_auth();
-    config.time_provider = Arc::new(OurTime(clock));
+    config.time_provider = Arc::new(RustlsClock(clock));
     bundle_config(config)
 }
 
@@ -96,22 +99,22 @@ fn tls13_client() -> ConfigBuilder<ClientConfig, WantsVerifier> {
         .expect("ring speaks TLS 1.3")
 }
 
-/// Our clock, for a verifier of rustls' own.
-struct OurTime(Arc<dyn Clock>);
+/// Our clock, for the verifiers of rustls.
+struct RustlsClock(Arc<dyn Clock>);
 
-impl TimeProvider for OurTime {
+impl TimeProvider for RustlsClock {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0.now().wall.seconds())))
     }
 }
 
-impl fmt::Debug for OurTime {
+impl fmt::Debug for RustlsClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OurTime")
+        f.write_str("RustlsClock")
     }
 }
 
-/// Presents whatever SVID the source has at the moment of the handshake.
+/// Presents the SVID that the source has at the moment of the handshake.
 struct NewestSvid(Arc<dyn IdentitySource>);
 
 impl NewestSvid {

@@ -1,4 +1,4 @@
-//! What rustls asks about a peer's certificates, answered by our rules alone.
+//! The certificate verifiers for rustls, which apply our rules.
 
 use std::{fmt, sync::Arc};
 
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{clock::Clock, name::SpiffeId};
 
-/// Verifies chains with the newest bundles of a source, at the time of our clock.
+/// Verifies chains with the newest bundles of a source, by our clock.
 struct ChainVerifier {
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
@@ -32,7 +32,7 @@ impl ChainVerifier {
         above: &[CertificateDer<'_>],
         side: Side,
     ) -> Result<VerifiedLeaf, SvidError> {
-        // Counted first, so that a flood of certificates is not even copied.
+        // The count comes first, so that too many certificates are not even copied.
         if above.len() >= crate::limits::CHAIN_MAX {
             return Err(SvidError::ChainTooLong { found: above.len().saturating_add(1) });
         }
@@ -44,7 +44,7 @@ impl ChainVerifier {
     }
 }
 
-/// Whether the peer holds the key of its leaf: the part that both verifiers owe rustls in the same words. TLS 1.3 alone.
+/// The methods that check that the peer has the private key of its leaf. Both verifiers have them; TLS 1.3 only.
 macro_rules! tls_1_3_signatures {
     () => {
         fn verify_tls12_signature(
@@ -53,7 +53,7 @@ macro_rules! tls_1_3_signatures {
             _leaf: &CertificateDer<'_>,
             _signed: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
-            Err(Error::General("tls 1.2 is not spoken here".to_owned()))
+            Err(Error::General("tls 1.2 is not supported".to_owned()))
         }
 
         fn verify_tls13_signature(
@@ -71,7 +71,7 @@ macro_rules! tls_1_3_signatures {
     };
 }
 
-/// For servers: the client must present an SVID, of a trust domain with a bundle, signed by a root of that domain.
+/// For servers: requires of the client an SVID of a trust domain with a bundle, signed by a root of that domain.
 pub(super) struct ClientSvidVerifier(ChainVerifier);
 
 impl ClientSvidVerifier {
@@ -81,7 +81,7 @@ impl ClientSvidVerifier {
 }
 
 impl ClientCertVerifier for ClientSvidVerifier {
-    /// None: they would tell every stranger whom we trust.
+    /// Empty: hints would show every client which roots we trust.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -103,7 +103,7 @@ impl ClientCertVerifier for ClientSvidVerifier {
     tls_1_3_signatures!();
 }
 
-/// For clients: the server must present an SVID with exactly the configured SPIFFE ID. Host names mean nothing.
+/// For clients: requires of the server an SVID with the configured SPIFFE ID. Host names are ignored.
 pub(super) struct ServerSvidVerifier {
     rules: ChainVerifier,
     wanted: SpiffeId,

@@ -1,4 +1,4 @@
-//! The accept loop: what tonic's own server cannot do, a deadline for each connection.
+//! The accept loop. Unlike the server of tonic, it has a deadline for each connection.
 
 use std::{
     net::SocketAddr,
@@ -18,6 +18,7 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
+    io::AsyncRead,
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
@@ -31,7 +32,7 @@ use super::{
     failure::{FailureCause, FailureLog, HandshakeFailure},
     options::{Protocol, ServeOptions},
     room::ConnectionRoom,
-    share::Full,
+    share::{Full, Share},
 };
 use crate::{
     clock::Clock,
@@ -39,7 +40,7 @@ use crate::{
     limits,
 };
 
-/// Turns TCP connections into attested ones. A clone is a few pointers.
+/// Performs the TLS handshakes of a server. A clone is a few pointers.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: TlsAcceptor,
@@ -54,21 +55,17 @@ impl Acceptor {
         Acceptor { tls: TlsAcceptor::from(config), protocol, source, clock }
     }
 
-    /// The handshake. The receiver has seen the very trust that the peer was verified by, so that no change is missed.
+    /// Performs a handshake. The returned receiver has seen the trust that verified the peer, so that no later change is missed.
     ///
-    /// Where others wait for its place, one that stands still is given up at once, and one that goes on sooner than
-    /// else: half-open handshakes, however many, keep nobody out.
+    /// If other connections wait for its place, a stalled handshake is ended at once, and a slow one earlier than otherwise. So
+    /// half-open handshakes, however many, keep no peer out.
     async fn accept(&self, tcp: TcpStream, places: &Semaphore) -> Result<Accepted, FailureCause> {
-        let bytes = Arc::new(AtomicUsize::new(0));
-        let heard_by = bytes.clone();
-        let count = move |heard: &[u8]| {
-            heard_by.fetch_add(heard.len(), Ordering::Relaxed);
-        };
-        let mut handshake = self.tls.accept(CountedTcp::new(tcp, Box::new(count)));
+        let (tcp, bytes) = counted(tcp, 0);
+        let mut handshake = self.tls.accept(tcp);
         let began = self.clock.now().boot;
-        let mut heard = 0;
+        let mut bytes_before = 0;
         let tls = loop {
-            // The handshake comes first: what has arrived is read before it counts as silence, however busy we are.
+            // The handshake comes first, so that bytes which have arrived are read before the silence counts.
             tokio::select! {
                 biased;
                 tls = &mut handshake => break tls.map_err(|e| FailureCause::of(&e))?,
@@ -78,12 +75,12 @@ impl Acceptor {
             if took >= limits::HANDSHAKE {
                 return Err(FailureCause::TimedOut);
             }
-            let so_far = bytes.load(Ordering::Relaxed);
-            let stands_still = so_far == heard;
-            if places.available_permits() == 0 && (stands_still || took >= limits::HANDSHAKE_CROWDED) {
+            let bytes_now = bytes.load(Ordering::Relaxed);
+            let is_stalled = bytes_now == bytes_before;
+            if places.available_permits() == 0 && (is_stalled || took >= limits::HANDSHAKE_CROWDED) {
                 return Err(FailureCause::GaveWay);
             }
-            heard = so_far;
+            bytes_before = bytes_now;
         };
         let mut trust = self.source.watch();
         let bundles = trust.borrow_and_update().bundles.clone();
@@ -93,9 +90,19 @@ impl Acceptor {
     }
 }
 
-/// Counts the bytes that come in.
+/// A stream whose received bytes are counted.
 type CountingStream<S> = InspectReader<S, Box<dyn FnMut(&[u8]) + Send>>;
 type CountedTcp = CountingStream<TcpStream>;
+
+/// Counts the bytes that a stream receives, from `first` on.
+fn counted<S: AsyncRead>(stream: S, first: usize) -> (CountingStream<S>, Arc<AtomicUsize>) {
+    let bytes = Arc::new(AtomicUsize::new(first));
+    let counter = bytes.clone();
+    let count = move |part: &[u8]| {
+        counter.fetch_add(part.len(), Ordering::Relaxed);
+    };
+    (InspectReader::new(stream, Box::new(count)), bytes)
+}
 
 struct Accepted {
     tls: TlsStream<CountedTcp>,
@@ -105,11 +112,11 @@ struct Accepted {
 
 /// Serves a listener until `shutdown`, then drains its connections, and returns when the last is gone.
 ///
-/// Each request carries a [`Connection`] in its extensions. A connection ends at its SVID's NotAfter, or when a change of
-/// the bundles leaves it without a root, or at shutdown: its [`Connection::ended`] is cancelled, the client is told to
-/// go (GOAWAY), requests that still come on it are refused, and after a grace it is cut.
+/// Each request has its [`Connection`] in its extensions. A connection ends at its SVID's NotAfter, when a change of the
+/// bundles removes its root, or at shutdown. Then [`Connection::ended`] is cancelled, GOAWAY is sent to the client, further
+/// requests are refused, and after a grace period the connection is closed.
 ///
-/// One task for the loop and one for each connection. A connection's failure ends that connection alone.
+/// One task runs the loop, and one each connection. The failure of a connection ends only that connection.
 pub async fn serve<S, B>(
     listener: TcpListener,
     acceptor: Acceptor,
@@ -127,8 +134,8 @@ pub async fn serve<S, B>(
     let tasks = TaskTracker::new();
     let waiting = Arc::new(Semaphore::new(options.waiting_max));
     let shared = Arc::new(ListenerState {
-        http: http(acceptor.protocol, &options, options.streams_max),
-        http_unknown: http(acceptor.protocol, &options, limits::STREAMS_UNKNOWN_MAX),
+        http: http_server(acceptor.protocol, &options, options.streams_max),
+        http_unknown: http_server(acceptor.protocol, &options, limits::STREAMS_UNKNOWN_MAX),
         handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
         room: ConnectionRoom::new(&options),
         failures: FailureLog::new(acceptor.clock.clone(), options.observer.clone()),
@@ -138,14 +145,14 @@ pub async fn serve<S, B>(
     });
     let accept = async {
         loop {
-            // Who has no place here waits in the kernel, whose queue is short: past it, connecting itself takes seconds.
+            // Without a place, a connection waits in the kernel. That queue is short; past it, connecting takes seconds.
             let Ok(place) = waiting.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((tcp, remote)) => {
-                    tasks.spawn(attend(tcp, remote, place, shared.clone(), service.clone()));
+                    tasks.spawn(serve_connection(tcp, remote, place, shared.clone(), service.clone()));
                 }
                 Err(error) => {
-                    // Out of files, most often: others must close first.
+                    // Most often we are out of file descriptors: other connections must close first.
                     tracing::warn!(%error, "a connection could not be accepted");
                     shared.acceptor.clock.sleep(Duration::from_millis(50)).await;
                 }
@@ -161,7 +168,7 @@ pub async fn serve<S, B>(
     tasks.wait().await;
 }
 
-/// What the connections of one listener share.
+/// The state that the connections of one listener share.
 struct ListenerState {
     http: auto::Builder<TokioExecutor>,
     http_unknown: auto::Builder<TokioExecutor>,
@@ -173,9 +180,9 @@ struct ListenerState {
     shutdown: CancellationToken,
 }
 
-/// What HTTP/2 buffers for one connection: what arrives up to the window of the connection, and what waits to be sent up to
-/// `SEND_BUFFER_BYTES` for each stream.
-fn http(protocol: Protocol, options: &ServeOptions, streams_max: u32) -> auto::Builder<TokioExecutor> {
+/// Builds the HTTP server of a connection. HTTP/2 buffers at most the connection's window of received bytes, and
+/// `SEND_BUFFER_BYTES` to send for each stream.
+fn http_server(protocol: Protocol, options: &ServeOptions, streams_max: u32) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http2()
         .timer(TokioTimer::new())
@@ -196,8 +203,8 @@ fn http(protocol: Protocol, options: &ServeOptions, streams_max: u32) -> auto::B
     }
 }
 
-/// One connection, from its handshake to its end.
-async fn attend<S, B>(
+/// Serves one connection, from its handshake to its end.
+async fn serve_connection<S, B>(
     tcp: TcpStream,
     remote: SocketAddr,
     waiting: OwnedSemaphorePermit,
@@ -212,31 +219,13 @@ async fn attend<S, B>(
     B::Error: Into<BoxError>,
 {
     let refused = |cause| shared.failures.note(&HandshakeFailure { remote, cause });
-    let _ = tcp.set_nodelay(true);
-    let handshake = tokio::select! {
-        place = shared.handshakes.acquire() => place,
-        () = shared.acceptor.clock.sleep(limits::HANDSHAKE) => return refused(FailureCause::GaveWay),
-        () = shared.shutdown.cancelled() => return,
-    };
-    drop(waiting);
-    let accepted = tokio::select! {
-        accepted = shared.acceptor.accept(tcp, &shared.handshakes) => accepted,
-        () = shared.shutdown.cancelled() => return,
-    };
-    let Accepted { tls, peer, trust } = match accepted {
-        Ok(accepted) => accepted,
-        Err(cause) => return refused(cause),
-    };
-    let class = shared.options.classify.of(&peer);
-    let share = match shared.room.take(class, peer.spiffe_id()) {
-        Ok(share) => Ok(share),
-        Err(Full::Identity { has }) => match shared.room.refused.clone().try_acquire_owned() {
-            Ok(place) => Err((has, place)),
-            Err(_) => return refused(FailureCause::Overloaded),
+    let Admitted { accepted: Accepted { tls, peer, trust }, class, share } = tokio::select! {
+        admitted = admit(tcp, waiting, &shared) => match admitted {
+            Ok(admitted) => admitted,
+            Err(cause) => return refused(cause),
         },
-        Err(Full::All { .. }) => return refused(FailureCause::Overloaded),
+        () = shared.shutdown.cancelled() => return,
     };
-    drop(handshake);
     let connection = Connection::new(peer, remote, trust.clone());
     let _ended_at_last = connection.ended.clone().drop_guard();
     if let Err((max, _)) = share {
@@ -244,35 +233,34 @@ async fn attend<S, B>(
         connection.end(ConnectionEnd::PeerFull { max });
     }
     let clock = &shared.acceptor.clock;
-    let guarded = Guarded { service, connection: connection.clone(), clock: clock.clone() };
+    let guarded = GuardedService { service, connection: connection.clone(), clock: clock.clone() };
     let http = match class {
         CallerClass::Unknown => shared.http_unknown.clone(),
         CallerClass::Known | CallerClass::Operator => shared.http.clone(),
     };
-    // What was agreed on is spoken: a bad preface is no HTTP/1.1.
+    // Only the negotiated protocol is accepted: a bad preface is not taken for HTTP/1.1.
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2") && http.is_http1_available();
     let http = if is_h2 { http.http2_only() } else { http };
-    let (tls, greeted) = greeting(tls);
+    let (tls, preface_bytes) = counted_preface(tls);
     let http = http.serve_connection(TokioIo::new(tls), guarded);
     tokio::pin!(http);
-    let ending = tokio::select! {
+    let end = tokio::select! {
         closed = http.as_mut() => {
             if let Err(error) = closed {
                 tracing::debug!(%remote, %error, "connection lost");
             }
             return;
         }
-        ending = ending(&connection, trust, clock, &shared.shutdown) => ending,
-        // Stays as long as a client needs to ask once and to be told why not.
+        end = connection_end(&connection, trust, clock, &shared.shutdown) => end,
+        // A refused client stays long enough to send one request and read why it is refused.
         () = clock.sleep(shared.options.grace), if share.is_err() => connection.ending(),
         () = connection.ended.cancelled(), if share.is_ok() => connection.ending(),
         () = connection.cut.cancelled() => return,
-        () = silent(greeted) => return refused(FailureCause::Silent),
+        () = preface_timeout(preface_bytes) => return refused(FailureCause::Silent),
     };
-    tracing::debug!(%remote, peer = ?connection.peer, %ending, "connection ends");
-    let grace =
-        if ending == ConnectionEnd::ShuttingDown { shared.options.drain } else { shared.options.grace };
-    connection.end(ending);
+    tracing::debug!(%remote, peer = ?connection.peer, ending = %end, "connection ends");
+    let grace = if end == ConnectionEnd::ShuttingDown { shared.options.drain } else { shared.options.grace };
+    connection.end(end);
     http.as_mut().graceful_shutdown();
     tokio::select! {
         _ = http => {}
@@ -281,46 +269,74 @@ async fn attend<S, B>(
     }
 }
 
-/// The bytes with which every HTTP/2 client begins (RFC 9113 section 3.4).
-const PREFACE_BYTES: usize = 24;
-
-/// Counts what a peer says after its handshake. HTTP/1.1 has its own deadline: the one for a request's headers.
-fn greeting(tls: TlsStream<CountedTcp>) -> (CountingStream<TlsStream<CountedTcp>>, Arc<AtomicUsize>) {
-    let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    let heard = Arc::new(AtomicUsize::new(if is_http2 { 0 } else { PREFACE_BYTES }));
-    let counter = heard.clone();
-    let count = move |bytes: &[u8]| {
-        counter.fetch_add(bytes.len(), Ordering::Relaxed);
-    };
-    (InspectReader::new(tls, Box::new(count)), heard)
+/// An accepted connection with its room. A peer that has its share gets a place only to read the refusal, and `share` is then
+/// the number of its connections with that place.
+struct Admitted {
+    accepted: Accepted,
+    class: CallerClass,
+    share: Result<Share, (usize, OwnedSemaphorePermit)>,
 }
 
-/// Resolves if a peer has not even begun to speak HTTP/2 in time. Pings, which find a dead peer, are sent only after that.
-async fn silent(heard: Arc<AtomicUsize>) {
+/// Performs the handshake and takes room for the connection. The place in the queue is kept until the handshake begins.
+async fn admit(
+    tcp: TcpStream,
+    waiting: OwnedSemaphorePermit,
+    shared: &ListenerState,
+) -> Result<Admitted, FailureCause> {
+    let _ = tcp.set_nodelay(true);
+    let _handshake = tokio::select! {
+        place = shared.handshakes.acquire() => place,
+        () = shared.acceptor.clock.sleep(limits::HANDSHAKE) => return Err(FailureCause::GaveWay),
+    };
+    drop(waiting);
+    let accepted = shared.acceptor.accept(tcp, &shared.handshakes).await?;
+    let class = shared.options.classify.of(&accepted.peer);
+    let share = match shared.room.take(class, accepted.peer.spiffe_id()) {
+        Ok(share) => Ok(share),
+        Err(Full::Identity { has }) => match shared.room.refused.clone().try_acquire_owned() {
+            Ok(place) => Err((has, place)),
+            Err(_) => return Err(FailureCause::Overloaded),
+        },
+        Err(Full::All { .. }) => return Err(FailureCause::Overloaded),
+    };
+    Ok(Admitted { accepted, class, share })
+}
+
+/// The length of the preface that every HTTP/2 client sends first (RFC 9113 section 3.4).
+const PREFACE_BYTES: usize = 24;
+
+/// Counts the bytes of the preface. HTTP/1.1 has another deadline: that for the headers of a request.
+fn counted_preface(tls: TlsStream<CountedTcp>) -> (CountingStream<TlsStream<CountedTcp>>, Arc<AtomicUsize>) {
+    let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
+    counted(tls, if is_http2 { 0 } else { PREFACE_BYTES })
+}
+
+/// Resolves if a peer has not sent the preface in time. Pings, which detect a dead peer, are sent only after the preface.
+async fn preface_timeout(bytes: Arc<AtomicUsize>) {
     tokio::time::sleep(limits::HANDSHAKE).await;
-    if heard.load(Ordering::Relaxed) >= PREFACE_BYTES {
+    if bytes.load(Ordering::Relaxed) >= PREFACE_BYTES {
         std::future::pending::<()>().await;
     }
 }
 
-/// Resolves when a connection must end, and says why.
-async fn ending(
+/// Waits until a connection must end, and returns why.
+async fn connection_end(
     connection: &Connection,
     mut trust: watch::Receiver<Arc<Trust>>,
     clock: &Arc<dyn Clock>,
     shutdown: &CancellationToken,
 ) -> ConnectionEnd {
     loop {
-        // Seen first and judged then: what changes in between is seen again.
+        // Marked before the check, so that a change during the check is seen again.
         trust.mark_unchanged();
         let now = clock.now();
-        let until = match connection.holds(now.wall) {
+        let until = match connection.valid_until(now.wall) {
             Ok(until) => until,
-            Err(ending) => return ending,
+            Err(end) => return end,
         };
         let changed = async {
             if trust.changed().await.is_err() {
-                std::future::pending::<()>().await; // the source is gone: nothing changes any more
+                std::future::pending::<()>().await; // the source is gone, so nothing changes any more
             }
         };
         tokio::select! {
@@ -331,14 +347,14 @@ async fn ending(
     }
 }
 
-/// The service of one connection: puts the [`Connection`] into each request, and refuses those that come after its end.
-struct Guarded<S> {
+/// The service of one connection: puts the [`Connection`] into each request, and refuses requests after its end.
+struct GuardedService<S> {
     service: S,
     connection: Connection,
     clock: Arc<dyn Clock>,
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for Guarded<S>
+impl<S, B> hyper::service::Service<Request<Incoming>> for GuardedService<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Error: Into<BoxError>,
@@ -351,8 +367,8 @@ where
         Either<Ready<Result<Response<B>, BoxError>>, BoxFuture<'static, Result<Response<B>, BoxError>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        if let Err(ending) = self.connection.check(self.clock.now().wall) {
-            return Either::Left(ready(Ok(refusal(&request, &ending))));
+        if let Err(end) = self.connection.check(self.clock.now().wall) {
+            return Either::Left(ready(Ok(refusal(&request, &end))));
         }
         request.extensions_mut().insert(self.connection.clone());
         let answer = self.service.clone().oneshot(request);

@@ -1,4 +1,4 @@
-//! How much room a connection gets, by what the server knows of its peer.
+//! The class of a peer, which decides how much room its connection gets.
 
 use std::{fmt, sync::Arc};
 
@@ -7,15 +7,15 @@ use crate::identity::Peer;
 /// What the server knows of a peer whose SVID verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallerClass {
-    /// Nothing. It gets a small room that all such peers share, few streams, and small windows.
+    /// It is not in the catalog. All such peers share a small room, and get few streams.
     Unknown,
     /// It may call.
     Known,
-    /// It ends the access of others: it gets room that no other class can take.
+    /// It can end the access of others, so it has room that no other class can take.
     Operator,
 }
 
-/// Asked once for each connection, after its handshake. Must not wait.
+/// Decides the class of a peer, once for each connection, after its handshake. Must not block.
 #[derive(Clone)]
 pub struct Classify(Arc<dyn Fn(&Peer) -> CallerClass + Send + Sync>);
 
@@ -29,7 +29,7 @@ impl Classify {
     }
 }
 
-/// Everyone whose SVID verifies is known.
+/// Treats every peer with a verified SVID as known.
 impl Default for Classify {
     fn default() -> Self {
         Classify::new(|_| CallerClass::Known)

@@ -1,4 +1,4 @@
-//! From a client to a server of a known SPIFFE ID.
+//! Connections from a client to a server with a known SPIFFE ID.
 
 use std::{
     fmt, io,
@@ -24,7 +24,7 @@ use crate::{
     sync::aside,
 };
 
-/// A server: where it listens and who it must be.
+/// A server: its address and the SPIFFE ID that it must have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     address: String,
@@ -39,7 +39,7 @@ pub struct EndpointError {
 }
 
 impl Endpoint {
-    /// From `host:port`, where the host is a name, an IPv4 address or an IPv6 address in brackets.
+    /// Parses `host:port`. The host is a name, an IPv4 address or an IPv6 address in brackets.
     pub fn new(address: &str, server_id: SpiffeId) -> Result<Self, EndpointError> {
         let error =
             || EndpointError { shown: address.chars().take(80).flat_map(char::escape_default).collect() };
@@ -60,7 +60,7 @@ impl Endpoint {
     }
 }
 
-/// Connects to `host:port`. Tokio looks names up in its blocking pool, which panics if no thread can be started.
+/// Connects to `host:port`. It does not use the name lookup of tokio, which panics if no thread can be started.
 async fn dial_tcp(address: &str) -> io::Result<TcpStream> {
     if let Ok(known) = address.parse::<SocketAddr>() {
         return TcpStream::connect(known).await;
@@ -71,21 +71,21 @@ async fn dial_tcp(address: &str) -> io::Result<TcpStream> {
     TcpStream::connect(found.as_slice()).await
 }
 
-/// What is spoken inside TLS.
+/// The protocol to negotiate inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alpn {
     Http1,
     Http2,
 }
 
-/// A connection to a server that is who it must be.
+/// A connection to a server whose SPIFFE ID was verified.
 #[derive(Debug)]
 pub struct Dialed {
     pub tls: TlsStream<TcpStream>,
     pub server: Peer,
 }
 
-/// Makes connections, each with the newest SVID and bundles of the source. A clone is a few pointers.
+/// Opens connections, each with the newest SVID and bundles of the source. A clone is a few pointers.
 #[derive(Clone)]
 pub struct Connector {
     source: Arc<dyn IdentitySource>,
@@ -108,16 +108,16 @@ impl Connector {
 
     /// Connects, for a plain HTTP client.
     ///
-    /// The server may still refuse our SVID: in TLS 1.3 it says so only at the first read, and [`explain`](super::connect_error::explain)
+    /// The server may still refuse our SVID. In TLS 1.3 the first read reports that, and [`explain`](super::connect_error::explain)
     /// finds it in the error of the HTTP client.
     pub async fn connect(&self, alpn: Alpn) -> Result<Dialed, ConnectError> {
         self.in_time(self.dial(alpn)).await
     }
 
-    /// A gRPC channel that connects at its first call, and again by itself when the connection was lost or told to go.
-    /// A dead server is found within two [`limits::PING`]. Must be called inside a Tokio runtime.
+    /// Makes a gRPC channel that connects at its first call and reconnects after the connection was lost or received GOAWAY. A
+    /// dead server is detected within two [`limits::PING`]. Must be called inside a Tokio runtime.
     ///
-    /// A call that fails for want of a connection has a [`ConnectError`] in its Status: [`explain`](super::connect_error::explain).
+    /// If a call fails because there is no connection, its Status contains a [`ConnectError`]: [`explain`](super::connect_error::explain).
     pub fn channel(&self) -> Channel {
         let connector = self.clone();
         self.transport().connect_with_connector_lazy(service_fn(move |_: Uri| {
@@ -126,7 +126,7 @@ impl Connector {
         }))
     }
 
-    /// The same, connected now.
+    /// Makes a gRPC channel that is connected already.
     pub async fn connected_channel(&self) -> Result<Channel, ConnectError> {
         let connector = self.clone();
         let service = service_fn(move |_: Uri| {
@@ -173,7 +173,7 @@ impl Connector {
             Alpn::Http1 => &self.http1,
             Alpn::Http2 => &self.http2,
         };
-        // rustls wants a name. Ours is never sent and never compared: a server is its SPIFFE ID.
+        // rustls requires a name. It is never sent or compared: the SPIFFE ID identifies the server.
         let nameless = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let tls = TlsConnector::from(config.clone())
             .connect(nameless, tcp)
@@ -185,12 +185,12 @@ impl Connector {
         Ok(Dialed { tls, server })
     }
 
-    /// The digest of the SVID that the next connection is made with.
+    /// The digest of the SVID for the next connection.
     pub fn own_svid(&self) -> Option<[u8; 32]> {
         self.source.current().svid.as_ref().map(|svid| svid.leaf().x5t_s256)
     }
 
-    /// An SVID that nobody would accept is not even tried: the alert would not say why.
+    /// Checks our own SVID before a connection, because the alert of a server would not say what is wrong with it.
     fn check_own_svid(&self) -> Result<(), ConnectError> {
         let trust = self.source.current();
         let Some(svid) = &trust.svid else {

@@ -1,4 +1,4 @@
-//! What can be wrong with a connection to a server.
+//! Why a connection to a server cannot be opened.
 
 use std::{error::Error, io, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Why there is no connection. Each has a [`Reason`] and a line on what to do.
+/// Why there is no connection. Each variant has a [`Reason`] and says what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error("cannot reach `{address}`")]
@@ -22,7 +22,7 @@ pub enum ConnectError {
     },
     #[error("`{address}` did not answer in time")]
     TimedOut { address: String },
-    /// The server refused our SVID. It says no more than the alert; its log has the rule.
+    /// The server refused our SVID. We see only the alert; the log of the server shows the broken rule.
     #[error("`{address}` refused our SVID (TLS alert {alert})")]
     Refused { address: String, alert: String },
     /// We refused the server's SVID.
@@ -30,12 +30,12 @@ pub enum ConnectError {
     ServerRefused { address: String, why: SvidError },
     #[error("no SVID to connect with")]
     OwnSvidAbsent,
-    /// The source of our identity gave none yet, or has taken it away.
+    /// The source of our identity has issued none yet, or has revoked it.
     #[error("no SVID to connect with: {why}")]
     OwnIdentity { why: String },
     #[error("our own SVID, `{spiffe_id}`, is valid only from {not_before} to {not_after}")]
     OwnSvidExpired { spiffe_id: SpiffeId, not_before: Wall, not_after: Wall },
-    #[error("`{address}` does not speak our protocol: {found}")]
+    #[error("`{address}` does not speak the protocol of leasehold: {found}")]
     Protocol { address: String, found: String },
 }
 
@@ -56,7 +56,7 @@ impl ConnectError {
         }
     }
 
-    /// What would change it.
+    /// What the reader can do about it.
     pub fn fix(&self) -> String {
         match self {
             ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } => {
@@ -64,20 +64,20 @@ impl ConnectError {
             }
             ConnectError::Refused { .. } => {
                 "check that the server has the bundle of our trust domain and that our SVID is an X.509-SVID; \
-                 the rule that it breaks is in the server's log"
+                 the server's log shows the broken rule"
                     .to_owned()
             }
             ConnectError::ServerRefused { why: SvidError::OtherServer { found, .. }, .. } => {
-                format!("if `{found}` is the server that you mean, configure that SPIFFE ID; else correct the address")
+                format!("if `{found}` is the right server, configure that SPIFFE ID; otherwise correct the address")
             }
             ConnectError::ServerRefused { why, .. } => match why.reason() {
                 Reason::SvidExpired => "renew the server's SVID, and compare the clocks".to_owned(),
                 Reason::SvidInvalid => "issue the server an SVID that keeps the rule".to_owned(),
-                _ => "check that our bundle of the server's trust domain is the present one".to_owned(),
+                _ => "check that our bundle of the server's trust domain is up to date".to_owned(),
             },
             ConnectError::OwnSvidAbsent => "name the files of an X.509-SVID and its key".to_owned(),
             ConnectError::OwnIdentity { .. } => {
-                "see that the SPIFFE agent runs and has a registration entry for this process".to_owned()
+                "check that the SPIFFE agent runs and has a registration entry for this process".to_owned()
             }
             ConnectError::OwnSvidExpired { .. } => {
                 "renew it: check that the SPIFFE agent runs and writes to the configured files, and the clock"
@@ -89,7 +89,7 @@ impl ConnectError {
         }
     }
 
-    /// What the system said of an address that cannot be reached: nobody listens, no such name, no way there.
+    /// The error of the system for an unreachable address: connection refused, unknown host, no route.
     pub fn cause(&self) -> Option<String> {
         match self {
             ConnectError::Unreachable { cause, .. } => Some(cause.to_string()),
@@ -97,7 +97,7 @@ impl ConnectError {
         }
     }
 
-    /// In the form of every refusal.
+    /// Converts it into a [`Refusal`].
     pub fn refusal(&self) -> Refusal {
         let refusal = Refusal::new(self.reason(), self.to_string()).fix(self.fix());
         match self.cause() {
@@ -141,8 +141,8 @@ impl ConnectError {
 /// How rustls writes the alert for an absent client certificate (RFC 8446 section 6.2).
 const CERTIFICATE_REQUIRED: &str = "CertificateRequired";
 
-/// Finds why there was no connection in what a client library made of it: a `tonic::Status`, a `hyper::Error`, an
-/// `io::Error`, whatever they wrapped it in. `None` where the connection was there and something else failed.
+/// Finds the [`ConnectError`] in the error of a client library, such as a `tonic::Status`, a `hyper::Error` or an `io::Error`,
+/// at any depth. `None` if there was a connection and something else failed.
 pub fn explain(error: &(dyn Error + 'static)) -> Option<ConnectError> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -159,7 +159,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<ConnectError> {
     None
 }
 
-/// What an `io::Error` holds is not among its sources.
+/// Looks inside an `io::Error`: its inner error is not among its sources.
 fn explain_io(error: &io::Error) -> Option<ConnectError> {
     let inner = error.get_ref()?;
     if let Some(found) = inner.downcast_ref::<ConnectError>() {

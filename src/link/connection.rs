@@ -1,4 +1,4 @@
-//! What a request knows of the connection it came on.
+//! What a request knows of its connection.
 
 use std::{
     fmt,
@@ -27,11 +27,11 @@ pub enum ConnectionEnd {
     #[error("the SVID that opened this connection is no longer trusted: connect again with another")]
     SvidUntrusted { why: SvidError },
     #[error(
-        "this identity has {max} connections open, as many as one may now: close some, or try again in a moment"
+        "this identity has {max} connections open, the most that one may have now: close some, or try again later"
     )]
     PeerFull { max: usize },
     #[error(
-        "an answer was not read for {waited} s, so the connection is closed: read faster, or ask for less"
+        "a response was not read for {waited} s, so the connection is closed: read faster, or request less"
     )]
     NotRead { waited: u64 },
     #[error("the server is stopping: connect again")]
@@ -53,40 +53,40 @@ impl ConnectionEnd {
     }
 }
 
-/// Where a request came from: link puts one into the extensions of each. A clone is a few pointers.
+/// The connection of a request. `link` puts one into the extensions of each request. A clone is a few pointers.
 #[derive(Clone, Debug)]
 pub struct Connection {
-    /// Who it is, verified.
+    /// The verified peer.
     pub peer: Peer,
-    /// Cancelled when the connection ends, whatever ended it. Streams and transfers watch it and stop.
+    /// Cancelled when the connection ends for any reason. Streams and transfers then stop.
     pub ended: CancellationToken,
-    /// For logs. Nothing is decided by it.
+    /// For logs only; nothing is decided by it.
     pub remote: SocketAddr,
     ending: Arc<OnceLock<ConnectionEnd>>,
-    hold: Arc<PeerValidity>,
+    validity: Arc<PeerValidity>,
     pub(super) cut: CancellationToken,
 }
 
 impl Connection {
-    /// `trust` is of the source that the peer was verified by.
+    /// `trust` is that of the source which verified the peer.
     pub(super) fn new(peer: Peer, remote: SocketAddr, trust: watch::Receiver<Arc<Trust>>) -> Self {
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
-        let hold = Arc::new(PeerValidity::new(&peer, trust));
-        Connection { peer, ended, remote, ending: Arc::new(OnceLock::new()), hold, cut }
+        let validity = Arc::new(PeerValidity::new(&peer, trust));
+        Connection { peer, ended, remote, ending: Arc::new(OnceLock::new()), validity, cut }
     }
 
-    /// Whether requests on it are served now: its SVID holds, by the bundles of this very moment. For each use; costs a few
-    /// loads, and the signatures of the chain at the first use after a change of the bundles.
+    /// Checks that its requests may be served now: the connection is open, and its SVID is valid by the current bundles. Cheap
+    /// enough for each use. The first check after a change of the bundles verifies the signatures of the chain.
     pub fn check(&self, now: Wall) -> Result<(), ConnectionEnd> {
         if self.ended.is_cancelled() {
             return Err(self.ending());
         }
-        self.holds(now).map(drop)
+        self.valid_until(now).map(drop)
     }
 
-    /// Until when the SVID holds, as far as is known now; why it does not.
-    pub(super) fn holds(&self, now: Wall) -> Result<Wall, ConnectionEnd> {
-        let until = self.hold.until(&self.peer, now).map_err(|why| match why {
+    /// Returns until when the SVID is valid by the current bundles, or why it is not.
+    pub(super) fn valid_until(&self, now: Wall) -> Result<Wall, ConnectionEnd> {
+        let until = self.validity.until(&self.peer, now).map_err(|why| match why {
             SvidError::Expired { not_after } => ConnectionEnd::SvidExpired { not_after },
             why => ConnectionEnd::SvidUntrusted { why },
         })?;
@@ -96,36 +96,36 @@ impl Connection {
         Ok(until)
     }
 
-    /// Why it ended. Means something once [`Connection::ended`] is cancelled.
+    /// Why it ended. Only meaningful after [`Connection::ended`] is cancelled.
     pub fn ending(&self) -> ConnectionEnd {
         self.ending.get().cloned().unwrap_or(ConnectionEnd::Closed)
     }
 
-    /// Closes it at once, with all that is under way on it: the last resort against a client that reads no more, whose
-    /// transfer nothing else can stop.
+    /// Closes it at once, with all its requests: the last resort against a client that stopped reading in the middle of a
+    /// transfer.
     pub fn cut(&self) {
         self.cut.cancel();
     }
 
-    /// Ends it because the client does not read what it asked for: it is asked to go, and cut after the grace.
+    /// Ends it because the client does not read its responses: sends GOAWAY, and closes it after the grace period.
     pub fn end_unread(&self, waited: std::time::Duration) {
         self.end(ConnectionEnd::NotRead { waited: waited.as_secs() });
     }
 
-    /// The first cause stays. The cause is there before anybody is woken.
+    /// Ends it. The first cause stays, and it is set before any waiting task wakes.
     pub(super) fn end(&self, ending: ConnectionEnd) {
         let _ = self.ending.set(ending);
         self.ended.cancel();
     }
 }
 
-/// What the newest bundles say of a peer, kept so that its chain is verified once for each of them, whoever asks first: a
-/// request, or the connection's own task. No lock across it: two that ask at once both verify, and come to the same.
+/// Until when a peer is valid by the newest bundles. It is kept, so that the chain is verified once for each revision, by a
+/// request or by the task of the connection. There is no lock: two concurrent checks both verify, with the same result.
 struct PeerValidity {
     trust: watch::Receiver<Arc<Trust>>,
-    /// The revision of the bundles that the chain was verified against last.
+    /// The revision of the bundles in the last verification.
     revision: AtomicU64,
-    /// The first end that any of them gave, in milliseconds. Written before the revision, and read after it.
+    /// The earliest end of all verifications, in milliseconds. Written before the revision and read after it.
     until: AtomicU64,
 }
 
@@ -153,8 +153,8 @@ impl fmt::Debug for PeerValidity {
     }
 }
 
-/// The answer to a request on a connection that has ended: gRPC's UNAUTHENTICATED, RESOURCE_EXHAUSTED where the identity has
-/// its share, or UNAVAILABLE at shutdown, with the Reason; to other HTTP 401, 429 or 503 with nothing in it.
+/// Makes the response to a request on a connection that has ended. For gRPC it has the Reason and is UNAUTHENTICATED,
+/// RESOURCE_EXHAUSTED if the identity has its share, or UNAVAILABLE at shutdown. For other HTTP it is an empty 401, 429 or 503.
 pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &ConnectionEnd) -> Response<B> {
     let reason = ending.reason();
     let grpc = request

@@ -1,4 +1,4 @@
-//! Handshakes that failed.
+//! Failed handshakes.
 
 use std::{
     fmt, io,
@@ -15,7 +15,7 @@ use crate::{
     reason::Reason,
 };
 
-/// Somebody who connected and was turned away before a request was read.
+/// A connection that was refused before a request was read.
 #[derive(Clone, Debug)]
 pub struct HandshakeFailure {
     pub remote: SocketAddr,
@@ -28,7 +28,7 @@ pub enum FailureCause {
     /// The client broke a rule for SVIDs.
     #[error("{0}")]
     Svid(SvidError),
-    /// The client refused us: most often its trust bundle lacks our root.
+    /// The client refused our certificate: most often our root is not in its trust bundle.
     #[error("the peer sent the alert {0}")]
     Alert(String),
     /// Not TLS 1.3, or not TLS.
@@ -36,24 +36,24 @@ pub enum FailureCause {
     Protocol(String),
     #[error("the handshake took longer than {} s", limits::HANDSHAKE.as_secs())]
     TimedOut,
-    /// The connection was lost. Port scans and health checks of load balancers look like this.
-    #[error("the peer went away")]
+    /// The connection was lost. Port scans and the health checks of load balancers look like this.
+    #[error("the peer closed the connection")]
     Closed,
-    /// It stood still, or went on slowly, while others waited for its place.
-    #[error("the handshake was given up for others that waited")]
+    /// The handshake stalled or was slow while other connections waited for its place.
+    #[error("the handshake was ended because other connections waited for its place")]
     GaveWay,
-    #[error("as many connections are open as there may be")]
+    #[error("the limit of open connections is reached")]
     Overloaded,
-    /// The handshake was good, and HTTP/2 was not begun.
+    /// The handshake succeeded, but the peer did not begin HTTP/2.
     #[error("the peer did not begin HTTP/2 within {} s", limits::HANDSHAKE.as_secs())]
     Silent,
-    /// The handshake was good: what is refused are the requests that follow it.
-    #[error("`{id}` has {max} connections open, as many as one identity may now")]
+    /// The handshake succeeded, but the requests on the connection are refused.
+    #[error("`{id}` has {max} connections open, the most that one identity may have now")]
     PeerFull { id: SpiffeId, max: usize },
 }
 
 impl HandshakeFailure {
-    /// The code for metrics and the log; none where the peer never came to say who it is.
+    /// Its code in metrics and the log; `None` if the peer did not present a certificate.
     pub fn reason(&self) -> Option<Reason> {
         match &self.cause {
             FailureCause::Svid(why) => Some(why.reason()),
@@ -81,7 +81,7 @@ impl FailureCause {
     }
 }
 
-/// Told of every failed handshake, logged or not: for counting them. Must not wait.
+/// Called for every failed handshake, logged or not, to count them. Must not block.
 #[derive(Clone)]
 pub struct HandshakeObserver(Arc<dyn Fn(&HandshakeFailure) + Send + Sync>);
 
@@ -103,11 +103,11 @@ impl fmt::Debug for HandshakeObserver {
     }
 }
 
-/// Logs failures, at most [`limits::HANDSHAKE_FAILURES_LOGGED`] in a minute: strangers must not fill our disk.
+/// Logs at most [`limits::HANDSHAKE_FAILURES_LOGGED`] failures a minute: unknown clients must not fill the disk.
 pub(super) struct FailureLog {
     clock: Arc<dyn Clock>,
     observer: HandshakeObserver,
-    minute: Mutex<LogWindow>,
+    window: Mutex<LogWindow>,
 }
 
 struct LogWindow {
@@ -116,10 +116,10 @@ struct LogWindow {
     left_out: u64,
 }
 
-/// What to do with one failure.
+/// Whether a failure is logged.
 #[derive(Debug, PartialEq, Eq)]
 enum LogDecision {
-    /// Log it, after saying how many of the last minute were left out.
+    /// Log it, and the number of failures of the last minute that were left out.
     Log {
         left_out: u64,
     },
@@ -129,12 +129,12 @@ enum LogDecision {
 impl FailureLog {
     pub(super) fn new(clock: Arc<dyn Clock>, observer: HandshakeObserver) -> Self {
         let began = clock.now().boot;
-        FailureLog { clock, observer, minute: Mutex::new(LogWindow { began, logged: 0, left_out: 0 }) }
+        FailureLog { clock, observer, window: Mutex::new(LogWindow { began, logged: 0, left_out: 0 }) }
     }
 
     pub(super) fn note(&self, failure: &HandshakeFailure) {
         (self.observer.0)(failure);
-        let LogDecision::Log { left_out } = self.turn() else { return };
+        let LogDecision::Log { left_out } = self.decide() else { return };
         if left_out > 0 {
             tracing::warn!(left_out, "more handshakes failed than are logged");
         }
@@ -145,19 +145,19 @@ impl FailureLog {
         }
     }
 
-    fn turn(&self) -> LogDecision {
+    fn decide(&self) -> LogDecision {
         let now = self.clock.now().boot;
-        let mut minute = self.minute.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
         let mut left_out = 0;
-        if now.since(minute.began) >= Duration::from_secs(60) {
-            left_out = minute.left_out;
-            *minute = LogWindow { began: now, logged: 0, left_out: 0 };
+        if now.since(window.began) >= Duration::from_secs(60) {
+            left_out = window.left_out;
+            *window = LogWindow { began: now, logged: 0, left_out: 0 };
         }
-        if minute.logged >= limits::HANDSHAKE_FAILURES_LOGGED {
-            minute.left_out = minute.left_out.saturating_add(1);
+        if window.logged >= limits::HANDSHAKE_FAILURES_LOGGED {
+            window.left_out = window.left_out.saturating_add(1);
             return LogDecision::LeaveOut;
         }
-        minute.logged += 1;
+        window.logged += 1;
         LogDecision::Log { left_out }
     }
 }
@@ -168,7 +168,7 @@ mod tests {
     use crate::clock::{Wall, manual::ManualClock};
 
     #[test]
-    fn a_flood_of_failures_is_counted_whole_and_logged_within_its_bound() {
+    fn all_failures_are_counted_and_a_bounded_number_is_logged() {
         let clock = Arc::new(ManualClock::new(Wall(1_000_000)));
         let seen = Arc::new(std::sync::atomic::AtomicU32::new(0));
         let counted = seen.clone();
@@ -181,10 +181,10 @@ mod tests {
             log.note(&failure);
         }
         assert_eq!(seen.load(std::sync::atomic::Ordering::Relaxed), 1_000);
-        assert_eq!(log.turn(), LogDecision::LeaveOut);
+        assert_eq!(log.decide(), LogDecision::LeaveOut);
         clock.advance(Duration::from_secs(60));
         let left_out = 1_001 - u64::from(limits::HANDSHAKE_FAILURES_LOGGED);
-        assert_eq!(log.turn(), LogDecision::Log { left_out });
-        assert_eq!(log.turn(), LogDecision::Log { left_out: 0 });
+        assert_eq!(log.decide(), LogDecision::Log { left_out });
+        assert_eq!(log.decide(), LogDecision::Log { left_out: 0 });
     }
 }

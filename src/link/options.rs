@@ -1,14 +1,14 @@
-//! How one listener serves.
+//! The options of one listener.
 
 use std::time::Duration;
 
 use super::{class::Classify, failure::HandshakeObserver};
 use crate::limits;
 
-/// What is spoken inside TLS.
+/// The protocol inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP/2 alone.
+    /// Only HTTP/2.
     Grpc,
     /// HTTP/1.1 or HTTP/2, as the client prefers.
     Http,
@@ -26,31 +26,31 @@ impl Protocol {
 /// The bounds of one listener. The defaults are those of `limits`.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Handshakes under way at once. More wait.
+    /// Concurrent handshakes. More wait.
     pub handshakes_max: usize,
-    /// Connections that wait for a handshake. More wait in the kernel's queue.
+    /// Connections that wait for a handshake. More wait in the queue of the kernel.
     pub waiting_max: usize,
-    /// Connections of known peers open at once. More are closed after their handshake.
+    /// Open connections of known peers. More are closed after their handshake.
     pub connections_max: usize,
-    /// Connections of one known SPIFFE ID open at once. On more, every request is refused.
+    /// Open connections of one known SPIFFE ID. On more, every request is refused.
     pub connections_per_peer_max: usize,
-    /// Connections of unknown peers open at once.
+    /// Open connections of unknown peers.
     pub connections_unknown_max: usize,
-    /// Connections of one unknown SPIFFE ID open at once.
+    /// Open connections of one unknown SPIFFE ID.
     pub connections_unknown_per_peer_max: usize,
-    /// Connections that are kept for operators. Past it, an operator takes the place of a known peer.
+    /// Connections that are reserved for operators. Past it, an operator takes the place of a known peer.
     pub connections_operators_max: usize,
     /// Streams of one HTTP/2 connection of a known peer.
     pub streams_max: u32,
-    /// What is known of a peer.
+    /// Decides the class of a peer.
     pub classify: Classify,
     /// Bytes of a request's headers.
     pub header_bytes_max: u32,
-    /// From the end of a connection's SVID to the cut.
+    /// From the end of a connection's SVID until the connection is closed.
     pub grace: Duration,
-    /// From the begin of a shutdown to the cut.
+    /// From the begin of a shutdown until connections are closed.
     pub drain: Duration,
-    /// Told of every failed handshake.
+    /// Called for every failed handshake.
     pub observer: HandshakeObserver,
 }
 

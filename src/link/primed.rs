@@ -1,4 +1,4 @@
-//! A stream whose first bytes were waited for.
+//! A stream whose first bytes have been read ahead.
 
 use std::{
     io,
@@ -9,17 +9,17 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// Hands out again what was read ahead, then the rest.
+/// Returns the bytes that were read ahead, then the rest.
 ///
-/// In TLS 1.3 a client has finished before the server has looked at its certificate. Only the first bytes of the server,
-/// the SETTINGS of HTTP/2, tell that it was accepted; a refusal comes in their place.
+/// In TLS 1.3 the handshake of a client ends before the server has checked the client's certificate. Only the first bytes of
+/// the server, the SETTINGS of HTTP/2, show that the certificate was accepted. A refusal comes in their place.
 pub(super) struct Primed<S> {
     first: Bytes,
     stream: S,
 }
 
 impl<S: AsyncRead + Unpin> Primed<S> {
-    /// Waits for the other side to speak.
+    /// Waits for the first bytes of the other side.
     pub(super) async fn wait(mut stream: S) -> io::Result<Self> {
         let mut first = BytesMut::with_capacity(256);
         if stream.read_buf(&mut first).await? == 0 {
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_was_read_ahead_is_read_again_once_and_in_order() {
+    async fn bytes_read_ahead_are_returned_once_and_in_order() {
         let (near, mut far) = tokio::io::duplex(64);
         far.write_all(b"first, ").await.unwrap();
         let mut primed = Primed::wait(near).await.unwrap();
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_says_nothing_and_closes_is_an_error() {
+    async fn a_peer_that_closes_without_bytes_is_an_error() {
         let (near, far) = tokio::io::duplex(64);
         drop(far);
         let error = Primed::wait(near).await.err().unwrap();

@@ -11,12 +11,12 @@ use super::{
 };
 use crate::{limits, name::SpiffeId};
 
-/// The open connections of one listener, of each class and of each identity.
+/// Counts the open connections of one listener, by class and identity.
 pub(super) struct ConnectionRoom {
     known: Arc<Shares>,
     unknown: Arc<Shares>,
     operators: Arc<Shares>,
-    /// Those that only hear that they have their share.
+    /// Places for connections that stay open only to refuse requests, because their identity has its share.
     pub(super) refused: Arc<Semaphore>,
 }
 
@@ -30,7 +30,7 @@ impl ConnectionRoom {
         }
     }
 
-    /// A place for one connection.
+    /// Takes the place of one connection.
     pub(super) fn take(&self, class: CallerClass, id: &SpiffeId) -> Result<Share, Full> {
         match class {
             CallerClass::Unknown => self.unknown.take(id, 1),

@@ -1,4 +1,4 @@
-//! A channel that is made anew when our SVID was rotated.
+//! A gRPC channel that is replaced after our SVID is rotated.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -6,38 +6,38 @@ use tonic::transport::Channel;
 
 use super::connect::Connector;
 
-/// Gives a gRPC channel whose connection was made with our present SVID: after a rotation the next call goes over a new one,
-/// while calls under way end on the old. A connection that the server ends at its SVID's NotAfter would fail one call first.
+/// Gives a gRPC channel that was opened with our present SVID. After a rotation the next call uses a new channel, while calls
+/// under way finish on the old one. Without it, the first call after the old SVID's NotAfter would fail.
 pub struct RotatingChannel {
     connector: Connector,
-    made: Mutex<Made>,
+    current: Mutex<OpenedChannel>,
 }
 
-struct Made {
-    /// The digest of the SVID that there was then.
+struct OpenedChannel {
+    /// The digest of the SVID that it was opened with.
     svid: Option<[u8; 32]>,
     channel: Channel,
 }
 
 impl RotatingChannel {
-    /// Connects at the first call. Must be called inside a Tokio runtime, as [`RotatingChannel::channel`] must.
+    /// Makes a channel that connects at the first call. Must be called inside a Tokio runtime, like [`RotatingChannel::channel`].
     pub fn new(connector: Connector) -> Self {
-        let made = Made { svid: connector.own_svid(), channel: connector.channel() };
-        RotatingChannel { connector, made: Mutex::new(made) }
+        let opened = OpenedChannel { svid: connector.own_svid(), channel: connector.channel() };
+        RotatingChannel { connector, current: Mutex::new(opened) }
     }
 
     pub fn connector(&self) -> &Connector {
         &self.connector
     }
 
-    /// The channel for the next call.
+    /// Returns the channel for the next call.
     pub fn channel(&self) -> Channel {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let svid = self.connector.own_svid();
-        // One that was taken away is no reason to leave a connection that stands.
-        if svid.is_some() && svid != made.svid {
-            *made = Made { svid, channel: self.connector.channel() };
+        // If our SVID was revoked, the open connection stays.
+        if svid.is_some() && svid != current.svid {
+            *current = OpenedChannel { svid, channel: self.connector.channel() };
         }
-        made.channel.clone()
+        current.channel.clone()
     }
 }

@@ -1,4 +1,4 @@
-//! What each identity has under way at once: no more than its share.
+//! Fair shares: a bound on what each identity has under way at once.
 
 use std::{
     collections::HashMap,
@@ -10,12 +10,12 @@ use std::{
 
 use crate::name::SpiffeId;
 
-/// Counts what each SPIFFE ID has under way of one thing (connections, requests, bytes), and bounds it.
+/// Counts what each SPIFFE ID has under way of one resource (connections, requests, bytes), and limits it.
 ///
-/// An identity may have as much as [`Shares::most`], and never more than is left for all others. A single identity gets at
-/// most a half, two get at most a third each, and so on: however many fill their shares, one more still finds room.
+/// An identity may have at most [`Shares::most`], and never more than is left over. So a single identity gets at most half, and
+/// however many identities fill their shares, there is room for one more.
 ///
-/// Keeps nothing of an identity that has nothing under way. A mutex that is held for a look-up; no clock, no await here.
+/// An identity with nothing under way has no entry. The mutex is held for one look-up; no clock and no await here.
 #[derive(Debug)]
 pub struct Shares {
     all: usize,
@@ -32,14 +32,14 @@ struct Taken {
 /// Why there is no room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// This identity has its share, and others may still find room.
+    /// This identity has its share. There is still room for others.
     Identity { has: usize },
-    /// All identities together have what there is.
+    /// All identities together have reached the limit.
     All { most: usize },
 }
 
 impl Shares {
-    /// `all` is what all identities may have together, `most` what one may have.
+    /// `all` is the limit of all identities together, `most` that of one.
     pub fn new(all: usize, most: usize) -> Arc<Self> {
         Arc::new(Shares { all, most, taken: Mutex::default() })
     }
@@ -49,7 +49,7 @@ impl Shares {
         self.most
     }
 
-    /// Takes so much for this identity, until the share is dropped.
+    /// Takes an amount for this identity, until the share is dropped.
     pub fn take(self: &Arc<Self>, id: &SpiffeId, amount: usize) -> Result<Share, Full> {
         self.add(id, amount)?;
         Ok(Share { of: self.clone(), id: id.clone(), amount: AtomicUsize::new(amount) })
@@ -89,7 +89,7 @@ impl Taken {
     }
 }
 
-/// A part of an identity's share. Dropping it gives it back.
+/// An amount that an identity has taken. Dropping it returns the amount.
 #[derive(Debug)]
 pub struct Share {
     of: Arc<Shares>,
@@ -105,7 +105,7 @@ impl Share {
         Ok(())
     }
 
-    /// Takes more though there may be no room: what is taken next is refused for so long.
+    /// Takes more even if there is no room. Further requests are refused until there is room again.
     pub fn grow_past(&self, amount: usize) {
         let mut taken = self.of.lock();
         let has = taken.each.get(&self.id).copied().unwrap_or(0);
@@ -113,7 +113,7 @@ impl Share {
         self.amount.fetch_add(amount, Ordering::Relaxed);
     }
 
-    /// Gives a part back.
+    /// Returns a part of the amount.
     pub fn shrink(&self, amount: usize) {
         let less = |held: usize| Some(held.saturating_sub(amount));
         let held = self.amount.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or(0);
@@ -156,12 +156,12 @@ mod tests {
         let third = shares.take(&a, 1).unwrap();
         assert!(shares.take(&a, 1).is_err());
         drop((second, third));
-        assert!(shares.lock().each.is_empty(), "nothing is kept of an identity that has nothing");
+        assert!(shares.lock().each.is_empty(), "an identity without an amount has no entry");
         assert_eq!(shares.lock().total, 0);
     }
 
     #[test]
-    fn however_many_fill_their_shares_one_more_finds_room() {
+    fn there_is_always_room_for_one_more_identity() {
         let shares = Shares::new(1_000, 1_000);
         let mut held = Vec::new();
         let fill = |name: &str, held: &mut Vec<Share>| {
@@ -188,9 +188,9 @@ mod tests {
         assert_eq!(share.grow(91), Err(Full::All { most: 100 }));
         share.grow(30).unwrap();
         share.grow_past(70);
-        assert!(shares.take(&id("b"), 1).is_err(), "what was taken past the bound counts");
+        assert!(shares.take(&id("b"), 1).is_err(), "an amount past the limit counts");
         share.shrink(200);
-        assert!(shares.lock().each.is_empty(), "no more is given back than was taken");
+        assert!(shares.lock().each.is_empty(), "no more is returned than was taken");
         share.grow(40).unwrap();
         drop(share);
         assert_eq!(shares.lock().total, 0);

@@ -1,4 +1,4 @@
-//! A small served listener for tests: real TCP, real TLS, a clock that is moved by hand.
+//! A small server for tests: real TCP, real TLS, a manual clock.
 
 use std::{
     convert::Infallible,
@@ -33,7 +33,7 @@ use crate::{
 pub(super) const DAEMON: &str = "spiffe://a.example/daemon";
 pub(super) type Body = tonic::body::Body;
 
-/// A server of the trust domain `a.example`, and what it saw.
+/// A server of the trust domain `a.example`, with a record of its connections and failures.
 pub(super) struct TestServer {
     pub(super) clock: Arc<ManualClock>,
     pub(super) source: Arc<StaticSource>,
@@ -45,7 +45,7 @@ pub(super) struct TestServer {
     pub(super) failed: Arc<Notify>,
     /// The connections that requests came on, in order.
     pub(super) seen: Arc<Mutex<Vec<Connection>>>,
-    /// Lets answers of `/gate` go.
+    /// Lets `/gate` respond.
     pub(super) gate: Arc<Notify>,
 }
 
@@ -62,10 +62,10 @@ impl TestServer {
         });
         let source = Arc::new(StaticSource::new(Some(Arc::new(daemon.svid())), bundles(&[&ca])));
         let (failures, failed) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Notify::new()));
-        let (noted, told) = (failures.clone(), failed.clone());
+        let (noted, notify) = (failures.clone(), failed.clone());
         options.observer = HandshakeObserver::new(move |failure| {
             noted.lock().unwrap().push(failure.clone());
-            told.notify_one();
+            notify.notify_one();
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -83,7 +83,7 @@ impl TestServer {
         TestServer { clock, source, ca, address, shutdown, serving, failures, failed, seen, gate }
     }
 
-    /// What a client of this server that has this SVID connects with.
+    /// The source and the connector of a client with this SVID.
     pub(super) fn client(&self, issued: &Issued) -> (Arc<StaticSource>, Connector) {
         let source = Arc::new(StaticSource::new(Some(Arc::new(issued.svid())), bundles(&[&self.ca])));
         (source.clone(), Connector::new(source, self.clock.clone(), self.endpoint()))
@@ -93,7 +93,7 @@ impl TestServer {
         Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap()
     }
 
-    /// The next failed handshake that the server told of.
+    /// Waits for the next failed handshake.
     pub(super) async fn failure(&self) -> HandshakeFailure {
         loop {
             if let Some(failure) = self.failures.lock().unwrap().pop() {
@@ -108,8 +108,8 @@ impl TestServer {
     }
 }
 
-/// `/stream`: a first chunk, then nothing until the connection ends. `/stuck`: the same, for ever. `/gate`: an answer
-/// once it is opened. Else: who asks.
+/// `/stream`: a first chunk, then the end of the connection. `/stuck`: a first chunk, and no end. `/gate`: a response when it is
+/// opened. Any other path: the SPIFFE ID of the client.
 async fn answer(
     path: String,
     connection: Connection,

@@ -1,4 +1,4 @@
-//! Checking a token by itself: form, key, signature, issuer, audience, time, presenter.
+//! Checking a token: form, key, signature, issuer, audience, time, presenter.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
@@ -11,17 +11,17 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// How far in the future `nbf` may lie: the clocks of two machines differ.
+/// How far in the future `nbf` may be: the clocks of two machines differ.
 const NOT_BEFORE_LEEWAY_SECONDS: u64 = 5;
 
-/// Why a token was refused. Never shows any part of the token.
+/// Why a token is refused. Never shows any part of the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    #[error("the token is not one of this issuer's form: {0}")]
+    #[error("the token is malformed: {0}")]
     Malformed(&'static str),
-    #[error("the token is signed with a key that is not known")]
+    #[error("the token is signed with an unknown key")]
     KeyUnknown,
-    #[error("the token's signature is not that of its key")]
+    #[error("the token's signature is wrong")]
     Signature,
     #[error("the token is of another issuer")]
     Issuer,
@@ -33,14 +33,16 @@ pub enum TokenError {
     NotYetValid(Wall),
     #[error("the token was presented without the holder's SVID")]
     NoPresenter,
-    #[error("the token belongs to `{subject}`, and `{presenter}` presented it")]
+    #[error("the token belongs to `{subject}`, but `{presenter}` presented it")]
     Presenter { subject: SpiffeId, presenter: SpiffeId },
-    #[error("the token is bound to another certificate of its holder: renew the lease with the present one")]
+    #[error(
+        "the token is bound to another certificate of its holder: renew the lease with the present certificate"
+    )]
     Certificate,
 }
 
 impl TokenError {
-    /// A text that is longer than any token.
+    /// The error for a text that is longer than any token.
     pub fn too_long() -> Self {
         TokenError::Malformed("it is longer than any token")
     }
@@ -60,24 +62,24 @@ impl TokenError {
     }
 }
 
-/// A refusal of the token by itself.
+/// The reason and the line of the error become those of the refusal.
 impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
         Refusal::new(error.reason(), error.to_string())
     }
 }
 
-/// Who presented a token, as the one who checks it saw.
+/// Who presented a token, as far as the checking server knows.
 #[derive(Clone, Copy, Debug)]
 pub enum Presenter<'a> {
-    /// By its SVID, over mutual TLS, with the SHA-256 of the certificate where it is known.
+    /// A peer with an SVID over mutual TLS, and the SHA-256 of its certificate if known.
     Svid { id: &'a SpiffeId, x5t_s256: Option<&'a [u8; 32]> },
-    /// The audience does not see who presents: the catalog says so, and a bound token is refused.
+    /// Unknown: the catalog says that the audience does not see who presents. A bound token is refused.
     Unseen,
 }
 
 impl Presenter<'_> {
-    /// Whether claims that are known to be true may be used by this presenter.
+    /// Checks that verified claims may be used by this presenter.
     pub fn may_present(self, claims: &Claims) -> Result<(), TokenError> {
         match (self, &claims.cnf) {
             (Presenter::Unseen, None) => Ok(()),
@@ -94,7 +96,7 @@ impl Presenter<'_> {
     }
 }
 
-/// What a token must say.
+/// The values that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
     pub issuer: &'a str,
@@ -110,7 +112,7 @@ struct Header {
     kid: String,
 }
 
-/// The key id that a token names, where it has the form of one: to fetch keys before the check.
+/// Reads the key id of an unverified token, to fetch keys before the check. `None` if the token is malformed.
 pub fn peek_key_id(token: &str) -> Option<String> {
     let (header, _) = token.split_once('.')?;
     read_header(header).ok().map(|h| h.kid)
@@ -119,7 +121,7 @@ pub fn peek_key_id(token: &str) -> Option<String> {
 fn read_header(part: &str) -> Result<Header, TokenError> {
     let bytes =
         URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed("its header is not base64url"))?;
-    // Strict: `crit`, `jwk`, `jku`, `x5c` and all else that could choose another key or rule is an unknown member.
+    // Strict: `crit`, `jwk`, `jku`, `x5c` and all other members that could select another key or rule are refused.
     let header: Header = serde_json::from_slice(&bytes)
         .map_err(|_| TokenError::Malformed("its header has other members than alg, typ and kid"))?;
     if header.alg != "ES256" {
@@ -131,13 +133,15 @@ fn read_header(part: &str) -> Result<Header, TokenError> {
     Ok(header)
 }
 
-/// Checks all that the token alone can say. What lowered its fences, if anything did, is for whoever follows the feed.
+/// Checks the token itself. Whether its fences were lowered is checked by the follower of the feed.
 pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> Result<Claims, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::too_long());
     }
-    let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed("it has no three parts"))?;
-    let (header, body) = signed.split_once('.').ok_or(TokenError::Malformed("it has no three parts"))?;
+    let (signed, signature) =
+        token.rsplit_once('.').ok_or(TokenError::Malformed("it does not have three parts"))?;
+    let (header, body) =
+        signed.split_once('.').ok_or(TokenError::Malformed("it does not have three parts"))?;
     if body.contains('.') {
         return Err(TokenError::Malformed("it has more than three parts"));
     }

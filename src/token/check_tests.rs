@@ -85,7 +85,7 @@ fn a_token_reads_back_with_a_tag_for_each_of_its_fences() {
     let case = Case::new();
     let got = case.check(&case.mint(|_| ())).unwrap();
     assert_eq!(got, case.with_fences(claims()));
-    let names: Vec<String> = got.said_fences().unwrap().iter().map(ToString::to_string).collect();
+    let names: Vec<String> = got.named_fences().unwrap().iter().map(ToString::to_string).collect();
     let job = JobId(2);
     for n in [
         "dataset:acme/d".to_owned(),

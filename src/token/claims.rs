@@ -1,4 +1,4 @@
-//! What a token says.
+//! The claims of a token.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,7 @@ use crate::name::{
     TenantName,
 };
 
-/// The `type` of the authorization details that this issuer makes (RFC 9396 section 2).
+/// The `type` of our authorization details (RFC 9396 section 2).
 pub const DETAIL_TYPE: &str = "leasehold.v1";
 
 /// The claims of a token. Times are NumericDate: whole seconds since the Unix epoch.
@@ -25,18 +25,18 @@ pub struct Claims {
     pub nbf: u64,
     pub iat: u64,
     pub jti: String,
-    /// RFC 9068 section 2.2: the client, which is the job that the holder works on.
+    /// The client of RFC 9068 section 2.2: the job that the holder works on.
     pub client_id: JobId,
     pub authorization_details: Vec<AuthorizationDetail>,
     pub lh: LeaseClaims,
-    /// RFC 8705 section 3.1, where the token is bound to one certificate.
+    /// The certificate that the token is bound to, if any (RFC 8705 section 3.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
 }
 
-/// Objects of one kind and tenant, and what may be done to them. The text of each is `identifier` and one of `names`.
+/// Objects of one kind and tenant, and the allowed actions. The name of each object is `identifier` followed by one of `names`.
 ///
-/// A job may open many objects and a token must fit into a header, so what they have in common is written once.
+/// A job may open many objects, and a token must fit into a header, so the common part is written once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizationDetail {
     /// [`DETAIL_TYPE`].
@@ -49,7 +49,7 @@ pub struct AuthorizationDetail {
     pub actions: BTreeSet<Action>,
 }
 
-/// What ties the token to its lease.
+/// The claims that bind the token to its lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseClaims {
     pub epoch: u64,
@@ -61,10 +61,10 @@ pub struct LeaseClaims {
     pub job: JobId,
     pub attempt: AttemptNumber,
     pub tenant: TenantName,
-    /// The tags of all fences of the lease: first those whose names the other claims say, in the order of
-    /// [`Claims::said_fences`], then those of `others`.
+    /// The tags of all fences of the lease: first those that follow from the other claims, in the order of
+    /// [`Claims::named_fences`], then those of `others`.
     pub fences: FenceTags,
-    /// What the other fences are, a letter each: `d` a trust domain, `h` a human, `i` an identity, `m` the member, `r` a
+    /// The kinds of the other fences, one letter each: `d` a trust domain, `h` a human, `i` an identity, `m` the member, `r` a
     /// resource, `t` a tenant.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub others: String,
@@ -79,10 +79,10 @@ pub struct Confirmation {
 }
 
 impl Claims {
-    /// The fences that the other claims name, in the order of their tags.
-    pub fn said_fences(&self) -> Result<Vec<FenceName>, NameError> {
+    /// The fences that follow from the other claims, in the order of their tags.
+    pub fn named_fences(&self) -> Result<Vec<FenceName>, NameError> {
         let lh = &self.lh;
-        let mut said = vec![
+        let mut named = vec![
             FenceName::epoch(),
             FenceName::domain(self.sub.trust_domain()),
             FenceName::tenant(lh.tenant.clone()),
@@ -93,9 +93,9 @@ impl Claims {
         ];
         let reads = |d: &AuthorizationDetail| d.actions.iter().any(|a| a.half() == Some(Half::Reading));
         if self.authorization_details.iter().any(reads) {
-            said.push(FenceName::attempt_reading(lh.job, lh.attempt));
+            named.push(FenceName::attempt_reading(lh.job, lh.attempt));
         }
-        let mut known: BTreeSet<FenceName> = said.iter().cloned().collect();
+        let mut known: BTreeSet<FenceName> = named.iter().cloned().collect();
         for object in self.objects() {
             let resource = object?.resource().clone();
             let names = [
@@ -103,43 +103,43 @@ impl Claims {
                 FenceName::resource(resource.unversioned()),
                 FenceName::resource(resource),
             ];
-            said.extend(names.into_iter().filter(|name| known.insert(name.clone())));
+            named.extend(names.into_iter().filter(|name| known.insert(name.clone())));
         }
-        Ok(said)
+        Ok(named)
     }
 
-    /// Takes the tags of these fences and of all that the other claims name.
+    /// Sets the tags of these fences and of those that follow from the other claims.
     pub fn set_fences<'a>(
         &mut self,
         all: impl Iterator<Item = &'a FenceName>,
         key: &FenceKey,
     ) -> Result<(), NameError> {
-        let said = self.said_fences()?;
-        let known: BTreeSet<&FenceName> = said.iter().collect();
+        let named = self.named_fences()?;
+        let known: BTreeSet<&FenceName> = named.iter().collect();
         let others: BTreeSet<&FenceName> = all.filter(|name| !known.contains(name)).collect();
         self.lh.others = others.iter().map(|name| letter(&name.kind())).collect();
-        self.lh.fences = FenceTags(said.iter().chain(others).map(|name| key.tag(name)).collect());
+        self.lh.fences = FenceTags(named.iter().chain(others).map(|name| key.tag(name)).collect());
         Ok(())
     }
 
-    /// The tags of all fences that the token's lease stands behind.
+    /// The tags of all fences of the lease.
     pub fn fences(&self) -> &[FenceTag] {
         &self.lh.fences.0
     }
 
-    /// Whether there is one tag for each fence that the claims name, and for each of the others.
+    /// Whether it has one tag for each fence that follows from the claims, and for each of the others.
     pub fn has_all_fences(&self) -> bool {
-        let count = |said: Vec<FenceName>| said.len().saturating_add(self.lh.others.len());
-        self.said_fences().is_ok_and(|said| count(said) == self.fences().len())
+        let count = |named: Vec<FenceName>| named.len().saturating_add(self.lh.others.len());
+        self.named_fences().is_ok_and(|named| count(named) == self.fences().len())
     }
 
-    /// What the fence at a place of [`Claims::fences`] is: its name if the token says it, else its kind.
+    /// Describes the fence at an index of [`Claims::fences`]: by its name if it follows from the claims, otherwise by its kind.
     pub fn fence(&self, at: usize) -> String {
-        let said = self.said_fences().unwrap_or_default();
-        if let Some(name) = said.get(at) {
+        let named = self.named_fences().unwrap_or_default();
+        if let Some(name) = named.get(at) {
             return name.to_string();
         }
-        let letter = at.checked_sub(said.len()).and_then(|at| self.lh.others.chars().nth(at));
+        let letter = at.checked_sub(named.len()).and_then(|at| self.lh.others.chars().nth(at));
         let kind = match letter {
             Some('d') => "a trust domain",
             Some('h') => "a human",
@@ -152,7 +152,7 @@ impl Claims {
         format!("{kind} that the token depends on")
     }
 
-    /// Whether the token opens this for this action.
+    /// Whether the token allows this action on this object.
     pub fn opens(&self, object: &Object, action: Action) -> bool {
         let text = object.to_string();
         object.is_whole()
@@ -164,7 +164,7 @@ impl Claims {
             })
     }
 
-    /// All that the token opens.
+    /// All objects that the token opens.
     pub fn objects(&self) -> impl Iterator<Item = Result<Object, NameError>> {
         self.authorization_details
             .iter()
@@ -173,7 +173,7 @@ impl Claims {
 }
 
 impl AuthorizationDetail {
-    /// What a job does to resources. Those of one kind, tenant and set of actions stand together.
+    /// Groups the scopes of a job by kind, tenant and set of actions.
     pub fn of_scopes<'a>(scopes: impl IntoIterator<Item = &'a Scope>, job: JobId) -> Vec<Self> {
         let mut groups: BTreeMap<(String, &BTreeSet<Action>), Vec<String>> = BTreeMap::new();
         for Scope { resource, actions } in scopes {
@@ -194,7 +194,7 @@ impl AuthorizationDetail {
     }
 }
 
-/// The letter of [`LeaseClaims::others`].
+/// The letter of a kind in [`LeaseClaims::others`].
 fn letter(kind: &FenceKind) -> char {
     match kind {
         FenceKind::Domain(_) => 'd',

@@ -1,4 +1,4 @@
-//! The signing key of one life of the daemon, and the public keys that a verifier knows.
+//! The signing key of one epoch of the daemon, and the public keys of a verifier.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::tag::FenceKey;
 use crate::{name::SpiffeId, secret::sha256};
 
-/// `EPOCH.N.THUMBPRINT`: the life of the daemon, the key's number in it, and its RFC 7638 thumbprint.
+/// `EPOCH.N.THUMBPRINT`: the epoch of the daemon, the number of the key in it, and its RFC 7638 thumbprint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(String);
 
@@ -25,7 +25,7 @@ impl KeyId {
         &self.0
     }
 
-    /// The life of the daemon that made the key.
+    /// The epoch of the daemon that made the key.
     pub fn epoch(&self) -> Option<u64> {
         self.0.split('.').next()?.parse().ok()
     }
@@ -37,7 +37,7 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// Why a key could not be made or read.
+/// Why a key cannot be made or read.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("the system could not make an ES256 key")]
@@ -50,9 +50,9 @@ pub enum KeyError {
     Twice(String),
 }
 
-/// An ES256 key pair and the secret of the fence tags, made at start and never written anywhere.
+/// An ES256 key pair and the secret of the fence tags. Both are made at start and never written to disk.
 ///
-/// Tokens and feeds live no longer than one life of the daemon, so the secret that makes the tags of both need not either.
+/// Tokens and feeds do not outlive one epoch of the daemon, so the secret of their tags need not either.
 pub struct SigningKey {
     id: KeyId,
     pair: EcdsaKeyPair,
@@ -82,7 +82,7 @@ impl SigningKey {
         Ok(SigningKey { id: KeyId(format!("{epoch}.{n}.{thumbprint}")), pair, random, fences })
     }
 
-    /// The key of the fence tags of one audience.
+    /// Derives the key of the fence tags of one audience.
     pub fn fence_key(&self, audience: &SpiffeId) -> FenceKey {
         FenceKey::derive(&self.fences, audience)
     }
@@ -91,12 +91,12 @@ impl SigningKey {
         &self.id
     }
 
-    /// The public half as a set of one.
+    /// The public key, as a set of one.
     pub fn public(&self) -> KeySet {
         KeySet { keys: BTreeMap::from([(self.id.0.clone(), self.pair.public_key().as_ref().to_vec())]) }
     }
 
-    /// The signature of RFC 7518 section 3.4: R and S, 32 bytes each.
+    /// Signs as in RFC 7518 section 3.4: R and S, 32 bytes each.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         self.pair.sign(&self.random, message).map(|s| s.as_ref().to_vec()).map_err(|_| KeyError::Generate)
     }
@@ -144,13 +144,13 @@ impl KeySet {
         self.keys.contains_key(kid)
     }
 
-    /// Whether a signature is that of the key with this id; `None` where there is no such key.
+    /// Whether the key with this id made a signature; `None` if there is no such key.
     pub(super) fn verifies(&self, kid: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.keys.get(kid)?);
         Some(key.verify(message, signature).is_ok())
     }
 
-    /// A JWK Set (RFC 7517).
+    /// Writes a JWK Set (RFC 7517).
     pub fn to_jwks(&self) -> String {
         let keys = self
             .keys
@@ -171,7 +171,7 @@ impl KeySet {
         serde_json::to_string(&Jwks { keys }).unwrap_or_else(|_| r#"{"keys":[]}"#.into())
     }
 
-    /// Reads a JWK Set. Strict: each key is an ES256 signing key with an id of its own.
+    /// Reads a JWK Set. Each key must be an ES256 signing key, and their ids must differ.
     pub fn from_jwks(text: &str) -> Result<Self, KeyError> {
         let jwks: Jwks = serde_json::from_str(text)?;
         let mut set = KeySet::default();
@@ -203,7 +203,7 @@ fn point(x: &str, y: &str) -> Option<Vec<u8>> {
     is_on_curve(&point).then_some(point)
 }
 
-/// Whether a point is on P-256. Key agreement is the place at which ring says so: a signature fails alike for every reason.
+/// Whether a point is on P-256. In ring only key agreement reports that: verification fails the same for every reason.
 fn is_on_curve(point: &[u8]) -> bool {
     let Ok(ours) = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()) else { return false };
     agree_ephemeral(ours, &agreement::UnparsedPublicKey::new(&ECDH_P256, point), |_| ()).is_ok()

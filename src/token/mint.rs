@@ -5,16 +5,16 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use super::{claims::Claims, keys::SigningKey};
 use crate::{limits::TOKEN_BYTES_MAX, name::Digest, secret::SecretText};
 
-/// Why a token could not be made.
+/// Why a token cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
-    #[error("the token would be {0} bytes, and headers of common servers carry {TOKEN_BYTES_MAX}")]
+    #[error("the token would have {0} bytes, and the headers of common servers allow {TOKEN_BYTES_MAX}")]
     TooLarge(usize),
     #[error("the token could not be signed")]
     Sign,
 }
 
-/// Claims made ready to be signed: their digest goes into the ledger before the signature is made.
+/// A token that is ready to be signed. The digest of its claims goes into the ledger before it is signed.
 #[derive(Debug)]
 pub struct Minted {
     signing_input: String,
@@ -23,7 +23,7 @@ pub struct Minted {
 }
 
 impl Minted {
-    /// Writes header and claims, and refuses what would be too large.
+    /// Writes header and claims. Fails if the token would be too large.
     pub fn prepare(key: &SigningKey, claims: &Claims) -> Result<Self, MintError> {
         let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{}"}}"#, key.id());
         let body = serde_json::to_vec(claims).map_err(|_| MintError::Sign)?;
@@ -37,7 +37,7 @@ impl Minted {
         Ok(Minted { signing_input, claims_digest: Digest::of(&body) })
     }
 
-    /// Signs. The one moment at which a credential comes to be.
+    /// Signs. Only this creates a credential.
     pub fn sign(self, key: &SigningKey) -> Result<SecretText, MintError> {
         let signature = key.sign(self.signing_input.as_bytes()).map_err(|_| MintError::Sign)?;
         let mut token = self.signing_input;
@@ -47,7 +47,7 @@ impl Minted {
     }
 }
 
-/// Prepares and signs in one go.
+/// Prepares and signs a token.
 pub fn mint(key: &SigningKey, claims: &Claims) -> Result<SecretText, MintError> {
     Minted::prepare(key, claims)?.sign(key)
 }

@@ -1,15 +1,15 @@
 //! Tokens: JWS compact (RFC 7515) with ES256, in the profile of RFC 9068 and RFC 9396.
 //!
-//! Owns the keys of one life of the daemon, the claims, minting and checking. Never reads a clock, never keeps a token. A
-//! token carries the tags of the fences of its lease, so that it and a feed of lowerings are enough to decide whether it is
-//! good now; only what the token itself says is checked here.
+//! Owns the keys of one epoch of the daemon, the claims, minting and checking. Never reads a clock and never keeps a token. A
+//! token contains the tags of the fences of its lease, so that a verifier needs only the token and the feed of lowerings to
+//! decide. This module checks only the token itself.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `keys` | [`SigningKey`] and [`KeySet`] |
-//! | `claims` | [`Claims`]: what a token says |
-//! | `tag` | [`FenceTag`]: a fence's name, opaque to verifiers |
-//! | `mint` `check` | both directions |
+//! | `claims` | [`Claims`]: the claims of a token |
+//! | `tag` | [`FenceTag`]: the name of a fence, opaque to verifiers |
+//! | `mint` `check` | [`mint`] and [`check`] a token |
 
 mod check;
 mod claims;

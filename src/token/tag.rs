@@ -1,4 +1,4 @@
-//! Fence names as verifiers see them: opaque, and another value at each audience.
+//! Fence names as verifiers see them: opaque, and different for each audience.
 
 use std::fmt;
 
@@ -8,21 +8,21 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::name::{FenceName, SpiffeId};
 
-/// Bytes of a tag.
+/// The bytes of a tag.
 ///
-/// Two names with one tag cost a false refusal and never open anything. 96 bits are above the 80 that RFC 2104 section 5
-/// asks for. Without the key no one can look for a name with a given tag, except by asking for one lease or one lowering a
-/// guess. Three bytes are four characters of base64url, so that tags that stand side by side need no padding.
+/// Two names with one tag cause a false refusal and never open anything. 96 bits are above the 80 that RFC 2104 section 5
+/// requires. Without the key, each guess of a name for a tag costs a lease or a lowering. Three bytes are four characters of
+/// base64url, so adjacent tags need no padding.
 const TAG_BYTES: usize = 12;
 
-/// A fence's name at one audience: HMAC-SHA256 under the key of that audience, cut to 96 bits.
+/// The name of a fence at one audience: HMAC-SHA256 with the key of that audience, truncated to 96 bits.
 ///
 /// A verifier compares the tags of a token with those of its feed. It cannot tell which names they stand for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FenceTag([u8; TAG_BYTES]);
 
 impl FenceTag {
-    /// Reads one of the feed. `None` if it has another length.
+    /// Reads a tag of the feed. `None` if it has another length.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(FenceTag(bytes.try_into().ok()?))
     }
@@ -38,12 +38,12 @@ impl fmt::Debug for FenceTag {
     }
 }
 
-/// Makes the tags of one audience. Only the daemon has it.
+/// The key that makes the tags of one audience. Only the daemon has it.
 #[derive(Clone)]
 pub struct FenceKey(hmac::Key);
 
 impl FenceKey {
-    /// Derives the key of an audience from the secret of one life of the daemon.
+    /// Derives the key of an audience from the secret of one epoch of the daemon.
     pub(super) fn derive(secret: &hmac::Key, audience: &SpiffeId) -> Self {
         let mut context = hmac::Context::with_key(secret);
         context.update(b"leasehold fence tags v1\0");
@@ -68,7 +68,7 @@ impl fmt::Debug for FenceKey {
     }
 }
 
-/// Tags side by side, as one base64url text in a token.
+/// A list of tags, written as one base64url text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FenceTags(pub Vec<FenceTag>);
 
@@ -84,7 +84,7 @@ impl<'de> Deserialize<'de> for FenceTags {
         let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
         let bytes = URL_SAFE_NO_PAD.decode(text.as_bytes()).map_err(D::Error::custom)?;
         let tags = bytes.chunks(TAG_BYTES).map(FenceTag::from_bytes).collect::<Option<_>>();
-        tags.map(FenceTags).ok_or_else(|| D::Error::custom("tags of 12 bytes each are wanted"))
+        tags.map(FenceTags).ok_or_else(|| D::Error::custom("expected tags of 12 bytes each"))
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use crate::token::SigningKey;
 
     #[test]
-    fn a_name_has_another_tag_at_each_audience_and_in_each_life() {
+    fn a_name_has_a_different_tag_per_audience_and_epoch() {
         let name: FenceName = "human:ada".parse().unwrap();
         let (files, web) = ("spiffe://td/files".parse().unwrap(), "spiffe://td/web".parse().unwrap());
         let (one, other) = (SigningKey::generate(1, 1).unwrap(), SigningKey::generate(2, 1).unwrap());
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn tags_read_back_and_a_part_of_one_is_refused() {
+    fn tags_round_trip_and_a_partial_tag_is_refused() {
         let key = SigningKey::generate(1, 1).unwrap().fence_key(&"spiffe://td/files".parse().unwrap());
         let tags = FenceTags(["epoch", "human:ada"].map(|n| key.tag(&n.parse().unwrap())).to_vec());
         let text = serde_json::to_string(&tags).unwrap();

@@ -1,4 +1,4 @@
-//! A use that was allowed, to be looked at again while it lasts.
+//! An allowed use of a token, which is checked again while it lasts.
 
 use std::{
     fmt,
@@ -15,17 +15,17 @@ use crate::{
     token::{Claims, TokenError},
 };
 
-/// The witness that a token opened what was asked, when it was asked. Only a [`Verifier`](super::Verifier) makes one.
+/// The witness that a token allowed a use at the reading of the check. Only a [`Verifier`](super::Verifier) makes one.
 ///
-/// Says nothing about later: whoever goes on serving asks [`Access::check`] before each part, and stops when
-/// [`Access::ended`] resolves. A clone is a pointer.
+/// A server that continues to serve calls [`Access::check`] before each part, and stops when [`Access::ended`] resolves. A
+/// clone is a pointer.
 #[derive(Clone)]
 pub struct Access(Arc<AccessState>);
 
 struct AccessState {
     feed_state: Arc<FeedState>,
     claims: Claims,
-    /// The state's version at which all fences were last found in order.
+    /// The version of the feed state at the last check that found no fence lowered.
     seen: AtomicU64,
 }
 
@@ -34,52 +34,52 @@ impl Access {
         Access(Arc::new(AccessState { feed_state, claims, seen: AtomicU64::new(version) }))
     }
 
-    /// What the token says.
+    /// The claims of the token.
     pub fn claims(&self) -> &Claims {
         &self.0.claims
     }
 
-    /// Whether the use may go on now. A few atomic loads and one reading of the clock while nothing was lowered; a look at
-    /// each fence if something was.
+    /// Checks that the use may continue now. Costs a few atomic loads and one reading of the clock; after a lowering also one
+    /// look-up for each fence.
     pub fn check(&self) -> Result<(), Refusal> {
-        self.look().map(|_| ())
+        self.check_now().map(|_| ())
     }
 
-    /// Resolves when the use must end: at once when a fence goes down, at the token's `exp`, when the feed goes stale or
-    /// the daemon has begun a new life. For whoever waits for something else than the next part.
+    /// Resolves when the use must end: when a fence is lowered, at the token's `exp`, when the feed goes stale, or when the daemon
+    /// begins a new epoch. For a server that is waiting, for example for a slow reader.
     pub fn ended(&self) -> impl Future<Output = Refusal> + Send + 'static {
         let access = self.clone();
         async move {
             let mut changes = access.0.feed_state.changes();
             loop {
                 changes.mark_unchanged();
-                let moment = match access.look() {
-                    Ok(moment) => moment,
+                let reading = match access.check_now() {
+                    Ok(reading) => reading,
                     Err(refusal) => return refusal,
                 };
                 tokio::select! {
                     // The sender is in the feed state, which this access holds.
                     _ = changes.changed() => {}
-                    () = access.0.feed_state.clock().sleep_until(moment.until(access.expires())) => {}
+                    () = access.0.feed_state.clock().sleep_until(reading.until(access.expires())) => {}
                 }
             }
         }
     }
 
-    fn look(&self) -> Result<FeedReading, Refusal> {
+    fn check_now(&self) -> Result<FeedReading, Refusal> {
         let AccessState { feed_state, claims, seen } = &*self.0;
-        let moment = feed_state.fresh().map_err(|refusal| {
-            // What is known of this token says more than that the feed is not fresh.
-            feed_state.status().stands(claims).err().unwrap_or(refusal)
+        let reading = feed_state.read().map_err(|refusal| {
+            // A reason for this token says more than that the feed is stale.
+            feed_state.status().check(claims).err().unwrap_or(refusal)
         })?;
-        if moment.daemon >= self.expires() {
+        if reading.daemon >= self.expires() {
             return Err(TokenError::Expired(self.expires()).into());
         }
-        if seen.load(Ordering::Relaxed) != moment.version {
-            feed_state.status().stands(claims)?;
-            seen.store(moment.version, Ordering::Relaxed);
+        if seen.load(Ordering::Relaxed) != reading.version {
+            feed_state.status().check(claims)?;
+            seen.store(reading.version, Ordering::Relaxed);
         }
-        Ok(moment)
+        Ok(reading)
     }
 
     fn expires(&self) -> Wall {

@@ -1,4 +1,4 @@
-//! The follower of the fence feed: connects, listens, ticks, and comes back when it was lost.
+//! The follower of the fence feed: connects, reads, sends ticks, and reconnects.
 
 use std::{
     convert::Infallible,
@@ -26,14 +26,14 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Between two looks for lowerings to forget.
+/// How often old lowerings are forgotten.
 const PRUNE: Duration = Duration::from_secs(60);
 
-/// The one writer of the [`FeedState`].
+/// The only writer of the [`FeedState`].
 ///
-/// A feed that was lost leaves the state as it is, to grow old: within the stale limit a new connection takes over without
-/// a refusal. One that cannot be true empties the state at once. A connection ends with the SVID that it was made with, so
-/// that a rotation opens a second feed beside the first, which takes over once it knows all that the first does.
+/// When a feed is lost, the state stays and ages. If a new connection succeeds within the stale limit, nothing is refused. A feed
+/// that contradicts what is known voids the state at once. A connection ends with its SVID, so after a rotation a second feed
+/// is opened beside the first. It takes over when it knows all that the first one does.
 pub(super) struct Follower {
     connector: Connector,
     audience: SpiffeId,
@@ -52,16 +52,16 @@ impl Follower {
         Follower { connector, audience, clock, feed_state, newest: FeedPosition::default() }
     }
 
-    /// Follows until the shutdown. When it returns, is dropped, or panics, everything is refused.
+    /// Follows the feed until `shutdown`. When it returns, is dropped, or panics, everything is refused.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
-        let _closing = RefuseOnDrop(self.feed_state.clone());
+        let _refuse_at_end = RefuseOnDrop(self.feed_state.clone());
         let mut backoff = Backoff::new(FEED_RETRY_MIN, FEED_RETRY_MAX);
         loop {
             let reason = tokio::select! {
                 reason = self.follow(&mut backoff) => reason,
                 () = shutdown.cancelled() => return,
             };
-            self.broke(&reason);
+            self.note_error(&reason);
             tokio::select! {
                 () = self.clock.sleep(backoff.next_wait()) => {}
                 () = shutdown.cancelled() => return,
@@ -69,8 +69,8 @@ impl Follower {
         }
     }
 
-    fn broke(&self, reason: &FeedError) {
-        tracing::warn!(error = %reason, "the fence feed broke off: connecting again");
+    fn note_error(&self, reason: &FeedError) {
+        tracing::warn!(error = %reason, "the fence feed was interrupted: reconnecting");
         if !reason.voids() {
             return;
         }
@@ -79,12 +79,12 @@ impl Follower {
                 Reason::TokenEpoch,
                 format!("the daemon says that it is in epoch {offered}, and epoch {known} was seen before"),
             ),
-            _ => Refusal::new(Reason::FeedStale, "the fence feed is not complete: it is being read anew"),
+            _ => Refusal::new(Reason::FeedStale, "the fence feed is incomplete: it is being read again"),
         };
         self.feed_state.refuse(self.newest.epoch, refusal);
     }
 
-    /// One subscription after the other, from a connection to a break.
+    /// Follows the feed until an error, over one or more subscriptions.
     async fn follow(&mut self, backoff: &mut Backoff) -> FeedError {
         match self.subscribe(backoff).await {
             Err(reason) => reason,
@@ -100,7 +100,7 @@ impl Follower {
         let mut prune_at = clock.now().lease.plus(PRUNE);
         loop {
             let news = tokio::select! {
-                // First, so that what it came up to is not overtaken before it is looked at.
+                // The successor comes first: otherwise the present feed could overtake it before it is used.
                 biased;
                 next = succession.next() => {
                     if let Some(next) = self.succeed(next, &mut succession)? {
@@ -112,14 +112,14 @@ impl Follower {
                 news = feed.next() => news,
             };
             self.newest = feed.newest();
-            succession.followed(self.newest);
+            succession.note_followed(self.newest);
             match news? {
                 FeedEvent::Began { epoch } => self.forget_other_epochs(epoch),
                 FeedEvent::Complete(view) => self.complete(view),
-                FeedEvent::Lowered => self.feed_state.touch(),
+                FeedEvent::Lowered => self.feed_state.note_change(),
                 FeedEvent::Ticked { sent, daemon, ledger_head } => {
-                    self.feed_state.ticked(sent, daemon);
-                    self.feed_state.witness(ledger_head);
+                    self.feed_state.note_tick(sent, daemon);
+                    self.feed_state.set_ledger_head(ledger_head);
                     backoff.reset();
                     let now = clock.now().lease;
                     if now >= prune_at {
@@ -140,7 +140,7 @@ impl Follower {
         self.feed_state.publish(view);
     }
 
-    /// Goes over to a feed that has come up to the one that is followed; where it could not be had, it is tried again.
+    /// Switches to a successor that is up to date. If it could not be opened, schedules a retry.
     fn succeed(
         &mut self,
         next: Result<Successor, FeedError>,
@@ -155,49 +155,50 @@ impl Follower {
             }
             Err(reason) if reason.voids() => Err(reason),
             Err(reason) => {
-                tracing::warn!(error = %reason, "no fence feed under our rotated SVID yet: trying again");
-                succession.again_at = Some(self.clock.now().lease.plus(FEED_RETRY_MAX));
+                tracing::warn!(error = %reason, "the fence feed cannot be opened with our rotated SVID yet: trying again");
+                succession.retry_at = Some(self.clock.now().lease.plus(FEED_RETRY_MAX));
                 Ok(None)
             }
         }
     }
-    /// A new life of the daemon has begun: what the old one said is over, before anything of the new one is known.
+
+    /// Refuses everything if a new epoch of the daemon has begun: what the old epoch said is over.
     fn forget_other_epochs(&self, epoch: u64) {
         let known = self.feed_state.status().epoch;
         if known.is_some_and(|known| known != epoch) {
             let starting = Refusal::new(
                 Reason::FeedStale,
-                format!("leasehold has started anew, in epoch {epoch}: its fence feed is being read"),
+                format!("leasehold has restarted, in epoch {epoch}: its fence feed is being read"),
             );
             self.feed_state.refuse(Some(epoch), starting);
         }
     }
 }
 
-/// The feed that is to take over from the one that is followed, while it is opened.
+/// The opening of the feed that will take over from the present one.
 #[derive(Default)]
 struct Succession {
     opening: Option<BoxFuture<'static, Result<Successor, FeedError>>>,
-    /// The place up to which the feed that is followed has been heard.
+    /// The position of the present feed.
     followed: Arc<AtomicU64>,
-    /// After a failure, not before this moment.
-    again_at: Option<LeaseTime>,
+    /// When it may be opened again after a failure.
+    retry_at: Option<LeaseTime>,
 }
 
-/// A feed that is complete, has ticked, and knows all that the one before it does.
+/// A feed that is complete, has echoed a tick, and knows all that the present one does.
 struct Successor {
     feed: FeedSubscription,
     view: View,
 }
 
 impl Succession {
-    fn followed(&self, newest: FeedPosition) {
+    fn note_followed(&self, newest: FeedPosition) {
         self.followed.store(newest.seq.0, Ordering::Relaxed);
     }
 
-    /// Begins to open it, unless that is under way or has just failed.
+    /// Begins to open the successor, unless that is under way or has just failed.
     fn begin(&mut self, follower: &Follower, now: LeaseTime) {
-        if self.opening.is_some() || self.again_at.is_some_and(|at| now < at) {
+        if self.opening.is_some() || self.retry_at.is_some_and(|at| now < at) {
             return;
         }
         let (connector, audience) = (follower.connector.clone(), follower.audience.clone());
@@ -207,7 +208,7 @@ impl Succession {
             let (mut complete, mut ticks) = (None, false);
             loop {
                 match feed.next().await? {
-                    // The feed that is followed is of a life that is over, and will break off by itself.
+                    // The epoch of the present feed is over, so that feed will end by itself.
                     FeedEvent::Began { epoch } if Some(epoch) != newest.epoch => {
                         return Err(FeedError::Closed);
                     }
@@ -215,7 +216,7 @@ impl Succession {
                     FeedEvent::Complete(view) => complete = Some(view),
                     FeedEvent::Ticked { .. } => ticks = true,
                 }
-                // What the followed one has heard must not be forgotten, were it for a moment.
+                // No lowering of the present feed may be forgotten, not even for a moment.
                 if ticks
                     && feed.newest().seq.0 >= followed.load(Ordering::Relaxed)
                     && let Some(view) = complete.take()
@@ -226,7 +227,7 @@ impl Succession {
         }));
     }
 
-    /// Resolves when it is open, or could not be opened. Cancel safe.
+    /// Waits until the successor is open or has failed. Cancel safe.
     async fn next(&mut self) -> Result<Successor, FeedError> {
         let Some(opening) = &mut self.opening else { return std::future::pending().await };
         let opened = opening.await;
@@ -235,13 +236,13 @@ impl Succession {
     }
 }
 
-/// Whatever ends the follower: nobody hears of revocations any more, so nothing is let through.
+/// Refuses everything when the follower ends: without it, no revocations arrive.
 struct RefuseOnDrop(Arc<FeedState>);
 
 impl Drop for RefuseOnDrop {
     fn drop(&mut self) {
         let epoch = self.0.status().epoch;
-        self.0.refuse(epoch, Refusal::new(Reason::FeedStale, "the fence feed is not followed any more"));
+        self.0.refuse(epoch, Refusal::new(Reason::FeedStale, "the fence feed is no longer followed"));
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the follower has written and every check reads: the state of the feed, its age, and a count of changes.
+//! The state of the feed, which the follower writes and every check reads.
 
 use std::{
     sync::{
@@ -20,44 +20,44 @@ use crate::{
     token::Claims,
 };
 
-/// Written by the follower alone; read by anyone, without waiting.
+/// The state of the feed, its age, and a version that counts changes. Only the follower writes it; readers never wait.
 ///
-/// A check that saw version `v` and found everything in order need not look at the names again while the version is still
-/// `v`: the follower raises it (Release) after each change, and a check reads it (Acquire) before it looks.
+/// The follower raises the version (Release) after each change, and a check reads it (Acquire) before it looks at fences. So a
+/// check that found no fence lowered at version `v` need not look again while the version is `v`.
 pub(super) struct FeedState {
     clock: Arc<dyn Clock>,
     status: ArcSwap<FeedStatus>,
     version: AtomicU64,
-    /// When the last tick that came back was sent, in ms of our boottime. Stored with Release after the lowerings that came
-    /// before its echo, so that whoever finds the feed fresh also sees those.
+    /// When the last echoed tick was sent, in ms of our boottime. Stored with Release after the lowerings that came before the
+    /// echo, so that a reader who finds the feed fresh also sees them.
     tick_sent: AtomicU64,
-    /// The daemon's wall clock minus our boottime, in ms, as of the same tick.
+    /// The daemon's wall clock minus our boottime, in ms, at the same tick.
     lead: AtomicI64,
     changed: watch::Sender<()>,
-    /// The last signed head of the ledger that a tick brought.
+    /// The last signed head of the ledger, from a tick.
     ledger_head: ArcSwapOption<String>,
 }
 
-/// The state of the feed.
+/// What the feed allows to decide.
 pub(super) struct FeedStatus {
-    /// The newest life of the daemon that was ever seen.
+    /// The newest epoch of the daemon that was ever seen.
     pub(super) epoch: Option<u64>,
-    /// What is known of it, or why everything is refused.
+    /// What is known of that epoch, or why everything is refused.
     pub(super) view: Result<View, Refusal>,
 }
 
 impl FeedStatus {
-    /// What is known of the daemon's present life, or why nothing is.
+    /// What is known of the daemon's present epoch, or why everything is refused.
     pub(super) fn view(&self) -> Result<&View, Refusal> {
         self.view.as_ref().map_err(Clone::clone)
     }
 
-    /// Whether none of the fences of a token was lowered since its lease took its stand, as far as this view says.
-    pub(super) fn stands(&self, claims: &Claims) -> Result<(), Refusal> {
+    /// Checks that the token is of this epoch, and that none of its fences was lowered after its lease took its stand.
+    pub(super) fn check(&self, claims: &Claims) -> Result<(), Refusal> {
         if let Some(epoch) = self.epoch
             && epoch != claims.lh.epoch
         {
-            return Err(of_epoch(claims.lh.epoch, epoch));
+            return Err(other_epoch(claims.lh.epoch, epoch));
         }
         let fences = &self.view()?.fences;
         if let Some((at, seq)) = fences.lowered_after(claims.fences(), Seq(claims.lh.stood_at)) {
@@ -66,12 +66,12 @@ impl FeedStatus {
                 Refusal::new(Reason::Revoked, format!("revoked: {fence}")).with("seq", seq.to_string())
             );
         }
-        // After the fences: what is forgotten is first refused by its age. `iat` is in whole seconds, rounded down.
+        // Lowerings before `complete_since` may be forgotten, so older tokens are refused. `iat` is rounded down to seconds.
         let issued_by = Wall::from_seconds(claims.iat.saturating_add(1));
         if issued_by <= fences.complete_since() {
             return Err(Refusal::new(
                 Reason::FeedStale,
-                "the token is older than the lowerings that the fence feed still tells",
+                "the token is older than the lowerings that the fence feed still contains",
             )
             .fix("renew the lease"));
         }
@@ -79,8 +79,8 @@ impl FeedStatus {
     }
 }
 
-/// A token of another life of the daemon than the feed's.
-pub(super) fn of_epoch(token: u64, feed: u64) -> Refusal {
+/// Makes the refusal of a token from another epoch than that of the feed.
+pub(super) fn other_epoch(token: u64, feed: u64) -> Refusal {
     Refusal::new(
         Reason::TokenEpoch,
         format!("the token is of epoch {token}, and leasehold is in epoch {feed}"),
@@ -88,7 +88,7 @@ pub(super) fn of_epoch(token: u64, feed: u64) -> Refusal {
     .fix("obtain a new one")
 }
 
-/// All that is known of one life of the daemon.
+/// All that is known of one epoch of the daemon.
 #[derive(Clone)]
 pub(super) struct View {
     pub(super) epoch: u64,
@@ -97,25 +97,25 @@ pub(super) struct View {
     pub(super) keys: Arc<PublicKeys>,
 }
 
-/// The moment at which the feed is looked at, and found fresh.
+/// One reading of a fresh feed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FeedReading {
     /// One reading of our own clocks.
     pub(super) now: Now,
-    /// The daemon's wall clock at that reading: what claims are held against. Ahead of the true one by at most the time that
-    /// the last tick was under way.
+    /// The daemon's wall clock at that reading; claims are compared with it. It is ahead of the true clock by at most the round
+    /// trip of the last tick.
     pub(super) daemon: Wall,
-    /// From when on this feed is stale, unless another tick comes back.
+    /// When the feed becomes stale unless another tick is echoed.
     pub(super) stale_from: BootTime,
     pub(super) version: u64,
 }
 
-/// No tick has come back yet.
+/// No tick has been echoed yet.
 const NEVER: u64 = 0;
 
 impl FeedState {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        let starting = Refusal::new(Reason::FeedStale, "the fence feed has not begun yet");
+        let starting = Refusal::new(Reason::FeedStale, "the fence feed has not started yet");
         FeedState {
             clock,
             status: ArcSwap::from_pointee(FeedStatus { epoch: None, view: Err(starting) }),
@@ -135,19 +135,20 @@ impl FeedState {
         self.status.load()
     }
 
-    /// Sees every change that comes after this call: another state, a lowering, a feed that is fresh again.
+    /// Reports every change after this call: another status, a lowering, a feed that is fresh again.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// The last signed head of the ledger that came.
+    /// The last signed head of the ledger.
     pub(super) fn ledger_head(&self) -> Option<Arc<String>> {
         self.ledger_head.load_full()
     }
 
-    /// Finds the feed fresh, or says why nothing can be decided by it. A few atomic loads and one reading of the clock.
-    pub(super) fn fresh(&self) -> Result<FeedReading, Refusal> {
-        // The tick before the version: lowerings that came before a fresh tick are then never missed.
+    /// Reads the feed if it is fresh, or says why nothing can be decided by it. Costs a few atomic loads and one reading of the
+    /// clock.
+    pub(super) fn read(&self) -> Result<FeedReading, Refusal> {
+        // The tick is read before the version, so that lowerings before a fresh tick are never missed.
         let sent = self.tick_sent.load(Ordering::Acquire);
         let lead = self.lead.load(Ordering::Relaxed);
         let version = self.version.load(Ordering::Acquire);
@@ -163,7 +164,7 @@ impl FeedState {
             return Err(Refusal::new(
                 Reason::FeedStale,
                 format!(
-                    "the fence feed is {:.1} s old: whether this was revoked cannot be known",
+                    "the fence feed is {:.1} s old, so it is unknown whether this was revoked",
                     age.as_secs_f64()
                 ),
             )
@@ -181,40 +182,40 @@ impl FeedState {
         Ok(FeedReading { now, daemon, stale_from, version })
     }
 
-    // ---------- the follower's ----------
+    // ---------- for the follower ----------
 
-    /// Decides by this view from now on. One of another life is not fresh before a tick has come back from it.
+    /// Decides by this view from now on. After a change of epoch the feed is stale until a tick is echoed.
     pub(super) fn publish(&self, view: View) {
         if self.status().epoch != Some(view.epoch) {
             self.tick_sent.store(NEVER, Ordering::Release);
         }
         self.status.store(Arc::new(FeedStatus { epoch: Some(view.epoch), view: Ok(view) }));
-        self.touch();
+        self.note_change();
     }
 
     /// Refuses everything from now on.
     pub(super) fn refuse(&self, epoch: Option<u64>, refusal: Refusal) {
         self.tick_sent.store(NEVER, Ordering::Release);
         self.status.store(Arc::new(FeedStatus { epoch, view: Err(refusal) }));
-        self.touch();
+        self.note_change();
     }
 
-    /// Says that something changed. After the change.
-    pub(super) fn touch(&self) {
+    /// Reports a change. Must be called after the change.
+    pub(super) fn note_change(&self) {
         self.version.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
     }
 
-    /// Keeps a signed head of the ledger.
-    pub(super) fn witness(&self, head: String) {
+    /// Stores a signed head of the ledger.
+    pub(super) fn set_ledger_head(&self, head: String) {
         if !head.is_empty() && self.ledger_head.load().as_deref().map(String::as_str) != Some(head.as_str()) {
             self.ledger_head.store(Some(Arc::new(head)));
         }
     }
 
-    /// Takes the echo of a tick: when it was sent, and what the daemon's clock said since.
-    pub(super) fn ticked(&self, sent: BootTime, daemon: Wall) {
-        let was_fresh = self.fresh().is_ok();
+    /// Takes the echo of a tick: when the tick was sent, and the time on the daemon's clock.
+    pub(super) fn note_tick(&self, sent: BootTime, daemon: Wall) {
+        let was_fresh = self.read().is_ok();
         self.lead.store(daemon.0.cast_signed().saturating_sub(sent.0.cast_signed()), Ordering::Relaxed);
         self.tick_sent.store(sent.0.max(1), Ordering::Release);
         if !was_fresh {
@@ -224,7 +225,7 @@ impl FeedState {
 }
 
 impl FeedReading {
-    /// The moment of the lease timeline at which the daemon's wall clock comes to `end`, or the feed goes stale.
+    /// When the daemon's wall clock reaches `end` or the feed goes stale, on the lease timeline.
     pub(super) fn until(&self, end: Wall) -> LeaseTime {
         let left = end.since(self.daemon).min(self.stale_from.since(self.now.boot));
         self.now.lease.plus(left)

@@ -94,7 +94,7 @@ async fn law_10_after_a_lowering_is_heard_no_use_begins_or_goes_on_and_the_refus
 async fn law_11_each_fence_of_a_token_ends_it() {
     let mut daemon = Daemon::start().await;
     let (verifier, feed) = daemon.following().await;
-    let (said, others) = (daemon.claims().said_fences().unwrap(), other_fences());
+    let (said, others) = (daemon.claims().named_fences().unwrap(), other_fences());
     assert_eq!(said.len() + others.len(), 13, "{said:?}");
     for (n, name) in (0u64..).zip(said.iter().chain(&others)) {
         let called = match name.as_str().split_once(':') {

@@ -1,4 +1,4 @@
-//! The lowered fences, as the feed tells them.
+//! The lowered fences, from the feed.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -16,29 +16,29 @@ use crate::{
     token::FenceTag,
 };
 
-/// Parts of the map, each with a lock of its own: a check waits at most for the growth of one of them.
+/// Parts of the map, each with its own lock: a check waits at most while one part grows.
 const SHARDS: usize = 64;
 
-/// Each fence that is lowered, with the Seq of its last lowering.
+/// The lowered fences, each with the Seq of its last lowering.
 ///
-/// Only the follower writes it, and every check reads it. A lowering that [`Fences::lower`] has returned from is seen by each
-/// read that begins after it: both take the lock of the fence's shard.
+/// The follower writes it, and every check reads it. When [`Fences::lower`] has returned, every later read sees the lowering:
+/// both take the lock of the fence's shard.
 pub(super) struct Fences {
     shards: Box<[RwLock<HashMap<FenceTag, LastLowering>>]>,
     hasher: RandomState,
     count: AtomicUsize,
-    /// Lowerings before it may be absent, so that whatever was issued before it cannot be judged. Milliseconds of the
-    /// daemon's wall clock.
+    /// Lowerings before this time may be absent, so tokens from before it cannot be checked. Milliseconds of the daemon's wall
+    /// clock.
     complete_since: AtomicU64,
 }
 
 #[derive(Clone, Copy)]
 struct LastLowering {
     seq: Seq,
-    heard: BootTime,
+    received: BootTime,
 }
 
-/// More fences are lowered than are kept.
+/// More fences are lowered than can be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {FEED_FENCES_MAX} fences are lowered")]
 pub(super) struct TooMany;
@@ -53,23 +53,23 @@ impl Fences {
         }
     }
 
-    /// Takes a lowering. A fence's Seq only grows.
-    pub(super) fn lower(&self, tag: FenceTag, seq: Seq, heard: BootTime) -> Result<(), TooMany> {
+    /// Adds a lowering. The Seq of a fence only grows.
+    pub(super) fn lower(&self, tag: FenceTag, seq: Seq, received: BootTime) -> Result<(), TooMany> {
         let Some(shard) = self.shard(tag) else { return Err(TooMany) };
         let mut shard = write(shard);
         if let Some(known) = shard.get_mut(&tag) {
-            *known = LastLowering { seq: known.seq.max(seq), heard };
+            *known = LastLowering { seq: known.seq.max(seq), received };
             return Ok(());
         }
         if self.count.load(Ordering::Relaxed) >= FEED_FENCES_MAX {
             return Err(TooMany);
         }
         self.count.fetch_add(1, Ordering::Relaxed);
-        shard.insert(tag, LastLowering { seq, heard });
+        shard.insert(tag, LastLowering { seq, received });
         Ok(())
     }
 
-    /// Of these fences, the place of the one that was lowered first after a stand was taken, if any was.
+    /// Of these fences, finds the one that was lowered first after `stood_at`, and returns its index and Seq.
     pub(super) fn lowered_after(&self, tags: &[FenceTag], stood_at: Seq) -> Option<(usize, Seq)> {
         tags.iter()
             .enumerate()
@@ -78,19 +78,19 @@ impl Fences {
             .min_by_key(|(_, seq)| *seq)
     }
 
-    /// From when on every lowering is known.
+    /// Since when every lowering is known.
     pub(super) fn complete_since(&self) -> Wall {
         Wall(self.complete_since.load(Ordering::Acquire))
     }
 
-    /// Forgets what was heard before a moment, and first of all says so: whatever was issued before `complete_since` is
-    /// refused from then on.
-    pub(super) fn prune(&self, heard_before: BootTime, complete_since: Wall) {
+    /// Forgets the lowerings from before a moment. Before that, it raises `complete_since`: older tokens are refused from then
+    /// on.
+    pub(super) fn prune(&self, received_before: BootTime, complete_since: Wall) {
         self.complete_since.fetch_max(complete_since.0, Ordering::AcqRel);
         for shard in &self.shards {
             let mut shard = write(shard);
             let before = shard.len();
-            shard.retain(|_, lowered| lowered.heard >= heard_before);
+            shard.retain(|_, lowered| lowered.received >= received_before);
             self.count.fetch_sub(before.saturating_sub(shard.len()), Ordering::Relaxed);
         }
     }
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn law_11_the_name_that_was_lowered_first_after_the_stand_is_the_one_that_is_told() {
+    fn law_11_the_first_lowering_after_the_stand_is_reported() {
         let fences = Fences::new(Wall(0));
         for (name, seq) in [(1, 5), (2, 9), (3, 7), (4, 3)] {
             fences.lower(job(name), Seq(seq), BootTime(0)).unwrap();
@@ -150,10 +150,10 @@ mod tests {
     }
 
     #[test]
-    fn past_the_bound_no_name_is_taken_and_those_that_are_known_still_are() {
+    fn past_the_limit_only_known_fences_are_taken() {
         let fences = Fences::new(Wall(0));
         fences.lower(job(1), Seq(1), BootTime(10)).unwrap();
-        // As many as can be, but for one.
+        // One below the limit.
         fences.count.store(FEED_FENCES_MAX - 1, Ordering::Relaxed);
         assert_eq!(fences.lower(job(2), Seq(2), BootTime(20)), Ok(()));
         assert_eq!(fences.lower(job(3), Seq(3), BootTime(20)), Err(TooMany));
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_moves_the_moment_from_which_all_is_known() {
+    fn forgetting_raises_the_time_since_which_all_is_known() {
         let fences = Fences::new(Wall(100));
         fences.lower(job(1), Seq(1), BootTime(10)).unwrap();
         fences.lower(job(2), Seq(2), BootTime(20)).unwrap();

@@ -1,4 +1,4 @@
-//! The same question, put to the daemon: for audiences whose `checks` is `introspect`.
+//! Checking tokens by asking the daemon: for audiences whose `checks` is `introspect`.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     token::{Claims, Presenter, TokenError},
 };
 
-/// Asks the daemon whether a token is good now. Nothing is remembered: each answer is as of its own question.
+/// Asks the daemon whether a token is valid now. No answer is cached.
 #[derive(Clone)]
 pub struct Introspector {
     daemon: Arc<RotatingChannel>,
@@ -25,26 +25,26 @@ pub struct Introspector {
     clock: Arc<dyn Clock>,
 }
 
-/// What the daemon has vouched for, at the moment of its answer.
+/// The claims that the daemon called valid at the moment of its answer.
 #[derive(Clone, Debug)]
 pub struct Introspection {
     pub claims: Claims,
 }
 
 impl Introspection {
-    /// Whether it opens an object for an action.
+    /// Whether it allows an action on an object.
     pub fn opens(&self, object: &Object, action: Action) -> bool {
         self.claims.opens(object, action)
     }
 }
 
 impl Introspector {
-    /// Connects at the first question. Must be called inside a Tokio runtime.
+    /// Connects at the first request. Must be called inside a Tokio runtime.
     pub fn new(connector: &Connector, audience: SpiffeId, clock: Arc<dyn Clock>) -> Self {
         Introspector { daemon: Arc::new(RotatingChannel::new(connector.clone())), audience, clock }
     }
 
-    /// Asks. A daemon that does not answer within [`INTROSPECT_WAIT`] is a refusal like any other.
+    /// Asks the daemon. If it does not answer within [`INTROSPECT_WAIT`], the token is refused.
     pub async fn introspect(&self, token: &str, presenter: Presenter<'_>) -> Result<Introspection, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::too_long().into());
@@ -67,15 +67,15 @@ impl Introspector {
         };
         if !answer.active {
             let reason = Reason::parse(&answer.reason).unwrap_or(Reason::Internal);
-            return Err(Refusal::new(reason, format!("leasehold says that the token is not good: {reason}")));
+            return Err(Refusal::new(reason, format!("leasehold refuses the token: {reason}")));
         }
-        // The daemon has verified these very bytes: what they say is true.
+        // The daemon has verified these bytes, so the claims can be trusted.
         let claims = claims_of(token)
-            .ok_or(TokenError::Malformed("leasehold calls it good, and it cannot be read here"))?;
+            .ok_or(TokenError::Malformed("leasehold accepts it, but it cannot be read here"))?;
         if claims.aud != self.audience {
             return Err(TokenError::Audience(claims.aud).into());
         }
-        // What the daemon was told of the presenter is its SPIFFE ID; the certificate is compared here.
+        // The daemon has compared the SPIFFE ID of the presenter; the certificate is compared here.
         presenter.may_present(&claims)?;
         Ok(Introspection { claims })
     }
@@ -92,13 +92,13 @@ fn claims_of(token: &str) -> Option<Claims> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()
 }
 
-/// No word on the token: no connection, or the daemon refused the question itself.
+/// Makes the refusal if the daemon did not check the token: it is unreachable, or it refused the request.
 fn unanswered(status: &tonic::Status) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();
     }
-    let told = Told::of(status).and_then(|told| told.reason);
-    let reason = told.unwrap_or(match status.code() {
+    let reason = Told::of(status).and_then(|told| told.reason);
+    let reason = reason.unwrap_or(match status.code() {
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Reason::Unreachable,
         _ => Reason::Internal,
     });
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_daemon_vouches_for_is_good_for_its_holder_its_audience_and_its_certificate() {
+    async fn a_valid_token_is_bound_to_holder_audience_and_certificate() {
         let daemon = Daemon::start().await;
         let asks = introspector(&daemon);
         *daemon.wire.introspection.lock().unwrap() =
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_token_that_is_not_good_and_a_question_that_is_refused_each_keep_their_reason() {
+    async fn a_refused_token_and_a_refused_request_keep_their_reason() {
         let daemon = Daemon::start().await;
         let asks = introspector(&daemon);
         let token = daemon.token(|_| ());

@@ -1,4 +1,4 @@
-//! The public keys of one life of the daemon.
+//! The public keys of one epoch of the daemon.
 
 use std::sync::Arc;
 
@@ -14,13 +14,13 @@ use crate::{
     token::KeySet,
 };
 
-/// The keys, and where newer ones come from.
+/// The public keys, with the client that fetches newer ones.
 pub(super) struct PublicKeys {
     epoch: u64,
     daemon: VerifierServiceClient<Channel>,
     set: ArcSwap<KeySet>,
-    /// When they were last asked for. Held while they are: who waits for it finds the answer.
-    asked: Mutex<BootTime>,
+    /// When they were last fetched. Locked during a fetch: others wait for its result.
+    fetched: Mutex<BootTime>,
 }
 
 impl PublicKeys {
@@ -30,33 +30,33 @@ impl PublicKeys {
         epoch: u64,
         clock: &dyn Clock,
     ) -> Result<Self, FeedError> {
-        let asked = clock.now().boot;
-        let set = ask(daemon.clone(), epoch, clock).await?;
-        Ok(PublicKeys { epoch, daemon, set: ArcSwap::from_pointee(set), asked: Mutex::new(asked) })
+        let fetched = clock.now().boot;
+        let set = fetch(daemon.clone(), epoch, clock).await?;
+        Ok(PublicKeys { epoch, daemon, set: ArcSwap::from_pointee(set), fetched: Mutex::new(fetched) })
     }
 
     pub(super) fn set(&self) -> Arc<KeySet> {
         self.set.load_full()
     }
 
-    /// The set with a key that may be newer than ours: asks for it, once for all who want it, and at most each
-    /// [`KEY_REFRESH`]. Where it could not be had the set is the same as before.
+    /// Returns the set, after fetching newer keys if it lacks this one. Concurrent callers share one fetch, and there is at most
+    /// one each [`KEY_REFRESH`]. If the fetch fails, the set is unchanged.
     pub(super) async fn with(&self, kid: &str, clock: &dyn Clock) -> Arc<KeySet> {
         if !self.set.load().contains(kid) {
-            let mut asked = self.asked.lock().await;
-            if !self.set.load().contains(kid) && clock.now().boot.since(*asked) >= KEY_REFRESH {
-                match ask(self.daemon.clone(), self.epoch, clock).await {
+            let mut fetched = self.fetched.lock().await;
+            if !self.set.load().contains(kid) && clock.now().boot.since(*fetched) >= KEY_REFRESH {
+                match fetch(self.daemon.clone(), self.epoch, clock).await {
                     Ok(set) => self.set.store(Arc::new(set)),
                     Err(error) => tracing::warn!(%error, "the public keys could not be fetched"),
                 }
-                *asked = clock.now().boot;
+                *fetched = clock.now().boot;
             }
         }
         self.set()
     }
 }
 
-async fn ask(
+async fn fetch(
     mut daemon: VerifierServiceClient<Channel>,
     epoch: u64,
     clock: &dyn Clock,

@@ -1,17 +1,17 @@
-//! Checking tokens away from the daemon: what a resource server embeds.
+//! Checking tokens without the daemon: the part that a resource server embeds.
 //!
-//! Owns the follower of the fence feed, the public keys, and the one question that every use of a token comes down to: is
-//! it good in itself, of the daemon's present life, and was none of its fences lowered since its lease took its stand?
-//! A [`Verifier`] answers from memory; what it does not know for sure it refuses. An [`Introspector`] asks the daemon each
-//! time. Never issues or renews anything, never keeps a token, and never sees the policy.
+//! Owns the follower of the fence feed, the public keys, and the check of a token: the token itself is valid, it is of the
+//! daemon's present epoch, and none of its fences was lowered after its lease took its stand. A [`Verifier`] decides from
+//! memory and refuses what it does not know for certain. An [`Introspector`] asks the daemon each time. This module never
+//! issues or renews anything, never keeps a token, and never sees the policy.
 //!
-//! One background task, the follower. It ends when the last clone of its [`Verifier`] goes, or at
-//! [`Verifier::shutdown`]; whatever ends it, everything is refused from then on.
+//! There is one background task, the follower. It ends when the last clone of its [`Verifier`] is dropped, or at
+//! [`Verifier::shutdown`]. After its end, for any reason, everything is refused.
 //!
 //! # A resource server
 //!
-//! Once a Verifier is started each request is three questions: is the token good for this, here, from this peer; is it still,
-//! before each part; and has it ended meanwhile. A server of your own transport asks them like this:
+//! A started Verifier answers three questions for each request. Does the token allow this, here, for this peer? Does it still,
+//! before each part? Has it ended meanwhile? A server with its own transport asks them like this:
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -26,7 +26,7 @@
 //!     verify::{VerifierSettings, Verifier},
 //! };
 //!
-//! /// With an SVID of our own, as the verifier that the catalog names, of our `[[audience]]`.
+//! /// Uses our own SVID, which the catalog names as a verifier of our `[[audience]]`.
 //! async fn start() -> Result<Verifier, Box<dyn std::error::Error>> {
 //!     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
 //!     let files = IdentityFiles {
@@ -43,22 +43,22 @@
 //!     Ok(verifier)
 //! }
 //!
-//! /// `peer` is of the connection that the request came on: `Peer::of_client`, or `link::serve`.
+//! /// `peer` is the peer of the request's connection, from `Peer::of_client` or `link::serve`.
 //! async fn download(verifier: &Verifier, peer: &Peer, token: &str, parts: Vec<Vec<u8>>) -> Result<(), Refusal> {
 //!     let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
 //!     let tickets = "dataset:acme/tickets@v3".parse().expect("it is a name");
 //!     let access = verifier.check(token, presenter, &tickets, Action::ReadDataset).await?;
 //!     for part in parts {
-//!         access.check()?; // loads from memory: ask it before each part
+//!         access.check()?; // cheap: call it before each part
 //!         tokio::select! {
 //!             () = send(part) => {}
-//!             refusal = access.ended() => return Err(refusal), // at once, also where the reader stands still
+//!             refusal = access.ended() => return Err(refusal), // at once, even if the reader stalls
 //!         }
 //!     }
 //!     Ok(())
 //! }
 //!
-//! /// Several jobs share a line of checkpoints. A token opens the folder of its own job: the one that the request names is compared.
+//! /// Several jobs share a checkpoint line. A token opens only the folder of its own job, so the request names the job.
 //! async fn delete(verifier: &Verifier, peer: &Peer, token: &str, line: ResourceName, job: JobId) -> Result<(), Refusal> {
 //!     let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
 //!     verifier.check(token, presenter, &Object::folder(line, job), Action::DeleteCheckpoint).await?;
@@ -69,19 +69,19 @@
 //! # async fn remove() {}
 //! ```
 //!
-//! `dev/file_server.rs` is a whole one, over HTTP.
+//! `dev/file_server.rs` is a complete server over HTTP.
 //!
-//! # Where what is
+//! # Files
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `verifier` | [`Verifier`]: tokens in, [`Access`] out |
-//! | `access` | [`Access`]: a use that was allowed, to be looked at again while it lasts |
-//! | `introspect` | [`Introspector`]: the same question, put to the daemon |
-//! | `feed` | the follower: connects, listens, ticks, comes back |
-//! | `subscription` | one subscription, over the wire |
-//! | `session` | one subscription, message by message |
-//! | `feed_state` | what the follower has written and checks read |
+//! | `access` | [`Access`]: an allowed use, which is checked again while it lasts |
+//! | `introspect` | [`Introspector`]: asks the daemon instead |
+//! | `feed` | the follower: connects, reads, sends ticks, reconnects |
+//! | `subscription` | one subscription, with its connection |
+//! | `session` | the state machine of a subscription, without I/O |
+//! | `feed_state` | the state of the feed, which the follower writes and checks read |
 //! | `fences` | the lowered fences |
 //! | `keys` | the public keys |
 

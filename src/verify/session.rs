@@ -1,4 +1,4 @@
-//! One subscription to the fence feed, message by message. No clock, no await, no I/O here.
+//! The state machine of one subscription to the fence feed. No clock, no await, no I/O here.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     token::{FenceTag, KeyError},
 };
 
-/// Why a subscription is over, and a new one is needed.
+/// Why a subscription has ended and a new one is needed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FeedError {
     #[error("no connection: {0}")]
@@ -24,17 +24,17 @@ pub(super) enum FeedError {
     Ended(Box<tonic::Status>),
     #[error("the daemon closed the feed")]
     Closed,
-    #[error("the daemon was silent for more than {} s", .0.as_secs())]
+    #[error("the daemon sent nothing for more than {} s", .0.as_secs())]
     Silent(Duration),
     #[error("the feed is of epoch {offered}, and epoch {known} was seen before")]
     OlderEpoch { offered: u64, known: u64 },
     #[error("the snapshot is of seq {offered}, and {known} was seen before")]
     OlderSeq { offered: Seq, known: Seq },
-    #[error("a lowering is missing: the one after {prev} came, and the last was {last}")]
+    #[error("a lowering is missing: the one after {prev} was received, but the last was {last}")]
     Gap { prev: Seq, last: Seq },
-    #[error("tick {found} came back, and {expected:?} was next")]
+    #[error("tick {found} was echoed, but {expected:?} was next")]
     TickOrder { found: u64, expected: Option<u64> },
-    #[error("the feed is not in its form: {0}")]
+    #[error("the feed is malformed: {0}")]
     Malformed(&'static str),
     #[error(transparent)]
     TooMany(#[from] TooMany),
@@ -56,8 +56,8 @@ impl From<tonic::Status> for FeedError {
 }
 
 impl FeedError {
-    /// Whether what was known before cannot be relied on any more: something is missing, or the daemon is not the one it was.
-    /// A feed that was merely lost is as good as its last tick.
+    /// Whether the known state can no longer be relied on: a lowering is missing, or the daemon contradicts what was known. A
+    /// feed that was only lost stays valid until it is stale.
     pub(super) fn voids(&self) -> bool {
         match self {
             FeedError::Connect(_)
@@ -77,37 +77,37 @@ impl FeedError {
     }
 }
 
-/// The newest place that was ever seen. What lies before it is refused.
+/// The newest position that was ever seen. A feed that is behind it is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FeedPosition {
     pub(super) epoch: Option<u64>,
     pub(super) seq: Seq,
 }
 
-/// What a message means for the follower.
+/// The result of one message.
 pub(super) enum SessionUpdate {
-    /// The feed has begun: of this epoch, by this issuer.
+    /// The feed has started, with its epoch and issuer.
     Began { epoch: u64, issuer: Arc<str> },
-    /// More is to come before anything can be decided.
+    /// The snapshot has more parts.
     Incomplete,
-    /// All lowered fences are known, and from here on each lowering comes.
+    /// The snapshot is complete; each new lowering follows as a message.
     Complete(Arc<Fences>),
-    /// A fence was lowered, and is in the fences now.
+    /// A fence was lowered and has been added.
     Lowered,
-    /// The tick that was sent at this moment came back, and the daemon's clock said this.
+    /// A tick was echoed: when it was sent, and the time on the daemon's clock.
     Ticked { sent: BootTime, daemon: Wall, ledger_head: String },
-    /// A tick that says nothing: it came back before the snapshot was complete.
+    /// An echo that is ignored, because the snapshot is not complete.
     Ignored,
 }
 
-/// One subscription.
+/// The state of one subscription.
 pub(super) struct FeedSession {
     phase: SessionPhase,
     newest: FeedPosition,
-    /// The ticks that have not come back, oldest first.
-    under_way: VecDeque<(u64, BootTime)>,
-    next_tick: u64,
-    heard: BootTime,
+    /// The ticks that were not echoed yet, oldest first.
+    pending_ticks: VecDeque<(u64, BootTime)>,
+    tick_number: u64,
+    received: BootTime,
     retention: Duration,
 }
 
@@ -122,45 +122,45 @@ impl FeedSession {
         FeedSession {
             phase: SessionPhase::Opening,
             newest,
-            under_way: VecDeque::new(),
-            next_tick: 1,
-            heard: now.boot,
+            pending_ticks: VecDeque::new(),
+            tick_number: 1,
+            received: now.boot,
             retention: Duration::ZERO,
         }
     }
 
-    /// The place that the next subscription must not lie before.
+    /// The position that the next subscription must not be behind.
     pub(super) fn newest(&self) -> FeedPosition {
         self.newest
     }
 
-    /// From when on the daemon counts as gone.
+    /// When the daemon counts as lost unless it sends something.
     pub(super) fn silent_from(&self) -> BootTime {
-        let since = match (&self.phase, self.under_way.front()) {
+        let since = match (&self.phase, self.pending_ticks.front()) {
             (SessionPhase::Following(_), Some((_, sent))) => *sent,
-            _ => self.heard,
+            _ => self.received,
         };
         since.plus(FEED_STALE).plus(Duration::from_millis(1))
     }
 
-    /// The tick to send now. Only a complete feed ticks: until then an echo would say nothing of its age.
-    pub(super) fn tick(&mut self, now: Now) -> Result<u64, FeedError> {
-        if self.under_way.len() >= FEED_TICKS_MAX {
+    /// Returns the tick to send now. Only a complete feed ticks: before that, an echo would not show its age.
+    pub(super) fn next_tick(&mut self, now: Now) -> Result<u64, FeedError> {
+        if self.pending_ticks.len() >= FEED_TICKS_MAX {
             return Err(FeedError::Silent(FEED_STALE));
         }
-        let tick = self.next_tick;
-        self.next_tick = tick.saturating_add(1);
-        self.under_way.push_back((tick, now.boot));
+        let tick = self.tick_number;
+        self.tick_number = tick.saturating_add(1);
+        self.pending_ticks.push_back((tick, now.boot));
         Ok(tick)
     }
 
-    /// Takes one message.
-    pub(super) fn hear(
+    /// Processes one message.
+    pub(super) fn receive(
         &mut self,
         message: WatchFencesResponse,
         now: Now,
     ) -> Result<SessionUpdate, FeedError> {
-        self.heard = now.boot;
+        self.received = now.boot;
         match message.event.ok_or(FeedError::Malformed("a message is empty"))? {
             Event::Start(start) => self.start(start),
             Event::Snapshot(part) => self.snapshot(part, now),
@@ -169,13 +169,13 @@ impl FeedSession {
         }
     }
 
-    /// Forgets the lowerings that can refuse no token that lives.
+    /// Forgets the lowerings that are older than every valid token.
     pub(super) fn prune(&self, now: Now, daemon: Wall) {
         let SessionPhase::Following(fences) = &self.phase else { return };
         let retention = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
-        // What was heard comes after what was done: two seconds cover the way and the rounding of `iat`.
-        let heard_before = BootTime(now.boot.0.saturating_sub(retention).saturating_sub(2_000));
-        fences.prune(heard_before, Wall(daemon.0.saturating_sub(retention)));
+        // A lowering arrives after it was made: two seconds cover the transfer and the rounding of `iat`.
+        let received_before = BootTime(now.boot.0.saturating_sub(retention).saturating_sub(2_000));
+        fences.prune(received_before, Wall(daemon.0.saturating_sub(retention)));
     }
 
     fn start(&mut self, start: FeedStart) -> Result<SessionUpdate, FeedError> {
@@ -192,7 +192,7 @@ impl FeedSession {
         let since = wall(start.retained_since)
             .ok_or(FeedError::Malformed("its start does not say since when lowerings are retained"))?;
         if self.newest.epoch != Some(start.epoch) {
-            // Seq goes on over lives, but a lowering that was not durable may be lost between them.
+            // Seq continues over epochs, but a lowering that was not durable may be lost between them.
             self.newest = FeedPosition { epoch: Some(start.epoch), seq: Seq::default() };
         }
         self.retention = time.since(since).max(LEASE_TTL_MAX.saturating_add(FENCE_RETENTION_MARGIN));
@@ -202,7 +202,7 @@ impl FeedSession {
 
     fn snapshot(&mut self, part: FeedSnapshot, now: Now) -> Result<SessionUpdate, FeedError> {
         let SessionPhase::Snapshot(fences) = &self.phase else {
-            return Err(FeedError::Malformed("a part of a snapshot came out of place"));
+            return Err(FeedError::Malformed("a part of a snapshot arrived out of order"));
         };
         for LoweredFence { fence, seq } in part.fences {
             fences.lower(tag(&fence)?, Seq(seq), now.boot)?;
@@ -222,7 +222,7 @@ impl FeedSession {
 
     fn lowered(&mut self, lowered: FeedLowered, now: Now) -> Result<SessionUpdate, FeedError> {
         let SessionPhase::Following(fences) = &self.phase else {
-            return Err(FeedError::Malformed("a lowering came before the snapshot was complete"));
+            return Err(FeedError::Malformed("a lowering arrived before the snapshot was complete"));
         };
         let (seq, prev, last) = (Seq(lowered.seq), Seq(lowered.prev), self.newest.seq);
         if prev != last {
@@ -237,11 +237,11 @@ impl FeedSession {
     }
 
     fn ticked(&mut self, tick: FeedTick) -> Result<SessionUpdate, FeedError> {
-        // The message that opens the subscription has no tick; a daemon that echoes it all the same does no harm.
+        // The message that opens the subscription has tick 0; an echo of it is harmless.
         if tick.tick == 0 {
             return Ok(SessionUpdate::Ignored);
         }
-        let expected = self.under_way.pop_front();
+        let expected = self.pending_ticks.pop_front();
         let Some((_, sent)) = expected.filter(|(expected, _)| *expected == tick.tick) else {
             return Err(FeedError::TickOrder { found: tick.tick, expected: expected.map(|(tick, _)| tick) });
         };
@@ -256,10 +256,10 @@ impl FeedSession {
 }
 
 fn tag(bytes: &[u8]) -> Result<FenceTag, FeedError> {
-    FenceTag::from_bytes(bytes).ok_or(FeedError::Malformed("a fence has not the length of a tag"))
+    FenceTag::from_bytes(bytes).ok_or(FeedError::Malformed("a fence does not have the length of a tag"))
 }
 
-/// A moment of the daemon's wall clock. Nothing of ours lies before 1970.
+/// Reads a time of the daemon's wall clock. Times before 1970 are refused.
 fn wall(time: Option<prost_types::Timestamp>) -> Option<Wall> {
     let time = time?;
     let millis = u64::try_from(time.nanos).ok()? / 1_000_000;
@@ -307,15 +307,15 @@ mod tests {
         Event::Tick(FeedTick { tick, time: Some(timestamp(T)), ledger_head: format!("head {tick}") })
     }
 
-    fn hear(session: &mut FeedSession, event: Event, seconds: u64) -> Result<SessionUpdate, FeedError> {
-        session.hear(WatchFencesResponse { event: Some(event) }, at(seconds))
+    fn receive(session: &mut FeedSession, event: Event, seconds: u64) -> Result<SessionUpdate, FeedError> {
+        session.receive(WatchFencesResponse { event: Some(event) }, at(seconds))
     }
 
-    /// A session that has heard these, without a break.
+    /// A session after these messages, without an error.
     fn session(events: impl IntoIterator<Item = Event>) -> FeedSession {
         let mut session = FeedSession::new(FeedPosition::default(), at(0));
         for event in events {
-            hear(&mut session, event, 0).unwrap();
+            receive(&mut session, event, 0).unwrap();
         }
         session
     }
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn each_message_out_of_its_form_or_place_breaks_the_feed_and_voids_what_was_known() {
+    fn a_malformed_or_misplaced_message_voids_what_was_known() {
         let unnamed = || Event::Start(FeedStart { issuer: String::new(), ..began() });
         let timeless = || Event::Start(FeedStart { time: None, ..began() });
         let unretained = || Event::Start(FeedStart { retained_since: None, ..began() });
@@ -345,53 +345,53 @@ mod tests {
             ("a gap", vec![start(EPOCH), snapshot(&[], true)], lowered(job.as_bytes(), SEQ + 1, SEQ + 2)),
             ("a repetition", vec![start(EPOCH), snapshot(&[], true)], lowered(job.as_bytes(), SEQ, SEQ)),
             ("a short tag", vec![start(EPOCH), snapshot(&[], true)], lowered(&[1; 11], SEQ, SEQ + 1)),
-            ("a tick that nobody sent", vec![start(EPOCH), snapshot(&[], true)], tick(1)),
+            ("an echo of a tick that was not sent", vec![start(EPOCH), snapshot(&[], true)], tick(1)),
         ];
         for (what, before, event) in cases {
-            let error = hear(&mut session(before), event, 0).map(|_| ()).unwrap_err();
+            let error = receive(&mut session(before), event, 0).map(|_| ()).unwrap_err();
             assert!(error.voids(), "{what}: {error}");
         }
         let mut empty = following();
-        assert!(empty.hear(WatchFencesResponse { event: None }, at(0)).is_err());
+        assert!(empty.receive(WatchFencesResponse { event: None }, at(0)).is_err());
     }
 
     #[test]
-    fn ticks_come_back_in_order_and_count_only_where_the_feed_is_complete() {
+    fn ticks_are_echoed_in_order_and_count_only_when_complete() {
         let mut early = session([start(EPOCH)]);
-        assert_eq!(early.tick(at(0)).unwrap(), 1);
-        assert!(matches!(hear(&mut early, tick(1), 1).unwrap(), SessionUpdate::Ignored));
+        assert_eq!(early.next_tick(at(0)).unwrap(), 1);
+        assert!(matches!(receive(&mut early, tick(1), 1).unwrap(), SessionUpdate::Ignored));
         let mut session = following();
-        assert_eq!((session.tick(at(0)).unwrap(), session.tick(at(1)).unwrap()), (1, 2));
-        assert!(matches!(hear(&mut session, tick(0), 2).unwrap(), SessionUpdate::Ignored));
-        let SessionUpdate::Ticked { sent, .. } = hear(&mut session, tick(1), 2).unwrap() else { panic!() };
-        assert_eq!(sent, at(0).boot, "its age is that of its sending");
+        assert_eq!((session.next_tick(at(0)).unwrap(), session.next_tick(at(1)).unwrap()), (1, 2));
+        assert!(matches!(receive(&mut session, tick(0), 2).unwrap(), SessionUpdate::Ignored));
+        let SessionUpdate::Ticked { sent, .. } = receive(&mut session, tick(1), 2).unwrap() else { panic!() };
+        assert_eq!(sent, at(0).boot, "the age counts from when it was sent");
         assert!(matches!(
-            hear(&mut session, tick(1), 2),
+            receive(&mut session, tick(1), 2),
             Err(FeedError::TickOrder { found: 1, expected: Some(2) })
         ));
     }
 
     #[test]
-    fn lowerings_do_not_hide_that_ticks_stay_away() {
+    fn lowerings_do_not_hide_missing_ticks() {
         let mut session = following();
-        session.tick(at(0)).unwrap();
+        session.next_tick(at(0)).unwrap();
         let silent = session.silent_from();
         assert_eq!(silent.since(at(0).boot), FEED_STALE + Duration::from_millis(1));
-        hear(&mut session, lowered(job(1).as_bytes(), SEQ, SEQ + 1), 2).unwrap();
+        receive(&mut session, lowered(job(1).as_bytes(), SEQ, SEQ + 1), 2).unwrap();
         assert_eq!(session.silent_from(), silent);
         for _ in 1..FEED_TICKS_MAX {
-            session.tick(at(2)).unwrap();
+            session.next_tick(at(2)).unwrap();
         }
-        assert!(matches!(session.tick(at(2)), Err(FeedError::Silent(_))));
+        assert!(matches!(session.next_tick(at(2)), Err(FeedError::Silent(_))));
     }
 
     #[test]
-    fn lowerings_are_forgotten_when_no_token_that_they_would_refuse_can_be_alive() {
+    fn lowerings_are_forgotten_when_no_token_can_be_that_old() {
         let mut session = session([start(EPOCH), snapshot(&[job(1)], false), snapshot(&[], true)]);
         let SessionPhase::Following(fences) = &session.phase else { panic!() };
         let fences = fences.clone();
         let life = LEASE_TTL_MAX.as_secs() + FENCE_RETENTION_MARGIN.as_secs();
-        hear(&mut session, lowered(job(2).as_bytes(), SEQ, SEQ + 1), 100).unwrap();
+        receive(&mut session, lowered(job(2).as_bytes(), SEQ, SEQ + 1), 100).unwrap();
         session.prune(at(life + 2), at(life + 2).wall);
         assert_eq!(fences.len(), 2, "not yet");
         session.prune(at(life + 3), at(life + 3).wall);

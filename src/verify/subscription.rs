@@ -1,4 +1,4 @@
-//! One subscription to the fence feed, over the wire: from its connection to its break.
+//! One subscription to the fence feed, from its connection to its end.
 
 use std::sync::Arc;
 
@@ -19,35 +19,35 @@ use crate::{
     proto::v1::{WatchFencesRequest, WatchFencesResponse, verifier_service_client::VerifierServiceClient},
 };
 
-/// Ticks by itself, and tells what is heard. Writes nothing: who holds it decides what counts.
+/// Sends ticks and returns the events of the feed. The caller decides what to do with them.
 pub(super) struct FeedSubscription {
     clock: Arc<dyn Clock>,
-    /// The SVID that its connection was made with.
+    /// The digest of the SVID that its connection was opened with.
     svid: Option<[u8; 32]>,
     daemon: VerifierServiceClient<Channel>,
     requests: mpsc::Sender<WatchFencesRequest>,
     feed: Streaming<WatchFencesResponse>,
     session: FeedSession,
-    /// What its start said.
+    /// The epoch and issuer from its start.
     began: Option<(u64, Arc<str>)>,
     keys: Option<Arc<PublicKeys>>,
     tick_at: Option<LeaseTime>,
 }
 
-/// What is heard.
+/// An event of the feed.
 pub(super) enum FeedEvent {
-    /// It has begun, of this epoch.
+    /// The feed has started, with this epoch.
     Began { epoch: u64 },
-    /// All names are known, and from here on each lowering comes.
+    /// The snapshot is complete; each new lowering follows as an event.
     Complete(View),
-    /// A name was lowered, and is in the fences of the view.
+    /// A fence was lowered and is in the fences of the view.
     Lowered,
-    /// The tick that was sent at this moment came back, and the daemon's clock said this.
+    /// A tick was echoed: when it was sent, and the time on the daemon's clock.
     Ticked { sent: BootTime, daemon: Wall, ledger_head: String },
 }
 
 impl FeedSubscription {
-    /// Connects with our present SVID and subscribes. What lies before `newest` is refused.
+    /// Connects with our present SVID and subscribes. A feed behind `newest` is refused.
     pub(super) async fn open(
         connector: &Connector,
         audience: &SpiffeId,
@@ -77,22 +77,22 @@ impl FeedSubscription {
         })
     }
 
-    /// The SVID that its connection was made with, and ends with.
+    /// The digest of the SVID that its connection was opened with.
     pub(super) fn svid(&self) -> Option<[u8; 32]> {
         self.svid
     }
 
-    /// The place that the next subscription must not lie before.
+    /// The position that the next subscription must not be behind.
     pub(super) fn newest(&self) -> FeedPosition {
         self.session.newest()
     }
 
-    /// Forgets the lowerings that can refuse no token that lives.
+    /// Forgets the lowerings that are older than every valid token.
     pub(super) fn prune(&self, daemon: Wall) {
         self.session.prune(self.clock.now(), daemon);
     }
 
-    /// The next that is heard. Cancel safe: what was not answered is answered by the next call.
+    /// Waits for the next event. Cancel safe: the next call continues.
     pub(super) async fn next(&mut self) -> Result<FeedEvent, FeedError> {
         loop {
             if let Some((epoch, _)) = &self.began
@@ -103,7 +103,7 @@ impl FeedSubscription {
             }
             let message = self.message().await?;
             let now = self.clock.now();
-            match self.session.hear(message, now)? {
+            match self.session.receive(message, now)? {
                 SessionUpdate::Began { epoch, issuer } => {
                     self.began = Some((epoch, issuer));
                     return Ok(FeedEvent::Began { epoch });
@@ -124,31 +124,31 @@ impl FeedSubscription {
         }
     }
 
-    /// The next message. Until it comes ticks are sent, as long as the daemon is not silent for too long.
+    /// Waits for the next message, and sends ticks meanwhile. Fails if the daemon is silent for too long.
     async fn message(&mut self) -> Result<WatchFencesResponse, FeedError> {
         loop {
             let now = self.clock.now();
             let silent = now.lease.plus(self.session.silent_from().since(now.boot));
             tokio::select! {
                 message = self.feed.message() => return message?.ok_or(FeedError::Closed),
-                () = due(&*self.clock, self.tick_at) => self.tick()?,
+                () = until(&*self.clock, self.tick_at) => self.send_tick()?,
                 () = self.clock.sleep_until(silent) => return Err(FeedError::Silent(FEED_STALE)),
             }
         }
     }
 
-    fn tick(&mut self) -> Result<(), FeedError> {
+    fn send_tick(&mut self) -> Result<(), FeedError> {
         let now = self.clock.now();
-        let tick = WatchFencesRequest { audience: String::new(), tick: self.session.tick(now)? };
-        // A queue that is full has not moved for as many ticks: the daemon does not read.
+        let tick = WatchFencesRequest { audience: String::new(), tick: self.session.next_tick(now)? };
+        // If the queue is full, the daemon has not read for that many ticks.
         self.requests.try_send(tick).map_err(|_| FeedError::Silent(FEED_STALE))?;
         self.tick_at = Some(now.lease.plus(TICK));
         Ok(())
     }
 }
 
-/// Resolves at a moment, or never.
-async fn due(clock: &dyn Clock, at: Option<LeaseTime>) {
+/// Resolves at a moment; never without one.
+async fn until(clock: &dyn Clock, at: Option<LeaseTime>) {
     match at {
         Some(at) => clock.sleep_until(at).await,
         None => std::future::pending().await,

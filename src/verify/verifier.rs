@@ -1,4 +1,4 @@
-//! Tokens in, accesses out.
+//! The verifier: checks tokens and gives accesses.
 
 use std::{
     fmt,
@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     access::Access,
     feed::Follower,
-    feed_state::{FeedReading, FeedState, FeedStatus, of_epoch},
+    feed_state::{FeedReading, FeedState, FeedStatus, other_epoch},
 };
 use crate::{
     clock::Clock,
@@ -21,28 +21,28 @@ use crate::{
     token::{self, Expected, KeySet, Presenter, peek_key_id},
 };
 
-/// What a verifier needs.
+/// The settings of a verifier.
 pub struct VerifierSettings {
-    /// To the daemon, with an SVID that the catalog names as a verifier of the audience.
+    /// Connects to the daemon, with an SVID that the catalog names as a verifier of the audience.
     pub connector: Connector,
-    /// Whom the tokens must be for: the `name` of the `[[audience]]`.
+    /// The audience that tokens must have: the `name` of the `[[audience]]`.
     pub audience: SpiffeId,
     pub clock: Arc<dyn Clock>,
 }
 
-/// Decides whether a token is good now, from memory. A clone is a pointer; the last one that goes ends the follower.
+/// Decides from memory whether a token is valid now. A clone is a pointer. Dropping the last one ends the follower.
 ///
-/// Refuses everything while it does not know: before the feed is complete, when no tick has come back for
-/// [`FEED_STALE`](crate::limits::FEED_STALE), while the two clocks are more than
-/// [`CLOCK_DIFFERENCE_MAX`](crate::limits::CLOCK_DIFFERENCE_MAX) apart, and for ever tokens of another life of the daemon.
+/// Refuses everything while it cannot decide: before the feed is complete, when no tick was echoed for
+/// [`FEED_STALE`](crate::limits::FEED_STALE), and while the two clocks differ by more than
+/// [`CLOCK_DIFFERENCE_MAX`](crate::limits::CLOCK_DIFFERENCE_MAX). Tokens of another epoch of the daemon are always refused.
 #[derive(Clone)]
 pub struct Verifier {
     audience: Arc<SpiffeId>,
     feed_state: Arc<FeedState>,
-    follower: Arc<Handle>,
+    follower: Arc<FollowerTask>,
 }
 
-struct Handle {
+struct FollowerTask {
     task: Mutex<Option<JoinHandle<()>>>,
     ended: CancellationToken,
     _guard: DropGuard,
@@ -60,32 +60,32 @@ impl Verifier {
         Verifier {
             audience: Arc::new(audience),
             feed_state,
-            follower: Arc::new(Handle { task, ended, _guard }),
+            follower: Arc::new(FollowerTask { task, ended, _guard }),
         }
     }
 
-    /// Whom the tokens must be for.
+    /// The audience that tokens must have.
     pub fn audience(&self) -> &SpiffeId {
         &self.audience
     }
 
-    /// Resolves when tokens can be decided. Does not say why they cannot yet: the log does, and [`Verifier::state`].
+    /// Waits until tokens can be checked. The log and [`Verifier::state`] say why they cannot yet.
     pub async fn ready(&self) {
         let mut changes = self.feed_state.changes();
         while self.state().is_err() {
             if changes.changed().await.is_err() {
-                std::future::pending::<()>().await; // the feed_state is gone: it never will be
+                std::future::pending::<()>().await; // the feed state is gone, so it never becomes ready
             }
         }
     }
 
-    /// Whether tokens can be decided now, or why everything is refused.
+    /// Checks that tokens can be checked now, or says why everything is refused.
     pub fn state(&self) -> Result<(), Refusal> {
-        self.now().map(|_| ())
+        self.fresh().map(|_| ())
     }
 
-    /// The last signed head of the daemon's ledger that came with the feed: a line for `leasehold audit verify --head`.
-    /// Written to where the daemon's operators cannot reach it, it shows that the ledger was cut or rewritten.
+    /// The last signed head of the daemon's ledger from the feed: a line for `leasehold audit verify --head`. Keep it out of
+    /// reach of the daemon's operators: it then reveals if the ledger was truncated or rewritten.
     pub fn ledger_head(&self) -> Option<String> {
         self.feed_state.ledger_head().map(|head| String::clone(&head))
     }
@@ -97,16 +97,16 @@ impl Verifier {
         if let Some(task) = task
             && let Err(error) = task.await
         {
-            tracing::error!(%error, "the follower of the fence feed did not end in order");
+            tracing::error!(%error, "the follower of the fence feed did not end normally");
         }
     }
 
-    /// Decides whether a token opens an object for an action, for the peer that presented it.
+    /// Checks that a token allows an action on an object, for the peer that presented it.
     ///
-    /// The object is a dataset or a model by its name, or the folder of one job in a checkpoint line: `Object::folder` of the
-    /// line and the job that the request names. A job's token opens its own folder and no other.
+    /// The object is a dataset, a model, or the folder of one job in a checkpoint line: `Object::folder` of the line and the job
+    /// in the request. The token of a job opens only the job's own folder.
     ///
-    /// Waits for nothing but, where the token names a public key that is not known, one look for newer keys.
+    /// Waits only if the token names an unknown public key: then newer keys are fetched once.
     pub async fn check(
         &self,
         token: &str,
@@ -115,35 +115,35 @@ impl Verifier {
         action: Action,
     ) -> Result<Access, Refusal> {
         let keys = self.keys_for(token).await?;
-        let (reading, status) = self.now()?;
+        let (reading, status) = self.fresh()?;
         let view = status.view()?;
         let expected = Expected { issuer: &view.issuer, audience: &self.audience, presenter };
         let claims = token::check(token, &keys, expected, reading.daemon)?;
-        status.stands(&claims)?;
+        status.check(&claims)?;
         if !claims.opens(object, action) {
             return Err(Refusal::new(
                 Reason::TokenScope,
-                format!("the token does not open `{object}` for `{action}`"),
+                format!("the token does not allow `{action}` on `{object}`"),
             ));
         }
         Ok(Access::new(self.feed_state.clone(), claims, reading.version))
     }
 
-    /// The public keys, newer ones where the token names one that is not known.
+    /// Returns the public keys, after fetching newer ones if the token names an unknown key.
     async fn keys_for(&self, token: &str) -> Result<Arc<KeySet>, Refusal> {
-        let (_, status) = self.now()?;
+        let (_, status) = self.fresh()?;
         let view = status.view()?;
         let Some(kid) = peek_key_id(token) else { return Ok(view.keys.set()) };
-        // `EPOCH.N.THUMBPRINT`: a key of another life of the daemon is not worth asking for.
+        // `EPOCH.N.THUMBPRINT`: a key of another epoch of the daemon need not be fetched.
         match kid.split('.').next().and_then(|epoch| epoch.parse::<u64>().ok()) {
             Some(epoch) if epoch == view.epoch => Ok(view.keys.with(&kid, &**self.feed_state.clock()).await),
-            Some(epoch) => Err(of_epoch(epoch, view.epoch)),
+            Some(epoch) => Err(other_epoch(epoch, view.epoch)),
             None => Ok(view.keys.set()),
         }
     }
 
-    fn now(&self) -> Result<(FeedReading, Arc<FeedStatus>), Refusal> {
-        let reading = self.feed_state.fresh()?;
+    fn fresh(&self) -> Result<(FeedReading, Arc<FeedStatus>), Refusal> {
+        let reading = self.feed_state.read()?;
         let status = Arc::clone(&self.feed_state.status());
         status.view()?;
         Ok((reading, status))

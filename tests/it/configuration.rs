@@ -67,7 +67,7 @@ async fn both_refuse_an_svid_that_no_client_accepts() {
     world.write("svid.key", &svid.key);
     both_refuse(&mut world, &["a signature of the chain is wrong"]).await;
     world.write("svid.key", &world.svid(DAEMON).key);
-    both_refuse(&mut world, &["holds the key of another certificate"]).await;
+    both_refuse(&mut world, &["contains the key of another certificate"]).await;
     write_svid(&world, |_| {});
     assert!(checked(&world).0 && world.try_start().await.is_ok());
 }
@@ -87,7 +87,7 @@ async fn all_mistakes_are_reported_at_once() {
         "may be read by others (mode 0644)",
         "at most 90000 are accepted",
         "identity.bundles.\"k8s.acme.example\"",
-        "holds no certificate",
+        "contains no certificate",
         "acme.toml:3",
         "policy.dir: own.cedar:1",
     ];
@@ -110,7 +110,7 @@ async fn a_setting_that_refuses_peers_gets_a_warning() {
     let (approved, said) = checked(&world);
     assert!(approved, "{said}");
     for word in [
-        "`k8s.globex.example` has no root that can be used (it lists none)",
+        "`k8s.globex.example` has no usable root (it lists none)",
         "`spiffe://nowhere.example/x` cannot connect, since the daemon has no roots of `nowhere.example`",
         "no rule mentions the role `trainr`: write `trainer`?",
     ] {

@@ -186,8 +186,8 @@ async fn identity_h03_6_7_an_agent_that_hangs_up_and_says_nothing_is_away_and_it
     let first = serial(&*case.good().await);
     case.agent.hang_up();
     let trust = case.within(MINUTE, "the outage", |t| matches!(t.standing, SourceState::Stale { .. })).await;
-    assert_eq!(serial(&trust), first, "its last word holds for a while");
-    assert!(trust.standing.why().unwrap().contains("said nothing"), "{trust:?}");
+    assert_eq!(serial(&trust), first, "its last state is used for a while");
+    assert!(trust.standing.why().unwrap().contains("sent nothing"), "{trust:?}");
     let trust =
         case.within(2 * MINUTE, "the limit", |t| matches!(t.standing, SourceState::GivenUp { .. })).await;
     assert_eq!((trust.svid.is_none(), trust.bundles.domains().count()), (true, 0));
@@ -376,7 +376,7 @@ async fn identity_h08_foreign_bundles_are_keyed_by_the_id_of_their_domain_and_a_
     let count = |domain| trust.bundles.root_count(domain);
     assert_eq!(count(&a), Some(2), "concatenated DER");
     assert_eq!(count(&b), None, "no other spelling of the key");
-    assert_eq!(count(&c), Some(0), "PEM is no DER: nobody of it is trusted");
+    assert_eq!(count(&c), Some(0), "PEM is no DER: no peer of it is trusted");
     assert_eq!(count(&d), Some(1), "what is no signing certificate is left out");
     assert_eq!(count(&"k8s.acme.example".parse().unwrap()), Some(1));
 }
@@ -396,7 +396,7 @@ async fn identity_6_7_an_outage_of_hours_is_survived_as_far_as_svids_last_and_th
     assert!(trust.check(case.clock.now().wall).is_ok(), "{trust:?}");
     assert_eq!((serial(&trust), trust.bundles.domains().count()), (first, 2));
     let trust = step(4 * HOUR + MINUTE).await;
-    assert!(trust.check(case.clock.now().wall).unwrap_err().to_string().contains("ended at"), "{trust:?}");
+    assert!(trust.check(case.clock.now().wall).unwrap_err().to_string().contains("expired at"), "{trust:?}");
     step(HOUR + MINUTE).await;
     let trust = case.within(MINUTE, "the limit", |t| matches!(t.standing, SourceState::GivenUp { .. })).await;
     assert_eq!((trust.svid.is_none(), trust.bundles.domains().count()), (true, 0));

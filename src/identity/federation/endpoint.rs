@@ -1,4 +1,4 @@
-//! Where a foreign bundle is, and by what its server is known.
+//! Where a foreign bundle is, and how its server is authenticated.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -6,22 +6,22 @@ use http::Uri;
 
 use crate::name::{SpiffeId, TrustDomain};
 
-/// A bundle endpoint. All of it is configured: a URL says nothing of a trust domain (SPIFFE Federation, section 7.2).
+/// A bundle endpoint. All of it is configured: a URL does not imply a trust domain (SPIFFE Federation, section 7.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleEndpoint {
-    /// Whose bundle it is.
+    /// The trust domain of the bundle.
     pub trust_domain: TrustDomain,
     pub url: EndpointUrl,
     pub profile: EndpointProfile,
 }
 
-/// How the server of a bundle endpoint is known (section 5.2).
+/// How the server of a bundle endpoint is authenticated (section 5.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointProfile {
-    /// `https_web`: by its host name, under the roots of a PEM file, as that of the system.
+    /// `https_web`: by its host name, under the roots of a PEM file, such as that of the system.
     Web { ca: PathBuf },
-    /// `https_spiffe`: by its SPIFFE ID, under the roots of that ID's trust domain. Those of `bundle` to begin with; where the
-    /// endpoint serves its own trust domain, those that it served last.
+    /// `https_spiffe`: by its SPIFFE ID, under the roots in `bundle`. If the endpoint serves its own trust domain, the roots that
+    /// it served last replace them.
     Spiffe { id: SpiffeId, bundle: PathBuf },
 }
 
@@ -34,16 +34,16 @@ pub struct EndpointUrl {
     text: String,
 }
 
-/// What is wrong with the URL of a bundle endpoint.
+/// The fault of the URL of a bundle endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointUrlFault {
-    #[error("is no URL: write https://HOST/PATH")]
+    #[error("is not a URL: write https://HOST/PATH")]
     NotAUrl,
-    #[error("is not https: a bundle is not fetched over anything else")]
+    #[error("is not https: a bundle is fetched only over https")]
     NotHttps,
-    #[error("names a user: remove what stands before `@`")]
+    #[error("names a user: remove the part before `@`")]
     User,
-    #[error("has a fragment: remove `#` and what follows")]
+    #[error("has a fragment: remove `#` and the part after it")]
     Fragment,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for EndpointUrl {
 }
 
 impl EndpointProfile {
-    /// The standard's name of it.
+    /// Its name in the standard.
     pub fn as_str(&self) -> &'static str {
         match self {
             EndpointProfile::Web { .. } => "https_web",

@@ -21,20 +21,18 @@ use crate::{
     name::TrustDomain,
 };
 
-/// Why there is no document. The last good one stays.
+/// Why a fetch gave no document. The last good one stays.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchFault {
-    #[error("it cannot be reached: {0}")]
+    #[error("it is unreachable: {0}")]
     Unreachable(#[from] io::Error),
-    #[error("its name cannot be a server's")]
+    #[error("its host name is not valid")]
     Name(#[from] InvalidDnsNameError),
     #[error("its server is refused: {0}")]
     ServerRefused(String),
     #[error("it did not answer in time")]
     TimedOut,
-    #[error(
-        "it sends us elsewhere ({0}), where a bundle is not fetched from: configure the URL that it is at"
-    )]
+    #[error("it redirects to another URL ({0}), and redirects are not followed: configure the final URL")]
     Redirected(StatusCode),
     #[error("it answered {0}")]
     Status(StatusCode),
@@ -46,7 +44,7 @@ pub(super) enum FetchFault {
     Document(LoadError),
 }
 
-/// Asks once, over a connection of its own.
+/// Fetches the document once, over a new connection.
 pub(super) async fn fetch(
     url: &EndpointUrl,
     tls: Arc<ClientConfig>,
@@ -54,12 +52,12 @@ pub(super) async fn fetch(
     clock: &dyn Clock,
 ) -> Result<BundleDocument, FetchFault> {
     tokio::select! {
-        fetched = ask(url, tls, domain) => fetched,
+        fetched = request(url, tls, domain) => fetched,
         () = clock.sleep(limits::CALL) => Err(FetchFault::TimedOut),
     }
 }
 
-async fn ask(
+async fn request(
     url: &EndpointUrl,
     tls: Arc<ClientConfig>,
     domain: &TrustDomain,
@@ -70,7 +68,7 @@ async fn ask(
     let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(refused)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = async {
-        // It ends with the answer; a failure of it is the answer's.
+        // It ends with the response, which reports its failure.
         let _ = connection.await;
         std::future::pending::<()>().await;
     };
@@ -102,7 +100,7 @@ async fn ask(
     }
 }
 
-/// A refusal by our rules says which; by the web's, what rustls says.
+/// Reads the failure of a handshake: the broken rule of ours, or the error of rustls.
 fn refused(error: io::Error) -> FetchFault {
     if let Some(why) = SvidError::in_io(&error) {
         return FetchFault::ServerRefused(why.to_string());

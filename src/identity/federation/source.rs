@@ -1,4 +1,4 @@
-//! The last good document of a bundle endpoint, asked for anew as its publisher wants.
+//! The last good document of a bundle endpoint, polled as often as its publisher asks.
 
 use std::{
     path::Path,
@@ -35,31 +35,30 @@ use crate::{
     limits,
 };
 
-/// Shows the roots of one foreign trust domain, and no SVID. Asks nothing until [`IdentitySource::follow`] runs.
+/// Shows the roots of one foreign trust domain, and no SVID. Polls while [`IdentitySource::follow`] runs.
 ///
-/// A poll that fails waits for the next; the last good document stays, until the limit. A document with a lower sequence
-/// than the one in use is passed over. A trust domain whose endpoint serves itself over `https_spiffe` is trusted by its
-/// configured bundle from the start.
+/// If a poll fails, the last good document stays until the limit. A document with a lower sequence than the one in use is
+/// ignored. If the endpoint serves its own trust domain over `https_spiffe`, the configured bundle is trusted from the start.
 pub struct BundleSource {
     endpoint: BundleEndpoint,
     clock: Arc<dyn Clock>,
     tls: Arc<ClientConfig>,
-    /// Of `https_spiffe`: the roots that the endpoint's server is verified by.
+    /// For `https_spiffe`: the roots that verify the server of the endpoint.
     server: Option<ServerRoots>,
-    asked: OriginStatus,
+    status: OriginStatus,
 }
 
 struct ServerRoots {
     /// The configured bundle.
     configured: FileSource,
-    /// What the TLS configuration looks at.
+    /// The roots that the TLS configuration uses.
     latest: Arc<StaticSource>,
-    /// The endpoint serves its own trust domain, and has served it: its last document counts.
+    /// Whether the endpoint serves its own trust domain and has done so: its last document counts.
     has_served: AtomicBool,
 }
 
 impl BundleSource {
-    /// Reads the configured roots of the endpoint's server, or says why they cannot be used.
+    /// Reads the configured roots of the endpoint's server. The error says why they cannot be used.
     pub fn open(
         endpoint: BundleEndpoint,
         svid_life_max: Duration,
@@ -83,19 +82,19 @@ impl BundleSource {
         };
         let standing = SourceState::not_asked_yet();
         let origin = format!("the bundle endpoint {} of {}", endpoint.url, endpoint.trust_domain);
-        let asked = OriginStatus::new(origin, shown, standing, outage_max, clock.clone());
-        Ok(BundleSource { endpoint, clock, tls, server, asked })
+        let status = OriginStatus::new(origin, shown, standing, outage_max, clock.clone());
+        Ok(BundleSource { endpoint, clock, tls, server, status })
     }
 
     pub fn endpoint(&self) -> &BundleEndpoint {
         &self.endpoint
     }
 
-    async fn ask_on(&self) {
+    async fn poll(&self) {
         let mut backoff = Backoff::new(Duration::from_secs(1), limits::BUNDLE_REFRESH);
         let mut interval = None;
         loop {
-            self.take_configured();
+            self.reload_configured();
             let (url, domain) = (&self.endpoint.url, &self.endpoint.trust_domain);
             match fetch(url, self.tls.clone(), domain, &*self.clock).await {
                 Ok(document) => {
@@ -105,19 +104,19 @@ impl BundleSource {
                 }
                 Err(fault) => self.failed(fault.to_string()),
             }
-            // Before there is a document nobody of that domain comes in: the first is asked for sooner.
+            // Without a document no peer of that domain is accepted, so the first one is fetched sooner.
             let wait = interval.unwrap_or_else(|| backoff.next_wait());
-            self.asked.wanted_after(wait).await;
+            self.status.wait_to_retry(wait).await;
         }
     }
 
-    /// The server is verified by the configured bundle, as its file is now, until it has served its own.
-    fn take_configured(&self) {
+    /// Loads the configured bundle again. It verifies the server until the server has served its own.
+    fn reload_configured(&self) {
         let Some(server) = self.server.as_ref().filter(|s| !s.has_served.load(Ordering::Acquire)) else {
             return;
         };
         if let Err(error) = server.configured.reload() {
-            tracing::error!(%error, "the configured bundle of a bundle endpoint cannot be used: the one before stays");
+            tracing::error!(%error, "the configured bundle of a bundle endpoint cannot be used: the one in use stays");
         }
         server.latest.replace(None, TrustBundles::clone(&server.configured.current().bundles));
     }
@@ -129,17 +128,17 @@ impl BundleSource {
             Ok(roots) => roots,
             Err(error) => return self.failed(format!("its answer {error}")),
         };
-        let trust = self.asked.current();
-        self.asked.answered();
+        let trust = self.status.current();
+        self.status.end_outage();
         if trust.bundles.roots(domain).is_some_and(|shown| roots.is_older_than(shown)) {
-            tracing::warn!(%url, %domain, "a bundle with a lower sequence than that of the one in use was passed over");
-            return self.asked.stand(SourceState::Good);
+            tracing::warn!(%url, %domain, "a bundle with a lower sequence than that of the one in use was ignored");
+            return self.status.set_state(SourceState::Good);
         }
         for warning in roots.warnings(domain) {
             tracing::warn!(%url, %domain, %warning, "trust bundle");
         }
-        let mut bundles = self.asked.nobody();
-        bundles.add(domain.clone(), roots);
+        let mut bundles = self.status.no_bundles();
+        bundles.replace(domain.clone(), roots);
         if let Some(server) = &self.server
             && self.serves_itself()
         {
@@ -147,10 +146,10 @@ impl BundleSource {
             server.latest.replace(None, bundles.clone());
         }
         if bundles.trusts_as(&trust.bundles) {
-            return self.asked.stand(SourceState::Good);
+            return self.status.set_state(SourceState::Good);
         }
         tracing::info!(%url, %bundles, "the bundle of a foreign trust domain was fetched");
-        self.asked.replace(None, bundles, SourceState::Good);
+        self.status.replace(None, bundles, SourceState::Good);
     }
 
     fn serves_itself(&self) -> bool {
@@ -160,32 +159,32 @@ impl BundleSource {
 
     fn failed(&self, fault: String) {
         let (domain, url) = (&self.endpoint.trust_domain, &self.endpoint.url);
-        let since = self.asked.failing();
+        let since = self.status.begin_outage();
         let why = format!("the bundle endpoint {url} of {domain}: {fault}");
-        let standing = match &self.asked.current().standing {
+        let standing = match &self.status.current().standing {
             SourceState::GivenUp { .. } => return,
             SourceState::Awaited { .. } => SourceState::Awaited { why },
             _ => SourceState::Stale { since, why },
         };
-        if self.asked.current().standing != standing {
+        if self.status.current().standing != standing {
             tracing::error!(
                 why = standing.why(),
                 "a foreign bundle could not be fetched: the last good one stays"
             );
         }
-        self.asked.stand(standing);
+        self.status.set_state(standing);
     }
 }
 
-/// The certificate authorities of the web, from a PEM file that is named: no store of the system is ever looked for, so that
-/// none of it can come to vouch for an SVID.
+/// Reads web certificate authorities from a configured PEM file. The system store is never used, so that none of its roots can
+/// vouch for an SVID.
 fn web_roots(ca: &Path) -> Result<RootCertStore, LoadError> {
     let file = ca.display().to_string();
     let mut roots = RootCertStore::empty();
     for (der, number) in
         load::certificates(&file, &load::read(ca)?, limits::WEB_ROOTS_MAX)?.into_iter().zip(1..)
     {
-        let bad = |_| LoadFault::Certificate { number, why: SvidError::Malformed }.of(&file);
+        let bad = |_| LoadFault::Certificate { number, why: SvidError::Malformed }.in_file(&file);
         roots.add(der).map_err(bad)?;
     }
     Ok(roots)
@@ -193,23 +192,23 @@ fn web_roots(ca: &Path) -> Result<RootCertStore, LoadError> {
 
 impl IdentitySource for BundleSource {
     fn current(&self) -> Arc<Trust> {
-        self.asked.current()
+        self.status.current()
     }
 
     fn watch(&self) -> watch::Receiver<Arc<Trust>> {
-        self.asked.watch()
+        self.status.watch()
     }
 
     fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
-        Box::pin(async move { self.asked.follow(self.ask_on(), shutdown).await })
+        Box::pin(async move { self.status.follow(self.poll(), shutdown).await })
     }
 
-    /// Asks at once; a server over `https_spiffe` is verified by the configured bundle again.
+    /// Polls at once. A server over `https_spiffe` is again verified by the configured bundle.
     fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         if let Some(server) = &self.server {
             server.has_served.store(false, Ordering::Release);
         }
-        self.asked.ask_now();
+        self.status.retry_now();
         Ok(ReloadOutcome::Unchanged)
     }
 }

@@ -1,13 +1,13 @@
-//! Where the Workload API is served (SPIFFE Workload Endpoint, section 4).
+//! The address of the Workload API (SPIFFE Workload Endpoint, section 4).
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
 use crate::secret::{looks_secret, withheld};
 
-/// The variable that the standard names.
+/// The environment variable of the standard.
 pub const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 
-/// A socket on this machine, or an address. No TLS on either: the agent knows us by the connection.
+/// A socket on this machine, or an address. Neither uses TLS: the agent identifies us by the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkloadEndpoint {
     /// `unix:///run/spire/agent.sock`
@@ -16,18 +16,18 @@ pub enum WorkloadEndpoint {
     Tcp(SocketAddr),
 }
 
-/// What is wrong with the text of an endpoint.
+/// The fault of the text of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointFault {
-    #[error("`{0}` is of no scheme that is known: write unix:///PATH or tcp://IP:PORT")]
+    #[error("`{0}` has no known scheme: write unix:///PATH or tcp://IP:PORT")]
     Scheme(String),
     #[error("`{0}` names a host: write unix:///PATH, with three slashes and an absolute path")]
     Authority(String),
-    #[error("`{0}` names no socket: write unix:///PATH with the absolute path of one")]
+    #[error("`{0}` names no socket: write unix:///PATH with the absolute path of a socket")]
     Path(String),
     #[error("`{0}` is more than a path: write unix:///PATH without `?`, `#` or `%`")]
     NotPlain(String),
-    #[error("`{0}` is not an IP address and a port: write tcp://IP:PORT, nothing before or behind")]
+    #[error("`{0}` is not an IP address and a port: write tcp://IP:PORT and nothing else")]
     Address(String),
     #[error("the variable {ENDPOINT_VARIABLE} is not set")]
     NotSet,
@@ -36,7 +36,7 @@ pub enum EndpointFault {
 }
 
 impl WorkloadEndpoint {
-    /// The one that `SPIFFE_ENDPOINT_SOCKET` names.
+    /// Reads the endpoint from `SPIFFE_ENDPOINT_SOCKET`.
     pub fn from_env() -> Result<Self, EndpointFault> {
         match std::env::var_os(ENDPOINT_VARIABLE).filter(|value| !value.is_empty()) {
             None => Err(EndpointFault::NotSet),
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn identity_h02_an_endpoint_is_a_socket_by_its_absolute_path_or_an_ip_address_with_a_port() {
+    fn identity_h02_an_endpoint_is_a_socket_path_or_an_ip_address() {
         for (text, same) in [
             ("unix:///run/spire/agent.sock", "unix:///run/spire/agent.sock"),
             ("unix:/run/a b.sock", "unix:///run/a b.sock"),

@@ -1,4 +1,4 @@
-//! One message of the stream: a complete state, read whole or discarded (SPIFFE Workload API, section 5.2).
+//! One message of the stream: a complete state, which is read whole or discarded (SPIFFE Workload API, section 5.2).
 
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
@@ -16,10 +16,10 @@ use crate::{
     name::{SpiffeId, TrustDomain},
 };
 
-/// Which of the SVIDs that a workload is given is its own.
+/// Which of the SVIDs that the agent gives is our own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Pick {
-    /// The first: what the standard calls the default.
+    /// The first: the default of the standard.
     #[default]
     First,
     /// The first with this hint.
@@ -28,21 +28,21 @@ pub enum Pick {
     Id(SpiffeId),
 }
 
-/// What a message says.
+/// The state in a message.
 pub(super) struct WorkloadState {
-    /// `None`: there are SVIDs, and none of them is picked.
+    /// `None` if none of the SVIDs is picked.
     pub(super) svid: Option<Arc<X509Svid>>,
     pub(super) bundles: TrustBundles,
-    /// What of it could not be used, each a line: foreign bundles only.
+    /// A line for each unusable part: foreign bundles only.
     pub(super) left_out: Vec<String>,
-    /// The SPIFFE IDs and hints that were given, for people.
+    /// The SPIFFE IDs and hints in the message, for people.
     pub(super) given: Vec<String>,
 }
 
-/// Why a message is discarded, and the state before it kept.
+/// Why a message is discarded. The state before it stays.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MessageFault {
-    #[error("`{field}` is empty, which must not be")]
+    #[error("`{field}` is empty, but mandatory")]
     Empty { field: &'static str },
     #[error("it has {found} SVIDs, at most {} are read", limits::WORKLOAD_SVIDS_MAX)]
     TooMany { found: usize },
@@ -57,8 +57,8 @@ pub(super) enum MessageFault {
 }
 
 impl WorkloadState {
-    /// Reads a message. A foreign bundle that cannot be used leaves its trust domain with the roots that can be, or none;
-    /// everything else that is wrong discards the message.
+    /// Reads a message. If a foreign bundle is unusable, its trust domain keeps only the usable roots, or none. Any other fault
+    /// discards the message.
     pub(super) fn read(
         mut message: X509svidResponse,
         pick: &Pick,
@@ -79,7 +79,7 @@ impl WorkloadState {
         now: Wall,
     ) -> Result<Self, MessageFault> {
         check_mandatory(message)?;
-        // A hint that is there twice means the first (section 5.2.1).
+        // A repeated hint means the first SVID with it (section 5.2.1).
         let picked = message.svids.iter().position(|entry| pick.is(entry));
         let svid = match picked.and_then(|at| message.svids.get(at)) {
             Some(entry) => Some(own(entry)?),
@@ -91,7 +91,7 @@ impl WorkloadState {
             left_out: Vec::new(),
             given: message.svids.iter().map(shown).collect(),
         };
-        // Ours first: where two entries of one domain differ, what came with our own SVID counts.
+        // Our own entry first: if two entries of one domain differ, the one with our SVID counts.
         let first = picked.and_then(|at| message.svids.get(at));
         for entry in first.into_iter().chain(&message.svids) {
             let domain = domain_of(entry)?;
@@ -109,14 +109,15 @@ impl WorkloadState {
         let bad = |why| MessageFault::Bundle { domain: domain.clone(), why };
         let (roots, left_out) = Roots::from_der(domain.as_str(), der, now).map_err(bad)?;
         if roots.anchors.is_empty() {
-            return Err(bad(roots.none_left(domain.as_str())));
+            return Err(bad(roots.no_root_error(domain.as_str())));
         }
         self.left_out.extend(left_out);
-        self.bundles.add(domain, roots);
+        self.bundles.replace(domain, roots);
         Ok(())
     }
 
-    /// A trust domain without a usable root is one whose SVIDs are all invalid (Trust Domain and Bundle, section 4.1.3).
+    /// Takes a foreign bundle. Without a usable root, all SVIDs of the trust domain are invalid (Trust Domain and Bundle, section
+    /// 4.1.3).
     fn foreign_bundle(&mut self, key: &str, der: &[u8], now: Wall) {
         let Some(domain) = key.strip_prefix("spiffe://").and_then(|d| d.parse::<TrustDomain>().ok()) else {
             let key: String = key.chars().take(120).flat_map(char::escape_debug).collect();
@@ -131,7 +132,7 @@ impl WorkloadState {
             return;
         }
         if self.bundles.domains().count() >= limits::TRUST_DOMAINS_MAX {
-            self.left_out.push(format!("`{domain}` is one trust domain more than are kept: it is left out"));
+            self.left_out.push(format!("`{domain}` is one trust domain too many: it is left out"));
             return;
         }
         let roots = match Roots::from_der(domain.as_str(), der, now) {
@@ -140,11 +141,11 @@ impl WorkloadState {
                 roots
             }
             Err(why) => {
-                self.left_out.push(format!("{why}: nobody of that trust domain is trusted"));
+                self.left_out.push(format!("{why}: no peer of that trust domain is trusted"));
                 Roots::default()
             }
         };
-        self.bundles.add(domain, roots);
+        self.bundles.replace(domain, roots);
     }
 }
 
@@ -210,7 +211,7 @@ impl fmt::Display for Pick {
     }
 }
 
-/// IDs and hints, each once.
+/// Lists IDs and hints without repetition.
 pub(super) fn listed(given: &[String]) -> String {
     let mut seen = HashSet::new();
     given.iter().filter(|one| seen.insert(*one)).take(8).cloned().collect::<Vec<_>>().join(", ")

@@ -1,15 +1,14 @@
 //! The SPIFFE Workload API as a source: our own SVID and the bundles from the agent of this machine, as they rotate.
 //!
-//! Speaks the X.509 profile over the socket with a client of its own, generated from the standard's definition. It looks at
-//! each message once, with the rules of this module, so that what is refused is refused by the same names; it takes no
-//! trust domain that is written in two ways for one, and compares the ID that an entry says with that of its certificate.
+//! The client is generated from the definition in the standard and supports the X.509 profile. Each message is checked by
+//! the rules of `identity`, so that its refusals have the same names. The ID of an entry must be that of its certificate.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `endpoint` | [`WorkloadEndpoint`]: where the agent listens |
-//! | `message` | one complete state, read whole or discarded |
-//! | `stream` | one life of the stream, and how it ended |
-//! | `source` | [`WorkloadSource`]: what is shown, through rotations, outages and refusals |
+//! | `message` | a message: one complete state, read whole or discarded |
+//! | `stream` | one stream, and how it ended |
+//! | `source` | [`WorkloadSource`]: the source, through rotations, outages and refusals |
 
 mod endpoint;
 mod message;

@@ -1,4 +1,4 @@
-//! What is shown of the Workload API, through rotations, outages and refusals.
+//! The source for the Workload API, through rotations, outages and refusals.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,20 +26,20 @@ use crate::{
     limits,
 };
 
-/// What is asked for, and for how long the last answer is used.
+/// How to use the Workload API.
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
     pub endpoint: WorkloadEndpoint,
-    /// Which SVID is ours, where the agent gives several.
+    /// Which SVID is ours if the agent gives several.
     pub pick: Pick,
-    /// The longest life of an SVID that is accepted.
+    /// The longest accepted life of an SVID.
     pub svid_life_max: Duration,
-    /// How long the last good state is used while the agent cannot be asked.
+    /// How long the last good state is used while the agent fails.
     pub outage_max: Duration,
 }
 
 impl WorkloadOptions {
-    /// With the bounds of `limits`.
+    /// Takes the bounds from `limits`.
     pub fn new(endpoint: WorkloadEndpoint) -> Self {
         WorkloadOptions {
             endpoint,
@@ -50,21 +50,21 @@ impl WorkloadOptions {
     }
 }
 
-/// Shows what the agent said last. Asks nothing until [`IdentitySource::follow`] runs.
+/// Shows the last good message of the agent. Connects while [`IdentitySource::follow`] runs.
 ///
 /// | What happens | What is shown | Then |
 /// |---|---|---|
-/// | a message | its state, whole: what is absent was withdrawn | the stream goes on |
-/// | a message with an empty mandatory field, or one that cannot be used | what was before | the stream goes on |
-/// | the stream ends in order | what was before | asked again at once |
-/// | the agent is away | what was before, until the limit | asked again, ever slower |
-/// | PermissionDenied | no SVID; roots until the limit | asked again, ever slower |
-/// | InvalidArgument, Unimplemented | what was before, until the limit | not asked again but by [`IdentitySource::reload`] |
-/// | the limit passes | nothing: nobody is trusted | as before |
+/// | a message | its whole state: what is absent was withdrawn | the stream stays open |
+/// | a message with an empty mandatory field, or another unusable one | the state before | the stream stays open |
+/// | the stream ends in order | the state before | a retry at once |
+/// | the agent is unreachable | the state before, until the limit | retries with backoff |
+/// | PermissionDenied | no SVID; roots until the limit | retries with backoff |
+/// | InvalidArgument, Unimplemented | the state before, until the limit | no retry except by [`IdentitySource::reload`] |
+/// | the limit passes | nothing: no peer is trusted | as before |
 pub struct WorkloadSource {
     options: WorkloadOptions,
     clock: Arc<dyn Clock>,
-    asked: OriginStatus,
+    status: OriginStatus,
 }
 
 impl WorkloadSource {
@@ -72,35 +72,35 @@ impl WorkloadSource {
         if let WorkloadEndpoint::Tcp(address) = options.endpoint
             && !address.ip().is_loopback()
         {
-            tracing::warn!(%address, "the Workload API is asked over a network without TLS: who listens there sees our key");
+            tracing::warn!(%address, "the Workload API is used over a network without TLS: anyone who listens there sees our key");
         }
         let bundles = TrustBundles::empty().with_svid_life_max(options.svid_life_max);
         let standing = SourceState::not_asked_yet();
         let origin = format!("the SPIFFE agent at {}", options.endpoint);
-        let asked = OriginStatus::new(origin, bundles, standing, options.outage_max, clock.clone());
-        WorkloadSource { options, clock, asked }
+        let status = OriginStatus::new(origin, bundles, standing, options.outage_max, clock.clone());
+        WorkloadSource { options, clock, status }
     }
 
-    /// Asks for ever.
-    async fn ask_on(&self) {
+    /// Keeps a stream open, permanently.
+    async fn poll(&self) {
         let mut backoff = Backoff::new(limits::RETRY_FIRST, limits::RETRY_MAX);
         loop {
             let began = self.clock.now().boot;
-            let (end, has_spoken) = match stream::open(&self.options.endpoint, &*self.clock).await {
-                Ok(messages) => self.hear(messages).await,
+            let (end, has_answered) = match stream::open(&self.options.endpoint, &*self.clock).await {
+                Ok(messages) => self.read(messages).await,
                 Err(end) => (end, false),
             };
-            // One that took its time to refuse was no stream that lived: it is asked ever slower, too.
-            let lived = has_spoken && self.lived(began);
-            self.ended(&end);
+            // A slow refusal is not a stream that worked, so it is retried with backoff as well.
+            let lived = has_answered && self.lived(began);
+            self.note_end(&end);
             let wait = match end {
-                // At once, unless the agent does nothing but close.
+                // Retry at once, unless the agent only closes streams.
                 StreamEnd::Closed if lived => {
                     backoff.reset();
                     Duration::ZERO
                 }
                 StreamEnd::Never { .. } => {
-                    self.asked.wanted_now().await;
+                    self.status.retry_requested().await;
                     Duration::ZERO
                 }
                 StreamEnd::Away { .. } if lived => {
@@ -109,38 +109,38 @@ impl WorkloadSource {
                 }
                 _ => backoff.next_wait(),
             };
-            self.asked.wanted_after(wait).await;
+            self.status.wait_to_retry(wait).await;
         }
     }
 
-    /// Whether a stream was more than an answer and an end.
+    /// Whether a stream lasted longer than an answer and an end.
     fn lived(&self, began: BootTime) -> bool {
         self.clock.now().boot.since(began) >= limits::RETRY_FIRST
     }
 
-    /// Hears one stream to its end. Answers that, and whether the agent said anything on it.
-    async fn hear(&self, mut messages: Streaming<X509svidResponse>) -> (StreamEnd, bool) {
+    /// Reads one stream to its end. Returns that end, and whether the agent sent any message.
+    async fn read(&self, mut messages: Streaming<X509svidResponse>) -> (StreamEnd, bool) {
         let endpoint = &self.options.endpoint;
         let first = tokio::select! {
             message = messages.message() => message,
             () = self.clock.sleep(limits::CALL) => {
-                let why = format!("the SPIFFE agent at {endpoint} said nothing");
+                let why = format!("the SPIFFE agent at {endpoint} sent nothing");
                 return (StreamEnd::Away { why }, false);
             }
         };
         if let Ok(None) = first {
-            // It has said nothing of us: that it hangs up in order makes it no answer.
-            let why = format!("the SPIFFE agent at {endpoint} hung up and said nothing");
+            // Without a message, even an orderly end is not an answer.
+            let why = format!("the SPIFFE agent at {endpoint} closed the stream and sent nothing");
             return (StreamEnd::Away { why }, false);
         }
-        let (mut next, mut has_spoken) = (first, false);
+        let (mut next, mut has_answered) = (first, false);
         loop {
             match next {
                 Ok(Some(message)) => self.take(message),
-                Ok(None) => return (StreamEnd::Closed, has_spoken),
-                Err(status) => return (StreamEnd::of(endpoint, &status), has_spoken),
+                Ok(None) => return (StreamEnd::Closed, has_answered),
+                Err(status) => return (StreamEnd::of(endpoint, &status), has_answered),
             }
-            has_spoken = true;
+            has_answered = true;
             let Some(patience) = self.patience() else {
                 next = messages.message().await;
                 continue;
@@ -155,18 +155,18 @@ impl WorkloadSource {
         }
     }
 
-    /// How long an open stream may be silent: until the SVID that it brought is late. An agent that hangs, or whose place another
-    /// has taken, keeps its stream open and says nothing more; whoever listens at the endpoint now says how things are.
+    /// How long an open stream may be silent: until the renewal of its SVID is late. An agent that hangs, or was replaced by
+    /// another, may keep its stream open without sending. A new connection then reaches the present agent.
     fn patience(&self) -> Option<Duration> {
-        let trust = self.asked.current();
+        let trust = self.status.current();
         let leaf = trust.svid.as_ref()?.leaf();
         let life = leaf.not_after.since(leaf.not_before);
         let late = leaf.not_before.plus(life * 3 / 4);
-        // One that answers and is late is asked no more often than this.
+        // The lower bound limits how often a working but late agent is contacted.
         Some(late.since(self.clock.now().wall).max(life / 8))
     }
 
-    /// Shows what a message says, or says why not.
+    /// Shows the state of a message, or logs why it is discarded.
     fn take(&self, message: X509svidResponse) {
         let now = self.clock.now();
         match WorkloadState::read(message, &self.options.pick, self.options.svid_life_max, now.wall) {
@@ -177,50 +177,49 @@ impl WorkloadSource {
 
     fn show(&self, state: WorkloadState) {
         for line in &state.left_out {
-            tracing::error!(line, "a part of what the SPIFFE agent said cannot be used");
+            tracing::error!(line, "a part of a message of the SPIFFE agent cannot be used");
         }
-        let had = self.asked.current().svid.clone();
+        let had = self.status.current().svid.clone();
         let standing = match &state.svid {
             Some(svid) => {
                 let (id, until) = (svid.spiffe_id(), svid.not_after());
                 tracing::info!(%id, %until, bundles = %state.bundles, "the SPIFFE agent gave us our SVID and bundles");
-                self.asked.answered();
+                self.status.end_outage();
                 SourceState::Good
             }
             None => {
                 let (pick, given) = (&self.options.pick, listed(&state.given));
-                let why =
-                    format!("the SPIFFE agent gives us no longer, or not yet, {pick}; it gives {given}");
-                self.lacking(why, had.is_some())
+                let why = format!("the SPIFFE agent does not give us {pick}; it gives {given}");
+                self.without_svid(why, had.is_some())
             }
         };
-        self.asked.replace(state.svid, state.bundles, standing);
+        self.status.replace(state.svid, state.bundles, standing);
     }
 
     fn discard(&self, fault: &MessageFault) {
-        tracing::error!(%fault, "a message of the SPIFFE agent was discarded: what it said before stays");
-        let why = format!("what the SPIFFE agent said cannot be used: {fault}");
-        match self.asked.current().standing {
-            SourceState::Awaited { .. } => self.asked.stand(SourceState::Awaited { why }),
+        tracing::error!(%fault, "a message of the SPIFFE agent was discarded: the state before stays");
+        let why = format!("a message of the SPIFFE agent cannot be used: {fault}");
+        match self.status.current().standing {
+            SourceState::Awaited { .. } => self.status.set_state(SourceState::Awaited { why }),
             SourceState::Good | SourceState::Stale { .. } => {
-                let since = self.asked.failing();
-                self.asked.stand(SourceState::Stale { since, why });
+                let since = self.status.begin_outage();
+                self.status.set_state(SourceState::Stale { since, why });
             }
             SourceState::Ended { .. } | SourceState::GivenUp { .. } => {}
         }
     }
 
-    /// How we stand without an SVID: it is waited for, or was taken.
-    fn lacking(&self, why: String, was_there: bool) -> SourceState {
-        let since = self.asked.failing();
-        match self.asked.current().standing {
+    /// The state without an SVID: we wait for the first one, or ours was revoked.
+    fn without_svid(&self, why: String, was_there: bool) -> SourceState {
+        let since = self.status.begin_outage();
+        match self.status.current().standing {
             SourceState::Awaited { .. } if !was_there => SourceState::Awaited { why },
             _ => SourceState::Ended { since, why },
         }
     }
 
-    fn ended(&self, end: &StreamEnd) {
-        let trust = self.asked.current();
+    fn note_end(&self, end: &StreamEnd) {
+        let trust = self.status.current();
         match end {
             StreamEnd::Closed => {}
             StreamEnd::Denied { said } => {
@@ -231,30 +230,30 @@ impl WorkloadSource {
                 {
                     tracing::error!(%why, "the SPIFFE agent gives us no identity");
                 }
-                let standing = self.lacking(why, trust.svid.is_some());
+                let standing = self.without_svid(why, trust.svid.is_some());
                 match trust.standing {
                     SourceState::GivenUp { .. } => {}
                     _ if trust.svid.is_some() => {
-                        self.asked.replace(None, TrustBundles::clone(&trust.bundles), standing);
+                        self.status.replace(None, TrustBundles::clone(&trust.bundles), standing);
                     }
-                    _ => self.asked.stand(standing),
+                    _ => self.status.set_state(standing),
                 }
             }
             StreamEnd::Never { why } => {
-                tracing::error!(%why, "the SPIFFE agent is not asked again before SIGHUP or a restart");
-                let since = self.asked.failing();
-                self.asked.stand(SourceState::Ended { since, why: why.clone() });
+                tracing::error!(%why, "the SPIFFE agent is not contacted again before SIGHUP or a restart");
+                let since = self.status.begin_outage();
+                self.status.set_state(SourceState::Ended { since, why: why.clone() });
             }
             StreamEnd::Away { why } => {
-                let since = self.asked.failing();
+                let since = self.status.begin_outage();
                 match &trust.standing {
                     SourceState::Good => {
-                        tracing::warn!(%why, "the SPIFFE agent is away: its last word holds as far as its SVIDs last");
-                        self.asked.stand(SourceState::Stale { since, why: why.clone() });
+                        tracing::warn!(%why, "the SPIFFE agent is unreachable: its last state is used until its SVIDs expire");
+                        self.status.set_state(SourceState::Stale { since, why: why.clone() });
                     }
                     SourceState::Awaited { why: before } if before != why => {
                         tracing::warn!(%why, "no identity yet");
-                        self.asked.stand(SourceState::Awaited { why: why.clone() });
+                        self.status.set_state(SourceState::Awaited { why: why.clone() });
                     }
                     _ => {}
                 }
@@ -263,31 +262,31 @@ impl WorkloadSource {
     }
 }
 
-/// Whom to tell that we have no identity.
+/// Says that the agent gives us no identity, and whom to ask for one.
 fn denied(endpoint: &WorkloadEndpoint, said: &str) -> String {
     let (uid, gid, pid) = (nix::unistd::getuid(), nix::unistd::getgid(), nix::unistd::getpid());
     format!(
-        "the SPIFFE agent at {endpoint} has no identity for this process ({said}): ask who runs SPIRE for a registration entry \
+        "the SPIFFE agent at {endpoint} has no identity for this process ({said}): ask the operators of SPIRE for a registration entry \
          on this node that matches it (uid {uid}, gid {gid}, pid {pid})"
     )
 }
 
 impl IdentitySource for WorkloadSource {
     fn current(&self) -> Arc<Trust> {
-        self.asked.current()
+        self.status.current()
     }
 
     fn watch(&self) -> watch::Receiver<Arc<Trust>> {
-        self.asked.watch()
+        self.status.watch()
     }
 
     fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
-        Box::pin(async move { self.asked.follow(self.ask_on(), shutdown).await })
+        Box::pin(async move { self.status.follow(self.poll(), shutdown).await })
     }
 
-    /// Asks at once where we were waiting to ask.
+    /// Ends the present wait for a retry.
     fn reload(&self) -> Result<ReloadOutcome, LoadError> {
-        self.asked.ask_now();
+        self.status.retry_now();
         Ok(ReloadOutcome::Unchanged)
     }
 }

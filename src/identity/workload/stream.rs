@@ -1,4 +1,4 @@
-//! One life of the stream of the Workload API: connected, heard, ended.
+//! One stream of the Workload API, from its connection to its end.
 
 use std::{error::Error, io};
 
@@ -18,36 +18,36 @@ use super::{
 };
 use crate::{clock::Clock, limits};
 
-/// The metadata that every call carries (SPIFFE Workload Endpoint, section 6.1).
+/// The metadata of every call (SPIFFE Workload Endpoint, section 6.1).
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 
-/// How a stream ended, or why there was none.
+/// How a stream ended, or why it could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StreamEnd {
     /// The agent closed it in order.
     Closed,
-    /// PermissionDenied: we may not use what we were given (section 5.2.1).
+    /// PermissionDenied: we may no longer use the SVID that we have (section 5.2.1).
     Denied { said: String },
-    /// InvalidArgument or Unimplemented: asking again would change nothing.
+    /// InvalidArgument or Unimplemented: a retry would not help.
     Never { why: String },
-    /// Anything else: it may be there later.
+    /// Any other failure: a retry may help.
     Away { why: String },
 }
 
-/// Connects and asks. Within [`limits::HANDSHAKE`].
+/// Opens a stream within [`limits::HANDSHAKE`].
 pub(super) async fn open(
     endpoint: &WorkloadEndpoint,
     clock: &dyn Clock,
 ) -> Result<Streaming<X509svidResponse>, StreamEnd> {
     tokio::select! {
-        opened = ask(endpoint) => opened,
+        opened = subscribe(endpoint) => opened,
         () = clock.sleep(limits::HANDSHAKE) => {
             Err(StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} did not answer in time") })
         }
     }
 }
 
-async fn ask(endpoint: &WorkloadEndpoint) -> Result<Streaming<X509svidResponse>, StreamEnd> {
+async fn subscribe(endpoint: &WorkloadEndpoint) -> Result<Streaming<X509svidResponse>, StreamEnd> {
     let channel = connect(endpoint).await.map_err(|error| StreamEnd::Away {
         why: format!("the SPIFFE agent at {endpoint} cannot be reached: {}", innermost(&error)),
     })?;
@@ -61,7 +61,7 @@ async fn ask(endpoint: &WorkloadEndpoint) -> Result<Streaming<X509svidResponse>,
     }
 }
 
-/// No pings on it: agents in Go count them as abuse. A socket of this machine tells when its other side dies.
+/// Connects without keepalive pings: agents in Go treat them as abuse, and a local socket reports when its other side dies.
 async fn connect(endpoint: &WorkloadEndpoint) -> Result<Channel, tonic::transport::Error> {
     let endpoint = endpoint.clone();
     let connector = service_fn(move |_| {
@@ -84,16 +84,16 @@ impl StreamEnd {
         match code {
             Code::PermissionDenied => StreamEnd::Denied { said },
             Code::InvalidArgument | Code::Unimplemented => StreamEnd::Never {
-                why: format!("the SPIFFE agent at {endpoint} does not take our request ({code:?}: {said})"),
+                why: format!("the SPIFFE agent at {endpoint} rejects our request ({code:?}: {said})"),
             },
-            _ => {
-                StreamEnd::Away { why: format!("the SPIFFE agent at {endpoint} is away ({code:?}: {said})") }
-            }
+            _ => StreamEnd::Away {
+                why: format!("the SPIFFE agent at {endpoint} is unavailable ({code:?}: {said})"),
+            },
         }
     }
 }
 
-/// What lies at the bottom of a transport's error is what people can act on.
+/// Returns the innermost cause of a transport error: the one that people can act on.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(cause) = error.source() {
