@@ -1,8 +1,8 @@
-//! What reads hostile input, beside a second parser of the same: each function takes any bytes and panics where ours accepts
-//! what the other does not, reads something else in it, or does not write again what it read.
+//! Compares our parsers of hostile input with other parsers. Each function takes any bytes. It panics if our parser accepts
+//! what the other refuses, reads another value, or does not write again what it read.
 //!
-//! libFuzzer calls them for hours (`fuzz_targets/`), an ordinary test for a moment (`tests/fuzz_smoke.rs`, which includes this
-//! file).
+//! libFuzzer runs them for hours (`fuzz_targets/`). A normal test runs them briefly (`tests/fuzz_smoke.rs`, which includes
+//! this file).
 
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::OnceLock, time::Duration};
 
@@ -23,15 +23,15 @@ use rcgen::{
 use serde_json::{Value, json};
 use x509_parser::prelude::FromDer;
 
-/// A function that takes any bytes, and what it begins with.
+/// A fuzz target with its seed inputs.
 pub struct Target {
     pub name: &'static str,
-    /// Whether ours accepted the bytes: a fuzzer that only sees refusals proves little.
+    /// Returns whether our parser accepted the bytes: a fuzzer that sees only refusals proves little.
     pub run: fn(&[u8]) -> bool,
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-/// All of them.
+/// All targets.
 pub const TARGETS: [Target; 6] = [
     Target { name: "spiffe_id", run: spiffe_id, seeds: spiffe_id_seeds },
     Target { name: "svid", run: svid, seeds: svid_seeds },
@@ -46,7 +46,7 @@ const NOW: Wall = Wall(1_795_148_000_000);
 
 // ---------- the SPIFFE ID ----------
 
-/// Beside the `spiffe` crate and `url`.
+/// Compares with the `spiffe` crate and `url`.
 pub fn spiffe_id(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
     let theirs = spiffe::SpiffeId::new(text);
@@ -66,7 +66,7 @@ pub fn spiffe_id(data: &[u8]) -> bool {
             assert_eq!((url.path(), url.query(), url.fragment()), (ours.path(), None, None));
             assert!(url.username().is_empty() && url.password().is_none() && url.port().is_none());
         }
-        // It puts scheme and trust domain into lower case, and has IDs without a path and of any length.
+        // The crate lower-cases scheme and trust domain, and accepts IDs without a path and of any length.
         Err(_) => {
             if let Ok(theirs) = theirs {
                 let normalised = theirs.to_string() != text;
@@ -100,7 +100,7 @@ fn spiffe_id_seeds() -> Vec<Vec<u8>> {
 
 // ---------- the SVID ----------
 
-/// Beside x509-parser, webpki and the `spiffe` crate.
+/// Compares with x509-parser, webpki and the `spiffe` crate.
 pub fn svid(data: &[u8]) -> bool {
     let Ok(leaf) = Leaf::parse(data) else { return false };
     let (rest, cert) = x509_parser::certificate::X509Certificate::from_der(data).expect("we read it");
@@ -113,7 +113,7 @@ pub fn svid(data: &[u8]) -> bool {
     let theirs = spiffe::cert::spiffe_id_from_der(data)
         .unwrap_or_else(|e| panic!("we read {}, spiffe does not: {e}", leaf.spiffe_id));
     assert_eq!(theirs.to_string(), leaf.spiffe_id.as_str());
-    // What webpki cannot read has no path to a root; what it reads has this one URI.
+    // A certificate that webpki cannot read has no path to a root. One that it reads has only this URI.
     let der = rustls_pki_types::CertificateDer::from(data);
     if let Ok(cert) = webpki::EndEntityCert::try_from(&der) {
         assert_eq!(cert.valid_uri_names().collect::<Vec<_>>(), [leaf.spiffe_id.as_str()]);
@@ -160,11 +160,11 @@ fn svid_seeds() -> Vec<Vec<u8>> {
 
 // ---------- the bundle ----------
 
-/// PEM, beside a reading of our own of what PEM is.
+/// Compares with a second PEM parser of our own.
 pub fn bundle(data: &[u8]) -> bool {
     let domain = || "td".parse::<TrustDomain>().expect("a trust domain");
     let load = || TrustBundles::empty().with_pem(domain(), "bundle", data, NOW);
-    // Whatever it is, neither half of an SVID is made of it without the other.
+    // No input makes a chain without a key, or a key without a chain.
     if let Ok(svid) = X509Svid::from_pem(data, data) {
         assert!(svid.leaf().not_after >= svid.leaf().not_before);
     }
@@ -193,7 +193,7 @@ fn bundle_seeds() -> Vec<Vec<u8>> {
 
 // ---------- the bundle document ----------
 
-/// What a naive reader takes from a bundle document: the first certificate of each key for X.509-SVIDs, and two numbers.
+/// What a simple reader takes from a bundle document: the first certificate of each key for X.509-SVIDs, and two numbers.
 #[derive(Debug, PartialEq)]
 struct Naive {
     roots: Vec<Vec<u8>>,
@@ -202,7 +202,7 @@ struct Naive {
 }
 
 impl Naive {
-    /// `None` where it makes no sense to it. Of a member that is there twice it keeps the last, as serde_json does.
+    /// `None` if the document is malformed. Of a repeated member it keeps the last, as serde_json does.
     fn read(data: &[u8]) -> Option<Self> {
         let json: Value = serde_json::from_slice(data).ok()?;
         let top = json.as_object()?;
@@ -236,7 +236,7 @@ impl Naive {
         })
     }
 
-    /// Written as one would write it.
+    /// Writes the document in its usual form.
     fn to_json(&self) -> String {
         let keys: Vec<Value> = self
             .roots
@@ -252,7 +252,7 @@ impl Naive {
         document.to_string()
     }
 
-    /// The roots that can vouch at [`NOW`], each once; `None` where one is no certificate of an authority.
+    /// The roots that are valid at [`NOW`], without repetition; `None` if one is not a CA certificate.
     fn usable(&self) -> Option<BTreeSet<&[u8]>> {
         let mut usable = BTreeSet::new();
         for der in &self.roots {
@@ -269,7 +269,7 @@ impl Naive {
     }
 }
 
-/// Whether a certificate's public key is one that every verifier can use: a point of P-256, not compressed.
+/// Whether every verifier can use the public key of a certificate: an uncompressed point of P-256.
 fn has_usual_key(der: &[u8]) -> bool {
     let Ok((_, cert)) = x509_parser::certificate::X509Certificate::from_der(der) else { return false };
     let key = cert.public_key();
@@ -281,8 +281,8 @@ fn has_usual_key(der: &[u8]) -> bool {
         && matches!(key.parsed(), Ok(x509_parser::public_key::PublicKey::EC(point)) if point.data().len() == 65)
 }
 
-/// JSON, beside serde_json and x509-parser: the same roots and numbers, the same of them usable, and the same again when it is
-/// written anew.
+/// Compares JSON with serde_json and x509-parser: equal roots, numbers and usable roots, also after the document is written
+/// again.
 pub fn document(data: &[u8]) -> bool {
     let domain: TrustDomain = "td".parse().expect("a trust domain");
     let theirs = Naive::read(data);
@@ -291,7 +291,7 @@ pub fn document(data: &[u8]) -> bool {
         Err(why) => {
             let line = why.to_string();
             assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
-            // The one thing that serde_json lets pass; another reader would keep the first of two.
+            // Only repeated members may differ: serde_json accepts them, and another reader would keep the first.
             assert!(theirs.is_none() || line.contains("is there twice"), "{line}, but: {theirs:?}");
             return false;
         }
@@ -338,7 +338,7 @@ fn document_seeds() -> Vec<Vec<u8>> {
 
 // ---------- the token ----------
 
-/// A token of this process and all that it takes to check it.
+/// A token of this process, with what is needed to check it.
 struct Issued {
     keys: KeySet,
     claims: Claims,
@@ -392,8 +392,8 @@ fn check(text: &str) -> Option<Claims> {
     token::check(text, keys, expected, NOW).ok()
 }
 
-/// Beside jsonwebtoken. The bytes are taken as a token, as a key set, and as changes of a good token: a place, and what it is
-/// xored with.
+/// Compares with jsonwebtoken. The bytes are read as a token, as a key set, and as changes of a good token: pairs of a position
+/// and a value to xor.
 pub fn token(data: &[u8]) -> bool {
     let issued = issued();
     let mut key_set = false;
@@ -441,7 +441,7 @@ fn token_seeds() -> Vec<Vec<u8>> {
 
 // ---------- the names ----------
 
-/// One text form each: what is read is written again, and serde reads as `FromStr` does.
+/// Each name has one text form: writing returns what was read, and serde reads the same as `FromStr`.
 pub fn names(data: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(data) else { return false };
     let forms = [
@@ -461,7 +461,7 @@ pub fn names(data: &[u8]) -> bool {
         one_form::<TenantName>(text),
         one_form::<TrustDomain>(text),
     ];
-    // A pattern without a wildcard matches its ID and no other; one with any matches the ID that it gives for an example.
+    // A pattern without a wildcard matches only its own ID. A pattern with one matches its example ID.
     if let Ok(pattern) = text.parse::<SpiffePattern>() {
         assert!(pattern.matches(&pattern.example()) && pattern.overlaps(&pattern));
         assert_eq!(pattern.exact(), text.parse::<SpiffeId>().ok());

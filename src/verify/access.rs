@@ -15,7 +15,7 @@ use crate::{
     token::{Claims, TokenError},
 };
 
-/// The witness that a token allowed a use at the reading of the check. Only a [`Verifier`](super::Verifier) makes one.
+/// The witness that a token allowed a use at the moment of the check. Only a [`Verifier`](super::Verifier) makes one.
 ///
 /// A server that continues to serve calls [`Access::check`] before each part, and stops when [`Access::ended`] resolves. A
 /// clone is a pointer.

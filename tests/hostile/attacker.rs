@@ -1,4 +1,4 @@
-//! One connection on which anything can be sent.
+//! A connection that can send any frames.
 
 use std::time::Duration;
 
@@ -14,23 +14,23 @@ use tokio::task::JoinHandle;
 
 use crate::process::Place;
 
-/// The longest that an attacker waits for the daemon to let it go on.
+/// The longest that an attacker waits for the daemon.
 pub const ATTEMPT: Duration = Duration::from_secs(2);
 
-/// A client with a valid SVID and bad manners. It answers pings. Dropping it closes the connection.
+/// A misbehaving client with a valid SVID. It answers pings. Dropping it closes the connection.
 pub struct Attacker {
     requests: SendRequest<Bytes>,
     driver: JoinHandle<()>,
 }
 
-/// A call that was begun.
+/// An open call.
 pub struct Call {
     pub answer: ResponseFuture,
     pub body: SendStream<Bytes>,
 }
 
 impl Call {
-    /// Whether the daemon has ended the call: it refused it, ended its answer, or cut the connection.
+    /// Whether the daemon has ended the call: by a refusal, the end of its response, or closing the connection.
     pub async fn ends(self) -> bool {
         let end = async {
             if let Ok(answer) = self.answer.await
@@ -45,12 +45,12 @@ impl Call {
 }
 
 impl Attacker {
-    /// Connects as this identity, with HTTP/2's usual windows for answers.
+    /// Connects as this identity, with the usual HTTP/2 windows.
     pub async fn connect(place: &Place, id: &str) -> Result<Self, ConnectError> {
         Self::with_window(place, id, 65_535).await
     }
 
-    /// Connects, and lets the daemon send so many bytes on each stream.
+    /// Connects, and lets the daemon send this many bytes on each stream.
     pub async fn with_window(place: &Place, id: &str, window: u32) -> Result<Self, ConnectError> {
         let tls = place.connector(id).connect(Alpn::Http2).await?.tls;
         let handshake = Builder::new().initial_window_size(window).handshake::<_, Bytes>(tls).await;
@@ -72,7 +72,7 @@ impl Attacker {
         Some(Call { answer, body })
     }
 
-    /// Makes a call with one whole message, and does not look at the answer.
+    /// Makes a call with one whole message, and ignores the response.
     pub async fn ask(&self, path: &str, message: &impl Message) -> Option<Call> {
         let mut call = self.begin(path).await?;
         call.body.send_data(framed(&message.encode_to_vec()), true).ok()?;
@@ -91,7 +91,7 @@ impl Drop for Attacker {
     }
 }
 
-/// A message with the prefix that gRPC puts before it.
+/// Adds the gRPC prefix to a message.
 pub fn framed(message: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(message.len() + 5);
     framed.put_u8(0);

@@ -75,12 +75,12 @@ async fn a_request_that_does_not_end_is_refused_in_time() {
     }
 }
 
-/// A client that is refused often, and whose messages come a little after their headers, keeps its connection.
+/// A client that is often refused keeps its connection, even if its messages arrive shortly after their headers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_calls_with_late_bodies_end_no_connection() {
     let siege = Siege::begin().await;
     let stranger = Attacker::connect(&siege.place, NOBODY).await.unwrap();
-    // HTTP/2's library ends a connection after 1,024 messages that come after their answer.
+    // The HTTP/2 library ends a connection after 1,024 messages that arrive after their response.
     for n in 0..1_100 {
         let mut call = stranger.begin(CREATE).await.unwrap_or_else(|| panic!("no stream for call {n}"));
         let early = tokio::time::timeout(Duration::from_millis(5), &mut call.answer).await;

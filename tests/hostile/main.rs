@@ -1,14 +1,14 @@
 //! Clients that attack the daemon with frames that no honest client sends: half messages, closed windows, floods.
 //!
 //! The daemon is a separate process, so that its memory can be measured; attackers speak HTTP/2 over real TLS. Each test is
-//! one attack. While it goes on, a well-behaved client and an operator work as usual, and `siege` measures what they feel.
+//! one attack. Meanwhile a well-behaved client and an operator work as usual, and `siege` measures their calls.
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `siege` | [`siege::Siege`]: a daemon, the two who work as usual, and what is measured |
+//! | `siege` | [`siege::Siege`]: a daemon, its well-behaved client and operator, and the measurements |
 //! | `attacker` | [`attacker::Attacker`]: one connection on which anything can be sent |
-//! | `bodies` `readers` | attacks by requests that do not end; by answers that are not read |
-//! | `rooms` `plain` | attacks on connections and on waits; on the listeners without mutual TLS |
+//! | `bodies` `readers` | attacks by requests that do not end, and by responses that are not read |
+//! | `rooms` `plain` | attacks on connections and waiting places, and on the listeners without mutual TLS |
 #![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 #[path = "../it/harness/mod.rs"]

@@ -1,4 +1,4 @@
-//! Answers that are asked for and not read.
+//! Responses that the client does not read.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{attacker::Attacker, harness::*, siege::Siege};
 const LIST: &str = "/leasehold.v1.JobService/ListJobs";
 const WATCH: &str = "/leasehold.v1.JobService/WatchJob";
 
-/// A specification of almost as many bytes as one may have.
+/// A job specification that is almost as large as allowed.
 fn large(n: usize) -> v1::JobSpec {
     let tune = v1::Tuning {
         method: v1::Method::Lora as i32,

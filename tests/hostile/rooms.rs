@@ -1,4 +1,4 @@
-//! Connections and waits, taken by few so that others have none.
+//! Few clients that take all connections and waiting places.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{attacker::Attacker, harness::*, process::Place, siege::Siege};
 
 const WAIT: &str = "/leasehold.v1.OperatorService/WaitDurable";
 
-/// Connects as often as the daemon allows, up to a number.
+/// Opens as many connections as the daemon allows, up to a number.
 async fn connections(place: &Place, id: &str, most: usize) -> Vec<Attacker> {
     let mut open = Vec::new();
     for _ in 0..most {

@@ -1,4 +1,4 @@
-//! A daemon under attack, the two who work as usual, and what is measured.
+//! A daemon under attack, its well-behaved client and operator, and the measurements.
 
 use std::{
     future::Future,
@@ -12,15 +12,15 @@ use crate::{
     process::{Place, Process},
 };
 
-/// By how much the daemon's resident memory may grow under any attack: the bytes that it buffers for one peer, several times
-/// over since they are also decoded and encoded, with connections and freed memory that the allocator keeps.
+/// How much the daemon's resident memory may grow under any attack. It covers the buffers of one peer several times, since
+/// messages are also decoded and encoded, and connections, and freed memory that the allocator keeps.
 pub const MEMORY: u64 = 256 << 20;
-/// The 99th percentile of what a well-behaved client waits for an answer.
+/// The limit for the 99th percentile of a well-behaved client's calls.
 pub const ANSWER: Duration = Duration::from_secs(1);
-/// The median of what an operator's revoke takes. On a machine with other work the 99th percentile has [`ANSWER`].
+/// The limit for the median of an operator's revocations. Their 99th percentile has the limit [`ANSWER`].
 pub const REVOKE: Duration = Duration::from_millis(100);
 
-/// A daemon with one job, before which attackers come.
+/// A daemon with one job, under attack.
 pub struct Siege {
     pub place: Place,
     pub process: Process,
@@ -28,7 +28,7 @@ pub struct Siege {
     pub job: String,
 }
 
-/// What was measured while an attack went on.
+/// The measurements during an attack.
 pub struct Measured {
     what: &'static str,
     grown: u64,
@@ -49,7 +49,7 @@ impl Siege {
         Siege { place, process, job }
     }
 
-    /// Runs an attack while a launcher and an operator work, each over a connection that it had before and over new ones.
+    /// Runs an attack while a launcher and an operator work, each over an old connection and over new ones.
     pub async fn during<T>(&self, what: &'static str, attack: impl Future<Output = T>) -> (T, Measured) {
         let (launcher, operator) = (self.place.client(LAUNCHER), self.place.client(OPERATOR));
         self.look(&launcher).await;
@@ -76,7 +76,7 @@ impl Siege {
         (done, Measured { what, grown, answers, revokes })
     }
 
-    /// What a well-behaved client does: it asks for its job.
+    /// Makes the call of a well-behaved client: it requests its job.
     async fn look(&self, launcher: &Client) -> Duration {
         let began = Instant::now();
         let request = v1::GetJobRequest { job: self.job.clone() };
@@ -84,14 +84,14 @@ impl Siege {
         began.elapsed()
     }
 
-    /// From now on the daemon cannot write to its disk: no file of it may become longer.
+    /// Makes the daemon's disk unwritable: none of its files may grow.
     pub fn take_the_disk_away(&self) {
         let pid = self.process.pid().to_string();
         let done = std::process::Command::new("prlimit").args(["--pid", &pid, "--fsize=1"]).status();
         assert!(done.unwrap().success());
     }
 
-    /// Bytes of the daemon's memory: `VmRSS` now, `VmHWM` at the most so far.
+    /// The memory of the daemon in bytes: `VmRSS` now, `VmHWM` the maximum so far.
     pub fn resident(&self, of: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.pid())).unwrap();
         let line = status.lines().find(|l| l.starts_with(of)).unwrap();
@@ -106,7 +106,7 @@ async fn revoke(operator: &Client) -> Duration {
 }
 
 impl Measured {
-    /// Prints what was measured, and fails if it is past a bound.
+    /// Prints the measurements, and fails if one exceeds its limit.
     pub fn holds(&self) {
         let at = |all: &[Duration], percent: usize| all[(all.len() * percent / 100).min(all.len() - 1)];
         let (answers, revokes) = (&self.answers, &self.revokes);

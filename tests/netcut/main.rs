@@ -1,7 +1,7 @@
-//! A network that falls silent: packets are dropped without a reset, or a link goes down, between a member and the daemon, and
-//! between a verifier and the daemon. Real processes in network namespaces of this machine, behind a router of their own.
+//! Network cuts between the daemon and a member or a verifier: packets are dropped without a reset, or a link goes down. The
+//! processes are real and run in network namespaces of this machine, behind their own router.
 //!
-//! Needs root and `ip`: `tests/interop/netcut/run` looks for both and runs this; `cargo test` leaves it out.
+//! Needs root and `ip`. `tests/interop/netcut/run` checks for both and runs this; `cargo test` does not.
 #![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 mod network;
@@ -31,15 +31,15 @@ use network::{Cut, Network, Side};
 use stopwatch::Pressure;
 use watcher::{Seen, Watcher};
 
-/// The beats of this daemon: a window of 3 s instead of 15.
+/// The beats of this daemon: a window of 3 s instead of 15 s.
 const BEAT: Duration = Duration::from_secs(1);
 const LOST_AFTER: u32 = 3;
-/// What is promised beyond the window: for the reaper's next look, and for whoever hears of it.
+/// The time that is allowed after the window, for the next run of the reaper and for its notice.
 const BEYOND: Duration = Duration::from_secs(1);
-/// How long a cut lasts: past the window, and past what it may take to notice.
+/// How long a cut lasts: longer than the window and the time to notice it.
 const LASTS: Duration = Duration::from_secs(8);
 
-/// Ends what it started, by its id.
+/// Ends its process on drop, by its id.
 struct Started(Child);
 
 impl Drop for Started {
@@ -58,7 +58,7 @@ struct Scene {
 }
 
 impl Scene {
-    /// A daemon that listens in its namespace, and a context for whoever comes from another.
+    /// Starts a daemon in its namespace, with a context for clients from the others.
     fn set() -> Self {
         let network = Network::lay();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -107,7 +107,7 @@ impl Scene {
         self.clock.now().wall.0
     }
 
-    /// A wrapper with a command that leaves its first token, the path of the present one, and its process id.
+    /// Starts a wrapper. Its command writes its first token, the path of the present one, and its process id.
     fn member(&self) -> Started {
         let folder = self.folder.path().display();
         let script = format!(
@@ -163,7 +163,7 @@ fn alive(pid: &Path) -> bool {
     stat.rsplit(')').next().is_some_and(|rest| !rest.trim_start().starts_with(['Z', 'X']) && !rest.is_empty())
 }
 
-/// What of this time nobody on this machine had to wait for a processor.
+/// The part of this time in which no process of this machine waited for a processor.
 fn undisturbed(ms: u64, since: Pressure) -> Duration {
     Duration::from_millis(ms).saturating_sub(Pressure::now().since(since))
 }
@@ -172,7 +172,7 @@ fn shown(ms: u64) -> String {
     format!("{:.2} s", Duration::from_millis(ms).as_secs_f64())
 }
 
-/// What a cut between the member and the daemon does to the access of the member, where it is checked.
+/// Cuts the member from the daemon, and measures the access of the member at a verifier.
 fn cut_from_its_member(scene: &Scene, watcher: &mut Watcher, cut: Cut) -> String {
     watcher.until("the member's token opens", |seen| seen == Seen::PRESENT_OPENS);
     let window = BEAT * LOST_AFTER;
@@ -200,7 +200,7 @@ fn cut_from_its_member(scene: &Scene, watcher: &mut Watcher, cut: Cut) -> String
     )
 }
 
-/// What a cut between the verifier and the daemon does to what is checked there.
+/// Cuts the verifier from the daemon, and measures what it accepts.
 fn cut_from_its_verifier(scene: &Scene, watcher: &mut Watcher, cut: Cut) -> String {
     watcher.until("the member's token opens", |seen| seen == Seen::PRESENT_OPENS);
     let (at, pressure) = (scene.now(), Pressure::now());
@@ -238,7 +238,7 @@ fn law_30_behind_a_network_that_falls_silent_access_ends_in_its_window_and_comes
         rows.push(cut_from_its_verifier(&scene, &mut watcher, cut));
     }
 
-    // Revoked while the verifier hears nothing: it never takes that token again.
+    // Revoked during the cut: the verifier never accepts that token again.
     let stolen = fs::read_to_string(scene.path("path")).unwrap();
     fs::copy(stolen, scene.path("first")).unwrap();
     watcher.until("the copied token opens", |seen| seen == Seen::First(Ok(())));
@@ -247,7 +247,7 @@ fn law_30_behind_a_network_that_falls_silent_access_ends_in_its_window_and_comes
     let job = scene.operate(&["job", "list", "--open", "--ids"]);
     scene.operate(&["revoke", &format!("job:{job}"), "--reason", "while nobody hears"]);
     scene.network.mend(Side::Verifier, Cut::Silent);
-    // The first that it says of the token once it knows: nothing opens in between.
+    // The first answer for the token after the cut: it is never accepted in between.
     let end = watcher.next_of_first("it knows again");
     assert_eq!(end.seen, Seen::First(Err("REVOKED".to_owned())));
     patient("the wrapper ends its command", || scene.said().contains("access has ended (REVOKED)"));

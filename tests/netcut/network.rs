@@ -1,8 +1,8 @@
-//! Three namespaces behind a router, each on a link of its own.
+//! Three namespaces behind a router, each with its own link.
 
 use std::{path::Path, process::Command};
 
-/// Who stands where.
+/// The sides of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Daemon,
@@ -30,12 +30,12 @@ impl Side {
     }
 }
 
-/// How a way is cut.
+/// The kind of a cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// The router drops every packet, both ways, and says nothing.
+    /// The router silently drops every packet in both directions.
     Silent,
-    /// The link goes down at the router's end.
+    /// The link goes down at the side of the router.
     Down,
 }
 
@@ -48,7 +48,7 @@ impl Cut {
     }
 }
 
-/// Removed, with all of its namespaces, when it is dropped.
+/// The network. Dropping it removes all of its namespaces.
 pub struct Network {
     prefix: String,
 }
@@ -76,7 +76,7 @@ impl Network {
         network
     }
 
-    /// A command on one side.
+    /// Makes a command that runs on one side.
     pub fn command(&self, side: Side, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name(side)]).arg(program);
@@ -88,7 +88,7 @@ impl Network {
         let (router, port) = (self.router(), self.port(side));
         match cut {
             Cut::Silent => {
-                // What comes from there is not forwarded, what goes there is discarded: neither makes the router say so.
+                // Packets from there are not forwarded, and packets to there are discarded, without an ICMP error.
                 self.forward(&port, false);
                 ip(&["-n", &router, "route", "add", "blackhole", &format!("{}/32", side.address())]);
             }

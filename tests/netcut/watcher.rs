@@ -1,4 +1,4 @@
-//! A verifier in a process and a namespace of its own, which looks at two tokens every 20 ms and says each change.
+//! A verifier in its own process and namespace. It checks two tokens every 20 ms and reports each change.
 
 use std::{
     io::{BufRead, BufReader},
@@ -20,12 +20,12 @@ use leasehold::{
 
 use crate::network::{Network, Side};
 
-/// What was seen of one of the tokens: it opens, or why it does not.
+/// The result of a check of one token: accepted, or why it is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Seen {
-    /// The first that the member had.
+    /// The first token of the member.
     First(Result<(), String>),
-    /// The one that it has now.
+    /// The present token of the member.
     Present(Result<(), String>),
 }
 
@@ -72,7 +72,7 @@ impl Watcher {
         Watcher { child, lines, first: not_yet.clone(), present: not_yet }
     }
 
-    /// Waits for it, or finds that it is so already.
+    /// Waits for a result; returns at once if it is the present one.
     pub fn until(&mut self, what: &str, so: impl Fn(Seen) -> bool) -> Change {
         for seen in [Seen::First(self.first.clone()), Seen::Present(self.present.clone())] {
             if so(seen.clone())
@@ -115,7 +115,7 @@ impl Watcher {
         self.first.is_err()
     }
 
-    /// The next change of the first token.
+    /// Waits for the next change of the first token.
     pub fn next_of_first(&mut self, what: &str) -> Change {
         loop {
             let change = self.lines.recv_timeout(Duration::from_secs(120));
@@ -148,7 +148,7 @@ fn parse(line: &str) -> Option<Change> {
     Some(Change { at, seen })
 }
 
-/// The other process. By itself it does nothing.
+/// The process of the verifier. It does nothing unless it is started for that.
 #[test]
 #[ignore = "the verifier of the test beside, started by it in a namespace of its own"]
 fn the_verifier_of_the_test_beside() {
@@ -173,7 +173,7 @@ async fn watch(folder: &Path, server: &str) {
     let (holder, data): (SpiffeId, Object) = (id("trainer"), "dataset:dev/data@v1".parse().unwrap());
     let holders = X509Svid::load(&svid(Role::Trainer, "pem"), &svid(Role::Trainer, "key")).unwrap();
     let presenter = Presenter::Svid { id: &holder, x5t_s256: Some(&holders.leaf().x5t_s256) };
-    // The harness has begun a line.
+    // The test harness has begun a line already.
     println!();
     let mut said = [String::new(), String::new()];
     loop {

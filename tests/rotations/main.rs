@@ -1,7 +1,7 @@
-//! A job that runs on while every certificate under it changes: the daemon's own SVID and the worker's, two dozen times.
+//! A job that continues while all certificates rotate: the SVIDs of the daemon and of the worker, two dozen times.
 //!
-//! The wrapper runs in this process, under a clock that is moved by hand, and its child is real. A wrapper takes everything
-//! below its process for the job's, so this is a program of its own, with one test, and its own `main`.
+//! The wrapper runs in this process with a manual clock, and its child is real. A wrapper treats every process below its own
+//! as part of the job, so this is a separate program with one test and its own `main`.
 #![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 #[path = "../it/harness/mod.rs"]
@@ -31,7 +31,7 @@ use way::Way;
 use workload::Agent;
 
 const ROTATIONS: usize = 24;
-/// Of an SVID: rotated at its half, as SPIRE does.
+/// The life of an SVID, which is rotated after half of it, as SPIRE does.
 const LIFE: Duration = Duration::from_secs(60);
 
 fn main() {
@@ -53,7 +53,7 @@ fn main() {
 
 async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal() {
     let (daemons, workers) = (Agent::start(), Agent::start());
-    // A machine that stands still for a moment while the clock is moved loses no member by it: rotations are judged here.
+    // A long window: no member may be lost because this machine stalls while the clock advances. This test is about rotations.
     let mut world = World::prepared(|setup| setup.lease = "lost_after = 60".into());
     world.identity_from(&daemons.uri());
     rotate(&world, &daemons, &workers, LIFE);
@@ -73,7 +73,7 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
         identity: source.clone(),
         clock: world.clock.clone(),
         messages: MessageSink::new(move |line| {
-            // Where this machine has no directory in memory.
+            // For a machine without a directory in memory.
             if !line.starts_with("credentials are on disk") {
                 ears.lock().unwrap().push(line.to_owned());
             }

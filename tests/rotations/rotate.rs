@@ -1,4 +1,4 @@
-//! New SVIDs for the daemon and the worker, from the agents of both: for the rotations under a clock moved by hand and in real time.
+//! New SVIDs for the daemon and the worker, from their agents. Used with the manual clock and in real time.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::{
     workload::{Agent, der, entry},
 };
 
-/// Both agents give new SVIDs of a life, and the foreign roots.
+/// Lets both agents give new SVIDs with this life, and the foreign roots.
 pub fn rotate(world: &World, daemons: &Agent, workers: &Agent, life: Duration) {
     let now = world.clock.now().wall;
     let svid = |id: &str| {

@@ -1,5 +1,5 @@
-//! The way between a wrapper and its daemon: a relay that tells when nothing is under way on it, so that the clock is moved
-//! only between two exchanges.
+//! A relay between a wrapper and its daemon. It reports when it is idle, so that the clock advances only between two
+//! exchanges.
 
 use std::{
     net::SocketAddr,
@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A relay.
+/// The relay.
 pub struct Way {
     address: SocketAddr,
     seen: Arc<Seen>,
@@ -24,7 +24,7 @@ pub struct Way {
 #[derive(Default)]
 struct Seen {
     connections: AtomicUsize,
-    /// Chunks that went either way, and where the last one went.
+    /// The number of chunks in both directions, and the direction of the last one.
     last: Mutex<(u64, Toward)>,
 }
 
@@ -56,12 +56,12 @@ impl Way {
         self.address
     }
 
-    /// How many connections were made over it.
+    /// The number of connections so far.
     pub fn made(&self) -> usize {
         self.seen.connections.load(Ordering::SeqCst)
     }
 
-    /// Waits until nothing is under way: the server spoke last, and a while ago; or nobody spoke for a longer while.
+    /// Waits until it is idle: the server sent the last chunk some time ago, or there was no chunk for longer.
     pub async fn quiet(&self) {
         const LOOK: Duration = Duration::from_millis(2);
         let (mut count, mut same) = (u64::MAX, 0);
