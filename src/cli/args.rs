@@ -45,7 +45,7 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     context: Option<String>,
-    /// The role to use, for example operator [default: the one that the command needs]
+    /// Your role, for example operator [default: what the command needs]
     #[arg(
         long = "as",
         global = true,
@@ -81,15 +81,17 @@ Begin with:
   leasehold demo                                     shows everything in a few seconds
   leasehold dev                                      starts a daemon of your own, to try it
   leasehold run --spec job.toml -- python train.py   runs a command with the access of a job
-  leasehold doctor                                   finds what does not work, and says how to fix it
+  leasehold doctor                                   finds what is wrong, and how to fix it
 
-Data goes to stdout, everything else to stderr. Only logs have colours, on a terminal, and not with NO_COLOR.
+Data goes to stdout, everything else to stderr. Only logs have colours.
+NO_COLOR turns them off.
 
 Exit codes: 0 ok, 1 failure, 2 denied, 3 awaiting approval, 4 ended or stale attempt, 5 not durable,
-7 verification failed, 64 usage. `run` exits with its command's code, or with 125 if it fails itself.
+7 verification failed, 64 usage. `run` exits with its command's code, or with 125 if it fails.
 
-Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG, LEASEHOLD_ATTEMPT_KEY,
-LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. `leasehold run --help` lists what `run` sets for its command.";
+Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG,
+LEASEHOLD_ATTEMPT_KEY, LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. `leasehold run --help` lists
+the variables that `run` sets for its command.";
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {

@@ -30,7 +30,7 @@ The command gets these variables, and none with other credentials (AWS_* keys, H
   LEASEHOLD_TOKEN_FILE_READING, _WRITING        the token files, renewed in place
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
-  LEASEHOLD_DRAIN_FILE                          appears when the command should save its work and end
+  LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
   LEASEHOLD_JOB, LEASEHOLD_ATTEMPT
 If access is revoked, the files are removed, then the command gets a signal. The exit code is that
 of the command (128+n for signal n), 125 if leasehold fails, 126 or 127 if the command cannot run.

@@ -278,7 +278,7 @@ impl Story<'_> {
         let ms = start.ms();
         let seen = match cut {
             Err(why) => Err(why),
-            Ok(t) => {
+            Ok(_) => {
                 let end = loop {
                     match download.next().await {
                         Ok(Some(_)) => {}
@@ -288,9 +288,8 @@ impl Story<'_> {
                 };
                 end.map(|e| {
                     format!(
-                        "{e}; the server cut it {:.1} ms after the revocation was confirmed ({:?})",
-                        (ms - acknowledged).max(0.0),
-                        t.end
+                        "{e}; the server cut it {:.1} ms after the revocation was confirmed",
+                        (ms - acknowledged).max(0.0)
                     )
                 })
             }
