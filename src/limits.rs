@@ -129,6 +129,8 @@ pub const IDENTITIES_SHOWN: usize = 64;
 pub const BREAK_GLASS_MAX: usize = 16;
 /// Locks in force.
 pub const LOCKS_MAX: usize = 100_000;
+/// Locks that the operators of one tenant have set.
+pub const LOCKS_PER_TENANT_MAX: usize = 10_000;
 /// Fences of one snapshot message of the fence feed: about 25 KiB.
 pub const FEED_CHUNK: usize = 1_000;
 /// Lowerings that a slow verifier may fall behind before it must start over.
@@ -147,6 +149,8 @@ pub const LEDGER_RECORD_BYTES_MAX: usize = 256 << 10;
 pub const LEDGER_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Endings that are kept in memory while the disk is away, each as a record of its own. Past it they are coalesced.
 pub const LEDGER_DEFERRED_MAX: usize = 262_144;
+/// Locks that are kept beside them, set or lifted. A lock holds after a restart, so it must not be lost among other endings.
+pub const LEDGER_DEFERRED_LOCKS_MAX: usize = 131_072;
 /// Bytes that are written and synced at once.
 pub const LEDGER_BATCH_BYTES_MAX: usize = 4 << 20;
 /// Bytes of one line that is read back: a record and its envelope, with room for a larger bound of an older version.
@@ -182,6 +186,14 @@ pub const RATE_PER_TENANT: u32 = 1_000;
 /// The burst: seconds of these rates that may be used at once after a time without calls. 10,000 members come back after a
 /// restart with a join and two credentials each.
 pub const RATE_BURST_SECONDS: u32 = 200;
+/// Calls a second by which one operator of a tenant revokes, locks or unlocks. The platform's operators have no such bound.
+pub const OPERATOR_CALLS: u32 = 50;
+/// Such calls of all operators of one tenant.
+pub const OPERATOR_CALLS_OF_TENANT: u32 = 200;
+/// Lines a second that the log gets of what one operator revokes and locks.
+pub const OPERATOR_LINES: u32 = 5;
+/// How many seconds of these rates may be used at once.
+pub const OPERATOR_BURST_SECONDS: u32 = 20;
 /// Kinds of refusal (who, which call, why) that are kept apart in one minute, each with two records and two lines of the log at
 /// the most: under 5 GB a day for all callers.
 pub const REFUSAL_KINDS_MAX: usize = 4_096;
@@ -202,8 +214,12 @@ pub const WILDCARD_BYTES_MAX: usize = 256;
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes under way at once.
 pub const HANDSHAKES_MAX: usize = 512;
+/// Handshakes of one address (of one /64 for IPv6) under way at once. More of that address wait, and others go ahead of them.
+pub const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4 * 3;
 /// Connections that wait for one, a socket each: enough for all that come back at once after a restart.
 pub const HANDSHAKES_WAITING_MAX: usize = 4_096;
+/// Connections of one address in a handshake or waiting for one. More of that address are closed.
+pub const HANDSHAKES_WAITING_PER_ADDRESS_MAX: usize = HANDSHAKES_WAITING_MAX / 4 * 3;
 /// While all of those are under way: the silence after which one is given up for another that waits. An honest client
 /// answers within a round trip.
 pub const HANDSHAKE_SILENCE: Duration = Duration::from_millis(500);
@@ -300,6 +316,10 @@ pub const REQUESTS_OPERATORS_MAX: usize = 256;
 pub const REQUESTS_UNKNOWN_MAX: usize = 64;
 /// Such requests of one SPIFFE ID.
 pub const REQUESTS_UNKNOWN_PER_PEER_MAX: usize = 8;
+/// Lists of jobs, leases or locks in work at once. One of 1,000 jobs takes some 5 ms of a core.
+pub const LISTS_MAX: usize = 32;
+/// Lists of one SPIFFE ID in work at once.
+pub const LISTS_PER_PEER_MAX: usize = 4;
 /// Calls that wait for the disk at once. They do not count as requests in progress.
 pub const DURABLE_WAITS_MAX: usize = 1_024;
 /// Such calls of one SPIFFE ID: of a script that ends many things at once.
@@ -355,6 +375,8 @@ pub const PEM_BYTES_MAX: u64 = 1 << 20;
 /// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
 /// tenants are compared in pairs.
 pub const CATALOG_ENTRIES_MAX: usize = 20_000;
+/// Entries of one tenant, if the catalog has several: no tenant fills it by itself.
+pub const CATALOG_ENTRIES_PER_TENANT_MAX: usize = CATALOG_ENTRIES_MAX / 4 * 3;
 /// Questions to the policies in one search for catalog entries without effect: some 0.2 s. Past it, entries count as used.
 pub const POLICY_GAP_QUESTIONS_MAX: usize = 5_000;
 /// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.

@@ -53,6 +53,8 @@ pub(super) struct Rooms {
     waits: Arc<Shares>,
     /// For the streams of members and of resource servers: one for each, small.
     feeds: Arc<Shares>,
+    /// For lists, which take the daemon's time: a flood of them must not keep it from an operator's revoke.
+    lists: Arc<Shares>,
     /// For all other streams.
     watches: Arc<Shares>,
     /// For callers that no catalog entry matches, whatever they call.
@@ -76,6 +78,7 @@ impl Rooms {
             operators: alike(limits::REQUESTS_OPERATORS_MAX),
             waits: Shares::new(limits::DURABLE_WAITS_MAX, limits::DURABLE_WAITS_PER_PEER_MAX),
             feeds: alike(limits::FEEDS_MAX),
+            lists: Shares::new(limits::LISTS_MAX, limits::LISTS_PER_PEER_MAX),
             watches: Shares::new(limits::WATCHES_MAX, limits::WATCHES_PER_PEER_MAX),
             unknown: Shares::new(limits::REQUESTS_UNKNOWN_MAX, limits::REQUESTS_UNKNOWN_PER_PEER_MAX),
             bytes: Shares::new(room.buffered_bytes_max, room.buffered_bytes_per_peer_max),
@@ -130,6 +133,7 @@ impl Rooms {
             (_, Some(rpc)) if ends_access(rpc) => (&self.endings, &self.bytes),
             (_, Some(Rpc::WaitDurable)) => (&self.waits, &self.bytes),
             (_, Some(Rpc::KeepAlive | Rpc::WatchFences)) => (&self.feeds, &self.bytes),
+            (_, Some(Rpc::ListJobs | Rpc::ListLeases | Rpc::ListLocks)) => (&self.lists, &self.bytes),
             (_, Some(Rpc::WatchJob | Rpc::TailLedger) | None) => (&self.watches, &self.bytes),
             _ => (&self.work, &self.bytes),
         }

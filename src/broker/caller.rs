@@ -10,7 +10,7 @@ use crate::{
     job::Job,
     ledger::Actor,
     limits,
-    name::{FenceName, PrincipalKind, SpiffeId, TenantName},
+    name::{FenceName, PrincipalKind, SpiffeId, SpiffePattern, TenantName},
     policy::{Call, Relation, Rpc},
     reason::{Reason, Refusal},
     state::LockName,
@@ -43,8 +43,23 @@ impl Caller {
     }
 
     /// Returns its relations to a job: none for a stranger.
+    ///
+    /// An identity of another tenant has a part in it only if the job names it in full: a pattern of one tenant does not reach
+    /// the identities of the others.
     pub(super) fn relations(&self, job: &Job) -> Vec<Relation> {
-        relations(self.id(), job)
+        let mut all = relations(self.id(), job);
+        if *self.tenant() != job.spec.tenant {
+            let members = &job.spec.members;
+            let is_named = |patterns: &[SpiffePattern]| {
+                patterns.iter().any(|p| p.exact().is_some_and(|id| id == *self.id()))
+            };
+            all.retain(|relation| match relation {
+                Relation::Start => is_named(&members.start),
+                Relation::Join => is_named(&members.join),
+                _ => true,
+            });
+        }
+        all
     }
 }
 

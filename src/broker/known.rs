@@ -97,7 +97,7 @@ impl Broker {
         let catalog = rules.catalog();
         let principals = catalog.principals().filter(|p| everything || p.tenant == *caller.tenant());
         let mine = |job: &Job| everything || job.spec.tenant == *caller.tenant();
-        let jobs = self.state.open_jobs().into_iter().filter(|job| mine(job));
+        let jobs = || self.state.open_jobs().into_iter().filter(|job| mine(job));
         let mut names = BTreeSet::new();
         let LockName::Name(name) = name else {
             let parents = principals.filter_map(|p| parent(&p.pattern));
@@ -116,12 +116,12 @@ impl Broker {
             }
             FenceKind::Identity(_) => {
                 let exact = principals.filter_map(|p| p.pattern.exact());
-                let of_jobs = jobs.flat_map(|j| identities(&j).cloned().collect::<Vec<_>>());
+                let of_jobs = jobs().flat_map(|j| identities(&j).cloned().collect::<Vec<_>>());
                 names.extend(exact.chain(of_jobs).map(|id| FenceName::identity(id).to_string()));
             }
             FenceKind::Human(_) => {
                 names.extend(
-                    jobs.filter_map(|j| j.acting_for.clone()).map(|h| FenceName::human(h).to_string()),
+                    jobs().filter_map(|j| j.acting_for.clone()).map(|h| FenceName::human(h).to_string()),
                 );
             }
             FenceKind::Resource(_) => {

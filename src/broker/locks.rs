@@ -36,6 +36,7 @@ impl Broker {
         let LockOrder { name, manner: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
         let tenant = self.tenant_of_lock(caller, Rpc::Lock, &name, reason)?;
         self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
+        self.charge_operator(caller, Rpc::Lock)?;
         if !ahead {
             self.check_known(caller, Rpc::Lock, &name)?;
         }
@@ -54,7 +55,9 @@ impl Broker {
             let ending = self.dry_ending(self.behind_lock(&name));
             return Ok(Locked { lock, ending });
         }
-        tracing::warn!(%name, by = %caller.id(), reason, "locked");
+        if self.rates.may_log(caller.id()) {
+            tracing::warn!(%name, by = %caller.id(), reason, "locked");
+        }
         let kind = match &name {
             LockName::Name(n) => Some(n.kind()),
             LockName::Prefix(_) => None,
@@ -102,6 +105,7 @@ impl Broker {
         if !breaks_glass {
             let tenant = self.tenant_of_lock(caller, Rpc::Unlock, name, reason)?;
             self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
+            self.charge_operator(caller, Rpc::Unlock)?;
         }
         self.refuse_if_held()?;
         let is_of_all = breaks_glass || self.authorize(caller, Rpc::Unlock, None, &[], reason).is_ok();

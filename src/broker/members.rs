@@ -19,7 +19,7 @@ use crate::{
     ledger::Actor,
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, SpiffeId},
-    policy::Rpc,
+    policy::{Relation, Rpc},
     reason::{Reason, Refusal},
     secret::{Secret, SecretDigest},
     state::{Belongs, Refused, Widened},
@@ -146,7 +146,7 @@ impl Broker {
         join: &JoinRequest<'_>,
     ) -> Result<(), Refusal> {
         self.authorize_job(caller, Rpc::JoinAttempt, job, "")?;
-        if !job.spec.members.may_join(caller.id()) {
+        if !caller.relations(job).contains(&Relation::Join) {
             return Err(Refusal::new(
                 Reason::NotAMember,
                 "the job does not name your identity in members.join",

@@ -1,7 +1,8 @@
 //! How much of the ledger the calls of one identity, and of one tenant, may fill.
 //!
-//! Only requests for access are counted: jobs, attempts, joins, credentials and their renewals. Each ending that a caller can
-//! cause ends something that was counted when it began. So endings are bounded too, and are never refused here.
+//! Bytes are counted for what widens access: jobs, attempts, joins, credentials and their renewals. Each ending of a job's own
+//! ends something that was counted when it began, so endings are bounded with them. Calls are counted for the operators of one
+//! tenant, who may revoke and lock without end. The platform's operators are never refused here.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -37,6 +38,9 @@ type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Boot, NoOpMiddleware<Dura
 pub(super) struct Rates {
     identities: Limiter<SpiffeId>,
     tenants: Limiter<TenantName>,
+    operators: Limiter<SpiffeId>,
+    operators_of: Limiter<TenantName>,
+    logged: Limiter<SpiffeId>,
     clock: Boot,
 }
 
@@ -53,6 +57,12 @@ impl Rates {
         Rates {
             identities: RateLimiter::hashmap_with_clock(quota(per_identity), clock.clone()),
             tenants: RateLimiter::hashmap_with_clock(quota(per_tenant), clock.clone()),
+            operators: RateLimiter::hashmap_with_clock(calls(limits::OPERATOR_CALLS), clock.clone()),
+            operators_of: RateLimiter::hashmap_with_clock(
+                calls(limits::OPERATOR_CALLS_OF_TENANT),
+                clock.clone(),
+            ),
+            logged: RateLimiter::hashmap_with_clock(calls(limits::OPERATOR_LINES), clock.clone()),
             clock,
         }
     }
@@ -76,21 +86,39 @@ impl Rates {
 
     pub(super) fn charge_bytes(&self, caller: &Caller, bytes: usize) -> Result<(), Refusal> {
         self.take(caller.id(), caller.tenant(), bytes).map_err(|Spent { whose, wait }| {
-            metrics::counter!("leasehold_rate_limited_total").increment(1);
-            let seconds = wait.as_secs().saturating_add(1);
-            Refusal::new(Reason::Overloaded, format!("{whose} has had more recorded than its rate allows"))
-                .with("retry_after", format!("{seconds}s"))
-                .fix(format!(
-                    "try again in {seconds} s, and less often; operators set ledger.rate_per_identity and \
-                     ledger.rate_per_tenant"
-                ))
+            let text = format!("{whose} has had more recorded than its rate allows");
+            overloaded(wait, text, "operators set ledger.rate_per_identity and ledger.rate_per_tenant")
         })
+    }
+
+    /// Counts a call by which an operator of one tenant ends access or gives it back.
+    pub(super) fn charge_call(&self, caller: &Caller) -> Result<(), Refusal> {
+        let one = NonZeroU32::MIN;
+        take(&self.operators, caller.id(), one, &self.clock)
+            .map_err(|wait| Spent { whose: "this identity".to_owned(), wait })
+            .and_then(|()| {
+                take(&self.operators_of, caller.tenant(), one, &self.clock)
+                    .map_err(|wait| Spent { whose: format!("the tenant {}", caller.tenant()), wait })
+            })
+            .map_err(|Spent { whose, wait }| {
+                let text = format!("{whose} revokes and locks more often than its rate allows");
+                let instead = "to end much at once, name its job, dataset or tenant";
+                overloaded(wait, text, instead)
+            })
+    }
+
+    /// Whether the log takes one more line of what an operator revokes and locks: a loop does not fill it.
+    pub(super) fn may_log(&self, operator: &SpiffeId) -> bool {
+        take(&self.logged, operator, NonZeroU32::MIN, &self.clock).is_ok()
     }
 
     /// Forgets the identities and tenants that have all of their rate again.
     pub(super) fn prune(&self) {
         self.identities.retain_recent();
         self.tenants.retain_recent();
+        self.operators.retain_recent();
+        self.operators_of.retain_recent();
+        self.logged.retain_recent();
     }
 }
 
@@ -100,6 +128,21 @@ fn quota(per_second: u32) -> Quota {
         u32::try_from(limits::LEDGER_RECORD_BYTES_MAX / 1_024).unwrap_or(u32::MAX).saturating_add(1);
     let burst = per_second.saturating_mul(limits::RATE_BURST_SECONDS).max(largest);
     let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst))
+}
+
+fn overloaded(wait: Duration, text: String, instead: &str) -> Refusal {
+    metrics::counter!("leasehold_rate_limited_total").increment(1);
+    let seconds = wait.as_secs().saturating_add(1);
+    Refusal::new(Reason::Overloaded, text)
+        .with("retry_after", format!("{seconds}s"))
+        .fix(format!("try again in {seconds} s, and less often; {instead}"))
+}
+
+/// So many calls a second in the long run, and what that makes in a while at once.
+fn calls(per_second: u32) -> Quota {
+    let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
+    let burst = per_second.saturating_mul(limits::OPERATOR_BURST_SECONDS);
     Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst))
 }
 

@@ -15,7 +15,7 @@ use super::{
     settle::settle,
 };
 use crate::{
-    limits::{CATALOG_ENTRIES_MAX, FILE_BYTES_MAX},
+    limits::{CATALOG_ENTRIES_MAX, CATALOG_ENTRIES_PER_TENANT_MAX, FILE_BYTES_MAX},
     name::{Digest, PrincipalKind, ResourceName, SpiffeId, SpiffePattern, TenantName, TrustDomain},
     written::{Placed, Problem, read_text},
 };
@@ -191,14 +191,18 @@ pub(super) fn problem(file: &TenantFile, line: usize, what: String, instead: imp
 
 fn check_size(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let entries = |f: &TenantFile| f.principals.len() + f.audiences.len() + f.resources.len();
-    let mut sum = 0usize;
-    for f in files {
-        sum += entries(f);
-        if sum > CATALOG_ENTRIES_MAX {
-            let what = format!("with this file the catalog has more than {CATALOG_ENTRIES_MAX} entries");
-            problems.push(problem(f, 0, what, "use patterns, or another daemon for other tenants"));
-            return;
+    let instead = "use patterns, or another daemon for other tenants";
+    if files.len() > 1 {
+        for f in files.iter().filter(|f| entries(f) > CATALOG_ENTRIES_PER_TENANT_MAX) {
+            let what = format!("a tenant beside others has at most {CATALOG_ENTRIES_PER_TENANT_MAX} entries");
+            problems.push(problem(f, 0, what, instead));
         }
+    }
+    // The largest file is at fault, so that no tenant can have another one's file refused.
+    let largest = files.iter().max_by_key(|f| entries(f));
+    if let Some(f) = largest.filter(|_| files.iter().map(entries).sum::<usize>() > CATALOG_ENTRIES_MAX) {
+        let what = format!("the catalog has more than {CATALOG_ENTRIES_MAX} entries, most of them here");
+        problems.push(problem(f, 0, what, instead));
     }
 }
 

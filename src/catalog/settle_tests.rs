@@ -95,6 +95,22 @@ const ACME_JOB: &str = "spiffe://acme.example/job/1";
 const GLOBEX_JOB: &str = "spiffe://globex.example/job/1";
 
 #[test]
+fn a_tenant_that_fills_the_catalog_holds_no_other_back() {
+    let mut case = Case::new();
+    let entry =
+        |n: usize| format!("[[principal]]\nmatch = \"spiffe://acme.example/n/{n}\"\nkind = \"workload\"\n");
+    let many = |most: usize| (0..most).map(entry).collect::<String>();
+    for most in [crate::limits::CATALOG_ENTRIES_PER_TENANT_MAX + 1, crate::limits::CATALOG_ENTRIES_MAX - 4] {
+        case.write("acme.toml", &tenant("acme", &many(most)));
+        case.write("globex.toml", "[tenant.globex]\n");
+        let said = case.reload();
+        assert!(said.iter().all(|f| f.starts_with("acme.toml")), "{said:?}");
+        assert!(!said.is_empty() && case.knows(ACME_JOB) && !case.knows("spiffe://acme.example/n/1"));
+        assert!(!case.knows(GLOBEX_JOB), "globex's removal waits for acme");
+    }
+}
+
+#[test]
 fn a_broken_file_stays_as_it_was_and_removals_in_others_apply() {
     let mut case = Case::new();
     case.write("globex.toml", "[tenant.globex\nthis is not TOML");

@@ -15,7 +15,13 @@ use super::{
     parse,
     runtime::{self, Needs},
 };
-use crate::{agent, identity::WorkloadEndpoint, name::PrincipalKind};
+use crate::{
+    agent,
+    identity::WorkloadEndpoint,
+    name::PrincipalKind,
+    plain,
+    secret::{looks_secret, withheld},
+};
 
 /// Gives each tuning job access to the data that it was approved for, and ends that access when the job ends.
 #[derive(Debug, Parser)]
@@ -141,12 +147,11 @@ impl Cli {
         let parsed = Cli::try_parse_from(&args).map(|cli| Cli { behind, ..cli });
         parsed.map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {
-                output::note_page(&output::json_line(&usage_failure(&e).to_json()));
+                output::note_page(&output::json_line(&usage_failure(&e, &args).to_json()));
                 Exit::Usage
             }
             failed => {
-                // If it cannot be printed, there is no other place to report it.
-                let _ = e.print();
+                print_error(&e, &args);
                 if let Some(tip) = tip(&e, &args) {
                     output::note_page(&Page::default().below(&Page::line(&format!("  tip: {tip}"))));
                 }
@@ -215,9 +220,36 @@ fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
     }
 }
 
-/// Turns the many lines of a clap error into one failure.
-fn usage_failure(error: &clap::Error) -> Failure {
+/// Prints a clap error. If it quotes a secret, or a character that moves the cursor, the text is printed without colours and
+/// with that part replaced.
+fn print_error(error: &clap::Error, args: &[OsString]) {
     let text = error.to_string();
+    let safe = without_secrets(&text, args);
+    // If it cannot be printed, there is no other place to report it.
+    if safe == text {
+        let _ = error.print();
+    } else {
+        output::note_page(&Page::verbatim(safe));
+    }
+}
+
+/// Replaces the arguments that an error text quotes and that must not be shown as they are.
+fn without_secrets(text: &str, args: &[OsString]) -> String {
+    let args = args.iter().map(|arg| arg.to_string_lossy());
+    let values = args.flat_map(|arg| match arg.split_once('=') {
+        Some((_, value)) => vec![value.to_owned(), arg.into_owned()],
+        None => vec![arg.into_owned()],
+    });
+    values.fold(text.to_owned(), |text, value| match looks_secret(&value) {
+        true => text.replace(&value, &withheld(&value)),
+        false if plain::line(&value) != value.as_str() => text.replace(&value, &plain::line(&value)),
+        false => text,
+    })
+}
+
+/// Turns the many lines of a clap error into one failure.
+fn usage_failure(error: &clap::Error, args: &[OsString]) -> Failure {
+    let text = without_secrets(&error.to_string(), args);
     let first = text.lines().next().unwrap_or_default();
     Failure::usage(first.trim_start_matches("error: ").to_owned())
         .fix("see `leasehold help`, or --help of the command")

@@ -184,7 +184,26 @@ fn a_parse_error_is_json_if_json_was_asked_for() {
     for line in ["leasehold jobs", "leasehold -o table jobs", "leasehold run -- x -o json"] {
         assert!(!wants_json(&words(line)), "{line}");
     }
-    let json = usage_failure(&parse(&["job", "show", "j-1"]).unwrap_err()).to_json();
+    let json = usage_failure(&parse(&["job", "show", "j-1"]).unwrap_err(), &[]).to_json();
     assert_eq!(json["error"]["exit"], 64);
     assert!(json["error"]["message"].as_str().unwrap().starts_with("invalid value 'j-1'"), "{json}");
+}
+
+#[test]
+fn no_usage_error_prints_a_token_or_obeys_an_argument() {
+    let token = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJsLTEyMzQ1Njc4OTAifQ.Zm9vYmFyMTIzNDU2Nzg5MGFiY2RlZkdISUpLTE1OTzEyMzQ1";
+    for value in [token, "x\u{202e}\nFAKE", "\u{1b}[31mred"] {
+        for line in [
+            &["revoke", value, "--reason", "r"][..],
+            &["job", "show", value],
+            &["lease", "list", "--behind", value],
+            &[value],
+        ] {
+            let error = parse(line).unwrap_err();
+            let words: Vec<_> = line.iter().map(OsString::from).collect();
+            let (shown, json) = (without_secrets(&error.to_string(), &words), usage_failure(&error, &words));
+            assert!(!shown.contains(value) && !json.to_json().to_string().contains(token), "{shown}");
+            assert!(shown.lines().all(|l| l.chars().all(plain::is_plain)), "{shown:?}");
+        }
+    }
 }

@@ -25,6 +25,7 @@ use crate::{
     proto::v1,
     reason::{Reason, Refusal},
     secret::SecretText,
+    written::shown,
 };
 
 /// Shows what a credential says, and checks whether it is valid now.
@@ -101,8 +102,11 @@ fn read(file: &Path) -> Result<SecretText, Failure> {
     };
     let token = SecretText::new(text);
     match read {
-        Err(e) => Err(Failure::new(Exit::Failure, format!("`{}` cannot be read: {e}", file.display()))
-            .fix("give the file that has the token, or - for stdin")),
+        Err(e) => Err(Failure::new(
+            Exit::Failure,
+            format!("`{}` cannot be read: {e}", shown(&file.to_string_lossy())),
+        )
+        .fix("give the file that has the token, or - for stdin")),
         Ok(_) if token.expose().trim().len() > TOKEN_BYTES_MAX => Err(malformed(format!(
             "it is longer than {TOKEN_BYTES_MAX} bytes, the size of the largest token"
         ))),

@@ -8,16 +8,23 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 use super::metrics;
 use crate::config::{LogConfig, LogFormat};
 
+/// The HTTP/2 library warns of each connection that breaks its rules, without saying whose it is: a client could fill the log.
+const H2_ERRORS_ONLY: &str = "h2=error";
+
 /// Sends the log to stderr. Once for each process; a second time changes nothing. `LEASEHOLD_LOG` overrules the level.
 /// Coloured only at a terminal, and not if `NO_COLOR` is set: files and collectors get plain text.
 pub fn init_logging(log: &LogConfig) {
-    let filter = EnvFilter::try_from_env("LEASEHOLD_LOG")
-        .unwrap_or_else(|_| EnvFilter::default().add_directive(log.level.into()));
+    let filter = EnvFilter::try_from_env("LEASEHOLD_LOG").unwrap_or_else(|_| {
+        let filter = EnvFilter::default().add_directive(log.level.into());
+        let quiet = (log.level <= LevelFilter::INFO).then(|| H2_ERRORS_ONLY.parse().ok()).flatten();
+        quiet.into_iter().fold(filter, EnvFilter::add_directive)
+    });
     let registry = tracing_subscriber::registry().with(filter);
     let done = match log.format {
         LogFormat::Text => {

@@ -121,8 +121,12 @@ impl Ledger {
             tracing::error!(?event, "an ending came after the ledger was closed and is not recorded");
             return Deferred { index: 0, answer: Err(LedgerError::Closed) };
         }
-        let full =
-            state.deferred >= self.inner.deferred_max || state.bytes >= limits::LEDGER_QUEUE_BYTES_MAX * 2;
+        let room = match event {
+            Event::LockSet { .. } | Event::LockLifted { .. } => limits::LEDGER_DEFERRED_LOCKS_MAX,
+            _ => 0,
+        };
+        let full = state.deferred >= self.inner.deferred_max.saturating_add(room)
+            || state.bytes >= limits::LEDGER_QUEUE_BYTES_MAX * 2;
         let deferred = match text {
             Ok(text) if !full => {
                 if text.as_str().len() > limits::LEDGER_RECORD_BYTES_MAX {

@@ -379,6 +379,30 @@ async fn endings_past_the_bound_are_counted_and_never_durable() {
 }
 
 #[tokio::test]
+async fn a_lock_is_kept_among_endings_that_are_only_counted() {
+    let disk = Forgetful::default();
+    let ledger = open(&disk, Options { deferred_max: 3, ..quick() });
+    ledger.append(&said(1)).await.unwrap();
+    disk.set(Faults { read_only: true, ..Faults::default() });
+    let _ = ledger.append(&said(2)).await;
+    until(&ledger, |h| matches!(h, Health::Failing { .. })).await;
+    for n in 3..10 {
+        drop(ledger.defer(&said(n)));
+    }
+    let lock = Event::LockLifted {
+        name: "tenant:acme".into(),
+        by: crate::ledger::Actor::Daemon("test".into()),
+        reason: "r".into(),
+    };
+    let lifted = ledger.defer(&lock);
+    drop(ledger.defer(&said(11)));
+    disk.set(Faults::default());
+    assert!(soon(lifted.durable()).await.is_ok());
+    ledger.close(LONG).await.unwrap();
+    assert!(read_all(&disk).iter().any(|e| matches!(e.event, Event::LockLifted { .. })));
+}
+
+#[tokio::test]
 async fn an_append_past_the_queue_or_record_size_is_refused_at_once() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());

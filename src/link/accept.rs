@@ -27,6 +27,7 @@ use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::{
+    address::Addresses,
     class::CallerClass,
     connection::{Connection, ConnectionEnd, refusal},
     failure::{FailureCause, FailureLog, HandshakeFailure},
@@ -59,7 +60,7 @@ impl Acceptor {
     ///
     /// If other connections wait for its place, a stalled handshake is ended at once, and a slow one earlier than otherwise. So
     /// half-open handshakes, however many, keep no peer out.
-    async fn accept(&self, tcp: TcpStream, places: &Semaphore) -> Result<Accepted, FailureCause> {
+    async fn accept(&self, tcp: TcpStream, places: [&Semaphore; 2]) -> Result<Accepted, FailureCause> {
         let (tcp, bytes) = counted(tcp, 0);
         let mut handshake = self.tls.accept(tcp);
         let began = self.clock.now().boot;
@@ -77,7 +78,8 @@ impl Acceptor {
             }
             let bytes_now = bytes.load(Ordering::Relaxed);
             let is_stalled = bytes_now == bytes_before;
-            if places.available_permits() == 0 && (is_stalled || took >= limits::HANDSHAKE_CROWDED) {
+            let is_crowded = places.iter().any(|places| places.available_permits() == 0);
+            if is_crowded && (is_stalled || took >= limits::HANDSHAKE_CROWDED) {
                 return Err(FailureCause::GaveWay);
             }
             bytes_before = bytes_now;
@@ -137,6 +139,7 @@ pub async fn serve<S, B>(
         http: http_server(acceptor.protocol, &options, options.streams_max),
         http_unknown: http_server(acceptor.protocol, &options, limits::STREAMS_UNKNOWN_MAX),
         handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
+        addresses: Addresses::default(),
         room: ConnectionRoom::new(&options),
         failures: FailureLog::new(acceptor.clock.clone(), options.observer.clone()),
         acceptor,
@@ -175,6 +178,7 @@ struct ListenerState {
     acceptor: Acceptor,
     options: ServeOptions,
     handshakes: Arc<Semaphore>,
+    addresses: Addresses,
     room: ConnectionRoom,
     failures: FailureLog,
     shutdown: CancellationToken,
@@ -220,7 +224,7 @@ async fn serve_connection<S, B>(
 {
     let refused = |cause| shared.failures.note(&HandshakeFailure { remote, cause });
     let Admitted { accepted: Accepted { tls, peer, trust }, class, share } = tokio::select! {
-        admitted = admit(tcp, waiting, &shared) => match admitted {
+        admitted = admit(tcp, waiting, remote, &shared) => match admitted {
             Ok(admitted) => admitted,
             Err(cause) => return refused(cause),
         },
@@ -281,15 +285,17 @@ struct Admitted {
 async fn admit(
     tcp: TcpStream,
     waiting: OwnedSemaphorePermit,
+    remote: SocketAddr,
     shared: &ListenerState,
 ) -> Result<Admitted, FailureCause> {
     let _ = tcp.set_nodelay(true);
+    let own = shared.addresses.places(remote.ip()).ok_or(FailureCause::AddressFull)?;
     let _handshake = tokio::select! {
-        place = shared.handshakes.acquire() => place,
+        places = async { (own.acquire().await, shared.handshakes.acquire().await) } => places,
         () = shared.acceptor.clock.sleep(limits::HANDSHAKE) => return Err(FailureCause::GaveWay),
     };
     drop(waiting);
-    let accepted = shared.acceptor.accept(tcp, &shared.handshakes).await?;
+    let accepted = shared.acceptor.accept(tcp, [&own, &shared.handshakes]).await?;
     let class = shared.options.classify.of(&accepted.peer);
     let share = match shared.room.take(class, accepted.peer.spiffe_id()) {
         Ok(share) => Ok(share),

@@ -44,6 +44,12 @@ pub enum FailureCause {
     GaveWay,
     #[error("the limit of open connections is reached")]
     Overloaded,
+    /// The address has as many connections in a handshake as one address may have.
+    #[error(
+        "{} connections of this address are in a handshake or wait for one, the most that one address may have",
+        limits::HANDSHAKES_WAITING_PER_ADDRESS_MAX
+    )]
+    AddressFull,
     /// The handshake succeeded, but the peer did not begin HTTP/2.
     #[error("the peer did not begin HTTP/2 within {} s", limits::HANDSHAKE.as_secs())]
     Silent,
@@ -57,7 +63,9 @@ impl HandshakeFailure {
     pub fn reason(&self) -> Option<Reason> {
         match &self.cause {
             FailureCause::Svid(why) => Some(why.reason()),
-            FailureCause::Overloaded | FailureCause::PeerFull { .. } => Some(Reason::Overloaded),
+            FailureCause::Overloaded | FailureCause::AddressFull | FailureCause::PeerFull { .. } => {
+                Some(Reason::Overloaded)
+            }
             FailureCause::Alert(_)
             | FailureCause::Protocol(_)
             | FailureCause::TimedOut

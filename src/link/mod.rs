@@ -19,6 +19,7 @@
 //! | `primed` | a stream whose first bytes have been read ahead |
 
 mod accept;
+mod address;
 mod class;
 mod connect;
 mod connect_error;

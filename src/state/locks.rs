@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, ops::Bound, str::FromStr};
 use crate::{
     clock::LeaseTime,
     ledger::Actor,
+    limits,
     name::{FenceKind, FenceName, NameError, SpiffeId, SpiffePattern, TenantName},
 };
 
@@ -149,8 +150,14 @@ impl Locks {
         self.by_name.get(name).filter(|(_, l)| l.stands(now)).map(|(turn, lock)| (*turn, lock))
     }
 
-    pub fn contains(&self, name: &LockName) -> bool {
-        self.by_name.contains_key(name)
+    /// Whether one more lock fits: into the bound of all, and into that of the tenant whose operator sets it.
+    pub fn has_room(&self, lock: &Lock) -> bool {
+        let is_full_for = |tenant: &TenantName| {
+            let theirs = self.by_name.values().filter(|(_, set)| set.of.as_ref() == Some(tenant));
+            theirs.count() >= limits::LOCKS_PER_TENANT_MAX
+        };
+        self.by_name.contains_key(&lock.name)
+            || self.len() < limits::LOCKS_MAX && !lock.of.as_ref().is_some_and(is_full_for)
     }
 
     pub fn len(&self) -> usize {
@@ -317,6 +324,24 @@ mod tests {
     }
 
     #[test]
+    fn one_tenant_leaves_room_for_the_locks_of_others() {
+        let of = |n: usize, tenant: Option<&str>| Lock {
+            of: tenant.map(|t| t.parse().unwrap()),
+            ..lock(&format!("dataset:acme/d{n}"), None)
+        };
+        let mut locks = Locks::default();
+        for n in 0..limits::LOCKS_PER_TENANT_MAX {
+            assert!(locks.has_room(&of(n, Some("acme"))), "{n}");
+            locks.insert(of(n, Some("acme")));
+        }
+        let next = limits::LOCKS_PER_TENANT_MAX;
+        assert!(!locks.has_room(&of(next, Some("acme"))));
+        assert!(locks.has_room(&of(0, Some("acme"))), "a lock that is set already can be set again");
+        assert!(locks.has_room(&of(next, Some("globex"))));
+        assert!(locks.has_room(&of(next, None)), "the platform's");
+    }
+
+    #[test]
     fn a_lock_that_is_set_while_another_is_being_lifted_stays() {
         let mut locks = Locks::default();
         let name: LockName = "tenant:acme".parse().unwrap();
@@ -324,7 +349,10 @@ mod tests {
         let (turn, _) = locks.set(&name, NOW).unwrap();
         locks.insert(lock("tenant:acme", None));
         locks.lift(&name, turn);
-        assert!(locks.contains(&name), "the one that was meant is gone, and this is another");
+        assert!(
+            locks.find(&name, LeaseTime(0)).is_some(),
+            "the one that was meant is gone, and this is another"
+        );
         let (turn, _) = locks.set(&name, NOW).unwrap();
         locks.lift(&name, turn);
         assert!(locks.is_empty());

@@ -41,7 +41,11 @@ pub enum Refused<E> {
     QuotaFull(#[from] QuotaFull),
     #[error(transparent)]
     TooManyKeys(#[from] TooManyKeys),
-    #[error("there are {} locks, as many as there may be", limits::LOCKS_MAX)]
+    #[error(
+        "as many locks are set as there may be: {} in all, {} by one tenant",
+        limits::LOCKS_MAX,
+        limits::LOCKS_PER_TENANT_MAX
+    )]
     TooManyLocks,
     #[error("there is no such lock")]
     NoLock,
@@ -193,6 +197,9 @@ pub struct Store {
     clock: Arc<dyn Clock>,
 }
 
+/// Jobs that one look takes from the order of all.
+const LIST_STEP: usize = 256;
+
 impl Store {
     /// Begins from what the ledger told.
     pub fn new(
@@ -247,17 +254,21 @@ impl Store {
         max: usize,
         mut pass: impl FnMut(&Job) -> bool,
     ) -> Vec<Arc<Job>> {
-        let inner = self.lock_inner();
-        let upper = below.unwrap_or((LeaseTime(u64::MAX), JobId(u128::MAX)));
-        inner
-            .order
-            .range(..upper)
-            .rev()
-            .filter_map(|((_, id), ())| inner.jobs.get(id))
-            .filter(|s| pass(&s.job))
-            .take(max)
-            .map(|s| s.job.clone())
-            .collect()
+        let mut upper = below.unwrap_or((LeaseTime(u64::MAX), JobId(u128::MAX)));
+        let mut found = Vec::new();
+        while found.len() < max {
+            // The filter runs without the lock, and each look takes a bounded number of jobs: others need the lock meanwhile.
+            let some: Vec<_> = {
+                let inner = self.lock_inner();
+                let keys = inner.order.range(..upper).rev().take(LIST_STEP);
+                keys.map(|(key, ())| (*key, inner.jobs.get(&key.1).map(|s| s.job.clone()))).collect()
+            };
+            let Some((last, _)) = some.last() else { break };
+            upper = *last;
+            let left = max - found.len();
+            found.extend(some.into_iter().filter_map(|(_, job)| job).filter(|job| pass(job)).take(left));
+        }
+        found
     }
 
     /// All jobs that are not closed.
@@ -645,8 +656,10 @@ impl Store {
         end: Option<impl FnOnce() -> u64>,
     ) -> Result<(Committed<Lock>, Option<Revision>), Refused<std::convert::Infallible>> {
         let mut inner = self.lock_inner();
-        inner.locks.prune(self.clock.now().lease);
-        if inner.locks.len() >= limits::LOCKS_MAX && !inner.locks.contains(&lock.name) {
+        if !inner.locks.has_room(&lock) {
+            inner.locks.prune(self.clock.now().lease);
+        }
+        if !inner.locks.has_room(&lock) {
             return Err(Refused::TooManyLocks);
         }
         let now = lock.since;

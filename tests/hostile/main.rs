@@ -8,6 +8,7 @@
 //! | `siege` | [`siege::Siege`]: a daemon, its well-behaved client and operator, and the measurements |
 //! | `attacker` | [`attacker::Attacker`]: one connection on which anything can be sent |
 //! | `bodies` `readers` | attacks by requests that do not end, and by responses that are not read |
+//! | `work` | attacks by valid calls that take the daemon's time |
 //! | `rooms` `plain` | attacks on connections and waiting places, and on the listeners without mutual TLS |
 #![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
@@ -24,3 +25,4 @@ mod plain;
 mod readers;
 mod rooms;
 mod siege;
+mod work;

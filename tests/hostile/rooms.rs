@@ -1,8 +1,10 @@
 //! Few clients that take all connections and waiting places.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use leasehold::{limits, proto::v1};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::{io::AsyncWriteExt, net::TcpSocket};
 
 use crate::{attacker::Attacker, harness::*, process::Place, siege::Siege};
 
@@ -50,6 +52,36 @@ async fn a_known_identity_leaves_connections_to_others() {
         held
     };
     let (_held, measured) = siege.during("connections of two who are known", attack).await;
+    measured.holds();
+}
+
+/// Half handshakes of one address, each a byte at a time, and begun again whenever the daemon ends them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_handshakes_of_one_address_keep_no_other_out() {
+    const SOCKETS: usize = 6_000;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let siege = Siege::begin().await;
+    let address: SocketAddr = siege.place.address.parse().unwrap();
+    let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3][..], &[7; 500]].concat();
+    let one = async || {
+        loop {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind("127.0.0.5:0".parse().unwrap()).unwrap();
+            let Ok(mut tcp) = socket.connect(address).await else { continue };
+            for byte in &hello {
+                tokio::time::sleep(Duration::from_millis(450)).await;
+                if tcp.write_all(std::slice::from_ref(byte)).await.is_err() {
+                    break;
+                }
+            }
+        }
+    };
+    let attack = async {
+        let all = futures_util::future::join_all((0..SOCKETS).map(|_| one()));
+        let _ = tokio::time::timeout(Duration::from_secs(15), all).await;
+    };
+    let ((), measured) = siege.during("half handshakes", attack).await;
     measured.holds();
 }
 

@@ -318,6 +318,31 @@ async fn a_second_lock_never_shortens_the_first_over_a_restart() {
     assert_eq!(s.locks().await.len(), 1);
 }
 
+/// A tenant's operator who revokes and locks in a loop is slowed down. The platform's never is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_operator_ends_access_within_a_rate() {
+    let s = scene().await;
+    let ada = s.world.client(OPERATOR).await;
+    let most = leasehold::limits::OPERATOR_CALLS * leasehold::limits::OPERATOR_BURST_SECONDS;
+    for n in 0..most {
+        ada.revoke(TICKETS).await.unwrap_or_else(|no| panic!("call {n}: {no}"));
+    }
+    for answer in [
+        ada.revoke(TICKETS).await.map(drop),
+        ada.lock(TICKETS).await.map(drop),
+        ada.unlock(TICKETS).await.map(drop),
+    ] {
+        let no = Refused::of(&answer.unwrap_err());
+        assert_eq!((no.code, no.reason.as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+        assert_eq!(no.facts["retry_after"], "1s");
+    }
+    for _ in 0..=most {
+        s.platform.revoke(TICKETS).await.unwrap();
+    }
+    s.world.time().advance(Duration::from_secs(1));
+    ada.lock(TICKETS).await.unwrap();
+}
+
 /// An operator of one tenant does not lift a lock of another tenant's operator.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_unlocks_only_what_it_may_lock() {

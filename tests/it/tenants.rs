@@ -150,3 +150,30 @@ async fn a_broken_file_of_one_tenant_holds_no_other_back() {
     let seen = globex.operators().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
     assert_eq!(seen.tenant, "globex");
 }
+
+/// A pattern of one tenant's job covers an identity of another tenant in the same trust domain: that identity has no part in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wide_pattern_reaches_no_identity_of_another_tenant() {
+    let world = World::prepared(|_| {});
+    let foreign = "spiffe://k8s.acme.example/ns/globex/job/tuner";
+    let claims = world.read("catalog.d/platform.toml");
+    let more = "[[claim]]\ntenant = \"globex\"\nmatch = [\"spiffe://k8s.acme.example/ns/globex/**\"]\n";
+    world.write("catalog.d/platform.toml", &format!("{claims}{more}"));
+    let globex = world.read("catalog.d/globex.toml");
+    let entry = format!("[[principal]]\nmatch = \"{foreign}\"\nkind = \"workload\"\nroles = [\"trainer\"]\n");
+    world.write("catalog.d/globex.toml", &format!("{globex}\n{entry}"));
+    let mut world = world;
+    world.try_start().await.unwrap();
+    let launcher = world.client(LAUNCHER).await;
+    let members = v1::Members { join: vec!["spiffe://k8s.acme.example/**".into()], ..Default::default() };
+    let wide = v1::JobSpec { members: Some(members), ..spec() };
+    let job = launcher.create(wide, "wide").await.unwrap().into_inner().job.unwrap().id;
+    let began = launcher.begin(&job, "run-1").await.unwrap().into_inner();
+    let stranger = world.client(foreign).await;
+    let request = v1::GetJobRequest { job: job.clone() };
+    refused(stranger.jobs().get_job(request).await).is(Code::NotFound, "JOB_NOT_FOUND");
+    let no = Worker::join(stranger, &job, 1, "rank-0", &began.ticket).await.err().expect("it is refused");
+    Refused::of(&no).is(Code::NotFound, "JOB_NOT_FOUND");
+    // The same pattern lets the tenant's own identity in.
+    Worker::join(world.client(WORKER).await, &job, 1, "rank-0", &began.ticket).await.unwrap();
+}
