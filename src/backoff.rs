@@ -40,15 +40,6 @@ impl Backoff {
     }
 }
 
-/// The waits, one after the other, without an end.
-impl Iterator for Backoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        Some(self.next_wait())
-    }
-}
-
 impl Default for Backoff {
     /// The pace of calls to the daemon: from [`RETRY_FIRST`] to [`RETRY_MAX`].
     fn default() -> Self {

@@ -292,7 +292,7 @@ pub fn document(data: &[u8]) -> bool {
             let line = why.to_string();
             assert!(!line.contains(|c: char| c.is_control()), "{line:?}");
             // Only repeated members may differ: serde_json accepts them, and another reader would keep the first.
-            assert!(theirs.is_none() || line.contains("is there twice"), "{line}, but: {theirs:?}");
+            assert!(theirs.is_none() || line.contains("is repeated"), "{line}, but: {theirs:?}");
             return false;
         }
     };

@@ -11,13 +11,12 @@
 //! | reads the job specification file | `spec/` |
 //! | `leasehold run`: access and a command | `run` |
 //! | `leasehold agent`: access for a process that runs already, and its ready file | `sidecar` `ready_file` |
-//! | what both print, how long they wait between retries | `messages` `retry` |
+//! | what both print | `messages` |
 
 mod access;
 mod messages;
 mod process;
 mod ready_file;
-mod retry;
 mod run;
 mod sidecar;
 mod spec;
@@ -42,7 +41,6 @@ pub use process::{
     signals::{SignalNumber, Signals},
     work_watch::StopConditions,
 };
-pub use retry::Backoff;
 pub use run::{RunOptions, run};
 pub use sidecar::{SidecarEnd, SidecarOptions, run_sidecar};
 pub use spec::{OnRevoke, RunSettings, RunSpec};

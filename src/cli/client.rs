@@ -6,7 +6,7 @@ use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use super::{Exit, Failure, Session, failure::Effect, output::note};
 use crate::{
-    agent::Backoff,
+    backoff::Backoff,
     clock::Clock,
     identity::{self, IdentitySource, NoIdentity},
     limits::{CALL, PAGE_MAX},
@@ -225,7 +225,7 @@ impl Retries {
     /// Notes an answer of the daemon. The next loss begins with the shortest wait again.
     pub(super) fn answered(&mut self) {
         self.has_answered = true;
-        self.waits = Backoff::default();
+        self.waits.reset();
         self.last_note.clear();
     }
 
@@ -246,7 +246,7 @@ impl Retries {
                 self.last_note = failure.text.into_owned();
             }
         }
-        session.clock.sleep(self.waits.next().unwrap_or(CALL)).await;
+        session.clock.sleep(self.waits.next_wait()).await;
         Ok(())
     }
 }

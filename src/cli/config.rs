@@ -139,6 +139,6 @@ mod tests {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         let said = check(&file, &session).unwrap_err().render();
-        assert!(said.contains("holds no certificate") && said.contains("may be read by others"), "{said}");
+        assert!(said.contains("contains no certificate") && said.contains("may be read by others"), "{said}");
     }
 }

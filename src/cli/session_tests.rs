@@ -330,7 +330,7 @@ async fn a_missing_identity_is_reported_with_the_known_ones() {
     assert_eq!(failure.exit, Exit::Usage, "a job file is read before any call");
     fs::remove_file(daemon.folder.path().join("op.key")).unwrap();
     let failure = daemon.run("whoami").await.unwrap_err();
-    assert!(failure.render().contains("`private key` is not there"), "{}", failure.render());
+    assert!(failure.render().contains("`private key` does not exist"), "{}", failure.render());
 }
 
 #[tokio::test]

@@ -158,7 +158,7 @@ mod tests {
         let stale = Trust { standing: SourceState::Stale { since: NOW, why: why() }, ..good.clone() };
         assert_eq!(ready(&stale, NOW), Ok(()), "an outage is survived as far as SVIDs last");
         let said = |trust: &Trust, now| ready(trust, now).unwrap_err().to_string();
-        assert!(said(&stale, NOW.plus(HOUR)).contains("no other came: the agent is away"));
+        assert!(said(&stale, NOW.plus(HOUR)).contains("was not renewed: the agent is away"));
         assert!(said(&good, NOW.plus(HOUR)).starts_with("IDENTITY_UNAVAILABLE\nour SVID expired at "));
         for standing in [
             SourceState::Awaited { why: why() },

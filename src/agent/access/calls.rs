@@ -11,7 +11,8 @@ use std::{
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    agent::{messages::MessageSink, retry::Backoff},
+    agent::messages::MessageSink,
+    backoff::Backoff,
     clock::Clock,
     limits::CALL,
     link::{Connector, explain},
@@ -102,7 +103,7 @@ impl Calls {
                 Err(refusal) if refusal.reason.is_passing() => refusal,
                 answer => return answer,
             };
-            let wait = backoff.next().unwrap_or(CALL);
+            let wait = backoff.next_wait();
             if deadline.since(self.clock.now().lease) <= wait {
                 return Err(refusal);
             }

@@ -10,16 +10,13 @@ use super::{
     schedule::{More, Schedule},
 };
 use crate::{
-    agent::{
-        messages::MessageSink,
-        retry::{Fraction, SystemFraction},
-    },
+    agent::messages::MessageSink,
     clock::{LeaseTime, Now, Wall},
     limits::CREDENTIALS_MAX,
     name::{Action, Half, LeaseId, Scope},
     proto::v1,
     reason::Refusal,
-    secret::SecretText,
+    secret::{SecretText, random_fraction},
 };
 
 /// Two times of the daemon that differ by less than this are equal: tokens count in whole seconds.
@@ -30,7 +27,6 @@ pub(crate) struct CredentialSet {
     credentials: Vec<HeldCredential>,
     dir: Arc<CredentialDir>,
     messages: MessageSink,
-    random: SystemFraction,
     /// Live leases that are no longer used: they are released next.
     unused_leases: Vec<LeaseId>,
 }
@@ -44,13 +40,7 @@ impl CredentialSet {
         messages: MessageSink,
     ) -> Result<Self, Refusal> {
         let credentials = HeldCredential::from_offers(offers, now)?;
-        Ok(CredentialSet {
-            credentials,
-            dir,
-            messages,
-            random: SystemFraction::new(),
-            unused_leases: Vec::new(),
-        })
+        Ok(CredentialSet { credentials, dir, messages, unused_leases: Vec::new() })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -180,7 +170,7 @@ impl CredentialSet {
         lead_ms: i64,
     ) -> Result<(), CredentialError> {
         let wall = Wall(now.wall.0.saturating_add_signed(lead_ms));
-        let draw = self.random.draw();
+        let draw = random_fraction();
         match self.credentials.get_mut(at) {
             Some(credential) => credential.put(&self.dir, granted, now.lease, wall, draw),
             None => Ok(()),

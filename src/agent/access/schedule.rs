@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{agent::retry::Backoff, clock::LeaseTime, limits::RETRY_MAX};
+use crate::{backoff::Backoff, clock::LeaseTime, limits::RETRY_MAX};
 
 /// The pace of one credential: when to request it and when it expires. At most one request is in flight.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Schedule {
     /// Notes a token with this lifetime. It is renewed after a third of it, so that two thirds are left for a daemon that is
     /// down. `draw` is from 0 to 1.
     pub(crate) fn mark_granted(&mut self, now: LeaseTime, life: Duration, more: More, draw: f64) {
-        self.backoff = Backoff::default();
+        self.backoff.reset();
         self.expires = Some(now.plus(life));
         let third = life.mul_f64(0.30 + draw.clamp(0.0, 1.0) * 0.066);
         self.due = match more {
@@ -79,7 +79,7 @@ impl Schedule {
 
     /// Notes a failed request: the next one follows after a backoff.
     pub(crate) fn mark_failed(&mut self, now: LeaseTime) {
-        self.due = self.backoff.next().map(|wait| now.plus(wait));
+        self.due = Some(now.plus(self.backoff.next_wait()));
     }
 
     /// Is due now. A response to a request in flight no longer counts.

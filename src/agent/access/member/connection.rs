@@ -7,7 +7,8 @@ use super::{
     stream::{BeatStream, Connected},
 };
 use crate::{
-    agent::{access::access_end::AccessEnd, retry::Backoff},
+    agent::access::access_end::AccessEnd,
+    backoff::Backoff,
     clock::LeaseTime,
     identity::Trust,
     limits::RETRY_MAX,
@@ -52,7 +53,7 @@ impl LiveMember {
             return;
         }
         let mut backoff = Backoff::default();
-        let retry_at = backoff.next().map(|wait| now.plus(wait));
+        let retry_at = Some(now.plus(backoff.next_wait()));
         self.replace_at = None;
         self.connection =
             MemberConnection::Down(Disconnection { since: now, retry_at, backoff, is_reported: false });
@@ -110,7 +111,7 @@ impl LiveMember {
             ));
             return None;
         }
-        outage.retry_at = outage.backoff.next().map(|wait| now.plus(wait));
+        outage.retry_at = Some(now.plus(outage.backoff.next_wait()));
         if !std::mem::replace(&mut outage.is_reported, true) {
             self.report_outage(&refusal);
         }
