@@ -300,8 +300,8 @@ impl CredentialDir {
         let missing: Vec<String> =
             state.files.iter().filter(|(_, c)| !c.is_written).map(|(name, _)| name.clone()).collect();
         if missing.is_empty() && had_folder {
-            state.trouble = None;
-            return MendResult::Nothing;
+            // A renewal may have written the last of them.
+            return state.trouble.take().map_or(MendResult::Nothing, MendResult::Again);
         }
         match self.write_missing(&mut state, had_folder, &missing) {
             Ok(()) => {

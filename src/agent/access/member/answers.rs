@@ -63,9 +63,8 @@ impl LiveMember {
         match self.credentials.put(at, granted, now, self.lead_ms) {
             // Access has ended in the meantime.
             Err(CredentialError::Wiped) => {}
-            Ok(()) => self.credentials.refresh_index(&self.session),
-            // The content is kept, and written as soon as that works.
-            Err(CredentialError::Write { .. }) => {
+            // Files that could not be written are kept. A renewal that has room again may write them too.
+            Ok(()) | Err(CredentialError::Write { .. }) => {
                 self.credentials.refresh_index(&self.session);
                 self.credentials.mend();
             }
