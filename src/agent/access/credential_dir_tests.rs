@@ -313,7 +313,7 @@ fn a_place_that_cannot_be_used_is_an_error_that_names_it() {
     let e = CredentialDir::create(Some(Path::new("/nowhere/at/all")), Readers::default()).unwrap_err();
     assert_eq!(
         e.to_string(),
-        "no private directory for credentials could be made in /nowhere/at/all: name another with --dir"
+        "no private directory for credentials could be created in /nowhere/at/all: name another with --dir"
     );
 }
 
