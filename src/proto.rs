@@ -41,6 +41,7 @@
 //! `-dns`), and connect by that name. Reflection serves all types, those of a refusal's details (`google.rpc`) included.
 
 mod answer;
+pub mod convert;
 
 pub use answer::{Told, unspoken};
 

@@ -11,8 +11,9 @@ use std::{
 const GROUND: [&str; 8] = ["backoff", "clock", "secret", "limits", "reason", "sync", "written", "plain"];
 
 /// What each module may use, beside floor 0 and, from floor 2 on, `name`.
-const FLOORS: [(&str, &[&str]); 24] = [
+const FLOORS: [(&str, &[&str]); 25] = [
     ("name", &[]),
+    ("proto", &[]),
     ("fence", &[]),
     ("identity", &[]),
     ("catalog", &["identity"]),
@@ -308,7 +309,7 @@ fn follow(base: Vec<String>, tokens: &[Token], mut i: usize, found: &mut BTreeSe
 /// What a module may use, with floor 0 and `name`.
 fn allowed(floor: &str) -> BTreeSet<&'static str> {
     let mut all: BTreeSet<&str> = GROUND.into_iter().collect();
-    if !GROUND.contains(&floor) && floor != "proto" {
+    if !GROUND.contains(&floor) {
         let (_, more) = FLOORS
             .iter()
             .find(|(f, _)| *f == floor)

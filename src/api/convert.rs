@@ -1,53 +1,36 @@
 //! Between the wire's types and the house's.
 
-use super::{
-    field::named,
-    times::{at, timestamp},
-};
+use super::field::named;
 use crate::{
     broker::{Broker, Caller, LeaseView, Offer, RecordedEnding},
     catalog::{self, Resource},
-    clock::Now,
+    clock::{LeaseTime, Now},
     job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
     lease::{Facts, Lease},
     ledger::Ending,
     limits,
-    name::{Action, Half, InstanceName, LeaseId, Outcome, ResourceName, Scope, TenantName},
-    proto::v1,
+    name::{Half, InstanceName, LeaseId, Outcome, ResourceName, Scope, TenantName},
+    proto::{convert::timestamp, v1},
     reason::{Reason, Refusal},
     state::Lock,
 };
 
-macro_rules! outcomes {
-    ($($house:ident = $wire:ident),*) => {
-        pub(super) fn outcome(o: Outcome) -> v1::Outcome {
-            match o { $(Outcome::$house => v1::Outcome::$wire,)* }
-        }
-        pub(super) fn outcome_of(o: v1::Outcome) -> Option<Outcome> {
-            match o { v1::Outcome::Unspecified => None, $(v1::Outcome::$wire => Some(Outcome::$house),)* }
-        }
-    };
+/// A moment of the lease timeline, as the wall clock has it.
+pub(super) fn at(now: Now, time: LeaseTime) -> Option<prost_types::Timestamp> {
+    Some(timestamp(now.wall_at(time)))
 }
-outcomes!(
-    Completed = Completed,
-    Failed = Failed,
-    Interrupted = Interrupted,
-    Lost = Lost,
-    Cancelled = Cancelled,
-    Rejected = Rejected,
-    Expired = Expired,
-    Revoked = Revoked,
-    Superseded = Superseded,
-    Unknown = Unknown
-);
 
 /// The outcome in a field, which must be one of those that a caller may report.
 pub(super) fn reported(value: i32, among: &[Outcome]) -> Result<Outcome, Refusal> {
-    v1::Outcome::try_from(value).ok().and_then(outcome_of).filter(|o| among.contains(o)).ok_or_else(|| {
-        let names: Vec<&str> = among.iter().map(|o| o.as_str()).collect();
-        Refusal::new(Reason::FieldInvalid, format!("`outcome` is one of {}", names.join(", ")))
-            .with("field", "outcome")
-    })
+    v1::Outcome::try_from(value)
+        .ok()
+        .and_then(|o| Outcome::try_from(o).ok())
+        .filter(|o| among.contains(o))
+        .ok_or_else(|| {
+            let names: Vec<&str> = among.iter().map(|o| o.as_str()).collect();
+            Refusal::new(Reason::FieldInvalid, format!("`outcome` is one of {}", names.join(", ")))
+                .with("field", "outcome")
+        })
 }
 
 pub(super) fn resource(r: &Resource) -> v1::Resource {
@@ -78,51 +61,16 @@ pub(super) fn resource(r: &Resource) -> v1::Resource {
     wire
 }
 
-pub(super) fn action(a: Action) -> v1::Action {
-    match a {
-        Action::ReadDataset => v1::Action::ReadDataset,
-        Action::ReadModel => v1::Action::ReadModel,
-        Action::Finetune => v1::Action::Finetune,
-        Action::WriteCheckpoint => v1::Action::WriteCheckpoint,
-        Action::ReadCheckpoint => v1::Action::ReadCheckpoint,
-        Action::DeleteCheckpoint => v1::Action::DeleteCheckpoint,
-    }
-}
-
-fn action_of(a: v1::Action) -> Option<Action> {
-    Some(match a {
-        v1::Action::Unspecified => return None,
-        v1::Action::ReadDataset => Action::ReadDataset,
-        v1::Action::ReadModel => Action::ReadModel,
-        v1::Action::Finetune => Action::Finetune,
-        v1::Action::WriteCheckpoint => Action::WriteCheckpoint,
-        v1::Action::ReadCheckpoint => Action::ReadCheckpoint,
-        v1::Action::DeleteCheckpoint => Action::DeleteCheckpoint,
-    })
-}
-
-pub(super) fn half(h: Half) -> v1::Half {
-    match h {
-        Half::Reading => v1::Half::Reading,
-        Half::Writing => v1::Half::Writing,
-    }
-}
-
 pub(super) fn half_of(value: i32) -> Result<Half, Refusal> {
-    match v1::Half::try_from(value) {
-        Ok(v1::Half::Reading) => Ok(Half::Reading),
-        Ok(v1::Half::Writing) => Ok(Half::Writing),
-        Ok(v1::Half::Unspecified) | Err(_) => {
-            Err(Refusal::new(Reason::FieldMissing, "`half` is required: reading or writing")
-                .with("field", "half"))
-        }
-    }
+    v1::Half::try_from(value).ok().and_then(|half| half.try_into().ok()).ok_or_else(|| {
+        Refusal::new(Reason::FieldMissing, "`half` is required: reading or writing").with("field", "half")
+    })
 }
 
 pub(super) fn scope(s: &Scope) -> v1::Scope {
     v1::Scope {
         resource: s.resource.to_string(),
-        actions: s.actions.iter().map(|a| action(*a) as i32).collect(),
+        actions: s.actions.iter().map(|a| v1::Action::from(*a) as i32).collect(),
     }
 }
 
@@ -134,7 +82,7 @@ pub(super) fn scope_of(s: &v1::Scope) -> Result<Scope, Refusal> {
     let actions = s
         .actions
         .iter()
-        .map(|a| v1::Action::try_from(*a).ok().and_then(action_of))
+        .map(|a| v1::Action::try_from(*a).ok().and_then(|a| a.try_into().ok()))
         .collect::<Option<_>>()
         .ok_or_else(|| {
             Refusal::new(Reason::FieldInvalid, "`scopes.actions` names an action that there is not")
@@ -145,7 +93,7 @@ pub(super) fn scope_of(s: &v1::Scope) -> Result<Scope, Refusal> {
 
 pub(super) fn offer(o: Offer) -> v1::Offer {
     v1::Offer {
-        half: half(o.half) as i32,
+        half: v1::Half::from(o.half) as i32,
         audience: o.audience.to_string(),
         scopes: o.scopes.iter().map(scope).collect(),
         locations: o.locations.into_iter().map(|(n, l)| (n.to_string(), l)).collect(),
@@ -180,7 +128,7 @@ pub(super) fn member(now: Now, instance: &InstanceName, m: &Member) -> v1::Membe
         joined: at(now, m.joined),
         reading_ends: m.drain.and_then(|d| at(now, d.reading_ends)),
         writing_ends: m.drain.and_then(|d| at(now, d.writing_ends)),
-        outcome: m.outcome.map_or(v1::Outcome::Unspecified, outcome) as i32,
+        outcome: m.outcome.map_or(v1::Outcome::Unspecified, Into::into) as i32,
     }
 }
 
@@ -201,7 +149,7 @@ fn attempt_summary(now: Now, a: &Attempt) -> v1::Attempt {
     v1::Attempt {
         number: a.number.value(),
         state: state as i32,
-        outcome: ended.map_or(v1::Outcome::Unspecified, outcome) as i32,
+        outcome: ended.map_or(v1::Outcome::Unspecified, Into::into) as i32,
         key: a.key.clone(),
         began: at(now, a.began),
         ended: a.ended.and_then(|t| at(now, t)),
@@ -245,7 +193,7 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
         name: j.spec.name.clone(),
         tenant: j.spec.tenant.to_string(),
         state: state as i32,
-        outcome: closed.map_or(v1::Outcome::Unspecified, outcome) as i32,
+        outcome: closed.map_or(v1::Outcome::Unspecified, Into::into) as i32,
         launcher: j.launcher.to_string(),
         acting_for: j.acting_for.as_ref().map(|h| format!("human:{h}")).unwrap_or_default(),
         purpose: j.spec.purpose.clone(),
@@ -276,8 +224,7 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
     }
 }
 
-fn lease_of(now: Now, id: LeaseId, f: &Facts) -> v1::Lease {
-    let _ = now;
+fn lease_of(id: LeaseId, f: &Facts) -> v1::Lease {
     v1::Lease {
         id: id.to_string(),
         job: f.job.to_string(),
@@ -285,7 +232,7 @@ fn lease_of(now: Now, id: LeaseId, f: &Facts) -> v1::Lease {
         tenant: f.tenant.to_string(),
         holder: f.holder.to_string(),
         instance: f.instance.to_string(),
-        half: half(f.half) as i32,
+        half: v1::Half::from(f.half) as i32,
         audience: f.audience.to_string(),
         scopes: f.scopes.iter().map(scope).collect(),
         ..v1::Lease::default()
@@ -300,7 +247,7 @@ pub(super) fn lease(now: Now, l: &Lease) -> v1::Lease {
         generation: l.generation(),
         stood_at: l.stand().at().0,
         state: "live".into(),
-        ..lease_of(now, l.id, &l.facts)
+        ..lease_of(l.id, &l.facts)
     }
 }
 
@@ -315,7 +262,7 @@ pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
             stood_at: e.stood_at.0,
             state: "ended".into(),
             cause: e.cause.to_string(),
-            ..lease_of(now, e.id, &e.facts)
+            ..lease_of(e.id, &e.facts)
         },
     }
 }

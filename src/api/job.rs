@@ -13,7 +13,6 @@ use super::{
     outgoing::Outgoing,
     page::{fitting, page_size},
     spec,
-    times::timestamp,
 };
 use crate::{
     broker::{BeginRequest, Broker, Caller, Concerned, JobFilter, JobStateFilter},
@@ -23,7 +22,10 @@ use crate::{
     link::Connection,
     name::{JobId, Outcome, SpiffePattern},
     policy::Rpc,
-    proto::v1::{self, job_service_server::JobService},
+    proto::{
+        convert::{nearest_wall, timestamp},
+        v1::{self, job_service_server::JobService},
+    },
     reason::{Reason, Refusal},
     secret::Secret,
 };
@@ -304,10 +306,7 @@ fn job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
         states.push(JobStateFilter::ClosedAs(reported(*outcome, Outcome::ALL)?));
     }
     let resources = q.resources.iter().map(|r| named("resources", r)).collect::<Result<_, _>>()?;
-    let created_from = q.created_from.map(|at| {
-        let seconds = u64::try_from(at.seconds).unwrap_or(0);
-        Wall(seconds.saturating_mul(1_000).saturating_add(u64::try_from(at.nanos / 1_000_000).unwrap_or(0)))
-    });
+    let created_from = q.created_from.as_ref().map(nearest_wall);
     Ok(JobFilter {
         open_only: q.open_only,
         states,

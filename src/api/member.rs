@@ -7,10 +7,9 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert::{self, ending, half_of, scope_of},
+    convert::{self, at, ending, half_of, scope_of},
     edge::Edge,
     field::{attempt_number, life, maybe_named, named},
-    times::{at, span, timestamp},
 };
 use crate::{
     broker::{Attachment, Broker, Caller, IssueRequest, JoinRequest, MemberSession, Notice, NoticeKind},
@@ -18,7 +17,10 @@ use crate::{
     link::Connection,
     name::{InstanceName, JobId},
     policy::Rpc,
-    proto::v1::{self, member_service_server::MemberService},
+    proto::{
+        convert::{duration, timestamp},
+        v1::{self, member_service_server::MemberService},
+    },
     reason::{Reason, Refusal},
     secret::{Secret, SecretDigest},
 };
@@ -68,11 +70,11 @@ impl MemberService for MembersService {
                 Ok(v1::JoinAttemptResponse {
                     member: Some(convert::member(now, &instance, &joined.member)),
                     offers: joined.offers.into_iter().map(convert::offer).collect(),
-                    beat: Some(span(settings.beat)),
+                    beat: Some(duration(settings.beat)),
                     lost_after: settings.lost_after,
                     epoch: broker.epoch(),
                     ends_at_latest: at(now, joined.job.ends),
-                    rejoin: Some(span(settings.rejoin)),
+                    rejoin: Some(duration(settings.rejoin)),
                 })
             })
             .await
@@ -141,7 +143,7 @@ impl MemberService for MembersService {
                     token: issued.token.expose().to_owned(),
                     token_expires: Some(timestamp(issued.token_expires)),
                     revocation_bound: Some(v1::RevocationBound {
-                        at_most: Some(span(issued.bound.at_most)),
+                        at_most: Some(duration(issued.bound.at_most)),
                         by: issued.bound.by.to_owned(),
                     }),
                     binding: convert::binding(issued.binding) as i32,

@@ -30,7 +30,6 @@ mod room;
 mod sent;
 mod service;
 mod spec;
-mod times;
 mod verifier;
 
 pub use edge::{Edge, Reloader};

@@ -11,7 +11,6 @@ use super::{
     field::{life, maybe_named, named, required_text},
     outgoing::Outgoing,
     page::{fitting, page_size},
-    times::timestamp,
 };
 use crate::{
     broker::{Broker, Caller, EndingOptions, LeaseFilter, LeasePlace, LockOrder},
@@ -20,7 +19,10 @@ use crate::{
     link::Connection,
     name::FenceName,
     policy::Rpc,
-    proto::v1::{self, operator_service_server::OperatorService},
+    proto::{
+        convert::timestamp,
+        v1::{self, operator_service_server::OperatorService},
+    },
     reason::{Reason, Refusal},
     state::LockName,
 };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{field::life, times::span};
+use super::field::life;
 use crate::{
     job::{DoneWhen, Members, Spec, Tuning},
     limits,
@@ -10,7 +10,7 @@ use crate::{
         Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffeId, SpiffePattern,
         TenantName,
     },
-    proto::v1,
+    proto::{convert::duration, v1},
     reason::{Reason, Refusal},
 };
 
@@ -168,19 +168,13 @@ fn resources(m: &mut Mistakes, field: &str, list: &[String], kinds: &[ResourceKi
 }
 
 fn tuning(m: &mut Mistakes, t: &v1::Tuning) -> Option<Tuning> {
-    let method = match v1::Method::try_from(t.method) {
-        Ok(v1::Method::Full) => Method::Full,
-        Ok(v1::Method::Lora) => Method::Lora,
-        Ok(v1::Method::Adapter) => Method::Adapter,
-        Ok(v1::Method::PromptTuning) => Method::PromptTuning,
-        Ok(v1::Method::Preference) => Method::Preference,
-        Ok(v1::Method::Unspecified) | Err(_) => {
-            m.add(
-                Reason::FieldMissing,
-                "`tune.method` is required: full, lora, adapter, prompt-tuning or preference".into(),
-            );
-            return None;
-        }
+    let method = v1::Method::try_from(t.method).ok().and_then(|method| Method::try_from(method).ok());
+    let Some(method) = method else {
+        m.add(
+            Reason::FieldMissing,
+            "`tune.method` is required: full, lora, adapter, prompt-tuning or preference".into(),
+        );
+        return None;
     };
     let params_digest = if t.params_digest.is_empty() {
         None
@@ -237,15 +231,9 @@ pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
         tenant: spec.tenant.to_string(),
         purpose: spec.purpose.clone(),
         why: spec.why.clone(),
-        max_duration: Some(span(spec.max_duration)),
+        max_duration: Some(duration(spec.max_duration)),
         tune: spec.tune.as_ref().map(|t| v1::Tuning {
-            method: match t.method {
-                Method::Full => v1::Method::Full,
-                Method::Lora => v1::Method::Lora,
-                Method::Adapter => v1::Method::Adapter,
-                Method::PromptTuning => v1::Method::PromptTuning,
-                Method::Preference => v1::Method::Preference,
-            } as i32,
+            method: v1::Method::from(t.method) as i32,
             params_digest: t.params_digest.map(|d| d.to_string()).unwrap_or_default(),
             free_params: t.free_params.clone(),
             prompts: t.prompts.clone(),
@@ -261,9 +249,9 @@ pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
             done_when: spec.members.done_when.to_string(),
         }),
         acting_for: spec.acting_for.as_ref().map(|h| format!("human:{h}")).unwrap_or_default(),
-        credential_ttl: spec.credential_ttl.map(span),
+        credential_ttl: spec.credential_ttl.map(duration),
         pins: spec.pins.iter().map(|(r, p)| (r.to_string(), p.to_string())).collect(),
-        drain: spec.drain.map(span),
+        drain: spec.drain.map(duration),
     }
 }
 
@@ -275,7 +263,7 @@ mod tests {
         v1::JobSpec {
             name: "lora".into(),
             purpose: "tuning".into(),
-            max_duration: Some(span(Duration::from_secs(60))),
+            max_duration: Some(duration(Duration::from_secs(60))),
             read: vec!["dataset:acme/d@v1".into()],
             ..Default::default()
         }

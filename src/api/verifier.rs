@@ -15,7 +15,6 @@ use super::{
     edge::Edge,
     field::{maybe_named, named},
     room::Held,
-    times::timestamp,
 };
 use crate::{
     broker::{Broker, Caller, TokenVerdict},
@@ -24,7 +23,10 @@ use crate::{
     link::Connection,
     name::{FenceName, SpiffeId},
     policy::Rpc,
-    proto::v1::{self, verifier_service_server::VerifierService, watch_fences_response::Event},
+    proto::{
+        convert::timestamp,
+        v1::{self, verifier_service_server::VerifierService, watch_fences_response::Event},
+    },
     reason::{Reason, Refusal},
     token::FenceKey,
 };

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     limits::DRAIN_GRACE_MAX,
     name::{JobId, PrincipalKind},
-    proto::v1,
+    proto::{convert::duration, v1},
 };
 
 /// Creates, lists, shows and ends tuning jobs.
@@ -309,7 +309,7 @@ async fn drain(
     let request = v1::DrainAttemptRequest {
         job: job.to_string(),
         attempt,
-        grace: grace.and_then(parse::wire),
+        grace: grace.map(duration),
         reason: reason.unwrap_or_default(),
         ..Default::default()
     };

@@ -13,7 +13,10 @@ use super::{
     revoke::{EndingArgs, ending_rows, no_lease},
     wait_durable::{Wait, wait_durable},
 };
-use crate::{name::PrincipalKind, proto::v1};
+use crate::{
+    name::PrincipalKind,
+    proto::{convert::duration, v1},
+};
 
 /// Ends all access that depends on a name, and refuses new access until you unlock it.
 #[derive(Debug, Args)]
@@ -64,7 +67,7 @@ impl LockArgs {
                 let request = v1::LockRequest {
                     name,
                     reason,
-                    ttl: self.ttl.and_then(parse::wire),
+                    ttl: self.ttl.map(duration),
                     dry_run: self.ending.dry_run,
                     ahead: self.ending.ahead,
                     locks_out: self.locks_out,

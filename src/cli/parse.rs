@@ -16,7 +16,7 @@ use crate::{
     name::{
         FenceKind, FenceName, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TrustDomain,
     },
-    proto::v1,
+    proto::{convert::timestamp, v1},
 };
 
 /// Parses what can be revoked: a name with its kind, or the id of a job, lease or workload by itself.
@@ -135,11 +135,7 @@ impl Since {
     }
 
     pub(super) fn timestamp(self, now: Wall) -> prost_types::Timestamp {
-        let at = self.wall(now);
-        prost_types::Timestamp {
-            seconds: i64::try_from(at.seconds()).unwrap_or(i64::MAX),
-            nanos: i32::try_from(at.0 % 1_000).unwrap_or(0).saturating_mul(1_000_000),
-        }
+        timestamp(self.wall(now))
     }
 }
 
@@ -201,10 +197,6 @@ pub(super) fn role() -> impl TypedValueParser<Value = PrincipalKind> {
 }
 
 /// Converts a span to the wire format.
-pub(super) fn wire(span: Duration) -> Option<prost_types::Duration> {
-    span.try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

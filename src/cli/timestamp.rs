@@ -4,14 +4,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::clock::Wall;
+use crate::{clock::Wall, proto::convert::wall};
 
 /// Converts a time of the wire, if it can be shown.
 pub(super) fn moment(at: Option<&prost_types::Timestamp>) -> Option<Wall> {
-    let at = at?;
-    let seconds = u64::try_from(at.seconds).ok()?;
-    let millis = u64::try_from(at.nanos).ok()? / 1_000_000;
-    Some(Wall(seconds.checked_mul(1_000)?.checked_add(millis)?))
+    wall(at?)
 }
 
 /// Returns `in 4m 12s`, `3h 2m ago` or `now`.

@@ -10,7 +10,7 @@ use crate::{
     clock::{Clock, Wall},
     limits::{SLURM_BUDGET, SPOOL_BEGIN_KEPT, SPOOL_BEGIN_LATEST, SPOOL_KEPT},
     name::{SpiffeId, SpiffePattern},
-    proto::v1,
+    proto::{convert::wall, v1},
     reason::{Reason, Refusal},
 };
 
@@ -319,11 +319,7 @@ fn is_on(node: &str, member: &v1::Member) -> bool {
 
 /// Returns when a member joined or came back, or the end of time if that is not known.
 fn joined_at(member: &v1::Member) -> Wall {
-    let ms = |t: &prost_types::Timestamp| {
-        let seconds = u64::try_from(t.seconds).ok()?.checked_mul(1_000)?;
-        seconds.checked_add(u64::try_from(t.nanos).ok()? / 1_000_000)
-    };
-    Wall(member.joined.as_ref().and_then(ms).unwrap_or(u64::MAX))
+    member.joined.as_ref().and_then(wall).unwrap_or(Wall(u64::MAX))
 }
 
 /// Whether nothing is left that could be ended.

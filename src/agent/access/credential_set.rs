@@ -6,7 +6,7 @@ use super::{
     calls::not_understood,
     credential_dir::{CredentialDir, CredentialError, MendResult},
     index::{CredentialIndex, DrainNote, IndexEntry, IndexResource},
-    member::stream::{AttemptSession, wall_of},
+    member::stream::AttemptSession,
     schedule::{More, Schedule},
 };
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     clock::{LeaseTime, Now, Wall},
     limits::CREDENTIALS_MAX,
     name::{Action, Half, LeaseId, Scope},
-    proto::v1,
+    proto::{convert::nearest_wall, v1},
     reason::Refusal,
     secret::{SecretText, random_fraction},
 };
@@ -271,11 +271,7 @@ impl HeldCredential {
     fn from_offers(offers: Vec<v1::Offer>, now: LeaseTime) -> Result<Vec<Self>, Refusal> {
         let mut all: Vec<HeldCredential> = Vec::with_capacity(offers.len());
         for offer in offers {
-            let half = match offer.half() {
-                v1::Half::Reading => Half::Reading,
-                v1::Half::Writing => Half::Writing,
-                v1::Half::Unspecified => return Err(not_understood()),
-            };
+            let half = Half::try_from(offer.half()).map_err(|_| not_understood())?;
             let scopes = offer.scopes.iter().map(scope_of).collect::<Option<_>>();
             all.push(HeldCredential {
                 name: file_name(half, &offer.audience, &all),
@@ -296,11 +292,7 @@ impl HeldCredential {
     pub(crate) fn issue_request(&self, session: &AttemptSession) -> v1::IssueCredentialRequest {
         v1::IssueCredentialRequest {
             session: Some(session.to_wire()),
-            half: match self.half {
-                Half::Reading => v1::Half::Reading,
-                Half::Writing => v1::Half::Writing,
-            }
-            .into(),
+            half: v1::Half::from(self.half).into(),
             audience: self.audience.clone(),
             ..Default::default()
         }
@@ -402,8 +394,8 @@ impl Granted {
         let token = SecretText::new(token);
         let whole = lease.and_then(|l| Some((l.id.parse().ok()?, l.expires_at_latest))).zip(token_expires);
         let ((lease, latest), expires) = whole.ok_or_else(not_understood)?;
-        let latest = latest.as_ref().map(wall_of);
-        Ok(Granted { lease, token, token_expires: wall_of(&expires), latest, shortened_by })
+        let latest = latest.as_ref().map(nearest_wall);
+        Ok(Granted { lease, token, token_expires: nearest_wall(&expires), latest, shortened_by })
     }
 }
 
@@ -431,18 +423,7 @@ fn scope_of(wire: &v1::Scope) -> Option<Scope> {
     if wire.actions.is_empty() {
         return Some(whole);
     }
-    let action = |a: v1::Action| {
-        Some(match a {
-            v1::Action::Unspecified => return None,
-            v1::Action::ReadDataset => Action::ReadDataset,
-            v1::Action::ReadModel => Action::ReadModel,
-            v1::Action::Finetune => Action::Finetune,
-            v1::Action::WriteCheckpoint => Action::WriteCheckpoint,
-            v1::Action::ReadCheckpoint => Action::ReadCheckpoint,
-            v1::Action::DeleteCheckpoint => Action::DeleteCheckpoint,
-        })
-    };
-    Some(Scope { actions: wire.actions().map(action).collect::<Option<_>>()?, ..whole })
+    Some(Scope { actions: wire.actions().map(|a| Action::try_from(a).ok()).collect::<Option<_>>()?, ..whole })
 }
 
 #[cfg(test)]

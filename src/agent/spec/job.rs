@@ -99,7 +99,7 @@ fn plain(text: &str, most: usize) -> Result<String, String> {
 
 fn tuning(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> v1::Tuning {
     let example = "\"lora\", or one of full, adapter, prompt-tuning, preference";
-    let method = table.need("method", example, notes, |t| t.parse::<Method>().map(wire_method));
+    let method = table.need("method", example, notes, |t| t.parse::<Method>().map(v1::Method::from));
     let params = table
         .text("params", notes, |t| digest_of(&folder.join(t)).map_err(|e| format!("`{}` {e}", shown(t))));
     let free_params = table.list("free_params", SPEC_LIST_MAX, notes, |t| plain(t, NAME_BYTES_MAX));
@@ -115,16 +115,6 @@ fn tuning(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> v1::Tunin
 
 fn values(list: Vec<Placed<String>>) -> Vec<String> {
     list.into_iter().map(|item| item.value).collect()
-}
-
-fn wire_method(method: Method) -> v1::Method {
-    match method {
-        Method::Full => v1::Method::Full,
-        Method::Lora => v1::Method::Lora,
-        Method::Adapter => v1::Method::Adapter,
-        Method::PromptTuning => v1::Method::PromptTuning,
-        Method::Preference => v1::Method::Preference,
-    }
 }
 
 fn digest_of(path: &Path) -> Result<Digest, String> {

@@ -12,6 +12,7 @@ use crate::{
     link::Connector,
     proto::{
         Told,
+        convert::duration,
         v1::{
             self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient,
             operator_service_client::OperatorServiceClient, verifier_service_client::VerifierServiceClient,
@@ -55,7 +56,7 @@ impl Stage {
         v1::JobSpec {
             name: "demo".into(),
             purpose: "trying-out".into(),
-            max_duration: Some(span(Duration::from_secs(600))),
+            max_duration: Some(duration(Duration::from_secs(600))),
             tune: Some(v1::Tuning { method: v1::Method::Lora as i32, ..Default::default() }),
             read: vec![format!("dataset:{TENANT}/data@v1"), format!("model:{TENANT}/base@1")],
             write: vec![format!("checkpoint:{TENANT}/tuned")],
@@ -157,17 +158,10 @@ impl DemoMember {
         let request = v1::IssueCredentialRequest {
             session: Some(self.session.clone()),
             half: v1::Half::Reading as i32,
-            ttl: ttl.map(span),
+            ttl: ttl.map(duration),
             ..Default::default()
         };
         let issued = self.members.issue_credential(request).await?.into_inner();
         Ok((issued.lease.unwrap_or_default(), SecretText::new(issued.token)))
-    }
-}
-
-pub(super) fn span(d: Duration) -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: i64::try_from(d.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(d.subsec_nanos()).unwrap_or(0),
     }
 }

@@ -1,9 +1,10 @@
 //! What a member does about the daemon's answers to its requests.
 
-use super::{live::LiveMember, requests::MemberAnswer, stream::wall_of};
+use super::{live::LiveMember, requests::MemberAnswer};
 use crate::{
     agent::access::{access_end::AccessEnd, credential_dir::CredentialError, credential_set::Granted},
     name::Half,
+    proto::convert::nearest_wall,
     reason::{MemberStep, Reason, Refusal},
 };
 
@@ -27,7 +28,7 @@ impl LiveMember {
             }
             MemberAnswer::Connected(Err(refusal)) => self.on_connect_refused(refusal),
             MemberAnswer::Drained { answer: Ok(answer), reason } => {
-                let wall = |time: &Option<_>| time.as_ref().map(wall_of);
+                let wall = |time: &Option<_>| time.as_ref().map(nearest_wall);
                 self.note_drain(&reason, wall(&answer.reading_ends), wall(&answer.writing_ends));
                 None
             }

@@ -1,6 +1,6 @@
 //! What a member does about a message on its stream.
 
-use super::{live::LiveMember, stream::wall_of};
+use super::live::LiveMember;
 use crate::{
     agent::access::{
         access_end::{AccessEnd, AttemptStatus},
@@ -8,7 +8,7 @@ use crate::{
     },
     clock::{LeaseTime, Wall},
     limits::TICK,
-    proto::v1,
+    proto::{convert::nearest_wall, v1},
     reason::Reason,
 };
 
@@ -32,8 +32,8 @@ fn effect_of(notice: &v1::Notice) -> NoticeEffect {
     match Kind::try_from(notice.kind) {
         Ok(Kind::Revoked) => NoticeEffect::AccessEnds,
         Ok(Kind::Drain) => NoticeEffect::Drain {
-            reading_ends: notice.reading_ends.as_ref().map(wall_of),
-            writing_ends: notice.writing_ends.as_ref().map(wall_of),
+            reading_ends: notice.reading_ends.as_ref().map(nearest_wall),
+            writing_ends: notice.writing_ends.as_ref().map(nearest_wall),
         },
         Ok(Kind::Reconnect) => NoticeEffect::Reconnect,
         Ok(Kind::Reissue) => NoticeEffect::Reissue,
@@ -92,7 +92,7 @@ impl LiveMember {
             other => AttemptStatus::after(other),
         };
         let by_time = matches!(reason, Reason::NotJoined | Reason::AttemptEnded | Reason::JobClosed);
-        let daemon_now = time.as_ref().map(wall_of);
+        let daemon_now = time.as_ref().map(nearest_wall);
         // The daemon ends drains at its ticks, so the end may be a tick early.
         let is_due = |ends: &Wall| by_time && daemon_now.is_none_or(|n| n.plus(TICK) >= *ends);
         match self.writing_ends.filter(is_due) {

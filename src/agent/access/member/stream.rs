@@ -11,7 +11,7 @@ use crate::{
     clock::{LeaseTime, Now, Wall},
     limits::{BEAT, CALL, LOST_AFTER},
     name::{AttemptNumber, InstanceName, JobId},
-    proto::v1,
+    proto::{convert::nearest_wall, v1},
     reason::{Reason, Refusal},
     secret::{Secret, SecretText},
 };
@@ -96,14 +96,14 @@ pub(crate) async fn connect(
         lost_after: if joined.lost_after == 0 { LOST_AFTER } else { joined.lost_after },
         next_beat: now.lease.plus(interval),
         last_message: now.lease,
-        lead_ms: welcome.time.map_or(0, |time| lead(wall_of(&time), now.wall)),
+        lead_ms: welcome.time.map_or(0, |time| lead(nearest_wall(&time), now.wall)),
     };
     Ok(Connected {
         calls,
         stream,
         offers: joined.offers,
         epoch: joined.epoch,
-        ends_at_latest: joined.ends_at_latest.as_ref().map(wall_of),
+        ends_at_latest: joined.ends_at_latest.as_ref().map(nearest_wall),
     })
 }
 
@@ -153,11 +153,6 @@ impl BeatStream {
             while let Ok(Some(_)) = self.receiver.message().await {}
         }
     }
-}
-
-pub(crate) fn wall_of(t: &prost_types::Timestamp) -> Wall {
-    let ms = u64::try_from(t.seconds).unwrap_or(0).saturating_mul(1_000);
-    Wall(ms.saturating_add(u64::try_from(t.nanos).unwrap_or(0) / 1_000_000))
 }
 
 fn lead(theirs: Wall, ours: Wall) -> i64 {
