@@ -202,7 +202,7 @@ impl Broker {
         &self,
         names: impl Iterator<Item = &'a FenceName>,
     ) -> Result<(), Refusal> {
-        match self.state.locked(names) {
+        match self.state.lock_on(names) {
             None => Ok(()),
             Some(lock) => {
                 let what = match &lock.name {

@@ -6,7 +6,7 @@ use super::{caller::Caller, context::Broker};
 use crate::{
     catalog,
     clock::Wall,
-    lease::{Lease, Refused},
+    lease::{Lease, LeaseRefused},
     name::SpiffeId,
     policy::{Relation, Rpc},
     reason::{Reason, Refusal},
@@ -80,9 +80,9 @@ impl Broker {
             return Err(Reason::LeaseEnded);
         }
         lease.check(self.clock.now().lease).map_err(|r| match r {
-            Refused::Expired => Reason::LeaseExpired,
-            Refused::Lowered => Reason::Revoked,
-            Refused::Ended | Refused::WornOut | Refused::Overtaken => Reason::LeaseEnded,
+            LeaseRefused::Expired => Reason::LeaseExpired,
+            LeaseRefused::Lowered => Reason::Revoked,
+            LeaseRefused::Ended | LeaseRefused::WornOut | LeaseRefused::Overtaken => Reason::LeaseEnded,
         })?;
         Ok(lease)
     }

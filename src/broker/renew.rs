@@ -20,7 +20,7 @@ use crate::{
     catalog::Audience,
     clock::Wall,
     job::Job,
-    lease::{EXPIRED, Ended, Facts, Lease, Refused},
+    lease::{EXPIRED, Ended, Facts, Lease, LeaseRefused},
     ledger::{Ending, Event},
     limits,
     name::{FenceName, LeaseId, Scope},
@@ -271,12 +271,12 @@ fn todays_names(rules: &Rules, job: &Job, f: &Facts) -> Vec<FenceName> {
     names::of_lease(rules, job, f.attempt, &f.instance, &f.holder, f.half, &f.scopes)
 }
 
-fn lease_reason(refused: Refused) -> Reason {
+fn lease_reason(refused: LeaseRefused) -> Reason {
     match refused {
-        Refused::Ended | Refused::WornOut => Reason::LeaseEnded,
-        Refused::Expired => Reason::LeaseExpired,
-        Refused::Lowered => Reason::Revoked,
-        Refused::Overtaken => Reason::Contended,
+        LeaseRefused::Ended | LeaseRefused::WornOut => Reason::LeaseEnded,
+        LeaseRefused::Expired => Reason::LeaseExpired,
+        LeaseRefused::Lowered => Reason::Revoked,
+        LeaseRefused::Overtaken => Reason::Contended,
     }
 }
 
@@ -286,9 +286,9 @@ fn over_refusal(over: &Ended) -> Refusal {
         .fix("ask for a new credential, if the job still may")
 }
 
-pub(super) fn lease_refusal(lease: &Lease, refused: Refused) -> Refusal {
+pub(super) fn lease_refusal(lease: &Lease, refused: LeaseRefused) -> Refusal {
     let text = match (refused, lease.stand().lowered()) {
-        (Refused::Lowered, Some((name, _))) => format!("the lease ended: {name} was revoked"),
+        (LeaseRefused::Lowered, Some((name, _))) => format!("the lease ended: {name} was revoked"),
         _ => refused.to_string(),
     };
     Refusal::new(lease_reason(refused), text).fix("ask for a new credential, if the job still may")

@@ -94,22 +94,7 @@ impl Job {
         match change {
             Change::Closed { outcome, at, detail } => self.close_now(*outcome, *at, detail),
             Change::AttemptBegan { attempt, key, at, ticket, vouched } => {
-                if let Some(previous) = self.attempts.last_mut().filter(|a| !a.is_ended()) {
-                    previous.end_now(Outcome::Superseded, *at, &format!("attempt {attempt} began"));
-                }
-                self.attempts.push(Attempt {
-                    number: *attempt,
-                    key: key.clone(),
-                    state: AttemptState::Running,
-                    began: *at,
-                    ended: None,
-                    members: Default::default(),
-                    ticket: *ticket,
-                    vouched: vouched.as_slice().into(),
-                    detail: String::new(),
-                    vacant_since: *at,
-                });
-                self.state = JobState::Running;
+                self.begin_now(*attempt, key, *at, *ticket, vouched);
             }
             Change::AttemptDraining { attempt, drain, detail } => {
                 if let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) {
@@ -124,22 +109,7 @@ impl Job {
                 }
             }
             Change::AttemptEnded { attempt, outcome, at, detail } => {
-                let Some(a) = self.attempt_mut(*attempt) else { return };
-                if a.is_ended() {
-                    // On a replay alone: a begin was recorded first, and the completion that came while its record was
-                    // written closed the job before it was made.
-                    if a.state == AttemptState::Ended(Outcome::Superseded) && *outcome == Outcome::Completed {
-                        self.close_now(*outcome, *at, detail);
-                    }
-                    return;
-                }
-                a.end_now(*outcome, *at, detail);
-                if *outcome == Outcome::Completed || !self.attempts_left() {
-                    self.close_now(*outcome, *at, detail);
-                } else {
-                    self.state = JobState::Ready;
-                    self.detail.clone_from(detail);
-                }
+                self.end_attempt_now(*attempt, *outcome, *at, detail);
             }
             Change::MemberJoined { attempt, instance, member, session, at } => {
                 let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
@@ -198,6 +168,51 @@ impl Job {
             Change::AttemptDraining { .. } | Change::MemberDraining { .. } | Change::MemberJoined { .. } => {
                 Vec::new()
             }
+        }
+    }
+
+    fn begin_now(
+        &mut self,
+        attempt: AttemptNumber,
+        key: &str,
+        at: LeaseTime,
+        ticket: SecretDigest,
+        vouched: &[SpiffePattern],
+    ) {
+        if let Some(previous) = self.attempts.last_mut().filter(|a| !a.is_ended()) {
+            previous.end_now(Outcome::Superseded, at, &format!("attempt {attempt} began"));
+        }
+        self.attempts.push(Attempt {
+            number: attempt,
+            key: key.to_owned(),
+            state: AttemptState::Running,
+            began: at,
+            ended: None,
+            members: Default::default(),
+            ticket,
+            vouched: vouched.into(),
+            detail: String::new(),
+            vacant_since: at,
+        });
+        self.state = JobState::Running;
+    }
+
+    fn end_attempt_now(&mut self, attempt: AttemptNumber, outcome: Outcome, at: LeaseTime, detail: &str) {
+        let Some(a) = self.attempt_mut(attempt) else { return };
+        if a.is_ended() {
+            // Only on a replay: a begin was recorded first, and the completion that came while its record was written
+            // closed the job before the begin took effect.
+            if a.state == AttemptState::Ended(Outcome::Superseded) && outcome == Outcome::Completed {
+                self.close_now(outcome, at, detail);
+            }
+            return;
+        }
+        a.end_now(outcome, at, detail);
+        if outcome == Outcome::Completed || !self.attempts_left() {
+            self.close_now(outcome, at, detail);
+        } else {
+            self.state = JobState::Ready;
+            detail.clone_into(&mut self.detail);
         }
     }
 

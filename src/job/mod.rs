@@ -14,17 +14,17 @@
 //! |---|---|
 //! | `spec` | [`Spec`]: what its launcher asked for |
 //! | `state` `roster` | [`Job`], [`Attempt`], [`Member`]; the members of an attempt |
-//! | `moves` | which moves are legal, and the changes that each makes |
+//! | `transitions` | which moves are legal, and the changes that each makes |
 //! | `change` | [`Change`], and applying one |
 
 mod change;
-mod moves;
 mod roster;
 mod spec;
 mod state;
+mod transitions;
 
 pub use change::Change;
-pub use moves::{Begin, Close, DrainSpans, End, Illegal, Join};
 pub use roster::{Roster, member_bytes};
 pub use spec::{DoneWhen, Members, Spec, Tuning};
 pub use state::{Attempt, AttemptState, Drain, Gate, Input, Job, JobState, Member, MemberState};
+pub use transitions::{Begin, Close, DrainSpans, End, Illegal, Join};

@@ -13,7 +13,7 @@ const GENERATION_MAX: u64 = (ENDED >> 42) - 1;
 
 /// Why a lease is not good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum LeaseRefused {
     #[error("the lease has ended")]
     Ended,
     #[error("the lease has expired")]
@@ -39,11 +39,11 @@ pub enum Fired {
 
 /// The one word. Every change is a compare-and-exchange: a renewal and an expiry that race have one winner.
 #[derive(Debug)]
-pub(super) struct Cell(pub(super) AtomicU64);
+pub(super) struct LeaseCell(pub(super) AtomicU64);
 
-impl Cell {
+impl LeaseCell {
     pub(super) fn new(deadline: LeaseTime) -> Self {
-        Cell(AtomicU64::new(deadline.0.min(DEADLINE)))
+        LeaseCell(AtomicU64::new(deadline.0.min(DEADLINE)))
     }
 
     pub(super) fn deadline(&self) -> LeaseTime {
@@ -55,32 +55,32 @@ impl Cell {
     }
 
     /// Whether it is neither ended nor due.
-    pub(super) fn check(&self, now: LeaseTime) -> Result<(), Refused> {
+    pub(super) fn check(&self, now: LeaseTime) -> Result<(), LeaseRefused> {
         Self::look(self.0.load(Ordering::Acquire), now)
     }
 
-    fn look(word: u64, now: LeaseTime) -> Result<(), Refused> {
+    fn look(word: u64, now: LeaseTime) -> Result<(), LeaseRefused> {
         if word & ENDED != 0 {
-            return Err(Refused::Ended);
+            return Err(LeaseRefused::Ended);
         }
         if now.0 >= word & DEADLINE {
-            return Err(Refused::Expired);
+            return Err(LeaseRefused::Expired);
         }
         Ok(())
     }
 
     /// Sets a new deadline with the next generation, where the lease still lives at `now` and no other renewal made that
     /// generation first. The deadline may be nearer than before: a renewal under shorter limits shortens.
-    pub(super) fn renew(&self, next: u32, now: LeaseTime, deadline: LeaseTime) -> Result<(), Refused> {
+    pub(super) fn renew(&self, next: u32, now: LeaseTime, deadline: LeaseTime) -> Result<(), LeaseRefused> {
         let next = u64::from(next);
         let mut word = self.0.load(Ordering::Acquire);
         loop {
             Self::look(word, now)?;
             if next > GENERATION_MAX {
-                return Err(Refused::WornOut);
+                return Err(LeaseRefused::WornOut);
             }
             if word >> 42 != next.wrapping_sub(1) {
-                return Err(Refused::Overtaken);
+                return Err(LeaseRefused::Overtaken);
             }
             let new = (next << 42) | deadline.0.min(DEADLINE);
             match self.0.compare_exchange_weak(word, new, Ordering::AcqRel, Ordering::Acquire) {
@@ -119,25 +119,25 @@ mod tests {
 
     #[test]
     fn law_09_a_check_at_the_deadline_is_refused_however_late_the_clean_up_is() {
-        let c = Cell::new(LeaseTime(100));
+        let c = LeaseCell::new(LeaseTime(100));
         assert_eq!(c.check(LeaseTime(99)), Ok(()));
-        assert_eq!(c.check(LeaseTime(100)), Err(Refused::Expired));
+        assert_eq!(c.check(LeaseTime(100)), Err(LeaseRefused::Expired));
     }
 
     #[test]
     fn law_17_a_lease_that_is_over_is_not_renewed_and_the_refusal_changes_nothing() {
-        let c = Cell::new(LeaseTime(100));
-        assert_eq!(c.renew(1, LeaseTime(100), LeaseTime(900)), Err(Refused::Expired));
+        let c = LeaseCell::new(LeaseTime(100));
+        assert_eq!(c.renew(1, LeaseTime(100), LeaseTime(900)), Err(LeaseRefused::Expired));
         assert_eq!((c.deadline(), c.generation()), (LeaseTime(100), 0));
         assert_eq!(c.renew(1, LeaseTime(99), LeaseTime(200)), Ok(()));
         assert!(c.end());
         assert!(!c.end(), "ended once");
-        assert_eq!(c.renew(2, LeaseTime(99), LeaseTime(900)), Err(Refused::Ended));
+        assert_eq!(c.renew(2, LeaseTime(99), LeaseTime(900)), Err(LeaseRefused::Ended));
     }
 
     #[test]
     fn law_18_an_expiry_that_was_due_before_a_renewal_does_not_undo_it() {
-        let c = Cell::new(LeaseTime(100));
+        let c = LeaseCell::new(LeaseTime(100));
         c.renew(1, LeaseTime(99), LeaseTime(200)).unwrap();
         assert_eq!(c.fire(LeaseTime(100)), Fired::Later(LeaseTime(200)));
         assert_eq!(c.check(LeaseTime(150)), Ok(()));
@@ -147,19 +147,19 @@ mod tests {
 
     #[test]
     fn of_two_renewals_at_once_one_makes_the_generation() {
-        let c = Cell::new(LeaseTime(100));
+        let c = LeaseCell::new(LeaseTime(100));
         assert_eq!(c.renew(1, LeaseTime(1), LeaseTime(200)), Ok(()));
-        assert_eq!(c.renew(1, LeaseTime(1), LeaseTime(900)), Err(Refused::Overtaken));
+        assert_eq!(c.renew(1, LeaseTime(1), LeaseTime(900)), Err(LeaseRefused::Overtaken));
         assert_eq!((c.deadline(), c.generation()), (LeaseTime(200), 1));
     }
 
     #[test]
     fn a_generation_never_runs_over_into_the_end() {
-        let c = Cell(AtomicU64::new((GENERATION_MAX << 42) | 100));
+        let c = LeaseCell(AtomicU64::new((GENERATION_MAX << 42) | 100));
         let next = u32::try_from(GENERATION_MAX + 1).unwrap();
-        assert_eq!(c.renew(next, LeaseTime(1), LeaseTime(200)), Err(Refused::WornOut));
+        assert_eq!(c.renew(next, LeaseTime(1), LeaseTime(200)), Err(LeaseRefused::WornOut));
         assert_eq!(c.check(LeaseTime(1)), Ok(()));
-        let c = Cell(AtomicU64::new(((GENERATION_MAX - 1) << 42) | 100));
+        let c = LeaseCell(AtomicU64::new(((GENERATION_MAX - 1) << 42) | 100));
         let last = u32::try_from(GENERATION_MAX).unwrap();
         assert_eq!(c.renew(last, LeaseTime(1), LeaseTime(200)), Ok(()), "the last one is a generation too");
         assert_eq!((c.deadline(), c.generation(), c.check(LeaseTime(1))), (LeaseTime(200), last, Ok(())));

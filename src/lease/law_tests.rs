@@ -15,15 +15,15 @@ const JOB: JobId = JobId(7);
 const NOW: LeaseTime = LeaseTime(1_000_000);
 const DUE: LeaseTime = LeaseTime(2_000_000);
 
-struct Scene {
+struct QuotaScene {
     fences: Registry,
     table: Table,
     next: u128,
 }
 
-impl Scene {
+impl QuotaScene {
     fn new() -> Self {
-        Scene { fences: Registry::new(Seq(0)), table: Table::default(), next: 0 }
+        QuotaScene { fences: Registry::new(Seq(0)), table: Table::default(), next: 0 }
     }
 
     /// A lease of a job, of one of a hundred holders and tenants, so that no bound but the job's is met.
@@ -49,7 +49,7 @@ impl Scene {
 
 #[test]
 fn law_07_a_lease_beyond_the_quota_of_its_job_is_refused_and_an_ending_frees_its_place() {
-    let mut s = Scene::new();
+    let mut s = QuotaScene::new();
     for _ in 0..LEASES_PER_JOB_MAX {
         s.insert(JOB).unwrap();
     }
@@ -71,7 +71,7 @@ fn law_07_a_lease_beyond_the_quota_of_its_job_is_refused_and_an_ending_frees_its
 fn law_33_a_turn_of_the_clean_up_is_bounded_work_however_many_leases_are_due() {
     const ALL: usize = 5_000;
     const TURN: usize = 700;
-    let mut s = Scene::new();
+    let mut s = QuotaScene::new();
     let leases: Vec<_> = (0..ALL).map(|_| s.insert(JOB).unwrap()).collect();
     assert!(leases.iter().all(|l| l.check(LeaseTime(DUE.0 - 1)).is_ok()));
     // All are dead at the deadline, before anybody has cleaned up.
@@ -91,7 +91,7 @@ fn law_33_a_turn_of_the_clean_up_is_bounded_work_however_many_leases_are_due() {
 
 #[test]
 fn law_36_ended_leases_are_remembered_in_a_bounded_number_and_the_oldest_go_first() {
-    let mut s = Scene::new();
+    let mut s = QuotaScene::new();
     let more = 10;
     for _ in 0..LEASES_ENDED_MAX + more {
         let lease = s.insert(JOB).unwrap();

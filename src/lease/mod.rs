@@ -18,11 +18,13 @@ mod ended;
 mod index;
 #[cfg(any(feature = "loom", feature = "shuttle"))]
 mod mutants;
+#[cfg(any(feature = "loom", feature = "shuttle"))]
+mod mutants;
 mod quota;
 mod right;
 mod table;
 
-pub use cell::{Fired, Refused};
+pub use cell::{Fired, LeaseRefused};
 pub use ended::Ended;
 pub use quota::{QuotaExceeded, Quotas};
 pub use right::{Facts, Lease, Terms};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{EXPIRED, Lease, Refused, Table, Terms, Unborn};
+use super::{EXPIRED, Lease, LeaseRefused, Table, Terms, Unborn};
 use crate::{clock::LeaseTime, name::LeaseId, policy::Grant};
 
 impl Lease {
@@ -12,7 +12,7 @@ impl Lease {
         generation: u32,
         now: LeaseTime,
         deadline: LeaseTime,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), LeaseRefused> {
         self.check(now)?;
         self.cell.0.store((u64::from(generation) << 42) | deadline.0, Ordering::Release);
         Ok(())

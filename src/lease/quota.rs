@@ -43,15 +43,15 @@ impl Default for Quotas {
 
 /// Places taken by name. A name with none takes no memory.
 #[derive(Debug)]
-pub(super) struct Tally<K>(Mutex<HashMap<K, usize>>);
+pub(super) struct PlaceCount<K>(Mutex<HashMap<K, usize>>);
 
-impl<K> Default for Tally<K> {
+impl<K> Default for PlaceCount<K> {
     fn default() -> Self {
-        Tally(Mutex::new(HashMap::new()))
+        PlaceCount(Mutex::new(HashMap::new()))
     }
 }
 
-impl<K: Clone + Eq + Hash> Tally<K> {
+impl<K: Clone + Eq + Hash> PlaceCount<K> {
     /// Takes one place; false where `max` are taken.
     pub(super) fn take(&self, name: &K, max: usize) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);

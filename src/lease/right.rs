@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Refused, cell::Cell};
+use super::{LeaseRefused, cell::LeaseCell};
 use crate::{
     clock::LeaseTime,
     fence::Stand,
@@ -47,7 +47,7 @@ pub struct Terms {
 #[derive(Debug)]
 pub struct Lease {
     pub id: LeaseId,
-    pub(super) cell: Cell,
+    pub(super) cell: LeaseCell,
     pub(super) stand: Stand,
     pub issued: LeaseTime,
     pub latest: LeaseTime,
@@ -58,13 +58,13 @@ impl Lease {
     /// The lease of a Grant. Nobody finds it before it is in the table.
     pub(super) fn new(stand: Stand, terms: Terms) -> Self {
         let Terms { id, issued, deadline, latest, facts } = terms;
-        Lease { id, cell: Cell::new(deadline.min(latest)), stand, issued, latest, facts }
+        Lease { id, cell: LeaseCell::new(deadline.min(latest)), stand, issued, latest, facts }
     }
 
     /// Whether it is good at `now`. No lock, no look-up: a few loads.
-    pub fn check(&self, now: LeaseTime) -> Result<(), Refused> {
+    pub fn check(&self, now: LeaseTime) -> Result<(), LeaseRefused> {
         self.cell.check(now)?;
-        if self.stand.is_up() { Ok(()) } else { Err(Refused::Lowered) }
+        if self.stand.is_up() { Ok(()) } else { Err(LeaseRefused::Lowered) }
     }
 
     pub fn deadline(&self) -> LeaseTime {
@@ -88,12 +88,12 @@ impl Lease {
         generation: u32,
         now: LeaseTime,
         deadline: LeaseTime,
-    ) -> Result<(), Refused> {
+    ) -> Result<(), LeaseRefused> {
         if !self.stand.is_up() {
-            return Err(Refused::Lowered);
+            return Err(LeaseRefused::Lowered);
         }
         self.cell.renew(generation, now, deadline.min(self.latest))?;
         // A fence that went down meanwhile: the lease is dead whatever its deadline says, and the answer says so.
-        if self.stand.is_up() { Ok(()) } else { Err(Refused::Lowered) }
+        if self.stand.is_up() { Ok(()) } else { Err(LeaseRefused::Lowered) }
     }
 }

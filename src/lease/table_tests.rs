@@ -11,20 +11,20 @@ use tokio::sync::broadcast::error::TryRecvError;
 use super::*;
 use crate::{
     fence::{Registry, Revision, Seq},
-    lease::Refused,
+    lease::LeaseRefused,
     name::{AttemptNumber, Half},
 };
 
 const START: LeaseTime = LeaseTime(1_000_000);
 
-/// Who asks: one of three jobs of two tenants, one of two members, which two jobs share.
+/// LeaseHolder asks: one of three jobs of two tenants, one of two members, which two jobs share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Who {
+struct LeaseHolder {
     job: u8,
     member: u8,
 }
 
-impl Who {
+impl LeaseHolder {
     fn tenant(self) -> &'static str {
         if self.job == 0 { "globex" } else { "acme" }
     }
@@ -59,15 +59,15 @@ impl Who {
     }
 }
 
-fn everybody() -> impl Iterator<Item = Who> {
-    (0..3).flat_map(|job| (0..2).map(move |member| Who { job, member }))
+fn everybody() -> impl Iterator<Item = LeaseHolder> {
+    (0..3).flat_map(|job| (0..2).map(move |member| LeaseHolder { job, member }))
 }
 
-fn grant(fences: &Registry, who: Who) -> Grant {
+fn grant(fences: &Registry, who: LeaseHolder) -> Grant {
     Grant::supposed(fences.stand(who.names()), Revision(1))
 }
 
-fn terms(id: u128, who: Who, now: LeaseTime, ttl: u64) -> Terms {
+fn terms(id: u128, who: LeaseHolder, now: LeaseTime, ttl: u64) -> Terms {
     let deadline = now.plus(Duration::from_millis(ttl));
     Terms {
         id: LeaseId(id),
@@ -124,7 +124,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// One lease as a list knows it.
 #[derive(Debug)]
 struct Known {
-    who: Who,
+    who: LeaseHolder,
     deadline: LeaseTime,
     lowered: bool,
 }
@@ -199,7 +199,7 @@ proptest! {
         for (id, step) in (1u128..).zip(steps) {
             match step {
                 Step::Issue { job, member, ttl } => {
-                    let who = Who { job, member };
+                    let who = LeaseHolder { job, member };
                     let lease = table.insert(grant(&fences, who), terms(id, who, naive.now, ttl)).unwrap();
                     naive.there.insert(lease.id, Known { who, deadline: lease.deadline(), lowered: false });
                 }
@@ -212,9 +212,9 @@ proptest! {
                     let decided = Grant::supposed(fences.observe([FenceName::epoch()]), Revision(1));
                     let done = lease.renew(&decided, next, naive.now, wanted);
                     if known.lowered {
-                        prop_assert_eq!(done, Err(Refused::Lowered));
+                        prop_assert_eq!(done, Err(LeaseRefused::Lowered));
                     } else if naive.now >= known.deadline {
-                        prop_assert_eq!(done, Err(Refused::Expired));
+                        prop_assert_eq!(done, Err(LeaseRefused::Expired));
                     } else {
                         prop_assert_eq!(done, Ok(()));
                         known.deadline = wanted.min(lease.latest);
@@ -229,7 +229,7 @@ proptest! {
                     naive.there.remove(&id);
                 }
                 Step::Lower { job, member, which, sweep } => {
-                    let name = Who { job, member }.names().swap_remove(which);
+                    let name = LeaseHolder { job, member }.names().swap_remove(which);
                     fences.lower(&name, naive.now);
                     for known in naive.there.values_mut().filter(|k| k.who.names().contains(&name)) {
                         known.lowered = true;
@@ -282,7 +282,7 @@ fn law_07_each_quota_is_a_bound_of_its_own_and_an_ending_frees_its_place() {
     let fences = Registry::new(Seq(0));
     let table = Table::new(quotas());
     let insert = |id, job, member| {
-        let who = Who { job, member };
+        let who = LeaseHolder { job, member };
         let room = table.room(&who.facts(), START);
         let made = table.insert(grant(&fences, who), terms(id, who, START, 100));
         assert_eq!(room.is_ok(), made.is_ok(), "what is asked before minting says the same");
@@ -305,7 +305,7 @@ fn law_07_each_quota_is_a_bound_of_its_own_and_an_ending_frees_its_place() {
 fn law_07_a_lowering_frees_its_places_at_once_and_its_sweep_still_tells_of_each_lease() {
     let fences = Registry::new(Seq(0));
     let table = Table::new(quotas());
-    let who = Who { job: 1, member: 0 };
+    let who = LeaseHolder { job: 1, member: 0 };
     for id in [1, 2] {
         table.insert(grant(&fences, who), terms(id, who, START, 100)).unwrap();
     }
@@ -326,7 +326,7 @@ fn law_07_a_lowering_frees_its_places_at_once_and_its_sweep_still_tells_of_each_
 fn law_06_a_lease_that_is_born_dead_is_nowhere_and_an_id_is_given_once() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
-    let who = Who { job: 1, member: 0 };
+    let who = LeaseHolder { job: 1, member: 0 };
     let late = grant(&fences, who);
     let name = FenceName::job(JobId(1));
     fences.lower(&name, START);
@@ -344,13 +344,13 @@ fn law_32_many_leases_with_one_deadline_drain_in_bounded_turns_and_none_is_accep
     const MANY: u128 = 20_000;
     let fences = Registry::new(Seq(0));
     let table = Table::default();
-    let who = Who { job: 1, member: 0 };
+    let who = LeaseHolder { job: 1, member: 0 };
     let mut held = None;
     for id in 0..MANY {
         held = Some(table.insert(grant(&fences, who), terms(id << 64 | id, who, START, 5_000)).unwrap());
     }
     let deadline = START.plus(Duration::from_secs(5));
-    assert_eq!(held.unwrap().check(deadline), Err(Refused::Expired), "none is cleaned up yet");
+    assert_eq!(held.unwrap().check(deadline), Err(LeaseRefused::Expired), "none is cleaned up yet");
     let mut turns = 0;
     // The slot of the deadline is over a moment later.
     let late = deadline.plus(Duration::from_millis(256));
@@ -372,7 +372,7 @@ fn law_32_many_leases_with_one_deadline_drain_in_bounded_turns_and_none_is_accep
 fn law_36_ended_leases_are_kept_for_a_bounded_time_and_number() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
-    let who = Who { job: 1, member: 0 };
+    let who = LeaseHolder { job: 1, member: 0 };
     let many = limits::LEASES_ENDED_MAX as u128 + 10;
     for id in 0..many {
         table.insert(grant(&fences, who), terms(id, who, START, 5_000)).unwrap();
@@ -399,7 +399,7 @@ fn law_36_a_second_fill_to_the_same_size_takes_no_more_room_than_the_first() {
         for n in 0..MANY {
             // Other ids each time, spread over the parts alike.
             let id = fill * MANY.next_multiple_of(256) + n;
-            let who = Who { job: u8::try_from(n % 3).unwrap(), member: u8::try_from(n % 2).unwrap() };
+            let who = LeaseHolder { job: u8::try_from(n % 3).unwrap(), member: u8::try_from(n % 2).unwrap() };
             table.insert(grant(&fences, who), terms(id << 64 | id, who, START, 5_000)).unwrap();
         }
         assert_eq!(table.len() as u128, MANY);
@@ -416,7 +416,7 @@ fn law_36_a_second_fill_to_the_same_size_takes_no_more_room_than_the_first() {
 fn law_37_whoever_watches_leases_without_reading_stops_nobody_and_is_told_what_it_lost() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
-    let who = Who { job: 1, member: 0 };
+    let who = LeaseHolder { job: 1, member: 0 };
     let mut slow = table.watch();
     let pairs = limits::LEASE_EVENTS_BACKLOG as u128 / 2 + 3;
     for id in 0..pairs {
@@ -434,7 +434,7 @@ fn law_37_whoever_watches_leases_without_reading_stops_nobody_and_is_told_what_i
 fn leases_for_the_same_share_what_they_are_for() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
-    let (one, other) = (Who { job: 1, member: 0 }, Who { job: 1, member: 1 });
+    let (one, other) = (LeaseHolder { job: 1, member: 0 }, LeaseHolder { job: 1, member: 1 });
     let a = table.insert(grant(&fences, one), terms(1, one, START, 100)).unwrap();
     let b = table.insert(grant(&fences, one), terms(2, one, START, 100)).unwrap();
     let c = table.insert(grant(&fences, other), terms(3, other, START, 100)).unwrap();

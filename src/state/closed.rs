@@ -2,28 +2,28 @@
 
 use rpds::RedBlackTreeMapSync;
 
-use super::size::Held;
+use super::size::JobsSize;
 use crate::{
     limits,
     name::{JobId, TenantName},
 };
 
 /// The place of a closed job in the order.
-pub(super) type Turn = u64;
+pub(super) type ClosedPlace = u64;
 
 /// The closed jobs that are kept. Past a bound the tenant that has the most gives up its oldest, so that no tenant's jobs push
 /// out another's while it has more itself. Copies share what is equal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Closed {
-    next: Turn,
-    order: RedBlackTreeMapSync<Turn, Item>,
-    by_tenant: RedBlackTreeMapSync<(TenantName, Turn), ()>,
-    tenants: RedBlackTreeMapSync<TenantName, Held>,
-    all: Held,
+    next: ClosedPlace,
+    order: RedBlackTreeMapSync<ClosedPlace, ClosedJob>,
+    by_tenant: RedBlackTreeMapSync<(TenantName, ClosedPlace), ()>,
+    tenants: RedBlackTreeMapSync<TenantName, JobsSize>,
+    all: JobsSize,
 }
 
 #[derive(Clone, Debug)]
-struct Item {
+struct ClosedJob {
     job: JobId,
     tenant: TenantName,
     bytes: usize,
@@ -36,10 +36,10 @@ impl Closed {
     }
 
     /// Adds the one that was closed last.
-    pub(super) fn push(&mut self, job: JobId, tenant: &TenantName, bytes: usize) -> Turn {
+    pub(super) fn push(&mut self, job: JobId, tenant: &TenantName, bytes: usize) -> ClosedPlace {
         let turn = self.next;
         self.next = turn.saturating_add(1);
-        self.order.insert_mut(turn, Item { job, tenant: tenant.clone(), bytes });
+        self.order.insert_mut(turn, ClosedJob { job, tenant: tenant.clone(), bytes });
         self.by_tenant.insert_mut((tenant.clone(), turn), ());
         self.all.add(bytes);
         self.change(tenant, |held| held.add(bytes));
@@ -47,12 +47,12 @@ impl Closed {
     }
 
     /// Notes that a closed job takes another number of bytes.
-    pub(super) fn weigh(&mut self, turn: Turn, bytes: usize) {
+    pub(super) fn weigh(&mut self, turn: ClosedPlace, bytes: usize) {
         let Some(item) = self.order.get(&turn).cloned() else { return };
         if item.bytes != bytes {
             self.all.replace(item.bytes, bytes);
             self.change(&item.tenant, |held| held.replace(item.bytes, bytes));
-            self.order.insert_mut(turn, Item { bytes, ..item });
+            self.order.insert_mut(turn, ClosedJob { bytes, ..item });
         }
     }
 
@@ -64,7 +64,7 @@ impl Closed {
             return None;
         }
         let by_count = self.all.count > limits::JOBS_CLOSED_MAX;
-        let most = |held: &Held| if by_count { held.count } else { held.bytes };
+        let most = |held: &JobsSize| if by_count { held.count } else { held.bytes };
         let (tenant, _) = self.tenants.iter().max_by_key(|(_, held)| most(held))?;
         let (&(_, turn), ()) = self.by_tenant.range((tenant.clone(), 0)..).next()?;
         let job = self.order.get(&turn)?.job;
@@ -72,7 +72,7 @@ impl Closed {
         Some(job)
     }
 
-    pub(super) fn remove(&mut self, turn: Turn) {
+    pub(super) fn remove(&mut self, turn: ClosedPlace) {
         let Some(item) = self.order.get(&turn).cloned() else { return };
         self.order.remove_mut(&turn);
         self.by_tenant.remove_mut(&(item.tenant.clone(), turn));
@@ -80,7 +80,7 @@ impl Closed {
         self.change(&item.tenant, |held| held.remove(item.bytes));
     }
 
-    fn change(&mut self, tenant: &TenantName, change: impl FnOnce(&mut Held)) {
+    fn change(&mut self, tenant: &TenantName, change: impl FnOnce(&mut JobsSize)) {
         let mut held = self.tenants.get(tenant).copied().unwrap_or_default();
         change(&mut held);
         if held.count == 0 {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Key, rebuild::KeyOf, size::Held};
+use super::{KeyedJob, rebuild::KeyOf, size::JobsSize};
 use crate::{
     clock::LeaseTime,
     limits,
@@ -16,7 +16,7 @@ pub(super) enum KeyUse {
     Pending {
         tenant: TenantName,
     },
-    Made(Key),
+    Made(KeyedJob),
 }
 
 impl KeyUse {
@@ -44,18 +44,18 @@ pub enum TooManyKeys {
 /// The keys that count. Past a bound a new one is refused, and none is given up for it: a key that was forgotten while its
 /// caller may still send it again would make a second job of one request.
 #[derive(Debug, Default)]
-pub(super) struct Keys {
+pub(super) struct IdempotencyKeys {
     by_caller: HashMap<SpiffeId, HashMap<String, KeyUse>>,
-    tenants: HashMap<TenantName, Held>,
+    tenants: HashMap<TenantName, JobsSize>,
     count: usize,
 }
 
 /// Bytes that a key takes beside its text.
 const KEY_BYTES: usize = 160;
 
-impl Keys {
+impl IdempotencyKeys {
     /// From what the ledger says: all of it, whatever the bounds are.
-    pub(super) fn put(&mut self, (caller, key): KeyOf, of: Key) {
+    pub(super) fn put(&mut self, (caller, key): KeyOf, of: KeyedJob) {
         self.insert(&caller, &key, KeyUse::Made(of));
     }
 
@@ -149,17 +149,17 @@ mod tests {
         format!("t{n}").parse().unwrap()
     }
 
-    fn made(job: u128) -> Key {
+    fn made(job: u128) -> KeyedJob {
         made_of(job, 0)
     }
 
-    fn made_of(job: u128, of: usize) -> Key {
-        Key { job: JobId(job), tenant: tenant(of), spec: Digest::ZERO, at: AT }
+    fn made_of(job: u128, of: usize) -> KeyedJob {
+        KeyedJob { job: JobId(job), tenant: tenant(of), spec: Digest::ZERO, at: AT }
     }
 
     #[test]
     fn keys_of_one_tenant_leave_room_for_another() {
-        let (mut keys, mut callers) = (Keys::default(), 0);
+        let (mut keys, mut callers) = (IdempotencyKeys::default(), 0);
         let full = loop {
             if let Err(full) = keys.hold(&caller(callers / 1_000), &callers.to_string(), &tenant(0)) {
                 break full;
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(keys.hold(&caller(0), "other", &tenant(1)), Ok(()));
         // Long keys are counted in bytes: the bound comes before the number of keys does.
         let long = "k".repeat(limits::KEY_BYTES_MAX - 8);
-        let (mut keys, mut n) = (Keys::default(), 0);
+        let (mut keys, mut n) = (IdempotencyKeys::default(), 0);
         while keys.hold(&caller(n / 1_000), &format!("{long}{n}"), &tenant(0)).is_ok() {
             n += 1;
         }
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn past_the_keys_of_one_caller_it_alone_is_refused_until_its_oldest_is_a_day_old() {
-        let mut keys = Keys::default();
+        let mut keys = IdempotencyKeys::default();
         for n in 0..limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX {
             keys.put((caller(1), format!("key {n}")), made(n as u128));
         }
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn past_the_keys_of_all_everybody_is_refused_and_a_place_that_is_given_back_is_free() {
-        let mut keys = Keys::default();
+        let mut keys = IdempotencyKeys::default();
         let each = limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX - 1;
         for n in 0..limits::IDEMPOTENCY_KEYS_MAX {
             keys.put((caller(n / each), n.to_string()), made_of(n as u128, n % 100));

@@ -104,13 +104,13 @@ pub enum Extent {
 /// The locks in force.
 #[derive(Clone, Debug, Default)]
 pub struct Locks {
-    by_name: BTreeMap<LockName, (Turn, Lock)>,
-    last: Turn,
+    by_name: BTreeMap<LockName, (LockSetting, Lock)>,
+    last: LockSetting,
 }
 
 /// Which setting of a lock it was: a later one of the same name is another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Turn(u64);
+pub struct LockSetting(u64);
 
 impl Locks {
     /// Sets a lock, and answers it as it stands: one that is there already keeps the longer time. Only lifting shortens. One of
@@ -135,7 +135,7 @@ impl Locks {
     }
 
     /// Lifts one setting of a lock; leaves a later one, which was not meant.
-    pub fn lift(&mut self, name: &LockName, turn: Turn) {
+    pub fn lift(&mut self, name: &LockName, turn: LockSetting) {
         if self.by_name.get(name).is_some_and(|(t, _)| *t == turn) {
             self.by_name.remove(name);
         }
@@ -146,7 +146,7 @@ impl Locks {
     }
 
     /// The lock with the setting that it is of.
-    pub fn set(&self, name: &LockName, now: LeaseTime) -> Option<(Turn, &Lock)> {
+    pub fn set(&self, name: &LockName, now: LeaseTime) -> Option<(LockSetting, &Lock)> {
         self.by_name.get(name).filter(|(_, l)| l.stands(now)).map(|(turn, lock)| (*turn, lock))
     }
 

@@ -11,8 +11,10 @@
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `store` | [`Store`]: the order of every change |
-//! | `recorded` | [`Recorded`]: the state as it follows from the records alone |
+//! | `store` `store_state` | [`Store`]: reads, and the mutex that orders all changes; what it guards |
+//! | `widening` `narrowing` | the two ways to change it |
+//! | `refused` | [`Refused`]: why a change was not made |
+//! | `recorded` `snapshot` | [`Recorded`]: the state as it follows from the records; its text in a snapshot |
 //! | `closed` `size` | closed jobs that are still kept; what jobs take in bytes, and the quotas of open ones |
 //! | `locks` `identities` `keys` | [`Locks`]; which identity is bound to which job; which job a key made |
 //! | `records` `rebuild` | a change as a record; what a new life begins with |
@@ -21,11 +23,16 @@ mod closed;
 mod identities;
 mod keys;
 mod locks;
+mod narrowing;
 mod rebuild;
 mod recorded;
 mod records;
+mod refused;
 mod size;
+mod snapshot;
 mod store;
+mod store_state;
+mod widening;
 
 #[cfg(test)]
 mod recorded_tests;
@@ -35,8 +42,11 @@ mod version_one_tests;
 pub use identities::Use;
 pub use keys::TooManyKeys;
 pub use locks::{Extent, Lock, LockName, Locks};
-pub use rebuild::{Key, Left, Rebuilt};
+pub use narrowing::Committed;
+pub use rebuild::{KeyedJob, Left, Rebuilt};
 pub use recorded::Recorded;
 pub use records::{input_record, spec_digest, spec_record};
+pub use refused::Refused;
 pub use size::{QuotaFull, spec_bytes};
-pub use store::{Belongs, Committed, Created, NewJob, Refused, Store, Widened};
+pub use store::Store;
+pub use widening::{Belongs, Created, NewJob, Widened};

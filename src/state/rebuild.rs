@@ -15,7 +15,7 @@ pub struct Rebuilt {
     /// The closed ones in the order of their ends, then the open ones.
     pub jobs: Vec<Job>,
     /// Idempotency keys of closed jobs that are no longer among them.
-    pub keys: Vec<(KeyOf, Key)>,
+    pub keys: Vec<(KeyOf, KeyedJob)>,
     /// Uses of identities by closed jobs that are no longer among them.
     pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
@@ -30,7 +30,7 @@ pub(super) type KeyOf = (SpiffeId, String);
 
 /// What an idempotency key made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Key {
+pub struct KeyedJob {
     pub job: JobId,
     /// The tenant of the job, whose quota it counts for.
     pub tenant: TenantName,
@@ -38,10 +38,10 @@ pub struct Key {
     pub at: LeaseTime,
 }
 
-impl Key {
-    pub(super) fn of(job: &Job) -> (KeyOf, Key) {
+impl KeyedJob {
+    pub(super) fn of(job: &Job) -> (KeyOf, KeyedJob) {
         let tenant = job.spec.tenant.clone();
-        let key = Key { job: job.id, tenant, spec: job.spec_digest, at: job.created };
+        let key = KeyedJob { job: job.id, tenant, spec: job.spec_digest, at: job.created };
         ((job.launcher.clone(), job.idempotency_key.clone()), key)
     }
 

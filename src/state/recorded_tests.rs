@@ -198,7 +198,7 @@ impl Book {
 }
 
 /// One life: a store on a ledger, and steps of chance.
-struct Life {
+struct DaemonLife {
     store: Arc<Store>,
     ledger: Ledger,
     clock: Arc<dyn Clock>,
@@ -207,7 +207,7 @@ struct Life {
     work: JoinSet<()>,
 }
 
-impl Life {
+impl DaemonLife {
     fn begin(disk: &Forgetful, options: Options, at: &str) -> (Self, Rebuilt) {
         let clock = clock();
         let all = read_all(disk);
@@ -226,7 +226,7 @@ impl Life {
         let store = Store::new(rebuilt, fences, opened.ledger.clone(), clock.clone());
         let next = known.iter().map(|id| id.0).max().unwrap_or(0) + 1_000;
         let (store, work) = (Arc::new(store), JoinSet::new());
-        (Life { store, ledger: opened.ledger, clock, known, next, work }, again)
+        (DaemonLife { store, ledger: opened.ledger, clock, known, next, work }, again)
     }
 
     fn step(&mut self, dice: &mut Dice, book: &Book) {
@@ -363,7 +363,7 @@ async fn law_39_law_39b_the_loss_of_all_that_was_not_synced_takes_nothing_that_w
         let book = Book::default();
         for life in 0..4 {
             let at = format!("seed {seed}, life {life}");
-            let (mut running, found) = Life::begin(&disk, quick(&mut dice), &at);
+            let (mut running, found) = DaemonLife::begin(&disk, quick(&mut dice), &at);
             book.holds(&found, &at);
             book.0.lock().unwrap().over = false;
             for _ in 0..dice.roll(120) {
@@ -644,7 +644,7 @@ fn law_39_a_completion_that_was_answered_while_a_begin_was_being_written_closes_
 async fn law_31_a_lock_that_is_set_while_the_one_before_is_being_lifted_stands() {
     let disk = Forgetful::default();
     let mut dice = Dice(31);
-    let (life, _) = Life::begin(&disk, quick(&mut dice), "the first life");
+    let (life, _) = DaemonLife::begin(&disk, quick(&mut dice), "the first life");
     let now = life.clock.now().lease;
     life.store.lock(lock(1, now)).unwrap().0.record.unwrap().durable().await.unwrap();
     disk.hold();
@@ -667,7 +667,7 @@ async fn law_31_an_unlock_that_was_refused_takes_no_effect_in_a_later_life_thoug
  {
     let disk = Forgetful::default();
     let mut dice = Dice(31);
-    let (life, _) = Life::begin(&disk, quick(&mut dice), "the first life");
+    let (life, _) = DaemonLife::begin(&disk, quick(&mut dice), "the first life");
     let set = Lock { until: Some(life.clock.now().lease.plus(LONG * 60)), ..lock(1, life.clock.now().lease) };
     let record = life.store.lock(set.clone()).unwrap().0.record.unwrap();
     assert!(record.durable().await.is_ok());
@@ -835,7 +835,7 @@ async fn past_the_keys_of_a_caller_no_job_is_made_and_what_its_keys_made_is_stil
     let at = clock.now().lease;
     let used = |n: usize| {
         let (job, tenant) = (JobId(1_000_000 + n as u128), "acme".parse().unwrap());
-        let made = Key { job, tenant, spec: Digest::ZERO, at };
+        let made = KeyedJob { job, tenant, spec: Digest::ZERO, at };
         ((worker(), format!("used {n}")), made)
     };
     // One of a job that is there, all others of jobs that were forgotten.

@@ -40,12 +40,12 @@ pub(super) fn of_change(change: &Change) -> usize {
 
 /// So many things, of so many bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Held {
+pub(super) struct JobsSize {
     pub(super) count: usize,
     pub(super) bytes: usize,
 }
 
-impl Held {
+impl JobsSize {
     pub(super) fn add(&mut self, bytes: usize) {
         self.count = self.count.saturating_add(1);
         self.bytes = self.bytes.saturating_add(bytes);
@@ -77,12 +77,12 @@ pub enum QuotaFull {
 
 /// What the open jobs take, by tenant.
 #[derive(Debug, Default)]
-pub(super) struct Open {
-    tenants: HashMap<TenantName, Held>,
-    all: Held,
+pub(super) struct OpenJobs {
+    tenants: HashMap<TenantName, JobsSize>,
+    all: JobsSize,
 }
 
-impl Open {
+impl OpenJobs {
     /// Refuses what would take a tenant, or all together, past a quota.
     pub(super) fn admit(&self, tenant: &TenantName, jobs: usize, bytes: usize) -> Result<(), QuotaFull> {
         let of = self.tenants.get(tenant).copied().unwrap_or_default();

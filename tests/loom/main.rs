@@ -11,7 +11,7 @@ use std::sync::Arc;
 use leasehold::{
     clock::LeaseTime,
     fence::{Registry, Revision, Seq},
-    lease::{Facts, Refused, Table, Terms},
+    lease::{Facts, LeaseRefused, Table, Terms},
     name::{AttemptNumber, FenceName, Half, JobId, LeaseId},
     policy::Grant,
 };
@@ -253,9 +253,9 @@ fn law_17_law_18_a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {
         let renewal = thread::spawn(move || l2.renew(&decided, 1, LeaseTime(SOON.0 - 1), LATER));
         let ending = thread::spawn(move || t2.remove(LeaseId(1), NOW, "revoked").is_some());
         assert!(ending.join().unwrap());
-        assert_eq!(lease.check(NOW), Err(Refused::Ended), "a renewal raised an ended lease");
+        assert_eq!(lease.check(NOW), Err(LeaseRefused::Ended), "a renewal raised an ended lease");
         let _ = renewal.join().unwrap();
-        assert_eq!(lease.check(NOW), Err(Refused::Ended), "a renewal raised an ended lease");
+        assert_eq!(lease.check(NOW), Err(LeaseRefused::Ended), "a renewal raised an ended lease");
     });
 }
 
@@ -270,6 +270,6 @@ fn law_17_a_renewal_by_plain_store_is_caught() {
         let renewal = thread::spawn(move || l2.renew_by_plain_store(1, NOW, LATER));
         assert!(table.remove(LeaseId(1), NOW, "revoked").is_some());
         let _ = renewal.join().unwrap();
-        assert_eq!(lease.check(NOW), Err(Refused::Ended), "a renewal raised an ended lease");
+        assert_eq!(lease.check(NOW), Err(LeaseRefused::Ended), "a renewal raised an ended lease");
     });
 }

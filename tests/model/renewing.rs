@@ -2,7 +2,7 @@
 
 use leasehold::{
     clock::LeaseTime,
-    lease::{Lease, Refused},
+    lease::{Lease, LeaseRefused},
     name::LeaseId,
 };
 use shuttle::{sync::atomic::Ordering, thread};
@@ -12,7 +12,7 @@ use super::world::{Leaves, NOW, Order, World, attempt, explore, terms};
 const SOON: LeaseTime = LeaseTime(NOW.0 + 100);
 const LATER: LeaseTime = LeaseTime(NOW.0 + 60_000);
 
-fn renew(w: &World, lease: &Lease, generation: u32, now: LeaseTime) -> Result<(), Refused> {
+fn renew(w: &World, lease: &Lease, generation: u32, now: LeaseTime) -> Result<(), LeaseRefused> {
     let decision = w.grant(w.fences.observe(w.names()), w.fences.revision());
     lease.renew(&decision, generation, now, LATER)
 }
@@ -69,7 +69,7 @@ fn the_lease_is_ended(renew: fn(&World, &Lease) -> bool) {
         let renewal = thread::spawn(move || renew(&w2, &l2));
         assert!(w.table.remove(lease.id, NOW, "revoked").is_some());
         renewal.join().unwrap();
-        assert_eq!(lease.check(NOW), Err(Refused::Ended), "a renewal raised an ended lease");
+        assert_eq!(lease.check(NOW), Err(LeaseRefused::Ended), "a renewal raised an ended lease");
     });
 }
 
@@ -93,7 +93,7 @@ fn law_16_of_two_renewals_at_once_one_makes_the_generation() {
         let other = thread::spawn(move || renew(&w2, &l2, 1, NOW));
         let results = [renew(&w, &lease, 1, NOW), other.join().unwrap()];
         assert_eq!(results.iter().filter(|r| r.is_ok()).count(), 1);
-        assert!(results.contains(&Err(Refused::Overtaken)));
+        assert!(results.contains(&Err(LeaseRefused::Overtaken)));
         assert_eq!(lease.generation(), 1);
     });
 }

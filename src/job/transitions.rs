@@ -506,5 +506,5 @@ impl Job {
 }
 
 #[cfg(test)]
-#[path = "moves_tests.rs"]
+#[path = "transitions_tests.rs"]
 mod tests;

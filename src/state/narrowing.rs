@@ -1,0 +1,193 @@
+//! Changes that narrow access: they take effect at once.
+
+use std::{convert::Infallible, sync::Arc};
+
+use super::{
+    locks::{Lock, LockName},
+    records::change_record,
+    refused::Refused,
+    store::Store,
+};
+use crate::{
+    fence::{Lowered, Revision, Seq},
+    job::{Change, Job, JobState},
+    ledger::{Actor, Deferred, Ending, Event},
+    name::{FenceName, JobId, LeaseId},
+};
+
+/// A narrowing change, in force.
+pub struct Committed<T> {
+    pub value: T,
+    pub ending: Ending,
+    /// Names that were lowered, for the clean-up behind them.
+    pub lowered: Vec<FenceName>,
+    /// The last record of the change; `None` where nothing changed.
+    pub record: Option<Deferred>,
+}
+
+impl Store {
+    /// Makes narrowing changes of a job: decided under the mutex, made, their fences lowered, their records handed over.
+    pub fn narrow<E>(
+        &self,
+        id: JobId,
+        by: &Actor,
+        decide: impl FnOnce(&Job) -> Result<Vec<Change>, E>,
+    ) -> Result<Committed<Arc<Job>>, Refused<E>> {
+        // Read before anything changes: each change is made whole, with its lowering and its record.
+        let now = self.clock.now().lease;
+        let mut inner = self.lock_inner();
+        let slot = inner.jobs.get(&id).ok_or(Refused::NoJob)?;
+        let changes = decide(&slot.job).map_err(Refused::Move)?;
+        let mut done = Committed {
+            value: slot.job.clone(),
+            ending: Ending { seq: 0, behind: 0 },
+            lowered: Vec::new(),
+            record: None,
+        };
+        for change in changes {
+            let names = done.value.fences_of(&change);
+            done.value = inner.apply(id, &change).ok_or(Refused::NoJob)?;
+            let mut one = Ending::default();
+            for name in names {
+                let l = self.fences.lower(&name, now);
+                one.seq = one.seq.max(l.seq.0);
+                one.behind = one.behind.max(l.behind);
+                done.lowered.push(name);
+            }
+            done.ending.seq = done.ending.seq.max(one.seq);
+            done.ending.behind = done.ending.behind.max(one.behind);
+            done.record = Some(self.ledger.defer(&change_record(id, &change, by.clone(), None, one)));
+            // The end of a job is said in so many words where an attempt's end is that too: whatever else was being recorded
+            // meanwhile, a later life finds the job closed.
+            if let (JobState::Closed(outcome), false) =
+                (done.value.state, matches!(change, Change::Closed { .. }))
+            {
+                let at = done.value.closed.unwrap_or(now);
+                let closed = Change::Closed { outcome, at, detail: done.value.detail.clone() };
+                done.record = Some(self.ledger.defer(&change_record(id, &closed, by.clone(), None, one)));
+            }
+        }
+        if done.ending.seq == 0 {
+            done.ending.seq = self.fences.seq().0;
+        }
+        Ok(done)
+    }
+
+    /// Ends all that stands behind a name. What it names stays what it was: a new stand is good.
+    pub fn revoke(&self, name: &FenceName, by: Actor, reason: &str) -> Committed<()> {
+        self.lower_and_record(name, None, |name, ending| Event::Revoked {
+            name,
+            by,
+            reason: reason.to_owned(),
+            ending,
+        })
+    }
+
+    /// The same for one lease, which was told by its own word that it is over. `behind` is what that ended, one or nothing:
+    /// nobody stands behind a lease's name.
+    pub fn revoke_lease(&self, id: LeaseId, behind: u64, by: Actor, reason: &str) -> Committed<()> {
+        let name = FenceName::lease(id);
+        self.lower_and_record(&name, Some(behind), |name, ending| Event::Revoked {
+            name,
+            by,
+            reason: reason.to_owned(),
+            ending,
+        })
+    }
+
+    /// Lowers a fence as the consequence of something else: a drain's reading half, a sweep.
+    pub fn lower(&self, name: &FenceName, because: &str) -> Committed<()> {
+        self.lower_and_record(name, None, |name, ending| Event::Lowered {
+            name,
+            because: because.to_owned(),
+            ending,
+        })
+    }
+
+    /// The same for one lease, as [`Store::revoke_lease`].
+    pub fn lower_lease(&self, id: LeaseId, behind: u64, because: &str) -> Committed<()> {
+        let name = FenceName::lease(id);
+        self.lower_and_record(&name, Some(behind), |name, ending| Event::Lowered {
+            name,
+            because: because.to_owned(),
+            ending,
+        })
+    }
+
+    fn lower_and_record(
+        &self,
+        name: &FenceName,
+        behind: Option<u64>,
+        event: impl FnOnce(FenceName, Ending) -> Event,
+    ) -> Committed<()> {
+        let _order = self.lock_inner();
+        let l = self.fences.lower(name, self.clock.now().lease);
+        let mut ending = ending(l);
+        ending.behind = behind.unwrap_or(ending.behind);
+        let record = l.first.then(|| self.ledger.defer(&event(name.clone(), ending)));
+        Committed { value: (), ending, lowered: vec![name.clone()], record }
+    }
+
+    /// Locks: nothing new behind the name, and nothing old. For a prefix the revision is raised and the caller sweeps.
+    pub fn lock(&self, lock: Lock) -> Result<(Committed<Lock>, Option<Revision>), Refused<Infallible>> {
+        self.lock_and_end(lock, None::<fn() -> u64>)
+    }
+
+    /// The same for a lock on one lease. `end` ends it by its own word, once it is certain that the lock is set, and answers
+    /// how many lived until then, as [`Store::revoke_lease`]. It is short, and asks nothing of the state.
+    pub fn lock_lease(
+        &self,
+        lock: Lock,
+        end: impl FnOnce() -> u64,
+    ) -> Result<Committed<Lock>, Refused<Infallible>> {
+        self.lock_and_end(lock, Some(end)).map(|(done, _)| done)
+    }
+
+    fn lock_and_end(
+        &self,
+        lock: Lock,
+        end: Option<impl FnOnce() -> u64>,
+    ) -> Result<(Committed<Lock>, Option<Revision>), Refused<Infallible>> {
+        let mut inner = self.lock_inner();
+        if !inner.locks.has_room(&lock) {
+            inner.locks.prune(self.clock.now().lease);
+        }
+        if !inner.locks.has_room(&lock) {
+            return Err(Refused::TooManyLocks);
+        }
+        let now = lock.since;
+        let lock = inner.locks.insert(lock).clone();
+        let (ending, lowered, revision) = match &lock.name {
+            LockName::Name(name) => {
+                let own = end.map(|end| end());
+                let l = self.fences.lower(name, now);
+                let mut ending = ending(l);
+                ending.behind = own.unwrap_or(ending.behind);
+                (ending, vec![name.clone()], None)
+            }
+            LockName::Prefix(_) => {
+                let revision = self.fences.raise_revision();
+                (Ending { seq: self.fences.seq().0, behind: 0 }, Vec::new(), Some(revision))
+            }
+        };
+        let record = self.ledger.defer(&lock_record(&lock, ending));
+        Ok((Committed { value: lock, ending, lowered, record: Some(record) }, revision))
+    }
+}
+
+pub(super) fn lock_record(lock: &Lock, ending: Ending) -> Event {
+    Event::LockSet {
+        name: lock.name.to_string(),
+        by: lock.by.clone(),
+        of: lock.of.clone(),
+        reason: lock.reason.clone(),
+        at: lock.since,
+        until: lock.until,
+        ending,
+    }
+}
+
+pub(super) fn ending(l: Lowered) -> Ending {
+    let Lowered { seq: Seq(seq), behind, .. } = l;
+    Ending { seq, behind }
+}

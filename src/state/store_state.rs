@@ -1,0 +1,124 @@
+//! The jobs, keys, identities and locks in memory.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use tokio::sync::watch;
+
+use super::{
+    closed::Closed,
+    identities::{Identities, Use, uses_of},
+    keys::IdempotencyKeys,
+    locks::Locks,
+    size::{self, OpenJobs},
+};
+use crate::{
+    clock::LeaseTime,
+    job::{Change, Job},
+    name::{AttemptNumber, InstanceName, JobId},
+};
+
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) job: Arc<Job>,
+    /// What it took when it was created, in bytes.
+    pub(super) creation: usize,
+    pub(super) under_way: UnderWay,
+    pub(super) watch: watch::Sender<Arc<Job>>,
+}
+
+/// The widening changes of one job whose records are being written. Narrowing ones never wait for them.
+///
+/// Joins of different instances go side by side, so that the thousands of one job cost a few writes; each is decided again
+/// when its record is on disk. A begin waits for a begin alone: it ends whatever joined before it.
+#[derive(Debug, Default)]
+pub(super) struct UnderWay {
+    beginning: bool,
+    joining: HashSet<(AttemptNumber, InstanceName)>,
+}
+
+impl UnderWay {
+    /// Takes the place of a change. False where one that it must not meet is there.
+    pub(super) fn enter(&mut self, change: &Change) -> bool {
+        match change {
+            Change::MemberJoined { attempt, instance, .. } => {
+                self.joining.insert((*attempt, instance.clone()))
+            }
+            _ => !std::mem::replace(&mut self.beginning, true),
+        }
+    }
+
+    pub(super) fn leave(&mut self, change: &Change) {
+        match change {
+            Change::MemberJoined { attempt, instance, .. } => {
+                self.joining.remove(&(*attempt, instance.clone()));
+            }
+            _ => self.beginning = false,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct StoreState {
+    pub(super) jobs: HashMap<JobId, Slot>,
+    /// In the order of their creation, for listing.
+    pub(super) order: BTreeMap<(LeaseTime, JobId), ()>,
+    pub(super) closed: Closed,
+    pub(super) open: OpenJobs,
+    pub(super) keys: IdempotencyKeys,
+    pub(super) identities: Identities,
+    pub(super) locks: Locks,
+}
+
+impl StoreState {
+    /// Puts a job there, which is counted already if it is open.
+    pub(super) fn put(&mut self, job: Job, creation: usize) -> Arc<Job> {
+        let job = Arc::new(job);
+        self.order.insert((job.created, job.id), ());
+        for (id, of) in uses_of(&job) {
+            self.identities.note(&id, of);
+        }
+        let watch = watch::Sender::new(job.clone());
+        self.jobs.insert(job.id, Slot { job: job.clone(), creation, under_way: UnderWay::default(), watch });
+        if job.is_closed() {
+            self.remember_closed(&job, size::of_job(creation, &job));
+        }
+        job
+    }
+
+    pub(super) fn apply(&mut self, id: JobId, change: &Change) -> Option<Arc<Job>> {
+        let slot = self.jobs.get_mut(&id)?;
+        let was_open = !slot.job.is_closed();
+        let before = size::of_job(slot.creation, &slot.job);
+        let mut next = Job::clone(&slot.job);
+        next.apply(change);
+        let job = Arc::new(next);
+        slot.job = job.clone();
+        let bytes = size::of_job(slot.creation, &job);
+        slot.watch.send_replace(job.clone());
+        if let Change::MemberJoined { attempt, member, .. } = change
+            && let Some(a) = job.attempt(*attempt)
+        {
+            self.identities.note(member, Use { job: id, first: a.began, closed: None });
+        }
+        if was_open && job.is_closed() {
+            self.open.remove(&job.spec.tenant, before);
+            self.identities.closed(&job);
+            self.remember_closed(&job, bytes);
+        } else if was_open {
+            self.open.replace(&job.spec.tenant, before, bytes);
+        }
+        Some(job)
+    }
+
+    fn remember_closed(&mut self, job: &Job, bytes: usize) {
+        self.closed.push(job.id, &job.spec.tenant, bytes);
+        while let Some(old) = self.closed.give_up() {
+            if let Some(slot) = self.jobs.remove(&old) {
+                self.order.remove(&(slot.job.created, old));
+            }
+        }
+    }
+}

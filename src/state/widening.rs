@@ -1,0 +1,271 @@
+//! Changes that widen access: the record is on disk before the change takes effect.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use super::{
+    keys::KeyUse,
+    locks::{Lock, LockName},
+    narrowing::{ending, lock_record},
+    rebuild::KeyedJob,
+    records::{change_record, created_record},
+    refused::Refused,
+    size,
+    store::Store,
+    store_state::StoreState,
+};
+use crate::{
+    job::{Change, Job},
+    ledger::{Actor, Appending, DecisionRecord, Ending, Event},
+    limits,
+    name::{FenceName, JobId, SpiffeId},
+};
+
+/// A widening change, recorded and in force.
+#[derive(Debug)]
+pub struct Widened {
+    pub job: Arc<Job>,
+    /// False where there was nothing to change.
+    pub changed: bool,
+    pub lowered: Vec<FenceName>,
+}
+
+/// The outcome of creating a job.
+#[derive(Debug)]
+pub enum Created {
+    New(Arc<Job>),
+    /// The key and the specification are those of a job that is there.
+    Existing(Arc<Job>),
+}
+
+/// A job to be created, decided.
+#[derive(Debug)]
+pub struct NewJob {
+    pub job: Job,
+    pub decision: DecisionRecord,
+}
+
+/// What an identity may be used for, as the catalog says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belongs {
+    /// To one job alone.
+    ToOneJob,
+    /// To whichever jobs name it.
+    ToAny,
+}
+
+impl Store {
+    /// Creates a job, or finds the one that the key made. Resolves when it is on disk.
+    pub async fn create(&self, new: NewJob) -> Result<Created, Refused<Infallible>> {
+        let NewJob { job, decision } = new;
+        let (key, made) = KeyedJob::of(&job);
+        let (tenant, creation) = (job.spec.tenant.clone(), size::of_creation(&job));
+        let appending = loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            {
+                let mut inner = self.lock_inner();
+                match inner.keys.find(&key.0, &key.1) {
+                    Some(&KeyUse::Made(KeyedJob { job: id, spec, .. })) => {
+                        let found = inner.jobs.get(&id).map(|s| s.job.clone());
+                        return match found {
+                            Some(found) if spec == job.spec_digest => Ok(Created::Existing(found)),
+                            _ => Err(Refused::KeyConflict(id)),
+                        };
+                    }
+                    Some(KeyUse::Pending { .. }) => {}
+                    None => {
+                        inner.open.admit(&tenant, 1, creation)?;
+                        inner.keys.hold(&key.0, &key.1, &tenant)?;
+                        // Counted from here on: many may be recorded at once.
+                        inner.open.add(&tenant, creation);
+                        break self.ledger.append(&created_record(&job, decision));
+                    }
+                }
+            }
+            freed.await;
+        };
+        let written = self.wait_written(job.id, appending).await;
+        let mut inner = self.lock_inner();
+        self.freed.notify_waiters();
+        if let Err(why) = written {
+            inner.keys.release(&key.0, &key.1);
+            inner.open.remove(&tenant, creation);
+            return Err(Refused::Ledger(why));
+        }
+        inner.keys.put(key, made);
+        Ok(Created::New(inner.put(job, creation)))
+    }
+
+    /// Makes a widening change of a job: decided under the mutex, recorded, then made. `decide` is asked again where another
+    /// widening change came first, and answers `Ok(None)` where there is nothing to change.
+    pub async fn widen<E>(
+        &self,
+        id: JobId,
+        by: Actor,
+        decision: Option<DecisionRecord>,
+        decide: impl Fn(&Job) -> Result<Option<Change>, E>,
+    ) -> Result<Widened, Refused<E>> {
+        self.widen_for(id, by, decision, None, decide).await
+    }
+
+    /// The same for a member. An identity that belongs to one job alone is let into no other.
+    pub async fn admit<E>(
+        &self,
+        id: JobId,
+        member: (&SpiffeId, Belongs),
+        decide: impl Fn(&Job) -> Result<Option<Change>, E>,
+    ) -> Result<Widened, Refused<E>> {
+        self.widen_for(id, Actor::SpiffeId(member.0.clone()), None, Some(member), decide).await
+    }
+
+    async fn widen_for<E>(
+        &self,
+        id: JobId,
+        by: Actor,
+        decision: Option<DecisionRecord>,
+        member: Option<(&SpiffeId, Belongs)>,
+        decide: impl Fn(&Job) -> Result<Option<Change>, E>,
+    ) -> Result<Widened, Refused<E>> {
+        let mut turns = 0u32;
+        let (change, appending) = loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            {
+                let mut inner = self.lock_inner();
+                let StoreState { jobs, identities, open, .. } = &mut *inner;
+                let slot = jobs.get_mut(&id).ok_or(Refused::NoJob)?;
+                let Some(change) = decide(&slot.job).map_err(Refused::Move)? else {
+                    return Ok(Widened { job: slot.job.clone(), changed: false, lowered: Vec::new() });
+                };
+                if let Some((identity, belongs)) = member {
+                    let now = self.clock.now().lease;
+                    if belongs == Belongs::ToOneJob
+                        && let Some(other) = identities.bound_elsewhere(identity, id, now)
+                    {
+                        return Err(Refused::Bound(other));
+                    }
+                    if identities.len() >= limits::IDENTITIES_MAX && !identities.knows(identity) {
+                        return Err(Refused::TooManyIdentities);
+                    }
+                }
+                open.admit(&slot.job.spec.tenant, 0, size::of_change(&change))?;
+                if slot.under_way.enter(&change) {
+                    if let Some((identity, _)) = member {
+                        identities.claim(identity, id);
+                    }
+                    let record = change_record(id, &change, by.clone(), decision.clone(), Ending::default());
+                    break (change, self.ledger.append(&record));
+                }
+            }
+            turns = turns.saturating_add(1);
+            if turns > limits::MEMBERS_MAX {
+                return Err(Refused::Contended);
+            }
+            freed.await;
+        };
+        let written = self.wait_written(id, appending).await;
+        let now = self.clock.now().lease;
+        let mut inner = self.lock_inner();
+        if let Some((identity, _)) = member {
+            inner.identities.unclaim(identity);
+        }
+        let Some(slot) = inner.jobs.get_mut(&id) else { return Err(Refused::NoJob) };
+        slot.under_way.leave(&change);
+        self.freed.notify_waiters();
+        let index = written.map_err(Refused::Ledger)?;
+        // Decided again: something narrower may have come while the record was written, and it stands.
+        match decide(&slot.job) {
+            Ok(Some(again)) if again == change => {}
+            otherwise => {
+                let why = "something narrower came while it was recorded".to_owned();
+                self.ledger.defer(&Event::Withdrawn { index, job: id, why });
+                return Err(otherwise.err().map_or(Refused::Overtaken, Refused::Move));
+            }
+        }
+        let names = slot.job.fences_of(&change);
+        let job = inner.apply(id, &change).ok_or(Refused::NoJob)?;
+        let mut lowered = Vec::new();
+        for name in names {
+            let l = self.fences.lower(&name, now);
+            let because = "a newer attempt began".to_owned();
+            self.ledger.defer(&Event::Lowered { name: name.clone(), because, ending: ending(l) });
+            lowered.push(name);
+        }
+        Ok(Widened { job, changed: true, lowered })
+    }
+
+    /// Lifts a lock. Resolves when that is on disk; nothing that the lock ended comes back.
+    ///
+    /// Where the record failed, or was not known to be on disk in time, the lock stands, in this life and in later ones: that
+    /// record may be there all the same, so the lock is recorded once more behind it.
+    /// `may` is asked of the lock as it stands when it is lifted.
+    pub async fn unlock(
+        &self,
+        name: &LockName,
+        by: Actor,
+        reason: &str,
+        may: impl Fn(&Lock) -> bool,
+    ) -> Result<Lock, Refused<Infallible>> {
+        self.unlock_within(limits::LEDGER_WAIT, name, by, reason, may).await
+    }
+
+    pub(super) async fn unlock_within(
+        &self,
+        patience: Duration,
+        name: &LockName,
+        by: Actor,
+        reason: &str,
+        may: impl Fn(&Lock) -> bool,
+    ) -> Result<Lock, Refused<Infallible>> {
+        let (turn, lock, appending) = {
+            let inner = self.lock_inner();
+            let (turn, lock) = inner.locks.set(name, self.clock.now().lease).ok_or(Refused::NoLock)?;
+            let lock = lock.clone();
+            if !may(&lock) {
+                return Err(Refused::NotTheirs(lock.by));
+            }
+            let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
+            (turn, lock, self.ledger.append(&record))
+        };
+        let accepted = appending.index().is_some();
+        let written = in_time(patience, appending).await;
+        let mut inner = self.lock_inner();
+        let stands = inner.locks.set(name, self.clock.now().lease).is_some_and(|(now, _)| now == turn);
+        if let Err(why) = written {
+            // Another setting of it is recorded behind this lifting already.
+            if accepted && stands {
+                let record = lock_record(inner.locks.insert(lock), Ending::default());
+                self.ledger.defer(&record);
+            }
+            return Err(Refused::Ledger(why));
+        }
+        // A lock that was set again meanwhile, and recorded after this, stays.
+        inner.locks.lift(name, turn);
+        if inner.locks.find(name, self.clock.now().lease).is_some() {
+            Err(Refused::SetAgain)
+        } else {
+            Ok(lock)
+        }
+    }
+
+    /// Waits until a widening record is on disk. Where that cannot be known in time, the record is withdrawn: it may be there
+    /// all the same, and must not take effect in a later life.
+    async fn wait_written(&self, job: JobId, appending: Appending) -> Result<u64, String> {
+        let place = appending.index();
+        let written = in_time(limits::LEDGER_WAIT, appending).await;
+        if let (Some(index), Err(why)) = (place, &written) {
+            self.ledger.defer(&Event::Withdrawn { index, job, why: why.clone() });
+        }
+        written
+    }
+}
+
+/// Waits until a record is on disk. An error says why that is not known.
+async fn in_time(patience: Duration, appending: Appending) -> Result<u64, String> {
+    match tokio::time::timeout(patience, appending).await {
+        Ok(written) => written.map_err(|e| e.to_string()),
+        Err(_) => Err("it took too long".to_owned()),
+    }
+}
