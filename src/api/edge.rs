@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::room::{EdgeRoom, Held, Rooms};
+use super::room::{EdgeRoom, RequestRoom, Rooms};
 use crate::{
     broker::{Broker, Caller, Rules},
     limits,
@@ -59,7 +59,7 @@ impl Edge {
 
     /// Takes room for a request, before a byte of its body is read. A caller that no catalog entry matches gets no further
     /// than to ask who it is.
-    pub(super) fn admit(&self, parts: &http::request::Parts) -> Result<Arc<Held>, Status> {
+    pub(super) fn admit(&self, parts: &http::request::Parts) -> Result<Arc<RequestRoom>, Status> {
         let connection = self.connection_of(&parts.extensions)?;
         let rpc = rpc_of(parts.uri.path());
         let caller = self.broker.caller(&connection.peer);
@@ -93,10 +93,10 @@ impl Edge {
     }
 
     /// The room that was taken for a request.
-    pub(super) fn held<T>(&self, request: &Request<T>) -> Result<Arc<Held>, Status> {
+    pub(super) fn room<T>(&self, request: &Request<T>) -> Result<Arc<RequestRoom>, Status> {
         request
             .extensions()
-            .get::<Arc<Held>>()
+            .get::<Arc<RequestRoom>>()
             .cloned()
             .ok_or_else(|| Refusal::new(Reason::Internal, "no room was taken for the request").status())
     }
@@ -155,8 +155,8 @@ impl Edge {
         let connection = self.connection(&request)?;
         let caller = self.caller(rpc, &connection)?;
         // The room that was taken for it is its own until it is done, also if the client goes away.
-        let place = self.held(&request)?;
-        let patience = patience(&request);
+        let place = self.room(&request)?;
+        let patience = deadline_of(&request);
         let (broker, query) = (self.broker.clone(), request.into_inner());
         let task = tokio::spawn(async move {
             let answer = use_case(broker, caller, query).await;
@@ -202,7 +202,7 @@ fn class(caller: Option<&Caller>) -> CallerClass {
 }
 
 /// The client's deadline: the `grpc-timeout` header, digits and one unit.
-fn patience<T>(request: &Request<T>) -> Option<Duration> {
+fn deadline_of<T>(request: &Request<T>) -> Option<Duration> {
     let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let n: u64 = digits.parse().ok()?;

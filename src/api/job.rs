@@ -7,16 +7,18 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{self, ending, reported},
     edge::Edge,
-    field::{attempt_number, life, maybe_named, named, required_text, text},
-    outgoing::Outgoing,
-    page::{fitting, page_size},
+    fields::{
+        page_size, read_attempt_number, read_duration, read_name, read_optional_name, read_required_text,
+        read_text,
+    },
+    messages::{self, ending, read_outcome},
+    response::{ResponseStream, fit_page},
     spec,
 };
 use crate::{
     broker::{BeginRequest, Broker, Caller, Concerned, JobFilter, JobStateFilter},
-    clock::{LeaseTime, Wall},
+    clock::LeaseTime,
     job::Job,
     limits::{self, JOB_FILTER_ITEMS_MAX},
     link::Connection,
@@ -44,14 +46,14 @@ impl JobService for Jobs {
                     Refusal::new(Reason::FieldMissing, "`spec` is required").with("field", "spec")
                 })?;
                 let key = if q.dry_run {
-                    text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
+                    read_text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
                 } else {
-                    required_text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
+                    read_required_text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
                 };
                 let spec = spec::from_wire(&wire, caller.tenant(), caller.id())?;
                 let done = broker.create_job(&caller, spec, &key, q.dry_run).await?;
                 Ok(v1::CreateJobResponse {
-                    job: Some(convert::job(&broker, &done.job)),
+                    job: Some(messages::job(&broker, &done.job)),
                     created: done.created,
                     decisions: done
                         .decisions
@@ -75,8 +77,8 @@ impl JobService for Jobs {
     ) -> Result<Response<v1::GetJobResponse>, Status> {
         self.0
             .call(Rpc::GetJob, request, |broker, caller, q| async move {
-                let job = broker.get_job(&caller, named("job", &q.job)?)?;
-                Ok(v1::GetJobResponse { job: Some(convert::job(&broker, &job)) })
+                let job = broker.get_job(&caller, read_name("job", &q.job)?)?;
+                Ok(v1::GetJobResponse { job: Some(messages::job(&broker, &job)) })
             })
             .await
     }
@@ -88,9 +90,9 @@ impl JobService for Jobs {
         self.0
             .call(Rpc::ListJobs, request, |broker, caller, q| async move {
                 let max = page_size(q.page_size);
-                let below = job_page(&q.page_token)?;
-                let found = broker.list_jobs(&caller, &job_filter(q)?, below, max.saturating_add(1));
-                let jobs = fitting(found.iter().take(max).map(|j| convert::job_summary(&broker, j)));
+                let below = read_job_page(&q.page_token)?;
+                let found = broker.list_jobs(&caller, &read_job_filter(q)?, below, max.saturating_add(1));
+                let jobs = fit_page(found.iter().take(max).map(|j| messages::job_summary(&broker, j)));
                 let next_page_token = match found.get(..jobs.len()).and_then(<[_]>::last) {
                     Some(last) if found.len() > jobs.len() => format!("{}.{}", last.created.0, last.id),
                     _ => String::new(),
@@ -107,14 +109,14 @@ impl JobService for Jobs {
         self.0
             .call(Rpc::ListResources, request, |broker, caller, q| async move {
                 let max = page_size(q.page_size);
-                let only = maybe_named("name", &q.name)?;
-                let after = maybe_named("page_token", &q.page_token)?;
+                let only = read_optional_name("name", &q.name)?;
+                let after = read_optional_name("page_token", &q.page_token)?;
                 let mut found =
                     broker.list_resources(&caller, only.as_ref(), after.as_ref(), max.saturating_add(1))?;
                 let has_more = found.len() > max;
                 found.truncate(max);
                 let last = found.last().filter(|_| has_more).map(|r| r.name.to_string());
-                let resources = found.iter().map(convert::resource).collect();
+                let resources = found.iter().map(messages::resource).collect();
                 Ok(v1::ListResourcesResponse { resources, next_page_token: last.unwrap_or_default() })
             })
             .await
@@ -126,11 +128,11 @@ impl JobService for Jobs {
     ) -> Result<Response<v1::CloseJobResponse>, Status> {
         self.0
             .call(Rpc::CloseJob, request, |broker, caller, q| async move {
-                let job: JobId = named("job", &q.job)?;
-                let reason = text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let job: JobId = read_name("job", &q.job)?;
+                let reason = read_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let outcome = match q.outcome {
                     0 => Outcome::Cancelled,
-                    o => reported(
+                    o => read_outcome(
                         o,
                         &[
                             Outcome::Completed,
@@ -143,7 +145,7 @@ impl JobService for Jobs {
                 };
                 let done = broker.close_job(&caller, job, outcome, &reason)?;
                 Ok(v1::CloseJobResponse {
-                    job: Some(convert::job(&broker, &done.job)),
+                    job: Some(messages::job(&broker, &done.job)),
                     ending: Some(ending(&broker, done.ending)),
                 })
             })
@@ -156,14 +158,14 @@ impl JobService for Jobs {
     ) -> Result<Response<v1::BeginAttemptResponse>, Status> {
         self.0
             .call(Rpc::BeginAttempt, request, |broker, caller, q| async move {
-                let job: JobId = named("job", &q.job)?;
-                let key = required_text("key", &q.key, limits::KEY_BYTES_MAX)?;
-                let vouched = patterns("members", &q.members)?;
+                let job: JobId = read_name("job", &q.job)?;
+                let key = read_required_text("key", &q.key, limits::KEY_BYTES_MAX)?;
+                let vouched = read_patterns("members", &q.members)?;
                 let begin = BeginRequest { job, key: &key, supersede: q.supersede, vouched: &vouched };
                 let began = broker.begin_attempt(&caller, &begin).await?;
                 let now = broker.clock().now();
                 Ok(v1::BeginAttemptResponse {
-                    attempt: began.job.attempt(began.attempt).map(|a| convert::attempt(now, a)),
+                    attempt: began.job.attempt(began.attempt).map(|a| messages::attempt(now, a)),
                     ticket: began.ticket.map(|t| t.expose().to_owned()).unwrap_or_default(),
                 })
             })
@@ -176,11 +178,11 @@ impl JobService for Jobs {
     ) -> Result<Response<v1::DrainAttemptResponse>, Status> {
         self.0
             .call(Rpc::DrainAttempt, request, |broker, caller, q| async move {
-                let job: JobId = named("job", &q.job)?;
-                let attempt = attempt_number(q.attempt)?;
-                let grace = life("grace", q.grace.as_ref(), limits::DRAIN_GRACE_MAX)?;
-                let reason = text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
-                let concerned = concerned(&q.instance, &q.session_secret)?;
+                let job: JobId = read_name("job", &q.job)?;
+                let attempt = read_attempt_number(q.attempt)?;
+                let grace = read_duration("grace", q.grace.as_ref(), limits::DRAIN_GRACE_MAX)?;
+                let reason = read_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let concerned = read_concerned(&q.instance, &q.session_secret)?;
                 let drained = broker.drain_attempt(&caller, job, attempt, &concerned, grace, &reason)?;
                 let now = broker.clock().now();
                 Ok(v1::DrainAttemptResponse {
@@ -197,17 +199,17 @@ impl JobService for Jobs {
     ) -> Result<Response<v1::EndAttemptResponse>, Status> {
         self.0
             .call(Rpc::EndAttempt, request, |broker, caller, q| async move {
-                let job: JobId = named("job", &q.job)?;
-                let attempt = attempt_number(q.attempt)?;
-                let outcome = reported(
+                let job: JobId = read_name("job", &q.job)?;
+                let attempt = read_attempt_number(q.attempt)?;
+                let outcome = read_outcome(
                     q.outcome,
                     &[Outcome::Completed, Outcome::Failed, Outcome::Interrupted, Outcome::Lost],
                 )?;
-                let concerned = concerned(&q.instance, &q.session_secret)?;
-                let detail = text("detail", &q.detail, limits::TEXT_BYTES_MAX)?;
+                let concerned = read_concerned(&q.instance, &q.session_secret)?;
+                let detail = read_text("detail", &q.detail, limits::TEXT_BYTES_MAX)?;
                 let done = broker.end_attempt(&caller, job, attempt, &concerned, outcome, &detail)?;
                 Ok(v1::EndAttemptResponse {
-                    job: Some(convert::job(&broker, &done.job)),
+                    job: Some(messages::job(&broker, &done.job)),
                     ending: Some(ending(&broker, done.ending)),
                     conflict: done.conflict,
                 })
@@ -223,12 +225,12 @@ impl JobService for Jobs {
     ) -> Result<Response<Self::WatchJobStream>, Status> {
         let connection = self.0.connection(&request)?;
         let caller = self.0.caller(Rpc::WatchJob, &connection)?;
-        let id: JobId = named("job", &request.get_ref().job)
+        let id: JobId = read_name("job", &request.get_ref().job)
             .map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
         let watch = self.0.broker.watch_job(&caller, id);
         let watch = watch.map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
-        let held = self.0.held(&request)?;
-        let (out, answers) = Outgoing::new(held, self.0.broker.clock().clone());
+        let held = self.0.room(&request)?;
+        let (out, answers) = ResponseStream::new(held, self.0.broker.clock().clone());
         tokio::spawn(watch_job(self.0.clone(), connection, id, watch, out));
         Ok(Response::new(Box::pin(answers)))
     }
@@ -240,7 +242,7 @@ async fn watch_job(
     connection: Connection,
     id: JobId,
     mut watch: watch::Receiver<Arc<Job>>,
-    mut out: Outgoing<v1::WatchJobResponse>,
+    mut out: ResponseStream<v1::WatchJobResponse>,
 ) {
     let may = |broker: &Broker, caller: &Caller| broker.watch_job(caller, id).map(drop);
     let over = edge.stream_over(Rpc::WatchJob, &connection, may);
@@ -248,7 +250,7 @@ async fn watch_job(
         loop {
             let job = watch.borrow_and_update().clone();
             let is_closed = job.is_closed();
-            out.send(v1::WatchJobResponse { job: Some(convert::job(&edge.broker, &job)) })?;
+            out.send(v1::WatchJobResponse { job: Some(messages::job(&edge.broker, &job)) })?;
             drop(job);
             if is_closed {
                 return Ok(());
@@ -270,8 +272,8 @@ async fn watch_job(
 }
 
 /// Whom a call about an attempt concerns: all of it, or the member of this instance.
-fn concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
-    let Some(instance) = maybe_named("instance", instance)? else { return Ok(Concerned::Attempt) };
+fn read_concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
+    let Some(instance) = read_optional_name("instance", instance)? else { return Ok(Concerned::Attempt) };
     let bad = || {
         Refusal::new(Reason::FieldInvalid, "`session_secret` is not 32 bytes").with("field", "session_secret")
     };
@@ -283,7 +285,7 @@ fn concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
 }
 
 /// What a list is to show, as the request says it.
-fn job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
+fn read_job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
     let bad =
         |field: &'static str, what: String| Refusal::new(Reason::FieldInvalid, what).with("field", field);
     if q.states.len() > JOB_FILTER_ITEMS_MAX
@@ -303,15 +305,15 @@ fn job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
         });
     }
     for outcome in &q.outcomes {
-        states.push(JobStateFilter::ClosedAs(reported(*outcome, Outcome::ALL)?));
+        states.push(JobStateFilter::ClosedAs(read_outcome(*outcome, Outcome::ALL)?));
     }
-    let resources = q.resources.iter().map(|r| named("resources", r)).collect::<Result<_, _>>()?;
+    let resources = q.resources.iter().map(|r| read_name("resources", r)).collect::<Result<_, _>>()?;
     let created_from = q.created_from.as_ref().map(nearest_wall);
     Ok(JobFilter {
         open_only: q.open_only,
         states,
-        tenant: maybe_named("tenant", &q.tenant)?,
-        launcher: maybe_named("launcher", &q.launcher)?,
+        tenant: read_optional_name("tenant", &q.tenant)?,
+        launcher: read_optional_name("launcher", &q.launcher)?,
         resources,
         created_from,
         id_prefix: q.id_prefix,
@@ -319,15 +321,15 @@ fn job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
 }
 
 /// SPIFFE ID patterns in a list of the wire.
-fn patterns(field: &'static str, list: &[String]) -> Result<Vec<SpiffePattern>, Refusal> {
+fn read_patterns(field: &'static str, list: &[String]) -> Result<Vec<SpiffePattern>, Refusal> {
     if list.len() > limits::SPEC_LIST_MAX {
         let text = format!("`{field}` has {} entries: at most {}", list.len(), limits::SPEC_LIST_MAX);
         return Err(Refusal::new(Reason::FieldInvalid, text).with("field", field));
     }
-    list.iter().map(|text| named(field, text)).collect()
+    list.iter().map(|text| read_name(field, text)).collect()
 }
 
-fn job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {
+fn read_job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {
     if token.is_empty() {
         return Ok(None);
     }

@@ -7,9 +7,9 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert::{self, at, ending, half_of, scope_of},
     edge::Edge,
-    field::{attempt_number, life, maybe_named, named},
+    fields::{read_attempt_number, read_duration, read_name, read_optional_name},
+    messages::{self, at, ending, read_half, read_scope},
 };
 use crate::{
     broker::{Attachment, Broker, Caller, IssueRequest, JoinRequest, MemberSession, Notice, NoticeKind},
@@ -37,9 +37,9 @@ fn session(wire: Option<v1::Session>) -> Result<MemberSession, Refusal> {
         Refusal::new(Reason::FieldInvalid, "`session.secret` is not 32 bytes").with("field", "session.secret")
     })?;
     Ok(MemberSession {
-        job: named("session.job", &wire.job)?,
-        attempt: attempt_number(wire.attempt)?,
-        instance: named("session.instance", &wire.instance)?,
+        job: read_name("session.job", &wire.job)?,
+        attempt: read_attempt_number(wire.attempt)?,
+        instance: read_name("session.instance", &wire.instance)?,
         secret,
     })
 }
@@ -52,9 +52,9 @@ impl MemberService for MembersService {
     ) -> Result<Response<v1::JoinAttemptResponse>, Status> {
         self.0
             .call(Rpc::JoinAttempt, request, |broker, caller, q| async move {
-                let job: JobId = named("job", &q.job)?;
-                let attempt = attempt_number(q.attempt)?;
-                let instance: InstanceName = named("instance", &q.instance)?;
+                let job: JobId = read_name("job", &q.job)?;
+                let attempt = read_attempt_number(q.attempt)?;
+                let instance: InstanceName = read_name("instance", &q.instance)?;
                 let digest = SecretDigest::from_bytes(&q.session_digest).ok_or_else(|| {
                     Refusal::new(
                         Reason::FieldInvalid,
@@ -68,8 +68,8 @@ impl MemberService for MembersService {
                 let now = broker.clock().now();
                 let settings = broker.settings();
                 Ok(v1::JoinAttemptResponse {
-                    member: Some(convert::member(now, &instance, &joined.member)),
-                    offers: joined.offers.into_iter().map(convert::offer).collect(),
+                    member: Some(messages::member(now, &instance, &joined.member)),
+                    offers: joined.offers.into_iter().map(messages::offer).collect(),
                     beat: Some(duration(settings.beat)),
                     lost_after: settings.lost_after,
                     epoch: broker.epoch(),
@@ -131,22 +131,22 @@ impl MemberService for MembersService {
             .call(Rpc::IssueCredential, request, |broker, caller, q| async move {
                 let request = IssueRequest {
                     session: session(q.session)?,
-                    half: half_of(q.half)?,
-                    audience: maybe_named("audience", &q.audience)?,
-                    scopes: q.scopes.iter().map(scope_of).collect::<Result<_, _>>()?,
-                    ttl: life("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?,
+                    half: read_half(q.half)?,
+                    audience: read_optional_name("audience", &q.audience)?,
+                    scopes: q.scopes.iter().map(read_scope).collect::<Result<_, _>>()?,
+                    ttl: read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?,
                 };
                 let issued = broker.issue(&caller, &request).await?;
                 let now = broker.clock().now();
                 Ok(v1::IssueCredentialResponse {
-                    lease: Some(convert::lease(now, &issued.lease)),
+                    lease: Some(messages::lease(now, &issued.lease)),
                     token: issued.token.expose().to_owned(),
                     token_expires: Some(timestamp(issued.token_expires)),
                     revocation_bound: Some(v1::RevocationBound {
                         at_most: Some(duration(issued.bound.at_most)),
                         by: issued.bound.by.to_owned(),
                     }),
-                    binding: convert::binding(issued.binding) as i32,
+                    binding: messages::binding(issued.binding) as i32,
                     shortened_by: issued.shortened_by,
                     locations: issued.locations.into_iter().map(|(n, l)| (n.to_string(), l)).collect(),
                 })
@@ -161,11 +161,11 @@ impl MemberService for MembersService {
         self.0
             .call(Rpc::RenewLease, request, |broker, caller, q| async move {
                 let session = session(q.session)?;
-                let ttl = life("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?;
-                let renewed = broker.renew(&caller, &session, named("lease", &q.lease)?, ttl).await?;
+                let ttl = read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?;
+                let renewed = broker.renew(&caller, &session, read_name("lease", &q.lease)?, ttl).await?;
                 let now = broker.clock().now();
                 Ok(v1::RenewLeaseResponse {
-                    lease: Some(convert::lease(now, &renewed.lease)),
+                    lease: Some(messages::lease(now, &renewed.lease)),
                     token: renewed.token.expose().to_owned(),
                     token_expires: Some(timestamp(renewed.token_expires)),
                     shortened_by: renewed.shortened_by,
@@ -181,7 +181,7 @@ impl MemberService for MembersService {
         self.0
             .call(Rpc::ReleaseLease, request, |broker, caller, q| async move {
                 let session = session(q.session)?;
-                let done = broker.release(&caller, &session, named("lease", &q.lease)?)?;
+                let done = broker.release(&caller, &session, read_name("lease", &q.lease)?)?;
                 Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done)) })
             })
             .await

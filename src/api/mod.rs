@@ -16,18 +16,16 @@
 //! | `field` `times` `convert` | a field read; moments; the house's words as the wire's |
 //! | `http` | discovery, keys and probes |
 
-mod convert;
 mod edge;
-mod field;
+mod fields;
 mod http;
 mod job;
 mod member;
+mod messages;
 mod operator;
-mod outgoing;
-mod page;
-mod received;
+mod request_body;
+mod response;
 mod room;
-mod sent;
 mod service;
 mod spec;
 mod verifier;

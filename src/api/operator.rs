@@ -6,11 +6,10 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{
-    convert::{self, ending, ledger_head},
     edge::Edge,
-    field::{life, maybe_named, named, required_text},
-    outgoing::Outgoing,
-    page::{fitting, page_size},
+    fields::{page_size, read_duration, read_name, read_optional_name, read_required_text},
+    messages::{self, ending, ledger_head},
+    response::{ResponseStream, fit_page},
 };
 use crate::{
     broker::{Broker, Caller, EndingOptions, LeaseFilter, LeasePlace, LockOrder},
@@ -37,14 +36,15 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::ListLeasesResponse>, Status> {
         self.0
             .call(Rpc::ListLeases, request, |broker, caller, q| async move {
-                let behind: Option<FenceName> = maybe_named("behind", &q.behind)?;
+                let behind: Option<FenceName> = read_optional_name("behind", &q.behind)?;
                 let filter = LeaseFilter { behind, live_only: q.live_only, id_prefix: q.id_prefix };
-                let after = lease_page(&q.page_token)?;
+                let after = read_lease_page(&q.page_token)?;
                 let max = page_size(q.page_size);
                 let page = broker.list_leases(&caller, &filter, after, max)?;
                 let now = broker.clock().now();
-                let leases =
-                    fitting(page.leases.iter().map(|v| convert::lease_of_owner(now, v, page.owner.as_ref())));
+                let leases = fit_page(
+                    page.leases.iter().map(|v| messages::lease_of_owner(now, v, page.owner.as_ref())),
+                );
                 let next = page.next_after(leases.len());
                 Ok(v1::ListLeasesResponse {
                     leases,
@@ -60,8 +60,8 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::GetLeaseResponse>, Status> {
         self.0
             .call(Rpc::GetLease, request, |broker, caller, q| async move {
-                let view = broker.get_lease(&caller, named("lease", &q.lease)?)?;
-                Ok(v1::GetLeaseResponse { lease: Some(convert::lease_view(broker.clock().now(), &view)) })
+                let view = broker.get_lease(&caller, read_name("lease", &q.lease)?)?;
+                Ok(v1::GetLeaseResponse { lease: Some(messages::lease_view(broker.clock().now(), &view)) })
             })
             .await
     }
@@ -72,8 +72,8 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::RevokeResponse>, Status> {
         self.0
             .call(Rpc::Revoke, request, |broker, caller, q| async move {
-                let name: FenceName = named("name", &q.name)?;
-                let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let name: FenceName = read_name("name", &q.name)?;
+                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let manner = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 let done = broker.revoke(&caller, &name, &manner)?;
                 Ok(v1::RevokeResponse {
@@ -88,14 +88,14 @@ impl OperatorService for Operators {
     async fn lock(&self, request: Request<v1::LockRequest>) -> Result<Response<v1::LockResponse>, Status> {
         self.0
             .call(Rpc::Lock, request, |broker, caller, q| async move {
-                let name: LockName = named("name", &q.name)?;
-                let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
-                let ttl = life("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
+                let name: LockName = read_name("name", &q.name)?;
+                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let ttl = read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
                 let manner = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 let order = LockOrder { name, manner, ttl, locks_out: &q.locks_out };
                 let done = broker.lock(&caller, order)?;
                 Ok(v1::LockResponse {
-                    lock: Some(convert::lock(broker.clock().now(), &done.lock)),
+                    lock: Some(messages::lock(broker.clock().now(), &done.lock)),
                     ending: Some(ending(&broker, done.ending)),
                 })
             })
@@ -108,10 +108,10 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::UnlockResponse>, Status> {
         self.0
             .call(Rpc::Unlock, request, |broker, caller, q| async move {
-                let name: LockName = named("name", &q.name)?;
-                let reason = required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let name: LockName = read_name("name", &q.name)?;
+                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let lifted = broker.unlock(&caller, &name, &reason).await?;
-                Ok(v1::UnlockResponse { lifted: Some(convert::lock(broker.clock().now(), &lifted)) })
+                Ok(v1::UnlockResponse { lifted: Some(messages::lock(broker.clock().now(), &lifted)) })
             })
             .await
     }
@@ -122,11 +122,11 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::ListLocksResponse>, Status> {
         self.0
             .call(Rpc::ListLocks, request, |broker, caller, q| async move {
-                let after: Option<LockName> = maybe_named("page_token", &q.page_token)?;
+                let after: Option<LockName> = read_optional_name("page_token", &q.page_token)?;
                 let max = page_size(q.page_size);
                 let found = broker.list_locks(&caller, after, max.saturating_add(1))?;
                 let now = broker.clock().now();
-                let locks = fitting(found.iter().take(max).map(|l| convert::lock(now, l)));
+                let locks = fit_page(found.iter().take(max).map(|l| messages::lock(now, l)));
                 let next_page_token = match locks.last() {
                     Some(last) if found.len() > locks.len() => last.name.clone(),
                     _ => String::new(),
@@ -184,7 +184,7 @@ impl OperatorService for Operators {
     ) -> Result<Response<Self::TailLedgerStream>, Status> {
         let connection = self.0.connection(&request)?;
         let caller = self.0.caller(Rpc::TailLedger, &connection)?;
-        let held = self.0.held(&request)?;
+        let held = self.0.room(&request)?;
         let q = request.into_inner();
         let from = match q.from_index {
             0 => self.0.broker.ledger().head().index.saturating_add(1),
@@ -192,7 +192,7 @@ impl OperatorService for Operators {
         };
         let tail = self.0.broker.tail_ledger(&caller, from);
         let tail = tail.map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
-        let (out, answers) = Outgoing::new(held, self.0.broker.clock().clone());
+        let (out, answers) = ResponseStream::new(held, self.0.broker.clock().clone());
         tokio::spawn(tail_ledger(self.0.clone(), connection, from, q.no_follow, tail, out));
         Ok(Response::new(Box::pin(answers)))
     }
@@ -232,7 +232,7 @@ async fn tail_ledger(
     from: u64,
     no_follow: bool,
     mut tail: Tail,
-    mut out: Outgoing<v1::TailLedgerResponse>,
+    mut out: ResponseStream<v1::TailLedgerResponse>,
 ) {
     let may = |broker: &Broker, caller: &Caller| broker.tail_ledger(caller, from).map(drop);
     let over = edge.stream_over(Rpc::TailLedger, &connection, may);
@@ -257,7 +257,7 @@ async fn tail_ledger(
     out.end(ended);
 }
 
-fn lease_page(token: &str) -> Result<Option<LeasePlace>, Refusal> {
+fn read_lease_page(token: &str) -> Result<Option<LeasePlace>, Refusal> {
     if token.is_empty() {
         return Ok(None);
     }

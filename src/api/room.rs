@@ -64,7 +64,7 @@ pub(super) struct Rooms {
     bytes_unknown: Arc<Shares>,
     clock: Arc<dyn Clock>,
     /// All that is under way, for the look at clients that do not read.
-    held: DashMap<u64, Weak<Held>>,
+    held: DashMap<u64, Weak<RequestRoom>>,
     next: AtomicU64,
 }
 
@@ -100,13 +100,13 @@ impl Rooms {
         rpc: Option<Rpc>,
         connection: &Connection,
         header_bytes: usize,
-    ) -> Result<Arc<Held>, Refusal> {
+    ) -> Result<Arc<RequestRoom>, Refusal> {
         let (room, bytes) = self.of(class, rpc);
         let id = connection.peer.spiffe_id();
         let place = room.take(id, 1).map_err(|full| requests_full(&full))?;
         let first = header_bytes.saturating_add(limits::REQUEST_BYTES);
         let bytes = bytes.take(id, first).map_err(|full| bytes_full(&full))?;
-        let held = Arc::new(Held {
+        let held = Arc::new(RequestRoom {
             _place: place,
             bytes,
             request: AtomicUsize::new(first),
@@ -142,7 +142,7 @@ impl Rooms {
     /// Ends the connections of clients that do not read what they asked for.
     pub(super) fn end_unread(&self) {
         let now = self.clock.now().boot;
-        let unread = |held: &Held| held.unread_for(now) >= limits::READER_STALL;
+        let unread = |held: &RequestRoom| held.unread_for(now) >= limits::READER_STALL;
         let unread: Vec<_> = self.held.iter().filter_map(|e| e.upgrade()).filter(|h| unread(h)).collect();
         for held in unread {
             if !held.connection.ended.is_cancelled() {
@@ -154,7 +154,7 @@ impl Rooms {
 }
 
 /// The room of one request, from its headers until its answer was sent. Dropping the last clone gives it back.
-pub(super) struct Held {
+pub(super) struct RequestRoom {
     _place: Share,
     bytes: Share,
     /// Of those bytes, what the request itself takes.
@@ -173,18 +173,18 @@ pub(super) struct Held {
     rooms: Weak<Rooms>,
 }
 
-impl Held {
+impl RequestRoom {
     /// Takes room for a message that is going to be read.
     pub(super) fn read(&self, bytes: usize) -> Result<(), Refusal> {
         self.bytes.grow(bytes).map_err(|full| bytes_full(&full))
     }
 
-    /// What [`Held::read`] took is needed until the call was made.
+    /// What [`RequestRoom::read`] took is needed until the call was made.
     pub(super) fn keep(&self, bytes: usize) {
         self.request.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives back what [`Held::read`] took.
+    /// Gives back what [`RequestRoom::read`] took.
     pub(super) fn forget(&self, bytes: usize) {
         self.bytes.shrink(bytes);
     }
@@ -224,7 +224,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for RequestRoom {
     fn drop(&mut self) {
         if let Some(rooms) = self.rooms.upgrade() {
             rooms.held.remove(&self.key);

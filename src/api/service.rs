@@ -10,8 +10,8 @@ use super::{
     job::Jobs,
     member::MembersService,
     operator::Operators,
-    received::{Messages, Received, discard, too_large},
-    sent::Sent,
+    request_body::{Messages, RequestBody, discard, too_large},
+    response::ResponseBody,
     verifier::Verifiers,
 };
 use crate::{
@@ -75,7 +75,7 @@ where
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        tower::Service::<http::Request<Received<B>>>::poll_ready(&mut self.routes, cx)
+        tower::Service::<http::Request<RequestBody<B>>>::poll_ready(&mut self.routes, cx)
     }
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
@@ -91,12 +91,12 @@ where
             }
         };
         parts.extensions.insert(held.clone());
-        let body = Received::new(body, messages(&parts), held.clone(), self.edge.broker.clock().clone());
+        let body = RequestBody::new(body, messages(&parts), held.clone(), self.edge.broker.clock().clone());
         let answer = self.routes.call(http::Request::from_parts(parts, body));
         Box::pin(async move {
             let answer = with_reason(answer.await?);
             held.answered();
-            Ok(answer.map(|body| tonic::body::Body::new(Sent::new(body, held))))
+            Ok(answer.map(|body| tonic::body::Body::new(ResponseBody::new(body, held))))
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::field::life;
+use super::fields::read_duration;
 use crate::{
     job::{DoneWhen, Members, Spec, Tuning},
     limits,
@@ -67,7 +67,7 @@ impl Mistakes {
         d: Option<&prost_types::Duration>,
         max: Duration,
     ) -> Option<Duration> {
-        match life(field, d, max) {
+        match read_duration(field, d, max) {
             Ok(life) => life,
             Err(refusal) => {
                 self.add(refusal.reason, refusal.text.into_owned());

@@ -11,10 +11,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    convert,
     edge::Edge,
-    field::{maybe_named, named},
-    room::Held,
+    fields::{read_name, read_optional_name},
+    messages,
+    room::RequestRoom,
 };
 use crate::{
     broker::{Broker, Caller, TokenVerdict},
@@ -44,7 +44,7 @@ impl VerifierService for Verifiers {
     ) -> Result<Response<v1::IntrospectResponse>, Status> {
         self.0
             .call(Rpc::Introspect, request, |broker, caller, q| async move {
-                let presenter: Option<SpiffeId> = maybe_named("presenter", &q.presenter)?;
+                let presenter: Option<SpiffeId> = read_optional_name("presenter", &q.presenter)?;
                 let certificate = match q.presenter_sha256.as_slice() {
                     [] => None,
                     bytes => Some(<&[u8; 32]>::try_from(bytes).map_err(|_| {
@@ -62,7 +62,7 @@ impl VerifierService for Verifiers {
                     TokenVerdict::Active { claims, lease } => v1::IntrospectResponse {
                         active: true,
                         reason: String::new(),
-                        lease: Some(convert::lease(broker.clock().now(), &lease)),
+                        lease: Some(messages::lease(broker.clock().now(), &lease)),
                         subject: claims.sub.to_string(),
                         audience: claims.aud.to_string(),
                         expires: Some(timestamp(crate::clock::Wall::from_seconds(claims.exp))),
@@ -80,7 +80,7 @@ impl VerifierService for Verifiers {
     ) -> Result<Response<Self::WatchFencesStream>, Status> {
         let connection = self.0.connection(&request)?;
         let caller = self.0.caller(Rpc::WatchFences, &connection)?;
-        let held = self.0.held(&request)?;
+        let held = self.0.room(&request)?;
         let refuse = |r: Refusal| self.0.refuse(Rpc::WatchFences, &connection, &r);
         let mut ticks = request.into_inner();
         let first = tokio::time::timeout(limits::HANDSHAKE, ticks.next()).await;
@@ -88,7 +88,7 @@ impl VerifierService for Verifiers {
             return Err(refuse(Refusal::new(Reason::FieldMissing, "the first message names the audience")));
         };
         let first = first?;
-        let audience: SpiffeId = named("audience", &first.audience).map_err(refuse)?;
+        let audience: SpiffeId = read_name("audience", &first.audience).map_err(refuse)?;
         self.0.broker.may_watch(&caller, &audience).map_err(refuse)?;
         let (tx, rx) = mpsc::channel(STREAM_BUFFER);
         let (last, end) = oneshot::channel();
@@ -130,7 +130,7 @@ struct Feed {
     fences: FenceKey,
     ticks: Streaming<v1::WatchFencesRequest>,
     tx: mpsc::Sender<Result<v1::WatchFencesResponse, Status>>,
-    held: Arc<Held>,
+    held: Arc<RequestRoom>,
 }
 
 impl Feed {
@@ -229,7 +229,7 @@ impl Feed {
     async fn tick(&self, tick: u64) -> Result<(), Refusal> {
         let time = Some(timestamp(self.broker.clock().now().wall));
         let caller = self.broker.caller(&self.connection.peer)?;
-        let ledger_head = convert::ledger_head(&self.broker, &caller);
+        let ledger_head = messages::ledger_head(&self.broker, &caller);
         self.send(Event::Tick(v1::FeedTick { tick, time, ledger_head })).await
     }
 

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use crate::{
+    limits,
     name::{AttemptNumber, NameError},
     reason::{Reason, Refusal},
 };
 
 /// A name in a field.
-pub(super) fn named<T: std::str::FromStr<Err = NameError>>(
+pub(super) fn read_name<T: std::str::FromStr<Err = NameError>>(
     field: &'static str,
     text: &str,
 ) -> Result<T, Refusal> {
@@ -20,14 +21,14 @@ pub(super) fn named<T: std::str::FromStr<Err = NameError>>(
 }
 
 /// A name in a field that may be left empty.
-pub(super) fn maybe_named<T: std::str::FromStr<Err = NameError>>(
+pub(super) fn read_optional_name<T: std::str::FromStr<Err = NameError>>(
     field: &'static str,
     text: &str,
 ) -> Result<Option<T>, Refusal> {
-    if text.is_empty() { Ok(None) } else { named(field, text).map(Some) }
+    if text.is_empty() { Ok(None) } else { read_name(field, text).map(Some) }
 }
 
-pub(super) fn attempt_number(n: u64) -> Result<AttemptNumber, Refusal> {
+pub(super) fn read_attempt_number(n: u64) -> Result<AttemptNumber, Refusal> {
     AttemptNumber::new(n).ok_or_else(|| {
         Refusal::new(Reason::FieldMissing, "`attempt` is required: attempts count from 1")
             .with("field", "attempt")
@@ -35,7 +36,7 @@ pub(super) fn attempt_number(n: u64) -> Result<AttemptNumber, Refusal> {
 }
 
 /// Free text of people, within its bound and without control characters.
-pub(super) fn text(field: &'static str, text: &str, max: usize) -> Result<String, Refusal> {
+pub(super) fn read_text(field: &'static str, text: &str, max: usize) -> Result<String, Refusal> {
     if text.len() > max {
         return Err(Refusal::new(Reason::FieldInvalid, format!("`{field}` is longer than {max} bytes"))
             .with("field", field));
@@ -48,15 +49,15 @@ pub(super) fn text(field: &'static str, text: &str, max: usize) -> Result<String
 }
 
 /// The same where something must be said.
-pub(super) fn required_text(field: &'static str, value: &str, max: usize) -> Result<String, Refusal> {
+pub(super) fn read_required_text(field: &'static str, value: &str, max: usize) -> Result<String, Refusal> {
     if value.trim().is_empty() {
         return Err(Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field));
     }
-    text(field, value, max)
+    read_text(field, value, max)
 }
 
 /// A life: more than zero, exact, and short of absurd.
-pub(super) fn life(
+pub(super) fn read_duration(
     field: &'static str,
     d: Option<&prost_types::Duration>,
     max: Duration,
@@ -78,4 +79,12 @@ pub(super) fn life(
         return bad(format!("is longer than {} s, the most that there is", max.as_secs()));
     }
     Ok(Some(life))
+}
+
+/// How many entries a page has: as many as asked, within the bound.
+pub(super) fn page_size(asked: u32) -> usize {
+    match usize::try_from(asked).unwrap_or(usize::MAX) {
+        0 => limits::PAGE_DEFAULT,
+        n => n.min(limits::PAGE_MAX),
+    }
 }

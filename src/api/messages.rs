@@ -1,6 +1,6 @@
 //! Between the wire's types and the house's.
 
-use super::field::named;
+use super::fields::read_name;
 use crate::{
     broker::{Broker, Caller, LeaseView, Offer, RecordedEnding},
     catalog::{self, Resource},
@@ -21,7 +21,7 @@ pub(super) fn at(now: Now, time: LeaseTime) -> Option<prost_types::Timestamp> {
 }
 
 /// The outcome in a field, which must be one of those that a caller may report.
-pub(super) fn reported(value: i32, among: &[Outcome]) -> Result<Outcome, Refusal> {
+pub(super) fn read_outcome(value: i32, among: &[Outcome]) -> Result<Outcome, Refusal> {
     v1::Outcome::try_from(value)
         .ok()
         .and_then(|o| Outcome::try_from(o).ok())
@@ -61,7 +61,7 @@ pub(super) fn resource(r: &Resource) -> v1::Resource {
     wire
 }
 
-pub(super) fn half_of(value: i32) -> Result<Half, Refusal> {
+pub(super) fn read_half(value: i32) -> Result<Half, Refusal> {
     v1::Half::try_from(value).ok().and_then(|half| half.try_into().ok()).ok_or_else(|| {
         Refusal::new(Reason::FieldMissing, "`half` is required: reading or writing").with("field", "half")
     })
@@ -74,8 +74,8 @@ pub(super) fn scope(s: &Scope) -> v1::Scope {
     }
 }
 
-pub(super) fn scope_of(s: &v1::Scope) -> Result<Scope, Refusal> {
-    let resource: crate::name::ResourceName = named("scopes.resource", &s.resource)?;
+pub(super) fn read_scope(s: &v1::Scope) -> Result<Scope, Refusal> {
+    let resource: crate::name::ResourceName = read_name("scopes.resource", &s.resource)?;
     if s.actions.is_empty() {
         return Ok(Scope::whole(resource));
     }
@@ -224,7 +224,7 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
     }
 }
 
-fn lease_of(id: LeaseId, f: &Facts) -> v1::Lease {
+fn lease_facts(id: LeaseId, f: &Facts) -> v1::Lease {
     v1::Lease {
         id: id.to_string(),
         job: f.job.to_string(),
@@ -247,7 +247,7 @@ pub(super) fn lease(now: Now, l: &Lease) -> v1::Lease {
         generation: l.generation(),
         stood_at: l.stand().at().0,
         state: "live".into(),
-        ..lease_of(l.id, &l.facts)
+        ..lease_facts(l.id, &l.facts)
     }
 }
 
@@ -262,7 +262,7 @@ pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
             stood_at: e.stood_at.0,
             state: "ended".into(),
             cause: e.cause.to_string(),
-            ..lease_of(e.id, &e.facts)
+            ..lease_facts(e.id, &e.facts)
         },
     }
 }

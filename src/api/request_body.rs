@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tonic::{Status, codegen::StdError};
 
-use super::room::Held;
+use super::room::RequestRoom;
 use crate::{
     clock::Clock,
     limits,
@@ -36,10 +36,10 @@ pub(super) enum Messages {
 ///
 /// As soon as a message's length is known, room is taken for all of it, decoded: a client that sends half of it holds what it
 /// says. One message, or the whole body of a call that sends one, must come within [`limits::BODY`].
-pub(super) struct Received<B> {
+pub(super) struct RequestBody<B> {
     body: B,
     messages: Messages,
-    held: Arc<Held>,
+    held: Arc<RequestRoom>,
     clock: Arc<dyn Clock>,
     deadline: Option<BoxFuture<'static, ()>>,
     prefix: Vec<u8>,
@@ -50,11 +50,11 @@ pub(super) struct Received<B> {
     began: bool,
 }
 
-impl<B> Received<B> {
-    pub(super) fn new(body: B, messages: Messages, held: Arc<Held>, clock: Arc<dyn Clock>) -> Self {
+impl<B> RequestBody<B> {
+    pub(super) fn new(body: B, messages: Messages, held: Arc<RequestRoom>, clock: Arc<dyn Clock>) -> Self {
         let deadline = Some(clock.sleep(limits::BODY));
         let prefix = Vec::with_capacity(PREFIX_BYTES);
-        Received { body, messages, held, clock, deadline, prefix, left: 0, taken: 0, began: false }
+        RequestBody { body, messages, held, clock, deadline, prefix, left: 0, taken: 0, began: false }
     }
 
     /// Follows the messages through the next bytes of the body.
@@ -113,7 +113,7 @@ impl<B> Received<B> {
     }
 }
 
-impl<B> Drop for Received<B> {
+impl<B> Drop for RequestBody<B> {
     fn drop(&mut self) {
         self.held.forget(self.taken);
     }
@@ -144,7 +144,7 @@ fn refuse(refusal: &Refusal) -> StdError {
     Box::<Status>::new(refusal.status())
 }
 
-impl<B> Body for Received<B>
+impl<B> Body for RequestBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<StdError>,

@@ -1,0 +1,201 @@
+//! Responses: pages of a list, streams, and bodies that count against the caller's room until they are sent.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, future, stream};
+use http_body::{Body, Frame};
+use prost::Message;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::room::RequestRoom;
+use crate::{
+    clock::Clock,
+    limits,
+    reason::{Reason, Refusal},
+};
+
+/// As many of the entries as fit into the bytes of a page, and at least one, since each has its own bound.
+pub(super) fn fit_page<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
+    let mut left = limits::PAGE_BYTES_MAX;
+    let mut fitting = Vec::new();
+    for entry in entries {
+        let bytes = entry.encoded_len();
+        if bytes > left && !fitting.is_empty() {
+            break;
+        }
+        left = left.saturating_sub(bytes);
+        fitting.push(entry);
+    }
+    fitting
+}
+
+/// Sends the answers of one stream. It holds one that was not taken yet, which counts against its caller's room.
+pub(super) struct ResponseStream<T> {
+    messages: mpsc::Sender<T>,
+    end: oneshot::Sender<Status>,
+    held: Arc<RequestRoom>,
+    clock: Arc<dyn Clock>,
+    /// Bytes of the message that was not taken yet.
+    waiting: usize,
+}
+
+impl<T: Message + 'static> ResponseStream<T> {
+    /// The sender, and the stream that a client reads.
+    pub(super) fn new(
+        held: Arc<RequestRoom>,
+        clock: Arc<dyn Clock>,
+    ) -> (Self, impl Stream<Item = Result<T, Status>> + Send) {
+        let (messages, received) = mpsc::channel(1);
+        let (end, why) = oneshot::channel();
+        // How it ended comes after what was sent before it, however late that is read.
+        let why = stream::once(why).filter_map(|why| future::ready(why.ok().map(Err)));
+        let answers = ReceiverStream::new(received).map(Ok).chain(why);
+        (ResponseStream { messages, end, held, clock, waiting: 0 }, answers)
+    }
+
+    /// Waits until the last message was taken. A client that does not take it in time is not waited for.
+    pub(super) async fn ready(&mut self) -> Result<(), Refusal> {
+        tokio::select! {
+            biased;
+            taken = self.messages.reserve() => {
+                taken.map_err(|_| Refusal::new(Reason::Unreachable, "the client is gone"))?;
+            }
+            () = self.clock.sleep(limits::READER_STALL) => {
+                let seconds = limits::READER_STALL.as_secs();
+                let refusal = Refusal::new(Reason::FellBehind, format!("the stream was not read for {seconds} s"));
+                return Err(refusal.fix("ask again, and read each message as it comes"));
+            }
+        }
+        self.held.forget(std::mem::take(&mut self.waiting));
+        Ok(())
+    }
+
+    /// Sends a message, once the last one was taken.
+    pub(super) fn send(&mut self, message: T) -> Result<(), Refusal> {
+        let bytes = message.encoded_len();
+        self.held.read(bytes)?;
+        self.waiting = bytes;
+        let sent = self.messages.try_send(message);
+        sent.map_err(|_| Refusal::new(Reason::Unreachable, "the client is gone"))
+    }
+
+    /// Resolves when the client is gone.
+    pub(super) async fn gone(&self) {
+        self.messages.closed().await;
+    }
+
+    /// Ends the stream, if need be with the reason.
+    pub(super) fn end(mut self, ended: Result<(), Refusal>) {
+        self.held.forget(std::mem::take(&mut self.waiting));
+        if let Err(refusal) = ended {
+            // A client that is gone hears nothing more.
+            let _ = self.end.send(refusal.status());
+        }
+    }
+}
+
+/// An answer's body in pieces of [`limits::SEND_BUFFER_BYTES`]. Each counts until HTTP/2 has sent it.
+pub(super) struct ResponseBody {
+    body: tonic::body::Body,
+    held: Arc<RequestRoom>,
+    /// What was encoded and not handed out yet.
+    rest: Bytes,
+    is_over: bool,
+}
+
+impl ResponseBody {
+    pub(super) fn new(body: tonic::body::Body, held: Arc<RequestRoom>) -> Self {
+        ResponseBody { body, held, rest: Bytes::new(), is_over: false }
+    }
+
+    fn piece(&mut self) -> Frame<Bytes> {
+        let bytes = self.rest.split_to(self.rest.len().min(limits::SEND_BUFFER_BYTES));
+        Frame::data(Bytes::from_owner(Piece { bytes, held: self.held.clone() }))
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Some(Ok(self.piece())));
+        }
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                Ok(bytes) if bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Ok(bytes) => match self.held.write(bytes.len()) {
+                    Ok(()) => {
+                        self.rest = bytes;
+                        Poll::Ready(Some(Ok(self.piece())))
+                    }
+                    Err(refusal) => {
+                        self.is_over = true;
+                        let mut trailers = http::HeaderMap::new();
+                        let added = refusal.status().add_header(&mut trailers);
+                        Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
+                    }
+                },
+                Err(frame) => Poll::Ready(Some(Ok(frame))),
+            },
+            other => other,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && (self.is_over || self.body.is_end_stream())
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        self.held.sent(self.rest.len());
+    }
+}
+
+/// Bytes on their way to the client.
+struct Piece {
+    bytes: Bytes,
+    held: Arc<RequestRoom>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.held.sent(self.bytes.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::v1;
+
+    #[test]
+    fn a_page_ends_at_its_bytes_and_has_one_entry_at_least() {
+        let lock = |bytes| v1::Lock { reason: "x".repeat(bytes), ..Default::default() };
+        assert_eq!(fit_page((0..5).map(|_| lock(10))).len(), 5);
+        assert_eq!(fit_page((0..5).map(|_| lock(limits::PAGE_BYTES_MAX / 3))).len(), 2);
+        assert_eq!(fit_page((0..5).map(|_| lock(limits::PAGE_BYTES_MAX * 2))).len(), 1);
+        assert_eq!(fit_page(std::iter::empty::<v1::Lock>()).len(), 0);
+    }
+}
