@@ -10,7 +10,7 @@
 //!     clock::{Clock, SystemClock},
 //!     identity::{FileSource, IdentityFiles},
 //!     link::{Connector, Endpoint, RotatingChannel, explain},
-//!     proto::{Told, v1::{GetJobRequest, job_service_client::JobServiceClient}},
+//!     proto::{DaemonRefusal, v1::{GetJobRequest, job_service_client::JobServiceClient}},
 //! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -27,7 +27,7 @@
 //! let job = std::env::args().nth(1).unwrap_or_default();
 //! match JobServiceClient::new(daemon.channel()).get_job(GetJobRequest { job }).await {
 //!     Ok(answer) => println!("{:?}", answer.into_inner().job.map(|job| job.name)),
-//!     Err(status) => match (explain(&status), Told::of(&status)) {
+//!     Err(status) => match (explain(&status), DaemonRefusal::of(&status)) {
 //!         (Some(way), _) => eprintln!("not connected: {way}"),
 //!         (None, Some(told)) => eprintln!("refused: {}: {}", told.code, status.message()),
 //!         (None, None) => eprintln!("{status}"),
@@ -37,13 +37,14 @@
 //! # }
 //! ```
 //!
-//! gRPC clients in Python, Node and Java compare host names, and a SPIFFE ID is none: give the daemon's SVID a DNS name too (SPIRE's
-//! `-dns`), and connect by that name. Reflection serves all types, those of a refusal's details (`google.rpc`) included.
+//! gRPC clients in Python, Node and Java compare host names, and a SPIFFE ID is not a host name. Give the daemon's SVID
+//! a DNS name too (SPIRE's `-dns`), and connect by that name. Reflection serves all types, including those of a
+//! refusal's details (`google.rpc`).
 
-mod answer;
 pub mod convert;
+mod refusal;
 
-pub use answer::{Told, unspoken};
+pub use refusal::{DaemonRefusal, transport_refusal};
 
 /// Package `leasehold.v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::indexing_slicing, missing_docs)]

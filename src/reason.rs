@@ -1,5 +1,5 @@
-//! Why something was refused: a closed list of stable codes, the same on the wire, in metrics and in the ledger, and the
-//! [`Refusal`] that carries one with the words for the person who meets it.
+//! Why a request was refused: a closed list of stable codes, the same on the wire, in metrics and in the ledger. A
+//! [`Refusal`] carries one of them with a text for its reader.
 
 use std::{borrow::Cow, collections::HashMap, fmt, time::Duration};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-/// The `domain` of every `ErrorInfo` that leasehold makes.
+/// The `domain` of every `ErrorInfo` from leasehold.
 pub const ERROR_DOMAIN: &str = "leasehold";
 
 /// What can be done about [`Reason::ApprovalRequired`] in this version.
@@ -108,7 +108,7 @@ reasons! {
     NoClientCertificate = "NO_CLIENT_CERTIFICATE": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
     /// The client certificate is not an X.509-SVID.
     SvidInvalid = "SVID_INVALID": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
-    /// The SVID's validity is over, or has not begun.
+    /// The SVID has expired, or is not valid yet.
     SvidExpired = "SVID_EXPIRED": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
     /// No bundle for the SVID's trust domain is configured.
     TrustDomainUnknown = "TRUST_DOMAIN_UNKNOWN": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
@@ -120,49 +120,49 @@ reasons! {
     KindNotAllowed = "KIND_NOT_ALLOWED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
 
     // ---------- what was asked ----------
-    /// A field is not in the form it must have.
+    /// A field has an invalid value.
     FieldInvalid = "FIELD_INVALID": InvalidArgument, BAD_REQUEST, Usage, Refused, TryLater;
     /// A required field is absent.
     FieldMissing = "FIELD_MISSING": InvalidArgument, BAD_REQUEST, Usage, Refused, TryLater;
-    /// A life of zero, below zero, or beyond every limit.
+    /// A duration of zero, below zero, or beyond the limit.
     TtlInvalid = "TTL_INVALID": InvalidArgument, BAD_REQUEST, Usage, Refused, TryLater;
-    /// A message larger than the daemon reads.
+    /// The message is larger than the daemon reads.
     MessageTooLarge = "MESSAGE_TOO_LARGE": InvalidArgument, PAYLOAD_TOO_LARGE, Failure, Refused, TryLater;
-    /// Known, but not served by this daemon.
+    /// This daemon does not support the request.
     NotSupported = "NOT_SUPPORTED": Unimplemented, METHOD_NOT_ALLOWED, Failure, Refused, TryLater;
-    /// No such job, or not one that the caller may know of.
+    /// No such job, or the caller may not know of it.
     JobNotFound = "JOB_NOT_FOUND": NotFound, NOT_FOUND, Failure, Recorded, Stop;
     /// The job has no such attempt.
     AttemptNotFound = "ATTEMPT_NOT_FOUND": NotFound, NOT_FOUND, Failure, Refused, Stop;
-    /// No such lease, or not one that the caller may know of.
+    /// No such lease, or the caller may not know of it.
     LeaseNotFound = "LEASE_NOT_FOUND": NotFound, NOT_FOUND, Failure, Recorded, ReplaceLease;
-    /// No such dataset, model or checkpoint line, or not one that the caller may know of.
+    /// No such dataset, model or checkpoint line, or the caller may not know of it.
     ResourceNotFound = "RESOURCE_NOT_FOUND": NotFound, NOT_FOUND, Failure, Recorded, Stop;
     /// No such lock.
     LockNotFound = "LOCK_NOT_FOUND": NotFound, NOT_FOUND, Failure, Refused, TryLater;
-    /// Nothing has the name that was to be revoked or locked.
+    /// Nothing has the name to be revoked or locked.
     NameUnknown = "NAME_UNKNOWN": NotFound, NOT_FOUND, Failure, Refused, TryLater;
     /// A lock would shut operators out, and that was not confirmed.
     OperatorsLockedOut = "OPERATORS_LOCKED_OUT": FailedPrecondition, CONFLICT, Denied, Refused, TryLater;
-    /// The caller does not verify for this audience, or the job has none by this name.
+    /// The caller does not verify for this audience, or the job has no such audience.
     AudienceUnknown = "AUDIENCE_UNKNOWN": NotFound, NOT_FOUND, Failure, Recorded, Stop;
-    /// The pin that the caller relies on is not the catalog's.
+    /// The caller's pin differs from the catalog's.
     PinMismatch = "PIN_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
 
     // ---------- what policy says ----------
     /// A rule forbids it, or none permits it.
     PolicyDenied = "POLICY_DENIED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
-    /// A rule could not be evaluated, which denies.
+    /// A rule could not be evaluated. That denies the request.
     PolicyError = "POLICY_ERROR": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// People must approve first.
     ApprovalRequired = "APPROVAL_REQUIRED": FailedPrecondition, CONFLICT, AwaitingApproval, Recorded, Stop;
-    /// A lock stands.
+    /// A lock is in force.
     Locked = "LOCKED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
 
     // ---------- jobs, attempts, members ----------
     /// The job is over.
     JobClosed = "JOB_CLOSED": FailedPrecondition, CONFLICT, Ended, Refused, Stop;
-    /// One idempotency key, two specifications.
+    /// The idempotency key was used with another specification.
     IdempotencyConflict = "IDEMPOTENCY_CONFLICT": AlreadyExists, CONFLICT, Failure, Refused, TryLater;
     /// A newer attempt has begun.
     AttemptStale = "ATTEMPT_STALE": FailedPrecondition, CONFLICT, Ended, Recorded, Stop;
@@ -170,79 +170,79 @@ reasons! {
     AttemptEnded = "ATTEMPT_ENDED": FailedPrecondition, CONFLICT, Ended, Refused, Stop;
     /// The attempt key belongs to an attempt that ended.
     AttemptKeyUsed = "ATTEMPT_KEY_USED": FailedPrecondition, CONFLICT, Ended, Refused, TryLater;
-    /// The attempt before is still draining.
+    /// The previous attempt is still draining.
     AttemptDraining = "ATTEMPT_DRAINING": FailedPrecondition, CONFLICT, Failure, Refused, StopHalf;
     /// The job has used all of its attempts.
     AttemptsExhausted = "ATTEMPTS_EXHAUSTED": FailedPrecondition, CONFLICT, Ended, Refused, TryLater;
-    /// The move is not legal in this state.
+    /// The state does not allow the change.
     StateConflict = "STATE_CONFLICT": FailedPrecondition, CONFLICT, Failure, Refused, TryLater;
     /// The job does not name this identity.
     NotAMember = "NOT_A_MEMBER": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// The member is not joined now.
     NotJoined = "NOT_JOINED": FailedPrecondition, CONFLICT, Ended, Refused, Rejoin;
-    /// The session secret is not that of this member.
+    /// The session secret is not this member's.
     SessionMismatch = "SESSION_MISMATCH": PermissionDenied, FORBIDDEN, Denied, Recorded, Rejoin;
-    /// Another participant holds this instance name.
+    /// Another participant has this instance name.
     InstanceTaken = "INSTANCE_TAKEN": AlreadyExists, CONFLICT, Failure, Recorded, Stop;
-    /// The identity is shared between jobs and brought no ticket, or a wrong one.
+    /// The identity is shared between jobs, and the ticket is missing or wrong.
     TicketRequired = "TICKET_REQUIRED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
-    /// The identity belongs to one job alone, and that is another one.
+    /// The identity may be used by one job only, and another job has it.
     IdentityBound = "IDENTITY_BOUND": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
-    /// The attempt has as many members as it may.
+    /// The attempt has its greatest number of members.
     MembersFull = "MEMBERS_FULL": ResourceExhausted, TOO_MANY_REQUESTS, Failure, Refused, Stop;
 
     // ---------- leases ----------
-    /// The lease's time is over.
+    /// The lease has expired.
     LeaseExpired = "LEASE_EXPIRED": FailedPrecondition, CONFLICT, Ended, Refused, ReplaceLease;
     /// The lease was released or ended.
     LeaseEnded = "LEASE_ENDED": FailedPrecondition, CONFLICT, Ended, Refused, ReplaceLease;
     /// What the lease depends on was revoked.
     Revoked = "REVOKED": FailedPrecondition, FORBIDDEN, Ended, Refused, ReplaceLease;
-    /// As many as there may be.
+    /// A quota is used up.
     QuotaExceeded = "QUOTA_EXCEEDED": ResourceExhausted, TOO_MANY_REQUESTS, Failure, Recorded, TryLater;
 
     // ---------- tokens ----------
-    /// Not a token of the form that this issuer makes.
+    /// The token does not have this issuer's form.
     TokenMalformed = "TOKEN_MALFORMED": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// Signed with a key that is not known.
+    /// The token is signed with an unknown key.
     TokenKeyUnknown = "TOKEN_KEY_UNKNOWN": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// The signature is not that of its key.
+    /// The token's signature is wrong.
     TokenSignature = "TOKEN_SIGNATURE": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// Another issuer's.
+    /// The token is from another issuer.
     TokenIssuer = "TOKEN_ISSUER": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// For another audience.
+    /// The token is for another audience.
     TokenAudience = "TOKEN_AUDIENCE": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// Its time is over.
+    /// The token has expired.
     TokenExpired = "TOKEN_EXPIRED": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// Its time has not begun.
+    /// The token is not valid yet.
     TokenNotYetValid = "TOKEN_NOT_YET_VALID": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// Presented by somebody else than its subject.
+    /// The presenter is not the token's subject.
     TokenPresenter = "TOKEN_PRESENTER": PermissionDenied, FORBIDDEN, VerificationFailed, Refused, TryLater;
-    /// Bound to another certificate.
+    /// The token is bound to another certificate.
     TokenCertificate = "TOKEN_CERTIFICATE": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// Of another life of the daemon.
+    /// The token is from before the daemon's last restart.
     TokenEpoch = "TOKEN_EPOCH": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// Does not open this resource for this action.
+    /// The token does not allow this action on this resource.
     TokenScope = "TOKEN_SCOPE": PermissionDenied, FORBIDDEN, VerificationFailed, Refused, TryLater;
 
     // ---------- feeds ----------
-    /// The fence feed is too old to decide by.
+    /// The fence feed is too old for a decision.
     FeedStale = "FEED_STALE": Unavailable, SERVICE_UNAVAILABLE, NotDurable, Refused, TryLater;
     /// The verifier's clock and the daemon's differ too much.
     ClockDifference = "CLOCK_DIFFERENCE": Unavailable, SERVICE_UNAVAILABLE, NotDurable, Refused, TryLater;
-    /// The daemon has started anew.
+    /// The daemon was restarted.
     EpochChanged = "EPOCH_CHANGED": FailedPrecondition, CONFLICT, Ended, Refused, ReplaceLease;
     /// The consumer fell behind and must start over.
     FellBehind = "FELL_BEHIND": DataLoss, SERVICE_UNAVAILABLE, Failure, Refused, TryLater;
 
     // ---------- the daemon ----------
-    /// The record could not be written, so nothing was given.
+    /// The record could not be written, so no access was given.
     LedgerUnavailable = "LEDGER_UNAVAILABLE": Unavailable, SERVICE_UNAVAILABLE, NotDurable, Undecided, TryLater;
-    /// No SVID to be met by, or none that may be used any more.
+    /// There is no valid SVID: the daemon cannot accept connections, or the client cannot connect.
     IdentityUnavailable = "IDENTITY_UNAVAILABLE": Unavailable, SERVICE_UNAVAILABLE, Failure, Undecided, TryLater;
-    /// A new catalog was not taken.
+    /// A new catalog was rejected.
     CatalogInvalid = "CATALOG_INVALID": InvalidArgument, BAD_REQUEST, Failure, Refused, TryLater;
-    /// Too many changes at once; try again.
+    /// Too many changes at once. Try again.
     Contended = "CONTENDED": Aborted, SERVICE_UNAVAILABLE, Failure, Undecided, TryLater;
     /// Too much work at once; try again later.
     Overloaded = "OVERLOADED": ResourceExhausted, TOO_MANY_REQUESTS, Failure, Undecided, TryLater;
@@ -312,10 +312,10 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A refusal, in the words that the one who is refused reads.
+/// A refusal with a text for its reader.
 ///
-/// `text` says in one lower-case line what was wrong with what. `facts` are short labelled lines below it: `rule` what
-/// decided, `fix` what would change it. Nothing in it is the cause of an internal failure: that goes to the log.
+/// `text` says in one lower-case line what was wrong. `facts` are short labelled lines below it: `rule` names what
+/// decided, `fix` what to do. The cause of an internal failure goes only to the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,

@@ -1,4 +1,4 @@
-//! What every call goes through, whatever it asks.
+//! The steps that every call goes through: caller, room, deadline, refusal.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Reads catalog and policy again from where the configuration says, to follow these. Blocking.
+/// Reads the configured catalog and policy again, to replace these. Blocks.
 pub type Reloader = Arc<dyn Fn(&Rules) -> Result<Rules, Refusal> + Send + Sync>;
 
 /// The gRPC edge.
@@ -23,7 +23,7 @@ pub type Reloader = Arc<dyn Fn(&Rules) -> Result<Rules, Refusal> + Send + Sync>;
 pub struct Edge {
     pub(super) broker: Arc<Broker>,
     pub(super) reloader: Reloader,
-    /// Cancelled when the daemon begins to stop: streams end and say so.
+    /// Cancelled when the daemon begins to stop: streams end with that reason.
     pub(super) stopping: CancellationToken,
     pub(super) rooms: Arc<Rooms>,
 }
@@ -34,20 +34,20 @@ impl Edge {
         Edge { broker, reloader, stopping, rooms }
     }
 
-    /// Takes so much at once, instead of what [`limits`] says.
+    /// Sets the room for requests, instead of the defaults in [`limits`].
     #[must_use]
     pub fn with_room(self, room: EdgeRoom) -> Self {
         let rooms = Rooms::new(room, self.broker.clock().clone());
         Edge { rooms, ..self }
     }
 
-    /// What the catalog knows of a peer, for the listener.
+    /// Classifies peers by the catalog, for the listener.
     pub fn classify(&self) -> Classify {
         let broker = self.broker.clone();
         Classify::new(move |peer| class(broker.caller(peer).ok().as_ref()))
     }
 
-    /// Ends the connections of clients that do not read what they asked for, until `shutdown`.
+    /// Ends the connections of clients that do not read their answers, until `shutdown`.
     pub async fn watch_readers(self, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -57,8 +57,8 @@ impl Edge {
         }
     }
 
-    /// Takes room for a request, before a byte of its body is read. A caller that no catalog entry matches gets no further
-    /// than to ask who it is.
+    /// Takes room for a request, before a byte of its body is read. A caller that no catalog entry matches may only ask
+    /// who it is.
     pub(super) fn admit(&self, parts: &http::request::Parts) -> Result<Arc<RequestRoom>, Status> {
         let connection = self.connection_of(&parts.extensions)?;
         let rpc = rpc_of(parts.uri.path());
@@ -77,7 +77,7 @@ impl Edge {
         })
     }
 
-    /// The connection that a request came on, where its SVID still holds.
+    /// The connection of a request, if its SVID is still valid.
     pub(super) fn connection<T>(&self, request: &Request<T>) -> Result<Connection, Status> {
         self.connection_of(request.extensions())
     }
@@ -101,13 +101,14 @@ impl Edge {
             .ok_or_else(|| Refusal::new(Reason::Internal, "no room was taken for the request").status())
     }
 
-    /// The caller as the catalog knows it, if no lock shuts it out.
+    /// The caller from the catalog, if no lock shuts it out.
     pub(super) fn caller(&self, rpc: Rpc, connection: &Connection) -> Result<Caller, Status> {
         self.broker.admit(&connection.peer, rpc).map_err(|r| self.refuse(rpc, connection, &r))
     }
 
-    /// Resolves when a stream that stays open must end, and says why: its connection has ended, the daemon is stopping, or its
-    /// caller may no longer have it. That is decided again after each lock and reload, and within [`limits::REAUTHORIZE`].
+    /// Resolves with the reason when an open stream must end: its connection has ended, the daemon is stopping, or its
+    /// caller may no longer have it. The last is decided again after each lock and reload, and within
+    /// [`limits::REAUTHORIZE`].
     pub(super) async fn stream_over(
         &self,
         rpc: Rpc,
@@ -133,13 +134,13 @@ impl Edge {
         }
     }
 
-    /// Turns a refusal into a status, once it is counted, logged and, where it is a denial, recorded.
+    /// Counts and logs a refusal, records it if it is a denial, and returns its status.
     pub(super) fn refuse(&self, rpc: Rpc, connection: &Connection, refusal: &Refusal) -> Status {
         self.broker.denials().count(connection.peer.spiffe_id(), rpc.as_str(), refusal);
         refusal.status()
     }
 
-    /// Runs one use case in a task of its own: a client that goes away does not leave half of it behind.
+    /// Runs one use case in its own task, so that it is completed even if the client goes away.
     pub(super) async fn call<Q, A, F, Fut>(
         &self,
         rpc: Rpc,
@@ -154,7 +155,7 @@ impl Edge {
     {
         let connection = self.connection(&request)?;
         let caller = self.caller(rpc, &connection)?;
-        // The room that was taken for it is its own until it is done, also if the client goes away.
+        // Its room is taken until it is done, also if the client goes away.
         let place = self.room(&request)?;
         let patience = deadline_of(&request);
         let (broker, query) = (self.broker.clone(), request.into_inner());
@@ -185,7 +186,7 @@ impl Edge {
     }
 }
 
-/// The call that a path names; `None` for health, reflection and what is not served.
+/// The call that a path names; `None` for health, reflection and unknown calls.
 pub(super) fn rpc_of(path: &str) -> Option<Rpc> {
     let (_, name) = path.strip_prefix("/leasehold.v1.")?.split_once('/')?;
     Rpc::parse(name)

@@ -1,4 +1,4 @@
-//! One field of a request, read into a word of the house. A refusal names the field.
+//! Reading the fields of a request. A refusal names the field.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// A name in a field.
+/// Reads a required name.
 pub(super) fn read_name<T: std::str::FromStr<Err = NameError>>(
     field: &'static str,
     text: &str,
@@ -20,7 +20,7 @@ pub(super) fn read_name<T: std::str::FromStr<Err = NameError>>(
         .map_err(|e: NameError| Refusal::new(Reason::FieldInvalid, e.to_string()).with("field", field))
 }
 
-/// A name in a field that may be left empty.
+/// Reads a name that may be left empty.
 pub(super) fn read_optional_name<T: std::str::FromStr<Err = NameError>>(
     field: &'static str,
     text: &str,
@@ -35,7 +35,7 @@ pub(super) fn read_attempt_number(n: u64) -> Result<AttemptNumber, Refusal> {
     })
 }
 
-/// Free text of people, within its bound and without control characters.
+/// Reads free text. It must be within its bound and without control characters.
 pub(super) fn read_text(field: &'static str, text: &str, max: usize) -> Result<String, Refusal> {
     if text.len() > max {
         return Err(Refusal::new(Reason::FieldInvalid, format!("`{field}` is longer than {max} bytes"))
@@ -48,7 +48,7 @@ pub(super) fn read_text(field: &'static str, text: &str, max: usize) -> Result<S
     Ok(text.to_owned())
 }
 
-/// The same where something must be said.
+/// Reads free text that must not be empty.
 pub(super) fn read_required_text(field: &'static str, value: &str, max: usize) -> Result<String, Refusal> {
     if value.trim().is_empty() {
         return Err(Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field));
@@ -56,7 +56,7 @@ pub(super) fn read_required_text(field: &'static str, value: &str, max: usize) -
     read_text(field, value, max)
 }
 
-/// A life: more than zero, exact, and short of absurd.
+/// Reads a duration: at least a millisecond, and at most `max`.
 pub(super) fn read_duration(
     field: &'static str,
     d: Option<&prost_types::Duration>,
@@ -81,7 +81,7 @@ pub(super) fn read_duration(
     Ok(Some(life))
 }
 
-/// How many entries a page has: as many as asked, within the bound.
+/// The number of entries on a page: as many as asked for, within the bound.
 pub(super) fn page_size(asked: u32) -> usize {
     match usize::try_from(asked).unwrap_or(usize::MAX) {
         0 => limits::PAGE_DEFAULT,

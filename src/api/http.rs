@@ -14,10 +14,10 @@ use crate::{broker::Broker, limits, reason::Reason};
 /// Whether the daemon takes requests, and if not, why.
 pub type Readiness = Arc<dyn Fn() -> Result<(), NotReady> + Send + Sync>;
 
-/// Makes the text of `/metrics`, with the values of that moment.
+/// Makes the text of `/metrics` with the current values.
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// Why the daemon takes no requests: a code, and a line for whoever looks.
+/// Why the daemon takes no requests: a code, and a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReady {
     reason: Reason,
@@ -29,14 +29,14 @@ impl NotReady {
         NotReady { reason, why: None }
     }
 
-    /// The same, with what is behind it. The probes' listener shows it: no secret.
+    /// Adds the cause. The probes' listener shows it, so it must hold no secret.
     #[must_use]
     pub fn because(self, why: String) -> Self {
         NotReady { why: Some(why), ..self }
     }
 }
 
-/// The code on a line of its own, then why.
+/// The code on its own line, then the cause.
 impl std::fmt::Display for NotReady {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}", self.reason)?;
@@ -44,8 +44,8 @@ impl std::fmt::Display for NotReady {
     }
 }
 
-/// `/.well-known/openid-configuration` and `/keys` (RFC 8414, RFC 7517). Kept by clients no longer than a token of an
-/// audience that has nothing else lives.
+/// `/.well-known/openid-configuration` and `/keys` (RFC 8414, RFC 7517). Clients cache them no longer than the longest
+/// life of a token that is checked offline.
 pub fn issuer_routes(broker: Arc<Broker>) -> Router {
     let issuer = broker.settings().issuer.clone();
     let discovery = serde_json::json!({

@@ -1,4 +1,4 @@
-//! JobService on the wire.
+//! The gRPC service JobService.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -236,7 +236,7 @@ impl JobService for Jobs {
     }
 }
 
-/// Sends a job now and at each change, until it is closed or something ends the stream.
+/// Sends a job now and at each change, until it is closed or the stream must end.
 async fn watch_job(
     edge: Edge,
     connection: Connection,
@@ -257,7 +257,7 @@ async fn watch_job(
             }
             out.ready().await?;
             tokio::select! {
-                // An error: it was closed so long ago that it is forgotten.
+                // An error means that the closed job was dropped from memory.
                 changed = watch.changed() => if changed.is_err() { return Ok(()) },
                 () = out.gone() => return Ok(()),
             }
@@ -271,7 +271,7 @@ async fn watch_job(
     out.end(ended);
 }
 
-/// Whom a call about an attempt concerns: all of it, or the member of this instance.
+/// Reads whom a call about an attempt concerns: all of it, or the member of this instance.
 fn read_concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
     let Some(instance) = read_optional_name("instance", instance)? else { return Ok(Concerned::Attempt) };
     let bad = || {
@@ -284,7 +284,7 @@ fn read_concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
     Ok(Concerned::Member { instance, proof })
 }
 
-/// What a list is to show, as the request says it.
+/// Reads the filter of a list.
 fn read_job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
     let bad =
         |field: &'static str, what: String| Refusal::new(Reason::FieldInvalid, what).with("field", field);
@@ -320,7 +320,7 @@ fn read_job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
     })
 }
 
-/// SPIFFE ID patterns in a list of the wire.
+/// Reads a list of SPIFFE ID patterns.
 fn read_patterns(field: &'static str, list: &[String]) -> Result<Vec<SpiffePattern>, Refusal> {
     if list.len() > limits::SPEC_LIST_MAX {
         let text = format!("`{field}` has {} entries: at most {}", list.len(), limits::SPEC_LIST_MAX);

@@ -1,4 +1,4 @@
-//! MemberService on the wire.
+//! The gRPC service MemberService.
 
 use std::pin::Pin;
 
@@ -27,7 +27,7 @@ use crate::{
 
 pub(super) struct MembersService(pub Edge);
 
-/// Notices and beats that wait for a slow member. Past it, beats are left out: the next one says the same.
+/// How many notices and beats wait for a slow member. Past it, beats are left out, because the next one says the same.
 const STREAM_BUFFER: usize = 16;
 
 fn session(wire: Option<v1::Session>) -> Result<MemberSession, Refusal> {
@@ -99,7 +99,7 @@ impl MemberService for MembersService {
                     "the first message names the session",
                 )));
             }
-            // Where thousands come back at once it may be on its way.
+            // If thousands come back at once, it may still be on its way.
             Err(_) => {
                 let late = "the stream's first message did not come in time: try again";
                 return Err(refuse(Refusal::new(Reason::Overloaded, late)));
@@ -188,8 +188,8 @@ impl MemberService for MembersService {
     }
 }
 
-/// One member's stream, until it, the connection or the daemon ends. Dropping the attachment without a goodbye is the loss
-/// that ends the member's leases.
+/// The stream of one member, until it, the connection or the daemon ends. If the attachment is dropped without a
+/// goodbye, the member is lost and its leases end.
 struct KeepAlive {
     broker: std::sync::Arc<Broker>,
     edge: Edge,
@@ -209,11 +209,11 @@ impl KeepAlive {
         loop {
             tokio::select! {
                 biased;
-                // What happened to the member itself says more than that its stream is over.
+                // A notice to the member says more than the end of its stream.
                 notice = self.attachment.notice() => {
                     let last = matches!(notice.kind, NoticeKind::Revoked | NoticeKind::Reconnect);
                     let message = self.notice(&notice);
-                    // A member that does not read is not waited for: its access is over whether it hears of it or not.
+                    // Do not wait for a member that does not read: its access is over in any case.
                     let told = tokio::time::timeout(limits::CONNECTION_GRACE, self.tx.send(Ok(message))).await;
                     if last || !matches!(told, Ok(Ok(()))) {
                         return;

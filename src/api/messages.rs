@@ -1,4 +1,4 @@
-//! Between the wire's types and the house's.
+//! Messages of the wire, made of the crate's own types.
 
 use super::fields::read_name;
 use crate::{
@@ -15,12 +15,12 @@ use crate::{
     state::Lock,
 };
 
-/// A moment of the lease timeline, as the wall clock has it.
+/// A moment of the lease timeline as a timestamp of the wall clock.
 pub(super) fn at(now: Now, time: LeaseTime) -> Option<prost_types::Timestamp> {
     Some(timestamp(now.wall_at(time)))
 }
 
-/// The outcome in a field, which must be one of those that a caller may report.
+/// Reads an outcome, which must be one of those that a caller may report.
 pub(super) fn read_outcome(value: i32, among: &[Outcome]) -> Result<Outcome, Refusal> {
     v1::Outcome::try_from(value)
         .ok()
@@ -100,7 +100,7 @@ pub(super) fn offer(o: Offer) -> v1::Offer {
     }
 }
 
-/// The signed head as it goes out. Empty before there is one, and for callers who may not read the ledger.
+/// The signed head of the ledger. Empty if there is none yet, and for callers who may not read the ledger.
 pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
     if !broker.may_see_heads(caller) {
         return String::new();
@@ -159,7 +159,7 @@ fn attempt_summary(now: Now, a: &Attempt) -> v1::Attempt {
     }
 }
 
-/// A whole job. If it has very many members, those of its newest attempts.
+/// A whole job. If it has very many members, only those of its newest attempts.
 pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
     let now = broker.clock().now();
     let mut left = limits::MEMBERS_SHOWN_MAX;
@@ -179,7 +179,7 @@ pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
     v1::Job { attempts, spec, notes, ..job_summary(broker, j) }
 }
 
-/// A job as a list shows it: without its specification, members and notes.
+/// A job in a list: without its specification, members and notes.
 pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
     let now = broker.clock().now();
     let (state, closed) = match j.state {
@@ -267,7 +267,8 @@ pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
     }
 }
 
-/// As [`lease_view`], for the owner of data: of a lease of another tenant with the scopes on its own resources only.
+/// A lease as the owner of data sees it. If the lease is of another tenant, it shows only the scopes on the owner's
+/// resources.
 pub(super) fn lease_of_owner(now: Now, view: &LeaseView, owner: Option<&TenantName>) -> v1::Lease {
     let mut shown = lease_view(now, view);
     if let Some(owner) = owner

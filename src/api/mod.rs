@@ -1,19 +1,19 @@
 //! The gRPC and HTTP edges: what goes over the wire, and nothing else.
 //!
-//! Reads requests into the words of the house, hands them to the broker, writes the answers. Decides nothing, keeps nothing.
-//! Every refusal becomes a `google.rpc.Status` with an `ErrorInfo` whose reason is the [`Reason`](crate::reason::Reason)'s
-//! code.
+//! They read requests into the crate's own types, hand them to the broker and write the responses. They decide and
+//! store nothing. Every refusal becomes a `google.rpc.Status` with an `ErrorInfo`, whose reason is the code of the
+//! [`Reason`](crate::reason::Reason).
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `service` | all of it as one service, with health and reflection |
-//! | `edge` | [`Edge`]: what every call goes through: caller, room, deadline, a task of its own |
-//! | `room` | [`EdgeRoom`]: requests, streams and bytes, of each caller and of all |
-//! | `page` `outgoing` | a page of a list; the answers of a stream |
-//! | `received` `sent` | the bodies of requests and answers, which count against that room |
+//! | `service` | all gRPC services as one, with health and reflection |
+//! | `edge` | [`Edge`]: the steps of every call: caller, room, deadline, its own task |
+//! | `room` | [`EdgeRoom`]: bounds on requests, streams and bytes, for each caller and in all |
+//! | `request_body` | the body of a request, which counts against that room |
+//! | `response` | pages, streams and bodies of responses |
 //! | `job` `member` `operator` `verifier` | the services, one file each |
-//! | `spec` | a job's specification, read with every mistake at once |
-//! | `field` `times` `convert` | a field read; moments; the house's words as the wire's |
+//! | `spec` | a job's specification, read with all mistakes at once |
+//! | `fields` `messages` | the fields of requests; the messages of responses |
 //! | `http` | discovery, keys and probes |
 
 mod edge;

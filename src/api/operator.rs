@@ -1,4 +1,4 @@
-//! OperatorService on the wire.
+//! The gRPC service OperatorService.
 
 use std::pin::Pin;
 
@@ -225,7 +225,7 @@ impl OperatorService for Operators {
     }
 }
 
-/// Sends the ledger's records from a place on, until the last one or until something ends the stream.
+/// Sends the ledger's records from an index on, until the last one or until the stream must end.
 async fn tail_ledger(
     edge: Edge,
     connection: Connection,

@@ -1,4 +1,4 @@
-//! The body of a request: room is taken before its bytes are read, and it must come in time.
+//! The body of a request, bounded in bytes and in time.
 
 use std::{
     pin::Pin,
@@ -26,16 +26,16 @@ const PREFIX_BYTES: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Messages {
     One,
-    /// Several, one soon after the other.
+    /// Several, one shortly after the other.
     Several,
-    /// As many as it likes, whenever it likes.
+    /// Any number at any time.
     Many,
 }
 
-/// A request's body that is bounded in bytes and in time.
+/// The body of a request. It takes room before its bytes are read, and must arrive in time.
 ///
-/// As soon as a message's length is known, room is taken for all of it, decoded: a client that sends half of it holds what it
-/// says. One message, or the whole body of a call that sends one, must come within [`limits::BODY`].
+/// As soon as the length of a message is known, it takes room for the decoded message, even if the client sends only
+/// half of it. Each message, or the whole body of a call that sends one, must arrive within [`limits::BODY`].
 pub(super) struct RequestBody<B> {
     body: B,
     messages: Messages,
@@ -43,9 +43,9 @@ pub(super) struct RequestBody<B> {
     clock: Arc<dyn Clock>,
     deadline: Option<BoxFuture<'static, ()>>,
     prefix: Vec<u8>,
-    /// Bytes of the present message that are still to come.
+    /// Bytes of the current message that are still to come.
     left: usize,
-    /// What the present message takes, on a stream.
+    /// The room that the current message takes, on a stream.
     taken: usize,
     began: bool,
 }

@@ -21,7 +21,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// As many of the entries as fit into the bytes of a page, and at least one, since each has its own bound.
+/// Returns the entries that fit into the bytes of a page, and at least one, because each has its own bound.
 pub(super) fn fit_page<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
     let mut left = limits::PAGE_BYTES_MAX;
     let mut fitting = Vec::new();
@@ -36,31 +36,31 @@ pub(super) fn fit_page<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
     fitting
 }
 
-/// Sends the answers of one stream. It holds one that was not taken yet, which counts against its caller's room.
+/// Sends the messages of one stream. It buffers one, which counts against the caller's room until the client takes it.
 pub(super) struct ResponseStream<T> {
     messages: mpsc::Sender<T>,
     end: oneshot::Sender<Status>,
     held: Arc<RequestRoom>,
     clock: Arc<dyn Clock>,
-    /// Bytes of the message that was not taken yet.
+    /// Bytes of the buffered message.
     waiting: usize,
 }
 
 impl<T: Message + 'static> ResponseStream<T> {
-    /// The sender, and the stream that a client reads.
+    /// Returns the sender, and the stream that the client reads.
     pub(super) fn new(
         held: Arc<RequestRoom>,
         clock: Arc<dyn Clock>,
     ) -> (Self, impl Stream<Item = Result<T, Status>> + Send) {
         let (messages, received) = mpsc::channel(1);
         let (end, why) = oneshot::channel();
-        // How it ended comes after what was sent before it, however late that is read.
+        // The end comes after all messages, however late they are read.
         let why = stream::once(why).filter_map(|why| future::ready(why.ok().map(Err)));
         let answers = ReceiverStream::new(received).map(Ok).chain(why);
         (ResponseStream { messages, end, held, clock, waiting: 0 }, answers)
     }
 
-    /// Waits until the last message was taken. A client that does not take it in time is not waited for.
+    /// Waits until the client has taken the last message, for a bounded time.
     pub(super) async fn ready(&mut self) -> Result<(), Refusal> {
         tokio::select! {
             biased;
@@ -77,7 +77,7 @@ impl<T: Message + 'static> ResponseStream<T> {
         Ok(())
     }
 
-    /// Sends a message, once the last one was taken.
+    /// Sends a message. The client must have taken the last one.
     pub(super) fn send(&mut self, message: T) -> Result<(), Refusal> {
         let bytes = message.encoded_len();
         self.held.read(bytes)?;
@@ -91,11 +91,11 @@ impl<T: Message + 'static> ResponseStream<T> {
         self.messages.closed().await;
     }
 
-    /// Ends the stream, if need be with the reason.
+    /// Ends the stream, with the refusal if there is one.
     pub(super) fn end(mut self, ended: Result<(), Refusal>) {
         self.held.forget(std::mem::take(&mut self.waiting));
         if let Err(refusal) = ended {
-            // A client that is gone hears nothing more.
+            // A client that is gone receives nothing more.
             let _ = self.end.send(refusal.status());
         }
     }

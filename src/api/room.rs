@@ -1,4 +1,4 @@
-//! Room for what callers have under way: requests, streams, and the bytes that are buffered for them.
+//! Room for the requests and streams of callers, and for the bytes that are buffered for them.
 
 use std::{
     sync::{
@@ -18,10 +18,10 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What the gRPC edge has room for. The defaults are those of [`limits`].
+/// How much the gRPC edge has room for. The defaults are those of [`limits`].
 #[derive(Clone, Copy, Debug)]
 pub struct EdgeRoom {
-    /// Requests in work. Those that end access are counted apart, with the same bound.
+    /// Requests in work. Requests that end access are counted separately, with the same bound.
     pub requests_max: usize,
     /// Requests of one SPIFFE ID in work.
     pub requests_per_peer_max: usize,
@@ -42,28 +42,28 @@ impl Default for EdgeRoom {
     }
 }
 
-/// The rooms, one for each kind of call: none of them can take what another needs.
+/// The rooms, one for each kind of call, so that no kind takes what another needs.
 pub(super) struct Rooms {
     work: Arc<Shares>,
-    /// For the calls that end access: they do not wait behind what waits for a disk.
+    /// For the calls that end access, so that they do not wait behind calls that wait for a disk.
     endings: Arc<Shares>,
-    /// For operators who end access, or give it back.
+    /// For operators who end access or restore it.
     operators: Arc<Shares>,
-    /// For WaitDurable, which takes long while the disk is away.
+    /// For WaitDurable, which takes long while the disk cannot be written.
     waits: Arc<Shares>,
-    /// For the streams of members and of resource servers: one for each, small.
+    /// For the streams of members and of resource servers: each has one small stream.
     feeds: Arc<Shares>,
     /// For lists, which take the daemon's time: a flood of them must not keep it from an operator's revoke.
     lists: Arc<Shares>,
     /// For all other streams.
     watches: Arc<Shares>,
-    /// For callers that no catalog entry matches, whatever they call.
+    /// For all calls of callers that no catalog entry matches.
     unknown: Arc<Shares>,
     bytes: Arc<Shares>,
     bytes_operators: Arc<Shares>,
     bytes_unknown: Arc<Shares>,
     clock: Arc<dyn Clock>,
-    /// All that is under way, for the look at clients that do not read.
+    /// All requests, for the check for clients that do not read.
     held: DashMap<u64, Weak<RequestRoom>>,
     next: AtomicU64,
 }
@@ -139,7 +139,7 @@ impl Rooms {
         }
     }
 
-    /// Ends the connections of clients that do not read what they asked for.
+    /// Ends the connections of clients that do not read their answers.
     pub(super) fn end_unread(&self) {
         let now = self.clock.now().boot;
         let unread = |held: &RequestRoom| held.unread_for(now) >= limits::READER_STALL;
@@ -153,20 +153,20 @@ impl Rooms {
     }
 }
 
-/// The room of one request, from its headers until its answer was sent. Dropping the last clone gives it back.
+/// The room of one request, from its headers until its answer is sent. Dropping the last clone frees it.
 pub(super) struct RequestRoom {
     _place: Share,
     bytes: Share,
-    /// Of those bytes, what the request itself takes.
+    /// How many of those bytes the request itself takes.
     request: AtomicUsize,
-    /// Its answer is sent though there may be no room: access has ended, and the caller must know.
+    /// Send its answer even if there is no room: access has ended, and the caller must know.
     always_answers: bool,
     connection: Connection,
-    /// Bytes of the answer that were handed out and not sent.
+    /// Bytes of the answer that were given to HTTP/2 and not sent.
     unsent: AtomicUsize,
-    /// Counts the times that some were handed out or sent. No clock is read here: HTTP/2 holds a lock meanwhile.
+    /// Counts how often bytes were given to HTTP/2 or sent. It reads no clock, because HTTP/2 holds a lock meanwhile.
     moves: AtomicU64,
-    /// That count and the time, when the last look found another count than before.
+    /// That count and the time when a check last found a changed count.
     seen_moves: AtomicU64,
     seen_at: AtomicU64,
     key: u64,
@@ -174,27 +174,27 @@ pub(super) struct RequestRoom {
 }
 
 impl RequestRoom {
-    /// Takes room for a message that is going to be read.
+    /// Takes room for a message that will be read.
     pub(super) fn read(&self, bytes: usize) -> Result<(), Refusal> {
         self.bytes.grow(bytes).map_err(|full| bytes_full(&full))
     }
 
-    /// What [`RequestRoom::read`] took is needed until the call was made.
+    /// Keeps what [`RequestRoom::read`] took until the call returns.
     pub(super) fn keep(&self, bytes: usize) {
         self.request.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Gives back what [`RequestRoom::read`] took.
+    /// Frees what [`RequestRoom::read`] took.
     pub(super) fn forget(&self, bytes: usize) {
         self.bytes.shrink(bytes);
     }
 
-    /// The call was made: what it said is no longer needed.
+    /// Frees the room of the request itself: the call has returned.
     pub(super) fn answered(&self) {
         self.bytes.shrink(self.request.swap(0, Ordering::Relaxed));
     }
 
-    /// Takes room for bytes of an answer that waits to be sent.
+    /// Takes room for bytes of an answer that wait to be sent.
     pub(super) fn write(&self, bytes: usize) -> Result<(), Refusal> {
         match self.bytes.grow(bytes) {
             Ok(()) => {}
@@ -206,14 +206,14 @@ impl RequestRoom {
         Ok(())
     }
 
-    /// These bytes were sent, or never will be.
+    /// Frees the room of bytes that were sent, or never will be.
     pub(super) fn sent(&self, bytes: usize) {
         self.moves.fetch_add(1, Ordering::Relaxed);
         self.unsent.fetch_sub(bytes, Ordering::AcqRel);
         self.bytes.shrink(bytes);
     }
 
-    /// For how long nothing of what waits to be sent has moved, as far as these looks have seen.
+    /// For how long no waiting byte was sent, according to these checks.
     fn unread_for(&self, now: BootTime) -> Duration {
         let moves = self.moves.load(Ordering::Relaxed);
         let has_moved = self.seen_moves.swap(moves, Ordering::Relaxed) != moves;

@@ -21,7 +21,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// The services, with the Reason put into answers that tonic gives by itself.
+/// All services. Adds the Reason to responses that tonic makes by itself.
 #[derive(Clone)]
 pub struct Service {
     edge: Edge,
@@ -101,7 +101,8 @@ where
     }
 }
 
-/// How many messages a client may send with a call. Beside our own there are health, with one, and reflection, with several.
+/// How many messages a client may send with a call. Besides our own calls there are health, with one, and reflection,
+/// with several.
 fn messages(parts: &http::request::Parts) -> Messages {
     match rpc_of(parts.uri.path()) {
         Some(Rpc::KeepAlive | Rpc::WatchFences) => Messages::Many,
@@ -111,8 +112,8 @@ fn messages(parts: &http::request::Parts) -> Messages {
     }
 }
 
-/// A message over the limit is refused by tonic with a bare OUT_OF_RANGE, an unknown call with a bare UNIMPLEMENTED: both
-/// get their Reason.
+/// Adds the Reason to the refusals that tonic makes: OUT_OF_RANGE for a message over the limit, UNIMPLEMENTED for an
+/// unknown call.
 fn with_reason(answer: http::Response<tonic::body::Body>) -> http::Response<tonic::body::Body> {
     let bare = !answer.headers().contains_key("grpc-status-details-bin");
     let code = answer.headers().get("grpc-status").and_then(|v| v.to_str().ok());

@@ -1,4 +1,4 @@
-//! A job's specification, read from the wire: every mistake at once.
+//! Reading a job's specification: all mistakes are reported at once.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What was wrong, field by field.
+/// The mistakes found so far, by field.
 #[derive(Default)]
 struct Mistakes {
     first: Option<Reason>,
@@ -77,7 +77,7 @@ impl Mistakes {
     }
 }
 
-/// Reads a specification. `tenant` and `caller` are what it means where it does not say.
+/// Reads a specification. `tenant` and `caller` are the defaults for fields that it leaves out.
 pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &SpiffeId) -> Result<Spec, Refusal> {
     let mut m = Mistakes::default();
     let name = m.name::<InstanceName>("name", &wire.name).map(|n| n.to_string()).unwrap_or_default();
@@ -222,7 +222,7 @@ fn members(m: &mut Mistakes, wire: Option<&v1::Members>, caller: &SpiffeId) -> M
     Members { start, join, expect, max, attempts, done_when }
 }
 
-/// The specification as it is shown.
+/// Makes the message of a specification.
 pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
     let texts = |list: &[ResourceName]| list.iter().map(ToString::to_string).collect();
     let patterns = |list: &[SpiffePattern]| list.iter().map(ToString::to_string).collect();

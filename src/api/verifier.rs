@@ -1,4 +1,4 @@
-//! VerifierService on the wire.
+//! The gRPC service VerifierService.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -33,7 +33,7 @@ use crate::{
 
 pub(super) struct Verifiers(pub Edge);
 
-/// Messages that wait for a slow verifier. Past it the verifier starts over: it is never waited for.
+/// How many messages wait for a slow verifier. Past it the verifier must start over: the daemon never waits for it.
 const STREAM_BUFFER: usize = 256;
 
 #[tonic::async_trait]
@@ -103,7 +103,7 @@ impl VerifierService for Verifiers {
             held,
         };
         tokio::spawn(feed.run(first.tick, last));
-        // How it ended comes after what was sent before it, however late that is read.
+        // The end comes after all messages, however late they are read.
         let end = stream::once(end).filter_map(|end| future::ready(end.ok().map(Err)));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx).chain(end))))
     }
@@ -120,7 +120,8 @@ impl VerifierService for Verifiers {
     }
 }
 
-/// One verifier's feed: the lowerings that concern its audience, each with the one before it in this feed.
+/// The feed of one verifier: the lowerings that concern its audience, each with the sequence number of the one before
+/// it.
 struct Feed {
     broker: Arc<Broker>,
     edge: Edge,
@@ -137,13 +138,13 @@ impl Feed {
     async fn run(mut self, first_tick: u64, end: oneshot::Sender<Status>) {
         metrics::gauge!("leasehold_fence_feeds").increment(1.0);
         if let Err(why) = self.follow(first_tick).await {
-            // A client that is gone hears nothing more.
+            // A client that is gone receives nothing more.
             let _ = end.send(why.status());
         }
         metrics::gauge!("leasehold_fence_feeds").decrement(1.0);
     }
 
-    /// Until the client goes (`Ok`), or something ends the feed that the client must hear of.
+    /// Sends the feed until the client goes (`Ok`), or until it ends for a reason that the client must know.
     async fn follow(&mut self, first_tick: u64) -> Result<(), Refusal> {
         let Subscription { snapshot, at, mut lowerings } = self.broker.fences().subscribe();
         let now = self.broker.clock().now();
@@ -174,7 +175,7 @@ impl Feed {
         drop(snapshot);
         self.held.forget(bytes);
         let mut prev = at.0;
-        self.tick(first_tick).await?;
+        self.send_tick(first_tick).await?;
         let (edge, connection, audience) =
             (self.edge.clone(), self.connection.clone(), self.audience.clone());
         let may = |broker: &Broker, caller: &Caller| broker.may_watch(caller, &audience);
@@ -185,7 +186,7 @@ impl Feed {
                 biased;
                 why = &mut over => return Err(why),
                 lowering = lowerings.recv() => match lowering {
-                    Ok(lowering) => self.lowered(lowering, &mut prev).await?,
+                    Ok(lowering) => self.send_lowered(lowering, &mut prev).await?,
                     Err(RecvError::Lagged(missed)) => return Err(missing(missed)),
                     Err(RecvError::Closed) => return Err(stopping()),
                 },
@@ -194,16 +195,16 @@ impl Feed {
                         if let Err(e) = self.connection.check(self.broker.clock().now().wall) {
                             return Err(Refusal::new(e.reason(), e.to_string()));
                         }
-                        // An echoed tick says that all that was lowered before it was sent before it. The order of the
-                        // branches does not: both can come between the look at the one and the look at the other.
+                        // An echoed tick promises that every lowering before it was sent before it. The order of the
+                        // branches does not ensure that: both can arrive between the two polls.
                         for _ in 0..lowerings.len() {
                             match lowerings.try_recv() {
-                                Ok(lowering) => self.lowered(lowering, &mut prev).await?,
+                                Ok(lowering) => self.send_lowered(lowering, &mut prev).await?,
                                 Err(TryRecvError::Lagged(missed)) => return Err(missing(missed)),
                                 Err(TryRecvError::Empty | TryRecvError::Closed) => break,
                             }
                         }
-                        self.tick(m.tick).await?;
+                        self.send_tick(m.tick).await?;
                     }
                     Some(Err(_)) | None => return Ok(()),
                 },
@@ -211,8 +212,8 @@ impl Feed {
         }
     }
 
-    /// Tells of a lowering, where it concerns the audience.
-    async fn lowered(&self, lowering: Lowering, prev: &mut u64) -> Result<(), Refusal> {
+    /// Sends a lowering if it concerns the audience.
+    async fn send_lowered(&self, lowering: Lowering, prev: &mut u64) -> Result<(), Refusal> {
         if !self.broker.is_lowering_for(&self.audience, &lowering) {
             return Ok(());
         }
@@ -226,14 +227,15 @@ impl Feed {
         self.fences.tag(name).as_bytes().to_vec()
     }
 
-    async fn tick(&self, tick: u64) -> Result<(), Refusal> {
+    async fn send_tick(&self, tick: u64) -> Result<(), Refusal> {
         let time = Some(timestamp(self.broker.clock().now().wall));
         let caller = self.broker.caller(&self.connection.peer)?;
         let ledger_head = messages::ledger_head(&self.broker, &caller);
         self.send(Event::Tick(v1::FeedTick { tick, time, ledger_head })).await
     }
 
-    /// Sends, waiting no longer than a feed may be stale: a verifier that reads slower than that refuses everything anyway.
+    /// Sends an event, and waits no longer than a feed may be stale: a verifier that reads slower refuses everything
+    /// anyway.
     async fn send(&self, event: Event) -> Result<(), Refusal> {
         let message = v1::WatchFencesResponse { event: Some(event) };
         let sent = tokio::select! {
@@ -244,7 +246,7 @@ impl Feed {
         if sent { Ok(()) } else { Err(unread()) }
     }
 
-    /// Waits until all that was sent was taken, no longer than a feed may be stale.
+    /// Waits until the client has taken all messages, no longer than a feed may be stale.
     async fn all_taken(&self) -> Result<(), Refusal> {
         tokio::select! {
             biased;

@@ -13,7 +13,7 @@ use crate::{
     link::{Connector, RotatingChannel, explain},
     name::SpiffeId,
     proto::{
-        Told, unspoken,
+        DaemonRefusal, transport_refusal,
         v1::{
             self, job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
             verifier_service_client::VerifierServiceClient,
@@ -159,14 +159,14 @@ pub(super) fn status_failure(status: &Status, kind: CallKind, address: &str) -> 
     if let Some(error) = explain(status) {
         return error.refusal().into();
     }
-    let mut failure = match Told::of(status) {
-        Some(Told { reason: None, code, .. }) => {
+    let mut failure = match DaemonRefusal::of(status) {
+        Some(DaemonRefusal { reason: None, code, .. }) => {
             Failure::new(Exit::of(Reason::of_code(status.code())), status.message().to_owned())
                 .with("reason", code)
                 .fix("this daemon is newer: update leasehold")
         }
-        Some(told @ Told { reason: Some(reason), .. }) => told.into_refusal(reason).into(),
-        None => unspoken(status, address).map_or_else(|| unknown(status), Failure::from),
+        Some(told @ DaemonRefusal { reason: Some(reason), .. }) => told.into_refusal(reason).into(),
+        None => transport_refusal(status, address).map_or_else(|| unknown(status), Failure::from),
     };
     if kind == CallKind::Changes && may_have_happened(status.code(), failure.reason) {
         failure.effect = Effect::Unknown;

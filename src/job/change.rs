@@ -1,4 +1,4 @@
-//! What changes a job. Each is one record of the ledger.
+//! Changes of a job. Each is one record of the ledger.
 
 use super::{Attempt, AttemptState, Drain, Job, JobState, Member, MemberState};
 use crate::{
@@ -20,7 +20,7 @@ pub enum Change {
         key: String,
         at: LeaseTime,
         ticket: SecretDigest,
-        /// Who joins without the ticket.
+        /// These identities join without the ticket.
         vouched: Vec<SpiffePattern>,
     },
     AttemptDraining {
@@ -41,7 +41,7 @@ pub enum Change {
         session: SecretDigest,
         at: LeaseTime,
     },
-    /// One member is on its way out; the others go on.
+    /// One member drains; the others go on.
     MemberDraining {
         attempt: AttemptNumber,
         instance: InstanceName,
@@ -70,7 +70,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// When it widened, where it did.
+    /// When it widened access; None if it did not.
     pub fn widened_at(&self) -> Option<LeaseTime> {
         match self {
             Change::AttemptBegan { at, .. } | Change::MemberJoined { at, .. } => Some(*at),
@@ -85,8 +85,8 @@ impl Change {
 }
 
 impl Job {
-    /// Makes one step. Legal by construction where the change came from a move of this job; on a replay of the ledger, a
-    /// change that no longer fits (a begin whose job was closed while its record was written) changes nothing.
+    /// Applies one change. A change from a transition of this job is always legal. On a replay of the ledger, one that
+    /// no longer fits changes nothing: for example a begin whose job was closed while its record was written.
     pub fn apply(&mut self, change: &Change) {
         if self.is_closed() {
             return;
@@ -113,7 +113,7 @@ impl Job {
             }
             Change::MemberJoined { attempt, instance, member, session, at } => {
                 let Some(a) = self.attempt_mut(*attempt).filter(|a| !a.is_ended()) else { return };
-                // Who comes back is still on its way out, where it was.
+                // A member that comes back keeps its drain.
                 let same = a.members.get(instance).filter(|m| m.session == *session);
                 let drain = same.and_then(|m| m.drain);
                 a.members.put(
@@ -143,7 +143,7 @@ impl Job {
         }
     }
 
-    /// The names to lower once a narrowing change is made, or a begin is recorded. To be asked before it is applied.
+    /// The names to lower once a narrowing change is applied, or a begin is recorded. Ask before it is applied.
     pub fn fences_of(&self, change: &Change) -> Vec<FenceName> {
         if self.is_closed() {
             return Vec::new();

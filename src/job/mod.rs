@@ -1,8 +1,8 @@
 //! Jobs and their attempts: states and legal moves.
 //!
-//! Owns what a job is and what may become of it. Pure: no clock, no await, no I/O, and no say in who may: that is the
-//! broker's question. A move is decided against a [`Job`] as it stands and answers the [`Change`]s that make it; applying
-//! the same changes in the same order always gives the same job, which is how it is rebuilt after a restart.
+//! Owns what a job is and which states it can reach. Pure: no clock, no await, no I/O. The broker decides who may do
+//! what. A transition is decided against a [`Job`] and returns the [`Change`]s that make it. The same changes in the
+//! same order always give the same job; this is how jobs are rebuilt after a restart.
 //!
 //! ```text
 //! Job      AwaitingApproval → Ready ⇄ Running → Closed
@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `spec` | [`Spec`]: what its launcher asked for |
 //! | `state` `roster` | [`Job`], [`Attempt`], [`Member`]; the members of an attempt |
-//! | `transitions` | which moves are legal, and the changes that each makes |
+//! | `transitions` | which transitions are legal, and the changes that each makes |
 //! | `change` | [`Change`], and applying one |
 
 mod change;

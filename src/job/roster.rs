@@ -5,9 +5,9 @@ use rpds::RedBlackTreeMapSync;
 use super::{Member, MemberState};
 use crate::name::{InstanceName, Outcome, SpiffeId};
 
-/// The members of an attempt by their instances, and what is asked of all of them together, kept as they come and go.
+/// The members of an attempt by instance, with counts that are kept up to date.
 ///
-/// A copy shares what did not change: each change of a job makes a new one to be shown, whatever the number of its members.
+/// A copy shares what did not change, so a change of one member costs little however many there are.
 #[derive(Clone, Debug, Default)]
 pub struct Roster {
     members: RedBlackTreeMapSync<InstanceName, Member>,
@@ -20,14 +20,14 @@ pub struct Roster {
     bytes: usize,
 }
 
-/// Bytes that a member takes in memory and in a snapshot, about.
+/// About how many bytes a member takes in memory and in a snapshot.
 pub fn member_bytes(instance: &InstanceName, identity: &SpiffeId) -> usize {
     const MEMBER: usize = 384;
     MEMBER + instance.as_str().len() + identity.as_str().len()
 }
 
 impl Roster {
-    /// All that there ever were, by instance.
+    /// All members, including those that have left, by instance.
     pub fn iter(&self) -> impl Iterator<Item = (&InstanceName, &Member)> {
         self.members.iter()
     }
@@ -59,7 +59,7 @@ impl Roster {
         self.identities.get(identity).copied().unwrap_or(0)
     }
 
-    /// How many instances there ever were.
+    /// How many instances there are, including those that have left.
     pub fn len(&self) -> usize {
         self.members.size()
     }
@@ -68,7 +68,7 @@ impl Roster {
         self.members.is_empty()
     }
 
-    /// Bytes that all of them take, about.
+    /// About how many bytes all of them take.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -83,7 +83,7 @@ impl Roster {
         self.present
     }
 
-    /// How many have said that they completed.
+    /// How many have reported that they completed.
     pub fn completed(&self) -> usize {
         self.completed
     }
@@ -154,7 +154,7 @@ mod tests {
             assert_eq!(roster.completed(), count(|m| m.outcome == Some(Outcome::Completed)));
             let bytes: usize = roster.iter().map(|(i, m)| member_bytes(i, &m.spiffe_id)).sum();
             assert_eq!(roster.bytes(), bytes);
-            // Whoever holds a copy goes on seeing what it saw.
+            // A copy does not change.
             assert_eq!((before.len(), before.joined(), before.present(), before.completed()), counts);
         }
     }

@@ -1,4 +1,4 @@
-//! What a job is going to do, as its launcher described it: checked, with every default filled in.
+//! What a job will do, as its launcher described it: checked, with all defaults filled in.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
@@ -6,7 +6,7 @@ use crate::name::{
     Digest, HumanName, InstanceName, Method, Pin, ResourceName, SpiffeId, SpiffePattern, TenantName,
 };
 
-/// A job's specification. Made by the edge that read it; every bound of `limits` holds.
+/// A job's specification. The edge that read it has checked every bound of `limits`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     pub name: String,
@@ -29,7 +29,7 @@ pub struct Spec {
     pub drain: Option<Duration>,
 }
 
-/// How the model is going to be changed.
+/// How the model will be changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
     pub method: Method,
@@ -46,7 +46,7 @@ pub struct Members {
     pub start: Vec<SpiffePattern>,
     /// Who may join one. Never empty: the edge fills in the launcher.
     pub join: Vec<SpiffePattern>,
-    /// How many make the attempt whole; at least 1.
+    /// How many members make the attempt whole; at least 1.
     pub expect: u32,
     /// How many may be joined at once; at least `expect`.
     pub max: u32,
@@ -60,12 +60,12 @@ impl Members {
         self.join.iter().any(|p| p.matches(id))
     }
 
-    /// Whether `join` names this identity itself, not only by a pattern that others match too.
+    /// Whether `join` names exactly this identity, not only by a pattern that others match too.
     pub fn names_to_join(&self, id: &SpiffeId) -> bool {
         self.join.iter().any(|p| p.exact().is_some_and(|named| named == *id))
     }
 
-    /// As [`Members::names_to_join`], of `start`.
+    /// Whether `start` names exactly this identity.
     pub fn names_to_start(&self, id: &SpiffeId) -> bool {
         self.start.iter().any(|p| p.exact().is_some_and(|named| named == *id))
     }
@@ -80,9 +80,9 @@ impl Members {
 pub enum DoneWhen {
     /// All of the expected members have completed.
     All,
-    /// One has.
+    /// One member has completed.
     Any,
-    /// This one has.
+    /// This member has completed.
     Instance(InstanceName),
 }
 

@@ -1,4 +1,4 @@
-//! A job as it stands.
+//! A job, its attempts and their members.
 
 use std::sync::Arc;
 
@@ -37,14 +37,14 @@ impl JobState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptState {
     Running,
-    /// Nobody is joined, so nobody has access.
+    /// No member is joined, so none has access.
     Suspended,
     /// The reading half ends first, then the writing half and with it the attempt.
     Draining(Drain),
     Ended(Outcome),
 }
 
-/// When what is on its way out, an attempt or one member of it, stops reading and then writing.
+/// When a draining attempt or member stops reading, and then writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
     pub reading_ends: LeaseTime,
@@ -60,7 +60,7 @@ pub enum MemberState {
     Lost,
 }
 
-/// A job: what it was to do, and how far it is.
+/// A job: its specification and its progress.
 #[derive(Clone, Debug)]
 pub struct Job {
     pub id: JobId,
@@ -72,18 +72,18 @@ pub struct Job {
     pub created: LeaseTime,
     /// The end of all access, whatever happens.
     pub ends: LeaseTime,
-    /// What it reads, as the catalog had it when it was created.
+    /// What it reads, as listed in the catalog when the job was created.
     pub inputs: Arc<[Input]>,
     pub state: JobState,
     pub waiting_for: Vec<Gate>,
     /// In the order of their numbers; the last one is the current one.
     pub attempts: Vec<Attempt>,
     pub closed: Option<LeaseTime>,
-    /// Why it is as it is, in one line.
+    /// The reason for its state, in one line.
     pub detail: String,
 }
 
-/// A dataset or model that a job reads, as the catalog had it.
+/// A dataset or model that a job reads, as the catalog listed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Input {
     pub resource: ResourceName,
@@ -93,7 +93,7 @@ pub struct Input {
     pub tier: Option<String>,
 }
 
-/// A rule that wants approval first.
+/// A rule that demands approval first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gate {
     pub id: String,
@@ -112,10 +112,11 @@ pub struct Attempt {
     pub ended: Option<LeaseTime>,
     pub members: Roster,
     pub ticket: SecretDigest,
-    /// Whom the launcher or a scheduler vouched for when it began: they join without the ticket, if the job's `join` covers them.
+    /// Identities that the launcher or a scheduler vouched for at the begin. They join without the ticket if the job's
+    /// `join` covers them.
     pub vouched: Arc<[SpiffePattern]>,
     pub detail: String,
-    /// Since when no member is there, joined or away; of no meaning while one is.
+    /// Since when no member is joined or away. Means nothing while one is.
     pub vacant_since: LeaseTime,
 }
 
@@ -126,9 +127,9 @@ pub struct Member {
     pub session: SecretDigest,
     pub state: MemberState,
     pub joined: LeaseTime,
-    /// Set where it is on its way out while others may go on.
+    /// Set if it drains while others may go on.
     pub drain: Option<Drain>,
-    /// What was said of its own end.
+    /// The outcome that was reported for it.
     pub outcome: Option<Outcome>,
 }
 
@@ -166,7 +167,7 @@ impl Attempt {
         self.members.iter().filter(|(_, m)| m.is_present())
     }
 
-    /// When this member stops reading and writing, where it or the whole attempt is on its way out: the sooner of the two.
+    /// When this member stops reading and writing: its own drain or that of the attempt, the sooner of the two.
     pub fn drain_of(&self, instance: &InstanceName) -> Option<Drain> {
         let own = self.members.get(instance).and_then(|m| m.drain);
         match (self.state, own) {

@@ -1,4 +1,5 @@
-//! The legal moves. Each looks at a job as it stands and answers the changes that make the move, or why it is not legal.
+//! The legal transitions. Each looks at a job as it is and returns the changes that make the transition, or why it is
+//! not legal.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// Why a move is not legal now. `Display` is what the caller reads.
+/// Why a transition is not legal now. `Display` is what the caller reads.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
     #[error("the job is closed: {0}")]
@@ -66,43 +67,43 @@ impl Illegal {
     }
 }
 
-/// The outcome of asking to close.
+/// What [`Job::close`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Close {
     Now(Change),
-    /// It is closed with this outcome already.
+    /// The job is already closed with this outcome.
     Already,
-    /// It is closed with another outcome, which stands.
+    /// The job is closed with another outcome, which it keeps.
     Conflict(Outcome),
 }
 
-/// The outcome of asking to begin an attempt.
+/// What [`Job::begin`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begin {
     New(Change),
-    /// This key began this attempt, which is not over.
+    /// This key began this attempt, which is still open.
     Existing(AttemptNumber),
 }
 
-/// The outcome of asking to join.
+/// What [`Job::join`] finds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Join {
-    /// A new member, or one that is back.
+    /// A new member, or one that comes back.
     New(Change),
-    /// The same member, which never was away.
+    /// This member is joined already.
     Same,
 }
 
-/// The outcome of reporting an end.
+/// What a reported end changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Now(Vec<Change>),
     Already,
-    /// Another outcome stands.
+    /// Another outcome was reported before, and counts.
     Conflict(Outcome),
 }
 
-/// How long what drains goes on: reading for the shorter of the two, checkpoint writes for the grace, at most
+/// How long a drain lasts: reads end after the shorter of the two, checkpoint writes after the grace, at most
 /// [`limits::DRAIN_GRACE_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainSpans {
@@ -111,7 +112,7 @@ pub struct DrainSpans {
 }
 
 impl Drain {
-    /// A drain that begins now. None where the one before ends no later: a second drain never prolongs the first.
+    /// A drain that begins now. None if the one before ends no later: a second drain never prolongs the first.
     fn within(before: Option<Drain>, spans: DrainSpans, now: LeaseTime) -> Option<Drain> {
         let DrainSpans { reading, grace } = spans;
         let grace = grace.min(limits::DRAIN_GRACE_MAX);
@@ -179,7 +180,7 @@ impl Job {
         Ok(Begin::New(Change::AttemptBegan { attempt, key, at: now, ticket, vouched }))
     }
 
-    /// The attempt of this number, where it is the current one and not over.
+    /// The attempt with this number, if it is the current one and still open.
     pub fn running(&self, number: AttemptNumber) -> Result<&Attempt, Illegal> {
         if let JobState::Closed(o) = self.state {
             return Err(Illegal::JobClosed(o));
@@ -194,12 +195,13 @@ impl Job {
         }
     }
 
-    /// Makes a member, or takes one back.
+    /// Adds a member, or lets one come back.
     ///
-    /// An instance is a name that the scheduler gives: where its member has been away for longer than `window`, a process that
-    /// was started in its place takes the name over. Who lives and reaches the daemon is back by then. A place that drains is
-    /// nobody else's until its time is over: a successor would have longer than that. After it, or once its member has left,
-    /// whoever the scheduler starts there is another process, decided anew: an end is no prohibition, a lock is.
+    /// The scheduler gives the name of an instance. If its member has been away for longer than `window`, a process
+    /// that was started in its place takes the name over: a live member that reaches the daemon is back by then. No
+    /// other process takes a place that drains before its time is over, because it would have longer than that. After
+    /// that, or once the member has left, a process that the scheduler starts there is decided again: an end prohibits
+    /// nothing, a lock does.
     pub fn join(
         &self,
         number: AttemptNumber,
@@ -258,7 +260,7 @@ impl Job {
         Ok(change())
     }
 
-    /// Lets an attempt finish. A second drain never prolongs the first.
+    /// Drains an attempt. A second drain never prolongs the first.
     pub fn drain(
         &self,
         number: AttemptNumber,
@@ -274,8 +276,7 @@ impl Job {
         Ok(drain.map(|drain| Change::AttemptDraining { attempt: number, drain, detail: detail.to_owned() }))
     }
 
-    /// Lets one member finish while the others go on. Where the attempt is whole and nobody in it goes on, it is the attempt
-    /// that is on its way out.
+    /// Drains one member while the others go on. If the attempt is whole and no member goes on, the attempt drains.
     pub fn drain_member(
         &self,
         number: AttemptNumber,
@@ -333,7 +334,7 @@ impl Job {
         }
     }
 
-    /// Takes one member's word for its own end, and ends the attempt where that decides it.
+    /// Records what a member reports of its own end, and ends the attempt if that decides it.
     pub fn end_member(
         &self,
         number: AttemptNumber,
@@ -344,7 +345,7 @@ impl Job {
     ) -> Result<End, Illegal> {
         let a = self.attempt(number).ok_or(Illegal::NoAttempt(number))?;
         let m = a.members.get(instance).ok_or_else(|| Illegal::NotAMember(instance.clone()))?;
-        // Nobody had seen it: whoever has may say so still.
+        // `Unknown` may still be replaced by someone who saw the end.
         let said = m.outcome.filter(|o| *o != Outcome::Unknown);
         if let AttemptState::Ended(o) = a.state {
             return match (o, said) {
@@ -375,8 +376,8 @@ impl Job {
 
     /// Whether the end of one member ends its attempt, and how.
     ///
-    /// A failure of one is that of all. One that was interrupted, as a node that is taken away, goes alone, as long as others
-    /// are there or are still to come.
+    /// If one fails, the attempt fails. An interrupted member, such as one on a node that is taken away, leaves the
+    /// others as they are, as long as some are there or still expected.
     fn decides(
         &self,
         a: &Attempt,
@@ -404,7 +405,7 @@ impl Job {
             .then(|| (Outcome::Interrupted, format!("nobody is left to complete it: {}", said())))
     }
 
-    /// A member out of sight. Nothing where it is not joined.
+    /// Marks a member as away. None if it is not joined.
     pub fn away(
         &self,
         number: AttemptNumber,
@@ -421,7 +422,7 @@ impl Job {
         })
     }
 
-    /// What time alone makes of the current attempt: members lost, the attempt lost or drained, the job at its end.
+    /// The changes that are due by the clock: members lost, the attempt lost or drained, the job at its end.
     pub fn overdue(&self, rejoin: Duration, now: LeaseTime) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.is_closed() {
@@ -494,7 +495,8 @@ impl Job {
         changes
     }
 
-    /// Whether all who were expected have come, or nobody more is let in: once they are gone, nobody is waited for.
+    /// Whether all expected members have come, or no more are admitted. Once they have left, the attempt waits for no
+    /// one.
     fn is_whole(&self, a: &Attempt) -> bool {
         let awaited = match &self.spec.members.done_when {
             DoneWhen::Instance(i) => !a.members.contains(i),

@@ -1,4 +1,4 @@
-//! Deadline, generation and end of one lease in one atomic word, so that no two of them are ever seen apart.
+//! Deadline, generation and end of one lease in one atomic word, so that a reader sees all three at one moment.
 
 use std::sync::atomic::Ordering;
 
@@ -11,7 +11,7 @@ const GENERATION: u64 = 1 << 42;
 const DEADLINE: u64 = GENERATION - 1;
 const GENERATION_MAX: u64 = (ENDED >> 42) - 1;
 
-/// Why a lease is not good.
+/// Why a lease is not good, or was not renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseRefused {
     #[error("the lease has ended")]
@@ -26,18 +26,18 @@ pub enum LeaseRefused {
     Overtaken,
 }
 
-/// What a due deadline found.
+/// What happened when a deadline fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fired {
-    /// It was due, and is ended now.
+    /// The lease was due, and is ended now.
     Expired,
-    /// It was renewed: look again then.
+    /// The lease was renewed: look again then.
     Later(LeaseTime),
-    /// It had ended before.
+    /// The lease had ended before.
     Already,
 }
 
-/// The one word. Every change is a compare-and-exchange: a renewal and an expiry that race have one winner.
+/// The atomic word. Every change is a compare-and-exchange: if a renewal and an expiry race, one wins.
 #[derive(Debug)]
 pub(super) struct LeaseCell(pub(super) AtomicU64);
 
@@ -54,7 +54,7 @@ impl LeaseCell {
         u32::try_from((self.0.load(Ordering::Acquire) & !ENDED) >> 42).unwrap_or(u32::MAX)
     }
 
-    /// Whether it is neither ended nor due.
+    /// Checks that it is not ended and not due.
     pub(super) fn check(&self, now: LeaseTime) -> Result<(), LeaseRefused> {
         Self::look(self.0.load(Ordering::Acquire), now)
     }
@@ -69,8 +69,8 @@ impl LeaseCell {
         Ok(())
     }
 
-    /// Sets a new deadline with the next generation, where the lease still lives at `now` and no other renewal made that
-    /// generation first. The deadline may be nearer than before: a renewal under shorter limits shortens.
+    /// Sets a new deadline with the next generation, if the lease is live at `now` and no other renewal made that
+    /// generation first. The deadline may be earlier than before: a renewal under shorter limits shortens.
     pub(super) fn renew(&self, next: u32, now: LeaseTime, deadline: LeaseTime) -> Result<(), LeaseRefused> {
         let next = u64::from(next);
         let mut word = self.0.load(Ordering::Acquire);
@@ -90,7 +90,7 @@ impl LeaseCell {
         }
     }
 
-    /// Ends it; whether this call did.
+    /// Ends it. Returns whether this call did.
     pub(super) fn end(&self) -> bool {
         self.0.fetch_or(ENDED, Ordering::AcqRel) & ENDED == 0
     }

@@ -1,4 +1,4 @@
-//! When to look at which lease. An entry is a hint to look, never the end itself: a renewal moves nothing here.
+//! When to check which lease. An entry only says when to check, and ends nothing: a renewal leaves it where it is.
 
 use std::{collections::BTreeMap, sync::PoisonError};
 
@@ -8,7 +8,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// Deadlines in one slot share a look: 256 ms.
+/// Deadlines in one slot of 256 ms are checked together.
 const SLOT_BITS: u32 = 8;
 
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Deadlines {
         self.lock().first_key_value().map(|(slot, _)| LeaseTime(slot.saturating_add(1) << SLOT_BITS))
     }
 
-    /// Leases that are to be looked at.
+    /// How many leases are to be checked.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.lock().values().map(Vec::len).sum()

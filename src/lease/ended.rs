@@ -1,4 +1,4 @@
-//! The short memory of leases that ended: for a bounded time, and a bounded number of them.
+//! Leases that ended: a bounded number of them, remembered for a bounded time.
 
 use std::{
     collections::VecDeque,
@@ -16,7 +16,7 @@ use crate::{
     sync::{Mutex, MutexGuard},
 };
 
-/// A lease that ended, as long as it is remembered.
+/// A lease that ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
     pub id: LeaseId,
@@ -27,12 +27,12 @@ pub struct Ended {
     pub generation: u32,
     pub stood_at: Seq,
     pub at: LeaseTime,
-    /// In one line. Leases that one cause ended share it.
+    /// One line. Leases that ended for one cause share it.
     pub cause: Arc<str>,
 }
 
 impl Lease {
-    /// How it is remembered once it ended.
+    /// The entry to remember it by after its end.
     pub fn as_ended(&self, at: LeaseTime, cause: impl Into<Arc<str>>) -> Ended {
         Ended {
             id: self.id,
@@ -54,10 +54,10 @@ pub(super) struct Memory(Mutex<Remembered>);
 
 #[derive(Debug, Default)]
 struct Remembered {
-    /// Each by its number: the first that was ever remembered has 0.
+    /// The number of each. The first that was remembered has 0.
     by_id: HashTable<(LeaseId, usize)>,
     order: VecDeque<Ended>,
-    /// As many as were forgotten, which is the number of the first in `order`.
+    /// How many were dropped, which is the number of the first in `order`.
     forgotten: usize,
 }
 
@@ -95,14 +95,14 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Remembers more, and forgets the oldest where there are too many. A lease that is there already keeps its place and
-    /// gets the newer cause.
+    /// Adds leases, and drops the oldest if there are too many. A lease that is there already keeps its place and gets
+    /// the newer cause.
     pub(super) fn add(&self, ended: impl IntoIterator<Item = Ended>) {
         let mut memory = self.lock();
         ended.into_iter().for_each(|e| memory.add(e));
     }
 
-    /// Forgets those that ended longer ago than they are kept.
+    /// Drops those that ended longer ago than they are kept.
     pub(super) fn prune(&self, now: LeaseTime) {
         let mut memory = self.lock();
         while memory.order.front().is_some_and(|e| now.since(e.at) > limits::LEASES_ENDED_KEPT) {
@@ -115,7 +115,7 @@ impl Memory {
         memory.order.get(memory.place(id)?).cloned()
     }
 
-    /// Newest first.
+    /// Calls `see` for each, newest first.
     pub(super) fn each(&self, see: impl FnMut(&Ended)) {
         self.lock().order.iter().rev().for_each(see);
     }

@@ -1,4 +1,4 @@
-//! What finds a live lease: by its id, and by its job and the place where it stands.
+//! Indexes of live leases: by id, and by job and place.
 
 use std::{
     collections::HashMap,
@@ -14,12 +14,12 @@ use crate::{
     sync::{MODEL, Mutex, MutexGuard, RwLock},
 };
 
-/// Parts of the index by id, each with a lock of its own: the longest that a look-up waits is the growth of one of them.
+/// Shards of the index by id, each with its own lock. The longest wait of a look-up is the growth of one shard.
 const ID_SHARDS: usize = if MODEL { 2 } else { 256 };
-/// Parts of the index by job.
+/// Shards of the index by job.
 const JOB_SHARDS: usize = if MODEL { 1 } else { 64 };
 
-// An id is 128 random bits that nobody outside chooses: one half is the hash, the other the shard.
+// An id is 128 random bits that no caller chooses: one half is the hash, the other the shard.
 pub(super) fn hash(id: LeaseId) -> u64 {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
     let low = id.0 as u64;
@@ -34,7 +34,7 @@ fn hash_of(lease: &Arc<Lease>) -> u64 {
     hash(lease.id)
 }
 
-/// Leases by id. Eight bytes a lease, since the id is in the lease.
+/// Leases by id. Eight bytes a lease, because the id is in the lease.
 #[derive(Debug)]
 pub(super) struct ById(Box<[RwLock<HashTable<Arc<Lease>>>]>);
 
@@ -50,7 +50,7 @@ impl ById {
         &self.0[shard(id.0, self.0.len())]
     }
 
-    /// Whether it was not there before; where it was, nothing changes.
+    /// Inserts a lease. Returns false, and changes nothing, if its id is taken.
     pub(super) fn insert(&self, lease: Arc<Lease>) -> bool {
         let mut shard = self.shard(lease.id).write().unwrap_or_else(PoisonError::into_inner);
         if shard.find(hash(lease.id), |l| l.id == lease.id).is_some() {
@@ -65,20 +65,20 @@ impl ById {
         shard.find(hash(id), |l| l.id == id).cloned()
     }
 
-    /// Bytes that the parts hold, filled or not.
+    /// Bytes that the shards have allocated.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.0.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).allocation_size()).sum()
     }
 
-    /// Takes a lease out where `over` says so when it sees it. Of several that take it out, one gets it.
+    /// Removes a lease if `over` says so. If several callers remove it, one gets it.
     pub(super) fn remove_if(&self, id: LeaseId, over: impl FnOnce(&Lease) -> bool) -> Option<Arc<Lease>> {
         let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
         let found = shard.find_entry(hash(id), |l| l.id == id).ok()?;
         over(found.get()).then(|| found.remove().0)
     }
 
-    /// Shows all of them, a part at a time: no look-up waits for the whole.
+    /// Calls `see` for each, shard by shard: no look-up waits for all of them.
     pub(super) fn each(&self, mut see: impl FnMut(&Arc<Lease>)) {
         for shard in &self.0 {
             shard.read().unwrap_or_else(PoisonError::into_inner).iter().for_each(&mut see);
@@ -86,13 +86,13 @@ impl ById {
     }
 }
 
-/// The leases of one place: of one member, half and set of resources.
+/// The leases of one place: one member, half and set of resources.
 #[derive(Debug)]
 struct Group {
-    /// Of its first lease; shared by all that are for the same.
+    /// Those of its first lease, shared by all leases with equal facts.
     facts: Arc<Facts>,
     leases: HashTable<Arc<Lease>>,
-    /// The last lowering that its dead were looked for after.
+    /// The lowering after which its dead leases were last looked for.
     seen: Seq,
 }
 
@@ -109,7 +109,7 @@ struct JobLeases {
     count: usize,
 }
 
-/// Leases by job, and within it by the place where they stand.
+/// Leases by job and place.
 #[derive(Debug)]
 pub(super) struct ByJob(Box<[Mutex<HashMap<JobId, JobLeases>>]>);
 
@@ -125,7 +125,7 @@ impl ByJob {
         self.0[shard(job.0, self.0.len())].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place in a job, which a lease is then made in; false where `max` are taken.
+    /// Takes a place in a job for a new lease; false if `max` are taken.
     pub(super) fn reserve(&self, job: JobId, max: usize) -> bool {
         let mut shard = self.shard(job);
         match shard.get_mut(&job) {
@@ -166,7 +166,7 @@ impl ByJob {
         lease
     }
 
-    /// Takes out leases of one job and place, and gives back what they took of the job's quota.
+    /// Removes leases of one job and place, and frees their places in the job's quota.
     pub(super) fn remove(&self, leases: &[Arc<Lease>]) {
         let Some(first) = leases.first() else { return };
         let (id, place) = (first.facts.job, first.stand.place());
@@ -192,14 +192,15 @@ impl ByJob {
         self.shard(job).get(&job).map_or(0, |j| j.count)
     }
 
-    /// Shows the leases of one job that stand behind a name.
+    /// Calls `see` for the leases of one job that stand behind a name.
     pub(super) fn of(&self, job: JobId, name: &FenceName, see: impl FnMut(&Arc<Lease>)) {
         let shard = self.shard(job);
         let Some(job) = shard.get(&job) else { return };
         job.groups.values().filter(|g| g.is_behind(name)).flat_map(|g| &g.leases).for_each(see);
     }
 
-    /// Shows the leases that stand behind a name, a part at a time. What is looked at is places, of which there are far fewer.
+    /// Calls `see` for the leases that stand behind a name, shard by shard. It checks places, of which there are far
+    /// fewer than leases.
     pub(super) fn behind(&self, name: &FenceName, mut see: impl FnMut(&Arc<Lease>)) {
         for shard in &self.0 {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -208,8 +209,8 @@ impl ByJob {
         }
     }
 
-    /// The leases that a lowering ended and that were not looked for since, of the jobs whose facts pass. A place where
-    /// nothing was lowered since the last look costs a few loads.
+    /// The leases that a lowering ended since the last look, of the jobs whose facts pass. A place without a lowering
+    /// since then costs a few loads.
     pub(super) fn dead(&self, pass: impl Fn(&Facts) -> bool) -> Vec<Arc<Lease>> {
         let mut out = Vec::new();
         for shard in &self.0 {
@@ -230,7 +231,7 @@ impl ByJob {
         out
     }
 
-    /// Jobs, and places in all of them.
+    /// The number of jobs, and of places in all of them.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
         let mut sizes = (0, 0);

@@ -1,16 +1,16 @@
-//! Leases: bounded rights, and the table of those that live.
+//! Leases: bounded rights, and the table of live ones.
 //!
-//! Owns each lease from its Grant to its end: deadline, generation, quota, the short memory of those that ended. No clock,
-//! no await, no I/O. What makes a lease good is asked in one place, [`Lease::check`]: its deadline lies ahead and no fence
-//! was lowered since it took its stand. Clean-up comes after and makes nothing safe.
+//! Owns each lease from its Grant to its end: deadline, generation, quota, and the list of those that ended lately. No
+//! clock, no await, no I/O. [`Lease::check`] is the one place that decides whether a lease is good: its deadline lies
+//! ahead, and no fence was lowered since it took its stand. Safety never depends on the clean-up that follows.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `right` | [`Lease`], its [`Facts`] and [`Terms`] |
-//! | `cell` | deadline, generation and own ending in one atomic word |
-//! | `table` `index` | [`Table`]: those that live, by id, job and name |
-//! | `deadlines` `quota` | what fires when; how many of whom |
-//! | `ended` | [`Ended`]: the short memory of those that are over |
+//! | `cell` | deadline, generation and end in one atomic word |
+//! | `table` `index` | [`Table`]: live leases, by id, job and name |
+//! | `deadlines` `quota` | when to check which lease; how many there may be |
+//! | `ended` | [`Ended`]: the leases that ended lately |
 
 mod cell;
 mod deadlines;

@@ -1,4 +1,4 @@
-//! What the rules forbid, each with one rule left out, so that the models show what the rule is for. In no build that ships.
+//! Operations with one rule left out each, so that the models show what the rule is for. In no build that ships.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -6,7 +6,7 @@ use super::{EXPIRED, Lease, LeaseRefused, Table, Terms, Unborn};
 use crate::{clock::LeaseTime, name::LeaseId, policy::Grant};
 
 impl Lease {
-    /// Renews by a load and a store.
+    /// Renews by a load and a store instead of a compare-and-exchange.
     pub fn renew_by_plain_store(
         &self,
         generation: u32,
@@ -20,12 +20,12 @@ impl Lease {
 }
 
 impl Table {
-    /// Inserts, and does not look at the fences again.
+    /// Inserts without a second look at the fences.
     pub fn insert_without_looking(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
         self.put(grant, terms)
     }
 
-    /// Ends what was once due, whatever became of it.
+    /// Ends a lease that was due once, even if it was renewed since.
     pub fn expire_without_looking(&self, id: LeaseId, now: LeaseTime) -> Option<Arc<Lease>> {
         self.remove(id, now, EXPIRED)
     }

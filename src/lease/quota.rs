@@ -1,4 +1,4 @@
-//! How many leases there may be: of a job, a holder, a tenant, in all.
+//! How many leases there may be: of a job, of a holder, of a tenant, and in all.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -8,7 +8,7 @@ use std::{
 
 use crate::{limits, sync::Mutex};
 
-/// As many leases as there may be.
+/// The quota of leases that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaExceeded {
     #[error("the job holds {0} leases, as many as one job may")]
@@ -21,7 +21,7 @@ pub enum QuotaExceeded {
     Daemon(usize),
 }
 
-/// The bounds. Past one, nothing is minted.
+/// The greatest numbers of leases. Past one of them, no lease is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
     pub job: usize,
@@ -52,7 +52,7 @@ impl<K> Default for PlaceCount<K> {
 }
 
 impl<K: Clone + Eq + Hash> PlaceCount<K> {
-    /// Takes one place; false where `max` are taken.
+    /// Takes one place; false if `max` are taken.
     pub(super) fn take(&self, name: &K, max: usize) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match taken.get_mut(name) {
@@ -69,7 +69,7 @@ impl<K: Clone + Eq + Hash> PlaceCount<K> {
         }
     }
 
-    /// Gives places back.
+    /// Frees places.
     pub(super) fn give_back(&self, name: &K, places: usize) {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut e) = taken.entry(name.clone()) {
@@ -84,7 +84,7 @@ impl<K: Clone + Eq + Hash> PlaceCount<K> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
     }
 
-    /// Names that hold a place.
+    /// How many names have a place.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -24,7 +24,8 @@ pub struct Facts {
 }
 
 impl Facts {
-    /// Takes over from others of the job what is the same and takes memory: members mostly ask for the same.
+    /// Shares the scopes of another lease of the job if they are equal, to save memory: members mostly ask for the
+    /// same.
     pub(super) fn share(&mut self, others: &Facts) {
         if self.scopes == others.scopes {
             self.scopes = others.scopes.clone();
@@ -32,7 +33,7 @@ impl Facts {
     }
 }
 
-/// What a new lease is to be.
+/// The terms of a new lease.
 #[derive(Debug)]
 pub struct Terms {
     pub id: LeaseId,
@@ -55,13 +56,13 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The lease of a Grant. Nobody finds it before it is in the table.
+    /// Makes a lease that no one can find before it is in the table.
     pub(super) fn new(stand: Stand, terms: Terms) -> Self {
         let Terms { id, issued, deadline, latest, facts } = terms;
         Lease { id, cell: LeaseCell::new(deadline.min(latest)), stand, issued, latest, facts }
     }
 
-    /// Whether it is good at `now`. No lock, no look-up: a few loads.
+    /// Checks that it is good at `now`. No lock, no look-up: a few loads.
     pub fn check(&self, now: LeaseTime) -> Result<(), LeaseRefused> {
         self.cell.check(now)?;
         if self.stand.is_up() { Ok(()) } else { Err(LeaseRefused::Lowered) }
@@ -79,9 +80,9 @@ impl Lease {
         &self.stand
     }
 
-    /// Prolongs it from `now` under a fresh decision, never past its latest end. The stand stays the old one.
+    /// Prolongs it from `now` under a fresh decision, never past its latest end. It keeps its stand.
     ///
-    /// `generation` is the one that the credential was prepared for: where another renewal made it first, nothing changes.
+    /// `generation` is the one that the credential was prepared for. If another renewal made it first, nothing changes.
     pub fn renew(
         &self,
         _decided: &Grant,
@@ -93,7 +94,7 @@ impl Lease {
             return Err(LeaseRefused::Lowered);
         }
         self.cell.renew(generation, now, deadline.min(self.latest))?;
-        // A fence that went down meanwhile: the lease is dead whatever its deadline says, and the answer says so.
+        // A fence was lowered meanwhile: the lease is dead whatever its deadline is, and the caller must know.
         if self.stand.is_up() { Ok(()) } else { Err(LeaseRefused::Lowered) }
     }
 }

@@ -19,10 +19,10 @@ use crate::{
     sync::{AtomicUsize, Mutex, MutexGuard},
 };
 
-/// What is remembered of a lease whose deadline came.
+/// The cause of the end of a lease that expired.
 pub const EXPIRED: &str = "expired";
 
-/// Leases that a sweep takes out before others may have their turn.
+/// How many leases a sweep removes before it lets others run.
 const CLEARED_AT_ONCE: usize = 1_000;
 
 /// Why a lease was not made, or not kept.
@@ -33,21 +33,21 @@ pub enum Unborn {
     /// A fence was lowered while it was being made.
     #[error("`{0}` was revoked meanwhile")]
     Lowered(FenceName),
-    /// Of 128 random bits: the source of randomness is broken.
+    /// An id is 128 random bits, so the source of randomness is broken.
     #[error("another lease has the id {0}")]
     IdTaken(LeaseId),
 }
 
-/// Something that became of a lease, for those who watch.
+/// An event in the life of a lease, for those who watch.
 #[derive(Clone, Debug)]
 pub enum LeaseEvent {
     Made(Arc<Lease>),
     Ended(Ended),
 }
 
-/// All live leases, with what finds and counts them: by id, by job and place, by holder, by tenant. All of it changes in
-/// [`Table::insert`] and [`Table::remove`]; whoever takes a lease out of the index by id takes it out of the others. Of its
-/// locks, `clearing` is taken before any other, and no two of the others are held at once.
+/// All live leases, with indexes by id and by job and place, and counts by holder and tenant. They change in
+/// [`Table::insert`] and [`Table::remove`]. A task that removes a lease from the index by id removes it from the others
+/// too. Of the locks, `clearing` is taken before any other, and no two of the others are held at once.
 #[derive(Debug)]
 pub struct Table {
     quotas: Quotas,
@@ -58,9 +58,10 @@ pub struct Table {
     count: AtomicUsize,
     deadlines: Deadlines,
     ended: Memory,
-    /// Held while leases are taken out, so that whoever is refused a place can wait for those that are just being given back.
+    /// Held while leases are removed. A task that is refused a place waits for it, because places are just being freed.
     clearing: Mutex<()>,
-    /// Dead leases whose places were given back before the sweep of their lowering came to them: it has yet to tell of them.
+    /// Dead leases whose places were freed before the sweep of their lowering reached them. That sweep still has to
+    /// report them.
     untold: Mutex<Vec<Arc<Lease>>>,
     events: broadcast::Sender<LeaseEvent>,
 }
@@ -88,9 +89,9 @@ impl Table {
         }
     }
 
-    /// Refuses what would be beyond a quota. To be asked before anything is minted; [`Table::insert`] asks again.
+    /// Refuses a lease that would exceed a quota. Ask before anything is minted; [`Table::insert`] asks again.
     ///
-    /// What a lowering ended takes no place any more, whether its sweep has come to it or not.
+    /// A lease that a lowering ended takes no place, even if no sweep has reached it yet.
     pub fn room(&self, facts: &Facts, now: LeaseTime) -> Result<(), QuotaExceeded> {
         self.with_dead_out(facts, now, || self.full(facts).map_or(Ok(()), Err))
     }
@@ -108,7 +109,7 @@ impl Table {
         }
     }
 
-    /// Tries; as long as a quota refuses, gives back the places of the dead that count against it and tries again.
+    /// Calls `attempt`. While a quota refuses, frees the places of dead leases that count against it, and calls again.
     fn with_dead_out(
         &self,
         facts: &Facts,
@@ -143,8 +144,9 @@ impl Table {
         self.clearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the lease of a Grant. It goes in first, and its fences are looked at after: whatever is lowered meanwhile
-    /// either finds it here or is seen by this look. One that is born dead is out of every index before the error.
+    /// Makes the lease of a Grant. The lease is inserted first, and its fences are checked after that: a lowering
+    /// meanwhile either finds it here or is seen by this check. A lease that is dead by then is out of every index
+    /// before the error returns.
     pub fn insert(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
         let (id, issued) = (terms.id, terms.issued);
         let lease = self.put(grant, terms)?;
@@ -172,7 +174,7 @@ impl Table {
         Ok(lease)
     }
 
-    /// Takes a place in everything that has a quota, or in nothing.
+    /// Takes a place under every quota, or under none.
     fn reserve(&self, facts: &Facts) -> Result<(), QuotaExceeded> {
         let q = &self.quotas;
         if self.count.fetch_add(1, Ordering::Relaxed) >= q.daemon {
@@ -201,13 +203,13 @@ impl Table {
         self.by_id.find(id)
     }
 
-    /// Ends a lease and takes it out of every index; remembers it for a while. `None` where it is not there (any more): of
-    /// several that try, one does.
+    /// Ends a lease and removes it from every index; remembers it for a while. `None` if it is not there: if several
+    /// callers remove it, one does.
     pub fn remove(&self, id: LeaseId, now: LeaseTime, cause: &str) -> Option<Arc<Lease>> {
         self.take_out(&self.clearing(), [id], now, cause).pop()
     }
 
-    /// The same for many. Answers those that it was that took them out.
+    /// Ends many leases, as [`Table::remove`]. Returns those that this call removed.
     fn take_out(
         &self,
         clearing: &MutexGuard<'_, ()>,
@@ -220,10 +222,10 @@ impl Table {
         out
     }
 
-    /// Ends leases that are out of the index by id already, and takes them out of the others: those of one place together,
-    /// under one lock of their job and with one subtraction from each of their fences.
+    /// Ends leases that are out of the index by id already, and removes them from the others. Those of one place go
+    /// together, under one lock of their job and with one subtraction from each of their fences.
     fn bury(&self, _clearing: &MutexGuard<'_, ()>, out: &mut [Arc<Lease>], now: LeaseTime, cause: &str) {
-        // Their own end first: whoever still holds one sees that at its next check.
+        // End the leases themselves first: a task that still has one sees that at its next check.
         for lease in &*out {
             lease.cell.end();
         }
@@ -242,7 +244,7 @@ impl Table {
         self.ended.add(ended);
     }
 
-    /// Takes leases of one place and of the same facts out of every index but that by id.
+    /// Removes leases of one place with equal facts from every index except that by id.
     fn unindex(&self, alike: &[Arc<Lease>]) {
         let Some(first) = alike.first() else { return };
         let n = alike.len();
@@ -253,8 +255,8 @@ impl Table {
         self.count.fetch_sub(n, Ordering::Relaxed);
     }
 
-    /// Looks at up to `max` deadlines that came, and ends those that are still due. Answers them, and how many were looked
-    /// at.
+    /// Checks up to `max` deadlines that came, and ends the leases that are still due. Returns them, and how many were
+    /// checked.
     pub fn expire(&self, now: LeaseTime, max: usize) -> (Vec<Arc<Lease>>, usize) {
         let due = self.deadlines.due(now, max);
         let looked = due.len();
@@ -276,13 +278,13 @@ impl Table {
         (gone, looked)
     }
 
-    /// When to look at deadlines again.
+    /// When to check deadlines again.
     pub fn next_deadline(&self) -> Option<LeaseTime> {
         self.deadlines.next()
     }
 
-    /// Takes out the leases that a lowering of this name ended, and answers them. They are dead already; this frees their
-    /// places, where those were not given back before.
+    /// Removes the leases that a lowering of this name ended, and returns them. They are dead already; this frees their
+    /// places if that was not done before.
     pub fn sweep(&self, name: &FenceName, now: LeaseTime, cause: &str) -> Vec<Arc<Lease>> {
         let mut dead = Vec::new();
         self.each(Some(name), |l| {
@@ -306,8 +308,8 @@ impl Table {
         out
     }
 
-    /// Shows all live leases, or those behind one name, in no order. Parts of the index are locked while they are shown: `see`
-    /// is short, and asks nothing of the table.
+    /// Calls `see` for all live leases, or those behind one name, in no order. Shards are locked meanwhile: `see` must
+    /// be short and must not call the table.
     pub fn each(&self, behind: Option<&FenceName>, mut see: impl FnMut(&Arc<Lease>)) {
         let Some(name) = behind else { return self.by_id.each(see) };
         match name.kind() {
@@ -321,30 +323,30 @@ impl Table {
         }
     }
 
-    /// Forgets the leases that ended longer ago than they are kept.
+    /// Drops the leases that ended longer ago than they are kept.
     pub fn prune(&self, now: LeaseTime) {
         self.ended.prune(now);
     }
 
-    /// Leases that ended a short while ago, newest first.
+    /// Leases that ended lately, newest first.
     pub fn ended(&self) -> Vec<Ended> {
         let mut out = Vec::new();
         self.each_ended(|e| out.push(e.clone()));
         out
     }
 
-    /// Shows the leases that ended a short while ago, newest first. `see` is short: nothing ends meanwhile.
+    /// Calls `see` for the leases that ended lately, newest first. It must be short: no lease can end meanwhile.
     pub fn each_ended(&self, see: impl FnMut(&Ended)) {
         self.ended.each(see);
     }
 
-    /// A lease that ended a short while ago.
+    /// A lease that ended lately.
     pub fn find_ended(&self, id: LeaseId) -> Option<Ended> {
         self.ended.find(id)
     }
 
-    /// What becomes of leases from now on. Nobody who listens is ever waited for: whoever falls more than
-    /// [`limits::LEASE_EVENTS_BACKLOG`] behind is told how many it missed.
+    /// The events of leases from now on. The table never waits for a listener: one that is more than
+    /// [`limits::LEASE_EVENTS_BACKLOG`] behind receives the number that it missed.
     pub fn watch(&self) -> broadcast::Receiver<LeaseEvent> {
         self.events.subscribe()
     }

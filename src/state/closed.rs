@@ -11,8 +11,8 @@ use crate::{
 /// The place of a closed job in the order.
 pub(super) type ClosedPlace = u64;
 
-/// The closed jobs that are kept. Past a bound the tenant that has the most gives up its oldest, so that no tenant's jobs push
-/// out another's while it has more itself. Copies share what is equal.
+/// The closed jobs that are kept. Past a bound the tenant with the most loses its oldest, so no tenant pushes out the
+/// jobs of a tenant that has fewer. Copies share what is equal.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Closed {
     next: ClosedPlace,
@@ -30,12 +30,12 @@ struct ClosedJob {
 }
 
 impl Closed {
-    /// In the order of their ends.
+    /// Returns them in the order of their ends.
     pub(super) fn iter(&self) -> impl Iterator<Item = JobId> {
         self.order.values().map(|item| item.job)
     }
 
-    /// Adds the one that was closed last.
+    /// Adds the job that was closed last.
     pub(super) fn push(&mut self, job: JobId, tenant: &TenantName, bytes: usize) -> ClosedPlace {
         let turn = self.next;
         self.next = turn.saturating_add(1);
@@ -46,7 +46,7 @@ impl Closed {
         turn
     }
 
-    /// Notes that a closed job takes another number of bytes.
+    /// Changes the size of a closed job.
     pub(super) fn weigh(&mut self, turn: ClosedPlace, bytes: usize) {
         let Some(item) = self.order.get(&turn).cloned() else { return };
         if item.bytes != bytes {
@@ -56,7 +56,7 @@ impl Closed {
         }
     }
 
-    /// Gives up one that is past a bound. None if all fit; the last one always does.
+    /// Removes one job that is past a bound. None if all fit. The last one always fits.
     pub(super) fn give_up(&mut self) -> Option<JobId> {
         let fits =
             self.all.count <= limits::JOBS_CLOSED_MAX && self.all.bytes <= limits::JOBS_CLOSED_BYTES_MAX;
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!((closed.give_up(), closed.give_up()), (Some(JobId(2)), None));
         closed.weigh(turn, 1);
         assert_eq!(closed.iter().collect::<Vec<_>>(), [JobId(1), JobId(3)]);
-        // The job that was closed last is shown, whatever its size.
+        // The job that was closed last is kept, whatever its size.
         let mut one = Closed::default();
         one.push(JobId(1), &tenant("loud"), 2 * limits::JOBS_CLOSED_BYTES_MAX);
         assert_eq!((one.give_up(), one.all.count), (None, 1));

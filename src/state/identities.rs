@@ -13,20 +13,21 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Use {
     pub job: JobId,
-    /// When the attempt began in which it was a member first.
+    /// When the first attempt began in which it was a member.
     pub first: LeaseTime,
     /// The end of the job.
     pub closed: Option<LeaseTime>,
 }
 
 impl Use {
-    /// Whether it still binds: while the job is open, and after its end for as long as an SVID lives that was made before it.
+    /// Whether it still binds the identity to the job: while the job is open, and after its end while an SVID from
+    /// before it may still be valid.
     pub(super) fn binds(&self, now: LeaseTime) -> bool {
         self.closed.is_none_or(|closed| now.since(closed) <= limits::IDENTITY_BOUND)
     }
 }
 
-/// The identities that an index is made of: each with the first of a job's attempts that it was in.
+/// The identities of a job's members, each with the first attempt that it was in.
 pub(super) fn uses_of(job: &Job) -> BTreeMap<SpiffeId, Use> {
     let mut uses = BTreeMap::new();
     for a in &job.attempts {
@@ -38,7 +39,7 @@ pub(super) fn uses_of(job: &Job) -> BTreeMap<SpiffeId, Use> {
     uses
 }
 
-/// Every identity that is or was a member, with its jobs; those of jobs that closed long ago are forgotten.
+/// Every identity that is or was a member, with its jobs; those of jobs that closed long ago are dropped.
 #[derive(Debug, Default)]
 pub(super) struct Identities {
     uses: HashMap<SpiffeId, Vec<Use>>,
@@ -49,7 +50,7 @@ pub(super) struct Identities {
 }
 
 impl Identities {
-    /// How many there are.
+    /// How many identities there are.
     pub(super) fn len(&self) -> usize {
         self.uses.len()
     }
@@ -58,7 +59,7 @@ impl Identities {
         self.uses.contains_key(id)
     }
 
-    /// The other job that an identity which belongs to one alone belongs to: the first that it was used in.
+    /// The other job that binds an identity: the first that used it.
     pub(super) fn bound_elsewhere(&self, id: &SpiffeId, job: JobId, now: LeaseTime) -> Option<JobId> {
         let binding = self.uses.get(id).into_iter().flatten().filter(|u| u.binds(now));
         let first = binding.min_by_key(|u| (u.first, u.job)).map(|u| u.job);
@@ -80,7 +81,7 @@ impl Identities {
         }
     }
 
-    /// Notes a use. True where it is a new one.
+    /// Notes a use. Returns whether it is new.
     pub(super) fn note(&mut self, id: &SpiffeId, new: Use) -> bool {
         let uses = self.uses.entry(id.clone()).or_default();
         if uses.iter().any(|u| u.job == new.job) {
@@ -98,7 +99,7 @@ impl Identities {
         self.uses.get(id).into_iter().flatten().filter(|u| u.closed.is_none()).map(|u| u.job)
     }
 
-    /// Open jobs beside this one that an identity is a member of.
+    /// Open jobs other than this one that an identity is a member of.
     pub(super) fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> impl Iterator<Item = JobId> {
         self.open(id).filter(move |open| *open != job)
     }
@@ -118,7 +119,7 @@ impl Identities {
         }
     }
 
-    /// Forgets what no longer binds.
+    /// Drops uses that no longer bind.
     pub(super) fn prune(&mut self, now: LeaseTime) {
         while let Some((at, ..)) = self.closed.front()
             && now.since(*at) > limits::IDENTITY_BOUND

@@ -1,4 +1,4 @@
-//! Idempotency keys: which job each of them made, by caller.
+//! Idempotency keys, and the job that each of them made.
 
 use std::collections::HashMap;
 
@@ -28,7 +28,7 @@ impl KeyUse {
     }
 }
 
-/// As many keys as are remembered.
+/// The bound on keys that was reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyKeys {
     #[error("you used {0} idempotency keys within a day, as many as are remembered of one caller")]
@@ -41,8 +41,8 @@ pub enum TooManyKeys {
     OfAll(usize),
 }
 
-/// The keys that count. Past a bound a new one is refused, and none is given up for it: a key that was forgotten while its
-/// caller may still send it again would make a second job of one request.
+/// The remembered keys. Past a bound a new key is refused, and no old one is dropped for it: if the caller of a dropped
+/// key sent it again, one request would make two jobs.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyKeys {
     by_caller: HashMap<SpiffeId, HashMap<String, KeyUse>>,
@@ -50,11 +50,11 @@ pub(super) struct IdempotencyKeys {
     count: usize,
 }
 
-/// Bytes that a key takes beside its text.
+/// Bytes that a key takes besides its text.
 const KEY_BYTES: usize = 160;
 
 impl IdempotencyKeys {
-    /// From what the ledger says: all of it, whatever the bounds are.
+    /// Adds a key from the ledger, whatever the bounds are.
     pub(super) fn put(&mut self, (caller, key): KeyOf, of: KeyedJob) {
         self.insert(&caller, &key, KeyUse::Made(of));
     }

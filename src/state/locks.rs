@@ -1,4 +1,4 @@
-//! Locks: prohibitions that outlive their moment.
+//! Locks: prohibitions that stay in force until they are lifted or expire.
 
 use std::{collections::BTreeMap, fmt, ops::Bound, str::FromStr};
 
@@ -44,13 +44,13 @@ impl fmt::Display for LockName {
     }
 }
 
-/// A prohibition: nothing new behind this name until it is lifted or its time is over.
+/// A prohibition: no new access behind this name until it is lifted or expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
     pub name: LockName,
     pub reason: String,
     pub by: Actor,
-    /// The tenant whose operators set it and may lift it. `None`: those of all tenants, and no one else.
+    /// The tenant whose operators set it and may lift it. `None`: only the operators of all tenants.
     pub of: Option<TenantName>,
     pub since: LeaseTime,
     pub until: Option<LeaseTime>,
@@ -61,7 +61,7 @@ impl Lock {
         self.until.is_none_or(|u| now < u)
     }
 
-    /// Whether it shuts out an identity that calls: by its name, its trust domain or a prefix.
+    /// Whether it shuts out a calling identity: by its name, its trust domain or a prefix.
     pub fn shuts_out(&self, id: &SpiffeId) -> bool {
         match &self.name {
             LockName::Name(name) => match name.kind() {
@@ -73,7 +73,7 @@ impl Lock {
         }
     }
 
-    /// As [`Lock::shuts_out`], for all or some of the identities that a pattern matches.
+    /// How many of the identities that a pattern matches it shuts out.
     pub fn shuts_out_of(&self, pattern: &SpiffePattern) -> Extent {
         let all_or_none = |all| if all { Extent::All } else { Extent::None };
         match &self.name {
@@ -108,13 +108,14 @@ pub struct Locks {
     last: LockSetting,
 }
 
-/// Which setting of a lock it was: a later one of the same name is another.
+/// Identifies one setting of a lock. A later setting of the same name is another one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockSetting(u64);
 
 impl Locks {
-    /// Sets a lock, and answers it as it stands: one that is there already keeps the longer time. Only lifting shortens. One of
-    /// the operators of all tenants stays theirs, with their words, if a tenant's set it again.
+    /// Sets a lock, and returns it as it is in force. A lock that exists keeps the longer time: only lifting shortens
+    /// it. If an operator of one tenant sets a lock of the operators of all tenants again, it stays theirs, with their
+    /// words.
     pub fn insert(&mut self, mut lock: Lock) -> &Lock {
         self.last.0 = self.last.0.saturating_add(1);
         if let Some((_, before)) = self.by_name.get(&lock.name)
@@ -129,7 +130,7 @@ impl Locks {
         &slot.into_mut().1
     }
 
-    /// Lifts a lock, whichever setting of it stands.
+    /// Lifts a lock, whichever setting is in force.
     pub fn remove(&mut self, name: &LockName) -> Option<Lock> {
         self.by_name.remove(name).map(|(_, lock)| lock)
     }

@@ -1,7 +1,7 @@
-//! The identity of work: jobs, attempts, members, locks, idempotency keys. What outlives the process.
+//! The state that outlives the process: jobs, attempts, members, locks, idempotency keys.
 //!
-//! Owns the one copy in memory and the order in which it changes; rebuilt from the ledger before the daemon is ready.
-//! Never decides who may. Two ways to change it, and no third:
+//! Owns the one copy in memory and the order of its changes. It is rebuilt from the ledger before the daemon is ready.
+//! It never decides who may do what. There are exactly two ways to change it:
 //!
 //! - what **widens** access is recorded first: [`Store::widen`], [`Store::create`], [`Store::unlock`] resolve when the record
 //!   is on disk, and only then does the change show;
@@ -15,9 +15,9 @@
 //! | `widening` `narrowing` | the two ways to change it |
 //! | `refused` | [`Refused`]: why a change was not made |
 //! | `recorded` `snapshot` | [`Recorded`]: the state as it follows from the records; its text in a snapshot |
-//! | `closed` `size` | closed jobs that are still kept; what jobs take in bytes, and the quotas of open ones |
+//! | `closed` `size` | closed jobs that are still kept; the size of jobs, and the quotas of open ones |
 //! | `locks` `identities` `keys` | [`Locks`]; which identity is bound to which job; which job a key made |
-//! | `records` `rebuild` | a change as a record; what a new life begins with |
+//! | `records` `rebuild` | a change as a record; the state that a daemon starts with |
 
 mod closed;
 mod identities;

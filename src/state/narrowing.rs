@@ -15,25 +15,26 @@ use crate::{
     name::{FenceName, JobId, LeaseId},
 };
 
-/// A narrowing change, in force.
+/// A narrowing change that is in force.
 pub struct Committed<T> {
     pub value: T,
     pub ending: Ending,
-    /// Names that were lowered, for the clean-up behind them.
+    /// Names that were lowered. The caller cleans up behind them.
     pub lowered: Vec<FenceName>,
-    /// The last record of the change; `None` where nothing changed.
+    /// The last record of the change; `None` if nothing changed.
     pub record: Option<Deferred>,
 }
 
 impl Store {
-    /// Makes narrowing changes of a job: decided under the mutex, made, their fences lowered, their records handed over.
+    /// Makes narrowing changes of a job: decides under the mutex, applies them, lowers their fences and hands their
+    /// records over.
     pub fn narrow<E>(
         &self,
         id: JobId,
         by: &Actor,
         decide: impl FnOnce(&Job) -> Result<Vec<Change>, E>,
     ) -> Result<Committed<Arc<Job>>, Refused<E>> {
-        // Read before anything changes: each change is made whole, with its lowering and its record.
+        // Read the clock before the first change: each change is complete, with its lowering and its record.
         let now = self.clock.now().lease;
         let mut inner = self.lock_inner();
         let slot = inner.jobs.get(&id).ok_or(Refused::NoJob)?;
@@ -57,8 +58,8 @@ impl Store {
             done.ending.seq = done.ending.seq.max(one.seq);
             done.ending.behind = done.ending.behind.max(one.behind);
             done.record = Some(self.ledger.defer(&change_record(id, &change, by.clone(), None, one)));
-            // The end of a job is said in so many words where an attempt's end is that too: whatever else was being recorded
-            // meanwhile, a later life finds the job closed.
+            // If the end of an attempt closes its job, record that too: whatever else is being recorded meanwhile, the
+            // job is closed after a restart.
             if let (JobState::Closed(outcome), false) =
                 (done.value.state, matches!(change, Change::Closed { .. }))
             {
@@ -73,7 +74,7 @@ impl Store {
         Ok(done)
     }
 
-    /// Ends all that stands behind a name. What it names stays what it was: a new stand is good.
+    /// Ends all access behind a name. What it names does not change: new access behind it is good.
     pub fn revoke(&self, name: &FenceName, by: Actor, reason: &str) -> Committed<()> {
         self.lower_and_record(name, None, |name, ending| Event::Revoked {
             name,
@@ -83,8 +84,8 @@ impl Store {
         })
     }
 
-    /// The same for one lease, which was told by its own word that it is over. `behind` is what that ended, one or nothing:
-    /// nobody stands behind a lease's name.
+    /// Revokes one lease, which the caller has ended already. `behind` is how many that ended, one or none: no stand is
+    /// behind a lease's name.
     pub fn revoke_lease(&self, id: LeaseId, behind: u64, by: Actor, reason: &str) -> Committed<()> {
         let name = FenceName::lease(id);
         self.lower_and_record(&name, Some(behind), |name, ending| Event::Revoked {
@@ -95,7 +96,7 @@ impl Store {
         })
     }
 
-    /// Lowers a fence as the consequence of something else: a drain's reading half, a sweep.
+    /// Lowers a fence as the consequence of something else, such as a drain or a sweep.
     pub fn lower(&self, name: &FenceName, because: &str) -> Committed<()> {
         self.lower_and_record(name, None, |name, ending| Event::Lowered {
             name,
@@ -104,7 +105,7 @@ impl Store {
         })
     }
 
-    /// The same for one lease, as [`Store::revoke_lease`].
+    /// Lowers the fence of one lease, which the caller has ended already. `behind` as in [`Store::revoke_lease`].
     pub fn lower_lease(&self, id: LeaseId, behind: u64, because: &str) -> Committed<()> {
         let name = FenceName::lease(id);
         self.lower_and_record(&name, Some(behind), |name, ending| Event::Lowered {
@@ -128,13 +129,14 @@ impl Store {
         Committed { value: (), ending, lowered: vec![name.clone()], record }
     }
 
-    /// Locks: nothing new behind the name, and nothing old. For a prefix the revision is raised and the caller sweeps.
+    /// Locks a name: ends the access behind it, and admits no new access. For a prefix it raises the revision, and the
+    /// caller sweeps.
     pub fn lock(&self, lock: Lock) -> Result<(Committed<Lock>, Option<Revision>), Refused<Infallible>> {
         self.lock_and_end(lock, None::<fn() -> u64>)
     }
 
-    /// The same for a lock on one lease. `end` ends it by its own word, once it is certain that the lock is set, and answers
-    /// how many lived until then, as [`Store::revoke_lease`]. It is short, and asks nothing of the state.
+    /// Locks one lease. `end` ends it once the lock is certain to be set, and returns how many that ended, one or none.
+    /// It must be short and must not call the store.
     pub fn lock_lease(
         &self,
         lock: Lock,

@@ -1,4 +1,4 @@
-//! The state as the ledger tells it, for a new life of the daemon.
+//! The state that the daemon rebuilds from the ledger when it starts.
 
 use super::{Locks, Use};
 use crate::{
@@ -9,30 +9,30 @@ use crate::{
     name::{Digest, JobId, SpiffeId, TenantName},
 };
 
-/// What a new life of the daemon begins with.
+/// The state that a daemon starts with.
 #[derive(Debug, Default)]
 pub struct Rebuilt {
-    /// The closed ones in the order of their ends, then the open ones.
+    /// The closed jobs in the order of their ends, then the open jobs.
     pub jobs: Vec<Job>,
     /// Idempotency keys of closed jobs that are no longer among them.
     pub keys: Vec<(KeyOf, KeyedJob)>,
     /// Uses of identities by closed jobs that are no longer among them.
     pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
-    /// The last count of lowerings that is known.
+    /// The last known sequence number of a lowering.
     pub seq: Seq,
-    /// Whether the life before ended in order.
+    /// Whether the daemon before shut down in order.
     pub in_order: bool,
 }
 
-/// A caller, and an idempotency key of its own.
+/// A caller and one of its idempotency keys.
 pub(super) type KeyOf = (SpiffeId, String);
 
-/// What an idempotency key made.
+/// The job that an idempotency key made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyedJob {
     pub job: JobId,
-    /// The tenant of the job, whose quota it counts for.
+    /// The tenant of the job. The key counts against its quota.
     pub tenant: TenantName,
     pub spec: Digest,
     pub at: LeaseTime,
@@ -51,12 +51,12 @@ impl KeyedJob {
     }
 }
 
-/// What the life before left behind, counted for people.
+/// A count of what the daemon before left open, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Left {
     /// Open jobs.
     pub jobs: usize,
-    /// Attempts without anybody joined.
+    /// Attempts without a joined member.
     pub suspended: usize,
     pub draining: usize,
     pub locks: usize,
@@ -77,7 +77,7 @@ impl Rebuilt {
     }
 }
 
-/// Whoever was joined is away now: no access until it is back and has been decided again.
+/// Marks every joined member as away: it has no access until it comes back and is decided again.
 pub(super) fn suspend(job: &mut Job, now: LeaseTime) {
     let Some(a) = job.current() else { return };
     let attempt = a.number;
@@ -86,7 +86,7 @@ pub(super) fn suspend(job: &mut Job, now: LeaseTime) {
         let detail = "the daemon was started again".to_owned();
         job.apply(&Change::MemberAway { attempt, instance, at: now, detail });
     }
-    // Nor where nobody had joined yet.
+    // Also suspend an attempt that no member had joined yet.
     if let Some(a) = job.attempts.last_mut().filter(|a| a.state == AttemptState::Running) {
         a.state = AttemptState::Suspended;
     }

@@ -1,7 +1,7 @@
-//! What the records say, one after the other, and the same as a text that a ledger segment can begin with.
+//! The state as it follows from the records.
 //!
-//! The text is a function of the records alone: whoever reads all of them, and whoever begins with a snapshot on the way,
-//! comes to the same bytes. Nothing here reads a clock; what time makes of it is for [`rebuilt`](Recorded::rebuilt).
+//! It depends only on the records: a reader of all records and a reader that begins with a snapshot get the same state,
+//! and the same snapshot text. Nothing here reads a clock: [`rebuilt`](Recorded::rebuilt) applies the time.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -24,50 +24,51 @@ use crate::{
     name::{JobId, SpiffeId},
 };
 
-/// All that outlives the process, as far as the records were read. A copy shares what is equal: one is written to a file
-/// while the original goes on.
+/// All state that outlives the process, up to the last record that was read. Copies share what is equal: one is written
+/// to a file while the original changes.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     pub(super) jobs: RedBlackTreeMapSync<JobId, RecordedJob>,
-    /// In the order in which they were closed; what is past the bounds is forgotten.
+    /// In the order in which they were closed. Jobs past the bounds are dropped.
     pub(super) closed: Closed,
-    /// Closed jobs that are no longer here.
+    /// How many closed jobs were dropped.
     pub(super) forgotten: u64,
-    /// Idempotency keys of forgotten jobs, while they count, and these in the order of their times.
+    /// Idempotency keys of dropped jobs that are still remembered, and their order in time.
     pub(super) keys: RedBlackTreeMapSync<KeyOf, KeyedJob>,
     pub(super) keys_by_time: RedBlackTreeMapSync<(LeaseTime, KeyOf), ()>,
-    /// Identities of forgotten jobs, while they count, and these in the order of the jobs' ends.
+    /// Identities that dropped jobs still bind, in the order of the jobs' ends.
     pub(super) identities: RedBlackTreeMapSync<(SpiffeId, JobId), Use>,
     pub(super) identities_by_time: RedBlackTreeMapSync<(Option<LeaseTime>, SpiffeId, JobId), ()>,
     pub(super) locks: Arc<Locks>,
     pub(super) seq: Seq,
-    /// Whether the last life said that it ended.
+    /// Whether the last daemon recorded its shutdown.
     pub(super) in_order: bool,
 }
 
-/// A job, and what it was before the records that widened it lately: those may be withdrawn, as long as their epoch lasts.
+/// A job, and its state before the last records that widened it. Those may be withdrawn while their epoch lasts.
 #[derive(Clone, Debug)]
 pub(super) struct RecordedJob {
     pub(super) job: Arc<Job>,
-    /// The index of the record that made it.
+    /// The index of the record that created it.
     pub(super) made: u64,
-    /// What it took when it was created, in bytes.
+    /// Its bytes when it was created.
     pub(super) creation: usize,
-    /// Its place among the closed ones.
+    /// Its place among the closed jobs.
     pub(super) turn: Option<ClosedPlace>,
     pub(super) before: Option<BeforeWidening>,
 }
 
-/// A job before a record that widened it, and all that came from there on, that record first.
+/// A job before a record that widened it, and all changes from that record on.
 #[derive(Clone, Debug)]
 pub(super) struct BeforeWidening {
     pub(super) job: Arc<Job>,
     pub(super) since: VecDeque<(u64, Change)>,
 }
 
-/// Changes that are kept to be made again after a withdrawal; past so many the oldest counts.
+/// How many changes are kept to be applied again after a withdrawal. Past that the oldest is final.
 const SINCE_MAX: usize = limits::MEMBERS_MAX as usize;
-/// How long a record that widens may still be withdrawn. It waits for the disk for [`limits::LEDGER_WAIT`]; this is far more.
+/// How long a record that widens may still be withdrawn. The wait for the disk, [`limits::LEDGER_WAIT`], is far
+/// shorter.
 const OPEN: Duration = limits::LEDGER_WAIT.saturating_mul(12);
 
 impl RecordedJob {
@@ -83,7 +84,7 @@ impl RecordedJob {
         let Some(BeforeWidening { job, since }) = &mut self.before else { return };
         let now = change.widened_at();
         since.push_back((index, change));
-        // What came first and can no longer be withdrawn counts.
+        // Changes at the front that can no longer be withdrawn are final.
         let counts = |c: &Change| match (c.widened_at(), now) {
             (None, _) => true,
             (Some(at), Some(now)) => now.since(at) > OPEN,
@@ -99,9 +100,9 @@ impl RecordedJob {
 }
 
 impl Recorded {
-    /// Takes one more event.
+    /// Applies one more event.
     pub fn take(&mut self, index: u64, event: Event) -> Result<(), &'static str> {
-        // It says what the records before it gave, and may come after the end of an epoch.
+        // A snapshot adds nothing to the records before it, and may come after the end of an epoch.
         if matches!(event, Event::Snapshot(_)) {
             return Ok(());
         }
@@ -116,7 +117,7 @@ impl Recorded {
                 }
                 self.jobs.insert_mut(job.id, RecordedJob::new(job, index, None));
             }
-            // Nothing of the life before is under way any more.
+            // No record of the daemon before can still be withdrawn.
             Event::EpochBegan(_) => {
                 let under_way = self.jobs.iter().filter(|(_, e)| e.before.is_some());
                 for id in under_way.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -139,7 +140,7 @@ impl Recorded {
             other => {
                 let Some((id, change, _)) = change_of(other) else { return Ok(()) };
                 let Some(entry) = self.jobs.get_mut(&id) else {
-                    // One that was forgotten is closed, and nothing changes it.
+                    // A dropped job is closed, so nothing changes it.
                     return if self.forgotten > 0 {
                         Ok(())
                     } else {
@@ -153,11 +154,11 @@ impl Recorded {
         Ok(())
     }
 
-    /// Undoes a record that widened, and makes again what came after it.
+    /// Undoes a record that widened, and applies the later changes again.
     fn withdraw(&mut self, index: u64, id: JobId) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         if entry.made == index {
-            // Nobody was told of it.
+            // No caller was informed of this job.
             if entry.job.attempts.is_empty() && !entry.job.is_closed() {
                 self.jobs.remove_mut(&id);
             }
@@ -172,7 +173,7 @@ impl Recorded {
         self.note_size(id);
     }
 
-    /// What a new life begins with: whoever was joined is away since `now`, and locks whose time is over are gone.
+    /// The state that a daemon starts with at `now`: joined members are away, and expired locks are removed.
     pub fn rebuilt(&self, now: LeaseTime) -> Rebuilt {
         let mut locks = Locks::clone(&self.locks);
         locks.prune(now);
@@ -191,13 +192,13 @@ impl Recorded {
         }
     }
 
-    /// The closed ones as they were closed, then the open ones by id.
+    /// The closed jobs in the order of their ends, then the open jobs by id.
     pub(super) fn ordered(&self) -> impl Iterator<Item = &RecordedJob> {
         let open = self.jobs.values().filter(|e| e.turn.is_none());
         self.closed.iter().filter_map(|id| self.jobs.get(&id)).chain(open)
     }
 
-    /// Keeps the closed ones within their bounds after a job changed.
+    /// Keeps the closed jobs within their bounds after a job changed.
     fn note_size(&mut self, id: JobId) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         let bytes = size::of_job(entry.creation, &entry.job);
@@ -237,7 +238,7 @@ impl Recorded {
         self.identities.insert_mut(place, of);
     }
 
-    /// Forgets what counts no more. It costs what is forgotten, however much is kept.
+    /// Drops keys and identities that no longer count. The cost depends only on how many are dropped.
     fn prune(&mut self, now: LeaseTime) {
         while let Some(((at, of), ())) = self.keys_by_time.first()
             && let (at, of) = (*at, of.clone())
@@ -246,7 +247,7 @@ impl Recorded {
             self.keys.remove_mut(&of);
             self.keys_by_time.remove_mut(&(at, of));
         }
-        // Jobs without an end, if there were any, would bind for good and come first.
+        // A job without an end would come first, and binds permanently.
         while let Some(((closed @ Some(_), id, job), ())) = self.identities_by_time.first()
             && let place = (id.clone(), *job)
             && let closed = *closed

@@ -1,4 +1,4 @@
-//! Between what the state holds and what the ledger records.
+//! Conversions between the state and the records of the ledger.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// The version of the normal form that specifications are digested in.
+/// The version of the normal form that a specification's digest is made of.
 const SPEC_VERSION: u32 = 1;
 
 /// The record of a specification.
@@ -153,7 +153,7 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
     })
 }
 
-/// The record of one change. `decision` is that of a begin; `ending` that of what narrows.
+/// The record of one change. A begin has a `decision`, a narrowing change an `ending`.
 pub(super) fn change_record(
     job: JobId,
     change: &Change,
@@ -202,7 +202,7 @@ pub(super) fn change_record(
     }
 }
 
-/// The change that a record tells of, where it is one of a job's life.
+/// The change in a record. None if the record is not about a change of a job.
 pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
     let none = Ending::default();
     Some(match event {
@@ -242,7 +242,7 @@ pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
     })
 }
 
-/// The greatest count of lowerings that a record speaks of.
+/// The greatest sequence number in a record.
 pub(super) fn seq_of(event: &Event) -> Seq {
     Seq(match event {
         Event::EpochBegan(e) => e.seq,

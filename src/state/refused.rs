@@ -6,12 +6,12 @@ use crate::{ledger::Actor, limits, name::JobId, reason::Reason};
 /// Why a change was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused<E> {
-    /// The move itself is not legal.
+    /// The transition is not legal.
     #[error(transparent)]
     Move(E),
     #[error("there is no such job")]
     NoJob,
-    /// Another specification has this idempotency key.
+    /// This idempotency key made a job with another specification.
     #[error("the idempotency key belongs to {0}, which has another specification")]
     KeyConflict(JobId),
     #[error(transparent)]
@@ -26,10 +26,10 @@ pub enum Refused<E> {
     TooManyLocks,
     #[error("there is no such lock")]
     NoLock,
-    /// The lock is not the caller's to lift.
+    /// The caller may not lift this lock.
     #[error("{0} set this lock for all tenants")]
     NotTheirs(Actor),
-    /// The identity belongs to one job alone, and that is this one.
+    /// The identity may be used by one job only, and another job has it.
     #[error("your identity belongs to {0} alone")]
     Bound(JobId),
     #[error("there are {} identities, as many as there may be", limits::IDENTITIES_MAX)]
@@ -39,7 +39,7 @@ pub enum Refused<E> {
     /// The record could not be written, so nothing was changed.
     #[error("the record could not be written: {0}")]
     Ledger(String),
-    /// Something narrower happened while the record was being written.
+    /// A narrowing change came while the record was being written.
     #[error("the job ended meanwhile")]
     Overtaken,
     #[error("too many changes of one job at once")]
@@ -47,7 +47,7 @@ pub enum Refused<E> {
 }
 
 impl<E> Refused<E> {
-    /// The code, where it is not the move's own.
+    /// The reason. None if the transition has its own.
     pub fn reason(&self) -> Option<Reason> {
         Some(match self {
             Refused::Move(_) => return None,

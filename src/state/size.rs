@@ -1,4 +1,4 @@
-//! What jobs take of memory and of a snapshot, in bytes, and what the open ones of each tenant take together.
+//! The size of jobs in memory and in a snapshot, and the quotas of open jobs.
 
 use std::collections::HashMap;
 
@@ -10,12 +10,12 @@ use crate::{
     name::TenantName,
 };
 
-/// What a job takes beside its texts: identifiers, times, digests, and two details of the most that a text may have.
+/// Bytes of a job besides its texts: identifiers, times, digests, and two details of the greatest length.
 const JOB_BYTES: usize = 1_024 + 2 * limits::TEXT_BYTES_MAX;
-/// The same for an attempt.
+/// Bytes of an attempt besides its key and members.
 const ATTEMPT_BYTES: usize = 512 + limits::TEXT_BYTES_MAX;
 
-/// Bytes of a job that stay what they were when it was created: its specification as it is recorded, above all.
+/// Bytes of a job that do not change after its creation, mostly its recorded specification.
 pub(super) fn of_creation(job: &Job) -> usize {
     let inputs: Vec<_> = job.inputs.iter().map(input_record).collect();
     let texts = spec_bytes(&job.spec).saturating_add(json_bytes(&inputs));
@@ -23,7 +23,7 @@ pub(super) fn of_creation(job: &Job) -> usize {
     texts.saturating_add(names).saturating_add(JOB_BYTES)
 }
 
-/// Bytes of a job, of which so many were there when it was created.
+/// Bytes of a job that had `creation` bytes when it was created.
 pub(super) fn of_job(creation: usize, job: &Job) -> usize {
     let attempts = job.attempts.iter().map(|a| ATTEMPT_BYTES + a.key.len() + a.members.bytes());
     attempts.fold(creation, usize::saturating_add)
@@ -38,7 +38,7 @@ pub(super) fn of_change(change: &Change) -> usize {
     }
 }
 
-/// So many things, of so many bytes.
+/// A number of jobs or keys, and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct JobsSize {
     pub(super) count: usize,
@@ -61,7 +61,7 @@ impl JobsSize {
     }
 }
 
-/// The quota of open jobs that is used up.
+/// The quota of open jobs that would be exceeded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaFull {
     #[error("the tenant {tenant} has {} open jobs, as many as it may", limits::JOBS_OPEN_PER_TENANT_MAX)]
@@ -75,7 +75,7 @@ pub enum QuotaFull {
     BytesOfAll,
 }
 
-/// What the open jobs take, by tenant.
+/// The size of the open jobs, by tenant.
 #[derive(Debug, Default)]
 pub(super) struct OpenJobs {
     tenants: HashMap<TenantName, JobsSize>,
@@ -83,7 +83,7 @@ pub(super) struct OpenJobs {
 }
 
 impl OpenJobs {
-    /// Refuses what would take a tenant, or all together, past a quota.
+    /// Refuses a job that would take its tenant, or all tenants together, past a quota.
     pub(super) fn admit(&self, tenant: &TenantName, jobs: usize, bytes: usize) -> Result<(), QuotaFull> {
         let of = self.tenants.get(tenant).copied().unwrap_or_default();
         if of.count.saturating_add(jobs) > limits::JOBS_OPEN_PER_TENANT_MAX {
@@ -98,7 +98,7 @@ impl OpenJobs {
         Ok(())
     }
 
-    /// Counts a job, whatever the quotas say.
+    /// Counts a job without a look at the quotas.
     pub(super) fn add(&mut self, tenant: &TenantName, bytes: usize) {
         self.tenants.entry(tenant.clone()).or_default().add(bytes);
         self.all.add(bytes);
@@ -122,7 +122,7 @@ impl OpenJobs {
     }
 }
 
-/// Bytes of a specification as it is recorded.
+/// Bytes of a specification in its record.
 pub fn spec_bytes(spec: &Spec) -> usize {
     json_bytes(&spec_record(spec))
 }

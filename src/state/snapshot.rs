@@ -27,11 +27,11 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// The version of the text. Raised whenever the same records give other bytes than before: an older text is then not
-/// compared, and not begun with.
+/// The version of the text. Raise it when the same records give other bytes than before: an older text is then neither
+/// compared nor read.
 const FORM: u32 = 3;
 
-/// The ledger keeps one of these beside what it writes.
+/// The ledger keeps one, and applies each record that it writes.
 impl Fold for Recorded {
     fn form(&self) -> u32 {
         FORM
@@ -160,7 +160,7 @@ enum SnapshotLine {
     },
     Job {
         job: Box<JobItem>,
-        /// The index of the record that made it.
+        /// The index of the record that created it.
         made: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<Box<BeforeItem>>,
@@ -174,7 +174,7 @@ enum SnapshotLine {
         since: LeaseTime,
         until: Option<LeaseTime>,
     },
-    /// Of a job that was forgotten.
+    /// The key of a job that was dropped.
     Key {
         launcher: SpiffeId,
         key: String,
@@ -183,7 +183,7 @@ enum SnapshotLine {
         spec: Digest,
         at: LeaseTime,
     },
-    /// A member of a job that was forgotten.
+    /// A member of a job that was dropped.
     Identity {
         identity: SpiffeId,
         job: JobId,
@@ -192,7 +192,7 @@ enum SnapshotLine {
     },
 }
 
-/// A job before the records that may still be withdrawn, and these with all that came between them.
+/// A job before the records that may still be withdrawn, and all changes from the first of them on.
 #[derive(Serialize, Deserialize)]
 struct BeforeItem {
     job: JobItem,

@@ -20,12 +20,12 @@ use crate::{
     name::{FenceName, JobId, SpiffeId},
 };
 
-/// The state in memory. One mutex orders its changes; it is held for short, synchronous steps alone, never across an await.
-/// While it is held the table of leases (by [`Store::lock_lease`]), the fence registry and the ledger's queue are entered, in
-/// that order; none of them ever comes back here.
+/// The state in memory. One mutex orders its changes. It is held only for short, synchronous steps, never across an
+/// await. While it is held, the store enters the table of leases (in [`Store::lock_lease`]), the fence registry and the
+/// ledger's queue, in that order. None of them calls the store.
 pub struct Store {
     pub(super) inner: Mutex<StoreState>,
-    /// Wakes whoever waits for a widening change of a job, or of a key, to be done.
+    /// Wakes the tasks that wait until a widening change of a job or key is done.
     pub(super) freed: Notify,
     pub(super) fences: Arc<Registry>,
     pub(super) ledger: Ledger,
@@ -36,7 +36,7 @@ pub struct Store {
 const LIST_STEP: usize = 256;
 
 impl Store {
-    /// Begins from what the ledger told.
+    /// Begins with the state that was rebuilt from the ledger.
     pub fn new(rebuilt: Rebuilt, fences: Arc<Registry>, ledger: Ledger, clock: Arc<dyn Clock>) -> Self {
         let mut inner = StoreState { locks: rebuilt.locks, ..StoreState::default() };
         for job in rebuilt.jobs {
@@ -52,7 +52,7 @@ impl Store {
             inner.identities.note(&id, of);
         }
         for (key, made) in rebuilt.keys {
-            // A key that was used again after its day is that of the newer job.
+            // If a key was used again after its day, the newer job has it.
             if inner.keys.find(&key.0, &key.1).is_none() {
                 inner.keys.put(key, made);
             }
@@ -60,22 +60,22 @@ impl Store {
         Store { inner: Mutex::new(inner), freed: Notify::new(), fences, ledger, clock }
     }
 
-    // Each step below leaves the state whole before the guard goes, so a panic elsewhere cannot leave it half changed.
+    // Each step below completes its change before it drops the guard, so a panic elsewhere leaves no half change.
     pub(super) fn lock_inner(&self) -> MutexGuard<'_, StoreState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The job as it stands.
+    /// The job as it is now.
     pub fn job(&self, id: JobId) -> Option<Arc<Job>> {
         self.lock_inner().jobs.get(&id).map(|s| s.job.clone())
     }
 
-    /// The job now and at each change. A slow watcher sees the newest only.
+    /// The job now and at each change. A slow watcher sees only the newest.
     pub fn watch(&self, id: JobId) -> Option<watch::Receiver<Arc<Job>>> {
         self.lock_inner().jobs.get(&id).map(|s| s.watch.subscribe())
     }
 
-    /// Jobs that a filter lets pass, newest first, from below a place in the order.
+    /// Jobs that pass a filter, newest first, from below a place in the order.
     pub fn list(
         &self,
         below: Option<(LeaseTime, JobId)>,
@@ -116,7 +116,8 @@ impl Store {
         inner.identities.open(id).find(is_others)
     }
 
-    /// The identities of a job's last attempt that are members of other open jobs too, with these. Of many, the first few.
+    /// The identities of a job's current attempt that are members of other open jobs too, with those jobs. Of many, the
+    /// first few.
     pub fn in_several(&self, job: &Job) -> Vec<(SpiffeId, Vec<JobId>)> {
         let Some(a) = job.current() else { return Vec::new() };
         let inner = self.lock_inner();
@@ -139,19 +140,19 @@ impl Store {
         }
     }
 
-    /// The lock that stands before any of these names.
+    /// The lock in force on any of these names.
     pub fn lock_on<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Option<Lock> {
         let now = self.clock.now().lease;
         self.lock_inner().locks.against(names, now).cloned()
     }
 
-    /// Some of the locks in force, by name, beyond one.
+    /// Some of the locks in force, by name, after one.
     pub fn locks(&self, after: Option<&LockName>, max: usize) -> Vec<Lock> {
         let now = self.clock.now().lease;
         self.lock_inner().locks.beyond(after).filter(|l| l.stands(now)).take(max).cloned().collect()
     }
 
-    /// Forgets what need not be remembered any more: old keys, locks whose time is over.
+    /// Drops old keys, expired locks and identities that no job binds any more.
     pub fn prune(&self, now: LeaseTime) {
         let mut inner = self.lock_inner();
         inner.locks.prune(now);

@@ -1,4 +1,4 @@
-//! The jobs, keys, identities and locks in memory.
+//! The jobs, keys, identities and locks that the store's mutex guards.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,16 +23,16 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) job: Arc<Job>,
-    /// What it took when it was created, in bytes.
+    /// Its bytes when it was created.
     pub(super) creation: usize,
     pub(super) under_way: UnderWay,
     pub(super) watch: watch::Sender<Arc<Job>>,
 }
 
-/// The widening changes of one job whose records are being written. Narrowing ones never wait for them.
+/// The widening changes of one job whose records are being written. Narrowing changes never wait for them.
 ///
-/// Joins of different instances go side by side, so that the thousands of one job cost a few writes; each is decided again
-/// when its record is on disk. A begin waits for a begin alone: it ends whatever joined before it.
+/// Joins of different instances run in parallel, so thousands of joins of one job cost a few writes. Each is decided
+/// again when its record is on disk. A begin waits only for another begin, because it ends all joins before it.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     beginning: bool,
@@ -40,7 +40,7 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    /// Takes the place of a change. False where one that it must not meet is there.
+    /// Takes the place of a change. False if it must wait for another change.
     pub(super) fn enter(&mut self, change: &Change) -> bool {
         match change {
             Change::MemberJoined { attempt, instance, .. } => {
@@ -63,7 +63,7 @@ impl UnderWay {
 #[derive(Debug, Default)]
 pub(super) struct StoreState {
     pub(super) jobs: HashMap<JobId, Slot>,
-    /// In the order of their creation, for listing.
+    /// In the order of their creation, for lists.
     pub(super) order: BTreeMap<(LeaseTime, JobId), ()>,
     pub(super) closed: Closed,
     pub(super) open: OpenJobs,
@@ -73,7 +73,7 @@ pub(super) struct StoreState {
 }
 
 impl StoreState {
-    /// Puts a job there, which is counted already if it is open.
+    /// Adds a job. An open one is counted already.
     pub(super) fn put(&mut self, job: Job, creation: usize) -> Arc<Job> {
         let job = Arc::new(job);
         self.order.insert((job.created, job.id), ());

@@ -24,37 +24,37 @@ use crate::{
 #[derive(Debug)]
 pub struct Widened {
     pub job: Arc<Job>,
-    /// False where there was nothing to change.
+    /// False if there was nothing to change.
     pub changed: bool,
     pub lowered: Vec<FenceName>,
 }
 
-/// The outcome of creating a job.
+/// What [`Store::create`] did.
 #[derive(Debug)]
 pub enum Created {
     New(Arc<Job>),
-    /// The key and the specification are those of a job that is there.
+    /// A job with this key and specification exists.
     Existing(Arc<Job>),
 }
 
-/// A job to be created, decided.
+/// A job to create, and the decision that permits it.
 #[derive(Debug)]
 pub struct NewJob {
     pub job: Job,
     pub decision: DecisionRecord,
 }
 
-/// What an identity may be used for, as the catalog says.
+/// How many jobs an identity may be used for, according to the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Belongs {
-    /// To one job alone.
+    /// To one job only.
     ToOneJob,
-    /// To whichever jobs name it.
+    /// To all jobs that name it.
     ToAny,
 }
 
 impl Store {
-    /// Creates a job, or finds the one that the key made. Resolves when it is on disk.
+    /// Creates a job, or finds the one that its key made. Resolves when it is on disk.
     pub async fn create(&self, new: NewJob) -> Result<Created, Refused<Infallible>> {
         let NewJob { job, decision } = new;
         let (key, made) = KeyedJob::of(&job);
@@ -77,7 +77,7 @@ impl Store {
                     None => {
                         inner.open.admit(&tenant, 1, creation)?;
                         inner.keys.hold(&key.0, &key.1, &tenant)?;
-                        // Counted from here on: many may be recorded at once.
+                        // Count it now: many may be recorded at once.
                         inner.open.add(&tenant, creation);
                         break self.ledger.append(&created_record(&job, decision));
                     }
@@ -97,8 +97,8 @@ impl Store {
         Ok(Created::New(inner.put(job, creation)))
     }
 
-    /// Makes a widening change of a job: decided under the mutex, recorded, then made. `decide` is asked again where another
-    /// widening change came first, and answers `Ok(None)` where there is nothing to change.
+    /// Makes a widening change of a job: decides under the mutex, records, then applies. It calls `decide` again if
+    /// another widening change came first. `decide` returns `Ok(None)` if there is nothing to change.
     pub async fn widen<E>(
         &self,
         id: JobId,
@@ -109,7 +109,8 @@ impl Store {
         self.widen_for(id, by, decision, None, decide).await
     }
 
-    /// The same for a member. An identity that belongs to one job alone is let into no other.
+    /// Makes a widening change for a member, as [`Store::widen`]. An identity that belongs to one job is refused by all
+    /// others.
     pub async fn admit<E>(
         &self,
         id: JobId,
@@ -175,7 +176,7 @@ impl Store {
         slot.under_way.leave(&change);
         self.freed.notify_waiters();
         let index = written.map_err(Refused::Ledger)?;
-        // Decided again: something narrower may have come while the record was written, and it stands.
+        // Decide again: a narrowing change may have come while the record was written, and it counts.
         match decide(&slot.job) {
             Ok(Some(again)) if again == change => {}
             otherwise => {
@@ -196,11 +197,11 @@ impl Store {
         Ok(Widened { job, changed: true, lowered })
     }
 
-    /// Lifts a lock. Resolves when that is on disk; nothing that the lock ended comes back.
+    /// Lifts a lock. Resolves when that is on disk. Access that the lock ended does not come back.
     ///
-    /// Where the record failed, or was not known to be on disk in time, the lock stands, in this life and in later ones: that
-    /// record may be there all the same, so the lock is recorded once more behind it.
-    /// `may` is asked of the lock as it stands when it is lifted.
+    /// If the record failed or was not on disk in time, the lock stays in force, also after a restart. The record may
+    /// be on disk nevertheless, so the lock is recorded again behind it. `may` decides on the lock as it is when it is
+    /// lifted.
     pub async fn unlock(
         &self,
         name: &LockName,
@@ -234,14 +235,14 @@ impl Store {
         let mut inner = self.lock_inner();
         let stands = inner.locks.set(name, self.clock.now().lease).is_some_and(|(now, _)| now == turn);
         if let Err(why) = written {
-            // Another setting of it is recorded behind this lifting already.
+            // If the lock was set again, that is recorded behind this lifting already.
             if accepted && stands {
                 let record = lock_record(inner.locks.insert(lock), Ending::default());
                 self.ledger.defer(&record);
             }
             return Err(Refused::Ledger(why));
         }
-        // A lock that was set again meanwhile, and recorded after this, stays.
+        // A lock that was set again meanwhile, and recorded after this, stays in force.
         inner.locks.lift(name, turn);
         if inner.locks.find(name, self.clock.now().lease).is_some() {
             Err(Refused::SetAgain)
@@ -250,8 +251,8 @@ impl Store {
         }
     }
 
-    /// Waits until a widening record is on disk. Where that cannot be known in time, the record is withdrawn: it may be there
-    /// all the same, and must not take effect in a later life.
+    /// Waits until a widening record is on disk. If that is not known in time, the record is withdrawn: it may be on
+    /// disk nevertheless, and must not take effect after a restart.
     async fn wait_written(&self, job: JobId, appending: Appending) -> Result<u64, String> {
         let place = appending.index();
         let written = in_time(limits::LEDGER_WAIT, appending).await;
@@ -262,7 +263,7 @@ impl Store {
     }
 }
 
-/// Waits until a record is on disk. An error says why that is not known.
+/// Waits until a record is on disk. The error says why that is not known.
 async fn in_time(patience: Duration, appending: Appending) -> Result<u64, String> {
     match tokio::time::timeout(patience, appending).await {
         Ok(written) => written.map_err(|e| e.to_string()),

@@ -10,7 +10,7 @@ use crate::{
     link::{Connector, RotatingChannel, explain},
     name::{Action, Object, SpiffeId},
     proto::{
-        Told,
+        DaemonRefusal,
         v1::{IntrospectRequest, verifier_service_client::VerifierServiceClient},
     },
     reason::{Reason, Refusal},
@@ -97,7 +97,7 @@ fn unanswered(status: &tonic::Status) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();
     }
-    let reason = Told::of(status).and_then(|told| told.reason);
+    let reason = DaemonRefusal::of(status).and_then(|told| told.reason);
     let reason = reason.unwrap_or(match status.code() {
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Reason::Unreachable,
         _ => Reason::Internal,

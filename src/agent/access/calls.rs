@@ -17,7 +17,7 @@ use crate::{
     limits::CALL,
     link::{Connector, explain},
     proto::{
-        Told, unspoken,
+        DaemonRefusal, transport_refusal,
         v1::{job_service_client::JobServiceClient, member_service_client::MemberServiceClient},
     },
     reason::{Reason, Refusal},
@@ -134,7 +134,7 @@ fn read_refusal(status: &Status, address: &str) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();
     }
-    if let Some(told) = Told::of(status) {
+    if let Some(told) = DaemonRefusal::of(status) {
         let reason = told.reason.unwrap_or_else(|| Reason::of_code(status.code()));
         return told.into_refusal(reason);
     }
@@ -142,7 +142,7 @@ fn read_refusal(status: &Status, address: &str) -> Refusal {
         let text = format!("the daemon answered {}", status.code());
         Refusal::new(Reason::of_code(status.code()), text).with("said", status.message())
     };
-    unspoken(status, address).unwrap_or_else(unknown)
+    transport_refusal(status, address).unwrap_or_else(unknown)
 }
 
 /// Refuses an answer that lacks a part or has an unknown one.

@@ -11,7 +11,7 @@ use crate::{
     dev::{Role, deployment::TENANT},
     link::Connector,
     proto::{
-        Told,
+        DaemonRefusal,
         convert::duration,
         v1::{
             self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient,
@@ -31,7 +31,7 @@ pub(super) fn describe(status: &Status) -> String {
 
 /// Returns the reason of a refusal.
 pub(super) fn reason(status: &Status) -> String {
-    Told::of(status).map_or_else(|| format!("{:?}", status.code()), |told| told.code)
+    DaemonRefusal::of(status).map_or_else(|| format!("{:?}", status.code()), |told| told.code)
 }
 
 impl Stage {

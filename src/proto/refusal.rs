@@ -1,4 +1,4 @@
-//! A refusal as a client has it: what the daemon put into a status, and what a status says where the daemon did not speak.
+//! Refusals as a client receives them: from the daemon, or from the transport.
 
 use std::collections::BTreeMap;
 
@@ -7,22 +7,22 @@ use tonic_types::StatusExt;
 
 use crate::reason::{ERROR_DOMAIN, Reason, Refusal};
 
-/// A refusal in the daemon's own words: the `ErrorInfo` of a status.
+/// A refusal that the daemon sent: the `ErrorInfo` of a status.
 #[derive(Clone, Debug)]
-pub struct Told {
-    /// None where this build does not know the code: the daemon is newer.
+pub struct DaemonRefusal {
+    /// None if this build does not know the code: the daemon is newer.
     pub reason: Option<Reason>,
-    /// The code of the reason as it came.
+    /// The code of the reason as it was received.
     pub code: String,
     text: String,
     facts: BTreeMap<String, String>,
 }
 
-impl Told {
-    /// None where the daemon did not say it: somebody between did, or tonic itself.
+impl DaemonRefusal {
+    /// Reads a status. None if it is not from the daemon, but from a proxy or from tonic.
     pub fn of(status: &Status) -> Option<Self> {
         let info = status.get_error_details().error_info().filter(|i| i.domain == ERROR_DOMAIN).cloned()?;
-        Some(Told {
+        Some(DaemonRefusal {
             reason: Reason::parse(&info.reason),
             code: info.reason,
             text: status.message().to_owned(),
@@ -30,22 +30,22 @@ impl Told {
         })
     }
 
-    /// The refusal that it was, under a reason that this build knows.
+    /// Makes it a [`Refusal`], with a reason that this build knows.
     pub fn into_refusal(self, reason: Reason) -> Refusal {
         let refusal = Refusal::new(reason, self.text);
         self.facts.into_iter().fold(refusal, |refusal, (label, value)| refusal.with(label, value))
     }
 }
 
-/// What a status means that the daemon did not write: no answer, a connection that broke, a request that it does not know.
-/// None where its code alone does not tell.
-pub fn unspoken(status: &Status, address: &str) -> Option<Refusal> {
+/// The refusal for a status that is not from the daemon: no answer, a broken connection, an unknown request. None if
+/// its code does not tell which.
+pub fn transport_refusal(status: &Status, address: &str) -> Option<Refusal> {
     Some(match status.code() {
         Code::DeadlineExceeded => {
             Refusal::new(Reason::Unreachable, format!("`{address}` did not answer in time"))
                 .fix("check that the daemon is well: its /readyz, its log")
         }
-        // tonic gives `Unknown` to a connection that breaks in mid-answer.
+        // tonic reports a connection that breaks during an answer as `Unknown`.
         Code::Unavailable | Code::Cancelled | Code::Unknown => {
             Refusal::new(Reason::Unreachable, format!("the connection to `{address}` was lost"))
                 .fix("try again; its log says why it went away")
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_refusal_comes_back_as_it_was_put_into_the_status() {
-        let told = Told::of(&status("POLICY_DENIED", ERROR_DOMAIN)).unwrap();
+        let told = DaemonRefusal::of(&status("POLICY_DENIED", ERROR_DOMAIN)).unwrap();
         let refusal = told.clone().into_refusal(told.reason.unwrap());
         assert_eq!((refusal.reason, &*refusal.text), (Reason::PolicyDenied, "this job may not"));
         let facts: Vec<_> = refusal.facts.iter().map(|(label, value)| (&**label, &**value)).collect();
@@ -85,19 +85,19 @@ mod tests {
 
     #[test]
     fn a_newer_reason_keeps_its_code_and_the_word_of_somebody_between_is_not_the_daemons() {
-        let newer = Told::of(&status("NEW", ERROR_DOMAIN)).unwrap();
+        let newer = DaemonRefusal::of(&status("NEW", ERROR_DOMAIN)).unwrap();
         assert_eq!((newer.reason, newer.code.as_str()), (None, "NEW"));
-        assert!(Told::of(&status("POLICY_DENIED", "proxy.example")).is_none());
-        assert!(Told::of(&Status::permission_denied("x")).is_none());
+        assert!(DaemonRefusal::of(&status("POLICY_DENIED", "proxy.example")).is_none());
+        assert!(DaemonRefusal::of(&Status::permission_denied("x")).is_none());
     }
 
     #[test]
     fn a_lost_connection_is_told_by_its_address_and_a_decision_is_never_guessed() {
         for lost in [Status::unavailable("x"), Status::unknown("x"), Status::deadline_exceeded("x")] {
-            let refusal = unspoken(&lost, "localhost:1").unwrap();
+            let refusal = transport_refusal(&lost, "localhost:1").unwrap();
             assert_eq!(refusal.reason, Reason::Unreachable);
             assert!(refusal.text.contains("localhost:1"), "{refusal}");
         }
-        assert!(unspoken(&Status::permission_denied("x"), "localhost:1").is_none());
+        assert!(transport_refusal(&Status::permission_denied("x"), "localhost:1").is_none());
     }
 }
