@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn when_to_try_again_is_told_as_clients_of_google_rpc_read_it() {
+    fn the_retry_delay_is_sent_as_google_rpc_clients_read_it() {
         let refusal = Refusal::new(Reason::Overloaded, "too often").with("retry_after", "7s");
         let retry = refusal.status().get_error_details().retry_info().cloned().unwrap();
         assert_eq!(retry.retry_delay, Some(Duration::from_secs(7)));

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn law_08_names_that_climb_are_refused_and_all_mistakes_come_at_once() {
+    fn law_08_a_climbing_name_is_refused_with_all_other_mistakes() {
         let e = read(&v1::JobSpec {
             name: "a/b".into(),
             read: vec!["dataset:acme/../x@v1".into(), "checkpoint:acme/c".into(), "dataset:acme/d".into()],

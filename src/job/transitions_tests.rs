@@ -119,7 +119,7 @@ fn states() -> Vec<(&'static str, Job)> {
 
 /// What each move answers in each state: the whole table, so that a new state or move has a row or fails.
 #[test]
-fn every_move_is_legal_or_refused_as_the_table_says_in_every_state() {
+fn every_transition_in_every_state_is_as_the_table_says() {
     let table: &[(&str, [&str; 7])] = &[
         // state, begin a new key, begin the first key again, join, drain, end attempt 1 completed, member's end, close
         (
@@ -195,7 +195,7 @@ fn every_move_is_legal_or_refused_as_the_table_says_in_every_state() {
 }
 
 #[test]
-fn an_end_reported_twice_is_one_and_twice_differently_keeps_the_first() {
+fn a_second_report_of_an_end_keeps_the_first() {
     let mut j = job(1, 1);
     begun(&mut j, "k");
     joined(&mut j, N1, 1);
@@ -223,7 +223,7 @@ fn beginning_n_ends_the_one_before_and_its_number_is_stale() {
 }
 
 #[test]
-fn the_attempt_ends_when_all_expected_members_have_completed_and_at_the_first_failure() {
+fn an_attempt_ends_when_all_complete_or_one_fails() {
     let mut j = job(2, 1);
     begun(&mut j, "k");
     joined(&mut j, N1, 1);
@@ -242,7 +242,7 @@ fn the_attempt_ends_when_all_expected_members_have_completed_and_at_the_first_fa
 }
 
 #[test]
-fn a_member_that_is_away_comes_back_with_its_secret_and_nobody_else_as_it() {
+fn only_its_secret_brings_an_away_member_back() {
     let mut j = job(1, 1);
     begun(&mut j, "k");
     joined(&mut j, N1, 1);
@@ -295,7 +295,7 @@ fn time_alone_loses_members_ends_drains_and_closes_the_job() {
 }
 
 #[test]
-fn a_shorter_second_drain_ends_writing_sooner_and_reading_no_later() {
+fn a_shorter_second_drain_ends_no_half_later() {
     let mut j = job(1, 1);
     begun(&mut j, "k");
     let first = j.drain(N1, spans(MINUTE * 2), "", NOW).unwrap().unwrap();
@@ -355,7 +355,7 @@ fn the_drain_of_the_last_who_goes_on_is_that_of_the_attempt() {
 }
 
 #[test]
-fn who_waits_for_members_that_are_still_to_come_is_not_ended_by_those_who_go() {
+fn an_attempt_waits_for_members_that_are_still_to_come() {
     let mut j = job(2, 1);
     begun(&mut j, "k");
     joined(&mut j, N1, 1);

@@ -118,14 +118,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn law_09_a_check_at_the_deadline_is_refused_however_late_the_clean_up_is() {
+    fn law_09_a_check_at_the_deadline_is_refused() {
         let c = LeaseCell::new(LeaseTime(100));
         assert_eq!(c.check(LeaseTime(99)), Ok(()));
         assert_eq!(c.check(LeaseTime(100)), Err(LeaseRefused::Expired));
     }
 
     #[test]
-    fn law_17_a_lease_that_is_over_is_not_renewed_and_the_refusal_changes_nothing() {
+    fn law_17_a_lease_that_is_over_is_not_renewed() {
         let c = LeaseCell::new(LeaseTime(100));
         assert_eq!(c.renew(1, LeaseTime(100), LeaseTime(900)), Err(LeaseRefused::Expired));
         assert_eq!((c.deadline(), c.generation()), (LeaseTime(100), 0));
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn law_18_an_expiry_that_was_due_before_a_renewal_does_not_undo_it() {
+    fn law_18_a_late_expiry_does_not_undo_a_renewal() {
         let c = LeaseCell::new(LeaseTime(100));
         c.renew(1, LeaseTime(99), LeaseTime(200)).unwrap();
         assert_eq!(c.fire(LeaseTime(100)), Fired::Later(LeaseTime(200)));

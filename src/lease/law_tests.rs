@@ -48,7 +48,7 @@ impl QuotaScene {
 }
 
 #[test]
-fn law_07_a_lease_beyond_the_quota_of_its_job_is_refused_and_an_ending_frees_its_place() {
+fn law_07_the_quota_of_a_job_is_freed_by_an_ending() {
     let mut s = QuotaScene::new();
     for _ in 0..LEASES_PER_JOB_MAX {
         s.insert(JOB).unwrap();
@@ -68,7 +68,7 @@ fn law_07_a_lease_beyond_the_quota_of_its_job_is_refused_and_an_ending_frees_its
 }
 
 #[test]
-fn law_33_a_turn_of_the_clean_up_is_bounded_work_however_many_leases_are_due() {
+fn law_33_one_turn_of_the_clean_up_is_bounded_work() {
     const ALL: usize = 5_000;
     const TURN: usize = 700;
     let mut s = QuotaScene::new();
@@ -90,7 +90,7 @@ fn law_33_a_turn_of_the_clean_up_is_bounded_work_however_many_leases_are_due() {
 }
 
 #[test]
-fn law_36_ended_leases_are_remembered_in_a_bounded_number_and_the_oldest_go_first() {
+fn law_36_the_oldest_ended_leases_are_dropped_first() {
     let mut s = QuotaScene::new();
     let more = 10;
     for _ in 0..LEASES_ENDED_MAX + more {

@@ -189,7 +189,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
     #[test]
-    fn law_34_law_35_counts_and_indices_equal_the_live_set_after_any_history(
+    fn law_34_law_35_counts_and_indexes_equal_the_live_set(
         steps in proptest::collection::vec(step(), 1..60),
     ) {
         let fences = Registry::new(Seq(0));
@@ -278,7 +278,7 @@ fn quotas() -> Quotas {
 }
 
 #[test]
-fn law_07_each_quota_is_a_bound_of_its_own_and_an_ending_frees_its_place() {
+fn law_07_each_quota_counts_and_an_ending_frees_a_place() {
     let fences = Registry::new(Seq(0));
     let table = Table::new(quotas());
     let insert = |id, job, member| {
@@ -302,7 +302,7 @@ fn law_07_each_quota_is_a_bound_of_its_own_and_an_ending_frees_its_place() {
 }
 
 #[test]
-fn law_07_a_lowering_frees_its_places_at_once_and_its_sweep_still_tells_of_each_lease() {
+fn law_07_a_lowering_frees_places_before_its_sweep() {
     let fences = Registry::new(Seq(0));
     let table = Table::new(quotas());
     let who = LeaseHolder { job: 1, member: 0 };
@@ -323,7 +323,7 @@ fn law_07_a_lowering_frees_its_places_at_once_and_its_sweep_still_tells_of_each_
 }
 
 #[test]
-fn law_06_a_lease_that_is_born_dead_is_nowhere_and_an_id_is_given_once() {
+fn law_06_a_lease_born_dead_is_in_no_index() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
     let who = LeaseHolder { job: 1, member: 0 };
@@ -340,7 +340,7 @@ fn law_06_a_lease_that_is_born_dead_is_nowhere_and_an_id_is_given_once() {
 }
 
 #[test]
-fn law_32_many_leases_with_one_deadline_drain_in_bounded_turns_and_none_is_accepted_late() {
+fn law_32_many_leases_with_one_deadline_end_in_turns() {
     const MANY: u128 = 20_000;
     let fences = Registry::new(Seq(0));
     let table = Table::default();
@@ -390,7 +390,7 @@ fn law_36_ended_leases_are_kept_for_a_bounded_time_and_number() {
 }
 
 #[test]
-fn law_36_a_second_fill_to_the_same_size_takes_no_more_room_than_the_first() {
+fn law_36_a_second_fill_takes_no_more_room() {
     const MANY: u128 = 30_000;
     let fences = Registry::new(Seq(0));
     let table = Table::default();
@@ -413,7 +413,7 @@ fn law_36_a_second_fill_to_the_same_size_takes_no_more_room_than_the_first() {
 }
 
 #[test]
-fn law_37_whoever_watches_leases_without_reading_stops_nobody_and_is_told_what_it_lost() {
+fn law_37_a_watcher_that_does_not_read_learns_what_it_lost() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
     let who = LeaseHolder { job: 1, member: 0 };

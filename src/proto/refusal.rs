@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_reason_keeps_its_code_and_the_word_of_somebody_between_is_not_the_daemons() {
+    fn a_newer_reason_keeps_its_code_and_a_proxy_is_no_daemon() {
         let newer = DaemonRefusal::of(&status("NEW", ERROR_DOMAIN)).unwrap();
         assert_eq!((newer.reason, newer.code.as_str()), (None, "NEW"));
         assert!(DaemonRefusal::of(&status("POLICY_DENIED", "proxy.example")).is_none());
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_connection_is_told_by_its_address_and_a_decision_is_never_guessed() {
+    fn a_lost_connection_names_its_address_and_no_decision() {
         for lost in [Status::unavailable("x"), Status::unknown("x"), Status::deadline_exceeded("x")] {
             let refusal = transport_refusal(&lost, "localhost:1").unwrap();
             assert_eq!(refusal.reason, Reason::Unreachable);

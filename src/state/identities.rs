@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_belongs_to_the_first_job_that_used_it_and_no_longer_than_an_svid_of_then_lives() {
+    fn the_first_job_binds_an_identity_while_its_svid_may_live() {
         let mut all = Identities::default();
         let now = LeaseTime(1_000);
         assert_eq!(all.bound_elsewhere(&id("a"), JobId(1), now), None);

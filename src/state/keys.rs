@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_keys_of_one_caller_it_alone_is_refused_until_its_oldest_is_a_day_old() {
+    fn a_caller_with_too_many_keys_waits_until_one_is_a_day_old() {
         let mut keys = IdempotencyKeys::default();
         for n in 0..limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX {
             keys.put((caller(1), format!("key {n}")), made(n as u128));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_keys_of_all_everybody_is_refused_and_a_place_that_is_given_back_is_free() {
+    fn past_all_keys_every_caller_waits_for_a_freed_place() {
         let mut keys = IdempotencyKeys::default();
         let each = limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX - 1;
         for n in 0..limits::IDEMPOTENCY_KEYS_MAX {

@@ -354,7 +354,7 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 #[tokio::test]
-async fn law_39_law_39b_the_loss_of_all_that_was_not_synced_takes_nothing_that_was_promised() {
+async fn law_39_law_39b_unsynced_bytes_hold_no_promise() {
     let (mut snapshots, mut promises) = (0, 0);
     for seed in seeds() {
         println!("seed {seed}");
@@ -477,7 +477,7 @@ fn segments(disk: &Forgetful) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_start_reads_the_last_snapshot_and_what_follows_and_no_older_segment() {
+async fn a_start_reads_only_the_last_snapshot_and_what_follows() {
     use crate::ledger::Disk;
     let disk = Forgetful::default();
     let said = lived(&disk, 10, 40).await;
@@ -501,7 +501,7 @@ async fn a_start_reads_the_last_snapshot_and_what_follows_and_no_older_segment()
 }
 
 #[tokio::test]
-async fn an_old_ledger_without_snapshots_opens_and_begins_to_have_them() {
+async fn an_old_ledger_without_snapshots_opens_and_gets_them() {
     let disk = Forgetful::default();
     let said = lived(&disk, u64::MAX, 30).await;
     assert_eq!(segments(&disk).len(), 1);
@@ -527,7 +527,7 @@ async fn an_old_ledger_without_snapshots_opens_and_begins_to_have_them() {
 }
 
 #[tokio::test]
-async fn a_damaged_snapshot_is_not_used_and_more_records_are_read_instead() {
+async fn more_records_are_read_if_a_snapshot_is_damaged() {
     let disk = Forgetful::default();
     let said = lived(&disk, 10, 40).await;
     let last = segments(&disk).pop().unwrap();
@@ -572,7 +572,7 @@ impl Fold for Liar {
 }
 
 #[tokio::test]
-async fn a_snapshot_that_does_not_follow_from_the_records_before_it_is_found() {
+async fn a_snapshot_that_contradicts_its_records_is_found() {
     let disk = Forgetful::default();
     let options = Options { segment_records: 4, reserve_bytes: 0, ..Options::default() };
     let (opened, _) = Ledger::open_folded_on::<Liar>(Arc::new(disk.clone()), clock(), options).unwrap();
@@ -594,7 +594,7 @@ async fn a_snapshot_that_does_not_follow_from_the_records_before_it_is_found() {
 }
 
 #[test]
-fn law_39_the_key_of_a_closed_job_outlives_the_jobs_that_are_remembered() {
+fn law_39_the_key_of_a_dropped_job_is_remembered() {
     let mut recorded = Recorded::default();
     let max = limits::JOBS_CLOSED_MAX as u128;
     let at = LeaseTime(1_000_000);
@@ -618,7 +618,7 @@ fn law_39_the_key_of_a_closed_job_outlives_the_jobs_that_are_remembered() {
 }
 
 #[test]
-fn law_39_a_completion_that_was_answered_while_a_begin_was_being_written_closes_the_job_after_a_restart() {
+fn law_39_a_completion_during_a_begin_closes_the_job() {
     let at = LeaseTime(1_000_000);
     let job = job(1, at);
     let began = |n| Change::AttemptBegan {
@@ -641,7 +641,7 @@ fn law_39_a_completion_that_was_answered_while_a_begin_was_being_written_closes_
 }
 
 #[tokio::test]
-async fn law_31_a_lock_that_is_set_while_the_one_before_is_being_lifted_stands() {
+async fn law_31_a_lock_set_again_during_its_lifting_stays() {
     let disk = Forgetful::default();
     let mut dice = Dice(31);
     let (life, _) = DaemonLife::begin(&disk, quick(&mut dice), "the first life");
@@ -663,8 +663,7 @@ async fn law_31_a_lock_that_is_set_while_the_one_before_is_being_lifted_stands()
 }
 
 #[tokio::test]
-async fn law_31_an_unlock_that_was_refused_takes_no_effect_in_a_later_life_though_its_record_reached_the_disk()
- {
+async fn law_31_a_refused_unlock_has_no_effect_after_a_restart() {
     let disk = Forgetful::default();
     let mut dice = Dice(31);
     let (life, _) = DaemonLife::begin(&disk, quick(&mut dice), "the first life");
@@ -701,7 +700,7 @@ async fn law_31_an_unlock_that_was_refused_takes_no_effect_in_a_later_life_thoug
 }
 
 #[test]
-fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_a_snapshot() {
+fn law_39_a_withdrawn_record_has_no_effect_after_a_restart() {
     let at = LeaseTime(1_000_000);
     let (kept, never) = (job(1, at), job(2, at));
     let (attempt, ticket) = (AttemptNumber::FIRST, SecretDigest([1; 32]));
@@ -784,7 +783,7 @@ fn law_39_a_record_that_was_withdrawn_takes_no_effect_in_a_later_life_also_over_
 }
 
 #[test]
-fn law_39_the_identity_of_a_job_that_was_forgotten_is_still_its_own() {
+fn law_39_a_dropped_job_still_binds_its_identity() {
     let at = LeaseTime(1_000_000);
     let mut recorded = Recorded::default();
     let max = limits::JOBS_CLOSED_MAX as u128;
@@ -825,7 +824,7 @@ fn law_39_the_identity_of_a_job_that_was_forgotten_is_still_its_own() {
 }
 
 #[tokio::test]
-async fn past_the_keys_of_a_caller_no_job_is_made_and_what_its_keys_made_is_still_found() {
+async fn past_its_keys_a_caller_makes_no_job_but_finds_its_own() {
     const MAX: usize = limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX;
     let disk = Forgetful::default();
     let clock = clock();
