@@ -10,8 +10,9 @@
 //!
 //! | Floor | Module | Is for | Never |
 //! |---|---|---|---|
-//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`proto`] [`written`] [`plain`] [`backoff`] `sync` | time, secrets, bounds, codes of refusal, the wire, strict reading of files that people write, text that is safe to show, waits between retries, the primitives that model checkers replace | decides |
+//! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`written`] [`plain`] [`backoff`] `sync` | time, secrets, bounds, codes of refusal, strict reading of files that people write, text that is safe to show, waits between retries, the primitives that model checkers replace | decides |
 //! | 1 | [`name`] | every name, parsed once | reads a clock |
+//! | 2 | [`proto`] | the wire types, and their conversions | decides |
 //! | 2 | [`fence`] | names that are lowered, stands behind them, their feed | waits, does I/O |
 //! | 3 | [`identity`] | the SVID rules, trust bundles, both TLS configurations; the only maker of a `Peer` | authorizes |
 //! | 3 | [`catalog`] | which callers are known, which resources exist | decides |
