@@ -147,7 +147,7 @@ pub const LEDGER_QUEUE_MAX: usize = 65_536;
 pub const LEDGER_RECORD_BYTES_MAX: usize = 256 << 10;
 /// Bytes of the records that may wait for the disk.
 pub const LEDGER_QUEUE_BYTES_MAX: usize = 256 << 20;
-/// Endings that are kept in memory while the disk is away, each as a record of its own. Past it they are coalesced.
+/// Endings that are kept in memory while the disk is away, each as a separate record. Past it they are coalesced.
 pub const LEDGER_DEFERRED_MAX: usize = 262_144;
 /// Locks that are kept beside them, set or lifted. A lock holds after a restart, so it must not be lost among other endings.
 pub const LEDGER_DEFERRED_LOCKS_MAX: usize = 131_072;

@@ -28,10 +28,10 @@ impl Broker {
             .map(|p| &**p)
             .filter(|p| p.kind == PrincipalKind::Operator && !p.disabled)
             .collect();
-        let shut_out: BTreeSet<String> = whom_it_shuts_out(caller, lock, &operators);
-        if shut_out.is_empty() {
+        if operators.iter().all(|p| lock.shuts_out_of(&p.pattern) == Extent::None) {
             return Ok(());
         }
+        let shut_out = operators_to_confirm(caller, lock, &operators);
         let refusal = |text: String| {
             let refusal = Refusal::new(Reason::OperatorsLockedOut, text);
             shut_out.iter().fold(refusal, |r, who| r.with("locked out", who.clone()))
@@ -53,7 +53,7 @@ impl Broker {
         )))
     }
 
-    /// Whether an operator is left whom policy lets lift this lock, with all locks in force.
+    /// Whether policy lets some operator lift this lock while all locks, including this one, are in force.
     fn someone_could_lift(&self, lock: &Lock, tenant: Option<&TenantName>, operators: &[&Principal]) -> bool {
         let (engine, now) = (&self.rules().engine, self.clock.now().wall);
         let mut locks = self.state.locks(None, usize::MAX);
@@ -67,8 +67,9 @@ impl Broker {
     }
 }
 
-/// Returns whom the caller must name: itself, and the operators that the lock covers without naming them.
-fn whom_it_shuts_out(caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
+/// Returns the operators that the caller must confirm. A lock on one identity names it, so only the caller itself must be
+/// confirmed. Any other lock covers operators without naming them.
+fn operators_to_confirm(caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
     let names_one = matches!(&lock.name, LockName::Name(n) if matches!(n.kind(), FenceKind::Identity(_)));
     let covered = operators.iter().filter(|p| !names_one && lock.shuts_out_of(&p.pattern) != Extent::None);
     let mut names: BTreeSet<String> = covered.map(|p| p.pattern.to_string()).collect();

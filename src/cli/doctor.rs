@@ -37,11 +37,11 @@ pub struct DoctorArgs {}
 /// The result of one check.
 struct Check {
     what: String,
-    found: Result<String, Problem>,
+    found: Result<String, Finding>,
 }
 
 /// A problem, and how to fix it.
-struct Problem {
+struct Finding {
     what: String,
     fix: String,
 }
@@ -55,7 +55,7 @@ impl DoctorReport {
     }
 
     fn add_problem(&mut self, what: impl Into<String>, why: impl Into<String>, fix: impl Into<String>) {
-        self.0.push(Check { what: what.into(), found: Err(Problem { what: why.into(), fix: fix.into() }) });
+        self.0.push(Check { what: what.into(), found: Err(Finding { what: why.into(), fix: fix.into() }) });
     }
 
     fn add_failure(&mut self, what: &str, failure: Failure) {

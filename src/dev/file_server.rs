@@ -43,7 +43,7 @@ use crate::{
     verify::{Access, Verifier},
 };
 
-type ResponseBody = UnsyncBoxBody<Bytes, BodyError>;
+type FileBody = UnsyncBoxBody<Bytes, BodyError>;
 
 /// Serves folders as datasets and models, and stores checkpoints. Cheap to clone.
 #[derive(Clone)]
@@ -122,7 +122,7 @@ impl FileServer {
         Ok(())
     }
 
-    async fn answer(&self, request: Request<Incoming>, clock: Arc<dyn Clock>) -> Response<ResponseBody> {
+    async fn answer(&self, request: Request<Incoming>, clock: Arc<dyn Clock>) -> Response<FileBody> {
         match self.handle(request, clock).await {
             Ok(response) => response,
             Err(RequestError::Refused(refusal)) => refusal_response(refusal.reason.http_status(), &refusal),
@@ -135,7 +135,7 @@ impl FileServer {
         &self,
         request: Request<Incoming>,
         clock: Arc<dyn Clock>,
-    ) -> Result<Response<ResponseBody>, RequestError> {
+    ) -> Result<Response<FileBody>, RequestError> {
         let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
             Refusal::new(Reason::NoClientCertificate, "the connection has no client certificate")
         })?;
@@ -218,7 +218,7 @@ impl FileServer {
         below: SubPath,
         access: Access,
         mut tally: TransferCounter,
-    ) -> Result<Response<ResponseBody>, RequestError> {
+    ) -> Result<Response<FileBody>, RequestError> {
         let most = self.upload_bytes_max;
         let too_large = || {
             let text = format!("an upload is at most {most} bytes");
@@ -342,7 +342,7 @@ impl Part {
         Ok(file)
     }
 
-    fn response(&self, length: u64, body: ResponseBody) -> Response<ResponseBody> {
+    fn response(&self, length: u64, body: FileBody) -> Response<FileBody> {
         let mut response = Response::new(body);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_LENGTH, self.length.into());
@@ -361,7 +361,7 @@ impl Part {
     }
 }
 
-fn refusal_response(status: StatusCode, refusal: &Refusal) -> Response<ResponseBody> {
+fn refusal_response(status: StatusCode, refusal: &Refusal) -> Response<FileBody> {
     let text = serde_json::json!({
         "reason": refusal.reason.code(),
         "message": refusal.text,
@@ -377,7 +377,7 @@ fn refusal_response(status: StatusCode, refusal: &Refusal) -> Response<ResponseB
 }
 
 /// Answers a disk error. Only a caller whose token opens the resource gets here, so it may know what exists.
-fn disk_error_response(error: &io::Error) -> Response<ResponseBody> {
+fn disk_error_response(error: &io::Error) -> Response<FileBody> {
     let answer = |status, reason, text: &'static str| refusal_response(status, &Refusal::new(reason, text));
     match error.raw_os_error().map(Errno::from_raw) {
         Some(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO) => {
@@ -396,7 +396,7 @@ fn disk_error_response(error: &io::Error) -> Response<ResponseBody> {
     }
 }
 
-fn json(status: StatusCode, text: String) -> Response<ResponseBody> {
+fn json(status: StatusCode, text: String) -> Response<FileBody> {
     let mut response = Response::new(Full::from(text).map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -405,8 +405,8 @@ fn json(status: StatusCode, text: String) -> Response<ResponseBody> {
     response
 }
 
-fn empty(status: StatusCode) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::default());
+fn empty(status: StatusCode) -> Response<FileBody> {
+    let mut response = Response::new(FileBody::default());
     *response.status_mut() = status;
     response
 }

@@ -62,7 +62,7 @@ impl TestCa {
         TestCa { domain: self.domain.clone(), params, key, der, above }
     }
 
-    /// Another root with this one's name and key-independent facts, but a key of its own.
+    /// Another root with the same name and key-independent fields, but another key.
     pub(crate) fn impostor(&self) -> TestCa {
         let key = KeyPair::generate().unwrap();
         let der = self.params.self_signed(&key).unwrap().der().clone();
@@ -83,7 +83,7 @@ impl TestCa {
         Issued { chain: std::iter::once(der).chain(self.above.clone()).collect(), key }
     }
 
-    /// A good SVID for a public key whose private half is nobody's.
+    /// A good SVID for a public key whose private key no one has.
     pub(crate) fn issue_for(&self, id: &str, key: &impl rcgen::PublicKeyData) -> CertificateDer<'static> {
         leaf_params(id).signed_by(key, &self.issuer()).unwrap().der().clone()
     }
@@ -95,7 +95,7 @@ impl TestCa {
         params.signed_by(&lower.key, &self.issuer()).unwrap().der().clone()
     }
 
-    /// An SVID that nobody but itself vouches for.
+    /// A self-signed SVID.
     pub(crate) fn self_signed_leaf(&self, id: &str) -> Issued {
         let key = KeyPair::generate().unwrap();
         let der = leaf_params(id).self_signed(&key).unwrap().der().clone();

@@ -157,7 +157,7 @@ async fn identity_c09_a_peer_ends_with_the_first_that_ends_of_all_that_came_to_v
     let trust = server.source.current();
     let peer = Peer::of_client(&met.server.unwrap(), NOW, &trust.bundles).unwrap();
     assert_eq!(peer.check(NOW, &trust.bundles), Ok(NOW.plus(HOUR)));
-    // The same root, issued anew with another end: one that comes before the SVID's counts, a later one does not.
+    // The same root, issued again with another end: one that comes before the SVID's counts, a later one does not.
     for (life, ends) in [(HOUR / 2, HOUR / 2), (2 * HOUR, HOUR)] {
         let root = server
             .ca

@@ -129,7 +129,7 @@ struct Known {
     lowered: bool,
 }
 
-/// The same by a list of leases, where everything is counted anew.
+/// A second model: a list of leases in which everything is counted again at each question.
 struct Naive {
     now: LeaseTime,
     /// All that are in the table, dead ones too.

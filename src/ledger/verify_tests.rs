@@ -47,7 +47,7 @@ fn with_lines(files: &[(String, Vec<u8>)], lines: &[Vec<String>]) -> Forgetful {
 }
 
 fn fault(disk: &Forgetful, head: Option<Head>) -> Tamper {
-    // Whoever opens it must find the same, and change nothing.
+    // Opening it must find the same, and change nothing.
     if head.is_none() {
         let before: Vec<_> = disk.list().unwrap().iter().map(|f| disk.file(f)).collect();
         let opened = Ledger::open_on(Arc::new(disk.clone()), clock(), quick());

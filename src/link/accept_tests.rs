@@ -241,7 +241,7 @@ async fn identity_c09_a_connection_ends_with_the_root_that_came_to_vouch_for_it(
     assert!(call(&mut channel, "/who").await.is_ok());
     let connection = server.last_connection();
     assert_eq!(connection.peer.not_after(), NOW.plus(HOUR));
-    // The same root, issued anew for half an hour.
+    // The same root, issued again for half an hour.
     let end = NOW.plus(HOUR / 2);
     let short = server.ca.intermediate_for(&server.ca, &|p| p.not_after = at(end));
     let short = TrustBundles::empty()
@@ -470,7 +470,7 @@ async fn identity_c12_a_thousand_half_open_handshakes_slow_nobody_who_is_in_and_
     };
     let honest = tokio::spawn(async move { connector.connected_channel().await.map(drop) });
     let mut waited = Duration::ZERO;
-    while given_up() <= FLOOD - limits::HANDSHAKES_MAX {
+    while given_up() <= FLOOD - limits::HANDSHAKES_PER_ADDRESS_MAX {
         server.clock.advance(limits::HANDSHAKE_SILENCE);
         waited += limits::HANDSHAKE_SILENCE;
         assert!(waited < limits::HANDSHAKE, "it got in by no deadline: {} gave way", given_up());

@@ -66,7 +66,7 @@ async fn each_failure_to_connect_is_told_apart_and_says_what_to_do() {
     let id = |text: &str| Endpoint::new(&server.address.to_string(), text.parse().unwrap()).unwrap();
     assert!(connector(Some(own.clone()), trusted(), here()).connected_channel().await.is_ok());
 
-    // A socket that is bound and does not listen: nobody else comes to listen there meanwhile.
+    // A socket that is bound and does not listen: no other process can listen there meanwhile.
     let held = tokio::net::TcpSocket::new_v4().unwrap();
     held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nobody = held.local_addr().unwrap().to_string();

@@ -655,7 +655,7 @@ async fn law_31_a_lock_set_again_during_its_lifting_stays() {
     disk.wait_for_sync();
     let (again, _) = life.store.lock(lock(1, now)).unwrap();
     disk.release();
-    // Whoever lifted it is told that it stands.
+    // The operator who lifted it learns that it is still in force.
     assert_eq!(lifting.await.unwrap().unwrap_err(), Refused::SetAgain);
     again.record.unwrap().durable().await.unwrap();
     assert_eq!(life.store.locks(None, usize::MAX).len(), 1, "the lifting took the newer lock with it");
@@ -846,7 +846,7 @@ async fn past_its_keys_a_caller_makes_no_job_but_finds_its_own() {
     let full = create(job(2, at)).await.unwrap_err();
     assert_eq!(full, Refused::TooManyKeys(TooManyKeys::OfCaller(MAX)));
     assert_eq!(full.reason(), Some(Reason::QuotaExceeded));
-    // Whoever sends one again is answered as before: none was given up, so that no request makes two jobs.
+    // A client that sends a key again gets the same answer: no key was dropped, so no request makes two jobs.
     assert!(matches!(create(job(1, at)).await, Ok(Created::Existing(j)) if j.id == JobId(1)));
     let again = Job { idempotency_key: "used 7".into(), ..job(3, at) };
     assert_eq!(create(again).await.unwrap_err(), Refused::KeyConflict(JobId(1_000_007)));

@@ -21,7 +21,7 @@ fn clock() -> Arc<dyn Clock> {
     Arc::new(SystemClock::new())
 }
 
-/// A copy: whoever opens a ledger writes to it.
+/// A copy, because opening a ledger writes to it.
 fn copy() -> tempfile::TempDir {
     let copy = tempfile::tempdir().unwrap();
     let fixture = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/ledger-v1");

@@ -261,7 +261,7 @@ impl Subscription {
         self.say(Event::Tick(FeedTick { tick, time: Some(timestamp(time)), ..Default::default() })).await;
     }
 
-    /// Sends every tick back and lowers what it is told to, from a task of its own, until the stream ends.
+    /// Sends every tick back and lowers the requested names, from a separate task, until the stream ends.
     pub(crate) fn go_on(mut self, clock: Arc<ManualClock>) -> Lowering {
         let (names, mut told) = broadcast::channel::<FenceName>(64);
         tokio::spawn(async move {

@@ -101,7 +101,7 @@ impl Server {
         server
     }
 
-    /// Says these bytes to whoever asks, again and again or once, and then nothing; the connection stays open.
+    /// Sends these bytes to each client, repeatedly or once, then stays silent with the connection open.
     async fn raw(tls: Arc<ServerConfig>, said: Vec<u8>, again: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -388,7 +388,7 @@ async fn identity_f04_over_https_spiffe_the_server_is_its_spiffe_id_and_the_host
 
     let impostor = TestCa::new(FOREIGN);
     for (presented, why) in [
-        (ca.svid("/somebody-else"), "`spiffe://foreign.example/bundle-server` was wanted"),
+        (ca.svid("/somebody-else"), "but `spiffe://foreign.example/bundle-server` is configured"),
         (impostor.svid("/bundle-server"), "refused"),
         (TestCa::new("other.example").svid("/bundle-server"), "refused"),
     ] {
