@@ -78,7 +78,10 @@ impl Rooms {
             operators: alike(limits::REQUESTS_OPERATORS_MAX),
             waits: Shares::new(limits::DURABLE_WAITS_MAX, limits::DURABLE_WAITS_PER_PEER_MAX),
             feeds: alike(limits::FEEDS_MAX),
-            lists: Shares::new(limits::LISTS_MAX, limits::LISTS_PER_PEER_MAX),
+            lists: Shares::new(
+                limits::LISTS_MAX.min(room.requests_max),
+                limits::LISTS_PER_PEER_MAX.min(room.requests_per_peer_max),
+            ),
             watches: Shares::new(limits::WATCHES_MAX, limits::WATCHES_PER_PEER_MAX),
             unknown: Shares::new(limits::REQUESTS_UNKNOWN_MAX, limits::REQUESTS_UNKNOWN_PER_PEER_MAX),
             bytes: Shares::new(room.buffered_bytes_max, room.buffered_bytes_per_peer_max),

@@ -4,7 +4,7 @@ use std::{sync::mpsc, thread::JoinHandle};
 
 use leasehold::{
     ledger::Actor,
-    proto::v1::{ListLocksRequest, ReloadCatalogRequest, WhoAmIRequest},
+    proto::v1::{ReloadCatalogRequest, WhoAmIRequest},
     reason::{Reason, Refusal},
 };
 use tonic::{Code, Response, Status};
@@ -56,9 +56,9 @@ fn ask_to_reload(client: &Client) -> Asked {
     })
 }
 
-/// Something that is answered at once, where there is room.
+/// A call that is answered at once if there is room.
 async fn ask(client: &Client) -> Result<(), Status> {
-    client.operators().list_locks(ListLocksRequest::default()).await.map(drop)
+    client.operators().who_am_i(WhoAmIRequest {}).await.map(drop)
 }
 
 async fn until_refused(client: &Client) -> Refused {
