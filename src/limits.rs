@@ -404,7 +404,7 @@ pub const AGENT_FINISH: Duration = Duration::from_secs(20);
 /// Bytes of the file in which another container reports how the work ended: a word or a number.
 pub const WORD_BYTES_MAX: u64 = 64;
 /// How long such a file may be empty or without its last newline, while it is being written.
-pub const WORD_SETTLES: Duration = Duration::from_secs(1);
+pub const END_FILE_SETTLE_TIME: Duration = Duration::from_secs(1);
 /// Bytes of a credential file that a killed wrapper left: even the index of all of them is under 4 MiB.
 pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a run tries to begin while the daemon does not answer: long enough for a restart, short enough for a wrong
@@ -430,8 +430,8 @@ pub const SIGNAL_LATE: Duration = Duration::from_secs(1);
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(30);
 /// If less than this is left of an SVID, it was not renewed in time, and a run reports it.
 pub const SVID_SHORT: Duration = Duration::from_secs(60);
-/// Between two checks of a process that an agent watches and did not start.
-pub const WATCH_PID: Duration = Duration::from_millis(100);
+/// Between two checks whether the work that an agent watches has ended.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes of a ticket file: 43 characters, with room for an editor's newline.
 pub const TICKET_BYTES_MAX: u64 = 256;
 

@@ -153,7 +153,7 @@ impl RunningCommand {
                 }
                 event = self.child.next_event() => match event {
                     Ok(ChildEvent::Signal(signal)) => {
-                        self.on_signal(SignalArrival { signal, by: SignalReceiver::Guard });
+                        self.on_signal(SignalArrival { signal, receiver: SignalReceiver::Guard });
                     }
                     Ok(ChildEvent::Ended(exit)) => break Ok(exit),
                     Err(error) => break Err(error),
@@ -218,7 +218,10 @@ impl RunningCommand {
         if signal == Signal::SIGXFSZ {
             // From the kernel, about a write of the wrapper. The failed write is reported separately.
             self.messages.send("a file of the wrapper would be larger than RLIMIT_FSIZE (ulimit -f) allows");
-        } else if signal == Signal::SIGXCPU && arrival.by == SignalReceiver::Wrapper && is_own_cpu_limit() {
+        } else if signal == Signal::SIGXCPU
+            && arrival.receiver == SignalReceiver::Wrapper
+            && is_own_cpu_limit()
+        {
             self.messages.send(
                 "the wrapper has used the processor time that RLIMIT_CPU (ulimit -t) allows; it goes on up to the hard limit",
             );
@@ -360,7 +363,7 @@ impl RunningCommand {
 }
 
 const FRONT_IS_GONE: SignalArrival =
-    SignalArrival { signal: SignalNumber(Signal::SIGKILL as i32), by: SignalReceiver::Front };
+    SignalArrival { signal: SignalNumber(Signal::SIGKILL as i32), receiver: SignalReceiver::Front };
 /// For how long the remaining processes may take to end before a message is printed.
 const QUIET_END: Duration = Duration::from_secs(1);
 

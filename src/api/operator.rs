@@ -74,8 +74,8 @@ impl OperatorService for Operators {
             .call(Rpc::Revoke, request, |broker, caller, q| async move {
                 let name: FenceName = read_name("name", &q.name)?;
                 let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
-                let manner = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
-                let done = broker.revoke(&caller, &name, &manner)?;
+                let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                let done = broker.revoke(&caller, &name, &options)?;
                 Ok(v1::RevokeResponse {
                     ending: Some(ending(&broker, done.ending)),
                     jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
@@ -91,8 +91,8 @@ impl OperatorService for Operators {
                 let name: LockName = read_name("name", &q.name)?;
                 let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let ttl = read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
-                let manner = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
-                let order = LockOrder { name, manner, ttl, locks_out: &q.locks_out };
+                let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                let order = LockOrder { name, options, ttl, locks_out: &q.locks_out };
                 let done = broker.lock(&caller, order)?;
                 Ok(v1::LockResponse {
                     lock: Some(messages::lock(broker.clock().now(), &done.lock)),

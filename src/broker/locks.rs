@@ -24,7 +24,7 @@ pub struct Locked {
 #[derive(Clone, Debug)]
 pub struct LockOrder<'a> {
     pub name: LockName,
-    pub manner: EndingOptions<'a>,
+    pub options: EndingOptions<'a>,
     pub ttl: Option<Duration>,
     /// The operators whom it may shut out, as the refusal that asked for this named them.
     pub locks_out: &'a [String],
@@ -33,7 +33,7 @@ pub struct LockOrder<'a> {
 impl Broker {
     /// Locks a name: all access behind it ends, and nothing new is given until the lock is lifted.
     pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
-        let LockOrder { name, manner: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
+        let LockOrder { name, options: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
         let tenant = self.tenant_of_lock(caller, Rpc::Lock, &name, reason)?;
         self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
         self.charge_operator(caller, Rpc::Lock)?;

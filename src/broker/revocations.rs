@@ -42,9 +42,9 @@ impl Broker {
         &self,
         caller: &Caller,
         name: &FenceName,
-        manner: &EndingOptions<'_>,
+        options: &EndingOptions<'_>,
     ) -> Result<Revoked, Refusal> {
-        let EndingOptions { reason, dry_run, ahead } = *manner;
+        let EndingOptions { reason, dry_run, ahead } = *options;
         let tenant = self.tenant_of(caller, Rpc::Revoke, name, reason)?;
         self.authorize(caller, Rpc::Revoke, tenant.as_ref(), &[], reason)?;
         self.charge_operator(caller, Rpc::Revoke)?;

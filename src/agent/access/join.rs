@@ -19,7 +19,7 @@ use crate::{
     secret::{NoRandomness, Secret, SecretText, random_u128},
 };
 
-/// What this process has created so far. It must end this if the start fails.
+/// What this process has created so far. If the start fails, [`undo`](Self::undo) ends all of it.
 pub(crate) struct JoinState {
     calls: Calls,
     job: Option<JobId>,
@@ -60,17 +60,17 @@ impl JoinState {
         Ok(id)
     }
 
-    /// The job, if this process created it: then no one else ends it.
+    /// The job, if this process created it. No other process will end it.
     pub(crate) fn own_job(&self) -> Option<JobId> {
         self.job.filter(|_| self.is_own_job)
     }
 
-    /// Whether there may be something to end.
+    /// Whether this process may have a job or an attempt to end.
     pub(crate) fn has_job(&self) -> bool {
         self.job.is_some()
     }
 
-    /// The first message of a run: the job, the attempt and what it opens.
+    /// The first message of a run: the job, the attempt, and the resources that the run has access to.
     pub(crate) fn description(&self, opens: &[String]) -> String {
         let job = self.job.map(|j| j.to_string()).unwrap_or_default();
         let attempt = self.attempt.map(|a| a.to_string()).unwrap_or_default();
@@ -125,25 +125,25 @@ impl JoinState {
     }
 }
 
-/// Creates the job, begins the attempt and joins it, as far as the options ask for it. Notes in `state` what it has created.
+/// Creates the job and begins the attempt if the options require it, then joins. Records each step in `state`, for undo.
 ///
-/// With `sessions`, a sidecar that was killed comes back as the same member. The directory keeps what the next start needs.
+/// With `session_dir`, a sidecar that was killed and restarted is the same member again. The directory has the saved session.
 pub(crate) async fn join_job(
     options: &JoinOptions,
     state: &mut JoinState,
     context: &RunContext,
-    sessions: Option<&CredentialDir>,
+    session_dir: Option<&CredentialDir>,
 ) -> Result<(AttemptSession, Connected), RunError> {
     let calls = state.calls.clone();
     let mut left_open = None;
-    if let Some(dir) = sessions
+    if let Some(dir) = session_dir
         && let Some(saved) = SavedSession::find(&dir.take_sessions(), options)
     {
         dir.keep_session(SavedSession::text(&saved.session, saved.is_own_job, options))?;
         match rejoin(saved, state, context).await? {
-            Rejoined::AsBefore(member) => return Ok(*member),
+            Rejoined::SameMember(member) => return Ok(*member),
             Rejoined::JobOnly(job) => left_open = Some(job),
-            Rejoined::No => {}
+            Rejoined::StartNew => {}
         }
     }
     let job = match (&options.what, left_open) {
@@ -188,7 +188,7 @@ pub(crate) async fn join_job(
         secret: Secret::random()?,
         ticket: options.ticket.clone().or(ticket).unwrap_or_else(|| SecretText::new(String::new())),
     };
-    if let Some(dir) = sessions {
+    if let Some(dir) = session_dir {
         dir.keep_session(SavedSession::text(&session, state.is_own_job, options))?;
     }
     let connected = join_attempt(&session, state, context).await?;
@@ -201,7 +201,7 @@ async fn join_attempt(
     context: &RunContext,
 ) -> Result<Connected, Refusal> {
     let calls = state.calls.clone();
-    // Noted first: the daemon may have done it although its answer is lost.
+    // Recorded before the call: the daemon may add the member even if its response is lost.
     state.joined = Some((session.instance.clone(), session.secret.clone()));
     let join = async |_: Duration| connect(calls.quiet(), session, || context.clock.now()).await;
     let connected = calls.retry(START_PATIENCE, join).await.inspect_err(|refusal| {
@@ -213,12 +213,14 @@ async fn join_attempt(
     Ok(connected)
 }
 
-/// The result of an attempt to come back.
+/// The result of a rejoin.
 enum Rejoined {
-    AsBefore(Box<(AttemptSession, Connected)>),
-    /// The member is gone. Its job is open, and no other process will end it.
+    /// This process is the same member again.
+    SameMember(Box<(AttemptSession, Connected)>),
+    /// The membership has ended. The job that the killed sidecar created is still open, and no other process will end it.
     JobOnly(Box<v1::Job>),
-    No,
+    /// Nothing is left to continue.
+    StartNew,
 }
 
 /// Joins as the member of a sidecar that was killed.
@@ -231,28 +233,29 @@ async fn rejoin(
     let calls = state.calls.clone();
     let job = match get_job(&calls, session.job).await {
         Ok(job) if job.state() != v1::JobState::Closed => job,
-        Ok(_) => return Ok(Rejoined::No),
+        Ok(_) => return Ok(Rejoined::StartNew),
         Err(refusal) if refusal.reason.member_step() == MemberStep::TryLater => return Err(refusal),
-        Err(_) => return Ok(Rejoined::No),
+        Err(_) => return Ok(Rejoined::StartNew),
     };
     if running_attempt(&job).ok() == Some(session.attempt) {
         state.set_job(&job)?;
         (state.is_own_job, state.attempt) = (is_own_job, Some(session.attempt));
         match join_attempt(&session, state, context).await {
             Ok(connected) => {
-                context.messages.send("this agent was killed before: it takes up the place that it had");
-                return Ok(Rejoined::AsBefore(Box::new((session, connected))));
+                context.messages.send("this agent was killed and restarted: it continues as the same member");
+                return Ok(Rejoined::SameMember(Box::new((session, connected))));
             }
             Err(refusal) if refusal.reason.member_step() == MemberStep::TryLater => return Err(refusal),
             Err(refusal) => {
-                context
-                    .messages
-                    .send(&format!("the place of the agent before is gone ({}): {refusal}", refusal.reason));
+                context.messages.send(&format!(
+                    "the membership of the previous agent has ended ({}): {refusal}",
+                    refusal.reason
+                ));
                 *state = JoinState::new(context);
             }
         }
     }
-    Ok(if is_own_job { Rejoined::JobOnly(Box::new(job)) } else { Rejoined::No })
+    Ok(if is_own_job { Rejoined::JobOnly(Box::new(job)) } else { Rejoined::StartNew })
 }
 
 fn running_attempt(job: &v1::Job) -> Result<AttemptNumber, Refusal> {

@@ -1,4 +1,4 @@
-//! The saved session of a sidecar: after it was killed, the next start comes back as the same member.
+//! The saved session of a sidecar. If the sidecar is killed and restarted, it is the same member again.
 
 use prost::Message;
 use serde_json::json;
@@ -12,11 +12,11 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-/// The session of a sidecar that is gone.
+/// The session of a sidecar that was killed.
 #[derive(Debug)]
 pub(crate) struct SavedSession {
     pub(crate) session: AttemptSession,
-    /// That sidecar created the job, and no one else will end it.
+    /// Whether that sidecar created the job. If so, no one else will end it.
     pub(crate) is_own_job: bool,
 }
 
@@ -36,9 +36,9 @@ impl SavedSession {
     }
 
     /// Finds the session of a sidecar that was started with the same options.
-    pub(crate) fn find(left: &[SecretText], options: &JoinOptions) -> Option<Self> {
+    pub(crate) fn find(saved_texts: &[SecretText], options: &JoinOptions) -> Option<Self> {
         let wanted = purpose(options);
-        left.iter().find_map(|text| {
+        saved_texts.iter().find_map(|text| {
             let file: serde_json::Value = serde_json::from_str(text.expose()).ok()?;
             let word = |key: &str| file.get(key).and_then(|v| v.as_str());
             (word("for")? == wanted).then_some(())?;
@@ -54,14 +54,13 @@ impl SavedSession {
     }
 }
 
-/// A digest of what a sidecar was started for. Sidecars with the same purpose and directory follow one another: they never run
-/// at the same time.
+/// A digest of what a sidecar was started for. At most one sidecar with a given purpose and directory runs at a time.
 fn purpose(options: &JoinOptions) -> String {
     let what = match &options.what {
         JoinTarget::Job(id) => format!("job {id}"),
         JoinTarget::Attempt(id) => format!("attempt of {id}"),
         JoinTarget::New(spec) => {
-            // A map has no order on the wire.
+            // The order of a map differs from one encoding to the next, so sort it.
             let mut spec = spec.clone();
             let mut pins: Vec<_> = spec.pins.drain().collect();
             pins.sort();

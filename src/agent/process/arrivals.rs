@@ -40,11 +40,11 @@ impl Arrivals {
         self.0.retain(|sent| now.since(sent.at) < 2 * SIGNAL_LATE);
         let is_same = |sent: &&mut SentSignal| {
             let is_late = now.since(sent.at) >= SIGNAL_LATE;
-            sent.signal == arrival.signal && !sent.to.contains_key(&arrival.by) && !is_late
+            sent.signal == arrival.signal && !sent.to.contains_key(&arrival.receiver) && !is_late
         };
         if let Some(sent) = self.0.iter_mut().rev().find(is_same) {
             let is_first = sent.to.keys().all(|p| *p == SignalReceiver::Guard);
-            sent.to.insert(arrival.by, now);
+            sent.to.insert(arrival.receiver, now);
             return is_first;
         }
         let again = |sent: &SentSignal| sent.signal == arrival.signal && now.since(sent.at) < SIGNAL_TOGETHER;
@@ -54,9 +54,9 @@ impl Arrivals {
         }
         let mut to = self.take_late(arrival.signal, now);
         let is_first = to.keys().all(|p| *p == SignalReceiver::Guard);
-        to.insert(arrival.by, now);
+        to.insert(arrival.receiver, now);
         self.0.push(SentSignal { signal: arrival.signal, at: now, to, is_decided: false });
-        is_first && arrival.by != SignalReceiver::Guard
+        is_first && arrival.receiver != SignalReceiver::Guard
     }
 
     /// Takes recent arrivals away from an earlier signal: they looked late, but belong to the signal that begins now.
@@ -104,8 +104,10 @@ mod tests {
     fn a_signal_to_two_processes_reached_the_command() {
         let mut arrivals = Arrivals::default();
         let term = SignalNumber::from(Signal::SIGTERM);
-        let (at, by) =
-            (|ms| LeaseTime(0).plus(Duration::from_millis(ms)), |by| SignalArrival { signal: term, by });
+        let (at, by) = (
+            |ms| LeaseTime(0).plus(Duration::from_millis(ms)),
+            |receiver| SignalArrival { signal: term, receiver },
+        );
         assert!(arrivals.add(by(SignalReceiver::Wrapper), at(0)));
         assert_eq!(arrivals.take_decided(at(50)), []);
         assert!(!arrivals.add(by(SignalReceiver::Guard), at(50)));
@@ -122,7 +124,10 @@ mod tests {
     fn a_signal_to_the_wrapper_is_passed_on_each_time() {
         let mut arrivals = Arrivals::default();
         let signal = SignalNumber(libc::SIGRTMIN());
-        let (at, by) = (|ms| LeaseTime(0).plus(Duration::from_millis(ms)), |by| SignalArrival { signal, by });
+        let (at, by) = (
+            |ms| LeaseTime(0).plus(Duration::from_millis(ms)),
+            |receiver| SignalArrival { signal, receiver },
+        );
         for round in [0, 500] {
             assert!(arrivals.add(by(SignalReceiver::Wrapper), at(round)));
             assert_eq!(arrivals.take_decided(at(round + 100)), [(signal, SentTo::Wrapper)]);

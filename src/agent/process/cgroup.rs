@@ -1,7 +1,7 @@
 //! A cgroup for the processes of the job, if cgroups are delegated to us: one write ends all of them, however fast they fork.
 //!
-//! Only cgroup v2, found by `/proc/self/mountinfo`, because it is not always mounted at `/sys/fs/cgroup`. If there is none, or we
-//! may not write to it, the processes are ended one by one.
+//! Supports only cgroup v2. Finds its mount in `/proc/self/mountinfo`, because it is not always `/sys/fs/cgroup`. If there is
+//! no mount, or we may not write to it, the processes are ended one by one.
 
 use std::{
     fs, io,
@@ -30,11 +30,11 @@ impl JobCgroup {
         remove_stale(&own);
         let path = own.join(format!("{PREFIX}{}-{:08x}", getpid(), random_u128().ok()? as u32));
         if let Err(error) = fs::create_dir(&path) {
-            tracing::debug!(home = %own.display(), %error, "no cgroup of the job's own");
+            tracing::debug!(home = %own.display(), %error, "the job's cgroup could not be created");
             return None;
         }
         let cgroup = JobCgroup { own, path };
-        // Whether a process can be moved into it shows later. If not, the processes are ended one by one.
+        // Moving a process into it may still fail. In that case, the processes are ended one by one.
         let can_kill = cgroup.path.join("cgroup.kill").exists();
         if !can_kill {
             cgroup.remove();
@@ -75,7 +75,8 @@ impl JobCgroup {
         }
     }
 
-    /// Removes the cgroup and those that the command created inside, if they have no processes. It may be removed already.
+    /// Removes the cgroup and the cgroups that the command created in it, if no process is left. Does nothing if it is already
+    /// removed.
     pub(crate) fn remove(&self) {
         for _ in 0..REMOVAL_TRIES {
             if remove_tree(&self.path, DEPTH_MAX).is_ok() || !self.path.exists() {
@@ -84,13 +85,13 @@ impl JobCgroup {
             // A dead process still counts for a moment.
             thread::sleep(Duration::from_millis(5));
         }
-        tracing::debug!(folder = %self.path.display(), "the cgroup of the job stays");
+        tracing::debug!(folder = %self.path.display(), "the job's cgroup could not be removed");
     }
 }
 
-/// The first part of its name. The wrapper's process id follows.
+/// Prefix of the job cgroup's name, before the wrapper's process id.
 const PREFIX: &str = "leasehold-";
-/// Tries to remove it, five milliseconds apart.
+/// How often a removal is tried, every 5 ms.
 const REMOVAL_TRIES: u32 = 100;
 /// How deep a command may nest cgroups.
 const DEPTH_MAX: u32 = 8;
@@ -118,16 +119,16 @@ fn remove_stale(own: &Path) {
     }
 }
 
-/// The path of this process's cgroup: the mount of the unified hierarchy, and our place in it.
+/// The path of this process's cgroup: the mount of the unified hierarchy, joined with our path in it.
 fn own_cgroup(mountinfo: &str, cgroup: &str) -> Option<PathBuf> {
-    let ours = cgroup.lines().find_map(|l| l.strip_prefix("0::"))?;
+    let own = cgroup.lines().find_map(|l| l.strip_prefix("0::"))?;
     mountinfo.lines().find_map(|line| {
         // proc_pid_mountinfo(5): six fields and more, a dash, the type.
         let (before, after) = line.split_once(" - ")?;
         (after.split(' ').next()? == "cgroup2").then_some(())?;
         let mut fields = before.split(' ').skip(3);
         let (root, mounted) = (unescape(fields.next()?), unescape(fields.next()?));
-        let below = Path::new(ours).strip_prefix(&root).ok()?;
+        let below = Path::new(own).strip_prefix(&root).ok()?;
         Some(Path::new(&mounted).join(below))
     })
 }

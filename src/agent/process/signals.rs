@@ -1,16 +1,16 @@
-//! The signals that come to the wrapper: which ones it takes, and which ones it passes on to its command.
+//! The signals that come to the wrapper: which ones it handles, and which ones it passes on to its command.
 //!
 //! | Signal | What happens to it |
 //! |---|---|
-//! | SIGKILL, SIGSTOP, 32 and 33 (for the C library) | cannot be taken; the guard ends the job if the wrapper is killed |
-//! | SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS | end the wrapper, as a fault in it would (Rust ignores one SIGSEGV or SIGBUS that is no fault); the guard blocks them, and ends the job |
-//! | SIGCHLD, SIGPIPE, SIGURG | not taken |
+//! | SIGKILL, SIGSTOP, 32 and 33 (for the C library) | cannot be handled; the guard ends the job if the wrapper is killed |
+//! | SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS | end the wrapper, as a fault in it would (Rust ignores the first SIGSEGV or SIGBUS that is not a fault); the guard blocks them, and ends the job |
+//! | SIGCHLD, SIGPIPE, SIGURG | not handled |
 //! | SIGTTIN, SIGTTOU | blocked: the terminal may stop the command, but not the process that keeps its access |
-//! | SIGXFSZ | taken and not passed on: the write that was too long returns an error |
-//! | all others, also real-time signals | taken, and passed on to the command unless it got the signal too |
+//! | SIGXFSZ | handled and not passed on: the write that was too long returns an error |
+//! | all others, also real-time signals | handled, and passed on to the command unless it got the signal too |
 //!
 //! Signals that the wrapper was started to ignore (`nohup`, a shell's `&`) stay ignored, in the wrapper and in the command. Only
-//! SIGTERM is always taken.
+//! SIGTERM is always handled.
 
 use std::{
     collections::BTreeSet,
@@ -53,7 +53,7 @@ impl SignalNumber {
         kill_process_group(group, signal).map_err(|e| Errno::from_raw(e.raw_os_error()))
     }
 
-    /// nix has no real-time signals.
+    /// Converts to rustix types, because nix cannot send real-time signals.
     fn to_rustix(self, pid: Pid) -> Result<(rustix::process::Pid, rustix::process::Signal), Errno> {
         let signal = rustix::process::Signal::from_raw(self.0).ok_or(Errno::EINVAL)?;
         let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(Errno::ESRCH)?;
@@ -87,16 +87,16 @@ impl fmt::Display for SignalNumber {
 const FAULTS: [Signal; 6] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP, Signal::SIGSYS];
 
-/// The terminal sends them to a background process that reads or writes.
-const OF_THE_TERMINAL: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
+/// Sent by the terminal to a background process that reads from it or writes to it.
+const TERMINAL_SIGNALS: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// Never taken, in addition to [`FAULTS`] and [`OF_THE_TERMINAL`].
-const NOT_TAKEN: [Signal; 5] =
+/// Never handled, in addition to [`FAULTS`] and [`TERMINAL_SIGNALS`].
+const NOT_HANDLED: [Signal; 5] =
     [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCHLD, Signal::SIGPIPE, Signal::SIGURG];
 
-/// All signals that can be taken, in order.
-fn taken_signals() -> impl Iterator<Item = SignalNumber> {
-    let never = FAULTS.into_iter().chain(OF_THE_TERMINAL).chain(NOT_TAKEN);
+/// All signals that the wrapper handles, in order.
+fn handled_signals() -> impl Iterator<Item = SignalNumber> {
+    let never = FAULTS.into_iter().chain(TERMINAL_SIGNALS).chain(NOT_HANDLED);
     let never: BTreeSet<i32> = never.map(|s| s as i32).collect();
     // The signals of the C library are between the two ranges.
     let named = Signal::iterator().map(|s| s as i32).filter(move |n| !never.contains(n));
@@ -105,7 +105,7 @@ fn taken_signals() -> impl Iterator<Item = SignalNumber> {
     all.into_iter().map(SignalNumber)
 }
 
-/// The process of ours that a signal came to.
+/// Which of our processes received a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SignalReceiver {
     /// The process that a shell started, if the wrapper is behind it.
@@ -118,7 +118,7 @@ pub(crate) enum SignalReceiver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SignalArrival {
     pub(crate) signal: SignalNumber,
-    pub(crate) by: SignalReceiver,
+    pub(crate) receiver: SignalReceiver,
 }
 
 /// Receives the signals that come to the wrapper. While it exists, none of them ends the wrapper.
@@ -136,9 +136,9 @@ impl Signals {
 
     /// Also listens for signals that come to the process in front of this one.
     pub(crate) fn listen_behind(front: Option<FrontSignals>) -> io::Result<Self> {
-        block(&OF_THE_TERMINAL);
+        block(&TERMINAL_SIGNALS);
         let ignored = ignored_signals();
-        let own = taken_signals()
+        let own = handled_signals()
             .filter(|s| *s == Signal::SIGTERM || !is_in(ignored, *s))
             .map(|s| Ok((s, signal(SignalKind::from_raw(s.0))?)))
             .collect::<io::Result<_>>()?;
@@ -151,13 +151,14 @@ impl Signals {
         Signals::listen()
     }
 
-    /// Waits for the next signal. Cancel safe. Several of one kind at the same time count as one, as with any process.
+    /// Waits for the next signal. Cancel safe. The same signal sent several times before it is read is reported once, as usual on
+    /// Unix.
     pub async fn next(&mut self) -> SignalNumber {
         self.next_arrival().await.signal
     }
 
-    /// Waits for the next signal, and the process that it came to. SIGKILL by [`SignalReceiver::Front`] means that the process in
-    /// front is gone.
+    /// Waits for the next signal, and the process that received it. SIGKILL with [`SignalReceiver::Front`] means that the process
+    /// in front has ended.
     pub(crate) async fn next_arrival(&mut self) -> SignalArrival {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -165,7 +166,7 @@ impl Signals {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<SignalArrival> {
         for (signal, stream) in &mut self.own {
             if let Poll::Ready(Some(())) = stream.poll_recv(cx) {
-                return Poll::Ready(SignalArrival { signal: *signal, by: SignalReceiver::Wrapper });
+                return Poll::Ready(SignalArrival { signal: *signal, receiver: SignalReceiver::Wrapper });
             }
         }
         if let Some(front) = &mut self.front
@@ -175,13 +176,13 @@ impl Signals {
             if number.is_none() {
                 self.front = None;
             }
-            return Poll::Ready(SignalArrival { signal, by: SignalReceiver::Front });
+            return Poll::Ready(SignalArrival { signal, receiver: SignalReceiver::Front });
         }
         Poll::Pending
     }
 }
 
-/// The signals that a front process takes: all but faults and those that it was started to ignore.
+/// The signals that a front process handles: all but faults and those that it was started to ignore.
 pub(crate) fn signals_of_front() -> SigSet {
     let ignored = ignored_signals();
     let mut set = SigSet::all();
@@ -194,7 +195,7 @@ pub(crate) fn signals_of_front() -> SigSet {
 
 /// Runs `start` while the signals that a wrapper or guard blocks are unblocked. A child inherits the mask.
 pub(crate) fn with_unblocked<T>(start: impl FnOnce() -> T) -> T {
-    let set: SigSet = FAULTS.into_iter().chain(OF_THE_TERMINAL).collect();
+    let set: SigSet = FAULTS.into_iter().chain(TERMINAL_SIGNALS).collect();
     let before = set.thread_swap_mask(SigmaskHow::SIG_UNBLOCK);
     let started = start();
     if let Ok(before) = before {
@@ -206,7 +207,7 @@ pub(crate) fn with_unblocked<T>(start: impl FnOnce() -> T) -> T {
 fn block(signals: &[Signal]) {
     let set: SigSet = signals.iter().copied().collect();
     if let Err(error) = set.thread_block() {
-        tracing::debug!(%error, "signals that cannot be blocked");
+        tracing::debug!(%error, "signals could not be blocked");
     }
 }
 
@@ -242,9 +243,9 @@ mod tests {
     }
 
     #[test]
-    fn each_signal_is_either_taken_or_left() {
-        let taken: BTreeSet<i32> = taken_signals().map(|s| s.0).collect();
-        let not: Vec<i32> = (1..=64).filter(|n| !taken.contains(n)).collect();
+    fn the_unhandled_signals_are_the_documented_ones() {
+        let handled: BTreeSet<i32> = handled_signals().map(|s| s.0).collect();
+        let not: Vec<i32> = (1..=64).filter(|n| !handled.contains(n)).collect();
         // KILL, STOP; ILL, TRAP, BUS, FPE, SEGV, SYS; PIPE, CHLD, URG; TTIN, TTOU; the C library's two.
         assert_eq!(not, [4, 5, 7, 8, 9, 11, 13, 17, 19, 21, 22, 23, 31, 32, 33]);
     }

@@ -1,4 +1,4 @@
-//! Work that another program started: a sidecar sees its end by a process id, or by a file on a volume that both share.
+//! Work that another program started: a sidecar detects its end from a process id, a file or a lock.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -15,25 +15,25 @@ use super::{
 use crate::{
     agent::access::manifest::open_regular,
     clock::{Clock, LeaseTime},
-    limits::{WATCH_PID, WORD_BYTES_MAX, WORD_SETTLES},
+    limits::{END_FILE_SETTLE_TIME, WATCH_INTERVAL, WORD_BYTES_MAX},
     proto::v1,
 };
 
-/// What ends a sidecar, besides signals. The first of these does.
+/// Conditions that end a sidecar, besides signals. The first one that occurs ends it.
 #[derive(Clone, Debug, Default)]
 pub struct StopConditions {
     /// The end of this process.
     pub process: Option<Pid>,
-    /// The appearance of this file. It may say how the work ended.
+    /// The creation of this file. Its content may report how the work ended.
     pub file: Option<PathBuf>,
     /// The release of the lock (`flock`) on this file, after another process had it.
     pub lock: Option<PathBuf>,
 }
 
-/// The end of the work, as far as it was seen.
+/// How the work ended, as far as the sidecar could detect it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WorkEnd {
-    /// What was seen, for messages.
+    /// What the sidecar detected, for messages.
     pub(crate) what: &'static str,
     pub(crate) reported: Option<ReportedEnd>,
 }
@@ -50,7 +50,7 @@ pub(crate) enum ReportedEnd {
 }
 
 impl ReportedEnd {
-    /// The outcome to report, with a line about it. An exit code counts as for a command of `run`.
+    /// The outcome to report, and a line that explains it. An exit code is treated like that of a command of `leasehold run`.
     pub(crate) fn outcome(&self, request: FinishRequest) -> Option<(v1::Outcome, String)> {
         match self {
             ReportedEnd::Outcome(outcome) => {
@@ -121,7 +121,7 @@ impl WorkWatch {
         loop {
             // The file comes first, because it says how the work ended.
             if let Some(reported) = self.read_file(clock.now().lease) {
-                return WorkEnd { what: "the file that reports its end is there", reported };
+                return WorkEnd { what: "the file that reports the end of the work exists", reported };
             }
             if self.process.is_some_and(|process| !process.runs()) {
                 return WorkEnd { what: "the watched process has ended", reported: None };
@@ -129,18 +129,18 @@ impl WorkWatch {
             if self.is_released() {
                 return WorkEnd { what: "the lock was released", reported: None };
             }
-            clock.sleep(WATCH_PID).await;
+            clock.sleep(WATCH_INTERVAL).await;
         }
     }
 
-    /// Reads the file, if it is there and complete.
+    /// Reads the file, if it exists and is complete.
     fn read_file(&mut self, now: LeaseTime) -> Option<Option<ReportedEnd>> {
         let mut text = String::new();
         let mut file = open_regular(OpenOptions::new().read(true), self.file.as_ref()?).ok()?;
         let read = Read::take(&mut file, WORD_BYTES_MAX).read_to_string(&mut text);
         let since = *self.file_since.get_or_insert(now);
         let is_complete = read.is_ok() && text.ends_with('\n');
-        (is_complete || now.since(since) >= WORD_SETTLES).then(|| ReportedEnd::parse(&text))
+        (is_complete || now.since(since) >= END_FILE_SETTLE_TIME).then(|| ReportedEnd::parse(&text))
     }
 
     /// Whether another process had the lock and has released it. Takes the lock for a moment to check.
