@@ -18,16 +18,17 @@ pub(crate) use here::{
 #[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]
 pub(crate) use here::{RwLock, atomic::AtomicUsize};
 
-/// Whether this build is for a model checker, which wants everything small.
+/// Whether this build is for a model checker. Sizes are reduced in these builds.
 #[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]
-pub(crate) const MODEL: bool = cfg!(any(feature = "loom", feature = "shuttle"));
+pub(crate) const IS_MODEL_CHECK: bool = cfg!(any(feature = "loom", feature = "shuttle"));
 
-/// Runs work that blocks on a thread that it starts, or on the caller's if no thread can be started.
+/// Runs blocking work on a new thread. If no thread can be started, runs it on the caller's thread.
 ///
-/// The blocking pool of the runtime panics in that case, and a pids limit must not end a wrapper. `None` if the work panicked.
-pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+/// Tokio's `spawn_blocking` would panic if no thread can be started, and a limit on processes must not crash the wrapper. Returns
+/// `None` if the work panicked.
+pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, result) = tokio::sync::oneshot::channel();
-    // A thread that cannot be started drops what it was given, so both sides can take the work.
+    // A thread that cannot be started drops its closure. So the new thread and the caller share the work.
     let theirs = std::sync::Arc::new(std::sync::Mutex::new(Some(move || {
         // The caller may have stopped waiting.
         let _ = done.send(work());
@@ -38,7 +39,7 @@ pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + '
             work();
         }
     };
-    if std::thread::Builder::new().name("aside".to_owned()).spawn(run.clone()).is_err() {
+    if std::thread::Builder::new().name("blocking".to_owned()).spawn(run.clone()).is_err() {
         run();
     }
     result.await.ok()

@@ -255,7 +255,7 @@ async fn watch_job(
             if is_closed {
                 return Ok(());
             }
-            out.ready().await?;
+            out.wait_until_taken().await?;
             tokio::select! {
                 // An error means that the closed job was dropped from memory.
                 changed = watch.changed() => if changed.is_err() { return Ok(()) },
@@ -338,7 +338,7 @@ fn read_job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {
         .and_then(|(t, id)| Some((LeaseTime(t.parse().ok()?), id.parse().ok()?)))
         .map(Some)
         .ok_or_else(|| {
-            Refusal::new(Reason::FieldInvalid, "`page_token` is not one that an answer gave")
+            Refusal::new(Reason::FieldInvalid, "`page_token` is not from a response of this daemon")
                 .with("field", "page_token")
         })
 }

@@ -184,7 +184,7 @@ impl OperatorService for Operators {
     ) -> Result<Response<Self::TailLedgerStream>, Status> {
         let connection = self.0.connection(&request)?;
         let caller = self.0.caller(Rpc::TailLedger, &connection)?;
-        let held = self.0.room(&request)?;
+        let room = self.0.room(&request)?;
         let q = request.into_inner();
         let from = match q.from_index {
             0 => self.0.broker.ledger().head().index.saturating_add(1),
@@ -192,7 +192,7 @@ impl OperatorService for Operators {
         };
         let tail = self.0.broker.tail_ledger(&caller, from);
         let tail = tail.map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
-        let (out, answers) = ResponseStream::new(held, self.0.broker.clock().clone());
+        let (out, answers) = ResponseStream::new(room, self.0.broker.clock().clone());
         tokio::spawn(tail_ledger(self.0.clone(), connection, from, q.no_follow, tail, out));
         Ok(Response::new(Box::pin(answers)))
     }
@@ -246,7 +246,7 @@ async fn tail_ledger(
             let Some(line) = line else { return Ok(()) };
             let line = line.map_err(|e| tail_refusal(&e))?;
             out.send(v1::TailLedgerResponse { index: line.index, record: line.line })?;
-            out.ready().await?;
+            out.wait_until_taken().await?;
         }
     };
     let ended = tokio::select! {
@@ -262,7 +262,7 @@ fn read_lease_page(token: &str) -> Result<Option<LeasePlace>, Refusal> {
         return Ok(None);
     }
     token.parse().map(Some).map_err(|()| {
-        Refusal::new(Reason::FieldInvalid, "`page_token` is not one that an answer gave")
+        Refusal::new(Reason::FieldInvalid, "`page_token` is not from a response of this daemon")
             .with("field", "page_token")
     })
 }

@@ -21,7 +21,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Returns the entries that fit into the bytes of a page, and at least one, because each has its own bound.
+/// Returns as many entries as fit into a page. The first is always returned: the size of an entry is limited elsewhere.
 pub(super) fn fit_page<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
     let mut left = limits::PAGE_BYTES_MAX;
     let mut fitting = Vec::new();
@@ -40,7 +40,7 @@ pub(super) fn fit_page<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
 pub(super) struct ResponseStream<T> {
     messages: mpsc::Sender<T>,
     end: oneshot::Sender<Status>,
-    held: Arc<RequestRoom>,
+    room: Arc<RequestRoom>,
     clock: Arc<dyn Clock>,
     /// Bytes of the buffered message.
     waiting: usize,
@@ -49,7 +49,7 @@ pub(super) struct ResponseStream<T> {
 impl<T: Message + 'static> ResponseStream<T> {
     /// Returns the sender, and the stream that the client reads.
     pub(super) fn new(
-        held: Arc<RequestRoom>,
+        room: Arc<RequestRoom>,
         clock: Arc<dyn Clock>,
     ) -> (Self, impl Stream<Item = Result<T, Status>> + Send) {
         let (messages, received) = mpsc::channel(1);
@@ -57,11 +57,11 @@ impl<T: Message + 'static> ResponseStream<T> {
         // The end comes after all messages, however late they are read.
         let why = stream::once(why).filter_map(|why| future::ready(why.ok().map(Err)));
         let answers = ReceiverStream::new(received).map(Ok).chain(why);
-        (ResponseStream { messages, end, held, clock, waiting: 0 }, answers)
+        (ResponseStream { messages, end, room, clock, waiting: 0 }, answers)
     }
 
     /// Waits until the client has taken the last message, for a bounded time.
-    pub(super) async fn ready(&mut self) -> Result<(), Refusal> {
+    pub(super) async fn wait_until_taken(&mut self) -> Result<(), Refusal> {
         tokio::select! {
             biased;
             taken = self.messages.reserve() => {
@@ -73,14 +73,14 @@ impl<T: Message + 'static> ResponseStream<T> {
                 return Err(refusal.fix("ask again, and read each message as it comes"));
             }
         }
-        self.held.forget(std::mem::take(&mut self.waiting));
+        self.room.forget(std::mem::take(&mut self.waiting));
         Ok(())
     }
 
     /// Sends a message. The client must have taken the last one.
     pub(super) fn send(&mut self, message: T) -> Result<(), Refusal> {
         let bytes = message.encoded_len();
-        self.held.read(bytes)?;
+        self.room.read(bytes)?;
         self.waiting = bytes;
         let sent = self.messages.try_send(message);
         sent.map_err(|_| Refusal::new(Reason::Unreachable, "the client is gone"))
@@ -93,7 +93,7 @@ impl<T: Message + 'static> ResponseStream<T> {
 
     /// Ends the stream, with the refusal if there is one.
     pub(super) fn end(mut self, ended: Result<(), Refusal>) {
-        self.held.forget(std::mem::take(&mut self.waiting));
+        self.room.forget(std::mem::take(&mut self.waiting));
         if let Err(refusal) = ended {
             // A client that is gone receives nothing more.
             let _ = self.end.send(refusal.status());
@@ -101,23 +101,24 @@ impl<T: Message + 'static> ResponseStream<T> {
     }
 }
 
-/// An answer's body in pieces of [`limits::SEND_BUFFER_BYTES`]. Each counts until HTTP/2 has sent it.
+/// A response's body in pieces of [`limits::SEND_BUFFER_BYTES`]. Each piece counts against the caller's room until HTTP/2 has
+/// sent it.
 pub(super) struct ResponseBody {
     body: tonic::body::Body,
-    held: Arc<RequestRoom>,
-    /// What was encoded and not handed out yet.
+    room: Arc<RequestRoom>,
+    /// Bytes that are encoded and not handed to HTTP/2 yet.
     rest: Bytes,
     is_over: bool,
 }
 
 impl ResponseBody {
-    pub(super) fn new(body: tonic::body::Body, held: Arc<RequestRoom>) -> Self {
-        ResponseBody { body, held, rest: Bytes::new(), is_over: false }
+    pub(super) fn new(body: tonic::body::Body, room: Arc<RequestRoom>) -> Self {
+        ResponseBody { body, room, rest: Bytes::new(), is_over: false }
     }
 
     fn piece(&mut self) -> Frame<Bytes> {
         let bytes = self.rest.split_to(self.rest.len().min(limits::SEND_BUFFER_BYTES));
-        Frame::data(Bytes::from_owner(Piece { bytes, held: self.held.clone() }))
+        Frame::data(Bytes::from_owner(Piece { bytes, room: self.room.clone() }))
     }
 }
 
@@ -138,7 +139,7 @@ impl Body for ResponseBody {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                 Ok(bytes) if bytes.is_empty() => Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                Ok(bytes) => match self.held.write(bytes.len()) {
+                Ok(bytes) => match self.room.write(bytes.len()) {
                     Ok(()) => {
                         self.rest = bytes;
                         Poll::Ready(Some(Ok(self.piece())))
@@ -163,14 +164,14 @@ impl Body for ResponseBody {
 
 impl Drop for ResponseBody {
     fn drop(&mut self) {
-        self.held.sent(self.rest.len());
+        self.room.sent(self.rest.len());
     }
 }
 
 /// Bytes on their way to the client.
 struct Piece {
     bytes: Bytes,
-    held: Arc<RequestRoom>,
+    room: Arc<RequestRoom>,
 }
 
 impl AsRef<[u8]> for Piece {
@@ -181,7 +182,7 @@ impl AsRef<[u8]> for Piece {
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.held.sent(self.bytes.len());
+        self.room.sent(self.bytes.len());
     }
 }
 

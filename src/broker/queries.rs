@@ -149,9 +149,9 @@ impl Broker {
         }
     }
 
-    /// Returns what a caller waits with until the record of an ending is on disk.
+    /// Returns a receipt, with which a caller can wait until the record of a revocation is on disk.
     pub fn receipt(&self, index: u64) -> Vec<u8> {
-        self.receipts.give(index)
+        self.receipts.issue(index)
     }
 
     /// Waits until the record of a receipt, and all records before it, are on disk.

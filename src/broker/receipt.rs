@@ -1,4 +1,4 @@
-//! Receipts for records. A caller waits with one until an ending is on disk.
+//! Receipts for ledger records: a caller that revoked access passes one to WaitDurable, to wait until the record is on disk.
 
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -7,8 +7,8 @@ use ring::{
 
 use crate::secret::{NoRandomness, Secret};
 
-/// Seals the index of a record, which would tell each tenant how much the others do. A receipt is valid in one run of the
-/// daemon.
+/// Encrypts the record's index. A plain index would show each tenant how active the others are. A receipt is valid in one run
+/// of the daemon.
 pub(super) struct Receipts {
     key: LessSafeKey,
     random: SystemRandom,
@@ -21,8 +21,8 @@ impl Receipts {
         Ok(Receipts { key: LessSafeKey::new(key), random: SystemRandom::new() })
     }
 
-    /// Returns a nonce and the sealed index. Empty if the system gives no random bytes: then the caller cannot wait.
-    pub(super) fn give(&self, index: u64) -> Vec<u8> {
+    /// Returns a nonce and the encrypted index. Empty if the system has no random bytes, so that the caller cannot wait.
+    pub(super) fn issue(&self, index: u64) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         let mut sealed = index.to_be_bytes().to_vec();
         let done = self.random.fill(&mut nonce).and_then(|()| {
@@ -40,8 +40,8 @@ impl Receipts {
         let (nonce, sealed) = receipt.split_at_checked(NONCE_LEN)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
         let mut sealed = sealed.to_vec();
-        let place = self.key.open_in_place(nonce, Aad::empty(), &mut sealed).ok()?;
-        Some(u64::from_be_bytes((&*place).try_into().ok()?))
+        let opened = self.key.open_in_place(nonce, Aad::empty(), &mut sealed).ok()?;
+        Some(u64::from_be_bytes((&*opened).try_into().ok()?))
     }
 }
 
@@ -52,9 +52,9 @@ mod tests {
     #[test]
     fn a_receipt_hides_the_index_and_is_valid_for_one_run() {
         let (one, other) = (Receipts::new().unwrap(), Receipts::new().unwrap());
-        let receipt = one.give(7);
+        let receipt = one.issue(7);
         assert_eq!(one.read(&receipt), Some(7));
-        assert_ne!(receipt, one.give(7), "two receipts of one record differ");
+        assert_ne!(receipt, one.issue(7), "two receipts of one record differ");
         assert_eq!(other.read(&receipt), None);
         let mut changed = receipt.clone();
         changed[15] ^= 1;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Audience, Principal, Resource, tree::Tree};
+use super::{Audience, Principal, Resource, tree::PatternNode};
 use crate::{
     name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
     written::Problem,
@@ -26,7 +26,7 @@ pub(super) struct CatalogIndex {
     pub(super) tenants: BTreeSet<TenantName>,
     /// In the order of the files and of the lines in them. Verifiers without their own entry come last.
     pub(super) principals: Vec<Arc<Principal>>,
-    pub(super) by_segments: Tree,
+    pub(super) by_segments: PatternNode,
     pub(super) resources: HashMap<ResourceName, Resource>,
     pub(super) audiences: HashMap<SpiffeId, Audience>,
 }
@@ -51,7 +51,7 @@ impl Counts {
 
 impl Catalog {
     pub(super) fn of(mut index: CatalogIndex) -> Self {
-        index.by_segments = Tree::of(&index.principals);
+        index.by_segments = PatternNode::of(&index.principals);
         Catalog(Arc::new(index))
     }
 

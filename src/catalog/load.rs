@@ -12,7 +12,7 @@ use super::{
     Catalog, CatalogErrors, IdentityUse, Principal,
     file::{self, PLATFORM, TenantFile},
     index::CatalogIndex,
-    settle::settle,
+    reload::reload,
 };
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, CATALOG_ENTRIES_PER_TENANT_MAX, FILE_BYTES_MAX},
@@ -29,10 +29,10 @@ impl Catalog {
         read(dir).map(Self::of)
     }
 
-    /// Reads the directory again, to follow this catalog. A mistake of one tenant does not hold the others back:
-    /// [`Catalog::not_taken`] has what was not taken.
+    /// Reads the directory again and makes the next catalog. A mistake of one tenant does not hold the others back:
+    /// [`Catalog::not_taken`] reports what was not accepted.
     pub fn reload(&self, dir: &Path) -> Result<Self, CatalogErrors> {
-        settle(dir, self.sources()).map(Self::of)
+        reload(dir, self.sources()).map(Self::of)
     }
 
     /// Returns a catalog without entries.

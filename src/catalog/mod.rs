@@ -10,7 +10,7 @@
 //! | `index` | [`Catalog`]: its queries |
 //! | `principal` `resource` `audience` `tree` | its entries, and the search for a principal |
 //! | `load` | reading a directory, and the checks across files |
-//! | `settle` | reading a directory again: which files can be taken |
+//! | `reload` | reading a changed directory: which files are accepted |
 //! | `file` `value` | one tenant's file, its values |
 //! | `errors` | [`CatalogErrors`]: all that is wrong |
 
@@ -20,8 +20,8 @@ mod file;
 mod index;
 mod load;
 mod principal;
+mod reload;
 mod resource;
-mod settle;
 mod tree;
 mod value;
 

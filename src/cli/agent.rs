@@ -23,7 +23,8 @@ use crate::{
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     after_help = "\
-docs/agent.md shows it in a pod. It exits with 0 at its normal end, and with 4 if access is revoked.
+For use in a pod, see docs/agent.md. The agent exits with 0 at its normal end, and with 4 if
+access is revoked.
 
 Examples:
   leasehold agent --spec notebook.toml --on-revoke ignore
@@ -36,7 +37,7 @@ pub struct AgentArgs {
     #[command(flatten)]
     join: JoinArgs,
     #[command(flatten)]
-    beside: BesideArgs,
+    sidecar: SidecarArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -61,12 +62,12 @@ struct AttachArgs {
     #[command(flatten)]
     member: MemberArgs,
     #[command(flatten)]
-    beside: BesideArgs,
+    sidecar: SidecarArgs,
 }
 
 /// Where the credential files are, and what ends the agent.
 #[derive(Debug, Args)]
-struct BesideArgs {
+struct SidecarArgs {
     /// Where to put the credential files [default: in memory]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -76,13 +77,13 @@ struct BesideArgs {
     /// The mode of these files [default: 0600; 0640 with --group]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
-    /// Write this file when all credentials exist. A shell can read it
+    /// Write this file, in shell syntax, when all credentials exist
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// End with this process. --on-revoke acts on it
+    /// End with this process. It is the one that --on-revoke kills or signals
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     watch_pid: Option<i32>,
-    /// End when this file exists. It may have the exit code of the work
+    /// End when this file exists. The file may contain the exit code of the work
     #[arg(long, value_name = "FILE")]
     until_file: Option<PathBuf>,
     /// End when another process releases its lock (flock) on this file
@@ -104,19 +105,19 @@ fn group(text: &str) -> Result<Gid, String> {
 impl AgentArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let connection = RunConnection::of(session).await?;
-        let (joining, beside) = match self.attach {
+        let (joining, sidecar) = match self.attach {
             Some(Attach::Attach(attach)) => {
                 let what = JoinTarget::Attempt(attach.job);
-                (attach.member.joining(what, RunSettings::default(), &connection)?, attach.beside)
+                (attach.member.joining(what, RunSettings::default(), &connection)?, attach.sidecar)
             }
-            None => (self.join.joining(&connection)?, self.beside),
+            None => (self.join.joining(&connection)?, self.sidecar),
         };
-        beside.keep(joining, connection).await
+        sidecar.run_sidecar(joining, connection).await
     }
 }
 
-impl BesideArgs {
-    async fn keep(self, joining: JoinOptions, connection: RunConnection) -> Result<Exit, Failure> {
+impl SidecarArgs {
+    async fn run_sidecar(self, joining: JoinOptions, connection: RunConnection) -> Result<Exit, Failure> {
         if self.watch_pid.is_none() && joining.settings.on_revoke == OnRevoke::Kill {
             return Err(Failure::usage("--on-revoke kill needs a process to kill")
                 .fix("add --watch-pid PID, or leave --on-revoke out"));

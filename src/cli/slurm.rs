@@ -21,7 +21,7 @@ use crate::{
     proto::v1,
     reason::Reason,
     slurm::{
-        Allocation, CallError, Delivery, NotAnAllocation, NotedRun, Reporter, RunEvent, RunReport, Scheduler,
+        Allocation, CallError, Delivery, NotedRun, Reporter, RunEvent, RunReport, Scheduler, SlurmEnvError,
         SlurmRun, Spool, SpoolError,
     },
 };
@@ -141,11 +141,11 @@ fn print_and_succeed(done: Result<(), Failure>) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn wrong_environment(error: NotAnAllocation) -> Failure {
+fn wrong_environment(error: SlurmEnvError) -> Failure {
     Failure::usage(error.to_string())
 }
 
-type ReadAllocation = Result<Option<Allocation>, NotAnAllocation>;
+type ReadAllocation = Result<Option<Allocation>, SlurmEnvError>;
 
 async fn prolog(
     read: ReadAllocation,
@@ -184,10 +184,8 @@ async fn epilog(read: ReadAllocation, to: &SpoolArgs, session: &Session) -> Resu
 
 async fn node_epilog(read: ReadAllocation, to: &SpoolArgs, session: &Session) -> Result<(), Failure> {
     let Some(allocation) = read.map_err(wrong_environment)? else { return Ok(()) };
-    let node = allocation
-        .node
-        .clone()
-        .ok_or_else(|| wrong_environment(NotAnAllocation::Absent("SLURMD_NODENAME")))?;
+    let node =
+        allocation.node.clone().ok_or_else(|| wrong_environment(SlurmEnvError::Absent("SLURMD_NODENAME")))?;
     let report = RunReport::released(&allocation, &node, session.now().wall);
     deliver(open(to).as_ref(), report, to.timeout, session).await
 }

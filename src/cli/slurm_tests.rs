@@ -156,7 +156,7 @@ impl Environment {
         Environment { job: job.to_owned(), user: "trainer", restarts: 0, exit: "0:0" }
     }
 
-    fn read(&self) -> Result<Option<Allocation>, NotAnAllocation> {
+    fn read(&self) -> Result<Option<Allocation>, SlurmEnvError> {
         Allocation::read(|name| {
             Some(match name {
                 "SLURM_CLUSTER_NAME" => "hpc".to_owned(),

@@ -48,7 +48,7 @@ impl OpenedLedger {
     }
 }
 
-/// Keeps a copy of the head as the ledger grows. The copy is a second witness, so an error is only logged, once until it
+/// Keeps a copy of the head as the ledger grows. The copy only confirms the ledger, so an error is only logged, once until it
 /// works again.
 pub(super) async fn keep_copies(
     ledger: Ledger,

@@ -27,8 +27,10 @@ pub enum ClientError {
     Refused(Refusal),
     #[error("the server answered {0}")]
     Status(StatusCode),
-    /// The transfer was cut before its end.
-    #[error("the transfer was cut after {got} of {of} bytes, because its access ended")]
+    /// The transfer ended before all bytes arrived.
+    #[error(
+        "the transfer ended after {got} of {of} bytes: the access may have ended, or the connection broke"
+    )]
     Cut { got: u64, of: u64 },
     #[error("the file cannot be written")]
     Write(#[from] std::io::Error),
@@ -84,7 +86,7 @@ impl FileClient {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(dialed.tls)).await.map_err(http)?;
         tokio::spawn(async move {
-            // The body fails as well then, and its reader reports it.
+            // If the connection fails, reading the body fails too and reports it.
             let _ = connection.await;
         });
         let request = Request::builder()

@@ -23,7 +23,7 @@ use crate::{
     clock::{Clock, Wall},
     limits,
     name::TrustDomain,
-    sync::aside,
+    sync::run_blocking,
 };
 
 /// The files of an identity.
@@ -99,7 +99,7 @@ impl FileSource {
                 () = self.clock.sleep(limits::IDENTITY_POLL) => {}
             }
             let source = self.clone();
-            if aside(move || source.look()).await.is_none() {
+            if run_blocking(move || source.look()).await.is_none() {
                 tracing::error!("the check of the identity files did not finish");
             }
         }

@@ -32,7 +32,7 @@ impl ChainVerifier {
         above: &[CertificateDer<'_>],
         side: Side,
     ) -> Result<VerifiedLeaf, SvidError> {
-        // The count comes first, so that too many certificates are not even copied.
+        // Check the count before copying the certificates.
         if above.len() >= crate::limits::CHAIN_MAX {
             return Err(SvidError::ChainTooLong { found: above.len().saturating_add(1) });
         }
@@ -71,7 +71,7 @@ macro_rules! tls_1_3_signatures {
     };
 }
 
-/// For servers: requires of the client an SVID of a trust domain with a bundle, signed by a root of that domain.
+/// For servers: the client must present an SVID that is signed by a root in the bundle of its trust domain.
 pub(super) struct ClientSvidVerifier(ChainVerifier);
 
 impl ClientSvidVerifier {

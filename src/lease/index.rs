@@ -11,13 +11,13 @@ use super::{Facts, Lease, Terms};
 use crate::{
     fence::{Seq, Stand},
     name::{FenceName, JobId, LeaseId},
-    sync::{MODEL, Mutex, MutexGuard, RwLock},
+    sync::{IS_MODEL_CHECK, Mutex, MutexGuard, RwLock},
 };
 
 /// Shards of the index by id, each with its own lock. The longest wait of a look-up is the growth of one shard.
-const ID_SHARDS: usize = if MODEL { 2 } else { 256 };
+const ID_SHARDS: usize = if IS_MODEL_CHECK { 2 } else { 256 };
 /// Shards of the index by job.
-const JOB_SHARDS: usize = if MODEL { 1 } else { 64 };
+const JOB_SHARDS: usize = if IS_MODEL_CHECK { 1 } else { 64 };
 
 // An id is 128 random bits that no caller chooses: one half is the hash, the other the shard.
 pub(super) fn hash(id: LeaseId) -> u64 {

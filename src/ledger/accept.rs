@@ -17,8 +17,8 @@ use super::{
     health::{CloseError, Health, LedgerError, WriterEnd},
     queue::{Admission, RecordBody, RecordQueue},
     record::{EventText, Head},
+    signed_head::{HeadKey, HeadPublic, SignedHead},
     tail::Tail,
-    witness::{HeadKey, HeadPublic, SignedHead},
 };
 use crate::{clock::Clock, limits};
 

@@ -1,4 +1,5 @@
-//! The `head` file: the index and digest of a record that was durable, so that accidents show.
+//! The `head` file: index and digest of a durable record. At the start it reveals whether files were lost or truncated by
+//! accident.
 
 use std::io::{self, Read};
 
@@ -16,7 +17,7 @@ const HEAD_DRAFT: &str = "head.new";
 /// The head file's line is some 110 bytes.
 const HEAD_BYTES_MAX: u64 = 1_024;
 
-/// What the head file holds.
+/// The content of the head file.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HeadLine {
@@ -31,7 +32,7 @@ impl HeadLine {
     }
 }
 
-/// Reads the head file, if there is one.
+/// Reads the head file, if it exists.
 pub(super) fn read_head(disk: &dyn Disk) -> Result<Option<Head>, ReadError> {
     let fault = |what| {
         ReadError::Tamper(Tamper { file: HEAD_FILE.into(), line: 1, index: 0, what: Fault::HeadFile(what) })
@@ -46,7 +47,7 @@ pub(super) fn read_head(disk: &dyn Disk) -> Result<Option<Head>, ReadError> {
     let line: HeadLine = serde_json::from_slice(&text).map_err(|_| fault("it cannot be read"))?;
     let head = Head { index: line.index, digest: line.digest };
     if text != HeadLine::write(head).as_bytes() {
-        return Err(fault("it is not in its one form"));
+        return Err(fault("it is not formatted as the daemon writes it"));
     }
     Ok(Some(head))
 }

@@ -45,26 +45,26 @@ mod copy;
 mod event;
 mod fault;
 mod file;
+mod file_checks;
 mod fold;
 mod head;
 mod health;
 mod open;
-mod place;
 mod queue;
 mod record;
 mod segment;
+mod signed_head;
 mod snapshot;
 mod tail;
 mod verify;
-mod witness;
 mod writer;
 
+#[cfg(test)]
+mod file_checks_tests;
 #[cfg(test)]
 pub(crate) mod forgetful;
 #[cfg(test)]
 mod ledger_tests;
-#[cfg(test)]
-mod place_tests;
 #[cfg(test)]
 mod snapshot_tests;
 #[cfg(test)]
@@ -79,6 +79,6 @@ pub use fold::Fold;
 pub use health::{CloseError, Health, LedgerError, WriterEnd};
 pub use open::{Lost, OpenError, Opened, Options};
 pub use record::{Head, Record};
+pub use signed_head::{HEAD_PUBLIC_FILE, HeadError, HeadKey, HeadKeyError, HeadPublic, SignedHead};
 pub use tail::{Tail, TailError, TailLine};
 pub use verify::{VerifyReport, verify, verify_folded};
-pub use witness::{HEAD_PUBLIC_FILE, HeadError, HeadKey, HeadKeyError, HeadPublic, SignedHead};

@@ -13,14 +13,14 @@ use super::{
     event::Snapshot,
     fault::{Fault, ReadError, Tamper},
     file::{Dir, DirectoryLock, Disk, LockError, is_full},
+    file_checks,
     fold::{self, Fold},
     head::read_head,
-    place,
     queue::RecordQueue,
     record::{Head, Record},
     segment,
+    signed_head::KEY_FILE,
     snapshot::Snapshots,
-    witness::KEY_FILE,
     writer::{OpenSegment, RESERVE_FILE, Size, Writer},
 };
 use crate::{
@@ -309,15 +309,15 @@ fn read(disk: &dyn Disk, options: &Options, begin: WalkStart, each: Each<'_>) ->
         Err(_) => false,
     };
     let is_lost = is_empty && options.lost == Lost::Refuse;
-    let mut found = if is_lost { traces(disk)? } else { Vec::new() };
+    let mut found = if is_lost { find_traces(disk)? } else { Vec::new() };
     if is_lost && kept.is_some() {
         found.push("a head that was kept elsewhere".to_owned());
     }
     if found.is_empty() { Ok(walked?) } else { Err(OpenError::Gone { found }) }
 }
 
-fn traces(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
-    place::traces(disk).map_err(|source| OpenError::Io { what: "looked for", source })
+fn find_traces(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
+    file_checks::ledger_traces(disk).map_err(|source| OpenError::Io { what: "looked for", source })
 }
 
 /// Clears what a lost ledger left, if an operator asked for it, and returns its last record as far as it is known. Keeps
@@ -337,7 +337,7 @@ fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenEr
     }
     let own = read_head(disk).unwrap_or_default();
     let last = own.into_iter().chain(options.kept).max_by_key(|head| head.index).unwrap_or(Head::START);
-    for file in traces(disk)?.iter().filter(|f| *f != KEY_FILE) {
+    for file in find_traces(disk)?.iter().filter(|f| *f != KEY_FILE) {
         disk.remove(file).map_err(failed("cleared"))?;
     }
     disk.sync_dir().map_err(failed("cleared"))?;

@@ -7,9 +7,9 @@ use super::{
     event::{Event, Snapshot},
     fault::{Fault, ReadError},
     file::Disk,
+    file_checks,
     fold::{self, Fold},
     head::read_head,
-    place,
     record::Head,
     segment,
 };
@@ -116,7 +116,7 @@ fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result
     let failed = |source| ReadError::Io { file: "the ledger directory".into(), source };
     match firsts.first() {
         None | Some(1) => Ok(WalkStart::First),
-        Some(first) if place::begins_chain(disk, *first).map_err(failed)? => Ok(WalkStart::First),
+        Some(first) if file_checks::begins_chain(disk, *first).map_err(failed)? => Ok(WalkStart::First),
         Some(first) => {
             let startable = match fold {
                 Some(fold) => fold::begin(disk, fold.share().as_mut()).map_err(failed)?.is_some(),

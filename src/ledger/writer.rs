@@ -12,11 +12,11 @@ use std::{io, sync::Arc, thread};
 use super::{
     event::Event,
     file::{DirectoryLock, Disk, DiskFile, is_full},
+    file_checks,
     fold::Fold,
     head::write_head,
     health::{Health, WriterEnd},
     open::Options,
-    place,
     queue::{Again, RecordBody, RecordQueue, Waiting, WriterTurn},
     record::{self, Envelope, EventText, Head},
     segment,
@@ -289,7 +289,7 @@ impl Writer {
         };
         let place = displaced.clone().or_else(|| self.resting.clone()).or_else(|| self.unsealed.clone());
         if let Some((name, bytes)) = place.filter(|(_, bytes)| *bytes > 0) {
-            place::ends_with(self.disk.as_ref(), &name, bytes, self.tip.digest)?;
+            file_checks::check_last_record(self.disk.as_ref(), &name, bytes, self.tip.digest)?;
         }
         if let Some(found) = displaced {
             self.segment = None;
@@ -377,7 +377,7 @@ impl Writer {
         self.disk.remove(PROBE_FILE)
     }
 
-    /// Writes the head file. It is a second witness, so an error is only logged.
+    /// Writes the head file. It only confirms the ledger, so an error is only logged.
     fn keep_head(&mut self) {
         let is_new = self.tip != self.kept.0;
         self.kept = (self.tip, self.clock.now().boot);

@@ -289,9 +289,9 @@ async fn admit(
     shared: &ListenerState,
 ) -> Result<Admitted, FailureCause> {
     let _ = tcp.set_nodelay(true);
-    let own = shared.addresses.places(remote.ip()).ok_or(FailureCause::AddressFull)?;
+    let own = shared.addresses.slots(remote.ip()).ok_or(FailureCause::AddressFull)?;
     let _handshake = tokio::select! {
-        places = async { (own.acquire().await, shared.handshakes.acquire().await) } => places,
+        slots = async { (own.acquire().await, shared.handshakes.acquire().await) } => slots,
         () = shared.acceptor.clock.sleep(limits::HANDSHAKE) => return Err(FailureCause::GaveWay),
     };
     drop(waiting);

@@ -21,7 +21,7 @@ use crate::{
     identity::{IdentitySource, Peer, client_config},
     limits,
     name::SpiffeId,
-    sync::aside,
+    sync::run_blocking,
 };
 
 /// A server: its address and the SPIFFE ID that it must have.
@@ -66,7 +66,7 @@ async fn dial_tcp(address: &str) -> io::Result<TcpStream> {
         return TcpStream::connect(known).await;
     }
     let name = address.to_owned();
-    let found = aside(move || name.to_socket_addrs().map(Iterator::collect::<Vec<_>>)).await;
+    let found = run_blocking(move || name.to_socket_addrs().map(Iterator::collect::<Vec<_>>)).await;
     let found = found.unwrap_or_else(|| Err(io::Error::other("the name could not be looked up")))?;
     TcpStream::connect(found.as_slice()).await
 }

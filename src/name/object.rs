@@ -6,8 +6,8 @@ use super::{JobId, NameError, ResourceKind, ResourceName};
 
 /// A dataset or a model, or the folder of one job in a checkpoint line.
 ///
-/// A checkpoint line without a folder cannot be read or written, so no token is for it: several jobs share a line, and
-/// each has its own folder.
+/// A checkpoint line without a folder cannot be read or written, so no token is issued for a whole line: several
+/// jobs share it, and each has its own folder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Object {
     resource: ResourceName,
@@ -30,8 +30,8 @@ impl Object {
         &self.resource
     }
 
-    /// Whether a token can be for it: a checkpoint line must have a folder, and nothing else may have one.
-    pub fn is_whole(&self) -> bool {
+    /// Whether a token can be issued for it: a checkpoint line must have a folder, and nothing else may have one.
+    pub fn can_have_token(&self) -> bool {
         self.folder.is_some() == (self.resource.kind() == ResourceKind::Checkpoint)
     }
 }
@@ -82,8 +82,8 @@ mod tests {
         {
             assert_eq!(object.to_string().parse::<Object>().unwrap(), object);
         }
-        assert!(Object::folder(line.clone(), job).is_whole());
-        assert!(!Object::from(line).is_whole());
+        assert!(Object::folder(line.clone(), job).can_have_token());
+        assert!(!Object::from(line).can_have_token());
         // A line may have the name of a job, but that name is no folder.
         let odd: Object = format!("checkpoint:acme/{job}").parse().unwrap();
         assert_eq!(odd.resource().name(), job.to_string());

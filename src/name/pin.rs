@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use super::{Digest, NameError, digest::read_hex, label::check_part, text_form};
 
-/// The proof that a version is what it was when it was approved. `none` must be written; it is no default.
+/// The proof that a version is what it was when it was approved. There is no default: write `none` explicitly.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Pin {
     /// SHA-256 of a manifest of files: `manifest:<hex>`.
@@ -32,7 +32,7 @@ impl FromStr for Pin {
             bad("it is one of manifest:…, hf-revision:…, lakefs-commit:…, iceberg-snapshot:…, s3-versions:…, none")
         })?;
         let sha256 =
-            || read_hex::<32>(value).map(Digest).ok_or_else(|| bad("it wants 64 hexadecimal digits"));
+            || read_hex::<32>(value).map(Digest).ok_or_else(|| bad("it must have 64 hexadecimal digits"));
         Ok(match kind {
             "manifest" => Pin::Manifest(sha256()?),
             "s3-versions" => Pin::S3Versions(sha256()?),

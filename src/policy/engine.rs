@@ -1,4 +1,5 @@
-//! The engine: rules sliced by principal and act, and the catalog's entities, prepared for many decisions.
+//! The policy engine. Groups the rules by kind of principal and action, and prepares the catalog's entities once, so that each
+//! decision is fast.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,8 +11,8 @@ use super::{
     context::ContextFields,
     decision_cache::{DecisionCache, DecisionKey},
     entities::{Prepared, Types},
+    entity_references,
     explain::{self, DenialCause, Who},
-    literals,
     outcome::Outcome,
     rules::RuleSet,
     slice::{self, PolicyAct, Slice, Slices},
@@ -46,7 +47,7 @@ impl Engine {
         let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
         let catalog = catalog.clone();
         let prepared = Prepared::new(&types, &rules.schema, &catalog)?;
-        let warnings = literals::check(&rules, &types, &prepared)?;
+        let warnings = entity_references::check(&rules, &types, &prepared)?;
         let (authorizer, memo) = (Authorizer::new(), DecisionCache::default());
         Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })
     }
@@ -76,12 +77,12 @@ impl Engine {
         self.rules.policies.iter()
     }
 
-    /// A rule as it is written, with its annotations.
+    /// The text of a rule, with its annotations.
     pub fn rule_text(&self, id: &str) -> Option<String> {
         self.rules.policies.iter().find(|(rule, _)| rule.id == id).map(|(_, policy)| policy.to_string())
     }
 
-    /// Warnings: a rule about a resource that the catalog does not have.
+    /// A warning for each rule about a resource that is not in the catalog.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -141,7 +142,7 @@ impl Engine {
         self.judge_parts(&who, &resources)
     }
 
-    /// Decides a request that has taken its stand.
+    /// Decides a request for which a [`Stand`] was taken in the fence registry.
     pub fn decide(
         &self,
         holder: &SpiffeId,
@@ -254,7 +255,8 @@ impl Engine {
         on: &EntityUid,
         facts: &ContextFields<'_>,
     ) -> Outcome {
-        // Not checked against the schema again: entities were, and the context consists only of facts. A test checks both against it.
+        // The request is not validated against the schema here: the entities were validated at load, and a test validates the
+        // context.
         let request = facts.context(&slice.reads, &self.types, &self.prepared).and_then(|context| {
             Request::new(principal.clone(), slice.action.clone(), on.clone(), context, None)
                 .map_err(|e| e.to_string())
@@ -330,7 +332,7 @@ fn log_errors(cause: &DenialCause, act: PolicyAct) {
         tracing::error!(
             action = act.as_str(),
             errors = failed.join("; "),
-            "a policy could not be evaluated, which denies"
+            "a policy could not be evaluated, so the request was denied"
         );
     }
 }

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `ask` `decision` | [`Bundle`] and [`Call`]: what is asked; [`Decision`] and [`Grant`]: what is answered |
 //! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; the outcome for one act, and a cache of outcomes |
-//! | `source` `rules` `literals` `fault` | policies read, validated, and what is wrong with them |
+//! | `source` `rules` `entity_references` `fault` | policies read, validated, and what is wrong with them |
 //! | `entities` `context` `slice` | what Cedar is given: entities, context, and the rules that can matter |
 //! | `gaps` | entries of a catalog that have no effect under the policies |
 //! | `explain` `probe` | the words of a refusal, and which one change would have permitted it |
@@ -23,10 +23,10 @@ mod decision;
 mod decision_cache;
 mod engine;
 mod entities;
+mod entity_references;
 mod explain;
 mod fault;
 mod gaps;
-mod literals;
 mod outcome;
 mod probe;
 mod rpc;

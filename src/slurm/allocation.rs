@@ -43,11 +43,11 @@ pub struct SlurmExit {
 
 /// Why a script's environment cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotAnAllocation {
+pub enum SlurmEnvError {
     #[error("{0} is not set: Slurm sets it for the scripts that slurm.conf names, see deploy/slurm")]
     Absent(&'static str),
     #[error("{name} is `{}`, which is not a value that Slurm sets", value.escape_debug())]
-    Odd { name: &'static str, value: String },
+    InvalidValue { name: &'static str, value: String },
     #[error("the Slurm comment has `{}`, which is not a job id: write leasehold:JOB with the id that `leasehold job create` printed", .0.escape_debug())]
     Comment(String),
     #[error("the template `{template}` gives no valid SPIFFE ID for the Slurm user `{}`: change --runs-as", user.escape_debug())]
@@ -56,7 +56,7 @@ pub enum NotAnAllocation {
 
 impl SlurmRun {
     /// Reads the environment of a script, or of a job.
-    pub fn read(var: &impl Fn(&str) -> Option<String>) -> Result<Self, NotAnAllocation> {
+    pub fn read(var: &impl Fn(&str) -> Option<String>) -> Result<Self, SlurmEnvError> {
         let restarts = match var("SLURM_JOB_RESTART_COUNT") {
             None => number("SLURM_RESTART_COUNT", var("SLURM_RESTART_COUNT").unwrap_or_else(|| "0".into()))?,
             Some(count) => number("SLURM_JOB_RESTART_COUNT", count)?,
@@ -64,11 +64,12 @@ impl SlurmRun {
         let cluster = needed("SLURM_CLUSTER_NAME", var)?;
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if cluster.len() > KEY_BYTES_MAX / 4 || !cluster.chars().all(plain) {
-            return Err(NotAnAllocation::Odd { name: "SLURM_CLUSTER_NAME", value: cluster });
+            return Err(SlurmEnvError::InvalidValue { name: "SLURM_CLUSTER_NAME", value: cluster });
         }
         let sluid = var("SLURM_JOB_SLUID").filter(|s| !s.is_empty());
-        if let Some(odd) = sluid.as_ref().filter(|s| s.len() > KEY_BYTES_MAX / 4 || !s.chars().all(plain)) {
-            return Err(NotAnAllocation::Odd { name: "SLURM_JOB_SLUID", value: odd.clone() });
+        if let Some(invalid) = sluid.as_ref().filter(|s| s.len() > KEY_BYTES_MAX / 4 || !s.chars().all(plain))
+        {
+            return Err(SlurmEnvError::InvalidValue { name: "SLURM_JOB_SLUID", value: invalid.clone() });
         }
         let slurm_job = number("SLURM_JOB_ID", needed("SLURM_JOB_ID", var)?)?;
         Ok(SlurmRun { cluster, slurm_job, restarts, sluid })
@@ -102,18 +103,18 @@ impl fmt::Display for SlurmRun {
 
 impl Allocation {
     /// Reads the environment of a script. Returns none if the Slurm job has no Leasehold job.
-    pub fn read(var: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, NotAnAllocation> {
+    pub fn read(var: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, SlurmEnvError> {
         let Some(job) = job_of(&var("SLURM_JOB_COMMENT").unwrap_or_default())? else { return Ok(None) };
         let present = |name: &str| var(name).filter(|v| !v.is_empty() && v != "(null)");
         let exit = match var("SLURM_JOB_EXIT_CODE2") {
             Some(text) => SlurmExit::parse(&text)
-                .ok_or(NotAnAllocation::Odd { name: "SLURM_JOB_EXIT_CODE2", value: text })?,
+                .ok_or(SlurmEnvError::InvalidValue { name: "SLURM_JOB_EXIT_CODE2", value: text })?,
             None => SlurmExit::default(),
         };
         Ok(Some(Allocation {
             job,
             run: SlurmRun::read(&var)?,
-            user: present("SLURM_JOB_USER").ok_or(NotAnAllocation::Absent("SLURM_JOB_USER"))?,
+            user: present("SLURM_JOB_USER").ok_or(SlurmEnvError::Absent("SLURM_JOB_USER"))?,
             account: present("SLURM_JOB_ACCOUNT"),
             node: present("SLURMD_NODENAME"),
             exit,
@@ -121,12 +122,12 @@ impl Allocation {
     }
 
     /// Returns the SPIFFE ID that this user's jobs run as: the template with `{user}`, `{account}` and `{cluster}` filled in.
-    pub fn runs_as(&self, template: &str) -> Result<SpiffeId, NotAnAllocation> {
-        let unfit = || NotAnAllocation::Template { template: template.to_owned(), user: self.user.clone() };
+    pub fn runs_as(&self, template: &str) -> Result<SpiffeId, SlurmEnvError> {
+        let unfit = || SlurmEnvError::Template { template: template.to_owned(), user: self.user.clone() };
         let account = self.account.as_deref().unwrap_or_default();
         // Each value fills one path segment: a value with a slash could name another identity.
-        for (place, value) in [("{user}", self.user.as_str()), ("{account}", account)] {
-            if template.contains(place) && (value.is_empty() || value.contains('/')) {
+        for (placeholder, value) in [("{user}", self.user.as_str()), ("{account}", account)] {
+            if template.contains(placeholder) && (value.is_empty() || value.contains('/')) {
                 return Err(unfit());
             }
         }
@@ -139,11 +140,11 @@ impl Allocation {
 }
 
 /// Finds the job that a comment names, among other words.
-fn job_of(comment: &str) -> Result<Option<JobId>, NotAnAllocation> {
+fn job_of(comment: &str) -> Result<Option<JobId>, SlurmEnvError> {
     let words = comment.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\''));
     match words.filter_map(|word| word.strip_prefix(MARK)).next() {
         None => Ok(None),
-        Some(id) => id.parse().map(Some).map_err(|_| NotAnAllocation::Comment(id.to_owned())),
+        Some(id) => id.parse().map(Some).map_err(|_| SlurmEnvError::Comment(id.to_owned())),
     }
 }
 
@@ -154,8 +155,8 @@ impl SlurmExit {
         Some(SlurmExit { code: code.parse().ok()?, signal: signal.parse().ok()? })
     }
 
-    /// Whether it is 0:0, which says nothing: a cancelled, requeued or timed-out job has it as well.
-    pub fn says_nothing(self) -> bool {
+    /// Whether it is 0:0. This does not mean success: cancelled, requeued and timed-out jobs report it too.
+    pub fn is_inconclusive(self) -> bool {
         self == SlurmExit::default()
     }
 
@@ -174,19 +175,19 @@ impl fmt::Display for SlurmExit {
     }
 }
 
-fn needed(name: &'static str, var: &impl Fn(&str) -> Option<String>) -> Result<String, NotAnAllocation> {
-    var(name).filter(|v| !v.is_empty()).ok_or(NotAnAllocation::Absent(name))
+fn needed(name: &'static str, var: &impl Fn(&str) -> Option<String>) -> Result<String, SlurmEnvError> {
+    var(name).filter(|v| !v.is_empty()).ok_or(SlurmEnvError::Absent(name))
 }
 
-fn number(name: &'static str, text: String) -> Result<u32, NotAnAllocation> {
-    text.parse().map_err(|_| NotAnAllocation::Odd { name, value: text })
+fn number(name: &'static str, text: String) -> Result<u32, SlurmEnvError> {
+    text.parse().map_err(|_| SlurmEnvError::InvalidValue { name, value: text })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(vars: &[(&str, &str)]) -> Result<Option<Allocation>, NotAnAllocation> {
+    fn read(vars: &[(&str, &str)]) -> Result<Option<Allocation>, SlurmEnvError> {
         Allocation::read(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
     }
 
@@ -223,7 +224,7 @@ mod tests {
             of_job(&[&first[..], &[("SLURM_RESTART_COUNT", "2")]].concat()).unwrap().key(),
             "slurm:hpc:4:2"
         );
-        assert_eq!(of_job(&first[..1]), Err(NotAnAllocation::Absent("SLURM_JOB_ID")));
+        assert_eq!(of_job(&first[..1]), Err(SlurmEnvError::Absent("SLURM_JOB_ID")));
     }
 
     #[test]
@@ -232,7 +233,7 @@ mod tests {
             assert_eq!(read(&epilog(comment, "0:0", "0")), Ok(None), "{comment}");
         }
         assert_eq!(read(&[]), Ok(None), "a job without a comment");
-        assert_eq!(read(&epilog("leasehold:j-7", "0:0", "0")), Err(NotAnAllocation::Comment("j-7".into())));
+        assert_eq!(read(&epilog("leasehold:j-7", "0:0", "0")), Err(SlurmEnvError::Comment("j-7".into())));
         let comment = format!("leasehold:{}", JobId(7));
         for (name, value) in
             [("SLURM_CLUSTER_NAME", "h:pc"), ("SLURM_JOB_ID", "x"), ("SLURM_JOB_EXIT_CODE2", "0")]
@@ -240,7 +241,7 @@ mod tests {
             let mut vars = epilog(&comment, "0:0", "0");
             vars.retain(|(n, _)| *n != name);
             vars.push((name, value));
-            assert_eq!(read(&vars), Err(NotAnAllocation::Odd { name, value: value.into() }));
+            assert_eq!(read(&vars), Err(SlurmEnvError::InvalidValue { name, value: value.into() }));
         }
     }
 
@@ -264,10 +265,10 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_code_has_its_signal_and_zero_says_nothing() {
+    fn an_exit_code_has_its_signal_and_zero_is_inconclusive() {
         let exit = |text| SlurmExit::parse(text).unwrap();
-        assert!(exit("0:0").says_nothing());
-        assert!(!exit("0:9").says_nothing() && !exit("0:9").was_asked_to_end());
+        assert!(exit("0:0").is_inconclusive());
+        assert!(!exit("0:9").is_inconclusive() && !exit("0:9").was_asked_to_end());
         assert!(
             exit("0:15").was_asked_to_end()
                 && exit("143:0").was_asked_to_end()

@@ -22,7 +22,7 @@ mod report;
 mod reporter;
 mod spool;
 
-pub use allocation::{Allocation, NotAnAllocation, SlurmExit, SlurmRun};
+pub use allocation::{Allocation, SlurmEnvError, SlurmExit, SlurmRun};
 pub use report::{NotedRun, RunEvent, RunReport};
 pub use reporter::{CallError, Delivery, Reporter, Scheduler, not_theirs};
 pub use spool::{Spool, SpoolError, Spooled};

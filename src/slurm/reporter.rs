@@ -156,7 +156,7 @@ impl<S: Scheduler> Reporter<S> {
             return Ok(Some(format!("{which} had ended")));
         }
         let is_at_work = attempt.members.iter().any(|m| m.state() == v1::MemberState::Joined);
-        if exit.says_nothing() && is_at_work {
+        if exit.is_inconclusive() && is_at_work {
             let request = v1::DrainAttemptRequest {
                 job: job.id.clone(),
                 attempt: attempt.number,
@@ -171,7 +171,7 @@ impl<S: Scheduler> Reporter<S> {
         }
         let (outcome, what) = match () {
             () if requeued => (v1::Outcome::Interrupted, "requeued".to_owned()),
-            () if exit.says_nothing() => {
+            () if exit.is_inconclusive() => {
                 (v1::Outcome::Interrupted, "released before it said how it ended".to_owned())
             }
             () if exit.was_asked_to_end() => (v1::Outcome::Interrupted, exit.to_string()),
@@ -214,10 +214,10 @@ impl<S: Scheduler> Reporter<S> {
         let outcome = match attempt.state() {
             v1::AttemptState::Draining => v1::Outcome::Interrupted,
             _ if exit.was_asked_to_end() => v1::Outcome::Interrupted,
-            _ if !exit.says_nothing() => v1::Outcome::Failed,
+            _ if !exit.is_inconclusive() => v1::Outcome::Failed,
             _ => v1::Outcome::Lost,
         };
-        let what = match exit.says_nothing() {
+        let what = match exit.is_inconclusive() {
             true => format!("{node} is released and nothing runs there"),
             false => format!("{node} is released: {exit}"),
         };

@@ -27,11 +27,11 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// The version of the text. Raise it when the same records give other bytes than before: an older text is then neither
-/// compared nor read.
+/// The version of the text. Raise it if the same records produce other bytes than before. A text of an older version is not
+/// compared and not read.
 const FORM: u32 = 3;
 
-/// The ledger keeps one, and applies each record that it writes.
+/// The ledger's writer owns a `Recorded` and applies each record to it.
 impl Fold for Recorded {
     fn form(&self) -> u32 {
         FORM
@@ -192,7 +192,7 @@ enum SnapshotLine {
     },
 }
 
-/// A job before the records that may still be withdrawn, and all changes from the first of them on.
+/// The job as it was before the first record that may still be withdrawn, and all changes since then.
 #[derive(Serialize, Deserialize)]
 struct BeforeItem {
     job: JobItem,

@@ -155,7 +155,7 @@ impl Claims {
     /// Whether the token allows this action on this object.
     pub fn opens(&self, object: &Object, action: Action) -> bool {
         let text = object.to_string();
-        object.is_whole()
+        object.can_have_token()
             && self.authorization_details.iter().any(|d| {
                 let name = text.strip_prefix(&d.identifier);
                 d.kind == DETAIL_TYPE

@@ -92,7 +92,7 @@ fn claims_of(token: &str) -> Option<Claims> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()
 }
 
-/// Makes the refusal if the daemon did not check the token: it is unreachable, or it refused the request.
+/// Returns the refusal if the daemon did not check the token: it is unreachable, or it refused the request.
 fn unanswered(status: &tonic::Status) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();

@@ -39,9 +39,9 @@ impl PublicKeys {
         self.set.load_full()
     }
 
-    /// Returns the set, after fetching newer keys if it lacks this one. Concurrent callers share one fetch, and there is at most
-    /// one each [`KEY_REFRESH`]. If the fetch fails, the set is unchanged.
-    pub(super) async fn with(&self, kid: &str, clock: &dyn Clock) -> Arc<KeySet> {
+    /// Returns the key set. If it lacks `kid`, fetches newer keys first, at most once per [`KEY_REFRESH`]. Concurrent callers share
+    /// one fetch. If the fetch fails, the set is unchanged.
+    pub(super) async fn set_for(&self, kid: &str, clock: &dyn Clock) -> Arc<KeySet> {
         if !self.set.load().contains(kid) {
             let mut fetched = self.fetched.lock().await;
             if !self.set.load().contains(kid) && clock.now().boot.since(*fetched) >= KEY_REFRESH {

@@ -81,11 +81,11 @@ impl Verifier {
 
     /// Checks that tokens can be checked now, or says why everything is refused.
     pub fn state(&self) -> Result<(), Refusal> {
-        self.fresh().map(|_| ())
+        self.read_fresh_feed().map(|_| ())
     }
 
-    /// The last signed head of the daemon's ledger from the feed: a line for `leasehold audit verify --head`. Keep it out of
-    /// reach of the daemon's operators: it then reveals if the ledger was truncated or rewritten.
+    /// The last signed head of the daemon's ledger from the feed: a line for `leasehold audit verify --head`. Store it
+    /// where the daemon's operators cannot change it, so that it can reveal a truncated or rewritten ledger.
     pub fn ledger_head(&self) -> Option<String> {
         self.feed_state.ledger_head().map(|head| String::clone(&head))
     }
@@ -115,7 +115,7 @@ impl Verifier {
         action: Action,
     ) -> Result<Access, Refusal> {
         let keys = self.keys_for(token).await?;
-        let (reading, status) = self.fresh()?;
+        let (reading, status) = self.read_fresh_feed()?;
         let view = status.view()?;
         let expected = Expected { issuer: &view.issuer, audience: &self.audience, presenter };
         let claims = token::check(token, &keys, expected, reading.daemon)?;
@@ -131,18 +131,20 @@ impl Verifier {
 
     /// Returns the public keys, after fetching newer ones if the token names an unknown key.
     async fn keys_for(&self, token: &str) -> Result<Arc<KeySet>, Refusal> {
-        let (_, status) = self.fresh()?;
+        let (_, status) = self.read_fresh_feed()?;
         let view = status.view()?;
         let Some(kid) = peek_key_id(token) else { return Ok(view.keys.set()) };
         // `EPOCH.N.THUMBPRINT`: a key of another epoch of the daemon need not be fetched.
         match kid.split('.').next().and_then(|epoch| epoch.parse::<u64>().ok()) {
-            Some(epoch) if epoch == view.epoch => Ok(view.keys.with(&kid, &**self.feed_state.clock()).await),
+            Some(epoch) if epoch == view.epoch => {
+                Ok(view.keys.set_for(&kid, &**self.feed_state.clock()).await)
+            }
             Some(epoch) => Err(other_epoch(epoch, view.epoch)),
             None => Ok(view.keys.set()),
         }
     }
 
-    fn fresh(&self) -> Result<(FeedReading, Arc<FeedStatus>), Refusal> {
+    fn read_fresh_feed(&self) -> Result<(FeedReading, Arc<FeedStatus>), Refusal> {
         let reading = self.feed_state.read()?;
         let status = Arc::clone(&self.feed_state.status());
         status.view()?;

@@ -16,7 +16,7 @@ use nix::{
 };
 
 use super::cgroup::JobCgroup;
-use crate::{agent::messages::MessageSink, clock::Clock, sync::aside};
+use crate::{agent::messages::MessageSink, clock::Clock, sync::run_blocking};
 
 /// A process id with the start time of the process, because ids are reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -211,7 +211,7 @@ impl Descendants {
             (!living.is_empty() || !descendants.is_proven_empty()).then_some(living)
         };
         // A scan that did not finish proves nothing.
-        aside(scan).await.unwrap_or_else(|| Some(Vec::new()))
+        run_blocking(scan).await.unwrap_or_else(|| Some(Vec::new()))
     }
 
     /// Whether it is certain that none is left. An empty scan is not: a process that forks and exits may be missed each time. But

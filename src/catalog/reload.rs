@@ -1,4 +1,4 @@
-//! Reading a changed directory: which of its files can be taken.
+//! Reloads the catalog directory: accepts the files that are valid and keeps the earlier text of the others.
 //!
 //! Each tenant writes its own file, so the mistake of one must not hold the others back: a removal in a good file takes
 //! effect whatever is in the next one. A file with a mistake stays as it was. An entry that depends on what another
@@ -23,16 +23,16 @@ use crate::{
 
 type InForce = BTreeMap<TenantName, Arc<str>>;
 
-/// Reads a directory again. An error only if none of it can be read.
-pub(super) fn settle(dir: &Path, standing: &InForce) -> Result<CatalogIndex, CatalogErrors> {
+/// Reads a directory again. Fails only if no file can be used.
+pub(super) fn reload(dir: &Path, in_force: &InForce) -> Result<CatalogIndex, CatalogErrors> {
     let (mut unread, mut warnings) = (Vec::new(), Vec::new());
     let found = sources(dir, &mut unread, &mut warnings);
     let mut problems: BTreeSet<Problem> = unread.into_iter().collect();
     let Some(mut sources) = found else { return Err(CatalogErrors::sorted(problems)) };
-    stand_in_for_the_unread(&mut sources, &problems, standing);
+    keep_unreadable(&mut sources, &problems, in_force);
     loop {
         let mut files = parsed(&sources);
-        let pruned = prune(&mut files, standing, &sources);
+        let pruned = prune(&mut files, in_force, &sources);
         let found = check(&mut files);
         if found.problems.is_empty() {
             problems.extend(pruned);
@@ -40,7 +40,7 @@ pub(super) fn settle(dir: &Path, standing: &InForce) -> Result<CatalogIndex, Cat
             index.not_taken = problems.into_iter().collect();
             return Ok(index);
         }
-        let blamed = blamed(&found, &files, standing, &sources);
+        let blamed = blamed(&found, &files, in_force, &sources);
         problems.extend(found.problems);
         let before = sources.len();
         let mut fell_back = false;
@@ -48,7 +48,7 @@ pub(super) fn settle(dir: &Path, standing: &InForce) -> Result<CatalogIndex, Cat
             if !blamed.contains(Path::new(&s.file)) {
                 return true;
             }
-            match standing.get(&s.tenant).filter(|text| **text != s.text) {
+            match in_force.get(&s.tenant).filter(|text| **text != s.text) {
                 Some(text) => {
                     s.text = text.clone();
                     fell_back = true;
@@ -64,9 +64,9 @@ pub(super) fn settle(dir: &Path, standing: &InForce) -> Result<CatalogIndex, Cat
     }
 }
 
-/// Keeps the earlier text of a file that is there and cannot be read. A file that is not there counts as removed.
-fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, standing: &InForce) {
-    for (tenant, text) in standing {
+/// Keeps the earlier text of a file that exists but cannot be read. A file that does not exist was removed.
+fn keep_unreadable(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, in_force: &InForce) {
+    for (tenant, text) in in_force {
         let file = format!("{tenant}.toml");
         if unread.iter().any(|f| f.file == Path::new(&file)) && !sources.iter().any(|s| s.tenant == *tenant) {
             sources.push(Source { file, tenant: tenant.clone(), text: text.clone() });
@@ -76,18 +76,19 @@ fn stand_in_for_the_unread(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>
 }
 
 /// Whether this text of a file is in force.
-fn stands(standing: &InForce, source: &Source) -> bool {
-    standing.get(&source.tenant) == Some(&source.text)
+fn is_in_force(in_force: &InForce, source: &Source) -> bool {
+    in_force.get(&source.tenant) == Some(&source.text)
 }
 
 /// Returns the files to blame: of two that conflict, the one that changed.
 fn blamed(
     found: &Findings,
     files: &[TenantFile],
-    standing: &InForce,
+    in_force: &InForce,
     sources: &[Source],
 ) -> BTreeSet<PathBuf> {
-    let changed = |file: &Path| sources.iter().any(|s| Path::new(&s.file) == file && !stands(standing, s));
+    let changed =
+        |file: &Path| sources.iter().any(|s| Path::new(&s.file) == file && !is_in_force(in_force, s));
     let largest_changed = || {
         let entries = |f: &TenantFile| f.principals.len() + f.audiences.len() + f.resources.len();
         files
@@ -107,12 +108,12 @@ fn blamed(
     found.problems.iter().map(of_problem).collect()
 }
 
-/// Removes from unchanged files the entries that depend on what other files no longer have.
-fn prune(files: &mut [TenantFile], standing: &InForce, sources: &[Source]) -> Vec<Problem> {
+/// Removes entries of unchanged files that depend on entries that other files dropped.
+fn prune(files: &mut [TenantFile], in_force: &InForce, sources: &[Source]) -> Vec<Problem> {
     let tenants: BTreeSet<TenantName> = files.iter().map(|f| f.tenant.clone()).collect();
     let claims = TenantClaims::of(files);
     let mut left_out = Vec::new();
-    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| stands(standing, s)) {
+    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| is_in_force(in_force, s)) {
         forget_tenants(f, &tenants);
         if let Some(claims) = &claims {
             left_out.extend(drop_unclaimed(f, claims));
@@ -123,7 +124,7 @@ fn prune(files: &mut [TenantFile], standing: &InForce, sources: &[Source]) -> Ve
         .flat_map(|f| &f.audiences)
         .map(|a| (a.audience.name.clone(), a.audience.serves.clone()))
         .collect();
-    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| stands(standing, s)) {
+    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| is_in_force(in_force, s)) {
         let is_served = |audience: &SpiffeId, tenant: &TenantName| {
             audiences.get(audience).is_some_and(|serves| serves.contains(tenant))
         };
@@ -136,7 +137,7 @@ fn prune(files: &mut [TenantFile], standing: &InForce, sources: &[Source]) -> Ve
         .flat_map(|f| &f.resources)
         .map(|r| (r.resource.name.clone(), r.resource.shared_with.clone()))
         .collect();
-    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| stands(standing, s)) {
+    for (f, _) in files.iter_mut().zip(sources).filter(|(_, s)| is_in_force(in_force, s)) {
         left_out.extend(drop_resources(f, "the model that it changes", |r, tenant| {
             let model = r.checkpoint().map(|c| &c.model);
             model.is_none_or(|m| {
@@ -193,11 +194,11 @@ fn drop_unclaimed(f: &mut TenantFile, claims: &TenantClaims) -> Vec<Problem> {
 fn drop_resources(
     f: &mut TenantFile,
     lacks: &str,
-    is_there: impl Fn(&super::Resource, &TenantName) -> bool,
+    is_present: impl Fn(&super::Resource, &TenantName) -> bool,
 ) -> Vec<Problem> {
     let resources = std::mem::take(&mut f.resources);
     let (kept, dropped): (Vec<_>, Vec<_>) =
-        resources.into_iter().partition(|r| is_there(&r.resource, &f.tenant));
+        resources.into_iter().partition(|r| is_present(&r.resource, &f.tenant));
     f.resources = kept;
     let left_out = |r: super::file::ParsedResource| {
         let what = format!("{} is left out: {lacks} is no longer there for this tenant", r.resource.name);
@@ -207,5 +208,5 @@ fn drop_resources(
 }
 
 #[cfg(test)]
-#[path = "settle_tests.rs"]
+#[path = "reload_tests.rs"]
 mod tests;

@@ -1,4 +1,4 @@
-//! The entities that rules name: a rule about an entity that no request can name would have no effect.
+//! Checks the entities that rules name: a rule about an entity that cannot occur in a request would have no effect.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::name::{ResourceName, TenantName};
 
-/// Returns warnings: a rule about a resource that the catalog does not have.
+/// Returns a warning for each rule about a resource that is not in the catalog. Fails if a rule names an unknown principal, or
+/// a malformed tenant or resource.
 pub(super) fn check(
     rules: &RuleSet,
     types: &Types,
@@ -33,7 +34,7 @@ pub(super) fn check(
             let Some(kind) = types.resource_kind_of(kind) else { continue };
             match id.parse::<ResourceName>() {
                 Ok(name) if name.kind() != kind => {
-                    faults.push(rules.fault(rule, format!("{uid} is not of its kind; {RESOURCE}")));
+                    faults.push(rules.fault(rule, format!("the id in {uid} is of another kind; {RESOURCE}")));
                 }
                 Err(_) => faults.push(rules.fault(rule, format!("{uid} is not a name; {RESOURCE}"))),
                 Ok(name) if !prepared.resources.contains_key(&name) => warnings.push(format!(
@@ -49,4 +50,4 @@ pub(super) fn check(
 
 const PRINCIPAL: &str =
     "name one by its `match` and kind, or write context.spiffe_id == \"spiffe://…\" in a condition";
-const RESOURCE: &str = "write it in full, as in Leasehold::Dataset::\"dataset:acme/tickets@v3\"";
+const RESOURCE: &str = "write it in full, for example Leasehold::Dataset::\"dataset:acme/tickets@v3\"";

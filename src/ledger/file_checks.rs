@@ -2,11 +2,11 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::{Head, file::Disk, head::HEAD_FILE, record, segment, witness::KEY_FILE};
+use super::{Head, file::Disk, head::HEAD_FILE, record, segment, signed_head::KEY_FILE};
 use crate::{limits, name::Digest};
 
-/// Fails unless the line of this digest ends at this offset of a file. Its `prev` covers all lines before it.
-pub(super) fn ends_with(disk: &dyn Disk, name: &str, bytes: u64, digest: Digest) -> io::Result<()> {
+/// Checks that the record with this digest ends at this offset. Its `prev` hash covers all earlier records.
+pub(super) fn check_last_record(disk: &dyn Disk, name: &str, bytes: u64, digest: Digest) -> io::Result<()> {
     let longest = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
     let from = bytes.saturating_sub(longest);
     let mut text = Vec::new();
@@ -27,7 +27,8 @@ pub(super) fn ends_with(disk: &dyn Disk, name: &str, bytes: u64, digest: Digest)
     }
 }
 
-/// Whether a segment begins with the first record of the chain. Its index is above 1 if records before it were refused.
+/// Whether a segment begins with the first record of the chain. The first record's index is above 1 if earlier records
+/// were refused.
 pub(super) fn begins_chain(disk: &dyn Disk, first: u64) -> io::Result<bool> {
     let longest = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
     let mut line = Vec::new();
@@ -37,8 +38,8 @@ pub(super) fn begins_chain(disk: &dyn Disk, first: u64) -> io::Result<bool> {
     Ok(record::split(line).is_ok_and(|record| record.prev == Head::START.digest))
 }
 
-/// Files that are made only beside a ledger that has records.
-pub(super) fn traces(disk: &dyn Disk) -> io::Result<Vec<String>> {
+/// Files that exist only if the ledger has had records.
+pub(super) fn ledger_traces(disk: &dyn Disk) -> io::Result<Vec<String>> {
     let files = disk.list()?;
     let mut found: Vec<String> =
         files.iter().filter(|f| *f == KEY_FILE || *f == HEAD_FILE).cloned().collect();

@@ -1,10 +1,10 @@
-//! Signed heads, which others keep, so that a cut or rewritten ledger is found.
+//! Signed heads of the ledger. Verifiers and auditors keep them, to detect a truncated or rewritten ledger.
 //!
-//! The ledger's key is an Ed25519 pair that is made at the first start and stays: `head.key`, private to the daemon's user,
+//! The ledger's key is an Ed25519 pair, created at the first start and kept from then on: `head.key`, private to the daemon's user,
 //! and `head.pub` for auditors, beside the segments. A signed head is one line of JSON,
 //! `{"v":1,"epoch":…,"index":…,"digest":…,"time":…,"key":…,"signature":…}`; the signature is over
-//! `leasehold ledger head` and a newline, and then the line up to `,"signature"`. Anyone who has the key and the files can sign
-//! another past: that is why the daemon sends heads all the time, to every follower.
+//! `leasehold ledger head` and a newline, and then the line up to `,"signature"`. Anyone who has the key and the files
+//! can rewrite the ledger and sign the result. So the daemon sends heads all the time, to every follower.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -68,9 +68,9 @@ pub struct SignedHead {
 pub enum HeadKeyError {
     #[error("the ledger's key {file} cannot be {what}")]
     Io { file: &'static str, what: &'static str, source: io::Error },
-    #[error("the ledger's key {file} may be read by others: make it private, as by chmod 600")]
-    Open { file: &'static str },
-    #[error("{file} is no {what}: restore it, or move it away to have a new one made")]
+    #[error("the ledger's key {file} may be read by others: run chmod 600 on it")]
+    ReadableByOthers { file: &'static str },
+    #[error("{file} is not {what}: restore it, or move it away, and the daemon will create a new one")]
     Malformed { file: &'static str, what: &'static str },
     #[error("the system could not make an Ed25519 key")]
     Generate,
@@ -79,7 +79,7 @@ pub enum HeadKeyError {
 /// Why a signed head is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    #[error("it is no signed head")]
+    #[error("it is not a signed head")]
     Malformed,
     #[error("it was signed with another key")]
     OtherKey,
@@ -88,14 +88,14 @@ pub enum HeadError {
 }
 
 impl HeadKey {
-    /// Opens the key in the ledger's directory, or makes one. A new key gets its name by
-    /// [`keep`](Self::keep), because a named key without a record shows that a ledger was lost.
+    /// Opens the key in the ledger's directory, or creates one. A new key is a draft until [`keep`](Self::keep) renames it. `keep`
+    /// is called after the first record: a final key without records means that the ledger was lost.
     pub fn open(dir: &Path) -> Result<Self, HeadKeyError> {
         let failed = |what| move |source| HeadKeyError::Io { file: KEY_FILE, what, source };
-        let malformed = HeadKeyError::Malformed { file: KEY_FILE, what: "Ed25519 key in PKCS#8" };
+        let malformed = HeadKeyError::Malformed { file: KEY_FILE, what: "an Ed25519 key in PKCS#8" };
         let (pair, root) = match read_private(&dir.join(KEY_FILE))? {
             Some(pem) => parse(&pem).ok_or(malformed)?,
-            // A start that was killed may have signed with its draft already.
+            // A start that was killed may already have signed with the draft key.
             None => match read_private(&dir.join(KEY_DRAFT))?.and_then(|pem| parse(&pem)) {
                 Some(both) => both,
                 None => {
@@ -111,7 +111,7 @@ impl HeadKey {
         };
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| HeadKeyError::Generate)?;
         let public = HeadPublic(public);
-        // For auditors. If the disk takes no file now, the next start tries again.
+        // Write the public key for auditors. If that fails, the next start retries.
         let shown = dir.join(HEAD_PUBLIC_FILE);
         if fs::read_to_string(&shown).ok().as_deref() != Some(public.to_pem().as_str())
             && let Err(error) = write(&shown, public.to_pem().as_bytes(), 0o644)
@@ -121,7 +121,7 @@ impl HeadKey {
         Ok(HeadKey { pair, public, root })
     }
 
-    /// Gives a new key its name, durably: once the ledger has a record.
+    /// Renames a new key from its draft name to its final name, durably. Call it after the ledger's first record.
     pub fn keep(&self, dir: &Path) -> Result<(), HeadKeyError> {
         let failed = |source| HeadKeyError::Io { file: KEY_FILE, what: "kept", source };
         match fs::rename(dir.join(KEY_DRAFT), dir.join(KEY_FILE)) {
@@ -130,7 +130,8 @@ impl HeadKey {
         }
     }
 
-    /// Derives a secret for a purpose: HKDF-SHA-256 (RFC 5869). It is as lasting as the key and does not reveal it.
+    /// Derives a secret for a purpose: HKDF-SHA-256 (RFC 5869). It stays the same as long as the key does, and
+    /// does not reveal the key.
     pub fn derive(&self, purpose: &str) -> Result<Secret, HeadKeyError> {
         let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
         let info = [purpose.as_bytes()];
@@ -196,7 +197,7 @@ impl HeadPublic {
 }
 
 impl SignedHead {
-    /// Writes the line without a newline, as it is kept and given to `audit verify --head`.
+    /// Returns the line without a newline, in the form that `audit verify --head` reads.
     pub fn as_str(&self) -> &str {
         &self.line
     }
@@ -220,7 +221,7 @@ impl FromStr for SignedHead {
         let line = text.trim();
         let said: Line = serde_json::from_str(line).map_err(|_| HeadError::Malformed)?;
         let time = Wall::parse(&said.time).ok_or(HeadError::Malformed)?;
-        // There is only one form, so the signed text is the text that was read.
+        // Accept only the form that the daemon writes, so that the signed text is the text that was read.
         if said.v != 1 || serde_json::to_string(&said).ok().as_deref() != Some(line) {
             return Err(HeadError::Malformed);
         }
@@ -229,7 +230,7 @@ impl FromStr for SignedHead {
     }
 }
 
-/// Reads a file that only this user may read. `None` if there is no file.
+/// Reads a file that only this user may read. `None` if the file does not exist.
 fn read_private(path: &Path) -> Result<Option<zeroize::Zeroizing<String>>, HeadKeyError> {
     let failed = |source| HeadKeyError::Io { file: KEY_FILE, what: "read", source };
     let file = match File::open(path) {
@@ -238,7 +239,7 @@ fn read_private(path: &Path) -> Result<Option<zeroize::Zeroizing<String>>, HeadK
         Err(e) => return Err(failed(e)),
     };
     if file.metadata().map_err(failed)?.permissions().mode() & 0o077 != 0 {
-        return Err(HeadKeyError::Open { file: KEY_FILE });
+        return Err(HeadKeyError::ReadableByOthers { file: KEY_FILE });
     }
     let mut pem = zeroize::Zeroizing::new(String::new());
     file.take(limits::PEM_BYTES_MAX).read_to_string(&mut pem).map_err(failed)?;
@@ -293,13 +294,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let key = HeadKey::open(dir.path()).unwrap();
         let signed = key.sign(3, head(7), AT);
-        // A start that was killed before its first record leaves a draft, which the next start takes up.
+        // A start that was killed before its first record leaves a draft, which the next start uses.
         assert!(!dir.path().join(KEY_FILE).exists());
         assert_eq!(HeadKey::open(dir.path()).unwrap().public(), key.public());
         key.keep(dir.path()).unwrap();
         let again = HeadKey::open(dir.path()).unwrap();
         again.keep(dir.path()).unwrap();
-        // So is what is derived from it, for each purpose another, and for no two keys the same.
+        // Derived secrets survive too. They differ by purpose and by key.
         let derived = |key: &HeadKey, purpose| key.derive(purpose).unwrap().digest();
         assert_eq!(derived(&again, "a"), derived(&key, "a"));
         assert_ne!(derived(&again, "b"), derived(&key, "a"));
@@ -315,7 +316,7 @@ mod tests {
         assert!(!format!("{key:?}").contains(private.lines().nth(1).unwrap()));
 
         fs::set_permissions(dir.path().join(KEY_FILE), fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(HeadKey::open(dir.path()), Err(HeadKeyError::Open { .. })));
+        assert!(matches!(HeadKey::open(dir.path()), Err(HeadKeyError::ReadableByOthers { .. })));
     }
 
     #[test]

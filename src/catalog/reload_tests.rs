@@ -76,7 +76,7 @@ impl Case {
         fs::write(self.file(name), text).unwrap();
     }
 
-    /// Reads again, and answers what was not taken.
+    /// Reads again, and returns what was not accepted.
     fn reload(&mut self) -> Vec<String> {
         self.catalog = self.catalog.reload(self.dir.path()).unwrap();
         self.catalog.not_taken().iter().map(ToString::to_string).collect()
