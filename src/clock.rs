@@ -203,7 +203,7 @@ impl fmt::Display for Wall {
     }
 }
 
-/// A clock that stands still until a test moves it.
+/// A clock that does not advance until a test moves it.
 #[cfg(test)]
 pub mod manual {
     use std::time::Duration;

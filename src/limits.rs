@@ -61,7 +61,7 @@ pub const REJOIN: Duration = Duration::from_secs(3600);
 pub const DRAIN_READ: Duration = Duration::from_secs(10);
 /// After a drain began, the longest that checkpoint writes go on: the notice of a spot machine.
 pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(120);
-/// After a drain began, how long checkpoint writes go on by default: as in Kubernetes.
+/// After a drain began, how long checkpoint writes go on by default, the same as in Kubernetes.
 pub const DRAIN_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 /// Between two ticks of a verifier's feed.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -164,7 +164,7 @@ pub const LEDGER_SEGMENT_RECORDS: u64 = 20_000;
 pub const LEDGER_SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
 /// Bytes of a snapshot that are written and synced at once: a record's sync waits for no more than that.
 pub const LEDGER_SNAPSHOT_PIECE: usize = 1 << 20;
-/// Between two checks that the ledger's files are in place: while nothing is written, a removed file may go unnoticed for so
+/// Between two checks that the ledger's files exist: while nothing is written, a removed file may go unnoticed for so
 /// long. The head is kept as often, so that a cut of older records is found.
 pub const LEDGER_LOOK: Duration = Duration::from_secs(1);
 /// Bytes kept back for endings on a full disk: some ten thousand records.
@@ -394,7 +394,7 @@ pub const TERM_GRACE_MAX: Duration = Duration::from_secs(10 * 60);
 pub const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Credentials of one member: two halves of as many audiences as a job has resources.
 pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
-/// Sessions of killed agents in one place that the next agent may take over: as many as one user runs on a machine.
+/// Sessions of killed agents in one directory that the next agent may continue: as many as one user runs on a machine.
 pub const SESSIONS_LEFT_MAX: usize = 64;
 /// Between two checks that the credential files are still there: a few `stat` calls, for at most a second without access.
 pub const CREDENTIAL_LOOK: Duration = Duration::from_secs(1);

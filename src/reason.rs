@@ -255,7 +255,7 @@ reasons! {
 }
 
 impl Reason {
-    /// The code, as in `ErrorInfo.reason`.
+    /// The code, as it is in `ErrorInfo.reason`.
     pub const fn code(self) -> &'static str {
         self.row().code
     }

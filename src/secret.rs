@@ -102,7 +102,8 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
-/// Whether a text looks like a secret: a PEM block, or a long run of letters and digits as in encoded keys and tokens. Error messages do not quote such a text: people paste keys in place of paths and names.
+/// Whether a text looks like a secret: a PEM block, or a long run of letters and digits, like an encoded key or
+/// token. Error messages do not quote such a text, because people paste keys instead of paths and names.
 pub(crate) fn looks_secret(text: &str) -> bool {
     /// Shorter runs are names, ULIDs and UUIDs.
     const RUN: usize = 32;
@@ -117,7 +118,7 @@ pub(crate) fn looks_secret(text: &str) -> bool {
     text.contains("-----BEGIN") || text.contains("PRIVATE KEY") || text.split(ends_run).any(is_encoded)
 }
 
-/// Returns what an error shows in place of a text that looks like a secret.
+/// Returns what an error shows instead of a text that looks like a secret.
 pub(crate) fn withheld(text: &str) -> String {
     format!("({} characters, not shown: they look like a key or a token)", text.chars().count())
 }

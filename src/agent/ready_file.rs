@@ -30,7 +30,8 @@ impl ReadySignal {
         ReadySignal { path, text, dir, written: None }
     }
 
-    /// Removes the file of a sidecar that was killed, so that no one takes it for ours. Leaves any other file.
+    /// Removes the file of a sidecar that was killed, so that no one mistakes it for the file of this process. Leaves
+    /// any other file.
     pub(super) fn remove_stale(path: &Path) {
         ReadyFile::remove_stale(path);
     }

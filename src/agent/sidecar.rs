@@ -152,7 +152,7 @@ impl Sidecar {
         SidecarEnd::AsAsked
     }
 
-    /// Reports the end of the work, closes the job if it is ours, and prints the last message.
+    /// Reports the end of the work, closes the job if this process created it, and prints the last message.
     async fn finish(&self, member: &mut MemberHandle, end: &WorkEnd) {
         let said = end.reported.as_ref().and_then(|reported| reported.outcome(self.finish_request));
         if let Some(ReportedEnd::Other(text)) = &end.reported {

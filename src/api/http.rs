@@ -11,13 +11,13 @@ use axum::{
 
 use crate::{broker::Broker, limits, reason::Reason};
 
-/// Whether the daemon takes requests, and if not, why.
+/// Whether the daemon accepts requests, and if not, why.
 pub type Readiness = Arc<dyn Fn() -> Result<(), NotReady> + Send + Sync>;
 
 /// Makes the text of `/metrics` with the current values.
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// Why the daemon takes no requests: a code, and a line for people.
+/// Why the daemon accepts no requests: a code, and a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReady {
     reason: Reason,

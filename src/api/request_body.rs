@@ -45,7 +45,7 @@ pub(super) struct RequestBody<B> {
     prefix: Vec<u8>,
     /// Bytes of the current message that are still to come.
     left: usize,
-    /// The room that the current message takes, on a stream.
+    /// The room that the current message uses, on a stream.
     taken: usize,
     began: bool,
 }

@@ -42,18 +42,18 @@ impl Default for EdgeRoom {
     }
 }
 
-/// The rooms, one for each kind of call, so that no kind takes what another needs.
+/// The rooms, one for each kind of call, so that no kind uses room that another needs.
 pub(super) struct Rooms {
     work: Arc<Shares>,
     /// For the calls that end access, so that they do not wait behind calls that wait for a disk.
     endings: Arc<Shares>,
     /// For operators who end access or restore it.
     operators: Arc<Shares>,
-    /// For WaitDurable, which takes long while the disk cannot be written.
+    /// For WaitDurable, which waits long while the disk cannot be written.
     waits: Arc<Shares>,
     /// For the streams of members and of resource servers: each has one small stream.
     feeds: Arc<Shares>,
-    /// For lists, which take the daemon's time: a flood of them must not keep it from an operator's revoke.
+    /// For lists, which use the daemon's time: a flood of them must not keep it from an operator's revoke.
     lists: Arc<Shares>,
     /// For all other streams.
     watches: Arc<Shares>,
@@ -160,7 +160,7 @@ impl Rooms {
 pub(super) struct RequestRoom {
     _place: Share,
     bytes: Share,
-    /// How many of those bytes the request itself takes.
+    /// How many of those bytes the request itself uses.
     request: AtomicUsize,
     /// Send its answer even if there is no room: access has ended, and the caller must know.
     always_answers: bool,

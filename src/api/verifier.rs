@@ -246,7 +246,7 @@ impl Feed {
         if sent { Ok(()) } else { Err(unread()) }
     }
 
-    /// Waits until the client has taken all messages, no longer than a feed may be stale.
+    /// Waits until the client has read all messages, at most as long as a feed may be stale.
     async fn all_taken(&self) -> Result<(), Refusal> {
         tokio::select! {
             biased;

@@ -95,7 +95,7 @@ impl Attachment {
         if let Ok(done) = done {
             self.broker.sweep(&done.lowered, "released");
         }
-        // Keep a presence that another process began since in the same place.
+        // Keep a presence that another process began since with the same key.
         self.broker.sessions.forget(&self.key, &self.presence);
         // Any other stream of the member ends too.
         self.presence.call();

@@ -94,7 +94,7 @@ impl Broker {
         let mut discount = Duration::ZERO;
         loop {
             let now = self.clock.now();
-            // The daemon takes its own stall off the members' window, once: no member is lost because the daemon stood still.
+            // Extend the members' window once by the daemon's own stall, so that no member is lost because the daemon did not run.
             if let Some(before) = last {
                 let stall = now.boot.since(before).saturating_sub(REAP_EACH.saturating_mul(4));
                 discount = if stall.is_zero() { Duration::ZERO } else { stall };

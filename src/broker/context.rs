@@ -179,7 +179,7 @@ impl Broker {
         metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.held.load(Ordering::Acquire))));
     }
 
-    /// Refuses all requests for access from now on, or takes them again.
+    /// Refuses all requests for access from now on, or accepts them again.
     pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);
     }

@@ -142,7 +142,7 @@ impl Broker {
         check_pins(&request.rules, job, &offer.scopes)
     }
 
-    /// Cancels the record of a lease that the table did not take.
+    /// Cancels the record of a lease that the table did not accept.
     fn refuse_unborn(&self, id: LeaseId, job: JobId, unborn: &Unborn) -> Refusal {
         let reason = match unborn {
             Unborn::Quota(_) => Reason::QuotaExceeded,

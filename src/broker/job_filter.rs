@@ -37,7 +37,7 @@ pub struct JobFilter {
     pub states: Vec<JobStateFilter>,
     pub tenant: Option<TenantName>,
     pub launcher: Option<SpiffeId>,
-    /// All of these are read or written. A name without a version stands for each version.
+    /// All of these are read or written. A name without a version matches each version.
     pub resources: Vec<ResourceName>,
     /// Created at this moment or later.
     pub created_from: Option<Wall>,

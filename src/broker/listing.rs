@@ -21,8 +21,8 @@ use crate::{
     reason::Refusal,
 };
 
-/// The place of a lease in the list: live leases first, then ended ones, the newest first in each part. The place of a live
-/// lease never changes, so no page misses one.
+/// The position of a lease in the list: live leases first, then ended ones, the newest first in each part. The position of a
+/// live lease never changes, so no page misses one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeasePlace {
     over: bool,
@@ -106,7 +106,7 @@ impl LeasePage {
     }
 }
 
-/// Collects the first leases beyond a place. Keeps one more than the page shows, to know whether there are more.
+/// Collects the first leases after a position. Keeps one more than the page shows, to know whether there are more.
 struct PageBuilder {
     after: Option<LeasePlace>,
     max: usize,
@@ -118,7 +118,7 @@ impl PageBuilder {
         PageBuilder { after, max, found: BTreeMap::new() }
     }
 
-    /// Takes a lease if it is among the first. Calls `view` only then.
+    /// Adds a lease if it is among the first. Calls `view` only in that case.
     fn take(&mut self, place: LeasePlace, view: impl FnOnce() -> LeaseView) {
         let beyond = self.after.is_none_or(|after| place > after);
         let is_full = self.found.len() > self.max;
@@ -158,7 +158,7 @@ impl Broker {
         }
     }
 
-    /// Returns a page of the leases that the caller may see, beyond a place. A caller that asks for what is behind its
+    /// Returns a page of the leases that the caller may see, after a position. A caller that asks for what is behind its
     /// tenant, or data of its tenant, sees all that a revocation would end, including leases of other tenants.
     pub fn list_leases(
         &self,

@@ -10,7 +10,7 @@
 //! | `caller` `access_request` `names` | [`Caller`]; the order of a request for access; the fences that it stands behind |
 //! | `rules` `decide` | [`Rules`] and their reload; the questions to policy |
 //! | `create` `launcher` `attempts` `members` `tickets` | a job from its creation over attempts and members to its end |
-//! | `presence` `attachment` `reconnect_limiter` | which members are there, their keep-alive streams, and how many may come back at once |
+//! | `presence` `attachment` `reconnect_limiter` | which members are connected, their keep-alive streams, and how many may reconnect at once |
 //! | `offer` `issue` `renew` `draft` `wording` | credentials: offered, issued, renewed, what both begin with, and what their tokens say |
 //! | `introspect` `feed` | what verifiers ask, and which lowerings they get |
 //! | `endings` `revocations` `locks` `lockout` `known` | how access ends; what operators end and lock; mistakes that are caught before |

@@ -1,4 +1,4 @@
-//! Which of the joined members are there: their streams and beats.
+//! Which of the joined members are connected: their streams and heartbeats.
 
 use std::{
     sync::{

@@ -52,7 +52,7 @@ impl Broker {
         self.state.watch(id).ok_or_else(job_not_found)
     }
 
-    /// Returns the jobs that the caller may see and that match a filter, newest first, below a place in the order.
+    /// Returns the jobs that the caller may see and that match a filter, newest first, after a position in the order.
     pub fn list_jobs(
         &self,
         caller: &Caller,

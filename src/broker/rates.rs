@@ -107,7 +107,7 @@ impl Rates {
             })
     }
 
-    /// Whether the log takes one more line of what an operator revokes and locks: a loop does not fill it.
+    /// Whether one more line about an operator's revokes and locks may be logged, so that a loop does not fill the log.
     pub(super) fn may_log(&self, operator: &SpiffeId) -> bool {
         take(&self.logged, operator, NonZeroU32::MIN, &self.clock).is_ok()
     }

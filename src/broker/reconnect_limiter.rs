@@ -127,7 +127,7 @@ mod tests {
         }
         let refusal = limiter.take().now_or_never().unwrap().err().unwrap();
         assert_eq!(refusal.reason, Reason::Overloaded);
-        // A request that gives up frees its place.
+        // A request that gives up frees its slot.
         drop(waiting);
         assert!(limiter.take().now_or_never().is_none());
         drop(held);

@@ -1,4 +1,4 @@
-//! How leases are renewed and released. A renewal takes the order of issuing, under the names of the lease.
+//! How leases are renewed and released. A renewal has the same steps as issuing, under the names of the lease.
 
 use std::{sync::Arc, time::Duration};
 
@@ -182,7 +182,7 @@ impl Broker {
     }
 
     /// Ends a lease that the rules no longer allow, and refuses its renewal. If the rules changed during the request, the new
-    /// ones may allow it: then returns `None`, and the request starts over.
+    /// ones may allow it. In that case, returns `None`, and the request starts over.
     fn end_unless_new_rules(
         &self,
         request: &AccessRequest<'_>,

@@ -92,7 +92,7 @@ impl Broker {
         Revoked { ending, jobs_closed: Vec::new(), notes: Vec::new() }
     }
 
-    /// Lowers a fence that is no job, attempt or lease. The memberships of an identity end after that, so that none is left
+    /// Lowers a fence that is not a job, attempt or lease. The memberships of an identity end after that, so that none is left
     /// that is older than the lowering.
     fn revoke_name(&self, caller: &Caller, name: &FenceName, kind: &FenceKind, reason: &str) -> Revoked {
         let done = self.state.revoke(name, caller.actor(), reason);

@@ -42,6 +42,6 @@ pub struct Audience {
     /// The tenants whose leases can reach it: those it serves, and those that a resource kept here is shared with. Its fence feed
     /// carries their lowerings.
     pub reached_by: BTreeSet<TenantName>,
-    /// The place of its entry, as `acme.toml:30`.
+    /// The file and line of its entry, for example `acme.toml:30`.
     pub declared: String,
 }

@@ -10,7 +10,7 @@ use crate::written::Problem;
 pub struct CatalogErrors(Vec<Problem>);
 
 impl CatalogErrors {
-    /// Sorts mistakes by place. `None` if there is none.
+    /// Sorts mistakes by file and line. `None` if there is none.
     pub(super) fn of(problems: Vec<Problem>) -> Option<Self> {
         (!problems.is_empty()).then(|| Self::sorted(problems.into_iter().collect()))
     }

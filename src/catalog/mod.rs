@@ -1,7 +1,7 @@
 //! The catalog: which callers are known, and which resources exist. One TOML file per tenant, owned by that team.
 //!
 //! Owns principals, datasets, models, checkpoint lines and audiences, and the strict reading of them: unknown keys,
-//! duplicates, missing fields and dangling references are errors, all reported at once, each with its place. No one is known
+//! duplicates, missing fields and dangling references are errors, all reported at once, each with its file and line. No one is known
 //! by default, and if there is a platform's file, it says which identities each tenant may name. A catalog never changes: a
 //! reload makes another one, from the good files on disk. Decides nothing; has no clock, no lock, no await.
 //!

@@ -28,7 +28,7 @@ pub struct Principal {
     pub may_act_for: Vec<HumanPattern>,
     /// It is known, but may do nothing.
     pub disabled: bool,
-    /// The place of its entry, as `acme.toml:12`.
+    /// The file and line of its entry, for example `acme.toml:12`.
     pub matched: String,
     /// The path segment, from 1, that names the person.
     pub(super) human_segment: Option<usize>,

@@ -82,7 +82,7 @@ pub struct Resource {
     /// Other tenants whose jobs may read it.
     pub shared_with: BTreeSet<TenantName>,
     pub facts: ResourceFacts,
-    /// The place of its entry, as `acme.toml:40`.
+    /// The file and line of its entry, for example `acme.toml:40`.
     pub declared: String,
 }
 

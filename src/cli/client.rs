@@ -134,7 +134,7 @@ impl Client {
     }
 }
 
-/// Waits for a first SVID, and prints a note that it waits. SVIDs in files are there from the start.
+/// Waits for a first SVID, and prints a note that it waits. SVIDs in files exist from the start.
 pub(super) async fn wait_for_identity(
     source: &dyn IdentitySource,
     clock: &dyn Clock,

@@ -67,7 +67,7 @@ pub struct SvidFiles {
     pub key: PathBuf,
 }
 
-/// The contexts file has no place: `LEASEHOLD_CONTEXTS`, `XDG_CONFIG_HOME` and `HOME` are all unset.
+/// The contexts file has no path: `LEASEHOLD_CONTEXTS`, `XDG_CONFIG_HOME` and `HOME` are all unset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the contexts file has no place: set LEASEHOLD_CONTEXTS to a file, or set HOME")]
 pub struct NoPlace;

@@ -9,7 +9,7 @@ use super::output::{Page, TableCell, render_table};
 pub(super) struct TableSize {
     /// `-o wide`: all columns and whole ids, nothing cut.
     pub(super) is_wide: bool,
-    /// The width of the terminal. None if stdout is not a terminal: then nothing is cut.
+    /// The width of the terminal. None if stdout is not a terminal, so that nothing is cut.
     pub(super) columns: Option<usize>,
 }
 

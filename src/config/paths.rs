@@ -32,7 +32,7 @@ pub enum PathUse {
     Directory,
     /// A directory that is written; made if it is missing.
     State,
-    /// A file that is written, in a directory that is there.
+    /// A file that is written, in a directory that exists.
     Kept,
     /// A socket that another program serves.
     Socket,
@@ -114,7 +114,7 @@ fn writable(directory: &Path) -> Result<(), PathFault> {
 }
 
 impl ConfiguredPath {
-    /// Returns the whole path, as it is printed. The path of a key is withheld if no file is there.
+    /// Returns the whole path, as it is printed. The path of a key is withheld if the file does not exist.
     pub fn shown(&self) -> String {
         match self.wanted {
             PathUse::PrivateFile if !matches!(self.path.try_exists(), Ok(true)) => shown_key_path(&self.path),

@@ -118,7 +118,7 @@ impl Inspection {
         &mut self.looks[place]
     }
 
-    /// Whether a file is there. A missing one was noted with its path.
+    /// Whether a file exists. A missing one was noted with its path.
     fn is_there(&self, key: &str, path: &Path) -> bool {
         path.is_file() && self.looks.iter().any(|look| look.key == key)
     }

@@ -141,7 +141,7 @@ struct ConnectionOrder {
     by_turn: BTreeMap<u64, CancellationToken>,
 }
 
-/// A connection's place in that order.
+/// A connection's position in that order.
 struct ConnectionPlace {
     open: Arc<OpenConnections>,
     turn: AtomicU64,
@@ -150,7 +150,7 @@ struct ConnectionPlace {
 }
 
 impl ConnectionPlace {
-    /// Takes a place; if none is free, that of the connection that has been idle for longest.
+    /// Takes a slot. If none is free, closes the connection that has been idle for longest and takes its slot.
     fn take(open: &Arc<OpenConnections>, closed: CancellationToken) -> Self {
         let mut turns = open.turns();
         if turns.by_turn.len() >= WEB_CONNECTIONS_MAX

@@ -8,8 +8,8 @@ use crate::{config::RoomConfig, limits};
 const OTHERS: usize = 256;
 
 /// Raises the soft limit on open files to what a configuration needs, as far as the hard limit allows. A shell starts a
-/// process with 1,024, which handshakes of unknown callers could use up: then no one else could connect, and the ledger could
-/// not begin a segment. Logs a warning if the limit is still too low.
+/// process with 1,024, which handshakes of unknown callers could use up. In that case, no one else could connect, and the
+/// ledger could not begin a segment. Logs a warning if the limit is still too low.
 pub fn allow_open_files(room: &RoomConfig) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let wanted = wanted(room);

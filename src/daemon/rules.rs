@@ -16,7 +16,7 @@ pub(super) struct ReadRules {
 }
 
 /// Reads both. If the catalog is bad, policies are still checked as far as they do not need it. At a start all of the catalog
-/// must be good; a reload takes the files that are good. Blocking.
+/// must be good; a reload accepts the files that are good. Blocking.
 pub(super) fn read_all(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadRules {
     let mut read = ReadRules { rules: None, catalog_faults: Vec::new(), policy_faults: Vec::new() };
     let source = PolicySource::Dir(policy.dir.clone());

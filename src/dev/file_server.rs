@@ -172,7 +172,7 @@ impl FileServer {
         }
     }
 
-    /// Returns the place of the target, whether it exists or not.
+    /// Returns the path of the target, whether it exists or not.
     fn place(&self, target: &Target) -> Result<(ServedFolder, SubPath), RequestError> {
         let below = target.below.clone();
         let Some(job) = target.job else {
@@ -210,7 +210,7 @@ impl FileServer {
         })
     }
 
-    /// Receives an upload into the staging folder. Moves it to its place when it is complete and the access is still live.
+    /// Receives an upload into the staging folder. Moves it to its final path when it is complete and the access is still live.
     async fn receive(
         &self,
         request: Request<Incoming>,

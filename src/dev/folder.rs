@@ -159,7 +159,7 @@ impl ServedFolder {
         }
     }
 
-    /// Creates a file in the staging folder. [`Upload::place`] moves it to its place; otherwise it is removed.
+    /// Creates a file in the staging folder. [`Upload::place`] moves it to its final path. Otherwise it is removed.
     pub(super) fn upload(&self, staging: &SubPath, name: String) -> io::Result<(Upload, File)> {
         let folder = self.walk(&staging.0, Missing::IsMade)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -216,7 +216,7 @@ pub(super) struct Upload {
 }
 
 impl Upload {
-    /// Moves it to its place. Replaces an existing file.
+    /// Moves it to its final path. Replaces an existing file.
     pub(super) fn place(mut self, below: &SubPath) -> io::Result<()> {
         let (target, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
         let parent = self.root.walk(parents, Missing::IsMade)?;
@@ -224,7 +224,7 @@ impl Upload {
             renameat(&self.folder, name.as_str(), &parent, target.as_str())?;
         }
         self.name = None;
-        // Now the name is on disk. The bytes were there before.
+        // Now the name is on disk. The bytes were on disk before.
         Ok(nix::unistd::fsync(&parent)?)
     }
 }

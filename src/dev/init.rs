@@ -98,7 +98,7 @@ fn names_domain(pem: &str, domain: &TrustDomain) -> bool {
         .is_ok_and(|der| der.windows(name.len()).any(|window| window == name))
 }
 
-/// Writes an SVID in place of the files that are there.
+/// Writes an SVID. Replaces existing files.
 pub fn write_svid(svid: &super::SvidPem, cert: &Path, key: &Path) -> Result<(), SetupError> {
     super::deployment::write_svid(svid, cert, key, Exists::Replace)
 }

@@ -78,7 +78,7 @@ impl Registry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place behind all of these names at one instant. Names are sorted and distinct in the set that is kept.
+    /// Takes a stand behind all of these names at one instant. Names are sorted and distinct in the set that is kept.
     ///
     /// A caller that takes its stand first, and then reads jobs, locks, catalog and policy, cannot miss a change that was made
     /// first and lowered after it.
@@ -92,7 +92,7 @@ impl Registry {
         stand
     }
 
-    /// Takes a place only to learn of a lowering, not for a lease. It does not make a later lowering a new one.
+    /// Takes a stand only to learn of a lowering, not for a lease. It does not make a later lowering a new one.
     pub fn observe(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
         let names = sorted(names);
         self.lock().place(&names)
@@ -115,7 +115,7 @@ impl Registry {
         fence.stood_since.store(false, Ordering::Relaxed);
         fence.lowered.store(seq.0, Ordering::Release);
         inner.young.push_back((now, fence));
-        // Under the mutex, so that the feed's order is the order of Seq. It is no error if there is no receiver.
+        // Under the mutex, so that the feed's order is the order of Seq. Having no receiver is not an error.
         let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
     }

@@ -32,7 +32,7 @@ pub struct TrustBundles {
 /// The roots of one trust domain.
 #[derive(Default)]
 pub(super) struct Roots {
-    /// The roots in the form that webpki takes.
+    /// The roots in the form that webpki accepts.
     pub(super) anchors: Vec<TrustAnchor<'static>>,
     /// The life of each, in the same order: webpki does not check that of a root.
     pub(super) lives: Vec<SigningLife>,
@@ -183,7 +183,7 @@ impl TrustBundles {
         self.by_domain.get(domain)
     }
 
-    /// The chains that verified against these bundles and were not taken yet.
+    /// The verified chains of handshakes whose `Peer` was not made yet.
     pub(super) fn handshakes(&self) -> &HandshakeCache {
         &self.handshakes
     }

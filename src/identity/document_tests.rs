@@ -96,7 +96,7 @@ fn identity_e04_d08_no_keys_revoke_all() {
     assert!(judged(&ca.svid("/a"), &before, NOW).is_ok());
     let refused = judged(&ca.svid("/a"), &bundles, NOW).unwrap_err();
     assert_eq!(refused, SvidError::RootsAbsent { domain: domain() });
-    // It is no fault of the file, and the log must say why peers are refused.
+    // It is not a fault of the file, but the log must say why peers are refused.
     let warning = "`example.org` has no usable root (it lists none)";
     assert!(bundles.warnings()[0].starts_with(warning), "{:?}", bundles.warnings());
     assert_eq!(before.warnings(), [""; 0]);
@@ -137,7 +137,7 @@ fn identity_e07_of_several_certificates_the_first_counts_none_is_passed_over_and
         );
     }
     assert!(matches!(beside(|k| k["x5c"] = json!([5])), Err(LoadFault::X5c { number: 1 })));
-    // Base64 of something that is no certificate.
+    // Base64 of something that is not a certificate.
     let document = read(json!({ "keys": [{ "kty": "EC", "use": "x509-svid", "x5c": ["AAAA"] }] })).unwrap();
     let error = TrustBundles::empty().with_document(domain(), "bundle.json", &document, NOW).unwrap_err();
     assert!(matches!(error.fault, LoadFault::Certificate { number: 1, .. }), "{error}");

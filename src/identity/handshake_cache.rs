@@ -11,8 +11,8 @@ use rustls::pki_types::CertificateDer;
 use super::leaf::{Side, VerifiedLeaf};
 use crate::{clock::Wall, limits};
 
-/// The chains that verified against the bundles that own this cache. The handshake verifies a chain and the `Peer` takes the
-/// result, once, so that no chain is verified twice.
+/// The chains that verified against the bundles that own this cache. The handshake verifies a chain, and the code that makes the
+/// `Peer` removes the result, so that no chain is verified twice.
 ///
 /// An entry answers exactly as a new verification would. The key is the whole presented chain and the side that presented it.
 /// An entry counts only while each certificate of its path is valid. A copy or a change of the bundles begins with an empty
@@ -30,7 +30,7 @@ struct CachedChain {
 }
 
 impl HandshakeCache {
-    /// Stores the result of a handshake until it is taken.
+    /// Stores the result of a handshake until the `Peer` is made.
     pub(super) fn keep(&self, chain: &[CertificateDer<'_>], side: Side, at: Wall, verified: &VerifiedLeaf) {
         let kept = CachedChain { at, verified: verified.clone() };
         let mut all = self.lock();

@@ -1,4 +1,4 @@
-//! Who is there: X.509-SVIDs, ours and those of peers, checked by the SPIFFE standards.
+//! Who a peer is: our X.509-SVIDs and those of peers, checked by the SPIFFE standards.
 //!
 //! Owns the leaf and path rules, the roots of each trust domain, both TLS configurations, and [`Peer`], which no other
 //! module can make. A chain is verified against the roots of its own trust domain and no others: no shared pool, no system

@@ -37,7 +37,7 @@ use super::{
 };
 use crate::clock::Wall;
 
-/// Rules of ours that the oracle does not have: what we refuse by these, it accepts.
+/// Rules that we have and the oracle does not: it accepts what we refuse by these.
 const STRICTER: [(&str, &str); 17] = [
     (
         "NotASpiffeId",
@@ -149,7 +149,7 @@ const LEAVES: [(&str, Change); 44] = [
 
 type Above = fn(&TestCa) -> TestCa;
 
-/// What stands between the leaf and its root.
+/// The certificates between the leaf and its root.
 const BETWEEN: [(&str, Option<Above>); 14] = [
     ("nothing", None),
     ("an authority", Some(|root| root.intermediate("upper", &|_| {}))),
@@ -244,7 +244,7 @@ const ROOTS: [&str; 8] = [
     "pair-ends.example",
     // A root that ends within the half hour.
     "ends.example",
-    // A root that is no CA, and one that may not sign certificates: no bundle of ours.
+    // A root that is not a CA, and one that may not sign certificates: we accept no such bundle.
     "no-ca.example",
     "no-sign.example",
     // The name of a root, with another key.
@@ -261,7 +261,7 @@ const TIMES: [(&str, Wall); 4] = [
     ("before it began", Wall(NOW.0 - 11_000)),
 ];
 
-/// A chain: what is unusual in it, by the places in the lists above.
+/// A chain: what is unusual in it, as indexes into the lists above.
 #[derive(Clone, Debug, Default)]
 struct Recipe {
     leaf: Vec<usize>,
@@ -499,7 +499,7 @@ fn the_oracle_differs_where_it_is_said_to_and_nowhere_else() {
     );
     runner
         .run(&strategy, |(leaf, between, presented, root, (time, plain_leaf))| {
-            // Most of what is drawn is as it should be, so that the faults that are there are reached.
+            // Most of what is drawn is valid, so that the verification reaches the faults.
             let or_plain = |drawn: usize, of: usize| if drawn < of { drawn } else { 0 };
             oracle.difference(&Recipe {
                 leaf: if plain_leaf { Vec::new() } else { leaf },

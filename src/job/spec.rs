@@ -23,9 +23,9 @@ pub struct Spec {
     pub pins: BTreeMap<ResourceName, Pin>,
     pub members: Members,
     pub acting_for: Option<HumanName>,
-    /// The life asked for each lease; `None` takes the daemon's.
+    /// The requested life of each lease. `None` means the daemon's default.
     pub credential_ttl: Option<Duration>,
-    /// Time for checkpoint writes after a drain began; `None` takes the daemon's.
+    /// Time for checkpoint writes after a drain began. `None` means the daemon's default.
     pub drain: Option<Duration>,
 }
 

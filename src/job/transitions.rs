@@ -198,8 +198,8 @@ impl Job {
     /// Adds a member, or lets one come back.
     ///
     /// The scheduler gives the name of an instance. If its member has been away for longer than `window`, a process
-    /// that was started in its place takes the name over: a live member that reaches the daemon is back by then. No
-    /// other process takes a place that drains before its time is over, because it would have longer than that. After
+    /// that was started to replace it gets the name: a live member that reaches the daemon is back by then. No
+    /// other process gets the name of a draining member before its time is over, because it would have longer than that. After
     /// that, or once the member has left, a process that the scheduler starts there is decided again: an end prohibits
     /// nothing, a lock does.
     pub fn join(
@@ -376,8 +376,8 @@ impl Job {
 
     /// Whether the end of one member ends its attempt, and how.
     ///
-    /// If one fails, the attempt fails. An interrupted member, such as one on a node that is taken away, leaves the
-    /// others as they are, as long as some are there or still expected.
+    /// If one fails, the attempt fails. An interrupted member, such as one on a node that is removed, leaves the
+    /// others as they are, as long as some are present or still expected.
     fn decides(
         &self,
         a: &Attempt,

@@ -31,7 +31,7 @@ pub enum LeaseRefused {
 pub enum Fired {
     /// The lease was due, and is ended now.
     Expired,
-    /// The lease was renewed: look again then.
+    /// The lease was renewed: check again at this time.
     Later(LeaseTime),
     /// The lease had ended before.
     Already,

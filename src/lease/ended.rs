@@ -95,8 +95,8 @@ impl Memory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds leases, and drops the oldest if there are too many. A lease that is there already keeps its place and gets
-    /// the newer cause.
+    /// Adds leases, and drops the oldest if there are too many. A lease that is already present keeps its position and
+    /// gets the newer cause.
     pub(super) fn add(&self, ended: impl IntoIterator<Item = Ended>) {
         let mut memory = self.lock();
         ended.into_iter().for_each(|e| memory.add(e));

@@ -1,4 +1,4 @@
-//! Indexes of live leases: by id, and by job and place.
+//! Indexes of live leases: by id, and by job and group.
 
 use std::{
     collections::HashMap,
@@ -50,7 +50,7 @@ impl ById {
         &self.0[shard(id.0, self.0.len())]
     }
 
-    /// Inserts a lease. Returns false, and changes nothing, if its id is taken.
+    /// Inserts a lease. Returns false, and changes nothing, if its id is in use.
     pub(super) fn insert(&self, lease: Arc<Lease>) -> bool {
         let mut shard = self.shard(lease.id).write().unwrap_or_else(PoisonError::into_inner);
         if shard.find(hash(lease.id), |l| l.id == lease.id).is_some() {
@@ -86,7 +86,7 @@ impl ById {
     }
 }
 
-/// The leases of one place: one member, half and set of resources.
+/// Leases of the same member, half and set of resources.
 #[derive(Debug)]
 struct Group {
     /// Those of its first lease, shared by all leases with equal facts.
@@ -109,7 +109,7 @@ struct JobLeases {
     count: usize,
 }
 
-/// Leases by job and place.
+/// Leases by job and group.
 #[derive(Debug)]
 pub(super) struct ByJob(Box<[Mutex<HashMap<JobId, JobLeases>>]>);
 
@@ -125,7 +125,7 @@ impl ByJob {
         self.0[shard(job.0, self.0.len())].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a place in a job for a new lease; false if `max` are taken.
+    /// Reserves a slot in a job for a new lease. False if `max` slots are in use.
     pub(super) fn reserve(&self, job: JobId, max: usize) -> bool {
         let mut shard = self.shard(job);
         match shard.get_mut(&job) {
@@ -142,7 +142,7 @@ impl ByJob {
         }
     }
 
-    /// Makes the lease in a place that was reserved.
+    /// Makes the lease for a slot that was reserved.
     pub(super) fn make(&self, stand: Stand, mut terms: Terms) -> Arc<Lease> {
         let mut shard = self.shard(terms.facts.job);
         let job = shard.entry(terms.facts.job).or_default();
@@ -166,7 +166,7 @@ impl ByJob {
         lease
     }
 
-    /// Removes leases of one job and place, and frees their places in the job's quota.
+    /// Removes leases of one job and group, and frees their slots in the job's quota.
     pub(super) fn remove(&self, leases: &[Arc<Lease>]) {
         let Some(first) = leases.first() else { return };
         let (id, place) = (first.facts.job, first.stand.place());
@@ -199,7 +199,7 @@ impl ByJob {
         job.groups.values().filter(|g| g.is_behind(name)).flat_map(|g| &g.leases).for_each(see);
     }
 
-    /// Calls `see` for the leases that stand behind a name, shard by shard. It checks places, of which there are far
+    /// Calls `see` for the leases that stand behind a name, shard by shard. It checks groups, of which there are far
     /// fewer than leases.
     pub(super) fn behind(&self, name: &FenceName, mut see: impl FnMut(&Arc<Lease>)) {
         for shard in &self.0 {
@@ -209,7 +209,7 @@ impl ByJob {
         }
     }
 
-    /// The leases that a lowering ended since the last look, of the jobs whose facts pass. A place without a lowering
+    /// The leases that a lowering ended since the last look, of the jobs whose facts pass. A group without a lowering
     /// since then costs a few loads.
     pub(super) fn dead(&self, pass: impl Fn(&Facts) -> bool) -> Vec<Arc<Lease>> {
         let mut out = Vec::new();
@@ -231,7 +231,7 @@ impl ByJob {
         out
     }
 
-    /// The number of jobs, and of places in all of them.
+    /// The number of jobs, and of groups in all of them.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
         let mut sizes = (0, 0);

@@ -56,7 +56,7 @@ fn law_07_the_quota_of_a_job_is_freed_by_an_ending() {
     assert!(matches!(s.insert(JOB), Err(Unborn::Quota(_))));
     assert_eq!((s.table.len(), s.table.of_job_count(JOB)), (LEASES_PER_JOB_MAX, LEASES_PER_JOB_MAX));
     assert!(s.table.find(LeaseId(s.next)).is_none(), "what was refused is there");
-    // Others are unharmed, and each way to end frees a place.
+    // Others are unharmed, and each way to end frees a slot.
     s.insert(JobId(8)).unwrap();
     s.table.remove(LeaseId(1), NOW, "released").unwrap();
     s.insert(JOB).unwrap();

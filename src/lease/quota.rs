@@ -41,7 +41,7 @@ impl Default for Quotas {
     }
 }
 
-/// Places taken by name. A name with none takes no memory.
+/// Slots in use, by name. A name with none uses no memory.
 #[derive(Debug)]
 pub(super) struct PlaceCount<K>(Mutex<HashMap<K, usize>>);
 
@@ -52,7 +52,7 @@ impl<K> Default for PlaceCount<K> {
 }
 
 impl<K: Clone + Eq + Hash> PlaceCount<K> {
-    /// Takes one place; false if `max` are taken.
+    /// Takes one slot. False if `max` slots are in use.
     pub(super) fn take(&self, name: &K, max: usize) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match taken.get_mut(name) {
@@ -69,7 +69,7 @@ impl<K: Clone + Eq + Hash> PlaceCount<K> {
         }
     }
 
-    /// Frees places.
+    /// Frees slots.
     pub(super) fn give_back(&self, name: &K, places: usize) {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut e) = taken.entry(name.clone()) {
@@ -84,7 +84,7 @@ impl<K: Clone + Eq + Hash> PlaceCount<K> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
     }
 
-    /// How many names have a place.
+    /// How many names have a slot.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -45,9 +45,9 @@ pub enum LeaseEvent {
     Ended(Ended),
 }
 
-/// All live leases, with indexes by id and by job and place, and counts by holder and tenant. They change in
+/// All live leases, with indexes by id and by job and group, and counts by holder and tenant. They change in
 /// [`Table::insert`] and [`Table::remove`]. A task that removes a lease from the index by id removes it from the others
-/// too. Of the locks, `clearing` is taken before any other, and no two of the others are held at once.
+/// too. Of the locks, `clearing` is locked before any other, and no two of the others are held at once.
 #[derive(Debug)]
 pub struct Table {
     quotas: Quotas,
@@ -58,9 +58,9 @@ pub struct Table {
     count: AtomicUsize,
     deadlines: Deadlines,
     ended: Memory,
-    /// Held while leases are removed. A task that is refused a place waits for it, because places are just being freed.
+    /// Held while leases are removed. A task that is refused a slot waits for it, because slots are just being freed.
     clearing: Mutex<()>,
-    /// Dead leases whose places were freed before the sweep of their lowering reached them. That sweep still has to
+    /// Dead leases whose slots were freed before the sweep of their lowering reached them. That sweep still has to
     /// report them.
     untold: Mutex<Vec<Arc<Lease>>>,
     events: broadcast::Sender<LeaseEvent>,
@@ -91,7 +91,7 @@ impl Table {
 
     /// Refuses a lease that would exceed a quota. Ask before anything is minted; [`Table::insert`] asks again.
     ///
-    /// A lease that a lowering ended takes no place, even if no sweep has reached it yet.
+    /// A lease that a lowering ended does not count, even if no sweep has reached it yet.
     pub fn room(&self, facts: &Facts, now: LeaseTime) -> Result<(), QuotaExceeded> {
         self.with_dead_out(facts, now, || self.full(facts).map_or(Ok(()), Err))
     }
@@ -109,7 +109,7 @@ impl Table {
         }
     }
 
-    /// Calls `attempt`. While a quota refuses, frees the places of dead leases that count against it, and calls again.
+    /// Calls `attempt`. While a quota refuses, frees the slots of dead leases that count against it, and calls again.
     fn with_dead_out(
         &self,
         facts: &Facts,
@@ -174,7 +174,7 @@ impl Table {
         Ok(lease)
     }
 
-    /// Takes a place under every quota, or under none.
+    /// Takes a slot under every quota, or under none.
     fn reserve(&self, facts: &Facts) -> Result<(), QuotaExceeded> {
         let q = &self.quotas;
         if self.count.fetch_add(1, Ordering::Relaxed) >= q.daemon {
@@ -222,7 +222,7 @@ impl Table {
         out
     }
 
-    /// Ends leases that are out of the index by id already, and removes them from the others. Those of one place go
+    /// Ends leases that are out of the index by id already, and removes them from the others. Leases of one group are removed
     /// together, under one lock of their job and with one subtraction from each of their fences.
     fn bury(&self, _clearing: &MutexGuard<'_, ()>, out: &mut [Arc<Lease>], now: LeaseTime, cause: &str) {
         // End the leases themselves first: a task that still has one sees that at its next check.
@@ -244,7 +244,7 @@ impl Table {
         self.ended.add(ended);
     }
 
-    /// Removes leases of one place with equal facts from every index except that by id.
+    /// Removes leases of one group with equal facts from every index except that by id.
     fn unindex(&self, alike: &[Arc<Lease>]) {
         let Some(first) = alike.first() else { return };
         let n = alike.len();
@@ -284,7 +284,7 @@ impl Table {
     }
 
     /// Removes the leases that a lowering of this name ended, and returns them. They are dead already; this frees their
-    /// places if that was not done before.
+    /// slots if that was not done before.
     pub fn sweep(&self, name: &FenceName, now: LeaseTime, cause: &str) -> Vec<Arc<Lease>> {
         let mut dead = Vec::new();
         self.each(Some(name), |l| {

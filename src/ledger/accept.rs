@@ -55,9 +55,9 @@ enum AppendingState {
     Waiting { index: u64, answer: oneshot::Receiver<Result<u64, LedgerError>> },
 }
 
-/// A deferred record: accepted, in order, and durable once the disk takes it.
+/// A deferred record: accepted, in order, and durable once it is on disk.
 pub struct Deferred {
-    /// Its place in the ledger.
+    /// Its index in the ledger.
     pub index: u64,
     answer: Result<oneshot::Receiver<Result<u64, LedgerError>>, LedgerError>,
 }
@@ -81,8 +81,8 @@ impl Ledger {
         self.inner.epoch
     }
 
-    /// Accepts a record of something that may be done once the record is durable. Its place in the order is fixed when
-    /// this returns; never blocks. Refused at once if the disk is away, endings wait for it, or too much waits.
+    /// Accepts a record of something that may be done once the record is durable. Its position in the order is fixed
+    /// when this returns. Never blocks. Refused at once if the disk is away, endings wait for it, or too much waits.
     pub fn append(&self, event: &Event) -> Appending {
         let refused = |e| Appending { state: AppendingState::Refused(e) };
         let text = match EventText::of(event) {
@@ -112,7 +112,7 @@ impl Ledger {
     }
 
     /// Accepts a record of something that has taken effect already. Never refused, never blocks; kept in memory until
-    /// the disk takes it.
+    /// it is on disk.
     pub fn defer(&self, event: &Event) -> Deferred {
         let text = EventText::of(event);
         let mut state = self.inner.shared.lock();

@@ -40,7 +40,7 @@ pub(super) enum SegmentEnd {
     },
 }
 
-/// The place at which reading begins.
+/// Where reading begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WalkStart {
     /// At the first record of the chain.
@@ -54,7 +54,7 @@ pub(super) enum WalkStart {
 /// Is called with each record; an error ends the reading.
 pub(super) type Each<'a> = &'a mut dyn FnMut(Line<'_>) -> Result<(), Fault>;
 
-/// Reads everything from a place on. Calls `each` with every line that fits the chain.
+/// Reads everything from a position on. Calls `each` with every line that fits the chain.
 pub(super) fn walk(
     disk: &dyn Disk,
     heads: &[Head],

@@ -1,6 +1,6 @@
 //! What the ledger records: schema version 1.
 //!
-//! Each variant is one `type`; its fields stand beside the envelope's in one JSON object. Fields are only ever added, with
+//! Each variant is one `type`; its fields and those of the envelope are in one JSON object. Fields are only ever added, with
 //! a default; a change of meaning is a new `v`. Nothing here is a secret: of secrets there are digests, of tokens `jti` and
 //! the digest of their claims.
 
@@ -34,7 +34,7 @@ pub enum Event {
     JobCreated(Box<JobCreated>),
     #[serde(rename = "job.closed")]
     JobClosed { job: JobId, outcome: Outcome, at: LeaseTime, by: Actor, detail: String, ending: Ending },
-    /// Two reports of one end disagreed; the first stands.
+    /// Two reports of one end disagreed. The first remains in force.
     #[serde(rename = "job.conflict")]
     JobConflict {
         job: JobId,

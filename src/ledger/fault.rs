@@ -54,7 +54,7 @@ pub enum Fault {
     HeadGone { kept: u64, first: u64 },
 }
 
-/// A place in the ledger that does not fit.
+/// A line of the ledger that does not fit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {what}", place = TamperPlace { file, line: *line, index: *index })]
 pub struct Tamper {

@@ -58,7 +58,7 @@ impl DirectoryLock {
     }
 }
 
-/// Why a directory could not be taken.
+/// Why a directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error("another process has it{}: stop that one first", .by.as_ref().map(|b| format!(", {b}")).unwrap_or_default())]
@@ -121,7 +121,7 @@ impl Disk for Dir {
                 LockError::Io(errno.into())
             }
         })?;
-        // A note for the next process that tries. A full or read-only disk takes none, but the lock is held.
+        // A note for the next process that tries. It cannot be written to a full or read-only disk, but the lock is held.
         let _ = fs::write(&path, format!("process {}\n", std::process::id()));
         Ok(DirectoryLock::new(lock))
     }

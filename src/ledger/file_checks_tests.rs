@@ -165,7 +165,7 @@ async fn a_ledger_older_than_a_head_that_was_kept_is_refused() {
     tail_cut(Ledger::open(dir, clock(), quick()));
     fs::remove_file(dir.join("head")).unwrap();
     tail_cut(Ledger::open(dir, clock(), Options { kept: Some(kept), ..quick() }));
-    // All of it taken away, the key too, is no first start either.
+    // A directory without any of its files, and without the key, does not count as a first start either.
     fs::remove_file(dir.join(segment::name(1))).unwrap();
     let refused = Ledger::open(dir, clock(), Options { kept: Some(kept), ..quick() }).unwrap_err();
     assert!(matches!(refused, OpenError::Gone { .. }), "{refused}");

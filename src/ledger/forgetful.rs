@@ -100,7 +100,7 @@ impl Forgetful {
         assert!(!waited.timed_out(), "nothing was synced");
     }
 
-    /// Bytes that all files take.
+    /// Bytes in all files.
     pub fn used(&self) -> usize {
         self.state().used()
     }

@@ -7,11 +7,11 @@ use crate::limits;
 /// What the ledger can do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Takes everything.
+    /// Accepts everything.
     Good,
-    /// The disk is full: the reserve was given up for endings, and nothing else is taken.
+    /// The disk is full: the reserve was given up for endings, and nothing else is accepted.
     EndingsOnly { why: Arc<str> },
-    /// Writing fails. Endings are kept in memory, nothing else is taken.
+    /// Writing fails. Endings are kept in memory, and nothing else is accepted.
     Failing { why: Arc<str> },
     /// Closed, or its thread died.
     Stopped,

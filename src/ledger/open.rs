@@ -42,7 +42,7 @@ pub struct Options {
     pub retry_max: Duration,
     /// Endings kept one by one while the disk is away.
     pub deferred_max: usize,
-    /// Interval between two checks that the files are still in place. The head is kept as often.
+    /// Interval between two checks that the files still exist. The head is kept as often.
     pub look: Duration,
     /// The most bytes of a snapshot.
     pub snapshot_bytes_max: u64,
@@ -91,7 +91,7 @@ pub struct Opened {
     pub latest: Option<Wall>,
     /// What was repaired or is wrong, for people.
     pub warnings: Vec<String>,
-    /// The last record that is known of a lost ledger, if this one was begun in its place.
+    /// The last known record of a lost ledger, if this ledger replaces it.
     pub replaces: Option<Head>,
 }
 
@@ -377,13 +377,13 @@ fn open_last(disk: &dyn Disk, last: Option<(String, u64)>) -> io::Result<Option<
     Ok(segment)
 }
 
-/// Takes the reserve. Returns why appends are refused, if it cannot be taken.
+/// Allocates the reserve. If that fails, returns why appends are refused.
 fn take_reserve(disk: &dyn Disk, bytes: u64, warnings: &mut Vec<String>) -> Option<Arc<str>> {
     let reserve = if bytes == 0 { Ok(()) } else { disk.reserve(RESERVE_FILE, bytes) };
     let error = reserve.err()?;
     warnings.push(format!("the ledger's reserve cannot be taken, nothing is appended until it is: {error}"));
     if is_full(&error) {
-        // A part of it would only take space from the endings.
+        // A part of it would only use space that the endings need.
         let _ = disk.remove(RESERVE_FILE);
     }
     Some(error.to_string().into())

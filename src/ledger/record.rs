@@ -5,7 +5,7 @@
 //! ```
 //! The envelope has one text form, in this order, so that a record can be read and checked without building a tree of it.
 //! `prev` is SHA-256 over the bytes of the line before, without its newline; all zero for the first. `hash` is SHA-256 over
-//! the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if n places before this one stayed empty.
+//! the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if the n indexes before this one were refused.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,19 +22,19 @@ const HASH_BYTES: usize = HASH_OPEN.len() + 64 + 2;
 /// One record, as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Its place in the ledger, from 1.
+    /// Its index in the ledger, from 1.
     pub index: u64,
     /// The digest of the line before it.
     pub prev: Digest,
     /// When it was accepted. The wall clock may step: order is by `index`.
     pub time: Wall,
     pub epoch: u64,
-    /// Places right before this one that stayed empty: their records were accepted, and refused after a write error.
+    /// Indexes right before this one that have no record: their records were accepted, and refused after a write error.
     pub refused: u64,
     pub event: Event,
 }
 
-/// A place in the chain: the index of a record and the digest of its line. All zero before the first.
+/// A position in the chain: the index of a record and the digest of its line. All zero before the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {

@@ -15,7 +15,7 @@ pub(super) fn name(first: u64) -> String {
     format!("{PREFIX}{first:020}{SUFFIX}")
 }
 
-/// Returns the first index of a segment by its name; `None` if the file is no segment.
+/// Returns the first index of a segment by its name; `None` if the file is not a segment.
 pub(super) fn first(name: &str) -> Option<u64> {
     number(name, PREFIX, SUFFIX)
 }

@@ -66,7 +66,7 @@ impl Snapshots {
     }
 
     /// Whether a snapshot or its record is being written. Meanwhile no other segment begins, because the record belongs in
-    /// this one. Once the durable records are past its index, it is there or was refused.
+    /// this one. Once the durable records are past its index, it was written or refused.
     pub(super) fn under_way(&mut self, durable: u64) -> bool {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
             self.accepted = thread.join().unwrap_or_default();
@@ -168,7 +168,7 @@ impl<'a> SnapshotDraft<'a> {
             draft.file.sync()
         });
         if let Err(error) = synced {
-            // A part of it would only take space from the records.
+            // A part of it would only use space that the records need.
             let _ = disk.remove(segment::SNAPSHOT_DRAFT);
             return Err(error);
         }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{forgetful::Forgetful, ledger_tests::*, *};
 
-/// Counts events. Writing it takes until it is let go.
+/// Counts events. Writing it waits until the test lets it go on.
 #[derive(Clone, Default)]
 struct Slow {
     count: u64,

@@ -97,7 +97,7 @@ impl Tail {
             let (disk, place, next) = (self.disk.clone(), self.place.take(), self.next);
             let read = tokio::task::spawn_blocking(move || read(disk.as_ref(), place, next, durable)).await;
             match read.unwrap_or(Err(TailError::Cancelled)) {
-                // Durable records are there, so finding none means that someone removed them.
+                // Durable records exist, so finding none means that someone removed them.
                 Ok((_, lines)) if lines.is_empty() => return Some(Err(TailError::Missing { index: next })),
                 Ok((place, lines)) => {
                     self.place = place;
@@ -125,7 +125,7 @@ impl Tail {
 
 type Chunk = (Option<TailPlace>, VecDeque<(u64, String)>);
 
-/// Reads a bounded number of lines from a place on. Bytes past the durable end are not read: they may be cut off.
+/// Reads a bounded number of lines from a position on. Bytes past the durable end are not read: they may be cut off.
 fn read(disk: &dyn Disk, place: Option<TailPlace>, next: u64, durable: u64) -> Result<Chunk, TailError> {
     let segments = segment::of(disk.list().map_err(TailError::Io)?);
     let mut place = match place {

@@ -36,7 +36,7 @@ pub struct VerifyReport {
     pub refused: u64,
     /// Bytes after the last whole record: a write under way, or one that a crash cut off. They were never confirmed.
     pub torn: u64,
-    /// Whether the ledger's own head file was there to compare with.
+    /// Whether the ledger's own head file exists, to compare with.
     pub head_file: bool,
     /// Snapshots, and how many of them match the records before.
     pub snapshots: u64,
@@ -52,7 +52,7 @@ pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<VerifyReport, R
 }
 
 /// Reads the whole ledger, and compares each snapshot with the state that the records before it give. If the oldest records
-/// were moved away, the first snapshot that is there is trusted. A ledger from which a daemon could not start is an error.
+/// were moved away, the first snapshot that exists is trusted. A ledger from which a daemon could not start is an error.
 pub fn verify_folded(
     disk: &dyn Disk,
     expected: Option<Head>,
@@ -111,7 +111,7 @@ impl SnapshotCheck<'_> {
     }
 }
 
-/// Returns the place at which reading begins. Records before the first segment may be elsewhere if a start does not need them.
+/// Returns where reading begins. Records before the first segment may be elsewhere if a start does not need them.
 fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result<WalkStart, ReadError> {
     let failed = |source| ReadError::Io { file: "the ledger directory".into(), source };
     match firsts.first() {

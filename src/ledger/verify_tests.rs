@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{forgetful::Forgetful, ledger_tests::*, segment, *};
 use crate::name::Digest;
 
-/// Three segments of some records each, closed cleanly; with what stands in each file.
+/// Three segments of some records each, closed cleanly, with the content of each file.
 async fn sample() -> (Vec<(String, Vec<u8>)>, Head) {
     let disk = Forgetful::default();
     let options = Options { segment_bytes: 900, ..quick() };

@@ -76,11 +76,11 @@ pub(super) struct OpenSegment {
     pub(super) bytes: u64,
 }
 
-/// Why a disk does not take everything yet.
+/// Why the disk cannot store everything yet.
 enum Stuck {
-    /// It takes endings, but has no space for the reserve.
+    /// It stores endings, but has no space for the reserve.
     EndingsOnly(io::Error),
-    /// It is full, no ending waits, and the reserve is there for the next one.
+    /// It is full, no ending waits, and the reserve is present for the next one.
     Full(io::Error),
     Failing(io::Error),
 }
@@ -239,7 +239,7 @@ impl Writer {
         }
     }
 
-    /// Retries until the disk takes everything again, endings first. Returns false if the ledger was closed before that.
+    /// Retries until the disk stores everything again, endings first. Returns false if the ledger was closed before that.
     fn recover(&mut self) -> bool {
         let mut backoff = Backoff::new(self.options.retry_first, self.options.retry_max);
         let mut delay = backoff.next_wait();
@@ -300,8 +300,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes one try: checks that durable records are there, cuts off what is not durable, writes the endings, takes the
-    /// reserve back, and probes the disk.
+    /// Makes one try: checks that durable records exist, truncates what is not durable, writes the endings, allocates the
+    /// reserve again, and probes the disk.
     fn attempt(&mut self) -> Result<(), Stuck> {
         self.find_tip().map_err(Stuck::Failing)?;
         self.seal().map_err(Stuck::Failing)?;
@@ -344,7 +344,7 @@ impl Writer {
         if self.options.reserve_bytes > 0
             && let Err(error) = self.disk.reserve(RESERVE_FILE, self.options.reserve_bytes)
         {
-            // A part of it would only take space from the endings.
+            // A part of it would only use space that the endings need.
             let _ = self.disk.remove(RESERVE_FILE);
             return Err(error);
         }

@@ -58,7 +58,7 @@ impl Acceptor {
 
     /// Performs a handshake. The returned receiver has seen the trust that verified the peer, so that no later change is missed.
     ///
-    /// If other connections wait for its place, a stalled handshake is ended at once, and a slow one earlier than otherwise. So
+    /// If other connections wait for its slot, a stalled handshake is ended at once, and a slow one earlier than otherwise. So
     /// half-open handshakes, however many, keep no peer out.
     async fn accept(&self, tcp: TcpStream, places: [&Semaphore; 2]) -> Result<Accepted, FailureCause> {
         let (tcp, bytes) = counted(tcp, 0);
@@ -148,7 +148,7 @@ pub async fn serve<S, B>(
     });
     let accept = async {
         loop {
-            // Without a place, a connection waits in the kernel. That queue is short; past it, connecting takes seconds.
+            // Without a slot, a connection waits in the kernel. That queue is short; past it, connecting takes seconds.
             let Ok(place) = waiting.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((tcp, remote)) => {
@@ -273,15 +273,15 @@ async fn serve_connection<S, B>(
     }
 }
 
-/// An accepted connection with its room. A peer that has its share gets a place only to read the refusal, and `share` is then
-/// the number of its connections with that place.
+/// An accepted connection with its room. A peer that has its share gets a slot only to read the refusal. In that case, `share`
+/// has the number of its connections, with that slot.
 struct Admitted {
     accepted: Accepted,
     class: CallerClass,
     share: Result<Share, (usize, OwnedSemaphorePermit)>,
 }
 
-/// Performs the handshake and takes room for the connection. The place in the queue is kept until the handshake begins.
+/// Performs the handshake and takes room for the connection. The slot in the queue is kept until the handshake begins.
 async fn admit(
     tcp: TcpStream,
     waiting: OwnedSemaphorePermit,

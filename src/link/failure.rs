@@ -39,7 +39,7 @@ pub enum FailureCause {
     /// The connection was lost. Port scans and the health checks of load balancers look like this.
     #[error("the peer closed the connection")]
     Closed,
-    /// The handshake stalled or was slow while other connections waited for its place.
+    /// The handshake stalled or was slow while other connections waited for its slot.
     #[error("the handshake was ended because other connections waited for its place")]
     GaveWay,
     #[error("the limit of open connections is reached")]

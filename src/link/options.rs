@@ -38,7 +38,7 @@ pub struct ServeOptions {
     pub connections_unknown_max: usize,
     /// Open connections of one unknown SPIFFE ID.
     pub connections_unknown_per_peer_max: usize,
-    /// Connections that are reserved for operators. Past it, an operator takes the place of a known peer.
+    /// Connections that are reserved for operators. Past it, an operator uses a slot of the known peers.
     pub connections_operators_max: usize,
     /// Streams of one HTTP/2 connection of a known peer.
     pub streams_max: u32,

@@ -30,7 +30,7 @@ impl ConnectionRoom {
         }
     }
 
-    /// Takes the place of one connection.
+    /// Takes the slot of one connection.
     pub(super) fn take(&self, class: CallerClass, id: &SpiffeId) -> Result<Share, Full> {
         match class {
             CallerClass::Unknown => self.unknown.take(id, 1),

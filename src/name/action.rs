@@ -108,7 +108,7 @@ words! {
 }
 
 impl PrincipalKind {
-    /// Returns it as in a sentence: `a workload`, `an operator`.
+    /// Returns the kind with its article: `a workload`, `an operator`.
     pub const fn with_article(self) -> &'static str {
         match self {
             PrincipalKind::Workload => "a workload",

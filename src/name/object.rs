@@ -84,7 +84,7 @@ mod tests {
         }
         assert!(Object::folder(line.clone(), job).can_have_token());
         assert!(!Object::from(line).can_have_token());
-        // A line may have the name of a job, but that name is no folder.
+        // A line may have the name of a job, but that name is not a folder.
         let odd: Object = format!("checkpoint:acme/{job}").parse().unwrap();
         assert_eq!(odd.resource().name(), job.to_string());
         for text in ["", "checkpoint:acme/lora/x", "dataset:acme/a/b"] {

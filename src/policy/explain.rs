@@ -102,7 +102,7 @@ pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[Princi
     .fix(format!("call it as one of: {}", kinds.join(", ")))
 }
 
-/// Refuses a member, or a launcher as a member, that is no workload.
+/// Refuses a member, or a launcher as a member, that is not a workload.
 pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
     let text = format!("{} holds no part of a job", who.principal.kind.with_article());
     Refusal::new(Reason::KindNotAllowed, text)

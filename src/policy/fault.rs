@@ -1,8 +1,8 @@
-//! The mistakes of a policy set, with their places.
+//! The mistakes of a policy set, with their files and lines.
 
 use std::fmt;
 
-/// One mistake, with its place.
+/// One mistake, with its file and line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PolicyFault {
     /// The file's name within the policy directory, or the directory.

@@ -37,7 +37,7 @@ pub struct Rule {
     pub gate: Option<ApprovalGate>,
     /// Whether it permits.
     pub permits: bool,
-    /// Its place, as `leasehold.cedar:24`.
+    /// Its file and line, for example `leasehold.cedar:24`.
     pub place: String,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct RuleSet {
     pub(super) schema: Schema,
     pub(super) digest: Digest,
     pub(super) policies: Vec<(Arc<Rule>, Policy)>,
-    /// The place of each policy: file and line.
+    /// The file and line of each policy.
     places: HashMap<String, (String, usize)>,
 }
 

@@ -61,7 +61,7 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Stores a report until it is sent. A report that is already stored keeps its place. The end of a run replaces its
+    /// Stores a report until it is sent. A report that is already stored keeps its position. The end of a run replaces its
     /// beginning.
     pub fn keep(&self, report: RunReport) -> Result<Spooled, SpoolError> {
         let known = self.names()?;

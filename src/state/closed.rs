@@ -8,7 +8,7 @@ use crate::{
     name::{JobId, TenantName},
 };
 
-/// The place of a closed job in the order.
+/// The position of a closed job in the order.
 pub(super) type ClosedPlace = u64;
 
 /// The closed jobs that are kept. Past a bound the tenant with the most loses its oldest, so no tenant pushes out the

@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(keys.find(&caller(1), "one more"), None);
         assert_eq!(keys.find(&caller(1), "key 0"), Some(&KeyUse::Made(made(0))), "none was given up for it");
         assert_eq!(keys.hold(&caller(2), "one more", &tenant(0)), Ok(()));
-        // A place that is given back is free, and a caller without a key takes no memory.
+        // A slot that is given back is free, and a caller without a key uses no memory.
         keys.release(&caller(1), "key 0");
         assert_eq!(keys.hold(&caller(1), "one more", &tenant(0)), Ok(()));
         keys.release(&caller(2), "one more");

@@ -265,7 +265,7 @@ mod tests {
             assert_eq!((set.until, set.reason.as_str()), (stands.map(LeaseTime), "again"));
             locks.remove(&"tenant:acme".parse().unwrap());
         }
-        // One whose time is over is no first.
+        // A lock whose time is over does not count as the first.
         locks.insert(lock("tenant:acme", Some(LeaseTime(500))));
         assert_eq!(locks.insert(lock("tenant:acme", Some(LeaseTime(2_000)))).until, Some(LeaseTime(2_000)));
     }

@@ -53,7 +53,7 @@ pub(super) struct RecordedJob {
     pub(super) made: u64,
     /// Its bytes when it was created.
     pub(super) creation: usize,
-    /// Its place among the closed jobs.
+    /// Its position among the closed jobs.
     pub(super) turn: Option<ClosedPlace>,
     pub(super) before: Option<BeforeWidening>,
 }

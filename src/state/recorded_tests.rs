@@ -732,7 +732,7 @@ fn law_39_a_withdrawn_record_has_no_effect_after_a_restart() {
         withdrawn(5, kept.id),
         withdrawn(7, kept.id),
     ];
-    // A snapshot at any place on the way changes nothing.
+    // A snapshot at any point changes nothing.
     for cut in 0..=events.len() {
         let mut recorded = Recorded::default();
         for (n, event) in events.iter().enumerate() {
@@ -837,7 +837,7 @@ async fn past_its_keys_a_caller_makes_no_job_but_finds_its_own() {
         let made = KeyedJob { job, tenant, spec: Digest::ZERO, at };
         ((worker(), format!("used {n}")), made)
     };
-    // One of a job that is there, all others of jobs that were forgotten.
+    // One is of a job that exists, all others are of jobs that were forgotten.
     let rebuilt =
         Rebuilt { jobs: vec![job(1, at)], keys: (1..MAX).map(used).collect(), ..Rebuilt::default() };
     let fences = Arc::new(Registry::new(rebuilt.seq));

@@ -32,7 +32,7 @@ pub struct Store {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// Jobs that one look takes from the order of all.
+/// The most jobs that are read from the order under one lock.
 const LIST_STEP: usize = 256;
 
 impl Store {
@@ -75,7 +75,7 @@ impl Store {
         self.lock_inner().jobs.get(&id).map(|s| s.watch.subscribe())
     }
 
-    /// Jobs that pass a filter, newest first, from below a place in the order.
+    /// Jobs that pass a filter, newest first, after a position in the order.
     pub fn list(
         &self,
         below: Option<(LeaseTime, JobId)>,

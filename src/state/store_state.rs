@@ -40,7 +40,7 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    /// Takes the place of a change. False if it must wait for another change.
+    /// Marks a change as under way. False if it must wait for another change.
     pub(super) fn enter(&mut self, change: &Change) -> bool {
         match change {
             Change::MemberJoined { attempt, instance, .. } => {

@@ -14,7 +14,7 @@ use crate::{
 /// The last record of the fixture. It never changes, and neither does a byte before it.
 const HEAD: &str = "sha256:b7ef52812619c03efd9ff5e25550bf34f60525749ebd774d7c7cf6c6ed5ec372";
 const LAST: u64 = 36;
-/// Two places before it stayed empty.
+/// Two indexes before it have no record.
 const RECORDS: u64 = LAST - 2;
 
 fn clock() -> Arc<dyn Clock> {

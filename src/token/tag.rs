@@ -17,7 +17,7 @@ const TAG_BYTES: usize = 12;
 
 /// The name of a fence at one audience: HMAC-SHA256 with the key of that audience, truncated to 96 bits.
 ///
-/// A verifier compares the tags of a token with those of its feed. It cannot tell which names they stand for.
+/// A verifier compares the tags of a token with those of its feed. It cannot learn the names from them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FenceTag([u8; TAG_BYTES]);
 

@@ -106,7 +106,7 @@ impl Verifier {
     /// The object is a dataset, a model, or the folder of one job in a checkpoint line: `Object::folder` of the line and the job
     /// in the request. The token of a job opens only the job's own folder.
     ///
-    /// Waits only if the token names an unknown public key: then newer keys are fetched once.
+    /// Waits only if the token names an unknown public key, because newer keys are fetched once.
     pub async fn check(
         &self,
         token: &str,

@@ -145,7 +145,7 @@ impl<'t> Section<'t> {
         self.is_absent
     }
 
-    /// Names the table in messages by the text of one of its keys, as in ``dataset `tickets@v3`: owner is missing``.
+    /// Names the table in messages by the text of one of its keys, for example ``dataset `tickets@v3`: owner is missing``.
     pub(crate) fn name_by(&mut self, key: &str) {
         let named = self.fields.iter().find(|field| field.key == key).map(|field| field.node.value.text());
         let kind = self.prefix.trim_end_matches('.');
@@ -185,7 +185,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Whether a key is there that must be there. Notes it if it is not.
+    /// Whether a required key is present. Notes it if it is not.
     fn requires(&mut self, key: &'static str, example: &str, notes: &mut Notes) -> bool {
         let is_there = self.has(key);
         if !is_there {
@@ -385,7 +385,7 @@ impl<'t> Section<'t> {
         })
     }
 
-    /// Returns a table below this one, if it is there.
+    /// Returns a table below this one, if it exists.
     pub(crate) fn section_if_there(&mut self, key: &'static str, notes: &mut Notes) -> Option<Section<'t>> {
         let field = self.take(key)?;
         Some(self.below(field, notes))

@@ -23,7 +23,7 @@ impl AccessEnd {
         AccessEnd { reason: refusal.reason, message: format!("{}{fix}", refusal.text), attempt }
     }
 
-    /// Prints what happened, whose fault it was, and what happens to the work then.
+    /// Prints what happened, whose fault it was, and what happens to the work.
     pub(crate) fn report(&self, messages: &MessageSink, then: &str) {
         let what = match self.reason {
             Reason::AttemptStale => "this attempt was superseded",

@@ -46,7 +46,7 @@ pub struct CredentialDir {
 struct DirState {
     is_wiped: bool,
     folder: LockedFolder,
-    /// Says which files are ours, if the user named the directory: other programs may put their files there.
+    /// Lists the files that the wrapper wrote, if the user named the directory: other programs may put their files there.
     manifest: Option<Manifest>,
     /// The content of each file, also of those that could not be written yet.
     files: BTreeMap<String, FileContent>,
@@ -339,7 +339,7 @@ impl CredentialDir {
     pub fn wipe(&self) {
         let mut state = self.state();
         state.is_wiped = true;
-        // If another folder has taken its place, it is not ours to erase.
+        // Do not erase another folder that replaced it.
         if !state.folder.is_there() {
             return;
         }

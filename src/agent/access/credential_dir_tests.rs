@@ -354,7 +354,7 @@ fn files_of_others_are_left_whatever_their_names_are() {
         assert!(refused.to_string().contains("there are other files in it"), "{name}: {refused}");
         assert_eq!(fs::read_to_string(chosen.join(name)).unwrap(), "mine");
     }
-    // A file that replaced one of ours after we were killed is left too.
+    // A file that replaced one of the wrapper's files after the wrapper was killed is left too.
     let chosen = base.path().join("creds");
     let dir = named(&chosen).unwrap();
     dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
@@ -426,7 +426,7 @@ fn a_directory_that_others_may_write_to_is_refused() {
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
     let refused = named(&open).unwrap_err().to_string();
     assert!(refused.contains("mode 0777") && refused.contains("give it mode 0700"), "{refused}");
-    // The volume of a pod is like that: a folder inside it is ours, with a warning.
+    // The volume of a pod is like that: a folder inside it is accepted, with a warning.
     let dir = named(&open.join("creds")).unwrap();
     assert!(dir.warning().unwrap().contains("others may rename"), "{:?}", dir.warning());
     assert_eq!(mode(dir.path()), 0o700);

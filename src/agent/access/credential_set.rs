@@ -55,7 +55,7 @@ impl CredentialSet {
         self.credentials.get_mut(at)
     }
 
-    /// What each credential opens, as in `reads dataset:acme/tickets@v3`.
+    /// What each credential opens, for example `reads dataset:acme/tickets@v3`.
     pub(crate) fn opens(&self) -> Vec<String> {
         self.credentials.iter().map(HeldCredential::opens).collect()
     }
@@ -161,7 +161,7 @@ impl CredentialSet {
 
     // ---------- files ----------
 
-    /// Writes a credential to its files. The daemon's clock is ahead of ours by `lead_ms`.
+    /// Writes a credential to its files. The daemon's clock is ahead of this host's by `lead_ms`.
     pub(crate) fn put(
         &mut self,
         at: usize,
@@ -403,7 +403,7 @@ fn header_name(name: &str) -> String {
     format!("{name}.header")
 }
 
-/// A name that no other credential has, as in `reading-gateway`: the half, and the last segment of the audience's path.
+/// A name that no other credential has, for example `reading-gateway`: the half, and the last segment of the audience's path.
 fn file_name(half: Half, audience: &str, others: &[HeldCredential]) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
     let last: String = audience.rsplit('/').next().unwrap_or_default().chars().take(64).map(plain).collect();

@@ -48,7 +48,7 @@ fn scene() -> CredentialScene {
     scene_of(vec![offer(v1::Half::Reading, HERE, TICKETS), writing])
 }
 
-/// A grant by a daemon whose clock is ahead of ours by `lead_ms`.
+/// A grant by a daemon whose clock is ahead of this host's by `lead_ms`.
 fn granted(lease: u128, life_seconds: u64, latest_seconds: Option<u64>, lead_ms: i64) -> Granted {
     let daemon = Wall(NOW.wall.0.saturating_add_signed(lead_ms));
     let after = |seconds| daemon.plus(Duration::from_secs(seconds));

@@ -31,7 +31,7 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// Parses a mode in the form that `chmod` takes. Without a mode, a named group may read.
+    /// Parses a mode in the form that `chmod` accepts. Without a mode, a named group may read.
     ///
     /// # Errors
     /// The mode lets other users read, or is neither 0600 nor 0640.
@@ -244,7 +244,7 @@ pub(crate) fn check_ancestors(path: &Path) -> Result<Option<String>, CredentialE
     Ok(warning)
 }
 
-/// Where to create the folder if the user names no place: in memory first. `/dev/shm` comes before the directories of the user,
+/// Where to create the folder if the user names no directory: in memory first. `/dev/shm` comes before the directories of the user,
 /// because logind removes those at logout, and then the folder could not be created again.
 pub(crate) fn default_places(runtime: Option<PathBuf>) -> Vec<PathBuf> {
     let uid = geteuid();

@@ -1,4 +1,4 @@
-//! The manifest: which files in a directory are ours, if the user named the directory.
+//! The manifest: which files in a directory the wrapper wrote, if the user named the directory.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ impl Manifest {
     /// Its file name.
     const NAME: &str = ".leasehold";
 
-    /// For a directory without files of ours.
+    /// For a directory without files that the wrapper wrote.
     pub(crate) fn new(folder: PathBuf) -> Result<Self, NoRandomness> {
         Ok(Manifest { folder, draft: draft_name()?, files: BTreeMap::new() })
     }
@@ -147,7 +147,7 @@ fn read_own_file(path: &Path) -> Option<Vec<u8>> {
     (bytes.len() as u64 <= CREDENTIAL_FILE_BYTES_MAX).then_some(bytes)
 }
 
-/// Opens a file if it is a regular one. Never blocks, even if another kind of file takes its place meanwhile.
+/// Opens a file if it is a regular one. Never blocks, even if another kind of file replaces it meanwhile.
 pub(crate) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
     let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
     if !fs::symlink_metadata(path)?.is_file() {

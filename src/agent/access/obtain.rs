@@ -246,7 +246,7 @@ async fn next_end_signal(signals: &mut Signals, arrivals: &mut Arrivals, clock: 
     loop {
         let arrival = signals.next_arrival().await;
         let is_new = arrivals.add(arrival, clock.now().lease);
-        // SIGKILL stands for the end of the process in front.
+        // SIGKILL here means that the process in front has ended.
         let ends = |s: &Signal| asks_to_finish(*s) || matches!(s, Signal::SIGQUIT | Signal::SIGKILL);
         if let Some(signal) = arrival.signal.named().filter(ends).filter(|_| is_new) {
             return signal;

@@ -55,7 +55,7 @@ pub struct ChildSpec {
     pub env: ChildEnvironment,
     /// The time from SIGTERM to SIGKILL, if the guard ends the job because the wrapper was killed.
     pub grace: Duration,
-    /// The directory that the guard wipes then.
+    /// The directory that the guard wipes if it ends the job.
     pub files: Option<PathBuf>,
     /// The process in front of the wrapper, whose group the command joins.
     pub(crate) front: Option<FrontHandle>,

@@ -108,7 +108,7 @@ impl ChildExit {
         }
     }
 
-    /// One line for messages and the ledger, as in `exit code 1 after SIGTERM`.
+    /// One line for messages and the ledger, for example `exit code 1 after SIGTERM`.
     pub fn detail(&self) -> String {
         let mut text = match self.status {
             ChildStatus::Exited(code) => format!("exit code {code}"),

@@ -221,7 +221,7 @@ impl Descendants {
         if self.guard.is_none() && self.before.is_empty() {
             return has_no_child();
         }
-        // If the guard is gone, its children are ours.
+        // If the guard has ended, its children are now children of this process.
         let guard = self.guard.filter(|guard| start_of(*guard).is_some());
         match (children_of(getpid()), guard.map_or(Some(Vec::new()), children_of)) {
             (Some(own), Some(guarded)) => {

@@ -21,7 +21,7 @@ pub(super) const SPEC_FILE: &str = "jobs.toml";
 /// The name of the checkpoint that a child saves.
 pub(super) const CHECKPOINT: &str = "step-100";
 
-/// The wrappers that share an attempt. Each stands for a node.
+/// The wrappers that share an attempt. Each represents a node.
 pub(super) struct Team {
     pub job: String,
     /// The scheduler's key of this attempt.

@@ -454,7 +454,7 @@ async fn identity_f07_it_is_asked_as_often_as_its_publisher_says_and_a_failure_w
     case.server.says(StatusCode::OK, &document(&[&next, &ca], 2, 60));
     case.passes_until(Duration::from_secs(60), "the next", |t| t.standing == SourceState::Good).await;
     assert_eq!(case.roots(), Some(2));
-    // A lower sequence is an old document. Asked twice: the first answer was looked at then.
+    // A lower sequence is an old document. Asked twice: by the second request, the first answer was checked.
     case.server.says(StatusCode::OK, &document(&[&ca], 1, 60));
     case.asked_again(2, Duration::from_secs(60)).await;
     assert_eq!(case.roots(), Some(2), "identity_e05: an older one is ignored");

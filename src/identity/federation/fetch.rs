@@ -100,7 +100,7 @@ async fn request(
     }
 }
 
-/// Reads the failure of a handshake: the broken rule of ours, or the error of rustls.
+/// Reads the failure of a handshake: the rule of this crate that was broken, or the error of rustls.
 fn refused(error: io::Error) -> FetchFault {
     if let Some(why) = SvidError::in_io(&error) {
         return FetchFault::ServerRefused(why.to_string());

@@ -30,7 +30,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
     pub endpoint: WorkloadEndpoint,
-    /// Which SVID is ours if the agent gives several.
+    /// Which SVID to use if the agent gives several.
     pub pick: Pick,
     /// The longest accepted life of an SVID.
     pub svid_life_max: Duration,
@@ -209,7 +209,7 @@ impl WorkloadSource {
         }
     }
 
-    /// The state without an SVID: we wait for the first one, or ours was revoked.
+    /// The state without an SVID: we wait for the first one, or the SVID was revoked.
     fn without_svid(&self, why: String, was_there: bool) -> SourceState {
         let since = self.status.begin_outage();
         match self.status.current().standing {

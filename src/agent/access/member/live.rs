@@ -66,7 +66,7 @@ pub(crate) struct LiveMember {
 
 type PendingAnswers = FuturesUnordered<PendingAnswer>;
 
-/// How long to wait until the daemon has taken note that the member leaves.
+/// How long to wait until the daemon knows that the member leaves.
 const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why the first credentials could not be obtained.
@@ -277,7 +277,7 @@ impl LiveMember {
             Err(refusal) if AttemptStatus::after(refusal.reason) == AttemptStatus::Ended => {
                 FinalReport::NotNeeded
             }
-            // A lock has ended all access, and the daemon takes no report of a locked identity.
+            // A lock has ended all access, and the daemon accepts no report of a locked identity.
             Err(refusal) if refusal.reason == Reason::Locked => FinalReport::NotNeeded,
             Err(refusal) => FinalReport::Failed(refusal),
         };

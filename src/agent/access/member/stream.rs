@@ -60,7 +60,7 @@ pub(crate) struct BeatStream {
     lost_after: u32,
     next_beat: LeaseTime,
     last_message: LeaseTime,
-    /// How far the daemon's wall clock is ahead of ours, in ms.
+    /// How far the daemon's wall clock is ahead of this host's, in ms.
     pub(crate) lead_ms: i64,
 }
 
