@@ -9,7 +9,7 @@ use std::time::Duration;
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one message on a stream that a client sends: a session and a beat, or a tick.
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 8 << 10;
-/// Bytes of memory for each byte of a message, once it is decoded: a text of one byte takes some ten times as much, a usual one
+/// Bytes of memory for each byte of a message, once it is decoded: a text of one byte needs some ten times as much, a usual one
 /// twice.
 pub const DECODED_PER_BYTE: usize = 4;
 /// Bytes of a name's part: a tenant, a dataset, a version, an instance.
@@ -188,7 +188,7 @@ pub const RATE_PER_TENANT: u32 = 1_000;
 pub const RATE_BURST_SECONDS: u32 = 200;
 /// Calls a second by which one operator of a tenant revokes, locks or unlocks. The platform's operators have no such bound.
 pub const OPERATOR_CALLS: u32 = 50;
-/// Such calls of all operators of one tenant.
+/// Calls a second by which all operators of one tenant revoke, lock or unlock.
 pub const OPERATOR_CALLS_OF_TENANT: u32 = 200;
 /// Lines a second that the log gets of what one operator revokes and locks.
 pub const OPERATOR_LINES: u32 = 5;
@@ -201,7 +201,7 @@ pub const REFUSAL_KINDS_MAX: usize = 4_096;
 pub const RATED_IDENTITIES_MAX: usize = 100_000;
 /// Retries of one request under a changing revision before it is refused as contended.
 pub const REVISION_RETRIES: u32 = 8;
-/// Bytes of a token. nginx, Apache and gunicorn take header lines of 8 KiB, and Tomcat takes 8 KiB for all lines of a
+/// Bytes of a token. nginx, Apache and gunicorn accept header lines of 8 KiB, and Tomcat accepts 8 KiB for all lines of a
 /// request: half a KiB is left for the others. 64 resources with names of 33 bytes fit.
 pub const TOKEN_BYTES_MAX: usize = 7_680;
 /// Bytes by which an identity that joins by a pattern with wildcards may be longer than the pattern: a namespace, a name and
@@ -247,7 +247,7 @@ pub const STREAMS_UNKNOWN_MAX: u32 = 4;
 pub const STREAM_WINDOW_BYTES: u32 = 65_535;
 /// Bytes that a client may send on one connection before the daemon has read them: HTTP/2 allows no smaller window.
 pub const CONNECTION_WINDOW_BYTES: u32 = 65_535;
-/// Bytes that HTTP/2 takes of one answer before the client has room for them.
+/// Bytes of one response that HTTP/2 buffers before the client has room for them.
 pub const SEND_BUFFER_BYTES: usize = 16 << 10;
 /// Bytes of a request's headers: a token and what goes with it.
 pub const HEADER_BYTES_MAX: u32 = 16 << 10;
@@ -314,7 +314,7 @@ pub const REQUESTS_PER_PEER_MAX: usize = REQUESTS_MAX / 2;
 pub const REQUESTS_OPERATORS_MAX: usize = 256;
 /// Requests of callers that no catalog entry matches, in progress at once.
 pub const REQUESTS_UNKNOWN_MAX: usize = 64;
-/// Such requests of one SPIFFE ID.
+/// Requests of one SPIFFE ID that no catalog entry matches, in progress at once.
 pub const REQUESTS_UNKNOWN_PER_PEER_MAX: usize = 8;
 /// Lists of jobs, leases or locks in work at once. One of 1,000 jobs takes some 5 ms of a core.
 pub const LISTS_MAX: usize = 32;
@@ -322,14 +322,14 @@ pub const LISTS_MAX: usize = 32;
 pub const LISTS_PER_PEER_MAX: usize = 4;
 /// Calls that wait for the disk at once. They do not count as requests in progress.
 pub const DURABLE_WAITS_MAX: usize = 1_024;
-/// Such calls of one SPIFFE ID: of a script that ends many things at once.
+/// Calls of one SPIFFE ID that wait for the disk at once: of a script that ends many things at once.
 pub const DURABLE_WAITS_PER_PEER_MAX: usize = 128;
 /// Streams of members and of resource servers: one for each member of two of the largest attempts, twice while connections
 /// are replaced.
 pub const FEEDS_MAX: usize = 4 * MEMBERS_MAX as usize;
 /// Streams that watch a job or follow the ledger.
 pub const WATCHES_MAX: usize = 2_048;
-/// Such streams of one SPIFFE ID: a console with a job in each of its windows.
+/// Streams of one SPIFFE ID that watch a job or follow the ledger: a console with a job in each of its windows.
 pub const WATCHES_PER_PEER_MAX: usize = 256;
 /// Bytes that are buffered for all callers that the catalog knows, of requests and of answers.
 pub const BUFFERED_BYTES_MAX: usize = 256 << 20;
@@ -341,14 +341,14 @@ pub const BUFFERED_BYTES_OPERATORS_MAX: usize = 32 << 20;
 pub const BUFFERED_BYTES_UNKNOWN_MAX: usize = 4 << 20;
 /// Bytes that are buffered for one of them: the answers of `whoami` and of reflection.
 pub const BUFFERED_BYTES_UNKNOWN_PER_PEER_MAX: usize = 256 << 10;
-/// Bytes that a request takes beside its headers and its message: its task and its answer's beginning.
+/// Bytes that a request uses besides its headers and its message: its task and the beginning of its response.
 pub const REQUEST_BYTES: usize = 4 << 10;
 /// The largest value that a configuration may have for any of these bounds: one process can hold a million sockets open.
 pub const ROOM_MAX: u32 = 1_000_000;
 /// Requests in progress of members that come back to what they had before a restart: enough to fill the ledger's batches, but
 /// so few that a new job's request does not wait behind thousands of them.
 pub const RETURNING_MAX: usize = 64;
-/// Such requests in progress and waiting: half of all, the other half is for new callers.
+/// Requests of returning members in progress and waiting: half of all, the other half is for new callers.
 pub const RETURNING_WAITING_MAX: usize = REQUESTS_MAX / 2;
 /// The longest that one of them waits: half as long as its client.
 pub const RETURNING_WAIT: Duration = Duration::from_secs(5);

@@ -51,7 +51,7 @@ pub struct SidecarOptions {
 /// How a sidecar ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SidecarEnd {
-    /// It was asked to end, or the work that it watched has ended.
+    /// The sidecar was asked to end, or the work that it watched has ended.
     AsAsked,
     /// Access was ended from outside.
     AccessEnded,

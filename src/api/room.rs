@@ -169,7 +169,7 @@ pub(super) struct RequestRoom {
     unsent: AtomicUsize,
     /// Counts how often bytes were given to HTTP/2 or sent. It reads no clock, because HTTP/2 holds a lock meanwhile.
     moves: AtomicU64,
-    /// That count and the time when a check last found a changed count.
+    /// The value of `moves`, and the time, when a check last found a changed count.
     seen_moves: AtomicU64,
     seen_at: AtomicU64,
     key: u64,

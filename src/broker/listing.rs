@@ -83,7 +83,7 @@ pub struct LeaseFilter {
 enum VisibleLeases {
     All,
     OfTenant,
-    /// Those of the jobs that the caller launched.
+    /// The leases of the jobs that the caller launched.
     OfJobs(BTreeSet<JobId>),
 }
 

@@ -19,9 +19,9 @@ super::words! {
 super::words! {
     /// Whether an audience sees the caller's SVID.
     Presenter {
-        /// It compares the token's subject with the presenter's SVID.
+        /// The audience compares the token's subject with the presenter's SVID.
         Mtls = "mtls",
-        /// It does not: anyone who holds the token can use it.
+        /// The audience does not see the SVID, so anyone who has the token can use it.
         None = "none",
     }
 }

@@ -7,7 +7,7 @@ use crate::name::{HumanName, PrincipalKind, SpiffeId, SpiffePattern, TenantName}
 super::words! {
     /// How many jobs a SPIFFE ID belongs to.
     IdentityUse {
-        /// It belongs to one job only.
+        /// The SPIFFE ID belongs to one job only.
         Job = "job",
         /// Several jobs may use it, so joining requires a ticket.
         Shared = "shared",
@@ -26,7 +26,7 @@ pub struct Principal {
     pub groups: BTreeSet<String>,
     /// The people that it may act for.
     pub may_act_for: Vec<HumanPattern>,
-    /// It is known, but may do nothing.
+    /// Whether the principal may do nothing, although it is known.
     pub disabled: bool,
     /// The file and line of its entry, for example `acme.toml:12`.
     pub matched: String,

@@ -71,7 +71,7 @@ super::words! {
 pub struct Resource {
     pub name: ResourceName,
     pub tenant: TenantName,
-    /// Its folder, as a URL that ends in a slash.
+    /// The resource's folder, as a URL that ends in a slash.
     pub location: String,
     /// The audience that serves it to holders of a credential.
     pub audience: SpiffeId,

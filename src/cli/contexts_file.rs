@@ -29,7 +29,7 @@ pub struct Contexts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BrokenContext {
     pub problems: Problems,
-    /// Its text, so that writing the file keeps it.
+    /// The context's text, so that writing the file keeps it.
     table: toml::Table,
 }
 

@@ -24,7 +24,7 @@ use crate::{
 pub(super) enum Needs {
     /// One thread is enough.
     OneThread,
-    /// It serves many clients at once.
+    /// The command serves many clients at once.
     Workers,
 }
 

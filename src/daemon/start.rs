@@ -41,9 +41,9 @@ use crate::{
 /// How the daemon stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
-    /// It was asked to stop.
+    /// The daemon was asked to stop.
     InOrder,
-    /// A part of it died, or the ledger could not be closed.
+    /// A part of the daemon died, or the ledger could not be closed.
     Failed,
 }
 

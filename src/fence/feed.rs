@@ -23,7 +23,7 @@ pub enum Concern {
     All,
     /// The leases of one tenant's jobs.
     JobsOf(TenantName),
-    /// Those for a tenant's resources, whichever tenant's job has them.
+    /// The leases for a tenant's resources, whichever tenant's job has them.
     ThingsOf(TenantName),
 }
 

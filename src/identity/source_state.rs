@@ -29,7 +29,7 @@ impl SourceState {
         SourceState::Awaited { why: Self::NOT_ASKED_YET.to_owned() }
     }
 
-    /// Its one word for logs and metrics.
+    /// The state's word in logs and metrics.
     pub fn word(&self) -> &'static str {
         match self {
             SourceState::Good => "good",

@@ -125,7 +125,7 @@ impl X509Svid {
     }
 }
 
-/// Its SPIFFE ID and when it expires.
+/// Writes the SPIFFE ID and when the SVID expires.
 impl fmt::Display for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, until {}", self.leaf.spiffe_id, self.leaf.not_after)

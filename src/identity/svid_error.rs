@@ -164,7 +164,7 @@ pub enum SvidError {
 }
 
 impl SvidError {
-    /// Its code in metrics, the log and the ledger.
+    /// The error's code in metrics, the log and the ledger.
     pub fn reason(&self) -> Reason {
         use SvidError as E;
         match self {

@@ -26,7 +26,7 @@ pub(crate) struct TestCa {
     domain: TrustDomain,
     params: CertificateParams,
     key: KeyPair,
-    /// Its own certificate.
+    /// The CA's own certificate.
     pub(crate) der: CertificateDer<'static>,
     /// What its leaves present beside themselves: nothing for a root.
     pub(crate) above: Vec<CertificateDer<'static>>,

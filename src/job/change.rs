@@ -20,7 +20,7 @@ pub enum Change {
         key: String,
         at: LeaseTime,
         ticket: SecretDigest,
-        /// These identities join without the ticket.
+        /// The identities that join without the ticket.
         vouched: Vec<SpiffePattern>,
     },
     AttemptDraining {

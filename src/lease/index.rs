@@ -89,7 +89,7 @@ impl ById {
 /// Leases of the same member, half and set of resources.
 #[derive(Debug)]
 struct Group {
-    /// Those of its first lease, shared by all leases with equal facts.
+    /// The facts of the group's first lease, shared by all leases with equal facts.
     facts: Arc<Facts>,
     leases: HashTable<Arc<Lease>>,
     /// The lowering after which its dead leases were last looked for.

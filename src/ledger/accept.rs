@@ -57,7 +57,7 @@ enum AppendingState {
 
 /// A deferred record: accepted, in order, and durable once it is on disk.
 pub struct Deferred {
-    /// Its index in the ledger.
+    /// The record's index in the ledger.
     pub index: u64,
     answer: Result<oneshot::Receiver<Result<u64, LedgerError>>, LedgerError>,
 }

@@ -243,7 +243,7 @@ fn is_zero(n: &u64) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coalesced {
     pub records: u64,
-    /// Their number by `type`.
+    /// The number of records by `type`.
     pub types: BTreeMap<String, u64>,
     /// When the last of them happened; the record's own time is that of the first.
     pub last: Wall,
@@ -428,9 +428,9 @@ pub struct Credential {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// Their deadline came.
+    /// The leases' deadline came.
     Expired,
-    /// Their holder gave them back.
+    /// The holder released the leases.
     Released,
     /// A fence was lowered.
     Lowered { name: FenceName, seq: u64 },

@@ -20,9 +20,9 @@ pub enum Health {
 /// How the writer thread ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriterEnd {
-    /// It was asked to.
+    /// The writer was asked to end.
     Closed,
-    /// It panicked: the daemon must go down.
+    /// The writer panicked, so the daemon must stop.
     Died,
 }
 

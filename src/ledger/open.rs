@@ -55,10 +55,10 @@ pub struct Options {
 /// What a start does if the directory shows that it had a ledger, and has none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lost {
-    /// It refuses: the locks, jobs and decisions of that ledger are not known.
+    /// The start fails: the locks, jobs and decisions of that ledger are not known.
     #[default]
     Refuse,
-    /// It begins a new ledger, because an operator said so, and refuses if there is one.
+    /// The start begins a new ledger, because an operator asked for it. It fails if a ledger exists.
     BeginNew,
 }
 

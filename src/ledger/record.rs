@@ -22,7 +22,7 @@ const HASH_BYTES: usize = HASH_OPEN.len() + 64 + 2;
 /// One record, as it was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
-    /// Its index in the ledger, from 1.
+    /// The record's index in the ledger, from 1.
     pub index: u64,
     /// The digest of the line before it.
     pub prev: Digest,

@@ -78,9 +78,9 @@ pub(super) struct OpenSegment {
 
 /// Why the disk cannot store everything yet.
 enum Stuck {
-    /// It stores endings, but has no space for the reserve.
+    /// The disk stores endings, but has no space for the reserve.
     EndingsOnly(io::Error),
-    /// It is full, no ending waits, and the reserve is present for the next one.
+    /// The disk is full, no ending waits, and the reserve is present for the next one.
     Full(io::Error),
     Failing(io::Error),
 }

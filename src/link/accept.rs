@@ -242,7 +242,7 @@ async fn serve_connection<S, B>(
         CallerClass::Unknown => shared.http_unknown.clone(),
         CallerClass::Known | CallerClass::Operator => shared.http.clone(),
     };
-    // Only the negotiated protocol is accepted: a bad preface is not taken for HTTP/1.1.
+    // Only the negotiated protocol is accepted: a bad preface is not treated as HTTP/1.1.
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2") && http.is_http1_available();
     let http = if is_h2 { http.http2_only() } else { http };
     let (tls, preface_bytes) = counted_preface(tls);

@@ -7,11 +7,11 @@ use crate::identity::Peer;
 /// What the server knows of a peer whose SVID verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallerClass {
-    /// It is not in the catalog. All such peers share a small room, and get few streams.
+    /// The peer is not in the catalog. All such peers share a small room, and get few streams.
     Unknown,
-    /// It may call.
+    /// The peer may call.
     Known,
-    /// It can end the access of others, so it has room that no other class can take.
+    /// The peer can end the access of others, so it has room that no other class can use.
     Operator,
 }
 

@@ -59,7 +59,7 @@ pub enum FailureCause {
 }
 
 impl HandshakeFailure {
-    /// Its code in metrics and the log; `None` if the peer did not present a certificate.
+    /// The failure's code in metrics and the log. `None` if the peer did not present a certificate.
     pub fn reason(&self) -> Option<Reason> {
         match &self.cause {
             FailureCause::Svid(why) => Some(why.reason()),

@@ -64,17 +64,17 @@ closed! {
 closed! {
     /// The relation of a caller to the job, member or audience that a call names. The broker, which knows the state, gives it.
     Relation {
-        /// It created the job.
+        /// The caller created the job.
         Launcher = "launcher",
-        /// The job names it in `members.start`.
+        /// The job names the caller in `members.start`.
         Start = "start",
-        /// The job names it in `members.join`.
+        /// The job names the caller in `members.join`.
         Join = "join",
-        /// It is a member of the attempt.
+        /// The caller is a member of the attempt.
         Member = "member",
         /// The call concerns only the caller's own membership.
         Itself = "self",
-        /// It checks for the audience.
+        /// The caller checks tokens for the audience.
         Verifier = "verifier",
     }
 }

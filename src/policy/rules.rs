@@ -37,7 +37,7 @@ pub struct Rule {
     pub gate: Option<ApprovalGate>,
     /// Whether it permits.
     pub permits: bool,
-    /// Its file and line, for example `leasehold.cedar:24`.
+    /// The rule's file and line, for example `leasehold.cedar:24`.
     pub place: String,
 }
 

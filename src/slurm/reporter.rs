@@ -55,11 +55,11 @@ pub enum Delivery<E> {
     Outdated(String),
     /// The Slurm user may not take part in the job, so it is dropped.
     NotTheirs(Refusal),
-    /// The daemon refused it for good, so it is dropped.
+    /// The daemon refused the report for good, so it is dropped.
     Dropped(E),
-    /// It could not be sent. It stays in the spool.
+    /// The report could not be sent, so it stays in the spool.
     Kept(E),
-    /// It was sent, but its run has begun no attempt so far. It stays in the spool.
+    /// The report was sent, but its run has begun no attempt so far. It stays in the spool.
     Waits(String),
 }
 

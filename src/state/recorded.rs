@@ -49,11 +49,11 @@ pub struct Recorded {
 #[derive(Clone, Debug)]
 pub(super) struct RecordedJob {
     pub(super) job: Arc<Job>,
-    /// The index of the record that created it.
+    /// The index of the record that created the job.
     pub(super) made: u64,
-    /// Its bytes when it was created.
+    /// The job's bytes when it was created.
     pub(super) creation: usize,
-    /// Its position among the closed jobs.
+    /// The job's position among the closed jobs.
     pub(super) turn: Option<ClosedPlace>,
     pub(super) before: Option<BeforeWidening>,
 }

@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) job: Arc<Job>,
-    /// Its bytes when it was created.
+    /// The job's bytes when it was created.
     pub(super) creation: usize,
     pub(super) under_way: UnderWay,
     pub(super) watch: watch::Sender<Arc<Job>>,

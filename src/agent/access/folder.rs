@@ -77,7 +77,7 @@ pub(crate) struct LockedFolder {
     path: PathBuf,
     readers: Readers,
     lock: File,
-    /// It existed before, so it is not removed.
+    /// Whether the folder existed before. If so, it is not removed.
     pub(crate) is_kept: bool,
 }
 

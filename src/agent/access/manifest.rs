@@ -30,7 +30,7 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
-    /// Its file name.
+    /// The manifest's file name.
     const NAME: &str = ".leasehold";
 
     /// For a directory without files that the wrapper wrote.

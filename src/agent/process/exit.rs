@@ -9,9 +9,9 @@ use crate::proto::v1;
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildStatus {
-    /// It exited with this code.
+    /// The process exited with this code.
     Exited(i32),
-    /// A signal with this number ended it.
+    /// A signal with this number ended the process.
     Signalled(i32),
 }
 

@@ -137,17 +137,17 @@ impl GuardArgs {
 /// An event of the command. Each is one line on the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GuardEvent {
-    /// It runs. This or `NotStarted` is the first event.
+    /// The command runs. This or `NotStarted` is the first event.
     Started(Pid),
-    /// It could not be started, with the number of the error.
+    /// The command could not be started, with the number of the error.
     NotStarted(i32),
-    /// This signal stopped it.
+    /// This signal stopped the command.
     Stopped(i32),
-    /// It goes on after a stop.
+    /// The command goes on after a stop.
     Continued,
-    /// This signal came to the guard.
+    /// The guard received this signal.
     Signal(i32),
-    /// It has ended, with the status of wait(2).
+    /// The command has ended, with the status of wait(2).
     Ended(i32),
 }
 

@@ -84,7 +84,7 @@ impl fmt::Display for EndpointUrl {
 }
 
 impl EndpointProfile {
-    /// Its name in the standard.
+    /// The profile's name in the standard.
     pub fn as_str(&self) -> &'static str {
         match self {
             EndpointProfile::Web { .. } => "https_web",
