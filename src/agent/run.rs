@@ -235,7 +235,7 @@ impl RunningCommand {
 
     /// Writes to the files that the command is to finish, before the command gets the signal.
     fn write_drain_note(&mut self, signal: SignalNumber) {
-        if self.finish_request.ask() {
+        if self.finish_request.mark_asked() {
             let writing_ends = Some(self.clock.now().wall.plus(self.drain));
             let reason = format!("{signal} from outside");
             // If this fails it is written later. The command gets the signal in any case.
@@ -245,7 +245,7 @@ impl RunningCommand {
 
     /// The daemon asks the command to finish, because an operator drains the job. The files say until when.
     fn on_drain_from_outside(&mut self) {
-        if !self.finish_request.ask() {
+        if !self.finish_request.mark_asked() {
             return;
         }
         match self.settings.signal_to_finish() {

@@ -192,7 +192,7 @@ impl Sidecar {
 
     /// An operator drains the job: asks the watched process to finish, if there is one.
     fn on_drain_from_outside(&mut self) {
-        if !self.finish_request.ask() {
+        if !self.finish_request.mark_asked() {
             return;
         }
         if let (Some(signal), Some(process)) = (self.settings.signal_to_finish(), self.work.process) {

@@ -82,7 +82,7 @@ impl Broker {
     }
 
     /// Asks for a Grant. The stand goes into it.
-    pub(super) fn ask(
+    pub(super) fn request_grant(
         &self,
         holder: &SpiffeId,
         q: WorkQuestion<'_>,

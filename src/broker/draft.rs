@@ -195,7 +195,7 @@ impl Broker {
         let ttl = life.deadline.since(draft.now.lease);
         let AccessRequest { caller, .. } = draft.request;
         let revision = draft.request.revision();
-        draft.with_question(ttl, |question| self.ask(caller.id(), question, stand, revision))
+        draft.with_question(ttl, |question| self.request_grant(caller.id(), question, stand, revision))
     }
 
     /// Whether policy would allow it for the shortest life. If so, a denial meant only that the life is too long.

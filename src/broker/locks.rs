@@ -92,7 +92,7 @@ impl Broker {
     /// Counts the live leases that a lock would end.
     fn behind_lock(&self, name: &LockName) -> u64 {
         let prefix = match name {
-            LockName::Name(name) => return self.behind(name),
+            LockName::Name(name) => return self.count_behind(name),
             LockName::Prefix(prefix) => prefix.as_str(),
         };
         let is_below = |name: &FenceName| matches!(name.kind(), FenceKind::Identity(id) if id.as_str().starts_with(prefix));

@@ -120,7 +120,7 @@ impl Broker {
     }
 
     /// Counts the live leases that a name would end.
-    pub(super) fn behind(&self, name: &FenceName) -> u64 {
+    pub(super) fn count_behind(&self, name: &FenceName) -> u64 {
         match name.kind() {
             FenceKind::Lease(id) => u64::from(self.table.find(id).is_some()),
             _ => self.fences.behind(name),
@@ -128,7 +128,7 @@ impl Broker {
     }
 
     fn would_revoke(&self, name: &FenceName) -> Revoked {
-        let ending = self.dry_ending(self.behind(name));
+        let ending = self.dry_ending(self.count_behind(name));
         let jobs_closed = match name.kind() {
             FenceKind::Job(job) if self.state.job(job).is_some_and(|j| !j.is_closed()) => vec![job],
             _ => Vec::new(),

@@ -79,29 +79,29 @@ fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
             ("spec", Value::Object(spec)) => {
                 let kept = OF_SPEC.iter().filter(|key| !left_out.contains(key));
                 let kept = kept.filter_map(|key| Some((*key, spec.get(*key)?)));
-                kept.for_each(|(key, value)| say(key, value, &mut said));
+                kept.for_each(|(key, value)| push_field(key, value, &mut said));
             }
             // Leave the rules out: they allowed it. A denial has its own record.
             ("decision", Value::Object(decision)) => {
-                say(key, decision.get("result").unwrap_or(&Value::Null), &mut said);
+                push_field(key, decision.get("result").unwrap_or(&Value::Null), &mut said);
             }
-            ("by", Value::Object(by)) => say(key, by.get("spiffe_id").unwrap_or(value), &mut said),
+            ("by", Value::Object(by)) => push_field(key, by.get("spiffe_id").unwrap_or(value), &mut said),
             ("ending", Value::Object(ending)) => {
-                say("leases_ended", ending.get("behind").unwrap_or(&Value::Null), &mut said);
+                push_field("leases_ended", ending.get("behind").unwrap_or(&Value::Null), &mut said);
             }
             ("cause", Value::Object(cause)) => {
                 let lowered = cause.get("lowered").and_then(|l| l.get("name"));
-                say(key, lowered.unwrap_or(value), &mut said);
+                push_field(key, lowered.unwrap_or(value), &mut said);
             }
             ("credential" | "inputs" | "outputs", _) => {}
-            _ => say(key, value, &mut said),
+            _ => push_field(key, value, &mut said),
         }
     }
     said
 }
 
 /// Adds one `key=value`, with quotes if the value has blanks. Adds nothing for an empty value.
-fn say(key: &str, value: &Value, said: &mut Vec<String>) {
+fn push_field(key: &str, value: &Value, said: &mut Vec<String>) {
     let shown = match value {
         Value::Null => return,
         Value::Array(items) if items.is_empty() => return,

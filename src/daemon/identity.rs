@@ -53,7 +53,7 @@ pub(super) async fn watch(
 ) {
     let mut watched = Watched::default();
     loop {
-        watched.look(&source.current(), clock.now().wall);
+        watched.report_changes(&source.current(), clock.now().wall);
         let failing = u32::try_from(source.failing()).unwrap_or(u32::MAX);
         metrics::gauge!("leasehold_identity_origins_failing").set(f64::from(failing));
         tokio::select! {
@@ -71,7 +71,7 @@ struct Watched {
 }
 
 impl Watched {
-    fn look(&mut self, trust: &Trust, now: Wall) {
+    fn report_changes(&mut self, trust: &Trust, now: Wall) {
         let leaf = trust.svid.as_ref().map(|svid| svid.leaf());
         let digest = leaf.map(|leaf| leaf.x5t_s256);
         if digest.is_some() && digest != self.svid {
@@ -136,16 +136,16 @@ mod tests {
         // At its half-life now: an issuer may take a tenth of the life more.
         let trust_now = trust(&ca, HOUR);
         let mut watched = Watched::default();
-        watched.look(&trust_now, NOW);
+        watched.report_changes(&trust_now, NOW);
         assert!(!watched.is_late);
-        watched.look(&trust_now, NOW.plus(12 * MINUTE));
+        watched.report_changes(&trust_now, NOW.plus(12 * MINUTE));
         assert!(!watched.is_late);
-        watched.look(&trust_now, NOW.plus(12 * MINUTE + Duration::from_secs(1)));
+        watched.report_changes(&trust_now, NOW.plus(12 * MINUTE + Duration::from_secs(1)));
         assert!(watched.is_late);
-        watched.look(&trust(&ca, 2 * HOUR), NOW.plus(13 * MINUTE));
+        watched.report_changes(&trust(&ca, 2 * HOUR), NOW.plus(13 * MINUTE));
         assert!(!watched.is_late);
         let gone = Trust { svid: None, ..trust_now };
-        watched.look(&gone, NOW);
+        watched.report_changes(&gone, NOW);
         assert!(watched.is_late, "none at all is late, too");
     }
 

@@ -109,13 +109,13 @@ impl Inspection {
         }
     }
 
-    fn look(&mut self, key: &str) -> &mut Look {
-        let place = self.looks.iter().position(|look| look.key == key).unwrap_or_else(|| {
+    fn look_mut(&mut self, key: &str) -> &mut Look {
+        let index = self.looks.iter().position(|look| look.key == key).unwrap_or_else(|| {
             self.looks.push(Look { key: key.to_owned(), ..Look::default() });
             self.looks.len() - 1
         });
         #[expect(clippy::indexing_slicing, reason = "it was found or pushed above")]
-        &mut self.looks[place]
+        &mut self.looks[index]
     }
 
     /// Whether a file exists. A missing one was noted with its path.
@@ -132,11 +132,11 @@ impl Inspection {
             }
             match roots.clone().with_file_at(domain.clone(), path, now) {
                 Ok(more) => roots = more,
-                Err(error) => self.look(&key).faults.push(said(&error)),
+                Err(error) => self.look_mut(&key).faults.push(said(&error)),
             }
             let mine = format!("`{domain}`");
             let warnings = roots.warnings().into_iter().filter(|w| w.starts_with(&mine));
-            self.look(&key).warnings.extend(warnings);
+            self.look_mut(&key).warnings.extend(warnings);
         }
         roots
     }
@@ -148,11 +148,11 @@ impl Inspection {
         }
         match X509Svid::load(cert, key) {
             Err(error) if error.file == key.display().to_string() => {
-                self.look("identity.key").faults.push(said(&error));
+                self.look_mut("identity.key").faults.push(said(&error));
             }
-            Err(error) => self.look("identity.cert").faults.push(said(&error)),
+            Err(error) => self.look_mut("identity.cert").faults.push(said(&error)),
             Ok(svid) => {
-                let look = self.look("identity.cert");
+                let look = self.look_mut("identity.cert");
                 if let Err(why) = svid.verify(roots, now) {
                     look.faults.push(format!("{}: every client would refuse it: {why}", svid.spiffe_id()));
                 } else if let Err(why) = svid.leaf().check_life(limits::SVID_LIFE_MAX) {
@@ -175,7 +175,7 @@ impl Inspection {
             }
             let opened = BundleSource::open(endpoint.clone(), Duration::MAX, Duration::MAX, clock.clone());
             if let Err(error) = opened {
-                self.look(&key).faults.push(said(&error));
+                self.look_mut(&key).faults.push(said(&error));
             }
         }
     }
@@ -187,20 +187,20 @@ impl Inspection {
         }
         match listeners::web_tls(cert, key) {
             Ok(acceptor) => self.tls = Some(acceptor),
-            Err(fault) => self.look(fault.key).faults.push(fault.what),
+            Err(fault) => self.look_mut(fault.key).faults.push(fault.what),
         }
     }
 
     fn look_at_rules(&mut self, config: &Config) {
         let read = rules::read_all(&config.policy, None);
-        self.look("policy.catalog").faults.extend(read.catalog_faults);
-        self.look("policy.dir").faults.extend(read.policy_faults);
+        self.look_mut("policy.catalog").faults.extend(read.catalog_faults);
+        self.look_mut("policy.dir").faults.extend(read.policy_faults);
         if let Some(rules) = &read.rules {
             let catalog = rules.catalog();
-            self.look("policy.catalog").warnings.extend(catalog.warnings().to_vec());
-            self.look("policy.catalog").warnings.extend(strangers(config, rules));
-            self.look("policy.dir").warnings.extend(rules.engine.warnings().to_vec());
-            self.look("policy.catalog").warnings.extend(rules.engine.gaps());
+            self.look_mut("policy.catalog").warnings.extend(catalog.warnings().to_vec());
+            self.look_mut("policy.catalog").warnings.extend(strangers(config, rules));
+            self.look_mut("policy.dir").warnings.extend(rules.engine.warnings().to_vec());
+            self.look_mut("policy.catalog").warnings.extend(rules.engine.gaps());
         }
         self.rules = read.rules;
     }

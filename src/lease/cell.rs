@@ -56,10 +56,10 @@ impl LeaseCell {
 
     /// Checks that it is not ended and not due.
     pub(super) fn check(&self, now: LeaseTime) -> Result<(), LeaseRefused> {
-        Self::look(self.0.load(Ordering::Acquire), now)
+        Self::check_word(self.0.load(Ordering::Acquire), now)
     }
 
-    fn look(word: u64, now: LeaseTime) -> Result<(), LeaseRefused> {
+    fn check_word(word: u64, now: LeaseTime) -> Result<(), LeaseRefused> {
         if word & ENDED != 0 {
             return Err(LeaseRefused::Ended);
         }
@@ -75,7 +75,7 @@ impl LeaseCell {
         let next = u64::from(next);
         let mut word = self.0.load(Ordering::Acquire);
         loop {
-            Self::look(word, now)?;
+            Self::check_word(word, now)?;
             if next > GENERATION_MAX {
                 return Err(LeaseRefused::WornOut);
             }

@@ -201,7 +201,7 @@ impl ByJob {
 
     /// Calls `see` for the leases that stand behind a name, shard by shard. It checks groups, of which there are far
     /// fewer than leases.
-    pub(super) fn behind(&self, name: &FenceName, mut see: impl FnMut(&Arc<Lease>)) {
+    pub(super) fn each_behind(&self, name: &FenceName, mut see: impl FnMut(&Arc<Lease>)) {
         for shard in &self.0 {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let groups = shard.values().flat_map(|j| j.groups.values());

@@ -319,7 +319,7 @@ impl Table {
             | FenceKind::AttemptReading(j, _)
             | FenceKind::Member(j, ..)
             | FenceKind::MemberReading(j, ..) => self.by_job.of(j, name, see),
-            _ => self.by_job.behind(name, see),
+            _ => self.by_job.each_behind(name, see),
         }
     }
 

@@ -58,7 +58,7 @@ impl<'a> ContextFields<'a> {
     }
 
     /// Adds the fields that a slice reads to a key, so that other fields make no new key.
-    pub(super) fn ask(&self, reads: &Reads, question: &mut DecisionKey) {
+    pub(super) fn add_to_key(&self, reads: &Reads, question: &mut DecisionKey) {
         for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
             match fact {
                 ContextField::Text(t) => question.add(t),

@@ -43,7 +43,7 @@ impl Engine {
     pub fn load(from: &PolicySource, catalog: &Catalog, explain: Explain) -> Result<Self, PolicyErrors> {
         let rules = RuleSet::load(from)?;
         let types = Types::new()?;
-        let slices = slice::cut(&rules, &types)?;
+        let slices = slice::build_slices(&rules, &types)?;
         let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
         let catalog = catalog.clone();
         let prepared = Prepared::new(&types, &rules.schema, &catalog)?;
@@ -242,7 +242,7 @@ impl Engine {
         question.add(slice.action.id().unescaped());
         question.add(me.id().unescaped());
         question.add(on.id().unescaped());
-        facts.ask(&slice.reads, &mut question);
+        facts.add_to_key(&slice.reads, &mut question);
         self.memo.answer(question, || self.evaluate(slice, &self.prepared.entities, me, on, facts))
     }
 
@@ -265,7 +265,7 @@ impl Engine {
             Ok(request) => request,
             Err(e) => return Outcome::Error(vec![e]),
         };
-        let (allowed, rules) = match self.ask(&request, &slice.all, entities) {
+        let (allowed, rules) = match self.evaluate_policies(&request, &slice.all, entities) {
             Ok(answer) => answer,
             Err(failed) => return Outcome::Error(failed),
         };
@@ -275,7 +275,7 @@ impl Engine {
         let (gates, guards): (Vec<_>, Vec<_>) = rules.into_iter().partition(|r| r.gate.is_some());
         match &slice.without_gates {
             _ if !guards.is_empty() => Outcome::Forbid(guards),
-            Some(open) if !gates.is_empty() => match self.ask(&request, open, entities) {
+            Some(open) if !gates.is_empty() => match self.evaluate_policies(&request, open, entities) {
                 // Approval is asked for only if the request could pass with it.
                 Ok((true, permits)) => Outcome::Wait(gates, permits),
                 Ok((false, _)) => Outcome::Nothing,
@@ -286,7 +286,7 @@ impl Engine {
     }
 
     /// Whether it is allowed, and by which rules. `Err` if any rule could not be evaluated.
-    fn ask(
+    fn evaluate_policies(
         &self,
         request: &Request,
         policies: &PolicySet,

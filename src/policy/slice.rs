@@ -47,7 +47,7 @@ pub(super) struct Slice {
 pub(super) type Slices = HashMap<(PrincipalKind, PolicyAct), Slice>;
 
 /// Sorts policies by the kinds of principal and the acts that their scopes can match.
-pub(super) fn cut(rules: &RuleSet, types: &Types) -> Result<Slices, PolicyErrors> {
+pub(super) fn build_slices(rules: &RuleSet, types: &Types) -> Result<Slices, PolicyErrors> {
     let actions = rules.schema.action_entities().map_err(schema_fault)?;
     let mut out = Slices::new();
     let mut faults = Vec::new();
@@ -84,7 +84,7 @@ fn slice(action: EntityUid, speaking: &[(&Rule, &Policy)]) -> Result<Slice, Poli
     let gated = speaking.iter().any(|(r, _)| r.gate.is_some());
     let mut reads = Reads::default();
     for (_, policy) in speaking {
-        reads.note(policy);
+        reads.add_policy(policy);
     }
     Ok(Slice {
         action,
@@ -136,16 +136,16 @@ impl Reads {
         Reads { fields: BTreeSet::new(), everything: true }
     }
 
-    fn note(&mut self, policy: &Policy) {
+    fn add_policy(&mut self, policy: &Policy) {
         match policy.to_json() {
-            Ok(json) => self.note_json(&json),
+            Ok(json) => self.add_json(&json),
             Err(_) => self.everything = true,
         }
     }
 
     /// Walks Cedar's JSON form, in which `context.x` is `{".": {"left": {"Var": "context"}, "attr": "x"}}` and
     /// `context has x` is written under `has` in the same form.
-    fn note_json(&mut self, json: &Json) {
+    fn add_json(&mut self, json: &Json) {
         match json {
             Json::Object(map) => {
                 let context = |v: &Json| v.get("Var").and_then(Json::as_str) == Some("context");
@@ -156,11 +156,11 @@ impl Reads {
                             self.fields.insert(field.to_owned());
                         }
                         ("Var", _, _) if value.as_str() == Some("context") => self.everything = true,
-                        _ => self.note_json(value),
+                        _ => self.add_json(value),
                     }
                 }
             }
-            Json::Array(items) => items.iter().for_each(|i| self.note_json(i)),
+            Json::Array(items) => items.iter().for_each(|i| self.add_json(i)),
             _ => {}
         }
     }
@@ -173,7 +173,7 @@ mod tests {
     fn reads(condition: &str) -> Reads {
         let text = format!("permit (principal, action, resource) when {{ {condition} }};");
         let mut reads = Reads::default();
-        reads.note(&Policy::parse(None, text).unwrap());
+        reads.add_policy(&Policy::parse(None, text).unwrap());
         reads
     }
 

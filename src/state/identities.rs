@@ -55,7 +55,7 @@ impl Identities {
         self.uses.len()
     }
 
-    pub(super) fn knows(&self, id: &SpiffeId) -> bool {
+    pub(super) fn contains(&self, id: &SpiffeId) -> bool {
         self.uses.contains_key(id)
     }
 
@@ -81,8 +81,8 @@ impl Identities {
         }
     }
 
-    /// Notes a use. Returns whether it is new.
-    pub(super) fn note(&mut self, id: &SpiffeId, new: Use) -> bool {
+    /// Records a use. Returns whether it is new.
+    pub(super) fn record_use(&mut self, id: &SpiffeId, new: Use) -> bool {
         let uses = self.uses.entry(id.clone()).or_default();
         if uses.iter().any(|u| u.job == new.job) {
             return false;
@@ -154,21 +154,21 @@ mod tests {
         let mut all = Identities::default();
         let now = LeaseTime(1_000);
         assert_eq!(all.bound_elsewhere(&id("a"), JobId(1), now), None);
-        assert!(all.note(&id("a"), open(2, 20)) && all.note(&id("a"), open(1, 10)));
-        assert!(!all.note(&id("a"), open(1, 30)), "it is known");
+        assert!(all.record_use(&id("a"), open(2, 20)) && all.record_use(&id("a"), open(1, 10)));
+        assert!(!all.record_use(&id("a"), open(1, 30)), "it is known");
         assert_eq!(all.bound_elsewhere(&id("a"), JobId(2), now), Some(JobId(1)));
         assert_eq!(all.bound_elsewhere(&id("a"), JobId(1), now), None);
         assert_eq!(all.bound_elsewhere(&id("b"), JobId(2), now), None);
         let over = Use { closed: Some(now), ..open(3, 5) };
-        assert!(all.note(&id("c"), over));
+        assert!(all.record_use(&id("c"), over));
         let late = now.plus(limits::IDENTITY_BOUND);
         assert_eq!(all.bound_elsewhere(&id("c"), JobId(4), late), Some(JobId(3)));
         all.prune(late);
-        assert!(all.knows(&id("c")));
+        assert!(all.contains(&id("c")));
         let later = LeaseTime(late.0 + 1);
         assert_eq!(all.bound_elsewhere(&id("c"), JobId(4), later), None);
         all.prune(later);
-        assert!(!all.knows(&id("c")) && all.knows(&id("a")) && all.len() == 1);
+        assert!(!all.contains(&id("c")) && all.contains(&id("a")) && all.len() == 1);
     }
 
     #[test]

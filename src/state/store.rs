@@ -49,7 +49,7 @@ impl Store {
             inner.put(job, creation);
         }
         for (id, of) in rebuilt.identities {
-            inner.identities.note(&id, of);
+            inner.identities.record_use(&id, of);
         }
         for (key, made) in rebuilt.keys {
             // If a key was used again after its day, the newer job has it.

@@ -78,7 +78,7 @@ impl StoreState {
         let job = Arc::new(job);
         self.order.insert((job.created, job.id), ());
         for (id, of) in uses_of(&job) {
-            self.identities.note(&id, of);
+            self.identities.record_use(&id, of);
         }
         let watch = watch::Sender::new(job.clone());
         self.jobs.insert(job.id, Slot { job: job.clone(), creation, under_way: UnderWay::default(), watch });
@@ -101,7 +101,7 @@ impl StoreState {
         if let Change::MemberJoined { attempt, member, .. } = change
             && let Some(a) = job.attempt(*attempt)
         {
-            self.identities.note(member, Use { job: id, first: a.began, closed: None });
+            self.identities.record_use(member, Use { job: id, first: a.began, closed: None });
         }
         if was_open && job.is_closed() {
             self.open.remove(&job.spec.tenant, before);

@@ -147,7 +147,7 @@ impl Store {
                     {
                         return Err(Refused::Bound(other));
                     }
-                    if identities.len() >= limits::IDENTITIES_MAX && !identities.knows(identity) {
+                    if identities.len() >= limits::IDENTITIES_MAX && !identities.contains(identity) {
                         return Err(Refused::TooManyIdentities);
                     }
                 }

@@ -388,7 +388,7 @@ impl<'t> Section<'t> {
     /// Returns a table below this one, if it exists.
     pub(crate) fn section_if_there(&mut self, key: &'static str, notes: &mut Notes) -> Option<Section<'t>> {
         let field = self.take(key)?;
-        Some(self.below(field, notes))
+        Some(self.subsection(field, notes))
     }
 
     /// Returns the tables of a list, `[[key]]`, each with its own line.
@@ -406,10 +406,10 @@ impl<'t> Section<'t> {
 
     /// Reads every key as a name, and its value as a table.
     pub(crate) fn named_sections(&self, notes: &mut Notes) -> Vec<(&'t str, Section<'t>)> {
-        self.fields.iter().map(|field| (field.key.as_str(), self.below(field, notes))).collect()
+        self.fields.iter().map(|field| (field.key.as_str(), self.subsection(field, notes))).collect()
     }
 
-    fn below(&self, field: &'t Field, notes: &mut Notes) -> Section<'t> {
+    fn subsection(&self, field: &'t Field, notes: &mut Notes) -> Section<'t> {
         let name = format!("{}{}", self.prefix, shown(&field.key));
         let wanted = format!("a table, [{name}]");
         Section::of(format!("{name}."), field.line, &field.node.value, &wanted, notes)

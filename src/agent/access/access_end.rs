@@ -19,7 +19,7 @@ impl AccessEnd {
     /// The end by a final refusal. The attempt may go on without us.
     pub(crate) fn of_refusal(refusal: Refusal) -> Self {
         let fix = refusal.fact("fix").map(|fix| format!("; {fix}")).unwrap_or_default();
-        let attempt = AttemptStatus::after(refusal.reason);
+        let attempt = AttemptStatus::from_reason(refusal.reason);
         AccessEnd { reason: refusal.reason, message: format!("{}{fix}", refusal.text), attempt }
     }
 
@@ -45,7 +45,7 @@ pub(crate) enum AttemptStatus {
 }
 
 impl AttemptStatus {
-    pub(crate) fn after(reason: Reason) -> Self {
+    pub(crate) fn from_reason(reason: Reason) -> Self {
         match reason {
             Reason::JobClosed | Reason::AttemptEnded | Reason::AttemptStale => AttemptStatus::Ended,
             _ => AttemptStatus::Open,
@@ -76,7 +76,7 @@ mod tests {
         assert_eq!(end.message, "identity:x is locked; ask an operator");
         assert_eq!(end.attempt, AttemptStatus::Open);
         for reason in [Reason::JobClosed, Reason::AttemptEnded, Reason::AttemptStale] {
-            assert_eq!(AttemptStatus::after(reason), AttemptStatus::Ended, "{reason}");
+            assert_eq!(AttemptStatus::from_reason(reason), AttemptStatus::Ended, "{reason}");
         }
     }
 }

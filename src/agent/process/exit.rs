@@ -52,8 +52,8 @@ pub(crate) enum FinishRequest {
 }
 
 impl FinishRequest {
-    /// Notes a request. Returns whether it is the first.
-    pub(crate) fn ask(&mut self) -> bool {
+    /// Records a request. Returns whether it is the first.
+    pub(crate) fn mark_asked(&mut self) -> bool {
         std::mem::replace(self, FinishRequest::Asked) == FinishRequest::NotAsked
     }
 }

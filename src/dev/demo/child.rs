@@ -39,7 +39,7 @@ async fn save_and_wait(go: &Path, what: &OsStr) -> io::Result<u8> {
         tokio::select! {
             _ = asked.recv() => if !std::mem::replace(&mut has_saved, true) {
                 let result = save(what).await.unwrap_or_else(|e| e.to_string());
-                put(&go.with_extension("saved"), &result)?;
+                write_atomically(&go.with_extension("saved"), &result)?;
             },
             () = tokio::time::sleep(LOOK) => if let Some(code) = exit_code(go) {
                 return Ok(code);
@@ -73,7 +73,7 @@ pub(super) const CHECKPOINT: &[u8] = b"weights, step 100\n";
 pub(super) const SAVED: &str = "saved";
 
 fn write_pid(go: &Path) -> io::Result<()> {
-    put(&go.with_extension("pid"), &std::process::id().to_string())
+    write_atomically(&go.with_extension("pid"), &std::process::id().to_string())
 }
 
 /// Returns the exit code from the file, or 1 if the folder is gone because the story was stopped.
@@ -85,7 +85,7 @@ fn exit_code(go: &Path) -> Option<u8> {
 }
 
 /// Writes a file whole or not at all.
-fn put(path: &Path, text: &str) -> io::Result<()> {
+fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("child-draft");
     std::fs::write(&draft, text)?;
     std::fs::rename(draft, path)

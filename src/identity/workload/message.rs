@@ -80,7 +80,7 @@ impl WorkloadState {
     ) -> Result<Self, MessageFault> {
         check_mandatory(message)?;
         // A repeated hint means the first SVID with it (section 5.2.1).
-        let picked = message.svids.iter().position(|entry| pick.is(entry));
+        let picked = message.svids.iter().position(|entry| pick.matches(entry));
         let svid = match picked.and_then(|at| message.svids.get(at)) {
             Some(entry) => Some(own(entry)?),
             None => None,
@@ -192,7 +192,7 @@ fn shown(entry: &X509svid) -> String {
 }
 
 impl Pick {
-    fn is(&self, entry: &X509svid) -> bool {
+    fn matches(&self, entry: &X509svid) -> bool {
         match self {
             Pick::First => true,
             Pick::Hint(hint) => entry.hint == *hint,

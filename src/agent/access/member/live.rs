@@ -274,7 +274,7 @@ impl LiveMember {
         }
         let report = match requests::report(&self.calls, &self.session, outcome, detail).await {
             Ok(()) => FinalReport::Delivered,
-            Err(refusal) if AttemptStatus::after(refusal.reason) == AttemptStatus::Ended => {
+            Err(refusal) if AttemptStatus::from_reason(refusal.reason) == AttemptStatus::Ended => {
                 FinalReport::NotNeeded
             }
             // A lock has ended all access, and the daemon accepts no report of a locked identity.

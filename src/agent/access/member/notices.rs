@@ -89,7 +89,7 @@ impl LiveMember {
         let reason = Reason::parse(&notice.reason).unwrap_or(Reason::Revoked);
         let attempt = match reason {
             Reason::Revoked => AttemptStatus::Ended,
-            other => AttemptStatus::after(other),
+            other => AttemptStatus::from_reason(other),
         };
         let by_time = matches!(reason, Reason::NotJoined | Reason::AttemptEnded | Reason::JobClosed);
         let daemon_now = time.as_ref().map(nearest_wall);
