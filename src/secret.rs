@@ -19,7 +19,7 @@ impl SecretText {
         SecretText(Zeroizing::new(text))
     }
 
-    /// Returns the text itself. Each call is a place where a secret leaves its wrapper.
+    /// Returns the text itself. With each call, a secret leaves its wrapper.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -52,7 +52,7 @@ impl Secret {
         Some(Secret(Zeroizing::new(bytes.try_into().ok()?)))
     }
 
-    /// Returns the bytes themselves. Each call is a place where a secret leaves its wrapper.
+    /// Returns the bytes themselves. With each call, a secret leaves its wrapper.
     pub fn expose(&self) -> &[u8] {
         self.0.as_ref()
     }

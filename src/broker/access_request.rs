@@ -38,7 +38,7 @@ pub(super) struct StandingRequest<'a> {
 /// Something was revoked or changed during the request, so what it recorded must end.
 pub(super) struct Overtaken {
     pub refusal: Refusal,
-    /// The reason as the record of the end says it.
+    /// The reason, in the form of the record of the end.
     pub detail: String,
 }
 

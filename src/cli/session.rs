@@ -31,7 +31,7 @@ pub struct Session {
     contexts_file: Result<PathBuf, NoPlace>,
     context: Option<String>,
     role: Option<PrincipalKind>,
-    /// How long to wait for a first SVID, if the command line says it.
+    /// How long to wait for a first SVID, if it is set on the command line.
     pub identity_wait: Option<Duration>,
     /// The SPIFFE agent that is used instead of the identity of the context.
     pub workload_api: Option<WorkloadEndpoint>,

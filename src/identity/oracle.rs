@@ -1,7 +1,7 @@
-//! Our verifier beside that of the `spiffe-rustls` crate, on generated chains: whoever differs, differs for a reason in
+//! Compares our verifier with that of the `spiffe-rustls` crate on generated chains. Each difference must have a reason in
 //! [`STRICTER`] or [`LAXER`].
 //!
-//! Each side is a server in a whole TLS 1.3 handshake. The crate takes its bundles from a Workload API, so that a small one is
+//! Each side is a server in a whole TLS 1.3 handshake. The crate gets its bundles from a Workload API, so that a small one is
 //! served here on a socket.
 
 use std::{
@@ -454,7 +454,7 @@ impl Oracle {
         (ours, shaken(self.server.clone(), presenting(&issued)).map(drop))
     }
 
-    /// The rule by which they differ on a chain, if they do. Panics where it is in neither list.
+    /// The rule by which they differ on a chain, if they do. Panics if it is in neither list.
     fn difference(&self, recipe: &Recipe) -> Option<String> {
         let (ours, theirs) = self.ask(recipe);
         let words = recipe.words();

@@ -30,7 +30,7 @@ fn webpki(root: &TestCa, issued: &Issued) -> Result<ServerConnection, Error> {
     shaken(Arc::new(config), presenting(issued))
 }
 
-/// The line that says what is wrong with an ID, as the server says it of an SVID that carries it.
+/// The server's message about an SVID with a bad ID: what is wrong with the ID.
 fn refused_id(ca: &TestCa, uri: &[u8]) -> SvidError {
     let issued = ca.issue("spiffe://example.org/a", &|p| {
         p.subject_alt_names.clear();

@@ -90,7 +90,7 @@ async fn a_ledger_goes_on_when_its_file_is_back() {
     assert_eq!(verify(&Dir::at(place.path()), Some(head)).unwrap().records, 3);
 }
 
-/// Waits for a while, and tells whether something came.
+/// Waits for a while, and returns whether something came.
 trait After: Future + Sized {
     async fn now_or_never_after(self, wait: Duration) -> Option<Self::Output> {
         tokio::time::timeout(wait, self).await.ok()

@@ -65,7 +65,7 @@ impl Snapshots {
         }
     }
 
-    /// Whether a snapshot or its record is being written. Meanwhile no other segment begins, because the record belongs in
+    /// Whether a snapshot or its record is being written. If so, no other segment begins, because the record belongs in
     /// this one. Once the durable records are past its index, it was written or refused.
     pub(super) fn under_way(&mut self, durable: u64) -> bool {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {

@@ -343,7 +343,7 @@ fn a_refusal_names_who_asked_the_rule_and_the_way_out() {
     let r = Ask::of(&[("read_model", "model:acme/base-1b@2026.04")]).refusal(&engine, etl);
     assert!(r.fact("rule").unwrap().ends_with("it wants the role trainer; your roles: none"), "{r:?}");
     assert!(r.fact("fix").unwrap().contains("acme.toml:"), "{r:?}");
-    // Both are missing: both are said.
+    // Both are missing, so the message names both.
     ask.parts = Ask::of(&[("read_dataset", "dataset:acme/corpus@2026-10")]).parts;
     let r = ask.refusal(&engine, etl);
     assert!(r.fact("rule").unwrap().contains("by the role trainer"), "{r:?}");

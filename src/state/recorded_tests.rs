@@ -492,7 +492,7 @@ async fn a_start_reads_only_the_last_snapshot_and_what_follows() {
     let report = verify_folded(&disk, None, &mut Recorded::default()).unwrap();
     assert!(report.first.unwrap().0 > 1);
     assert_eq!((report.snapshots, report.snapshots_followed), (1, 0), "what it says is believed, not proved");
-    // A head of what was moved away cannot be compared, and that is said.
+    // A head of records that were moved away cannot be compared, and the result reports that.
     let old = crate::ledger::Head { index: 2, digest: Digest::ZERO };
     let Err(ReadError::Tamper(t)) = verify_folded(&disk, Some(old), &mut Recorded::default()) else {
         panic!()

@@ -162,7 +162,7 @@ impl Follower {
         }
     }
 
-    /// Refuses everything if a new epoch of the daemon has begun: what the old epoch said is over.
+    /// Refuses everything if a new epoch of the daemon has begun, because the feed of the old epoch is no longer valid.
     fn forget_other_epochs(&self, epoch: u64) {
         let known = self.feed_state.status().epoch;
         if known.is_some_and(|known| known != epoch) {

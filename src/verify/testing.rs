@@ -128,7 +128,7 @@ impl Daemon {
         })
     }
 
-    /// The next subscription that was opened. Lets time pass where the follower waits before it comes.
+    /// The next subscription that was opened. Lets time pass if the follower waits before it opens one.
     pub(crate) async fn subscription(&mut self) -> Subscription {
         loop {
             tokio::select! {
@@ -139,7 +139,7 @@ impl Daemon {
         }
     }
 
-    /// The same, while the clock stands still.
+    /// The next subscription that was opened. The clock does not advance meanwhile.
     pub(crate) async fn opened(&mut self) -> Subscription {
         let opened = tokio::time::timeout(Duration::from_secs(10), self.subscriptions.recv()).await;
         opened.expect("it is opened within ten seconds").unwrap()
@@ -160,7 +160,7 @@ impl Daemon {
         self.following_by(self.source("/files")).await
     }
 
-    /// The same with the SVID of this source.
+    /// A verifier that follows the feed with the SVID of this source, and its subscription.
     pub(crate) async fn following_by(&mut self, source: Arc<StaticSource>) -> (Verifier, Subscription) {
         let verifier = self.verifier_by(source);
         let mut feed = self.subscription().await;
@@ -231,7 +231,7 @@ impl Subscription {
         .await;
     }
 
-    /// A part of the snapshot, the last where it has a seq.
+    /// Sends a part of the snapshot: the last part, if `complete` has a seq.
     pub(crate) async fn snapshot(&self, names: &[(&FenceName, u64)], complete: Option<u64>) {
         let fences =
             names.iter().map(|(name, seq)| LoweredFence { fence: self.tag(name), seq: *seq }).collect();
