@@ -4,7 +4,7 @@ use std::{sync::mpsc, thread::JoinHandle};
 
 use leasehold::{
     ledger::Actor,
-    proto::v1::{ReloadCatalogRequest, WhoAmIRequest},
+    proto::v1::{ListLocksRequest, ReloadCatalogRequest, WhoAmIRequest},
     reason::{Reason, Refusal},
 };
 use tonic::{Code, Response, Status};
