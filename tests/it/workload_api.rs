@@ -450,7 +450,7 @@ async fn run_takes_its_identity_from_an_agent_waits_for_it_and_goes_through_rota
     let identity = format!("[context.it.identity.workload]\nworkload_api = \"{}\"\n", agent.uri());
     let mut wrapper = world.wrap_with(&identity, &job_toml("", ""), &["--identity-wait", "20s"], UNTIL_TOLD);
     wrapper.says("waiting up to 20 s for an identity: the SPIFFE agent at unix://").await;
-    wrapper.says("ask who runs SPIRE for a registration entry").await;
+    wrapper.says("ask the operators of SPIRE for a registration entry").await;
     say_worker(&agent, &world);
     wrapper.child_says("up").await;
     let job = wrapper.job().await;

@@ -14,20 +14,25 @@ pub struct Records {
 }
 
 impl Records {
-    /// Verifies the chain, then reads.
+    /// Verifies the chain and reads the records. A daemon that runs may append between the two, so this is repeated.
     pub fn read(state: &Path) -> Self {
-        let report =
-            verify(&Dir::at(state), None).unwrap_or_else(|e| panic!("the ledger does not hold: {e}"));
-        let mut segments: Vec<_> = fs::read_dir(state)
-            .unwrap()
-            .map(|f| f.unwrap().path())
-            .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
-            .collect();
-        segments.sort();
-        let text: String = segments.iter().map(|p| fs::read_to_string(p).unwrap()).collect();
-        let all: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-        assert_eq!(all.len() as u64, report.records);
-        Records { report, all, text }
+        loop {
+            let report =
+                verify(&Dir::at(state), None).unwrap_or_else(|e| panic!("the ledger is damaged: {e}"));
+            let mut segments: Vec<_> = fs::read_dir(state)
+                .unwrap()
+                .map(|f| f.unwrap().path())
+                .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
+                .collect();
+            segments.sort();
+            let text: String = segments.iter().map(|p| fs::read_to_string(p).unwrap()).collect();
+            let lines = text.lines().count() as u64;
+            assert!(lines >= report.records, "{lines} lines of {} records", report.records);
+            if lines == report.records {
+                let all: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+                return Records { report, all, text };
+            }
+        }
     }
 
     /// The records of one type, oldest first.
