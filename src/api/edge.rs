@@ -15,7 +15,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Reads the configured catalog and policy again, to replace these. Blocks.
+/// Rereads the configured catalog and policy. Takes the present rules and returns those that replace them. Blocks.
 pub type Reloader = Arc<dyn Fn(&Rules) -> Result<Rules, Refusal> + Send + Sync>;
 
 /// The gRPC edge.
@@ -23,7 +23,7 @@ pub type Reloader = Arc<dyn Fn(&Rules) -> Result<Rules, Refusal> + Send + Sync>;
 pub struct Edge {
     pub(super) broker: Arc<Broker>,
     pub(super) reloader: Reloader,
-    /// Cancelled when the daemon begins to stop: streams end with that reason.
+    /// Cancelled when the daemon begins to stop. Streams then end with `ShuttingDown`.
     pub(super) stopping: CancellationToken,
     pub(super) rooms: Arc<Rooms>,
 }
@@ -47,8 +47,8 @@ impl Edge {
         Classify::new(move |peer| class(broker.caller(peer).ok().as_ref()))
     }
 
-    /// Ends the connections of clients that do not read their answers, until `shutdown`.
-    pub async fn watch_readers(self, shutdown: CancellationToken) {
+    /// Until `shutdown`, closes the connections of clients that stop reading responses.
+    pub async fn close_unread_connections(self, shutdown: CancellationToken) {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -57,8 +57,7 @@ impl Edge {
         }
     }
 
-    /// Takes room for a request, before a byte of its body is read. A caller that no catalog entry matches may only ask
-    /// who it is.
+    /// Reserves capacity for a request before its body is read. A caller that matches no catalog entry may call only WhoAmI.
     pub(super) fn admit(&self, parts: &http::request::Parts) -> Result<Arc<RequestRoom>, Status> {
         let connection = self.connection_of(&parts.extensions)?;
         let rpc = rpc_of(parts.uri.path());
@@ -84,7 +83,7 @@ impl Edge {
 
     fn connection_of(&self, extensions: &http::Extensions) -> Result<Connection, Status> {
         let connection = extensions.get::<Connection>().cloned().ok_or_else(|| {
-            Refusal::new(Reason::Internal, "the request came over no attested connection").status()
+            Refusal::new(Reason::Internal, "the request has no attested connection").status()
         })?;
         connection
             .check(self.broker.clock().now().wall)
@@ -101,13 +100,13 @@ impl Edge {
             .ok_or_else(|| Refusal::new(Reason::Internal, "no room was taken for the request").status())
     }
 
-    /// The caller from the catalog, if no lock shuts it out.
+    /// The caller from the catalog, unless a lock denies it.
     pub(super) fn caller(&self, rpc: Rpc, connection: &Connection) -> Result<Caller, Status> {
         self.broker.admit(&connection.peer, rpc).map_err(|r| self.refuse(rpc, connection, &r))
     }
 
-    /// Resolves with the reason when an open stream must end: its connection has ended, the daemon is stopping, or its
-    /// caller may no longer have it. The last is decided again after each lock and reload, and within
+    /// Resolves with the reason when an open stream must end: its connection has ended, the daemon is stopping,
+    /// or policy no longer allows its caller. Policy is asked again after each lock and reload, and at least every
     /// [`limits::REAUTHORIZE`].
     pub(super) async fn stream_over(
         &self,
@@ -140,7 +139,7 @@ impl Edge {
         refusal.status()
     }
 
-    /// Runs one use case in its own task, so that it is completed even if the client goes away.
+    /// Runs one use case in its own task, so that it completes even if the client disconnects.
     pub(super) async fn call<Q, A, F, Fut>(
         &self,
         rpc: Rpc,
@@ -155,18 +154,18 @@ impl Edge {
     {
         let connection = self.connection(&request)?;
         let caller = self.caller(rpc, &connection)?;
-        // Its room is taken until it is done, also if the client goes away.
-        let place = self.room(&request)?;
-        let patience = deadline_of(&request);
+        // The task keeps the permit until it finishes, even if the client disconnects.
+        let permit = self.room(&request)?;
+        let timeout = deadline_of(&request);
         let (broker, query) = (self.broker.clone(), request.into_inner());
         let task = tokio::spawn(async move {
             let answer = use_case(broker, caller, query).await;
-            drop(place);
+            drop(permit);
             answer
         });
-        let answer = match patience {
+        let answer = match timeout {
             None => task.await,
-            Some(patience) => match tokio::time::timeout(patience, task).await {
+            Some(timeout) => match tokio::time::timeout(timeout, task).await {
                 Ok(answer) => answer,
                 Err(_) => return Err(Status::deadline_exceeded("the call took longer than its deadline")),
             },
@@ -192,7 +191,7 @@ pub(super) fn rpc_of(path: &str) -> Option<Rpc> {
     Rpc::parse(name)
 }
 
-/// How much room a caller gets.
+/// The class that decides a caller's capacity.
 fn class(caller: Option<&Caller>) -> CallerClass {
     match caller.map(|caller| &caller.principal) {
         None => CallerClass::Unknown,

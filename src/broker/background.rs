@@ -2,10 +2,10 @@
 //!
 //! | Task | Does | When cancelled | When it fails |
 //! |---|---|---|---|
-//! | [`Task::Expiry`] | removes leases whose deadline came | stops at once; what is due is dead anyway | the daemon stops in order |
-//! | [`Task::Calls`] | calls the members that a lowering concerns | stops at once; their streams end with the daemon | the daemon stops in order |
-//! | [`Task::Reaper`] | ends members without beats, drains and jobs whose time is over | stops at once; the next run does it | the daemon stops in order |
-//! | [`Task::Pruning`] | removes old fences, keys and locks; records counted denials | stops at once | the daemon stops in order |
+//! | [`Task::Expiry`] | removes leases whose deadline has passed | stops at once; what is due is dead anyway | the daemon shuts down gracefully |
+//! | [`Task::Calls`] | calls the members that a lowering concerns | stops at once; their streams end with the daemon | the daemon shuts down gracefully |
+//! | [`Task::Reaper`] | ends members without beats, drains and jobs whose deadline has passed | stops at once; the next run does it | the daemon shuts down gracefully |
+//! | [`Task::Pruning`] | removes old fences, keys and locks; records counted denials | stops at once | the daemon shuts down gracefully |
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,9 +22,9 @@ use crate::{
 
 /// Leases examined in one batch, so that issuing does not wait for it.
 const EXPIRY_BATCH: usize = 2_000;
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-const REAP_EACH: Duration = Duration::from_millis(500);
-const PRUNE_EACH: Duration = Duration::from_secs(10);
+const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_millis(250);
+const REAP_INTERVAL: Duration = Duration::from_millis(500);
+const PRUNE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One background task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Broker {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let next = now.plus(LOOK_AGAIN);
+            let next = now.plus(EXPIRY_CHECK_INTERVAL);
             self.clock
                 .sleep_until(
                     self.table
@@ -91,33 +91,33 @@ impl Broker {
 
     async fn reap_jobs(&self) {
         let mut last: Option<BootTime> = None;
-        let mut discount = Duration::ZERO;
+        let mut grace = Duration::ZERO;
         loop {
             let now = self.clock.now();
-            // Extend the members' window once by the daemon's own stall, so that no member is lost because the daemon did not run.
+            // After a stall of the daemon, one check gives members that much more time.
             if let Some(before) = last {
-                let stall = now.boot.since(before).saturating_sub(REAP_EACH.saturating_mul(4));
-                discount = if stall.is_zero() { Duration::ZERO } else { stall };
+                let stall = now.boot.since(before).saturating_sub(REAP_INTERVAL.saturating_mul(4));
+                grace = if stall.is_zero() { Duration::ZERO } else { stall };
             }
             last = Some(now.boot);
-            let window = beat_window(self.settings.beat, self.settings.lost_after).saturating_add(discount);
+            let window = beat_window(self.settings.beat, self.settings.lost_after).saturating_add(grace);
             for key in self.sessions.silent(now.boot, window) {
                 if let Some(presence) = self.sessions.forget_silent(&key, now.boot, window) {
                     let (job, attempt, instance) = &key;
                     self.mark_away(*job, *attempt, instance, "it missed its beats");
-                    // Its stream may be silent and still open: it looks too.
+                    // Wakes the member's streams, so that one that is still open checks whether it must end.
                     presence.call();
                 }
             }
             for job in self.state.open_jobs() {
-                self.mark_absent_away(&job, now.lease, window);
+                self.mark_members_without_presence_away(&job, now.lease, window);
                 self.reap(&job);
             }
-            self.clock.sleep(REAP_EACH).await;
+            self.clock.sleep(REAP_INTERVAL).await;
         }
     }
 
-    /// Ends what is over in one job because its time came.
+    /// Ends drains, members, attempts and the job itself if their deadline has passed.
     fn reap(&self, job: &Job) {
         let now = self.clock.now().lease;
         if let Some(a) = job.current() {
@@ -139,13 +139,13 @@ impl Broker {
         if job.overdue(self.settings.rejoin, now).is_empty() {
             return;
         }
-        let by = Actor::Daemon("its time was over".into());
+        let by = Actor::Daemon("its deadline has passed".into());
         let done = self
             .state
             .narrow(job.id, &by, |j| Ok::<_, std::convert::Infallible>(j.overdue(self.settings.rejoin, now)));
         if let Ok(done) = done {
-            tracing::info!(job = %job.id, state = done.value.state.word(), detail = %done.value.detail, "its time was over");
-            self.sweep(&done.lowered, "time over");
+            tracing::info!(job = %job.id, state = done.value.state.word(), detail = %done.value.detail, "a deadline in the job has passed");
+            self.sweep(&done.lowered, "deadline passed");
         }
     }
 
@@ -158,7 +158,7 @@ impl Broker {
             self.table.prune(now);
             self.denials.flush();
             self.rates.prune();
-            self.clock.sleep(PRUNE_EACH).await;
+            self.clock.sleep(PRUNE_INTERVAL).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The questions that the work of a job puts to policy.
+//! Asks policy whether a job may do its work, and turns the decision into a Grant, a refusal or a record.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -12,8 +12,8 @@ use crate::{
     reason::{APPROVALS_ABSENT, Reason, Refusal},
 };
 
-/// Returns all that a job does: what it reads and writes, and the tuning that follows from it. No job asks for `finetune` by
-/// name, so none avoids its gate by not asking.
+/// Returns all that a job does: what it reads and writes, and the tuning that follows from it. `finetune` is derived,
+/// never requested, so a job cannot skip its approval gate.
 pub(super) fn work_of(
     rules: &Rules,
     read: &[ResourceName],
@@ -33,9 +33,9 @@ pub(super) fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]
         return BTreeSet::new();
     }
     let read = read.iter().filter(|r| r.kind() == ResourceKind::Model).cloned();
-    let lines =
+    let checkpoint_models =
         write.iter().filter_map(|w| rules.catalog().checkpoint(w)?.checkpoint().map(|c| c.model.clone()));
-    read.chain(lines).collect()
+    read.chain(checkpoint_models).collect()
 }
 
 /// Returns what a set of scopes does, with the tuning of the whole job.
@@ -81,8 +81,8 @@ impl Broker {
         self.with_bundle(q, |engine, asker, bundle| engine.judge(asker, bundle))
     }
 
-    /// Asks for a Grant. The stand goes into it.
-    pub(super) fn request_grant(
+    /// Decides, and returns a Grant that carries the stand.
+    pub(super) fn ask(
         &self,
         holder: &SpiffeId,
         q: WorkQuestion<'_>,
@@ -99,7 +99,7 @@ impl Broker {
         }
     }
 
-    /// Returns the life of a lease of a job if the request names none.
+    /// Returns how long a lease of a job lives if the request sets no TTL.
     pub(super) fn ttl_of(&self, job: &Job) -> Duration {
         job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX)
     }
@@ -134,7 +134,7 @@ pub(super) fn gate_of(gate: policy::ApprovalGate) -> Gate {
     }
 }
 
-/// Refuses what people must approve first.
+/// Returns the refusal for work that people must approve first.
 pub(super) fn approval_required(gates: &[Gate]) -> Refusal {
     let names: Vec<&str> = gates.iter().map(|g| g.id.as_str()).collect();
     let mut refusal =
@@ -148,7 +148,7 @@ pub(super) fn approval_required(gates: &[Gate]) -> Refusal {
     refusal.fix(APPROVALS_ABSENT)
 }
 
-/// Returns what a Grant allows, as records name it.
+/// Returns each granted action with the rules that allowed it, as text for records.
 pub(super) fn granted_by(grant: &Grant) -> Vec<String> {
     grant.granted().iter().map(ToString::to_string).collect()
 }

@@ -75,7 +75,7 @@ pub struct LeaseFilter {
     /// Only leases that stand behind this name.
     pub behind: Option<FenceName>,
     pub live_only: bool,
-    /// How its id begins.
+    /// Only leases whose id begins with this.
     pub id_prefix: String,
 }
 
@@ -92,7 +92,7 @@ enum VisibleLeases {
 pub struct LeasePage {
     pub leases: Vec<LeaseView>,
     pub next: Option<LeasePlace>,
-    /// Set if the caller is an owner of data: of foreign leases it sees only the scopes on its data.
+    /// Set if the caller owns data. In leases of other tenants it sees only the scopes on that data.
     pub owner: Option<TenantName>,
 }
 
@@ -106,7 +106,7 @@ impl LeasePage {
     }
 }
 
-/// Collects the first leases after a position. Keeps one more than the page shows, to know whether there are more.
+/// Collects the first leases after a place. Keeps one more than the page shows, to know whether there are more.
 struct PageBuilder {
     after: Option<LeasePlace>,
     max: usize,
@@ -158,8 +158,8 @@ impl Broker {
         }
     }
 
-    /// Returns a page of the leases that the caller may see, after a position. A caller that asks for what is behind its
-    /// tenant, or data of its tenant, sees all that a revocation would end, including leases of other tenants.
+    /// Returns a page of the leases that the caller may see, after a place in the list. If the filter names the caller's
+    /// tenant or data of that tenant, the page has every lease that revoking the name would end, also those of other tenants.
     pub fn list_leases(
         &self,
         caller: &Caller,
@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_found_again_by_its_text_and_nothing_else_is_one() {
+    fn a_place_parses_back_and_other_text_is_refused() {
         for p in [place(false, 7, 1), place(true, 0, u128::MAX)] {
             assert_eq!(p.to_string().parse(), Ok(p));
         }

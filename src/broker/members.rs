@@ -263,7 +263,7 @@ impl Broker {
     }
 
     /// Marks members as away that count as joined, but have no presence and did not join just now.
-    pub(super) fn mark_absent_away(&self, job: &Job, now: LeaseTime, window: Duration) {
+    pub(super) fn mark_members_without_presence_away(&self, job: &Job, now: LeaseTime, window: Duration) {
         let Some(a) = job.current() else { return };
         for (instance, m) in a.members.iter() {
             let key = (job.id, a.number, instance.clone());

@@ -29,19 +29,19 @@ impl Catalog {
         read(dir).map(Self::of)
     }
 
-    /// Reads the directory again and makes the next catalog. A mistake of one tenant does not hold the others back:
-    /// [`Catalog::not_taken`] reports what was not accepted.
+    /// Reads the directory again and returns the catalog that replaces this one. A mistake of one tenant does not hold the
+    /// others back: [`Catalog::not_taken`] has what was not taken.
     pub fn reload(&self, dir: &Path) -> Result<Self, CatalogErrors> {
         reload(dir, self.sources()).map(Self::of)
     }
 
     /// Returns a catalog without entries.
     pub fn empty() -> Self {
-        Self::of(nothing())
+        Self::of(empty_index())
     }
 }
 
-fn nothing() -> CatalogIndex {
+fn empty_index() -> CatalogIndex {
     CatalogIndex { digest: Some(digest(&[])), ..CatalogIndex::default() }
 }
 
@@ -62,7 +62,7 @@ pub(super) fn parsed(sources: &[Source]) -> Vec<TenantFile> {
     sources.iter().map(|s| file::read(&s.file, &s.tenant, &s.text)).collect()
 }
 
-/// An index of files without a mistake.
+/// Builds the index from files that have no mistakes.
 pub(super) fn indexed(
     dir: &Path,
     sources: &[Source],
@@ -134,8 +134,8 @@ pub(super) fn sources(
     problems: &mut Vec<Problem>,
     warnings: &mut Vec<String>,
 ) -> Option<Vec<Source>> {
-    let mut problem = |file: &str, what: String, instead: &str| {
-        problems.push(Problem { file: file.into(), line: 0, what: format!("{what}; {instead}") });
+    let mut problem = |file: &str, what: String, fix: &str| {
+        problems.push(Problem { file: file.into(), line: 0, what: format!("{what}; {fix}") });
     };
     let shown = dir.display().to_string();
     let names = match fs::read_dir(dir).and_then(|d| d.collect::<Result<Vec<_>, _>>()) {
@@ -185,24 +185,24 @@ pub(super) fn sources(
     Some(out)
 }
 
-pub(super) fn problem(file: &TenantFile, line: usize, what: String, instead: impl Display) -> Problem {
-    Problem { file: PathBuf::from(&file.file), line, what: format!("{what}; {instead}") }
+pub(super) fn problem(file: &TenantFile, line: usize, what: String, fix: impl Display) -> Problem {
+    Problem { file: PathBuf::from(&file.file), line, what: format!("{what}; {fix}") }
 }
 
 fn check_size(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let entries = |f: &TenantFile| f.principals.len() + f.audiences.len() + f.resources.len();
-    let instead = "use patterns, or another daemon for other tenants";
+    let fix = "use patterns, or another daemon for other tenants";
     if files.len() > 1 {
         for f in files.iter().filter(|f| entries(f) > CATALOG_ENTRIES_PER_TENANT_MAX) {
             let what = format!("a tenant beside others has at most {CATALOG_ENTRIES_PER_TENANT_MAX} entries");
-            problems.push(problem(f, 0, what, instead));
+            problems.push(problem(f, 0, what, fix));
         }
     }
-    // The largest file is at fault, so that no tenant can have another one's file refused.
+    // The largest file is at fault, so that no tenant can get another tenant's file refused.
     let largest = files.iter().max_by_key(|f| entries(f));
     if let Some(f) = largest.filter(|_| files.iter().map(entries).sum::<usize>() > CATALOG_ENTRIES_MAX) {
         let what = format!("the catalog has more than {CATALOG_ENTRIES_MAX} entries, most of them here");
-        problems.push(problem(f, 0, what, instead));
+        problems.push(problem(f, 0, what, fix));
     }
 }
 
@@ -213,11 +213,11 @@ fn check_claims(files: &[TenantFile], problems: &mut Vec<Problem>) {
     for f in files {
         for (line, id) in named_identities(f).filter(|(_, id)| !claims.cover(&f.tenant, id)) {
             let what = format!("`{id}` is not for tenant `{}` to name, by {PLATFORM}.toml", f.tenant);
-            let instead = format!(
+            let fix = format!(
                 "have the platform write a [[claim]] with tenant = \"{}\" and a match that covers it",
                 f.tenant
             );
-            problems.push(problem(f, line, what, instead));
+            problems.push(problem(f, line, what, fix));
         }
     }
 }
@@ -254,8 +254,8 @@ fn check_audiences(files: &[TenantFile], found: &mut Findings) {
                     "audience `{}` is declared twice, before at {}:{line}",
                     a.audience.name, other.file
                 );
-                let instead = "declare it once; `serves` lists the tenants that may use it";
-                found.conflict(problem(f, a.line, what, instead), other);
+                let fix = "declare it once; `serves` lists the tenants that may use it";
+                found.conflict(problem(f, a.line, what, fix), other);
             }
             for t in &a.serves {
                 if !files.iter().any(|f| f.tenant == t.value) {
@@ -275,7 +275,8 @@ fn check_audiences(files: &[TenantFile], found: &mut Findings) {
 fn check_resources(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let audiences: HashMap<&SpiffeId, _> =
         files.iter().flat_map(|f| &f.audiences).map(|a| (&a.audience.name, a)).collect();
-    let half_named: BTreeSet<&SpiffeId> = files.iter().flat_map(|f| &f.named_audiences).collect();
+    // The entry of such a name may have a mistake. A reference to it is not a second mistake.
+    let named_by_entries: BTreeSet<&SpiffeId> = files.iter().flat_map(|f| &f.named_audiences).collect();
     let models: HashMap<&ResourceName, _> =
         files.iter().flat_map(|f| &f.resources).map(|r| (&r.resource.name, &r.resource)).collect();
     for f in files {
@@ -288,11 +289,11 @@ fn check_resources(files: &[TenantFile], problems: &mut Vec<Problem>) {
                         "audience `{}` of {name} does not serve tenant `{}`",
                         r.resource.audience, f.tenant
                     );
-                    let instead = format!("add `{}` to its `serves` at {}", f.tenant, a.audience.declared);
-                    problems.push(problem(f, r.audience_line, what, instead));
+                    let fix = format!("add `{}` to its `serves` at {}", f.tenant, a.audience.declared);
+                    problems.push(problem(f, r.audience_line, what, fix));
                 }
                 Some(_) => {}
-                None if half_named.contains(&r.resource.audience) => {}
+                None if named_by_entries.contains(&r.resource.audience) => {}
                 None => {
                     let what = format!("audience `{}` of {name} is not declared", r.resource.audience);
                     problems.push(problem(
@@ -314,8 +315,8 @@ fn check_resources(files: &[TenantFile], problems: &mut Vec<Problem>) {
             }
             if let Some(model) = r.resource.checkpoint().map(|c| &c.model) {
                 let known = models.get(model).is_some_and(|m| m.visible_to(&f.tenant));
-                let half_named = f.named_resources.contains(model);
-                if !known && !half_named {
+                let is_named = f.named_resources.contains(model);
+                if !known && !is_named {
                     let what = format!(
                         "model `{model}` of {name} is not declared, or not shared with `{}`",
                         f.tenant
@@ -355,7 +356,7 @@ fn check_twins(f: &TenantFile, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A principal and its file, grouped by trust domain so that few pairs are compared.
+/// A principal entry and its file.
 struct Placement<'c> {
     file: &'c TenantFile,
     entry: &'c Placed<Principal>,
@@ -363,6 +364,7 @@ struct Placement<'c> {
 
 fn check_principals(files: &[TenantFile], found: &mut Findings) {
     let mut patterns: HashMap<&SpiffePattern, Placement<'_>> = HashMap::new();
+    // By trust domain, so that few pairs are compared.
     let mut wild: HashMap<&TrustDomain, Vec<Placement<'_>>> = HashMap::new();
     let mut exact: HashMap<&TrustDomain, Vec<Placement<'_>>> = HashMap::new();
     for file in files {
@@ -372,8 +374,8 @@ fn check_principals(files: &[TenantFile], found: &mut Findings) {
                 if before.file.tenant == file.tenant {
                     let what =
                         format!("`{pattern}` is matched twice, before at {}", before.entry.value.matched);
-                    let instead = "write one entry for it: the first match wins";
-                    found.problems.push(problem(file, entry.line, what, instead));
+                    let fix = "write one entry for it: the first match wins";
+                    found.problems.push(problem(file, entry.line, what, fix));
                 } else {
                     found.conflict(overlap(file, entry, &before), before.file);
                 }
@@ -406,7 +408,7 @@ fn overlap(file: &TenantFile, entry: &Placed<Principal>, other: &Placement<'_>) 
     problem(file, entry.line, what, "narrow one of them: an identity belongs to one tenant")
 }
 
-/// Checks that an identity which verifies for an audience is a verifier of one tenant, with or without its own entry.
+/// Checks that each verifier of an audience belongs to one tenant, and that its own entry, if any, has the kind `verifier`.
 fn check_verifiers(files: &[TenantFile], found: &mut Findings) {
     let mut seen: HashMap<&SpiffeId, &TenantFile> = HashMap::new();
     for f in files {
@@ -416,22 +418,22 @@ fn check_verifiers(files: &[TenantFile], found: &mut Findings) {
                 if before.tenant != f.tenant {
                     let what =
                         format!("`{id}` verifies for an audience of tenant `{}` already", before.tenant);
-                    let instead = "declare one audience and list both tenants in its `serves`";
-                    found.conflict(problem(f, a.line, what, instead), before);
+                    let fix = "declare one audience and list both tenants in its `serves`";
+                    found.conflict(problem(f, a.line, what, fix), before);
                 }
                 if let Some((owner, entry)) = entry_of(files, id) {
                     if entry.kind != PrincipalKind::Verifier {
                         let what =
                             format!("verifier `{id}` is {} by {}", entry.kind.with_article(), entry.matched);
-                        let instead = "give that entry kind = \"verifier\", or narrow its match";
-                        found.conflict(problem(f, a.line, what, instead), owner);
+                        let fix = "give that entry kind = \"verifier\", or narrow its match";
+                        found.conflict(problem(f, a.line, what, fix), owner);
                     } else if owner.tenant != f.tenant {
                         let what = format!(
                             "verifier `{id}` belongs to tenant `{}` by {}",
                             owner.tenant, entry.matched
                         );
-                        let instead = "declare the audience in the file of that tenant and list this one in its `serves`";
-                        found.conflict(problem(f, a.line, what, instead), owner);
+                        let fix = "declare the audience in the file of that tenant and list this one in its `serves`";
+                        found.conflict(problem(f, a.line, what, fix), owner);
                     }
                 }
             }

@@ -35,8 +35,8 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// Returns an entry for an identity that the daemon's configuration names to lift locks, if the catalog has none. No policy
-    /// matches it, so it can do nothing else.
+    /// Returns the entry of a `policy.break_glass` identity that is not in the catalog. No policy matches it, so it can only
+    /// lift locks.
     pub fn break_glass(id: &SpiffeId) -> Self {
         Principal {
             tenant: TenantName::platform(),
@@ -79,7 +79,7 @@ impl FromStr for HumanPattern {
         match text.strip_prefix("human:") {
             Some("*") => Ok(HumanPattern::Any),
             Some(name) => name.parse().map(HumanPattern::Exactly).map_err(|e| format!("{e}")),
-            None => Err("it has the form human:* or human:NAME".to_owned()),
+            None => Err("it must have the form human:* or human:NAME".to_owned()),
         }
     }
 }
@@ -103,6 +103,6 @@ impl FromStr for HumanSegment {
             .and_then(|n| n.parse().ok())
             .filter(|n| (1..=64).contains(n))
             .map(HumanSegment)
-            .ok_or("it has the form segment:N, counting path segments from 1")
+            .ok_or("it must have the form segment:N, counting path segments from 1")
     }
 }

@@ -65,7 +65,7 @@ impl TailArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let now = session.now().wall;
         let about = match &self.about {
-            Some(name) => Some(About::new(&ids::whole_name(&session.client(&READERS)?, name).await?)),
+            Some(name) => Some(About::new(&ids::resolve_name(&session.client(&READERS)?, name).await?)),
             None => None,
         };
         let mut tail = RecordTail {

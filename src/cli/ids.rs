@@ -59,7 +59,7 @@ pub(super) fn is_beginning(text: &str, kind: &str) -> bool {
 
 impl JobRef {
     /// Returns the whole id. Asks the daemon if only the beginning was typed.
-    pub(super) async fn whole(&self, client: &Client) -> Result<JobId, Failure> {
+    pub(super) async fn resolve(&self, client: &Client) -> Result<JobId, Failure> {
         if let Ok(id) = self.0.parse() {
             return Ok(id);
         }
@@ -75,7 +75,7 @@ impl LeaseRef {
     }
 
     /// Returns the whole id. Asks the daemon if only the beginning was typed.
-    pub(super) async fn whole(&self, client: &Client) -> Result<LeaseId, Failure> {
+    pub(super) async fn resolve(&self, client: &Client) -> Result<LeaseId, Failure> {
         if let Ok(id) = self.0.parse() {
             return Ok(id);
         }
@@ -87,13 +87,13 @@ impl LeaseRef {
 }
 
 /// Completes `job:j-0abc` and `lease:l-0abc`. Returns every other name unchanged.
-pub(super) async fn whole_name(client: &Client, name: &str) -> Result<String, Failure> {
+pub(super) async fn resolve_name(client: &Client, name: &str) -> Result<String, Failure> {
     Ok(match name.split_once(':') {
         Some(("job", id)) if is_beginning(id, "j-") => {
-            format!("job:{}", JobRef(id.to_owned()).whole(client).await?)
+            format!("job:{}", JobRef(id.to_owned()).resolve(client).await?)
         }
         Some(("lease", id)) if is_beginning(id, "l-") => {
-            format!("lease:{}", LeaseRef(id.to_owned()).whole(client).await?)
+            format!("lease:{}", LeaseRef(id.to_owned()).resolve(client).await?)
         }
         _ => name.to_owned(),
     })

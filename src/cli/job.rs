@@ -166,7 +166,7 @@ impl JobArgs {
             JobCommand::Show { job, watch: true } => watch(&job, session).await,
             JobCommand::Show { job, watch: false } => {
                 let client = session.client(&READERS)?;
-                let job = get(&client, job.whole(&client).await?).await?;
+                let job = get(&client, job.resolve(&client).await?).await?;
                 let now = session.now().wall;
                 if session.for_programs() {
                     session.print_value(&render::job_value(&job, now))?;
@@ -217,7 +217,7 @@ async fn watch(job: &JobRef, session: &Session) -> Result<Exit, Failure> {
     loop {
         let followed = async {
             let client = session.client(&READERS)?;
-            let id = job.whole(&client).await?.to_string();
+            let id = job.resolve(&client).await?.to_string();
             let followed = follow(&client, &id, |seen| {
                 retries.answered();
                 // After a restart the daemon sends the state again.
@@ -257,7 +257,7 @@ async fn close(
     session: &Session,
 ) -> Result<Exit, Failure> {
     let client = session.client(&ENDERS)?;
-    let job = job.whole(&client).await?;
+    let job = job.resolve(&client).await?;
     let outcome = match outcome {
         Closing::Completed => v1::Outcome::Completed,
         Closing::Failed => v1::Outcome::Failed,
@@ -298,7 +298,7 @@ async fn drain(
         return Err(Failure::usage("a grace time is at most 2m").fix("write --grace 2m, or less"));
     }
     let client = session.client(&ENDERS)?;
-    let job = job.whole(&client).await?;
+    let job = job.resolve(&client).await?;
     let attempt = match attempt {
         Some(n) => n,
         None => get(&client, job).await?.attempts.last().map(|a| a.number).ok_or_else(|| {

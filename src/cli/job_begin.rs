@@ -40,7 +40,7 @@ pub(super) struct BeginArgs {
 pub(super) async fn begin(args: BeginArgs, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&STARTERS)?;
     let BeginArgs { job, attempt_key: key, members, ticket_to, supersede } = args;
-    let job = job.whole(&client).await?;
+    let job = job.resolve(&client).await?;
     let request = v1::BeginAttemptRequest { job: job.to_string(), key, supersede, members };
     let answer =
         client.ask(CallKind::Changes, request, async |r| client.jobs().begin_attempt(r).await).await?;

@@ -80,7 +80,7 @@ impl LeaseArgs {
         match self.command {
             LeaseCommand::Show { lease } => {
                 let client = session.client(&READERS)?;
-                let id = lease.whole(&client).await?;
+                let id = lease.resolve(&client).await?;
                 let request = v1::GetLeaseRequest { lease: id.to_string() };
                 let answer = client
                     .ask(CallKind::Reads, request, async |r| client.operator().get_lease(r).await)
@@ -152,7 +152,7 @@ pub(super) fn screen(now: Wall, list: &Page) -> Page {
 
 async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool), Failure> {
     let behind = match &args.behind {
-        Some(name) => ids::whole_name(client, name).await?,
+        Some(name) => ids::resolve_name(client, name).await?,
         None => String::new(),
     };
     fetch_pages(args.limit, async |page_size, page_token| {

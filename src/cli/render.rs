@@ -173,24 +173,24 @@ pub(super) fn job_value(job: &v1::Job, now: Wall) -> Value {
             json!({
                 "spiffe_id": m.spiffe_id, "instance": m.instance,
                 "state": word(m.state().as_str_name(), "MEMBER_STATE_"),
-                "joined": value(m.joined.as_ref(), now), "outcome": some(outcome(m.outcome())),
+                "joined": value(m.joined.as_ref(), now), "outcome": none_if_empty(outcome(m.outcome())),
                 "reading_ends": value(m.reading_ends.as_ref(), now), "writing_ends": value(m.writing_ends.as_ref(), now),
             })
         });
         json!({
             "number": a.number, "state": word(a.state().as_str_name(), "ATTEMPT_STATE_"),
-            "outcome": some(outcome(a.outcome())), "key": a.key, "began": value(a.began.as_ref(), now),
-            "ended": value(a.ended.as_ref(), now), "detail": some(a.detail.clone()),
+            "outcome": none_if_empty(outcome(a.outcome())), "key": a.key, "began": value(a.began.as_ref(), now),
+            "ended": value(a.ended.as_ref(), now), "detail": none_if_empty(a.detail.clone()),
             "members": members.collect::<Vec<_>>(),
         })
     });
     json!({
         "id": job.id, "name": job.name, "tenant": job.tenant, "state": job_state(job),
-        "outcome": some(outcome(job.outcome())), "launcher": job.launcher,
-        "acting_for": some(job.acting_for.clone()), "purpose": job.purpose, "why": job.why,
+        "outcome": none_if_empty(outcome(job.outcome())), "launcher": job.launcher,
+        "acting_for": none_if_empty(job.acting_for.clone()), "purpose": job.purpose, "why": job.why,
         "created": value(job.created.as_ref(), now), "ends_at_latest": value(job.ends_at_latest.as_ref(), now),
         "closed": value(job.closed.as_ref(), now), "spec_digest": job.spec_digest,
-        "detail": some(job.detail.clone()), "live_leases": job.live_leases, "notes": job.notes,
+        "detail": none_if_empty(job.detail.clone()), "live_leases": job.live_leases, "notes": job.notes,
         "waiting_for": job.waiting_for.iter().map(gate_value).collect::<Vec<_>>(),
         "attempts": attempts.collect::<Vec<_>>(),
         "spec": job.spec.as_ref().map(spec_value),
@@ -200,21 +200,21 @@ pub(super) fn job_value(job: &v1::Job, now: Wall) -> Value {
 fn spec_value(spec: &v1::JobSpec) -> Value {
     let tune = spec.tune.as_ref().map(|t| {
         json!({
-            "method": word(t.method().as_str_name(), "METHOD_"), "params_digest": some(t.params_digest.clone()),
+            "method": word(t.method().as_str_name(), "METHOD_"), "params_digest": none_if_empty(t.params_digest.clone()),
             "free_params": t.free_params, "prompts": t.prompts,
         })
     });
     let members = spec.members.as_ref().map(|m| {
         json!({
             "start": m.start, "join": m.join, "expect": m.expect, "max": m.max, "attempts": m.attempts,
-            "done_when": some(m.done_when.clone()),
+            "done_when": none_if_empty(m.done_when.clone()),
         })
     });
     let pins: BTreeMap<_, _> = spec.pins.iter().collect();
     json!({
-        "name": spec.name, "tenant": some(spec.tenant.clone()), "purpose": spec.purpose, "why": spec.why,
+        "name": spec.name, "tenant": none_if_empty(spec.tenant.clone()), "purpose": spec.purpose, "why": spec.why,
         "max_duration_s": spec.max_duration.as_ref().map(|d| d.seconds), "tune": tune, "read": spec.read,
-        "write": spec.write, "members": members, "acting_for": some(spec.acting_for.clone()),
+        "write": spec.write, "members": members, "acting_for": none_if_empty(spec.acting_for.clone()),
         "credential_ttl_s": spec.credential_ttl.as_ref().map(|d| d.seconds), "pins": pins,
         "drain_s": spec.drain.as_ref().map(|d| d.seconds),
     })
@@ -298,7 +298,7 @@ fn actions(scope: &v1::Scope) -> Vec<String> {
 pub(super) fn lease_value(l: &v1::Lease, now: Wall) -> Value {
     let scopes = l.scopes.iter().map(|s| json!({ "resource": s.resource, "actions": actions(s) }));
     json!({
-        "id": l.id, "state": l.state, "cause": some(l.cause.clone()), "half": half(l.half()), "job": l.job,
+        "id": l.id, "state": l.state, "cause": none_if_empty(l.cause.clone()), "half": half(l.half()), "job": l.job,
         "attempt": l.attempt, "tenant": l.tenant, "holder": l.holder, "instance": l.instance,
         "audience": l.audience, "scopes": scopes.collect::<Vec<_>>(), "issued": value(l.issued.as_ref(), now),
         "expires": value(l.expires.as_ref(), now),
@@ -348,8 +348,8 @@ pub(super) fn resource_page(r: &v1::Resource, now: Wall) -> Page {
 pub(super) fn resource_value(r: &v1::Resource, now: Wall) -> Value {
     json!({
         "name": r.name, "tenant": r.tenant, "owner": r.owner, "purposes": r.purposes,
-        "classification": some(r.classification.clone()), "data_classes": r.data_classes,
-        "tier": some(r.tier.clone()), "environment": some(r.environment.clone()), "model": some(r.model.clone()),
+        "classification": none_if_empty(r.classification.clone()), "data_classes": r.data_classes,
+        "tier": none_if_empty(r.tier.clone()), "environment": none_if_empty(r.environment.clone()), "model": none_if_empty(r.model.clone()),
         "shared_with": r.shared_with, "retain_until": value(r.retain_until.as_ref(), now), "pin": r.pin,
         "audience": r.audience, "enforced": r.enforced, "location": r.location,
     })
@@ -382,8 +382,8 @@ pub(super) fn ending_value(e: &v1::Ending) -> Value {
     json!({ "seq": e.seq, "behind": e.behind, "durable": e.durable })
 }
 
-/// Returns none for empty text.
-pub(super) fn some(text: String) -> Option<String> {
+/// Returns `None` for empty text.
+pub(super) fn none_if_empty(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 

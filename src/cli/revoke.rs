@@ -66,7 +66,7 @@ impl RevokeArgs {
         // Nothing ends before each name is known.
         let mut names = Vec::new();
         for name in &self.names {
-            names.push(ids::whole_name(&client, name).await?);
+            names.push(ids::resolve_name(&client, name).await?);
         }
         let is_one = names.len() == 1;
         let (mut values, mut failed) = (Vec::new(), Ok(Exit::Ok));

@@ -137,8 +137,8 @@ impl WhoamiArgs {
         let now = session.now().wall;
         if session.for_programs() {
             session.print_value(&json!({
-                "spiffe_id": answer.spiffe_id, "kind": render::some(answer.kind), "tenant": render::some(answer.tenant),
-                "roles": answer.roles, "groups": answer.groups, "matched": render::some(answer.matched),
+                "spiffe_id": answer.spiffe_id, "kind": render::none_if_empty(answer.kind), "tenant": render::none_if_empty(answer.tenant),
+                "roles": answer.roles, "groups": answer.groups, "matched": render::none_if_empty(answer.matched),
                 "svid_expires": timestamp::value(answer.svid_expires.as_ref(), now),
                 "server_version": answer.server_version, "epoch": answer.epoch,
                 "server_time": timestamp::value(answer.server_time.as_ref(), now),

@@ -229,7 +229,7 @@ async fn check(
     if answer.audience != audience.as_str() {
         return Err(Refusal::new(Reason::TokenAudience, "the token is valid, but for another audience")
             .with("audience", answer.audience)
-            .fix(format!("present it there; for {audience} the job needs another credential"))
+            .fix(format!("present it to the audience above; for {audience} the job needs another credential"))
             .into());
     }
     let now = session.now().wall;

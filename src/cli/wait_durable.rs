@@ -35,7 +35,7 @@ fn not_durable(why: String) -> Failure {
         .with("why", why)
         .fix("check the daemon's disk, then repeat the command: it changes nothing more, and waits again")
         .saying(
-            "All of that access has ended. Only a crash of the daemon before the write could lose the change.",
+            "The access has ended. Only a crash of the daemon before the record is written could undo it.",
         )
 }
 
@@ -51,7 +51,7 @@ mod tests {
         leasehold: error: the change is in force, but its record may not be on disk yet
           why    `localhost:8443` did not answer in time
           fix    check the daemon's disk, then repeat the command: it changes nothing more, and waits again
-        All of that access has ended. Only a crash of the daemon before the write could lose the change.
+        The access has ended. Only a crash of the daemon before the record is written could undo it.
         "#);
     }
 }

@@ -169,7 +169,7 @@ impl Daemon {
         });
         let (classify, readers, shutdown) = (edge.classify(), edge.clone(), stop.clone());
         self.spawn("the watch over clients that do not read", async move {
-            readers.watch_readers(shutdown).await;
+            readers.close_unread_connections(shutdown).await;
         });
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
         let acceptor = Acceptor::new(self.identity.clone(), clock.clone(), Protocol::Grpc);

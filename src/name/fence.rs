@@ -115,8 +115,9 @@ fn parse(text: &str) -> Result<FenceKind, &'static str> {
     if text == "epoch" {
         return Ok(FenceKind::Epoch);
     }
-    let (kind, rest) =
-        text.split_once(':').ok_or("it has the form KIND:NAME, as job:j-… or dataset:acme/tickets@v3")?;
+    let (kind, rest) = text
+        .split_once(':')
+        .ok_or("it must have the form KIND:NAME, as job:j-… or dataset:acme/tickets@v3")?;
     fn attempt(text: &str) -> Option<(JobId, AttemptNumber)> {
         let (job, number) = text.split_once('/')?;
         let n = number.parse().ok().and_then(AttemptNumber::new)?;

@@ -87,9 +87,9 @@ impl FromStr for ResourceName {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
         let bad = |why| NameError::new(text, "a resource name", why);
-        let (kind, rest) = text
-            .split_once(':')
-            .ok_or_else(|| bad("it has the form dataset:TENANT/NAME@VERSION, model:… or checkpoint:…"))?;
+        let (kind, rest) = text.split_once(':').ok_or_else(|| {
+            bad("it must have the form dataset:TENANT/NAME@VERSION, model:… or checkpoint:…")
+        })?;
         let kind = match kind {
             "dataset" => ResourceKind::Dataset,
             "model" => ResourceKind::Model,

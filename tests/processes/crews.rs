@@ -151,10 +151,10 @@ async fn calls_to_a_daemon_that_is_down_back_off_until_rejoin() {
             drop(socket);
         }
     });
-    wrapper.says("no longer trying to come back").await;
+    wrapper.says("no longer trying to reconnect").await;
     assert!(since.elapsed() >= Duration::from_secs(8), "{:?}", since.elapsed());
     let said = wrapper.stderr();
-    assert!(said.contains("your program goes on, trying to come back"), "{said}");
+    assert!(said.contains("your program goes on; trying to reconnect"), "{said}");
     // Connections are accepted in order: when this one is, all of the wrapper's were.
     let mut mine = tokio::net::TcpStream::connect(address).await.unwrap();
     let end = tokio::io::AsyncReadExt::read(&mut mine, &mut [0]).await;

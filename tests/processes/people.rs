@@ -247,7 +247,7 @@ async fn each_end_of_a_run_says_what_to_do() {
         away.child_says("up").await;
         let job = away.job().await;
         world.stop().await;
-        away.says("no longer trying to come back").await;
+        away.says("no longer trying to reconnect").await;
         world.write("go", "");
         let code = away.exit().await.unwrap();
         append(&mut all, &world, "the daemon went away, for good", &away, code);
@@ -298,9 +298,9 @@ async fn each_end_of_a_run_says_what_to_do() {
 
     # the daemon went away, for good
     leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
-    leasehold: the daemon is away (UNREACHABLE: cannot reach `ADDRESS`): credentials are good until TIME at the latest; your program goes on, trying to come back
+    leasehold: the daemon is away (UNREACHABLE: cannot reach `ADDRESS`): credentials are good until TIME at the latest; your program goes on; trying to reconnect
     leasehold: the credentials have expired and their files are removed; your program goes on, and they are there again when the daemon is
-    leasehold: the daemon has been away for 10s, longer than a member may be (rejoin): no longer trying to come back; not a fault of your program, which goes on without access: start it again to have some
+    leasehold: the daemon has been away for 10s, longer than `rejoin` allows: no longer trying to reconnect; your program is not at fault and goes on without access; start it again to get new access
     leasehold: completed: exit code 0; this could not be reported (UNREACHABLE: cannot reach `ADDRESS`): access ends by itself within 300 s
     -- exit 0
 

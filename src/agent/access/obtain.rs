@@ -234,7 +234,7 @@ async fn obtain_member(
         clock: context.clock.clone(),
         identity: context.identity.clone(),
         messages: context.messages.clone(),
-        rejoin: options.settings.rejoin,
+        rejoin_window: options.settings.rejoin,
     };
     let mut member = LiveMember::new(session, connected, context)?;
     member.obtain(START_PATIENCE).await?;

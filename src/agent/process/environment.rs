@@ -72,7 +72,7 @@ const STANDING_CREDENTIALS: &[&str] = &[
 ];
 
 /// The variables that the wrapper sets. If they are inherited, they belong to another job.
-const OWN: &[&str] = &[
+const WRAPPER_VARIABLES: &[&str] = &[
     "LEASEHOLD_ATTEMPT",
     "LEASEHOLD_BUNDLE",
     "LEASEHOLD_CREDENTIALS",
@@ -94,7 +94,8 @@ pub struct ChildEnvironment {
 }
 
 impl ChildEnvironment {
-    /// Removes standing credentials from the `inherited` names, except those in `keep` (`keep_env`).
+    /// Marks for removal the inherited standing credentials that `keep` (`keep_env`) does not list, and every inherited
+    /// variable that the wrapper sets.
     pub fn new(
         inherited: impl IntoIterator<Item = OsString>,
         keep: &[String],
@@ -104,7 +105,7 @@ impl ChildEnvironment {
         let is = |list: &[&str], name: &OsStr| list.iter().any(|n| OsStr::new(n) == name);
         let removed = inherited
             .into_iter()
-            .filter(|name| is(OWN, name) || is(STANDING_CREDENTIALS, name) && !kept(name))
+            .filter(|name| is(WRAPPER_VARIABLES, name) || is(STANDING_CREDENTIALS, name) && !kept(name))
             .collect();
         ChildEnvironment { set, removed }
     }
@@ -163,8 +164,8 @@ mod tests {
 
     #[test]
     fn variables_of_an_outer_wrapper_are_removed() {
-        let env = ChildEnvironment::new(names(OWN), &["LEASEHOLD_JOB".into()], Vec::new());
-        assert_eq!(env.removed.len(), OWN.len());
+        let env = ChildEnvironment::new(names(WRAPPER_VARIABLES), &["LEASEHOLD_JOB".into()], Vec::new());
+        assert_eq!(env.removed.len(), WRAPPER_VARIABLES.len());
         assert_eq!(env.notice(), None);
     }
 

@@ -62,7 +62,7 @@ impl FinishRequest {
 #[derive(Debug)]
 pub struct ChildExit {
     pub status: ChildStatus,
-    /// The first signal that asked it to end and that the wrapper passed on.
+    /// The first signal that the wrapper forwarded to ask it to end.
     pub asked: Option<Signal>,
 }
 
@@ -79,11 +79,11 @@ impl ChildExit {
         self.status.exit_code()
     }
 
-    /// The outcome for the attempt.
+    /// The outcome for the attempt, if the work was not asked to finish.
     ///
     /// | The child | Outcome |
     /// |---|---|
-    /// | exits with 0 | completed; after a request to finish it is interrupted |
+    /// | exits with 0 | completed |
     /// | ends otherwise after a signal from the wrapper | interrupted: trainers differ in their codes (torchrun exits with 1 after SIGTERM) |
     /// | is ended by SIGTERM, SIGINT or SIGHUP, or exits with 143, 130 or 129 | interrupted: someone else sent the signal |
     /// | ends in another way, for example by SIGKILL from outside (out of memory) | failed |
@@ -99,8 +99,8 @@ impl ChildExit {
         if interrupted { v1::Outcome::Interrupted } else { v1::Outcome::Failed }
     }
 
-    /// The outcome if the platform or a drain may have asked the work to finish. Many trainers save their work then and exit
-    /// with 0, but the work goes on in the next attempt.
+    /// The outcome, given whether the platform or a drain asked the work to finish. If so, the attempt is interrupted, even if
+    /// the child exits with 0: many trainers save their work then, and the next attempt goes on with it.
     pub(crate) fn outcome_after(&self, request: FinishRequest) -> v1::Outcome {
         match request {
             FinishRequest::Asked => v1::Outcome::Interrupted,

@@ -1,4 +1,4 @@
-//! The process of the daemon.
+//! Starts and stops the daemon process of the demo.
 
 use std::{process::Stdio, time::Duration};
 

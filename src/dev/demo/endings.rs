@@ -91,17 +91,17 @@ impl Story<'_> {
         let revoked = ready.pop().unwrap_or_else(|| Err("no wrapper".into()));
         for (ending, ready) in ENDINGS.iter().zip(ready) {
             match ready {
-                Err(why) => self.say_ms(ending.claim, 0.0, Err(why)),
+                Err(why) => self.report_ms(ending.claim, 0.0, Err(why)),
                 Ok((w, token)) => self.show_ending(ending, checks, w, &token).await,
             }
         }
         let claim = "access ends when an operator revokes the job";
         match revoked {
-            Err(why) => self.say_ms(claim, 0.0, Err(why)),
+            Err(why) => self.report_ms(claim, 0.0, Err(why)),
             Ok((mut w, token)) => {
                 let start = Stopwatch::now();
                 let seen = self.revoke_and_check(checks, &mut w, &token, start).await;
-                self.say_measured(claim, start, seen);
+                self.report_measured(claim, start, seen);
             }
         }
     }
@@ -149,7 +149,7 @@ impl Story<'_> {
             Ok((format!("{}; wrapper: {ended}", refusal.text), ms))
         }
         .await;
-        self.say_measured(ending.claim, start, seen);
+        self.report_measured(ending.claim, start, seen);
     }
 
     async fn revoke_and_check(
@@ -203,7 +203,7 @@ impl Story<'_> {
         .await;
         let (job, _member, token) = match begun {
             Ok(begun) => begun,
-            Err(why) => return self.say_ms(claim, 0.0, Err(why)),
+            Err(why) => return self.report_ms(claim, 0.0, Err(why)),
         };
         let start = Stopwatch::now();
         let seen = async {
@@ -212,7 +212,7 @@ impl Story<'_> {
             Ok(format!("attempt {} began; {}", second.session.attempt, refusal.text))
         }
         .await;
-        self.say(claim, start, seen);
+        self.report(claim, start, seen);
     }
 
     pub(super) async fn show_expiry(&mut self, checks: &Checks<'_>) {
@@ -225,10 +225,10 @@ impl Story<'_> {
         let start = Stopwatch::now();
         let (_member, token) = match begun {
             Ok(begun) => begun,
-            Err(why) => return self.say_ms(claim, 0.0, Err(why)),
+            Err(why) => return self.report_ms(claim, 0.0, Err(why)),
         };
         let seen = checks.refused(&token).await.map(|r| r.text.into_owned());
-        self.say(claim, start, seen);
+        self.report(claim, start, seen);
     }
 
     /// Returns the token that was issued before the lock.
@@ -242,7 +242,7 @@ impl Story<'_> {
         let (mut member, token) = match begun {
             Ok(begun) => begun,
             Err(why) => {
-                self.say_ms(claim, 0.0, Err(why));
+                self.report_ms(claim, 0.0, Err(why));
                 return None;
             }
         };
@@ -269,7 +269,7 @@ impl Story<'_> {
             Ok((format!("{}; a new request gets LOCKED; the record is on disk", refusal.text), ms))
         }
         .await;
-        self.say_measured(claim, start, seen);
+        self.report_measured(claim, start, seen);
         Some(token)
     }
 
@@ -324,7 +324,7 @@ impl Story<'_> {
             ))
         }
         .await;
-        self.say_measured(claim, start, seen);
+        self.report_measured(claim, start, seen);
     }
 
     async fn introspect(&self, token: &SecretText, checks: &Checks<'_>) -> Observed<v1::IntrospectResponse> {

@@ -52,36 +52,36 @@ impl Story<'_> {
     async fn run_acts(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.join_all(checks).await;
-        let mut team = self.need("four wrappers with one key are one attempt", start, seen)?;
+        let mut team = self.require("four wrappers with one key are one attempt", start, seen)?;
 
         let start = Stopwatch::now();
         let seen = self.kill_one(&mut team, checks).await;
-        self.need("one of them is killed, and the others lose nothing", start, seen)?;
+        self.require("one of them is killed, and the others lose nothing", start, seen)?;
         // Until then the daemon keeps the name for the lost member.
         tokio::time::sleep(PACE.window()).await;
         let start = Stopwatch::now();
         let seen = self.restart_one(&mut team, checks).await;
-        self.need("started again, it is a member of the same attempt", start, seen)?;
+        self.require("started again, it is a member of the same attempt", start, seen)?;
 
         self.drain(&mut team, checks).await?;
 
         let start = Stopwatch::now();
         let seen = self.requeue(&mut team, checks).await;
-        let mut team = self.need("a requeue ends all access of the attempt before it", start, seen)?;
+        let mut team = self.require("a requeue ends all access of the attempt before it", start, seen)?;
         let start = Stopwatch::now();
         let seen = self.read_checkpoint(&mut team).await;
-        self.need("the new attempt reads the checkpoint of the old one", start, seen)?;
+        self.require("the new attempt reads the checkpoint of the old one", start, seen)?;
         let start = Stopwatch::now();
         let seen = self.rejoin_all(&mut team, checks).await;
-        self.need("the other three members join the new attempt", start, seen)?;
+        self.require("the other three members join the new attempt", start, seen)?;
 
         let start = Stopwatch::now();
         let seen = self.kill_daemon(&mut team, checks, daemon).await;
-        self.need("the daemon is killed and comes back, and no child notices", start, seen)?;
+        self.require("the daemon is killed and comes back, and no child notices", start, seen)?;
 
         let start = Stopwatch::now();
         let seen = self.complete_all(&mut team, checks).await;
-        self.need("the job completes when its last member ends", start, seen)
+        self.require("the job completes when its last member ends", start, seen)
     }
 
     async fn join_all(&mut self, checks: &Checks<'_>) -> Observed<(String, Team)> {
@@ -161,13 +161,13 @@ impl Story<'_> {
     async fn drain(&mut self, team: &mut Team, checks: &Checks<'_>) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.preempt_one(team, checks).await;
-        self.need("SIGTERM of one wrapper drains only that member", start, seen)?;
+        self.require("SIGTERM of one wrapper drains only that member", start, seen)?;
         let seen = self.check_saved(team, start).await;
-        self.need("its child gets SIGTERM, and saves a checkpoint", start, seen)?;
+        self.require("its child gets SIGTERM, and saves a checkpoint", start, seen)?;
         let seen = self.await_reading_end(team, checks).await;
-        self.need("reading ends first, and writing goes on", start, seen)?;
+        self.require("reading ends first, and writing goes on", start, seen)?;
         let seen = self.await_writing_end(team, checks).await;
-        self.need("after the grace time writing ends too", start, seen)
+        self.require("after the grace time writing ends too", start, seen)
     }
 
     async fn preempt_one(&mut self, team: &mut Team, checks: &Checks<'_>) -> Observed<(String, ())> {

@@ -55,7 +55,7 @@ impl Story<'_> {
     async fn show_callers(&mut self) {
         let start = Stopwatch::now();
         let seen = connect_without_certificate(self.stage).await;
-        self.say("a caller without a certificate is refused", start, seen);
+        self.report("a caller without a certificate is refused", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -70,7 +70,7 @@ impl Story<'_> {
             }
         }
         .await;
-        self.say("a certificate from an unknown trust domain is refused", start, seen);
+        self.report("a certificate from an unknown trust domain is refused", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -83,7 +83,7 @@ impl Story<'_> {
             }
         }
         .await;
-        self.say("a certificate without a catalog entry may do nothing", start, seen);
+        self.report("a certificate without a catalog entry may do nothing", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -95,7 +95,7 @@ impl Story<'_> {
             Ok(format!("{} is a {} of {}, by {}", who.spiffe_id, who.kind, who.tenant, who.matched))
         }
         .await;
-        self.say("a job's program is accepted by its certificate, without a secret", start, seen);
+        self.report("a job's program is accepted by its certificate, without a secret", start, seen);
     }
 
     /// Lists jobs with an SVID that is made for this call.
@@ -131,7 +131,7 @@ impl Story<'_> {
             Err(status) => Err(describe(&status)),
             Ok(job) => Err(format!("{} was created", job.id)),
         };
-        self.say("a purpose that the dataset does not allow is denied", start, seen);
+        self.report("a purpose that the dataset does not allow is denied", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -157,7 +157,7 @@ impl Story<'_> {
             Ok(format!("waits for {}; cannot begin; cancelled", gates.join(", ")))
         }
         .await;
-        self.say("a job on personal data waits for approval", start, seen);
+        self.report("a job on personal data waits for approval", start, seen);
     }
 
     async fn show_credential(&mut self, checks: &Checks<'_>) {
@@ -168,23 +168,23 @@ impl Story<'_> {
         .await;
         let mut member = match begun {
             Ok(member) => member,
-            Err(why) => return self.say_ms("a job begins, and its worker joins", 0.0, Err(why)),
+            Err(why) => return self.report_ms("a job begins, and its worker joins", 0.0, Err(why)),
         };
         let start = Stopwatch::now();
         let issued = member.issue(None).await.map_err(|s| describe(&s));
         let (lease, token) = match issued {
             Ok(issued) => issued,
-            Err(why) => return self.say("a credential is issued", start, Err(why)),
+            Err(why) => return self.report("a credential is issued", start, Err(why)),
         };
         let names: Vec<&str> = lease.scopes.iter().map(|s| s.resource.as_str()).collect();
-        self.say("a credential is issued", start, Ok(format!("{} for {}", lease.id, names.join(", "))));
+        self.report("a credential is issued", start, Ok(format!("{} for {}", lease.id, names.join(", "))));
 
         let start = Stopwatch::now();
         let seen = checks
             .accepted(&token)
             .await
             .map(|()| "signature, revocations and holder are checked".to_owned());
-        self.say("a server checks it without asking the daemon", start, seen);
+        self.report("a server checks it without asking the daemon", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -200,7 +200,7 @@ impl Story<'_> {
             Ok(format!("active, lease {}", seen.lease.unwrap_or_default().id))
         }
         .await;
-        self.say("a server checks it by asking the daemon", start, seen);
+        self.report("a server checks it by asking the daemon", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -214,7 +214,7 @@ impl Story<'_> {
             Ok(format!("generation {}", renewed.lease.unwrap_or_default().generation))
         }
         .await;
-        self.say("it is renewed after a new decision", start, seen);
+        self.report("it is renewed after a new decision", start, seen);
 
         let start = Stopwatch::now();
         let seen = async {
@@ -232,7 +232,7 @@ impl Story<'_> {
             Ok(format!("{} bytes of tickets-0001.jsonl; the same token writes nothing", bytes.len()))
         }
         .await;
-        self.say("it reads its dataset, and writes nothing", start, seen);
+        self.report("it reads its dataset, and writes nothing", start, seen);
     }
 
     async fn show_download(&mut self, checks: &Checks<'_>, running: &Running) {
@@ -255,13 +255,13 @@ impl Story<'_> {
         .await;
         let (job, _member, mut download) = match begun {
             Ok(begun) => begun,
-            Err(why) => return self.say_ms(claim, 0.0, Err(why)),
+            Err(why) => return self.report_ms(claim, 0.0, Err(why)),
         };
         // The client stops reading now, so only the buffers on the way fill up.
         let start = Stopwatch::now();
         let revoked = self.revoke(&format!("job:{}", job.id), "shown to be cut").await;
         if let Err(why) = revoked {
-            return self.say(claim, start, Err(why));
+            return self.report(claim, start, Err(why));
         }
         let acknowledged = start.ms();
         let cut = within("the server to cut the transfer", async {
@@ -294,7 +294,7 @@ impl Story<'_> {
                 })
             }
         };
-        self.say_ms(claim, ms, seen);
+        self.report_ms(claim, ms, seen);
     }
 }
 

@@ -1,4 +1,4 @@
-//! A running story, and the claims that every story has.
+//! One demo run: starts the daemon and the file server, and reports each claim with what was observed.
 
 use tokio::process::Child;
 
@@ -15,7 +15,7 @@ use crate::{
     proto::v1,
 };
 
-/// A running story.
+/// One demo run.
 pub(super) struct Story<'a> {
     pub(super) stage: &'a Stage,
     report: &'a mut (dyn FnMut(&Claim) + Send),
@@ -37,7 +37,7 @@ impl Story<'_> {
             .await
             .map_err(|e| e.to_string())?;
         within("the verifier's feed", running.verifier.ready()).await?;
-        self.say(
+        self.report(
             "a daemon starts, and a file server follows its revocations",
             start,
             Ok("ready, feed complete".into()),
@@ -45,7 +45,7 @@ impl Story<'_> {
         Ok((daemon, running))
     }
 
-    /// Stops both, and checks the ledger. Returns whether all claims were observed.
+    /// Stops the daemon and the file server, and checks the ledger. Returns whether all claims were observed.
     pub(super) async fn close(mut self, daemon: Child, running: Running) -> Observed<bool> {
         running.stop().await;
         self.stage.stop_daemon(daemon).await?;
@@ -54,7 +54,7 @@ impl Story<'_> {
     }
 
     /// Reports a claim that the rest depends on. Returns none if it was not observed.
-    pub(super) fn need<T>(
+    pub(super) fn require<T>(
         &mut self,
         claim: &'static str,
         start: Stopwatch,
@@ -65,30 +65,30 @@ impl Story<'_> {
             Ok((observed, found)) => (Ok(observed), Some(found)),
             Err(why) => (Err(why), None),
         };
-        self.say_ms(claim, ms, observed);
+        self.report_ms(claim, ms, observed);
         found
     }
 
     /// Reports a claim that took the time since `start`.
-    pub(super) fn say(&mut self, claim: &'static str, start: Stopwatch, seen: Observed<String>) {
-        self.say_ms(claim, start.ms(), seen);
+    pub(super) fn report(&mut self, claim: &'static str, start: Stopwatch, seen: Observed<String>) {
+        self.report_ms(claim, start.ms(), seen);
     }
 
     /// Reports a claim with its own measurement, or a failure that took the time since `start`.
-    pub(super) fn say_measured(
+    pub(super) fn report_measured(
         &mut self,
         claim: &'static str,
         start: Stopwatch,
         seen: Observed<(String, f64)>,
     ) {
         match seen {
-            Ok((observed, ms)) => self.say_ms(claim, ms, Ok(observed)),
-            Err(why) => self.say(claim, start, Err(why)),
+            Ok((observed, ms)) => self.report_ms(claim, ms, Ok(observed)),
+            Err(why) => self.report(claim, start, Err(why)),
         }
     }
 
     /// Reports a claim that took `ms`.
-    pub(super) fn say_ms(&mut self, claim: &'static str, ms: f64, seen: Observed<String>) {
+    pub(super) fn report_ms(&mut self, claim: &'static str, ms: f64, seen: Observed<String>) {
         let (observed, holds) = match seen {
             Ok(observed) => (observed, true),
             Err(why) => (why, false),
@@ -110,16 +110,16 @@ impl Story<'_> {
         let seen = ledger::verify(&ledger::Dir::at(&state), None)
             .map(|r| format!("{} records, head {}", r.records, short(&r.head.digest)))
             .map_err(|e| e.to_string());
-        self.say("the ledger is complete and unchanged", start, seen);
+        self.report("the ledger is complete and unchanged", start, seen);
 
         let start = Stopwatch::now();
         let seen = flip_byte(&state, &self.stage.deployment.path("ledger-copy"));
-        self.say("one changed byte in a copy of it is found", start, seen);
+        self.report("one changed byte in a copy of it is found", start, seen);
     }
 }
 
 impl Stage {
-    /// Returns the certificate that the tokens of these jobs are bound to.
+    /// Returns the trainer's certificate, to which the tokens of the demo jobs are bound.
     pub(super) fn trainer(&self) -> Observed<Leaf> {
         let svid = X509Svid::load(&self.deployment.cert(Role::Trainer), &self.deployment.key(Role::Trainer));
         Ok(svid.map_err(|e| e.to_string())?.leaf().clone())

@@ -62,8 +62,8 @@ impl LiveMember {
     /// Connects again if the SVID was renewed.
     pub(super) fn on_identity(&mut self, trust: &Trust) {
         let svid = certificate_digest(trust);
-        if svid.is_some() && svid != self.svid {
-            self.svid = svid;
+        if svid.is_some() && svid != self.svid_digest {
+            self.svid_digest = svid;
             let now = self.context.clock.now().lease;
             match &mut self.connection {
                 MemberConnection::Up(_) => self.replace_at = Some(now),
@@ -96,18 +96,18 @@ impl LiveMember {
         let now = self.context.clock.now().lease;
         self.is_connecting = false;
         let MemberConnection::Down(outage) = &mut self.connection else {
-            // The old connection is still up: the daemon reports its decision there.
+            // The old stream is still open and will carry any refusal. Try the replacement again later.
             self.replace_at = Some(now.plus(RETRY_MAX));
             return None;
         };
         if !matches!(refusal.reason.member_step(), MemberStep::TryLater | MemberStep::ReplaceLease) {
             return Some(AccessEnd::of_refusal(refusal));
         }
-        if now.since(outage.since) >= self.context.rejoin {
+        if now.since(outage.since) >= self.context.rejoin_window {
             outage.retry_at = None;
             self.context.messages.send(&format!(
-                "the daemon has been away for {}, longer than a member may be (rejoin): no longer trying to come back; not a fault of your program, which goes on without access: start it again to have some",
-                humantime::format_duration(Duration::from_secs(self.context.rejoin.as_secs()))
+                "the daemon has been away for {}, longer than `rejoin` allows: no longer trying to reconnect; your program is not at fault and goes on without access; start it again to get new access",
+                humantime::format_duration(Duration::from_secs(self.context.rejoin_window.as_secs()))
             ));
             return None;
         }
@@ -121,14 +121,14 @@ impl LiveMember {
     fn report_outage(&self, refusal: &Refusal) {
         let what = match refusal.reason {
             Reason::Unreachable | Reason::ShuttingDown => "the daemon is away",
-            _ => "the daemon cannot be reached",
+            _ => "the daemon does not let this member rejoin yet",
         };
         let until = self.credentials.last_expiry().map_or_else(
             || "no credentials are left".to_owned(),
             |at| format!("credentials are good until {} at the latest", self.context.clock.now().wall_at(at)),
         );
         self.context.messages.send(&format!(
-            "{what} ({}: {refusal}): {until}; your program goes on, trying to come back",
+            "{what} ({}: {refusal}): {until}; your program goes on; trying to reconnect",
             refusal.reason
         ));
     }

@@ -34,8 +34,8 @@ pub(crate) struct MemberContext {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) identity: Arc<dyn IdentitySource>,
     pub(crate) messages: MessageSink,
-    /// For how long to retry after the connection was lost.
-    pub(crate) rejoin: Duration,
+    /// How long to retry after the connection was lost.
+    pub(crate) rejoin_window: Duration,
 }
 
 /// One member with its credentials. It acts only while [`serve`](Self::serve) is polled. If it is dropped without a report, the
@@ -52,22 +52,23 @@ pub(crate) struct LiveMember {
     pub(super) epoch: u64,
     pub(super) lead_ms: i64,
     pub(super) credentials: CredentialSet,
+    /// When a drain ends reading, on the lease clock.
     pub(super) reading_ends: Option<LeaseTime>,
-    /// When a drain ends the rest, on the daemon's clock. `None` without a drain.
+    /// When a drain ends writing, on the daemon's wall clock. `None` without a drain.
     pub(super) writing_ends: Option<Wall>,
     /// Set once access has ended.
     pub(super) ended: Option<AttemptStatus>,
     /// When to check the files next.
     check_files_at: LeaseTime,
     /// The digest of the certificate of the present connection, or of the next one.
-    pub(super) svid: Option<[u8; 32]>,
+    pub(super) svid_digest: Option<[u8; 32]>,
     window: Duration,
 }
 
 type PendingAnswers = FuturesUnordered<PendingAnswer>;
 
-/// How long to wait until the daemon knows that the member leaves.
-const LEAVE_PATIENCE: Duration = Duration::from_millis(500);
+/// How long to wait for the daemon to acknowledge that the member leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Why the first credentials could not be obtained.
 #[derive(Debug, thiserror::Error)]
@@ -101,7 +102,7 @@ impl LiveMember {
             writing_ends: None,
             ended: None,
             check_files_at: now.plus(CREDENTIAL_LOOK),
-            svid: certificate_digest(&context.identity.current()),
+            svid_digest: certificate_digest(&context.identity.current()),
             context,
         })
     }
@@ -127,7 +128,7 @@ impl LiveMember {
         self.credentials.opens()
     }
 
-    /// How long after the last beat the daemon ends the access of a member by itself.
+    /// How long a member may send no beat before the daemon ends its access.
     pub(super) fn window(&self) -> Duration {
         self.window
     }
@@ -152,7 +153,7 @@ impl LiveMember {
                         pending.push(requests::drain(self.calls.clone(), &self.session, grace, reason));
                         None
                     }
-                    // The run is gone, so no one reads the report.
+                    // The handle was dropped, so nothing waits for the report.
                     None => return FinalReport::NotNeeded,
                 },
                 message = self.connection.next_message() => self.on_message(message),
@@ -277,7 +278,7 @@ impl LiveMember {
             Err(refusal) if AttemptStatus::from_reason(refusal.reason) == AttemptStatus::Ended => {
                 FinalReport::NotNeeded
             }
-            // A lock has ended all access, and the daemon accepts no report of a locked identity.
+            // A lock has ended all access, and the daemon accepts no report from a locked identity.
             Err(refusal) if refusal.reason == Reason::Locked => FinalReport::NotNeeded,
             Err(refusal) => FinalReport::Failed(refusal),
         };
@@ -295,7 +296,7 @@ impl LiveMember {
         };
         tokio::select! {
             () = stream.leave() => {}
-            () = self.context.clock.sleep(LEAVE_PATIENCE) => {}
+            () = self.context.clock.sleep(LEAVE_TIMEOUT) => {}
         }
         if self.ended.is_some() { FinalReport::NotNeeded } else { FinalReport::Delivered }
     }
