@@ -13,7 +13,7 @@
 //! | 0 | [`clock`] [`secret`] [`limits`] [`reason`] [`written`] [`plain`] [`backoff`] `sync` | time, secrets, bounds, codes of refusal, strict reading of files that people write, text that is safe to show, waits between retries, the primitives that model checkers replace | decides |
 //! | 1 | [`name`] | every name, parsed once | reads a clock |
 //! | 2 | [`proto`] | the wire types, and their conversions | decides |
-//! | 2 | [`fence`] | names that are lowered, stands behind them, their feed | waits, does I/O |
+//! | 2 | [`fence`] | fences: named switches that end all leases behind a name with one store | waits, does I/O |
 //! | 3 | [`identity`] | the SVID rules, trust bundles, both TLS configurations; the only maker of a `Peer` | authorizes |
 //! | 3 | [`catalog`] | which callers are known, which resources exist | decides |
 //! | 3 | [`job`] | states and legal moves of jobs, attempts, members; pure | decides who may |

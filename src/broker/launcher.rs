@@ -63,7 +63,7 @@ impl Broker {
         if caller.principal.kind != PrincipalKind::Workload {
             return Ok(());
         }
-        self.state.open_of_others(caller.id()).map_or(Ok(()), |job| Err(launches_beside(job)))
+        self.state.open_launched_by_others(caller.id()).map_or(Ok(()), |job| Err(launches_beside(job)))
     }
 }
 

@@ -207,7 +207,7 @@ impl Broker {
             };
             format!("{id} is a member of {}{more} too", shown.join(", "))
         };
-        self.state.in_several(job).into_iter().map(note).collect()
+        self.state.identities_in_several_jobs(job).into_iter().map(note).collect()
     }
 
     /// Returns the joined member that a session names, and its job.

@@ -29,7 +29,7 @@ where
     E: std::fmt::Display + std::fmt::Debug,
 {
     match refused {
-        Refused::Move(e) => of_move(e),
+        Refused::Transition(e) => of_move(e),
         Refused::NoJob => job_not_found(),
         Refused::KeyConflict(job) => key_conflict(job),
         Refused::Ledger(why) => ledger_unavailable(&why),

@@ -34,7 +34,7 @@ use crate::{
     link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     reason::Reason,
     secret::random_u128,
-    state::{Left, Rebuilt, Store},
+    state::{OpenCounts, Rebuilt, Store},
     token::{KeyError, SigningKey},
 };
 
@@ -104,7 +104,7 @@ impl Daemon {
         let rebuilt = recorded.rebuilt(clock.now().lease);
         let (ledger, epoch) = (opened.ledger, opened.epoch);
         if epoch > 1 {
-            let Left { jobs, suspended, draining, locks } = rebuilt.left();
+            let OpenCounts { jobs, suspended, draining, locks } = rebuilt.left();
             let (seq, in_order) = (rebuilt.seq, rebuilt.in_order);
             tracing::info!(epoch, in_order, jobs, suspended, draining, locks, %seq, "this is what the last life left");
         }

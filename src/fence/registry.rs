@@ -1,4 +1,4 @@
-//! The registry: the only owner of fences by name.
+//! The registry owns every fence, and finds it by name.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ use crate::{
     sync::{AtomicU64, Mutex, MutexGuard},
 };
 
-/// A number that is raised before each sweep of leases: by changes of policy, catalog, and locks on prefixes.
+/// A counter that is raised after a change of policy, catalog or a prefix lock, and before the leases are swept for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
@@ -32,7 +32,7 @@ pub struct Lowered {
     pub seq: Seq,
     /// Live leases behind it.
     pub behind: u64,
-    /// False if no one took a stand there since an earlier lowering: that lowering's answer is repeated.
+    /// False if the name was lowered before and no stand was taken since. `seq` is then that of the earlier lowering.
     pub first: bool,
 }
 
@@ -57,8 +57,8 @@ pub(super) struct RegistryState {
     pub(super) by_name: HashTable<Arc<Fence>>,
     /// One set for the same fences, which are compared by their addresses.
     pub(super) sets: HashTable<FenceSet>,
-    /// The lowered fences, in order, for as long as a token from before may be in use.
-    young: VecDeque<(LeaseTime, Arc<Fence>)>,
+    /// The recent lowerings, oldest first, kept until no token issued before them can be valid.
+    recent: VecDeque<(LeaseTime, Arc<Fence>)>,
     /// Callers choose the names, so their hash is keyed.
     hasher: RandomState,
 }
@@ -73,15 +73,15 @@ impl Registry {
         }
     }
 
-    // A panic cannot leave it half changed: every change is complete before the guard is dropped.
+    // A panic cannot leave the state half changed: every change is complete before the guard is dropped.
     pub(super) fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a stand behind all of these names at one instant. Names are sorted and distinct in the set that is kept.
     ///
-    /// A caller that takes its stand first, and then reads jobs, locks, catalog and policy, cannot miss a change that was made
-    /// first and lowered after it.
+    /// Take the stand before reading jobs, locks, catalog and policy. If one of them changes after it was read, the lowering
+    /// that follows the change ends the stand.
     pub fn stand(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
         let names = sorted(names);
         let mut inner = self.lock();
@@ -92,7 +92,7 @@ impl Registry {
         stand
     }
 
-    /// Takes a stand only to learn of a lowering, not for a lease. It does not make a later lowering a new one.
+    /// Returns a stand that only observes lowerings. It does not count for [`Lowered::first`].
     pub fn observe(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
         let names = sorted(names);
         self.lock().place(&names)
@@ -100,8 +100,8 @@ impl Registry {
 
     /// Ends all leases behind a name: one store, whatever their number, and one event in the feed.
     ///
-    /// Lowers a new name too. If no one took a stand behind a name since its last lowering, that lowering's answer is
-    /// repeated.
+    /// A name without a fence gets one. If no stand was taken behind a name since its last lowering, that lowering's answer
+    /// is repeated.
     pub fn lower(&self, name: &FenceName, now: LeaseTime) -> Lowered {
         let mut inner = self.lock();
         let fence = inner.fence(name);
@@ -114,8 +114,8 @@ impl Registry {
         inner.seq = seq;
         fence.stood_since.store(false, Ordering::Relaxed);
         fence.lowered.store(seq.0, Ordering::Release);
-        inner.young.push_back((now, fence));
-        // Under the mutex, so that the feed's order is the order of Seq. Having no receiver is not an error.
+        inner.recent.push_back((now, fence));
+        // Under the mutex, so that the feed's order is the order of Seq. It is no error if there is no receiver.
         let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
     }
@@ -130,12 +130,13 @@ impl Registry {
         self.lock().seq
     }
 
-    /// The present revision. Read before the names of a request are computed, and compared after its lease is inserted.
+    /// The present revision. Issuing reads it before it computes the names of a request, and compares it after it inserts the
+    /// lease.
     pub fn revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Acquire))
     }
 
-    /// Raises the revision: before a sweep, after the change that it sweeps for.
+    /// Raises the revision. Call it after a change and before the sweep for that change.
     pub fn raise_revision(&self) -> Revision {
         Revision(self.revision.fetch_add(1, Ordering::AcqRel).saturating_add(1))
     }
@@ -164,8 +165,8 @@ impl Registry {
     /// `retention` is the longest token life used in this epoch and a margin.
     pub fn prune(&self, now: LeaseTime, retention: Duration) -> usize {
         let mut inner = self.lock();
-        while inner.young.front().is_some_and(|(at, _)| now.since(*at) > retention) {
-            inner.young.pop_front();
+        while inner.recent.front().is_some_and(|(at, _)| now.since(*at) > retention) {
+            inner.recent.pop_front();
         }
         // New holders are made only under this mutex, so a count of one means that there is no holder and can be none.
         inner.sets.retain(|set| ThinArc::strong_count(set) > 1);
@@ -251,7 +252,7 @@ mod tests {
     fn law_11_the_fence_that_was_lowered_first_is_named() {
         let r = Registry::new(Seq(0));
         let s = r.stand([name("tenant:a"), name("tenant:b"), name("tenant:c")]);
-        // Neither the first nor the last of its names, nor the last to go down.
+        // The name that is lowered first is neither the first nor the last in name order.
         for (lowered, seq) in [("tenant:b", 1), ("tenant:c", 2), ("tenant:a", 3)] {
             assert_eq!(r.lower(&name(lowered), NOW).seq, Seq(seq));
             assert_eq!(s.lowered(), Some((&name("tenant:b"), Seq(1))));
@@ -327,7 +328,7 @@ mod tests {
         r.lower(&name("tenant:acme"), NOW);
         assert_eq!(r.prune(NOW, keep), 0, "a stand holds both");
         drop(s);
-        assert_eq!(r.prune(NOW, keep), 1, "the one never lowered goes, the young lowering stays");
+        assert_eq!(r.prune(NOW, keep), 1, "the one never lowered goes, the recent lowering stays");
         assert_eq!(r.prune(late, keep), 1);
         let s = r.stand([name("tenant:acme")]);
         r.lower(&name("tenant:acme"), NOW);
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_behind_a_name_is_that_of_the_leases_that_entered() {
+    fn behind_counts_the_live_leases_of_all_stands() {
         let r = Registry::new(Seq(0));
         let s = r.stand([name("tenant:a"), name("tenant:b")]);
         s.enter();

@@ -86,14 +86,14 @@ impl ById {
     }
 }
 
-/// Leases of the same member, half and set of resources.
+/// The leases of one group: same member, half and resources.
 #[derive(Debug)]
 struct Group {
-    /// The facts of the group's first lease, shared by all leases with equal facts.
+    /// The facts of its first lease. Leases with equal facts share them.
     facts: Arc<Facts>,
     leases: HashTable<Arc<Lease>>,
-    /// The lowering after which its dead leases were last looked for.
-    seen: Seq,
+    /// The newest lowering when dead leases were last collected.
+    collected_at: Seq,
 }
 
 impl Group {
@@ -125,7 +125,7 @@ impl ByJob {
         self.0[shard(job.0, self.0.len())].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reserves a slot in a job for a new lease. False if `max` slots are in use.
+    /// Takes a slot in a job's quota for a new lease. Returns false if `max` slots are taken.
     pub(super) fn reserve(&self, job: JobId, max: usize) -> bool {
         let mut shard = self.shard(job);
         match shard.get_mut(&job) {
@@ -142,8 +142,8 @@ impl ByJob {
         }
     }
 
-    /// Makes the lease for a slot that was reserved.
-    pub(super) fn make(&self, stand: Stand, mut terms: Terms) -> Arc<Lease> {
+    /// Creates the lease for a slot that was reserved.
+    pub(super) fn create(&self, stand: Stand, mut terms: Terms) -> Arc<Lease> {
         let mut shard = self.shard(terms.facts.job);
         let job = shard.entry(terms.facts.job).or_default();
         let place = stand.place();
@@ -156,7 +156,7 @@ impl ByJob {
         let group = job.groups.entry(place).or_insert_with(|| Group {
             facts: terms.facts.clone(),
             leases: HashTable::new(),
-            seen: stand.at(),
+            collected_at: stand.at(),
         });
         if *group.facts == *terms.facts {
             terms.facts = group.facts.clone();
@@ -193,7 +193,7 @@ impl ByJob {
     }
 
     /// Calls `see` for the leases of one job that stand behind a name.
-    pub(super) fn of(&self, job: JobId, name: &FenceName, see: impl FnMut(&Arc<Lease>)) {
+    pub(super) fn each_of_job(&self, job: JobId, name: &FenceName, see: impl FnMut(&Arc<Lease>)) {
         let shard = self.shard(job);
         let Some(job) = shard.get(&job) else { return };
         job.groups.values().filter(|g| g.is_behind(name)).flat_map(|g| &g.leases).for_each(see);
@@ -209,9 +209,9 @@ impl ByJob {
         }
     }
 
-    /// The leases that a lowering ended since the last look, of the jobs whose facts pass. A group without a lowering
-    /// since then costs a few loads.
-    pub(super) fn dead(&self, pass: impl Fn(&Facts) -> bool) -> Vec<Arc<Lease>> {
+    /// Collects the leases that a lowering ended since the last call, if their facts pass. A group with no new lowering costs
+    /// a few loads.
+    pub(super) fn collect_dead(&self, pass: impl Fn(&Facts) -> bool) -> Vec<Arc<Lease>> {
         let mut out = Vec::new();
         for shard in &self.0 {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,8 +222,8 @@ impl ByJob {
                 let Some(last) = group.leases.iter().next().map(|l| l.stand.last_lowering()) else {
                     continue;
                 };
-                if last > group.seen {
-                    group.seen = last;
+                if last > group.collected_at {
+                    group.collected_at = last;
                     out.extend(group.leases.iter().filter(|l| !l.stand.is_up()).cloned());
                 }
             }

@@ -122,7 +122,7 @@ impl Table {
         let clearing = self.clearing();
         loop {
             let Err(exceeded) = attempt() else { return Ok(()) };
-            let dead = self.by_job.dead(|f| match exceeded {
+            let dead = self.by_job.collect_dead(|f| match exceeded {
                 QuotaExceeded::Job(_) => f.job == facts.job,
                 QuotaExceeded::Holder(_) => f.holder == facts.holder,
                 QuotaExceeded::Tenant(_) => f.tenant == facts.tenant,
@@ -164,7 +164,7 @@ impl Table {
     /// Puts it into every index.
     pub(super) fn put(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
         self.with_dead_out(&terms.facts, terms.issued, || self.reserve(&terms.facts))?;
-        let lease = self.by_job.make(grant.into_parts().stand, terms);
+        let lease = self.by_job.create(grant.into_parts().stand, terms);
         lease.stand.enter();
         if !self.by_id.insert(lease.clone()) {
             self.unindex(std::slice::from_ref(&lease));
@@ -318,7 +318,7 @@ impl Table {
             | FenceKind::Attempt(j, _)
             | FenceKind::AttemptReading(j, _)
             | FenceKind::Member(j, ..)
-            | FenceKind::MemberReading(j, ..) => self.by_job.of(j, name, see),
+            | FenceKind::MemberReading(j, ..) => self.by_job.each_of_job(j, name, see),
             _ => self.by_job.each_behind(name, see),
         }
     }

@@ -39,7 +39,6 @@
 //! | `reserve` | room on the disk, given back when it is full, for endings only |
 //! | `lock` | the process that has the ledger; an exclusive `flock` |
 
-mod accept;
 mod chain;
 mod copy;
 mod event;
@@ -47,6 +46,7 @@ mod fault;
 mod file;
 mod file_checks;
 mod fold;
+mod handle;
 mod head;
 mod health;
 mod open;
@@ -70,12 +70,12 @@ mod snapshot_tests;
 #[cfg(test)]
 mod verify_tests;
 
-pub use accept::{Appending, Deferred, Ledger};
 pub use copy::{CopyError, HeadCopy};
 pub use event::*;
 pub use fault::{Fault, ReadError, Tamper};
 pub use file::{Dir, DirectoryLock, Disk, DiskFile, LockError};
 pub use fold::Fold;
+pub use handle::{Appending, Deferred, Ledger};
 pub use health::{CloseError, Health, LedgerError, WriterEnd};
 pub use open::{Lost, OpenError, Opened, Options};
 pub use record::{Head, Record};

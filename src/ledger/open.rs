@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    accept::Ledger,
     chain::{self, Each, SegmentEnd, WalkStart, Walked},
     event::Snapshot,
     fault::{Fault, ReadError, Tamper},
     file::{Dir, DirectoryLock, Disk, LockError, is_full},
     file_checks,
     fold::{self, Fold},
+    handle::Ledger,
     head::read_head,
     queue::RecordQueue,
     record::{Head, Record},

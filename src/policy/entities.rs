@@ -15,7 +15,7 @@ use crate::{
     name::{Pin, PrincipalKind, ResourceKind, ResourceName, SpiffePattern, TenantName},
 };
 
-/// The tenant entity for what belongs to no tenant.
+/// The tenant entity for requests that concern all tenants.
 pub(super) const ALL_TENANTS: &str = "(all)";
 
 /// The names of entity types, parsed once.
@@ -127,7 +127,7 @@ impl Prepared {
         Ok(prepared)
     }
 
-    /// Returns a tenant's entity, or the one for what belongs to no tenant.
+    /// Returns a tenant's entity, or the one for all tenants.
     pub(super) fn tenant_uid(&self, types: &Types, tenant: Option<&TenantName>) -> EntityUid {
         let Some(name) = tenant else { return self.all_tenants.clone() };
         // A tenant that has left the catalog still has jobs to end.

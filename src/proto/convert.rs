@@ -10,7 +10,7 @@ use crate::{
     name::{Action, Half, Method, Outcome},
 };
 
-/// The value of an enum on the wire is unspecified.
+/// The error for an enum value that is unspecified on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the value is not specified")]
 pub struct Unspecified;

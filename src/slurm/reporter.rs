@@ -275,7 +275,7 @@ impl<S: Scheduler> Reporter<S> {
         let mut all_sent = true;
         for one in spooled {
             // The end of its run has replaced it: the run is not to begin any more.
-            if !one.is_there() {
+            if !one.is_pending() {
                 continue;
             }
             match self.send_logged(&one.report).await {

@@ -1,4 +1,4 @@
-//! Reports and notes on disk.
+//! The spool: reports of Slurm runs not yet sent to the daemon, and notes of the run that a Slurm job is in.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
 
 /// A directory with one file for each report that is still to be sent, and one for each Slurm job whose run is noted.
 ///
-/// Each file is written whole or not at all, and is on disk before the daemon is asked. A slurmctld that restarts kills its
+/// Each file is written whole or not at all, and is on disk before it is sent to the daemon. A slurmctld that restarts kills its
 /// scripts and runs them again; the second run finds the same file by its name. Many scripts use the directory at once.
 #[derive(Debug)]
 pub struct Spool {
@@ -36,7 +36,8 @@ pub enum SpoolError {
     Full(PathBuf),
 }
 
-/// A report on disk. Another script may remove it at any time: once it is sent, or once an end replaces a beginning.
+/// A report on disk. Another script may remove it at any time: once it is sent, or once the report
+/// of the run's end replaces that of its beginning.
 #[derive(Debug)]
 pub struct Spooled {
     path: PathBuf,
@@ -66,11 +67,11 @@ impl Spool {
     pub fn keep(&self, report: RunReport) -> Result<Spooled, SpoolError> {
         let known = self.names()?;
         let name = file_name(&report);
-        let begin = end_of_name(&report, "begin");
+        let begin = name_suffix(&report, "begin");
         for obsolete in known.iter().filter(|n| report.verb() == "end" && n.ends_with(&begin)) {
             self.remove(&self.reports.join(obsolete));
         }
-        let same = end_of_name(&report, report.verb());
+        let same = name_suffix(&report, report.verb());
         if let Some(there) = known.iter().find(|n| n.ends_with(&same)) {
             let path = self.reports.join(there);
             if let Some(report) = read(&path).and_then(|text| RunReport::parse(&text)) {
@@ -145,7 +146,7 @@ impl Spool {
 
 impl Spooled {
     /// Whether it is still to be sent.
-    pub fn is_there(&self) -> bool {
+    pub fn is_pending(&self) -> bool {
         self.path.exists()
     }
 
@@ -160,10 +161,10 @@ const LOCK: &str = ".turn";
 
 /// Returns a name that sorts by time. The rest of it is the same for every report of the same event.
 fn file_name(report: &RunReport) -> String {
-    format!("{:015}{}", report.at.0, end_of_name(report, report.verb()))
+    format!("{:015}{}", report.at.0, name_suffix(report, report.verb()))
 }
 
-fn end_of_name(report: &RunReport, word: &str) -> String {
+fn name_suffix(report: &RunReport, word: &str) -> String {
     let (job, key) = (report.job, &report.key);
     let plain = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_') { c } else { '.' };
     let mut key: String = key.chars().map(plain).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{KeyedJob, rebuild::KeyOf, size::JobsSize};
+use super::{KeyedJob, rebuild::CallerKey, size::JobsSize};
 use crate::{
     clock::LeaseTime,
     limits,
@@ -55,7 +55,7 @@ const KEY_BYTES: usize = 160;
 
 impl IdempotencyKeys {
     /// Adds a key from the ledger, whatever the bounds are.
-    pub(super) fn put(&mut self, (caller, key): KeyOf, of: KeyedJob) {
+    pub(super) fn put(&mut self, (caller, key): CallerKey, of: KeyedJob) {
         self.insert(&caller, &key, KeyUse::Made(of));
     }
 
@@ -122,7 +122,7 @@ impl IdempotencyKeys {
 
     /// Forgets those whose time is over.
     pub(super) fn prune(&mut self, now: LeaseTime) {
-        let is_over = |of: &KeyUse| matches!(of, KeyUse::Made(key) if !key.counts(now));
+        let is_over = |of: &KeyUse| matches!(of, KeyUse::Made(key) if !key.is_remembered(now));
         let mut gone = Vec::new();
         self.by_caller.retain(|_, keys| {
             gone.extend(keys.extract_if(|_, of| is_over(of)));

@@ -43,7 +43,7 @@ pub use identities::Use;
 pub use keys::TooManyKeys;
 pub use locks::{Extent, Lock, LockName, Locks};
 pub use narrowing::Committed;
-pub use rebuild::{KeyedJob, Left, Rebuilt};
+pub use rebuild::{KeyedJob, OpenCounts, Rebuilt};
 pub use recorded::Recorded;
 pub use records::{input_record, spec_digest, spec_record};
 pub use refused::Refused;

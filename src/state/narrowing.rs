@@ -38,7 +38,7 @@ impl Store {
         let now = self.clock.now().lease;
         let mut inner = self.lock_inner();
         let slot = inner.jobs.get(&id).ok_or(Refused::NoJob)?;
-        let changes = decide(&slot.job).map_err(Refused::Move)?;
+        let changes = decide(&slot.job).map_err(Refused::Transition)?;
         let mut done = Committed {
             value: slot.job.clone(),
             ending: Ending { seq: 0, behind: 0 },

@@ -15,20 +15,20 @@ pub struct Rebuilt {
     /// The closed jobs in the order of their ends, then the open jobs.
     pub jobs: Vec<Job>,
     /// Idempotency keys of closed jobs that are no longer among them.
-    pub keys: Vec<(KeyOf, KeyedJob)>,
+    pub keys: Vec<(CallerKey, KeyedJob)>,
     /// Uses of identities by closed jobs that are no longer among them.
     pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
     /// The last known sequence number of a lowering.
     pub seq: Seq,
-    /// Whether the daemon before shut down in order.
+    /// Whether the previous daemon shut down cleanly.
     pub in_order: bool,
 }
 
 /// A caller and one of its idempotency keys.
-pub(super) type KeyOf = (SpiffeId, String);
+pub(super) type CallerKey = (SpiffeId, String);
 
-/// The job that an idempotency key made.
+/// The job that was created with an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyedJob {
     pub job: JobId,
@@ -39,21 +39,21 @@ pub struct KeyedJob {
 }
 
 impl KeyedJob {
-    pub(super) fn of(job: &Job) -> (KeyOf, KeyedJob) {
+    pub(super) fn of(job: &Job) -> (CallerKey, KeyedJob) {
         let tenant = job.spec.tenant.clone();
         let key = KeyedJob { job: job.id, tenant, spec: job.spec_digest, at: job.created };
         ((job.launcher.clone(), job.idempotency_key.clone()), key)
     }
 
     /// Whether it is still remembered.
-    pub(super) fn counts(&self, now: LeaseTime) -> bool {
+    pub(super) fn is_remembered(&self, now: LeaseTime) -> bool {
         now.since(self.at) < limits::IDEMPOTENCY
     }
 }
 
-/// A count of what the daemon before left open, for the log.
+/// How many jobs, attempts and locks the previous daemon left open, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Left {
+pub struct OpenCounts {
     /// Open jobs.
     pub jobs: usize,
     /// Attempts without a joined member.
@@ -63,8 +63,8 @@ pub struct Left {
 }
 
 impl Rebuilt {
-    pub fn left(&self) -> Left {
-        let mut left = Left { locks: self.locks.len(), ..Left::default() };
+    pub fn left(&self) -> OpenCounts {
+        let mut left = OpenCounts { locks: self.locks.len(), ..OpenCounts::default() };
         for job in self.jobs.iter().filter(|j| !j.is_closed()) {
             left.jobs += 1;
             match job.current().map(|a| a.state) {

@@ -11,7 +11,7 @@ use super::{
     closed::{Closed, ClosedPlace},
     identities::{Use, uses_of},
     locks::{Lock, LockName, Locks},
-    rebuild::{KeyOf, KeyedJob, Rebuilt, suspend},
+    rebuild::{CallerKey, KeyedJob, Rebuilt, suspend},
     records::{change_of, job_of, seq_of},
     size,
 };
@@ -34,8 +34,8 @@ pub struct Recorded {
     /// How many closed jobs were dropped.
     pub(super) forgotten: u64,
     /// Idempotency keys of dropped jobs that are still remembered, and their order in time.
-    pub(super) keys: RedBlackTreeMapSync<KeyOf, KeyedJob>,
-    pub(super) keys_by_time: RedBlackTreeMapSync<(LeaseTime, KeyOf), ()>,
+    pub(super) keys: RedBlackTreeMapSync<CallerKey, KeyedJob>,
+    pub(super) keys_by_time: RedBlackTreeMapSync<(LeaseTime, CallerKey), ()>,
     /// Identities that dropped jobs still bind, in the order of the jobs' ends.
     pub(super) identities: RedBlackTreeMapSync<(SpiffeId, JobId), Use>,
     pub(super) identities_by_time: RedBlackTreeMapSync<(Option<LeaseTime>, SpiffeId, JobId), ()>,
@@ -221,7 +221,7 @@ impl Recorded {
         }
     }
 
-    pub(super) fn put_key(&mut self, of: KeyOf, key: KeyedJob) {
+    pub(super) fn put_key(&mut self, of: CallerKey, key: KeyedJob) {
         if let Some(before) = self.keys.get(&of) {
             self.keys_by_time.remove_mut(&(before.at, of.clone()));
         }
@@ -242,7 +242,7 @@ impl Recorded {
     fn prune(&mut self, now: LeaseTime) {
         while let Some(((at, of), ())) = self.keys_by_time.first()
             && let (at, of) = (*at, of.clone())
-            && self.keys.get(&of).is_none_or(|key| !key.counts(now))
+            && self.keys.get(&of).is_none_or(|key| !key.is_remembered(now))
         {
             self.keys.remove_mut(&of);
             self.keys_by_time.remove_mut(&(at, of));

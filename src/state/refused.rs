@@ -8,10 +8,10 @@ use crate::{ledger::Actor, limits, name::JobId, reason::Reason};
 pub enum Refused<E> {
     /// The transition is not legal.
     #[error(transparent)]
-    Move(E),
+    Transition(E),
     #[error("there is no such job")]
     NoJob,
-    /// This idempotency key made a job with another specification.
+    /// A job with another specification was created with this idempotency key.
     #[error("the idempotency key belongs to {0}, which has another specification")]
     KeyConflict(JobId),
     #[error(transparent)]
@@ -19,7 +19,7 @@ pub enum Refused<E> {
     #[error(transparent)]
     TooManyKeys(#[from] TooManyKeys),
     #[error(
-        "as many locks are set as there may be: {} in all, {} by one tenant",
+        "the limit of {} locks, or of {} for one tenant, is reached",
         limits::LOCKS_MAX,
         limits::LOCKS_PER_TENANT_MAX
     )]
@@ -27,14 +27,14 @@ pub enum Refused<E> {
     #[error("there is no such lock")]
     NoLock,
     /// The caller may not lift this lock.
-    #[error("{0} set this lock for all tenants")]
+    #[error("you may not lift this lock: {0} set it for all tenants")]
     NotTheirs(Actor),
     /// The identity may be used by one job only, and another job has it.
-    #[error("your identity belongs to {0} alone")]
+    #[error("only {0} may use your identity")]
     Bound(JobId),
-    #[error("there are {} identities, as many as there may be", limits::IDENTITIES_MAX)]
+    #[error("the limit of {} identities is reached", limits::IDENTITIES_MAX)]
     TooManyIdentities,
-    #[error("the lock was set again while it was being lifted, and stands")]
+    #[error("the lock was set again while it was being lifted, so it is still in force")]
     SetAgain,
     /// The record could not be written, so nothing was changed.
     #[error("the record could not be written: {0}")]
@@ -50,7 +50,7 @@ impl<E> Refused<E> {
     /// The reason. None if the transition has its own.
     pub fn reason(&self) -> Option<Reason> {
         Some(match self {
-            Refused::Move(_) => return None,
+            Refused::Transition(_) => return None,
             Refused::NoJob => Reason::JobNotFound,
             Refused::KeyConflict(_) => Reason::IdempotencyConflict,
             Refused::QuotaFull(_)

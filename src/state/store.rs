@@ -32,8 +32,8 @@ pub struct Store {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// The most jobs that are read from the order under one lock.
-const LIST_STEP: usize = 256;
+/// How many jobs `list` reads each time it takes the lock.
+const LIST_BATCH: usize = 256;
 
 impl Store {
     /// Begins with the state that was rebuilt from the ledger.
@@ -52,7 +52,7 @@ impl Store {
             inner.identities.record_use(&id, of);
         }
         for (key, made) in rebuilt.keys {
-            // If a key was used again after its day, the newer job has it.
+            // If a key was reused after it expired, it belongs to the newer job.
             if inner.keys.find(&key.0, &key.1).is_none() {
                 inner.keys.put(key, made);
             }
@@ -75,7 +75,7 @@ impl Store {
         self.lock_inner().jobs.get(&id).map(|s| s.watch.subscribe())
     }
 
-    /// Jobs that pass a filter, newest first, after a position in the order.
+    /// Jobs that pass a filter, newest first, after the cursor `below`.
     pub fn list(
         &self,
         below: Option<(LeaseTime, JobId)>,
@@ -88,7 +88,7 @@ impl Store {
             // The filter runs without the lock, and each look takes a bounded number of jobs: others need the lock meanwhile.
             let some: Vec<_> = {
                 let inner = self.lock_inner();
-                let keys = inner.order.range(..upper).rev().take(LIST_STEP);
+                let keys = inner.order.range(..upper).rev().take(LIST_BATCH);
                 keys.map(|(key, ())| (*key, inner.jobs.get(&key.1).map(|s| s.job.clone()))).collect()
             };
             let Some((last, _)) = some.last() else { break };
@@ -104,21 +104,21 @@ impl Store {
         self.lock_inner().jobs.values().filter(|s| !s.job.is_closed()).map(|s| s.job.clone()).collect()
     }
 
-    /// OpenJobs jobs beside this one that an identity is a member of.
+    /// The other open jobs that an identity is a member of.
     pub fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> Vec<JobId> {
         self.lock_inner().identities.open_elsewhere(id, job).collect()
     }
 
-    /// An open job that an identity is or was a member of and did not launch.
-    pub fn open_of_others(&self, id: &SpiffeId) -> Option<JobId> {
+    /// An open job that someone else launched and in which the identity is or was a member.
+    pub fn open_launched_by_others(&self, id: &SpiffeId) -> Option<JobId> {
         let inner = self.lock_inner();
         let is_others = |job: &JobId| inner.jobs.get(job).is_some_and(|s| s.job.launcher != *id);
         inner.identities.open(id).find(is_others)
     }
 
-    /// The identities of a job's current attempt that are members of other open jobs too, with those jobs. Of many, the
-    /// first few.
-    pub fn in_several(&self, job: &Job) -> Vec<(SpiffeId, Vec<JobId>)> {
+    /// The identities of a job's current attempt that are members of other open jobs too, with those jobs. At most
+    /// [`limits::IDENTITIES_SHOWN`] identities are checked.
+    pub fn identities_in_several_jobs(&self, job: &Job) -> Vec<(SpiffeId, Vec<JobId>)> {
         let Some(a) = job.current() else { return Vec::new() };
         let inner = self.lock_inner();
         let of =
@@ -146,7 +146,7 @@ impl Store {
         self.lock_inner().locks.against(names, now).cloned()
     }
 
-    /// Some of the locks in force, by name, after one.
+    /// Returns up to `max` locks in force, in name order, after `after`.
     pub fn locks(&self, after: Option<&LockName>, max: usize) -> Vec<Lock> {
         let now = self.clock.now().lease;
         self.lock_inner().locks.beyond(after).filter(|l| l.stands(now)).take(max).cloned().collect()

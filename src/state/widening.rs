@@ -137,7 +137,7 @@ impl Store {
                 let mut inner = self.lock_inner();
                 let StoreState { jobs, identities, open, .. } = &mut *inner;
                 let slot = jobs.get_mut(&id).ok_or(Refused::NoJob)?;
-                let Some(change) = decide(&slot.job).map_err(Refused::Move)? else {
+                let Some(change) = decide(&slot.job).map_err(Refused::Transition)? else {
                     return Ok(Widened { job: slot.job.clone(), changed: false, lowered: Vec::new() });
                 };
                 if let Some((identity, belongs)) = member {
@@ -182,7 +182,7 @@ impl Store {
             otherwise => {
                 let why = "something narrower came while it was recorded".to_owned();
                 self.ledger.defer(&Event::Withdrawn { index, job: id, why });
-                return Err(otherwise.err().map_or(Refused::Overtaken, Refused::Move));
+                return Err(otherwise.err().map_or(Refused::Overtaken, Refused::Transition));
             }
         }
         let names = slot.job.fences_of(&change);

@@ -37,11 +37,13 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// Why a key cannot be made or read.
+/// Why a key cannot be made, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error("the system could not make an ES256 key")]
     Generate,
+    #[error("the token could not be signed")]
+    Sign,
     #[error("the key set is not a JWK Set: {0}")]
     Json(#[from] serde_json::Error),
     #[error("key `{0}` is not an ES256 signing key with coordinates of 32 bytes")]
@@ -52,12 +54,12 @@ pub enum KeyError {
 
 /// An ES256 key pair and the secret of the fence tags. Both are made at start and never written to disk.
 ///
-/// Tokens and feeds do not outlive one epoch of the daemon, so the secret of their tags need not either.
+/// Tokens and feeds do not outlive one epoch of the daemon, so the tag secret is not kept longer.
 pub struct SigningKey {
     id: KeyId,
     pair: EcdsaKeyPair,
     random: SystemRandom,
-    fences: hmac::Key,
+    tag_secret: hmac::Key,
 }
 
 impl fmt::Debug for SigningKey {
@@ -78,13 +80,13 @@ impl SigningKey {
         // RFC 7638 section 3: the required members, in lexicographic order, without white space.
         let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
         let thumbprint = URL_SAFE_NO_PAD.encode(sha256(canonical.as_bytes()));
-        let fences = hmac::Key::generate(hmac::HMAC_SHA256, &random).map_err(|_| KeyError::Generate)?;
-        Ok(SigningKey { id: KeyId(format!("{epoch}.{n}.{thumbprint}")), pair, random, fences })
+        let tag_secret = hmac::Key::generate(hmac::HMAC_SHA256, &random).map_err(|_| KeyError::Generate)?;
+        Ok(SigningKey { id: KeyId(format!("{epoch}.{n}.{thumbprint}")), pair, random, tag_secret })
     }
 
     /// Derives the key of the fence tags of one audience.
     pub fn fence_key(&self, audience: &SpiffeId) -> FenceKey {
-        FenceKey::derive(&self.fences, audience)
+        FenceKey::derive(&self.tag_secret, audience)
     }
 
     pub fn id(&self) -> &KeyId {
@@ -98,7 +100,7 @@ impl SigningKey {
 
     /// Signs as in RFC 7518 section 3.4: R and S, 32 bytes each.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
-        self.pair.sign(&self.random, message).map(|s| s.as_ref().to_vec()).map_err(|_| KeyError::Generate)
+        self.pair.sign(&self.random, message).map(|s| s.as_ref().to_vec()).map_err(|_| KeyError::Sign)
     }
 }
 

@@ -69,7 +69,7 @@ impl Fences {
         Ok(())
     }
 
-    /// Of these fences, finds the one that was lowered first after `stood_at`, and returns its index and Seq.
+    /// Finds which of these fences was lowered first after `stood_at`, and returns its index and Seq.
     pub(super) fn lowered_after(&self, tags: &[FenceTag], stood_at: Seq) -> Option<(usize, Seq)> {
         tags.iter()
             .enumerate()
@@ -78,13 +78,13 @@ impl Fences {
             .min_by_key(|(_, seq)| *seq)
     }
 
-    /// Since when every lowering is known.
+    /// The time from which every lowering is known.
     pub(super) fn complete_since(&self) -> Wall {
         Wall(self.complete_since.load(Ordering::Acquire))
     }
 
-    /// Forgets the lowerings from before a moment. Before that, it raises `complete_since`: older tokens are refused from then
-    /// on.
+    /// Raises `complete_since` first, so that older tokens are refused, then drops the lowerings received before
+    /// `received_before`.
     pub(super) fn prune(&self, received_before: BootTime, complete_since: Wall) {
         self.complete_since.fetch_max(complete_since.0, Ordering::AcqRel);
         for shard in &self.shards {

@@ -1,4 +1,4 @@
-//! The ledger as its callers see it. Nothing here waits for the disk, so a caller may hold its own lock meanwhile.
+//! The handle of the ledger. `append` and `defer` never wait for the disk, so a caller may hold its own lock.
 
 use std::{
     future::Future,
@@ -45,7 +45,7 @@ struct Signing {
 }
 
 /// An appended record. Resolves to its index when it is durable.
-#[must_use = "what widens access waits for its record"]
+#[must_use = "await the record before you give access"]
 pub struct Appending {
     state: AppendingState,
 }
@@ -76,13 +76,13 @@ impl Ledger {
         Ledger { inner: Arc::new(LedgerParts { shared, clock, disk, epoch, deferred_max, signing, thread }) }
     }
 
-    /// The epoch of this life of the daemon.
+    /// The epoch of this run of the daemon.
     pub fn epoch(&self) -> u64 {
         self.inner.epoch
     }
 
-    /// Accepts a record of something that may be done once the record is durable. Its position in the order is fixed
-    /// when this returns. Never blocks. Refused at once if the disk is away, endings wait for it, or too much waits.
+    /// Queues a record that must be durable before its action is done. Fixes its index and never blocks. Refuses it if the
+    /// disk is unavailable, deferred records still wait for a disk that failed, or the queue is full.
     pub fn append(&self, event: &Event) -> Appending {
         let refused = |e| Appending { state: AppendingState::Refused(e) };
         let text = match EventText::of(event) {
@@ -111,8 +111,8 @@ impl Ledger {
         Appending { state: AppendingState::Waiting { index, answer } }
     }
 
-    /// Accepts a record of something that has taken effect already. Never refused, never blocks; kept in memory until
-    /// it is on disk.
+    /// Queues a record of something that has taken effect already. Never refused, never blocks; kept in memory until
+    /// the disk takes it.
     pub fn defer(&self, event: &Event) -> Deferred {
         let text = EventText::of(event);
         let mut state = self.inner.shared.lock();
@@ -152,7 +152,7 @@ impl Ledger {
         deferred
     }
 
-    /// The greatest index up to which all is durable, as it grows.
+    /// Watches the index of the last durable record.
     pub fn durable(&self) -> watch::Receiver<u64> {
         self.inner.shared.durable.subscribe()
     }
@@ -213,12 +213,12 @@ impl Ledger {
         self.inner.signing.get().map(|s| s.key.public())
     }
 
-    /// How the ledger is now.
+    /// The health of the ledger.
     pub fn health(&self) -> Health {
         self.inner.shared.health.borrow().clone()
     }
 
-    /// How the ledger is, as it changes.
+    /// Watches the health of the ledger.
     pub fn watch_health(&self) -> watch::Receiver<Health> {
         self.inner.shared.health.subscribe()
     }
@@ -229,7 +229,7 @@ impl Ledger {
         (state.waiting, state.deferred)
     }
 
-    /// Reads durable records from an index on, and follows. 0 means only new ones. Nothing waits for this reader.
+    /// Streams durable records from `from` on, then new ones; 0 streams only new ones. A slow reader delays nothing.
     pub fn tail(&self, from: u64) -> Tail {
         let shared = &self.inner.shared;
         Tail::new(self.inner.disk.clone(), shared.durable.subscribe(), shared.stopped.subscribe(), from)
