@@ -30,7 +30,7 @@ pub const INSTANCES_MAX: usize = 2 * MEMBERS_MAX as usize;
 pub const ATTEMPTS_MAX: u32 = 1_000;
 /// Entries of a page if the caller asks for no number.
 pub const PAGE_DEFAULT: usize = 100;
-/// States, outcomes or resources that a filter of ListJobs names: there are no more states and outcomes than this.
+/// States, outcomes or resources in a filter of ListJobs. There are no more states and outcomes than this.
 pub const JOB_FILTER_ITEMS_MAX: usize = 16;
 /// The most entries of a page.
 pub const PAGE_MAX: usize = 1_000;
@@ -139,7 +139,7 @@ pub const FEED_BACKLOG: usize = 16_384;
 pub const FEED_TICKS_MAX: usize = 4;
 /// Lowered fences that a verifier keeps, at about 50 bytes: a thousand endings a second for as long as tokens live.
 pub const FEED_FENCES_MAX: usize = 1_000_000;
-/// Public keys of one life of the daemon: there are two while they rotate.
+/// Public keys of one run of the daemon: there are two while they rotate.
 pub const KEYS_MAX: usize = 64;
 /// Records that may wait for the disk. Past it, what widens access is refused.
 pub const LEDGER_QUEUE_MAX: usize = 65_536;

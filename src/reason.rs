@@ -220,7 +220,7 @@ reasons! {
     TokenPresenter = "TOKEN_PRESENTER": PermissionDenied, FORBIDDEN, VerificationFailed, Refused, TryLater;
     /// The token is bound to another certificate.
     TokenCertificate = "TOKEN_CERTIFICATE": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
-    /// The token is from before the daemon's last restart.
+    /// The token was issued before the daemon's last restart.
     TokenEpoch = "TOKEN_EPOCH": PermissionDenied, UNAUTHORIZED, VerificationFailed, Refused, TryLater;
     /// The token does not allow this action on this resource.
     TokenScope = "TOKEN_SCOPE": PermissionDenied, FORBIDDEN, VerificationFailed, Refused, TryLater;

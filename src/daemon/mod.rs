@@ -1,7 +1,7 @@
 //! The daemon: from a configuration to a process that serves, and from a signal to an orderly end.
 //!
-//! Owns the order of start and stop, the listeners and the background work. Ready only when the state is rebuilt and this
-//! life's own record is durable; if a task dies, the daemon shuts down in order.
+//! Owns the order of start and stop, the listeners and the background work. The daemon is ready only when the state is
+//! rebuilt and the first record of this run is durable. If a task dies, the daemon shuts down gracefully.
 //!
 //! | File | Noun |
 //! |---|---|

@@ -367,7 +367,7 @@ async fn open_ledger(config: &Config, clock: &Arc<dyn Clock>) -> Result<OpenedLe
     Ok(opened)
 }
 
-/// Returns the first record of this life.
+/// Returns the first record of this run.
 fn epoch_record(
     rules: &Rules,
     rebuilt: &Rebuilt,

@@ -1,5 +1,5 @@
-//! Compares our verifier with that of the `spiffe-rustls` crate on generated chains. Each difference must have a reason in
-//! [`STRICTER`] or [`LAXER`].
+//! Our verifier beside that of the `spiffe-rustls` crate, on generated chains: each difference has its
+//! reason in [`STRICTER`] or [`LAXER`].
 //!
 //! Each side is a server in a whole TLS 1.3 handshake. The crate gets its bundles from a Workload API, so that a small one is
 //! served here on a socket.

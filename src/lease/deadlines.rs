@@ -23,7 +23,7 @@ impl Deadlines {
         self.lock().entry(deadline.0 >> SLOT_BITS).or_default().push(id);
     }
 
-    /// At most `max` leases whose slot is over.
+    /// At most `max` leases whose slot has passed.
     pub(super) fn due(&self, now: LeaseTime, max: usize) -> Vec<LeaseId> {
         let mut slots = self.lock();
         let mut out = Vec::new();

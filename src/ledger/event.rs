@@ -21,7 +21,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum Event {
-    /// A life of the daemon began. Everything of the one before that was not durable is over.
+    /// A run of the daemon began. Everything of the previous run that was not durable is over.
     #[serde(rename = "epoch.began")]
     EpochBegan(EpochBegan),
     /// A clean stop.
@@ -254,17 +254,17 @@ pub struct Coalesced {
 /// Leases in one `leases.ended` record at most: a record stays well under its byte limit.
 pub const LEASES_PER_RECORD: usize = 4_000;
 
-/// One life of the daemon.
+/// One run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochBegan {
-    /// Random bits that distinguish two lives with the same epoch.
+    /// Random bits that distinguish two runs with the same epoch.
     pub nonce: String,
     pub version: String,
     pub catalog: Digest,
     pub policy: Digest,
-    /// The count of lowerings that this life begins with.
+    /// The count of lowerings that this run begins with.
     pub seq: u64,
-    /// The key that this life signs heads with.
+    /// The key that this run signs heads with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_key: Option<Digest>,
     /// The last known record of a lost ledger that an operator replaced by this one.
@@ -428,7 +428,7 @@ pub struct Credential {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// The leases' deadline came.
+    /// Their deadline has passed.
     Expired,
     /// The holder released the leases.
     Released,

@@ -102,7 +102,7 @@ words! {
         Revoked = "revoked",
         /// Attempts only: a newer one began.
         Superseded = "superseded",
-        /// The member left in order, and no one saw how its work ended.
+        /// It left cleanly, and no one saw how its work ended.
         Unknown = "unknown",
     }
 }

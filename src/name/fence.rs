@@ -11,7 +11,7 @@ use super::{
 ///
 /// | Form | Ends |
 /// |---|---|
-/// | `epoch` | everything of this life of the daemon |
+/// | `epoch` | everything of this run of the daemon |
 /// | `domain:TD` | all of one trust domain's holders |
 /// | `tenant:T` | all of a tenant's jobs, and all use of its resources |
 /// | `job:J` | a job |

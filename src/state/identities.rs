@@ -20,8 +20,8 @@ pub struct Use {
 }
 
 impl Use {
-    /// Whether it still binds the identity to the job: while the job is open, and after its end while an SVID from
-    /// before it may still be valid.
+    /// Whether it still binds the identity to the job: while the job is open, and after its end while an SVID that was
+    /// issued before it may still be valid.
     pub(super) fn binds(&self, now: LeaseTime) -> bool {
         self.closed.is_none_or(|closed| now.since(closed) <= limits::IDENTITY_BOUND)
     }

@@ -120,7 +120,7 @@ impl IdempotencyKeys {
         }
     }
 
-    /// Forgets those whose time is over.
+    /// Removes the keys that have expired.
     pub(super) fn prune(&mut self, now: LeaseTime) {
         let is_over = |of: &KeyUse| matches!(of, KeyUse::Made(key) if !key.is_remembered(now));
         let mut gone = Vec::new();

@@ -169,7 +169,7 @@ impl Locks {
         self.by_name.is_empty()
     }
 
-    /// Forgets those whose time is over.
+    /// Removes the locks that have expired.
     pub fn prune(&mut self, now: LeaseTime) {
         self.by_name.retain(|_, (_, l)| l.stands(now));
     }
@@ -265,7 +265,7 @@ mod tests {
             assert_eq!((set.until, set.reason.as_str()), (stands.map(LeaseTime), "again"));
             locks.remove(&"tenant:acme".parse().unwrap());
         }
-        // A lock whose time is over does not count as the first.
+        // An expired lock does not count as the first one.
         locks.insert(lock("tenant:acme", Some(LeaseTime(500))));
         assert_eq!(locks.insert(lock("tenant:acme", Some(LeaseTime(2_000)))).until, Some(LeaseTime(2_000)));
     }
@@ -293,7 +293,7 @@ mod tests {
                 (stays.unwrap_or("platform"), Some(LeaseTime(3_000)))
             );
         }
-        // One whose time is over is not there any more.
+        // An expired lock does not count as set.
         let mut locks = Locks::default();
         locks.insert(of(None, Some(LeaseTime(500))));
         assert!(locks.insert(of(Some("acme"), None)).of.is_some());

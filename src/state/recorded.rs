@@ -117,7 +117,7 @@ impl Recorded {
                 }
                 self.jobs.insert_mut(job.id, RecordedJob::new(job, index, None));
             }
-            // No record of the daemon before can still be withdrawn.
+            // No record of the previous daemon can still be withdrawn.
             Event::EpochBegan(_) => {
                 let under_way = self.jobs.iter().filter(|(_, e)| e.before.is_some());
                 for id in under_way.map(|(id, _)| *id).collect::<Vec<_>>() {

@@ -379,7 +379,7 @@ async fn law_39_law_39b_unsynced_bytes_hold_no_promise() {
                 }
             }
             if dice.roll(3) == 0 {
-                // It ends in order: what is in memory is what the records give.
+                // A clean shutdown: the state in memory is what the records give.
                 disk.set(Faults::default());
                 disk.release();
                 tokio::time::timeout(LONG, running.rest()).await.expect("all is answered");

@@ -291,7 +291,7 @@ async fn a_second_feed_that_cannot_be_had_harms_nothing_and_is_tried_again() {
         }
     }
     let third = third.unwrap();
-    // Of another life of the daemon: that is for the feed that is followed to find out.
+    // A stream of another epoch is dropped: the feed that is followed must find out itself.
     third.start(EPOCH + 1, clock.now().wall).await;
     soon(|| third.out.is_closed()).await;
     assert!(access.check().is_ok() && !first.out.is_closed());

@@ -27,7 +27,7 @@ pub(super) struct Fences {
     shards: Box<[RwLock<HashMap<FenceTag, LastLowering>>]>,
     hasher: RandomState,
     count: AtomicUsize,
-    /// Lowerings before this time may be absent, so tokens from before it cannot be checked. Milliseconds of the daemon's wall
+    /// Lowerings before this time may be absent, so tokens issued before it cannot be checked. Milliseconds of the daemon's wall
     /// clock.
     complete_since: AtomicU64,
 }

@@ -56,7 +56,7 @@ impl WorkloadOptions {
 /// |---|---|---|
 /// | a message | its whole state: what is absent was withdrawn | the stream stays open |
 /// | a message with an empty mandatory field, or another unusable one | the state before | the stream stays open |
-/// | the stream ends in order | the state before | a retry at once |
+/// | the agent closes the stream without an error | the state before | a retry at once |
 /// | the agent is unreachable | the state before, until the limit | retries with backoff |
 /// | PermissionDenied | no SVID; roots until the limit | retries with backoff |
 /// | InvalidArgument, Unimplemented | the state before, until the limit | no retry except by [`IdentitySource::reload`] |

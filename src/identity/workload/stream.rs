@@ -24,7 +24,7 @@ const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// How a stream ended, or why it could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StreamEnd {
-    /// The agent closed it in order.
+    /// The agent closed it without an error.
     Closed,
     /// PermissionDenied: we may no longer use the SVID that we have (section 5.2.1).
     Denied { said: String },
