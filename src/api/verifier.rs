@@ -120,8 +120,8 @@ impl VerifierService for Verifiers {
     }
 }
 
-/// The feed of one verifier: the lowerings that concern its audience, each with the sequence number of the one before
-/// it.
+/// The feed of one verifier: the lowerings that concern its audience, each with the sequence number of the
+/// previous one.
 struct Feed {
     broker: Arc<Broker>,
     edge: Edge,

@@ -121,7 +121,7 @@ impl Broker {
             Some(lease) => Some(self.lease_view(lease)),
             None => self.table.find_ended(id).map(LeaseView::Ended),
         };
-        // A caller that may not look at leases at all must not learn whether there is such a lease.
+        // A caller that may not see any lease must not learn whether this one exists.
         let absent = || match self.authorize(caller, Rpc::GetLease, Some(caller.tenant()), &[], "") {
             Ok(()) => lease_not_found(),
             Err(refusal) => refusal,

@@ -109,7 +109,7 @@ impl Broker {
             return if reason == Reason::Contended { Ok(None) } else { Err(lease_refusal(&lease, refused)) };
         }
         if request.has_new_rules() {
-            // Takes back what the old rules prolonged. If another renewal came in between, that one looks by itself.
+            // Takes back what the old rules prolonged. If another renewal came in between, that one checks the rules itself.
             let _ = lease.renew(&grant, generation.saturating_add(1), self.clock.now().lease, before);
             self.cancel(id, job.id, Reason::Contended);
             return Ok(None);

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::name::{SpiffeId, TenantName};
 
 super::words! {
-    /// What an audience does before it serves.
+    /// How an audience checks a token before it serves a request.
     Checks {
         /// Verifies offline and follows the fence feed.
         Feed = "feed",
@@ -31,9 +31,9 @@ super::words! {
 pub struct Audience {
     /// The tenant whose file declares it.
     pub tenant: TenantName,
-    /// What `aud` says.
+    /// The value of `aud` in its tokens.
     pub name: SpiffeId,
-    /// The identities that check for it. Never empty.
+    /// The identities that verify tokens for it. Never empty.
     pub verifiers: BTreeSet<SpiffeId>,
     pub checks: Checks,
     pub presenter: Presenter,

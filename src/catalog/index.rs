@@ -65,8 +65,8 @@ impl Catalog {
         &self.0.warnings
     }
 
-    /// Mistakes that a reload found. Each file with one is in force as it was before, or without the entries that depend on
-    /// what another file no longer has.
+    /// Mistakes that a reload found. A file with a mistake stays in force as it was, or loses the entries that depend
+    /// on what another file no longer has.
     pub fn not_taken(&self) -> &[Problem] {
         &self.0.not_taken
     }

@@ -118,7 +118,7 @@ pub enum IdentityFrom {
     WorkloadApi { endpoint: Option<WorkloadEndpoint>, pick: Pick },
 }
 
-/// What is decided by.
+/// What the daemon decides by: policies and the catalog.
 #[derive(Clone, Debug)]
 pub struct PolicyConfig {
     /// Cedar policies.

@@ -145,7 +145,7 @@ struct ConnectionOrder {
 struct ConnectionPlace {
     open: Arc<OpenConnections>,
     turn: AtomicU64,
-    /// Cancelled when the connection must go.
+    /// Cancelled when the connection must end.
     closed: CancellationToken,
 }
 

@@ -19,11 +19,11 @@ pub struct Lowering {
 /// The leases that a lowering concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// All: its name belongs to no tenant, or its tenant is not known any more.
+    /// All leases: the name belongs to no tenant, or its tenant is not known any more.
     All,
     /// The leases of one tenant's jobs.
     JobsOf(TenantName),
-    /// The leases for a tenant's resources, whichever tenant's job has them.
+    /// The leases for one tenant's resources, in jobs of any tenant.
     ThingsOf(TenantName),
 }
 
@@ -81,9 +81,9 @@ mod tests {
         }
         // The backlog for all of them together is bounded, and a subscriber that starts over misses nothing.
         assert_eq!(idle[0].lowerings.len(), FEED_BACKLOG);
-        let anew = registry.subscribe();
+        let resubscribed = registry.subscribe();
         assert_eq!(
-            (anew.snapshot.len(), anew.at),
+            (resubscribed.snapshot.len(), resubscribed.at),
             (FEED_BACKLOG + missed, Seq((FEED_BACKLOG + missed) as u64))
         );
     }

@@ -240,7 +240,7 @@ const ROOTS: [&str; 8] = [
     "good.example",
     // The second of two roots of one bundle.
     "pair.example",
-    // The same, and it ends within the half hour.
+    // The second of two roots of one bundle. It ends within the half hour.
     "pair-ends.example",
     // A root that ends within the half hour.
     "ends.example",
@@ -445,7 +445,7 @@ impl Oracle {
         Oracle { roots, server: Arc::new(server), time, _runtime: runtime }
     }
 
-    /// What both say of a chain: our refusal if any, and whether the oracle accepts.
+    /// The answers of both verifiers for a chain: our refusal if any, and whether the oracle accepts.
     fn ask(&self, recipe: &Recipe) -> (Option<SvidError>, Result<(), rustls::Error>) {
         let issued = recipe.chain(&self.roots);
         let now = TIMES[recipe.time].1;

@@ -200,7 +200,7 @@ impl Job {
     fn end_attempt_now(&mut self, attempt: AttemptNumber, outcome: Outcome, at: LeaseTime, detail: &str) {
         let Some(a) = self.attempt_mut(attempt) else { return };
         if a.is_ended() {
-            // Only on a replay: a begin was recorded first, and the completion that came while its record was written
+            // This happens only on a replay: a begin was recorded first, and the completion that came while its record was written
             // closed the job before the begin took effect.
             if a.state == AttemptState::Ended(Outcome::Superseded) && outcome == Outcome::Completed {
                 self.close_now(outcome, at, detail);

@@ -68,7 +68,7 @@ impl Roster {
         self.members.is_empty()
     }
 
-    /// About how many bytes all of them take.
+    /// Returns about how many bytes all members take.
     pub fn bytes(&self) -> usize {
         self.bytes
     }

@@ -74,7 +74,7 @@ fn law_33_one_turn_of_the_clean_up_is_bounded_work() {
     let mut s = QuotaScene::new();
     let leases: Vec<_> = (0..ALL).map(|_| s.insert(JOB).unwrap()).collect();
     assert!(leases.iter().all(|l| l.check(LeaseTime(DUE.0 - 1)).is_ok()));
-    // All are dead at the deadline, before anybody has cleaned up.
+    // All are dead at the deadline, before anything has removed them.
     assert!(leases.iter().all(|l| l.check(DUE).is_err()));
     assert_eq!(s.table.len(), ALL);
     let late = LeaseTime(DUE.0 + 1_000);

@@ -114,7 +114,7 @@ impl Forgetful {
         Some((seen, durable.unwrap_or_default()))
     }
 
-    /// All that would be there after the worst crash, segments in order.
+    /// What the disk would hold after the worst crash, with the segments in order.
     pub fn durable_text(&self) -> String {
         let state = self.state();
         let segments = state.durable_names.iter().filter(|(name, _)| name.starts_with("ledger-"));

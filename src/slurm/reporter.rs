@@ -118,7 +118,7 @@ impl<S: Scheduler> Reporter<S> {
         }
     }
 
-    /// Begins the attempt, and ends what is left of the one before: Slurm has released all of its nodes.
+    /// Begins the attempt, and ends what is left of the previous attempt: Slurm has released all of its nodes.
     async fn begin_attempt(
         &self,
         report: &RunReport,
@@ -258,7 +258,7 @@ impl<S: Scheduler> Reporter<S> {
         let (first, mut rest): (Vec<_>, Vec<_>) =
             spool.pending()?.into_iter().partition(|s| own.is_some_and(|own| own.job == s.report.job));
         if own.is_some() {
-            // A younger report is being sent by its own script.
+            // A recent report is being sent by its own script.
             let now = self.now();
             rest.retain(|s| now.since(s.report.at) > 2 * SLURM_BUDGET);
         }
@@ -270,7 +270,7 @@ impl<S: Scheduler> Reporter<S> {
         Ok(self.send_each(&rest).await)
     }
 
-    /// Sends reports in their order. Stops if the daemon cannot be reached. Returns whether none of them stays.
+    /// Sends reports in their order. Stops if the daemon cannot be reached. Returns whether none of them is kept.
     pub async fn send_each(&self, spooled: &[Spooled]) -> bool {
         let mut all_sent = true;
         for one in spooled {

@@ -174,7 +174,7 @@ impl Locks {
         self.by_name.retain(|_, (_, l)| l.stands(now));
     }
 
-    /// By name, beyond one.
+    /// The locks in name order, after `after`.
     pub fn beyond(&self, after: Option<&LockName>) -> impl Iterator<Item = &Lock> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.by_name.range::<LockName, _>((from, Bound::Unbounded)).map(|(_, (_, lock))| lock)

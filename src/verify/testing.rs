@@ -117,7 +117,7 @@ impl Daemon {
         self.verifier_by(self.source("/files"))
     }
 
-    /// With the SVID of this source.
+    /// A verifier with the SVID of this source.
     pub(crate) fn verifier_by(&self, source: Arc<StaticSource>) -> Verifier {
         let endpoint = Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap();
         let connector = Connector::new(source, self.clock.clone(), endpoint);
@@ -139,28 +139,28 @@ impl Daemon {
         }
     }
 
-    /// The next subscription that was opened. The clock does not advance meanwhile.
+    /// The next subscription that was opened. The clock does not move meanwhile.
     pub(crate) async fn opened(&mut self) -> Subscription {
         let opened = tokio::time::timeout(Duration::from_secs(10), self.subscriptions.recv()).await;
         opened.expect("it is opened within ten seconds").unwrap()
     }
 
-    /// One that was opened and not looked at.
+    /// A subscription that was opened and not taken yet, if there is one.
     pub(crate) fn opened_already(&mut self) -> Option<Subscription> {
         self.subscriptions.try_recv().ok()
     }
 
-    /// How many were.
+    /// How many opened subscriptions were not taken yet.
     pub(crate) fn subscriptions_left(&self) -> usize {
         self.subscriptions.len()
     }
 
-    /// A subscription that was brought to where lowerings follow and the first tick has come back, and a verifier on it.
+    /// A verifier that is ready: its feed has the snapshot and the first tick. Returns the subscription too.
     pub(crate) async fn following(&mut self) -> (Verifier, Subscription) {
         self.following_by(self.source("/files")).await
     }
 
-    /// A verifier that follows the feed with the SVID of this source, and its subscription.
+    /// A ready verifier with the SVID of this source.
     pub(crate) async fn following_by(&mut self, source: Arc<StaticSource>) -> (Verifier, Subscription) {
         let verifier = self.verifier_by(source);
         let mut feed = self.subscription().await;

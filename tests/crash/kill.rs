@@ -150,7 +150,7 @@ async fn holds(place: &Place, books: &Books, dice: &mut Dice, at: &str) {
 /// No token of the life before is good, from the moment on at which a fed verifier takes one of the new life.
 async fn nothing_old_is_good(place: &Place, verifier: &Verifier, old: &[(String, String)], round: u64) {
     let launcher = place.client(LAUNCHER);
-    // An identity belongs to one job alone.
+    // An identity belongs to only one job.
     let holder = &*format!("spiffe://k8s.acme.example/ns/ml/job/after-{round}");
     let members = v1::Members { join: vec![holder.into()], ..Default::default() };
     let spec = v1::JobSpec { members: Some(members), ..spec() };

@@ -98,7 +98,7 @@ fn a_revoke_and_a_crash(says_durable: fn(&Disk, usize) -> bool, looks_at_the_epo
         let verifier = Verifier::connected(2, &fences);
         let told = if looks_at_the_epoch { old } else { Token { epoch: 2, ..old } };
         assert!(!verifier.accepts(&told, NOW), "a token of an older epoch is good");
-        // Not durable, and lost: the member attaches again, is decided again and stands anew. That was said.
+        // Not durable, and lost: the member attaches again, is decided again and takes a new stand. That was said.
         if state == Attempt::Suspended {
             assert!(!durable);
             let again = fences.stand([attempt()]);

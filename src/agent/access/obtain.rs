@@ -149,7 +149,7 @@ impl ObtainedAccess {
         signals: &mut Signals,
         on_kill: OnKill,
     ) -> Result<Self, RunError> {
-        // So neither a core file nor a debugger of the same user shows the session secret or a token.
+        // This keeps the session secret and the tokens out of core files, and away from debuggers of the same user.
         if let Err(error) = prctl::set_dumpable(false) {
             tracing::debug!(%error, "this process may be dumped");
         }
