@@ -1,4 +1,4 @@
-//! The order in which a request for access is read, decided and looked at again.
+//! The order in which a request for access is read, decided and checked again.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ use crate::{
 /// 3. The use case reads the state, decides, and waits until its record is on disk.
 /// 4. [`StandingRequest::look_again`] finds what was revoked or changed since step 1.
 ///
-/// Issuing and renewing move the stand into a `Grant`: the lease table looks at the fences again, and
-/// [`AccessRequest::has_new_rules`] at the revision.
+/// Issuing and renewing move the stand into a `Grant`: the lease table checks the fences again, and
+/// [`AccessRequest::has_new_rules`] checks the revision.
 pub(super) struct AccessRequest<'a> {
     broker: &'a Broker,
     rpc: Rpc,
@@ -38,7 +38,7 @@ pub(super) struct StandingRequest<'a> {
 /// Something was revoked or changed during the request, so what it recorded must end.
 pub(super) struct Overtaken {
     pub refusal: Refusal,
-    /// The reason, in the form of the record of the end.
+    /// The reason, in the words of the record of the end.
     pub detail: String,
 }
 

@@ -121,11 +121,11 @@ impl Attachment {
         }
     }
 
-    /// Returns what ended leases of the member since the last look, if the membership itself goes on.
+    /// Returns what ended leases of the member since the last check, if the membership itself goes on.
     fn leases_over(&mut self) -> Option<String> {
         let revision = self.broker.fences.revision();
         if self.stand.lowered().is_some() || revision != self.revision {
-            // A new catalog may put the leases behind other names. The new stand is taken before the last look at the old
+            // A new catalog may put the leases behind other names. The new stand is taken before the last check of the old
             // one, so that no lowering falls between the two.
             self.names = self.names_today();
             let next = self.broker.fences.observe(self.names.iter().cloned());
@@ -225,7 +225,7 @@ impl Broker {
         self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
         let revision = self.fences.revision();
         let names = names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
-        // The stream gets calls from here on and looks after that, so it misses nothing.
+        // The stream is woken from here on and checks after that, so it misses nothing.
         let key = (session.job, session.attempt, session.instance.clone());
         let presence = self.sessions.open_stream(key.clone(), self.clock.now().boot);
         let (calls, leases_ended) = (presence.calls(), presence.leases_ended());

@@ -280,7 +280,7 @@ impl Broker {
     }
 }
 
-/// Refuses a member that says who else may join.
+/// Refuses a member that names who else may join.
 fn may_vouch(caller: &Caller, job: &Job, vouched: &[SpiffePattern]) -> Result<(), Refusal> {
     let is_member = caller.principal.kind == PrincipalKind::Workload && job.launcher != *caller.id();
     if vouched.is_empty() || !is_member {

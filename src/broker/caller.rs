@@ -1,4 +1,4 @@
-//! The caller of a request: a peer, and what the catalog says of it.
+//! The caller of a request: a peer, and its entry in the catalog.
 
 use std::sync::Arc;
 
@@ -100,7 +100,7 @@ impl Broker {
     }
 
     /// Waits until a caller may no longer make a call that goes on, and returns why. Decides again after each lock and each
-    /// reload, and within [`limits::REAUTHORIZE`] for rules that look at the time.
+    /// reload, and within [`limits::REAUTHORIZE`] for rules that read the time.
     pub async fn until_refused(
         &self,
         peer: &Peer,

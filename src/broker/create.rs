@@ -23,7 +23,7 @@ use crate::{
 /// Bytes of the record of a job beside its specification.
 const JOB_RECORD_BYTES: usize = 1_024;
 
-/// What policy says of one action of one principal that may take part.
+/// The decision of policy on one action of one principal that may take part.
 #[derive(Clone, Debug)]
 pub struct PartDecision {
     pub principal: String,

@@ -54,7 +54,7 @@ pub(super) struct PreparedToken {
     pub minted: Minted,
 }
 
-/// What a token says of its lease and the stand behind it.
+/// The facts about a lease and its stand that a token carries.
 pub(super) struct TokenStand<'a> {
     pub lease: LeaseId,
     pub generation: u32,
@@ -173,7 +173,7 @@ impl Broker {
     }
 
     /// Returns what the presenter of the token must show. If an earlier token of this member was bound to a certificate, so
-    /// is this one, whatever the catalog says of the identity by now.
+    /// is this one, even if the catalog has changed since.
     fn binding(&self, caller: &Caller, audience: &Audience, session: &MemberSession) -> Binding {
         if audience.presenter == Presenter::None {
             return Binding::Bearer;

@@ -47,7 +47,7 @@ impl Broker {
         RecordedEnding { ending: Ending { seq: self.fences.seq().0, behind }, index: None, durable: true }
     }
 
-    /// Ends work as `decide` says, and cleans up behind it. Leases that end remember `cause`.
+    /// Makes the changes that `decide` returns, and cleans up after them. Leases that end remember `cause`.
     pub(super) fn end_work<E>(
         &self,
         job: JobId,
@@ -143,7 +143,7 @@ impl Broker {
     pub(super) fn sweep(&self, lowered: &[FenceName], cause: &str) {
         let now = self.clock.now().lease;
         for name in lowered {
-            // A lease that is dead here may have died of another lowering at the same time: it says of which.
+            // A lease that is dead here may have died of another lowering at the same time. Its stand knows which one.
             let mut by_cause: BTreeMap<(FenceName, u64), Vec<LeaseId>> = BTreeMap::new();
             for lease in self.table.sweep(name, now, cause) {
                 let (fence, seq) = lease.stand().lowered().map_or((name, 0), |(fence, seq)| (fence, seq.0));

@@ -106,7 +106,7 @@ impl Broker {
         let terms = Terms { id, issued, deadline: life.deadline, latest: life.latest, facts };
         let lease =
             self.table.insert(grant, terms).map_err(|unborn| self.refuse_unborn(id, job.id, &unborn))?;
-        // The insert looked at the fences again. This looks at the revision.
+        // The insert checked the fences again. This checks the revision.
         if request.has_new_rules() {
             self.withdraw(id, job.id, Reason::Contended, "rules changed while it was issued");
             return Ok(None);

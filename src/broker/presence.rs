@@ -28,7 +28,7 @@ pub(super) struct Presence {
     last_beat: AtomicU64,
     /// Whether one of its tokens was bound to a certificate. If so, all later ones are.
     pinned: AtomicBool,
-    /// Raised so that its streams look at the state of the member.
+    /// Raised so that its streams check the state of the member.
     calls: watch::Sender<u64>,
     /// How many of its leases someone else ended one by one. That lowers no fence of the member.
     leases_ended: AtomicU64,
@@ -55,7 +55,7 @@ impl Presence {
         self.streams.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Returns a receiver of the calls to look.
+    /// Returns a receiver that wakes when a stream must check the state of the member.
     pub(super) fn calls(&self) -> watch::Receiver<u64> {
         self.calls.subscribe()
     }
@@ -65,7 +65,7 @@ impl Presence {
         self.leases_ended.load(Ordering::Acquire)
     }
 
-    /// Makes its streams look.
+    /// Wakes its streams, so that they check the state of the member.
     pub(super) fn call(&self) {
         self.calls.send_modify(|n| *n = n.wrapping_add(1));
     }
@@ -78,7 +78,7 @@ impl Sessions {
         self.0.iter().filter(|p| is_silent(p)).map(|p| p.key().clone()).collect()
     }
 
-    /// Begins a new presence, for a member that joins or is back. Streams of an earlier presence are called to look.
+    /// Begins a new presence, for a member that joins or is back. Streams of an earlier presence are woken to check the state.
     pub(super) fn begin(&self, key: MemberKey, beat: BootTime) {
         if let Some(before) = self.0.insert(key, Presence::new(beat)) {
             before.call();
@@ -124,7 +124,7 @@ impl Sessions {
         self.0.remove_if(key, |_, p| Arc::ptr_eq(p, presence));
     }
 
-    /// Makes one member look.
+    /// Wakes the streams of one member, so that they check its state.
     pub(super) fn call(&self, key: &MemberKey) {
         if let Some(presence) = self.0.get(key) {
             presence.call();

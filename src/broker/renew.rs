@@ -142,7 +142,7 @@ impl Broker {
     }
 
     /// Returns the offer that a lease is for and its audience, if the rules still allow both: its holder may renew, none of
-    /// its names is locked, and what the catalog says about it has not changed. A refusal here ends the lease.
+    /// its names is locked, and the catalog has not changed what it depends on. A refusal here ends the lease.
     fn still_offered(
         &self,
         request: &AccessRequest<'_>,

@@ -69,7 +69,7 @@ impl Broker {
     }
 
     /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read the
-    /// old rules looks at the revision again before it answers.
+    /// old rules checks the revision again before it answers.
     fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> RulesReloaded {
         self.reach.widen(rules.catalog());
         self.rules.store(rules.clone());

@@ -1,6 +1,6 @@
-//! A server that judges presented chains for tests: a whole TLS 1.3 handshake in memory, and the server's word on it.
+//! A server that judges presented chains for tests: a whole TLS 1.3 handshake in memory, and the server's verdict.
 //!
-//! A client has finished before the server looked at its certificate, so that what the client saw proves nothing.
+//! A client has finished before the server checks its certificate, so what the client saw proves nothing.
 
 use std::{
     sync::{
@@ -48,7 +48,7 @@ impl TimeProvider for SetTime {
     }
 }
 
-/// What the server says of a chain and the holder of a key, with these bundles and at this moment.
+/// The server's verdict on a chain and the holder of a key, with these bundles and at this moment.
 pub(crate) fn judged(issued: &Issued, trust: &TrustBundles, now: Wall) -> Result<Peer, SvidError> {
     let own = Arc::new(own().1.svid());
     let source = Arc::new(StaticSource::new(Some(own), trust.clone()));

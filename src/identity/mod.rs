@@ -2,7 +2,7 @@
 //!
 //! Owns the leaf and path rules, the roots of each trust domain, both TLS configurations, and [`Peer`], which no other
 //! module can make. A chain is verified against the roots of its own trust domain and no others: no shared pool, no system
-//! store, no host names, no resumed sessions. This module says who a peer is; catalog and policy say what the peer may do.
+//! store, no host names, no resumed sessions. This module finds who a peer is; catalog and policy decide what the peer may do.
 //! Its only sockets are those over which identities arrive; serving and calling with them is the task of `link`.
 //!
 //! | File | Noun |

@@ -77,7 +77,7 @@ fn one_uri(p: &mut CertificateParams, text: &str) {
     p.subject_alt_names = vec![uri(text)];
 }
 
-/// The faults of a leaf, and what looks like one and is none.
+/// The faults of a leaf, and changes that look like a fault and are none.
 const LEAVES: [(&str, Change); 44] = [
     ("as it should be", |_| {}),
     ("names of other kinds", |p| p.subject_alt_names.push(SanType::DnsName("localhost".try_into().unwrap()))),

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use crate::clock::{BootTime, Wall};
 
-/// Whether what a source shows is what its origin says now. The origin is files, the Workload API or a bundle endpoint. `why`
+/// Whether a source shows the present answer of its origin. The origin is files, the Workload API or a bundle endpoint. `why`
 /// is a line for people and never contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceState {
-    /// The source shows what the origin says.
+    /// The source shows the present answer of the origin.
     Good,
     /// The origin has given nothing yet, but still may.
     Awaited { why: String },

@@ -1,4 +1,4 @@
-//! When to check which lease. An entry only says when to check, and ends nothing: a renewal leaves it where it is.
+//! When to check which lease. An entry only gives the time of a check and ends nothing, so a renewal leaves it in place.
 
 use std::{collections::BTreeMap, sync::PoisonError};
 

@@ -71,7 +71,7 @@ impl ById {
         self.0.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).allocation_size()).sum()
     }
 
-    /// Removes a lease if `over` says so. If several callers remove it, one gets it.
+    /// Removes a lease if `over` returns true. If several callers remove it, one gets it.
     pub(super) fn remove_if(&self, id: LeaseId, over: impl FnOnce(&Lease) -> bool) -> Option<Arc<Lease>> {
         let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
         let found = shard.find_entry(hash(id), |l| l.id == id).ok()?;

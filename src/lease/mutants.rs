@@ -20,7 +20,7 @@ impl Lease {
 }
 
 impl Table {
-    /// Inserts without a second look at the fences.
+    /// Inserts without a second check of the fences.
     pub fn insert_without_looking(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
         self.put(grant, terms)
     }

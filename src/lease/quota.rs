@@ -52,7 +52,7 @@ impl<K> Default for PlaceCount<K> {
 }
 
 impl<K: Clone + Eq + Hash> PlaceCount<K> {
-    /// Takes one slot. False if `max` slots are in use.
+    /// Takes one slot. Returns false if `max` slots are taken.
     pub(super) fn take(&self, name: &K, max: usize) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match taken.get_mut(name) {
@@ -70,10 +70,10 @@ impl<K: Clone + Eq + Hash> PlaceCount<K> {
     }
 
     /// Frees slots.
-    pub(super) fn give_back(&self, name: &K, places: usize) {
+    pub(super) fn give_back(&self, name: &K, slots: usize) {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut e) = taken.entry(name.clone()) {
-            *e.get_mut() = e.get().saturating_sub(places);
+            *e.get_mut() = e.get().saturating_sub(slots);
             if *e.get() == 0 {
                 e.remove();
             }

@@ -91,7 +91,7 @@ impl Table {
 
     /// Refuses a lease that would exceed a quota. Ask before anything is minted; [`Table::insert`] asks again.
     ///
-    /// A lease that a lowering ended does not count, even if no sweep has reached it yet.
+    /// A lease that a lowering ended takes no slot, even if no sweep has reached it yet.
     pub fn room(&self, facts: &Facts, now: LeaseTime) -> Result<(), QuotaExceeded> {
         self.with_dead_out(facts, now, || self.full(facts).map_or(Ok(()), Err))
     }
@@ -174,7 +174,7 @@ impl Table {
         Ok(lease)
     }
 
-    /// Takes a slot under every quota, or under none.
+    /// Takes a slot in every quota, or in none.
     fn reserve(&self, facts: &Facts) -> Result<(), QuotaExceeded> {
         let q = &self.quotas;
         if self.count.fetch_add(1, Ordering::Relaxed) >= q.daemon {
@@ -222,7 +222,7 @@ impl Table {
         out
     }
 
-    /// Ends leases that are out of the index by id already, and removes them from the others. Leases of one group are removed
+    /// Ends leases that are out of the index by id already, and removes them from the others. Those of one group go
     /// together, under one lock of their job and with one subtraction from each of their fences.
     fn bury(&self, _clearing: &MutexGuard<'_, ()>, out: &mut [Arc<Lease>], now: LeaseTime, cause: &str) {
         // End the leases themselves first: a task that still has one sees that at its next check.
@@ -255,7 +255,7 @@ impl Table {
         self.count.fetch_sub(n, Ordering::Relaxed);
     }
 
-    /// Checks up to `max` deadlines that came, and ends the leases that are still due. Returns them, and how many were
+    /// Checks up to `max` deadlines that have passed, and ends the leases that are still due. Returns them, and how many were
     /// checked.
     pub fn expire(&self, now: LeaseTime, max: usize) -> (Vec<Arc<Lease>>, usize) {
         let due = self.deadlines.due(now, max);

@@ -179,7 +179,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Takes over what the first record says about the record before it, which is not read.
+    /// Begins at the first record, with the facts that it has about the record before it, which is not read.
     fn begin_at(&mut self, record: &Line<'_>) -> Result<(), ReadError> {
         let index = record.index.saturating_sub(1).saturating_sub(record.refused);
         self.walked.head = Head { index, digest: record.prev };

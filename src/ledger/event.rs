@@ -276,7 +276,7 @@ pub struct EpochBegan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Actor {
-    /// The SPIFFE ID of a caller's SVID.
+    /// A caller, by the SPIFFE ID of its SVID.
     SpiffeId(SpiffeId),
     /// The daemon itself, for this reason: a deadline, a lost member.
     Daemon(String),

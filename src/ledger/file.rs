@@ -213,7 +213,7 @@ fn read_note(mut file: File) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// Whether an error says that there is no room left.
+/// Whether an error means that there is no room left.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

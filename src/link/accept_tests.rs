@@ -226,7 +226,7 @@ async fn identity_d11_no_request_passes_between_a_change_of_the_bundles_and_the_
     let ending = connection.check(NOW).unwrap_err();
     assert_eq!(ending.reason(), Reason::TrustDomainUnknown);
     assert!(!connection.ended.is_cancelled());
-    // What comes back before anybody else looked has ended nothing; what is gone when they look has.
+    // A root that is back before the next check has ended nothing. A root that is absent at a check has.
     server.source.replace(svid.clone(), with);
     assert_eq!(connection.check(NOW), Ok(()));
     server.source.replace(svid, without);

@@ -98,7 +98,7 @@ impl OpenJobs {
         Ok(())
     }
 
-    /// Counts a job without a look at the quotas.
+    /// Counts a job without a check of the quotas.
     pub(super) fn add(&mut self, tenant: &TenantName, bytes: usize) {
         self.tenants.entry(tenant.clone()).or_default().add(bytes);
         self.all.add(bytes);

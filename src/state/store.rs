@@ -85,7 +85,7 @@ impl Store {
         let mut upper = below.unwrap_or((LeaseTime(u64::MAX), JobId(u128::MAX)));
         let mut found = Vec::new();
         while found.len() < max {
-            // The filter runs without the lock, and each look takes a bounded number of jobs: others need the lock meanwhile.
+            // The filter runs without the lock, and each step reads a bounded number of jobs, because others need the lock meanwhile.
             let some: Vec<_> = {
                 let inner = self.lock_inner();
                 let keys = inner.order.range(..upper).rev().take(LIST_BATCH);

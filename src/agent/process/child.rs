@@ -101,7 +101,7 @@ pub struct Child {
     guard: process::Child,
     /// The pipe closes with the guard.
     events: Option<Lines<BufReader<pipe::Receiver>>>,
-    /// If it closes, the wrapper is gone. A byte before that says that the wrapper has ended all descendants.
+    /// If it closes, the wrapper is gone. A byte before that means that the wrapper has ended all descendants.
     lifeline: Option<PipeWriter>,
     deaths: tokio::signal::unix::Signal,
     has_terminal: bool,

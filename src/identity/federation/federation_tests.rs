@@ -254,7 +254,7 @@ impl Case {
         self.until("a refusal", says).await.standing.why().unwrap().to_owned()
     }
 
-    /// Lets time pass, in steps, until the server was asked so often more. What was asked before is then looked at.
+    /// Lets time pass, in steps, until the server was asked that many more times. The earlier answers were checked by then.
     async fn asked_again(&self, times: usize, step: Duration) {
         let wanted = self.server.asked() + times;
         let asking = async {
