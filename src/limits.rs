@@ -90,7 +90,7 @@ pub const JOBS_OPEN_PER_TENANT_MAX: usize = 100_000;
 pub const IDEMPOTENCY_KEYS_PER_CALLER_MAX: usize = 100_000;
 /// Idempotency keys of one tenant that are remembered: a fifth of all, two jobs a second, all day.
 pub const IDEMPOTENCY_KEYS_PER_TENANT_MAX: usize = 200_000;
-/// Bytes of those: as many of the usual length, with the data that is kept for each.
+/// Bytes of those keys, with the data that is kept for each: enough for that many keys of the usual length.
 pub const IDEMPOTENCY_KEYS_BYTES_PER_TENANT_MAX: usize = 48 << 20;
 /// Idempotency keys that are remembered: under 300 MiB if each is 64 bytes long.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;

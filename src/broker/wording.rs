@@ -129,7 +129,7 @@ fn longest_holders(job: &Job) -> impl Iterator<Item = SpiffeId> {
     longest.into_values()
 }
 
-/// Returns an identity as long as the longest that may join by a pattern.
+/// Returns an identity of the greatest length that may join by a pattern.
 fn longest_match(pattern: &SpiffePattern) -> SpiffeId {
     pattern.exact().unwrap_or_else(|| {
         let example = pattern.example();

@@ -341,7 +341,7 @@ impl Listeners {
     }
 }
 
-/// Reads all that the configuration names, and logs facts that are not mistakes but that operators should know.
+/// Reads all that the configuration names, and logs its warnings.
 async fn inspect_config(
     config: &Config,
     clock: &Arc<dyn Clock>,

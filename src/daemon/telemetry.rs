@@ -57,7 +57,7 @@ mod tests {
     fn a_log_to_a_file_or_with_no_color_has_no_escape_sequences() {
         let file = tempfile::tempfile().unwrap();
         assert!(!colored(&file, None));
-        // Both ends are kept: without its master a terminal is none.
+        // Both ends stay open, because a terminal without its master does not work.
         let pair = nix::pty::openpty(None, None).unwrap();
         let terminal = &pair.slave;
         assert!(colored(terminal, None));

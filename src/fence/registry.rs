@@ -115,7 +115,7 @@ impl Registry {
         fence.stood_since.store(false, Ordering::Relaxed);
         fence.lowered.store(seq.0, Ordering::Release);
         inner.recent.push_back((now, fence));
-        // Under the mutex, so that the feed's order is the order of Seq. It is no error if there is no receiver.
+        // Under the mutex, so that the feed's order is the order of Seq. A send without a receiver is not an error.
         let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
     }

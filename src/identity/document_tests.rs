@@ -96,7 +96,7 @@ fn identity_e04_d08_no_keys_revoke_all() {
     assert!(judged(&ca.svid("/a"), &before, NOW).is_ok());
     let refused = judged(&ca.svid("/a"), &bundles, NOW).unwrap_err();
     assert_eq!(refused, SvidError::RootsAbsent { domain: domain() });
-    // It is not a fault of the file, but the log must say why peers are refused.
+    // The file has no fault, and the log must report why peers are refused.
     let warning = "`example.org` has no usable root (it lists none)";
     assert!(bundles.warnings()[0].starts_with(warning), "{:?}", bundles.warnings());
     assert_eq!(before.warnings(), [""; 0]);

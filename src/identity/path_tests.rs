@@ -222,7 +222,7 @@ fn identity_c10_c11_a_bundle_takes_nothing_that_may_not_sign_so_that_no_chain_en
         assert!(refused.to_string().contains(&rule.to_string()), "{refused}");
         assert!(client(&bad.svid("/a"), &bundles(&[&root])).is_err());
     }
-    // A leaf in the bundle does not let its holder in either.
+    // A leaf that sits in the bundle is not trusted either.
     let leaf = root.svid("/a");
     let pem = format!("{}{}", root.pem(), leaf.chain_pem());
     assert!(TrustBundles::empty().with_pem(root.domain(), "bundle", pem.as_bytes(), NOW).is_err());

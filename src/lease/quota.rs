@@ -1,4 +1,4 @@
-//! How many leases there may be: of a job, of a holder, of a tenant, and in all.
+//! The quotas of leases: of a job, of a holder, of a tenant, and in all.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -41,17 +41,17 @@ impl Default for Quotas {
     }
 }
 
-/// Slots in use, by name. A name with none uses no memory.
+/// Slots taken by name. A name with none takes no memory.
 #[derive(Debug)]
-pub(super) struct PlaceCount<K>(Mutex<HashMap<K, usize>>);
+pub(super) struct SlotCount<K>(Mutex<HashMap<K, usize>>);
 
-impl<K> Default for PlaceCount<K> {
+impl<K> Default for SlotCount<K> {
     fn default() -> Self {
-        PlaceCount(Mutex::new(HashMap::new()))
+        SlotCount(Mutex::new(HashMap::new()))
     }
 }
 
-impl<K: Clone + Eq + Hash> PlaceCount<K> {
+impl<K: Clone + Eq + Hash> SlotCount<K> {
     /// Takes one slot. Returns false if `max` slots are taken.
     pub(super) fn take(&self, name: &K, max: usize) -> bool {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -38,7 +38,7 @@ impl PolicyAct {
 pub(super) struct Slice {
     pub(super) action: EntityUid,
     pub(super) all: PolicySet,
-    /// All but the gates; `None` if there is no gate.
+    /// All policies except the gates; `None` if there is no gate.
     pub(super) without_gates: Option<PolicySet>,
     pub(super) reads: Reads,
 }

@@ -188,7 +188,7 @@ mod tests {
         assert!(!left.proves(OsStr::new(&others)), "it names another draft");
         assert_eq!(left.proven_files().len(), 2, "the draft and the manifest");
         assert_eq!(left.proven_files().last(), Some(&path(Manifest::NAME)));
-        // A file with the name of the manifest that is none.
+        // A file with the name of the manifest that is not a manifest.
         fs::write(path(Manifest::NAME), "a note of mine\n").unwrap();
         assert!(!Manifest::load(folder.path()).proves(OsStr::new(Manifest::NAME)));
     }
