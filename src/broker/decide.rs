@@ -82,7 +82,7 @@ impl Broker {
     }
 
     /// Decides, and returns a Grant that carries the stand.
-    pub(super) fn ask(
+    pub(super) fn request_grant(
         &self,
         holder: &SpiffeId,
         q: WorkQuestion<'_>,
