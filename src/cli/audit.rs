@@ -160,7 +160,7 @@ fn check_signature(kept: &KeptHead, key: Option<&Path>, dir: &Path) -> Result<()
 }
 
 async fn print_head(key: bool, session: &Session) -> Result<Exit, Failure> {
-    let client = session.client(PrincipalKind::ALL)?;
+    let client = session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?;
     let answer = client.who_am_i().await?;
     if answer.ledger_head.is_empty() {
         return Err(Failure::new(

@@ -97,6 +97,8 @@ impl RecordTail<'_> {
             self.next = self.first(&client).await?;
         }
         let mut stream = records(&client, self.next, self.no_follow).await?;
+        // The daemon accepted the stream, so a restart before the first record is retried too.
+        self.retries.answered();
         while let Some(answer) = next(&client, &mut stream).await? {
             self.retries.answered();
             let record: Value = serde_json::from_str(&answer.record).unwrap_or(Value::Null);

@@ -57,7 +57,7 @@ pub(super) fn job_word(job: &v1::Job) -> String {
     }
 }
 
-const JOB_COLUMNS: [Column; 11] = [
+const JOB_COLUMNS: [Column; 10] = [
     Column::whole("ID", 0),
     Column::cut("NAME", 12, 2),
     Column::cut("TENANT", 6, 5),
@@ -68,7 +68,6 @@ const JOB_COLUMNS: [Column; 11] = [
     Column::whole("ENDS", 6),
     Column::extra("PURPOSE"),
     Column::extra("LAUNCHER"),
-    Column::extra("READS"),
 ];
 
 pub(super) fn job_table(jobs: &[v1::Job], now: Wall, size: TableSize) -> Page {
@@ -85,7 +84,6 @@ pub(super) fn job_table(jobs: &[v1::Job], now: Wall, size: TableSize) -> Page {
             if job.closed.is_some() { "-".to_owned() } else { short(job.ends_at_latest.as_ref(), now) },
             job.purpose.clone(),
             job.launcher.clone(),
-            job.spec.as_ref().map(|spec| spec.read.join(", ")).unwrap_or_default(),
         ]
     });
     list(&JOB_COLUMNS, rows, size)

@@ -200,7 +200,7 @@ impl Inspection {
             self.look_mut("policy.catalog").warnings.extend(catalog.warnings().to_vec());
             self.look_mut("policy.catalog").warnings.extend(strangers(config, rules));
             self.look_mut("policy.dir").warnings.extend(rules.engine.warnings().to_vec());
-            self.look_mut("policy.catalog").warnings.extend(rules.engine.gaps());
+            self.look_mut("policy.dir").warnings.extend(rules.engine.gaps());
         }
         self.rules = read.rules;
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Bundle, Call, Rule, outcome::Outcome};
+use super::{Bundle, Call, Rpc, Rule, outcome::Outcome};
 use crate::{
     catalog::{Principal, Resource},
     name::{Action, PrincipalKind, ResourceName},
@@ -163,7 +163,16 @@ pub(super) fn call_denied(
     {
         refusal = refusal.with("rule", rule);
     }
-    let ask = format!("ask an operator of tenant {}", principal.tenant);
+    let ask = match (principal.kind, call.tenant) {
+        (PrincipalKind::Operator, None) => "ask an operator of the platform".to_owned(),
+        (PrincipalKind::Workload, _) if call.rpc == Rpc::CreateJob => {
+            "have a launcher create the job (`leasehold job create`), then run with --job ID".to_owned()
+        }
+        (PrincipalKind::Workload, _) if call.rpc == Rpc::BeginAttempt => {
+            "leave --attempt-key out to join the attempt that a launcher began, or have members.start name you".to_owned()
+        }
+        _ => format!("ask an operator of tenant {}", principal.tenant),
+    };
     let said = match cause {
         DenialCause::Forbidden(rules) => rules.first().and_then(|r| r.fix.clone()),
         _ => None,
@@ -211,7 +220,7 @@ fn rule_lines(cause: &DenialCause) -> Option<String> {
         | DenialCause::Role { rule, .. }
         | DenialCause::OtherJobsCheckpoint { rule } => Some(rule.said()),
         DenialCause::Nothing { permits } if permits.is_empty() => {
-            Some("no rule permits it to anyone".to_owned())
+            Some("no rule permits it to this kind of principal".to_owned())
         }
         DenialCause::Nothing { permits } => Some(format!("none of these permits it: {}", lines(permits))),
         DenialCause::Error(_) => None,

@@ -33,7 +33,7 @@ impl Engine {
         let mentioned = self.mentioned();
         if self.rules().next().is_none() {
             return vec![
-                "there is no policy, so everything is denied: write .cedar files, or copy config/policy"
+                "there is no policy, so everything is denied: write .cedar files, or begin with `leasehold policy show`"
                     .to_owned(),
             ];
         }
