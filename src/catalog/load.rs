@@ -17,7 +17,7 @@ use super::{
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, CATALOG_ENTRIES_PER_TENANT_MAX, FILE_BYTES_MAX},
     name::{Digest, PrincipalKind, ResourceName, SpiffeId, SpiffePattern, TenantName, TrustDomain},
-    written::{Placed, Problem, read_text},
+    written::{Placed, Problem, read_regular_text},
 };
 
 impl Catalog {
@@ -110,6 +110,15 @@ pub(super) fn check(files: &mut [TenantFile]) -> Findings {
     found
 }
 
+/// Finds what is wrong with a file without regard to the others: mistakes in it, and names that the platform does not let it
+/// write. A file with such a fault is put aside before files are compared, so that it cannot put the fault on another one.
+pub(super) fn check_each(files: &[TenantFile]) -> Findings {
+    let mut found = Findings::default();
+    check_claims(files, &mut found.problems);
+    found.problems.extend(files.iter().flat_map(|f| f.problems.iter().cloned()));
+    found
+}
+
 /// One file as it was read.
 pub(super) struct Source {
     pub(super) file: String,
@@ -173,7 +182,7 @@ pub(super) fn sources(
             );
             continue;
         };
-        match read_text(&dir.join(file), FILE_BYTES_MAX) {
+        match read_regular_text(&dir.join(file), FILE_BYTES_MAX) {
             Ok(text) => out.push(Source { file: file.to_owned(), tenant, text: text.into() }),
             Err(why) => problem(
                 file,

@@ -14,7 +14,7 @@ use super::{
     CatalogErrors,
     file::TenantFile,
     index::CatalogIndex,
-    load::{Findings, Source, TenantClaims, check, indexed, parsed, problem, sources},
+    load::{Findings, Source, TenantClaims, check, check_each, indexed, parsed, problem, sources},
 };
 use crate::{
     name::{ResourceName, SpiffeId, TenantName},
@@ -33,7 +33,8 @@ pub(super) fn reload(dir: &Path, in_force: &InForce) -> Result<CatalogIndex, Cat
     loop {
         let mut files = parsed(&sources);
         let pruned = prune(&mut files, in_force, &sources);
-        let found = check(&mut files);
+        let each = check_each(&files);
+        let found = if each.problems.is_empty() { check(&mut files) } else { each };
         if found.problems.is_empty() {
             problems.extend(pruned);
             let mut index = indexed(dir, &sources, files, warnings);

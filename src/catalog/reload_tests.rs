@@ -95,6 +95,33 @@ const ACME_JOB: &str = "spiffe://acme.example/job/1";
 const GLOBEX_JOB: &str = "spiffe://globex.example/job/1";
 
 #[test]
+fn a_tenant_that_names_anothers_identity_holds_no_other_back() {
+    let theirs = "spiffe://globex.example/job/1";
+    let audience = "[[audience]]\nname = \"spiffe://globex.example/files\"\nverifiers = []\nchecks = \"feed\"\npresenter = \"mtls\"\n";
+    let principal = format!("[[principal]]\nmatch = \"{theirs}\"\nkind = \"launcher\"\n");
+    let wide = "[[principal]]\nmatch = \"spiffe://globex.example/**\"\nkind = \"operator\"\n";
+    for line in [principal.as_str(), wide, audience] {
+        let mut case = Case::new();
+        case.write("acme.toml", &tenant("acme", line));
+        case.write("globex.toml", "[tenant.globex]\n");
+        let said = case.reload();
+        assert!(!said.is_empty() && said.iter().all(|f| f.starts_with("acme.toml")), "{said:?}");
+        assert!(!case.knows(GLOBEX_JOB), "globex's removal waits for acme: {said:?}");
+    }
+}
+
+#[test]
+fn a_named_pipe_in_the_directory_blocks_no_reload() {
+    let mut case = Case::new();
+    fs::remove_file(case.file("acme.toml")).unwrap();
+    nix::unistd::mkfifo(&case.file("acme.toml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    case.write("globex.toml", "[tenant.globex]\n");
+    let said = case.reload();
+    assert!(said.iter().any(|f| f.contains("is not a regular file")), "{said:?}");
+    assert!(case.knows(ACME_JOB) && !case.knows(GLOBEX_JOB));
+}
+
+#[test]
 fn a_tenant_that_fills_the_catalog_holds_no_other_back() {
     let mut case = Case::new();
     let entry =

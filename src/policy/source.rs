@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::{PolicyErrors, fault::PolicyFault};
-use crate::{limits::FILE_BYTES_MAX, name::Digest, written::read_text};
+use crate::{limits::FILE_BYTES_MAX, name::Digest, written::read_regular_text};
 
 /// The schema that all policies are written in.
 pub const SCHEMA: &str = include_str!("../../config/policy/leasehold.cedarschema");
@@ -77,7 +77,7 @@ fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
             faults.push(fault(&file, "would not be read; name it NAME.cedar, or move it elsewhere"));
             continue;
         }
-        match read_text(&dir.join(&name), FILE_BYTES_MAX) {
+        match read_regular_text(&dir.join(&name), FILE_BYTES_MAX) {
             Ok(text) if wanted => texts.push(PolicyText { file, text }),
             Ok(text) if text == SCHEMA => {}
             Ok(_) => faults.push(fault(

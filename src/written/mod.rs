@@ -22,5 +22,7 @@ pub(crate) use document::{Field, Node, Parsed, Value, parse_toml};
 pub use problem::{Problem, Problems};
 pub use section::DefaultUsed;
 pub(crate) use section::{Notes, Placed, Section, path, read_document};
-pub(crate) use text::{Lines, nearest, one_line, read_file, read_text, shown, shown_key_path};
+pub(crate) use text::{
+    Lines, nearest, one_line, read_file, read_regular_text, read_text, shown, shown_key_path,
+};
 pub(crate) use units::{size, size_text, span, span_text};

@@ -1,6 +1,13 @@
 //! The text of a file, and what of it may be shown.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use nix::fcntl::OFlag;
 
 use super::problem::Problems;
 use crate::{
@@ -15,9 +22,23 @@ pub(crate) fn read_file(path: &Path) -> Result<String, Problems> {
 
 /// Reads a text file of at most `bytes_max`. An error follows the file's name: `cannot be read: …`.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
+    text_of(File::open(path), bytes_max)
+}
+
+/// Reads a text file that someone else may replace: only a regular file, because a named pipe would block the reader.
+pub(crate) fn read_regular_text(path: &Path, bytes_max: u64) -> Result<String, String> {
+    let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    if let Ok(file) = &file
+        && !file.metadata().is_ok_and(|m| m.is_file())
+    {
+        return Err("is not a regular file".to_owned());
+    }
+    text_of(file, bytes_max)
+}
+
+fn text_of(file: io::Result<File>, bytes_max: u64) -> Result<String, String> {
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|f| f.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes))
+    file.and_then(|f| f.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes))
         .map_err(|e| format!("cannot be read: {e}"))?;
     if bytes.len() as u64 > bytes_max {
         return Err(format!("is longer than {bytes_max} bytes"));
