@@ -18,8 +18,6 @@ mod ended;
 mod index;
 #[cfg(any(feature = "loom", feature = "shuttle"))]
 mod mutants;
-#[cfg(any(feature = "loom", feature = "shuttle"))]
-mod mutants;
 mod quota;
 mod right;
 mod table;
