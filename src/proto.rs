@@ -29,7 +29,7 @@
 //!     Ok(answer) => println!("{:?}", answer.into_inner().job.map(|job| job.name)),
 //!     Err(status) => match (explain(&status), DaemonRefusal::of(&status)) {
 //!         (Some(way), _) => eprintln!("not connected: {way}"),
-//!         (None, Some(told)) => eprintln!("refused: {}: {}", told.code, status.message()),
+//!         (None, Some(daemon_refusal)) => eprintln!("refused: {}: {}", daemon_refusal.code, status.message()),
 //!         (None, None) => eprintln!("{status}"),
 //!     },
 //! }

@@ -165,7 +165,9 @@ pub(super) fn status_failure(status: &Status, kind: CallKind, address: &str) -> 
                 .with("reason", code)
                 .fix("this daemon is newer: update leasehold")
         }
-        Some(told @ DaemonRefusal { reason: Some(reason), .. }) => told.into_refusal(reason).into(),
+        Some(daemon_refusal @ DaemonRefusal { reason: Some(reason), .. }) => {
+            daemon_refusal.into_refusal(reason).into()
+        }
         None => transport_refusal(status, address).map_or_else(|| unknown(status), Failure::from),
     };
     if kind == CallKind::Changes && may_have_happened(status.code(), failure.reason) {

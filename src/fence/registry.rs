@@ -252,7 +252,7 @@ mod tests {
     fn law_11_the_fence_that_was_lowered_first_is_named() {
         let r = Registry::new(Seq(0));
         let s = r.stand([name("tenant:a"), name("tenant:b"), name("tenant:c")]);
-        // The name that is lowered first is neither the first nor the last in name order.
+        // The name that is lowered first is in the middle of the name order.
         for (lowered, seq) in [("tenant:b", 1), ("tenant:c", 2), ("tenant:a", 3)] {
             assert_eq!(r.lower(&name(lowered), NOW).seq, Seq(seq));
             assert_eq!(s.lowered(), Some((&name("tenant:b"), Seq(1))));

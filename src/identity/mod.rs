@@ -1,7 +1,7 @@
 //! Who a peer is: our X.509-SVIDs and those of peers, checked by the SPIFFE standards.
 //!
 //! Owns the leaf and path rules, the roots of each trust domain, both TLS configurations, and [`Peer`], which no other
-//! module can make. A chain is verified against the roots of its own trust domain and no others: no shared pool, no system
+//! module can make. A chain is verified against the roots of its trust domain only: no shared pool, no system
 //! store, no host names, no resumed sessions. This module finds who a peer is; catalog and policy decide what the peer may do.
 //! Its only sockets are those over which identities arrive; serving and calling with them is the task of `link`.
 //!

@@ -1,4 +1,4 @@
-//! The path from a leaf to a root of its own trust domain (X509-SVID section 5.1, RFC 5280 section 6).
+//! The path from a leaf to a root of the leaf's trust domain (X509-SVID section 5.1, RFC 5280 section 6).
 
 use std::{cell::RefCell, time::Duration};
 

@@ -334,7 +334,7 @@ impl Job {
         }
     }
 
-    /// Records what a member reports of its own end, and ends the attempt if that decides it.
+    /// Records a member's report of its end, and ends the attempt if that decides it.
     pub fn end_member(
         &self,
         number: AttemptNumber,

@@ -316,9 +316,9 @@ fn law_07_a_lowering_frees_places_before_its_sweep() {
     table.insert(grant(&fences, who), terms(4, who, START, 100)).unwrap();
     assert_eq!(table.room(&who.facts(), START), Err(QuotaExceeded::Job(2)));
     assert_eq!(table.find_ended(LeaseId(1)).map(|e| e.cause), Some(format!("{attempt} was revoked").into()));
-    let told: BTreeSet<u128> = table.sweep(&attempt, START, "ended").iter().map(|l| l.id.0).collect();
-    assert_eq!(told, [1, 2].into());
-    assert!(table.sweep(&attempt, START, "ended").is_empty(), "law 26: an ending is told once");
+    let swept: BTreeSet<u128> = table.sweep(&attempt, START, "ended").iter().map(|l| l.id.0).collect();
+    assert_eq!(swept, [1, 2].into());
+    assert!(table.sweep(&attempt, START, "ended").is_empty(), "law 26: an ending is reported once");
     assert_eq!(table.len(), 2);
 }
 

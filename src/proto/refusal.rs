@@ -76,8 +76,8 @@ mod tests {
 
     #[test]
     fn a_refusal_comes_back_as_it_was_put_into_the_status() {
-        let told = DaemonRefusal::of(&status("POLICY_DENIED", ERROR_DOMAIN)).unwrap();
-        let refusal = told.clone().into_refusal(told.reason.unwrap());
+        let daemon_refusal = DaemonRefusal::of(&status("POLICY_DENIED", ERROR_DOMAIN)).unwrap();
+        let refusal = daemon_refusal.clone().into_refusal(daemon_refusal.reason.unwrap());
         assert_eq!((refusal.reason, &*refusal.text), (Reason::PolicyDenied, "this job may not"));
         let facts: Vec<_> = refusal.facts.iter().map(|(label, value)| (&**label, &**value)).collect();
         assert_eq!(facts, [("fix", "ask its owner"), ("you", "spiffe://td/me")]);

@@ -97,7 +97,7 @@ fn unanswered(status: &tonic::Status) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();
     }
-    let reason = DaemonRefusal::of(status).and_then(|told| told.reason);
+    let reason = DaemonRefusal::of(status).and_then(|daemon_refusal| daemon_refusal.reason);
     let reason = reason.unwrap_or(match status.code() {
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Reason::Unreachable,
         _ => Reason::Internal,

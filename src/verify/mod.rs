@@ -58,7 +58,7 @@
 //!     Ok(())
 //! }
 //!
-//! /// Several jobs share a checkpoint line. A token opens only the folder of its own job, so the request names the job.
+//! /// Several jobs share a checkpoint line. A token opens only the folder of the token's job, so the request names the job.
 //! async fn delete(verifier: &Verifier, peer: &Peer, token: &str, line: ResourceName, job: JobId) -> Result<(), Refusal> {
 //!     let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
 //!     verifier.check(token, presenter, &Object::folder(line, job), Action::DeleteCheckpoint).await?;

@@ -134,9 +134,9 @@ fn read_refusal(status: &Status, address: &str) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();
     }
-    if let Some(told) = DaemonRefusal::of(status) {
-        let reason = told.reason.unwrap_or_else(|| Reason::of_code(status.code()));
-        return told.into_refusal(reason);
+    if let Some(daemon_refusal) = DaemonRefusal::of(status) {
+        let reason = daemon_refusal.reason.unwrap_or_else(|| Reason::of_code(status.code()));
+        return daemon_refusal.into_refusal(reason);
     }
     let unknown = || {
         let text = format!("the daemon answered {}", status.code());

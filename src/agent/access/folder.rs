@@ -34,7 +34,7 @@ impl Readers {
     /// Parses a mode in the form that `chmod` accepts. Without a mode, a named group may read.
     ///
     /// # Errors
-    /// The mode lets other users read, or is neither 0600 nor 0640.
+    /// The mode is not 0600 or 0640, so other users may read.
     pub fn new(group: Option<Gid>, mode: Option<&str>) -> Result<Self, String> {
         let group_may_read = match mode.map(|m| (m, u32::from_str_radix(m, 8))) {
             None => group.is_some(),

@@ -31,7 +31,8 @@ pub(super) fn describe(status: &Status) -> String {
 
 /// Returns the reason of a refusal.
 pub(super) fn reason(status: &Status) -> String {
-    DaemonRefusal::of(status).map_or_else(|| format!("{:?}", status.code()), |told| told.code)
+    DaemonRefusal::of(status)
+        .map_or_else(|| format!("{:?}", status.code()), |daemon_refusal| daemon_refusal.code)
 }
 
 impl Stage {
