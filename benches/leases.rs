@@ -29,15 +29,17 @@ use std::{
 };
 
 use leasehold::{
-    catalog::Catalog,
     clock::{LeaseTime, Wall},
-    fence::{Registry, Seq, Stand},
-    lease::{Facts, Quotas, Table, Terms},
+    internals::{
+        catalog::Catalog,
+        fence::{Registry, Seq, Stand},
+        lease::{Facts, Quotas, Table, Terms},
+        policy::{Bundle, Decision, Engine, Explain, Grant, Phase, PolicySource},
+    },
     name::{
         Action, AttemptNumber, FenceName, Half, InstanceName, JobId, LeaseId, ResourceName, Scope, SpiffeId,
         TenantName,
     },
-    policy::{Bundle, Decision, Engine, Explain, Grant, Phase, PolicySource},
 };
 use nix::time::{ClockId, clock_gettime};
 

@@ -4,6 +4,18 @@
 //! jobs touch. It attests its callers by SPIFFE X.509-SVID, decides by policy, issues short-lived credentials for named
 //! resources, keeps every lease in memory, and ends all of them when the job completes, fails or is interrupted.
 //!
+//! # The library
+//!
+//! The library is for two kinds of programs, and only its public modules are its API:
+//!
+//! | You write | Use |
+//! |---|---|
+//! | a resource server | [`verify`]; [`identity`] and [`link`] for its connections; [`token`] for the claims of a token |
+//! | a client of the daemon | [`proto`]; [`identity`] and [`link`] to connect |
+//! | either | [`name`] and [`reason`] for what is named and why something is refused; [`clock`]; [`limits`] |
+//!
+//! Everything else is the daemon and its commands. `cargo doc --document-private-items` shows it, with all links of this page.
+//!
 //! # The floors
 //!
 //! Each module uses only floors below its own, as listed in `tests/tidy.rs`, which fails on any other path.
@@ -38,48 +50,56 @@
 //! - How to call the daemon from your own program: [`proto`] begins with a client.
 //! - What is promised, and which test proves it: the tables in `docs/security.md`.
 
-#[cfg(feature = "cli")]
-pub mod agent;
-#[cfg(feature = "server")]
-pub mod api;
-pub mod backoff;
-#[cfg(feature = "server")]
-pub mod broker;
-#[cfg(feature = "server")]
-pub mod catalog;
-#[cfg(feature = "cli")]
-pub mod cli;
+#![allow(rustdoc::private_intra_doc_links, reason = "the map is for those who read the daemon too")]
+
+// The library: what a resource server or a client uses.
 pub mod clock;
-#[cfg(feature = "server")]
-pub mod config;
-#[cfg(feature = "server")]
-pub mod daemon;
-#[cfg(feature = "cli")]
-pub mod dev;
-pub mod fence;
 pub mod identity;
-#[cfg(feature = "server")]
-pub mod job;
-#[cfg(feature = "server")]
-pub mod lease;
-#[cfg(feature = "server")]
-pub mod ledger;
 pub mod limits;
 pub mod link;
 pub mod name;
-pub mod plain;
-#[cfg(feature = "server")]
-pub mod policy;
 pub mod proto;
 pub mod reason;
 pub mod secret;
-#[cfg(feature = "cli")]
-pub mod slurm;
-#[cfg(feature = "server")]
-pub mod state;
-mod sync;
 pub mod token;
 #[cfg(feature = "verify")]
 pub mod verify;
+
+// The daemon and the commands: no API.
+#[cfg(feature = "cli")]
+mod agent;
 #[cfg(feature = "server")]
-pub mod written;
+mod api;
+mod backoff;
+#[cfg(feature = "server")]
+mod broker;
+#[cfg(feature = "server")]
+mod catalog;
+#[cfg(feature = "cli")]
+mod cli;
+#[cfg(feature = "server")]
+mod config;
+#[cfg(feature = "server")]
+mod daemon;
+#[cfg(feature = "cli")]
+mod dev;
+mod fence;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod internals;
+#[cfg(feature = "server")]
+mod job;
+#[cfg(feature = "server")]
+mod lease;
+#[cfg(feature = "server")]
+mod ledger;
+mod plain;
+#[cfg(feature = "server")]
+mod policy;
+#[cfg(feature = "cli")]
+mod slurm;
+#[cfg(feature = "server")]
+mod state;
+mod sync;
+#[cfg(feature = "server")]
+mod written;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use leasehold::cli::Cli;
+use leasehold::internals::cli::Cli;
 
 fn main() -> ExitCode {
     match Cli::from_env() {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use leasehold::{
+use leasehold::internals::{
     catalog::Catalog,
     config::Config,
     policy::{Engine, Explain, PolicySource},
@@ -124,7 +124,7 @@ fn the_shipped_catalog_and_policy_have_one_warning() {
 #[test]
 fn every_job_file_can_be_read() {
     for file in read_by(Reader::Job) {
-        if let Err(why) = leasehold::agent::RunSpec::load(&file) {
+        if let Err(why) = leasehold::internals::agent::RunSpec::load(&file) {
             panic!("{}: {why}", file.display());
         }
     }
@@ -134,7 +134,7 @@ fn every_job_file_can_be_read() {
 #[test]
 fn every_contexts_file_can_be_read() {
     for file in read_by(Reader::Contexts) {
-        if let Err(why) = leasehold::cli::Contexts::load(&file) {
+        if let Err(why) = leasehold::internals::cli::Contexts::load(&file) {
             panic!("{}: {why}", file.display());
         }
     }
@@ -162,7 +162,7 @@ const DAEMON: &str = "spiffe://hpc.acme.example/leasehold";
 #[test]
 fn the_samples_name_the_same_daemon() {
     for file in read_by(Reader::Contexts) {
-        for (name, context) in leasehold::cli::Contexts::load(&file).unwrap().contexts {
+        for (name, context) in leasehold::internals::cli::Contexts::load(&file).unwrap().contexts {
             assert_eq!(context.server_id.as_str(), DAEMON, "{}: {name}", file.display());
         }
     }
@@ -253,8 +253,8 @@ impl Served {
         served
     }
 
-    fn authority(dir: &tempfile::TempDir, domain: &str, file: &str) -> leasehold::dev::Authority {
-        use leasehold::{clock::Clock, dev::Authority};
+    fn authority(dir: &tempfile::TempDir, domain: &str, file: &str) -> leasehold::internals::dev::Authority {
+        use leasehold::{clock::Clock, internals::dev::Authority};
         let now = leasehold::clock::SystemClock::new().now().wall;
         let life = std::time::Duration::from_secs(3_600);
         let authority = Authority::generate(domain.parse().unwrap(), now, life).unwrap();
@@ -262,7 +262,7 @@ impl Served {
         authority
     }
 
-    fn issue(dir: &tempfile::TempDir, by: &leasehold::dev::Authority, id: &str, name: &str) {
+    fn issue(dir: &tempfile::TempDir, by: &leasehold::internals::dev::Authority, id: &str, name: &str) {
         use std::os::unix::fs::PermissionsExt;
 
         use leasehold::clock::Clock;

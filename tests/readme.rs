@@ -19,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use leasehold::{cli::Exit, reason::Reason};
+use leasehold::{internals::cli::Exit, reason::Reason};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

@@ -23,22 +23,14 @@ mod spec;
 
 pub use access::{
     advice::explain_refusal,
-    credential_dir::{CredentialDir, CredentialError},
     folder::Readers,
-    index::{CredentialIndex, IndexEntry, IndexResource},
     obtain::{JoinOptions, JoinTarget, RunContext, RunError, SvidPaths},
 };
 pub use messages::MessageSink;
 pub use process::{
-    child::{Child, ChildHandle, ChildSpec, SpawnError},
-    command::{CommandError, resolve},
-    environment::ChildEnvironment,
-    exit::{ChildExit, ChildStatus},
     front::{FrontPipes, run_in_front},
     guard::guard,
-    processes::Survivors,
     rlimits::limit_of,
-    signals::{SignalNumber, Signals},
     work_watch::StopConditions,
 };
 pub use run::{RunOptions, run};

@@ -33,4 +33,3 @@ mod verifier;
 pub use edge::{Edge, Reloader};
 pub use http::{MetricsText, NotReady, Readiness, issuer_routes, probe_routes};
 pub use room::EdgeRoom;
-pub use service::Service;

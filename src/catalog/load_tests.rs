@@ -130,7 +130,7 @@ fn a_verifier_needs_no_entry_and_is_no_other_kind() {
 #[test]
 fn an_empty_directory_has_no_entries_and_a_warning() {
     let c = load(&[]).unwrap();
-    assert_eq!(c.counts(), crate::catalog::Counts::default());
+    assert_eq!(c.counts(), crate::catalog::index::Counts::default());
     assert_eq!(c.warnings().len(), 1);
     assert_eq!(c.digest(), Catalog::empty().digest());
     assert!(c.principal(&id("spiffe://a/b")).is_none());

@@ -27,12 +27,9 @@ mod value;
 
 pub use audience::{Audience, Checks, Presenter};
 pub use errors::CatalogErrors;
-pub use index::{Catalog, Counts};
+pub use index::Catalog;
 pub use principal::{HumanPattern, IdentityUse, Principal};
-pub use resource::{
-    CheckpointFacts, Classification, DatasetFacts, Enforcement, Environment, ModelFacts, Resource,
-    ResourceFacts, Risk, SourceTrust, Tier, ToolAccess,
-};
+pub use resource::{CheckpointFacts, DatasetFacts, Enforcement, ModelFacts, Resource, ResourceFacts};
 
 /// Implements a closed list of words: `as_str`, `ALL`, `Display` and a `FromStr` whose error names them all.
 macro_rules! words {

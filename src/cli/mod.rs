@@ -60,19 +60,13 @@ mod svid;
 mod token;
 mod version;
 
-pub use agent::AgentArgs;
 pub use args::Cli;
 pub use client::Client;
-pub use contexts_file::{Context, Contexts, NoPlace, SvidFiles, SvidFrom};
-pub use demo::DemoArgs;
-pub use dev::DevArgs;
+pub use contexts_file::{Context, Contexts, SvidFiles};
 pub use exit::Exit;
 pub use failure::{Effect, Failure};
 pub use output::Format;
-pub use run::{JoinArgs, MemberArgs, RunArgs};
-pub use serve::ServeArgs;
-pub use session::{Chosen, Session};
-pub use slurm::SlurmArgs;
+pub use session::Session;
 
 #[cfg(test)]
 mod daemon_tests;

@@ -43,7 +43,6 @@ pub struct Session {
 pub struct Chosen {
     pub name: String,
     pub context: Context,
-    pub role: PrincipalKind,
     pub svid: SvidFrom,
 }
 
@@ -158,20 +157,19 @@ impl Session {
             Some(role) => context.identities.contains_key(&role).then_some(role),
             None => prefer.iter().copied().find(|role| context.identities.contains_key(role)),
         };
-        let found = role.and_then(|role| Some((role, context.identities.remove(&role)?)));
-        let found = match (found, &self.workload_api) {
+        let found = role.and_then(|role| context.identities.remove(&role));
+        let svid = match (found, &self.workload_api) {
             (found, Some(endpoint)) => {
                 // With --workload-api the identity comes from that agent, whatever the context has.
                 let pick = match &found {
-                    Some((_, SvidFrom::WorkloadApi { pick, .. })) => pick.clone(),
+                    Some(SvidFrom::WorkloadApi { pick, .. }) => pick.clone(),
                     _ => Pick::First,
                 };
-                let role = role.or(self.role).or(prefer.first().copied()).unwrap_or(PrincipalKind::Workload);
-                Some((role, SvidFrom::WorkloadApi { endpoint: Some(endpoint.clone()), pick }))
+                Some(SvidFrom::WorkloadApi { endpoint: Some(endpoint.clone()), pick })
             }
             (found, None) => found,
         };
-        let Some((role, svid)) = found else {
+        let Some(svid) = svid else {
             let wanted = self.role.map_or_else(|| join(prefer, " or "), |r| r.to_string());
             let have: Vec<_> = context.identities.keys().copied().collect();
             return Err(Failure::new(
@@ -184,7 +182,7 @@ impl Session {
                 self.role.or(prefer.first().copied()).map_or("workload", |r| r.as_str())
             )));
         };
-        Ok(Chosen { name, context, role, svid })
+        Ok(Chosen { name, context, svid })
     }
 
     /// Makes a client for the chosen daemon. It connects at its first call.

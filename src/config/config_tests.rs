@@ -2,9 +2,10 @@ use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use tracing::level_filters::LevelFilter;
 
-use super::*;
+use super::{file::Loaded, *};
 use crate::{
     identity::{EndpointProfile, Pick},
+    policy::Explain,
     written::Problems,
 };
 

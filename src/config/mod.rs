@@ -19,15 +19,12 @@ mod identity;
 mod paths;
 mod settings;
 
-pub use file::Loaded;
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
     LogFormat, PolicyConfig, RoomConfig, ServerConfig,
 };
 
-/// Who sees the rule that refused a request.
-pub use crate::policy::Explain;
 pub use crate::written::DefaultUsed;
 
 #[cfg(test)]

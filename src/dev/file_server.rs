@@ -91,7 +91,7 @@ impl FileServer {
     }
 
     /// Sets the largest upload.
-    #[must_use]
+    #[cfg(test)]
     pub fn with_upload_bytes_max(mut self, bytes: u64) -> Self {
         self.upload_bytes_max = bytes;
         self

@@ -12,7 +12,7 @@
 //! | `file_server` | [`FileServer`]: serves folders to holders of leases; the model for authors of resource servers |
 //! | `target` | what a request asks for |
 //! | `folder` | `ServedFolder`: a folder that no path leads out of |
-//! | `transfer` | [`Transfer`]: a transfer, which is cut when its access ends |
+//! | `transfer` | `Transfer`: a transfer, which is cut when its access ends |
 //! | `client` | [`FileClient`]: a client of the file server, as the program of a job uses it |
 //! | `demo` | [`demo::run`]: stories in which each claim is observed |
 
@@ -29,10 +29,11 @@ mod target;
 mod transfer;
 
 pub use authority::{Authority, SvidPem};
-pub use client::{ClientError, FileClient, FileDownload, read_token};
-pub use deployment::{DevDeployment, Pace, Ports, Role, SVID_LIFE, SetupError, TENANT, TRUST_DOMAIN};
+pub use client::{ClientError, FileClient, read_token};
+pub use deployment::{DevDeployment, Pace, Ports, Role, SVID_LIFE, SetupError, TRUST_DOMAIN};
 pub use file_server::FileServer;
 pub use folder::encode_path;
-pub use init::{Started, Starter, mint, write_svid};
-pub use running::{FreePorts, Running, free_ports};
-pub use transfer::{Direction, Transfer, TransferEnd};
+pub use init::{Starter, mint, write_svid};
+#[cfg(test)]
+pub use running::FreePorts;
+pub use running::{Running, free_ports};

@@ -26,7 +26,7 @@ pub use cell::{Fired, LeaseRefused};
 pub use ended::Ended;
 pub use quota::{QuotaExceeded, Quotas};
 pub use right::{Facts, Lease, Terms};
-pub use table::{EXPIRED, LeaseEvent, Table, Unborn};
+pub use table::{EXPIRED, Table, Unborn};
 
 #[cfg(test)]
 mod law_tests;

@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{DirectoryLock, Disk, DiskFile, LockError};
+use super::file::{DirectoryLock, Disk, DiskFile, LockError};
 
 /// A seeded source of numbers (splitmix64): the same seed, the same numbers.
 pub struct Dice(pub u64);

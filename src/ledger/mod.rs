@@ -72,13 +72,21 @@ mod verify_tests;
 
 pub use copy::{CopyError, HeadCopy};
 pub use event::*;
-pub use fault::{Fault, ReadError, Tamper};
-pub use file::{Dir, DirectoryLock, Disk, DiskFile, LockError};
+pub use fault::ReadError;
+pub use file::{Dir, LockError};
 pub use fold::Fold;
 pub use handle::{Appending, Deferred, Ledger};
-pub use health::{CloseError, Health, LedgerError, WriterEnd};
+pub use health::{Health, LedgerError};
 pub use open::{Lost, OpenError, Opened, Options};
-pub use record::{Head, Record};
+pub use record::Head;
 pub use signed_head::{HEAD_PUBLIC_FILE, HeadError, HeadKey, HeadKeyError, HeadPublic, SignedHead};
-pub use tail::{Tail, TailError, TailLine};
+pub use tail::{Tail, TailError};
 pub use verify::{VerifyReport, verify, verify_folded};
+
+#[cfg(test)]
+pub use {
+    fault::{Fault, Tamper},
+    file::Disk,
+    health::{CloseError, WriterEnd},
+    record::Record,
+};

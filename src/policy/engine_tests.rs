@@ -14,7 +14,7 @@ use crate::{
     clock::Wall,
     fence::{Registry, Seq},
     name::{Method, ResourceName, TenantName},
-    policy::{Phase, Relation, Rpc, SCHEMA, entities::ALL_TENANTS, slice::Reads},
+    policy::{Phase, Relation, Rpc, entities::ALL_TENANTS, slice::Reads, source::SCHEMA},
 };
 
 const NOW: &str = "2026-11-20T10:00:00Z";

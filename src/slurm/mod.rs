@@ -22,7 +22,10 @@ mod report;
 mod reporter;
 mod spool;
 
-pub use allocation::{Allocation, SlurmEnvError, SlurmExit, SlurmRun};
+pub use allocation::{Allocation, SlurmEnvError, SlurmRun};
 pub use report::{NotedRun, RunEvent, RunReport};
-pub use reporter::{CallError, Delivery, Reporter, Scheduler, not_theirs};
-pub use spool::{Spool, SpoolError, Spooled};
+pub use reporter::{CallError, Delivery, Reporter, Scheduler};
+pub use spool::{Spool, SpoolError};
+
+#[cfg(test)]
+pub use {allocation::SlurmExit, reporter::not_theirs};

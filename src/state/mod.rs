@@ -40,13 +40,12 @@ mod recorded_tests;
 mod version_one_tests;
 
 pub use identities::Use;
-pub use keys::TooManyKeys;
 pub use locks::{Extent, Lock, LockName, Locks};
 pub use narrowing::Committed;
 pub use rebuild::{KeyedJob, OpenCounts, Rebuilt};
 pub use recorded::Recorded;
-pub use records::{input_record, spec_digest, spec_record};
+pub use records::{input_record, spec_digest};
 pub use refused::Refused;
-pub use size::{QuotaFull, spec_bytes};
+pub use size::spec_bytes;
 pub use store::Store;
 pub use widening::{Belongs, Created, NewJob, Widened};

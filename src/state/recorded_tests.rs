@@ -10,6 +10,7 @@ use std::{
 use tokio::task::JoinSet;
 
 use super::{
+    keys::TooManyKeys,
     records::{change_record, created_record, spec_digest},
     *,
 };

@@ -9,7 +9,7 @@
 //! | `keys` | [`SigningKey`] and [`KeySet`] |
 //! | `claims` | [`Claims`]: the claims of a token |
 //! | `tag` | [`FenceTag`]: the name of a fence, opaque to verifiers |
-//! | `mint` `check` | [`mint`] and [`check`] a token |
+//! | `mint` `check` | [`mint()`] and [`check()`] a token |
 
 mod check;
 mod claims;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use leasehold::{
-    ledger::{self, Dir},
+    internals::ledger::{self, Dir},
     proto::v1::{self, Half},
 };
 use tonic::Code;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use leasehold::{
-    backoff::Backoff,
+    internals::backoff::Backoff,
     limits::{BEAT, CALL},
     proto::v1::{self, Half, notice::Kind},
     secret::Secret,

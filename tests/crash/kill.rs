@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, time::Duration};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use leasehold::{
     clock::BootTime,
-    ledger::{self, Dir},
+    internals::ledger::{self, Dir},
     limits::FEED_STALE,
     name::{Action, Object},
     proto::v1,

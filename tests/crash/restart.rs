@@ -6,8 +6,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use leasehold::{
-    backoff::Backoff,
-    ledger::{self, Dir},
+    internals::{
+        backoff::Backoff,
+        ledger::{self, Dir},
+    },
     limits::FEED_STALE,
     proto::v1::{self, AttemptState, Half, MemberState, Outcome},
     secret::Secret,

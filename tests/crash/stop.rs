@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use leasehold::{
-    ledger::{self, Dir},
+    internals::ledger::{self, Dir},
     limits,
     proto::v1,
 };

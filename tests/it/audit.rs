@@ -189,13 +189,13 @@ async fn a_flipped_byte_in_a_copy_of_the_ledger_is_found() {
     let segment =
         files(copy.path()).into_iter().find(|f| f.extension().is_some_and(|e| e == "jsonl")).unwrap();
     let good = fs::read(&segment).unwrap();
-    let disk = leasehold::ledger::Dir::at(copy.path());
-    assert!(leasehold::ledger::verify(&disk, None).is_ok());
+    let disk = leasehold::internals::ledger::Dir::at(copy.path());
+    assert!(leasehold::internals::ledger::verify(&disk, None).is_ok());
     for at in [0, good.len() / 3, good.len() / 2, good.len() - 2] {
         let mut bad = good.clone();
         bad[at] ^= 1;
         fs::write(&segment, &bad).unwrap();
-        assert!(leasehold::ledger::verify(&disk, None).is_err(), "the byte at {at} was flipped");
+        assert!(leasehold::internals::ledger::verify(&disk, None).is_err(), "the byte at {at} was flipped");
     }
 }
 

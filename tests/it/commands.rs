@@ -30,7 +30,7 @@ async fn created(world: &World, spec: v1::JobSpec, key: &str) -> String {
 }
 
 fn is_safe(text: &str) -> bool {
-    text.chars().all(|c| c == '\n' || leasehold::plain::is_plain(c))
+    text.chars().all(|c| c == '\n' || leasehold::internals::plain::is_plain(c))
 }
 
 #[tokio::test(flavor = "multi_thread")]

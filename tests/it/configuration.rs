@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
-use leasehold::daemon::StartError;
+use leasehold::internals::daemon::StartError;
 use rcgen::{CertificateParams, IsCa};
 
 use crate::harness::*;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leasehold::{
-    ledger::Actor,
+    internals::ledger::Actor,
     name::{JobId, LeaseId},
     proto::v1::{self, Half, JobState, Outcome, notice::Kind},
 };

@@ -1,6 +1,6 @@
 //! Faults of the daemon's own: a panic in a request, or in a part of it that works by itself.
 
-use leasehold::{daemon::Stopped, proto::v1::Half};
+use leasehold::{internals::daemon::Stopped, proto::v1::Half};
 use tonic::{Code, Status};
 
 use crate::harness::*;

@@ -67,7 +67,7 @@ impl<T: Clone> Probe<T> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn law_01_a_lease_needs_a_grant_and_a_grant_is_used_once() {
     // The table takes a Grant by value, only policy makes one, and it cannot be copied.
-    const { assert!(!Probe::<leasehold::policy::Grant>::CLONE && Probe::<Ended>::CLONE) };
+    const { assert!(!Probe::<leasehold::internals::policy::Grant>::CLONE && Probe::<Ended>::CLONE) };
     let world = World::start().await;
     let worker = world.working().await;
     let tokens = worker.issue_both().await;

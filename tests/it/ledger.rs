@@ -4,8 +4,10 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use leasehold::{
     clock::{Clock, Wall},
-    daemon::Daemon,
-    ledger::{self, Dir, HeadPublic, SignedHead},
+    internals::{
+        daemon::Daemon,
+        ledger::{self, Dir, HeadPublic, SignedHead},
+    },
     proto::v1::{self, Half, Outcome},
     verify::{Verifier, VerifierSettings},
 };

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use leasehold::{
-    daemon::{StartError, Stopped},
+    internals::daemon::{StartError, Stopped},
     proto::v1::{self, Half},
 };
 use tokio::sync::mpsc;

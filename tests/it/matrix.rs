@@ -6,8 +6,8 @@ use std::{
 };
 
 use leasehold::{
+    internals::policy::Rpc,
     name::{JobId, LeaseId},
-    policy::Rpc,
     proto::{self, v1},
     secret::Secret,
 };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use leasehold::{
-    broker::{Caller, MemberSession, NoticeKind},
+    internals::broker::{Caller, MemberSession, NoticeKind},
     link::{Acceptor, Alpn, Connector, Endpoint, Protocol, ServeOptions, serve},
     name::AttemptNumber,
     proto::v1::{self, AttemptState, Half, JobState, MemberState, Outcome, notice::Kind},

@@ -3,7 +3,7 @@
 use std::{sync::mpsc, thread::JoinHandle};
 
 use leasehold::{
-    ledger::Actor,
+    internals::ledger::Actor,
     proto::v1::{ListLocksRequest, ReloadCatalogRequest, WhoAmIRequest},
     reason::{Reason, Refusal},
 };
@@ -23,7 +23,7 @@ impl Reload {
         let (let_go, gone) = mpsc::channel();
         let (begun, has_begun) = tokio::sync::oneshot::channel();
         let held = std::thread::spawn(move || {
-            let read = |_: &leasehold::broker::Rules| {
+            let read = |_: &leasehold::internals::broker::Rules| {
                 begun.send(()).unwrap();
                 let _ = gone.recv();
                 Err(Refusal::new(Reason::CatalogInvalid, "a test held it"))

@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use leasehold::{
     clock::LeaseTime,
-    fence::{Registry, Revision, Seq},
-    lease::{Facts, LeaseRefused, Table, Terms},
+    internals::{
+        fence::{Registry, Revision, Seq},
+        lease::{Facts, LeaseRefused, Table, Terms},
+        policy::Grant,
+    },
     name::{AttemptNumber, FenceName, Half, JobId, LeaseId},
-    policy::Grant,
 };
 use loom::{
     sync::{

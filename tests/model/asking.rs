@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leasehold::lease::Lease;
+use leasehold::internals::lease::Lease;
 use shuttle::{sync::atomic::Ordering, thread};
 
 use super::world::{JOB, Leaves, NOW, Order, World, attempt, explore, holder, job, name};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use leasehold::{
+use leasehold::internals::{
     fence::{Registry, Seq},
     lease::{QuotaExceeded, Quotas, Table, Unborn},
     policy::Grant,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use leasehold::{
     clock::LeaseTime,
-    fence::{Registry, Seq},
+    internals::fence::{Registry, Seq},
     limits,
     name::FenceName,
 };

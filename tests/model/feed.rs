@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use leasehold::{
     clock::LeaseTime,
-    fence::{Lowering, Seq, Subscription},
+    internals::fence::{Lowering, Seq, Subscription},
     name::FenceName,
 };
 use shuttle::thread;

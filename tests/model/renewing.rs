@@ -2,7 +2,7 @@
 
 use leasehold::{
     clock::LeaseTime,
-    lease::{Lease, LeaseRefused},
+    internals::lease::{Lease, LeaseRefused},
     name::LeaseId,
 };
 use shuttle::{sync::atomic::Ordering, thread};

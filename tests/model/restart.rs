@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError};
 
 use leasehold::{
     clock::LeaseTime,
-    fence::{Registry, Seq},
+    internals::fence::{Registry, Seq},
     limits,
 };
 use shuttle::{

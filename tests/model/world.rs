@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use leasehold::{
     clock::LeaseTime,
-    fence::{Registry, Revision, Seq, Stand},
-    lease::{Facts, Lease, Table, Terms},
+    internals::{
+        fence::{Registry, Revision, Seq, Stand},
+        lease::{Facts, Lease, Table, Terms},
+        policy::Grant,
+    },
     name::{AttemptNumber, FenceName, Half, JobId, LeaseId},
-    policy::Grant,
 };
 use shuttle::{
     Config, Runner,

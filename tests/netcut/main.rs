@@ -21,9 +21,11 @@ use std::{
 };
 
 use leasehold::{
-    cli::{Context, Contexts, SvidFiles},
     clock::{Clock, SystemClock},
-    dev::{DevDeployment, Role, free_ports},
+    internals::{
+        cli::{Context, Contexts, SvidFiles},
+        dev::{DevDeployment, Role, free_ports},
+    },
     limits::FEED_STALE,
     name::PrincipalKind,
 };

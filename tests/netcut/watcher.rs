@@ -10,8 +10,8 @@ use std::{
 
 use leasehold::{
     clock::{Clock, SystemClock},
-    dev::{DevDeployment, Role},
     identity::{FileSource, IdentityFiles, X509Svid},
+    internals::dev::{DevDeployment, Role},
     link::{Connector, Endpoint},
     name::{Action, Object, SpiffeId},
     token::Presenter,

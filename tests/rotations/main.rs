@@ -21,8 +21,8 @@ use std::{
 
 use harness::*;
 use leasehold::{
-    agent::{self, JoinOptions, JoinTarget, MessageSink, RunContext, RunOptions, RunSpec},
     identity::{IdentitySource, WorkloadOptions, WorkloadSource},
+    internals::agent::{self, JoinOptions, JoinTarget, MessageSink, RunContext, RunOptions, RunSpec},
     link::{Connector, Endpoint},
 };
 use rotate::rotate;

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    agent::{IndexEntry, IndexResource, process::processes},
+    agent::{
+        access::index::{IndexEntry, IndexResource},
+        process::processes,
+    },
     clock::Wall,
     name::{AttemptNumber, Half, JobId, LeaseId, Scope},
 };

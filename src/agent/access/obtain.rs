@@ -268,7 +268,7 @@ mod tests {
     fn each_failure_before_the_start_has_its_exit_code() {
         let refused = RunError::from(Refusal::new(Reason::PolicyDenied, "no"));
         assert_eq!(refused.exit_code(), 125);
-        let gone = crate::agent::CommandError::NotFound { command: "x".into() };
+        let gone = crate::agent::process::command::CommandError::NotFound { command: "x".into() };
         assert_eq!(RunError::from(SpawnError::from(gone)).exit_code(), 127);
         assert_eq!(RunError::Interrupted(Signal::SIGTERM).exit_code(), 143);
         assert_eq!(RunError::Interrupted(Signal::SIGINT).exit_code(), 130);

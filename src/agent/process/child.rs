@@ -191,6 +191,7 @@ impl Child {
     }
 
     /// Waits for the end of the command. Cancel safe. After the end it returns the same again.
+    #[cfg(test)]
     pub async fn wait(&mut self) -> io::Result<ChildExit> {
         loop {
             if let ChildEvent::Ended(exit) = self.next_event().await? {
@@ -228,7 +229,7 @@ impl Child {
     }
 
     /// Ends what the command left behind by SIGTERM, and by SIGKILL after the grace. Then ends the guard, which waits for the last
-    /// descendant. Call it after [`wait`](Self::wait) and after the report: the end of access does not wait for this.
+    /// descendant. Call it after the end of the command and after the report: the end of access does not wait for this.
     pub async fn end_descendants(&mut self, grace: Duration, clock: &dyn Clock) -> Survivors {
         let handle = self.handle();
         let end = handle.descendants.end(Some((Signal::SIGTERM, grace)), KILL_WAIT, clock);
@@ -406,7 +407,7 @@ impl ChildHandle {
     /// Ends all descendants of the wrapper as the settings say for a revocation: by SIGTERM, and SIGKILL after the grace; by
     /// SIGKILL at once; or not at all.
     ///
-    /// [`Child::wait`] must run at the same time, because it reaps the processes. The access has ended before this begins.
+    /// [`Child::next_event`] must run at the same time, because it reaps the processes. The access has ended before this begins.
     pub async fn terminate(&self, how: OnRevoke, grace: Duration, clock: &dyn Clock) -> Survivors {
         let first = match how {
             OnRevoke::Term => Some((Signal::SIGTERM, grace)),

@@ -15,7 +15,7 @@ use nix::{
 
 use super::*;
 use crate::{
-    agent::{Signals, process::processes::start_of},
+    agent::process::{processes::start_of, signals::Signals},
     clock::SystemClock,
     proto::v1::Outcome,
 };

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use leasehold::ledger::{Dir, VerifyReport, verify};
+use leasehold::internals::ledger::{Dir, VerifyReport, verify};
 use serde_json::Value;
 
 /// All records of a ledger, whose chain was found whole.

@@ -11,9 +11,11 @@ use std::{
 use hyper_util::rt::TokioIo;
 use leasehold::{
     clock::{Clock, SystemClock},
-    config::Config,
-    daemon::{Daemon, StartError, Stopped},
     identity::StaticSource,
+    internals::{
+        config::Config,
+        daemon::{Daemon, StartError, Stopped},
+    },
     link::{Alpn, Connector, Endpoint},
 };
 use tempfile::TempDir;
