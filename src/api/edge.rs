@@ -44,7 +44,7 @@ impl Edge {
     /// Classifies peers by the catalog, for the listener.
     pub fn classify(&self) -> Classify {
         let broker = self.broker.clone();
-        Classify::new(move |peer| class(broker.caller(peer).ok().as_ref()))
+        Classify::new(move |peer| class(broker.access.caller(peer).ok().as_ref()))
     }
 
     /// Until `shutdown`, closes the connections of clients that stop reading responses.
@@ -61,7 +61,7 @@ impl Edge {
     pub(super) fn admit(&self, parts: &http::request::Parts) -> Result<Arc<RequestRoom>, Status> {
         let connection = self.connection_of(&parts.extensions)?;
         let rpc = rpc_of(parts.uri.path());
-        let caller = self.broker.caller(&connection.peer);
+        let caller = self.broker.access.caller(&connection.peer);
         let class = class(caller.as_ref().ok());
         let known = match (caller, rpc) {
             (Err(refusal), Some(rpc)) if rpc != Rpc::WhoAmI => Err(refusal),
@@ -102,7 +102,7 @@ impl Edge {
 
     /// The caller from the catalog, unless a lock denies it.
     pub(super) fn caller(&self, rpc: Rpc, connection: &Connection) -> Result<Caller, Status> {
-        self.broker.admit(&connection.peer, rpc).map_err(|r| self.refuse(rpc, connection, &r))
+        self.broker.access.admit(&connection.peer, rpc).map_err(|r| self.refuse(rpc, connection, &r))
     }
 
     /// Resolves with the reason when an open stream must end: its connection has ended, the daemon is stopping,
@@ -117,7 +117,7 @@ impl Edge {
         let denied = async {
             let broker = &*self.broker;
             let may = move |caller: &Caller| may(broker, caller);
-            let refusal = broker.until_refused(&connection.peer, rpc, may).await;
+            let refusal = broker.access.until_refused(&connection.peer, rpc, may).await;
             self.broker.denials().count(connection.peer.spiffe_id(), rpc.as_str(), &refusal);
             refusal
         };

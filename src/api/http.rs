@@ -70,7 +70,7 @@ pub fn issuer_routes(broker: Arc<Broker>) -> Router {
         .route(
             "/keys",
             get(move || {
-                let jwks = broker.jwks();
+                let jwks = broker.verifiers.jwks();
                 async move { json(jwks) }
             }),
         )

@@ -51,7 +51,7 @@ impl JobService for Jobs {
                     read_required_text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
                 };
                 let spec = spec::from_wire(&wire, caller.tenant(), caller.id())?;
-                let done = broker.create_job(&caller, spec, &key, q.dry_run).await?;
+                let done = broker.jobs.create_job(&caller, spec, &key, q.dry_run).await?;
                 Ok(v1::CreateJobResponse {
                     job: Some(messages::job(&broker, &done.job)),
                     created: done.created,
@@ -77,7 +77,7 @@ impl JobService for Jobs {
     ) -> Result<Response<v1::GetJobResponse>, Status> {
         self.0
             .call(Rpc::GetJob, request, |broker, caller, q| async move {
-                let job = broker.get_job(&caller, read_name("job", &q.job)?)?;
+                let job = broker.jobs.get_job(&caller, read_name("job", &q.job)?)?;
                 Ok(v1::GetJobResponse { job: Some(messages::job(&broker, &job)) })
             })
             .await
@@ -91,7 +91,8 @@ impl JobService for Jobs {
             .call(Rpc::ListJobs, request, |broker, caller, q| async move {
                 let max = page_size(q.page_size);
                 let below = read_job_page(&q.page_token)?;
-                let found = broker.list_jobs(&caller, &read_job_filter(q)?, below, max.saturating_add(1));
+                let found =
+                    broker.jobs.list_jobs(&caller, &read_job_filter(q)?, below, max.saturating_add(1));
                 let jobs = fit_page(found.iter().take(max).map(|j| messages::job_summary(&broker, j)));
                 let next_page_token = match found.get(..jobs.len()).and_then(<[_]>::last) {
                     Some(last) if found.len() > jobs.len() => format!("{}.{}", last.created.0, last.id),
@@ -111,8 +112,12 @@ impl JobService for Jobs {
                 let max = page_size(q.page_size);
                 let only = read_optional_name("name", &q.name)?;
                 let after = read_optional_name("page_token", &q.page_token)?;
-                let mut found =
-                    broker.list_resources(&caller, only.as_ref(), after.as_ref(), max.saturating_add(1))?;
+                let mut found = broker.rules.list_resources(
+                    &caller,
+                    only.as_ref(),
+                    after.as_ref(),
+                    max.saturating_add(1),
+                )?;
                 let has_more = found.len() > max;
                 found.truncate(max);
                 let last = found.last().filter(|_| has_more).map(|r| r.name.to_string());
@@ -143,7 +148,7 @@ impl JobService for Jobs {
                         ],
                     )?,
                 };
-                let done = broker.close_job(&caller, job, outcome, &reason)?;
+                let done = broker.jobs.close_job(&caller, job, outcome, &reason)?;
                 Ok(v1::CloseJobResponse {
                     job: Some(messages::job(&broker, &done.job)),
                     ending: Some(ending(&broker, done.ending)),
@@ -162,7 +167,7 @@ impl JobService for Jobs {
                 let key = read_required_text("key", &q.key, limits::KEY_BYTES_MAX)?;
                 let vouched = read_patterns("members", &q.members)?;
                 let begin = BeginRequest { job, key: &key, supersede: q.supersede, vouched: &vouched };
-                let began = broker.begin_attempt(&caller, &begin).await?;
+                let began = broker.jobs.begin_attempt(&caller, &begin).await?;
                 let now = broker.clock().now();
                 Ok(v1::BeginAttemptResponse {
                     attempt: began.job.attempt(began.attempt).map(|a| messages::attempt(now, a)),
@@ -183,7 +188,7 @@ impl JobService for Jobs {
                 let grace = read_duration("grace", q.grace.as_ref(), limits::DRAIN_GRACE_MAX)?;
                 let reason = read_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let concerned = read_concerned(&q.instance, &q.session_secret)?;
-                let drained = broker.drain_attempt(&caller, job, attempt, &concerned, grace, &reason)?;
+                let drained = broker.jobs.drain_attempt(&caller, job, attempt, &concerned, grace, &reason)?;
                 let now = broker.clock().now();
                 Ok(v1::DrainAttemptResponse {
                     reading_ends: Some(timestamp(now.wall_at(drained.reading_ends))),
@@ -207,7 +212,7 @@ impl JobService for Jobs {
                 )?;
                 let concerned = read_concerned(&q.instance, &q.session_secret)?;
                 let detail = read_text("detail", &q.detail, limits::TEXT_BYTES_MAX)?;
-                let done = broker.end_attempt(&caller, job, attempt, &concerned, outcome, &detail)?;
+                let done = broker.jobs.end_attempt(&caller, job, attempt, &concerned, outcome, &detail)?;
                 Ok(v1::EndAttemptResponse {
                     job: Some(messages::job(&broker, &done.job)),
                     ending: Some(ending(&broker, done.ending)),
@@ -227,7 +232,7 @@ impl JobService for Jobs {
         let caller = self.0.caller(Rpc::WatchJob, &connection)?;
         let id: JobId = read_name("job", &request.get_ref().job)
             .map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
-        let watch = self.0.broker.watch_job(&caller, id);
+        let watch = self.0.broker.jobs.watch_job(&caller, id);
         let watch = watch.map_err(|r| self.0.refuse(Rpc::WatchJob, &connection, &r))?;
         let held = self.0.room(&request)?;
         let (out, answers) = ResponseStream::new(held, self.0.broker.clock().clone());
@@ -244,7 +249,7 @@ async fn watch_job(
     mut watch: watch::Receiver<Arc<Job>>,
     mut out: ResponseStream<v1::WatchJobResponse>,
 ) {
-    let may = |broker: &Broker, caller: &Caller| broker.watch_job(caller, id).map(drop);
+    let may = |broker: &Broker, caller: &Caller| broker.jobs.watch_job(caller, id).map(drop);
     let over = edge.stream_over(Rpc::WatchJob, &connection, may);
     let changes = async {
         loop {

@@ -64,7 +64,7 @@ impl MemberService for MembersService {
                 })?;
                 let ticket = (!q.ticket.is_empty()).then_some(q.ticket.as_str());
                 let join = JoinRequest { job, attempt, instance: &instance, session: digest, ticket };
-                let joined = broker.join_attempt(&caller, &join).await?;
+                let joined = broker.members.join_attempt(&caller, &join).await?;
                 let now = broker.clock().now();
                 let settings = broker.settings();
                 Ok(v1::JoinAttemptResponse {
@@ -107,7 +107,7 @@ impl MemberService for MembersService {
         };
         let first = first?;
         let session = session(first.session).map_err(refuse)?;
-        let attachment = self.0.broker.attach(&caller, &session).map_err(refuse)?;
+        let attachment = self.0.broker.members.attach(&caller, &session).map_err(refuse)?;
         let (tx, rx) = mpsc::channel(STREAM_BUFFER);
         let _ = tx.try_send(Ok(beat(&self.0.broker, first.beat)));
         let stream = KeepAlive {
@@ -136,7 +136,7 @@ impl MemberService for MembersService {
                     scopes: q.scopes.iter().map(read_scope).collect::<Result<_, _>>()?,
                     ttl: read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?,
                 };
-                let issued = broker.issue(&caller, &request).await?;
+                let issued = broker.credentials.issue(&caller, &request).await?;
                 let now = broker.clock().now();
                 Ok(v1::IssueCredentialResponse {
                     lease: Some(messages::lease(now, &issued.lease)),
@@ -162,7 +162,8 @@ impl MemberService for MembersService {
             .call(Rpc::RenewLease, request, |broker, caller, q| async move {
                 let session = session(q.session)?;
                 let ttl = read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?;
-                let renewed = broker.renew(&caller, &session, read_name("lease", &q.lease)?, ttl).await?;
+                let renewed =
+                    broker.credentials.renew(&caller, &session, read_name("lease", &q.lease)?, ttl).await?;
                 let now = broker.clock().now();
                 Ok(v1::RenewLeaseResponse {
                     lease: Some(messages::lease(now, &renewed.lease)),
@@ -181,7 +182,7 @@ impl MemberService for MembersService {
         self.0
             .call(Rpc::ReleaseLease, request, |broker, caller, q| async move {
                 let session = session(q.session)?;
-                let done = broker.release(&caller, &session, read_name("lease", &q.lease)?)?;
+                let done = broker.credentials.release(&caller, &session, read_name("lease", &q.lease)?)?;
                 Ok(v1::ReleaseLeaseResponse { ending: Some(ending(&broker, done)) })
             })
             .await
@@ -203,7 +204,7 @@ struct KeepAlive {
 impl KeepAlive {
     async fn run(mut self) {
         let (edge, connection, job) = (self.edge.clone(), self.connection.clone(), self.job);
-        let may = |broker: &Broker, caller: &Caller| broker.may_keep_alive(caller, job);
+        let may = |broker: &Broker, caller: &Caller| broker.members.may_keep_alive(caller, job);
         let over = edge.stream_over(Rpc::KeepAlive, &connection, may);
         tokio::pin!(over);
         loop {

@@ -102,7 +102,7 @@ pub(super) fn offer(o: Offer) -> v1::Offer {
 
 /// The signed head of the ledger. Empty if there is none yet, and for callers who may not read the ledger.
 pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
-    if !broker.may_see_heads(caller) {
+    if !broker.records.may_see_heads(caller) {
         return String::new();
     }
     broker.ledger().signed_head().map(|head| head.as_str().to_owned()).unwrap_or_default()
@@ -110,7 +110,7 @@ pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
 
 pub(super) fn ending(broker: &Broker, recorded: RecordedEnding) -> v1::Ending {
     let RecordedEnding { ending: Ending { seq, behind }, index, durable } = recorded;
-    let receipt = index.map(|index| broker.receipt(index)).unwrap_or_default();
+    let receipt = index.map(|index| broker.records.receipt(index)).unwrap_or_default();
     v1::Ending { seq, behind, durable, receipt }
 }
 
@@ -175,7 +175,7 @@ pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
     });
     let mut attempts: Vec<_> = newest_first.collect();
     attempts.reverse();
-    let (spec, notes) = (Some(super::spec::to_wire(&j.spec)), broker.notes_on(j));
+    let (spec, notes) = (Some(super::spec::to_wire(&j.spec)), broker.jobs.notes_on(j));
     v1::Job { attempts, spec, notes, ..job_summary(broker, j) }
 }
 
@@ -218,7 +218,7 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
             .collect(),
         detail: j.detail.clone(),
         spec: None,
-        live_leases: broker.live_leases_of(j.id) as u64,
+        live_leases: broker.jobs.live_leases_of(j.id) as u64,
         closed: j.closed.and_then(|t| at(now, t)),
         notes: Vec::new(),
     }

@@ -40,7 +40,7 @@ impl OperatorService for Operators {
                 let filter = LeaseFilter { behind, live_only: q.live_only, id_prefix: q.id_prefix };
                 let after = read_lease_page(&q.page_token)?;
                 let max = page_size(q.page_size);
-                let page = broker.list_leases(&caller, &filter, after, max)?;
+                let page = broker.leases.list_leases(&caller, &filter, after, max)?;
                 let now = broker.clock().now();
                 let leases = fit_page(
                     page.leases.iter().map(|v| messages::lease_of_owner(now, v, page.owner.as_ref())),
@@ -60,7 +60,7 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::GetLeaseResponse>, Status> {
         self.0
             .call(Rpc::GetLease, request, |broker, caller, q| async move {
-                let view = broker.get_lease(&caller, read_name("lease", &q.lease)?)?;
+                let view = broker.leases.get_lease(&caller, read_name("lease", &q.lease)?)?;
                 Ok(v1::GetLeaseResponse { lease: Some(messages::lease_view(broker.clock().now(), &view)) })
             })
             .await
@@ -75,7 +75,7 @@ impl OperatorService for Operators {
                 let name: FenceName = read_name("name", &q.name)?;
                 let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
-                let done = broker.revoke(&caller, &name, &options)?;
+                let done = broker.operators.revoke(&caller, &name, &options)?;
                 Ok(v1::RevokeResponse {
                     ending: Some(ending(&broker, done.ending)),
                     jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
@@ -93,7 +93,7 @@ impl OperatorService for Operators {
                 let ttl = read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 let order = LockOrder { name, options, ttl, locks_out: &q.locks_out };
-                let done = broker.lock(&caller, order)?;
+                let done = broker.operators.lock(&caller, order)?;
                 Ok(v1::LockResponse {
                     lock: Some(messages::lock(broker.clock().now(), &done.lock)),
                     ending: Some(ending(&broker, done.ending)),
@@ -110,7 +110,7 @@ impl OperatorService for Operators {
             .call(Rpc::Unlock, request, |broker, caller, q| async move {
                 let name: LockName = read_name("name", &q.name)?;
                 let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
-                let lifted = broker.unlock(&caller, &name, &reason).await?;
+                let lifted = broker.operators.unlock(&caller, &name, &reason).await?;
                 Ok(v1::UnlockResponse { lifted: Some(messages::lock(broker.clock().now(), &lifted)) })
             })
             .await
@@ -124,7 +124,7 @@ impl OperatorService for Operators {
             .call(Rpc::ListLocks, request, |broker, caller, q| async move {
                 let after: Option<LockName> = read_optional_name("page_token", &q.page_token)?;
                 let max = page_size(q.page_size);
-                let found = broker.list_locks(&caller, after, max.saturating_add(1))?;
+                let found = broker.operators.list_locks(&caller, after, max.saturating_add(1))?;
                 let now = broker.clock().now();
                 let locks = fit_page(found.iter().take(max).map(|l| messages::lock(now, l)));
                 let next_page_token = match locks.last() {
@@ -143,8 +143,8 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::WaitDurable, request, |broker, caller, q| async move {
                 tokio::select! {
-                    durable = broker.wait_durable(&caller, &q.receipt) => durable?,
-                    refusal = broker.until_refused(&caller.peer, Rpc::WaitDurable, |_| Ok(())) => return Err(refusal),
+                    durable = broker.records.wait_durable(&caller, &q.receipt) => durable?,
+                    refusal = broker.access.until_refused(&caller.peer, Rpc::WaitDurable, |_| Ok(())) => return Err(refusal),
                 };
                 Ok(v1::WaitDurableResponse { ledger_head: ledger_head(&broker, &caller) })
             })
@@ -158,9 +158,9 @@ impl OperatorService for Operators {
         let reloader = self.0.reloader.clone();
         self.0
             .call(Rpc::ReloadCatalog, request, |broker, caller, q| async move {
-                broker.may_reload(&caller)?;
+                broker.rules.may_reload(&caller)?;
                 let by = crate::ledger::Actor::SpiffeId(caller.id().clone());
-                let reload = move || broker.reload(|before| reloader(before), by, q.dry_run);
+                let reload = move || broker.rules.reload(|before| reloader(before), by, q.dry_run);
                 let done = tokio::task::spawn_blocking(reload).await;
                 let (rules, done) =
                     done.map_err(|_| Refusal::new(Reason::Internal, "the catalog could not be read"))??;
@@ -190,7 +190,7 @@ impl OperatorService for Operators {
             0 => self.0.broker.ledger().head().index.saturating_add(1),
             n => n,
         };
-        let tail = self.0.broker.tail_ledger(&caller, from);
+        let tail = self.0.broker.records.tail_ledger(&caller, from);
         let tail = tail.map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
         let (out, answers) = ResponseStream::new(room, self.0.broker.clock().clone());
         tokio::spawn(tail_ledger(self.0.clone(), connection, from, q.no_follow, tail, out));
@@ -203,7 +203,7 @@ impl OperatorService for Operators {
     ) -> Result<Response<v1::WhoAmIResponse>, Status> {
         let connection = self.0.connection(&request)?;
         let broker = &self.0.broker;
-        let seen = broker.caller(&connection.peer).ok();
+        let seen = broker.access.caller(&connection.peer).ok();
         let p = seen.as_ref().map(|c| &c.principal);
         Ok(Response::new(v1::WhoAmIResponse {
             spiffe_id: connection.peer.spiffe_id().to_string(),
@@ -234,7 +234,7 @@ async fn tail_ledger(
     mut tail: Tail,
     mut out: ResponseStream<v1::TailLedgerResponse>,
 ) {
-    let may = |broker: &Broker, caller: &Caller| broker.tail_ledger(caller, from).map(drop);
+    let may = |broker: &Broker, caller: &Caller| broker.records.tail_ledger(caller, from).map(drop);
     let over = edge.stream_over(Rpc::TailLedger, &connection, may);
     let records = async {
         loop {

@@ -52,7 +52,8 @@ impl VerifierService for Verifiers {
                             .with("field", "presenter_sha256")
                     })?),
                 };
-                let verdict = broker.introspect(&caller, &q.token, presenter.as_ref(), certificate)?;
+                let verdict =
+                    broker.verifiers.introspect(&caller, &q.token, presenter.as_ref(), certificate)?;
                 Ok(match verdict {
                     TokenVerdict::Inactive { reason } => v1::IntrospectResponse {
                         active: false,
@@ -89,14 +90,14 @@ impl VerifierService for Verifiers {
         };
         let first = first?;
         let audience: SpiffeId = read_name("audience", &first.audience).map_err(refuse)?;
-        self.0.broker.may_watch(&caller, &audience).map_err(refuse)?;
+        self.0.broker.verifiers.may_watch(&caller, &audience).map_err(refuse)?;
         let (tx, rx) = mpsc::channel(STREAM_BUFFER);
         let (last, end) = oneshot::channel();
         let feed = Feed {
             broker: self.0.broker.clone(),
             edge: self.0.clone(),
             connection,
-            fences: self.0.broker.fence_key(&audience),
+            fences: self.0.broker.verifiers.fence_key(&audience),
             audience,
             ticks,
             tx,
@@ -114,7 +115,7 @@ impl VerifierService for Verifiers {
     ) -> Result<Response<v1::GetKeysResponse>, Status> {
         self.0
             .call(Rpc::GetKeys, request, |broker, _, _| async move {
-                Ok(v1::GetKeysResponse { jwks: broker.jwks(), epoch: broker.epoch() })
+                Ok(v1::GetKeysResponse { jwks: broker.verifiers.jwks(), epoch: broker.epoch() })
             })
             .await
     }
@@ -165,7 +166,7 @@ impl Feed {
             self.all_taken().await?;
             let fences = chunk
                 .iter()
-                .filter(|(name, _)| self.broker.is_name_for(&self.audience, name))
+                .filter(|(name, _)| self.broker.verifiers.is_name_for(&self.audience, name))
                 .map(|(name, seq)| v1::LoweredFence { fence: self.tag(name), seq: seq.0 })
                 .collect();
             self.send(Event::Snapshot(v1::FeedSnapshot { fences, complete: false, seq: 0 })).await?;
@@ -178,7 +179,7 @@ impl Feed {
         self.send_tick(first_tick).await?;
         let (edge, connection, audience) =
             (self.edge.clone(), self.connection.clone(), self.audience.clone());
-        let may = |broker: &Broker, caller: &Caller| broker.may_watch(caller, &audience);
+        let may = |broker: &Broker, caller: &Caller| broker.verifiers.may_watch(caller, &audience);
         let over = edge.stream_over(Rpc::WatchFences, &connection, may);
         tokio::pin!(over);
         loop {
@@ -214,7 +215,7 @@ impl Feed {
 
     /// Sends a lowering if it concerns the audience.
     async fn send_lowered(&self, lowering: Lowering, prev: &mut u64) -> Result<(), Refusal> {
-        if !self.broker.is_lowering_for(&self.audience, &lowering) {
+        if !self.broker.verifiers.is_lowering_for(&self.audience, &lowering) {
             return Ok(());
         }
         let (fence, seq) = (self.tag(&lowering.name), lowering.seq.0);
@@ -229,7 +230,7 @@ impl Feed {
 
     async fn send_tick(&self, tick: u64) -> Result<(), Refusal> {
         let time = Some(timestamp(self.broker.clock().now().wall));
-        let caller = self.broker.caller(&self.connection.peer)?;
+        let caller = self.broker.access.caller(&self.connection.peer)?;
         let ledger_head = messages::ledger_head(&self.broker, &caller);
         self.send(Event::Tick(v1::FeedTick { tick, time, ledger_head })).await
     }

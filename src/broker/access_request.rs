@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{caller::Caller, context::Broker, rules::Rules};
+use super::{access::AccessControl, caller::Caller, rules::Rules};
 use crate::{
     fence::{Revision, Stand},
     identity::Peer,
@@ -13,7 +13,7 @@ use crate::{
 
 /// A request for access: its caller, and the rules that decide it. Each step needs the value that the one before it made:
 ///
-/// 1. [`Broker::access_request`] reads the revision, then the rules, then the caller.
+/// 1. [`AccessControl::access_request`] reads the revision, then the rules, then the caller.
 /// 2. [`AccessRequest::stand`] takes a stand behind the names that the answer depends on.
 /// 3. The use case reads the state, decides, and waits until its record is on disk.
 /// 4. [`StandingRequest::look_again`] finds what was revoked or changed since step 1.
@@ -21,7 +21,7 @@ use crate::{
 /// Issuing and renewing move the stand into a `Grant`: the lease table checks the fences again, and
 /// [`AccessRequest::has_new_rules`] checks the revision.
 pub(super) struct AccessRequest<'a> {
-    broker: &'a Broker,
+    access: &'a AccessControl,
     rpc: Rpc,
     revision: Revision,
     pub rules: Arc<Rules>,
@@ -42,20 +42,20 @@ pub(super) struct Overtaken {
     pub detail: String,
 }
 
-impl Broker {
+impl AccessControl {
     /// Reads the revision, the rules and the caller, in this order.
     pub(super) fn access_request(&self, peer: &Peer, rpc: Rpc) -> Result<AccessRequest<'_>, Refusal> {
-        let revision = self.fences.revision();
-        let rules = self.rules();
+        let revision = self.context.fences.revision();
+        let rules = self.context.rules();
         let caller = self.caller(peer)?;
-        Ok(AccessRequest { broker: self, rpc, revision, rules, caller })
+        Ok(AccessRequest { access: self, rpc, revision, rules, caller })
     }
 }
 
 impl<'a> AccessRequest<'a> {
     /// Takes the stand. The state must be read after it.
     pub fn stand(self, names: Vec<FenceName>) -> StandingRequest<'a> {
-        let stand = self.broker.fences.stand(names.iter().cloned());
+        let stand = self.access.context.fences.stand(names.iter().cloned());
         StandingRequest { request: self, names, stand }
     }
 
@@ -65,7 +65,7 @@ impl<'a> AccessRequest<'a> {
 
     /// Whether the rules or a lock on a prefix changed since the request began.
     pub fn has_new_rules(&self) -> bool {
-        self.broker.fences.revision() != self.revision
+        self.access.context.fences.revision() != self.revision
     }
 }
 
@@ -90,9 +90,9 @@ impl StandingRequest<'_> {
         let decided = match self.request.has_new_rules() {
             false => decide_again(None),
             true => {
-                let AccessRequest { broker, rpc, caller, .. } = &self.request;
-                let rules = broker.rules();
-                broker.admit(&caller.peer, *rpc).and_then(|caller| decide_again(Some((&rules, &caller))))
+                let AccessRequest { access, rpc, caller, .. } = &self.request;
+                let rules = access.context.rules();
+                access.admit(&caller.peer, *rpc).and_then(|caller| decide_again(Some((&rules, &caller))))
             }
         };
         decided.map_err(|refusal| Overtaken {

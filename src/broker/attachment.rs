@@ -6,18 +6,17 @@ use tokio::sync::{broadcast::error::RecvError, watch};
 
 use super::{
     caller::Caller,
-    context::Broker,
-    members::MemberSession,
+    members::MemberUseCases,
     names,
     presence::{MemberKey, Presence},
     refusals::job_not_found,
+    session::MemberSession,
 };
 use crate::{
     fence::{Revision, Stand},
-    job::{AttemptState, Change, Drain, Job, JobState, MemberState},
-    lease::Ended,
+    job::{AttemptState, Change, Drain, JobState, MemberState},
     ledger::Actor,
-    name::{AttemptNumber, FenceKind, FenceName, JobId, LeaseId, Outcome, SpiffeId},
+    name::{FenceKind, FenceName, JobId, Outcome, SpiffeId},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretDigest,
@@ -33,7 +32,7 @@ pub struct Notice {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoticeKind {
-    /// Access has ended and does not come back in this attempt.
+    /// AccessControl has ended and does not come back in this attempt.
     Revoked,
     /// Finish.
     Drain(Drain),
@@ -46,7 +45,7 @@ pub enum NoticeKind {
 /// A member's keep-alive stream, as the broker sees it. Dropping it without [`Attachment::goodbye`] is a loss: if it was the
 /// member's last stream, the member is away at once and its leases end.
 pub struct Attachment {
-    broker: Arc<Broker>,
+    members: MemberUseCases,
     key: MemberKey,
     /// The digest of the session secret when the stream was opened: another process may have taken the instance over since.
     proof: SecretDigest,
@@ -65,16 +64,16 @@ pub struct Attachment {
 impl Attachment {
     /// Counts a beat of the member.
     pub fn beat(&self) {
-        self.presence.beat(self.broker.clock.now().boot);
+        self.presence.beat(self.members.context.clock.now().boot);
     }
 
     /// Ends the membership as the member asked. Its leases end with it; the attempt's state stays.
     pub fn goodbye(mut self) {
         self.left = true;
         let (job, attempt, instance) = self.key.clone();
-        let now = self.broker.clock.now().lease;
+        let now = self.members.context.clock.now().lease;
         let by = Actor::Daemon("the member said goodbye".into());
-        let done = self.broker.state.narrow(job, &by, |j| {
+        let done = self.members.context.state.narrow(job, &by, |j| {
             let joined = j
                 .running(attempt)
                 .ok()
@@ -93,10 +92,10 @@ impl Attachment {
             })
         });
         if let Ok(done) = done {
-            self.broker.sweep(&done.lowered, "released");
+            self.members.endings.sweep(&done.lowered, "released");
         }
         // Keep a presence that another process began since with the same key.
-        self.broker.sessions.forget(&self.key, &self.presence);
+        self.members.context.sessions.forget(&self.key, &self.presence);
         // Any other stream of the member ends too.
         self.presence.call();
     }
@@ -123,12 +122,12 @@ impl Attachment {
 
     /// Returns what ended leases of the member since the last check, if the membership itself goes on.
     fn leases_over(&mut self) -> Option<String> {
-        let revision = self.broker.fences.revision();
+        let revision = self.members.context.fences.revision();
         if self.stand.lowered().is_some() || revision != self.revision {
             // A new catalog may put the leases behind other names. The new stand is taken before the last check of the old
             // one, so that no lowering falls between the two.
             self.names = self.names_today();
-            let next = self.broker.fences.observe(self.names.iter().cloned());
+            let next = self.members.context.fences.observe(self.names.iter().cloned());
             let before = std::mem::replace(&mut self.stand, next);
             self.revision = revision;
             if let Some((name, _)) = before.lowered() {
@@ -142,8 +141,10 @@ impl Attachment {
 
     fn names_today(&self) -> Vec<FenceName> {
         let (id, attempt, instance) = &self.key;
-        match self.broker.state.job(*id) {
-            Some(job) => names::of_member(&self.broker.rules(), &job, *attempt, instance, &self.holder),
+        match self.members.context.state.job(*id) {
+            Some(job) => {
+                names::of_member(&self.members.context.rules(), &job, *attempt, instance, &self.holder)
+            }
             None => self.names.clone(),
         }
     }
@@ -152,7 +153,7 @@ impl Attachment {
         let (id, attempt, instance) = &self.key;
         let ended =
             |reason: Reason, message: String| Some(Notice { kind: NoticeKind::Revoked, reason, message });
-        let Some(job) = self.broker.state.job(*id) else {
+        let Some(job) = self.members.context.state.job(*id) else {
             return ended(Reason::JobClosed, "the job is closed, and was long ago".into());
         };
         let detail = |d: &str| if d.is_empty() { String::new() } else { format!(": {d}") };
@@ -193,7 +194,7 @@ impl Attachment {
             }),
             // If a lock ended the membership, the notice says so.
             Some(MemberState::Left | MemberState::Lost) | None => {
-                match self.broker.check_unlocked(self.names.iter()) {
+                match self.members.access.check_unlocked(self.names.iter()) {
                     Ok(()) => ended(Reason::NotJoined, "the membership is over".into()),
                     Err(locked) => ended(locked.reason, locked_text(&locked)),
                 }
@@ -211,27 +212,28 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         let was_last = self.presence.close_stream();
         // A stream may end long after its member was lost and came back by another stream.
-        if was_last && !self.left && self.broker.sessions.forget_gone(&self.key, &self.presence) {
+        if was_last && !self.left && self.members.context.sessions.forget_gone(&self.key, &self.presence) {
             let (job, attempt, instance) = &self.key;
-            self.broker.mark_away(*job, *attempt, instance, "its connection was lost");
+            self.members.mark_away(*job, *attempt, instance, "its connection was lost");
         }
     }
 }
 
-impl Broker {
+impl MemberUseCases {
     /// Opens a member's keep-alive stream.
-    pub fn attach(self: &Arc<Self>, caller: &Caller, session: &MemberSession) -> Result<Attachment, Refusal> {
-        let (job, _) = self.member(caller, session)?;
-        self.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
-        let revision = self.fences.revision();
-        let names = names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
+    pub fn attach(&self, caller: &Caller, session: &MemberSession) -> Result<Attachment, Refusal> {
+        let (job, _) = self.access.member(caller, session)?;
+        self.access.authorize_job(caller, Rpc::KeepAlive, &job, "")?;
+        let revision = self.context.fences.revision();
+        let names =
+            names::of_member(&self.context.rules(), &job, session.attempt, &session.instance, caller.id());
         // The stream is woken from here on and checks after that, so it misses nothing.
         let key = (session.job, session.attempt, session.instance.clone());
-        let presence = self.sessions.open_stream(key.clone(), self.clock.now().boot);
+        let presence = self.context.sessions.open_stream(key.clone(), self.context.clock.now().boot);
         let (calls, leases_ended) = (presence.calls(), presence.leases_ended());
-        let stand = self.fences.observe(names.iter().cloned());
+        let stand = self.context.fences.observe(names.iter().cloned());
         let attachment = Attachment {
-            broker: self.clone(),
+            members: self.clone(),
             key,
             proof: session.secret.digest(),
             holder: caller.id().clone(),
@@ -245,25 +247,25 @@ impl Broker {
             left: false,
         };
         // If this refuses, the attachment is dropped like any stream that is lost.
-        self.member(caller, session)?;
+        self.access.member(caller, session)?;
         Ok(attachment)
     }
 
     /// Refuses a caller that may not keep the stream of a member of this job open.
     pub fn may_keep_alive(&self, caller: &Caller, job: JobId) -> Result<(), Refusal> {
-        let job = self.state.job(job).ok_or_else(job_not_found)?;
-        self.authorize_job(caller, Rpc::KeepAlive, &job, "")
+        let job = self.context.state.job(job).ok_or_else(job_not_found)?;
+        self.access.authorize_job(caller, Rpc::KeepAlive, &job, "")
     }
 
     /// Calls the members that each lowering concerns, and only those.
     pub(super) async fn call_members(&self) {
-        let mut lowerings = self.fences.listen();
-        self.sessions.call_all();
+        let mut lowerings = self.context.fences.listen();
+        self.context.sessions.call_all();
         loop {
             match lowerings.recv().await {
                 Ok(lowering) => self.call_those_behind(&lowering.name),
                 // What was missed may concern anyone.
-                Err(RecvError::Lagged(_)) => self.sessions.call_all(),
+                Err(RecvError::Lagged(_)) => self.context.sessions.call_all(),
                 Err(RecvError::Closed) => return,
             }
         }
@@ -272,18 +274,18 @@ impl Broker {
     fn call_those_behind(&self, name: &FenceName) {
         match name.kind() {
             FenceKind::Member(job, attempt, instance) | FenceKind::MemberReading(job, attempt, instance) => {
-                self.sessions.call(&(job, attempt, instance));
+                self.context.sessions.call(&(job, attempt, instance));
             }
             FenceKind::Attempt(job, attempt) | FenceKind::AttemptReading(job, attempt) => {
-                if let Some(job) = self.state.job(job) {
-                    self.call_attempt(&job, attempt);
+                if let Some(job) = self.context.state.job(job) {
+                    self.context.sessions.call_attempt(&job, attempt);
                 }
             }
             FenceKind::Job(job) => {
-                if let Some(job) = self.state.job(job)
+                if let Some(job) = self.context.state.job(job)
                     && let Some(last) = job.attempts.last().map(|a| a.number)
                 {
-                    self.call_attempt(&job, last);
+                    self.context.sessions.call_attempt(&job, last);
                 }
             }
             // No member stands behind the name of a lease: the operation that ends one calls its holder.
@@ -293,22 +295,7 @@ impl Broker {
             | FenceKind::Tenant(_)
             | FenceKind::Identity(_)
             | FenceKind::Human(_)
-            | FenceKind::Resource(_) => self.sessions.call_all(),
-        }
-    }
-
-    /// Calls the holder of a lease that an operator ended, so that it asks for a new one.
-    pub(super) fn call_holder(&self, lease: LeaseId) {
-        if let Some(Ended { facts, .. }) = self.table.find_ended(lease) {
-            self.sessions.lease_ended(&(facts.job, facts.attempt, facts.instance.clone()));
-        }
-    }
-
-    /// Calls all members of an attempt.
-    pub(super) fn call_attempt(&self, job: &Job, attempt: AttemptNumber) {
-        let Some(a) = job.attempt(attempt) else { return };
-        for (instance, _) in a.members.iter() {
-            self.sessions.call(&(job.id, attempt, instance.clone()));
+            | FenceKind::Resource(_) => self.context.sessions.call_all(),
         }
     }
 }

@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use super::{
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
-    context::Broker,
     create::JobDecision,
     decide::{approval_required, decision_record},
     endings::{EndedWork, RecordedEnding},
+    jobs::JobUseCases,
     names,
     refusals::{job_not_found, move_refusal, state_refusal},
     rules::Rules,
@@ -62,13 +62,13 @@ pub struct BeginRequest<'a> {
     pub vouched: &'a [SpiffePattern],
 }
 
-impl Broker {
+impl JobUseCases {
     /// Begins the next attempt. The attempt before it ends only when the record of the new one is on disk.
     pub async fn begin_attempt(&self, caller: &Caller, begin: &BeginRequest<'_>) -> Result<Began, Refusal> {
         let BeginRequest { job: id, key, supersede, vouched } = *begin;
-        self.refuse_if_held()?;
-        let named = self.state.job(id).ok_or_else(job_not_found)?;
-        let request = self.access_request(&caller.peer, Rpc::BeginAttempt)?;
+        self.context.refuse_if_held()?;
+        let named = self.context.state.job(id).ok_or_else(job_not_found)?;
+        let request = self.access.access_request(&caller.peer, Rpc::BeginAttempt)?;
         let mut names = names::of_job(&request.rules, &named);
         names.push(FenceName::identity(request.caller.id().clone()));
         names.push(FenceName::domain(request.caller.id().trust_domain()));
@@ -76,31 +76,32 @@ impl Broker {
         let AccessRequest { rules, caller, .. } = &standing.request;
 
         // Everything below is read after the stand was taken.
-        let job = self.state.job(id).ok_or_else(job_not_found)?;
+        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         self.may_begin(rules, caller, &job, &standing.names)?;
         may_vouch(caller, &job, vouched)?;
         let ticket = self.make_ticket(id, key)?;
         let handed = gets_ticket(caller, &job).then_some(&ticket);
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         let begin = |job: &Job| job.begin(key, supersede, ticket.digest(), vouched, now);
         match begin(&job).map_err(move_refusal)? {
             Begin::Existing(attempt) => return Ok(began_before(job, attempt, handed)),
             Begin::New(Change::AttemptBegan { attempt, .. }) => {
-                self.check_unlocked([FenceName::attempt(id, attempt)].iter())?;
+                self.access.check_unlocked([FenceName::attempt(id, attempt)].iter())?;
             }
             Begin::New(_) => {}
         }
         let decided = self.decide_to_run(rules, &job)?;
         let decision = decision_record(rules, "allow", decided.rules);
-        self.rates
+        self.context
+            .rates
             .charge_bytes(caller, key.len().saturating_add(decision.rules.iter().map(String::len).sum()))?;
         let decide = |job: &Job| match begin(job)? {
             Begin::New(change) => Ok(Some(change)),
             Begin::Existing(_) => Ok(None),
         };
-        let widened = self.state.widen(id, caller.actor(), Some(decision), decide).await;
+        let widened = self.context.state.widen(id, caller.actor(), Some(decision), decide).await;
         let widened = widened.map_err(|r| state_refusal(r, move_refusal))?;
-        self.sweep(&widened.lowered, "superseded by a newer attempt");
+        self.endings.sweep(&widened.lowered, "superseded by a newer attempt");
         let Some(attempt) = widened.job.attempts.iter().find(|a| a.key == key).map(|a| a.number) else {
             return Err(Refusal::new(Reason::JobClosed, "the job ended meanwhile"));
         };
@@ -112,7 +113,7 @@ impl Broker {
             Some((rules, caller)) => self.may_still_begin(rules, caller, &widened.job, attempt),
         });
         if let Err(Overtaken { refusal, detail }) = again {
-            self.end_quietly(id, attempt, Outcome::Revoked, &detail);
+            self.endings.end_quietly(id, attempt, Outcome::Revoked, &detail);
             return Err(refusal);
         }
         metrics::counter!("leasehold_attempts_begun_total").increment(1);
@@ -147,12 +148,12 @@ impl Broker {
         job: &Job,
         names: &[FenceName],
     ) -> Result<(), Refusal> {
-        self.authorize_job(caller, Rpc::BeginAttempt, job, "")?;
-        self.check_unlocked(names.iter())?;
+        self.access.authorize_job(caller, Rpc::BeginAttempt, job, "")?;
+        self.access.check_unlocked(names.iter())?;
         if job.launcher == *caller.id() {
-            self.may_launch(caller)?;
+            self.decisions.may_launch(caller)?;
         }
-        self.check_launcher(rules, job)
+        self.decisions.check_launcher(rules, job)
     }
 
     fn make_ticket(&self, job: JobId, key: &str) -> Result<Secret, Refusal> {
@@ -171,16 +172,19 @@ impl Broker {
     ) -> Result<Drain, Refusal> {
         let job = self.authorize_about(caller, Rpc::DrainAttempt, id, attempt, concerned, reason)?;
         let grace = grace.or(job.spec.drain).unwrap_or(limits::DRAIN_GRACE_DEFAULT);
-        let spans = DrainSpans { reading: self.settings.drain_read, grace };
-        let now = self.clock.now().lease;
+        let spans = DrainSpans { reading: self.context.settings.drain_read, grace };
+        let now = self.context.clock.now().lease;
         let decide = |j: &Job| match concerned {
             Concerned::Attempt => Ok(j.drain(attempt, spans, reason, now)?.into_iter().collect()),
             Concerned::Member { instance, .. } => j.drain_member(attempt, instance, spans, reason, now),
         };
-        let done =
-            self.state.narrow(id, &caller.actor(), decide).map_err(|r| state_refusal(r, move_refusal))?;
+        let done = self
+            .context
+            .state
+            .narrow(id, &caller.actor(), decide)
+            .map_err(|r| state_refusal(r, move_refusal))?;
         if done.record.is_some() {
-            self.call_attempt(&done.value, attempt);
+            self.context.sessions.call_attempt(&done.value, attempt);
         }
         let drain = done.value.attempt(attempt).and_then(|a| match (concerned, a.state) {
             (Concerned::Member { instance, .. }, _) => a.drain_of(instance),
@@ -201,15 +205,15 @@ impl Broker {
         detail: &str,
     ) -> Result<EndAnswer, Refusal> {
         self.authorize_about(caller, Rpc::EndAttempt, id, attempt, concerned, detail)?;
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         let decide = |j: &Job| match concerned {
             Concerned::Attempt => j.end_attempt(attempt, outcome, detail, now),
             Concerned::Member { instance, .. } => j.end_member(attempt, instance, outcome, detail, now),
         };
-        let ended = self.end_work(id, &caller.actor(), outcome.as_str(), decide);
+        let ended = self.endings.end_work(id, &caller.actor(), outcome.as_str(), decide);
         let ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
         if let Some(stands) = ended.conflict {
-            self.record_conflict(id, Some(attempt), stands, outcome, caller.actor(), detail);
+            self.endings.record_conflict(id, Some(attempt), stands, outcome, caller.actor(), detail);
         }
         Ok(self.end_answer(ended))
     }
@@ -225,7 +229,7 @@ impl Broker {
         concerned: &Concerned,
         reason: &str,
     ) -> Result<Arc<Job>, Refusal> {
-        let job = self.state.job(id).ok_or_else(job_not_found)?;
+        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         let mut relations = caller.relations(&job);
         let is_workload = caller.principal.kind == PrincipalKind::Workload;
         if let Concerned::Member { instance, proof } = concerned {
@@ -243,7 +247,7 @@ impl Broker {
             }
         }
         let is_itself = relations.contains(&Relation::Itself);
-        self.authorize_job_as(caller, rpc, &job, relations, reason)?;
+        self.access.authorize_job_as(caller, rpc, &job, relations, reason)?;
         match concerned {
             Concerned::Attempt if is_workload && job.launcher != *caller.id() => Err(Refusal::new(
                 Reason::NotAMember,
@@ -264,18 +268,18 @@ impl Broker {
         outcome: Outcome,
         reason: &str,
     ) -> Result<EndAnswer, Refusal> {
-        let job = self.state.job(id).ok_or_else(job_not_found)?;
-        self.authorize_job(caller, Rpc::CloseJob, &job, reason)?;
-        let closed = self.close(id, &caller.actor(), outcome, reason, outcome.as_str())?;
+        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        self.access.authorize_job(caller, Rpc::CloseJob, &job, reason)?;
+        let closed = self.endings.close(id, &caller.actor(), outcome, reason, outcome.as_str())?;
         if let Some(stands) = closed.conflict {
-            self.record_conflict(id, None, stands, outcome, caller.actor(), reason);
+            self.endings.record_conflict(id, None, stands, outcome, caller.actor(), reason);
         }
         Ok(self.end_answer(closed))
     }
 
     fn end_answer(&self, ended: EndedWork) -> EndAnswer {
         let EndedWork { done, conflict } = ended;
-        let ending = self.recorded(done.ending, done.record);
+        let ending = self.endings.recorded(done.ending, done.record);
         EndAnswer { job: done.value, ending, conflict: conflict.is_some() }
     }
 }

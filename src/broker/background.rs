@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{context::Broker, members::beat_window};
+use super::{members::beat_window, parts::Broker};
 use crate::{
     clock::BootTime,
     job::{AttemptState, Drain, Job},
@@ -52,7 +52,7 @@ impl Task {
         let work = async {
             match self {
                 Task::Expiry => broker.expire_leases().await,
-                Task::Calls => broker.call_members().await,
+                Task::Calls => broker.members.call_members().await,
                 Task::Reaper => broker.reap_jobs().await,
                 Task::Pruning => broker.prune().await,
             }
@@ -67,21 +67,23 @@ impl Task {
 impl Broker {
     async fn expire_leases(&self) {
         loop {
-            let now = self.clock.now().lease;
-            let (gone, looked) = self.table.expire(now, EXPIRY_BATCH);
+            let now = self.context.clock.now().lease;
+            let (gone, looked) = self.context.table.expire(now, EXPIRY_BATCH);
             if !gone.is_empty() {
                 metrics::counter!("leasehold_leases_expired_total").increment(gone.len() as u64);
                 let ids: Vec<LeaseId> = gone.iter().map(|l| l.id).collect();
-                self.record_ended(&ids, &Cause::Expired);
+                self.endings.record_ended(&ids, &Cause::Expired);
             }
             if looked >= EXPIRY_BATCH {
                 tokio::task::yield_now().await;
                 continue;
             }
             let next = now.plus(EXPIRY_CHECK_INTERVAL);
-            self.clock
+            self.context
+                .clock
                 .sleep_until(
-                    self.table
+                    self.context
+                        .table
                         .next_deadline()
                         .map_or(next, |d| d.max(now.plus(Duration::from_millis(20))).min(next)),
                 )
@@ -93,33 +95,34 @@ impl Broker {
         let mut last: Option<BootTime> = None;
         let mut grace = Duration::ZERO;
         loop {
-            let now = self.clock.now();
+            let now = self.context.clock.now();
             // After a stall of the daemon, one check gives members that much more time.
             if let Some(before) = last {
                 let stall = now.boot.since(before).saturating_sub(REAP_INTERVAL.saturating_mul(4));
                 grace = if stall.is_zero() { Duration::ZERO } else { stall };
             }
             last = Some(now.boot);
-            let window = beat_window(self.settings.beat, self.settings.lost_after).saturating_add(grace);
-            for key in self.sessions.silent(now.boot, window) {
-                if let Some(presence) = self.sessions.forget_silent(&key, now.boot, window) {
+            let window = beat_window(self.context.settings.beat, self.context.settings.lost_after)
+                .saturating_add(grace);
+            for key in self.context.sessions.silent(now.boot, window) {
+                if let Some(presence) = self.context.sessions.forget_silent(&key, now.boot, window) {
                     let (job, attempt, instance) = &key;
-                    self.mark_away(*job, *attempt, instance, "it missed its beats");
+                    self.members.mark_away(*job, *attempt, instance, "it missed its beats");
                     // Wakes the member's streams, so that one that is still open checks whether it must end.
                     presence.call();
                 }
             }
-            for job in self.state.open_jobs() {
-                self.mark_members_without_presence_away(&job, now.lease, window);
+            for job in self.context.state.open_jobs() {
+                self.members.mark_members_without_presence_away(&job, now.lease, window);
                 self.reap(&job);
             }
-            self.clock.sleep(REAP_INTERVAL).await;
+            self.context.clock.sleep(REAP_INTERVAL).await;
         }
     }
 
     /// Ends drains, members, attempts and the job itself if their deadline has passed.
     fn reap(&self, job: &Job) {
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         if let Some(a) = job.current() {
             let mut over = Vec::new();
             if let AttemptState::Draining(Drain { reading_ends, .. }) = a.state
@@ -130,35 +133,35 @@ impl Broker {
             let drained = a.present().filter(|(_, m)| m.drain.is_some_and(|d| now >= d.reading_ends));
             over.extend(drained.map(|(i, _)| FenceName::member_reading(job.id, a.number, i.clone())));
             for name in over {
-                if self.fences.behind(&name) > 0 {
-                    self.state.lower(&name, "the drain's time for reading is over");
-                    self.sweep(&[name], "drained");
+                if self.context.fences.behind(&name) > 0 {
+                    self.context.state.lower(&name, "the drain's time for reading is over");
+                    self.endings.sweep(&[name], "drained");
                 }
             }
         }
-        if job.overdue(self.settings.rejoin, now).is_empty() {
+        if job.overdue(self.context.settings.rejoin, now).is_empty() {
             return;
         }
         let by = Actor::Daemon("its deadline has passed".into());
-        let done = self
-            .state
-            .narrow(job.id, &by, |j| Ok::<_, std::convert::Infallible>(j.overdue(self.settings.rejoin, now)));
+        let done = self.context.state.narrow(job.id, &by, |j| {
+            Ok::<_, std::convert::Infallible>(j.overdue(self.context.settings.rejoin, now))
+        });
         if let Ok(done) = done {
             tracing::info!(job = %job.id, state = done.value.state.word(), detail = %done.value.detail, "a deadline in the job has passed");
-            self.sweep(&done.lowered, "deadline passed");
+            self.endings.sweep(&done.lowered, "deadline passed");
         }
     }
 
     async fn prune(&self) {
         let retention = limits::LEASE_TTL_MAX.saturating_add(limits::FENCE_RETENTION_MARGIN);
         loop {
-            let now = self.clock.now().lease;
-            self.fences.prune(now, retention);
-            self.state.prune(now);
-            self.table.prune(now);
-            self.denials.flush();
-            self.rates.prune();
-            self.clock.sleep(PRUNE_INTERVAL).await;
+            let now = self.context.clock.now().lease;
+            self.context.fences.prune(now, retention);
+            self.context.state.prune(now);
+            self.context.table.prune(now);
+            self.context.denials.flush();
+            self.context.rates.prune();
+            self.context.clock.sleep(PRUNE_INTERVAL).await;
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The broker and what it is made of.
+//! What all parts of the broker share.
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    denials::Denials, feed::AudienceReach, presence::Sessions, rates::Rates, receipt::Receipts,
-    reconnect_limiter::ReconnectLimiter, rules::Rules, tickets::Tickets,
+    denials::Denials, presence::Sessions, rates::Rates, reach::AudienceReach,
+    reconnect_limiter::ReconnectLimiter, rules::Rules,
 };
 use crate::{
     clock::Clock,
@@ -21,9 +21,8 @@ use crate::{
     lease::Table,
     ledger::Ledger,
     limits,
-    name::SpiffeId,
+    name::{LeaseId, SpiffeId, TenantName},
     reason::{Reason, Refusal},
-    secret::NoRandomness,
     state::Store,
     token::SigningKey,
 };
@@ -61,8 +60,8 @@ impl Default for BrokerSettings {
     }
 }
 
-/// The use cases, with all that one run of the daemon holds.
-pub struct Broker {
+/// The state that all parts of the broker share: all that one run of the daemon holds.
+pub struct BrokerContext {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) fences: Arc<Registry>,
     pub(super) state: Store,
@@ -75,20 +74,16 @@ pub struct Broker {
     pub(super) sessions: Sessions,
     pub(super) denials: Denials,
     pub(super) reach: AudienceReach,
-    pub(super) receipts: Receipts,
-    pub(super) tickets: Tickets,
     pub(super) reconnects: ReconnectLimiter,
     pub(super) rates: Rates,
     /// Set while the ledger's disk is nearly full: requests for access are refused.
     held: AtomicBool,
-    /// One reload at a time.
-    pub(super) reloading: Mutex<()>,
     /// Tells open streams that a lock or new rules are in force.
     changes: watch::Sender<()>,
 }
 
-impl Broker {
-    /// Builds the broker. The ledger is open, the record of its epoch is durable, and the state is rebuilt.
+impl BrokerContext {
+    /// Builds the context. The ledger is open, the record of its epoch is durable, and the state is rebuilt.
     #[expect(clippy::too_many_arguments, reason = "the one place where all floors meet")]
     pub fn new(
         clock: Arc<dyn Clock>,
@@ -97,16 +92,15 @@ impl Broker {
         ledger: Ledger,
         rules: Rules,
         key: SigningKey,
-        tickets: Tickets,
         epoch: u64,
         settings: BrokerSettings,
-    ) -> Result<Arc<Self>, NoRandomness> {
+    ) -> Self {
         let reach = AudienceReach::default();
         reach.widen(rules.catalog());
         let reconnects = ReconnectLimiter::new(clock.clone(), fences.clone());
         let rates = Rates::new(clock.clone(), settings.rate_per_identity, settings.rate_per_tenant);
         let denials = Denials::new(clock.clone(), ledger.clone());
-        Ok(Arc::new(Broker {
+        BrokerContext {
             clock,
             fences,
             state,
@@ -119,38 +113,11 @@ impl Broker {
             sessions: Sessions::default(),
             denials,
             reach,
-            receipts: Receipts::new()?,
-            tickets,
             reconnects,
             rates,
             held: AtomicBool::new(false),
-            reloading: Mutex::new(()),
             changes: watch::Sender::new(()),
-        }))
-    }
-
-    pub fn clock(&self) -> &Arc<dyn Clock> {
-        &self.clock
-    }
-
-    pub fn epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    pub fn settings(&self) -> &BrokerSettings {
-        &self.settings
-    }
-
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    pub fn denials(&self) -> &Denials {
-        &self.denials
-    }
-
-    pub fn fences(&self) -> &Registry {
-        &self.fences
+        }
     }
 
     /// Returns a receiver that changes after each lock and each reload. Open streams then decide again.
@@ -163,30 +130,23 @@ impl Broker {
         self.changes.send_replace(());
     }
 
-    pub fn rules(&self) -> Arc<Rules> {
+    pub(super) fn rules(&self) -> Arc<Rules> {
         self.rules.load_full()
     }
 
-    /// The public keys as a JWK Set.
-    pub fn jwks(&self) -> String {
-        self.key.public().to_jwks()
-    }
-
-    /// Sets the gauges of leases and fences for `/metrics`.
-    pub fn measure(&self) {
-        metrics::gauge!("leasehold_leases_live").set(self.table.len() as f64);
-        metrics::gauge!("leasehold_fences").set(self.fences.len() as f64);
-        metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.held.load(Ordering::Acquire))));
-    }
-
     /// Refuses all requests for access from now on, or accepts them again.
-    pub fn hold(&self, held: bool) {
+    pub(super) fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Release);
+    }
+
+    /// Whether requests for access are on hold.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
     }
 
     /// Refuses while requests for access are on hold.
     pub(super) fn refuse_if_held(&self) -> Result<(), Refusal> {
-        if self.held.load(Ordering::Acquire) {
+        if self.is_held() {
             return Err(Refusal::new(
                 Reason::LedgerUnavailable,
                 "the ledger's disk is nearly full, so nothing is given until it has room",
@@ -196,11 +156,11 @@ impl Broker {
         Ok(())
     }
 
-    pub fn live_leases(&self) -> usize {
-        self.table.len()
-    }
-
-    pub fn open_jobs(&self) -> usize {
-        self.state.open_jobs().len()
+    /// Returns the tenant of a lease that lives, or ended a short while ago.
+    pub(super) fn lease_tenant(&self, id: LeaseId) -> Option<TenantName> {
+        self.table
+            .find(id)
+            .map(|l| l.facts.tenant.clone())
+            .or_else(|| self.table.find_ended(id).map(|l| l.facts.tenant.clone()))
     }
 }

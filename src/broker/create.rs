@@ -5,8 +5,8 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
-    context::Broker,
     decide::{WorkQuestion, approval_required, decision_record, gate_of, tuned, work_of},
+    jobs::JobUseCases,
     names,
     refusals::{key_conflict, no_random, plain_refusal},
     rules::Rules,
@@ -49,7 +49,7 @@ pub(super) struct JobDecision {
     pub decisions: Vec<PartDecision>,
 }
 
-impl Broker {
+impl JobUseCases {
     /// Creates a job, idempotently by the caller's key. A dry run only decides it.
     pub async fn create_job(
         &self,
@@ -58,11 +58,11 @@ impl Broker {
         idempotency_key: &str,
         dry_run: bool,
     ) -> Result<CreatedJob, Refusal> {
-        self.refuse_if_held()?;
+        self.context.refuse_if_held()?;
         let spec = Arc::new(spec);
         let digest = spec_digest(&spec)
             .map_err(|_| Refusal::new(Reason::FieldInvalid, "the specification has no canonical form"))?;
-        let request = self.access_request(&caller.peer, Rpc::CreateJob)?;
+        let request = self.access.access_request(&caller.peer, Rpc::CreateJob)?;
         let id = JobId::random().map_err(|_| no_random())?;
         let tuned = tuned(&request.rules, &spec.read, &spec.write);
         let resources = spec.read.iter().chain(&spec.write).cloned().chain(tuned);
@@ -73,8 +73,14 @@ impl Broker {
         let AccessRequest { rules, caller, .. } = &standing.request;
 
         // Everything below is read after the stand was taken.
-        self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
-        if !dry_run && let Some(existing) = self.state.by_key(caller.id(), idempotency_key) {
+        self.access.authorize(
+            caller,
+            Rpc::CreateJob,
+            Some(&spec.tenant),
+            &[Relation::Launcher],
+            &spec.why,
+        )?;
+        if !dry_run && let Some(existing) = self.context.state.by_key(caller.id(), idempotency_key) {
             if existing.spec_digest == digest {
                 return Ok(CreatedJob { job: existing, created: false, decisions: Vec::new() });
             }
@@ -83,7 +89,7 @@ impl Broker {
         let inputs = self.may_create(rules, caller, &spec, &standing.names)?;
         let mut job = self.new_job(id, &spec, digest, caller, idempotency_key, inputs);
         let decided = self.decide_job(rules, &job, Phase::Creating)?;
-        self.tokens_fit(rules, &job)?;
+        self.tokens.tokens_fit(rules, &job)?;
         let decisions = decided.decisions;
         if !decided.gates.is_empty() {
             await_approval(&mut job, decided.gates);
@@ -93,19 +99,19 @@ impl Broker {
         }
         let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
         let decision = decision_record(rules, result, decided.rules);
-        self.rates.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
-        let created = self.state.create(NewJob { job, decision }).await;
+        self.context.rates.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
+        let created = self.context.state.create(NewJob { job, decision }).await;
         let job = match created.map_err(plain_refusal)? {
             Created::New(job) => job,
             Created::Existing(job) => return Ok(CreatedJob { job, created: false, decisions }),
         };
         // The caller may have joined a job of someone else meanwhile, even if the rules are the same.
         let again = standing.look_again("it was being created", None, |changed| match changed {
-            None => self.may_launch(caller),
+            None => self.decisions.may_launch(caller),
             Some((rules, caller)) => self.may_still_create(rules, caller, &job),
         });
         if let Err(Overtaken { refusal, detail }) = again {
-            self.close_quietly(job.id, Outcome::Revoked, &detail);
+            self.endings.close_quietly(job.id, Outcome::Revoked, &detail);
             return Err(refusal);
         }
         metrics::counter!("leasehold_jobs_created_total").increment(1);
@@ -123,7 +129,7 @@ impl Broker {
         idempotency_key: &str,
         inputs: Vec<Input>,
     ) -> Job {
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         Job {
             id,
             spec: spec.clone(),
@@ -150,12 +156,18 @@ impl Broker {
         spec: &Spec,
         names: &[FenceName],
     ) -> Result<Vec<Input>, Refusal> {
-        self.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &[Relation::Launcher], &spec.why)?;
-        self.may_launch(caller)?;
+        self.access.authorize(
+            caller,
+            Rpc::CreateJob,
+            Some(&spec.tenant),
+            &[Relation::Launcher],
+            &spec.why,
+        )?;
+        self.decisions.may_launch(caller)?;
         check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
         // Before the locks: a caller that may not know of a resource must not learn that it is locked.
         let inputs = inputs_of(rules.catalog(), spec)?;
-        self.check_unlocked(names.iter())?;
+        self.access.check_unlocked(names.iter())?;
         Ok(inputs)
     }
 
@@ -167,7 +179,7 @@ impl Broker {
             return Err(Refusal::new(Reason::PinMismatch, text).fix("create it again"));
         }
         let gates = self.decide_job(rules, job, Phase::Creating)?.gates;
-        self.tokens_fit(rules, job)?;
+        self.tokens.tokens_fit(rules, job)?;
         if gates.iter().all(|g| job.waiting_for.contains(g)) {
             Ok(())
         } else {
@@ -178,13 +190,13 @@ impl Broker {
     /// Decides a job for every catalog entry that its `join` can match.
     pub(super) fn decide_job(&self, rules: &Rules, job: &Job, phase: Phase) -> Result<JobDecision, Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
-        let ttl = self.ttl_of(job);
+        let ttl = self.decisions.ttl_of(job);
         let mut decided = JobDecision { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
         let mut gates = BTreeSet::new();
         let mut by = BTreeSet::new();
         let judge = |asker: Asker<'_>, parts: &[_]| {
             let attempt = job.attempts.len() as u64;
-            self.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts })
+            self.decisions.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts })
         };
         // If policy denies a workload of another tenant, the answer is as if the catalog had no such entry.
         let is_foreign = |asker: Asker<'_>, p: &Principal| {

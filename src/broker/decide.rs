@@ -1,8 +1,10 @@
 //! Asks policy whether a job may do its work, and turns the decision into a Grant, a refusal or a record.
 
+use std::sync::Arc;
+
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{context::Broker, rules::Rules};
+use super::{context::BrokerContext, rules::Rules};
 use crate::{
     fence::{Revision, Stand},
     job::{Gate, Job},
@@ -75,7 +77,13 @@ pub(super) struct WorkQuestion<'a> {
     pub parts: &'a [(Action, ResourceName)],
 }
 
-impl Broker {
+/// Asks policy about the work of jobs.
+#[derive(Clone)]
+pub(super) struct Decisions {
+    pub(super) context: Arc<BrokerContext>,
+}
+
+impl Decisions {
     /// Returns what policy says, without making a Grant.
     pub(super) fn judge(&self, q: WorkQuestion<'_>) -> Verdict {
         self.with_bundle(q, |engine, asker, bundle| engine.judge(asker, bundle))
@@ -101,7 +109,7 @@ impl Broker {
 
     /// Returns how long a lease of a job lives if the request sets no TTL.
     pub(super) fn ttl_of(&self, job: &Job) -> Duration {
-        job.spec.credential_ttl.unwrap_or(self.settings.lease_ttl).min(limits::LEASE_TTL_MAX)
+        job.spec.credential_ttl.unwrap_or(self.context.settings.lease_ttl).min(limits::LEASE_TTL_MAX)
     }
 
     fn with_bundle<R>(&self, q: WorkQuestion<'_>, f: impl FnOnce(&Engine, Asker<'_>, &Bundle<'_>) -> R) -> R {
@@ -115,7 +123,7 @@ impl Broker {
             purpose: &q.job.spec.purpose,
             method: q.job.spec.tune.as_ref().map(|t| t.method),
             ttl: q.ttl,
-            now: self.clock.now().wall,
+            now: self.context.clock.now().wall,
             approved: &approved,
             own_checkpoint: true,
             parts: q.parts,

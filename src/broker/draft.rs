@@ -5,22 +5,22 @@ use std::time::Duration;
 use super::{
     access_request::AccessRequest,
     caller::Caller,
-    context::Broker,
+    credentials::CredentialUseCases,
     decide::{WorkQuestion, decision_record, granted_by, work_of_scopes},
-    members::MemberSession,
     offer::Offer,
     refusals::move_refusal,
-    wording::Wording,
+    session::MemberSession,
+    wording::{TokenStand, Wording},
 };
 use crate::{
     catalog::{Audience, Checks, IdentityUse, Presenter},
     clock::{LeaseTime, Now, Wall},
-    fence::{Seq, Stand},
+    fence::Stand,
     job::{AttemptState, Job},
     lease::Facts,
     ledger::{self, Event},
     limits,
-    name::{Digest, FenceName, Half, LeaseId},
+    name::{Digest, Half},
     policy::{Asker, Grant, Phase, Verdict},
     reason::{Reason, Refusal},
     state::input_record,
@@ -52,14 +52,6 @@ pub(super) struct Life {
 pub(super) struct PreparedToken {
     pub claims: Claims,
     pub minted: Minted,
-}
-
-/// The facts about a lease and its stand that a token carries.
-pub(super) struct TokenStand<'a> {
-    pub lease: LeaseId,
-    pub generation: u32,
-    pub stood_at: Seq,
-    pub names: &'a [FenceName],
 }
 
 /// What the presenter of a token must show.
@@ -156,7 +148,7 @@ impl CredentialDraft<'_> {
     }
 }
 
-impl Broker {
+impl CredentialUseCases {
     /// Returns what a credential begins as, before policy is asked.
     pub(super) fn draft<'a>(
         &self,
@@ -168,7 +160,7 @@ impl Broker {
     ) -> Result<CredentialDraft<'a>, Refusal> {
         let phase = phase(job, session, offer.half)?;
         let binding = self.binding(&request.caller, audience, session);
-        let now = self.clock.now();
+        let now = self.context.clock.now();
         Ok(CredentialDraft { request, job, session, offer, audience, phase, binding, now })
     }
 
@@ -179,7 +171,7 @@ impl Broker {
             return Binding::Bearer;
         }
         let key = (session.job, session.attempt, session.instance.clone());
-        match self.sessions.pin(&key, caller.principal.identity == IdentityUse::Shared) {
+        match self.context.sessions.pin(&key, caller.principal.identity == IdentityUse::Shared) {
             true => Binding::Certificate,
             false => Binding::Subject,
         }
@@ -195,13 +187,15 @@ impl Broker {
         let ttl = life.deadline.since(draft.now.lease);
         let AccessRequest { caller, .. } = draft.request;
         let revision = draft.request.revision();
-        draft.with_question(ttl, |question| self.request_grant(caller.id(), question, stand, revision))
+        draft.with_question(ttl, |question| {
+            self.decisions.request_grant(caller.id(), question, stand, revision)
+        })
     }
 
     /// Whether policy would allow it for the shortest life. If so, a denial meant only that the life is too long.
     pub(super) fn is_allowed_at_all(&self, draft: &CredentialDraft<'_>) -> bool {
         let ttl = limits::TTL_MIN;
-        draft.with_question(ttl, |question| matches!(self.judge(question), Verdict::Allow { .. }))
+        draft.with_question(ttl, |question| matches!(self.decisions.judge(question), Verdict::Allow { .. }))
     }
 
     /// Makes the claims of its token, ready to be signed.
@@ -213,14 +207,14 @@ impl Broker {
         life: &Life,
     ) -> Result<PreparedToken, Refusal> {
         let certificate = draft.request.caller.peer.x5t_s256();
-        let claims = self.make_claims(&Wording {
+        let claims = self.tokens.make_claims(&Wording {
             facts,
             stood,
             issued: draft.now.wall,
             expires: life.token_expires,
             certificate: (draft.binding == Binding::Certificate).then_some(certificate),
         })?;
-        let minted = self.prepare(&claims)?;
+        let minted = self.tokens.prepare(&claims)?;
         Ok(PreparedToken { claims, minted })
     }
 
@@ -271,7 +265,7 @@ impl Broker {
         let PreparedToken { claims, minted } = token;
         ledger::Credential {
             jti: claims.jti.clone(),
-            kid: self.key.id().to_string(),
+            kid: self.context.key.id().to_string(),
             claims_sha256: minted.claims_digest,
             expires: claims.exp,
             binding: draft.binding.as_str().to_owned(),

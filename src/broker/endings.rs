@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
-use super::{context::Broker, refusals::plain_refusal};
+use super::{context::BrokerContext, refusals::plain_refusal};
 use crate::{
     job::{Close, End, Illegal, Job},
+    lease::Ended,
     ledger::{Actor, Cause, Deferred, Ending, Event, LEASES_PER_RECORD},
     name::{AttemptNumber, FenceName, JobId, LeaseId, Outcome},
     reason::Refusal,
@@ -28,23 +29,33 @@ pub(super) struct EndedWork {
     pub conflict: Option<Outcome>,
 }
 
-impl Broker {
+/// Ends access, and cleans up behind it.
+#[derive(Clone)]
+pub(super) struct Endings {
+    pub(super) context: Arc<BrokerContext>,
+}
+
+impl Endings {
     /// Finds out whether the record of an ending is on disk. An ending that found nothing to end has no record: it is as
     /// durable as all records before it.
     pub(super) fn recorded(&self, ending: Ending, record: Option<Deferred>) -> RecordedEnding {
         let index = record.map_or_else(
             || {
-                let (waiting, _) = self.ledger.waiting();
-                self.ledger.head().index.saturating_add(waiting as u64)
+                let (waiting, _) = self.context.ledger.waiting();
+                self.context.ledger.head().index.saturating_add(waiting as u64)
             },
             |record| record.index,
         );
-        RecordedEnding { ending, index: Some(index), durable: self.ledger.is_durable(index) }
+        RecordedEnding { ending, index: Some(index), durable: self.context.ledger.is_durable(index) }
     }
 
     /// Returns what a dry run would end.
     pub(super) fn dry_ending(&self, behind: u64) -> RecordedEnding {
-        RecordedEnding { ending: Ending { seq: self.fences.seq().0, behind }, index: None, durable: true }
+        RecordedEnding {
+            ending: Ending { seq: self.context.fences.seq().0, behind },
+            index: None,
+            durable: true,
+        }
     }
 
     /// Makes the changes that `decide` returns, and cleans up after them. Leases that end remember `cause`.
@@ -56,7 +67,7 @@ impl Broker {
         decide: impl FnOnce(&Job) -> Result<End, E>,
     ) -> Result<EndedWork, Refused<E>> {
         let mut conflict = None;
-        let done = self.state.narrow(job, by, |j| {
+        let done = self.context.state.narrow(job, by, |j| {
             Ok(match decide(j)? {
                 End::Now(changes) => changes,
                 End::Already => Vec::new(),
@@ -79,7 +90,7 @@ impl Broker {
         detail: &str,
         cause: &str,
     ) -> Result<EndedWork, Refusal> {
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         let closed = self.end_work(job, by, cause, |j| {
             Ok::<_, Infallible>(match j.close(outcome, detail, now) {
                 Close::Now(change) => End::Now(vec![change]),
@@ -99,7 +110,7 @@ impl Broker {
         outcome: Outcome,
         detail: &str,
     ) -> Result<EndedWork, Refused<Illegal>> {
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         self.end_work(job, by, outcome.as_str(), |j| j.end_attempt(attempt, outcome, detail, now))
     }
 
@@ -124,28 +135,28 @@ impl Broker {
         by: Actor,
         detail: &str,
     ) {
-        if self.denials.is_first_conflict(job, reported, &by) {
+        if self.context.denials.is_first_conflict(job, reported, &by) {
             let detail = detail.to_owned();
-            self.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
+            self.context.ledger.defer(&Event::JobConflict { job, attempt, stands, reported, by, detail });
         }
     }
 
     /// Ends one lease by its own word. Returns 1 if it lived until then, else 0. The caller then lowers its name for the
     /// feed.
     pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> u64 {
-        let now = self.clock.now().lease;
-        let lived = self.table.find(id).is_some_and(|l| l.check(now).is_ok());
+        let now = self.context.clock.now().lease;
+        let lived = self.context.table.find(id).is_some_and(|l| l.check(now).is_ok());
         // If several calls end it at once, one of them does.
-        u64::from(self.table.remove(id, now, cause).is_some() && lived)
+        u64::from(self.context.table.remove(id, now, cause).is_some() && lived)
     }
 
     /// Cleans up behind lowered fences: frees quotas, and remembers and records the leases. They are dead already.
     pub(super) fn sweep(&self, lowered: &[FenceName], cause: &str) {
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         for name in lowered {
             // A lease that is dead here may have died of another lowering at the same time. Its stand knows which one.
             let mut by_cause: BTreeMap<(FenceName, u64), Vec<LeaseId>> = BTreeMap::new();
-            for lease in self.table.sweep(name, now, cause) {
+            for lease in self.context.table.sweep(name, now, cause) {
                 let (fence, seq) = lease.stand().lowered().map_or((name, 0), |(fence, seq)| (fence, seq.0));
                 by_cause.entry((fence.clone(), seq)).or_default().push(lease.id);
             }
@@ -159,7 +170,14 @@ impl Broker {
     pub(super) fn record_ended(&self, ids: &[LeaseId], cause: &Cause) {
         for leases in ids.chunks(LEASES_PER_RECORD) {
             let leases = leases.to_vec();
-            self.ledger.defer(&Event::LeasesEnded { cause: cause.clone(), leases, by: None });
+            self.context.ledger.defer(&Event::LeasesEnded { cause: cause.clone(), leases, by: None });
+        }
+    }
+
+    /// Calls the holder of a lease that an operator ended, so that it asks for a new one.
+    pub(super) fn call_holder(&self, lease: LeaseId) {
+        if let Some(Ended { facts, .. }) = self.context.table.find_ended(lease) {
+            self.context.sessions.lease_ended(&(facts.job, facts.attempt, facts.instance.clone()));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{caller::Caller, context::Broker};
+use super::{caller::Caller, verifiers::VerifierUseCases};
 use crate::{
     catalog,
     clock::Wall,
@@ -20,7 +20,7 @@ pub enum TokenVerdict {
     Inactive { reason: Reason },
 }
 
-impl Broker {
+impl VerifierUseCases {
     /// Checks a token for the audiences that the caller verifies. The caller learns nothing of other audiences.
     pub fn introspect(
         &self,
@@ -29,10 +29,10 @@ impl Broker {
         presenter: Option<&SpiffeId>,
         certificate: Option<&[u8; 32]>,
     ) -> Result<TokenVerdict, Refusal> {
-        self.authorize(caller, Rpc::Introspect, Some(caller.tenant()), &[Relation::Verifier], "")?;
-        let rules = self.rules();
-        let now = self.clock.now();
-        let keys = self.key.public();
+        self.access.authorize(caller, Rpc::Introspect, Some(caller.tenant()), &[Relation::Verifier], "")?;
+        let rules = self.context.rules();
+        let now = self.context.clock.now();
+        let keys = self.context.key.public();
         let mut seen = Reason::TokenAudience;
         for audience in rules.catalog().audiences_of_verifier(caller.id()) {
             // The presenter is unknown. Faults of the token itself are reported all the same.
@@ -41,8 +41,11 @@ impl Broker {
                 Some(id) => Presenter::Svid { id, x5t_s256: certificate },
                 None => Presenter::Unseen,
             };
-            let expected =
-                Expected { issuer: &self.settings.issuer, audience: &audience.name, presenter: shown };
+            let expected = Expected {
+                issuer: &self.context.settings.issuer,
+                audience: &audience.name,
+                presenter: shown,
+            };
             match check(token, &keys, expected, now.wall) {
                 Ok(_) if unseen => seen = Reason::TokenPresenter,
                 Ok(claims) => {
@@ -62,16 +65,16 @@ impl Broker {
     fn reason_of_key(&self, token: &str, reason: Reason) -> Reason {
         let epoch = peek_key_id(token).and_then(|k| k.split('.').next()?.parse::<u64>().ok());
         match epoch {
-            Some(e) if reason == Reason::TokenKeyUnknown && e < self.epoch => Reason::TokenEpoch,
+            Some(e) if reason == Reason::TokenKeyUnknown && e < self.context.epoch => Reason::TokenEpoch,
             _ => reason,
         }
     }
 
     fn still_good(&self, claims: &Claims, now: Wall) -> Result<Arc<Lease>, Reason> {
-        if claims.lh.epoch != self.epoch {
+        if claims.lh.epoch != self.context.epoch {
             return Err(Reason::TokenEpoch);
         }
-        let lease = self.table.find(claims.lh.lease).ok_or(Reason::LeaseEnded)?;
+        let lease = self.context.table.find(claims.lh.lease).ok_or(Reason::LeaseEnded)?;
         let agrees = lease.facts.job == claims.lh.job
             && lease.facts.attempt == claims.lh.attempt
             && lease.facts.holder == claims.sub
@@ -79,7 +82,7 @@ impl Broker {
         if !agrees || now >= Wall::from_seconds(claims.exp) {
             return Err(Reason::LeaseEnded);
         }
-        lease.check(self.clock.now().lease).map_err(|r| match r {
+        lease.check(self.context.clock.now().lease).map_err(|r| match r {
             LeaseRefused::Expired => Reason::LeaseExpired,
             LeaseRefused::Lowered => Reason::Revoked,
             LeaseRefused::Ended | LeaseRefused::WornOut | LeaseRefused::Overtaken => Reason::LeaseEnded,
@@ -89,7 +92,7 @@ impl Broker {
 
     /// Refuses a caller that may not follow the feed of an audience.
     pub fn may_watch(&self, caller: &Caller, audience: &SpiffeId) -> Result<(), Refusal> {
-        let rules = self.rules();
+        let rules = self.context.rules();
         let verifies = rules.catalog().audience(audience).is_some_and(|a| a.verifiers.contains(caller.id()));
         if !verifies {
             return Err(Refusal::new(
@@ -98,6 +101,6 @@ impl Broker {
             )
             .fix("have your SPIFFE ID added to verifiers of that [[audience]]"));
         }
-        self.authorize(caller, Rpc::WatchFences, Some(caller.tenant()), &[Relation::Verifier], "")
+        self.access.authorize(caller, Rpc::WatchFences, Some(caller.tenant()), &[Relation::Verifier], "")
     }
 }

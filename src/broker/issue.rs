@@ -8,38 +8,25 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use super::{
     access_request::{AccessRequest, StandingRequest},
     caller::Caller,
-    context::Broker,
+    credentials::CredentialUseCases,
     decide::check_pins,
-    draft::{Binding, TokenStand},
-    members::MemberSession,
+    draft::Binding,
     names,
-    offer::Offer,
-    refusals::{job_not_found, ledger_unavailable, no_random},
+    offer::{IssueRequest, Offer},
+    refusals::{job_not_found, no_random},
+    wording::TokenStand,
 };
 use crate::{
     catalog::{Audience, Checks},
     clock::Wall,
     job::Job,
     lease::{Lease, Terms, Unborn},
-    ledger::Event,
     limits,
-    name::{FenceName, Half, JobId, LeaseId, ResourceName, Scope, SpiffeId},
+    name::{FenceName, JobId, LeaseId, ResourceName},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretText,
 };
-
-/// What a member asks for.
-#[derive(Clone, Debug)]
-pub struct IssueRequest {
-    pub session: MemberSession,
-    pub half: Half,
-    /// May be left out if the half has only one audience.
-    pub audience: Option<SpiffeId>,
-    /// Narrows the access. Empty asks for all that the job has at this half and audience.
-    pub scopes: Vec<Scope>,
-    pub ttl: Option<Duration>,
-}
 
 /// A credential and its terms.
 #[derive(Debug)]
@@ -60,13 +47,13 @@ pub struct Bound {
     pub by: &'static str,
 }
 
-impl Broker {
+impl CredentialUseCases {
     /// Issues one credential.
     pub async fn issue(&self, caller: &Caller, wanted: &IssueRequest) -> Result<Issued, Refusal> {
-        self.refuse_if_held()?;
+        self.context.refuse_if_held()?;
         let session = &wanted.session;
-        let job = self.state.job(session.job).ok_or_else(job_not_found)?;
-        let _permit = self.reconnects.permit_to_ask(&job, session, caller.id()).await?;
+        let job = self.context.state.job(session.job).ok_or_else(job_not_found)?;
+        let _permit = self.context.reconnects.permit_to_ask(&job, session, caller.id()).await?;
         for _ in 0..limits::REVISION_RETRIES {
             if let Some(issued) = self.issue_once(caller, wanted).await? {
                 return Ok(issued);
@@ -78,8 +65,8 @@ impl Broker {
     /// Issues one credential. Returns `None` if the rules changed during the request: it must start over.
     async fn issue_once(&self, caller: &Caller, wanted: &IssueRequest) -> Result<Option<Issued>, Refusal> {
         let session = &wanted.session;
-        let request = self.access_request(&caller.peer, Rpc::IssueCredential)?;
-        let (job, _) = self.member(&request.caller, session)?;
+        let request = self.access.access_request(&caller.peer, Rpc::IssueCredential)?;
+        let (job, _) = self.access.member(&request.caller, session)?;
         let (offer, audience) = Offer::choose(&request.rules, &job, wanted)?;
         let (holder, half) = (request.caller.id(), wanted.half);
         let (attempt, instance) = (session.attempt, &session.instance);
@@ -87,15 +74,16 @@ impl Broker {
         let StandingRequest { request, names, stand } = request.stand(names);
 
         // Everything below is read after the stand was taken.
-        let (job, _) = self.member(&request.caller, session)?;
+        let (job, _) = self.access.member(&request.caller, session)?;
         self.may_issue(&request, &job, &names, &offer)?;
         let draft = self.draft(&request, &job, session, &offer, &audience)?;
-        let life = draft.life(wanted.ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl));
+        let life =
+            draft.life(wanted.ttl.or(job.spec.credential_ttl).unwrap_or(self.context.settings.lease_ttl));
         let grant = self.grant(&draft, &life, stand)?;
 
         let id = LeaseId::random().map_err(|_| no_random())?;
         let facts = Arc::new(draft.facts());
-        let room = self.table.room(&facts, draft.now.lease);
+        let room = self.context.table.room(&facts, draft.now.lease);
         room.map_err(|full| Refusal::new(Reason::QuotaExceeded, full.to_string()))?;
         let stood = TokenStand { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
         let token = self.prepare_token(&draft, &facts, &stood, &life)?;
@@ -104,14 +92,17 @@ impl Broker {
 
         let issued = draft.now.lease;
         let terms = Terms { id, issued, deadline: life.deadline, latest: life.latest, facts };
-        let lease =
-            self.table.insert(grant, terms).map_err(|unborn| self.refuse_unborn(id, job.id, &unborn))?;
+        let lease = self
+            .context
+            .table
+            .insert(grant, terms)
+            .map_err(|unborn| self.refuse_unborn(id, job.id, &unborn))?;
         // The insert checked the fences again. This checks the revision.
         if request.has_new_rules() {
             self.withdraw(id, job.id, Reason::Contended, "rules changed while it was issued");
             return Ok(None);
         }
-        let Ok(token) = token.minted.sign(&self.key) else {
+        let Ok(token) = token.minted.sign(&self.context.key) else {
             self.withdraw(id, job.id, Reason::Internal, "it could not be signed");
             return Err(Refusal::new(Reason::Internal, "the token could not be signed"));
         };
@@ -136,9 +127,9 @@ impl Broker {
         names: &[FenceName],
         offer: &Offer,
     ) -> Result<(), Refusal> {
-        self.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
-        self.check_launcher(&request.rules, job)?;
-        self.check_unlocked(names.iter())?;
+        self.access.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
+        self.decisions.check_launcher(&request.rules, job)?;
+        self.access.check_unlocked(names.iter())?;
         check_pins(&request.rules, job, &offer.scopes)
     }
 
@@ -155,33 +146,8 @@ impl Broker {
 
     /// Removes a lease whose token no one got, and cancels its record.
     fn withdraw(&self, id: LeaseId, job: JobId, reason: Reason, cause: &str) {
-        self.table.remove(id, self.clock.now().lease, cause);
+        self.context.table.remove(id, self.context.clock.now().lease, cause);
         self.cancel(id, job, reason);
-    }
-
-    /// Writes the record of a credential. If that fails, cancels it: it may be on disk all the same.
-    pub(super) async fn record_credential(
-        &self,
-        caller: &Caller,
-        lease: LeaseId,
-        job: JobId,
-        record: &Event,
-    ) -> Result<(), Refusal> {
-        self.rates.charge(caller, record)?;
-        let why = match tokio::time::timeout(limits::LEDGER_WAIT, self.ledger.append(record)).await {
-            Ok(Ok(_)) => return Ok(()),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it took too long".to_owned(),
-        };
-        metrics::counter!("leasehold_ledger_refusals_total").increment(1);
-        let refusal = ledger_unavailable(&why);
-        self.cancel(lease, job, refusal.reason);
-        Err(refusal)
-    }
-
-    /// Records that a credential whose record was written was not handed out.
-    pub(super) fn cancel(&self, lease: LeaseId, job: JobId, reason: Reason) {
-        self.ledger.defer(&Event::CredentialCancelled { lease, job, reason });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{caller::Caller, context::Broker};
+use super::{caller::Caller, operators::OperatorUseCases};
 use crate::{
     catalog::HumanPattern,
     job::Job,
@@ -14,11 +14,11 @@ use crate::{
     written::nearest,
 };
 
-impl Broker {
+impl OperatorUseCases {
     /// Refuses a name that nothing has, as a typing error, and suggests the nearest one.
     pub(super) fn check_known(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> Result<(), Refusal> {
         let is_known = match name {
-            LockName::Name(name) => self.fences.behind(name) > 0 || self.is_known_name(name),
+            LockName::Name(name) => self.context.fences.behind(name) > 0 || self.is_known_name(name),
             LockName::Prefix(prefix) => self.is_known_prefix(prefix),
         };
         if is_known {
@@ -47,17 +47,17 @@ impl Broker {
     }
 
     fn is_known_name(&self, name: &FenceName) -> bool {
-        let rules = self.rules();
+        let rules = self.context.rules();
         let catalog = rules.catalog();
-        let some_job = |is: &dyn Fn(&Job) -> bool| !self.state.list(None, 1, is).is_empty();
+        let some_job = |is: &dyn Fn(&Job) -> bool| !self.context.state.list(None, 1, is).is_empty();
         match name.kind() {
             // An absent job or lease was refused before.
             FenceKind::Epoch | FenceKind::Job(_) | FenceKind::Lease(_) => true,
             FenceKind::Attempt(job, n) | FenceKind::AttemptReading(job, n) => {
-                self.state.job(job).is_some_and(|j| j.attempt(n).is_some())
+                self.context.state.job(job).is_some_and(|j| j.attempt(n).is_some())
             }
             FenceKind::Member(job, n, instance) | FenceKind::MemberReading(job, n, instance) => {
-                let attempt = self.state.job(job).and_then(|j| j.attempt(n).cloned());
+                let attempt = self.context.state.job(job).and_then(|j| j.attempt(n).cloned());
                 attempt.is_some_and(|a| a.members.get(&instance).is_some())
             }
             FenceKind::Tenant(tenant) => {
@@ -86,18 +86,18 @@ impl Broker {
     fn is_known_prefix(&self, prefix: &str) -> bool {
         let Ok(below) = format!("{prefix}**").parse::<SpiffePattern>() else { return false };
         let is_below = |job: &Job| identities(job).any(|id| id.as_str().starts_with(prefix));
-        self.rules().catalog().principals().any(|p| p.pattern.overlaps(&below))
-            || !self.state.list(None, 1, is_below).is_empty()
+        self.context.rules().catalog().principals().any(|p| p.pattern.overlaps(&below))
+            || !self.context.state.list(None, 1, is_below).is_empty()
     }
 
     /// Returns the names of the same kind that the caller may know of.
     fn names_like(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> BTreeSet<String> {
-        let everything = self.authorize(caller, rpc, None, &[], "").is_ok();
-        let rules = self.rules();
+        let everything = self.access.authorize(caller, rpc, None, &[], "").is_ok();
+        let rules = self.context.rules();
         let catalog = rules.catalog();
         let principals = catalog.principals().filter(|p| everything || p.tenant == *caller.tenant());
         let mine = |job: &Job| everything || job.spec.tenant == *caller.tenant();
-        let jobs = || self.state.open_jobs().into_iter().filter(|job| mine(job));
+        let jobs = || self.context.state.open_jobs().into_iter().filter(|job| mine(job));
         let mut names = BTreeSet::new();
         let LockName::Name(name) = name else {
             let parents = principals.filter_map(|p| parent(&p.pattern));

@@ -2,9 +2,8 @@
 
 use super::{
     caller::Caller,
-    context::Broker,
     create::check_human,
-    decide::{WorkQuestion, work_of},
+    decide::{Decisions, WorkQuestion, work_of},
     rules::Rules,
 };
 use crate::{
@@ -14,7 +13,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-impl Broker {
+impl Decisions {
     /// Refuses if these rules no longer let the launcher create the job, judged at the time of its creation.
     pub(super) fn check_launcher(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         let may = || {
@@ -23,7 +22,7 @@ impl Broker {
                 rpc: Rpc::CreateJob,
                 tenant: Some(&job.spec.tenant),
                 relations: &[Relation::Launcher],
-                now: self.clock.now().wall_at(job.created),
+                now: self.context.clock.now().wall_at(job.created),
                 reason: &job.spec.why,
             })?;
             let Some(principal) = rules.catalog().principal(&job.launcher) else { return Ok(()) };
@@ -63,7 +62,10 @@ impl Broker {
         if caller.principal.kind != PrincipalKind::Workload {
             return Ok(());
         }
-        self.state.open_launched_by_others(caller.id()).map_or(Ok(()), |job| Err(launches_beside(job)))
+        self.context
+            .state
+            .open_launched_by_others(caller.id())
+            .map_or(Ok(()), |job| Err(launches_beside(job)))
     }
 }
 

@@ -10,8 +10,7 @@ use std::{
 
 use super::{
     caller::Caller,
-    context::Broker,
-    queries::{LeaseView, stood_behind},
+    leases::{LeaseUseCases, LeaseView},
 };
 use crate::{
     clock::LeaseTime,
@@ -142,17 +141,18 @@ impl PageBuilder {
     }
 }
 
-impl Broker {
+impl LeaseUseCases {
     fn seen_leases(&self, caller: &Caller) -> Result<VisibleLeases, Refusal> {
-        if self.authorize(caller, Rpc::ListLeases, None, &[], "").is_ok() {
+        if self.access.authorize(caller, Rpc::ListLeases, None, &[], "").is_ok() {
             return Ok(VisibleLeases::All);
         }
-        let Err(refusal) = self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "") else {
+        let Err(refusal) = self.access.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &[], "")
+        else {
             return Ok(VisibleLeases::OfTenant);
         };
-        let own = self.state.list(None, usize::MAX, |job| job.launcher == *caller.id());
+        let own = self.context.state.list(None, usize::MAX, |job| job.launcher == *caller.id());
         let launched = [Relation::Launcher];
-        match self.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &launched, "") {
+        match self.access.authorize(caller, Rpc::ListLeases, Some(caller.tenant()), &launched, "") {
             Ok(()) if !own.is_empty() => Ok(VisibleLeases::OfJobs(own.iter().map(|job| job.id).collect())),
             _ => Err(refusal),
         }
@@ -182,9 +182,9 @@ impl Broker {
             VisibleLeases::OfJobs(own) => own.contains(&facts.job),
         };
         let named = |id: LeaseId| id_prefix.is_empty() || id.to_string().starts_with(id_prefix);
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         let mut page = PageBuilder::new(after, max);
-        self.table.each(behind, |l: &Arc<Lease>| {
+        self.context.table.each(behind, |l: &Arc<Lease>| {
             if !mine(&l.facts) || !named(l.id) {
                 return;
             }
@@ -200,7 +200,7 @@ impl Broker {
             }
         });
         if !*live_only {
-            self.table.each_ended(|e: &Ended| {
+            self.context.table.each_ended(|e: &Ended| {
                 if mine(&e.facts) && named(e.id) && stood_behind(e, behind) {
                     page.take(LeasePlace::of_ended(e.at, e.id), || LeaseView::Ended(e.clone()));
                 }
@@ -208,6 +208,30 @@ impl Broker {
         }
         let owner = is_owner.then(|| caller.tenant().clone());
         Ok(LeasePage { owner, ..page.build() })
+    }
+}
+
+pub(super) fn stood_behind(e: &Ended, behind: Option<&FenceName>) -> bool {
+    let Some(name) = behind else { return true };
+    match name.kind() {
+        FenceKind::Job(j) => e.facts.job == j,
+        FenceKind::Attempt(j, n) | FenceKind::AttemptReading(j, n) => {
+            e.facts.job == j && e.facts.attempt == n
+        }
+        FenceKind::Member(j, n, i) | FenceKind::MemberReading(j, n, i) => {
+            e.facts.job == j && e.facts.attempt == n && e.facts.instance == i
+        }
+        FenceKind::Identity(id) => e.facts.holder == id,
+        FenceKind::Domain(d) => e.facts.holder.trust_domain() == d,
+        FenceKind::Tenant(t) => {
+            e.facts.tenant == t || e.facts.scopes.iter().any(|s| s.resource.tenant() == t)
+        }
+        FenceKind::Resource(r) => {
+            e.facts.scopes.iter().any(|s| s.resource == r || s.resource.unversioned() == r)
+        }
+        FenceKind::Lease(l) => e.id == l,
+        FenceKind::Epoch => true,
+        FenceKind::Human(_) => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{caller::Caller, context::Broker};
+use super::{caller::Caller, operators::OperatorUseCases};
 use crate::{
     catalog::Principal,
     name::{FenceKind, PrincipalKind, TenantName},
@@ -11,7 +11,7 @@ use crate::{
     state::{Extent, Lock, LockName},
 };
 
-impl Broker {
+impl OperatorUseCases {
     /// Refuses a lock that shuts operators out, unless the caller has named each of them. A lock that no operator could lift
     /// is refused in any case, unless the daemon's configuration names a break-glass identity.
     pub(super) fn check_leaves_operators(
@@ -21,7 +21,7 @@ impl Broker {
         tenant: Option<&TenantName>,
         confirmed: &[String],
     ) -> Result<(), Refusal> {
-        let rules = self.rules();
+        let rules = self.context.rules();
         let operators: Vec<&Principal> = rules
             .catalog()
             .principals()
@@ -36,7 +36,8 @@ impl Broker {
             let refusal = Refusal::new(Reason::OperatorsLockedOut, text);
             shut_out.iter().fold(refusal, |r, who| r.with("locked out", who.clone()))
         };
-        if self.settings.break_glass.is_empty() && !self.someone_could_lift(lock, tenant, &operators) {
+        if self.context.settings.break_glass.is_empty() && !self.someone_could_lift(lock, tenant, &operators)
+        {
             let text = format!("a lock on {} would leave no operator who could lift it", lock.name);
             return Err(refusal(text).fix(
                 "lock something narrower, or name an identity that lifts locks in any case as policy.break_glass in the daemon's configuration",
@@ -55,8 +56,8 @@ impl Broker {
 
     /// Whether policy lets some operator lift this lock while all locks, including this one, are in force.
     fn someone_could_lift(&self, lock: &Lock, tenant: Option<&TenantName>, operators: &[&Principal]) -> bool {
-        let (engine, now) = (&self.rules().engine, self.clock.now().wall);
-        let mut locks = self.state.locks(None, usize::MAX);
+        let (engine, now) = (&self.context.rules().engine, self.context.clock.now().wall);
+        let mut locks = self.context.state.locks(None, usize::MAX);
         locks.push(lock.clone());
         operators.iter().any(|p| {
             let example = p.pattern.example();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    caller::Caller, context::Broker, endings::RecordedEnding, refusals::plain_refusal,
+    caller::Caller, endings::RecordedEnding, operators::OperatorUseCases, refusals::plain_refusal,
     revocations::EndingOptions,
 };
 use crate::{
@@ -30,18 +30,18 @@ pub struct LockOrder<'a> {
     pub locks_out: &'a [String],
 }
 
-impl Broker {
+impl OperatorUseCases {
     /// Locks a name: all access behind it ends, and nothing new is given until the lock is lifted.
     pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
         let LockOrder { name, options: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
         let tenant = self.tenant_of_lock(caller, Rpc::Lock, &name, reason)?;
-        self.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
+        self.access.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
         self.charge_operator(caller, Rpc::Lock)?;
         if !ahead {
             self.check_known(caller, Rpc::Lock, &name)?;
         }
-        let now = self.clock.now().lease;
-        let is_of_all = self.authorize(caller, Rpc::Lock, None, &[], reason).is_ok();
+        let now = self.context.clock.now().lease;
+        let is_of_all = self.access.authorize(caller, Rpc::Lock, None, &[], reason).is_ok();
         let lock = Lock {
             name: name.clone(),
             reason: reason.to_owned(),
@@ -52,10 +52,10 @@ impl Broker {
         };
         self.check_leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
         if dry_run {
-            let ending = self.dry_ending(self.behind_lock(&name));
+            let ending = self.endings.dry_ending(self.behind_lock(&name));
             return Ok(Locked { lock, ending });
         }
-        if self.rates.may_log(caller.id()) {
+        if self.context.rates.may_log(caller.id()) {
             tracing::warn!(%name, by = %caller.id(), reason, "locked");
         }
         let kind = match &name {
@@ -65,28 +65,28 @@ impl Broker {
         let set = match &kind {
             // A lease ends by its own word: no lease stands behind a `lease:` name.
             Some(FenceKind::Lease(id)) => {
-                let end = || self.end_lease(*id, &format!("locked: {reason}"));
-                self.state.lock_lease(lock, end).map(|done| (done, None))
+                let end = || self.endings.end_lease(*id, &format!("locked: {reason}"));
+                self.context.state.lock_lease(lock, end).map(|done| (done, None))
             }
-            _ => self.state.lock(lock),
+            _ => self.context.state.lock(lock),
         };
         let (done, revision) = set.map_err(plain_refusal)?;
         if let Some(FenceKind::Lease(id)) = &kind
             && done.ending.behind > 0
         {
-            self.call_holder(*id);
+            self.endings.call_holder(*id);
         }
         let mut ending = done.ending;
         if let Some(FenceKind::Identity(id)) = &kind {
             let ended = self.end_memberships(caller, id, reason);
-            self.sweep(&ended, "locked");
+            self.endings.sweep(&ended, "locked");
         }
         if revision.is_some() {
             ending.behind = self.sweep_locked_prefix(&name, reason);
         }
-        self.sweep(&done.lowered, "locked");
-        self.decide_again();
-        Ok(Locked { lock: done.value, ending: self.recorded(ending, done.record) })
+        self.endings.sweep(&done.lowered, "locked");
+        self.context.decide_again();
+        Ok(Locked { lock: done.value, ending: self.endings.recorded(ending, done.record) })
     }
 
     /// Counts the live leases that a lock would end.
@@ -96,21 +96,21 @@ impl Broker {
             LockName::Prefix(prefix) => prefix.as_str(),
         };
         let is_below = |name: &FenceName| matches!(name.kind(), FenceKind::Identity(id) if id.as_str().starts_with(prefix));
-        self.table.live(None).iter().filter(|l| l.stand().names().any(is_below)).count() as u64
+        self.context.table.live(None).iter().filter(|l| l.stand().names().any(is_below)).count() as u64
     }
 
     /// Lifts a lock, and waits until that is on disk. The platform lifts its own locks. The break-glass identity lifts all.
     pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
-        let breaks_glass = self.breaks_glass(caller.id());
+        let breaks_glass = self.access.breaks_glass(caller.id());
         if !breaks_glass {
             let tenant = self.tenant_of_lock(caller, Rpc::Unlock, name, reason)?;
-            self.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
+            self.access.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
             self.charge_operator(caller, Rpc::Unlock)?;
         }
-        self.refuse_if_held()?;
-        let is_of_all = breaks_glass || self.authorize(caller, Rpc::Unlock, None, &[], reason).is_ok();
+        self.context.refuse_if_held()?;
+        let is_of_all = breaks_glass || self.access.authorize(caller, Rpc::Unlock, None, &[], reason).is_ok();
         let may = |lock: &Lock| is_of_all || lock.of.as_ref() == Some(caller.tenant());
-        let lifted = self.state.unlock(name, caller.actor(), reason, may).await;
+        let lifted = self.context.state.unlock(name, caller.actor(), reason, may).await;
         if breaks_glass && lifted.is_ok() {
             tracing::warn!(%name, by = %caller.id(), reason, "a lock was lifted by the break-glass identity");
         }
@@ -130,14 +130,15 @@ impl Broker {
         mut after: Option<LockName>,
         max: usize,
     ) -> Result<Vec<Lock>, Refusal> {
-        let everything = self.breaks_glass(caller.id()) || self.is_for_all_tenants(caller, Rpc::ListLocks)?;
+        let everything = self.access.breaks_glass(caller.id())
+            || self.access.is_for_all_tenants(caller, Rpc::ListLocks)?;
         let mine = |lock: &Lock| {
             let tenant = self.tenant_of_lock(caller, Rpc::ListLocks, &lock.name, "");
             tenant.ok().flatten().as_ref() == Some(caller.tenant())
         };
         let mut found = Vec::new();
         while found.len() < max {
-            let some = self.state.locks(after.as_ref(), max);
+            let some = self.context.state.locks(after.as_ref(), max);
             let Some(last) = some.last() else { break };
             after = Some(last.name.clone());
             found.extend(some.into_iter().filter(|l| everything || mine(l)));
@@ -164,16 +165,16 @@ impl Broker {
     fn sweep_locked_prefix(&self, name: &LockName, reason: &str) -> u64 {
         let LockName::Prefix(prefix) = name else { return 0 };
         let mut ids = BTreeSet::new();
-        for job in self.state.open_jobs() {
+        for job in self.context.state.open_jobs() {
             ids.insert(job.launcher.clone());
             ids.extend(job.attempts.iter().flat_map(|a| a.members.values().map(|m| m.spiffe_id.clone())));
         }
-        ids.extend(self.table.live(None).iter().map(|l| l.facts.holder.clone()));
+        ids.extend(self.context.table.live(None).iter().map(|l| l.facts.holder.clone()));
         let mut behind = 0u64;
         for id in ids.into_iter().filter(|id| id.as_str().starts_with(prefix.as_str())) {
             let fence = FenceName::identity(id);
-            behind = behind.saturating_add(self.state.lower(&fence, reason).ending.behind);
-            self.sweep(&[fence], "locked");
+            behind = behind.saturating_add(self.context.state.lower(&fence, reason).ending.behind);
+            self.endings.sweep(&[fence], "locked");
         }
         behind
     }

@@ -3,9 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    access::AccessControl,
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
-    context::Broker,
+    context::BrokerContext,
+    decide::Decisions,
+    endings::Endings,
     names,
     offer::Offer,
     refusals::{job_not_found, move_refusal, state_refusal},
@@ -24,15 +27,6 @@ use crate::{
     secret::{Secret, SecretDigest},
     state::{Belongs, Refused, Widened},
 };
-
-/// Names a member, with the secret that proves that the caller is this member.
-#[derive(Clone, Debug)]
-pub struct MemberSession {
-    pub job: JobId,
-    pub attempt: AttemptNumber,
-    pub instance: InstanceName,
-    pub secret: Secret,
-}
 
 /// The answer to a join.
 #[derive(Debug)]
@@ -53,7 +47,16 @@ pub struct JoinRequest<'a> {
     pub ticket: Option<&'a str>,
 }
 
-impl Broker {
+/// What members ask for their membership: to join, and to stay connected.
+#[derive(Clone)]
+pub struct MemberUseCases {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) access: AccessControl,
+    pub(super) decisions: Decisions,
+    pub(super) endings: Endings,
+}
+
+impl MemberUseCases {
     /// Makes the caller a member of an attempt.
     pub async fn join_attempt(
         &self,
@@ -61,16 +64,16 @@ impl Broker {
         join: &JoinRequest<'_>,
     ) -> Result<JoinedMember, Refusal> {
         let JoinRequest { job: id, attempt, instance, .. } = *join;
-        self.refuse_if_held()?;
-        let named = self.state.job(id).ok_or_else(job_not_found)?;
-        let _permit = self.reconnects.permit_to_join(&named, attempt, instance, caller.id()).await?;
-        let request = self.access_request(&caller.peer, Rpc::JoinAttempt)?;
+        self.context.refuse_if_held()?;
+        let named = self.context.state.job(id).ok_or_else(job_not_found)?;
+        let _permit = self.context.reconnects.permit_to_join(&named, attempt, instance, caller.id()).await?;
+        let request = self.access.access_request(&caller.peer, Rpc::JoinAttempt)?;
         let names = names::of_member(&request.rules, &named, attempt, instance, caller.id());
         let standing = request.stand(names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
         // Everything below is read after the stand was taken.
-        let job = self.state.job(id).ok_or_else(job_not_found)?;
+        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         self.may_join(rules, caller, &job, &standing.names, join)?;
         let widened = self.admit_member(caller, &job, join).await?;
         if widened.changed {
@@ -94,12 +97,12 @@ impl Broker {
         let member =
             member.ok_or_else(|| Refusal::new(Reason::NotJoined, "the membership ended meanwhile"))?;
         // The member must beat soon, or it is away again.
-        let (key, beat) = ((id, attempt, instance.clone()), self.clock.now().boot);
+        let (key, beat) = ((id, attempt, instance.clone()), self.context.clock.now().boot);
         match widened.changed {
-            true => self.sessions.begin(key, beat),
-            false => self.sessions.take_up(key, beat),
+            true => self.context.sessions.begin(key, beat),
+            false => self.context.sessions.take_up(key, beat),
         }
-        let offers = Offer::all_of(&self.rules(), &widened.job);
+        let offers = Offer::all_of(&self.context.rules(), &widened.job);
         Ok(JoinedMember { job: widened.job, member, offers })
     }
 
@@ -115,18 +118,19 @@ impl Broker {
             IdentityUse::Job => Belongs::ToOneJob,
             IdentityUse::Shared => Belongs::ToAny,
         };
-        let now = self.clock.now().lease;
-        let window = beat_window(self.settings.beat, self.settings.lost_after);
+        let now = self.context.clock.now().lease;
+        let window = beat_window(self.context.settings.beat, self.context.settings.lost_after);
         let join = |j: &Job| j.join(attempt, instance, caller.id(), session, window, now);
         if matches!(join(job), Ok(Join::New(_))) {
-            self.rates
+            self.context
+                .rates
                 .charge_bytes(caller, instance.as_str().len().saturating_add(caller.id().as_str().len()))?;
         }
         let decide = |j: &Job| match join(j)? {
             Join::New(change) => Ok(Some(change)),
             Join::Same => Ok(None),
         };
-        self.state.admit(job.id, (caller.id(), belongs), decide).await.map_err(|refused| {
+        self.context.state.admit(job.id, (caller.id(), belongs), decide).await.map_err(|refused| {
             if matches!(refused, Refused::Bound(_)) {
                 tracing::debug!(identity = %caller.id(), job = %job.id, why = %refused, "an identity of one job asked for another");
                 metrics::counter!("leasehold_identities_in_several_jobs_total", "kind" => "job").increment(1);
@@ -145,7 +149,7 @@ impl Broker {
         names: &[FenceName],
         join: &JoinRequest<'_>,
     ) -> Result<(), Refusal> {
-        self.authorize_job(caller, Rpc::JoinAttempt, job, "")?;
+        self.access.authorize_job(caller, Rpc::JoinAttempt, job, "")?;
         if !caller.relations(job).contains(&Relation::Join) {
             return Err(Refusal::new(
                 Reason::NotAMember,
@@ -165,8 +169,8 @@ impl Broker {
             .with("you", caller.id().to_string())
             .fix("name it in full in members.join in the job file, or run with a shorter one"));
         }
-        self.check_unlocked(names.iter())?;
-        self.check_launcher(rules, job)?;
+        self.access.check_unlocked(names.iter())?;
+        self.decisions.check_launcher(rules, job)?;
         let why = match caller.principal.identity {
             IdentityUse::Shared => "several jobs share your identity",
             IdentityUse::Job if job.spec.members.names_to_join(caller.id()) => return Ok(()),
@@ -189,68 +193,18 @@ impl Broker {
         if job.current().is_none_or(|a| a.members.instances_of(id) > 1) {
             return;
         }
-        let others = self.state.open_elsewhere(id, job.id);
+        let others = self.context.state.open_elsewhere(id, job.id);
         if !others.is_empty() {
             tracing::warn!(identity = %id, job = %job.id, others = others.len(), "an identity is in several open jobs");
             metrics::counter!("leasehold_identities_in_several_jobs_total", "kind" => "shared").increment(1);
         }
     }
 
-    /// Returns what a reader of a job should know of its identities.
-    pub fn notes_on(&self, job: &Job) -> Vec<String> {
-        let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
-            let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();
-            let more = if jobs.len() > shown.len() {
-                format!(" and {} more", jobs.len() - shown.len())
-            } else {
-                String::new()
-            };
-            format!("{id} is a member of {}{more} too", shown.join(", "))
-        };
-        self.state.identities_in_several_jobs(job).into_iter().map(note).collect()
-    }
-
-    /// Returns the joined member that a session names, and its job.
-    pub(super) fn member(
-        &self,
-        caller: &Caller,
-        session: &MemberSession,
-    ) -> Result<(Arc<Job>, Member), Refusal> {
-        let job = self.state.job(session.job).ok_or_else(job_not_found)?;
-        if caller.relations(&job).is_empty() {
-            return Err(job_not_found());
-        }
-        let a = job.running(session.attempt).map_err(move_refusal)?;
-        let m = a
-            .members
-            .get(&session.instance)
-            .filter(|m| m.spiffe_id == *caller.id() && m.session == session.secret.digest())
-            .cloned()
-            .ok_or_else(|| {
-                Refusal::new(
-                    Reason::SessionMismatch,
-                    format!("you are not the member {} of this attempt", session.instance),
-                )
-                .fix("join first; a session belongs to one identity, one instance and one secret")
-            })?;
-        match m.state {
-            MemberState::Joined => Ok((job, m)),
-            MemberState::Away { .. } => Err(Refusal::new(Reason::NotJoined, "you are away: join again")),
-            MemberState::Left | MemberState::Lost => {
-                // If a lock ended the membership, the refusal names the lock.
-                let names =
-                    names::of_member(&self.rules(), &job, session.attempt, &session.instance, caller.id());
-                self.check_unlocked(names.iter())?;
-                Err(Refusal::new(Reason::NotJoined, "you are no longer a member of this attempt"))
-            }
-        }
-    }
-
     /// Marks a member as away: its leases end, and it may come back.
     pub(super) fn mark_away(&self, id: JobId, attempt: AttemptNumber, instance: &InstanceName, detail: &str) {
-        let now = self.clock.now().lease;
+        let now = self.context.clock.now().lease;
         let by = Actor::Daemon(detail.to_owned());
-        let done = self.state.narrow(id, &by, |j| {
+        let done = self.context.state.narrow(id, &by, |j| {
             Ok::<_, std::convert::Infallible>(j.away(attempt, instance, detail, now).into_iter().collect())
         });
         if let Ok(done) = done
@@ -258,7 +212,7 @@ impl Broker {
         {
             tracing::info!(job = %id, %attempt, %instance, detail, "member away");
             metrics::counter!("leasehold_members_away_total").increment(1);
-            self.sweep(&done.lowered, "member away");
+            self.endings.sweep(&done.lowered, "member away");
         }
     }
 
@@ -267,7 +221,10 @@ impl Broker {
         let Some(a) = job.current() else { return };
         for (instance, m) in a.members.iter() {
             let key = (job.id, a.number, instance.clone());
-            if m.state == MemberState::Joined && now.since(m.joined) > window && !self.sessions.has(&key) {
+            if m.state == MemberState::Joined
+                && now.since(m.joined) > window
+                && !self.context.sessions.has(&key)
+            {
                 self.mark_away(job.id, a.number, instance, "it is not there");
             }
         }

@@ -4,21 +4,38 @@
 //! reads the state, decides, records, inserts, and **looks again**. An end changes the state, lowers the fence, and answers.
 //! This floor owns that order, the signing key of this run of the daemon, and the background work. It speaks no wire format.
 //!
-//! | File | What it holds |
+//! [`Broker`] has one part for each group of use cases. All parts share one [`BrokerContext`]. No part calls another: what two of
+//! them need is a type that both hold.
+//!
+//! | Part of the broker | Files | What it does |
+//! |---|---|---|
+//! | `jobs`: [`JobUseCases`](jobs::JobUseCases) | `jobs` `create` `attempts` `job_filter` `tickets` | a job from its creation over its attempts to its end; shows jobs |
+//! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | joining, keep-alive streams, and the loss of members |
+//! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | credentials: offered, issued, renewed, released, and what these share |
+//! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
+//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` | revocations and locks, and mistakes that are caught before |
+//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` | loads policy and catalog again; shows the catalog |
+//! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `receipt` | shows the ledger, and waits for it |
+//! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` | what verifiers ask, and which lowerings they get |
+//!
+//! | Shared by the parts | Files | What it does |
+//! |---|---|---|
+//! | [`BrokerContext`] | `context` | holds the state of one run of the daemon |
+//! | [`AccessControl`](access::AccessControl) | `access` `access_request` | finds the [`Caller`], refuses what it may not do, and keeps the order of a request for access |
+//! | `Decisions` | `decide` `launcher` | asks policy about the work of a job, and about its launcher |
+//! | `Endings` | `endings` | ends access, and cleans up behind it |
+//! | `Tokens` | `wording` | makes the claims of tokens |
+//!
+//! | Other file | What it holds |
 //! |---|---|
-//! | `context` | [`Broker`]: all that one run of the daemon holds |
-//! | `caller` `access_request` `names` | [`Caller`]; the order of a request for access; the fences that it stands behind |
-//! | `rules` `decide` | [`Rules`] and their reload; the questions to policy |
-//! | `create` `launcher` `attempts` `members` `tickets` | a job from its creation over attempts and members to its end |
-//! | `presence` `attachment` `reconnect_limiter` | which members are connected, their keep-alive streams, and how many may reconnect at once |
-//! | `offer` `issue` `renew` `draft` `wording` | credentials: offered, issued, renewed, what both begin with, and what their tokens say |
-//! | `introspect` `feed` | what verifiers ask, and which lowerings they get |
-//! | `endings` `revocations` `locks` `lockout` `known` | how access ends; what operators end and lock; mistakes that are caught before |
-//! | `queries` `listing` `job_filter` | reading |
+//! | `parts` | [`Broker`] itself |
+//! | `caller` `session` `rules` | [`Caller`]; the session of a member; [`Rules`] |
+//! | `names` | the fences that a request stands behind |
+//! | `presence` `reconnect_limiter` | which members are connected, and how many may reconnect at once |
 //! | `denials` `refusals` `rates` | refused requests in the ledger; shared refusals; how much a caller may have recorded |
-//! | `receipt` | what a caller waits with until a record is on disk |
 //! | `background` | [`Task`]: the background work |
 
+mod access;
 mod access_request;
 mod attachment;
 mod attempts;
@@ -26,6 +43,7 @@ mod background;
 mod caller;
 mod context;
 mod create;
+mod credentials;
 mod decide;
 mod denials;
 mod draft;
@@ -34,41 +52,50 @@ mod feed;
 mod introspect;
 mod issue;
 mod job_filter;
+mod jobs;
 mod known;
 mod launcher;
+mod leases;
 mod listing;
 mod lockout;
 mod locks;
 mod members;
 mod names;
 mod offer;
+mod operators;
+mod parts;
 mod presence;
-mod queries;
 mod rates;
+mod reach;
 mod receipt;
 mod reconnect_limiter;
+mod records;
 mod refusals;
+mod reload;
 mod renew;
 mod revocations;
 mod rules;
+mod session;
 mod tickets;
+mod verifiers;
 mod wording;
 
 pub use attachment::{Attachment, Notice, NoticeKind};
 pub use attempts::{BeginRequest, Concerned};
 pub use background::Task;
 pub use caller::Caller;
-pub use context::{Broker, BrokerSettings};
+pub use context::{BrokerContext, BrokerSettings};
 pub use draft::Binding;
 pub use endings::RecordedEnding;
 pub use introspect::TokenVerdict;
-pub use issue::IssueRequest;
 pub use job_filter::{JobFilter, JobStateFilter};
+pub use leases::LeaseView;
 pub use listing::{LeaseFilter, LeasePlace};
 pub use locks::LockOrder;
-pub use members::{JoinRequest, MemberSession};
-pub use offer::Offer;
-pub use queries::LeaseView;
+pub use members::JoinRequest;
+pub use offer::{IssueRequest, Offer};
+pub use parts::Broker;
 pub use revocations::EndingOptions;
 pub use rules::Rules;
+pub use session::MemberSession;
 pub use tickets::Tickets;

@@ -1,8 +1,8 @@
 //! What a job offers its members: one credential for each half and audience.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
-use super::{issue::IssueRequest, rules::Rules};
+use super::{rules::Rules, session::MemberSession};
 use crate::{
     catalog::Audience,
     job::Job,
@@ -17,6 +17,18 @@ pub struct Offer {
     pub audience: SpiffeId,
     pub scopes: Vec<Scope>,
     pub locations: BTreeMap<ResourceName, String>,
+}
+
+/// What a member asks for.
+#[derive(Clone, Debug)]
+pub struct IssueRequest {
+    pub session: MemberSession,
+    pub half: Half,
+    /// May be left out if the half has only one audience.
+    pub audience: Option<SpiffeId>,
+    /// Narrows the access. Empty asks for all that the job has at this half and audience.
+    pub scopes: Vec<Scope>,
+    pub ttl: Option<Duration>,
 }
 
 impl Offer {

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::{
     clock::BootTime,
+    job::Job,
     name::{AttemptNumber, InstanceName, JobId},
 };
 
@@ -136,6 +137,14 @@ impl Sessions {
         if let Some(presence) = self.0.get(key) {
             presence.leases_ended.fetch_add(1, Ordering::AcqRel);
             presence.call();
+        }
+    }
+
+    /// Calls all members of an attempt.
+    pub(super) fn call_attempt(&self, job: &Job, attempt: AttemptNumber) {
+        let Some(a) = job.attempt(attempt) else { return };
+        for (instance, _) in a.members.iter() {
+            self.call(&(job.id, attempt, instance.clone()));
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::members::MemberSession;
+use super::session::MemberSession;
 use crate::{
     clock::{Clock, LeaseTime},
     fence::Registry,

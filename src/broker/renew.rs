@@ -5,16 +5,17 @@ use std::{sync::Arc, time::Duration};
 use super::{
     access_request::{AccessRequest, StandingRequest},
     caller::Caller,
-    context::Broker,
+    credentials::CredentialUseCases,
     decide::{check_pins, decision_record, granted_by},
-    draft::{CredentialDraft, Life, TokenStand},
+    draft::{CredentialDraft, Life},
     endings::RecordedEnding,
-    members::MemberSession,
+    leases::LeaseView,
     names,
     offer::{Offer, audience_of},
-    queries::LeaseView,
     refusals::lease_not_found,
     rules::Rules,
+    session::MemberSession,
+    wording::TokenStand,
 };
 use crate::{
     catalog::Audience,
@@ -38,7 +39,7 @@ pub struct Renewed {
     pub shortened_by: Vec<String>,
 }
 
-impl Broker {
+impl CredentialUseCases {
     /// Prolongs a lease from now, after a fresh decision, never past its latest end.
     pub async fn renew(
         &self,
@@ -47,7 +48,7 @@ impl Broker {
         id: LeaseId,
         ttl: Option<Duration>,
     ) -> Result<Renewed, Refusal> {
-        self.refuse_if_held()?;
+        self.context.refuse_if_held()?;
         for _ in 0..limits::REVISION_RETRIES {
             if let Some(renewed) = self.renew_once(caller, session, id, ttl).await? {
                 return Ok(renewed);
@@ -64,22 +65,22 @@ impl Broker {
         id: LeaseId,
         ttl: Option<Duration>,
     ) -> Result<Option<Renewed>, Refusal> {
-        let request = self.access_request(&caller.peer, Rpc::RenewLease)?;
-        let (job, _) = self.member(&request.caller, session)?;
+        let request = self.access.access_request(&caller.peer, Rpc::RenewLease)?;
+        let (job, _) = self.access.member(&request.caller, session)?;
         let lease = self.live_lease(&request, session, &job, id)?;
         // This stand is for the decision only: the lease keeps its own.
         let StandingRequest { request, names, stand } =
             request.stand(lease.stand().names().cloned().collect());
 
         // Everything below is read after the stand was taken.
-        let (job, _) = self.member(&request.caller, session)?;
+        let (job, _) = self.access.member(&request.caller, session)?;
         let (offer, audience) = match self.still_offered(&request, &job, &lease) {
             Ok(found) => found,
             Err(refusal) => return self.end_unless_new_rules(&request, &lease, refusal),
         };
-        lease.check(self.clock.now().lease).map_err(|r| lease_refusal(&lease, r))?;
+        lease.check(self.context.clock.now().lease).map_err(|r| lease_refusal(&lease, r))?;
         let draft = self.draft(&request, &job, session, &offer, &audience)?;
-        let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.settings.lease_ttl);
+        let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.context.settings.lease_ttl);
         let mut life = life_within(&draft, &lease, wanted);
         let before = lease.deadline();
         let grant = match self.grant(&draft, &life, stand) {
@@ -103,18 +104,18 @@ impl Broker {
         };
         self.record_credential(&request.caller, id, job.id, &record).await?;
         // Only one renewal makes a generation: of two at once, the second starts over with the next generation.
-        if let Err(refused) = lease.renew(&grant, generation, self.clock.now().lease, life.deadline) {
+        if let Err(refused) = lease.renew(&grant, generation, self.context.clock.now().lease, life.deadline) {
             let reason = lease_reason(refused);
             self.cancel(id, job.id, reason);
             return if reason == Reason::Contended { Ok(None) } else { Err(lease_refusal(&lease, refused)) };
         }
         if request.has_new_rules() {
             // Takes back what the old rules prolonged. If another renewal came in between, that one checks the rules itself.
-            let _ = lease.renew(&grant, generation.saturating_add(1), self.clock.now().lease, before);
+            let _ = lease.renew(&grant, generation.saturating_add(1), self.context.clock.now().lease, before);
             self.cancel(id, job.id, Reason::Contended);
             return Ok(None);
         }
-        let token = token.minted.sign(&self.key);
+        let token = token.minted.sign(&self.context.key);
         let token = token.map_err(|_| Refusal::new(Reason::Internal, "the token could not be signed"))?;
         metrics::counter!("leasehold_leases_renewed_total").increment(1);
         let Life { token_expires, shortened_by, .. } = life;
@@ -135,7 +136,7 @@ impl Broker {
                 // If a lock ended it, the refusal names the lock.
                 let mut names = todays_names(&request.rules, job, &over.facts);
                 names.push(FenceName::lease(id));
-                self.check_unlocked(names.iter())?;
+                self.access.check_unlocked(names.iter())?;
                 Err(over_refusal(&over))
             }
         }
@@ -151,9 +152,9 @@ impl Broker {
     ) -> Result<(Offer, Audience), Refusal> {
         let AccessRequest { rules, caller, .. } = request;
         let facts = &lease.facts;
-        self.authorize_job(caller, Rpc::RenewLease, job, "")?;
-        self.check_launcher(rules, job)?;
-        self.check_unlocked(lease.stand().names().chain([&FenceName::lease(lease.id)]))?;
+        self.access.authorize_job(caller, Rpc::RenewLease, job, "")?;
+        self.decisions.check_launcher(rules, job)?;
+        self.access.check_unlocked(lease.stand().names().chain([&FenceName::lease(lease.id)]))?;
         if !stands_behind_todays_names(rules, job, lease) {
             return Err(Refusal::new(
                 Reason::LeaseEnded,
@@ -195,12 +196,12 @@ impl Broker {
     /// Ends a lease that a fresh decision no longer allows: it does not live on to its deadline.
     fn end_not_renewed(&self, lease: &Lease, refusal: Refusal) -> Refusal {
         // If it is over already, its cause is recorded by what ended it.
-        if lease.check(self.clock.now().lease).is_err() {
+        if lease.check(self.context.clock.now().lease).is_err() {
             return refusal;
         }
         let because = format!("{NOT_RENEWED}{}", refusal.reason);
-        let behind = self.end_lease(lease.id, &because);
-        self.state.lower_lease(lease.id, behind, &because);
+        let behind = self.endings.end_lease(lease.id, &because);
+        self.context.state.lower_lease(lease.id, behind, &because);
         tracing::info!(lease = %lease.id, reason = %refusal.reason, "a lease ended at its renewal");
         refusal.with("lease", "it has ended, since it would not be given again")
     }
@@ -212,27 +213,29 @@ impl Broker {
         session: &MemberSession,
         id: LeaseId,
     ) -> Result<RecordedEnding, Refusal> {
-        let (job, _) = self.member(caller, session)?;
-        self.authorize_job(caller, Rpc::ReleaseLease, &job, "")?;
+        let (job, _) = self.access.member(caller, session)?;
+        self.access.authorize_job(caller, Rpc::ReleaseLease, &job, "")?;
         let ended_before = match self.own_lease(caller, session, id)? {
             LeaseView::Ended(over) if &*over.cause != RELEASED => {
-                return Ok(self.recorded(Ending { seq: self.fences.seq().0, behind: 0 }, None));
+                return Ok(self
+                    .endings
+                    .recorded(Ending { seq: self.context.fences.seq().0, behind: 0 }, None));
             }
             LeaseView::Ended(_) => 1,
             LeaseView::Live(_) => 0,
         };
         // The lease ends by its own word first, then by its name, for those who follow the feed.
-        let behind = self.end_lease(id, RELEASED);
-        let done = self.state.lower_lease(id, behind, RELEASED);
+        let behind = self.endings.end_lease(id, RELEASED);
+        let done = self.context.state.lower_lease(id, behind, RELEASED);
         let ending = Ending { seq: done.ending.seq, behind: behind.max(ended_before) };
-        Ok(self.recorded(ending, done.record))
+        Ok(self.endings.recorded(ending, done.record))
     }
 
     /// Returns a lease of this member in this attempt. A foreign lease and an absent one get the same answer.
     fn own_lease(&self, caller: &Caller, session: &MemberSession, id: LeaseId) -> Result<LeaseView, Refusal> {
-        let view = match self.table.find(id) {
+        let view = match self.context.table.find(id) {
             Some(lease) => LeaseView::Live(lease),
-            None => LeaseView::Ended(self.table.find_ended(id).ok_or_else(lease_not_found)?),
+            None => LeaseView::Ended(self.context.table.find_ended(id).ok_or_else(lease_not_found)?),
         };
         let facts = match &view {
             LeaseView::Live(l) => &l.facts,

@@ -1,10 +1,10 @@
 //! The claims of tokens, and whether they fit. Issuing, renewing and creating a job share this code.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
-use super::{context::Broker, draft::TokenStand, names, offer::Offer, refusals::no_random, rules::Rules};
+use super::{context::BrokerContext, names, offer::Offer, refusals::no_random, rules::Rules};
 use crate::{
     catalog::Presenter,
     clock::Wall,
@@ -12,7 +12,7 @@ use crate::{
     job::Job,
     lease::Facts,
     limits::{ATTEMPTS_MAX, TOKEN_BYTES_MAX, WILDCARD_BYTES_MAX},
-    name::{AttemptNumber, LeaseId, SpiffeId, SpiffePattern},
+    name::{AttemptNumber, FenceName, LeaseId, SpiffeId, SpiffePattern},
     reason::{Reason, Refusal},
     secret::random_u128,
     token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, MintError, Minted},
@@ -28,12 +28,26 @@ pub(super) struct Wording<'a> {
     pub certificate: Option<&'a [u8; 32]>,
 }
 
-impl Broker {
+/// The facts about a lease and its stand that a token carries.
+pub(super) struct TokenStand<'a> {
+    pub lease: LeaseId,
+    pub generation: u32,
+    pub stood_at: Seq,
+    pub names: &'a [FenceName],
+}
+
+/// Makes the claims of tokens.
+#[derive(Clone)]
+pub(super) struct Tokens {
+    pub(super) context: Arc<BrokerContext>,
+}
+
+impl Tokens {
     pub(super) fn make_claims(&self, wording: &Wording<'_>) -> Result<Claims, Refusal> {
         let Wording { facts, stood, .. } = *wording;
         let jti = random_u128().map_err(|_| no_random())?;
         let mut claims = Claims {
-            iss: self.settings.issuer.clone(),
+            iss: self.context.settings.issuer.clone(),
             sub: facts.holder.clone(),
             aud: facts.audience.clone(),
             exp: wording.expires.seconds(),
@@ -43,7 +57,7 @@ impl Broker {
             client_id: facts.job,
             authorization_details: AuthorizationDetail::of_scopes(facts.scopes.iter(), facts.job),
             lh: LeaseClaims {
-                epoch: self.epoch,
+                epoch: self.context.epoch,
                 stood_at: stood.stood_at.0,
                 lease: stood.lease,
                 generation: stood.generation,
@@ -55,7 +69,7 @@ impl Broker {
             },
             cnf: wording.certificate.map(|x| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(x) }),
         };
-        claims.set_fences(stood.names.iter(), &self.key.fence_key(&facts.audience)).map_err(|e| {
+        claims.set_fences(stood.names.iter(), &self.context.key.fence_key(&facts.audience)).map_err(|e| {
             tracing::error!(error = %e, "the claims of a token cannot be read back");
             Refusal::new(Reason::Internal, "the token could not be made")
         })?;
@@ -64,7 +78,7 @@ impl Broker {
 
     /// Makes claims ready to be signed, or refuses a token that is too large.
     pub(super) fn prepare(&self, claims: &Claims) -> Result<Minted, Refusal> {
-        Minted::prepare(&self.key, claims).map_err(|e| match e {
+        Minted::prepare(&self.context.key, claims).map_err(|e| match e {
             MintError::TooLarge(bytes) => too_large(bytes, claims),
             MintError::Sign => Refusal::new(Reason::Internal, e.to_string()),
         })
@@ -110,7 +124,7 @@ impl Broker {
         };
         let stood =
             TokenStand { lease: LeaseId(0), generation: u32::MAX, stood_at: Seq(u64::MAX), names: &names };
-        let now = self.clock.now().wall;
+        let now = self.context.clock.now().wall;
         self.make_claims(&Wording { facts: &facts, stood: &stood, issued: now, expires: now, certificate })
     }
 }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::{Edge, EdgeRoom, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
-    broker::{Broker, BrokerSettings, Rules, Task, Tickets},
+    broker::{Broker, BrokerContext, BrokerSettings, Rules, Task, Tickets},
     clock::{Clock, SystemClock, Wall},
     config::{Config, RoomConfig},
     fence::Registry,
@@ -116,9 +116,9 @@ impl Daemon {
         let fences = Arc::new(Registry::new(rebuilt.seq));
         let state = Store::new(rebuilt, fences.clone(), ledger.clone(), clock.clone());
         let (key, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config));
-        let broker =
-            Broker::new(clock.clone(), fences, state, ledger.clone(), rules, key, tickets, epoch, settings)
-                .map_err(|_| KeyError::Generate)?;
+        let context =
+            BrokerContext::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);
+        let broker = Broker::new(context, tickets).map_err(|_| KeyError::Generate)?;
         let policy = config.policy.clone();
         let reloader: Reloader = Arc::new(move |before| rules::read(&policy, Some(before.catalog())));
 
@@ -274,7 +274,8 @@ impl Daemon {
             if let Err(error) = identity.reload() {
                 tracing::error!(error = %error, "the identity files cannot be used: the last good ones stay");
             }
-            if let Err(refusal) = broker.reload(|before| read(before), Actor::Daemon("reload".into()), false)
+            if let Err(refusal) =
+                broker.rules.reload(|before| read(before), Actor::Daemon("reload".into()), false)
             {
                 tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken");
             }

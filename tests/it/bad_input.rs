@@ -589,7 +589,7 @@ async fn law_05_a_client_that_vanishes_in_mid_request_leaves_no_lease_or_a_recor
         let ask = v1::ListLeasesRequest { live_only: true, page_size: 1_000, ..Default::default() };
         let leases = operator.operators().list_leases(ask).await.unwrap().into_inner().leases;
         live = leases.into_iter().map(|l| l.id).collect();
-        live.len() >= answered && live == recorded().await && live.len() == broker.live_leases_of(job)
+        live.len() >= answered && live == recorded().await && live.len() == broker.jobs.live_leases_of(job)
     })
     .await;
     // The member that vanished on other connections is still the member it was.

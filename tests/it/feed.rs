@@ -58,7 +58,7 @@ struct Feed {
 
 impl Feed {
     async fn open(world: &World, client: &Client, audience: &str) -> Self {
-        let key = world.daemon().broker.fence_key(&audience.parse().unwrap());
+        let key = world.daemon().broker.verifiers.fence_key(&audience.parse().unwrap());
         let (tx, rx) = mpsc::channel(8);
         tx.send(WatchFencesRequest { audience: audience.into(), tick: 1 }).await.unwrap();
         let rx = client.verifiers().watch_fences(ReceiverStream::new(rx)).await.unwrap().into_inner();

@@ -204,7 +204,7 @@ async fn target(world: &World, launcher: &Client, turn: usize) -> (Target, Worke
         lease: token.lease.id.clone(),
         session: worker.session().unwrap(),
         token: token.text,
-        receipt: world.daemon().broker.receipt(1),
+        receipt: world.daemon().broker.records.receipt(1),
     };
     (target, worker)
 }

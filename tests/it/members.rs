@@ -188,7 +188,7 @@ async fn caller(world: &World, id: &str) -> Caller {
     let peer = connector.connect(Alpn::Http2).await.unwrap().server;
     stop.cancel();
     soon("the end of the listener", serving).await.unwrap();
-    world.daemon().broker.caller(&peer).unwrap()
+    world.daemon().broker.access.caller(&peer).unwrap()
 }
 
 /// A stream may end a moment after another process has joined in its member's place.
@@ -203,7 +203,7 @@ async fn law_31b_what_is_left_of_a_member_does_not_end_the_one_in_its_place() {
         secret: Secret::from_bytes(&before.secret).unwrap(),
     };
     let caller = caller(&c.world, WORKER).await;
-    let [leaving, mut waiting] = [(), ()].map(|()| broker.attach(&caller, &session).unwrap());
+    let [leaving, mut waiting] = [(), ()].map(|()| broker.members.attach(&caller, &session).unwrap());
     before.end_self(Outcome::Interrupted).await.unwrap();
     let (client, job) = (c.world.client(WORKER).await, before.job.clone());
     c.workers[0] = Worker::join(client, &job, 1, "rank-0", "").await.unwrap();

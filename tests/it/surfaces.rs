@@ -169,14 +169,14 @@ async fn a_bad_catalog_is_told_whole_and_changes_nothing() {
             .replace("roles    = [\"trainer\"]", "rolls = [\"trainer\"]")
             .replace("tier        = \"lab\"", "tier = \"nope\""),
     );
-    let digest = world.daemon().broker.rules().catalog().digest();
+    let digest = world.daemon().broker.rules.in_force().catalog().digest();
     world.daemon().reload();
     let reload = v1::ReloadCatalogRequest { dry_run: false };
     let answer = operator.operators().reload_catalog(reload).await.unwrap().into_inner();
     assert_eq!(answer.ended, 0);
     let told = answer.not_taken.join("\n");
     assert!(told.contains("rolls") && told.contains("nope") && told.contains("acme.toml:"), "{told}");
-    assert_eq!(world.daemon().broker.rules().catalog().digest(), digest);
+    assert_eq!(world.daemon().broker.rules.in_force().catalog().digest(), digest);
     token.is_live(&gateway).await;
     worker.issue(Half::Writing).await.is_live(&gateway).await;
     let loaded = world.records().await.of("catalog.loaded").into_iter().cloned().collect::<Vec<_>>();

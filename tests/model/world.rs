@@ -190,7 +190,7 @@ impl World {
         self.table.sweep(&job(), NOW, "completed");
     }
 
-    /// Makes a change that ends leases by a sweep, as `Broker::replace_rules` and a lock on a prefix do. What the change
+    /// Makes a change that ends leases by a sweep, as `RuleUseCases::replace_rules` and a lock on a prefix do. What the change
     /// no longer allows is lowered by the member's name.
     pub fn change(&self, order: Order, change: impl Fn(&World), allows: impl Fn(&Lease) -> bool) {
         let sweep = || {

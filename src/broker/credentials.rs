@@ -1,0 +1,50 @@
+//! What issuing and renewing a credential share.
+
+use std::sync::Arc;
+
+use super::{
+    access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, endings::Endings,
+    refusals::ledger_unavailable, wording::Tokens,
+};
+use crate::{
+    ledger::Event,
+    limits,
+    name::{JobId, LeaseId},
+    reason::{Reason, Refusal},
+};
+
+/// What members ask about their credentials.
+pub struct CredentialUseCases {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) access: AccessControl,
+    pub(super) decisions: Decisions,
+    pub(super) endings: Endings,
+    pub(super) tokens: Tokens,
+}
+
+impl CredentialUseCases {
+    /// Writes the record of a credential. If that fails, cancels it: it may be on disk all the same.
+    pub(super) async fn record_credential(
+        &self,
+        caller: &Caller,
+        lease: LeaseId,
+        job: JobId,
+        record: &Event,
+    ) -> Result<(), Refusal> {
+        self.context.rates.charge(caller, record)?;
+        let why = match tokio::time::timeout(limits::LEDGER_WAIT, self.context.ledger.append(record)).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it took too long".to_owned(),
+        };
+        metrics::counter!("leasehold_ledger_refusals_total").increment(1);
+        let refusal = ledger_unavailable(&why);
+        self.cancel(lease, job, refusal.reason);
+        Err(refusal)
+    }
+
+    /// Records that a credential whose record was written was not handed out.
+    pub(super) fn cancel(&self, lease: LeaseId, job: JobId, reason: Reason) {
+        self.context.ledger.defer(&Event::CredentialCancelled { lease, job, reason });
+    }
+}

@@ -1,0 +1,92 @@
+//! Jobs, for those who may see them. Shows no secret.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use tokio::sync::watch;
+
+use super::{
+    access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, endings::Endings,
+    job_filter::JobFilter, refusals::job_not_found, tickets::Tickets, wording::Tokens,
+};
+use crate::{
+    clock::LeaseTime,
+    job::Job,
+    name::{JobId, PrincipalKind, SpiffeId, TenantName},
+    policy::{Relation, Rpc},
+    reason::Refusal,
+};
+
+/// What launchers, schedulers and readers ask about jobs and their attempts.
+pub struct JobUseCases {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) access: AccessControl,
+    pub(super) decisions: Decisions,
+    pub(super) endings: Endings,
+    pub(super) tokens: Tokens,
+    pub(super) tickets: Tickets,
+}
+
+impl JobUseCases {
+    pub fn get_job(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Refusal> {
+        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        self.access.authorize_job(caller, Rpc::GetJob, &job, "")?;
+        Ok(job)
+    }
+
+    /// Returns a receiver of the job: its state now and after each change.
+    pub fn watch_job(&self, caller: &Caller, id: JobId) -> Result<watch::Receiver<Arc<Job>>, Refusal> {
+        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        self.access.authorize_job(caller, Rpc::WatchJob, &job, "")?;
+        self.context.state.watch(id).ok_or_else(job_not_found)
+    }
+
+    /// Returns the jobs that the caller may see and that match a filter, newest first, after a position in the order.
+    pub fn list_jobs(
+        &self,
+        caller: &Caller,
+        filter: &JobFilter,
+        below: Option<(LeaseTime, JobId)>,
+        max: usize,
+    ) -> Vec<Arc<Job>> {
+        let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor);
+        let own =
+            oversees && self.access.authorize(caller, Rpc::ListJobs, Some(caller.tenant()), &[], "").is_ok();
+        let all = oversees && self.access.authorize(caller, Rpc::ListJobs, None, &[], "").is_ok();
+        // Policy is asked once for each tenant and set of relations, because the list is made under the state's mutex.
+        let mut said: BTreeMap<(TenantName, Vec<Relation>), bool> = BTreeMap::new();
+        let now = self.context.clock.now();
+        self.context.state.list(below, max, |job| {
+            if !filter.matches(job, now) {
+                return false;
+            }
+            if all || (own && job.spec.tenant == *caller.tenant()) {
+                return true;
+            }
+            let relations = caller.relations(job);
+            if relations.is_empty() {
+                return false;
+            }
+            *said.entry((job.spec.tenant.clone(), relations)).or_insert_with_key(|(tenant, relations)| {
+                self.access.authorize(caller, Rpc::ListJobs, Some(tenant), relations, "").is_ok()
+            })
+        })
+    }
+
+    pub fn live_leases_of(&self, job: JobId) -> usize {
+        self.context.table.of_job_count(job)
+    }
+
+    /// Returns what a reader of a job should know of its identities.
+    pub fn notes_on(&self, job: &Job) -> Vec<String> {
+        let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
+            let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();
+            let more = if jobs.len() > shown.len() {
+                format!(" and {} more", jobs.len() - shown.len())
+            } else {
+                String::new()
+            };
+            format!("{id} is a member of {}{more} too", shown.join(", "))
+        };
+        self.context.state.identities_in_several_jobs(job).into_iter().map(note).collect()
+    }
+}

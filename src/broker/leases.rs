@@ -1,0 +1,68 @@
+//! One lease, for those who may see it.
+
+use std::sync::Arc;
+
+use super::{access::AccessControl, caller::Caller, context::BrokerContext, refusals::lease_not_found};
+use crate::{
+    lease::{Ended, Lease},
+    name::LeaseId,
+    policy::{Relation, Rpc},
+    reason::Refusal,
+};
+
+/// A live lease, or one that ended a short while ago.
+#[derive(Clone, Debug)]
+pub enum LeaseView {
+    Live(Arc<Lease>),
+    Ended(Ended),
+}
+
+impl LeaseView {
+    pub fn id(&self) -> LeaseId {
+        match self {
+            LeaseView::Live(l) => l.id,
+            LeaseView::Ended(e) => e.id,
+        }
+    }
+}
+
+/// What launchers, operators and auditors ask about leases.
+pub struct LeaseUseCases {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) access: AccessControl,
+}
+
+impl LeaseUseCases {
+    pub fn get_lease(&self, caller: &Caller, id: LeaseId) -> Result<LeaseView, Refusal> {
+        let view = match self.context.table.find(id) {
+            Some(lease) => Some(self.lease_view(lease)),
+            None => self.context.table.find_ended(id).map(LeaseView::Ended),
+        };
+        // A caller that may not see any lease must not learn whether this one exists.
+        let absent = || match self.access.authorize(caller, Rpc::GetLease, Some(caller.tenant()), &[], "") {
+            Ok(()) => lease_not_found(),
+            Err(refusal) => refusal,
+        };
+        let view = view.ok_or_else(absent)?;
+        let (tenant, job) = match &view {
+            LeaseView::Live(l) => (l.facts.tenant.clone(), l.facts.job),
+            LeaseView::Ended(e) => (e.facts.tenant.clone(), e.facts.job),
+        };
+        if !self.access.sees(caller, &tenant) {
+            return Err(absent());
+        }
+        let launched = self.context.state.job(job).is_some_and(|job| job.launcher == *caller.id());
+        let relations: &[Relation] = if launched { &[Relation::Launcher] } else { &[] };
+        self.access.authorize(caller, Rpc::GetLease, Some(&tenant), relations, "")?;
+        Ok(view)
+    }
+
+    /// Returns a lease of the table as it is now: one that is over is shown as ended before it is cleaned up.
+    fn lease_view(&self, lease: Arc<Lease>) -> LeaseView {
+        let now = self.context.clock.now().lease;
+        match lease.check(now) {
+            Ok(()) => LeaseView::Live(lease),
+            Err(why) => LeaseView::Ended(lease.as_ended(now.min(lease.deadline()), why.to_string())),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What revocations and locks share: who may end what, and how much of it.
+
+use std::{convert::Infallible, sync::Arc};
+
+use super::{access::AccessControl, caller::Caller, context::BrokerContext, endings::Endings};
+use crate::{
+    clock::LeaseTime,
+    job::{Change, Job, MemberState},
+    name::{FenceKind, FenceName, JobId, SpiffeId, TenantName},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+};
+
+/// What operators ask to end access, and to keep it out.
+pub struct OperatorUseCases {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) access: AccessControl,
+    pub(super) endings: Endings,
+}
+
+impl OperatorUseCases {
+    /// Returns the tenant whose operators may end what stands behind a name; `None` means only operators of all tenants. A
+    /// caller that may not make the call at all does not learn whether there is such a job or lease.
+    pub(super) fn tenant_of(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        name: &FenceName,
+        reason: &str,
+    ) -> Result<Option<TenantName>, Refusal> {
+        let not_found = |code, what: &str| {
+            self.access.authorize(caller, rpc, Some(caller.tenant()), &[], reason)?;
+            Err(Refusal::new(code, format!("there is no such {what}, or none that you may see")))
+        };
+        let of_job = |id: JobId| self.context.state.job(id).map(|j| j.spec.tenant.clone());
+        match name.kind() {
+            FenceKind::Job(j)
+            | FenceKind::Attempt(j, _)
+            | FenceKind::AttemptReading(j, _)
+            | FenceKind::Member(j, ..)
+            | FenceKind::MemberReading(j, ..) => match of_job(j) {
+                Some(tenant) if self.access.sees(caller, &tenant) => Ok(Some(tenant)),
+                _ => not_found(Reason::JobNotFound, "job"),
+            },
+            FenceKind::Lease(id) => match self.context.lease_tenant(id) {
+                Some(tenant) if self.access.sees(caller, &tenant) => Ok(Some(tenant)),
+                _ => not_found(Reason::LeaseNotFound, "lease"),
+            },
+            FenceKind::Tenant(t) => Ok(Some(t)),
+            FenceKind::Resource(r) => Ok(Some(r.tenant())),
+            // Only callers that see its tenant learn whose an identity is, and whether it is known.
+            FenceKind::Identity(id) => {
+                let tenant = caller.rules.catalog().principal(&id).map(|p| p.tenant.clone());
+                Ok(tenant.filter(|tenant| self.access.sees(caller, tenant)))
+            }
+            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => Ok(None),
+        }
+    }
+
+    /// Counts a call of an operator, unless it is one of the platform's: those must be able to end access at any time.
+    pub(super) fn charge_operator(&self, caller: &Caller, rpc: Rpc) -> Result<(), Refusal> {
+        let is_of_all = self.access.breaks_glass(caller.id())
+            || self.access.authorize(caller, rpc, None, &[], "").is_ok();
+        if is_of_all { Ok(()) } else { self.context.rates.charge_call(caller) }
+    }
+
+    /// Counts the live leases that a name would end.
+    pub(super) fn count_behind(&self, name: &FenceName) -> u64 {
+        match name.kind() {
+            FenceKind::Lease(id) => u64::from(self.context.table.find(id).is_some()),
+            _ => self.context.fences.behind(name),
+        }
+    }
+
+    /// Ends all memberships of an identity. Returns the names that this lowered, for the clean-up.
+    pub(super) fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> Vec<FenceName> {
+        let mut ended = Vec::new();
+        for job in self.context.state.open_jobs() {
+            let now = self.context.clock.now().lease;
+            let done = self
+                .context
+                .state
+                .narrow(job.id, &caller.actor(), |j| Ok::<_, Infallible>(leave_all(j, id, reason, now)));
+            if let Ok(done) = done {
+                ended.extend(done.lowered);
+            }
+        }
+        ended
+    }
+}
+
+/// Returns the changes that end all memberships of an identity in the current attempt of a job.
+fn leave_all(job: &Job, id: &SpiffeId, reason: &str, at: LeaseTime) -> Vec<Change> {
+    let Some(a) = job.current() else { return Vec::new() };
+    a.members
+        .iter()
+        .filter(|(_, m)| {
+            m.spiffe_id == *id && matches!(m.state, MemberState::Joined | MemberState::Away { .. })
+        })
+        .map(|(instance, _)| Change::MemberLeft {
+            attempt: a.number,
+            instance: instance.clone(),
+            at,
+            outcome: None,
+            detail: format!("its identity was revoked: {reason}"),
+        })
+        .collect()
+}

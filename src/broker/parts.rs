@@ -1,0 +1,138 @@
+//! The broker: one part for each group of use cases, over one context.
+
+use std::sync::{Arc, Mutex};
+
+use super::{
+    access::AccessControl,
+    context::{BrokerContext, BrokerSettings},
+    credentials::CredentialUseCases,
+    decide::Decisions,
+    denials::Denials,
+    endings::Endings,
+    jobs::JobUseCases,
+    leases::LeaseUseCases,
+    members::MemberUseCases,
+    operators::OperatorUseCases,
+    receipt::Receipts,
+    records::RecordUseCases,
+    reload::RuleUseCases,
+    tickets::Tickets,
+    verifiers::VerifierUseCases,
+    wording::Tokens,
+};
+use crate::{clock::Clock, fence::Registry, ledger::Ledger, secret::NoRandomness};
+
+/// The use cases, by what they are about.
+pub struct Broker {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) endings: Endings,
+    pub access: AccessControl,
+    pub jobs: JobUseCases,
+    pub members: MemberUseCases,
+    pub credentials: CredentialUseCases,
+    pub leases: LeaseUseCases,
+    pub operators: OperatorUseCases,
+    pub rules: RuleUseCases,
+    pub records: RecordUseCases,
+    pub verifiers: VerifierUseCases,
+}
+
+impl Broker {
+    /// Joins the parts.
+    pub fn new(context: BrokerContext, tickets: Tickets) -> Result<Arc<Self>, NoRandomness> {
+        let context = Arc::new(context);
+        let access = AccessControl { context: context.clone() };
+        let decisions = Decisions { context: context.clone() };
+        let endings = Endings { context: context.clone() };
+        let tokens = Tokens { context: context.clone() };
+        Ok(Arc::new(Broker {
+            jobs: JobUseCases {
+                context: context.clone(),
+                access: access.clone(),
+                decisions: decisions.clone(),
+                endings: endings.clone(),
+                tokens: tokens.clone(),
+                tickets,
+            },
+            members: MemberUseCases {
+                context: context.clone(),
+                access: access.clone(),
+                decisions: decisions.clone(),
+                endings: endings.clone(),
+            },
+            credentials: CredentialUseCases {
+                context: context.clone(),
+                access: access.clone(),
+                decisions: decisions.clone(),
+                endings: endings.clone(),
+                tokens,
+            },
+            leases: LeaseUseCases { context: context.clone(), access: access.clone() },
+            operators: OperatorUseCases {
+                context: context.clone(),
+                access: access.clone(),
+                endings: endings.clone(),
+            },
+            rules: RuleUseCases {
+                context: context.clone(),
+                access: access.clone(),
+                decisions,
+                endings: endings.clone(),
+                reloading: Mutex::new(()),
+            },
+            records: RecordUseCases {
+                context: context.clone(),
+                access: access.clone(),
+                receipts: Receipts::new()?,
+            },
+            verifiers: VerifierUseCases { context: context.clone(), access: access.clone() },
+            context,
+            endings,
+            access,
+        }))
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.context.clock
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.context.epoch
+    }
+
+    pub fn settings(&self) -> &BrokerSettings {
+        &self.context.settings
+    }
+
+    pub fn ledger(&self) -> &Ledger {
+        &self.context.ledger
+    }
+
+    pub fn denials(&self) -> &Denials {
+        &self.context.denials
+    }
+
+    pub fn fences(&self) -> &Registry {
+        &self.context.fences
+    }
+
+    /// Sets the gauges of leases and fences for `/metrics`.
+    pub fn measure(&self) {
+        metrics::gauge!("leasehold_leases_live").set(self.context.table.len() as f64);
+        metrics::gauge!("leasehold_fences").set(self.context.fences.len() as f64);
+        metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.context.is_held())));
+    }
+
+    /// Refuses all requests for access from now on, or accepts them again.
+    pub fn hold(&self, held: bool) {
+        self.context.hold(held);
+    }
+
+    pub fn live_leases(&self) -> usize {
+        self.context.table.len()
+    }
+
+    pub fn open_jobs(&self) -> usize {
+        self.context.state.open_jobs().len()
+    }
+}

@@ -1,0 +1,209 @@
+//! The rules of a decision, and their reload: all files or none, then a sweep of what they no longer allow.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{
+    access::AccessControl,
+    caller::{Caller, relations},
+    context::BrokerContext,
+    decide::{Decisions, WorkQuestion, check_pins, work_of},
+    endings::Endings,
+    renew::stands_behind_todays_names,
+    rules::Rules,
+};
+use crate::{
+    catalog::Resource,
+    job::{Job, MemberState},
+    ledger::{Actor, Event},
+    name::{Digest, FenceName, InstanceName, ResourceName, Scope, SpiffeId},
+    policy::{Asker, Call, Phase, Rpc, Verdict},
+    reason::{Reason, Refusal},
+};
+
+/// The result of a reload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RulesReloaded {
+    pub catalog: Digest,
+    pub policy: Digest,
+    /// Leases of members that the new rules do not allow.
+    pub ended: u64,
+}
+
+/// What callers ask about the rules: to see what is in the catalog, and to load it again.
+pub struct RuleUseCases {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) access: AccessControl,
+    pub(super) decisions: Decisions,
+    pub(super) endings: Endings,
+    /// One reload at a time.
+    pub(super) reloading: Mutex<()>,
+}
+
+impl RuleUseCases {
+    /// Returns the rules that are in force now.
+    pub fn in_force(&self) -> Arc<Rules> {
+        self.context.rules()
+    }
+
+    /// Refuses a caller that may not reload the files of all tenants.
+    pub fn may_reload(&self, caller: &Caller) -> Result<(), Refusal> {
+        if self.access.is_for_all_tenants(caller, Rpc::ReloadCatalog)? || caller.is_only_tenant() {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Reason::KindNotAllowed,
+            "a reload reads the files of every tenant, and you are an operator of only one",
+        )
+        .fix("ask a platform operator, or have the daemon get SIGHUP when your file has changed"))
+    }
+
+    /// Reads the rules again and puts them in force, one reload at a time. Blocks.
+    pub fn reload(
+        &self,
+        read: impl FnOnce(&Rules) -> Result<Rules, Refusal>,
+        by: Actor,
+        dry_run: bool,
+    ) -> Result<(Arc<Rules>, RulesReloaded), Refusal> {
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let rules = Arc::new(read(&self.context.rules())?);
+        if dry_run {
+            let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
+            let ended =
+                self.no_longer_allowed(&rules).iter().map(|(name, _)| self.context.fences.behind(name)).sum();
+            return Ok((rules, RulesReloaded { catalog, policy, ended }));
+        }
+        let reloaded = self.replace_rules(rules.clone(), by);
+        Ok((rules, reloaded))
+    }
+
+    /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read the
+    /// old rules checks the revision again before it answers.
+    fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> RulesReloaded {
+        self.context.reach.widen(rules.catalog());
+        self.context.rules.store(rules.clone());
+        self.context.fences.raise_revision();
+        let mut ended = 0u64;
+        for (name, why) in self.no_longer_allowed(&rules) {
+            let why = format!("catalog or policy no longer allow it: {why}");
+            let lowered = self.context.state.lower(&name, &why);
+            ended = ended.saturating_add(lowered.ending.behind);
+            self.endings.sweep(&[name], &why);
+        }
+        // From here on members stand behind the names of the new catalog.
+        self.context.sessions.call_all();
+        self.context.decide_again();
+        let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
+        self.context.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
+        tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
+        RulesReloaded { catalog, policy, ended }
+    }
+
+    /// Returns the members that these rules no longer allow, by the fences of their leases, each with the reason.
+    fn no_longer_allowed(&self, rules: &Rules) -> Vec<(FenceName, String)> {
+        let mut names = Vec::new();
+        for job in self.context.state.open_jobs() {
+            let Some(a) = job.current() else { continue };
+            let launched = self.decisions.check_launcher(rules, &job).map_err(|r| why(&r));
+            for (instance, id) in joined(&job) {
+                let name = FenceName::member(job.id, a.number, instance);
+                let allowed = launched
+                    .clone()
+                    .and_then(|()| self.still_allowed(rules, &job, &id).map_err(|r| why(&r)))
+                    .and_then(|()| match self.stand_behind_todays_names(rules, &job, &name) {
+                        true => Ok(()),
+                        false => Err("the catalog has another entry for what the job uses".to_owned()),
+                    });
+                if let Err(why) = allowed {
+                    names.push((name, why));
+                }
+            }
+        }
+        names
+    }
+
+    /// Whether the catalog still makes a member's leases depend on the names that they stand behind.
+    fn stand_behind_todays_names(&self, rules: &Rules, job: &Job, member: &FenceName) -> bool {
+        let mut leases = self.context.table.live(Some(member));
+        // Leases with the same facts share one stand, and so one answer.
+        leases.sort_unstable_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.dedup_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
+    }
+
+    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> Result<(), Refusal> {
+        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+        let question = WorkQuestion {
+            rules,
+            asker: Asker::Identity(id),
+            job,
+            attempt: job.attempts.len() as u64,
+            phase: Phase::Running,
+            ttl: self.decisions.ttl_of(job),
+            parts: &parts,
+        };
+        let scopes: Vec<Scope> =
+            job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();
+        let call = Call {
+            caller: id,
+            rpc: Rpc::IssueCredential,
+            tenant: Some(&job.spec.tenant),
+            relations: &relations(id, job),
+            now: self.context.clock.now().wall,
+            reason: "",
+        };
+        check_pins(rules, job, &scopes)?;
+        rules.engine.authorize(&call)?;
+        match self.decisions.judge(question) {
+            Verdict::Allow { .. } => Ok(()),
+            Verdict::Wait { gates, .. } => {
+                let gate = gates.first().map(|gate| gate.id.clone()).unwrap_or_default();
+                Err(Refusal::new(Reason::ApprovalRequired, "people must approve it").with("rule", gate))
+            }
+            Verdict::Deny { refusal, .. } => Err(refusal),
+        }
+    }
+
+    /// Returns the resources that the caller may name in a job, or all if it may see all, by name, after `after`.
+    pub fn list_resources(
+        &self,
+        caller: &Caller,
+        only: Option<&ResourceName>,
+        after: Option<&ResourceName>,
+        max: usize,
+    ) -> Result<Vec<Resource>, Refusal> {
+        let sees_all = self.access.is_for_all_tenants(caller, Rpc::ListResources)?;
+        let is_wanted = |r: &Resource| only.is_none_or(|n| r.name == *n || r.name.unversioned() == *n);
+        let rules = self.context.rules();
+        let mut seen: Vec<_> = rules
+            .catalog()
+            .resources()
+            .filter(|r| (sees_all || r.visible_to(caller.tenant())) && is_wanted(r))
+            .filter(|r| after.is_none_or(|after| r.name.as_str() > after.as_str()))
+            .collect();
+        seen.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+        let shown = seen.into_iter().take(max).map(|r| {
+            let mut shown = r.clone();
+            if !sees_all && shown.tenant != *caller.tenant() {
+                // The caller must not learn with which other tenants the owner shares it.
+                shown.shared_with.retain(|tenant| tenant == caller.tenant());
+            }
+            shown
+        });
+        Ok(shown.collect())
+    }
+}
+
+/// Returns the rule that refuses, or else the text of the refusal.
+fn why(refusal: &Refusal) -> String {
+    refusal.fact("rule").map_or_else(|| refusal.text.to_string(), str::to_owned)
+}
+
+fn joined(job: &Job) -> Vec<(InstanceName, SpiffeId)> {
+    job.current().map_or_else(Vec::new, |a| {
+        a.members
+            .iter()
+            .filter(|(_, m)| m.state == MemberState::Joined)
+            .map(|(i, m)| (i.clone(), m.spiffe_id.clone()))
+            .collect()
+    })
+}
