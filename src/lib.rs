@@ -41,6 +41,26 @@
 //! | 9 | [`config`] [`daemon`] [`dev`] | the daemon's configuration, its start and stop; everything on one machine, to try | |
 //! | 10 | [`cli`] | one file per subcommand | |
 //!
+//! # Words
+//!
+//! The words that this code uses in a special sense. `docs/concepts.md` explains them with examples.
+//!
+//! | Word | Means |
+//! |---|---|
+//! | fence | a switch with a name (a job, an attempt, a dataset, an identity …). To *lower* it ends every lease issued behind it before |
+//! | stand | what the fences showed when a request was decided. A lease ends when one of its fences is lowered after its stand (`stood_at`) |
+//! | sweep | a second decision on live leases after policy, catalog or locks changed. Those that are no longer allowed end |
+//! | revision | a number that rises before each sweep, so that a request that was decided by old rules notices |
+//! | half | what a lease is for: the reading half opens datasets and base models, the writing half the job's checkpoints |
+//! | gate | a rule of policy that people must approve before a job may pass it |
+//! | grant | the engine's proof that policy allowed one request. Each lease is made of one |
+//! | attempt, member | one run of a job, and one process that takes part in it. A member that is silent is *away*, then *lost* |
+//! | audience | the resource server that a token is for, by its SPIFFE ID |
+//! | checkpoint line | the checkpoints that jobs write under one name, one folder for each job |
+//! | feed, tick | the stream of revocations to a resource server, and the message in it that proves that nothing is missing |
+//! | fold | state that is computed from the ledger's records, one by one |
+//! | model | a machine-learning model. If the model checkers loom and shuttle are meant, the text names them |
+//!
 //! # Where to look
 //!
 //! - Why a revocation is one store, whatever the number of leases: [`fence`].

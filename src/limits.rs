@@ -448,7 +448,7 @@ pub const SPOOL_BEGIN_KEPT: Duration = Duration::from_secs(10 * 60);
 /// How long after the end of a run its beginning may still be in progress: a call, and the record that it waits for.
 pub const SPOOL_BEGIN_LATEST: Duration = Duration::from_secs(20);
 /// How long the end of a run is worth reporting: no job lasts longer.
-pub const SPOOL_KEPT: Duration = JOB_DURATION_MAX;
+pub const SPOOL_NOTE_AGE_MAX: Duration = JOB_DURATION_MAX;
 
 /// Letters by which a mistyped name may differ from the suggested one: more is another name.
 pub const NEAREST_EDITS_MAX: usize = 8;

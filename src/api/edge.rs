@@ -9,7 +9,7 @@ use super::room::{EdgeRoom, RequestRoom, Rooms};
 use crate::{
     broker::{Broker, Caller, Rules},
     limits,
-    link::{CallerClass, Classify, Connection},
+    link::{Classify, Connection, PeerClass},
     name::PrincipalKind,
     policy::Rpc,
     reason::{Reason, Refusal},
@@ -192,12 +192,12 @@ pub(super) fn rpc_of(path: &str) -> Option<Rpc> {
 }
 
 /// The class that decides a caller's capacity.
-fn class(caller: Option<&Caller>) -> CallerClass {
+fn class(caller: Option<&Caller>) -> PeerClass {
     match caller.map(|caller| &caller.principal) {
-        None => CallerClass::Unknown,
-        Some(principal) if principal.disabled => CallerClass::Unknown,
-        Some(principal) if principal.kind == PrincipalKind::Operator => CallerClass::Operator,
-        Some(_) => CallerClass::Known,
+        None => PeerClass::Unknown,
+        Some(principal) if principal.disabled => PeerClass::Unknown,
+        Some(principal) if principal.kind == PrincipalKind::Operator => PeerClass::Operator,
+        Some(_) => PeerClass::Known,
     }
 }
 

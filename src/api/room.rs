@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use crate::{
     clock::{BootTime, Clock},
     limits,
-    link::{CallerClass, Connection, Full, Share, Shares},
+    link::{Connection, Full, PeerClass, Share, Shares},
     policy::Rpc,
     reason::{Reason, Refusal},
 };
@@ -99,7 +99,7 @@ impl Rooms {
     /// Takes room for one request before its body is read. `rpc` is `None` for health and reflection.
     pub(super) fn take(
         self: &Arc<Self>,
-        class: CallerClass,
+        class: PeerClass,
         rpc: Option<Rpc>,
         connection: &Connection,
         header_bytes: usize,
@@ -126,11 +126,11 @@ impl Rooms {
         Ok(held)
     }
 
-    fn of(&self, class: CallerClass, rpc: Option<Rpc>) -> (&Arc<Shares>, &Arc<Shares>) {
+    fn of(&self, class: PeerClass, rpc: Option<Rpc>) -> (&Arc<Shares>, &Arc<Shares>) {
         let restores_or_ends = |rpc| ends_access(rpc) || rpc == Rpc::Unlock;
         match (class, rpc) {
-            (CallerClass::Unknown, _) => (&self.unknown, &self.bytes_unknown),
-            (CallerClass::Operator, Some(rpc)) if restores_or_ends(rpc) => {
+            (PeerClass::Unknown, _) => (&self.unknown, &self.bytes_unknown),
+            (PeerClass::Operator, Some(rpc)) if restores_or_ends(rpc) => {
                 (&self.operators, &self.bytes_operators)
             }
             (_, Some(rpc)) if ends_access(rpc) => (&self.endings, &self.bytes),

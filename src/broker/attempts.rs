@@ -75,7 +75,7 @@ impl JobUseCases {
         let standing = request.stand(names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
-        // Everything below is read after the stand was taken.
+        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         self.may_begin(rules, caller, &job, &standing.names)?;
         may_vouch(caller, &job, vouched)?;

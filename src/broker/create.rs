@@ -20,7 +20,7 @@ use crate::{
     state::{Created, NewJob, spec_bytes, spec_digest},
 };
 
-/// Bytes of the record of a job beside its specification.
+/// The size of a job's record without its specification, in bytes.
 const JOB_RECORD_BYTES: usize = 1_024;
 
 /// The decision of policy on one action of one principal that may take part.
@@ -72,7 +72,7 @@ impl JobUseCases {
         let standing = request.stand(names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
-        // Everything below is read after the stand was taken.
+        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
         self.access.authorize(
             caller,
             Rpc::CreateJob,
@@ -105,7 +105,7 @@ impl JobUseCases {
             Created::New(job) => job,
             Created::Existing(job) => return Ok(CreatedJob { job, created: false, decisions }),
         };
-        // The caller may have joined a job of someone else meanwhile, even if the rules are the same.
+        // Even if the rules are the same, the caller may have become a member of someone else's job, and such a member may not launch.
         let again = standing.look_again("it was being created", None, |changed| match changed {
             None => self.decisions.may_launch(caller),
             Some((rules, caller)) => self.may_still_create(rules, caller, &job),
@@ -148,7 +148,8 @@ impl JobUseCases {
         }
     }
 
-    /// Checks all that creating a job asks of the rules, except the decision on it. Returns its inputs.
+    /// Checks everything that must hold before a job is decided: the caller, the person it acts for, the resources, the locks. Returns
+    /// the job's inputs.
     fn may_create(
         &self,
         rules: &Rules,
@@ -171,7 +172,8 @@ impl JobUseCases {
         Ok(inputs)
     }
 
-    /// Checks a new job by rules that changed meanwhile. It must close if they refuse it, or would make it wait for people.
+    /// Checks a new job by rules that changed meanwhile. Refuses it if they deny it, or want an approval that it does not wait for
+    /// already.
     fn may_still_create(&self, rules: &Rules, caller: &Caller, job: &Job) -> Result<(), Refusal> {
         let inputs = self.may_create(rules, caller, &job.spec, &names::of_job(rules, job))?;
         if inputs.as_slice() != &*job.inputs {
@@ -241,8 +243,8 @@ fn await_approval(job: &mut Job, gates: Vec<Gate>) {
 /// A catalog entry that may join, with the identity if the job names exactly one.
 type Joiner = (Option<SpiffeId>, Arc<Principal>);
 
-/// Returns the catalog entries that may join. Entries of other tenants count only if they may take part. A workload that
-/// launches a job is among them: what it launches is never more than it could hold.
+/// Returns the catalog entries that may join. Entries of other tenants count only if they may take part. If
+/// the launcher is a workload, it is added, so that it cannot launch a job with access that it could not get for itself.
 fn joiners(
     rules: &Rules,
     job: &Job,
@@ -293,7 +295,7 @@ fn joiners(
     Ok(found)
 }
 
-/// Refuses a principal that acts for a human without leave of its catalog entry. A person may name themself.
+/// Refuses to let a principal act for a human if its catalog entry does not allow that. A person may name themself.
 pub(super) fn check_human(
     principal: &Principal,
     id: &SpiffeId,
@@ -324,7 +326,7 @@ fn inputs_of(catalog: &Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
         {
             return Err(Refusal::new(
                 Reason::PinMismatch,
-                format!("{name} is not pinned to what you rely on"),
+                format!("the catalog's pin of {name} is not the one in your job"),
             )
             .with("yours", wanted.to_string())
             .with("catalog", found.pin.to_string())

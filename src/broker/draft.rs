@@ -24,7 +24,7 @@ use crate::{
     policy::{Asker, Grant, Phase, Verdict},
     reason::{Reason, Refusal},
     state::input_record,
-    token::{Claims, Minted},
+    token::{Claims, UnsignedToken},
 };
 
 /// What one credential is made of, before policy is asked. Issuing and renewing both begin with it.
@@ -51,7 +51,7 @@ pub(super) struct Life {
 /// A token that is ready to be signed.
 pub(super) struct PreparedToken {
     pub claims: Claims,
-    pub minted: Minted,
+    pub minted: UnsignedToken,
 }
 
 /// What the presenter of a token must show.

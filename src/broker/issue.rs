@@ -73,7 +73,7 @@ impl CredentialUseCases {
         let names = names::of_lease(&request.rules, &job, attempt, instance, holder, half, &offer.scopes);
         let StandingRequest { request, names, stand } = request.stand(names);
 
-        // Everything below is read after the stand was taken.
+        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
         let (job, _) = self.access.member(&request.caller, session)?;
         self.may_issue(&request, &job, &names, &offer)?;
         let draft = self.draft(&request, &job, session, &offer, &audience)?;

@@ -72,7 +72,7 @@ impl MemberUseCases {
         let standing = request.stand(names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
-        // Everything below is read after the stand was taken.
+        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         self.may_join(rules, caller, &job, &standing.names, join)?;
         let widened = self.admit_member(caller, &job, join).await?;

@@ -1,4 +1,4 @@
-//! The rules of a decision, and their reload: all files or none, then a sweep of what they no longer allow.
+//! The reload of policy and catalog: it takes all files or none, then ends the leases that the new rules do not allow.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,7 +25,7 @@ use crate::{
 pub struct RulesReloaded {
     pub catalog: Digest,
     pub policy: Digest,
-    /// Leases of members that the new rules do not allow.
+    /// How many leases ended, or would end in a dry run, because the new rules do not allow their members.
     pub ended: u64,
 }
 
@@ -54,7 +54,7 @@ impl RuleUseCases {
             Reason::KindNotAllowed,
             "a reload reads the files of every tenant, and you are an operator of only one",
         )
-        .fix("ask a platform operator, or have the daemon get SIGHUP when your file has changed"))
+        .fix("ask a platform operator to reload, once your file has changed"))
     }
 
     /// Reads the rules again and puts them in force, one reload at a time. Blocks.
@@ -76,8 +76,8 @@ impl RuleUseCases {
         Ok((rules, reloaded))
     }
 
-    /// Puts new rules in force. The revision is raised after they are in place and before the sweep: a request that read the
-    /// old rules checks the revision again before it answers.
+    /// Puts new rules in force. The revision is raised once they are in place, so that a request that read the old rules sees that
+    /// it must decide again; and before the sweep, so that the sweep or that second look finds every lease made by the old rules.
     fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> RulesReloaded {
         self.context.reach.widen(rules.catalog());
         self.context.rules.store(rules.clone());
@@ -89,7 +89,7 @@ impl RuleUseCases {
             ended = ended.saturating_add(lowered.ending.behind);
             self.endings.sweep(&[name], &why);
         }
-        // From here on members stand behind the names of the new catalog.
+        // Members and open streams must be decided again, by the new catalog.
         self.context.sessions.call_all();
         self.context.decide_again();
         let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
@@ -98,7 +98,7 @@ impl RuleUseCases {
         RulesReloaded { catalog, policy, ended }
     }
 
-    /// Returns the members that these rules no longer allow, by the fences of their leases, each with the reason.
+    /// Returns the fence of each member that these rules no longer allow, with the reason.
     fn no_longer_allowed(&self, rules: &Rules) -> Vec<(FenceName, String)> {
         let mut names = Vec::new();
         for job in self.context.state.open_jobs() {
@@ -111,7 +111,9 @@ impl RuleUseCases {
                     .and_then(|()| self.still_allowed(rules, &job, &id).map_err(|r| why(&r)))
                     .and_then(|()| match self.stand_behind_todays_names(rules, &job, &name) {
                         true => Ok(()),
-                        false => Err("the catalog has another entry for what the job uses".to_owned()),
+                        false => {
+                            Err("the catalog entry of something that the job uses has changed".to_owned())
+                        }
                     });
                 if let Err(why) = allowed {
                     names.push((name, why));
@@ -121,10 +123,10 @@ impl RuleUseCases {
         names
     }
 
-    /// Whether the catalog still makes a member's leases depend on the names that they stand behind.
+    /// Whether each lease of this member would have the same fences if it were issued by these rules.
     fn stand_behind_todays_names(&self, rules: &Rules, job: &Job, member: &FenceName) -> bool {
         let mut leases = self.context.table.live(Some(member));
-        // Leases with the same facts share one stand, and so one answer.
+        // Leases with the same facts have the same fences, so it is enough to check one of them.
         leases.sort_unstable_by_key(|l| Arc::as_ptr(&l.facts));
         leases.dedup_by_key(|l| Arc::as_ptr(&l.facts));
         leases.iter().all(|l| stands_behind_todays_names(rules, job, l))

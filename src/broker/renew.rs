@@ -72,7 +72,7 @@ impl CredentialUseCases {
         let StandingRequest { request, names, stand } =
             request.stand(lease.stand().names().cloned().collect());
 
-        // Everything below is read after the stand was taken.
+        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
         let (job, _) = self.access.member(&request.caller, session)?;
         let (offer, audience) = match self.still_offered(&request, &job, &lease) {
             Ok(found) => found,

@@ -1,4 +1,4 @@
-//! The rules of a decision.
+//! The policy and the catalog that decisions are made by.
 
 use crate::{catalog::Catalog, policy::Engine};
 

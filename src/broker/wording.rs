@@ -15,7 +15,7 @@ use crate::{
     name::{AttemptNumber, FenceName, LeaseId, SpiffeId, SpiffePattern},
     reason::{Reason, Refusal},
     secret::random_u128,
-    token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, MintError, Minted},
+    token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, MintError, UnsignedToken},
 };
 
 /// What the claims of one token are made of.
@@ -77,8 +77,8 @@ impl Tokens {
     }
 
     /// Makes claims ready to be signed, or refuses a token that is too large.
-    pub(super) fn prepare(&self, claims: &Claims) -> Result<Minted, Refusal> {
-        Minted::prepare(&self.context.key, claims).map_err(|e| match e {
+    pub(super) fn prepare(&self, claims: &Claims) -> Result<UnsignedToken, Refusal> {
+        UnsignedToken::prepare(&self.context.key, claims).map_err(|e| match e {
             MintError::TooLarge(bytes) => too_large(bytes, claims),
             MintError::Sign => Refusal::new(Reason::Internal, e.to_string()),
         })

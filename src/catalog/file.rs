@@ -100,7 +100,7 @@ impl TenantFile {
             return;
         };
         let named = tenants.named_sections(notes);
-        if named.is_empty() && !tenants.is_absent() {
+        if named.is_empty() && !tenants.is_not_a_table() {
             notes.problem(line, format!("it names no tenant; write [tenant.{}]", self.tenant));
         }
         for (name, mut table) in named {

@@ -58,10 +58,10 @@ super::words! {
     }
 }
 super::words! {
-    /// Whether the audience is the only way to the bytes.
+    /// Whether the bytes can be reached only through the resource server that the entry names as `audience`.
     Enforcement {
         Audience = "audience",
-        /// There are other ways to them, such as a uid on a shared file system; every answer says so.
+        /// They can be reached in other ways too, such as by a user id on a shared file system. Each lease says so.
         Advisory = "advisory",
     }
 }
@@ -113,10 +113,10 @@ pub struct ModelFacts {
     pub tool_access: ToolAccess,
 }
 
-/// A checkpoint line: its jobs and attempts become folders below it.
+/// A checkpoint line. Each job and attempt that writes to it has a folder below its location.
 #[derive(Clone, Debug)]
 pub struct CheckpointFacts {
-    /// The model that its checkpoints change.
+    /// The model that its checkpoints are tuned from.
     pub model: ResourceName,
 }
 

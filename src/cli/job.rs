@@ -244,7 +244,7 @@ fn show_change(job: &v1::Job, session: &Session) -> Result<(), Failure> {
         return session.print_item(&render::job_value(job, now));
     }
     let attempt = job.attempts.last().map_or(0, |a| a.number);
-    let (word, leases) = (render::job_word(job), job.live_leases);
+    let (word, leases) = (render::job_state_or_outcome(job), job.live_leases);
     let row = format!("{now}  {word:<18}attempt {attempt}  {leases} live leases  {}", job.detail);
     print_line(row.trim_end())
 }
@@ -278,7 +278,7 @@ async fn close(
             "job": render::job_value(&job, session.now().wall), "ending": render::ending_value(&ending),
         }))?;
     } else {
-        let word = render::job_word(&job);
+        let word = render::job_state_or_outcome(&job);
         print_line(&format!("{} {word}: {} live leases ended, seq {}", job.id, ending.behind, ending.seq))?;
         if job.outcome() != outcome {
             note("The job was closed before, and keeps its first outcome.");

@@ -123,9 +123,12 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
         // The caller waited for an approval, and there will be none.
         (v1::JobState::Closed, _) => {
             let exit = if was_awaited { Exit::Denied } else { Exit::Ended };
-            Err(Failure::new(exit, format!("job {} is closed: {}", job.id, render::job_word(&job)))
-                .with("why", job.detail)
-                .saying("No access was given."))
+            Err(Failure::new(
+                exit,
+                format!("job {} is closed: {}", job.id, render::job_state_or_outcome(&job)),
+            )
+            .with("why", job.detail)
+            .saying("No access was given."))
         }
         _ => Ok(Exit::Ok),
     }

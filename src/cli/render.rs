@@ -50,7 +50,7 @@ fn member_state(member: &v1::Member) -> String {
 }
 
 /// Returns `ready` or `running`, or the outcome.
-pub(super) fn job_word(job: &v1::Job) -> String {
+pub(super) fn job_state_or_outcome(job: &v1::Job) -> String {
     match outcome(job.outcome()) {
         o if o.is_empty() => job_state(job),
         o => o,
@@ -77,7 +77,7 @@ pub(super) fn job_table(jobs: &[v1::Job], now: Wall, size: TableSize) -> Page {
             shown_id(&job.id, &short_ids, size),
             job.name.clone(),
             job.tenant.clone(),
-            job_word(job),
+            job_state_or_outcome(job),
             job.attempts.len().to_string(),
             job.live_leases.to_string(),
             short(job.created.as_ref(), now),
@@ -102,7 +102,7 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("id", TableCell::from(job.id.as_str())),
         ("name", job.name.as_str().into()),
         ("tenant", job.tenant.as_str().into()),
-        ("state", job_word(job).into()),
+        ("state", job_state_or_outcome(job).into()),
         ("because", job.detail.as_str().into()),
         ("note", TableCell::list(&job.notes)),
         ("launcher", job.launcher.as_str().into()),
@@ -398,7 +398,10 @@ mod tests {
             outcome: v1::Outcome::Interrupted.into(),
             ..Default::default()
         };
-        assert_eq!((job_state(&job).as_str(), job_word(&job).as_str()), ("closed", "interrupted"));
+        assert_eq!(
+            (job_state(&job).as_str(), job_state_or_outcome(&job).as_str()),
+            ("closed", "interrupted")
+        );
     }
 
     #[test]

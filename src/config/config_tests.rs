@@ -137,15 +137,15 @@ url = "https://hooks.example"
     6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everyone: write both, or listen on 127.0.0.1
     8: identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one
     8: identity.workload_api: `unix://run/spire.sock` names a host: write unix:///PATH, with three slashes and an absolute path
-    10: identity.key: a whole number stands here: write a text in quotes
+    10: identity.key: this is a whole number: write a text in quotes
     11: identity.bundles: `TD` is not a trust domain: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user
-    15: policy.explain: `nobody` stands here: write one of requester, operators
+    15: policy.explain: `nobody` is not known: write one of requester, operators
     17: lease.token_ttl: `100y` is out of bounds: write 1s to 15m
     18: lease.lost_after: `0` is out of bounds: write a whole number from 1 to 60
     20: ledger.segment: `256` is not a size: write a whole number and KiB, MiB, GiB or TiB, as "1MiB"
-    22: log.level: true or false stands here: write a text in quotes
-    23: gateway comes with the S3 gateway and is not served yet: remove [gateway]
-    25: notify comes with approvals and is not served yet: remove [notify]
+    22: log.level: this is true or false: write a text in quotes
+    23: gateway needs the S3 gateway, which this version does not have: remove [gateway]
+    25: notify needs notices by webhook, which this version does not have: remove [notify]
     "#);
 }
 
@@ -162,8 +162,8 @@ fn the_room_of_one_identity_is_a_share_of_the_room_of_all() {
     };
     // Whichever of the two is written, the one that is not has its default.
     insta::assert_snapshot!(told("connections_max = 10\nrequests_per_peer_max = 5000\n").join("\n"), @"
-    2: server.connections_per_peer_max is 10000, and server.connections_max 10: write a share of it, so that no one takes all
-    5: server.requests_per_peer_max is 5000, and server.requests_max 4096: write a share of it, so that no one takes all
+    2: server.connections_per_peer_max is 10000, more than server.connections_max, which is 10: write at most 10
+    5: server.requests_per_peer_max is 5000, more than server.requests_max, which is 4096: write at most 4096
     ");
     insta::assert_snapshot!(told("handshakes_max = 0\nstreams_per_connection_max = 1000001\n").join("\n"), @"
     4: server.handshakes_max: `0` is out of bounds: write a whole number from 1 to 1000000
@@ -280,10 +280,10 @@ fn a_bundle_endpoint_is_written_in_full() {
     13: federation.trust_domain is missing: write trust_domain = "partner.example"
     13: federation.url is missing: write url = "https://spire.partner.example/bundle"
     13: federation.profile is missing: write profile = "https_spiffe" or "https_web"
-    13: federation: a table stands here: write [[federation]] before each
+    13: federation: this is a table: write [[federation]] above each entry
     16: federation.url: `http://p.example/b` is not https: a bundle is fetched only over https; write url = "https://spire.partner.example/bundle"
     17: federation.endpoint_id: `spiffe://P.example/s` is not a SPIFFE ID: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user; write endpoint_id = "spiffe://partner.example/spire/server"
-    15: federation.profile: `https` stands here: write one of https_spiffe, https_web
+    15: federation.profile: `https` is not known: write one of https_spiffe, https_web
     13: federation.ca is missing: write ca = "/etc/ssl/certs/ca-certificates.crt", the authorities that may certify the host's name
     17: federation.endpoint_id is for https_spiffe: remove it, or change the profile
     18: federation.bundle is for https_spiffe: remove it, or change the profile

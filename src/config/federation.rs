@@ -29,7 +29,7 @@ fn entry(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Fed
     let profile = table.need("profile", "\"https_spiffe\" or \"https_web\"", notes, |t| match t {
         "https_spiffe" => Ok(true),
         "https_web" => Ok(false),
-        other => Err(format!("`{}` stands here: write one of https_spiffe, https_web", shown(other))),
+        other => Err(format!("`{}` is not known: write one of https_spiffe, https_web", shown(other))),
     });
     let file = |t: &str| path(t, folder);
     let profile = match profile {

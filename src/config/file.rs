@@ -48,15 +48,19 @@ impl Config {
     pub(super) fn read(path: &Path, text: &str) -> Result<Loaded, Problems> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let (config, defaults) =
-            read_document(path, parse_toml(text), |root, notes| whole(root, folder, notes))?;
+            read_document(path, parse_toml(text), |root, notes| read_config(root, folder, notes))?;
         Ok(Loaded { config, defaults })
     }
 }
 
 /// Reads every section, even if another one is wrong.
-fn whole(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
-    root.refuse("gateway", "comes with the S3 gateway and is not served yet: remove [gateway]", notes);
-    root.refuse("notify", "comes with approvals and is not served yet: remove [notify]", notes);
+fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
+    root.refuse("gateway", "needs the S3 gateway, which this version does not have: remove [gateway]", notes);
+    root.refuse(
+        "notify",
+        "needs notices by webhook, which this version does not have: remove [notify]",
+        notes,
+    );
     let server = server(root.section("server", notes), folder, notes);
     let issuer = issuer(root.section("issuer", notes), folder, notes);
     let federation =
@@ -123,7 +127,7 @@ fn room_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &m
     table.count_or(key, 1..=ROOM_MAX, default, notes).and_then(|n| usize::try_from(n).ok())
 }
 
-/// Reads bytes of memory: at least four of the largest messages, decoded.
+/// Reads an amount of memory. The least is 4 MiB: room for four of the largest messages once they are decoded.
 fn bytes_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &mut Notes) -> Option<usize> {
     const BOUNDS: RangeInclusive<u64> = 4 << 20..=1 << 40;
     let default = u64::try_from(default).unwrap_or(u64::MAX);
@@ -142,8 +146,8 @@ fn share(
     if let (Some(all), Some(each)) = (all, each)
         && each > all
     {
-        let keys = format!("server.{one} is {each}, and server.{whole} {all}");
-        let what = format!("{keys}: write a share of it, so that no one takes all");
+        let what =
+            format!("server.{one} is {each}, more than server.{whole}, which is {all}: write at most {all}");
         notes.problem(table.line_of(one), what);
     }
 }
@@ -227,7 +231,7 @@ fn ledger(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Le
         && identity > tenant
     {
         let what = format!(
-            "ledger.rate_per_identity is {identity}, and ledger.rate_per_tenant {tenant}: write a part of it"
+            "ledger.rate_per_identity is {identity}, more than ledger.rate_per_tenant: write at most {tenant}"
         );
         notes.problem(table.line_of("rate_per_identity"), what);
     }
@@ -306,5 +310,5 @@ fn issuer_url(text: &str) -> Result<String, String> {
 }
 
 fn one_of(found: &str, words: &[&str]) -> String {
-    format!("`{}` stands here: write one of {}", shown(found), words.join(", "))
+    format!("`{}` is not known: write one of {}", shown(found), words.join(", "))
 }

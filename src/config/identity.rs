@@ -158,7 +158,7 @@ fn bundles(table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<BTree
         );
         return None;
     }
-    let mut good = !table.is_absent();
+    let mut good = !table.is_not_a_table();
     let mut out = BTreeMap::new();
     for (name, line, file) in entries {
         let read = name.parse::<TrustDomain>().map_err(|e| e.to_string());

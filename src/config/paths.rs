@@ -51,7 +51,7 @@ pub enum PathFault {
     NotADirectory,
     #[error("may be read by others (mode {mode:04o}): chmod 600 it")]
     OpenToOthers { mode: u32 },
-    #[error("cannot be written ({why}): give it to the user that the daemon runs as")]
+    #[error("cannot be written ({why}): make the user that the daemon runs as its owner")]
     Unwritable { why: String },
     #[error("cannot be made: {parent} does not exist; make it first")]
     NoParent { parent: String },
@@ -102,7 +102,7 @@ impl Config {
     }
 }
 
-/// Whether a mode is too open, by PostgreSQL's rule: only the owner may read it, or one group if root owns it.
+/// Whether a mode is too open, by PostgreSQL's rule: others may not read it, and its group only if root owns it.
 fn is_open(mode: u32, owner: u32) -> bool {
     let beyond = if owner == 0 { 0o037 } else { 0o077 };
     mode & beyond != 0
@@ -114,7 +114,8 @@ fn writable(directory: &Path) -> Result<(), PathFault> {
 }
 
 impl ConfiguredPath {
-    /// Returns the whole path, as it is printed. The path of a key is withheld if the file does not exist.
+    /// Returns the whole path, as it is printed. The path of a private key is not shown if there is no such file: the
+    /// key itself may have been written there.
     pub fn shown(&self) -> String {
         match self.wanted {
             PathUse::PrivateFile if !matches!(self.path.try_exists(), Ok(true)) => shown_key_path(&self.path),

@@ -40,7 +40,8 @@ pub struct ServerConfig {
     pub room: RoomConfig,
 }
 
-/// The bounds of the gRPC listener. One SPIFFE ID never gets more than what is left for all others.
+/// The bounds of the gRPC listener. One SPIFFE ID never holds more than is still free, so one takes at most half
+/// of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomConfig {
     /// Handshakes under way.
@@ -126,7 +127,7 @@ pub struct PolicyConfig {
     pub catalog: PathBuf,
     /// Who sees the rule that refused.
     pub explain: Explain,
-    /// Who lifts locks in any case, also if one shuts them out.
+    /// Identities that may always lift locks, also a lock that shuts out these identities.
     pub break_glass: Vec<SpiffeId>,
 }
 
@@ -154,10 +155,11 @@ pub struct LedgerConfig {
     pub free_space_stop_bytes: u64,
     /// A file on another disk that holds the last signed head.
     pub head_copy: Option<PathBuf>,
-    /// Records a second that one SPIFFE ID, and one tenant, may have written in the long run.
+    /// How many records a second one SPIFFE ID may cause, on average.
     pub rate_per_identity: u32,
+    /// How many records a second one tenant may cause, on average.
     pub rate_per_tenant: u32,
-    /// What a start does if the directory shows that there was a ledger, and there is none. Never from the file.
+    /// What a start does if the directory shows that a ledger is missing. The configuration file cannot set it.
     pub lost: ledger::Lost,
 }
 

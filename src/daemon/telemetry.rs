@@ -38,7 +38,7 @@ pub fn init_logging(log: &LogConfig) {
     drop(done);
 }
 
-/// Whether `NO_COLOR` has a value that is not empty, as no-color.org defines it.
+/// Whether to colour the log: only at a terminal, and not if `NO_COLOR` is set and not empty (no-color.org).
 fn colored(stderr: &impl IsTerminal, no_color: Option<&OsStr>) -> bool {
     stderr.is_terminal() && no_color.is_none_or(OsStr::is_empty)
 }

@@ -12,7 +12,7 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// The state of a job. `Closed` is absorbing.
+/// The state of a job. `Closed` is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobState {
     AwaitingApproval,
@@ -33,7 +33,7 @@ impl JobState {
     }
 }
 
-/// The state of an attempt. `Ended` is absorbing.
+/// The state of an attempt. `Ended` is final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptState {
     Running,
@@ -116,7 +116,7 @@ pub struct Attempt {
     /// `join` covers them.
     pub vouched: Arc<[SpiffePattern]>,
     pub detail: String,
-    /// Since when no member is joined or away. Means nothing while one is.
+    /// Since when no member is joined and none is away. It has no meaning while some member is.
     pub vacant_since: LeaseTime,
 }
 

@@ -43,7 +43,7 @@ impl QuotaScene {
         let stand = self.fences.stand([FenceName::job(job)]);
         let terms =
             Terms { id: LeaseId(self.next), issued: NOW, deadline: DUE, latest: DUE, facts: Arc::new(facts) };
-        self.table.insert(Grant::supposed(stand, self.fences.revision()), terms)
+        self.table.insert(Grant::for_test(stand, self.fences.revision()), terms)
     }
 }
 

@@ -41,7 +41,7 @@ impl Default for Quotas {
     }
 }
 
-/// Slots taken by name. A name with none takes no memory.
+/// How many slots each name has taken. A name without slots has no entry.
 #[derive(Debug)]
 pub(super) struct SlotCount<K>(Mutex<HashMap<K, usize>>);
 

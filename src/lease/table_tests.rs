@@ -64,7 +64,7 @@ fn everybody() -> impl Iterator<Item = LeaseHolder> {
 }
 
 fn grant(fences: &Registry, who: LeaseHolder) -> Grant {
-    Grant::supposed(fences.stand(who.names()), Revision(1))
+    Grant::for_test(fences.stand(who.names()), Revision(1))
 }
 
 fn terms(id: u128, who: LeaseHolder, now: LeaseTime, ttl: u64) -> Terms {
@@ -209,7 +209,7 @@ proptest! {
                     let next = generations.get(&id).copied().unwrap_or(0) + 1;
                     let wanted = naive.now.plus(Duration::from_millis(ttl));
                     let known = naive.there.get_mut(&id).unwrap();
-                    let decided = Grant::supposed(fences.observe([FenceName::epoch()]), Revision(1));
+                    let decided = Grant::for_test(fences.observe([FenceName::epoch()]), Revision(1));
                     let done = lease.renew(&decided, next, naive.now, wanted);
                     if known.lowered {
                         prop_assert_eq!(done, Err(LeaseRefused::Lowered));

@@ -1,4 +1,5 @@
-//! The state that the records give, kept beside them, so that a start need not read all of them.
+//! The state that is computed from the ledger's records. Snapshots of it are kept beside the segments, so that a start reads only
+//! the records after the last snapshot.
 //!
 //! The writer's thread owns one [`Fold`] and gives it every durable record, in order. `snapshot` writes copies of it.
 
@@ -14,10 +15,10 @@ use super::{
 };
 use crate::{limits, name::Digest};
 
-/// The state that the records give.
+/// State that is computed from records.
 pub trait Fold: Send + 'static {
-    /// Returns the version of what [`write`](Fold::write) gives. A text of another version is not read or compared.
-    fn form(&self) -> u32;
+    /// Returns the version of the snapshot format. A snapshot of another version is ignored.
+    fn format_version(&self) -> u32;
     /// Whether events of this `type` change it.
     fn takes(&self, kind: &str) -> bool;
     /// Applies the event of the record at this index. After an error the fold is of no use.
@@ -29,9 +30,9 @@ pub trait Fold: Send + 'static {
     }
     /// Returns a copy that another thread can write while this one changes. Both share their data, so a copy is cheap.
     fn share(&self) -> Box<dyn Fold>;
-    /// Writes all of it. Equal records give equal bytes, even if it was read from a snapshot on the way.
+    /// Writes a snapshot. Its bytes depend only on the records that were applied, not on whether a snapshot replaced some of them.
     fn write(&self, out: &mut dyn Write) -> io::Result<()>;
-    /// Replaces itself by what was written, read piece by piece. After an error it is unchanged.
+    /// Replaces the state by a snapshot that `write` made, which is read in pieces. After an error it is unchanged.
     fn read(&mut self, text: &mut dyn BufRead) -> Result<(), String>;
 }
 
@@ -76,8 +77,8 @@ impl<T: Write> Write for Hashed<T> {
     }
 }
 
-/// Finds the record of the snapshot that a segment begins with. The record is in that segment.
-pub(super) fn recorded(disk: &dyn Disk, first: u64) -> io::Result<Option<Snapshot>> {
+/// Searches a segment for the record that describes the snapshot taken at the segment's beginning.
+pub(super) fn find_snapshot_record(disk: &dyn Disk, first: u64) -> io::Result<Option<Snapshot>> {
     const MARK: &[u8] = b",\"type\":\"snapshot\",";
     let mut input = io::BufReader::with_capacity(READ, disk.read(&segment::name(first), 0)?);
     let cap = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
@@ -100,9 +101,9 @@ pub(super) fn recorded(disk: &dyn Disk, first: u64) -> io::Result<Option<Snapsho
     }
 }
 
-/// Reads the state that a segment begins with into a fold. Returns false if no file matches the record.
-pub(super) fn read(disk: &dyn Disk, first: u64, said: &Snapshot, fold: &mut dyn Fold) -> bool {
-    if said.form != fold.form() {
+/// Loads the snapshot of a segment's beginning into a fold. Returns false if no file matches the record.
+pub(super) fn load_snapshot(disk: &dyn Disk, first: u64, said: &Snapshot, fold: &mut dyn Fold) -> bool {
+    if said.form != fold.format_version() {
         return false;
     }
     let open = || disk.read(&segment::snapshot_name(first), 0).map(|file| file.take(said.bytes));
@@ -125,10 +126,13 @@ pub(super) fn read(disk: &dyn Disk, first: u64, said: &Snapshot, fold: &mut dyn 
 }
 
 /// Returns the first index of the last segment that has a good snapshot, and reads that snapshot into the fold.
-pub(super) fn begin(disk: &dyn Disk, fold: &mut dyn Fold) -> io::Result<Option<(u64, Snapshot)>> {
+pub(super) fn load_last_snapshot(
+    disk: &dyn Disk,
+    fold: &mut dyn Fold,
+) -> io::Result<Option<(u64, Snapshot)>> {
     for (first, _) in segment::of(disk.list()?).into_iter().rev() {
-        if let Some(said) = recorded(disk, first)?
-            && read(disk, first, &said, fold)
+        if let Some(said) = find_snapshot_record(disk, first)?
+            && load_snapshot(disk, first, &said, fold)
         {
             return Ok(Some((first, said)));
         }

@@ -209,8 +209,8 @@ impl Ledger {
     ) -> Result<Opened, OpenError> {
         let lock = disk.lock()?;
         let replaces = clear_lost(disk.as_ref(), &options)?;
-        let found =
-            fold::begin(disk.as_ref(), folded).map_err(|source| OpenError::Io { what: "read", source })?;
+        let found = fold::load_last_snapshot(disk.as_ref(), folded)
+            .map_err(|source| OpenError::Io { what: "read", source })?;
         let mut latest = found.as_ref().map(|(_, s)| s.latest);
         let begin = found.as_ref().map_or(WalkStart::First, |(first, _)| WalkStart::At(*first));
         let mut records = 0u64;

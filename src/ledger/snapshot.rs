@@ -174,7 +174,7 @@ impl<'a> SnapshotDraft<'a> {
         }
         disk.rename(segment::SNAPSHOT_DRAFT, &segment::snapshot_name(before))?;
         disk.sync_dir()?;
-        Ok(Snapshot { before, form: fold.form(), digest, bytes, latest })
+        Ok(Snapshot { before, form: fold.format_version(), digest, bytes, latest })
     }
 }
 

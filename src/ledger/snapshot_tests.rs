@@ -33,7 +33,7 @@ impl Slow {
 }
 
 impl Fold for Slow {
-    fn form(&self) -> u32 {
+    fn format_version(&self) -> u32 {
         1
     }
     fn takes(&self, kind: &str) -> bool {

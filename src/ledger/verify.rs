@@ -78,9 +78,9 @@ impl SnapshotCheck<'_> {
     /// Notes that a segment begins.
     fn begin(&mut self, disk: &dyn Disk, first: u64) {
         if !self.known
-            && let Ok(Some(said)) = fold::recorded(disk, first)
+            && let Ok(Some(said)) = fold::find_snapshot_record(disk, first)
         {
-            self.known = fold::read(disk, first, &said, self.fold);
+            self.known = fold::load_snapshot(disk, first, &said, self.fold);
             self.believed = self.known.then_some(first);
         } else if self.known {
             self.beginnings.push_back((first, self.fold.share()));
@@ -102,7 +102,7 @@ impl SnapshotCheck<'_> {
         let Some((_, fold)) = self.beginnings.front().filter(|(first, _)| *first == before) else {
             return if self.known && before != index { Err(Fault::SnapshotPlace(before)) } else { Ok(false) };
         };
-        if said.form != fold.form() {
+        if said.form != fold.format_version() {
             return Ok(false);
         }
         let expected = fold::digest(fold.as_ref()).map_err(|e| Fault::Event(e.to_string()))?;
@@ -119,8 +119,10 @@ fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result
         Some(first) if file_checks::begins_chain(disk, *first).map_err(failed)? => Ok(WalkStart::First),
         Some(first) => {
             let startable = match fold {
-                Some(fold) => fold::begin(disk, fold.share().as_mut()).map_err(failed)?.is_some(),
-                None => fold::recorded(disk, *first).map_err(failed)?.is_some(),
+                Some(fold) => {
+                    fold::load_last_snapshot(disk, fold.share().as_mut()).map_err(failed)?.is_some()
+                }
+                None => fold::find_snapshot_record(disk, *first).map_err(failed)?.is_some(),
             };
             Ok(if startable { WalkStart::Here } else { WalkStart::First })
         }

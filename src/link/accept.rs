@@ -28,7 +28,7 @@ use tower::{BoxError, Service, ServiceExt};
 
 use super::{
     address::Addresses,
-    class::CallerClass,
+    class::PeerClass,
     connection::{Connection, ConnectionEnd, refusal},
     failure::{FailureCause, FailureLog, HandshakeFailure},
     options::{Protocol, ServeOptions},
@@ -239,8 +239,8 @@ async fn serve_connection<S, B>(
     let clock = &shared.acceptor.clock;
     let guarded = GuardedService { service, connection: connection.clone(), clock: clock.clone() };
     let http = match class {
-        CallerClass::Unknown => shared.http_unknown.clone(),
-        CallerClass::Known | CallerClass::Operator => shared.http.clone(),
+        PeerClass::Unknown => shared.http_unknown.clone(),
+        PeerClass::Known | PeerClass::Operator => shared.http.clone(),
     };
     // Only the negotiated protocol is accepted: a bad preface is not treated as HTTP/1.1.
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2") && http.is_http1_available();
@@ -277,7 +277,7 @@ async fn serve_connection<S, B>(
 /// has the number of its connections, with that slot.
 struct Admitted {
     accepted: Accepted,
-    class: CallerClass,
+    class: PeerClass,
     share: Result<Share, (usize, OwnedSemaphorePermit)>,
 }
 

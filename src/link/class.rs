@@ -6,10 +6,10 @@ use crate::identity::Peer;
 
 /// What the server knows of a peer whose SVID verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CallerClass {
+pub enum PeerClass {
     /// The peer is not in the catalog. All such peers share a small room, and get few streams.
     Unknown,
-    /// The peer may call.
+    /// The peer is in the catalog.
     Known,
     /// The peer can end the access of others, so it has room that no other class can use.
     Operator,
@@ -17,14 +17,14 @@ pub enum CallerClass {
 
 /// Decides the class of a peer, once for each connection, after its handshake. Must not block.
 #[derive(Clone)]
-pub struct Classify(Arc<dyn Fn(&Peer) -> CallerClass + Send + Sync>);
+pub struct Classify(Arc<dyn Fn(&Peer) -> PeerClass + Send + Sync>);
 
 impl Classify {
-    pub fn new(classify: impl Fn(&Peer) -> CallerClass + Send + Sync + 'static) -> Self {
+    pub fn new(classify: impl Fn(&Peer) -> PeerClass + Send + Sync + 'static) -> Self {
         Classify(Arc::new(classify))
     }
 
-    pub(super) fn of(&self, peer: &Peer) -> CallerClass {
+    pub(super) fn of(&self, peer: &Peer) -> PeerClass {
         (self.0)(peer)
     }
 }
@@ -32,7 +32,7 @@ impl Classify {
 /// Treats every peer with a verified SVID as known.
 impl Default for Classify {
     fn default() -> Self {
-        Classify::new(|_| CallerClass::Known)
+        Classify::new(|_| PeerClass::Known)
     }
 }
 

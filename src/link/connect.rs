@@ -117,7 +117,8 @@ impl Connector {
     /// Makes a gRPC channel that connects at its first call and reconnects after the connection was lost or received GOAWAY. A
     /// dead server is detected within two [`limits::PING`]. Must be called inside a Tokio runtime.
     ///
-    /// If a call fails because there is no connection, its Status contains a [`ConnectError`]: [`explain`](super::connect_error::explain).
+    /// If a call fails because there is no connection, its Status contains a [`ConnectError`], which
+    /// [`explain`](super::connect_error::explain) takes out.
     pub fn channel(&self) -> Channel {
         let connector = self.clone();
         self.transport().connect_with_connector_lazy(service_fn(move |_: Uri| {
@@ -181,12 +182,12 @@ impl Connector {
             .map_err(|e| ConnectError::of(address, e))?;
         let bundles = &self.source.current().bundles;
         let server = Peer::of_server(tls.get_ref().1, self.clock.now().wall, bundles)
-            .map_err(|why| ConnectError::ServerRefused { address: address.clone(), why })?;
+            .map_err(|why| ConnectError::ServerNotTrusted { address: address.clone(), why })?;
         Ok(Dialed { tls, server })
     }
 
     /// The digest of the SVID for the next connection.
-    pub fn own_svid(&self) -> Option<[u8; 32]> {
+    pub fn own_svid_digest(&self) -> Option<[u8; 32]> {
         self.source.current().svid.as_ref().map(|svid| svid.leaf().x5t_s256)
     }
 

@@ -27,7 +27,7 @@ pub enum ConnectError {
     Refused { address: String, alert: String },
     /// We refused the server's SVID.
     #[error("the SVID of the server at `{address}` is refused: {why}")]
-    ServerRefused { address: String, why: SvidError },
+    ServerNotTrusted { address: String, why: SvidError },
     #[error("no SVID to connect with")]
     OwnSvidAbsent,
     /// The source of our identity has issued none yet, or has revoked it.
@@ -49,7 +49,7 @@ impl ConnectError {
                 Reason::NoClientCertificate
             }
             ConnectError::Refused { .. } => Reason::SvidUntrusted,
-            ConnectError::ServerRefused { why, .. } => why.reason(),
+            ConnectError::ServerNotTrusted { why, .. } => why.reason(),
             ConnectError::OwnSvidAbsent => Reason::NoClientCertificate,
             ConnectError::OwnIdentity { .. } => Reason::IdentityUnavailable,
             ConnectError::OwnSvidExpired { .. } => Reason::SvidExpired,
@@ -67,10 +67,10 @@ impl ConnectError {
                  the server's log shows the broken rule"
                     .to_owned()
             }
-            ConnectError::ServerRefused { why: SvidError::OtherServer { found, .. }, .. } => {
+            ConnectError::ServerNotTrusted { why: SvidError::OtherServer { found, .. }, .. } => {
                 format!("if `{found}` is the right server, configure that SPIFFE ID; otherwise correct the address")
             }
-            ConnectError::ServerRefused { why, .. } => match why.reason() {
+            ConnectError::ServerNotTrusted { why, .. } => match why.reason() {
                 Reason::SvidExpired => "renew the server's SVID, and compare the clocks".to_owned(),
                 Reason::SvidInvalid => "issue the server an SVID that keeps the rule".to_owned(),
                 _ => "check that our bundle of the server's trust domain is up to date".to_owned(),
@@ -110,7 +110,7 @@ impl ConnectError {
     pub(super) fn of(address: &str, error: io::Error) -> Self {
         let address = address.to_owned();
         if let Some(why) = SvidError::in_io(&error) {
-            return ConnectError::ServerRefused { address, why };
+            return ConnectError::ServerNotTrusted { address, why };
         }
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::AlertReceived(alert)) => Self::of_alert(address, *alert),
@@ -168,6 +168,6 @@ fn explain_io(error: &io::Error) -> Option<ConnectError> {
     let address = "the server".to_owned();
     match inner.downcast_ref::<rustls::Error>()? {
         rustls::Error::AlertReceived(alert) => Some(ConnectError::of_alert(address, *alert)),
-        other => SvidError::in_tls(other).map(|why| ConnectError::ServerRefused { address, why }),
+        other => SvidError::in_tls(other).map(|why| ConnectError::ServerNotTrusted { address, why }),
     }
 }

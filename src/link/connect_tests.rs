@@ -91,10 +91,10 @@ async fn each_failure_to_connect_is_told_apart_and_says_what_to_do() {
             matches!(e, ConnectError::Refused { .. })
         }),
         (connector(Some(own.clone()), elsewhere(), here()), Reason::TrustDomainUnknown, |e| {
-            matches!(e, ConnectError::ServerRefused { why: SvidError::TrustDomainUnknown { .. }, .. })
+            matches!(e, ConnectError::ServerNotTrusted { why: SvidError::TrustDomainUnknown { .. }, .. })
         }),
         (connector(Some(own), trusted(), id("spiffe://a.example/other")), Reason::SvidUntrusted, |e| {
-            matches!(e, ConnectError::ServerRefused { why: SvidError::OtherServer { .. }, .. })
+            matches!(e, ConnectError::ServerNotTrusted { why: SvidError::OtherServer { .. }, .. })
         }),
     ];
     for (connector, reason, is_it) in cases {

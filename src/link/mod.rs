@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `accept` | [`serve`]: the accept loop, the handshakes, the deadlines |
 //! | `options` | [`ServeOptions`]: the bounds of one listener |
-//! | `class` | [`CallerClass`]: what the server knows of a peer, which decides its room |
+//! | `class` | [`PeerClass`]: what the server knows of a peer, which decides its room |
 //! | `room` | the room for the connections of one listener |
 //! | `share` | [`Shares`]: what each identity has under way at once |
 //! | `connection` | [`Connection`]: what a request knows of its connection, and the [`ConnectionEnd`] |
@@ -34,7 +34,7 @@ mod share;
 mod testing;
 
 pub use accept::{Acceptor, serve};
-pub use class::{CallerClass, Classify};
+pub use class::{Classify, PeerClass};
 pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
 pub use connect_error::{ConnectError, explain};
 pub use connection::{Connection, ConnectionEnd};

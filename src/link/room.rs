@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::{
-    class::CallerClass,
+    class::PeerClass,
     options::ServeOptions,
     share::{Full, Share, Shares},
 };
@@ -31,11 +31,11 @@ impl ConnectionRoom {
     }
 
     /// Takes the slot of one connection.
-    pub(super) fn take(&self, class: CallerClass, id: &SpiffeId) -> Result<Share, Full> {
+    pub(super) fn take(&self, class: PeerClass, id: &SpiffeId) -> Result<Share, Full> {
         match class {
-            CallerClass::Unknown => self.unknown.take(id, 1),
-            CallerClass::Known => self.known.take(id, 1),
-            CallerClass::Operator => self.operators.take(id, 1).or_else(|_| self.known.take(id, 1)),
+            PeerClass::Unknown => self.unknown.take(id, 1),
+            PeerClass::Known => self.known.take(id, 1),
+            PeerClass::Operator => self.operators.take(id, 1).or_else(|_| self.known.take(id, 1)),
         }
     }
 }

@@ -22,7 +22,7 @@ struct OpenedChannel {
 impl RotatingChannel {
     /// Makes a channel that connects at the first call. Must be called inside a Tokio runtime, like [`RotatingChannel::channel`].
     pub fn new(connector: Connector) -> Self {
-        let opened = OpenedChannel { svid: connector.own_svid(), channel: connector.channel() };
+        let opened = OpenedChannel { svid: connector.own_svid_digest(), channel: connector.channel() };
         RotatingChannel { connector, current: Mutex::new(opened) }
     }
 
@@ -33,7 +33,7 @@ impl RotatingChannel {
     /// Returns the channel for the next call.
     pub fn channel(&self) -> Channel {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        let svid = self.connector.own_svid();
+        let svid = self.connector.own_svid_digest();
         // If our SVID was revoked, the open connection stays.
         if svid.is_some() && svid != current.svid {
             *current = OpenedChannel { svid, channel: self.connector.channel() };

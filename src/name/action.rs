@@ -62,7 +62,7 @@ words! {
 }
 
 words! {
-    /// The half of the work that a lease gives access to; never both.
+    /// The side of a job that a lease is for: what it reads, or what it writes. One lease is never for both.
     Half, "a half" {
         /// Datasets and base models.
         Reading = "reading",
@@ -122,7 +122,8 @@ impl PrincipalKind {
 }
 
 impl Action {
-    /// Returns the half of the work that a credential for this action belongs to. Finetune is decided, never issued.
+    /// Returns the half of the work that a credential for this action belongs to. Policy decides
+    /// on `Finetune`, but there is no credential for it.
     pub const fn half(self) -> Option<Half> {
         match self {
             Action::ReadDataset | Action::ReadModel => Some(Half::Reading),
@@ -145,7 +146,7 @@ impl Action {
     }
 }
 
-/// One resource and an action on it. A scope only narrows.
+/// One resource, and actions on it. In a request, it can only ask for less than the job was granted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {

@@ -11,7 +11,7 @@ use crate::{
 /// A rule that wants people's approval before it lets a request pass.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ApprovalGate {
-    /// The id of the rule, and what `context.approved` must contain.
+    /// The id of the rule. After approval, `context.approved` contains it.
     pub id: String,
     pub explanation: String,
     pub approver_group: String,
@@ -54,7 +54,7 @@ pub enum Verdict {
     },
 }
 
-/// A verdict on a request that has taken its stand. Returns the stand whatever was decided.
+/// A verdict on a request whose fences were read first. Returns the stand whatever was decided.
 #[derive(Debug)]
 pub enum Decision {
     Grant(Grant),
@@ -62,7 +62,7 @@ pub enum Decision {
     Denied { refusal: Refusal, rules: Vec<String>, stand: Stand },
 }
 
-/// The witness that policy allowed exactly this, behind this stand. Made only here; good for one lease.
+/// Proof that policy allowed exactly this, for the fences in `stand`. Only the engine makes one. It is turned into one lease.
 #[derive(Debug)]
 #[must_use = "a grant is made to be turned into a lease"]
 pub struct Grant {
@@ -90,10 +90,10 @@ impl Grant {
         Grant { parts }
     }
 
-    /// Makes a grant without policy, for models and tests of later steps. Not in builds that ship.
+    /// Makes a grant without policy, for tests and for the model checkers (loom, shuttle). Not in builds that ship.
     #[cfg(any(test, feature = "loom", feature = "shuttle"))]
     #[expect(clippy::unwrap_used, reason = "two names that are valid")]
-    pub fn supposed(stand: Stand, revision: Revision) -> Self {
+    pub fn for_test(stand: Stand, revision: Revision) -> Self {
         let (holder, tenant) = ("spiffe://td.example/holder".parse().unwrap(), "acme".parse().unwrap());
         let (policy, catalog) = (Digest::ZERO, Digest::ZERO);
         let (job, attempt, granted) = (String::new(), 1, Vec::new());

@@ -67,12 +67,12 @@ impl Engine {
         &self.catalog
     }
 
-    /// The policies, in the order of their files.
+    /// The rules, in the order of their files.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.policies.iter().map(|(rule, _)| &**rule)
     }
 
-    /// The policies with their rules.
+    /// The rules, each with its Cedar policy.
     pub(super) fn policies(&self) -> impl Iterator<Item = &(Arc<Rule>, cedar_policy::Policy)> {
         self.rules.policies.iter()
     }
@@ -87,7 +87,8 @@ impl Engine {
         &self.warnings
     }
 
-    /// Whether a call may be made. Does not decide what the call may show or do beyond its tenant.
+    /// Decides only whether this caller may make this call for this tenant. What the answer may contain is decided by the code that
+    /// makes it.
     pub fn authorize(&self, call: &Call<'_>) -> Result<(), Refusal> {
         self.authorize_by(call).map(|_| ()).map_err(|(refusal, _)| refusal)
     }
@@ -142,7 +143,7 @@ impl Engine {
         self.judge_parts(&who, &resources)
     }
 
-    /// Decides a request for which a [`Stand`] was taken in the fence registry.
+    /// Decides a request whose fences were read first. `stand` records them, so that a later revocation is noticed.
     pub fn decide(
         &self,
         holder: &SpiffeId,
@@ -285,7 +286,7 @@ impl Engine {
         }
     }
 
-    /// Whether it is allowed, and by which rules. `Err` if any rule could not be evaluated.
+    /// Whether it is allowed, and the rules that decided that. `Err` if any rule could not be evaluated.
     fn evaluate_policies(
         &self,
         request: &Request,

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, Wall},
-    limits::{SLURM_BUDGET, SPOOL_BEGIN_KEPT, SPOOL_BEGIN_LATEST, SPOOL_KEPT},
+    limits::{SLURM_BUDGET, SPOOL_BEGIN_KEPT, SPOOL_BEGIN_LATEST, SPOOL_NOTE_AGE_MAX},
     name::{SpiffeId, SpiffePattern},
     proto::{convert::wall, v1},
     reason::{Reason, Refusal},
@@ -80,7 +80,7 @@ impl<S: Scheduler> Reporter<S> {
         let age = self.now().since(report.at);
         let (kept, useless): (Duration, fn(Reason) -> bool) = match report.event {
             RunEvent::Began { .. } => (SPOOL_BEGIN_KEPT, |_| true),
-            RunEvent::Ended { .. } | RunEvent::Released { .. } => (SPOOL_KEPT, is_over),
+            RunEvent::Ended { .. } | RunEvent::Released { .. } => (SPOOL_NOTE_AGE_MAX, is_over),
         };
         if age > kept {
             return Delivery::Outdated(format!("{} s old: too late to {}", age.as_secs(), report.verb()));

@@ -1,4 +1,5 @@
-//! The spool: reports of Slurm runs not yet sent to the daemon, and notes of the run that a Slurm job is in.
+//! The spool: reports of Slurm runs not yet sent to the daemon, and, for each Slurm
+//! job, a note of its present run (a requeue begins another run).
 
 use std::{
     fs,
@@ -12,13 +13,14 @@ use nix::fcntl::{Flock, FlockArg};
 use super::report::{NotedRun, RunEvent, RunReport};
 use crate::{
     clock::Wall,
-    limits::{SPOOL_FILE_BYTES_MAX, SPOOL_KEPT, SPOOL_REPORTS_MAX},
+    limits::{SPOOL_FILE_BYTES_MAX, SPOOL_NOTE_AGE_MAX, SPOOL_REPORTS_MAX},
 };
 
 /// A directory with one file for each report that is still to be sent, and one for each Slurm job whose run is noted.
 ///
-/// Each file is written whole or not at all, and is on disk before it is sent to the daemon. A slurmctld that restarts kills its
-/// scripts and runs them again; the second run finds the same file by its name. Many scripts use the directory at once.
+/// Each file is written whole or not at all. A report is on disk before it is sent to the daemon. A slurmctld that restarts kills
+/// its scripts and starts them again; the second script finds the report of the first by the end of its file name. Many scripts
+/// use the directory at once.
 #[derive(Debug)]
 pub struct Spool {
     reports: PathBuf,
@@ -45,7 +47,7 @@ pub struct Spooled {
     warn: fn(&str),
 }
 
-/// Held by the script that sends what others left.
+/// Held by the one script that sends the reports that other scripts could not send.
 pub struct SpoolLock(#[expect(dead_code, reason = "held for its lock")] Flock<fs::File>);
 
 impl Spool {
@@ -62,8 +64,8 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Stores a report until it is sent. A report that is already stored keeps its position. The end of a run replaces its
-    /// beginning.
+    /// Stores a report until it is sent. If a report of the same event is stored already, that one stays, with its time. The end of
+    /// a run replaces its beginning.
     pub fn keep(&self, report: RunReport) -> Result<Spooled, SpoolError> {
         let known = self.names()?;
         let name = file_name(&report);
@@ -119,7 +121,7 @@ impl Spool {
             let modified = entry.metadata().and_then(|m| m.modified()).ok();
             let since = modified.and_then(|m| m.duration_since(std::time::UNIX_EPOCH).ok());
             let millis = since.and_then(|s| u64::try_from(s.as_millis()).ok());
-            if millis.is_some_and(|at| now.since(Wall(at)) > SPOOL_KEPT) {
+            if millis.is_some_and(|at| now.since(Wall(at)) > SPOOL_NOTE_AGE_MAX) {
                 self.remove(&entry.path());
             }
         }
@@ -159,7 +161,7 @@ impl Spooled {
 const EXTENSION: &str = ".json";
 const LOCK: &str = ".turn";
 
-/// Returns a name that sorts by time. The rest of it is the same for every report of the same event.
+/// Returns a name that begins with the time, so that names sort by it. What follows is the same for all reports of one event.
 fn file_name(report: &RunReport) -> String {
     format!("{:015}{}", report.at.0, name_suffix(report, report.verb()))
 }
@@ -190,7 +192,7 @@ fn remove(path: &Path, warn: fn(&str)) {
 }
 
 fn write(folder: &Path, path: &Path, line: &str) -> Result<(), SpoolError> {
-    let whole = || {
+    let write_whole = || {
         let mut draft = tempfile::Builder::new()
             .prefix(".draft-")
             .permissions(fs::Permissions::from_mode(0o600))
@@ -200,7 +202,7 @@ fn write(folder: &Path, path: &Path, line: &str) -> Result<(), SpoolError> {
         draft.persist(path)?;
         fs::File::open(folder)?.sync_all()
     };
-    whole().map_err(|why: io::Error| SpoolError::Io { path: path.to_owned(), why })
+    write_whole().map_err(|why: io::Error| SpoolError::Io { path: path.to_owned(), why })
 }
 
 #[cfg(test)]
@@ -292,7 +294,7 @@ mod tests {
         let now = crate::clock::Clock::now(&crate::clock::SystemClock::new()).wall;
         spool.forget_old_runs(now);
         assert_eq!(spool.noted(4), Some(second));
-        spool.forget_old_runs(now.plus(SPOOL_KEPT + std::time::Duration::from_secs(60)));
+        spool.forget_old_runs(now.plus(SPOOL_NOTE_AGE_MAX + std::time::Duration::from_secs(60)));
         assert_eq!(spool.noted(4), None);
     }
 }

@@ -546,8 +546,8 @@ async fn more_records_are_read_if_a_snapshot_is_damaged() {
 struct Liar(Recorded);
 
 impl Fold for Liar {
-    fn form(&self) -> u32 {
-        self.0.form()
+    fn format_version(&self) -> u32 {
+        self.0.format_version()
     }
     fn takes(&self, kind: &str) -> bool {
         self.0.takes(kind)

@@ -33,7 +33,7 @@ const FORM: u32 = 3;
 
 /// The ledger's writer owns a `Recorded` and applies each record to it.
 impl Fold for Recorded {
-    fn form(&self) -> u32 {
+    fn format_version(&self) -> u32 {
         FORM
     }
 

@@ -16,13 +16,13 @@ pub enum MintError {
 
 /// A token that is ready to be signed. The digest of its claims goes into the ledger before it is signed.
 #[derive(Debug)]
-pub struct Minted {
+pub struct UnsignedToken {
     signing_input: String,
     /// SHA-256 of the claims' JSON.
     pub claims_digest: Digest,
 }
 
-impl Minted {
+impl UnsignedToken {
     /// Writes header and claims. Fails if the token would be too large.
     pub fn prepare(key: &SigningKey, claims: &Claims) -> Result<Self, MintError> {
         let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{}"}}"#, key.id());
@@ -34,7 +34,7 @@ impl Minted {
         if whole > TOKEN_BYTES_MAX {
             return Err(MintError::TooLarge(whole));
         }
-        Ok(Minted { signing_input, claims_digest: Digest::of(&body) })
+        Ok(UnsignedToken { signing_input, claims_digest: Digest::of(&body) })
     }
 
     /// Signs. Only this creates a credential.
@@ -49,5 +49,5 @@ impl Minted {
 
 /// Prepares and signs a token.
 pub fn mint(key: &SigningKey, claims: &Claims) -> Result<SecretText, MintError> {
-    Minted::prepare(key, claims)?.sign(key)
+    UnsignedToken::prepare(key, claims)?.sign(key)
 }

@@ -20,5 +20,5 @@ mod tag;
 pub use check::{Expected, Presenter, TokenError, check, peek_key_id};
 pub use claims::{AuthorizationDetail, Claims, Confirmation, DETAIL_TYPE, LeaseClaims};
 pub use keys::{KeyError, KeyId, KeySet, SigningKey};
-pub use mint::{MintError, Minted, mint};
+pub use mint::{MintError, UnsignedToken, mint};
 pub use tag::{FenceKey, FenceTag, FenceTags};

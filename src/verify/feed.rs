@@ -126,7 +126,7 @@ impl Follower {
                         feed.prune(daemon);
                         prune_at = now.plus(PRUNE);
                     }
-                    let own = self.connector.own_svid();
+                    let own = self.connector.own_svid_digest();
                     if own.is_some() && own != feed.svid() {
                         succession.begin(self, now);
                     }

@@ -28,7 +28,8 @@ pub(super) struct FeedState {
     clock: Arc<dyn Clock>,
     status: ArcSwap<FeedStatus>,
     version: AtomicU64,
-    /// When the last echoed tick was sent, in ms of our boottime. Stored with Release after the lowerings that came before the
+    /// The feed's follower sends ticks, and the daemon echoes each. This is when the last tick that was echoed was sent, in ms of our
+    /// boot time. Stored with Release after the lowerings that came before the
     /// echo, so that a reader who finds the feed fresh also sees them.
     tick_sent: AtomicU64,
     /// The daemon's wall clock minus our boottime, in ms, at the same tick.
@@ -38,7 +39,7 @@ pub(super) struct FeedState {
     ledger_head: ArcSwapOption<String>,
 }
 
-/// What the feed allows to decide.
+/// What checks can be decided by at present, or why none can.
 pub(super) struct FeedStatus {
     /// The newest epoch of the daemon that was ever seen.
     pub(super) epoch: Option<u64>,
@@ -52,7 +53,8 @@ impl FeedStatus {
         self.view.as_ref().map_err(Clone::clone)
     }
 
-    /// Checks that the token is of this epoch, and that none of its fences was lowered after its lease took its stand.
+    /// Checks that the token is of this epoch, and that none of its fences was lowered since its lease was decided
+    /// (`stood_at`).
     pub(super) fn check(&self, claims: &Claims) -> Result<(), Refusal> {
         if let Some(epoch) = self.epoch
             && epoch != claims.lh.epoch
@@ -67,11 +69,11 @@ impl FeedStatus {
             );
         }
         // Lowerings before `complete_since` may be forgotten, so older tokens are refused. `iat` is rounded down to seconds.
-        let issued_by = Wall::from_seconds(claims.iat.saturating_add(1));
-        if issued_by <= fences.complete_since() {
+        let issued_at_latest = Wall::from_seconds(claims.iat.saturating_add(1));
+        if issued_at_latest <= fences.complete_since() {
             return Err(Refusal::new(
                 Reason::FeedStale,
-                "the token is older than the lowerings that the fence feed still contains",
+                "the token was issued before the time from which this server knows all revocations",
             )
             .fix("renew the lease"));
         }
@@ -102,8 +104,8 @@ pub(super) struct View {
 pub(super) struct FeedReading {
     /// One reading of our own clocks.
     pub(super) now: Now,
-    /// The daemon's wall clock at that reading; claims are compared with it. It is ahead of the true clock by at most the round
-    /// trip of the last tick.
+    /// The daemon's wall clock at that reading; claims are compared with it. It may be ahead of what the daemon's clock
+    /// says, by at most the round trip of the last tick.
     pub(super) daemon: Wall,
     /// When the feed becomes stale unless another tick is echoed.
     pub(super) stale_from: BootTime,
@@ -156,7 +158,10 @@ impl FeedState {
         if sent == NEVER {
             return Err(match &self.status().view {
                 Err(refusal) => refusal.clone(),
-                Ok(_) => Refusal::new(Reason::FeedStale, "the fence feed has not been answered yet"),
+                Ok(_) => Refusal::new(
+                    Reason::FeedStale,
+                    "the daemon has not confirmed yet that the fence feed is up to date",
+                ),
             });
         }
         let age = now.boot.since(BootTime(sent));
@@ -225,7 +230,7 @@ impl FeedState {
 }
 
 impl FeedReading {
-    /// When the daemon's wall clock reaches `end` or the feed goes stale, on the lease timeline.
+    /// When the daemon's wall clock reaches `end` or the feed goes stale, the sooner of the two.
     pub(super) fn until(&self, end: Wall) -> LeaseTime {
         let left = end.since(self.daemon).min(self.stale_from.since(self.now.boot));
         self.now.lease.plus(left)

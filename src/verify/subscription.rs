@@ -54,7 +54,7 @@ impl FeedSubscription {
         clock: Arc<dyn Clock>,
         newest: FeedPosition,
     ) -> Result<Self, FeedError> {
-        let svid = connector.own_svid();
+        let svid = connector.own_svid_digest();
         let mut daemon = VerifierServiceClient::new(connector.connected_channel().await?);
         let (requests, outgoing) = mpsc::channel(FEED_TICKS_MAX);
         let opening = WatchFencesRequest { audience: audience.to_string(), tick: 0 };

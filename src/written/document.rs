@@ -26,7 +26,7 @@ pub(crate) enum Value {
     Date(Datetime),
     List(Vec<Node>),
     Table(Vec<Field>),
-    /// A value that no file has a use for, in words.
+    /// A value of a kind that none of our files uses. The text names the kind, for messages.
     Other(&'static str),
 }
 
@@ -68,11 +68,11 @@ impl Value {
 
     /// Returns the error of a value that is not of the kind that its key wants.
     pub(crate) fn instead_of(&self, wanted: &str) -> String {
-        format!("{} stands here: write {wanted}", self.kind())
+        format!("this is {}: write {wanted}", self.kind())
     }
 }
 
-/// Reads TOML. A message about the syntax quotes no value: a key may have been pasted without quotes.
+/// Reads TOML. A message about the syntax quotes no value: it may be a secret that was pasted without quotes.
 pub(crate) fn parse_toml(text: &str) -> Parsed {
     let lines = Lines::of(text);
     let (root, errors) = DeTable::parse_recoverable(text);

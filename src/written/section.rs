@@ -35,8 +35,8 @@ pub(crate) struct Section<'t> {
     line: usize,
     fields: Vec<&'t Field>,
     asked: Vec<&'static str>,
-    /// Another value is in its place, which is noted once: none of its keys is reported as missing.
-    is_absent: bool,
+    /// It is not a table but some other value. That is noted once, so missing keys are not noted as well.
+    is_not_a_table: bool,
 }
 
 /// An item of a list, and its line.
@@ -57,7 +57,7 @@ pub(crate) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
     Ok(folder.join(text))
 }
 
-/// Hands the outermost table of a file to `read`, and returns what it made of it and the defaults that it used.
+/// Hands the outermost table of a file to `read`, and returns the result and the defaults that were used.
 ///
 /// # Errors
 /// Every mistake, of the syntax and those that `read` noted.
@@ -124,7 +124,7 @@ impl Notes {
 
 impl<'t> Section<'t> {
     fn of(prefix: String, line: usize, value: &'t Value, wanted: &str, notes: &mut Notes) -> Self {
-        let (fields, is_absent) = match value {
+        let (fields, is_not_a_table) = match value {
             Value::Table(fields) => (fields.iter().collect(), false),
             other => {
                 let name = prefix.trim_end_matches('.');
@@ -133,7 +133,7 @@ impl<'t> Section<'t> {
                 (Vec::new(), true)
             }
         };
-        Section { prefix, line, fields, asked: Vec::new(), is_absent }
+        Section { prefix, line, fields, asked: Vec::new(), is_not_a_table }
     }
 
     /// The line that it begins on.
@@ -141,8 +141,8 @@ impl<'t> Section<'t> {
         self.line
     }
 
-    pub(crate) fn is_absent(&self) -> bool {
-        self.is_absent
+    pub(crate) fn is_not_a_table(&self) -> bool {
+        self.is_not_a_table
     }
 
     /// Names the table in messages by the text of one of its keys, for example ``dataset `tickets@v3`: owner is missing``.
@@ -180,7 +180,7 @@ impl<'t> Section<'t> {
 
     /// Notes that a key is missing, with what to write.
     pub(crate) fn missing(&self, key: &str, example: &str, notes: &mut Notes) {
-        if !self.is_absent {
+        if !self.is_not_a_table {
             notes.problem(self.line, format!("{}{key} is missing: write {key} = {example}", self.prefix));
         }
     }
@@ -195,7 +195,7 @@ impl<'t> Section<'t> {
         is_there
     }
 
-    /// Refuses a key by its name. It is not offered in the place of a mistyped one.
+    /// Refuses a key by its name. This key is never suggested as the correction of another.
     pub(crate) fn refuse(&mut self, key: &str, why: &str, notes: &mut Notes) {
         if self.has(key) {
             notes.problem(self.line_of(key), format!("{}{key} {why}", self.prefix));
@@ -203,7 +203,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Notes every key that was not asked for, with the nearest one that could be.
+    /// Notes every key that is not known, with the most similar one that is.
     pub(crate) fn finish(&self, notes: &mut Notes) {
         for field in self.fields.iter().filter(|field| !self.asked.contains(&field.key.as_str())) {
             let known = self.asked.join(", ");
@@ -374,14 +374,14 @@ impl<'t> Section<'t> {
 
     // ---------- tables below ----------
 
-    /// Returns a table below this one. If it is absent it reads as empty, and what it needs is missing.
+    /// Returns a table below this one. An absent table reads as an empty one, so each required key in it is noted as missing.
     pub(crate) fn section(&mut self, key: &'static str, notes: &mut Notes) -> Section<'t> {
         self.section_if_there(key, notes).unwrap_or_else(|| Section {
             prefix: format!("{}{key}.", self.prefix),
             line: self.line,
             fields: Vec::new(),
             asked: Vec::new(),
-            is_absent: false,
+            is_not_a_table: false,
         })
     }
 
@@ -399,7 +399,7 @@ impl<'t> Section<'t> {
         notes: &mut Notes,
     ) -> Vec<Section<'t>> {
         let prefix = format!("{}{key}", self.prefix);
-        let wanted = format!("[[{prefix}]] before each");
+        let wanted = format!("[[{prefix}]] above each entry");
         let items = self.items(key, &wanted, items_max, notes);
         items.iter().map(|i| Section::of(format!("{prefix}."), i.line, &i.value, &wanted, notes)).collect()
     }
@@ -451,8 +451,8 @@ mod tests {
         insta::assert_snapshot!(mistakes(text, read).join("\n"), @r#"
         2: port: invalid digit found in string; write port = 8443
         3: hosts: bad host: write a good one
-        4: hosts: a whole number stands here: write a text in quotes
-        7: user `bob`: admin: a whole number stands here: write true or false
+        4: hosts: this is a whole number: write a text in quotes
+        7: user `bob`: admin: this is a whole number: write true or false
         8: user `bob`: colour is not a key: write one of name, admin, or remove it
         9: this user: name is missing: write name = "ada"
         1: prot is not a key: write `port`, or remove it; the keys here are port, hosts, user
@@ -464,7 +464,7 @@ mod tests {
         let text = "port = \"1\"\nhosts = [\"a\", \"b\", \"c\"]\nuser = 1\n";
         insta::assert_snapshot!(mistakes(text, read).join("\n"), @"
         2: hosts: 3 entries: write at most 2
-        3: user: a whole number stands here: write [[user]] before each
+        3: user: this is a whole number: write [[user]] above each entry
         ");
     }
 

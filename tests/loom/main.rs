@@ -248,8 +248,8 @@ fn law_17_law_18_a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {
     explore(|| {
         let fences = Registry::new(Seq(0));
         let table = Arc::new(Table::default());
-        let grant = Grant::supposed(fences.stand([job()]), Revision(1));
-        let decided = Grant::supposed(fences.stand([job()]), Revision(1));
+        let grant = Grant::for_test(fences.stand([job()]), Revision(1));
+        let decided = Grant::for_test(fences.stand([job()]), Revision(1));
         let lease = table.insert(grant, terms()).unwrap();
         let (l2, t2) = (lease.clone(), table.clone());
         let renewal = thread::spawn(move || l2.renew(&decided, 1, LeaseTime(SOON.0 - 1), LATER));
@@ -267,7 +267,7 @@ fn law_17_a_renewal_by_plain_store_is_caught() {
     explore(|| {
         let fences = Registry::new(Seq(0));
         let table = Table::default();
-        let lease = table.insert(Grant::supposed(fences.stand([job()]), Revision(1)), terms()).unwrap();
+        let lease = table.insert(Grant::for_test(fences.stand([job()]), Revision(1)), terms()).unwrap();
         let l2 = lease.clone();
         let renewal = thread::spawn(move || l2.renew_by_plain_store(1, NOW, LATER));
         assert!(table.remove(LeaseId(1), NOW, "revoked").is_some());

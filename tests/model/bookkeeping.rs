@@ -21,7 +21,7 @@ fn law_07_a_quota_is_never_exceeded_whoever_asks_at_once() {
             .map(|id| {
                 let (fences, table) = (fences.clone(), table.clone());
                 thread::spawn(move || {
-                    let grant = Grant::supposed(fences.stand([job(), attempt()]), fences.revision());
+                    let grant = Grant::for_test(fences.stand([job(), attempt()]), fences.revision());
                     table.insert(grant, terms(id))
                 })
             })
@@ -41,7 +41,7 @@ fn law_07_a_lowering_frees_its_places_before_its_sweep_has_come_to_them() {
         let fences = Arc::new(Registry::new(Seq(0)));
         let table = Arc::new(Table::new(quotas));
         let insert = |id| {
-            let grant = Grant::supposed(fences.stand([job(), attempt()]), fences.revision());
+            let grant = Grant::for_test(fences.stand([job(), attempt()]), fences.revision());
             table.insert(grant, terms(id)).map(drop)
         };
         assert_eq!((insert(1), insert(2)), (Ok(()), Ok(())));

@@ -145,7 +145,7 @@ impl World {
     }
 
     pub fn grant(&self, stand: Stand, revision: Revision) -> Grant {
-        Grant::supposed(stand, revision)
+        Grant::for_test(stand, revision)
     }
 
     /// One lease, asked for as `broker/issue.rs` does.

@@ -7,8 +7,9 @@
 //!
 //! A shell gets its terminal back from a job when the process that it started stops or ends (Ctrl-Z, `fg`, `bg`). A wrapper that
 //! stopped would lose its access, and a wrapper that did not stop would keep the terminal. So there are two processes: the front
-//! stops and ends as the command does, and the wrapper goes on. The command is in the shell's group, as without a wrapper: it
-//! reads the terminal, which stops and interrupts it together with its pipeline and the script around it.
+//! stops and ends as the command does, and the wrapper goes on. The command is in the process group that the shell made,
+//! as it would be without a wrapper. So it can read the terminal, and the terminal's signals reach it together with the rest of its
+//! pipeline.
 //!
 //! The front has no secret. It reports the signals that come to it. If it is killed, the wrapper ends.
 
@@ -59,7 +60,7 @@ pub fn run_in_front(args: &[OsString]) -> Option<u8> {
     if !terminal::exists() || getsid(None) == Ok(getpid()) {
         return None;
     }
-    // If no process can be started, the wrapper reports that when it starts its command.
+    // If it cannot be started, this process becomes the wrapper, and reports the same fault when it starts the command.
     FrontProcess::start(args).ok().map(FrontProcess::run)
 }
 
@@ -105,7 +106,7 @@ impl FrontProcess {
         }
     }
 
-    /// Ends as the command ended, so that a shell that sees an interrupt in the status stops its loop.
+    /// Ends as the command ended, so that a loop in a shell stops when its command was interrupted.
     fn end_as(mut self, wrapper: ExitStatus) -> u8 {
         let mut signal = [0u8];
         let is_signalled = matches!(self.end_signal.read(&mut signal), Ok(1));
@@ -173,7 +174,7 @@ pub(crate) struct FrontHandle {
 }
 
 impl FrontHandle {
-    /// The shell's process group, which the command joins.
+    /// The process group that the shell made for this job. The command joins it.
     pub(crate) fn group(&self) -> Pid {
         getpgrp()
     }
@@ -187,7 +188,7 @@ impl FrontHandle {
         self.send(Signal::SIGCONT);
     }
 
-    /// Makes the front end as the command did. Call it last, before the wrapper exits.
+    /// Sends the front how the command ended, so that it ends in the same way. Call it last, before the wrapper exits.
     pub(crate) fn end_as(&self, end: ChildStatus) {
         if let ChildStatus::Signalled(signal) = end
             && let Ok(signal @ 1..) = u8::try_from(signal)

@@ -1,4 +1,4 @@
-//! The job, in the form that is sent to the daemon.
+//! Reads the job from its specification file, as the message that is sent to the daemon.
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     written::{Notes, Placed, Section, shown, span},
 };
 
-pub(super) const GATEWAY: &str = "comes with the S3 gateway and is not served yet: remove it";
+pub(super) const NEEDS_GATEWAY: &str = "needs the S3 gateway, which this version does not have: remove it";
 
 pub(super) fn read(
     root: &mut Section<'_>,
@@ -41,7 +41,7 @@ pub(super) fn read(
     let mut pins = HashMap::new();
     let read = resources(root, "read", &mut pins, notes);
     let write = resources(root, "write", &mut pins, notes);
-    if !root.has("read") && !root.has("write") && !root.is_absent() {
+    if !root.has("read") && !root.has("write") && !root.is_not_a_table() {
         let what = "read is missing: write [[read]] resource = \"dataset:…\" or [[write]] resource = \"checkpoint:…\"";
         notes.problem(root.line(), what);
     }
@@ -86,7 +86,7 @@ fn job_name(text: &str) -> Result<String, String> {
 /// Text for people: not empty, not too long, on one line.
 fn plain(text: &str, most: usize) -> Result<String, String> {
     if text.trim().is_empty() {
-        return Err("is empty: write a word, or remove it".to_owned());
+        return Err("is empty: write a text, or remove the key".to_owned());
     }
     if text.len() > most {
         return Err(format!("{} bytes: write at most {most}", text.len()));
@@ -119,7 +119,8 @@ fn values(list: Vec<Placed<String>>) -> Vec<String> {
 
 fn digest_of(path: &Path) -> Result<Digest, String> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| format!("cannot be read, beside the specification: {e}"))?;
+    let file =
+        File::open(path).map_err(|e| format!("cannot be read in the folder of the specification: {e}"))?;
     if !file.metadata().is_ok_and(|m| m.is_file()) {
         return Err("is not a file: write the path of one, as seen from the specification".to_owned());
     }
@@ -144,7 +145,7 @@ fn resources(
             table.need("resource", example, notes, |t| if writing { to_write(t) } else { to_read(t) });
         let pin = table.text("pin", notes, |t| t.parse::<Pin>());
         for later in ["as", "stage", "sync"] {
-            table.refuse(later, GATEWAY, notes);
+            table.refuse(later, NEEDS_GATEWAY, notes);
         }
         if let Some(name) = resource.map(|resource| resource.to_string()) {
             if out.contains(&name) {
@@ -194,7 +195,7 @@ fn members(mut table: Section<'_>, notes: &mut Notes) -> v1::Members {
             instance.parse::<InstanceName>().map(|i| format!("instance:{i}")).map_err(|e| e.to_string())
         }
         None if t == "all" || t == "any" => Ok(t.to_owned()),
-        None => Err(format!("`{}` stands here: write \"all\", \"any\" or \"instance:NAME\"", shown(t))),
+        None => Err(format!("`{}` is not known: write \"all\", \"any\" or \"instance:NAME\"", shown(t))),
     });
     let least = expect.unwrap_or(1);
     if let Some(max) = max.filter(|max| *max < least) {

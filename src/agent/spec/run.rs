@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use nix::sys::signal::Signal;
 
-use super::job::GATEWAY;
+use super::job::NEEDS_GATEWAY;
 use crate::{
     limits::{
         DRAIN_GRACE_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX, TERM_GRACE_DEFAULT, TERM_GRACE_MAX, TTL_MIN,
@@ -84,7 +84,7 @@ impl FromStr for OnRevoke {
         [OnRevoke::Term, OnRevoke::Kill, OnRevoke::Ignore]
             .into_iter()
             .find(|o| o.as_str() == text)
-            .ok_or_else(|| format!("`{}` stands here: write \"term\", \"kill\" or \"ignore\"", shown(text)))
+            .ok_or_else(|| format!("`{}` is not known: write \"term\", \"kill\" or \"ignore\"", shown(text)))
     }
 }
 
@@ -94,7 +94,7 @@ fn drain_signal(text: &str) -> Result<Signal, String> {
     let all = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
     let name = text.strip_prefix("SIG").unwrap_or(text);
     all.into_iter().find(|signal| signal.as_str().strip_prefix("SIG") == Some(name)).ok_or_else(|| {
-        format!("`{}` stands here: write one of TERM, INT, HUP, QUIT, USR1, USR2", shown(text))
+        format!("`{}` is not known: write one of TERM, INT, HUP, QUIT, USR1, USR2", shown(text))
     })
 }
 
@@ -120,16 +120,12 @@ pub(super) fn read(root: &mut Section<'_>, notes: &mut Notes) -> RunSettings {
     });
     run.keep_env = keep_env.into_iter().map(|name| name.value).collect();
     // The two values that the gateway would use anyway may be written already.
-    table.text(
-        "on_away",
-        notes,
-        |t| {
-            if t == "hold" { Ok(()) } else { Err(format!("`{}` {GATEWAY}", shown(t))) }
-        },
-    );
+    table.text("on_away", notes, |t| {
+        if t == "hold" { Ok(()) } else { Err(format!("`{}` {NEEDS_GATEWAY}", shown(t))) }
+    });
     table.text("hold_max", notes, |t| match humantime::parse_duration(t) {
         Ok(d) if d == Duration::from_secs(8 * 60) => Ok(()),
-        _ => Err(format!("`{}` {GATEWAY}", shown(t))),
+        _ => Err(format!("`{}` {NEEDS_GATEWAY}", shown(t))),
     });
     table.finish(notes);
     run

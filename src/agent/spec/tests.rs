@@ -160,9 +160,9 @@ fn each_mistake_is_reported_with_what_to_write() {
         ("[tune]\nmethod = \"full\"\nparams = \"/\"", "6: tune.params: `/` is not a file"),
         (
             "[tune]\nmethod = \"full\"\nfree_params = [\"a\",\n3]",
-            "7: tune.free_params: a whole number stands here: write a text",
+            "7: tune.free_params: this is a whole number: write a text",
         ),
-        ("tune = 3", "4: tune: a whole number stands here: write a table"),
+        ("tune = 3", "4: tune: this is a whole number: write a table"),
         ("[[read]]\npin = \"none\"", "4: read.resource is missing: write resource = \"dataset:"),
         (
             "[[read]]\nresource = \"dataset:acme/t\"",
@@ -181,8 +181,8 @@ fn each_mistake_is_reported_with_what_to_write() {
             "[[read]]\nresource = \"dataset:acme/t@v1\"\n[[read]]\nresource = \"dataset:acme/t@v1\"",
             "7: read.resource: dataset:acme/t@v1 stands twice: remove one",
         ),
-        ("read = \"dataset:acme/t@v1\"", "4: read: a text stands here: write [[read]]"),
-        ("read = [\"dataset:acme/t@v1\"]", "4: read: a text stands here: write [[read]] before each"),
+        ("read = \"dataset:acme/t@v1\"", "4: read: this is a text: write [[read]]"),
+        ("read = [\"dataset:acme/t@v1\"]", "4: read: this is a text: write [[read]] above each entry"),
         (
             "[members]\njoin = [\"spiffe://td/a*\"]",
             "5: members.join: `spiffe://td/a*` is not a SPIFFE ID pattern",
@@ -191,16 +191,16 @@ fn each_mistake_is_reported_with_what_to_write() {
             "[members]\nexpect = 0",
             "5: members.expect: `0` is out of bounds: write a whole number from 1 to 10000",
         ),
-        ("[members]\nexpect = 2.5", "5: members.expect: a number that is not whole stands here"),
+        ("[members]\nexpect = 2.5", "5: members.expect: this is a number that is not whole"),
         ("[members]\nexpect = 4\nmax = 2", "6: members.max: 2 is less than expect: write at least 4"),
         (
             "[members]\ndone_when = \"some\"",
-            "5: members.done_when: `some` stands here: write \"all\", \"any\" or \"instance:NAME\"",
+            "5: members.done_when: `some` is not known: write \"all\", \"any\" or \"instance:NAME\"",
         ),
         ("[run]\ndrain = \"3m\"", "5: run.drain: `3m` is out of bounds: write 1s to 2m"),
         (
             "[run]\ndrain_signal = \"KILL\"",
-            "5: run.drain_signal: `KILL` stands here: write one of TERM, INT, HUP, QUIT, USR1, USR2",
+            "5: run.drain_signal: `KILL` is not known: write one of TERM, INT, HUP, QUIT, USR1, USR2",
         ),
         ("[run]\ngrace = \"soon\"", "5: run.grace: `soon` is not a span of time: write"),
         ("[run]\nkeep_env = [\"AWS_*\"]", "5: run.keep_env: `AWS_*` is not the name of a variable"),
@@ -217,23 +217,23 @@ fn keys_for_later_features_are_refused_by_name() {
     for (more, reported) in [
         (
             "[[read]]\nresource = \"dataset:acme/t@v1\"\nas = \"s3://a/b/\"",
-            "6: read.as comes with the S3 gateway and is not served yet: remove it",
+            "6: read.as needs the S3 gateway, which this version does not have: remove it",
         ),
         (
             "[[read]]\nresource = \"model:acme/t@v1\"\nstage = \"/m\"",
-            "6: read.stage comes with the S3 gateway and is not served yet: remove it",
+            "6: read.stage needs the S3 gateway, which this version does not have: remove it",
         ),
         (
             "[[write]]\nresource = \"checkpoint:acme/t\"\nsync = \"/o\"",
-            "6: write.sync comes with the S3 gateway and is not served yet: remove it",
+            "6: write.sync needs the S3 gateway, which this version does not have: remove it",
         ),
         (
             "[run]\non_away = \"fail\"",
-            "5: run.on_away: `fail` comes with the S3 gateway and is not served yet: remove it",
+            "5: run.on_away: `fail` needs the S3 gateway, which this version does not have: remove it",
         ),
         (
             "[run]\nhold_max = \"9m\"",
-            "5: run.hold_max: `9m` comes with the S3 gateway and is not served yet: remove it",
+            "5: run.hold_max: `9m` needs the S3 gateway, which this version does not have: remove it",
         ),
         ("[sweep]\nmax_jobs = 3", "4: sweep is for sweeps, which are not served yet: remove [sweep]"),
     ] {

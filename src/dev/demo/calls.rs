@@ -1,4 +1,4 @@
-//! The gRPC calls of a story.
+//! The gRPC calls that the demo makes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,15 +40,15 @@ impl Stage {
         self.deployment.connector(role, self.clock.clone()).map_err(|e| e.to_string())
     }
 
-    pub(super) fn jobs(&self, role: Role) -> Observed<JobServiceClient<Channel>> {
+    pub(super) fn job_client(&self, role: Role) -> Observed<JobServiceClient<Channel>> {
         Ok(JobServiceClient::new(self.connector(role)?.channel()))
     }
 
-    pub(super) fn operators(&self, role: Role) -> Observed<OperatorServiceClient<Channel>> {
+    pub(super) fn operator_client(&self, role: Role) -> Observed<OperatorServiceClient<Channel>> {
         Ok(OperatorServiceClient::new(self.connector(role)?.channel()))
     }
 
-    pub(super) fn verifiers(&self) -> Observed<VerifierServiceClient<Channel>> {
+    pub(super) fn verifier_client(&self) -> Observed<VerifierServiceClient<Channel>> {
         Ok(VerifierServiceClient::new(self.connector(Role::Files)?.channel()))
     }
 
@@ -77,13 +77,13 @@ impl Stage {
             idempotency_key: key.expose().to_owned(),
             dry_run: false,
         };
-        let mut jobs = self.jobs(role).map_err(Status::internal)?;
+        let mut jobs = self.job_client(role).map_err(Status::internal)?;
         Ok(jobs.create_job(request).await?.into_inner().job.unwrap_or_default())
     }
 
     /// Begins an attempt, joins it, and keeps the membership alive.
     pub(super) async fn join(&self, job: &str, key: &str) -> Result<DemoMember, Status> {
-        let mut jobs = self.jobs(Role::Trainer).map_err(Status::internal)?;
+        let mut jobs = self.job_client(Role::Trainer).map_err(Status::internal)?;
         let began = jobs
             .begin_attempt(v1::BeginAttemptRequest {
                 job: job.into(),
@@ -154,7 +154,7 @@ impl Drop for AbortOnDrop {
 }
 
 impl DemoMember {
-    /// Issues the credential of the reading half.
+    /// Asks the daemon for a credential to read.
     pub(super) async fn issue(&mut self, ttl: Option<Duration>) -> Result<(v1::Lease, SecretText), Status> {
         let request = v1::IssueCredentialRequest {
             session: Some(self.session.clone()),

@@ -29,7 +29,7 @@ impl Stage {
             .map_err(|e| e.to_string())?;
         within("the daemon to serve", async {
             loop {
-                if let Ok(mut client) = self.operators(Role::Operator)
+                if let Ok(mut client) = self.operator_client(Role::Operator)
                     && client.who_am_i(v1::WhoAmIRequest {}).await.is_ok()
                 {
                     return Ok(());

@@ -178,7 +178,7 @@ impl Story<'_> {
     /// Returns the outcome of a token's job.
     async fn outcome_of(&self, token: &SecretText) -> Observed<v1::Outcome> {
         let job = job_of(token)?;
-        let mut jobs = self.stage.jobs(Role::Trainer)?;
+        let mut jobs = self.stage.job_client(Role::Trainer)?;
         within("the job to be closed", async {
             loop {
                 let shown =
@@ -248,7 +248,7 @@ impl Story<'_> {
         };
         let start = Stopwatch::now();
         let seen = async {
-            let mut client = self.stage.operators(Role::Operator)?;
+            let mut client = self.stage.operator_client(Role::Operator)?;
             let request = v1::LockRequest {
                 name: format!("dataset:{TENANT}/data"),
                 reason: "a recall".into(),
@@ -311,7 +311,7 @@ impl Story<'_> {
                     return Err(format!("the verifier does not follow the new daemon: {}", refusal.text));
                 }
             }
-            let mut jobs = self.stage.jobs(Role::Trainer)?;
+            let mut jobs = self.stage.job_client(Role::Trainer)?;
             let shown = jobs.get_job(v1::GetJobRequest { job: job.id }).await.map_err(|s| describe(&s))?;
             let state = shown.into_inner().job.unwrap_or_default().attempts;
             let suspended = state.iter().any(|a| a.state() == v1::AttemptState::Suspended);
@@ -329,11 +329,11 @@ impl Story<'_> {
 
     async fn introspect(&self, token: &SecretText, checks: &Checks<'_>) -> Observed<v1::IntrospectResponse> {
         let request = introspection(token, checks);
-        Ok(self.stage.verifiers()?.introspect(request).await.map_err(|s| describe(&s))?.into_inner())
+        Ok(self.stage.verifier_client()?.introspect(request).await.map_err(|s| describe(&s))?.into_inner())
     }
 
     async fn locks(&self) -> Observed<Vec<v1::Lock>> {
-        let mut client = self.stage.operators(Role::Operator)?;
+        let mut client = self.stage.operator_client(Role::Operator)?;
         Ok(client
             .list_locks(v1::ListLocksRequest::default())
             .await

@@ -87,7 +87,7 @@ impl Story<'_> {
 
         let start = Stopwatch::now();
         let seen = async {
-            let mut client = self.stage.operators(Role::Trainer)?;
+            let mut client = self.stage.operator_client(Role::Trainer)?;
             let who = client.who_am_i(v1::WhoAmIRequest {}).await.map_err(|s| describe(&s))?.into_inner();
             if who.kind != "workload" {
                 return Err(format!("its role is {:?}", who.kind));
@@ -95,7 +95,11 @@ impl Story<'_> {
             Ok(format!("{} is a {} of {}, by {}", who.spiffe_id, who.kind, who.tenant, who.matched))
         }
         .await;
-        self.report("a job's program is accepted by its certificate, without a secret", start, seen);
+        self.report(
+            "a job's program is recognised by its certificate, and needs no other secret",
+            start,
+            seen,
+        );
     }
 
     /// Lists jobs with an SVID that is made for this call.
@@ -146,7 +150,7 @@ impl Story<'_> {
                 .iter()
                 .map(|g| format!("{} ({} of {})", g.id, g.approvals_needed, g.approver_group))
                 .collect();
-            let mut jobs = self.stage.jobs(Role::Trainer)?;
+            let mut jobs = self.stage.job_client(Role::Trainer)?;
             match self.stage.join(&job.id, "too-early").await {
                 Err(status) if calls::reason(&status) == "APPROVAL_REQUIRED" => {}
                 Err(status) => return Err(describe(&status)),
@@ -188,7 +192,7 @@ impl Story<'_> {
 
         let start = Stopwatch::now();
         let seen = async {
-            let mut client = self.stage.verifiers()?;
+            let mut client = self.stage.verifier_client()?;
             let seen = client
                 .introspect(introspection(&token, checks))
                 .await
@@ -259,7 +263,7 @@ impl Story<'_> {
         };
         // The client stops reading now, so only the buffers on the way fill up.
         let start = Stopwatch::now();
-        let revoked = self.revoke(&format!("job:{}", job.id), "shown to be cut").await;
+        let revoked = self.revoke(&format!("job:{}", job.id), "demo: this download must be cut").await;
         if let Err(why) = revoked {
             return self.report(claim, start, Err(why));
         }

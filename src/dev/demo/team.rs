@@ -62,7 +62,7 @@ impl Stage {
 
     pub(super) async fn job(&self, job: &str) -> Observed<v1::Job> {
         let request = v1::GetJobRequest { job: job.to_owned() };
-        let shown = self.jobs(Role::Launcher)?.get_job(request).await.map_err(|s| describe(&s))?;
+        let shown = self.job_client(Role::Launcher)?.get_job(request).await.map_err(|s| describe(&s))?;
         shown.into_inner().job.ok_or_else(|| "no job was shown".to_owned())
     }
 

@@ -29,7 +29,7 @@ pub(super) enum FetchFault {
     #[error("its host name is not valid")]
     Name(#[from] InvalidDnsNameError),
     #[error("its server is refused: {0}")]
-    ServerRefused(String),
+    ServerNotTrusted(String),
     #[error("it did not answer in time")]
     TimedOut,
     #[error("it redirects to another URL ({0}), and redirects are not followed: configure the final URL")]
@@ -103,10 +103,10 @@ async fn request(
 /// Reads the failure of a handshake: the rule of this crate that was broken, or the error of rustls.
 fn refused(error: io::Error) -> FetchFault {
     if let Some(why) = SvidError::in_io(&error) {
-        return FetchFault::ServerRefused(why.to_string());
+        return FetchFault::ServerNotTrusted(why.to_string());
     }
     match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(why) => FetchFault::ServerRefused(why.to_string()),
+        Some(why) => FetchFault::ServerNotTrusted(why.to_string()),
         None => FetchFault::Unreachable(error),
     }
 }
