@@ -8,9 +8,12 @@ use crate::{
     fence::Seq,
     limits::{FEED_STALE, FEED_TICKS_MAX, FENCE_RETENTION_MARGIN, LEASE_TTL_MAX},
     link::ConnectError,
-    proto::v1::{
-        FeedLowered, FeedSnapshot, FeedStart, FeedTick, LoweredFence, WatchFencesResponse,
-        watch_fences_response::Event,
+    proto::{
+        convert::wall,
+        v1::{
+            FeedLowered, FeedSnapshot, FeedStart, FeedTick, LoweredFence, WatchFencesResponse,
+            watch_fences_response::Event,
+        },
     },
     token::{FenceTag, KeyError},
 };
@@ -188,8 +191,11 @@ impl FeedSession {
         if start.issuer.is_empty() {
             return Err(FeedError::Malformed("its start names no issuer"));
         }
-        let time = wall(start.time).ok_or(FeedError::Malformed("its start has no time"))?;
-        let since = wall(start.retained_since)
+        let time = start.time.as_ref().and_then(wall).ok_or(FeedError::Malformed("its start has no time"))?;
+        let since = start
+            .retained_since
+            .as_ref()
+            .and_then(wall)
             .ok_or(FeedError::Malformed("its start does not say since when lowerings are retained"))?;
         if self.newest.epoch != Some(start.epoch) {
             // Seq continues over epochs, but a lowering that was not durable may be lost between them.
@@ -245,7 +251,7 @@ impl FeedSession {
         let Some((_, sent)) = expected.filter(|(expected, _)| *expected == tick.tick) else {
             return Err(FeedError::TickOrder { found: tick.tick, expected: expected.map(|(tick, _)| tick) });
         };
-        let daemon = wall(tick.time).ok_or(FeedError::Malformed("a tick has no time"))?;
+        let daemon = tick.time.as_ref().and_then(wall).ok_or(FeedError::Malformed("a tick has no time"))?;
         Ok(match self.phase {
             SessionPhase::Following(_) => {
                 SessionUpdate::Ticked { sent, daemon, ledger_head: tick.ledger_head }
@@ -259,19 +265,13 @@ fn tag(bytes: &[u8]) -> Result<FenceTag, FeedError> {
     FenceTag::from_bytes(bytes).ok_or(FeedError::Malformed("a fence does not have the length of a tag"))
 }
 
-/// Reads a time of the daemon's wall clock. Times before 1970 are refused.
-fn wall(time: Option<prost_types::Timestamp>) -> Option<Wall> {
-    let time = time?;
-    let millis = u64::try_from(time.nanos).ok()? / 1_000_000;
-    Some(Wall(u64::try_from(time.seconds).ok()?.checked_mul(1_000)?.checked_add(millis)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         clock::LeaseTime,
-        verify::testing::{EPOCH, ISSUER, SEQ, timestamp},
+        proto::convert::timestamp,
+        verify::testing::{EPOCH, ISSUER, SEQ},
     };
 
     const T: Wall = Wall(1_795_148_000_000);

@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use prost_types::Timestamp;
 use tokio::{
     net::TcpListener,
     sync::{broadcast, mpsc},
@@ -28,11 +27,14 @@ use crate::{
     },
     link::{Acceptor, Connector, Endpoint, Protocol, ServeOptions, serve},
     name::{AttemptNumber, FenceName, JobId, LeaseId, Scope},
-    proto::v1::{
-        FeedLowered, FeedSnapshot, FeedStart, FeedTick, GetKeysRequest, GetKeysResponse, IntrospectRequest,
-        IntrospectResponse, LoweredFence, WatchFencesRequest, WatchFencesResponse,
-        verifier_service_server::{VerifierService, VerifierServiceServer},
-        watch_fences_response::Event,
+    proto::{
+        convert::timestamp,
+        v1::{
+            FeedLowered, FeedSnapshot, FeedStart, FeedTick, GetKeysRequest, GetKeysResponse,
+            IntrospectRequest, IntrospectResponse, LoweredFence, WatchFencesRequest, WatchFencesResponse,
+            verifier_service_server::{VerifierService, VerifierServiceServer},
+            watch_fences_response::Event,
+        },
     },
     token::{AuthorizationDetail, Claims, FenceKey, LeaseClaims, SigningKey, mint},
 };
@@ -316,11 +318,6 @@ pub(crate) async fn soon(mut is_so: impl FnMut() -> bool) {
 /// Lets other tasks and the network go on.
 pub(crate) async fn a_moment() {
     tokio::time::sleep(Duration::from_micros(200)).await;
-}
-
-pub(crate) fn timestamp(wall: Wall) -> Timestamp {
-    let nanos = i32::try_from(wall.0 % 1_000).unwrap() * 1_000_000;
-    Timestamp { seconds: i64::try_from(wall.seconds()).unwrap(), nanos }
 }
 
 #[tonic::async_trait]
