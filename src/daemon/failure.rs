@@ -7,6 +7,7 @@ use crate::{
     identity::{EndpointFault, LoadError, NoIdentity},
     ledger::{CopyError, HeadKeyError, LedgerError, OpenError},
     reason::Refusal,
+    secret::NoRandomness,
     token::KeyError,
 };
 
@@ -31,6 +32,8 @@ pub enum StartError {
     Epoch(#[source] LedgerError),
     #[error("no signing key could be made")]
     Key(#[from] KeyError),
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
     #[error("{address} cannot be listened on for {what}")]
     Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
     #[error("the services could not be put together: {0}")]

@@ -35,7 +35,7 @@ use crate::{
     reason::Reason,
     secret::random_u128,
     state::{OpenCounts, Rebuilt, Store},
-    token::{KeyError, SigningKey},
+    token::SigningKey,
 };
 
 /// How the daemon stopped.
@@ -118,7 +118,7 @@ impl Daemon {
         let (key, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config));
         let context =
             BrokerContext::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);
-        let broker = Broker::new(context, tickets).map_err(|_| KeyError::Generate)?;
+        let broker = Broker::new(context, tickets)?;
         let policy = config.policy.clone();
         let reloader: Reloader = Arc::new(move |before| rules::read(&policy, Some(before.catalog())));
 
@@ -375,7 +375,7 @@ fn epoch_record(
     key: &HeadKey,
     replaces: Option<Head>,
 ) -> Result<Event, StartError> {
-    let nonce = random_u128().map_err(|_| KeyError::Generate)?;
+    let nonce = random_u128()?;
     Ok(Event::EpochBegan(EpochBegan {
         nonce: format!("{nonce:032x}"),
         version: env!("CARGO_PKG_VERSION").to_owned(),
