@@ -12,7 +12,7 @@ use super::{
     response::{ResponseStream, fit_page},
 };
 use crate::{
-    broker::{Broker, Caller, EndingOptions, LeaseFilter, LeasePlace, LockOrder},
+    broker::{Broker, Caller, EndingOptions, LeaseCursor, LeaseFilter, LockOrder},
     ledger::{Tail, TailError},
     limits,
     link::Connection,
@@ -214,7 +214,7 @@ impl OperatorService for Operators {
             svid_expires: Some(timestamp(connection.peer.not_after())),
             server_version: env!("CARGO_PKG_VERSION").to_owned(),
             epoch: broker.epoch(),
-            matched: p.map(|p| p.matched.clone()).unwrap_or_default(),
+            matched: p.map(|p| p.declared_at.clone()).unwrap_or_default(),
             server_time: Some(timestamp(broker.clock().now().wall)),
             ledger_head: seen.as_ref().map(|c| ledger_head(broker, c)).unwrap_or_default(),
             ledger_key: p
@@ -257,7 +257,7 @@ async fn tail_ledger(
     out.end(ended);
 }
 
-fn read_lease_page(token: &str) -> Result<Option<LeasePlace>, Refusal> {
+fn read_lease_page(token: &str) -> Result<Option<LeaseCursor>, Refusal> {
     if token.is_empty() {
         return Ok(None);
     }

@@ -306,7 +306,7 @@ pub(super) fn check_human(
         return Ok(());
     }
     Err(Refusal::new(Reason::PolicyDenied, format!("you may not act for {human}"))
-        .with("rule", format!("{} has no may_act_for that covers human:{human}", principal.matched))
+        .with("rule", format!("{} has no may_act_for that covers human:{human}", principal.declared_at))
         .fix("leave acting_for out, or have may_act_for added to your catalog entry"))
 }
 

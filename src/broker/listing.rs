@@ -23,37 +23,37 @@ use crate::{
 /// The position of a lease in the list: live leases first, then ended ones, the newest first in each part. The position of a
 /// live lease never changes, so no page misses one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LeasePlace {
+pub struct LeaseCursor {
     over: bool,
     at: Reverse<LeaseTime>,
     id: Reverse<LeaseId>,
 }
 
-impl LeasePlace {
+impl LeaseCursor {
     fn of_live(l: &Lease) -> Self {
-        LeasePlace { over: false, at: Reverse(l.issued), id: Reverse(l.id) }
+        LeaseCursor { over: false, at: Reverse(l.issued), id: Reverse(l.id) }
     }
 
     fn of_ended(at: LeaseTime, id: LeaseId) -> Self {
-        LeasePlace { over: true, at: Reverse(at), id: Reverse(id) }
+        LeaseCursor { over: true, at: Reverse(at), id: Reverse(id) }
     }
 
     fn of(view: &LeaseView) -> Self {
         match view {
-            LeaseView::Live(l) => LeasePlace::of_live(l),
-            LeaseView::Ended(e) => LeasePlace::of_ended(e.at, e.id),
+            LeaseView::Live(l) => LeaseCursor::of_live(l),
+            LeaseView::Ended(e) => LeaseCursor::of_ended(e.at, e.id),
         }
     }
 }
 
-impl fmt::Display for LeasePlace {
+impl fmt::Display for LeaseCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let part = if self.over { "over" } else { "live" };
         write!(f, "{part}.{}.{}", self.at.0.0, self.id.0)
     }
 }
 
-impl FromStr for LeasePlace {
+impl FromStr for LeaseCursor {
     type Err = ();
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut parts = text.splitn(3, '.');
@@ -64,7 +64,7 @@ impl FromStr for LeasePlace {
             _ => return Err(()),
         };
         let at = LeaseTime(part()?.parse().map_err(|_| ())?);
-        Ok(LeasePlace { over, at: Reverse(at), id: Reverse(part()?.parse().map_err(|_| ())?) })
+        Ok(LeaseCursor { over, at: Reverse(at), id: Reverse(part()?.parse().map_err(|_| ())?) })
     }
 }
 
@@ -90,16 +90,16 @@ enum VisibleLeases {
 #[derive(Debug)]
 pub struct LeasePage {
     pub leases: Vec<LeaseView>,
-    pub next: Option<LeasePlace>,
+    pub next: Option<LeaseCursor>,
     /// Set if the caller owns data. In leases of other tenants it sees only the scopes on that data.
     pub owner: Option<TenantName>,
 }
 
 impl LeasePage {
     /// Returns where the next page begins, if only the first `shown` leases are shown.
-    pub fn next_after(&self, shown: usize) -> Option<LeasePlace> {
+    pub fn next_after(&self, shown: usize) -> Option<LeaseCursor> {
         match self.leases.get(..shown) {
-            Some(first) if shown < self.leases.len() => first.last().map(LeasePlace::of),
+            Some(first) if shown < self.leases.len() => first.last().map(LeaseCursor::of),
             _ => self.next,
         }
     }
@@ -107,21 +107,21 @@ impl LeasePage {
 
 /// Collects the first leases after a place. Keeps one more than the page shows, to know whether there are more.
 struct PageBuilder {
-    after: Option<LeasePlace>,
+    after: Option<LeaseCursor>,
     max: usize,
-    found: BTreeMap<LeasePlace, LeaseView>,
+    found: BTreeMap<LeaseCursor, LeaseView>,
 }
 
 impl PageBuilder {
-    fn new(after: Option<LeasePlace>, max: usize) -> Self {
+    fn new(after: Option<LeaseCursor>, max: usize) -> Self {
         PageBuilder { after, max, found: BTreeMap::new() }
     }
 
     /// Adds a lease if it is among the first. Calls `view` only in that case.
-    fn take(&mut self, place: LeasePlace, view: impl FnOnce() -> LeaseView) {
+    fn take(&mut self, place: LeaseCursor, view: impl FnOnce() -> LeaseView) {
         let beyond = self.after.is_none_or(|after| place > after);
         let is_full = self.found.len() > self.max;
-        let is_last = |(last, _): (&LeasePlace, &LeaseView)| place >= *last;
+        let is_last = |(last, _): (&LeaseCursor, &LeaseView)| place >= *last;
         if !beyond || (is_full && self.found.last_key_value().is_some_and(is_last)) {
             return;
         }
@@ -164,7 +164,7 @@ impl LeaseUseCases {
         &self,
         caller: &Caller,
         filter: &LeaseFilter,
-        after: Option<LeasePlace>,
+        after: Option<LeaseCursor>,
         max: usize,
     ) -> Result<LeasePage, Refusal> {
         let seen = self.seen_leases(caller)?;
@@ -189,20 +189,20 @@ impl LeaseUseCases {
                 return;
             }
             match l.check(now) {
-                Ok(()) => page.take(LeasePlace::of_live(l), || LeaseView::Live(l.clone())),
+                Ok(()) => page.take(LeaseCursor::of_live(l), || LeaseView::Live(l.clone())),
                 Err(_) if *live_only => {}
                 // It is over, but not yet cleaned up.
                 Err(why) => {
                     let at = now.min(l.deadline());
                     let view = || LeaseView::Ended(l.as_ended(at, why.to_string()));
-                    page.take(LeasePlace::of_ended(at, l.id), view);
+                    page.take(LeaseCursor::of_ended(at, l.id), view);
                 }
             }
         });
         if !*live_only {
             self.context.table.each_ended(|e: &Ended| {
                 if mine(&e.facts) && named(e.id) && stood_behind(e, behind) {
-                    page.take(LeasePlace::of_ended(e.at, e.id), || LeaseView::Ended(e.clone()));
+                    page.take(LeaseCursor::of_ended(e.at, e.id), || LeaseView::Ended(e.clone()));
                 }
             });
         }
@@ -245,11 +245,11 @@ mod tests {
         name::{AttemptNumber, Half},
     };
 
-    fn place(over: bool, at: u64, id: u128) -> LeasePlace {
-        LeasePlace { over, at: Reverse(LeaseTime(at)), id: Reverse(LeaseId(id)) }
+    fn place(over: bool, at: u64, id: u128) -> LeaseCursor {
+        LeaseCursor { over, at: Reverse(LeaseTime(at)), id: Reverse(LeaseId(id)) }
     }
 
-    fn view(place: LeasePlace) -> LeaseView {
+    fn view(place: LeaseCursor) -> LeaseView {
         let facts = Facts {
             tenant: "acme".parse().unwrap(),
             job: JobId(1),
@@ -279,7 +279,7 @@ mod tests {
             assert_eq!(p.to_string().parse(), Ok(p));
         }
         for text in ["", "live", "live.7", "dead.7.l-00000000000000000000000001", "live.x.y", "live.7."] {
-            assert!(text.parse::<LeasePlace>().is_err(), "{text}");
+            assert!(text.parse::<LeaseCursor>().is_err(), "{text}");
         }
     }
 
@@ -293,7 +293,7 @@ mod tests {
             max in 1usize..9,
             seed in any::<prop::sample::Index>(),
         ) {
-            let mut came: Vec<LeasePlace> = all.into_iter().map(|(over, at, id)| place(over, at, id)).collect();
+            let mut came: Vec<LeaseCursor> = all.into_iter().map(|(over, at, id)| place(over, at, id)).collect();
             let mut sorted = came.clone();
             sorted.sort_unstable();
             if !came.is_empty() {

@@ -90,7 +90,7 @@ pub use endings::RecordedEnding;
 pub use introspect::TokenVerdict;
 pub use job_filter::{JobFilter, JobStateFilter};
 pub use leases::LeaseView;
-pub use listing::{LeaseFilter, LeasePlace};
+pub use listing::{LeaseCursor, LeaseFilter};
 pub use locks::LockOrder;
 pub use members::JoinRequest;
 pub use offer::{IssueRequest, Offer};

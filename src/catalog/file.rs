@@ -176,7 +176,7 @@ impl TenantFile {
                 groups,
                 may_act_for: may_act_for.into_iter().map(|h| h.value).collect(),
                 disabled: disabled.unwrap_or(false),
-                matched: format!("{}:{}", self.file, table.line()),
+                declared_at: format!("{}:{}", self.file, table.line()),
                 human_segment: human.map(|h| h.0),
             },
             line,

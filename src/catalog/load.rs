@@ -382,7 +382,7 @@ fn check_principals(files: &[TenantFile], found: &mut Findings) {
             if let Some(before) = patterns.insert(pattern, Placement { file, entry }) {
                 if before.file.tenant == file.tenant {
                     let what =
-                        format!("`{pattern}` is matched twice, before at {}", before.entry.value.matched);
+                        format!("`{pattern}` is matched twice, before at {}", before.entry.value.declared_at);
                     let fix = "write one entry for it: the first match wins";
                     found.problems.push(problem(file, entry.line, what, fix));
                 } else {
@@ -412,7 +412,7 @@ fn check_principals(files: &[TenantFile], found: &mut Findings) {
 fn overlap(file: &TenantFile, entry: &Placed<Principal>, other: &Placement<'_>) -> Problem {
     let what = format!(
         "`{}` can match an identity that `{}` of tenant `{}` matches too, at {}",
-        entry.value.pattern, other.entry.value.pattern, other.file.tenant, other.entry.value.matched
+        entry.value.pattern, other.entry.value.pattern, other.file.tenant, other.entry.value.declared_at
     );
     problem(file, entry.line, what, "narrow one of them: an identity belongs to one tenant")
 }
@@ -432,14 +432,17 @@ fn check_verifiers(files: &[TenantFile], found: &mut Findings) {
                 }
                 if let Some((owner, entry)) = entry_of(files, id) {
                     if entry.kind != PrincipalKind::Verifier {
-                        let what =
-                            format!("verifier `{id}` is {} by {}", entry.kind.with_article(), entry.matched);
+                        let what = format!(
+                            "verifier `{id}` is {} by {}",
+                            entry.kind.with_article(),
+                            entry.declared_at
+                        );
                         let fix = "give that entry kind = \"verifier\", or narrow its match";
                         found.conflict(problem(f, a.line, what, fix), owner);
                     } else if owner.tenant != f.tenant {
                         let what = format!(
                             "verifier `{id}` belongs to tenant `{}` by {}",
-                            owner.tenant, entry.matched
+                            owner.tenant, entry.declared_at
                         );
                         let fix = "declare the audience in the file of that tenant and list this one in its `serves`";
                         found.conflict(problem(f, a.line, what, fix), owner);
@@ -472,7 +475,7 @@ fn assemble(files: Vec<TenantFile>, index: &mut CatalogIndex) {
                         groups: BTreeSet::new(),
                         may_act_for: Vec::new(),
                         disabled: false,
-                        matched: a.audience.declared.clone(),
+                        declared_at: a.audience.declared.clone(),
                         human_segment: None,
                     });
                 }

@@ -80,7 +80,7 @@ fn the_first_match_wins_and_no_match_has_no_entry() {
     let p = c.principal(&id("spiffe://people.acme.example/u/ada")).unwrap();
     assert_eq!((p.kind, p.tenant.as_str()), (PrincipalKind::Operator, "acme"));
     assert_eq!(p.human(&id("spiffe://people.acme.example/u/ada")).unwrap().as_str(), "ada");
-    assert!(p.matched.starts_with("acme.toml:"));
+    assert!(p.declared_at.starts_with("acme.toml:"));
     assert!(c.principal(&id("spiffe://people.acme.example/u/ada/x")).is_none());
     assert!(c.principal(&id("spiffe://elsewhere.example/u/ada")).is_none());
     let two = load(&[(

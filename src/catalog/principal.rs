@@ -29,7 +29,7 @@ pub struct Principal {
     /// Whether the principal may do nothing, although it is known.
     pub disabled: bool,
     /// The file and line of its entry, for example `acme.toml:12`.
-    pub matched: String,
+    pub declared_at: String,
     /// The path segment, from 1, that names the person.
     pub(super) human_segment: Option<usize>,
 }
@@ -47,7 +47,7 @@ impl Principal {
             groups: BTreeSet::new(),
             may_act_for: Vec::new(),
             disabled: false,
-            matched: "policy.break_glass".to_owned(),
+            declared_at: "policy.break_glass".to_owned(),
             human_segment: None,
         }
     }

@@ -227,7 +227,7 @@ fn strangers(config: &Config, rules: &Rules) -> Vec<String> {
     let said = |p: &Arc<crate::catalog::Principal>| {
         format!(
             "{}: `{}` cannot connect, since the daemon has no roots of `{}`: add its bundle below identity.bundles",
-            p.matched,
+            p.declared_at,
             p.pattern,
             p.pattern.trust_domain()
         )

@@ -5,7 +5,7 @@ use cedar_policy::{Context, RestrictedExpression as Value};
 use super::{
     Bundle, Call,
     decision_cache::DecisionKey,
-    entities::{Prepared, Types, text, texts},
+    entities::{CatalogEntities, Types, text, texts},
     slice::Reads,
 };
 use crate::{clock::Wall, name::TenantName};
@@ -79,7 +79,7 @@ impl<'a> ContextFields<'a> {
         &self,
         reads: &Reads,
         types: &Types,
-        prepared: &Prepared,
+        prepared: &CatalogEntities,
     ) -> Result<Context, String> {
         let fields = self.0.iter().filter(|(field, _)| reads.of(field)).map(|(field, fact)| {
             let value = match fact {

@@ -10,7 +10,7 @@ use super::{
     PolicySource, Rule, Verdict,
     context::ContextFields,
     decision_cache::{DecisionCache, DecisionKey},
-    entities::{Prepared, Types},
+    entities::{CatalogEntities, Types},
     entity_references,
     explain::{self, DenialCause, Who},
     outcome::Outcome,
@@ -31,7 +31,7 @@ pub struct Engine {
     pub(super) types: Types,
     pub(super) slices: Slices,
     pub(super) catalog: Catalog,
-    pub(super) prepared: Prepared,
+    pub(super) prepared: CatalogEntities,
     explain: Explain,
     warnings: Vec<String>,
     authorizer: Authorizer,
@@ -46,7 +46,7 @@ impl Engine {
         let slices = slice::build_slices(&rules, &types)?;
         let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
         let catalog = catalog.clone();
-        let prepared = Prepared::new(&types, &rules.schema, &catalog)?;
+        let prepared = CatalogEntities::new(&types, &rules.schema, &catalog)?;
         let warnings = entity_references::check(&rules, &types, &prepared)?;
         let (authorizer, memo) = (Authorizer::new(), DecisionCache::default());
         Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })

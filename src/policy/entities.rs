@@ -88,7 +88,7 @@ impl Types {
 }
 
 /// All entities, and the ones that requests name.
-pub(super) struct Prepared {
+pub(super) struct CatalogEntities {
     pub(super) entities: Entities,
     pub(super) principals: HashMap<SpiffePattern, EntityUid>,
     pub(super) resources: HashMap<ResourceName, EntityUid>,
@@ -96,10 +96,10 @@ pub(super) struct Prepared {
     all_tenants: EntityUid,
 }
 
-impl Prepared {
+impl CatalogEntities {
     pub(super) fn new(types: &Types, schema: &Schema, catalog: &Catalog) -> Result<Self, PolicyErrors> {
         let mut all = vec![Entity::new_no_attrs(types.tenant_uid(ALL_TENANTS), HashSet::new())];
-        let mut prepared = Prepared {
+        let mut prepared = CatalogEntities {
             entities: Entities::empty(),
             principals: HashMap::new(),
             resources: HashMap::new(),
@@ -153,7 +153,10 @@ pub(super) fn texts<'t>(values: impl IntoIterator<Item = &'t str>) -> Value {
 
 pub(super) fn principal_entity(types: &Types, p: &Principal) -> Result<Entity, PolicyErrors> {
     let Some(me) = types.principal_uid(p) else {
-        return Err(PolicyErrors::one("the catalog", format!("{}: its kind has no entity type", p.matched)));
+        return Err(PolicyErrors::one(
+            "the catalog",
+            format!("{}: its kind has no entity type", p.declared_at),
+        ));
     };
     let tenant = types.tenant_uid(p.tenant.as_str());
     let mut attributes = HashMap::from([

@@ -6,7 +6,7 @@ use cedar_policy::EntityUid;
 
 use super::{
     PolicyErrors,
-    entities::{ALL_TENANTS, Prepared, Types},
+    entities::{ALL_TENANTS, CatalogEntities, Types},
     rules::RuleSet,
 };
 use crate::name::{ResourceName, TenantName};
@@ -16,7 +16,7 @@ use crate::name::{ResourceName, TenantName};
 pub(super) fn check(
     rules: &RuleSet,
     types: &Types,
-    prepared: &Prepared,
+    prepared: &CatalogEntities,
 ) -> Result<Vec<String>, PolicyErrors> {
     let principals: HashSet<&EntityUid> = prepared.principals.values().collect();
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());

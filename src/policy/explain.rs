@@ -257,7 +257,7 @@ fn part_fix(who: &Who<'_>, resource: &Resource, cause: &DenialCause, explain: Ex
         return format!("{ask}, or an operator, who can see the rule");
     }
     let role_fix = |role: &str| {
-        let entry = &who.principal.matched;
+        let entry = &who.principal.declared_at;
         format!("have the role {role} added to the catalog entry {entry} if this workload is one")
     };
     match cause {

@@ -72,7 +72,7 @@ impl Engine {
             if !can {
                 lines.push(format!(
                     "{}: `{}` is {} that no rule lets do anything: {}",
-                    p.matched,
+                    p.declared_at,
                     p.pattern,
                     p.kind.with_article(),
                     wanting(p)
@@ -202,7 +202,7 @@ fn unmentioned(p: &Principal, mentioned: &BTreeSet<String>) -> Vec<String> {
             Some(near) => format!("write `{near}`?"),
             None => "correct it, or write the rule".to_owned(),
         };
-        format!("{}: no rule mentions the {what} `{word}`: {fix}", p.matched)
+        format!("{}: no rule mentions the {what} `{word}`: {fix}", p.declared_at)
     });
     lines.collect()
 }
