@@ -38,8 +38,11 @@ pub struct BootTime(pub u64);
 /// One reading of all three.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
+    /// The wall clock.
     pub wall: Wall,
+    /// The lease timeline.
     pub lease: LeaseTime,
+    /// The time since the machine was started.
     pub boot: BootTime,
 }
 

@@ -103,6 +103,7 @@ mod config;
 mod daemon;
 #[cfg(feature = "cli")]
 mod dev;
+#[cfg(feature = "verify")]
 mod fence;
 #[cfg(feature = "server")]
 #[doc(hidden)]
@@ -113,6 +114,7 @@ mod job;
 mod lease;
 #[cfg(feature = "server")]
 mod ledger;
+#[cfg(feature = "server")]
 mod plain;
 #[cfg(feature = "server")]
 mod policy;

@@ -81,6 +81,7 @@ macro_rules! reasons {
             /// All of them, in order.
             pub const ALL: &'static [Reason] = &[ $(Reason::$variant,)* ];
 
+            /// Reads a [`code`](Self::code). `None` if this build does not know it.
             pub fn parse(code: &str) -> Option<Self> {
                 match code { $($code => Some(Reason::$variant),)* _ => None }
             }
@@ -271,6 +272,7 @@ impl Reason {
         self.row().http
     }
 
+    /// What kind of refusal it is.
     pub const fn class(self) -> Class {
         self.row().class
     }
@@ -285,6 +287,7 @@ impl Reason {
         self.row().finality == Finality::Recorded
     }
 
+    /// What a running member of a job does about it.
     pub const fn member_step(self) -> MemberStep {
         self.row().member
     }
@@ -318,12 +321,16 @@ impl fmt::Display for Reason {
 /// decided, `fix` what to do. The cause of an internal failure goes only to the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// The stable code.
     pub reason: Reason,
+    /// One lower-case line that says what was wrong, with which value.
     pub text: Cow<'static, str>,
+    /// Labelled lines, in the order in which they are shown.
     pub facts: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Refusal {
+    /// Begins a refusal without labelled lines.
     pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Refusal { reason, text: text.into(), facts: Vec::new() }
     }

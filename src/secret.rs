@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {
+    /// Takes the text over. It is wiped when the last copy is dropped.
     pub fn new(text: String) -> Self {
         SecretText(Zeroizing::new(text))
     }
@@ -41,13 +42,18 @@ pub struct Secret(Zeroizing<[u8; 32]>);
 pub struct NoRandomness;
 
 impl Secret {
-    /// Draws a new one.
+    /// Draws one from the random bytes of the system.
+    ///
+    /// # Errors
+    ///
+    /// The system gave none.
     pub fn random() -> Result<Self, NoRandomness> {
         let mut bytes = Zeroizing::new([0u8; 32]);
         SystemRandom::new().fill(bytes.as_mut()).map_err(|_| NoRandomness)?;
         Ok(Secret(bytes))
     }
 
+    /// `None` unless there are 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Secret(Zeroizing::new(bytes.try_into().ok()?)))
     }
@@ -62,6 +68,7 @@ impl Secret {
         SecretText::new(URL_SAFE_NO_PAD.encode(self.0.as_ref()))
     }
 
+    /// Reads what [`Secret::to_text`] wrote. `None` for any other text.
     pub fn from_text(text: &str) -> Option<Self> {
         let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text).ok()?);
         Self::from_bytes(&bytes)
@@ -84,6 +91,7 @@ impl fmt::Debug for Secret {
 pub struct SecretDigest(pub [u8; 32]);
 
 impl SecretDigest {
+    /// `None` unless there are 32 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(SecretDigest(bytes.try_into().ok()?))
     }
@@ -134,7 +142,7 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 }
 
 /// 128 random bits, for identifiers.
-pub fn random_u128() -> Result<u128, NoRandomness> {
+pub(crate) fn random_u128() -> Result<u128, NoRandomness> {
     let mut bytes = [0u8; 16];
     SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(u128::from_be_bytes(bytes))

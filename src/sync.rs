@@ -1,25 +1,23 @@
 //! Synchronization primitives of fences and leases: the standard library's, or those of a model checker.
 //!
 //! loom and shuttle come as cargo features, only for `tests/loom` and `tests/model`: their primitives work only inside
-//! a model, so nothing else runs in a build with either.
+//! a model, so nothing else runs in a build with either. A verifier has no fences and no leases.
 
 #[cfg(feature = "loom")]
 use loom::sync as here;
 #[cfg(all(feature = "shuttle", not(feature = "loom")))]
 use shuttle::sync as here;
-#[cfg(not(any(feature = "loom", feature = "shuttle")))]
+#[cfg(all(feature = "server", not(any(feature = "loom", feature = "shuttle"))))]
 use std::sync as here;
 
+#[cfg(feature = "server")]
 pub(crate) use here::{
-    Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU32, AtomicU64},
+    Mutex, MutexGuard, RwLock,
+    atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize},
 };
-// Only for leases, and a verifier has none.
-#[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]
-pub(crate) use here::{RwLock, atomic::AtomicUsize};
 
 /// Whether this build is for a model checker. Sizes are reduced in these builds.
-#[cfg(any(feature = "server", feature = "loom", feature = "shuttle"))]
+#[cfg(feature = "server")]
 pub(crate) const IS_MODEL_CHECK: bool = cfg!(any(feature = "loom", feature = "shuttle"));
 
 /// Runs blocking work on a new thread. If no thread can be started, runs it on the caller's thread.

@@ -10,16 +10,25 @@
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `stand` | [`Seq`] and [`Stand`]: a place behind a set of names |
+//! | `seq` | [`Seq`]: the count of lowerings, the only part that a verifier has too |
+//! | `stand` | [`Stand`]: a place behind a set of names |
 //! | `registry` | [`Registry`]: the one mutex that orders standing and lowering |
 //! | `feed` | [`Subscription`]: every lowering, in order |
 
+#[cfg(feature = "server")]
 mod feed;
 #[cfg(any(feature = "loom", feature = "shuttle"))]
 mod mutants;
+#[cfg(feature = "server")]
 mod registry;
+mod seq;
+#[cfg(feature = "server")]
 mod stand;
 
-pub use feed::{Concern, Lowering, Subscription};
-pub use registry::{Lowered, Registry, Revision};
-pub use stand::{Seq, Stand};
+pub use seq::Seq;
+#[cfg(feature = "server")]
+pub use {
+    feed::{Concern, Lowering, Subscription},
+    registry::{Lowered, Registry, Revision},
+    stand::Stand,
+};

@@ -1,26 +1,14 @@
 //! A stand: a place behind a set of fences, taken at one Seq.
 
-use std::{fmt, sync::atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use triomphe::{Arc, ThinArc};
 
+use super::seq::Seq;
 use crate::{
     name::FenceName,
     sync::{AtomicBool, AtomicU32, AtomicU64},
 };
-
-/// The count of lowerings. Goes on over restarts; 0 is before the first.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
-)]
-#[serde(transparent)]
-pub struct Seq(pub u64);
-
-impl fmt::Display for Seq {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// A name and the Seq of its last lowering. Written only under the registry's mutex, read by any thread.
 ///

@@ -61,8 +61,11 @@ impl TrustBundles {
 
     /// Adds the bundle of a trust domain from PEM. Errors call it `file`.
     ///
-    /// Expired roots are left out. It is an error if a root is no CA or may not sign, if no root is valid now, or if the domain
-    /// has a bundle already.
+    /// Expired roots are left out.
+    ///
+    /// # Errors
+    ///
+    /// The text is not PEM, a root is no CA or may not sign, no root is valid now, or the domain has a bundle already.
     pub fn with_pem(
         mut self,
         domain: TrustDomain,
@@ -76,6 +79,10 @@ impl TrustBundles {
     }
 
     /// Adds the bundle of a trust domain from the bytes of a file: PEM, or a SPIFFE bundle document.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`with_pem`](Self::with_pem), or of [`BundleDocument::parse`] if the file is JSON.
     pub fn with_file(
         mut self,
         domain: TrustDomain,
@@ -89,12 +96,20 @@ impl TrustBundles {
     }
 
     /// Adds the bundle of a trust domain from a file.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`with_file`](Self::with_file), or the file cannot be read.
     pub fn with_file_at(self, domain: TrustDomain, path: &Path, now: Wall) -> Result<Self, LoadError> {
         self.with_file(domain, &path.display().to_string(), &load::read(path)?, now)
     }
 
     /// Adds the bundle of a trust domain from its document. Expired roots are left out. A bundle without roots is valid: it
     /// revokes every SVID of the trust domain.
+    ///
+    /// # Errors
+    ///
+    /// A root is no CA or may not sign, or the domain has a bundle already.
     pub fn with_document(
         mut self,
         domain: TrustDomain,

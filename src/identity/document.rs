@@ -31,8 +31,13 @@ impl BundleDocument {
 
     /// Reads the document of a trust domain, or its entry in a bundle map. Errors call it `what`.
     ///
-    /// A repeated member is an error, and so is an unreadable certificate. As the standard requires, keys are ignored if they
-    /// have another use or an unknown type, or lack a member that their use needs.
+    /// As the standard requires, keys are ignored if they have another use or an unknown type, or lack a member that their use
+    /// needs.
+    ///
+    /// # Errors
+    ///
+    /// It is not JSON, repeats a member, lacks `keys`, has a certificate that cannot be read or too many, or is a map without the
+    /// trust domain.
     pub fn parse(what: &str, json: &[u8], domain: &TrustDomain) -> Result<Self, LoadError> {
         let fault = |fault: LoadFault| fault.in_file(what);
         let text = std::str::from_utf8(json)

@@ -57,12 +57,20 @@ struct LastLook {
 type Fingerprint = Option<(u64, u64, u64, i64, i64, i64, i64)>;
 
 impl FileSource {
-    /// Loads all files. The error names the file that cannot be used.
+    /// Loads all files.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or used. The error names the file.
     pub fn open(files: IdentityFiles, clock: Arc<dyn Clock>) -> Result<Self, LoadError> {
         Self::open_limited(files, limits::SVID_LIFE_MAX, clock)
     }
 
     /// Loads all files, and sets the longest accepted life of an SVID.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or used. The error names the file.
     pub fn open_limited(
         files: IdentityFiles,
         svid_life_max: Duration,
@@ -84,6 +92,10 @@ impl FileSource {
     }
 
     /// Loads all files again, even if they look unchanged. If one cannot be used, the last good contents stay.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or used. The error names the file.
     pub fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         last.fingerprints = self.files.fingerprints();

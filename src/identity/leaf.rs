@@ -37,6 +37,10 @@ pub struct Leaf {
 
 impl Leaf {
     /// Reads a leaf from its DER and checks every rule that needs neither the time nor a root.
+    ///
+    /// # Errors
+    ///
+    /// The first broken rule.
     pub fn parse(der: &[u8]) -> Result<Leaf, SvidError> {
         let cert = parse_certificate(der)?;
         check_extensions(&cert)?;
@@ -51,6 +55,10 @@ impl Leaf {
     }
 
     /// Checks that it is valid now. There is no leeway: issuers set NotBefore back.
+    ///
+    /// # Errors
+    ///
+    /// [`SvidError::NotYetValid`] before its NotBefore, [`SvidError::Expired`] from its NotAfter on.
     pub fn check_time(&self, now: Wall) -> Result<(), SvidError> {
         if now < self.not_before {
             return Err(SvidError::NotYetValid { not_before: self.not_before });
@@ -62,6 +70,10 @@ impl Leaf {
     }
 
     /// Checks that its life is at most `life_max`.
+    ///
+    /// # Errors
+    ///
+    /// [`SvidError::LifeTooLong`].
     pub fn check_life(&self, life_max: Duration) -> Result<(), SvidError> {
         let life = self.not_after.since(self.not_before);
         if life > life_max {

@@ -35,63 +35,103 @@ impl Error for LoadError {
 /// The fault of an identity file.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadFault {
+    /// The system did not give the contents.
     #[error("cannot be read: check that it exists and that this user may read it")]
     Unreadable(#[source] io::Error),
+    /// There is no file at the path of a private key.
     #[error(
         "does not exist: configure the path of the private key file (the value is not shown, because it may be a pasted key)"
     )]
     KeyFileAbsent,
+    /// The text begins with U+FEFF, which some editors write and PEM parsers refuse.
     #[error("begins with a byte order mark: save it as plain ASCII or UTF-8 without one")]
     ByteOrderMark,
+    /// It is a directory, a pipe or a device.
     #[error("is not a regular file: use a file, because it is read again after each rotation")]
     NotAFile,
+    /// It is longer than [`limits::PEM_BYTES_MAX`].
     #[error("is larger than {} bytes", limits::PEM_BYTES_MAX)]
     TooLarge,
+    /// There is no PEM section, or one is damaged.
     #[error("is not PEM: certificates and keys stand between BEGIN and END lines")]
     NotPem,
+    /// It is not UTF-8, is not JSON, or repeats a member.
     #[error("is not a SPIFFE bundle document, which is JSON: {why}")]
-    NotJson { why: String },
+    NotJson {
+        /// The fault, for people.
+        why: String,
+    },
+    /// It is JSON and breaks a rule of Trust Domain and Bundle section 4.
     #[error("is not a SPIFFE bundle document: {why}")]
-    NotABundle { why: String },
+    NotABundle {
+        /// The fault, for people.
+        why: String,
+    },
+    /// A bundle map has a name that is not a trust domain (section 5.1.1).
     #[error("contains a name that is not a trust domain: {why}")]
-    DomainName { why: String },
+    DomainName {
+        /// The fault, for people.
+        why: String,
+    },
+    /// A key of a bundle document has an `x5c` that is not one certificate.
     #[error("key {number} has a certificate that cannot be read: write base64 of its DER into `x5c`")]
     X5c {
         /// Counted from 1.
         number: usize,
     },
+    /// Certificates that arrived as DER cannot be told apart.
     #[error("is not a concatenation of DER certificates")]
     NotDer,
+    /// The file of an SVID or a bundle is empty, or has only other sections.
     #[error("contains no certificate: write the SVID first, then its intermediates, as PEM")]
     NoCertificate,
+    /// It has more certificates than are read.
     #[error("contains {found} certificates, at most {max} are read")]
-    TooManyCertificates { found: usize, max: usize },
+    TooManyCertificates {
+        /// How many there are.
+        found: usize,
+        /// How many are read at most.
+        max: usize,
+    },
+    /// A certificate breaks a rule for its place: leaf, intermediate or root.
     #[error("certificate {number} cannot be used: {why}")]
     Certificate {
         /// Counted from 1.
         number: usize,
+        /// The rule.
         why: SvidError,
     },
+    /// The file of a private key has no section with one.
     #[error("contains no private key: write it as PKCS#8 PEM")]
     NoKey,
+    /// The private key needs a passphrase.
     #[error(
         "contains an encrypted key, and there is no way to enter a passphrase: decrypt it (openssl pkey -in FILE -out FILE)"
     )]
     KeyEncrypted,
+    /// The private key is of an algorithm or a length that is not supported.
     #[error(
         "contains a private key of an unsupported kind: use ECDSA P-256 or P-384, Ed25519, or RSA of 2048 bits and more"
     )]
     KeyUnusable,
+    /// The private key does not match the leaf.
     #[error("contains the key of another certificate: configure the key and the chain of the same SVID")]
     KeyOfAnother,
+    /// A bundle has certificates, and none is a root that is valid now.
     #[error("contains no root that can be used now ({}): fetch the bundle again", no_root_reason(*.expired, .left_out))]
     NoRoot {
+        /// How many roots have expired.
         expired: usize,
         /// A line for each root that is unusable for another reason.
         left_out: Vec<String>,
     },
+    /// Two files are configured for one trust domain.
     #[error("is a second bundle of the trust domain `{domain}`: name each trust domain once")]
-    DomainRepeated { domain: TrustDomain },
+    DomainRepeated {
+        /// The trust domain.
+        domain: TrustDomain,
+    },
+    /// There are more than [`limits::TRUST_DOMAINS_MAX`] bundles.
     #[error("is one bundle too many: at most {} are read", limits::TRUST_DOMAINS_MAX)]
     TooManyDomains,
 }

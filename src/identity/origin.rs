@@ -16,14 +16,25 @@ use crate::{clock::Clock, limits, name::TrustDomain};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Files with a chain, leaf first, and its key.
-    Files { cert: PathBuf, key: PathBuf },
+    Files {
+        /// The chain as PEM.
+        cert: PathBuf,
+        /// The private key as PKCS#8 PEM.
+        key: PathBuf,
+    },
     /// The SPIFFE agent of this machine, which also gives bundles.
-    WorkloadApi { endpoint: WorkloadEndpoint, pick: Pick },
+    WorkloadApi {
+        /// Where the agent listens.
+        endpoint: WorkloadEndpoint,
+        /// Which of the SVIDs to use, if it gives several.
+        pick: Pick,
+    },
 }
 
 /// Where our own SVID and the roots come from.
 #[derive(Clone, Debug)]
 pub struct IdentityOptions {
+    /// Where our own SVID comes from.
     pub origin: Origin,
     /// Roots from files, for trust domains that the agent does not give.
     pub bundles: Vec<(TrustDomain, PathBuf)>,
@@ -51,6 +62,10 @@ impl IdentityOptions {
     }
 
     /// Opens the source. Files are read now; the network is used once [`IdentitySource::follow`] runs.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read or used. The error names the file.
     pub fn open(self, clock: Arc<dyn Clock>) -> Result<Arc<dyn IdentitySource>, LoadError> {
         let files = |svid, bundles| {
             let files = IdentityFiles { svid, bundles };

@@ -29,11 +29,19 @@ impl Peer {
     ///
     /// The chain counts as verified if the handshake verified it against these bundles. Otherwise it is verified now, whatever
     /// TLS configuration the connection has. [`Peer::bundle_revision`] says which bundles they were.
+    ///
+    /// # Errors
+    ///
+    /// The client showed no chain, or its chain does not verify against these bundles now.
     pub fn of_client(tls: &ServerConnection, now: Wall, bundles: &TrustBundles) -> Result<Peer, SvidError> {
         Self::verified(tls.is_handshaking(), tls.peer_certificates(), Side::Client, now, bundles)
     }
 
     /// Returns the server of a connection that a client has opened.
+    ///
+    /// # Errors
+    ///
+    /// The server's chain does not verify against these bundles now.
     pub fn of_server(tls: &ClientConnection, now: Wall, bundles: &TrustBundles) -> Result<Peer, SvidError> {
         Self::verified(tls.is_handshaking(), tls.peer_certificates(), Side::Server, now, bundles)
     }
@@ -61,6 +69,7 @@ impl Peer {
         })))
     }
 
+    /// The only URI of its SVID.
     pub fn spiffe_id(&self) -> &SpiffeId {
         &self.0.spiffe_id
     }
@@ -86,6 +95,10 @@ impl Peer {
     }
 
     /// Checks that it has not expired. Cheap enough for each use.
+    ///
+    /// # Errors
+    ///
+    /// [`SvidError::Expired`] from [`Peer::not_after`] on.
     pub fn check_time(&self, now: Wall) -> Result<(), SvidError> {
         if now >= self.0.not_after {
             return Err(SvidError::Expired { not_after: self.0.not_after });
@@ -96,6 +109,10 @@ impl Peer {
     /// Checks that it has not expired and that its chain verifies against these bundles, and returns until when that is true:
     /// [`Peer::not_after`], or earlier if a certificate of the new path expires earlier. For use after a change of the bundles.
     /// It verifies the signatures of the chain if the bundles are not those of the last verification.
+    ///
+    /// # Errors
+    ///
+    /// The SVID has expired, or the rule of the path that its chain breaks now.
     pub fn check(&self, now: Wall, bundles: &TrustBundles) -> Result<Wall, SvidError> {
         self.check_time(now)?;
         if bundles.revision() == self.0.bundle_revision {

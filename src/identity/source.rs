@@ -29,6 +29,10 @@ pub struct Trust {
 
 impl Trust {
     /// Checks that connections can be opened and accepted with it.
+    ///
+    /// # Errors
+    ///
+    /// There is no SVID, it is not valid now, or the source has revoked it or given up.
     pub fn check(&self, now: Wall) -> Result<(), Unusable> {
         match &self.standing {
             SourceState::Awaited { why } => return Err(Unusable::Awaited { why: why.clone() }),
@@ -51,7 +55,9 @@ impl Trust {
 /// Whether a reload found a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadOutcome {
+    /// The SVID or the roots are others than before.
     Changed,
+    /// The origin still gives what is in use.
     Unchanged,
 }
 
@@ -75,6 +81,10 @@ pub trait IdentitySource: Send + Sync + 'static {
     }
 
     /// Reads the origin again at once. If the result is unusable, the present trust stays.
+    ///
+    /// # Errors
+    ///
+    /// What was read cannot be used.
     fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         Ok(ReloadOutcome::Unchanged)
     }
@@ -85,6 +95,7 @@ pub trait IdentitySource: Send + Sync + 'static {
 pub struct StaticSource(Published);
 
 impl StaticSource {
+    /// Shows these as current until they are replaced. Without an SVID it only verifies.
     pub fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles) -> Self {
         StaticSource(Published::new(svid, bundles, SourceState::Good))
     }
@@ -162,16 +173,30 @@ fn warn_of_shared_roots(bundles: &TrustBundles) {
 /// Why a process has no first identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
+    /// The wait was over before the origin gave an SVID.
     #[error("no identity was issued within {} s: {why}", waited.as_secs())]
-    NotInTime { waited: Duration, why: String },
+    NotInTime {
+        /// How long it lasted.
+        waited: Duration,
+        /// Why there was none at its end, for people.
+        why: String,
+    },
+    /// The origin says that it will give none, so waiting is of no use.
     #[error("no identity will be issued: {why}")]
-    Never { why: String },
+    Never {
+        /// The reason, for people.
+        why: String,
+    },
 }
 
 /// Waits until a source has an SVID, while [`IdentitySource::follow`] runs. A new workload often starts before its registration
 /// entry reaches the agent.
 ///
 /// Calls `report` once, with the reason for waiting.
+///
+/// # Errors
+///
+/// No SVID arrived within `wait`, or the source says that none will.
 pub async fn wait_for_identity(
     source: &dyn IdentitySource,
     clock: &dyn Clock,

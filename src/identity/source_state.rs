@@ -13,11 +13,26 @@ pub enum SourceState {
     /// The origin has given nothing yet, but still may.
     Awaited { why: String },
     /// The origin does not answer, or its answer is unusable. The last good answer is shown until the limit.
-    Stale { since: Wall, why: String },
+    Stale {
+        /// When it began.
+        since: Wall,
+        /// The reason, for people.
+        why: String,
+    },
     /// The origin has revoked our identity, or will never issue one. Roots are shown until the limit.
-    Ended { since: Wall, why: String },
+    Ended {
+        /// When it began.
+        since: Wall,
+        /// The reason, for people.
+        why: String,
+    },
     /// The source was stale or ended for longer than the limit. Nothing is shown, so no peer is trusted.
-    GivenUp { since: Wall, why: String },
+    GivenUp {
+        /// When the outage began.
+        since: Wall,
+        /// The reason, for people.
+        why: String,
+    },
 }
 
 impl SourceState {
@@ -55,16 +70,39 @@ impl SourceState {
 /// Why an identity cannot open or accept connections.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
+    /// The origin has given nothing yet: [`SourceState::Awaited`].
     #[error("there is no SVID yet: {why}")]
-    Awaited { why: String },
+    Awaited {
+        /// The reason, for people.
+        why: String,
+    },
+    /// Our SVID ran out before the origin gave a new one.
     #[error("our SVID expired at {not_after} and was not renewed{}", because(.why.as_deref()))]
-    Expired { not_after: Wall, why: Option<String> },
+    Expired {
+        /// The NotAfter of our SVID.
+        not_after: Wall,
+        /// Why the source is not good, if it is not.
+        why: Option<String>,
+    },
+    /// Our clock is behind that of the issuer.
     #[error("our SVID is not valid before {not_before}: compare the clocks")]
-    NotYetValid { not_before: Wall },
+    NotYetValid {
+        /// The NotBefore of our SVID.
+        not_before: Wall,
+    },
+    /// The origin has ended our identity: [`SourceState::Ended`].
     #[error("our identity was revoked: {why}")]
-    Ended { why: String },
+    Ended {
+        /// The reason, for people.
+        why: String,
+    },
+    /// The outage of the origin was too long: [`SourceState::GivenUp`].
     #[error("the source of our identity failed for longer than the limit, so no peer is trusted: {why}")]
-    GivenUp { why: String },
+    GivenUp {
+        /// The reason, for people.
+        why: String,
+    },
+    /// The source has no SVID: this process only verifies.
     #[error("this process has no SVID")]
     Absent,
 }

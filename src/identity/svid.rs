@@ -30,6 +30,10 @@ pub struct X509Svid {
 
 impl X509Svid {
     /// Loads the chain, leaf first, from one PEM file and its private key from another.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read, or has what [`from_pem`](Self::from_pem) refuses.
     pub fn load(cert_file: &Path, key_file: &Path) -> Result<Self, LoadError> {
         let cert = load::read(cert_file)?;
         let (key_file, key) = load::read_key(key_file)?;
@@ -37,11 +41,20 @@ impl X509Svid {
     }
 
     /// Reads the chain, leaf first, and its private key from PEM in memory.
+    ///
+    /// # Errors
+    ///
+    /// The leaf breaks a rule for leaves, an intermediate breaks one for signers, or the key is encrypted, of an unsupported
+    /// kind, or that of another certificate.
     pub fn from_pem(cert: &[u8], key: &[u8]) -> Result<Self, LoadError> {
         Self::parse("certificate chain", cert, "private key", key)
     }
 
     /// Reads the chain, leaf first, from a concatenation of DER, and its private key from PKCS#8 DER.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`from_pem`](Self::from_pem).
     pub fn from_der(chain: &[u8], key: &[u8]) -> Result<Self, LoadError> {
         const CHAIN: &str = "certificate chain";
         let chain = load::concatenated(CHAIN, chain, limits::CHAIN_MAX)?;
@@ -84,6 +97,7 @@ impl X509Svid {
         Ok(X509Svid { leaf, certified: Arc::new(certified) })
     }
 
+    /// The only URI of its leaf.
     pub fn spiffe_id(&self) -> &SpiffeId {
         &self.leaf.spiffe_id
     }
@@ -100,6 +114,10 @@ impl X509Svid {
 
     /// Checks it as a peer would in a handshake: its validity, its life and, if its trust domain has a bundle here, its path to
     /// a root. Without that bundle it checks the validity of the certificates above the leaf.
+    ///
+    /// # Errors
+    ///
+    /// The rule that a peer would find broken.
     pub fn verify(&self, bundles: &TrustBundles, now: Wall) -> Result<(), SvidError> {
         if bundles.roots(&self.leaf.spiffe_id.trust_domain()).is_some() {
             path::verify(&self.certified.cert, Side::Client, now, bundles)?;

@@ -20,6 +20,7 @@ pub enum PeerClass {
 pub struct Classify(Arc<dyn Fn(&Peer) -> PeerClass + Send + Sync>);
 
 impl Classify {
+    /// Calls this function once for each connection.
     pub fn new(classify: impl Fn(&Peer) -> PeerClass + Send + Sync + 'static) -> Self {
         Classify(Arc::new(classify))
     }

@@ -40,6 +40,10 @@ pub struct EndpointError {
 
 impl Endpoint {
     /// Parses `host:port`. The host is a name, an IPv4 address or an IPv6 address in brackets.
+    ///
+    /// # Errors
+    ///
+    /// The address has a scheme, a user or a path, or lacks the port.
     pub fn new(address: &str, server_id: SpiffeId) -> Result<Self, EndpointError> {
         let error =
             || EndpointError { shown: address.chars().take(80).flat_map(char::escape_default).collect() };
@@ -51,10 +55,12 @@ impl Endpoint {
         Ok(Endpoint { address: address.to_owned(), server_id })
     }
 
+    /// The `HOST:PORT` to dial.
     pub fn address(&self) -> &str {
         &self.address
     }
 
+    /// The SPIFFE ID that the server must have.
     pub fn server_id(&self) -> &SpiffeId {
         &self.server_id
     }
@@ -74,14 +80,18 @@ async fn dial_tcp(address: &str) -> io::Result<TcpStream> {
 /// The protocol to negotiate inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alpn {
+    /// HTTP/1.1, by the ALPN `http/1.1`.
     Http1,
+    /// HTTP/2, by the ALPN `h2`.
     Http2,
 }
 
 /// A connection to a server whose SPIFFE ID was verified.
 #[derive(Debug)]
 pub struct Dialed {
+    /// The open connection. Nothing was sent on it yet.
     pub tls: TlsStream<TcpStream>,
+    /// The verified server, which has the SPIFFE ID of the [`Endpoint`].
     pub server: Peer,
 }
 
@@ -96,12 +106,14 @@ pub struct Connector {
 }
 
 impl Connector {
+    /// Makes a connector. It opens no connection.
     pub fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>, endpoint: Endpoint) -> Self {
         let config =
             |alpn: &[&[u8]]| client_config(source.clone(), clock.clone(), endpoint.server_id.clone(), alpn);
         Connector { http1: config(&[b"http/1.1"]), http2: config(&[b"h2"]), source, clock, endpoint }
     }
 
+    /// The server that it connects to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
@@ -110,6 +122,10 @@ impl Connector {
     ///
     /// The server may still refuse our SVID. In TLS 1.3 the first read reports that, and [`explain`](super::connect_error::explain)
     /// finds it in the error of the HTTP client.
+    ///
+    /// # Errors
+    ///
+    /// The server cannot be reached within [`limits::HANDSHAKE`], one side refuses the SVID of the other, or we have none.
     pub async fn connect(&self, alpn: Alpn) -> Result<Dialed, ConnectError> {
         self.in_time(self.dial(alpn)).await
     }
@@ -128,6 +144,10 @@ impl Connector {
     }
 
     /// Makes a gRPC channel that is connected already.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Connector::connect`], with the server's refusal of our SVID.
     pub async fn connected_channel(&self) -> Result<Channel, ConnectError> {
         let connector = self.clone();
         let service = service_fn(move |_: Uri| {

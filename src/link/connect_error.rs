@@ -14,32 +14,68 @@ use crate::{
 /// Why there is no connection. Each variant has a [`Reason`] and says what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The connection was refused or lost, or there is no such host.
     #[error("cannot reach `{address}`")]
     Unreachable {
+        /// The `HOST:PORT` that was dialed.
         address: String,
+        /// The error of the system.
         #[source]
         cause: Arc<io::Error>,
     },
+    /// The server did not finish the handshake within [`HANDSHAKE`](crate::limits::HANDSHAKE).
     #[error("`{address}` did not answer in time")]
-    TimedOut { address: String },
+    TimedOut {
+        /// The `HOST:PORT` that was dialed.
+        address: String,
+    },
     /// The server refused our SVID. We see only the alert; the log of the server shows the broken rule.
     #[error("`{address}` refused our SVID (TLS alert {alert})")]
-    Refused { address: String, alert: String },
+    Refused {
+        /// The `HOST:PORT` that was dialed.
+        address: String,
+        /// The TLS alert, as rustls names it.
+        alert: String,
+    },
     /// We refused the server's SVID.
     #[error("the SVID of the server at `{address}` is refused: {why}")]
-    ServerNotTrusted { address: String, why: SvidError },
+    ServerNotTrusted {
+        /// The `HOST:PORT` that was dialed.
+        address: String,
+        /// The rule that its chain breaks.
+        why: SvidError,
+    },
+    /// The process is configured without an SVID.
     #[error("no SVID to connect with")]
     OwnSvidAbsent,
     /// The source of our identity has issued none yet, or has revoked it.
     #[error("no SVID to connect with: {why}")]
-    OwnIdentity { why: String },
+    OwnIdentity {
+        /// The reason of the source, for people.
+        why: String,
+    },
+    /// Our SVID is not valid now, so the connection is not tried.
     #[error("our own SVID, `{spiffe_id}`, is valid only from {not_before} to {not_after}")]
-    OwnSvidExpired { spiffe_id: SpiffeId, not_before: Wall, not_after: Wall },
+    OwnSvidExpired {
+        /// The SPIFFE ID of our SVID.
+        spiffe_id: SpiffeId,
+        /// Its NotBefore.
+        not_before: Wall,
+        /// Its NotAfter.
+        not_after: Wall,
+    },
+    /// The server answered, but not in TLS 1.3 with the wanted protocol inside.
     #[error("`{address}` does not speak the protocol of leasehold: {found}")]
-    Protocol { address: String, found: String },
+    Protocol {
+        /// The `HOST:PORT` that was dialed.
+        address: String,
+        /// The answer, for people.
+        found: String,
+    },
 }
 
 impl ConnectError {
+    /// The code of the failure, as commands report it.
     pub fn reason(&self) -> Reason {
         match self {
             ConnectError::Unreachable { .. }

@@ -22,25 +22,44 @@ use crate::{
 /// Why a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectionEnd {
+    /// The NotAfter of the SVID, or of a certificate above it, has passed.
     #[error("the SVID that opened this connection ended at {not_after}: connect again with its successor")]
-    SvidExpired { not_after: Wall },
+    SvidExpired {
+        /// The earliest NotAfter of the path.
+        not_after: Wall,
+    },
+    /// The bundles changed, and the chain does not verify against the new ones.
     #[error("the SVID that opened this connection is no longer trusted: connect again with another")]
-    SvidUntrusted { why: SvidError },
+    SvidUntrusted {
+        /// The rule that it breaks now.
+        why: SvidError,
+    },
+    /// The identity opened more connections than it may have.
     #[error(
         "this identity has {max} connections open, the most that one may have now: close some, or try again later"
     )]
-    PeerFull { max: usize },
+    PeerFull {
+        /// How many it may have open now.
+        max: usize,
+    },
+    /// The client stopped reading a response: [`Connection::end_unread`].
     #[error(
         "a response was not read for {waited} s, so the connection is closed: read faster, or request less"
     )]
-    NotRead { waited: u64 },
+    NotRead {
+        /// How long the server waited, in seconds.
+        waited: u64,
+    },
+    /// The server was asked to stop.
     #[error("the server is stopping: connect again")]
     ShuttingDown,
+    /// The client closed it, or the network did.
     #[error("the connection is closed")]
     Closed,
 }
 
 impl ConnectionEnd {
+    /// The code of the refusal for requests that arrive after the end.
     pub fn reason(&self) -> Reason {
         match self {
             ConnectionEnd::SvidExpired { .. } => Reason::SvidExpired,
@@ -77,6 +96,10 @@ impl Connection {
 
     /// Checks that its requests may be served now: the connection is open, and its SVID is valid by the current bundles. Cheap
     /// enough for each use. The first check after a change of the bundles verifies the signatures of the chain.
+    ///
+    /// # Errors
+    ///
+    /// Why the connection has ended, or must end now.
     pub fn check(&self, now: Wall) -> Result<(), ConnectionEnd> {
         if self.ended.is_cancelled() {
             return Err(self.ending());

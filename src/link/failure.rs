@@ -18,7 +18,9 @@ use crate::{
 /// A connection that was refused before a request was read.
 #[derive(Clone, Debug)]
 pub struct HandshakeFailure {
+    /// Where the connection came from.
     pub remote: SocketAddr,
+    /// What went wrong.
     pub cause: FailureCause,
 }
 
@@ -34,6 +36,7 @@ pub enum FailureCause {
     /// Not TLS 1.3, or not TLS.
     #[error("{0}")]
     Protocol(String),
+    /// The handshake was not finished within [`limits::HANDSHAKE`].
     #[error("the handshake took longer than {} s", limits::HANDSHAKE.as_secs())]
     TimedOut,
     /// The connection was lost. Port scans and the health checks of load balancers look like this.
@@ -42,6 +45,7 @@ pub enum FailureCause {
     /// The handshake stalled or was slow while other connections waited for its slot.
     #[error("the handshake was ended because other connections waited for its place")]
     GaveWay,
+    /// The listener has as many connections as it may have for peers of this class.
     #[error("the limit of open connections is reached")]
     Overloaded,
     /// The address has as many connections in a handshake as one address may have.
@@ -55,7 +59,12 @@ pub enum FailureCause {
     Silent,
     /// The handshake succeeded, but the requests on the connection are refused.
     #[error("`{id}` has {max} connections open, the most that one identity may have now")]
-    PeerFull { id: SpiffeId, max: usize },
+    PeerFull {
+        /// The SPIFFE ID of the peer.
+        id: SpiffeId,
+        /// How many connections it may have open now.
+        max: usize,
+    },
 }
 
 impl HandshakeFailure {
@@ -94,6 +103,7 @@ impl FailureCause {
 pub struct HandshakeObserver(Arc<dyn Fn(&HandshakeFailure) + Send + Sync>);
 
 impl HandshakeObserver {
+    /// Calls this function for each failure, on the task of the connection.
     pub fn new(observe: impl Fn(&HandshakeFailure) + Send + Sync + 'static) -> Self {
         HandshakeObserver(Arc::new(observe))
     }

@@ -41,4 +41,5 @@ pub use connection::{Connection, ConnectionEnd};
 pub use failure::{FailureCause, HandshakeFailure, HandshakeObserver};
 pub use options::{Protocol, ServeOptions};
 pub use rotating_channel::RotatingChannel;
-pub use share::{Full, Share, Shares};
+#[cfg(feature = "server")]
+pub(crate) use share::{Full, Share, Shares};

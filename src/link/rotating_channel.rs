@@ -26,6 +26,7 @@ impl RotatingChannel {
         RotatingChannel { connector, current: Mutex::new(opened) }
     }
 
+    /// The connector that opens its channels.
     pub fn connector(&self) -> &Connector {
         &self.connector
     }

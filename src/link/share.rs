@@ -45,6 +45,7 @@ impl Shares {
     }
 
     /// The most that one identity may have at once.
+    #[cfg(feature = "server")]
     pub fn most(&self) -> usize {
         self.most
     }
@@ -99,6 +100,7 @@ pub struct Share {
 
 impl Share {
     /// Takes more.
+    #[cfg(feature = "server")]
     pub fn grow(&self, amount: usize) -> Result<(), Full> {
         self.of.add(&self.id, amount)?;
         self.amount.fetch_add(amount, Ordering::Relaxed);
@@ -106,6 +108,7 @@ impl Share {
     }
 
     /// Takes more even if there is no room. Further requests are refused until there is room again.
+    #[cfg(feature = "server")]
     pub fn grow_past(&self, amount: usize) {
         let mut taken = self.of.lock();
         let has = taken.each.get(&self.id).copied().unwrap_or(0);
@@ -114,6 +117,7 @@ impl Share {
     }
 
     /// Returns a part of the amount.
+    #[cfg(feature = "server")]
     pub fn shrink(&self, amount: usize) {
         let less = |held: usize| Some(held.saturating_sub(amount));
         let held = self.amount.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).unwrap_or(0);

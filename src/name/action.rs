@@ -11,8 +11,10 @@ macro_rules! words {
         pub enum $name { $( $(#[$vdoc])* $variant, )* }
 
         impl $name {
+            /// All of them, in the order of their declaration.
             pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
 
+            /// The text that [`Display`](fmt::Display) writes and [`FromStr`] reads.
             pub const fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $text,)* }
             }
@@ -40,12 +42,17 @@ macro_rules! words {
 words! {
     /// An action on a resource.
     Action, "an action" {
+        /// Reading a version of a dataset.
         ReadDataset = "read_dataset",
+        /// Reading a version of a model.
         ReadModel = "read_model",
         /// Changing a model. No one asks for it by name: the broker derives it if a job reads a model and writes a checkpoint.
         Finetune = "finetune",
+        /// Writing into the folder that a job has in a checkpoint line.
         WriteCheckpoint = "write_checkpoint",
+        /// Reading and listing the folder that a job has in a checkpoint line.
         ReadCheckpoint = "read_checkpoint",
+        /// Deleting from the folder that a job has in a checkpoint line.
         DeleteCheckpoint = "delete_checkpoint",
     }
 }
@@ -53,10 +60,15 @@ words! {
 words! {
     /// The method of adaptation.
     Method, "a method" {
+        /// All weights of the model are trained.
         Full = "full",
+        /// Low-rank matrices are trained beside the weights.
         Lora = "lora",
+        /// Small layers are trained between those of the model.
         Adapter = "adapter",
+        /// Only the embedding of a prompt is trained.
         PromptTuning = "prompt-tuning",
+        /// The model is trained on preferences between answers, as in DPO or RLHF.
         Preference = "preference",
     }
 }
@@ -92,13 +104,21 @@ words! {
 words! {
     /// How a job, an attempt or a member ended.
     Outcome, "an outcome" {
+        /// The work was done.
         Completed = "completed",
+        /// The work ended with an error.
         Failed = "failed",
+        /// The work was stopped from outside and may go on in another attempt: a preemption, a requeue, a signal.
         Interrupted = "interrupted",
+        /// Its members are gone, and no one reported how the work ended: a lost node or network.
         Lost = "lost",
+        /// Its launcher closed it before it was done.
         Cancelled = "cancelled",
+        /// People refused to approve it. Jobs only.
         Rejected = "rejected",
+        /// Its deadline passed before an attempt began. Jobs only.
         Expired = "expired",
+        /// An operator ended its access.
         Revoked = "revoked",
         /// Attempts only: a newer one began.
         Superseded = "superseded",
@@ -150,7 +170,9 @@ impl Action {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
+    /// A version of a dataset or a model, or a whole checkpoint line.
     pub resource: ResourceName,
+    /// Those that apply to the kind of the resource.
     pub actions: BTreeSet<Action>,
 }
 
@@ -167,6 +189,7 @@ impl Scope {
         Scope { resource, actions }
     }
 
+    /// Returns the half of the work that the kind of the resource belongs to.
     pub fn half(&self) -> Half {
         match self.resource.kind() {
             ResourceKind::Dataset | ResourceKind::Model => Half::Reading,

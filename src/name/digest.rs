@@ -10,8 +10,10 @@ use crate::secret::sha256;
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
+    /// All zero. It stands for the digest of what does not exist.
     pub const ZERO: Digest = Digest([0; 32]);
 
+    /// Hashes the bytes.
     pub fn of(bytes: &[u8]) -> Self {
         Digest(sha256(bytes))
     }

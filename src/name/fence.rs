@@ -27,17 +27,29 @@ pub struct FenceName(Arc<str>);
 /// The kind of a fence name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FenceKind {
+    /// Everything of this run of the daemon.
     Epoch,
+    /// All holders of one trust domain.
     Domain(TrustDomain),
+    /// All of a tenant's jobs, and all use of its resources.
     Tenant(TenantName),
+    /// One job.
     Job(JobId),
+    /// One attempt of a job.
     Attempt(JobId, AttemptNumber),
+    /// The reading half of an attempt.
     AttemptReading(JobId, AttemptNumber),
+    /// One member of an attempt.
     Member(JobId, AttemptNumber, InstanceName),
+    /// The reading half of a member.
     MemberReading(JobId, AttemptNumber, InstanceName),
+    /// All that a SPIFFE ID holds or launched.
     Identity(SpiffeId),
+    /// All that is done on behalf of a person.
     Human(HumanName),
+    /// One version of a resource, or all of them if the name has none.
     Resource(ResourceName),
+    /// One lease.
     Lease(LeaseId),
 }
 
@@ -62,6 +74,7 @@ impl From<FenceKind> for FenceName {
 }
 
 impl FenceName {
+    /// The name in the grammar of the table above.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -72,39 +85,51 @@ impl FenceName {
         parse(&self.0).expect("a fence name is always valid")
     }
 
+    /// Names [`FenceKind::Epoch`].
     pub fn epoch() -> Self {
         FenceKind::Epoch.into()
     }
+    /// Names [`FenceKind::Domain`].
     pub fn domain(d: TrustDomain) -> Self {
         FenceKind::Domain(d).into()
     }
+    /// Names [`FenceKind::Tenant`].
     pub fn tenant(t: TenantName) -> Self {
         FenceKind::Tenant(t).into()
     }
+    /// Names [`FenceKind::Job`].
     pub fn job(j: JobId) -> Self {
         FenceKind::Job(j).into()
     }
+    /// Names [`FenceKind::Attempt`].
     pub fn attempt(j: JobId, n: AttemptNumber) -> Self {
         FenceKind::Attempt(j, n).into()
     }
+    /// Names [`FenceKind::AttemptReading`].
     pub fn attempt_reading(j: JobId, n: AttemptNumber) -> Self {
         FenceKind::AttemptReading(j, n).into()
     }
+    /// Names [`FenceKind::Member`].
     pub fn member(j: JobId, n: AttemptNumber, i: InstanceName) -> Self {
         FenceKind::Member(j, n, i).into()
     }
+    /// Names [`FenceKind::MemberReading`].
     pub fn member_reading(j: JobId, n: AttemptNumber, i: InstanceName) -> Self {
         FenceKind::MemberReading(j, n, i).into()
     }
+    /// Names [`FenceKind::Identity`].
     pub fn identity(i: SpiffeId) -> Self {
         FenceKind::Identity(i).into()
     }
+    /// Names [`FenceKind::Human`].
     pub fn human(h: HumanName) -> Self {
         FenceKind::Human(h).into()
     }
+    /// Names [`FenceKind::Resource`].
     pub fn resource(r: ResourceName) -> Self {
         FenceKind::Resource(r).into()
     }
+    /// Names [`FenceKind::Lease`].
     pub fn lease(l: LeaseId) -> Self {
         FenceKind::Lease(l).into()
     }

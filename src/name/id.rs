@@ -40,6 +40,10 @@ macro_rules! id {
 
         impl $name {
             /// Makes a new one.
+            ///
+            /// # Errors
+            ///
+            /// The system gave no random bytes.
             pub fn random() -> Result<Self, NoRandomness> {
                 random_u128().map($name)
             }
@@ -79,16 +83,20 @@ id! {
 pub struct AttemptNumber(NonZeroU64);
 
 impl AttemptNumber {
+    /// The number of the first attempt of each job: 1.
     pub const FIRST: AttemptNumber = AttemptNumber(NonZeroU64::MIN);
 
+    /// `None` for 0.
     pub fn new(n: u64) -> Option<Self> {
         NonZeroU64::new(n).map(AttemptNumber)
     }
 
+    /// At least 1.
     pub fn value(self) -> u64 {
         self.0.get()
     }
 
+    /// The number of the attempt after this one. Stops at the largest number.
     #[must_use]
     pub fn next(self) -> Self {
         AttemptNumber(self.0.saturating_add(1))

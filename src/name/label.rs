@@ -40,6 +40,7 @@ macro_rules! label {
         pub struct $name(Arc<str>);
 
         impl $name {
+            /// The name as it was given: 1 to [`NAME_BYTES_MAX`] bytes of ASCII.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

@@ -26,6 +26,7 @@ impl Object {
         Object { resource, folder }
     }
 
+    /// The dataset, the model, or the checkpoint line of the folder.
     pub fn resource(&self) -> &ResourceName {
         &self.resource
     }

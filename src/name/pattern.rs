@@ -32,6 +32,7 @@ impl SpiffePattern {
         id.segments().next() == Some(RESERVED)
     }
 
+    /// Whether it matches an ID, segment by segment.
     pub fn matches(&self, id: &SpiffeId) -> bool {
         let written_out = matches!(self.segments.first(), Some(Segment::Exactly(_)));
         if id.trust_domain() != self.domain || (Self::is_reserved(id) && !written_out) {
@@ -49,6 +50,7 @@ impl SpiffePattern {
         parts.next().is_none()
     }
 
+    /// The trust domain of every ID that it matches.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.domain
     }

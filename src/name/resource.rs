@@ -7,12 +7,16 @@ use super::{NameError, TenantName, label::check_part, text_form};
 /// The kind of a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ResourceKind {
+    /// Data to train on. Versioned.
     Dataset,
+    /// The weights that a job begins with. Versioned.
     Model,
+    /// A checkpoint line, into which jobs write their results. Not versioned: each job has a folder in it.
     Checkpoint,
 }
 
 impl ResourceKind {
+    /// The word before the colon of a resource name.
     pub const fn as_str(self) -> &'static str {
         match self {
             ResourceKind::Dataset => "dataset",
@@ -33,6 +37,11 @@ pub struct ResourceName {
 }
 
 impl ResourceName {
+    /// Makes a name from its parts.
+    ///
+    /// # Errors
+    ///
+    /// A part breaks a rule for names, or a checkpoint line has a version.
     pub fn new(
         kind: ResourceKind,
         tenant: &TenantName,
@@ -45,14 +54,17 @@ impl ResourceName {
         }
     }
 
+    /// The kind, from the word before the colon.
     pub fn kind(&self) -> ResourceKind {
         self.kind
     }
 
+    /// The whole name: `KIND:TENANT/NAME`, and `@VERSION` if it has one.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
+    /// The owner: the part before the slash.
     pub fn tenant(&self) -> TenantName {
         #[expect(clippy::expect_used, reason = "the parser has checked it")]
         self.parts().0.parse().expect("a resource name holds a tenant name")
@@ -63,6 +75,7 @@ impl ResourceName {
         self.parts().1
     }
 
+    /// The part after `@`. `None` for a checkpoint line, and for a name of all versions.
     pub fn version(&self) -> Option<&str> {
         self.parts().2
     }

@@ -15,6 +15,7 @@ const SCHEME: &str = "spiffe://";
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
+    /// The name without a scheme, 1 to 255 bytes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -53,10 +54,12 @@ text_form!(TrustDomain);
 pub struct SpiffeId(Arc<str>);
 
 impl SpiffeId {
+    /// The whole ID with its scheme, at most 2048 bytes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
+    /// The part between the scheme and the path.
     pub fn trust_domain(&self) -> TrustDomain {
         TrustDomain(self.split().0.into())
     }

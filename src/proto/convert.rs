@@ -43,6 +43,7 @@ same_variants! {
     Outcome: Completed Failed Interrupted Lost Cancelled Rejected Expired Revoked Superseded Unknown;
 }
 
+/// A moment on the wire, exact to the millisecond.
 pub fn timestamp(wall: Wall) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(wall.seconds()).unwrap_or(i64::MAX),

@@ -17,24 +17,39 @@ const NOT_BEFORE_LEEWAY_SECONDS: u64 = 5;
 /// Why a token is refused. Never shows any part of the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
+    /// It is not a JWS in the profile of this module. The text says which part is wrong.
     #[error("the token is malformed: {0}")]
     Malformed(&'static str),
+    /// The key set has no key with the `kid` of its header.
     #[error("the token is signed with an unknown key")]
     KeyUnknown,
+    /// It was changed, or another key signed it.
     #[error("the token's signature is wrong")]
     Signature,
+    /// Its `iss` is not the expected one.
     #[error("the token is of another issuer")]
     Issuer,
+    /// Its `aud`, which is given here, is not the expected one.
     #[error("the token is for another audience: `{0}`")]
     Audience(SpiffeId),
+    /// Its `exp`, which is given here, has passed.
     #[error("the token expired at {0}")]
     Expired(Wall),
+    /// Its `nbf`, which is given here, lies more than 5 seconds ahead.
     #[error("the token is not valid before {0}")]
     NotYetValid(Wall),
+    /// It is bound to a certificate, and the server does not see who presents it.
     #[error("the token was presented without the holder's SVID")]
     NoPresenter,
+    /// Someone other than its holder presented it.
     #[error("the token belongs to `{subject}`, but `{presenter}` presented it")]
-    Presenter { subject: SpiffeId, presenter: SpiffeId },
+    Presenter {
+        /// Its `sub`: the holder.
+        subject: SpiffeId,
+        /// The SPIFFE ID of the SVID beside it.
+        presenter: SpiffeId,
+    },
+    /// The holder presented it with another certificate than that of its `cnf`.
     #[error(
         "the token is bound to another certificate of its holder: renew the lease with the present certificate"
     )]
@@ -47,6 +62,7 @@ impl TokenError {
         TokenError::Malformed("it is longer than any token")
     }
 
+    /// The code of the refusal that follows.
     pub fn reason(&self) -> Reason {
         match self {
             TokenError::Malformed(_) => Reason::TokenMalformed,
@@ -73,13 +89,22 @@ impl From<TokenError> for Refusal {
 #[derive(Clone, Copy, Debug)]
 pub enum Presenter<'a> {
     /// A peer with an SVID over mutual TLS, and the SHA-256 of its certificate if known.
-    Svid { id: &'a SpiffeId, x5t_s256: Option<&'a [u8; 32]> },
+    Svid {
+        /// The SPIFFE ID of the peer.
+        id: &'a SpiffeId,
+        /// SHA-256 of the DER of its certificate (RFC 8705 section 3.1). Without it, a bound token is refused.
+        x5t_s256: Option<&'a [u8; 32]>,
+    },
     /// Unknown: the catalog says that the audience does not see who presents. A bound token is refused.
     Unseen,
 }
 
 impl Presenter<'_> {
     /// Checks that verified claims may be used by this presenter.
+    ///
+    /// # Errors
+    ///
+    /// The presenter is not the `sub`, or does not show the certificate of the `cnf`.
     pub fn may_present(self, claims: &Claims) -> Result<(), TokenError> {
         match (self, &claims.cnf) {
             (Presenter::Unseen, None) => Ok(()),
@@ -99,8 +124,11 @@ impl Presenter<'_> {
 /// The values that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
+    /// The `iss`, compared byte by byte.
     pub issuer: &'a str,
+    /// The `aud`.
     pub audience: &'a SpiffeId,
+    /// Who must be the `sub`, and whose certificate must be that of the `cnf`.
     pub presenter: Presenter<'a>,
 }
 
@@ -134,6 +162,10 @@ fn read_header(part: &str) -> Result<Header, TokenError> {
 }
 
 /// Checks the token itself. Whether its fences were lowered is checked by the follower of the feed.
+///
+/// # Errors
+///
+/// The first fault, in this order: form, key, signature, claims, issuer, audience, time, presenter.
 pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> Result<Claims, TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::too_long());

@@ -16,18 +16,25 @@ pub const DETAIL_TYPE: &str = "leasehold.v1";
 /// The claims of a token. Times are NumericDate: whole seconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
+    /// The issuer: a URL, as the daemon is configured with it.
     pub iss: String,
     /// The holder's SPIFFE ID.
     pub sub: SpiffeId,
     /// One audience, never a list.
     pub aud: SpiffeId,
+    /// When it expires, exclusive.
     pub exp: u64,
+    /// When it begins to be valid.
     pub nbf: u64,
+    /// When it was made.
     pub iat: u64,
+    /// 128 random bits as base64url, for logs.
     pub jti: String,
     /// The client of RFC 9068 section 2.2: the job that the holder works on.
     pub client_id: JobId,
+    /// What it opens (RFC 9396).
     pub authorization_details: Vec<AuthorizationDetail>,
+    /// Which lease it is of, and what ends that.
     pub lh: LeaseClaims,
     /// The certificate that the token is bound to, if any (RFC 8705 section 3.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -46,20 +53,27 @@ pub struct AuthorizationDetail {
     pub identifier: String,
     /// `tickets@v3`; for a checkpoint line `support-lora/JOB`, the folder of that job.
     pub names: Vec<String>,
+    /// The actions that are allowed on each of the objects.
     pub actions: BTreeSet<Action>,
 }
 
 /// The claims that bind the token to its lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseClaims {
+    /// The run of the daemon that made the token, counted from 1. Tokens of another epoch are refused.
     pub epoch: u64,
     /// The count of lowerings when the lease took its stand.
     pub stood_at: u64,
+    /// The lease that the token is of.
     pub lease: LeaseId,
+    /// How often the lease was renewed before this token.
     #[serde(rename = "gen")]
     pub generation: u32,
+    /// The job that the holder works on.
     pub job: JobId,
+    /// The attempt of that job.
     pub attempt: AttemptNumber,
+    /// The tenant of that job.
     pub tenant: TenantName,
     /// The tags of all fences of the lease: first those that follow from the other claims, in the order of
     /// [`Claims::named_fences`], then those of `others`.
@@ -80,6 +94,10 @@ pub struct Confirmation {
 
 impl Claims {
     /// The fences that follow from the other claims, in the order of their tags.
+    ///
+    /// # Errors
+    ///
+    /// An object of [`authorization_details`](Self::authorization_details) is not a name.
     pub fn named_fences(&self) -> Result<Vec<FenceName>, NameError> {
         let lh = &self.lh;
         let mut named = vec![
@@ -109,6 +127,10 @@ impl Claims {
     }
 
     /// Sets the tags of these fences and of those that follow from the other claims.
+    ///
+    /// # Errors
+    ///
+    /// An object of [`authorization_details`](Self::authorization_details) is not a name.
     pub fn set_fences<'a>(
         &mut self,
         all: impl Iterator<Item = &'a FenceName>,

@@ -21,6 +21,7 @@ use crate::{name::SpiffeId, secret::sha256};
 pub struct KeyId(String);
 
 impl KeyId {
+    /// The `kid` in the header of a token.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -40,14 +41,19 @@ impl fmt::Display for KeyId {
 /// Why a key cannot be made, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
+    /// ring could not make the key pair or the secret of the tags.
     #[error("the system could not make an ES256 key")]
     Generate,
+    /// ring refused to sign.
     #[error("the token could not be signed")]
     Sign,
+    /// The text is not JSON, or lacks a member that every key must have.
     #[error("the key set is not a JWK Set: {0}")]
     Json(#[from] serde_json::Error),
+    /// A key is of another type, use or algorithm, or not a point on P-256.
     #[error("key `{0}` is not an ES256 signing key with coordinates of 32 bytes")]
     NotEs256(String),
+    /// A token would not say which of the two signed it.
     #[error("two keys have the id `{0}`")]
     Twice(String),
 }
@@ -70,6 +76,10 @@ impl fmt::Debug for SigningKey {
 
 impl SigningKey {
     /// Makes the `n`th key of an epoch.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyError::Generate`] if ring cannot make the keys.
     pub fn generate(epoch: u64, n: u32) -> Result<Self, KeyError> {
         let random = SystemRandom::new();
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
@@ -89,6 +99,7 @@ impl SigningKey {
         FenceKey::derive(&self.tag_secret, audience)
     }
 
+    /// The `kid` of the tokens that it signs.
     pub fn id(&self) -> &KeyId {
         &self.id
     }
@@ -134,14 +145,17 @@ impl KeySet {
         self.keys.extend(other.keys);
     }
 
+    /// How many keys it has.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
+    /// Whether no token can be checked with it.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
+    /// Whether it has the key of tokens with this `kid`.
     pub fn contains(&self, kid: &str) -> bool {
         self.keys.contains_key(kid)
     }
@@ -173,7 +187,11 @@ impl KeySet {
         serde_json::to_string(&Jwks { keys }).unwrap_or_else(|_| r#"{"keys":[]}"#.into())
     }
 
-    /// Reads a JWK Set. Each key must be an ES256 signing key, and their ids must differ.
+    /// Reads a JWK Set (RFC 7517).
+    ///
+    /// # Errors
+    ///
+    /// It is not a JWK Set, a key is not an ES256 signing key on P-256, or two have the same id.
     pub fn from_jwks(text: &str) -> Result<Self, KeyError> {
         let jwks: Jwks = serde_json::from_str(text)?;
         let mut set = KeySet::default();

@@ -8,8 +8,10 @@ use crate::{limits::TOKEN_BYTES_MAX, name::Digest, secret::SecretText};
 /// Why a token cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
+    /// It would be longer than [`TOKEN_BYTES_MAX`]. The number is its length in bytes.
     #[error("the token would have {0} bytes, and the headers of common servers allow {TOKEN_BYTES_MAX}")]
     TooLarge(usize),
+    /// The claims could not be written, or ring refused to sign.
     #[error("the token could not be signed")]
     Sign,
 }
@@ -23,7 +25,11 @@ pub struct UnsignedToken {
 }
 
 impl UnsignedToken {
-    /// Writes header and claims. Fails if the token would be too large.
+    /// Writes header and claims.
+    ///
+    /// # Errors
+    ///
+    /// [`MintError::TooLarge`] if the token would not fit into a header.
     pub fn prepare(key: &SigningKey, claims: &Claims) -> Result<Self, MintError> {
         let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{}"}}"#, key.id());
         let body = serde_json::to_vec(claims).map_err(|_| MintError::Sign)?;
@@ -38,6 +44,10 @@ impl UnsignedToken {
     }
 
     /// Signs. Only this creates a credential.
+    ///
+    /// # Errors
+    ///
+    /// [`MintError::Sign`] if ring refuses to sign.
     pub fn sign(self, key: &SigningKey) -> Result<SecretText, MintError> {
         let signature = key.sign(self.signing_input.as_bytes()).map_err(|_| MintError::Sign)?;
         let mut token = self.signing_input;
@@ -48,6 +58,10 @@ impl UnsignedToken {
 }
 
 /// Prepares and signs a token.
+///
+/// # Errors
+///
+/// Those of [`UnsignedToken::prepare`] and [`UnsignedToken::sign`].
 pub fn mint(key: &SigningKey, claims: &Claims) -> Result<SecretText, MintError> {
     UnsignedToken::prepare(key, claims)?.sign(key)
 }

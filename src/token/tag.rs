@@ -27,6 +27,7 @@ impl FenceTag {
         Some(FenceTag(bytes.try_into().ok()?))
     }
 
+    /// The 12 bytes, as the feed sends them.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }

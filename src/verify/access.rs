@@ -41,6 +41,10 @@ impl Access {
 
     /// Checks that the use may continue now. Costs a few atomic loads and one reading of the clock; after a lowering also one
     /// look-up for each fence.
+    ///
+    /// # Errors
+    ///
+    /// Why the use must end: a lowered fence, the token's `exp`, a stale feed, a new epoch of the daemon.
     pub fn check(&self) -> Result<(), Refusal> {
         self.check_now().map(|_| ())
     }

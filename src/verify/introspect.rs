@@ -28,6 +28,7 @@ pub struct Introspector {
 /// The claims that the daemon called valid at the moment of its answer.
 #[derive(Clone, Debug)]
 pub struct Introspection {
+    /// The claims of the token, as the daemon read them.
     pub claims: Claims,
 }
 
@@ -45,6 +46,10 @@ impl Introspector {
     }
 
     /// Asks the daemon. If it does not answer within [`INTROSPECT_WAIT`], the token is refused.
+    ///
+    /// # Errors
+    ///
+    /// The daemon refuses the token or does not answer, the token is for another audience, or the presenter may not use it.
     pub async fn introspect(&self, token: &str, presenter: Presenter<'_>) -> Result<Introspection, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::too_long().into());

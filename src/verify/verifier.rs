@@ -27,6 +27,7 @@ pub struct VerifierSettings {
     pub connector: Connector,
     /// The audience that tokens must have: the `name` of the `[[audience]]`.
     pub audience: SpiffeId,
+    /// The clock that the `exp` and `nbf` of tokens are compared with.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -79,7 +80,11 @@ impl Verifier {
         }
     }
 
-    /// Checks that tokens can be checked now, or says why everything is refused.
+    /// Checks that tokens can be checked now.
+    ///
+    /// # Errors
+    ///
+    /// Why everything is refused: the feed is incomplete, stale or ended, or the clocks differ too much.
     pub fn state(&self) -> Result<(), Refusal> {
         self.read_fresh_feed().map(|_| ())
     }
@@ -107,6 +112,11 @@ impl Verifier {
     /// in the request. The token of a job opens only the job's own folder.
     ///
     /// Waits only if the token names an unknown public key, because newer keys are fetched once.
+    ///
+    /// # Errors
+    ///
+    /// The refusal to answer the request with: tokens cannot be checked now, this one is invalid here or was revoked, or it does not
+    /// allow the action on the object.
     pub async fn check(
         &self,
         token: &str,

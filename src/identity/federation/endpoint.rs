@@ -11,7 +11,9 @@ use crate::name::{SpiffeId, TrustDomain};
 pub struct BundleEndpoint {
     /// The trust domain of the bundle.
     pub trust_domain: TrustDomain,
+    /// Where the bundle is fetched.
     pub url: EndpointUrl,
+    /// How the server there is authenticated.
     pub profile: EndpointProfile,
 }
 
@@ -19,10 +21,18 @@ pub struct BundleEndpoint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointProfile {
     /// `https_web`: by its host name, under the roots of a PEM file, such as that of the system.
-    Web { ca: PathBuf },
+    Web {
+        /// The PEM file with the roots.
+        ca: PathBuf,
+    },
     /// `https_spiffe`: by its SPIFFE ID, under the roots in `bundle`. If the endpoint serves its own trust domain, the roots that
     /// it served last replace them.
-    Spiffe { id: SpiffeId, bundle: PathBuf },
+    Spiffe {
+        /// The SPIFFE ID of the server.
+        id: SpiffeId,
+        /// The file with the first roots: PEM or a SPIFFE bundle document.
+        bundle: PathBuf,
+    },
 }
 
 /// An `https` URL with a host, without a user.
@@ -37,12 +47,16 @@ pub struct EndpointUrl {
 /// The fault of the URL of a bundle endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointUrlFault {
+    /// It has no scheme, no host or port 0, or cannot be parsed.
     #[error("is not a URL: write https://HOST/PATH")]
     NotAUrl,
+    /// Its scheme is another one.
     #[error("is not https: a bundle is fetched only over https")]
     NotHttps,
+    /// Its authority has an `@`.
     #[error("names a user: remove the part before `@`")]
     User,
+    /// It has a `#`.
     #[error("has a fragment: remove `#` and the part after it")]
     Fragment,
 }

@@ -58,7 +58,11 @@ struct ServerRoots {
 }
 
 impl BundleSource {
-    /// Reads the configured roots of the endpoint's server. The error says why they cannot be used.
+    /// Reads the configured roots of the endpoint's server. The network is used once [`IdentitySource::follow`] runs.
+    ///
+    /// # Errors
+    ///
+    /// The file with the roots of the server cannot be read or used.
     pub fn open(
         endpoint: BundleEndpoint,
         svid_life_max: Duration,
@@ -86,6 +90,7 @@ impl BundleSource {
         Ok(BundleSource { endpoint, clock, tls, server, status })
     }
 
+    /// The endpoint that it polls.
     pub fn endpoint(&self) -> &BundleEndpoint {
         &self.endpoint
     }

@@ -19,24 +19,35 @@ pub enum WorkloadEndpoint {
 /// The fault of the text of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointFault {
+    /// It begins neither with `unix:` nor with `tcp://`.
     #[error("`{0}` has no known scheme: write unix:///PATH or tcp://IP:PORT")]
     Scheme(String),
+    /// Two slashes follow `unix:`, so what comes next is a host.
     #[error("`{0}` names a host: write unix:///PATH, with three slashes and an absolute path")]
     Authority(String),
+    /// The path of the socket is empty, relative, or that of a directory.
     #[error("`{0}` names no socket: write unix:///PATH with the absolute path of a socket")]
     Path(String),
+    /// The URI has a query, a fragment or an escape.
     #[error("`{0}` is more than a path: write unix:///PATH without `?`, `#` or `%`")]
     NotPlain(String),
+    /// The text after `tcp://` is a host name, lacks a port or has more parts.
     #[error("`{0}` is not an IP address and a port: write tcp://IP:PORT and nothing else")]
     Address(String),
+    /// The environment has no [`ENDPOINT_VARIABLE`], or it is empty.
     #[error("the variable {ENDPOINT_VARIABLE} is not set")]
     NotSet,
+    /// The value of [`ENDPOINT_VARIABLE`] is not UTF-8.
     #[error("the variable {ENDPOINT_VARIABLE} is not text")]
     NotText,
 }
 
 impl WorkloadEndpoint {
     /// Reads the endpoint from `SPIFFE_ENDPOINT_SOCKET`.
+    ///
+    /// # Errors
+    ///
+    /// The variable is not set, or its value is no endpoint.
     pub fn from_env() -> Result<Self, EndpointFault> {
         match std::env::var_os(ENDPOINT_VARIABLE).filter(|value| !value.is_empty()) {
             None => Err(EndpointFault::NotSet),

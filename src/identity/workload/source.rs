@@ -29,6 +29,7 @@ use crate::{
 /// How to use the Workload API.
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
+    /// Where the agent listens.
     pub endpoint: WorkloadEndpoint,
     /// Which SVID to use if the agent gives several.
     pub pick: Pick,
