@@ -32,7 +32,7 @@ pub struct Notice {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoticeKind {
-    /// AccessControl has ended and does not come back in this attempt.
+    /// Access has ended and does not come back in this attempt.
     Revoked,
     /// Finish.
     Drain(Drain),

@@ -1,4 +1,4 @@
-//! Revocations by operators. AccessControl has ended when the answer is given.
+//! Revocations by operators. Access has ended when the answer is given.
 
 use super::{
     caller::Caller,
