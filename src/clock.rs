@@ -289,8 +289,9 @@ mod tests {
         (nows.iter().map(|n| signed(n.lease.0) - first).collect(), alarms)
     }
 
+    // Proves law 12.
     #[test]
-    fn law_12_clock_steps_and_sleep_lengthen_no_lease() {
+    fn clock_steps_and_sleep_lengthen_no_lease() {
         // It begins at the wall, and goes with boottime.
         let lead = AtomicI64::default();
         assert_eq!(SystemClock::at(&lead, BOOT, WALL).0.lease, LeaseTime(WALL));
@@ -313,8 +314,9 @@ mod tests {
     }
 
     proptest::proptest! {
+        // Proves law 12.
         #[test]
-        fn law_12_the_lease_timeline_never_goes_slower_than_boottime(
+        fn the_lease_timeline_never_goes_slower_than_boottime(
             steps in proptest::collection::vec((0u64..3 * HOUR, 0u64..6 * HOUR), 1..40),
         ) {
             let lead = AtomicI64::default();

@@ -1,7 +1,6 @@
-//! Each law of `laws.txt` and each case of `identity-cases.txt` stands in the name of a test.
+//! Each law of `laws.txt` and each case of `identity-cases.txt` is proved by a test.
 //!
-//! A name begins with the ids that it is of: `law_09_…`, `law_15_law_19_…`, `identity_b13_…`, `identity_a05_a06_…`,
-//! `identity_6_5_…`.
+//! A comment above the test names what it proves: `// Proves law 15, case B13.`
 #![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -40,63 +39,56 @@ fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The names of all functions that are tests, with the file of each.
-fn tests() -> Vec<(String, PathBuf)> {
+/// A test, and the lines above it.
+struct Test {
+    name: String,
+    path: PathBuf,
+    /// The rest of its `// Proves` line: `law 15, case B13`.
+    proves: Option<String>,
+}
+
+/// All functions that are tests.
+fn tests() -> Vec<Test> {
     let mut files = Vec::new();
     for folder in ["src", "tests"] {
         rust_files(&root().join(folder), &mut files);
     }
     let mut all = Vec::new();
-    for file in files {
-        let text = fs::read_to_string(&file).unwrap();
-        let mut is_test = false;
+    for path in files {
+        let text = fs::read_to_string(&path).unwrap();
+        let (mut is_test, mut proves) = (false, None);
         for line in text.lines().map(str::trim) {
-            if line.starts_with("#[") {
-                is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            if let Some(ids) = line.strip_prefix("// Proves ") {
+                proves = Some(ids.trim_end_matches('.').to_owned());
+            }
+            is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            if line.starts_with("#[") || line.starts_with("//") {
                 continue;
             }
             let function = line.strip_prefix("async ").unwrap_or(line).strip_prefix("fn ");
             if let Some((name, _)) = function.and_then(|f| f.split_once('('))
                 && is_test
             {
-                all.push((name.to_owned(), file.clone()));
+                all.push(Test { name: name.to_owned(), path: path.clone(), proves: proves.take() });
             }
-            is_test &= line.starts_with("//");
+            (is_test, proves) = (false, None);
         }
     }
     all
 }
 
-/// The ids at the head of a name: `law_09_…` has `09`, and a name of something else has none.
-fn ids(name: &str, head: &str) -> Vec<String> {
-    let is_id = |word: &&str| {
-        let digits = word.trim_start_matches(|c: char| c.is_ascii_lowercase() && head == "identity");
-        digits.starts_with(|c: char| c.is_ascii_digit())
-    };
-    let mut words = name.split('_').peekable();
-    if words.next() != Some(head) {
-        return Vec::new();
-    }
-    let mut found = Vec::new();
-    while let Some(id) = words.next_if(is_id) {
-        match words.next_if(|word| id == "6" && head == "identity" && is_id(word)) {
-            Some(mistake) => found.push(format!("6.{mistake}")),
-            None => found.push(id.to_owned()),
-        }
-        // Each law says so: the number of what follows is otherwise part of the sentence.
-        if head == "law" && words.next_if_eq(&head).is_none() {
-            break;
-        }
-    }
-    found
+/// The ids of one kind in a `// Proves` line: of `law 09, case B13`, the kind `law` has `09`.
+fn ids(proves: &str, kind: &str) -> Vec<String> {
+    let items = proves.split(", ").map(|item| item.split_once(' ').unwrap_or((item, "")));
+    items.filter(|(k, _)| *k == kind).map(|(_, id)| id.to_lowercase()).collect()
 }
 
 /// Every id of the list has a test, and every test's id is in a list.
-fn traced(file: &str, head: &str, known_elsewhere: impl Fn(&str) -> bool) {
+fn traced(file: &str, kind: &str, known_elsewhere: impl Fn(&str) -> bool) {
     let listed = listed(file);
     let mut tested = BTreeSet::new();
-    for (name, path) in tests() {
-        for id in ids(&name, head) {
+    for Test { name, path, proves } in tests() {
+        for id in ids(proves.as_deref().unwrap_or_default(), kind) {
             let known = listed.get(&id);
             assert!(known.is_some() || known_elsewhere(&id), "{}: {name}: no {id} in {file}", path.display());
             tested.insert(id);
@@ -107,7 +99,7 @@ fn traced(file: &str, head: &str, known_elsewhere: impl Fn(&str) -> bool) {
         .filter(|(id, words)| !words.starts_with("later") && !tested.contains(*id))
         .map(|(id, words)| format!("{id}  {words}"))
         .collect();
-    assert!(missing.is_empty(), "no test is named after these of {file}:\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "no test proves these of {file}:\n{}", missing.join("\n"));
     let early: Vec<_> =
         listed.iter().filter(|(id, w)| w.starts_with("later") && tested.contains(*id)).collect();
     assert!(early.is_empty(), "these have tests and are in force: {early:?}");
@@ -135,7 +127,7 @@ fn checklist(wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
 #[test]
 fn every_case_of_attesting_a_peer_has_a_test() {
     let not_yet = checklist(|section| !IN_FORCE.contains(section));
-    traced("identity-cases.txt", "identity", |id| not_yet.contains(id));
+    traced("identity-cases.txt", "case", |id| not_yet.contains(id));
 }
 
 #[test]
@@ -151,15 +143,28 @@ fn every_case_of_the_checklist_is_in_the_list_and_no_other() {
 }
 
 #[test]
-fn an_id_is_read_from_the_head_of_a_name_and_from_nowhere_else() {
-    assert_eq!(ids("law_09_a_check", "law"), ["09"]);
-    assert_eq!(ids("law_15_law_19_a_renewal", "law"), ["15", "19"]);
-    assert_eq!(ids("law_39b_law_05_10_records", "law"), ["39b", "05"]);
-    assert_eq!(ids("law_9_unpadded", "law"), ["9"], "and it is in no list");
-    assert_eq!(ids("identity_a05_a06_a07_an_authority", "identity"), ["a05", "a06", "a07"]);
-    assert_eq!(ids("identity_6_10_believing", "identity"), ["6.10"]);
-    assert_eq!(ids("identity_b13_6_3_counting", "identity"), ["b13", "6.3"]);
-    assert_eq!(ids("identity_changed", "identity"), [""; 0]);
-    assert_eq!(ids("a_law_09_in_a_sentence", "law"), [""; 0]);
-    assert!(tests().iter().any(|(name, _)| name.starts_with("an_id_is_read_from")));
+fn every_name_of_a_test_has_at_most_60_letters() {
+    let long: Vec<_> = tests().into_iter().map(|t| t.name).filter(|name| name.len() > 60).collect();
+    assert!(long.is_empty(), "say it in fewer words: {long:#?}");
+}
+
+#[test]
+fn every_proves_line_names_laws_or_cases() {
+    for Test { name, proves, .. } in tests() {
+        let Some(proves) = proves else { continue };
+        for item in proves.split(", ") {
+            let is_known = matches!(item.split_once(' '), Some(("law" | "case", id)) if !id.contains(' '));
+            assert!(is_known, "{name}: `{item}` is neither `law 09` nor `case B13`");
+        }
+    }
+}
+
+#[test]
+fn ids_are_read_from_the_proves_line() {
+    assert_eq!(ids("law 09", "law"), ["09"]);
+    assert_eq!(ids("law 39b, law 05, case B13", "law"), ["39b", "05"]);
+    assert_eq!(ids("case B13, case 6.10", "case"), ["b13", "6.10"]);
+    assert_eq!(ids("", "law"), [""; 0]);
+    let proved = tests().into_iter().filter(|t| t.proves.is_some()).count();
+    assert!(proved > 100, "{proved} tests have a `// Proves` line");
 }

@@ -282,8 +282,9 @@ mod tests {
         assert_eq!(read(&to_wire(&spec)).unwrap(), spec, "and it reads back");
     }
 
+    // Proves law 03.
     #[test]
-    fn law_03_absurd_lives_are_refused() {
+    fn absurd_lives_are_refused() {
         let span = |seconds, nanos| Some(prost_types::Duration { seconds, nanos });
         for d in [
             span(0, 0),
@@ -300,8 +301,9 @@ mod tests {
         }
     }
 
+    // Proves law 08.
     #[test]
-    fn law_08_a_climbing_name_is_refused_with_all_other_mistakes() {
+    fn a_climbing_name_is_refused_with_all_other_mistakes() {
         let e = read(&v1::JobSpec {
             name: "a/b".into(),
             read: vec!["dataset:acme/../x@v1".into(), "checkpoint:acme/c".into(), "dataset:acme/d".into()],

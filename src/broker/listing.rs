@@ -287,8 +287,9 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         /// Pages of any size show all leases once and in order, in whatever order they come.
+        // Proves law 35.
         #[test]
-        fn law_35_pages_show_every_lease_once_and_in_order(
+        fn pages_show_every_lease_once_and_in_order(
             all in prop::collection::btree_set((any::<bool>(), 0u64..5, 0u128..50), 0..60),
             max in 1usize..9,
             seed in any::<prop::sample::Index>(),

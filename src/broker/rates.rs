@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_identity_leaves_room_for_its_tenant_and_a_tenant_for_others() {
+    fn an_identity_leaves_room_for_its_tenant() {
         let clock = Arc::new(Put::default());
         let rates = Rates::new(clock.clone(), 10, 30);
         let burst = limits::RATE_BURST_SECONDS;

@@ -101,8 +101,9 @@ async fn a_gated_job_exits_with_3_without_wait() {
     home.stop().await;
 }
 
+// Proves law 39.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_39_a_wait_for_approval_survives_a_restart() {
+async fn a_wait_for_approval_survives_a_restart() {
     let mut home = Home::start().await;
     let gated = gated(&home);
     let waiting = create_and_wait(&home, &gated);

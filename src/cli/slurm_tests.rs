@@ -197,8 +197,9 @@ async fn join(cluster: &Cluster, job: &str, key: &str, instance: &str) {
     MemberServiceClient::new(channel).join_attempt(request).await.unwrap();
 }
 
+// Proves law 29.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_29_a_late_epilog_does_not_end_the_requeued_run() {
+async fn a_late_epilog_does_not_end_the_requeued_run() {
     let cluster = Cluster::start().await;
     let job = cluster.job(CONTROLLER).await;
     let first = Environment::of(&job);

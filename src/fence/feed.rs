@@ -62,8 +62,9 @@ mod tests {
     use super::*;
     use crate::{clock::LeaseTime, fence::Registry, limits::FEED_BACKLOG, name::HumanName};
 
+    // Proves law 37.
     #[tokio::test]
-    async fn law_37_two_thousand_idle_subscribers_hold_nothing_up() {
+    async fn two_thousand_idle_subscribers_hold_nothing_up() {
         let registry = Registry::new(Seq(0));
         let mut idle: Vec<Subscription> = (0..2_000).map(|_| registry.subscribe()).collect();
         let mut reader = registry.subscribe();

@@ -248,8 +248,9 @@ mod tests {
         assert_eq!(seq.to_string(), "2");
     }
 
+    // Proves law 11.
     #[test]
-    fn law_11_the_fence_that_was_lowered_first_is_named() {
+    fn the_fence_that_was_lowered_first_is_named() {
         let r = Registry::new(Seq(0));
         let s = r.stand([name("tenant:a"), name("tenant:b"), name("tenant:c")]);
         // The name that is lowered first is in the middle of the name order.

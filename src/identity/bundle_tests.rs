@@ -9,8 +9,9 @@ fn load(pem: &str) -> Result<TrustBundles, LoadFault> {
         .map_err(|error| error.fault)
 }
 
+// Proves case C09.
 #[test]
-fn identity_c09_expired_roots_are_left_out_when_a_bundle_is_loaded() {
+fn expired_roots_are_left_out_when_a_bundle_is_loaded() {
     let fresh = TestCa::new("example.org");
     let stale = TestCa::with("example.org", &|p| p.not_after = at(NOW));
     let both = load(&format!("{}{}", stale.pem(), fresh.pem())).unwrap();
@@ -19,8 +20,9 @@ fn identity_c09_expired_roots_are_left_out_when_a_bundle_is_loaded() {
     assert!(matches!(error, LoadFault::NoRoot { expired: 1, .. }), "{error}");
 }
 
+// Proves case C10, case C11.
 #[test]
-fn identity_c10_c11_a_certificate_that_may_not_sign_is_no_root() {
+fn a_certificate_that_may_not_sign_is_no_root() {
     let good = TestCa::new("example.org");
     assert!(load(&good.pem()).is_ok());
     let refused = |ca: TestCa| match load(&format!("{}{}", good.pem(), ca.pem())).unwrap_err() {
@@ -43,8 +45,9 @@ fn identity_c10_c11_a_certificate_that_may_not_sign_is_no_root() {
     assert!(matches!(error, LoadFault::Certificate { number: 1, why: SvidError::SignerNotCa }), "{error}");
 }
 
+// Proves case D08.
 #[test]
-fn identity_d08_a_bundle_without_a_root_is_an_error() {
+fn a_bundle_without_a_root_is_an_error() {
     assert!(matches!(load(""), Err(LoadFault::NoCertificate)));
     assert!(matches!(load("not pem at all"), Err(LoadFault::NoCertificate)));
     assert!(matches!(
@@ -67,8 +70,9 @@ fn a_bundle_has_a_bound_and_a_root_counts_once() {
     assert!(matches!(error, LoadFault::TooManyCertificates { .. }), "{error}");
 }
 
+// Proves case D04.
 #[test]
-fn identity_d04_a_second_bundle_for_a_domain_is_an_error_and_not_a_merge() {
+fn a_second_bundle_for_a_domain_is_an_error_and_not_a_merge() {
     let ca = TestCa::new("example.org");
     let pem = ca.pem();
     let error = bundles(&[&ca]).with_pem(ca.domain(), "again.pem", pem.as_bytes(), NOW).unwrap_err();
@@ -76,8 +80,9 @@ fn identity_d04_a_second_bundle_for_a_domain_is_an_error_and_not_a_merge() {
     assert!(error.to_string().contains("again.pem") && error.to_string().contains("example.org"), "{error}");
 }
 
+// Proves case D12.
 #[test]
-fn identity_d12_domains_that_share_a_root_are_seen() {
+fn domains_that_share_a_root_are_seen() {
     let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
     assert!(bundles(&[&a, &b]).shared_roots().is_empty());
     let shared =

@@ -183,8 +183,9 @@ mod tests {
         assert_eq!(domains(&source), ["a.example", "b.example"], "withdrawn roots are gone");
     }
 
+    // Proves case D10.
     #[test]
-    fn identity_d10_a_domain_that_is_not_allowed_is_not_trusted() {
+    fn a_domain_that_is_not_allowed_is_not_trusted() {
         let case = case();
         assert_eq!(domains(&combined(&case, Some(&["a.example", "c.example"]))), ["a.example", "c.example"]);
         assert_eq!(domains(&combined(&case, Some(&[]))), [""; 0]);

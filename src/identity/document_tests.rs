@@ -36,8 +36,9 @@ fn beside(change: impl FnOnce(&mut Value)) -> Result<usize, LoadFault> {
     read(json!({ "keys": [changed, key(&good)] })).map(|document| document.roots.len())
 }
 
+// Proves case E01.
 #[test]
-fn identity_e01_a_document_with_sequence_hint_and_members_of_later_versions_is_read() {
+fn members_of_later_versions_do_not_break_a_document() {
     let ca = TestCa::new("example.org");
     let largest = u64::MAX;
     let document = read(json!({
@@ -49,14 +50,16 @@ fn identity_e01_a_document_with_sequence_hint_and_members_of_later_versions_is_r
     assert_eq!(document.refresh_hint, Some(Duration::from_secs(600)));
 }
 
+// Proves case E02.
 #[test]
-fn identity_e02_sequence_and_hint_may_be_absent() {
+fn sequence_and_hint_may_be_absent() {
     let document = read(json!({ "keys": [key(&TestCa::new("example.org"))] })).unwrap();
     assert_eq!((document.sequence, document.refresh_hint), (None, None));
 }
 
+// Proves case E03.
 #[test]
-fn identity_e03_what_is_no_document_is_refused() {
+fn what_is_no_document_is_refused() {
     for json in ["", "{", "[]", "not json", "{\"keys\": []} {}", "{\"keys\": [],}", "\u{feff}{\"keys\":[]}"] {
         assert!(parse(json).is_err(), "{json}");
     }
@@ -79,8 +82,9 @@ fn identity_e03_what_is_no_document_is_refused() {
     ));
 }
 
+// Proves case E04, case D08.
 #[test]
-fn identity_e04_d08_no_keys_revoke_all() {
+fn no_keys_revoke_all() {
     let document = read(json!({ "keys": [] })).unwrap();
     assert_eq!(document.roots, []);
     let bundles = TrustBundles::empty().with_document(domain(), "bundle.json", &document, NOW).unwrap();
@@ -102,8 +106,9 @@ fn identity_e04_d08_no_keys_revoke_all() {
     assert_eq!(before.warnings(), [""; 0]);
 }
 
+// Proves case E06.
 #[test]
-fn identity_e06_a_key_of_another_use_or_of_an_unknown_type_is_passed_over_and_the_bundle_is_not() {
+fn keys_of_another_use_or_unknown_type_are_skipped() {
     assert_eq!(beside(|_| {}).unwrap(), 2);
     let changes: [fn(&mut Value); 8] = [
         |k| drop(k.as_object_mut().unwrap().remove("use")),
@@ -120,9 +125,9 @@ fn identity_e06_a_key_of_another_use_or_of_an_unknown_type_is_passed_over_and_th
     }
 }
 
+// Proves case E07.
 #[test]
-fn identity_e07_of_several_certificates_the_first_counts_none_is_passed_over_and_a_broken_one_refuses_the_bundle()
- {
+fn the_first_of_several_certificates_counts() {
     let (first, second) = (TestCa::new("example.org"), TestCa::new("example.org"));
     let mut two = key(&first);
     two["x5c"] = json!([x5c(&first), x5c(&second)]);
@@ -143,8 +148,9 @@ fn identity_e07_of_several_certificates_the_first_counts_none_is_passed_over_and
     assert!(matches!(error.fault, LoadFault::Certificate { number: 1, .. }), "{error}");
 }
 
+// Proves case E08, case E09.
 #[test]
-fn identity_e08_e09_keys_for_tokens_are_never_roots() {
+fn keys_for_tokens_are_never_roots() {
     let ca = TestCa::new("example.org");
     let mut jwt = key(&ca);
     jwt["use"] = "jwt-svid".into();
@@ -154,8 +160,9 @@ fn identity_e08_e09_keys_for_tokens_are_never_roots() {
     assert_eq!(read(json!({ "keys": [jwt, wit.clone(), wit] })).unwrap().roots, []);
 }
 
+// Proves case E10.
 #[test]
-fn identity_e10_no_member_may_be_there_twice() {
+fn no_member_may_be_there_twice() {
     let key = key(&TestCa::new("example.org"));
     for (json, twice) in [
         (format!("{{\"keys\": [{key}], \"keys\": []}}"), "keys"),
@@ -176,8 +183,9 @@ fn identity_e10_no_member_may_be_there_twice() {
     }
 }
 
+// Proves case E11.
 #[test]
-fn identity_e11_every_name_in_a_bundle_map_is_a_trust_domain() {
+fn every_name_in_a_bundle_map_is_a_trust_domain() {
     let (ours, other) = (TestCa::new("example.org"), TestCa::new("other.example"));
     let map = json!({ "trust_domains": {
         "example.org": { "keys": [key(&ours)], "spiffe_sequence": 4 }, "other.example": { "keys": [key(&other)] },

@@ -67,8 +67,9 @@ fn files_are_loaded_all_or_not_at_all() {
     }
 }
 
+// Proves case H07.
 #[test]
-fn identity_h07_a_rotated_svid_is_taken_once_both_its_files_are_there() {
+fn a_rotated_svid_is_taken_once_both_its_files_are_there() {
     let ca = TestCa::new("example.org");
     let folder = Folder::new(&ca.svid("/a"), &ca.pem());
     let source = folder.open().unwrap();
@@ -89,8 +90,9 @@ fn identity_h07_a_rotated_svid_is_taken_once_both_its_files_are_there() {
     assert_eq!((trust.revision, trust.bundles.revision()), (2, 1), "the roots are the same");
 }
 
+// Proves case D06.
 #[test]
-fn identity_d06_a_changed_bundle_raises_its_revision_and_a_bad_one_changes_nothing() {
+fn a_bad_bundle_changes_nothing_and_a_good_one_counts() {
     let (old, new) = (TestCa::new("example.org"), TestCa::new("example.org"));
     let folder = Folder::new(&old.svid("/a"), &old.pem());
     let source = folder.open().unwrap();
@@ -107,8 +109,9 @@ fn identity_d06_a_changed_bundle_raises_its_revision_and_a_bad_one_changes_nothi
     assert_eq!(source.current().revision, 2);
 }
 
+// Proves case C09.
 #[test]
-fn identity_c09_a_root_that_expires_is_dropped_though_no_file_changes() {
+fn a_root_that_expires_is_dropped_though_no_file_changes() {
     let fresh = TestCa::new("example.org");
     let short = TestCa::with("example.org", &|p| p.not_after = at(NOW.plus(HOUR)));
     let folder = Folder::new(&fresh.svid("/a"), &format!("{}{}", short.pem(), fresh.pem()));
@@ -124,7 +127,7 @@ fn identity_c09_a_root_that_expires_is_dropped_though_no_file_changes() {
 }
 
 #[tokio::test]
-async fn a_source_that_is_followed_sees_a_rotation_at_its_next_look_and_stops_when_told() {
+async fn a_followed_source_sees_a_rotation_and_can_be_stopped() {
     let ca = TestCa::new("example.org");
     let folder = Folder::new(&ca.svid("/a"), &ca.pem());
     let source = Arc::new(folder.open().unwrap());
@@ -153,8 +156,9 @@ fn document(cas: &[&TestCa], sequence: u64) -> String {
     serde_json::json!({ "keys": keys, "spiffe_sequence": sequence }).to_string()
 }
 
+// Proves case E05.
 #[test]
-fn identity_e05_a_bundle_file_with_a_lower_sequence_than_the_one_in_use_is_passed_over() {
+fn a_bundle_file_with_a_lower_sequence_is_ignored() {
     let (old, new) = (TestCa::new("example.org"), TestCa::new("example.org"));
     let folder = Folder::new(&old.svid("/a"), &document(&[&old], 5));
     let source = folder.open().unwrap();
@@ -175,8 +179,9 @@ fn identity_e05_a_bundle_file_with_a_lower_sequence_than_the_one_in_use_is_passe
     assert_eq!(roots(), Some(0), "identity_e04: all are revoked");
 }
 
+// Proves case 6.7.
 #[test]
-fn identity_6_7_files_that_stay_bad_for_longer_than_the_limit_leave_nobody_trusted() {
+fn files_that_stay_bad_past_the_limit_end_all_trust() {
     let ca = TestCa::new("example.org");
     let folder = Folder::new(&ca.svid("/a"), &ca.pem());
     let source = folder.open().unwrap();
@@ -200,7 +205,7 @@ fn identity_6_7_files_that_stay_bad_for_longer_than_the_limit_leave_nobody_trust
 }
 
 #[test]
-fn a_chain_that_gains_its_intermediate_is_taken_though_its_leaf_is_the_same() {
+fn a_chain_that_gains_its_intermediate_is_taken() {
     let ca = TestCa::new("example.org");
     let issued = ca.intermediate("below", &|_| {}).svid("/a");
     let folder = Folder::new(&issued, &ca.pem());

@@ -44,8 +44,9 @@ fn usages(params: &mut CertificateParams, usages: &[KeyUsagePurpose]) {
     params.key_usages = usages.to_vec();
 }
 
+// Proves case B01.
 #[test]
-fn identity_b01_a_plain_svid_is_accepted_and_says_its_facts() {
+fn a_plain_svid_is_accepted_and_says_its_facts() {
     let ca = TestCa::new("example.org");
     let issued = ca.issue(ID, &|p| p.serial_number = Some(vec![0x0a, 0xff].into()));
     let leaf = presented(&ca, &issued).unwrap();
@@ -56,8 +57,9 @@ fn identity_b01_a_plain_svid_is_accepted_and_says_its_facts() {
     assert_eq!(leaf.serial, "0aff");
 }
 
+// Proves case B02.
 #[test]
-fn identity_b02_names_of_other_kinds_beside_the_id_are_accepted() {
+fn names_of_other_kinds_beside_the_id_are_accepted() {
     let found = leaf(&|p| {
         p.subject_alt_names.push(SanType::DnsName("localhost".try_into().unwrap()));
         p.subject_alt_names.insert(0, SanType::IpAddress([127, 0, 0, 1].into()));
@@ -66,14 +68,16 @@ fn identity_b02_names_of_other_kinds_beside_the_id_are_accepted() {
     assert_eq!(found.unwrap().spiffe_id.as_str(), ID);
 }
 
+// Proves case B03.
 #[test]
-fn identity_b03_the_other_usages_that_spire_sets_are_accepted() {
+fn the_other_usages_that_spire_sets_are_accepted() {
     use KeyUsagePurpose as U;
     assert!(leaf(&|p| usages(p, &[U::DigitalSignature, U::KeyEncipherment, U::KeyAgreement])).is_ok());
 }
 
+// Proves case B04, case B05, case B06.
 #[test]
-fn identity_b04_b05_b06_extended_key_usage_is_absent_or_has_both_purposes() {
+fn extended_key_usage_is_absent_or_has_both_purposes() {
     use ExtendedKeyUsagePurpose as P;
     let with = |purposes: &[P]| leaf(&|p| p.extended_key_usages = purposes.to_vec());
     assert!(with(&[]).is_ok());
@@ -89,8 +93,9 @@ fn identity_b04_b05_b06_extended_key_usage_is_absent_or_has_both_purposes() {
     assert_eq!(empty, Err(SvidError::ExtensionMalformed { extension: "extended key usage" }));
 }
 
+// Proves case B07, case B08.
 #[test]
-fn identity_b07_b08_an_empty_subject_needs_a_critical_name() {
+fn an_empty_subject_needs_a_critical_name() {
     assert!(leaf(&|p| p.distinguished_name = DistinguishedName::new()).is_ok());
     let not_critical = leaf(&|p| {
         p.distinguished_name = DistinguishedName::new();
@@ -100,8 +105,9 @@ fn identity_b07_b08_an_empty_subject_needs_a_critical_name() {
     assert_eq!(not_critical, Err(SvidError::SanNotCritical));
 }
 
+// Proves case B09.
 #[test]
-fn identity_b09_a_name_that_is_not_critical_is_accepted_beside_a_subject() {
+fn a_name_that_is_not_critical_is_accepted_beside_a_subject() {
     let found = leaf(&|p| {
         p.subject_alt_names.clear();
         p.custom_extensions.push(raw_san(&[ID.as_bytes()]));
@@ -109,8 +115,9 @@ fn identity_b09_a_name_that_is_not_critical_is_accepted_beside_a_subject() {
     assert_eq!(found.unwrap().spiffe_id.as_str(), ID);
 }
 
+// Proves case B10.
 #[test]
-fn identity_b10_an_id_anywhere_but_in_a_uri_is_no_id() {
+fn an_id_anywhere_but_in_a_uri_is_no_id() {
     let only = |name: Option<SanType>| {
         leaf(&|p| {
             p.subject_alt_names = name.clone().into_iter().collect();
@@ -128,16 +135,18 @@ fn identity_b10_an_id_anywhere_but_in_a_uri_is_no_id() {
     assert!(only(Some(uri(ID))).is_ok());
 }
 
+// Proves case B11.
 #[test]
-fn identity_b11_a_uri_of_another_scheme_is_no_id() {
+fn a_uri_of_another_scheme_is_no_id() {
     let other = leaf(&|p| p.subject_alt_names = vec![uri("https://example.org/tune/job-1")]);
     assert!(matches!(other, Err(SvidError::NotASpiffeId(_))));
     let upper = leaf(&|p| p.subject_alt_names = vec![uri("SPIFFE://example.org/tune/job-1")]);
     assert!(matches!(upper, Err(SvidError::NotASpiffeId(_))));
 }
 
+// Proves case B12.
 #[test]
-fn identity_b12_two_uris_are_refused_whatever_they_are() {
+fn two_uris_are_refused_whatever_they_are() {
     for second in ["spiffe://example.org/other", "https://example.org/x", ID] {
         for order in [[ID, second], [second, ID]] {
             let found = leaf(&|p| p.subject_alt_names = order.iter().map(|text| uri(text)).collect());
@@ -146,8 +155,9 @@ fn identity_b12_two_uris_are_refused_whatever_they_are() {
     }
 }
 
+// Proves case B13.
 #[test]
-fn identity_b13_a_second_uri_that_is_not_utf_8_still_counts() {
+fn a_second_uri_that_is_not_utf_8_still_counts() {
     let bad = b"spiffe://b/\xff".as_slice();
     for order in [[ID.as_bytes(), bad], [bad, ID.as_bytes()]] {
         let found = leaf(&|p| {
@@ -169,8 +179,9 @@ fn identity_b13_a_second_uri_that_is_not_utf_8_still_counts() {
     assert_eq!(beside_a_bad_dns_name, Err(SvidError::SanInvalid));
 }
 
+// Proves case B13.
 #[test]
-fn identity_b13_a_name_that_is_written_as_der_does_not_allow_is_none() {
+fn a_name_that_is_written_as_der_does_not_allow_is_none() {
     let with = |names: Vec<u8>| {
         leaf(&|p| {
             p.subject_alt_names.clear();
@@ -199,8 +210,9 @@ fn identity_b13_a_name_that_is_written_as_der_does_not_allow_is_none() {
     assert_eq!(with([id.clone(), tlv(0xa2, b"localhost")].concat()), Err(SvidError::SanInvalid));
 }
 
+// Proves case B14.
 #[test]
-fn identity_b14_no_extension_may_be_there_twice() {
+fn no_extension_may_be_there_twice() {
     let twice = [
         ("2.5.29.17", raw_san(&[ID.as_bytes()])),
         ("2.5.29.15", extension(15, true, vec![0x03, 0x02, 0x07, 0x80])),
@@ -213,8 +225,9 @@ fn identity_b14_no_extension_may_be_there_twice() {
     }
 }
 
+// Proves case B15.
 #[test]
-fn identity_b15_an_extension_that_cannot_be_read_is_no_absent_one() {
+fn an_extension_that_cannot_be_read_is_no_absent_one() {
     let bad = || vec![0x04, 0x01, 0xff];
     let san = leaf(&|p| {
         p.subject_alt_names.clear();
@@ -233,8 +246,9 @@ fn identity_b15_an_extension_that_cannot_be_read_is_no_absent_one() {
     assert_eq!(constraints, Err(SvidError::ExtensionMalformed { extension: "basic constraints" }));
 }
 
+// Proves case B16.
 #[test]
-fn identity_b16_an_id_without_a_path_is_no_workload() {
+fn an_id_without_a_path_is_no_workload() {
     let found = leaf(&|p| p.subject_alt_names = vec![uri("spiffe://example.org")]);
     assert_eq!(found, Err(SvidError::PathAbsent));
     for bad in ["spiffe://example.org/", "spiffe://example.org/a//b", "spiffe://example.org/a/.."] {
@@ -243,16 +257,18 @@ fn identity_b16_an_id_without_a_path_is_no_workload() {
     }
 }
 
+// Proves case B17, case B18.
 #[test]
-fn identity_b17_b18_a_leaf_says_that_it_is_no_ca() {
+fn a_leaf_says_that_it_is_no_ca() {
     assert!(leaf(&|p| p.is_ca = IsCa::ExplicitNoCa).is_ok());
     let ca = leaf(&|p| p.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
     assert_eq!(ca, Err(SvidError::LeafIsCa));
     assert_eq!(leaf(&|p| p.is_ca = IsCa::NoCa), Err(SvidError::BasicConstraintsAbsent));
 }
 
+// Proves case B19, case B20, case B21, case B22, case B23.
 #[test]
-fn identity_b19_b20_b21_b22_b23_a_leaf_signs_messages_and_nothing_else() {
+fn a_leaf_signs_messages_and_nothing_else() {
     use KeyUsagePurpose as U;
     let with = |all: &[U]| leaf(&|p| usages(p, all));
     assert!(with(&[U::DigitalSignature]).is_ok());
@@ -270,8 +286,9 @@ fn identity_b19_b20_b21_b22_b23_a_leaf_signs_messages_and_nothing_else() {
     assert_eq!(raw(false), Err(SvidError::KeyUsageNotCritical));
 }
 
+// Proves case B24, case B25.
 #[test]
-fn identity_b24_b25_validity_begins_with_not_before_and_ends_before_not_after() {
+fn validity_begins_with_not_before_and_ends_before_not_after() {
     let leaf = leaf(&|_| {}).unwrap();
     let (begin, end) = (leaf.not_before, leaf.not_after);
     assert!(leaf.check_time(begin).is_ok());
@@ -282,8 +299,9 @@ fn identity_b24_b25_validity_begins_with_not_before_and_ends_before_not_after() 
     assert_eq!(SvidError::NotYetValid { not_before: begin }.reason(), Reason::SvidExpired);
 }
 
+// Proves case B26.
 #[test]
-fn identity_b26_bytes_behind_a_certificate_and_old_versions_are_refused() {
+fn bytes_behind_a_certificate_and_old_versions_are_refused() {
     assert!(of_bytes(|good| good).is_ok());
     let longer = of_bytes(|good| [good.as_slice(), &[0]].concat());
     assert_eq!(longer, Err(SvidError::TrailingBytes { bytes: 1 }));
@@ -301,15 +319,17 @@ fn identity_b26_bytes_behind_a_certificate_and_old_versions_are_refused() {
     }
 }
 
+// Proves case B27.
 #[test]
-fn identity_b27_a_critical_extension_that_nobody_knows_is_refused() {
+fn a_critical_extension_that_nobody_knows_is_refused() {
     let with = |critical| leaf(&|p| p.custom_extensions.push(extension(99, critical, vec![0x05, 0x00])));
     assert!(with(false).is_ok());
     assert_eq!(with(true), Err(SvidError::ExtensionUnknown { extension: "2.5.29.99".to_owned() }));
 }
 
+// Proves case B28.
 #[test]
-fn identity_b28_a_short_rsa_key_is_refused() {
+fn a_short_rsa_key_is_refused() {
     use rcgen::PublicKeyData;
     /// A public key of so many bits. Nothing is ever signed with it.
     struct Rsa(Vec<u8>);
@@ -340,8 +360,9 @@ fn identity_b28_a_short_rsa_key_is_refused() {
     assert_eq!(short, (Err(SvidError::KeyTooShort { bits: 1024 }), SvidError::KeyTooShort { bits: 1024 }));
 }
 
+// Proves case B29.
 #[test]
-fn identity_b29_a_life_longer_than_a_day_and_an_hour_is_refused() {
+fn a_life_longer_than_a_day_and_an_hour_is_refused() {
     let life = |seconds: u64| {
         leaf(&|p| {
             p.not_before = at(NOW);
@@ -370,7 +391,7 @@ fn names_beside_the_id_have_a_bound() {
 }
 
 #[test]
-fn a_certificate_or_serial_number_larger_than_any_real_one_is_refused() {
+fn absurdly_large_certificates_and_serials_are_refused() {
     let large = leaf(&|p| p.custom_extensions.push(extension(99, false, tlv(0x04, &[0; 16 << 10]))));
     assert!(matches!(large, Err(SvidError::CertificateTooLarge { .. })));
     // The largest there may be. A signature is now and then a byte longer or shorter, so that this takes a few.
@@ -393,7 +414,7 @@ fn a_certificate_or_serial_number_larger_than_any_real_one_is_refused() {
 }
 
 #[test]
-fn what_a_refusal_says_is_one_bounded_line_whatever_was_presented() {
+fn a_refusal_is_one_bounded_line_whatever_was_presented() {
     let hostile = format!("spiffe://example.org/\u{1b}[31m\n{}", "x".repeat(4_000));
     let found = leaf(&|p| {
         p.subject_alt_names.clear();

@@ -41,8 +41,9 @@ fn one_sub_ca(p: &mut CertificateParams) {
     p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
 }
 
+// Proves case C01.
 #[test]
-fn identity_c01_a_leaf_below_a_root_or_an_intermediate_is_accepted_in_any_order() {
+fn chains_are_accepted_in_any_order() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     assert!(client(&root.svid("/a"), &trust).is_ok());
@@ -58,8 +59,9 @@ fn identity_c01_a_leaf_below_a_root_or_an_intermediate_is_accepted_in_any_order(
     assert!(verify(&issued.chain, Side::Server, NOW, &trust).is_ok());
 }
 
+// Proves case C02.
 #[test]
-fn identity_c02_a_chain_that_does_not_reach_a_root_is_refused() {
+fn a_chain_that_does_not_reach_a_root_is_refused() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let mut without_intermediate = root.intermediate("upper", &|_| {}).svid("/a");
@@ -77,8 +79,9 @@ fn identity_c02_a_chain_that_does_not_reach_a_root_is_refused() {
     assert_eq!(id(&flipped, &trust), Err(SvidError::SignatureWrong));
 }
 
+// Proves case C03.
 #[test]
-fn identity_c03_an_intermediate_that_is_no_ca_signs_nothing() {
+fn an_intermediate_that_is_no_ca_signs_nothing() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let not_ca = root.intermediate("upper", &|p| p.is_ca = IsCa::ExplicitNoCa);
@@ -86,8 +89,9 @@ fn identity_c03_an_intermediate_that_is_no_ca_signs_nothing() {
     assert!(client(&root.intermediate("upper", &|_| {}).svid("/a"), &trust).is_ok());
 }
 
+// Proves case C04.
 #[test]
-fn identity_c04_a_path_length_is_kept() {
+fn a_path_length_is_kept() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let upper = root.intermediate("upper", &one_sub_ca);
@@ -96,8 +100,9 @@ fn identity_c04_a_path_length_is_kept() {
     assert_eq!(id(&lower.svid("/a"), &trust), Err(SvidError::PathLength));
 }
 
+// Proves case C05.
 #[test]
-fn identity_c05_an_intermediate_without_key_cert_sign_signs_nothing() {
+fn an_intermediate_without_key_cert_sign_signs_nothing() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     for usages in [vec![], vec![KeyUsagePurpose::DigitalSignature], vec![KeyUsagePurpose::CrlSign]] {
@@ -108,8 +113,9 @@ fn identity_c05_an_intermediate_without_key_cert_sign_signs_nothing() {
     assert!(client(&upper.svid("/a"), &trust).is_ok());
 }
 
+// Proves case C05.
 #[test]
-fn identity_c05_a_bad_intermediate_does_not_hide_a_good_one() {
+fn a_bad_intermediate_does_not_hide_a_good_one() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let good = root.intermediate("upper", &|_| {});
@@ -122,8 +128,9 @@ fn identity_c05_a_bad_intermediate_does_not_hide_a_good_one() {
     assert_eq!(id(&issued, &trust), Err(SvidError::SignerKeyUsage));
 }
 
+// Proves case C06, case C07.
 #[test]
-fn identity_c06_c07_the_id_of_a_signer_has_no_path_and_may_be_of_another_domain() {
+fn the_id_of_a_signer_has_no_path_and_may_be_of_another_domain() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let named =
@@ -135,8 +142,9 @@ fn identity_c06_c07_the_id_of_a_signer_has_no_path_and_may_be_of_another_domain(
     assert!(client(&unnamed.svid("/a"), &trust).is_ok());
 }
 
+// Proves case C08.
 #[test]
-fn identity_c08_name_constraints_on_uris_fail_closed() {
+fn name_constraints_on_uris_fail_closed() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     // permitted: uniformResourceIdentifier "example.org"
@@ -156,8 +164,9 @@ fn identity_c08_name_constraints_on_uris_fail_closed() {
     assert!(client(&on_dns.svid("/a"), &trust).is_ok());
 }
 
+// Proves case C09.
 #[test]
-fn identity_c09_a_root_that_expired_after_it_was_loaded_vouches_for_nobody() {
+fn a_root_that_expired_after_it_was_loaded_vouches_for_nobody() {
     let end = NOW.plus(HOUR / 2);
     let root = TestCa::with("example.org", &|p| p.not_after = at(end));
     let trust = bundles(&[&root]);
@@ -171,8 +180,9 @@ fn identity_c09_a_root_that_expired_after_it_was_loaded_vouches_for_nobody() {
     assert_eq!(error, SvidError::SignerExpired { not_after: end });
 }
 
+// Proves case C09.
 #[test]
-fn identity_c09_a_root_vouches_for_nobody_before_its_own_life_begins() {
+fn a_root_vouches_for_nobody_before_its_own_life_begins() {
     let begin = NOW.plus(HOUR / 2);
     let root = TestCa::with("example.org", &|p| p.not_before = at(begin));
     let issued = root.svid("/a");
@@ -186,8 +196,9 @@ fn identity_c09_a_root_vouches_for_nobody_before_its_own_life_begins() {
     assert!(client_at(&issued, begin, &bundles(&[&root])).is_ok());
 }
 
+// Proves case C09.
 #[test]
-fn identity_c09_an_intermediate_ends_before_its_not_after_too() {
+fn an_intermediate_ends_before_its_not_after_too() {
     let root = TestCa::new("example.org");
     let end = NOW.plus(HOUR / 2);
     let upper = root.intermediate("upper", &|p| p.not_after = at(end));
@@ -201,16 +212,18 @@ fn identity_c09_an_intermediate_ends_before_its_not_after_too() {
     }
 }
 
+// Proves case C11.
 #[test]
-fn identity_c11_a_leaf_that_signed_itself_is_refused() {
+fn a_leaf_that_signed_itself_is_refused() {
     let root = TestCa::new("example.org");
     let issued = root.self_signed_leaf("spiffe://example.org/a");
     assert_eq!(id(&issued, &bundles(&[&root])), Err(unknown_issuer("example.org")));
     assert!(client(&root.svid("/a"), &bundles(&[&root])).is_ok());
 }
 
+// Proves case C10, case C11.
 #[test]
-fn identity_c10_c11_a_bundle_takes_nothing_that_may_not_sign_so_that_no_chain_ends_there() {
+fn a_bundle_takes_no_certificate_that_may_not_sign() {
     let root = TestCa::new("example.org");
     // Below what may not sign: webpki takes any certificate as an anchor, and would accept these.
     let not_ca = TestCa::with("example.org", &|p| p.is_ca = IsCa::ExplicitNoCa);
@@ -229,8 +242,9 @@ fn identity_c10_c11_a_bundle_takes_nothing_that_may_not_sign_so_that_no_chain_en
     assert!(client(&leaf, &bundles(&[&root])).is_ok());
 }
 
+// Proves case C13.
 #[test]
-fn identity_c13_revocation_lists_are_not_asked_for_and_a_chain_that_names_one_is_accepted() {
+fn a_chain_that_names_a_revocation_list_is_accepted() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let lists = |p: &mut CertificateParams| {
@@ -242,8 +256,9 @@ fn identity_c13_revocation_lists_are_not_asked_for_and_a_chain_that_names_one_is
     assert!(client(&root.svid("/a"), &trust).is_ok());
 }
 
+// Proves case B27.
 #[test]
-fn identity_b27_a_critical_extension_that_nobody_knows_is_refused_above_the_leaf_too() {
+fn an_unknown_critical_extension_is_refused_above_the_leaf() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let with = |critical| {
@@ -254,8 +269,9 @@ fn identity_b27_a_critical_extension_that_nobody_knows_is_refused_above_the_leaf
     assert!(matches!(id(&with(true), &trust), Err(SvidError::ExtensionUnknown { .. })));
 }
 
+// Proves case C12.
 #[test]
-fn identity_c12_a_path_has_a_length_at_most() {
+fn a_path_has_a_length_at_most() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let below = |authorities: usize| {
@@ -268,8 +284,9 @@ fn identity_c12_a_path_has_a_length_at_most() {
     assert_eq!(id(&below(7), &trust), Err(SvidError::PathTooDeep));
 }
 
+// Proves case B28.
 #[test]
-fn identity_b28_a_signature_made_with_a_weak_digest_is_refused() {
+fn a_signature_made_with_a_weak_digest_is_refused() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let mut issued = root.svid("/a");
@@ -290,8 +307,9 @@ fn identity_b28_a_signature_made_with_a_weak_digest_is_refused() {
     );
 }
 
+// Proves case C12.
 #[test]
-fn identity_c12_long_chains_are_refused_before_they_are_read() {
+fn long_chains_are_refused_before_they_are_read() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let mut issued = root.svid("/a");
@@ -306,8 +324,9 @@ fn identity_c12_long_chains_are_refused_before_they_are_read() {
     assert_eq!(id(&issued, &trust), Err(SvidError::NotPresented));
 }
 
+// Proves case B24, case B25, case B29.
 #[test]
-fn identity_b24_b25_b29_time_and_life_are_checked_on_the_way() {
+fn time_and_life_are_checked_on_the_way() {
     let root = TestCa::new("example.org");
     let trust = bundles(&[&root]);
     let issued = root.svid("/a");
@@ -327,8 +346,9 @@ fn identity_b24_b25_b29_time_and_life_are_checked_on_the_way() {
     assert!(client(&long, &trust.with_svid_life_max(49 * HOUR)).is_ok());
 }
 
+// Proves case D01, case D02, case D03, case D04.
 #[test]
-fn identity_d01_d02_d03_d04_a_domain_is_vouched_for_by_its_own_roots_and_no_others() {
+fn a_domain_is_vouched_for_by_its_own_roots_and_no_others() {
     let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
     let both = bundles(&[&a, &b]);
     for (signer, issuer) in [(&a, "a.example"), (&b, "b.example")] {
@@ -348,8 +368,9 @@ fn identity_d01_d02_d03_d04_a_domain_is_vouched_for_by_its_own_roots_and_no_othe
     assert_eq!(error.reason(), Reason::TrustDomainUnknown);
 }
 
+// Proves case D05, case D06.
 #[test]
-fn identity_d05_d06_any_root_of_the_bundle_will_do_until_it_is_removed() {
+fn any_root_of_the_bundle_will_do_until_it_is_removed() {
     let (old, new) = (
         TestCa::new("example.org"),
         TestCa::with("example.org", &|p| {
@@ -364,8 +385,9 @@ fn identity_d05_d06_any_root_of_the_bundle_will_do_until_it_is_removed() {
     assert!(client(&new.svid("/a"), &after).is_ok());
 }
 
+// Proves case D07.
 #[test]
-fn identity_d07_a_domain_without_a_bundle_is_nobody() {
+fn a_domain_without_a_bundle_is_nobody() {
     let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
     let issued = b.svid("/x");
     assert!(client(&issued, &bundles(&[&a, &b])).is_ok());
@@ -374,8 +396,9 @@ fn identity_d07_a_domain_without_a_bundle_is_nobody() {
     assert_eq!(id(&issued, &TrustBundles::empty()).unwrap_err(), error);
 }
 
+// Proves case D08.
 #[test]
-fn identity_d08_a_domain_whose_last_root_expired_is_refused() {
+fn a_domain_whose_last_root_expired_is_refused() {
     let root = TestCa::with("example.org", &|p| p.not_after = at(NOW.plus(HOUR / 2)));
     let issued = root.svid("/a");
     let trust = bundles(&[&root]);
@@ -388,8 +411,9 @@ fn identity_d08_a_domain_whose_last_root_expired_is_refused() {
     assert_eq!(error, SvidError::RootsExpired { domain: root.domain() });
 }
 
+// Proves case D09.
 #[test]
-fn identity_d09_a_chain_to_any_root_that_is_in_no_bundle_is_refused_and_no_others_are_ever_loaded() {
+fn only_roots_of_the_bundle_are_trusted() {
     // An authority as a browser knows them: without a SPIFFE ID, and good in all else.
     let public = TestCa::with("example.org", &|p| {
         p.subject_alt_names = Vec::new();
@@ -406,8 +430,9 @@ fn identity_d09_a_chain_to_any_root_that_is_in_no_bundle_is_refused_and_no_other
     }
 }
 
+// Proves case D13.
 #[test]
-fn identity_d13_the_same_path_in_two_domains_is_two_identities() {
+fn the_same_path_in_two_domains_is_two_identities() {
     let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
     let both = bundles(&[&a, &b]);
     let of = |ca: &TestCa| client(&ca.svid("/tune/job-1"), &both).unwrap().leaf.spiffe_id;

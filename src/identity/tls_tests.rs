@@ -130,8 +130,9 @@ async fn both_sides_learn_who_the_other_is() {
     assert_eq!(daemon.spiffe_id().as_str(), DAEMON);
 }
 
+// Proves case D11.
 #[tokio::test]
-async fn identity_d11_a_peer_is_verified_again_when_the_bundles_change() {
+async fn a_peer_is_verified_again_when_the_bundles_change() {
     let server = Server::new(|ca| bundles(&[ca]));
     let met = server.meet(server.client(&server.ca.svid("/a"))).await;
     let trust = server.source.current();
@@ -150,8 +151,9 @@ async fn identity_d11_a_peer_is_verified_again_when_the_bundles_change() {
     assert!(!peer.is_current(NOW, &server.source.current().bundles));
 }
 
+// Proves case C09.
 #[tokio::test]
-async fn identity_c09_a_peer_ends_with_the_first_that_ends_of_all_that_came_to_vouch_for_it() {
+async fn a_peer_ends_with_the_first_certificate_of_its_chain() {
     let server = Server::new(|ca| bundles(&[ca]));
     let met = server.meet(server.client(&server.ca.svid("/a"))).await;
     let trust = server.source.current();
@@ -170,8 +172,9 @@ async fn identity_c09_a_peer_ends_with_the_first_that_ends_of_all_that_came_to_v
     }
 }
 
+// Proves case D02.
 #[tokio::test]
-async fn identity_d02_the_roots_of_another_domain_do_not_vouch_in_a_handshake() {
+async fn the_roots_of_another_domain_do_not_vouch_in_a_handshake() {
     let other = TestCa::new("b.example");
     let server = Server::new(|ca| bundles(&[ca, &other]));
     assert!(server.meet(server.client(&other.svid("/x"))).await.server.is_ok());
@@ -180,8 +183,9 @@ async fn identity_d02_the_roots_of_another_domain_do_not_vouch_in_a_handshake() 
     assert_eq!(error, SvidError::IssuerUnknown { domain: other.domain() });
 }
 
+// Proves case B30.
 #[tokio::test]
-async fn identity_b30_a_stolen_certificate_without_its_key_is_refused() {
+async fn a_stolen_certificate_without_its_key_is_refused() {
     let server = Server::new(|ca| bundles(&[ca]));
     let (victim, thief) = (server.ca.svid("/victim"), server.ca.svid("/thief"));
     assert!(server.meet(presenting(&server, &victim, &victim.key)).await.server.is_ok());
@@ -225,8 +229,9 @@ async fn a_signature_scheme_that_was_not_offered_is_illegal() {
     assert_eq!(met.client.unwrap_err().to_string(), "received fatal alert: IllegalParameter");
 }
 
+// Proves case B31.
 #[tokio::test]
-async fn identity_b31_nobody_comes_in_without_a_certificate() {
+async fn nobody_comes_in_without_a_certificate() {
     let server = Server::new(|ca| bundles(&[ca]));
     let mut config = (*server.client(&server.ca.svid("/a"))).clone();
     let nothing = Arc::new(StaticSource::new(None, TrustBundles::empty()));
@@ -275,8 +280,9 @@ async fn a_client_refuses_a_server_that_is_not_the_one_it_wants() {
     assert_eq!(error, SvidError::TrustDomainUnknown { domain: server.ca.domain() });
 }
 
+// Proves case 6.5.
 #[tokio::test]
-async fn identity_6_5_no_session_is_resumed_and_none_outlives_its_svid_or_its_root() {
+async fn no_session_is_resumed_and_none_outlives_its_svid_or_its_root() {
     let server = Server::new(|ca| bundles(&[ca]));
     let mut client = (*server.client(&server.ca.svid("/a"))).clone();
     client.resumption = Resumption::in_memory_sessions(8); // a client that would resume if it were let
@@ -303,8 +309,9 @@ async fn identity_6_5_no_session_is_resumed_and_none_outlives_its_svid_or_its_ro
     assert_eq!(error, SvidError::Expired { not_after: NOW.plus(HOUR) });
 }
 
+// Proves case H07.
 #[tokio::test]
-async fn identity_h07_a_rotated_svid_is_presented_without_a_restart() {
+async fn a_rotated_svid_is_presented_without_a_restart() {
     let server = Server::new(|ca| bundles(&[ca]));
     let x5t = |met: Met| {
         let chain = met.client.unwrap().peer_certificates().unwrap().to_vec();
@@ -319,8 +326,9 @@ async fn identity_h07_a_rotated_svid_is_presented_without_a_restart() {
     assert_eq!(after, crate::secret::sha256(next.leaf()));
 }
 
+// Proves case B30.
 #[tokio::test]
-async fn identity_b30_tls_1_2_is_answered_by_an_alert_and_nothing_else() {
+async fn tls_1_2_is_answered_by_an_alert_and_nothing_else() {
     let server = Server::new(|ca| bundles(&[ca]));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -39,8 +39,9 @@ fn refused_id(ca: &TestCa, uri: &[u8]) -> SvidError {
     judged(&issued, &bundles(&[ca]), NOW).unwrap_err()
 }
 
+// Proves case A01, case A09, case A18, case A20.
 #[test]
-fn identity_a01_a09_a18_a20_good_ids_open_a_connection() {
+fn good_ids_open_a_connection() {
     let long = format!("spiffe://example.org/{}", "a".repeat(2048 - "spiffe://example.org/".len()));
     for id in ["spiffe://example.org/a", "spiffe://example.org/ns/x/sa/y", "spiffe://example.org/...", &long]
     {
@@ -54,9 +55,9 @@ fn identity_a01_a09_a18_a20_good_ids_open_a_connection() {
     }
 }
 
+// Proves case A02, case A03, case A04, case A05, case A06, case A07, case A08, case A10, case A11, case A12, case A13, case A14, case A15, case A16, case A17, case A19, case A21, case A22.
 #[test]
-fn identity_a02_a03_a04_a05_a06_a07_a08_a10_a11_a12_a13_a14_a15_a16_a17_a19_a21_a22_each_bad_id_is_refused_by_its_rule_in_a_handshake()
- {
+fn each_bad_id_is_refused_by_its_rule_in_a_handshake() {
     let ca = TestCa::new("example.org");
     let (too_long, domain) = (format!("spiffe://example.org/{}", "a".repeat(2028)), "a".repeat(256));
     let long_domain = format!("spiffe://{domain}/a");
@@ -98,8 +99,9 @@ fn identity_a02_a03_a04_a05_a06_a07_a08_a10_a11_a12_a13_a14_a15_a16_a17_a19_a21_
     );
 }
 
+// Proves case A23, case A24, case D13.
 #[test]
-fn identity_a23_a24_d13_what_differs_by_a_byte_is_somebody_else_in_a_handshake() {
+fn what_differs_by_a_byte_is_somebody_else_in_a_handshake() {
     let ca = TestCa::new("example.org");
     let trust = bundles(&[&ca]);
     let id = |path: &str| judged(&ca.svid(path), &trust, NOW).unwrap().spiffe_id().clone();
@@ -113,8 +115,9 @@ fn identity_a23_a24_d13_what_differs_by_a_byte_is_somebody_else_in_a_handshake()
 
 // ---------- the mistakes that others made ----------
 
+// Proves case 6.1.
 #[test]
-fn identity_6_1_one_root_pool_for_all_trust_domains_is_none_of_ours() {
+fn one_root_pool_for_all_trust_domains_is_none_of_ours() {
     let all = ["a.example", "b.example", "c.example"].map(TestCa::new);
     let trust = bundles(&all.iter().collect::<Vec<_>>());
     for signer in &all {
@@ -130,8 +133,9 @@ fn identity_6_1_one_root_pool_for_all_trust_domains_is_none_of_ours() {
     }
 }
 
+// Proves case 6.2.
 #[test]
-fn identity_6_2_leaf_rules_are_not_left_to_the_x_509_library() {
+fn leaf_rules_are_not_left_to_the_x_509_library() {
     use rcgen::{DistinguishedName, ExtendedKeyUsagePurpose as P, IsCa, KeyUsagePurpose as U};
     const ID: &str = "spiffe://example.org/a";
     let ca = TestCa::new("example.org");
@@ -168,8 +172,9 @@ fn identity_6_2_leaf_rules_are_not_left_to_the_x_509_library() {
     }
 }
 
+// Proves case 6.3.
 #[test]
-fn identity_6_3_san_entries_are_counted_and_not_parsed_uris() {
+fn san_entries_are_counted_and_not_parsed_uris() {
     let ca = TestCa::new("example.org");
     let good: &[u8] = b"spiffe://example.org/a";
     let of = |uris: &[&[u8]]| {

@@ -117,15 +117,17 @@ impl LeaseCell {
 mod tests {
     use super::*;
 
+    // Proves law 09.
     #[test]
-    fn law_09_a_check_at_the_deadline_is_refused() {
+    fn a_check_at_the_deadline_is_refused() {
         let c = LeaseCell::new(LeaseTime(100));
         assert_eq!(c.check(LeaseTime(99)), Ok(()));
         assert_eq!(c.check(LeaseTime(100)), Err(LeaseRefused::Expired));
     }
 
+    // Proves law 17.
     #[test]
-    fn law_17_a_lease_that_is_over_is_not_renewed() {
+    fn a_lease_that_is_over_is_not_renewed() {
         let c = LeaseCell::new(LeaseTime(100));
         assert_eq!(c.renew(1, LeaseTime(100), LeaseTime(900)), Err(LeaseRefused::Expired));
         assert_eq!((c.deadline(), c.generation()), (LeaseTime(100), 0));
@@ -135,8 +137,9 @@ mod tests {
         assert_eq!(c.renew(2, LeaseTime(99), LeaseTime(900)), Err(LeaseRefused::Ended));
     }
 
+    // Proves law 18.
     #[test]
-    fn law_18_a_late_expiry_does_not_undo_a_renewal() {
+    fn a_late_expiry_does_not_undo_a_renewal() {
         let c = LeaseCell::new(LeaseTime(100));
         c.renew(1, LeaseTime(99), LeaseTime(200)).unwrap();
         assert_eq!(c.fire(LeaseTime(100)), Fired::Later(LeaseTime(200)));

@@ -47,8 +47,9 @@ impl QuotaScene {
     }
 }
 
+// Proves law 07.
 #[test]
-fn law_07_the_quota_of_a_job_is_freed_by_an_ending() {
+fn the_quota_of_a_job_is_freed_by_an_ending() {
     let mut s = QuotaScene::new();
     for _ in 0..LEASES_PER_JOB_MAX {
         s.insert(JOB).unwrap();
@@ -67,8 +68,9 @@ fn law_07_the_quota_of_a_job_is_freed_by_an_ending() {
     s.insert(JOB).unwrap();
 }
 
+// Proves law 33.
 #[test]
-fn law_33_one_turn_of_the_clean_up_is_bounded_work() {
+fn one_turn_of_the_clean_up_is_bounded_work() {
     const ALL: usize = 5_000;
     const TURN: usize = 700;
     let mut s = QuotaScene::new();
@@ -89,8 +91,9 @@ fn law_33_one_turn_of_the_clean_up_is_bounded_work() {
     assert_eq!(turns, ALL.div_ceil(TURN));
 }
 
+// Proves law 36.
 #[test]
-fn law_36_the_oldest_ended_leases_are_dropped_first() {
+fn the_oldest_ended_leases_are_dropped_first() {
     let mut s = QuotaScene::new();
     let more = 10;
     for _ in 0..LEASES_ENDED_MAX + more {

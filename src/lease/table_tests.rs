@@ -188,8 +188,9 @@ impl Naive {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
+    // Proves law 34, law 35.
     #[test]
-    fn law_34_law_35_counts_and_indexes_equal_the_live_set(
+    fn counts_and_indexes_equal_the_live_set(
         steps in proptest::collection::vec(step(), 1..60),
     ) {
         let fences = Registry::new(Seq(0));
@@ -277,8 +278,9 @@ fn quotas() -> Quotas {
     Quotas { job: 2, holder: 3, tenant: 4, daemon: 5 }
 }
 
+// Proves law 07.
 #[test]
-fn law_07_each_quota_counts_and_an_ending_frees_a_place() {
+fn each_quota_counts_and_an_ending_frees_a_place() {
     let fences = Registry::new(Seq(0));
     let table = Table::new(quotas());
     let insert = |id, job, member| {
@@ -301,8 +303,9 @@ fn law_07_each_quota_counts_and_an_ending_frees_a_place() {
     assert_eq!(table.len(), 5, "a refused lease takes no place");
 }
 
+// Proves law 07.
 #[test]
-fn law_07_a_lowering_frees_places_before_its_sweep() {
+fn a_lowering_frees_places_before_its_sweep() {
     let fences = Registry::new(Seq(0));
     let table = Table::new(quotas());
     let who = LeaseHolder { job: 1, member: 0 };
@@ -322,8 +325,9 @@ fn law_07_a_lowering_frees_places_before_its_sweep() {
     assert_eq!(table.len(), 2);
 }
 
+// Proves law 06.
 #[test]
-fn law_06_a_lease_born_dead_is_in_no_index() {
+fn a_lease_born_dead_is_in_no_index() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
     let who = LeaseHolder { job: 1, member: 0 };
@@ -339,8 +343,9 @@ fn law_06_a_lease_born_dead_is_in_no_index() {
     assert!(Arc::ptr_eq(&table.find(LeaseId(2)).unwrap(), &first));
 }
 
+// Proves law 32.
 #[test]
-fn law_32_many_leases_with_one_deadline_end_in_turns() {
+fn many_leases_with_one_deadline_end_in_turns() {
     const MANY: u128 = 20_000;
     let fences = Registry::new(Seq(0));
     let table = Table::default();
@@ -368,8 +373,9 @@ fn law_32_many_leases_with_one_deadline_end_in_turns() {
     assert!(table.is_empty() && fences.behind(&FenceName::job(JobId(1))) == 0);
 }
 
+// Proves law 36.
 #[test]
-fn law_36_ended_leases_are_kept_for_a_bounded_time_and_number() {
+fn ended_leases_are_kept_for_a_bounded_time_and_number() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
     let who = LeaseHolder { job: 1, member: 0 };
@@ -389,8 +395,9 @@ fn law_36_ended_leases_are_kept_for_a_bounded_time_and_number() {
     assert!(table.ended().is_empty() && table.find_ended(LeaseId(many - 1)).is_none());
 }
 
+// Proves law 36.
 #[test]
-fn law_36_a_second_fill_takes_no_more_room() {
+fn a_second_fill_takes_no_more_room() {
     const MANY: u128 = 30_000;
     let fences = Registry::new(Seq(0));
     let table = Table::default();
@@ -412,8 +419,9 @@ fn law_36_a_second_fill_takes_no_more_room() {
     assert_eq!((&room[1], &room[2]), (&room[0], &room[0]));
 }
 
+// Proves law 37.
 #[test]
-fn law_37_a_watcher_that_does_not_read_learns_what_it_lost() {
+fn a_watcher_that_does_not_read_learns_what_it_lost() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
     let who = LeaseHolder { job: 1, member: 0 };

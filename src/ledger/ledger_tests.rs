@@ -87,8 +87,9 @@ async fn records_read_back_in_order_and_each_life_is_one_epoch_more() {
     assert!(verify(&disk, None).unwrap().segments > 3);
 }
 
+// Proves law 05.
 #[tokio::test]
-async fn law_05_no_append_answers_before_its_record_is_synced() {
+async fn no_append_answers_before_its_record_is_synced() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     disk.hold();
@@ -158,8 +159,9 @@ fn records_are_written_in_the_order_of_acceptance() {
     assert_eq!(on_disk, order.into_inner().unwrap());
 }
 
+// Proves law 39b.
 #[tokio::test]
-async fn law_39b_durable_records_survive_the_loss_of_unsynced_bytes() {
+async fn durable_records_survive_the_loss_of_unsynced_bytes() {
     for seed in 0..100 {
         let mut dice = Dice(seed);
         let mut disk = Forgetful::default();
@@ -418,8 +420,9 @@ async fn an_append_past_the_queue_or_record_size_is_refused_at_once() {
     ledger.append(&said(2)).await.unwrap();
 }
 
+// Proves law 40.
 #[tokio::test]
-async fn law_40_closing_writes_accepted_records_and_takes_no_more() {
+async fn closing_writes_accepted_records_and_takes_no_more() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     disk.hold();
@@ -481,8 +484,9 @@ async fn closing_does_not_wait_for_a_disk_past_its_deadline() {
     assert_eq!(soon(ledger.stopped()).await, WriterEnd::Closed);
 }
 
+// Proves law 38.
 #[tokio::test]
-async fn law_38_a_writer_that_dies_is_noticed_and_nobody_waits_for_it() {
+async fn a_writer_that_dies_is_noticed_and_nobody_waits_for_it() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     ledger.append(&said(1)).await.unwrap();
@@ -496,8 +500,9 @@ async fn law_38_a_writer_that_dies_is_noticed_and_nobody_waits_for_it() {
     assert_eq!(ledger.close(LONG).await, Err(CloseError::Died));
 }
 
+// Proves law 37.
 #[tokio::test]
-async fn law_37_a_slow_reader_of_the_tail_gets_all_and_its_lag() {
+async fn a_slow_reader_of_the_tail_gets_all_and_its_lag() {
     let disk = Forgetful::default();
     let ledger = open(&disk, Options { segment_bytes: 20_000, ..quick() });
     for n in 1..=10 {

@@ -55,7 +55,7 @@ async fn each_request_carries_who_opened_its_connection() {
 }
 
 #[tokio::test]
-async fn every_refusal_is_told_to_the_observer_and_only_an_alert_to_the_client() {
+async fn the_observer_gets_the_reason_and_the_client_an_alert() {
     let server = TestServer::start(Protocol::Grpc).await;
     let ca = &server.ca;
     let cases = [
@@ -82,8 +82,9 @@ async fn every_refusal_is_told_to_the_observer_and_only_an_alert_to_the_client()
     assert!(server.seen.lock().unwrap().is_empty());
 }
 
+// Proves case B31.
 #[tokio::test]
-async fn identity_b31_a_client_without_a_certificate_reads_an_alert_and_no_application_byte() {
+async fn a_client_without_a_certificate_reads_only_an_alert() {
     let server = TestServer::start(Protocol::Grpc).await;
     let source = Arc::new(StaticSource::new(None, bundles(&[&server.ca])));
     let config = client_config(source, server.clock.clone(), DAEMON.parse().unwrap(), &[b"h2"]);
@@ -121,8 +122,9 @@ async fn two_uris_are_refused_at_the_door() {
     assert_eq!(failure.cause, FailureCause::Svid(SvidError::UriRepeated { found: 2 }));
 }
 
+// Proves case 6.6.
 #[tokio::test]
-async fn identity_6_6_a_connection_ends_with_its_svid_though_nothing_moves_on_it() {
+async fn a_connection_ends_with_its_svid_though_nothing_moves_on_it() {
     let server = TestServer::start(Protocol::Grpc).await;
     let (source, connector) = server.client(&server.ca.svid("/a"));
     let mut channel = connector.channel();
@@ -155,7 +157,7 @@ async fn identity_6_6_a_connection_ends_with_its_svid_though_nothing_moves_on_it
 }
 
 #[tokio::test]
-async fn a_wall_clock_that_is_set_forward_ends_connections_and_one_set_back_prolongs_none() {
+async fn setting_the_wall_clock_prolongs_no_connection() {
     let server = TestServer::start(Protocol::Grpc).await;
     let mut channel = server.client(&server.ca.svid("/a")).1.connected_channel().await.unwrap();
     let _body = call(&mut channel, "/stream").await.unwrap().into_body();
@@ -192,8 +194,9 @@ async fn a_stream_that_does_not_stop_is_cut_after_the_grace() {
     assert!(frame.is_none_or(|frame| frame.is_err()));
 }
 
+// Proves case D11.
 #[tokio::test]
-async fn identity_d11_a_root_that_goes_takes_its_connections_with_it_and_no_others() {
+async fn a_root_that_goes_takes_its_connections_with_it_and_no_others() {
     let server = TestServer::start(Protocol::Grpc).await;
     let other = TestCa::new("b.example");
     let svid = server.source.current().svid.clone();
@@ -212,8 +215,9 @@ async fn identity_d11_a_root_that_goes_takes_its_connections_with_it_and_no_othe
     assert_eq!(text(call(&mut of_a, "/who").await.unwrap()).await, "spiffe://a.example/a");
 }
 
+// Proves case D11.
 #[tokio::test]
-async fn identity_d11_no_request_passes_between_a_change_of_the_bundles_and_the_end_of_its_connection() {
+async fn no_request_passes_after_the_bundles_have_changed() {
     let server = TestServer::start(Protocol::Grpc).await;
     let mut channel = server.client(&server.ca.svid("/a")).1.connected_channel().await.unwrap();
     assert!(call(&mut channel, "/who").await.is_ok());
@@ -234,8 +238,9 @@ async fn identity_d11_no_request_passes_between_a_change_of_the_bundles_and_the_
     assert_eq!(connection.check(NOW), Err(ending));
 }
 
+// Proves case C09.
 #[tokio::test]
-async fn identity_c09_a_connection_ends_with_the_root_that_came_to_vouch_for_it() {
+async fn a_connection_ends_with_the_root_that_came_to_vouch_for_it() {
     let server = TestServer::start(Protocol::Grpc).await;
     let mut channel = server.client(&server.ca.svid("/a")).1.connected_channel().await.unwrap();
     assert!(call(&mut channel, "/who").await.is_ok());
@@ -385,7 +390,7 @@ async fn a_refusal_is_found_in_the_error_of_an_http_1_client() {
 }
 
 #[tokio::test]
-async fn a_request_on_a_connection_that_has_ended_is_refused_with_its_reason() {
+async fn a_request_on_an_ended_connection_has_its_reason() {
     let server = TestServer::start(Protocol::Grpc).await;
     let mut channel = server.client(&server.ca.svid("/a")).1.connected_channel().await.unwrap();
     assert!(call(&mut channel, "/who").await.is_ok());
@@ -443,8 +448,9 @@ fn allow_files(wanted: u64) {
     }
 }
 
+// Proves case C12.
 #[tokio::test]
-async fn identity_c12_a_thousand_half_open_handshakes_slow_nobody_who_is_in_and_keep_nobody_out() {
+async fn half_open_handshakes_keep_no_other_client_out() {
     const FLOOD: usize = 1_000;
     allow_files(4_096);
     let server = TestServer::start(Protocol::Grpc).await;
@@ -488,7 +494,7 @@ async fn identity_c12_a_thousand_half_open_handshakes_slow_nobody_who_is_in_and_
 }
 
 #[tokio::test]
-async fn a_handshake_that_stands_still_is_left_alone_while_there_is_room() {
+async fn a_stalled_handshake_stays_while_there_is_room() {
     let server = TestServer::start(Protocol::Grpc).await;
     let mut slow = TcpStream::connect(server.address).await.unwrap();
     let mut waited = Duration::ZERO;
@@ -504,7 +510,7 @@ async fn a_handshake_that_stands_still_is_left_alone_while_there_is_room() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_goes_on_and_on_gives_way_too_when_others_wait() {
+async fn an_endless_handshake_gives_way_when_others_wait() {
     let options = ServeOptions { handshakes_max: 1, ..ServeOptions::default() };
     let server = TestServer::with(Protocol::Grpc, options).await;
     let hello = client_hello(&server);

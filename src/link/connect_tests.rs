@@ -27,7 +27,7 @@ fn an_endpoint_is_a_host_and_a_port() {
 }
 
 #[tokio::test]
-async fn after_a_rotation_the_next_call_goes_over_a_new_connection_and_those_under_way_end_on_the_old() {
+async fn after_a_rotation_the_next_call_uses_a_new_connection() {
     let server = TestServer::start(Protocol::Grpc).await;
     let (old, new) = (server.ca.svid("/a"), server.ca.svid("/a"));
     let (source, connector) = server.client(&old);

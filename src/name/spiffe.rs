@@ -127,8 +127,9 @@ mod tests {
         text.parse()
     }
 
+    // Proves case A01.
     #[test]
-    fn identity_a01_a_plain_id_is_accepted() {
+    fn a_plain_id_is_accepted() {
         for t in ["spiffe://example.org/a", "spiffe://example.org/ns/x/sa/y"] {
             assert_eq!(id(t).unwrap().as_str(), t);
         }
@@ -136,50 +137,57 @@ mod tests {
         assert_eq!(id("spiffe://example.org/a/b").unwrap().segments().collect::<Vec<_>>(), ["a", "b"]);
     }
 
+    // Proves case A02.
     #[test]
-    fn identity_a02_another_scheme_is_refused() {
+    fn another_scheme_is_refused() {
         for t in ["", "s", "spiffe:/", "spiffe:td/a", "http://td/a", "sparfe://td/a"] {
             assert!(id(t).is_err(), "{t}");
         }
     }
 
+    // Proves case A03, case A04.
     #[test]
-    fn identity_a03_a04_upper_case_is_refused() {
+    fn upper_case_is_refused() {
         for t in ["SPIFFE://td/a", "Spiffe://td/a", "spiffe://TD/a", "spiffe://tD/a"] {
             assert!(id(t).is_err(), "{t}");
         }
     }
 
+    // Proves case A05, case A06, case A07.
     #[test]
-    fn identity_a05_a06_a07_an_authority_is_only_a_trust_domain() {
+    fn an_authority_is_only_a_trust_domain() {
         for t in ["spiffe://", "spiffe:///a", "spiffe://u@td/a", "spiffe://td:8080/a", "spiffe://td:/a"] {
             assert!(id(t).is_err(), "{t}");
         }
     }
 
+    // Proves case A08.
     #[test]
-    fn identity_a08_every_other_byte_is_refused_in_a_trust_domain() {
+    fn every_other_byte_is_refused_in_a_trust_domain() {
         for c in (0u32..=0xff).filter_map(char::from_u32) {
             let ok = matches!(c, 'a'..='z' | '0'..='9' | '.' | '-' | '_');
             assert_eq!(format!("t{c}d").parse::<TrustDomain>().is_ok(), ok, "{c:?}");
         }
     }
 
+    // Proves case A09, case A10.
     #[test]
-    fn identity_a09_a10_an_address_is_a_name_like_any_other() {
+    fn an_address_is_a_name_like_any_other() {
         assert!(id("spiffe://10.0.0.1/w").is_ok());
         assert!(id("spiffe://a_b/w").is_ok());
         assert!(id("spiffe://[::1]/w").is_err());
     }
 
+    // Proves case A11.
     #[test]
-    fn identity_a11_a_trust_domain_is_at_most_255_bytes() {
+    fn a_trust_domain_is_at_most_255_bytes() {
         assert!("a".repeat(255).parse::<TrustDomain>().is_ok());
         assert!("a".repeat(256).parse::<TrustDomain>().is_err());
     }
 
+    // Proves case A12, case A13, case A14.
     #[test]
-    fn identity_a12_a13_a14_queries_and_escapes_are_refused() {
+    fn queries_and_escapes_are_refused() {
         let bad = ["/a?x=1", "/a?", "/a#f", "/a#", "/%41", "/a%2fb"];
         for t in bad {
             assert!(id(&format!("spiffe://td{t}")).is_err(), "{t}");
@@ -187,8 +195,9 @@ mod tests {
         assert!(id("spiffe://%62%61%64/a").is_err());
     }
 
+    // Proves case A15, case A16, case A17, case A18.
     #[test]
-    fn identity_a15_a16_a17_a18_segments_are_neither_empty_nor_dots() {
+    fn segments_are_neither_empty_nor_dots() {
         for t in ["//", "/a//b", "/", "/a/", "/.", "/..", "/a/./b", "/a/../b"] {
             assert!(id(&format!("spiffe://td{t}")).is_err(), "{t}");
         }
@@ -197,28 +206,32 @@ mod tests {
         }
     }
 
+    // Proves case A19.
     #[test]
-    fn identity_a19_every_other_byte_is_refused_in_a_path() {
+    fn every_other_byte_is_refused_in_a_path() {
         for c in (0u32..=0xff).filter_map(char::from_u32).filter(|c| *c != '/') {
             let ok = c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
             assert_eq!(id(&format!("spiffe://td/x{c}y")).is_ok(), ok, "{c:?}");
         }
     }
 
+    // Proves case A20, case A21.
     #[test]
-    fn identity_a20_a21_an_id_is_at_most_2048_bytes() {
+    fn an_id_is_at_most_2048_bytes() {
         let head = "spiffe://td/";
         assert!(id(&format!("{head}{}", "a".repeat(2048 - head.len()))).is_ok());
         assert!(id(&format!("{head}{}", "a".repeat(2049 - head.len()))).is_err());
     }
 
+    // Proves case A22.
     #[test]
-    fn identity_a22_an_id_without_a_path_is_no_workload() {
+    fn an_id_without_a_path_is_no_workload() {
         assert!(id("spiffe://td").is_err());
     }
 
+    // Proves case A23, case A24.
     #[test]
-    fn identity_a23_a24_ids_are_compared_byte_for_byte() {
+    fn ids_are_compared_byte_for_byte() {
         assert_ne!(id("spiffe://td/A").unwrap(), id("spiffe://td/a").unwrap());
         let all: Vec<TrustDomain> = ["example.org", "example.org.", "x.example.org", "example.orgx"]
             .iter()

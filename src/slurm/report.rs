@@ -217,8 +217,9 @@ pub(super) mod tests {
         assert_eq!(NotedRun::parse(&noted.to_line()), Some(noted));
     }
 
+    // Proves law 29.
     #[test]
-    fn law_29_a_requeued_run_ends_under_the_key_it_began_with() {
+    fn a_requeued_run_ends_under_the_key_it_began_with() {
         let noted = NotedRun::of(&allocation(4, 0, "0:0"));
         // As measured, the epilogs of run 0 already have the count of run 1.
         let report = RunReport::ended(&allocation(4, 1, "0:0"), Some(&noted), Wall(5)).unwrap();

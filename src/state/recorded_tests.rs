@@ -354,8 +354,9 @@ fn seeds() -> std::ops::Range<u64> {
     first..first + count
 }
 
+// Proves law 39, law 39b.
 #[tokio::test]
-async fn law_39_law_39b_unsynced_bytes_hold_no_promise() {
+async fn unsynced_bytes_hold_no_promise() {
     let (mut snapshots, mut promises) = (0, 0);
     for seed in seeds() {
         println!("seed {seed}");
@@ -594,8 +595,9 @@ async fn a_snapshot_that_contradicts_its_records_is_found() {
     assert!(matches!(t.what, Fault::Snapshot { .. }), "{t}");
 }
 
+// Proves law 39.
 #[test]
-fn law_39_the_key_of_a_dropped_job_is_remembered() {
+fn the_key_of_a_dropped_job_is_remembered() {
     let mut recorded = Recorded::default();
     let max = limits::JOBS_CLOSED_MAX as u128;
     let at = LeaseTime(1_000_000);
@@ -618,8 +620,9 @@ fn law_39_the_key_of_a_dropped_job_is_remembered() {
     assert!(recorded.rebuilt(at).keys.is_empty());
 }
 
+// Proves law 39.
 #[test]
-fn law_39_a_completion_during_a_begin_closes_the_job() {
+fn a_completion_during_a_begin_closes_the_job() {
     let at = LeaseTime(1_000_000);
     let job = job(1, at);
     let began = |n| Change::AttemptBegan {
@@ -641,8 +644,9 @@ fn law_39_a_completion_during_a_begin_closes_the_job() {
     assert_eq!(found.jobs[0].state, JobState::Closed(Outcome::Completed));
 }
 
+// Proves law 31.
 #[tokio::test]
-async fn law_31_a_lock_set_again_during_its_lifting_stays() {
+async fn a_lock_set_again_during_its_lifting_stays() {
     let disk = Forgetful::default();
     let mut dice = Dice(31);
     let (life, _) = DaemonLife::begin(&disk, quick(&mut dice), "the first life");
@@ -663,8 +667,9 @@ async fn law_31_a_lock_set_again_during_its_lifting_stays() {
     assert_eq!(read_all(&disk).rebuilt(now).locks.len(), 1);
 }
 
+// Proves law 31.
 #[tokio::test]
-async fn law_31_a_refused_unlock_has_no_effect_after_a_restart() {
+async fn a_refused_unlock_has_no_effect_after_a_restart() {
     let disk = Forgetful::default();
     let mut dice = Dice(31);
     let (life, _) = DaemonLife::begin(&disk, quick(&mut dice), "the first life");
@@ -700,8 +705,9 @@ async fn law_31_a_refused_unlock_has_no_effect_after_a_restart() {
     );
 }
 
+// Proves law 39.
 #[test]
-fn law_39_a_withdrawn_record_has_no_effect_after_a_restart() {
+fn a_withdrawn_record_has_no_effect_after_a_restart() {
     let at = LeaseTime(1_000_000);
     let (kept, never) = (job(1, at), job(2, at));
     let (attempt, ticket) = (AttemptNumber::FIRST, SecretDigest([1; 32]));
@@ -783,8 +789,9 @@ fn law_39_a_withdrawn_record_has_no_effect_after_a_restart() {
     assert_eq!(recorded.rebuilt(at).jobs[0].attempts.len(), 1);
 }
 
+// Proves law 39.
 #[test]
-fn law_39_a_dropped_job_still_binds_its_identity() {
+fn a_dropped_job_still_binds_its_identity() {
     let at = LeaseTime(1_000_000);
     let mut recorded = Recorded::default();
     let max = limits::JOBS_CLOSED_MAX as u128;

@@ -86,8 +86,9 @@ fn tells_what_it_told(recorded: &Recorded) {
     assert_eq!(locks, [(prefix, "INC-7", Some(LeaseTime(1_900_000_000_000)))]);
 }
 
+// Proves law 39.
 #[test]
-fn law_39_a_ledger_of_version_one_is_read_to_the_letter() {
+fn a_ledger_of_version_one_is_read_to_the_letter() {
     let copy = copy();
     let dir = Dir::at(copy.path());
     let kept = Head { index: LAST, digest: HEAD.parse().unwrap() };
@@ -106,8 +107,9 @@ fn law_39_a_ledger_of_version_one_is_read_to_the_letter() {
     tells_what_it_told(&all);
 }
 
+// Proves law 39.
 #[tokio::test]
-async fn law_39_a_ledger_of_version_one_is_gone_on_with() {
+async fn a_ledger_of_version_one_is_gone_on_with() {
     let copy = copy();
     let (opened, recorded) =
         Ledger::open_folded::<Recorded>(copy.path(), clock(), Options::default()).unwrap();

@@ -148,8 +148,9 @@ fn a_token_without_the_tag_of_one_of_its_fences_is_refused() {
     }
 }
 
+// Proves law 13.
 #[test]
-fn law_13_a_token_of_another_key_audience_issuer_or_holder_is_refused_each_with_its_own_reason() {
+fn each_wrong_claim_of_a_token_has_its_reason() {
     let case = Case::new();
     let good = case.mint(|_| ());
     let other = Case::new();
@@ -169,8 +170,9 @@ fn law_13_a_token_of_another_key_audience_issuer_or_holder_is_refused_each_with_
     assert!(case.check(&good).is_ok());
 }
 
+// Proves law 09.
 #[test]
-fn law_09_a_token_is_refused_from_its_exp_on() {
+fn a_token_is_refused_from_its_exp_on() {
     let case = Case::new();
     let token = case.mint(|c| c.exp = NOW.seconds() + 1);
     let svid = Presenter::Svid { id: &case.holder, x5t_s256: None };
@@ -182,7 +184,7 @@ fn law_09_a_token_is_refused_from_its_exp_on() {
 }
 
 #[test]
-fn a_pinned_token_is_good_with_its_certificate_alone_and_never_downgraded() {
+fn a_pinned_token_needs_its_certificate() {
     let case = Case::new();
     let (mine, other) = ([1u8; 32], [2u8; 32]);
     let token = case.mint(|c| c.cnf = Some(Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(mine) }));
@@ -239,7 +241,7 @@ fn texts_that_are_no_token_are_refused() {
 }
 
 #[test]
-fn another_implementation_verifies_the_same_token_with_the_published_keys() {
+fn another_library_verifies_the_token_by_published_keys() {
     let case = Case::new();
     let token = case.mint(|c| {
         c.iat = 4_000_000_000;

@@ -121,8 +121,9 @@ mod tests {
         FenceTag::from_bytes(&[n; 12]).unwrap()
     }
 
+    // Proves law 11.
     #[test]
-    fn law_11_the_first_lowering_after_the_stand_is_reported() {
+    fn the_first_lowering_after_the_stand_is_reported() {
         let fences = Fences::new(Wall(0));
         for (name, seq) in [(1, 5), (2, 9), (3, 7), (4, 3)] {
             fences.lower(job(name), Seq(seq), BootTime(0)).unwrap();

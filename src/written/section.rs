@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_past_its_bound_and_a_value_of_another_kind_are_refused() {
+    fn long_lists_and_values_of_another_kind_are_refused() {
         let text = "port = \"1\"\nhosts = [\"a\", \"b\", \"c\"]\nuser = 1\n";
         insta::assert_snapshot!(mistakes(text, read).join("\n"), @"
         2: hosts: 3 entries: write at most 2

@@ -35,8 +35,9 @@ fn open_files(pid: nix::unistd::Pid) -> u64 {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count() as u64
 }
 
+// Proves law 43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_43_a_crowd_of_idle_connections_harms_nobody_and_takes_bounded_memory() {
+async fn idle_connections_take_bounded_memory() {
     // The daemon is given what this process has.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();

@@ -124,8 +124,9 @@ async fn another(place: &Place, n: u32) -> Worker {
     worker
 }
 
+// Proves law 39b.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39b_on_a_full_and_a_read_only_disk_nothing_is_given_endings_work_and_it_heals() {
+async fn on_a_full_or_read_only_disk_only_endings_work() {
     // Filling a disk and waiting for it takes the time that it takes: nobody is lost for that.
     let place = Place::with("lost_after = 60");
     let disk = match SmallDisk::mount(&place) {

@@ -23,8 +23,9 @@ use crate::harness::*;
 /// Jobs of earlier rounds that are looked at again, so that a round takes as long at the end as in the beginning.
 const EARLIER_JOBS: u64 = 20;
 
+// Proves law 39, law 39b.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39_law_39b_a_daemon_killed_at_random_moments_keeps_all_that_it_promised() {
+async fn a_daemon_killed_at_random_moments_keeps_all_that_it_promised() {
     let (rounds, seed) = (number("LEASEHOLD_CRASHES", 10), number("LEASEHOLD_SEED", 2_026));
     let place = Place::new();
     let books = Books::default();

@@ -1,6 +1,6 @@
 //! `kill -9` under many wrappers and very many members, and how all of them come back.
 //!
-//! `LEASEHOLD_RESTARTS=20 cargo test --test crash -- --nocapture law_39a` restarts it twenty times instead of three, and prints
+//! `LEASEHOLD_RESTARTS=20 cargo test --test crash -- --nocapture thousands_come_back` restarts it twenty times instead of three, and prints
 //! how long it took each time. `LEASEHOLD_MEMBERS` and `LEASEHOLD_RUNS` make it more or fewer than 2,000 and 40.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -43,8 +43,9 @@ const STORM: usize = 1_000;
 /// Tokens of the life before that are tried over and over.
 const WATCHED: usize = 40;
 
+// Proves law 39a, law 31.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39a_law_31_thousands_come_back_from_a_restart_and_starve_nobody() {
+async fn thousands_come_back_from_a_restart_and_starve_nobody() {
     let restarts = number("LEASEHOLD_RESTARTS", 3);
     let members = usize::try_from(number("LEASEHOLD_MEMBERS", 2_000)).unwrap();
     let runs = u8::try_from(number("LEASEHOLD_RUNS", 40)).unwrap();

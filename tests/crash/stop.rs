@@ -32,8 +32,9 @@ fn kinds(place: &Place) -> Vec<String> {
     records.kinds().into_iter().map(str::to_owned).collect()
 }
 
+// Proves law 40.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_40_sigterm_drains_within_its_deadline_and_tells_streams_why() {
+async fn sigterm_drains_within_its_deadline_and_tells_streams_why() {
     let place = Place::new();
     let mut process = place.serve().await;
     let mut worker = working(&place).await;
@@ -54,8 +55,9 @@ async fn law_40_sigterm_drains_within_its_deadline_and_tells_streams_why() {
     drop(token);
 }
 
+// Proves law 41.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_41_stopping_twice_is_stopping_once() {
+async fn stopping_twice_is_stopping_once() {
     let place = Place::new();
     let mut process = place.serve().await;
     let worker = working(&place).await;
@@ -68,8 +70,9 @@ async fn law_41_stopping_twice_is_stopping_once() {
     drop(worker);
 }
 
+// Proves law 41.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_41_a_stop_while_starting_leaves_a_ledger_that_starts() {
+async fn a_stop_while_starting_leaves_a_ledger_that_starts() {
     let place = Place::new();
     let mut dice = Dice::new(41);
     for round in 0..8 {
@@ -96,8 +99,9 @@ async fn law_41_a_stop_while_starting_leaves_a_ledger_that_starts() {
 
 /// A daemon that starts with few open files allowed, as shells have it, raises that to what it has room for, and says so where it
 /// may not.
+// Proves law 43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_43_a_daemon_that_may_open_few_files_allows_itself_more_or_says_that_it_may_not() {
+async fn a_low_limit_of_open_files_is_raised_or_reported() {
     let place = Place::new();
     let soft = |process: &Process| -> u64 {
         let limits = fs::read_to_string(format!("/proc/{}/limits", process.pid())).unwrap();
@@ -121,8 +125,9 @@ async fn law_43_a_daemon_that_may_open_few_files_allows_itself_more_or_says_that
     process.stop().await;
 }
 
+// Proves law 39.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39_ready_means_rebuilt_and_the_log_says_what_the_last_life_left() {
+async fn ready_means_rebuilt_and_the_log_says_what_the_last_life_left() {
     let place = Place::new();
     let process = place.serve().await;
     let worker = working(&place).await;

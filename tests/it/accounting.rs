@@ -161,8 +161,9 @@ async fn history(steps: Vec<Step>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 6, max_shrink_iters: 40, failure_persistence: None, ..ProptestConfig::default() })]
 
+    // Proves law 34.
     #[test]
-    fn law_34_counts_equal_the_live_set_after_any_history(steps in prop::collection::vec(step(), 1..24)) {
+    fn counts_equal_the_live_set_after_any_history(steps in prop::collection::vec(step(), 1..24)) {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(history(steps));
     }
@@ -170,8 +171,9 @@ proptest! {
 
 /// Sixty-four clients use it, each by one of the ways there are; an operator revokes. Whoever begins after the answer gets
 /// nothing of it any more.
+// Proves law 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_10_once_a_revocation_is_acknowledged_no_use_begins() {
+async fn once_a_revocation_is_acknowledged_no_use_begins() {
     let world = World::start().await;
     let worker = world.working().await;
     let operator = world.client(OPERATOR).await;
@@ -245,8 +247,9 @@ async fn law_10_once_a_revocation_is_acknowledged_no_use_begins() {
 }
 
 /// Issues race with a lock: whatever is handed out after it was acknowledged is dead, and what is live stood before nothing.
+// Proves law 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_10_no_issue_that_races_with_a_lock_leaves_a_live_lease_behind() {
+async fn no_issue_that_races_with_a_lock_leaves_a_live_lease_behind() {
     let world = World::start().await;
     let worker = Arc::new(world.working().await);
     let (operator, gateway) = (world.client(OPERATOR).await, world.client(GATEWAY).await);

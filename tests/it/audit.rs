@@ -14,7 +14,7 @@ use leasehold::{
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_an_auditor_will_ask_stands_in_the_record_of_each_credential() {
+async fn the_record_of_a_credential_answers_an_auditor() {
     let world = World::start().await;
     let worker = world.working().await;
     let token = worker.issue(Half::Reading).await;
@@ -200,7 +200,7 @@ async fn a_flipped_byte_in_a_copy_of_the_ledger_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_ledger_is_tailed_as_it_is_written_by_those_who_may_see_all() {
+async fn the_ledger_is_tailed_by_those_who_may_see_all() {
     let world = World::start().await;
     let platform = world.client(PLATFORM).await;
     let ask = v1::TailLedgerRequest { from_index: 1, no_follow: false };

@@ -94,7 +94,7 @@ async fn first_bytes(world: &World, who: Option<&Credentials>) -> Result<usize, 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_brings_no_good_svid_reads_an_alert_and_not_one_application_byte() {
+async fn without_a_good_svid_a_client_reads_only_an_alert() {
     let world = World::start().await;
     let now = world.clock.now().wall;
     let acme = world.authority(WORKER);
@@ -140,8 +140,9 @@ async fn whoever_brings_no_good_svid_reads_an_alert_and_not_one_application_byte
     assert_eq!(world.snapshot().await, before);
 }
 
+// Proves case D10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_d10_who_is_trusted_and_in_no_catalog_may_ask_who_it_is_and_nothing_else() {
+async fn a_trusted_stranger_may_only_ask_who_it_is() {
     let world = World::start().await;
     let nobody = world.client(NOBODY).await;
     let seen = nobody.operators().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner();
@@ -189,8 +190,9 @@ async fn a_pin_that_differs_is_refused_with_both_pins() {
     assert!(launcher.create(pinned(&same), "k").await.is_ok());
 }
 
+// Proves law 03.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_03_lives_of_zero_less_than_zero_and_a_hundred_years_are_refused_wherever_one_is_asked() {
+async fn absurd_lives_are_refused_everywhere() {
     let world = World::start().await;
     let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
     let worker = world.working().await;
@@ -253,8 +255,9 @@ async fn law_03_lives_of_zero_less_than_zero_and_a_hundred_years_are_refused_whe
     assert!(long.shortened_by.iter().any(|w| w.contains("900 s")), "{:?}", long.shortened_by);
 }
 
+// Proves law 08.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_08_names_that_could_be_read_two_ways_are_refused_at_the_edge() {
+async fn names_that_could_be_read_two_ways_are_refused_at_the_edge() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let mut bad: Vec<v1::JobSpec> = Vec::new();
@@ -327,7 +330,7 @@ async fn law_08_names_that_could_be_read_two_ways_are_refused_at_the_edge() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_of_five_mebibytes_is_refused_with_its_reason_and_the_connection_goes_on() {
+async fn a_request_of_5_mib_is_refused_with_its_reason() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let huge = v1::JobSpec { why: "x".repeat(5 << 20), ..spec() };
@@ -372,7 +375,7 @@ async fn what_is_required_is_said_to_be_missing() {
 // ---------- sessions ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_session_belongs_to_one_identity_one_instance_and_one_secret() {
+async fn a_session_has_one_identity_instance_and_secret() {
     let world = World::start().await;
     let worker = world.working().await;
     let own = worker.session().unwrap();
@@ -497,7 +500,7 @@ async fn a_rule_that_cannot_be_evaluated_denies() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_gate_holds_back_waits_and_is_given_nothing_and_can_be_cancelled() {
+async fn a_gated_job_waits_and_can_be_cancelled() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let gated = [
@@ -528,7 +531,7 @@ async fn what_a_gate_holds_back_waits_and_is_given_nothing_and_can_be_cancelled(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_purpose_that_the_owner_does_not_allow_is_refused_by_its_rule_and_its_owner() {
+async fn a_wrong_purpose_is_refused_with_rule_and_owner() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let asked = v1::JobSpec { purpose: "demo-bot".into(), ..spec() };
@@ -546,8 +549,9 @@ async fn a_purpose_that_the_owner_does_not_allow_is_refused_by_its_rule_and_its_
 
 /// Whatever a client that vanishes leaves behind is whole: every lease is recorded, and every record has its lease or its
 /// cancellation.
+// Proves law 05.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_05_a_client_that_vanishes_in_mid_request_leaves_no_lease_or_a_recorded_one() {
+async fn a_vanished_client_leaves_no_unrecorded_lease() {
     let world = World::start().await;
     let worker = world.working().await;
     let mut answered = 0;

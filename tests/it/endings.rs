@@ -103,8 +103,9 @@ impl Scene {
 
 // ---------- reports ----------
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_27_a_report_of_any_outcome_ends_every_credential_of_the_job() {
+async fn a_report_of_any_outcome_ends_every_credential_of_the_job() {
     for outcome in [Outcome::Completed, Outcome::Failed, Outcome::Interrupted, Outcome::Lost] {
         let mut s = scene().await;
         let answer = s.launcher.end(&s.worker.job, 1, outcome).await.unwrap().into_inner();
@@ -122,8 +123,9 @@ async fn law_27_a_report_of_any_outcome_ends_every_credential_of_the_job() {
     }
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_27_a_cancelled_job_ends_with_all_of_its_credentials() {
+async fn a_cancelled_job_ends_with_all_of_its_credentials() {
     let mut s = scene().await;
     let request =
         v1::CloseJobRequest { job: s.worker.job.clone(), outcome: 0, reason: "no longer wanted".into() };
@@ -137,8 +139,9 @@ async fn law_27_a_cancelled_job_ends_with_all_of_its_credentials() {
 }
 
 /// The wrapper of a member that is named in `join` alone reports for itself.
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_27_a_member_ends_itself_and_with_it_an_attempt_of_one() {
+async fn a_member_ends_itself_and_with_it_an_attempt_of_one() {
     let s = scene().await;
     let answer = s.worker.end_self(Outcome::Completed).await.unwrap().into_inner();
     assert_eq!(answer.job.unwrap().outcome(), Outcome::Completed);
@@ -147,8 +150,9 @@ async fn law_27_a_member_ends_itself_and_with_it_an_attempt_of_one() {
     s.recorded_once().await;
 }
 
+// Proves law 31b.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31b_one_member_cannot_end_another_nor_the_attempt_nor_the_job() {
+async fn one_member_cannot_end_another_nor_the_attempt_nor_the_job() {
     let world = World::start().await;
     let two = v1::Members { join: vec![WORKER.into(), OTHER_WORKER.into()], expect: 2, ..Default::default() };
     let first = world.working_on(v1::JobSpec { members: Some(two), ..spec() }, WORKER).await;
@@ -180,8 +184,9 @@ async fn law_31b_one_member_cannot_end_another_nor_the_attempt_nor_the_job() {
 
 // ---------- loss ----------
 
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_30_a_lost_stream_ends_the_members_leases_and_the_member_may_come_back() {
+async fn a_lost_stream_ends_leases_and_the_member_may_return() {
     let mut s = scene().await;
     s.worker.stream = None;
     eventually("the loss", async || !s.tokens[0].seen_by(&s.gateway).await.active).await;
@@ -212,8 +217,9 @@ impl Scene {
     }
 }
 
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_30_a_second_stream_before_the_first_is_dropped_costs_nothing() {
+async fn a_second_stream_before_the_first_is_dropped_costs_nothing() {
     let mut s = scene().await;
     let second = s.worker.open_stream().await.unwrap();
     s.worker.stream = Some(second);
@@ -228,8 +234,9 @@ async fn law_30_a_second_stream_before_the_first_is_dropped_costs_nothing() {
     assert!(records.of("member.away").is_empty());
 }
 
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_30_missed_beats_end_the_members_leases_within_the_heartbeat_window() {
+async fn missed_beats_end_leases_within_the_window() {
     let mut s = scene().await;
     let took = s
         .world
@@ -248,8 +255,9 @@ async fn law_30_missed_beats_end_the_members_leases_within_the_heartbeat_window(
 }
 
 /// What a daemon sees that was stopped, or whose machine was: a leap of its clock, and nobody's beats read meanwhile.
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_30_a_daemon_that_stood_still_calls_nobody_lost_for_it() {
+async fn a_daemon_that_stood_still_calls_nobody_lost_for_it() {
     let mut s = scene().await;
     for _ in 0..3 {
         s.world.time().advance(Duration::from_secs(60));
@@ -276,8 +284,9 @@ async fn law_30_a_daemon_that_stood_still_calls_nobody_lost_for_it() {
 }
 
 /// A stream that nobody reads outlives its member's loss. Its end, which comes late, is not the loss of the next stream.
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_30_the_late_end_of_a_lost_stream_is_no_loss_of_the_member_that_came_back() {
+async fn the_late_end_of_an_old_stream_harms_no_returned_member() {
     let mut s = scene().await;
     s.worker.client = s.world.narrow_client(WORKER).await;
     s.worker.keep_alive().await;
@@ -307,8 +316,9 @@ async fn law_30_the_late_end_of_a_lost_stream_is_no_loss_of_the_member_that_came
         .await;
 }
 
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_30_a_member_that_beats_is_not_lost() {
+async fn a_member_that_beats_is_not_lost() {
     let mut s = scene().await;
     for _ in 0..12 {
         s.worker.beat().await;
@@ -318,8 +328,9 @@ async fn law_30_a_member_that_beats_is_not_lost() {
     s.tokens[0].is_live(&s.gateway).await;
 }
 
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_30_a_member_that_does_not_come_back_in_time_is_lost_and_with_it_its_attempt() {
+async fn a_member_that_stays_away_is_lost_with_its_attempt() {
     let world = World::with(|s| s.lease = "rejoin = \"30s\"".into()).await;
     let mut s = scene_with(world, spec()).await;
     s.worker.stream = None;
@@ -349,8 +360,9 @@ async fn a_clean_goodbye_leaves_and_ends_the_members_leases() {
 
 // ---------- time ----------
 
+// Proves law 09.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_09_a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
+async fn a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
     let s = scene().await;
     let life = Duration::from_secs(300);
     s.world.time().advance(life - Duration::from_millis(1));
@@ -370,8 +382,9 @@ async fn law_09_a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
     assert_eq!(lease.state, "ended", "an expired lease is shown as live");
 }
 
+// Proves law 26.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_26_an_expiry_is_recorded_and_frees_its_place() {
+async fn an_expiry_is_recorded_and_frees_its_place() {
     let mut s = scene().await;
     let job = s.worker.job.clone();
     for _ in 0..62 {
@@ -387,8 +400,9 @@ async fn law_26_an_expiry_is_recorded_and_frees_its_place() {
     s.worker.issue(Half::Reading).await.is_live(&s.gateway).await;
 }
 
+// Proves law 12.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_12_stepping_the_wall_clock_lengthens_no_lease() {
+async fn stepping_the_wall_clock_lengthens_no_lease() {
     let s = scene().await;
     let hour = Duration::from_secs(3_600);
     let now = s.world.clock.now().wall;
@@ -406,8 +420,9 @@ async fn law_12_stepping_the_wall_clock_lengthens_no_lease() {
     );
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_27_a_job_ends_at_its_maximum_duration() {
+async fn a_job_ends_at_its_maximum_duration() {
     let world = World::start().await;
     let short = v1::JobSpec { max_duration: Some(prost_types::Duration { seconds: 60, nanos: 0 }), ..spec() };
     let mut s = scene_with(world, short).await;
@@ -434,8 +449,9 @@ impl Scene {
     }
 }
 
+// Proves law 04.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_04_retention_ends_a_lease_and_says_so() {
+async fn retention_ends_a_lease_and_says_so() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let other = beside(&world).await;
@@ -463,8 +479,9 @@ const READING: Ends = Ends { reading: true, writing: false, other: false };
 const WRITING: Ends = Ends { reading: false, writing: true, other: false };
 const ALL: Ends = Ends { reading: true, writing: true, other: true };
 
+// Proves law 23.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_23_a_revocation_ends_all_that_stands_behind_its_name_and_nothing_else() {
+async fn a_revocation_ends_what_is_behind_its_name() {
     let cases: [(&str, &str, Ends, u64); 14] = [
         ("job:JOB", OPERATOR, BOTH, 2),
         ("attempt:JOB/1", OPERATOR, BOTH, 2),
@@ -519,8 +536,9 @@ async fn law_23_a_revocation_ends_all_that_stands_behind_its_name_and_nothing_el
     }
 }
 
+// Proves law 22.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_22_revoking_is_idempotent_and_the_unknown_is_not_found() {
+async fn revoking_is_idempotent_and_the_unknown_is_not_found() {
     let s = scene().await;
     let operator = s.world.client(OPERATOR).await;
     let first = operator.revoke(TICKETS).await.unwrap().into_inner().ending.unwrap();
@@ -543,8 +561,9 @@ async fn law_22_revoking_is_idempotent_and_the_unknown_is_not_found() {
     assert_eq!(done.behind, 0);
 }
 
+// Proves law 25.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_25_two_revocations_at_once_produce_one_ending_and_one_record() {
+async fn two_revocations_at_once_produce_one_ending_and_one_record() {
     let s = scene().await;
     let (a, b) = (s.world.client(OPERATOR).await, s.world.client(PLATFORM).await);
     let (one, two) = tokio::join!(a.revoke(TICKETS), b.revoke(TICKETS));
@@ -576,8 +595,9 @@ async fn a_revoked_identity_may_come_back_and_a_locked_one_may_not() {
 
 // ---------- leases ----------
 
+// Proves law 16.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_16_a_lease_that_is_over_cannot_be_renewed_and_says_how_it_ended() {
+async fn a_lease_that_is_over_cannot_be_renewed_and_says_how_it_ended() {
     let mut s = scene().await;
     let operator = s.world.client(OPERATOR).await;
     operator.revoke(TICKETS).await.unwrap();
@@ -636,8 +656,9 @@ async fn the_end_of_one_lease_reaches_its_member_at_once() {
 
 // ---------- locks ----------
 
+// Proves law 13.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_13_a_token_from_before_a_lock_stays_dead_after_the_unlock() {
+async fn a_token_from_before_a_lock_stays_dead_after_the_unlock() {
     let mut s = scene().await;
     let operator = s.world.client(OPERATOR).await;
     let locked = operator.lock(TICKETS).await.unwrap().into_inner();
@@ -659,8 +680,9 @@ async fn law_13_a_token_from_before_a_lock_stays_dead_after_the_unlock() {
     refused(operator.unlock(TICKETS).await).is(Code::NotFound, "LOCK_NOT_FOUND");
 }
 
+// Proves law 31.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31_a_lock_on_a_prefix_of_identities_ends_what_is_below_it_and_keeps_it_out() {
+async fn a_prefix_lock_ends_what_is_below_it() {
     let mut s = scene().await;
     let platform = s.world.client(PLATFORM).await;
     let prefix = "identity-prefix:spiffe://k8s.acme.example/ns/ml/";
@@ -703,8 +725,9 @@ fn twice() -> v1::JobSpec {
     v1::JobSpec { members: Some(members), ..spec() }
 }
 
+// Proves law 29.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_29_a_newer_attempt_ends_the_one_before_and_it_can_do_nothing_more() {
+async fn a_newer_attempt_ends_the_one_before() {
     let mut s = scene_with(World::start().await, twice()).await;
     let began = s.launcher.begin(&s.worker.job, "run-2").await.unwrap().into_inner();
     assert_eq!(began.attempt.unwrap().number, 2);
@@ -724,7 +747,7 @@ async fn law_29_a_newer_attempt_ends_the_one_before_and_it_can_do_nothing_more()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failed_attempt_leads_to_the_next_and_the_last_one_closes_the_job() {
+async fn the_last_failed_attempt_closes_the_job() {
     let s = scene_with(World::start().await, twice()).await;
     let answer = s.launcher.end(&s.worker.job, 1, Outcome::Failed).await.unwrap().into_inner();
     assert_eq!(answer.job.unwrap().state(), JobState::Ready);
@@ -738,7 +761,7 @@ async fn a_failed_attempt_leads_to_the_next_and_the_last_one_closes_the_job() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_ends_reading_first_then_writing_and_with_it_the_attempt() {
+async fn a_drain_ends_reading_then_writing_then_the_attempt() {
     let mut s = scene().await;
     let request = v1::DrainAttemptRequest {
         job: s.worker.job.clone(),
@@ -786,8 +809,9 @@ async fn a_drain_ends_reading_first_then_writing_and_with_it_the_attempt() {
 
 // ---------- the daemon ----------
 
+// Proves law 39, law 39a.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39_law_39a_a_restart_never_widens_access_and_the_member_goes_on() {
+async fn a_restart_never_widens_access_and_the_member_goes_on() {
     let mut s = scene().await;
     let operator = s.world.client(OPERATOR).await;
     operator.lock("dataset:acme/patients@v1").await.unwrap();
@@ -828,8 +852,9 @@ async fn law_39_law_39a_a_restart_never_widens_access_and_the_member_goes_on() {
     assert_eq!(records.report.epochs, 2);
 }
 
+// Proves law 39.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39_what_was_over_before_a_restart_is_over_after_it() {
+async fn what_was_over_before_a_restart_is_over_after_it() {
     let mut s = scene_with(World::start().await, twice()).await;
     s.launcher.end(&s.worker.job, 1, Outcome::Failed).await.unwrap();
     let seq_before = s.world.daemon().broker.fences().seq();

@@ -21,8 +21,9 @@ async fn ask(
     }
 }
 
+// Proves law 38.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_38_a_panic_at_any_moment_of_a_request_is_told_and_poisons_nothing() {
+async fn a_panic_in_a_request_poisons_nothing() {
     let world = World::start().await;
     let (mut operator, mut launcher) = (world.client(OPERATOR).await, world.client(LAUNCHER).await);
     let gateway = world.client(GATEWAY).await;
@@ -64,8 +65,9 @@ async fn law_38_a_panic_at_any_moment_of_a_request_is_told_and_poisons_nothing()
     world.records().await;
 }
 
+// Proves law 38.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_38_a_part_of_the_daemon_that_panics_takes_it_down_in_order_and_the_next_life_goes_on() {
+async fn a_panic_of_a_part_stops_the_daemon_in_order() {
     let mut world = World::start().await;
     let worker = world.working().await;
     let token = worker.issue(Half::Reading).await;

@@ -183,7 +183,7 @@ async fn lower_all(platform: &Client, worker: &Worker, tenant: &str, resource: &
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_verifier_hears_of_the_tenants_it_serves_and_of_what_concerns_all_and_of_no_other() {
+async fn a_verifier_hears_only_of_tenants_it_serves() {
     let world = world(false).await;
     let platform = world.client(PLATFORM).await;
     let (acme, other) = (world.working().await, globex_worker(&world).await);
@@ -232,7 +232,7 @@ async fn a_verifier_hears_of_the_tenants_it_serves_and_of_what_concerns_all_and_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tenant_whose_job_may_open_what_is_shared_is_heard_of_where_it_is_kept() {
+async fn the_keeper_of_shared_data_hears_of_its_users() {
     let world = world(true).await;
     let (platform, launcher) = (world.client(PLATFORM).await, world.client(LAUNCHER).await);
     let worker = guest(&world).await;
@@ -258,8 +258,9 @@ async fn a_tenant_whose_job_may_open_what_is_shared_is_heard_of_where_it_is_kept
 }
 
 /// The catalog that takes a share away also ends what was given under it. The server that holds the data must hear that.
+// Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_share_that_is_taken_away_ends_its_leases_where_they_are_checked() {
+async fn a_withdrawn_share_ends_its_leases_at_the_verifier() {
     let world = world(true).await;
     let worker = guest(&world).await;
     let token = worker.issue(Half::Reading).await;
@@ -282,7 +283,7 @@ async fn law_20_a_share_that_is_taken_away_ends_its_leases_where_they_are_checke
 
 /// A lease stands behind the models that its job tunes, whoever's they are and wherever they are kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_owner_of_a_model_that_is_tuned_elsewhere_ends_that_where_it_is_checked() {
+async fn the_owner_of_a_shared_model_can_end_its_tuning() {
     const BORROWED: &str = "checkpoint:globex/borrowed";
     let world = World::with(|setup| {
         let acme = setup.catalog["acme.toml"].replacen(
@@ -395,8 +396,9 @@ async fn two_hundred_feeds_hear_each_lowering_in_order() {
 }
 
 /// The age of a feed is that of its last echoed tick, so that one must say: all that was lowered before it was sent.
+// Proves law 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn law_10_a_tick_never_comes_back_before_what_was_lowered_before_it() {
+async fn a_tick_never_comes_back_before_what_was_lowered_before_it() {
     const TICKS: u64 = 600;
     const AHEAD: u64 = 4_000;
     let world = World::start().await;
@@ -454,8 +456,9 @@ async fn law_10_a_tick_never_comes_back_before_what_was_lowered_before_it() {
 }
 
 /// A client that never reads costs what its windows hold, and nobody else anything.
+// Proves law 37, law 43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_37_law_43_a_feed_that_is_never_read_harms_nobody_and_is_told_that_it_fell_behind() {
+async fn a_feed_that_is_never_read_harms_no_other() {
     const BURSTS: u64 = 30;
     const BURST: u64 = 200;
     let world = World::start().await;

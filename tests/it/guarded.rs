@@ -17,8 +17,9 @@ async fn lock_for(operator: &Client, name: &str, ttl: Option<i64>) -> v1::Lock {
     operator.operators().lock(request).await.unwrap().into_inner().lock.unwrap()
 }
 
+// Proves law 31.
 #[tokio::test]
-async fn law_31_a_second_lock_never_shortens_the_first() {
+async fn a_second_lock_never_shortens_the_first() {
     let world = World::start().await;
     let operator = world.client(OPERATOR).await;
     lock_for(&operator, "dataset:acme/tickets", None).await;
@@ -30,8 +31,9 @@ async fn law_31_a_second_lock_never_shortens_the_first() {
     assert_eq!(locks.len(), 1);
 }
 
+// Proves law 31.
 #[tokio::test]
-async fn law_31_a_locked_identity_cannot_unlock_itself() {
+async fn a_locked_identity_cannot_unlock_itself() {
     let world = World::start().await;
     let (operator, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
     let name = format!("identity:{OPERATOR}");
@@ -44,8 +46,9 @@ async fn law_31_a_locked_identity_cannot_unlock_itself() {
     assert!(operator.operators().list_locks(v1::ListLocksRequest::default()).await.is_ok());
 }
 
+// Proves law 11.
 #[tokio::test]
-async fn law_11_a_lease_stands_behind_the_model_that_its_job_tunes() {
+async fn a_lease_stands_behind_the_model_that_its_job_tunes() {
     let world = World::start().await;
     let (operator, gateway) = (world.client(OPERATOR).await, world.client(GATEWAY).await);
     let spec = v1::JobSpec { read: vec![TICKETS.into()], ..spec() };
@@ -72,8 +75,9 @@ async fn a_second_revocation_has_a_receipt_to_wait_for() {
 }
 
 /// A member joins in the middle of the revocation of its identity, at each reading of the clock.
+// Proves law 23.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn law_23_no_membership_outlives_a_later_revocation() {
+async fn no_membership_outlives_a_later_revocation() {
     let world = World::start().await;
     let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
     // Other jobs, so that the revocation takes longer.

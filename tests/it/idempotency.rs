@@ -6,7 +6,7 @@ use tonic::Code;
 use crate::harness::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_key_and_one_specification_are_one_job_however_often_and_at_once() {
+async fn one_key_and_one_specification_are_one_job() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let asks: Vec<_> = (0..12)
@@ -31,7 +31,7 @@ async fn one_key_and_one_specification_are_one_job_however_often_and_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_key_and_two_specifications_are_a_conflict_and_the_first_stays() {
+async fn one_key_and_two_specifications_are_a_conflict() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let job = launcher.create(spec(), "k").await.unwrap().into_inner().job.unwrap();
@@ -65,7 +65,7 @@ async fn one_key_and_two_specifications_are_a_conflict_and_the_first_stays() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beginning_twice_with_one_key_is_one_attempt_however_often_and_at_once() {
+async fn one_key_begins_one_attempt() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let members = v1::Members { attempts: 3, ..spec().members.unwrap() };
@@ -93,8 +93,9 @@ async fn beginning_twice_with_one_key_is_one_attempt_however_often_and_at_once()
     assert_eq!(launcher.job(&job).await.attempts[2].state(), v1::AttemptState::Running);
 }
 
+// Proves law 28.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_28_an_end_that_is_reported_twice_is_one_end_and_twice_differently_keeps_the_first() {
+async fn the_first_report_of_an_end_counts() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let worker = world.working().await;

@@ -64,8 +64,9 @@ impl<T: Clone> Probe<T> {
     const CLONE: bool = true;
 }
 
+// Proves law 01.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_01_a_lease_needs_a_grant_and_a_grant_is_used_once() {
+async fn a_lease_needs_a_grant_and_a_grant_is_used_once() {
     // The table takes a Grant by value, only policy makes one, and it cannot be copied.
     const { assert!(!Probe::<leasehold::internals::policy::Grant>::CLONE && Probe::<Ended>::CLONE) };
     let world = World::start().await;
@@ -89,8 +90,9 @@ async fn law_01_a_lease_needs_a_grant_and_a_grant_is_used_once() {
     }
 }
 
+// Proves law 02.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_02_a_lease_id_is_random_and_opens_nothing() {
+async fn a_lease_id_is_random_and_opens_nothing() {
     let world = World::start().await;
     let worker = world.working().await;
     let (mut ones, mut zeros, mut all) = (0u128, 0u128, BTreeSet::new());
@@ -128,8 +130,9 @@ fn forged(worker: &Worker) -> Worker {
 }
 
 /// Issues race with reloads. An issue that fails after its lease was made leaves it in no index.
+// Proves law 06, law 35.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_06_law_35_the_indexes_hold_exactly_the_leases_given() {
+async fn the_indexes_hold_exactly_the_leases_given() {
     let world = World::start().await;
     let worker = Arc::new(world.working().await);
     let operator = world.client(OPERATOR).await;
@@ -196,8 +199,9 @@ async fn law_06_law_35_the_indexes_hold_exactly_the_leases_given() {
     assert_eq!(issued.len() - cancelled.len(), tokens.len());
 }
 
+// Proves law 14.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_14_listing_and_showing_reveal_no_secret() {
+async fn listing_and_showing_reveal_no_secret() {
     let world = World::start().await;
     let mut worker = world.working().await;
     let tokens = worker.issue_both().await;
@@ -254,8 +258,9 @@ async fn law_14_listing_and_showing_reveal_no_secret() {
 
 // ---------- renewal ----------
 
+// Proves law 15, law 19.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_15_law_19_a_renewal_counts_from_now_up_to_the_maximum() {
+async fn a_renewal_counts_from_now_up_to_the_maximum() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let short = v1::JobSpec { max_duration: span(100), ..spec() };
@@ -317,8 +322,9 @@ async fn a_shorter_renewal_leaves_the_older_token_its_stated_life() {
     first.is_dead(&gateway, "TOKEN_EXPIRED").await;
 }
 
+// Proves law 21.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_21_only_the_same_identity_renews_a_lease() {
+async fn only_the_same_identity_renews_a_lease() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let mut worker = world.working().await;
@@ -357,8 +363,9 @@ async fn law_21_only_the_same_identity_renews_a_lease() {
 
 // ---------- ends ----------
 
+// Proves law 24.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_24_a_revocation_is_one_lowering_for_any_lease_count() {
+async fn a_revocation_is_one_lowering_for_any_lease_count() {
     let world = World::start().await;
     let worker = world.working().await;
     let (operator, gateway) = (world.client(OPERATOR).await, world.client(GATEWAY).await);
@@ -381,8 +388,9 @@ async fn law_24_a_revocation_is_one_lowering_for_any_lease_count() {
 }
 
 /// Many leases share one deadline. At the deadline none is live, even before the clean-up, and none costs a timer.
+// Proves law 32, law 33.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_32_law_33_leases_end_at_their_deadline_without_timers() {
+async fn leases_end_at_their_deadline_without_timers() {
     const LEASES: usize = 150;
     let world = World::start().await;
     let mut worker = world.working().await;
@@ -417,8 +425,9 @@ async fn law_32_law_33_leases_end_at_their_deadline_without_timers() {
     .await;
 }
 
+// Proves law 36.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_36_an_ended_lease_stays_visible_with_its_cause() {
+async fn an_ended_lease_stays_visible_with_its_cause() {
     let world = World::start().await;
     let worker = world.working().await;
     let operator = world.client(OPERATOR).await;

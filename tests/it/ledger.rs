@@ -102,8 +102,9 @@ async fn step(world: &World, workers: &mut [Worker], operator: &Client, dice: &m
     drop(worker.rejoin().await);
 }
 
+// Proves law 26.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_26_over_random_histories_every_ending_is_in_exactly_one_record_with_its_cause() {
+async fn every_ending_is_in_exactly_one_record() {
     for seed in [26, 1_026, 2_026] {
         println!("seed {seed}");
         let mut dice = Dice(seed);
@@ -229,7 +230,7 @@ fn speaks_of(record: &Value, name: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn signed_heads_come_with_ticks_and_answers_and_show_a_cut_ledger() {
+async fn signed_heads_show_a_cut_ledger() {
     // A head tells how much is recorded of all tenants, so it goes out while there is one.
     let mut world = World::with(|setup| setup.catalog.retain(|file, _| *file == "acme.toml")).await;
     let verifier = Verifier::start(VerifierSettings {
@@ -280,8 +281,9 @@ async fn signed_heads_come_with_ticks_and_answers_and_show_a_cut_ledger() {
     assert!(found.to_string().contains("its tail was cut off"), "{found}");
 }
 
+// Proves law 12, law 39.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_12_law_39_a_wall_clock_that_went_back_over_a_restart_lengthens_nothing() {
+async fn a_wall_clock_that_went_back_over_a_restart_lengthens_nothing() {
     const HOUR: Duration = Duration::from_secs(3_600);
     let mut world = World::start().await;
     let worker = world.working().await;

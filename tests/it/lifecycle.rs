@@ -62,8 +62,9 @@ async fn all_faults_of_a_catalog_are_reported_at_start() {
     assert!(!world.file("state").exists());
 }
 
+// Proves law 40.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_40_a_stop_ends_every_stream_with_a_retryable_reason() {
+async fn a_stop_ends_every_stream_with_a_retryable_reason() {
     let mut world = World::start().await;
     let mut worker = world.working().await;
     let launcher = world.client(LAUNCHER).await;
@@ -107,8 +108,9 @@ async fn law_40_a_stop_ends_every_stream_with_a_retryable_reason() {
 }
 
 /// A stop comes at each reading of the clock in a request. Requests in work are finished and answered, and no other begins.
+// Proves law 40.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_40_a_stop_finishes_the_requests_in_work() {
+async fn a_stop_finishes_the_requests_in_work() {
     let mut world = World::start().await;
     let mut worker = world.working().await;
     let mut answered = BTreeSet::from([worker.issue(Half::Reading).await.lease.id]);
@@ -140,8 +142,9 @@ async fn law_40_a_stop_finishes_the_requests_in_work() {
     assert!(answered.len() > 2, "no request was finished");
 }
 
+// Proves law 41.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_41_stopping_at_once_and_twice_is_safe() {
+async fn stopping_at_once_and_twice_is_safe() {
     let mut world = World::prepared(|_| {});
     for epoch in 1..=3u64 {
         world.try_start().await.unwrap();

@@ -190,8 +190,9 @@ impl Scene {
     }
 }
 
+// Proves law 31.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31_a_lock_ends_access_and_refuses_it_until_unlocked() {
+async fn a_lock_ends_access_and_refuses_it_until_unlocked() {
     for at in 0..rows("").len() {
         let mut s = scene().await;
         let row = rows(&s.worker.job).swap_remove(at);
@@ -222,8 +223,9 @@ async fn law_31_a_lock_ends_access_and_refuses_it_until_unlocked() {
     }
 }
 
+// Proves law 31.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31_a_lock_with_a_ttl_ends_by_itself() {
+async fn a_lock_with_a_ttl_ends_by_itself() {
     for at in 0..rows("").len() {
         let mut s = scene().await;
         let row = rows(&s.worker.job).swap_remove(at);
@@ -243,8 +245,9 @@ async fn law_31_a_lock_with_a_ttl_ends_by_itself() {
     }
 }
 
+// Proves law 31, law 39.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31_law_39_a_lock_survives_a_restart() {
+async fn a_lock_survives_a_restart() {
     for at in 0..rows("").len() {
         let mut s = scene().await;
         let row = rows(&s.worker.job).swap_remove(at);

@@ -238,8 +238,9 @@ fn the_actions_of_policy_are_the_calls_of_the_proto() {
     assert_eq!(rpcs().into_iter().collect::<BTreeSet<_>>(), known);
 }
 
+// Proves law 42.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_42_each_call_succeeds_only_for_callers_in_the_matrix() {
+async fn each_call_succeeds_only_for_callers_in_the_matrix() {
     let world = World::start().await;
     let mut callers = Vec::new();
     for (column, id) in CALLERS {
@@ -286,8 +287,9 @@ async fn law_42_each_call_succeeds_only_for_callers_in_the_matrix() {
 
 /// A caller that may not see a job gets the same answer whether the job lives, has ended or never was: code, reason, text and
 /// facts.
+// Proves law 42.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_42_an_absent_and_a_foreign_thing_get_the_same_answer() {
+async fn an_absent_and_a_foreign_thing_get_the_same_answer() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let (live, kept) = target(&world, &launcher, 1).await;

@@ -84,7 +84,7 @@ impl Crew {
 // ---------- each for itself ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_to_end_does_not_end_the_others_and_the_last_completes_the_job() {
+async fn the_last_member_to_end_completes_the_job() {
     let mut c = crew(crew_of(3), 3).await;
     for i in 0..2 {
         let answer = c.workers[i].end_self(Outcome::Completed).await.unwrap().into_inner();
@@ -100,7 +100,7 @@ async fn the_first_to_end_does_not_end_the_others_and_the_last_completes_the_job
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failure_of_one_is_that_of_all_and_an_interruption_is_its_own() {
+async fn a_failure_is_of_all_and_an_interruption_of_one() {
     let mut c = crew(crew_of(3), 3).await;
     let answer = c.workers[0].end_self(Outcome::Interrupted).await.unwrap().into_inner();
     assert_eq!(answer.job.unwrap().state(), JobState::Running);
@@ -125,8 +125,9 @@ async fn the_last_interruption_of_a_whole_attempt_ends_it() {
 }
 
 /// Processes that share a SPIFFE ID, of one attempt or of two jobs, are told apart by their sessions alone.
+// Proves law 31b.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31b_a_member_proves_its_session_to_end_or_drain_itself() {
+async fn a_member_proves_its_session_to_end_or_drain_itself() {
     let c = crew(crew_of(4), 3).await;
     // rank-2 carries the SVID of rank-0.
     let (thief, victim) = (&c.workers[2], &c.workers[0]);
@@ -192,8 +193,9 @@ async fn caller(world: &World, id: &str) -> Caller {
 }
 
 /// A stream may end a moment after another process has joined in its member's place.
+// Proves law 31b.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_31b_what_is_left_of_a_member_does_not_end_the_one_in_its_place() {
+async fn what_is_left_of_a_member_does_not_end_the_one_in_its_place() {
     let mut c = crew(crew_of(3), 2).await;
     let (broker, before) = (c.world.daemon().broker.clone(), &c.workers[0]);
     let session = MemberSession {
@@ -223,7 +225,7 @@ async fn law_31b_what_is_left_of_a_member_does_not_end_the_one_in_its_place() {
 // ---------- drain of one ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_member_drains_alone_reading_first_then_writing_and_the_others_go_on() {
+async fn one_member_drains_and_the_others_go_on() {
     let mut c = crew(crew_of(3), 3).await;
     let answer = c.workers[0].drain_self(30).await.unwrap().into_inner();
     let now = i64::try_from(NOW.seconds()).unwrap();
@@ -264,7 +266,7 @@ async fn a_member_drains_alone_reading_first_then_writing_and_the_others_go_on()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_the_last_of_a_whole_attempt_drains_it_is_the_attempt_that_drains() {
+async fn when_the_last_member_drains_the_attempt_drains() {
     let mut c = crew(crew_of(2), 2).await;
     c.workers[0].drain_self(40).await.unwrap();
     assert_eq!(c.attempt().await.state(), AttemptState::Running);
@@ -306,7 +308,7 @@ async fn a_member_that_drains_and_comes_back_is_still_draining() {
 // ---------- whose an identity is ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_identity_of_one_job_is_let_into_no_other_over_restarts_and_for_as_long_as_its_svids_live() {
+async fn an_identity_of_one_job_joins_no_other() {
     let mut world = World::start().await;
     let worker = world.working().await;
     let other = async |world: &World, name: &str| {
@@ -340,7 +342,7 @@ async fn an_identity_of_one_job_is_let_into_no_other_over_restarts_and_for_as_lo
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_jobs_that_an_identity_of_one_asks_for_at_once_one_gets_it() {
+async fn an_identity_asking_for_two_jobs_at_once_gets_one() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let mut tries = Vec::new();
@@ -438,7 +440,7 @@ async fn a_pinned_token_is_pinned_anew_at_its_renewal_and_never_less() {
 // ---------- a name that the scheduler gives again ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_process_that_was_started_in_anothers_place_takes_its_instance_once_that_is_away_for_good() {
+async fn a_replacement_takes_the_instance_of_a_lost_member() {
     let mut c = crew(crew_of(2), 2).await;
     let job = c.workers[0].job.clone();
     let again = async |world: &World| Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await;
@@ -461,7 +463,7 @@ async fn a_process_that_was_started_in_anothers_place_takes_its_instance_once_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_one_that_left_without_a_word_the_outcome_is_unknown_until_somebody_says_it_who_saw_it() {
+async fn a_silent_leaver_is_unknown_until_its_end_is_reported() {
     let mut c = crew(crew_of(2), 2).await;
     let stream = c.workers[0].stream.take().unwrap();
     stream.goodbye().await;
@@ -480,7 +482,7 @@ async fn of_one_that_left_without_a_word_the_outcome_is_unknown_until_somebody_s
 
 /// A process that is started in the place of one that drains, and was killed, would have more time than was given.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_takes_the_place_of_a_member_that_still_drains_and_after_it_another_process_may() {
+async fn the_place_of_a_draining_member_is_not_free() {
     let mut c = crew(crew_of(2), 2).await;
     c.workers[0].drain_self(60).await.unwrap();
     c.workers[0].stream = None;
@@ -500,7 +502,7 @@ async fn nobody_takes_the_place_of_a_member_that_still_drains_and_after_it_anoth
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attempt_that_everybody_has_left_without_a_word_ends_in_time() {
+async fn an_attempt_that_all_left_silently_ends_in_time() {
     let world = World::with(|s| s.lease = "rejoin = \"30s\"".into()).await;
     let mut c = crew_in(world, crew_of(1), 1).await;
     c.workers[0].stream.take().unwrap().goodbye().await;

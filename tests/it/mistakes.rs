@@ -13,8 +13,9 @@ use tonic::{Code, Request};
 
 use crate::harness::*;
 
+// Proves case 6.4.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_6_4_ids_are_not_normalised_and_not_matched_by_prefix() {
+async fn ids_are_not_normalised_and_not_matched_by_prefix() {
     let world = World::start().await;
     let kind = async |id: &str| {
         let seen = world.client(id).await.operators().who_am_i(v1::WhoAmIRequest {}).await.unwrap();
@@ -44,8 +45,9 @@ async fn identity_6_4_ids_are_not_normalised_and_not_matched_by_prefix() {
     assert!(["JOB_NOT_FOUND", "NOT_A_MEMBER"].contains(&reason.as_str()), "{reason}");
 }
 
+// Proves case 6.7.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_6_7_stale_trust_of_files_ends_with_the_root_that_is_taken_out() {
+async fn stale_trust_of_files_ends_with_the_root_that_is_taken_out() {
     let world = World::start().await;
     let (globex, acme) = (world.client(GLOBEX_LAUNCHER).await, world.client(LAUNCHER).await);
     let asks = async |client: &Client| client.operators().who_am_i(v1::WhoAmIRequest {}).await.is_ok();
@@ -82,8 +84,9 @@ fn forged(token: &str, header: impl FnOnce(&mut Value), claims: impl FnOnce(&mut
     format!("{}.{}.{signature}", BASE64.encode(head.to_string()), BASE64.encode(body.to_string()))
 }
 
+// Proves case 6.8.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_6_8_a_token_is_bound_to_its_holder_at_the_resource() {
+async fn a_token_is_bound_to_its_holder_at_the_resource() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let worker = world.working().await;
@@ -119,8 +122,9 @@ async fn identity_6_8_a_token_is_bound_to_its_holder_at_the_resource() {
     verifier.shutdown().await;
 }
 
+// Proves case 6.9.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_6_9_token_types_and_keys_are_not_confused() {
+async fn token_types_and_keys_are_not_confused() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let worker = world.working().await;
@@ -167,8 +171,9 @@ async fn identity_6_9_token_types_and_keys_are_not_confused() {
     token.is_live(&gateway).await;
 }
 
+// Proves case 6.10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_6_10_an_svid_proves_no_more_than_who_is_there_and_an_end_revokes_everything() {
+async fn an_end_revokes_everything_whatever_the_svid() {
     let mut world = World::start().await;
     let (launcher, gateway) = (world.client(LAUNCHER).await, world.client(GATEWAY).await);
     let worker = world.working().await;

@@ -33,8 +33,9 @@ async fn renew_for(
     worker.client.members().renew_lease(request).await
 }
 
+// Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_renewal_that_policy_denies_ends_the_lease() {
+async fn a_renewal_that_policy_denies_ends_the_lease() {
     let rules = [
         ("the data", "action == Leasehold::Action::\"read_dataset\""),
         ("the call", "action == Leasehold::Action::\"RenewLease\""),
@@ -80,8 +81,9 @@ async fn law_20_a_renewal_that_policy_denies_ends_the_lease() {
     }
 }
 
+// Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_faulty_renewal_leaves_the_lease_as_it_was() {
+async fn a_faulty_renewal_leaves_the_lease_as_it_was() {
     let world = ruled("context has ttl_seconds && context.ttl_seconds > 200", Duration::from_secs(100)).await;
     let gateway = world.client(GATEWAY).await;
     let worker = world.working().await;

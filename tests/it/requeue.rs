@@ -175,8 +175,9 @@ async fn no_attempt_begins_during_a_drain_unless_it_supersedes() {
 }
 
 /// A request of attempt 1 that is in flight when attempt 2 begins succeeds or is refused, and gives nothing that is valid later.
+// Proves law 29.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_29_requests_in_flight_give_a_superseded_attempt_nothing() {
+async fn requests_in_flight_give_a_superseded_attempt_nothing() {
     let q = queue(40).await;
     let job = q.worker.job.clone();
     let mut client = q.worker.client.clone();

@@ -19,8 +19,9 @@ fn crew_of(n: u32) -> v1::JobSpec {
     v1::JobSpec { members: Some(members), ..spec() }
 }
 
+// Proves law 39a.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39a_what_drained_before_a_restart_drains_after_it_with_its_old_deadlines() {
+async fn a_drain_keeps_its_deadlines_over_a_restart() {
     let mut world = World::start().await;
     let mut first = world.working_on(crew_of(3), WORKER).await;
     let client = first.client.clone();
@@ -66,8 +67,9 @@ async fn law_39a_what_drained_before_a_restart_drains_after_it_with_its_old_dead
     assert_eq!(launcher.job(&job).await.outcome(), Outcome::Interrupted);
 }
 
+// Proves law 39a.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39a_only_the_session_of_before_and_its_ticket_come_back_in() {
+async fn only_the_session_of_before_and_its_ticket_come_back_in() {
     let mut world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let job = launcher.create(crew_of(1), "shared").await.unwrap().into_inner().job.unwrap().id;
@@ -94,8 +96,9 @@ async fn law_39a_only_the_session_of_before_and_its_ticket_come_back_in() {
     assert!(records.of("member.lost").is_empty() && records.of("member.left").is_empty());
 }
 
+// Proves law 39a.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39a_an_attempt_that_nobody_comes_back_to_is_lost() {
+async fn an_attempt_that_nobody_comes_back_to_is_lost() {
     let mut world = World::with(|s| s.lease = "rejoin = \"30s\"".into()).await;
     let worker = world.working().await;
     let job = worker.job.clone();
@@ -120,8 +123,9 @@ const BESIDE: usize = 50;
 /// Members that are on their way at once.
 const AT_ONCE: usize = 200;
 
+// Proves law 39a.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_39a_thousands_come_back_at_once_and_new_work_goes_on_meanwhile() {
+async fn thousands_come_back_at_once_and_new_work_goes_on_meanwhile() {
     let mut world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let many = std::env::var("LEASEHOLD_MANY").map_or(MANY, |n| n.parse().unwrap());

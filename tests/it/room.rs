@@ -67,7 +67,7 @@ async fn until_refused(client: &Client) -> Refused {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_requests_that_one_identity_may_have_in_work_are_those_that_are_configured() {
+async fn the_configured_requests_per_identity_hold() {
     let world = World::with(|setup| setup.server = "requests_per_peer_max = 2".into()).await;
     let (platform, again) = (world.client(PLATFORM).await, world.client(PLATFORM).await);
     let operator = world.client(OPERATOR).await;
@@ -89,7 +89,7 @@ async fn the_requests_that_one_identity_may_have_in_work_are_those_that_are_conf
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_requests_that_all_may_have_in_work_are_those_that_are_configured() {
+async fn the_configured_requests_of_all_hold() {
     let room = "requests_max = 2\nrequests_per_peer_max = 1";
     let world = World::with(|setup| setup.server = room.into()).await;
     let other = PLATFORM.replace("/ops/", "/ops/other-");
@@ -110,7 +110,7 @@ async fn the_requests_that_all_may_have_in_work_are_those_that_are_configured() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_connections_of_one_identity_and_of_all_are_those_that_are_configured() {
+async fn the_configured_connections_hold() {
     let room = "connections_max = 3\nconnections_per_peer_max = 2";
     let world = World::with(|setup| setup.server = room.into()).await;
     let (one, two) = (world.client(LAUNCHER).await, world.client(LAUNCHER).await);

@@ -118,8 +118,9 @@ async fn record_of(world: &World, kind: &str, job: &str) -> Option<u64> {
     records.of(kind).iter().filter(|r| r["job"] == job).filter_map(|r| r["index"].as_u64()).next_back()
 }
 
+// Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_join_sees_a_reload_after_its_record() {
+async fn a_join_sees_a_reload_after_its_record() {
     find_late_refusal("join", WORKER_DISABLED, async |world, turn, mark| {
         let launcher = world.client(LAUNCHER).await;
         let key = format!("turn {turn}");
@@ -141,8 +142,9 @@ async fn law_20_a_join_sees_a_reload_after_its_record() {
     .await;
 }
 
+// Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_begin_sees_a_reload_after_its_record() {
+async fn a_begin_sees_a_reload_after_its_record() {
     find_late_refusal("begin", LAUNCHER_DISABLED, async |world, turn, mark| {
         let (launcher, operator) = (world.client(LAUNCHER).await, world.client(OPERATOR).await);
         let key = format!("turn {turn}");
@@ -178,8 +180,9 @@ async fn keep_creating(launcher: Client, task: usize, stop: Arc<AtomicBool>) {
 
 /// The clock is not read between the record of a creation and the second look, so here the rules change under many creations.
 /// A job that was recorded after the change must be closed if the new rules refuse it.
+// Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_creation_sees_a_reload_after_its_record() {
+async fn a_creation_sees_a_reload_after_its_record() {
     const TASKS: usize = 8;
     const ROUNDS: usize = 40;
     for (what, change) in [
@@ -226,8 +229,9 @@ async fn law_20_a_creation_sees_a_reload_after_its_record() {
     }
 }
 
+// Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_renewal_starts_over_if_the_revision_rises() {
+async fn a_renewal_starts_over_if_the_revision_rises() {
     let world = World::start().await;
     let worker = world.working().await;
     // Tries each of the last readings, from the last one back.

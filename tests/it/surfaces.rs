@@ -138,8 +138,9 @@ async fn whoever_reads_discovery_and_keys_alone_verifies_a_token() {
     assert!(jsonwebtoken::decode::<serde_json::Value>(&token.text, &key, &rules).is_err());
 }
 
+// Proves case F09.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_f09_no_bundle_endpoint_is_served_and_the_keys_of_tokens_are_nobodys_bundle() {
+async fn no_bundle_endpoint_is_served() {
     let world = World::start().await;
     let (issuer, probe) = (world.daemon().issuer, world.daemon().probe);
     // What makes the SVIDs publishes the bundle. Nothing here can be taken for it.
@@ -183,8 +184,9 @@ async fn a_bad_catalog_is_told_whole_and_changes_nothing() {
     assert!(loaded.iter().all(|r| r["catalog"] == digest.to_string()), "{loaded:?}");
 }
 
+// Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_20_a_good_catalog_ends_at_once_what_it_no_longer_allows() {
+async fn a_good_catalog_ends_at_once_what_it_no_longer_allows() {
     let changes: [(&str, &str, &str); 4] = [
         (
             "a role taken away",
@@ -307,8 +309,9 @@ fn tampered(token: &str) -> String {
     format!("{rest}.{first}{}", &signature[1..])
 }
 
+// Proves law 13.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn law_13_introspection_says_what_is_wrong_with_a_token_and_nothing_else() {
+async fn introspection_says_only_what_is_wrong_with_a_token() {
     let world = World::start().await;
     let gateway = world.client(GATEWAY).await;
     let worker = world.working().await;
@@ -340,7 +343,7 @@ async fn law_13_introspection_says_what_is_wrong_with_a_token_and_nothing_else()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_say_nothing_keep_nobody_from_the_probes_and_the_keys() {
+async fn silent_connections_do_not_block_probes_and_keys() {
     use tokio::{io::AsyncWriteExt, net::TcpStream};
     let world = World::start().await;
     for (address, path) in [(world.daemon().probe, "/livez"), (world.daemon().issuer, "/keys")] {

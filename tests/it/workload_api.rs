@@ -97,8 +97,9 @@ fn serial(trust: &Trust) -> String {
     trust.svid.as_ref().unwrap().leaf().serial.clone()
 }
 
+// Proves case H01.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h01_every_call_carries_the_header_and_what_would_never_be_answered_is_not_asked_again() {
+async fn every_call_carries_the_header() {
     let case = Case::start();
     case.good().await;
     assert_eq!(case.agent.headers(), [Some("true".to_owned())]);
@@ -119,8 +120,9 @@ async fn identity_h01_every_call_carries_the_header_and_what_would_never_be_answ
     }
 }
 
+// Proves case H01.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h01_what_may_pass_is_asked_again_ever_slower() {
+async fn what_may_pass_is_asked_again_ever_slower() {
     for code in [Code::Unavailable, Code::PermissionDenied, Code::Internal] {
         let case = Case::start();
         case.agent.refuse(code, "not now");
@@ -138,8 +140,9 @@ async fn identity_h01_what_may_pass_is_asked_again_ever_slower() {
     }
 }
 
+// Proves case H01.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h01_an_agent_that_takes_its_time_to_refuse_is_asked_ever_slower_too() {
+async fn an_agent_that_refuses_slowly_is_asked_less_often() {
     let case = Case::start();
     let mut took = Duration::ZERO;
     for turn in 1..=8 {
@@ -153,8 +156,9 @@ async fn identity_h01_an_agent_that_takes_its_time_to_refuse_is_asked_ever_slowe
     assert!(took >= Duration::from_secs(2), "asked again after {took:?}");
 }
 
+// Proves case H03.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h03_each_message_is_the_complete_state_and_what_is_absent_is_withdrawn() {
+async fn what_a_message_leaves_out_is_withdrawn() {
     let case = Case::start();
     let trust = case.good().await;
     let domain = FOREIGN.parse().unwrap();
@@ -166,8 +170,9 @@ async fn identity_h03_each_message_is_the_complete_state_and_what_is_absent_is_w
     assert!(trust.svid.is_some());
 }
 
+// Proves case H03.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h03_a_stream_that_ends_is_asked_for_anew_at_once() {
+async fn a_stream_that_ends_is_asked_for_anew_at_once() {
     let case = Case::start();
     let first = serial(&*case.good().await);
     case.clock.pass(Duration::from_secs(2)).await;
@@ -179,9 +184,9 @@ async fn identity_h03_a_stream_that_ends_is_asked_for_anew_at_once() {
     case.until("the next state", |t| serial(t) != first).await;
 }
 
+// Proves case H03, case 6.7.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h03_6_7_an_agent_that_hangs_up_and_says_nothing_is_away_and_its_roots_are_not_kept_for_ever()
- {
+async fn an_agent_that_hangs_up_silently_is_away() {
     let case = Case::with(|options| options.outage_max = MINUTE);
     let first = serial(&*case.good().await);
     case.agent.hang_up();
@@ -195,9 +200,9 @@ async fn identity_h03_6_7_an_agent_that_hangs_up_and_says_nothing_is_away_and_it
     case.within(MINUTE, "an answer", |t| t.check(case.clock.now().wall).is_ok()).await;
 }
 
+// Proves case H03.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h03_an_agent_that_keeps_its_stream_open_and_says_nothing_more_is_asked_anew_before_our_svid_ends()
- {
+async fn a_silent_agent_is_asked_again_before_our_svid_ends() {
     let case = Case::start();
     let trust = case.good().await;
     let (first, end) = (serial(&trust), trust.svid.as_ref().unwrap().not_after());
@@ -223,8 +228,9 @@ async fn identity_h03_an_agent_that_keeps_its_stream_open_and_says_nothing_more_
     assert!(trust.check(case.clock.now().wall).is_ok());
 }
 
+// Proves case H04.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h04_the_first_svid_is_ours_unless_another_is_picked_and_the_first_of_a_hint_wins() {
+async fn the_first_svid_is_ours_unless_another_is_picked() {
     let ids = ["spiffe://k8s.acme.example/a", "spiffe://k8s.acme.example/b", "spiffe://k8s.acme.example/c"];
     for (pick, wanted) in [
         (Pick::First, Some(ids[0])),
@@ -247,8 +253,9 @@ async fn identity_h04_the_first_svid_is_ours_unless_another_is_picked_and_the_fi
     }
 }
 
+// Proves case H05.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h05_a_message_that_lacks_what_must_be_there_is_discarded_and_the_state_before_it_kept() {
+async fn an_incomplete_message_is_discarded() {
     let case = Case::start();
     let before = serial(&*case.good().await);
     let other = Authority::new("other.example", NOW);
@@ -285,8 +292,9 @@ async fn identity_h05_a_message_that_lacks_what_must_be_there_is_discarded_and_t
     assert_eq!(case.agent.calls(), 1, "the stream went on through all of it");
 }
 
+// Proves case H06.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h06_permission_denied_stops_the_use_of_the_svid_at_once_and_the_roots_at_the_limit() {
+async fn permission_denied_ends_the_use_of_the_svid() {
     let case = Case::with(|options| options.outage_max = 10 * MINUTE);
     case.good().await;
     case.agent.refuse(Code::PermissionDenied, "no identity issued");
@@ -303,8 +311,9 @@ async fn identity_h06_permission_denied_stops_the_use_of_the_svid_at_once_and_th
     case.within(MINUTE, "a new identity", |t| t.check(case.clock.now().wall).is_ok()).await;
 }
 
+// Proves case H07.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h07_a_rotated_svid_and_bundle_are_used_by_the_next_handshake_without_a_restart() {
+async fn the_next_handshake_uses_a_rotated_svid_and_bundle() {
     let agent = Agent::start();
     let mut world = World::prepared(|_| {});
     world.identity_from(&agent.uri());
@@ -346,9 +355,9 @@ async fn identity_h07_a_rotated_svid_and_bundle_are_used_by_the_next_handshake_w
     worker.issue(leasehold::proto::v1::Half::Reading).await;
 }
 
+// Proves case H08.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_h08_foreign_bundles_are_keyed_by_the_id_of_their_domain_and_a_bad_one_costs_that_domain_alone()
- {
+async fn a_bad_foreign_bundle_costs_only_its_domain() {
     let case = Case::start();
     let pem = der(&case.foreign.pem);
     let (a, b, c, d) = (
@@ -381,8 +390,9 @@ async fn identity_h08_foreign_bundles_are_keyed_by_the_id_of_their_domain_and_a_
     assert_eq!(count(&"k8s.acme.example".parse().unwrap()), Some(1));
 }
 
+// Proves case 6.7.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_6_7_an_outage_of_hours_is_survived_as_far_as_svids_last_and_then_nobody_is_trusted() {
+async fn an_outage_is_survived_until_the_svids_end() {
     let case = Case::start();
     let first = serial(&*case.good().await);
     case.agent.die();
@@ -406,7 +416,7 @@ async fn identity_6_7_an_outage_of_hours_is_survived_as_far_as_svids_last_and_th
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_identity_is_waited_for_and_who_waits_is_told_whom_to_ask() {
+async fn a_first_identity_is_waited_for() {
     let case = Case::start();
     case.agent.refuse(Code::PermissionDenied, "no identity issued");
     let (source, clock) = (case.source.clone(), case.clock.clone());
@@ -443,7 +453,7 @@ fn say_worker(agent: &Agent, world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_takes_its_identity_from_an_agent_waits_for_it_and_goes_through_rotations() {
+async fn run_takes_its_identity_from_an_agent() {
     let world = World::with(|setup| setup.real_clock = true).await;
     let agent = Agent::start();
     agent.refuse(Code::PermissionDenied, "no identity issued");
@@ -480,8 +490,9 @@ async fn run_without_an_identity_says_whom_to_tell_and_starts_nothing() {
     assert!(!world.file("started").exists());
 }
 
+// Proves case 6.7.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn identity_6_7_a_daemon_whose_identity_is_taken_is_not_ready_says_why_and_comes_back() {
+async fn a_daemon_without_its_identity_is_not_ready() {
     let agent = Agent::start();
     let mut world = World::prepared(|_| {});
     world.identity_from(&agent.uri());

@@ -87,20 +87,23 @@ fn asking_and_ending(stands_first: bool, changes_first: bool) {
     });
 }
 
+// Proves law 10.
 #[test]
-fn law_10_stand_then_decide_against_change_then_lower_leaves_nothing_live() {
+fn a_stand_against_a_lowering_leaves_nothing_live() {
     asking_and_ending(true, true);
 }
 
+// Proves law 10.
 #[test]
 #[should_panic(expected = "a live place of an ended job")]
-fn law_10_deciding_before_standing_is_caught() {
+fn deciding_before_standing_is_caught() {
     asking_and_ending(false, true);
 }
 
+// Proves law 10.
 #[test]
 #[should_panic(expected = "a live place of an ended job")]
-fn law_10_lowering_before_changing_is_caught() {
+fn lowering_before_changing_is_caught() {
     asking_and_ending(true, false);
 }
 
@@ -137,20 +140,23 @@ fn asking_and_sweeping(looks_again: bool, changes_first: bool) {
     });
 }
 
+// Proves law 20.
 #[test]
-fn law_20_a_sweep_or_the_second_look_at_the_revision_finds_every_lease() {
+fn a_sweep_or_the_second_look_at_the_revision_finds_every_lease() {
     asking_and_sweeping(true, true);
 }
 
+// Proves law 20.
 #[test]
 #[should_panic(expected = "today's policy forbids")]
-fn law_20_no_second_look_at_the_revision_is_caught() {
+fn no_second_look_at_the_revision_is_caught() {
     asking_and_sweeping(false, true);
 }
 
+// Proves law 20.
 #[test]
 #[should_panic(expected = "today's policy forbids")]
-fn law_20_raising_before_changing_is_caught() {
+fn raising_before_changing_is_caught() {
     asking_and_sweeping(true, false);
 }
 
@@ -172,19 +178,22 @@ fn acknowledged(with: (Ordering, Ordering)) {
     });
 }
 
+// Proves law 10.
 #[test]
-fn law_10_an_answer_that_synchronises_is_enough() {
+fn an_answer_that_synchronises_is_enough() {
     acknowledged((Ordering::Release, Ordering::Acquire));
 }
 
+// Proves law 10.
 #[test]
 #[should_panic(expected = "a use began after the answer")]
-fn law_10_an_answer_that_does_not_is_not() {
+fn an_answer_that_does_not_is_not() {
     acknowledged((Ordering::Relaxed, Ordering::Relaxed));
 }
 
+// Proves law 10.
 #[test]
-fn law_10_whoever_sees_it_down_sees_the_change_that_came_before() {
+fn whoever_sees_it_down_sees_the_change_that_came_before() {
     explore(|| {
         let fences = Arc::new(Registry::new(Seq(0)));
         let stand = fences.stand([job()]);
@@ -201,8 +210,9 @@ fn law_10_whoever_sees_it_down_sees_the_change_that_came_before() {
     });
 }
 
+// Proves law 25.
 #[test]
-fn law_25_two_lowerings_at_once_are_one() {
+fn two_lowerings_at_once_are_one() {
     explore(|| {
         let fences = Arc::new(Registry::new(Seq(0)));
         let stand = fences.stand([job()]);
@@ -229,22 +239,25 @@ fn pruning(prune: fn(&Registry)) {
     });
 }
 
+// Proves law 10.
 #[test]
-fn law_10_a_fence_that_is_held_is_not_pruned() {
+fn a_fence_that_is_held_is_not_pruned() {
     pruning(|f| {
         f.prune(NOW, std::time::Duration::ZERO);
     });
 }
 
+// Proves law 10.
 #[test]
 #[should_panic(expected = "a lowering missed a place")]
-fn law_10_pruning_by_the_count_of_leases_is_caught() {
+fn pruning_by_the_count_of_leases_is_caught() {
     pruning(|f| f.prune_by_lease_count());
 }
 
 /// A renewal in the last moment, while the deadline fires and an operator ends the lease.
+// Proves law 17, law 18.
 #[test]
-fn law_17_law_18_a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {
+fn a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {
     explore(|| {
         let fences = Registry::new(Seq(0));
         let table = Arc::new(Table::default());
@@ -261,9 +274,10 @@ fn law_17_law_18_a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {
     });
 }
 
+// Proves law 17.
 #[test]
 #[should_panic(expected = "a renewal raised an ended lease")]
-fn law_17_a_renewal_by_plain_store_is_caught() {
+fn a_renewal_by_plain_store_is_caught() {
     explore(|| {
         let fences = Registry::new(Seq(0));
         let table = Table::default();

@@ -38,27 +38,31 @@ fn the_job_ends(leaves: Leaves, order: Order) {
     });
 }
 
+// Proves law 10.
 #[test]
-fn law_10_no_use_begins_once_the_end_of_a_job_is_acknowledged() {
+fn no_use_begins_once_the_end_of_a_job_is_acknowledged() {
     the_job_ends(Leaves::Nothing, Order::Right);
 }
 
+// Proves law 10.
 #[test]
 #[should_panic(expected = "after the end was acknowledged")]
-fn law_10_deciding_before_standing_is_caught() {
+fn deciding_before_standing_is_caught() {
     // Which of the two it shows in first depends on the schedule; both are the same lease.
     the_job_ends_and_somebody_looks(Leaves::StandingFirst, Order::Right);
 }
 
+// Proves law 10.
 #[test]
 #[should_panic(expected = "after the end was acknowledged")]
-fn law_10_lowering_before_the_state_is_changed_is_caught() {
+fn lowering_before_the_state_is_changed_is_caught() {
     the_job_ends_and_somebody_looks(Leaves::Nothing, Order::LowersBeforeChanging);
 }
 
+// Proves law 06.
 #[test]
 #[should_panic(expected = "a dead lease was left in the table")]
-fn law_06_an_insert_without_a_second_look_at_the_fences_is_caught() {
+fn an_insert_without_a_second_look_at_the_fences_is_caught() {
     the_job_ends(Leaves::SecondLookAtFences, Order::Right);
 }
 
@@ -93,14 +97,16 @@ fn the_catalog_is_reloaded(leaves: Leaves, order: Order) {
     });
 }
 
+// Proves law 20.
 #[test]
-fn law_20_names_are_those_of_the_catalog_that_is_in_force() {
+fn names_are_those_of_the_catalog_that_is_in_force() {
     the_catalog_is_reloaded(Leaves::Nothing, Order::Right);
 }
 
+// Proves law 20.
 #[test]
 #[should_panic(expected = "the names of the old catalog")]
-fn law_20_names_computed_before_a_reload_and_stood_on_after_it_are_caught() {
+fn names_from_before_a_reload_are_caught() {
     the_catalog_is_reloaded(Leaves::RevisionBeforeNames, Order::Right);
 }
 
@@ -116,20 +122,23 @@ fn a_prefix_is_locked(leaves: Leaves, order: Order) {
     });
 }
 
+// Proves law 31.
 #[test]
-fn law_31_a_prefix_lock_while_an_issue_waits_for_the_disk_leaves_nothing_behind_it() {
+fn a_prefix_lock_while_an_issue_waits_for_the_disk() {
     a_prefix_is_locked(Leaves::Nothing, Order::Right);
 }
 
+// Proves law 31.
 #[test]
 #[should_panic(expected = "a live lease behind a locked prefix")]
-fn law_31_an_issue_that_does_not_look_at_the_revision_again_is_caught() {
+fn an_issue_that_does_not_look_at_the_revision_again_is_caught() {
     a_prefix_is_locked(Leaves::SecondLookAtRevision, Order::Right);
 }
 
+// Proves law 31.
 #[test]
 #[should_panic(expected = "a live lease behind a locked prefix")]
-fn law_31_a_lock_that_sweeps_before_it_raises_the_revision_is_caught() {
+fn a_lock_that_sweeps_before_it_raises_the_revision_is_caught() {
     a_prefix_is_locked(Leaves::Nothing, Order::SweepsBeforeRaising);
 }
 
@@ -153,20 +162,23 @@ fn a_policy_is_applied(leaves: Leaves, order: Order) {
     });
 }
 
+// Proves law 20.
 #[test]
-fn law_20_a_policy_applied_while_issuing_is_seen_by_the_issue_or_by_the_sweep() {
+fn a_policy_applied_while_issuing_is_seen() {
     a_policy_is_applied(Leaves::Nothing, Order::Right);
 }
 
+// Proves law 20.
 #[test]
 #[should_panic(expected = "today's policy forbids")]
-fn law_20_a_revision_that_is_raised_before_the_policy_is_in_place_is_caught() {
+fn a_revision_raised_before_its_policy_is_caught() {
     a_policy_is_applied(Leaves::Nothing, Order::RaisesBeforeChanging);
 }
 
+// Proves law 20.
 #[test]
 #[should_panic(expected = "today's policy forbids")]
-fn law_20_a_policy_applied_without_a_second_look_is_caught() {
+fn a_policy_applied_without_a_second_look_is_caught() {
     a_policy_is_applied(Leaves::SecondLookAtRevision, Order::Right);
 }
 
@@ -187,21 +199,24 @@ fn fences_are_pruned(prune: fn(&World)) {
     });
 }
 
+// Proves law 10.
 #[test]
-fn law_10_a_fence_that_an_issue_holds_is_not_pruned() {
+fn a_fence_that_an_issue_holds_is_not_pruned() {
     fences_are_pruned(|w| {
         w.fences.prune(NOW, std::time::Duration::ZERO);
     });
 }
 
+// Proves law 10.
 #[test]
 #[should_panic(expected = "a stand whose fence was pruned")]
-fn law_10_pruning_by_the_count_of_leases_is_caught() {
+fn pruning_by_the_count_of_leases_is_caught() {
     fences_are_pruned(|w| w.fences.prune_by_lease_count());
 }
 
+// Proves law 10.
 #[test]
-fn law_10_stands_taken_and_given_up_while_fences_are_pruned_still_end_together() {
+fn stands_end_together_while_fences_are_pruned() {
     explore(|| {
         let w = World::new();
         let (w2, w3) = (w.clone(), w.clone());
@@ -240,23 +255,26 @@ fn lowered_twice(lower: fn(&World)) {
     });
 }
 
+// Proves law 25.
 #[test]
-fn law_25_two_revocations_of_one_thing_at_once_are_one_ending() {
+fn two_revocations_of_one_thing_at_once_are_one_ending() {
     lowered_twice(|w| {
         w.fences.lower(&job(), NOW);
     });
 }
 
+// Proves law 25.
 #[test]
 #[should_panic(expected = "one ending became two")]
-fn law_25_lowering_what_is_down_already_is_caught() {
+fn lowering_what_is_down_already_is_caught() {
     lowered_twice(|w| {
         w.fences.lower_in_any_case(&job(), NOW);
     });
 }
 
+// Proves law 29.
 #[test]
-fn law_29_a_second_lowering_ends_whoever_stood_since_the_first() {
+fn a_second_lowering_ends_whoever_stood_since_the_first() {
     explore(|| {
         let w = World::new();
         w.fences.lower(&job(), NOW);

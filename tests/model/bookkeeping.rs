@@ -11,8 +11,9 @@ use shuttle::thread;
 
 use super::world::{JOB, Leaves, NOW, Order, World, attempt, explore, facts, job, terms};
 
+// Proves law 07.
 #[test]
-fn law_07_a_quota_is_never_exceeded_whoever_asks_at_once() {
+fn a_quota_is_never_exceeded_whoever_asks_at_once() {
     explore(|| {
         let quotas = Quotas { job: 2, ..Quotas::default() };
         let fences = Arc::new(Registry::new(Seq(0)));
@@ -34,8 +35,9 @@ fn law_07_a_quota_is_never_exceeded_whoever_asks_at_once() {
     });
 }
 
+// Proves law 07.
 #[test]
-fn law_07_a_lowering_frees_its_places_before_its_sweep_has_come_to_them() {
+fn a_lowering_frees_places_before_its_sweep() {
     explore(|| {
         let quotas = Quotas { daemon: 2, ..Quotas::default() };
         let fences = Arc::new(Registry::new(Seq(0)));
@@ -55,8 +57,9 @@ fn law_07_a_lowering_frees_its_places_before_its_sweep_has_come_to_them() {
     });
 }
 
+// Proves law 34.
 #[test]
-fn law_34_counts_and_indices_are_those_of_the_live_set_whatever_happens_at_once() {
+fn counts_and_indices_match_the_live_set() {
     explore(|| {
         let w = World::new();
         let threads = [

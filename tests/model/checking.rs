@@ -69,14 +69,16 @@ fn a_verifier_reconnects(retention: Duration) {
     });
 }
 
+// Proves law 13.
 #[test]
-fn law_13_a_verifier_that_reconnects_after_the_entry_was_pruned_takes_no_revoked_token() {
+fn a_reconnect_after_a_prune_takes_no_revoked_token() {
     a_verifier_reconnects(limits::LEASE_TTL_MAX.saturating_add(limits::FENCE_RETENTION_MARGIN));
 }
 
+// Proves law 13.
 #[test]
 #[should_panic(expected = "good again after a reconnect")]
-fn law_13_a_retention_shorter_than_a_tokens_life_is_caught() {
+fn a_retention_shorter_than_a_tokens_life_is_caught() {
     a_verifier_reconnects(limits::LEASE_TTL_MAX / 3);
 }
 
@@ -111,13 +113,15 @@ fn a_lock_is_lifted(unlock: fn(&World)) {
     });
 }
 
+// Proves law 13.
 #[test]
-fn law_13_a_token_from_before_a_lock_stays_dead_after_the_unlock() {
+fn a_token_from_before_a_lock_stays_dead_after_the_unlock() {
     a_lock_is_lifted(|_| {});
 }
 
+// Proves law 13.
 #[test]
 #[should_panic(expected = "good after the unlock")]
-fn law_13_an_unlock_that_raises_the_fence_is_caught() {
+fn an_unlock_that_raises_the_fence_is_caught() {
     a_lock_is_lifted(|w| w.fences.raise(&job()));
 }

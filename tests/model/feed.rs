@@ -54,8 +54,9 @@ fn lowerings_while_somebody_subscribes(subscribe: fn(&World) -> Subscription, lo
     });
 }
 
+// Proves law 13.
 #[test]
-fn law_13_nothing_is_lost_between_snapshot_and_stream() {
+fn nothing_is_lost_between_snapshot_and_stream() {
     lowerings_while_somebody_subscribes(
         |w| w.fences.subscribe(),
         |w, n| {
@@ -64,9 +65,10 @@ fn law_13_nothing_is_lost_between_snapshot_and_stream() {
     );
 }
 
+// Proves law 13.
 #[test]
 #[should_panic(expected = "the feed is broken")]
-fn law_13_a_snapshot_taken_before_the_stream_begins_is_caught() {
+fn a_snapshot_taken_before_the_stream_begins_is_caught() {
     lowerings_while_somebody_subscribes(
         |w| {
             let first = w.fences.subscribe();
@@ -80,9 +82,10 @@ fn law_13_a_snapshot_taken_before_the_stream_begins_is_caught() {
     );
 }
 
+// Proves law 13.
 #[test]
 #[should_panic(expected = "the feed is broken")]
-fn law_13_a_lowering_that_takes_its_seq_and_tells_of_it_later_is_caught() {
+fn a_lowering_that_publishes_its_seq_late_is_caught() {
     lowerings_while_somebody_subscribes(
         |w| w.fences.subscribe(),
         |w, n| {
@@ -91,8 +94,9 @@ fn law_13_a_lowering_that_takes_its_seq_and_tells_of_it_later_is_caught() {
     );
 }
 
+// Proves law 37.
 #[test]
-fn law_37_whoever_does_not_read_the_feed_stops_nobody_and_is_told_what_it_lost() {
+fn a_slow_reader_stops_no_one_and_learns_what_it_lost() {
     shuttle::check_random(
         || {
             let w = World::new();

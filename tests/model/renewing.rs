@@ -49,14 +49,16 @@ fn the_attempt_is_lowered(keeps_its_stand: bool) {
     });
 }
 
+// Proves law 16.
 #[test]
-fn law_16_an_attempt_lowered_while_a_renewal_is_in_flight_stays_down() {
+fn an_attempt_lowered_while_a_renewal_is_in_flight_stays_down() {
     the_attempt_is_lowered(true);
 }
 
+// Proves law 16.
 #[test]
 #[should_panic(expected = "a live lease of an ended attempt")]
-fn law_16_a_renewal_that_takes_a_new_stand_is_caught() {
+fn a_renewal_that_takes_a_new_stand_is_caught() {
     the_attempt_is_lowered(false);
 }
 
@@ -73,19 +75,22 @@ fn the_lease_is_ended(renew: fn(&World, &Lease) -> bool) {
     });
 }
 
+// Proves law 17.
 #[test]
-fn law_17_a_renewal_never_resurrects() {
+fn a_renewal_never_resurrects() {
     the_lease_is_ended(|w, l| renew(w, l, 1, NOW).is_ok());
 }
 
+// Proves law 17.
 #[test]
 #[should_panic(expected = "a renewal raised an ended lease")]
-fn law_17_a_renewal_by_plain_store_is_caught() {
+fn a_renewal_by_plain_store_is_caught() {
     the_lease_is_ended(|_, l| l.renew_by_plain_store(1, NOW, LATER).is_ok());
 }
 
+// Proves law 16.
 #[test]
-fn law_16_of_two_renewals_at_once_one_makes_the_generation() {
+fn of_two_renewals_at_once_one_makes_the_generation() {
     explore(|| {
         let w = World::new();
         let lease = w.issue(1, Leaves::Nothing).unwrap();
@@ -120,23 +125,26 @@ fn a_deadline_fires(expire: fn(&World, LeaseId)) {
     });
 }
 
+// Proves law 18.
 #[test]
-fn law_18_a_renewal_that_was_answered_is_not_undone_by_an_expiry_queued_before_it() {
+fn an_answered_renewal_is_not_undone_by_an_older_expiry() {
     a_deadline_fires(|w, _| {
         w.table.expire(LeaseTime(SOON.0 + 256), 10);
     });
 }
 
+// Proves law 18.
 #[test]
 #[should_panic(expected = "undone by an expiry")]
-fn law_18_a_fired_deadline_that_does_not_look_again_is_caught() {
+fn a_fired_deadline_that_does_not_look_again_is_caught() {
     a_deadline_fires(|w, id| {
         w.table.expire_without_looking(id, SOON);
     });
 }
 
+// Proves law 09.
 #[test]
-fn law_09_issuing_renewing_expiring_and_ending_at_once_leave_only_what_is_good() {
+fn everything_at_once_leaves_only_good_leases() {
     explore(|| {
         let w = World::new();
         let a = {

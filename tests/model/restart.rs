@@ -109,20 +109,23 @@ fn a_revoke_and_a_crash(says_durable: fn(&Disk, usize) -> bool, looks_at_the_epo
     });
 }
 
+// Proves law 39.
 #[test]
-fn law_39_a_revoke_that_is_not_durable_a_crash_and_a_reattach_break_no_promise() {
+fn a_crash_after_a_revoke_that_is_not_durable() {
     a_revoke_and_a_crash(Disk::is_durable, true);
 }
 
+// Proves law 39b.
 #[test]
 #[should_panic(expected = "answered as durable was lost")]
-fn law_39b_answering_durable_before_the_sync_is_caught() {
+fn answering_durable_before_the_sync_is_caught() {
     a_revoke_and_a_crash(|_, _| true, true);
 }
 
+// Proves law 39.
 #[test]
 #[should_panic(expected = "a token of an older epoch is good")]
-fn law_39_a_verifier_that_goes_by_seq_alone_is_caught() {
+fn a_verifier_that_goes_by_seq_alone_is_caught() {
     a_revoke_and_a_crash(Disk::is_durable, false);
 }
 
@@ -148,19 +151,22 @@ fn a_drain_and_a_restart(rebuild: fn(&[Record]) -> Attempt) {
     });
 }
 
+// Proves law 39a.
 #[test]
-fn law_39a_a_draining_attempt_comes_back_draining() {
+fn a_draining_attempt_comes_back_draining() {
     a_drain_and_a_restart(|records| rebuilt(records).0);
 }
 
+// Proves law 39a.
 #[test]
 #[should_panic(expected = "widened the access of a draining attempt")]
-fn law_39a_a_restart_that_suspends_what_drained_is_caught() {
+fn a_restart_that_suspends_what_drained_is_caught() {
     a_drain_and_a_restart(|_| Attempt::Suspended);
 }
 
+// Proves law 13.
 #[test]
-fn law_13_seq_goes_on_across_epochs() {
+fn seq_goes_on_across_epochs() {
     explore(|| {
         let w = World::new();
         let w2 = w.clone();

@@ -228,9 +228,10 @@ fn cut_from_its_verifier(scene: &Scene, watcher: &mut Watcher, cut: Cut) -> Stri
     )
 }
 
+// Proves law 30.
 #[test]
 #[ignore = "needs root and network namespaces: tests/interop/netcut/run"]
-fn law_30_behind_a_network_that_falls_silent_access_ends_in_its_window_and_comes_back_by_itself() {
+fn a_silent_network_ends_access_within_its_window() {
     let scene = Scene::set();
     let member = scene.member();
     let mut watcher = scene.watcher();

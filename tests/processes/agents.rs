@@ -80,8 +80,9 @@ async fn an_agent_leaves_by_sigterm_with_an_unknown_outcome() {
     row("agent: SIGTERM, twice", "access, files", since, &cause(&world).await, Some(0));
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_a_killed_agent_loses_its_access_to_the_next_one() {
+async fn a_killed_agent_loses_its_access_to_the_next_one() {
     let world = world_of(SHORT).await;
     let mut agent = ready(&world, &[]).await;
     let (job, client, gateway) =

@@ -14,8 +14,9 @@ fn wrapper_of(world: &World, job: &str, key: &str, instance: &str, more: &[&str]
     world.leasehold(WORKER, &[], &[&args, more, &["--", "sh", "-c", script]].concat())
 }
 
+// Proves law 31b.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_31b_eight_wrappers_with_one_key_are_one_attempt() {
+async fn eight_wrappers_with_one_key_are_one_attempt() {
     let world = world().await;
     let job = crew(&world, 8).await;
     let script =
@@ -64,8 +65,9 @@ async fn law_31b_eight_wrappers_with_one_key_are_one_attempt() {
     row("run x 8: the others end", "all access", since, &cause(&world).await, Some(0));
 }
 
+// Proves law 29.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_29_a_requeue_waits_for_a_drain_or_supersedes() {
+async fn a_requeue_waits_for_a_drain_or_supersedes() {
     let world = world().await;
     let job = crew(&world, 1).await;
     let deaf = format!("trap '' TERM; {UNTIL_TOLD}");

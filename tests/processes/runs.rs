@@ -15,8 +15,9 @@ async fn ended(world: &World, wrapper: &Wrapper, outcome: Outcome, detail: &str)
     assert_eq!(wrapper.directory(), None, "its directory is left");
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_each_exit_is_reported() {
+async fn each_exit_is_reported() {
     for (script, code, outcome, detail) in [
         ("exit 0", 0, Outcome::Completed, "exit code 0"),
         ("exit 1", 1, Outcome::Failed, "exit code 1"),
@@ -32,8 +33,9 @@ async fn law_27_each_exit_is_reported() {
     }
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_each_signal_that_asks_to_end_interrupts() {
+async fn each_signal_that_asks_to_end_interrupts() {
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1] {
         let world = world().await;
         let mut wrapper = world.wrap(&job_toml("", ""), &[], "echo up; exec sleep 600");
@@ -55,8 +57,9 @@ async fn law_27_each_signal_that_asks_to_end_interrupts() {
     }
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_a_rank_that_is_killed_ends_as_its_launcher_says() {
+async fn a_rank_that_is_killed_ends_as_its_launcher_says() {
     let world = world().await;
     let script = format!("{} & echo up; wait $!", rank("rank", ""));
     let mut wrapper = world.wrap(&job_toml("", ""), &[], &script);
@@ -69,8 +72,9 @@ async fn law_27_a_rank_that_is_killed_ends_as_its_launcher_says() {
     row("run: SIGKILL to a rank", "command, access", since, &cause(&world).await, Some(137));
 }
 
+// Proves law 27, law 30.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_law_30_a_killed_wrapper_leaves_nothing_behind() {
+async fn a_killed_wrapper_leaves_nothing_behind() {
     let world = world().await;
     let script =
         format!("setsid {} & (setsid {} &); echo up; wait", rank("rank", "TERM"), rank("orphan", "HUP"));
@@ -97,8 +101,9 @@ async fn law_27_law_30_a_killed_wrapper_leaves_nothing_behind() {
     row("  its ranks, under setsid, one deaf to SIGTERM", "processes, files", since, "the guard", None);
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_a_forking_process_ends_with_a_killed_wrapper() {
+async fn a_forking_process_ends_with_a_killed_wrapper() {
     let what = "run: SIGKILL to the wrapper, without a cgroup of the job's own";
     let can =
         std::process::Command::new("unshare").args(["--mount", "umount", "-a", "-t", "cgroup2"]).status();
@@ -131,8 +136,9 @@ async fn law_27_a_forking_process_ends_with_a_killed_wrapper() {
     row(what, "processes", since, "the guard", None);
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_a_memory_limit_ends_the_command_and_all_access() {
+async fn a_memory_limit_ends_the_command_and_all_access() {
     let what = "run: memory limit exceeded";
     let Some(limit) = MemoryLimit::make(64 << 20) else {
         return not_run(what, "no cgroup with a memory controller may be written here");
@@ -146,8 +152,9 @@ async fn law_27_a_memory_limit_ends_the_command_and_all_access() {
     row(what, "command, access", since, &cause(&world).await, Some(137));
 }
 
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_30_a_wrapper_comes_back_after_a_long_stop() {
+async fn a_wrapper_comes_back_after_a_long_stop() {
     let world = world_of(SHORT).await;
     let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
     wrapper.child_says("up").await;
@@ -179,8 +186,9 @@ async fn law_30_a_wrapper_comes_back_after_a_long_stop() {
     ended(&world, &wrapper, Outcome::Completed, "exit code 0").await;
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_ranks_in_other_sessions_end_with_the_job() {
+async fn ranks_in_other_sessions_end_with_the_job() {
     let world = world().await;
     let script = format!(
         "setsid {} & (setsid {} &); until [ -e $HERE/rank ] && [ -e $HERE/orphan ]; do sleep 0.02; done; exit 0",
@@ -202,8 +210,9 @@ async fn law_27_ranks_in_other_sessions_end_with_the_job() {
     );
 }
 
+// Proves law 10, law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_10_law_27_a_command_that_ignores_sigterm_is_killed() {
+async fn a_command_that_ignores_sigterm_is_killed() {
     let world = world().await;
     let script = format!("trap '' TERM; {UNTIL_TOLD}");
     const GRACE: Duration = Duration::from_secs(5);

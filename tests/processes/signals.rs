@@ -119,16 +119,18 @@ async fn wrong_by(way: Way) -> Vec<String> {
     wrong
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_each_signal_reaches_the_command_once() {
+async fn each_signal_reaches_the_command_once() {
     let all =
         tokio::join!(wrong_by(Way::Wrapper), wrong_by(Way::Group), wrong_by(Way::All), wrong_by(Way::Guard));
     let wrong: Vec<String> = [all.0, all.1, all.2, all.3].concat();
     assert_eq!(wrong, Vec::<String>::new());
 }
 
+// Proves law 27.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_27_a_fault_sent_to_all_ends_the_command_too() {
+async fn a_fault_sent_to_all_ends_the_command_too() {
     for signal in FAULTS {
         let unit = Unit::of(COUNTS).await;
         let job = unit.wrapper.job().await;

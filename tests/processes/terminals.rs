@@ -175,8 +175,9 @@ async fn a_command_in_the_background_stops_when_it_reads() {
     .await;
 }
 
+// Proves law 30.
 #[tokio::test(flavor = "multi_thread")]
-async fn law_30_a_command_that_is_stopped_keeps_its_access() {
+async fn a_command_that_is_stopped_keeps_its_access() {
     let world = world_of(SHORT).await;
     let run = beginnings(&world)[1].clone();
     let mut shell = Shell::start(&world);

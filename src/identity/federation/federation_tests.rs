@@ -311,8 +311,9 @@ impl Drop for Case {
     }
 }
 
+// Proves case F01.
 #[tokio::test]
-async fn identity_f01_a_document_counts_for_the_configured_trust_domain_alone_whatever_serves_it() {
+async fn a_document_counts_only_for_its_configured_domain() {
     // The server and its roots are of another trust domain than the bundle.
     let (other, ours) = (TestCa::new("other.example"), TestCa::new(FOREIGN));
     let server = Server::start(tls_of(&other.svid("/pages"))).await;
@@ -329,8 +330,9 @@ async fn identity_f01_a_document_counts_for_the_configured_trust_domain_alone_wh
     assert_eq!(case.roots(), Some(1));
 }
 
+// Proves case F02.
 #[test]
-fn identity_f02_an_endpoint_is_https_and_names_no_user() {
+fn an_endpoint_is_https_and_names_no_user() {
     use EndpointUrlFault as F;
     let fault = |text: &str| text.parse::<EndpointUrl>().unwrap_err();
     for text in ["http://a.example/b", "HTTP://a.example/", "spiffe://a.example/b", "a.example"] {
@@ -349,8 +351,9 @@ fn identity_f02_an_endpoint_is_https_and_names_no_user() {
     assert_eq!((url.host.as_str(), url.port, url.target.as_str()), ("[::1]", 8443, "/b?c=d"));
 }
 
+// Proves case F03.
 #[tokio::test]
-async fn identity_f03_over_https_web_the_server_is_its_host_name_under_the_webs_roots() {
+async fn over_https_web_the_server_is_known_by_its_host_name() {
     let (tls, pem) = web("localhost");
     let ours = TestCa::new(FOREIGN);
     let case = Case::web(tls.clone(), &pem).await;
@@ -377,8 +380,9 @@ async fn identity_f03_over_https_web_the_server_is_its_host_name_under_the_webs_
     assert!(why.contains("expired") && case.server.asked() == 0, "{why}");
 }
 
+// Proves case F04.
 #[tokio::test]
-async fn identity_f04_over_https_spiffe_the_server_is_its_spiffe_id_and_the_host_means_nothing() {
+async fn over_https_spiffe_the_server_is_known_by_its_spiffe_id() {
     let ca = TestCa::new(FOREIGN);
     let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
     case.server.says(StatusCode::OK, &document(&[&ca, &TestCa::new(FOREIGN)], 1, 300));
@@ -400,8 +404,9 @@ async fn identity_f04_over_https_spiffe_the_server_is_its_spiffe_id_and_the_host
     }
 }
 
+// Proves case F05.
 #[tokio::test]
-async fn identity_f05_one_profile_never_stands_in_for_the_other() {
+async fn one_profile_never_stands_in_for_the_other() {
     let ca = TestCa::new(FOREIGN);
     // A certificate of the web, and the web's root in the bundle: still no SVID of that ID.
     let (tls, _) = web("localhost");
@@ -416,8 +421,9 @@ async fn identity_f05_one_profile_never_stands_in_for_the_other() {
     assert_eq!(case.server.asked(), 0);
 }
 
+// Proves case F06.
 #[tokio::test]
-async fn identity_f06_no_redirect_is_followed() {
+async fn no_redirect_is_followed() {
     let ca = TestCa::new(FOREIGN);
     for status in [301, 302, 303, 307, 308] {
         let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
@@ -429,8 +435,9 @@ async fn identity_f06_no_redirect_is_followed() {
     }
 }
 
+// Proves case F07.
 #[tokio::test]
-async fn identity_f07_it_is_asked_as_often_as_its_publisher_says_and_a_failure_waits_for_the_next_time() {
+async fn an_endpoint_is_asked_as_often_as_it_says() {
     let (ca, next) = (TestCa::new(FOREIGN), TestCa::new(FOREIGN));
     let case = Case::spiffe(&ca.for_a_day(), &[&ca]).await;
     case.server.says(StatusCode::OK, &document(&[&ca], 1, 60));
@@ -468,9 +475,9 @@ async fn identity_f07_it_is_asked_as_often_as_its_publisher_says_and_a_failure_w
     assert_eq!(case.server.asked(), asked);
 }
 
+// Proves case F07.
 #[tokio::test]
-async fn identity_f07_an_answer_of_any_other_kind_or_none_at_all_is_no_bundle_and_takes_no_longer_than_a_call()
- {
+async fn any_other_answer_is_no_bundle_and_takes_one_call_at_most() {
     const HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n";
     let ca = TestCa::new(FOREIGN);
     let good = document(&[&ca, &TestCa::new(FOREIGN)], 1, 300);
@@ -520,8 +527,9 @@ async fn identity_f07_an_answer_of_any_other_kind_or_none_at_all_is_no_bundle_an
     assert_eq!(case.roots(), Some(2));
 }
 
+// Proves case F07.
 #[tokio::test]
-async fn identity_f07_a_bundle_that_cannot_be_fetched_any_more_is_not_trusted_for_ever() {
+async fn a_bundle_that_cannot_be_fetched_loses_its_trust() {
     let ca = TestCa::new(FOREIGN);
     let case = Case::spiffe(&ca.for_a_day(), &[&ca]).await;
     case.server.says(StatusCode::OK, &document(&[&ca], 1, 300));
@@ -538,9 +546,9 @@ async fn identity_f07_a_bundle_that_cannot_be_fetched_any_more_is_not_trusted_fo
     assert_eq!(case.roots(), Some(1));
 }
 
+// Proves case F08.
 #[tokio::test]
-async fn identity_f08_an_endpoint_that_serves_itself_is_known_by_the_configured_bundle_and_then_by_the_last_it_served()
- {
+async fn a_self_serving_endpoint_is_known_by_its_last_bundle() {
     let (old, new) = (TestCa::new(FOREIGN), TestCa::new(FOREIGN));
     let case = Case::spiffe(&old.svid("/bundle-server"), &[&old]).await;
     assert_eq!(case.roots(), Some(1), "trusted from the start");

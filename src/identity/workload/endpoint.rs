@@ -103,8 +103,9 @@ impl fmt::Display for WorkloadEndpoint {
 mod tests {
     use super::*;
 
+    // Proves case H02.
     #[test]
-    fn identity_h02_an_endpoint_is_a_socket_path_or_an_ip_address() {
+    fn an_endpoint_is_a_socket_path_or_an_ip_address() {
         for (text, same) in [
             ("unix:///run/spire/agent.sock", "unix:///run/spire/agent.sock"),
             ("unix:/run/a b.sock", "unix:///run/a b.sock"),
