@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "leasehold/v1/common.proto",
     "leasehold/v1/job.proto",
     "leasehold/v1/member.proto",
     "leasehold/v1/operator.proto",
+    "leasehold/v1/policy.proto",
     "leasehold/v1/verifier.proto",
 ];
 

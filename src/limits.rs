@@ -381,6 +381,18 @@ pub const CATALOG_ENTRIES_PER_TENANT_MAX: usize = CATALOG_ENTRIES_MAX / 4 * 3;
 pub const POLICY_GAP_QUESTIONS_MAX: usize = 5_000;
 /// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
 pub const POLICIES_MAX: usize = 1_000;
+/// Purposes of one dataset that are tried in a list of who may read it: each is a decision for each entry.
+pub const WHO_CAN_PURPOSES_MAX: usize = 32;
+/// Catalog entries that an answer names as the approvers of one gate.
+pub const APPROVERS_SHOWN_MAX: usize = 8;
+/// Policies, and catalogs, that the daemon keeps by digest to decide by again: a change a day for some months.
+pub const KEPT_RULES_MAX: usize = 128;
+/// Bytes on disk of all kept policies and catalogs. The oldest go first, but never what is in force.
+pub const KEPT_RULES_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of one kept file: a catalog of the largest tenants' files.
+pub const KEPT_FILE_BYTES_MAX: u64 = 128 << 20;
+/// Cases beside a policy set: 10,000 are answered in well under a second.
+pub const POLICY_CASES_MAX: usize = 10_000;
 /// Decisions that one policy engine caches: about 40 MiB of keys and rule lists.
 pub const DECISIONS_KEPT_MAX: usize = 65_536;
 

@@ -12,6 +12,7 @@
 //! | `request_body` | the body of a request, which counts against that room |
 //! | `response` | pages, streams and bodies of responses |
 //! | `job` `member` `operator` `verifier` | the services, one file each |
+//! | `policy` | the questions about policy, which OperatorService takes |
 //! | `spec` | a job's specification, read with all mistakes at once |
 //! | `fields` `messages` | the fields of requests; the messages of responses |
 //! | `http` | discovery, keys and probes |
@@ -23,6 +24,7 @@ mod job;
 mod member;
 mod messages;
 mod operator;
+mod policy;
 mod request_body;
 mod response;
 mod room;

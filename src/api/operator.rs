@@ -9,6 +9,7 @@ use super::{
     edge::Edge,
     fields::{page_size, read_duration, read_name, read_optional_name, read_required_text},
     messages::{self, ending, ledger_head},
+    policy,
     response::{ResponseStream, fit_page},
 };
 use crate::{
@@ -173,6 +174,30 @@ impl OperatorService for Operators {
                     not_taken: rules.catalog().not_taken().iter().map(ToString::to_string).collect(),
                 })
             })
+            .await
+    }
+
+    async fn evaluate_policy(
+        &self,
+        request: Request<v1::EvaluatePolicyRequest>,
+    ) -> Result<Response<v1::EvaluatePolicyResponse>, Status> {
+        self.0
+            .call(Rpc::EvaluatePolicy, request, |broker, caller, q| async move {
+                policy::evaluate(&broker, &caller, &q)
+            })
+            .await
+    }
+
+    async fn who_can(
+        &self,
+        request: Request<v1::WhoCanRequest>,
+    ) -> Result<Response<v1::WhoCanResponse>, Status> {
+        self.0
+            .call(
+                Rpc::WhoCan,
+                request,
+                |broker, caller, q| async move { policy::who_can(&broker, &caller, &q) },
+            )
             .await
     }
 

@@ -136,7 +136,9 @@ impl Rooms {
             (_, Some(rpc)) if ends_access(rpc) => (&self.endings, &self.bytes),
             (_, Some(Rpc::WaitDurable)) => (&self.waits, &self.bytes),
             (_, Some(Rpc::KeepAlive | Rpc::WatchFences)) => (&self.feeds, &self.bytes),
-            (_, Some(Rpc::ListJobs | Rpc::ListLeases | Rpc::ListLocks)) => (&self.lists, &self.bytes),
+            (_, Some(Rpc::ListJobs | Rpc::ListLeases | Rpc::ListLocks | Rpc::WhoCan)) => {
+                (&self.lists, &self.bytes)
+            }
             (_, Some(Rpc::WatchJob | Rpc::TailLedger) | None) => (&self.watches, &self.bytes),
             _ => (&self.work, &self.bytes),
         }

@@ -15,6 +15,7 @@
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
 //! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` | revocations and locks, and mistakes that are caught before |
 //! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` | loads policy and catalog again; shows the catalog |
+//! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` | questions about policy: what it would decide, and for whom |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `receipt` | shows the ledger, and waits for it |
 //! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` | what verifiers ask, and which lowerings they get |
 //!
@@ -48,6 +49,7 @@ mod decide;
 mod denials;
 mod draft;
 mod endings;
+mod evaluate;
 mod feed;
 mod introspect;
 mod issue;
@@ -78,6 +80,7 @@ mod rules;
 mod session;
 mod tickets;
 mod verifiers;
+mod who_can;
 mod wording;
 
 pub use attachment::{Attachment, Notice, NoticeKind};
@@ -87,6 +90,7 @@ pub use caller::Caller;
 pub use context::{BrokerContext, BrokerSettings};
 pub use draft::Binding;
 pub use endings::RecordedEnding;
+pub use evaluate::{GateToApprove, PolicyQuestion, PolicyReply};
 pub use introspect::TokenVerdict;
 pub use job_filter::{JobFilter, JobStateFilter};
 pub use leases::LeaseView;
@@ -99,3 +103,4 @@ pub use revocations::EndingOptions;
 pub use rules::Rules;
 pub use session::MemberSession;
 pub use tickets::Tickets;
+pub use who_can::{EntryThatCan, WhoCanPage, WhoCanQuestion};

@@ -9,6 +9,7 @@ use super::{
     decide::Decisions,
     denials::Denials,
     endings::Endings,
+    evaluate::PolicyUseCases,
     jobs::JobUseCases,
     leases::LeaseUseCases,
     members::MemberUseCases,
@@ -33,6 +34,7 @@ pub struct Broker {
     pub leases: LeaseUseCases,
     pub operators: OperatorUseCases,
     pub rules: RuleUseCases,
+    pub policies: PolicyUseCases,
     pub records: RecordUseCases,
     pub verifiers: VerifierUseCases,
 }
@@ -80,6 +82,7 @@ impl Broker {
                 endings: endings.clone(),
                 reloading: Mutex::new(()),
             },
+            policies: PolicyUseCases { context: context.clone(), access: access.clone() },
             records: RecordUseCases {
                 context: context.clone(),
                 access: access.clone(),

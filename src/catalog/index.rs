@@ -71,6 +71,11 @@ impl Catalog {
         &self.0.not_taken
     }
 
+    /// The texts of its files by tenant, in the order of the files.
+    pub fn texts(&self) -> impl Iterator<Item = (&TenantName, &Arc<str>)> {
+        self.0.sources.iter()
+    }
+
     pub(super) fn sources(&self) -> &BTreeMap<TenantName, Arc<str>> {
         &self.0.sources
     }

@@ -35,6 +35,21 @@ impl Catalog {
         reload(dir, self.sources()).map(Self::of)
     }
 
+    /// Builds the catalog of these files again.
+    ///
+    /// # Errors
+    /// Every mistake in them. What a reload left out of a catalog in force is a mistake here.
+    pub fn of_texts(texts: impl IntoIterator<Item = (TenantName, Arc<str>)>) -> Result<Self, CatalogErrors> {
+        let source = |(tenant, text)| Source { file: format!("{tenant}.toml"), tenant, text };
+        let mut sources: Vec<Source> = texts.into_iter().map(source).collect();
+        sources.sort_by(|a, b| a.file.cmp(&b.file));
+        let mut files = parsed(&sources);
+        match CatalogErrors::of(check(&mut files).problems) {
+            Some(errors) => Err(errors),
+            None => Ok(Self::of(indexed(Path::new("the kept catalog"), &sources, files, Vec::new()))),
+        }
+    }
+
     /// Returns a catalog without entries.
     pub fn empty() -> Self {
         Self::of(empty_index())

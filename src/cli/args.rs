@@ -113,6 +113,10 @@ enum CliCommand {
     Lock(super::lock::LockArgs),
     Unlock(super::lock::UnlockArgs),
     Policy(super::policy::PolicyArgs),
+    #[command(name = "can-i")]
+    CanI(super::can_i::CanIArgs),
+    #[command(name = "who-can")]
+    WhoCan(super::can_i::WhoCanArgs),
     Catalog(super::catalog::CatalogArgs),
     Token(super::token::TokenArgs),
     Svid(super::svid::SvidArgs),
@@ -303,6 +307,8 @@ impl CliCommand {
             CliCommand::Lock(args) => args.run(session).await,
             CliCommand::Unlock(args) => args.run(session).await,
             CliCommand::Policy(args) => args.run(session),
+            CliCommand::CanI(args) => args.run(session).await,
+            CliCommand::WhoCan(args) => args.run(session).await,
             CliCommand::Catalog(args) => args.run(session).await,
             CliCommand::Svid(args) => args.run(session),
             CliCommand::Token(args) => args.run(session).await,

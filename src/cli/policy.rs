@@ -9,19 +9,20 @@ use super::{
     Exit, Failure, Session, catalog,
     failure::mistakes,
     output::{Page, columns, fields, note, print},
+    policy_test::PolicyTestArgs,
 };
 use crate::{
     catalog::Catalog,
     policy::{Engine, Explain, PolicyErrors, PolicySource},
 };
 
-/// Shows and checks the policies: the rules that decide who gets access.
+/// Shows, checks and tests the policies: the rules that decide who gets access.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   leasehold policy show trainer-reads-own-or-shared-data
-  leasehold policy check                        the built-in policies
-  leasehold policy check /etc/leasehold/policy --catalog /etc/leasehold/catalog.d")]
+  leasehold policy check /etc/leasehold/policy --catalog /etc/leasehold/catalog.d
+  leasehold policy test --config /etc/leasehold/leasehold.toml")]
 pub struct PolicyArgs {
     #[command(subcommand)]
     command: PolicyCommand,
@@ -56,6 +57,8 @@ Examples:
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+    /// Runs the cases of a policy directory: who asks for what, and the answer you expect. Needs no daemon.
+    Test(PolicyTestArgs),
 }
 
 impl PolicyArgs {
@@ -63,12 +66,13 @@ impl PolicyArgs {
         match self.command {
             PolicyCommand::Check { dir, catalog } => check(dir, catalog.as_deref(), session),
             PolicyCommand::Show { rule, dir } => show(rule.as_deref(), dir, session),
+            PolicyCommand::Test(args) => args.run(session),
         }
     }
 }
 
 /// Reads policies. Reports all mistakes at once.
-fn load(source: &PolicySource, shown: &str, catalog: &Catalog) -> Result<Engine, Failure> {
+pub(super) fn load(source: &PolicySource, shown: &str, catalog: &Catalog) -> Result<Engine, Failure> {
     Engine::load(source, catalog, Explain::Requester).map_err(|errors| policy_failure(&errors, shown))
 }
 

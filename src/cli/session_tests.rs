@@ -114,6 +114,17 @@ impl OperatorService for Answers {
 
     type TailLedgerStream = Empty<Result<v1::TailLedgerResponse, Status>>;
 
+    async fn evaluate_policy(
+        &self,
+        _: Request<v1::EvaluatePolicyRequest>,
+    ) -> Result<Response<v1::EvaluatePolicyResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn who_can(&self, _: Request<v1::WhoCanRequest>) -> Result<Response<v1::WhoCanResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn tail_ledger(
         &self,
         _: Request<v1::TailLedgerRequest>,

@@ -1,12 +1,13 @@
 //! The questions to the engine.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
-use super::{Relation, Rpc};
+use super::{Relation, Rpc, entities::ALL_TENANTS};
 use crate::{
     catalog::Principal,
     clock::Wall,
-    name::{Action, Method, ResourceName, SpiffeId, TenantName},
+    name::{Action, Method, NameError, ResourceName, SpiffeId, TenantName},
+    written::{nearest, shown},
 };
 
 /// The caller that a question is about. The engine finds its entry in its own catalog.
@@ -53,6 +54,58 @@ impl Phase {
             Phase::Creating => "creating",
             Phase::Running => "running",
             Phase::Draining => "draining",
+        }
+    }
+}
+
+/// One act, as a person names it: what a job does, or a call about a tenant's things.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AskedAct {
+    Part(Action, ResourceName),
+    /// `None` stands for all tenants at once.
+    Call(Rpc, Option<TenantName>),
+}
+
+impl AskedAct {
+    /// Reads an action and what it is done on. A call without a tenant is about the tenant `own`.
+    ///
+    /// # Errors
+    /// The name of the wrong field, `action` or `resource`, and what is wrong with it.
+    pub fn parse(
+        action: &str,
+        resource: &str,
+        own: Option<&TenantName>,
+    ) -> Result<Self, (&'static str, String)> {
+        let of_resource = |why: NameError| ("resource", why.to_string());
+        if let Ok(action) = action.parse::<Action>() {
+            return resource.parse().map(|on| AskedAct::Part(action, on)).map_err(of_resource);
+        }
+        let Some(rpc) = Rpc::parse(action) else {
+            let known = Action::ALL.iter().map(|a| a.as_str()).chain(Rpc::ALL.iter().map(|r| r.as_str()));
+            let what = match nearest(action, known.clone()) {
+                Some(near) => format!("`{}` is no action: write `{near}`?", shown(action)),
+                None => {
+                    let known: Vec<_> = known.collect();
+                    format!("`{}` is no action: write one of {}", shown(action), known.join(", "))
+                }
+            };
+            return Err(("action", what));
+        };
+        match resource {
+            ALL_TENANTS => Ok(AskedAct::Call(rpc, None)),
+            "" if own.is_some() => Ok(AskedAct::Call(rpc, own.cloned())),
+            tenant => tenant.parse().map(|t| AskedAct::Call(rpc, Some(t))).map_err(of_resource),
+        }
+    }
+}
+
+impl fmt::Display for AskedAct {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AskedAct::Part(action, resource) => write!(f, "{action} {resource}"),
+            AskedAct::Call(rpc, tenant) => {
+                write!(f, "{rpc} {}", tenant.as_ref().map_or(ALL_TENANTS, |t| t.as_str()))
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use cedar_policy::{Authorizer, Decision as Answer, Entities, EntityUid, PolicySe
 
 use super::{
     ApprovalGate, Asker, Bundle, Call, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors,
-    PolicySource, Rule, Verdict,
+    PolicySource, PolicyText, Rule, Verdict,
     context::ContextFields,
     decision_cache::{DecisionCache, DecisionKey},
     entities::{CatalogEntities, Types},
@@ -70,6 +70,21 @@ impl Engine {
     /// The rules, in the order of their files.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.policies.iter().map(|(rule, _)| &**rule)
+    }
+
+    /// The names and texts of the policy files, in their order.
+    pub fn texts(&self) -> &[PolicyText] {
+        &self.rules.texts
+    }
+
+    /// Returns the rule with this id.
+    pub fn rule(&self, id: &str) -> Option<&Rule> {
+        self.by_id.get(id).map(|rule| &**rule)
+    }
+
+    /// Who sees the rule that refused.
+    pub fn explain(&self) -> Explain {
+        self.explain
     }
 
     /// The rules, each with its Cedar policy.
@@ -214,7 +229,7 @@ impl Engine {
         }
     }
 
-    fn part(
+    pub(super) fn part(
         &self,
         principal: &Principal,
         action: Action,

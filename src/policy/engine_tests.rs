@@ -7,14 +7,12 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
-
 use super::*;
 use crate::{
     clock::Wall,
     fence::{Registry, Seq},
     name::{Method, ResourceName, TenantName},
-    policy::{Phase, Relation, Rpc, entities::ALL_TENANTS, slice::Reads, source::SCHEMA},
+    policy::{Phase, PolicyCase, Relation, Rpc, read_cases, slice::Reads, source::SCHEMA},
 };
 
 const NOW: &str = "2026-11-20T10:00:00Z";
@@ -96,107 +94,17 @@ impl Ask {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cases {
-    case: Vec<Case>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Case {
-    r#as: String,
-    r#do: String,
-    on: String,
-    expect: String,
-    rule: Option<String>,
-    tenant: Option<String>,
-    purpose: Option<String>,
-    method: Option<String>,
-    ttl: Option<u64>,
-    approved: Option<BTreeSet<String>>,
-    own_checkpoint: Option<bool>,
-    phase: Option<String>,
-    now: Option<String>,
-    relation: Option<Vec<String>>,
-}
-
-impl Case {
-    /// What the engine answers, in the words of a case, and the rules that decided.
-    fn run(&self, engine: &Engine) -> (&'static str, Vec<String>) {
-        let now = Wall::parse(self.now.as_deref().unwrap_or(NOW)).unwrap();
-        let refused = |refusal: &Refusal| match refusal.reason {
-            Reason::PolicyDenied => "deny",
-            Reason::ResourceNotFound => "absent",
-            Reason::KindNotAllowed => "kind",
-            _ => "error",
-        };
-        if let Some(rpc) = Rpc::parse(&self.r#do) {
-            let tenant = (self.on != ALL_TENANTS).then(|| self.on.parse().unwrap());
-            let relations: Vec<Relation> =
-                self.relation.iter().flatten().map(|r| Relation::parse(r).unwrap()).collect();
-            let caller = self.r#as.parse().unwrap();
-            let (tenant, relations) = (tenant.as_ref(), relations.as_slice());
-            let call = Call { caller: &caller, rpc, tenant, relations, now, reason: "" };
-            return match engine.authorize_by(&call) {
-                Ok(rules) => ("allow", rules),
-                Err((refusal, rules)) => (refused(&refusal), rules),
-            };
-        }
-        let mut ask = Ask::of(&[(self.r#do.as_str(), self.on.as_str())]);
-        ask.now = now;
-        if let Some(t) = &self.tenant {
-            ask.tenant = t.parse().unwrap();
-        }
-        if let Some(p) = &self.purpose {
-            ask.purpose.clone_from(p);
-        }
-        if let Some(m) = &self.method {
-            ask.method = Some(m.parse().unwrap());
-        }
-        if let Some(a) = &self.approved {
-            ask.approved.clone_from(a);
-        }
-        ask.ttl = Duration::from_secs(self.ttl.unwrap_or(300));
-        ask.own_checkpoint = self.own_checkpoint.unwrap_or(true);
-        ask.phase = match self.phase.as_deref() {
-            Some("creating") => Phase::Creating,
-            Some("draining") => Phase::Draining,
-            _ => Phase::Running,
-        };
-        let rules_of = |parts: Vec<Decided>| parts.into_iter().flat_map(|p| p.rules).collect();
-        match ask.judge(engine, &self.r#as) {
-            Verdict::Allow { parts } => ("allow", rules_of(parts)),
-            Verdict::Wait { gates, .. } => ("wait", gates.into_iter().map(|g| g.id).collect()),
-            Verdict::Deny { refusal, rules } => (refused(&refusal), rules),
-        }
-    }
-}
-
-fn cases() -> Vec<Case> {
-    let text = fs::read_to_string(config("policy/tests.toml")).unwrap();
-    toml::from_str::<Cases>(&text).unwrap().case
+fn cases() -> Vec<PolicyCase> {
+    read_cases(&config("policy"), Wall(0)).unwrap()
 }
 
 #[test]
-fn every_case_of_the_shipped_policies_is_decided_by_its_rule() {
-    let engine = shipped();
-    for case in cases() {
-        let (got, rules) = case.run(&engine);
-        assert_eq!(got, case.expect, "{case:?} was decided by {rules:?}");
-        let want: Vec<String> = case.rule.iter().cloned().collect();
-        assert_eq!(rules, want, "{case:?}");
-    }
-}
-
-#[test]
-fn every_shipped_policy_decides_some_case_in_its_own_way() {
-    let engine = shipped();
-    let decided: BTreeSet<(String, bool)> =
-        cases().into_iter().filter_map(|c| Some((c.rule?, c.expect == "allow"))).collect();
-    for rule in engine.rules() {
-        assert!(decided.contains(&(rule.id.clone(), rule.permits)), "no case is decided by {}", rule.id);
-    }
+fn every_case_of_the_shipped_policies_holds() {
+    let (engine, cases) = (shipped(), cases());
+    let report = engine.run_cases(&cases);
+    assert!(report.failed.is_empty(), "{:#?}", report.failed);
+    assert!(report.untried.is_empty(), "no case is decided by {:?}", report.untried);
+    assert!(cases.len() >= 80, "{} cases", cases.len());
 }
 
 #[test]
@@ -578,7 +486,7 @@ fn an_ignored_policy_file_and_a_second_schema_are_mistakes() {
 fn the_same_question_has_the_same_answer() {
     let (a, b) = (shipped(), shipped());
     for case in cases() {
-        assert_eq!(case.run(&a), case.run(&b), "{case:?}");
+        assert_eq!(a.run_case(&case), b.run_case(&case), "{case:?}");
     }
 }
 

@@ -98,7 +98,10 @@ impl Engine {
     }
 
     fn may_call(&self, p: &Principal, rpc: Rpc, asked: &mut GapSearch) -> bool {
-        if matches!(rpc, Rpc::WhoAmI | Rpc::GetKeys | Rpc::WaitDurable | Rpc::ListResources) {
+        if matches!(
+            rpc,
+            Rpc::WhoAmI | Rpc::GetKeys | Rpc::WaitDurable | Rpc::ListResources | Rpc::EvaluatePolicy
+        ) {
             return false;
         }
         let Some(slice) = self.slices.get(&(p.kind, PolicyAct::Rpc(rpc))) else { return false };

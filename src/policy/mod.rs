@@ -13,17 +13,22 @@
 //! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; the outcome for one act, and a cache of outcomes |
 //! | `source` `rules` `entity_references` `fault` | policies read, validated, and what is wrong with them |
 //! | `entities` `context` `slice` | what Cedar is given: entities, context, and the rules that can matter |
+//! | `cases` `case_run` | [`PolicyCase`]: an expected answer, as a file has it; the run of all cases |
+//! | `entry_answer` | what one entry of the catalog may do, without the reasons of a denial |
 //! | `gaps` | entries of a catalog that have no effect under the policies |
 //! | `explain` `probe` | the words of a refusal, and which one change would have permitted it |
 //! | `rpc` | [`Rpc`]: each call as an action of the schema |
 
 mod ask;
+mod case_run;
+mod cases;
 mod context;
 mod decision;
 mod decision_cache;
 mod engine;
 mod entities;
 mod entity_references;
+mod entry_answer;
 mod explain;
 mod fault;
 mod gaps;
@@ -34,11 +39,14 @@ mod rules;
 mod slice;
 mod source;
 
-pub use ask::{Asker, Bundle, Call, Phase};
+pub use ask::{AskedAct, Asker, Bundle, Call, Phase};
+pub use case_run::{CaseReport, FailedCase};
+pub use cases::{PolicyCase, read_cases};
 pub use decision::{ApprovalGate, Decided, Decision, Grant, GrantParts, Verdict};
 pub use engine::Engine;
+pub use entry_answer::EntryAnswer;
 pub use explain::Explain;
 pub use fault::PolicyErrors;
 pub use rpc::{Relation, Rpc};
 pub use rules::Rule;
-pub use source::PolicySource;
+pub use source::{PolicySource, PolicyText};

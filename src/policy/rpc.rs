@@ -55,6 +55,8 @@ closed! {
         ReloadCatalog = "ReloadCatalog",
         TailLedger = "TailLedger",
         WhoAmI = "WhoAmI",
+        EvaluatePolicy = "EvaluatePolicy",
+        WhoCan = "WhoCan",
         Introspect = "Introspect",
         WatchFences = "WatchFences",
         GetKeys = "GetKeys",
@@ -72,7 +74,7 @@ closed! {
         Join = "join",
         /// The caller is a member of the attempt.
         Member = "member",
-        /// The call concerns only the caller's own membership.
+        /// The call concerns only the caller: its own membership, or what it may do.
         Itself = "self",
         /// The caller checks tokens for the audience.
         Verifier = "verifier",

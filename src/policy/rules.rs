@@ -56,6 +56,7 @@ pub(super) struct RuleSet {
     pub(super) schema: Schema,
     pub(super) digest: Digest,
     pub(super) policies: Vec<(Arc<Rule>, Policy)>,
+    pub(super) texts: Vec<PolicyText>,
     /// The file and line of each policy.
     places: HashMap<String, (String, usize)>,
 }
@@ -86,7 +87,7 @@ impl RuleSet {
             .collect();
         match PolicyErrors::of(faults) {
             Some(errors) => Err(errors),
-            None => Ok(RuleSet { schema, digest: source::digest(&texts), policies, places }),
+            None => Ok(RuleSet { schema, digest: source::digest(&texts), policies, texts, places }),
         }
     }
 }

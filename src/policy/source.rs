@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::{PolicyErrors, fault::PolicyFault};
 use crate::{limits::FILE_BYTES_MAX, name::Digest, written::read_regular_text};
 
@@ -17,12 +19,15 @@ pub enum PolicySource {
     Default,
     /// A directory of `.cedar` files. The schema is built in.
     Dir(PathBuf),
+    /// The texts of the files of such a directory, in the order of their names.
+    Texts(Vec<PolicyText>),
 }
 
-/// One file's text.
-pub(super) struct PolicyText {
-    pub(super) file: String,
-    pub(super) text: String,
+/// One file's name and text.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyText {
+    pub file: String,
+    pub text: String,
 }
 
 impl PolicySource {
@@ -34,13 +39,17 @@ impl PolicySource {
         Ok(texts.into_iter().map(titled).collect())
     }
 
-    /// Reads all files, in the order of their names.
-    pub(super) fn read(&self) -> Result<Vec<PolicyText>, PolicyErrors> {
+    /// Reads all files, in the order of their names. Does not check what is in them.
+    ///
+    /// # Errors
+    /// Every file that cannot be read, or that would not be read though it may hold rules.
+    pub fn read(&self) -> Result<Vec<PolicyText>, PolicyErrors> {
         match self {
             PolicySource::Default => {
                 Ok(vec![PolicyText { file: "leasehold.cedar".to_owned(), text: DEFAULT.to_owned() }])
             }
             PolicySource::Dir(dir) => read_dir(dir),
+            PolicySource::Texts(texts) => Ok(texts.clone()),
         }
     }
 }

@@ -29,6 +29,7 @@ mod members;
 mod mistakes;
 mod pasted_keys;
 mod path;
+mod policy_code;
 mod renewal;
 mod requeue;
 mod restart;

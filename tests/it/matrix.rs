@@ -162,6 +162,24 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
             let mut stream = operators.tail_ledger(request).await?.into_inner();
             stream.message().await.map(|_| ())
         }
+        "EvaluatePolicy" => {
+            // About another identity of acme: for itself any caller may ask.
+            let request = v1::EvaluatePolicyRequest {
+                action: "read_dataset".into(),
+                resource: TICKETS.into(),
+                identity: format!("{WORKER}-of-no-one"),
+                ..Default::default()
+            };
+            done(operators.evaluate_policy(request).await)
+        }
+        "WhoCan" => {
+            let request = v1::WhoCanRequest {
+                action: "read_dataset".into(),
+                resource: TICKETS.into(),
+                ..Default::default()
+            };
+            done(operators.who_can(request).await)
+        }
         "WhoAmI" => done(operators.who_am_i(v1::WhoAmIRequest {}).await),
         "Introspect" => {
             let request = v1::IntrospectRequest {
@@ -329,6 +347,8 @@ async fn an_absent_and_a_foreign_thing_get_the_same_answer() {
         "WaitDurable",
         "ReloadCatalog",
         "TailLedger",
+        "EvaluatePolicy",
+        "WhoCan",
         "WhoAmI",
         "Introspect",
         "WatchFences",

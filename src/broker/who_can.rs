@@ -1,0 +1,191 @@
+//! Who may do something: the entries of the catalog that policy allows, and the gates that they meet.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{caller::Caller, evaluate::PolicyUseCases, rules::Rules};
+use crate::{
+    catalog::{Principal, Resource},
+    limits::WHO_CAN_PURPOSES_MAX,
+    name::{Action, Method, ResourceName, SpiffePattern, TenantName},
+    policy::{AskedAct, Bundle, Call, EntryAnswer, Phase, Relation, Rpc},
+    reason::{Reason, Refusal},
+};
+
+/// What is asked of every entry.
+#[derive(Clone, Debug)]
+pub struct WhoCanQuestion {
+    pub act: AskedAct,
+    /// `None` tries each purpose that the dataset allows.
+    pub purpose: Option<String>,
+    pub method: Option<Method>,
+    pub relations: Vec<Relation>,
+}
+
+/// An entry that may do it.
+#[derive(Clone, Debug)]
+pub struct EntryThatCan {
+    pub entry: Arc<Principal>,
+    /// Ids of the gates to be approved; empty if there are none.
+    pub gates: Vec<String>,
+    pub rules: Vec<String>,
+    /// The purposes that it may do it for, if the question names none.
+    pub purposes: Vec<String>,
+}
+
+/// The answer for some entries, in the order of the catalog.
+#[derive(Clone, Debug)]
+pub struct WhoCanPage {
+    pub entries: Vec<EntryThatCan>,
+    /// The last entry that was asked, if there are more.
+    pub next: Option<SpiffePattern>,
+    pub notes: Vec<String>,
+}
+
+impl PolicyUseCases {
+    /// Asks `max` entries after `after`, of those that the caller may see.
+    pub fn who_can(
+        &self,
+        caller: &Caller,
+        q: &WhoCanQuestion,
+        after: Option<&SpiffePattern>,
+        max: usize,
+    ) -> Result<WhoCanPage, Refusal> {
+        let sees_all = self.access.is_for_all_tenants(caller, Rpc::WhoCan)?;
+        let rules = self.context.rules();
+        let resource = match &q.act {
+            AskedAct::Call(_, tenant) => {
+                self.access.authorize(caller, Rpc::WhoCan, tenant.as_ref(), &[], "")?;
+                None
+            }
+            AskedAct::Part(_, name) => {
+                let found = rules.catalog().resource(name);
+                Some(
+                    found
+                        .filter(|r| sees_all || r.visible_to(caller.tenant()))
+                        .ok_or_else(|| absent(name))?,
+                )
+            }
+        };
+        let is_seen = |p: &&Arc<Principal>| sees_all || p.tenant == *caller.tenant();
+        let all = rules.catalog().principals().filter(is_seen);
+        let mut entries: Box<dyn Iterator<Item = &Arc<Principal>>> = match after {
+            None => Box::new(all),
+            Some(after) => {
+                let mut rest = all.skip_while(|p| p.pattern != *after);
+                if rest.next().is_none() {
+                    return Err(Refusal::new(
+                        Reason::FieldInvalid,
+                        "`page_token` is not from a response of this catalog",
+                    )
+                    .with("field", "page_token")
+                    .fix("begin with the first page again: the catalog has changed"));
+                }
+                Box::new(rest)
+            }
+        };
+        let asked: Vec<&Arc<Principal>> = entries.by_ref().take(max).collect();
+        let next = entries.next().and(asked.last()).map(|p| p.pattern.clone());
+        let entries = asked.into_iter().filter_map(|p| match (&q.act, resource) {
+            (AskedAct::Part(action, _), Some(on)) => self.entry_that_can(&rules, p, *action, on, q),
+            (AskedAct::Call(rpc, tenant), _) => self.entry_that_may_call(&rules, p, *rpc, tenant.as_ref(), q),
+            (AskedAct::Part(..), None) => None,
+        });
+        let entries = entries.collect();
+        Ok(WhoCanPage { entries, next, notes: notes(caller, &rules, resource, sees_all, q) })
+    }
+
+    /// Whether an entry may do it in a job, for the purpose of the question or for any that the dataset allows.
+    fn entry_that_can(
+        &self,
+        rules: &Rules,
+        entry: &Arc<Principal>,
+        action: Action,
+        on: &Resource,
+        q: &WhoCanQuestion,
+    ) -> Option<EntryThatCan> {
+        let of_data = on.dataset().map(|d| d.purposes.iter().take(WHO_CAN_PURPOSES_MAX).collect::<Vec<_>>());
+        let purposes: Vec<&str> = match (&q.purpose, of_data) {
+            (Some(purpose), _) => vec![purpose],
+            (None, Some(purposes)) => purposes.into_iter().map(String::as_str).collect(),
+            (None, None) => vec![""],
+        };
+        let (approved, mut found): (_, Option<EntryThatCan>) = (BTreeSet::new(), None);
+        for purpose in purposes {
+            let bundle = Bundle {
+                job: "j-00000000000000000000000000",
+                tenant: &entry.tenant,
+                attempt: 1,
+                phase: Phase::Running,
+                purpose,
+                method: q.method,
+                ttl: self.context.settings.lease_ttl,
+                now: self.context.clock.now().wall,
+                approved: &approved,
+                own_checkpoint: true,
+                parts: &[],
+            };
+            let Some(answer) = rules.engine.entry_may_do(entry, action, &on.name, &bundle) else { continue };
+            // Of several purposes, the answer with the fewest gates is the one that the entry would choose.
+            let EntryAnswer { gates, rules } = answer;
+            let best = found.get_or_insert_with(|| EntryThatCan {
+                entry: entry.clone(),
+                gates: gates.clone(),
+                rules: rules.clone(),
+                purposes: Vec::new(),
+            });
+            if gates.len() < best.gates.len() {
+                (best.gates, best.rules) = (gates, rules);
+            }
+            if q.purpose.is_none() && !purpose.is_empty() {
+                best.purposes.push(purpose.to_owned());
+            }
+        }
+        found
+    }
+
+    fn entry_that_may_call(
+        &self,
+        rules: &Rules,
+        entry: &Arc<Principal>,
+        rpc: Rpc,
+        tenant: Option<&TenantName>,
+        q: &WhoCanQuestion,
+    ) -> Option<EntryThatCan> {
+        let mut relations = q.relations.clone();
+        if rpc == Rpc::CreateJob {
+            relations.push(Relation::Launcher);
+        }
+        let (caller, now) = (entry.pattern.example(), self.context.clock.now().wall);
+        let call = Call { caller: &caller, rpc, tenant, relations: &relations, now, reason: "asked" };
+        let EntryAnswer { gates, rules } = rules.engine.entry_may_call(entry, &call)?;
+        Some(EntryThatCan { entry: entry.clone(), gates, rules, purposes: Vec::new() })
+    }
+}
+
+/// Returns what a list of entries cannot show.
+fn notes(
+    caller: &Caller,
+    rules: &Rules,
+    resource: Option<&Resource>,
+    sees_all: bool,
+    q: &WhoCanQuestion,
+) -> Vec<String> {
+    let mut notes = Vec::new();
+    if rules.engine.decides_by_identity() {
+        notes.push("a rule looks at single SPIFFE IDs: ask for one with can-i --for".to_owned());
+    }
+    let Some(resource) = resource else { return notes };
+    let others: Vec<_> = resource.shared_with.iter().map(|t| t.as_str()).collect();
+    if !sees_all && resource.tenant == *caller.tenant() && !others.is_empty() {
+        notes.push(format!("it is shared with {}, whose own operators see who can there", others.join(", ")));
+    }
+    if q.purpose.is_none() && resource.dataset().is_some_and(|d| d.purposes.len() > WHO_CAN_PURPOSES_MAX) {
+        notes.push(format!("only the first {WHO_CAN_PURPOSES_MAX} of its purposes were tried: name one"));
+    }
+    notes
+}
+
+fn absent(name: &ResourceName) -> Refusal {
+    Refusal::new(Reason::ResourceNotFound, format!("there is no {name}, or none that you may see"))
+        .fix("check the name and its version: leasehold catalog list")
+}

@@ -1,0 +1,136 @@
+//! Runs the cases of a policy over a catalog.
+
+use std::collections::BTreeSet;
+
+use super::{AskedAct, Asker, Bundle, Call, Engine, PolicyCase, Verdict, cases::CaseAnswer};
+use crate::{
+    name::TenantName,
+    reason::{Reason, Refusal},
+    written::nearest,
+};
+
+/// What the engine answered to a case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaseOutcome {
+    pub answer: CaseAnswer,
+    /// The ids of the rules that decided; gates if people must approve first.
+    pub rules: BTreeSet<String>,
+    /// What the refusal says, if it was refused.
+    pub why: String,
+}
+
+/// A case that was answered otherwise than it expects.
+#[derive(Clone, Debug)]
+pub struct FailedCase<'a> {
+    pub case: &'a PolicyCase,
+    pub got: CaseOutcome,
+    /// What may be wrong with the case itself.
+    pub hint: Option<String>,
+}
+
+/// What a run of all cases found.
+#[derive(Clone, Debug)]
+pub struct CaseReport<'a> {
+    pub failed: Vec<FailedCase<'a>>,
+    /// Rules that decide no case in their own way, in the order of their files: a permit that allows none, a guard that denies
+    /// none, a gate that holds none back.
+    pub untried: Vec<String>,
+}
+
+impl Engine {
+    /// Answers every case, and compares.
+    pub fn run_cases<'a>(&self, cases: &'a [PolicyCase]) -> CaseReport<'a> {
+        let failed = cases.iter().filter_map(|case| {
+            let got = self.run_case(case);
+            let holds = got.answer == case.expected && got.rules == case.rules;
+            (!holds).then(|| FailedCase { case, hint: self.hint(case), got })
+        });
+        let decided: BTreeSet<(&str, bool)> = cases
+            .iter()
+            .flat_map(|case| case.rules.iter().map(|r| (r.as_str(), case.expected == CaseAnswer::Allow)))
+            .collect();
+        let untried = self.rules().filter(|rule| !decided.contains(&(rule.id.as_str(), rule.permits)));
+        CaseReport { failed: failed.collect(), untried: untried.map(|rule| rule.id.clone()).collect() }
+    }
+
+    /// Answers one case.
+    pub fn run_case(&self, case: &PolicyCase) -> CaseOutcome {
+        match &case.act {
+            AskedAct::Call(rpc, tenant) => {
+                let call = Call {
+                    caller: &case.caller,
+                    rpc: *rpc,
+                    tenant: tenant.as_ref(),
+                    relations: &case.relations,
+                    now: case.now,
+                    reason: &case.reason,
+                };
+                match self.authorize_by(&call) {
+                    Ok(rules) => allowed(CaseAnswer::Allow, rules),
+                    Err((refusal, rules)) => refused(&refusal, rules),
+                }
+            }
+            AskedAct::Part(action, resource) => {
+                let parts = [(*action, resource.clone())];
+                let Some(tenant) = self.tenant_of(case) else {
+                    return CaseOutcome {
+                        answer: CaseAnswer::Unknown,
+                        rules: BTreeSet::new(),
+                        why: format!("no catalog entry matches {}", case.caller),
+                    };
+                };
+                let bundle = Bundle {
+                    job: "j-00000000000000000000000000",
+                    tenant,
+                    attempt: 1,
+                    phase: case.phase,
+                    purpose: &case.purpose,
+                    method: case.method,
+                    ttl: case.ttl,
+                    now: case.now,
+                    approved: &case.approved,
+                    own_checkpoint: case.own_checkpoint,
+                    parts: &parts,
+                };
+                match self.judge(Asker::Identity(&case.caller), &bundle) {
+                    Verdict::Allow { parts } => {
+                        allowed(CaseAnswer::Allow, parts.into_iter().flat_map(|p| p.rules))
+                    }
+                    Verdict::Wait { gates, .. } => {
+                        allowed(CaseAnswer::Wait, gates.into_iter().map(|gate| gate.id))
+                    }
+                    Verdict::Deny { refusal, rules } => refused(&refusal, rules),
+                }
+            }
+        }
+    }
+
+    /// The tenant of a case's job: the one that it names, or that of its caller.
+    fn tenant_of<'a>(&'a self, case: &'a PolicyCase) -> Option<&'a TenantName> {
+        case.tenant.as_ref().or_else(|| self.catalog().principal(&case.caller).map(|p| &p.tenant))
+    }
+
+    /// Names a rule that the policies do not have: a mistyped id looks like a wrong decision.
+    fn hint(&self, case: &PolicyCase) -> Option<String> {
+        let missing = case.rules.iter().find(|id| self.rules().all(|rule| rule.id != **id))?;
+        Some(match nearest(missing, self.rules().map(|rule| rule.id.as_str())) {
+            Some(near) => format!("no rule has the id `{missing}`: write `{near}`?"),
+            None => format!("no rule has the id `{missing}`"),
+        })
+    }
+}
+
+fn allowed(answer: CaseAnswer, rules: impl IntoIterator<Item = String>) -> CaseOutcome {
+    CaseOutcome { answer, rules: rules.into_iter().collect(), why: String::new() }
+}
+
+fn refused(refusal: &Refusal, rules: Vec<String>) -> CaseOutcome {
+    let answer = match refusal.reason {
+        Reason::PolicyDenied => CaseAnswer::Deny,
+        Reason::ResourceNotFound => CaseAnswer::Absent,
+        Reason::KindNotAllowed => CaseAnswer::Kind,
+        Reason::PrincipalUnknown => CaseAnswer::Unknown,
+        _ => CaseAnswer::Error,
+    };
+    CaseOutcome { answer, rules: rules.into_iter().collect(), why: refusal.text.to_string() }
+}

@@ -1,0 +1,260 @@
+//! Cases of a policy: who asks for what, and the answer that is expected. Read from the `.toml` files beside the policies.
+
+use std::{collections::BTreeSet, fmt, fs, path::Path, time::Duration};
+
+use super::{AskedAct, Phase, Relation};
+use crate::{
+    clock::Wall,
+    limits::{FILE_BYTES_MAX, LEASE_TTL_DEFAULT, POLICY_CASES_MAX, SPEC_LIST_MAX, TEXT_BYTES_MAX},
+    name::{Method, SpiffeId, TenantName},
+    written::{Notes, Placed, Problem, Section, Value, nearest, parse_toml, read_regular_text, shown},
+};
+
+/// An answer of the engine in one word, as a case expects it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CaseAnswer {
+    Allow,
+    /// People must approve first.
+    Wait,
+    Deny,
+    /// As if the resource did not exist.
+    Absent,
+    /// This kind of principal never does that.
+    Kind,
+    /// The catalog does not know the caller.
+    Unknown,
+    /// A rule could not be evaluated, or the question is not a valid one.
+    Error,
+}
+
+impl CaseAnswer {
+    const ALL: [CaseAnswer; 7] = [
+        CaseAnswer::Allow,
+        CaseAnswer::Wait,
+        CaseAnswer::Deny,
+        CaseAnswer::Absent,
+        CaseAnswer::Kind,
+        CaseAnswer::Unknown,
+        CaseAnswer::Error,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            CaseAnswer::Allow => "allow",
+            CaseAnswer::Wait => "wait",
+            CaseAnswer::Deny => "deny",
+            CaseAnswer::Absent => "absent",
+            CaseAnswer::Kind => "kind",
+            CaseAnswer::Unknown => "unknown",
+            CaseAnswer::Error => "error",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|answer| answer.as_str() == text).ok_or_else(|| {
+            let words: Vec<_> = Self::ALL.iter().map(|a| a.as_str()).collect();
+            format!("`{}` stands here: write one of {}", shown(text), words.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for CaseAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One case. Everything in it is valid by itself; the catalog and the policies need not know its names.
+#[derive(Clone, Debug)]
+pub struct PolicyCase {
+    /// Its file and line, for example `tests.toml:12`.
+    pub place: String,
+    /// What it is about, in the words of its author. May be empty.
+    pub name: String,
+    pub(super) caller: SpiffeId,
+    pub(super) act: AskedAct,
+    pub expected: CaseAnswer,
+    /// The rules that decide. Empty if none does.
+    pub rules: BTreeSet<String>,
+    /// The tenant of the job; `None` takes that of the caller.
+    pub(super) tenant: Option<TenantName>,
+    pub(super) purpose: String,
+    pub(super) method: Option<Method>,
+    pub(super) ttl: Duration,
+    pub(super) approved: BTreeSet<String>,
+    pub(super) own_checkpoint: bool,
+    pub(super) phase: Phase,
+    pub(super) now: Wall,
+    pub(super) relations: Vec<Relation>,
+    pub(super) reason: String,
+}
+
+impl PolicyCase {
+    /// `spiffe://… read_dataset dataset:…`
+    pub fn asked(&self) -> String {
+        format!("{} {}", self.caller, self.act)
+    }
+}
+
+/// Reads the cases in the `.toml` files of a directory, in the order of their names. `now` is the time of the cases that name none.
+///
+/// # Errors
+/// Every mistake in them.
+pub fn read_cases(dir: &Path, now: Wall) -> Result<Vec<PolicyCase>, Vec<Problem>> {
+    read_case_texts(case_files(dir)?.iter().map(|(file, text)| (file.as_str(), text.as_str())), now)
+}
+
+/// Returns the names and texts of the `.toml` files of a directory, in the order of their names.
+pub(super) fn case_files(dir: &Path) -> Result<Vec<(String, String)>, Vec<Problem>> {
+    let problem = |file: &Path, what: String| Problem { file: file.to_owned(), line: 0, what };
+    let entries = fs::read_dir(dir)
+        .and_then(|d| d.collect::<Result<Vec<_>, _>>())
+        .map_err(|e| vec![problem(dir, format!("the directory cannot be read: {e}"))])?;
+    let mut names: Vec<_> = entries.into_iter().filter_map(|e| e.file_name().into_string().ok()).collect();
+    names.retain(|name| name.ends_with(".toml") && !name.starts_with('.'));
+    names.sort();
+    let (mut files, mut problems) = (Vec::new(), Vec::new());
+    for name in names {
+        match read_regular_text(&dir.join(&name), FILE_BYTES_MAX) {
+            Ok(text) => files.push((name, text)),
+            Err(why) => problems.push(problem(Path::new(&name), why)),
+        }
+    }
+    if problems.is_empty() { Ok(files) } else { Err(problems) }
+}
+
+/// Reads the cases in texts, each with the name of its file.
+pub(super) fn read_case_texts<'t>(
+    files: impl Iterator<Item = (&'t str, &'t str)>,
+    now: Wall,
+) -> Result<Vec<PolicyCase>, Vec<Problem>> {
+    let (mut cases, mut problems) = (Vec::new(), Vec::new());
+    for (file, text) in files {
+        let mut notes = Notes::new(Path::new(file));
+        notes.read(parse_toml(text), |root, notes| read_file(file, root, now, &mut cases, notes));
+        problems.extend(notes.into_problems());
+    }
+    if cases.len() > POLICY_CASES_MAX {
+        let what = format!("{} cases, {POLICY_CASES_MAX} are the most", cases.len());
+        problems.push(Problem { file: "the cases".into(), line: 0, what });
+    }
+    problems.sort();
+    if problems.is_empty() { Ok(cases) } else { Err(problems) }
+}
+
+/// What the cases of a file share.
+struct CaseDefaults {
+    purpose: String,
+    method: Option<Method>,
+    ttl: Duration,
+    now: Wall,
+}
+
+fn read_file(file: &str, root: &mut Section<'_>, now: Wall, cases: &mut Vec<PolicyCase>, notes: &mut Notes) {
+    let mut table = root.section("defaults", notes);
+    let shared = CaseDefaults {
+        purpose: table.text("purpose", notes, line).unwrap_or_default(),
+        method: table.text("method", notes, method).flatten(),
+        ttl: ttl(&mut table, notes).unwrap_or(LEASE_TTL_DEFAULT),
+        now: table.text("now", notes, moment).unwrap_or(now),
+    };
+    table.finish(notes);
+    for mut table in root.list_of_sections("case", POLICY_CASES_MAX, notes) {
+        cases.extend(read_case(file, &mut table, &shared, notes));
+        table.finish(notes);
+    }
+}
+
+fn read_case(
+    file: &str,
+    table: &mut Section<'_>,
+    shared: &CaseDefaults,
+    notes: &mut Notes,
+) -> Option<PolicyCase> {
+    let place = format!("{file}:{}", table.line());
+    let caller = table.need("as", "\"spiffe://…\"", notes, str::parse::<SpiffeId>);
+    let act = read_act(table, notes);
+    let expected = table.need("expect", "\"allow\"", notes, CaseAnswer::parse);
+    let rule = table.text("rule", notes, line);
+    let rules = table.list("rules", SPEC_LIST_MAX, notes, line);
+    if rule.is_some() && !rules.is_empty() {
+        table.wrong("rules", "`rule` names one already: write all of them in `rules`", notes);
+    }
+    let relations = table.list("relation", SPEC_LIST_MAX, notes, |word| {
+        Relation::parse(word).ok_or_else(|| unknown(word, Relation::ALL.iter().map(|r| r.as_str())))
+    });
+    let case = PolicyCase {
+        place,
+        name: table.text("name", notes, line).unwrap_or_default(),
+        caller: caller?,
+        act: act?,
+        expected: expected?,
+        rules: values(rules).chain(rule).collect(),
+        tenant: table.text("tenant", notes, str::parse::<TenantName>),
+        purpose: table.text("purpose", notes, line).unwrap_or_else(|| shared.purpose.clone()),
+        method: table.text("method", notes, method).unwrap_or(shared.method),
+        ttl: ttl(table, notes).unwrap_or(shared.ttl),
+        approved: values(table.list("approved", SPEC_LIST_MAX, notes, line)).collect(),
+        own_checkpoint: table.value("own_checkpoint", notes, Value::truth).unwrap_or(true),
+        phase: table.text("phase", notes, phase).unwrap_or(Phase::Running),
+        now: table.text("now", notes, moment).unwrap_or(shared.now),
+        relations: values(relations).collect(),
+        reason: table.text("reason", notes, line).unwrap_or_default(),
+    };
+    Some(case)
+}
+
+/// Reads `do` and `on`: an action on a resource, or a call about a tenant.
+fn read_act(table: &mut Section<'_>, notes: &mut Notes) -> Option<AskedAct> {
+    let act = table.need("do", "\"read_dataset\"", notes, line);
+    let on = table.need("on", "\"dataset:acme/tickets@v3\"", notes, line);
+    AskedAct::parse(&act?, &on?, None)
+        .map_err(|(field, why)| table.wrong(if field == "action" { "do" } else { "on" }, why, notes))
+        .ok()
+}
+
+fn values<T>(items: Vec<Placed<T>>) -> impl Iterator<Item = T> {
+    items.into_iter().map(|item| item.value)
+}
+
+fn unknown<'k>(word: &str, known: impl Iterator<Item = &'k str> + Clone) -> String {
+    match nearest(word, known.clone()) {
+        Some(near) => format!("`{}` stands here: write `{near}`?", shown(word)),
+        None => {
+            format!("`{}` stands here: write one of {}", shown(word), known.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+fn line(text: &str) -> Result<String, String> {
+    if text.len() > TEXT_BYTES_MAX || text.chars().any(char::is_control) {
+        return Err(format!("it has a control character or more than {TEXT_BYTES_MAX} bytes"));
+    }
+    Ok(text.to_owned())
+}
+
+fn method(text: &str) -> Result<Option<Method>, String> {
+    match text {
+        "none" => Ok(None),
+        word => word
+            .parse()
+            .map(Some)
+            .map_err(|_| unknown(word, Method::ALL.iter().map(|m| m.as_str()).chain(["none"]))),
+    }
+}
+
+fn phase(text: &str) -> Result<Phase, String> {
+    let all = [Phase::Creating, Phase::Running, Phase::Draining];
+    let found = all.into_iter().find(|phase| phase.as_str() == text);
+    found.ok_or_else(|| unknown(text, all.iter().map(|phase| phase.as_str())))
+}
+
+fn moment(text: &str) -> Result<Wall, String> {
+    Wall::parse(text)
+        .ok_or_else(|| format!("`{}` is no moment: write it as \"2026-11-20T10:00:00Z\"", shown(text)))
+}
+
+/// Reads a number of seconds.
+fn ttl(table: &mut Section<'_>, notes: &mut Notes) -> Option<Duration> {
+    table.count("ttl", 1..=u32::MAX, notes).map(|seconds| Duration::from_secs(seconds.into()))
+}

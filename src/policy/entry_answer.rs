@@ -1,0 +1,59 @@
+//! What one entry of the catalog may do. Says nothing about why it may not, which takes longer to find.
+
+use super::{Bundle, Call, Engine, context::ContextFields, outcome::Outcome};
+use crate::{
+    catalog::Principal,
+    name::{Action, PrincipalKind, ResourceName},
+};
+
+/// An entry may do it, at once or after approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryAnswer {
+    /// Ids of the gates to be approved; empty if there are none.
+    pub gates: Vec<String>,
+    /// Ids of the rules that permit it.
+    pub rules: Vec<String>,
+}
+
+impl Engine {
+    /// Returns whether an entry may do one act of a job; `None` if it may not. The parts of the bundle are not read.
+    pub fn entry_may_do(
+        &self,
+        entry: &Principal,
+        action: Action,
+        on: &ResourceName,
+        bundle: &Bundle<'_>,
+    ) -> Option<EntryAnswer> {
+        if entry.kind != PrincipalKind::Workload || action.applies_to() != on.kind() {
+            return None;
+        }
+        let resource = self.catalog().resource(on).filter(|r| r.visible_to(&entry.tenant))?;
+        let name = entry.pattern.to_string();
+        let facts = ContextFields::of_job(&name, bundle);
+        answer(&self.part(entry, action, resource, &facts))
+    }
+
+    /// Returns whether an entry may make a call; `None` if it may not. The call names an identity that the entry matches.
+    pub fn entry_may_call(&self, entry: &Principal, call: &Call<'_>) -> Option<EntryAnswer> {
+        let found = self.catalog().principal(call.caller)?;
+        // An earlier entry of the file matches the identity.
+        if found.pattern != entry.pattern {
+            return None;
+        }
+        self.authorize_by(call).ok().map(|rules| EntryAnswer { gates: Vec::new(), rules })
+    }
+
+    /// Whether a rule looks at the identity within an entry, so that an answer for the entry is not one for all of them.
+    pub fn decides_by_identity(&self) -> bool {
+        self.slices.values().any(|slice| slice.reads.of("spiffe_id"))
+    }
+}
+
+fn answer(outcome: &Outcome) -> Option<EntryAnswer> {
+    let ids = |rules: &[std::sync::Arc<super::Rule>]| rules.iter().map(|r| r.id.clone()).collect();
+    match outcome {
+        Outcome::Allow(rules) => Some(EntryAnswer { gates: Vec::new(), rules: ids(rules) }),
+        Outcome::Wait(gates, permits) => Some(EntryAnswer { gates: ids(gates), rules: ids(permits) }),
+        Outcome::Forbid(_) | Outcome::Nothing | Outcome::Error(_) => None,
+    }
+}
