@@ -17,9 +17,10 @@ const FILES: [&str; 6] = [
 ];
 
 /// Messages that carry a secret: their `Debug` is written by hand, in `src/proto.rs`.
-const SECRET: [&str; 8] = [
+const SECRET: [&str; 9] = [
     "leasehold.v1.Session",
     "leasehold.v1.JoinAttemptRequest",
+    "leasehold.v1.BeginAttemptRequest",
     "leasehold.v1.BeginAttemptResponse",
     "leasehold.v1.DrainAttemptRequest",
     "leasehold.v1.EndAttemptRequest",

@@ -38,6 +38,10 @@ pub const PAGE_MAX: usize = 1_000;
 pub const PAGE_BYTES_MAX: usize = 256 << 10;
 /// Members of one job that an answer shows, those of the newest attempts first: under 4 MiB.
 pub const MEMBERS_SHOWN_MAX: usize = INSTANCES_MAX;
+/// Memberships ended by operators that a job remembers, to say why they ended. The ledger has all of them.
+pub const MEMBERSHIPS_ENDED_SHOWN: usize = 8;
+/// Locks before one job that an answer shows.
+pub const LOCKS_SHOWN: usize = 8;
 
 // ---------- durations ----------
 

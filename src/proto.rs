@@ -69,6 +69,7 @@ macro_rules! redacted {
 redacted! {
     Session { job, attempt, instance }
     JoinAttemptRequest { job, attempt, instance }
+    BeginAttemptRequest { job, key, supersede, members, joins }
     BeginAttemptResponse { attempt }
     DrainAttemptRequest { job, attempt, instance, grace, reason }
     EndAttemptRequest { job, attempt, instance, outcome, detail }
@@ -85,10 +86,11 @@ mod tests {
     fn no_message_with_a_secret_shows_it_in_its_debug() {
         let session = v1::Session { secret: b"5ecret".to_vec(), ..Default::default() };
         let shown = format!(
-            "{:?}{:?}{:?}{:?}{:?}{:?}",
+            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
             v1::KeepAliveRequest { session: Some(session.clone()), ..Default::default() },
             v1::IssueCredentialRequest { session: Some(session), ..Default::default() },
             v1::IssueCredentialResponse { token: "5ecret".into(), ..Default::default() },
+            v1::BeginAttemptRequest { ticket: "5ecret".into(), ..Default::default() },
             v1::BeginAttemptResponse { ticket: "5ecret".into(), ..Default::default() },
             v1::JoinAttemptRequest { ticket: "5ecret".into(), ..Default::default() },
             v1::IntrospectRequest { token: "5ecret".into(), ..Default::default() },

@@ -166,7 +166,9 @@ impl JobService for Jobs {
                 let job: JobId = read_name("job", &q.job)?;
                 let key = read_required_text("key", &q.key, limits::KEY_BYTES_MAX)?;
                 let vouched = read_patterns("members", &q.members)?;
-                let begin = BeginRequest { job, key: &key, supersede: q.supersede, vouched: &vouched };
+                let joins_with = q.joins.then_some(q.ticket.as_str());
+                let begin =
+                    BeginRequest { job, key: &key, supersede: q.supersede, vouched: &vouched, joins_with };
                 let began = broker.jobs.begin_attempt(&caller, &begin).await?;
                 let now = broker.clock().now();
                 Ok(v1::BeginAttemptResponse {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     caller::Caller,
     context::BrokerContext,
+    joining::membership_over,
     names,
     refusals::{job_not_found, move_refusal},
     session::MemberSession,
@@ -174,7 +175,7 @@ impl AccessControl {
                     caller.id(),
                 );
                 self.check_unlocked(names.iter())?;
-                Err(Refusal::new(Reason::NotJoined, "you are no longer a member of this attempt"))
+                Err(Refusal::new(Reason::NotJoined, membership_over(&job, session.attempt, &m)))
             }
         }
     }
@@ -203,7 +204,7 @@ impl AccessControl {
         }
     }
 
-    fn wall_text(&self, at: LeaseTime) -> String {
+    pub(super) fn wall_text(&self, at: LeaseTime) -> String {
         self.context.clock.now().wall_at(at).to_string()
     }
 }

@@ -6,6 +6,7 @@ use tokio::sync::{broadcast::error::RecvError, watch};
 
 use super::{
     caller::Caller,
+    joining::membership_over,
     members::MemberUseCases,
     names,
     presence::{MemberKey, Presence},
@@ -185,7 +186,8 @@ impl Attachment {
             };
             return Some(Notice { kind: NoticeKind::Drain(drain), reason: Reason::AttemptDraining, message });
         }
-        match a.members.get(instance).filter(|m| m.session == self.proof).map(|m| m.state) {
+        let member = a.members.get(instance).filter(|m| m.session == self.proof);
+        match member.map(|m| m.state) {
             Some(MemberState::Joined) => None,
             Some(MemberState::Away { .. }) => Some(Notice {
                 kind: NoticeKind::Reconnect,
@@ -195,7 +197,10 @@ impl Attachment {
             // If a lock ended the membership, the notice says so.
             Some(MemberState::Left | MemberState::Lost) | None => {
                 match self.members.access.check_unlocked(self.names.iter()) {
-                    Ok(()) => ended(Reason::NotJoined, "the membership is over".into()),
+                    Ok(()) => {
+                        let over = member.map(|m| membership_over(&job, *attempt, m));
+                        ended(Reason::NotJoined, over.unwrap_or_else(|| "the membership is over".into()))
+                    }
                     Err(locked) => ended(locked.reason, locked_text(&locked)),
                 }
             }

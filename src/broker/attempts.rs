@@ -9,6 +9,7 @@ use super::{
     decide::{approval_required, decision_record},
     endings::{EndedWork, RecordedEnding},
     jobs::JobUseCases,
+    joining::TicketFound,
     names,
     refusals::{job_not_found, move_refusal, state_refusal},
     rules::Rules,
@@ -60,12 +61,14 @@ pub struct BeginRequest<'a> {
     pub supersede: bool,
     /// The identities that join without the ticket: the launcher or a scheduler vouches for them.
     pub vouched: &'a [SpiffePattern],
+    /// If the caller joins the attempt itself: the ticket that it has already, which may be empty.
+    pub joins_with: Option<&'a str>,
 }
 
 impl JobUseCases {
     /// Begins the next attempt. The attempt before it ends only when the record of the new one is on disk.
     pub async fn begin_attempt(&self, caller: &Caller, begin: &BeginRequest<'_>) -> Result<Began, Refusal> {
-        let BeginRequest { job: id, key, supersede, vouched } = *begin;
+        let BeginRequest { job: id, key, supersede, vouched, joins_with } = *begin;
         self.context.refuse_if_held()?;
         let named = self.context.state.job(id).ok_or_else(job_not_found)?;
         let request = self.access.access_request(&caller.peer, Rpc::BeginAttempt)?;
@@ -87,6 +90,13 @@ impl JobUseCases {
             Begin::Existing(attempt) => return Ok(began_before(job, attempt, handed)),
             Begin::New(Change::AttemptBegan { attempt, .. }) => {
                 self.access.check_unlocked([FenceName::attempt(id, attempt)].iter())?;
+                if let Some(own) = joins_with {
+                    let ticket = match handed {
+                        Some(_) => TicketFound::Right,
+                        None => TicketFound::of(own, ticket.digest()),
+                    };
+                    self.joining.may_join_new(rules, caller, &job, &standing.names, ticket)?;
+                }
             }
             Begin::New(_) => {}
         }

@@ -14,10 +14,14 @@ use super::{
 use crate::{
     catalog::{Catalog, Principal},
     job::{Gate, Input, Job, JobState, Spec},
-    name::{Digest, FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, SpiffeId},
+    name::{
+        Digest, FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, ResourceName, SpiffeId,
+        TenantName,
+    },
     policy::{Asker, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
     state::{Created, NewJob, spec_bytes, spec_digest},
+    written::nearest,
 };
 
 /// The size of a job's record without its specification, in bytes.
@@ -145,6 +149,7 @@ impl JobUseCases {
             attempts: Vec::new(),
             closed: None,
             detail: String::new(),
+            ended_memberships: Vec::new(),
         }
     }
 
@@ -310,17 +315,26 @@ pub(super) fn check_human(
         .fix("leave acting_for out, or have may_act_for added to your catalog entry"))
 }
 
+/// Refuses a name that a tenant's jobs may not use, and suggests the nearest of those that they may.
+fn no_such_resource(catalog: &Catalog, tenant: &TenantName, name: &ResourceName) -> Refusal {
+    let text = format!("there is no {name}, or none that this tenant may see");
+    let refusal = Refusal::new(Reason::ResourceNotFound, text);
+    let same_kind = catalog.resources().filter(|r| r.name.kind() == name.kind() && r.visible_to(tenant));
+    let refusal = match nearest(name.as_str(), same_kind.map(|r| r.name.as_str())) {
+        Some(near) => refusal.with("nearest", near),
+        None => refusal,
+    };
+    refusal.fix(
+        "check the name and its version: leasehold catalog list; its owner can share it with your tenant",
+    )
+}
+
 /// Returns the inputs as the catalog has them. An absent resource and an invisible one get the same answer.
 fn inputs_of(catalog: &Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
     let mut inputs = Vec::new();
     for name in spec.read.iter().chain(&spec.write) {
-        let found = catalog.resource(name).filter(|r| r.visible_to(&spec.tenant)).ok_or_else(|| {
-            Refusal::new(
-                Reason::ResourceNotFound,
-                format!("there is no {name}, or none that this tenant may see"),
-            )
-            .fix("check the name and its version; its owner can share it with your tenant")
-        })?;
+        let found = catalog.resource(name).filter(|r| r.visible_to(&spec.tenant));
+        let found = found.ok_or_else(|| no_such_resource(catalog, &spec.tenant, name))?;
         if let Some(wanted) = spec.pins.get(name)
             && *wanted != found.pin
         {

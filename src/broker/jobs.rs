@@ -6,14 +6,17 @@ use tokio::sync::watch;
 
 use super::{
     access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, endings::Endings,
-    job_filter::JobFilter, refusals::job_not_found, tickets::Tickets, wording::Tokens,
+    job_filter::JobFilter, joining::Joining, names, refusals::job_not_found, tickets::Tickets,
+    wording::Tokens,
 };
 use crate::{
     clock::LeaseTime,
     job::Job,
-    name::{JobId, PrincipalKind, SpiffeId, TenantName},
+    limits,
+    name::{FenceName, JobId, PrincipalKind, SpiffeId, TenantName},
     policy::{Relation, Rpc},
     reason::Refusal,
+    state::Lock,
 };
 
 /// What launchers, schedulers and readers ask about jobs and their attempts.
@@ -22,6 +25,7 @@ pub struct JobUseCases {
     pub(super) access: AccessControl,
     pub(super) decisions: Decisions,
     pub(super) endings: Endings,
+    pub(super) joining: Joining,
     pub(super) tokens: Tokens,
     pub(super) tickets: Tickets,
 }
@@ -76,7 +80,8 @@ impl JobUseCases {
         self.context.table.of_job_count(job)
     }
 
-    /// Returns what a reader of a job should know of its identities.
+    /// Returns what a reader of a job should know beside its state: who ended memberships, which locks are in force, which of
+    /// its identities are in other jobs too.
     pub fn notes_on(&self, job: &Job) -> Vec<String> {
         let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
             let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();
@@ -87,6 +92,28 @@ impl JobUseCases {
             };
             format!("{id} is a member of {}{more} too", shown.join(", "))
         };
-        self.context.state.identities_in_several_jobs(job).into_iter().map(note).collect()
+        let ended = job.ended_memberships.iter();
+        let ended = ended.map(|e| format!("attempt {}: {} lost access: {}", e.attempt, e.identity, e.detail));
+        let several = self.context.state.identities_in_several_jobs(job).into_iter().map(note);
+        ended.chain(self.locks_before(job)).chain(several).collect()
+    }
+
+    /// Returns a line for each lock that keeps access from an open job or from its present members.
+    fn locks_before(&self, job: &Job) -> Vec<String> {
+        if job.is_closed() {
+            return Vec::new();
+        }
+        let mut names = names::of_job(&self.context.rules(), job);
+        let members = job.current().into_iter().flat_map(|a| a.members.identities());
+        names.extend(members.take(limits::IDENTITIES_SHOWN).cloned().map(FenceName::identity));
+        let locks = self.context.state.locks_on(names.iter(), limits::LOCKS_SHOWN);
+        let line = |lock: Lock| {
+            // The operators of another tenant, whose data the job reads, are not named.
+            let is_foreign = lock.of.as_ref().is_some_and(|of| *of != job.spec.tenant);
+            let by = if is_foreign { "its owner".to_owned() } else { lock.by.to_string() };
+            let since = self.access.wall_text(lock.since);
+            format!("{} is locked by {by} since {since}: {}", lock.name, lock.reason)
+        };
+        locks.into_iter().map(line).collect()
     }
 }

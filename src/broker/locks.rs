@@ -78,7 +78,7 @@ impl OperatorUseCases {
         }
         let mut ending = done.ending;
         if let Some(FenceKind::Identity(id)) = &kind {
-            let ended = self.end_memberships(caller, id, reason);
+            let ended = self.end_memberships(caller, id, "locked", reason);
             self.endings.sweep(&ended, "locked");
         }
         if revision.is_some() {

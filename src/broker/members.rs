@@ -7,13 +7,11 @@ use super::{
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
     context::BrokerContext,
-    decide::Decisions,
     endings::Endings,
+    joining::Joining,
     names,
     offer::Offer,
     refusals::{job_not_found, move_refusal, state_refusal},
-    rules::Rules,
-    wording::is_measured,
 };
 use crate::{
     catalog::IdentityUse,
@@ -22,9 +20,9 @@ use crate::{
     ledger::Actor,
     limits,
     name::{AttemptNumber, FenceName, InstanceName, JobId, SpiffeId},
-    policy::{Relation, Rpc},
+    policy::Rpc,
     reason::{Reason, Refusal},
-    secret::{Secret, SecretDigest},
+    secret::SecretDigest,
     state::{Belongs, Refused, Widened},
 };
 
@@ -52,7 +50,7 @@ pub struct JoinRequest<'a> {
 pub struct MemberUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
-    pub(super) decisions: Decisions,
+    pub(super) joining: Joining,
     pub(super) endings: Endings,
 }
 
@@ -74,7 +72,8 @@ impl MemberUseCases {
 
         // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
-        self.may_join(rules, caller, &job, &standing.names, join)?;
+        let shown = (attempt, join.ticket);
+        self.joining.may_join(rules, caller, &job, &standing.names, shown)?;
         let widened = self.admit_member(caller, &job, join).await?;
         if widened.changed {
             self.report_several(&widened.job, caller.id());
@@ -85,7 +84,7 @@ impl MemberUseCases {
             None => Ok(()),
             Some((rules, caller)) => {
                 let names = names::of_member(rules, &widened.job, attempt, instance, caller.id());
-                self.may_join(rules, caller, &widened.job, &names, join)
+                self.joining.may_join(rules, caller, &widened.job, &names, shown)
             }
         });
         if let Err(Overtaken { refusal, .. }) = again {
@@ -137,55 +136,6 @@ impl MemberUseCases {
             }
             state_refusal(refused, move_refusal)
         })
-    }
-
-    /// Checks all that joining an attempt asks of the rules. An identity that several jobs share, or that only a pattern of
-    /// `members.join` covers, needs the ticket, unless it belongs to one job and was vouched for.
-    fn may_join(
-        &self,
-        rules: &Rules,
-        caller: &Caller,
-        job: &Job,
-        names: &[FenceName],
-        join: &JoinRequest<'_>,
-    ) -> Result<(), Refusal> {
-        self.access.authorize_job(caller, Rpc::JoinAttempt, job, "")?;
-        if !caller.relations(job).contains(&Relation::Join) {
-            return Err(Refusal::new(
-                Reason::NotAMember,
-                "the job does not name your identity in members.join",
-            )
-            .with("you", caller.id().to_string())
-            .fix("add it to members.join in the job file, or run with an identity that is there"));
-        }
-        if !is_measured(job, caller.id()) {
-            return Err(Refusal::new(
-                Reason::QuotaExceeded,
-                format!(
-                    "your identity is more than {} bytes longer than the pattern that it joins by",
-                    limits::WILDCARD_BYTES_MAX
-                ),
-            )
-            .with("you", caller.id().to_string())
-            .fix("name it in full in members.join in the job file, or run with a shorter one"));
-        }
-        self.access.check_unlocked(names.iter())?;
-        self.decisions.check_launcher(rules, job)?;
-        let why = match caller.principal.identity {
-            IdentityUse::Shared => "several jobs share your identity",
-            IdentityUse::Job if job.spec.members.names_to_join(caller.id()) => return Ok(()),
-            IdentityUse::Job => "the job names your identity only by a pattern, which others match too",
-        };
-        let running = job.running(join.attempt).map_err(move_refusal)?;
-        let is_vouched = running.vouched.iter().any(|p| p.matches(caller.id()));
-        if is_vouched && caller.principal.identity == IdentityUse::Job {
-            return Ok(());
-        }
-        if join.ticket.and_then(Secret::from_text).map(|t| t.digest()) == Some(running.ticket) {
-            return Ok(());
-        }
-        Err(Refusal::new(Reason::TicketRequired, format!("{why}, so joining needs the ticket of this attempt"))
-            .fix("hand over by file what BeginAttempt answered as ticket, or name exactly this identity in members.join"))
     }
 
     /// Reports an identity that is in several open jobs now: once for each of its jobs, not for each of its members.

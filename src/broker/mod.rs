@@ -25,6 +25,7 @@
 //! | [`AccessControl`](access::AccessControl) | `access` `access_request` | finds the [`Caller`], refuses what it may not do, and keeps the order of a request for access |
 //! | `Decisions` | `decide` `launcher` | asks policy about the work of a job, and about its launcher |
 //! | `Endings` | `endings` | ends access, and cleans up behind it |
+//! | [`Joining`](joining::Joining) | `joining` | decides who may be a member: before an attempt begins, and at a join |
 //! | `Tokens` | `wording` | makes the claims of tokens |
 //!
 //! | Other file | What it holds |
@@ -55,6 +56,7 @@ mod introspect;
 mod issue;
 mod job_filter;
 mod jobs;
+mod joining;
 mod known;
 mod launcher;
 mod leases;

@@ -72,15 +72,23 @@ impl OperatorUseCases {
         }
     }
 
-    /// Ends all memberships of an identity. Returns the names that this lowered, for the clean-up.
-    pub(super) fn end_memberships(&self, caller: &Caller, id: &SpiffeId, reason: &str) -> Vec<FenceName> {
+    /// Ends all memberships of an identity, after it was revoked or locked, as `done` says. Returns the names that this lowered,
+    /// for the clean-up.
+    pub(super) fn end_memberships(
+        &self,
+        caller: &Caller,
+        id: &SpiffeId,
+        done: &str,
+        reason: &str,
+    ) -> Vec<FenceName> {
+        let detail = format!("its identity was {done} {}", by_whom(caller, reason));
         let mut ended = Vec::new();
         for job in self.context.state.open_jobs() {
             let now = self.context.clock.now().lease;
             let done = self
                 .context
                 .state
-                .narrow(job.id, &caller.actor(), |j| Ok::<_, Infallible>(leave_all(j, id, reason, now)));
+                .narrow(job.id, &caller.actor(), |j| Ok::<_, Infallible>(leave_all(j, id, &detail, now)));
             if let Ok(done) = done {
                 ended.extend(done.lowered);
             }
@@ -89,8 +97,13 @@ impl OperatorUseCases {
     }
 }
 
+/// Says to those who lose access who ended it, and why.
+pub(super) fn by_whom(caller: &Caller, reason: &str) -> String {
+    format!("by {}: {reason}", caller.id())
+}
+
 /// Returns the changes that end all memberships of an identity in the current attempt of a job.
-fn leave_all(job: &Job, id: &SpiffeId, reason: &str, at: LeaseTime) -> Vec<Change> {
+fn leave_all(job: &Job, id: &SpiffeId, detail: &str, at: LeaseTime) -> Vec<Change> {
     let Some(a) = job.current() else { return Vec::new() };
     a.members
         .iter()
@@ -102,7 +115,7 @@ fn leave_all(job: &Job, id: &SpiffeId, reason: &str, at: LeaseTime) -> Vec<Chang
             instance: instance.clone(),
             at,
             outcome: None,
-            detail: format!("its identity was revoked: {reason}"),
+            detail: detail.to_owned(),
         })
         .collect()
 }

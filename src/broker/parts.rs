@@ -11,6 +11,7 @@ use super::{
     endings::Endings,
     evaluate::PolicyUseCases,
     jobs::JobUseCases,
+    joining::Joining,
     leases::LeaseUseCases,
     members::MemberUseCases,
     operators::OperatorUseCases,
@@ -47,20 +48,23 @@ impl Broker {
         let decisions = Decisions { context: context.clone() };
         let endings = Endings { context: context.clone() };
         let tokens = Tokens { context: context.clone() };
+        let joining =
+            Joining { context: context.clone(), access: access.clone(), decisions: decisions.clone() };
         Ok(Arc::new(Broker {
             jobs: JobUseCases {
                 context: context.clone(),
                 access: access.clone(),
                 decisions: decisions.clone(),
                 endings: endings.clone(),
+                joining: joining.clone(),
                 tokens: tokens.clone(),
                 tickets,
             },
             members: MemberUseCases {
                 context: context.clone(),
                 access: access.clone(),
-                decisions: decisions.clone(),
                 endings: endings.clone(),
+                joining,
             },
             credentials: CredentialUseCases {
                 context: context.clone(),

@@ -33,14 +33,7 @@ where
         Refused::NoJob => job_not_found(),
         Refused::KeyConflict(job) => key_conflict(job),
         Refused::Ledger(why) => ledger_unavailable(&why),
-        Refused::Bound(job) => Refusal::new(
-            Reason::IdentityBound,
-            format!("your identity belongs to only one job, and that is {job}"),
-        )
-        .fix(format!(
-            "go on with that job while it is open (--job {job}); or run each job under its own SPIFFE ID, or have the catalog say identity = \"shared\"; this one is free {} h after {job} has ended",
-            limits::IDENTITY_BOUND.as_secs() / 3600
-        )),
+        Refused::Bound(job) => identity_bound(job),
         Refused::TooManyKeys(full) => Refusal::new(Reason::QuotaExceeded, full.to_string())
             .fix("wait until the oldest of them is a day old; begin the next attempt of a job that is there, rather than a new job"),
         other => {
@@ -55,6 +48,18 @@ pub(super) fn ledger_unavailable(why: &str) -> Refusal {
     tracing::debug!(why, "a record could not be written");
     Refusal::new(Reason::LedgerUnavailable, "the ledger cannot be written, so nothing was given")
         .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
+}
+
+/// Refuses an identity of one job that another job binds.
+pub(super) fn identity_bound(job: JobId) -> Refusal {
+    Refusal::new(
+        Reason::IdentityBound,
+        format!("your identity belongs to only one job, and that is {job}"),
+    )
+    .fix(format!(
+        "go on with that job while it is open (--job {job}); or run each job under its own SPIFFE ID, or have the catalog say identity = \"shared\"; this one is free {} h after {job} has ended",
+        limits::IDENTITY_BOUND.as_secs() / 3600
+    ))
 }
 
 /// Turns a refusal of the state into one for the caller, if the operation makes no move of a job.

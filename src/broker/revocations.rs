@@ -3,10 +3,11 @@
 use super::{
     caller::Caller,
     endings::{EndedWork, RecordedEnding},
-    operators::OperatorUseCases,
+    operators::{OperatorUseCases, by_whom},
     refusals::{move_refusal, state_refusal},
 };
 use crate::{
+    job::JobState,
     name::{FenceKind, FenceName, JobId, Outcome},
     policy::Rpc,
     reason::{Reason, Refusal},
@@ -60,15 +61,16 @@ impl OperatorUseCases {
         if self.context.rates.may_log(caller.id()) {
             tracing::warn!(%name, by = %caller.id(), reason, "revoked");
         }
+        let detail = by_whom(caller, reason);
         Ok(match name.kind() {
             FenceKind::Job(job) => {
                 let closed =
-                    self.endings.close(job, &caller.actor(), Outcome::Revoked, reason, "job revoked")?;
-                Revoked { jobs_closed: vec![job], ..self.revoked(closed.done) }
+                    self.endings.close(job, &caller.actor(), Outcome::Revoked, &detail, "job revoked")?;
+                self.closed_by_revocation(job, closed)
             }
             FenceKind::Attempt(job, attempt) => {
                 let ended =
-                    self.endings.end_attempt_as(&caller.actor(), job, attempt, Outcome::Revoked, reason);
+                    self.endings.end_attempt_as(&caller.actor(), job, attempt, Outcome::Revoked, &detail);
                 let EndedWork { done, .. } = ended.map_err(|r| state_refusal(r, move_refusal))?;
                 let jobs_closed = if done.value.is_closed() { vec![job] } else { Vec::new() };
                 Revoked { jobs_closed, ..self.revoked(done) }
@@ -85,6 +87,16 @@ impl OperatorUseCases {
         })
     }
 
+    /// The answer about one job. If it was closed before, nothing ended.
+    fn closed_by_revocation(&self, job: JobId, closed: EndedWork) -> Revoked {
+        let was_closed = closed.done.record.is_none();
+        let (outcome, state) = (closed.conflict.unwrap_or(Outcome::Revoked), self.revoked(closed.done));
+        match was_closed {
+            true => Revoked { notes: vec![closed_before(job, outcome)], ..state },
+            false => Revoked { jobs_closed: vec![job], ..state },
+        }
+    }
+
     fn revoked<T>(&self, done: Committed<T>) -> Revoked {
         let ending = self.endings.recorded(done.ending, done.record);
         Revoked { ending, jobs_closed: Vec::new(), notes: Vec::new() }
@@ -98,7 +110,7 @@ impl OperatorUseCases {
         let mut ended = Vec::new();
         match kind {
             FenceKind::Identity(id) => {
-                ended = self.end_memberships(caller, id, reason);
+                ended = self.end_memberships(caller, id, "revoked", reason);
                 if !ended.is_empty() {
                     notes.push(format!("{} membership(s) of it ended", ended.len()));
                 }
@@ -119,10 +131,19 @@ impl OperatorUseCases {
 
     fn would_revoke(&self, name: &FenceName) -> Revoked {
         let ending = self.endings.dry_ending(self.count_behind(name));
-        let jobs_closed = match name.kind() {
-            FenceKind::Job(job) if self.context.state.job(job).is_some_and(|j| !j.is_closed()) => vec![job],
-            _ => Vec::new(),
-        };
-        Revoked { ending, jobs_closed, notes: vec!["dry run: nothing was changed".to_owned()] }
+        let (mut jobs_closed, mut notes) = (Vec::new(), vec!["dry run: nothing was changed".to_owned()]);
+        if let FenceKind::Job(id) = name.kind()
+            && let Some(job) = self.context.state.job(id)
+        {
+            match job.state {
+                JobState::Closed(outcome) => notes.push(closed_before(id, outcome)),
+                _ => jobs_closed.push(id),
+            }
+        }
+        Revoked { ending, jobs_closed, notes }
     }
+}
+
+fn closed_before(job: JobId, outcome: Outcome) -> String {
+    format!("{job} was closed already: {outcome}. It had no access left, so nothing ended")
 }

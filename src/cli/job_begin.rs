@@ -26,7 +26,8 @@ pub(super) struct BeginArgs {
     /// Your name for this run. The same key means the same attempt
     #[arg(long, value_name = "K", value_parser = run::key)]
     attempt_key: String,
-    /// Let this SPIFFE ID or pattern join without the ticket, if members.join covers it. Repeatable
+    /// Let this SPIFFE ID or pattern join without the ticket, if members.join covers it. Repeatable. It joins with
+    /// `leasehold run --job ID --running` or `leasehold agent attach ID`
     #[arg(long = "member", value_name = "ID", value_parser = parse::pattern)]
     members: Vec<String>,
     /// Write the ticket to this new file (mode 0600), for members that need it
@@ -41,7 +42,8 @@ pub(super) async fn begin(args: BeginArgs, session: &Session) -> Result<Exit, Fa
     let client = session.client(&STARTERS)?;
     let BeginArgs { job, attempt_key: key, members, ticket_to, supersede } = args;
     let job = job.resolve(&client).await?;
-    let request = v1::BeginAttemptRequest { job: job.to_string(), key, supersede, members };
+    let request =
+        v1::BeginAttemptRequest { job: job.to_string(), key, supersede, members, ..Default::default() };
     let answer =
         client.ask(CallKind::Changes, request, async |r| client.jobs().begin_attempt(r).await).await?;
     if let Some(path) = &ticket_to {

@@ -1,8 +1,9 @@
 //! Changes of a job. Each is one record of the ledger.
 
-use super::{Attempt, AttemptState, Drain, Job, JobState, Member, MemberState};
+use super::{Attempt, AttemptState, Drain, EndedMembership, Job, JobState, Member, MemberState};
 use crate::{
     clock::LeaseTime,
+    limits,
     name::{AttemptNumber, FenceName, InstanceName, Outcome, SpiffeId, SpiffePattern},
     secret::SecretDigest,
 };
@@ -134,12 +135,27 @@ impl Job {
             Change::MemberAway { attempt, instance, at, .. } => {
                 self.set_member(*attempt, instance, *at, MemberState::Away { since: *at }, None);
             }
-            Change::MemberLeft { attempt, instance, at, outcome, .. } => {
+            Change::MemberLeft { attempt, instance, at, outcome, detail } => {
+                if outcome.is_none() {
+                    self.note_ended_membership(*attempt, instance, detail);
+                }
                 self.set_member(*attempt, instance, *at, MemberState::Left, *outcome);
             }
             Change::MemberLost { attempt, instance, at, .. } => {
                 self.set_member(*attempt, instance, *at, MemberState::Lost, None);
             }
+        }
+    }
+
+    /// Notes a membership that an operator ended. Those of one identity that ended together count once.
+    fn note_ended_membership(&mut self, attempt: AttemptNumber, instance: &InstanceName, detail: &str) {
+        let member = self.attempt(attempt).filter(|a| !a.is_ended()).and_then(|a| a.members.get(instance));
+        let Some(identity) = member.map(|m| m.spiffe_id.clone()) else { return };
+        let ended = EndedMembership { attempt, identity, detail: detail.to_owned() };
+        if !self.ended_memberships.contains(&ended) {
+            let full = self.ended_memberships.len() >= limits::MEMBERSHIPS_ENDED_SHOWN;
+            self.ended_memberships.drain(..usize::from(full));
+            self.ended_memberships.push(ended);
         }
     }
 

@@ -26,5 +26,7 @@ mod transitions;
 pub use change::Change;
 pub use roster::{Roster, member_bytes};
 pub use spec::{DoneWhen, Members, Spec, Tuning};
-pub use state::{Attempt, AttemptState, Drain, Gate, Input, Job, JobState, Member, MemberState};
+pub use state::{
+    Attempt, AttemptState, Drain, EndedMembership, Gate, Input, Job, JobState, Member, MemberState,
+};
 pub use transitions::{Begin, Close, DrainSpans, End, Illegal, Join};

@@ -81,6 +81,17 @@ pub struct Job {
     pub closed: Option<LeaseTime>,
     /// The reason for its state, in one line.
     pub detail: String,
+    /// The memberships that an operator ended, oldest first: the newest [`MEMBERSHIPS_ENDED_SHOWN`](crate::limits::MEMBERSHIPS_ENDED_SHOWN) of them.
+    pub ended_memberships: Vec<EndedMembership>,
+}
+
+/// The end of all memberships of one identity in an attempt, by a revocation or a lock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedMembership {
+    pub attempt: AttemptNumber,
+    pub identity: SpiffeId,
+    /// What ended them, by whom and why, in one line.
+    pub detail: String,
 }
 
 /// A dataset or model that a job reads, as the catalog listed it.

@@ -65,6 +65,7 @@ fn job(expect: u32, attempts: u32) -> Job {
         attempts: vec![],
         closed: None,
         detail: String::new(),
+        ended_memberships: vec![],
     }
 }
 

@@ -136,13 +136,13 @@ impl FenceName {
 }
 
 fn parse(text: &str) -> Result<FenceKind, &'static str> {
-    const NOT: &str = "what follows its kind is not such a name";
     if text == "epoch" {
         return Ok(FenceKind::Epoch);
     }
-    let (kind, rest) = text
-        .split_once(':')
-        .ok_or("it must have the form KIND:NAME, as job:j-… or dataset:acme/tickets@v3")?;
+    let (kind, rest) = text.split_once(':').ok_or(
+        "write its kind, a colon and its name, such as job:j-…, identity:spiffe://acme.example/tuner, \
+         dataset:acme/tickets@v3, model:acme/base-7b, tenant:acme or human:ada",
+    )?;
     fn attempt(text: &str) -> Option<(JobId, AttemptNumber)> {
         let (job, number) = text.split_once('/')?;
         let n = number.parse().ok().and_then(AttemptNumber::new)?;
@@ -150,15 +150,24 @@ fn parse(text: &str) -> Result<FenceKind, &'static str> {
         (n.to_string() == number).then_some((job.parse().ok()?, n))
     }
     match kind {
-        "domain" => rest.parse().map(FenceKind::Domain).map_err(|_| NOT),
-        "tenant" => rest.parse().map(FenceKind::Tenant).map_err(|_| NOT),
-        "job" => rest.parse().map(FenceKind::Job).map_err(|_| NOT),
+        "domain" => {
+            rest.parse().map(FenceKind::Domain).map_err(|_| "write a trust domain, such as domain:acme.example")
+        }
+        "tenant" => {
+            rest.parse().map(FenceKind::Tenant).map_err(|_| "write the name of a tenant, such as tenant:acme")
+        }
+        "job" => rest
+            .parse()
+            .map(FenceKind::Job)
+            .map_err(|_| "write job: and the id of a job, as `leasehold job list` shows it"),
         "attempt" => {
+            const NOT: &str = "write attempt: and the id of a job, a slash and a number, such as attempt:j-…/2";
             let (rest, reading) = rest.strip_suffix("/reading").map_or((rest, false), |r| (r, true));
             let (j, n) = attempt(rest).ok_or(NOT)?;
             Ok(if reading { FenceKind::AttemptReading(j, n) } else { FenceKind::Attempt(j, n) })
         }
         "member" => {
+            const NOT: &str = "write the job, the attempt and the member, such as member:j-…/2/node-7";
             let mut cut = rest.splitn(4, '/');
             let (j, n, i, reading) = (cut.next(), cut.next(), cut.next(), cut.next());
             let (Some(j), Some(n), Some(i)) = (j, n, i) else { return Err(NOT) };
@@ -170,12 +179,24 @@ fn parse(text: &str) -> Result<FenceKind, &'static str> {
                 Some(_) => Err(NOT),
             }
         }
-        "identity" => rest.parse().map(FenceKind::Identity).map_err(|_| NOT),
-        "human" => rest.parse().map(FenceKind::Human).map_err(|_| NOT),
-        "dataset" | "model" | "checkpoint" => text.parse().map(FenceKind::Resource).map_err(|_| NOT),
-        "lease" => rest.parse().map(FenceKind::Lease).map_err(|_| NOT),
+        "identity" => rest
+            .parse()
+            .map(FenceKind::Identity)
+            .map_err(|_| "write a whole SPIFFE ID, such as identity:spiffe://acme.example/tuner"),
+        "human" => {
+            rest.parse().map(FenceKind::Human).map_err(|_| "write the name of a person, such as human:ada")
+        }
+        "dataset" | "model" | "checkpoint" => text
+            .parse()
+            .map(FenceKind::Resource)
+            .map_err(|_| "write its tenant, a slash and its name, such as dataset:acme/tickets or dataset:acme/tickets@v3"),
+        "lease" => rest
+            .parse()
+            .map(FenceKind::Lease)
+            .map_err(|_| "write lease: and the id of a lease, as `leasehold lease list` shows it"),
         _ => Err(
-            "its kind is none of epoch, domain, tenant, job, attempt, member, identity, human, dataset, model, checkpoint, lease",
+            "there is no such kind: write job:, lease:, identity:, dataset:, model:, checkpoint:, tenant:, domain:, human:, \
+             attempt: or member:, and the name",
         ),
     }
 }
@@ -183,7 +204,7 @@ fn parse(text: &str) -> Result<FenceKind, &'static str> {
 impl FromStr for FenceName {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        parse(text).map_err(|why| NameError::new(text, "a name of the fence grammar", why))?;
+        parse(text).map_err(|why| NameError::new(text, "a name of something that access depends on", why))?;
         Ok(FenceName(text.into()))
     }
 }

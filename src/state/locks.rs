@@ -9,7 +9,7 @@ use crate::{
     name::{FenceKind, FenceName, NameError, SpiffeId, SpiffePattern, TenantName},
 };
 
-/// What a lock is on: a name of the fence grammar, or all SPIFFE IDs below a path.
+/// What a lock is on: a name that access depends on, or all SPIFFE IDs below a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LockName {
     Name(FenceName),

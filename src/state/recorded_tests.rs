@@ -87,6 +87,7 @@ fn job(id: u128, at: LeaseTime) -> Job {
         attempts: vec![],
         closed: None,
         detail: String::new(),
+        ended_memberships: Vec::new(),
     }
 }
 

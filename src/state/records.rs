@@ -150,6 +150,7 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
         attempts: Vec::new(),
         closed: None,
         detail: String::new(),
+        ended_memberships: Vec::new(),
     })
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock::LeaseTime,
     fence::Seq,
-    job::{Attempt, AttemptState, Change, Drain, Job, JobState, Member, MemberState},
+    job::{Attempt, AttemptState, Change, Drain, EndedMembership, Job, JobState, Member, MemberState},
     ledger::{self, Actor, Event, Fold},
     name::{
         AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, SpiffeId, SpiffePattern, TenantName,
@@ -221,6 +221,15 @@ struct JobItem {
     attempts: Vec<AttemptItem>,
     closed: Option<LeaseTime>,
     detail: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ended_memberships: Vec<EndedMembershipItem>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct EndedMembershipItem {
+    attempt: AttemptNumber,
+    member: SpiffeId,
+    detail: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -306,6 +315,7 @@ impl JobItem {
             attempts: job.attempts.iter().map(AttemptItem::of).collect(),
             closed: job.closed,
             detail: job.detail.clone(),
+            ended_memberships: job.ended_memberships.iter().map(EndedMembershipItem::of).collect(),
         }
     }
 
@@ -330,7 +340,19 @@ impl JobItem {
             attempts: self.attempts.into_iter().map(AttemptItem::attempt).collect(),
             closed: self.closed,
             detail: self.detail,
+            ended_memberships: self.ended_memberships.into_iter().map(EndedMembershipItem::ended).collect(),
         })
+    }
+}
+
+impl EndedMembershipItem {
+    fn of(ended: &EndedMembership) -> Self {
+        let EndedMembership { attempt, identity, detail } = ended.clone();
+        EndedMembershipItem { attempt, member: identity, detail }
+    }
+
+    fn ended(self) -> EndedMembership {
+        EndedMembership { attempt: self.attempt, identity: self.member, detail: self.detail }
     }
 }
 

@@ -109,6 +109,12 @@ impl Store {
         self.lock_inner().identities.open_elsewhere(id, job).collect()
     }
 
+    /// The other job that an identity of one job is bound to now.
+    pub fn bound_elsewhere(&self, id: &SpiffeId, job: JobId) -> Option<JobId> {
+        let now = self.clock.now().lease;
+        self.lock_inner().identities.bound_elsewhere(id, job, now)
+    }
+
     /// An open job that someone else launched and in which the identity is or was a member.
     pub fn open_launched_by_others(&self, id: &SpiffeId) -> Option<JobId> {
         let inner = self.lock_inner();
@@ -144,6 +150,22 @@ impl Store {
     pub fn lock_on<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Option<Lock> {
         let now = self.clock.now().lease;
         self.lock_inner().locks.against(names, now).cloned()
+    }
+
+    /// Returns up to `max` locks in force on these names, each once.
+    pub fn locks_on<'a>(&self, names: impl Iterator<Item = &'a FenceName>, max: usize) -> Vec<Lock> {
+        let now = self.clock.now().lease;
+        let inner = self.lock_inner();
+        let mut found: Vec<Lock> = Vec::new();
+        for lock in names.filter_map(|name| inner.locks.against([name].into_iter(), now)) {
+            if found.len() >= max {
+                break;
+            }
+            if found.iter().all(|known| known.name != lock.name) {
+                found.push(lock.clone());
+            }
+        }
+        found
     }
 
     /// Returns up to `max` locks in force, in name order, after `after`.

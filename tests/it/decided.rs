@@ -550,7 +550,7 @@ async fn a_member_vouched_for_joins_without_a_ticket() {
     let begin = async |by: &str, key: &str, members: &[&str]| {
         let members = members.iter().map(ToString::to_string).collect();
         let request =
-            v1::BeginAttemptRequest { job: job.clone(), key: key.into(), supersede: false, members };
+            v1::BeginAttemptRequest { job: job.clone(), key: key.into(), members, ..Default::default() };
         world.client(by).await.jobs().begin_attempt(request).await
     };
     // A pod may not vouch for itself.

@@ -82,7 +82,7 @@ fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
             "give each process its own --instance; the name of a dead process is free again within seconds",
         ),
         R::NotJoined => (
-            "this process no longer takes part in the run: it has left, or was out of reach for too long",
+            "this process no longer takes part in the run: an operator ended that, it has left, or it was out of reach for too long",
             "start it again, with another --instance if the run goes on",
         ),
         R::SessionMismatch => (
@@ -90,8 +90,8 @@ fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
             "start it again with its own --instance",
         ),
         R::TicketRequired => (
-            "several jobs run under your identity, so each process must prove that it belongs to this job",
-            "give the key of the run, which brings the ticket: --job ID --attempt-key K; or the ticket from BeginAttempt: --ticket-file FILE",
+            "other processes can have your identity or match its pattern, so each must prove that it belongs to this job",
+            "give the ticket that the launcher wrote: leasehold job begin ID --attempt-key K --ticket-to FILE, then --ticket-file FILE here; if members.start names you in full, --job ID --attempt-key K brings it",
         ),
         R::MembersFull => (
             "not a fault of this process: the job allows fewer members than have come; the others go on",

@@ -172,7 +172,7 @@ pub(crate) async fn join_job(
                 Some(key) => key.clone(),
                 None => random_key()?,
             };
-            let begun = begin_attempt(&calls, id, key, options.supersede).await?;
+            let begun = begin_attempt(&calls, id, key, options).await?;
             let number =
                 begun.attempt.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(not_understood)?;
             state.is_own_attempt = options.attempt_key.is_none();
@@ -291,13 +291,17 @@ async fn get_job(calls: &Calls, id: JobId) -> Result<v1::Job, Refusal> {
     calls.retry(START_PATIENCE, ask).await?.job.ok_or_else(not_understood)
 }
 
+/// Begins an attempt, or finds the one that the key began. The daemon refuses it if this process could not join it, so that a
+/// missing ticket uses up no attempt.
 async fn begin_attempt(
     calls: &Calls,
     id: JobId,
     key: String,
-    supersede: bool,
+    options: &JoinOptions,
 ) -> Result<v1::BeginAttemptResponse, Refusal> {
-    let request = v1::BeginAttemptRequest { job: id.to_string(), key, supersede, ..Default::default() };
+    let ticket = options.ticket.as_ref().map(|t| t.expose().to_owned()).unwrap_or_default();
+    let (job, supersede) = (id.to_string(), options.supersede);
+    let request = v1::BeginAttemptRequest { job, key, supersede, joins: true, ticket, members: Vec::new() };
     let ask = async |span| calls.within(span, calls.jobs().begin_attempt(timed(span, request.clone()))).await;
     calls.retry(START_PATIENCE, ask).await
 }

@@ -125,7 +125,12 @@ impl LiveMember {
         };
         let until = self.credentials.last_expiry().map_or_else(
             || "no credentials are left".to_owned(),
-            |at| format!("credentials are good until {} at the latest", self.context.clock.now().wall_at(at)),
+            |at| {
+                let at = self.context.clock.now().wall_at(at);
+                format!(
+                    "servers that follow it or ask it refuse your credentials until it is back, and others accept them until {at} at the latest"
+                )
+            },
         );
         self.context.messages.send(&format!(
             "{what} ({}: {refusal}): {until}; your program goes on; trying to reconnect",
