@@ -174,6 +174,29 @@ fn the_samples_name_the_same_daemon() {
     assert!(guide.contains(&format!("server_id = \"{DAEMON}\"")));
 }
 
+/// SPIRE gives these identities, so the sample catalog must know each but the daemon's, and the sample daemon must have roots of
+/// its trust domain.
+#[cfg(feature = "server")]
+#[test]
+fn the_sample_catalog_knows_every_spire_entry() {
+    let catalog = Catalog::load(&root().join("config/catalog.d")).unwrap();
+    let entries = fs::read_to_string(root().join("deploy/spire/entries.json")).unwrap();
+    let entries: serde_json::Value = serde_json::from_str(&entries).unwrap();
+    let config = fs::read_to_string(root().join("config/leasehold.toml")).unwrap();
+    for entry in entries["entries"].as_array().unwrap() {
+        let id: leasehold::name::SpiffeId = entry["spiffe_id"].as_str().unwrap().parse().unwrap();
+        let known = catalog.principal(&id).map(|p| p.kind.as_str());
+        let wanted = match entry["entry_id"].as_str().unwrap() {
+            "leasehold-daemon" => None,
+            "leasehold-slurm-controller" => Some("scheduler"),
+            "leasehold-data-gateway" => Some("verifier"),
+            other => panic!("which kind is {other}?"),
+        };
+        assert_eq!(known, wanted, "{id}");
+        assert!(config.contains(id.trust_domain().as_str()), "config/leasehold.toml has no roots for {id}");
+    }
+}
+
 #[test]
 fn the_sample_daemon_trusts_every_sample_domain() {
     let yaml = fs::read_to_string(root().join("deploy/spire/kubernetes.yaml")).unwrap();

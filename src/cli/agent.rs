@@ -7,7 +7,7 @@ use nix::unistd::{Gid, Group, Pid};
 
 use super::{
     Exit, Failure, Session,
-    run::{JoinArgs, MemberArgs, RunConnection, failure},
+    run::{JoinArgs, MemberArgs, RunConnection, WhichAttempt, failure},
 };
 use crate::{
     agent::{
@@ -47,6 +47,8 @@ enum Attach {
 If several jobs share your identity, it needs the ticket that `leasehold job begin --ticket-to`
 wrote. If you know the attempt key, use `leasehold agent --job ID --attempt-key K` instead, which
 gets the ticket itself.
+
+A member that `leasehold job begin --member` names needs no ticket.
 
 Examples:
   leasehold agent attach j-… --watch-pid $TRAINER
@@ -110,7 +112,7 @@ impl AgentArgs {
                 let what = JoinTarget::Attempt(attach.job);
                 (attach.member.joining(what, RunSettings::default(), &connection)?, attach.sidecar)
             }
-            None => (self.join.joining(&connection)?, self.sidecar),
+            None => (self.join.joining(WhichAttempt::OfKey, &connection)?, self.sidecar),
         };
         sidecar.run_sidecar(joining, connection).await
     }
@@ -131,11 +133,14 @@ impl SidecarArgs {
         };
         let options = SidecarOptions { joining, dir: self.dir, readers, ready_file: self.ready_file, until };
         let source = connection.source();
-        let RunConnection { place, .. } = connection;
+        let RunConnection { place, svid, .. } = connection;
         match agent::run_sidecar(options, place).await {
             Ok(SidecarEnd::AsAsked) => Ok(Exit::Ok),
             Ok(SidecarEnd::AccessEnded) => Ok(Exit::Ended),
-            Err(error) => Err(failure(error, &*source).saying("Nothing was started, no access was given.")),
+            Err(error) => {
+                Err(failure(error, svid.as_ref(), &*source)
+                    .saying("Nothing was started, no access was given."))
+            }
         }
     }
 }

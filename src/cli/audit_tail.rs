@@ -1,19 +1,28 @@
 //! `leasehold audit tail`.
 
+use std::collections::BTreeSet;
+
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    Client, Exit, Failure, Session,
+    Client, Exit, Failure, Session, catalog,
     client::CallKind,
     client::Retries,
     ids,
-    output::print_line,
+    output::{note, print_line},
     parse,
     record::{self, About},
-    table::{TableSize, cut},
+    table::cut,
 };
-use crate::{clock::Wall, ledger::SignedHead, name::PrincipalKind, proto::v1, reason::Reason};
+use crate::{
+    clock::Wall,
+    ledger::SignedHead,
+    name::{FenceKind, FenceName, PrincipalKind, ResourceName},
+    proto::v1,
+    reason::Reason,
+    written::nearest,
+};
 
 /// Which records, and whether to wait for more.
 #[derive(Debug, Args)]
@@ -27,9 +36,13 @@ pub(super) struct TailArgs {
     /// Stop at the first record after this time
     #[arg(long, value_name = "WHEN", value_parser = parse::since)]
     until: Option<parse::Since>,
-    /// Only records of this type, for example revoked or job.closed. Repeatable
+    /// Only records of this type, for example denied or job.closed. Repeatable. `revoked` also shows the jobs and attempts
+    /// that were closed as revoked
     #[arg(long = "type", value_name = "TYPE", value_parser = parse::record_type, value_delimiter = ',')]
     types: Vec<String>,
+    /// Go on with new records, as without this option
+    #[arg(long, short, conflicts_with = "no_follow")]
+    follow: bool,
     /// Stop at the last record
     #[arg(long)]
     no_follow: bool,
@@ -38,8 +51,6 @@ pub(super) struct TailArgs {
     about: Option<String>,
 }
 
-/// The width of a row if stdout is not a terminal.
-const WIDTH: usize = 120;
 const READERS: [PrincipalKind; 2] = [PrincipalKind::Auditor, PrincipalKind::Operator];
 
 /// What to do after a stream has ended.
@@ -53,6 +64,9 @@ struct RecordTail<'a> {
     session: &'a Session,
     types: Vec<String>,
     about: Option<About>,
+    /// How many records were shown, and how many were about the name, of whatever type.
+    shown: u64,
+    matched: u64,
     since: Option<Wall>,
     until: Option<Wall>,
     no_follow: bool,
@@ -64,14 +78,25 @@ struct RecordTail<'a> {
 impl TailArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let now = session.now().wall;
-        let about = match &self.about {
-            Some(name) => Some(About::new(&ids::resolve_name(&session.client(&READERS)?, name).await?)),
+        let name = match &self.about {
+            Some(name) => {
+                let client = session.client(&READERS)?;
+                let name = ids::resolve_name(&client, name).await?;
+                if let Some(warning) = unknown(&client, &name).await? {
+                    note(&warning);
+                } else if !self.no_follow && self.from == 0 && self.since.is_none() {
+                    note(&format!("Waiting for new records about {name}. For those of the past: --from 1"));
+                }
+                Some(name)
+            }
             None => None,
         };
         let mut tail = RecordTail {
             session,
             types: self.types,
-            about,
+            about: name.as_deref().map(About::new),
+            shown: 0,
+            matched: 0,
             since: self.since.map(|since| since.wall(now)),
             until: self.until.map(|until| until.wall(now)),
             no_follow: self.no_follow,
@@ -80,7 +105,12 @@ impl TailArgs {
         };
         loop {
             match tail.read().await {
-                Ok(After::Done) => return Ok(Exit::Ok),
+                Ok(After::Done) => {
+                    if let Some(nothing) = tail.nothing_shown(name.as_deref()) {
+                        note(&nothing);
+                    }
+                    return Ok(Exit::Ok);
+                }
                 Ok(After::More) => tail.retries.wait(Ok(()), session).await?,
                 Err(failure) if self.no_follow => return Err(failure),
                 Err(failure) => tail.retries.wait(Err(failure), session).await?,
@@ -148,21 +178,64 @@ impl RecordTail<'_> {
         {
             return Ok(());
         }
-        let kind = record.get("type").and_then(Value::as_str).unwrap_or_default();
-        if !self.types.is_empty() && !self.types.iter().any(|t| t == kind) {
+        self.matched = self.matched.saturating_add(1);
+        if !self.types.is_empty() && !self.types.iter().any(|t| record::is_of_type(record, t)) {
             return Ok(());
         }
+        self.shown = self.shown.saturating_add(1);
         if self.session.for_programs() {
-            return self.session.print_item(&json!({ "index": index, "record": record }));
+            return self.session.print_item(&json!({ "index": index, "record": record::with_times(record) }));
         }
         let size = self.session.table_size();
         print_line(&match size.is_wide {
             true => record::row(index, record),
-            false => cut(
-                &record::short_row(index, record),
-                TableSize { columns: size.columns.or(Some(WIDTH)), ..size },
-            ),
+            false => cut(&record::short_row(index, record), size),
         })
+    }
+
+    /// Says why no record was shown, if none was: a mistyped name looks like a name that nothing happened to.
+    fn nothing_shown(&self, about: Option<&str>) -> Option<String> {
+        if self.shown > 0 {
+            return None;
+        }
+        Some(match (about, self.matched) {
+            (Some(name), 0) => format!(
+                "None of the records that were read is about {name}. Compare the name, or begin earlier: --from 1"
+            ),
+            (_, 0) => "There is no record in this range.".to_owned(),
+            (about, n) => {
+                let about = about.map(|name| format!(" about {name}")).unwrap_or_default();
+                format!("There are {n} records{about}, but none of the type {}.", self.types.join(" or "))
+            }
+        })
+    }
+}
+
+/// Returns a warning if the daemon knows nothing of this name. It cannot say so of each kind of name.
+async fn unknown(client: &Client, name: &str) -> Result<Option<String>, Failure> {
+    match name.parse::<FenceName>().map(|name| name.kind()) {
+        Ok(FenceKind::Resource(wanted)) => {
+            let is_it = |r: &ResourceName| *r == wanted || r.unversioned() == wanted;
+            let names = catalog::names(client).await?;
+            if names.iter().any(is_it) {
+                return Ok(None);
+            }
+            let all: BTreeSet<String> =
+                names.iter().flat_map(|r| [r.to_string(), r.unversioned().to_string()]).collect();
+            let near = nearest(name, all.iter().map(String::as_str));
+            let near = near.map(|near| format!(" The nearest name is {near}.")).unwrap_or_default();
+            Ok(Some(format!("The catalog has no {name}, so only older records can be about it.{near}")))
+        }
+        Ok(FenceKind::Job(job)) => {
+            let request = v1::GetJobRequest { job: job.to_string() };
+            match client.ask(CallKind::Reads, request, async |r| client.jobs().get_job(r).await).await {
+                Err(failure) if failure.reason == Some(Reason::JobNotFound) => {
+                    Ok(Some(format!("The daemon knows no job {job}, so only older records can be about it.")))
+                }
+                Ok(_) | Err(_) => Ok(None),
+            }
+        }
+        _ => Ok(None),
     }
 }
 

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::{
-    Exit, Failure, Session,
+    Client, Exit, Failure, Session,
     client::{CallKind, fetch_pages},
     failure::mistakes,
     output::{fields, note, print},
@@ -99,7 +99,16 @@ const READERS: [PrincipalKind; 6] = [
 
 /// Fetches all pages. The size of the daemon's catalog bounds them.
 async fn fetch(name: String, session: &Session) -> Result<Vec<v1::Resource>, Failure> {
-    let client = session.client(&READERS)?;
+    fetch_from(&session.client(&READERS)?, name).await
+}
+
+/// Returns the names of all resources that the caller may see.
+pub(super) async fn names(client: &Client) -> Result<Vec<ResourceName>, Failure> {
+    let resources = fetch_from(client, String::new()).await?;
+    Ok(resources.iter().filter_map(|r| r.name.parse().ok()).collect())
+}
+
+async fn fetch_from(client: &Client, name: String) -> Result<Vec<v1::Resource>, Failure> {
     let pages = fetch_pages(usize::MAX, async |page_size, page_token| {
         let request = v1::ListResourcesRequest { name: name.clone(), page_size, page_token };
         let answer =

@@ -1,10 +1,10 @@
 //! Calls to the daemon: one connection, a deadline for each call, retries of streams.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
-use super::{Exit, Failure, Session, failure::Effect, output::note};
+use super::{Exit, Failure, Session, failure::Effect, output::note, svid::mint_command};
 use crate::{
     backoff::Backoff,
     clock::Clock,
@@ -33,6 +33,8 @@ pub struct Client {
     clock: Arc<dyn Clock>,
     /// How long to wait for a first SVID.
     identity_wait: Duration,
+    /// The file of our certificate, if it comes from one.
+    certificate: Option<PathBuf>,
 }
 
 /// Whether a call changes anything. If its answer is lost, a change may have happened.
@@ -56,7 +58,12 @@ impl Client {
         clock: Arc<dyn Clock>,
         identity_wait: Duration,
     ) -> Self {
-        Client { daemon: RotatingChannel::new(connector), source, clock, identity_wait }
+        Client { daemon: RotatingChannel::new(connector), source, clock, identity_wait, certificate: None }
+    }
+
+    /// Sets the file that our certificate comes from, so that an error can say how to issue it again.
+    pub(super) fn with_certificate(self, file: PathBuf) -> Self {
+        Client { certificate: Some(file), ..self }
     }
 
     pub(super) fn jobs(&self) -> JobServiceClient<Channel> {
@@ -124,7 +131,13 @@ impl Client {
     }
 
     pub(super) fn failure(&self, status: &Status, kind: CallKind) -> Failure {
-        let failure = status_failure(status, kind, self.daemon.connector().endpoint().address());
+        let mut failure = status_failure(status, kind, self.daemon.connector().endpoint().address());
+        if failure.reason == Some(Reason::SvidExpired)
+            && let (Some(file), Some(you)) = (&self.certificate, self.you())
+            && let Some(mint) = mint_command(file, &you)
+        {
+            failure = failure.fix_instead(mint);
+        }
         match self.you() {
             Some(you) if failure.facts.iter().all(|(label, _)| label != "you") => {
                 failure.with("you", you.to_string())

@@ -9,6 +9,7 @@ use super::{
     Exit, Failure, Session,
     failure::mistakes,
     output::{Page, columns, note, print},
+    serve::mint_of,
 };
 use crate::{
     config::{Config, DefaultUsed},
@@ -55,6 +56,7 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
     let loaded = Config::load(file).map_err(|e| Failure { exit: Exit::Failure, ..Failure::from(e) })?;
     let mut inspection = inspect(&loaded.config, &session.clock);
     inspection.look_at_ports(&loaded.config);
+    inspection.look_at_state(&loaded.config);
     if session.for_programs() {
         session.print_value(&value(&inspection, &loaded.defaults))?;
     } else {
@@ -69,7 +71,11 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
             "{}, so `leasehold serve` would not start",
             mistakes(&file.display().to_string(), faults.len())
         );
-        return Err(Failure { exit: Exit::Failure, ..Failure::of_problems(what, faults.into_iter()) });
+        let failure = Failure { exit: Exit::Failure, ..Failure::of_problems(what, faults.into_iter()) };
+        return Err(match mint_of(&loaded.config, session) {
+            Some(mint) => failure.fix(mint),
+            None => failure,
+        });
     }
     note("The configuration is good.");
     Ok(Exit::Ok)

@@ -1,17 +1,18 @@
 //! `leasehold context`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
     Exit, Failure, Session,
-    contexts_file::{Context, Contexts, SvidFrom, shown_endpoint},
+    contexts_file::{Context, Contexts, SvidFiles, SvidFrom, shown_endpoint},
     output::{TableCell, columns, fields, note, print},
     parse,
 };
 use crate::{
+    config::{ConfiguredPath, PathUse},
     identity::Pick,
     link::Endpoint,
     name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
@@ -152,6 +153,9 @@ impl ContextArgs {
         match self.command {
             ContextCommand::List => {
                 list(&contexts, session)?;
+                if contexts.contexts.is_empty() && contexts.broken.is_empty() {
+                    note(&no_context(path));
+                }
                 for (name, broken) in &contexts.broken {
                     note(&format!("leasehold: warning: context {name} cannot be used:"));
                     broken.problems.problems().iter().for_each(|p| note(&format!("  {p}")));
@@ -174,6 +178,11 @@ impl ContextArgs {
             ContextCommand::Add(args) => {
                 let name = args.name.to_string();
                 args.add(&mut contexts)?;
+                if let Some(context) = contexts.contexts.get(&name) {
+                    missing_files(context)
+                        .iter()
+                        .for_each(|line| note(&format!("leasehold: warning: {line}")));
+                }
                 save(&contexts)?;
                 let is_current = contexts.current.as_ref() == Some(&name);
                 let use_it = if is_current {
@@ -207,15 +216,40 @@ impl ContextArgs {
     }
 }
 
+/// Says that there is no context, and how to get one.
+fn no_context(file: &Path) -> String {
+    let what = match file.exists() {
+        true => format!("`{}` has no context.", file.display()),
+        false => format!("There is no contexts file: `{}` does not exist.", file.display()),
+    };
+    format!("{what} `leasehold dev` writes one, and `leasehold context add` describes another daemon.")
+}
+
+/// Returns a line for each file of a context that cannot be used now. It may be written later.
+fn missing_files(context: &Context) -> Vec<String> {
+    let one = |what: String, path: &Path, wanted| ConfiguredPath { key: what, path: path.to_owned(), wanted };
+    let mut files: Vec<ConfiguredPath> = Vec::new();
+    for (domain, path) in &context.bundles {
+        files.push(one(format!("bundle {domain}"), path, PathUse::File));
+    }
+    for (role, from) in &context.identities {
+        if let SvidFrom::Files(SvidFiles { cert, key }) = from {
+            files.push(one(format!("{role} certificate"), cert, PathUse::File));
+            files.push(one(format!("{role} key"), key, PathUse::PrivateFile));
+        }
+    }
+    let fault =
+        |file: &ConfiguredPath| Some(format!("{}: `{}` {}", file.key, file.shown(), file.check().err()?));
+    files.iter().filter_map(fault).collect()
+}
+
 fn unknown(name: &str, contexts: &Contexts) -> Failure {
     let known = contexts.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
-    Failure::new(Exit::Failure, format!("there is no context `{}`", name.escape_debug())).fix(
-        if known.is_empty() {
-            "start `leasehold dev`, which writes a context".to_owned()
-        } else {
-            format!("name one of: {known}")
-        },
-    )
+    Failure::usage(format!("there is no context `{}`", name.escape_debug())).fix(if known.is_empty() {
+        "start `leasehold dev`, which writes a context".to_owned()
+    } else {
+        format!("name one of: {known}")
+    })
 }
 
 fn list(contexts: &Contexts, session: &Session) -> Result<(), Failure> {

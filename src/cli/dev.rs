@@ -122,8 +122,13 @@ impl DevArgs {
         } else {
             print(&welcome(&deployment, &file))?;
         }
-        let stopped = serve(daemon, stops).await;
-        running.stop().await;
+        // The file server is a client of the daemon, whose stop waits for its connections: it stops at the same time.
+        let stopper = daemon.stopper();
+        let running_stops = async {
+            stopper.cancelled().await;
+            running.stop().await;
+        };
+        let (stopped, ()) = tokio::join!(serve(daemon, stops), running_stops);
         Ok(match stopped {
             Stopped::InOrder => Exit::Ok,
             Stopped::Failed => Exit::Failure,
@@ -135,8 +140,7 @@ impl DevArgs {
 fn not_started_here(error: &StartError) -> Failure {
     let mut failure = not_started(error);
     if let StartError::Listen { .. } = error {
-        failure.facts.retain(|(label, _)| label != "fix");
-        failure = failure.fix("another `leasehold dev` may be running: stop it, or use other ports with --port N; --port 0 uses free ones");
+        failure = failure.fix_instead("another `leasehold dev` may be running: stop it, or use other ports with --port N; --port 0 uses free ones");
     }
     failure
 }

@@ -9,11 +9,12 @@ use super::{
     Client, Exit, Failure, Session,
     contexts_file::{Context, Contexts, SvidFrom},
     output::{Page, print},
+    svid::mint_command,
     timestamp,
 };
 use crate::{
     clock::Wall,
-    config::{ConfiguredPath, PathUse},
+    config::{ConfiguredPath, PathFault, PathUse},
     identity::{IdentitySource, Pick, TrustBundles, X509Svid, wait_for_identity},
     limits::{CALL, CLOCK_DIFFERENCE_MAX},
     link::Connector,
@@ -23,8 +24,8 @@ use crate::{
 /// Finds what is wrong between you and the daemon, and says how to fix it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It checks the context, the files that it names and their modes, your certificates (SVIDs), the
-connection, what the daemon knows about you, and both clocks. It changes nothing, and exits with 1
+It checks the context, the files that it names and their modes, your certificates (SVIDs), both
+clocks, and for each of your identities the connection and what the daemon knows about it. It changes nothing, and exits with 1
 if something is wrong. Whether the daemon itself is healthy (its disk, its certificate) is at
 /readyz on the address of server.probe.
 
@@ -121,14 +122,51 @@ async fn run_checks(session: &Session, report: &mut DoctorReport) {
     let now = session.now().wall;
     let roots = check_bundles(&context, now, report);
     check_svids(&context, session.role(), &roots, now, report);
-    // A file that cannot be used was reported before. The daemon is not asked with it.
-    let chosen = match session.choose(PrincipalKind::ALL) {
+    let roles = match session.role() {
+        Some(role) => vec![role],
+        None => context.identities.keys().copied().collect(),
+    };
+    if roles.is_empty() {
+        return check_role(PrincipalKind::ALL, session, &mut AskedDaemon::default(), report).await;
+    }
+    let mut asked = AskedDaemon::default();
+    for role in &roles {
+        asked.role = if roles.len() > 1 { role.as_str() } else { "" };
+        check_role(&[*role], session, &mut asked, report).await;
+    }
+}
+
+/// What was found out about the daemon, so that it is said once and not for each identity.
+#[derive(Default)]
+struct AskedDaemon {
+    /// The identity that asks, if there are several.
+    role: &'static str,
+    has_answered: bool,
+    problems: Vec<String>,
+}
+
+impl AskedDaemon {
+    /// Adds the identity to the name of a check, if there are several.
+    fn of(&self, what: &str) -> String {
+        format!("{what} {}", self.role).trim_end().to_owned()
+    }
+}
+
+/// Connects with one identity, and asks the daemon about it.
+async fn check_role(
+    wanted: &[PrincipalKind],
+    session: &Session,
+    asked: &mut AskedDaemon,
+    report: &mut DoctorReport,
+) {
+    let chosen = match session.choose(wanted) {
         Ok(chosen) => chosen,
         Err(failure) => return report.add_failure("identity", failure),
     };
     let (connector, source) = match (session.connector(&chosen), &chosen.svid) {
         (Ok(found), _) => found,
         (Err(failure), SvidFrom::WorkloadApi { .. }) => return report.add_failure("SPIFFE agent", failure),
+        // A file that cannot be used was reported before. The daemon is not asked with it.
         (Err(_), SvidFrom::Files(_)) => return,
     };
     if let SvidFrom::WorkloadApi { pick, .. } = &chosen.svid
@@ -136,11 +174,11 @@ async fn run_checks(session: &Session, report: &mut DoctorReport) {
     {
         return;
     }
-    if !check_connection(&connector, report).await {
+    if !check_connection(&connector, asked, report).await {
         return;
     }
     let client = Client::new(connector, source, session.clock.clone(), session.identity_wait());
-    check_daemon(&client, session, report).await;
+    check_daemon(&client, session, asked, report).await;
 }
 
 /// Checks what the SPIFFE agent gives us. Waits for a short time only: the user wants to know how it is now.
@@ -220,12 +258,13 @@ fn check_svids(
         let mut readable = true;
         for path in [file(&files.cert, PathUse::File), file(&files.key, PathUse::PrivateFile)] {
             if let Err(fault) = path.check() {
-                readable &= matches!(fault, crate::config::PathFault::OpenToOthers { .. });
-                report.add_problem(
-                    what.clone(),
-                    format!("`{}` {fault}", path.shown()),
-                    "check that the program that issues this SVID writes it there, readable by this user only",
-                );
+                // Nothing loads a key that others may read, so one row says all.
+                readable = false;
+                let fix = match &fault {
+                    PathFault::OpenToOthers { .. } => format!("chmod 600 {}", path.shown()),
+                    _ => "check that the program that issues this SVID writes it there, readable by this user only".to_owned(),
+                };
+                report.add_problem(what.clone(), format!("`{}` {fault}", path.shown()), fix);
             }
         }
         if !readable {
@@ -241,10 +280,12 @@ fn check_svids(
                     true => format!("is not valid yet, it begins {}", timestamp::relative(from, now)),
                     false => format!("expired {}", timestamp::relative(until, now)),
                 };
+                let renew = "renew it: check that the SPIFFE agent, or `leasehold dev`, runs, and that the clock is right";
+                let mint = mint_command(&files.cert, svid.spiffe_id());
                 report.add_problem(
                     what,
                     format!("{} {which}: it is valid from {from} to {until}", svid.spiffe_id()),
-                    "renew it: check that the SPIFFE agent, or `leasehold dev`, runs, and that the clock is right",
+                    mint.unwrap_or_else(|| renew.to_owned()),
                 );
             }
             Ok(svid) => match svid.verify(roots, now) {
@@ -262,11 +303,12 @@ fn check_svids(
     }
 }
 
-async fn check_connection(connector: &Connector, report: &mut DoctorReport) -> bool {
+async fn check_connection(connector: &Connector, asked: &mut AskedDaemon, report: &mut DoctorReport) -> bool {
     let address = connector.endpoint().address();
     match connector.connected_channel().await {
         Ok(_) => {
-            report.add_ok("connection", format!("{address}, TLS 1.3, both sides authenticated"));
+            let found = format!("{address}, TLS 1.3, both sides authenticated");
+            report.add_ok(asked.of("connection"), found);
             true
         }
         Err(error) => {
@@ -274,24 +316,36 @@ async fn check_connection(connector: &Connector, report: &mut DoctorReport) -> b
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
             };
-            report.add_problem("connection", why, error.fix());
+            // The same problem with another identity, such as an address where nothing listens, is said once.
+            if !asked.problems.contains(&why) {
+                report.add_problem(asked.of("connection"), &*why, error.fix());
+                asked.problems.push(why);
+            }
             false
         }
     }
 }
 
-async fn check_daemon(client: &Client, session: &Session, report: &mut DoctorReport) {
+async fn check_daemon(
+    client: &Client,
+    session: &Session,
+    asked: &mut AskedDaemon,
+    report: &mut DoctorReport,
+) {
     let before = session.now();
-    let asked = client.who_am_i().await;
+    let answer = client.who_am_i().await;
     let after = session.now();
-    let answer = match asked {
+    let answer = match answer {
         Ok(answer) => answer,
-        Err(failure) => return report.add_failure("daemon", failure),
+        Err(failure) => return report.add_failure(&asked.of("daemon"), failure),
     };
-    report.add_ok("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch));
+    let is_first = !std::mem::replace(&mut asked.has_answered, true);
+    if is_first {
+        report.add_ok("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch));
+    }
     if answer.kind.is_empty() {
         report.add_problem(
-            "catalog",
+            asked.of("catalog"),
             format!("no entry matches {}", answer.spiffe_id),
             "add a [[principal]] that matches it to the catalog file of your team, then run `leasehold catalog reload`",
         );
@@ -302,7 +356,10 @@ async fn check_daemon(client: &Client, session: &Session, report: &mut DoctorRep
             Ok(kind) => kind.with_article(),
             Err(_) => answer.kind.as_str(),
         };
-        report.add_ok("catalog", format!("you are {kind} of {}{matched}", answer.tenant));
+        report.add_ok(asked.of("catalog"), format!("you are {kind} of {}{matched}", answer.tenant));
+    }
+    if !is_first {
+        return;
     }
     let round_trip = after.boot.since(before.boot);
     let middle = before.wall.plus(round_trip / 2);

@@ -76,6 +76,13 @@ impl Failure {
         self.with("fix", value)
     }
 
+    /// Replaces what to do by something that fits better.
+    #[must_use]
+    pub fn fix_instead(mut self, value: impl Into<String>) -> Self {
+        self.facts.retain(|(label, _)| label != "fix");
+        self.fix(value)
+    }
+
     /// Says in other words what was changed.
     #[must_use]
     pub fn saying(mut self, effect: impl Into<Cow<'static, str>>) -> Self {

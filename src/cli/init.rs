@@ -98,7 +98,8 @@ impl InitArgs {
             "leasehold run --job \"$JOB\" -- env".to_owned(),
         ]))?;
         note(&format!(
-            "{shown} has all files that these commands need. Its certificates last one day; `leasehold svid mint` issues new ones."
+            "{shown} has all files that these commands need. Its certificates last one day; after that, `leasehold doctor` and `leasehold \
+             config check` name the command that issues each again."
         ));
         Ok(Exit::Ok)
     }

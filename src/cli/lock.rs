@@ -8,12 +8,15 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     client::{CallKind, fetch_pages},
+    ids,
     output::{fields, note, print, print_line},
     parse, render,
     revoke::{EndingArgs, ending_rows, no_lease},
+    timestamp,
     wait_durable::{Wait, wait_durable},
 };
 use crate::{
+    clock::Wall,
     name::PrincipalKind,
     proto::{convert::duration, v1},
 };
@@ -80,8 +83,9 @@ impl LockArgs {
     }
 }
 
-async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result<Exit, Failure> {
+async fn lock(mut request: v1::LockRequest, wait: Wait, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator])?;
+    request.name = ids::resolve_name(&client, &request.name).await?;
     let (name, dry_run) = (request.name.clone(), request.dry_run);
     let kind = CallKind::of_dry_run(dry_run);
     let answer = client.ask(kind, request, async |r| client.operator().lock(r).await).await?;
@@ -99,12 +103,21 @@ async fn lock(request: v1::LockRequest, wait: Wait, session: &Session) -> Result
             note(&no_lease(&name));
         }
         if !dry_run {
-            note(&format!(
-                "New access to {name} is refused until you run: leasehold unlock {name} --reason …"
-            ));
+            note(&refused_until(&name, answer.lock.as_ref(), now));
         }
     }
     recorded.map(|()| Exit::Ok)
+}
+
+/// Says until when new access is refused, and how to allow it again before.
+fn refused_until(name: &str, lock: Option<&v1::Lock>, now: Wall) -> String {
+    let unlock = format!("leasehold unlock {name} --reason …");
+    match timestamp::both(lock.and_then(|l| l.until.as_ref()), now) {
+        until if until.is_empty() => format!("New access to {name} is refused until you run: {unlock}"),
+        until => {
+            format!("New access to {name} is refused until {until}. To allow it before then: {unlock}")
+        }
+    }
 }
 
 async fn list(session: &Session) -> Result<Exit, Failure> {
@@ -149,7 +162,8 @@ pub struct UnlockArgs {
 impl UnlockArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let client = session.client(&[PrincipalKind::Operator])?;
-        let request = v1::UnlockRequest { name: self.name.clone(), reason: self.reason };
+        let name = ids::resolve_name(&client, &self.name).await?;
+        let request = v1::UnlockRequest { name: name.clone(), reason: self.reason };
         let answer =
             client.ask(CallKind::Changes, request, async |r| client.operator().unlock(r).await).await?;
         let now = session.now().wall;
@@ -158,7 +172,7 @@ impl UnlockArgs {
                 &json!({ "lifted": answer.lifted.as_ref().map(|l| render::lock_value(l, now)) }),
             )?;
         } else {
-            print_line(&format!("{} is unlocked", self.name))?;
+            print_line(&format!("{name} is unlocked"))?;
             note("Access that the lock ended does not come back by itself.");
         }
         Ok(Exit::Ok)

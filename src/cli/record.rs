@@ -29,6 +29,9 @@ const LEFT_OUT: [&str; 14] = [
 const MOMENTS: [&str; 7] =
     ["ends", "until", "issued", "expires", "expires_at_latest", "reading_ends", "writing_ends"];
 
+/// More fields with such a time. They repeat the time of the row, or are in records that people seldom read.
+const MORE_MOMENTS: [&str; 3] = ["at", "last", "latest"];
+
 /// The fields that a row begins with, in this order. The others follow in the order of the record.
 const FIRST: [&str; 8] = ["job", "attempt", "lease", "name", "instance", "member", "half", "scopes"];
 
@@ -50,6 +53,34 @@ pub(super) fn short_row(index: u64, record: &Value) -> String {
     let seconds = time.split_once('.').map_or(time, |(seconds, _)| seconds);
     let left_out: Vec<&str> = IN_WIDE_ROWS.iter().chain(&MOMENTS).copied().collect();
     written(index, seconds, record, &said(record, &left_out))
+}
+
+/// Returns a record with each time in RFC 3339. The ledger has milliseconds since 1970, and seconds for what a token says.
+pub(super) fn with_times(record: &Value) -> Value {
+    match record {
+        Value::Array(items) => items.iter().map(with_times).collect(),
+        Value::Object(fields) => {
+            // Only the record of a token has this identifier.
+            let unit = if fields.contains_key("jti") { 1_000 } else { 1 };
+            let shown = |(key, value): (&String, &Value)| {
+                let is_moment = MOMENTS.contains(&key.as_str()) || MORE_MOMENTS.contains(&key.as_str());
+                let at = value.as_u64().filter(|_| is_moment).and_then(|at| at.checked_mul(unit));
+                (key.clone(), at.map_or_else(|| with_times(value), |ms| Wall(ms).to_string().into()))
+            };
+            Value::Object(fields.iter().map(shown).collect())
+        }
+        other => other.clone(),
+    }
+}
+
+/// Whether a record is of a type. Jobs and attempts that were revoked are of the type `revoked` too: their ends are the only
+/// records of it.
+pub(super) fn is_of_type(record: &Value, wanted: &str) -> bool {
+    let kind = text(record, "type");
+    kind == wanted
+        || wanted == "revoked"
+            && matches!(kind, "job.closed" | "attempt.ended")
+            && text(record, "outcome") == "revoked"
 }
 
 /// Returns when a record was written.
@@ -267,6 +298,35 @@ mod tests {
             "       8  t  leases.ended        cause=job:j-1 leases=l-1,l-2 by=\"daemon: a deadline\" \
              policy=sha256:abababababab… expires=2026-11-20T04:13:20.000Z"
         );
+    }
+
+    #[test]
+    fn all_times_of_a_record_have_one_form() {
+        let record = json!({
+            "time": "2026-11-20T04:13:20.000Z", "at": 1_795_148_000_000_u64, "count": 7, "seq": 1_795_148_000_000_u64,
+            "issued": 1_795_148_000_000_u64, "credential": { "jti": "x", "expires": 1_795_148_000_u64 },
+            "until": null, "spec": { "max_duration_ms": 3_600_000 },
+        });
+        let at = "2026-11-20T04:13:20.000Z";
+        let wanted = json!({
+            "time": at, "at": at, "count": 7, "seq": 1_795_148_000_000_u64, "issued": at,
+            "credential": { "jti": "x", "expires": at }, "until": null, "spec": { "max_duration_ms": 3_600_000 },
+        });
+        assert_eq!(with_times(&record), wanted);
+    }
+
+    #[test]
+    fn a_revoked_job_is_of_the_type_revoked() {
+        for (record, is) in [
+            (json!({"type": "revoked"}), true),
+            (json!({"type": "job.closed", "outcome": "revoked"}), true),
+            (json!({"type": "attempt.ended", "outcome": "revoked"}), true),
+            (json!({"type": "job.closed", "outcome": "failed"}), false),
+            (json!({"type": "denied", "outcome": "revoked"}), false),
+        ] {
+            assert_eq!(is_of_type(&record, "revoked"), is, "{record}");
+        }
+        assert!(is_of_type(&json!({"type": "job.closed", "outcome": "revoked"}), "job.closed"));
     }
 
     #[test]

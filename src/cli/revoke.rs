@@ -100,17 +100,23 @@ impl RevokeArgs {
         name: &str,
         session: &Session,
     ) -> Result<(Value, Result<(), Failure>), Failure> {
-        if let Some(advice) = new_access_warning(name) {
-            note(&advice);
-        }
-        let request = v1::RevokeRequest {
-            name: name.to_owned(),
-            reason: self.reason.clone(),
-            dry_run: self.ending.dry_run,
-            ahead: self.ending.ahead,
+        let ask = async |dry_run: bool| {
+            let (name, reason) = (name.to_owned(), self.reason.clone());
+            let request = v1::RevokeRequest { name, reason, dry_run, ahead: self.ending.ahead };
+            let kind = CallKind::of_dry_run(dry_run);
+            client.ask(kind, request, async |r| client.operator().revoke(r).await).await
         };
-        let kind = CallKind::of_dry_run(self.ending.dry_run);
-        let answer = client.ask(kind, request, async |r| client.operator().revoke(r).await).await?;
+        let mut answer = None;
+        if let Some(advice) = new_access_warning(name) {
+            // If the daemon refuses the revocation, nothing will ask again.
+            let counted = ask(true).await?;
+            note(&advice);
+            answer = Some(counted).filter(|_| self.ending.dry_run);
+        }
+        let answer = match answer {
+            Some(counted) => counted,
+            None => ask(self.ending.dry_run).await?,
+        };
         let mut ending = answer.ending.unwrap_or_default();
         let recorded = wait_durable(client, &mut ending, self.ending.wait()).await;
         let value = json!({
@@ -118,8 +124,13 @@ impl RevokeArgs {
             "jobs_closed": answer.jobs_closed, "notes": answer.notes,
         });
         if !session.for_programs() {
-            let ended_nothing = ending.behind == 0 && answer.jobs_closed.is_empty();
-            print(&fields(ending_rows(name, self.ending.dry_run, &ending, answer.jobs_closed)))?;
+            let was_closed = name.starts_with("job:") && answer.jobs_closed.is_empty();
+            let ended_nothing = ending.behind == 0 && answer.jobs_closed.is_empty() && !was_closed;
+            let mut rows = ending_rows(name, self.ending.dry_run, &ending, answer.jobs_closed);
+            if was_closed {
+                rows[0] = ("closed before", name.into());
+            }
+            print(&fields(rows))?;
             if ended_nothing {
                 note(&no_lease(name));
             }

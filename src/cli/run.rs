@@ -11,7 +11,10 @@ use std::{
 
 use clap::Args;
 
-use super::{Exit, Failure, Session, client::wait_for_identity, contexts_file::SvidFrom, job_create};
+use super::{
+    Exit, Failure, Session, client::wait_for_identity, contexts_file::SvidFrom, job_create,
+    svid::mint_command,
+};
 use crate::{
     agent::{
         self, JoinOptions, JoinTarget, MessageSink, OnRevoke, RunContext, RunError, RunOptions, RunSettings,
@@ -20,6 +23,7 @@ use crate::{
     identity::IdentitySource,
     limits::TICKET_BYTES_MAX,
     name::{InstanceName, JobId, PrincipalKind},
+    reason::Reason,
     secret::{Secret, SecretText},
 };
 
@@ -42,6 +46,9 @@ Examples:
 pub struct RunArgs {
     #[command(flatten)]
     pub join: JoinArgs,
+    /// Join the attempt that runs already, and begin none: see `job begin --member`
+    #[arg(long, requires = "job", conflicts_with = "supersede")]
+    pub running: bool,
     /// Where to put the credential files [default: in memory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
@@ -69,6 +76,15 @@ pub struct JoinArgs {
     pub member: MemberArgs,
 }
 
+/// Which attempt of a job to join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhichAttempt {
+    /// Begin one, or find the one of the key.
+    OfKey,
+    /// The one that runs already.
+    Running,
+}
+
 /// The member that joins.
 #[derive(Debug, Args)]
 pub struct MemberArgs {
@@ -84,13 +100,18 @@ pub struct MemberArgs {
 }
 
 impl JoinArgs {
-    pub(super) fn joining(self, connection: &RunConnection) -> Result<JoinOptions, Failure> {
+    pub(super) fn joining(
+        self,
+        which: WhichAttempt,
+        connection: &RunConnection,
+    ) -> Result<JoinOptions, Failure> {
         let spec = self.spec.as_deref().map(job_create::read_spec).transpose()?;
         let (spec, settings) = match spec {
             Some(spec) => (Some(spec.job), spec.run),
             None => (None, RunSettings::default()),
         };
         let what = match (self.job, spec) {
+            (Some(id), _) if which == WhichAttempt::Running => JoinTarget::Attempt(id),
             (Some(id), _) if self.attempt_key.is_none() && self.member.ticket_file.is_some() => {
                 JoinTarget::Attempt(id)
             }
@@ -183,15 +204,16 @@ impl RunConnection {
 impl RunArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let connection = RunConnection::of(session).await.map_err(Failure::before_the_command)?;
-        let joining = self.join.joining(&connection).map_err(Failure::before_the_command)?;
+        let which = if self.running { WhichAttempt::Running } else { WhichAttempt::OfKey };
+        let joining = self.join.joining(which, &connection).map_err(Failure::before_the_command)?;
         let options = RunOptions { front: session.behind, joining, dir: self.dir, command: self.command };
         let source = connection.source();
-        let RunConnection { place, .. } = connection;
+        let RunConnection { place, svid, .. } = connection;
         match agent::run(options, place).await {
             Ok(code) => Ok(Exit::Child(code)),
             Err(error) => {
                 let exit = Exit::Child(error.exit_code());
-                Err(Failure { exit, ..failure(error, &*source).before_the_command() })
+                Err(Failure { exit, ..failure(error, svid.as_ref(), &*source).before_the_command() })
             }
         }
     }
@@ -203,10 +225,16 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 /// Explains an error of the wrapper. The exit code is that of commands other than `run`.
-pub(super) fn failure(error: RunError, source: &dyn IdentitySource) -> Failure {
+pub(super) fn failure(error: RunError, svid: Option<&SvidPaths>, source: &dyn IdentitySource) -> Failure {
     match error {
         RunError::Refused(refusal) => {
-            let failure = Failure::from(agent::explain_refusal(refusal));
+            let mut failure = Failure::from(agent::explain_refusal(refusal));
+            if failure.reason == Some(Reason::SvidExpired)
+                && let (Some(paths), Some(own)) = (svid, &source.current().svid)
+                && let Some(mint) = mint_command(&paths.cert, own.spiffe_id())
+            {
+                failure = failure.fix_instead(mint);
+            }
             match &source.current().svid {
                 Some(svid) if failure.facts.iter().all(|(label, _)| label != "you") => {
                     failure.with("you", svid.spiffe_id().to_string())

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Exit, Failure, Session, failure::mistakes};
+use super::{Exit, Failure, Session, failure::mistakes, svid::mint_command};
 use crate::{
     config::{Config, IdentityConfig, IdentityFrom},
-    daemon::{Daemon, StartError, Stopped, allow_open_files, init_logging, init_metrics},
-    identity::Pick,
+    daemon::{BoundFrom, Daemon, StartError, Stopped, allow_open_files, init_logging, init_metrics},
+    identity::{Pick, X509Svid},
     ledger::{LockError, Lost, OpenError},
 };
 
@@ -42,10 +42,15 @@ impl ServeArgs {
             loaded.config.ledger.lost = Lost::BeginNew;
         }
         init_logging(&loaded.config.log);
-        allow_open_files(&loaded.config.server.room);
+        let is_default = loaded.defaults.iter().any(|used| used.key == "server.connections_max");
+        let from = if is_default { BoundFrom::Default } else { BoundFrom::File };
+        allow_open_files(&mut loaded.config.server.room, from);
         init_metrics();
         let daemon = tokio::select! {
-            daemon = Daemon::start(&loaded.config) => daemon.map_err(|e| not_started(&e))?,
+            daemon = Daemon::start(&loaded.config) => daemon.map_err(|e| match (&e, mint_of(&loaded.config, session)) {
+                (StartError::Faults(_), Some(mint)) => not_started(&e).fix_instead(mint),
+                _ => not_started(&e),
+            })?,
             () = stops.stop() => return Ok(Exit::Ok),
         };
         tracing::info!(
@@ -61,6 +66,14 @@ impl ServeArgs {
             Stopped::Failed => Exit::Failure,
         })
     }
+}
+
+/// Returns the command that issues the daemon's certificate again, if it has expired and `leasehold init` made it.
+pub(super) fn mint_of(config: &Config, session: &Session) -> Option<String> {
+    let IdentityFrom::Files { cert, key } = &config.identity.from else { return None };
+    let svid = X509Svid::load(cert, key).ok()?;
+    let has_ended = !svid.is_current(session.now().wall);
+    has_ended.then(|| mint_command(cert, svid.spiffe_id()))?
 }
 
 /// Options of the command line take precedence over the file.

@@ -142,11 +142,9 @@ impl Session {
         }
         match contexts.contexts.remove(&name) {
             Some(context) => Ok((name, context)),
-            None => {
-                Err(Failure::new(Exit::Failure, format!("there is no context `{}`", name.escape_debug()))
-                    .with("file", file)
-                    .fix(fix()))
-            }
+            None => Err(Failure::usage(format!("there is no context `{}`", name.escape_debug()))
+                .with("file", file)
+                .fix(fix())),
         }
     }
 
@@ -189,7 +187,11 @@ impl Session {
     pub fn client(&self, prefer: &[PrincipalKind]) -> Result<Client, Failure> {
         let chosen = self.choose(prefer)?;
         let (connector, source) = self.connector(&chosen)?;
-        Ok(Client::new(connector, source, self.clock.clone(), self.identity_wait()))
+        let client = Client::new(connector, source, self.clock.clone(), self.identity_wait());
+        Ok(match chosen.svid {
+            SvidFrom::Files(files) => client.with_certificate(files.cert),
+            SvidFrom::WorkloadApi { .. } => client,
+        })
     }
 
     /// Makes the connector to the chosen daemon, and the source of our SVID, which follows rotations from now on. The first SVID

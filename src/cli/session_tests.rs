@@ -56,7 +56,12 @@ impl OperatorService for Answers {
     }
 
     async fn revoke(&self, r: Request<v1::RevokeRequest>) -> Result<Response<v1::RevokeResponse>, Status> {
-        self.asked.lock().unwrap().push(format!("revoke {}", r.get_ref().name));
+        let request = r.get_ref();
+        let dry = if request.dry_run { "count" } else { "revoke" };
+        self.asked.lock().unwrap().push(format!("{dry} {}", request.name));
+        if request.dry_run && matches!(*self.revoke.lock().unwrap(), Some(Ok(_))) {
+            return Ok(Response::new(v1::RevokeResponse::default()));
+        }
         self.revoke.lock().unwrap().take().unwrap().map(Response::new)
     }
 
@@ -240,7 +245,7 @@ async fn a_revocation_that_is_not_durable_in_time_exits_with_5() {
     let revoke = "revoke tenant:acme --reason leak";
     let daemon = Running::start(ended(false)).await;
     assert_eq!(daemon.run(revoke).await.unwrap(), Exit::Ok);
-    assert_eq!(daemon.asked(), ["revoke tenant:acme", "wait [7]"]);
+    assert_eq!(daemon.asked(), ["count tenant:acme", "revoke tenant:acme", "wait [7]"]);
 
     let daemon = Running::start(Answers { not_durable: Some("the disk is full"), ..ended(false) }).await;
     let failure = daemon.run(revoke).await.unwrap_err();
@@ -249,7 +254,11 @@ async fn a_revocation_that_is_not_durable_in_time_exits_with_5() {
 
     let daemon = Running::start(ended(true)).await;
     assert_eq!(daemon.run(revoke).await.unwrap(), Exit::Ok);
-    assert_eq!(daemon.asked(), ["revoke tenant:acme"], "what is durable is not waited for");
+    assert_eq!(
+        daemon.asked(),
+        ["count tenant:acme", "revoke tenant:acme"],
+        "what is durable is not waited for"
+    );
 }
 
 #[tokio::test]
@@ -347,7 +356,7 @@ async fn a_missing_identity_is_reported_with_the_known_ones() {
 #[tokio::test]
 async fn contexts_are_chosen_and_deleted() {
     let daemon = Running::start(Answers::default()).await;
-    assert_eq!(daemon.run("context use other").await.unwrap_err().exit, Exit::Failure);
+    assert_eq!(daemon.run("context use other").await.unwrap_err().exit, Exit::Usage);
     assert_eq!(daemon.run("context use test").await.unwrap(), Exit::Ok);
     assert_eq!(daemon.run("context delete test").await.unwrap(), Exit::Ok);
     assert_eq!(Contexts::load(&daemon.contexts()).unwrap(), Contexts::default());

@@ -1,6 +1,9 @@
 //! `leasehold svid`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -55,6 +58,19 @@ struct MintArgs {
 }
 
 const TTL_MAX: Duration = Duration::from_secs(25 * 3_600);
+
+/// Returns the command that issues a certificate again, if it is one of a folder that `leasehold init` made: its CA is in `ca`
+/// beside the folder of the certificate.
+pub(super) fn mint_command(cert: &Path, id: &SpiffeId) -> Option<String> {
+    let ca = cert.parent()?.parent()?.join("ca");
+    let is_ours = ca.join("root.key").is_file() && ca.join("root.pem").is_file();
+    let out = cert.with_extension("");
+    // The daemon's own has the host name for clients that compare one.
+    let dns = if out.file_name()? == "daemon" { " --dns localhost" } else { "" };
+    is_ours.then(|| {
+        format!("issue it again: leasehold svid mint {id} --ca {} --out {}{dns}", ca.display(), out.display())
+    })
+}
 
 impl SvidArgs {
     pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {

@@ -11,8 +11,9 @@ use crate::{
     clock::{Clock, Wall},
     config::{Config, ConfiguredPath, IdentityFrom, IssuerListen},
     identity::{BundleSource, EndpointProfile, LoadError, TrustBundles, X509Svid},
+    ledger::Dir,
     limits,
-    name::TrustDomain,
+    name::{SpiffeId, TrustDomain},
 };
 
 /// The findings at one key of the configuration.
@@ -33,6 +34,8 @@ pub struct Inspection {
     pub looks: Vec<Look>,
     rules: Option<Rules>,
     tls: Option<TlsAcceptor>,
+    /// The daemon's own identity, if its SVID comes from files.
+    own_id: Option<SpiffeId>,
 }
 
 /// Everything that keeps a daemon from serving, one line for each.
@@ -49,7 +52,7 @@ impl fmt::Display for ConfigFaults {
 /// Reads every file that a configuration names, as a start does. Blocking.
 pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
     let looks = config.paths().iter().map(look_at_path).collect();
-    let mut all = Inspection { looks, rules: None, tls: None };
+    let mut all = Inspection { looks, rules: None, tls: None, own_id: None };
     let roots = all.look_at_bundles(config, clock.now().wall);
     all.look_at_svid(config, &roots, clock.now().wall);
     all.look_at_endpoints(config, clock);
@@ -109,6 +112,16 @@ impl Inspection {
         }
     }
 
+    /// Looks whether another process has the state. That is a warning: the daemon may be running.
+    pub fn look_at_state(&mut self, config: &Config) {
+        if let Some(holder) = Dir::at(&config.server.state).holder() {
+            self.look_mut("server.state").warnings.push(format!(
+                "a daemon that runs has this folder ({holder}): if it is another one, set another server.state, because two \
+                 daemons cannot share a ledger"
+            ));
+        }
+    }
+
     fn look_mut(&mut self, key: &str) -> &mut Look {
         let index = self.looks.iter().position(|look| look.key == key).unwrap_or_else(|| {
             self.looks.push(Look { key: key.to_owned(), ..Look::default() });
@@ -152,6 +165,7 @@ impl Inspection {
             }
             Err(error) => self.look_mut("identity.cert").faults.push(said(&error)),
             Ok(svid) => {
+                self.own_id = Some(svid.spiffe_id().clone());
                 let look = self.look_mut("identity.cert");
                 if let Err(why) = svid.verify(roots, now) {
                     look.faults.push(format!("{}: every client would refuse it: {why}", svid.spiffe_id()));
@@ -197,6 +211,16 @@ impl Inspection {
         self.look_mut("policy.dir").faults.extend(read.policy_faults);
         if let Some(rules) = &read.rules {
             let catalog = rules.catalog();
+            if let Some(own) = self.own_id.clone()
+                && let Some(entry) = catalog.principal(&own)
+            {
+                let is = entry.kind.with_article();
+                self.look_mut("identity.cert").warnings.push(format!(
+                    "{own} is {is} in the catalog ({}): give the daemon an SVID that is only its own, because the programs that have this one \
+                     could answer in its place",
+                    entry.declared_at
+                ));
+            }
             self.look_mut("policy.catalog").warnings.extend(catalog.warnings().to_vec());
             self.look_mut("policy.catalog").warnings.extend(strangers(config, rules));
             self.look_mut("policy.dir").warnings.extend(rules.engine.warnings().to_vec());

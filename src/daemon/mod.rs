@@ -28,6 +28,6 @@ mod telemetry;
 
 pub use failure::StartError;
 pub use inspect::{ConfigFaults, Inspection, inspect};
-pub use open_files::allow_open_files;
+pub use open_files::{BoundFrom, allow_open_files};
 pub use start::{Daemon, Stopped};
 pub use telemetry::{init_logging, init_metrics};

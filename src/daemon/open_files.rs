@@ -7,26 +7,58 @@ use crate::{config::RoomConfig, limits};
 /// What is open beside connections: the ledger, identity files, the runtime's own.
 const OTHERS: usize = 256;
 
+/// The fewest connections that a limit on open files may leave without a warning.
+const CONNECTIONS_FIT_MIN: u64 = 1_024;
+
+/// Who chose the bound on connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoundFrom {
+    /// The default, which may be lowered to what fits.
+    Default,
+    /// The configuration file.
+    File,
+}
+
 /// Raises the soft limit on open files to what a configuration needs, as far as the hard limit allows. A shell starts a
 /// process with 1,024, which handshakes of unknown callers could use up. In that case, no one else could connect, and the
-/// ledger could not begin a segment. Logs a warning if the limit is still too low.
-pub fn allow_open_files(room: &RoomConfig) {
+/// ledger could not begin a segment. If the hard limit is too low, a default bound on connections is lowered to what fits;
+/// a bound that the file has stays, with a warning.
+pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    let wanted = wanted(room);
-    let enough = wanted.min(hard).max(soft);
+    let needed = wanted(room);
+    let enough = needed.min(hard).max(soft);
     if enough > soft
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, enough, hard)
     {
-        tracing::warn!(soft, wanted, %error, "the limit on open files could not be raised");
+        tracing::warn!(soft, wanted = needed, %error, "the limit on open files could not be raised");
     }
-    if hard < wanted {
-        tracing::warn!(
+    if hard >= needed {
+        return;
+    }
+    match fitting(room, hard).filter(|_| from == BoundFrom::Default) {
+        Some(fitting) => {
+            room.connections_max = fitting;
+            room.connections_per_peer_max = room.connections_per_peer_max.min(fitting / 2);
+            tracing::info!(
+                limit = hard,
+                connections_max = fitting,
+                "the limit on open files bounds the connections"
+            );
+        }
+        None => tracing::warn!(
             limit = hard,
-            wanted,
+            wanted = needed,
             "the limit on open files is below the bounds on connections: raise the hard limit (LimitNOFILE= of systemd), or lower \
              connections_max below [server]"
-        );
+        ),
     }
+}
+
+/// Returns how many connections of known callers a limit leaves room for, if that is enough.
+fn fitting(room: &RoomConfig, hard: u64) -> Option<usize> {
+    let others = wanted(&RoomConfig { connections_max: 0, ..room.clone() });
+    let left = hard.checked_sub(others).filter(|left| *left >= CONNECTIONS_FIT_MIN)?;
+    usize::try_from(left).ok()
 }
 
 fn wanted(room: &RoomConfig) -> u64 {
@@ -43,4 +75,29 @@ fn wanted(room: &RoomConfig) -> u64 {
         OTHERS,
     ];
     files.into_iter().fold(0, |sum: u64, n| sum.saturating_add(n as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_bound_is_lowered_to_what_fits() {
+        let room = RoomConfig {
+            handshakes_max: 10,
+            connections_max: 20_000,
+            connections_per_peer_max: 10_000,
+            connections_unknown_max: 10,
+            connections_operators_max: 10,
+            streams_per_connection_max: 1,
+            requests_max: 1,
+            requests_per_peer_max: 1,
+            buffered_bytes_max: 1,
+            buffered_bytes_per_peer_max: 1,
+        };
+        let fits = fitting(&room, 20_000).unwrap();
+        assert!(fits < 20_000);
+        assert_eq!(wanted(&RoomConfig { connections_max: fits, ..room.clone() }), 20_000);
+        assert_eq!(fitting(&room, 1_024), None);
+    }
 }

@@ -99,6 +99,19 @@ impl Dir {
         &self.path
     }
 
+    /// Returns what the process that has this directory wrote about itself, if one has it. Nothing is written.
+    pub fn holder(&self) -> Option<String> {
+        let file = File::open(self.file(LOCK_FILE)).ok()?;
+        // A shared lock is given back at once, so that no daemon that starts meanwhile is kept out for longer than this call.
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(_) => None,
+            Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
+                Some(read_note(file).unwrap_or_else(|| "another process".to_owned()))
+            }
+            Err(_) => None,
+        }
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }

@@ -78,12 +78,25 @@ pub(crate) fn shown(text: &str) -> String {
     out
 }
 
-/// Returns the path of a private key, if there is such a file. Otherwise the key itself may have been pasted in its place.
+/// Returns the path of a private key, if there is such a file or if it can only be a path. Otherwise the key itself may have
+/// been pasted in its place.
 pub(crate) fn shown_key_path(path: &Path) -> String {
     match path.try_exists() {
         Ok(true) => path.display().to_string(),
+        Ok(false) if is_named_as_file(path) => path.display().to_string(),
         _ => "(not shown: no file is there, and a pasted key must not be printed)".to_owned(),
     }
+}
+
+/// Whether a path has the ending of a key's file, and nothing that looks like a key. No form of a key has a dot: base64 and
+/// hexadecimal digits have none, and PEM has blanks.
+fn is_named_as_file(path: &Path) -> bool {
+    const ENDINGS: [&str; 4] = ["key", "pem", "der", "p8"];
+    let is_plain = |text: &str| {
+        text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-@+".contains(c)) && !looks_secret(text)
+    };
+    path.to_str().is_some_and(is_plain)
+        && path.extension().and_then(|e| e.to_str()).is_some_and(|e| ENDINGS.contains(&e))
 }
 
 /// Returns a parser's message as one line.
@@ -102,6 +115,23 @@ pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_key_is_shown_only_if_it_is_a_path() {
+        for path in ["/etc/leasehold/svid.key", "svid/operator-1.pem"] {
+            assert_eq!(shown_key_path(Path::new(path)), path);
+        }
+        let base64 = "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgevZzL1gdAFr88hb2";
+        for pasted in [
+            base64.to_owned(),
+            format!("/etc/{base64}"),
+            format!("{base64}.key"),
+            "-----BEGIN PRIVATE KEY-----\nx.key".to_owned(),
+            "hunter2".to_owned(),
+        ] {
+            assert!(shown_key_path(Path::new(&pasted)).starts_with("(not shown"), "{pasted}");
+        }
+    }
 
     #[test]
     fn the_nearest_word_is_one_of_few_edits() {

@@ -117,3 +117,14 @@ async fn a_setting_that_refuses_peers_gets_a_warning() {
         assert!(said.contains(word), "`{word}` is not in {said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_svid_that_the_catalog_gives_others_is_warned_of() {
+    let world = real();
+    let svid = world.svid(WORKER);
+    world.write("svid.pem", &svid.cert);
+    world.write("svid.key", &svid.key);
+    let (approved, said) = checked(&world);
+    assert!(approved, "{said}");
+    assert!(said.contains(&format!("identity.cert: {WORKER} is a workload in the catalog")), "{said}");
+}

@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use leasehold::proto::v1::{AttemptState, JobState, ListJobsRequest, MemberState, Outcome};
+use leasehold::proto::v1::{self, AttemptState, JobState, ListJobsRequest, MemberState, Outcome};
 use nix::sys::signal::Signal;
 
 use crate::harness::*;
@@ -103,6 +103,45 @@ async fn a_run_that_cannot_join_closes_the_job_it_created() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_could_not_join_uses_up_no_attempt() {
+    const ANY_POD: &str = "spiffe://k8s.acme.example/ns/ml/job/*";
+    let world = world().await;
+    let launcher = world.client(LAUNCHER).await;
+    let create = async |key: &str, join: &str| {
+        let members =
+            v1::Members { join: vec![join.into()], start: vec![ANY_POD.into()], ..Default::default() };
+        let spec = v1::JobSpec { members: Some(members), ..spec() };
+        launcher.create(spec, key).await.unwrap().into_inner().job.unwrap().id
+    };
+    let (by_pattern, of_other) = (create("k1", ANY_POD).await, create("k2", OTHER_WORKER).await);
+    let refused = async |job: &str, said: &str| {
+        let args = ["run", "--job", job, "--", "sh", "-c", "touch $HERE/started"];
+        let mut wrapper = world.leasehold(WORKER, &[], &args);
+        assert_eq!(wrapper.exit().await, Some(125), "{}", wrapper.stderr());
+        assert!(wrapper.stderr().contains(said), "{}", wrapper.stderr());
+        let (job, _) = launcher.stands(job).await;
+        assert_eq!((job.state(), job.attempts.len()), (JobState::Ready, 0), "{said}");
+        assert!(!world.file("started").exists());
+    };
+    // Only a pattern names it in members.start, so it gets no ticket.
+    refused(&by_pattern, "--ticket-file FILE").await;
+    refused(&of_other, "members.join").await;
+    // The attempt that is left over is begun for it, and it joins that one without a ticket.
+    let request = v1::BeginAttemptRequest {
+        job: by_pattern.clone(),
+        key: "run-1".into(),
+        members: vec![WORKER.into()],
+        ..Default::default()
+    };
+    launcher.jobs().begin_attempt(request).await.unwrap();
+    let args = ["run", "--job", &by_pattern, "--running", "--", "true"];
+    let mut wrapper = world.leasehold(WORKER, &[], &args);
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    // Its identity belongs to that job now.
+    refused(&create("k3", WORKER).await, "belongs to only one job").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_needs_approval_names_the_approvers() {
     let world = world().await;
     let spec = job_toml("", "").replace(TICKETS, "dataset:acme/patients@v1");
@@ -162,6 +201,34 @@ async fn a_revoked_run_with_ignore_keeps_the_child_running() {
     world.write("go", "");
     assert_eq!(wrapper.exit().await, Some(0));
     assert_eq!(wrapper.stdout(), "up\ndown\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_identity_names_who_and_why() {
+    let mut world = world().await;
+    let by = format!("by {OPERATOR}: seen in the wild");
+    let mut wrapper = world.wrap(&job_toml("", "[members]\nattempts = 2\n"), &[], "echo up; exec sleep 600");
+    wrapper.child_says("up").await;
+    let job = wrapper.job().await;
+    let operator = world.client(OPERATOR).await;
+    operator.revoke(&format!("identity:{WORKER}")).await.unwrap();
+    assert_eq!(wrapper.exit().await, Some(143));
+    let said = wrapper.stderr();
+    assert!(said.contains(&format!("its identity was revoked {by}")), "{said}");
+    operator.lock(TICKETS).await.unwrap();
+    drop(operator);
+    // A restart does not forget it.
+    for _ in 0..2 {
+        let mut show = world.leasehold(OPERATOR, &[], &["job", "show", &job]);
+        assert_eq!(show.exit().await, Some(0), "{}", show.stderr());
+        let page = show.stdout();
+        assert!(page.contains(&format!("{WORKER} lost access: its identity was revoked {by}")), "{page}");
+        assert!(page.contains(&format!("{TICKETS} is locked by {OPERATOR} since ")), "{page}");
+        world.restart().await;
+    }
+    let operator = world.client(OPERATOR).await;
+    operator.revoke(&format!("job:{job}")).await.unwrap();
+    assert_eq!(operator.job(&job).await.detail, by);
 }
 
 #[tokio::test(flavor = "multi_thread")]

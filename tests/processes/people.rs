@@ -160,8 +160,8 @@ async fn each_refusal_before_a_start_says_what_to_do() {
 
     leasehold: denied: several jobs share your identity, so joining needs the ticket of this attempt
       you    spiffe://hpc.acme.example/slurm/ml-support/node
-      means  several jobs run under your identity, so each process must prove that it belongs to this job
-      fix    give the key of the run, which brings the ticket: --job ID --attempt-key K; or the ticket from BeginAttempt: --ticket-file FILE
+      means  other processes can have your identity or match its pattern, so each must prove that it belongs to this job
+      fix    give the ticket that the launcher wrote: leasehold job begin ID --attempt-key K --ticket-to FILE, then --ticket-file FILE here; if members.start names you in full, --job ID --attempt-key K brings it
     Nothing was started, no access was given.
     -- exit 125
 
@@ -266,7 +266,7 @@ async fn each_end_of_a_run_says_what_to_do() {
 
     # revoked
     leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
-    leasehold: access has ended (REVOKED): the job is closed (revoked): seen in the wild
+    leasehold: access has ended (REVOKED): the job is closed (revoked): by spiffe://people.acme.example/u/ada: seen in the wild
     leasehold: what it means: someone has ended this access on purpose; it does not come back by itself
     leasehold: the credential files are wiped; the command is ended by SIGTERM, and by SIGKILL after 1 s
     leasehold: interrupted: ended by SIGTERM; access had ended before
@@ -298,7 +298,7 @@ async fn each_end_of_a_run_says_what_to_do() {
 
     # the daemon went away, for good
     leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
-    leasehold: the daemon is away (UNREACHABLE: cannot reach `ADDRESS`): credentials are good until TIME at the latest; your program goes on; trying to reconnect
+    leasehold: the daemon is away (UNREACHABLE: cannot reach `ADDRESS`): servers that follow it or ask it refuse your credentials until it is back, and others accept them until TIME at the latest; your program goes on; trying to reconnect
     leasehold: the credentials have expired and their files are removed; your program goes on, and they are there again when the daemon is
     leasehold: the daemon has been away for 10s, longer than `rejoin` allows: no longer trying to reconnect; your program is not at fault and goes on without access; start it again to get new access
     leasehold: completed: exit code 0; this could not be reported (UNREACHABLE: cannot reach `ADDRESS`): access ends by itself within 300 s
