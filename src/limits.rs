@@ -30,7 +30,7 @@ pub const INSTANCES_MAX: usize = 2 * MEMBERS_MAX as usize;
 pub const ATTEMPTS_MAX: u32 = 1_000;
 /// Entries of a page if the caller asks for no number.
 pub const PAGE_DEFAULT: usize = 100;
-/// States, outcomes or resources in a filter of ListJobs. There are no more states and outcomes than this.
+/// States, outcomes or resources in a filter of `ListJobs`. There are no more states and outcomes than this.
 pub const JOB_FILTER_ITEMS_MAX: usize = 16;
 /// The most entries of a page.
 pub const PAGE_MAX: usize = 1_000;

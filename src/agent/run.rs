@@ -42,6 +42,7 @@ use crate::{
 pub struct RunOptions {
     /// The process in front of this one, at a terminal.
     pub front: Option<FrontPipes>,
+    /// The job, the attempt and the member to be.
     pub joining: JoinOptions,
     /// Where to create the directory of credential files. `None` uses memory, if possible.
     pub dir: Option<PathBuf>,
@@ -54,6 +55,10 @@ pub struct RunOptions {
 /// stdout, stdin and the environment belong to the child. The wrapper prints few messages. It starts the command after all
 /// credentials are in their files. When the command has ended, the wrapper wipes the files, reports the end, and ends the
 /// processes that the command left behind. This process must start no other child, see [`Child`].
+///
+/// # Errors
+///
+/// The command was not started. What was created before is ended.
 pub async fn run(options: RunOptions, context: RunContext) -> Result<u8, RunError> {
     // First of all, so that no signal is lost: from here on signals are passed on, or they undo the start.
     let (front, handle) = options.front.map(FrontPipes::open).transpose().map_err(RunError::Signals)?.unzip();

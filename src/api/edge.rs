@@ -57,7 +57,7 @@ impl Edge {
         }
     }
 
-    /// Reserves capacity for a request before its body is read. A caller that matches no catalog entry may call only WhoAmI.
+    /// Reserves capacity for a request before its body is read. A caller that matches no catalog entry may call only `WhoAmI`.
     pub(super) fn admit(&self, parts: &http::request::Parts) -> Result<Arc<RequestRoom>, Status> {
         let connection = self.connection_of(&parts.extensions)?;
         let rpc = rpc_of(parts.uri.path());

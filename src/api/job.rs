@@ -1,4 +1,4 @@
-//! The gRPC service JobService.
+//! The gRPC service `JobService`.
 
 use std::{pin::Pin, sync::Arc};
 

@@ -1,4 +1,4 @@
-//! The gRPC service MemberService.
+//! The gRPC service `MemberService`.
 
 use std::pin::Pin;
 

@@ -1,4 +1,4 @@
-//! The gRPC service OperatorService.
+//! The gRPC service `OperatorService`.
 
 use std::pin::Pin;
 

@@ -49,7 +49,7 @@ pub(super) struct Rooms {
     endings: Arc<Shares>,
     /// For operators who end access or restore it.
     operators: Arc<Shares>,
-    /// For WaitDurable, which waits long while the disk cannot be written.
+    /// For `WaitDurable`, which waits long while the disk cannot be written.
     waits: Arc<Shares>,
     /// For the streams of members and of resource servers: each has one small stream.
     feeds: Arc<Shares>,

@@ -112,7 +112,7 @@ fn messages(parts: &http::request::Parts) -> Messages {
     }
 }
 
-/// Adds the Reason to the refusals that tonic makes: OUT_OF_RANGE for a message over the limit, UNIMPLEMENTED for an
+/// Adds the Reason to the refusals that tonic makes: `OUT_OF_RANGE` for a message over the limit, `UNIMPLEMENTED` for an
 /// unknown call.
 fn with_reason(answer: http::Response<tonic::body::Body>) -> http::Response<tonic::body::Body> {
     let bare = !answer.headers().contains_key("grpc-status-details-bin");

@@ -1,4 +1,4 @@
-//! The gRPC service VerifierService.
+//! The gRPC service `VerifierService`.
 
 use std::{pin::Pin, sync::Arc};
 

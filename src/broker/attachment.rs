@@ -31,6 +31,7 @@ pub struct Notice {
     pub message: String,
 }
 
+/// What a member must do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoticeKind {
     /// Access has ended and does not come back in this attempt.

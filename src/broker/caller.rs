@@ -15,16 +15,20 @@ use crate::{
 /// A peer that the catalog knows, with the rules that it was looked up in.
 #[derive(Clone)]
 pub struct Caller {
+    /// The other side of the connection.
     pub peer: Peer,
+    /// Its entry in the catalog.
     pub principal: Arc<Principal>,
     pub(super) rules: Arc<Rules>,
 }
 
 impl Caller {
+    /// The SPIFFE ID of the peer.
     pub fn id(&self) -> &SpiffeId {
         self.peer.spiffe_id()
     }
 
+    /// The tenant whose file has its entry.
     pub fn tenant(&self) -> &TenantName {
         &self.principal.tenant
     }

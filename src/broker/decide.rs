@@ -86,7 +86,7 @@ pub(super) struct Decisions {
 impl Decisions {
     /// Returns what policy says, without making a Grant.
     pub(super) fn judge(&self, q: WorkQuestion<'_>) -> Verdict {
-        self.with_bundle(q, |engine, asker, bundle| engine.judge(asker, bundle))
+        self.with_bundle(q, Engine::judge)
     }
 
     /// Decides, and returns a Grant that carries the stand.

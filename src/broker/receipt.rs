@@ -1,4 +1,4 @@
-//! Receipts for ledger records: a caller that revoked access passes one to WaitDurable, to wait until the record is on disk.
+//! Receipts for ledger records: a caller that revoked access passes one to `WaitDurable`, to wait until the record is on disk.
 
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},

@@ -165,8 +165,7 @@ pub(super) fn is_measured(job: &Job, id: &SpiffeId) -> bool {
 }
 
 fn too_large(bytes: usize, claims: &Claims) -> Refusal {
-    let names: usize =
-        claims.authorization_details.iter().flat_map(|d| &d.names).map(|name| name.len()).sum();
+    let names: usize = claims.authorization_details.iter().flat_map(|d| &d.names).map(String::len).sum();
     let resources: usize = claims.authorization_details.iter().map(|d| d.names.len()).sum();
     Refusal::new(
         Reason::QuotaExceeded,

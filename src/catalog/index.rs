@@ -80,6 +80,7 @@ impl Catalog {
         &self.0.sources
     }
 
+    /// How many entries of each kind it has.
     pub fn counts(&self) -> Counts {
         let of = |kind| self.0.resources.keys().filter(|n| n.kind() == kind).count();
         Counts {
@@ -92,6 +93,7 @@ impl Catalog {
         }
     }
 
+    /// The tenants that have a file.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantName> {
         self.0.tenants.iter()
     }
@@ -106,6 +108,7 @@ impl Catalog {
         self.0.principals.iter().filter(move |p| p.pattern.overlaps(pattern))
     }
 
+    /// The entries of all tenants for identities.
     pub fn principals(&self) -> impl Iterator<Item = &Arc<Principal>> {
         self.0.principals.iter()
     }
@@ -130,14 +133,17 @@ impl Catalog {
         self.resource(name).filter(|r| r.name.kind() == ResourceKind::Checkpoint)
     }
 
+    /// The resources of all tenants, in the order of their names.
     pub fn resources(&self) -> impl Iterator<Item = &Resource> {
         self.0.resources.values()
     }
 
+    /// The audience that tokens name so in `aud`.
     pub fn audience(&self, name: &SpiffeId) -> Option<&Audience> {
         self.0.audiences.get(name)
     }
 
+    /// The audiences of all tenants, in the order of their names.
     pub fn audiences(&self) -> impl Iterator<Item = &Audience> {
         self.0.audiences.values()
     }

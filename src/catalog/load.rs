@@ -31,6 +31,10 @@ impl Catalog {
 
     /// Reads the directory again and returns the catalog that replaces this one. A mistake of one tenant does not hold the
     /// others back: [`Catalog::not_taken`] has what was not taken.
+    ///
+    /// # Errors
+    ///
+    /// No file can be used: the directory cannot be read, or every file has a mistake and no earlier text.
     pub fn reload(&self, dir: &Path) -> Result<Self, CatalogErrors> {
         reload(dir, self.sources()).map(Self::of)
     }
@@ -162,7 +166,7 @@ pub(super) fn sources(
         problems.push(Problem { file: file.into(), line: 0, what: format!("{what}; {fix}") });
     };
     let shown = dir.display().to_string();
-    let names = match fs::read_dir(dir).and_then(|d| d.collect::<Result<Vec<_>, _>>()) {
+    let names = match fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
         Ok(entries) => entries,
         Err(e) => {
             problem(

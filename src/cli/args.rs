@@ -132,10 +132,13 @@ enum CliCommand {
 }
 
 impl Cli {
-    /// Reads the command line of this process. `Err` is the exit code if there is nothing to run: help was printed, or the
-    /// command line is wrong.
+    /// Reads the command line of this process.
     ///
     /// Becomes the guard of a wrapper's command if this process was started as one. Call it first, before any thread starts.
+    ///
+    /// # Errors
+    ///
+    /// The exit code if there is nothing to run: help was printed, or the command line is wrong.
     pub fn from_env() -> Result<Cli, Exit> {
         let mut args: Vec<OsString> = std::env::args_os().collect();
         let behind = agent::FrontPipes::take(&mut args);

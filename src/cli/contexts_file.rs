@@ -20,6 +20,7 @@ use crate::{
 pub struct Contexts {
     /// The context that is used if no other is named.
     pub current: Option<String>,
+    /// The contexts without mistakes, by name.
     pub contexts: BTreeMap<String, Context>,
     /// Contexts with mistakes. The others can still be used.
     pub broken: BTreeMap<String, BrokenContext>,
@@ -64,6 +65,7 @@ pub enum SvidFrom {
 pub struct SvidFiles {
     /// The chain, leaf first.
     pub cert: PathBuf,
+    /// The private key of the leaf: PKCS#8 PEM.
     pub key: PathBuf,
 }
 
@@ -80,6 +82,10 @@ impl Contexts {
     }
 
     /// Returns `$LEASEHOLD_CONTEXTS`, or else `leasehold/contexts.toml` in `$XDG_CONFIG_HOME` or `~/.config`.
+    ///
+    /// # Errors
+    ///
+    /// The environment names no directory.
     pub fn default_path() -> Result<PathBuf, NoPlace> {
         let var = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         var("LEASEHOLD_CONTEXTS")
@@ -91,6 +97,10 @@ impl Contexts {
     }
 
     /// Reads a file. A file that does not exist has no contexts. Relative paths in it are relative to its directory.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or has mistakes outside of its contexts.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         if !path.exists() {
             return Ok(Contexts::default());
@@ -107,6 +117,10 @@ impl Contexts {
     }
 
     /// Writes the file whole or not at all, for this user only: mode 0600. A new directory has mode 0700.
+    ///
+    /// # Errors
+    ///
+    /// The directory or the file cannot be written. The old file stays.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

@@ -7,10 +7,13 @@ use crate::reason::{Class, Reason};
 /// The exit code of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
+    /// The command did what it was asked.
     Ok,
     /// Any failure that has no other code.
     Failure,
+    /// The caller may not do this.
     Denied,
+    /// People must approve the job first.
     AwaitingApproval,
     /// The job, attempt or lease is over, or a newer attempt has begun.
     Ended,
@@ -18,12 +21,14 @@ pub enum Exit {
     NotDurable,
     /// A check failed: a token, a ledger or a head is not genuine.
     VerificationFailed,
+    /// The command line or a file that it names is wrong.
     Usage,
     /// The code of `run`: that of its command, or 125 to 127 for its own failures.
     Child(u8),
 }
 
 impl Exit {
+    /// The number that the shell sees.
     pub const fn code(self) -> u8 {
         match self {
             Exit::Ok => 0,

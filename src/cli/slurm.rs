@@ -126,7 +126,7 @@ impl SlurmArgs {
             SlurmCommand::Resend { spool, every } => resend(&spool, every, session).await,
             SlurmCommand::Key => {
                 let run = SlurmRun::read(&var).map_err(wrong_environment)?;
-                print_line(&run.key().to_string())?;
+                print_line(&run.key())?;
                 Ok(Exit::Ok)
             }
         }

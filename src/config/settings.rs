@@ -19,12 +19,19 @@ use crate::{
 /// The daemon's configuration. Paths are absolute, or relative to the working directory of the process.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The section `[server]`.
     pub server: ServerConfig,
+    /// The section `[issuer]`.
     pub issuer: IssuerConfig,
+    /// The sections `[identity]` and `[[federation]]`.
     pub identity: IdentityConfig,
+    /// The section `[policy]`.
     pub policy: PolicyConfig,
+    /// The section `[lease]`.
     pub lease: LeaseConfig,
+    /// The section `[ledger]`.
     pub ledger: LedgerConfig,
+    /// The section `[log]`.
     pub log: LogConfig,
 }
 

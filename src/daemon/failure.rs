@@ -14,30 +14,50 @@ use crate::{
 /// Why the daemon did not start. Nothing was served.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// A file with an SVID, a key or roots is missing or has a fault.
     #[error("the identity files cannot be used")]
     Identity(#[from] LoadError),
+    /// The environment names no socket of a SPIFFE agent.
     #[error("identity.workload_api is not written, so the socket is that of the environment")]
     WorkloadApi(#[from] EndpointFault),
+    /// No SVID arrived within `identity.wait`.
     #[error("the daemon has no SPIFFE identity")]
     NoIdentity(#[from] NoIdentity),
+    /// What the configuration names cannot be used.
     #[error(transparent)]
     Faults(#[from] ConfigFaults),
+    /// The ledger is in use, was changed, or cannot be read or written.
     #[error(transparent)]
     Ledger(#[from] OpenError),
+    /// The key that signs heads is missing, damaged or cannot be written.
     #[error("heads of the ledger cannot be signed")]
     HeadKey(#[from] HeadKeyError),
+    /// The copy of the head cannot be read, or is of another ledger.
     #[error(transparent)]
     HeadCopy(#[from] CopyError),
+    /// The ledger refused the first record of this run.
     #[error("the record of this start could not be written")]
     Epoch(#[source] LedgerError),
+    /// ring made no ES256 key.
     #[error("no signing key could be made")]
     Key(#[from] KeyError),
+    /// The nonce of this run or the secrets of the broker could not be drawn.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
+    /// An address of the configuration is in use, or is not one of this machine.
     #[error("{address} cannot be listened on for {what}")]
-    Listen { what: &'static str, address: SocketAddr, source: std::io::Error },
+    Listen {
+        /// What is served there.
+        what: &'static str,
+        /// The address of the configuration.
+        address: SocketAddr,
+        /// The error of the system.
+        source: std::io::Error,
+    },
+    /// The gRPC services could not be joined, for example because reflection refused our descriptors.
     #[error("the services could not be put together: {0}")]
     Services(String),
+    /// A thread that read files for the start panicked.
     #[error("the start was broken off: {0}")]
     BrokenOff(String),
 }

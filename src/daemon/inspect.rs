@@ -105,7 +105,7 @@ impl Inspection {
                         .push(format!("{address} is in use, by a daemon that runs or by another program"));
                 }
                 Err(e) => {
-                    look.faults.push(format!("{address} cannot be listened on ({e}): write another address"))
+                    look.faults.push(format!("{address} cannot be listened on ({e}): write another address"));
                 }
             }
             self.looks.push(look);

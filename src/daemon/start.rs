@@ -49,11 +49,15 @@ pub enum Stopped {
 
 /// A daemon that serves.
 pub struct Daemon {
-    /// The address of each listener, as the system gave it.
+    /// Serves gRPC. Like the other addresses, as the system gave it: the port is never 0.
     pub grpc: SocketAddr,
+    /// Serves discovery and `/keys`.
     pub issuer: SocketAddr,
+    /// Serves `/livez`, `/readyz` and `/metrics`.
     pub probe: SocketAddr,
+    /// What an operator should look at, although the daemon serves.
     pub warnings: Vec<String>,
+    /// Decides the requests of the gRPC listener.
     pub broker: Arc<Broker>,
     reloader: Reloader,
     identity: Arc<dyn IdentitySource>,
@@ -66,6 +70,10 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts with the clocks of this machine.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start_with`](Self::start_with).
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let clock = Arc::new(SystemClock::new());
         let raise = clock.clone();
@@ -73,6 +81,10 @@ impl Daemon {
     }
 
     /// Starts with another clock. `not_before` gets the time of the ledger's last record.
+    ///
+    /// # Errors
+    ///
+    /// Why nothing is served. What was opened is closed again.
     pub async fn start_with(
         config: &Config,
         clock: Arc<dyn Clock>,

@@ -36,6 +36,10 @@ const BACKDATE: Duration = Duration::from_secs(10);
 
 impl Authority {
     /// Makes a root that is valid for `life`.
+    ///
+    /// # Errors
+    ///
+    /// The domain cannot stand in a certificate, or no key could be made.
     pub fn generate(domain: TrustDomain, now: Wall, life: Duration) -> Result<Self, rcgen::Error> {
         let params = root_params(&domain, now, life)?;
         let key = KeyPair::generate()?;
@@ -44,6 +48,10 @@ impl Authority {
     }
 
     /// Loads a root from its certificate and key, both PEM. New SVIDs chain to them.
+    ///
+    /// # Errors
+    ///
+    /// The key is not a private key as PEM.
     pub fn load(
         domain: TrustDomain,
         cert_pem: String,
@@ -67,11 +75,19 @@ impl Authority {
     }
 
     /// Returns the SPIFFE ID of a path in this domain.
+    ///
+    /// # Errors
+    ///
+    /// The path breaks a rule for SPIFFE IDs.
     pub fn id(&self, path: &str) -> Result<SpiffeId, crate::name::NameError> {
         format!("spiffe://{}{path}", self.domain).parse()
     }
 
     /// Issues an SVID. `dns` adds host names, for clients that check them.
+    ///
+    /// # Errors
+    ///
+    /// A name cannot stand in a certificate, or no key could be made.
     pub fn issue(
         &self,
         id: &SpiffeId,

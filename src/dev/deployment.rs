@@ -44,8 +44,10 @@ pub enum Role {
 }
 
 impl Role {
+    /// All of them. Each gets an SVID.
     pub const ALL: [Role; 5] = [Role::Daemon, Role::Trainer, Role::Launcher, Role::Operator, Role::Files];
 
+    /// The word in the names of its files.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Daemon => "daemon",
@@ -129,11 +131,16 @@ pub struct DevDeployment {
     clock: Arc<dyn Clock>,
     /// The folder that is served as `dataset:dev/data@v1`.
     pub data: PathBuf,
+    /// The ports on localhost.
     pub ports: Ports,
 }
 
 impl DevDeployment {
     /// Writes what is missing in the folder.
+    ///
+    /// # Errors
+    ///
+    /// The data are not a directory, or a file cannot be read, written or used.
     pub fn set_up(
         root: &Path,
         data: Option<&Path>,
@@ -161,39 +168,59 @@ impl DevDeployment {
         &self.root
     }
 
+    /// The path of a file below the folder.
     pub fn path(&self, below: &str) -> PathBuf {
         self.root.join(below)
     }
 
+    /// The roots of the trust domain, as PEM.
     pub fn bundle(&self) -> PathBuf {
         self.path("ca/bundle.pem")
     }
 
+    /// The chain of a role's SVID, as PEM.
     pub fn cert(&self, role: Role) -> PathBuf {
         self.path(&svid_path(role, "pem"))
     }
 
+    /// The private key of a role's SVID, as PEM.
     pub fn key(&self, role: Role) -> PathBuf {
         self.path(&svid_path(role, "key"))
     }
 
+    /// The folder that is served as the checkpoint line.
     pub fn checkpoints(&self) -> PathBuf {
         self.path("checkpoints")
     }
 
+    /// The root that issued the SVIDs.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
+    /// The SPIFFE ID of a role.
+    ///
+    /// # Errors
+    ///
+    /// Never: the names are constants that are valid.
     pub fn id(&self, role: Role) -> Result<SpiffeId, SetupError> {
         Ok(self.authority.id(role.path())?)
     }
 
+    /// The trust domain: [`TRUST_DOMAIN`].
+    ///
+    /// # Errors
+    ///
+    /// Never: the name is a constant that is valid.
     pub fn domain(&self) -> Result<TrustDomain, SetupError> {
         Ok(TRUST_DOMAIN.parse()?)
     }
 
     /// Returns the source of a role's SVID, with the bundle of the domain. It follows rotations.
+    ///
+    /// # Errors
+    ///
+    /// A file of the SVID or the bundle cannot be read or used.
     pub fn source(&self, role: Role) -> Result<Arc<FileSource>, SetupError> {
         let files = IdentityFiles {
             svid: Some((self.cert(role), self.key(role))),
@@ -203,11 +230,19 @@ impl DevDeployment {
     }
 
     /// Returns [`source`](Self::source) as a trait object, for connectors.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`source`](Self::source).
     pub fn identity(&self, role: Role) -> Result<Arc<dyn IdentitySource>, SetupError> {
         Ok(self.source(role)?)
     }
 
     /// Issues all SVIDs again, in place of the old ones.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be written.
     pub fn issue_svids(&self) -> Result<(), SetupError> {
         let now = self.clock.now().wall;
         for role in Role::ALL {
@@ -218,6 +253,10 @@ impl DevDeployment {
     }
 
     /// Sets another pace for the next start of the daemon.
+    ///
+    /// # Errors
+    ///
+    /// The daemon's configuration cannot be read or written.
     pub fn set_pace(&self, pace: &Pace) -> Result<(), SetupError> {
         let file = self.path("leasehold.toml");
         let text =
@@ -233,6 +272,10 @@ impl DevDeployment {
     }
 
     /// Reads the daemon's configuration.
+    ///
+    /// # Errors
+    ///
+    /// Someone changed the file, and it has mistakes now.
     pub fn config(&self) -> Result<Config, SetupError> {
         Ok(Config::load(&self.path("leasehold.toml"))?.config)
     }

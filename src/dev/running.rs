@@ -91,6 +91,10 @@ impl Running {
 
 impl DevDeployment {
     /// Makes a connector to the daemon with the identity of a role.
+    ///
+    /// # Errors
+    ///
+    /// A file of the SVID or the bundle cannot be read or used.
     pub fn connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
         let address = format!("localhost:{}", self.ports.grpc);
         let endpoint = Endpoint::new(&address, self.id(Role::Daemon)?)?;
@@ -98,6 +102,10 @@ impl DevDeployment {
     }
 
     /// Makes a connector to the file server with the identity of a role.
+    ///
+    /// # Errors
+    ///
+    /// A file of the SVID or the bundle cannot be read or used.
     pub fn files_connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
         let address = format!("localhost:{}", self.ports.files);
         let endpoint = Endpoint::new(&address, self.id(Role::Files)?)?;
@@ -115,6 +123,10 @@ pub struct FreePorts {
 }
 
 /// Finds four free ports on localhost, and holds them.
+///
+/// # Errors
+///
+/// The system gave no socket, or no port is free.
 pub fn free_ports() -> io::Result<FreePorts> {
     let hold = || {
         let socket = TcpSocket::new_v4()?;

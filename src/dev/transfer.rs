@@ -36,7 +36,7 @@ pub struct Transfer {
     pub direction: Direction,
     pub peer: SpiffeId,
     pub resource: ResourceName,
-    /// SubPath the resource.
+    /// The path below the resource.
     pub path: String,
     /// The bytes that were sent or received, as far as this server knows.
     pub bytes: u64,

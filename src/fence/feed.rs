@@ -10,7 +10,9 @@ use crate::name::{FenceName, TenantName};
 /// One lowering, as it happened.
 #[derive(Clone, Debug)]
 pub struct Lowering {
+    /// Its place among all lowerings.
     pub seq: Seq,
+    /// What was lowered.
     pub name: FenceName,
     /// Found once, by the first subscriber, for all of them.
     concern: Arc<OnceLock<Concern>>,
@@ -28,6 +30,7 @@ pub enum Concern {
 }
 
 impl Lowering {
+    /// Makes a lowering whose concern was not looked for yet.
     pub fn new(seq: Seq, name: FenceName) -> Self {
         Lowering { seq, name, concern: Arc::default() }
     }

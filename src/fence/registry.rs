@@ -180,6 +180,7 @@ impl Registry {
         self.lock().by_name.len()
     }
 
+    /// Whether no name is kept.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -127,7 +127,7 @@ pub(super) fn is_json(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(b"{")
 }
 
-/// JSON without repeated members. Of two, serde_json would keep the last, and another reader might keep the first.
+/// JSON without repeated members. Of two, `serde_json` would keep the last, and another reader might keep the first.
 enum Json {
     Nothing,
     Whole(u64),

@@ -126,7 +126,7 @@ impl FileSource {
             match self.load_again(&mut last) {
                 Ok(ReloadOutcome::Changed) => {
                     let trust = self.published.current();
-                    let svid = trust.svid.as_ref().map(|svid| svid.to_string());
+                    let svid = trust.svid.as_ref().map(ToString::to_string);
                     let (revision, bundles) = (trust.revision, &trust.bundles);
                     tracing::info!(revision, svid, %bundles, "identity files reloaded");
                 }

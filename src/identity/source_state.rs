@@ -11,7 +11,10 @@ pub enum SourceState {
     /// The source shows the present answer of the origin.
     Good,
     /// The origin has given nothing yet, but still may.
-    Awaited { why: String },
+    Awaited {
+        /// The reason, for people.
+        why: String,
+    },
     /// The origin does not answer, or its answer is unusable. The last good answer is shown until the limit.
     Stale {
         /// When it began.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{Attempt, AttemptState, Change, DoneWhen, Drain, Job, JobState, MemberState};
+use super::{Attempt, AttemptState, Change, DoneWhen, Drain, Job, JobState, Member, MemberState};
 use crate::{
     clock::LeaseTime,
     limits,
@@ -399,7 +399,7 @@ impl Job {
         if decided {
             return Some((outcome, said()));
         }
-        let own = a.members.get(instance).is_some_and(|m| m.is_present());
+        let own = a.members.get(instance).is_some_and(Member::is_present);
         let is_last = a.members.present() <= usize::from(own);
         (is_last && self.is_whole(a))
             .then(|| (Outcome::Interrupted, format!("nobody is left to complete it: {}", said())))

@@ -14,14 +14,19 @@ const GENERATION_MAX: u64 = (ENDED >> 42) - 1;
 /// Why a lease is not good, or was not renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseRefused {
+    /// It was released or removed.
     #[error("the lease has ended")]
     Ended,
+    /// Its deadline has passed.
     #[error("the lease has expired")]
     Expired,
+    /// A fence that it stands behind was lowered.
     #[error("what the lease stands on was revoked")]
     Lowered,
+    /// Its generation cannot be counted further.
     #[error("the lease was renewed as often as it can be")]
     WornOut,
+    /// The generation that the credential was prepared for exists already.
     #[error("another renewal came first")]
     Overtaken,
 }

@@ -11,12 +11,16 @@ use crate::{limits, sync::Mutex};
 /// The quota of leases that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaExceeded {
+    /// The quota of its job.
     #[error("the job holds {0} leases, as many as one job may")]
     Job(usize),
+    /// The quota of its holder.
     #[error("the identity holds {0} leases, as many as one may")]
     Holder(usize),
+    /// The quota of its job's tenant.
     #[error("the tenant's jobs hold {0} leases, as many as one tenant's may")]
     Tenant(usize),
+    /// The quota of all leases.
     #[error("the daemon holds {0} leases, as many as it may")]
     Daemon(usize),
 }
@@ -24,9 +28,13 @@ pub enum QuotaExceeded {
 /// The greatest numbers of leases. Past one of them, no lease is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
+    /// Of one job.
     pub job: usize,
+    /// Of one SPIFFE ID.
     pub holder: usize,
+    /// Of all of one tenant's jobs.
     pub tenant: usize,
+    /// In all.
     pub daemon: usize,
 }
 

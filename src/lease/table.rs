@@ -28,6 +28,7 @@ const CLEARED_AT_ONCE: usize = 1_000;
 /// Why a lease was not made, or not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unborn {
+    /// A quota is used up.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),
     /// A fence was lowered while it was being made.
@@ -73,6 +74,7 @@ impl Default for Table {
 }
 
 impl Table {
+    /// Makes a table without leases.
     pub fn new(quotas: Quotas) -> Self {
         Table {
             quotas,
@@ -92,6 +94,10 @@ impl Table {
     /// Refuses a lease that would exceed a quota. Ask before anything is minted; [`Table::insert`] asks again.
     ///
     /// A lease that a lowering ended takes no slot, even if no sweep has reached it yet.
+    ///
+    /// # Errors
+    ///
+    /// The first quota that is used up: of the job, the holder, the tenant or the daemon.
     pub fn room(&self, facts: &Facts, now: LeaseTime) -> Result<(), QuotaExceeded> {
         self.with_dead_out(facts, now, || self.full(facts).map_or(Ok(()), Err))
     }
@@ -147,6 +153,10 @@ impl Table {
     /// Makes the lease of a Grant. The lease is inserted first, and its fences are checked after that: a lowering
     /// meanwhile either finds it here or is seen by this check. A lease that is dead by then is out of every index
     /// before the error returns.
+    ///
+    /// # Errors
+    ///
+    /// A quota is used up, a fence was lowered meanwhile, or the id is taken.
     pub fn insert(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
         let (id, issued) = (terms.id, terms.issued);
         let lease = self.put(grant, terms)?;
@@ -199,6 +209,7 @@ impl Table {
         Ok(())
     }
 
+    /// The lease, if it was not removed. [`Lease::check`] says whether it is good.
     pub fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
         self.by_id.find(id)
     }
@@ -351,22 +362,27 @@ impl Table {
         self.events.subscribe()
     }
 
+    /// How many leases of a job have a slot.
     pub fn of_job_count(&self, job: JobId) -> usize {
         self.by_job.count(job)
     }
 
+    /// How many leases of a SPIFFE ID have a slot.
     pub fn of_holder_count(&self, holder: &SpiffeId) -> usize {
         self.holders.of(holder)
     }
 
+    /// How many leases of a tenant's jobs have a slot.
     pub fn of_tenant_count(&self, tenant: &TenantName) -> usize {
         self.tenants.of(tenant)
     }
 
+    /// How many leases have a slot.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Whether no lease has a slot.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

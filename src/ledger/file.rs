@@ -78,6 +78,10 @@ pub struct Dir {
 
 impl Dir {
     /// Opens a directory. Makes it, private to this user, if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be made, or its entry cannot be brought to disk.
     pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = Dir { path: path.into() };
         if dir.path.is_dir() {
@@ -95,6 +99,7 @@ impl Dir {
         Dir { path: path.into() }
     }
 
+    /// The path, as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }

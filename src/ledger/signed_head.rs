@@ -54,7 +54,9 @@ pub struct HeadPublic([u8; 32]);
 /// A durable record, signed with the ledger's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedHead {
+    /// The run of the daemon that signed it, counted from 1.
     pub epoch: u64,
+    /// The index and the digest of the record.
     pub head: Head,
     /// When it was signed, on the daemon's wall clock.
     pub time: Wall,
@@ -169,6 +171,7 @@ impl HeadPublic {
         Digest::of(&self.spki())
     }
 
+    /// Writes what [`HeadPublic::from_pem`] reads.
     pub fn to_pem(&self) -> String {
         to_pem("PUBLIC KEY", &self.spki())
     }
@@ -180,6 +183,10 @@ impl HeadPublic {
     }
 
     /// Checks that this key signed exactly this head.
+    ///
+    /// # Errors
+    ///
+    /// Another key signed it, or the signature is damaged or wrong.
     pub fn verify(&self, signed: &SignedHead) -> Result<(), HeadError> {
         if signed.key != self.id() {
             return Err(HeadError::OtherKey);

@@ -93,7 +93,7 @@ impl Snapshots {
         match thread::Builder::new().name("ledger-snapshot".into()).spawn(work) {
             Ok(thread) => self.thread = Some(thread),
             Err(error) => {
-                tracing::warn!(%error, before, "no thread can be started to write a ledger snapshot")
+                tracing::warn!(%error, before, "no thread can be started to write a ledger snapshot");
             }
         }
     }

@@ -18,8 +18,11 @@ use crate::clock::Wall;
 /// The contents of a ledger in which everything fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyReport {
+    /// Whole records in all segments.
     pub records: u64,
+    /// Files that hold records.
     pub segments: u64,
+    /// The size of these files.
     pub bytes: u64,
     /// The first record's index and time; `None` in an empty ledger.
     pub first: Option<(u64, Wall)>,
@@ -27,8 +30,9 @@ pub struct VerifyReport {
     pub last: Option<(u64, Wall)>,
     /// The last record and the digest of its line. Keep it elsewhere, to find a cut or a rewritten ledger later.
     pub head: Head,
-    /// Lives of the daemon that left a record, and the number of the last.
+    /// Runs of the daemon that left a record.
     pub epochs: u64,
+    /// The number of the last run of the daemon.
     pub epoch: u64,
     /// Records by `type`.
     pub types: BTreeMap<String, u64>,
@@ -38,8 +42,9 @@ pub struct VerifyReport {
     pub torn: u64,
     /// Whether the ledger's own head file exists, to compare with.
     pub head_file: bool,
-    /// Snapshots, and how many of them match the records before.
+    /// Snapshots beside the segments.
     pub snapshots: u64,
+    /// Snapshots that match the records before them.
     pub snapshots_followed: u64,
 }
 
@@ -47,6 +52,10 @@ pub struct VerifyReport {
 ///
 /// Without it, a cut tail is found only as far back as the head file beside the segments goes, and a chain that was computed
 /// again is not found.
+///
+/// # Errors
+///
+/// The first place that was changed or cannot be read.
 pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<VerifyReport, ReadError> {
     walk(disk, expected, None)
 }

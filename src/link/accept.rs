@@ -51,6 +51,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
+    /// Makes an acceptor. Each handshake uses the newest SVID and bundles of the source.
     pub fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>, protocol: Protocol) -> Self {
         let config = server_config(source.clone(), clock.clone(), protocol.alpn());
         Acceptor { tls: TlsAcceptor::from(config), protocol, source, clock }

@@ -177,7 +177,7 @@ impl fmt::Debug for PeerValidity {
 }
 
 /// Makes the response to a request on a connection that has ended. For gRPC it has the Reason and is UNAUTHENTICATED,
-/// RESOURCE_EXHAUSTED if the identity has its share, or UNAVAILABLE at shutdown. For other HTTP it is an empty 401, 429 or 503.
+/// `RESOURCE_EXHAUSTED` if the identity has its share, or `UNAVAILABLE` at shutdown. For other HTTP it is an empty 401, 429 or 503.
 pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &ConnectionEnd) -> Response<B> {
     let reason = ending.reason();
     let grpc = request

@@ -12,7 +12,7 @@ use crate::name::SpiffeId;
 
 /// Counts what each SPIFFE ID has under way of one resource (connections, requests, bytes), and limits it.
 ///
-/// An identity may have at most [`Shares::most`], and never more in all than is free before it takes. So a single identity gets at
+/// An identity may have at most `most`, and never more in all than is free before it takes. So a single identity gets at
 /// most half, and as long as anything is free, the next identity gets some of it.
 ///
 /// An identity with nothing under way has no entry. The mutex is held for one look-up; no clock and no await here.
@@ -42,12 +42,6 @@ impl Shares {
     /// `all` is the limit of all identities together, `most` that of one.
     pub fn new(all: usize, most: usize) -> Arc<Self> {
         Arc::new(Shares { all, most, taken: Mutex::default() })
-    }
-
-    /// The most that one identity may have at once.
-    #[cfg(feature = "server")]
-    pub fn most(&self) -> usize {
-        self.most
     }
 
     /// Takes an amount for this identity, until the share is dropped.

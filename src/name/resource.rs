@@ -81,6 +81,7 @@ impl ResourceName {
     }
 
     /// Returns the name without its version.
+    #[must_use]
     pub fn unversioned(&self) -> ResourceName {
         let text = self.text.split_once('@').map_or_else(|| self.text.clone(), |(t, _)| t.into());
         ResourceName { kind: self.kind, text }

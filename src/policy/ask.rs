@@ -22,15 +22,21 @@ pub enum Asker<'a> {
 /// Everything that a job wants at once. All of it is decided, and one denial denies all.
 #[derive(Clone, Debug)]
 pub struct Bundle<'a> {
+    /// The id of the job.
     pub job: &'a str,
+    /// The tenant of the job.
     pub tenant: &'a TenantName,
     /// 0 before the first.
     pub attempt: u64,
+    /// How far the job is.
     pub phase: Phase,
+    /// The purpose that the job names.
     pub purpose: &'a str,
+    /// The method that the job names, if it changes a model.
     pub method: Option<Method>,
     /// The life asked for a credential.
     pub ttl: Duration,
+    /// The time that rules compare with.
     pub now: Wall,
     /// Ids of the gates that were found satisfied for exactly this request.
     pub approved: &'a BTreeSet<String>,
@@ -43,12 +49,16 @@ pub struct Bundle<'a> {
 /// The phase of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
+    /// It is being created: no attempt has begun.
     Creating,
+    /// An attempt runs.
     Running,
+    /// The attempt ends soon.
     Draining,
 }
 
 impl Phase {
+    /// The word in the context of a rule.
     pub const fn as_str(self) -> &'static str {
         match self {
             Phase::Creating => "creating",

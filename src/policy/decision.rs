@@ -57,9 +57,26 @@ pub enum Verdict {
 /// A verdict on a request whose fences were read first. Returns the stand whatever was decided.
 #[derive(Debug)]
 pub enum Decision {
+    /// Allowed.
     Grant(Grant),
-    Waiting { gates: Vec<ApprovalGate>, parts: Vec<Decided>, stand: Stand },
-    Denied { refusal: Refusal, rules: Vec<String>, stand: Stand },
+    /// Allowed once people approve.
+    Waiting {
+        /// The approvals that are missing.
+        gates: Vec<ApprovalGate>,
+        /// What is allowed then.
+        parts: Vec<Decided>,
+        /// The fences that were read first.
+        stand: Stand,
+    },
+    /// Not allowed.
+    Denied {
+        /// The answer to the caller.
+        refusal: Refusal,
+        /// The ids of the rules that denied; empty if none permitted.
+        rules: Vec<String>,
+        /// The fences that were read first.
+        stand: Stand,
+    },
 }
 
 /// Proof that policy allowed exactly this, for the fences in `stand`. Only the engine makes one. It is turned into one lease.
@@ -100,22 +117,27 @@ impl Grant {
         Grant::new(GrantParts { holder, tenant, job, attempt, granted, policy, catalog, stand, revision })
     }
 
+    /// The identity that may have the lease.
     pub fn holder(&self) -> &SpiffeId {
         &self.parts.holder
     }
 
+    /// The tenant of the job.
     pub fn tenant(&self) -> &TenantName {
         &self.parts.tenant
     }
 
+    /// The id of the job.
     pub fn job(&self) -> &str {
         &self.parts.job
     }
 
+    /// The number of the attempt; 0 before the first.
     pub fn attempt(&self) -> u64 {
         self.parts.attempt
     }
 
+    /// What was allowed, each with the rules that allowed it.
     pub fn granted(&self) -> &[Decided] {
         &self.parts.granted
     }
@@ -130,10 +152,12 @@ impl Grant {
         self.parts.catalog
     }
 
+    /// The fences that the lease will stand behind.
     pub fn stand(&self) -> &Stand {
         &self.parts.stand
     }
 
+    /// The revision that was read before the stand was taken.
     pub fn revision(&self) -> Revision {
         self.parts.revision
     }

@@ -3,7 +3,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use cedar_policy::{Authorizer, Decision as Answer, Entities, EntityUid, PolicySet, Request};
+use cedar_policy::{Authorizer, Decision as Answer, Entities, EntityUid, Policy, PolicySet, Request};
 
 use super::{
     ApprovalGate, Asker, Bundle, Call, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors,
@@ -40,6 +40,10 @@ pub struct Engine {
 
 impl Engine {
     /// Reads and validates policies, and prepares them for a catalog.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the policies, or an entity of the catalog that the schema does not know.
     pub fn load(from: &PolicySource, catalog: &Catalog, explain: Explain) -> Result<Self, PolicyErrors> {
         let rules = RuleSet::load(from)?;
         let types = Types::new()?;
@@ -53,6 +57,10 @@ impl Engine {
     }
 
     /// Reads and validates policies without a catalog: reports only the mistakes in the policies.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the policies.
     pub fn check(from: &PolicySource) -> Result<(), PolicyErrors> {
         RuleSet::load(from).map(drop)
     }
@@ -88,7 +96,7 @@ impl Engine {
     }
 
     /// The rules, each with its Cedar policy.
-    pub(super) fn policies(&self) -> impl Iterator<Item = &(Arc<Rule>, cedar_policy::Policy)> {
+    pub(super) fn policies(&self) -> impl Iterator<Item = &(Arc<Rule>, Policy)> {
         self.rules.policies.iter()
     }
 
@@ -104,11 +112,19 @@ impl Engine {
 
     /// Decides only whether this caller may make this call for this tenant. What the answer may contain is decided by the code that
     /// makes it.
+    ///
+    /// # Errors
+    ///
+    /// The refusal for the caller.
     pub fn authorize(&self, call: &Call<'_>) -> Result<(), Refusal> {
         self.authorize_by(call).map(|_| ()).map_err(|(refusal, _)| refusal)
     }
 
     /// Authorizes a call like [`Engine::authorize`], and returns the ids of the rules that decided, for the ledger.
+    ///
+    /// # Errors
+    ///
+    /// The refusal for the caller, and the ids of the rules that denied.
     pub fn authorize_by(&self, call: &Call<'_>) -> Result<Vec<String>, (Refusal, Vec<String>)> {
         let Some(principal) = self.catalog.principal(call.caller) else {
             return Err((explain::unknown(call.caller.as_str()), Vec::new()));
@@ -323,7 +339,7 @@ impl Engine {
 
     /// The rules of a slice that permit, sorted.
     pub(super) fn permits(&self, slice: &Slice) -> Vec<Arc<Rule>> {
-        let ids = slice.all.policies().map(|p| p.id());
+        let ids = slice.all.policies().map(Policy::id);
         let mut permits: Vec<Arc<Rule>> =
             ids.filter_map(|id| self.by_id.get::<str>(id.as_ref())).filter(|r| r.permits).cloned().collect();
         permits.sort_by(|a, b| a.id.cmp(&b.id));

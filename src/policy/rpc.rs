@@ -9,12 +9,15 @@ macro_rules! closed {
         pub enum $name { $( $(#[$vdoc])* $variant, )* }
 
         impl $name {
+            /// All of them, in the order of their declaration.
             pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
 
+            /// The text that [`parse`](Self::parse) reads.
             pub const fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $text,)* }
             }
 
+            /// `None` if none of them has this text.
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some($name::$variant),)* _ => None }
             }
@@ -30,6 +33,7 @@ macro_rules! closed {
 
 closed! {
     /// One call of the API, by its name in the proto.
+    #[allow(missing_docs, reason = "the proto says what each call does")]
     Rpc {
         CreateJob = "CreateJob",
         GetJob = "GetJob",

@@ -109,6 +109,10 @@ struct Reading {
 }
 
 impl Reading {
+    #[expect(
+        clippy::redundant_closure_for_method_calls,
+        reason = "Cedar does not export the type of a location"
+    )]
     fn file(&mut self, number: usize, text: &PolicyText) {
         let set = match PolicySet::from_str(&text.text) {
             Ok(set) => set,
@@ -121,12 +125,12 @@ impl Reading {
             }
         };
         for t in set.templates() {
-            let at = t.as_ref().loc().map_or(0, |l| l.start());
+            let at = t.as_ref().loc().map_or(0, |at| at.start());
             let line = Lines::of(&text.text).at(at);
             self.fault(text, line, None, "a template is never linked here; write a policy".to_owned());
         }
         let mut policies: Vec<(usize, &Policy)> =
-            set.policies().map(|p| (p.as_ref().loc().map_or(0, |l| l.start()), p)).collect();
+            set.policies().map(|p| (p.as_ref().loc().map_or(0, |at| at.start()), p)).collect();
         policies.sort_by_key(|(at, _)| *at);
         for (at, policy) in policies {
             self.policy(number, text, Lines::of(&text.text).at(at), policy);

@@ -32,6 +32,10 @@ pub struct PolicyText {
 
 impl PolicySource {
     /// All files, one after another, each after a comment with its name if there are several.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be read.
     pub fn text(&self) -> Result<String, PolicyErrors> {
         let texts = self.read()?;
         let is_one = texts.len() == 1;
@@ -68,7 +72,7 @@ pub(super) fn digest(texts: &[PolicyText]) -> Digest {
 fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
     let shown = dir.display().to_string();
     let entries = fs::read_dir(dir)
-        .and_then(|d| d.collect::<Result<Vec<_>, _>>())
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| PolicyErrors::one(&shown, format!("the directory cannot be read: {e}")))?;
     let mut names: Vec<_> = entries.into_iter().map(|e| e.file_name()).collect();
     names.sort();

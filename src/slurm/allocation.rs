@@ -141,8 +141,8 @@ impl Allocation {
 
 /// Finds the job that a comment names, among other words.
 fn job_of(comment: &str) -> Result<Option<JobId>, SlurmEnvError> {
-    let words = comment.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\''));
-    match words.filter_map(|word| word.strip_prefix(MARK)).next() {
+    let mut words = comment.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\''));
+    match words.find_map(|word| word.strip_prefix(MARK)) {
         None => Ok(None),
         Some(id) => id.parse().map(Some).map_err(|_| SlurmEnvError::Comment(id.to_owned())),
     }

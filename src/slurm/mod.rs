@@ -11,7 +11,7 @@
 //! | `reporter` | [`Reporter`]: sends reports to the daemon |
 //!
 //! What was measured on slurmctld 22.05 (2026-11), and is relied on:
-//! - EpilogSlurmctld runs at `scancel`, at a requeue and at the time limit. The processes live for another KillWait then, and
+//! - `EpilogSlurmctld` runs at `scancel`, at a requeue and at the time limit. The processes live for another `KillWait` then, and
 //!   the exit code is 0:0. So 0:0 does not mean success, and an attempt with a joined member is drained, not ended.
 //!   The node's Epilog runs when its processes are gone.
 //! - After a requeue both epilogs of the run that ended have the restart count of the next run. So the prolog notes the

@@ -280,7 +280,7 @@ impl<S: Scheduler> Reporter<S> {
             }
             match self.send_logged(&one.report).await {
                 Delivery::Done(_) | Delivery::Outdated(_) | Delivery::NotTheirs(_) | Delivery::Dropped(_) => {
-                    one.remove()
+                    one.remove();
                 }
                 Delivery::Waits(_) => all_sent = false,
                 Delivery::Kept(error) => {

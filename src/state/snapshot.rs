@@ -94,12 +94,12 @@ impl Fold for Recorded {
                 until: lock.until,
             })?;
         }
-        for ((launcher, key), k) in self.keys.iter() {
+        for ((launcher, key), k) in &self.keys {
             let (launcher, key) = (launcher.clone(), key.clone());
             let tenant = k.tenant.clone();
             line(&SnapshotLine::Key { launcher, key, job: k.job, tenant, spec: k.spec, at: k.at })?;
         }
-        for ((identity, _), Use { job, first, closed }) in self.identities.iter() {
+        for ((identity, _), Use { job, first, closed }) in &self.identities {
             let identity = identity.clone();
             line(&SnapshotLine::Identity { identity, job: *job, first: *first, closed: *closed })?;
         }

@@ -32,6 +32,7 @@ use crate::{
 /// The job and attempt to join, and the member to be.
 #[derive(Debug)]
 pub struct JoinOptions {
+    /// The job, and what of it exists already.
     pub what: JoinTarget,
     /// The scheduler's key for this run: the same key is the same attempt. `None` uses a random key.
     pub attempt_key: Option<String>,
@@ -39,8 +40,9 @@ pub struct JoinOptions {
     pub supersede: bool,
     /// `None` uses the host's name and the process id.
     pub instance: Option<InstanceName>,
-    /// `None` uses the ticket from BeginAttempt.
+    /// `None` uses the ticket from `BeginAttempt`.
     pub ticket: Option<SecretText>,
+    /// What the `[run]` section of the job file says.
     pub settings: RunSettings,
     /// The SVID files for the programs that use the access.
     pub svid: Option<SvidPaths>,
@@ -67,10 +69,13 @@ pub struct SvidPaths {
 
 /// The connections of a run or sidecar to the world around it.
 pub struct RunContext {
+    /// Connects to the daemon.
     pub connector: Connector,
     /// The connector's source: a new SVID leads to a new connection.
     pub identity: Arc<dyn IdentitySource>,
+    /// Renewals, beats and graces are timed by it.
     pub clock: Arc<dyn Clock>,
+    /// Where messages for people go.
     pub messages: MessageSink,
 }
 

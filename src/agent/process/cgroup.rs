@@ -28,7 +28,8 @@ impl JobCgroup {
         let read = |name| fs::read_to_string(format!("/proc/self/{name}")).ok();
         let own = own_cgroup(&read("mountinfo")?, &read("cgroup")?)?;
         remove_stale(&own);
-        let path = own.join(format!("{PREFIX}{}-{:08x}", getpid(), random_u128().ok()? as u32));
+        let path =
+            own.join(format!("{PREFIX}{}-{:08x}", getpid(), random_u128().ok()? & u128::from(u32::MAX)));
         if let Err(error) = fs::create_dir(&path) {
             tracing::debug!(home = %own.display(), %error, "the job's cgroup could not be created");
             return None;

@@ -77,7 +77,7 @@ fn stat_of(pid: Pid) -> Option<Stat> {
     read_stat(&String::from_utf8_lossy(&text))
 }
 
-/// Reads the text of proc_pid_stat(5). A name may contain spaces and brackets, so fields are counted from the last bracket.
+/// Reads the text of `proc_pid_stat(5)`. A name may contain spaces and brackets, so fields are counted from the last bracket.
 fn read_stat(text: &str) -> Option<Stat> {
     let (_, after) = text.rsplit_once(')')?;
     let mut fields = after.split_ascii_whitespace();
@@ -236,13 +236,13 @@ impl Descendants {
 /// How often the list of children is read in one call. Each takes some microseconds.
 const ORPHAN_ROUNDS: u32 = 500;
 
-/// The children of a process, with zombies. `None` if the kernel has no such list (CONFIG_PROC_CHILDREN).
+/// The children of a process, with zombies. `None` if the kernel has no such list (`CONFIG_PROC_CHILDREN`).
 fn children_of(pid: Pid) -> Option<Vec<Pid>> {
     let mut all = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
         match fs::read_to_string(task.path().join("children")) {
             Ok(list) => {
-                all.extend(list.split_ascii_whitespace().filter_map(|p| p.parse().ok().map(Pid::from_raw)))
+                all.extend(list.split_ascii_whitespace().filter_map(|p| p.parse().ok().map(Pid::from_raw)));
             }
             // A thread that has just ended has passed its children on.
             Err(_) if !task.path().exists() => {}

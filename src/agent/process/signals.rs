@@ -220,7 +220,7 @@ fn is_in(mask: u64, signal: SignalNumber) -> bool {
     u32::try_from(signal.0 - 1).is_ok_and(|bit| mask.checked_shr(bit).is_some_and(|m| m & 1 == 1))
 }
 
-/// Reads the mask from the text of proc_pid_status(5).
+/// Reads the mask from the text of `proc_pid_status(5)`.
 fn read_ignored(status: &str) -> u64 {
     status
         .lines()

@@ -143,7 +143,7 @@ fn resources(
     for mut table in root.list_of_sections(key, JOB_RESOURCES_MAX, notes) {
         let resource =
             table.need("resource", example, notes, |t| if writing { to_write(t) } else { to_read(t) });
-        let pin = table.text("pin", notes, |t| t.parse::<Pin>());
+        let pin = table.text("pin", notes, str::parse::<Pin>);
         for later in ["as", "stage", "sync"] {
             table.refuse(later, NEEDS_GATEWAY, notes);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::written::{Field, Node, Parsed, Value, one_line, shown};
 
-/// Parses JSON. serde_json checks the syntax and limits the depth. After that, [`Scan`] reads the valid text again for the line of
+/// Parses JSON. `serde_json` checks the syntax and limits the depth. After that, [`Scan`] reads the valid text again for the line of
 /// each value, and finds duplicate keys.
 pub(super) fn parse_json(text: &str) -> Parsed {
     let mistake = |line, what: &str| vec![(line, format!("it is not JSON: {what}"))];

@@ -21,13 +21,19 @@ use crate::{
 /// A valid specification: the job for the daemon, and the settings for the wrapper.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunSpec {
+    /// What the daemon is asked to create.
     pub job: v1::JobSpec,
+    /// The `[run]` section, which never leaves this machine.
     pub run: RunSettings,
 }
 
 impl RunSpec {
     /// Reads a file: JSON if its name ends in `.json` or its text begins with `{`, otherwise TOML. Also reads the parameters file
     /// that it names, for its digest.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the file, each with its line.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         let text = read_text(path, MESSAGE_BYTES_MAX as u64).map_err(|what| Problems::whole(path, what))?;
         let json = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("json"))

@@ -49,7 +49,7 @@ impl Story<'_> {
     pub(super) async fn close(mut self, daemon: Child, running: Running) -> Observed<bool> {
         running.stop().await;
         self.stage.stop_daemon(daemon).await?;
-        self.check_ledger().await;
+        self.check_ledger();
         Ok(self.all_hold)
     }
 
@@ -104,7 +104,7 @@ impl Story<'_> {
         Ok(client.revoke(request).await.map_err(|s| describe(&s))?.into_inner())
     }
 
-    async fn check_ledger(&mut self) {
+    fn check_ledger(&mut self) {
         let start = Stopwatch::now();
         let state = self.stage.deployment.path("state");
         let seen = ledger::verify(&ledger::Dir::at(&state), None)

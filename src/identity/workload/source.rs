@@ -69,6 +69,7 @@ pub struct WorkloadSource {
 }
 
 impl WorkloadSource {
+    /// Makes a source that connects once [`IdentitySource::follow`] runs.
     pub fn new(options: WorkloadOptions, clock: Arc<dyn Clock>) -> Self {
         if let WorkloadEndpoint::Tcp(address) = options.endpoint
             && !address.ip().is_loopback()

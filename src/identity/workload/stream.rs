@@ -26,9 +26,9 @@ const SECURITY_HEADER: &str = "workload.spiffe.io";
 pub(super) enum StreamEnd {
     /// The agent closed it without an error.
     Closed,
-    /// PermissionDenied: we may no longer use the SVID that we have (section 5.2.1).
+    /// `PermissionDenied`: we may no longer use the SVID that we have (section 5.2.1).
     Denied { said: String },
-    /// InvalidArgument or Unimplemented: a retry would not help.
+    /// `InvalidArgument` or `Unimplemented`: a retry would not help.
     Never { why: String },
     /// Any other failure: a retry may help.
     Away { why: String },
