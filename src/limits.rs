@@ -218,12 +218,16 @@ pub const WILDCARD_BYTES_MAX: usize = 256;
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes under way at once.
 pub const HANDSHAKES_MAX: usize = 512;
-/// Handshakes of one address (of one /64 for IPv6) under way at once. More of that address wait, and others go ahead of them.
+/// Handshakes of one address (of one /64 for IPv6) under way at once. More of that address wait, and others go ahead of them. The
+/// rest is for others, so that most of them need no handshake of a busy address to give way.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4 * 3;
-/// Connections that wait for one, a socket each: enough for all that come back at once after a restart.
+/// Connections that wait for one, a socket each: enough for all that come back at once after a restart. For one more, the
+/// latest of the address with the most gives way.
 pub const HANDSHAKES_WAITING_MAX: usize = 4_096;
 /// Connections of one address in a handshake or waiting for one. More of that address are closed.
 pub const HANDSHAKES_WAITING_PER_ADDRESS_MAX: usize = HANDSHAKES_WAITING_MAX / 4 * 3;
+/// Connections that have given way and are not closed yet, a socket each: their tasks end as soon as they run.
+pub const HANDSHAKES_ENDING_MAX: usize = 256;
 /// While all of those are under way: the silence after which one is given up for another that waits. An honest client
 /// answers within a round trip.
 pub const HANDSHAKE_SILENCE: Duration = Duration::from_millis(500);
@@ -381,6 +385,10 @@ pub const PEM_BYTES_MAX: u64 = 1 << 20;
 pub const CATALOG_ENTRIES_MAX: usize = 20_000;
 /// Entries of one tenant, if the catalog has several: no tenant fills it by itself.
 pub const CATALOG_ENTRIES_PER_TENANT_MAX: usize = CATALOG_ENTRIES_MAX / 4 * 3;
+/// Mistakes of the catalog that one answer names; the log has all of them.
+pub const CATALOG_MISTAKES_SHOWN_MAX: usize = 1_000;
+/// Mistakes of the catalog that the answer to `status` and `doctor` names: enough to begin with.
+pub const CATALOG_MISTAKES_SHOWN_BRIEFLY_MAX: usize = 20;
 /// Questions to the policies in one search for catalog entries without effect: some 0.2 s. Past it, entries count as used.
 pub const POLICY_GAP_QUESTIONS_MAX: usize = 5_000;
 /// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.

@@ -69,6 +69,7 @@ fn wanted(room: &RoomConfig) -> u64 {
         limits::CONNECTIONS_REFUSED_MAX,
         room.handshakes_max,
         limits::HANDSHAKES_WAITING_MAX,
+        limits::HANDSHAKES_ENDING_MAX,
         // Issuer and probes.
         limits::WEB_CONNECTIONS_MAX,
         limits::WEB_CONNECTIONS_MAX,

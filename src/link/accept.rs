@@ -27,10 +27,10 @@ use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::{
-    address::Addresses,
     class::PeerClass,
     connection::{Connection, ConnectionEnd, refusal},
     failure::{FailureCause, FailureLog, HandshakeFailure},
+    handshake_queue::{HandshakePlace, HandshakeQueue},
     options::{Protocol, ServeOptions},
     room::ConnectionRoom,
     share::{Full, Share},
@@ -59,9 +59,9 @@ impl Acceptor {
 
     /// Performs a handshake. The returned receiver has seen the trust that verified the peer, so that no later change is missed.
     ///
-    /// If other connections wait for its slot, a stalled handshake is ended at once, and a slow one earlier than otherwise. So
-    /// half-open handshakes, however many, keep no peer out.
-    async fn accept(&self, tcp: TcpStream, places: [&Semaphore; 2]) -> Result<Accepted, FailureCause> {
+    /// If all places are taken, a stalled handshake is ended at once, and a slow one earlier than otherwise. It is also ended if
+    /// the queue gives its place to another address. So half-open handshakes, however many, keep no peer out.
+    async fn accept(&self, tcp: TcpStream, place: &mut HandshakePlace) -> Result<Accepted, FailureCause> {
         let (tcp, bytes) = counted(tcp, 0);
         let mut handshake = self.tls.accept(tcp);
         let began = self.clock.now().boot;
@@ -71,6 +71,7 @@ impl Acceptor {
             tokio::select! {
                 biased;
                 tls = &mut handshake => break tls.map_err(|e| FailureCause::of(&e))?,
+                () = place.gives_way() => return Err(FailureCause::GaveWay),
                 () = self.clock.sleep(limits::HANDSHAKE_SILENCE) => {}
             }
             let took = self.clock.now().boot.since(began);
@@ -79,8 +80,7 @@ impl Acceptor {
             }
             let bytes_now = bytes.load(Ordering::Relaxed);
             let is_stalled = bytes_now == bytes_before;
-            let is_crowded = places.iter().any(|places| places.available_permits() == 0);
-            if is_crowded && (is_stalled || took >= limits::HANDSHAKE_CROWDED) {
+            if (is_stalled || took >= limits::HANDSHAKE_CROWDED) && place.is_crowded() {
                 return Err(FailureCause::GaveWay);
             }
             bytes_before = bytes_now;
@@ -135,12 +135,12 @@ pub async fn serve<S, B>(
     B::Error: Into<BoxError>,
 {
     let tasks = TaskTracker::new();
-    let waiting = Arc::new(Semaphore::new(options.waiting_max));
+    let sockets_max = options.handshakes_max.saturating_add(options.waiting_max);
+    let sockets = Arc::new(Semaphore::new(sockets_max.saturating_add(limits::HANDSHAKES_ENDING_MAX)));
     let shared = Arc::new(ListenerState {
         http: http_server(acceptor.protocol, &options, options.streams_max),
         http_unknown: http_server(acceptor.protocol, &options, limits::STREAMS_UNKNOWN_MAX),
-        handshakes: Arc::new(Semaphore::new(options.handshakes_max)),
-        addresses: Addresses::default(),
+        queue: HandshakeQueue::new(&options),
         room: ConnectionRoom::new(&options),
         failures: FailureLog::new(acceptor.clock.clone(), options.observer.clone()),
         acceptor,
@@ -149,11 +149,12 @@ pub async fn serve<S, B>(
     });
     let accept = async {
         loop {
-            // Without a slot, a connection waits in the kernel. That queue is short; past it, connecting takes seconds.
-            let Ok(place) = waiting.clone().acquire_owned().await else { return };
+            // The queue closes what it has no room for, so this waits only until the tasks of those have run. A connection that
+            // waits in the kernel has no address yet, so no turn either.
+            let Ok(socket) = sockets.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((tcp, remote)) => {
-                    tasks.spawn(serve_connection(tcp, remote, place, shared.clone(), service.clone()));
+                    tasks.spawn(serve_connection(tcp, remote, socket, shared.clone(), service.clone()));
                 }
                 Err(error) => {
                     // Most often we are out of file descriptors: other connections must close first.
@@ -178,8 +179,7 @@ struct ListenerState {
     http_unknown: auto::Builder<TokioExecutor>,
     acceptor: Acceptor,
     options: ServeOptions,
-    handshakes: Arc<Semaphore>,
-    addresses: Addresses,
+    queue: Arc<HandshakeQueue>,
     room: ConnectionRoom,
     failures: FailureLog,
     shutdown: CancellationToken,
@@ -212,7 +212,7 @@ fn http_server(protocol: Protocol, options: &ServeOptions, streams_max: u32) -> 
 async fn serve_connection<S, B>(
     tcp: TcpStream,
     remote: SocketAddr,
-    waiting: OwnedSemaphorePermit,
+    socket: OwnedSemaphorePermit,
     shared: Arc<ListenerState>,
     service: S,
 ) where
@@ -225,12 +225,13 @@ async fn serve_connection<S, B>(
 {
     let refused = |cause| shared.failures.note(&HandshakeFailure { remote, cause });
     let Admitted { accepted: Accepted { tls, peer, trust }, class, share } = tokio::select! {
-        admitted = admit(tcp, waiting, remote, &shared) => match admitted {
+        admitted = admit(tcp, remote, &shared) => match admitted {
             Ok(admitted) => admitted,
             Err(cause) => return refused(cause),
         },
         () = shared.shutdown.cancelled() => return,
     };
+    drop(socket);
     let connection = Connection::new(peer, remote, trust.clone());
     let _ended_at_last = connection.ended.clone().drop_guard();
     if let Err((max, _)) = share {
@@ -282,21 +283,16 @@ struct Admitted {
     share: Result<Share, (usize, OwnedSemaphorePermit)>,
 }
 
-/// Performs the handshake and takes room for the connection. The slot in the queue is kept until the handshake begins.
-async fn admit(
-    tcp: TcpStream,
-    waiting: OwnedSemaphorePermit,
-    remote: SocketAddr,
-    shared: &ListenerState,
-) -> Result<Admitted, FailureCause> {
+/// Waits for the turn of its address, performs the handshake, and takes room for the connection.
+async fn admit(tcp: TcpStream, remote: SocketAddr, shared: &ListenerState) -> Result<Admitted, FailureCause> {
     let _ = tcp.set_nodelay(true);
-    let own = shared.addresses.slots(remote.ip()).ok_or(FailureCause::AddressFull)?;
-    let _handshake = tokio::select! {
-        slots = async { (own.acquire().await, shared.handshakes.acquire().await) } => slots,
+    let mut place = shared.queue.enter(remote.ip())?;
+    tokio::select! {
+        turn = place.turn() => turn?,
         () = shared.acceptor.clock.sleep(limits::HANDSHAKE) => return Err(FailureCause::GaveWay),
-    };
-    drop(waiting);
-    let accepted = shared.acceptor.accept(tcp, [&own, &shared.handshakes]).await?;
+    }
+    let accepted = shared.acceptor.accept(tcp, &mut place).await?;
+    drop(place);
     let class = shared.options.classify.of(&accepted.peer);
     let share = match shared.room.take(class, accepted.peer.spiffe_id()) {
         Ok(share) => Ok(share),

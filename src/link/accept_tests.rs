@@ -493,6 +493,37 @@ async fn half_open_handshakes_keep_no_other_client_out() {
     assert!(waited <= limits::HANDSHAKE_CROWDED, "it waited {waited:?}");
 }
 
+/// Opens a connection from this address and says the first bytes of a handshake.
+async fn half_open(server: &TestServer, from: [u8; 4], said: &[u8]) -> TcpStream {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    let mut tcp = socket.connect(server.address).await.unwrap();
+    tcp.write_all(said).await.unwrap();
+    tcp
+}
+
+/// The clock stands still, so no handshake ends by a deadline: only a fair turn lets the newcomer in.
+#[tokio::test]
+async fn half_handshakes_of_many_addresses_keep_no_newcomer_out() {
+    let options = ServeOptions { handshakes_max: 32, waiting_max: 64, ..ServeOptions::default() };
+    let server = TestServer::with(Protocol::Grpc, options).await;
+    let hello = client_hello(&server);
+    let mut held = Vec::new();
+    for n in 0..240 {
+        let said = [&[][..], &hello[..hello.len() / 2], &hello][usize::from(n) % 3];
+        held.push(half_open(&server, [127, 0, 9, n % 24], said).await);
+    }
+    let connector = server.client(&server.ca.svid("/a")).1;
+    for _ in 0..5 {
+        let mut inside = soon(connector.connected_channel()).await.unwrap();
+        assert_eq!(text(call(&mut inside, "/who").await.unwrap()).await, "spiffe://a.example/a");
+    }
+    let failures = server.failures.lock().unwrap();
+    assert!(failures.iter().all(|failure| failure.cause == FailureCause::GaveWay), "{failures:?}");
+    assert!(failures.iter().all(|failure| !failure.remote.ip().to_string().ends_with(".0.0.1")));
+    drop(held);
+}
+
 #[tokio::test]
 async fn a_stalled_handshake_stays_while_there_is_room() {
     let server = TestServer::start(Protocol::Grpc).await;

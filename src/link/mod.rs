@@ -9,6 +9,7 @@
 //! | `accept` | [`serve`]: the accept loop, the handshakes, the deadlines |
 //! | `options` | [`ServeOptions`]: the bounds of one listener |
 //! | `class` | [`PeerClass`]: what the server knows of a peer, which decides its room |
+//! | `handshake_queue` | the queue of handshakes: fair turns by address |
 //! | `room` | the room for the connections of one listener |
 //! | `share` | [`Shares`]: what each identity has under way at once |
 //! | `connection` | [`Connection`]: what a request knows of its connection, and the [`ConnectionEnd`] |
@@ -19,12 +20,12 @@
 //! | `primed` | a stream whose first bytes have been read ahead |
 
 mod accept;
-mod address;
 mod class;
 mod connect;
 mod connect_error;
 mod connection;
 mod failure;
+mod handshake_queue;
 mod options;
 mod primed;
 mod room;

@@ -28,7 +28,7 @@ impl Protocol {
 pub struct ServeOptions {
     /// Concurrent handshakes. More wait.
     pub handshakes_max: usize,
-    /// Connections that wait for a handshake. More wait in the queue of the kernel.
+    /// Connections that wait for a handshake. For one more, one of the address with the most is closed.
     pub waiting_max: usize,
     /// Open connections of known peers. More are closed after their handshake.
     pub connections_max: usize,

@@ -1,6 +1,9 @@
 //! Few clients that take all connections and waiting places.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use leasehold::{limits, proto::v1};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -55,19 +58,16 @@ async fn a_known_identity_leaves_connections_to_others() {
     measured.holds();
 }
 
-/// Half handshakes of one address, each a byte at a time, and begun again whenever the daemon ends them.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_handshakes_of_one_address_keep_no_other_out() {
-    const SOCKETS: usize = 6_000;
+/// Half handshakes, each a byte at a time, and begun again whenever the daemon ends them.
+async fn half_handshakes(siege: &Siege, from: &[Ipv4Addr], sockets: usize) {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
-    let siege = Siege::begin().await;
     let address: SocketAddr = siege.place.address.parse().unwrap();
     let hello = [&[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3][..], &[7; 500]].concat();
-    let one = async || {
+    let one = async |from: Ipv4Addr| {
         loop {
             let socket = TcpSocket::new_v4().unwrap();
-            socket.bind("127.0.0.5:0".parse().unwrap()).unwrap();
+            socket.bind((from, 0).into()).unwrap();
             let Ok(mut tcp) = socket.connect(address).await else { continue };
             for byte in &hello {
                 tokio::time::sleep(Duration::from_millis(450)).await;
@@ -77,11 +77,25 @@ async fn half_handshakes_of_one_address_keep_no_other_out() {
             }
         }
     };
-    let attack = async {
-        let all = futures_util::future::join_all((0..SOCKETS).map(|_| one()));
-        let _ = tokio::time::timeout(Duration::from_secs(15), all).await;
-    };
-    let ((), measured) = siege.during("half handshakes", attack).await;
+    let all = from.iter().cycle().take(sockets).map(|from| one(*from));
+    let _ = tokio::time::timeout(Duration::from_secs(15), futures_util::future::join_all(all)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_handshakes_of_one_address_keep_no_other_out() {
+    let siege = Siege::begin().await;
+    let from = [Ipv4Addr::new(127, 0, 0, 5)];
+    let ((), measured) = siege.during("half handshakes", half_handshakes(&siege, &from, 6_000)).await;
+    measured.holds();
+}
+
+/// They fill the places and the lines of all of these addresses.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_handshakes_of_many_addresses_keep_no_other_out() {
+    let siege = Siege::begin().await;
+    let from: Vec<_> = (0..24).map(|n| Ipv4Addr::new(127, 0, 9, n)).collect();
+    let attack = half_handshakes(&siege, &from, 6_000);
+    let ((), measured) = siege.during("half handshakes of 24 addresses", attack).await;
     measured.holds();
 }
 
