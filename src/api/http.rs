@@ -12,7 +12,26 @@ use axum::{
 use crate::{broker::Broker, limits, reason::Reason};
 
 /// Whether the daemon accepts requests, and if not, why.
-pub type Readiness = Arc<dyn Fn() -> Result<(), NotReady> + Send + Sync>;
+pub type Readiness = Arc<dyn Fn() -> Result<ReadyNotes, NotReady> + Send + Sync>;
+
+/// What to know of a daemon that accepts requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReadyNotes {
+    /// Mistakes in the catalog files on disk, which are not in force.
+    pub catalog_mistakes: usize,
+}
+
+/// `ok`, then a line for each note. No names: the probes' listener answers any caller.
+impl std::fmt::Display for ReadyNotes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "ok")?;
+        match self.catalog_mistakes {
+            0 => Ok(()),
+            1 => writeln!(f, "catalog: 1 mistake is not in force; the log names it"),
+            n => writeln!(f, "catalog: {n} mistakes are not in force; the log names them"),
+        }
+    }
+}
 
 /// Makes the text of `/metrics` with the current values.
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
@@ -86,7 +105,7 @@ pub fn probe_routes(ready: Readiness, metrics: MetricsText) -> Router {
                 let ready = ready();
                 async move {
                     match ready {
-                        Ok(()) => "ok\n".into_response(),
+                        Ok(notes) => notes.to_string().into_response(),
                         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, why.to_string()).into_response(),
                     }
                 }

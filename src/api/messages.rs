@@ -3,7 +3,7 @@
 use super::fields::read_name;
 use crate::{
     broker::{Broker, Caller, LeaseView, Offer, RecordedEnding},
-    catalog::{self, Resource},
+    catalog::{self, Catalog, Resource},
     clock::{LeaseTime, Now},
     job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
     lease::{Facts, Lease},
@@ -106,6 +106,14 @@ pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
         return String::new();
     }
     broker.ledger().signed_head().map(|head| head.as_str().to_owned()).unwrap_or_default()
+}
+
+/// Returns the mistakes in the catalog files that are not in force, or the first of them and the number of the others.
+pub(super) fn catalog_mistakes(catalog: &Catalog, max: usize) -> Vec<String> {
+    let all = catalog.not_taken();
+    let more = all.len().saturating_sub(max);
+    let shown = all.iter().take(max).map(ToString::to_string);
+    shown.chain((more > 0).then(|| format!("and {more} more, which the daemon's log has"))).collect()
 }
 
 pub(super) fn ending(broker: &Broker, recorded: RecordedEnding) -> v1::Ending {

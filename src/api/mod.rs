@@ -33,5 +33,5 @@ mod spec;
 mod verifier;
 
 pub use edge::{Edge, Reloader};
-pub use http::{MetricsText, NotReady, Readiness, issuer_routes, probe_routes};
+pub use http::{MetricsText, NotReady, Readiness, ReadyNotes, issuer_routes, probe_routes};
 pub use room::EdgeRoom;

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{
     edge::Edge,
     fields::{page_size, read_duration, read_name, read_optional_name, read_required_text},
-    messages::{self, ending, ledger_head},
+    messages::{self, catalog_mistakes, ending, ledger_head},
     policy,
     response::{ResponseStream, fit_page},
 };
@@ -171,7 +171,7 @@ impl OperatorService for Operators {
                     principals: u32::try_from(counts.principals).unwrap_or(u32::MAX),
                     resources: u32::try_from(counts.resources()).unwrap_or(u32::MAX),
                     ended: done.ended,
-                    not_taken: rules.catalog().not_taken().iter().map(ToString::to_string).collect(),
+                    not_taken: catalog_mistakes(rules.catalog(), limits::CATALOG_MISTAKES_SHOWN_MAX),
                 })
             })
             .await
@@ -230,6 +230,9 @@ impl OperatorService for Operators {
         let broker = &self.0.broker;
         let seen = broker.access.caller(&connection.peer).ok();
         let p = seen.as_ref().map(|c| &c.principal);
+        let rules = broker.rules.in_force();
+        let sees_mistakes = !rules.catalog().not_taken().is_empty()
+            && seen.as_ref().is_some_and(|caller| broker.rules.may_reload(caller).is_ok());
         Ok(Response::new(v1::WhoAmIResponse {
             spiffe_id: connection.peer.spiffe_id().to_string(),
             kind: p.map(|p| p.kind.to_string()).unwrap_or_default(),
@@ -246,6 +249,10 @@ impl OperatorService for Operators {
                 .and_then(|_| broker.ledger().head_public())
                 .map(|key| key.to_pem())
                 .unwrap_or_default(),
+            catalog_mistakes: match sees_mistakes {
+                true => catalog_mistakes(rules.catalog(), limits::CATALOG_MISTAKES_SHOWN_BRIEFLY_MAX),
+                false => Vec::new(),
+            },
         }))
     }
 }

@@ -123,10 +123,12 @@ impl Broker {
         &self.context.fences
     }
 
-    /// Sets the gauges of leases and fences for `/metrics`.
+    /// Sets the gauges of leases, fences and the catalog for `/metrics`.
     pub fn measure(&self) {
         metrics::gauge!("leasehold_leases_live").set(self.context.table.len() as f64);
         metrics::gauge!("leasehold_fences").set(self.context.fences.len() as f64);
+        let mistakes = self.context.rules().catalog().not_taken().len();
+        metrics::gauge!("leasehold_catalog_mistakes").set(mistakes as f64);
         metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.context.is_held())));
     }
 

@@ -1,4 +1,4 @@
-//! The reload of policy and catalog: it takes all files or none, then ends the leases that the new rules do not allow.
+//! The reload of policy and catalog: it takes the good files of the catalog, then ends the leases that the new rules do not allow.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

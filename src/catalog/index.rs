@@ -21,8 +21,9 @@ pub(super) struct CatalogIndex {
     pub(super) warnings: Vec<String>,
     /// Mistakes in the files on disk, which are not in force.
     pub(super) not_taken: Vec<Problem>,
-    /// The texts of its files, to fall back on.
+    /// The texts of its files in force, to fall back on.
     pub(super) sources: BTreeMap<TenantName, Arc<str>>,
+    /// The tenants that have a file, in force or not.
     pub(super) tenants: BTreeSet<TenantName>,
     /// In the order of the files and of the lines in them. Verifiers without their own entry come last.
     pub(super) principals: Vec<Arc<Principal>>,
@@ -65,8 +66,8 @@ impl Catalog {
         &self.0.warnings
     }
 
-    /// Mistakes that a reload found. A file with a mistake stays in force as it was, or loses the entries that depend
-    /// on what another file no longer has.
+    /// Mistakes that a start or a reload found, by file and line. A file with a mistake stays in force as it was, or is left out
+    /// if the daemon has started since. Entries that depend on what another file does not have are left out.
     pub fn not_taken(&self) -> &[Problem] {
         &self.0.not_taken
     }
@@ -93,7 +94,7 @@ impl Catalog {
         }
     }
 
-    /// The tenants that have a file.
+    /// The tenants that have a file. Those with a mistake in it are among them.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantName> {
         self.0.tenants.iter()
     }

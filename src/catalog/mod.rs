@@ -3,24 +3,26 @@
 //! Owns principals, datasets, models, checkpoint lines and audiences, and the strict reading of them: unknown keys,
 //! duplicates, missing fields and dangling references are errors, all reported at once, each with its file and line. No one is known
 //! by default, and if there is a platform's file, it says which identities each tenant may name. A catalog never changes: a
-//! reload makes another one, from the good files on disk. Decides nothing; has no clock, no lock, no await.
+//! reload makes another one. A start and a reload take the good files on disk. Decides nothing; has no clock, no lock, no await.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `index` | [`Catalog`]: its queries |
 //! | `principal` `resource` `audience` `tree` | its entries, and the search for a principal |
 //! | `load` | reading a directory, and the checks across files |
-//! | `reload` | reading a changed directory: which files are accepted |
+//! | `accepted` | reading the directory at a start or a reload: which files and entries are accepted |
+//! | `earlier` | the entries that were in force before |
 //! | `file` `value` | one tenant's file, its values |
 //! | `errors` | [`CatalogErrors`]: all that is wrong |
 
+mod accepted;
 mod audience;
+mod earlier;
 mod errors;
 mod file;
 mod index;
 mod load;
 mod principal;
-mod reload;
 mod resource;
 mod tree;
 mod value;

@@ -218,5 +218,5 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     let what = mistakes("the catalog", answer.not_taken.len());
     let failure = Failure::of_problems(what, answer.not_taken.into_iter());
     Err(Failure { exit: Exit::Failure, ..failure }
-        .saying("Files with a mistake keep their old version. All others are loaded."))
+        .saying("A file with a mistake keeps its version that was loaded, if there is one. Everything else is loaded."))
 }

@@ -65,13 +65,16 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
             note(&format!("leasehold: warning: {warning}"));
         }
     }
-    let faults = inspection.faults();
-    if !faults.is_empty() {
-        let what = format!(
-            "{}, so `leasehold serve` would not start",
-            mistakes(&file.display().to_string(), faults.len())
-        );
-        let failure = Failure { exit: Exit::Failure, ..Failure::of_problems(what, faults.into_iter()) };
+    let (faults, of_tenants) = (inspection.faults(), inspection.mistakes());
+    let count = faults.len().saturating_add(of_tenants.len());
+    if count > 0 {
+        let so = match faults.is_empty() {
+            false => "so `leasehold serve` would not start",
+            true => "and `leasehold serve` would start without those files or entries of the catalog",
+        };
+        let what = format!("{}, {so}", mistakes(&file.display().to_string(), count));
+        let all = faults.into_iter().chain(of_tenants);
+        let failure = Failure { exit: Exit::Failure, ..Failure::of_problems(what, all) };
         return Err(match mint_of(&loaded.config, session) {
             Some(mint) => failure.fix(mint),
             None => failure,
@@ -84,20 +87,20 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
 fn value(inspection: &Inspection, defaults: &[DefaultUsed]) -> Value {
     let looks = inspection.looks.iter().map(|look| {
         json!({
-            "key": look.key, "path": look.means, "ok": look.faults.is_empty(),
-            "faults": look.faults, "warnings": look.warnings,
+            "key": look.key, "path": look.means, "ok": look.is_ok(),
+            "faults": look.faults, "mistakes": look.mistakes, "warnings": look.warnings,
         })
     });
     let defaults = defaults.iter().map(|d| json!({ "key": d.key, "value": d.value }));
     json!({
-        "good": inspection.faults().is_empty(),
+        "good": inspection.looks.iter().all(|look| look.is_ok()),
         "paths": looks.collect::<Vec<_>>(), "defaults": defaults.collect::<Vec<_>>(),
     })
 }
 
 fn table(inspection: &Inspection, defaults: &[DefaultUsed]) -> Page {
     let rows = inspection.looks.iter().map(|look| {
-        let state = match (look.faults.is_empty(), look.warnings.is_empty()) {
+        let state = match (look.is_ok(), look.warnings.is_empty()) {
             (false, _) => "FAIL",
             (true, false) => "warn",
             (true, true) => "ok",

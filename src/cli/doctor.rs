@@ -361,6 +361,17 @@ async fn check_daemon(
     if !is_first {
         return;
     }
+    if let Some(first) = answer.catalog_mistakes.first() {
+        let count = match answer.catalog_mistakes.len() {
+            1 => String::new(),
+            n => format!(", and {} more lines", n.saturating_sub(1)),
+        };
+        report.add_problem(
+            "catalog files",
+            format!("not in force, {first}{count}"),
+            "correct the file, then run `leasehold catalog reload`, which lists every mistake",
+        );
+    }
     let round_trip = after.boot.since(before.boot);
     let middle = before.wall.plus(round_trip / 2);
     match timestamp::moment(answer.server_time.as_ref()) {

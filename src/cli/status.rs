@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Client, Exit, Failure, Session,
     client::CallKind,
-    output::{TableCell, fields, print},
+    output::{TableCell, fields, note, print},
     render, timestamp,
 };
 use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
@@ -80,6 +80,7 @@ impl StatusArgs {
                 "live_leases": leases.value(), "locks": locks.value(),
                 "server_time": timestamp::value(who.server_time.as_ref(), now),
                 "svid_expires": timestamp::value(who.svid_expires.as_ref(), now),
+                "catalog_mistakes": who.catalog_mistakes,
             }))?;
         } else {
             print(&fields([
@@ -92,6 +93,9 @@ impl StatusArgs {
                 ("live leases", leases.shown().into()),
                 ("locks", locks.shown().into()),
             ]))?;
+            for mistake in &who.catalog_mistakes {
+                note(&format!("leasehold: warning: not in force, catalog file {mistake}"));
+            }
         }
         Ok(Exit::Ok)
     }

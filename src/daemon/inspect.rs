@@ -25,8 +25,17 @@ pub struct Look {
     pub means: String,
     /// What keeps a daemon from serving.
     pub faults: Vec<String>,
+    /// Mistakes of tenants: a daemon starts without what they concern.
+    pub mistakes: Vec<String>,
     /// What does not keep it from serving, but should be known.
     pub warnings: Vec<String>,
+}
+
+impl Look {
+    /// Whether nothing is wrong with it. There may be warnings.
+    pub fn is_ok(&self) -> bool {
+        self.faults.is_empty() && self.mistakes.is_empty()
+    }
 }
 
 /// All findings, in the order of the file, and what a start needs of them.
@@ -67,6 +76,11 @@ impl Inspection {
         self.lines(|look| &look.faults)
     }
 
+    /// Returns each mistake of a tenant as `KEY: what is wrong`.
+    pub fn mistakes(&self) -> Vec<String> {
+        self.lines(|look| &look.mistakes)
+    }
+
     /// Returns each warning as `KEY: what should be known`.
     pub fn warnings(&self) -> Vec<String> {
         self.lines(|look| &look.warnings)
@@ -80,12 +94,12 @@ impl Inspection {
         self.looks.iter().flat_map(lines).collect()
     }
 
-    /// Returns what a start needs.
+    /// Returns what a start needs, or else every fault, and what else is wrong.
     pub(super) fn into_parts(self) -> Result<(Rules, Option<TlsAcceptor>), ConfigFaults> {
-        let faults = self.faults();
+        let (faults, mistakes) = (self.faults(), self.mistakes());
         match self.rules {
             Some(rules) if faults.is_empty() => Ok((rules, self.tls)),
-            _ => Err(ConfigFaults(faults)),
+            _ => Err(ConfigFaults(faults.into_iter().chain(mistakes).collect())),
         }
     }
 
@@ -208,6 +222,7 @@ impl Inspection {
     fn look_at_rules(&mut self, config: &Config) {
         let read = rules::read_all(&config.policy, None);
         self.look_mut("policy.catalog").faults.extend(read.catalog_faults);
+        self.look_mut("policy.catalog").mistakes.extend(read.catalog_mistakes);
         self.look_mut("policy.dir").faults.extend(read.policy_faults);
         if let Some(rules) = &read.rules {
             let catalog = rules.catalog();

@@ -17,6 +17,7 @@ enum MetricKind {
 /// Every metric of the daemon. A test compares the table with what the code counts.
 const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_attempts_begun_total", Counter, "Attempts that were begun."),
+    ("leasehold_catalog_mistakes", Gauge, "Mistakes in the catalog files on disk, which are not in force."),
     ("leasehold_credentials_issued_total", Counter, "Credentials that were issued, without renewals."),
     ("leasehold_fence_feeds", Gauge, "Verifiers that follow the fence feed now."),
     ("leasehold_fences", Gauge, "Names that were lowered and are still remembered."),

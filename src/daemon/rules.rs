@@ -11,17 +11,30 @@ use crate::{
 /// The catalog and policy, and every mistake in either.
 pub(super) struct ReadRules {
     pub(super) rules: Option<Rules>,
+    /// Mistakes in the files of tenants, without which the daemon starts.
+    pub(super) catalog_mistakes: Vec<String>,
     pub(super) catalog_faults: Vec<String>,
     pub(super) policy_faults: Vec<String>,
 }
 
-/// Reads both. If the catalog is bad, policies are still checked as far as they do not need it. At a start all of the catalog
-/// must be good; a reload accepts the files that are good. Blocking.
+/// Reads both. If the catalog is bad, policies are still checked as far as they do not need it. A start and a reload accept the
+/// catalog files that are good. Blocking.
 pub(super) fn read_all(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadRules {
-    let mut read = ReadRules { rules: None, catalog_faults: Vec::new(), policy_faults: Vec::new() };
+    let mut read = ReadRules {
+        rules: None,
+        catalog_mistakes: Vec::new(),
+        catalog_faults: Vec::new(),
+        policy_faults: Vec::new(),
+    };
     let source = PolicySource::Dir(policy.dir.clone());
     let catalog = match before {
-        None => Catalog::load(&policy.catalog),
+        None => Catalog::load(&policy.catalog).or_else(|all| {
+            let catalog = Catalog::load_at_start(&policy.catalog);
+            if catalog.is_ok() {
+                read.catalog_mistakes = all.iter().map(ToString::to_string).collect();
+            }
+            catalog
+        }),
         Some(before) => before.reload(&policy.catalog),
     };
     let engine = match catalog {
@@ -40,7 +53,7 @@ pub(super) fn read_all(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadR
 
 /// Reads both again. Blocking.
 pub(super) fn read(policy: &PolicyConfig, before: Option<&Catalog>) -> Result<Rules, Refusal> {
-    let ReadRules { rules, catalog_faults, policy_faults } = read_all(policy, before);
+    let ReadRules { rules, catalog_faults, policy_faults, .. } = read_all(policy, before);
     let Some(rules) = rules else {
         let count = catalog_faults.len().saturating_add(policy_faults.len());
         let text = format!("catalog and policy have {count} mistake(s)");
@@ -49,14 +62,19 @@ pub(super) fn read(policy: &PolicyConfig, before: Option<&Catalog>) -> Result<Ru
             .fold(Refusal::new(Reason::CatalogInvalid, text), |r, line| r.with(MISTAKE, line))
             .fix("nothing was changed: correct it and reload"));
     };
-    for fault in rules.catalog().not_taken() {
-        tracing::error!(%fault, "not taken into the catalog");
-    }
+    log_mistakes(rules.catalog());
     let gaps = rules.engine.gaps();
     for warning in rules.catalog().warnings().iter().chain(rules.engine.warnings()).chain(&gaps) {
         tracing::warn!(%warning, "catalog and policy");
     }
     Ok(rules)
+}
+
+/// Logs what is wrong with the files on disk and not in force.
+pub(super) fn log_mistakes(catalog: &Catalog) {
+    for mistake in catalog.not_taken() {
+        tracing::error!(%mistake, "not taken into the catalog");
+    }
 }
 
 /// The label of each mistake.

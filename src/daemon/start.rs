@@ -23,7 +23,9 @@ use super::{
     listeners, rules, telemetry,
 };
 use crate::{
-    api::{Edge, EdgeRoom, MetricsText, NotReady, Readiness, Reloader, issuer_routes, probe_routes},
+    api::{
+        Edge, EdgeRoom, MetricsText, NotReady, Readiness, ReadyNotes, Reloader, issuer_routes, probe_routes,
+    },
     broker::{Broker, BrokerContext, BrokerSettings, Rules, Task, Tickets},
     clock::{Clock, SystemClock, Wall},
     config::{Config, RoomConfig},
@@ -229,13 +231,16 @@ impl Daemon {
 
     fn readiness(&self, clock: Arc<dyn Clock>) -> Readiness {
         let (ledger, stopping, source) = (self.ledger.clone(), self.stop.clone(), self.identity.clone());
+        let broker = self.broker.clone();
         Arc::new(move || {
             if stopping.is_cancelled() {
                 return Err(NotReady::new(Reason::ShuttingDown));
             }
             identity::ready(&source.current(), clock.now().wall)?;
             match ledger.health() {
-                Health::Good => Ok(()),
+                Health::Good => {
+                    Ok(ReadyNotes { catalog_mistakes: broker.rules.in_force().catalog().not_taken().len() })
+                }
                 Health::EndingsOnly { why } | Health::Failing { why } => {
                     Err(NotReady::new(Reason::LedgerUnavailable).because(why.to_string()))
                 }
@@ -366,7 +371,9 @@ async fn inspect_config(
     for warning in inspection.warnings() {
         tracing::warn!(%warning, "configuration");
     }
-    Ok(inspection.into_parts()?)
+    let parts = inspection.into_parts()?;
+    rules::log_mistakes(parts.0.catalog());
+    Ok(parts)
 }
 
 async fn open_ledger(config: &Config, clock: &Arc<dyn Clock>) -> Result<OpenedLedger, StartError> {

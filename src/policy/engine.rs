@@ -51,7 +51,7 @@ impl Engine {
         let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
         let catalog = catalog.clone();
         let prepared = CatalogEntities::new(&types, &rules.schema, &catalog)?;
-        let warnings = entity_references::check(&rules, &types, &prepared)?;
+        let warnings = entity_references::check(&rules, &types, &prepared, catalog.not_taken().is_empty())?;
         let (authorizer, memo) = (Authorizer::new(), DecisionCache::default());
         Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })
     }

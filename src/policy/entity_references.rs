@@ -12,11 +12,13 @@ use super::{
 use crate::name::{ResourceName, TenantName};
 
 /// Returns a warning for each rule about a resource that is not in the catalog. Fails if a rule names an unknown principal, or
-/// a malformed tenant or resource.
+/// a malformed tenant or resource. While a part of the catalog is left out, an unknown principal is only a warning: it may be in
+/// that part, and the mistake of one tenant must not keep the policy from the others.
 pub(super) fn check(
     rules: &RuleSet,
     types: &Types,
     prepared: &CatalogEntities,
+    is_whole: bool,
 ) -> Result<Vec<String>, PolicyErrors> {
     let principals: HashSet<&EntityUid> = prepared.principals.values().collect();
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
@@ -24,7 +26,15 @@ pub(super) fn check(
         for uid in policy.entity_literals() {
             let (id, kind) = (uid.id().unescaped(), uid.type_name());
             if types.kind_of(kind).is_some() && !principals.contains(&uid) {
-                faults.push(rules.fault(rule, format!("no entry of the catalog is {uid}; {PRINCIPAL}")));
+                match is_whole {
+                    true => {
+                        faults.push(rules.fault(rule, format!("no entry of the catalog is {uid}; {PRINCIPAL}")));
+                    }
+                    false => warnings.push(format!(
+                        "{}: policy `{}` names {uid}, which no entry in force is while the catalog has mistakes",
+                        rule.place, rule.id
+                    )),
+                }
             }
             if *kind == types.tenant && id != ALL_TENANTS && id.parse::<TenantName>().is_err() {
                 faults.push(

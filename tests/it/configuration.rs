@@ -95,6 +95,15 @@ async fn all_mistakes_are_reported_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenants_mistake_fails_config_check_and_no_start() {
+    let mut world = real();
+    world.write("catalog.d/globex.toml", "[tenant.globex]\n[[principal]]\nmatch = \"x\"\n");
+    let (approved, said) = checked(&world);
+    assert!(!approved && said.contains("globex.toml:3") && said.contains("would start without"), "{said}");
+    world.try_start().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_setting_that_refuses_peers_gets_a_warning() {
     let world = real();
     world.write("k8s.globex.example.pem", "{\"keys\": []}");

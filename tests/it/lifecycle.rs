@@ -51,12 +51,14 @@ async fn a_second_daemon_cannot_open_the_ledger() {
 async fn all_faults_of_a_catalog_are_reported_at_start() {
     let mut world = World::prepared(|s| {
         s.catalog.insert(
-            "acme.toml",
-            "[tenant.acme]\n[[principal]]\nmatch = \"x\"\nkind = \"wrokload\"\n[[datasett]]\n".into(),
+            "platform.toml",
+            "[tenant.platform]\n[[principal]]\nmatch = \"x\"\nkind = \"wrokload\"\n[[datasett]]\n".into(),
         );
     });
     let why = world.try_start().await.expect_err("it does not start").to_string();
-    for (line, what) in [("acme.toml:3", "match"), ("acme.toml:4", "wrokload"), ("acme.toml:5", "datasett")] {
+    for (line, what) in
+        [("platform.toml:3", "match"), ("platform.toml:4", "wrokload"), ("platform.toml:5", "datasett")]
+    {
         assert!(why.contains(line) && why.contains(what), "{line} {what}: {why}");
     }
     assert!(!world.file("state").exists());

@@ -177,3 +177,56 @@ async fn a_wide_pattern_reaches_no_identity_of_another_tenant() {
     // The same pattern lets the tenant's own identity in.
     Worker::join(world.client(WORKER).await, &job, 1, "rank-0", &began.ticket).await.unwrap();
 }
+
+/// A start goes on without the file of one tenant. Its jobs stay in the ledger, and its identities may do nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_goes_on_without_the_broken_file_of_one_tenant() {
+    let mut world = World::start().await;
+    let mut worker = world.working().await;
+    let before = worker.issue(Half::Reading).await;
+    let good = world.read("catalog.d/acme.toml");
+    world.stop().await;
+    worker.stream = None;
+    world.write("catalog.d/acme.toml", &format!("{good}\n[[broken]]\n"));
+    world.try_start().await.unwrap();
+    let mistake = "acme.toml:";
+    assert!(logged().lines().any(|l| l.contains("ERROR") && l.contains(mistake)), "no error is logged");
+
+    // What people and monitors see. The operator of another tenant sees nothing of it, and is not the only tenant.
+    let whoami = async |id: &str| {
+        let client = world.client(id).await;
+        client.operators().who_am_i(v1::WhoAmIRequest {}).await.unwrap().into_inner()
+    };
+    assert!(whoami(PLATFORM).await.catalog_mistakes.iter().any(|m| m.starts_with(mistake)));
+    assert_eq!(whoami(GLOBEX_OPERATOR).await.catalog_mistakes, [""; 0]);
+    let globex = world.client(GLOBEX_OPERATOR).await;
+    let reload = v1::ReloadCatalogRequest { dry_run: true };
+    refused(globex.operators().reload_catalog(reload).await).is(Code::PermissionDenied, "KIND_NOT_ALLOWED");
+    let (status, body) = world.http(world.daemon().probe, "/readyz").await;
+    assert!(status == 200 && body.contains("not in force") && !body.contains("acme"), "{status} {body}");
+    // Daemons of other tests share the metrics of this process.
+    eventually("a metric", async || world.counted("leasehold_catalog_mistakes", "").await >= 1.0).await;
+
+    // Its identities are unknown, and nothing of its state is lost.
+    let unknown = |no: Refused| no.is(Code::PermissionDenied, "PRINCIPAL_UNKNOWN");
+    let launcher = world.client(LAUNCHER).await;
+    unknown(refused(launcher.create(spec(), "more").await));
+    worker.client = world.client(WORKER).await;
+    unknown(Refused::of(&worker.rejoin().await.unwrap_err()));
+    let platform = world.client(PLATFORM).await;
+    platform.lock("tenant:acme").await.unwrap();
+    platform.unlock("tenant:acme").await.unwrap();
+    assert_eq!(platform.job(&worker.job).await.state(), v1::JobState::Running);
+
+    world.write("catalog.d/acme.toml", &good);
+    let reload = v1::ReloadCatalogRequest { dry_run: false };
+    let done = platform.operators().reload_catalog(reload).await.unwrap().into_inner();
+    assert_eq!(done.not_taken, [""; 0]);
+    worker.rejoin().await.unwrap();
+    worker.keep_alive().await;
+    let gateway = world.client(GATEWAY).await;
+    worker.issue(Half::Reading).await.is_live(&gateway).await;
+    assert!(!gateway.introspect(&before.text, WORKER).await.active);
+    let (_, body) = world.http(world.daemon().probe, "/readyz").await;
+    assert_eq!(body, "ok\n");
+}

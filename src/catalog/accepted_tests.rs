@@ -76,10 +76,20 @@ impl Case {
         fs::write(self.file(name), text).unwrap();
     }
 
+    /// Reads as a daemon does that starts, and returns what was not accepted.
+    fn start(&mut self) -> Vec<String> {
+        self.catalog = Catalog::load_at_start(self.dir.path()).unwrap();
+        self.said()
+    }
+
+    fn said(&self) -> Vec<String> {
+        self.catalog.not_taken().iter().map(ToString::to_string).collect()
+    }
+
     /// Reads again, and returns what was not accepted.
     fn reload(&mut self) -> Vec<String> {
         self.catalog = self.catalog.reload(self.dir.path()).unwrap();
-        self.catalog.not_taken().iter().map(ToString::to_string).collect()
+        self.said()
     }
 
     fn knows(&self, id: &str) -> bool {
@@ -228,4 +238,166 @@ fn of_two_files_in_conflict_the_changed_one_waits() {
 fn a_directory_that_cannot_be_read_changes_nothing() {
     let case = Case::new();
     assert!(case.catalog.reload(&case.file("nowhere")).is_err());
+}
+
+#[test]
+fn a_withdrawal_holds_back_no_change_of_the_file_that_used_it() {
+    let mut case = Case::new();
+    // Both change at once: globex removes its workload, acme takes its model back.
+    let globex = |more: &str| tenant("globex", more).replace("/job/*", "/other/*");
+    case.write("acme.toml", &tenant("acme", &model("base@1", "acme", "")));
+    case.write("globex.toml", &globex(&line("model:acme/base@1")));
+    let said = case.reload();
+    assert!(!case.knows(GLOBEX_JOB) && !case.has("checkpoint:globex/line"), "{said:?}");
+    let wanted = "model `model:acme/base@1` is not declared, or not shared with `globex`";
+    assert!(said.len() == 1 && said.iter().all(|m| m.contains(wanted)), "{said:?}");
+    // It says the same of a model that does not exist any more.
+    case.write("acme.toml", &tenant("acme", ""));
+    assert_eq!(case.reload(), said);
+    // What it names now for the first time is its mistake, and its file stays as it was.
+    case.write("globex.toml", &tenant("globex", &line("model:acme/base@2")));
+    let said = case.reload();
+    assert!(said.iter().any(|m| m.contains("model:acme/base@2")), "{said:?}");
+    assert!(!case.knows(GLOBEX_JOB), "{said:?}");
+}
+
+#[test]
+fn a_withdrawn_audience_takes_no_more_than_what_it_served() {
+    let mut case = Case::new();
+    let served = model("own@1", "acme", "");
+    case.write("globex.toml", &tenant("globex", &served));
+    assert_eq!(case.reload(), [""; 0]);
+    case.write("acme.toml", &tenant("acme", "").replace("\"acme\", \"globex\"", "\"acme\""));
+    case.write("globex.toml", &tenant("globex", &served).replace("/job/*", "/other/*"));
+    let said = case.reload();
+    assert!(said.len() == 1 && said.iter().all(|m| m.contains("model:globex/own@1 is left out")), "{said:?}");
+    assert!(!case.knows(GLOBEX_JOB) && case.knows("spiffe://globex.example/other/1"), "{said:?}");
+}
+
+#[test]
+fn a_broken_platform_file_is_no_fault_of_a_tenant() {
+    let mut case = Case::new();
+    case.write("platform.toml", "[tenant.platform]\nthis is not TOML");
+    case.write("globex.toml", "[tenant.globex]\n");
+    let said = case.reload();
+    assert!(said.iter().all(|m| m.starts_with("platform.toml")), "{said:?}");
+    assert!(!case.knows(GLOBEX_JOB) && case.knows(ACME_JOB));
+}
+
+// ---------- at a start ----------
+
+#[test]
+fn a_start_leaves_out_the_broken_file_of_a_tenant() {
+    let mut case = Case::new();
+    let good = fs::read_to_string(case.file("acme.toml")).unwrap();
+    case.write("platform.toml", &format!("{PLATFORM}{}", platforms_audience()));
+    for broken in ["[tenant.acme\n".to_owned(), format!("{good}\nunknown = 1\n")] {
+        case.write("acme.toml", &broken);
+        assert!(Catalog::load(case.dir.path()).is_err(), "a check reports it");
+        let said = case.start();
+        assert!(said.iter().any(|m| m.starts_with("acme.toml:")), "{said:?}");
+        assert!(said.iter().any(|m| m.contains("checkpoint:globex/line is left out")), "{said:?}");
+        assert!(said.iter().all(|m| !m.starts_with("platform.toml")), "{said:?}");
+        assert!(!case.knows(ACME_JOB) && case.knows(GLOBEX_JOB));
+        assert_eq!(case.catalog.tenants().count(), 3, "globex is not the only tenant");
+        // A reload does not change that, until the file is mended.
+        assert_eq!(case.reload(), said);
+        assert!(!case.knows(ACME_JOB) && case.knows(GLOBEX_JOB));
+        case.write("acme.toml", &good);
+        assert_eq!(case.reload(), [""; 0]);
+        assert!(case.knows(ACME_JOB) && case.has("checkpoint:globex/line"));
+    }
+}
+
+fn platforms_audience() -> String {
+    let audience =
+        "name = \"spiffe://platform.example/files\"\nverifiers = [\"spiffe://platform.example/files\"]";
+    format!(
+        "[[audience]]\n{audience}\nchecks = \"feed\"\npresenter = \"mtls\"\nserves = [\"acme\", \"globex\"]\n"
+    )
+}
+
+#[test]
+fn a_start_needs_the_platforms_file() {
+    let case = Case::new();
+    let refused = || Catalog::load_at_start(case.dir.path()).map(drop).unwrap_err().to_string();
+    case.write("platform.toml", &format!("{PLATFORM}[[principal]]\nkind = \"operator\"\n"));
+    assert!(refused().contains("platform.toml:"));
+    fs::write(case.file("platform.toml"), [0xff, 0xfe]).unwrap();
+    assert!(refused().contains("platform.toml"));
+    // A file without a tenant's name may be the platform's, which says who may name which identities.
+    fs::rename(case.file("platform.toml"), case.file("Platform.toml")).unwrap();
+    assert!(refused().contains("Platform.toml"));
+    case.write("platform.toml", PLATFORM);
+    let mut case = case;
+    let said = case.start();
+    assert!(said.iter().all(|m| m.starts_with("Platform.toml")) && said.len() == 1, "{said:?}");
+}
+
+#[test]
+fn a_start_needs_one_good_file() {
+    let case = Case::new();
+    fs::remove_file(case.file("platform.toml")).unwrap();
+    case.write("acme.toml", "[tenant.acme");
+    case.write("globex.toml", "[tenant.globex");
+    let said = Catalog::load_at_start(case.dir.path()).unwrap_err().to_string();
+    assert!(said.contains("acme.toml") && said.contains("globex.toml"), "{said}");
+    fs::write(case.file("globex.toml"), [0xff, 0xfe]).unwrap();
+    assert!(Catalog::load_at_start(case.dir.path()).is_err());
+}
+
+#[test]
+fn at_a_start_neither_side_of_a_conflict_is_taken() {
+    let mut case = Case::new();
+    // A reload keeps the one that was there first. A start does not know which one that was.
+    fs::remove_file(case.file("platform.toml")).unwrap();
+    let taking = "[[principal]]\nmatch = \"spiffe://globex.example/job/*\"\nkind = \"workload\"\n";
+    case.write("acme.toml", &tenant("acme", taking));
+    case.write(
+        "third.toml",
+        "[tenant.third]\n[[principal]]\nmatch = \"spiffe://third.example/a\"\nkind = \"workload\"\n",
+    );
+    let said = case.start();
+    assert!(!said.is_empty() && !case.knows(GLOBEX_JOB) && !case.knows(ACME_JOB), "{said:?}");
+    assert!(case.knows("spiffe://third.example/a"));
+}
+
+#[test]
+fn at_a_start_the_platform_wins_a_conflict() {
+    let mut case = Case::new();
+    let operators = "[[principal]]\nmatch = \"spiffe://acme.example/job/*\"\nkind = \"operator\"\n";
+    case.write("platform.toml", &format!("{PLATFORM}{operators}"));
+    let said = case.start();
+    assert!(case.knows(GLOBEX_JOB), "{said:?}");
+    let owner = &case.catalog.principal(&ACME_JOB.parse().unwrap()).unwrap().tenant;
+    assert_eq!(owner.as_str(), "platform");
+}
+
+#[test]
+fn a_start_leaves_out_what_the_platform_does_not_claim() {
+    let mut case = Case::new();
+    let (less, _) = PLATFORM.split_once("[[claim]]\ntenant = \"globex\"").unwrap();
+    let narrow = "[[claim]]\ntenant = \"globex\"\nmatch = [\"spiffe://globex.example/a/**\", \"spiffe://globex.example/files\"]\n";
+    case.write("platform.toml", &format!("{less}{narrow}"));
+    // The first entry keeps a/x out. It is not claimed, so the second one must not let a/x in.
+    let entries = "[[principal]]\nmatch = \"spiffe://globex.example/*/x\"\nkind = \"workload\"\ndisabled = true\n\
+                   [[principal]]\nmatch = \"spiffe://globex.example/a/*\"\nkind = \"workload\"\n\
+                   [[principal]]\nmatch = \"spiffe://globex.example/a/b/c\"\nkind = \"workload\"\n";
+    case.write("globex.toml", &tenant("globex", entries));
+    let said = case.start();
+    assert!(case.knows(ACME_JOB) && !case.knows(GLOBEX_JOB), "{said:?}");
+    assert!(
+        !case.knows("spiffe://globex.example/a/x") && case.knows("spiffe://globex.example/a/b/c"),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn a_tenant_without_a_file_is_no_reason_to_refuse_a_start() {
+    let mut case = Case::new();
+    fs::remove_file(case.file("globex.toml")).unwrap();
+    let said = case.start();
+    let wanted = ["`serves` names tenant `globex`", "`shared_with` names tenant `globex`"];
+    assert!(wanted.iter().all(|w| said.iter().any(|m| m.contains(w))), "{said:?}");
+    assert!(case.knows(ACME_JOB) && case.has("model:acme/base@1"));
 }
