@@ -27,16 +27,16 @@ pub(super) type InForce = BTreeMap<TenantName, Arc<str>>;
 
 /// Reads a directory at a start. The platform's file must be good, since it says which identities each tenant may name.
 pub(super) fn read_at_start(dir: &Path) -> Result<CatalogIndex, CatalogErrors> {
-    Reading { dir, in_force: &InForce::new(), earlier: Earlier::Unknown }.accept()
+    CatalogReading { dir, in_force: &InForce::new(), earlier: Earlier::Unknown }.accept()
 }
 
 /// Reads a directory again. Fails only if no file can be used.
 pub(super) fn reload(dir: &Path, in_force: &InForce) -> Result<CatalogIndex, CatalogErrors> {
-    Reading { dir, in_force, earlier: Earlier::of(in_force) }.accept()
+    CatalogReading { dir, in_force, earlier: Earlier::of(in_force) }.accept()
 }
 
 /// One reading of a directory.
-struct Reading<'c> {
+struct CatalogReading<'c> {
     dir: &'c Path,
     /// The texts of the files in force. Empty at a start.
     in_force: &'c InForce,
@@ -44,7 +44,7 @@ struct Reading<'c> {
     earlier: Earlier,
 }
 
-impl Reading<'_> {
+impl CatalogReading<'_> {
     fn is_start(&self) -> bool {
         matches!(self.earlier, Earlier::Unknown)
     }

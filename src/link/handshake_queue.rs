@@ -20,11 +20,11 @@ use crate::limits;
 pub(super) struct HandshakeQueue {
     handshakes_max: usize,
     waiting_max: usize,
-    state: Mutex<QueueState>,
+    state: Mutex<Lines>,
 }
 
 #[derive(Debug, Default)]
-struct QueueState {
+struct Lines {
     addresses: HashMap<IpAddr, AddressEntry>,
     handshakes: usize,
     waiting: usize,
@@ -41,14 +41,14 @@ struct QueueState {
 /// The connections of one address, in the order in which they came. An address without connections has no entry.
 #[derive(Debug, Default)]
 struct AddressEntry {
-    handshakes: BTreeMap<u64, watch::Sender<Phase>>,
-    waiting: BTreeMap<u64, watch::Sender<Phase>>,
+    handshakes: BTreeMap<u64, watch::Sender<PlacePhase>>,
+    waiting: BTreeMap<u64, watch::Sender<PlacePhase>>,
     /// When it had its last turn, or when it came if it had none.
     last_turn: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum PlacePhase {
     Waits,
     Handshake,
     GivesWay,
@@ -66,7 +66,7 @@ impl HandshakeQueue {
     /// If the address has as many connections here as one address may have.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<HandshakePlace, FailureCause> {
         let address = network(address);
-        let (sender, phase) = watch::channel(Phase::Waits);
+        let (sender, phase) = watch::channel(PlacePhase::Waits);
         let mut state = self.lock();
         let has = state.addresses.get(&address).map_or(0, |a| a.handshakes.len() + a.waiting.len());
         if has >= limits::HANDSHAKES_WAITING_PER_ADDRESS_MAX {
@@ -84,12 +84,12 @@ impl HandshakeQueue {
         Ok(HandshakePlace { queue: self.clone(), address, number, phase })
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl QueueState {
+impl Lines {
     fn take_number(&mut self) -> u64 {
         self.next = self.next.saturating_add(1);
         self.next
@@ -141,7 +141,7 @@ impl QueueState {
             self.change(address, |entry| {
                 entry.last_turn = turn;
                 if let Some((number, phase)) = entry.waiting.pop_first() {
-                    phase.send_replace(Phase::Handshake);
+                    phase.send_replace(PlacePhase::Handshake);
                     entry.handshakes.insert(number, phase);
                 }
             });
@@ -166,9 +166,9 @@ impl QueueState {
     }
 }
 
-fn end_place(place: Option<(u64, watch::Sender<Phase>)>) -> bool {
+fn end_place(place: Option<(u64, watch::Sender<PlacePhase>)>) -> bool {
     place.is_some_and(|(_, phase)| {
-        phase.send_replace(Phase::GivesWay);
+        phase.send_replace(PlacePhase::GivesWay);
         true
     })
 }
@@ -185,22 +185,22 @@ pub(super) struct HandshakePlace {
     queue: Arc<HandshakeQueue>,
     address: IpAddr,
     number: u64,
-    phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<PlacePhase>,
 }
 
 impl HandshakePlace {
     /// Waits until the handshake may begin, or must give way.
     pub(super) async fn turn(&mut self) -> Result<(), FailureCause> {
-        match self.phase.wait_for(|phase| *phase != Phase::Waits).await.map(|phase| *phase) {
-            Ok(Phase::Handshake) => Ok(()),
-            Ok(Phase::Waits | Phase::GivesWay) | Err(_) => Err(FailureCause::GaveWay),
+        match self.phase.wait_for(|phase| *phase != PlacePhase::Waits).await.map(|phase| *phase) {
+            Ok(PlacePhase::Handshake) => Ok(()),
+            Ok(PlacePhase::Waits | PlacePhase::GivesWay) | Err(_) => Err(FailureCause::GaveWay),
         }
     }
 
     /// Resolves if the handshake must give way to another one.
     pub(super) async fn gives_way(&mut self) {
         // An error means that the sender is gone, which happens only after it sent this phase.
-        let _ = self.phase.wait_for(|phase| *phase == Phase::GivesWay).await;
+        let _ = self.phase.wait_for(|phase| *phase == PlacePhase::GivesWay).await;
     }
 
     /// Whether no further handshake of this address can begin without another one's end.
@@ -242,11 +242,11 @@ mod tests {
         [192, 0, 2, last].into()
     }
 
-    fn phase(place: &HandshakePlace) -> Phase {
+    fn phase(place: &HandshakePlace) -> PlacePhase {
         *place.phase.borrow()
     }
 
-    fn count(places: &[HandshakePlace], wanted: Phase) -> usize {
+    fn count(places: &[HandshakePlace], wanted: PlacePhase) -> usize {
         places.iter().filter(|place| phase(place) == wanted).count()
     }
 
@@ -263,13 +263,13 @@ mod tests {
     fn a_newcomer_is_next_however_many_of_others_wait() {
         let queue = queue(32, 64);
         let held: Vec<_> = (0..96).map(|n| queue.enter(v4(n % 16)).unwrap()).collect();
-        assert_eq!((count(&held, Phase::Handshake), count(&held, Phase::Waits)), (32, 64));
+        assert_eq!((count(&held, PlacePhase::Handshake), count(&held, PlacePhase::Waits)), (32, 64));
         let newcomer = queue.enter(v4(200)).unwrap();
-        assert_eq!(phase(&newcomer), Phase::Handshake);
-        assert_eq!((count(&held, Phase::Handshake), count(&held, Phase::GivesWay)), (31, 1));
+        assert_eq!(phase(&newcomer), PlacePhase::Handshake);
+        assert_eq!((count(&held, PlacePhase::Handshake), count(&held, PlacePhase::GivesWay)), (31, 1));
         // Its second one has no such right: its address has a handshake.
         let second = queue.enter(v4(200)).unwrap();
-        assert_eq!(phase(&second), Phase::Waits);
+        assert_eq!(phase(&second), PlacePhase::Waits);
         drop((held, newcomer, second));
         assert!(is_empty(&queue));
     }
@@ -280,10 +280,10 @@ mod tests {
         let few = queue.enter(v4(1)).unwrap();
         let many: Vec<_> = (0..3).map(|_| queue.enter(v4(2)).unwrap()).collect();
         let newcomer = queue.enter(v4(3)).unwrap();
-        assert_eq!([phase(&few), phase(&newcomer)], [Phase::Handshake; 2]);
+        assert_eq!([phase(&few), phase(&newcomer)], [PlacePhase::Handshake; 2]);
         assert_eq!(
             many.iter().map(phase).collect::<Vec<_>>(),
-            [Phase::GivesWay, Phase::Handshake, Phase::Handshake]
+            [PlacePhase::GivesWay, PlacePhase::Handshake, PlacePhase::Handshake]
         );
     }
 
@@ -292,10 +292,10 @@ mod tests {
         let queue = queue(2, 64);
         let held = [queue.enter(v4(1)).unwrap(), queue.enter(v4(2)).unwrap()];
         let newcomer = queue.enter(v4(3)).unwrap();
-        assert_eq!((count(&held, Phase::Handshake), phase(&newcomer)), (2, Phase::Waits));
+        assert_eq!((count(&held, PlacePhase::Handshake), phase(&newcomer)), (2, PlacePhase::Waits));
         let [first, _second] = held;
         drop(first);
-        assert_eq!(phase(&newcomer), Phase::Handshake);
+        assert_eq!(phase(&newcomer), PlacePhase::Handshake);
     }
 
     #[test]
@@ -308,7 +308,7 @@ mod tests {
         let mut waiting: Vec<_> = waiting.into_iter().map(Some).collect();
         while let Some(next) = waiting
             .iter_mut()
-            .find(|place| place.as_ref().is_some_and(|place| phase(place) == Phase::Handshake))
+            .find(|place| place.as_ref().is_some_and(|place| phase(place) == PlacePhase::Handshake))
         {
             order.push(next.take().unwrap().address);
         }
@@ -322,10 +322,14 @@ mod tests {
         let _under_way = queue.enter(v4(1)).unwrap();
         let mut long: Vec<_> = (0..4).map(|_| queue.enter(v4(1)).unwrap()).collect();
         let short = queue.enter(v4(2)).unwrap();
-        assert_eq!(phase(&short), Phase::Waits);
-        assert_eq!(phase(&long.pop().unwrap()), Phase::GivesWay);
-        assert_eq!(count(&long, Phase::Waits), 3);
-        assert_eq!(phase(&queue.enter(v4(1)).unwrap()), Phase::GivesWay, "it has the longest line itself");
+        assert_eq!(phase(&short), PlacePhase::Waits);
+        assert_eq!(phase(&long.pop().unwrap()), PlacePhase::GivesWay);
+        assert_eq!(count(&long, PlacePhase::Waits), 3);
+        assert_eq!(
+            phase(&queue.enter(v4(1)).unwrap()),
+            PlacePhase::GivesWay,
+            "it has the longest line itself"
+        );
     }
 
     #[test]
@@ -334,12 +338,12 @@ mod tests {
         let one = v4(1);
         let held: Vec<_> =
             (0..limits::HANDSHAKES_WAITING_PER_ADDRESS_MAX).map(|_| queue.enter(one).unwrap()).collect();
-        assert_eq!(count(&held, Phase::Handshake), limits::HANDSHAKES_PER_ADDRESS_MAX);
-        assert_eq!(count(&held, Phase::GivesWay), 0);
+        assert_eq!(count(&held, PlacePhase::Handshake), limits::HANDSHAKES_PER_ADDRESS_MAX);
+        assert_eq!(count(&held, PlacePhase::GivesWay), 0);
         assert_eq!(queue.enter(one).unwrap_err(), FailureCause::AddressFull);
         let mapped = "::ffff:192.0.2.1".parse().unwrap();
         assert!(queue.enter(mapped).is_err(), "the same address in IPv6 form");
-        assert_eq!(phase(&queue.enter(v4(2)).unwrap()), Phase::Handshake);
+        assert_eq!(phase(&queue.enter(v4(2)).unwrap()), PlacePhase::Handshake);
         assert!(held.first().unwrap().is_crowded());
         drop(held);
         assert!(is_empty(&queue));
