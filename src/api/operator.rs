@@ -98,6 +98,7 @@ impl OperatorService for Operators {
                 Ok(v1::LockResponse {
                     lock: Some(messages::lock(broker.clock().now(), &done.lock)),
                     ending: Some(ending(&broker, done.ending)),
+                    jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
                 })
             })
             .await

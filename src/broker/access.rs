@@ -19,7 +19,7 @@ use crate::{
     name::{FenceName, PrincipalKind, SpiffeId, TenantName},
     policy::{Call, Relation, Rpc},
     reason::{Reason, Refusal},
-    state::LockName,
+    state::Lock,
 };
 
 /// Finds callers, and refuses what they may not do.
@@ -34,11 +34,16 @@ impl AccessControl {
         let caller = self.caller(peer)?;
         let breaks_glass = matches!(rpc, Rpc::Unlock | Rpc::ListLocks) && self.breaks_glass(caller.id());
         if !is_open_to_the_locked(rpc) && !breaks_glass {
-            let names =
-                [FenceName::identity(caller.id().clone()), FenceName::domain(caller.id().trust_domain())];
+            let names = names::of_identity(&caller.rules, caller.id());
             self.check_unlocked(names.iter())?;
         }
         Ok(caller)
+    }
+
+    /// Returns the lock that shuts an identity out, if there is one: on its name, its trust domain, a prefix of it, or the
+    /// person that it is. Such an identity makes no call, and what it approved does not count.
+    pub fn lock_on_identity(&self, id: &SpiffeId) -> Option<Lock> {
+        self.context.state.lock_on(names::of_identity(&self.context.rules(), id).iter())
     }
 
     /// Waits until a caller may no longer make a call that goes on, and returns why. Decides again after each lock and each
@@ -185,23 +190,7 @@ impl AccessControl {
         &self,
         names: impl Iterator<Item = &'a FenceName>,
     ) -> Result<(), Refusal> {
-        match self.context.state.lock_on(names) {
-            None => Ok(()),
-            Some(lock) => {
-                let what = match &lock.name {
-                    LockName::Name(n) => n.to_string(),
-                    LockName::Prefix(p) => p.clone(),
-                };
-                let refusal = Refusal::new(Reason::Locked, format!("{what} is locked"))
-                    .with("why", lock.reason.clone())
-                    .with("since", self.wall_text(lock.since));
-                let refusal = match lock.until {
-                    Some(until) => refusal.with("until", self.wall_text(until)),
-                    None => refusal,
-                };
-                Err(refusal.fix(format!("ask an operator to lift it: leasehold unlock {}", lock.name)))
-            }
-        }
+        self.context.state.lock_on(names).map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
     }
 
     pub(super) fn wall_text(&self, at: LeaseTime) -> String {

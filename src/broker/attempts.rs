@@ -73,8 +73,7 @@ impl JobUseCases {
         let named = self.context.state.job(id).ok_or_else(job_not_found)?;
         let request = self.access.access_request(&caller.peer, Rpc::BeginAttempt)?;
         let mut names = names::of_job(&request.rules, &named);
-        names.push(FenceName::identity(request.caller.id().clone()));
-        names.push(FenceName::domain(request.caller.id().trust_domain()));
+        names.extend(names::of_identity(&request.rules, request.caller.id()));
         let standing = request.stand(names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 

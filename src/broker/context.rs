@@ -23,7 +23,7 @@ use crate::{
     limits,
     name::{LeaseId, SpiffeId, TenantName},
     reason::{Reason, Refusal},
-    state::Store,
+    state::{Lock, LockName, Store},
     token::SigningKey,
 };
 
@@ -154,6 +154,24 @@ impl BrokerContext {
             .fix("operators: free space, or move sealed segments away; endings still work"));
         }
         Ok(())
+    }
+
+    /// Returns the refusal of what a lock keeps out.
+    pub(super) fn locked(&self, lock: &Lock) -> Refusal {
+        let text = match &lock.name {
+            LockName::Name(n) => format!("{n} is locked"),
+            LockName::Prefix(p) => format!("{p} is locked"),
+            LockName::Launcher(id) => format!("{id} is locked as a launcher"),
+        };
+        let now = self.clock.now();
+        let refusal = Refusal::new(Reason::Locked, text)
+            .with("why", lock.reason.clone())
+            .with("since", now.wall_at(lock.since).to_string());
+        let refusal = match lock.until {
+            Some(until) => refusal.with("until", now.wall_at(until).to_string()),
+            None => refusal,
+        };
+        refusal.fix(format!("ask an operator to lift it: leasehold unlock {}", lock.name))
     }
 
     /// Returns the tenant of a lease that lives, or ended a short while ago.

@@ -71,7 +71,8 @@ impl JobUseCases {
         let tuned = tuned(&request.rules, &spec.read, &spec.write);
         let resources = spec.read.iter().chain(&spec.write).cloned().chain(tuned);
         let launcher = request.caller.id();
-        let mut names = names::of_spec(&spec.tenant, launcher, spec.acting_for.as_ref(), resources);
+        let mut names =
+            names::of_spec(&request.rules, &spec.tenant, launcher, spec.acting_for.as_ref(), resources);
         names.push(FenceName::job(id));
         let standing = request.stand(names);
         let AccessRequest { rules, caller, .. } = &standing.request;
@@ -169,6 +170,7 @@ impl JobUseCases {
             &[Relation::Launcher],
             &spec.why,
         )?;
+        self.decisions.check_launcher_unlocked(caller.id())?;
         self.decisions.may_launch(caller)?;
         check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
         // Before the locks: a caller that may not know of a resource must not learn that it is locked.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
-use super::{context::BrokerContext, refusals::plain_refusal};
+use super::{caller::Caller, context::BrokerContext, refusals::plain_refusal};
 use crate::{
     job::{Close, End, Illegal, Job},
     lease::Ended,
@@ -27,6 +27,16 @@ pub(super) struct EndedWork {
     pub done: Committed<Arc<Job>>,
     /// The outcome that was reported before and disagrees. It stands.
     pub conflict: Option<Outcome>,
+}
+
+/// What closing several jobs ended.
+#[derive(Default)]
+pub(super) struct ClosedJobs {
+    /// Those that were open until then.
+    pub jobs: Vec<JobId>,
+    pub behind: u64,
+    /// The last record of it.
+    record: Option<u64>,
 }
 
 /// Ends access, and cleans up behind it.
@@ -99,6 +109,29 @@ impl Endings {
             })
         });
         closed.map_err(plain_refusal)
+    }
+
+    /// Closes jobs as revoked. Those that are closed already are left out.
+    pub(super) fn close_all(&self, by: &Caller, jobs: Vec<JobId>, detail: &str, cause: &str) -> ClosedJobs {
+        let mut all = ClosedJobs::default();
+        for job in jobs {
+            let Ok(closed) = self.close(job, &by.actor(), Outcome::Revoked, detail, cause) else { continue };
+            let Some(record) = closed.done.record else { continue };
+            all.jobs.push(job);
+            all.behind = all.behind.saturating_add(closed.done.ending.behind);
+            all.record = Some(record.index);
+        }
+        all
+    }
+
+    /// Adds the jobs that an ending closed to it.
+    pub(super) fn with_closed(&self, mut recorded: RecordedEnding, closed: &ClosedJobs) -> RecordedEnding {
+        recorded.ending.behind = recorded.ending.behind.saturating_add(closed.behind);
+        if let Some(index) = closed.record {
+            recorded.index = Some(index);
+            recorded.durable = self.context.ledger.is_durable(index);
+        }
+        recorded
     }
 
     /// Ends an attempt with all of its access.

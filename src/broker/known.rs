@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{caller::Caller, operators::OperatorUseCases};
 use crate::{
-    catalog::HumanPattern,
+    catalog::{HumanPattern, Principal},
     job::Job,
     limits,
-    name::{FenceKind, FenceName, ResourceName, SpiffeId, SpiffePattern},
+    name::{FenceKind, FenceName, HumanName, ResourceName, SpiffeId, SpiffePattern},
     policy::Rpc,
     reason::{Reason, Refusal},
     state::LockName,
@@ -20,6 +20,7 @@ impl OperatorUseCases {
         let is_known = match name {
             LockName::Name(name) => self.context.fences.behind(name) > 0 || self.is_known_name(name),
             LockName::Prefix(prefix) => self.is_known_prefix(prefix),
+            LockName::Launcher(id) => self.is_known_name(&FenceName::identity(id.clone())),
         };
         if is_known {
             return Ok(());
@@ -72,8 +73,12 @@ impl OperatorUseCases {
             }
             FenceKind::Human(human) => {
                 let is_one = |p: &HumanPattern| matches!(p, HumanPattern::Exactly(h) if *h == human);
-                catalog.principals().any(|p| p.may_act_for.iter().any(is_one))
-                    || some_job(&|j| j.acting_for.as_ref() == Some(&human))
+                let is =
+                    |id: &SpiffeId| catalog.principal(id).and_then(|p| p.human(id)).as_ref() == Some(&human);
+                // A pattern that matches any person names no one.
+                let named = |p: &Principal| p.human_text().is_some_and(|text| text == human.as_str());
+                catalog.principals().any(|p| p.may_act_for.iter().any(is_one) || named(p))
+                    || some_job(&|j| j.acting_for.as_ref() == Some(&human) || identities(j).any(is))
             }
             FenceKind::Resource(resource) => {
                 let is_it = |r: &ResourceName| *r == resource || r.unversioned() == resource;
@@ -100,6 +105,12 @@ impl OperatorUseCases {
         let jobs = || self.context.state.open_jobs().into_iter().filter(|job| mine(job));
         let mut names = BTreeSet::new();
         let LockName::Name(name) = name else {
+            if let LockName::Launcher(_) = name {
+                let exact = principals.filter_map(|p| p.pattern.exact());
+                let launchers = exact.chain(jobs().map(|job| job.launcher.clone()));
+                names.extend(launchers.map(|id| LockName::Launcher(id).to_string()));
+                return names;
+            }
             let parents = principals.filter_map(|p| parent(&p.pattern));
             names.extend(parents.map(|above| LockName::Prefix(above).to_string()));
             return names;
@@ -120,6 +131,8 @@ impl OperatorUseCases {
                 names.extend(exact.chain(of_jobs).map(|id| FenceName::identity(id).to_string()));
             }
             FenceKind::Human(_) => {
+                let people = principals.filter_map(|p| p.human_text()?.parse::<HumanName>().ok());
+                names.extend(people.map(|human| FenceName::human(human).to_string()));
                 names.extend(
                     jobs().filter_map(|j| j.acting_for.clone()).map(|h| FenceName::human(h).to_string()),
                 );

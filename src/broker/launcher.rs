@@ -8,14 +8,17 @@ use super::{
 };
 use crate::{
     job::Job,
-    name::{JobId, PrincipalKind},
+    name::{JobId, PrincipalKind, SpiffeId},
     policy::{Asker, Call, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
+    state::LockName,
 };
 
 impl Decisions {
-    /// Refuses if these rules no longer let the launcher create the job, judged at the time of its creation.
+    /// Refuses if a lock keeps the launcher from launching, or if these rules no longer let it create the job, judged at the
+    /// time of its creation.
     pub(super) fn check_launcher(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
+        self.check_launcher_unlocked(&job.launcher)?;
         let may = || {
             rules.engine.authorize(&Call {
                 caller: &job.launcher,
@@ -40,6 +43,12 @@ impl Decisions {
                 "ask the owner of the tenant's catalog file, or have the job launched by someone who may",
             )
         })
+    }
+
+    /// Refuses a launcher that a `launcher:` lock is on.
+    pub(super) fn check_launcher_unlocked(&self, launcher: &SpiffeId) -> Result<(), Refusal> {
+        let lock = self.context.state.lock_named(&LockName::Launcher(launcher.clone()));
+        lock.map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
     }
 
     /// A workload launches only what its own entry could hold, or wait for.

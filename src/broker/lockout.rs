@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{caller::Caller, operators::OperatorUseCases};
 use crate::{
     catalog::Principal,
-    name::{FenceKind, PrincipalKind, TenantName},
+    name::{FenceKind, HumanName, PrincipalKind, TenantName},
     policy::{Call, Rpc},
     reason::{Reason, Refusal},
     state::{Extent, Lock, LockName},
@@ -28,7 +28,7 @@ impl OperatorUseCases {
             .map(|p| &**p)
             .filter(|p| p.kind == PrincipalKind::Operator && !p.disabled)
             .collect();
-        if operators.iter().all(|p| lock.shuts_out_of(&p.pattern) == Extent::None) {
+        if operators.iter().all(|p| extent(lock, p) == Extent::None) {
             return Ok(());
         }
         let shut_out = operators_to_confirm(caller, lock, &operators);
@@ -62,19 +62,42 @@ impl OperatorUseCases {
         operators.iter().any(|p| {
             let example = p.pattern.example();
             let call = Call { caller: &example, rpc: Rpc::Unlock, tenant, relations: &[], now, reason: "" };
-            let is_shut_out = locks.iter().any(|l| l.shuts_out_of(&p.pattern) == Extent::All);
+            let is_shut_out = locks.iter().any(|l| extent(l, p) == Extent::All);
             !is_shut_out && engine.authorize(&call).is_ok()
         })
     }
 }
 
-/// Returns the operators that the caller must confirm. A lock on one identity names it, so only the caller itself must be
-/// confirmed. Any other lock covers operators without naming them.
+/// Returns how many of an entry's identities a lock shuts out: by their names, or as the person that they are.
+fn extent(lock: &Lock, p: &Principal) -> Extent {
+    match (locked_human(lock), p.human_text()) {
+        (None, _) => lock.shuts_out_of(&p.pattern),
+        (Some(_), Some("*")) => Extent::Some,
+        (Some(human), Some(text)) if text == human.as_str() => Extent::All,
+        (Some(_), _) => Extent::None,
+    }
+}
+
+fn locked_human(lock: &Lock) -> Option<HumanName> {
+    match &lock.name {
+        LockName::Name(name) => match name.kind() {
+            FenceKind::Human(human) => Some(human),
+            _ => None,
+        },
+        LockName::Prefix(_) | LockName::Launcher(_) => None,
+    }
+}
+
+/// Returns the operators that the caller must confirm. A lock on one identity or person names it, so only the caller itself
+/// must be confirmed. Any other lock covers operators without naming them.
 fn operators_to_confirm(caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
-    let names_one = matches!(&lock.name, LockName::Name(n) if matches!(n.kind(), FenceKind::Identity(_)));
-    let covered = operators.iter().filter(|p| !names_one && lock.shuts_out_of(&p.pattern) != Extent::None);
+    let human = locked_human(lock);
+    let names_one = human.is_some()
+        || matches!(&lock.name, LockName::Name(n) if matches!(n.kind(), FenceKind::Identity(_)));
+    let covered = operators.iter().filter(|p| !names_one && extent(lock, p) != Extent::None);
     let mut names: BTreeSet<String> = covered.map(|p| p.pattern.to_string()).collect();
-    if names_one && lock.shuts_out(caller.id()) {
+    let is_the_caller = human.is_some() && human == caller.principal.human(caller.id());
+    if is_the_caller || names_one && lock.shuts_out(caller.id()) {
         names.insert(caller.id().to_string());
     }
     names

@@ -7,7 +7,7 @@ use super::{
     revocations::EndingOptions,
 };
 use crate::{
-    name::{FenceKind, FenceName, TenantName},
+    name::{FenceKind, FenceName, JobId, TenantName},
     policy::Rpc,
     reason::{Reason, Refusal},
     state::{Lock, LockName, Refused},
@@ -18,6 +18,8 @@ use crate::{
 pub struct Locked {
     pub lock: Lock,
     pub ending: RecordedEnding,
+    /// The jobs that it closed, or would close.
+    pub jobs_closed: Vec<JobId>,
 }
 
 /// A lock that an operator asks for.
@@ -40,27 +42,47 @@ impl OperatorUseCases {
         if !ahead {
             self.check_known(caller, Rpc::Lock, &name)?;
         }
+        let lock = self.new_lock(caller, Rpc::Lock, name, reason, ttl);
+        self.check_leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
+        if dry_run {
+            let ending = self.endings.dry_ending(self.count_behind_any(std::slice::from_ref(&lock.name)));
+            let jobs_closed = self.closed_by(&lock.name);
+            return Ok(Locked { lock, ending, jobs_closed });
+        }
+        self.set_lock(caller, lock)
+    }
+
+    /// Makes a lock that is not yet in force. It belongs to the caller's tenant, unless the caller may do the same for all
+    /// tenants: only the platform lifts what the platform locked.
+    pub(super) fn new_lock(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        name: LockName,
+        reason: &str,
+        ttl: Option<Duration>,
+    ) -> Lock {
         let now = self.context.clock.now().lease;
-        let is_of_all = self.access.authorize(caller, Rpc::Lock, None, &[], reason).is_ok();
-        let lock = Lock {
-            name: name.clone(),
+        let is_of_all = self.access.authorize(caller, rpc, None, &[], reason).is_ok();
+        Lock {
+            name,
             reason: reason.to_owned(),
             by: caller.actor(),
             of: (!is_of_all).then(|| caller.tenant().clone()),
             since: now,
             until: ttl.map(|t| now.plus(t)),
-        };
-        self.check_leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
-        if dry_run {
-            let ending = self.endings.dry_ending(self.behind_lock(&name));
-            return Ok(Locked { lock, ending });
         }
+    }
+
+    /// Puts a lock in force, and ends what is behind it.
+    pub(super) fn set_lock(&self, caller: &Caller, lock: Lock) -> Result<Locked, Refusal> {
+        let (name, reason) = (lock.name.clone(), lock.reason.clone());
         if self.context.rates.may_log(caller.id()) {
             tracing::warn!(%name, by = %caller.id(), reason, "locked");
         }
         let kind = match &name {
             LockName::Name(n) => Some(n.kind()),
-            LockName::Prefix(_) => None,
+            LockName::Prefix(_) | LockName::Launcher(_) => None,
         };
         let set = match &kind {
             // A lease ends by its own word: no lease stands behind a `lease:` name.
@@ -78,25 +100,28 @@ impl OperatorUseCases {
         }
         let mut ending = done.ending;
         if let Some(FenceKind::Identity(id)) = &kind {
-            let ended = self.end_memberships(caller, id, "locked", reason);
+            let ended = self.end_memberships(caller, id, "locked", &reason);
             self.endings.sweep(&ended, "locked");
         }
         if revision.is_some() {
-            ending.behind = self.sweep_locked_prefix(&name, reason);
+            ending.behind = self.sweep_locked_prefix(&name, &reason);
         }
         self.endings.sweep(&done.lowered, "locked");
+        let detail = format!("its launcher was locked: {reason}");
+        let closed = self.endings.close_all(caller, self.closed_by(&name), &detail, "locked");
         self.context.decide_again();
-        Ok(Locked { lock: done.value, ending: self.endings.recorded(ending, done.record) })
+        let recorded = self.endings.recorded(ending, done.record);
+        let ending = self.endings.with_closed(recorded, &closed);
+        Ok(Locked { lock: done.value, ending, jobs_closed: closed.jobs })
     }
 
-    /// Counts the live leases that a lock would end.
-    fn behind_lock(&self, name: &LockName) -> u64 {
-        let prefix = match name {
-            LockName::Name(name) => return self.count_behind(name),
-            LockName::Prefix(prefix) => prefix.as_str(),
-        };
-        let is_below = |name: &FenceName| matches!(name.kind(), FenceKind::Identity(id) if id.as_str().starts_with(prefix));
-        self.context.table.live(None).iter().filter(|l| l.stand().names().any(is_below)).count() as u64
+    /// Returns the jobs that a lock closes: those of a locked launcher. Any other lock leaves its jobs open, and without
+    /// access.
+    pub(super) fn closed_by(&self, name: &LockName) -> Vec<JobId> {
+        match name {
+            LockName::Launcher(id) => self.open_jobs_of(id).iter().map(|job| job.id).collect(),
+            LockName::Name(_) | LockName::Prefix(_) => Vec::new(),
+        }
     }
 
     /// Lifts a lock, and waits until that is on disk. The platform lifts its own locks. The break-glass identity lifts all.
@@ -148,7 +173,7 @@ impl OperatorUseCases {
     }
 
     /// The tenant whose operators may set and lift a lock. `None` if only operators of all tenants may.
-    fn tenant_of_lock(
+    pub(super) fn tenant_of_lock(
         &self,
         caller: &Caller,
         rpc: Rpc,
@@ -157,6 +182,7 @@ impl OperatorUseCases {
     ) -> Result<Option<TenantName>, Refusal> {
         match name {
             LockName::Name(name) => self.tenant_of(caller, rpc, name, reason),
+            LockName::Launcher(id) => self.tenant_of(caller, rpc, &FenceName::identity(id.clone()), reason),
             LockName::Prefix(_) => Ok(None),
         }
     }

@@ -13,7 +13,7 @@
 //! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | joining, keep-alive streams, and the loss of members |
 //! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | credentials: offered, issued, renewed, released, and what these share |
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
-//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` | revocations and locks, and mistakes that are caught before |
+//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` | revocations and locks, what they end, and mistakes that are caught before |
 //! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` | loads policy and catalog again; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` | questions about policy: what it would decide, and for whom |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `receipt` | shows the ledger, and waits for it |
@@ -48,6 +48,7 @@ mod create;
 mod credentials;
 mod decide;
 mod denials;
+mod dependents;
 mod draft;
 mod endings;
 mod evaluate;

@@ -8,19 +8,25 @@ use crate::{
     },
 };
 
-/// Returns what a specification depends on: its tenant, its launcher, the human it acts for, its resources.
+/// Returns what shuts an identity out: its own name, its trust domain, and the person that it is.
+pub(super) fn of_identity(rules: &Rules, id: &SpiffeId) -> Vec<FenceName> {
+    let human = rules.catalog().principal(id).and_then(|p| p.human(id));
+    let mut names = vec![FenceName::identity(id.clone()), FenceName::domain(id.trust_domain())];
+    names.extend(human.map(FenceName::human));
+    names
+}
+
+/// Returns what a specification depends on: its tenant, its launcher, the human it acts for, its resources. A launcher that
+/// is a person depends on that person, whatever the specification says.
 pub(super) fn of_spec(
+    rules: &Rules,
     tenant: &TenantName,
     launcher: &SpiffeId,
     acting_for: Option<&HumanName>,
     resources: impl Iterator<Item = ResourceName>,
 ) -> Vec<FenceName> {
-    let mut names = vec![
-        FenceName::epoch(),
-        FenceName::tenant(tenant.clone()),
-        FenceName::identity(launcher.clone()),
-        FenceName::domain(launcher.trust_domain()),
-    ];
+    let mut names = vec![FenceName::epoch(), FenceName::tenant(tenant.clone())];
+    names.extend(of_identity(rules, launcher));
     names.extend(acting_for.cloned().map(FenceName::human));
     for r in resources {
         names.push(FenceName::tenant(r.tenant()));
@@ -34,6 +40,7 @@ pub(super) fn of_spec(
 pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
     let tuned = tuned(rules, &job.spec.read, &job.spec.write);
     let mut names = of_spec(
+        rules,
         &job.spec.tenant,
         &job.launcher,
         job.acting_for.as_ref(),
@@ -52,7 +59,7 @@ pub(super) fn of_member(
     holder: &SpiffeId,
 ) -> Vec<FenceName> {
     let mut names = of_job(rules, job);
-    names.extend(of_place(job, attempt, instance, holder));
+    names.extend(of_place(rules, job, attempt, instance, holder));
     names
 }
 
@@ -68,9 +75,9 @@ pub(super) fn of_lease(
 ) -> Vec<FenceName> {
     let tuned = tuned(rules, &job.spec.read, &job.spec.write);
     let resources = scopes.iter().map(|s| s.resource.clone()).chain(tuned);
-    let mut names = of_spec(&job.spec.tenant, &job.launcher, job.acting_for.as_ref(), resources);
+    let mut names = of_spec(rules, &job.spec.tenant, &job.launcher, job.acting_for.as_ref(), resources);
     names.push(FenceName::job(job.id));
-    names.extend(of_place(job, attempt, instance, holder));
+    names.extend(of_place(rules, job, attempt, instance, holder));
     if half == Half::Reading {
         names.push(FenceName::attempt_reading(job.id, attempt));
         names.push(FenceName::member_reading(job.id, attempt, instance.clone()));
@@ -78,11 +85,15 @@ pub(super) fn of_lease(
     names
 }
 
-fn of_place(job: &Job, attempt: AttemptNumber, instance: &InstanceName, holder: &SpiffeId) -> [FenceName; 4] {
-    [
-        FenceName::attempt(job.id, attempt),
-        FenceName::member(job.id, attempt, instance.clone()),
-        FenceName::identity(holder.clone()),
-        FenceName::domain(holder.trust_domain()),
-    ]
+fn of_place(
+    rules: &Rules,
+    job: &Job,
+    attempt: AttemptNumber,
+    instance: &InstanceName,
+    holder: &SpiffeId,
+) -> Vec<FenceName> {
+    let mut names = of_identity(rules, holder);
+    names.push(FenceName::attempt(job.id, attempt));
+    names.push(FenceName::member(job.id, attempt, instance.clone()));
+    names
 }

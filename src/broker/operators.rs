@@ -64,14 +64,6 @@ impl OperatorUseCases {
         if is_of_all { Ok(()) } else { self.context.rates.charge_call(caller) }
     }
 
-    /// Counts the live leases that a name would end.
-    pub(super) fn count_behind(&self, name: &FenceName) -> u64 {
-        match name.kind() {
-            FenceKind::Lease(id) => u64::from(self.context.table.find(id).is_some()),
-            _ => self.context.fences.behind(name),
-        }
-    }
-
     /// Ends all memberships of an identity, after it was revoked or locked, as `done` says. Returns the names that this lowered,
     /// for the clean-up.
     pub(super) fn end_memberships(

@@ -111,7 +111,15 @@ impl Tokens {
         let (Some(attempt), Ok(instance)) = (attempt, instance) else {
             return Err(Refusal::new(Reason::Internal, "the token could not be measured"));
         };
-        let names = names::of_lease(rules, job, attempt, &instance, holder, offer.half, &offer.scopes);
+        let mut names = names::of_lease(rules, job, attempt, &instance, holder, offer.half, &offer.scopes);
+        // The holder may be a person, whose name is one more fence. All tags are of one size.
+        let mut joiners =
+            job.spec.members.join.iter().flat_map(|p| rules.catalog().principals_overlapping(p));
+        if joiners.any(|p| p.human_text().is_some())
+            && let Ok(anyone) = "any".parse()
+        {
+            names.push(FenceName::human(anyone));
+        }
         let facts = Facts {
             tenant: job.spec.tenant.clone(),
             job: job.id,

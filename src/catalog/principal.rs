@@ -64,6 +64,12 @@ impl Principal {
     pub fn human(&self, id: &SpiffeId) -> Option<HumanName> {
         id.segments().nth(self.human_segment?.checked_sub(1)?)?.parse().ok()
     }
+
+    /// Returns the text that names the person in all identities of this entry: `*` if they can be different people. `None`
+    /// if its identities are no people.
+    pub fn human_text(&self) -> Option<&str> {
+        self.pattern.segment(self.human_segment?.checked_sub(1)?)
+    }
 }
 
 /// `human:*` or `human:ada`.

@@ -110,7 +110,9 @@ enum CliCommand {
     Job(super::job::JobArgs),
     Lease(super::lease::LeaseArgs),
     Revoke(super::revoke::RevokeArgs),
+    #[command(visible_alias = "freeze")]
     Lock(super::lock::LockArgs),
+    #[command(visible_alias = "unfreeze")]
     Unlock(super::lock::UnlockArgs),
     Policy(super::policy::PolicyArgs),
     #[command(name = "can-i")]

@@ -21,7 +21,7 @@ use crate::{
     proto::{convert::duration, v1},
 };
 
-/// Ends all access that depends on a name, and refuses new access until you unlock it.
+/// Ends all access that depends on a name, and refuses new access until you unlock it. `freeze` is the same command.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
@@ -29,15 +29,23 @@ use crate::{
     after_help = "\
 A lock survives a restart of the daemon.
 
+A lock on a launcher closes the jobs that it launched. A lock on a person also refuses the calls of
+all SPIFFE IDs that the catalog says are this person. What the platform locked, only the platform
+unlocks.
+
 Examples:
+  leasehold freeze model:acme/base-7b --reason \"answers with customer data, INC-7\"
   leasehold lock tenant:acme --reason \"incident 7\" --dry-run
   leasehold lock identity:spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"key leaked\" --ttl 8h
+  leasehold lock launcher:spiffe://k8s.acme.example/ns/ci/sa/ci --reason \"CI is compromised\"
+  leasehold lock human:ada --reason \"left the company\"
   leasehold lock identity-prefix:spiffe://hpc.acme.example/slurm/ --reason \"cluster compromised\""
 )]
 pub struct LockArgs {
     #[command(subcommand)]
     command: Option<LockCommand>,
-    /// A name as for `revoke`, or identity-prefix:spiffe://…/ for all identities below a path
+    /// A name as for `revoke`; identity-prefix:spiffe://…/ for all identities below a path; launcher:spiffe://… for what an
+    /// identity launches
     #[arg(value_name = "NAME", required = true, value_parser = parse::lock_name)]
     name: Option<String>,
     /// Why, for the people who are refused and for auditors
@@ -95,11 +103,12 @@ async fn lock(mut request: v1::LockRequest, wait: Wait, session: &Session) -> Re
     if session.for_programs() {
         session.print_value(&json!({
             "lock": answer.lock.as_ref().map(|l| render::lock_value(l, now)), "dry_run": dry_run,
-            "ending": render::ending_value(&ending),
+            "ending": render::ending_value(&ending), "jobs_closed": answer.jobs_closed,
         }))?;
     } else {
-        print(&fields(ending_rows(&name, dry_run, &ending, Vec::new())))?;
-        if ending.behind == 0 {
+        let closes = !answer.jobs_closed.is_empty();
+        print(&fields(ending_rows(&name, dry_run, &ending, answer.jobs_closed)))?;
+        if ending.behind == 0 && !closes {
             note(&no_lease(&name));
         }
         if !dry_run {
@@ -141,7 +150,7 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Removes a lock.
+/// Removes a lock. `unfreeze` is the same command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Access that the lock ended does not come back. Jobs may ask for new access, and policy decides

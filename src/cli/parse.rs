@@ -40,8 +40,11 @@ pub(super) fn ending_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses what can be locked: what can be revoked, or all SPIFFE IDs below a path.
+/// Parses what can be locked: what can be revoked, all SPIFFE IDs below a path, or what an identity launches.
 pub(super) fn lock_name(text: &str) -> Result<String, String> {
+    if let Some(id) = text.strip_prefix("launcher:") {
+        return id.parse::<SpiffeId>().map(|_| text.to_owned()).map_err(|e| e.to_string());
+    }
     let Some(prefix) = text.strip_prefix("identity-prefix:") else { return ending_name(text) };
     let below = prefix.strip_suffix('/').map(|p| format!("{p}/x"));
     match below.map(|id| id.parse::<SpiffeId>()) {
@@ -254,6 +257,8 @@ mod tests {
     fn a_prefix_ends_in_a_slash_and_is_only_for_locks() {
         assert!(lock_name("identity-prefix:spiffe://td.example/ns/a/").is_ok());
         assert!(lock_name("tenant:acme").is_ok());
+        assert!(lock_name("launcher:spiffe://td.example/ci").is_ok());
+        assert!(lock_name("launcher:ci").is_err());
         for bad in
             ["identity-prefix:spiffe://td.example/ns/a", "identity-prefix:/", "identity-prefix:spiffe://td//"]
         {

@@ -60,6 +60,15 @@ impl SpiffePattern {
         self.segments.iter().all(|s| matches!(s, Segment::Exactly(_))).then(|| self.text.parse().ok())?
     }
 
+    /// Returns the path segment at a position, from 0, of the IDs that it matches: its text, or `*` if it can be any.
+    pub fn segment(&self, position: usize) -> Option<&str> {
+        match self.segments.get(position) {
+            Some(Segment::Exactly(text)) => Some(text),
+            Some(Segment::One | Segment::Rest) => Some("*"),
+            None => matches!(self.segments.last(), Some(Segment::Rest)).then_some("*"),
+        }
+    }
+
     /// Returns a SPIFFE ID that it matches, with `any` for each wildcard, to name it in a decision.
     pub fn example(&self) -> SpiffeId {
         let path: Vec<&str> = self

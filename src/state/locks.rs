@@ -9,19 +9,25 @@ use crate::{
     name::{FenceKind, FenceName, NameError, SpiffeId, SpiffePattern, TenantName},
 };
 
-/// What a lock is on: a name that access depends on, or all SPIFFE IDs below a path.
+/// What a lock is on: a name that access depends on, all SPIFFE IDs below a path, or what an identity launches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LockName {
     Name(FenceName),
     /// `identity-prefix:spiffe://td/a/`: every SPIFFE ID that begins so. Ends in a slash, so that it ends at a segment.
     Prefix(String),
+    /// `launcher:spiffe://…`: the jobs that this SPIFFE ID launches. It may still look and end what it launched.
+    Launcher(SpiffeId),
 }
 
+const LAUNCHER: &str = "launcher:";
 const PREFIX: &str = "identity-prefix:";
 
 impl FromStr for LockName {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
+        if let Some(id) = text.strip_prefix(LAUNCHER) {
+            return Ok(LockName::Launcher(id.parse()?));
+        }
         let Some(prefix) = text.strip_prefix(PREFIX) else { return Ok(LockName::Name(text.parse()?)) };
         let bad = |why| NameError::new(text, "a SPIFFE ID prefix", why);
         let inner = prefix.strip_suffix('/').ok_or_else(|| bad("it does not end in a slash"))?;
@@ -40,6 +46,7 @@ impl fmt::Display for LockName {
         match self {
             LockName::Name(n) => n.fmt(f),
             LockName::Prefix(p) => write!(f, "{PREFIX}{p}"),
+            LockName::Launcher(id) => write!(f, "{LAUNCHER}{id}"),
         }
     }
 }
@@ -70,6 +77,7 @@ impl Lock {
                 _ => false,
             },
             LockName::Prefix(prefix) => id.as_str().starts_with(prefix),
+            LockName::Launcher(_) => false,
         }
     }
 
@@ -89,6 +97,7 @@ impl Lock {
                 Ok(below) if below.overlaps(pattern) => Extent::Some,
                 _ => Extent::None,
             },
+            LockName::Launcher(_) => Extent::None,
         }
     }
 }
@@ -367,6 +376,8 @@ mod tests {
             "identity-prefix:spiffe://",
             "identity-prefix:",
             "nope:x",
+            "launcher:",
+            "launcher:td/a",
             "identity-prefix:spiffe://td/a//",
         ] {
             assert!(t.parse::<LockName>().is_err(), "{t}");

@@ -129,8 +129,8 @@ impl Store {
         Committed { value: (), ending, lowered: vec![name.clone()], record }
     }
 
-    /// Locks a name: ends the access behind it, and admits no new access. For a prefix it raises the revision, and the
-    /// caller sweeps.
+    /// Locks a name: ends the access behind it, and admits no new access. A prefix or a launcher has no fence: the
+    /// revision is raised, and the caller ends what is there.
     pub fn lock(&self, lock: Lock) -> Result<(Committed<Lock>, Option<Revision>), Refused<Infallible>> {
         self.lock_and_end(lock, None::<fn() -> u64>)
     }
@@ -167,7 +167,7 @@ impl Store {
                 ending.behind = own.unwrap_or(ending.behind);
                 (ending, vec![name.clone()], None)
             }
-            LockName::Prefix(_) => {
+            LockName::Prefix(_) | LockName::Launcher(_) => {
                 let revision = self.fences.raise_revision();
                 (Ending { seq: self.fences.seq().0, behind: 0 }, Vec::new(), Some(revision))
             }

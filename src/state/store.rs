@@ -168,6 +168,12 @@ impl Store {
         found
     }
 
+    /// The lock in force with this name.
+    pub fn lock_named(&self, name: &LockName) -> Option<Lock> {
+        let now = self.clock.now().lease;
+        self.lock_inner().locks.find(name, now).cloned()
+    }
+
     /// Returns up to `max` locks in force, in name order, after `after`.
     pub fn locks(&self, after: Option<&LockName>, max: usize) -> Vec<Lock> {
         let now = self.clock.now().lease;

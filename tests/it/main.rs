@@ -30,6 +30,7 @@ mod mistakes;
 mod pasted_keys;
 mod path;
 mod policy_code;
+mod reach;
 mod renewal;
 mod requeue;
 mod restart;

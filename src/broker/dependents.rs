@@ -1,0 +1,66 @@
+//! What depends on names: live leases and jobs. Counted before an ending, and looked for after it.
+
+use std::{collections::HashSet, sync::Arc};
+
+use super::operators::OperatorUseCases;
+use crate::{
+    job::Job,
+    lease::Lease,
+    name::{FenceKind, FenceName, JobId, SpiffeId},
+    state::LockName,
+};
+
+impl OperatorUseCases {
+    /// Counts the live leases that a name would end.
+    pub(super) fn count_behind(&self, name: &FenceName) -> u64 {
+        match name.kind() {
+            FenceKind::Lease(id) => u64::from(self.context.table.find(id).is_some()),
+            _ => self.context.fences.behind(name),
+        }
+    }
+
+    /// Counts the live leases behind any of these names, each of them once.
+    pub(super) fn count_behind_any(&self, names: &[LockName]) -> u64 {
+        match names {
+            [LockName::Name(name)] => self.count_behind(name),
+            _ => self.leases_behind(names).len() as u64,
+        }
+    }
+
+    /// Returns the live leases behind any of these names.
+    pub(super) fn leases_behind(&self, names: &[LockName]) -> Vec<Arc<Lease>> {
+        let launched: HashSet<JobId> = names
+            .iter()
+            .filter_map(|name| match name {
+                LockName::Launcher(id) => Some(self.open_jobs_of(id)),
+                LockName::Name(_) | LockName::Prefix(_) => None,
+            })
+            .flatten()
+            .map(|job| job.id)
+            .collect();
+        let is_behind = |lease: &Lease, name: &LockName| match name {
+            LockName::Name(name) => match name.kind() {
+                FenceKind::Lease(id) => lease.id == id,
+                _ => lease.stand().is_behind(name),
+            },
+            LockName::Prefix(prefix) => lease.stand().names().any(|name| is_below(name, prefix)),
+            LockName::Launcher(_) => launched.contains(&lease.facts.job),
+        };
+        let now = self.context.clock.now().lease;
+        let mut found = self.context.table.live(None);
+        found.retain(|lease| lease.check(now).is_ok() && names.iter().any(|name| is_behind(lease, name)));
+        found
+    }
+
+    /// Returns the open jobs that an identity launched.
+    pub(super) fn open_jobs_of(&self, launcher: &SpiffeId) -> Vec<Arc<Job>> {
+        let mut jobs = self.context.state.open_jobs();
+        jobs.retain(|job| job.launcher == *launcher);
+        jobs
+    }
+}
+
+/// Whether a fence is of an identity below a prefix.
+fn is_below(name: &FenceName, prefix: &str) -> bool {
+    matches!(name.kind(), FenceKind::Identity(id) if id.as_str().starts_with(prefix))
+}
