@@ -153,6 +153,10 @@ pub const LEDGER_RECORD_BYTES_MAX: usize = 256 << 10;
 pub const LEDGER_QUEUE_BYTES_MAX: usize = 256 << 20;
 /// Endings that are kept in memory while the disk is away, each as a separate record. Past it they are coalesced.
 pub const LEDGER_DEFERRED_MAX: usize = 262_144;
+/// Entries that an answer about a recall, an offboarding or what is left shows. It says how many there are.
+pub const REACH_SHOWN_MAX: usize = 1_000;
+/// Identities that one revocation for a compromise locks. More are locked by a prefix.
+pub const COMPROMISED_MAX: usize = 256;
 /// Locks that are kept beside them, set or lifted. A lock holds after a restart, so it must not be lost among other endings.
 pub const LEDGER_DEFERRED_LOCKS_MAX: usize = 131_072;
 /// Bytes that are written and synced at once.

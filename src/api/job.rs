@@ -121,7 +121,7 @@ impl JobService for Jobs {
                 let has_more = found.len() > max;
                 found.truncate(max);
                 let last = found.last().filter(|_| has_more).map(|r| r.name.to_string());
-                let resources = found.iter().map(messages::resource).collect();
+                let resources = found.iter().map(|r| messages::resource(&broker, r)).collect();
                 Ok(v1::ListResourcesResponse { resources, next_page_token: last.unwrap_or_default() })
             })
             .await

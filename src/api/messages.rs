@@ -33,7 +33,7 @@ pub(super) fn read_outcome(value: i32, among: &[Outcome]) -> Result<Outcome, Ref
         })
 }
 
-pub(super) fn resource(r: &Resource) -> v1::Resource {
+pub(super) fn resource(broker: &Broker, r: &Resource) -> v1::Resource {
     let mut wire = v1::Resource {
         name: r.name.to_string(),
         tenant: r.tenant.to_string(),
@@ -43,6 +43,7 @@ pub(super) fn resource(r: &Resource) -> v1::Resource {
         owner: r.owner.clone(),
         shared_with: r.shared_with.iter().map(ToString::to_string).collect(),
         enforced: r.enforced.to_string(),
+        recalled: broker.rules.recalled_because(&r.name).unwrap_or_default(),
         ..Default::default()
     };
     match &r.facts {
@@ -229,6 +230,7 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
         live_leases: broker.jobs.live_leases_of(j.id) as u64,
         closed: j.closed.and_then(|t| at(now, t)),
         notes: Vec::new(),
+        quarantined: broker.jobs.quarantine_of(j).unwrap_or_default(),
     }
 }
 

@@ -25,6 +25,7 @@ mod member;
 mod messages;
 mod operator;
 mod policy;
+mod reach;
 mod request_body;
 mod response;
 mod room;

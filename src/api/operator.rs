@@ -9,11 +9,11 @@ use super::{
     edge::Edge,
     fields::{page_size, read_duration, read_name, read_optional_name, read_required_text},
     messages::{self, catalog_mistakes, ending, ledger_head},
-    policy,
+    policy, reach,
     response::{ResponseStream, fit_page},
 };
 use crate::{
-    broker::{Broker, Caller, EndingOptions, LeaseCursor, LeaseFilter, LockOrder},
+    broker::{Broker, Caller, EndingOptions, LeaseCursor, LeaseFilter, LockOrder, RevokedAndLocked},
     ledger::{Tail, TailError},
     limits,
     link::Connection,
@@ -76,12 +76,20 @@ impl OperatorService for Operators {
                 let name: FenceName = read_name("name", &q.name)?;
                 let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
-                let done = broker.operators.revoke(&caller, &name, &options)?;
-                Ok(v1::RevokeResponse {
-                    ending: Some(ending(&broker, done.ending)),
-                    jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
-                    notes: done.notes,
-                })
+                let done = match v1::RevokeCause::try_from(q.cause) {
+                    Ok(v1::RevokeCause::Unspecified) => {
+                        let revoked = broker.operators.revoke(&caller, &name, &options)?;
+                        RevokedAndLocked { revoked, locks: Vec::new() }
+                    }
+                    Ok(v1::RevokeCause::Compromise) => {
+                        broker.operators.revoke_compromised(&caller, &name, &options)?
+                    }
+                    Err(_) => {
+                        let text = "`cause` is one of the values of RevokeCause";
+                        return Err(Refusal::new(Reason::FieldInvalid, text).with("field", "cause"));
+                    }
+                };
+                Ok(reach::revoked(&broker, done))
             })
             .await
     }
@@ -98,8 +106,65 @@ impl OperatorService for Operators {
                 Ok(v1::LockResponse {
                     lock: Some(messages::lock(broker.clock().now(), &done.lock)),
                     ending: Some(ending(&broker, done.ending)),
-                    jobs_closed: done.jobs_closed.iter().map(ToString::to_string).collect(),
+                    jobs_closed: reach::shown_jobs(&done.jobs_closed),
+                    jobs_closed_total: done.jobs_closed.len() as u64,
                 })
+            })
+            .await
+    }
+
+    async fn recall_dataset(
+        &self,
+        request: Request<v1::RecallDatasetRequest>,
+    ) -> Result<Response<v1::RecallDatasetResponse>, Status> {
+        self.0
+            .call(Rpc::RecallDataset, request, |broker, caller, q| async move {
+                let name = read_name("name", &q.name)?;
+                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                Ok(reach::recalled(&broker, broker.operators.recall_dataset(&caller, &name, &options)?))
+            })
+            .await
+    }
+
+    async fn unrecall_dataset(
+        &self,
+        request: Request<v1::UnrecallDatasetRequest>,
+    ) -> Result<Response<v1::UnrecallDatasetResponse>, Status> {
+        self.0
+            .call(Rpc::UnrecallDataset, request, |broker, caller, q| async move {
+                let name = read_name("name", &q.name)?;
+                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let lifted = broker.operators.unrecall_dataset(&caller, &name, &reason).await?;
+                let lifted = Some(messages::lock(broker.clock().now(), &lifted));
+                Ok(v1::UnrecallDatasetResponse { lifted })
+            })
+            .await
+    }
+
+    async fn offboard(
+        &self,
+        request: Request<v1::OffboardRequest>,
+    ) -> Result<Response<v1::OffboardResponse>, Status> {
+        self.0
+            .call(Rpc::Offboard, request, |broker, caller, q| async move {
+                let name = read_name("name", &q.name)?;
+                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                let done = broker.operators.offboard(&caller, &name, &options, &q.locks_out)?;
+                Ok(reach::offboarded(&broker, done))
+            })
+            .await
+    }
+
+    async fn verify_clean(
+        &self,
+        request: Request<v1::VerifyCleanRequest>,
+    ) -> Result<Response<v1::VerifyCleanResponse>, Status> {
+        self.0
+            .call(Rpc::VerifyClean, request, |broker, caller, q| async move {
+                let name = read_name("name", &q.name)?;
+                broker.operators.verify_clean(&caller, &name).map(reach::remnants)
             })
             .await
     }

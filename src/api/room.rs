@@ -127,7 +127,7 @@ impl Rooms {
     }
 
     fn of(&self, class: PeerClass, rpc: Option<Rpc>) -> (&Arc<Shares>, &Arc<Shares>) {
-        let restores_or_ends = |rpc| ends_access(rpc) || rpc == Rpc::Unlock;
+        let restores_or_ends = |rpc| ends_access(rpc) || matches!(rpc, Rpc::Unlock | Rpc::UnrecallDataset);
         match (class, rpc) {
             (PeerClass::Unknown, _) => (&self.unknown, &self.bytes_unknown),
             (PeerClass::Operator, Some(rpc)) if restores_or_ends(rpc) => {
@@ -136,7 +136,7 @@ impl Rooms {
             (_, Some(rpc)) if ends_access(rpc) => (&self.endings, &self.bytes),
             (_, Some(Rpc::WaitDurable)) => (&self.waits, &self.bytes),
             (_, Some(Rpc::KeepAlive | Rpc::WatchFences)) => (&self.feeds, &self.bytes),
-            (_, Some(Rpc::ListJobs | Rpc::ListLeases | Rpc::ListLocks | Rpc::WhoCan)) => {
+            (_, Some(Rpc::ListJobs | Rpc::ListLeases | Rpc::ListLocks | Rpc::WhoCan | Rpc::VerifyClean)) => {
                 (&self.lists, &self.bytes)
             }
             (_, Some(Rpc::WatchJob | Rpc::TailLedger) | None) => (&self.watches, &self.bytes),
@@ -241,7 +241,14 @@ impl Drop for RequestRoom {
 pub(super) fn ends_access(rpc: Rpc) -> bool {
     matches!(
         rpc,
-        Rpc::CloseJob | Rpc::DrainAttempt | Rpc::EndAttempt | Rpc::ReleaseLease | Rpc::Revoke | Rpc::Lock
+        Rpc::CloseJob
+            | Rpc::DrainAttempt
+            | Rpc::EndAttempt
+            | Rpc::ReleaseLease
+            | Rpc::Revoke
+            | Rpc::Lock
+            | Rpc::RecallDataset
+            | Rpc::Offboard
     )
 }
 

@@ -34,15 +34,15 @@ impl AccessControl {
         let caller = self.caller(peer)?;
         let breaks_glass = matches!(rpc, Rpc::Unlock | Rpc::ListLocks) && self.breaks_glass(caller.id());
         if !is_open_to_the_locked(rpc) && !breaks_glass {
-            let names = names::of_identity(&caller.rules, caller.id());
-            self.check_unlocked(names.iter())?;
+            let lock = self.lock_on_identity(caller.id());
+            lock.map_or(Ok(()), |lock| Err(self.context.locked(&lock)))?;
         }
         Ok(caller)
     }
 
     /// Returns the lock that shuts an identity out, if there is one: on its name, its trust domain, a prefix of it, or the
     /// person that it is. Such an identity makes no call, and what it approved does not count.
-    pub fn lock_on_identity(&self, id: &SpiffeId) -> Option<Lock> {
+    pub(super) fn lock_on_identity(&self, id: &SpiffeId) -> Option<Lock> {
         self.context.state.lock_on(names::of_identity(&self.context.rules(), id).iter())
     }
 

@@ -162,6 +162,7 @@ impl BrokerContext {
             LockName::Name(n) => format!("{n} is locked"),
             LockName::Prefix(p) => format!("{p} is locked"),
             LockName::Launcher(id) => format!("{id} is locked as a launcher"),
+            LockName::Recall(name) => format!("{name} was recalled"),
         };
         let now = self.clock.now();
         let refusal = Refusal::new(Reason::Locked, text)
@@ -171,7 +172,12 @@ impl BrokerContext {
             Some(until) => refusal.with("until", now.wall_at(until).to_string()),
             None => refusal,
         };
-        refusal.fix(format!("ask an operator to lift it: leasehold unlock {}", lock.name))
+        refusal.fix(match &lock.name {
+            LockName::Recall(name) => format!(
+                "train on another version; only the platform takes a recall back: leasehold dataset unrecall {name}"
+            ),
+            name => format!("ask an operator to lift it: leasehold unlock {name}"),
+        })
     }
 
     /// Returns the tenant of a lease that lives, or ended a short while ago.

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::operators::OperatorUseCases;
+use super::{names, operators::OperatorUseCases, rules::Rules};
 use crate::{
     job::Job,
     lease::Lease,
@@ -33,7 +33,7 @@ impl OperatorUseCases {
             .iter()
             .filter_map(|name| match name {
                 LockName::Launcher(id) => Some(self.open_jobs_of(id)),
-                LockName::Name(_) | LockName::Prefix(_) => None,
+                _ => None,
             })
             .flatten()
             .map(|job| job.id)
@@ -45,6 +45,7 @@ impl OperatorUseCases {
             },
             LockName::Prefix(prefix) => lease.stand().names().any(|name| is_below(name, prefix)),
             LockName::Launcher(_) => launched.contains(&lease.facts.job),
+            LockName::Recall(name) => lease.stand().is_behind(&FenceName::resource(name.clone())),
         };
         let now = self.context.clock.now().lease;
         let mut found = self.context.table.live(None);
@@ -57,6 +58,31 @@ impl OperatorUseCases {
         let mut jobs = self.context.state.open_jobs();
         jobs.retain(|job| job.launcher == *launcher);
         jobs
+    }
+}
+
+/// Whether a job depends on a name, or one of its present members does.
+pub(super) fn job_is_behind(rules: &Rules, job: &Job, name: &LockName) -> bool {
+    let mut members = job.current().into_iter().flat_map(|a| a.present().map(|(_, m)| &m.spiffe_id));
+    job_itself_is_behind(rules, job, name) || members.any(|id| identity_is_behind(rules, id, name))
+}
+
+/// Whether a job depends on a name, whichever members it has.
+pub(super) fn job_itself_is_behind(rules: &Rules, job: &Job, name: &LockName) -> bool {
+    match (name, name.fence()) {
+        (_, Some(fence)) => names::of_job(rules, job).contains(&fence),
+        (LockName::Prefix(prefix), _) => job.launcher.as_str().starts_with(prefix),
+        (LockName::Launcher(id), _) => job.launcher == *id,
+        (LockName::Name(_) | LockName::Recall(_), None) => false,
+    }
+}
+
+/// Whether a member depends on a name as the identity that it is.
+pub(super) fn identity_is_behind(rules: &Rules, id: &SpiffeId, name: &LockName) -> bool {
+    match name {
+        LockName::Name(name) => names::of_identity(rules, id).contains(name),
+        LockName::Prefix(prefix) => id.as_str().starts_with(prefix),
+        LockName::Launcher(_) | LockName::Recall(_) => false,
     }
 }
 

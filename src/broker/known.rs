@@ -21,6 +21,7 @@ impl OperatorUseCases {
             LockName::Name(name) => self.context.fences.behind(name) > 0 || self.is_known_name(name),
             LockName::Prefix(prefix) => self.is_known_prefix(prefix),
             LockName::Launcher(id) => self.is_known_name(&FenceName::identity(id.clone())),
+            LockName::Recall(dataset) => self.is_known_name(&FenceName::resource(dataset.clone())),
         };
         if is_known {
             return Ok(());

@@ -84,7 +84,7 @@ fn locked_human(lock: &Lock) -> Option<HumanName> {
             FenceKind::Human(human) => Some(human),
             _ => None,
         },
-        LockName::Prefix(_) | LockName::Launcher(_) => None,
+        LockName::Prefix(_) | LockName::Launcher(_) | LockName::Recall(_) => None,
     }
 }
 

@@ -36,6 +36,7 @@ impl OperatorUseCases {
     /// Locks a name: all access behind it ends, and nothing new is given until the lock is lifted.
     pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
         let LockOrder { name, options: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
+        check_no_recall(&name)?;
         let tenant = self.tenant_of_lock(caller, Rpc::Lock, &name, reason)?;
         self.access.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
         self.charge_operator(caller, Rpc::Lock)?;
@@ -82,7 +83,7 @@ impl OperatorUseCases {
         }
         let kind = match &name {
             LockName::Name(n) => Some(n.kind()),
-            LockName::Prefix(_) | LockName::Launcher(_) => None,
+            LockName::Prefix(_) | LockName::Launcher(_) | LockName::Recall(_) => None,
         };
         let set = match &kind {
             // A lease ends by its own word: no lease stands behind a `lease:` name.
@@ -120,12 +121,13 @@ impl OperatorUseCases {
     pub(super) fn closed_by(&self, name: &LockName) -> Vec<JobId> {
         match name {
             LockName::Launcher(id) => self.open_jobs_of(id).iter().map(|job| job.id).collect(),
-            LockName::Name(_) | LockName::Prefix(_) => Vec::new(),
+            LockName::Name(_) | LockName::Prefix(_) | LockName::Recall(_) => Vec::new(),
         }
     }
 
     /// Lifts a lock, and waits until that is on disk. The platform lifts its own locks. The break-glass identity lifts all.
     pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
+        check_no_recall(name)?;
         let breaks_glass = self.access.breaks_glass(caller.id());
         if !breaks_glass {
             let tenant = self.tenant_of_lock(caller, Rpc::Unlock, name, reason)?;
@@ -183,6 +185,7 @@ impl OperatorUseCases {
         match name {
             LockName::Name(name) => self.tenant_of(caller, rpc, name, reason),
             LockName::Launcher(id) => self.tenant_of(caller, rpc, &FenceName::identity(id.clone()), reason),
+            LockName::Recall(name) => Ok(Some(name.tenant())),
             LockName::Prefix(_) => Ok(None),
         }
     }
@@ -208,4 +211,13 @@ impl OperatorUseCases {
 
 fn refused_text(name: &LockName) -> String {
     format!("the lock on {name} was set by the platform, so a tenant does not lift it")
+}
+
+/// Refuses to lock or unlock a recall: that has its own calls, and its own rights.
+fn check_no_recall(name: &LockName) -> Result<(), Refusal> {
+    let LockName::Recall(dataset) = name else { return Ok(()) };
+    let refusal = Refusal::new(Reason::FieldInvalid, format!("{name} is a recall, not a lock"));
+    Err(refusal.with("field", "name").fix(format!(
+        "recall data by `leasehold dataset recall {dataset}`; the platform takes it back by `leasehold dataset unrecall {dataset}`"
+    )))
 }

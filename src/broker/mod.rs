@@ -13,7 +13,7 @@
 //! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | joining, keep-alive streams, and the loss of members |
 //! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | credentials: offered, issued, renewed, released, and what these share |
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
-//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` | revocations and locks, what they end, and mistakes that are caught before |
+//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; what they end, what is left, and mistakes that are caught before |
 //! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` | loads policy and catalog again; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` | questions about policy: what it would decide, and for whom |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `receipt` | shows the ledger, and waits for it |
@@ -43,6 +43,7 @@ mod attachment;
 mod attempts;
 mod background;
 mod caller;
+mod compromise;
 mod context;
 mod create;
 mod credentials;
@@ -66,17 +67,20 @@ mod lockout;
 mod locks;
 mod members;
 mod names;
+mod offboard;
 mod offer;
 mod operators;
 mod parts;
 mod presence;
 mod rates;
 mod reach;
+mod recall;
 mod receipt;
 mod reconnect_limiter;
 mod records;
 mod refusals;
 mod reload;
+mod remnants;
 mod renew;
 mod revocations;
 mod rules;
@@ -90,6 +94,7 @@ pub use attachment::{Attachment, Notice, NoticeKind};
 pub use attempts::{BeginRequest, Concerned};
 pub use background::Task;
 pub use caller::Caller;
+pub use compromise::RevokedAndLocked;
 pub use context::{BrokerContext, BrokerSettings};
 pub use draft::Binding;
 pub use endings::RecordedEnding;
@@ -100,8 +105,11 @@ pub use leases::LeaseView;
 pub use listing::{LeaseCursor, LeaseFilter};
 pub use locks::LockOrder;
 pub use members::JoinRequest;
+pub use offboard::Offboarded;
 pub use offer::{IssueRequest, Offer};
 pub use parts::Broker;
+pub use recall::Recalled;
+pub use remnants::{Remnant, Remnants};
 pub use revocations::EndingOptions;
 pub use rules::Rules;
 pub use session::MemberSession;

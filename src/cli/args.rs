@@ -93,7 +93,7 @@ Data goes to stdout, everything else to stderr. Only logs have colours.
 NO_COLOR turns them off.
 
 Exit codes: 0 ok, 1 failure, 2 denied, 3 awaiting approval, 4 ended or stale attempt, 5 not durable,
-7 verification failed, 64 usage. `run` exits with its command's code, or with 125 if it fails.
+6 something is left, 7 verification failed, 64 usage. `run` exits with its command's code, or with 125 if it fails.
 
 Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG,
 LEASEHOLD_ATTEMPT_KEY, LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. `leasehold run --help` lists
@@ -114,6 +114,10 @@ enum CliCommand {
     Lock(super::lock::LockArgs),
     #[command(visible_alias = "unfreeze")]
     Unlock(super::lock::UnlockArgs),
+    Dataset(super::dataset::DatasetArgs),
+    Identity(super::offboard::IdentityArgs),
+    Tenant(super::offboard::TenantArgs),
+    VerifyClean(super::verify_clean::VerifyCleanArgs),
     Policy(super::policy::PolicyArgs),
     #[command(name = "can-i")]
     CanI(super::can_i::CanIArgs),
@@ -311,6 +315,10 @@ impl CliCommand {
             CliCommand::Revoke(args) => args.run(session).await,
             CliCommand::Lock(args) => args.run(session).await,
             CliCommand::Unlock(args) => args.run(session).await,
+            CliCommand::Dataset(args) => args.run(session).await,
+            CliCommand::Identity(args) => args.run(session).await,
+            CliCommand::Tenant(args) => args.run(session).await,
+            CliCommand::VerifyClean(args) => args.run(session).await,
             CliCommand::Policy(args) => args.run(session),
             CliCommand::CanI(args) => args.run(session).await,
             CliCommand::WhoCan(args) => args.run(session).await,

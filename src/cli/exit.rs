@@ -19,6 +19,8 @@ pub enum Exit {
     Ended,
     /// In force but not on disk yet, or refused because it may not be safe.
     NotDurable,
+    /// `verify-clean` found something.
+    NotClean,
     /// A check failed: a token, a ledger or a head is not genuine.
     VerificationFailed,
     /// The command line or a file that it names is wrong.
@@ -37,6 +39,7 @@ impl Exit {
             Exit::AwaitingApproval => 3,
             Exit::Ended => 4,
             Exit::NotDurable => 5,
+            Exit::NotClean => 6,
             Exit::VerificationFailed => 7,
             Exit::Usage => 64,
             Exit::Child(code) => code,

@@ -27,18 +27,13 @@ use crate::{
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
-A lock survives a restart of the daemon.
-
-A lock on a launcher closes the jobs that it launched. A lock on a person also refuses the calls of
-all SPIFFE IDs that the catalog says are this person. What the platform locked, only the platform
-unlocks.
+A lock survives a restart of the daemon. On a launcher, it also closes the jobs that it launched. On a
+person, it also refuses the calls of the SPIFFE IDs that the catalog says are this person. Only the
+platform unlocks what it locked.
 
 Examples:
-  leasehold freeze model:acme/base-7b --reason \"answers with customer data, INC-7\"
-  leasehold lock tenant:acme --reason \"incident 7\" --dry-run
-  leasehold lock identity:spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"key leaked\" --ttl 8h
-  leasehold lock launcher:spiffe://k8s.acme.example/ns/ci/sa/ci --reason \"CI is compromised\"
-  leasehold lock human:ada --reason \"left the company\"
+  leasehold freeze model:acme/base-7b --reason \"INC-7\" --dry-run
+  leasehold lock launcher:spiffe://k8s.acme.example/ns/ci/sa/ci --reason \"key leaked\" --ttl 8h
   leasehold lock identity-prefix:spiffe://hpc.acme.example/slurm/ --reason \"cluster compromised\""
 )]
 pub struct LockArgs {

@@ -13,6 +13,7 @@
 //! | `output`, `table`, `render`, `timestamp` | what is printed: pages, lists that fit the terminal, answers, times |
 //! | `parse`, `ids` | values of arguments; ids and their beginnings |
 //! | `record` | a record of the ledger as one row, and whether it is about a name |
+//! | `confirm` | the question before something large ends |
 //! | `wait_durable` | waiting until the record of an ending is on disk |
 //! | `runtime` | the threads that a command runs on |
 //! | all others | a subcommand each |
@@ -39,7 +40,9 @@ mod can_i;
 mod catalog;
 mod completions;
 mod config;
+mod confirm;
 mod context;
+mod dataset;
 mod demo;
 mod dev;
 mod doctor;
@@ -50,6 +53,7 @@ mod job_create;
 mod job_list;
 mod lease;
 mod lock;
+mod offboard;
 mod policy;
 mod policy_test;
 mod record;
@@ -60,6 +64,7 @@ mod slurm;
 mod status;
 mod svid;
 mod token;
+mod verify_clean;
 mod version;
 
 pub use args::Cli;
@@ -72,3 +77,5 @@ pub use session::Session;
 
 #[cfg(test)]
 mod daemon_tests;
+#[cfg(test)]
+mod recall_tests;

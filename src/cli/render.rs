@@ -104,6 +104,7 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("tenant", job.tenant.as_str().into()),
         ("state", job_state_or_outcome(job).into()),
         ("because", job.detail.as_str().into()),
+        ("quarantined", job.quarantined.as_str().into()),
         ("note", TableCell::list(&job.notes)),
         ("launcher", job.launcher.as_str().into()),
         ("acting for", job.acting_for.as_str().into()),
@@ -187,7 +188,7 @@ pub(super) fn job_value(job: &v1::Job, now: Wall) -> Value {
         "outcome": none_if_empty(outcome(job.outcome())), "launcher": job.launcher,
         "acting_for": none_if_empty(job.acting_for.clone()), "purpose": job.purpose, "why": job.why,
         "created": value(job.created.as_ref(), now), "ends_at_latest": value(job.ends_at_latest.as_ref(), now),
-        "closed": value(job.closed.as_ref(), now), "spec_digest": job.spec_digest,
+        "closed": value(job.closed.as_ref(), now), "quarantined": none_if_empty(job.quarantined.clone()), "spec_digest": job.spec_digest,
         "detail": none_if_empty(job.detail.clone()), "live_leases": job.live_leases, "notes": job.notes,
         "waiting_for": job.waiting_for.iter().map(gate_value).collect::<Vec<_>>(),
         "attempts": attempts.collect::<Vec<_>>(),
@@ -327,6 +328,7 @@ pub(super) fn resource_page(r: &v1::Resource, now: Wall) -> Page {
     fields([
         ("name", TableCell::from(r.name.as_str())),
         ("tenant", r.tenant.as_str().into()),
+        ("recalled", r.recalled.as_str().into()),
         ("owner", r.owner.as_str().into()),
         ("purposes", TableCell::list(&r.purposes)),
         ("classification", r.classification.as_str().into()),
@@ -345,7 +347,7 @@ pub(super) fn resource_page(r: &v1::Resource, now: Wall) -> Page {
 
 pub(super) fn resource_value(r: &v1::Resource, now: Wall) -> Value {
     json!({
-        "name": r.name, "tenant": r.tenant, "owner": r.owner, "purposes": r.purposes,
+        "name": r.name, "tenant": r.tenant, "recalled": none_if_empty(r.recalled.clone()), "owner": r.owner, "purposes": r.purposes,
         "classification": none_if_empty(r.classification.clone()), "data_classes": r.data_classes,
         "tier": none_if_empty(r.tier.clone()), "environment": none_if_empty(r.environment.clone()), "model": none_if_empty(r.model.clone()),
         "shared_with": r.shared_with, "retain_until": value(r.retain_until.as_ref(), now), "pin": r.pin,

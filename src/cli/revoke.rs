@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::{
     Client, Exit, Failure, Session,
     client::CallKind,
+    confirm::{Confirmed, confirm},
+    dataset::would_end,
     ids,
     output::{TableCell, fields, note, print},
     parse, render,
@@ -27,7 +29,7 @@ that takes longer than five seconds.
 Examples:
   leasehold revoke j-… --reason \"wrong dataset, CHG-1412\"
   leasehold revoke dataset:acme/tickets@v3 --reason \"recalled\" --dry-run
-  leasehold revoke identity:spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"key leaked\"")]
+  leasehold revoke j-… --reason \"key seen in a paste\" --cause compromise")]
 pub struct RevokeArgs {
     /// job:ID, lease:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, tenant:NAME, domain:NAME or human:NAME; or an
     /// id by itself
@@ -36,8 +38,20 @@ pub struct RevokeArgs {
     /// Why, for the people who lose access and for auditors
     #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
+    /// `compromise` also locks the identities that held the access, and what their launcher launches
+    #[arg(long, value_name = "CAUSE", value_enum)]
+    cause: Option<CauseArg>,
+    /// Do not ask, if --cause locks something
+    #[arg(long, requires = "cause")]
+    yes: bool,
     #[command(flatten)]
     ending: EndingArgs,
+}
+
+/// A value of `--cause`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum CauseArg {
+    Compromise,
 }
 
 /// The options that `revoke` and `lock` share.
@@ -101,16 +115,25 @@ impl RevokeArgs {
         session: &Session,
     ) -> Result<(Value, Result<(), Failure>), Failure> {
         let ask = async |dry_run: bool| {
-            let (name, reason) = (name.to_owned(), self.reason.clone());
-            let request = v1::RevokeRequest { name, reason, dry_run, ahead: self.ending.ahead };
+            let request = v1::RevokeRequest {
+                name: name.to_owned(),
+                reason: self.reason.clone(),
+                dry_run,
+                ahead: self.ending.ahead,
+                cause: self.cause.map_or(v1::RevokeCause::Unspecified, |_| v1::RevokeCause::Compromise).into(),
+            };
             let kind = CallKind::of_dry_run(dry_run);
             client.ask(kind, request, async |r| client.operator().revoke(r).await).await
         };
         let mut answer = None;
-        if let Some(advice) = new_access_warning(name) {
+        let warning = new_access_warning(name);
+        if warning.is_some() || self.cause.is_some() {
             // If the daemon refuses the revocation, nothing will ask again.
             let counted = ask(true).await?;
-            note(&advice);
+            warning.iter().for_each(|advice| note(advice));
+            if self.cause.is_some() && !self.ending.dry_run {
+                self.confirm_locks(name, &counted)?;
+            }
             answer = Some(counted).filter(|_| self.ending.dry_run);
         }
         let answer = match answer {
@@ -122,6 +145,7 @@ impl RevokeArgs {
         let value = json!({
             "name": name, "dry_run": self.ending.dry_run, "ending": render::ending_value(&ending),
             "jobs_closed": answer.jobs_closed, "notes": answer.notes,
+            "locked": answer.locks.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(),
         });
         if !session.for_programs() {
             let was_closed = name.starts_with("job:") && answer.jobs_closed.is_empty();
@@ -134,11 +158,25 @@ impl RevokeArgs {
             if ended_nothing {
                 note(&no_lease(name));
             }
+            for lock in &answer.locks {
+                let done = if self.ending.dry_run { "would be locked" } else { "is locked" };
+                note(&format!("{} {done}. To lift it later: leasehold unlock {}", lock.name, lock.name));
+            }
             for line in &answer.notes {
                 note(line);
             }
         }
         Ok((value, recorded))
+    }
+}
+
+impl RevokeArgs {
+    /// Says what a revocation for a compromise locks, and asks.
+    fn confirm_locks(&self, name: &str, counted: &v1::RevokeResponse) -> Result<(), Failure> {
+        let locks: Vec<&str> = counted.locks.iter().map(|l| l.name.as_str()).collect();
+        let ends = would_end(counted.ending.as_ref(), counted.jobs_closed_total);
+        let ends = format!("{ends}, and these are locked: {}", locks.join(", "));
+        confirm(name, &ends, Confirmed::of_option(self.yes))
     }
 }
 

@@ -99,6 +99,34 @@ impl OperatorService for Answers {
         Err(Status::unimplemented(""))
     }
 
+    async fn recall_dataset(
+        &self,
+        _: Request<v1::RecallDatasetRequest>,
+    ) -> Result<Response<v1::RecallDatasetResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn unrecall_dataset(
+        &self,
+        _: Request<v1::UnrecallDatasetRequest>,
+    ) -> Result<Response<v1::UnrecallDatasetResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn offboard(
+        &self,
+        _: Request<v1::OffboardRequest>,
+    ) -> Result<Response<v1::OffboardResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn verify_clean(
+        &self,
+        _: Request<v1::VerifyCleanRequest>,
+    ) -> Result<Response<v1::VerifyCleanResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn unlock(&self, _: Request<v1::UnlockRequest>) -> Result<Response<v1::UnlockResponse>, Status> {
         Err(Status::unimplemented(""))
     }

@@ -171,6 +171,15 @@ pub enum Event {
         until: Option<LeaseTime>,
         ending: Ending,
     },
+    /// A dataset was recalled, one version or all: no job reads it any more.
+    #[serde(rename = "dataset.recalled")]
+    DatasetRecalled { name: ResourceName, by: Actor, reason: String, at: LeaseTime, ending: Ending },
+    #[serde(rename = "dataset.unrecalled")]
+    DatasetUnrecalled { name: ResourceName, by: Actor, reason: String },
+    /// The outputs of these jobs come from something that was recalled. More than [`JOBS_PER_RECORD`] are cut into several
+    /// records.
+    #[serde(rename = "outputs.quarantined")]
+    OutputsQuarantined { because: FenceName, jobs: Vec<JobId> },
     #[serde(rename = "lock.lifted")]
     LockLifted { name: String, by: Actor, reason: String },
 
@@ -253,6 +262,9 @@ pub struct Coalesced {
 
 /// Leases in one `leases.ended` record at most: a record stays well under its byte limit.
 pub const LEASES_PER_RECORD: usize = 4_000;
+
+/// Jobs in one `outputs.quarantined` record at most.
+pub const JOBS_PER_RECORD: usize = 4_000;
 
 /// One run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

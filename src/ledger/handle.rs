@@ -122,7 +122,10 @@ impl Ledger {
             return Deferred { index: 0, answer: Err(LedgerError::Closed) };
         }
         let room = match event {
-            Event::LockSet { .. } | Event::LockLifted { .. } => limits::LEDGER_DEFERRED_LOCKS_MAX,
+            Event::LockSet { .. }
+            | Event::LockLifted { .. }
+            | Event::DatasetRecalled { .. }
+            | Event::DatasetUnrecalled { .. } => limits::LEDGER_DEFERRED_LOCKS_MAX,
             _ => 0,
         };
         let full = state.deferred >= self.inner.deferred_max.saturating_add(room)

@@ -6,7 +6,7 @@ use crate::{
     clock::LeaseTime,
     ledger::Actor,
     limits,
-    name::{FenceKind, FenceName, NameError, SpiffeId, SpiffePattern, TenantName},
+    name::{FenceKind, FenceName, NameError, ResourceName, SpiffeId, SpiffePattern, TenantName},
 };
 
 /// What a lock is on: a name that access depends on, all SPIFFE IDs below a path, or what an identity launches.
@@ -17,8 +17,22 @@ pub enum LockName {
     Prefix(String),
     /// `launcher:spiffe://…`: the jobs that this SPIFFE ID launches. It may still look and end what it launched.
     Launcher(SpiffeId),
+    /// `recall:dataset:…`: a dataset that was recalled, one version or all. No `lock` sets it, and no `unlock` lifts it.
+    Recall(ResourceName),
 }
 
+impl LockName {
+    /// The fence that is lowered with the lock, if it has one.
+    pub fn fence(&self) -> Option<FenceName> {
+        match self {
+            LockName::Name(name) => Some(name.clone()),
+            LockName::Recall(name) => Some(FenceName::resource(name.clone())),
+            LockName::Prefix(_) | LockName::Launcher(_) => None,
+        }
+    }
+}
+
+const RECALL: &str = "recall:";
 const LAUNCHER: &str = "launcher:";
 const PREFIX: &str = "identity-prefix:";
 
@@ -27,6 +41,9 @@ impl FromStr for LockName {
     fn from_str(text: &str) -> Result<Self, NameError> {
         if let Some(id) = text.strip_prefix(LAUNCHER) {
             return Ok(LockName::Launcher(id.parse()?));
+        }
+        if let Some(name) = text.strip_prefix(RECALL) {
+            return Ok(LockName::Recall(name.parse()?));
         }
         let Some(prefix) = text.strip_prefix(PREFIX) else { return Ok(LockName::Name(text.parse()?)) };
         let bad = |why| NameError::new(text, "a SPIFFE ID prefix", why);
@@ -47,6 +64,7 @@ impl fmt::Display for LockName {
             LockName::Name(n) => n.fmt(f),
             LockName::Prefix(p) => write!(f, "{PREFIX}{p}"),
             LockName::Launcher(id) => write!(f, "{LAUNCHER}{id}"),
+            LockName::Recall(name) => write!(f, "{RECALL}{name}"),
         }
     }
 }
@@ -64,6 +82,14 @@ pub struct Lock {
 }
 
 impl Lock {
+    /// The tenant whose bound of locks it counts for. A recall counts for the owner of the data, who may set it.
+    fn counts_for(&self) -> Option<TenantName> {
+        match &self.name {
+            LockName::Recall(name) => Some(name.tenant()),
+            _ => self.of.clone(),
+        }
+    }
+
     pub fn stands(&self, now: LeaseTime) -> bool {
         self.until.is_none_or(|u| now < u)
     }
@@ -77,7 +103,7 @@ impl Lock {
                 _ => false,
             },
             LockName::Prefix(prefix) => id.as_str().starts_with(prefix),
-            LockName::Launcher(_) => false,
+            LockName::Launcher(_) | LockName::Recall(_) => false,
         }
     }
 
@@ -97,7 +123,7 @@ impl Lock {
                 Ok(below) if below.overlaps(pattern) => Extent::Some,
                 _ => Extent::None,
             },
-            LockName::Launcher(_) => Extent::None,
+            LockName::Launcher(_) | LockName::Recall(_) => Extent::None,
         }
     }
 }
@@ -163,11 +189,11 @@ impl Locks {
     /// Whether one more lock fits: into the bound of all, and into that of the tenant whose operator sets it.
     pub fn has_room(&self, lock: &Lock) -> bool {
         let is_full_for = |tenant: &TenantName| {
-            let theirs = self.by_name.values().filter(|(_, set)| set.of.as_ref() == Some(tenant));
+            let theirs = self.by_name.values().filter(|(_, set)| set.counts_for().as_ref() == Some(tenant));
             theirs.count() >= limits::LOCKS_PER_TENANT_MAX
         };
         self.by_name.contains_key(&lock.name)
-            || self.len() < limits::LOCKS_MAX && !lock.of.as_ref().is_some_and(is_full_for)
+            || self.len() < limits::LOCKS_MAX && !lock.counts_for().is_some_and(|tenant| is_full_for(&tenant))
     }
 
     pub fn len(&self) -> usize {
@@ -199,7 +225,13 @@ impl Locks {
             if let Some(lock) = self.find(&LockName::Name(name.clone()), now) {
                 return Some(lock);
             }
-            if let FenceKind::Identity(id) = name.kind() {
+            let kind = name.kind();
+            if let FenceKind::Resource(resource) = &kind
+                && let Some(recall) = self.find(&LockName::Recall(resource.clone()), now)
+            {
+                return Some(recall);
+            }
+            if let FenceKind::Identity(id) = kind {
                 // Every prefix that ends at a segment; their number is bounded by the ID's length.
                 let text = id.as_str();
                 let ends = text.match_indices('/').map(|(i, _)| i).filter(|i| *i > "spiffe://".len());
@@ -247,6 +279,19 @@ mod tests {
         assert!(!hits(&locks, "identity:spiffe://td2/ns/ml/a", NOW));
         locks.insert(lock("identity-prefix:spiffe://td2/", None));
         assert!(hits(&locks, "identity:spiffe://td2/ns/ml/a", NOW));
+    }
+
+    #[test]
+    fn a_recall_is_found_by_the_name_of_its_dataset() {
+        let mut locks = Locks::default();
+        locks.insert(lock("recall:dataset:acme/tickets", None));
+        assert!(hits(&locks, "dataset:acme/tickets", NOW));
+        assert!(!hits(&locks, "dataset:acme/tickets@v3", NOW), "its jobs stand behind both names");
+        assert!(!hits(&locks, "dataset:acme/other", NOW));
+        // A lock on the same name is another lock: lifting it leaves the recall.
+        locks.insert(lock("dataset:acme/tickets", None));
+        locks.remove(&"dataset:acme/tickets".parse().unwrap());
+        assert!(hits(&locks, "dataset:acme/tickets", NOW));
     }
 
     #[test]

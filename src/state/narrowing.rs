@@ -159,15 +159,15 @@ impl Store {
         }
         let now = lock.since;
         let lock = inner.locks.insert(lock).clone();
-        let (ending, lowered, revision) = match &lock.name {
-            LockName::Name(name) => {
+        let (ending, lowered, revision) = match lock.name.fence() {
+            Some(name) => {
                 let own = end.map(|end| end());
-                let l = self.fences.lower(name, now);
+                let l = self.fences.lower(&name, now);
                 let mut ending = ending(l);
                 ending.behind = own.unwrap_or(ending.behind);
-                (ending, vec![name.clone()], None)
+                (ending, vec![name], None)
             }
-            LockName::Prefix(_) | LockName::Launcher(_) => {
+            None => {
                 let revision = self.fences.raise_revision();
                 (Ending { seq: self.fences.seq().0, behind: 0 }, Vec::new(), Some(revision))
             }
@@ -178,6 +178,10 @@ impl Store {
 }
 
 pub(super) fn lock_record(lock: &Lock, ending: Ending) -> Event {
+    if let LockName::Recall(name) = &lock.name {
+        let (name, by, reason) = (name.clone(), lock.by.clone(), lock.reason.clone());
+        return Event::DatasetRecalled { name, by, reason, at: lock.since, ending };
+    }
     Event::LockSet {
         name: lock.name.to_string(),
         by: lock.by.clone(),

@@ -19,6 +19,8 @@ pub struct Rebuilt {
     /// Uses of identities by closed jobs that are no longer among them.
     pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
+    /// Whether closed jobs were dropped.
+    pub forgot: bool,
     /// The last known sequence number of a lowering.
     pub seq: Seq,
     /// Whether the previous daemon shut down cleanly.

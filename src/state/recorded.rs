@@ -133,6 +133,20 @@ impl Recorded {
                 locks.prune(at);
                 locks.insert(Lock { name, reason, by, of, since: at, until });
             }
+            Event::DatasetRecalled { name, by, reason, at, .. } => {
+                let name = LockName::Recall(name);
+                Arc::make_mut(&mut self.locks).insert(Lock {
+                    name,
+                    reason,
+                    by,
+                    of: None,
+                    since: at,
+                    until: None,
+                });
+            }
+            Event::DatasetUnrecalled { name, .. } => {
+                Arc::make_mut(&mut self.locks).remove(&LockName::Recall(name));
+            }
             Event::LockLifted { name, .. } => {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
                 Arc::make_mut(&mut self.locks).remove(&name);
@@ -187,6 +201,7 @@ impl Recorded {
             keys: self.keys.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             identities: self.identities.iter().map(|((id, _), u)| (id.clone(), *u)).collect(),
             locks,
+            forgot: self.forgotten > 0,
             seq: self.seq,
             in_order: self.in_order,
         }

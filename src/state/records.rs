@@ -254,7 +254,8 @@ pub(super) fn seq_of(event: &Event) -> Seq {
         | Event::MemberLost { ending, .. }
         | Event::Revoked { ending, .. }
         | Event::Lowered { ending, .. }
-        | Event::LockSet { ending, .. } => ending.seq,
+        | Event::LockSet { ending, .. }
+        | Event::DatasetRecalled { ending, .. } => ending.seq,
         _ => 0,
     })
 }

@@ -48,6 +48,7 @@ impl Fold for Recorded {
                 | "catalog.loaded"
                 | "job.conflict"
                 | "records.coalesced"
+                | "outputs.quarantined"
                 | "snapshot"
         )
     }

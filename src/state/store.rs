@@ -38,7 +38,7 @@ const LIST_BATCH: usize = 256;
 impl Store {
     /// Begins with the state that was rebuilt from the ledger.
     pub fn new(rebuilt: Rebuilt, fences: Arc<Registry>, ledger: Ledger, clock: Arc<dyn Clock>) -> Self {
-        let mut inner = StoreState { locks: rebuilt.locks, ..StoreState::default() };
+        let mut inner = StoreState { locks: rebuilt.locks, forgot: rebuilt.forgot, ..StoreState::default() };
         for job in rebuilt.jobs {
             let (key, made) = KeyedJob::of(&job);
             inner.keys.put(key, made);
@@ -166,6 +166,11 @@ impl Store {
             }
         }
         found
+    }
+
+    /// Whether closed jobs were dropped: they are only in the ledger.
+    pub fn has_forgotten(&self) -> bool {
+        self.lock_inner().forgot
     }
 
     /// The lock in force with this name.

@@ -70,6 +70,8 @@ pub(super) struct StoreState {
     pub(super) keys: IdempotencyKeys,
     pub(super) identities: Identities,
     pub(super) locks: Locks,
+    /// Whether closed jobs were dropped, in this run of the daemon or before.
+    pub(super) forgot: bool,
 }
 
 impl StoreState {
@@ -116,6 +118,7 @@ impl StoreState {
     fn remember_closed(&mut self, job: &Job, bytes: usize) {
         self.closed.push(job.id, &job.spec.tenant, bytes);
         while let Some(old) = self.closed.give_up() {
+            self.forgot = true;
             if let Some(slot) = self.jobs.remove(&old) {
                 self.order.remove(&(slot.job.created, old));
             }

@@ -57,6 +57,9 @@ fn in_version_one(event: &Event) -> &'static str {
         Event::Revoked { .. } => "revoked",
         Event::LockSet { .. } => "lock.set",
         Event::LockLifted { .. } => "lock.lifted",
+        Event::DatasetRecalled { .. }
+        | Event::DatasetUnrecalled { .. }
+        | Event::OutputsQuarantined { .. } => "",
         Event::Denied { .. } => "denied",
         Event::Snapshot(_) => "snapshot",
         Event::Coalesced(_) => "records.coalesced",

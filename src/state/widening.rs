@@ -227,7 +227,11 @@ impl Store {
             if !may(&lock) {
                 return Err(Refused::NotTheirs(lock.by));
             }
-            let record = Event::LockLifted { name: name.to_string(), by, reason: reason.to_owned() };
+            let reason = reason.to_owned();
+            let record = match name {
+                LockName::Recall(name) => Event::DatasetUnrecalled { name: name.clone(), by, reason },
+                _ => Event::LockLifted { name: name.to_string(), by, reason },
+            };
             (turn, lock, self.ledger.append(&record))
         };
         let accepted = appending.index().is_some();

@@ -31,6 +31,7 @@ mod pasted_keys;
 mod path;
 mod policy_code;
 mod reach;
+mod recall;
 mod renewal;
 mod requeue;
 mod restart;

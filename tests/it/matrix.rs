@@ -151,6 +151,31 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
             done(operators.lock(request).await)
         }
         "Unlock" => done(operators.unlock(v1::UnlockRequest { name: format!("job:{job}"), reason }).await),
+        "RecallDataset" => {
+            let request = v1::RecallDatasetRequest {
+                name: TICKETS.into(),
+                reason,
+                dry_run: true,
+                ..Default::default()
+            };
+            done(operators.recall_dataset(request).await)
+        }
+        "UnrecallDataset" => {
+            let name = TICKETS.to_owned();
+            match operators.unrecall_dataset(v1::UnrecallDatasetRequest { name, reason }).await {
+                // Success means that the caller may, and that nothing is recalled.
+                Err(s) if Refused::of(&s).reason == "LOCK_NOT_FOUND" => Ok(()),
+                answer => done(answer),
+            }
+        }
+        "Offboard" => {
+            let name = format!("identity:{NIGHTLY}");
+            let request = v1::OffboardRequest { name, reason, dry_run: true, ..Default::default() };
+            done(operators.offboard(request).await)
+        }
+        "VerifyClean" => {
+            done(operators.verify_clean(v1::VerifyCleanRequest { name: format!("job:{job}") }).await)
+        }
         "ListLocks" => done(operators.list_locks(v1::ListLocksRequest::default()).await),
         "WaitDurable" => {
             let receipt = t.receipt.clone();
@@ -336,6 +361,7 @@ async fn an_absent_and_a_foreign_thing_get_the_same_answer() {
         "Revoke",
         "Lock",
         "Unlock",
+        "VerifyClean",
     ];
     // Each call is about one thing or about none. A new call must be added here.
     let of_none = [
@@ -353,6 +379,10 @@ async fn an_absent_and_a_foreign_thing_get_the_same_answer() {
         "Introspect",
         "WatchFences",
         "GetKeys",
+        // Tested in recall.rs.
+        "RecallDataset",
+        "UnrecallDataset",
+        "Offboard",
     ];
     let named: BTreeSet<String> = of_one_thing.iter().chain(&of_none).map(ToString::to_string).collect();
     assert_eq!(named, rpcs().into_iter().collect());

@@ -54,8 +54,9 @@ async fn lock_dry(by: &Client, name: &str) -> v1::LockResponse {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lock_on_a_person_covers_their_operator_rights() {
     let mut world = world_of_ada().await;
-    let (ada, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
-    let bob = world.client("spiffe://people.acme.example/u/bob").await;
+    let (mut ada, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
+    let colleague = "spiffe://people.acme.example/u/bob";
+    let mut bob = world.client(colleague).await;
     let job = world.working().await.job;
     let mut stream =
         ada.jobs().watch_job(v1::WatchJobRequest { job: job.clone() }).await.unwrap().into_inner();
@@ -80,6 +81,7 @@ async fn a_lock_on_a_person_covers_their_operator_rights() {
         assert_eq!(seen.kind, "operator", "{turn}: a locked person may still ask who they are");
         if turn == "live" {
             world.restart().await;
+            (ada, bob) = (world.client(OPERATOR).await, world.client(colleague).await);
         }
     }
 }
@@ -130,8 +132,8 @@ async fn a_lock_on_the_last_operator_as_a_person_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_locked_launcher_launches_nothing_and_its_jobs_end() {
     let mut world = world_of_ada().await;
-    let (ada, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
-    let (launcher, nightly) = (world.client(LAUNCHER).await, world.client(NIGHTLY).await);
+    let ada = world.client(OPERATOR).await;
+    let (mut launcher, mut nightly) = (world.client(LAUNCHER).await, world.client(NIGHTLY).await);
     let gateway = world.client(GATEWAY).await;
     let name = format!("launcher:{LAUNCHER}");
     let ours = working_for(&world, &launcher, without_human("ours", WORKER)).await;
@@ -158,8 +160,10 @@ async fn a_locked_launcher_launches_nothing_and_its_jobs_end() {
         nightly.create(without_human("next", WORKER), turn).await.unwrap();
         if turn == "live" {
             world.restart().await;
+            (launcher, nightly) = (world.client(LAUNCHER).await, world.client(NIGHTLY).await);
         }
     }
+    let (ada, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
     // A second lock ends nothing more, and the tenant that set it lifts it.
     assert_eq!(ada.lock(&name).await.unwrap().into_inner().jobs_closed, [""; 0]);
     assert_eq!(ada.unlock(&name).await.unwrap().into_inner().lifted.unwrap().name, name);
@@ -179,7 +183,8 @@ async fn a_lock_on_a_launcher_has_a_time_and_finds_mistakes() {
     let request =
         |name: &str| v1::LockRequest { name: name.into(), reason: "r".into(), ..Default::default() };
     let mistyped = name.replace("sa/launcher", "sa/launchr");
-    let no = refused(ada.operators().lock(request(&mistyped)).await);
+    let platform = world.client(PLATFORM).await;
+    let no = refused(platform.operators().lock(request(&mistyped)).await);
     assert_eq!((no.reason.as_str(), no.facts["nearest"].as_str()), ("NAME_UNKNOWN", name.as_str()));
     // Another tenant's launcher and one that does not exist get the same answer.
     let nowhere = "launcher:spiffe://nowhere.example/x";
@@ -214,7 +219,13 @@ async fn a_lock_without_a_version_covers_versions_to_come() {
         let end = text[at..].find("[[").map_or(text.len(), |end| at + end);
         let entry = text[start..end].replace(old, new);
         world.write("catalog.d/acme.toml", &format!("{text}\n{entry}"));
-        ada.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: false }).await.unwrap();
+        world
+            .client(PLATFORM)
+            .await
+            .operators()
+            .reload_catalog(v1::ReloadCatalogRequest { dry_run: false })
+            .await
+            .unwrap();
         let version = new.split('@').nth(1).unwrap().trim_end_matches('"');
         let later = format!("{lock}@{version}");
         let reads = match lock.starts_with("dataset") {

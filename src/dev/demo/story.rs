@@ -99,8 +99,13 @@ impl Story<'_> {
 
     pub(super) async fn revoke(&self, name: &str, why: &str) -> Observed<v1::RevokeResponse> {
         let mut client = self.stage.operator_client(Role::Operator)?;
-        let request =
-            v1::RevokeRequest { name: name.into(), reason: why.into(), dry_run: false, ahead: false };
+        let request = v1::RevokeRequest {
+            name: name.into(),
+            reason: why.into(),
+            dry_run: false,
+            ahead: false,
+            cause: 0,
+        };
         Ok(client.revoke(request).await.map_err(|s| describe(&s))?.into_inner())
     }
 

@@ -86,6 +86,7 @@ impl Client {
             reason: "seen in the wild".into(),
             dry_run: false,
             ahead: true,
+            cause: 0,
         };
         self.operators().revoke(request).await
     }

@@ -1,0 +1,122 @@
+//! Revocations because of a compromise: those who held the access are kept out too.
+
+use std::collections::BTreeSet;
+
+use super::{
+    caller::Caller,
+    operators::OperatorUseCases,
+    revocations::{EndingOptions, Revoked},
+};
+use crate::{
+    job::Job,
+    limits,
+    name::{FenceKind, FenceName, SpiffeId},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    state::{Lock, LockName},
+};
+
+/// A revocation, and the locks that were set before it.
+#[derive(Debug)]
+pub struct RevokedAndLocked {
+    pub revoked: Revoked,
+    pub locks: Vec<Lock>,
+}
+
+impl OperatorUseCases {
+    /// Ends all access behind a name, and locks the identities that held it and what their launchers launch. The locks come
+    /// first: a revocation that came first could be undone before them.
+    pub fn revoke_compromised(
+        &self,
+        caller: &Caller,
+        name: &FenceName,
+        options: &EndingOptions<'_>,
+    ) -> Result<RevokedAndLocked, Refusal> {
+        let EndingOptions { reason, dry_run, .. } = *options;
+        // A dry run makes all checks, and says what the name itself would end.
+        let dry = self.revoke(caller, name, &EndingOptions { dry_run: true, ..options.clone() })?;
+        let mut locks = Vec::new();
+        for target in self.compromised(name)? {
+            let tenant = self.tenant_of_lock(caller, Rpc::Lock, &target, reason)?;
+            self.access.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
+            let lock = self.new_lock(caller, Rpc::Lock, target, &format!("compromised: {reason}"), None);
+            self.check_leaves_operators(caller, &lock, tenant.as_ref(), &[])?;
+            locks.push(lock);
+        }
+        if dry_run {
+            let mut names: Vec<LockName> = locks.iter().map(|lock| lock.name.clone()).collect();
+            let mut jobs: BTreeSet<_> = names.iter().flat_map(|name| self.closed_by(name)).collect();
+            jobs.extend(&dry.jobs_closed);
+            names.push(LockName::Name(name.clone()));
+            let ending = self.endings.dry_ending(self.count_behind_any(&names));
+            let revoked = Revoked { ending, jobs_closed: jobs.into_iter().collect(), notes: dry.notes };
+            return Ok(RevokedAndLocked { revoked, locks });
+        }
+        let (mut set, mut behind, mut jobs) = (Vec::new(), 0u64, BTreeSet::new());
+        for lock in locks {
+            let done = self.set_lock(caller, lock)?;
+            behind = behind.saturating_add(done.ending.ending.behind);
+            jobs.extend(done.jobs_closed);
+            set.push(done.lock);
+        }
+        let mut revoked = self.revoke(caller, name, &EndingOptions { ahead: true, ..options.clone() })?;
+        revoked.ending.ending.behind = revoked.ending.ending.behind.saturating_add(behind);
+        jobs.extend(&revoked.jobs_closed);
+        revoked.jobs_closed = jobs.into_iter().collect();
+        Ok(RevokedAndLocked { revoked, locks: set })
+    }
+
+    /// Returns what is to be locked if what is behind a name is compromised: the holders, and what its launcher launches.
+    fn compromised(&self, name: &FenceName) -> Result<Vec<LockName>, Refusal> {
+        let of_job = |id| self.context.state.job(id);
+        let (holders, launcher) = match name.kind() {
+            FenceKind::Identity(id) => (BTreeSet::from([id]), None),
+            FenceKind::Lease(id) => {
+                let live = self.context.table.find(id).map(|l| l.facts.clone());
+                let facts = live.or_else(|| self.context.table.find_ended(id).map(|l| l.facts));
+                let launcher = facts.as_ref().and_then(|f| of_job(f.job)).map(|job| job.launcher.clone());
+                (facts.map(|f| f.holder.clone()).into_iter().collect(), launcher)
+            }
+            FenceKind::Job(job) => {
+                let job = of_job(job);
+                (job.as_deref().map(holders).unwrap_or_default(), job.map(|job| job.launcher.clone()))
+            }
+            FenceKind::Attempt(job, n) | FenceKind::AttemptReading(job, n) => {
+                let job = of_job(job);
+                let attempt = job.as_ref().and_then(|job| job.attempt(n));
+                let ids = attempt.map(|a| a.members.identities().cloned().collect()).unwrap_or_default();
+                (ids, job.as_ref().map(|job| job.launcher.clone()))
+            }
+            FenceKind::Member(job, n, instance) | FenceKind::MemberReading(job, n, instance) => {
+                let job = of_job(job);
+                let member = job.as_ref().and_then(|job| job.attempt(n)?.members.get(&instance).cloned());
+                let ids = member.map(|m| m.spiffe_id).into_iter().collect();
+                (ids, job.map(|job| job.launcher.clone()))
+            }
+            _ => {
+                let text = format!("{name} has no holder that could be locked");
+                return Err(Refusal::new(Reason::FieldInvalid, text)
+                    .with("field", "cause")
+                    .fix("name a job, attempt, member, lease or identity; or lock the name itself"));
+            }
+        };
+        if holders.len() > limits::COMPROMISED_MAX {
+            let text = format!(
+                "{name} has {} holders, and at most {} are locked by one call",
+                holders.len(),
+                limits::COMPROMISED_MAX
+            );
+            return Err(Refusal::new(Reason::QuotaExceeded, text)
+                .fix("lock the path above them first: leasehold lock identity-prefix:spiffe://…/"));
+        }
+        // A locked identity launches nothing: it needs no second lock.
+        let launcher = launcher.filter(|id| !holders.contains(id)).map(LockName::Launcher);
+        let holders = holders.into_iter().map(|id| LockName::Name(FenceName::identity(id)));
+        Ok(holders.chain(launcher).collect())
+    }
+}
+
+/// The members of the current attempt, or of the last one.
+fn holders(job: &Job) -> BTreeSet<SpiffeId> {
+    job.attempts.last().map(|a| a.members.identities().cloned().collect()).unwrap_or_default()
+}

@@ -1,0 +1,128 @@
+//! What is left behind a name: the check that access has ended.
+
+use super::{
+    caller::Caller,
+    dependents::{identity_is_behind, job_is_behind, job_itself_is_behind},
+    listing::stood_behind,
+    names,
+    operators::OperatorUseCases,
+    rules::Rules,
+};
+use crate::{
+    catalog::Checks,
+    job::{Job, JobState, MemberState},
+    limits,
+    name::{FenceKind, FenceName},
+    policy::Rpc,
+    reason::Refusal,
+    state::LockName,
+};
+
+/// Something that is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remnant {
+    /// One word for what it is, such as `lease` or `job`.
+    pub kind: &'static str,
+    pub name: String,
+    pub detail: String,
+}
+
+impl Remnant {
+    pub(super) fn new(kind: &'static str, name: String, detail: &str) -> Self {
+        Remnant { kind, name, detail: detail.to_owned() }
+    }
+}
+
+/// The answer to the question whether anything is left.
+#[derive(Debug)]
+pub struct Remnants {
+    /// Empty if the name is clean.
+    pub left: Vec<Remnant>,
+    /// What keeps new access out; `None` if nothing does.
+    pub lock: Option<String>,
+}
+
+impl OperatorUseCases {
+    /// Finds what is left behind a name: live leases, tokens that a server still accepts, joined members, and open jobs that
+    /// can ask again because no lock stops them.
+    pub fn verify_clean(&self, caller: &Caller, name: &LockName) -> Result<Remnants, Refusal> {
+        let tenant = self.tenant_of_lock(caller, Rpc::VerifyClean, name, "")?;
+        self.access.authorize(caller, Rpc::VerifyClean, tenant.as_ref(), &[], "")?;
+        self.check_known(caller, Rpc::VerifyClean, name)?;
+        let rules = self.context.rules();
+        let mut left = Vec::new();
+        for lease in self.leases_behind(std::slice::from_ref(name)) {
+            let detail = format!("live; {} holds it in {}", lease.facts.holder, lease.facts.job);
+            left.push(Remnant::new("lease", lease.id.to_string(), &detail));
+        }
+        left.extend(self.late_tokens(&rules, name));
+        for job in self.context.state.open_jobs().iter().filter(|job| job_is_behind(&rules, job, name)) {
+            left.extend(self.left_of_job(&rules, job, name));
+        }
+        let lock = self.lock_over(name).map(|lock| lock.to_string());
+        Ok(Remnants { left, lock })
+    }
+
+    fn left_of_job(&self, rules: &Rules, job: &Job, name: &LockName) -> Vec<Remnant> {
+        let mut left = Vec::new();
+        // Of the jobs that an identity only takes part in, its own memberships count.
+        let is_whole = job_itself_is_behind(rules, job, name);
+        let present = job.current().into_iter().flat_map(|a| a.present());
+        for (instance, m) in present.filter(|(_, m)| m.state == MemberState::Joined) {
+            if is_whole || identity_is_behind(rules, &m.spiffe_id, name) {
+                let detail = format!("joined to {} as {}", job.id, m.spiffe_id);
+                left.push(Remnant::new("member", instance.to_string(), &detail));
+            }
+        }
+        let is_stopped = self.context.state.lock_on(names::of_job(rules, job).iter()).is_some()
+            || self.context.state.lock_named(&LockName::Launcher(job.launcher.clone())).is_some()
+            || self.lock_over(name).is_some();
+        if !is_stopped {
+            let detail = match job.state {
+                JobState::AwaitingApproval => "waits for approval, and no lock stops it",
+                _ => "open, can ask again, and no lock stops it",
+            };
+            left.push(Remnant::new("job", job.id.to_string(), detail));
+        }
+        left
+    }
+
+    /// Returns the ended leases whose tokens a server that only reads `/keys` still accepts.
+    fn late_tokens(&self, rules: &Rules, name: &LockName) -> Vec<Remnant> {
+        let LockName::Name(fence) = name else { return Vec::new() };
+        let now = self.context.clock.now();
+        let mut late = Vec::new();
+        self.context.table.each_ended(|e| {
+            // Such a token lives for a shorter time than its lease may.
+            let until = e.deadline.min(e.at.plus(limits::OFFLINE_TOKEN_TTL_MAX));
+            let is_late = until > now.lease
+                && stood_behind(e, Some(fence))
+                && rules.catalog().audience(&e.facts.audience).is_some_and(|a| a.checks == Checks::Jwt);
+            if is_late {
+                let until = now.wall_at(until);
+                let detail =
+                    format!("{} only reads /keys and may accept its token until {until}", e.facts.audience);
+                late.push(Remnant::new("token", e.id.to_string(), &detail));
+            }
+        });
+        late
+    }
+
+    /// Returns the lock or recall that keeps new access behind a name out.
+    fn lock_over(&self, name: &LockName) -> Option<LockName> {
+        if let Some(lock) = self.context.state.lock_named(name) {
+            return Some(lock.name);
+        }
+        let LockName::Name(name) = name else { return None };
+        let names: Vec<FenceName> = match name.kind() {
+            FenceKind::Identity(id) => names::of_identity(&self.context.rules(), &id),
+            FenceKind::Resource(r) => vec![
+                FenceName::tenant(r.tenant()),
+                FenceName::resource(r.unversioned()),
+                FenceName::resource(r),
+            ],
+            _ => vec![name.clone()],
+        };
+        self.context.state.lock_on(names.iter()).map(|lock| lock.name)
+    }
+}
