@@ -120,7 +120,10 @@ impl RevokeArgs {
                 reason: self.reason.clone(),
                 dry_run,
                 ahead: self.ending.ahead,
-                cause: self.cause.map_or(v1::RevokeCause::Unspecified, |_| v1::RevokeCause::Compromise).into(),
+                cause: self
+                    .cause
+                    .map_or(v1::RevokeCause::Unspecified, |_| v1::RevokeCause::Compromise)
+                    .into(),
             };
             let kind = CallKind::of_dry_run(dry_run);
             client.ask(kind, request, async |r| client.operator().revoke(r).await).await
